@@ -1,0 +1,42 @@
+# Two commands do everything: `make demo` shows the main job, `make test` runs all that must be green.
+.DEFAULT_GOAL := help
+.PHONY: help demo test soak check fmt clippy unit deny advisories fuzz clean-cache
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: ## Carve, stage, publish, delete: volumes' whole lives in a throw-away virtual machine
+	@e2e/needs.sh demo
+	@cargo run --quiet --locked --package quarry-demo
+
+test: ## Everything that must be green: check, licences, real LVM in virtual machines, csi-sanity
+	@e2e/needs.sh test
+	@e2e/test.sh
+
+soak: ## The long sweeps, whole: every kill point, many power cuts (hours)
+	@e2e/needs.sh test
+	@cargo run --quiet --locked --package quarry-e2e -- --soak
+
+check: fmt clippy unit ## The fast loop: format, lints, unit tests
+
+fmt: ## Formatting
+	@e2e/needs.sh check
+	cargo fmt --all --check
+
+clippy: ## Lints, warnings denied
+	cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings
+
+unit: ## Tests that need no root and no virtual machine
+	cargo test --quiet --locked --workspace
+
+deny: ## Licences, duplicate crates, where crates come from
+	@e2e/deny.sh check bans licenses sources
+
+advisories: ## Known vulnerabilities in what is used (needs the network)
+	@e2e/deny.sh check advisories
+
+fuzz: ## Fuzz the parsers of mountinfo, of LVM's report and of the record, two minutes each
+	@fuzz/run.sh
+
+clean-cache: ## Remove the cached images and tools
+	@cargo run --quiet --locked --package quarry-vm --bin quarry-vm -- cache --clean

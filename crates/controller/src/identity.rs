@@ -1,0 +1,64 @@
+//! The CSI Identity service: who this driver is, and whether it is ready.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use quarry_proto::csi::v1 as csi;
+use tonic::{Request, Response, Status};
+
+/// Answers what keeps the driver from serving, a line each; nothing means ready.
+pub type Readiness = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<String>> + Send>> + Send + Sync>;
+
+/// The CSI Identity service.
+#[derive(Clone)]
+pub struct IdentityService {
+    driver: String,
+    readiness: Readiness,
+}
+
+impl IdentityService {
+    /// The service of the driver named `driver`.
+    #[must_use]
+    pub fn new(driver: impl Into<String>, readiness: Readiness) -> Self {
+        Self { driver: driver.into(), readiness }
+    }
+}
+
+#[tonic::async_trait]
+impl csi::identity_server::Identity for IdentityService {
+    async fn get_plugin_info(
+        &self,
+        _request: Request<csi::GetPluginInfoRequest>,
+    ) -> Result<Response<csi::GetPluginInfoResponse>, Status> {
+        Ok(Response::new(csi::GetPluginInfoResponse {
+            name: self.driver.clone(),
+            vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Default::default()
+        }))
+    }
+
+    async fn get_plugin_capabilities(
+        &self,
+        _request: Request<csi::GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<csi::GetPluginCapabilitiesResponse>, Status> {
+        use csi::plugin_capability::{Service, Type, service};
+
+        let capability = |service: service::Type| csi::PluginCapability {
+            r#type: Some(Type::Service(Service { r#type: service as i32 })),
+        };
+        let capabilities =
+            [service::Type::ControllerService, service::Type::VolumeAccessibilityConstraints].map(capability).to_vec();
+        Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))
+    }
+
+    /// Ready means: the tools are there and at least one pool can be read. Sidecars wait for it at their start.
+    async fn probe(&self, _request: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
+        let problems = (self.readiness)().await;
+        if problems.is_empty() {
+            Ok(Response::new(csi::ProbeResponse { ready: Some(true) }))
+        } else {
+            Err(Status::failed_precondition(problems.join("; ")))
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! One process from its start to its end.
+//!
+//! Two threads per command, because the wait must outlive both the caller's future and the async runtime: one starts
+//! the process and blocks until it has ended, the other keeps the deadline, and alone reaps. As long as the process is
+//! not reaped its number and its group's cannot be reused, so a signal never reaches a stranger.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+#[allow(clippy::disallowed_types)] // This module is the door.
+use std::process::{Child, Command as StdCommand, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+use tokio::sync::oneshot;
+
+use crate::orphan;
+use crate::registry::{Place, count_start};
+use crate::{Command, Error, Output, tools};
+
+/// More standard output than this is an error: a report of thousands of volumes is a few MiB.
+const STDOUT_LIMIT: u64 = 64 << 20;
+/// So much of the standard error is kept.
+const STDERR_KEPT: u64 = 64 << 10;
+/// More standard error than this is dropped while the command still runs.
+const STDERR_LIMIT: u64 = 4 << 20;
+/// Between SIGTERM and SIGKILL, and between SIGKILL and giving up on an answer.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often the sizes of the outputs are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// What a tool may know of our environment; the search path and the locale are set besides.
+const INHERITED: [&str; 4] = ["TMPDIR", "LVM_SYSTEM_DIR", "DM_DISABLE_UDEV", "DM_DEV_DIR"];
+
+type Answer = Result<Output, Error>;
+
+/// What the starting thread tells the watching one.
+enum Event {
+    Started(io::Result<Child>),
+    Ended,
+}
+
+/// Starts a command; the receiver gets its result.
+pub(crate) fn start(command: Command) -> Result<oneshot::Receiver<Answer>, Error> {
+    let line = command.line();
+    let Some(program) = tools::find(command.program) else {
+        return Err(Error::ToolMissing { program: command.program, command: line });
+    };
+    let span = tracing::debug_span!("command", label = command.label(), command = line);
+    let (reply, receiver) = oneshot::channel();
+    let cannot = |source| Error::Spawn { command: line.clone(), source };
+
+    let streams = Streams::new().map_err(cannot)?;
+    let child = streams.attach(&command, &program).map_err(cannot)?;
+    let watch =
+        Watch { label: command.label(), place: Place::take(&command, &line), command, line: line.clone(), streams };
+    thread::Builder::new()
+        .name("command".to_owned())
+        .spawn(move || span.in_scope(|| watch.run(child, reply)))
+        .map_err(cannot)?;
+    Ok(receiver)
+}
+
+/// The files in memory that take a command's output.
+struct Streams {
+    stdout: File,
+    stderr: File,
+}
+
+impl Streams {
+    fn new() -> io::Result<Self> {
+        Ok(Self { stdout: memory_file()?, stderr: memory_file()? })
+    }
+
+    #[allow(clippy::disallowed_types)]
+    fn attach(&self, command: &Command, program: &std::path::Path) -> io::Result<StdCommand> {
+        let mut child = StdCommand::new(program);
+        child
+            .arg0(command.program)
+            .args(&command.args)
+            .env_clear()
+            .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
+            .env("PATH", tools::search_path())
+            // Exit codes do not tell errors apart: the text does, so it must be the same everywhere.
+            .env("LC_ALL", "C")
+            .env("LVM_SUPPRESS_FD_WARNINGS", "1")
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(self.stdout.try_clone()?))
+            .stderr(Stdio::from(self.stderr.try_clone()?))
+            .process_group(0);
+        if let (true, Some(subject)) = (command.mutation, &command.subject) {
+            child.env(orphan::MARK, subject);
+        }
+        if let Some(held) = &command.held {
+            keep_open(&mut child, std::sync::Arc::clone(held));
+        }
+        Ok(child)
+    }
+}
+
+/// Keeps a file open across the exec. Every other file closes there, so no command holds what is another's.
+#[allow(clippy::disallowed_types, unsafe_code)]
+fn keep_open(child: &mut StdCommand, held: std::sync::Arc<std::os::fd::OwnedFd>) {
+    let keep = move || fcntl(held.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).map(drop).map_err(io::Error::from);
+    // SAFETY: between fork and exec the closure makes one system call, fcntl(2), which is async-signal-safe; it
+    // allocates nothing and takes no lock.
+    unsafe { child.pre_exec(keep) };
+}
+
+/// Appending writers make it safe to cut the file back to nothing under them.
+fn memory_file() -> io::Result<File> {
+    let file = File::from(memfd_create(c"quarry-exec", MFdFlags::MFD_CLOEXEC)?);
+    fcntl(file.as_fd(), FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+    Ok(file)
+}
+
+/// The last `kept` bytes of a file.
+fn tail(file: &File, kept: u64) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len();
+    let from = length.saturating_sub(kept);
+    let mut bytes = vec![0; usize::try_from(length - from).unwrap_or(usize::MAX)];
+    file.read_exact_at(&mut bytes, from)?;
+    Ok(bytes)
+}
+
+/// Everything the watching thread needs.
+struct Watch {
+    command: Command,
+    label: String,
+    line: String,
+    place: Place,
+    streams: Streams,
+}
+
+/// Why a query was put to an end by us.
+enum Cut {
+    Deadline,
+    TooLarge,
+}
+
+impl Watch {
+    #[allow(clippy::disallowed_types)]
+    fn run(self, child: StdCommand, reply: oneshot::Sender<Answer>) {
+        let since = Instant::now();
+        quarry_fault::point(|| format!("exec:{}:before", self.label));
+        let (sender, events) = mpsc::channel();
+        let starter =
+            thread::Builder::new().name("command-wait".to_owned()).spawn(move || start_and_wait(child, &sender));
+        let started = match starter {
+            Ok(_) => match events.recv() {
+                Ok(Event::Started(started)) => started,
+                _ => Err(io::Error::other("the thread that starts the command is gone")),
+            },
+            Err(source) => Err(source),
+        };
+        let mut child = match started {
+            Ok(child) => child,
+            Err(source) => {
+                tracing::warn!(command = self.line, %source, "cannot start a command");
+                drop(self.place);
+                let _ = reply.send(Err(Error::Spawn { command: self.line, source }));
+                return;
+            }
+        };
+        count_start(&self.label);
+        let mut reply = Some(reply);
+        let cut = if self.command.mutation {
+            self.wait_for_mutation(&events, since)
+        } else {
+            self.wait_for_query(&child, &events, since, &mut reply)
+        };
+        let status = child.wait();
+        quarry_fault::point(|| format!("exec:{}:after", self.label));
+        drop(self.place);
+
+        let duration = since.elapsed();
+        let answer = answer(self.line, &self.command, &self.streams, status, cut, duration);
+        log(&answer, &self.command, duration);
+        if let Some(reply) = reply {
+            // Nobody listens when the caller has given up.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Waits for as long as it takes.
+    fn wait_for_mutation(&self, events: &Receiver<Event>, since: Instant) -> Option<Cut> {
+        let mut cut = None;
+        let mut told = false;
+        while let Err(RecvTimeoutError::Timeout) = events.recv_timeout(LOOK) {
+            if self.overflowed() {
+                // It goes on; only its words are lost.
+                let _ = self.streams.stdout.set_len(0);
+                cut = Some(Cut::TooLarge);
+            }
+            if !told && since.elapsed() > self.command.deadline {
+                told = true;
+                tracing::warn!(
+                    command = self.line,
+                    subject = self.command.subject,
+                    "a command is overdue; waiting for it"
+                );
+            }
+        }
+        cut
+    }
+
+    /// Waits until the deadline, then ends the whole process group.
+    fn wait_for_query(
+        &self,
+        child: &Child,
+        events: &Receiver<Event>,
+        since: Instant,
+        reply: &mut Option<oneshot::Sender<Answer>>,
+    ) -> Option<Cut> {
+        let cut = loop {
+            let left = self.command.deadline.saturating_sub(since.elapsed());
+            match events.recv_timeout(left.min(LOOK)) {
+                Err(RecvTimeoutError::Timeout) if left.is_zero() => break Cut::Deadline,
+                Err(RecvTimeoutError::Timeout) if self.overflowed() => break Cut::TooLarge,
+                Err(RecvTimeoutError::Timeout) => {}
+                _ => return None,
+            }
+        };
+        signal_group(child, Signal::SIGTERM);
+        let ended = ended_within(events, GRACE);
+        // Also when the leader has gone: what it started may have stayed.
+        signal_group(child, Signal::SIGKILL);
+        if !ended && !ended_within(events, GRACE) {
+            // Stuck in the kernel, on a disk that does not answer. The caller must not be stuck with it.
+            if let Some(reply) = reply.take() {
+                let _ = reply.send(Err(self.cut_error(&cut)));
+            }
+            let _ = events.recv();
+        }
+        Some(cut)
+    }
+
+    /// Keeps both outputs within bounds; true when the standard output is past them.
+    fn overflowed(&self) -> bool {
+        let length = |file: &File| file.metadata().map_or(0, |metadata| metadata.len());
+        if length(&self.streams.stderr) > STDERR_LIMIT {
+            let _ = self.streams.stderr.set_len(0);
+        }
+        length(&self.streams.stdout) > STDOUT_LIMIT
+    }
+
+    fn cut_error(&self, cut: &Cut) -> Error {
+        cut_error(self.line.clone(), self.command.deadline, cut)
+    }
+}
+
+/// The starting thread: starts the process and tells when it has ended, without reaping it.
+#[allow(clippy::disallowed_types)]
+fn start_and_wait(mut command: StdCommand, events: &Sender<Event>) {
+    let started = command.spawn();
+    let pid = started.as_ref().map(Child::id).ok();
+    // A closed channel cannot be: the watching thread listens until the end.
+    let _ = events.send(Event::Started(started));
+    let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) else { return };
+    while waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+    let _ = events.send(Event::Ended);
+}
+
+fn ended_within(events: &Receiver<Event>, limit: Duration) -> bool {
+    !matches!(events.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
+}
+
+fn signal_group(child: &Child, signal: Signal) {
+    if let Ok(group) = i32::try_from(child.id()) {
+        // A group that is gone already is what we want.
+        let _ = killpg(Pid::from_raw(group), signal);
+    }
+}
+
+fn cut_error(command: String, deadline: Duration, cut: &Cut) -> Error {
+    match cut {
+        Cut::Deadline => Error::Deadline { command, deadline },
+        Cut::TooLarge => Error::OutputTooLarge { command, limit: STDOUT_LIMIT },
+    }
+}
+
+/// Puts the result together once the process has ended.
+fn answer(
+    line: String,
+    command: &Command,
+    streams: &Streams,
+    status: io::Result<std::process::ExitStatus>,
+    cut: Option<Cut>,
+    duration: Duration,
+) -> Answer {
+    if let Some(cut) = cut {
+        return Err(cut_error(line, command.deadline, &cut));
+    }
+    let read = || -> io::Result<_> {
+        let stderr = tail(&streams.stderr, STDERR_KEPT)?;
+        let stderr = String::from_utf8_lossy(&stderr).trim().to_owned();
+        let length = streams.stdout.metadata()?.len();
+        let stdout = if length > STDOUT_LIMIT { None } else { Some(tail(&streams.stdout, length)?) };
+        Ok((status?, stdout, stderr))
+    };
+    let (status, stdout, stderr) = match read() {
+        Ok(read) => read,
+        Err(source) => return Err(Error::Spawn { command: line, source }),
+    };
+    if let Some(signal) = status.signal() {
+        return Err(Error::Signalled { command: line, signal, stderr });
+    }
+    let Some(stdout) = stdout else { return Err(Error::OutputTooLarge { command: line, limit: STDOUT_LIMIT }) };
+    // Without a signal there is a code.
+    Ok(Output { command: line, code: status.code().unwrap_or(-1), stdout, stderr, duration })
+}
+
+/// One line per command: a warning when it broke, when a change failed, or when it took half its deadline.
+fn log(answer: &Answer, command: &Command, duration: Duration) {
+    match answer {
+        Err(error) => tracing::warn!(?duration, %error, "a command broke"),
+        Ok(output) if command.mutation && !output.success() => {
+            tracing::warn!(
+                command = output.command,
+                code = output.code,
+                stderr = output.stderr,
+                ?duration,
+                "a command failed"
+            );
+        }
+        Ok(output) if duration > command.deadline / 2 => {
+            tracing::warn!(command = output.command, code = output.code, ?duration, "a command was slow");
+        }
+        Ok(output) => tracing::debug!(command = output.command, code = output.code, ?duration, "a command ended"),
+    }
+}

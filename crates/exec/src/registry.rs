@@ -1,0 +1,97 @@
+//! What is running now, and how often each command was started: for health, metrics and tests.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::Command;
+
+/// A command that has not ended yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// The command line.
+    pub command: String,
+    /// What it works on, as [`Command::on`] named it.
+    pub subject: Option<String>,
+    /// Whether it changes the host, and so is never killed.
+    pub mutation: bool,
+    /// How long it has been running.
+    pub age: Duration,
+    /// Whether it is past its deadline.
+    pub overdue: bool,
+}
+
+struct Entry {
+    command: String,
+    subject: Option<String>,
+    mutation: bool,
+    since: Instant,
+    deadline: Duration,
+}
+
+struct Registry {
+    next: u64,
+    running: BTreeMap<u64, Entry>,
+    started: BTreeMap<String, u64>,
+}
+
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry { next: 0, running: BTreeMap::new(), started: BTreeMap::new() });
+
+/// The registry is whole between any two statements, so a panic elsewhere does not spoil it.
+fn registry() -> MutexGuard<'static, Registry> {
+    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The commands that have not ended yet, oldest first.
+#[must_use]
+pub fn running() -> Vec<Running> {
+    let entries = registry();
+    let describe = |entry: &Entry| {
+        let age = entry.since.elapsed();
+        Running {
+            command: entry.command.clone(),
+            subject: entry.subject.clone(),
+            mutation: entry.mutation,
+            age,
+            overdue: age > entry.deadline,
+        }
+    };
+    entries.running.values().map(describe).collect()
+}
+
+/// How many processes were started since this process began, by label: the program, and for lvm `lvm SUBCOMMAND`.
+#[must_use]
+pub fn started() -> BTreeMap<String, u64> {
+    registry().started.clone()
+}
+
+/// A command's place in [`running`]; it leaves when this is dropped.
+pub(crate) struct Place(u64);
+
+impl Place {
+    pub(crate) fn take(command: &Command, line: &str) -> Self {
+        let mut registry = registry();
+        let number = registry.next;
+        registry.next += 1;
+        let entry = Entry {
+            command: line.to_owned(),
+            subject: command.subject.clone(),
+            mutation: command.mutation,
+            since: Instant::now(),
+            deadline: command.deadline,
+        };
+        registry.running.insert(number, entry);
+        Self(number)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        registry().running.remove(&self.0);
+    }
+}
+
+/// Counts one start.
+pub(crate) fn count_start(label: &str) {
+    *registry().started.entry(label.to_owned()).or_default() += 1;
+}

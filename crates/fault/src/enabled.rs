@@ -1,0 +1,37 @@
+//! The half of the crate that exists only in builds made for tests.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::{Mutex, OnceLock};
+
+static DIRECTORY: OnceLock<Option<PathBuf>> = OnceLock::new();
+/// Points passed since `kill-at` appeared.
+static PASSED: Mutex<u64> = Mutex::new(0);
+
+fn directory() -> Option<&'static PathBuf> {
+    DIRECTORY.get_or_init(|| std::env::var_os("QUARRY_FAULT_DIR").map(PathBuf::from)).as_ref()
+}
+
+pub(crate) fn point(name: &str) {
+    let Some(directory) = directory() else { return };
+    // One point at a time: the log's order is the order in which they were passed.
+    let mut passed = PASSED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if let Ok(mut log) = OpenOptions::new().append(true).create(true).open(directory.join("log")) {
+        let _ = log.write_all(format!("{name}\n").as_bytes());
+    }
+    let Some(at) =
+        std::fs::read_to_string(directory.join("kill-at")).ok().and_then(|text| text.trim().parse::<u64>().ok())
+    else {
+        *passed = 0;
+        return;
+    };
+    *passed += 1;
+    if *passed == at {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
+pub(crate) fn disabled(name: &str) -> bool {
+    directory().is_some_and(|directory| directory.join(format!("disable-{name}")).exists())
+}

@@ -1,0 +1,126 @@
+//! Block devices: their size, and having one to oneself.
+
+use std::fs::File;
+use std::ops::Deref;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use crate::Error;
+
+#[allow(unsafe_code, missing_docs)]
+mod ioctl {
+    nix::ioctl_read!(blkgetsize64, 0x12, 114, u64);
+}
+
+/// The size of a block device in bytes.
+///
+/// # Errors
+/// It cannot be opened or is no block device, or has no size at all.
+pub fn device_size(device: &Path) -> Result<u64, Error> {
+    let file = File::open(device).map_err(|source| Error::io("open", device, source))?;
+    match size_of(&file).map_err(|errno| Error::io("read the size of", device, errno))? {
+        0 => Err(Error::NoSize { device: device.to_owned() }),
+        size => Ok(size),
+    }
+}
+
+/// The size in bytes of an open block device.
+#[allow(unsafe_code)]
+pub(crate) fn size_of(file: &File) -> Result<u64, Errno> {
+    let mut size = 0u64;
+    // SAFETY: BLKGETSIZE64 writes one u64 where it is told, and the descriptor is open for as long as the call takes.
+    unsafe { ioctl::blkgetsize64(file.as_raw_fd(), &raw mut size) }?;
+    Ok(size)
+}
+
+/// A device that nobody else mounts, formats or wipes while this value lives. Reads and writes go through it.
+///
+/// Two locks, because neither is enough:
+/// * the kernel's claim (`O_EXCL`), which mounts, device-mapper, md and other claims respect. Every mkfs takes one of
+///   its own, so ours cannot be held while mkfs runs; and mkfs.btrfs (seen with btrfs-progs 6.2) takes it only to
+///   look, and then writes without it, so an orphaned one would go unnoticed;
+/// * a lock on the device's node (an open file description lock), which is handed on to mkfs ([`Self::release_claim`]):
+///   it is free only when this process and every mkfs that it has started are gone.
+#[derive(Debug)]
+pub struct Exclusive {
+    claim: File,
+    lock: OwnedFd,
+}
+
+impl Exclusive {
+    /// Gives the kernel's claim up, so that mkfs can take it, and returns the lock to be handed to it.
+    pub(crate) fn release_claim(self) -> OwnedFd {
+        self.lock
+    }
+}
+
+impl Deref for Exclusive {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.claim
+    }
+}
+
+/// Takes a device for oneself, to write to it: before a wipe, before mkfs, and before what an earlier mkfs has left is
+/// adopted (it may still be writing).
+///
+/// # Errors
+/// [`Error::Busy`] when it is mounted, or anything else has it.
+pub fn exclusive(device: &Path) -> Result<Exclusive, Error> {
+    let attempted = "take for ourselves";
+    let busy = || Error::Busy { attempted, device: device.to_owned() };
+    let failed = |source: std::io::Error| match source.raw_os_error() {
+        Some(libc::EBUSY | libc::EAGAIN | libc::EACCES) => busy(),
+        _ => Error::io(attempted, device, source),
+    };
+    let open = |flags| File::options().read(true).write(true).custom_flags(flags).open(device);
+    let safeguard = !quarry_fault::disabled("exclusive");
+
+    // The lock first: whoever has it but not the claim yet is about to start a mkfs.
+    let lock = OwnedFd::from(open(0).map_err(|source| Error::io(attempted, device, source))?);
+    if safeguard {
+        let whole = libc::flock {
+            l_type: libc::F_WRLCK as i16,
+            l_whence: libc::SEEK_SET as i16,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        fcntl(&lock, FcntlArg::F_OFD_SETLK(&whole)).map_err(|errno| failed(errno.into()))?;
+    }
+    let claim = open(if safeguard { libc::O_EXCL } else { 0 }).map_err(failed)?;
+    Ok(Exclusive { claim, lock })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The lock works on any file; the kernel's claim is for devices, and tested where there are some.
+    #[test]
+    fn a_device_is_taken_once() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let first = exclusive(file.path()).unwrap();
+        assert!(matches!(exclusive(file.path()), Err(Error::Busy { .. })));
+        // The lock outlives the claim, as long as anybody holds it.
+        let lock = first.release_claim();
+        let inherited = lock.try_clone().unwrap();
+        drop(lock);
+        assert!(matches!(exclusive(file.path()), Err(Error::Busy { .. })));
+        drop(inherited);
+        exclusive(file.path()).unwrap();
+    }
+
+    #[test]
+    fn what_is_no_device_has_no_size() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(matches!(device_size(file.path()), Err(Error::Io { .. })));
+        assert!(matches!(device_size(Path::new("/no/such/device")), Err(Error::Io { .. })));
+    }
+}

@@ -1,0 +1,397 @@
+//! `mkfsOptions` of a StorageClass, through the allow-list.
+
+use quarry_volume::Filesystem;
+
+use crate::OptionError;
+use crate::options::{LONGEST, Value, quote};
+use crate::tables::{self, Flag, Takes};
+
+/// Options for mkfs that may be used: they name no device and no path, force nothing, and set no UUID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MakeOptions {
+    kind: Filesystem,
+    /// Each flag once, in the order given.
+    args: Vec<Arg>,
+}
+
+/// A flag with everything that was given for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Arg {
+    flag: &'static str,
+    /// What goes with it; several are joined by commas.
+    values: Vec<String>,
+}
+
+impl MakeOptions {
+    /// No options: what mkfs does by itself, and what the running kernel asks for.
+    #[must_use]
+    pub fn none(kind: Filesystem) -> Self {
+        Self { kind, args: Vec::new() }
+    }
+
+    /// Reads options as they would be typed after `mkfs.ext4`: words between white space, `-b 4096` as well as
+    /// `-b4096`. There is no quoting.
+    ///
+    /// # Errors
+    /// Anything that the allow-list of that filesystem does not name; the error lists what it does.
+    pub fn parse(kind: Filesystem, text: &str) -> Result<Self, OptionError> {
+        let refuse = |problem: String| OptionError { place: "mkfsOptions", problem, allowed: allowed(kind) };
+        if text.len() > LONGEST {
+            return Err(refuse(format!("{} bytes are too many", text.len())));
+        }
+        let mut options = Self::none(kind);
+        // ASCII white space only: any other is part of a word, and refused with it.
+        let mut words = text.split_ascii_whitespace();
+        while let Some(word) = words.next() {
+            let (flag, attached) =
+                split(kind, word).ok_or_else(|| refuse(format!("{} is not allowed for {kind}", quote(word))))?;
+            let takes_nothing = matches!(flag.takes, Takes::One(Value::Nothing));
+            let value = match attached {
+                // `-Kf` would be two flags in one word.
+                Some(_) if takes_nothing => {
+                    return Err(refuse(format!("{} takes no value: {}", flag.name, quote(word))));
+                }
+                None if takes_nothing => "",
+                Some(value) => value,
+                None => words.next().ok_or_else(|| refuse(format!("{} lacks its value", flag.name)))?,
+            };
+            options.add(flag, value).map_err(refuse)?;
+        }
+        Ok(options)
+    }
+
+    /// Whose options these are.
+    #[must_use]
+    pub fn kind(&self) -> Filesystem {
+        self.kind
+    }
+
+    /// The arguments for mkfs. Each flag stands once: mke2fs heeds only the last `-E` and the last `-O`.
+    pub(crate) fn to_args(&self) -> Vec<String> {
+        let mut args = Vec::new();
+        for arg in &self.args {
+            args.push(arg.flag.to_owned());
+            if !arg.values.is_empty() {
+                args.push(arg.values.join(","));
+            }
+        }
+        args
+    }
+
+    /// Adds `value` to what was given for the flag, unless the operator gave the same key or feature.
+    pub(crate) fn add_default(&mut self, flag: &'static str, value: &str) {
+        match self.args.iter_mut().find(|arg| arg.flag == flag) {
+            Some(arg) if arg.values.iter().any(|given| key(given) == key(value)) => {}
+            Some(arg) => arg.values.push(value.to_owned()),
+            None => self.args.push(Arg { flag, values: vec![value.to_owned()] }),
+        }
+    }
+
+    /// Adds a flag that takes no value, unless it is there.
+    pub(crate) fn add_switch(&mut self, flag: &'static str) {
+        if !self.args.iter().any(|arg| arg.flag == flag) {
+            self.args.push(Arg { flag, values: Vec::new() });
+        }
+    }
+
+    /// Whether the operator gave that key with that flag.
+    pub(crate) fn mentions(&self, flag: &str, asked: &str) -> bool {
+        self.args.iter().any(|arg| arg.flag == flag && arg.values.iter().any(|given| key(given) == asked))
+    }
+
+    fn add(&mut self, flag: &Flag, value: &str) -> Result<(), String> {
+        let allowed = |item: &str| match flag.takes {
+            Takes::One(pattern) => pattern.accepts((!item.is_empty()).then_some(item)),
+            Takes::Keys(keys) => {
+                let (name, given) = item.split_once('=').map_or((item, None), |(name, given)| (name, Some(given)));
+                keys.iter().any(|(known, pattern)| *known == name && pattern.accepts(given))
+            }
+            Takes::Features(features) => features.contains(&item.strip_prefix('^').unwrap_or(item)),
+        };
+        let single = matches!(flag.takes, Takes::One(_));
+        let items: Vec<&str> = if single { vec![value] } else { value.split(',').collect() };
+        if let Some(item) = items.iter().find(|item| !allowed(item)) {
+            return Err(format!("{} {} is not allowed for {}", flag.name, quote(item), self.kind));
+        }
+        let index = match self.args.iter().position(|arg| arg.flag == flag.name) {
+            Some(_) if single => return Err(format!("{} is given twice", flag.name)),
+            Some(index) => index,
+            None => {
+                self.args.push(Arg { flag: flag.name, values: Vec::new() });
+                self.args.len() - 1
+            }
+        };
+        let Some(arg) = self.args.get_mut(index) else { return Ok(()) };
+        for item in items.into_iter().filter(|item| !item.is_empty()) {
+            if arg.values.iter().any(|given| key(given) == key(item)) {
+                return Err(format!("{} {} is given twice", flag.name, quote(key(item))));
+            }
+            arg.values.push(item.to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// What a value is about: the name before `=`, without the `^` that turns a feature off.
+fn key(value: &str) -> &str {
+    let name = value.split_once('=').map_or(value, |(name, _)| name);
+    name.strip_prefix('^').unwrap_or(name)
+}
+
+/// Finds the flag that a word is, or begins with; and what is attached to it.
+fn split(kind: Filesystem, word: &str) -> Option<(&'static Flag, Option<&str>)> {
+    let flags = tables::mkfs(kind);
+    if word.starts_with("--") {
+        let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+        return Some((flags.iter().find(|flag| flag.name == name)?, value));
+    }
+    flags
+        .iter()
+        .filter(|flag| flag.name.len() == 2)
+        .find_map(|flag| Some((flag, word.strip_prefix(flag.name)?)))
+        .map(|(flag, attached)| (flag, (!attached.is_empty()).then_some(attached)))
+}
+
+/// The allow-list in words.
+fn allowed(kind: Filesystem) -> String {
+    let flags: Vec<String> = tables::mkfs(kind)
+        .iter()
+        .map(|flag| match flag.takes {
+            Takes::One(Value::Nothing) => flag.name.to_owned(),
+            Takes::One(value) => format!("{} {}", flag.name, value.describe().trim_start_matches('=')),
+            Takes::Keys(keys) => {
+                let keys: Vec<_> = keys.iter().map(|(name, value)| format!("{name}{}", value.describe())).collect();
+                format!("{} {}", flag.name, keys.join(","))
+            }
+            Takes::Features(features) => format!("{} [^]{}", flag.name, features.join(",[^]")),
+        })
+        .collect();
+    flags.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn args(kind: Filesystem, text: &str) -> String {
+        MakeOptions::parse(kind, text).unwrap_or_else(|error| panic!("{text}: {error}")).to_args().join(" ")
+    }
+
+    #[test]
+    fn what_is_allowed_comes_through() {
+        for kind in Filesystem::ALL {
+            assert_eq!(args(kind, " \n\t "), "");
+        }
+        assert_eq!(args(Filesystem::Ext4, "-b4096 -m 0.5"), "-b 4096 -m 0.5");
+        assert_eq!(
+            args(Filesystem::Ext4, "-E stride=16,stripe_width=32 -E lazy_itable_init=0"),
+            "-E stride=16,stripe_width=32,lazy_itable_init=0"
+        );
+        assert_eq!(args(Filesystem::Ext4, "-O ^metadata_csum,quota -Oproject"), "-O ^metadata_csum,quota,project");
+        assert_eq!(args(Filesystem::Xfs, "-mcrc=1 -d su=64k,sw=4 -i size=512"), "-m crc=1 -d su=64k,sw=4 -i size=512");
+        assert_eq!(args(Filesystem::Xfs, "-K -l size=64m,internal"), "-K -l size=64m,internal");
+        assert_eq!(args(Filesystem::Btrfs, "--csum sha256 -d dup -n16k"), "--csum sha256 -d dup -n 16k");
+        assert_eq!(args(Filesystem::Btrfs, "--csum=blake2"), "--csum blake2");
+    }
+
+    #[test]
+    fn every_listed_flag_is_accepted_in_both_spellings() {
+        let example = |value: Value| match value {
+            Value::OneOf(words) => words[0].to_owned(),
+            Value::Label(_) => "data".to_owned(),
+            Value::Nothing | Value::MaybeNumber | Value::MaybeOneOf(_) => String::new(),
+            _ => "1".to_owned(),
+        };
+        for kind in Filesystem::ALL {
+            for flag in tables::mkfs(kind) {
+                let values = match flag.takes {
+                    Takes::One(value) => vec![example(value)],
+                    Takes::Keys(keys) => keys
+                        .iter()
+                        .map(|(name, value)| format!("{name}={}", example(*value)).trim_end_matches('=').to_owned())
+                        .collect(),
+                    Takes::Features(features) => features.iter().map(|name| format!("^{name}")).collect(),
+                };
+                let attach = if flag.name.len() == 2 { "" } else { "=" };
+                for value in values {
+                    let attached =
+                        if value.is_empty() { flag.name.to_owned() } else { format!("{}{attach}{value}", flag.name) };
+                    assert_eq!(args(kind, &attached), args(kind, &format!("{} {value}", flag.name)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_reaches_beyond_the_volume_is_refused() {
+        let common = [
+            "/dev/sda",
+            "4096",
+            "-",
+            "--",
+            "-f",
+            "-F",
+            "-Z y",
+            "-U 11111111-2222-3333-4444-555555555555",
+            "-Urandom",
+            "-V",
+            "-h",
+            "-b",
+            "-b ",
+            "-b -1",
+            "-b /dev/sda",
+            "-b 4096 /dev/sda",
+            "-b '4096'",
+            "-b \"4096\"",
+            "-b 40\096",
+            "-b 4096;",
+            "-b $(id)",
+            "\0",
+            "-b\u{a0}4096",
+            "-q",
+            "-n",
+            "-N",
+            "--force",
+            "--help",
+            "-L",
+            "-L -f",
+            "-L a/b",
+            "-L \"a",
+            "-@file",
+            "@file",
+            "-é",
+        ];
+        let ext4 = [
+            "-J device=/dev/sda",
+            "-J location=5",
+            "-J size=4,device=/dev/sda",
+            "-O journal_dev",
+            "-O ^has_journal",
+            "-O none",
+            "-O mmp",
+            "-O ^^quota",
+            "-O ^",
+            "-O quota,,project",
+            "-O quota,quota",
+            "-O quota,^quota",
+            "-E offset=4096",
+            "-E test_fs",
+            "-E root_owner=0:0",
+            "-E discard=1",
+            "-E stride",
+            "-E stride=",
+            "-E stride=16,",
+            "-E stride=1 -E stride=2",
+            "-d /etc",
+            "-e panic",
+            "-l /etc/passwd",
+            "-z /tmp/undo",
+            "-c",
+            "-cc",
+            "-D",
+            "-n",
+            "-S",
+            "-t ext2",
+            "-T ../x",
+            "-T hurd",
+            "-b 1 -b 2",
+            "-m",
+            "-o Linux",
+            "-M /x",
+            "-r 0",
+            "-K",
+            "-j",
+            "-q",
+            "-v",
+        ];
+        let xfs = [
+            "-Kf",
+            "-fK",
+            "-K1",
+            "-d name=/dev/sda",
+            "-d file=1",
+            "-d file",
+            "-d size=1g",
+            "-d rtinherit=1",
+            "-l logdev=/dev/sda",
+            "-l name=/dev/sda",
+            "-l file",
+            "-l internal=0",
+            "-r rtdev=/dev/sda",
+            "-r size=1g",
+            "-p /etc/passwd",
+            "-c options=/etc/x",
+            "-m uuid=11111111-2222-3333-4444-555555555555",
+            "-m crc=0",
+            "-m crc",
+            "-m crc=1,crc=1",
+            "-n ftype=0",
+            "-N",
+            "-b size=4k,size=4k",
+            "-i maxpct",
+            "-d agcount=4 agsize=1",
+            "-m metadir=1",
+        ];
+        let btrfs = [
+            "-KM",
+            "-r /etc",
+            "--rootdir /etc",
+            "--rootdir=/etc",
+            "-b 1g",
+            "--byte-count=1g",
+            "-d raid0",
+            "-d RAID1",
+            "-m raid1",
+            "--csum",
+            "--csum=",
+            "--csum md5",
+            "--csumsha256",
+            "--uuid=x",
+            "--device-uuid x",
+            "-O raid56",
+            "-O zoned",
+            "-O list-all",
+            "-A 0",
+            "--shrink",
+            "--subvol x",
+            "-Mf",
+            "-R x",
+        ];
+        for (kind, own) in [(Filesystem::Ext4, &ext4[..]), (Filesystem::Xfs, &xfs), (Filesystem::Btrfs, &btrfs)] {
+            for text in common.iter().chain(own) {
+                let error = MakeOptions::parse(kind, text).expect_err(text).to_string();
+                assert!(error.starts_with("mkfsOptions: ") && error.contains("; allowed: -"), "{text:?}: {error}");
+                assert!(!error.contains('\n') && !error.contains('\0'));
+            }
+            let long = "x".repeat(10_000);
+            assert!(MakeOptions::parse(kind, &long).unwrap_err().to_string().len() < 3000);
+            assert!(MakeOptions::parse(kind, &"-K ".repeat(5_000)).is_err());
+        }
+        let error = MakeOptions::parse(Filesystem::Ext4, "-F").unwrap_err().to_string();
+        assert!(error.starts_with("mkfsOptions: \"-F\" is not allowed for ext4; allowed: -b N; "), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_through_is_listed_flags_and_harmless_values(
+            text in "(-?-?[a-zA-Z]{0,3}[ =]?[a-z0-9=,^./\"' -]{0,14} ?){0,4}|-[bCEJOKdlmLn] ?[a-z0-9=,^/-]{0,12}|\\PC{0,40}",
+        ) {
+            for kind in Filesystem::ALL {
+                let Ok(options) = MakeOptions::parse(kind, &text) else { continue };
+                for arg in &options.args {
+                    prop_assert!(tables::mkfs(kind).iter().any(|flag| flag.name == arg.flag));
+                    for value in &arg.values {
+                        prop_assert!(!value.is_empty() && !value.starts_with('-'));
+                        prop_assert!(value.bytes().all(|b| b.is_ascii_alphanumeric() || b"=^._-".contains(&b)), "{:?}", value);
+                        prop_assert!(!["device", "logdev", "rtdev", "name", "file", "uuid"].contains(&key(value)));
+                    }
+                }
+                // What came through comes through again as it is.
+                let again = options.to_args().join(" ");
+                prop_assert_eq!(MakeOptions::parse(kind, &again), Ok(options));
+            }
+        }
+    }
+}

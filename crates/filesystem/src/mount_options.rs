@@ -1,0 +1,278 @@
+//! Mount options of a StorageClass, through the allow-list.
+
+use std::collections::BTreeMap;
+
+use quarry_volume::Filesystem;
+
+use crate::OptionError;
+use crate::options::{LONGEST, Value, quote};
+use crate::tables;
+
+/// Words that ask for what is so anyway.
+const DEFAULTS: &[&str] = &["defaults", "rw", "atime", "diratime", "dev", "suid", "exec", "async"];
+
+/// Mount options that may be used. Two are equal when they ask for the same, in whatever order and however spelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountOptions {
+    /// By what it is about, each option's word.
+    words: BTreeMap<String, String>,
+}
+
+impl MountOptions {
+    /// Reads CSI's `mount_flags`: each may hold several options, separated by commas (which count for nothing between
+    /// double quotes).
+    ///
+    /// # Errors
+    /// Anything that the allow-list of that filesystem does not name, and options that contradict each other.
+    pub fn parse(kind: Filesystem, flags: &[String]) -> Result<Self, OptionError> {
+        let refuse = |problem: String| OptionError { place: "mountOptions", problem, allowed: allowed(kind) };
+        let total: usize = flags.iter().map(String::len).sum();
+        if total > LONGEST {
+            return Err(refuse(format!("{total} bytes are too many")));
+        }
+        let known = |name: &str| table(kind).find(|(known, _)| *known == name).map(|(_, value)| value);
+        let mut words = BTreeMap::new();
+        for word in flags.iter().flat_map(|flag| split(flag)) {
+            let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
+            if !known(name).is_some_and(|pattern| pattern.accepts(value)) {
+                return Err(refuse(format!("{} is not allowed for {kind}", quote(word))));
+            }
+            let word = if name == "context" { quoted_context(word) } else { word.to_owned() };
+            if let Some(other) = words.insert(about(name, |name| known(name).is_some()), word.clone())
+                && other != word
+            {
+                return Err(refuse(format!("{} contradicts {}", quote(&word), quote(&other))));
+            }
+        }
+        words.retain(|_, word| !DEFAULTS.contains(&word.as_str()));
+        Ok(Self { words })
+    }
+
+    /// The options, each a word, sorted by what they are about, as `quarry_mount::mount_filesystem` takes them.
+    #[must_use]
+    pub fn to_words(&self) -> Vec<String> {
+        self.words.values().cloned().collect()
+    }
+
+    /// Whether a mount that refuses writes is asked for.
+    #[must_use]
+    pub fn read_only(&self) -> bool {
+        self.words.values().any(|word| word == "ro")
+    }
+}
+
+fn table(kind: Filesystem) -> impl Iterator<Item = (&'static str, Value)> {
+    tables::MOUNT_ANY.iter().chain(tables::mount(kind)).copied()
+}
+
+/// What an option is about, so that `atime` is seen to contradict `noatime`.
+fn about(name: &str, known: impl Fn(&str) -> bool) -> String {
+    match name {
+        "ro" | "rw" => "ro".to_owned(),
+        "sync" | "async" => "sync".to_owned(),
+        "strictatime" | "relatime" | "noatime" | "atime" => "atime".to_owned(),
+        name => match name.strip_prefix("no") {
+            Some(positive) if known(positive) => positive.to_owned(),
+            _ => name.to_owned(),
+        },
+    }
+}
+
+/// The kernel takes a context with commas in it only between quotes; quotes never hurt.
+fn quoted_context(word: &str) -> String {
+    let bare = word.trim_start_matches("context=").trim_matches('"');
+    format!("context=\"{bare}\"")
+}
+
+/// Splits at commas outside of double quotes; drops what is empty.
+fn split(flag: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    flag.split(move |c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    })
+    .filter(|word| !word.is_empty())
+}
+
+/// The allow-list in words.
+fn allowed(kind: Filesystem) -> String {
+    let words: Vec<String> = table(kind).map(|(name, value)| format!("{name}{}", value.describe())).collect();
+    words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parse(kind: Filesystem, flags: &[&str]) -> Result<MountOptions, OptionError> {
+        MountOptions::parse(kind, &flags.iter().map(|&flag| flag.to_owned()).collect::<Vec<_>>())
+    }
+
+    fn words(kind: Filesystem, flags: &[&str]) -> Vec<String> {
+        parse(kind, flags).unwrap().to_words()
+    }
+
+    #[test]
+    fn what_is_allowed_comes_through() {
+        assert_eq!(
+            words(Filesystem::Ext4, &["noatime,data=writeback", "commit=30"]),
+            ["noatime", "commit=30", "data=writeback"]
+        );
+        assert_eq!(words(Filesystem::Xfs, &["logbsize=256k", "discard", "", ","]), ["discard", "logbsize=256k"]);
+        assert_eq!(words(Filesystem::Btrfs, &["compress=zstd:3,discard=async"]), ["compress=zstd:3", "discard=async"]);
+        for kind in Filesystem::ALL {
+            assert_eq!(words(kind, &[]), [""; 0]);
+            assert!(parse(kind, &["ro,nosuid"]).unwrap().read_only());
+        }
+    }
+
+    #[test]
+    fn every_listed_option_is_accepted_and_has_one_meaning() {
+        for kind in Filesystem::ALL {
+            let mut seen = std::collections::BTreeSet::new();
+            for (name, value) in table(kind) {
+                assert!(seen.insert(name), "{name} is listed twice for {kind}");
+                let word = match value {
+                    Value::OneOf(words) => format!("{name}={}", words[0]),
+                    Value::Number => format!("{name}=1"),
+                    Value::Context => format!("{name}=\"a:b:c:s0:c1,c2\""),
+                    _ => name.to_owned(),
+                };
+                parse(kind, &[&word]).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn the_order_and_the_spelling_do_not_matter() {
+        let kind = Filesystem::Ext4;
+        assert_eq!(parse(kind, &["noatime,nodev"]), parse(kind, &["nodev", "noatime", "rw", "defaults", "nodev"]));
+        assert_ne!(parse(kind, &["noatime"]), parse(kind, &["noatime,nodev"]));
+        assert_eq!(parse(kind, &["context=a:b:c:s0"]), parse(kind, &["context=\"a:b:c:s0\""]));
+    }
+
+    #[test]
+    fn a_context_keeps_its_commas() {
+        let word = "context=\"system_u:object_r:container_file_t:s0:c15,c26\"";
+        assert_eq!(words(Filesystem::Xfs, &[&format!("{word},noatime")]), ["noatime", word]);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for flags in ["ro,rw", "atime,noatime", "noatime,strictatime", "dev,nodev", "commit=1,commit=2", "sync,async"] {
+            let error = parse(Filesystem::Ext4, &[flags]).unwrap_err();
+            assert!(error.to_string().contains("contradicts"), "{flags}: {error}");
+        }
+    }
+
+    #[test]
+    fn whatever_reaches_beyond_the_volume_is_refused() {
+        let common = [
+            "bind",
+            "rbind",
+            "remount",
+            "move",
+            "loop",
+            "loop=/dev/loop0",
+            "_netdev",
+            "user",
+            "uid=0",
+            "x-systemd.automount",
+            "norecovery",
+            "shared",
+            "rprivate",
+            "fscontext=\"a:b:c:s0\"",
+            "rootcontext=a",
+            "defcontext=a",
+            "NOATIME",
+            "ro=1",
+            "noatime=1",
+            "atime =1",
+            " noatime",
+            "noatime ",
+            "noatime\n",
+            "noatime\0",
+            "noatime;ro",
+            "-o",
+            "-Z y",
+            "'ro'",
+            "\"ro\"",
+            "\"",
+            "=",
+            "=ro",
+            "context=",
+            "context=\"a,ro",
+            "context=a b",
+            "context=\"a:b\"x",
+            "commit=",
+            "commit=-1",
+            "ro\u{a0}",
+        ];
+        let of_ext4 = [
+            "journal_dev=8:1",
+            "journal_path=/dev/sda",
+            "usrjquota=/etc/x",
+            "errors=panic",
+            "noload",
+            "sb=1",
+            "abort",
+            "data=x",
+            "nobarrier",
+            "barrier=0",
+            "test_dummy_encryption",
+            "dax",
+            "journal_async_commit",
+            "compress",
+        ];
+        let of_xfs =
+            ["logdev=/dev/sda", "rtdev=/dev/sda", "nouuid", "wsync=1", "nobarrier", "data=ordered", "dax=always"];
+        let of_btrfs = [
+            "device=/dev/sda",
+            "subvol=/x",
+            "subvolid=5",
+            "degraded",
+            "rescue=all",
+            "usebackuproot",
+            "nobarrier",
+            "clear_cache",
+            "fatal_errors=panic",
+            "skip_balance",
+            "space_cache=v1",
+            "compress=x",
+            "compress=zstd:100",
+            "compress=zstd:",
+            "thread_pool",
+        ];
+        for (kind, own) in
+            [(Filesystem::Ext4, &of_ext4[..]), (Filesystem::Xfs, &of_xfs), (Filesystem::Btrfs, &of_btrfs)]
+        {
+            for flag in common.iter().chain(own) {
+                let error = parse(kind, &[flag]).expect_err(flag);
+                assert!(
+                    error.to_string().starts_with("mountOptions: ") && error.to_string().contains("allowed: defaults")
+                );
+            }
+            assert!(parse(kind, &[&"noatime,".repeat(1300)]).is_err());
+            assert!(parse(kind, &[&"x".repeat(10_000)]).unwrap_err().to_string().len() < 4000);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_comes_through_can_be_more_than_one_option(
+            flags in proptest::collection::vec("[a-z0-9=,\":./ -]{0,24}|context=\"?[a-z:,]{1,9}\"?|ro|noatime,discard", 0..4),
+        ) {
+            for kind in Filesystem::ALL {
+                let Ok(options) = MountOptions::parse(kind, &flags) else { continue };
+                for word in options.to_words() {
+                    let context = word.starts_with("context=\"") && word.ends_with('"') && word.matches('"').count() == 2;
+                    prop_assert!(context || !word.contains([',', '"', '/', ' ', '\\']), "{word:?}");
+                }
+                // What came through comes through again as it is.
+                prop_assert_eq!(MountOptions::parse(kind, &options.to_words()), Ok(options));
+            }
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What a device holds. Doubt never counts as blank.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use quarry_exec::Command;
+use quarry_volume::Filesystem;
+
+use crate::error::blocking;
+use crate::{Error, device};
+
+/// What a device was found to hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// No signature of anything: the device was readable, and every prober that libblkid has said no.
+    Blank,
+    /// A filesystem of a kind that Quarry makes.
+    Filesystem {
+        /// Which.
+        kind: Filesystem,
+        /// Its UUID, in lower case.
+        uuid: String,
+        /// Its label.
+        label: Option<String>,
+        /// Its mkfs never came to its end; so far only xfs says so. ext4 and btrfs get their signature last, after all
+        /// else was flushed (seen by killing mkfs before each of its writes), so what carries it is whole.
+        in_progress: bool,
+    },
+    /// Anything else.
+    Other {
+        /// In words: "an LVM physical volume".
+        what: String,
+    },
+    /// More than one signature, so that nobody can say what it is.
+    Ambivalent {
+        /// What is known, in words.
+        what: String,
+    },
+}
+
+impl Probe {
+    /// What it is, in words that go on after "holds".
+    #[must_use]
+    pub fn words(&self) -> String {
+        match self {
+            Self::Blank => "nothing".to_owned(),
+            Self::Filesystem { kind, uuid, in_progress: false, .. } => format!("an {kind} filesystem with UUID {uuid}"),
+            Self::Filesystem { kind, uuid, .. } => format!("an unfinished {kind} filesystem with UUID {uuid}"),
+            Self::Other { what } | Self::Ambivalent { what } => what.clone(),
+        }
+    }
+}
+
+/// Finds out what a device holds: filesystems, partition tables, and members of LVM, md and their kin.
+///
+/// # Errors
+/// The device cannot be opened or read, or blkid cannot be run or fails: then nobody knows, and nothing may be written.
+pub async fn probe(device: &Path) -> Result<Probe, Error> {
+    // blkid says "nothing found" of a device that it cannot read, too: so it is read by us first.
+    let unfinished = blocking(device, read_start).await?;
+    // -p reads the device itself: no cache, no udev database.
+    let output = Command::query("blkid")
+        .args(["-p", "-o", "export"])
+        .arg(device)
+        .on(device.display().to_string())
+        .run()
+        .await
+        .map_err(|source| Error::Command { attempted: "probe", device: device.to_owned(), source })?;
+    let found = match output.code {
+        0 => understand(&output.stdout),
+        2 => Probe::Blank,
+        8 => Probe::Ambivalent { what: "signatures of more than one thing (blkid calls it ambivalent)".to_owned() },
+        _ => {
+            let failed = |source| Error::Command { attempted: "probe", device: device.to_owned(), source };
+            output.require_success().map_err(failed)?;
+            Probe::Other { what: "something that blkid failed on".to_owned() }
+        }
+    };
+    Ok(match (found, unfinished) {
+        (Probe::Filesystem { kind: Filesystem::Xfs, uuid, label, .. }, Some(_)) => {
+            Probe::Filesystem { kind: Filesystem::Xfs, uuid, label, in_progress: true }
+        }
+        // A libblkid that does not count an unfinished xfs as one.
+        (Probe::Blank, Some(uuid)) => Probe::Filesystem { kind: Filesystem::Xfs, uuid, label: None, in_progress: true },
+        (found, _) => found,
+    })
+}
+
+/// How much of either end has to be readable for a device to count as blank.
+const MUST_READ: usize = 1 << 20;
+
+/// Reads where signatures lie. Returns the UUID of an xfs whose superblock says that mkfs is not through.
+fn read_start(device: &Path) -> Result<Option<String>, Error> {
+    let failed = |attempted| move |source: std::io::Error| Error::io(attempted, device, source);
+    let file = File::open(device).map_err(failed("open"))?;
+    let size = device::size_of(&file).map_err(|errno| Error::io("read the size of", device, errno))?;
+    if size == 0 {
+        return Err(Error::NoSize { device: device.to_owned() });
+    }
+    let mut buffer = vec![0; usize::try_from(size).unwrap_or(usize::MAX).min(MUST_READ)];
+    let end = size - buffer.len() as u64;
+    file.read_exact_at(&mut buffer, end).map_err(failed("read the end of"))?;
+    file.read_exact_at(&mut buffer, 0).map_err(failed("read"))?;
+    Ok(unfinished_xfs(&buffer))
+}
+
+/// The UUID in an xfs superblock whose `sb_inprogress` is set.
+fn unfinished_xfs(start: &[u8]) -> Option<String> {
+    const UUID: usize = 32;
+    const IN_PROGRESS: usize = 126;
+    let magic = start.get(..4)? == b"XFSB";
+    let unfinished = *start.get(IN_PROGRESS)? != 0;
+    let uuid = uuid::Uuid::from_slice(start.get(UUID..UUID + 16)?).ok()?;
+    (magic && unfinished).then(|| uuid.to_string())
+}
+
+/// Reads blkid's `KEY=value` lines.
+fn understand(stdout: &[u8]) -> Probe {
+    let text = String::from_utf8_lossy(stdout);
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    match (value("TYPE"), value("PTTYPE")) {
+        (Some(kind), Some(table)) => Probe::Ambivalent {
+            what: format!("both {} and {}", signature(kind, value("USAGE")), partition_table(table)),
+        },
+        (None, Some(table)) => Probe::Other { what: partition_table(table) },
+        (Some(kind), None) => match (kind.parse(), value("UUID")) {
+            (Ok(kind), Some(uuid)) => Probe::Filesystem {
+                kind,
+                uuid: uuid.to_lowercase(),
+                label: value("LABEL").map(str::to_owned),
+                in_progress: false,
+            },
+            _ => Probe::Other { what: signature(kind, value("USAGE")) },
+        },
+        // Facts about the device itself (its name, the partition that it is) say nothing of what is on it.
+        (None, None) if text.lines().all(describes_the_device) => Probe::Blank,
+        (None, None) => Probe::Other { what: "something that blkid knows but cannot name".to_owned() },
+    }
+}
+
+fn describes_the_device(line: &str) -> bool {
+    line.is_empty() || ["DEVNAME=", "PART_ENTRY_"].iter().any(|prefix| line.starts_with(prefix))
+}
+
+fn partition_table(kind: &str) -> String {
+    match kind {
+        "gpt" => "a GPT partition table".to_owned(),
+        "dos" => "a DOS partition table".to_owned(),
+        "PMBR" => "a protective MBR".to_owned(),
+        other => format!("a partition table of type {other:?}"),
+    }
+}
+
+fn signature(kind: &str, usage: Option<&str>) -> String {
+    match (kind, usage) {
+        ("LVM2_member" | "LVM1_member", _) => "an LVM physical volume".to_owned(),
+        ("linux_raid_member", _) => "a member of an md array".to_owned(),
+        ("crypto_LUKS", _) => "a LUKS container".to_owned(),
+        ("zfs_member", _) => "a member of a ZFS pool".to_owned(),
+        ("swap", _) => "swap space".to_owned(),
+        (kind, Some("filesystem")) => format!("a filesystem of type {kind:?}"),
+        (kind, Some("raid")) => format!("a member of an array of type {kind:?}"),
+        (kind, _) => format!("a signature of type {kind:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ours_are_recognised() {
+        let text = b"DEVNAME=/dev/loop0\nLABEL=a b\nUUID=0D17B9C6-2D5C-4E7C-8A70-2CBE3BD95DD8\nVERSION=1.0\nBLOCK_SIZE=4096\nUSAGE=filesystem\nTYPE=ext4\n";
+        assert_eq!(
+            understand(text),
+            Probe::Filesystem {
+                kind: Filesystem::Ext4,
+                uuid: "0d17b9c6-2d5c-4e7c-8a70-2cbe3bd95dd8".into(),
+                label: Some("a b".into()),
+                in_progress: false
+            }
+        );
+    }
+
+    #[test]
+    fn nothing_else_is_taken_for_ours_or_for_blank() {
+        for (text, words) in [
+            ("DEVNAME=/dev/x\nUUID=abc\nUSAGE=raid\nTYPE=LVM2_member\n", "an LVM physical volume"),
+            ("DEVNAME=/dev/x\nPTUUID=abc\nPTTYPE=gpt\n", "a GPT partition table"),
+            ("UUID=abc\nUSAGE=filesystem\nTYPE=ntfs\n", "a filesystem of type \"ntfs\""),
+            ("USAGE=crypto\nTYPE=crypto_LUKS\n", "a LUKS container"),
+            ("USAGE=filesystem\nTYPE=ext4\n", "a filesystem of type \"ext4\""),
+            ("UUID=abc\n", "something that blkid knows but cannot name"),
+        ] {
+            assert_eq!(understand(text.as_bytes()), Probe::Other { what: words.to_owned() }, "{text:?}");
+        }
+        let both = understand(b"TYPE=ext4\nUSAGE=filesystem\nUUID=a\nPTTYPE=dos\n");
+        assert!(matches!(both, Probe::Ambivalent { .. }), "{both:?}");
+    }
+
+    #[test]
+    fn facts_about_the_device_alone_are_blank() {
+        assert_eq!(understand(b"DEVNAME=/dev/sda1\nPART_ENTRY_SCHEME=gpt\nPART_ENTRY_SIZE=5\n"), Probe::Blank);
+    }
+
+    #[test]
+    fn an_unfinished_xfs_is_told_by_its_superblock() {
+        let mut sector = vec![0u8; 512];
+        sector[..4].copy_from_slice(b"XFSB");
+        sector[32..48].copy_from_slice(&[0x11; 16]);
+        assert_eq!(unfinished_xfs(&sector), None);
+        sector[126] = 1;
+        assert_eq!(unfinished_xfs(&sector).unwrap(), "11111111-1111-1111-1111-111111111111");
+        sector[0] = b'x';
+        assert_eq!(unfinished_xfs(&sector), None);
+        assert_eq!(unfinished_xfs(b"XFSB"), None);
+    }
+}

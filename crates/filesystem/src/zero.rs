@@ -1,0 +1,119 @@
+//! Writing zeros: to whole volumes, and over what former owners left for probes to find.
+
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+
+use crate::{Error, device};
+
+#[allow(unsafe_code, missing_docs)]
+mod ioctl {
+    nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
+}
+
+/// How much is zeroed at either end of a device: more than any signature or label that blkid, lvm, mdadm or zfs look
+/// for lies deep.
+const EDGE: u64 = 4 << 20;
+/// Where btrfs keeps the copies of its superblock, beyond the first, which lies within [`EDGE`].
+const BTRFS_MIRRORS: [u64; 2] = [64 << 20, 256 << 30];
+/// How much is zeroed there.
+const BTRFS_MIRROR_LEN: u64 = 64 << 10;
+
+/// Zeroes `len` bytes from `offset`, both multiples of 512. The device does it itself where it can. Not flushed: the
+/// caller syncs when it is through.
+///
+/// # Errors
+/// [`Error::Unaligned`], or the device's.
+pub fn zero_range(device: &File, offset: u64, len: u64) -> Result<(), Error> {
+    if !offset.is_multiple_of(512) || !len.is_multiple_of(512) {
+        return Err(Error::Unaligned { offset, len });
+    }
+    if len == 0 {
+        return Ok(());
+    }
+    quarry_fault::point(|| "device:zero:before".to_owned());
+    let result = zero_out(device, offset, len);
+    quarry_fault::point(|| "device:zero:after".to_owned());
+    result.map_err(|errno| Error::io("write zeros to", &path_of(device), errno))
+}
+
+#[allow(unsafe_code)]
+fn zero_out(device: &File, offset: u64, len: u64) -> nix::Result<()> {
+    // SAFETY: BLKZEROOUT reads two u64, offset and length, which live until the call returns; the descriptor is open.
+    unsafe { ioctl::blkzeroout(device.as_raw_fd(), &raw const *&[offset, len]) }.map(drop)
+}
+
+/// Zeroes everything by which a probe could take the device for something: both its ends and the copies of a btrfs
+/// superblock; then flushes. Blocks until it is on the disk. The device should be held by [`crate::exclusive`].
+///
+/// # Errors
+/// The device's.
+pub fn wipe_signatures(device: &File) -> Result<(), Error> {
+    let failed = |attempted| move |errno: nix::Error| Error::io(attempted, &path_of(device), errno);
+    let size = device::size_of(device).map_err(failed("read the size of"))?;
+    for (offset, len) in regions(size) {
+        zero_range(device, offset, len)?;
+    }
+    quarry_fault::point(|| "device:flush:before".to_owned());
+    let flushed = device.sync_all();
+    quarry_fault::point(|| "device:flush:after".to_owned());
+    flushed.map_err(|source| Error::io("flush", &path_of(device), source))
+}
+
+/// What to zero on a device of that size, as offset and length in bytes. In whole sectors of 4096 where the size allows.
+fn regions(size: u64) -> Vec<(u64, u64)> {
+    if size <= 2 * EDGE {
+        return vec![(0, size)];
+    }
+    let tail = (size - EDGE) / 4096 * 4096;
+    let mut regions = vec![(0, EDGE), (tail, size - tail)];
+    regions.extend(
+        BTRFS_MIRRORS
+            .into_iter()
+            .filter(|&mirror| mirror < tail)
+            .map(|mirror| (mirror, BTRFS_MIRROR_LEN.min(size - mirror))),
+    );
+    regions
+}
+
+/// The path that a file was opened by, for messages.
+fn path_of(file: &File) -> std::path::PathBuf {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::read_link(&link).unwrap_or_else(|_| Path::new(&link).to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_place_of_a_signature_is_covered(sectors in 1u64..(1 << 31)) {
+            let size = sectors * 512;
+            let regions = regions(size);
+            let covered = |at: u64| regions.iter().any(|&(offset, len)| (offset..offset + len).contains(&at));
+            for &(offset, len) in &regions {
+                prop_assert!(len > 0 && offset + len <= size && offset % 512 == 0 && len % 512 == 0);
+            }
+            for at in [0, 1 << 10, 4 << 10, 64 << 10, (1 << 20) + 17, (4 << 20) - 1, 64 << 20, (64 << 20) + 4095, 256 << 30] {
+                // Where it lies beyond the end there is nothing to cover.
+                prop_assert!(at >= size || covered(at) || (at > EDGE && !BTRFS_MIRRORS.iter().any(|m| (*m..m + 4096).contains(&at))));
+            }
+            for back in [1, 512, 1024, 8 << 10, 64 << 10, 128 << 10, 512 << 10, 4 << 20] {
+                prop_assert!(back > size || covered(size - back));
+            }
+        }
+    }
+
+    #[test]
+    fn a_range_of_part_sectors_is_refused_before_the_device_is_touched() {
+        let file = tempfile::tempfile().unwrap();
+        for (offset, len) in [(1, 512), (512, 511), (0, 1)] {
+            assert!(matches!(zero_range(&file, offset, len), Err(Error::Unaligned { .. })));
+        }
+        zero_range(&file, 0, 0).unwrap();
+        assert!(matches!(zero_range(&file, 0, 512), Err(Error::Io { .. })), "a plain file is no device");
+    }
+}

@@ -1,0 +1,287 @@
+//! Real filesystems on loop devices. Needs root, loop devices and the filesystems' tools:
+//! `cargo test -p quarry-filesystem --test as_root -- --ignored`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+
+use quarry_exec::{Command, Output};
+use quarry_filesystem::{
+    Error, MakeOptions, Probe, check_before_adoption, device_size, exclusive, filesystem_uuid, make, minimum_size,
+    probe, wipe_signatures, zero_range,
+};
+use quarry_volume::Filesystem;
+
+/// A loop device, which goes away with this value.
+struct Loop {
+    device: PathBuf,
+    image: PathBuf,
+    _keep: tempfile::TempDir,
+}
+
+async fn run(command: Command) -> Output {
+    command.run().await.unwrap().require_success().unwrap()
+}
+
+impl Loop {
+    async fn new(size: u64) -> Self {
+        let keep = tempfile::tempdir().unwrap();
+        let image = keep.path().join("image");
+        File::create(&image).unwrap().set_len(size).unwrap();
+        let output = run(Command::query("losetup").args(["-f", "--show"]).arg(&image)).await;
+        let device = PathBuf::from(String::from_utf8(output.stdout).unwrap().trim());
+        Self { device, image, _keep: keep }
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) {
+        let file = File::options().write(true).open(&self.device).unwrap();
+        file.write_all_at(bytes, offset).unwrap();
+        file.sync_all().unwrap();
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let device = self.device.clone();
+        let detach = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(run(Command::query("losetup").arg("-d").arg(device)));
+        };
+        std::thread::spawn(detach).join().unwrap();
+    }
+}
+
+const UUID: &str = "11111111-2222-5333-8444-555555555555";
+
+async fn make_plain(kind: Filesystem, device: &Path) -> Result<(), Error> {
+    make(kind, device, UUID, &MakeOptions::none(kind)).await
+}
+
+fn ours(kind: Filesystem) -> Probe {
+    Probe::Filesystem { kind, uuid: UUID.to_owned(), label: None, in_progress: false }
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn each_filesystem_is_made_at_its_minimum_size_and_found_again() {
+    for kind in Filesystem::ALL {
+        let disk = Loop::new(minimum_size(kind)).await;
+        assert_eq!(device_size(&disk.device).unwrap(), minimum_size(kind));
+        assert_eq!(probe(&disk.device).await.unwrap(), Probe::Blank);
+        make_plain(kind, &disk.device).await.unwrap();
+        assert_eq!(probe(&disk.device).await.unwrap(), ours(kind));
+        // Nothing is made over it, by whatever kind and under whatever UUID.
+        for other in Filesystem::ALL {
+            let error =
+                make(other, &disk.device, &filesystem_uuid("other"), &MakeOptions::none(other)).await.unwrap_err();
+            assert!(matches!(error, Error::NotBlank { .. }), "{error}");
+        }
+        assert!(matches!(make_plain(kind, &disk.device).await, Err(Error::NotBlank { .. })));
+        assert_eq!(probe(&disk.device).await.unwrap(), ours(kind));
+
+        wipe_signatures(&exclusive(&disk.device).unwrap()).unwrap();
+        assert_eq!(probe(&disk.device).await.unwrap(), Probe::Blank);
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn options_reach_mkfs() {
+    let disk = Loop::new(400 << 20).await;
+    for (kind, options) in [
+        (Filesystem::Ext4, "-b 1024 -m0 -E stride=16 -O ^metadata_csum,quota -L data -i 8192 -J size=4 -T largefile"),
+        (Filesystem::Xfs, "-m reflink=0,crc=1 -d agcount=2 -i size=1024 -l size=64m,internal -n size=8k -L data"),
+        (Filesystem::Btrfs, "-L data --csum xxhash -d single -m dup -n 16k -O ^no-holes"),
+    ] {
+        make(kind, &disk.device, UUID, &MakeOptions::parse(kind, options).unwrap()).await.unwrap();
+        let Probe::Filesystem { label, .. } = probe(&disk.device).await.unwrap() else { panic!("no filesystem") };
+        assert_eq!(label.as_deref(), Some("data"));
+        wipe_signatures(&exclusive(&disk.device).unwrap()).unwrap();
+    }
+    let nonsense = MakeOptions::parse(Filesystem::Ext4, "-b 17").unwrap();
+    let error = make(Filesystem::Ext4, &disk.device, UUID, &nonsense).await.unwrap_err();
+    assert!(matches!(error, Error::Mkfs { .. }) && error.to_string().contains("17"), "{error}");
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_foreign_signature_is_seen_respected_and_wiped() {
+    let size = 300u64 << 20;
+    let disk = Loop::new(size).await;
+    let wipe = || wipe_signatures(&exclusive(&disk.device).unwrap()).unwrap();
+    let foreign = [
+        ("swap space", Command::query("mkswap")),
+        ("a filesystem of type \"ext2\"", Command::query("mkfs.ext2").arg("-q")),
+        ("an LVM physical volume", Command::query("lvm").args(["pvcreate", "-q", "--driverloaded", "n"])),
+    ];
+    for (words, command) in foreign {
+        run(command.arg(&disk.device)).await;
+        assert_eq!(probe(&disk.device).await.unwrap(), Probe::Other { what: words.to_owned() });
+        assert!(matches!(make_plain(Filesystem::Ext4, &disk.device).await, Err(Error::NotBlank { .. })), "{words}");
+        assert_eq!(probe(&disk.device).await.unwrap().words(), words, "untouched");
+        wipe();
+        assert_eq!(probe(&disk.device).await.unwrap(), Probe::Blank, "{words}");
+    }
+
+    // Two filesystems at once: an xfs into which an ext4 superblock was written.
+    make_plain(Filesystem::Ext4, &disk.device).await.unwrap();
+    let mut superblock = vec![0; 1024];
+    File::open(&disk.device).unwrap().read_exact_at(&mut superblock, 1024).unwrap();
+    wipe();
+    make_plain(Filesystem::Xfs, &disk.device).await.unwrap();
+    disk.write(1024, &superblock);
+    let found = probe(&disk.device).await.unwrap();
+    assert!(matches!(found, Probe::Ambivalent { .. }), "{found:?}");
+    for kind in Filesystem::ALL {
+        assert!(matches!(make_plain(kind, &disk.device).await, Err(Error::NotBlank { .. })));
+    }
+    wipe();
+
+    // A partition table with one entry.
+    let mut table = vec![0; 512];
+    table[446..462].copy_from_slice(&[0, 0, 2, 0, 0x83, 0, 0, 0, 1, 0, 0, 0, 0, 8, 0, 0]);
+    table[510..].copy_from_slice(&[0x55, 0xaa]);
+    disk.write(0, &table);
+    assert_eq!(probe(&disk.device).await.unwrap().words(), "a DOS partition table");
+
+    // Rubbish everywhere else does not matter.
+    let rubbish = vec![0xa5u8; 1 << 20];
+    for at in (0..size).step_by(1 << 20) {
+        disk.write(at, &rubbish);
+    }
+    for kind in Filesystem::ALL {
+        wipe();
+        assert_eq!(probe(&disk.device).await.unwrap(), Probe::Blank);
+        make_plain(kind, &disk.device).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root"]
+async fn nobody_gets_the_device_while_mkfs_runs() {
+    for kind in Filesystem::ALL {
+        let disk = Loop::new(1 << 30).await;
+        let device = disk.device.clone();
+        // The tries below may come between, until it has the device.
+        let made = tokio::spawn(async move {
+            loop {
+                match make_plain(kind, &device).await {
+                    Err(Error::Busy { .. }) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                    done => break done,
+                }
+            }
+        });
+        let mkfs_runs = || {
+            let subject = disk.device.display().to_string();
+            quarry_exec::running().iter().any(|running| running.mutation && running.subject.as_ref() == Some(&subject))
+        };
+        // mkfs.btrfs holds no claim of its own while it writes, and none of them does while it starts: what keeps others
+        // out is the lock that mkfs inherits. And none of them may be disturbed by others' trying.
+        let mut refused = 0;
+        while !made.is_finished() {
+            let before = mkfs_runs();
+            let taken = exclusive(&disk.device);
+            if before && mkfs_runs() {
+                assert!(matches!(taken, Err(Error::Busy { .. })), "{kind} after {refused} refusals");
+                refused += 1;
+            }
+        }
+        made.await.unwrap().unwrap();
+        assert!(refused > 0, "{kind}: nothing was tried while mkfs ran");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn an_unfinished_xfs_of_ours_is_made_again_and_no_other() {
+    let disk = Loop::new(300 << 20).await;
+    make_plain(Filesystem::Xfs, &disk.device).await.unwrap();
+    let file = File::options().read(true).write(true).open(&disk.device).unwrap();
+    file.write_all_at(&[1], 126).unwrap();
+    file.sync_all().unwrap();
+    let found = probe(&disk.device).await.unwrap();
+    assert!(matches!(found, Probe::Filesystem { in_progress: true, .. }), "{found:?}");
+    let other = make(Filesystem::Xfs, &disk.device, &filesystem_uuid("x"), &MakeOptions::none(Filesystem::Xfs)).await;
+    assert!(matches!(other, Err(Error::NotBlank { .. })), "{other:?}");
+    assert!(matches!(make_plain(Filesystem::Ext4, &disk.device).await, Err(Error::NotBlank { .. })));
+    drop(file);
+    make_plain(Filesystem::Xfs, &disk.device).await.unwrap();
+    assert_eq!(probe(&disk.device).await.unwrap(), ours(Filesystem::Xfs));
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_device_that_anybody_holds_is_neither_taken_nor_formatted() {
+    let disk = Loop::new(128 << 20).await;
+    let held = exclusive(&disk.device).unwrap();
+    assert!(matches!(exclusive(&disk.device), Err(Error::Busy { .. })));
+    for kind in Filesystem::ALL {
+        assert!(matches!(make_plain(kind, &disk.device).await, Err(Error::Busy { .. })));
+    }
+    drop(held);
+    // The kernel's claim alone, as a mount or another program has it.
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let claim = File::options().read(true).custom_flags(nix::libc::O_EXCL).open(&disk.device).unwrap();
+    assert!(matches!(exclusive(&disk.device), Err(Error::Busy { .. })));
+    drop(claim);
+    make_plain(Filesystem::Ext4, &disk.device).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn what_cannot_be_read_is_never_blank() {
+    let disk = Loop::new(8 << 20).await;
+    // The file behind the device shrinks: reads past its end fail.
+    File::options().write(true).open(&disk.image).unwrap().set_len(1 << 20).unwrap();
+    let found = probe(&disk.device).await;
+    assert!(matches!(found, Err(Error::Io { .. })), "{found:?}");
+    assert!(make_plain(Filesystem::Ext4, &disk.device).await.is_err());
+    let found = probe(Path::new("/no/such/device")).await;
+    assert!(matches!(found, Err(Error::Io { .. })), "{found:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn zeroes_reach_exactly_as_far_as_asked() {
+    let disk = Loop::new(4 << 20).await;
+    disk.write(0, &vec![0xff; 4 << 20]);
+    zero_range(&exclusive(&disk.device).unwrap(), 1 << 20, 512).unwrap();
+    let mut bytes = vec![0; 4 << 20];
+    File::open(&disk.device).unwrap().read_exact_at(&mut bytes, 0).unwrap();
+    assert!(bytes[1 << 20..(1 << 20) + 512].iter().all(|&byte| byte == 0));
+    assert_eq!(bytes.iter().filter(|&&byte| byte == 0).count(), 512);
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn an_xfs_that_lacks_a_part_is_not_adopted_and_one_that_was_used_is() {
+    let disk = Loop::new(300 << 20).await;
+    make_plain(Filesystem::Xfs, &disk.device).await.unwrap();
+    check_before_adoption(Filesystem::Xfs, &disk.device).await.unwrap();
+
+    // The header of the second of four allocation groups never reached the disk.
+    let mut header = vec![0; 512];
+    let at = (300 << 20) / 4 + 512;
+    let file = File::open(&disk.device).unwrap();
+    file.read_exact_at(&mut header, at).unwrap();
+    assert_eq!(&header[..4], b"XAGF");
+    disk.write(at, &[0; 512]);
+    assert!(matches!(probe(&disk.device).await.unwrap(), Probe::Filesystem { in_progress: false, .. }));
+    let result = check_before_adoption(Filesystem::Xfs, &disk.device).await;
+    assert!(matches!(result, Err(Error::Damaged { .. })), "{result:?}");
+    disk.write(at, &header);
+
+    // Mounted, written to, and then its host lost power.
+    let target = disk.image.parent().unwrap().join("mount");
+    std::fs::create_dir(&target).unwrap();
+    run(Command::query("mount").arg(&disk.device).arg(&target)).await;
+    let result = check_before_adoption(Filesystem::Xfs, &disk.device).await;
+    assert!(matches!(result, Err(Error::Busy { .. })), "{result:?}");
+    for n in 0..50 {
+        std::fs::write(target.join(n.to_string()), "data").unwrap();
+    }
+    run(Command::query("xfs_io").args(["-x", "-c", "shutdown -f"]).arg(&target)).await;
+    run(Command::query("umount").arg(&target)).await;
+    check_before_adoption(Filesystem::Xfs, &disk.device).await.unwrap();
+}

@@ -1,0 +1,169 @@
+//! Why lvm did not do what it was asked.
+//!
+//! lvm ends with 5 for nearly everything, so the text of its standard error tells one failure from another; the door to
+//! other programs pins the locale. Warnings are left aside: lvm writes them in commands that succeed as well.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::report::ParseError;
+
+/// Why lvm did not do what it was asked. `command` is the command line, `stderr` lvm's own words.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // The fields are the same everywhere and said above.
+pub enum Error {
+    /// Not enough free extents, physical volumes or metadata area.
+    #[error("no space for `{command}`: {stderr}")]
+    NoSpace { command: String, stderr: String },
+    /// A logical volume of that name is there.
+    #[error("`{command}` found the name taken: {stderr}")]
+    AlreadyExists { command: String, stderr: String },
+    /// The volume group or the logical volume is not there.
+    #[error("`{command}` did not find what it works on: {stderr}")]
+    NotFound { command: String, stderr: String },
+    /// The device is open or mounted.
+    #[error("`{command}` was refused because the volume is in use: {stderr}; close or unmount it first")]
+    InUse { command: String, stderr: String },
+    /// Another command holds the lock, and the host's lvm.conf says not to wait, or the lock manager did not give it.
+    #[error("`{command}` did not get lvm's lock: {stderr}; see which lvm command holds it")]
+    Locked { command: String, stderr: String },
+    /// The volume group lacks a physical volume, or a device named is none of its own.
+    #[error(
+        "`{command}` was refused because a physical volume is missing: {stderr}; bring the disk back, or see vgreduce --removemissing"
+    )]
+    MissingPv { command: String, stderr: String },
+    /// The volume group is not ours to change: exported, read-only, another host's, or guarded by a lock manager.
+    #[error("`{command}` was refused: {stderr}")]
+    Denied { command: String, stderr: String },
+    /// A program is missing, or could not be run to its end.
+    #[error(transparent)]
+    Exec(#[from] quarry_exec::Error),
+    /// Anything else that lvm said no to.
+    #[error("`{command}` failed with exit code {code}: {stderr}")]
+    Other { command: String, code: i32, stderr: String },
+    /// The report was not usable.
+    #[error("`{command}`: {source}; {stderr}")]
+    Report { command: String, source: ParseError, stderr: String },
+    /// An argument that must not reach lvm, because it could be taken for something else.
+    #[error("{0}")]
+    Argument(String),
+    /// A disk failed us outside of lvm.
+    #[error("cannot {action} {device}: {source}")]
+    Device { action: &'static str, device: PathBuf, source: io::Error },
+}
+
+/// What a failure is, before it is dressed up with its command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// See [`Error::NoSpace`].
+    NoSpace,
+    /// See [`Error::AlreadyExists`].
+    AlreadyExists,
+    /// See [`Error::NotFound`].
+    NotFound,
+    /// See [`Error::InUse`].
+    InUse,
+    /// See [`Error::Locked`].
+    Locked,
+    /// See [`Error::MissingPv`].
+    MissingPv,
+    /// See [`Error::Denied`].
+    Denied,
+    /// None of those.
+    Other,
+}
+
+/// The words that tell, in the order they are looked for: the first that is found decides.
+const TELLING: [(Kind, &[&str]); 7] = [
+    (
+        Kind::Locked,
+        &[
+            "can't get lock for",
+            "lock failed",
+            "failed to lock",
+            "failed lock",
+            "cannot be locked",
+            "locking failed",
+            "file-based locking initialisation failed",
+        ],
+    ),
+    (
+        Kind::MissingPv,
+        &[
+            "while pvs are missing",
+            "with missing pvs",
+            "missing pv",
+            "missing physical volume",
+            "refusing activation of partial",
+            "is partial",
+            "physical volume \"",
+            "failed to find physical volume",
+            "inconsistent without all pvs",
+            "missing pvs",
+        ],
+    ),
+    (Kind::AlreadyExists, &["already exists", "name already in use"]),
+    (
+        Kind::Denied,
+        &[
+            "is exported",
+            "is read-only",
+            "read only",
+            "with system id",
+            "shared vg",
+            "lock type",
+            "cannot access clustered",
+        ],
+    ),
+    (Kind::InUse, &["in use", "is used by another device", "device or resource busy", "is open"]),
+    (
+        Kind::NoSpace,
+        &[
+            "insufficient free space",
+            "insufficient suitable",
+            "insufficient allocatable",
+            "not enough",
+            "no free extents",
+            "no space",
+            "unable to allocate extents",
+            "space available",
+            "volume too large",
+            "maximum number of logical volumes",
+            "number of stripes (",
+            "too large for circular buffer",
+            "too large for mda_size",
+            "exceeds maximum metadata size",
+            "out of space",
+        ],
+    ),
+    (Kind::NotFound, &["not found", "failed to find logical volume", "failed to find"]),
+];
+
+/// What lvm's words mean.
+#[must_use]
+pub fn classify(stderr: &str) -> Kind {
+    let telling: Vec<String> =
+        stderr.lines().map(|line| line.trim().to_lowercase()).filter(|line| !line.starts_with("warning")).collect();
+    let said = |words: &[&str]| telling.iter().any(|line| words.iter().any(|word| line.contains(word)));
+    TELLING.iter().find(|(_, words)| said(words)).map_or(Kind::Other, |(kind, _)| *kind)
+}
+
+impl Error {
+    /// Dresses a command that ended with a non-zero code.
+    pub(crate) fn failed(output: quarry_exec::Output) -> Self {
+        let quarry_exec::Output { command, code, stderr, .. } = output;
+        let kind = classify(&stderr);
+        // A message is one line, in a log as in an event.
+        let stderr = stderr.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+        match kind {
+            Kind::NoSpace => Self::NoSpace { command, stderr },
+            Kind::AlreadyExists => Self::AlreadyExists { command, stderr },
+            Kind::NotFound => Self::NotFound { command, stderr },
+            Kind::InUse => Self::InUse { command, stderr },
+            Kind::Locked => Self::Locked { command, stderr },
+            Kind::MissingPv => Self::MissingPv { command, stderr },
+            Kind::Denied => Self::Denied { command, stderr },
+            Kind::Other => Self::Other { command, code, stderr },
+        }
+    }
+}

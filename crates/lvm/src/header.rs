@@ -1,0 +1,198 @@
+//! The physical volumes below lvm: noticing changes without it, and making its changes durable.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use nix::libc::O_DIRECT;
+
+use crate::{Error, VolumeGroup};
+
+/// The label lies in one of the first four sectors; the first metadata area begins at 4096, or where pages are larger at
+/// their size. What a commit changes is in the area's header: place, length and checksum of the newest metadata.
+const BEGINNING: usize = 8192;
+/// Enough for a direct read on any disk, and for the header of an area.
+const ALIGNMENT: usize = 4096;
+
+/// Hashes the label of a physical volume and the headers of its metadata areas: another value means that the volume
+/// group has changed. Mostly one read of 8 KiB, and no lvm process.
+///
+/// lvm writes with O_DIRECT, past the page cache. The kernel then drops cached pages of the range, but one that is read
+/// into the cache while the write is under way may stay and hide the change. So this reads with O_DIRECT too; where
+/// that is refused, it tells the cache to forget the range first.
+///
+/// # Errors
+/// The device cannot be opened or read.
+pub fn metadata_fingerprint(device: &Path) -> io::Result<[u8; 32]> {
+    match File::options().read(true).custom_flags(O_DIRECT).open(device).and_then(|file| fingerprint(&file)) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {
+            let file = File::open(device)?;
+            // From the beginning to the end.
+            nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+            fingerprint(&file)
+        }
+        result => result,
+    }
+}
+
+fn fingerprint(file: &File) -> io::Result<[u8; 32]> {
+    let beginning = read_aligned(file, 0, BEGINNING)?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&beginning);
+    for offset in metadata_areas(&beginning) {
+        let start = offset - offset % to_u64(ALIGNMENT);
+        if start >= to_u64(BEGINNING) {
+            hasher.update(&read_aligned(file, start, ALIGNMENT)?);
+        }
+    }
+    Ok(hasher.finalize().into())
+}
+
+/// Reads into an aligned part of a larger buffer, as O_DIRECT demands.
+fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let mut buffer = vec![0_u8; length + ALIGNMENT];
+    let skip = buffer.as_ptr().align_offset(ALIGNMENT);
+    let aligned = buffer.get_mut(skip..).and_then(|rest| rest.get_mut(..length));
+    let aligned = aligned.ok_or_else(|| io::Error::other("no aligned buffer"))?;
+    file.read_exact_at(aligned, offset)?;
+    Ok(aligned.to_vec())
+}
+
+/// Where the metadata areas of a physical volume begin, in bytes, as its label says. Nothing for what has no label.
+///
+/// The label is `LABELONE`, and at 20 the offset of what follows: a UUID of 32 bytes, the size, then a list of data
+/// areas and one of metadata areas, pairs of offset and length, each ended by a pair of zeros; all little-endian.
+fn metadata_areas(beginning: &[u8]) -> Vec<u64> {
+    let Some(label) = beginning.chunks(512).take(4).find(|sector| sector.starts_with(b"LABELONE")) else {
+        return Vec::new();
+    };
+    let contents = label.get(20..24).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
+    let areas = contents.and_then(|offset| label.get(usize::try_from(offset).ok()?.checked_add(40)?..));
+    let pairs = areas.unwrap_or_default().as_chunks::<16>().0.iter().map(|pair| {
+        let (offset, _length) = pair.split_at(8);
+        offset.try_into().map_or(0, u64::from_le_bytes)
+    });
+    pairs.skip_while(|offset| *offset != 0).skip(1).take_while(|offset| *offset != 0).collect()
+}
+
+fn to_u64(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+/// Flushes the caches of all disks that carry metadata of a volume group. lvm's commits are direct writes and reach the
+/// disk, but nothing says that they leave its volatile cache: without this, a power cut may undo a change that was
+/// already answered for.
+///
+/// # Errors
+/// A disk cannot be opened or flushed; the others are flushed all the same.
+pub async fn sync_metadata(group: &VolumeGroup) -> Result<(), Error> {
+    if quarry_fault::disabled("flush") {
+        return Ok(());
+    }
+    let flushes: Vec<_> = group
+        .metadata_devices()
+        .into_iter()
+        .map(|device| {
+            tokio::task::spawn_blocking(move || {
+                quarry_fault::point(|| "lvm:flush:before".to_owned());
+                let flushed = File::open(&device).and_then(|file| file.sync_all());
+                quarry_fault::point(|| "lvm:flush:after".to_owned());
+                flushed.map_err(|source| Error::Device { action: "flush", device, source })
+            })
+        })
+        .collect();
+    let mut result = Ok(());
+    for flush in flushes {
+        let flushed = flush.await.unwrap_or_else(|_| Err(Error::Argument("a flush was cut off".to_owned())));
+        result = result.and(flushed);
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The label of a real physical volume (lvm 2.03.16), shortened: one data area, one metadata area.
+    fn label() -> Vec<u8> {
+        let mut sector = b"LABELONE".to_vec();
+        sector.extend(1_u64.to_le_bytes()); // Its sector.
+        sector.extend(0x2bd1_09ef_u32.to_le_bytes()); // Its checksum.
+        sector.extend(32_u32.to_le_bytes());
+        sector.extend(b"LVM2 001");
+        sector.extend(b"iCdcNVXnn6CTAqVGGiyevS3Z0iAd7ElT");
+        for number in [1_u64 << 30, 1 << 20, 0, 0, 0, 4096, 1_044_480, 0, 0, 2, 1] {
+            sector.extend(number.to_le_bytes());
+        }
+        sector
+    }
+
+    fn disk(label: &[u8]) -> Vec<u8> {
+        let mut disk = vec![0; 1 << 20];
+        disk[512..512 + label.len()].copy_from_slice(label);
+        disk
+    }
+
+    #[test]
+    fn finds_the_metadata_areas() {
+        assert_eq!(metadata_areas(&disk(&label())[..BEGINNING]), [4096]);
+        let mut elsewhere = label();
+        elsewhere[32 + 72..32 + 80].copy_from_slice(&65536_u64.to_le_bytes());
+        assert_eq!(metadata_areas(&disk(&elsewhere)[..BEGINNING]), [65536]);
+        let mut wild = label();
+        wild[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(metadata_areas(&disk(&wild)[..BEGINNING]), [0; 0]);
+        assert_eq!(metadata_areas(&[0; 8192]), [0; 0]);
+        assert_eq!(metadata_areas(b"LABELONE"), [0; 0]);
+        assert_eq!(metadata_areas(&[0xff; 8192]), [0; 0]);
+    }
+
+    #[test]
+    fn a_change_of_a_header_shows() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let mut elsewhere = label();
+        elsewhere[32 + 72..32 + 80].copy_from_slice(&65536_u64.to_le_bytes());
+        for (label, header, unrelated) in [(label(), 4096, 65536), (elsewhere, 65536, 32768)] {
+            let fingerprint = |disk: &[u8]| {
+                std::fs::write(file.path(), disk).expect("write");
+                metadata_fingerprint(file.path()).expect("read")
+            };
+            let mut disk = disk(&label);
+            let before = fingerprint(&disk);
+            disk[unrelated + 100] ^= 1;
+            assert_eq!(fingerprint(&disk), before, "the metadata itself is not read");
+            disk[header + 100] ^= 1;
+            let changed = fingerprint(&disk);
+            assert_ne!(changed, before);
+            disk[600] ^= 1;
+            assert_ne!(fingerprint(&disk), changed, "the label counts");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), [0; 100]).expect("write");
+        assert!(metadata_fingerprint(file.path()).is_err(), "too short");
+        assert!(metadata_fingerprint(Path::new("/dev/quarry-no-such-disk")).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_cannot_be_flushed_is_named() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        let carrying = |path: &Path| crate::PhysicalVolume {
+            device: Some(path.to_owned()),
+            metadata_areas: 1,
+            ..crate::PhysicalVolume::default()
+        };
+        let mut group = VolumeGroup { physical_volumes: vec![carrying(file.path())], ..VolumeGroup::default() };
+        sync_metadata(&group).await.expect("flushed");
+        group.physical_volumes.insert(0, carrying(Path::new("/dev/quarry-no-such-disk")));
+        let error = sync_metadata(&group).await.expect_err("no such disk");
+        assert!(error.to_string().contains("/dev/quarry-no-such-disk"), "{error}");
+        // A disk without a metadata area, or one that is lost, has nothing to flush.
+        group.physical_volumes[0].metadata_areas = 0;
+        sync_metadata(&group).await.expect("flushed");
+    }
+}

@@ -1,0 +1,25 @@
+//! Typed lvm2: reports, commands, errors, names, and how much fits where.
+//!
+//! lvm is driven through its one binary, `lvm SUBCOMMAND`, with an argument vector, and through the one door to other
+//! programs. [`report`] asks everything about some volume groups in one process; each function of [`commands`] is one
+//! mutation. Nothing is cached here, and lvm under its own lock decides each mutation. What is pure stands apart and is
+//! tested apart: [`parse`] (the report), [`classify`] (the errors), [`safe_name`] (the names), [`capacity`].
+
+pub mod capacity;
+pub mod commands;
+mod error;
+mod header;
+mod lookup;
+mod name;
+mod report;
+mod suspended;
+mod types;
+mod udev;
+
+pub use error::{Error, Kind, classify};
+pub use header::{metadata_fingerprint, sync_metadata};
+pub use lookup::{Lookup, Report, report};
+pub use name::{safe_name, vg_name_fits};
+pub use report::{ParseError, parse};
+pub use suspended::{Suspended, resume, suspended};
+pub use types::{LogicalVolume, PhysicalVolume, VolumeGroup, mapper_path};

@@ -1,0 +1,257 @@
+//! One lvm process answers one question: everything about some volume groups, consistently, under their locks.
+//!
+//! `lvm fullreport` is asked for explicit columns as JSON. lvm 2.03.16 writes every value as a string; newer ones can
+//! write numbers and arrays. Both are read. A volume group's section is taken only when it is whole (all five tables,
+//! and as many members as it claims), because "this volume does not exist" may be said of a whole report alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use serde_json::{Map, Value};
+
+use crate::types::{LogicalVolume, PhysicalVolume, VolumeGroup, mapper_path};
+
+/// The columns of each table. `lv_parent` and the segment tables tie the rows together.
+pub(crate) const COLUMNS: [(&str, &str); 5] = [
+    (
+        "vg",
+        "vg_name,vg_uuid,vg_permissions,vg_exported,vg_partial,vg_systemid,vg_lock_type,vg_extent_size,\
+         vg_extent_count,vg_free_count,vg_missing_pv_count,vg_seqno,vg_tags,vg_mda_size,vg_mda_free,max_lv,pv_count,\
+         lv_count",
+    ),
+    ("pv", "pv_uuid,pv_name,pv_size,pv_pe_count,pv_pe_alloc_count,pv_allocatable,pv_missing,pv_mda_used_count"),
+    (
+        "lv",
+        "lv_uuid,lv_name,lv_parent,lv_size,lv_tags,lv_role,lv_active,lv_suspended,lv_device_open,lv_skip_activation,\
+         lv_health_status,lv_dm_path,lv_kernel_major,lv_kernel_minor,sync_percent",
+    ),
+    ("pvseg", "pv_uuid,lv_uuid,pvseg_start,pvseg_size"),
+    ("seg", "lv_uuid,segtype,stripes,stripe_size"),
+];
+
+/// A report that is not what lvm writes, or not whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the report of lvm cannot be used: {0}")]
+pub struct ParseError(String);
+
+fn wrong<T>(what: impl Into<String>) -> Result<T, ParseError> {
+    Err(ParseError(what.into()))
+}
+
+/// Reads the volume groups of a `fullreport`. Never panics, whatever the bytes.
+///
+/// # Errors
+/// The bytes are no JSON report, or a volume group's section is not whole.
+pub fn parse(report: &[u8]) -> Result<Vec<VolumeGroup>, ParseError> {
+    // A device's name may hold any byte; one odd name must not hide the volume group.
+    let text = String::from_utf8_lossy(report);
+    let value: Value = serde_json::from_str(&text).map_err(|error| ParseError(error.to_string()))?;
+    let Some(sections) = value.get("report").and_then(Value::as_array) else { return wrong("no section `report`") };
+    // A process that holds no volume group (orphan physical volumes) has a section too.
+    let groups = sections.iter().map(parse_section).collect::<Result<Vec<_>, _>>()?;
+    Ok(groups.into_iter().flatten().collect())
+}
+
+fn parse_section(section: &Value) -> Result<Option<VolumeGroup>, ParseError> {
+    let Some(Some(row)) = rows(section, "vg").map(|rows| rows.into_iter().next()) else { return Ok(None) };
+    let name = row.text("vg_name")?;
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let table = |table| rows(section, table).ok_or_else(|| ParseError(format!("volume group {name}: no `{table}`")));
+    let (pvs, lvs, pv_segments, segments) = (table("pv")?, table("lv")?, table("pvseg")?, table("seg")?);
+
+    let mut group = VolumeGroup {
+        uuid: row.text("vg_uuid")?,
+        extent_size: row.number("vg_extent_size")?,
+        extent_count: row.number("vg_extent_count")?,
+        free_extents: row.number("vg_free_count")?,
+        metadata_size: row.number("vg_mda_size")?,
+        metadata_free: row.number("vg_mda_free")?,
+        missing_pvs: row.number("vg_missing_pv_count")?,
+        exported: row.flag("vg_exported")? == Some(true),
+        partial: row.flag("vg_partial")? == Some(true),
+        read_only: row.text("vg_permissions")?.starts_with("read-only"),
+        system_id: row.text("vg_systemid")?,
+        lock_type: row.text("vg_lock_type")?,
+        max_lv: row.number("max_lv")?,
+        seqno: row.number("vg_seqno")?,
+        tags: row.list("vg_tags")?,
+        physical_volumes: pvs.iter().map(physical_volume).collect::<Result<_, _>>()?,
+        logical_volumes: lvs.iter().map(|row| logical_volume(row, &name)).collect::<Result<_, _>>()?,
+        name,
+    };
+    place_segments(&mut group, &pv_segments, &segments)?;
+    require_whole(&group, row.number("pv_count")?, row.number("lv_count")?)?;
+    Ok(Some(group))
+}
+
+/// A volume group says how many members it has; lvm may have failed half-way through the tables.
+fn require_whole(group: &VolumeGroup, pvs: u64, lvs: u64) -> Result<(), ParseError> {
+    let VolumeGroup { name, .. } = group;
+    let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+    let visible = group.logical_volumes.iter().filter(|volume| !volume.internal).count();
+    if count(group.physical_volumes.len()) != pvs || count(visible) != lvs {
+        return wrong(format!("volume group {name}: members are missing from the report"));
+    }
+    if group.extent_size == 0 {
+        return wrong(format!("volume group {name}: extents of no size"));
+    }
+    let segmented = |volume: &LogicalVolume| volume.segments > 0;
+    match group.logical_volumes.iter().find(|volume| !segmented(volume)) {
+        Some(volume) => wrong(format!("volume group {name}: no segments of {} in the report", volume.name)),
+        None => Ok(()),
+    }
+}
+
+fn physical_volume(row: &Row<'_>) -> Result<PhysicalVolume, ParseError> {
+    let extent_count = row.number("pv_pe_count")?;
+    let name = row.text("pv_name")?;
+    // A lost disk is called "[unknown]"; also one that is back but was written off has the flag.
+    let missing = row.flag("pv_missing")? == Some(true) || !name.starts_with('/');
+    Ok(PhysicalVolume {
+        device: Some(PathBuf::from(&name)).filter(|_| name.starts_with('/')),
+        uuid: row.text("pv_uuid")?,
+        size: row.number("pv_size")?,
+        extent_count,
+        free_extents: extent_count.saturating_sub(row.number("pv_pe_alloc_count")?),
+        free_fragments: Vec::new(),
+        allocatable: row.flag("pv_allocatable")? == Some(true),
+        missing,
+        metadata_areas: row.number("pv_mda_used_count")?,
+    })
+}
+
+fn logical_volume(row: &Row<'_>, group: &str) -> Result<LogicalVolume, ParseError> {
+    let shown = row.text("lv_name")?;
+    let (name, internal) = unbracket(&shown);
+    let parent = row.text("lv_parent")?;
+    let device = row.text("lv_dm_path")?;
+    let kernel = |column| Ok::<_, ParseError>(row.text(column)?.parse::<u32>().ok());
+    Ok(LogicalVolume {
+        uuid: row.text("lv_uuid")?,
+        size: row.number("lv_size")?,
+        tags: row.list("lv_tags")?,
+        active: match row.text("lv_active")?.as_str() {
+            "unknown" => None,
+            "" | "0" => Some(false),
+            _ => Some(true),
+        },
+        suspended: row.flag("lv_suspended")? == Some(true),
+        open: row.flag("lv_device_open")?,
+        activation_skip: row.flag("lv_skip_activation")? == Some(true),
+        health: row.text("lv_health_status")?,
+        device: if device.starts_with('/') { PathBuf::from(device) } else { mapper_path(group, name) },
+        device_number: kernel("lv_kernel_major")?.zip(kernel("lv_kernel_minor")?),
+        internal,
+        parent: Some(unbracket(&parent).0.to_owned()).filter(|parent| !parent.is_empty()),
+        role: row.text("lv_role")?,
+        sync_percent: hundredths(&row.text("sync_percent")?),
+        name: name.to_owned(),
+        ..LogicalVolume::default()
+    })
+}
+
+/// Ties segments to the volumes they belong to, and the volumes to the disks they lie on.
+fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]) -> Result<(), ParseError> {
+    let mut places: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for row in pv_rows {
+        let (pv, lv) = (row.text("pv_uuid")?, row.text("lv_uuid")?);
+        if !lv.is_empty() {
+            places.entry(lv).or_default().insert(pv);
+        } else if let Some(pv) = group.physical_volumes.iter_mut().find(|volume| volume.uuid == pv) {
+            pv.free_fragments.push((row.number("pvseg_start")?, row.number("pvseg_size")?));
+        }
+    }
+    for pv in &mut group.physical_volumes {
+        pv.free_fragments.retain(|(_, extents)| *extents > 0);
+        pv.free_fragments.sort_unstable();
+    }
+    for row in rows {
+        let uuid = row.text("lv_uuid")?;
+        let Some(volume) = group.logical_volumes.iter_mut().find(|volume| volume.uuid == uuid) else { continue };
+        volume.segments += 1;
+        volume.segment_types.insert(row.text("segtype")?);
+        let stripes = row.number("stripes")?;
+        if stripes > volume.stripes {
+            (volume.stripes, volume.stripe_size) = (stripes, row.number("stripe_size")?);
+        }
+    }
+    let parents: BTreeMap<String, (String, Option<String>)> = group
+        .logical_volumes
+        .iter()
+        .map(|volume| (volume.uuid.clone(), (volume.name.clone(), volume.parent.clone())))
+        .collect();
+    for (uuid, disks) in places {
+        // Up from the part that holds the extents to all that contain it; a depth more than lvm builds ends a loop.
+        let mut name = parents.get(&uuid).map(|(name, _)| name.clone());
+        for _ in 0..8 {
+            let Some(current) = name.take() else { break };
+            let Some(volume) = group.logical_volumes.iter_mut().find(|volume| volume.name == current) else { break };
+            volume.physical_volumes.extend(disks.iter().cloned());
+            name.clone_from(&volume.parent);
+        }
+    }
+    Ok(())
+}
+
+/// lvm puts brackets around what is hidden.
+fn unbracket(name: &str) -> (&str, bool) {
+    match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(inner) => (inner, true),
+        None => (name, false),
+    }
+}
+
+/// `12.5` as 1250.
+fn hundredths(percent: &str) -> Option<u32> {
+    let (whole, fraction) = percent.split_once('.').unwrap_or((percent, ""));
+    let fraction: String = fraction.chars().chain("00".chars()).take(2).collect();
+    let number = whole.parse::<u32>().ok()?.checked_mul(100)?.checked_add(fraction.parse().ok()?)?;
+    Some(number.min(10_000))
+}
+
+/// One row of a table.
+struct Row<'a>(&'a Map<String, Value>);
+
+fn rows<'a>(section: &'a Value, table: &str) -> Option<Vec<Row<'a>>> {
+    section.get(table)?.as_array()?.iter().map(|row| row.as_object().map(Row)).collect()
+}
+
+impl Row<'_> {
+    /// A value as text, whichever JSON type it came as.
+    fn text(&self, column: &str) -> Result<String, ParseError> {
+        match self.0.get(column) {
+            Some(Value::String(text)) => Ok(text.trim().to_owned()),
+            Some(Value::Number(number)) => Ok(number.to_string()),
+            Some(Value::Bool(flag)) => Ok(if *flag { "1" } else { "0" }.to_owned()),
+            Some(Value::Null) => Ok(String::new()),
+            Some(Value::Array(values)) => Ok(values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")),
+            Some(Value::Object(_)) | None => wrong(format!("column {column} is missing")),
+        }
+    }
+
+    fn number(&self, column: &str) -> Result<u64, ParseError> {
+        let text = self.text(column)?;
+        // What lvm could not find out is empty or negative: of a missing disk, for example.
+        if text.is_empty() || text.starts_with('-') {
+            return Ok(0);
+        }
+        // Newer versions write sizes with a fraction when asked for bytes as numbers.
+        let digits = text.split_once('.').map_or(text.as_str(), |(whole, _)| whole);
+        digits.parse().or_else(|_| wrong(format!("column {column}: `{text}` is no number")))
+    }
+
+    /// 1 or a word is true, 0 or nothing is false, -1 or `unknown` is not known.
+    fn flag(&self, column: &str) -> Result<Option<bool>, ParseError> {
+        Ok(match self.text(column)?.as_str() {
+            "-1" | "unknown" => None,
+            "" | "0" => Some(false),
+            _ => Some(true),
+        })
+    }
+
+    fn list(&self, column: &str) -> Result<Vec<String>, ParseError> {
+        Ok(self.text(column)?.split(',').filter(|item| !item.is_empty()).map(str::to_owned).collect())
+    }
+}

@@ -1,0 +1,199 @@
+//! How much fits, on groups made up for the purpose. Trials on real volume groups are the virtual node's.
+
+// Helpers of tests may fail like tests.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use quarry_lvm::capacity::{available, choose, closed, largest};
+use quarry_lvm::{LogicalVolume, PhysicalVolume, VolumeGroup};
+use quarry_volume::Layout;
+
+const EXTENT: u64 = 4 << 20;
+const STRIPED2: Layout = Layout::Striped { stripes: 2, stripe_size: 65536 };
+const STRIPED3: Layout = Layout::Striped { stripes: 3, stripe_size: 65536 };
+const RAID1: Layout = Layout::Raid1 { mirrors: 1 };
+
+fn group(free: &[u64]) -> VolumeGroup {
+    let disk = |(number, free): (usize, &u64)| PhysicalVolume {
+        device: Some(PathBuf::from(format!("/dev/sd{}", char::from(b'a' + u8::try_from(number).expect("few"))))),
+        uuid: format!("uuid-{number}"),
+        extent_count: 1000,
+        free_extents: *free,
+        allocatable: true,
+        metadata_areas: 1,
+        ..PhysicalVolume::default()
+    };
+    VolumeGroup {
+        name: "vg".to_owned(),
+        extent_size: EXTENT,
+        extent_count: 1000 * u64::try_from(free.len()).expect("few"),
+        free_extents: free.iter().sum(),
+        metadata_size: 1_044_480,
+        metadata_free: 520_000,
+        physical_volumes: free.iter().enumerate().map(disk).collect(),
+        ..VolumeGroup::default()
+    }
+}
+
+fn extents(group: &VolumeGroup, layout: Layout, reserve: u64) -> u64 {
+    let largest = largest(group, &layout, reserve);
+    assert_eq!(largest.bytes, largest.extents * group.extent_size);
+    assert_eq!(largest.extents == 0, largest.reason.is_some(), "{largest:?}");
+    largest.extents
+}
+
+fn devices(names: &[&str]) -> Option<Vec<PathBuf>> {
+    Some(names.iter().map(PathBuf::from).collect())
+}
+
+#[test]
+fn sizes_by_layout() {
+    let group = group(&[100, 70, 40]);
+    assert_eq!(extents(&group, Layout::Linear, 0), 210);
+    assert_eq!(extents(&group, STRIPED2, 0), 140);
+    assert_eq!(extents(&group, STRIPED3, 0), 120);
+    // One extent of each disk for the image's own metadata.
+    assert_eq!(extents(&group, RAID1, 0), 69);
+    assert_eq!(extents(&group, Layout::Raid1 { mirrors: 2 }, 0), 39);
+    assert_eq!(extents(&group, Layout::Raid1 { mirrors: 3 }, 0), 0);
+    assert_eq!(available(&group, 0), 210 * EXTENT);
+}
+
+#[test]
+fn a_reserve_is_left_free() {
+    let group = group(&[100, 70, 40]);
+    assert_eq!(extents(&group, Layout::Linear, 10 * EXTENT), 200);
+    assert_eq!(extents(&group, Layout::Linear, 10 * EXTENT + 1), 199);
+    assert_eq!(available(&group, 10 * EXTENT + 1), 199 * EXTENT);
+    // It is taken from what the layout leaves over first.
+    assert_eq!(extents(&group, STRIPED2, 70 * EXTENT), 140);
+    assert_eq!(extents(&group, STRIPED2, 71 * EXTENT), 138);
+    assert_eq!(extents(&group, RAID1, 72 * EXTENT), 68);
+    assert_eq!(extents(&group, Layout::Linear, 210 * EXTENT), 0);
+    assert_eq!(extents(&group, RAID1, u64::MAX), 0);
+}
+
+#[test]
+fn disks_are_chosen() {
+    let group = group(&[100, 70, 40]);
+    // The smallest that holds it, so that it lies on one disk and large areas stay whole.
+    assert_eq!(choose(&group, &Layout::Linear, 30, 0), devices(&["/dev/sdc"]));
+    assert_eq!(choose(&group, &Layout::Linear, 41, 0), devices(&["/dev/sdb"]));
+    assert_eq!(choose(&group, &Layout::Linear, 100, 0), devices(&["/dev/sda"]));
+    assert_eq!(choose(&group, &Layout::Linear, 101, 0), devices(&["/dev/sda", "/dev/sdb", "/dev/sdc"]));
+    assert_eq!(choose(&group, &Layout::Linear, 211, 0), None);
+    assert_eq!(choose(&group, &Layout::Linear, 0, 0), None);
+    assert_eq!(choose(&group, &STRIPED2, 140, 0), devices(&["/dev/sda", "/dev/sdb"]));
+    assert_eq!(choose(&group, &STRIPED2, 139, 0), None, "not a whole row of stripes");
+    assert_eq!(choose(&group, &STRIPED2, 142, 0), None);
+    assert_eq!(choose(&group, &RAID1, 69, 0), devices(&["/dev/sda", "/dev/sdb"]));
+    assert_eq!(choose(&group, &RAID1, 70, 0), None);
+    assert_eq!(choose(&group, &Layout::Linear, 205, 6 * EXTENT), None);
+}
+
+#[test]
+fn disks_that_must_not_be_used_do_not_count() {
+    let mut group = group(&[100, 70, 40]);
+    group.physical_volumes[0].allocatable = false;
+    assert_eq!(extents(&group, Layout::Linear, 0), 110);
+    assert_eq!(extents(&group, STRIPED2, 0), 80);
+    assert_eq!(choose(&group, &RAID1, 39, 0), devices(&["/dev/sdb", "/dev/sdc"]));
+}
+
+#[test]
+fn a_closed_group_gives_nothing_and_says_why() {
+    let reason = |change: fn(&mut VolumeGroup)| {
+        let mut group = group(&[100, 70]);
+        change(&mut group);
+        assert_eq!(extents(&group, Layout::Linear, 0), 0);
+        assert_eq!(choose(&group, &Layout::Linear, 1, 0), None);
+        closed(&group).expect("a reason")
+    };
+    let missing = reason(|group| {
+        group.physical_volumes[1].missing = true;
+        group.missing_pvs = 1;
+    });
+    assert!(missing.contains("uuid-1") && missing.contains("restoremissing"), "{missing}");
+    assert!(reason(|group| group.partial = true).contains("partial"));
+    assert!(reason(|group| group.exported = true).contains("exported"));
+    assert!(reason(|group| group.read_only = true).contains("read-only"));
+    assert!(reason(|group| group.lock_type = "sanlock".to_owned()).contains("sanlock"));
+    let full = reason(|group| group.metadata_free = group.metadata_size / 20 - 1);
+    assert!(full.contains("metadata area"), "{full}");
+    let counted = reason(|group| {
+        group.max_lv = 1;
+        group.logical_volumes = vec![LogicalVolume::default()];
+    });
+    assert!(counted.contains("may hold 1"), "{counted}");
+    assert_eq!(closed(&group(&[1])), None);
+    let mut nearly = group(&[1]);
+    nearly.metadata_free = nearly.metadata_size / 20;
+    assert_eq!(closed(&nearly), None);
+}
+
+#[test]
+fn layouts_that_do_not_suit_the_extents() {
+    let mut group = group(&[100, 70]);
+    group.extent_size = 64 << 10;
+    assert!(largest(&group, &RAID1, 0).reason.expect("refused").contains("extents of at least"));
+    let wide = Layout::Striped { stripes: 2, stripe_size: 128 << 10 };
+    assert!(largest(&group, &wide, 0).reason.expect("refused").contains("larger than an extent"));
+    assert_eq!(extents(&group, STRIPED2, 0), 140);
+    for layout in [Layout::Raid5 { stripes: 2, stripe_size: 65536 }, Layout::Raid6 { stripes: 3, stripe_size: 65536 }] {
+        assert_eq!(largest(&group, &layout, 0).extents, 0);
+    }
+}
+
+proptest! {
+    /// Whatever is called possible has its place on the disks chosen, and one step more has none on any.
+    #[test]
+    fn the_largest_fits_and_no_more(
+        free in prop::collection::vec(0_u64..50, 1..6),
+        width in 1_u32..5,
+        striped in any::<bool>(),
+        reserve in 0_u64..40,
+    ) {
+        let group = group(&free);
+        let layout = match (width, striped) {
+            (1, _) => Layout::Linear,
+            (stripes, true) => Layout::Striped { stripes, stripe_size: 65536 },
+            (width, false) => Layout::Raid1 { mirrors: width - 1 },
+        };
+        let (each, overhead) = match layout {
+            Layout::Striped { stripes, .. } => (u64::from(stripes), 0),
+            Layout::Raid1 { .. } => (1, 1),
+            _ => (1, 0),
+        };
+        let most = extents(&group, layout, reserve * EXTENT);
+        prop_assert_eq!(choose(&group, &layout, most + each, reserve * EXTENT), None);
+        if most > 0 {
+            let chosen = choose(&group, &layout, most, reserve * EXTENT).expect("the largest fits");
+            let free_on = |device: &PathBuf| {
+                group.physical_volumes.iter().find(|disk| disk.device.as_ref() == Some(device)).map_or(0, |disk| disk.free_extents)
+            };
+            let used = if layout == Layout::Linear {
+                prop_assert!(chosen.iter().map(free_on).sum::<u64>() >= most);
+                most
+            } else {
+                prop_assert_eq!(chosen.len(), usize::try_from(width).expect("few"));
+                let per_disk = most / each + overhead;
+                prop_assert!(chosen.iter().all(|device| free_on(device) >= per_disk));
+                per_disk * u64::from(width)
+            };
+            prop_assert!(free.iter().sum::<u64>() - used >= reserve);
+        }
+        // A step more would need more on one disk than the fullest choice has, or eat the reserve.
+        let mut sorted = free.clone();
+        sorted.sort_unstable_by(|a, b| b.cmp(a));
+        let step = (most + each) / each + overhead;
+        let total = free.iter().sum::<u64>().saturating_sub(reserve);
+        let fits = match layout {
+            Layout::Linear => most < total,
+            _ => sorted.get(usize::try_from(width).expect("few") - 1).is_some_and(|least| *least >= step)
+                && step * u64::from(width) <= total,
+        };
+        prop_assert!(!fits);
+    }
+}

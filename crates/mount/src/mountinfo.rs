@@ -1,0 +1,440 @@
+//! `/proc/self/mountinfo`: the kernel's table of mounts, read as bytes.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::{ErrorKind, Read as _};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::libc::{O_NOFOLLOW, O_PATH};
+
+use crate::{Error, target};
+
+/// A device number, as `major:minor`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Device {
+    /// The driver.
+    pub major: u64,
+    /// The driver's device.
+    pub minor: u64,
+}
+
+impl Device {
+    /// From a `st_dev` or `st_rdev` of stat(2).
+    #[must_use]
+    pub fn from_stat(number: u64) -> Self {
+        Self { major: nix::sys::stat::major(number), minor: nix::sys::stat::minor(number) }
+    }
+
+    /// The number of the block device at `path`; links are followed. `None` when no block device is there.
+    #[must_use]
+    pub fn of_node(path: &Path) -> Option<Self> {
+        let metadata = path.metadata().ok()?;
+        metadata.file_type().is_block_device().then(|| Self::from_stat(metadata.rdev()))
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.major, self.minor)
+    }
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The mount's number.
+    pub id: u64,
+    /// The number of the mount that it stands in.
+    pub parent: u64,
+    /// The filesystem's device; for btrfs an anonymous number, not that of the block device.
+    pub device: Device,
+    /// The part of the filesystem that is mounted, from the filesystem's own root.
+    pub root: PathBuf,
+    /// Where it is mounted.
+    pub target: PathBuf,
+    /// The options of this mount alone: `rw`, `nosuid`, …
+    pub options: Vec<String>,
+    /// The type of the filesystem.
+    pub fstype: String,
+    /// What was mounted: for a filesystem on a disk, the device's path.
+    pub source: PathBuf,
+    /// The options of the filesystem, the same in all of its mounts.
+    pub super_options: Vec<String>,
+}
+
+impl Entry {
+    /// Whether this mount refuses writes.
+    #[must_use]
+    pub fn read_only(&self) -> bool {
+        self.has_option("ro")
+    }
+
+    /// Whether this mount (not its filesystem) has the option.
+    #[must_use]
+    pub fn has_option(&self, option: &str) -> bool {
+        self.options.iter().any(|has| has == option)
+    }
+
+    /// Whether this is a mount of the filesystem on that block device.
+    #[must_use]
+    pub fn is_of_device(&self, device: Device) -> bool {
+        // btrfs numbers its mounts anonymously (major 0), so there the source's node has to tell.
+        self.device == device
+            || (self.device.major == 0 && self.source.is_absolute() && Device::of_node(&self.source) == Some(device))
+    }
+}
+
+impl Entry {
+    /// Whether what is mounted here is, by its name, a device-mapper device: a filesystem on one, or the node of one. It
+    /// may be gone from the system by now.
+    #[must_use]
+    pub fn is_mapped(&self) -> bool {
+        let node = matches!(self.fstype.as_str(), "devtmpfs" | "tmpfs") && self.root != Path::new("/");
+        let path = if node { &self.root } else { &self.source };
+        // A node that was removed shows as `/dm-3//deleted`.
+        path.iter().any(|part| part == "mapper" || part.as_bytes().starts_with(b"dm-"))
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} (device {}, root {:?})", self.fstype, self.source, self.device, self.root)
+    }
+}
+
+/// Reads the text of a mountinfo file. A line that is not understood is left out, and the others still count.
+#[must_use]
+pub fn parse(text: &[u8]) -> Vec<Entry> {
+    text.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
+}
+
+fn parse_line(line: &[u8]) -> Option<Entry> {
+    // Exactly one space stands between fields; an empty source shows as two.
+    let mut fields = line.split(|&byte| byte == b' ');
+    let id = number(fields.next()?)?;
+    let parent = number(fields.next()?)?;
+    let device = fields.next()?;
+    let colon = device.iter().position(|&byte| byte == b':')?;
+    let device = Device { major: number(device.get(..colon)?)?, minor: number(device.get(colon + 1..)?)? };
+    let root = path(fields.next()?);
+    let target = path(fields.next()?);
+    let options = words(fields.next()?);
+    // Any number of optional fields, closed by a single hyphen.
+    fields.find(|&field| field == b"-")?;
+    let fstype = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
+    let source = path(fields.next()?);
+    let super_options = words(fields.next().unwrap_or_default());
+    Some(Entry { id, parent, device, root, target, options, fstype, source, super_options })
+}
+
+fn number(field: &[u8]) -> Option<u64> {
+    // `parse` alone would take a leading plus sign.
+    if !field.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+fn path(field: &[u8]) -> PathBuf {
+    OsString::from_vec(unescape(field)).into()
+}
+
+fn words(field: &[u8]) -> Vec<String> {
+    field
+        .split(|&byte| byte == b',')
+        .filter(|word| !word.is_empty())
+        .map(|word| String::from_utf8_lossy(&unescape(word)).into_owned())
+        .collect()
+}
+
+/// Replaces `\ooo`, the kernel's spelling of space, tab, newline, backslash and `#`.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, after)) = rest.split_first() {
+        match after {
+            [a @ b'0'..=b'3', b @ b'0'..=b'7', c @ b'0'..=b'7', tail @ ..] if byte == b'\\' => {
+                plain.push((a - b'0') << 6 | (b - b'0') << 3 | (c - b'0'));
+                rest = tail;
+            }
+            _ => {
+                plain.push(byte);
+                rest = after;
+            }
+        }
+    }
+    plain
+}
+
+/// The kernel's table of mounts, as this process sees it.
+///
+/// # Errors
+/// The table cannot be read.
+pub fn table() -> Result<Vec<Entry>, Error> {
+    // Kernels before 5.8 can miss an entry when another mount goes away between two read calls: read until two
+    // readings agree. On a host where mounts never stand still, the last reading has to do.
+    const ATTEMPTS: usize = 5;
+    let mut last = read()?;
+    for _ in 1..ATTEMPTS {
+        let again = read()?;
+        if again == last {
+            break;
+        }
+        last = again;
+    }
+    Ok(parse(&last))
+}
+
+fn read() -> Result<Vec<u8>, Error> {
+    let mut text = Vec::with_capacity(64 * 1024);
+    File::open("/proc/self/mountinfo").and_then(|mut file| file.read_to_end(&mut text)).map_err(Error::Table)?;
+    Ok(text)
+}
+
+/// What is mounted at `target`: the topmost mount, the one that a process going there reaches.
+///
+/// # Errors
+/// The path cannot be a target, or the table cannot be read.
+pub fn at(target: &Path) -> Result<Option<Entry>, Error> {
+    Ok(all_at(target)?.into_iter().next())
+}
+
+/// Everything that is mounted at `target`, the topmost first. Mounts that no path leads to any more, because another
+/// one covers a directory above them, are not counted: nothing at `target` would reach them.
+///
+/// # Errors
+/// The path cannot be a target, or the table cannot be read.
+pub fn all_at(target: &Path) -> Result<Vec<Entry>, Error> {
+    match target::resolve(target)? {
+        Some(resolved) => stack_at(&resolved),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// [`all_at`] for a path that is resolved already.
+pub(crate) fn stack_at(resolved: &Path) -> Result<Vec<Entry>, Error> {
+    let entries = table()?;
+    let top = match mount_id(resolved) {
+        Leads::Into(id) => entries.iter().find(|entry| entry.id == id && entry.target == resolved),
+        Leads::Nowhere => None,
+        Leads::Unknown => topmost(&entries, resolved),
+    };
+    let mut stack: Vec<Entry> = Vec::new();
+    let mut next = top;
+    while let Some(entry) = next {
+        stack.push(entry.clone());
+        // A mount on top of another has that one as its parent, and the same target. The second condition ends a
+        // circle, which the kernel never shows.
+        next = entries.iter().find(|under| {
+            under.id == entry.parent && under.target == resolved && !stack.iter().any(|seen| seen.id == under.id)
+        });
+    }
+    Ok(stack)
+}
+
+/// Where a path leads.
+enum Leads {
+    /// Into the mount with that number.
+    Into(u64),
+    /// Nothing is there.
+    Nowhere,
+    /// The kernel does not say: the filesystem cannot even be entered.
+    Unknown,
+}
+
+/// Asks the kernel which mount a path leads into.
+fn mount_id(path: &Path) -> Leads {
+    // O_PATH asks nothing of the filesystem itself, so a dead one does not matter.
+    let file = match File::options().read(true).custom_flags(O_PATH | O_NOFOLLOW).open(path) {
+        Ok(file) => file,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Leads::Nowhere,
+        Err(_) => return Leads::Unknown,
+    };
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", file.as_raw_fd())).unwrap_or_default();
+    info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()).map_or(Leads::Unknown, Leads::Into)
+}
+
+/// The topmost entry at a target by the table alone: the one that no other at the same target stands on.
+fn topmost<'a>(entries: &'a [Entry], target: &Path) -> Option<&'a Entry> {
+    let here = || entries.iter().filter(|entry| entry.target == target);
+    here().rfind(|entry| !here().any(|other| other.id != entry.id && other.parent == entry.id))
+}
+
+/// Every mount of the filesystem on that block device, binds included: while there is one, the volume is in use.
+/// Mounts in other mount namespaces do not show here.
+///
+/// # Errors
+/// The table cannot be read.
+pub fn mounts_of_device(device: Device) -> Result<Vec<Entry>, Error> {
+    Ok(table()?.into_iter().filter(|entry| entry.is_of_device(device)).collect())
+}
+
+/// Every place where the node of that block device itself is mounted: the publications of a raw block volume.
+///
+/// # Errors
+/// The table cannot be read.
+pub fn publications_of_block(device: Device) -> Result<Vec<Entry>, Error> {
+    let name = kernel_name(device);
+    let published = |entry: &Entry| {
+        // Device nodes live on devtmpfs, or on a tmpfs where /dev is a container's own.
+        if !matches!(entry.fstype.as_str(), "devtmpfs" | "tmpfs") || entry.root == Path::new("/") {
+            return false;
+        }
+        match entry.target.symlink_metadata() {
+            Ok(metadata) => metadata.file_type().is_block_device() && Device::from_stat(metadata.rdev()) == device,
+            // It cannot be looked at: the name under which the node was bound is the next best witness.
+            Err(_) => name.as_ref().is_some_and(|name| entry.root.file_name() == Some(name)),
+        }
+    };
+    Ok(table()?.into_iter().filter(published).collect())
+}
+
+/// The kernel's name of a block device, `dm-3`.
+fn kernel_name(device: Device) -> Option<OsString> {
+    let link = std::fs::read_link(format!("/sys/dev/block/{device}")).ok()?;
+    link.file_name().map(|name| OsString::from_vec(name.as_bytes().to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REAL: &[u8] = b"\
+22 1 259:1 / / rw,relatime shared:1 - ext4 /dev/root rw,errors=remount-ro
+36 22 253:3 / /var/lib/kubelet/plugins/a\\040b\\011c\\012d\\134e/globalmount rw,noatime shared:7 master:2 - xfs /dev/mapper/vg-lv rw,attr2
+37 22 0:5 /dm-3 /publish rw,nosuid shared:2 - devtmpfs udev rw,size=4k
+this line is broken
+38 22 0:44 / /empty rw - tmpfs  rw
+39 22 0:45 /sub/vol /\xff\xfe ro,relatime - btrfs /dev/dm-4 rw,subvol=/sub/vol
+40 22 0:46 / /fuse rw - fuse.sshfs user@host:/x rw";
+
+    #[test]
+    fn mapped_devices_are_known_by_their_names() {
+        let is_mapped = |line: &str| parse(line.as_bytes())[0].is_mapped();
+        assert!(is_mapped("36 22 253:3 / /staged rw - xfs /dev/mapper/vg-lv rw"));
+        assert!(is_mapped("36 22 0:45 / /staged rw - btrfs /dev/dm-4 rw"));
+        assert!(is_mapped("37 22 0:5 /dm-3 /published rw - devtmpfs udev rw"));
+        assert!(is_mapped("37 22 0:5 /dm-3//deleted /published rw - devtmpfs udev rw"));
+        assert!(is_mapped("37 22 0:5 /mapper/vg-lv /published rw - tmpfs tmpfs rw"));
+        assert!(!is_mapped("38 22 259:1 / /home rw - ext4 /dev/nvme0n1p2 rw"));
+        assert!(!is_mapped("38 22 0:44 / /run rw - tmpfs tmpfs rw"));
+        assert!(!is_mapped("38 22 0:46 / /share rw - nfs4 host:/export rw"));
+    }
+
+    #[test]
+    fn a_real_table_is_read() {
+        let entries = parse(REAL);
+        assert_eq!(entries.len(), 6, "the broken line alone is left out");
+        let kubelet = &entries[1];
+        assert_eq!(kubelet.target, Path::new("/var/lib/kubelet/plugins/a b\tc\nd\\e/globalmount"));
+        assert_eq!((kubelet.id, kubelet.parent), (36, 22));
+        assert_eq!(kubelet.device, Device { major: 253, minor: 3 });
+        assert_eq!((kubelet.fstype.as_str(), kubelet.source.as_path()), ("xfs", Path::new("/dev/mapper/vg-lv")));
+        assert_eq!(kubelet.options, ["rw", "noatime"]);
+        assert_eq!(kubelet.super_options, ["rw", "attr2"]);
+        assert_eq!(entries[2].root, Path::new("/dm-3"));
+        assert_eq!(entries[3].source, Path::new(""), "an empty source shifts nothing");
+        assert_eq!(entries[3].super_options, ["rw"]);
+        assert_eq!(entries[4].target.as_os_str().as_bytes(), b"/\xff\xfe");
+        assert!(entries[4].read_only() && !kubelet.read_only());
+        assert_eq!(entries[5].fstype, "fuse.sshfs");
+    }
+
+    #[test]
+    fn broken_lines_are_left_out() {
+        for bad in [
+            &b""[..],
+            b"22",
+            b"a 1 259:1 / / rw - ext4 /dev/root rw",
+            b"22 1 2591 / / rw - ext4 /dev/root rw",
+            b"22 1 259:+1 / / rw - ext4 /dev/root rw",
+            b"22 1 259:1 / / rw shared:1 ext4 /dev/root rw",
+            b"22 1 259:1 / / rw -",
+            b"99999999999999999999999 1 259:1 / / rw - ext4 /dev/root rw",
+        ] {
+            assert_eq!(parse(bad), [], "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn octal_needs_three_digits_that_fit_a_byte() {
+        assert_eq!(unescape(br"a\040b\1x\400\\\377"), b"a b\\1x\\400\\\\\xff");
+        assert_eq!(unescape(br"\134040"), br"\040", "what was unescaped is not read again");
+    }
+
+    #[test]
+    fn the_topmost_of_a_stack_is_the_one_that_nothing_stands_on() {
+        // Newer kernels may list a mount before the one beneath it.
+        let entries = parse(
+            b"52 51 0:3 / /t rw - tmpfs c rw\n51 50 0:2 / /t rw - tmpfs b rw\n50 1 0:1 / /t rw - tmpfs a rw\n1 0 0:9 / / rw - x y rw",
+        );
+        assert_eq!(topmost(&entries, Path::new("/t")).unwrap().id, 52);
+        assert_eq!(topmost(&entries, Path::new("/u")), None);
+    }
+
+    #[test]
+    fn this_process_finds_its_own_proc() {
+        let proc = at(Path::new("/proc")).unwrap().expect("/proc is mounted");
+        assert_eq!(proc.fstype, "proc");
+        assert_eq!(at(Path::new("/proc/self")).unwrap(), None, "inside a mount is not at a mount");
+        assert_eq!(at(Path::new("/no/such/place")).unwrap(), None);
+    }
+
+    /// Escapes as the kernel's seq_path does.
+    fn escape(plain: &[u8]) -> Vec<u8> {
+        plain
+            .iter()
+            .flat_map(|&byte| match byte {
+                b' ' | b'\t' | b'\n' | b'\\' | b'#' => format!("\\{byte:03o}").into_bytes(),
+                _ => vec![byte],
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(text in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn near_misses_are_survived(at in 0..REAL.len(), byte: u8) {
+            let mut text = REAL.to_vec();
+            text[at] = byte;
+            // One changed byte can spoil one line, or two where it was the newline between them; or split one.
+            prop_assert!((4..=7).contains(&parse(&text).len()));
+        }
+
+        #[test]
+        fn what_the_kernel_escapes_comes_back(
+            target in proptest::collection::vec(any::<u8>().prop_filter("a path has no NUL", |&b| b != 0), 1..80),
+            source in proptest::collection::vec(1u8.., 0..40),
+            (id, parent, major, minor) in any::<(u32, u32, u16, u32)>(),
+            optional in proptest::collection::vec("(shared|master|propagate_from):[0-9]{1,4}", 0..3),
+        ) {
+            let mut line = format!("{id} {parent} {major}:{minor} / ").into_bytes();
+            line.extend(escape(&target));
+            line.extend(b" rw,noatime ");
+            for field in &optional {
+                line.extend(field.as_bytes());
+                line.push(b' ');
+            }
+            line.extend(b"- ext4 ");
+            line.extend(escape(&source));
+            line.extend(b" rw\n");
+            let entries = parse(&line);
+            prop_assert_eq!(entries.len(), 1);
+            let entry = &entries[0];
+            prop_assert_eq!(entry.target.as_os_str().as_bytes(), &target[..]);
+            prop_assert_eq!(entry.source.as_os_str().as_bytes(), &source[..]);
+            prop_assert_eq!((entry.id, entry.parent), (u64::from(id), u64::from(parent)));
+            prop_assert_eq!(entry.device, Device { major: u64::from(major), minor: u64::from(minor) });
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Mounting: a filesystem at its staging path, and its binds, or a device's, at publish targets.
+
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+
+use crate::mountinfo::{Device, Entry, stack_at};
+use crate::target::{Found, look, resolve_existing};
+use crate::{Error, options};
+
+/// The longest option text that mount(2) takes, in bytes: one page with its closing NUL.
+const DATA_MAX: usize = 4095;
+
+/// Mounts the filesystem on a device, and makes the target's directory (its parent has to exist). `options` are words
+/// as mount(8) takes them, each one option.
+///
+/// Mounted there already from that device: done, when what can be seen of the options agrees.
+///
+/// # Errors
+/// [`Error::Foreign`] when something else is mounted there, [`Error::Different`] when the same filesystem is, but for
+/// example read-only, [`Error::DeviceBusy`] when something holds the device, [`Error::Dead`] when what is mounted there
+/// no longer answers; otherwise the system call's.
+pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[String]) -> Result<(), Error> {
+    let attempted = "mount the volume";
+    let number = Device::of_node(device).ok_or_else(|| Error::Syscall {
+        attempted: "find the block device",
+        on: device.to_owned(),
+        source: Errno::ENOTBLK,
+    })?;
+    let (flags, data) = options::split(options);
+    if data.len() > DATA_MAX {
+        return Err(Error::Syscall {
+            attempted: "pass that many options to",
+            on: device.to_owned(),
+            source: Errno::E2BIG,
+        });
+    }
+    let target = resolve_existing(target)?;
+    let check = |entry: &Entry| {
+        if !entry.is_of_device(number) || entry.fstype != fstype {
+            return Err(Error::Foreign { attempted, target: target.clone(), found: entry.to_string() });
+        }
+        if look(&target)? == Found::Unreadable {
+            return Err(Error::Dead { target: target.clone() });
+        }
+        let (asked, found) = (options::words(flags), options::words(options::shown(&entry.options)));
+        if asked != found {
+            return Err(Error::Different { target: target.clone(), asked, found });
+        }
+        Ok(())
+    };
+    if let Some(entry) = top(&target)? {
+        return check(&entry);
+    }
+    make_directory(&target)?;
+    quarry_fault::point(|| "mount:mount:before".to_owned());
+    let result = mount(Some(device), &target, Some(fstype), flags, Some(data.as_str()));
+    quarry_fault::point(|| "mount:mount:after".to_owned());
+    match (top(&target)?, result) {
+        (Some(entry), Ok(())) => check(&entry),
+        (None, Ok(())) => Err(unverified("the mount", &target, "nothing")),
+        (_, Err(Errno::EBUSY)) => Err(Error::DeviceBusy { device: device.to_owned(), target }),
+        (_, Err(source)) => Err(Error::Syscall { attempted: "mount", on: device.to_owned(), source }),
+    }
+}
+
+/// Binds a mount (a staged volume) to a target, whose directory it makes (its parent has to exist).
+///
+/// A read-only bind takes two system calls; a retry after a kill between them completes it. What cannot be told apart
+/// from such a half-made bind, a complete writable one, becomes read-only too, unless files are open for writing.
+///
+/// # Errors
+/// [`Error::NotMounted`] when nothing is mounted at the source, [`Error::Foreign`] when something else is mounted at the
+/// target, [`Error::Different`] when the volume is bound there read-only and should not be, or the reverse while it is
+/// in use; otherwise the system call's.
+pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), Error> {
+    let attempted = "publish the volume";
+    let source = source.canonicalize().map_err(|error| Error::io("find the staged volume", source, &error))?;
+    let target = resolve_existing(target)?;
+    // A directory on which nothing is mounted is not the volume but the host's own disk.
+    let Some(from) = stack_at(&source)?.into_iter().next() else { return Err(Error::NotMounted { volume: source }) };
+    let same = |entry: &Entry| entry.device == from.device && entry.root == from.root;
+    let entry = match top(&target)? {
+        Some(entry) if same(&entry) => entry,
+        Some(entry) => return Err(Error::Foreign { attempted, target, found: entry.to_string() }),
+        None => {
+            make_directory(&target)?;
+            bind_once(&source, &target, "bind")?;
+            match top(&target)? {
+                Some(entry) if same(&entry) => entry,
+                Some(entry) => return Err(unverified("the bind", &target, &entry.to_string())),
+                None => return Err(unverified("the bind", &target, "nothing")),
+            }
+        }
+    };
+    if look(&target)? == Found::Unreadable {
+        return Err(Error::Dead { target });
+    }
+    let wanted = read_only || from.read_only();
+    match (wanted, entry.read_only()) {
+        (false, true) => Err(Error::Different { target, asked: "writable".to_owned(), found: "read-only".to_owned() }),
+        (true, false) => make_read_only(&target, &entry),
+        _ => Ok(()),
+    }
+}
+
+/// The second half of a read-only bind. The flags that the mount has are repeated, or this call would clear them.
+fn make_read_only(target: &Path, entry: &Entry) -> Result<(), Error> {
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | options::shown(&entry.options);
+    quarry_fault::point(|| "mount:remount read-only:before".to_owned());
+    let result = mount(None::<&Path>, target, None::<&Path>, flags, None::<&Path>);
+    quarry_fault::point(|| "mount:remount read-only:after".to_owned());
+    match (top(target)?, result) {
+        (Some(now), Ok(())) if now.read_only() => Ok(()),
+        (_, Ok(())) => Err(unverified("the read-only bind", target, "a writable mount")),
+        // Files are open for writing: it was published writable, and is in use.
+        (_, Err(Errno::EBUSY)) => Err(Error::Different {
+            target: target.to_owned(),
+            asked: "read-only".to_owned(),
+            found: "writable, and files on it are open for writing".to_owned(),
+        }),
+        (_, Err(source)) => {
+            Err(Error::Syscall { attempted: "make the mount read-only at", on: target.to_owned(), source })
+        }
+    }
+}
+
+/// Binds a block device's node to a target, for which it makes an empty file (its parent has to exist). Writes are
+/// possible whatever mount flags say, so a read-only publication has to be refused, or solved, by the caller.
+///
+/// # Errors
+/// [`Error::Foreign`] when anything but that device is mounted at the target, [`Error::WrongKind`] when the target is
+/// neither missing nor an empty file; otherwise the system call's.
+pub fn bind_device(device: &Path, target: &Path) -> Result<(), Error> {
+    let attempted = "publish the device";
+    let device = device.canonicalize().map_err(|error| Error::io("find the block device", device, &error))?;
+    let number = Device::of_node(&device).ok_or_else(|| Error::Syscall {
+        attempted: "publish as a block device",
+        on: device.clone(),
+        source: Errno::ENOTBLK,
+    })?;
+    let target = resolve_existing(target)?;
+    // Through a path whose last component is a mount point, Device::of_node sees what is mounted.
+    if let Some(entry) = top(&target)? {
+        return match Device::of_node(&target) {
+            Some(found) if found == number => Ok(()),
+            _ => Err(Error::Foreign { attempted, target, found: entry.to_string() }),
+        };
+    }
+    make_file(&target)?;
+    bind_once(&device, &target, "bind device")?;
+    match top(&target)? {
+        Some(_) if Device::of_node(&target) == Some(number) => Ok(()),
+        Some(entry) => Err(unverified("the bind", &target, &entry.to_string())),
+        None => Err(unverified("the bind", &target, "nothing")),
+    }
+}
+
+fn bind_once(source: &Path, target: &Path, what: &'static str) -> Result<(), Error> {
+    quarry_fault::point(|| format!("mount:{what}:before"));
+    let result = mount(Some(source), target, None::<&Path>, MsFlags::MS_BIND, None::<&Path>);
+    quarry_fault::point(|| format!("mount:{what}:after"));
+    result.map_err(|source| Error::Syscall { attempted: "bind-mount at", on: target.to_owned(), source })
+}
+
+/// What is mounted at a resolved path, topmost; refuses a symbolic link.
+fn top(target: &Path) -> Result<Option<Entry>, Error> {
+    if look(target)? == Found::Symlink {
+        return Err(Error::Symlink { target: target.to_owned() });
+    }
+    Ok(stack_at(target)?.into_iter().next())
+}
+
+fn unverified(attempted: &'static str, target: &Path, found: &str) -> Error {
+    Error::Unverified { attempted, target: target.to_owned(), found: found.to_owned() }
+}
+
+/// Makes the directory of a target. One that exists is fine; what it holds is hidden by the mount, not lost.
+fn make_directory(target: &Path) -> Result<(), Error> {
+    match look(target)? {
+        Found::Directory => return Ok(()),
+        Found::Nothing => {}
+        found => return Err(wrong_kind(target, "a directory", found)),
+    }
+    quarry_fault::point(|| "mount:mkdir:before".to_owned());
+    // What a pod may do on its volume is for the volume's own root to say; nobody but root needs the bare directory.
+    let made = std::fs::DirBuilder::new().mode(0o750).create(target);
+    quarry_fault::point(|| "mount:mkdir:after".to_owned());
+    match made {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Error::io("make the directory", target, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes the empty file on which a device's node is bound.
+fn make_file(target: &Path) -> Result<(), Error> {
+    match look(target)? {
+        Found::File { len: 0 } => return Ok(()),
+        Found::Nothing => {}
+        found => return Err(wrong_kind(target, "an empty file", found)),
+    }
+    quarry_fault::point(|| "mount:create file:before".to_owned());
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
+    quarry_fault::point(|| "mount:create file:after".to_owned());
+    made.map(drop).map_err(|error| Error::io("make the file", target, &error))
+}
+
+fn wrong_kind(target: &Path, wanted: &'static str, found: Found) -> Error {
+    Error::WrongKind { target: PathBuf::from(target), wanted, found: found.words() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_the_way_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "data").unwrap();
+        assert!(matches!(make_directory(&file), Err(Error::WrongKind { .. })));
+        assert!(matches!(make_file(&file), Err(Error::WrongKind { .. })));
+        assert!(matches!(make_file(dir.path()), Err(Error::WrongKind { .. })));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "data");
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(dir.path(), &link).unwrap();
+        assert!(matches!(bind(Path::new("/proc"), &link, false), Err(Error::Symlink { .. })));
+        assert!(matches!(bind(dir.path(), &link, false), Err(Error::NotMounted { .. })));
+    }
+
+    #[test]
+    fn making_what_is_there_already_is_fine() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            make_directory(&dir.path().join("d")).unwrap();
+            make_file(&dir.path().join("f")).unwrap();
+        }
+        assert!(make_directory(&dir.path().join("no/d")).is_err(), "the parent is the caller's to make");
+    }
+
+    #[test]
+    fn only_block_devices_are_mounted_or_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("t");
+        let error = bind_device(Path::new("/dev/null"), &target).unwrap_err();
+        assert!(matches!(error, Error::Syscall { source: Errno::ENOTBLK, .. }), "{error}");
+        let error = mount_filesystem(Path::new("/dev/null"), &target, "ext4", &[]).unwrap_err();
+        assert!(matches!(error, Error::Syscall { source: Errno::ENOTBLK, .. }), "{error}");
+        assert!(!target.exists(), "nothing is made for what cannot be");
+    }
+
+    #[test]
+    fn options_longer_than_a_page_are_refused_before_the_kernel_cuts_them() {
+        // Any block device will do: the call ends before it is touched.
+        let Some(device) = any_block_device() else { return };
+        let long = vec!["x".repeat(DATA_MAX + 1)];
+        let error = mount_filesystem(&device, Path::new("/nowhere/t"), "ext4", &long).unwrap_err();
+        assert!(matches!(error, Error::Syscall { source: Errno::E2BIG, .. }), "{error}");
+    }
+
+    fn any_block_device() -> Option<PathBuf> {
+        std::fs::read_dir("/dev").ok()?.flatten().map(|e| e.path()).find(|path| Device::of_node(path).is_some())
+    }
+}

@@ -1,0 +1,140 @@
+//! Unmounting and removing targets, ending clean whatever is found.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, umount2};
+
+use crate::mountinfo::stack_at;
+use crate::target::{Found, look, resolve};
+use crate::{Error, holders};
+
+/// More mounts on one target than any accident piles up.
+const DEEPEST_STACK: usize = 256;
+
+/// Unmounts everything that is mounted at the target. Nothing there, or no such path: done.
+///
+/// Neither forced nor lazy: an unmount that succeeded means that nobody uses the volume through this target any more.
+/// A filesystem that no longer answers (its device is gone) is unmounted like any other.
+///
+/// # Errors
+/// [`Error::Busy`], with whom this process can see holding it; [`Error::Symlink`] when the target is one.
+pub fn unmount(target: &Path) -> Result<(), Error> {
+    let Some(target) = resolve(target)? else { return Ok(()) };
+    for _ in 0..DEEPEST_STACK {
+        if look(&target)? == Found::Symlink {
+            return Err(Error::Symlink { target });
+        }
+        let Some(entry) = stack_at(&target)?.into_iter().next() else { return Ok(()) };
+        quarry_fault::point(|| "mount:umount:before".to_owned());
+        let result = umount2(&target, MntFlags::UMOUNT_NOFOLLOW);
+        quarry_fault::point(|| "mount:umount:after".to_owned());
+        match result {
+            Ok(()) => {}
+            Err(Errno::EBUSY) => {
+                let holders = holders::of(&target, entry.id);
+                return Err(Error::Busy { attempted: "unmount what is", target, holders });
+            }
+            // Somebody else was quicker; the next look tells.
+            Err(Errno::EINVAL | Errno::ENOENT) if stack_at(&target)?.first() != Some(&entry) => {}
+            Err(source) => return Err(Error::Syscall { attempted: "unmount", on: target, source }),
+        }
+    }
+    Err(Error::Unverified {
+        attempted: "unmounting",
+        found: format!("mounts even after {DEEPEST_STACK} of them were taken away"),
+        target,
+    })
+}
+
+/// Removes the directory or the empty file that was made for a mount. Never recursive: what lies in it is data, which
+/// something wrote while nothing was mounted, and is kept. Missing: done.
+///
+/// # Errors
+/// [`Error::NotEmpty`] when it holds data, [`Error::Busy`] when something is mounted on it, [`Error::WrongKind`] or
+/// [`Error::Symlink`] when it is nothing that a publish makes.
+pub fn remove_target(target: &Path) -> Result<(), Error> {
+    let Some(target) = resolve(target)? else { return Ok(()) };
+    let found = look(&target)?;
+    if found != Found::Symlink
+        && let Some(entry) = stack_at(&target)?.first()
+    {
+        return Err(Error::Busy { attempted: "remove the target", target, holders: format!(" by a mount of {entry}") });
+    }
+    let (what, remove): (_, fn(&Path) -> std::io::Result<()>) = match found {
+        Found::Nothing => return Ok(()),
+        Found::Directory => ("rmdir", |path| std::fs::remove_dir(path)),
+        Found::File { len: 0 } => ("unlink", |path| std::fs::remove_file(path)),
+        Found::File { .. } => return Err(Error::NotEmpty { target, holds: "the file has content" }),
+        Found::Symlink => return Err(Error::Symlink { target }),
+        Found::Other | Found::Unreadable => {
+            return Err(Error::WrongKind { target, wanted: "an empty directory or file", found: found.words() });
+        }
+    };
+    quarry_fault::point(|| format!("mount:{what}:before"));
+    let removed = remove(&target);
+    quarry_fault::point(|| format!("mount:{what}:after"));
+    match removed {
+        Ok(()) => Ok(()),
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound => Ok(()),
+            ErrorKind::DirectoryNotEmpty => Err(Error::NotEmpty { target, holds: "the directory has entries" }),
+            ErrorKind::ResourceBusy => Err(Error::Busy {
+                attempted: "remove the target",
+                target,
+                holders: " by a mount in another mount namespace".to_owned(),
+            }),
+            _ => Err(Error::io("remove", &target, &error)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_there_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in ["missing", "missing/deep"] {
+            unmount(&dir.path().join(path)).unwrap();
+            remove_target(&dir.path().join(path)).unwrap();
+        }
+        // A directory on which nothing is mounted stays.
+        unmount(dir.path()).unwrap();
+        assert!(dir.path().exists());
+    }
+
+    #[test]
+    fn what_a_publish_made_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (made, file) = (dir.path().join("d e\u{ff}"), dir.path().join("f\n"));
+        std::fs::create_dir(&made).unwrap();
+        std::fs::write(&file, "").unwrap();
+        for path in [made, file] {
+            remove_target(&path).unwrap();
+            assert!(!path.exists());
+        }
+    }
+
+    #[test]
+    fn data_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "data").unwrap();
+        assert!(matches!(remove_target(dir.path()), Err(Error::NotEmpty { .. })));
+        assert!(matches!(remove_target(&file), Err(Error::NotEmpty { .. })));
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "data");
+    }
+
+    #[test]
+    fn a_link_is_never_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("/proc", &link).unwrap();
+        assert!(matches!(unmount(&link), Err(Error::Symlink { .. })));
+        assert!(matches!(remove_target(&link), Err(Error::Symlink { .. })));
+        assert!(link.is_symlink());
+    }
+}

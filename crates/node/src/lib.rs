@@ -1,0 +1,18 @@
+//! CSI Node, and the agent that carves volumes on its host.
+//!
+//! [`Host`] is one host with its pools; everything that touches a disk or a mount happens in its operations, each a
+//! task of its own (see [`Tasks`]). [`NodeService`] speaks CSI for kubelet; the [`quarry_volume::Agent`] implementation
+//! serves a controller.
+
+mod agent;
+mod errors;
+mod host;
+mod prepare;
+mod publish;
+mod service;
+mod stage;
+mod tasks;
+
+pub use host::Host;
+pub use service::NodeService;
+pub use tasks::{TaskStatus, Tasks};

@@ -1,0 +1,129 @@
+//! What happens to a volume between being carved and being answered OK: nobody may ever see what lay there before.
+//!
+//! Only a volume in state `new` comes here. One that is made for a filesystem loses the signatures of former owners; one
+//! that may be used as a raw block device is zeroed to the last byte, in chunks, with its progress in the record.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use quarry_filesystem as filesystem;
+use quarry_pool::{Pool, PoolVolume, Record, Recorded, State};
+use quarry_volume::{AccessTypes, Error, Reason, Result};
+
+use crate::errors;
+use crate::tasks::Handle;
+
+const GIB: u64 = 1 << 30;
+/// The largest range that one ioctl zeroes: between two, the task can be stopped.
+const CHUNK: u64 = GIB;
+/// How much is zeroed between two notes in the record.
+const NOTE_EVERY: u64 = 64 * GIB;
+
+/// Whether a `new` volume of both access types is zeroed: its record keeps the state `new` until its first use, which
+/// decides what it is.
+pub(crate) fn is_zeroed(record: &Record, size: u64) -> bool {
+    record.zeroed >= size.div_ceil(GIB)
+}
+
+/// Makes a volume fit to be answered OK. `fresh`: it was carved by this very call.
+///
+/// # Errors
+/// `UnderWay` if something holds the device exclusively, or the task was asked to stop.
+pub(crate) async fn prepare(
+    pool: &Arc<dyn Pool>,
+    mut volume: PoolVolume,
+    fresh: bool,
+    handle: &Handle,
+) -> Result<PoolVolume> {
+    let record = volume.record()?.clone();
+    if record.state == State::Ready || (record.access.shows_bytes() && is_zeroed(&record, volume.size)) {
+        return Ok(volume);
+    }
+    let device = pool.activate(&volume).await?;
+    if record.access.shows_bytes() {
+        zero(pool, &mut volume, record, &device, handle).await?;
+    } else if fresh || !carries_own_filesystem(&volume, &device).await? {
+        wipe(&device).await?;
+    }
+    Ok(volume)
+}
+
+/// Whether a `new` volume carries the filesystem that a stage made for it: then it is that stage's, or, after an
+/// operator restored old metadata, somebody's data. Either way it is not wiped.
+async fn carries_own_filesystem(volume: &PoolVolume, device: &Path) -> Result<bool> {
+    let probe = filesystem::probe(device).await.map_err(errors::filesystem)?;
+    let own = filesystem::filesystem_uuid(&volume.uuid);
+    Ok(matches!(probe, filesystem::Probe::Filesystem { uuid, .. } if uuid.eq_ignore_ascii_case(&own)))
+}
+
+async fn wipe(device: &Path) -> Result<()> {
+    let device = device.to_owned();
+    errors::blocking(move || {
+        let file = filesystem::exclusive(&device).map_err(errors::filesystem)?;
+        filesystem::wipe_signatures(&file).map_err(errors::filesystem)
+    })
+    .await
+}
+
+/// Zeroes the whole device from where the record says, and marks the volume `ready` (or, for both access types, zeroed).
+async fn zero(
+    pool: &Arc<dyn Pool>,
+    volume: &mut PoolVolume,
+    record: Record,
+    device: &Path,
+    handle: &Handle,
+) -> Result<()> {
+    let size = volume.size;
+    let mut offset = record.zeroed.saturating_mul(GIB).min(size);
+    let mut noted = offset;
+    let tell = |offset: u64| {
+        #[allow(clippy::cast_precision_loss, reason = "for people")]
+        let gib = |bytes: u64| bytes as f64 / GIB as f64;
+        handle.progress(format!("zeroed {:.1} of {:.1} GiB", gib(offset), gib(size)));
+    };
+    tell(offset);
+    let path = device.to_owned();
+    let file = Arc::new(errors::blocking(move || filesystem::exclusive(&path).map_err(errors::filesystem)).await?);
+    while offset < size {
+        if handle.cancel.is_cancelled() {
+            return Err(Error::new(
+                Reason::UnderWay,
+                format!("zeroing of volume {} was stopped; a retry of CreateVolume goes on with it", volume.name),
+            ));
+        }
+        let length = CHUNK.min(size - offset);
+        let chunk = Arc::clone(&file);
+        errors::blocking(move || filesystem::zero_range(&chunk, offset, length).map_err(errors::filesystem)).await?;
+        offset += length;
+        tell(offset);
+        if offset - noted >= NOTE_EVERY && offset < size {
+            flush(&file).await?;
+            let record = record.zeroed(offset / GIB);
+            note(pool, volume, &record).await?;
+            noted = offset;
+        }
+    }
+    flush(&file).await?;
+    drop(file);
+    let done = match record.access {
+        AccessTypes::Both => record.zeroed(size.div_ceil(GIB)),
+        AccessTypes::Block | AccessTypes::Mount => record.ready(),
+    };
+    note(pool, volume, &done).await
+}
+
+async fn flush(file: &Arc<filesystem::Exclusive>) -> Result<()> {
+    let file = Arc::clone(file);
+    errors::blocking(move || {
+        file.sync_all()
+            .map_err(|error| Error::host(format!("flushing zeroes to the device: {error}; see the kernel log")))
+    })
+    .await
+}
+
+/// Replaces the record on the storage and in `volume`.
+pub(crate) async fn note(pool: &Arc<dyn Pool>, volume: &mut PoolVolume, record: &Record) -> Result<()> {
+    pool.set_record(volume, record).await?;
+    volume.record = Recorded::Here(Box::new(record.clone()));
+    Ok(())
+}

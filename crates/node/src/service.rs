@@ -1,0 +1,200 @@
+//! The CSI Node service: reads requests, asks the [`Host`], writes answers.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use quarry_proto::csi::v1 as csi;
+use quarry_transport::deadline;
+use quarry_volume::wire::{existing_volume, required, signed};
+use quarry_volume::{Capability, Error, MKFS_OPTIONS, Result};
+use tonic::{Request, Response, Status};
+
+use crate::host::Host;
+use crate::publish::{Publish, Stats};
+use crate::stage::Stage;
+
+/// How long a call waits for its task where the caller gave no deadline: less than kubelet's own two minutes.
+const DEFAULT_WAIT: Duration = Duration::from_secs(100);
+/// The longest path that the kernel takes, in bytes.
+const MAX_PATH: usize = 4096;
+/// The longest name of a file or folder on any filesystem of Linux, in bytes.
+const MAX_PART: usize = 255;
+
+/// The CSI Node service of one host.
+#[derive(Clone)]
+pub struct NodeService {
+    host: Host,
+    topology_key: String,
+}
+
+impl NodeService {
+    /// The service of `host`; `topology_key` is the key under which the node is known to the scheduler.
+    #[must_use]
+    pub fn new(host: Host, topology_key: impl Into<String>) -> Self {
+        Self { host, topology_key: topology_key.into() }
+    }
+}
+
+fn path(field: &str, value: &str) -> Result<PathBuf> {
+    let wrong = |why: &str| Err(Error::invalid(format!("{field} {why}")));
+    match value {
+        "" => wrong("is missing"),
+        _ if value.len() > MAX_PATH => wrong("is longer than any path can be"),
+        _ if value.contains('\0') => wrong("contains a NUL byte"),
+        _ if !value.starts_with('/') => wrong("is not absolute"),
+        _ if value.split('/').any(|part| part == "..") => wrong("contains \"..\""),
+        _ if value.split('/').any(|part| part.len() > MAX_PART) => {
+            wrong("has a part that is longer than any name can be")
+        }
+        _ if value.chars().all(|c| c == '/') => wrong("is the root folder"),
+        _ => Ok(PathBuf::from(value)),
+    }
+}
+
+fn capability(value: Option<&csi::VolumeCapability>) -> Result<Capability> {
+    value.ok_or_else(|| Error::invalid("volume_capability is missing"))?.try_into()
+}
+
+fn mkfs_options(context: &BTreeMap<String, String>) -> String {
+    context.get(MKFS_OPTIONS).cloned().unwrap_or_default()
+}
+
+#[tonic::async_trait]
+impl csi::node_server::Node for NodeService {
+    async fn node_stage_volume(
+        &self,
+        request: Request<csi::NodeStageVolumeRequest>,
+    ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
+        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+        let request = request.into_inner();
+        required("volume_id", &request.volume_id)?;
+        let stage = Stage {
+            staging: path("staging_target_path", &request.staging_target_path)?,
+            capability: capability(request.volume_capability.as_ref())?,
+            id: existing_volume(&request.volume_id)?,
+            mkfs_options: mkfs_options(&request.volume_context),
+        };
+        self.host.stage(stage, wait).await?;
+        Ok(Response::new(csi::NodeStageVolumeResponse {}))
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<csi::NodeUnstageVolumeRequest>,
+    ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
+        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+        let request = request.into_inner();
+        let id = required("volume_id", &request.volume_id)?;
+        self.host.unstage(id, path("staging_target_path", &request.staging_target_path)?, wait).await?;
+        Ok(Response::new(csi::NodeUnstageVolumeResponse {}))
+    }
+
+    async fn node_publish_volume(
+        &self,
+        request: Request<csi::NodePublishVolumeRequest>,
+    ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
+        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+        let request = request.into_inner();
+        required("volume_id", &request.volume_id)?;
+        let target = path("target_path", &request.target_path)?;
+        let capability = capability(request.volume_capability.as_ref())?;
+        let id = existing_volume(&request.volume_id)?;
+        if request.staging_target_path.is_empty() {
+            return Err(Error::precondition("staging_target_path is missing: stage the volume first").into());
+        }
+        let publish = Publish {
+            id,
+            staging: path("staging_target_path", &request.staging_target_path)?,
+            target,
+            capability,
+            read_only: request.readonly,
+        };
+        self.host.publish(publish, wait).await?;
+        Ok(Response::new(csi::NodePublishVolumeResponse {}))
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<csi::NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
+        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+        let request = request.into_inner();
+        let id = required("volume_id", &request.volume_id)?;
+        self.host.unpublish(id, path("target_path", &request.target_path)?, wait).await?;
+        Ok(Response::new(csi::NodeUnpublishVolumeResponse {}))
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        request: Request<csi::NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
+        use csi::volume_usage::Unit;
+
+        let request = request.into_inner();
+        required("volume_id", &request.volume_id)?;
+        if request.volume_path.is_empty() {
+            return Err(Error::invalid("volume_path is missing").into());
+        }
+        let id = existing_volume(&request.volume_id)?;
+        // A path at which no volume can be is answered as one at which this volume is not.
+        let path = path("volume_path", &request.volume_path)
+            .map_err(|error| Error::not_found(format!("volume {id} is not there: {error}")))?;
+        let usage = |unit: Unit, total: u64, used: u64, available: u64| csi::VolumeUsage {
+            unit: unit as i32,
+            total: signed(total),
+            used: signed(used),
+            available: signed(available),
+        };
+        let usage = match self.host.stats(&id, &path).await? {
+            Stats::Block { size } => vec![usage(Unit::Bytes, size, 0, 0)],
+            Stats::Filesystem(stats) => vec![
+                usage(Unit::Bytes, stats.total, stats.used, stats.available),
+                usage(Unit::Inodes, stats.inodes, stats.inodes_used, stats.inodes_free),
+            ],
+        };
+        Ok(Response::new(csi::NodeGetVolumeStatsResponse { usage }))
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _request: Request<csi::NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<csi::NodeGetCapabilitiesResponse>, Status> {
+        use csi::node_service_capability::{Rpc, Type, rpc};
+
+        let capability =
+            |rpc: rpc::Type| csi::NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: rpc as i32 })) };
+        let capabilities = [rpc::Type::StageUnstageVolume, rpc::Type::GetVolumeStats, rpc::Type::SingleNodeMultiWriter]
+            .map(capability)
+            .to_vec();
+        Ok(Response::new(csi::NodeGetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn node_get_info(
+        &self,
+        _request: Request<csi::NodeGetInfoRequest>,
+    ) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
+        let node = self.host.node().to_owned();
+        Ok(Response::new(csi::NodeGetInfoResponse {
+            node_id: node.clone(),
+            max_volumes_per_node: 0,
+            accessible_topology: Some(csi::Topology { segments: BTreeMap::from([(self.topology_key.clone(), node)]) }),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_that_cannot_be_a_target_is_refused_before_anything_is_done() {
+        let (long_part, long_path) = (format!("/a/{}", "b".repeat(256)), "/a".repeat(2049));
+        for bad in ["", "a", "..", "/", "//", "/a/../b", "/a\0b", &long_part, &long_path] {
+            assert_eq!(path("target_path", bad).unwrap_err().reason, quarry_volume::Reason::InvalidRequest, "{bad:?}");
+        }
+        for good in ["/a", "/a b/..c/ü\n", &format!("/{}", "b".repeat(255))] {
+            assert_eq!(path("target_path", good).unwrap(), PathBuf::from(good));
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Operations on volumes, one at a time per volume, that outlive their callers.
+//!
+//! A gRPC handler is dropped the moment its caller gives up. An `lvcreate` or `mkfs` must not be abandoned half-way by
+//! that, nor started a second time by the caller's retry. So every mutating call runs as a spawned task keyed by the
+//! volume; the caller only waits for it. A retry finds the task under way (`UnderWay`), or its result on the storage.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use quarry_volume::{Error, Reason, Result};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+
+/// The tasks of one node.
+#[derive(Clone, Default)]
+pub struct Tasks {
+    inner: Arc<Mutex<HashMap<String, Entry>>>,
+}
+
+/// What is known of a task while it runs.
+struct Entry {
+    /// What it does, for messages and metrics: `create`, `stage`.
+    what: &'static str,
+    since: Instant,
+    /// How far it is, for messages; empty where there is nothing to tell.
+    progress: watch::Receiver<String>,
+    /// Asks the task to stop at its next safe point.
+    cancel: CancellationToken,
+    /// Closed when the task has ended.
+    ended: watch::Receiver<()>,
+}
+
+/// What a running task gets to tell and to heed.
+#[derive(Clone)]
+pub struct Handle {
+    progress: Arc<watch::Sender<String>>,
+    /// Cancelled when the task should stop at its next safe point.
+    pub cancel: CancellationToken,
+}
+
+impl Handle {
+    /// Says how far the task is; a caller that is told to come again gets this text.
+    pub fn progress(&self, text: String) {
+        self.progress.send_replace(text);
+    }
+}
+
+/// A task as an operator sees it.
+#[derive(Clone, Debug)]
+pub struct TaskStatus {
+    /// The volume.
+    pub volume: String,
+    /// What is done to it.
+    pub what: &'static str,
+    /// For how long.
+    pub age: Duration,
+    /// How far it is; empty where there is nothing to tell.
+    pub progress: String,
+}
+
+/// Removes a task's entry however the task ends, a panic included.
+struct Registered {
+    tasks: Tasks,
+    volume: String,
+    _ended: watch::Sender<()>,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.tasks.lock().remove(&self.volume);
+    }
+}
+
+impl Tasks {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` on `volume` as a task of its own and waits for it, at most `wait`.
+    ///
+    /// # Errors
+    /// `UnderWay` if another operation on the volume is under way, or if the wait ended and the task tells its
+    /// progress; `TimedOut` if the wait ended otherwise: in both cases the work goes on. Otherwise what `work` says.
+    pub async fn run<T, F>(
+        &self,
+        volume: &str,
+        what: &'static str,
+        wait: Duration,
+        work: impl FnOnce(Handle) -> F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let (progress_sender, progress) = watch::channel(String::new());
+        let (ended_sender, ended) = watch::channel(());
+        let cancel = CancellationToken::new();
+        {
+            let mut tasks = self.lock();
+            if let Some(entry) = tasks.get(volume) {
+                return Err(under_way(volume, entry));
+            }
+            let entry =
+                Entry { what, since: Instant::now(), progress: progress.clone(), cancel: cancel.clone(), ended };
+            tasks.insert(volume.to_owned(), entry);
+        }
+        let registered = Registered { tasks: self.clone(), volume: volume.to_owned(), _ended: ended_sender };
+        let future = work(Handle { progress: Arc::new(progress_sender), cancel });
+        let span = tracing::debug_span!("task", what, volume);
+        let task = tokio::spawn(
+            async move {
+                // Held until the work has ended, whatever happens to the caller.
+                let _registered = registered;
+                future.await
+            }
+            .instrument(span),
+        );
+        match tokio::time::timeout(wait, task).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(join)) => Err(Error::host(format!(
+                "{what} of volume {volume} ended unexpectedly ({join}); this is a bug in Quarry: please report it. \
+                 Retry: every operation starts by looking at what is"
+            ))),
+            Err(_elapsed) => {
+                let text = progress.borrow().clone();
+                Err(if text.is_empty() {
+                    Error::new(
+                        Reason::TimedOut,
+                        format!(
+                            "{what} of volume {volume} takes longer than {wait:.1?}; it goes on: retry to see its result"
+                        ),
+                    )
+                } else {
+                    Error::new(Reason::UnderWay, format!("{what} of volume {volume}: {text}; it goes on: retry"))
+                })
+            }
+        }
+    }
+
+    /// Asks the task on `volume` to stop at its next safe point, if it is of kind `what`, and waits until it has ended,
+    /// at most `wait`. Another kind of task is left alone.
+    pub async fn stop(&self, volume: &str, what: &'static str, wait: Duration) {
+        let ended = {
+            let tasks = self.lock();
+            let Some(entry) = tasks.get(volume).filter(|entry| entry.what == what) else { return };
+            entry.cancel.cancel();
+            entry.ended.clone()
+        };
+        wait_for_end(ended, wait).await;
+    }
+
+    /// Asks every task to stop at its next safe point and waits until all have ended, at most `wait`. Returns how many
+    /// are still under way.
+    pub async fn drain(&self, wait: Duration) -> usize {
+        let deadline = Instant::now() + wait;
+        let ends: Vec<_> = {
+            let tasks = self.lock();
+            for entry in tasks.values() {
+                entry.cancel.cancel();
+            }
+            tasks.values().map(|entry| entry.ended.clone()).collect()
+        };
+        for ended in ends {
+            wait_for_end(ended, deadline.saturating_duration_since(Instant::now())).await;
+        }
+        self.lock().len()
+    }
+
+    /// The tasks under way, the oldest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<TaskStatus> {
+        let mut list: Vec<_> = self
+            .lock()
+            .iter()
+            .map(|(volume, entry)| TaskStatus {
+                volume: volume.clone(),
+                what: entry.what,
+                age: entry.since.elapsed(),
+                progress: entry.progress.borrow().clone(),
+            })
+            .collect();
+        list.sort_by_key(|task| std::cmp::Reverse(task.age));
+        list
+    }
+}
+
+async fn wait_for_end(mut ended: watch::Receiver<()>, wait: Duration) {
+    // The sender never sends; `changed` fails when it is dropped with the task.
+    let _ = tokio::time::timeout(wait, ended.changed()).await;
+}
+
+fn under_way(volume: &str, entry: &Entry) -> Error {
+    let progress = entry.progress.borrow();
+    let progress = if progress.is_empty() { String::new() } else { format!(", {}", *progress) };
+    Error::new(
+        Reason::UnderWay,
+        format!(
+            "{} of volume {volume} has been under way for {:.1?}{progress}; retry when it is done",
+            entry.what,
+            entry.since.elapsed()
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[tokio::test]
+    async fn a_second_operation_on_the_volume_is_refused_until_the_first_has_ended() {
+        let tasks = Tasks::default();
+        let (go, gate) = tokio::sync::oneshot::channel::<()>();
+        let first = {
+            let tasks = tasks.clone();
+            tokio::spawn(async move { tasks.run("v", "create", LONG, |_| async { Ok(gate.await.is_ok()) }).await })
+        };
+        while tasks.list().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let second = tasks.run("v", "delete", LONG, |_| async { Ok(()) }).await.unwrap_err();
+        assert_eq!(second.reason, Reason::UnderWay);
+        assert!(tasks.run("other", "delete", LONG, |_| async { Ok(()) }).await.is_ok());
+        go.send(()).unwrap();
+        assert!(first.await.unwrap().unwrap());
+        assert!(tasks.run("v", "delete", LONG, |_| async { Ok(()) }).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn work_goes_on_when_its_caller_gives_up() {
+        let tasks = Tasks::default();
+        let done = Arc::new(AtomicUsize::new(0));
+        let (go, gate) = tokio::sync::oneshot::channel::<()>();
+        let work = {
+            let done = done.clone();
+            tasks.run("v", "create", LONG, |_| async move {
+                let _ = gate.await;
+                done.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            })
+        };
+        // The caller's future is dropped, as tonic does.
+        assert!(tokio::time::timeout(Duration::from_millis(20), work).await.is_err());
+        assert_eq!(tasks.list().len(), 1);
+        go.send(()).unwrap();
+        assert_eq!(tasks.drain(LONG).await, 0);
+        assert_eq!(done.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_ends_is_said_with_the_progress() {
+        let tasks = Tasks::default();
+        let wait = Duration::from_millis(20);
+        let silent = tasks.run("a", "create", wait, |_| std::future::pending::<Result<()>>()).await.unwrap_err();
+        assert_eq!(silent.reason, Reason::TimedOut);
+        let telling = tasks
+            .run("b", "create", wait, |handle| async move {
+                handle.progress("zeroed 3 of 10 GiB".to_owned());
+                std::future::pending::<Result<()>>().await
+            })
+            .await
+            .unwrap_err();
+        assert_eq!(telling.reason, Reason::UnderWay);
+        assert!(telling.message.contains("3 of 10 GiB"));
+    }
+
+    #[tokio::test]
+    async fn a_panic_frees_the_volume() {
+        let tasks = Tasks::default();
+        let error = tasks.run::<(), _>("v", "create", LONG, |_| async { panic!("bug") }).await.unwrap_err();
+        assert_eq!(error.reason, Reason::Host);
+        assert!(tasks.list().is_empty());
+    }
+
+    #[tokio::test]
+    async fn stop_cancels_only_the_kind_it_names() {
+        let tasks = Tasks::default();
+        let wait = Duration::from_millis(10);
+        let _ = tasks
+            .run("v", "create", wait, |handle| async move {
+                handle.cancel.cancelled().await;
+                Err::<(), _>(Error::new(Reason::UnderWay, "stopped"))
+            })
+            .await;
+        tasks.stop("v", "stage", wait).await;
+        assert_eq!(tasks.list().len(), 1);
+        tasks.stop("v", "create", LONG).await;
+        assert!(tasks.list().is_empty());
+    }
+}

@@ -1,0 +1,118 @@
+//! The device of a logical volume, by the kernel's own word.
+//!
+//! Device-mapper devices carry the UUIDs of their volume group and logical volume in sysfs. That is looked at each time,
+//! since activation is not a matter of LVM's metadata: no report is asked, and none can be out of date.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+/// Finds the node of the active logical volume with these UUIDs. `None`: it is not active.
+///
+/// It is the kernel's own `/dev/dm-N`, which devtmpfs always has, under its name in `/dev/mapper` where that is a link to
+/// it: one node for all, because the lock that tells of an orphaned mkfs lies on the node. Only where `/dev` is not a
+/// devtmpfs it may be a node that lvm made under `/dev/mapper`. Each is believed only if it is a block device with the
+/// number that sysfs gives.
+///
+/// # Errors
+/// sysfs cannot be read, or the device is there and no right node is.
+pub(crate) fn find(group_uuid: &str, volume_uuid: &str) -> io::Result<Option<PathBuf>> {
+    let plain = |uuid: &str| uuid.replace('-', "");
+    let wanted = format!("LVM-{}{}", plain(group_uuid), plain(volume_uuid));
+    for entry in fs::read_dir("/sys/block")? {
+        let entry = entry?;
+        let Some(name) = entry.file_name().to_str().filter(|name| name.starts_with("dm-")).map(str::to_owned) else {
+            continue;
+        };
+        // A device may go while we look: then it is not the one.
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned());
+        if read("dm/uuid").is_ok_and(|uuid| uuid == wanted) {
+            let (number, mapped) = (read("dev")?, read("dm/name")?);
+            let (named, own) = (Path::new("/dev/mapper").join(mapped), Path::new("/dev").join(&name));
+            let linked = fs::canonicalize(&named).is_ok_and(|target| target == own);
+            let candidates = if linked { [named, own] } else { [own, named] };
+            return match candidates.into_iter().find(|path| is(path, &number)) {
+                Some(path) => Ok(Some(path)),
+                None => Err(io::Error::other(format!(
+                    "the kernel has {name} ({number}), but neither /dev/mapper nor /dev has a node for it: is /dev the host's?"
+                ))),
+            };
+        }
+    }
+    Ok(None)
+}
+
+/// The UUID, with lvm's hyphens, of the active logical volume of that name, if it is one whole device of `size` bytes that
+/// belongs to the volume group with that UUID. `None` where the kernel's word does not prove all of that.
+pub(crate) fn uuid_of(group: &str, group_uuid: &str, volume: &str, size: u64) -> Option<String> {
+    uuid_in(Path::new("/sys/block"), group, group_uuid, volume, size)
+}
+
+fn uuid_in(block: &Path, group: &str, group_uuid: &str, volume: &str, size: u64) -> Option<String> {
+    let mapped = quarry_lvm::mapper_path(group, volume);
+    let mapped = mapped.file_name()?.to_str()?;
+    let prefix = format!("LVM-{}", group_uuid.replace('-', ""));
+    for entry in fs::read_dir(block).ok()?.flatten() {
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned()).ok();
+        if read("dm/name").is_none_or(|name| name != mapped) {
+            continue;
+        }
+        // The kernel counts in sectors of 512 bytes, whatever the disk's own are.
+        let bytes = read("size")?.parse::<u64>().ok()?.checked_mul(512)?;
+        let uuid = read("dm/uuid")?;
+        let plain = uuid.strip_prefix(&prefix)?;
+        let whole = plain.len() == 32 && plain.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        return (whole && bytes == size).then(|| hyphenated(plain));
+    }
+    None
+}
+
+/// A UUID as lvm writes it: 6-4-4-4-4-4-6.
+fn hyphenated(plain: &str) -> String {
+    let mut text = String::with_capacity(38);
+    for (index, character) in plain.chars().enumerate() {
+        if matches!(index, 6 | 10 | 14 | 18 | 22 | 26) {
+            text.push('-');
+        }
+        text.push(character);
+    }
+    text
+}
+
+fn is(path: &Path, number: &str) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| {
+        let rdev = metadata.rdev();
+        metadata.file_type().is_block_device()
+            && format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)) == number
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_is_believed_of_the_whole_volume_alone() {
+        let block = tempfile::tempdir().unwrap();
+        let group = "Zr3Ot2-MsTU-yPvW-5Ttd-gaYN-WeYT-vP8EJt";
+        let device = |node: &str, name: &str, uuid: &str, sectors: u64| {
+            let folder = block.path().join(node);
+            fs::create_dir_all(folder.join("dm")).unwrap();
+            fs::write(folder.join("dm/name"), format!("{name}\n")).unwrap();
+            fs::write(folder.join("dm/uuid"), format!("{uuid}\n")).unwrap();
+            fs::write(folder.join("size"), format!("{sectors}\n")).unwrap();
+        };
+        let plain = "Zr3Ot2MsTUyPvW5TtdgaYNWeYTvP8EJtABCDEFghijKLMNopqrSTUVwxyz012345";
+        device("dm-0", "vg--0-pvc--1", &format!("LVM-{plain}"), 8192);
+        device("dm-1", "vg--0-layered", &format!("LVM-{plain}-real"), 8192);
+        device("dm-2", "vg--0-other", &format!("LVM-X{}", &plain[1..]), 8192);
+        fs::create_dir(block.path().join("vda")).unwrap();
+        let found = |volume: &str, size: u64| uuid_in(block.path(), "vg-0", group, volume, size);
+        assert_eq!(found("pvc-1", 4 << 20).unwrap(), "ABCDEF-ghij-KLMN-opqr-STUV-wxyz-012345");
+        assert_eq!(found("pvc-1", 8 << 20), None, "of another size");
+        assert_eq!(found("layered", 4 << 20), None, "a layer of a volume");
+        assert_eq!(found("other", 4 << 20), None, "of another volume group");
+        assert_eq!(found("none", 4 << 20), None);
+    }
+}

@@ -1,0 +1,410 @@
+//! A pool that carves logical volumes from a volume group.
+
+mod cache;
+mod device;
+mod volume;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use quarry_exec::Orphan;
+use quarry_lvm::commands::{self, CreateLv};
+use quarry_lvm::{LogicalVolume, VolumeGroup, capacity, safe_name};
+use quarry_volume::{Capacity, Error, Layout, Reason, Result, StorageId, VolumeSpec};
+use tokio::sync::{Mutex, MutexGuard};
+
+use self::cache::{Cache, View};
+use crate::record::Tag;
+use crate::{Health, Pool, PoolConfig, PoolStatus, PoolVolume, Record, Recorded, Uevents};
+
+/// A pool of kind `lvm`.
+pub struct LvmPool {
+    config: PoolConfig,
+    cache: Arc<Cache>,
+    /// Held while the volume group is changed: capacity is checked and used up as one step.
+    changing: Mutex<()>,
+    /// The lvm commands of an earlier Quarry that were still at work when this one started.
+    orphans: std::sync::Mutex<Vec<Orphan>>,
+}
+
+impl LvmPool {
+    /// Opens the pool: reads its volume group and resumes devices that a killed lvm left suspended. A volume group that
+    /// is not there is no error: the pool says so, and serves when it comes.
+    pub async fn open(config: PoolConfig, uevents: Uevents) -> Self {
+        let cache = Cache::new(&config.volume_group, uevents);
+        let orphans = std::sync::Mutex::new(quarry_exec::orphans(&config.volume_group));
+        let pool = Self { config, cache, changing: Mutex::default(), orphans };
+        if let Some(orphan) = pool.orphan() {
+            // It may hold the volume group's lock, for which a report would wait. Both come later: see `turn`.
+            tracing::warn!(pool = pool.config.name, orphan, "no changes until it has ended");
+            return pool;
+        }
+        match pool.group().await {
+            Ok(group) => pool.recover(&group).await,
+            Err(error) => tracing::warn!(pool = pool.config.name, %error, "the pool is not available"),
+        }
+        pool
+    }
+
+    /// The volume group as it is.
+    ///
+    /// A report waits for the volume group's lock. While a command that may hold it is overdue, none is asked for: only
+    /// what is known without one is answered.
+    async fn group(&self) -> Result<Arc<VolumeGroup>> {
+        let view = match self.overdue() {
+            None => self.cache.view().await,
+            Some(command) => self.cache.remembered().await.unwrap_or_else(|| {
+                View::Absent(format!("volume group {} cannot be read now: {command}", self.config.volume_group))
+            }),
+        };
+        match view {
+            View::Found(group) => Ok(group),
+            View::Absent(why) => Err(Error::unavailable(format!("pool {}: {why}", self.config.name))),
+        }
+    }
+
+    /// Waits for its turn to change the volume group.
+    ///
+    /// While an earlier lvm command on it is overdue, nobody waits behind it: it may never end.
+    async fn turn(&self) -> Result<MutexGuard<'_, ()>> {
+        if let Some(command) = self.overdue() {
+            return Err(Error::unavailable(format!("pool {} takes no changes now: {command}", self.config.name)));
+        }
+        let turn = self.changing.lock().await;
+        if let Some(orphan) = self.orphan() {
+            return Err(Error::new(
+                Reason::UnderWay,
+                format!("pool {} takes no changes before {orphan} has ended; retry", self.config.name),
+            ));
+        }
+        let ended = !self.known_orphans().is_empty();
+        if ended {
+            // What they changed is not known yet, and they may have died of a signal. They are forgotten only when that has
+            // been looked at: a volume group that cannot be read now is looked at next time.
+            self.cache.invalidate();
+            let group = self.group().await?;
+            self.recover(&group).await;
+            self.known_orphans().clear();
+        }
+        Ok(turn)
+    }
+
+    fn known_orphans(&self) -> std::sync::MutexGuard<'_, Vec<Orphan>> {
+        self.orphans.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// An lvm command on this volume group that outlived the Quarry that started it, in words. A change made meanwhile
+    /// would have it come after: a volume that was deleted could be made once more.
+    fn orphan(&self) -> Option<String> {
+        self.known_orphans().iter().find(|orphan| orphan.lives()).map(|orphan| {
+            format!("`{}` (process {}), which outlived the Quarry that started it,", orphan.command, orphan.pid)
+        })
+    }
+
+    /// The lvm command on this volume group that should have ended long ago, in words.
+    fn overdue(&self) -> Option<String> {
+        let mut running = quarry_exec::running();
+        running.retain(|command| command.overdue && command.subject.as_deref() == Some(&self.config.volume_group));
+        running.first().map(|command| {
+            let fate = match command.mutation {
+                true => "is left to end by itself, since killing it could leave devices suspended",
+                false => "was told to end",
+            };
+            format!(
+                "`{}` has been running for {} s and {fate}; see what it waits for (a disk that hangs? another lvm holding \
+                 a lock?)",
+                command.command,
+                command.age.as_secs()
+            )
+        })
+    }
+
+    /// Finds devices of the volume group that a killed lvm left suspended, and resumes them: whoever touches them hangs.
+    async fn recover(&self, group: &VolumeGroup) {
+        // A live lvm suspends for a moment. The report took the volume group's lock, so those seen before and after it
+        // belong to no live command.
+        let uuid = group.uuid.clone();
+        let suspended = match quarry_lvm::suspended(&uuid) {
+            Ok(found) if found.is_empty() => return,
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(%error, "suspended devices cannot be looked for");
+                return;
+            }
+        };
+        self.cache.invalidate();
+        if self.group().await.is_err() {
+            return;
+        }
+        let still = quarry_lvm::suspended(&uuid).unwrap_or_default();
+        let orphaned: Vec<_> = suspended.into_iter().filter(|device| still.contains(device)).collect();
+        if orphaned.is_empty() {
+            return;
+        }
+        let names: Vec<&str> = orphaned.iter().map(|device| device.name.as_str()).collect();
+        tracing::warn!(?names, "resuming devices that a killed lvm left suspended");
+        if let Err(error) = quarry_lvm::resume(&self.config.volume_group, &orphaned).await {
+            tracing::error!(%error, ?names, "suspended devices could not be resumed");
+        }
+    }
+
+    /// Ends one change of the volume group: what was remembered is forgotten, and what lvm wrote is flushed.
+    async fn commit(&self, group: &VolumeGroup, result: Result<(), quarry_lvm::Error>) -> Result<()> {
+        self.cache.invalidate();
+        if let Err(quarry_lvm::Error::Exec(quarry_exec::Error::Signalled { .. })) = &result {
+            self.recover(group).await;
+        }
+        result.map_err(|error| self.explain(error))?;
+        quarry_lvm::sync_metadata(group).await.map_err(|error| self.explain(error))
+    }
+
+    /// A failure of lvm as the reason of an answer.
+    fn explain(&self, error: quarry_lvm::Error) -> Error {
+        use quarry_lvm::Error as Lvm;
+        let reason = match &error {
+            Lvm::NoSpace { .. } => Reason::NoSpace,
+            // It was not there when this change began: somebody made it since. The retry looks at what it is.
+            Lvm::AlreadyExists { .. } => Reason::UnderWay,
+            Lvm::InUse { .. } => Reason::InUse,
+            Lvm::NotFound { .. } | Lvm::Locked { .. } | Lvm::MissingPv { .. } | Lvm::Denied { .. } => {
+                Reason::Unavailable
+            }
+            Lvm::Exec(quarry_exec::Error::Deadline { .. }) => Reason::Unavailable,
+            Lvm::Exec(_) | Lvm::Other { .. } | Lvm::Report { .. } | Lvm::Argument(_) | Lvm::Device { .. } => {
+                Reason::Host
+            }
+        };
+        Error::new(reason, format!("pool {}: {error}", self.config.name))
+    }
+
+    /// Refuses a change while a disk is missing: LVM would commit it, and expel that disk with the same commit, so that it
+    /// would not come back by itself.
+    fn complete(&self, group: &VolumeGroup) -> Result<()> {
+        if group.missing_pvs == 0 {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!(
+            "pool {}: nothing is changed while volume group {} lacks {} of its physical volumes, because LVM would expel \
+             them with the change; bring the disk back, or give it up (vgreduce --removemissing)",
+            self.config.name, group.name, group.missing_pvs
+        )))
+    }
+
+    /// The bytes that volumes of this layout come in.
+    fn unit(group: &VolumeGroup, layout: &Layout) -> u64 {
+        group.extent_size.saturating_mul(u64::from(layout.stripes()))
+    }
+
+    /// The volume as it is now; what was looked up earlier may have changed.
+    fn current(&self, group: &VolumeGroup, volume: &PoolVolume) -> Result<PoolVolume> {
+        group
+            .logical_volume(&volume.name)
+            .filter(|found| found.uuid == volume.uuid)
+            .and_then(|found| volume::ours(group, found))
+            .ok_or_else(|| {
+                Error::unavailable(format!(
+                    "volume {} has been removed from pool {}, replaced, or has lost its mark in the meantime: retry",
+                    volume.name, self.config.name
+                ))
+            })
+    }
+}
+
+#[async_trait::async_trait]
+impl Pool for LvmPool {
+    fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    async fn status(&self) -> PoolStatus {
+        let mut status = PoolStatus {
+            name: self.config.name.clone(),
+            size: 0,
+            free: 0,
+            largest: 0,
+            metadata_size: 0,
+            metadata_free: 0,
+            volumes: 0,
+            problems: self.overdue().into_iter().chain(self.orphan()).collect(),
+        };
+        let group = match self.group().await {
+            Ok(group) => group,
+            Err(error) => {
+                status.problems.push(error.message);
+                return status;
+            }
+        };
+        status.size = group.extent_count.saturating_mul(group.extent_size);
+        status.free = capacity::available(&group, self.config.reserve);
+        status.largest = capacity::largest(&group, &Layout::Linear, self.config.reserve).bytes;
+        status.metadata_size = group.metadata_size;
+        status.metadata_free = group.metadata_free;
+        status.volumes = u64::try_from(volume::all(&group).len()).unwrap_or(u64::MAX);
+        status.problems.extend(capacity::closed(&group));
+        status
+    }
+
+    async fn volumes(&self) -> Result<Vec<PoolVolume>> {
+        Ok(volume::all(&*self.group().await?))
+    }
+
+    async fn storage(&self) -> Result<StorageId> {
+        Ok(StorageId::of(&self.group().await?.uuid))
+    }
+
+    async fn capacity(&self, layout: &Layout) -> Result<Capacity> {
+        let group = self.group().await?;
+        let largest = capacity::largest(&group, layout, self.config.reserve);
+        if let Some(reason) = largest.reason {
+            tracing::debug!(pool = self.config.name, reason, "no capacity");
+            return Ok(Capacity::default());
+        }
+        let copies = match layout {
+            Layout::Raid1 { .. } => u64::from(layout.width()),
+            _ => 1,
+        };
+        Ok(Capacity {
+            // What several volumes together may get; a single one never gets more than the largest.
+            available: (capacity::available(&group, self.config.reserve) / copies).max(largest.bytes),
+            largest: largest.bytes,
+            smallest: Self::unit(&group, layout),
+        })
+    }
+
+    async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
+        let group = self.group().await?;
+        spec.size.choose(Self::unit(&group, &spec.layout))
+    }
+
+    async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+        let _turn = self.turn().await?;
+        let group = self.group().await?;
+        let name = safe_name(&spec.name);
+        if let Some(found) = group.logical_volume(&name) {
+            // One of ours that this version cannot read is no stranger to be renamed or removed by hand.
+            if let Some(volume) = volume::ours(&group, found) {
+                volume.record()?;
+            }
+            return Err(Error::new(
+                Reason::Exists,
+                format!(
+                    "pool {}: {}/{name} exists and does not carry this volume's record; it is left alone: rename or \
+                     remove it by hand",
+                    self.config.name, group.name
+                ),
+            ));
+        }
+        let size = spec.size.choose(Self::unit(&group, &spec.layout))?;
+        let extents = size / group.extent_size.max(1);
+        let largest = capacity::largest(&group, &spec.layout, self.config.reserve);
+        let no_space = |why: &str| {
+            Error::new(
+                Reason::NoSpace,
+                format!(
+                    "pool {} cannot hold {size} bytes ({}): the largest volume of this layout it can make now has {} \
+                     bytes{why}",
+                    self.config.name, spec.layout, largest.bytes
+                ),
+            )
+        };
+        let Some(pvs) = capacity::choose(&group, &spec.layout, extents, self.config.reserve) else {
+            return Err(no_space(&largest.reason.as_ref().map_or_else(String::new, |why| format!("; {why}"))));
+        };
+        let record = Record::new(spec, size);
+        let request = CreateLv {
+            vg: group.name.clone(),
+            name: name.clone(),
+            extents,
+            layout: spec.layout,
+            tags: vec![record.to_string()],
+            pvs,
+        };
+        let made = commands::create(&request).await;
+        self.commit(&group, made).await?;
+        // These layouts are one commit of lvm's, which has just succeeded, and the kernel has the whole device: a report
+        // would say nothing that is not known. The next question makes one.
+        if matches!(spec.layout, Layout::Linear | Layout::Striped { .. })
+            && let Some(uuid) = device::uuid_of(&group.name, &group.uuid, &name, size)
+            && let Tag::Record(record) = Record::parse(&record.to_string())
+        {
+            return Ok(PoolVolume {
+                name,
+                storage: StorageId::of(&group.uuid),
+                group: group.uuid.clone(),
+                uuid,
+                size,
+                record: Recorded::Here(record),
+                health: Health::Whole,
+            });
+        }
+        let group = self.group().await?;
+        group.logical_volume(&name).and_then(|found| volume::ours(&group, found)).ok_or_else(|| {
+            Error::unavailable(format!("{}/{name} was made, and is gone: somebody removed it; retry", group.name))
+        })
+    }
+
+    async fn activate(&self, volume: &PoolVolume) -> Result<PathBuf> {
+        if let Some(device) = self.device(volume)? {
+            return Ok(device);
+        }
+        let _turn = self.turn().await?;
+        let group = self.group().await?;
+        self.current(&group, volume)?;
+        commands::activate(&group.name, &volume.name).await.map_err(|error| self.explain(error))?;
+        self.device(volume)?.ok_or_else(|| {
+            Error::host(format!(
+                "lvm activated {}/{}, but the kernel has no device for it: see the kernel log and `lvs -a {}`",
+                group.name, volume.name, group.name
+            ))
+        })
+    }
+
+    fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {
+        device::find(&volume.group, &volume.uuid)
+            .map_err(|error| Error::host(format!("looking for the device of volume {}: {error}", volume.name)))
+    }
+
+    async fn set_record(&self, volume: &PoolVolume, record: &Record) -> Result<()> {
+        let before = volume.record()?.to_string();
+        let after = record.to_string();
+        if before == after {
+            return Ok(());
+        }
+        let _turn = self.turn().await?;
+        let group = self.group().await?;
+        let current = self.current(&group, volume)?;
+        if current.record != volume.record {
+            return Err(Error::precondition(format!(
+                "the record of volume {} was changed by somebody else in the meantime; retry",
+                volume.name
+            )));
+        }
+        self.complete(&group)?;
+        let changed = commands::change_tags(&group.name, &volume.name, &volume.uuid, &[&before], &[&after]).await;
+        self.commit(&group, changed).await
+    }
+
+    async fn remove(&self, volume: &PoolVolume) -> Result<()> {
+        let _turn = self.turn().await?;
+        let group = self.group().await?;
+        let current = self.current(&group, volume)?;
+        if !matches!(current.record, Recorded::Here(_)) {
+            current.record()?;
+        }
+        self.complete(&group)?;
+        let parts: Vec<String> = group.parts_of(&volume.name).map(|part| part.uuid.clone()).collect();
+        let removed = commands::remove(&group.name, &volume.name, &volume.uuid).await;
+        self.commit(&group, removed).await?;
+        if parts.is_empty() {
+            return Ok(());
+        }
+        // What an interrupted creation left beside the volume does not always go with it.
+        let group = self.group().await?;
+        let stray = |part: &&LogicalVolume| part.parent.is_none() && parts.contains(&part.uuid);
+        for part in group.logical_volumes.iter().filter(stray) {
+            let removed = commands::remove(&group.name, &part.name, &part.uuid).await;
+            self.commit(&group, removed).await?;
+        }
+        Ok(())
+    }
+}

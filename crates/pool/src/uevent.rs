@@ -1,0 +1,115 @@
+//! Kernel uevents: news of block devices, heard from netlink without asking anybody.
+//!
+//! They make a cached report look again before its time. Nothing depends on them alone: where the socket cannot be had,
+//! or a message is lost, the comparison of the disks' metadata headers finds the change within ten seconds of a question.
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket, sockopt,
+};
+
+/// The multicast group on which the kernel itself speaks; udevd's own words are in another.
+const KERNEL_GROUP: u32 = 1;
+
+/// Counts of what was heard since the start. Cheap to clone; all clones count together.
+#[derive(Clone, Debug, Default)]
+pub struct Uevents {
+    inner: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Events of any block device.
+    any: AtomicU64,
+    /// Disks and partitions that came or went.
+    disks: AtomicU64,
+}
+
+impl Uevents {
+    /// Begins to listen, on a thread of its own. Where that cannot be done, nothing is ever heard, and a warning says so.
+    #[must_use]
+    pub fn listen() -> Self {
+        let events = Self::default();
+        let heard = events.clone();
+        let started = open().and_then(|socket| {
+            std::thread::Builder::new()
+                .name("uevents".to_owned())
+                .spawn(move || heard.run(&socket))
+                .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
+        });
+        if let Err(error) = started {
+            tracing::warn!(%error, "no kernel uevents: changes made by hand are noticed a few seconds later");
+        }
+        events
+    }
+
+    /// How many events of block devices were heard, and how many of them were disks that came or went.
+    #[must_use]
+    pub fn heard(&self) -> (u64, u64) {
+        (self.inner.any.load(Ordering::Acquire), self.inner.disks.load(Ordering::Acquire))
+    }
+
+    fn run(&self, socket: &OwnedFd) {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(length) => self.note(buffer.get(..length).unwrap_or_default()),
+                // Messages were lost: anything may have happened.
+                Err(Errno::ENOBUFS) => {
+                    self.inner.any.fetch_add(1, Ordering::AcqRel);
+                    self.inner.disks.fetch_add(1, Ordering::AcqRel);
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "kernel uevents ended: changes made by hand are noticed a few seconds later");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn note(&self, message: &[u8]) {
+        let fields: Vec<&[u8]> = message.split(|byte| *byte == 0).collect();
+        if !fields.contains(&b"SUBSYSTEM=block".as_slice()) {
+            return;
+        }
+        self.inner.any.fetch_add(1, Ordering::AcqRel);
+        let came_or_went = fields.iter().any(|field| matches!(*field, b"ACTION=add" | b"ACTION=remove"));
+        let mapped = fields.iter().any(|field| field.starts_with(b"DEVNAME=dm-"));
+        if came_or_went && !mapped {
+            self.inner.disks.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn open() -> Result<OwnedFd, Errno> {
+    let socket =
+        socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkKObjectUEvent)?;
+    // A volume group of hundreds of volumes is activated in one burst.
+    setsockopt(&socket, sockopt::RcvBuf, &(1 << 20))?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, KERNEL_GROUP))?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_that_come_and_go_are_told_from_other_events() {
+        let events = Uevents::default();
+        events.note(b"change@/devices/virtual/block/dm-0\0ACTION=change\0SUBSYSTEM=block\0DEVNAME=dm-0\0");
+        assert_eq!(events.heard(), (1, 0));
+        events.note(b"add@/devices/virtual/block/dm-1\0ACTION=add\0SUBSYSTEM=block\0DEVNAME=dm-1\0");
+        assert_eq!(events.heard(), (2, 0));
+        events.note(b"remove@/devices/pci/vdb\0ACTION=remove\0SUBSYSTEM=block\0DEVNAME=vdb\0");
+        assert_eq!(events.heard(), (3, 1));
+        events.note(b"add@/devices/x\0ACTION=add\0SUBSYSTEM=net\0");
+        events.note(b"\xff\0\0");
+        assert_eq!(events.heard(), (3, 1));
+    }
+}

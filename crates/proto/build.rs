@@ -1,0 +1,86 @@
+//! Generates the types, clients and servers from `proto/`, with no system protoc.
+//!
+//! Messages that carry secrets get a `Debug` of their own that hides them: requests are logged.
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use prost_types::{DescriptorProto, FileDescriptorSet};
+
+const ROOT: &str = "../../proto";
+const FILES: [&str; 1] = ["csi/v1/csi.proto"];
+/// The field that never shows in a `Debug`.
+const SECRETS: &str = "secrets";
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed={ROOT}");
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    let files = protox::compile(FILES, [ROOT])?;
+
+    let hidden = messages_with_secrets(&files)?;
+    tonic_prost_build::configure()
+        // A service implements the calls that it advertises; the others answer UNIMPLEMENTED.
+        .generate_default_stubs(true)
+        // Sorted keys: what is printed, hashed or compared comes out the same every time.
+        .btree_map(".")
+        .skip_debug(hidden.iter().map(|(package, message)| format!(".{package}.{}", message.name())))
+        .compile_fds(files.clone())?;
+
+    for package in packages(&hidden) {
+        let code: String =
+            hidden.iter().filter(|(of, _)| of == package).map(|(_, message)| debug_without_secrets(message)).collect();
+        std::fs::write(out.join(format!("{package}.redacted.rs")), code)?;
+    }
+    Ok(())
+}
+
+/// Every message with a field for secrets, with its package.
+fn messages_with_secrets(files: &FileDescriptorSet) -> Result<Vec<(String, DescriptorProto)>, Box<dyn Error>> {
+    let mut found = Vec::new();
+    for file in &files.file {
+        for message in &file.message_type {
+            if message.nested_type.iter().any(has_secrets) {
+                return Err(
+                    format!("{}: a nested message holds secrets; teach build.rs about it", message.name()).into()
+                );
+            }
+            if has_secrets(message) {
+                found.push((file.package().to_owned(), message.clone()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn has_secrets(message: &DescriptorProto) -> bool {
+    message.field.iter().any(|field| field.name() == SECRETS)
+}
+
+fn packages(hidden: &[(String, DescriptorProto)]) -> Vec<&String> {
+    let mut packages: Vec<_> = hidden.iter().map(|(package, _)| package).collect();
+    packages.dedup();
+    packages
+}
+
+/// The code of a `Debug` that tells how many secrets there are and nothing else about them.
+fn debug_without_secrets(message: &DescriptorProto) -> String {
+    let name = message.name();
+    let mut code = format!(
+        "impl ::core::fmt::Debug for {name} {{\n    \
+         fn fmt(&self, f: &mut ::core::fmt::Formatter<'_>) -> ::core::fmt::Result {{\n        \
+         f.debug_struct(\"{name}\")"
+    );
+    for field in &message.field {
+        let field = field.name();
+        // Writing to a String cannot fail.
+        let _ = match field {
+            SECRETS => {
+                write!(code, ".field(\"{field}\", &::core::format_args!(\"<{{}} hidden>\", self.{field}.len()))")
+            }
+            _ => write!(code, ".field(\"{field}\", &self.{field})"),
+        };
+    }
+    code.push_str(".finish()\n    }\n}\n");
+    code
+}

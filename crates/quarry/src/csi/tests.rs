@@ -1,0 +1,211 @@
+//! The client against a small driver on a real socket: what is sent, what is printed, how errors look.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use clap::Parser as _;
+use quarry_proto::csi::v1::controller_server::{Controller, ControllerServer};
+use quarry_proto::csi::v1::identity_server::{Identity, IdentityServer};
+use quarry_proto::csi::v1::node_server::{Node, NodeServer};
+use quarry_proto::csi::v1::{self as csi, Volume};
+use quarry_transport::unix;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use super::*;
+
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
+/// Remembers what it was asked; every volume there is has a page of its own.
+#[derive(Clone, Default)]
+struct Driver {
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Driver {
+    fn note<T: std::fmt::Debug>(&self, request: Request<T>) -> T {
+        let request = request.into_inner();
+        self.asked.lock().unwrap().push(format!("{request:?}"));
+        request
+    }
+}
+
+fn volume(id: &str) -> Volume {
+    Volume { volume_id: id.into(), capacity_bytes: 1 << 30, ..Default::default() }
+}
+
+#[tonic::async_trait]
+impl Identity for Driver {
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<csi::GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<csi::GetPluginCapabilitiesResponse>, Status> {
+        use csi::plugin_capability::{Service, Type, service};
+        let service = Service { r#type: service::Type::ControllerService.into() };
+        let capabilities = vec![csi::PluginCapability { r#type: Some(Type::Service(service)) }];
+        Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))
+    }
+}
+
+#[tonic::async_trait]
+impl Controller for Driver {
+    async fn create_volume(
+        &self,
+        request: Request<csi::CreateVolumeRequest>,
+    ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
+        let request = self.note(request);
+        match request.name.as_str() {
+            "full" => Err(Status::resource_exhausted("pool fast: 3 extents are free")),
+            "slow" => std::future::pending().await,
+            name => Ok(Response::new(csi::CreateVolumeResponse { volume: Some(volume(name)) })),
+        }
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<csi::ListVolumesRequest>,
+    ) -> Result<Response<csi::ListVolumesResponse>, Status> {
+        let request = self.note(request);
+        let (id, next_token) = match request.starting_token.as_str() {
+            "" => ("first", "2".to_owned()),
+            _ => ("second", String::new()),
+        };
+        let entries = vec![csi::list_volumes_response::Entry { volume: Some(volume(id)), status: None }];
+        Ok(Response::new(csi::ListVolumesResponse { entries, next_token }))
+    }
+}
+
+#[tonic::async_trait]
+impl Node for Driver {
+    async fn node_publish_volume(
+        &self,
+        request: Request<csi::NodePublishVolumeRequest>,
+    ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
+        self.note(request);
+        Ok(Response::new(csi::NodePublishVolumeResponse {}))
+    }
+
+    async fn node_get_volume_stats(
+        &self,
+        _: Request<csi::NodeGetVolumeStatsRequest>,
+    ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
+        use csi::volume_usage::Unit;
+        let usage = |unit: Unit, total| csi::VolumeUsage { available: 1, total, used: total - 1, unit: unit.into() };
+        let usage = vec![usage(Unit::Bytes, 1 << 20), usage(Unit::Inodes, 4096)];
+        Ok(Response::new(csi::NodeGetVolumeStatsResponse { usage }))
+    }
+}
+
+fn read(path: &Path, line: &str) -> Args {
+    let endpoint = format!("unix://{}", path.display());
+    let words = ["csi", "--endpoint", &endpoint].into_iter().map(str::to_owned);
+    Line::try_parse_from(words.chain(line.split_whitespace().map(str::to_owned))).unwrap().args
+}
+
+/// Starts a driver, makes one call, and gives what is printed (or the error) and what the driver was asked.
+async fn try_line(line: &str) -> (Result<String, String>, Vec<String>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("csi.sock");
+    let driver = Driver::default();
+    let server = Server::builder()
+        .add_service(IdentityServer::new(driver.clone()))
+        .add_service(ControllerServer::new(driver.clone()))
+        .add_service(NodeServer::new(driver.clone()));
+    let server = tokio::spawn(server.serve_with_incoming(unix::listen(&path).unwrap()));
+    let printed = run(read(&path, line)).await.map_err(|error| format!("{error:#}"));
+    server.abort();
+    let asked = driver.asked.lock().unwrap().clone();
+    (printed, asked)
+}
+
+#[tokio::test]
+async fn create_sends_what_the_flags_say_and_prints_the_volume() {
+    let (printed, asked) = try_line(
+        "create v1 --size 1Gi --limit 2Gi --param pool=fast --param a=b=c --fs xfs --mount-option noatime \
+         --segment t/node=n1 --access single-node-multi-writer",
+    )
+    .await;
+    assert!(printed.unwrap().starts_with("volume_id: v1\ncapacity_bytes: 1073741824 (1 GiB)\n"));
+    let [request] = asked.as_slice() else { panic!("{asked:?}") };
+    for part in [
+        "required_bytes: 1073741824",
+        "limit_bytes: 2147483648",
+        r#"{"a": "b=c", "pool": "fast"}"#,
+        r#"fs_type: "xfs""#,
+        r#"["noatime"]"#,
+        "SingleNodeMultiWriter",
+        r#"requisite: [Topology { segments: {"t/node": "n1"} }]"#,
+    ] {
+        assert!(request.contains(part), "{part} is missing in {request}");
+    }
+}
+
+#[tokio::test]
+async fn json_comes_as_one_document() {
+    let (printed, _) = try_line("-o json create v1").await;
+    let printed: Value = serde_json::from_str(&printed.unwrap()).unwrap();
+    assert_eq!(printed["volume_id"], "v1");
+    assert_eq!(printed["capacity_bytes"], 1 << 30);
+    let (printed, asked) = try_line("publish v1 --target-path /t --readonly --block -o json").await;
+    assert_eq!(printed.unwrap(), "{}\n");
+    assert!(asked[0].contains("readonly: true") && asked[0].contains("Block"), "{asked:?}");
+}
+
+#[tokio::test]
+async fn list_follows_the_pages() {
+    let (printed, asked) = try_line("list --page 1").await;
+    let printed = printed.unwrap();
+    assert!(
+        printed.starts_with("VOLUME ID") && printed.contains("\nfirst ") && printed.contains("\nsecond "),
+        "{printed}"
+    );
+    assert_eq!(asked.len(), 2);
+}
+
+#[tokio::test]
+async fn stats_and_capabilities_are_readable() {
+    let (printed, _) = try_line("stats v1 --path /t").await;
+    let expected = "bytes:\n  available: 1\n  total: 1048576 (1 MiB)\n  used: 1048575 (1023.99 KiB)\n\
+                    inodes:\n  available: 1\n  total: 4096\n  used: 4095\n";
+    assert_eq!(printed.unwrap(), expected);
+    // The driver answers UNIMPLEMENTED for two of the three.
+    let (printed, _) = try_line("capabilities").await;
+    assert_eq!(printed.unwrap(), "plugin: CONTROLLER_SERVICE\ncontroller: -\nnode: -\n");
+}
+
+#[tokio::test]
+async fn an_error_is_one_line_with_its_code() {
+    let (refused, _) = try_line("create full").await;
+    assert_eq!(refused.unwrap_err(), "RESOURCE_EXHAUSTED: pool fast: 3 extents are free");
+    let (unknown, _) = try_line("get v1").await;
+    assert!(unknown.unwrap_err().starts_with("UNIMPLEMENTED: "));
+    let (late, _) = try_line("--timeout 0.2 create slow").await;
+    assert!(late.unwrap_err().starts_with("DEADLINE_EXCEEDED: no answer within 0.2 s"));
+    let nobody = run(read(Path::new("/nonexistent/csi.sock"), "identity")).await.unwrap_err().to_string();
+    assert!(nobody.starts_with("UNAVAILABLE: cannot connect to /nonexistent/csi.sock: "), "{nobody}");
+}
+
+#[tokio::test]
+async fn a_volume_is_published_for_one_use() {
+    let (refused, asked) = try_line("publish v1 --target-path /t --fs ext4 --block").await;
+    assert!(refused.unwrap_err().contains("either --fs or --block"));
+    assert!(asked.is_empty());
+}
+
+#[test]
+fn values_are_checked() {
+    assert_eq!(pair("a=b=c"), Ok(("a".into(), "b=c".into())));
+    assert_eq!(pair("a="), Ok(("a".into(), String::new())));
+    assert!(pair("a").is_err() && pair("=b").is_err());
+    assert_eq!(size("1Gi"), Ok(1 << 30));
+    assert_eq!(size("9223372036854775807"), Ok(i64::MAX));
+    assert!(size("9223372036854775808").is_err() && size("1.5Gi").is_err() && size("-1").is_err());
+    assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+    for bad in ["0", "-1", "inf", "nan", "1e9", "soon"] {
+        assert!(seconds(bad).is_err(), "{bad}");
+    }
+}

@@ -1,0 +1,69 @@
+//! Where the log goes and what it looks like: to stderr, as text for people or JSON for collectors.
+
+use std::io::IsTerminal as _;
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+/// What every subcommand understands.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What to log: a level (error, warn, info, debug, trace), or levels by module as in `info,quarry_lvm=debug`.
+    #[arg(
+        long = "log",
+        env = "QUARRY_LOG",
+        default_value = "info",
+        value_name = "FILTER",
+        help_heading = "Logging",
+        global = true
+    )]
+    filter: String,
+    /// What a line of the log looks like.
+    #[arg(
+        long = "log-format",
+        env = "QUARRY_LOG_FORMAT",
+        default_value = "text",
+        help_heading = "Logging",
+        global = true
+    )]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+/// Sends all log lines to stderr from now on.
+///
+/// # Errors
+/// When the filter is not one.
+pub(crate) fn start(args: &Args) -> anyhow::Result<()> {
+    let log = tracing_subscriber::fmt().with_env_filter(filter(&args.filter)?).with_writer(std::io::stderr);
+    match args.format {
+        Format::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        Format::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(true).init(),
+    }
+    Ok(())
+}
+
+fn filter(text: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(text).map_err(|error| {
+        anyhow::anyhow!("--log {text:?} is no filter: write a level, or module=level, separated by commas: {error}")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_filter_is_named() {
+        for good in ["info", "warn,quarry_lvm=debug", "off"] {
+            filter(good).unwrap();
+        }
+        let text = filter("quarry=loud").unwrap_err().to_string();
+        assert!(text.contains("quarry=loud") && text.contains("debug"), "{text}");
+    }
+}

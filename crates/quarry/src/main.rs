@@ -1,0 +1,76 @@
+//! The quarry binary: arguments and wiring only.
+
+mod csi;
+mod logging;
+mod standalone;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Local storage for Kubernetes: carves each host's own disks into volumes.
+#[derive(Debug, Parser)]
+#[command(
+    name = "quarry",
+    version,
+    propagate_version = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(flatten)]
+    logging: logging::Args,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make CSI calls by hand, to try or to debug a driver.
+    Csi(csi::Args),
+    /// Serve CSI on this host alone: controller and node in one process, without Kubernetes.
+    Standalone(standalone::Args),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    logging::start(&cli.logging)?;
+    match cli.command {
+        Command::Csi(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let answer = runtime.block_on(csi::run(args))?;
+            // Whoever reads may have read enough: a closed pipe is no failure.
+            let _ = std::io::stdout().write_all(answer.as_bytes());
+        }
+        Command::Standalone(args) => {
+            // Two threads serve: the work is done by other programs and the kernel, on threads of their own.
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(standalone::run(args))?;
+            // A mutating lvm may still run: it is left to end by itself, and nobody waits for the thread that watches it.
+            runtime.shutdown_background();
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,289 @@
+//! The CSI socket: a listener that only root may talk to, and the client's end.
+//!
+//! A socket's file outlives a process that was killed, and the next one has to take its place without ever taking it
+//! from a process that is alive. So a file is removed only if it is a socket on which nobody answers, by one process at
+//! a time (a lock on the directory, which leaves no file of its own beside the socket).
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen as listen_on, socket};
+use nix::sys::stat::{Mode, fchmod};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::Stream;
+use tonic::transport::{Channel, Endpoint};
+
+/// Read and write for the owner: whoever may talk to the socket may make and delete volumes.
+const MODE: u32 = 0o600;
+/// How long another process may hold the directory's lock; it needs it for an instant.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How long a connection may take to stand.
+const CONNECT_WAIT: Duration = Duration::from_secs(10);
+
+/// Why there is no listener or no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text names no unix socket.
+    #[error("{0:?} is not the endpoint of a unix socket: write unix:///path/to/csi.sock or an absolute path")]
+    Endpoint(String),
+    /// Another process serves there.
+    #[error("cannot listen on {}: another process answers on it; stop that one, or choose another path", .0.display())]
+    InUse(PathBuf),
+    /// Something lies there that is not ours to remove.
+    #[error("cannot listen on {}: the path exists and is not a socket; remove it, or choose another path", .0.display())]
+    NotASocket(PathBuf),
+    /// The directory's lock was not to be had.
+    #[error("cannot listen on {}: another process holds the lock of its directory; try again when it is done", .0.display())]
+    Locked(PathBuf),
+    /// The system refused.
+    #[error("cannot listen on {}: {action}: {source}", path.display())]
+    Listen {
+        /// Where the socket was to be.
+        path: PathBuf,
+        /// What was attempted.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Nobody answers there, or we may not talk to them.
+    #[error("cannot connect to {}: {reason}; does the driver run, and may this user open its socket?", path.display())]
+    Connect {
+        /// Where the socket was expected.
+        path: PathBuf,
+        /// Why it failed.
+        reason: String,
+    },
+}
+
+/// The path of a unix socket's endpoint: `unix:///path`, `unix:/path` or `/path`.
+///
+/// # Errors
+/// [`Error::Endpoint`] for anything else, a relative path included.
+pub fn path_of(endpoint: &str) -> Result<PathBuf, Error> {
+    let path = endpoint.strip_prefix("unix://").or_else(|| endpoint.strip_prefix("unix:")).unwrap_or(endpoint);
+    if path.starts_with('/') && !path.ends_with('/') {
+        Ok(PathBuf::from(path))
+    } else {
+        Err(Error::Endpoint(endpoint.to_owned()))
+    }
+}
+
+/// A listening socket: a stream of connections for tonic's `serve_with_incoming`. Its file is removed with it.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+    /// Device and inode of our file: a successor's is left alone.
+    identity: (u64, u64),
+}
+
+/// Listens on `path`, in a directory that exists, for the owner alone (mode 0600). A socket that a dead process left
+/// there is replaced. Must be called within a tokio runtime, at the start: it may block for up to five seconds while
+/// another process is starting in the same directory.
+///
+/// # Errors
+/// When another process answers there, something else lies there, or the system refuses: nothing is changed then.
+pub fn listen(path: &Path) -> Result<Listener, Error> {
+    let failed = |action| move |source: io::Error| Error::Listen { path: path.to_owned(), action, source };
+
+    let _alone = lock_directory(path)?;
+    remove_stale(path)?;
+
+    let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+        .map_err(|error| failed("making a socket")(error.into()))?;
+    // Linux gives the file the socket's own mode: at no instant may others connect.
+    fchmod(&socket, Mode::from_bits_truncate(MODE)).map_err(|error| failed("setting its mode")(error.into()))?;
+    let address = UnixAddr::new(path).map_err(|error| failed("the path is too long or odd")(error.into()))?;
+    bind(socket.as_raw_fd(), &address).map_err(|error| failed("binding")(error.into()))?;
+    // The umask has had its say.
+    std::fs::set_permissions(path, Permissions::from_mode(MODE)).map_err(failed("setting its mode"))?;
+    listen_on(&socket, Backlog::MAXCONN).map_err(|error| failed("listening")(error.into()))?;
+
+    let file = std::fs::symlink_metadata(path).map_err(failed("looking at the new socket"))?;
+    let socket = UnixListener::from_std(StdListener::from(socket)).map_err(failed("watching for connections"))?;
+    Ok(Listener { socket, path: path.to_owned(), identity: (file.dev(), file.ino()) })
+}
+
+/// Holds the socket's directory against another process that is starting there too.
+fn lock_directory(path: &Path) -> Result<Flock<File>, Error> {
+    let failed = |source| Error::Listen { path: path.to_owned(), action: "opening its directory", source };
+    let directory = match path.parent() {
+        Some(directory) if directory != Path::new("") => directory,
+        _ => Path::new("."),
+    };
+    let mut file = File::open(directory).map_err(failed)?;
+    let give_up = Instant::now() + LOCK_WAIT;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((back, nix::errno::Errno::EWOULDBLOCK)) if Instant::now() < give_up => file = back,
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => return Err(Error::Locked(path.to_owned())),
+            Err((_, error)) => return Err(failed(error.into())),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Removes the socket that a dead process left behind.
+fn remove_stale(path: &Path) -> Result<(), Error> {
+    let failed = |action| move |source: io::Error| Error::Listen { path: path.to_owned(), action, source };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("looking at what is there")(error)),
+        Ok(file) if !file.file_type().is_socket() => return Err(Error::NotASocket(path.to_owned())),
+        Ok(_) => {}
+    }
+    match StdStream::connect(path) {
+        Ok(_) => Err(Error::InUse(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            tracing::info!(path = %path.display(), "removing the socket that a process left behind");
+            std::fs::remove_file(path).map_err(failed("removing the old socket"))
+        }
+        Err(error) => Err(failed("asking whether somebody answers on the old socket")(error)),
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the socket's file stays behind");
+        }
+    }
+}
+
+impl Stream for Listener {
+    type Item = io::Result<UnixStream>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.socket.poll_accept(context).map(|accepted| Some(accepted.map(|(stream, _)| stream)))
+    }
+}
+
+/// Connects to the server on `path`.
+///
+/// # Errors
+/// [`Error::Connect`] when nobody answers there, or the connection may not be made.
+pub async fn connect(path: &Path) -> Result<Channel, Error> {
+    let failed = |reason: String| Error::Connect { path: path.to_owned(), reason };
+    let text = path.to_str().ok_or_else(|| failed("the path is not UTF-8".into()))?;
+    let endpoint = Endpoint::from_shared(format!("unix://{text}")).map_err(|error| failed(innermost(&error)))?;
+    endpoint.connect_timeout(CONNECT_WAIT).connect().await.map_err(|error| failed(innermost(&error)))
+}
+
+/// tonic says "transport error" and keeps the reason inside.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o7777
+    }
+
+    #[test]
+    fn endpoints_are_read_in_three_forms() {
+        for text in ["unix:///run/a b/csi.sock", "unix:/run/a b/csi.sock", "/run/a b/csi.sock"] {
+            assert_eq!(path_of(text).unwrap(), Path::new("/run/a b/csi.sock"));
+        }
+        for text in ["", "unix:", "unix://", "run/csi.sock", "unix://run/csi.sock", "tcp://h:1", "http://h/x", "/run/"]
+        {
+            assert!(path_of(text).unwrap_err().to_string().contains("unix:///path"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_the_owners_and_goes_with_the_listener() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("csi.sock");
+        let listener = listen(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1, "no file beside it");
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_live_socket_is_refused_and_a_dead_one_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("csi.sock");
+        let live = StdListener::bind(&path).unwrap();
+        assert!(matches!(listen(&path), Err(Error::InUse(_))));
+        assert!(path.exists());
+        drop(live);
+        let listener = listen(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+        StdStream::connect(&path).unwrap();
+        drop(listener);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_a_socket_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("csi.sock");
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(listen(&path), Err(Error::NotASocket(_))));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_successors_socket_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("csi.sock");
+        let listener = listen(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        let _successor = StdListener::bind(&path).unwrap();
+        drop(listener);
+        assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_missing_directory_and_a_long_path_are_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let missing = directory.path().join("no/csi.sock");
+        let text = listen(&missing).unwrap_err().to_string();
+        assert!(text.contains("no/csi.sock") && text.contains("directory"), "{text}");
+        let long = directory.path().join("x".repeat(120));
+        assert!(listen(&long).unwrap_err().to_string().contains("too long"));
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_an_error_that_says_where() {
+        let directory = tempfile::tempdir().unwrap();
+        let text = connect(&directory.path().join("csi.sock")).await.unwrap_err().to_string();
+        assert!(text.contains("csi.sock") && text.contains("No such file"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn of_two_that_start_at_once_on_a_dead_socket_one_wins() {
+        for _ in 0..20 {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("csi.sock");
+            drop(StdListener::bind(&path).unwrap());
+            let other = path.clone();
+            let runtime = tokio::runtime::Handle::current();
+            let second = std::thread::spawn(move || {
+                let _inside = runtime.enter();
+                listen(&other)
+            });
+            let (first, second) = (listen(&path), second.join().unwrap());
+            assert_eq!([&first, &second].iter().filter(|result| result.is_ok()).count(), 1, "{first:?} {second:?}");
+            StdStream::connect(&path).unwrap();
+        }
+    }
+}

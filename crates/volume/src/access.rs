@@ -1,0 +1,193 @@
+//! How a volume is used: as a filesystem or as a raw block device, and by whom at once.
+
+use std::fmt;
+
+use quarry_proto::csi::v1 as csi;
+
+use crate::{Error, Filesystem, Result};
+
+/// Mounted, or handed out as a raw block device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AccessType {
+    /// A mounted filesystem.
+    Mount,
+    /// A raw block device.
+    Block,
+}
+
+impl fmt::Display for AccessType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mount => "a filesystem",
+            Self::Block => "a raw block device",
+        })
+    }
+}
+
+/// The access types that a volume was made for. The record keeps them: a volume is never used as another type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AccessTypes {
+    /// A filesystem only.
+    Mount,
+    /// A raw block device only.
+    Block,
+    /// Either: the first use decides.
+    Both,
+}
+
+impl AccessTypes {
+    /// Whether the volume was made for `access`.
+    #[must_use]
+    pub fn includes(self, access: AccessType) -> bool {
+        matches!((self, access), (Self::Both, _) | (Self::Mount, AccessType::Mount) | (Self::Block, AccessType::Block))
+    }
+
+    /// Whether the volume may ever show its bytes as they are, so that they must be zeroed first.
+    #[must_use]
+    pub fn shows_bytes(self) -> bool {
+        self.includes(AccessType::Block)
+    }
+}
+
+impl fmt::Display for AccessTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mount => "a filesystem",
+            Self::Block => "a raw block device",
+            Self::Both => "a filesystem or a raw block device",
+        })
+    }
+}
+
+/// Who may use the volume at once (CSI `AccessMode`, the single-node ones: a local disk has one node).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AccessMode {
+    /// Read-write, one workload at a time as far as an older orchestrator can tell.
+    Writer,
+    /// Read-only.
+    ReaderOnly,
+    /// Read-write, one workload at a time (ReadWriteOncePod).
+    SingleWriter,
+    /// Read-write, several workloads of the node (ReadWriteOnce).
+    MultiWriter,
+}
+
+impl AccessMode {
+    /// Whether a second publish at another target is refused (CSI `NodePublishVolume`, the table of second calls).
+    #[must_use]
+    pub fn is_exclusive(self) -> bool {
+        matches!(self, Self::Writer | Self::SingleWriter)
+    }
+}
+
+/// One way in which the caller means to use the volume (CSI `VolumeCapability`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// Mounted or raw.
+    pub access: AccessType,
+    /// The filesystem that the caller names; `None` for raw block, or where it left the choice to us.
+    pub filesystem: Option<Filesystem>,
+    /// Mount options, as given.
+    pub mount_flags: Vec<String>,
+    /// By whom at once.
+    pub mode: AccessMode,
+}
+
+impl TryFrom<&csi::VolumeCapability> for Capability {
+    type Error = Error;
+
+    fn try_from(capability: &csi::VolumeCapability) -> Result<Self> {
+        use csi::volume_capability::AccessType as Csi;
+        use csi::volume_capability::access_mode::Mode;
+
+        let mode = capability
+            .access_mode
+            .as_ref()
+            .ok_or_else(|| Error::invalid("volume_capability.access_mode is missing"))?
+            .mode;
+        let mode = match Mode::try_from(mode) {
+            Ok(Mode::SingleNodeWriter) => AccessMode::Writer,
+            Ok(Mode::SingleNodeReaderOnly) => AccessMode::ReaderOnly,
+            Ok(Mode::SingleNodeSingleWriter) => AccessMode::SingleWriter,
+            Ok(Mode::SingleNodeMultiWriter) => AccessMode::MultiWriter,
+            Ok(Mode::Unknown) => return Err(Error::invalid("volume_capability.access_mode is not given")),
+            Ok(other) => {
+                return Err(Error::invalid(format!(
+                    "access mode {} needs a volume that several nodes share; a local volume has one node: use a \
+                     single-node mode (ReadWriteOnce, ReadWriteOncePod)",
+                    other.as_str_name()
+                )));
+            }
+            Err(_) => return Err(Error::invalid(format!("access mode {mode} is unknown"))),
+        };
+        match &capability.access_type {
+            None => Err(Error::invalid("volume_capability.access_type is missing: mount or block")),
+            Some(Csi::Block(_)) => {
+                Ok(Self { access: AccessType::Block, filesystem: None, mount_flags: Vec::new(), mode })
+            }
+            Some(Csi::Mount(mount)) => {
+                if !mount.volume_mount_group.is_empty() {
+                    return Err(Error::invalid(
+                        "volume_mount_group is not supported (VOLUME_MOUNT_GROUP is not among the node's capabilities)",
+                    ));
+                }
+                let filesystem = match mount.fs_type.as_str() {
+                    "" => None,
+                    name => Some(name.parse::<Filesystem>().map_err(|error| Error::invalid(error.to_string()))?),
+                };
+                Ok(Self { access: AccessType::Mount, filesystem, mount_flags: mount.mount_flags.clone(), mode })
+            }
+        }
+    }
+}
+
+/// What all capabilities of one request come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Filesystem, raw block, or both.
+    pub access: AccessTypes,
+    /// The filesystem to make; `None` when the volume is raw block only.
+    pub filesystem: Option<Filesystem>,
+}
+
+/// The filesystem of a volume for which none was asked.
+pub const DEFAULT_FILESYSTEM: Filesystem = Filesystem::Ext4;
+
+impl Usage {
+    /// Joins capabilities: a volume must satisfy all of them (CSI `CreateVolume`).
+    ///
+    /// # Errors
+    /// `InvalidRequest` if there is none, or two name different filesystems.
+    pub fn of(capabilities: &[Capability]) -> Result<Self> {
+        let mut filesystem: Option<Filesystem> = None;
+        for wanted in capabilities.iter().filter_map(|capability| capability.filesystem) {
+            match filesystem {
+                Some(other) if other != wanted => {
+                    return Err(Error::invalid(format!(
+                        "volume_capabilities ask for {other} and for {wanted}: a volume has one filesystem"
+                    )));
+                }
+                _ => filesystem = Some(wanted),
+            }
+        }
+        let has = |access| capabilities.iter().any(|capability| capability.access == access);
+        match (has(AccessType::Mount), has(AccessType::Block)) {
+            (false, false) => Err(Error::invalid("volume_capabilities is empty: say how the volume is to be used")),
+            (true, false) => {
+                Ok(Self { access: AccessTypes::Mount, filesystem: Some(filesystem.unwrap_or(DEFAULT_FILESYSTEM)) })
+            }
+            (false, true) => Ok(Self { access: AccessTypes::Block, filesystem: None }),
+            (true, true) => {
+                Ok(Self { access: AccessTypes::Both, filesystem: Some(filesystem.unwrap_or(DEFAULT_FILESYSTEM)) })
+            }
+        }
+    }
+}
+
+/// Reads all capabilities of a request.
+///
+/// # Errors
+/// `InvalidRequest` for the first one that is malformed or not supported.
+pub fn capabilities(list: &[csi::VolumeCapability]) -> Result<Vec<Capability>> {
+    list.iter().map(Capability::try_from).collect()
+}

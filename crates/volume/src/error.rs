@@ -1,0 +1,179 @@
+//! What can go wrong with a request, and the one table that turns it into a gRPC code.
+//!
+//! Everything that a CSI call can answer with besides success passes through [`Error`]. The codes are the ones the CSI
+//! specification gives for each call; what a container orchestrator does next depends on them: external-provisioner
+//! reschedules on `RESOURCE_EXHAUSTED`, stays on the node for `ABORTED`, `UNAVAILABLE` and `DEADLINE_EXCEEDED`, and
+//! holds a claim back for minutes on `INVALID_ARGUMENT`.
+
+use tonic::Code;
+
+/// Why a request was not done. The table in [`Reason::code`] is the only place where a gRPC code is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// A field is missing, malformed, or names something that does not exist by design.
+    InvalidRequest,
+    /// No volume has this identifier, or it is not at this path.
+    NotFound,
+    /// The name is taken by a volume that is not compatible, or a target is published otherwise.
+    Exists,
+    /// There is no room, or not here: another node may do.
+    NoSpace,
+    /// The size cannot be made on any node.
+    SizeOutOfRange,
+    /// The volume is mounted, published or open.
+    InUse,
+    /// What lies on the volume, or its state, forbids the operation; nothing was touched.
+    Precondition,
+    /// An operation on this volume is under way.
+    UnderWay,
+    /// The page token was not made by us.
+    BadPageToken,
+    /// The pool, or its storage, cannot be read or changed now.
+    Unavailable,
+    /// The wait ended; the work goes on.
+    TimedOut,
+    /// Quarry does not offer this.
+    Unsupported,
+    /// The host failed: a tool, the kernel, a disk.
+    Host,
+}
+
+impl Reason {
+    /// Every reason, for tests and documentation.
+    pub const ALL: [Self; 13] = [
+        Self::InvalidRequest,
+        Self::NotFound,
+        Self::Exists,
+        Self::NoSpace,
+        Self::SizeOutOfRange,
+        Self::InUse,
+        Self::Precondition,
+        Self::UnderWay,
+        Self::BadPageToken,
+        Self::Unavailable,
+        Self::TimedOut,
+        Self::Unsupported,
+        Self::Host,
+    ];
+
+    /// The gRPC code of this reason (CSI 1.13, "Error Scheme").
+    #[must_use]
+    pub fn code(self) -> Code {
+        match self {
+            Self::InvalidRequest => Code::InvalidArgument,
+            Self::NotFound => Code::NotFound,
+            Self::Exists => Code::AlreadyExists,
+            Self::NoSpace => Code::ResourceExhausted,
+            Self::SizeOutOfRange => Code::OutOfRange,
+            Self::InUse | Self::Precondition => Code::FailedPrecondition,
+            Self::UnderWay | Self::BadPageToken => Code::Aborted,
+            Self::Unavailable => Code::Unavailable,
+            Self::TimedOut => Code::DeadlineExceeded,
+            Self::Unsupported => Code::Unimplemented,
+            Self::Host => Code::Internal,
+        }
+    }
+}
+
+/// Why a request was not done, with a message for the operator: what was attempted, on what, why it failed, and what
+/// can be done about it.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// The kind of failure; decides the gRPC code.
+    pub reason: Reason,
+    /// The message that the caller gets.
+    pub message: String,
+}
+
+/// `Result` with [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error with its reason and message.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    /// A bad request.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Reason::InvalidRequest, message)
+    }
+
+    /// A state that forbids the operation.
+    pub fn precondition(message: impl Into<String>) -> Self {
+        Self::new(Reason::Precondition, message)
+    }
+
+    /// No such volume.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Reason::NotFound, message)
+    }
+
+    /// A pool or storage that cannot serve now.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(Reason::Unavailable, message)
+    }
+
+    /// A failure of the host.
+    pub fn host(message: impl Into<String>) -> Self {
+        Self::new(Reason::Host, message)
+    }
+
+    /// The same error, saying first what was attempted.
+    #[must_use]
+    pub fn context(self, attempted: impl std::fmt::Display) -> Self {
+        Self { reason: self.reason, message: format!("{attempted}: {}", self.message) }
+    }
+}
+
+/// gRPC carries messages in an HTTP header; many proxies and clients stop at 8 KiB for all headers together.
+const MAX_MESSAGE: usize = 2048;
+
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> Self {
+        let mut message = error.message;
+        if message.len() > MAX_MESSAGE {
+            let end = (0..=MAX_MESSAGE).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
+            message.truncate(end);
+            message.push('…');
+        }
+        Self::new(error.reason.code(), message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The codes are a contract with external-provisioner and kubelet: a change here changes what they do next.
+    #[test]
+    fn every_reason_has_the_code_that_the_sidecars_expect() {
+        let table: Vec<(Reason, i32)> = Reason::ALL.iter().map(|reason| (*reason, reason.code() as i32)).collect();
+        assert_eq!(
+            table,
+            [
+                (Reason::InvalidRequest, 3),
+                (Reason::NotFound, 5),
+                (Reason::Exists, 6),
+                (Reason::NoSpace, 8),
+                (Reason::SizeOutOfRange, 11),
+                (Reason::InUse, 9),
+                (Reason::Precondition, 9),
+                (Reason::UnderWay, 10),
+                (Reason::BadPageToken, 10),
+                (Reason::Unavailable, 14),
+                (Reason::TimedOut, 4),
+                (Reason::Unsupported, 12),
+                (Reason::Host, 13),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_long_message_is_cut_at_a_character() {
+        let status = tonic::Status::from(Error::invalid("é".repeat(5000)));
+        assert!(status.message().len() <= MAX_MESSAGE + '…'.len_utf8());
+        assert!(status.message().ends_with('…'));
+    }
+}

@@ -1,0 +1,49 @@
+//! The filesystems a volume may carry.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A filesystem that Quarry makes and mounts. The name is the one of `csi.storage.k8s.io/fstype` and of mount(8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Filesystem {
+    /// ext4, the default.
+    Ext4,
+    /// XFS.
+    Xfs,
+    /// Btrfs.
+    Btrfs,
+}
+
+impl Filesystem {
+    /// Every filesystem, in the order in which they are documented.
+    pub const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
+
+    /// The filesystem's name as mount(8) and the record write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ext4 => "ext4",
+            Self::Xfs => "xfs",
+            Self::Btrfs => "btrfs",
+        }
+    }
+}
+
+impl fmt::Display for Filesystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The name of no filesystem that Quarry makes.
+#[derive(Debug, thiserror::Error)]
+#[error("filesystem {0:?} is not supported; choose ext4, xfs or btrfs")]
+pub struct UnknownFilesystem(pub String);
+
+impl FromStr for Filesystem {
+    type Err = UnknownFilesystem;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFilesystem> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name).ok_or_else(|| UnknownFilesystem(name.to_owned()))
+    }
+}

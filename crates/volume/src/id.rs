@@ -1,0 +1,132 @@
+//! Volume identifiers: what Kubernetes keeps in a PV's `volumeHandle` for the volume's whole life.
+//!
+//! `v1:STORAGE:NODE:VOLUME`. STORAGE is a short hash of the storage's own identity (the volume group's UUID), so that a
+//! volume group of the same name on other disks is never taken for this one; NODE is the node that holds it; VOLUME is
+//! the volume's name on the storage. Opaque to everybody else, yet readable by an operator. The format is frozen.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The longest string that CSI allows for an identifier, in bytes.
+pub const MAX_ID: usize = 128;
+/// The longest node name, in bytes: it is the value of a topology key, a Kubernetes label.
+pub const MAX_NODE: usize = 63;
+/// The longest name of a volume on its storage, in bytes.
+pub const MAX_VOLUME: usize = 48;
+
+/// The identity of a storage (a volume group, a disk), as it stands in a [`VolumeId`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StorageId(String);
+
+impl StorageId {
+    /// Derives the identity from what the storage itself says that it is, for example a volume group's UUID.
+    #[must_use]
+    pub fn of(identity: &str) -> Self {
+        let hash = blake3::hash(format!("quarry storage v1\n{identity}").as_bytes());
+        // 50 bits: two storages of one node never share it in practice, and the node checks the volume's record too.
+        let mut text = data_encoding::BASE32_NOPAD.encode(hash.as_bytes()).to_ascii_lowercase();
+        text.truncate(10);
+        Self(text)
+    }
+
+    /// The text in the identifier.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The identifier of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VolumeId {
+    /// Which storage.
+    pub storage: StorageId,
+    /// Which node.
+    pub node: String,
+    /// The volume's name on that storage.
+    pub volume: String,
+}
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v1:{}:{}:{}", self.storage.0, self.node, self.volume)
+    }
+}
+
+/// The text is no identifier of ours.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a volume identifier of Quarry")]
+pub struct NotOurs;
+
+impl FromStr for VolumeId {
+    type Err = NotOurs;
+
+    fn from_str(text: &str) -> Result<Self, NotOurs> {
+        let mut parts = text.split(':');
+        let (Some("v1"), Some(storage), Some(node), Some(volume), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(NotOurs);
+        };
+        let hash = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
+        let plain = |text: &str, max| {
+            !text.is_empty()
+                && text.len() <= max
+                && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'))
+        };
+        if storage.len() == 10 && storage.chars().all(hash) && plain(node, MAX_NODE) && plain(volume, MAX_VOLUME) {
+            Ok(Self { storage: StorageId(storage.to_owned()), node: node.to_owned(), volume: volume.to_owned() })
+        } else {
+            Err(NotOurs)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Golden: these stand in people's etcd. They may never change.
+    #[test]
+    fn identifiers_are_frozen() {
+        let id = VolumeId {
+            storage: StorageId::of("Zr3Ot2-MsTU-yPvW-5Ttd-gaYN-WeYT-vP8EJt"),
+            node: "worker-1.example.org".to_owned(),
+            volume: "pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11".to_owned(),
+        };
+        assert_eq!(id.to_string(), "v1:d5hwhwt27w:worker-1.example.org:pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11");
+        assert_eq!(id.to_string().parse::<VolumeId>().unwrap(), id);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_refused() {
+        for text in [
+            "",
+            "v1",
+            "v1:::",
+            "v2:aaaaaaaaaa:n:v",
+            "v1:aaaaaaaaaa:n:v:x",
+            "v1:AAAAAAAAAA:n:v",
+            "v1:aaaaaaaaaa:n:../v",
+            "v1:aaaaaaaaaa:n\n:v",
+        ] {
+            assert!(text.parse::<VolumeId>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_longest_parts_fit_and_come_back(node in "[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?", volume in "[a-zA-Z0-9+_.][a-zA-Z0-9+_.-]{0,47}", identity in ".{0,60}") {
+            let id = VolumeId { storage: StorageId::of(&identity), node, volume };
+            let text = id.to_string();
+            prop_assert!(text.len() <= MAX_ID);
+            prop_assert_eq!(text.parse::<VolumeId>().unwrap(), id);
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in ".{0,200}") {
+            let _ = text.parse::<VolumeId>();
+        }
+    }
+}

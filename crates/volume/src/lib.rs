@@ -1,0 +1,23 @@
+//! What a volume is: the words that controller and node share.
+//!
+//! No I/O happens here. The controller speaks of volumes without knowing how a host carves them, so what both sides
+//! must agree on (names, identifiers, sizes, access, errors) stands in this crate.
+
+mod access;
+mod agent;
+mod error;
+mod filesystem;
+mod id;
+mod layout;
+mod parameters;
+mod size;
+pub mod wire;
+
+pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage, capabilities};
+pub use agent::{Agent, Capacity, Volume};
+pub use error::{Error, Reason, Result};
+pub use filesystem::{Filesystem, UnknownFilesystem};
+pub use id::{MAX_ID, MAX_NODE, MAX_VOLUME, NotOurs, StorageId, VolumeId};
+pub use layout::Layout;
+pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};
+pub use size::{DEFAULT_SIZE, SizeRange, parse_size};

@@ -1,0 +1,51 @@
+//! Reading and writing the fields that all CSI requests have in common.
+
+use crate::{Error, MAX_ID, Result, VolumeId};
+
+/// Checks a string that must be given.
+///
+/// # Errors
+/// `InvalidRequest` if it is empty, longer than CSI admits, or holds control characters.
+pub fn required<'a>(field: &str, value: &'a str) -> Result<&'a str> {
+    match value.len() {
+        0 => Err(Error::invalid(format!("{field} is missing"))),
+        length if length > MAX_ID => Err(Error::invalid(format!("{field} has {length} bytes; CSI admits {MAX_ID}"))),
+        _ if value.chars().any(char::is_control) => {
+            Err(Error::invalid(format!("{field} holds a control character: {}", value.escape_debug())))
+        }
+        _ => Ok(value),
+    }
+}
+
+/// Reads the identifier of a volume that must exist. What is no identifier of ours names no volume.
+///
+/// # Errors
+/// `InvalidRequest` as [`required`]; `NotFound` for what is no identifier of ours.
+pub fn existing_volume(value: &str) -> Result<VolumeId> {
+    required("volume_id", value)?
+        .parse()
+        .map_err(|error| Error::not_found(format!("volume {value:?} does not exist: {error}")))
+}
+
+/// CSI counts in signed numbers.
+#[must_use]
+pub fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Reason;
+
+    #[test]
+    fn fields_are_checked_before_they_are_used() {
+        assert_eq!(required("name", "pvc-1").unwrap(), "pvc-1");
+        assert!(required("name", &"a".repeat(128)).is_ok());
+        for bad in ["", "a\nb", "a\0", &"a".repeat(129)] {
+            assert_eq!(required("name", bad).unwrap_err().reason, Reason::InvalidRequest, "{bad:?}");
+        }
+        assert_eq!(existing_volume("pvc-1").unwrap_err().reason, Reason::NotFound);
+        assert_eq!(existing_volume("").unwrap_err().reason, Reason::InvalidRequest);
+    }
+}

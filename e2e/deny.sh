@@ -1,0 +1,16 @@
+#!/bin/sh
+# Runs cargo-deny; builds it once, into the cache.
+set -eu
+version=0.20.2
+cache=${QUARRY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/quarry}
+root=$cache/tools/cargo-deny-$version
+if [ ! -x "$root/bin/cargo-deny" ]; then
+    echo "building cargo-deny $version (once, some minutes) …"
+    mkdir -p "$cache/tools"
+    # A folder of its own until it is whole, so that an interrupted build is never taken for a tool.
+    rm -rf "$root.new"
+    cargo install --quiet --locked --version "$version" --root "$root.new" cargo-deny
+    rm -rf "$root"
+    mv "$root.new" "$root"
+fi
+exec "$root/bin/cargo-deny" --locked --log-level error "$@"

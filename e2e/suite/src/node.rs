@@ -1,0 +1,241 @@
+//! A virtual node with the real quarry on it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use quarry_vm::{Build, Command, Config, Disk, Process, Vm, build_static};
+use tokio::sync::OnceCell;
+
+use crate::csi::Csi;
+
+/// Where quarry serves CSI in the guest.
+pub const SOCKET: &str = "/run/quarry/csi.sock";
+/// The volume group of the pool that every node has.
+pub const GROUP: &str = "vg0";
+/// Where fault points are steered; see crates/fault.
+pub const FAULTS: &str = "/run/quarry-faults";
+const BINARY: &str = "/usr/local/bin/quarry";
+const LOG: &str = "/var/log/quarry.log";
+/// How long quarry may take to start in an emulated guest.
+const START: Duration = Duration::from_secs(60);
+
+static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
+
+/// Builds the quarry that runs in the guests, with fault points.
+pub async fn prepare() -> Result<()> {
+    binary().await.map(drop)
+}
+
+async fn binary() -> Result<&'static Path> {
+    let path = BUILT
+        .get_or_try_init(|| async {
+            println!("building quarry for the guests …");
+            let build = Build { package: "quarry", bins: &["quarry"], features: &["fault-points"], profile: "e2e" };
+            build_static(&build).await?.remove("quarry").context("cargo built no quarry")
+        })
+        .await?;
+    Ok(path)
+}
+
+/// A virtual node with the real quarry on it.
+pub struct Node {
+    pub vm: Vm,
+    pub csi: Csi,
+    quarry: Option<Process>,
+    /// What quarry is told besides the defaults; see [`Node::configure`].
+    path: String,
+}
+
+impl Node {
+    /// A node whose disks `d1`, `d2`… of these sizes (bytes) make up the volume group [`GROUP`], the storage of pool
+    /// `main`. Quarry does not run yet.
+    pub async fn bare(name: &str, sizes: &[u64]) -> Result<Self> {
+        let mut config = Config::new(name);
+        for (index, size) in sizes.iter().enumerate() {
+            config = config.disk(Disk::new(format!("d{}", index + 1), *size));
+        }
+        Self::with_vm(Vm::start(config).await?, sizes.len()).await
+    }
+
+    /// As [`Node::bare`], on a machine whose first `disks` disks are named `d1`, `d2`…
+    pub async fn with_vm(vm: Vm, disks: usize) -> Result<Self> {
+        vm.push(binary().await?, BINARY, 0o755).await?;
+        if disks > 0 {
+            let devices: Vec<String> = (1..=disks).map(|index| device(&format!("d{index}"))).collect();
+            vm.sh(format!("vgcreate -qq {GROUP} {}", devices.join(" "))).await?;
+        }
+        let csi = Csi::new(vm.guest(), SOCKET);
+        let node = Self { vm, csi, quarry: None, path: String::new() };
+        node.configure(&format!("pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n")).await?;
+        Ok(node)
+    }
+
+    /// A node as [`Node::bare`] with quarry serving.
+    pub async fn start(name: &str, sizes: &[u64]) -> Result<Self> {
+        let mut node = Self::bare(name, sizes).await?;
+        node.serve().await?;
+        Ok(node)
+    }
+
+    /// Replaces the configuration of the pools; takes effect at the next start of quarry.
+    pub async fn configure(&self, yaml: &str) -> Result<()> {
+        self.vm.sh("mkdir -p /etc/quarry").await?;
+        self.vm.write("/etc/quarry/pools.yaml", yaml.as_bytes(), 0o644).await
+    }
+
+    /// Puts a folder in front of quarry's PATH, from its next start on: programs in it hide the real ones.
+    pub fn shadow_programs(&mut self, folder: &str) {
+        self.path = format!("{folder}:");
+    }
+
+    /// Starts quarry and waits until it serves. Killing its process group spares its children, as `kill -9 PID` does.
+    pub async fn serve(&mut self) -> Result<()> {
+        let script = format!(
+            "mkdir -p /run/quarry {FAULTS} && export PATH={}$PATH QUARRY_FAULT_DIR={FAULTS} && \
+             exec {BINARY} --log debug standalone --config /etc/quarry/pools.yaml --endpoint unix://{SOCKET} \
+             --http 127.0.0.1:9808 >>{LOG} 2>&1",
+            self.path
+        );
+        self.quarry = Some(self.vm.spawn(Command::sh(script).detach().timeout(Duration::from_secs(24 * 3600))).await?);
+        let began = Instant::now();
+        loop {
+            let mut identity = self.csi.identity();
+            let probe = identity.get_plugin_info(quarry_proto::csi::v1::GetPluginInfoRequest::default());
+            match tokio::time::timeout(Duration::from_secs(5), probe).await {
+                Ok(Ok(_)) => return Ok(()),
+                _ if began.elapsed() < START => tokio::time::sleep(Duration::from_millis(50)).await,
+                other => bail!("quarry does not serve: {other:?}\n{}", self.log_tail().await),
+            }
+        }
+    }
+
+    /// quarry's process id in the guest.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.quarry.as_ref().context("quarry was not started")?.pid())
+    }
+
+    /// `kill -9` of quarry alone: its children live on.
+    pub async fn kill(&mut self) -> Result<()> {
+        let mut quarry = self.quarry.take().context("quarry was not started")?;
+        quarry.signal(9).await?;
+        quarry.wait().await.map(drop)
+    }
+
+    /// `kill -9` of quarry and of everything that it started.
+    pub async fn kill_tree(&mut self) -> Result<()> {
+        self.kill_tree_when("true").await
+    }
+
+    /// As [`Node::kill_tree`], once a shell script in the guest has ended.
+    pub async fn kill_tree_when(&mut self, script: &str) -> Result<()> {
+        let pid = self.pid()?;
+        // Stopped first, so that it starts nothing while its children are looked for.
+        let script = format!(
+            "{script}; kill -STOP {pid} 2>/dev/null || true; tree() {{ for c in $(cat /proc/$1/task/*/children \
+             2>/dev/null); do tree $c; echo $c; done; }}; kill -9 $(tree {pid}) {pid} 2>/dev/null || true"
+        );
+        self.vm.sh(script).await?;
+        let mut quarry = self.quarry.take().context("quarry was not started")?;
+        quarry.wait().await.map(drop)
+    }
+
+    /// Waits until quarry has ended by itself, for example at a fault point.
+    pub async fn wait_for_end(&mut self) -> Result<()> {
+        let mut quarry = self.quarry.take().context("quarry was not started")?;
+        tokio::time::timeout(START, quarry.wait()).await.context("quarry did not end")?.map(drop)
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop(&mut self) -> Result<()> {
+        if let Some(quarry) = &mut self.quarry {
+            quarry.signal(15).await?;
+        }
+        self.wait_for_end().await
+    }
+
+    /// SIGTERM, and waits for the end: how long it took, and how it ended.
+    pub async fn terminate(&mut self) -> Result<(Duration, quarry_vm::Exit)> {
+        let mut quarry = self.quarry.take().context("quarry was not started")?;
+        let began = Instant::now();
+        quarry.signal(15).await?;
+        let output = tokio::time::timeout(2 * START, quarry.wait()).await.context("quarry did not end")??;
+        Ok((began.elapsed(), output.exit))
+    }
+
+    /// What quarry's port for those who watch answers: the status and the text.
+    pub async fn http(&self, path: &str) -> Result<(u16, String)> {
+        // Bash keeps its end open until the answer is there.
+        let script = format!(
+            "exec 3<>/dev/tcp/127.0.0.1/9808; printf 'GET {path} HTTP/1.0\\r\\nHost: node\\r\\n\\r\\n' >&3; cat <&3"
+        );
+        let answer = self.vm.check(["bash".to_owned(), "-c".to_owned(), script]).await?;
+        let (head, text) = answer.split_once("\r\n\r\n").with_context(|| format!("{path} answered {answer:?}"))?;
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+        Ok((status.with_context(|| format!("{path} answered {head:?}"))?, text.to_owned()))
+    }
+
+    /// The sum of the samples of `/metrics` whose lines begin so.
+    pub async fn metric(&self, begins: &str) -> Result<f64> {
+        let (status, text) = self.http("/metrics").await?;
+        anyhow::ensure!(status == 200, "/metrics answered {status}: {text}");
+        let values = text.lines().filter(|line| line.starts_with(begins));
+        Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// The programs that quarry started since it began, and how often: `lvm lvcreate`, `mkfs.ext4`…
+    pub async fn commands_started(&self) -> Result<BTreeMap<String, u64>> {
+        let (_, text) = self.http("/metrics").await?;
+        let sample = |line: &str| {
+            let (program, count) = line.strip_prefix("quarry_commands_total{program=\"")?.split_once("\"} ")?;
+            Some((program.to_owned(), count.parse::<f64>().ok()?.round() as u64))
+        };
+        Ok(text.lines().filter_map(sample).collect())
+    }
+
+    /// Forgets the process after a power cut.
+    pub fn lost_power(&mut self) {
+        self.quarry = None;
+    }
+
+    /// The end of quarry's log.
+    pub async fn log_tail(&self) -> String {
+        self.vm.sh(format!("tail -n 60 {LOG}")).await.unwrap_or_else(|error| format!("no log: {error:#}"))
+    }
+
+    /// Makes the folders that kubelet makes before it calls: the staging path, and the target's parent.
+    pub async fn kubelet_folders(&self, made: &crate::csi::Made) -> Result<()> {
+        self.vm.sh(format!("mkdir -p '{}' \"$(dirname '{}')\"", made.staging(), made.target())).await.map(drop)
+    }
+
+    /// What the volume group holds, a line each: name, tags, size in bytes. Empty: nothing at all.
+    pub async fn volumes_by_lvm(&self) -> Result<String> {
+        let script =
+            format!("lvs -a --noheadings --units b --nosuffix -o lv_name,lv_tags,lv_size {GROUP} | sed 's/^ *//'");
+        Ok(self.vm.sh(script).await?.trim().to_owned())
+    }
+
+    /// Fails unless nothing is left: no logical volume, no mount, no device, nothing under the kubelet's folders.
+    pub async fn expect_empty(&self) -> Result<()> {
+        let left = self.volumes_by_lvm().await?;
+        let more = self
+            .vm
+            .sh(format!(
+                "grep -E ' /var/lib/kubelet/.' /proc/self/mountinfo || true; \
+                 ls /sys/block | while read b; do grep -s . /sys/block/$b/dm/name || true; done; \
+                 find /var/lib/kubelet -path '*/volumes/kubernetes.io~csi/*/mount' -o -path '*/volumeDevices/publish/*/*'; \
+                 ls -A {FAULTS} 2>/dev/null | grep -v '^log$' || true"
+            ))
+            .await?;
+        if left.is_empty() && more.trim().is_empty() {
+            return Ok(());
+        }
+        bail!("something is left behind:\n{left}\n{more}\n{}", self.log_tail().await)
+    }
+}
+
+/// The path of the disk of that serial number, which stays the same whatever its kernel name.
+pub fn device(serial: &str) -> String {
+    format!("/dev/disk/by-id/virtio-{serial}")
+}

@@ -1,0 +1,115 @@
+//! Runs scenarios, some at once, and says how each ended.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+
+use crate::random::Random;
+use crate::scenarios;
+
+/// What all scenarios of a run share.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Sweeps run whole.
+    pub soak: bool,
+    /// The seed of every random choice.
+    pub seed: u64,
+}
+
+/// What a scenario gets.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The scenario's name.
+    pub name: &'static str,
+    /// See [`Settings`].
+    pub settings: Settings,
+}
+
+impl Context {
+    /// A generator of this scenario's own.
+    pub fn random(&self) -> Random {
+        let mixed = self.name.bytes().fold(self.settings.seed, |seed, byte| seed.rotate_left(7) ^ u64::from(byte));
+        Random::new(mixed)
+    }
+
+    /// Tells of progress in a long scenario.
+    pub fn say(&self, text: impl std::fmt::Display) {
+        println!("      {}: {text}", self.name);
+    }
+}
+
+/// What a scenario reports when it has passed: a line of figures, perhaps empty.
+pub type Passed = anyhow::Result<String>;
+/// A scenario under way.
+pub type Run = Pin<Box<dyn Future<Output = Passed> + Send>>;
+
+/// One scenario.
+pub struct Scenario {
+    /// Its name.
+    pub name: &'static str,
+    /// What it shows, in a sentence.
+    pub about: &'static str,
+    /// For how long it may run.
+    pub limit: Duration,
+    /// Starts it.
+    pub run: fn(Context) -> Run,
+}
+
+/// Runs the scenarios whose name contains one of `only` (all, if there are none), `jobs` at once. Returns how many
+/// failed.
+pub async fn run(only: &[String], jobs: usize, settings: Settings) -> anyhow::Result<usize> {
+    let chosen: Vec<Scenario> = scenarios::all()
+        .into_iter()
+        .filter(|scenario| only.is_empty() || only.iter().any(|part| scenario.name.contains(part.as_str())))
+        .collect();
+    anyhow::ensure!(!chosen.is_empty(), "no scenario's name contains any of {only:?}; --list shows them");
+    println!("running {} scenarios, {jobs} at once, seed {} (--seed {})", chosen.len(), settings.seed, settings.seed);
+    // What is built once is built before the clock of any scenario runs.
+    crate::node::prepare().await?;
+
+    let began = Instant::now();
+    let total = chosen.len();
+    let mut results = futures::stream::iter(chosen.into_iter().map(|scenario| async move {
+        let began = Instant::now();
+        let context = Context { name: scenario.name, settings };
+        println!("start {}", scenario.name);
+        // A soak is long by intention.
+        let limit = if settings.soak { scenario.limit * 30 } else { scenario.limit };
+        // A task of its own: a panic in one scenario does not end the others.
+        let task = tokio::spawn((scenario.run)(context));
+        let abort = task.abort_handle();
+        let result = match tokio::time::timeout(limit, task).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(join)) => Err(anyhow::anyhow!("it panicked: {join}")),
+            Err(_) => {
+                abort.abort();
+                Err(anyhow::anyhow!("it did not end within {} s", limit.as_secs()))
+            }
+        };
+        (scenario.name, result, began.elapsed())
+    }))
+    .buffer_unordered(jobs);
+
+    let (mut passed, mut failures) = (0, Vec::new());
+    while let Some((name, result, took)) = results.next().await {
+        let done = passed + failures.len() + 1;
+        match result {
+            Ok(figures) => {
+                passed += 1;
+                println!("ok    {name} ({:.0} s, {done}/{total}) {figures}", took.as_secs_f64());
+            }
+            Err(error) => {
+                println!("FAIL  {name} ({:.0} s, {done}/{total}): {error:?}", took.as_secs_f64());
+                failures.push((name, error));
+            }
+        }
+    }
+    println!("\n{} scenarios in {:.0} s, seed {}", total, began.elapsed().as_secs_f64(), settings.seed);
+    for (name, error) in &failures {
+        println!("FAILED {name}: {error:#}");
+    }
+    println!("scenarios: {passed} passed, {} failed", failures.len());
+    Ok(failures.len())
+}

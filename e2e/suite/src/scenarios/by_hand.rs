@@ -1,0 +1,160 @@
+//! Changes made by hand show within ten seconds, with udevd and without it, and an old volume group's identifiers are
+//! never taken for those of a new one of the same name.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use quarry_vm::{Config, Disk, Vm};
+use tonic::{Code, Status};
+
+use crate::csi::{Ask, MIB, Made, refused};
+use crate::node::{Node, device};
+use crate::runner::{Context, Passed};
+
+const DISK: u64 = 512 << 20;
+/// For so long quarry may answer from what it remembers.
+const FRESH: Duration = Duration::from_secs(10);
+
+pub async fn run(_: Context) -> Passed {
+    let config = Config::new("by-hand").disk(Disk::new("d1", DISK)).disk(Disk::new("d2", DISK));
+    let mut node = Node::with_vm(Vm::start(config).await?, 1).await?;
+    node.serve().await?;
+    let with = changes(&node, &Hand { udev: true }).await.context("with udevd")?;
+    node.vm.sh("udevadm control --exit && ! pgrep systemd-udevd").await?;
+    let without = changes(&node, &Hand { udev: false }).await.context("without udevd")?;
+    anew(&node, &Hand { udev: false }).await.context("a volume group made anew")?;
+    Ok(format!("{}; {}", with.figures("with udevd"), without.figures("without")))
+}
+
+/// Who changes things by hand.
+struct Hand {
+    udev: bool,
+}
+
+impl Hand {
+    async fn lvm(&self, node: &Node, commands: &[String]) -> Result<()> {
+        let config = if self.udev { "" } else { "--config 'activation{udev_sync=0 udev_rules=0}'" };
+        for command in commands {
+            node.vm.sh(format!("{command} -qq -y {config}")).await?;
+        }
+        Ok(())
+    }
+}
+
+/// How many changes were looked for, and how long the slowest took to show.
+#[derive(Default)]
+struct Shown {
+    count: usize,
+    slowest: Duration,
+}
+
+impl Shown {
+    fn figures(&self, how: &str) -> String {
+        format!("{} changes {how}, the slowest seen after {:.1} s", self.count, self.slowest.as_secs_f64())
+    }
+
+    /// Asks until the answer is right. A call that begins when ten seconds are over has to be right.
+    async fn wait<F: Future<Output = Result<bool, Status>>>(
+        &mut self,
+        what: &str,
+        mut right: impl FnMut() -> F,
+    ) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let asked = began.elapsed();
+            if right().await.with_context(|| what.to_owned())? {
+                self.count += 1;
+                self.slowest = self.slowest.max(asked);
+                return Ok(());
+            }
+            ensure!(asked <= FRESH, "{what}: not seen by a call {asked:.1?} later");
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+}
+
+async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
+    let csi = &node.csi;
+    let mut shown = Shown::default();
+    let free = || async { csi.capacity(&Default::default()).await.map(|capacity| capacity.0) };
+    let listed = |made: &Made| {
+        let id = made.id.clone();
+        async move { Ok::<_, Status>(csi.list().await?.into_iter().find(|volume| volume.volume_id == id)) }
+    };
+    let (ours, other) =
+        (csi.create(&Ask::mount("ours", "ext4")).await?, csi.create(&Ask::mount("other", "ext4")).await?);
+    ensure!(listed(&ours).await?.is_some() && listed(&other).await?.is_some(), "what was made is not listed");
+
+    let before = free().await?;
+    hand.lvm(node, &[format!("vgextend vg0 {}", device("d2"))]).await?;
+    shown.wait("vgextend", || async { Ok(free().await? > before + 400 * MIB) }).await?;
+
+    let before = free().await?;
+    hand.lvm(node, &["lvcreate -an -Zn -Wn -n somebodys -L 64M vg0".to_owned()]).await?;
+    shown.wait("lvcreate", || async { Ok(free().await? == before - 64 * MIB) }).await?;
+    ensure!(csi.list().await?.len() == 2, "a logical volume of somebody else is listed");
+    let forged = ours.id.replace(":ours", ":somebodys");
+    ensure!(forged != ours.id, "an identifier does not end in the volume's name");
+    csi.delete(&forged).await?;
+
+    let tag = node.vm.sh("lvs --noheadings -o lv_tags vg0/ours | tr -d ' '").await?;
+    ensure!(tag.starts_with("quarry1/"), "a volume's tag is {tag:?}");
+    hand.lvm(node, &[format!("lvchange --deltag '{tag}' vg0/ours")]).await?;
+    shown.wait("lvchange --deltag", || async { Ok(listed(&ours).await?.is_none()) }).await?;
+    // Without our mark it is not ours: not used, not deleted, and its name is taken.
+    node.kubelet_folders(&ours).await?;
+    refused("stage of what lost its record", csi.stage(&ours).await, Code::NotFound, "")?;
+    csi.delete(&ours.id).await?;
+    refused("create of that name", csi.create(&ours.ask).await, Code::AlreadyExists, "ours")?;
+    node.vm.sh("lvs vg0/ours vg0/somebodys").await.context("what is not ours was removed")?;
+    hand.lvm(node, &[format!("lvchange --addtag '{tag}' vg0/ours")]).await?;
+    shown.wait("lvchange --addtag", || async { Ok(listed(&ours).await?.is_some()) }).await?;
+
+    hand.lvm(node, &["lvextend -L +8M vg0/ours".to_owned()]).await?;
+    let grown = ours.size + 8 * MIB;
+    shown
+        .wait("lvextend", || async { Ok(listed(&ours).await?.is_some_and(|volume| volume.capacity_bytes == grown)) })
+        .await?;
+
+    hand.lvm(node, &["lvremove vg0/ours".to_owned()]).await?;
+    shown.wait("lvremove", || async { Ok(listed(&ours).await?.is_none()) }).await?;
+    refused("stage of what was removed", csi.stage(&ours).await, Code::NotFound, "")?;
+    csi.delete(&ours.id).await?;
+
+    csi.delete(&other.id).await?;
+    hand.lvm(node, &["lvremove vg0/somebodys".to_owned(), format!("vgreduce vg0 {}", device("d2"))]).await?;
+    shown.wait("vgreduce", || async { Ok(free().await? < 512 * MIB) }).await?;
+    node.expect_empty().await?;
+    Ok(shown)
+}
+
+/// The volume group is removed, and made anew under the same name: what was on the old one is not known to be gone.
+async fn anew(node: &Node, hand: &Hand) -> Result<()> {
+    let csi = &node.csi;
+    let old = csi.create(&Ask::mount("anew", "ext4")).await?;
+    node.kubelet_folders(&old).await?;
+    hand.lvm(node, &["lvremove vg0/anew".to_owned(), "vgremove vg0".to_owned()]).await?;
+    Shown::default().wait("vgremove", || async { Ok(csi.capacity(&Default::default()).await.is_err()) }).await?;
+    let unavailable = |what: &'static str, result| refused(what, result, Code::Unavailable, "vg0");
+    unavailable("delete, without its volume group", csi.delete(&old.id).await)?;
+    unavailable("stage, without its volume group", csi.stage(&old).await)?;
+    unavailable("create, without its volume group", csi.create(&old.ask).await.map(drop))?;
+    // What is mounted nowhere is unpublished and unstaged all the same.
+    csi.unpublish(&old).await?;
+    csi.unstage(&old).await?;
+
+    hand.lvm(node, &[format!("vgcreate vg0 {}", device("d1"))]).await?;
+    Shown::default().wait("vgcreate", || async { Ok(csi.capacity(&Default::default()).await.is_ok()) }).await?;
+    let new = csi.create(&old.ask).await?;
+    ensure!(new.id != old.id, "the new volume has the old one's identifier");
+    let elsewhere = |what: &'static str, result| refused(what, result, Code::Unavailable, "replaced");
+    elsewhere("delete of the old one", csi.delete(&old.id).await)?;
+    elsewhere("stage of the old one", csi.stage(&old).await)?;
+    let listed: Vec<String> = csi.list().await?.into_iter().map(|volume| volume.volume_id).collect();
+    ensure!(listed == [new.id.clone()], "listed: {listed:?}");
+    csi.stage(&new).await?;
+    csi.unstage(&new).await?;
+    csi.delete(&new.id).await?;
+    node.expect_empty().await
+}

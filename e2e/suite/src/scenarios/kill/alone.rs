@@ -1,0 +1,298 @@
+//! `kill -9` of quarry alone: the lvm or mkfs that it started lives on, and the retry comes at once.
+//!
+//! Wrappers in front of the real programs make them slow: before they begin, in their midst (stopped there), or after
+//! their work. They note when they begin and end, so that two writers at once are seen.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tonic::Code;
+
+use super::{Life, Plan, Step, Struck, call};
+use crate::csi::{self, Ask, MIB, refused};
+use crate::node::Node;
+use crate::random::Random;
+use crate::runner::{Context, Passed};
+
+const DISK: u64 = 400 << 20;
+const FOLDER: &str = "/opt/slow";
+const STATE: &str = "/run/slow";
+
+/// `mode` holds: when to be slow, for how many seconds, and which program (for lvm: which subcommand). Instead of a number
+/// it may say `held`: then for as long as the file of that name is there.
+const WRAPPER: &str = r#"#!/bin/sh
+name=${0##*/}
+real=/usr/sbin/$name
+what=$name
+[ "$name" = lvm ] && what=$1
+for last; do :; done
+case "$what $last" in
+    mkfs.*" /dev/"* | lvcreate* | lvremove* | lvchange*) ;;
+    *) exec "$real" "$@" ;;
+esac
+when= seconds= wanted=
+[ -e /run/slow/mode ] && read -r when seconds wanted < /run/slow/mode
+[ "$what" = "$wanted" ] || when=
+linger() {
+    if [ "$seconds" = held ]; then
+        while [ -e /run/slow/held ]; do sleep 0.1; done
+    else
+        sleep "$seconds"
+    fi
+}
+echo "begin $what $$" >> /run/slow/log
+case "$when" in
+    before) linger; "$real" "$@"; code=$? ;;
+    after) "$real" "$@"; code=$?; linger ;;
+    midst)
+        # A session of its own: when quarry dies, the kernel wakes what is stopped in the groups that it leaves behind.
+        setsid "$real" "$@" & child=$!
+        sleep 0.15
+        kill -STOP $child 2>/dev/null
+        linger
+        kill -CONT $child 2>/dev/null
+        wait $child; code=$? ;;
+    *) "$real" "$@"; code=$? ;;
+esac
+echo "end $what $$" >> /run/slow/log
+exit $code
+"#;
+
+/// When a program is slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    Before,
+    Midst,
+    After,
+}
+
+impl When {
+    const ALL: [Self; 3] = [Self::Before, Self::Midst, Self::After];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Before => "before",
+            Self::Midst => "midst",
+            Self::After => "after",
+        }
+    }
+}
+
+/// Nothing else befalls these volumes.
+pub struct Undisturbed;
+
+impl Plan for Undisturbed {
+    fn blow(&mut self, _step: Step, _repeated: bool) -> Option<super::Blow> {
+        None
+    }
+
+    fn struck(&mut self, _step: Step, _repeated: bool, _struck: &Struck) {}
+}
+
+/// A node whose programs can be slow.
+pub async fn slow_node(name: &str) -> Result<Node> {
+    let mut node = Node::bare(name, &[DISK, DISK]).await?;
+    node.vm.sh(format!("mkdir -p {FOLDER} {STATE} && : > {STATE}/log")).await?;
+    for program in ["lvm", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs"] {
+        node.vm.write(&format!("{FOLDER}/{program}"), WRAPPER.as_bytes(), 0o755).await?;
+    }
+    node.shadow_programs(FOLDER);
+    node.serve().await?;
+    Ok(node)
+}
+
+/// Kills quarry alone while `program` is at work in `step`, repeats the call at once, and checks what comes of it.
+/// Returns how often the repeated call was told to come again.
+pub async fn orphan(life: &mut Life<'_, Undisturbed>, step: Step, program: &str, when: When) -> Result<usize> {
+    orphan_unchecked(life, step, program, when)
+        .await
+        .with_context(|| format!("{step} of {}, quarry killed alone, {program} slow ({})", life.ask.name, when.word()))
+}
+
+async fn orphan_unchecked(life: &mut Life<'_, Undisturbed>, step: Step, program: &str, when: When) -> Result<usize> {
+    if let Some(made) = &life.made {
+        life.node.kubelet_folders(made).await?;
+    }
+    // mkfs stays until the repeated call has met it; lvm holds a lock that the next quarry needs to start.
+    let mkfs = program.starts_with("mkfs");
+    let linger = if mkfs { "held" } else { "5" };
+    let script = format!(": > {STATE}/log; touch {STATE}/held; echo {} {linger} {program} > {STATE}/mode", when.word());
+    life.node.vm.sh(script).await?;
+    let (csi, ask, made) = (life.node.csi.clone(), life.ask.clone(), life.made.clone());
+    let under_way = tokio::spawn(async move { call(&csi, step, &ask, made.as_ref()).await });
+    begun(life.node, program).await?;
+    life.node.vm.sh(format!("sleep 0.3; rm {STATE}/mode")).await?;
+    life.node.kill().await?;
+    ensure!(under_way.await?.is_err(), "it was answered before quarry was killed");
+    life.node.serve().await?;
+
+    let mut told = 0;
+    let answer = loop {
+        match call(&life.node.csi, step, &life.ask, life.made.as_ref()).await {
+            Ok(answer) => break answer,
+            Err(status) if csi::is_passing(&status) && told < 200 => {
+                told += 1;
+                if told == 3 {
+                    life.node.vm.sh(format!("rm -f {STATE}/held")).await?;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            }
+            Err(status) => bail!("the repeated call: {status}"),
+        }
+    };
+    let log = life.node.vm.sh(format!("cat {STATE}/log")).await?;
+    if let Some(made) = answer {
+        life.made = Some(made);
+    }
+    if mkfs {
+        let alive = two_at_once(&log)?;
+        ensure!(!alive, "two writers: OK was answered while the orphaned {program} was at work:\n{log}");
+        ensure!(told >= 3, "the repeated call did not meet the orphan:\n{log}");
+    }
+    life.check(step).await?;
+    // The orphan must not do harm later either.
+    ended(life.node).await?;
+    life.check(step).await.context("when the orphan had ended")?;
+    Ok(told)
+}
+
+/// Waits until the program is at work.
+async fn begun(node: &Node, program: &str) -> Result<()> {
+    let script =
+        format!("for i in $(seq 6000); do grep -q '^begin {program} ' {STATE}/log && exit; sleep 0.01; done; exit 1");
+    node.vm.sh(script).await.map(drop).context("the program was not started")
+}
+
+/// Lets the orphan go on, and waits for its end.
+pub async fn release(node: &Node) -> Result<()> {
+    node.vm.sh(format!("rm -f {STATE}/held")).await?;
+    ended(node).await
+}
+
+/// Waits until no orphan is at work.
+async fn ended(node: &Node) -> Result<()> {
+    let script = format!(
+        "for i in $(seq 600); do [ $(grep -c ^begin {STATE}/log) = $(grep -c ^end {STATE}/log) ] && exit; sleep 0.1; \
+         done; exit 1"
+    );
+    node.vm.sh(script).await.map(drop).context("the orphan never ended")
+}
+
+/// While an orphaned lvremove waits for its turn, nothing is changed that it could come after: neither its own volume nor
+/// another one.
+async fn late(node: &mut Node) -> Result<()> {
+    let mut plan = Undisturbed;
+    let mut life = Life::new(node, &mut plan, Ask::mount("pvc-late", "ext4"));
+    life.quietly(Step::Create).await?;
+    life.node.vm.sh(format!(": > {STATE}/log; touch {STATE}/held; echo before held lvremove > {STATE}/mode")).await?;
+    let (csi, made) = (life.node.csi.clone(), life.made.clone().context("made")?);
+    let id = made.id.clone();
+    let under_way = tokio::spawn(async move { csi.delete(&id).await });
+    begun(life.node, "lvremove").await?;
+    life.node.vm.sh(format!("rm {STATE}/mode")).await?;
+    life.node.kill().await?;
+    ensure!(under_way.await?.is_err(), "it was answered before quarry was killed");
+    life.node.serve().await?;
+    let csi = life.node.csi.clone();
+    refused("delete beside the orphan", csi.delete(&made.id).await, Code::Aborted, "outlived")?;
+    let other = csi.create(&Ask::mount("pvc-other", "ext4")).await;
+    refused("create beside the orphan", other, Code::Aborted, "outlived")?;
+    release(life.node).await?;
+    life.quietly(Step::Delete).await?;
+    life.quietly(Step::Create).await?;
+    life.check(Step::Create).await?;
+    life.quietly(Step::Delete).await?;
+    life.node.expect_empty().await
+}
+
+/// Fails if two programs of the log were at work at once; says whether one still is.
+fn two_at_once(log: &str) -> Result<bool> {
+    let mut at_work: Option<&str> = None;
+    for line in log.lines() {
+        match (line.split_once(' '), at_work) {
+            (Some(("begin", who)), None) if who.starts_with("mkfs") => at_work = Some(who),
+            (Some(("begin", who)), Some(other)) if who.starts_with("mkfs") => {
+                bail!("two writers: {who} began while {other} was at work:\n{log}")
+            }
+            (Some(("end", who)), Some(other)) if who == other => at_work = None,
+            _ => {}
+        }
+    }
+    Ok(at_work.is_some())
+}
+
+pub async fn run(context: Context) -> Passed {
+    let mut node = slow_node("kill-alone").await?;
+    let mut random = context.random();
+    let (mut orphans, mut told) = (0, 0);
+    for (ask, mkfs) in [
+        (Ask::mount("pvc-ext4", "ext4"), Some("mkfs.ext4")),
+        (Ask::mount("pvc-xfs", "xfs"), Some("mkfs.xfs")),
+        (Ask::mount("pvc-btrfs", "btrfs"), Some("mkfs.btrfs")),
+        (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), None),
+        (Ask::block("pvc-block").size(8 * MIB), None),
+    ] {
+        // A sample has one instant of each; a soak has all.
+        let instants: Vec<[When; 3]> = if context.settings.soak {
+            When::ALL.map(|when| [when; 3]).to_vec()
+        } else {
+            vec![[pick(&mut random), pick(&mut random), pick(&mut random)]]
+        };
+        for [create, stage, delete] in instants {
+            let mut plan = Undisturbed;
+            let mut life = Life::new(&mut node, &mut plan, ask.clone());
+            let mut one = 0;
+            // lvm's own part is swept with the layouts that differ, mkfs with the filesystems.
+            if mkfs.is_none() || context.settings.soak {
+                told += orphan(&mut life, Step::Create, "lvcreate", create).await?;
+                one += 1;
+            } else {
+                life.quietly(Step::Create).await?;
+            }
+            if let Some(mkfs) = mkfs {
+                told += orphan(&mut life, Step::Stage, mkfs, stage).await?;
+                one += 1;
+                life.quietly(Step::Publish).await?;
+                life.check_empty_volume().await?;
+                life.write().await?;
+                for step in [Step::Unpublish, Step::Unstage, Step::StageAgain, Step::Publish] {
+                    life.quietly(step).await?;
+                }
+                life.read().await?;
+                for step in [Step::Unpublish, Step::Unstage] {
+                    life.quietly(step).await?;
+                }
+            }
+            if mkfs.is_none() || context.settings.soak {
+                told += orphan(&mut life, Step::Delete, "lvremove", delete).await?;
+                one += 1;
+            } else {
+                life.quietly(Step::Delete).await?;
+            }
+            life.node.expect_empty().await?;
+            orphans += one;
+            context.say(format_args!("{}: {one} orphans ({create:?}, {stage:?}, {delete:?})", ask.name));
+        }
+    }
+    late(&mut node).await.context("an lvremove that outlives its quarry and its volume")?;
+    orphans += 1;
+    Ok(format!("{orphans} orphans, {told} times told to come again, 0 violations"))
+}
+
+fn pick(random: &mut Random) -> When {
+    match random.below(3) {
+        0 => When::Before,
+        1 => When::Midst,
+        _ => When::After,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_writers_are_seen() {
+        assert!(!two_at_once("begin mkfs.xfs 1\nend mkfs.xfs 1\nbegin mkfs.xfs 2\nend mkfs.xfs 2").unwrap());
+        assert!(two_at_once("begin mkfs.xfs 1\nbegin lvchange 3\nend lvchange 3").unwrap());
+        assert!(two_at_once("begin mkfs.xfs 1\nbegin mkfs.xfs 2\nend mkfs.xfs 1").is_err());
+    }
+}

@@ -1,0 +1,371 @@
+//! Kills at any instant, then what an orchestrator does: the same call again.
+//!
+//! A [`Life`] takes one volume from creation to deletion. Before each step a [`Plan`] may say how quarry dies in it; then
+//! quarry is started anew, the step is repeated, and what was promised is checked: exactly the volume that was asked for,
+//! or none; every byte that was written is there; nothing is left behind.
+
+pub mod alone;
+pub mod broken;
+pub mod sweep;
+pub mod tree;
+
+use std::fmt;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tonic::Status;
+
+use crate::csi::{self, Ask, Csi, Made};
+use crate::node::{FAULTS, GROUP, Node};
+
+/// What is done to a volume, in the order of its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Step {
+    Create,
+    /// The first stage: makes the filesystem.
+    Stage,
+    Publish,
+    Unpublish,
+    Unstage,
+    /// A stage of a volume that holds data.
+    StageAgain,
+    Delete,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Create => "create",
+            Self::Stage => "stage",
+            Self::Publish => "publish",
+            Self::Unpublish => "unpublish",
+            Self::Unstage => "unstage",
+            Self::StageAgain => "stage again",
+            Self::Delete => "delete",
+        })
+    }
+}
+
+/// How quarry dies in a step.
+#[derive(Clone, Debug)]
+pub enum Blow {
+    /// At this fault point, counted from 1.
+    Point(u64),
+    /// With all that it started, this long (in seconds) after the log has a line of this name.
+    Tree { marker: String, delay: f64 },
+}
+
+/// How a step with a blow ended.
+pub enum Struck {
+    /// quarry was killed, and serves again. `points` says what it had passed.
+    Killed { points: Vec<String> },
+    /// It answered before the blow fell, which was in vain. `points` says all that it passed.
+    Missed { points: Vec<String> },
+}
+
+/// Says which blows fall, and hears what came of them.
+pub trait Plan {
+    /// The blow for this step. Asked again for the repeated call, with `repeated`.
+    fn blow(&mut self, step: Step, repeated: bool) -> Option<Blow>;
+    /// What came of it.
+    fn struck(&mut self, step: Step, repeated: bool, struck: &Struck);
+    /// The points of a step that nothing befell.
+    fn passed(&mut self, _step: Step, _points: Vec<String>) {}
+    /// Whether an interrupted creation is given up: its caller deletes what it finds, and begins again.
+    fn give_up(&mut self) -> bool {
+        false
+    }
+}
+
+/// One call of a step; the volume where it made one.
+pub async fn call(csi: &Csi, step: Step, ask: &Ask, made: Option<&Made>) -> Result<Option<Made>, Status> {
+    let made = || made.ok_or_else(|| Status::internal("the test has made no volume yet"));
+    match step {
+        Step::Create => return csi.create(ask).await.map(Some),
+        Step::Stage | Step::StageAgain => csi.stage(made()?).await?,
+        Step::Publish => csi.publish(made()?).await?,
+        Step::Unpublish => csi.unpublish(made()?).await?,
+        Step::Unstage => csi.unstage(made()?).await?,
+        Step::Delete => csi.delete(&made()?.id).await?,
+    }
+    Ok(None)
+}
+
+/// The fault points passed since the last [`forget_points`].
+pub async fn points(node: &Node) -> Result<Vec<String>> {
+    let log = node.vm.sh(format!("cat {FAULTS}/log 2>/dev/null || true")).await?;
+    Ok(log.lines().map(str::to_owned).collect())
+}
+
+/// Forgets the fault points passed, and arms the given one.
+pub async fn forget_points(node: &Node, kill_at: Option<u64>) -> Result<()> {
+    // Through another name: quarry must never read half a number.
+    let arm = kill_at.map(|at| format!("echo {at} > /run/kill-at && mv /run/kill-at {FAULTS}/kill-at"));
+    node.vm.sh(format!(": > {FAULTS}/log; {}", arm.unwrap_or_default())).await.map(drop)
+}
+
+async fn disarm(node: &Node) -> Result<()> {
+    node.vm.sh(format!("rm -f {FAULTS}/kill-at")).await.map(drop)
+}
+
+/// One call with a blow. Where it fell, quarry serves again afterwards.
+pub async fn strike(node: &mut Node, step: Step, ask: &Ask, made: Option<&Made>, blow: &Blow) -> Result<Struck> {
+    match blow {
+        Blow::Point(at) => {
+            forget_points(node, Some(*at)).await?;
+            let answer = call(&node.csi, step, ask, made).await;
+            let points = points(node).await?;
+            disarm(node).await?;
+            if points.len() as u64 >= *at {
+                node.wait_for_end().await?;
+                node.serve().await?;
+                return Ok(Struck::Killed { points });
+            }
+            answer.with_context(|| format!("{step} failed, and nothing had befallen it (points: {points:?})"))?;
+            // A new process counts its points from the beginning.
+            node.kill().await?;
+            node.serve().await?;
+            Ok(Struck::Missed { points })
+        }
+        Blow::Tree { marker, delay } => {
+            forget_points(node, None).await?;
+            let (csi, guest) = (node.csi.clone(), node.vm.guest());
+            let (asked, known) = (ask.clone(), made.cloned());
+            node.vm.sh("rm -f /run/answered").await?;
+            let under_way = tokio::spawn(async move {
+                let answer = call(&csi, step, &asked, known.as_ref()).await;
+                // A call that does not come by the marker is not waited for.
+                let told = guest.sh("touch /run/answered").await;
+                told.map(|_| answer)
+            });
+            node.kill_tree_when(&format!(
+                "for i in $(seq 1000); do grep -qxF '{marker}' {FAULTS}/log && break; \
+                 [ ! -e /run/answered ] || break; sleep 0.01; done; [ -e /run/answered ] || sleep {delay:.3}"
+            ))
+            .await?;
+            let answer = under_way.await??;
+            let points = points(node).await?;
+            node.serve().await?;
+            Ok(if answer.is_ok() { Struck::Missed { points } } else { Struck::Killed { points } })
+        }
+    }
+}
+
+/// A volume's life with a plan of blows.
+pub struct Life<'a, P> {
+    pub node: &'a mut Node,
+    pub plan: &'a mut P,
+    pub ask: Ask,
+    pub made: Option<Made>,
+}
+
+impl<'a, P: Plan> Life<'a, P> {
+    pub fn new(node: &'a mut Node, plan: &'a mut P, ask: Ask) -> Self {
+        Self { node, plan, ask, made: None }
+    }
+
+    /// From creation to deletion, with bytes written and found again on the way.
+    pub async fn whole(&mut self) -> Result<()> {
+        self.step(Step::Create).await?;
+        self.step(Step::Stage).await?;
+        self.step(Step::Publish).await?;
+        self.check_empty_volume().await?;
+        self.write().await?;
+        self.step(Step::Unpublish).await?;
+        self.step(Step::Unstage).await?;
+        self.step(Step::StageAgain).await?;
+        self.quietly(Step::Publish).await?;
+        self.read().await?;
+        self.quietly(Step::Unpublish).await?;
+        self.quietly(Step::Unstage).await?;
+        self.step(Step::Delete).await?;
+        self.node.expect_empty().await
+    }
+
+    /// Creation and deletion alone.
+    pub async fn short(&mut self) -> Result<()> {
+        self.step(Step::Create).await?;
+        self.step(Step::Delete).await?;
+        self.node.expect_empty().await
+    }
+
+    /// One step, with the blow that the plan has for it, repeated until it is done, and checked.
+    pub async fn step(&mut self, step: Step) -> Result<()> {
+        let mut fate = String::new();
+        self.step_and_tell(step, &mut fate).await.with_context(|| format!("{step} of {}{fate}", self.ask.name))
+    }
+
+    async fn step_and_tell(&mut self, step: Step, fate: &mut String) -> Result<()> {
+        let Some(blow) = self.plan.blow(step, false) else {
+            forget_points(self.node, None).await?;
+            self.quietly(step).await?;
+            let points = points(self.node).await?;
+            self.plan.passed(step, points);
+            return Ok(());
+        };
+        self.folders().await?;
+        fate.push_str(&format!(", killed by {blow:?}"));
+        let struck = strike(self.node, step, &self.ask, self.made.as_ref(), &blow).await?;
+        if let Struck::Killed { points } = &struck {
+            fate.push_str(&format!(" (after {})", points.last().map_or("nothing", String::as_str)));
+        }
+        self.plan.struck(step, false, &struck);
+        self.check_between(step).await?;
+        if matches!(struck, Struck::Killed { .. }) {
+            if let Some(blow) = self.plan.blow(step, true) {
+                fate.push_str(&format!(", again by {blow:?}"));
+                let struck = strike(self.node, step, &self.ask, self.made.as_ref(), &blow).await?;
+                self.plan.struck(step, true, &struck);
+                self.check_between(step).await?;
+            }
+            if step == Step::Create && self.plan.give_up() {
+                fate.push_str(", then given up");
+                for volume in self.node.csi.list().await? {
+                    csi::retry(|| self.node.csi.delete(&volume.volume_id)).await?;
+                }
+                self.node.expect_empty().await?;
+            }
+        }
+        self.quietly(step).await
+    }
+
+    /// One step without a blow, repeated as an orchestrator does, and checked.
+    pub async fn quietly(&mut self, step: Step) -> Result<()> {
+        self.folders().await?;
+        let (node, ask, made) = (&*self.node, &self.ask, self.made.as_ref());
+        let answer = csi::retry(|| call(&node.csi, step, ask, made)).await?;
+        if let Some(made) = answer {
+            self.made = Some(made);
+        }
+        self.check(step).await
+    }
+
+    async fn folders(&self) -> Result<()> {
+        match &self.made {
+            Some(made) => self.node.kubelet_folders(made).await,
+            None => Ok(()),
+        }
+    }
+
+    fn made(&self) -> Result<&Made> {
+        self.made.as_ref().context("no volume was made")
+    }
+
+    /// What holds between a kill and the repeated call.
+    async fn check_between(&self, step: Step) -> Result<()> {
+        let listed = csi::retry(|| self.node.csi.list()).await?;
+        match (step, &self.made) {
+            (Step::Create | Step::Delete, _) => ensure!(listed.len() <= 1, "one volume or none, not {listed:?}"),
+            (_, made) => ensure!(
+                listed.len() == 1 && listed.first().map(|volume| &volume.volume_id) == made.as_ref().map(|m| &m.id),
+                "the volume {made:?} should be there, not {listed:?}"
+            ),
+        }
+        self.expect_nothing_suspended().await
+    }
+
+    /// A suspended device hangs whoever touches it.
+    async fn expect_nothing_suspended(&self) -> Result<()> {
+        let suspended = self.node.vm.sh("grep -l 1 /sys/block/dm-*/dm/suspended 2>/dev/null || true").await?;
+        ensure!(suspended.is_empty(), "left suspended: {suspended}");
+        Ok(())
+    }
+
+    /// What holds when a step was answered OK.
+    pub async fn check(&self, step: Step) -> Result<()> {
+        let made = self.made()?;
+        match step {
+            Step::Create => {
+                ensure!(made.size >= self.ask.required, "{} bytes, less than asked", made.size);
+                let listed = self.node.csi.list().await?;
+                ensure!(
+                    listed.len() == 1 && listed.iter().all(|volume| volume.volume_id == made.id),
+                    "exactly the volume {} was asked for, not {listed:?}",
+                    made.id
+                );
+                // By lvm's own word, and with nothing beside it but the parts of a raid.
+                let script = format!(
+                    "lvs -a --noheadings --separator , --units b --nosuffix -o lv_name,lv_size {GROUP} | tr -d ' '"
+                );
+                let lvs = self.node.vm.sh(script).await?;
+                let (parts, whole): (Vec<&str>, Vec<&str>) = lvs.lines().partition(|line| line.starts_with('['));
+                ensure!(
+                    whole.len() == 1 && whole.iter().all(|line| line.ends_with(&format!(",{}", made.size))),
+                    "{} bytes were asked for, and lvm has: {lvs}",
+                    made.size
+                );
+                let raid = self.ask.parameters.get("layout").is_some_and(|layout| layout == "raid1");
+                ensure!(parts.len() == if raid { 4 } else { 0 }, "not the parts that belong: {lvs}");
+            }
+            Step::Stage | Step::StageAgain if !self.ask.is_block() => {
+                self.expect_mounted(&made.staging(), true).await?
+            }
+            Step::Stage | Step::StageAgain => {}
+            Step::Publish => self.expect_mounted(&made.target(), true).await?,
+            Step::Unpublish => {
+                self.expect_mounted(&made.target(), false).await?;
+                self.node.vm.sh(format!("test ! -e '{}'", made.target())).await.context("the target is still there")?;
+            }
+            Step::Unstage => self.expect_mounted(&made.staging(), false).await?,
+            Step::Delete => {
+                let left = self.node.volumes_by_lvm().await?;
+                ensure!(left.is_empty(), "deleted, and left behind: {left}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Fails unless something is mounted there, once, or nothing is.
+    async fn expect_mounted(&self, path: &str, wanted: bool) -> Result<()> {
+        // A shared folder shows each mount in all its peers: only mounts on top of one another are one too many.
+        let script = format!(
+            "awk -v path='{path}' '$5 == path {{ parent[$1] = $2 }} END {{ for (id in parent) {{ all++; \
+             if (parent[id] in parent) stacked++ }} print (all > 0) \",\" stacked + 0 }}' /proc/self/mountinfo"
+        );
+        let found = self.node.vm.sh(script).await?;
+        let expected = if wanted { "1,0" } else { "0,0" };
+        ensure!(found == expected, "mounts at {path}, and stacked ones: {found}, where {expected} belong");
+        Ok(())
+    }
+
+    /// A fresh volume shows nothing of those that lay there before.
+    pub async fn check_empty_volume(&self) -> Result<()> {
+        let made = self.made()?;
+        let target = made.target();
+        let script = if self.ask.is_block() {
+            format!("test $(blockdev --getsize64 '{target}') = {0} && cmp -n {0} /dev/zero '{target}'", made.size)
+        } else {
+            format!("test -z \"$(ls -A '{target}' | grep -vx lost+found)\"")
+        };
+        self.node.vm.sh(script).await.map(drop).context("a fresh volume is not empty")
+    }
+
+    /// Writes bytes that [`Self::read`] finds again. A raw device is filled: the next volume lies there.
+    pub async fn write(&self) -> Result<()> {
+        let made = self.made()?;
+        let target = made.target();
+        let script = if self.ask.is_block() {
+            format!(
+                "yes {} | head -c {} | dd of='{target}' bs=1M iflag=fullblock oflag=direct status=none",
+                made.ask.name, made.size
+            )
+        } else {
+            format!("seq 20000 > '{target}/file' && sync -f '{target}/file'")
+        };
+        self.node.vm.sh(script).await.map(drop)
+    }
+
+    /// Fails unless every byte that was written is there.
+    pub async fn read(&self) -> Result<()> {
+        let made = self.made()?;
+        let target = made.target();
+        let script = if self.ask.is_block() {
+            format!("yes {} | head -c {} | cmp - '{target}'", made.ask.name, made.size)
+        } else {
+            format!("seq 20000 | cmp - '{target}/file'")
+        };
+        if let Err(error) = self.node.vm.sh(script).await {
+            bail!("what was written is not there: {error:#}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! `kill -9` at every fault point of every step: before and after each program, mount, and write to a device.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Blow, Life, Plan, Step, Struck};
+use crate::csi::{Ask, MIB};
+use crate::node::Node;
+use crate::random::Random;
+use crate::runner::{Context, Passed};
+
+const DISK: u64 = 400 << 20;
+
+/// What becomes of one step of one kind of volume.
+#[derive(Default)]
+struct Figures {
+    /// The points that it passes when nothing befalls it.
+    exist: usize,
+    /// The points still to be tried.
+    ahead: VecDeque<u64>,
+    /// Kills that fell.
+    tried: usize,
+    /// Whether the sweep came to the step's end: it was answered before the point was reached.
+    ended: bool,
+}
+
+/// The sweep over one kind of volume.
+struct Sweep {
+    steps: BTreeMap<Step, Figures>,
+    /// Whether every point is tried.
+    whole: bool,
+    random: Random,
+    /// Kills in the repeated call.
+    again: usize,
+    given_up: usize,
+}
+
+impl Sweep {
+    fn is_over(&self) -> bool {
+        self.steps.values().all(|figures| if self.whole { figures.ended } else { figures.ahead.is_empty() })
+    }
+
+    /// Chooses the points, once all are known.
+    fn choose(&mut self, count: usize) {
+        for figures in self.steps.values_mut() {
+            figures.ahead = if self.whole {
+                // On and on, until the step ends before the point is reached.
+                VecDeque::from([1])
+            } else {
+                self.random.sample(count, figures.exist).into_iter().map(|index| index as u64 + 1).collect()
+            };
+        }
+    }
+}
+
+impl Plan for Sweep {
+    fn blow(&mut self, step: Step, repeated: bool) -> Option<Blow> {
+        if repeated {
+            // Recovery itself is interrupted now and then.
+            let exist = self.steps.get(&step)?.exist as u64;
+            return (self.random.below(3) == 0).then(|| Blow::Point(1 + self.random.below(exist + 2)));
+        }
+        self.steps.get_mut(&step)?.ahead.pop_front().map(Blow::Point)
+    }
+
+    fn struck(&mut self, step: Step, repeated: bool, struck: &Struck) {
+        let Some(figures) = self.steps.get_mut(&step) else { return };
+        match struck {
+            Struck::Killed { .. } if repeated => self.again += 1,
+            Struck::Killed { points } => {
+                figures.tried += 1;
+                if self.whole {
+                    figures.ahead.push_back(points.len() as u64 + 1);
+                }
+            }
+            Struck::Missed { .. } if repeated => {}
+            Struck::Missed { points } => {
+                figures.ended = true;
+                figures.exist = figures.exist.max(points.len());
+            }
+        }
+    }
+
+    fn passed(&mut self, step: Step, points: Vec<String>) {
+        let figures = self.steps.entry(step).or_default();
+        figures.exist = figures.exist.max(points.len());
+    }
+
+    fn give_up(&mut self) -> bool {
+        let up = self.random.below(3) == 0;
+        self.given_up += usize::from(up);
+        up
+    }
+}
+
+pub async fn run(context: Context) -> Passed {
+    let mut node = Node::start("kill-points", &[DISK, DISK]).await?;
+    let mut random = context.random();
+    let (mut tried, mut exist, mut again) = (0, 0, 0);
+    // What is made, whether it is used, and how many points of each step are tried in a sample.
+    for (ask, used, count) in [
+        (Ask::mount("pvc-xfs", "xfs"), true, 1),
+        (Ask::block("pvc-block").size(8 * MIB), true, 3),
+        (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), false, 5),
+        (Ask::mount("pvc-ext4", "ext4"), true, 3),
+    ] {
+        let name = ask.name.clone();
+        let mut sweep = Sweep {
+            steps: BTreeMap::new(),
+            whole: context.settings.soak,
+            random: Random::new(random.next()),
+            again: 0,
+            given_up: 0,
+        };
+        live(&mut node, &mut sweep, &ask, used).await.with_context(|| format!("{name}, undisturbed"))?;
+        sweep.choose(count);
+        let mut lives = 1;
+        while !sweep.is_over() {
+            live(&mut node, &mut sweep, &ask, used).await?;
+            lives += 1;
+        }
+        let mut line = Vec::new();
+        for (step, figures) in &sweep.steps {
+            // A raw block volume is staged by looking at it alone.
+            let nothing_done = ask.is_block() && matches!(step, Step::Stage | Step::StageAgain | Step::Unstage);
+            ensure!(
+                figures.exist > 0 || nothing_done,
+                "{name}: {step} passed no fault point; was quarry built with them?"
+            );
+            ensure!(figures.tried > 0 || figures.exist == 0, "{name}: {step} was never interrupted");
+            line.push(format!("{step} {}/{}", figures.tried, figures.exist));
+            tried += figures.tried;
+            exist += figures.exist;
+        }
+        again += sweep.again;
+        context.say(format_args!(
+            "{name}, {lives} lives: {}; {} more in repeated calls, {} creations given up",
+            line.join(", "),
+            sweep.again,
+            sweep.given_up
+        ));
+    }
+    Ok(format!("{tried} of {exist} kill points, {again} kills in repeated calls, 0 violations"))
+}
+
+async fn live(node: &mut Node, sweep: &mut Sweep, ask: &Ask, used: bool) -> Result<()> {
+    let mut life = Life::new(node, sweep, ask.clone());
+    if used { life.whole().await } else { life.short().await }
+}

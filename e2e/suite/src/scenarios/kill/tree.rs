@@ -1,0 +1,121 @@
+//! `kill -9` of quarry and of everything that it started, at instants within lvm and mkfs.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Blow, Life, Plan, Step, Struck};
+use crate::csi::{self, Ask, MIB};
+use crate::node::{GROUP, Node};
+use crate::random::Random;
+use crate::runner::{Context, Passed};
+
+const DISK: u64 = 400 << 20;
+
+/// Blows within the programs that do the work.
+struct Within {
+    random: Random,
+    /// For each step the program within which quarry and it die, and about how long it takes, in seconds.
+    programs: BTreeMap<Step, (String, f64)>,
+    /// Kills by the last point passed before.
+    fell: BTreeMap<String, usize>,
+    missed: usize,
+}
+
+impl Plan for Within {
+    fn blow(&mut self, step: Step, repeated: bool) -> Option<Blow> {
+        if repeated && self.random.below(3) > 0 {
+            return None;
+        }
+        let (program, seconds) = self.programs.get(&step)?;
+        #[allow(clippy::cast_precision_loss, reason = "a choice among thousandths")]
+        let delay = self.random.below(1000) as f64 / 1000.0 * seconds;
+        Some(Blow::Tree { marker: format!("exec:{program}:before"), delay })
+    }
+
+    fn struck(&mut self, _step: Step, _repeated: bool, struck: &Struck) {
+        match struck {
+            Struck::Killed { points } => {
+                let last = points.last().map_or("nothing", String::as_str).to_owned();
+                *self.fell.entry(last).or_default() += 1;
+            }
+            Struck::Missed { .. } => self.missed += 1,
+        }
+    }
+
+    fn give_up(&mut self) -> bool {
+        self.random.below(4) == 0
+    }
+}
+
+pub async fn run(context: Context) -> Passed {
+    let mut node = Node::start("kill-tree", &[DISK, DISK]).await?;
+    let mut random = context.random();
+    // An lvm that does nothing takes this long here and now; the others are guessed from it.
+    let began = Instant::now();
+    node.vm.sh(format!("lvs {GROUP}")).await?;
+    let unit = began.elapsed().as_secs_f64();
+    let rounds = if context.settings.soak { 40 } else { 1 };
+    let (mut fell, mut missed) = (BTreeMap::<String, usize>::new(), 0);
+    for round in 0..rounds {
+        for (ask, mkfs, short) in [
+            (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), "mkfs.ext4", true),
+            (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), "mkfs.ext4", true),
+            (Ask::mount("pvc-ext4", "ext4"), "mkfs.ext4", false),
+            (Ask::block("pvc-block").size(8 * MIB), "lvm lvchange", false),
+            (Ask::mount("pvc-xfs", "xfs"), "mkfs.xfs", false),
+            (Ask::mount("pvc-btrfs", "btrfs"), "mkfs.btrfs", false),
+        ] {
+            let raid = ask.name == "pvc-raid1";
+            let mut programs = BTreeMap::from([
+                (Step::Create, ("lvm lvcreate".to_owned(), unit * if raid { 4.0 } else { 1.4 })),
+                (Step::Delete, ("lvm lvremove".to_owned(), unit * if raid { 2.0 } else { 1.0 })),
+            ]);
+            if mkfs == "lvm lvchange" {
+                // Zeroing and its note in the record are part of the creation.
+                programs.insert(Step::Create, (["lvm lvcreate", mkfs][round % 2].to_owned(), unit * 1.4));
+            } else {
+                programs.insert(Step::Stage, (mkfs.to_owned(), unit * if mkfs == "mkfs.ext4" { 0.4 } else { 0.6 }));
+            }
+            let name = ask.name.clone();
+            let mut plan = Within { random: Random::new(random.next()), programs, fell: BTreeMap::new(), missed: 0 };
+            let mut life = Life::new(&mut node, &mut plan, ask);
+            let lived = if short { life.short().await } else { life.whole().await };
+            lived.with_context(|| name)?;
+            missed += plan.missed;
+            for (point, count) in plan.fell {
+                *fell.entry(point).or_default() += count;
+            }
+        }
+    }
+    suspended(&mut node).await.context("a device that a killed lvm left suspended")?;
+    let kills: usize = fell.values().sum();
+    ensure!(kills > 0, "no kill fell in time");
+    let within: Vec<String> = fell.iter().map(|(point, count)| format!("{count} after {point}")).collect();
+    context.say(within.join(", "));
+    context.say(format_args!("an lvs took {unit:.2} s"));
+    Ok(format!("{kills} trees killed, {missed} too late, 1 suspended device resumed, 0 violations"))
+}
+
+/// lvm dies while a device is suspended: the next quarry resumes it, and the data is there.
+async fn suspended(node: &mut Node) -> Result<()> {
+    let mut nothing = Within { random: Random::new(0), programs: BTreeMap::new(), fell: BTreeMap::new(), missed: 0 };
+    let mut life = Life::new(node, &mut nothing, Ask::mount("pvc-suspended", "ext4"));
+    for step in [Step::Create, Step::Stage, Step::Publish] {
+        life.quietly(step).await?;
+    }
+    life.write().await?;
+    life.node.kill_tree().await?;
+    let state = "cat /sys/block/dm-*/dm/suspended | sort -u";
+    life.node.vm.sh(format!("dmsetup suspend --noflush --nolockfs {GROUP}-pvc--suspended")).await?;
+    ensure!(life.node.vm.sh(state).await? == "1", "the test suspended nothing");
+    life.node.serve().await?;
+    ensure!(life.node.vm.sh(state).await? == "0", "still suspended\n{}", life.node.log_tail().await);
+    csi::retry(|| life.node.csi.list()).await?;
+    life.read().await?;
+    for step in [Step::Unpublish, Step::Unstage, Step::Delete] {
+        life.quietly(step).await?;
+    }
+    life.node.expect_empty().await
+}

@@ -1,0 +1,156 @@
+//! The scenarios, in the order in which they are started: long ones first, so that the last ones to end are short.
+
+mod bad_input;
+mod by_hand;
+mod concurrency;
+mod full_pool;
+mod hung_tools;
+mod in_use;
+mod kill;
+mod lifecycle;
+mod lost_disk;
+mod never_format;
+mod other_tenants;
+mod power_cut;
+mod sanity;
+mod speed;
+mod stats;
+mod steps;
+mod stop_and_start;
+
+use std::time::Duration;
+
+use crate::runner::Scenario;
+
+/// All of them.
+pub fn all() -> Vec<Scenario> {
+    let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+    vec![
+        Scenario {
+            name: "lifecycle",
+            about: "a volume's whole life: ext4, xfs, btrfs, raw block; striped and raid1",
+            limit: minutes(10),
+            run: |context| Box::pin(lifecycle::run(context)),
+        },
+        Scenario {
+            name: "sanity-mount",
+            about: "csi-sanity on ext4",
+            limit: minutes(20),
+            run: |context| Box::pin(sanity::mount(context)),
+        },
+        Scenario {
+            name: "sanity-block",
+            about: "csi-sanity on raw block volumes",
+            limit: minutes(20),
+            run: |context| Box::pin(sanity::block(context)),
+        },
+        Scenario {
+            name: "kill-at-every-step",
+            about: "quarry is killed at each fault point of each step, then the call is repeated",
+            limit: minutes(12),
+            run: |context| Box::pin(kill::sweep::run(context)),
+        },
+        Scenario {
+            name: "kill-tree-during",
+            about: "quarry, lvm and mkfs are killed together at seeded instants",
+            limit: minutes(8),
+            run: |context| Box::pin(kill::tree::run(context)),
+        },
+        Scenario {
+            name: "kill-quarry-alone",
+            about: "quarry is killed, its lvm or mkfs lives on, and the retry comes at once",
+            limit: minutes(8),
+            run: |context| Box::pin(kill::alone::run(context)),
+        },
+        Scenario {
+            name: "sweep-can-fail",
+            about: "with a safeguard taken out, the sweeps find the violation",
+            limit: minutes(6),
+            run: |context| Box::pin(kill::broken::run(context)),
+        },
+        Scenario {
+            name: "never-format",
+            about: "what may hold data is neither formatted nor wiped nor removed: damage, strangers, old metadata, unknown records",
+            limit: minutes(15),
+            run: |context| Box::pin(never_format::run(context)),
+        },
+        Scenario {
+            name: "hung-tools",
+            about: "an lvm that hangs is killed if it only reports, waited for if it changes, and stops nothing else",
+            limit: minutes(10),
+            run: |context| Box::pin(hung_tools::run(context)),
+        },
+        Scenario {
+            name: "in-use",
+            about: "what is mounted, published or open stays; second targets, read-only, odd states",
+            limit: minutes(10),
+            run: |context| Box::pin(in_use::run(context)),
+        },
+        Scenario {
+            name: "lost-disk",
+            about: "one of two disks is pulled: raid1 and healthy volumes go on, a broken one says why, nothing is forgotten",
+            limit: minutes(15),
+            run: |context| Box::pin(lost_disk::run(context)),
+        },
+        Scenario {
+            name: "bad-input",
+            about: "whatever a request should not say: a clear error, nothing run",
+            limit: minutes(10),
+            run: |context| Box::pin(bad_input::run(context)),
+        },
+        Scenario {
+            name: "power-cut",
+            about: "the power goes while volumes are made, staged and used, on disks that lose what was not flushed",
+            limit: minutes(15),
+            run: |context| Box::pin(power_cut::run(context)),
+        },
+        Scenario {
+            name: "other-tenants-bytes",
+            about: "what lay on the disk before never shows: raw volumes, 1 TiB of it, filesystems, access types",
+            limit: minutes(15),
+            run: |context| Box::pin(other_tenants::run(context)),
+        },
+        Scenario {
+            name: "concurrency",
+            about: "many callers at once: every volume once, every caller answered",
+            limit: minutes(15),
+            run: |context| Box::pin(concurrency::run(context)),
+        },
+        Scenario {
+            name: "full-metadata",
+            about: "a volume group whose metadata area is full: no capacity, no new volume, and work goes on",
+            limit: minutes(12),
+            run: |context| Box::pin(full_pool::metadata_area(context)),
+        },
+        Scenario {
+            name: "full-pool",
+            about: "what GetCapacity says fits, fits to the last extent, and one more does not",
+            limit: minutes(15),
+            run: |context| Box::pin(full_pool::run(context)),
+        },
+        Scenario {
+            name: "stats",
+            about: "stage, publish, stats, delete on ext4, xfs, btrfs and raw block",
+            limit: minutes(10),
+            run: |context| Box::pin(stats::run(context)),
+        },
+        Scenario {
+            name: "by-hand",
+            about: "changes made by hand show within ten seconds, with udevd and without",
+            limit: minutes(10),
+            run: |context| Box::pin(by_hand::run(context)),
+        },
+        Scenario {
+            name: "speed",
+            about: "CreateVolume beside the bare lvcreate, memory, and processes in an idle minute",
+            limit: minutes(10),
+            run: |context| Box::pin(speed::run(context)),
+        },
+        Scenario {
+            name: "stop-and-start",
+            about: "wrong configurations, late volume groups, and SIGTERM at bad moments",
+            limit: minutes(10),
+            run: |context| Box::pin(stop_and_start::run(context)),
+        },
+    ]
+}

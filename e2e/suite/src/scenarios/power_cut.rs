@@ -1,0 +1,266 @@
+//! The power goes, on disks whose cache loses what was not flushed: whatever was answered OK, or fsynced, is there.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use quarry_vm::{Config, Disk, PowerCut, Vm};
+
+use crate::csi::{Ask, MIB, Made, retry};
+use crate::node::{FAULTS, GROUP, Node, device};
+use crate::random::Random;
+use crate::runner::{Context, Passed};
+use crate::scenarios::steps::{close, device_of, open, read, write};
+
+/// When the power goes.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// While CreateVolume is under way.
+    Create,
+    /// As soon as its OK has arrived.
+    Answered,
+    /// While NodeStageVolume is under way.
+    Stage,
+    /// While its mkfs runs.
+    Mkfs,
+    /// After bytes were fsynced.
+    Synced,
+    /// As soon as the OK of DeleteVolume has arrived.
+    Deleted,
+}
+
+/// How many calls were cut off, and how many had been answered already.
+#[derive(Default)]
+struct Figures {
+    cut: usize,
+    answered: usize,
+}
+
+pub async fn run(context: Context) -> Passed {
+    let mut random = context.random();
+    // The smaller disk is the one that linear volumes are carved from.
+    let config = Config::new("power-cut").disk(Disk::new("d1", 400 << 20)).disk(Disk::new("d2", 512 << 20));
+    let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
+    // The guest's own disk is not what is tested: what is on it stays. Nor is vgcreate, which flushes nothing.
+    node.vm.sh(format!("sync; sync {} {}", device("d1"), device("d2"))).await?;
+    node.serve().await?;
+
+    let mut figures = Figures::default();
+    let rounds = if context.settings.soak { 12 } else { 1 };
+    for round in 0..rounds {
+        for (moment, ask) in plan(&context, &mut random) {
+            // lvm writes its metadata and then the header that points to it, with no flush between: a disk that keeps
+            // the second and loses the first tears the volume group, whoever called lvm. So what is cut off half-way
+            // loses all, and only what was answered, and so flushed, meets a disk that picks.
+            let half_way = matches!(moment, Moment::Create | Moment::Stage | Moment::Mkfs);
+            let picks = !half_way && random.below(2) == 0;
+            let loss = if picks { PowerCut::LoseSome(random.next()) } else { PowerCut::LoseAll };
+            let what = format!("{moment:?} of {}, {loss:?}", ask.name);
+            let began = Instant::now();
+            let now = one(&mut node, moment, &ask, loss, &mut random).await.with_context(|| what.clone())?;
+            context.say(format!("round {round}: {what}: {now} ({:.0} s)", began.elapsed().as_secs_f64()));
+            figures.cut += 1;
+            figures.answered += usize::from(now == ANSWERED);
+        }
+    }
+    let caught = without_flush(&mut node).await.context("with the flush taken out")?;
+    ensure!(caught, "with the flush taken out nothing was undone: this test could not fail");
+    Ok(format!(
+        "{} power cuts, {} after the answer, 0 violations; without our flush a deletion answered OK was undone",
+        figures.cut, figures.answered
+    ))
+}
+
+const ANSWERED: &str = "it had been answered";
+const UNANSWERED: &str = "it had not been answered";
+
+/// What is cut off in one round: all of it in a soak, else a choice.
+fn plan(context: &Context, random: &mut Random) -> Vec<(Moment, Ask)> {
+    let raid1 = Ask::mount("raid1", "ext4").parameter("layout", "raid1");
+    let creates = vec![Ask::mount("ext4", "ext4"), Ask::block("block"), raid1];
+    let filesystems = vec![Ask::mount("ext4", "ext4"), Ask::mount("xfs", "xfs"), Ask::mount("btrfs", "btrfs")];
+    let synced = [filesystems.clone(), vec![Ask::block("block")]].concat();
+    let both = |asks: &[Ask], moments: [Moment; 2]| -> Vec<(Moment, Ask)> {
+        asks.iter().flat_map(|ask| moments.map(|moment| (moment, ask.clone()))).collect()
+    };
+    if context.settings.soak {
+        let synced = synced.into_iter().map(|ask| (Moment::Synced, ask));
+        let mut all = both(&creates, [Moment::Create, Moment::Answered]);
+        all.extend(both(&filesystems, [Moment::Stage, Moment::Mkfs]));
+        all.extend(synced);
+        all.extend(creates.into_iter().map(|ask| (Moment::Deleted, ask)));
+        return all;
+    }
+    let mut pick = |asks: &[Ask]| asks[usize::try_from(random.below(asks.len() as u64)).expect("an index")].clone();
+    let mut chosen = vec![(Moment::Create, pick(&creates)), (Moment::Answered, pick(&creates))];
+    let (synced, deleted) = (pick(&synced), pick(&creates));
+    for index in random.sample(2, filesystems.len()) {
+        let moment = if random.below(3) == 0 { Moment::Stage } else { Moment::Mkfs };
+        chosen.push((moment, filesystems[index].clone()));
+    }
+    chosen.extend([(Moment::Synced, synced), (Moment::Deleted, deleted)]);
+    chosen
+}
+
+/// Cuts the power once, and finishes what was cut off.
+async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random: &mut Random) -> Result<&'static str> {
+    if ask.is_block() {
+        dirty(node).await?;
+    }
+    let csi = node.csi.clone();
+    let mut in_time = true;
+    let answered = match moment {
+        Moment::Create => {
+            let call = tokio::spawn({
+                let ask = ask.clone();
+                async move { csi.create(&ask).await }
+            });
+            tokio::time::sleep(Duration::from_millis(random.below(2500))).await;
+            node.vm.power_cut_with(loss).await?;
+            let answered = call.await?.ok();
+            in_time = answered.is_some();
+            answered
+        }
+        Moment::Answered => {
+            let made = csi.create(ask).await?;
+            node.vm.power_cut_with(loss).await?;
+            Some(made)
+        }
+        Moment::Stage | Moment::Mkfs => {
+            let made = csi.create(ask).await?;
+            node.kubelet_folders(&made).await?;
+            node.vm.sh(format!("rm -f {FAULTS}/log")).await?;
+            let call = tokio::spawn({
+                let made = made.clone();
+                async move { csi.stage(&made).await }
+            });
+            let instant = if matches!(moment, Moment::Mkfs) {
+                // Its fault point tells, since a process as short as this is easily missed.
+                let wait = format!("for i in $(seq 500); do grep -qs mkfs {FAULTS}/log && exit; done; true");
+                node.vm.sh(wait).await?;
+                random.below(600)
+            } else {
+                random.below(2000)
+            };
+            tokio::time::sleep(Duration::from_millis(instant)).await;
+            node.vm.power_cut_with(loss).await?;
+            in_time = call.await?.is_ok();
+            // The volume itself was promised before.
+            Some(made)
+        }
+        Moment::Synced => {
+            let made = csi.create(ask).await?;
+            open(node, &made).await?;
+            write(node, &made).await?;
+            node.vm.power_cut_with(loss).await?;
+            Some(made)
+        }
+        Moment::Deleted => {
+            delete_and_cut(node, ask, loss).await?;
+            let listed = node.csi.list().await?;
+            ensure!(listed.is_empty(), "deletion was answered OK, and after the power cut there is: {listed:?}");
+            node.expect_empty().await?;
+            return Ok(ANSWERED);
+        }
+    };
+    boot(node).await?;
+    let used = matches!(moment, Moment::Synced);
+    let made = check(node, ask, answered.as_ref(), used).await?;
+    open(node, &made).await.context("after the power cut")?;
+    if !used {
+        write(node, &made).await?;
+    }
+    read(node, &made).await?;
+    close(node, &made).await?;
+    fsck(node, &made).await?;
+    retry(|| node.csi.delete(&made.id)).await?;
+    node.expect_empty().await?;
+    Ok(if in_time { ANSWERED } else { UNANSWERED })
+}
+
+/// The volume that was answered is there, or none or one is; a retry gives it.
+async fn check(node: &Node, ask: &Ask, answered: Option<&Made>, used: bool) -> Result<Made> {
+    node.vm.sh(format!("vgck {GROUP}")).await.context("the volume group is damaged")?;
+    let listed = node.csi.list().await?;
+    ensure!(listed.len() <= 1, "listed: {listed:?}");
+    if let Some(answered) = answered {
+        ensure!(
+            listed.first().is_some_and(|volume| volume.volume_id == answered.id),
+            "{} was answered OK, and after the power cut there is: {listed:?}\n{}",
+            answered.id,
+            node.volumes_by_lvm().await?
+        );
+    }
+    let made = retry(|| node.csi.create(ask)).await.context("CreateVolume after the power cut")?;
+    let before = answered.map(|answered| &answered.id).or(listed.first().map(|volume| &volume.volume_id));
+    ensure!(before.is_none_or(|id| *id == made.id), "{} became {}", before.map_or("", String::as_str), made.id);
+    let listed = node.csi.list().await?;
+    ensure!(listed.len() == 1 && listed[0].volume_id == made.id, "after the retry: {listed:?}");
+    let visible = node.vm.sh(format!("lvs --noheadings -o lv_name {GROUP}")).await?;
+    ensure!(visible.lines().count() == 1, "more than one logical volume:\n{visible}");
+    if ask.is_block() && !used {
+        zero(node, &made).await?;
+    }
+    Ok(made)
+}
+
+/// Writes what a former tenant left where the next small linear volume will lie.
+async fn dirty(node: &Node) -> Result<()> {
+    node.vm
+        .sh(format!(
+            "lvcreate -qq -y -Wn -Zn -l 8 -n dirt {GROUP} {0}; yes 'a former tenant' | \
+             dd of=/dev/{GROUP}/dirt bs=1M count=32 iflag=fullblock conv=fsync status=none; lvremove -qq -y {GROUP}/dirt; sync {0} {1}",
+            device("d1"),
+            device("d2")
+        ))
+        .await
+        .map(drop)
+}
+
+async fn zero(node: &Node, made: &Made) -> Result<()> {
+    let script = format!("cmp -n {} {} /dev/zero", made.size, device_of(made));
+    node.vm.sh(script).await.context("a former tenant's bytes show").map(drop)
+}
+
+/// The filesystem is whole, as its own checker sees it.
+async fn fsck(node: &Node, made: &Made) -> Result<()> {
+    let device = device_of(made);
+    let check = match made.ask.usage {
+        crate::csi::Use::Mount("xfs") => format!("xfs_repair -n {device}"),
+        crate::csi::Use::Mount("btrfs") => format!("btrfs check --readonly {device}"),
+        crate::csi::Use::Mount(_) => format!("e2fsck -fn {device}"),
+        crate::csi::Use::Block => return Ok(()),
+    };
+    node.vm.sh(check).await.context("the filesystem is damaged").map(drop)
+}
+
+async fn boot(node: &mut Node) -> Result<()> {
+    node.lost_power();
+    node.vm.boot_again().await?;
+    node.serve().await.context("after the power cut")
+}
+
+/// Uses a volume, deletes it, cuts the power when that is answered, and boots.
+async fn delete_and_cut(node: &mut Node, ask: &Ask, loss: PowerCut) -> Result<()> {
+    let made = node.csi.create(ask).await?;
+    open(node, &made).await?;
+    close(node, &made).await?;
+    // The paths of its life are durable now: what comes back afterwards is the disks' doing.
+    node.vm.sh("sync").await?;
+    node.csi.delete(&made.id).await?;
+    node.vm.power_cut_with(loss).await?;
+    boot(node).await
+}
+
+/// The same with our flush after lvm's commits taken out: a deletion that was answered OK must be undone, or lvm flushes
+/// by itself and the test shows nothing.
+async fn without_flush(node: &mut Node) -> Result<bool> {
+    node.vm.sh(format!("touch {FAULTS}/disable-flush")).await?;
+    let ask = Ask::mount("unflushed", "ext4").size(32 * MIB);
+    delete_and_cut(node, &ask, PowerCut::LoseAll).await?;
+    let undone = node.csi.list().await?;
+    for volume in &undone {
+        node.csi.delete(&volume.volume_id).await?;
+    }
+    node.expect_empty().await?;
+    Ok(!undone.is_empty())
+}

@@ -1,0 +1,154 @@
+//! csi-sanity, the conformance tests of the CSI community, against the real quarry in a guest.
+//!
+//! Every spec must pass, or be skipped for a reason that is written down here with the number of specs: a capability
+//! that is lost, or a spec that is skipped in silence, fails the scenario.
+
+mod install;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use quarry_vm::Command;
+use serde_json::Value;
+
+use crate::node::{Node, SOCKET};
+use crate::runner::{Context, Passed};
+
+const GIB: u64 = 1 << 30;
+const PROGRAM: &str = "/usr/local/bin/csi-sanity";
+const REPORT: &str = "/run/csi-sanity.json";
+/// For all specs in an emulated guest on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(1200);
+
+/// How many specs of csi-sanity pass.
+const PASSED: usize = 42;
+/// Those that are skipped because Quarry does not offer what they are about: csi-sanity's reason, and how many.
+const SKIPPED: &[(&str, usize)] = &[
+    // A local volume is attached where it lies.
+    ("Controller Publish, UnpublishVolume not supported", 2),
+    ("ControllerPublishVolume not supported", 7),
+    ("ControllerUnpublishVolume not supported", 1),
+    // Volumes do not grow yet.
+    ("ControllerExpandVolume not supported", 3),
+    ("NodeExpandVolume not supported", 4),
+    // No snapshots and no clones yet, of volumes or of groups.
+    ("CreateSnapshot not supported", 6),
+    ("DeleteSnapshot not supported", 3),
+    ("GetSnapshot not supported", 3),
+    ("ListSnapshots not supported", 7),
+    ("Snapshot not supported", 2),
+    ("Volume Cloning not supported", 2),
+    ("GroupControllerService not supported", 6),
+    // Nothing about a volume can be changed once it is made.
+    ("ControllerModifyVolume not supported", 6),
+    ("Modify Volume not supported", 1),
+    ("Modify volume not supported", 1),
+    // Alpha in CSI 1.13.
+    ("ControllerGetVolumeHealth not supported", 2),
+    ("ControllerListVolumeHealth not supported", 1),
+    ("NodeGetVolumeHealth not supported", 2),
+    ("NodeGetStorageHealth not supported", 1),
+];
+/// Those that csi-sanity itself has put off.
+const PENDING: usize = 1;
+
+pub async fn mount(context: Context) -> Passed {
+    run(context, "mount").await
+}
+
+pub async fn block(context: Context) -> Passed {
+    run(context, "block").await
+}
+
+async fn run(context: Context, access: &str) -> Passed {
+    // Built on the host while nothing else waits for it.
+    let program = install::csi_sanity().await?;
+    // The specs that name no size get the default one, 1 GiB.
+    let node = Node::start(&format!("sanity-{access}"), &[3 * GIB, 3 * GIB]).await?;
+    node.vm.push(&program, PROGRAM, 0o755).await?;
+    node.vm.sh("mkdir -p /var/lib/kubelet/pods /var/lib/kubelet/plugins").await?;
+    let command = Command::new([
+        PROGRAM.to_owned(),
+        format!("-csi.endpoint=unix://{SOCKET}"),
+        "-csi.mountdir=/var/lib/kubelet/pods/sanity".to_owned(),
+        "-csi.stagingdir=/var/lib/kubelet/plugins/sanity".to_owned(),
+        format!("-csi.testvolumeaccesstype={access}"),
+        "-csi.testvolumesize=33554432".to_owned(),
+        format!("-ginkgo.seed={}", context.settings.seed % 1_000_000),
+        format!("-ginkgo.json-report={REPORT}"),
+        "-ginkgo.no-color".to_owned(),
+        "-ginkgo.timeout=20m".to_owned(),
+    ]);
+    let output = node.vm.exec(command.timeout(PATIENCE)).await?;
+    let report = node.vm.read(REPORT).await.with_context(|| {
+        format!("csi-sanity left no report: {}\n{}\n{}", output.exit, output.text(), output.error_text())
+    })?;
+    let specs = Specs::read(&report)?;
+    if !specs.failed.is_empty() || !output.exit.success() {
+        bail!("csi-sanity on {access}: {}\nfailed: {}\n{}", specs, specs.failed.join("\n"), node.log_tail().await);
+    }
+    specs.check()?;
+    // csi-sanity removes what it made; what it does not see is looked for here.
+    node.expect_empty().await?;
+    Ok(specs.to_string())
+}
+
+/// How the specs of a run ended.
+#[derive(Debug, Default)]
+struct Specs {
+    passed: usize,
+    pending: usize,
+    /// By reason.
+    skipped: BTreeMap<String, usize>,
+    /// Each with its reason.
+    failed: Vec<String>,
+}
+
+impl Specs {
+    fn read(report: &[u8]) -> Result<Self> {
+        let report: Value = serde_json::from_slice(report).context("csi-sanity's report is not JSON")?;
+        let mut specs = Self::default();
+        let suites = report.as_array().context("csi-sanity's report is no list")?;
+        for spec in suites.iter().filter_map(|suite| suite["SpecReports"].as_array()).flatten() {
+            let text = |path: &str| spec.pointer(path).and_then(Value::as_str).unwrap_or_default();
+            // Nodes that run before or after the suite are no specs; they count when they fail.
+            let is_spec = text("/LeafNodeType") == "It";
+            match text("/State") {
+                "passed" if is_spec => specs.passed += 1,
+                "pending" if is_spec => specs.pending += 1,
+                "skipped" if is_spec => {
+                    *specs.skipped.entry(text("/Failure/Message").to_owned()).or_default() += 1;
+                }
+                "passed" | "skipped" | "pending" => {}
+                state => {
+                    let parents = spec["ContainerHierarchyTexts"].as_array().map(Vec::as_slice).unwrap_or_default();
+                    let name: Vec<&str> =
+                        parents.iter().filter_map(Value::as_str).chain([text("/LeafNodeText")]).collect();
+                    specs.failed.push(format!("{} ({state}): {}", name.join(" / "), text("/Failure/Message")));
+                }
+            }
+        }
+        Ok(specs)
+    }
+
+    /// Fails unless exactly the expected specs ran.
+    fn check(&self) -> Result<()> {
+        let expected: BTreeMap<String, usize> =
+            SKIPPED.iter().map(|(reason, count)| ((*reason).to_owned(), *count)).collect();
+        ensure!(
+            self.passed == PASSED && self.pending == PENDING && self.skipped == expected,
+            "other specs ran than expected (a capability lost or won?): {PASSED} should pass, {PENDING} be pending, \
+             and be skipped: {expected:#?}; what happened: {self:#?}"
+        );
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Specs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let skipped: usize = self.skipped.values().sum();
+        write!(f, "{} specs passed, {} failed, {skipped} skipped for known reasons", self.passed, self.failed.len())?;
+        write!(f, ", {} pending upstream", self.pending)
+    }
+}

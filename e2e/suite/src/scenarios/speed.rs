@@ -1,0 +1,161 @@
+//! What a volume costs beside the bare `lvcreate` that makes it, and what quarry costs while nothing happens. Figures
+//! for people: only what would be absurd on any machine fails.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use quarry_vm::{Build, Command, build_static};
+
+use crate::csi::Ask;
+use crate::node::{FAULTS, Node};
+use crate::random::Random;
+use crate::runner::{Context, Passed};
+
+/// How often CreateVolume and `lvcreate` are compared.
+const PAIRS: usize = 15;
+/// How long quarry is left alone.
+const IDLE: Duration = Duration::from_secs(60);
+/// How often somebody looks at its metrics meanwhile.
+const SCRAPE: Duration = Duration::from_secs(12);
+/// Hides lvm, and writes down what it is told.
+const WRAPPER: &str = "#!/bin/sh\nprintf '%s\\n' \"$@\" > /run/told-$1\nexec /usr/sbin/lvm \"$@\"\n";
+
+pub async fn run(context: Context) -> Passed {
+    let mut node = Node::bare("speed", &[1 << 30]).await?;
+    let bare = arguments(&mut node).await.context("the arguments of lvcreate")?;
+    node.serve().await?;
+    let fresh = resident(&node).await?;
+    let pairs = pairs(&node, &bare, context.random()).await?;
+    let (scrapes, idle) = idle(&node).await?;
+    let used = resident(&node).await?;
+    let mut figures = format!(
+        "CreateVolume {:.0} ms, bare lvcreate {:.0} ms, median ratio {:.2} of {PAIRS} pairs; {} process(es) a create ({}); \
+         {idle} processes in an idle minute with {scrapes} scrapes; resident {fresh:.1} MiB at the start, {used:.1} MiB \
+         after (build for tests)",
+        pairs.create * 1e3,
+        pairs.bare * 1e3,
+        pairs.ratio,
+        pairs.processes.len(),
+        pairs.processes.join(", "),
+    );
+    if context.settings.soak {
+        node.stop().await?;
+        let build = Build { package: "quarry", bins: &["quarry"], features: &[], profile: "release" };
+        let built = build_static(&build).await?.remove("quarry").context("cargo built no quarry")?;
+        node.vm.push(&built, "/usr/local/bin/quarry", 0o755).await?;
+        node.serve().await?;
+        let release = resident(&node).await?;
+        figures.push_str(&format!(", {release:.1} MiB (release build)"));
+    }
+    Ok(figures)
+}
+
+/// What quarry tells `lvm` to create a volume named `volume`, word by word.
+async fn arguments(node: &mut Node) -> Result<Vec<String>> {
+    node.vm.write("/opt/shadow/lvm", WRAPPER.as_bytes(), 0o755).await?;
+    node.shadow_programs("/opt/shadow");
+    node.serve().await?;
+    let made = node.csi.create(&Ask::mount("volume", "ext4")).await?;
+    let told = node.vm.sh("cat /run/told-lvcreate").await?;
+    node.csi.delete(&made.id).await?;
+    node.stop().await?;
+    // An empty folder hides nothing.
+    node.vm.sh("rm /opt/shadow/lvm").await?;
+    let words: Vec<String> = told.lines().map(str::to_owned).collect();
+    ensure!(words.iter().filter(|word| *word == "volume").count() == 1, "lvcreate was told {words:?}");
+    Ok(words)
+}
+
+struct Pairs {
+    /// Medians, in seconds.
+    create: f64,
+    bare: f64,
+    /// The median of the pairs' ratios.
+    ratio: f64,
+    /// What one CreateVolume started.
+    processes: Vec<String>,
+}
+
+/// Both in turn, in an order left to chance, so that what else the machine does meets both alike.
+async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs> {
+    let (mut creates, mut bares, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut processes = Vec::new();
+    for number in 0..PAIRS {
+        let name = format!("volume-{number}");
+        let by_hand: Vec<String> = std::iter::once("lvm".to_owned())
+            .chain(bare.iter().map(|word| if word == "volume" { format!("bare-{number}") } else { word.clone() }))
+            .collect();
+        let first = random.below(2);
+        let (mut create, mut lvcreate) = (0.0, 0.0);
+        for turn in 0..2 {
+            if turn == first {
+                // The orchestrator asks for the capacity before it chooses a node.
+                node.csi.capacity(&Default::default()).await?;
+                node.vm.sh(format!("> {FAULTS}/log")).await?;
+                let began = Instant::now();
+                node.csi.create(&Ask::mount(&name, "ext4")).await?;
+                create = began.elapsed().as_secs_f64();
+                let labels = started(node).await?;
+                ensure!(labels.iter().any(|label| label == "lvm lvcreate"), "a create started {labels:?}");
+                processes.push(labels);
+            } else {
+                let began = Instant::now();
+                node.vm.check(Command::new(by_hand.clone()).env("LC_ALL", "C")).await?;
+                lvcreate = began.elapsed().as_secs_f64();
+            }
+        }
+        creates.push(create);
+        bares.push(lvcreate);
+        ratios.push(create / lvcreate);
+        node.vm.sh(format!("lvremove -qq -y vg0/bare-{number} vg0/{name}")).await?;
+    }
+    processes.sort_by_key(Vec::len);
+    let processes = processes.swap_remove(PAIRS / 2);
+    let pairs = Pairs { create: median(creates), bare: median(bares), ratio: median(ratios), processes };
+    ensure!(pairs.processes.len() <= 3, "a create started {:?}", pairs.processes);
+    ensure!(pairs.ratio < 4.0, "a create takes {:.1} times as long as lvcreate", pairs.ratio);
+    Ok(pairs)
+}
+
+/// The programs that quarry has started since the log of its fault points was emptied. (A scrape of `/metrics` has the
+/// counts too, but may itself ask for a report.)
+async fn started(node: &Node) -> Result<Vec<String>> {
+    let log = node.vm.sh(format!("cat {FAULTS}/log")).await?;
+    let labels = log.lines().filter_map(|line| line.strip_prefix("exec:")?.strip_suffix(":before"));
+    Ok(labels.map(str::to_owned).collect())
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+/// How often somebody looked in an idle minute, and how many processes quarry started in it.
+async fn idle(node: &Node) -> Result<(usize, usize)> {
+    // The last change is seen, and udev has said all it has to say about it.
+    node.vm.sh("udevadm settle").await?;
+    node.csi.capacity(&Default::default()).await?;
+    let before = node.metric("quarry_commands_total").await?;
+    ensure!(before > PAIRS as f64, "the counter of started programs stands at {before}");
+    node.vm.sh(format!("> {FAULTS}/log")).await?;
+    let began = Instant::now();
+    let mut scrapes = 0;
+    while began.elapsed() < IDLE {
+        tokio::time::sleep(SCRAPE).await;
+        let (status, text) = node.http("/metrics").await?;
+        ensure!(status == 200 && text.contains("quarry_pool_free_bytes{pool=\"main\"}"), "{status}: {text}");
+        scrapes += 1;
+    }
+    let new = started(node).await?;
+    ensure!(new.is_empty(), "an idle quarry started {new:?}");
+    let counted = node.metric("quarry_commands_total").await? - before;
+    ensure!(counted == 0.0, "an idle quarry counts {counted} programs started");
+    Ok((scrapes, new.len()))
+}
+
+/// Resident memory, in MiB.
+async fn resident(node: &Node) -> Result<f64> {
+    node.vm.sh("sleep 2").await?;
+    let kib = node.vm.sh(format!("sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\).*/\\1/p' /proc/{}/status", node.pid()?)).await?;
+    Ok(kib.trim().parse::<f64>().context("VmRSS")? / 1024.0)
+}

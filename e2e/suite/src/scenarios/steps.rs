@@ -1,0 +1,75 @@
+//! Steps that scenarios take with a volume, and what they look at below it.
+
+use anyhow::{Context as _, Result};
+
+use crate::csi::{Made, retry};
+use crate::node::{GROUP, Node};
+
+/// Stage and publish, as kubelet does.
+pub async fn open(node: &Node, made: &Made) -> Result<()> {
+    node.kubelet_folders(made).await?;
+    retry(|| node.csi.stage(made)).await.with_context(|| format!("staging {}", made.id))?;
+    retry(|| node.csi.publish(made)).await.with_context(|| format!("publishing {}", made.id))
+}
+
+/// Unpublish and unstage.
+pub async fn close(node: &Node, made: &Made) -> Result<()> {
+    retry(|| node.csi.unpublish(made)).await.with_context(|| format!("unpublishing {}", made.id))?;
+    retry(|| node.csi.unstage(made)).await.with_context(|| format!("unstaging {}", made.id))
+}
+
+/// Writes bytes of this volume's own through its published target, and makes them durable: a file, or the first bytes
+/// of a raw device.
+pub async fn write(node: &Node, made: &Made) -> Result<()> {
+    let target = made.target();
+    let script = if made.ask.is_block() {
+        format!("{} | dd of='{target}' bs=64k iflag=fullblock oflag=direct conv=notrunc,fsync status=none", bytes(made))
+    } else {
+        format!("{} | dd of='{target}/file' bs=64k iflag=fullblock conv=fsync status=none", bytes(made))
+    };
+    node.vm.sh(script).await.with_context(|| format!("writing to {}", made.id)).map(drop)
+}
+
+/// Fails unless the bytes of [`write`] are there.
+pub async fn read(node: &Node, made: &Made) -> Result<()> {
+    let target = made.target();
+    let file = if made.ask.is_block() { target } else { format!("{target}/file") };
+    let script = format!("{} | cmp -n {LENGTH} - '{file}'", bytes(made));
+    node.vm.sh(script).await.with_context(|| format!("the bytes of {} are not there", made.id)).map(drop)
+}
+
+/// How many bytes [`write`] writes.
+const LENGTH: usize = 256 << 10;
+
+fn bytes(made: &Made) -> String {
+    format!("yes 'this is {}' | head -c {LENGTH}", made.id)
+}
+
+/// A checksum of all of a device's bytes, as they are on the disk.
+pub async fn checksum(node: &Node, device: &str) -> Result<String> {
+    node.vm.sh(format!("dd if='{device}' bs=1M iflag=direct status=none | md5sum")).await
+}
+
+/// The node of a volume whose name lvm takes as it is.
+pub fn device_of(made: &Made) -> String {
+    format!("/dev/{GROUP}/{}", made.ask.name)
+}
+
+/// The tags of a volume, straight from lvm.
+pub async fn tags(node: &Node, made: &Made) -> Result<String> {
+    Ok(node.vm.sh(format!("lvs --noheadings -o lv_tags {GROUP}/{}", made.ask.name)).await?.trim().to_owned())
+}
+
+/// Gives a volume other tags, as an operator would.
+pub async fn retag(node: &Node, made: &Made, tags: &[&str]) -> Result<()> {
+    let before = self::tags(node, made).await?;
+    // A tag in both lists would go.
+    let mut command = "lvchange -qq".to_owned();
+    if !tags.contains(&before.as_str()) {
+        command += &format!(" --deltag '{before}'");
+    }
+    for tag in tags.iter().filter(|tag| **tag != before) {
+        command += &format!(" --addtag '{tag}'");
+    }
+    node.vm.sh(format!("{command} {GROUP}/{}", made.ask.name)).await.map(drop)
+}

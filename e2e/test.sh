@@ -1,0 +1,66 @@
+#!/bin/bash
+# Everything that must be green, one part after the other, with its time; the last line is `N passed, N failed`.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+# A failed test says where it failed; the stack of the harness around it only hides that.
+export RUST_BACKTRACE=0
+
+passed=0 failed=0 began=$SECONDS
+bad=()
+
+# part NAME COMMAND…: a part that passes or fails as a whole.
+part() {
+    local name=$1 start=$SECONDS
+    shift
+    echo "== $name"
+    if "$@"; then
+        passed=$((passed + 1))
+        echo "ok    $name ($((SECONDS - start)) s)"
+    else
+        failed=$((failed + 1))
+        bad+=("$name")
+        echo "FAIL  $name ($((SECONDS - start)) s)"
+    fi
+}
+
+# counted NAME COMMAND…: a part that counts its tests itself, in lines with `N passed` and `N failed`.
+counted() {
+    local name=$1 start=$SECONDS log status good wrong
+    shift
+    log=$(mktemp)
+    echo "== $name"
+    "$@" 2>&1 | tee "$log"
+    status=$?
+    good=$(grep -oE '[0-9]+ passed' "$log" | awk '{ n += $1 } END { print n + 0 }')
+    wrong=$(grep -oE '[0-9]+ failed' "$log" | awk '{ n += $1 } END { print n + 0 }')
+    rm -f "$log"
+    # A part that ends badly before it counts anything has failed all the same, and so has one that ran nothing.
+    if [ "$status" != 0 ] && [ "$wrong" = 0 ] || [ "$((good + wrong))" = 0 ]; then
+        wrong=$((wrong + 1))
+    fi
+    passed=$((passed + good))
+    failed=$((failed + wrong))
+    [ "$wrong" = 0 ] || bad+=("$name")
+    echo "$name: $((SECONDS - start)) s"
+}
+
+part formatting cargo fmt --all --check
+part lints cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings
+counted "unit tests" cargo test --quiet --locked --workspace
+part "licences and sources" e2e/deny.sh check bans licenses sources
+demo() {
+    local log status=0
+    log=$(mktemp)
+    cargo run --quiet --locked --package quarry-demo >"$log" 2>&1 || { status=1; tail -n 40 "$log"; }
+    rm -f "$log"
+    return $status
+}
+part demo demo
+counted "virtual machines" cargo test --quiet --locked --package quarry-vm --test virtual_node -- --ignored --test-threads 2
+counted "real LVM" cargo run --quiet --locked --package quarry-e2e
+
+echo
+echo "all parts: $((SECONDS - began)) s"
+[ ${#bad[@]} = 0 ] || echo "failed: ${bad[*]}"
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]

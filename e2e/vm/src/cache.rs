@@ -1,0 +1,190 @@
+//! The cache of what is dear to build: the guest's image, the agent, saved machine states.
+//!
+//! Entries are folders named by kind and by a hash of everything that went into them, so a changed input builds anew and
+//! nothing is ever updated in place. An entry is built in a temporary folder under a lock and appears by one rename: two
+//! processes never build the same, and a build that was killed leaves nothing that looks complete.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, Result};
+
+/// Entries that nobody used for this long are removed when a new one of their kind is built.
+const STALE: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The cache's folder.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    root: PathBuf,
+}
+
+impl Cache {
+    /// Opens the cache: `$QUARRY_CACHE`, else `$XDG_CACHE_HOME/quarry`, else `~/.cache/quarry`.
+    ///
+    /// # Errors
+    /// When no such folder can be named or made.
+    pub fn open() -> Result<Self> {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let root = variable("QUARRY_CACHE")
+            .or_else(|| variable("XDG_CACHE_HOME").map(|folder| folder.join("quarry")))
+            .or_else(|| variable("HOME").map(|folder| folder.join(".cache/quarry")))
+            .context("no folder for the cache: set QUARRY_CACHE, or HOME")?;
+        let root = std::path::absolute(root).context("cannot make the cache's path absolute")?;
+        Self::at(root)
+    }
+
+    /// A cache in a folder of the caller's choice.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn at(root: PathBuf) -> Result<Self> {
+        fs::create_dir_all(&root).with_context(|| format!("cannot make the cache folder {}", root.display()))?;
+        Ok(Self { root })
+    }
+
+    /// Where the cache lies.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Finds the entry of this kind and key, or has it built: `build` fills the folder it is given.
+    pub(crate) async fn entry<F>(&self, kind: &str, key: &str, build: F) -> Result<PathBuf>
+    where
+        F: AsyncFnOnce(&Path) -> Result<()>,
+    {
+        let path = self.root.join(format!("{kind}-{key}"));
+        if touch(&path) {
+            return Ok(path);
+        }
+        let _lock = self.lock(kind, key).await?;
+        if touch(&path) {
+            return Ok(path);
+        }
+        let partial = self.root.join(format!("{kind}-{key}.partial"));
+        // A build that was killed leaves its folder behind; the lock says that nobody works in it.
+        remove(&partial)?;
+        fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
+        let begin = Instant::now();
+        if let Err(error) = build(&partial).await {
+            remove(&partial)?;
+            return Err(error);
+        }
+        fs::write(partial.join("used"), "").context("cannot mark the cache entry as used")?;
+        fs::rename(&partial, &path).with_context(|| format!("cannot move the new entry to {}", path.display()))?;
+        eprintln!("quarry-vm: {kind} built in {:.1} s", begin.elapsed().as_secs_f32());
+        self.prune(kind, &path);
+        Ok(path)
+    }
+
+    /// Waits, without blocking the runtime, until no other process builds the same.
+    async fn lock(&self, kind: &str, key: &str) -> Result<File> {
+        let path = self.root.join(format!("{kind}-{key}.lock"));
+        let file = File::create(&path).with_context(|| format!("cannot open the lock {}", path.display()))?;
+        tokio::task::spawn_blocking(move || {
+            file.lock().with_context(|| format!("cannot take the lock {}", path.display()))?;
+            Ok(file)
+        })
+        .await
+        .context("waiting for the cache's lock was cut short")?
+    }
+
+    /// Removes old entries of a kind. What cannot be removed stays: it costs space, not correctness.
+    fn prune(&self, kind: &str, keep: &Path) {
+        let Ok(entries) = fs::read_dir(&self.root) else { return };
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| path != keep) {
+            let of_kind = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| name.starts_with(&format!("{kind}-")));
+            let used = fs::metadata(path.join("used")).and_then(|file| file.modified());
+            let stale = used.is_ok_and(|used| SystemTime::now().duration_since(used).is_ok_and(|age| age > STALE));
+            if of_kind && stale {
+                let _ = fs::remove_dir_all(path);
+            }
+        }
+    }
+
+    /// Removes everything that is cached, by whomever. Machines that run lose their disks.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub fn clean(&self) -> Result<()> {
+        remove(&self.root)
+    }
+}
+
+/// A short hash of everything that an entry is made from. Lengths are hashed too, so that parts cannot run together.
+pub(crate) fn key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().to_hex().chars().take(16).collect()
+}
+
+/// Whether the entry exists; if so it is marked as used now.
+fn touch(path: &Path) -> bool {
+    let Ok(file) = File::options().write(true).open(path.join("used")) else { return false };
+    // A cache that may only be read is a cache still.
+    let _ = file.set_modified(SystemTime::now());
+    true
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> Cache {
+        let root = std::env::temp_dir().join(format!("quarry-vm-cache-{}-{name}", std::process::id()));
+        let _ = fs::remove_dir_all(&root);
+        Cache::at(root).unwrap()
+    }
+
+    #[test]
+    fn keys_tell_parts_apart() {
+        assert_ne!(key([&b"ab"[..], b"c"]), key([&b"a"[..], b"bc"]));
+        assert_eq!(key([&b"a"[..]]), key([&b"a"[..]]));
+    }
+
+    #[tokio::test]
+    async fn an_entry_is_built_once_and_never_half() {
+        let cache = scratch("once");
+        let failed = cache.entry("image", "k", async |_: &Path| anyhow::bail!("no network")).await;
+        assert!(failed.is_err());
+        for expected in ["first", "first"] {
+            let path = cache
+                .entry("image", "k", async |folder: &Path| Ok(fs::write(folder.join("file"), expected)?))
+                .await
+                .unwrap();
+            assert_eq!(fs::read_to_string(path.join("file")).unwrap(), "first");
+        }
+        cache.clean().unwrap();
+        assert!(!cache.root().exists());
+    }
+
+    #[tokio::test]
+    async fn two_builders_of_the_same_take_turns() {
+        let cache = scratch("turns");
+        let build = async |folder: &Path| {
+            assert!(!folder.join("file").exists());
+            fs::write(folder.join("file"), "")?;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(())
+        };
+        let (one, two) = tokio::join!(cache.entry("image", "k", build), cache.entry("image", "k", build));
+        assert_eq!(one.unwrap(), two.unwrap());
+        cache.clean().unwrap();
+    }
+}

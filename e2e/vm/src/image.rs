@@ -1,0 +1,166 @@
+//! What a guest boots from: Debian's packages as a root file system, its kernel, and our first process.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::cache::{Cache, key};
+use crate::cpio::Archive;
+use crate::host;
+use crate::static_build;
+
+/// The guest's Debian release.
+const SUITE: &str = "bookworm";
+
+/// The guest's architecture, in Debian's words. Another one also needs its entry in [`crate::machine`]'s arguments.
+const ARCHITECTURE: &str = "amd64";
+
+/// A kernel with few drivers: all that a virtual machine has, device-mapper included.
+const KERNEL: &str = "linux-image-cloud-amd64";
+
+/// What a host that runs Quarry has, and what tests look with.
+const PACKAGES: &[&str] = &[
+    "btrfs-progs",
+    "busybox-static",
+    "cryptsetup-bin",
+    "dmsetup",
+    "dosfstools",
+    "e2fsprogs",
+    "gdisk",
+    "iproute2",
+    "kmod",
+    "lvm2",
+    "mount",
+    "procps",
+    "psmisc",
+    "strace",
+    "thin-provisioning-tools",
+    "udev",
+    "util-linux",
+    "uuid-runtime",
+    "xfsprogs",
+];
+
+/// Modules that the first file system needs to reach the root disk; the rest is loaded from there.
+const BOOT_MODULES: &[&str] = &["virtio_pci", "virtio_blk"];
+
+const BUILD_SCRIPT: &str = include_str!("../image/build.sh");
+const INITRD_INIT: &str = include_str!("../image/initrd-init.sh");
+const GUEST_INIT: &str = include_str!("../image/guest-init.sh");
+
+/// How long the image may take to build: it downloads about 150 MB.
+const BUILD_DEADLINE: Duration = Duration::from_secs(1200);
+
+/// Everything that a guest boots from, in the cache.
+pub(crate) struct Image {
+    /// The root file system, never written: every machine has an overlay.
+    pub(crate) root: PathBuf,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initrd: PathBuf,
+    /// A hash of root file system and kernel.
+    pub(crate) kernel_key: String,
+    /// A hash of all of it, for what is derived from it.
+    pub(crate) key: String,
+}
+
+/// Finds the image in the cache, or builds it.
+pub(crate) async fn image(cache: &Cache) -> Result<Image> {
+    let mirror = std::env::var("QUARRY_DEBIAN_MIRROR").unwrap_or_default();
+    let packages = PACKAGES.join(",");
+    let image_key = key([BUILD_SCRIPT, SUITE, ARCHITECTURE, KERNEL, &packages].map(str::as_bytes));
+    let (packages, mirror) = (&packages, &mirror);
+    // The two do not wait for each other: one waits for the network, the other for the compiler.
+    let (folder, agent) = tokio::join!(
+        cache.entry("image", &image_key, async |folder: &Path| build(folder, packages, mirror).await),
+        static_build::agent(cache),
+    );
+    let (folder, agent) = (folder?, agent?);
+    let agent_bytes = fs::read(&agent).with_context(|| format!("cannot read the agent {}", agent.display()))?;
+    let initrd_parts = [&agent_bytes, INITRD_INIT.as_bytes(), GUEST_INIT.as_bytes(), image_key.as_bytes()];
+    let initrd_key = key(initrd_parts.into_iter().chain(BOOT_MODULES.iter().map(|module| module.as_bytes())));
+    let initrd = cache
+        .entry("initrd", &initrd_key, async |out: &Path| {
+            let archive = initrd(&folder.join("boot"), &agent_bytes)?;
+            fs::write(out.join("initrd"), archive).context("cannot write the initrd")
+        })
+        .await?;
+    Ok(Image {
+        root: folder.join("root.ext4"),
+        kernel: folder.join("vmlinuz"),
+        initrd: initrd.join("initrd"),
+        kernel_key: image_key,
+        key: initrd_key,
+    })
+}
+
+async fn build(folder: &Path, packages: &str, mirror: &str) -> Result<()> {
+    host::require_tools()?;
+    eprintln!("quarry-vm: building the guest from Debian's packages (once, less than a minute on a good line)");
+    let script = folder.join("build.sh");
+    fs::write(&script, BUILD_SCRIPT).context("cannot write the image's build script")?;
+    let out = folder.to_str().context("the cache folder's path is not UTF-8")?;
+    let script = script.to_str().context("the cache folder's path is not UTF-8")?;
+    let arguments = [script, out, SUITE, ARCHITECTURE, KERNEL, packages, mirror];
+    host::run("sh", arguments, folder, BUILD_DEADLINE).await.context(
+        "cannot build the guest's image; is Debian's mirror reachable? (QUARRY_DEBIAN_MIRROR names another)",
+    )?;
+    Ok(())
+}
+
+/// The first file system: busybox, the modules in the order of their needs, the agent, and the two scripts.
+fn initrd(boot: &Path, agent: &[u8]) -> Result<Vec<u8>> {
+    let dependencies =
+        fs::read_to_string(boot.join("modules.dep")).context("the image has no modules.dep; clean the cache")?;
+    let modules = load_order(&dependencies, BOOT_MODULES)?;
+    let mut archive = Archive::default();
+    archive.file("busybox", &fs::read(boot.join("busybox")).context("the image has no busybox; clean the cache")?);
+    archive.file("init", INITRD_INIT.as_bytes());
+    archive.file("guest-init", GUEST_INIT.as_bytes());
+    archive.file("agent", agent);
+    archive.folder("modules");
+    let mut order = String::new();
+    for module in modules {
+        let name = module.rsplit('/').next().unwrap_or(module);
+        let bytes = fs::read(boot.join(module)).with_context(|| format!("the image has no {module}"))?;
+        archive.file(&format!("modules/{name}"), &bytes);
+        order.push_str(name);
+        order.push('\n');
+    }
+    archive.file("modules/order", order.as_bytes());
+    Ok(archive.finish())
+}
+
+/// The modules to load, each after those that it needs, from the text of a modules.dep.
+fn load_order<'a>(dependencies: &'a str, wanted: &[&str]) -> Result<Vec<&'a str>> {
+    let mut order: Vec<&str> = Vec::new();
+    for name in wanted {
+        let file = format!("/{name}.ko");
+        let (module, needs) = dependencies
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(module, _)| module.ends_with(&file))
+            .with_context(|| format!("the kernel has no module {name}"))?;
+        // A line lists its needs so that the last is to be loaded first.
+        for module in needs.split_whitespace().rev().chain([module]) {
+            if !order.contains(&module) {
+                order.push(module);
+            }
+        }
+    }
+    Ok(order)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_are_loaded_after_what_they_need() {
+        let dependencies = "k/virtio.ko: k/virtio_ring.ko\nk/virtio_ring.ko:\nk/blk.ko: k/virtio.ko k/virtio_ring.ko\n";
+        let order = load_order(dependencies, &["virtio", "blk"]).unwrap();
+        assert_eq!(order, ["k/virtio_ring.ko", "k/virtio.ko", "k/blk.ko"]);
+        assert!(load_order(dependencies, &["nvme"]).is_err());
+    }
+}

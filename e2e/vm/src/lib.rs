@@ -1,0 +1,42 @@
+//! Virtual nodes: small guests with real LVM, for the demo and the tests.
+//!
+//! Real storage tests need device-mapper, disks that can be pulled and a power cord that can be cut; nobody wants them on
+//! their own machine. [`Vm::start`] gives a guest of its own within about a second: a small Debian is built once from its
+//! packages, booted once, and its saved state is restored for every test. Disks are plugged in while it runs. Nothing
+//! needs root, and nothing of the host is touched but the cache folder.
+//!
+//! ```no_run
+//! # async fn example() -> anyhow::Result<()> {
+//! use quarry_vm::{Config, Disk, Vm};
+//!
+//! let vm = Vm::start(Config::new("node-1").disk(Disk::new("d1", 1 << 30))).await?;
+//! vm.sh("vgcreate pool /dev/disk/by-id/virtio-d1 && lvcreate -L 64M -n a pool").await?;
+//! vm.shutdown().await
+//! # }
+//! ```
+
+mod agent;
+mod cache;
+mod cpio;
+mod disk;
+mod host;
+mod image;
+mod machine;
+mod nbd;
+pub mod protocol;
+mod qmp;
+mod rundir;
+mod state;
+mod static_build;
+mod vm;
+mod write_cache;
+
+pub use agent::{Command, Event, Guest, Output, Process};
+pub use cache::Cache;
+pub use disk::{Bus, Disk, Throttle};
+pub use host::{install_tools, missing_tools};
+pub use machine::{Accelerator, Shape};
+pub use nbd::Fault;
+pub use protocol::Exit;
+pub use static_build::{Build, build_static};
+pub use vm::{Config, PowerCut, Vm};

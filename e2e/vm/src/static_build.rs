@@ -1,0 +1,106 @@
+//! Builds programs that run in the guest, whatever C library the host has.
+//!
+//! The host's glibc may be newer than the guest's, so what is pushed into a guest is linked statically. That works with
+//! the ordinary glibc target; no other toolchain needs to be installed.
+#![allow(clippy::disallowed_types)] // quarry-exec is part of what is built here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::cache::{Cache, key};
+use crate::host;
+
+/// The guest's architecture, in Rust's words.
+pub(crate) const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// How long one build may take from nothing on a small machine.
+const DEADLINE: Duration = Duration::from_secs(1800);
+
+/// What to build for the guest.
+#[derive(Clone, Debug)]
+pub struct Build<'a> {
+    /// The package in this workspace.
+    pub package: &'a str,
+    /// Its binaries.
+    pub bins: &'a [&'a str],
+    /// Features to switch on.
+    pub features: &'a [&'a str],
+    /// The cargo profile: `e2e` is optimised enough for an emulated processor and quick to build.
+    pub profile: &'a str,
+}
+
+/// Builds statically linked programs and gives each one's path by its name. A build with nothing to do takes a moment.
+///
+/// # Errors
+/// When cargo fails (with the end of what it said) or builds something else than was asked.
+pub async fn build_static(build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .args(["build", "--message-format=json-render-diagnostics", "--target", TARGET])
+        .args(["--profile", build.profile, "--package", build.package])
+        .args(build.bins.iter().flat_map(|bin| ["--bin", bin]))
+        .current_dir(&workspace)
+        // A folder of its own: other flags would make cargo build everything anew at each turn.
+        .env("CARGO_TARGET_DIR", target.join("static"))
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    if !build.features.is_empty() {
+        command.arg("--features").arg(build.features.join(","));
+    }
+    let messages = host::run_command(command, DEADLINE)
+        .await
+        .with_context(|| format!("cannot build {} for the guest", build.package))?;
+    let built: BTreeMap<_, _> = messages.lines().filter_map(executable).collect();
+    for bin in build.bins {
+        if !built.contains_key(*bin) {
+            bail!("cargo built {} without its program {bin}", build.package);
+        }
+    }
+    Ok(built)
+}
+
+/// Name and path of the program that a line of cargo's messages announces.
+fn executable(line: &str) -> Option<(String, PathBuf)> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    let path = message.get("executable")?.as_str()?;
+    let name = message.get("target")?.get("name")?.as_str()?;
+    Some((name.to_owned(), path.into()))
+}
+
+/// The agent, built when its source has changed.
+pub(crate) async fn agent(cache: &Cache) -> Result<PathBuf> {
+    let sources: [&[u8]; 2] = [include_bytes!("bin/quarry-vm-agent.rs"), include_bytes!("protocol.rs")];
+    let entry = cache
+        .entry("agent", &key(sources), async |folder: &Path| {
+            eprintln!("quarry-vm: building the guest's agent (once)");
+            let bin = "quarry-vm-agent";
+            let build = Build { package: "quarry-vm", bins: &[bin], features: &[], profile: "e2e" };
+            let built = build_static(&build).await?;
+            let path = built.get(bin).context("cargo built no agent")?;
+            fs::copy(path, folder.join("agent")).context("cannot copy the agent into the cache")?;
+            Ok(())
+        })
+        .await?;
+    Ok(entry.join("agent"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_in_cargos_messages() {
+        let line = r#"{"reason":"compiler-artifact","target":{"name":"quarry"},"executable":"/t/quarry"}"#;
+        assert_eq!(executable(line), Some(("quarry".into(), "/t/quarry".into())));
+        assert_eq!(executable(r#"{"reason":"compiler-artifact","target":{"name":"x"},"executable":null}"#), None);
+        assert_eq!(executable("Compiling quarry"), None);
+    }
+}

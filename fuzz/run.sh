@@ -1,0 +1,18 @@
+#!/bin/sh
+# Fuzzes each target for SECONDS (120 unless given). cargo-fuzz is built once, into the cache; the compiler is the ordinary
+# one, told to take the options that fuzzing needs.
+set -eu
+cd "$(dirname "$0")/.."
+version=0.13.2
+cache=${QUARRY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/quarry}
+root=$cache/tools/cargo-fuzz-$version
+if [ ! -x "$root/bin/cargo-fuzz" ]; then
+    rm -rf "$root.new"
+    cargo install --quiet --locked --version "$version" --root "$root.new" cargo-fuzz
+    mv "$root.new" "$root"
+fi
+for target in mountinfo lvm_report record; do
+    echo "== $target"
+    RUSTC_BOOTSTRAP=1 PATH=$root/bin:$PATH cargo fuzz run "$target" -- -max_total_time="${1:-120}" -max_len=4096 \
+        -print_final_stats=0 -verbosity=0
+done
