@@ -32,7 +32,8 @@ pub fn filesystem_uuid(seed: &str) -> String {
 /// mounted.
 ///
 /// # Errors
-/// [`Error::Busy`] when anybody has the device, an earlier mkfs included; [`Error::NotBlank`] when it holds anything;
+/// [`Error::Busy`] when anybody has the device, an earlier mkfs included, or when that one has just made what is asked
+/// for; [`Error::NotBlank`] when it holds anything else;
 /// [`Error::Mkfs`] when mkfs refuses, for example options that do not fit the device.
 pub async fn make(kind: Filesystem, device: &Path, uuid: &str, options: &MakeOptions) -> Result<(), Error> {
     if options.kind() != kind {
@@ -48,6 +49,10 @@ pub async fn make(kind: Filesystem, device: &Path, uuid: &str, options: &MakeOpt
         Probe::Blank => held,
         Probe::Filesystem { kind: found, uuid: ref other, in_progress: true, .. } if found == kind && other == uuid => {
             blocking(device, move |_| wipe_signatures(&held).map(|()| held)).await?
+        }
+        // An mkfs that outlived its Quarry ended between the caller's look and this one: the next look adopts its work.
+        Probe::Filesystem { kind: found, uuid: ref other, .. } if found == kind && other == uuid => {
+            return Err(Error::Busy { attempted: "make a filesystem on", device: device.to_owned() });
         }
         found => return Err(Error::NotBlank { device: device.to_owned(), found: found.words() }),
     };
