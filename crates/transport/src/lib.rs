@@ -7,10 +7,12 @@
 //! * [`metrics`]: the registry behind `/metrics`;
 //! * [`http`]: `/healthz`, `/readyz` and `/metrics` on one port;
 //! * [`shutdown`]: from a signal to the end, in two phases.
+//! * [`tls`]: mutual TLS between controller and node.
 
 pub mod call;
 pub mod deadline;
 pub mod http;
 pub mod metrics;
 pub mod shutdown;
+pub mod tls;
 pub mod unix;

@@ -1,0 +1,1 @@
+//! Both ends of `quarry.agent.v1`, the protocol between controller and node.

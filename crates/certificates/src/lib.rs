@@ -1,0 +1,1 @@
+//! The certificates of controller and nodes: issued, renewed, rotated.

@@ -1,0 +1,1 @@
+//! What Quarry reads from and keeps in the Kubernetes API.
