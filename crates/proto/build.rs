@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
 const ROOT: &str = "../../proto";
-const FILES: [&str; 1] = ["csi/v1/csi.proto"];
+const FILES: [&str; 2] = ["csi/v1/csi.proto", "quarry/agent/v1/agent.proto"];
 /// The field that never shows in a `Debug`.
 const SECRETS: &str = "secrets";
 

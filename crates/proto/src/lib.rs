@@ -14,6 +14,16 @@ pub mod csi {
     }
 }
 
+/// What a controller asks of the node plugin that holds the disks.
+pub mod agent {
+    /// Version 1 of the protocol.
+    // Generated code follows no lint of ours.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
+    pub mod v1 {
+        tonic::include_proto!("quarry.agent.v1");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::csi::v1::{CreateVolumeRequest, NodeStageVolumeRequest};

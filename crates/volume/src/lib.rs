@@ -11,13 +11,15 @@ mod id;
 mod layout;
 mod parameters;
 mod size;
+mod space;
 pub mod wire;
 
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage, capabilities};
-pub use agent::{Agent, Capacity, Volume};
+pub use agent::{Agent, Capacity, Change, Chosen, Found, Greeting, News, NewsStream, PoolState, Volume};
 pub use error::{Error, Reason, Result};
 pub use filesystem::{Filesystem, UnknownFilesystem};
 pub use id::{MAX_ID, MAX_NODE, MAX_VOLUME, NotOurs, StorageId, VolumeId};
 pub use layout::Layout;
 pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};
 pub use size::{DEFAULT_SIZE, SizeRange, parse_size};
+pub use space::{Largest, Space};
