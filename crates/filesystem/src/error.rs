@@ -2,9 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use quarry_volume::Filesystem;
-
-use crate::OptionError;
+use quarry_volume::{Filesystem, OptionError};
 
 /// Why a device could not be probed, wiped or formatted.
 #[derive(Debug, thiserror::Error)]

@@ -4,9 +4,9 @@
 //! that an older kernel refuses to mount.
 
 use quarry_exec::Command;
-use quarry_volume::Filesystem;
+use quarry_volume::{Filesystem, MakeOptions};
 
-use crate::{Error, MakeOptions};
+use crate::Error;
 
 /// A version as major and minor.
 type Version = (u32, u32);

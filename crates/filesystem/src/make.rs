@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use quarry_exec::Command;
-use quarry_volume::Filesystem;
+use quarry_volume::{Filesystem, MakeOptions, OptionError};
 use uuid::{Uuid, uuid};
 
 use crate::error::blocking;
-use crate::{Error, MakeOptions, OptionError, Probe, exclusive, features, probe, wipe_signatures};
+use crate::{Error, Probe, exclusive, features, probe, wipe_signatures};
 
 /// The namespace of the UUIDs that are derived from volumes. Never changes: a volume is recognised by it.
 const NAMESPACE: Uuid = uuid!("8e1f5a3c-94b7-4d0e-a6c2-51d7b3f0492e");

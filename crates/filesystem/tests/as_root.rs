@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 
 use quarry_exec::{Command, Output};
 use quarry_filesystem::{
-    Error, MakeOptions, Probe, check_before_adoption, device_size, exclusive, filesystem_uuid, make, minimum_size,
-    probe, wipe_signatures, zero_range,
+    Error, Probe, check_before_adoption, device_size, exclusive, filesystem_uuid, make, minimum_size, probe,
+    wipe_signatures, zero_range,
 };
-use quarry_volume::Filesystem;
+use quarry_volume::{Filesystem, MakeOptions};
 
 /// A loop device, which goes away with this value.
 struct Loop {

@@ -1,10 +1,9 @@
 //! `mkfsOptions` of a StorageClass, through the allow-list.
 
-use quarry_volume::Filesystem;
-
-use crate::OptionError;
-use crate::options::{LONGEST, Value, quote};
-use crate::tables::{self, Flag, Takes};
+use super::OptionError;
+use super::tables::{self, Flag, Takes};
+use super::value::{LONGEST, Value, quote};
+use crate::Filesystem;
 
 /// Options for mkfs that may be used: they name no device and no path, force nothing, and set no UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +66,8 @@ impl MakeOptions {
     }
 
     /// The arguments for mkfs. Each flag stands once: mke2fs heeds only the last `-E` and the last `-O`.
-    pub(crate) fn to_args(&self) -> Vec<String> {
+    #[must_use]
+    pub fn to_args(&self) -> Vec<String> {
         let mut args = Vec::new();
         for arg in &self.args {
             args.push(arg.flag.to_owned());
@@ -79,7 +79,7 @@ impl MakeOptions {
     }
 
     /// Adds `value` to what was given for the flag, unless the operator gave the same key or feature.
-    pub(crate) fn add_default(&mut self, flag: &'static str, value: &str) {
+    pub fn add_default(&mut self, flag: &'static str, value: &str) {
         match self.args.iter_mut().find(|arg| arg.flag == flag) {
             Some(arg) if arg.values.iter().any(|given| key(given) == key(value)) => {}
             Some(arg) => arg.values.push(value.to_owned()),
@@ -88,14 +88,15 @@ impl MakeOptions {
     }
 
     /// Adds a flag that takes no value, unless it is there.
-    pub(crate) fn add_switch(&mut self, flag: &'static str) {
+    pub fn add_switch(&mut self, flag: &'static str) {
         if !self.args.iter().any(|arg| arg.flag == flag) {
             self.args.push(Arg { flag, values: Vec::new() });
         }
     }
 
     /// Whether the operator gave that key with that flag.
-    pub(crate) fn mentions(&self, flag: &str, asked: &str) -> bool {
+    #[must_use]
+    pub fn mentions(&self, flag: &str, asked: &str) -> bool {
         self.args.iter().any(|arg| arg.flag == flag && arg.values.iter().any(|given| key(given) == asked))
     }
 

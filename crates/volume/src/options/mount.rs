@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use quarry_volume::Filesystem;
-
-use crate::OptionError;
-use crate::options::{LONGEST, Value, quote};
-use crate::tables;
+use super::OptionError;
+use super::tables;
+use super::value::{LONGEST, Value, quote};
+use crate::Filesystem;
 
 /// Words that ask for what is so anyway.
 const DEFAULTS: &[&str] = &["defaults", "rw", "atime", "diratime", "dev", "suid", "exec", "async"];
@@ -48,7 +47,7 @@ impl MountOptions {
         Ok(Self { words })
     }
 
-    /// The options, each a word, sorted by what they are about, as `quarry_mount::mount_filesystem` takes them.
+    /// The options, each a word, sorted by what they are about, as a mount takes them.
     #[must_use]
     pub fn to_words(&self) -> Vec<String> {
         self.words.values().cloned().collect()

@@ -5,11 +5,11 @@
 #[error("{place}: {problem}; allowed: {allowed}")]
 pub struct OptionError {
     /// Where the option was given: `mkfsOptions` or `mountOptions`.
-    pub(crate) place: &'static str,
+    pub place: &'static str,
     /// What is wrong with it.
-    pub(crate) problem: String,
+    pub problem: String,
     /// What would be right.
-    pub(crate) allowed: String,
+    pub allowed: String,
 }
 
 /// More bytes of options than this are a mistake or an attack.

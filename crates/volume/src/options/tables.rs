@@ -4,9 +4,8 @@
 //! leaves part of the volume unused, makes a filesystem that loses what was fsynced (no journal, no barriers), may stop
 //! the whole host (`errors=panic`), or hides damage (`norecovery`, `degraded`). What is in no list is refused.
 
-use quarry_volume::Filesystem;
-
-use crate::options::Value;
+use super::value::Value;
+use crate::Filesystem;
 
 /// A flag of mkfs.
 pub(crate) struct Flag {
