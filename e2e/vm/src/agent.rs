@@ -1,5 +1,6 @@
 //! The host's side of the agent: commands, files and sockets in the guest.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -314,6 +315,27 @@ impl Guest {
         let mut connection = self.request(&Request::Connect { path: socket.to_owned() }).await?;
         finished(&mut connection).await?;
         Ok(connection)
+    }
+
+    /// Connects to a TCP port from inside the guest, for a client on the host: a port of the guest itself (also one that
+    /// listens on its loopback interface only), or of another node on its network. See [`Guest::forward`] for clients
+    /// that want an address.
+    ///
+    /// # Errors
+    /// When nobody listens there, or nothing answers.
+    pub async fn connect_tcp(&self, address: SocketAddr) -> Result<TcpStream> {
+        let mut connection = self.request(&Request::ConnectTcp { address }).await?;
+        finished(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// Moves the guest's clock forward by so many seconds, or back. It runs on from there until the guest boots again.
+    ///
+    /// # Errors
+    /// When the guest cannot be reached.
+    pub async fn move_clock(&self, seconds: i64) -> Result<()> {
+        // In whole seconds, rounded: what the command costs is much less than what a test asks for.
+        self.sh(format!("date -s @$(($(date +%s) + {seconds}))")).await.map(drop)
     }
 
     /// Waits until all of these paths exist in the guest, or until none does.

@@ -24,6 +24,10 @@ pub(crate) const QEMU: &str = "qemu-system-x86_64";
 /// Empty slots that virtio and NVMe disks are plugged into.
 pub(crate) const SLOTS: usize = 16;
 
+/// Where the network card of a node with a network is plugged in. No disk takes its place, and a node without a network
+/// pays nothing but an empty slot.
+pub(crate) const LAN_SLOT: &str = "lan-slot";
+
 /// How long a guest may take under KVM to say its first word.
 const KVM_PROBE: Duration = Duration::from_secs(10);
 
@@ -113,11 +117,11 @@ impl Machine<'_> {
         ]
         .map(str::to_owned)
         .into();
-        for slot in 0..SLOTS {
+        let names = (0..SLOTS).map(|slot| format!("slot{slot}")).chain([LAN_SLOT.to_owned()]);
+        for (slot, name) in names.enumerate() {
             // Eight functions to a device: they would not all find a place on the root bus otherwise.
             let (device, function) = (8 + slot / 8, slot % 8);
-            let port =
-                format!("pcie-root-port,id=slot{slot},chassis={slot},addr={device:x}.{function},multifunction=on");
+            let port = format!("pcie-root-port,id={name},chassis={slot},addr={device:x}.{function},multifunction=on");
             arguments.extend(["-device".to_owned(), port]);
         }
         arguments
@@ -138,9 +142,11 @@ impl Machine<'_> {
     }
 
     /// Starts QEMU in `folder`, which holds `root.qcow2`, with the processors stopped. With `restore` it waits for the
-    /// saved state in the file `state` there; otherwise it boots once it is told to go on.
-    pub(crate) async fn start(&self, folder: &Path, restore: bool) -> Result<Qemu> {
+    /// saved state in the file `state` there; otherwise it boots once it is told to go on. `reach_host` lets the guest
+    /// connect to the host's loopback interface; it never gets further, having no default route.
+    pub(crate) async fn start(&self, folder: &Path, restore: bool, reach_host: bool) -> Result<Qemu> {
         let port = free_port()?;
+        let restrict = if reach_host { "off" } else { "on" };
         let root = json!({
             "node-name": "root", "driver": "qcow2", "discard": "unmap",
             "file": { "driver": "file", "filename": "root.qcow2", "discard": "unmap" },
@@ -154,7 +160,7 @@ impl Machine<'_> {
             .arg(&self.image.initrd)
             .args(["-S", "-qmp", "stdio", "-serial", "file:console.log", "-blockdev", &root.to_string()])
             .arg("-netdev")
-            .arg(format!("user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:{PORT}"));
+            .arg(format!("user,id=net,restrict={restrict},hostfwd=tcp:127.0.0.1:{port}-:{PORT}"));
         if restore {
             command.args(["-incoming", "exec:cat state"]);
         }

@@ -62,6 +62,11 @@ pub enum Request {
         /// Absolute path in the guest.
         path: String,
     },
+    /// Connect to a TCP port, of the guest or of what it can reach; after END the connection is that one.
+    ConnectTcp {
+        /// Where to connect to.
+        address: std::net::SocketAddr,
+    },
     /// Wait until every path exists, or until none does.
     Wait {
         /// Absolute paths in the guest.

@@ -28,7 +28,7 @@ pub(crate) async fn saved(cache: &Cache, machine: &Machine<'_>) -> Result<PathBu
 
 async fn save(machine: &Machine<'_>, folder: &Path) -> Result<()> {
     overlay(&machine.image.root, "raw", folder).await?;
-    let mut qemu = machine.start(folder, false).await?;
+    let mut qemu = machine.start(folder, false, false).await?;
     qemu.qmp.call("cont", json!({})).await?;
     let guest = Guest::new(qemu.port, folder.to_owned());
     guest.wait_ready(BOOT).await?;

@@ -2,11 +2,13 @@
 //!
 //! They boot machines, so they run when asked for: `cargo test -p quarry-vm -- --ignored`.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use quarry_vm::{Bus, Command, Config, Disk, Event, Fault, PowerCut, Throttle, Vm};
+use quarry_vm::{Bus, Command, Config, Disk, Event, Fault, HOST, Network, PowerCut, Process, Throttle, Vm};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const GIB: u64 = 1 << 30;
 
@@ -264,4 +266,157 @@ async fn a_socket_in_the_guest_is_reached() -> Result<()> {
     stream.read_to_string(&mut answer).await?;
     assert_eq!(answer, "heard hello\n");
     Ok(())
+}
+
+/// What two addresses of a network say to each other.
+async fn reaches(from: &Vm, to: Ipv4Addr) -> Result<bool> {
+    Ok(from.exec(["busybox", "ping", "-c", "1", "-W", "1", &to.to_string()]).await?.exit.success())
+}
+
+/// Waits until one node reaches an address, or no longer does.
+async fn wait_reaches(from: &Vm, to: Ipv4Addr, wanted: bool) -> Result<()> {
+    let begin = Instant::now();
+    while reaches(from, to).await? != wanted {
+        anyhow::ensure!(begin.elapsed() < Duration::from_secs(60), "{to} reached: {}, for a minute", !wanted);
+    }
+    Ok(())
+}
+
+/// A server that answers each connection with the node's name and the line it hears.
+async fn serve_name(vm: &Vm) -> Result<Process> {
+    let server = "use IO::Socket::INET; use Sys::Hostname; $| = 1; $SIG{CHLD} = 'IGNORE'; \
+                  my $l = IO::Socket::INET->new(LocalPort => 5000, Listen => 9, ReuseAddr => 1) or die; print \"up\\n\"; \
+                  while (1) { my $c = $l->accept or next; \
+                  if (!fork) { my $line = <$c>; print $c hostname, ' heard ', $line; exit } close $c }";
+    let mut process = vm.spawn(["perl", "-e", server]).await?;
+    anyhow::ensure!(process.next().await? == Event::Stdout(b"up\n".to_vec()));
+    Ok(process)
+}
+
+async fn ask(address: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(b"hello\n").await?;
+    let mut answer = String::new();
+    tokio::time::timeout(Duration::from_secs(60), stream.read_to_string(&mut answer)).await??;
+    Ok(answer)
+}
+
+#[tokio::test]
+#[ignore = "boots virtual machines"]
+async fn nodes_on_a_network_meet_part_and_swap_addresses() -> Result<()> {
+    let network = Network::new();
+    let (one_address, two_address) = (Network::address(1), Network::address(2));
+    let begin = Instant::now();
+    let (mut one, mut two) = tokio::try_join!(
+        Vm::start(Config::new("one").network(&network, 1)),
+        Vm::start(Config::new("two").network(&network, 2))
+    )?;
+    took("two nodes on a network", begin);
+    assert_eq!((one.address(), two.address()), (Some(one_address), Some(two_address)));
+    wait_reaches(&one, two_address, true).await?;
+    wait_reaches(&two, one_address, true).await?;
+    assert!(!reaches(&one, Network::address(3)).await?);
+
+    // By TCP, from a node, and from the host by way of a node. An idle connection outlives a short cut.
+    let (_one_serves, _two_serves) = (serve_name(&one).await?, serve_name(&two).await?);
+    let from_one = "exec 3<>/dev/tcp/10.77.0.2/5000; echo hello >&3; cat <&3";
+    assert_eq!(one.check(["bash", "-ec", from_one]).await?, "two heard hello");
+    let by_network = one.forward(SocketAddr::from((two_address, 5000))).await?;
+    let direct = two.forward(SocketAddr::from((Ipv4Addr::LOCALHOST, 5000))).await?;
+    assert_eq!(ask(by_network.local()).await?, "two heard hello\n");
+    assert_eq!(ask(direct.local()).await?, "two heard hello\n");
+    assert!(one.connect_tcp(SocketAddr::from((two_address, 5001))).await.is_err(), "nobody listens there");
+    let mut idle = one.connect_tcp(SocketAddr::from((two_address, 5000))).await?;
+
+    // A link that is cut: commands work, and the host's own way in, and nothing else.
+    two.link(false).await?;
+    assert!(!reaches(&one, two_address).await? && !reaches(&two, one_address).await?);
+    assert_eq!(two.check(["hostname"]).await?, "two");
+    assert_eq!(ask(direct.local()).await?, "two heard hello\n");
+    let asked = tokio::time::timeout(Duration::from_secs(2), ask(by_network.local())).await;
+    assert!(!matches!(asked, Ok(Ok(answer)) if answer.contains("two")), "heard over a link that is cut");
+    two.link(true).await?;
+    wait_reaches(&one, two_address, true).await?;
+    assert_eq!(ask(by_network.local()).await?, "two heard hello\n");
+    idle.write_all(b"again\n").await?;
+    let mut answer = String::new();
+    tokio::time::timeout(Duration::from_secs(60), idle.read_to_string(&mut answer)).await??;
+    assert_eq!(answer, "two heard again\n");
+
+    // The address leads to the other node at once: no neighbour remembers the old one.
+    one.swap_addresses(&mut two).await?;
+    assert_eq!((one.address(), two.address()), (Some(two_address), Some(one_address)));
+    assert_eq!(two.check(["bash", "-ec", from_one]).await?, "one heard hello");
+    wait_reaches(&one, one_address, true).await?;
+    one.swap_addresses(&mut two).await?;
+    assert_eq!(one.check(["bash", "-ec", from_one]).await?, "two heard hello");
+
+    // A program of the host, from inside a node; another port of the host's is the host's word.
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
+    let port = listener.local_addr()?.port();
+    let accept = async { listener.accept().await?.0.write_all(b"the host\n").await };
+    let call = format!("exec 3<>/dev/tcp/{HOST}/{port}; cat <&3");
+    let (accepted, heard) =
+        tokio::join!(tokio::time::timeout(Duration::from_secs(60), accept), one.check(["bash", "-ec", &call]));
+    accepted??;
+    assert_eq!(heard?, "the host");
+
+    // After a real boot the node is where it was, and its link as it was.
+    two.link(false).await?;
+    two.power_cut().await?;
+    two.boot_again().await?;
+    assert!(!reaches(&one, two_address).await?);
+    two.link(true).await?;
+    wait_reaches(&one, two_address, true).await?;
+
+    two.move_clock(-3600).await?;
+    let difference: i64 = one.sh("date +%s").await?.parse::<i64>()? - two.sh("date +%s").await?.parse::<i64>()?;
+    assert!((3590..3660).contains(&difference), "the clock was moved by {difference} s");
+
+    let mut alone = Vm::start(Config::new("alone")).await?;
+    assert!(alone.link(false).await.unwrap_err().to_string().contains("alone is on no network"));
+    assert_eq!(alone.sh("ls /sys/class/net | wc -l").await?, one.sh("ls /sys/class/net | grep -vc lan0").await?);
+    let call = format!("exec 3<>/dev/tcp/{HOST}/{port}");
+    assert!(!alone.exec(["timeout", "5", "bash", "-ec", &call]).await?.exit.success(), "it leads nowhere");
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "boots virtual machines"]
+async fn disks_move_to_another_node() -> Result<()> {
+    let network = Network::new();
+    let (mut one, mut two) = tokio::try_join!(node("one"), Vm::start(Config::new("two").network(&network, 2)))?;
+    one.sh("vgcreate -qq pool /dev/disk/by-id/virtio-d1 && lvcreate -qq -Wn -Zn -L 4M -n a pool").await?;
+    let identity = one.sh("vgs --noheadings -o vg_uuid pool").await?;
+
+    // From a machine that runs, into one that is off; and back into the place of another disk of the same name.
+    one.sh("vgchange -qq -an pool").await?;
+    let moved = one.take_disk("d1").await?;
+    assert!(one.take_disk("d1").await.unwrap_err().to_string().contains("it has: d2"));
+    two.power_off().await?;
+    two.insert_disk(moved).await?;
+    two.boot_again().await?;
+    assert_eq!(two.sh("vgs --noheadings -o vg_uuid pool").await?, identity);
+    two.sh("for i in $(seq 100); do test -e /dev/pool/a && exit; sleep 0.1; done; exit 1").await?;
+
+    // The same machine comes back with other disks under the old names.
+    one.sh("echo kept >/root/mark").await?;
+    one.power_off().await?;
+    drop(one.take_disk("d2").await?);
+    one.add_disks(vec![Disk::new("d1", 2 * GIB), Disk::new("d2", GIB)]).await?;
+    one.boot_again().await?;
+    assert_eq!(one.check(["cat", "/root/mark"]).await?, "kept");
+    assert_eq!(one.check(["hostname"]).await?, "one");
+    assert_eq!(one.check(["blockdev", "--getsize64", "/dev/disk/by-id/virtio-d1"]).await?, (2 * GIB).to_string());
+    assert_eq!(one.sh("vgs --noheadings | wc -l").await?, "0");
+
+    // What a power cut leaves of a disk moves with it.
+    two.sh("vgchange -qq -an pool && vgchange -qq --addtag kept pool").await?;
+    two.power_cut().await?;
+    let moved = two.take_disk("d1").await?;
+    drop(two);
+    drop(one.take_disk("d1").await?);
+    one.insert_disk(moved).await?;
+    assert_eq!(one.sh("vgs --noheadings -o vg_uuid pool").await?, identity);
+    one.shutdown().await
 }

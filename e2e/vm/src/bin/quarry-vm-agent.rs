@@ -1,12 +1,14 @@
 //! The agent inside a virtual node: runs commands, moves files, and gives a restored guest its own identity.
 //!
-//! It is started by the guest's init and trusts whoever reaches its port, which only the host's port forward does.
+//! It is started by the guest's init and trusts whoever reaches its port: the host, by its port forward,
+//! and the test's other nodes on the same network.
 //! A thread per connection and blocking calls keep it small: under an emulated processor every instruction counts.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)] // quarry-exec is part of what is tested here.
 
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
@@ -23,6 +25,9 @@ use quarry_vm::protocol::{Exec, Exit, HELLO, PORT, Request, SEED, frame, kind, p
 
 /// How long to go on reading a command's output after it ended: a child that it left behind may hold the pipes open.
 const DRAIN: Duration = Duration::from_millis(300);
+
+/// How long a TCP connection may take to be made; over a link that is down it never is.
+const CONNECT: Duration = Duration::from_secs(30);
 
 fn main() -> io::Result<()> {
     let listener = TcpListener::bind(("0.0.0.0", PORT))?;
@@ -45,6 +50,7 @@ fn serve(mut connection: TcpStream) -> io::Result<()> {
         Request::Put { path, mode } => put(&mut connection, Path::new(&path), mode),
         Request::Get { path } => get(&mut connection, Path::new(&path)),
         Request::Connect { path } => return bridge(connection, Path::new(&path)),
+        Request::ConnectTcp { address } => return bridge_tcp(connection, address),
         Request::Wait { paths, present, milliseconds } => wait(&paths, present, Duration::from_millis(milliseconds)),
         Request::Identify { hostname, machine_id, seed, seconds, nanoseconds } => {
             identify(&hostname, &machine_id, &seed, seconds, nanoseconds)
@@ -224,21 +230,42 @@ fn get(connection: &mut TcpStream, path: &Path) -> io::Result<()> {
 }
 
 fn bridge(mut connection: TcpStream, path: &Path) -> io::Result<()> {
-    let socket = match UnixStream::connect(path) {
-        Ok(socket) => socket,
-        Err(error) => {
-            let reason = format!("cannot connect to {} in the guest: {error}", path.display());
-            return connection.write_all(&frame(kind::FAILED, reason.as_bytes()));
-        }
-    };
-    connection.write_all(&frame(kind::END, &[]))?;
-    let (mut from_host, mut to_socket) = (connection.try_clone()?, socket.try_clone()?);
-    thread::spawn(move || {
-        let _ = io::copy(&mut from_host, &mut to_socket);
-        let _ = to_socket.shutdown(Shutdown::Write);
+    match UnixStream::connect(path).and_then(|socket| Ok((socket.try_clone()?, socket))) {
+        Ok((reader, writer)) => relay(connection, reader, writer, |writer| writer.shutdown(Shutdown::Write)),
+        Err(error) => refused(&mut connection, &path.display(), &error),
+    }
+}
+
+fn bridge_tcp(mut connection: TcpStream, address: SocketAddr) -> io::Result<()> {
+    let connected = TcpStream::connect_timeout(&address, CONNECT).and_then(|socket| {
+        socket.set_nodelay(true)?;
+        Ok((socket.try_clone()?, socket))
     });
-    let mut socket = socket;
-    let _ = io::copy(&mut socket, &mut connection);
+    match connected {
+        Ok((reader, writer)) => relay(connection, reader, writer, |writer| writer.shutdown(Shutdown::Write)),
+        Err(error) => refused(&mut connection, &address, &error),
+    }
+}
+
+fn refused(connection: &mut TcpStream, what: &dyn Display, error: &io::Error) -> io::Result<()> {
+    let reason = format!("cannot connect to {what} in the guest: {error}");
+    connection.write_all(&frame(kind::FAILED, reason.as_bytes()))
+}
+
+/// Says that the connection is made, and passes bytes on both ways until both ends have ended.
+fn relay<W: Write + Send + 'static>(
+    mut connection: TcpStream,
+    mut reader: impl Read,
+    mut writer: W,
+    end: impl FnOnce(&W) -> io::Result<()> + Send + 'static,
+) -> io::Result<()> {
+    connection.write_all(&frame(kind::END, &[]))?;
+    let mut from_host = connection.try_clone()?;
+    thread::spawn(move || {
+        let _ = io::copy(&mut from_host, &mut writer);
+        let _ = end(&writer);
+    });
+    let _ = io::copy(&mut reader, &mut connection);
     connection.shutdown(Shutdown::Write)
 }
 

@@ -85,7 +85,7 @@ async fn start(node: &Node) -> Result<Vm> {
     }
     let begin = Instant::now();
     let shape = Shape { memory: node.memory, ..Shape::default() };
-    let vm = Vm::start(Config { name: "node-1".into(), shape, disks: disks.clone() }).await?;
+    let vm = Vm::start(Config { shape, disks: disks.clone(), ..Config::new("node-1") }).await?;
     for pair in &node.push {
         let (local, remote) = pair.split_once(':').context("--push takes LOCAL:REMOTE")?;
         vm.push(local.as_ref(), remote, 0o755).await?;
