@@ -1,0 +1,163 @@
+//! Certificates from a directory: a Secret that kubelet mounts, or files that an operator or cert-manager puts there.
+//!
+//! Kubelet replaces a mounted Secret by exchanging one symlink, `..data`, so a set read from behind that link is whole.
+//! Plain files are replaced one after another: a set whose key and certificate do not belong together is not used, and
+//! read again a little later.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, sleep};
+
+use super::{Material, Pem, Slot, Source, slot};
+
+/// The certificate and its chain.
+pub const CERTIFICATE: &str = "tls.crt";
+/// Its key.
+pub const KEY: &str = "tls.key";
+/// The authorities that are believed.
+pub const AUTHORITIES: &str = "ca.crt";
+
+/// The link behind which kubelet keeps the files of a mounted Secret.
+const DATA: &str = "..data";
+/// How often the files are read without a sign of change: a symlink elsewhere may have changed.
+const REREAD: Duration = Duration::from_secs(60);
+/// How often when the kernel does not tell of changes.
+const REREAD_BLIND: Duration = Duration::from_secs(5);
+/// How long after a set that does not fit together it is read again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long after a change the files are read: changes come in groups.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Follows the files [`CERTIFICATE`], [`KEY`] and [`AUTHORITIES`] of `directory`, which need not exist yet, for as long
+/// as anybody looks at the source. Files that vanish or turn bad leave in use what was read before. Must be called
+/// within a tokio runtime.
+#[must_use]
+pub fn watch(directory: impl Into<PathBuf>) -> Source {
+    let (slot, source) = slot();
+    tokio::spawn(follow(directory.into(), slot));
+    source
+}
+
+async fn follow(directory: PathBuf, slot: Slot) {
+    let mut complaint = None;
+    let mut bad_since: Option<Instant> = None;
+    loop {
+        // Before the files are read, so that no change falls in between.
+        let changes = Changes::of(&directory);
+        let mut wait = if changes.is_some() { REREAD } else { REREAD_BLIND };
+        match read(&directory).await {
+            Err(error) => {
+                let why = error.to_string();
+                if complaint.as_ref() != Some(&why) {
+                    tracing::warn!(directory = %directory.display(), why, "waiting for certificates");
+                    complaint = Some(why);
+                }
+            }
+            Ok(pem) => {
+                complaint = None;
+                // A bad set may be one that is just being replaced: it is an error only if it stays.
+                let half_replaced =
+                    Material::parse(&pem).is_err() && bad_since.get_or_insert_with(Instant::now).elapsed() < RETRY;
+                if half_replaced {
+                    wait = RETRY;
+                } else if slot.offer(&pem).is_ok() {
+                    bad_since = None;
+                }
+            }
+        }
+        tokio::select! {
+            () = slot.closed() => return,
+            () = sleep(wait) => {}
+            () = changed(changes.as_ref()) => sleep(SETTLE).await,
+        }
+    }
+}
+
+/// All three files, from behind [`DATA`] if it is there.
+async fn read(directory: &Path) -> io::Result<Pem> {
+    let data = directory.join(DATA);
+    // Resolved once: a link that is exchanged meanwhile does not mix two sets.
+    let base = match tokio::fs::canonicalize(&data).await {
+        Ok(base) => base,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => directory.to_owned(),
+        Err(error) => return Err(named(&data, &error)),
+    };
+    let file = async |name: &str| {
+        let path = base.join(name);
+        tokio::fs::read_to_string(&path).await.map_err(|error| named(&directory.join(name), &error))
+    };
+    Ok(Pem { certificate: file(CERTIFICATE).await?, key: file(KEY).await?, authorities: file(AUTHORITIES).await? })
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))
+}
+
+/// Waits for the first change; for ever if the kernel does not tell.
+async fn changed(changes: Option<&Changes>) {
+    if let Some(changes) = changes
+        && changes.0.readable().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+/// Tells that something in a directory changed, or that it came into being. For one use: the next look makes a new one,
+/// and so a directory that was replaced by another is nothing special.
+struct Changes(AsyncFd<OwnedFd>);
+
+impl Changes {
+    /// `None` when the kernel has none to spare; the files are then read more often.
+    fn of(directory: &Path) -> Option<Self> {
+        let notifier = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
+            .and_then(|inotify| watch_deepest(&inotify, directory).map(|()| OwnedFd::from(inotify)))
+            .map_err(io::Error::from)
+            .and_then(readable);
+        match notifier {
+            Ok(notifier) => Some(Self(notifier)),
+            Err(error) => {
+                tracing::debug!(%error, directory = %directory.display(), "no notice of changes: reading more often");
+                None
+            }
+        }
+    }
+}
+
+/// A descriptor whose events the runtime waits for.
+#[allow(unsafe_code)]
+fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is open for as long as it lives and always names the same descriptor; it is moved in here.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
+}
+
+/// Watches the directory, or the nearest one above it that exists.
+fn watch_deepest(inotify: &Inotify, directory: &Path) -> nix::Result<()> {
+    let mut watched = None;
+    loop {
+        let deepest = directory
+            .ancestors()
+            .map(|path| if path == Path::new("") { Path::new(".") } else { path })
+            .find(|path| path.is_dir())
+            .unwrap_or(Path::new("/"));
+        // A directory that came into being while the one above it was being put under watch told nobody.
+        if watched == Some(deepest) {
+            return Ok(());
+        }
+        let what = AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_MOVE
+            | AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_CLOSE_WRITE
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF;
+        inotify.add_watch(deepest, what)?;
+        watched = Some(deepest);
+    }
+}

@@ -1,0 +1,266 @@
+//! Connections that were refused: why, how many, and a log that a scan of the port cannot fill.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::{CertificateError, Error};
+use tokio::time::Instant;
+
+use super::first::NotTls;
+use super::{CONTROLLER_NAME, HANDSHAKE_WAIT};
+
+/// How long the same peer and reason stay out of the log.
+const QUIET: Duration = Duration::from_secs(3600);
+/// How many pairs of peer and reason are remembered for that.
+const REMEMBERED: usize = 1024;
+
+/// Why a connection was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The first byte is not TLS.
+    PlainText,
+    /// The client showed no certificate.
+    NoCertificate,
+    /// The certificate is valid but not a controller's: another key usage or another name.
+    WrongRole,
+    /// The certificate has expired or is not valid yet.
+    Expired,
+    /// The certificate comes from an authority that is not believed.
+    UnknownAuthority,
+    /// The handshake was not done in time.
+    TimeOut,
+    /// We have no certificate of our own yet.
+    NotReady,
+    /// Anything else; the detail tells.
+    Other,
+}
+
+impl Reason {
+    /// All of them, in the order of [`Refusals::counts`].
+    pub const ALL: [Reason; 8] = [
+        Reason::PlainText,
+        Reason::NoCertificate,
+        Reason::WrongRole,
+        Reason::Expired,
+        Reason::UnknownAuthority,
+        Reason::TimeOut,
+        Reason::NotReady,
+        Reason::Other,
+    ];
+
+    /// The reason's name in metrics and logs.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::PlainText => "plain_text",
+            Reason::NoCertificate => "no_certificate",
+            Reason::WrongRole => "wrong_role",
+            Reason::Expired => "expired",
+            Reason::UnknownAuthority => "unknown_authority",
+            Reason::TimeOut => "time_out",
+            Reason::NotReady => "not_ready",
+            Reason::Other => "other",
+        }
+    }
+}
+
+/// A connection that was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("connection refused ({}): {detail}", reason.as_str())]
+pub struct Refusal {
+    /// Why, for a table.
+    pub reason: Reason,
+    /// Why, in words, with what can be done.
+    pub detail: String,
+}
+
+impl Refusal {
+    pub(super) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+
+    pub(super) fn time_out() -> Self {
+        Self::new(Reason::TimeOut, format!("the handshake was not done within {} s", HANDSHAKE_WAIT.as_secs()))
+    }
+
+    /// What a failed handshake means.
+    pub(super) fn of(error: &io::Error) -> Self {
+        if let Some(not_tls) = find::<NotTls>(error) {
+            return Self::new(Reason::PlainText, format!("{not_tls}; only mutual TLS is spoken here"));
+        }
+        let Some(error) = find::<Error>(error) else {
+            return Self::new(Reason::Other, format!("the connection ended before the handshake did: {error}"));
+        };
+        match error {
+            Error::NoCertificatesPresented => {
+                Self::new(Reason::NoCertificate, "the client showed no certificate; only a controller's is accepted")
+            }
+            Error::InvalidCertificate(fault) => Self::of_certificate(fault),
+            Error::AlertReceived(alert) => {
+                Self::new(Reason::Other, format!("the client refused our certificate or the connection: {alert:?}"))
+            }
+            other => Self::new(Reason::Other, format!("the handshake failed: {other}")),
+        }
+    }
+
+    fn of_certificate(fault: &CertificateError) -> Self {
+        use CertificateError as C;
+        let (reason, hint) = match fault {
+            C::Expired | C::ExpiredContext { .. } => (Reason::Expired, "renew it, or set the clocks right"),
+            C::NotValidYet | C::NotValidYetContext { .. } => {
+                (Reason::Expired, "the clocks of the two hosts may differ")
+            }
+            C::InvalidPurpose | C::InvalidPurposeContext { .. } => {
+                (Reason::WrongRole, "a controller's certificate has the extended key usage clientAuth")
+            }
+            C::NotValidForName | C::NotValidForNameContext { .. } => {
+                (Reason::WrongRole, "a controller's certificate has its DNS name, as expected here, literally")
+            }
+            C::UnknownIssuer | C::BadSignature => {
+                (Reason::UnknownAuthority, "its authority must be among ours (ca.crt)")
+            }
+            _ => (Reason::Other, "it must be an ordinary X.509 certificate"),
+        };
+        let text = Error::from(fault.clone());
+        Self::new(reason, format!("the client's certificate is not accepted as {CONTROLLER_NAME}: {text}; {hint}"))
+    }
+}
+
+/// Finds a cause of a certain type within an I/O error.
+pub(super) fn find<E: std::error::Error + 'static>(error: &io::Error) -> Option<&E> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> =
+        error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+    while let Some(current) = cause {
+        if let Some(found) = current.downcast_ref() {
+            return Some(found);
+        }
+        cause = current.source();
+    }
+    None
+}
+
+/// Counts refusals by reason, and logs each peer and reason once an hour. Clones share the figures.
+#[derive(Debug, Clone, Default)]
+pub struct Refusals(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    counts: [AtomicU64; Reason::ALL.len()],
+    /// When each pair was logged. `None` stands for all that found no place here.
+    logged: Mutex<HashMap<Option<(String, Reason)>, Instant>>,
+}
+
+impl Refusals {
+    /// Nothing refused yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many connections were refused, by reason; every reason is there.
+    #[must_use]
+    pub fn counts(&self) -> Vec<(&'static str, u64)> {
+        Reason::ALL
+            .iter()
+            .zip(&self.0.counts)
+            .map(|(reason, count)| (reason.as_str(), count.load(Ordering::Relaxed)))
+            .collect()
+    }
+
+    /// Counts a refusal, and logs it if this peer and reason were not logged within the last hour.
+    pub fn note(&self, peer: &str, refusal: &Refusal) {
+        let position = Reason::ALL.iter().position(|reason| *reason == refusal.reason);
+        if let Some(count) = position.and_then(|position| self.0.counts.get(position)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        match self.due(peer, refusal.reason) {
+            Due::Pair => tracing::warn!(
+                peer,
+                reason = refusal.reason.as_str(),
+                detail = refusal.detail,
+                "refused a connection; the same is not logged again for an hour"
+            ),
+            Due::Overflow => tracing::warn!(
+                peer,
+                reason = refusal.reason.as_str(),
+                detail = refusal.detail,
+                "refused a connection; so many peers are refused that others are not logged for an hour"
+            ),
+            Due::No => {}
+        }
+    }
+
+    fn due(&self, peer: &str, reason: Reason) -> Due {
+        let now = Instant::now();
+        let mut logged = self.0.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let recent = |at: &Instant| now.saturating_duration_since(*at) < QUIET;
+        let pair = Some((peer.to_owned(), reason));
+        if logged.get(&pair).is_some_and(recent) {
+            return Due::No;
+        }
+        // The place beyond these is the one of the overflow.
+        if logged.len() >= REMEMBERED - 1 && !logged.contains_key(&pair) {
+            logged.retain(|_, at| recent(at));
+        }
+        if logged.keys().filter(|key| key.is_some()).count() < REMEMBERED - 1 || logged.contains_key(&pair) {
+            logged.insert(pair, now);
+            return Due::Pair;
+        }
+        if logged.get(&None).is_some_and(recent) {
+            return Due::No;
+        }
+        logged.insert(None, now);
+        Due::Overflow
+    }
+}
+
+/// Whether a refusal is to be logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Due {
+    /// Its peer and reason are new.
+    Pair,
+    /// New too, but there is no place to remember them.
+    Overflow,
+    /// It was logged lately.
+    No,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_and_reason_are_logged_once_an_hour() {
+        let refusals = Refusals::new();
+        assert_eq!(refusals.due("10.0.0.1", Reason::Expired), Due::Pair);
+        assert_eq!(refusals.due("10.0.0.1", Reason::Expired), Due::No);
+        assert_eq!(refusals.due("10.0.0.1", Reason::TimeOut), Due::Pair);
+        assert_eq!(refusals.due("10.0.0.2", Reason::Expired), Due::Pair);
+        tokio::time::advance(QUIET - Duration::from_secs(1)).await;
+        assert_eq!(refusals.due("10.0.0.1", Reason::Expired), Due::No);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(refusals.due("10.0.0.1", Reason::Expired), Due::Pair);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_bounded_and_comes_free_again() {
+        let refusals = Refusals::new();
+        let held = |refusals: &Refusals| refusals.0.logged.lock().unwrap().len();
+        let mut pairs = 0;
+        let mut overflows = 0;
+        for index in 0..5000 {
+            match refusals.due(&format!("peer-{index}"), Reason::PlainText) {
+                Due::Pair => pairs += 1,
+                Due::Overflow => overflows += 1,
+                Due::No => {}
+            }
+        }
+        assert_eq!((pairs, overflows, held(&refusals)), (REMEMBERED - 1, 1, REMEMBERED));
+        tokio::time::advance(QUIET).await;
+        assert_eq!(refusals.due("peer-4999", Reason::PlainText), Due::Pair);
+        assert_eq!(held(&refusals), 1, "what is old makes place");
+    }
+}
