@@ -73,6 +73,31 @@ impl Reason {
             Self::Host => Code::Internal,
         }
     }
+
+    /// The reason behind a code that another Quarry answered; where several share it, the one that says less. `None`
+    /// for codes that no reason has: nobody of ours chose them.
+    #[must_use]
+    pub fn of_code(code: Code) -> Option<Self> {
+        match code {
+            Code::InvalidArgument => Some(Self::InvalidRequest),
+            Code::NotFound => Some(Self::NotFound),
+            Code::AlreadyExists => Some(Self::Exists),
+            Code::ResourceExhausted => Some(Self::NoSpace),
+            Code::OutOfRange => Some(Self::SizeOutOfRange),
+            Code::FailedPrecondition => Some(Self::Precondition),
+            Code::Aborted => Some(Self::UnderWay),
+            Code::Unavailable => Some(Self::Unavailable),
+            Code::DeadlineExceeded => Some(Self::TimedOut),
+            Code::Unimplemented => Some(Self::Unsupported),
+            Code::Internal => Some(Self::Host),
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::PermissionDenied
+            | Code::DataLoss
+            | Code::Unauthenticated => None,
+        }
+    }
 }
 
 /// Why a request was not done, with a message for the operator: what was attempted, on what, why it failed, and what
@@ -168,6 +193,16 @@ mod tests {
                 (Reason::Host, 13),
             ]
         );
+    }
+
+    #[test]
+    fn every_code_of_ours_comes_back_as_a_reason_with_the_same_code() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::of_code(reason.code()).map(Reason::code), Some(reason.code()), "{reason:?}");
+        }
+        for code in (0..=16).map(Code::from_i32).filter(|code| Reason::ALL.iter().all(|ours| ours.code() != *code)) {
+            assert_eq!(Reason::of_code(code), None, "{code:?}");
+        }
     }
 
     #[test]

@@ -36,6 +36,15 @@ impl StorageId {
     }
 }
 
+impl FromStr for StorageId {
+    type Err = NotOurs;
+
+    fn from_str(text: &str) -> Result<Self, NotOurs> {
+        let hash = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
+        if text.len() == 10 && text.chars().all(hash) { Ok(Self(text.to_owned())) } else { Err(NotOurs) }
+    }
+}
+
 /// The identifier of a volume.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VolumeId {
@@ -68,14 +77,13 @@ impl FromStr for VolumeId {
         else {
             return Err(NotOurs);
         };
-        let hash = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
         let plain = |text: &str, max| {
             !text.is_empty()
                 && text.len() <= max
                 && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'))
         };
-        if storage.len() == 10 && storage.chars().all(hash) && plain(node, MAX_NODE) && plain(volume, MAX_VOLUME) {
-            Ok(Self { storage: StorageId(storage.to_owned()), node: node.to_owned(), volume: volume.to_owned() })
+        if plain(node, MAX_NODE) && plain(volume, MAX_VOLUME) {
+            Ok(Self { storage: storage.parse()?, node: node.to_owned(), volume: volume.to_owned() })
         } else {
             Err(NotOurs)
         }
@@ -97,6 +105,15 @@ mod tests {
         };
         assert_eq!(id.to_string(), "v1:d5hwhwt27w:worker-1.example.org:pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11");
         assert_eq!(id.to_string().parse::<VolumeId>().unwrap(), id);
+    }
+
+    #[test]
+    fn a_storages_identity_is_read_alone() {
+        let storage = StorageId::of("Zr3Ot2-MsTU-yPvW-5Ttd-gaYN-WeYT-vP8EJt");
+        assert_eq!(storage.as_str().parse(), Ok(storage));
+        for text in ["", "aaaaaaaaa", "aaaaaaaaaaa", "AAAAAAAAAA", "aaaaaaaaa1", "aaaaaaaa:a"] {
+            assert_eq!(text.parse::<StorageId>(), Err(NotOurs), "{text:?}");
+        }
     }
 
     #[test]
