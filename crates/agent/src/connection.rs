@@ -1,0 +1,109 @@
+//! One HTTP/2 connection to a node, and no other: when it ends, every call on it fails, and nothing makes it again.
+//!
+//! A channel that connects again by itself would reach whoever has the node's address by then. Whoever wants another
+//! connection dials again, and hears from the greeting who answers.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tonic::body::Body;
+
+use crate::wire::status::chain;
+
+/// The flow-control window of one stream, in bytes: what a reader that stands still keeps in memory.
+pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
+/// The window of a connection, in bytes: a watch that nobody reads must not stop the calls beside it.
+pub(crate) const CONNECTION_WINDOW: u32 = 256 << 10;
+/// The longest headers, in bytes. An error's message travels there, percent-encoded: up to three times 2 KiB.
+pub(crate) const HEADERS: u32 = 16 << 10;
+/// What one stream may keep in memory to be sent, in bytes: requests are small.
+const SEND_BUFFER: usize = 64 << 10;
+
+/// How a connection is watched over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// How long a connection may be silent before the node is asked for a sign of life.
+    pub keep_alive_interval: Duration,
+    /// How long the node may take to give it; the connection is dead after that.
+    pub keep_alive_timeout: Duration,
+    /// How long the node may take to accept a watch.
+    pub watch_wait: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            keep_alive_interval: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(5),
+            watch_wait: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The connection; a clone is the same one. It closes when the last clone and the last stream on it are dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    requests: SendRequest<Body>,
+    /// Why it ended, once it has.
+    ended: Arc<OnceLock<String>>,
+}
+
+impl Connection {
+    /// Begins to speak HTTP/2 over `io`; does not wait for the other side. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Why nothing could be written.
+    pub(crate) async fn over<IO>(io: IO, tuning: &Tuning) -> Result<Self, String>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let (requests, connection) = Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADERS)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(tuning.keep_alive_interval)
+            .keep_alive_timeout(tuning.keep_alive_timeout)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(io))
+            .await
+            .map_err(|error| chain(&error))?;
+        let ended = Arc::new(OnceLock::new());
+        let tell = Arc::clone(&ended);
+        tokio::spawn(async move {
+            let why = match connection.await {
+                Ok(()) => "the other side closed it".to_owned(),
+                Err(error) => chain(&error),
+            };
+            // Set here alone.
+            let _ = tell.set(why);
+        });
+        Ok(Self { requests, ended })
+    }
+
+    /// Why the connection ended; `None` while it stands, and for a moment after.
+    pub(crate) fn cause(&self) -> Option<&str> {
+        self.ended.get().map(String::as_str)
+    }
+}
+
+impl tower::Service<http::Request<Body>> for Connection {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.requests.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        Box::pin(self.requests.send_request(request))
+    }
+}

@@ -1,0 +1,96 @@
+//! The node's end of a watch: from news to messages of a bounded size.
+
+use std::vec::IntoIter;
+
+use prost::Message as _;
+use quarry_proto::agent::v1;
+use quarry_proto::agent::v1::watch_response::News as Message;
+use quarry_volume::{Change, Error, News, PoolState, Volume};
+use tonic::Status;
+
+use crate::wire::write;
+
+/// The most volumes in one message.
+const MAX_VOLUMES: usize = 500;
+/// Where a message ends, in bytes: one more volume or pool still fits far below the 4 MiB that gRPC clients take.
+const ENOUGH: usize = 1 << 20;
+/// The largest change that is sent in one message, in bytes.
+const MAX_CHANGE: usize = 3 << 20;
+
+/// The messages that one piece of news is sent in. They are made one by one, as the reader takes them.
+pub(crate) fn messages(node: &str, news: News) -> Messages {
+    match news {
+        News::Greeting(greeting) => Messages::One(Some(Ok(Message::Greeting(write::greeting(greeting))))),
+        News::Picture(picture) => Messages::Picture(Parts {
+            generation: picture.generation,
+            pools: picture.pools.into_iter(),
+            volumes: picture.volumes.into_iter(),
+            done: false,
+        }),
+        News::Change(change) => Messages::One(Some(one_change(node, change))),
+    }
+}
+
+/// A change goes as a whole: half of one would count as all of it. One that is too large is told as a new picture.
+fn one_change(node: &str, change: Change) -> Result<Message, Status> {
+    let change = write::change(change);
+    if change.encoded_len() > MAX_CHANGE {
+        let why = format!("node {node}: too much changed at once for one message; watch again for the whole picture");
+        return Err(Error::unavailable(why).into());
+    }
+    Ok(Message::Change(change))
+}
+
+/// See [`messages`].
+pub(crate) enum Messages {
+    /// Small enough for one.
+    One(Option<Result<Message, Status>>),
+    /// In parts.
+    Picture(Parts),
+}
+
+impl Iterator for Messages {
+    type Item = Result<v1::WatchResponse, Status>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let message = match self {
+            Self::One(message) => message.take()?,
+            Self::Picture(parts) => Ok(Message::Picture(parts.next()?)),
+        };
+        Some(message.map(|news| v1::WatchResponse { news: Some(news) }))
+    }
+}
+
+/// A picture that is being cut into parts.
+pub(crate) struct Parts {
+    generation: u64,
+    pools: IntoIter<PoolState>,
+    volumes: IntoIter<Volume>,
+    done: bool,
+}
+
+impl Iterator for Parts {
+    type Item = v1::PicturePart;
+
+    fn next(&mut self) -> Option<v1::PicturePart> {
+        if self.done {
+            return None;
+        }
+        let mut part = v1::Change { generation: self.generation, ..v1::Change::default() };
+        let mut bytes = 0_usize;
+        while bytes < ENOUGH {
+            let Some(pool) = self.pools.next() else { break };
+            let pool = write::pool(pool);
+            bytes = bytes.saturating_add(pool.encoded_len());
+            part.pools.push(pool);
+        }
+        while bytes < ENOUGH && part.volumes.len() < MAX_VOLUMES {
+            let Some(volume) = self.volumes.next() else { break };
+            let volume = write::volume(volume);
+            bytes = bytes.saturating_add(volume.encoded_len());
+            part.volumes.push(volume);
+        }
+        self.done = self.pools.len() == 0 && self.volumes.len() == 0;
+        Some(v1::PicturePart { part: Some(part), last: self.done })
+    }
+}

@@ -1,0 +1,182 @@
+//! The controller's end: an agent on the other side of one connection.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use quarry_proto::agent::v1;
+use quarry_proto::agent::v1::agent_client::AgentClient;
+use quarry_transport::deadline;
+use quarry_volume::{
+    Agent, Change, Chosen, Error, Found, NewsStream, PoolState, Reason, Result, Volume, VolumeId, VolumeSpec,
+};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout};
+use tonic::{Request, Response, Status};
+
+use crate::connection::{Connection, Tuning};
+use crate::follow;
+use crate::wire::{read, status, write};
+
+/// The node plugin of one node, over one connection. A clone uses the same connection.
+///
+/// When the connection ends, every call answers `Unavailable` from then on: make another one.
+#[derive(Clone, Debug)]
+pub struct RemoteAgent {
+    node: Arc<str>,
+    connection: Connection,
+    /// What stands before the path of every call: HTTP/2 demands it, nobody looks at it.
+    origin: Uri,
+    watch_wait: Duration,
+}
+
+impl RemoteAgent {
+    /// Speaks to the agent of `node` over `io`, which is authenticated already. Does not wait for the other side: that it
+    /// is the right node turns out with the first call. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// `Unavailable` if nothing can be written to `io`.
+    pub async fn over<IO>(io: IO, node: &str) -> Result<Self>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        Self::tuned(io, node, &Tuning::default()).await
+    }
+
+    /// [`RemoteAgent::over`], with other times.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn tuned<IO>(io: IO, node: &str, tuning: &Tuning) -> Result<Self>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let connection = Connection::over(io, tuning)
+            .await
+            .map_err(|why| Error::unavailable(format!("node {node}: no connection: {why}; retry")))?;
+        let origin = Uri::from_static("https://node.quarry");
+        Ok(Self { node: node.into(), connection, origin, watch_wait: tuning.watch_wait })
+    }
+
+    /// What the pools of the node can give now, for those who do not follow its stream.
+    ///
+    /// # Errors
+    /// `Unavailable` if the node cannot be asked, or is another one.
+    pub async fn pools(&self, wait: Duration) -> Result<Vec<PoolState>> {
+        let message = v1::GetCapacityRequest { node: self.node.to_string() };
+        let answer = self
+            .call("GetCapacity", message, wait, |mut client, request| async move { client.get_capacity(request).await })
+            .await?;
+        Ok(answer.pools.into_iter().map(read::pool).collect())
+    }
+
+    fn client(&self) -> AgentClient<Connection> {
+        AgentClient::with_origin(self.connection.clone(), self.origin.clone())
+    }
+
+    /// One call with its one answer, within `wait` whatever the other side does.
+    async fn call<Q, A, F>(
+        &self,
+        name: &str,
+        message: Q,
+        wait: Duration,
+        send: impl FnOnce(AgentClient<Connection>, Request<Q>) -> F,
+    ) -> Result<A>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut request = Request::new(message);
+        request.set_timeout(wait);
+        let began = Instant::now();
+        match timeout(wait, send(self.client(), request)).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(self.failed(&status, name, began.elapsed() >= deadline::wait_for(wait))),
+            Err(_) => Err(status::late(&self.node, name)),
+        }
+    }
+
+    fn failed(&self, status: &Status, call: &str, overdue: bool) -> Error {
+        status::error(status, &self.node, call, overdue, self.connection.cause())
+    }
+
+    /// The volume of an answer that must hold one.
+    fn volume(&self, volume: Option<v1::Volume>, call: &str) -> Result<Volume> {
+        volume.and_then(read::volume).filter(|volume| volume.id.node == *self.node).ok_or_else(|| {
+            Error::new(
+                Reason::Host,
+                format!(
+                    "node {} answered {call} without a volume of its own that this version can read; bring nodes and \
+                     controller to the same version",
+                    self.node
+                ),
+            )
+        })
+    }
+
+    /// What the answer says became different; a node that does not say it tells it on its stream.
+    fn change(&self, change: Option<v1::Change>) -> Change {
+        read::change(&self.node, change.unwrap_or_default())
+    }
+}
+
+#[async_trait::async_trait]
+impl Agent for RemoteAgent {
+    fn node(&self) -> &str {
+        &self.node
+    }
+
+    async fn create(&self, spec: VolumeSpec, chosen: Option<Chosen>, wait: Duration) -> Result<(Volume, Change)> {
+        let message = v1::CreateVolumeRequest {
+            node: self.node.to_string(),
+            spec: Some(write::spec(spec)),
+            chosen: chosen.map(write::chosen),
+        };
+        let answer =
+            self.call("CreateVolume", message, wait, |mut client, request| async move {
+                client.create_volume(request).await
+            })
+            .await?;
+        Ok((self.volume(answer.volume, "CreateVolume")?, self.change(answer.change)))
+    }
+
+    async fn delete(&self, id: &VolumeId, wait: Duration) -> Result<Change> {
+        let message = v1::DeleteVolumeRequest { node: self.node.to_string(), id: id.to_string() };
+        let answer =
+            self.call("DeleteVolume", message, wait, |mut client, request| async move {
+                client.delete_volume(request).await
+            })
+            .await?;
+        Ok(self.change(answer.change))
+    }
+
+    async fn get(&self, id: &VolumeId, wait: Duration) -> Result<Volume> {
+        let message = v1::GetVolumeRequest { node: self.node.to_string(), id: id.to_string() };
+        let answer = self
+            .call("GetVolume", message, wait, |mut client, request| async move { client.get_volume(request).await })
+            .await?;
+        self.volume(answer.volume, "GetVolume")
+    }
+
+    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<Found> {
+        let message = v1::FindVolumeRequest { node: self.node.to_string(), name: name.to_owned(), fence };
+        let answer = self
+            .call("FindVolume", message, wait, |mut client, request| async move { client.find_volume(request).await })
+            .await?;
+        let volume = match answer.volume {
+            None => None,
+            // A volume that cannot be read is not "no volume": the name would be given twice.
+            some => Some(self.volume(some, "FindVolume")?),
+        };
+        Ok(Found { instance: answer.instance, volume })
+    }
+
+    async fn watch(&self) -> Result<NewsStream> {
+        let message = v1::WatchRequest { node: self.node.to_string() };
+        let mut client = self.client();
+        match timeout(self.watch_wait, client.watch(message)).await {
+            Ok(Ok(answer)) => Ok(follow::news(Arc::clone(&self.node), self.connection.clone(), answer.into_inner())),
+            Ok(Err(status)) => Err(self.failed(&status, "Watch", false)),
+            Err(_) => Err(status::late(&self.node, "Watch")),
+        }
+    }
+}

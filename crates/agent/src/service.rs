@@ -1,0 +1,170 @@
+//! The node's end: the protocol's calls in front of an agent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use futures::{StreamExt as _, stream};
+use quarry_proto::agent::v1;
+use quarry_transport::deadline;
+use quarry_volume::{Agent, Error, News, PoolState, Reason, Result, VolumeId, wire::required};
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataMap;
+use tonic::{Request, Response, Status};
+
+use crate::parts;
+use crate::wire::{read, write};
+
+/// How long a call waits whose caller sets no limit, and the most that any caller gets.
+const MOST: Duration = Duration::from_secs(50);
+
+/// The gRPC service of a node: `quarry.agent.v1.Agent` in front of an agent.
+#[derive(Clone, Debug)]
+pub struct AgentService {
+    agent: Arc<dyn Agent>,
+    stopping: CancellationToken,
+}
+
+impl AgentService {
+    /// Serves `agent`.
+    #[must_use]
+    pub fn new(agent: Arc<dyn Agent>) -> Self {
+        Self { agent, stopping: CancellationToken::new() }
+    }
+
+    /// The same service; its streams end when `stopping` is cancelled, for they would never end by themselves.
+    #[must_use]
+    pub fn until(self, stopping: CancellationToken) -> Self {
+        Self { stopping, ..self }
+    }
+
+    /// Addresses are used again: a call that was meant for another node must not be answered with what is, or is not,
+    /// on this one.
+    fn meant(&self, node: &str) -> Result<()> {
+        let this = self.agent.node();
+        if node == this {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!(
+            "this is node {this}, not {}: the address was given to another pod; retry",
+            node.escape_debug()
+        )))
+    }
+
+    /// The identifier of a volume on this node.
+    fn ours(&self, id: &str) -> Result<VolumeId> {
+        let id = read::id(id)?;
+        if id.node == self.agent.node() {
+            return Ok(id);
+        }
+        Err(Error::unavailable(format!(
+            "volume {id} is on node {}, and this is node {}: ask there",
+            id.node,
+            self.agent.node()
+        )))
+    }
+
+    /// The pools, as the picture of a watch shows them.
+    async fn pools(&self) -> Result<Vec<PoolState>> {
+        let mut news = self.agent.watch().await?;
+        while let Some(news) = news.next().await {
+            if let News::Picture(picture) = news? {
+                return Ok(picture.pools);
+            }
+        }
+        Err(Error::unavailable(format!("node {} is stopping; retry", self.agent.node())))
+    }
+}
+
+/// How long the agent may wait so that its own words reach the caller, and how long this service waits for it.
+fn waits(metadata: &MetadataMap) -> (Duration, Duration) {
+    let wait = deadline::wait(metadata, MOST);
+    (deadline::wait_for(wait), wait)
+}
+
+/// Bounds the wait for an agent that does not keep to it.
+async fn bounded<T>(node: &str, wait: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(wait, work).await.unwrap_or_else(|_| {
+        let message = format!("node {node} is not done after {wait:.1?}; what it began goes on; retry");
+        Err(Error::new(Reason::TimedOut, message))
+    })
+}
+
+#[tonic::async_trait]
+impl v1::agent_server::Agent for AgentService {
+    async fn create_volume(
+        &self,
+        request: Request<v1::CreateVolumeRequest>,
+    ) -> Result<Response<v1::CreateVolumeResponse>, Status> {
+        let (ask, wait) = waits(request.metadata());
+        let request = request.into_inner();
+        self.meant(&request.node)?;
+        let spec = read::spec(request.spec)?;
+        let chosen = request.chosen.map(read::chosen);
+        let (volume, change) = bounded(self.agent.node(), wait, self.agent.create(spec, chosen, ask)).await?;
+        Ok(Response::new(v1::CreateVolumeResponse {
+            volume: Some(write::volume(volume)),
+            change: Some(write::change(change)),
+        }))
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<v1::DeleteVolumeRequest>,
+    ) -> Result<Response<v1::DeleteVolumeResponse>, Status> {
+        let (ask, wait) = waits(request.metadata());
+        let request = request.into_inner();
+        self.meant(&request.node)?;
+        let id = self.ours(&request.id)?;
+        let change = bounded(self.agent.node(), wait, self.agent.delete(&id, ask)).await?;
+        Ok(Response::new(v1::DeleteVolumeResponse { change: Some(write::change(change)) }))
+    }
+
+    async fn get_volume(
+        &self,
+        request: Request<v1::GetVolumeRequest>,
+    ) -> Result<Response<v1::GetVolumeResponse>, Status> {
+        let (ask, wait) = waits(request.metadata());
+        let request = request.into_inner();
+        self.meant(&request.node)?;
+        let id = self.ours(&request.id)?;
+        let volume = bounded(self.agent.node(), wait, self.agent.get(&id, ask)).await?;
+        Ok(Response::new(v1::GetVolumeResponse { volume: Some(write::volume(volume)) }))
+    }
+
+    async fn find_volume(
+        &self,
+        request: Request<v1::FindVolumeRequest>,
+    ) -> Result<Response<v1::FindVolumeResponse>, Status> {
+        let (ask, wait) = waits(request.metadata());
+        let request = request.into_inner();
+        self.meant(&request.node)?;
+        let name = required("name", &request.name)?;
+        let found = bounded(self.agent.node(), wait, self.agent.find(name, request.fence, ask)).await?;
+        Ok(Response::new(v1::FindVolumeResponse { instance: found.instance, volume: found.volume.map(write::volume) }))
+    }
+
+    async fn get_capacity(
+        &self,
+        request: Request<v1::GetCapacityRequest>,
+    ) -> Result<Response<v1::GetCapacityResponse>, Status> {
+        let (_, wait) = waits(request.metadata());
+        self.meant(&request.get_ref().node)?;
+        let pools = bounded(self.agent.node(), wait, self.pools()).await?;
+        Ok(Response::new(v1::GetCapacityResponse { pools: pools.into_iter().map(write::pool).collect() }))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<BoxStream<'static, Result<v1::WatchResponse, Status>>>, Status> {
+        self.meant(&request.get_ref().node)?;
+        let node = self.agent.node().to_owned();
+        // Nothing is fetched ahead: a reader that stands still holds up its own stream alone.
+        let messages = self.agent.watch().await?.flat_map(move |news| match news {
+            Ok(news) => stream::iter(parts::messages(&node, news)).left_stream(),
+            Err(error) => stream::iter([Err(Status::from(error))]).right_stream(),
+        });
+        Ok(Response::new(messages.take_until(self.stopping.clone().cancelled_owned()).boxed()))
+    }
+}

@@ -1,0 +1,213 @@
+//! From the protocol's messages to our words.
+
+use std::collections::BTreeMap;
+
+use quarry_proto::agent::v1;
+use quarry_volume::{
+    AccessTypes, Change, Chosen, Error, Filesystem, Greeting, Layout, PoolState, Reason, Result, SizeRange, Space,
+    Volume, VolumeId, VolumeSpec, wire::required,
+};
+
+/// A volume that is asked for: read strictly, because what was meant must be made.
+///
+/// # Errors
+/// `InvalidRequest` for a field that is missing, contradicts another or is not understood by this version;
+/// `SizeOutOfRange` if no size is admitted.
+pub fn spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
+    let spec = spec.ok_or_else(|| Error::invalid("spec is missing: it says which volume to make"))?;
+    required("spec.name", &spec.name)?;
+    let access = access(spec.access).ok_or_else(|| {
+        Error::invalid(format!("spec.access is {}, which this version of the node plugin does not know", spec.access))
+    })?;
+    let filesystem = match (spec.filesystem.as_str(), access) {
+        ("", AccessTypes::Block) => None,
+        ("", AccessTypes::Mount | AccessTypes::Both) => {
+            return Err(Error::invalid(format!("spec.filesystem is missing for a volume that is used as {access}")));
+        }
+        (name, AccessTypes::Block) => {
+            return Err(Error::invalid(format!("spec.filesystem is {name:?} for a volume that is raw block only")));
+        }
+        (name, AccessTypes::Mount | AccessTypes::Both) => {
+            Some(name.parse::<Filesystem>().map_err(|error| Error::invalid(error.to_string()))?)
+        }
+    };
+    let size = SizeRange { required: spec.required_bytes, limit: Some(spec.limit_bytes).filter(|limit| *limit > 0) };
+    if let Some(limit) = size.limit
+        && limit < size.required
+    {
+        return Err(Error::new(
+            Reason::SizeOutOfRange,
+            format!("spec asks for at least {} and at most {limit} bytes: no volume can be both", size.required),
+        ));
+    }
+    Ok(VolumeSpec {
+        size,
+        pool: Some(spec.pool).filter(|pool| !pool.is_empty()),
+        access,
+        filesystem,
+        layout: layout(&spec.layout)?,
+        mkfs_options: spec.mkfs_options,
+        name: spec.name,
+    })
+}
+
+/// A layout to be made: what a StorageClass could ask for of this version, and nothing else.
+fn layout(code: &str) -> Result<Layout> {
+    let unknown = || {
+        Error::invalid(format!(
+            "spec.layout is {code:?}, which this version of the node plugin cannot make; bring nodes and controller to \
+             the same version"
+        ))
+    };
+    let layout = Layout::from_code(code).ok_or_else(unknown)?;
+    // The bounds of a layout's numbers stand in one place, where a StorageClass is read.
+    let (kind, numbers) = match layout {
+        Layout::Linear => ("linear", vec![]),
+        Layout::Striped { stripes, stripe_size } => {
+            ("striped", vec![("stripes", stripes.to_string()), ("stripeSize", stripe_size.to_string())])
+        }
+        Layout::Raid1 { mirrors } => ("raid1", vec![("mirrors", mirrors.to_string())]),
+        Layout::Raid5 { .. } | Layout::Raid6 { .. } | Layout::Raid10 { .. } => return Err(unknown()),
+    };
+    let mut parameters: BTreeMap<&str, &str> = numbers.iter().map(|(key, value)| (*key, value.as_str())).collect();
+    parameters.insert("layout", kind);
+    match Layout::parse(&parameters) {
+        Ok(parsed) if parsed == layout => Ok(layout),
+        Ok(_) => Err(unknown()),
+        Err(error) => Err(Error::invalid(format!("spec.layout is {code:?}: {error}"))),
+    }
+}
+
+/// The identifier in a request.
+///
+/// # Errors
+/// `InvalidRequest` for what this version cannot read. Never `NotFound`: a later version may have made it.
+pub fn id(text: &str) -> Result<VolumeId> {
+    required("id", text)?.parse().map_err(|error| {
+        Error::invalid(format!("id {text:?} is not one that this version of the node plugin reads: {error}"))
+    })
+}
+
+/// Who chose the node.
+#[must_use]
+pub fn chosen(chosen: v1::Chosen) -> Chosen {
+    Chosen { fence: chosen.fence, instance: chosen.instance }
+}
+
+/// A volume as its node describes it; `None` if its identifier cannot be read, for without it nothing can be done with
+/// the volume.
+#[must_use]
+pub fn volume(volume: v1::Volume) -> Option<Volume> {
+    Some(Volume {
+        id: volume.id.parse().ok()?,
+        name: volume.name,
+        size: volume.bytes,
+        pool: volume.pool,
+        access: access(volume.access),
+        filesystem: volume.filesystem.parse().ok(),
+        layout: Layout::from_code(&volume.layout),
+        ready: volume.ready,
+        problem: volume.problem,
+    })
+}
+
+/// A pool as its node describes it.
+#[must_use]
+pub fn pool(pool: v1::PoolState) -> PoolState {
+    PoolState {
+        name: pool.name,
+        kind: pool.kind,
+        on: pool.on,
+        storage: pool.storage.parse().ok(),
+        size: pool.bytes,
+        // A pool that says nothing of its space has none to give.
+        space: space(pool.space.unwrap_or_default()),
+        metadata_size: pool.metadata_bytes,
+        metadata_free: pool.metadata_free_bytes,
+        volumes: pool.volumes,
+        problems: pool.problems,
+    }
+}
+
+/// What a pool can still give.
+#[must_use]
+pub fn space(space: v1::Space) -> Space {
+    Space {
+        extent: space.extent_bytes,
+        free: space.free_extents,
+        reserve: space.reserved_extents,
+        closed: Some(space.closed).filter(|reason| !reason.is_empty()),
+    }
+}
+
+/// What became different. Identifiers that cannot be read, or are not of `node`, are left out with a warning.
+#[must_use]
+pub fn change(node: &str, change: v1::Change) -> Change {
+    let mut skipped = Skipped::default();
+    let change = Change {
+        generation: change.generation,
+        pools: change.pools.into_iter().map(pool).collect(),
+        volumes: change
+            .volumes
+            .into_iter()
+            .filter_map(|message| {
+                // Copied only when it is going to be told.
+                let id = if skipped.first.is_none() { message.id.clone() } else { String::new() };
+                skipped.unless(volume(message).filter(|volume| volume.id.node == node), id)
+            })
+            .collect(),
+        gone: change
+            .gone
+            .into_iter()
+            .filter_map(|id| skipped.unless(id.parse::<VolumeId>().ok().filter(|id| id.node == node), id))
+            .collect(),
+    };
+    if let Some(first) = skipped.first {
+        tracing::warn!(
+            node,
+            count = skipped.count,
+            id = %first.chars().take(quarry_volume::MAX_ID).collect::<String>().escape_debug(),
+            "passed over: not the identifiers of volumes on this node as this version reads them"
+        );
+    }
+    change
+}
+
+/// What was left out of one message: told once.
+#[derive(Default)]
+struct Skipped {
+    count: u64,
+    first: Option<String>,
+}
+
+impl Skipped {
+    fn unless<T>(&mut self, read: Option<T>, id: String) -> Option<T> {
+        if read.is_none() {
+            self.count = self.count.saturating_add(1);
+            self.first.get_or_insert(id);
+        }
+        read
+    }
+}
+
+/// Who a node is.
+#[must_use]
+pub fn greeting(greeting: v1::Greeting) -> Greeting {
+    Greeting {
+        node: greeting.node,
+        instance: greeting.instance,
+        pod_uid: greeting.pod_uid,
+        boot_id: greeting.boot_id,
+        version: greeting.version,
+        capabilities: greeting.capabilities,
+    }
+}
+
+fn access(number: i32) -> Option<AccessTypes> {
+    match v1::AccessTypes::try_from(number) {
+        Ok(v1::AccessTypes::Mount) => Some(AccessTypes::Mount),
+        Ok(v1::AccessTypes::Block) => Some(AccessTypes::Block),
+        Ok(v1::AccessTypes::Both) => Some(AccessTypes::Both),
+        Ok(v1::AccessTypes::Unknown) | Err(_) => None,
+    }
+}

@@ -1,0 +1,56 @@
+//! From a gRPC status back to an error.
+//!
+//! A status that the node chose keeps its code and its message. One that arose on this side, because the connection
+//! broke, says nothing about what the node did: it becomes `Unavailable`, so that the caller asks again, and never one of
+//! the codes after which somebody would take the call for finished.
+
+use std::error::Error as _;
+use std::fmt::Write as _;
+
+use quarry_volume::{Error, Reason};
+use tonic::{Code, Status};
+
+/// tonic's words when an answer ends in the middle of a message: it gives no source there.
+const CUT: &str = "Unexpected EOF";
+
+/// What a failed call comes to. `call` was made of `node`; `overdue` if its time is over, `cause` if it is known why the
+/// connection ended.
+#[must_use]
+pub fn error(status: &Status, node: &str, call: &str, overdue: bool, cause: Option<&str>) -> Error {
+    let lost = |why: &str| Error::unavailable(format!("node {node}: connection lost during {call}: {why}; retry"));
+    if let Some(source) = status.source() {
+        return lost(cause.unwrap_or(&chain(source)));
+    }
+    let cut = status.code() == Code::Internal && status.message().starts_with(CUT);
+    match Reason::of_code(status.code()) {
+        Some(reason) if !cut => Error::new(reason, status.message()),
+        // The far end's own time-out: it runs a moment ahead of ours.
+        None if overdue && status.code() == Code::Cancelled => late(node, call),
+        _ => lost(cause.unwrap_or(status.message())),
+    }
+}
+
+/// The wait for an answer ended.
+#[must_use]
+pub fn late(node: &str, call: &str) -> Error {
+    Error::new(
+        Reason::TimedOut,
+        format!("node {node} did not answer {call} in time; what it began goes on there; retry"),
+    )
+}
+
+/// An error with all that lies below it: tonic and hyper keep the reason inside.
+#[must_use]
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(error) = below {
+        let why = error.to_string();
+        if !text.ends_with(&why) {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ": {why}");
+        }
+        below = error.source();
+    }
+    text
+}

@@ -1,0 +1,126 @@
+//! From our words to the protocol's messages.
+
+use quarry_proto::agent::v1;
+use quarry_volume::{AccessTypes, Change, Chosen, Filesystem, Greeting, Layout, PoolState, Space, Volume, VolumeSpec};
+
+/// The longest text that travels, in bytes: a longer one is for a log, and messages have a limit.
+pub const MAX_TEXT: usize = 2048;
+
+/// What a closed pool says for which nobody gave a reason: an empty one would open it.
+const CLOSED: &str = "it takes no new volumes";
+
+/// A volume that is asked for.
+#[must_use]
+pub fn spec(spec: VolumeSpec) -> v1::VolumeSpec {
+    v1::VolumeSpec {
+        name: spec.name,
+        required_bytes: spec.size.required,
+        // A limit of nothing admits nothing; 0 would say that there is none.
+        limit_bytes: spec.size.limit.map_or(0, |limit| limit.max(1)),
+        pool: spec.pool.unwrap_or_default(),
+        access: access(Some(spec.access)).into(),
+        filesystem: filesystem(spec.filesystem),
+        layout: spec.layout.code(),
+        mkfs_options: spec.mkfs_options,
+    }
+}
+
+/// Who chose the node.
+#[must_use]
+pub fn chosen(chosen: Chosen) -> v1::Chosen {
+    v1::Chosen { fence: chosen.fence, instance: chosen.instance }
+}
+
+/// A volume as its node describes it.
+#[must_use]
+pub fn volume(volume: Volume) -> v1::Volume {
+    v1::Volume {
+        id: volume.id.to_string(),
+        name: volume.name,
+        bytes: volume.size,
+        pool: volume.pool,
+        access: access(volume.access).into(),
+        filesystem: filesystem(volume.filesystem),
+        layout: volume.layout.as_ref().map_or_else(String::new, Layout::code),
+        ready: volume.ready,
+        problem: text(volume.problem),
+    }
+}
+
+/// A pool as its node describes it.
+#[must_use]
+pub fn pool(pool: PoolState) -> v1::PoolState {
+    v1::PoolState {
+        name: pool.name,
+        kind: pool.kind,
+        on: pool.on,
+        storage: pool.storage.map_or_else(String::new, |storage| storage.as_str().to_owned()),
+        bytes: pool.size,
+        space: Some(space(pool.space)),
+        metadata_bytes: pool.metadata_size,
+        metadata_free_bytes: pool.metadata_free,
+        volumes: pool.volumes,
+        problems: pool.problems.into_iter().map(text).collect(),
+    }
+}
+
+/// What a pool can still give.
+#[must_use]
+pub fn space(space: Space) -> v1::Space {
+    v1::Space {
+        extent_bytes: space.extent,
+        free_extents: space.free,
+        reserved_extents: space.reserve,
+        closed: match space.closed {
+            Some(reason) if reason.is_empty() => CLOSED.to_owned(),
+            reason => text(reason.unwrap_or_default()),
+        },
+    }
+}
+
+/// What became different.
+#[must_use]
+pub fn change(change: Change) -> v1::Change {
+    v1::Change {
+        generation: change.generation,
+        pools: change.pools.into_iter().map(pool).collect(),
+        volumes: change.volumes.into_iter().map(volume).collect(),
+        gone: change.gone.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// Who a node is.
+#[must_use]
+pub fn greeting(greeting: Greeting) -> v1::Greeting {
+    v1::Greeting {
+        node: greeting.node,
+        instance: greeting.instance,
+        pod_uid: greeting.pod_uid,
+        boot_id: greeting.boot_id,
+        version: greeting.version,
+        capabilities: greeting.capabilities,
+    }
+}
+
+fn access(access: Option<AccessTypes>) -> v1::AccessTypes {
+    match access {
+        None => v1::AccessTypes::Unknown,
+        Some(AccessTypes::Mount) => v1::AccessTypes::Mount,
+        Some(AccessTypes::Block) => v1::AccessTypes::Block,
+        Some(AccessTypes::Both) => v1::AccessTypes::Both,
+    }
+}
+
+fn filesystem(filesystem: Option<Filesystem>) -> String {
+    filesystem.map_or("", Filesystem::as_str).to_owned()
+}
+
+/// Cuts a text for people at [`MAX_TEXT`].
+fn text(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        let end = (0..=MAX_TEXT).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
