@@ -1,4 +1,5 @@
-//! How large a logical volume may be, and which physical volumes it should lie on. Pure arithmetic on a report.
+//! What a volume group can still give, and which physical volumes a logical volume should lie on. Pure arithmetic on a
+//! report; how large a volume of some layout may be is [`Space`]'s, so that controller and node never differ.
 //!
 //! The answer is exact: a volume of that size can be made, one extent (one row of stripes) more cannot. lvm alone would
 //! not allow that: for stripes and images it combines the free areas of any disks in several segments, greedily. So
@@ -8,42 +9,34 @@
 use std::cmp::Reverse;
 use std::path::PathBuf;
 
-use quarry_volume::Layout;
+use quarry_volume::{Largest, Layout, Space};
 
 use crate::types::{PhysicalVolume, VolumeGroup};
 
-/// A raid image's own metadata: superblocks and a bitmap of at most 2^21 regions, 264 KiB, in one extent.
-const RAID_METADATA_EXTENTS: u64 = 1;
-/// With smaller extents a raid image's metadata may take more than one, depending on the volume's size.
-const LEAST_RAID_EXTENT: u64 = 512 << 10;
 /// No new volume when less than this part of the metadata area is left.
 const METADATA_RESERVE: u64 = 10;
 
-/// The largest volume that can be made.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Largest {
-    /// Extents that the volume offers; 0 when none can be made.
-    pub extents: u64,
-    /// The same in bytes.
-    pub bytes: u64,
-    /// Why none can be made, for the operator. Only with 0 extents.
-    pub reason: Option<String>,
+/// What the volume group can give new volumes when `reserve` bytes of it are to stay free.
+#[must_use]
+pub fn space(group: &VolumeGroup, reserve: u64) -> Space {
+    Space {
+        extent: group.extent_size,
+        free: usable(group).iter().map(|volume| volume.free_extents).collect(),
+        reserve: reserve.div_ceil(group.extent_size.max(1)),
+        closed: closed(group),
+    }
 }
 
 /// Free space in bytes on disks that may be allocated from, the reserve taken off; a raid1 volume uses it up faster.
 #[must_use]
 pub fn available(group: &VolumeGroup, reserve: u64) -> u64 {
-    let free: u64 = usable(group).iter().map(|volume| volume.free_extents).sum();
-    free.saturating_sub(in_extents(reserve, group.extent_size)).saturating_mul(group.extent_size)
+    space(group, reserve).available()
 }
 
 /// The largest volume of that layout that leaves `reserve` bytes of the volume group free.
 #[must_use]
 pub fn largest(group: &VolumeGroup, layout: &Layout, reserve: u64) -> Largest {
-    match largest_extents(group, layout, reserve) {
-        Ok(extents) => Largest { extents, bytes: extents.saturating_mul(group.extent_size), reason: None },
-        Err(reason) => Largest { extents: 0, bytes: 0, reason: Some(reason) },
-    }
+    space(group, reserve).largest(layout)
 }
 
 /// The physical volumes that a volume of `extents` extents should lie on, or none when it does not fit.
@@ -52,7 +45,7 @@ pub fn largest(group: &VolumeGroup, layout: &Layout, reserve: u64) -> Largest {
 /// a volume on one disk is lost with one disk only, and large free areas stay whole; if none is large enough, all.
 #[must_use]
 pub fn choose(group: &VolumeGroup, layout: &Layout, extents: u64, reserve: u64) -> Option<Vec<PathBuf>> {
-    let most = largest_extents(group, layout, reserve).ok()?;
+    let most = largest(group, layout, reserve).extents;
     if extents == 0 || extents > most || !extents.is_multiple_of(u64::from(layout.stripes()).max(1)) {
         return None;
     }
@@ -115,52 +108,6 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
     None
 }
 
-fn largest_extents(group: &VolumeGroup, layout: &Layout, reserve: u64) -> Result<u64, String> {
-    if let Some(reason) = closed(group) {
-        return Err(reason);
-    }
-    let VolumeGroup { name, extent_size, .. } = group;
-    let volumes = usable(group);
-    let total: u64 = volumes.iter().map(|volume| volume.free_extents).sum();
-    let total = total.saturating_sub(in_extents(reserve, *extent_size));
-    let width = u64::from(layout.width());
-    let stripes = u64::from(layout.stripes()).max(1);
-    if width > u64::try_from(volumes.len()).unwrap_or(u64::MAX) {
-        let usable = volumes.len();
-        return Err(format!("layout {layout} needs {width} physical volumes; volume group {name} has {usable} to use"));
-    }
-    // What the fullest of the chosen disks can give bounds all of them.
-    let index = usize::try_from(width.saturating_sub(1)).unwrap_or(usize::MAX);
-    let each = volumes.get(index).map_or(0, |volume| volume.free_extents).min(total / width.max(1));
-    let extents = match *layout {
-        Layout::Linear => total,
-        Layout::Striped { stripe_size, .. } => {
-            if stripe_size > *extent_size {
-                return Err(format!(
-                    "a stripe of {stripe_size} bytes is larger than an extent of volume group {name}, {extent_size}"
-                ));
-            }
-            each.saturating_mul(stripes)
-        }
-        Layout::Raid1 { .. } => {
-            if *extent_size < LEAST_RAID_EXTENT {
-                return Err(format!(
-                    "raid needs extents of at least {LEAST_RAID_EXTENT} bytes; those of volume group {name} have \
-                     {extent_size}"
-                ));
-            }
-            each.saturating_sub(RAID_METADATA_EXTENTS)
-        }
-        Layout::Raid5 { .. } | Layout::Raid6 { .. } | Layout::Raid10 { .. } => {
-            return Err(format!("layout {layout} is not made by this version"));
-        }
-    };
-    if extents == 0 {
-        return Err(format!("volume group {name} has no free space for layout {layout}"));
-    }
-    Ok(extents)
-}
-
 /// Disks that are there and may be allocated from, those with the most free extents first.
 fn usable(group: &VolumeGroup) -> Vec<&PhysicalVolume> {
     let mut volumes: Vec<&PhysicalVolume> = group
@@ -171,8 +118,4 @@ fn usable(group: &VolumeGroup) -> Vec<&PhysicalVolume> {
     // By name among equals, so that the same report always gives the same choice.
     volumes.sort_by_key(|volume| (Reverse(volume.free_extents), volume.device.clone()));
     volumes
-}
-
-fn in_extents(bytes: u64, extent_size: u64) -> u64 {
-    bytes.div_ceil(extent_size.max(1))
 }

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use quarry_lvm::capacity::{available, choose, closed, largest};
+use quarry_lvm::capacity::{available, choose, closed, largest, space};
 use quarry_lvm::{LogicalVolume, PhysicalVolume, VolumeGroup};
 use quarry_volume::Layout;
 
@@ -195,5 +195,32 @@ proptest! {
                 && step * u64::from(width) <= total,
         };
         prop_assert!(!fits);
+    }
+
+    /// What the controller computes from a node's word is what the node decides by: a size that the space promises has its
+    /// disks, one that it does not promise has none, and what is taken comes off.
+    #[test]
+    fn the_space_that_is_told_and_the_choice_agree(
+        free in prop::collection::vec((0_u64..50, any::<bool>()), 0..6),
+        width in 1_u32..5,
+        striped in any::<bool>(),
+        reserve in 0_u64..40,
+        extents in 0_u64..120,
+    ) {
+        let mut group = group(&free.iter().map(|(free, _)| *free).collect::<Vec<_>>());
+        for (disk, (_, allocatable)) in group.physical_volumes.iter_mut().zip(&free) {
+            disk.allocatable = *allocatable;
+        }
+        let layout = match (width, striped) {
+            (1, _) => Layout::Linear,
+            (stripes, true) => Layout::Striped { stripes, stripe_size: 65536 },
+            (width, false) => Layout::Raid1 { mirrors: width - 1 },
+        };
+        let space = space(&group, reserve * EXTENT);
+        prop_assert!(space.free.is_sorted_by(|one, next| one >= next));
+        let promised = extents > 0
+            && extents <= space.largest(&layout).extents
+            && (extents * EXTENT).is_multiple_of(space.unit(&layout));
+        prop_assert_eq!(choose(&group, &layout, extents, reserve * EXTENT).is_some(), promised);
     }
 }

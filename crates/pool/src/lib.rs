@@ -1,17 +1,20 @@
 //! Pools: where volumes are carved from.
 //!
-//! A [`Pool`] is a storage behind one trait; [`LvmPool`] is a volume group. The [`Record`] lies with each volume and is
+//! A [`Pool`] is a storage behind one trait; [`LvmPool`] is a volume group,
+//! [`SimulatedPool`] a pretence of one in memory. The [`Record`] lies with each volume and is
 //! all the state there is: what is on the disks survives whatever happens to the processes above them.
 
 mod config;
 mod lvm;
 mod pool;
 mod record;
+mod simulated;
 mod uevent;
 
 pub use config::{ConfigError, PoolConfig, load, parse};
 pub use lvm::LvmPool;
-pub use pool::{Health, Pool, PoolStatus, PoolVolume, Recorded};
+pub use pool::{Device, Health, Pool, PoolVolume, Reading, Recorded, Volumes};
 pub use quarry_lvm::safe_name as volume_name;
 pub use record::{MAX_RECORD, Record, State, Tag, VERSION};
-pub use uevent::Uevents;
+pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
+pub use uevent::{Heard, Uevents};

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use quarry_volume::{Capacity, Layout, Result, StorageId, VolumeSpec};
+use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec};
 
-use crate::Record;
+use crate::{Record, SimulatedDevice, Uevents};
 
 /// A volume as its pool finds it on the storage.
 #[derive(Clone, Debug)]
@@ -49,25 +49,35 @@ pub enum Health {
     Incomplete(String),
 }
 
-/// A pool as an operator sees it. Sizes in bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolStatus {
-    /// Its name.
-    pub name: String,
-    /// The sum of its storage.
-    pub size: u64,
-    /// What can be carved as linear volumes.
-    pub free: u64,
-    /// The largest linear volume.
-    pub largest: u64,
-    /// The size of its metadata area, and what is left of it; 0 where there is none.
-    pub metadata_size: u64,
-    /// What is left of the metadata area.
-    pub metadata_free: u64,
-    /// How many volumes of ours it holds.
-    pub volumes: u64,
-    /// Why it takes no new volumes, or cannot be read at all; empty if all is well.
-    pub problems: Vec<String>,
+/// All that a pool says of itself, seen at one instant.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Figures and problems. What cannot be read is a problem to be shown, and gives no space.
+    pub state: PoolState,
+    /// Stands for the volumes of this reading, as long as the pool lives: two readings with the same mark have the same.
+    pub mark: u64,
+    /// The volumes.
+    pub volumes: Volumes,
+}
+
+/// The volumes of a [`Reading`].
+#[derive(Clone, Debug)]
+pub enum Volumes {
+    /// The storage cannot be read completely: nothing is said of any volume.
+    Unreadable,
+    /// The ones of the reading with the mark that the caller gave.
+    Same,
+    /// All volumes that carry our mark.
+    All(Vec<PoolVolume>),
+}
+
+/// What stands for the bytes of a volume that is active.
+#[derive(Clone, Debug)]
+pub enum Device {
+    /// The kernel's node of its block device.
+    Node(PathBuf),
+    /// There is no device: the pool is a simulated one.
+    Simulated(SimulatedDevice),
 }
 
 /// Storage that volumes are carved from.
@@ -79,8 +89,17 @@ pub trait Pool: Send + Sync {
     /// The name that a StorageClass gives.
     fn name(&self) -> &str;
 
+    /// Looks at everything, at one instant; never fails. `known` is the mark of a reading that the caller has: where its
+    /// volumes are still the same, they are not told again.
+    async fn read(&self, known: Option<u64>) -> Reading;
+
+    /// What is heard of devices under this pool, as a hint to read again.
+    fn uevents(&self) -> &Uevents;
+
     /// Figures and problems; never fails: what cannot be read is a problem to be shown.
-    async fn status(&self) -> PoolStatus;
+    async fn status(&self) -> PoolState {
+        self.read(None).await.state
+    }
 
     /// All volumes that carry our mark, completely read.
     ///
@@ -88,17 +107,25 @@ pub trait Pool: Send + Sync {
     /// `Unavailable` if the storage cannot be read: an incomplete list is no answer.
     async fn volumes(&self) -> Result<Vec<PoolVolume>>;
 
+    /// The volume of that name on the storage. `None`: the storage was read completely, and it is not there.
+    ///
+    /// # Errors
+    /// `Unavailable` as for [`Pool::volumes`].
+    async fn volume(&self, name: &str) -> Result<Option<PoolVolume>>;
+
+    /// The volume that was asked for under that name, as its record says.
+    ///
+    /// # Errors
+    /// `Unavailable` as for [`Pool::volumes`].
+    async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
+        Ok(self.volumes().await?.into_iter().find(|volume| volume.record().is_ok_and(|record| record.name == name)))
+    }
+
     /// The identity of the storage, once it has been read.
     ///
     /// # Errors
     /// `Unavailable` as for [`Pool::volumes`].
     async fn storage(&self) -> Result<StorageId>;
-
-    /// What the pool can still give for `layout`.
-    ///
-    /// # Errors
-    /// `Unavailable` as for [`Pool::volumes`].
-    async fn capacity(&self, layout: &Layout) -> Result<Capacity>;
 
     /// The size that a volume of this spec would get, in bytes.
     ///
@@ -116,7 +143,7 @@ pub trait Pool: Send + Sync {
     ///
     /// # Errors
     /// `Precondition` if the storage under it is lost.
-    async fn activate(&self, volume: &PoolVolume) -> Result<PathBuf>;
+    async fn activate(&self, volume: &PoolVolume) -> Result<Device>;
 
     /// The device of the volume, if it is active; asks nobody but the kernel.
     ///
@@ -137,6 +164,21 @@ pub trait Pool: Send + Sync {
     async fn remove(&self, volume: &PoolVolume) -> Result<()>;
 }
 
+impl Device {
+    /// The node of the block device, for whom it takes a real one.
+    ///
+    /// # Errors
+    /// `Precondition` for a simulated volume.
+    pub fn node(self) -> Result<PathBuf> {
+        match self {
+            Self::Node(path) => Ok(path),
+            Self::Simulated(_) => {
+                Err(Error::precondition("its pool is simulated: it has no device, and cannot be staged or published"))
+            }
+        }
+    }
+}
+
 impl PoolVolume {
     /// The record, where this code may change the volume.
     ///
@@ -145,13 +187,13 @@ impl PoolVolume {
     pub fn record(&self) -> Result<&Record> {
         match &self.record {
             Recorded::Here(record) => Ok(record),
-            Recorded::Newer(version) => Err(quarry_volume::Error::precondition(format!(
+            Recorded::Newer(version) => Err(Error::precondition(format!(
                 "volume {} was written by a newer Quarry (record version {version}, this one knows {}): it can be \
                  unpublished and unstaged, nothing else; upgrade Quarry on this node",
                 self.name,
                 crate::record::VERSION
             ))),
-            Recorded::Broken(why) => Err(quarry_volume::Error::precondition(format!(
+            Recorded::Broken(why) => Err(Error::precondition(format!(
                 "the record of volume {} cannot be read ({why}); nothing is changed: repair its tag by hand, see \
                  docs/record-format.md",
                 self.name

@@ -5,28 +5,23 @@
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket, sockopt,
 };
+use tokio::sync::watch;
 
 /// The multicast group on which the kernel itself speaks; udevd's own words are in another.
 const KERNEL_GROUP: u32 = 1;
 
+/// How many events of block devices were heard, and how many of them were disks or partitions that came or went.
+pub type Heard = (u64, u64);
+
 /// Counts of what was heard since the start. Cheap to clone; all clones count together.
 #[derive(Clone, Debug, Default)]
 pub struct Uevents {
-    inner: Arc<Counts>,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    /// Events of any block device.
-    any: AtomicU64,
-    /// Disks and partitions that came or went.
-    disks: AtomicU64,
+    heard: Arc<watch::Sender<Heard>>,
 }
 
 impl Uevents {
@@ -49,8 +44,23 @@ impl Uevents {
 
     /// How many events of block devices were heard, and how many of them were disks that came or went.
     #[must_use]
-    pub fn heard(&self) -> (u64, u64) {
-        (self.inner.any.load(Ordering::Acquire), self.inner.disks.load(Ordering::Acquire))
+    pub fn heard(&self) -> Heard {
+        *self.heard.borrow()
+    }
+
+    /// Waits until more was heard than `heard`.
+    pub async fn beyond(&self, heard: Heard) {
+        let mut now = self.heard.subscribe();
+        // The sender lives as long as `self`: this cannot fail.
+        let _ = now.wait_for(|now| *now != heard).await;
+    }
+
+    /// Counts an event of a device that is no disk, or of a disk.
+    pub(crate) fn count(&self, disk: bool) {
+        self.heard.send_modify(|(any, disks)| {
+            *any += 1;
+            *disks += u64::from(disk);
+        });
     }
 
     fn run(&self, socket: &OwnedFd) {
@@ -59,10 +69,7 @@ impl Uevents {
             match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(length) => self.note(buffer.get(..length).unwrap_or_default()),
                 // Messages were lost: anything may have happened.
-                Err(Errno::ENOBUFS) => {
-                    self.inner.any.fetch_add(1, Ordering::AcqRel);
-                    self.inner.disks.fetch_add(1, Ordering::AcqRel);
-                }
+                Err(Errno::ENOBUFS) => self.count(true),
                 Err(Errno::EINTR) => {}
                 Err(error) => {
                     tracing::warn!(%error, "kernel uevents ended: changes made by hand are noticed a few seconds later");
@@ -77,12 +84,9 @@ impl Uevents {
         if !fields.contains(&b"SUBSYSTEM=block".as_slice()) {
             return;
         }
-        self.inner.any.fetch_add(1, Ordering::AcqRel);
         let came_or_went = fields.iter().any(|field| matches!(*field, b"ACTION=add" | b"ACTION=remove"));
         let mapped = fields.iter().any(|field| field.starts_with(b"DEVNAME=dm-"));
-        if came_or_went && !mapped {
-            self.inner.disks.fetch_add(1, Ordering::AcqRel);
-        }
+        self.count(came_or_went && !mapped);
     }
 }
 

@@ -10,13 +10,14 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use quarry_controller::{ControllerService, IdentityService, Readiness};
 use quarry_node::{Host, NodeService};
-use quarry_pool::{LvmPool, Pool, PoolStatus, Uevents};
+use quarry_pool::{LvmPool, Pool, Uevents};
 use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
 use quarry_proto::csi::v1::node_server::NodeServer;
 use quarry_transport::metrics::{Metrics, Sample};
 use quarry_transport::shutdown::{GRACE, Shutdown};
 use quarry_transport::{http, unix};
+use quarry_volume::{Layout, PoolState};
 
 /// The programs that a node runs; each missing one is named at the start.
 const TOOLS: [&str; 7] = ["lvm", "dmsetup", "blkid", "mkfs.ext4", "mkfs.xfs", "xfs_repair", "mkfs.btrfs"];
@@ -139,7 +140,7 @@ fn readiness(host: &Host) -> Readiness {
 /// Serves health and metrics.
 async fn watch(host: &Host, metrics: &Metrics, address: SocketAddr, shutdown: &Shutdown) -> anyhow::Result<()> {
     let listener = http::bind(address).await?;
-    let pools: Arc<Mutex<Vec<PoolStatus>>> = Arc::default();
+    let pools: Arc<Mutex<Vec<PoolState>>> = Arc::default();
     register(metrics, host, &pools);
     let refresh: http::Refresh = {
         let (host, pools) = (host.clone(), Arc::clone(&pools));
@@ -168,7 +169,7 @@ async fn watch(host: &Host, metrics: &Metrics, address: SocketAddr, shutdown: &S
     Ok(())
 }
 
-async fn statuses(host: &Host) -> Vec<PoolStatus> {
+async fn statuses(host: &Host) -> Vec<PoolState> {
     join_all(host.pools().iter().map(|pool| pool.status())).await
 }
 
@@ -189,8 +190,8 @@ async fn problems(host: &Host) -> Vec<String> {
 }
 
 /// Registers what this process knows besides its calls.
-fn register(metrics: &Metrics, host: &Host, pools: &Arc<Mutex<Vec<PoolStatus>>>) {
-    let per_pool = |name: &'static str, help: &'static str, figure: fn(&PoolStatus) -> u64| {
+fn register(metrics: &Metrics, host: &Host, pools: &Arc<Mutex<Vec<PoolState>>>) {
+    let per_pool = |name: &'static str, help: &'static str, figure: fn(&PoolState) -> u64| {
         let pools = Arc::clone(pools);
         metrics.gauge(name, help, move || {
             let pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
@@ -198,8 +199,10 @@ fn register(metrics: &Metrics, host: &Host, pools: &Arc<Mutex<Vec<PoolStatus>>>)
         });
     };
     per_pool("pool_size_bytes", "All storage of the pool", |pool| pool.size);
-    per_pool("pool_free_bytes", "What the pool can still give, its reserve taken off", |pool| pool.free);
-    per_pool("pool_largest_free_bytes", "The largest linear volume the pool can make", |pool| pool.largest);
+    per_pool("pool_free_bytes", "What the pool can still give, its reserve taken off", |pool| pool.space.available());
+    per_pool("pool_largest_free_bytes", "The largest linear volume the pool can make", |pool| {
+        pool.space.largest(&Layout::Linear).bytes
+    });
     per_pool("pool_metadata_size_bytes", "The pool's metadata area", |pool| pool.metadata_size);
     per_pool("pool_metadata_free_bytes", "What is left of the pool's metadata area", |pool| pool.metadata_free);
     per_pool("pool_volumes", "Volumes in the pool", |pool| pool.volumes);

@@ -138,7 +138,10 @@ mod tests {
     #[test]
     fn a_linear_volume_takes_all_disks_and_leaves_the_reserve() {
         let space = Space { reserve: 5, ..space(&[10, 4, 1]) };
-        assert_eq!(space.capacity(&Layout::Linear), Capacity { available: 40 * MIB, largest: 40 * MIB, smallest: 4 * MIB });
+        assert_eq!(
+            space.capacity(&Layout::Linear),
+            Capacity { available: 40 * MIB, largest: 40 * MIB, smallest: 4 * MIB }
+        );
     }
 
     #[test]

@@ -22,8 +22,8 @@ const TRIES: usize = 5;
 /// What a report said.
 #[derive(Clone, Debug)]
 pub(crate) enum View {
-    /// The volume group, completely.
-    Found(Arc<VolumeGroup>),
+    /// The volume group, completely, and the number of the report: another one where anything may be different.
+    Found(Arc<VolumeGroup>, u64),
     /// It cannot be used, and why.
     Absent(String),
 }
@@ -48,6 +48,8 @@ struct State {
     seen: Option<Seen>,
     /// Counts our own changes of the volume group.
     changes: u64,
+    /// Counts the reports.
+    reports: u64,
 }
 
 /// The cached report of one volume group.
@@ -62,6 +64,10 @@ pub(crate) struct Cache {
 impl Cache {
     pub(crate) fn new(group: &str, uevents: Uevents) -> Arc<Self> {
         Arc::new(Self { group: group.to_owned(), uevents, state: Mutex::default(), asking: Arc::default() })
+    }
+
+    pub(crate) fn uevents(&self) -> &Uevents {
+        &self.uevents
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,7 +121,7 @@ impl Cache {
             match &seen.view {
                 // There is nothing to compare: what is not there may have come.
                 View::Absent(_) => return None,
-                View::Found(_) => (seen.view.clone(), seen.fingerprints.clone()),
+                View::Found(..) => (seen.view.clone(), seen.fingerprints.clone()),
             }
         };
         let began = Instant::now();
@@ -146,7 +152,11 @@ impl Cache {
             let checked = Instant::now();
             let before = fingerprints(devices.clone()).await;
             let view = match report(&[&self.group]).await.map(|report| report.get(&self.group).clone()) {
-                Ok(Lookup::Found(group)) => View::Found(Arc::new(*group)),
+                Ok(Lookup::Found(group)) => {
+                    let mut state = self.state();
+                    state.reports += 1;
+                    View::Found(Arc::new(*group), state.reports)
+                }
                 Ok(Lookup::Missing) => View::Absent(format!(
                     "volume group {} does not exist on this node: create it (vgcreate), or correct the configuration",
                     self.group
@@ -160,7 +170,7 @@ impl Cache {
                 }
             };
             let found = match &view {
-                View::Found(group) => group.metadata_devices(),
+                View::Found(group, _) => group.metadata_devices(),
                 View::Absent(_) => Vec::new(),
             };
             let same = found == devices;

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use quarry_exec::Orphan;
 use quarry_lvm::commands::{self, CreateLv};
 use quarry_lvm::{LogicalVolume, VolumeGroup, capacity, safe_name};
-use quarry_volume::{Capacity, Error, Layout, Reason, Result, StorageId, VolumeSpec};
+use quarry_volume::{Error, Layout, PoolState, Reason, Result, StorageId, VolumeSpec};
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::cache::{Cache, View};
+use crate::pool::{Device, Reading, Volumes};
 use crate::record::Tag;
-use crate::{Health, Pool, PoolConfig, PoolStatus, PoolVolume, Record, Recorded, Uevents};
+use crate::{Health, Pool, PoolConfig, PoolVolume, Record, Recorded, Uevents};
 
 /// A pool of kind `lvm`.
 pub struct LvmPool {
@@ -51,6 +52,11 @@ impl LvmPool {
     /// A report waits for the volume group's lock. While a command that may hold it is overdue, none is asked for: only
     /// what is known without one is answered.
     async fn group(&self) -> Result<Arc<VolumeGroup>> {
+        Ok(self.numbered().await?.0)
+    }
+
+    /// The volume group as it is, with the number of the report that says so.
+    async fn numbered(&self) -> Result<(Arc<VolumeGroup>, u64)> {
         let view = match self.overdue() {
             None => self.cache.view().await,
             Some(command) => self.cache.remembered().await.unwrap_or_else(|| {
@@ -58,7 +64,7 @@ impl LvmPool {
             }),
         };
         match view {
-            View::Found(group) => Ok(group),
+            View::Found(group, number) => Ok((group, number)),
             View::Absent(why) => Err(Error::unavailable(format!("pool {}: {why}", self.config.name))),
         }
     }
@@ -216,59 +222,51 @@ impl Pool for LvmPool {
         &self.config.name
     }
 
-    async fn status(&self) -> PoolStatus {
-        let mut status = PoolStatus {
+    async fn read(&self, known: Option<u64>) -> Reading {
+        let mut state = PoolState {
             name: self.config.name.clone(),
-            size: 0,
-            free: 0,
-            largest: 0,
-            metadata_size: 0,
-            metadata_free: 0,
-            volumes: 0,
+            kind: "lvm".to_owned(),
+            on: self.config.volume_group.clone(),
             problems: self.overdue().into_iter().chain(self.orphan()).collect(),
+            ..PoolState::default()
         };
-        let group = match self.group().await {
-            Ok(group) => group,
+        let (group, mark) = match self.numbered().await {
+            Ok(found) => found,
             Err(error) => {
-                status.problems.push(error.message);
-                return status;
+                state.space.closed = Some(error.message.clone());
+                state.problems.push(error.message);
+                return Reading { state, mark: 0, volumes: Volumes::Unreadable };
             }
         };
-        status.size = group.extent_count.saturating_mul(group.extent_size);
-        status.free = capacity::available(&group, self.config.reserve);
-        status.largest = capacity::largest(&group, &Layout::Linear, self.config.reserve).bytes;
-        status.metadata_size = group.metadata_size;
-        status.metadata_free = group.metadata_free;
-        status.volumes = u64::try_from(volume::all(&group).len()).unwrap_or(u64::MAX);
-        status.problems.extend(capacity::closed(&group));
-        status
+        state.storage = Some(StorageId::of(&group.uuid));
+        state.size = group.extent_count.saturating_mul(group.extent_size);
+        state.space = capacity::space(&group, self.config.reserve);
+        state.metadata_size = group.metadata_size;
+        state.metadata_free = group.metadata_free;
+        state.problems.extend(state.space.closed.clone());
+        let volumes = volume::all(&group);
+        state.volumes = u64::try_from(volumes.len()).unwrap_or(u64::MAX);
+        let volumes = if known == Some(mark) { Volumes::Same } else { Volumes::All(volumes) };
+        Reading { state, mark, volumes }
+    }
+
+    fn uevents(&self) -> &Uevents {
+        self.cache.uevents()
     }
 
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {
         Ok(volume::all(&*self.group().await?))
     }
 
-    async fn storage(&self) -> Result<StorageId> {
-        Ok(StorageId::of(&self.group().await?.uuid))
+    async fn volume(&self, name: &str) -> Result<Option<PoolVolume>> {
+        let group = self.group().await?;
+        // As in a list of all: a part of another volume is none.
+        let found = group.volumes().find(|volume| volume.name == name);
+        Ok(found.and_then(|found| volume::ours(&group, found)))
     }
 
-    async fn capacity(&self, layout: &Layout) -> Result<Capacity> {
-        let group = self.group().await?;
-        let largest = capacity::largest(&group, layout, self.config.reserve);
-        if let Some(reason) = largest.reason {
-            tracing::debug!(pool = self.config.name, reason, "no capacity");
-            return Ok(Capacity::default());
-        }
-        let copies = match layout {
-            Layout::Raid1 { .. } => u64::from(layout.width()),
-            _ => 1,
-        };
-        Ok(Capacity {
-            // What several volumes together may get; a single one never gets more than the largest.
-            available: (capacity::available(&group, self.config.reserve) / copies).max(largest.bytes),
-            largest: largest.bytes,
-            smallest: Self::unit(&group, layout),
-        })
+    async fn storage(&self) -> Result<StorageId> {
+        Ok(StorageId::of(&self.group().await?.uuid))
     }
 
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
@@ -343,15 +341,15 @@ impl Pool for LvmPool {
         })
     }
 
-    async fn activate(&self, volume: &PoolVolume) -> Result<PathBuf> {
+    async fn activate(&self, volume: &PoolVolume) -> Result<Device> {
         if let Some(device) = self.device(volume)? {
-            return Ok(device);
+            return Ok(Device::Node(device));
         }
         let _turn = self.turn().await?;
         let group = self.group().await?;
         self.current(&group, volume)?;
         commands::activate(&group.name, &volume.name).await.map_err(|error| self.explain(error))?;
-        self.device(volume)?.ok_or_else(|| {
+        self.device(volume)?.map(Device::Node).ok_or_else(|| {
             Error::host(format!(
                 "lvm activated {}/{}, but the kernel has no device for it: see the kernel log and `lvs -a {}`",
                 group.name, volume.name, group.name

@@ -1,0 +1,141 @@
+//! The storage of a simulated pool: which extents are whose.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use quarry_volume::Layout;
+
+/// Simulated disks and what lies on them. Lean: tests have a hundred thousand volumes.
+pub(super) struct Disks {
+    /// Extents of all disks together.
+    size: u64,
+    /// Free extents of each disk.
+    free: Vec<u64>,
+    volumes: BTreeMap<Box<str>, Slot>,
+    /// Counts the changes.
+    mark: u64,
+    /// Counts the volumes ever made: none has the identity of another.
+    made: u64,
+}
+
+/// One volume.
+pub(super) struct Slot {
+    /// Tells it from every other.
+    pub(super) number: u64,
+    /// Bytes.
+    pub(super) size: u64,
+    /// The record's text.
+    pub(super) record: Box<str>,
+    /// How many bytes from its beginning are zeros.
+    pub(super) zeroed: u64,
+    /// Whether signatures of former owners were wiped.
+    pub(super) wiped: bool,
+    /// Which disk gave how many extents.
+    extents: Box<[(usize, u64)]>,
+}
+
+impl Disks {
+    pub(super) fn new(disks: Vec<u64>) -> Self {
+        Self { size: disks.iter().sum(), free: disks, volumes: BTreeMap::new(), mark: 1, made: 0 }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    pub(super) fn mark(&self) -> u64 {
+        self.mark
+    }
+
+    pub(super) fn free(&self) -> &[u64] {
+        &self.free
+    }
+
+    /// Free extents, the most first.
+    pub(super) fn sorted(&self) -> Vec<u64> {
+        let mut free = self.free.clone();
+        free.sort_unstable_by_key(|free| Reverse(*free));
+        free
+    }
+
+    pub(super) fn volumes(&self) -> impl Iterator<Item = (&str, &Slot)> {
+        self.volumes.iter().map(|(name, slot)| (&**name, slot))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Slot> {
+        self.volumes.get(name)
+    }
+
+    /// For what does not show in a reading.
+    pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Slot> {
+        self.volumes.get_mut(name)
+    }
+
+    /// Makes a volume that is known to fit, on the disks that a volume group would take.
+    pub(super) fn carve(&mut self, name: &str, extents: u64, layout: &Layout, size: u64, record: String) {
+        let mut order: Vec<usize> = (0..self.free.len()).collect();
+        let free = |disk: &usize| self.free.get(*disk).copied().unwrap_or_default();
+        order.sort_by_key(|disk| Reverse(free(disk)));
+        let width = usize::try_from(layout.width()).unwrap_or(usize::MAX);
+        let taken: Vec<(usize, u64)> = match layout {
+            Layout::Linear => match order.iter().rev().find(|disk| free(disk) >= extents) {
+                Some(one) => vec![(*one, extents)],
+                None => {
+                    let mut left = extents;
+                    let take = |disk: usize| {
+                        let part = free(&disk).min(left);
+                        left -= part;
+                        (disk, part)
+                    };
+                    order.into_iter().map(take).filter(|(_, part)| *part > 0).collect()
+                }
+            },
+            Layout::Raid1 { .. } => order.into_iter().take(width).map(|disk| (disk, extents + 1)).collect(),
+            _ => {
+                let each = extents / u64::from(layout.stripes()).max(1);
+                order.into_iter().take(width).map(|disk| (disk, each)).collect()
+            }
+        };
+        for (disk, extents) in &taken {
+            self.take(*disk, *extents);
+        }
+        self.made += 1;
+        let slot = Slot {
+            number: self.made,
+            size,
+            record: record.into_boxed_str(),
+            zeroed: 0,
+            wiped: false,
+            extents: taken.into_boxed_slice(),
+        };
+        self.volumes.insert(name.into(), slot);
+        self.mark += 1;
+    }
+
+    pub(super) fn remove(&mut self, name: &str) -> Option<Slot> {
+        let slot = self.volumes.remove(name)?;
+        for (disk, extents) in &slot.extents {
+            if let Some(free) = self.free.get_mut(*disk) {
+                *free += extents;
+            }
+        }
+        self.mark += 1;
+        Some(slot)
+    }
+
+    pub(super) fn set_record(&mut self, name: &str, record: String) {
+        if let Some(slot) = self.volumes.get_mut(name) {
+            slot.record = record.into_boxed_str();
+            self.mark += 1;
+        }
+    }
+
+    /// Takes free extents of a disk, as far as there are.
+    pub(super) fn take(&mut self, disk: usize, extents: u64) -> u64 {
+        let Some(free) = self.free.get_mut(disk) else { return 0 };
+        let taken = extents.min(*free);
+        *free -= taken;
+        self.mark += 1;
+        taken
+    }
+}
