@@ -1,20 +1,20 @@
 //! The CSI Controller service: reads requests, checks them as far as this can be done without the storage, and asks the
-//! [`Agent`] of the node that holds the disks.
+//! agent of the node that holds the disks, or answers from what the nodes have told.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_proto::csi::v1 as csi;
 use quarry_transport::deadline;
 use quarry_volume::wire::{existing_volume, required, signed};
 use quarry_volume::{
-    Agent, Capability, Error, MKFS_OPTIONS, Parameters, Reason, Result, SizeRange, Usage, Volume, VolumeId, VolumeSpec,
-    capabilities,
+    Capability, Error, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume, VolumeId, VolumeSpec, capabilities,
+    check_options,
 };
 use tonic::{Request, Response, Status};
 
-use crate::paging;
+use crate::cluster::Cluster;
+use crate::{paging, placement};
 
 /// How long a call waits for the node where the caller gave no deadline: less than the sidecars' usual minute.
 const DEFAULT_WAIT: Duration = Duration::from_secs(50);
@@ -24,15 +24,15 @@ const MAX_MAP: usize = 4096;
 /// The CSI Controller service.
 #[derive(Clone)]
 pub struct ControllerService {
-    agent: Arc<dyn Agent>,
+    cluster: Cluster,
     topology_key: String,
 }
 
 impl ControllerService {
-    /// The service in front of `agent`; `topology_key` is the key of the topology segments that name nodes.
+    /// The service in front of `cluster`; `topology_key` is the key of the topology segments that name nodes.
     #[must_use]
-    pub fn new(agent: Arc<dyn Agent>, topology_key: impl Into<String>) -> Self {
-        Self { agent, topology_key: topology_key.into() }
+    pub fn new(cluster: Cluster, topology_key: impl Into<String>) -> Self {
+        Self { cluster, topology_key: topology_key.into() }
     }
 
     fn describe(&self, volume: &Volume, context: BTreeMap<String, String>) -> csi::Volume {
@@ -46,38 +46,20 @@ impl ControllerService {
             ..Default::default()
         }
     }
+}
 
-    /// Whether our node is in one of these segments; a segment without our key says nothing about it.
-    fn admits(&self, segments: &BTreeMap<String, String>) -> bool {
-        segments.get(&self.topology_key).is_none_or(|node| node == self.agent.node())
-    }
-
-    fn check_topology(&self, requirement: Option<&csi::TopologyRequirement>) -> Result<()> {
-        let Some(requirement) = requirement else { return Ok(()) };
-        // Preferred is a part of requisite where both are given (CSI, `TopologyRequirement`).
-        let allowed = if requirement.requisite.is_empty() { &requirement.preferred } else { &requirement.requisite };
-        if allowed.is_empty() || allowed.iter().any(|topology| self.admits(&topology.segments)) {
-            return Ok(());
-        }
-        Err(Error::new(
-            Reason::NoSpace,
-            format!("none of the asked topology segments is node {}, the only one here", self.agent.node()),
-        ))
-    }
-
-    fn check_options(&self, capabilities: &[Capability], usage: Usage, mkfs_options: &str) -> Result<()> {
-        let Some(filesystem) = usage.filesystem else {
-            return if mkfs_options.is_empty() {
-                Ok(())
-            } else {
-                Err(Error::invalid("mkfsOptions are given for a raw block volume, which has no filesystem"))
-            };
+fn check_all_options(capabilities: &[Capability], usage: Usage, mkfs_options: &str) -> Result<()> {
+    let Some(filesystem) = usage.filesystem else {
+        return if mkfs_options.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::invalid("mkfsOptions are given for a raw block volume, which has no filesystem"))
         };
-        for capability in capabilities {
-            self.agent.check_options(filesystem, &capability.mount_flags, mkfs_options)?;
-        }
-        Ok(())
+    };
+    for capability in capabilities {
+        check_options(filesystem, &capability.mount_flags, mkfs_options)?;
     }
+    Ok(())
 }
 
 fn map(field: &str, map: &BTreeMap<String, String>) -> Result<()> {
@@ -133,10 +115,10 @@ impl csi::controller_server::Controller for ControllerService {
         let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
         let request = request.into_inner();
         let (spec, capabilities, usage) = spec(&request)?;
-        self.check_options(&capabilities, usage, &spec.mkfs_options)?;
-        self.check_topology(request.accessibility_requirements.as_ref())?;
+        check_all_options(&capabilities, usage, &spec.mkfs_options)?;
+        let candidates = placement::candidates(request.accessibility_requirements.as_ref(), &self.topology_key);
         let context = context(&spec.mkfs_options);
-        let volume = self.agent.create(spec, wait).await?;
+        let volume = placement::place(&self.cluster, spec, candidates, wait).await?;
         Ok(Response::new(csi::CreateVolumeResponse { volume: Some(self.describe(&volume, context)) }))
     }
 
@@ -149,7 +131,7 @@ impl csi::controller_server::Controller for ControllerService {
         required("volume_id", &request.volume_id)?;
         // What is no identifier of ours was never made by us: there is nothing to delete.
         if let Ok(id) = request.volume_id.parse::<VolumeId>() {
-            self.agent.delete(&id, wait).await?;
+            self.cluster.delete(&id, wait).await?;
         }
         Ok(Response::new(csi::DeleteVolumeResponse {}))
     }
@@ -158,13 +140,14 @@ impl csi::controller_server::Controller for ControllerService {
         &self,
         request: Request<csi::ValidateVolumeCapabilitiesRequest>,
     ) -> Result<Response<csi::ValidateVolumeCapabilitiesResponse>, Status> {
+        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
         let request = request.into_inner();
         required("volume_id", &request.volume_id)?;
         map("parameters", &request.parameters)?;
         if request.volume_capabilities.is_empty() {
             return Err(Error::invalid("volume_capabilities is empty: say what is to be validated").into());
         }
-        let volume = self.agent.get(&existing_volume(&request.volume_id)?).await?;
+        let volume = self.cluster.get(&existing_volume(&request.volume_id)?, wait).await?;
         let refused = |error: Error| {
             // As long as any other message may be.
             let message = Status::from(error).message().to_owned();
@@ -174,7 +157,7 @@ impl csi::controller_server::Controller for ControllerService {
             Ok(capabilities) => capabilities,
             Err(error) => return refused(error),
         };
-        if let Err(error) = confirm(&volume, &capabilities, &*self.agent) {
+        if let Err(error) = confirm(&volume, &capabilities) {
             return refused(error);
         }
         Ok(Response::new(csi::ValidateVolumeCapabilitiesResponse {
@@ -193,16 +176,17 @@ impl csi::controller_server::Controller for ControllerService {
         request: Request<csi::ListVolumesRequest>,
     ) -> Result<Response<csi::ListVolumesResponse>, Status> {
         let request = request.into_inner();
-        let volumes = self.agent.list().await?;
-        let page = paging::page(volumes, &request.starting_token, request.max_entries)?;
+        let (after, most) = (paging::after(&request.starting_token)?, paging::most(request.max_entries)?);
+        let (volumes, more) = self.cluster.volumes(after.as_ref(), most)?;
+        let next_token = match volumes.last() {
+            Some(last) if more => paging::token(&last.id),
+            _ => String::new(),
+        };
         let entry = |volume: &Volume| csi::list_volumes_response::Entry {
             volume: Some(self.describe(volume, BTreeMap::new())),
             status: None,
         };
-        Ok(Response::new(csi::ListVolumesResponse {
-            entries: page.volumes.iter().map(entry).collect(),
-            next_token: page.next_token,
-        }))
+        Ok(Response::new(csi::ListVolumesResponse { entries: volumes.iter().map(entry).collect(), next_token }))
     }
 
     async fn get_capacity(
@@ -214,14 +198,12 @@ impl csi::controller_server::Controller for ControllerService {
         let capabilities = capabilities(&request.volume_capabilities)?;
         let parameters = Parameters::parse(&request.parameters)?;
         if !capabilities.is_empty() {
-            self.check_options(&capabilities, Usage::of(&capabilities)?, &parameters.mkfs_options)?;
+            check_all_options(&capabilities, Usage::of(&capabilities)?, &parameters.mkfs_options)?;
         }
-        let here = request.accessible_topology.as_ref().is_none_or(|topology| self.admits(&topology.segments));
-        let capacity = if here {
-            self.agent.capacity(parameters.pool.as_deref(), &parameters.layout).await?
-        } else {
-            quarry_volume::Capacity::default()
-        };
+        // A segment without our key says nothing about the node.
+        let node = request.accessible_topology.as_ref().and_then(|topology| topology.segments.get(&self.topology_key));
+        let capacity =
+            self.cluster.capacity(node.map(String::as_str), parameters.pool.as_deref(), &parameters.layout)?;
         Ok(Response::new(csi::GetCapacityResponse {
             available_capacity: signed(capacity.available),
             maximum_volume_size: Some(signed(capacity.largest)),
@@ -253,8 +235,9 @@ impl csi::controller_server::Controller for ControllerService {
         &self,
         request: Request<csi::ControllerGetVolumeRequest>,
     ) -> Result<Response<csi::ControllerGetVolumeResponse>, Status> {
+        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
         let request = request.into_inner();
-        let volume = self.agent.get(&existing_volume(&request.volume_id)?).await?;
+        let volume = self.cluster.get(&existing_volume(&request.volume_id)?, wait).await?;
         Ok(Response::new(csi::ControllerGetVolumeResponse {
             volume: Some(self.describe(&volume, BTreeMap::new())),
             status: Some(csi::controller_get_volume_response::VolumeStatus::default()),
@@ -263,7 +246,7 @@ impl csi::controller_server::Controller for ControllerService {
 }
 
 /// Whether the volume satisfies all the capabilities.
-fn confirm(volume: &Volume, capabilities: &[Capability], agent: &dyn Agent) -> Result<()> {
+fn confirm(volume: &Volume, capabilities: &[Capability]) -> Result<()> {
     let made = volume.access.ok_or_else(|| Error::precondition("the volume's record was written by a newer Quarry"))?;
     for capability in capabilities {
         if !made.includes(capability.access) {
@@ -275,7 +258,7 @@ fn confirm(volume: &Volume, capabilities: &[Capability], agent: &dyn Agent) -> R
             return Err(Error::invalid(format!("the volume carries {carried}, not {asked}")));
         }
         if let Some(filesystem) = volume.filesystem {
-            agent.check_options(filesystem, &capability.mount_flags, "")?;
+            check_options(filesystem, &capability.mount_flags, "")?;
         }
     }
     Ok(())

@@ -1,0 +1,185 @@
+//! Without Kubernetes: the nodes from a file, and a lock file between the controllers of one host.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use quarry_volume::{Error, MAX_NODE, Result};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::surroundings::{Election, Endpoint, Roster, RosterSource};
+
+/// How often the file of agents is looked at for a change.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Agents {
+    agents: Vec<Agent>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Agent {
+    node: String,
+    address: String,
+}
+
+/// Reads a list of agents:
+///
+/// ```yaml
+/// agents:
+///   - node: worker-1
+///     address: 192.0.2.11:9810
+/// ```
+///
+/// # Errors
+/// `InvalidRequest`, naming the file and what is wrong in it.
+pub fn read_agents(path: &Path) -> Result<Roster> {
+    let wrong = |what: String| Error::invalid(format!("the list of agents {}: {what}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let file: Agents = serde_saphyr::from_str_with_options(&text, options)
+        .map_err(|error| wrong(error.without_snippet().to_string()))?;
+    let mut roster = Roster::new();
+    for Agent { node, address } in file.agents {
+        if node.is_empty() || node.len() > MAX_NODE {
+            return Err(wrong(format!("{node:?} cannot be a node's name: give 1 to {MAX_NODE} bytes")));
+        }
+        if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            return Err(wrong(format!("the address of node {node} is {address:?}: write HOST:PORT")));
+        }
+        if roster.insert(node.clone(), Endpoint { address, pod_uid: String::new() }).is_some() {
+            return Err(wrong(format!("node {node} stands in it twice")));
+        }
+    }
+    Ok(roster)
+}
+
+/// The roster of a file, read again when the file changes, until `stop`. A change that cannot be read is logged, and the
+/// nodes stay as they were.
+///
+/// # Errors
+/// As [`read_agents`], for the first reading.
+pub fn follow_agents(path: &Path, stop: CancellationToken) -> Result<RosterSource> {
+    let first = read_agents(path)?;
+    let (sender, source) = watch::channel(Some(Arc::new(first)));
+    let path = path.to_owned();
+    tokio::spawn(async move {
+        let mut last = std::fs::read(&path).ok();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let now = std::fs::read(&path).ok();
+            if now == last {
+                continue;
+            }
+            last = now;
+            match read_agents(&path) {
+                Ok(roster) => drop(sender.send_replace(Some(Arc::new(roster)))),
+                Err(error) => tracing::error!(%error, "the nodes stay as they were"),
+            }
+        }
+    });
+    Ok(source)
+}
+
+/// The right to choose, between the controllers of one host: whoever locks the file has it until it ends. The file counts
+/// the holders.
+#[derive(Debug)]
+pub struct FileElection {
+    path: PathBuf,
+    held: Mutex<Option<(Flock<File>, u64)>>,
+}
+
+impl FileElection {
+    /// An election by the lock file at `path`, which is made where it is missing.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), held: Mutex::default() }
+    }
+
+    fn take(&self) -> Result<(Flock<File>, u64)> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            Error::host(format!("the lock file {} cannot be {what}: {error}", self.path.display()))
+        };
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.path);
+        let file = file.map_err(|error| failed("opened", &error))?;
+        let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+            nix::errno::Errno::EWOULDBLOCK => Error::unavailable(
+                "another controller of this host decides on requests that leave a choice of node: ask that one, or retry",
+            ),
+            errno => failed("locked", &errno),
+        })?;
+        let mut text = String::new();
+        lock.read_to_string(&mut text).map_err(|error| failed("read", &error))?;
+        let before: u64 = match text.trim() {
+            "" => 0,
+            number => number.parse().map_err(|error| failed("understood", &error))?,
+        };
+        let term = before + 1;
+        lock.rewind()
+            .and_then(|()| lock.write_all(format!("{term}\n").as_bytes()))
+            .and_then(|()| lock.sync_all())
+            .map_err(|error| failed("written", &error))?;
+        Ok((lock, term))
+    }
+}
+
+#[async_trait::async_trait]
+impl Election for FileElection {
+    async fn fence(&self) -> Result<u64> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, term)) = &*held {
+            return Ok(*term);
+        }
+        let (lock, term) = self.take()?;
+        *held = Some((lock, term));
+        Ok(term)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_are_read_and_mistakes_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agents.yaml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            read_agents(&path)
+        };
+        let roster = read("agents:\n  - {node: a, address: '10.0.0.1:9810'}\n").unwrap();
+        assert_eq!(roster["a"].address, "10.0.0.1:9810");
+        for (text, named) in [
+            ("agents:\n  - {node: a, address: '10.0.0.1'}\n", "HOST:PORT"),
+            ("agents:\n  - {node: a, address: 'x:1'}\n  - {node: a, address: 'y:1'}\n", "twice"),
+            ("agents:\n  - {name: a}\n", "name"),
+            ("agents:\n  - {node: '', address: 'x:1'}\n", "node's name"),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains("agents.yaml"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_holder_at_a_time_and_each_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("chooser");
+        let (one, two) = (FileElection::new(&path), FileElection::new(&path));
+        assert_eq!(one.fence().await.unwrap(), 1);
+        assert_eq!(one.fence().await.unwrap(), 1);
+        assert_eq!(two.fence().await.unwrap_err().reason, quarry_volume::Reason::Unavailable);
+        drop(one);
+        assert_eq!(two.fence().await.unwrap(), 2);
+    }
+}

@@ -1,0 +1,282 @@
+//! What the controller remembers of one node: the pools and volumes that its stream of news told of.
+//!
+//! Nothing here decides anything: the node does. Memory answers GetCapacity and ListVolumes, and puts candidates in
+//! order. Replies to creations and deletions come ahead of the stream; whatever has the higher generation is newer.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use quarry_volume::{Capacity, Change, Greeting, Layout, PoolState, Volume, VolumeId};
+use tokio::time::Instant;
+
+/// For how long a node that cannot be heard is still believed to have the room that it had.
+const TRUSTED: Duration = Duration::from_secs(30);
+
+/// A volume, in the order of its identifier.
+#[derive(Clone, Debug)]
+struct Known {
+    volume: Volume,
+    /// When this was so, in the node's count.
+    generation: u64,
+    /// Since when this controller knows of it.
+    since: Instant,
+}
+
+impl Borrow<VolumeId> for Known {
+    fn borrow(&self) -> &VolumeId {
+        &self.volume.id
+    }
+}
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Self) -> bool {
+        self.volume.id == other.volume.id
+    }
+}
+
+impl Eq for Known {}
+
+impl PartialOrd for Known {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Known {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.volume.id.cmp(&other.volume.id)
+    }
+}
+
+/// What is known of one node.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    greeting: Option<Greeting>,
+    pools: BTreeMap<String, (u64, PoolState)>,
+    volumes: BTreeSet<Known>,
+    /// Volumes that a reply said are gone, until the stream has caught up with it.
+    gone: HashMap<VolumeId, u64>,
+    /// The generation up to which the stream has told everything.
+    told: u64,
+    /// Since when the node is not heard; `None` while it is.
+    silent: Option<Instant>,
+}
+
+impl Memory {
+    /// Nothing is known yet, and the node is not heard.
+    pub(crate) fn new() -> Self {
+        Self {
+            greeting: None,
+            pools: BTreeMap::new(),
+            volumes: BTreeSet::new(),
+            gone: HashMap::new(),
+            told: 0,
+            silent: Some(Instant::now()),
+        }
+    }
+
+    /// A full picture opens a stream.
+    pub(crate) fn picture(&mut self, greeting: Greeting, picture: Change) {
+        // Another run of the agent counts anew; replies of the run before say nothing against this one.
+        let same = self.greeting.as_ref().is_some_and(|before| before.instance == greeting.instance);
+        let since: BTreeMap<VolumeId, Instant> =
+            self.volumes.iter().map(|known| (known.volume.id.clone(), known.since)).collect();
+        if same {
+            let generation = picture.generation;
+            self.pools.retain(|_, (of, _)| *of > generation);
+            self.volumes.retain(|known| known.generation > generation);
+            self.gone.retain(|_, of| *of > generation);
+        } else {
+            self.pools.clear();
+            self.volumes.clear();
+            self.gone.clear();
+        }
+        self.greeting = Some(greeting);
+        self.silent = None;
+        self.told = picture.generation;
+        self.merge(picture, &since);
+    }
+
+    /// The stream tells of a change.
+    pub(crate) fn news(&mut self, change: Change) {
+        self.told = self.told.max(change.generation);
+        self.merge(change, &BTreeMap::new());
+        let told = self.told;
+        self.gone.retain(|_, of| *of > told);
+    }
+
+    /// A reply of the agent's run `instance` tells of its change.
+    pub(crate) fn reply(&mut self, instance: &str, change: Change) {
+        if self.greeting.as_ref().is_some_and(|greeting| greeting.instance == instance) {
+            self.merge(change, &BTreeMap::new());
+        }
+    }
+
+    fn merge(&mut self, change: Change, since: &BTreeMap<VolumeId, Instant>) {
+        let generation = change.generation;
+        for pool in change.pools {
+            match self.pools.get(&pool.name) {
+                Some((of, _)) if *of > generation => {}
+                _ => drop(self.pools.insert(pool.name.clone(), (generation, pool))),
+            }
+        }
+        let now = Instant::now();
+        for volume in change.volumes {
+            let known = self.volumes.get(&volume.id);
+            if self.gone.get(&volume.id).is_some_and(|of| *of > generation)
+                || known.is_some_and(|known| known.generation > generation)
+            {
+                continue;
+            }
+            let since = known.map(|known| known.since).or_else(|| since.get(&volume.id).copied()).unwrap_or(now);
+            self.gone.remove(&volume.id);
+            self.volumes.replace(Known { volume, generation, since });
+        }
+        for id in change.gone {
+            if self.volumes.get(&id).is_some_and(|known| known.generation > generation) {
+                continue;
+            }
+            self.volumes.remove(&id);
+            if generation > self.told {
+                self.gone.insert(id, generation);
+            }
+        }
+    }
+
+    /// The node is not heard any more.
+    pub(crate) fn silence(&mut self) {
+        self.silent.get_or_insert_with(Instant::now);
+    }
+
+    /// Who the node said it is.
+    pub(crate) fn greeting(&self) -> Option<&Greeting> {
+        self.greeting.as_ref()
+    }
+
+    /// Its pools, by name.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &PoolState> {
+        self.pools.values().map(|(_, pool)| pool)
+    }
+
+    /// Its volumes after `after`, in the order of their identifiers.
+    pub(crate) fn volumes(&self, after: Option<&VolumeId>) -> impl Iterator<Item = &Volume> {
+        use std::ops::Bound::{Excluded, Unbounded};
+
+        let start = after.map_or(Unbounded, Excluded);
+        self.volumes.range::<VolumeId, _>((start, Unbounded)).map(|known| &known.volume)
+    }
+
+    /// Its volumes that have been known for at least `age`.
+    pub(crate) fn older(&self, age: Duration) -> impl Iterator<Item = &Volume> {
+        self.volumes.iter().filter(move |known| known.since.elapsed() >= age).map(|known| &known.volume)
+    }
+
+    /// How many volumes it has.
+    pub(crate) fn count(&self) -> usize {
+        self.volumes.len()
+    }
+
+    /// What `pool` (all pools, when none is named) can give; nothing when the node has not been heard for a while.
+    /// `None` if nothing was heard yet.
+    pub(crate) fn capacity(&self, pool: Option<&str>, layout: &Layout) -> Option<Capacity> {
+        if self.silent.is_some_and(|since| since.elapsed() > TRUSTED) {
+            return Some(Capacity::default());
+        }
+        self.greeting.as_ref()?;
+        let asked = self.pools().filter(|candidate| pool.is_none_or(|name| candidate.name == name));
+        Some(asked.fold(Capacity::default(), |sum, pool| sum.and(pool.space.capacity(layout))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quarry_volume::{AccessTypes, Space, StorageId};
+
+    use super::*;
+
+    fn volume(name: &str, size: u64) -> Volume {
+        Volume {
+            id: VolumeId { storage: StorageId::of("vg"), node: "n".into(), volume: name.into() },
+            name: name.into(),
+            size,
+            pool: "p".into(),
+            access: Some(AccessTypes::Block),
+            filesystem: None,
+            layout: Some(Layout::Linear),
+            ready: false,
+            problem: String::new(),
+        }
+    }
+
+    fn pool(free: u64) -> PoolState {
+        let space = Space { extent: 1, free: vec![free], ..Space::default() };
+        PoolState { name: "p".into(), space, ..PoolState::default() }
+    }
+
+    fn greeting(instance: &str) -> Greeting {
+        Greeting { node: "n".into(), instance: instance.into(), ..Greeting::default() }
+    }
+
+    fn change(generation: u64, free: u64, volumes: &[(&str, u64)], gone: &[&str]) -> Change {
+        Change {
+            generation,
+            pools: vec![pool(free)],
+            volumes: volumes.iter().map(|(name, size)| volume(name, *size)).collect(),
+            gone: gone.iter().map(|name| volume(name, 0).id).collect(),
+        }
+    }
+
+    fn names(memory: &Memory) -> Vec<&str> {
+        memory.volumes(None).map(|volume| volume.name.as_str()).collect()
+    }
+
+    fn free(memory: &Memory) -> u64 {
+        memory.capacity(Some("p"), &Layout::Linear).unwrap().available
+    }
+
+    #[tokio::test]
+    async fn a_reply_ahead_of_the_stream_is_not_taken_back_by_older_news() {
+        let mut memory = Memory::new();
+        memory.picture(greeting("1"), change(10, 100, &[("a", 1)], &[]));
+        memory.reply("1", change(12, 80, &[("b", 1)], &[]));
+        memory.reply("1", change(13, 90, &[], &["a"]));
+        assert_eq!((names(&memory), free(&memory)), (vec!["b"], 90));
+        memory.news(change(11, 70, &[("a", 2)], &[]));
+        assert_eq!((names(&memory), free(&memory)), (vec!["b"], 90));
+        memory.news(change(14, 95, &[("a", 3)], &["b"]));
+        assert_eq!((names(&memory), free(&memory)), (vec!["a"], 95));
+        assert!(memory.gone.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_new_picture_replaces_all_but_what_is_newer() {
+        let mut memory = Memory::new();
+        memory.picture(greeting("1"), change(10, 100, &[("a", 1), ("c", 1)], &[]));
+        memory.reply("1", change(15, 80, &[("b", 1)], &["c"]));
+        memory.picture(greeting("1"), change(12, 100, &[("c", 1)], &[]));
+        assert_eq!((names(&memory), free(&memory)), (vec!["b"], 80));
+        // After a restart of the agent its count is another one.
+        memory.picture(greeting("2"), change(3, 60, &[("d", 1)], &[]));
+        assert_eq!((names(&memory), free(&memory)), (vec!["d"], 60));
+        memory.reply("1", change(99, 1, &[("z", 1)], &[]));
+        assert_eq!((names(&memory), free(&memory)), (vec!["d"], 60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_node_loses_its_room_after_a_while() {
+        let mut memory = Memory::new();
+        assert_eq!(memory.capacity(None, &Layout::Linear), None);
+        memory.picture(greeting("1"), change(1, 100, &[("a", 1)], &[]));
+        memory.silence();
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert_eq!(free(&memory), 100);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(free(&memory), 0);
+        // Its volumes are not forgotten.
+        assert_eq!(names(&memory), ["a"]);
+        memory.picture(greeting("1"), change(2, 70, &[("a", 1)], &[]));
+        assert_eq!(free(&memory), 70);
+    }
+}

@@ -1,0 +1,39 @@
+//! Volumes that nobody wants: no PersistentVolume names them.
+//!
+//! They come from a node that was given up and returned, from a PersistentVolume that was removed by hand with its
+//! finalizer, or from a cluster that was built anew over old disks. They may be somebody's only copy, so they are listed,
+//! and nothing else.
+
+use std::time::Duration;
+
+use quarry_volume::{Volume, VolumeId};
+
+use crate::cluster::Cluster;
+
+/// A volume is made before its PersistentVolume: a young one is not yet an orphan.
+const AGE: Duration = Duration::from_secs(5 * 60);
+
+impl Cluster {
+    /// Up to `most` orphans after `after`, in the order of node and identifier, and whether there are more. `None`: which
+    /// volumes are wanted is not known (yet).
+    #[must_use]
+    pub fn orphans(&self, after: Option<&VolumeId>, most: usize) -> Option<(Vec<Volume>, bool)> {
+        let wanted = self.inner.claims.handles()?;
+        let mut page = Vec::new();
+        for member in self.members() {
+            if after.is_some_and(|after| member.name < after.node) {
+                continue;
+            }
+            let memory = member.memory();
+            let after = after.filter(|after| after.node == member.name);
+            let rest = memory.older(AGE).filter(|volume| after.is_none_or(|after| volume.id > *after));
+            for volume in rest.filter(|volume| !wanted.contains(&volume.id.to_string())) {
+                if page.len() == most {
+                    return Some((page, true));
+                }
+                page.push(volume.clone());
+            }
+        }
+        Some((page, false))
+    }
+}

@@ -1,0 +1,294 @@
+//! Where a new volume goes.
+//!
+//! A request that admits one node is that node's: it serialises what is asked of it, so any controller may pass it on. A
+//! request that leaves a choice is decided by one controller at a time, which first asks every candidate whether the
+//! name exists there: a retry must find what an earlier attempt made, wherever that was.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use quarry_proto::csi::v1 as csi;
+use quarry_volume::{Chosen, Error, Found, Reason, Result, Volume, VolumeSpec};
+use tokio::time::Instant;
+
+use crate::cluster::Cluster;
+use crate::surroundings::Fate;
+
+/// How many candidates are asked for a name at the same time.
+const ASKING: usize = 256;
+/// A node that does not answer may hold the volume that is asked for, and come back with it. It holds up the choice for
+/// this long; after that, what it may hold is an orphan on a dead node, listed when it returns.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
+/// How many candidates that seem to be full are asked all the same: what is known of them may be a moment old.
+const FULL_ASKED: usize = 8;
+/// How many nodes a refusal names.
+const NAMED: usize = 10;
+
+/// The nodes that a request admits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Candidates {
+    /// This one only.
+    One(String),
+    /// Any of these, the first ones preferred.
+    Some(Vec<String>),
+    /// Any node; these first.
+    Any(Vec<String>),
+}
+
+/// Reads the topology requirement of CreateVolume (CSI `TopologyRequirement`): what is preferred, in order, then the rest
+/// of what is requisite. `key` names nodes; a segment without it admits every node.
+pub(crate) fn candidates(requirement: Option<&csi::TopologyRequirement>, key: &str) -> Candidates {
+    let nodes = |topologies: &[csi::Topology]| -> Vec<Option<String>> {
+        topologies.iter().map(|topology| topology.segments.get(key).cloned()).collect()
+    };
+    let (requisite, preferred) =
+        requirement.map_or_else(Default::default, |given| (nodes(&given.requisite), nodes(&given.preferred)));
+    // Preferred is a part of requisite where both are given.
+    let admitted = if requisite.is_empty() { &preferred } else { &requisite };
+    let any = admitted.is_empty() || admitted.iter().any(Option::is_none);
+    let mut ordered: Vec<String> = Vec::new();
+    for node in preferred.iter().chain(&requisite).flatten() {
+        if (any || admitted.contains(&Some(node.clone()))) && !ordered.contains(node) {
+            ordered.push(node.clone());
+        }
+    }
+    match (any, ordered.as_slice()) {
+        (true, _) => Candidates::Any(ordered),
+        (false, [only]) => Candidates::One(only.clone()),
+        (false, _) => Candidates::Some(ordered),
+    }
+}
+
+/// Makes a volume on one of the candidates, or finds the one that an earlier call made.
+///
+/// # Errors
+/// `NoSpace`, saying what is free on which node, if it fits on none; `Unavailable` if one that has to be asked cannot be.
+pub(crate) async fn place(
+    cluster: &Cluster,
+    spec: VolumeSpec,
+    candidates: Candidates,
+    wait: Duration,
+) -> Result<Volume> {
+    let until = Instant::now() + wait;
+    let result = match candidates {
+        Candidates::One(node) => on_the_only(cluster, &node, spec, until).await,
+        Candidates::Some(nodes) => choose(cluster, nodes, spec, until).await,
+        Candidates::Any(first) => {
+            let nodes = everywhere(cluster, first)?;
+            choose(cluster, nodes, spec, until).await
+        }
+    };
+    cluster.inner.placements.count(&result);
+    result
+}
+
+async fn on_the_only(cluster: &Cluster, node: &str, spec: VolumeSpec, until: Instant) -> Result<Volume> {
+    match cluster.agent(node) {
+        Ok(_) => create(cluster, node, spec, None, until).await,
+        Err(error) => match cluster.inner.nodes.fate(node).await {
+            Fate::Gone => Err(Error::new(
+                Reason::NoSpace,
+                format!("volume {:?} cannot be made on node {node}, which is gone for good", spec.name),
+            )),
+            _ => Err(error.context(format_args!("creating volume {:?}", spec.name))),
+        },
+    }
+}
+
+/// Every node there is: `first`, then those with the most free.
+fn everywhere(cluster: &Cluster, first: Vec<String>) -> Result<Vec<String>> {
+    if !cluster.synced() {
+        return Err(Error::unavailable("the nodes have not been listed yet: retry"));
+    }
+    let mut rest: Vec<(u64, String)> = cluster
+        .members()
+        .iter()
+        .filter(|member| !first.contains(&member.name))
+        .map(|member| (member.memory().pools().map(|pool| pool.space.available()).sum(), member.name.clone()))
+        .collect();
+    rest.sort_by_key(|(free, name)| (std::cmp::Reverse(*free), name.clone()));
+    let mut nodes: Vec<String> = first;
+    nodes.extend(rest.into_iter().map(|(_, name)| name));
+    if nodes.is_empty() {
+        return Err(Error::new(
+            Reason::NoSpace,
+            "there is no node with a plugin pod: does the DaemonSet run anywhere?",
+        ));
+    }
+    Ok(nodes)
+}
+
+async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: Instant) -> Result<Volume> {
+    let fence = cluster.inner.election.fence().await?;
+    let answers = ask_all(cluster, &nodes, &spec.name, fence, until).await?;
+    // What an earlier attempt made is what is asked for; whether it fits this request, its node knows.
+    let holders: Vec<&String> =
+        nodes.iter().filter(|node| answers.get(*node).is_some_and(|found| found.volume.is_some())).collect();
+    if let [_, _, ..] = holders.as_slice() {
+        tracing::error!(volume = spec.name, ?holders, "several nodes hold a volume of this name: one is an orphan");
+    }
+    let chosen = |node: &String| answers.get(node).map(|found| Chosen { fence, instance: found.instance.clone() });
+    if let Some(node) = holders.first() {
+        return create(cluster, node, spec, chosen(node), until).await;
+    }
+    // Those that seem to have the room, then some of those that seem not to.
+    let roomy = |node: &&String| {
+        let room = cluster.capacity(Some(node), spec.pool.as_deref(), &spec.layout).unwrap_or_default();
+        room.largest >= spec.size.required.max(1)
+    };
+    let (fitting, full): (Vec<&String>, Vec<&String>) =
+        nodes.iter().filter(|node| answers.contains_key(*node)).partition(roomy);
+    let mut refusals = Vec::new();
+    for node in fitting.into_iter().chain(full.into_iter().take(FULL_ASKED)) {
+        if cluster.inner.election.fence().await? != fence {
+            return Err(Error::unavailable("another controller has begun to decide meanwhile: retry"));
+        }
+        match create(cluster, node, spec.clone(), chosen(node), until).await {
+            Err(error) if error.reason == Reason::NoSpace => refusals.push(error.message),
+            other => return other,
+        }
+    }
+    Err(no_room(cluster, &spec, &nodes, &refusals))
+}
+
+/// A candidate's answer to come.
+type Question<'a> = BoxFuture<'a, (&'a String, Result<Found>)>;
+
+fn ask<'a>(cluster: &'a Cluster, node: &'a String, name: &'a str, fence: u64, until: Instant) -> Question<'a> {
+    Box::pin(async move {
+        let answer = match cluster.agent(node) {
+            Ok((_, agent, _)) => agent.find(name, fence, left(until)).await,
+            Err(error) => Err(error),
+        };
+        (node, answer)
+    })
+}
+
+/// Asks every candidate for the name. The answers of those that could be asked; one that could not be, and may hold the
+/// volume, is an error.
+async fn ask_all(
+    cluster: &Cluster,
+    nodes: &[String],
+    name: &str,
+    fence: u64,
+    until: Instant,
+) -> Result<BTreeMap<String, Found>> {
+    let questions: Vec<Question<'_>> = nodes.iter().map(|node| ask(cluster, node, name, fence, until)).collect();
+    let mut answers = BTreeMap::new();
+    let mut questions = futures::stream::iter(questions).buffer_unordered(ASKING);
+    while let Some((node, answer)) = questions.next().await {
+        match answer {
+            Ok(found) => drop(answers.insert(node.clone(), found)),
+            Err(error) if matches!(error.reason, Reason::Unavailable | Reason::TimedOut) => {
+                if may_return(cluster, node).await {
+                    return Err(Error::unavailable(format!(
+                        "volume {name:?} may exist on node {node}, which cannot be asked: {}",
+                        error.message
+                    )));
+                }
+                tracing::warn!(volume = name, node, why = error.message, "not asked for the name: it is away");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(answers)
+}
+
+/// Whether a node that does not answer is soon to be heard again.
+async fn may_return(cluster: &Cluster, node: &str) -> bool {
+    match cluster.inner.nodes.fate(node).await {
+        Fate::Ready => true,
+        Fate::NotReady(since) => since < PATIENCE,
+        Fate::Gone => false,
+        // Nobody else can tell: then by how long we have not heard it.
+        Fate::Unknown => cluster.member(node).and_then(|member| member.away()).is_none_or(|away| away < PATIENCE),
+    }
+}
+
+async fn create(
+    cluster: &Cluster,
+    node: &str,
+    spec: VolumeSpec,
+    chosen: Option<Chosen>,
+    until: Instant,
+) -> Result<Volume> {
+    let (member, agent, instance) = cluster.agent(node)?;
+    let (volume, change) = agent.create(spec, chosen, left(until)).await?;
+    member.reply(&instance, change);
+    Ok(volume)
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
+}
+
+/// Why no candidate has the room: what is asked, and what is free where.
+fn no_room(cluster: &Cluster, spec: &VolumeSpec, nodes: &[String], refusals: &[String]) -> Error {
+    let free = |node: &String| {
+        let room = cluster.capacity(Some(node), spec.pool.as_deref(), &spec.layout);
+        match room {
+            Ok(room) => format!("{node}: {} bytes", room.largest),
+            Err(_) => format!("{node}: not known"),
+        }
+    };
+    let more = match nodes.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more nodes"),
+    };
+    let listed: Vec<String> = nodes.iter().take(NAMED).map(free).collect();
+    let last = refusals.last().map_or_else(String::new, |last| format!("; the last one asked says: {last}"));
+    Error::new(
+        Reason::NoSpace,
+        format!(
+            "volume {:?} needs {} bytes ({}{}), and no permitted node has them; the largest volume each can make now: \
+             {}{more}{last}",
+            spec.name,
+            spec.size.required,
+            spec.layout,
+            spec.pool.as_ref().map_or_else(String::new, |pool| format!(", pool {pool}")),
+            listed.join(", "),
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "topology/node";
+
+    fn segment(node: Option<&str>) -> csi::Topology {
+        let segments = node.map(|node| (KEY.to_owned(), node.to_owned())).into_iter().collect();
+        csi::Topology { segments }
+    }
+
+    fn read(requisite: &[Option<&str>], preferred: &[Option<&str>]) -> Candidates {
+        let list = |nodes: &[Option<&str>]| nodes.iter().map(|node| segment(*node)).collect();
+        candidates(Some(&csi::TopologyRequirement { requisite: list(requisite), preferred: list(preferred) }), KEY)
+    }
+
+    fn names(nodes: &[&str]) -> Vec<String> {
+        nodes.iter().map(|node| (*node).to_owned()).collect()
+    }
+
+    #[test]
+    fn strict_topology_leaves_no_choice() {
+        assert_eq!(read(&[Some("a")], &[Some("a")]), Candidates::One("a".into()));
+        assert_eq!(read(&[], &[Some("a")]), Candidates::One("a".into()));
+    }
+
+    #[test]
+    fn preferred_comes_first_and_requisite_bounds_it() {
+        let both = read(&[Some("a"), Some("b"), Some("c")], &[Some("c"), Some("x"), Some("a")]);
+        assert_eq!(both, Candidates::Some(names(&["c", "a", "b"])));
+    }
+
+    #[test]
+    fn no_requirement_and_foreign_segments_admit_every_node() {
+        assert_eq!(candidates(None, KEY), Candidates::Any(vec![]));
+        assert_eq!(read(&[], &[]), Candidates::Any(vec![]));
+        assert_eq!(read(&[None], &[Some("b")]), Candidates::Any(names(&["b"])));
+    }
+}
