@@ -1,1 +1,275 @@
+use proptest::collection::vec;
+use proptest::option::of;
+use proptest::prelude::*;
+use prost::Message as _;
+use quarry_proto::agent::v1;
+use quarry_volume::{
+    AccessTypes, Change, Chosen, Error, Filesystem, Greeting, Layout, PoolState, Reason, SizeRange, Space, StorageId,
+    Volume, VolumeId, VolumeSpec,
+};
+use tonic::{Code, Status};
 
+use super::{read, status, write};
+
+const NODE: &str = "n-1";
+
+fn id() -> impl Strategy<Value = VolumeId> {
+    (".{0,20}", "[a-zA-Z0-9+_.-]{1,48}").prop_map(|(storage, volume)| VolumeId {
+        storage: StorageId::of(&storage),
+        node: NODE.to_owned(),
+        volume,
+    })
+}
+
+fn access() -> impl Strategy<Value = AccessTypes> {
+    prop_oneof![Just(AccessTypes::Mount), Just(AccessTypes::Block), Just(AccessTypes::Both)]
+}
+
+fn filesystem() -> impl Strategy<Value = Filesystem> {
+    prop_oneof![Just(Filesystem::Ext4), Just(Filesystem::Xfs), Just(Filesystem::Btrfs)]
+}
+
+/// Layouts that may be asked for.
+fn offered() -> impl Strategy<Value = Layout> {
+    prop_oneof![
+        Just(Layout::Linear),
+        (2_u32..=64, 12_u32..=22).prop_map(|(stripes, shift)| Layout::Striped { stripes, stripe_size: 1 << shift }),
+        (1_u32..=63).prop_map(|mirrors| Layout::Raid1 { mirrors }),
+    ]
+}
+
+/// Layouts that a record may hold.
+fn layout() -> impl Strategy<Value = Layout> {
+    prop_oneof![
+        offered(),
+        any::<(u32, u64)>().prop_map(|(stripes, stripe_size)| Layout::Striped { stripes, stripe_size }),
+        any::<(u32, u64)>().prop_map(|(stripes, stripe_size)| Layout::Raid5 { stripes, stripe_size }),
+        any::<(u32, u64)>().prop_map(|(stripes, stripe_size)| Layout::Raid6 { stripes, stripe_size }),
+        any::<(u32, u64, u32)>().prop_map(|(stripes, stripe_size, mirrors)| Layout::Raid10 {
+            stripes,
+            stripe_size,
+            mirrors
+        }),
+    ]
+}
+
+prop_compose! {
+    fn spec()(
+        name in "[^\\p{Cc}]{1,30}",
+        required in any::<u64>(),
+        more in of(1_u64..1 << 40),
+        pool in of(".{1,20}"),
+        access in access(),
+        kind in filesystem(),
+        layout in offered(),
+        mkfs_options in ".{0,40}",
+    ) -> VolumeSpec {
+        let limit = more.map(|more| required.saturating_add(more));
+        let filesystem = Some(kind).filter(|_| access != AccessTypes::Block);
+        VolumeSpec { name, size: SizeRange { required, limit }, pool, access, filesystem, layout, mkfs_options }
+    }
+}
+
+prop_compose! {
+    fn volume()(
+        id in id(),
+        name in ".{0,30}",
+        size in any::<u64>(),
+        pool in ".{0,20}",
+        access in of(access()),
+        filesystem in of(filesystem()),
+        layout in of(layout()),
+        ready in any::<bool>(),
+        problem in ".{0,60}",
+    ) -> Volume {
+        Volume { id, name, size, pool, access, filesystem, layout, ready, problem }
+    }
+}
+
+prop_compose! {
+    fn space()(extent in any::<u64>(), free in vec(any::<u64>(), 0..9), reserve in any::<u64>(), closed in of(".{1,60}"))
+        -> Space
+    {
+        Space { extent, free, reserve, closed }
+    }
+}
+
+prop_compose! {
+    fn pool()(
+        texts in (".{0,20}", ".{0,20}", ".{0,20}"),
+        storage in of(".{0,20}"),
+        numbers in any::<[u64; 4]>(),
+        space in space(),
+        problems in vec(".{0,60}", 0..4),
+    ) -> PoolState {
+        let [size, metadata_size, metadata_free, volumes] = numbers;
+        let (name, kind, on) = texts;
+        let storage = storage.as_deref().map(StorageId::of);
+        PoolState { name, kind, on, storage, size, space, metadata_size, metadata_free, volumes, problems }
+    }
+}
+
+prop_compose! {
+    fn change()(generation in any::<u64>(), pools in vec(pool(), 0..4), volumes in vec(volume(), 0..4), gone in vec(id(), 0..4))
+        -> Change
+    {
+        Change { generation, pools, volumes, gone }
+    }
+}
+
+/// As it comes out at the other end, where a newer version adds a field that we do not know.
+fn sent<M: prost::Message + Default>(message: &M, newer: bool) -> M {
+    let mut bytes = message.encode_to_vec();
+    if newer {
+        // Field 2000, a string.
+        prost::encoding::string::encode(2000, &"what nobody knows yet".to_owned(), &mut bytes);
+    }
+    M::decode(bytes.as_slice()).unwrap()
+}
+
+proptest! {
+    #[test]
+    fn a_request_comes_back_as_it_was(spec in spec(), newer in any::<bool>()) {
+        let message = sent(&write::spec(spec.clone()), newer);
+        prop_assert_eq!(read::spec(Some(message)).unwrap(), spec);
+    }
+
+    #[test]
+    fn a_change_comes_back_as_it_was(change in change(), newer in any::<bool>()) {
+        prop_assert_eq!(read::change(NODE, sent(&write::change(change.clone()), newer)), change);
+    }
+
+    #[test]
+    fn a_greeting_and_a_choice_come_back(texts in any::<[String; 5]>(), capabilities in vec(".{0,20}", 0..4), fence: u64) {
+        let [node, instance, pod_uid, boot_id, version] = texts;
+        let chosen = Chosen { fence, instance: instance.clone() };
+        prop_assert_eq!(read::chosen(sent(&write::chosen(chosen.clone()), true)), chosen);
+        let greeting = Greeting { node, instance, pod_uid, boot_id, version, capabilities };
+        prop_assert_eq!(read::greeting(sent(&write::greeting(greeting.clone()), true)), greeting);
+    }
+
+    #[test]
+    fn nothing_that_a_peer_sends_makes_us_panic(bytes in vec(any::<u8>(), 0..200), text in ".{0,60}", number: i32) {
+        if let Ok(message) = v1::Change::decode(bytes.as_slice()) {
+            let _ = read::change(NODE, message);
+        }
+        if let Ok(message) = v1::VolumeSpec::decode(bytes.as_slice()) {
+            let _ = read::spec(Some(message));
+        }
+        let spec = write::spec(plain());
+        let _ = read::spec(Some(v1::VolumeSpec { layout: text.clone(), ..spec.clone() }));
+        let _ = read::spec(Some(v1::VolumeSpec { name: text.clone(), access: number, ..spec }));
+        let _ = read::id(&text);
+    }
+
+    #[test]
+    fn a_volume_that_is_asked_for_with_numbers_out_of_bounds_is_refused(stripes: u32, stripe_size: u64) {
+        let layout = Layout::Striped { stripes, stripe_size };
+        let good = (2..=64).contains(&stripes) && stripe_size.is_power_of_two() && (4096..=4 << 20).contains(&stripe_size);
+        let answer = read::spec(Some(write::spec(VolumeSpec { layout, ..plain() })));
+        prop_assert_eq!(answer.is_ok(), good);
+    }
+}
+
+fn plain() -> VolumeSpec {
+    VolumeSpec {
+        name: "pvc-1".into(),
+        size: SizeRange { required: 1 << 30, limit: None },
+        pool: None,
+        access: AccessTypes::Mount,
+        filesystem: Some(Filesystem::Ext4),
+        layout: Layout::Linear,
+        mkfs_options: String::new(),
+    }
+}
+
+#[test]
+fn a_request_that_is_not_understood_whole_is_refused() {
+    let good = || write::spec(plain());
+    for (what, spec) in [
+        ("no spec", None),
+        ("no name", Some(v1::VolumeSpec { name: String::new(), ..good() })),
+        ("a newer access type", Some(v1::VolumeSpec { access: 9, ..good() })),
+        ("no access type", Some(v1::VolumeSpec { access: 0, ..good() })),
+        ("a newer filesystem", Some(v1::VolumeSpec { filesystem: "bcachefs".into(), ..good() })),
+        ("no filesystem", Some(v1::VolumeSpec { filesystem: String::new(), ..good() })),
+        ("a filesystem on raw block", Some(v1::VolumeSpec { access: v1::AccessTypes::Block.into(), ..good() })),
+        ("a newer layout", Some(v1::VolumeSpec { layout: "vdo.7".into(), ..good() })),
+        ("no layout", Some(v1::VolumeSpec { layout: String::new(), ..good() })),
+        ("a layout that is not offered", Some(v1::VolumeSpec { layout: "r5.2.65536".into(), ..good() })),
+        ("a layout beyond the bounds", Some(v1::VolumeSpec { layout: "r1.64".into(), ..good() })),
+    ] {
+        assert_eq!(read::spec(spec).unwrap_err().reason, Reason::InvalidRequest, "{what}");
+    }
+    let reversed = v1::VolumeSpec { required_bytes: 2, limit_bytes: 1, ..good() };
+    assert_eq!(read::spec(Some(reversed)).unwrap_err().reason, Reason::SizeOutOfRange);
+    for text in ["", "pvc-1", "v2:aaaaaaaaaa:n:v", "v1:aaaaaaaaaa:n:v\n"] {
+        assert_eq!(read::id(text).unwrap_err().reason, Reason::InvalidRequest, "never NotFound: {text:?}");
+    }
+}
+
+#[test]
+fn a_limit_of_nothing_is_not_sent_as_no_limit() {
+    let size = SizeRange { required: 0, limit: Some(0) };
+    let read = read::spec(Some(write::spec(VolumeSpec { size, ..plain() }))).unwrap();
+    assert_eq!(read.size.choose(4096).unwrap_err().reason, Reason::SizeOutOfRange);
+}
+
+#[test]
+fn what_a_newer_node_says_is_taken_as_far_as_it_is_understood() {
+    let message = |id: &str| v1::Volume {
+        id: id.into(),
+        access: 77,
+        filesystem: "bcachefs".into(),
+        layout: "vdo.7".into(),
+        bytes: 5,
+        ..v1::Volume::default()
+    };
+    let change = v1::Change {
+        generation: 3,
+        volumes: vec![message("v1:aaaaaaaaaa:n-1:a"), message("v2:zz"), message("v1:aaaaaaaaaa:other:b")],
+        gone: vec!["v2:zz".into(), "v1:aaaaaaaaaa:n-1:c".into(), "v1:aaaaaaaaaa:other:d".into()],
+        pools: vec![v1::PoolState { name: "p".into(), storage: "not one".into(), ..v1::PoolState::default() }],
+    };
+    let change = read::change(NODE, change);
+    let [volume] = change.volumes.as_slice() else { panic!("{change:?}") };
+    assert_eq!((volume.id.volume.as_str(), volume.size), ("a", 5));
+    assert_eq!((volume.access, volume.filesystem, volume.layout), (None, None, None));
+    assert_eq!(change.gone.iter().map(|id| id.volume.as_str()).collect::<Vec<_>>(), ["c"]);
+    assert_eq!((change.pools[0].storage.as_ref(), &change.pools[0].space), (None, &Space::default()));
+}
+
+#[test]
+fn a_pool_that_is_closed_without_a_reason_stays_closed() {
+    let closed = read::space(write::space(Space { closed: Some(String::new()), ..Space::default() })).closed;
+    assert!(!closed.unwrap().is_empty());
+}
+
+#[test]
+fn texts_are_cut_at_a_character() {
+    let space = write::space(Space { closed: Some("é".repeat(5000)), ..Space::default() });
+    assert!(space.closed.len() <= write::MAX_TEXT + '…'.len_utf8() && space.closed.ends_with("é…"));
+}
+
+#[test]
+fn what_the_node_chose_keeps_its_code_and_message() {
+    for reason in Reason::ALL {
+        let error = status::error(&Error::new(reason, "why").into(), NODE, "GetVolume", false, None);
+        assert_eq!((error.reason.code(), error.message.as_str()), (reason.code(), "why"));
+    }
+}
+
+#[test]
+fn what_nobody_chose_is_a_lost_connection() {
+    for code in [Code::Cancelled, Code::Unknown, Code::DataLoss, Code::PermissionDenied, Code::Unauthenticated] {
+        let error = status::error(&Status::new(code, "odd"), NODE, "GetVolume", false, None);
+        assert_eq!(error.reason, Reason::Unavailable, "{code:?}");
+        assert_eq!(error.message, "node n-1: connection lost during GetVolume: odd; retry");
+    }
+    let late = status::error(&Status::new(Code::Cancelled, "Timeout expired"), NODE, "GetVolume", true, None);
+    assert_eq!(late.reason, Reason::TimedOut);
+    // On this side of the wire, whatever code tonic finds for it.
+    let broken = Status::from_error(Box::new(std::io::Error::other("torn")));
+    let error = status::error(&broken, NODE, "GetVolume", true, None);
+    assert_eq!((error.reason, error.message.contains("torn")), (Reason::Unavailable, true), "{error}");
+}

@@ -1,0 +1,264 @@
+//! The stream of news: whole, in order, bounded, and over when it is over.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream};
+use prost::Message as _;
+use quarry_agent::RemoteAgent;
+use quarry_proto::agent::v1;
+use quarry_proto::agent::v1::agent_client::AgentClient;
+use quarry_proto::agent::v1::watch_response::News as Message;
+use quarry_volume::{Agent as _, Change, Error, News, NewsStream, Reason};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tonic::transport::Endpoint;
+
+use crate::common::{
+    Fake, Fate, NODE, WAIT, change, connected, connected_through, greeting, id, node, picture, story, volume, wire,
+};
+
+/// More than any one message holds.
+const MANY: usize = 20_001;
+
+async fn all(news: NewsStream) -> Vec<News> {
+    news.map(Result::unwrap).collect().await
+}
+
+#[tokio::test]
+async fn the_story_comes_whole_and_in_order() {
+    for volumes in [0, 1, 500, 501, MANY] {
+        let tell = move || {
+            let news = [News::Greeting(greeting()), News::Picture(picture(volumes)), News::Change(change())];
+            Ok(stream::iter(news.map(Ok)).boxed())
+        };
+        let (_node, agent) = connected(Fake::watched(tell)).await;
+        let news = all(agent.watch().await.unwrap()).await;
+        let expected = [News::Greeting(greeting()), News::Picture(picture(volumes)), News::Change(change())];
+        assert!(news == expected, "{volumes} volumes did not come back as they were");
+    }
+}
+
+#[tokio::test]
+async fn a_large_picture_travels_in_small_parts() {
+    // Few with long stories, then many.
+    for (volumes, problem) in [(3_000, 2_000), (MANY, 0)] {
+        let tell = move || {
+            let mut picture = picture(volumes);
+            picture.volumes.iter_mut().for_each(|volume| volume.problem = "x".repeat(problem));
+            Ok(stream::iter([Ok(News::Greeting(greeting())), Ok(News::Picture(picture))]).boxed())
+        };
+        let (here, there) = wire();
+        let _node = node(Fake::watched(tell), there);
+        let mut here = Some(hyper_util::rt::TokioIo::new(here));
+        let connect = tower::service_fn(move |_| {
+            let io = here.take().ok_or_else(|| std::io::Error::other("one connection only"));
+            async move { io }
+        });
+        let channel = Endpoint::from_static("http://n").connect_with_connector(connect).await.unwrap();
+        let request = v1::WatchRequest { node: NODE.into() };
+        let mut messages = AgentClient::new(channel).watch(request).await.unwrap().into_inner();
+        let mut lasts = Vec::new();
+        let mut sum = 0;
+        messages.message().await.unwrap().unwrap();
+        while let Some(message) = messages.message().await.unwrap() {
+            assert!(message.encoded_len() < 2 << 20, "{}", message.encoded_len());
+            let Some(Message::Picture(v1::PicturePart { part: Some(part), last })) = message.news else {
+                panic!("a part was expected");
+            };
+            assert!(part.volumes.len() <= 500 && part.generation == 7);
+            sum += part.volumes.len();
+            lasts.push(last);
+        }
+        assert_eq!(sum, volumes);
+        assert!(lasts.len() > 1 && lasts.pop() == Some(true) && !lasts.contains(&true));
+    }
+}
+
+#[tokio::test]
+async fn a_change_too_large_for_a_message_makes_the_reader_come_again() {
+    let tell = || {
+        let news = [News::Greeting(greeting()), News::Picture(picture(0)), News::Change(picture(60_000))];
+        Ok(stream::iter(news.map(Ok)).boxed())
+    };
+    let (_node, agent) = connected(Fake::watched(tell)).await;
+    let mut news = agent.watch().await.unwrap();
+    news.next().await.unwrap().unwrap();
+    news.next().await.unwrap().unwrap();
+    assert_eq!(news.next().await.unwrap().unwrap_err().reason, Reason::Unavailable);
+    assert!(news.next().await.is_none());
+}
+
+#[tokio::test]
+async fn a_reader_that_stands_still_holds_up_nobody_and_misses_nothing() {
+    const CHANGES: usize = 3000;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&taken);
+    let tell = move || {
+        let counter = Arc::clone(&counter);
+        let changes = stream::iter(0..CHANGES).map(move |number| {
+            counter.fetch_add(1, Ordering::SeqCst);
+            let mut volume = volume("a");
+            volume.problem = "x".repeat(2000);
+            Ok(News::Change(Change { generation: number as u64, volumes: vec![volume], ..Change::default() }))
+        });
+        Ok(stream::iter([Ok(News::Greeting(greeting())), Ok(News::Picture(picture(0)))]).chain(changes).boxed())
+    };
+    let (_node, agent) = connected(Fake::watched(tell)).await;
+    let mut news = agent.watch().await.unwrap();
+    // Other calls pass beside it; meanwhile the node fills what it may fill.
+    for _ in 0..500 {
+        agent.get(&id("x"), WAIT).await.unwrap();
+    }
+    let ahead = taken.load(Ordering::SeqCst);
+    assert!(ahead > 0 && ahead < CHANGES / 10, "{ahead} changes of 2 KB were taken for nobody");
+    news.next().await.unwrap().unwrap();
+    news.next().await.unwrap().unwrap();
+    for number in 0..CHANGES {
+        let News::Change(change) = news.next().await.unwrap().unwrap() else { panic!("a change was expected") };
+        assert_eq!(change.generation, number as u64);
+    }
+    assert!(news.next().await.is_none());
+}
+
+/// A story that stays open, and tells when nobody listens any more.
+fn open_story() -> (Fake, oneshot::Receiver<()>) {
+    let (guard, dropped) = oneshot::channel::<()>();
+    let guard = std::sync::Mutex::new(Some(guard));
+    let fake = Fake::watched(move || {
+        let guard = guard.lock().unwrap().take();
+        let silence = stream::once(async move {
+            let _guard = guard;
+            std::future::pending().await
+        });
+        Ok(stream::iter(story()).chain(silence).boxed())
+    });
+    (fake, dropped)
+}
+
+async fn read_story(news: &mut NewsStream) {
+    for _ in 0..3 {
+        news.next().await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn when_the_node_stops_its_streams_end() {
+    let (fake, dropped) = open_story();
+    let (node, agent) = connected(fake).await;
+    let mut news = agent.watch().await.unwrap();
+    read_story(&mut news).await;
+    node.shutdown.cancel();
+    assert!(news.next().await.is_none());
+    dropped.await.unwrap_err();
+    node.server.await.unwrap().unwrap();
+    assert_eq!(agent.watch().await.map(drop).unwrap_err().reason, Reason::Unavailable);
+}
+
+#[tokio::test]
+async fn when_nobody_listens_any_more_the_agent_hears_of_it() {
+    let (fake, dropped) = open_story();
+    let (_node, agent) = connected(fake).await;
+    let mut news = agent.watch().await.unwrap();
+    read_story(&mut news).await;
+    drop(news);
+    dropped.await.unwrap_err();
+    // The connection stays.
+    agent.get(&id("x"), WAIT).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stream_keeps_its_connection_and_the_last_one_closes_it() {
+    let (fake, dropped) = open_story();
+    let (_node, agent) = connected(fake).await;
+    let mut news = agent.watch().await.unwrap();
+    drop(agent);
+    read_story(&mut news).await;
+    drop(news);
+    dropped.await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_stream_that_is_cut_brings_an_error_at_once() {
+    let (fake, dropped) = open_story();
+    let (_node, agent, end) = connected_through(fake).await;
+    let mut news = agent.watch().await.unwrap();
+    read_story(&mut news).await;
+    end.send(Fate::Cut).unwrap();
+    let error = news.next().await.unwrap().unwrap_err();
+    assert_eq!(error.reason, Reason::Unavailable);
+    assert!(error.message.starts_with("node n-1: connection lost during Watch: "), "{error}");
+    assert!(news.next().await.is_none());
+    dropped.await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_end_is_noticed_on_both_sides() {
+    let (fake, dropped) = open_story();
+    let (_node, agent, end) = connected_through(fake).await;
+    let mut news = agent.watch().await.unwrap();
+    read_story(&mut news).await;
+    let began = Instant::now();
+    end.send(Fate::Frozen).unwrap();
+    assert_eq!(news.next().await.unwrap().unwrap_err().reason, Reason::Unavailable);
+    assert!(began.elapsed() <= Duration::from_secs(16), "{:?}", began.elapsed());
+    dropped.await.unwrap_err();
+    assert!(began.elapsed() <= Duration::from_secs(31), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_stream_lives_on() {
+    let (fake, _dropped) = open_story();
+    let (_node, agent) = connected(fake).await;
+    let mut news = agent.watch().await.unwrap();
+    read_story(&mut news).await;
+    tokio::time::timeout(Duration::from_secs(3600), news.next()).await.unwrap_err();
+    agent.get(&id("x"), WAIT).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_never_accepts_a_watch_is_not_waited_for_for_ever() {
+    let (here, _there) = wire();
+    let tuning = quarry_agent::Tuning { watch_wait: Duration::from_secs(3), ..quarry_agent::Tuning::default() };
+    let agent = RemoteAgent::tuned(here, NODE, &tuning).await.unwrap();
+    assert_eq!(agent.watch().await.map(drop).unwrap_err().reason, Reason::TimedOut);
+}
+
+#[tokio::test]
+async fn an_agent_that_fails_in_mid_stream_says_why() {
+    let tell = || {
+        let failed = Err(Error::host("the uevents are gone"));
+        Ok(stream::iter([Ok(News::Greeting(greeting())), Ok(News::Picture(picture(1))), failed]).boxed())
+    };
+    let (_node, agent) = connected(Fake::watched(tell)).await;
+    let mut news = agent.watch().await.unwrap();
+    news.next().await.unwrap().unwrap();
+    news.next().await.unwrap().unwrap();
+    let error = news.next().await.unwrap().unwrap_err();
+    assert_eq!((error.reason, error.message.as_str()), (Reason::Host, "the uevents are gone"));
+}
+
+#[tokio::test]
+async fn news_out_of_order_are_refused() {
+    let (greeting, picture, change) =
+        (|| News::Greeting(greeting()), || News::Picture(picture(1)), || News::Change(change()));
+    let other = || News::Greeting(quarry_volume::Greeting { node: "n-2".into(), ..quarry_volume::Greeting::default() });
+    for (what, story, good) in [
+        ("a change first", vec![change()], 0),
+        ("a picture first", vec![picture()], 0),
+        ("a change before the picture", vec![greeting(), change()], 1),
+        ("two greetings", vec![greeting(), greeting()], 1),
+        ("two pictures", vec![greeting(), picture(), picture()], 2),
+        ("a greeting late", vec![greeting(), picture(), greeting()], 2),
+        ("another node", vec![other()], 0),
+    ] {
+        let tell = move || Ok(stream::iter(story.clone().into_iter().map(Ok)).boxed());
+        let (_node, agent) = connected(Fake::watched(tell)).await;
+        let news: Vec<_> = agent.watch().await.unwrap().collect().await;
+        assert_eq!(news.len(), good + 1, "{what}");
+        assert!(news.last().unwrap().is_err() && news[..good].iter().all(Result::is_ok), "{what}");
+        let reason = news.last().unwrap().as_ref().unwrap_err().reason;
+        assert_eq!(reason, if what == "another node" { Reason::Unavailable } else { Reason::Host }, "{what}");
+    }
+}
