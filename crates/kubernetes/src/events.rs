@@ -1,0 +1,103 @@
+//! Tells whoever watches the cluster, by an Event, what nobody was there to be told.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, Pod};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
+use kube::{Api, Resource as _};
+use quarry_volume::VolumeId;
+
+use crate::ask::{LIMIT, ask};
+use crate::claims::{Index, VolumeClaims};
+use crate::connect::Connection;
+use crate::guard::timestamp;
+
+/// Events on objects that are in no namespace are kept in this one, as `kubectl describe` expects.
+const CLUSTER_EVENTS: &str = "default";
+
+/// Writes events.
+///
+/// Not kube's `Recorder`: that joins events which differ in their text alone, and one node that is gone for good has
+/// many volumes.
+#[derive(Clone, Debug)]
+pub(crate) struct Announcer {
+    connection: Connection,
+    index: Arc<Index>,
+    driver: String,
+}
+
+impl Announcer {
+    pub(crate) fn new(connection: &Connection, claims: &VolumeClaims, driver: &str) -> Self {
+        Self { connection: connection.clone(), index: claims.index(), driver: driver.to_owned() }
+    }
+
+    /// A volume was given up because its node is gone for good. Told on its PersistentVolume, or, if it has none, on our
+    /// own pod. Failing to tell is logged; the deletion does not fail for it.
+    pub(crate) async fn gave_up(&self, id: &VolumeId, now: SystemTime) {
+        let note = format!(
+            "volume {id} was given up: its node {} is gone for good (no Node object and no pod of the node plugin for five \
+             minutes), so nothing could be removed from its disks. If that host comes back under this name, the volume is \
+             still there: `quarry volumes --orphans` lists it",
+            id.node
+        );
+        tracing::warn!(volume = %id, node = id.node, "{note}");
+        let regarding = match self.volume(&id.to_string()).await {
+            Some(reference) => reference,
+            None => self.own_pod().await,
+        };
+        let event = self.event(regarding, note, now);
+        let namespace = event.metadata.namespace.as_deref().unwrap_or(CLUSTER_EVENTS);
+        let api = Api::<Event>::namespaced(self.connection.client.clone(), namespace);
+        if let Err(error) = ask(LIMIT, api.create(&PostParams::default(), &event)).await {
+            tracing::warn!(volume = %id, "cannot write an Event about the volume that was given up: {error}");
+        }
+    }
+
+    async fn volume(&self, handle: &str) -> Option<ObjectReference> {
+        let name = self.index.volume_of(handle)?;
+        let api = Api::<PersistentVolume>::all(self.connection.client.clone());
+        let volume = ask(LIMIT, api.get_opt(&name)).await.ok()??;
+        Some(volume.object_ref(&()))
+    }
+
+    async fn own_pod(&self) -> ObjectReference {
+        let Connection { client, namespace, pod } = &self.connection;
+        let api = Api::<Pod>::namespaced(client.clone(), namespace);
+        match ask(LIMIT, api.get_opt(pod)).await {
+            Ok(Some(pod)) => pod.object_ref(&()),
+            _ => ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                name: Some(pod.clone()),
+                namespace: Some(namespace.clone()),
+                ..ObjectReference::default()
+            },
+        }
+    }
+
+    fn event(&self, regarding: ObjectReference, mut note: String, now: SystemTime) -> Event {
+        // The API refuses longer ones, and longer names.
+        note.truncate(note.floor_char_boundary(1024));
+        let mut about = regarding.name.clone().unwrap_or_default();
+        about.truncate(about.floor_char_boundary(200));
+        Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{about}.{:016x}", fastrand::u64(..))),
+                namespace: Some(regarding.namespace.clone().unwrap_or_else(|| CLUSTER_EVENTS.to_owned())),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(MicroTime(timestamp(now))),
+            type_: Some("Warning".to_owned()),
+            reason: Some("VolumeGivenUp".to_owned()),
+            action: Some("DeleteVolume".to_owned()),
+            note: Some(note),
+            regarding: Some(regarding),
+            reporting_controller: Some(self.driver.clone()),
+            reporting_instance: Some(self.connection.pod.clone()),
+            ..Event::default()
+        }
+    }
+}

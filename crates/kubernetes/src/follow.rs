@@ -1,0 +1,165 @@
+//! Follows one kind of object in the Kubernetes API: list, watch, resume, and list again where resuming is impossible.
+//!
+//! kube's `watcher` does the protocol; this loop adds the back-off, hands each object on *before* the next one is
+//! decoded (so that only what a [`Mirror`] keeps of it stays in memory), and keeps account of whether what was kept is
+//! still being updated. kube's `reflector` would keep whole objects; with 5,000 pods or 100,000 PersistentVolumes the
+//! few fields that are needed are a hundredth of them.
+
+use std::fmt::Debug;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::serde::de::DeserializeOwned;
+use kube::api::ListParams;
+use kube::runtime::utils::Backoff as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource};
+
+use crate::ask::{LIMIT, ask, explain};
+use crate::guard::Task;
+
+/// Seconds after which the API ends each watch; it is resumed from where it ended. A connection that died without a
+/// word is noticed five seconds later, so this bounds for how long memory may be behind without anybody knowing.
+const WATCH_SECONDS: u32 = 60;
+
+/// Objects per page of a list: bounds what is decoded at once (nodes can be 50 KiB each).
+const PAGE: u32 = 250;
+
+/// After a failure, a watch that has been silent for this long is taken for resumed, if the API answers.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// What is kept of the objects of one kind.
+pub(crate) trait Mirror<K>: Send + 'static {
+    /// A complete list begins; what was kept stays valid until it is [`complete`](Self::complete).
+    fn begin(&mut self);
+    /// One object of the list.
+    fn listed(&mut self, object: K);
+    /// The list is complete: what was not in it is gone.
+    fn complete(&mut self);
+    /// An object was made or changed.
+    fn applied(&mut self, object: K);
+    /// An object was deleted.
+    fn deleted(&mut self, object: K);
+    /// Whether changes arrive, as far as is known. Told on each change of that, and repeatedly.
+    fn current(&mut self, current: bool);
+}
+
+/// Which objects to follow.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Selection {
+    /// A label selector; empty for all.
+    pub(crate) labels: String,
+}
+
+impl Selection {
+    fn config(&self) -> watcher::Config {
+        let config = watcher::Config::default().timeout(WATCH_SECONDS).page_size(PAGE);
+        if self.labels.is_empty() { config } else { config.labels(&self.labels) }
+    }
+}
+
+/// Follows until the returned task is dropped. `what` names the objects in logs ("nodes").
+pub(crate) fn follow<K, M>(api: Api<K>, selection: &Selection, mirror: M, what: &'static str) -> Task
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    M: Mirror<K>,
+{
+    let config = selection.config();
+    Task::spawn(run(api, config, mirror, what))
+}
+
+async fn run<K, M>(api: Api<K>, config: watcher::Config, mut mirror: M, what: &'static str)
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    M: Mirror<K>,
+{
+    let mut backoff = watcher::DefaultBackoff::default();
+    let mut failing = false;
+    loop {
+        let mut stream = pin!(watcher(api.clone(), config.clone()));
+        loop {
+            let next = if failing {
+                match tokio::time::timeout(SILENCE, stream.next()).await {
+                    Ok(next) => next,
+                    Err(_) => {
+                        // A watch that was resumed says nothing until something changes, which may be hours away.
+                        if answers(&api, &config).await {
+                            failing = false;
+                            backoff.reset();
+                            tracing::info!("the Kubernetes API answers again; {what} are followed");
+                            mirror.current(true);
+                        }
+                        continue;
+                    }
+                }
+            } else {
+                stream.next().await
+            };
+            let error = match next {
+                Some(Ok(event)) => {
+                    let proves = !matches!(event, Event::Init);
+                    tell(&mut mirror, event);
+                    if proves {
+                        if failing {
+                            tracing::info!("the Kubernetes API answers again; {what} are followed");
+                        }
+                        failing = false;
+                        backoff.reset();
+                        mirror.current(true);
+                    }
+                    continue;
+                }
+                Some(Err(error)) => error,
+                None => break,
+            };
+            mirror.current(false);
+            let pause = backoff.next().unwrap_or(Duration::from_secs(30));
+            let text = describe(&error);
+            if failing {
+                tracing::debug!("cannot follow {what}: {text}");
+            } else {
+                tracing::warn!("cannot follow {what}: {text}; going on with what is known, retrying");
+            }
+            failing = true;
+            tokio::time::sleep(pause).await;
+            if is_gone(&error) {
+                break;
+            }
+        }
+    }
+}
+
+fn tell<K, M: Mirror<K>>(mirror: &mut M, event: Event<K>) {
+    match event {
+        Event::Init => mirror.begin(),
+        Event::InitApply(object) => mirror.listed(object),
+        Event::InitDone => mirror.complete(),
+        Event::Apply(object) => mirror.applied(object),
+        Event::Delete(object) => mirror.deleted(object),
+    }
+}
+
+/// The cheapest request that needs the same rights.
+async fn answers<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, config: &watcher::Config) -> bool {
+    let mut parameters = ListParams::default().limit(1);
+    parameters.label_selector.clone_from(&config.label_selector);
+    ask(LIMIT, api.list(&parameters)).await.is_ok()
+}
+
+/// Whether the version to resume from is no longer kept, said by the status of the answer. kube lists again by itself
+/// only where this is said within the watch.
+fn is_gone(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
+}
+
+fn describe(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error) => format!("list: {}", explain(error)),
+        watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
+            format!("watch: {}", explain(error))
+        }
+        watcher::Error::WatchError(status) => format!("watch: the Kubernetes API said: {}", status.message),
+        other => other.to_string(),
+    }
+}

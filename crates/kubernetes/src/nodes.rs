@@ -1,0 +1,262 @@
+//! Knows the cluster's nodes as machines: well, not well (for how long), or gone for good.
+//!
+//! Memory answers where a wrong answer does no harm: a node that is well, or has not been unwell for long, makes the
+//! caller wait. What would let the caller go on without the node is asked of the API at that moment, so a watch that
+//! is behind (a minute at most) misleads nobody. While the API cannot be reached, the answer is "unknown", never "gone".
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use quarry_controller::{Fate, Nodes};
+use quarry_volume::VolumeId;
+use tokio::time::Instant;
+
+use crate::ask::{LIMIT, ask};
+use crate::claims::VolumeClaims;
+use crate::connect::Connection;
+use crate::discovery::{Discovery, Plugins};
+use crate::events::Announcer;
+use crate::follow::{Mirror, Selection, follow};
+use crate::guard::{Clock, Task, lock, timestamp};
+
+/// How long a node must be absent from everything before it is gone for good; and how long it must have been unwell
+/// before memory alone is no longer believed. The design's five minutes.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// For how long an answer of the API is used again: many requests wait for the same node.
+const REUSE: Duration = Duration::from_secs(2);
+
+/// Follows the Nodes until it is dropped.
+pub struct ClusterNodes {
+    api: Api<Node>,
+    plugins: Plugins,
+    memory: Arc<Mutex<Memory>>,
+    recent: Mutex<HashMap<String, (Instant, Fate)>>,
+    announcer: Announcer,
+    clock: Clock,
+    _task: Task,
+}
+
+impl std::fmt::Debug for ClusterNodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClusterNodes").field("plugins", &self.plugins).finish_non_exhaustive()
+    }
+}
+
+/// What the watch has told.
+#[derive(Default)]
+struct Memory {
+    /// `None` until the nodes were read completely once.
+    nodes: Option<HashMap<String, Health>>,
+    /// Whether changes arrive.
+    current: bool,
+}
+
+/// What is kept of a Node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Health {
+    Ready,
+    NotReady {
+        /// The transition's time as the API tells it: only compared, to tell one outage from the next.
+        transition: Option<Timestamp>,
+        /// When this outage was first seen, by our own clock,
+        seen: Instant,
+        /// and how old it was then.
+        age: Duration,
+    },
+}
+
+impl Health {
+    /// Reads a Node. `before` is what was known of it; `Err(now)` if nothing could be known because the process has only
+    /// just started, which is the only case in which the times of two hosts' clocks are compared.
+    fn of(node: &Node, before: Result<Option<Self>, Timestamp>) -> Self {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+        if ready.is_some_and(|condition| condition.status == "True") {
+            return Self::Ready;
+        }
+        let told = ready.and_then(|condition| condition.last_transition_time.as_ref());
+        let transition = told.or(node.metadata.creation_timestamp.as_ref()).map(|time| time.0);
+        match before {
+            Ok(Some(known @ Self::NotReady { transition: same, .. })) if same == transition => known,
+            Ok(_) => Self::NotReady { transition, seen: Instant::now(), age: Duration::ZERO },
+            Err(now) => {
+                let age =
+                    transition.map_or(Duration::ZERO, |then| now.duration_since(then).try_into().unwrap_or_default());
+                Self::NotReady { transition, seen: Instant::now(), age }
+            }
+        }
+    }
+
+    fn fate(self) -> Fate {
+        match self {
+            Self::Ready => Fate::Ready,
+            Self::NotReady { seen, age, .. } => Fate::NotReady(age.saturating_add(seen.elapsed())),
+        }
+    }
+}
+
+impl ClusterNodes {
+    /// Begins to follow. `discovery` knows which nodes have a pod of the plugin, `claims` which PersistentVolume a volume
+    /// belongs to; `driver` is the CSI driver's name, under which events are reported.
+    #[must_use]
+    pub fn start(
+        connection: &Connection,
+        discovery: &Discovery,
+        claims: &VolumeClaims,
+        driver: &str,
+        clock: Clock,
+    ) -> Self {
+        let api = Api::<Node>::all(connection.client.clone());
+        let plugins = discovery.plugins();
+        let memory = Arc::<Mutex<Memory>>::default();
+        let mirror = NodeMirror {
+            memory: Arc::clone(&memory),
+            plugins: plugins.clone(),
+            clock: Arc::clone(&clock),
+            fresh: None,
+        };
+        let task = follow(api.clone(), &Selection::default(), mirror, "the cluster's nodes");
+        let announcer = Announcer::new(connection, claims, driver);
+        Self { api, plugins, memory, recent: Mutex::default(), announcer, clock, _task: task }
+    }
+
+    /// Asks the API itself. `remembered` is what the watch has told of the node.
+    async fn look(&self, node: &str, remembered: Option<Health>) -> Fate {
+        let answer = match ask(LIMIT, self.api.get_opt(node)).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::debug!(node, "cannot ask what has become of the node: {error}");
+                return Fate::Unknown;
+            }
+        };
+        let absences = &self.plugins.absences;
+        if let Some(found) = answer {
+            absences.seen(node);
+            return Health::of(&found, Ok(remembered)).fate();
+        }
+        let in_list = lock(&self.memory).nodes.as_ref().is_none_or(|nodes| nodes.contains_key(node));
+        if in_list || self.plugins.remembered_on(node) != Some(false) {
+            absences.seen(node);
+            return Fate::Unknown;
+        }
+        let since = absences.since(node);
+        if since.elapsed() < PATIENCE {
+            return Fate::Unknown;
+        }
+        match self.plugins.asked_on(node).await {
+            Ok(false) if absences.lasts_since(node, since) => {
+                tracing::info!(node, "the node is gone for good: no Node and no pod of the plugin for {PATIENCE:?}");
+                Fate::Gone
+            }
+            Ok(false) => Fate::Unknown,
+            Ok(true) => {
+                absences.seen(node);
+                Fate::Unknown
+            }
+            Err(error) => {
+                tracing::debug!(node, "cannot ask whether the node has a pod of the plugin: {error}");
+                Fate::Unknown
+            }
+        }
+    }
+
+    fn recently(&self, node: &str) -> Option<Fate> {
+        let recent = lock(&self.recent);
+        recent.get(node).filter(|(when, _)| when.elapsed() < REUSE).map(|(_, fate)| *fate)
+    }
+}
+
+#[async_trait::async_trait]
+impl Nodes for ClusterNodes {
+    async fn fate(&self, node: &str) -> Fate {
+        let (remembered, current) = {
+            let memory = lock(&self.memory);
+            let Some(nodes) = &memory.nodes else { return Fate::Unknown };
+            (nodes.get(node).copied(), memory.current)
+        };
+        if let Some(health) = remembered.filter(|_| current) {
+            match health.fate() {
+                Fate::NotReady(long) if long >= PATIENCE => {}
+                waits => return waits,
+            }
+        }
+        if let Some(fate) = self.recently(node) {
+            return fate;
+        }
+        let fate = self.look(node, remembered).await;
+        let mut recent = lock(&self.recent);
+        recent.retain(|_, (when, _)| when.elapsed() < REUSE);
+        recent.insert(node.to_owned(), (Instant::now(), fate));
+        fate
+    }
+
+    async fn gave_up(&self, id: &VolumeId) {
+        self.announcer.gave_up(id, (self.clock)()).await;
+    }
+}
+
+struct NodeMirror {
+    memory: Arc<Mutex<Memory>>,
+    plugins: Plugins,
+    clock: Clock,
+    /// The list that is being read.
+    fresh: Option<HashMap<String, Health>>,
+}
+
+impl NodeMirror {
+    fn health(&self, node: &Node, name: &str) -> Health {
+        let before = match &lock(&self.memory).nodes {
+            Some(nodes) => Ok(nodes.get(name).copied()),
+            None => Err(timestamp((self.clock)())),
+        };
+        Health::of(node, before)
+    }
+}
+
+impl Mirror<Node> for NodeMirror {
+    fn begin(&mut self) {
+        self.fresh = Some(HashMap::new());
+    }
+
+    fn listed(&mut self, node: Node) {
+        let Some(name) = node.metadata.name.as_deref() else { return };
+        let health = self.health(&node, name);
+        if let Some(fresh) = &mut self.fresh {
+            fresh.insert(name.to_owned(), health);
+        }
+    }
+
+    fn complete(&mut self) {
+        if let Some(fresh) = self.fresh.take() {
+            lock(&self.memory).nodes = Some(fresh);
+            self.plugins.absences.begin_anew();
+        }
+    }
+
+    fn applied(&mut self, node: Node) {
+        let Some(name) = node.metadata.name.as_deref() else { return };
+        let health = self.health(&node, name);
+        if let Some(nodes) = &mut lock(&self.memory).nodes {
+            nodes.insert(name.to_owned(), health);
+        }
+        self.plugins.absences.seen(name);
+    }
+
+    fn deleted(&mut self, node: Node) {
+        let Some(name) = node.metadata.name.as_deref() else { return };
+        if let Some(nodes) = &mut lock(&self.memory).nodes {
+            nodes.remove(name);
+        }
+        // It was there until now: the absence can only begin after this.
+        self.plugins.absences.seen(name);
+    }
+
+    fn current(&mut self, current: bool) {
+        lock(&self.memory).current = current;
+    }
+}
