@@ -1,7 +1,9 @@
 //! The half of the crate that exists only in builds made for tests.
 
+use std::cell::RefCell;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
@@ -32,6 +34,37 @@ pub(crate) fn point(name: &str) {
     }
 }
 
+thread_local! {
+    /// The safeguards that this thread goes without.
+    static WITHOUT: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Takes the safeguard `name` out for this thread, until the returned value is dropped.
+#[must_use]
+pub fn disable(name: &'static str) -> Disabled {
+    WITHOUT.with_borrow_mut(|without| without.push(name));
+    Disabled { name, _here: PhantomData }
+}
+
+/// A safeguard that is taken out for as long as this value lives.
+#[derive(Debug)]
+pub struct Disabled {
+    name: &'static str,
+    /// It belongs to its thread.
+    _here: PhantomData<*const ()>,
+}
+
+impl Drop for Disabled {
+    fn drop(&mut self) {
+        WITHOUT.with_borrow_mut(|without| {
+            if let Some(index) = without.iter().position(|name| *name == self.name) {
+                without.remove(index);
+            }
+        });
+    }
+}
+
 pub(crate) fn disabled(name: &str) -> bool {
-    directory().is_some_and(|directory| directory.join(format!("disable-{name}")).exists())
+    WITHOUT.with_borrow(|without| without.contains(&name))
+        || directory().is_some_and(|directory| directory.join(format!("disable-{name}")).exists())
 }

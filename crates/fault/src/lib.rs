@@ -9,9 +9,14 @@
 //! * when a file `kill-at` holds the number N, the N-th point passed since that file appeared kills the process with
 //!   SIGKILL, as a power cut or `kill -9` would;
 //! * a file `disable-NAME` takes the safeguard NAME out, so that a test can show that it would have caught its loss.
+//!
+//! A simulation that runs in the test's own process takes safeguards out with `disable`, for its thread alone.
 
 #[cfg(feature = "enabled")]
 mod enabled;
+
+#[cfg(feature = "enabled")]
+pub use enabled::{Disabled, disable};
 
 /// Marks one instant between this process and the outside world. `name` says what is about to happen or has just
 /// happened, for example `exec:lvm lvcreate:before`.

@@ -4,12 +4,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
 use quarry_filesystem as filesystem;
 use quarry_mount as mount;
-use quarry_pool::{Health, Pool, PoolVolume, Recorded, State, volume_name};
-use quarry_volume::{Agent, Capacity, Error, Filesystem, Layout, Reason, Result, Volume, VolumeId, VolumeSpec};
+use quarry_pool::{Health, Pool, PoolVolume, State, volume_name};
+use quarry_volume::{
+    Agent, Change, Chosen, Error, Filesystem, Found, NewsStream, Reason, Result, Volume, VolumeId, VolumeSpec,
+    check_options,
+};
 
+use crate::board::describe;
 use crate::errors;
 use crate::host::{Host, Located};
 use crate::prepare::prepare;
@@ -21,101 +24,111 @@ impl Agent for Host {
         self.node()
     }
 
-    async fn create(&self, spec: VolumeSpec, wait: Duration) -> Result<Volume> {
+    async fn create(&self, spec: VolumeSpec, chosen: Option<Chosen>, wait: Duration) -> Result<(Volume, Change)> {
         let host = self.clone();
         let key = volume_name(&spec.name);
         let name = spec.name.clone();
         self.tasks()
-            .run(&key, "create", wait, |handle| async move { host.create_now(spec, handle).await })
+            .run(&key, CREATE, wait, |handle| async move {
+                // Now the name is taken.
+                if let Some(chosen) = &chosen {
+                    host.admit(chosen)?;
+                }
+                host.create_now(spec, handle).await
+            })
             .await
             .map_err(|error| error.context(format_args!("creating volume {name:?}")))
     }
 
-    async fn delete(&self, id: &VolumeId, wait: Duration) -> Result<()> {
+    async fn delete(&self, id: &VolumeId, wait: Duration) -> Result<Change> {
         let host = self.clone();
         let wanted = id.clone();
         // A volume that is still being zeroed is not wanted any more.
-        self.tasks().stop(&id.volume, "create", wait).await;
+        self.tasks().stop(&id.volume, CREATE, wait).await;
         self.tasks()
-            .run(&id.volume, "delete", wait, |_| async move { host.delete_now(&wanted).await })
+            .run(&id.volume, DELETE, wait, |_| async move { host.delete_now(&wanted).await })
             .await
             .map_err(|error| error.context(format_args!("deleting volume {id}")))
     }
 
-    async fn get(&self, id: &VolumeId) -> Result<Volume> {
-        match self.locate(id).await? {
+    async fn get(&self, id: &VolumeId, wait: Duration) -> Result<Volume> {
+        match within(wait, self.locate(id)).await.map_err(|error| error.context(format_args!("volume {id}")))? {
             Some(Located { pool, volume }) => Ok(self.describe(&pool, &volume)),
             None => Err(Error::not_found(format!("volume {id} does not exist"))),
         }
     }
 
-    async fn list(&self) -> Result<Vec<Volume>> {
-        let mut list = Vec::new();
-        let answers = self.pools().iter().map(|pool| async move { (pool, pool.volumes().await) });
-        for (pool, volumes) in join_all(answers).await {
-            // One pool that cannot be read must not hide the others; it shows in /readyz and in the metrics.
-            match volumes {
-                Ok(volumes) => list.extend(volumes.iter().map(|volume| self.describe(pool, volume))),
-                Err(error) => tracing::warn!(pool = pool.name(), %error, "its volumes are not listed"),
-            }
-        }
-        Ok(list)
+    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<Found> {
+        // In this order: a creation that is admitted by the lower fence has taken the name before.
+        self.raise(fence)?;
+        self.tasks().refuse(&volume_name(name), &[CREATE, DELETE])?;
+        let found = within(wait, self.find_anywhere(name)).await;
+        let found = found.map_err(|error| error.context(format_args!("looking for a volume named {name:?}")))?;
+        let volume = found.map(|Located { pool, volume }| self.describe(&pool, &volume));
+        Ok(Found { instance: self.instance().to_owned(), volume })
     }
 
-    async fn capacity(&self, pool: Option<&str>, layout: &Layout) -> Result<Capacity> {
-        let mut total = Capacity::default();
-        for candidate in self.pools().iter().filter(|candidate| pool.is_none_or(|name| candidate.name() == name)) {
-            let capacity = candidate.capacity(layout).await?;
-            total.available = total.available.saturating_add(capacity.available);
-            total.largest = total.largest.max(capacity.largest);
-            total.smallest = match total.smallest {
-                0 => capacity.smallest,
-                smallest => smallest.min(capacity.smallest),
-            };
-        }
-        Ok(total)
+    async fn watch(&self) -> Result<NewsStream> {
+        Ok(self.board().listen())
     }
+}
 
-    fn check_options(&self, kind: Filesystem, mount_flags: &[String], mkfs_options: &str) -> Result<()> {
-        filesystem::MountOptions::parse(kind, mount_flags).map_err(errors::option)?;
-        filesystem::MakeOptions::parse(kind, mkfs_options).map_err(errors::option)?;
-        Ok(())
-    }
+/// The task that makes a volume.
+const CREATE: &str = "create";
+/// The task that deletes one.
+const DELETE: &str = "delete";
+
+/// Bounds the wait for a question, which changes nothing.
+async fn within<T>(wait: Duration, question: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(wait, question).await.unwrap_or_else(|_| {
+        Err(Error::new(Reason::TimedOut, format!("its storage did not answer within {wait:.1?}; retry")))
+    })
 }
 
 impl Host {
     fn describe(&self, pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Volume {
-        let record = match &volume.record {
-            Recorded::Here(record) => Some(record),
-            Recorded::Newer(_) | Recorded::Broken(_) => None,
-        };
-        Volume {
-            id: self.id_of(volume),
-            name: record.map_or_else(|| volume.name.clone(), |record| record.name.clone()),
-            size: volume.size,
-            pool: pool.name().to_owned(),
-            access: record.map(|record| record.access),
-            filesystem: record.and_then(|record| record.filesystem),
+        describe(self.node(), pool.name(), volume)
+    }
+
+    async fn create_now(&self, spec: VolumeSpec, handle: Handle) -> Result<(Volume, Change)> {
+        check(&spec)?;
+        let asked = Arc::clone(self.pool(spec.pool.as_deref())?);
+        match self.make(&asked, &spec, &handle).await {
+            Ok((pool, volume)) => {
+                let volume = self.describe(&pool, &volume);
+                let change = self.board().changed(pool.name(), &volume.id, Some(volume.clone())).await;
+                Ok((volume, change))
+            }
+            Err(error) => {
+                // It may have come half-way.
+                self.board().stir(asked.name());
+                Err(error)
+            }
         }
     }
 
-    async fn create_now(&self, spec: VolumeSpec, handle: Handle) -> Result<Volume> {
-        let asked = Arc::clone(self.pool(spec.pool.as_deref())?);
-        let (pool, volume, fresh) = match self.find_by_name(&spec.name, &asked).await? {
+    /// Finds or carves the volume, and makes it fit to be handed out.
+    async fn make(
+        &self,
+        asked: &Arc<dyn Pool>,
+        spec: &VolumeSpec,
+        handle: &Handle,
+    ) -> Result<(Arc<dyn Pool>, PoolVolume)> {
+        let (pool, volume, fresh) = match self.find_by_name(&spec.name, asked).await? {
             Some(Located { pool, volume }) => {
-                compatible(&spec, asked.name(), pool.name(), &volume)?;
+                compatible(spec, asked.name(), pool.name(), &volume)?;
                 match &volume.health {
                     Health::Incomplete(why) if volume.record()?.state == State::New => {
                         tracing::warn!(volume = volume.name, why, "made again: its creation was interrupted");
                         pool.remove(&volume).await?;
-                        (Arc::clone(&pool), pool.carve(&spec).await?, true)
+                        (Arc::clone(&pool), pool.carve(spec).await?, true)
                     }
                     Health::Incomplete(why) | Health::Lost(why) => return Err(Error::precondition(why.clone())),
                     Health::Whole | Health::Degraded(_) => (pool, volume, false),
                 }
             }
             None => {
-                let size = asked.size_of(&spec).await?;
+                let size = asked.size_of(spec).await?;
                 if let Some(kind) = spec.filesystem
                     && size < filesystem::minimum_size(kind)
                 {
@@ -127,22 +140,38 @@ impl Host {
                         ),
                     ));
                 }
-                let volume = asked.carve(&spec).await?;
-                (asked, volume, true)
+                let volume = asked.carve(spec).await?;
+                if spec.access.shows_bytes() {
+                    // Zeroing takes its time; the space is gone now.
+                    self.board().stir(asked.name());
+                }
+                (Arc::clone(asked), volume, true)
             }
         };
-        let volume = prepare(&pool, volume, fresh, &handle).await?;
-        Ok(self.describe(&pool, &volume))
+        let volume = prepare(&pool, volume, fresh, handle).await?;
+        Ok((pool, volume))
     }
 
-    async fn delete_now(&self, id: &VolumeId) -> Result<()> {
-        let Some(Located { pool, volume }) = self.locate(id).await? else { return Ok(()) };
-        // Only what this code can read is removed: the mark alone does not say enough.
-        volume.record()?;
-        if let Some(device) = pool.device(&volume)? {
-            unused(&device)?;
+    async fn delete_now(&self, id: &VolumeId) -> Result<Change> {
+        let pool = self.pool_of(id).await?;
+        if let Some(volume) = pool.volume(&id.volume).await? {
+            // Only what this code can read is removed: the mark alone does not say enough.
+            volume.record()?;
+            if let Some(device) = pool.device(&volume)? {
+                unused(&device)?;
+            }
+            pool.remove(&volume).await.inspect_err(|_| self.board().stir(pool.name()))?;
         }
-        pool.remove(&volume).await
+        Ok(self.board().changed(pool.name(), id, None).await)
+    }
+}
+
+/// Refuses options that the controller should have refused: the two may be of different versions.
+fn check(spec: &VolumeSpec) -> Result<()> {
+    match spec.filesystem {
+        Some(kind) => check_options(kind, &[], &spec.mkfs_options),
+        None if spec.mkfs_options.is_empty() => Ok(()),
+        None => Err(Error::invalid("mkfsOptions are given for a raw block volume, which has no filesystem")),
     }
 }
 

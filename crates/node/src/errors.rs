@@ -35,11 +35,6 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
     Error::new(reason, error.to_string())
 }
 
-/// A refused option.
-pub(crate) fn option(error: quarry_filesystem::OptionError) -> Error {
-    Error::invalid(error.to_string())
-}
-
 /// Runs what blocks (mounts, ioctls) where it may block.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,

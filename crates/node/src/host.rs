@@ -1,13 +1,14 @@
 //! One host: its pools, and what is under way on them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use quarry_pool::{Pool, PoolVolume};
-use quarry_volume::{Error, Reason, Result, VolumeId};
+use quarry_volume::{Chosen, Error, Reason, Result, VolumeId};
 
+use crate::board::Board;
 use crate::tasks::Tasks;
 
 /// How long a pool that was not asked for may hold up a creation in another one.
@@ -23,6 +24,9 @@ struct Inner {
     node: String,
     pools: Vec<Arc<dyn Pool>>,
     tasks: Tasks,
+    board: Board,
+    /// The highest number of a chooser that this run of the agent has seen.
+    fence: Mutex<u64>,
 }
 
 /// A volume, and the pool in which it was found.
@@ -35,7 +39,15 @@ impl Host {
     /// The host named `node` with its pools, in the order of the configuration.
     #[must_use]
     pub fn new(node: impl Into<String>, pools: Vec<Arc<dyn Pool>>) -> Self {
-        Self { inner: Arc::new(Inner { node: node.into(), pools, tasks: Tasks::default() }) }
+        Self::in_pod(node, pools, "")
+    }
+
+    /// The same, served from the pod with that UID.
+    #[must_use]
+    pub fn in_pod(node: impl Into<String>, pools: Vec<Arc<dyn Pool>>, pod_uid: impl Into<String>) -> Self {
+        let node = node.into();
+        let board = Board::new(&node, pod_uid.into(), pools.clone());
+        Self { inner: Arc::new(Inner { node, pools, tasks: Tasks::default(), board, fence: Mutex::new(0) }) }
     }
 
     /// The node's name.
@@ -56,9 +68,51 @@ impl Host {
         &self.inner.tasks
     }
 
-    /// The identifier of a volume of this host.
-    pub(crate) fn id_of(&self, volume: &PoolVolume) -> VolumeId {
-        VolumeId { storage: volume.storage.clone(), node: self.node().to_owned(), volume: volume.name.clone() }
+    /// This run of the agent: another one after every start.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.inner.board.greeting().instance
+    }
+
+    /// What this node tells of itself.
+    pub(crate) fn board(&self) -> &Board {
+        &self.inner.board
+    }
+
+    /// Refuses choosers below this one from now on.
+    ///
+    /// # Errors
+    /// `Unavailable` if a higher one has been seen.
+    pub(crate) fn raise(&self, fence: u64) -> Result<()> {
+        let mut seen = self.inner.fence.lock().unwrap_or_else(PoisonError::into_inner);
+        if fence < *seen {
+            return Err(Error::unavailable(format!(
+                "node {} has heard of chooser {seen}, and chooser {fence} asks: it has been replaced; retry, and the \
+                 present one answers",
+                self.node()
+            )));
+        }
+        *seen = fence;
+        Ok(())
+    }
+
+    /// Whether a chooser may still have its way here. To be asked with the name taken (see [`Tasks::run`]): the chooser
+    /// that replaces this one raises the fence first and looks for the name then, so that one of the two sees the other.
+    ///
+    /// # Errors
+    /// `Unavailable` if it has been replaced, or if it asked another run of this agent, which may have known of a higher
+    /// one.
+    pub(crate) fn admit(&self, chosen: &Chosen) -> Result<()> {
+        if quarry_fault::disabled("fence") {
+            return Ok(());
+        }
+        if chosen.instance != self.instance() {
+            return Err(Error::unavailable(format!(
+                "the agent of node {} was restarted since it was asked for the name: retry",
+                self.node()
+            )));
+        }
+        self.raise(chosen.fence)
     }
 
     /// The pool that a StorageClass means: the named one, or the only one.
@@ -84,9 +138,18 @@ impl Host {
     /// Finds the volume of an identifier. `None`: its own pool was read completely, and it is not there.
     ///
     /// # Errors
+    /// As for [`Host::pool_of`].
+    pub(crate) async fn locate(&self, id: &VolumeId) -> Result<Option<Located>> {
+        let pool = self.pool_of(id).await?;
+        Ok(pool.volume(&id.volume).await?.map(|volume| Located { pool, volume }))
+    }
+
+    /// The pool that lies on the storage of an identifier.
+    ///
+    /// # Errors
     /// `Unavailable` if the identifier is another node's, or if its storage is not among the pools that can be read
     /// now: neither is a proof that the volume is gone.
-    pub(crate) async fn locate(&self, id: &VolumeId) -> Result<Option<Located>> {
+    pub(crate) async fn pool_of(&self, id: &VolumeId) -> Result<Arc<dyn Pool>> {
         if id.node != self.node() {
             return Err(Error::unavailable(format!(
                 "volume {id} is on node {}, and this is node {}: ask there",
@@ -100,13 +163,7 @@ impl Host {
             self.pools().iter().map(|pool| async move { (pool, pool.storage().await) }).collect();
         while let Some((pool, storage)) = storages.next().await {
             match storage {
-                Ok(storage) if storage == id.storage => {
-                    let volumes = pool.volumes().await?;
-                    return Ok(volumes
-                        .into_iter()
-                        .find(|volume| volume.name == id.volume)
-                        .map(|volume| Located { pool: Arc::clone(pool), volume }));
-                }
+                Ok(storage) if storage == id.storage => return Ok(Arc::clone(pool)),
                 Ok(_) => {}
                 Err(error) => unread.push(error.message),
             }
@@ -127,24 +184,39 @@ impl Host {
     /// # Errors
     /// `Unavailable` if the asked pool cannot be read.
     pub(crate) async fn find_by_name(&self, name: &str, asked: &Arc<dyn Pool>) -> Result<Option<Located>> {
-        let named = |volume: &PoolVolume| volume.record().is_ok_and(|record| record.name == name);
-        if let Some(volume) = asked.volumes().await?.into_iter().find(named) {
+        if let Some(volume) = asked.asked(name).await? {
             return Ok(Some(Located { pool: Arc::clone(asked), volume }));
         }
         let others = self.pools().iter().filter(|pool| pool.name() != asked.name());
-        let mut others: FuturesUnordered<_> =
-            others.map(|pool| async move { (pool, tokio::time::timeout(OTHER_POOLS, pool.volumes()).await) }).collect();
-        while let Some((pool, volumes)) = others.next().await {
-            match volumes {
-                Ok(Ok(volumes)) => {
-                    if let Some(volume) = volumes.into_iter().find(named) {
-                        return Ok(Some(Located { pool: Arc::clone(pool), volume }));
-                    }
-                }
+        let mut others: FuturesUnordered<_> = others
+            .map(|pool| async move { (pool, tokio::time::timeout(OTHER_POOLS, pool.asked(name)).await) })
+            .collect();
+        while let Some((pool, answer)) = others.next().await {
+            match answer {
+                Ok(Ok(Some(volume))) => return Ok(Some(Located { pool: Arc::clone(pool), volume })),
+                Ok(Ok(None)) => {}
                 Ok(Err(error)) => tracing::debug!(pool = pool.name(), %error, "not searched for the name"),
                 Err(_) => tracing::warn!(pool = pool.name(), "not searched for the name: it does not answer"),
             }
         }
         Ok(None)
+    }
+
+    /// Finds the volume that was made under this name in any pool. `None`: every pool was read completely, and none has it.
+    ///
+    /// # Errors
+    /// `Unavailable` if it was not found, and a pool cannot be read: it may be there.
+    pub(crate) async fn find_anywhere(&self, name: &str) -> Result<Option<Located>> {
+        let mut unread = None;
+        let mut answers: FuturesUnordered<_> =
+            self.pools().iter().map(|pool| async move { (pool, pool.asked(name).await) }).collect();
+        while let Some((pool, answer)) = answers.next().await {
+            match answer {
+                Ok(Some(volume)) => return Ok(Some(Located { pool: Arc::clone(pool), volume })),
+                Ok(None) => {}
+                Err(error) => unread = Some(error),
+            }
+        }
+        unread.map_or(Ok(None), Err)
     }
 }

@@ -5,6 +5,8 @@
 //! serves a controller.
 
 mod agent;
+mod board;
+mod bytes;
 mod errors;
 mod host;
 mod prepare;

@@ -3,13 +3,13 @@
 //! Only a volume in state `new` comes here. One that is made for a filesystem loses the signatures of former owners; one
 //! that may be used as a raw block device is zeroed to the last byte, in chunks, with its progress in the record.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use quarry_filesystem as filesystem;
-use quarry_pool::{Pool, PoolVolume, Record, Recorded, State};
+use quarry_pool::{Device, Pool, PoolVolume, Record, Recorded, State};
 use quarry_volume::{AccessTypes, Error, Reason, Result};
 
+use crate::bytes::Bytes;
 use crate::errors;
 use crate::tasks::Handle;
 
@@ -41,28 +41,21 @@ pub(crate) async fn prepare(
     }
     let device = pool.activate(&volume).await?;
     if record.access.shows_bytes() {
-        zero(pool, &mut volume, record, &device, handle).await?;
+        zero(pool, &mut volume, record, device, handle).await?;
     } else if fresh || !carries_own_filesystem(&volume, &device).await? {
-        wipe(&device).await?;
+        Bytes::hold(device).await?.wipe().await?;
     }
     Ok(volume)
 }
 
 /// Whether a `new` volume carries the filesystem that a stage made for it: then it is that stage's, or, after an
 /// operator restored old metadata, somebody's data. Either way it is not wiped.
-async fn carries_own_filesystem(volume: &PoolVolume, device: &Path) -> Result<bool> {
+async fn carries_own_filesystem(volume: &PoolVolume, device: &Device) -> Result<bool> {
+    // In a simulated pool no stage ever makes one.
+    let Device::Node(device) = device else { return Ok(false) };
     let probe = filesystem::probe(device).await.map_err(errors::filesystem)?;
     let own = filesystem::filesystem_uuid(&volume.uuid);
     Ok(matches!(probe, filesystem::Probe::Filesystem { uuid, .. } if uuid.eq_ignore_ascii_case(&own)))
-}
-
-async fn wipe(device: &Path) -> Result<()> {
-    let device = device.to_owned();
-    errors::blocking(move || {
-        let file = filesystem::exclusive(&device).map_err(errors::filesystem)?;
-        filesystem::wipe_signatures(&file).map_err(errors::filesystem)
-    })
-    .await
 }
 
 /// Zeroes the whole device from where the record says, and marks the volume `ready` (or, for both access types, zeroed).
@@ -70,7 +63,7 @@ async fn zero(
     pool: &Arc<dyn Pool>,
     volume: &mut PoolVolume,
     record: Record,
-    device: &Path,
+    device: Device,
     handle: &Handle,
 ) -> Result<()> {
     let size = volume.size;
@@ -82,8 +75,7 @@ async fn zero(
         handle.progress(format!("zeroed {:.1} of {:.1} GiB", gib(offset), gib(size)));
     };
     tell(offset);
-    let path = device.to_owned();
-    let file = Arc::new(errors::blocking(move || filesystem::exclusive(&path).map_err(errors::filesystem)).await?);
+    let bytes = Bytes::hold(device).await?;
     while offset < size {
         if handle.cancel.is_cancelled() {
             return Err(Error::new(
@@ -92,33 +84,23 @@ async fn zero(
             ));
         }
         let length = CHUNK.min(size - offset);
-        let chunk = Arc::clone(&file);
-        errors::blocking(move || filesystem::zero_range(&chunk, offset, length).map_err(errors::filesystem)).await?;
+        bytes.zero(offset, length).await?;
         offset += length;
         tell(offset);
         if offset - noted >= NOTE_EVERY && offset < size {
-            flush(&file).await?;
+            bytes.flush().await?;
             let record = record.zeroed(offset / GIB);
             note(pool, volume, &record).await?;
             noted = offset;
         }
     }
-    flush(&file).await?;
-    drop(file);
+    bytes.flush().await?;
+    drop(bytes);
     let done = match record.access {
         AccessTypes::Both => record.zeroed(size.div_ceil(GIB)),
         AccessTypes::Block | AccessTypes::Mount => record.ready(),
     };
     note(pool, volume, &done).await
-}
-
-async fn flush(file: &Arc<filesystem::Exclusive>) -> Result<()> {
-    let file = Arc::clone(file);
-    errors::blocking(move || {
-        file.sync_all()
-            .map_err(|error| Error::host(format!("flushing zeroes to the device: {error}; see the kernel log")))
-    })
-    .await
 }
 
 /// Replaces the record on the storage and in `volume`.

@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_filesystem::{self as filesystem, MakeOptions, MountOptions, Probe};
+use quarry_filesystem::{self as filesystem, Probe};
 use quarry_mount as mount;
 use quarry_pool::{Health, Pool, PoolVolume, Record, State};
-use quarry_volume::{AccessType, AccessTypes, Capability, Error, Filesystem, Result, VolumeId, parameters_hash};
+use quarry_volume::{
+    AccessType, AccessTypes, Capability, Error, Filesystem, MakeOptions, MountOptions, Result, VolumeId,
+    parameters_hash,
+};
 
 use crate::errors;
 use crate::host::{Host, Located};
@@ -38,11 +41,13 @@ impl Host {
 
     async fn stage_now(&self, stage: Stage) -> Result<()> {
         let (Located { pool, mut volume }, record) = self.usable(&stage.id, &stage.capability).await?;
-        let device = pool.activate(&volume).await?;
+        let device = pool.activate(&volume).await?.node()?;
         let Some(kind) = record.filesystem.filter(|_| stage.capability.access == AccessType::Mount) else {
-            return stage_block(&pool, &mut volume, &record).await;
+            let staged = stage_block(&pool, &mut volume, &record).await;
+            self.tell_first_use(&pool, &record);
+            return staged;
         };
-        let options = MountOptions::parse(kind, &stage.capability.mount_flags).map_err(errors::option)?;
+        let options = MountOptions::parse(kind, &stage.capability.mount_flags)?;
         let already = {
             let staging = stage.staging.clone();
             errors::blocking(move || {
@@ -57,7 +62,11 @@ impl Host {
         };
         if already.is_none() {
             match record.state {
-                State::New => settle(&pool, &mut volume, &record, kind, &device, &stage.mkfs_options).await?,
+                State::New => {
+                    let settled = settle(&pool, &mut volume, &record, kind, &device, &stage.mkfs_options).await;
+                    self.tell_first_use(&pool, &record);
+                    settled?;
+                }
                 State::Ready => verify(&volume, kind, &device).await?,
             }
         }
@@ -66,6 +75,13 @@ impl Host {
             mount::mount_filesystem(&device, &stage.staging, kind.as_str(), &options.to_words()).map_err(errors::mount)
         })
         .await
+    }
+
+    /// A volume that was `new` is probably `ready` now.
+    fn tell_first_use(&self, pool: &Arc<dyn Pool>, before: &Record) {
+        if before.state == State::New {
+            self.board().stir(pool.name());
+        }
     }
 
     /// Finds a volume that is to be staged or published, and checks that it was made for this use.
@@ -218,7 +234,7 @@ async fn make(record: &Record, kind: Filesystem, device: &Path, uuid: &str, mkfs
              volumeAttributes",
         ));
     }
-    let options = MakeOptions::parse(kind, mkfs_options).map_err(errors::option)?;
+    let options = MakeOptions::parse(kind, mkfs_options)?;
     filesystem::make(kind, device, uuid, &options).await.map_err(errors::filesystem)
 }
 

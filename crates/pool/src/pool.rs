@@ -164,6 +164,17 @@ pub trait Pool: Send + Sync {
     async fn remove(&self, volume: &PoolVolume) -> Result<()>;
 }
 
+impl Health {
+    /// What is wrong, in words.
+    #[must_use]
+    pub fn problem(&self) -> Option<&str> {
+        match self {
+            Self::Whole => None,
+            Self::Degraded(why) | Self::Lost(why) | Self::Incomplete(why) => Some(why),
+        }
+    }
+}
+
 impl Device {
     /// The node of the block device, for whom it takes a real one.
     ///

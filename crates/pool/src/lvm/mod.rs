@@ -265,6 +265,20 @@ impl Pool for LvmPool {
         Ok(found.and_then(|found| volume::ours(&group, found)))
     }
 
+    async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
+        let found = self.volumes().await?;
+        let named = |volume: &PoolVolume| volume.record().is_ok_and(|record| record.name == name);
+        match (found.into_iter().find(named), self.orphan()) {
+            (Some(volume), _) => Ok(Some(volume)),
+            (None, None) => Ok(None),
+            // It may be about to make it.
+            (None, Some(orphan)) => Err(Error::new(
+                Reason::UnderWay,
+                format!("pool {}: what volumes there are is known when {orphan} has ended; retry", self.config.name),
+            )),
+        }
+    }
+
     async fn storage(&self) -> Result<StorageId> {
         Ok(StorageId::of(&self.group().await?.uuid))
     }

@@ -1,0 +1,362 @@
+//! The board: what this node tells of its pools and volumes, and everyone who follows it.
+//!
+//! A controller knows nothing but what it is told here. So three things must hold: what is told was read from the
+//! storage, at one instant for each pool; what was read later is told later, and numbered; and a volume is called gone
+//! only after its pool was read completely.
+//!
+//! Pools are read one at a time each, and independently: one that hangs delays no news of the others. After our own
+//! changes the pool is read before the caller is answered. Changes from outside are looked for only while somebody
+//! listens: when the kernel tells of devices, and every few seconds. Such a look compares the disks' headers; it runs no
+//! program unless something changed.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::future::join_all;
+use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
+use quarry_volume::{Change, Greeting, PoolState, Space, Volume, VolumeId};
+use tokio::sync::broadcast;
+
+use self::difference::difference;
+
+mod difference;
+mod listener;
+
+/// How often a pool is looked at while somebody listens.
+const TICK: Duration = Duration::from_secs(5);
+/// The same for a pool that could not be read the last times: each attempt may start a program.
+const SELDOM: Duration = Duration::from_secs(30);
+/// How long after the first event of a burst a pool is looked at.
+const SETTLING: Duration = Duration::from_millis(300);
+/// A pool that cannot be read for this long is told as one that does not answer.
+const SLOW: Duration = Duration::from_secs(3);
+/// How many changes a listener may be behind before it gets everything anew.
+const BACKLOG: usize = 256;
+
+/// What this node tells. Cheap to clone; all clones are the same board.
+#[derive(Clone)]
+pub(crate) struct Board {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    greeting: Greeting,
+    pools: Vec<Arc<dyn Pool>>,
+    /// Held while the pool of the same index is read, and until the board shows what was read: so that the board never
+    /// goes back.
+    turns: Vec<tokio::sync::Mutex<()>>,
+    told: Mutex<Told>,
+    /// Everything that is told goes through here while [`Told`] is locked: in the order of the generations.
+    news: broadcast::Sender<Arc<Change>>,
+}
+
+struct Told {
+    generation: u64,
+    /// As [`Inner::pools`].
+    pools: Vec<Known>,
+}
+
+/// What is told of one pool.
+struct Known {
+    state: PoolState,
+    /// Sorted by their identifiers.
+    volumes: Vec<Volume>,
+    /// The mark of the reading that `volumes` come from; `None` if they come from none.
+    mark: Option<u64>,
+    /// Whether a task looks for changes from outside.
+    watched: bool,
+}
+
+impl Board {
+    pub(crate) fn new(node: &str, pod_uid: String, pools: Vec<Arc<dyn Pool>>) -> Self {
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let greeting = Greeting {
+            node: node.to_owned(),
+            instance: uuid::Uuid::new_v4().to_string(),
+            pod_uid,
+            boot_id: boot_id.trim().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: Vec::new(),
+        };
+        // A later start counts on from a higher number, unless the clock was set back: then the instance tells.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let generation = u64::try_from(since.as_micros()).unwrap_or(1);
+        let unread = |pool: &Arc<dyn Pool>| {
+            let name = pool.name().to_owned();
+            let why = format!("pool {name} has not been read yet");
+            let space = Space { closed: Some(why.clone()), ..Space::default() };
+            let state = PoolState { name, space, problems: vec![why], ..PoolState::default() };
+            Known { state, volumes: Vec::new(), mark: None, watched: false }
+        };
+        let told = Told { generation, pools: pools.iter().map(unread).collect() };
+        let turns = pools.iter().map(|_| tokio::sync::Mutex::default()).collect();
+        let news = broadcast::Sender::new(BACKLOG);
+        Self { inner: Arc::new(Inner { greeting, pools, turns, told: Mutex::new(told), news }) }
+    }
+
+    pub(crate) fn greeting(&self) -> &Greeting {
+        &self.inner.greeting
+    }
+
+    /// Reads the pool after a change of ours. Returns what is told of it and of the volume that was changed, with the
+    /// generation at which this holds. Where the pool cannot be read just now, our own change is told all the same:
+    /// `volume` if it was made, its absence if not.
+    pub(crate) async fn changed(&self, pool: &str, id: &VolumeId, volume: Option<Volume>) -> Change {
+        let Some(index) = self.index(pool) else { return Change::default() };
+        let _turn = self.turn(index).await;
+        let read = self.read(index).await;
+        let mut told = self.told();
+        if !read {
+            self.note(&mut told, index, id, volume);
+        }
+        let generation = told.generation;
+        let Some(known) = told.pools.get(index) else { return Change::default() };
+        // What was read wins: somebody may have removed the volume at once.
+        let volumes: Vec<Volume> =
+            known.find(id).ok().and_then(|at| known.volumes.get(at)).cloned().into_iter().collect();
+        let gone = if volumes.is_empty() { vec![id.clone()] } else { Vec::new() };
+        Change { generation, pools: vec![known.state.clone()], volumes, gone }
+    }
+
+    /// Reads the pool soon, if anybody listens.
+    pub(crate) fn stir(&self, pool: &str) {
+        if let Some(index) = self.index(pool)
+            && self.inner.news.receiver_count() > 0
+        {
+            let board = self.clone();
+            tokio::spawn(async move { board.refresh(index).await });
+        }
+    }
+
+    /// Reads all pools, each at most [`SLOW`]: those that take longer are told as silent.
+    async fn refresh_all(&self) {
+        let each = (0..self.inner.pools.len()).map(|index| async move {
+            let board = self.clone();
+            let reading = tokio::spawn(async move { board.refresh(index).await });
+            if tokio::time::timeout(SLOW, reading).await.is_err() {
+                self.silent(index);
+            }
+        });
+        join_all(each).await;
+    }
+
+    /// Reads a pool when its turn comes, and tells what is different. Returns whether it could be read.
+    async fn refresh(&self, index: usize) -> bool {
+        let _turn = self.turn(index).await;
+        self.read(index).await
+    }
+
+    async fn turn(&self, index: usize) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match self.inner.turns.get(index) {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        }
+    }
+
+    /// Reads a pool whose turn the caller holds.
+    async fn read(&self, index: usize) -> bool {
+        let Some(pool) = self.inner.pools.get(index) else { return false };
+        let known = self.told().pools.get(index).and_then(|known| known.mark);
+        let reading = pool.read(known).await;
+        self.absorb(index, pool.name(), reading)
+    }
+
+    fn absorb(&self, index: usize, pool: &str, reading: Reading) -> bool {
+        let Reading { mut state, mark, volumes } = reading;
+        let readable = !matches!(volumes, Volumes::Unreadable);
+        let volumes = match volumes {
+            Volumes::Unreadable | Volumes::Same => None,
+            Volumes::All(list) => {
+                let node = &self.inner.greeting.node;
+                let mut list: Vec<Volume> = list.iter().map(|volume| describe(node, pool, volume)).collect();
+                list.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+                Some(list)
+            }
+        };
+        let mut told = self.told();
+        let Some(known) = told.pools.get_mut(index) else { return readable };
+        if !readable {
+            state.storage = known.state.storage.clone();
+            state.volumes = count(&known.volumes);
+        }
+        let (mut changed, mut gone) = (Vec::new(), Vec::new());
+        if let Some(volumes) = volumes {
+            (changed, gone) = difference(&known.volumes, &volumes);
+            known.volumes = volumes;
+            known.mark = Some(mark);
+        }
+        let pools = known.replace(state);
+        self.publish(&mut told, Change { generation: 0, pools, volumes: changed, gone });
+        readable
+    }
+
+    /// Tells a pool as one that does not answer. What was known of its volumes stands.
+    fn silent(&self, index: usize) {
+        let mut told = self.told();
+        let Some(known) = told.pools.get_mut(index) else { return };
+        let why = format!(
+            "pool {} does not answer: reading its storage takes longer than {} s; is a disk hanging, or another lvm \
+             holding a lock?",
+            known.state.name,
+            SLOW.as_secs()
+        );
+        let space = Space { free: Vec::new(), closed: Some(why.clone()), ..known.state.space.clone() };
+        let state = PoolState { space, problems: vec![why], ..known.state.clone() };
+        let pools = known.replace(state);
+        self.publish(&mut told, Change { pools, ..Change::default() });
+    }
+
+    /// Enters our own change of a pool that cannot be read.
+    fn note(&self, told: &mut Told, index: usize, id: &VolumeId, volume: Option<Volume>) {
+        let Some(known) = told.pools.get_mut(index) else { return };
+        let mut change = Change::default();
+        match (known.find(id), volume) {
+            (Ok(at), Some(volume)) => {
+                if let Some(old) = known.volumes.get_mut(at).filter(|old| **old != volume) {
+                    *old = volume.clone();
+                    change.volumes.push(volume);
+                }
+            }
+            (Err(at), Some(volume)) => {
+                known.volumes.insert(at, volume.clone());
+                change.volumes.push(volume);
+            }
+            (Ok(at), None) => {
+                known.volumes.remove(at);
+                change.gone.push(id.clone());
+            }
+            (Err(_), None) => {}
+        }
+        // The next complete reading is compared whatever its mark.
+        known.mark = None;
+        let state = PoolState { volumes: count(&known.volumes), ..known.state.clone() };
+        change.pools = known.replace(state);
+        self.publish(told, change);
+    }
+
+    /// Numbers a change, and sends it to everyone who listens; nothing is no change.
+    fn publish(&self, told: &mut Told, change: Change) {
+        if change.pools.is_empty() && change.volumes.is_empty() && change.gone.is_empty() {
+            return;
+        }
+        told.generation += 1;
+        // It fails where nobody listens.
+        let _ = self.inner.news.send(Arc::new(Change { generation: told.generation, ..change }));
+    }
+
+    /// Everything that is told now.
+    fn picture(&self) -> Change {
+        let told = self.told();
+        Change {
+            generation: told.generation,
+            pools: told.pools.iter().map(|known| known.state.clone()).collect(),
+            volumes: told.pools.iter().flat_map(|known| known.volumes.iter().cloned()).collect(),
+            gone: Vec::new(),
+        }
+    }
+
+    /// Begins to listen, and sees to it that changes from outside are looked for.
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
+        let mut told = self.told();
+        let receiver = self.inner.news.subscribe();
+        for (index, known) in told.pools.iter_mut().enumerate() {
+            if !known.watched {
+                known.watched = true;
+                let board = self.clone();
+                tokio::spawn(async move { board.watch(index).await });
+            }
+        }
+        receiver
+    }
+
+    /// Whether somebody still listens; if not, the caller is the pool's watcher and ends.
+    fn listened(&self, index: usize) -> bool {
+        let mut told = self.told();
+        let listened = self.inner.news.receiver_count() > 0;
+        if let Some(known) = told.pools.get_mut(index) {
+            known.watched = listened;
+        }
+        listened
+    }
+
+    /// Looks for changes of a pool from outside until nobody listens any more.
+    async fn watch(self, index: usize) {
+        let Some(pool) = self.inner.pools.get(index) else { return };
+        let mut pause = TICK;
+        let mut heard = pool.uevents().heard();
+        while self.listened(index) {
+            tokio::select! {
+                () = pool.uevents().beyond(heard) => tokio::time::sleep(SETTLING).await,
+                () = tokio::time::sleep(pause) => {}
+            }
+            if !self.listened(index) {
+                return;
+            }
+            heard = pool.uevents().heard();
+            let board = self.clone();
+            let mut reading = tokio::spawn(async move { board.refresh(index).await });
+            let read = loop {
+                if let Ok(read) = tokio::time::timeout(SLOW, &mut reading).await {
+                    break read.unwrap_or(false);
+                }
+                self.silent(index);
+                if !self.listened(index) {
+                    return;
+                }
+            };
+            pause = if read { TICK } else { (pause * 2).min(SELDOM) };
+        }
+    }
+
+    fn index(&self, pool: &str) -> Option<usize> {
+        self.inner.pools.iter().position(|candidate| candidate.name() == pool)
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.inner.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Known {
+    /// Where the volume stands, or would stand.
+    fn find(&self, id: &VolumeId) -> Result<usize, usize> {
+        self.volumes.binary_search_by(|volume| volume.id.cmp(id))
+    }
+
+    /// Replaces the state; returns it if it is another one.
+    fn replace(&mut self, state: PoolState) -> Vec<PoolState> {
+        if self.state == state {
+            return Vec::new();
+        }
+        self.state = state.clone();
+        vec![state]
+    }
+}
+
+fn count(volumes: &[Volume]) -> u64 {
+    u64::try_from(volumes.len()).unwrap_or(u64::MAX)
+}
+
+/// A volume of this node as controllers see it.
+pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
+    let (record, unread) = match volume.record() {
+        Ok(record) => (Some(record), None),
+        Err(error) => (None, Some(error.message)),
+    };
+    let problem = match volume.health.problem() {
+        Some(why) => Some(why.to_owned()),
+        None => unread,
+    };
+    Volume {
+        id: VolumeId { storage: volume.storage.clone(), node: node.to_owned(), volume: volume.name.clone() },
+        name: record.map_or_else(|| volume.name.clone(), |record| record.name.clone()),
+        size: volume.size,
+        pool: pool.to_owned(),
+        access: record.map(|record| record.access),
+        filesystem: record.and_then(|record| record.filesystem),
+        layout: record.map(|record| record.layout),
+        // Where the record cannot be read its bytes may be anybody's.
+        ready: !matches!(&volume.record, Recorded::Here(record) if record.state == State::New),
+        problem: problem.unwrap_or_default(),
+    }
+}

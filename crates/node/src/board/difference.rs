@@ -1,0 +1,70 @@
+//! What became different between two lists of volumes.
+
+use std::cmp::Ordering;
+
+use quarry_volume::{Volume, VolumeId};
+
+/// The volumes that are new or different in `after`, and those that are not in it any more. Both lists are sorted by
+/// their identifiers.
+pub(super) fn difference(before: &[Volume], after: &[Volume]) -> (Vec<Volume>, Vec<VolumeId>) {
+    let (mut changed, mut gone) = (Vec::new(), Vec::new());
+    let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
+    loop {
+        let order = match (old.peek(), new.peek()) {
+            (None, None) => return (changed, gone),
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(new)) => old.id.cmp(&new.id),
+        };
+        let was = if order.is_le() { old.next() } else { None };
+        let is = if order.is_ge() { new.next() } else { None };
+        match (was, is) {
+            (Some(was), None) => gone.push(was.id.clone()),
+            (was, Some(is)) if was != Some(is) => changed.push(is.clone()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use quarry_volume::StorageId;
+
+    use super::*;
+
+    fn volumes(map: &BTreeMap<u8, u64>) -> Vec<Volume> {
+        let volume = |(number, size): (&u8, &u64)| Volume {
+            id: VolumeId { storage: StorageId::of("s"), node: "n".into(), volume: format!("{number:03}") },
+            name: String::new(),
+            size: *size,
+            pool: String::new(),
+            access: None,
+            filesystem: None,
+            layout: None,
+            ready: false,
+            problem: String::new(),
+        };
+        map.iter().map(volume).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn applied_to_the_one_it_gives_the_other_and_says_nothing_else(
+            before in prop::collection::btree_map(0_u8..30, 0_u64..3, 0..20),
+            after in prop::collection::btree_map(0_u8..30, 0_u64..3, 0..20),
+        ) {
+            let (before, after) = (volumes(&before), volumes(&after));
+            let (changed, gone) = difference(&before, &after);
+            prop_assert!(changed.iter().all(|volume| !before.contains(volume)));
+            let mut applied: BTreeMap<_, _> = before.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
+            for id in gone {
+                prop_assert!(applied.remove(&id).is_some());
+            }
+            applied.extend(changed.into_iter().map(|volume| (volume.id.clone(), volume)));
+            prop_assert_eq!(applied.into_values().collect::<Vec<_>>(), after);
+        }
+    }
+}
