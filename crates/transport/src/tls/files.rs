@@ -50,27 +50,29 @@ async fn follow(directory: PathBuf, slot: Slot) {
     loop {
         // Before the files are read, so that no change falls in between.
         let changes = Changes::of(&directory);
-        let mut wait = if changes.is_some() { REREAD } else { REREAD_BLIND };
-        match read(&directory).await {
-            Err(error) => {
-                let why = error.to_string();
-                if complaint.as_ref() != Some(&why) {
-                    tracing::warn!(directory = %directory.display(), why, "waiting for certificates");
-                    complaint = Some(why);
+        let set = read(&directory).await;
+        let bad = set.as_ref().map_or(true, |pem| Material::parse(pem).is_err());
+        // What is missing or does not fit together may be just being replaced: it is worth a word only if it stays.
+        let wait = if bad && bad_since.get_or_insert_with(Instant::now).elapsed() < RETRY {
+            RETRY
+        } else {
+            match set {
+                Ok(pem) => {
+                    complaint = None;
+                    if slot.offer(&pem).is_ok() {
+                        bad_since = None;
+                    }
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    if complaint.as_ref() != Some(&why) {
+                        tracing::warn!(directory = %directory.display(), why, "waiting for certificates");
+                        complaint = Some(why);
+                    }
                 }
             }
-            Ok(pem) => {
-                complaint = None;
-                // A bad set may be one that is just being replaced: it is an error only if it stays.
-                let half_replaced =
-                    Material::parse(&pem).is_err() && bad_since.get_or_insert_with(Instant::now).elapsed() < RETRY;
-                if half_replaced {
-                    wait = RETRY;
-                } else if slot.offer(&pem).is_ok() {
-                    bad_since = None;
-                }
-            }
-        }
+            if changes.is_some() { REREAD } else { REREAD_BLIND }
+        };
         tokio::select! {
             () = slot.closed() => return,
             () = sleep(wait) => {}

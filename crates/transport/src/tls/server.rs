@@ -67,8 +67,11 @@ impl Acceptor {
                 let age = self.max_age.mul_f64(0.9 + 0.2 * fastrand::f64());
                 Ok(ServerStream { tls, peer, age: Age::Young, until: Box::pin(sleep(age)) })
             }
-            Err(refusal) => {
+            Err((refusal, io)) => {
                 self.refusals.note(&peer, &refusal);
+                if let Some(io) = io {
+                    part(io).await;
+                }
                 Err(refusal)
             }
         }
@@ -79,38 +82,36 @@ impl Acceptor {
         self.refusals.note(peer, refusal);
     }
 
-    async fn handshake<IO>(&self, io: IO) -> Result<TlsStream<First<IO>>, Refusal>
+    /// The handshake; with a refusal comes the stream if the client is to read why.
+    async fn handshake<IO>(&self, io: IO) -> Result<TlsStream<First<IO>>, (Refusal, Option<First<IO>>)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
         let material = self.source.borrow().clone();
         let Some(material) = material else {
-            return Err(Refusal::new(
-                Reason::NotReady,
-                "we have no certificate of our own yet; the controller, or the operator, provides it as a Secret",
-            ));
+            let detail =
+                "we have no certificate of our own yet; the controller, or the operator, provides it as a Secret";
+            return Err((Refusal::new(Reason::NotReady, detail), None));
         };
         let handshake = TlsAcceptor::from(material.server()).accept(First::of_client(io)).into_fallible();
         match timeout(HANDSHAKE_WAIT, handshake).await {
             Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(PROTOCOL) => Ok(tls),
-            Ok(Ok(mut tls)) => {
-                part(&mut tls).await;
-                Err(Refusal::new(Reason::Other, "the client does not offer HTTP/2 (ALPN h2)"))
+            Ok(Ok(tls)) => {
+                let refusal = Refusal::new(Reason::Other, "the client does not offer HTTP/2 (ALPN h2)");
+                Err((refusal, Some(tls.into_inner().0)))
             }
-            Ok(Err((error, mut io))) => {
-                // Who does not speak TLS does not read it.
-                if find::<rustls::Error>(&error).is_some() {
-                    part(&mut io).await;
-                }
-                Err(Refusal::of(&error))
+            Ok(Err((error, io))) => {
+                // Who does not speak TLS does not read an alert either.
+                let told = find::<rustls::Error>(&error).is_some();
+                Err((Refusal::of(&error), told.then_some(io)))
             }
-            Err(_) => Err(Refusal::time_out()),
+            Err(_) => Err((Refusal::time_out(), None)),
         }
     }
 }
 
 /// Lets the other side read the alert that was sent, then lets go.
-async fn part<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO) {
+async fn part<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO) {
     let reading = async {
         io.shutdown().await?;
         let mut rest = io.take(PARTING_BYTES as u64);
