@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
 const ROOT: &str = "../../proto";
-const FILES: [&str; 2] = ["csi/v1/csi.proto", "quarry/agent/v1/agent.proto"];
+const FILES: [&str; 3] = ["csi/v1/csi.proto", "quarry/agent/v1/agent.proto", "quarry/view/v1/view.proto"];
 /// The field that never shows in a `Debug`.
 const SECRETS: &str = "secrets";
 

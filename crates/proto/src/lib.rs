@@ -24,6 +24,16 @@ pub mod agent {
     }
 }
 
+/// What an operator asks of a controller.
+pub mod view {
+    /// Version 1 of the protocol.
+    // Generated code follows no lint of ours.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
+    pub mod v1 {
+        tonic::include_proto!("quarry.view.v1");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::csi::v1::{CreateVolumeRequest, NodeStageVolumeRequest};
