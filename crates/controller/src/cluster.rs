@@ -170,6 +170,15 @@ impl Cluster {
         Ok((member, agent, instance))
     }
 
+    /// What keeps the controller from doing its work, a line each. A node that is away is none of it: the others go on.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        match self.synced() {
+            true => Vec::new(),
+            false => vec!["the nodes have not been listed yet".to_owned()],
+        }
+    }
+
     /// Looks a volume up on the node that holds it.
     ///
     /// # Errors

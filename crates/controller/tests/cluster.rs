@@ -1,0 +1,189 @@
+//! What the controller does with nodes that are there, full, away, gone, or not who they were.
+
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use quarry_controller::Fate;
+use support::{World, capacity, create, delete, until};
+use tonic::Code;
+
+fn node_of(volume: &quarry_proto::csi::v1::Volume) -> &str {
+    &volume.accessible_topology[0].segments[support::KEY]
+}
+
+#[tokio::test]
+async fn volumes_land_where_they_are_asked_for() {
+    let world = World::new(&[("a", 100), ("b", 300), ("c", 200)]);
+    let (_, service) = world.controller().await;
+    assert_eq!(node_of(&create(&service, "strict", 10, &["a"], &["a"]).await.unwrap()), "a");
+    assert_eq!(node_of(&create(&service, "preferred", 10, &["a", "b", "c"], &["c", "a"]).await.unwrap()), "c");
+    // The preferred one is full: the next one of the same request takes it.
+    assert_eq!(node_of(&create(&service, "second", 150, &["a", "b", "c"], &["a", "c"]).await.unwrap()), "c");
+    assert_eq!(node_of(&create(&service, "anywhere", 10, &[], &[]).await.unwrap()), "b");
+    // Repeated, with the preference turned round: the volume is where it is.
+    assert_eq!(node_of(&create(&service, "preferred", 10, &["a", "b", "c"], &["b"]).await.unwrap()), "c");
+    assert_eq!(world.holders("preferred"), ["c"]);
+}
+
+#[tokio::test]
+async fn no_room_names_what_is_asked_and_what_is_free() {
+    let world = World::new(&[("a", 100), ("b", 300)]);
+    let (_, service) = world.controller().await;
+    let error = create(&service, "big", 301, &[], &[]).await.unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    for part in ["315621376", "a: 104857600 bytes", "b: 314572800 bytes"] {
+        assert!(error.message().contains(part), "{error}");
+    }
+    assert_eq!(create(&service, "big", 101, &["a"], &["a"]).await.unwrap_err().code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn capacity_is_right_in_the_next_call_here_and_soon_elsewhere() {
+    let world = World::new(&[("a", 100), ("b", 50)]);
+    let (_, here) = world.controller().await;
+    let (_, there) = world.controller().await;
+    assert_eq!(capacity(&here, Some("a")).await.unwrap(), (100, 100));
+    assert_eq!(capacity(&here, None).await.unwrap(), (150, 100));
+    assert_eq!(capacity(&here, Some("unknown")).await.unwrap(), (0, 0));
+    let volume = create(&here, "v", 30, &["a"], &["a"]).await.unwrap();
+    assert_eq!(capacity(&here, Some("a")).await.unwrap(), (70, 70));
+    until("the other replica's figures", || {
+        futures::executor::block_on(capacity(&there, Some("a"))).is_ok_and(|figures| figures == (70, 70))
+    })
+    .await;
+    delete(&here, &volume.volume_id).await.unwrap();
+    assert_eq!(capacity(&here, Some("a")).await.unwrap(), (100, 100));
+}
+
+#[tokio::test]
+async fn racing_for_the_last_room_ends_with_as_many_as_fit() {
+    let world = World::new(&[("a", 10), ("b", 7)]);
+    let (_, service) = world.controller().await;
+    let names: Vec<String> = (0..30).map(|number| format!("v{number}")).collect();
+    let calls = names.iter().map(|name| create(&service, name, 3, &["a", "b"], &["a"]));
+    let made = futures::future::join_all(calls).await.iter().filter(|answer| answer.is_ok()).count();
+    assert_eq!(made, 5);
+}
+
+#[tokio::test]
+async fn a_node_that_is_away_is_told_at_once_and_comes_back() {
+    let world = World::new(&[("a", 100), ("b", 100)]);
+    let (_, service) = world.controller().await;
+    let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap();
+    let node = Arc::clone(&world.nodes["a"]);
+    node.cut();
+    let began = Instant::now();
+    until("the loss is noticed", || {
+        futures::executor::block_on(delete(&service, &volume.volume_id))
+            .is_err_and(|error| error.message().contains("cannot be reached"))
+    })
+    .await;
+    let asked = Instant::now();
+    let error = create(&service, "w", 10, &["a"], &["a"]).await.unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable);
+    assert!(asked.elapsed() < Duration::from_millis(200), "{:?} after {:?}", asked.elapsed(), began.elapsed());
+    // The others go on, and its volumes are still listed.
+    create(&service, "x", 10, &["b"], &["b"]).await.unwrap();
+    node.reachable.store(true, SeqCst);
+    until("it is back", || futures::executor::block_on(delete(&service, &volume.volume_id)).is_ok()).await;
+    assert!(world.holders("v").is_empty());
+}
+
+#[tokio::test]
+async fn a_choice_waits_for_a_node_that_may_hold_the_name() {
+    let world = World::new(&[("a", 100), ("b", 100)]);
+    world.nodes["a"].put("v", 10 * support::MIB);
+    world.nodes["a"].cut();
+    let (_, service) = world.controller().await;
+    for fate in [Fate::Ready, Fate::NotReady(Duration::from_secs(200)), Fate::Unknown] {
+        world.fates.lock().unwrap().insert("a".into(), fate);
+        let error = create(&service, "v", 10, &["a", "b"], &["b"]).await.unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{fate:?}");
+        assert!(error.message().contains("node a"), "{error}");
+    }
+    assert_eq!(world.holders("v"), ["a"]);
+    // Away for long: whatever it holds is an orphan when it returns.
+    world.fates.lock().unwrap().insert("a".into(), Fate::NotReady(Duration::from_secs(301)));
+    assert_eq!(node_of(&create(&service, "v", 10, &["a", "b"], &["b"]).await.unwrap()), "b");
+}
+
+#[tokio::test]
+async fn a_choice_is_for_the_one_who_may_choose() {
+    let world = World::new(&[("a", 100), ("b", 100)]);
+    let (_, service) = world.controller().await;
+    world.chooser.store(false, SeqCst);
+    assert_eq!(create(&service, "v", 10, &["a", "b"], &[]).await.unwrap_err().code(), Code::Unavailable);
+    // One node is no choice.
+    create(&service, "w", 10, &["a"], &["a"]).await.unwrap();
+    world.chooser.store(true, SeqCst);
+    world.term.store(7, SeqCst);
+    create(&service, "v", 10, &["a", "b"], &[]).await.unwrap();
+    assert_eq!(world.nodes["b"].fence.load(SeqCst), 7);
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_for_good_holds_nothing_up() {
+    let world = World::new(&[("a", 100), ("b", 100)]);
+    let (_, service) = world.controller().await;
+    let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap();
+    world.nodes["a"].cut();
+    world.roster.send_replace(Some(Arc::new([("b".to_owned(), support::endpoint("b"))].into())));
+    until("the loss is noticed", || {
+        let answer = futures::executor::block_on(delete(&service, &volume.volume_id));
+        answer.is_err_and(|error| error.message().contains("cannot be reached"))
+    })
+    .await;
+    assert_eq!(delete(&service, &volume.volume_id).await.unwrap_err().code(), Code::Unavailable);
+    world.fates.lock().unwrap().insert("a".into(), Fate::Gone);
+    assert_eq!(create(&service, "w", 10, &["a"], &["a"]).await.unwrap_err().code(), Code::ResourceExhausted);
+    delete(&service, &volume.volume_id).await.unwrap();
+    assert_eq!(world.given_up.lock().unwrap().len(), 1);
+    assert_eq!(node_of(&create(&service, "v", 10, &["a", "b"], &["a"]).await.unwrap()), "b");
+}
+
+#[tokio::test]
+async fn swapped_addresses_are_noticed() {
+    let world = World::new(&[("a", 100), ("b", 100)]);
+    let swapped = [("a".to_owned(), support::endpoint("b")), ("b".to_owned(), support::endpoint("a"))];
+    world.roster.send_replace(Some(Arc::new(swapped.into())));
+    let stop = world.stop.clone();
+    let parts = quarry_controller::Parts {
+        dial: world.clone(),
+        timing: quarry_controller::Timing::default(),
+        nodes: world.clone(),
+        election: world.clone(),
+        claims: world.clone(),
+    };
+    let cluster = quarry_controller::Cluster::follow(world.roster.subscribe(), parts, stop);
+    let service = quarry_controller::ControllerService::new(cluster, support::KEY);
+    let mut last = String::new();
+    for _ in 0..1000 {
+        last = create(&service, "v", 10, &["a"], &["a"]).await.unwrap_err().to_string();
+        if last.contains("address of node b") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(last.contains("address of node b"), "{last}");
+    assert!(world.holders("v").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn orphans_are_what_nobody_names_after_a_while() {
+    let world = World::new(&[("a", 100), ("b", 100)]);
+    let (cluster, service) = world.controller().await;
+    let wanted = create(&service, "wanted", 10, &["a"], &["a"]).await.unwrap();
+    let orphan = create(&service, "orphan", 10, &["b"], &["b"]).await.unwrap();
+    assert!(cluster.orphans(None, 10).is_none());
+    *world.handles.lock().unwrap() = Some([wanted.volume_id].into());
+    assert_eq!(cluster.orphans(None, 10).unwrap().0.len(), 0);
+    tokio::time::sleep(Duration::from_secs(301)).await;
+    let (orphans, more) = cluster.orphans(None, 10).unwrap();
+    assert_eq!((orphans.len(), more), (1, false));
+    assert_eq!(orphans[0].id.to_string(), orphan.volume_id);
+    // Nothing was removed.
+    assert_eq!(world.holders("orphan"), ["b"]);
+}

@@ -1,0 +1,318 @@
+//! Nodes in memory, behind the same trait as real ones, for tests of what the controller does with them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use quarry_agent::Dial;
+use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, Fate, Nodes, Parts, Roster, Timing};
+use quarry_proto::csi::v1 as csi;
+use quarry_proto::csi::v1::controller_server::Controller as _;
+use quarry_volume::{
+    Agent, Change, Chosen, Error, Found, Greeting, Layout, News, NewsStream, PoolState, Reason, Result, Space,
+    StorageId, Volume, VolumeId, VolumeSpec,
+};
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
+
+pub const KEY: &str = "topology/node";
+pub const MIB: u64 = 1 << 20;
+
+/// A node whose storage is a map.
+pub struct FakeNode {
+    pub name: String,
+    pub size: u64,
+    pub volumes: Mutex<BTreeMap<String, Volume>>,
+    pub reachable: AtomicBool,
+    pub created: AtomicU64,
+    pub fence: AtomicU64,
+    generation: AtomicU64,
+    news: broadcast::Sender<News>,
+}
+
+impl FakeNode {
+    pub fn new(name: &str, size: u64) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            size,
+            volumes: Mutex::default(),
+            reachable: AtomicBool::new(true),
+            created: AtomicU64::new(0),
+            fence: AtomicU64::new(0),
+            generation: AtomicU64::new(1),
+            news: broadcast::channel(64).0,
+        })
+    }
+
+    fn pool(&self) -> PoolState {
+        let used: u64 = self.volumes.lock().unwrap().values().map(|volume| volume.size).sum();
+        let free = self.size.saturating_sub(used) / MIB;
+        PoolState {
+            name: "fast".into(),
+            storage: Some(StorageId::of(&self.name)),
+            size: self.size,
+            space: Space { extent: MIB, free: vec![free], reserve: 0, closed: None },
+            ..PoolState::default()
+        }
+    }
+
+    fn change(&self, volumes: Vec<Volume>, gone: Vec<VolumeId>) -> Change {
+        let generation = self.generation.fetch_add(1, SeqCst) + 1;
+        let change = Change { generation, pools: vec![self.pool()], volumes, gone };
+        let _ = self.news.send(News::Change(change.clone()));
+        change
+    }
+
+    /// Breaks its connections, and refuses new ones.
+    pub fn cut(&self) {
+        self.reachable.store(false, SeqCst);
+        let _ = self.news.send(News::Greeting(Greeting::default()));
+    }
+
+    pub fn put(&self, name: &str, size: u64) -> VolumeId {
+        let id = VolumeId { storage: StorageId::of(&self.name), node: self.name.clone(), volume: name.into() };
+        let volume = Volume {
+            id: id.clone(),
+            name: name.into(),
+            size,
+            pool: "fast".into(),
+            access: Some(quarry_volume::AccessTypes::Mount),
+            filesystem: Some(quarry_volume::Filesystem::Ext4),
+            layout: Some(Layout::Linear),
+            ready: false,
+            problem: String::new(),
+        };
+        self.volumes.lock().unwrap().insert(name.into(), volume.clone());
+        self.change(vec![volume], vec![]);
+        id
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.reachable.load(SeqCst) {
+            true => Ok(()),
+            false => Err(Error::unavailable("connection lost")),
+        }
+    }
+}
+
+/// The connection to one.
+struct Connected(Arc<FakeNode>);
+
+#[async_trait::async_trait]
+impl Agent for Connected {
+    fn node(&self) -> &str {
+        &self.0.name
+    }
+
+    async fn create(&self, spec: VolumeSpec, chosen: Option<Chosen>, _wait: Duration) -> Result<(Volume, Change)> {
+        self.0.check()?;
+        if chosen.is_some_and(|chosen| chosen.fence < self.0.fence.load(SeqCst)) {
+            return Err(Error::unavailable("the chooser was replaced"));
+        }
+        let existing = self.0.volumes.lock().unwrap().get(&spec.name).cloned();
+        if let Some(volume) = existing {
+            return Ok((volume.clone(), self.0.change(vec![volume], vec![])));
+        }
+        if self.0.pool().space.largest(&spec.layout).bytes < spec.size.required {
+            return Err(Error::new(Reason::NoSpace, "full"));
+        }
+        self.0.created.fetch_add(1, SeqCst);
+        self.0.put(&spec.name, spec.size.required);
+        let volume = self.0.volumes.lock().unwrap()[&spec.name].clone();
+        Ok((volume.clone(), self.0.change(vec![volume], vec![])))
+    }
+
+    async fn delete(&self, id: &VolumeId, _wait: Duration) -> Result<Change> {
+        self.0.check()?;
+        self.0.volumes.lock().unwrap().remove(&id.volume);
+        Ok(self.0.change(vec![], vec![id.clone()]))
+    }
+
+    async fn get(&self, id: &VolumeId, _wait: Duration) -> Result<Volume> {
+        self.0.check()?;
+        self.0.volumes.lock().unwrap().get(&id.volume).cloned().ok_or_else(|| Error::not_found("no such volume"))
+    }
+
+    async fn find(&self, name: &str, fence: u64, _wait: Duration) -> Result<Found> {
+        self.0.check()?;
+        self.0.fence.fetch_max(fence, SeqCst);
+        Ok(Found { instance: "1".into(), volume: self.0.volumes.lock().unwrap().get(name).cloned() })
+    }
+
+    async fn watch(&self) -> Result<NewsStream> {
+        self.0.check()?;
+        let news = self.0.news.subscribe();
+        let greeting = Greeting { node: self.0.name.clone(), instance: "1".into(), ..Greeting::default() };
+        let picture = Change {
+            generation: self.0.generation.load(SeqCst),
+            pools: vec![self.0.pool()],
+            volumes: self.0.volumes.lock().unwrap().values().cloned().collect(),
+            gone: vec![],
+        };
+        let first = futures::stream::iter([News::Greeting(greeting), News::Picture(picture)]);
+        let rest = futures::stream::unfold(news, |mut news| async { news.recv().await.ok().map(|one| (one, news)) });
+        Ok(first.chain(rest).map(Ok).boxed())
+    }
+}
+
+/// Everything around the controllers of one test.
+pub struct World {
+    pub nodes: BTreeMap<String, Arc<FakeNode>>,
+    pub roster: watch::Sender<Option<Arc<Roster>>>,
+    pub fates: Mutex<HashMap<String, Fate>>,
+    pub given_up: Mutex<Vec<VolumeId>>,
+    pub chooser: AtomicBool,
+    pub term: AtomicU64,
+    pub handles: Mutex<Option<std::collections::HashSet<String>>>,
+    pub stop: CancellationToken,
+}
+
+#[async_trait::async_trait]
+impl Dial for World {
+    async fn dial(&self, _node: &str, endpoint: &str) -> Result<Arc<dyn Agent>> {
+        let node = self.nodes.get(endpoint).ok_or_else(|| Error::unavailable("nobody there"))?;
+        node.check()?;
+        Ok(Arc::new(Connected(Arc::clone(node))))
+    }
+}
+
+#[async_trait::async_trait]
+impl Nodes for World {
+    async fn fate(&self, node: &str) -> Fate {
+        self.fates.lock().unwrap().get(node).copied().unwrap_or(Fate::Ready)
+    }
+
+    async fn gave_up(&self, id: &VolumeId) {
+        self.given_up.lock().unwrap().push(id.clone());
+    }
+}
+
+#[async_trait::async_trait]
+impl Election for World {
+    async fn fence(&self) -> Result<u64> {
+        match self.chooser.load(SeqCst) {
+            true => Ok(self.term.load(SeqCst)),
+            false => Err(Error::unavailable("another controller decides")),
+        }
+    }
+}
+
+impl Claims for World {
+    fn handles(&self) -> Option<Arc<std::collections::HashSet<String>>> {
+        self.handles.lock().unwrap().clone().map(Arc::new)
+    }
+}
+
+impl World {
+    /// A world of nodes with these sizes, in MiB.
+    pub fn new(nodes: &[(&str, u64)]) -> Arc<Self> {
+        let nodes: BTreeMap<_, _> =
+            nodes.iter().map(|(name, size)| ((*name).to_owned(), FakeNode::new(name, size * MIB))).collect();
+        let roster: Roster = nodes.keys().map(|name| (name.clone(), endpoint(name))).collect();
+        Arc::new(Self {
+            nodes,
+            roster: watch::channel(Some(Arc::new(roster))).0,
+            fates: Mutex::default(),
+            given_up: Mutex::default(),
+            chooser: AtomicBool::new(true),
+            term: AtomicU64::new(1),
+            handles: Mutex::default(),
+            stop: CancellationToken::new(),
+        })
+    }
+
+    /// A controller that has heard every node that can be reached.
+    pub async fn controller(self: &Arc<Self>) -> (Cluster, ControllerService) {
+        let parts = Parts {
+            dial: self.clone(),
+            timing: Timing { first_retry: Duration::from_millis(20), ..Timing::default() },
+            nodes: self.clone(),
+            election: self.clone(),
+            claims: self.clone(),
+        };
+        let cluster = Cluster::follow(self.roster.subscribe(), parts, self.stop.clone());
+        let reachable = self.nodes.values().all(|node| node.reachable.load(SeqCst));
+        let wait = if reachable { Duration::from_secs(20) } else { Duration::from_millis(300) };
+        assert!(cluster.heard(wait).await || !reachable);
+        (cluster.clone(), ControllerService::new(cluster, KEY))
+    }
+
+    /// How many volumes of this name there are, and where.
+    pub fn holders(&self, name: &str) -> Vec<&str> {
+        let holds = |node: &&Arc<FakeNode>| node.volumes.lock().unwrap().contains_key(name);
+        self.nodes.values().filter(holds).map(|node| node.name.as_str()).collect()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+pub fn endpoint(name: &str) -> Endpoint {
+    Endpoint { address: name.to_owned(), pod_uid: String::new() }
+}
+
+/// Waits for a condition that others bring about.
+pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never came about: {what}");
+}
+
+fn topologies(nodes: &[&str]) -> Vec<csi::Topology> {
+    let topology = |node: &&str| csi::Topology { segments: [(KEY.to_owned(), (*node).to_owned())].into() };
+    nodes.iter().map(topology).collect()
+}
+
+/// CreateVolume of that many MiB.
+pub async fn create(
+    service: &ControllerService,
+    name: &str,
+    mib: u64,
+    requisite: &[&str],
+    preferred: &[&str],
+) -> Result<csi::Volume, Status> {
+    use csi::volume_capability::access_mode::Mode;
+    use csi::volume_capability::{AccessMode, AccessType, MountVolume};
+
+    let capability = csi::VolumeCapability {
+        access_mode: Some(AccessMode { mode: Mode::SingleNodeWriter as i32 }),
+        access_type: Some(AccessType::Mount(MountVolume::default())),
+    };
+    let request = csi::CreateVolumeRequest {
+        name: name.into(),
+        capacity_range: Some(csi::CapacityRange { required_bytes: i64::try_from(mib * MIB).unwrap(), limit_bytes: 0 }),
+        volume_capabilities: vec![capability],
+        accessibility_requirements: Some(csi::TopologyRequirement {
+            requisite: topologies(requisite),
+            preferred: topologies(preferred),
+        }),
+        ..Default::default()
+    };
+    service.create_volume(Request::new(request)).await.map(|answer| answer.into_inner().volume.unwrap())
+}
+
+pub async fn delete(service: &ControllerService, id: &str) -> Result<(), Status> {
+    let request = csi::DeleteVolumeRequest { volume_id: id.into(), ..Default::default() };
+    service.delete_volume(Request::new(request)).await.map(drop)
+}
+
+/// GetCapacity of a segment (of all), in MiB: all there is, and the largest volume.
+pub async fn capacity(service: &ControllerService, node: Option<&str>) -> Result<(i64, i64), Status> {
+    let mib = i64::try_from(MIB).unwrap();
+    let request = csi::GetCapacityRequest {
+        accessible_topology: node.and_then(|node| topologies(&[node]).pop()),
+        ..Default::default()
+    };
+    let answer = service.get_capacity(Request::new(request)).await?.into_inner();
+    Ok((answer.available_capacity / mib, answer.maximum_volume_size.unwrap() / mib))
+}
