@@ -116,4 +116,21 @@ mod tests {
         events.note(b"\xff\0\0");
         assert_eq!(events.heard(), (3, 1));
     }
+
+    #[tokio::test]
+    async fn one_can_wait_for_what_was_not_heard_yet() {
+        let events = Uevents::default();
+        let before = events.heard();
+        events.count(true);
+        // What came in between counts.
+        events.beyond(before).await;
+        let waiting = tokio::spawn({
+            let events = events.clone();
+            async move { events.beyond(events.heard()).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        events.count(false);
+        waiting.await.unwrap();
+    }
 }

@@ -1,0 +1,104 @@
+//! The simulated pool keeps the promises that tests above it rely on.
+
+// Helpers of tests may fail like tests.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use quarry_pool::{Failure, Operation, Pool, SimulatedPool, State};
+use quarry_volume::{AccessTypes, Layout, Reason, SizeRange, VolumeSpec};
+
+const EXTENT: u64 = 4 << 20;
+
+fn spec(name: &str, size: u64, layout: Layout) -> VolumeSpec {
+    VolumeSpec {
+        name: name.to_owned(),
+        size: SizeRange { required: size, limit: None },
+        pool: None,
+        access: AccessTypes::Block,
+        filesystem: None,
+        layout,
+        mkfs_options: String::new(),
+    }
+}
+
+fn pool(disks: &[u64]) -> SimulatedPool {
+    SimulatedPool::new("p", EXTENT, disks.to_vec(), Duration::ZERO)
+}
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true).build().expect("runtime").block_on(future)
+}
+
+#[test]
+fn a_volume_is_made_noted_and_removed() {
+    let pool = pool(&[10, 10]);
+    now(async {
+        let made = pool.carve(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
+        let again = pool.carve(&spec("a", EXTENT, Layout::Linear)).await.unwrap_err();
+        assert_eq!(again.reason, Reason::Exists);
+        pool.set_record(&made, &made.record().unwrap().ready()).await.unwrap();
+        let found = pool.asked("a").await.unwrap().unwrap();
+        assert_eq!(found.record().unwrap().state, State::Ready);
+        let stale = pool.set_record(&made, &made.record().unwrap().zeroed(1)).await.unwrap_err();
+        assert_eq!(stale.reason, Reason::Precondition, "the record is not the one in hand");
+        pool.remove(&found).await.unwrap();
+        assert_eq!(pool.free(), [10, 10]);
+        let next = pool.carve(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
+        assert_ne!(next.uuid, made.uuid);
+        assert_eq!(pool.remove(&made).await.unwrap_err().reason, Reason::Unavailable, "another one of that name");
+    });
+}
+
+#[test]
+fn failures_come_before_or_after_the_deed() {
+    let pool = pool(&[10]);
+    now(async {
+        pool.fail_next(Operation::Carve, Failure::Before);
+        pool.fail_next(Operation::Carve, Failure::After);
+        assert!(pool.carve(&spec("a", EXTENT, Layout::Linear)).await.is_err());
+        assert_eq!(pool.names(), [""; 0]);
+        assert!(pool.carve(&spec("a", EXTENT, Layout::Linear)).await.is_err());
+        assert_eq!(pool.names(), ["a"]);
+        pool.set_unreadable(Some("no disks"));
+        assert!(pool.volumes().await.unwrap_err().message.contains("no disks"));
+        assert_eq!(pool.status().await.space.capacity(&Layout::Linear).largest, 0);
+        pool.set_unreadable(None);
+        pool.hang(true);
+        assert!(tokio::time::timeout(Duration::from_secs(3600), pool.volumes()).await.is_err());
+        pool.hang(false);
+        assert_eq!(pool.volumes().await.unwrap().len(), 1);
+    });
+}
+
+proptest! {
+    /// Whatever was carved before: the largest volume that the pool tells can be made, and one unit more cannot.
+    #[test]
+    fn what_is_told_can_be_made_and_no_more(
+        disks in prop::collection::vec(0_u64..40, 1..5),
+        before in prop::collection::vec((1_u64..12, 0_usize..3), 0..8),
+        kind in 0_usize..3,
+    ) {
+        let layouts = [Layout::Linear, Layout::Striped { stripes: 2, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }];
+        let pool = pool(&disks);
+        let layout = layouts[kind];
+        now(async {
+            for (number, (extents, kind)) in before.into_iter().enumerate() {
+                let _ = pool.carve(&spec(&format!("v{number}"), extents * EXTENT, layouts[kind])).await;
+            }
+            let space = pool.status().await.space;
+            let largest = space.capacity(&layout).largest;
+            let more = pool.carve(&spec("more", largest + 1, layout)).await.expect_err("it does not fit");
+            assert_eq!(more.reason, Reason::NoSpace);
+            if largest > 0 {
+                assert_eq!(pool.carve(&spec("largest", largest, layout)).await.expect("it fits").size, largest);
+            }
+            for volume in pool.volumes().await.expect("read") {
+                pool.remove(&volume).await.expect("removed");
+            }
+            assert_eq!(pool.free(), disks, "everything comes back");
+        });
+    }
+}
