@@ -183,6 +183,8 @@ fn link(directory: &Path, target: &Path, name: &str, next: &str) -> io::Result<(
 /// Removes what is not of the current version: older ones, unfinished ones, links to files that are no more.
 fn tidy(directory: &Path, data: &Data) -> io::Result<()> {
     let current = at(&directory.join(CURRENT), fs::read_link(directory.join(CURRENT)))?;
+    remove(&directory.join(LINK_NEXT))?;
+    remove(&directory.join(CURRENT_NEXT))?;
     for name in names(directory)? {
         let path = directory.join(&name);
         if name.starts_with(VERSION_PREFIX) && Path::new(&name) != current {

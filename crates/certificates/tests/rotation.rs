@@ -1,6 +1,8 @@
 //! One authority follows another, with controllers killed at every instant: controller and nodes trust each other all
 //! the while, however late each of them loads what is stored.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 mod common;
 
 use std::collections::HashMap;

@@ -1,5 +1,7 @@
 //! Several replicas at once, their operations interleaved in many orders, by clocks that differ.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
 mod common;
 
 use std::future::Future;
