@@ -16,7 +16,8 @@ use crate::wire::{read, status};
 /// gone mad must not fill the controller's memory.
 const MAX_PICTURE: usize = 64 << 20;
 
-/// The news of `node`, in order: greeting, picture, changes. An error is the last thing that comes.
+/// The news of `node`, in order: greeting, picture, changes; another picture where the node begins anew. An error is
+/// the last thing that comes.
 pub(crate) fn news(node: Arc<str>, connection: Connection, messages: Streaming<v1::WatchResponse>) -> NewsStream {
     let follower = Follower { node, connection, messages, stage: Stage::Greeting };
     stream::unfold(Some(follower), |follower| async move {
@@ -35,6 +36,12 @@ enum Stage {
     Greeting,
     Picture { so_far: Change, bytes: usize },
     Changes,
+}
+
+impl Stage {
+    fn picture() -> Self {
+        Self::Picture { so_far: Change::default(), bytes: 0 }
+    }
 }
 
 struct Follower {
@@ -73,7 +80,7 @@ impl Follower {
                         self.node, greeting.node
                     )));
                 }
-                self.stage = Stage::Picture { so_far: Change::default(), bytes: 0 };
+                self.stage = Stage::picture();
                 Ok(Some(News::Greeting(read::greeting(greeting))))
             }
             (Message::Picture(part), Stage::Picture { so_far, bytes: sum }) => {
@@ -93,10 +100,14 @@ impl Follower {
                 self.stage = Stage::Changes;
                 Ok(Some(News::Picture(picture)))
             }
+            // We were too slow for its changes, and are told everything anew.
+            (part @ Message::Picture(_), Stage::Changes) => {
+                self.stage = Stage::picture();
+                self.take(part, bytes)
+            }
             (Message::Change(change), Stage::Changes) => Ok(Some(News::Change(read::change(&self.node, change)))),
             (Message::Greeting(_), _) => Err(self.violated("it greeted twice")),
             (Message::Picture(_), Stage::Greeting) => Err(self.violated("its picture came before the greeting")),
-            (Message::Picture(_), _) => Err(self.violated("a second picture came")),
             (Message::Change(_), _) => Err(self.violated("a change came before the picture was complete")),
         }
     }

@@ -17,7 +17,7 @@ mod service;
 pub mod wire;
 
 pub use connection::Tuning;
-pub use dial::Dial;
+pub use dial::{Dial, TlsDial};
 pub use remote::RemoteAgent;
 pub use serve::serve;
 pub use service::AgentService;

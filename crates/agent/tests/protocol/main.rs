@@ -5,5 +5,7 @@
 
 mod calls;
 mod common;
+mod dial;
+mod idle;
 mod skew;
 mod watch;

@@ -1,1 +1,201 @@
 //! One version apart: messages as bytes, with their numbers, and what an older or a newer peer leaves out or adds.
+
+use prost::bytes::{Buf as _, BufMut as _, Bytes};
+use quarry_agent::RemoteAgent;
+use quarry_proto::agent::v1;
+use quarry_proto::agent::v1::agent_server::AgentServer;
+use quarry_volume::{Agent as _, Change, Chosen, Reason, Space};
+use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::{Endpoint, Server};
+use tonic::{Code, Request, Response, Status};
+
+use crate::common::{Asked, Fake, NODE, WAIT, id, node, spec, volume, wire};
+
+/// Messages as they are, in bytes.
+#[derive(Clone, Copy, Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
+    }
+}
+
+/// One field: a number and its bytes.
+fn text(number: u8, text: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, u8::try_from(text.len()).unwrap()], text].concat()
+}
+
+fn number(field: u8, value: u8) -> Vec<u8> {
+    vec![field << 3, value]
+}
+
+/// Fields that no version has yet: 2000 with a text, 2001 with a number.
+const NEWER: &[u8] = &[0x82, 0x7d, 3, b'n', b'e', b'w', 0x88, 0x7d, 5];
+
+/// Calls a node with hand-made bytes; the answer's bytes.
+async fn call(fake: Fake, path: &'static str, message: Vec<u8>) -> (crate::common::Node, Result<Bytes, Status>) {
+    let (here, there) = wire();
+    let node = node(fake, there);
+    let mut here = Some(hyper_util::rt::TokioIo::new(here));
+    let connect = tower::service_fn(move |_| {
+        let io = here.take().ok_or_else(|| std::io::Error::other("one connection only"));
+        async move { io }
+    });
+    let channel = Endpoint::from_static("http://n").connect_with_connector(connect).await.unwrap();
+    let mut client = Grpc::new(channel);
+    client.ready().await.unwrap();
+    let path = http::uri::PathAndQuery::from_static(path);
+    let answer = client.unary(Request::new(Bytes::from(message)), path, Raw).await;
+    (node, answer.map(Response::into_inner))
+}
+
+#[tokio::test]
+async fn a_newer_controllers_request_is_understood() {
+    let volume = [
+        text(1, b"x"),
+        // 1 GiB and 2 GiB as varints.
+        vec![2 << 3, 0x80, 0x80, 0x80, 0x80, 0x04],
+        vec![3 << 3, 0x80, 0x80, 0x80, 0x80, 0x08],
+        text(4, b"fast"),
+        number(5, 1),
+        text(6, b"ext4"),
+        text(7, b"s2.65536"),
+        text(8, b"-m 0"),
+        NEWER.to_vec(),
+    ]
+    .concat();
+    let chosen = [number(1, 4), text(2, b"run-1"), NEWER.to_vec()].concat();
+    let request = [text(1, b"n-1"), text(2, &volume), text(3, &chosen), NEWER.to_vec()].concat();
+    let (node, answer) = call(Fake::new(), "/quarry.agent.v1.Agent/CreateVolume", request).await;
+    answer.unwrap();
+    let asked = Asked::Create(spec("x"), Some(Chosen { fence: 4, instance: "run-1".into() }));
+    assert_eq!(*node.fake.asked.lock().unwrap(), [asked]);
+}
+
+/// Golden: the numbers of the fields are what versions agree on.
+#[tokio::test]
+async fn the_answers_bytes_are_frozen() {
+    let message = [text(1, NODE.as_bytes()), text(2, id("a").to_string().as_bytes())].concat();
+    let (_node, answer) = call(Fake::new(), "/quarry.agent.v1.Agent/GetVolume", message).await;
+    let volume = [
+        text(1, id("a").to_string().as_bytes()),
+        text(2, b"asked-a"),
+        vec![3 << 3, 0x80, 0x80, 0x80, 0x80, 0x04],
+        text(4, b"fast"),
+        number(5, 3),
+        text(6, b"xfs"),
+        text(7, b"r1.1"),
+        number(8, 1),
+        text(9, b"a disk is missing"),
+    ]
+    .concat();
+    assert_eq!(answer.unwrap(), text(1, &volume));
+}
+
+#[tokio::test]
+async fn what_does_not_name_a_node_or_a_volume_is_refused() {
+    for (path, message, code) in [
+        ("/quarry.agent.v1.Agent/CreateVolume", vec![], Code::Unavailable),
+        ("/quarry.agent.v1.Agent/CreateVolume", text(1, b"n-1"), Code::InvalidArgument),
+        ("/quarry.agent.v1.Agent/DeleteVolume", text(1, b"n-1"), Code::InvalidArgument),
+        // A later form of identifier: not "it does not exist".
+        ("/quarry.agent.v1.Agent/DeleteVolume", [text(1, b"n-1"), text(2, b"v2:x")].concat(), Code::InvalidArgument),
+        ("/quarry.agent.v1.Agent/FindVolume", text(1, b"n-1"), Code::InvalidArgument),
+        ("/quarry.agent.v1.Agent/GrowVolume", text(1, b"n-1"), Code::Unimplemented),
+    ] {
+        let (node, answer) = call(Fake::new(), path, message.clone()).await;
+        assert_eq!(answer.unwrap_err().code(), code, "{path} {message:?}");
+        assert_eq!(*node.fake.asked.lock().unwrap(), []);
+    }
+}
+
+/// A node that leaves out whatever can be left out, and does not have the other calls.
+struct Sparse;
+
+#[tonic::async_trait]
+impl v1::agent_server::Agent for Sparse {
+    async fn create_volume(
+        &self,
+        request: Request<v1::CreateVolumeRequest>,
+    ) -> Result<Response<v1::CreateVolumeResponse>, Status> {
+        let id = Some(id("a").to_string()).filter(|_| request.get_ref().chosen.is_none());
+        let volume = v1::Volume { id: id.unwrap_or_default(), ..v1::Volume::default() };
+        Ok(Response::new(v1::CreateVolumeResponse { volume: Some(volume), change: None }))
+    }
+
+    async fn delete_volume(
+        &self,
+        _: Request<v1::DeleteVolumeRequest>,
+    ) -> Result<Response<v1::DeleteVolumeResponse>, Status> {
+        Ok(Response::new(v1::DeleteVolumeResponse::default()))
+    }
+
+    async fn get_volume(&self, _: Request<v1::GetVolumeRequest>) -> Result<Response<v1::GetVolumeResponse>, Status> {
+        Ok(Response::new(v1::GetVolumeResponse::default()))
+    }
+
+    async fn find_volume(&self, _: Request<v1::FindVolumeRequest>) -> Result<Response<v1::FindVolumeResponse>, Status> {
+        let volume = v1::Volume { id: "v2:from a later version".into(), ..v1::Volume::default() };
+        Ok(Response::new(v1::FindVolumeResponse { instance: String::new(), volume: Some(volume) }))
+    }
+
+    async fn get_capacity(
+        &self,
+        _: Request<v1::GetCapacityRequest>,
+    ) -> Result<Response<v1::GetCapacityResponse>, Status> {
+        Ok(Response::new(v1::GetCapacityResponse { pools: vec![v1::PoolState::default()] }))
+    }
+}
+
+#[tokio::test]
+async fn what_an_older_node_leaves_out_is_nothing_and_never_an_invention() {
+    let (here, there) = wire();
+    let incoming = tokio_stream::once(Ok::<_, std::io::Error>(there));
+    tokio::spawn(Server::builder().add_service(AgentServer::new(Sparse)).serve_with_incoming(incoming));
+    let agent = RemoteAgent::over(here, NODE).await.unwrap();
+
+    let (made, change) = agent.create(spec("a"), None, WAIT).await.unwrap();
+    assert_eq!((made.id, made.access, made.filesystem, made.layout), (volume("a").id, None, None, None));
+    assert_eq!(change, Change::default());
+    assert_eq!(agent.delete(&id("a"), WAIT).await.unwrap(), Change::default());
+    let pools = agent.pools(WAIT).await.unwrap();
+    assert_eq!((pools[0].storage.as_ref(), &pools[0].space), (None, &Space::default()));
+
+    // Without a volume that can be read there is no success, and no "there is none".
+    let chosen = Some(Chosen { fence: 1, instance: String::new() });
+    assert_eq!(agent.create(spec("a"), chosen, WAIT).await.unwrap_err().reason, Reason::Host);
+    assert_eq!(agent.get(&id("a"), WAIT).await.unwrap_err().reason, Reason::Host);
+    assert_eq!(agent.find("a", 1, WAIT).await.unwrap_err().reason, Reason::Host);
+    // A call that it does not have.
+    assert_eq!(agent.watch().await.map(drop).unwrap_err().reason, Reason::Unsupported);
+}
