@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -51,8 +52,8 @@ pub fn read_agents(path: &Path) -> Result<Roster> {
         if node.is_empty() || node.len() > MAX_NODE {
             return Err(wrong(format!("{node:?} cannot be a node's name: give 1 to {MAX_NODE} bytes")));
         }
-        if address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
-            return Err(wrong(format!("the address of node {node} is {address:?}: write HOST:PORT")));
+        if address.parse::<SocketAddr>().is_err() {
+            return Err(wrong(format!("the address of node {node} is {address:?}: write an IP address with a port")));
         }
         if roster.insert(node.clone(), Endpoint { address, pod_uid: String::new() }).is_some() {
             return Err(wrong(format!("node {node} stands in it twice")));
@@ -161,10 +162,10 @@ mod tests {
         let roster = read("agents:\n  - {node: a, address: '10.0.0.1:9810'}\n").unwrap();
         assert_eq!(roster["a"].address, "10.0.0.1:9810");
         for (text, named) in [
-            ("agents:\n  - {node: a, address: '10.0.0.1'}\n", "HOST:PORT"),
-            ("agents:\n  - {node: a, address: 'x:1'}\n  - {node: a, address: 'y:1'}\n", "twice"),
+            ("agents:\n  - {node: a, address: '10.0.0.1'}\n", "with a port"),
+            ("agents:\n  - {node: a, address: '10.0.0.1:1'}\n  - {node: a, address: '10.0.0.2:1'}\n", "twice"),
             ("agents:\n  - {name: a}\n", "name"),
-            ("agents:\n  - {node: '', address: 'x:1'}\n", "node's name"),
+            ("agents:\n  - {node: '', address: '10.0.0.1:1'}\n", "node's name"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(named) && error.contains("agents.yaml"), "{error}");

@@ -1,7 +1,13 @@
 //! The quarry binary: arguments and wiring only.
 
+mod certificates;
+mod controller;
 mod csi;
+mod host;
+mod kubernetes;
 mod logging;
+mod node;
+mod observe;
 mod standalone;
 
 use std::io::Write as _;
@@ -27,8 +33,14 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Look after the certificates of controller and nodes that Quarry issues itself.
+    Certificates(certificates::Tool),
+    /// Serve CSI Controller for a cluster: knows the nodes, and passes on to each what is its own.
+    Controller(controller::Args),
     /// Make CSI calls by hand, to try or to debug a driver.
     Csi(csi::Args),
+    /// Serve CSI Node on this host, and its storage to the controller.
+    Node(node::Args),
     /// Serve CSI on this host alone: controller and node in one process, without Kubernetes.
     Standalone(standalone::Args),
 }
@@ -52,14 +64,24 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             // Whoever reads may have read enough: a closed pipe is no failure.
             let _ = std::io::stdout().write_all(answer.as_bytes());
         }
-        Command::Standalone(args) => {
-            // Two threads serve: the work is done by other programs and the kernel, on threads of their own.
-            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            runtime.block_on(standalone::run(args))?;
-            // A mutating lvm may still run: it is left to end by itself, and nobody waits for the thread that watches it.
-            runtime.shutdown_background();
+        Command::Certificates(tool) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let answer = runtime.block_on(certificates::run(tool))?;
+            let _ = std::io::stdout().write_all(answer.as_bytes());
         }
+        Command::Controller(args) => serve(controller::run(args))?,
+        Command::Node(args) => serve(node::run(args))?,
+        Command::Standalone(args) => serve(standalone::run(args))?,
     }
+    Ok(())
+}
+
+fn serve(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    // Two threads serve: the work is done by other programs and the kernel, on threads of their own.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(role)?;
+    // A mutating lvm may still run: it is left to end by itself, and nobody waits for the thread that watches it.
+    runtime.shutdown_background();
     Ok(())
 }
 

@@ -1,0 +1,110 @@
+//! `quarry controller`: CSI Controller on a unix socket, for the sidecars; it reaches the nodes over mutual TLS.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use quarry_agent::TlsDial;
+use quarry_controller::{
+    Alone, Cluster, ControllerService, Election, FileElection, IdentityService, NoKubernetes, Parts, Readiness, Timing,
+    follow_agents,
+};
+use quarry_proto::csi::v1::controller_server::ControllerServer;
+use quarry_proto::csi::v1::identity_server::IdentityServer;
+use quarry_transport::metrics::Metrics;
+use quarry_transport::shutdown::Shutdown;
+use quarry_transport::{tls, unix};
+
+use crate::{certificates, kubernetes, observe};
+
+/// What `quarry controller` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The unix socket on which CSI Controller is served; its directory must exist.
+    #[arg(long, default_value = "unix:///run/quarry/csi.sock", value_name = "ENDPOINT")]
+    endpoint: String,
+    /// The driver's name, as StorageClasses give it.
+    #[arg(long, default_value = "local.csi.quarry.dev", value_name = "NAME")]
+    driver: String,
+    /// Without Kubernetes: the nodes and the addresses of their agents (YAML, see docs/controller.md).
+    #[arg(long, value_name = "FILE")]
+    agents: Option<PathBuf>,
+    /// Without Kubernetes: a lock file that the controllers of this host share, where several serve at once. Whoever
+    /// holds it decides on requests that leave a choice of node.
+    #[arg(long, value_name = "FILE", requires = "agents")]
+    chooser: Option<PathBuf>,
+    #[command(flatten)]
+    certificates: certificates::Args,
+    #[command(flatten)]
+    kubernetes: kubernetes::Args,
+    /// Where /healthz, /readyz and /metrics are served; nowhere unless given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<SocketAddr>,
+    /// The unix socket on which `quarry nodes`, `pools`, `volumes` and `doctor` ask.
+    #[arg(long, default_value = "/run/quarry/view.sock", value_name = "FILE")]
+    view: PathBuf,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let topology_key = format!("topology.{}/node", args.driver);
+    let shutdown = Shutdown::on_signals().context("waiting for signals")?;
+    let metrics = Metrics::new();
+    let stop = shutdown.overdue();
+
+    let dial = |source: &tls::Source| Arc::new(TlsDial::new(tls::Connector::new(source.clone())));
+    let timing = Timing::default();
+    let (certificates, roster, parts, kubernetes);
+    match &args.agents {
+        Some(file) => {
+            certificates = args.certificates.without_kubernetes()?;
+            roster = follow_agents(file, stop.clone())?;
+            let election: Arc<dyn Election> = match &args.chooser {
+                Some(file) => Arc::new(FileElection::new(file)),
+                None => Arc::new(Alone),
+            };
+            let (nodes, claims) = (Arc::new(NoKubernetes), Arc::new(NoKubernetes));
+            parts = Parts { dial: dial(&certificates.source), timing, nodes, election, claims };
+            kubernetes = None;
+        }
+        None => {
+            let api = kubernetes::connect(args.kubernetes, &args.driver).await?;
+            certificates = args.certificates.in_kubernetes(api.store())?;
+            roster = api.roster();
+            parts = api.parts(dial(&certificates.source), timing);
+            kubernetes = Some(api);
+        }
+    }
+    let cluster = Cluster::follow(roster, parts, stop);
+    if let Some(address) = args.http {
+        cluster.register(&metrics);
+        observe::register_certificate(&metrics, &certificates.source);
+        let of = cluster.clone();
+        let problems: observe::Problems = Arc::new(move || {
+            let problems = of.problems();
+            Box::pin(async move { problems })
+        });
+        observe::serve(address, &metrics, observe::nothing_to_refresh(), problems, &shutdown).await?;
+    }
+
+    let path = unix::path_of(&args.endpoint)?;
+    let listener = unix::listen(&path)?;
+    tracing::info!(driver = args.driver, socket = %path.display(), "serving CSI Controller");
+    let of = cluster.clone();
+    let ready: Readiness = Arc::new(move || {
+        let problems = of.problems();
+        Box::pin(async move { problems })
+    });
+    let server = tonic::transport::Server::builder()
+        .layer(metrics.layer())
+        .add_service(IdentityServer::new(IdentityService::new(args.driver, ready)))
+        .add_service(ControllerServer::new(ControllerService::new(cluster, topology_key)))
+        .serve_with_incoming_shutdown(listener, shutdown.stopping().cancelled_owned());
+    shutdown.bound(server).await.transpose().context("serving CSI Controller")?;
+    if let Some(api) = kubernetes {
+        api.close().await;
+    }
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! A host with its pools, for the roles that have one: how it is opened, whether it is ready, and what it tells.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context as _, bail};
+use futures::StreamExt as _;
+use futures::future::join_all;
+use futures::stream::FuturesUnordered;
+use quarry_controller::Readiness;
+use quarry_node::Host;
+use quarry_pool::{LvmPool, Pool, Uevents};
+use quarry_transport::http;
+use quarry_transport::metrics::{Metrics, Sample};
+use quarry_transport::shutdown::{GRACE, Shutdown};
+use quarry_volume::{Layout, PoolState};
+
+/// The programs that a node runs; each missing one is named at the start.
+const TOOLS: [&str; 7] = ["lvm", "dmsetup", "blkid", "mkfs.ext4", "mkfs.xfs", "xfs_repair", "mkfs.btrfs"];
+
+/// What a role with a host is told about it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The pools of this node (YAML, see docs/pools.md).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// This node's name; the host's name unless given.
+    #[arg(long, env = "QUARRY_NODE", value_name = "NAME")]
+    node: Option<String>,
+}
+
+/// Opens the host: its tools are looked for, and its pools are read.
+pub(crate) async fn open(args: Args) -> anyhow::Result<Host> {
+    let node = node_name(args.node)?;
+    let configured = quarry_pool::load(&args.config)?;
+    let missing = quarry_exec::missing_tools(&TOOLS);
+    if !missing.is_empty() {
+        bail!(
+            "these programs are missing from PATH: {}; install the packages lvm2, util-linux, e2fsprogs, xfsprogs and \
+             btrfs-progs",
+            missing.join(", ")
+        );
+    }
+    let uevents = Uevents::listen();
+    let mut pools: Vec<Arc<dyn Pool>> = Vec::new();
+    for config in configured {
+        pools.push(Arc::new(LvmPool::open(config, uevents.clone()).await));
+    }
+    Ok(Host::new(node, pools))
+}
+
+/// The node's name, checked: it becomes the value of a label and a part of every volume's identifier.
+fn node_name(given: Option<String>) -> anyhow::Result<String> {
+    let name = match given {
+        Some(name) => name,
+        None => {
+            std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the host's name")?.trim().to_owned()
+        }
+    };
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    if bytes.len() > quarry_volume::MAX_NODE
+        || !bytes.iter().copied().all(inner)
+        || !edge(bytes.first())
+        || !edge(bytes.last())
+    {
+        bail!(
+            "{name:?} cannot be a node's name: up to {} letters, digits, '-', '_' and '.', as the value of a Kubernetes \
+             label; give one with --node",
+            quarry_volume::MAX_NODE
+        );
+    }
+    Ok(name)
+}
+
+/// What keeps CSI calls from being served at all: every pool being away. One pool of several that is away shows in
+/// `/readyz` and in the metrics, and the others go on.
+pub(crate) fn readiness(host: &Host) -> Readiness {
+    let host = host.clone();
+    Arc::new(move || {
+        let host = host.clone();
+        Box::pin(async move {
+            let mut problems = Vec::new();
+            let mut storages: FuturesUnordered<_> = host.pools().iter().map(|pool| pool.storage()).collect();
+            while let Some(storage) = storages.next().await {
+                match storage {
+                    Ok(_) => return Vec::new(),
+                    Err(error) => problems.push(error.message),
+                }
+            }
+            problems
+        })
+    })
+}
+
+/// After the signal to stop, tasks that can stop between two steps do so, so that the calls that wait for them are
+/// answered; the others get what is left of the time. Whatever is cut off then is found again by the next start, exactly
+/// as after a power cut.
+pub(crate) fn drain_on(shutdown: &Shutdown, host: &Host) {
+    let (tasks, stopping) = (host.tasks().clone(), shutdown.stopping());
+    tokio::spawn(async move {
+        stopping.cancelled().await;
+        tasks.drain(GRACE).await;
+    });
+}
+
+/// Waits for the tasks of the last calls that were taken.
+pub(crate) async fn drained(shutdown: &Shutdown, host: &Host) {
+    let left = shutdown.bound(host.tasks().drain(GRACE)).await;
+    tracing::info!(tasks_left = left.unwrap_or_else(|| host.tasks().list().len()), "stopped");
+}
+
+async fn states(host: &Host) -> Vec<PoolState> {
+    join_all(host.pools().iter().map(|pool| pool.status())).await
+}
+
+/// What keeps this host from doing its work, a line each.
+pub(crate) async fn problems(host: &Host) -> Vec<String> {
+    // First what is known without asking: a command that hangs makes the questions hang too.
+    let mut problems: Vec<String> = quarry_exec::running()
+        .into_iter()
+        .filter(|command| command.overdue)
+        .map(|command| format!("`{}` has been running for {} s", command.command, command.age.as_secs()))
+        .collect();
+    if !problems.is_empty() {
+        return problems;
+    }
+    for state in states(host).await {
+        problems.extend(state.problems.into_iter().map(|problem| format!("pool {}: {problem}", state.name)));
+    }
+    problems
+}
+
+/// Registers what the host knows of itself. The answer brings the pools' figures up to date.
+pub(crate) fn register(metrics: &Metrics, host: &Host) -> http::Refresh {
+    let pools: Arc<Mutex<Vec<PoolState>>> = Arc::default();
+    let per_pool = |name: &'static str, help: &'static str, figure: fn(&PoolState) -> u64| {
+        let pools = Arc::clone(&pools);
+        metrics.gauge(name, help, move || {
+            let pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+            pools.iter().map(|pool| Sample::count(figure(pool)).label("pool", pool.name.as_str())).collect()
+        });
+    };
+    per_pool("pool_size_bytes", "All storage of the pool", |pool| pool.size);
+    per_pool("pool_free_bytes", "What the pool can still give, its reserve taken off", |pool| pool.space.available());
+    per_pool("pool_largest_free_bytes", "The largest linear volume the pool can make", |pool| {
+        pool.space.largest(&Layout::Linear).bytes
+    });
+    per_pool("pool_metadata_size_bytes", "The pool's metadata area", |pool| pool.metadata_size);
+    per_pool("pool_metadata_free_bytes", "What is left of the pool's metadata area", |pool| pool.metadata_free);
+    per_pool("pool_volumes", "Volumes in the pool", |pool| pool.volumes);
+    per_pool("pool_healthy", "Whether the pool takes new volumes", |pool| u64::from(pool.problems.is_empty()));
+    metrics.counter("commands", "Programs started, by program", || {
+        quarry_exec::started()
+            .into_iter()
+            .map(|(program, count)| Sample::count(count).label("program", program))
+            .collect()
+    });
+    metrics.gauge("commands_overdue", "Programs that should have ended long ago", || {
+        let overdue = quarry_exec::running().iter().filter(|command| command.overdue).count();
+        vec![Sample::count(u64::try_from(overdue).unwrap_or(u64::MAX))]
+    });
+    let tasks = host.tasks().clone();
+    metrics.gauge("task_age_seconds", "Operations on volumes under way, by their age", move || {
+        let sample = |task: quarry_node::TaskStatus| {
+            Sample::new(task.age.as_secs_f64()).label("operation", task.what).label("volume", task.volume)
+        };
+        tasks.list().into_iter().map(sample).collect()
+    });
+    let host = host.clone();
+    Arc::new(move || {
+        let (host, pools) = (host.clone(), Arc::clone(&pools));
+        Box::pin(async move {
+            let now = states(&host).await;
+            *pools.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_name_is_a_label() {
+        assert_eq!(node_name(Some("worker-1.example.org".into())).unwrap(), "worker-1.example.org");
+        for bad in ["", "-a", "a-", "a b", "a:b", &"a".repeat(64)] {
+            assert!(node_name(Some(bad.to_owned())).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! `quarry node`: CSI Node for kubelet on a unix socket, and the agent for the controller over mutual TLS.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use quarry_agent::AgentService;
+use quarry_controller::IdentityService;
+use quarry_node::NodeService;
+use quarry_proto::csi::v1::identity_server::IdentityServer;
+use quarry_proto::csi::v1::node_server::NodeServer;
+use quarry_transport::metrics::{Metrics, Sample};
+use quarry_transport::shutdown::Shutdown;
+use quarry_transport::{tls, unix};
+
+use crate::{host, observe};
+
+/// What `quarry node` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    host: host::Args,
+    /// The unix socket on which CSI Node is served; its directory must exist.
+    #[arg(long, default_value = "unix:///run/quarry/csi.sock", value_name = "ENDPOINT")]
+    endpoint: String,
+    /// The driver's name, as StorageClasses give it.
+    #[arg(long, default_value = "local.csi.quarry.dev", value_name = "NAME")]
+    driver: String,
+    /// Where the controller reaches this node's agent.
+    #[arg(long, default_value = "0.0.0.0:9810", value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// The directory with our certificate: tls.crt, tls.key, ca.crt. It may come later; changes are noticed.
+    #[arg(long, default_value = "/etc/quarry/tls", value_name = "DIR")]
+    tls: PathBuf,
+    /// Where /healthz, /readyz and /metrics are served; nowhere unless given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<SocketAddr>,
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
+    let topology_key = format!("topology.{}/node", args.driver);
+    let shutdown = Shutdown::on_signals().context("waiting for signals")?;
+    let host = host::open(args.host).await?;
+    let metrics = Metrics::new();
+    let source = tls::files::watch(&args.tls);
+    let refusals = tls::Refusals::new();
+
+    let listener = tls::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
+    let acceptor = tls::Acceptor::new(source.clone(), refusals.clone());
+    let incoming = tls::incoming(listener, acceptor, tls::Limits::default());
+    let path = unix::path_of(&args.endpoint)?;
+    let socket = unix::listen(&path)?;
+    if let Some(address) = args.http {
+        let refresh = host::register(&metrics, &host);
+        observe::register_certificate(&metrics, &source);
+        metrics.counter("refused_connections", "Connections to the agent that were refused, by reason", move || {
+            let counts = refusals.counts().into_iter();
+            counts.map(|(reason, count)| Sample::count(count).label("reason", reason)).collect()
+        });
+        let (of, source, directory) = (host.clone(), source.clone(), args.tls.clone());
+        let problems: observe::Problems = Arc::new(move || {
+            let host = of.clone();
+            let certificate = certificate_problem(&source, &directory);
+            Box::pin(async move {
+                let mut problems = host::problems(&host).await;
+                problems.extend(certificate);
+                problems
+            })
+        });
+        observe::serve(address, &metrics, refresh, problems, &shutdown).await?;
+    }
+
+    tracing::info!(
+        node = host.node(), driver = args.driver, socket = %path.display(), agent = %args.listen,
+        "serving CSI Node and the agent"
+    );
+    let csi = tonic::transport::Server::builder()
+        .layer(metrics.layer())
+        .add_service(IdentityServer::new(IdentityService::new(args.driver, host::readiness(&host))))
+        .add_service(NodeServer::new(NodeService::new(host.clone(), topology_key)))
+        .serve_with_incoming_shutdown(socket, shutdown.stopping().cancelled_owned());
+    let agent = quarry_agent::serve(incoming, AgentService::new(Arc::new(host.clone())), &metrics, shutdown.stopping());
+    host::drain_on(&shutdown, &host);
+    let both = async { tokio::try_join!(csi, agent) };
+    shutdown.bound(both).await.transpose().context("serving CSI Node and the agent")?;
+    host::drained(&shutdown, &host).await;
+    Ok(())
+}
+
+/// What is wrong with the certificate, if anything.
+fn certificate_problem(source: &tls::Source, directory: &std::path::Path) -> Option<String> {
+    match &*source.borrow() {
+        None => Some(format!(
+            "there is no certificate in {} yet, so that no controller can connect: is the Secret of the node plugin \
+             mounted, and does a controller run?",
+            directory.display()
+        )),
+        Some(material) if material.expires() < std::time::SystemTime::now() => {
+            Some(format!("the certificate in {} has expired", directory.display()))
+        }
+        Some(_) => None,
+    }
+}
