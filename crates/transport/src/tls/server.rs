@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -13,7 +13,6 @@ use tonic::transport::server::Connected;
 
 use super::first::First;
 use super::material::fingerprint;
-use super::refusal::find;
 use super::{HANDSHAKE_WAIT, PROTOCOL, Reason, Refusal, Refusals, Source};
 
 /// How old a connection gets unless told otherwise: a certificate that was replaced or has expired is of no use for
@@ -21,12 +20,6 @@ use super::{HANDSHAKE_WAIT, PROTOCOL, Reason, Refusal, Refusals, Source};
 pub const MAX_AGE: Duration = Duration::from_secs(3600);
 /// How long what was being answered may still be sent once a connection is too old.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// How long a refused client is listened to, so that it can read why: a socket that is closed with bytes unread takes
-/// back what was sent on it.
-const PARTING: Duration = Duration::from_secs(1);
-/// How much of it is read.
-const PARTING_BYTES: usize = 64 * 1024;
-
 /// Makes connections out of streams of bytes, for controllers only. Clones share the refusals.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
@@ -67,11 +60,8 @@ impl Acceptor {
                 let age = self.max_age.mul_f64(0.9 + 0.2 * fastrand::f64());
                 Ok(ServerStream { tls, peer, age: Age::Young, until: Box::pin(sleep(age)) })
             }
-            Err((refusal, io)) => {
+            Err(refusal) => {
                 self.refusals.note(&peer, &refusal);
-                if let Some(io) = io {
-                    part(io).await;
-                }
                 Err(refusal)
             }
         }
@@ -82,8 +72,7 @@ impl Acceptor {
         self.refusals.note(peer, refusal);
     }
 
-    /// The handshake; with a refusal comes the stream if the client is to read why.
-    async fn handshake<IO>(&self, io: IO) -> Result<TlsStream<First<IO>>, (Refusal, Option<First<IO>>)>
+    async fn handshake<IO>(&self, io: IO) -> Result<TlsStream<First<IO>>, Refusal>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -91,34 +80,17 @@ impl Acceptor {
         let Some(material) = material else {
             let detail =
                 "we have no certificate of our own yet; the controller, or the operator, provides it as a Secret";
-            return Err((Refusal::new(Reason::NotReady, detail), None));
+            return Err(Refusal::new(Reason::NotReady, detail));
         };
-        let handshake = TlsAcceptor::from(material.server()).accept(First::of_client(io)).into_fallible();
+        let handshake = TlsAcceptor::from(material.server()).accept(First::of_client(io));
         match timeout(HANDSHAKE_WAIT, handshake).await {
             Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(PROTOCOL) => Ok(tls),
-            Ok(Ok(tls)) => {
-                let refusal = Refusal::new(Reason::Other, "the client does not offer HTTP/2 (ALPN h2)");
-                Err((refusal, Some(tls.into_inner().0)))
-            }
-            Ok(Err((error, io))) => {
-                // Who does not speak TLS does not read an alert either.
-                let told = find::<rustls::Error>(&error).is_some();
-                Err((Refusal::of(&error), told.then_some(io)))
-            }
-            Err(_) => Err((Refusal::time_out(), None)),
+            Ok(Ok(_)) => Err(Refusal::new(Reason::Other, "the client does not offer HTTP/2 (ALPN h2)")),
+            // The alert that says why to the client has been sent by now.
+            Ok(Err(error)) => Err(Refusal::of(&error)),
+            Err(_) => Err(Refusal::time_out()),
         }
     }
-}
-
-/// Lets the other side read the alert that was sent, then lets go.
-async fn part<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO) {
-    let reading = async {
-        io.shutdown().await?;
-        let mut rest = io.take(PARTING_BYTES as u64);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    // Whatever becomes of it: the connection is refused.
-    let _ = timeout(PARTING, reading).await;
 }
 
 /// Who is on the other end of a [`ServerStream`]; tonic puts it in a request's extensions.
