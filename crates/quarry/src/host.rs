@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// This node's name; the host's name unless given.
     #[arg(long, env = "QUARRY_NODE", value_name = "NAME")]
     node: Option<String>,
+    /// The UID of the pod that we run in, so that a controller can tell it from a pod that had its address before.
+    #[arg(long, env = "POD_UID", default_value = "", value_name = "UID")]
+    pod_uid: String,
 }
 
 /// Opens the host: its tools are looked for, and its pools are read.
@@ -46,7 +49,7 @@ pub(crate) async fn open(args: Args) -> anyhow::Result<Host> {
     for config in configured {
         pools.push(Arc::new(LvmPool::open(config, uevents.clone()).await));
     }
-    Ok(Host::new(node, pools))
+    Ok(Host::in_pod(node, pools, args.pod_uid))
 }
 
 /// The node's name, checked: it becomes the value of a label and a part of every volume's identifier.
