@@ -15,6 +15,7 @@ mod paging;
 mod placement;
 mod service;
 mod surroundings;
+mod view;
 
 pub use cluster::{Cluster, Parts};
 pub use files::{FileElection, follow_agents, read_agents};
@@ -22,3 +23,4 @@ pub use identity::{IdentityService, Readiness};
 pub use member::Timing;
 pub use service::ControllerService;
 pub use surroundings::{Alone, Claims, Election, Endpoint, Fate, NoKubernetes, Nodes, Roster, RosterSource};
+pub use view::{Finding, Level, ViewService};

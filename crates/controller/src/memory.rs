@@ -173,6 +173,14 @@ impl Memory {
         self.volumes.iter().filter(move |known| known.since.elapsed() >= age).map(|known| &known.volume)
     }
 
+    /// As [`Memory::volumes`], each with how long this controller has known of it.
+    pub(crate) fn aged(&self, after: Option<&VolumeId>) -> impl Iterator<Item = (&Volume, Duration)> {
+        use std::ops::Bound::{Excluded, Unbounded};
+
+        let start = after.map_or(Unbounded, Excluded);
+        self.volumes.range::<VolumeId, _>((start, Unbounded)).map(|known| (&known.volume, known.since.elapsed()))
+    }
+
     /// How many volumes it has.
     pub(crate) fn count(&self) -> usize {
         self.volumes.len()

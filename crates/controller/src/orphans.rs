@@ -11,7 +11,7 @@ use quarry_volume::{Volume, VolumeId};
 use crate::cluster::Cluster;
 
 /// A volume is made before its PersistentVolume: a young one is not yet an orphan.
-const AGE: Duration = Duration::from_secs(5 * 60);
+pub(crate) const AGE: Duration = Duration::from_secs(5 * 60);
 
 impl Cluster {
     /// Up to `most` orphans after `after`, in the order of node and identifier, and whether there are more. `None`: which

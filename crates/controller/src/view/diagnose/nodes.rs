@@ -1,0 +1,125 @@
+//! Nodes: whether they can be reached, and whether they are what they should be.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{names, plural, spoken};
+use crate::surroundings::Fate;
+use crate::view::cause::Cause;
+use crate::view::finding::{Finding, Level};
+use crate::view::seen::Seen;
+
+/// More nodes than this with one cause are told of in one sentence.
+const ONE_BY_ONE: usize = 10;
+/// For so long a first connection may take.
+const FIRST: Duration = Duration::from_secs(60);
+
+const UNREACHABLE: &str = "node-unreachable";
+const OPERATING: &str = "docs/operating.md tells what becomes of its volumes";
+
+/// Nodes that cannot be reached.
+pub(super) fn unreachable(nodes: &[Seen], findings: &mut Vec<Finding>) {
+    let mut by_cause: BTreeMap<Cause, Vec<(&Seen, &str, Duration)>> = BTreeMap::new();
+    for node in nodes {
+        if let Some((why, since)) = &node.down {
+            by_cause.entry(Cause::of(why)).or_default().push((node, why, *since));
+        }
+    }
+    for (cause, away) in by_cause {
+        if away.len() <= ONE_BY_ONE {
+            findings.extend(away.into_iter().map(|(node, why, since)| one(cause, node, why, since)));
+        } else {
+            findings.push(many(cause, &away));
+        }
+    }
+}
+
+fn one(cause: Cause, node: &Seen, why: &str, since: Duration) -> Finding {
+    let subject = format!("node {}", node.name);
+    let problem = format!("cannot be reached, for {} now: {why}", spoken(since));
+    let level = level(cause, node, since);
+    let advice = match node.fate {
+        Some(Fate::Gone) => format!(
+            "nothing, if the node was removed for good: its volumes are given up, and their claims can be deleted; {OPERATING}"
+        ),
+        Some(Fate::NotReady(unwell)) => format!(
+            "Kubernetes says that the node itself has not been well for {}: bring it back; {OPERATING}",
+            spoken(unwell)
+        ),
+        _ => cause.advice().to_owned(),
+    };
+    Finding { level, ..Finding::error(UNREACHABLE, subject, problem, advice) }
+}
+
+fn many(cause: Cause, away: &[(&Seen, &str, Duration)]) -> Finding {
+    let subject =
+        format!("{}: {}", plural(away.len(), "node"), names(away.iter().map(|(node, ..)| node.name.as_str())));
+    let longest = away.iter().map(|(.., since)| *since).max().unwrap_or_default();
+    let why = away.first().map(|(_, why, _)| *why).unwrap_or_default();
+    let problem = format!("cannot be reached, the longest for {} now; the first because: {why}", spoken(longest));
+    let level = away.iter().map(|(node, _, since)| level(cause, node, *since)).max().unwrap_or(Level::Error);
+    let unwell = away.iter().filter(|(node, ..)| matches!(node.fate, Some(Fate::NotReady(_)))).count();
+    let host = match unwell {
+        0 => String::new(),
+        unwell => format!("; Kubernetes says that {unwell} of them are not well themselves"),
+    };
+    let advice = format!("{}{host}; `quarry nodes` lists all", cause.advice());
+    Finding { level, ..Finding::error(UNREACHABLE, subject, problem, advice) }
+}
+
+fn level(cause: Cause, node: &Seen, since: Duration) -> Level {
+    match (cause, node.fate) {
+        // It is forgotten by itself.
+        (_, Some(Fate::Gone)) => Level::Note,
+        (Cause::Starting, _) if since < FIRST => Level::Warning,
+        _ => Level::Error,
+    }
+}
+
+/// Nodes whose version is too far from ours.
+pub(super) fn versions(nodes: &[Seen], ours: &str, findings: &mut Vec<Finding>) {
+    let Some(own) = release(ours) else { return };
+    let mut by_version: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for node in nodes.iter().filter(|node| node.down.is_none()) {
+        if let Some(greeting) = &node.greeting {
+            by_version.entry(&greeting.version).or_default().push(&node.name);
+        }
+    }
+    for (version, of) in by_version {
+        let near = release(version).is_some_and(|theirs| theirs.0 == own.0 && theirs.1.abs_diff(own.1) <= 1);
+        if !near {
+            findings.push(Finding::error(
+                "version-skew",
+                format!("{}: {}", plural(of.len(), "node"), names(of)),
+                format!("run version {version:?}, and this controller is {ours}: more than one minor version apart"),
+                "bring nodes and controller to the same version, one minor version at a time",
+            ));
+        }
+    }
+}
+
+/// The major and minor version; `None` for what is no version.
+fn release(version: &str) -> Option<(u64, u64)> {
+    let mut parts = version.split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Nodes that say they are the same run of the same kernel.
+pub(super) fn boots(nodes: &[Seen], findings: &mut Vec<Finding>) {
+    let mut by_boot: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for node in nodes.iter().filter(|node| node.down.is_none()) {
+        if let Some(greeting) = node.greeting.as_ref().filter(|greeting| !greeting.boot_id.is_empty()) {
+            by_boot.entry(&greeting.boot_id).or_default().push(&node.name);
+        }
+    }
+    for (boot, of) in by_boot.into_iter().filter(|(_, of)| of.len() > 1) {
+        findings.push(Finding::warning(
+            "boot-id-shared",
+            format!("{}: {}", plural(of.len(), "node"), names(of)),
+            format!(
+                "have the same boot ID, {boot}: two node plugins run on one host, or these are copies of one machine"
+            ),
+            "run one node plugin per host; restart copies of a machine, and give each its own identity and disks",
+        ));
+    }
+}

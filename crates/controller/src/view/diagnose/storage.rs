@@ -1,0 +1,157 @@
+//! Pools and volumes of the nodes that can be reached: what others had is told by their being away.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use quarry_volume::{PoolState, StorageId};
+
+use super::{names, plural};
+use crate::view::finding::Finding;
+use crate::view::seen::Seen;
+use crate::view::write::{free, metadata_room, problems};
+
+/// A pool with less than one part in so many free is nearly full.
+const NEARLY_FULL: u64 = 10;
+/// The same of its metadata area; at half of that no new volumes are made.
+const METADATA_NEARLY_FULL: u64 = 5;
+
+fn reachable(nodes: &[Seen]) -> impl Iterator<Item = &Seen> {
+    nodes.iter().filter(|node| node.down.is_none())
+}
+
+/// Pools that do not work, soon will not, or are missing.
+pub(super) fn pools(nodes: &[Seen], findings: &mut Vec<Finding>) {
+    for node in reachable(nodes) {
+        if node.pools.is_empty() {
+            findings.push(Finding::warning(
+                "node-without-pools",
+                format!("node {}", node.name),
+                "has no pool, so that no volume can be made there",
+                "configure a pool (docs/pools.md), or keep the node plugin off this node",
+            ));
+        }
+        for pool in &node.pools {
+            findings.extend(of_pool(&node.name, pool));
+        }
+    }
+}
+
+fn of_pool(node: &str, pool: &PoolState) -> Option<Finding> {
+    let subject = format!("pool {} on node {node}", pool.name);
+    let problems = problems(pool);
+    if !problems.is_empty() {
+        return Some(Finding::error(
+            "pool-problem",
+            subject,
+            problems.join("; "),
+            "docs/pools.md, \"When a pool is not well\"; volumes that are not concerned go on",
+        ));
+    }
+    let room = metadata_room(pool);
+    if room > 0 && pool.metadata_free < room / METADATA_NEARLY_FULL {
+        return Some(Finding::warning(
+            "pool-metadata-nearly-full",
+            subject,
+            format!(
+                "has {} of {room} bytes left in its metadata area, with {} volumes",
+                pool.metadata_free, pool.volumes
+            ),
+            "delete volumes, or send new ones to another pool: a larger area needs a new volume group",
+        ));
+    }
+    if pool.size > 0 && free(pool) < pool.size / NEARLY_FULL {
+        return Some(Finding::warning(
+            "pool-nearly-full",
+            subject,
+            format!("has {} of {} bytes free for new volumes", free(pool), pool.size),
+            "add a disk to it (vgextend), or delete volumes; `quarry volumes --pool` lists them",
+        ));
+    }
+    None
+}
+
+/// Pools of one name that are made of different things.
+pub(super) fn kinds(nodes: &[Seen], findings: &mut Vec<Finding>) {
+    let mut by_name: BTreeMap<&str, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
+    for node in reachable(nodes) {
+        for pool in node.pools.iter().filter(|pool| !pool.kind.is_empty()) {
+            by_name.entry(&pool.name).or_default().entry(&pool.kind).or_default().push(&node.name);
+        }
+    }
+    for (name, kinds) in by_name.into_iter().filter(|(_, kinds)| kinds.len() > 1) {
+        let each: Vec<_> =
+            kinds.into_iter().map(|(kind, of)| format!("{kind} on {}", names(of.iter().copied()))).collect();
+        findings.push(Finding::warning(
+            "pool-kinds-differ",
+            format!("pool {name}"),
+            format!("is not of the same kind everywhere: {}", each.join("; ")),
+            "give pools that differ different names: a StorageClass names a pool, and expects the same of it on each node",
+        ));
+    }
+}
+
+/// Storage that two nodes say is theirs.
+pub(super) fn twins(nodes: &[Seen], findings: &mut Vec<Finding>) {
+    let mut by_storage: BTreeMap<&StorageId, BTreeSet<(&str, &str)>> = BTreeMap::new();
+    for node in reachable(nodes) {
+        for pool in &node.pools {
+            if let Some(storage) = &pool.storage {
+                by_storage.entry(storage).or_default().insert((&node.name, &pool.name));
+            }
+        }
+    }
+    for (storage, of) in by_storage {
+        let on: BTreeSet<&str> = of.iter().map(|(node, _)| *node).collect();
+        if on.len() > 1 {
+            findings.push(Finding::warning(
+                "storage-shared",
+                format!("{}: {}", plural(on.len(), "node"), names(on)),
+                format!("have storage of the same identity ({storage}): disks that several hosts see, or copies of one disk", storage = storage.as_str()),
+                "never let two hosts use one disk: it destroys data. Give copies an identity of their own before they hold \
+                 volumes (vgchange --uuid)",
+            ));
+        }
+    }
+}
+
+/// Volumes that have lost something.
+pub(super) fn volumes(nodes: &[Seen], findings: &mut Vec<Finding>) {
+    for node in reachable(nodes) {
+        for (pool, ailing) in &node.ailing {
+            let subject = format!("{} in pool {pool} on node {}", plural(ailing.count, "volume"), node.name);
+            let (id, why) = &ailing.example;
+            let problem = match ailing.count {
+                1 => format!("{id}: {why}"),
+                _ => format!("the first is {id}: {why}"),
+            };
+            let advice = format!("`quarry volumes --problems --node {} --pool {pool}` lists all", node.name);
+            findings.push(match ailing.ready {
+                // Nobody's data lies on a volume that was never handed out.
+                0 => Finding::warning("volume-problem", subject, problem, advice),
+                _ => Finding::error("volume-problem", subject, problem, advice),
+            });
+        }
+    }
+}
+
+/// Volumes that nobody wants; on nodes that are away, too.
+pub(super) fn orphans(nodes: &[Seen], known: bool, findings: &mut Vec<Finding>) {
+    if !known {
+        findings.push(Finding::note(
+            "claims-unknown",
+            "volumes",
+            "which of them are wanted is not known, so that orphans cannot be told from others",
+            "nothing without Kubernetes; with it, wait until the PersistentVolumes have been listed",
+        ));
+        return;
+    }
+    let orphans: usize = nodes.iter().map(|node| node.orphans).sum();
+    if orphans > 0 {
+        let on = nodes.iter().filter(|node| node.orphans > 0).map(|node| node.name.as_str());
+        findings.push(Finding::warning(
+            "orphans",
+            plural(orphans, "volume"),
+            format!("named by no PersistentVolume, on {}", names(on)),
+            "`quarry volumes --orphans` lists them; docs/operating.md tells where they come from and how to remove them",
+        ));
+    }
+}

@@ -1,0 +1,160 @@
+//! Nodes, pools and volumes, in pages.
+//!
+//! A token names what the page before ended with, so that what comes and goes between two pages neither repeats nor hides
+//! anything else.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use quarry_proto::view::v1;
+use quarry_volume::{Error, Result, VolumeId};
+
+use super::write;
+use crate::cluster::Cluster;
+use crate::member::{Link, Member};
+use crate::orphans::AGE;
+
+/// The page of who asks for no particular size.
+const PAGE: usize = 500;
+/// The longest page: a message stays well below what a gRPC client takes.
+const LONGEST: usize = 2000;
+/// After so many nodes, others get a turn.
+const TURN: usize = 64;
+const PREFIX: &str = "after:";
+
+fn size(asked: u32) -> usize {
+    match usize::try_from(asked) {
+        Ok(0) => PAGE,
+        Ok(size) => size.min(LONGEST),
+        Err(_) => LONGEST,
+    }
+}
+
+/// What the page before ended with.
+fn after(token: &str) -> Result<Option<&str>> {
+    match token.strip_prefix(PREFIX) {
+        Some(last) => Ok(Some(last)),
+        None if token.is_empty() => Ok(None),
+        None => Err(foreign()),
+    }
+}
+
+fn foreign() -> Error {
+    Error::invalid("page_token was not made by this service: start again without one")
+}
+
+fn unknown_node(name: &str) -> Error {
+    Error::not_found(format!("node {name:?} is not known: `quarry nodes` lists those that are"))
+}
+
+/// The members that a list is about.
+///
+/// # Errors
+/// `NotFound` for a node that is not known.
+fn members(cluster: &Cluster, node: &str) -> Result<Vec<Arc<Member>>> {
+    match node {
+        "" => Ok(cluster.members()),
+        name => Ok(vec![cluster.member(name).ok_or_else(|| unknown_node(name))?]),
+    }
+}
+
+fn reachable(member: &Member) -> bool {
+    matches!(member.link(), Link::Up { .. })
+}
+
+pub(super) fn nodes(cluster: &Cluster, request: &v1::ListNodesRequest) -> Result<v1::ListNodesResponse> {
+    let (after, size) = (after(&request.page_token)?, size(request.page_size));
+    let members = cluster.members();
+    let rest: Vec<_> = members.iter().filter(|member| after.is_none_or(|after| member.name.as_str() > after)).collect();
+    let nodes: Vec<_> = rest.iter().take(size).map(|member| write::node(member)).collect();
+    let next = nodes.last().filter(|_| rest.len() > nodes.len()).map(|last| format!("{PREFIX}{}", last.name));
+    Ok(v1::ListNodesResponse { nodes, next_page_token: next.unwrap_or_default() })
+}
+
+pub(super) fn pools(cluster: &Cluster, request: &v1::ListPoolsRequest) -> Result<v1::ListPoolsResponse> {
+    let size = size(request.page_size);
+    // A node's name holds no slash.
+    let after = match after(&request.page_token)? {
+        Some(last) => Some(last.split_once('/').ok_or_else(foreign)?),
+        None => None,
+    };
+    let mut pools: Vec<v1::Pool> = Vec::new();
+    for member in members(cluster, &request.node)? {
+        let reachable = reachable(&member);
+        for pool in member.memory().pools() {
+            if after.is_some_and(|after| (member.name.as_str(), pool.name.as_str()) <= after) {
+                continue;
+            }
+            if pools.len() == size {
+                let last = pools.last().map(|last| format!("{PREFIX}{}/{}", last.node, last.name));
+                return Ok(v1::ListPoolsResponse { pools, next_page_token: last.unwrap_or_default() });
+            }
+            pools.push(write::pool(&member.name, pool, reachable));
+        }
+    }
+    Ok(v1::ListPoolsResponse { pools, next_page_token: String::new() })
+}
+
+pub(super) async fn volumes(cluster: &Cluster, request: &v1::ListVolumesRequest) -> Result<v1::ListVolumesResponse> {
+    let size = size(request.page_size);
+    let after: Option<VolumeId> = match after(&request.page_token)? {
+        Some(last) => Some(last.parse().map_err(|_| foreign())?),
+        None => None,
+    };
+    let wanted = cluster.inner.claims.handles();
+    if request.orphans_only && wanted.is_none() {
+        return Err(Error::precondition(
+            "which volumes are wanted is not known, so that orphans cannot be told from others: without Kubernetes \
+             nobody knows, and with it the PersistentVolumes have not been listed yet (see `quarry doctor`)",
+        ));
+    }
+    let members = members(cluster, &request.node)?;
+    if !request.pool.is_empty() && !members.iter().any(|member| has_pool(member, &request.pool)) {
+        return Err(Error::not_found(format!(
+            "no node that was asked for has told of a pool {:?}: `quarry pools` lists those that are known",
+            request.pool
+        )));
+    }
+    let mut volumes: Vec<v1::Volume> = Vec::new();
+    for (position, member) in members.iter().enumerate() {
+        if after.as_ref().is_some_and(|after| member.name < after.node) {
+            continue;
+        }
+        if position % TURN == TURN - 1 {
+            tokio::task::yield_now().await;
+        }
+        let reachable = reachable(member);
+        let start = after.as_ref().filter(|after| after.node == member.name);
+        let memory = member.memory();
+        for (volume, age) in memory.aged(start) {
+            if !request.pool.is_empty() && volume.pool != request.pool
+                || request.problems_only && volume.problem.is_empty()
+            {
+                continue;
+            }
+            let orphan = match &wanted {
+                None => v1::Orphan::Unknown,
+                Some(wanted) if age >= AGE && is_orphan(wanted, &volume.id) => v1::Orphan::Yes,
+                Some(_) => v1::Orphan::No,
+            };
+            if request.orphans_only && orphan != v1::Orphan::Yes {
+                continue;
+            }
+            if volumes.len() == size {
+                let last = volumes.last().map(|last| format!("{PREFIX}{}", last.id));
+                return Ok(v1::ListVolumesResponse { volumes, next_page_token: last.unwrap_or_default() });
+            }
+            volumes.push(write::volume(volume, orphan, reachable));
+        }
+    }
+    Ok(v1::ListVolumesResponse { volumes, next_page_token: String::new() })
+}
+
+fn has_pool(member: &Member, name: &str) -> bool {
+    member.memory().pools().any(|pool| pool.name == name)
+}
+
+/// Whether nobody names the volume. One that is younger than [`AGE`] may be about to be named.
+pub(super) fn is_orphan(wanted: &HashSet<String>, id: &VolumeId) -> bool {
+    !wanted.contains(&id.to_string())
+}

@@ -1,0 +1,84 @@
+//! What is known of a node, copied at one instant, for checks that compare nodes with each other.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Duration;
+
+use quarry_volume::{Greeting, PoolState, VolumeId};
+
+use super::list::is_orphan;
+use crate::member::{Link, Member};
+use crate::orphans::AGE;
+use crate::surroundings::Fate;
+
+/// A node as it is remembered.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) name: String,
+    /// Why it cannot be reached, and for how long; `None` if it can.
+    pub(super) down: Option<(String, Duration)>,
+    /// What has become of a node that cannot be reached, as far as that was asked.
+    pub(super) fate: Option<Fate>,
+    pub(super) greeting: Option<Greeting>,
+    pub(super) pools: Vec<PoolState>,
+    pub(super) volumes: usize,
+    pub(super) orphans: usize,
+    /// What is wrong with volumes, by pool.
+    pub(super) ailing: BTreeMap<String, Ailing>,
+}
+
+/// Volumes of one pool with problems.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ailing {
+    pub(super) count: usize,
+    /// How many of them were handed out.
+    pub(super) ready: usize,
+    /// The first that was handed out, or else the first, and what is wrong with it.
+    pub(super) example: (VolumeId, String),
+    ready_example: bool,
+}
+
+impl Seen {
+    /// Copies what is remembered of a node; `wanted` are the handles of the volumes that somebody wants, if known.
+    pub(super) fn of(member: &Member, wanted: Option<&HashSet<String>>) -> Self {
+        let down = match member.link() {
+            Link::Up { .. } => None,
+            Link::Down { why, since } => Some((why, since.elapsed())),
+        };
+        let memory = member.memory();
+        let mut seen = Self {
+            name: member.name.clone(),
+            down,
+            greeting: memory.greeting().cloned(),
+            pools: memory.pools().cloned().collect(),
+            volumes: memory.count(),
+            ..Self::default()
+        };
+        for (volume, age) in memory.aged(None) {
+            if wanted.is_some_and(|wanted| age >= AGE && is_orphan(wanted, &volume.id)) {
+                seen.orphans += 1;
+            }
+            if !volume.problem.is_empty() {
+                seen.ails(&volume.pool, volume.ready, &volume.id, &volume.problem);
+            }
+        }
+        seen
+    }
+
+    fn ails(&mut self, pool: &str, ready: bool, id: &VolumeId, problem: &str) {
+        let example = || (id.clone(), problem.to_owned());
+        let ailing = self.ailing.entry(pool.to_owned()).or_insert_with(|| Ailing {
+            count: 0,
+            ready: 0,
+            example: example(),
+            ready_example: ready,
+        });
+        ailing.count += 1;
+        if ready {
+            ailing.ready += 1;
+            if !ailing.ready_example {
+                ailing.example = example();
+                ailing.ready_example = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What the doctor finds, and what it does not.
+
+use super::*;
+
+/// Findings as `level check subject: problem`, for a look at all of them.
+fn told(answer: &v1::DiagnoseResponse) -> Vec<String> {
+    let line = |finding: &v1::Finding| {
+        assert!(!finding.advice.is_empty(), "{finding:?}");
+        let level = finding.level().as_str_name().trim_start_matches("LEVEL_").to_lowercase();
+        format!("{level} {} {}: {}", finding.check, finding.subject, finding.problem)
+    };
+    answer.findings.iter().map(line).collect()
+}
+
+/// A world in which nothing is unknown.
+fn calm(volumes: &[Volume]) -> World {
+    let handles = volumes.iter().map(|volume| volume.id.to_string()).collect();
+    World { handles: Some(Arc::new(handles)), ..World::default() }
+}
+
+fn advice<'a>(answer: &'a v1::DiagnoseResponse, subject: &str) -> &'a str {
+    let found = answer.findings.iter().find(|finding| finding.subject == subject);
+    &found.unwrap_or_else(|| panic!("{subject}: {answer:?}")).advice
+}
+
+#[tokio::test]
+async fn a_cluster_that_is_well_has_no_findings() {
+    let volumes = [volume("n1", "fast", "pvc-a"), volume("n2", "fast", "pvc-b")];
+    let of = |node: &str, volume: &Volume| here(node, vec![pool(node, "fast", 50 * GIB)], vec![volume.clone()]);
+    let view = view(vec![("n1", of("n1", &volumes[0])), ("n2", of("n2", &volumes[1]))], calm(&volumes)).await;
+    let answer = doctor(&view).await;
+    assert_eq!(told(&answer), Vec::<String>::new());
+    assert_eq!(
+        answer.totals.unwrap(),
+        v1::Totals { nodes: 2, reachable_nodes: 2, pools: 2, volumes: 2, orphans: 0, orphans_known: true }
+    );
+    assert_eq!(answer.version, env!("CARGO_PKG_VERSION"));
+}
+
+#[tokio::test]
+async fn nodes_that_are_away_are_told_with_what_to_do() {
+    let away = |why: &str| Told::Away(why.into());
+    let mut world = calm(&[]);
+    world.fates = [("n3", Fate::NotReady(Duration::from_secs(3 * 3600))), ("n4", Fate::Gone), ("n2", Fate::Ready)]
+        .map(|(node, fate)| (node.to_owned(), fate))
+        .into();
+    let expired = "node n2: no connection to 192.0.2.2:9810: the node's certificate has expired: x; it is tried again";
+    let nodes = vec![
+        ("n1", here("n1", vec![pool("n1", "fast", 50 * GIB)], vec![])),
+        ("n2", away(expired)),
+        ("n3", away("192.0.2.3:9810 did not answer within 30s")),
+        ("n4", away("192.0.2.4:9810 did not answer within 30s")),
+        ("n5", away("cannot connect to 192.0.2.5:9810: Connection refused (os error 111)")),
+    ];
+    let answer = doctor(&view(nodes, world).await).await;
+    assert_eq!(
+        told(&answer),
+        [
+            format!("error node-unreachable node n2: cannot be reached, for 0 s now: {expired}"),
+            "error node-unreachable node n5: cannot be reached, for 0 s now: cannot connect to 192.0.2.5:9810: \
+             Connection refused (os error 111)"
+                .into(),
+            "error node-unreachable node n3: cannot be reached, for 0 s now: 192.0.2.3:9810 did not answer within 30s"
+                .into(),
+            "note node-unreachable node n4: cannot be reached, for 0 s now: 192.0.2.4:9810 did not answer within 30s"
+                .into(),
+        ]
+    );
+    for (node, named) in [
+        ("node n2", "authority"),
+        ("node n3", "not been well for 3 h"),
+        ("node n4", "removed for good"),
+        ("node n5", "kubectl logs"),
+    ] {
+        assert!(advice(&answer, node).contains(named), "{node}: {}", advice(&answer, node));
+    }
+    let totals = answer.totals.unwrap();
+    assert_eq!((totals.nodes, totals.reachable_nodes), (5, 1));
+}
+
+#[tokio::test]
+async fn a_whole_rack_that_is_away_is_one_finding() {
+    let names: Vec<String> = (10..40).map(|number| format!("n{number}")).collect();
+    let why = "cannot connect to 192.0.2.3:9810: No route to host";
+    let nodes = names.iter().map(|name| (name.as_str(), Told::Away(why.into()))).collect();
+    let answer = doctor(&view(nodes, calm(&[])).await).await;
+    assert_eq!(
+        told(&answer),
+        [format!(
+            "error node-unreachable 30 nodes: n10, n11, n12, n13, n14 and 25 more: cannot be reached, the longest for 0 \
+             s now; the first because: {why}"
+        )]
+    );
+    assert!(advice(&answer, &answer.findings[0].subject).contains("firewall"));
+}
+
+#[tokio::test]
+async fn pools_that_are_not_well_or_nearly_full_are_told() {
+    let lost = PoolState { problems: vec!["disk /dev/sdb is missing".into()], ..pool("n", "a-lost", 50 * GIB) };
+    let mut closed = pool("n", "b-closed", GIB);
+    closed.space.closed = Some("the metadata area is full".into());
+    let full = pool("n", "c-full", 10 * GIB - (4 << 20));
+    let not_full = pool("n", "d-tenth", 10 * GIB);
+    let metadata = PoolState { metadata_free: 100 << 10, ..pool("n", "e-metadata", 50 * GIB) };
+    let enough = PoolState { metadata_free: 103 << 10, ..pool("n", "f-metadata", 50 * GIB) };
+    let view = view(
+        vec![
+            ("n", here("n", vec![lost, closed, full, not_full, metadata, enough], vec![])),
+            ("o", here("o", vec![], vec![])),
+        ],
+        calm(&[]),
+    )
+    .await;
+    assert_eq!(
+        told(&doctor(&view).await),
+        [
+            "error pool-problem pool a-lost on node n: disk /dev/sdb is missing",
+            "error pool-problem pool b-closed on node n: the metadata area is full",
+            "warning pool-nearly-full pool c-full on node n: has 10733223936 of 107374182400 bytes free for new volumes",
+            "warning pool-metadata-nearly-full pool e-metadata on node n: has 102400 of 524288 bytes left in its metadata \
+             area, with 0 volumes",
+            "warning node-without-pools node o: has no pool, so that no volume can be made there",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn volumes_with_problems_are_told_by_pool_and_data_counts_more() {
+    let ailing =
+        |name: &str, ready: bool, problem: &str| Volume { ready, problem: problem.into(), ..volume("n", "fast", name) };
+    let unused = Volume { ready: false, problem: "was interrupted".into(), ..volume("n", "slow", "pvc-d") };
+    let volumes = vec![
+        ailing("pvc-a", false, "was interrupted"),
+        ailing("pvc-b", true, "has lost a mirror"),
+        ailing("pvc-c", true, "is lost"),
+        unused,
+    ];
+    let world = calm(&volumes);
+    let pools = vec![pool("n", "fast", 50 * GIB), pool("n", "slow", 50 * GIB)];
+    let (first, second) = (volumes[1].id.clone(), volumes[3].id.clone());
+    let answer = doctor(&view(vec![("n", here("n", pools, volumes))], world).await).await;
+    assert_eq!(
+        told(&answer),
+        [
+            format!("error volume-problem 3 volumes in pool fast on node n: the first is {first}: has lost a mirror"),
+            format!("warning volume-problem 1 volume in pool slow on node n: {second}: was interrupted"),
+        ]
+    );
+    let subject = "3 volumes in pool fast on node n";
+    assert!(advice(&answer, subject).contains("`quarry volumes --problems --node n --pool fast`"));
+}
+
+#[tokio::test]
+async fn nodes_are_compared_with_each_other_and_with_us() {
+    let mut told_by: Vec<Told> = Vec::new();
+    let part = |text: &str| text.parse::<u64>().unwrap();
+    let (major, minor) = (part(env!("CARGO_PKG_VERSION_MAJOR")), part(env!("CARGO_PKG_VERSION_MINOR")));
+    let (near, far) = (format!("{major}.{}.0", minor + 1), format!("{major}.{}.0", minor + 2));
+    let other = format!("{}.{minor}.0", major + 1);
+    for (node, boot, version) in [
+        ("n1", "boot-x", format!("{major}.{minor}.7")),
+        ("n2", "boot-x", near),
+        ("n3", "boot-y", far.clone()),
+        ("n4", "", other.clone()),
+        ("n5", "", "odd".to_owned()),
+    ] {
+        let kind = if node == "n3" { "disk" } else { "lvm" };
+        let storage = if node < "n3" { Some(StorageId::of("one")) } else { pool(node, "fast", 0).storage };
+        let pools = vec![PoolState { kind: kind.into(), storage, ..pool(node, "fast", 50 * GIB) }];
+        let mut told = here(node, pools, vec![]);
+        greeting(&mut told, |greeting| {
+            greeting.boot_id = boot.into();
+            greeting.version = version;
+        });
+        told_by.push(told);
+    }
+    let nodes = ["n1", "n2", "n3", "n4", "n5"].into_iter().zip(told_by).collect();
+    let answer = doctor(&view(nodes, calm(&[])).await).await;
+    let ours = env!("CARGO_PKG_VERSION");
+    let skew = |node: &str, version: &str| {
+        format!(
+            "error version-skew 1 node: {node}: run version \"{version}\", and this controller is {ours}: more than one \
+             minor version apart"
+        )
+    };
+    assert_eq!(
+        told(&answer),
+        [
+            skew("n3", &far),
+            skew("n4", &other),
+            skew("n5", "odd"),
+            "warning boot-id-shared 2 nodes: n1, n2: have the same boot ID, boot-x: two node plugins run on one host, or \
+             these are copies of one machine"
+                .into(),
+            "warning pool-kinds-differ pool fast: is not of the same kind everywhere: disk on n3; lvm on n1, n2, n4, n5"
+                .into(),
+            format!(
+                "warning storage-shared 2 nodes: n1, n2: have storage of the same identity ({}): disks that several hosts \
+                 see, or copies of one disk",
+                StorageId::of("one").as_str()
+            ),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn what_nobody_knows_is_no_error() {
+    let told_by = here("n", vec![pool("n", "fast", 50 * GIB)], vec![volume("n", "fast", "pvc-a")]);
+    let answer = doctor(&view(vec![("n", told_by)], World::default()).await).await;
+    assert_eq!(
+        told(&answer),
+        [
+            "note claims-unknown volumes: which of them are wanted is not known, so that orphans cannot be told from others"
+        ]
+    );
+    assert!(!answer.totals.unwrap().orphans_known);
+}
+
+#[tokio::test(start_paused = true)]
+async fn orphans_are_counted_and_the_command_named() {
+    let volumes = vec![volume("n", "fast", "pvc-a"), volume("n", "fast", "pvc-b"), volume("n", "fast", "pvc-c")];
+    let world = calm(&volumes[..1]);
+    let view = view(vec![("n", here("n", vec![pool("n", "fast", 50 * GIB)], volumes))], world).await;
+    tokio::time::advance(Duration::from_secs(301)).await;
+    let answer = doctor(&view).await;
+    assert_eq!(told(&answer), ["warning orphans 2 volumes: named by no PersistentVolume, on n"]);
+    assert!(advice(&answer, "2 volumes").contains("`quarry volumes --orphans`"));
+}
+
+#[tokio::test]
+async fn an_empty_or_unlisted_cluster_is_an_error() {
+    let empty = doctor(&view(Vec::new(), calm(&[])).await).await;
+    assert_eq!(told(&empty), ["error no-nodes cluster: no node has a plugin pod, so that there is no storage at all"]);
+    let unlisted = doctor(&unlisted()).await;
+    assert!(told(&unlisted)[0].starts_with("error nodes-not-listed "), "{unlisted:?}");
+}
+
+#[tokio::test]
+async fn the_binary_adds_what_it_knows_and_the_worst_comes_first() {
+    let extras = || {
+        vec![
+            Finding::note("rotation", "certificates", "a rotation is under way", "nothing"),
+            Finding::error("certificate-expired", "controller", "its certificate has expired", "issue another"),
+        ]
+    };
+    let nodes = vec![("n", here("n", vec![pool("n", "fast", GIB)], vec![]))];
+    let answer = doctor(&view_with(nodes, calm(&[]), extras).await).await;
+    let checks: Vec<_> = answer.findings.iter().map(|finding| finding.check.as_str()).collect();
+    assert_eq!(checks, ["certificate-expired", "pool-nearly-full", "rotation"]);
+}

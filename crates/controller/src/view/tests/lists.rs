@@ -1,0 +1,223 @@
+//! Lists and their pages.
+
+use tonic::Code;
+
+use super::*;
+
+fn ids(volumes: &[v1::Volume]) -> Vec<&str> {
+    volumes.iter().map(|volume| volume.id.as_str()).collect()
+}
+
+/// Follows the pages and gives all volumes, and how many pages there were.
+async fn all(view: &ViewService, request: v1::ListVolumesRequest) -> (Vec<v1::Volume>, usize) {
+    let (mut found, mut pages, mut token) = (Vec::new(), 0, String::new());
+    loop {
+        let page = volumes(view, v1::ListVolumesRequest { page_token: token, ..request.clone() }).await.unwrap();
+        pages += 1;
+        found.extend(page.volumes);
+        token = page.next_page_token;
+        if token.is_empty() {
+            return (found, pages);
+        }
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_volumes_come_in_pages_each_once_and_in_order() {
+    let nodes = ["n1", "n2", "n3", "n4"];
+    let names = ["n1", "n2", "n3", "n4"].map(|node| {
+        let volumes = (0..2500).map(|number| volume(node, "fast", &format!("pvc-{number}"))).collect();
+        (node, here(node, vec![pool(node, "fast", 50 * GIB)], volumes))
+    });
+    let view = view(names.into(), World::default()).await;
+
+    let (found, pages) = all(&view, v1::ListVolumesRequest::default()).await;
+    assert_eq!((found.len(), pages), (10_000, 20));
+    let ids: Vec<VolumeId> = found.iter().map(|volume| volume.id.parse().unwrap()).collect();
+    assert!(ids.windows(2).all(|pair| (&pair[0].node, &pair[0]) < (&pair[1].node, &pair[1])));
+    for node in nodes {
+        assert_eq!(ids.iter().filter(|id| id.node == node).count(), 2500);
+    }
+    // Pages that end with a node's last volume, pages that end anywhere, and a page that is longer than any may be.
+    for (size, expected) in [(1250, 8), (999, 11), (5000, 5)] {
+        let (again, pages) = all(&view, v1::ListVolumesRequest { page_size: size, ..Default::default() }).await;
+        assert_eq!((again.len(), pages), (10_000, expected), "{size}");
+        assert_eq!(again, found);
+    }
+    let one = v1::ListVolumesRequest { node: "n3".into(), page_size: 700, ..Default::default() };
+    let (of_one, pages) = all(&view, one).await;
+    assert_eq!((of_one.len(), pages), (2500, 4));
+    assert!(of_one.iter().all(|volume| volume.node == "n3"));
+}
+
+#[tokio::test]
+async fn a_volume_is_told_with_all_that_is_known() {
+    let striped = Volume {
+        layout: Some(Layout::Striped { stripes: 3, stripe_size: 65536 }),
+        access: Some(AccessTypes::Both),
+        ready: false,
+        problem: "a disk is gone".into(),
+        ..volume("n", "fast", "pvc-a")
+    };
+    let newer = Volume { layout: None, access: None, filesystem: None, ..volume("n", "fast", "pvc-b") };
+    let view = view(
+        vec![(
+            "n",
+            here("n", vec![pool("n", "fast", GIB), pool("n", "slow", GIB)], vec![striped.clone(), newer.clone()]),
+        )],
+        World::default(),
+    )
+    .await;
+    let request = v1::ListVolumesRequest { pool: "fast".into(), ..Default::default() };
+    let found = volumes(&view, request).await.unwrap().volumes;
+    assert_eq!(
+        found,
+        [
+            v1::Volume {
+                id: striped.id.to_string(),
+                name: "pvc-a".into(),
+                node: "n".into(),
+                pool: "fast".into(),
+                bytes: GIB,
+                access: v1::Access::Both.into(),
+                filesystem: "xfs".into(),
+                layout: "striped".into(),
+                disks: 3,
+                ready: false,
+                problem: "a disk is gone".into(),
+                orphan: v1::Orphan::Unknown.into(),
+                reachable: true,
+            },
+            v1::Volume {
+                id: newer.id.to_string(),
+                name: "pvc-b".into(),
+                node: "n".into(),
+                pool: "fast".into(),
+                bytes: GIB,
+                ready: true,
+                reachable: true,
+                ..Default::default()
+            },
+        ]
+    );
+    let problems = v1::ListVolumesRequest { problems_only: true, ..Default::default() };
+    let found = volumes(&view, problems).await.unwrap().volumes;
+    assert_eq!(ids(&found), [striped.id.to_string()]);
+    let slow = v1::ListVolumesRequest { pool: "slow".into(), ..Default::default() };
+    assert_eq!(volumes(&view, slow).await.unwrap().volumes, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn orphans_are_those_that_nobody_names_and_that_are_not_new() {
+    let (wanted, orphan) = (volume("n1", "fast", "pvc-wanted"), volume("n2", "fast", "pvc-orphan"));
+    let of = |node: &str, volume: &Volume| here(node, vec![pool(node, "fast", 50 * GIB)], vec![volume.clone()]);
+    let handles = HashSet::from([wanted.id.to_string()]);
+    let world = World { handles: Some(Arc::new(handles)), ..World::default() };
+    let view = view(vec![("n1", of("n1", &wanted)), ("n2", of("n2", &orphan))], world).await;
+
+    let orphans = || v1::ListVolumesRequest { orphans_only: true, ..Default::default() };
+    assert_eq!(volumes(&view, orphans()).await.unwrap().volumes, []);
+    assert_eq!(doctor(&view).await.totals.unwrap().orphans, 0);
+    tokio::time::advance(Duration::from_secs(299)).await;
+    assert_eq!(volumes(&view, orphans()).await.unwrap().volumes, []);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    let found = volumes(&view, orphans()).await.unwrap().volumes;
+    assert_eq!(ids(&found), [orphan.id.to_string()]);
+    assert_eq!(found[0].orphan(), v1::Orphan::Yes);
+    // In a list of all, each volume says which it is. The same as the cluster itself says.
+    let (every, _) = all(&view, v1::ListVolumesRequest::default()).await;
+    let told: Vec<_> = every.iter().map(v1::Volume::orphan).collect();
+    assert_eq!(told, [v1::Orphan::No, v1::Orphan::Yes]);
+    let cluster: Vec<_> =
+        view.cluster.orphans(None, 10).unwrap().0.iter().map(|volume| volume.id.to_string()).collect();
+    assert_eq!(cluster, ids(&found));
+    assert_eq!(doctor(&view).await.totals.unwrap().orphans, 1);
+}
+
+#[tokio::test]
+async fn orphans_of_nobody_knows_what_are_refused() {
+    let told = here("n", vec![pool("n", "fast", GIB)], vec![volume("n", "fast", "pvc-a")]);
+    let view = view(vec![("n", told)], World::default()).await;
+    let refused =
+        volumes(&view, v1::ListVolumesRequest { orphans_only: true, ..Default::default() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("without Kubernetes nobody knows"), "{refused}");
+    let found = volumes(&view, v1::ListVolumesRequest::default()).await.unwrap().volumes;
+    assert_eq!(found[0].orphan(), v1::Orphan::Unknown);
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_not_listed_as_nothing() {
+    let view = view(vec![("n", here("n", vec![pool("n", "fast", GIB)], vec![]))], World::default()).await;
+    let request = |node: &str, pool: &str, token: &str| v1::ListVolumesRequest {
+        node: node.into(),
+        pool: pool.into(),
+        page_token: token.into(),
+        ..Default::default()
+    };
+    for (request, code, named) in [
+        (request("nowhere", "", ""), Code::NotFound, "nowhere"),
+        (request("", "fats", ""), Code::NotFound, "fats"),
+        (request("", "", "x"), Code::InvalidArgument, "page_token"),
+        (request("", "", "after:x"), Code::InvalidArgument, "page_token"),
+    ] {
+        let refused = volumes(&view, request.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), code, "{request:?}");
+        assert!(refused.message().contains(named), "{refused}");
+    }
+    let pools = v1::ListPoolsRequest { node: "nowhere".into(), ..Default::default() };
+    assert_eq!(view.list_pools(Request::new(pools)).await.unwrap_err().code(), Code::NotFound);
+    let pools = v1::ListPoolsRequest { page_token: "after:n".into(), ..Default::default() };
+    assert_eq!(view.list_pools(Request::new(pools)).await.unwrap_err().code(), Code::InvalidArgument);
+
+    let early = unlisted();
+    assert_eq!(volumes(&early, request("", "", "")).await.unwrap_err().code(), Code::Unavailable);
+    let nodes = early.list_nodes(Request::new(v1::ListNodesRequest::default())).await;
+    assert_eq!(nodes.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn nodes_and_pools_come_in_pages_too() {
+    let away = "cannot connect to 192.0.2.3:9810: Connection refused";
+    let two = |node: &str| vec![pool(node, "fast", 50 * GIB), pool(node, "slow", 25 * GIB)];
+    let view = view(
+        vec![
+            ("n1", here("n1", two("n1"), vec![volume("n1", "fast", "a"), volume("n1", "slow", "b")])),
+            ("n2", here("n2", two("n2"), vec![])),
+            ("n3", Told::Away(away.into())),
+        ],
+        World::default(),
+    )
+    .await;
+    let (mut nodes, mut token) = (Vec::new(), String::new());
+    for last in [false, false, true] {
+        let page = view.list_nodes(Request::new(v1::ListNodesRequest { page_size: 1, page_token: token })).await;
+        let page = page.unwrap().into_inner();
+        assert_eq!(page.next_page_token.is_empty(), last);
+        token = page.next_page_token;
+        nodes.extend(page.nodes);
+    }
+    let [first, _, third] = nodes.as_slice() else { panic!("{nodes:?}") };
+    assert!(first.reachable && first.heard && first.why.is_empty());
+    assert_eq!((first.pools, first.volumes, first.bytes, first.free_bytes), (2, 2, 200 * GIB, 75 * GIB));
+    assert_eq!((first.name.as_str(), first.boot_id.as_str()), ("n1", "boot-n1"));
+    assert!(!third.reachable && !third.heard);
+    assert_eq!((third.why.as_str(), third.pools), (away, 0));
+
+    let (mut pools, mut token, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let request = v1::ListPoolsRequest { page_size: 3, page_token: token, ..Default::default() };
+        let page = view.list_pools(Request::new(request)).await.unwrap().into_inner();
+        pages += 1;
+        pools.extend(page.pools);
+        token = page.next_page_token;
+        if token.is_empty() {
+            break;
+        }
+    }
+    let names: Vec<_> = pools.iter().map(|pool| (pool.node.as_str(), pool.name.as_str())).collect();
+    assert_eq!((names, pages), (vec![("n1", "fast"), ("n1", "slow"), ("n2", "fast"), ("n2", "slow")], 2));
+    let fast = &pools[0];
+    assert_eq!((fast.bytes, fast.free_bytes, fast.largest_bytes), (100 * GIB, 50 * GIB, 50 * GIB));
+    assert_eq!((fast.metadata_bytes, fast.metadata_free_bytes), (512 << 10, 500 << 10));
+}

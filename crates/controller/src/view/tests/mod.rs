@@ -1,0 +1,217 @@
+//! The service in front of a cluster whose nodes live in memory.
+
+mod doctor;
+mod lists;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use quarry_agent::Dial;
+use quarry_proto::view::v1;
+use quarry_proto::view::v1::view_server::View as _;
+use quarry_volume::{
+    AccessTypes, Agent, Change, Chosen, Error, Found, Greeting, Layout, News, NewsStream, PoolState, Result, Space,
+    StorageId, Volume, VolumeId, VolumeSpec,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
+
+use super::{Finding, ViewService};
+use crate::member::{Link, Timing};
+use crate::surroundings::{Alone, Claims, Endpoint, Fate, Nodes, Roster};
+use crate::{Cluster, Parts};
+
+const GIB: u64 = 1 << 30;
+
+/// What a node tells, or why nobody reaches it.
+#[derive(Clone, Debug)]
+enum Told {
+    Here { greeting: Greeting, pools: Vec<PoolState>, volumes: Vec<Volume> },
+    Away(String),
+}
+
+/// A node with one volume group.
+fn here(node: &str, pools: Vec<PoolState>, volumes: Vec<Volume>) -> Told {
+    let greeting = Greeting {
+        node: node.into(),
+        instance: format!("run-{node}"),
+        boot_id: format!("boot-{node}"),
+        version: env!("CARGO_PKG_VERSION").into(),
+        ..Greeting::default()
+    };
+    Told::Here { greeting, pools, volumes }
+}
+
+/// A pool of 100 GiB with so much of it free.
+fn pool(node: &str, name: &str, free: u64) -> PoolState {
+    PoolState {
+        name: name.into(),
+        kind: "lvm".into(),
+        on: format!("vg-{name}"),
+        storage: Some(StorageId::of(&format!("{node}/{name}"))),
+        size: 100 * GIB,
+        space: Space { extent: 4 << 20, free: vec![free / (4 << 20)], ..Space::default() },
+        metadata_size: 1 << 20,
+        metadata_free: 500 << 10,
+        ..PoolState::default()
+    }
+}
+
+fn volume(node: &str, pool: &str, name: &str) -> Volume {
+    Volume {
+        id: VolumeId { storage: StorageId::of(&format!("{node}/{pool}")), node: node.into(), volume: name.into() },
+        name: name.into(),
+        size: GIB,
+        pool: pool.into(),
+        access: Some(AccessTypes::Mount),
+        filesystem: "xfs".parse().ok(),
+        layout: Some(Layout::Linear),
+        ready: true,
+        problem: String::new(),
+    }
+}
+
+fn greeting(told: &mut Told, change: impl FnOnce(&mut Greeting)) {
+    match told {
+        Told::Here { greeting, .. } => change(greeting),
+        Told::Away(why) => panic!("away: {why}"),
+    }
+}
+
+struct TestAgent(Told);
+
+#[async_trait::async_trait]
+impl Agent for TestAgent {
+    fn node(&self) -> &str {
+        "test"
+    }
+
+    async fn create(&self, _: VolumeSpec, _: Option<Chosen>, _: Duration) -> Result<(Volume, Change)> {
+        unreachable!("the view changes nothing")
+    }
+
+    async fn delete(&self, _: &VolumeId, _: Duration) -> Result<Change> {
+        unreachable!("the view changes nothing")
+    }
+
+    async fn get(&self, _: &VolumeId, _: Duration) -> Result<Volume> {
+        unreachable!("the view asks no node")
+    }
+
+    async fn find(&self, _: &str, _: u64, _: Duration) -> Result<Found> {
+        unreachable!("the view asks no node")
+    }
+
+    async fn watch(&self) -> Result<NewsStream> {
+        match self.0.clone() {
+            Told::Away(why) => Err(Error::unavailable(why)),
+            Told::Here { greeting, pools, volumes } => {
+                let picture = Change { generation: 1, pools, volumes, gone: Vec::new() };
+                let news = [Ok(News::Greeting(greeting)), Ok(News::Picture(picture))];
+                Ok(futures::stream::iter(news).chain(futures::stream::pending()).boxed())
+            }
+        }
+    }
+}
+
+struct TestDial(BTreeMap<String, Told>);
+
+#[async_trait::async_trait]
+impl Dial for TestDial {
+    async fn dial(&self, node: &str, _endpoint: &str) -> Result<Arc<dyn Agent>> {
+        Ok(Arc::new(TestAgent(self.0[node].clone())))
+    }
+}
+
+/// Kubernetes, as far as a view needs it.
+#[derive(Clone, Default)]
+struct World {
+    fates: BTreeMap<String, Fate>,
+    handles: Option<Arc<HashSet<String>>>,
+}
+
+#[async_trait::async_trait]
+impl Nodes for World {
+    async fn fate(&self, node: &str) -> Fate {
+        self.fates.get(node).copied().unwrap_or(Fate::Unknown)
+    }
+
+    async fn gave_up(&self, _: &VolumeId) {
+        unreachable!("the view gives nothing up")
+    }
+}
+
+impl Claims for World {
+    fn handles(&self) -> Option<Arc<HashSet<String>>> {
+        self.handles.clone()
+    }
+}
+
+/// A view of these nodes, once all have been heard or found to be away.
+async fn view(nodes: Vec<(&str, Told)>, world: World) -> ViewService {
+    view_with(nodes, world, Vec::new).await
+}
+
+async fn view_with(
+    nodes: Vec<(&str, Told)>,
+    world: World,
+    extras: impl Fn() -> Vec<Finding> + Send + Sync + 'static,
+) -> ViewService {
+    let told: BTreeMap<String, Told> = nodes.into_iter().map(|(name, told)| (name.to_owned(), told)).collect();
+    let endpoint = |name: &str| Endpoint { address: name.to_owned(), pod_uid: String::new() };
+    let roster: Roster = told.keys().map(|name| (name.clone(), endpoint(name))).collect();
+    let (sender, source) = watch::channel(Some(Arc::new(roster)));
+    let parts = Parts {
+        dial: Arc::new(TestDial(told.clone())),
+        timing: Timing { age: Duration::from_secs(1 << 30), ..Timing::default() },
+        nodes: Arc::new(world.clone()),
+        election: Arc::new(Alone),
+        claims: Arc::new(world),
+    };
+    let cluster = Cluster::follow(source, parts, CancellationToken::new());
+    // Whoever keeps the sender keeps the roster as it is.
+    tokio::spawn(async move { sender.closed().await });
+    let settled = async {
+        loop {
+            let members = cluster.members();
+            let settled = members.iter().all(|member| match (&told[&member.name], member.link()) {
+                (Told::Here { .. }, Link::Up { .. }) => true,
+                (Told::Away(why), Link::Down { why: found, .. }) => *why == found,
+                _ => false,
+            });
+            if cluster.synced() && members.len() == told.len() && settled {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), settled).await.expect("the nodes settle");
+    ViewService::new(cluster, extras)
+}
+
+/// A view of a cluster whose nodes nobody has listed yet.
+fn unlisted() -> ViewService {
+    let (sender, source) = watch::channel(None);
+    let world = Arc::new(World::default());
+    let parts = Parts {
+        dial: Arc::new(TestDial(BTreeMap::new())),
+        timing: Timing::default(),
+        nodes: world.clone(),
+        election: Arc::new(Alone),
+        claims: world,
+    };
+    let cluster = Cluster::follow(source, parts, CancellationToken::new());
+    tokio::spawn(async move { sender.closed().await });
+    ViewService::new(cluster, Vec::new)
+}
+
+async fn volumes(view: &ViewService, request: v1::ListVolumesRequest) -> Result<v1::ListVolumesResponse, Status> {
+    view.list_volumes(Request::new(request)).await.map(tonic::Response::into_inner)
+}
+
+async fn doctor(view: &ViewService) -> v1::DiagnoseResponse {
+    view.diagnose(Request::new(v1::DiagnoseRequest {})).await.unwrap().into_inner()
+}
