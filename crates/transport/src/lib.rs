@@ -6,7 +6,7 @@
 //! * [`deadline`]: how long the caller is going to wait;
 //! * [`metrics`]: the registry behind `/metrics`;
 //! * [`http`]: `/healthz`, `/readyz` and `/metrics` on one port;
-//! * [`shutdown`]: from a signal to the end, in two phases.
+//! * [`shutdown`]: from a signal to the end, in two phases;
 //! * [`tls`]: mutual TLS between controller and node.
 
 pub mod call;
