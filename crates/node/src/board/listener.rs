@@ -64,6 +64,8 @@ impl Listener {
                     Ok(_) => {}
                     Err(RecvError::Lagged(missed)) => {
                         tracing::debug!(missed, "a listener was too slow, and is told everything anew");
+                        // What is still in the queue will be in the picture.
+                        self.news = self.news.resubscribe();
                         self.next = Next::Picture;
                     }
                     Err(RecvError::Closed) => return None,

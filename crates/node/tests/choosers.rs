@@ -1,0 +1,196 @@
+//! Names, choosers and races: whatever the interleaving, no volume is made twice or beyond what fits.
+
+// Helpers of tests may fail like tests.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{EXTENT, LONG, MIB, host, pool, spec};
+use futures::future::join_all;
+use quarry_node::Host;
+use quarry_pool::{Operation, SimulatedPool};
+use quarry_volume::{Agent as _, Chosen, Found, Reason, VolumeSpec};
+
+fn chosen(host: &Host, fence: u64) -> Option<Chosen> {
+    Some(Chosen { fence, instance: host.instance().to_owned() })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chooser_that_was_replaced_is_refused() {
+    let pool = pool("p");
+    let host = host(&[&pool]);
+    let found = host.find("a", 7, LONG).await.unwrap();
+    assert_eq!(found, Found { instance: host.instance().to_owned(), volume: None });
+    assert_eq!(host.find("a", 6, LONG).await.unwrap_err().reason, Reason::Unavailable);
+    let late = host.create(spec("a", 40 * MIB), chosen(&host, 6), LONG).await.unwrap_err();
+    assert_eq!(late.reason, Reason::Unavailable);
+    let (a, _) = host.create(spec("a", 40 * MIB), chosen(&host, 7), LONG).await.unwrap();
+    assert_eq!(host.find("a", 7, LONG).await.unwrap().volume, Some(a));
+    // A creation raises the fence, too.
+    host.create(spec("b", 40 * MIB), chosen(&host, 9), LONG).await.unwrap();
+    assert_eq!(host.find("b", 8, LONG).await.unwrap_err().reason, Reason::Unavailable);
+    // Where there was no choice there is no chooser.
+    host.create(spec("c", 40 * MIB), None, LONG).await.unwrap();
+    assert_eq!(pool.names(), ["a", "b", "c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_run_of_the_agent_does_not_trust_what_its_forerunner_was_asked() {
+    let pool = pool("p");
+    let before = host(&[&pool]);
+    before.find("a", 3, LONG).await.unwrap();
+    let after = host(&[&pool]);
+    let error = after.create(spec("a", 40 * MIB), chosen(&before, 3), LONG).await.unwrap_err();
+    assert_eq!(error.reason, Reason::Unavailable);
+    assert!(error.message.contains("restarted"), "{error}");
+    assert_eq!(pool.names(), [""; 0]);
+    after.create(spec("a", 40 * MIB), chosen(&after, 3), LONG).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_being_made_or_deleted_is_not_said_to_be_free() {
+    let pool = pool("p");
+    pool.set_delay(Operation::Carve, Duration::from_secs(8));
+    pool.set_delay(Operation::Remove, Duration::from_secs(8));
+    let host = host(&[&pool]);
+    let short = Duration::from_secs(1);
+    let error = host.create(spec("a", 40 * MIB), chosen(&host, 1), short).await.unwrap_err();
+    assert_eq!(error.reason, Reason::TimedOut, "the caller waits no longer, and the work goes on");
+    assert_eq!(host.find("a", 2, LONG).await.unwrap_err().reason, Reason::UnderWay);
+    assert_eq!(host.find("b", 2, LONG).await.unwrap().volume, None);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let a = host.find("a", 2, LONG).await.unwrap().volume.expect("it was made");
+    assert_eq!(host.delete(&a.id, short).await.unwrap_err().reason, Reason::TimedOut);
+    assert_eq!(host.find("a", 2, LONG).await.unwrap_err().reason, Reason::UnderWay);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(host.find("a", 2, LONG).await.unwrap().volume, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_word_of_every_pool_is_needed() {
+    let (p, q) = (pool("p"), pool("q"));
+    let host = host(&[&p, &q]);
+    let (a, _) = host.create(spec("a", 40 * MIB), None, LONG).await.unwrap();
+    q.set_unreadable(Some("a disk is away"));
+    assert_eq!(host.find("b", 1, LONG).await.unwrap_err().reason, Reason::Unavailable);
+    assert_eq!(host.find("a", 1, LONG).await.unwrap().volume, Some(a.clone()), "it was seen");
+    q.set_unreadable(None);
+    q.hang(true);
+    let wait = Duration::from_secs(2);
+    assert_eq!(host.find("b", 1, wait).await.unwrap_err().reason, Reason::TimedOut);
+    p.hang(true);
+    assert_eq!(host.get(&a.id, wait).await.unwrap_err().reason, Reason::TimedOut);
+}
+
+/// One chooser makes the volume; another one replaces it and looks for the name, each at its own time. Returns whether
+/// the second was told that there is none although the first has made it: then it would make a second one elsewhere.
+async fn doubled(create_at: u64, find_at: u64) -> bool {
+    let pool = SimulatedPool::new("p", EXTENT, vec![256], Duration::from_millis(8));
+    pool.set_delay(Operation::Read, Duration::from_millis(4));
+    let host = host(&[&pool]);
+    let asked = host.find("a", 1, LONG).await.unwrap();
+    assert_eq!(asked.volume, None);
+    let first = async {
+        tokio::time::sleep(Duration::from_millis(create_at)).await;
+        host.create(spec("a", 40 * MIB), chosen(&host, 1), LONG).await
+    };
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(find_at)).await;
+        host.find("a", 2, LONG).await
+    };
+    let (made, found) = tokio::join!(first, second);
+    let there = !pool.names().is_empty();
+    assert_eq!(made.is_ok(), there, "{made:?}");
+    there && found.is_ok_and(|found| found.volume.is_none())
+}
+
+/// At which of all the pairs of times a double comes about.
+async fn doubles() -> Vec<(u64, u64)> {
+    let mut doubles = Vec::new();
+    for create_at in 0..30 {
+        for find_at in 0..30 {
+            if doubled(create_at, find_at).await {
+                doubles.push((create_at, find_at));
+            }
+        }
+    }
+    doubles
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chooser_and_the_one_that_replaces_it_never_both_have_their_way() {
+    assert_eq!(doubles().await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_fence_they_would() {
+    let _without = quarry_fault::disable("fence");
+    assert_ne!(doubles().await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_lock_on_the_name_they_would() {
+    let _without = quarry_fault::disable("name-lock");
+    assert_ne!(doubles().await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn as_many_get_the_last_gigabyte_as_fit() {
+    let pool = SimulatedPool::new("p", EXTENT, vec![128, 128], Duration::from_millis(20));
+    let host = host(&[&pool]);
+    let racing = (0..40).map(|number| host.create(spec(&format!("v{number}"), 100 * MIB), None, LONG));
+    let (made, refused): (Vec<_>, Vec<_>) = join_all(racing).await.into_iter().partition(Result::is_ok);
+    // 25 extents each, of 256.
+    assert_eq!((made.len(), pool.names().len()), (10, 10));
+    assert!(refused.iter().all(|error| error.as_ref().is_err_and(|error| error.reason == Reason::NoSpace)));
+    assert_eq!(pool.free().iter().sum::<u64>(), 6);
+    // Every reply told a state in which its own volume is counted.
+    let mut counted: Vec<_> = made.iter().flatten().map(|(_, change)| change.pools[0].volumes).collect();
+    counted.sort_unstable();
+    assert!(counted.iter().zip(1..).all(|(volumes, least)| *volumes >= least), "{counted:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn equal_calls_at_once_make_one_volume() {
+    let pool = SimulatedPool::new("p", EXTENT, vec![256], Duration::from_millis(20));
+    let host = host(&[&pool]);
+    let calls = join_all((0..20).map(|_| host.create(spec("a", 40 * MIB), None, LONG))).await;
+    assert_eq!(calls.iter().filter(|call| call.is_ok()).count(), 1);
+    let refused = calls.iter().filter_map(|call| call.as_ref().err());
+    assert!(refused.into_iter().all(|error| error.reason == Reason::UnderWay));
+    assert!(host.create(spec("a", 40 * MIB), None, LONG).await.is_ok());
+    assert_eq!((pool.names().len(), pool.free()), (1, vec![246]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn options_are_checked_here_once_more() {
+    let pool = pool("p");
+    let host = host(&[&pool]);
+    for spec in [
+        VolumeSpec { mkfs_options: "-F".into(), ..spec("a", 40 * MIB) },
+        VolumeSpec { mkfs_options: "-m 0".into(), ..common::block("a", 40 * MIB) },
+    ] {
+        assert_eq!(host.create(spec, None, LONG).await.unwrap_err().reason, Reason::InvalidRequest);
+    }
+    assert_eq!(pool.names(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_thousand_volumes_are_told() {
+    let pool = |number: usize| {
+        let pool = SimulatedPool::new("p", EXTENT, vec![20_000], Duration::ZERO).with_uuid(format!("uuid-{number}"));
+        assert_eq!(pool.fill(&spec(&format!("v{number}"), 40 * MIB), 1000), 1000);
+        pool
+    };
+    let pools: Vec<_> = (0..100).map(pool).collect();
+    let hosts: Vec<_> = pools
+        .iter()
+        .enumerate()
+        .map(|(number, pool)| Host::new(format!("node-{number}"), vec![Arc::new(pool.clone())]))
+        .collect();
+    let followers = join_all(hosts.iter().map(common::Follower::of)).await;
+    assert_eq!(followers.iter().map(|follower| follower.volumes.len()).sum::<usize>(), 100_000);
+}

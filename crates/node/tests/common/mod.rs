@@ -1,0 +1,113 @@
+//! What the tests of this crate share: hosts on simulated pools, and a follower that keeps what it is told.
+
+// Helpers of tests may fail like tests; not every test uses all of them.
+#![allow(dead_code, clippy::expect_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use quarry_node::Host;
+use quarry_pool::{Pool, SimulatedPool};
+use quarry_volume::{
+    AccessTypes, Agent as _, Change, Filesystem, Greeting, Layout, News, NewsStream, PoolState, SizeRange, Volume,
+    VolumeId, VolumeSpec,
+};
+
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const EXTENT: u64 = 4 * MIB;
+pub(crate) const LONG: Duration = Duration::from_secs(600);
+
+/// A pool of 1 GiB on one disk whose operations take no time.
+pub(crate) fn pool(name: &str) -> SimulatedPool {
+    SimulatedPool::new(name, EXTENT, vec![256], Duration::ZERO)
+}
+
+pub(crate) fn host(pools: &[&SimulatedPool]) -> Host {
+    let pools = pools.iter().map(|pool| Arc::new((*pool).clone()) as Arc<dyn Pool>).collect();
+    Host::new("node-1", pools)
+}
+
+/// A volume for ext4 in the pool `p`.
+pub(crate) fn spec(name: &str, size: u64) -> VolumeSpec {
+    VolumeSpec {
+        name: name.to_owned(),
+        size: SizeRange { required: size, limit: None },
+        pool: Some("p".to_owned()),
+        access: AccessTypes::Mount,
+        filesystem: Some(Filesystem::Ext4),
+        layout: Layout::Linear,
+        mkfs_options: String::new(),
+    }
+}
+
+/// The same for a raw block device.
+pub(crate) fn block(name: &str, size: u64) -> VolumeSpec {
+    VolumeSpec { access: AccessTypes::Block, filesystem: None, ..spec(name, size) }
+}
+
+/// Follows a host, and keeps what it was told.
+pub(crate) struct Follower {
+    news: NewsStream,
+    pub(crate) greeting: Greeting,
+    pub(crate) generation: u64,
+    pub(crate) pools: BTreeMap<String, PoolState>,
+    pub(crate) volumes: BTreeMap<VolumeId, Volume>,
+    /// How many pictures were told.
+    pub(crate) pictures: usize,
+}
+
+impl Follower {
+    /// Listens until the first picture is there.
+    pub(crate) async fn of(host: &Host) -> Self {
+        let mut news = host.watch().await.expect("watch");
+        let Some(Ok(News::Greeting(greeting))) = news.next().await else { panic!("no greeting") };
+        let (pools, volumes) = Default::default();
+        let mut follower = Self { news, greeting, generation: 0, pools, volumes, pictures: 0 };
+        follower.hear().await;
+        assert_eq!(follower.pictures, 1, "the picture comes first");
+        follower
+    }
+
+    /// Waits for the next news and keeps it.
+    pub(crate) async fn hear(&mut self) -> Change {
+        let change = match self.news.next().await.expect("the stream ended").expect("the stream failed") {
+            News::Greeting(_) => panic!("a second greeting"),
+            News::Picture(picture) => {
+                self.pools.clear();
+                self.volumes.clear();
+                self.pictures += 1;
+                picture
+            }
+            News::Change(change) => change,
+        };
+        assert!(change.generation > self.generation, "{} after {}", change.generation, self.generation);
+        self.generation = change.generation;
+        for pool in change.pools.clone() {
+            self.pools.insert(pool.name.clone(), pool);
+        }
+        for id in &change.gone {
+            assert!(self.volumes.remove(id).is_some(), "{id} is gone and was never there");
+        }
+        for volume in change.volumes.clone() {
+            self.volumes.insert(volume.id.clone(), volume);
+        }
+        change
+    }
+
+    /// Hears until `enough`.
+    pub(crate) async fn until(&mut self, what: &str, mut enough: impl FnMut(&Self) -> bool) {
+        let all = async {
+            while !enough(self) {
+                self.hear().await;
+            }
+        };
+        tokio::time::timeout(LONG, all).await.unwrap_or_else(|_| panic!("never heard: {what}"));
+    }
+
+    /// The names of the volumes that were told.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.volumes.values().map(|volume| volume.name.clone()).collect()
+    }
+}
