@@ -15,9 +15,11 @@
 //!
 //! A process that was suspended can still act on an old decision. Therefore every term has a number (`leaseTransitions`,
 //! which here rises with *every* term, also if the same controller takes the Lease again), a request to a node carries
-//! it as a fence, and a node refuses a lower one than it has seen.
+//! it as a fence, and a node refuses a lower one than it has seen. The fence also covers the one thing that breaks the
+//! rule above, an operator who deletes the Lease: the number of a new one begins above that of the old.
 
 mod record;
+mod take;
 mod term;
 
 use std::sync::{Arc, Mutex};
@@ -33,6 +35,7 @@ use tokio::time::Instant;
 use crate::ask::{LIMIT, Unanswered, ask};
 use crate::connect::Connection;
 use crate::guard::{Clock, Task, lock};
+use take::Attempt;
 
 /// How the Lease is held.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,14 +204,6 @@ impl View {
     }
 }
 
-/// How an attempt to take the Lease ended.
-enum Attempt {
-    Taken(Term),
-    /// Somebody was faster.
-    Beaten,
-    Refused(Error),
-}
-
 impl Inner {
     async fn fence(this: &Arc<Self>) -> Result<u64> {
         if let Some(fence) = this.note_use()? {
@@ -231,7 +226,7 @@ impl Inner {
         let error = match attempt {
             Attempt::Taken(term) => return this.begin(term),
             Attempt::Refused(error) => error,
-            Attempt::Beaten => self::busy(&this.place, "another controller, which changed it just now"),
+            Attempt::Beaten => busy(&this.place, "another controller, which changed it just now"),
         };
         view.refused = Some((Instant::now(), error.clone()));
         Err(error)
@@ -249,51 +244,6 @@ impl Inner {
         Ok(state.held())
     }
 
-    /// One attempt: reads the Lease, and takes it if nobody has it.
-    async fn take(&self, view: &mut View) -> Attempt {
-        view.ours = None;
-        let found = match ask(LIMIT, self.api.get_opt(&self.settings.name)).await {
-            Ok(found) => found,
-            Err(error) => return Attempt::Refused(self.failed("read", &error)),
-        };
-        let own = self.settings.duration;
-        let now = (self.clock)();
-        let (lease, exists) = match found {
-            None => {
-                let transitions = record::first_transitions(now).max(view.highest.saturating_add(1));
-                (record::made(&self.settings.name, &self.identity, transitions, own, now), false)
-            }
-            Some(lease) => {
-                let unchanged = view.observe(&lease).elapsed();
-                if let Some(holder) = record::holder(&lease)
-                    && holder != self.identity
-                    && unchanged < record::duration(&lease, own)
-                {
-                    return Attempt::Refused(busy(&self.place, holder));
-                }
-                let Some(transitions) = view.highest.checked_add(1) else {
-                    return Attempt::Refused(Error::unavailable(format!(
-                        "the Lease {} has had all the terms that can be counted; delete it",
-                        self.place
-                    )));
-                };
-                (record::taken(lease, &self.identity, transitions, own, now), true)
-            }
-        };
-        let transitions = record::transitions(&lease);
-        let sent = Instant::now();
-        match self.write(&lease, exists).await {
-            Ok(written) => {
-                view.observe(&written);
-                view.ours = Some(written);
-                Attempt::Taken(Term { transitions, until: self.deadline(sent) })
-            }
-            Err(error) if error.is(409) || error.is(404) => Attempt::Beaten,
-            // It may be ours now, or may become so; the next attempt sees.
-            Err(error) => Attempt::Refused(self.failed("take", &error)),
-        }
-    }
-
     async fn write(&self, lease: &Lease, exists: bool) -> Result<Lease, Unanswered> {
         let parameters = PostParams::default();
         if exists {
@@ -306,19 +256,6 @@ impl Inner {
     /// Until when we count on a Lease whose write was sent at that instant.
     fn deadline(&self, sent: Instant) -> Instant {
         sent + self.settings.duration * 2 / 3
-    }
-
-    fn begin(self: &Arc<Self>, term: Term) -> Result<u64> {
-        let fence = record::fence(term.transitions);
-        let mut state = lock(&self.state);
-        // The answer may have come too late, or the process may be on its way out.
-        if state.closed || Instant::now() >= term.until {
-            return Err(self.failed("take", &Unanswered::Late(self.settings.duration * 2 / 3)));
-        }
-        state.term = Some(term);
-        state.keeper = Some(Task::spawn(term::keep(Arc::clone(self), term.transitions)));
-        tracing::info!(lease = self.place, fence, "this controller now decides on which node a volume goes");
-        Ok(fence)
     }
 
     fn failed(&self, attempted: &str, error: &Unanswered) -> Error {

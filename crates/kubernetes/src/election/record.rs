@@ -9,8 +9,6 @@ use crate::guard::timestamp;
 
 /// 1 January 2025 in seconds since 1970: see [`first_transitions`].
 const EPOCH: u64 = 1_735_689_600;
-/// Seconds per step of [`first_transitions`].
-const STEP: u64 = 10;
 /// A holder that claims a longer time than this is not believed.
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -39,11 +37,11 @@ pub(crate) fn duration(lease: &Lease, own: Duration) -> Duration {
 /// The term with which a Lease begins that did not exist.
 ///
 /// If somebody deletes the Lease, its number must not begin again: nodes refuse a fence lower than they have seen. So it
-/// begins with the number of ten-second steps since 2025, which is ahead of any count of terms: no term of the Lease
-/// before can have been shorter than that on average. It fits 31 bits for 680 years.
+/// begins with the number of seconds since 2025, which is ahead of any count of terms: those of the Lease before lasted
+/// longer than a second on average. It fits 31 bits until 2093.
 pub(crate) fn first_transitions(now: SystemTime) -> i32 {
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    i32::try_from(seconds.saturating_sub(EPOCH) / STEP).unwrap_or(i32::MAX - 1)
+    i32::try_from(seconds.saturating_sub(EPOCH)).unwrap_or(i32::MAX - 1)
 }
 
 /// The fence of a term.
@@ -105,8 +103,8 @@ mod tests {
     #[test]
     fn a_new_lease_begins_with_the_clock() {
         assert_eq!(first_transitions(at(0)), 0);
-        assert_eq!(first_transitions(at(EPOCH + 1_000)), 100);
-        assert_eq!(first_transitions(at(u64::MAX / 2_000_000_000)), i32::MAX.min(first_transitions(at(9_223_372_036))));
+        assert_eq!(first_transitions(at(EPOCH + 1_000)), 1_000);
+        assert_eq!(first_transitions(at(9_000_000_000)), i32::MAX - 1);
         assert_eq!(fence(0), 1);
         assert_eq!(fence(i32::MAX), 1 << 31);
     }

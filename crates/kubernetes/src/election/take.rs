@@ -1,0 +1,81 @@
+//! Takes the Lease, and begins a term with it.
+
+use std::sync::Arc;
+
+use quarry_volume::{Error, Result};
+use tokio::time::Instant;
+
+use super::{Inner, Term, View, busy, record, term};
+use crate::ask::{LIMIT, Unanswered, ask};
+use crate::guard::{Task, lock};
+
+/// How an attempt to take the Lease ended.
+pub(super) enum Attempt {
+    /// It is ours.
+    Taken(Term),
+    /// Somebody was faster.
+    Beaten,
+    /// Somebody has it, or the API could not be asked.
+    Refused(Error),
+}
+
+impl Inner {
+    /// One attempt: reads the Lease, and takes it if nobody has it.
+    pub(super) async fn take(&self, view: &mut View) -> Attempt {
+        view.ours = None;
+        let found = match ask(LIMIT, self.api.get_opt(&self.settings.name)).await {
+            Ok(found) => found,
+            Err(error) => return Attempt::Refused(self.failed("read", &error)),
+        };
+        let own = self.settings.duration;
+        let now = (self.clock)();
+        let (lease, exists) = match found {
+            None => {
+                let transitions = record::first_transitions(now).max(view.highest.saturating_add(1));
+                (record::made(&self.settings.name, &self.identity, transitions, own, now), false)
+            }
+            Some(lease) => {
+                let unchanged = view.observe(&lease).elapsed();
+                if let Some(holder) = record::holder(&lease)
+                    && holder != self.identity
+                    && unchanged < record::duration(&lease, own)
+                {
+                    return Attempt::Refused(busy(&self.place, holder));
+                }
+                let Some(transitions) = view.highest.checked_add(1) else {
+                    return Attempt::Refused(Error::unavailable(format!(
+                        "the Lease {} has had all the terms that can be counted; delete it",
+                        self.place
+                    )));
+                };
+                (record::taken(lease, &self.identity, transitions, own, now), true)
+            }
+        };
+        let transitions = record::transitions(&lease);
+        let sent = Instant::now();
+        match self.write(&lease, exists).await {
+            Ok(written) => {
+                view.observe(&written);
+                view.ours = Some(written);
+                Attempt::Taken(Term { transitions, until: self.deadline(sent) })
+            }
+            Err(error) if error.is(409) || error.is(404) => Attempt::Beaten,
+            // It may be ours now, or may become so; the next attempt sees.
+            Err(error) => Attempt::Refused(self.failed("take", &error)),
+        }
+    }
+
+    /// Begins the term that was taken.
+    pub(super) fn begin(self: &Arc<Self>, term: Term) -> Result<u64> {
+        let fence = record::fence(term.transitions);
+        let mut state = lock(&self.state);
+        // The answer may have come too late, or the process may be on its way out.
+        if state.closed || Instant::now() >= term.until {
+            return Err(self.failed("take", &Unanswered::Late(self.settings.duration * 2 / 3)));
+        }
+        state.term = Some(term);
+        state.keeper = Some(Task::spawn(term::keep(Arc::clone(self), term.transitions)));
+        tracing::info!(lease = self.place, fence, "this controller now decides on which node a volume goes");
+        Ok(fence)
+    }
+}

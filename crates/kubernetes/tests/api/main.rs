@@ -1,0 +1,16 @@
+//! What Quarry reads from and keeps in Kubernetes, against an API server in memory on a paused clock.
+
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+
+mod answer;
+mod claims;
+mod discovery;
+mod election;
+mod fake;
+mod nodes;
+mod objects;
+mod outage;
+mod replicas;
+mod request;
+mod secrets;

@@ -1,0 +1,288 @@
+//! What is said to have become of nodes, and when.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_controller::{Fate, Nodes as _};
+use quarry_kubernetes::{Clock, ClusterNodes, Discovery, VolumeClaims};
+use quarry_volume::{StorageId, VolumeId};
+
+use crate::fake::{Fake, Fault, NAMESPACE};
+use crate::objects::{
+    DRIVER, PORT, SELECTOR, clock_at, node, node_path, pod, pod_path, seconds, until, volume, volume_path,
+};
+
+/// All that has to run for the fate of nodes to be known.
+pub(crate) struct Watching {
+    pub(crate) nodes: ClusterNodes,
+    _discovery: Discovery,
+    _claims: VolumeClaims,
+}
+
+impl Watching {
+    /// Started, and everything was read.
+    pub(crate) async fn started(fake: &Fake, clock: Clock) -> Self {
+        let watching = Self::starting(fake, clock);
+        let watches = || fake.count(crate::request::Call::watches);
+        let before = watches();
+        until("all three watches began", || watches() >= before + 3).await;
+        watching
+    }
+
+    pub(crate) fn starting(fake: &Fake, clock: Clock) -> Self {
+        let connection = fake.connection("quarry-0");
+        let discovery = Discovery::start(&connection, SELECTOR, PORT);
+        let claims = VolumeClaims::start(&connection, DRIVER);
+        let nodes = ClusterNodes::start(&connection, &discovery, &claims, DRIVER, clock);
+        Self { nodes, _discovery: discovery, _claims: claims }
+    }
+
+    pub(crate) async fn fate(&self, node: &str) -> Fate {
+        self.nodes.fate(node).await
+    }
+
+    /// Waits until the node's fate is this.
+    pub(crate) async fn becomes(&self, node: &str, fate: Fate) {
+        for _ in 0..1_000 {
+            if self.fate(node).await == fate {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        panic!("{node} has not become {fate:?}");
+    }
+
+    /// Waits until the node is seen to have become unwell just now.
+    async fn begins_an_outage(&self, node: &str) {
+        for _ in 0..1_000 {
+            if matches!(self.fate(node).await, Fate::NotReady(long) if long < Duration::from_secs(1)) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{node} has not become unwell");
+    }
+}
+
+/// How long it has been unwell, within a second (a change needs a moment to arrive).
+fn assert_not_ready(fate: Fate, seconds: u64) {
+    let Fate::NotReady(long) = fate else { panic!("{fate:?}") };
+    assert!((seconds..=seconds + 1).contains(&long.as_secs()), "{long:?} rather than {seconds} s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_start_the_age_of_an_outage_is_taken_from_the_api() {
+    let fake = Fake::new();
+    fake.put(&node_path("well"), node("True", 100));
+    fake.put(&node_path("unwell"), node("Unknown", 100));
+    fake.put(&node_path("ahead"), node("False", 9_000));
+    let watching = Watching::started(&fake, clock_at(220)).await;
+    assert_eq!(watching.fate("well").await, Fate::Ready);
+    assert_not_ready(watching.fate("unwell").await, 120);
+    assert_not_ready(watching.fate("ahead").await, 0);
+    seconds(60).await;
+    assert_not_ready(watching.fate("unwell").await, 180);
+    assert_eq!(fake.count(|call| call.path == node_path("unwell")), 0, "memory was enough");
+}
+
+/// Two hosts' clocks may differ by anything; five minutes must be five minutes.
+#[tokio::test(start_paused = true)]
+async fn an_outage_that_was_seen_to_begin_is_measured_by_our_own_clock() {
+    let fake = Fake::new();
+    fake.put(&node_path("a"), node("True", 0));
+    let watching = Watching::started(&fake, clock_at(50_000)).await;
+    fake.put(&node_path("a"), node("Unknown", 100));
+    watching.begins_an_outage("a").await;
+    seconds(100).await;
+    // Heartbeats and the like change the object, not the transition.
+    fake.put(&node_path("a"), node("Unknown", 100));
+    seconds(100).await;
+    assert_not_ready(watching.fate("a").await, 200);
+    // Well for an instant that no watch has seen: a new outage.
+    fake.put(&node_path("a"), node("Unknown", 150));
+    watching.begins_an_outage("a").await;
+    // A node that registers while we run.
+    fake.put(&node_path("b"), node("False", 100));
+    watching.begins_an_outage("b").await;
+    fake.put(&node_path("b"), node("True", 101));
+    watching.becomes("b", Fate::Ready).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_outage_is_asked_about_before_it_is_believed() {
+    let fake = Fake::new();
+    fake.put(&node_path("a"), node("Unknown", 0));
+    let watching = Watching::started(&fake, clock_at(400)).await;
+    assert_not_ready(watching.fate("a").await, 400);
+    assert_eq!(fake.count(|call| call.path == node_path("a")), 1);
+    // Many requests at once need one answer.
+    assert_not_ready(watching.fate("a").await, 400);
+    assert_eq!(fake.count(|call| call.path == node_path("a")), 1);
+    // The watch does not know yet that it is well again.
+    fake.freeze_watches();
+    fake.put(&node_path("a"), node("True", 401));
+    seconds(3).await;
+    assert_eq!(watching.fate("a").await, Fate::Ready);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_known_before_the_first_list() {
+    let fake = Fake::new();
+    fake.put(&node_path("a"), node("True", 0));
+    fake.plan(|call| Fault { after: Duration::from_secs(20 * u64::from(call.is_list())), ..Fault::default() });
+    let watching = Watching::starting(&fake, clock_at(0));
+    seconds(10).await;
+    assert_eq!(watching.fate("a").await, Fate::Unknown);
+    assert_eq!(watching.fate("b").await, Fate::Unknown);
+    watching.becomes("a", Fate::Ready).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn gone_takes_five_minutes_from_the_first_question() {
+    let fake = Fake::new();
+    fake.put(&node_path("other"), node("True", 0));
+    let watching = Watching::started(&fake, clock_at(0)).await;
+    assert_eq!(watching.fate("a").await, Fate::Unknown);
+    seconds(299).await;
+    assert_eq!(watching.fate("a").await, Fate::Unknown);
+    seconds(3).await;
+    assert_eq!(watching.fate("a").await, Fate::Gone);
+    // Another controller, or this one after a restart, must wait itself.
+    let restarted = Watching::started(&fake, clock_at(0)).await;
+    assert_eq!(restarted.fate("a").await, Fate::Unknown);
+    seconds(302).await;
+    assert_eq!(restarted.fate("a").await, Fate::Gone);
+}
+
+/// Everything that shows the node begins the five minutes anew.
+#[tokio::test(start_paused = true)]
+async fn whatever_shows_the_node_begins_the_wait_anew() {
+    type Show = fn(&Fake);
+    let shows: [(&str, Show); 6] = [
+        ("a Node that came and went", |fake| {
+            fake.put(&node_path("a"), node("False", 0));
+            fake.delete(&node_path("a"));
+        }),
+        ("a Node that came and went between two watches", |fake| {
+            fake.cut();
+            fake.put(&node_path("a"), node("False", 0));
+            fake.delete(&node_path("a"));
+        }),
+        ("a pod that came and went", |fake| {
+            fake.put(&pod_path("p"), pod("p", "a", "10.0.0.1", false, 0));
+            fake.delete(&pod_path("p"));
+        }),
+        ("a pod without an address", |fake| {
+            let mut waiting = pod("p", "a", "", false, 0);
+            waiting["status"] = serde_json::json!({"phase": "Pending"});
+            fake.put(&pod_path("p"), waiting);
+            fake.delete(&pod_path("p"));
+        }),
+        ("changes that may have been missed", |fake| fake.forget_history(false)),
+        ("changes that may have been missed, said otherwise", |fake| fake.forget_history(true)),
+    ];
+    for (what, show) in shows {
+        let fake = Fake::new();
+        let watching = Watching::started(&fake, clock_at(0)).await;
+        assert_eq!(watching.fate("a").await, Fate::Unknown);
+        seconds(200).await;
+        show(&fake);
+        seconds(200).await;
+        assert_eq!(watching.fate("a").await, Fate::Unknown, "{what}");
+        seconds(302).await;
+        assert_eq!(watching.fate("a").await, Fate::Gone, "{what}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_with_a_pod_of_the_plugin_is_not_gone() {
+    let fake = Fake::new();
+    let mut failed = pod("p", "a", "10.0.0.1", false, 0);
+    failed["status"]["phase"] = serde_json::json!("Failed");
+    fake.put(&pod_path("p"), failed);
+    let watching = Watching::started(&fake, clock_at(0)).await;
+    for _ in 0..10 {
+        assert_eq!(watching.fate("a").await, Fate::Unknown);
+        seconds(100).await;
+    }
+    fake.delete(&pod_path("p"));
+    seconds(5).await;
+    assert_eq!(watching.fate("a").await, Fate::Unknown);
+    seconds(302).await;
+    assert_eq!(watching.fate("a").await, Fate::Gone);
+}
+
+/// The watches are behind, and only a look shows what is there.
+#[tokio::test(start_paused = true)]
+async fn a_live_look_has_the_last_word() {
+    for path in [node_path("a"), pod_path("p")] {
+        let fake = Fake::new();
+        let watching = Watching::started(&fake, clock_at(0)).await;
+        assert_eq!(watching.fate("a").await, Fate::Unknown);
+        seconds(299).await;
+        fake.freeze_watches();
+        let object = if path == node_path("a") { node("True", 0) } else { pod("p", "a", "10.0.0.1", true, 0) };
+        fake.put(&path, object);
+        seconds(3).await;
+        assert_ne!(watching.fate("a").await, Fate::Gone, "{path}");
+        fake.delete(&path);
+        seconds(100).await;
+        assert_ne!(watching.fate("a").await, Fate::Gone, "{path}: the wait begins anew");
+    }
+}
+
+/// Deleted while we watch: five minutes from the question, and never while the list still shows it.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_removed_is_gone_after_five_minutes() {
+    let fake = Fake::new();
+    fake.put(&node_path("a"), node("Unknown", 0));
+    fake.put(&pod_path("p"), pod("p", "a", "10.0.0.1", false, 0));
+    let watching = Watching::started(&fake, clock_at(1_000)).await;
+    assert_not_ready(watching.fate("a").await, 1_000);
+    fake.delete(&node_path("a"));
+    fake.delete(&pod_path("p"));
+    seconds(5).await;
+    assert_eq!(watching.fate("a").await, Fate::Unknown);
+    seconds(290).await;
+    assert_eq!(watching.fate("a").await, Fate::Unknown);
+    seconds(12).await;
+    assert_eq!(watching.fate("a").await, Fate::Gone);
+    // It comes back after all.
+    fake.put(&node_path("a"), node("True", 0));
+    watching.becomes("a", Fate::Ready).await;
+}
+
+fn volume_of(node: &str, name: &str) -> VolumeId {
+    VolumeId { storage: StorageId::of("vg"), node: node.to_owned(), volume: name.to_owned() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_was_given_up_is_told_on_its_persistent_volume() {
+    let fake = Fake::new();
+    let (one, two, stray) = (volume_of("a", "one"), volume_of("a", "two"), volume_of("a", "stray"));
+    fake.put(&volume_path("pvc-1"), volume(DRIVER, &one.to_string()));
+    fake.put(&volume_path("pvc-2"), volume(DRIVER, &two.to_string()));
+    fake.put(&pod_path("quarry-0"), pod("quarry-0", "m", "10.0.0.1", true, 0));
+    let watching = Watching::started(&fake, clock_at(60)).await;
+    let nodes: Arc<dyn quarry_controller::Nodes> = Arc::new(watching.nodes);
+    nodes.gave_up(&one).await;
+    nodes.gave_up(&two).await;
+    nodes.gave_up(&stray).await;
+    let on_volumes = fake.all("/apis/events.k8s.io/v1/namespaces/default/events/");
+    let mut regarding: Vec<_> = on_volumes.iter().map(|event| event["regarding"]["name"].as_str().unwrap()).collect();
+    regarding.sort_unstable();
+    assert_eq!(regarding, ["pvc-1", "pvc-2"]);
+    let event = &on_volumes[0];
+    assert_eq!(event["regarding"]["kind"], "PersistentVolume");
+    assert!(event["regarding"]["uid"].as_str().unwrap().starts_with("uid-v1:"));
+    assert_eq!(event["reportingController"], DRIVER);
+    assert_eq!(event["reportingInstance"], "quarry-0");
+    assert_eq!(event["type"], "Warning");
+    assert_eq!(event["reason"], "VolumeGivenUp");
+    assert!(event["note"].as_str().unwrap().len() <= 1024);
+    assert!(event["eventTime"].as_str().unwrap().starts_with("2026-01-01T00:01:00"));
+    let on_pod = fake.all(&format!("/apis/events.k8s.io/v1/namespaces/{NAMESPACE}/events/"));
+    assert_eq!(on_pod.len(), 1);
+    assert_eq!(on_pod[0]["regarding"]["uid"], "uid-quarry-0");
+    assert!(on_pod[0]["note"].as_str().unwrap().contains(&stray.to_string()));
+}
