@@ -119,7 +119,8 @@ pub struct Change {
 pub enum News {
     /// Who speaks.
     Greeting(Greeting),
-    /// All pools and volumes there are; what is not in it does not exist, except in pools that cannot be read.
+    /// All pools and volumes there are; what is not in it does not exist, except in pools that cannot be read. Comes
+    /// again, and replaces everything, when a reader was too slow for the changes.
     Picture(Change),
     /// What became different since.
     Change(Change),
