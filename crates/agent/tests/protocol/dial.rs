@@ -11,6 +11,7 @@ use quarry_volume::Reason;
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
+use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::{Fake, NODE, WAIT, id, volume};
@@ -59,8 +60,10 @@ async fn a_controller_reaches_its_node() {
 async fn who_cannot_be_reached_is_unavailable_and_the_error_says_where() {
     let ((node, controller), (_, stranger)) = (authority(), authority());
     let address = listen(node).await.to_string();
-    // A port that nobody listens on: it was given to us, and given back.
-    let closed = bind("127.0.0.1:0".parse().unwrap()).await.unwrap().local_addr().unwrap().to_string();
+    // A port that is taken, and that nobody listens on.
+    let taken = TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let closed = taken.local_addr().unwrap().to_string();
     for (source, endpoint, why) in [
         (&controller, closed.as_str(), "refused"),
         (&controller, "node-1:9870", "not an IP address"),
