@@ -141,10 +141,8 @@ impl Host {
                     ));
                 }
                 let volume = asked.carve(spec).await?;
-                if spec.access.shows_bytes() {
-                    // Zeroing takes its time; the space is gone now.
-                    self.board().stir(asked.name());
-                }
+                // The space is gone now, and zeroing takes its time; where there is none, the pool is read meanwhile.
+                self.board().stir(asked.name());
                 (Arc::clone(asked), volume, true)
             }
         };

@@ -28,6 +28,8 @@ const TICK: Duration = Duration::from_secs(5);
 const SELDOM: Duration = Duration::from_secs(30);
 /// How long after the first event of a burst a pool is looked at.
 const SETTLING: Duration = Duration::from_millis(300);
+/// When a pool is looked at again that was being changed by us. Whoever changes it reads it after that anyway.
+const CHANGING: Duration = Duration::from_secs(1);
 /// A pool that cannot be read for this long is told as one that does not answer.
 const SLOW: Duration = Duration::from_secs(3);
 /// How many changes a listener may be behind before it gets everything anew.
@@ -292,6 +294,12 @@ impl Board {
             if !self.listened(index) {
                 return;
             }
+            if pool.changing() {
+                pause = CHANGING;
+                // The events may be those of our own change.
+                heard = pool.uevents().heard();
+                continue;
+            }
             heard = pool.uevents().heard();
             let board = self.clone();
             let mut reading = tokio::spawn(async move { board.refresh(index).await });
@@ -304,7 +312,7 @@ impl Board {
                     return;
                 }
             };
-            pause = if read { TICK } else { (pause * 2).min(SELDOM) };
+            pause = if read { TICK } else { (pause * 2).clamp(TICK * 2, SELDOM) };
         }
     }
 

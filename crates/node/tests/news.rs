@@ -293,3 +293,40 @@ async fn a_creation_that_came_half_way_is_told_and_completed_by_the_retry() {
     assert_eq!(pool.names().len(), 6);
     assert_eq!(pool.free(), [256 - 6 * 10]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_is_not_looked_at_in_the_middle_of_our_own_change() {
+    let pool = pool("p");
+    let host = host(&[&pool]);
+    let mut follower = Follower::of(&host).await;
+    pool.set_delay(Operation::Carve, Duration::from_secs(30));
+    let making = tokio::spawn({
+        let host = host.clone();
+        async move { host.create(spec("a", 40 * MIB), None, LONG).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = pool.begun(Operation::Read);
+    pool.uevent();
+    pool.take_by_hand(0, 6);
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    assert_eq!(pool.begun(Operation::Read), before);
+    let told = follower.hear().await;
+    assert_eq!((told.pools[0].space.free.as_slice(), told.volumes.len()), ([240].as_slice(), 1));
+    assert_eq!(making.await.unwrap().unwrap().1.generation, told.generation);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pool_that_hangs_in_a_change_is_told_as_one_that_hangs() {
+    let pool = pool("p");
+    let host = host(&[&pool]);
+    let mut follower = Follower::of(&host).await;
+    pool.set_delay(Operation::Activate, Duration::from_secs(2));
+    let wait = Duration::from_secs(1);
+    assert!(host.create(block("a", 40 * MIB), None, wait).await.is_err());
+    pool.hang(true);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    follower.until("that it hangs", |follower| !follower.pools["p"].problems.is_empty()).await;
+    pool.hang(false);
+    follower.until("the volume", |follower| follower.volumes.values().any(|volume| volume.ready)).await;
+    assert_eq!(follower.pools["p"], pool.status().await);
+}

@@ -96,6 +96,10 @@ pub trait Pool: Send + Sync {
     /// What is heard of devices under this pool, as a hint to read again.
     fn uevents(&self) -> &Uevents;
 
+    /// Whether a change of ours is under way that has not taken too long yet. To read now might mean to wait for it, and to
+    /// read once more right after it.
+    fn changing(&self) -> bool;
+
     /// Figures and problems; never fails: what cannot be read is a problem to be shown.
     async fn status(&self) -> PoolState {
         self.read(None).await.state

@@ -254,6 +254,10 @@ impl Pool for LvmPool {
         self.cache.uevents()
     }
 
+    fn changing(&self) -> bool {
+        self.changing.try_lock().is_err() && self.overdue().is_none()
+    }
+
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {
         Ok(volume::all(&*self.group().await?))
     }

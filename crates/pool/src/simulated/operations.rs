@@ -138,6 +138,11 @@ impl Pool for SimulatedPool {
         &self.inner.uevents
     }
 
+    fn changing(&self) -> bool {
+        // While it hangs, any change counts as one that takes too long.
+        self.inner.changing.try_lock().is_err() && *self.inner.awake.borrow()
+    }
+
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {
         let all = |inner: &Inner| {
             Ok(inner.disks().volumes().map(|(name, slot)| inner.describe(name, slot)).collect::<Vec<_>>())
