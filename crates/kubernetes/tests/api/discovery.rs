@@ -153,7 +153,7 @@ async fn what_was_missed_is_read_anew() {
         fake.delete(&pod_path("goes"));
         fake.put(&pod_path("moves"), pod("moves", "b", "10.0.0.8", true, 0));
         fake.put(&pod_path("comes"), pod("comes", "d", "10.0.0.4", true, 0));
-        fake.forget_history(gone_by_status);
+        fake.forget_history("", gone_by_status);
         until("the list was read anew", || address(&roster, "d") == "10.0.0.4:9810").await;
         assert_eq!(address(&roster, "a"), "10.0.0.1:9810");
         assert_eq!(address(&roster, "b"), "10.0.0.8:9810");

@@ -47,8 +47,8 @@ struct World {
     version: u64,
     objects: BTreeMap<String, Value>,
     history: Vec<Change>,
-    /// Watches from before this version are refused.
-    compacted: u64,
+    /// Watches from before this version are refused, of collections whose path ends like this.
+    compacted: (u64, String),
     /// 410 as the answer's status, rather than as an event in the watch.
     gone_by_status: bool,
     down: bool,
@@ -126,12 +126,11 @@ impl Fake {
         self.with(|world| world.frozen = cuts + 1);
     }
 
-    /// Watches end, and cannot be resumed from where they were.
-    pub(crate) fn forget_history(&self, gone_by_status: bool) {
+    /// Watches end, and those of the collection cannot be resumed from where they were (all, if it is empty).
+    pub(crate) fn forget_history(&self, collection: &str, gone_by_status: bool) {
         self.with(|world| {
             world.version += 1;
-            world.compacted = world.version;
-            world.history.clear();
+            world.compacted = (world.version, collection.to_owned());
             world.gone_by_status = gone_by_status;
         });
         self.cut();
@@ -208,7 +207,10 @@ impl Fake {
 
     fn watch(&self, call: &Call) -> Response<Answer> {
         let mut from: u64 = call.parameter("resourceVersion").parse().unwrap();
-        let compacted = self.with(|world| (from < world.compacted).then_some(world.gone_by_status));
+        let compacted = self.with(|world| {
+            let (version, collection) = &world.compacted;
+            (from < *version && call.path.ends_with(collection)).then_some(world.gone_by_status)
+        });
         if compacted == Some(true) {
             return refusal(410, "too old resource version");
         }

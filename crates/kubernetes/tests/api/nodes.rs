@@ -178,8 +178,8 @@ async fn whatever_shows_the_node_begins_the_wait_anew() {
             fake.put(&pod_path("p"), waiting);
             fake.delete(&pod_path("p"));
         }),
-        ("changes that may have been missed", |fake| fake.forget_history(false)),
-        ("changes that may have been missed, said otherwise", |fake| fake.forget_history(true)),
+        ("changes of nodes that may have been missed", |fake| fake.forget_history("/nodes", false)),
+        ("changes of pods that may have been missed", |fake| fake.forget_history("/pods", true)),
     ];
     for (what, show) in shows {
         let fake = Fake::new();
@@ -210,6 +210,26 @@ async fn a_node_with_a_pod_of_the_plugin_is_not_gone() {
     assert_eq!(watching.fate("a").await, Fate::Unknown);
     seconds(302).await;
     assert_eq!(watching.fate("a").await, Fate::Gone);
+}
+
+/// It comes and goes while the last question is on its way.
+#[tokio::test(start_paused = true)]
+async fn what_shows_the_node_during_the_last_question_counts_too() {
+    let fake = Fake::new();
+    let watching = Watching::started(&fake, clock_at(0)).await;
+    assert_eq!(watching.fate("a").await, Fate::Unknown);
+    seconds(302).await;
+    fake.plan(|call| Fault {
+        after: Duration::from_secs(2 * u64::from(call.path.ends_with("/pods") && !call.watches())),
+        ..Fault::default()
+    });
+    let meanwhile = async {
+        seconds(1).await;
+        fake.put(&node_path("a"), node("True", 0));
+        fake.delete(&node_path("a"));
+    };
+    let (fate, ()) = tokio::join!(watching.fate("a"), meanwhile);
+    assert_eq!(fate, Fate::Unknown);
 }
 
 /// The watches are behind, and only a look shows what is there.
