@@ -35,7 +35,14 @@ pub struct Ask {
     pub mode: Mode,
     pub mount_flags: Vec<String>,
     pub parameters: BTreeMap<String, String>,
+    /// The nodes that are admitted; none: all are.
+    pub requisite: Vec<String>,
+    /// The nodes in the order of preference.
+    pub preferred: Vec<String>,
 }
+
+/// The key of the topology segments that name nodes.
+pub const TOPOLOGY: &str = "topology.local.csi.quarry.dev/node";
 
 pub const MIB: i64 = 1 << 20;
 
@@ -55,6 +62,8 @@ impl Ask {
             mode: Mode::SingleNodeMultiWriter,
             mount_flags: Vec::new(),
             parameters: BTreeMap::new(),
+            requisite: Vec::new(),
+            preferred: Vec::new(),
         }
     }
 
@@ -79,6 +88,21 @@ impl Ask {
         Self { mode, ..self }
     }
 
+    /// The same on this node alone, as for a pod that is scheduled already.
+    pub fn on(self, node: &str) -> Self {
+        Self { requisite: vec![node.to_owned()], preferred: vec![node.to_owned()], ..self }
+    }
+
+    /// The same on one of these nodes.
+    pub fn among(self, nodes: &[&str]) -> Self {
+        Self { requisite: nodes.iter().map(|node| (*node).to_owned()).collect(), ..self }
+    }
+
+    /// The same, in this order.
+    pub fn preferring(self, nodes: &[&str]) -> Self {
+        Self { preferred: nodes.iter().map(|node| (*node).to_owned()).collect(), ..self }
+    }
+
     pub fn is_block(&self) -> bool {
         matches!(self.usage, Use::Block)
     }
@@ -99,15 +123,30 @@ impl Ask {
         }
     }
 
+    fn topology(&self) -> Option<csi::TopologyRequirement> {
+        let segments = |nodes: &[String]| nodes.iter().map(|node| segment(node)).collect();
+        let given = !self.requisite.is_empty() || !self.preferred.is_empty();
+        given.then(|| csi::TopologyRequirement {
+            requisite: segments(&self.requisite),
+            preferred: segments(&self.preferred),
+        })
+    }
+
     pub fn request(&self) -> csi::CreateVolumeRequest {
         csi::CreateVolumeRequest {
             name: self.name.clone(),
             capacity_range: Some(csi::CapacityRange { required_bytes: self.required, limit_bytes: self.limit }),
             volume_capabilities: vec![self.capability()],
             parameters: self.parameters.clone(),
+            accessibility_requirements: self.topology(),
             ..csi::CreateVolumeRequest::default()
         }
     }
+}
+
+/// The segment of a node.
+pub fn segment(node: &str) -> csi::Topology {
+    csi::Topology { segments: BTreeMap::from([(TOPOLOGY.to_owned(), node.to_owned())]) }
 }
 
 /// A volume with what is needed to use it.
@@ -117,6 +156,8 @@ pub struct Made {
     pub size: i64,
     pub context: BTreeMap<String, String>,
     pub ask: Ask,
+    /// The node that holds it, as the answer says; empty if it does not.
+    pub node: String,
 }
 
 impl Made {
@@ -154,11 +195,12 @@ pub struct Csi {
 
 impl Csi {
     /// A client of the socket at `path` in the guest. Connects at the first call.
-    pub fn new(guest: Guest, path: &'static str) -> Self {
+    pub fn new(guest: Guest, path: impl Into<String>) -> Self {
+        let path = path.into();
         let channel =
             Endpoint::from_static("http://guest").connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
-                let guest = guest.clone();
-                async move { guest.connect(path).await.map(TokioIo::new).map_err(std::io::Error::other) }
+                let (guest, path) = (guest.clone(), path.clone());
+                async move { guest.connect(&path).await.map(TokioIo::new).map_err(std::io::Error::other) }
             }));
         Self { channel }
     }
@@ -184,7 +226,17 @@ impl Csi {
     pub async fn create_within(&self, ask: &Ask, patience: Duration) -> Result<Made, Status> {
         let answer = self.controller().create_volume(timed(ask.request(), patience)).await?;
         let volume = answer.into_inner().volume.ok_or_else(|| Status::internal("the answer has no volume"))?;
-        Ok(Made { id: volume.volume_id, size: volume.capacity_bytes, context: volume.volume_context, ask: ask.clone() })
+        let node = match volume.accessible_topology.as_slice() {
+            [only] => only.segments.get(TOPOLOGY).cloned().unwrap_or_default(),
+            _ => String::new(),
+        };
+        Ok(Made {
+            id: volume.volume_id,
+            size: volume.capacity_bytes,
+            context: volume.volume_context,
+            ask: ask.clone(),
+            node,
+        })
     }
 
     pub async fn delete(&self, id: &str) -> Result<(), Status> {
@@ -256,7 +308,20 @@ impl Csi {
 
     /// Available bytes and the largest volume for a class.
     pub async fn capacity(&self, parameters: &BTreeMap<String, String>) -> Result<(i64, i64), Status> {
-        let request = csi::GetCapacityRequest { parameters: parameters.clone(), ..Default::default() };
+        self.capacity_of(None, parameters).await
+    }
+
+    /// The same on one node, or on all.
+    pub async fn capacity_of(
+        &self,
+        node: Option<&str>,
+        parameters: &BTreeMap<String, String>,
+    ) -> Result<(i64, i64), Status> {
+        let request = csi::GetCapacityRequest {
+            parameters: parameters.clone(),
+            accessible_topology: node.map(segment),
+            ..Default::default()
+        };
         let answer = self.controller().get_capacity(timed(request, PATIENCE)).await?.into_inner();
         Ok((answer.available_capacity, answer.maximum_volume_size.unwrap_or_default()))
     }

@@ -7,6 +7,7 @@
 // One program: what its modules share is as public as it gets.
 #![allow(unreachable_pub)]
 
+mod cluster;
 mod csi;
 mod node;
 mod random;

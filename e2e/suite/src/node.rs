@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use quarry_vm::{Build, Command, Config, Disk, Process, Vm, build_static};
+use quarry_vm::{Build, Command, Config, Disk, Guest, Process, Vm, build_static};
 use tokio::sync::OnceCell;
 
 use crate::csi::Csi;
@@ -16,8 +16,14 @@ pub const SOCKET: &str = "/run/quarry/csi.sock";
 pub const GROUP: &str = "vg0";
 /// Where fault points are steered; see crates/fault.
 pub const FAULTS: &str = "/run/quarry-faults";
-const BINARY: &str = "/usr/local/bin/quarry";
-const LOG: &str = "/var/log/quarry.log";
+/// Where the program lies in a guest.
+pub const BINARY: &str = "/usr/local/bin/quarry";
+/// What a node's quarry logs.
+pub const LOG: &str = "/var/log/quarry.log";
+/// Where the certificate of a node in a cluster lies, as a Secret that kubelet mounted.
+pub const TLS: &str = "/etc/quarry/tls";
+/// The port of a node's agent.
+pub const AGENT: u16 = 9810;
 /// How long quarry may take to start in an emulated guest.
 const START: Duration = Duration::from_secs(60);
 
@@ -28,7 +34,8 @@ pub async fn prepare() -> Result<()> {
     binary().await.map(drop)
 }
 
-async fn binary() -> Result<&'static Path> {
+/// The program for the guests.
+pub async fn binary() -> Result<&'static Path> {
     let path = BUILT
         .get_or_try_init(|| async {
             println!("building quarry for the guests …");
@@ -46,6 +53,8 @@ pub struct Node {
     quarry: Option<Process>,
     /// What quarry is told besides the defaults; see [`Node::configure`].
     path: String,
+    /// The subcommand, with what it alone understands.
+    role: String,
 }
 
 impl Node {
@@ -67,7 +76,7 @@ impl Node {
             vm.sh(format!("vgcreate -qq {GROUP} {}", devices.join(" "))).await?;
         }
         let csi = Csi::new(vm.guest(), SOCKET);
-        let node = Self { vm, csi, quarry: None, path: String::new() };
+        let node = Self { vm, csi, quarry: None, path: String::new(), role: "standalone".to_owned() };
         node.configure(&format!("pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n")).await?;
         Ok(node)
     }
@@ -90,25 +99,24 @@ impl Node {
         self.path = format!("{folder}:");
     }
 
+    /// Makes the node one of a cluster, from its next start on: no controller of its own, but an agent for others.
+    pub fn in_cluster(&mut self) {
+        self.role = format!("node --listen 0.0.0.0:{AGENT} --tls {TLS}");
+    }
+
     /// Starts quarry and waits until it serves. Killing its process group spares its children, as `kill -9 PID` does.
     pub async fn serve(&mut self) -> Result<()> {
         let script = format!(
             "mkdir -p /run/quarry {FAULTS} && export PATH={}$PATH QUARRY_FAULT_DIR={FAULTS} && \
-             exec {BINARY} --log debug standalone --config /etc/quarry/pools.yaml --endpoint unix://{SOCKET} \
+             exec {BINARY} --log debug {} --config /etc/quarry/pools.yaml --endpoint unix://{SOCKET} \
              --http 127.0.0.1:9808 >>{LOG} 2>&1",
-            self.path
+            self.path, self.role
         );
         self.quarry = Some(self.vm.spawn(Command::sh(script).detach().timeout(Duration::from_secs(24 * 3600))).await?);
-        let began = Instant::now();
-        loop {
-            let mut identity = self.csi.identity();
-            let probe = identity.get_plugin_info(quarry_proto::csi::v1::GetPluginInfoRequest::default());
-            match tokio::time::timeout(Duration::from_secs(5), probe).await {
-                Ok(Ok(_)) => return Ok(()),
-                _ if began.elapsed() < START => tokio::time::sleep(Duration::from_millis(50)).await,
-                other => bail!("quarry does not serve: {other:?}\n{}", self.log_tail().await),
-            }
+        if let Err(error) = serving(&self.csi).await {
+            bail!("{error:#}\n{}", self.log_tail().await);
         }
+        Ok(())
     }
 
     /// quarry's process id in the guest.
@@ -166,22 +174,12 @@ impl Node {
 
     /// What quarry's port for those who watch answers: the status and the text.
     pub async fn http(&self, path: &str) -> Result<(u16, String)> {
-        // Bash keeps its end open until the answer is there.
-        let script = format!(
-            "exec 3<>/dev/tcp/127.0.0.1/9808; printf 'GET {path} HTTP/1.0\\r\\nHost: node\\r\\n\\r\\n' >&3; cat <&3"
-        );
-        let answer = self.vm.check(["bash".to_owned(), "-c".to_owned(), script]).await?;
-        let (head, text) = answer.split_once("\r\n\r\n").with_context(|| format!("{path} answered {answer:?}"))?;
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
-        Ok((status.with_context(|| format!("{path} answered {head:?}"))?, text.to_owned()))
+        http(&self.vm, 9808, path).await
     }
 
     /// The sum of the samples of `/metrics` whose lines begin so.
     pub async fn metric(&self, begins: &str) -> Result<f64> {
-        let (status, text) = self.http("/metrics").await?;
-        anyhow::ensure!(status == 200, "/metrics answered {status}: {text}");
-        let values = text.lines().filter(|line| line.starts_with(begins));
-        Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        metric(&self.vm, 9808, begins).await
     }
 
     /// The programs that quarry started since it began, and how often: `lvm lvcreate`, `mkfs.ext4`…
@@ -233,6 +231,40 @@ impl Node {
         }
         bail!("something is left behind:\n{left}\n{more}\n{}", self.log_tail().await)
     }
+}
+
+/// Waits until quarry answers there.
+pub async fn serving(csi: &Csi) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let mut identity = csi.identity();
+        let probe = identity.get_plugin_info(quarry_proto::csi::v1::GetPluginInfoRequest::default());
+        match tokio::time::timeout(Duration::from_secs(5), probe).await {
+            Ok(Ok(_)) => return Ok(()),
+            _ if began.elapsed() < START => tokio::time::sleep(Duration::from_millis(50)).await,
+            other => bail!("quarry does not serve: {other:?}"),
+        }
+    }
+}
+
+/// What a quarry's port for those who watch answers: the status and the text.
+pub async fn http(guest: &Guest, port: u16, path: &str) -> Result<(u16, String)> {
+    // Bash keeps its end open until the answer is there.
+    let script = format!(
+        "exec 3<>/dev/tcp/127.0.0.1/{port}; printf 'GET {path} HTTP/1.0\\r\\nHost: node\\r\\n\\r\\n' >&3; cat <&3"
+    );
+    let answer = guest.check(["bash".to_owned(), "-c".to_owned(), script]).await?;
+    let (head, text) = answer.split_once("\r\n\r\n").with_context(|| format!("{path} answered {answer:?}"))?;
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Ok((status.with_context(|| format!("{path} answered {head:?}"))?, text.to_owned()))
+}
+
+/// The sum of the samples of `/metrics` at this port whose lines begin so.
+pub async fn metric(guest: &Guest, port: u16, begins: &str) -> Result<f64> {
+    let (status, text) = http(guest, port, "/metrics").await?;
+    anyhow::ensure!(status == 200, "/metrics answered {status}: {text}");
+    let values = text.lines().filter(|line| line.starts_with(begins));
+    Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }
 
 /// The path of the disk of that serial number, which stays the same whatever its kernel name.

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod by_hand;
+mod cluster;
 mod concurrency;
 mod full_pool;
 mod hung_tools;
@@ -43,6 +44,30 @@ pub fn all() -> Vec<Scenario> {
             about: "csi-sanity on raw block volumes",
             limit: minutes(20),
             run: |context| Box::pin(sanity::block(context)),
+        },
+        Scenario {
+            name: "cluster-placement",
+            about: "three nodes and two controllers: volumes land where they are asked for, and everybody is told",
+            limit: minutes(10),
+            run: |context| Box::pin(cluster::placement::run(context)),
+        },
+        Scenario {
+            name: "cluster-away",
+            about: "a node is cut off, loses its power, is restarted: refused at once, the others go on, and all is there again",
+            limit: minutes(12),
+            run: |context| Box::pin(cluster::away::run(context)),
+        },
+        Scenario {
+            name: "cluster-replaced",
+            about: "a node with other disks or another's address: nothing is made or deleted where it was not asked for",
+            limit: minutes(12),
+            run: |context| Box::pin(cluster::replaced::run(context)),
+        },
+        Scenario {
+            name: "cluster-controllers",
+            about: "controllers are killed at bad moments, and get the same call at once: one volume or none",
+            limit: minutes(12),
+            run: |context| Box::pin(cluster::controllers::run(context)),
         },
         Scenario {
             name: "kill-at-every-step",

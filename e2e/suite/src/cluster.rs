@@ -1,0 +1,287 @@
+//! Virtual nodes on one network, each with `quarry node`, and a machine for `quarry controller`.
+//!
+//! The certificates are the product's own, issued in a directory of the controllers' machine. What kubelet does with a
+//! mounted Secret is done here: the nodes get them as files behind a link that is swapped.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use futures::future::try_join_all;
+use quarry_vm::{Command, Config, Disk, Guest, Network, Process, Vm};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::csi::{Csi, Made};
+use crate::node::{self, AGENT, BINARY, FAULTS, Node, TLS};
+
+/// Where the controllers keep the certificates in their machine.
+pub const CERTIFICATES: &str = "/etc/quarry/certificates";
+/// The list of nodes in the controllers' machine.
+const AGENTS: &str = "/etc/quarry/agents.yaml";
+/// The controllers' number on the network; the nodes have those from 1 on.
+const CONTROL: u8 = 100;
+/// How long anything may take that is waited for; far more than it should need.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+/// What a certificate consists of for those who use it.
+const FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
+
+/// Four machines are a lot for a small host: one cluster at a time.
+static TURN: Semaphore = Semaphore::const_new(1);
+
+/// Nodes `n1`, `n2`… and a machine for controllers.
+pub struct Cluster {
+    pub control: Vm,
+    pub nodes: Vec<Node>,
+    pub network: Network,
+    _turn: SemaphorePermit<'static>,
+}
+
+impl Cluster {
+    /// A cluster whose nodes have one disk each, of these sizes in bytes, for the pool `main`. The node plugins serve;
+    /// no controller runs.
+    pub async fn start(name: &str, sizes: &[u64]) -> Result<Self> {
+        let mut cluster = Self::bare(name, sizes).await?;
+        cluster.issue().await?;
+        let files = cluster.issued("node").await?;
+        try_join_all(cluster.nodes.iter_mut().map(async |node| {
+            mount_secret(&node.vm, TLS, &files).await?;
+            node.serve().await
+        }))
+        .await?;
+        Ok(cluster)
+    }
+
+    /// As [`Cluster::start`], with nothing that runs, and no certificates.
+    pub async fn bare(name: &str, sizes: &[u64]) -> Result<Self> {
+        let turn = TURN.acquire().await?;
+        let network = Network::new();
+        let control = async {
+            let vm = Vm::start(Config::new(format!("{name}-control")).network(&network, CONTROL)).await?;
+            vm.push(node::binary().await?, BINARY, 0o755).await?;
+            anyhow::Ok(vm)
+        };
+        let nodes = sizes.iter().zip(1..).map(|(size, number)| {
+            let config = Config::new(format!("n{number}")).network(&network, number).disk(Disk::new("d1", *size));
+            async move {
+                let mut node = Node::with_vm(Vm::start(config).await?, 1).await?;
+                node.in_cluster();
+                anyhow::Ok(node)
+            }
+        });
+        let (control, nodes) = tokio::try_join!(control, try_join_all(nodes))?;
+        let cluster = Self { control, nodes, network: network.clone(), _turn: turn };
+        cluster.list_agents(&cluster.addresses()).await?;
+        Ok(cluster)
+    }
+
+    /// The node of this name.
+    pub fn node(&self, name: &str) -> Result<&Node> {
+        let number: usize = name.strip_prefix('n').and_then(|number| number.parse().ok()).unwrap_or_default();
+        self.nodes.get(number.wrapping_sub(1)).with_context(|| format!("there is no node {name:?}"))
+    }
+
+    /// The node that holds a volume, by what the answer said.
+    pub fn of(&self, made: &Made) -> Result<&Node> {
+        self.node(&made.node)
+    }
+
+    /// The names of the nodes with their addresses.
+    pub fn addresses(&self) -> Vec<(String, String)> {
+        let address = |(index, node): (usize, &Node)| {
+            let address = node.vm.address().map(|address| format!("{address}:{AGENT}"));
+            (format!("n{}", index + 1), address.unwrap_or_default())
+        };
+        self.nodes.iter().enumerate().map(address).collect()
+    }
+
+    /// Tells the controllers which nodes there are, and where.
+    pub async fn list_agents(&self, agents: &[(String, String)]) -> Result<()> {
+        let line = |(node, address): &(String, String)| format!("  - {{node: {node}, address: '{address}'}}\n");
+        let text = format!("agents:\n{}", agents.iter().map(line).collect::<String>());
+        self.control.sh("mkdir -p /etc/quarry /run/quarry").await?;
+        self.control.write(AGENTS, text.as_bytes(), 0o644).await
+    }
+
+    /// Issues certificates, as an operator does before the first controller runs.
+    pub async fn issue(&self) -> Result<()> {
+        self.certificates("issue").await.map(drop)
+    }
+
+    /// `quarry certificates`, as an operator would run it.
+    pub async fn certificates(&self, action: &str) -> Result<String> {
+        self.control.sh(format!("{BINARY} certificates {action} --certificates {CERTIFICATES}")).await
+    }
+
+    /// The files of an issued certificate: `node` or `controller`.
+    pub async fn issued(&self, role: &str) -> Result<BTreeMap<&'static str, Vec<u8>>> {
+        // One link is followed once, so that all files are of one version.
+        let version = self.control.sh(format!("readlink -f {CERTIFICATES}/{role}/..data")).await?;
+        let mut files = BTreeMap::new();
+        for file in FILES {
+            files.insert(file, self.control.read(&format!("{version}/{file}")).await?);
+        }
+        Ok(files)
+    }
+
+    /// Brings the nodes' certificate as it is now to a node, as kubelet does.
+    pub async fn deliver(&self, node: &Node) -> Result<()> {
+        mount_secret(&node.vm, TLS, &self.issued("node").await?).await
+    }
+
+    /// Starts a controller. `number` tells it from others; `arguments` are given besides the usual ones.
+    pub async fn controller(&self, number: u16, arguments: &str) -> Result<Controller> {
+        let mut controller = Controller {
+            csi: Csi::new(self.control.guest(), format!("/run/quarry/controller-{number}.sock")),
+            guest: self.control.guest(),
+            number,
+            arguments: arguments.to_owned(),
+            process: None,
+        };
+        controller.serve().await?;
+        Ok(controller)
+    }
+
+    /// Starts the only controller, and waits until it is connected to all nodes.
+    pub async fn only_controller(&self) -> Result<Controller> {
+        let controller = self.controller(1, "").await?;
+        controller.connected(self.nodes.len()).await?;
+        Ok(controller)
+    }
+
+    /// Fails unless nothing is left on any node.
+    pub async fn expect_empty(&self) -> Result<()> {
+        for node in &self.nodes {
+            node.expect_empty().await?;
+        }
+        Ok(())
+    }
+
+    /// The nodes that hold a logical volume whose name begins so, straight from lvm.
+    pub async fn holders(&self, name: &str) -> Result<Vec<String>> {
+        let mut holders = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            let volumes = node.volumes_by_lvm().await?;
+            let count = volumes.lines().filter(|line| line.starts_with(&format!("{name} "))).count();
+            holders.extend(std::iter::repeat_n(format!("n{}", index + 1), count));
+        }
+        Ok(holders)
+    }
+}
+
+/// Puts files where a Secret is mounted, as kubelet does: behind a link that is swapped.
+pub async fn mount_secret(guest: &Guest, folder: &str, files: &BTreeMap<&str, Vec<u8>>) -> Result<()> {
+    let version = guest.sh(format!("mkdir -p {folder} && mktemp -d {folder}/..version-XXXXXX")).await?;
+    for (name, bytes) in files {
+        guest.write(&format!("{version}/{name}"), bytes, 0o600).await?;
+    }
+    let links: String = files.keys().map(|name| format!("ln -sfn ..data/{name} {folder}/{name}; ")).collect();
+    let script = format!(
+        "cd {folder}; before=$(readlink ..data || true); ln -sfn ${{v##*/}} ..data_tmp; mv -T ..data_tmp ..data; {links} \
+         test -z \"$before\" || rm -rf \"$before\"; sync -f ."
+    );
+    guest.sh(format!("v={version}; {script}")).await.map(drop)
+}
+
+/// A controller that runs in the controllers' machine.
+pub struct Controller {
+    pub csi: Csi,
+    guest: Guest,
+    number: u16,
+    arguments: String,
+    process: Option<Process>,
+}
+
+impl Controller {
+    /// Starts it and waits until it serves.
+    pub async fn serve(&mut self) -> Result<()> {
+        let number = self.number;
+        let script = format!(
+            "mkdir -p /run/quarry {FAULTS} && export QUARRY_FAULT_DIR={FAULTS} && exec {BINARY} --log debug controller \
+             --agents {AGENTS} --certificates {CERTIFICATES} --endpoint unix:///run/quarry/controller-{number}.sock \
+             --http 127.0.0.1:{} --view {} {} >>{} 2>&1",
+            self.port(),
+            self.view(),
+            self.arguments,
+            self.log()
+        );
+        self.process =
+            Some(self.guest.spawn(Command::sh(script).detach().timeout(Duration::from_secs(24 * 3600))).await?);
+        if let Err(error) = node::serving(&self.csi).await {
+            bail!("controller {number}: {error:#}\n{}", self.log_tail().await);
+        }
+        Ok(())
+    }
+
+    fn port(&self) -> u16 {
+        9820 + self.number
+    }
+
+    fn log(&self) -> String {
+        format!("/var/log/controller-{}.log", self.number)
+    }
+
+    /// The socket for those who want to see.
+    pub fn view(&self) -> String {
+        format!("/run/quarry/view-{}.sock", self.number)
+    }
+
+    /// The end of its log.
+    pub async fn log_tail(&self) -> String {
+        let tail = self.guest.sh(format!("tail -n 60 {}", self.log())).await;
+        tail.unwrap_or_else(|error| format!("no log: {error:#}"))
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the controller was not started")?;
+        process.signal(9).await?;
+        process.wait().await.map(drop)
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn stop(&mut self) -> Result<()> {
+        let mut process = self.process.take().context("the controller was not started")?;
+        process.signal(15).await?;
+        let ended = tokio::time::timeout(PATIENCE, process.wait()).await.context("the controller did not end")??;
+        ensure!(ended.exit.success(), "the controller ended with {}\n{}", ended.exit, self.log_tail().await);
+        Ok(())
+    }
+
+    /// The sum of the samples of `/metrics` whose lines begin so.
+    pub async fn metric(&self, begins: &str) -> Result<f64> {
+        node::metric(&self.guest, self.port(), begins).await
+    }
+
+    /// How many nodes it is connected to.
+    pub async fn up(&self) -> Result<usize> {
+        Ok(self.metric("quarry_nodes{state=\"up\"}").await?.round() as usize)
+    }
+
+    /// Waits until it is connected to so many nodes, no more and no less.
+    pub async fn connected(&self, nodes: usize) -> Result<Duration> {
+        let what = format!("{nodes} nodes are connected");
+        let took = eventually(&what, PATIENCE, || async { Ok(self.up().await? == nodes) }).await;
+        match took {
+            Ok(took) => Ok(took),
+            Err(error) => bail!("{error:#}\n{}", self.log_tail().await),
+        }
+    }
+}
+
+/// Asks until it is so, at most for `limit`; says how long it took.
+pub async fn eventually<F: Future<Output = Result<bool>>>(
+    what: &str,
+    limit: Duration,
+    mut so: impl FnMut() -> F,
+) -> Result<Duration> {
+    let began = Instant::now();
+    loop {
+        let asked = began.elapsed();
+        if so().await.with_context(|| what.to_owned())? {
+            return Ok(asked);
+        }
+        ensure!(asked <= limit, "not so after {asked:.1?}: {what}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

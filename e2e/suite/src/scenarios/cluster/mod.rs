@@ -1,0 +1,6 @@
+//! Scenarios on several virtual nodes with controllers apart from them, over mutual TLS.
+
+pub mod away;
+pub mod controllers;
+pub mod placement;
+pub mod replaced;
