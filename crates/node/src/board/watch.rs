@@ -11,8 +11,9 @@ use super::Board;
 
 /// How often a pool is looked at while somebody listens.
 const TICK: Duration = Duration::from_secs(5);
-/// The same for a pool that could not be read the last times: each attempt may start a program.
-const SELDOM: Duration = Duration::from_secs(30);
+/// The same for a pool that could not be read: each attempt starts a program, and yet a volume group that comes back is to
+/// be seen within ten seconds.
+const UNREAD: Duration = Duration::from_secs(7);
 /// How long after the first event of a burst a pool is looked at.
 const SETTLING: Duration = Duration::from_millis(300);
 /// When a pool is looked at again that was being changed by us. Whoever changes it reads it after that anyway.
@@ -113,7 +114,7 @@ impl Board {
                     return;
                 }
             };
-            pause = if read { TICK } else { (pause * 2).clamp(TICK * 2, SELDOM) };
+            pause = if read { TICK } else { UNREAD };
         }
     }
 }

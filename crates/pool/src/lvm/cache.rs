@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use crate::Uevents;
 
-/// For how long an answer is used without a look at the disks.
-const FRESH: Duration = Duration::from_secs(10);
+/// For how long an answer is used without a look at the disks: less than the time between two looks of those who wait
+/// for changes from outside, so that each look sees them.
+const FRESH: Duration = Duration::from_secs(4);
 /// How often a report is repeated because the disks changed while it was made.
 const TRIES: usize = 5;
 

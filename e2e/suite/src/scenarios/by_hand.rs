@@ -135,7 +135,7 @@ async fn anew(node: &Node, hand: &Hand) -> Result<()> {
     let old = csi.create(&Ask::mount("anew", "ext4")).await?;
     node.kubelet_folders(&old).await?;
     hand.lvm(node, &["lvremove vg0/anew".to_owned(), "vgremove vg0".to_owned()]).await?;
-    Shown::default().wait("vgremove", || async { Ok(csi.capacity(&Default::default()).await.is_err()) }).await?;
+    Shown::default().wait("vgremove", || async { Ok(csi.capacity(&Default::default()).await? == (0, 0)) }).await?;
     let unavailable = |what: &'static str, result| refused(what, result, Code::Unavailable, "vg0");
     unavailable("delete, without its volume group", csi.delete(&old.id).await)?;
     unavailable("stage, without its volume group", csi.stage(&old).await)?;
@@ -145,7 +145,7 @@ async fn anew(node: &Node, hand: &Hand) -> Result<()> {
     csi.unstage(&old).await?;
 
     hand.lvm(node, &[format!("vgcreate vg0 {}", device("d1"))]).await?;
-    Shown::default().wait("vgcreate", || async { Ok(csi.capacity(&Default::default()).await.is_ok()) }).await?;
+    Shown::default().wait("vgcreate", || async { Ok(csi.capacity(&Default::default()).await?.0 > 0) }).await?;
     let new = csi.create(&old.ask).await?;
     ensure!(new.id != old.id, "the new volume has the old one's identifier");
     let elsewhere = |what: &'static str, result| refused(what, result, Code::Unavailable, "replaced");

@@ -85,15 +85,25 @@ pub async fn wait_hung(node: &Node, subcommand: &str) -> Result<String> {
     }
 }
 
+/// Waits until the pool is told to have room, or none: while it cannot be read, nothing is to be placed there.
+async fn until_room(node: &Node, room: bool) -> Result<()> {
+    let began = Instant::now();
+    while (node.csi.capacity(&class("main")).await?.0 > 0) != room {
+        ensure!(began.elapsed() < PATIENCE, "GetCapacity does not say so after {:?}", began.elapsed());
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    Ok(())
+}
+
 async fn hung_report(node: &Node) -> Result<String> {
     ensure!(node.csi.capacity(&class("main")).await?.0 > 0, "the pool has no capacity to begin with");
     // A change by hand makes the report old that quarry remembers.
     node.vm.sh("echo vg0 > /run/hang/fullreport && vgchange -qq --addtag by-hand vg0").await?;
     let began = Instant::now();
     let callers: Vec<_> = (0..3)
-        .map(|_| {
+        .map(|number| {
             let csi = node.csi.clone();
-            tokio::spawn(async move { csi.capacity(&class("main")).await })
+            tokio::spawn(async move { csi.create(&ask(&format!("unread-{number}"), "main")).await })
         })
         .collect();
     wait_hung(node, "fullreport").await?;
@@ -109,7 +119,7 @@ async fn hung_report(node: &Node) -> Result<String> {
     }
     let took = began.elapsed();
     for answer in answers {
-        refused("a capacity that cannot be known", answer, Code::Unavailable, "fullreport")?;
+        refused("a create that has to wait for the report", answer, Code::Unavailable, "fullreport")?;
     }
     ensure!(took > Duration::from_secs(25), "the report was given up after {took:?}");
     let pids = hung(node, "fullreport").await?;
@@ -119,7 +129,7 @@ async fn hung_report(node: &Node) -> Result<String> {
         .await
         .context("the report that hung was not killed")?;
     node.vm.sh("rm /run/hang/fullreport /run/hung-fullreport").await?;
-    ensure!(node.csi.capacity(&class("main")).await?.0 > 0, "no capacity after the report was killed");
+    until_room(node, true).await.context("after the report was killed")?;
     wait_ready(node).await?;
     let beside = if lives { "with the other pool at work meanwhile" } else { "(too slow to work beside it)" };
     Ok(format!("hung report killed after {:.0} s {beside}", took.as_secs_f64()))
@@ -162,8 +172,6 @@ async fn hung_change(node: &Node) -> Result<String> {
     refused("create", node.csi.create(&ask("third", "main")).await, Code::Unavailable, "lvcreate")?;
     refused("delete", node.csi.delete(&kept.id).await, Code::Unavailable, "lvcreate")?;
     refused("the first one's retry", node.csi.create(&ask("first", "main")).await, Code::Aborted, "under way")?;
-    let capacity = node.csi.capacity(&class("main")).await;
-    refused("capacity", capacity, Code::Unavailable, "lvcreate")?;
     life(node, lives).await.context("on the other pool, once the change is overdue")?;
     lives += 1;
     node.csi.unpublish(&kept).await?;
@@ -172,7 +180,11 @@ async fn hung_change(node: &Node) -> Result<String> {
     let reports = hung(node, "fullreport").await?;
     ensure!(reports.is_empty(), "{} reports were sent to wait behind the change that hangs", reports.len());
     let listed = node.csi.list().await?;
-    ensure!(listed.is_empty(), "pool main is not readable, and its volumes are listed: {listed:?}");
+    ensure!(
+        listed.iter().map(|volume| &volume.volume_id).eq([&kept.id]),
+        "pool main is not readable, so its volumes are listed as they were known, and not {listed:?}"
+    );
+    until_room(node, false).await.context("while a change hangs")?;
 
     let alive =
         format!("grep -q 'PPid:.{}$' /proc/{pid}/status && ! grep -q 'State:.Z' /proc/{pid}/status", node.pid()?);
