@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use quarry_agent::TlsDial;
 use quarry_controller::{
     Alone, Cluster, ControllerService, Election, FileElection, IdentityService, NoKubernetes, Parts, Readiness, Timing,
-    follow_agents,
+    ViewService, follow_agents,
 };
 use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
@@ -16,7 +16,7 @@ use quarry_transport::metrics::Metrics;
 use quarry_transport::shutdown::Shutdown;
 use quarry_transport::{tls, unix};
 
-use crate::{certificates, kubernetes, observe};
+use crate::{certificates, kubernetes, observe, view};
 
 /// What `quarry controller` is told.
 #[derive(Debug, clap::Args)]
@@ -87,6 +87,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         });
         observe::serve(address, &metrics, observe::nothing_to_refresh(), problems, &shutdown).await?;
     }
+
+    let (source, authority) = (certificates.source, certificates.authority);
+    let extras = move || view::extras::certificates(source.clone(), authority.clone());
+    view::serve(&args.view, ViewService::new(cluster.clone(), extras), shutdown.stopping());
 
     let path = unix::path_of(&args.endpoint)?;
     let listener = unix::listen(&path)?;

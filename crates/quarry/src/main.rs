@@ -9,6 +9,7 @@ mod logging;
 mod node;
 mod observe;
 mod standalone;
+mod view;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -39,15 +40,23 @@ enum Command {
     Controller(controller::Args),
     /// Make CSI calls by hand, to try or to debug a driver.
     Csi(csi::Args),
+    /// Show what is wrong in the cluster, and what to do about it; fails where something does not work.
+    Doctor(view::Common),
     /// Serve CSI Node on this host, and its storage to the controller.
     Node(node::Args),
+    /// List the nodes that the controller knows, and whether they can be reached.
+    Nodes(view::Common),
+    /// List the pools of all nodes, and what they can still give.
+    Pools(view::Pools),
     /// Serve CSI on this host alone: controller and node in one process, without Kubernetes.
     Standalone(standalone::Args),
+    /// List the volumes of all nodes.
+    Volumes(view::Volumes),
 }
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{error:#}");
             ExitCode::FAILURE
@@ -55,7 +64,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     logging::start(&cli.logging)?;
     match cli.command {
         Command::Csi(args) => {
@@ -70,10 +79,19 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let _ = std::io::stdout().write_all(answer.as_bytes());
         }
         Command::Controller(args) => serve(controller::run(args))?,
+        Command::Doctor(args) => return ask(view::Question::Doctor(args)),
         Command::Node(args) => serve(node::run(args))?,
+        Command::Nodes(args) => return ask(view::Question::Nodes(args)),
+        Command::Pools(args) => return ask(view::Question::Pools(args)),
         Command::Standalone(args) => serve(standalone::run(args))?,
+        Command::Volumes(args) => return ask(view::Question::Volumes(args)),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask(question: view::Question) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(view::run(question, &mut std::io::stdout().lock()))
 }
 
 fn serve(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use quarry_agent::Dial;
 use quarry_controller::{
-    Alone, Cluster, ControllerService, Endpoint, IdentityService, NoKubernetes, Parts, Roster, Timing,
+    Alone, Cluster, ControllerService, Endpoint, IdentityService, NoKubernetes, Parts, Roster, Timing, ViewService,
 };
 use quarry_node::{Host, NodeService};
 use quarry_proto::csi::v1::controller_server::ControllerServer;
@@ -19,7 +19,7 @@ use quarry_transport::shutdown::Shutdown;
 use quarry_transport::unix;
 use quarry_volume::{Agent, Result};
 
-use crate::{host, observe};
+use crate::{host, observe, view};
 
 /// How long the start waits for the host's first word of its pools. A disk that hangs must not hang the socket too.
 const FIRST_WORD: Duration = Duration::from_secs(10);
@@ -84,6 +84,10 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         observe::serve(address, &metrics, refresh, problems, &shutdown).await?;
     }
     cluster.heard(FIRST_WORD).await;
+    if let Some(path) = &args.view {
+        let service = ViewService::new(cluster.clone(), || async { view::extras::commands() });
+        view::serve(path, service, shutdown.stopping());
+    }
 
     let path = unix::path_of(&args.endpoint)?;
     let listener = unix::listen(&path)?;

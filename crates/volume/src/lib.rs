@@ -23,5 +23,5 @@ pub use id::{MAX_ID, MAX_NODE, MAX_VOLUME, NotOurs, StorageId, VolumeId};
 pub use layout::Layout;
 pub use options::{MakeOptions, MountOptions, OptionError, check_options};
 pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};
-pub use size::{DEFAULT_SIZE, SizeRange, parse_size};
+pub use size::{DEFAULT_SIZE, SizeRange, parse_size, show_size};
 pub use space::{Largest, Space};

@@ -102,12 +102,37 @@ pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is larger than any disk"))
 }
 
+/// A size for people, as a Kubernetes quantity: `10Gi`, `1.5Gi`, `0`. What does not fit is cut off, never rounded up.
+#[must_use]
+pub fn show_size(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 5] = [("Pi", 1 << 50), ("Ti", 1 << 40), ("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
+    let Some((unit, factor)) = UNITS.into_iter().find(|(_, factor)| bytes >= *factor) else { return bytes.to_string() };
+    let (whole, tenths) = (bytes / factor, u128::from(bytes % factor) * 10 / u128::from(factor));
+    if tenths == 0 { format!("{whole}{unit}") } else { format!("{whole}.{tenths}{unit}") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_size_is_shown_as_it_would_be_asked_for() {
+        for (bytes, text) in [
+            (0, "0"),
+            (1023, "1023"),
+            (1024, "1Ki"),
+            (10 << 30, "10Gi"),
+            (3 << 29, "1.5Gi"),
+            ((10 << 30) - 1, "9.9Gi"),
+            ((1 << 40) + 1, "1Ti"),
+            (u64::MAX, "16383.9Pi"),
+        ] {
+            assert_eq!(show_size(bytes), text, "{bytes}");
+        }
+    }
 
     #[test]
     fn a_size_is_rounded_up_to_whole_extents_within_the_limit() {

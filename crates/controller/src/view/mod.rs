@@ -13,7 +13,10 @@ mod tests;
 mod write;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use quarry_proto::view::v1;
 use quarry_proto::view::v1::view_server::View;
 use quarry_volume::Error;
@@ -27,15 +30,21 @@ use crate::cluster::Cluster;
 #[derive(Clone)]
 pub struct ViewService {
     cluster: Cluster,
-    extras: Arc<dyn Fn() -> Vec<Finding> + Send + Sync>,
+    extras: Arc<dyn Fn() -> BoxFuture<'static, Vec<Finding>> + Send + Sync>,
 }
 
+/// How long a diagnosis waits for what is found outside of the cluster.
+const EXTRAS_WAIT: Duration = Duration::from_secs(10);
+
 impl ViewService {
-    /// The service in front of `cluster`. `extras` adds what is wrong outside of it: certificates, Kubernetes, tools. It
-    /// is called for each diagnosis and must not block.
+    /// The service in front of `cluster`. `extras` finds what is wrong outside of it: certificates, Kubernetes, commands
+    /// that hang. It is called for each diagnosis.
     #[must_use]
-    pub fn new(cluster: Cluster, extras: impl Fn() -> Vec<Finding> + Send + Sync + 'static) -> Self {
-        Self { cluster, extras: Arc::new(extras) }
+    pub fn new<F>(cluster: Cluster, extras: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Vec<Finding>> + Send + 'static,
+    {
+        Self { cluster, extras: Arc::new(move || extras().boxed()) }
     }
 
     /// The lists are only true once all nodes are known.
@@ -75,7 +84,14 @@ impl View for ViewService {
 
     async fn diagnose(&self, _request: Request<v1::DiagnoseRequest>) -> Result<Response<v1::DiagnoseResponse>, Status> {
         let (mut findings, totals) = diagnose::diagnose(&self.cluster, env!("CARGO_PKG_VERSION")).await;
-        findings.extend((self.extras)());
+        findings.extend(tokio::time::timeout(EXTRAS_WAIT, (self.extras)()).await.unwrap_or_else(|_| {
+            vec![Finding::error(
+                "diagnosis-incomplete",
+                "controller",
+                format!("certificates and Kubernetes could not be looked at within {} s", EXTRAS_WAIT.as_secs()),
+                "see whether the Kubernetes API answers, and the controller's log",
+            )]
+        }));
         // The worst first; what belongs together stays together.
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
         Ok(Response::new(v1::DiagnoseResponse {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quarry_volume::{PoolState, StorageId};
+use quarry_volume::{PoolState, StorageId, show_size};
 
 use super::{names, plural};
 use crate::view::finding::Finding;
@@ -52,8 +52,10 @@ fn of_pool(node: &str, pool: &PoolState) -> Option<Finding> {
             "pool-metadata-nearly-full",
             subject,
             format!(
-                "has {} of {room} bytes left in its metadata area, with {} volumes",
-                pool.metadata_free, pool.volumes
+                "has {} of {} left in its metadata area, with {} volumes",
+                show_size(pool.metadata_free),
+                show_size(room),
+                pool.volumes
             ),
             "delete volumes, or send new ones to another pool: a larger area needs a new volume group",
         ));
@@ -62,7 +64,7 @@ fn of_pool(node: &str, pool: &PoolState) -> Option<Finding> {
         return Some(Finding::warning(
             "pool-nearly-full",
             subject,
-            format!("has {} of {} bytes free for new volumes", free(pool), pool.size),
+            format!("has {} of {} free for new volumes", show_size(free(pool)), show_size(pool.size)),
             "add a disk to it (vgextend), or delete volumes; `quarry volumes --pool` lists them",
         ));
     }

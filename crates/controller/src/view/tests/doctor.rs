@@ -116,8 +116,8 @@ async fn pools_that_are_not_well_or_nearly_full_are_told() {
         [
             "error pool-problem pool a-lost on node n: disk /dev/sdb is missing",
             "error pool-problem pool b-closed on node n: the metadata area is full",
-            "warning pool-nearly-full pool c-full on node n: has 10733223936 of 107374182400 bytes free for new volumes",
-            "warning pool-metadata-nearly-full pool e-metadata on node n: has 102400 of 524288 bytes left in its metadata \
+            "warning pool-nearly-full pool c-full on node n: has 9.9Gi of 100Gi free for new volumes",
+            "warning pool-metadata-nearly-full pool e-metadata on node n: has 100Ki of 512Ki left in its metadata \
              area, with 0 volumes",
             "warning node-without-pools node o: has no pool, so that no volume can be made there",
         ]
@@ -237,7 +237,7 @@ async fn an_empty_or_unlisted_cluster_is_an_error() {
 
 #[tokio::test]
 async fn the_binary_adds_what_it_knows_and_the_worst_comes_first() {
-    let extras = || {
+    let extras = || async {
         vec![
             Finding::note("rotation", "certificates", "a rotation is under way", "nothing"),
             Finding::error("certificate-expired", "controller", "its certificate has expired", "issue another"),
@@ -247,4 +247,14 @@ async fn the_binary_adds_what_it_knows_and_the_worst_comes_first() {
     let answer = doctor(&view_with(nodes, calm(&[]), extras).await).await;
     let checks: Vec<_> = answer.findings.iter().map(|finding| finding.check.as_str()).collect();
     assert_eq!(checks, ["certificate-expired", "pool-nearly-full", "rotation"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_diagnosis_does_not_wait_for_ever() {
+    let nodes = vec![("n", here("n", vec![pool("n", "fast", 50 * GIB)], vec![]))];
+    let answer = doctor(&view_with(nodes, calm(&[]), std::future::pending).await).await;
+    assert_eq!(
+        told(&answer),
+        ["error diagnosis-incomplete controller: certificates and Kubernetes could not be looked at within 10 s"]
+    );
 }

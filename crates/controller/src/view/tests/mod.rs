@@ -152,14 +152,17 @@ impl Claims for World {
 
 /// A view of these nodes, once all have been heard or found to be away.
 async fn view(nodes: Vec<(&str, Told)>, world: World) -> ViewService {
-    view_with(nodes, world, Vec::new).await
+    view_with(nodes, world, || async { Vec::new() }).await
 }
 
-async fn view_with(
+async fn view_with<F>(
     nodes: Vec<(&str, Told)>,
     world: World,
-    extras: impl Fn() -> Vec<Finding> + Send + Sync + 'static,
-) -> ViewService {
+    extras: impl Fn() -> F + Send + Sync + 'static,
+) -> ViewService
+where
+    F: Future<Output = Vec<Finding>> + Send + 'static,
+{
     let told: BTreeMap<String, Told> = nodes.into_iter().map(|(name, told)| (name.to_owned(), told)).collect();
     let endpoint = |name: &str| Endpoint { address: name.to_owned(), pod_uid: String::new() };
     let roster: Roster = told.keys().map(|name| (name.clone(), endpoint(name))).collect();
@@ -205,7 +208,7 @@ fn unlisted() -> ViewService {
     };
     let cluster = Cluster::follow(source, parts, CancellationToken::new());
     tokio::spawn(async move { sender.closed().await });
-    ViewService::new(cluster, Vec::new)
+    ViewService::new(cluster, || async { Vec::new() })
 }
 
 async fn volumes(view: &ViewService, request: v1::ListVolumesRequest) -> Result<v1::ListVolumesResponse, Status> {

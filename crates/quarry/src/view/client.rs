@@ -1,0 +1,80 @@
+//! The calls to the controller.
+
+use std::path::Path;
+use std::time::Duration;
+
+use quarry_proto::view::v1;
+use quarry_proto::view::v1::view_client::ViewClient;
+use quarry_transport::call::code_name;
+use quarry_transport::unix;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Response, Status};
+
+/// How long one answer may take: it comes from memory.
+const WAIT: Duration = Duration::from_secs(30);
+/// Large enough for the diagnosis of a cluster in which everything is wrong.
+const LARGEST_ANSWER: usize = 64 << 20;
+
+pub(super) struct Client(ViewClient<Channel>);
+
+impl Client {
+    /// Connects; `command` is what the operator typed.
+    ///
+    /// # Errors
+    /// Where the command has to run.
+    pub(super) async fn connect(socket: &Path, command: &str) -> anyhow::Result<Self> {
+        match unix::connect(socket).await {
+            Ok(channel) => Ok(Self(ViewClient::new(channel).max_decoding_message_size(LARGEST_ANSWER))),
+            Err(error) => anyhow::bail!(
+                "{}: {error}\nThe controller answers this on a socket of its own, to root, where it runs: in its pod \
+                 (`kubectl quarry {command}`), or on the host of `quarry controller` or `quarry standalone --view PATH`; \
+                 --socket names another path.",
+                code_name(Code::Unavailable)
+            ),
+        }
+    }
+
+    pub(super) async fn nodes(&mut self, request: v1::ListNodesRequest) -> anyhow::Result<v1::ListNodesResponse> {
+        answer(self.0.list_nodes(asked(request)).await)
+    }
+
+    pub(super) async fn pools(&mut self, request: v1::ListPoolsRequest) -> anyhow::Result<v1::ListPoolsResponse> {
+        answer(self.0.list_pools(asked(request)).await)
+    }
+
+    pub(super) async fn volumes(&mut self, request: v1::ListVolumesRequest) -> anyhow::Result<v1::ListVolumesResponse> {
+        answer(self.0.list_volumes(asked(request)).await)
+    }
+
+    pub(super) async fn diagnose(&mut self) -> anyhow::Result<v1::DiagnoseResponse> {
+        answer(self.0.diagnose(asked(v1::DiagnoseRequest {})).await)
+    }
+}
+
+fn asked<T>(request: T) -> Request<T> {
+    let mut request = Request::new(request);
+    request.set_timeout(WAIT);
+    request
+}
+
+fn answer<T>(answer: Result<Response<T>, Status>) -> anyhow::Result<T> {
+    match answer {
+        Ok(answer) => Ok(answer.into_inner()),
+        Err(status) => anyhow::bail!("{}: {}", code_name(status.code()), status.message()),
+    }
+}
+
+/// Goes on to the next page, if there is one.
+///
+/// # Errors
+/// When the pages turn in a circle.
+pub(super) fn turn(token: &mut String, next: String) -> anyhow::Result<bool> {
+    if next.is_empty() {
+        return Ok(false);
+    }
+    if next == *token {
+        anyhow::bail!("{}: the controller gives the same page again and again", code_name(Code::Internal));
+    }
+    *token = next;
+    Ok(true)
+}

@@ -1,0 +1,98 @@
+//! Answers as JSON. Programs read this: names and types of fields stay, and what is not known is null.
+
+use quarry_proto::view::v1;
+use serde_json::{Value, json};
+
+use super::rows;
+
+pub(super) fn node(node: &v1::Node) -> Value {
+    // Of a node that was never heard nothing is known.
+    let told = |value: Value| if node.heard { value } else { Value::Null };
+    json!({
+        "name": node.name,
+        "reachable": node.reachable,
+        "since_seconds": node.since_seconds,
+        "why": node.why,
+        "version": told(json!(node.version)),
+        "boot_id": told(json!(node.boot_id)),
+        "pod_uid": told(json!(node.pod_uid)),
+        "instance": told(json!(node.instance)),
+        "pools": told(json!(node.pools)),
+        "volumes": told(json!(node.volumes)),
+        "bytes": told(json!(node.bytes)),
+        "free_bytes": told(json!(node.free_bytes)),
+    })
+}
+
+pub(super) fn pool(pool: &v1::Pool) -> Value {
+    json!({
+        "node": pool.node,
+        "name": pool.name,
+        "kind": pool.kind,
+        "on": pool.on,
+        "storage": text(&pool.storage),
+        "bytes": pool.bytes,
+        "free_bytes": pool.free_bytes,
+        "largest_bytes": pool.largest_bytes,
+        "metadata_bytes": pool.metadata_bytes,
+        "metadata_free_bytes": pool.metadata_free_bytes,
+        "volumes": pool.volumes,
+        "problems": pool.problems,
+        "reachable": pool.reachable,
+    })
+}
+
+pub(super) fn volume(volume: &v1::Volume) -> Value {
+    let access = match volume.access() {
+        v1::Access::Mount => json!("mount"),
+        v1::Access::Block => json!("block"),
+        v1::Access::Both => json!("both"),
+        v1::Access::Unknown => Value::Null,
+    };
+    let orphan = match volume.orphan() {
+        v1::Orphan::Yes => json!(true),
+        v1::Orphan::No => json!(false),
+        v1::Orphan::Unknown => Value::Null,
+    };
+    json!({
+        "id": volume.id,
+        "name": volume.name,
+        "node": volume.node,
+        "pool": volume.pool,
+        "bytes": volume.bytes,
+        "access": access,
+        "filesystem": text(&volume.filesystem),
+        "layout": text(&volume.layout),
+        "disks": volume.disks,
+        "ready": volume.ready,
+        "problem": volume.problem,
+        "orphan": orphan,
+        "reachable": volume.reachable,
+    })
+}
+
+pub(super) fn diagnosis(answer: &v1::DiagnoseResponse) -> Value {
+    let totals = answer.totals.unwrap_or_default();
+    let finding = |finding: &v1::Finding| {
+        json!({
+            "level": rows::level(finding.level()),
+            "check": finding.check,
+            "subject": finding.subject,
+            "problem": finding.problem,
+            "advice": finding.advice,
+        })
+    };
+    json!({
+        "version": answer.version,
+        "nodes": totals.nodes,
+        "reachable_nodes": totals.reachable_nodes,
+        "pools": totals.pools,
+        "volumes": totals.volumes,
+        "orphans": totals.orphans_known.then_some(totals.orphans),
+        "findings": answer.findings.iter().map(finding).collect::<Value>(),
+    })
+}
+
+fn text(text: &str) -> Value {
+    if text.is_empty() { Value::Null } else { json!(text) }
+}

@@ -1,0 +1,214 @@
+//! `quarry nodes`, `pools`, `volumes` and `doctor`: what an operator wants to see, asked of the controller.
+//!
+//! Tables are for people; `-o json` is for programs: one object, sizes in bytes, names of fields that stay. Lists come in
+//! pages and are printed as they come, so that no list is too long.
+
+mod client;
+pub(crate) mod extras;
+mod json;
+mod rows;
+mod serve;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use quarry_proto::view::v1;
+use serde_json::{Value, json};
+
+pub(crate) use serve::serve;
+
+use client::Client;
+
+/// Where the answer is asked for, and how it is printed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Common {
+    /// How the answer is printed.
+    #[arg(short, long, default_value = "table")]
+    output: Output,
+    /// The controller's socket for questions.
+    #[arg(long, env = "QUARRY_VIEW", default_value = "/run/quarry/view.sock", value_name = "PATH")]
+    socket: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// What `quarry pools` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Pools {
+    #[command(flatten)]
+    common: Common,
+    /// Only those of this node.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    node: String,
+}
+
+/// What `quarry volumes` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Volumes {
+    #[command(flatten)]
+    common: Common,
+    /// Only those on this node.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    node: String,
+    /// Only those in pools of this name.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    pool: String,
+    /// Only those that no PersistentVolume names.
+    #[arg(long)]
+    orphans: bool,
+    /// Only those with a problem.
+    #[arg(long)]
+    problems: bool,
+}
+
+/// A question.
+#[derive(Debug)]
+pub(crate) enum Question {
+    /// All nodes.
+    Nodes(Common),
+    /// Pools.
+    Pools(Pools),
+    /// Volumes.
+    Volumes(Volumes),
+    /// What is wrong.
+    Doctor(Common),
+}
+
+/// Asks, and prints the answer to `out`. `quarry doctor` ends with failure where something does not work.
+///
+/// # Errors
+/// When the controller cannot be asked, or refuses: `CODE: message`.
+pub(crate) async fn run(question: Question, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let answered = match question {
+        Question::Nodes(common) => nodes(&common, out).await,
+        Question::Pools(pools) => self::pools(pools, out).await,
+        Question::Volumes(volumes) => self::volumes(volumes, out).await,
+        Question::Doctor(common) => doctor(&common, out).await,
+    };
+    match answered {
+        // Whoever reads has read enough.
+        Err(error) if closed(&error) => Ok(ExitCode::SUCCESS),
+        other => other,
+    }
+}
+
+/// Whether nobody reads what is printed.
+fn closed(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+async fn nodes(common: &Common, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let mut client = Client::connect(&common.socket, "nodes").await?;
+    let mut list = List::new(common.output, "nodes", &rows::NODES);
+    let mut request = v1::ListNodesRequest::default();
+    loop {
+        let page = client.nodes(request.clone()).await?;
+        list.print(out, &page.nodes, rows::node, json::node)?;
+        if !client::turn(&mut request.page_token, page.next_page_token)? {
+            return list.end(out);
+        }
+    }
+}
+
+async fn pools(args: Pools, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let mut client = Client::connect(&args.common.socket, "pools").await?;
+    let mut list = List::new(args.common.output, "pools", &rows::POOLS);
+    let mut request = v1::ListPoolsRequest { node: args.node, ..Default::default() };
+    loop {
+        let page = client.pools(request.clone()).await?;
+        list.print(out, &page.pools, rows::pool, json::pool)?;
+        if !client::turn(&mut request.page_token, page.next_page_token)? {
+            return list.end(out);
+        }
+    }
+}
+
+async fn volumes(args: Volumes, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let mut client = Client::connect(&args.common.socket, "volumes").await?;
+    let mut list = List::new(args.common.output, "volumes", &rows::VOLUMES);
+    let mut request = v1::ListVolumesRequest {
+        node: args.node,
+        pool: args.pool,
+        orphans_only: args.orphans,
+        problems_only: args.problems,
+        ..Default::default()
+    };
+    loop {
+        let page = client.volumes(request.clone()).await?;
+        list.print(out, &page.volumes, rows::volume, json::volume)?;
+        if !client::turn(&mut request.page_token, page.next_page_token)? {
+            return list.end(out);
+        }
+    }
+}
+
+async fn doctor(common: &Common, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let mut client = Client::connect(&common.socket, "doctor").await?;
+    let answer = client.diagnose().await?;
+    match common.output {
+        Output::Table => out.write_all(rows::diagnosis(&answer).as_bytes())?,
+        Output::Json => writeln!(out, "{:#}", json::diagnosis(&answer))?,
+    }
+    out.flush()?;
+    let bad = answer.findings.iter().any(|finding| finding.level() == v1::Level::Error);
+    Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A list that is printed page by page.
+enum List {
+    Table(table::Table),
+    Json { name: &'static str, items: u64 },
+}
+
+impl List {
+    fn new(output: Output, name: &'static str, columns: &[table::Column]) -> Self {
+        match output {
+            Output::Table => Self::Table(table::Table::new(columns)),
+            Output::Json => Self::Json { name, items: 0 },
+        }
+    }
+
+    fn print<T>(
+        &mut self,
+        out: &mut impl Write,
+        page: &[T],
+        row: impl Fn(&T) -> Vec<String>,
+        object: impl Fn(&T) -> Value,
+    ) -> io::Result<()> {
+        match self {
+            Self::Table(table) => out.write_all(table.page(page.iter().map(row)).as_bytes())?,
+            Self::Json { name, items } => {
+                for item in page {
+                    match *items {
+                        0 => write!(out, "{{{}:[\n{}", json!(name), object(item))?,
+                        _ => write!(out, ",\n{}", object(item))?,
+                    }
+                    *items += 1;
+                }
+            }
+        }
+        out.flush()
+    }
+
+    fn end(self, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Table(table) if table.is_empty() => writeln!(out, "none")?,
+            Self::Table(_) => {}
+            Self::Json { name, items: 0 } => writeln!(out, "{{{}:[]}}", json!(name))?,
+            Self::Json { .. } => writeln!(out, "\n]}}")?,
+        }
+        out.flush()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,227 @@
+//! Answers as rows of tables, and as text.
+
+use std::fmt::Write as _;
+
+use comfy_table::{ContentArrangement, presets};
+use quarry_proto::view::v1;
+use quarry_volume::show_size;
+
+use super::table::Column;
+
+const NOTHING: &str = "-";
+/// What cannot be known.
+const UNKNOWN: &str = "?";
+/// How wide text is that is broken into lines.
+const WIDTH: u16 = 120;
+
+pub(super) const NODES: [Column; 9] = [
+    Column::words("NODE"),
+    Column::words("STATE"),
+    Column::figures("SINCE"),
+    Column::words("VERSION"),
+    Column::figures("POOLS"),
+    Column::figures("VOLUMES"),
+    Column::figures("SIZE"),
+    Column::figures("FREE"),
+    Column::words("PROBLEM"),
+];
+
+pub(super) const POOLS: [Column; 11] = [
+    Column::words("NODE"),
+    Column::words("POOL"),
+    Column::words("KIND"),
+    Column::words("ON"),
+    Column::figures("SIZE"),
+    Column::figures("FREE"),
+    Column::figures("LARGEST"),
+    Column::figures("VOLUMES"),
+    Column::figures("METADATA"),
+    Column::words("STATE"),
+    Column::words("PROBLEM"),
+];
+
+pub(super) const VOLUMES: [Column; 11] = [
+    Column::words("NODE"),
+    Column::words("POOL"),
+    Column::words("ID"),
+    Column::words("NAME"),
+    Column::figures("SIZE"),
+    Column::words("ACCESS"),
+    Column::words("FS"),
+    Column::words("LAYOUT"),
+    Column::words("STATE"),
+    Column::words("ORPHAN"),
+    Column::words("PROBLEM"),
+];
+
+/// Said where a list shows what a node told before it went away.
+const STALE: &str = "its node is down: this is how it was";
+
+pub(super) fn node(node: &v1::Node) -> Vec<String> {
+    // A node that was never heard has said nothing of its pools, not even that there are none.
+    let told = |text: String| if node.heard { text } else { UNKNOWN.to_owned() };
+    vec![
+        node.name.clone(),
+        if node.reachable { "up" } else { "down" }.to_owned(),
+        length(node.since_seconds),
+        told(or(&node.version, UNKNOWN)),
+        told(node.pools.to_string()),
+        told(node.volumes.to_string()),
+        told(show_size(node.bytes)),
+        told(show_size(node.free_bytes)),
+        or(&node.why, NOTHING),
+    ]
+}
+
+pub(super) fn pool(pool: &v1::Pool) -> Vec<String> {
+    let state = match (pool.reachable, pool.problems.is_empty()) {
+        (false, _) => UNKNOWN,
+        (true, true) => "ok",
+        (true, false) => "problem",
+    };
+    vec![
+        pool.node.clone(),
+        pool.name.clone(),
+        or(&pool.kind, UNKNOWN),
+        or(&pool.on, UNKNOWN),
+        show_size(pool.bytes),
+        show_size(pool.free_bytes),
+        show_size(pool.largest_bytes),
+        pool.volumes.to_string(),
+        used(pool.metadata_bytes, pool.metadata_free_bytes),
+        state.to_owned(),
+        problem(&pool.problems.join("; "), pool.reachable),
+    ]
+}
+
+pub(super) fn volume(volume: &v1::Volume) -> Vec<String> {
+    let access = match volume.access() {
+        v1::Access::Mount => "mount",
+        v1::Access::Block => "block",
+        v1::Access::Both => "both",
+        v1::Access::Unknown => UNKNOWN,
+    };
+    let orphan = match volume.orphan() {
+        v1::Orphan::Yes => "ORPHAN",
+        v1::Orphan::No => NOTHING,
+        v1::Orphan::Unknown => UNKNOWN,
+    };
+    let layout = match (volume.layout.as_str(), volume.disks) {
+        ("", _) => UNKNOWN.to_owned(),
+        (layout, 0 | 1) => layout.to_owned(),
+        (layout, disks) => format!("{layout} x{disks}"),
+    };
+    vec![
+        volume.node.clone(),
+        volume.pool.clone(),
+        volume.id.clone(),
+        volume.name.clone(),
+        show_size(volume.bytes),
+        access.to_owned(),
+        or(&volume.filesystem, NOTHING),
+        layout,
+        if volume.ready { "ready" } else { "new" }.to_owned(),
+        orphan.to_owned(),
+        problem(&volume.problem, volume.reachable),
+    ]
+}
+
+/// What `quarry doctor` says to people: the findings, and what was looked at.
+pub(super) fn diagnosis(answer: &v1::DiagnoseResponse) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
+    for finding in &answer.findings {
+        let text = format!(
+            "{}: {}\n-> {}",
+            printable(&finding.subject),
+            printable(&finding.problem),
+            printable(&finding.advice)
+        );
+        table.add_row([level(finding.level()).to_uppercase(), text]);
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let mut text = table.trim_fmt();
+    if !text.is_empty() {
+        text.push_str("\n\n");
+    }
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "{}; {}", found(answer), looked_at(answer));
+    text
+}
+
+fn found(answer: &v1::DiagnoseResponse) -> String {
+    let count = |of: v1::Level| answer.findings.iter().filter(|finding| finding.level() == of).count();
+    let (errors, warnings) = (count(v1::Level::Error), count(v1::Level::Warning));
+    match (errors, warnings) {
+        (0, 0) => "No problem found".to_owned(),
+        _ => format!("{}, {}", plural(errors, "error"), plural(warnings, "warning")),
+    }
+}
+
+fn looked_at(answer: &v1::DiagnoseResponse) -> String {
+    let totals = answer.totals.unwrap_or_default();
+    let orphans = match totals.orphans_known {
+        true => totals.orphans.to_string(),
+        false => UNKNOWN.to_owned(),
+    };
+    format!(
+        "{} of {} nodes up, {} pools, {} volumes, {orphans} orphans; controller {}",
+        totals.reachable_nodes,
+        totals.nodes,
+        totals.pools,
+        totals.volumes,
+        printable(&answer.version)
+    )
+}
+
+/// A level's name.
+pub(super) fn level(level: v1::Level) -> &'static str {
+    match level {
+        v1::Level::Error => "error",
+        v1::Level::Warning => "warning",
+        v1::Level::Note => "note",
+        v1::Level::Unknown => "unknown",
+    }
+}
+
+fn plural(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+fn or(text: &str, otherwise: &str) -> String {
+    if text.is_empty() { otherwise.to_owned() } else { text.to_owned() }
+}
+
+fn problem(problem: &str, reachable: bool) -> String {
+    match (problem, reachable) {
+        ("", true) => NOTHING.to_owned(),
+        ("", false) => STALE.to_owned(),
+        (problem, true) => problem.to_owned(),
+        (problem, false) => format!("{problem} ({STALE})"),
+    }
+}
+
+/// How much of something is used up, in percent.
+fn used(room: u64, free: u64) -> String {
+    match room {
+        0 => NOTHING.to_owned(),
+        _ => format!("{}%", u128::from(room.saturating_sub(free)) * 100 / u128::from(room)),
+    }
+}
+
+/// A length of time as kubectl shows it: `42s`, `5m`, `3h`, `12d`.
+pub(super) fn length(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        7200..172_800 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86400),
+    }
+}
+
+/// What a server sends is not to steer the terminal, nor to break lines.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}

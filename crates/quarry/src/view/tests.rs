@@ -1,0 +1,390 @@
+//! The commands against a small controller on a real socket: what is asked, what is printed, how errors look.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use clap::Parser as _;
+use quarry_proto::view::v1::view_server::{View, ViewServer};
+use quarry_transport::unix;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use super::*;
+
+const GIB: u64 = 1 << 30;
+
+#[derive(clap::Parser)]
+enum Line {
+    Nodes(Common),
+    Pools(Pools),
+    Volumes(Volumes),
+    Doctor(Common),
+}
+
+/// Answers what it is given, `page` volumes at a time (one, unless it is set), and remembers what it was asked for.
+#[derive(Clone, Default)]
+struct Controller {
+    nodes: Vec<v1::Node>,
+    pools: Vec<v1::Pool>,
+    volumes: Vec<v1::Volume>,
+    diagnosis: v1::DiagnoseResponse,
+    refuses: bool,
+    page: usize,
+    asked: Arc<Mutex<Vec<v1::ListVolumesRequest>>>,
+}
+
+#[tonic::async_trait]
+impl View for Controller {
+    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
+        Ok(Response::new(v1::ListNodesResponse { nodes: self.nodes.clone(), ..Default::default() }))
+    }
+
+    async fn list_pools(&self, _: Request<v1::ListPoolsRequest>) -> Result<Response<v1::ListPoolsResponse>, Status> {
+        Ok(Response::new(v1::ListPoolsResponse { pools: self.pools.clone(), ..Default::default() }))
+    }
+
+    async fn list_volumes(
+        &self,
+        request: Request<v1::ListVolumesRequest>,
+    ) -> Result<Response<v1::ListVolumesResponse>, Status> {
+        let request = request.into_inner();
+        self.asked.lock().unwrap().push(request.clone());
+        if self.refuses {
+            return Err(Status::failed_precondition("which volumes are wanted is not known"));
+        }
+        let first: usize = request.page_token.parse().unwrap_or_default();
+        let volumes: Vec<_> = self.volumes.iter().skip(first).take(self.page.max(1)).cloned().collect();
+        let next = first + volumes.len();
+        let next_page_token = if next < self.volumes.len() { next.to_string() } else { String::new() };
+        Ok(Response::new(v1::ListVolumesResponse { volumes, next_page_token }))
+    }
+
+    async fn diagnose(&self, _: Request<v1::DiagnoseRequest>) -> Result<Response<v1::DiagnoseResponse>, Status> {
+        Ok(Response::new(self.diagnosis.clone()))
+    }
+}
+
+fn question(line: &str, socket: &Path) -> Question {
+    let socket = format!("--socket={}", socket.display());
+    let words = std::iter::once("quarry").chain(line.split_whitespace()).chain([socket.as_str()]);
+    match Line::try_parse_from(words).unwrap() {
+        Line::Nodes(common) => Question::Nodes(common),
+        Line::Pools(pools) => Question::Pools(pools),
+        Line::Volumes(volumes) => Question::Volumes(volumes),
+        Line::Doctor(common) => Question::Doctor(common),
+    }
+}
+
+/// Asks `controller` and gives what is printed, and how the command ends.
+async fn ask(controller: &Controller, line: &str) -> (String, Result<ExitCode, String>) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("view.sock");
+    let server = Server::builder().add_service(ViewServer::new(controller.clone()));
+    let server = tokio::spawn(server.serve_with_incoming(unix::listen(&path).unwrap()));
+    let mut out = Vec::new();
+    let ended = run(question(line, &path), &mut out).await.map_err(|error| format!("{error:#}"));
+    server.abort();
+    (String::from_utf8(out).unwrap(), ended)
+}
+
+async fn printed(controller: &Controller, line: &str) -> String {
+    let (out, ended) = ask(controller, line).await;
+    assert_eq!(ended, Ok(ExitCode::SUCCESS));
+    out
+}
+
+fn volume(name: &str) -> v1::Volume {
+    v1::Volume {
+        id: format!("v1:aaaaaaaaaa:n1:{name}"),
+        name: name.into(),
+        node: "n1".into(),
+        pool: "fast".into(),
+        bytes: 3 * GIB / 2,
+        access: v1::Access::Mount.into(),
+        filesystem: "xfs".into(),
+        layout: "linear".into(),
+        disks: 1,
+        ready: true,
+        problem: String::new(),
+        orphan: v1::Orphan::No.into(),
+        reachable: true,
+    }
+}
+
+fn some() -> Controller {
+    let up = v1::Node {
+        name: "n1".into(),
+        reachable: true,
+        since_seconds: 300,
+        heard: true,
+        version: "0.1.0".into(),
+        boot_id: "boot".into(),
+        instance: "run".into(),
+        pools: 2,
+        volumes: 120,
+        bytes: 2048 * GIB,
+        free_bytes: 100 * GIB,
+        ..Default::default()
+    };
+    let away = v1::Node {
+        name: "node-2".into(),
+        since_seconds: 86400,
+        why: "Connection refused".into(),
+        ..Default::default()
+    };
+    let fast = v1::Pool {
+        node: "n1".into(),
+        name: "fast".into(),
+        kind: "lvm".into(),
+        on: "vg0".into(),
+        storage: "aaaaaaaaaa".into(),
+        bytes: 100 * GIB,
+        free_bytes: 10 * GIB,
+        largest_bytes: 5 * GIB,
+        metadata_bytes: 1000,
+        metadata_free_bytes: 750,
+        volumes: 12,
+        problems: Vec::new(),
+        reachable: true,
+    };
+    let lost = v1::Pool {
+        name: "lost".into(),
+        problems: vec!["a disk is missing".into(), "another too".into()],
+        metadata_bytes: 0,
+        ..fast.clone()
+    };
+    let old = v1::Pool { node: "node-2".into(), reachable: false, ..fast.clone() };
+    let raw = v1::Volume {
+        access: v1::Access::Block.into(),
+        filesystem: String::new(),
+        layout: "raid1".into(),
+        disks: 2,
+        ready: false,
+        orphan: v1::Orphan::Yes.into(),
+        problem: "has lost a mirror".into(),
+        ..volume("pvc-longer")
+    };
+    let newer = v1::Volume {
+        access: v1::Access::Unknown.into(),
+        filesystem: String::new(),
+        layout: String::new(),
+        disks: 0,
+        orphan: v1::Orphan::Unknown.into(),
+        reachable: false,
+        ..volume("pvc-c")
+    };
+    Controller {
+        nodes: vec![up, away],
+        pools: vec![fast, lost, old],
+        volumes: vec![volume("pvc-a"), raw, newer],
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn tables_are_aligned_and_sizes_readable() {
+    let controller = some();
+    assert_eq!(
+        printed(&controller, "nodes").await,
+        "\
+NODE    STATE  SINCE  VERSION  POOLS  VOLUMES  SIZE   FREE  PROBLEM
+n1      up        5m  0.1.0        2      120   2Ti  100Gi  -
+node-2  down     24h  ?            ?        ?     ?      ?  Connection refused
+"
+    );
+    assert_eq!(
+        printed(&controller, "pools").await,
+        "\
+NODE    POOL  KIND  ON    SIZE  FREE  LARGEST  VOLUMES  METADATA  STATE    PROBLEM
+n1      fast  lvm   vg0  100Gi  10Gi      5Gi       12       25%  ok       -
+n1      lost  lvm   vg0  100Gi  10Gi      5Gi       12         -  problem  a disk is missing; another too
+node-2  fast  lvm   vg0  100Gi  10Gi      5Gi       12       25%  ?        its node is down: this is how it was
+"
+    );
+    // One volume to the page: later rows stay in line as far as they can.
+    assert_eq!(
+        printed(&controller, "volumes").await,
+        "\
+NODE  POOL  ID                      NAME    SIZE  ACCESS  FS   LAYOUT  STATE  ORPHAN  PROBLEM
+n1    fast  v1:aaaaaaaaaa:n1:pvc-a  pvc-a  1.5Gi  mount   xfs  linear  ready  -       -
+n1    fast  v1:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  has lost a mirror
+n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       its node is down: this is how it was
+"
+    );
+    let empty = Controller::default();
+    for list in ["nodes", "pools", "volumes"] {
+        assert_eq!(printed(&empty, list).await, "none\n");
+    }
+}
+
+#[tokio::test]
+async fn json_is_one_object_with_stable_names_and_bytes_as_numbers() {
+    let controller = some();
+    let read = |text: String| serde_json::from_str::<Value>(&text).unwrap();
+    let nodes = read(printed(&controller, "nodes -o json").await);
+    assert_eq!(
+        nodes,
+        json!({"nodes": [
+            {
+                "name": "n1", "reachable": true, "since_seconds": 300, "why": "", "version": "0.1.0", "boot_id": "boot",
+                "pod_uid": "", "instance": "run", "pools": 2, "volumes": 120, "bytes": 2048 * GIB,
+                "free_bytes": 100 * GIB,
+            },
+            {
+                "name": "node-2", "reachable": false, "since_seconds": 86400, "why": "Connection refused",
+                "version": null, "boot_id": null, "pod_uid": null, "instance": null, "pools": null, "volumes": null,
+                "bytes": null, "free_bytes": null,
+            },
+        ]})
+    );
+    let pools = read(printed(&controller, "pools -o json").await);
+    assert_eq!(
+        pools["pools"][0],
+        json!({
+            "node": "n1", "name": "fast", "kind": "lvm", "on": "vg0", "storage": "aaaaaaaaaa", "bytes": 100 * GIB,
+            "free_bytes": 10 * GIB, "largest_bytes": 5 * GIB, "metadata_bytes": 1000, "metadata_free_bytes": 750,
+            "volumes": 12, "problems": [], "reachable": true,
+        })
+    );
+    assert_eq!(pools["pools"][1]["problems"], json!(["a disk is missing", "another too"]));
+    let volumes = read(printed(&controller, "volumes -o json").await);
+    assert_eq!(
+        volumes["volumes"][1],
+        json!({
+            "id": "v1:aaaaaaaaaa:n1:pvc-longer", "name": "pvc-longer", "node": "n1", "pool": "fast",
+            "bytes": 3 * GIB / 2, "access": "block", "filesystem": null, "layout": "raid1", "disks": 2, "ready": false,
+            "problem": "has lost a mirror", "orphan": true, "reachable": true,
+        })
+    );
+    let known = |index: usize| (&volumes["volumes"][index]["orphan"], &volumes["volumes"][index]["access"]);
+    assert_eq!(known(0), (&json!(false), &json!("mount")));
+    assert_eq!(known(2), (&Value::Null, &Value::Null));
+    assert_eq!(volumes["volumes"].as_array().unwrap().len(), 3);
+    for list in ["nodes", "pools", "volumes"] {
+        let none = read(printed(&Controller::default(), &format!("{list} -o json")).await);
+        assert_eq!(none, json!({list: []}));
+    }
+}
+
+#[tokio::test]
+async fn flags_say_which_volumes_and_all_pages_are_asked_for() {
+    let controller = some();
+    printed(&controller, "volumes --node n1 --pool fast --orphans --problems").await;
+    let asked = controller.asked.lock().unwrap().clone();
+    let tokens: Vec<_> = asked.iter().map(|request| request.page_token.as_str()).collect();
+    assert_eq!(tokens, ["", "1", "2"]);
+    for request in &asked {
+        assert_eq!((request.node.as_str(), request.pool.as_str()), ("n1", "fast"));
+        assert!(request.orphans_only && request.problems_only);
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_volumes_are_printed() {
+    let volumes = (0..10_000).map(|number| volume(&format!("pvc-{number:05}"))).collect();
+    let controller = Controller { volumes, page: 500, ..Default::default() };
+    let table = printed(&controller, "volumes").await;
+    let lines: Vec<_> = table.lines().collect();
+    assert_eq!(lines.len(), 10_001);
+    assert!(lines.iter().skip(1).all(|line| line.len() == lines[1].len()), "in line over all pages");
+    let json: Value = serde_json::from_str(&printed(&controller, "volumes -o json").await).unwrap();
+    assert_eq!(json["volumes"].as_array().unwrap().len(), 10_000);
+}
+
+fn finding(level: v1::Level, subject: &str) -> v1::Finding {
+    v1::Finding {
+        level: level.into(),
+        check: "some-check".into(),
+        subject: subject.into(),
+        problem: "is not as it should be".into(),
+        advice: "make it so".into(),
+    }
+}
+
+#[tokio::test]
+async fn the_doctor_fails_for_errors_alone() {
+    let totals = v1::Totals { nodes: 3, reachable_nodes: 2, pools: 4, volumes: 5, orphans: 1, orphans_known: true };
+    let with = |findings: Vec<v1::Finding>| Controller {
+        diagnosis: v1::DiagnoseResponse { findings, totals: Some(totals), version: "0.1.0".into() },
+        ..Default::default()
+    };
+    let looked_at = "2 of 3 nodes up, 4 pools, 5 volumes, 1 orphans; controller 0.1.0\n";
+    assert_eq!(printed(&with(vec![]), "doctor").await, format!("No problem found; {looked_at}"));
+    let warned = with(vec![finding(v1::Level::Warning, "pool p"), finding(v1::Level::Note, "x")]);
+    assert!(printed(&warned, "doctor").await.ends_with(&format!("\n\n0 errors, 1 warning; {looked_at}")));
+
+    let bad = with(vec![finding(v1::Level::Error, "node n"), finding(v1::Level::Warning, "pool \u{1b}[2J")]);
+    let (out, ended) = ask(&bad, "doctor").await;
+    assert_eq!(ended, Ok(ExitCode::FAILURE));
+    assert_eq!(
+        out,
+        format!(
+            "\
+ERROR    node n: is not as it should be
+         -> make it so
+WARNING  pool \\u{{1b}}[2J: is not as it should be
+         -> make it so
+
+1 error, 1 warning; {looked_at}"
+        )
+    );
+    let (out, ended) = ask(&bad, "doctor -o json").await;
+    assert_eq!(ended, Ok(ExitCode::FAILURE));
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        json["findings"][0],
+        json!({
+            "level": "error", "check": "some-check", "subject": "node n", "problem": "is not as it should be",
+            "advice": "make it so",
+        })
+    );
+    assert_eq!((&json["nodes"], &json["reachable_nodes"], &json["orphans"]), (&json!(3), &json!(2), &json!(1)));
+}
+
+#[tokio::test]
+async fn long_advice_is_broken_into_lines() {
+    let long = v1::Finding { advice: "do this and ".repeat(30), ..finding(v1::Level::Error, "node n") };
+    let diagnosis = v1::DiagnoseResponse { findings: vec![long], ..Default::default() };
+    let (out, _) = ask(&Controller { diagnosis, ..Default::default() }, "doctor").await;
+    let lines: Vec<_> = out.lines().take_while(|line| !line.is_empty()).collect();
+    assert!(lines.len() > 4, "{out}");
+    assert!(lines.iter().all(|line| line.len() <= 120), "{out}");
+    assert!(lines.iter().skip(1).all(|line| line.starts_with("       ")), "under the text, not under the level: {out}");
+}
+
+#[tokio::test]
+async fn errors_say_what_and_where_to_run() {
+    let refusing = Controller { refuses: true, ..some() };
+    let (_, refused) = ask(&refusing, "volumes --orphans").await;
+    assert_eq!(refused.unwrap_err(), "FAILED_PRECONDITION: which volumes are wanted is not known");
+
+    let nowhere = question("doctor", Path::new("/nonexistent/view.sock"));
+    let error = run(nowhere, &mut Vec::new()).await.unwrap_err().to_string();
+    assert!(error.starts_with("UNAVAILABLE: cannot connect to /nonexistent/view.sock: "), "{error}");
+    assert!(error.contains("`kubectl quarry doctor`") && error.contains("--socket"), "{error}");
+}
+
+/// Somebody who stops reading, like `head`.
+struct Closed;
+
+impl Write for Closed {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn whoever_has_read_enough_is_no_failure() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("view.sock");
+    let server = Server::builder().add_service(ViewServer::new(some()));
+    let server = tokio::spawn(server.serve_with_incoming(unix::listen(&path).unwrap()));
+    for line in ["volumes", "nodes -o json", "doctor"] {
+        assert_eq!(run(question(line, &path), &mut Closed).await.unwrap(), ExitCode::SUCCESS, "{line}");
+    }
+    server.abort();
+}
