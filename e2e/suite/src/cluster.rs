@@ -33,7 +33,6 @@ static TURN: Semaphore = Semaphore::const_new(1);
 pub struct Cluster {
     pub control: Vm,
     pub nodes: Vec<Node>,
-    pub network: Network,
     _turn: SemaphorePermit<'static>,
 }
 
@@ -70,7 +69,7 @@ impl Cluster {
             }
         });
         let (control, nodes) = tokio::try_join!(control, try_join_all(nodes))?;
-        let cluster = Self { control, nodes, network: network.clone(), _turn: turn };
+        let cluster = Self { control, nodes, _turn: turn };
         cluster.list_agents(&cluster.addresses()).await?;
         Ok(cluster)
     }
@@ -97,10 +96,7 @@ impl Cluster {
 
     /// Tells the controllers which nodes there are, and where.
     pub async fn list_agents(&self, agents: &[(String, String)]) -> Result<()> {
-        let line = |(node, address): &(String, String)| format!("  - {{node: {node}, address: '{address}'}}\n");
-        let text = format!("agents:\n{}", agents.iter().map(line).collect::<String>());
-        self.control.sh("mkdir -p /etc/quarry /run/quarry").await?;
-        self.control.write(AGENTS, text.as_bytes(), 0o644).await
+        list_agents(&self.control, agents).await
     }
 
     /// Issues certificates, as an operator does before the first controller runs.
@@ -110,7 +106,7 @@ impl Cluster {
 
     /// `quarry certificates`, as an operator would run it.
     pub async fn certificates(&self, action: &str) -> Result<String> {
-        self.control.sh(format!("{BINARY} certificates {action} --certificates {CERTIFICATES}")).await
+        certificates(&self.control, action).await
     }
 
     /// The files of an issued certificate: `node` or `controller`.
@@ -131,15 +127,7 @@ impl Cluster {
 
     /// Starts a controller. `number` tells it from others; `arguments` are given besides the usual ones.
     pub async fn controller(&self, number: u16, arguments: &str) -> Result<Controller> {
-        let mut controller = Controller {
-            csi: Csi::new(self.control.guest(), format!("/run/quarry/controller-{number}.sock")),
-            guest: self.control.guest(),
-            number,
-            arguments: arguments.to_owned(),
-            process: None,
-        };
-        controller.serve().await?;
-        Ok(controller)
+        Controller::start(self.control.guest(), number, arguments).await
     }
 
     /// Starts the only controller, and waits until it is connected to all nodes.
@@ -169,6 +157,19 @@ impl Cluster {
     }
 }
 
+/// Tells the controllers of a machine which nodes there are, and where.
+pub async fn list_agents(guest: &Guest, agents: &[(String, String)]) -> Result<()> {
+    let line = |(node, address): &(String, String)| format!("  - {{node: {node}, address: '{address}'}}\n");
+    let text = format!("agents:\n{}", agents.iter().map(line).collect::<String>());
+    guest.sh("mkdir -p /etc/quarry /run/quarry").await?;
+    guest.write(AGENTS, text.as_bytes(), 0o644).await
+}
+
+/// `quarry certificates`, as an operator would run it.
+pub async fn certificates(guest: &Guest, action: &str) -> Result<String> {
+    guest.sh(format!("{BINARY} certificates {action} --certificates {CERTIFICATES}")).await
+}
+
 /// Puts files where a Secret is mounted, as kubelet does: behind a link that is swapped.
 pub async fn mount_secret(guest: &Guest, folder: &str, files: &BTreeMap<&str, Vec<u8>>) -> Result<()> {
     let version = guest.sh(format!("mkdir -p {folder} && mktemp -d {folder}/..version-XXXXXX")).await?;
@@ -193,13 +194,32 @@ pub struct Controller {
 }
 
 impl Controller {
-    /// Starts it and waits until it serves.
+    /// Starts a controller in a machine and waits until it serves.
+    pub async fn start(guest: Guest, number: u16, arguments: &str) -> Result<Self> {
+        let mut controller = Self {
+            csi: Csi::new(guest.clone(), socket(number)),
+            guest,
+            number,
+            arguments: arguments.to_owned(),
+            process: None,
+        };
+        controller.serve().await?;
+        Ok(controller)
+    }
+
+    /// Where it serves CSI.
+    pub fn socket(&self) -> String {
+        socket(self.number)
+    }
+
+    /// Starts it again and waits until it serves.
     pub async fn serve(&mut self) -> Result<()> {
         let number = self.number;
         let script = format!(
             "mkdir -p /run/quarry {FAULTS} && export QUARRY_FAULT_DIR={FAULTS} && exec {BINARY} --log debug controller \
-             --agents {AGENTS} --certificates {CERTIFICATES} --endpoint unix:///run/quarry/controller-{number}.sock \
-             --http 127.0.0.1:{} --view {} {} >>{} 2>&1",
+             --agents {AGENTS} --certificates {CERTIFICATES} --endpoint unix://{} --http 127.0.0.1:{} \
+             --view {} {} >>{} 2>&1",
+            self.socket(),
             self.port(),
             self.view(),
             self.arguments,
@@ -267,6 +287,10 @@ impl Controller {
             Err(error) => bail!("{error:#}\n{}", self.log_tail().await),
         }
     }
+}
+
+fn socket(number: u16) -> String {
+    format!("/run/quarry/controller-{number}.sock")
 }
 
 /// Asks until it is so, at most for `limit`; says how long it took.

@@ -46,6 +46,18 @@ pub fn all() -> Vec<Scenario> {
             run: |context| Box::pin(sanity::block(context)),
         },
         Scenario {
+            name: "sanity-mount-apart",
+            about: "csi-sanity on ext4, controller and node apart over mutual TLS",
+            limit: minutes(20),
+            run: |context| Box::pin(sanity::mount_apart(context)),
+        },
+        Scenario {
+            name: "sanity-block-apart",
+            about: "csi-sanity on raw block volumes, controller and node apart",
+            limit: minutes(20),
+            run: |context| Box::pin(sanity::block_apart(context)),
+        },
+        Scenario {
             name: "cluster-placement",
             about: "three nodes and two controllers: volumes land where they are asked for, and everybody is told",
             limit: minutes(10),
@@ -68,6 +80,12 @@ pub fn all() -> Vec<Scenario> {
             about: "controllers are killed at bad moments, and get the same call at once: one volume or none",
             limit: minutes(12),
             run: |context| Box::pin(cluster::controllers::run(context)),
+        },
+        Scenario {
+            name: "cluster-certificates",
+            about: "who is let in, clocks that are off, and a new authority while calls go on",
+            limit: minutes(15),
+            run: |context| Box::pin(cluster::certificates::run(context)),
         },
         Scenario {
             name: "kill-at-every-step",

@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use quarry_vm::Command;
 use serde_json::Value;
 
-use crate::node::{Node, SOCKET};
+use crate::cluster::{self, CERTIFICATES, Controller};
+use crate::node::{AGENT, Node, SOCKET, TLS};
 use crate::runner::{Context, Passed};
 
 const GIB: u64 = 1 << 30;
@@ -54,21 +55,54 @@ const SKIPPED: &[(&str, usize)] = &[
 const PENDING: usize = 1;
 
 pub async fn mount(context: Context) -> Passed {
-    run(context, "mount").await
+    together(context, "mount").await
 }
 
 pub async fn block(context: Context) -> Passed {
-    run(context, "block").await
+    together(context, "block").await
 }
 
-async fn run(context: Context, access: &str) -> Passed {
+/// The specs that name no size get the default one, 1 GiB.
+const DISKS: [u64; 2] = [3 * GIB, 3 * GIB];
+
+async fn together(context: Context, access: &str) -> Passed {
     // Built on the host while nothing else waits for it.
+    install::csi_sanity().await?;
+    let node = Node::start(&format!("sanity-{access}"), &DISKS).await?;
+    run(&context, &node, access, None).await
+}
+
+pub async fn mount_apart(context: Context) -> Passed {
+    apart(context, "mount").await
+}
+
+pub async fn block_apart(context: Context) -> Passed {
+    apart(context, "block").await
+}
+
+/// Controller and node are processes of their own, with mutual TLS between them.
+async fn apart(context: Context, access: &str) -> Passed {
+    install::csi_sanity().await?;
+    let mut node = Node::bare(&format!("sanity-{access}-apart"), &DISKS).await?;
+    cluster::certificates(&node.vm, "issue").await?;
+    // The directory in which they are issued may serve as it is where node and controller share a host.
+    node.vm.sh(format!("ln -s {CERTIFICATES}/node {TLS}")).await?;
+    let name = node.vm.sh("hostname").await?;
+    cluster::list_agents(&node.vm, &[(name, format!("127.0.0.1:{AGENT}"))]).await?;
+    node.in_cluster();
+    node.serve().await?;
+    let mut controller = Controller::start(node.vm.guest(), 1, "").await?;
+    controller.connected(1).await?;
+    let passed = run(&context, &node, access, Some(&controller)).await?;
+    controller.stop().await?;
+    Ok(passed)
+}
+
+async fn run(context: &Context, node: &Node, access: &str, controller: Option<&Controller>) -> Passed {
     let program = install::csi_sanity().await?;
-    // The specs that name no size get the default one, 1 GiB.
-    let node = Node::start(&format!("sanity-{access}"), &[3 * GIB, 3 * GIB]).await?;
     node.vm.push(&program, PROGRAM, 0o755).await?;
     node.vm.sh("mkdir -p /var/lib/kubelet/pods /var/lib/kubelet/plugins").await?;
-    let command = Command::new([
+    let mut arguments = vec![
         PROGRAM.to_owned(),
         format!("-csi.endpoint=unix://{SOCKET}"),
         "-csi.mountdir=/var/lib/kubelet/pods/sanity".to_owned(),
@@ -79,8 +113,11 @@ async fn run(context: Context, access: &str) -> Passed {
         format!("-ginkgo.json-report={REPORT}"),
         "-ginkgo.no-color".to_owned(),
         "-ginkgo.timeout=20m".to_owned(),
-    ]);
-    let output = node.vm.exec(command.timeout(PATIENCE)).await?;
+    ];
+    if let Some(controller) = controller {
+        arguments.push(format!("-csi.controllerendpoint=unix://{}", controller.socket()));
+    }
+    let output = node.vm.exec(Command::new(arguments).timeout(PATIENCE)).await?;
     let report = node.vm.read(REPORT).await.with_context(|| {
         format!("csi-sanity left no report: {}\n{}\n{}", output.exit, output.text(), output.error_text())
     })?;
