@@ -1,0 +1,145 @@
+//! What must be true in the end, read from the storages themselves.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use quarry_pool::{Operation, Pool as _, SimulatedPool};
+use quarry_volume::{VolumeId, VolumeSpec};
+
+use crate::world::{Life, MIB, Node, Shared, Storage, World};
+
+/// Waits for a future that needs no simulated time.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(future)
+}
+
+/// The volumes of a node: identifier, name asked for, bytes.
+pub(crate) fn volumes(node: &Node) -> Vec<(String, String, u64)> {
+    let volumes = now(node.storage.pool.volumes()).unwrap();
+    let describe = |volume: quarry_pool::PoolVolume| {
+        let name = volume.record().map_or_else(|_| volume.name.clone(), |record| record.name.clone());
+        let id = VolumeId { storage: volume.storage, node: node.name.clone(), volume: volume.name };
+        (id.to_string(), name, volume.size)
+    };
+    volumes.into_iter().map(describe).collect()
+}
+
+/// Puts volumes on a storage, past everybody.
+pub(crate) fn put(pool: &SimulatedPool, specs: impl Iterator<Item = VolumeSpec>) {
+    for spec in specs {
+        now(pool.carve(&spec)).unwrap();
+    }
+}
+
+/// The storage does what it is told, and soon.
+pub(crate) fn calm(pool: &SimulatedPool) {
+    for operation in [Operation::Carve, Operation::Remove, Operation::Write, Operation::Read, Operation::SetRecord] {
+        pool.set_delay(operation, Duration::from_millis(if operation == Operation::Read { 0 } else { 20 }));
+    }
+}
+
+/// Looks through all storages. Returns how many volumes lie on nodes that were away for so long that they may.
+pub(crate) fn storages(shared: &Shared) -> usize {
+    let mut world = shared.lock();
+    let mut found: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for node in world.nodes.iter().filter(|node| !node.gone) {
+        let volumes = volumes(node);
+        wrong.extend(decoys(&node.storage, &volumes, &node.name));
+        wrong.extend(sums(&node.storage, &volumes, &node.name));
+        for (id, name, size) in volumes {
+            if !node.storage.decoys.contains(&name) {
+                found.entry(name).or_default().push(Place { id, size, away: node.long_away });
+            }
+        }
+    }
+    let mut orphans = 0;
+    for claim in &world.claims {
+        let places = found.remove(&claim.name).unwrap_or_default();
+        let wanted = match &claim.life {
+            Life::Bound(id) => Some(id),
+            Life::Wanted | Life::Deleted(_) => None,
+        };
+        let here = places.iter().filter(|place| Some(&place.id) == wanted).collect::<Vec<_>>();
+        // A claim that was never answered may have its one volume.
+        let spare = usize::from(claim.life == Life::Wanted);
+        let others: Vec<_> = places.iter().filter(|place| Some(&place.id) != wanted).collect();
+        let away = others.iter().filter(|place| place.away).count();
+        if others.len() - away > spare {
+            wrong.push(format!("{} is {:?}, and there are {others:?}", claim.name, claim.life));
+        }
+        orphans += away;
+        match (wanted, here.as_slice()) {
+            (None, _) => {}
+            (Some(id), []) if world.lost(id) => {}
+            (Some(id), []) => wrong.push(format!("{} was answered with {id}, which does not exist", claim.name)),
+            (Some(id), [place, ..]) if place.size != claim.mib * MIB => {
+                wrong.push(format!("{id} has {} bytes, not {} MiB", place.size, claim.mib));
+            }
+            _ => {}
+        }
+    }
+    for (name, places) in found {
+        wrong.push(format!("nobody asked for {name}: {places:?}"));
+    }
+    wrong.into_iter().for_each(|wrong| world.violated(wrong));
+    orphans
+}
+
+/// Where a volume of some name is.
+#[derive(Debug)]
+struct Place {
+    id: String,
+    size: u64,
+    /// Whether its node was away for more than five minutes.
+    away: bool,
+}
+
+/// What belongs to others is untouched.
+fn decoys(storage: &Storage, volumes: &[(String, String, u64)], node: &str) -> Vec<String> {
+    let there = |decoy: &&String| volumes.iter().any(|(_, name, _)| name == *decoy);
+    let gone = storage.decoys.iter().filter(|decoy| !there(decoy));
+    gone.map(|decoy| format!("{node} has lost {decoy}, which nobody asked to delete")).collect()
+}
+
+/// What is used and what is free add up.
+fn sums(storage: &Storage, volumes: &[(String, String, u64)], node: &str) -> Option<String> {
+    let used: u64 = volumes.iter().map(|(_, _, size)| size / MIB).sum();
+    let free: u64 = storage.pool.free().iter().sum();
+    let size = storage.size;
+    (used + free != size).then(|| format!("{node}: {used} MiB used and {free} free are not {size}"))
+}
+
+/// In what the controllers' words differ from the truth.
+pub(crate) fn audits(shared: &Shared) -> Vec<String> {
+    let world = shared.lock();
+    let (volumes, capacities) = truth(&world);
+    let mut wrong = Vec::new();
+    for (replica, audit) in world.audits.iter().enumerate() {
+        let Some(audit) = audit else {
+            wrong.push(format!("controller {replica} does not list its volumes"));
+            continue;
+        };
+        let mut told = audit.volumes.clone();
+        told.sort();
+        let missing: Vec<_> = volumes.iter().filter(|one| !told.contains(one)).collect();
+        let surplus: Vec<_> = told.iter().filter(|one| !volumes.contains(one)).collect();
+        if !missing.is_empty() || !surplus.is_empty() || told.len() != volumes.len() {
+            wrong.push(format!("controller {replica} does not tell {missing:?}, and tells {surplus:?}"));
+        }
+        if audit.capacities != capacities {
+            wrong.push(format!("controller {replica} tells capacities {:?}, not {capacities:?}", audit.capacities));
+        }
+    }
+    wrong
+}
+
+/// All volumes, and the free bytes of each node.
+fn truth(world: &World) -> (Vec<(String, i64)>, Vec<i64>) {
+    let signed = |bytes: u64| i64::try_from(bytes).unwrap();
+    let there = || world.nodes.iter().filter(|node| !node.gone);
+    let volumes = there().flat_map(volumes).map(|(id, _, size)| (id, signed(size))).collect();
+    let free = |node: &Node| if node.gone { 0 } else { node.storage.pool.free().iter().sum() };
+    (volumes, world.nodes.iter().map(|node| signed(free(node) * MIB)).collect())
+}

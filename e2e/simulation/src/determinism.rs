@@ -1,0 +1,39 @@
+//! Nothing here is left to chance but the seed: one process per run, and its randomness is made here.
+//!
+//! The standard library orders its hash maps, and tokio the branches of `select!`, by what the kernel gives for random.
+//! In this process the kernel is not asked: [`getrandom`] stands in its place. With it, and with turmoil's time and one
+//! thread, a seed gives the same run again.
+
+use std::cell::RefCell;
+
+thread_local! {
+    static BYTES: RefCell<Option<fastrand::Rng>> = const { RefCell::new(None) };
+}
+
+/// From now on all randomness of this thread follows from `seed`.
+pub(crate) fn seed(seed: u64) {
+    BYTES.set(Some(fastrand::Rng::with_seed(seed ^ 0x5155_4152_5259)));
+    fastrand::seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+}
+
+/// What libc offers under this name, from the seed. Threads without one get zeros: none of them decides anything.
+///
+/// # Safety
+/// As for libc's: `buffer` has room for `length` bytes.
+#[allow(unsafe_code, reason = "takes the place of libc's function")]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, _flags: u32) -> isize {
+    // SAFETY: the caller gives a buffer of that length.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(buffer, length) };
+    let seeded = BYTES.try_with(|from| match &mut *from.borrow_mut() {
+        Some(from) => {
+            bytes.fill_with(|| from.u8(..));
+            true
+        }
+        None => false,
+    });
+    if seeded != Ok(true) {
+        bytes.fill(0);
+    }
+    isize::try_from(length).unwrap_or(isize::MAX)
+}
