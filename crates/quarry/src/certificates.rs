@@ -13,6 +13,7 @@ use crate::kubernetes;
 
 /// What a controller is told about certificates.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// The directory with a certificate that an operator or cert-manager provides: tls.crt, tls.key, ca.crt. Then none
     /// are issued, for the nodes neither.

@@ -20,6 +20,7 @@ const TOOLS: [&str; 7] = ["lvm", "dmsetup", "blkid", "mkfs.ext4", "mkfs.xfs", "x
 
 /// What a role with a host is told about it.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// The pools of this node (YAML, see docs/pools.md).
     #[arg(long, value_name = "FILE")]

@@ -14,6 +14,7 @@ use quarry_kubernetes::{
 
 /// What a controller in Kubernetes is told.
 #[derive(Debug, clap::Args)]
+#[group(skip)]
 pub(crate) struct Args {
     /// A kubeconfig file; the pod's service account unless given.
     #[arg(long, value_name = "FILE", conflicts_with = "agents")]
