@@ -1,0 +1,69 @@
+//! `deploy/kubectl-quarry`, with a kubectl that only says what it was told.
+#![allow(clippy::disallowed_types)] // quarry-exec is for what Quarry starts.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::process::{Command, Output};
+
+const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/kubectl-quarry");
+/// Where the kubectl lies that stands in.
+const FAKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake");
+
+/// Runs the plugin in a cluster with these pods (`namespace name ready` each), and gives what kubectl was asked.
+fn run(pods: &str, arguments: &[&str]) -> (Output, Vec<String>) {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("pods"), pods).unwrap();
+    let path = format!("{FAKE}:{}", std::env::var("PATH").unwrap());
+    let output = Command::new("sh")
+        .arg(PLUGIN)
+        .args(arguments)
+        .env("PATH", path)
+        .env("ASKED", at("asked"))
+        .env("PODS", at("pods"))
+        .env_remove("QUARRY_NAMESPACE")
+        .env_remove("QUARRY_SELECTOR")
+        .env_remove("QUARRY_CONTAINER")
+        .output()
+        .unwrap();
+    let asked = std::fs::read_to_string(at("asked")).unwrap_or_default();
+    (output, asked.lines().map(str::to_owned).collect())
+}
+
+#[test]
+fn the_first_controller_that_is_ready_is_asked() {
+    let pods = "storage controller-a False\nstorage controller-b True\nother controller-c True\n";
+    let (output, asked) = run(pods, &["volumes", "--pool", "two words", "-o", "json"]);
+    assert!(asked[0].starts_with("get|pods|--all-namespaces|--selector=app.kubernetes.io/name=quarry,"), "{asked:?}");
+    assert_eq!(
+        asked[1], "exec|--namespace=storage|controller-b|--|quarry|volumes|--pool|two words|-o|json|",
+        "{asked:?}"
+    );
+    // What quarry says and how it ends is what the plugin says and how it ends.
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(7), b"answer\n".as_slice()));
+}
+
+#[test]
+fn kubectls_own_flags_reach_kubectl() {
+    let (_, asked) = run("ns c True\n", &["-n", "ns", "--context=my cluster", "--kubeconfig", "/k f", "doctor"]);
+    let own = "--context=my cluster|--kubeconfig=/k f|";
+    assert!(asked[0].starts_with(&format!("{own}get|pods|--namespace=ns|")), "{asked:?}");
+    assert_eq!(asked[1], format!("{own}exec|--namespace=ns|c|--|quarry|doctor|"));
+}
+
+#[test]
+fn one_that_is_not_ready_is_better_than_none() {
+    let (_, asked) = run("ns c False\n", &["doctor"]);
+    assert_eq!(asked[1], "exec|--namespace=ns|c|--|quarry|doctor|");
+    let (output, asked) = run("", &["doctor"]);
+    assert_eq!((output.status.code(), asked.len()), (Some(1), 1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no controller runs"), "{output:?}");
+}
+
+#[test]
+fn without_a_command_its_use_is_told() {
+    let (output, asked) = run("", &[]);
+    assert_eq!((output.status.code(), asked.len()), (Some(2), 0));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("doctor"), "{output:?}");
+    let (output, _) = run("", &["-n"]);
+    assert_eq!(output.status.code(), Some(2));
+}
