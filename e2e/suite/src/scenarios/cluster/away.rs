@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use tonic::Code;
 
+use super::view;
 use crate::cluster::{Cluster, Controller, PATIENCE, eventually};
 use crate::csi::{Ask, Made, refused};
 use crate::runner::{Context, Passed};
@@ -22,6 +23,9 @@ pub async fn run(context: Context) -> Passed {
     steps::open(cluster.of(&made)?, &made).await?;
     steps::write(cluster.of(&made)?, &made).await?;
 
+    view::tells(&cluster.control, &controller, 3, None, &[&made])
+        .await
+        .context("what is shown of a cluster that is well")?;
     let cut = cut_off(&mut cluster, &controller, &made).await.context("a node that is cut off")?;
     context.say(&cut);
     let dead = power(&mut cluster, &controller, &made).await.context("a node without power")?;
@@ -74,6 +78,8 @@ async fn cut_off(cluster: &mut Cluster, controller: &Controller, made: &Made) ->
     let began = Instant::now();
     let noticed = controller.connected(2).await?;
     let (refusal, healthy) = others_go_on(cluster, controller, made).await?;
+    let shown = view::tells(&cluster.control, controller, 3, Some("n2"), &[made]).await;
+    shown.context("what is shown of a node that is cut off")?;
     // Pods on a node that is cut off go on.
     let node = cluster.of(made)?;
     steps::read(node, made).await?;

@@ -5,4 +5,5 @@ pub mod certificates;
 pub mod controllers;
 pub mod placement;
 pub mod replaced;
+mod view;
 mod wire;
