@@ -133,7 +133,7 @@ fn known(code: Code) -> bool {
 impl World {
     fn next(&self, replica: usize, index: usize) -> Option<Next> {
         let claim = &self.claims[index];
-        if claim.owner != replica || claim.born > self.now {
+        if self.closed || claim.owner != replica || claim.born > self.now {
             return None;
         }
         let echo = claim.uncertain.is_some_and(|at| self.now < at + ECHO);

@@ -22,7 +22,7 @@ use crate::world::{
 use crate::{certificates, check};
 
 /// One step of the simulated time.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(20);
 /// The usual latency of a link, at most.
 const LATENCY: Duration = Duration::from_millis(30);
 /// How long all may take to settle once nothing goes wrong any more.
@@ -115,6 +115,7 @@ fn world(rng: &mut Rng, plan: &Plan, shown: bool) -> World {
         rosters: Vec::new(),
         lease: Lease { term: 1, holder: 0, beliefs: (0..REPLICAS).map(|it| (it == 0).then_some(1)).collect() },
         claims: Vec::new(),
+        closed: false,
         auditing: false,
         audits: vec![None; REPLICAS],
         violations: Vec::new(),
@@ -277,6 +278,9 @@ impl Script<'_> {
         while self.now() < limit {
             self.play(self.now() + Duration::from_secs(1));
             if self.shared.lock().unsettled().is_empty() {
+                self.shared.lock().closed = true;
+            }
+            if self.shared.lock().quiet() {
                 return self.play(self.now() + Duration::from_secs(5));
             }
         }
@@ -305,14 +309,19 @@ impl Script<'_> {
 }
 
 impl World {
+    /// Whether nothing is asked for any more, and nothing under way.
+    fn quiet(&self) -> bool {
+        self.closed && self.claims.iter().all(|claim| claim.in_flight == 0)
+    }
+
     /// What has not come to its end.
     fn unsettled(&self) -> Vec<String> {
         let under_way = |claim: &&Claim| match &claim.life {
-            _ if claim.in_flight > 0 => true,
             Life::Wanted => {
                 !claim.refused.as_ref().is_some_and(|status| status.code() == tonic::Code::ResourceExhausted)
                     || claim.uncertain.is_some_and(|at| self.now < at + ECHO)
             }
+            _ if claim.in_flight > 0 => true,
             Life::Bound(id) => claim.dies.is_some_and(|at| at < self.now + ECHO) && !self.unreachable(id),
             Life::Deleted(_) => false,
         };

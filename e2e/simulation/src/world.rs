@@ -48,6 +48,8 @@ pub(crate) struct World {
     pub(crate) rosters: Vec<watch::Sender<Option<Arc<Roster>>>>,
     pub(crate) lease: Lease,
     pub(crate) claims: Vec<Claim>,
+    /// Whether nothing is asked for any more.
+    pub(crate) closed: bool,
     /// What each controller says there is, once it is asked to.
     pub(crate) auditing: bool,
     pub(crate) audits: Vec<Option<Audit>>,
