@@ -133,3 +133,70 @@ pub(crate) fn commands() -> Vec<Finding> {
 fn spoken(length: Duration) -> String {
     super::rows::length(length.as_secs())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(86400);
+
+    fn checks(findings: &[Finding]) -> Vec<(&str, &str)> {
+        findings.iter().map(|finding| (finding.check, finding.subject.as_str())).collect()
+    }
+
+    #[test]
+    fn the_certificate_in_use_is_judged_by_what_is_left_of_it() {
+        let now = SystemTime::now();
+        let check = |expires: Option<SystemTime>, given| in_use(expires, given, now).map(|finding| finding.check);
+        assert_eq!(check(None, false), Some("certificate-missing"));
+        assert_eq!(check(Some(now - DAY), false), Some("certificate-expired"));
+        assert_eq!(check(Some(now + 6 * DAY), true), Some("certificate-expires"));
+        assert_eq!(check(Some(now + 8 * DAY), true), None);
+        // Ours are renewed in time whatever is left of them: that they are due is told by their status.
+        assert_eq!(check(Some(now + DAY), false), None);
+    }
+
+    #[test]
+    fn what_is_issued_is_told_when_it_needs_somebody() {
+        let now = SystemTime::now();
+        let leaf = |due: Option<&str>| LeafStatus::Present { expires: now + 20 * DAY, due: due.map(str::to_owned) };
+        let authority = |phase, left: Duration| AuthorityStatus::Present {
+            phase,
+            since: None,
+            expires: now + left,
+            next_expires: None,
+        };
+        let well = Status { authority: authority(Phase::Steady, 900 * DAY), controller: leaf(None), node: leaf(None) };
+        assert_eq!(checks(&issued(&well, now)), []);
+        let rotating = Status { authority: authority(Phase::Switch, 900 * DAY), ..well.clone() };
+        assert_eq!(checks(&issued(&rotating, now)), [("authority-rotation", "certificate authority")]);
+        let old = Status { authority: authority(Phase::Steady, 29 * DAY), ..well.clone() };
+        assert_eq!(checks(&issued(&old, now)), [("authority-expires", "certificate authority")]);
+        let broken = Status {
+            authority: AuthorityStatus::Unusable { why: "its key is another's".into() },
+            controller: leaf(Some("its time is nearly over")),
+            node: LeafStatus::Missing,
+        };
+        assert_eq!(
+            checks(&issued(&broken, now)),
+            [
+                ("authority-unusable", "certificate authority"),
+                ("certificate-due", "controller's certificate"),
+                ("certificate-due", "nodes' certificate"),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_directory_is_looked_at_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = std::sync::Arc::new(quarry_certificates::DirectoryStore::new(directory.path()));
+        let authority = Authority::new(store, quarry_certificates::Settings::default()).unwrap();
+        let (_slot, source) = tls::slot();
+        let found = certificates(source.clone(), Some(authority.clone())).await;
+        assert_eq!(found.first().map(|finding| finding.check), Some("certificate-missing"));
+        assert!(checks(&found).contains(&("authority-missing", "certificate authority")), "{found:?}");
+        authority.step().await.unwrap();
+        assert_eq!(checks(&certificates(source, Some(authority)).await), [("certificate-missing", "controller")]);
+    }
+}
