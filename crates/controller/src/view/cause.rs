@@ -102,6 +102,13 @@ impl Cause {
     }
 }
 
+/// The reason without what stands beside it anyway: the node's name, and that it is tried again.
+pub(super) fn short(node: &str, why: &str) -> String {
+    let rest = why.strip_prefix("node ").and_then(|rest| rest.strip_prefix(node)?.strip_prefix(": "));
+    let short = rest.unwrap_or(why);
+    short.strip_suffix("; it is tried again").unwrap_or(short).to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use quarry_transport::tls::ConnectError;
@@ -141,6 +148,13 @@ mod tests {
             let error = std::io::Error::from(code);
             assert_eq!(Cause::of(&error.to_string()), Cause::Silent, "{error}");
         }
+    }
+
+    #[test]
+    fn a_reason_says_nothing_twice() {
+        assert_eq!(short("n", "node n: no connection to a: refused; it is tried again"), "no connection to a: refused");
+        assert_eq!(short("n", "node n2: it moved"), "node n2: it moved");
+        assert_eq!(short("n", "it has no plugin pod"), "it has no plugin pod");
     }
 
     #[test]

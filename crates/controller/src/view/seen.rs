@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use quarry_volume::{Greeting, PoolState, VolumeId};
 
+use super::cause::short;
 use super::list::is_orphan;
 use crate::member::{Link, Member};
 use crate::orphans::AGE;
@@ -42,7 +43,7 @@ impl Seen {
     pub(super) fn of(member: &Member, wanted: Option<&HashSet<String>>) -> Self {
         let down = match member.link() {
             Link::Up { .. } => None,
-            Link::Down { why, since } => Some((why, since.elapsed())),
+            Link::Down { why, since } => Some((short(&member.name, &why), since.elapsed())),
         };
         let memory = member.memory();
         let mut seen = Self {

@@ -56,14 +56,12 @@ async fn nodes_that_are_away_are_told_with_what_to_do() {
     assert_eq!(
         told(&answer),
         [
-            format!("error node-unreachable node n2: cannot be reached, for 0 s now: {expired}"),
+            "error node-unreachable node n2: cannot be reached, for 0 s now: no connection to 192.0.2.2:9810: the node's \
+             certificate has expired: x",
             "error node-unreachable node n5: cannot be reached, for 0 s now: cannot connect to 192.0.2.5:9810: \
-             Connection refused (os error 111)"
-                .into(),
-            "error node-unreachable node n3: cannot be reached, for 0 s now: 192.0.2.3:9810 did not answer within 30s"
-                .into(),
-            "note node-unreachable node n4: cannot be reached, for 0 s now: 192.0.2.4:9810 did not answer within 30s"
-                .into(),
+             Connection refused (os error 111)",
+            "error node-unreachable node n3: cannot be reached, for 0 s now: 192.0.2.3:9810 did not answer within 30s",
+            "note node-unreachable node n4: cannot be reached, for 0 s now: 192.0.2.4:9810 did not answer within 30s",
         ]
     );
     for (node, named) in [
