@@ -105,7 +105,8 @@ pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
 /// A size for people, as a Kubernetes quantity: `10Gi`, `1.5Gi`, `0`. What does not fit is cut off, never rounded up.
 #[must_use]
 pub fn show_size(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 5] = [("Pi", 1 << 50), ("Ti", 1 << 40), ("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
+    const UNITS: [(&str, u64); 5] =
+        [("Pi", 1 << 50), ("Ti", 1 << 40), ("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
     let Some((unit, factor)) = UNITS.into_iter().find(|(_, factor)| bytes >= *factor) else { return bytes.to_string() };
     let (whole, tenths) = (bytes / factor, u128::from(bytes % factor) * 10 / u128::from(factor));
     if tenths == 0 { format!("{whole}{unit}") } else { format!("{whole}.{tenths}{unit}") }
