@@ -29,6 +29,8 @@ pub(crate) struct Inner {
     pub(crate) nodes: Arc<dyn Nodes>,
     pub(crate) election: Arc<dyn Election>,
     pub(crate) claims: Arc<dyn Claims>,
+    /// See [`Parts::only`].
+    pub(crate) only: Option<String>,
     pub(crate) placements: Placements,
 }
 
@@ -51,15 +53,17 @@ pub struct Parts {
     pub election: Arc<dyn Election>,
     /// Who knows which volumes are wanted.
     pub claims: Arc<dyn Claims>,
+    /// The only node there can ever be, where that is so: then no request leaves a choice.
+    pub only: Option<String>,
 }
 
 impl Cluster {
     /// The cluster whose nodes `roster` names; followed until `stop`. Must be called within a tokio runtime.
     #[must_use]
     pub fn follow(mut roster: RosterSource, parts: Parts, stop: CancellationToken) -> Self {
-        let Parts { dial, timing, nodes, election, claims } = parts;
+        let Parts { dial, timing, nodes, election, claims, only } = parts;
         let placements = Placements::default();
-        let inner = Inner { members: RwLock::default(), nodes, election, claims, placements };
+        let inner = Inner { members: RwLock::default(), nodes, election, claims, only, placements };
         let cluster = Self { inner: Arc::new(inner) };
         let followed = cluster.clone();
         tokio::spawn(async move {

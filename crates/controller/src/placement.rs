@@ -72,7 +72,7 @@ pub(crate) async fn place(
     wait: Duration,
 ) -> Result<Volume> {
     let until = Instant::now() + wait;
-    let result = match candidates {
+    let result = match without_choice(cluster, candidates)? {
         Candidates::One(node) => on_the_only(cluster, &node, spec, until).await,
         Candidates::Some(nodes) => choose(cluster, nodes, spec, until).await,
         Candidates::Any(first) => {
@@ -82,6 +82,23 @@ pub(crate) async fn place(
     };
     cluster.inner.placements.count(&result);
     result
+}
+
+/// Where there can be but one node, a request admits it or none.
+fn without_choice(cluster: &Cluster, candidates: Candidates) -> Result<Candidates> {
+    let Some(only) = &cluster.inner.only else { return Ok(candidates) };
+    let admitted = match &candidates {
+        Candidates::One(node) => node == only,
+        Candidates::Some(nodes) => nodes.contains(only),
+        Candidates::Any(_) => true,
+    };
+    match admitted {
+        true => Ok(Candidates::One(only.clone())),
+        false => Err(Error::new(
+            Reason::NoSpace,
+            format!("none of the asked topology segments is node {only}, the only one here"),
+        )),
+    }
 }
 
 async fn on_the_only(cluster: &Cluster, node: &str, spec: VolumeSpec, until: Instant) -> Result<Volume> {

@@ -10,6 +10,7 @@ use quarry_controller::Fate;
 use support::{World, capacity, create, delete, until};
 use tonic::Code;
 
+#[allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 fn node_of(volume: &quarry_proto::csi::v1::Volume) -> &str {
     &volume.accessible_topology[0].segments[support::KEY]
 }
@@ -156,6 +157,7 @@ async fn swapped_addresses_are_noticed() {
         nodes: world.clone(),
         election: world.clone(),
         claims: world.clone(),
+        only: None,
     };
     let cluster = quarry_controller::Cluster::follow(world.roster.subscribe(), parts, stop);
     let service = quarry_controller::ControllerService::new(cluster, support::KEY);
@@ -186,4 +188,27 @@ async fn orphans_are_what_nobody_names_after_a_while() {
     assert_eq!(orphans[0].id.to_string(), orphan.volume_id);
     // Nothing was removed.
     assert_eq!(world.holders("orphan"), ["b"]);
+}
+
+#[tokio::test]
+async fn where_there_can_be_but_one_node_nothing_is_a_choice() {
+    let world = World::new(&[("a", 100)]);
+    let stop = world.stop.clone();
+    let parts = quarry_controller::Parts {
+        dial: world.clone(),
+        timing: quarry_controller::Timing::default(),
+        nodes: world.clone(),
+        election: world.clone(),
+        claims: world.clone(),
+        only: Some("a".into()),
+    };
+    let cluster = quarry_controller::Cluster::follow(world.roster.subscribe(), parts, stop);
+    assert!(cluster.heard(Duration::from_secs(20)).await);
+    let service = quarry_controller::ControllerService::new(cluster, support::KEY);
+    // No chooser is needed, and nobody is asked for the name.
+    world.chooser.store(false, SeqCst);
+    create(&service, "v", 10, &[], &[]).await.unwrap();
+    create(&service, "w", 10, &["b", "a"], &[]).await.unwrap();
+    assert_eq!(world.nodes["a"].fence.load(SeqCst), 0);
+    assert_eq!(create(&service, "x", 10, &["b", "c"], &[]).await.unwrap_err().code(), Code::ResourceExhausted);
 }

@@ -65,7 +65,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
                 None => Arc::new(Alone),
             };
             let (nodes, claims) = (Arc::new(NoKubernetes), Arc::new(NoKubernetes));
-            parts = Parts { dial: dial(&certificates.source), timing, nodes, election, claims };
+            parts = Parts { dial: dial(&certificates.source), timing, nodes, election, claims, only: None };
             kubernetes = None;
         }
         None => {

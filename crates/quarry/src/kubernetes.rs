@@ -92,7 +92,14 @@ impl Kubernetes {
 
     /// What the cluster of nodes consists of.
     pub(crate) fn parts(&self, dial: Arc<dyn Dial>, timing: Timing) -> Parts {
-        Parts { dial, timing, nodes: self.nodes.clone(), election: self.election.clone(), claims: self.claims.clone() }
+        Parts {
+            dial,
+            timing,
+            nodes: self.nodes.clone(),
+            election: self.election.clone(),
+            claims: self.claims.clone(),
+            only: None,
+        }
     }
 
     /// Gives back what others wait for.

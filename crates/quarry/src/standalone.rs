@@ -72,6 +72,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         nodes: Arc::new(NoKubernetes),
         election: Arc::new(Alone),
         claims: Arc::new(NoKubernetes),
+        only: Some(host.node().to_owned()),
     };
     let cluster = Cluster::follow(roster, parts, shutdown.overdue());
     if let Some(address) = args.http {

@@ -65,6 +65,7 @@ pub(crate) async fn controller(common: Common, replica: usize, roster: RosterSou
         nodes: surroundings.clone(),
         election: surroundings,
         claims: Arc::new(NoKubernetes),
+        only: None,
     };
     let cluster = Cluster::follow(roster, parts, CancellationToken::new());
     let service = ControllerService::new(cluster, KEY);

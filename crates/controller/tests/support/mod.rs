@@ -1,5 +1,13 @@
 //! Nodes in memory, behind the same trait as real ones, for tests of what the controller does with them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -232,6 +240,7 @@ impl World {
             nodes: self.clone(),
             election: self.clone(),
             claims: self.clone(),
+            only: None,
         };
         let cluster = Cluster::follow(self.roster.subscribe(), parts, self.stop.clone());
         let reachable = self.nodes.values().all(|node| node.reachable.load(SeqCst));

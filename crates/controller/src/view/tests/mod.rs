@@ -173,6 +173,7 @@ where
         nodes: Arc::new(world.clone()),
         election: Arc::new(Alone),
         claims: Arc::new(world),
+        only: None,
     };
     let cluster = Cluster::follow(source, parts, CancellationToken::new());
     // Whoever keeps the sender keeps the roster as it is.
@@ -205,6 +206,7 @@ fn unlisted() -> ViewService {
         nodes: world.clone(),
         election: Arc::new(Alone),
         claims: world,
+        only: None,
     };
     let cluster = Cluster::follow(source, parts, CancellationToken::new());
     tokio::spawn(async move { sender.closed().await });
