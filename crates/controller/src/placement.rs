@@ -232,7 +232,9 @@ async fn create(
     until: Instant,
 ) -> Result<Volume> {
     let (member, agent, instance) = cluster.agent(node)?;
-    let (volume, change) = agent.create(spec, chosen, left(until)).await?;
+    // Whoever reads the refusal has not asked for the node by name: a scheduler did, or we have chosen it.
+    let created = agent.create(spec, chosen, left(until)).await;
+    let (volume, change) = created.map_err(|error| error.context(format_args!("node {node}")))?;
     member.reply(&instance, change);
     Ok(volume)
 }
