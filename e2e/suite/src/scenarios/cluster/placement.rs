@@ -81,7 +81,7 @@ async fn listed(controller: &Controller, made: &[Made]) -> Result<()> {
     for most in [0, 3, 1] {
         let (mut found, mut token) = (Vec::new(), String::new());
         loop {
-            let request = csi::ListVolumesRequest { max_entries: most, starting_token: token, ..Default::default() };
+            let request = csi::ListVolumesRequest { max_entries: most, starting_token: token };
             let answer = controller.csi.controller().list_volumes(request).await?.into_inner();
             for volume in answer.entries.into_iter().filter_map(|entry| entry.volume) {
                 let node = volume.accessible_topology.first().and_then(|at| at.segments.get(TOPOLOGY)).cloned();
