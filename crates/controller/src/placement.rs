@@ -103,7 +103,10 @@ fn without_choice(cluster: &Cluster, candidates: Candidates) -> Result<Candidate
 
 async fn on_the_only(cluster: &Cluster, node: &str, spec: VolumeSpec, until: Instant) -> Result<Volume> {
     match cluster.agent(node) {
-        Ok(_) => create(cluster, node, spec, None, until).await,
+        Ok(_) => create(cluster, node, spec, None, until).await.map_err(|error| match error.reason {
+            Reason::NoSpace => error.context(format_args!("node {node}")),
+            _ => error,
+        }),
         Err(error) => match cluster.inner.nodes.fate(node).await {
             Fate::Gone => Err(Error::new(
                 Reason::NoSpace,
