@@ -7,18 +7,19 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
-use quarry_vm::{Command, Config, Disk, Guest, Network, Process, Vm};
+use quarry_vm::{Config, Disk, Guest, Network, Vm};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::csi::{Csi, Made};
-use crate::node::{self, AGENT, BINARY, FAULTS, Node, TLS};
+use crate::controller::Controller;
+use crate::csi::Made;
+use crate::node::{self, AGENT, BINARY, Node, TLS};
 
 /// Where the controllers keep the certificates in their machine.
 pub const CERTIFICATES: &str = "/etc/quarry/certificates";
 /// The list of nodes in the controllers' machine.
-const AGENTS: &str = "/etc/quarry/agents.yaml";
+pub const AGENTS: &str = "/etc/quarry/agents.yaml";
 /// The controllers' number on the network; the nodes have those from 1 on.
 const CONTROL: u8 = 100;
 /// How long anything may take that is waited for; far more than it should need.
@@ -182,115 +183,6 @@ pub async fn mount_secret(guest: &Guest, folder: &str, files: &BTreeMap<&str, Ve
          test -z \"$before\" || rm -rf \"$before\"; sync -f ."
     );
     guest.sh(format!("v={version}; {script}")).await.map(drop)
-}
-
-/// A controller that runs in the controllers' machine.
-pub struct Controller {
-    pub csi: Csi,
-    guest: Guest,
-    number: u16,
-    arguments: String,
-    process: Option<Process>,
-}
-
-impl Controller {
-    /// Starts a controller in a machine and waits until it serves.
-    pub async fn start(guest: Guest, number: u16, arguments: &str) -> Result<Self> {
-        let mut controller = Self {
-            csi: Csi::new(guest.clone(), socket(number)),
-            guest,
-            number,
-            arguments: arguments.to_owned(),
-            process: None,
-        };
-        controller.serve().await?;
-        Ok(controller)
-    }
-
-    /// Where it serves CSI.
-    pub fn socket(&self) -> String {
-        socket(self.number)
-    }
-
-    /// Starts it again and waits until it serves.
-    pub async fn serve(&mut self) -> Result<()> {
-        let number = self.number;
-        let script = format!(
-            "mkdir -p /run/quarry {FAULTS} && export QUARRY_FAULT_DIR={FAULTS} && exec {BINARY} --log debug controller \
-             --agents {AGENTS} --certificates {CERTIFICATES} --endpoint unix://{} --http 127.0.0.1:{} \
-             --view {} {} >>{} 2>&1",
-            self.socket(),
-            self.port(),
-            self.view(),
-            self.arguments,
-            self.log()
-        );
-        self.process =
-            Some(self.guest.spawn(Command::sh(script).detach().timeout(Duration::from_secs(24 * 3600))).await?);
-        if let Err(error) = node::serving(&self.csi).await {
-            bail!("controller {number}: {error:#}\n{}", self.log_tail().await);
-        }
-        Ok(())
-    }
-
-    fn port(&self) -> u16 {
-        9820 + self.number
-    }
-
-    fn log(&self) -> String {
-        format!("/var/log/controller-{}.log", self.number)
-    }
-
-    /// The socket for those who want to see.
-    pub fn view(&self) -> String {
-        format!("/run/quarry/view-{}.sock", self.number)
-    }
-
-    /// The end of its log.
-    pub async fn log_tail(&self) -> String {
-        let tail = self.guest.sh(format!("tail -n 60 {}", self.log())).await;
-        tail.unwrap_or_else(|error| format!("no log: {error:#}"))
-    }
-
-    /// `kill -9`.
-    pub async fn kill(&mut self) -> Result<()> {
-        let mut process = self.process.take().context("the controller was not started")?;
-        process.signal(9).await?;
-        process.wait().await.map(drop)
-    }
-
-    /// SIGTERM, and waits for the end.
-    pub async fn stop(&mut self) -> Result<()> {
-        let mut process = self.process.take().context("the controller was not started")?;
-        process.signal(15).await?;
-        let ended = tokio::time::timeout(PATIENCE, process.wait()).await.context("the controller did not end")??;
-        ensure!(ended.exit.success(), "the controller ended with {}\n{}", ended.exit, self.log_tail().await);
-        Ok(())
-    }
-
-    /// The sum of the samples of `/metrics` whose lines begin so.
-    pub async fn metric(&self, begins: &str) -> Result<f64> {
-        node::metric(&self.guest, self.port(), begins).await
-    }
-
-    /// How many nodes it is connected to.
-    pub async fn up(&self) -> Result<usize> {
-        Ok(self.metric("quarry_nodes{state=\"up\"}").await?.round() as usize)
-    }
-
-    /// Waits until it is connected to so many nodes, no more and no less.
-    pub async fn connected(&self, nodes: usize) -> Result<Duration> {
-        let what = format!("{nodes} nodes are connected");
-        let took = eventually(&what, PATIENCE, || async { Ok(self.up().await? == nodes) }).await;
-        match took {
-            Ok(took) => Ok(took),
-            Err(error) => bail!("{error:#}\n{}", self.log_tail().await),
-        }
-    }
-}
-
-fn socket(number: u16) -> String {
-    format!("/run/quarry/controller-{number}.sock")
 }
 
 /// Asks until it is so, at most for `limit`; says how long it took.

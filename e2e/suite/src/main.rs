@@ -8,6 +8,7 @@
 #![allow(unreachable_pub)]
 
 mod cluster;
+mod controller;
 mod csi;
 mod node;
 mod random;

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use tonic::Code;
 
 use super::view;
-use crate::cluster::{Cluster, Controller, PATIENCE, eventually};
+use crate::cluster::{Cluster, PATIENCE, eventually};
+use crate::controller::Controller;
 use crate::csi::{Ask, Made, refused};
 use crate::runner::{Context, Passed};
 use crate::scenarios::steps;

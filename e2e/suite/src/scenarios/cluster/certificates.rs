@@ -8,7 +8,8 @@ use quarry_vm::Forward;
 use tonic::Code;
 
 use super::wire::{Certificate, For, authority, leaf, preface, served, served_plainly};
-use crate::cluster::{CERTIFICATES, Cluster, Controller, PATIENCE, eventually, mount_secret};
+use crate::cluster::{CERTIFICATES, Cluster, PATIENCE, eventually, mount_secret};
+use crate::controller::Controller;
 use crate::csi::{Ask, refused};
 use crate::node::{AGENT, LOG, Node, TLS};
 use crate::runner::{Context, Passed};

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::cluster::{Cluster, Controller, PATIENCE};
+use crate::cluster::{Cluster, PATIENCE};
+use crate::controller::Controller;
 use crate::csi::{Ask, Made, is_passing};
 use crate::node::Node;
 use crate::runner::{Context, Passed};

@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1 as csi;
 use tonic::Code;
 
-use crate::cluster::{Cluster, Controller, PATIENCE, eventually};
+use crate::cluster::{Cluster, PATIENCE, eventually};
+use crate::controller::Controller;
 use crate::csi::{Ask, MIB, Made, TOPOLOGY, refused};
 use crate::runner::{Context, Passed};
 use crate::scenarios::steps;

@@ -6,7 +6,8 @@ use quarry_proto::csi::v1 as csi;
 use quarry_vm::Disk;
 use tonic::Code;
 
-use crate::cluster::{Cluster, Controller, PATIENCE, eventually};
+use crate::cluster::{Cluster, PATIENCE, eventually};
+use crate::controller::Controller;
 use crate::csi::{Ask, MIB, Made, refused};
 use crate::node::{GROUP, device};
 use crate::runner::{Context, Passed};

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use quarry_vm::Guest;
 use serde_json::Value;
 
-use crate::cluster::Controller;
+use crate::controller::Controller;
 use crate::csi::Made;
 use crate::node::BINARY;
 

@@ -12,7 +12,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use quarry_vm::Command;
 use serde_json::Value;
 
-use crate::cluster::{self, CERTIFICATES, Controller};
+use crate::cluster::{self, CERTIFICATES};
+use crate::controller::Controller;
 use crate::node::{AGENT, Node, SOCKET, TLS};
 use crate::runner::{Context, Passed};
 
