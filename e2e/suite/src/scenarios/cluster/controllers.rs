@@ -41,7 +41,7 @@ pub async fn run(context: Context) -> Passed {
         killed(&cluster, &mut two, &mut one, strict).await.with_context(|| format!("{what}: the other one killed"))?;
     }
     context.say("killed in between: one volume each time");
-    let rounds = if context.settings.soak { 60 } else { 4 };
+    let rounds = if context.settings.soak { 60 } else { 2 };
     for round in 0..rounds {
         for strict in [true, false] {
             at_once(&cluster, &one, &two, &format!("same-{round}-{strict}"), strict).await?;
