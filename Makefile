@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` shows the main job, `make test` runs all that must be green.
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check fmt clippy unit deny advisories fuzz clean-cache
+.PHONY: help demo test soak bench-scale check fmt clippy unit deny advisories fuzz clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,6 +16,9 @@ test: ## Everything that must be green: check, licences, real LVM in virtual mac
 soak: ## The long sweeps, whole: every kill point, many power cuts (hours)
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-e2e -- --soak
+
+bench-scale: ## Memory and times with 500, 2,000 and 5,000 nodes behind one controller (docs/scale.md)
+	@cargo run --quiet --locked --release --package quarry-bench-scale
 
 check: fmt clippy unit ## The fast loop: format, lints, unit tests
 

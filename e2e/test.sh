@@ -56,6 +56,13 @@ demo() {
     return $status
 }
 part demo demo
+# Both at once, so that what they have in common is built once.
+part "building simulation and scale" cargo build --quiet --locked --profile e2e --package quarry-simulation --package quarry-bench-scale
+built=${CARGO_TARGET_DIR:-target}/e2e
+counted "simulation" "$built/quarry-simulation" --runs 1000
+counted "simulation without the lock on names" "$built/quarry-simulation" --runs 300 --break name-lock
+counted "simulation without the fence" "$built/quarry-simulation" --runs 500 --break fence
+counted "scale" "$built/quarry-bench-scale" --check
 counted "virtual machines" cargo test --quiet --locked --package quarry-vm --test virtual_node -- --ignored --test-threads 2
 counted "real LVM" cargo run --quiet --locked --package quarry-e2e
 

@@ -1,0 +1,78 @@
+//! Thousands of nodes behind one controller: what they cost, and whether all stays right.
+//!
+//! The nodes are real agents on simulated storage, each with an address of its own on the loopback network, all in one
+//! process; the controller is another process, so that its memory can be read; between them is the product's protocol over
+//! mutual TLS. The numbers are in `docs/scale.md`.
+//!
+//! `quarry-bench-scale` measures 500, 2,000 and 5,000 nodes and prints a table; it fails if memory per node or the time of
+//! GetCapacity grows with the number of nodes. `--check` asks 200 nodes whether everything is right, and measures nothing.
+
+// A harness: where it fails, it panics.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(unreachable_pub)]
+
+mod certificates;
+mod check;
+mod client;
+mod controller;
+mod measure;
+mod nodes;
+mod process;
+mod table;
+
+use std::path::PathBuf;
+
+/// Everything that the processes of one measurement agree on.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    /// How many nodes.
+    pub(crate) nodes: usize,
+    /// How many volumes each has.
+    pub(crate) volumes: usize,
+    /// Where sockets and certificates are.
+    pub(crate) directory: PathBuf,
+}
+
+const USAGE: &str = "quarry-bench-scale [--check] [NODES…]";
+/// Volumes of each node.
+const VOLUMES: usize = 20;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    process::raise_limit();
+    match arguments.as_slice() {
+        ["nodes", setting @ ..] => runtime.block_on(nodes::run(Setting::parse(setting))),
+        ["controller", number, setting @ ..] => runtime.block_on(controller::run(number, Setting::parse(setting))),
+        ["--check"] => runtime.block_on(check::run()),
+        [] => runtime.block_on(measure::run(&[500, 2000, 5000], VOLUMES)),
+        numbers => {
+            let numbers: Result<Vec<usize>, _> = numbers.iter().map(|number| number.parse()).collect();
+            runtime.block_on(measure::run(&numbers.expect(USAGE), VOLUMES));
+        }
+    }
+}
+
+impl Setting {
+    /// Reads what [`Setting::arguments`] wrote.
+    fn parse(arguments: &[&str]) -> Self {
+        let [nodes, volumes, directory] = arguments else { panic!("{USAGE}") };
+        Self { nodes: nodes.parse().unwrap(), volumes: volumes.parse().unwrap(), directory: PathBuf::from(directory) }
+    }
+
+    /// What a process of this measurement is told.
+    pub(crate) fn arguments(&self) -> [String; 3] {
+        [self.nodes.to_string(), self.volumes.to_string(), self.directory.to_str().unwrap().to_owned()]
+    }
+
+    /// Where the certificates of a role are.
+    pub(crate) fn certificates(&self, role: &str) -> PathBuf {
+        self.directory.join(role)
+    }
+
+    /// The socket of a controller.
+    pub(crate) fn socket(&self, controller: &str) -> PathBuf {
+        self.directory.join(format!("controller-{controller}.sock"))
+    }
+}
