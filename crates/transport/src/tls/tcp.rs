@@ -44,6 +44,9 @@ pub async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
         Err(_) => return Err(failed(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))),
     };
     tune(&stream).map_err(failed)?;
+    // Once we have given up a connection, nothing of it may reach the node any more: the kernel would go on sending what a
+    // cut link has held up, and a call would be done long after its caller had been told otherwise.
+    stream.set_zero_linger().map_err(failed)?;
     Ok(stream)
 }
 
