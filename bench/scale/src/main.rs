@@ -33,8 +33,8 @@ pub(crate) struct Setting {
     pub(crate) directory: PathBuf,
 }
 
-const USAGE: &str = "quarry-bench-scale [--check] [NODES…]";
-/// Volumes of each node.
+const USAGE: &str = "quarry-bench-scale [--check] [--volumes PER-NODE] [NODES…]";
+/// Volumes of each node unless told otherwise.
 const VOLUMES: usize = 20;
 
 fn main() {
@@ -46,12 +46,15 @@ fn main() {
         ["nodes", setting @ ..] => runtime.block_on(nodes::run(Setting::parse(setting))),
         ["controller", number, setting @ ..] => runtime.block_on(controller::run(number, Setting::parse(setting))),
         ["--check"] => runtime.block_on(check::run()),
-        [] => runtime.block_on(measure::run(&[500, 2000, 5000], VOLUMES)),
-        numbers => {
-            let numbers: Result<Vec<usize>, _> = numbers.iter().map(|number| number.parse()).collect();
-            runtime.block_on(measure::run(&numbers.expect(USAGE), VOLUMES));
-        }
+        ["--volumes", volumes, numbers @ ..] => measured(&runtime, volumes.parse().expect(USAGE), numbers),
+        numbers => measured(&runtime, VOLUMES, numbers),
     }
+}
+
+fn measured(runtime: &tokio::runtime::Runtime, volumes: usize, numbers: &[&str]) {
+    let numbers: Vec<usize> = numbers.iter().map(|number| number.parse().expect(USAGE)).collect();
+    let numbers = if numbers.is_empty() { vec![500, 2000, 5000] } else { numbers };
+    runtime.block_on(measure::run(&numbers, volumes));
 }
 
 impl Setting {
