@@ -16,7 +16,7 @@ use crate::runner::{Context, Passed};
 
 const DISK: u64 = 512 << 20;
 /// In how many seconds every node has a new certificate. A quarter of an hour where kubelet brings it.
-const SETTLE: u64 = 12;
+const SETTLE: u64 = 15;
 const HOUR: i64 = 3600;
 /// A rotation takes two phases, each a few seconds longer than [`SETTLE`] here.
 const ROTATION: Duration = Duration::from_secs(300);
@@ -221,7 +221,8 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
         (calls, restarts, deliveries)
     };
     let took = began.elapsed();
-    ensure!(deliveries >= 2 * 3, "a rotation changes the nodes' certificate thrice: {deliveries} deliveries to two");
+    // The last change is what ends the rotation, and is brought below.
+    ensure!(deliveries >= 2 * 2, "a rotation changes the nodes' certificate twice on its way: {deliveries} deliveries");
     // What the old authority signed is worth nothing once the nodes have what is final.
     for index in 0..2 {
         cluster.deliver(&cluster.nodes[index]).await?;
