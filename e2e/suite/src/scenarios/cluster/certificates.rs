@@ -207,8 +207,10 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
         let rotation = async {
             cluster.certificates("rotate").await?;
             eventually("the rotation is over", ROTATION, || async {
-                let steady = cluster.certificates("show").await?.contains("phase steady");
-                Ok(steady && issuer(cluster).await?.certificate != old_authority.certificate)
+                let shown = cluster.certificates("show").await?;
+                // The authority's own state is settled first; the certificates that believe it alone come after it.
+                let settled = shown.contains("phase steady") && !shown.contains("anew");
+                Ok(settled && issuer(cluster).await?.certificate != old_authority.certificate)
             })
             .await
         };
