@@ -340,7 +340,8 @@ pub fn is_passing(status: &Status) -> bool {
 
 /// Repeats a call as an orchestrator does, until it ends well or for good.
 pub async fn retry<T, F: Future<Output = Result<T, Status>>>(mut call: impl FnMut() -> F) -> Result<T, Status> {
-    for _ in 0..240 {
+    // Ten minutes at least: fifty changes of one volume group wait for each other, on an emulated processor.
+    for _ in 0..1200 {
         match call().await {
             Err(status) if is_passing(&status) => tokio::time::sleep(Duration::from_millis(500)).await,
             other => return other,

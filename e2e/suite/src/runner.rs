@@ -57,6 +57,27 @@ pub struct Scenario {
     pub run: fn(Context) -> Run,
 }
 
+/// Runs one scenario.
+async fn one(scenario: Scenario, settings: Settings) -> (&'static str, Passed, Duration) {
+    let began = Instant::now();
+    let context = Context { name: scenario.name, settings };
+    println!("start {}", scenario.name);
+    // A soak is long by intention.
+    let limit = if settings.soak { scenario.limit * 30 } else { scenario.limit };
+    // A task of its own: a panic in one scenario does not end the others.
+    let task = tokio::spawn((scenario.run)(context));
+    let abort = task.abort_handle();
+    let result = match tokio::time::timeout(limit, task).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(join)) => Err(anyhow::anyhow!("it panicked: {join}")),
+        Err(_) => {
+            abort.abort();
+            Err(anyhow::anyhow!("it did not end within {} s", limit.as_secs()))
+        }
+    };
+    (scenario.name, result, began.elapsed())
+}
+
 /// Runs the scenarios whose name contains one of `only` (all, if there are none), `jobs` at once. Returns how many
 /// failed.
 pub async fn run(only: &[String], jobs: usize, settings: Settings) -> anyhow::Result<usize> {
@@ -71,26 +92,14 @@ pub async fn run(only: &[String], jobs: usize, settings: Settings) -> anyhow::Re
 
     let began = Instant::now();
     let total = chosen.len();
-    let mut results = futures::stream::iter(chosen.into_iter().map(|scenario| async move {
-        let began = Instant::now();
-        let context = Context { name: scenario.name, settings };
-        println!("start {}", scenario.name);
-        // A soak is long by intention.
-        let limit = if settings.soak { scenario.limit * 30 } else { scenario.limit };
-        // A task of its own: a panic in one scenario does not end the others.
-        let task = tokio::spawn((scenario.run)(context));
-        let abort = task.abort_handle();
-        let result = match tokio::time::timeout(limit, task).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(join)) => Err(anyhow::anyhow!("it panicked: {join}")),
-            Err(_) => {
-                abort.abort();
-                Err(anyhow::anyhow!("it did not end within {} s", limit.as_secs()))
-            }
-        };
-        (scenario.name, result, began.elapsed())
-    }))
-    .buffer_unordered(jobs);
+    // A scenario with several virtual nodes has the machine for itself: beside another one, neither gets anywhere.
+    let (crowded, alone): (Vec<_>, Vec<_>) =
+        chosen.into_iter().partition(|scenario| scenario.name.starts_with("cluster-"));
+    let run = |scenario| one(scenario, settings);
+    let alone = futures::stream::iter(alone).map(run).buffer_unordered(jobs);
+    let crowded = futures::stream::iter(crowded).map(run).buffer_unordered(1);
+    let results = alone.chain(crowded);
+    tokio::pin!(results);
 
     let (mut passed, mut failures) = (0, Vec::new());
     while let Some((name, result, took)) = results.next().await {

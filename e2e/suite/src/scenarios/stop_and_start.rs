@@ -129,8 +129,16 @@ async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
     while node.metric("quarry_task_age_seconds{operation=\"create\"").await? == 0.0 {
         ensure!(began.elapsed() < PATIENCE && !creating.is_finished(), "no creation is under way");
     }
-    node.vm.sh("sleep 2").await?;
-    refused("create again", node.csi.create(&ask).await, Code::Aborted, " of 2.5 GiB")?;
+    // It tells its progress as soon as it has some: the volume is carved first.
+    loop {
+        match node.csi.create(&ask).await {
+            Err(status) if status.code() == Code::Aborted && status.message().contains(" of 2.5 GiB") => break,
+            Err(status) if status.code() == Code::Aborted => {}
+            other => anyhow::bail!("create again answered {other:?}"),
+        }
+        ensure!(began.elapsed() < PATIENCE && !creating.is_finished(), "no progress is told");
+        node.vm.sh("sleep 0.5").await?;
+    }
     let csi = node.csi.clone();
     let (ended, refused_then) = tokio::join!(node.terminate(), async move {
         tokio::time::sleep(Duration::from_secs(1)).await;
