@@ -156,7 +156,7 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             name: "concurrency",
             about: "many callers at once: every volume once, every caller answered",
-            limit: minutes(15),
+            limit: minutes(30),
             run: |context| Box::pin(concurrency::run(context)),
         },
         Scenario {
