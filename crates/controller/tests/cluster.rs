@@ -153,15 +153,7 @@ async fn swapped_addresses_are_noticed() {
     let world = World::new(&[("a", 100), ("b", 100)]);
     let swapped = [("a".to_owned(), support::endpoint("b")), ("b".to_owned(), support::endpoint("a"))];
     world.roster.send_replace(Some(Arc::new(swapped.into())));
-    let stop = world.stop.clone();
-    let parts = quarry_controller::Parts {
-        dial: world.clone(),
-        timing: quarry_controller::Timing::default(),
-        nodes: world.clone(),
-        election: world.clone(),
-        claims: world.clone(),
-        only: None,
-    };
+    let (parts, stop) = (world.parts(), world.stop.clone());
     let cluster = quarry_controller::Cluster::follow(world.roster.subscribe(), parts, stop);
     let service = quarry_controller::ControllerService::new(cluster, support::KEY);
     let mut last = String::new();
@@ -197,14 +189,7 @@ async fn orphans_are_what_nobody_names_after_a_while() {
 async fn where_there_can_be_but_one_node_nothing_is_a_choice() {
     let world = World::new(&[("a", 100)]);
     let stop = world.stop.clone();
-    let parts = quarry_controller::Parts {
-        dial: world.clone(),
-        timing: quarry_controller::Timing::default(),
-        nodes: world.clone(),
-        election: world.clone(),
-        claims: world.clone(),
-        only: Some("a".into()),
-    };
+    let parts = quarry_controller::Parts { only: Some("a".into()), ..world.parts() };
     let cluster = quarry_controller::Cluster::follow(world.roster.subscribe(), parts, stop);
     assert!(cluster.heard(Duration::from_secs(20)).await);
     let service = quarry_controller::ControllerService::new(cluster, support::KEY);

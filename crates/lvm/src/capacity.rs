@@ -27,12 +27,6 @@ pub fn space(group: &VolumeGroup, reserve: u64) -> Space {
     }
 }
 
-/// Free space in bytes on disks that may be allocated from, the reserve taken off; a raid1 volume uses it up faster.
-#[must_use]
-pub fn available(group: &VolumeGroup, reserve: u64) -> u64 {
-    space(group, reserve).available()
-}
-
 /// The largest volume of that layout that leaves `reserve` bytes of the volume group free.
 #[must_use]
 pub fn largest(group: &VolumeGroup, layout: &Layout, reserve: u64) -> Largest {

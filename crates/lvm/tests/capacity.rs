@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use quarry_lvm::capacity::{available, choose, closed, largest, space};
+use quarry_lvm::capacity::{choose, closed, largest, space};
 use quarry_lvm::{LogicalVolume, PhysicalVolume, VolumeGroup};
 use quarry_volume::Layout;
 
@@ -58,7 +58,7 @@ fn sizes_by_layout() {
     assert_eq!(extents(&group, RAID1, 0), 69);
     assert_eq!(extents(&group, Layout::Raid1 { mirrors: 2 }, 0), 39);
     assert_eq!(extents(&group, Layout::Raid1 { mirrors: 3 }, 0), 0);
-    assert_eq!(available(&group, 0), 210 * EXTENT);
+    assert_eq!(space(&group, 0).available(), 210 * EXTENT);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn a_reserve_is_left_free() {
     let group = group(&[100, 70, 40]);
     assert_eq!(extents(&group, Layout::Linear, 10 * EXTENT), 200);
     assert_eq!(extents(&group, Layout::Linear, 10 * EXTENT + 1), 199);
-    assert_eq!(available(&group, 10 * EXTENT + 1), 199 * EXTENT);
+    assert_eq!(space(&group, 10 * EXTENT + 1).available(), 199 * EXTENT);
     // It is taken from what the layout leaves over first.
     assert_eq!(extents(&group, STRIPED2, 70 * EXTENT), 140);
     assert_eq!(extents(&group, STRIPED2, 71 * EXTENT), 138);

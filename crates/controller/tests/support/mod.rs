@@ -232,17 +232,21 @@ impl World {
         })
     }
 
-    /// A controller that has heard every node that can be reached.
-    pub async fn controller(self: &Arc<Self>) -> (Cluster, ControllerService) {
-        let parts = Parts {
+    /// What a controller of this world consists of.
+    pub fn parts(self: &Arc<Self>) -> Parts {
+        Parts {
             dial: self.clone(),
             timing: Timing { first_retry: Duration::from_millis(20), ..Timing::default() },
             nodes: self.clone(),
             election: self.clone(),
             claims: self.clone(),
             only: None,
-        };
-        let cluster = Cluster::follow(self.roster.subscribe(), parts, self.stop.clone());
+        }
+    }
+
+    /// A controller that has heard every node that can be reached.
+    pub async fn controller(self: &Arc<Self>) -> (Cluster, ControllerService) {
+        let cluster = Cluster::follow(self.roster.subscribe(), self.parts(), self.stop.clone());
         let reachable = self.nodes.values().all(|node| node.reachable.load(SeqCst));
         let wait = if reachable { Duration::from_secs(20) } else { Duration::from_millis(300) };
         assert!(cluster.heard(wait).await || !reachable);
