@@ -15,12 +15,19 @@ use std::path::{Path, PathBuf};
 /// devtmpfs it may be a node that lvm made under `/dev/mapper`. Each is believed only if it is a block device with the
 /// number that sysfs gives.
 ///
+/// A device without a byte has no table: an lvm that was killed had made it, and had not yet said what it consists of. It
+/// is not active, and lvm, told to activate the volume, gives it its table.
+///
 /// # Errors
 /// sysfs cannot be read, or the device is there and no right node is.
 pub(crate) fn find(group_uuid: &str, volume_uuid: &str) -> io::Result<Option<PathBuf>> {
+    find_in(Path::new("/sys/block"), group_uuid, volume_uuid)
+}
+
+fn find_in(block: &Path, group_uuid: &str, volume_uuid: &str) -> io::Result<Option<PathBuf>> {
     let plain = |uuid: &str| uuid.replace('-', "");
     let wanted = format!("LVM-{}{}", plain(group_uuid), plain(volume_uuid));
-    for entry in fs::read_dir("/sys/block")? {
+    for entry in fs::read_dir(block)? {
         let entry = entry?;
         let Some(name) = entry.file_name().to_str().filter(|name| name.starts_with("dm-")).map(str::to_owned) else {
             continue;
@@ -28,6 +35,9 @@ pub(crate) fn find(group_uuid: &str, volume_uuid: &str) -> io::Result<Option<Pat
         // A device may go while we look: then it is not the one.
         let read = |file: &str| fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned());
         if read("dm/uuid").is_ok_and(|uuid| uuid == wanted) {
+            if read("size")? == "0" {
+                return Ok(None);
+            }
             let (number, mapped) = (read("dev")?, read("dm/name")?);
             let (named, own) = (Path::new("/dev/mapper").join(mapped), Path::new("/dev").join(&name));
             let linked = fs::canonicalize(&named).is_ok_and(|target| target == own);
@@ -92,24 +102,41 @@ fn is(path: &Path, number: &str) -> bool {
 mod tests {
     use super::*;
 
+    const GROUP: &str = "Zr3Ot2-MsTU-yPvW-5Ttd-gaYN-WeYT-vP8EJt";
+    const PLAIN: &str = "Zr3Ot2MsTUyPvW5TtdgaYNWeYTvP8EJtABCDEFghijKLMNopqrSTUVwxyz012345";
+    const VOLUME: &str = "ABCDEF-ghij-KLMN-opqr-STUV-wxyz-012345";
+
+    /// A device as sysfs shows it.
+    fn device(block: &Path, node: &str, name: &str, uuid: &str, sectors: u64) {
+        let folder = block.join(node);
+        fs::create_dir_all(folder.join("dm")).unwrap();
+        fs::write(folder.join("dm/name"), format!("{name}\n")).unwrap();
+        fs::write(folder.join("dm/uuid"), format!("{uuid}\n")).unwrap();
+        fs::write(folder.join("size"), format!("{sectors}\n")).unwrap();
+        fs::write(folder.join("dev"), "0:0\n").unwrap();
+    }
+
+    #[test]
+    fn a_device_without_a_table_is_not_active() {
+        let block = tempfile::tempdir().unwrap();
+        device(block.path(), "dm-777777", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 0);
+        assert_eq!(find_in(block.path(), GROUP, VOLUME).unwrap(), None);
+        // With a table it is active, and has to have a node.
+        device(block.path(), "dm-777777", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 8192);
+        let error = find_in(block.path(), GROUP, VOLUME).unwrap_err();
+        assert!(error.to_string().contains("neither /dev/mapper nor /dev has a node for it"), "{error}");
+        assert_eq!(find_in(block.path(), GROUP, "zzzzzz-ghij-KLMN-opqr-STUV-wxyz-012345").unwrap(), None);
+    }
+
     #[test]
     fn a_uuid_is_believed_of_the_whole_volume_alone() {
         let block = tempfile::tempdir().unwrap();
-        let group = "Zr3Ot2-MsTU-yPvW-5Ttd-gaYN-WeYT-vP8EJt";
-        let device = |node: &str, name: &str, uuid: &str, sectors: u64| {
-            let folder = block.path().join(node);
-            fs::create_dir_all(folder.join("dm")).unwrap();
-            fs::write(folder.join("dm/name"), format!("{name}\n")).unwrap();
-            fs::write(folder.join("dm/uuid"), format!("{uuid}\n")).unwrap();
-            fs::write(folder.join("size"), format!("{sectors}\n")).unwrap();
-        };
-        let plain = "Zr3Ot2MsTUyPvW5TtdgaYNWeYTvP8EJtABCDEFghijKLMNopqrSTUVwxyz012345";
-        device("dm-0", "vg--0-pvc--1", &format!("LVM-{plain}"), 8192);
-        device("dm-1", "vg--0-layered", &format!("LVM-{plain}-real"), 8192);
-        device("dm-2", "vg--0-other", &format!("LVM-X{}", &plain[1..]), 8192);
+        device(block.path(), "dm-0", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 8192);
+        device(block.path(), "dm-1", "vg--0-layered", &format!("LVM-{PLAIN}-real"), 8192);
+        device(block.path(), "dm-2", "vg--0-other", &format!("LVM-X{}", &PLAIN[1..]), 8192);
         fs::create_dir(block.path().join("vda")).unwrap();
-        let found = |volume: &str, size: u64| uuid_in(block.path(), "vg-0", group, volume, size);
-        assert_eq!(found("pvc-1", 4 << 20).unwrap(), "ABCDEF-ghij-KLMN-opqr-STUV-wxyz-012345");
+        let found = |volume: &str, size: u64| uuid_in(block.path(), "vg-0", GROUP, volume, size);
+        assert_eq!(found("pvc-1", 4 << 20).unwrap(), VOLUME);
         assert_eq!(found("pvc-1", 8 << 20), None, "of another size");
         assert_eq!(found("layered", 4 << 20), None, "a layer of a volume");
         assert_eq!(found("other", 4 << 20), None, "of another volume group");

@@ -90,12 +90,19 @@ pub async fn run(context: Context) -> Passed {
         }
     }
     suspended(&mut node).await.context("a device that a killed lvm left suspended")?;
+    for layout in ["linear", "raid1"] {
+        tableless(&mut node, layout)
+            .await
+            .with_context(|| format!("a {layout} device that a killed lvm left without a table"))?;
+    }
     let kills: usize = fell.values().sum();
     ensure!(kills > 0, "no kill fell in time");
     let within: Vec<String> = fell.iter().map(|(point, count)| format!("{count} after {point}")).collect();
     context.say(within.join(", "));
     context.say(format_args!("an lvs took {unit:.2} s"));
-    Ok(format!("{kills} trees killed, {missed} too late, 1 suspended device resumed, 0 violations"))
+    Ok(format!(
+        "{kills} trees killed, {missed} too late, 1 suspended device resumed, 4 given their tables, 0 violations"
+    ))
 }
 
 /// lvm dies while a device is suspended: the next quarry resumes it, and the data is there.
@@ -116,6 +123,34 @@ async fn suspended(node: &mut Node) -> Result<()> {
     life.read().await?;
     for step in [Step::Unpublish, Step::Unstage, Step::Delete] {
         life.quietly(step).await?;
+    }
+    life.node.expect_empty().await
+}
+
+/// lvm dies when the kernel has the volume's device and not yet what it consists of: stage and delete go on as if it had
+/// never been there.
+async fn tableless(node: &mut Node, layout: &str) -> Result<()> {
+    let mut nothing = Within { random: Random::new(0), programs: BTreeMap::new(), fell: BTreeMap::new(), missed: 0 };
+    let ask = Ask::mount("pvc-tableless", "ext4").parameter("layout", layout);
+    let mut life = Life::new(node, &mut nothing, ask);
+    life.quietly(Step::Create).await?;
+    for step in [Step::Stage, Step::Delete] {
+        life.node.kill_tree().await?;
+        let device = format!("{GROUP}-pvc--tableless");
+        // A loaded table that is not yet resumed: the kernel shows the device, without a byte.
+        let unfinished = format!(
+            "dmsetup table {device} >/tmp/table; uuid=$(dmsetup info -c --noheadings -o uuid {device}); \
+             dmsetup remove {device}; dmsetup create {device} --notable --uuid $uuid; dmsetup load {device} /tmp/table"
+        );
+        life.node.vm.sh(unfinished).await?;
+        // udev need not have made a link for it.
+        let size = format!("cat $(dirname $(grep -lx {device} /sys/block/dm-*/dm/name))/../size");
+        ensure!(life.node.vm.sh(size).await? == "0", "the test left the device its table");
+        life.node.serve().await?;
+        life.quietly(step).await?;
+        if step == Step::Stage {
+            life.quietly(Step::Unstage).await?;
+        }
     }
     life.node.expect_empty().await
 }
