@@ -1,0 +1,55 @@
+{{/*
+The groups of hosts, as JSON: a list of what the DaemonSet of each needs. Refused are groups of which a host could be in two:
+it would run two node plugins over the same socket.
+*/}}
+{{- define "quarry.groups" -}}
+{{- $root := . -}}
+{{- $groups := list -}}
+{{- $given := .Values.nodeGroups -}}
+{{- if not $given -}}{{- $given = dict "" (dict "nodeSelector" dict) -}}{{- end -}}
+{{- range $name, $group := $given -}}
+  {{- $pools := $group.pools | default $root.Values.pools -}}
+  {{- include "quarry.checkPools" (dict "group" $name "pools" $pools) -}}
+  {{- $groups = append $groups (dict
+      "name" $name
+      "suffix" (ternary "node" (printf "node-%s" $name) (eq $name ""))
+      "nodeSelector" (merge dict $group.nodeSelector $root.Values.node.nodeSelector)
+      "pools" $pools
+      "kubelet" ($group.kubeletDirectory | default $root.Values.kubeletDirectory)
+      "lvm" ($group.lvmDirectory | default $root.Values.lvmDirectory)) -}}
+{{- end -}}
+{{- range $one := $groups -}}
+  {{- range $other := $groups -}}
+    {{- if lt $one.name $other.name -}}
+      {{- include "quarry.checkApart" (list $one $other) -}}
+    {{- end -}}
+  {{- end -}}
+{{- end -}}
+{{- toJson $groups -}}
+{{- end }}
+
+{{/* No host has two values of one label: that is the only proof that it is not in both groups. */}}
+{{- define "quarry.checkApart" -}}
+{{- $one := index . 0 -}}
+{{- $other := index . 1 -}}
+{{- $apart := false -}}
+{{- range $key, $value := $one.nodeSelector -}}
+  {{- if and (hasKey $other.nodeSelector $key) (ne $value (index $other.nodeSelector $key)) -}}{{- $apart = true -}}{{- end -}}
+{{- end -}}
+{{- if not $apart -}}
+  {{- fail (printf "nodeGroups: a host could be in %q and in %q, and would run two node plugins; give both a label in nodeSelector that has different values" $one.name $other.name) -}}
+{{- end -}}
+{{- end }}
+
+{{/* What the node plugin would refuse at its start is refused here already. */}}
+{{- define "quarry.checkPools" -}}
+{{- $where := ternary "pools" (printf "nodeGroups.%s.pools" .group) (eq .group "") -}}
+{{- $names := list -}}
+{{- $volumeGroups := list -}}
+{{- range .pools -}}
+  {{- if has .name $names -}}{{- fail (printf "%s: two pools have the name %q" $where .name) -}}{{- end -}}
+  {{- if has .lvm.volumeGroup $volumeGroups -}}{{- fail (printf "%s: two pools use the volume group %q" $where .lvm.volumeGroup) -}}{{- end -}}
+  {{- $names = append $names .name -}}
+  {{- $volumeGroups = append $volumeGroups .lvm.volumeGroup -}}
+{{- end -}}
+{{- end }}

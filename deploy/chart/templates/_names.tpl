@@ -1,0 +1,39 @@
+{{/* Names, labels and images that several templates use. */}}
+
+{{/* What the names of all objects begin with: the release, with "quarry" in it. */}}
+{{- define "quarry.name" -}}
+{{- $name := .Release.Name -}}
+{{- if not (contains "quarry" $name) -}}{{- $name = printf "%s-quarry" $name -}}{{- end -}}
+{{- $name | trunc 40 | trimSuffix "-" -}}
+{{- end }}
+
+{{/* The labels by which pods are selected; they never change. Called with (dict "root" $ "component" NAME). */}}
+{{- define "quarry.selector" -}}
+app.kubernetes.io/name: quarry
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* The labels of every object. Called in the same way. */}}
+{{- define "quarry.labels" -}}
+{{ include "quarry.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{- end }}
+
+{{- define "quarry.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{/* The Secrets with the certificates of both sides: an operator's own, or those that the controllers fill. */}}
+{{- define "quarry.controllerSecret" -}}
+{{ .Values.certificates.controllerSecret | default (printf "%s-controller" (include "quarry.name" .)) }}
+{{- end }}
+{{- define "quarry.nodeSecret" -}}
+{{ .Values.certificates.nodeSecret | default (printf "%s-node" (include "quarry.name" .)) }}
+{{- end }}
+
+{{/* Of two numbers between the first and the last: (list LEAST N MOST). */}}
+{{- define "quarry.between" -}}
+{{- max (index . 0) (min (index . 1) (index . 2)) -}}
+{{- end }}

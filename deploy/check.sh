@@ -1,0 +1,139 @@
+#!/bin/bash
+# The chart's tests: what it must render, what it must refuse, and that deploy/quarry.yaml and the examples are what they say.
+# The last line is `N passed, N failed`.
+set -uo pipefail
+cd "$(dirname "$0")"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0
+
+# result NAME STATUS FILE: counts one test; FILE holds what it said.
+result() {
+    if [ "$2" = 0 ]; then
+        passed=$((passed + 1))
+        echo "ok    $1"
+    else
+        failed=$((failed + 1))
+        echo "FAIL  $1"
+        sed 's/^/      /' "$3"
+    fi
+}
+
+# The values of a test stand in a file, so that helm reads them as it reads an operator's.
+render() {
+    ./helm.sh template quarry chart --namespace quarry --values "$1"
+}
+
+# accepts NAME <VALUES: renders, and holds what every installation must hold.
+accepts() {
+    cat >"$work/values.yaml"
+    render "$work/values.yaml" >"$work/rendered.yaml" 2>"$work/said" &&
+        "$check" installation "$work/rendered.yaml" >"$work/said" 2>&1
+    result "$1" $? "$work/said"
+}
+
+# refuses NAME WORDS <VALUES: does not render, and says these words.
+refuses() {
+    cat >"$work/values.yaml"
+    if render "$work/values.yaml" >/dev/null 2>"$work/said"; then
+        echo "it was rendered" >"$work/said"
+        result "$1" 1 "$work/said"
+        return
+    fi
+    grep -qF -- "$2" "$work/said"
+    result "$1" $? "$work/said"
+}
+
+# holds NAME PATTERN: the last rendering has a line like this.
+holds() {
+    grep -qE -- "$2" "$work/rendered.yaml"
+    result "$1" $? /dev/null
+}
+
+cargo build --quiet --locked --package quarry-deploy-check || exit 1
+check=${CARGO_TARGET_DIR:-../target}/debug/quarry-deploy-check
+./helm.sh version >/dev/null || exit 1
+
+./helm.sh lint --strict --quiet chart >"$work/said" 2>&1
+result "helm finds nothing wrong" $? "$work/said"
+./render.sh - >"$work/quarry.yaml" 2>"$work/said" && diff -u quarry.yaml "$work/quarry.yaml" >"$work/said"
+result "quarry.yaml is up to date (else: deploy/render.sh)" $? "$work/said"
+"$check" installation quarry.yaml >"$work/said" 2>&1
+result "quarry.yaml holds what it must" $? "$work/said"
+for example in ../examples/*.yaml; do
+    "$check" example "$example" >"$work/said" 2>&1
+    result "examples/${example##*/} is understood" $? "$work/said"
+done
+
+accepts "the chart's own values" </dev/null
+accepts "hosts that differ" <<'END'
+nodeGroups:
+  nvme:
+    nodeSelector: {quarry.dev/disks: nvme}
+    pools: [{name: fast, lvm: {volumeGroup: vg-nvme, reserve: 10Gi}}]
+  hdd:
+    nodeSelector: {quarry.dev/disks: hdd}
+    pools: [{name: slow, lvm: {volumeGroup: vg-hdd}}, {name: scratch, lvm: {volumeGroup: vg-scratch}}]
+    kubeletDirectory: /var/lib/k0s/kubelet
+    lvmDirectory: /var/lib/quarry/lvm
+  plain:
+    nodeSelector: {quarry.dev/disks: plain, zone: a}
+END
+holds "the group's own pools" 'volumeGroup: vg-scratch$'
+holds "a group without pools has everybody's" 'volumeGroup: quarry$'
+holds "the group's own kubelet" 'path: /var/lib/k0s/kubelet/pods,'
+accepts "five thousand hosts" <<<'clusterSize: 5000'
+holds "rates grow" '^ *- --kube-api-capacity-qps=100$'
+holds "threads grow" '^ *- --capacity-threads=16$'
+holds "memory grows" '^ *memory: 422Mi$'
+accepts "one host" <<<'{clusterSize: 1, controller: {replicas: 1}}'
+holds "rates have a floor" '^ *- --kube-api-capacity-qps=5$'
+accepts "certificates of one's own" <<<'certificates: {controllerSecret: mine-c, nodeSecret: mine-n}'
+accepts "IPv6, and no network policy" <<<'{bindAddress: "[::]", networkPolicy: {enabled: false}}'
+holds "IPv6 is listened on" '^ *- --listen=\[::\]:9810$'
+accepts "metrics for one namespace" <<'END'
+networkPolicy:
+  metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]
+END
+accepts "another driver, ports and directories" <<'END'
+driverName: disks.example.com
+kubeletDirectory: /data/kubelet
+node: {agentPort: 1810, httpPort: 1808, maxUnavailable: 1, podAnnotations: {a: b}}
+controller: {httpPort: 1809, podAnnotations: {a: b}}
+imagePullSecrets: [{name: pull}]
+END
+accepts "storage classes" <<'END'
+storageClasses:
+  - name: fast
+    default: true
+    parameters: {pool: default, stripes: 2, layout: striped, csi.storage.k8s.io/fstype: xfs}
+    mountOptions: [noatime]
+  - name: kept
+    reclaimPolicy: Retain
+    volumeBindingMode: Immediate
+    allowedTopologies:
+      - matchLabelExpressions: [{key: topology.local.csi.quarry.dev/node, values: [worker-1]}]
+END
+holds "a class waits for its pod" '^volumeBindingMode: WaitForFirstConsumer$'
+holds "parameters are texts" '^  stripes: "2"$'
+
+overlap='a host could be in "a" and in "b"'
+refuses "a group for every host beside another" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {}}, b: {nodeSelector: {x: y}}}'
+refuses "groups of the same hosts" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {x: y}}, b: {nodeSelector: {x: y}}}'
+refuses "a group within another" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {x: y}}, b: {nodeSelector: {x: y, z: w}}}'
+refuses "groups that a host could be in by two labels" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {x: y}}, b: {nodeSelector: {z: w}}}'
+refuses "a group without a selector" "nodeSelector" <<<'nodeGroups: {a: {}}'
+refuses "a group's name that cannot be one" "nodeGroups" <<<'nodeGroups: {A_b: {nodeSelector: {x: y}}}'
+refuses "an unknown key" "'nodeGroup'" <<<'nodeGroup: {}'
+refuses "an unknown key in a pool" "'volumegroup'" <<<'pools: [{name: a, lvm: {volumegroup: b}}]'
+refuses "no pool" "pools" <<<'pools: []'
+refuses "a name for two pools" 'two pools have the name "a"' <<<'pools: [{name: a, lvm: {volumeGroup: b}}, {name: a, lvm: {volumeGroup: c}}]'
+refuses "a volume group in two pools" 'two pools use the volume group "b"' <<<'pools: [{name: a, lvm: {volumeGroup: b}}, {name: c, lvm: {volumeGroup: b}}]'
+refuses "a size that is none" "reserve" <<<'pools: [{name: a, lvm: {volumeGroup: b, reserve: 10 Gi}}]'
+refuses "an unknown parameter of a class" "pol" <<<'storageClasses: [{name: a, parameters: {pol: b}}]'
+refuses "a certificate for one side alone" "name both Secrets" <<<'certificates: {nodeSecret: mine}'
+refuses "a driver's name that CSI does not admit" "driverName" <<<'driverName: Local_Disks'
+
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]
