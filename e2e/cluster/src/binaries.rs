@@ -1,0 +1,264 @@
+//! The programs that a Kubernetes consists of, built from their Go modules.
+//!
+//! Nothing comes prebuilt, and no registry is asked: each folder in the crate's `binaries/` is a Go module whose `go.mod`
+//! requires an upstream module at one version and names its programs as tools, and whose `go.sum` verifies every source.
+//! [`build`] links them statically, for this machine and for the guests alike, and keeps them in the cache: a group of
+//! programs is built anew only when a file of its module, its flags or Go itself changes.
+//!
+//! What Go keeps for itself stays where Go keeps it: it drops compiled packages by itself when they are not used for some
+//! days, and a build that was cut short goes on from there.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use quarry_vm::{Cache, cache_key, run};
+
+mod groups;
+
+pub use groups::{GROUPS, Group};
+
+/// The processor that the control plane and the guests run on, in Go's words.
+pub const ARCHITECTURE: &str = "amd64";
+
+/// From this version on Go fetches, through its proxy and verified, the newer Go that a module asks for.
+const OLDEST_GO: (u32, u32) = (1, 21);
+
+/// For all of Kubernetes from nothing on a small machine that does other work as well.
+const DEADLINE: Duration = Duration::from_secs(3 * 3600);
+
+/// How often a long build says that it goes on.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
+
+/// Where the programs lie.
+#[derive(Clone, Debug)]
+pub struct Binaries {
+    /// etcd.
+    pub etcd: PathBuf,
+    /// kube-apiserver.
+    pub apiserver: PathBuf,
+    /// kube-controller-manager.
+    pub controller_manager: PathBuf,
+    /// kube-scheduler.
+    pub scheduler: PathBuf,
+    /// kubectl.
+    pub kubectl: PathBuf,
+    /// helm.
+    pub helm: PathBuf,
+    /// external-provisioner.
+    pub provisioner: PathBuf,
+    /// What registers a driver with kubelet.
+    pub registrar: PathBuf,
+    /// What a node runs: kubelet, containerd, its shim and its command.
+    pub node: Vec<PathBuf>,
+    /// The CNI plugins.
+    pub cni: Vec<PathBuf>,
+}
+
+impl Binaries {
+    /// The folder that holds kubectl, for a user's PATH.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.kubectl.parent().unwrap_or(&self.kubectl)
+    }
+}
+
+/// Builds what is not in the cache yet: all programs, for [`ARCHITECTURE`].
+///
+/// # Errors
+/// When Go is missing or too old (the message says what to install), or when a build fails: with the end of what Go said.
+pub async fn build(cache: &Cache) -> Result<Binaries> {
+    let built = build_groups(cache, GROUPS, ARCHITECTURE).await?;
+    let one = |name: &str| built.get(name).cloned().with_context(|| format!("no group has the program {name}"));
+    let all = |names: &[&str]| names.iter().map(|name| one(name)).collect::<Result<Vec<_>>>();
+    Ok(Binaries {
+        etcd: one("etcd")?,
+        apiserver: one("kube-apiserver")?,
+        controller_manager: one("kube-controller-manager")?,
+        scheduler: one("kube-scheduler")?,
+        kubectl: one("kubectl")?,
+        helm: one("helm")?,
+        provisioner: one("csi-provisioner")?,
+        registrar: one("registrar")?,
+        node: all(&["kubelet", "containerd", "containerd-shim-runc-v2", "ctr"])?,
+        cni: all(&["bridge", "host-local", "loopback", "portmap"])?,
+    })
+}
+
+/// As [`build`], for some groups or for another architecture: the path of each program by its name.
+///
+/// # Errors
+/// As [`build`].
+pub async fn build_groups(
+    cache: &Cache,
+    groups: &[Group],
+    architecture: &str,
+) -> Result<BTreeMap<&'static str, PathBuf>> {
+    let mut programs = BTreeMap::new();
+    for group in groups {
+        let folder = group
+            .build(cache, architecture)
+            .await
+            .with_context(|| format!("cannot build {} from {}", group.name, group.module))?;
+        programs.extend(group.programs.iter().map(|(_, name)| (*name, folder.join(name))));
+    }
+    Ok(programs)
+}
+
+impl Group {
+    /// Where its `go.mod` and `go.sum` lie.
+    fn source(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("binaries").join(self.name)
+    }
+
+    /// The folder in the cache that holds its programs.
+    async fn build(&self, cache: &Cache, architecture: &str) -> Result<PathBuf> {
+        let source = self.source();
+        let go_mod = source.join("go.mod");
+        let text = fs::read_to_string(&go_mod).with_context(|| format!("cannot read {}", go_mod.display()))?;
+        let version = version(&text, self.module)
+            .with_context(|| format!("{} does not require {}", go_mod.display(), self.module))?;
+        let flags = self.flags(version);
+        let go = go_version(&source).await?;
+        let files = contents(&source).with_context(|| format!("cannot read {}", source.display()))?;
+        let parts = [go.as_bytes(), architecture.as_bytes()].into_iter();
+        let parts = parts.chain(flags.iter().map(String::as_bytes)).chain(files.iter().map(Vec::as_slice));
+        let key = format!("{version}-{architecture}-{}", cache_key(parts));
+        cache
+            .entry(&format!("go-{}", self.name), &key, async |folder: &Path| {
+                eprintln!("quarry-cluster: building {} {version} with {go} (once)", self.name);
+                let (architecture, output) = (format!("GOARCH={architecture}"), format!("-o={}/", folder.display()));
+                let command = ["CGO_ENABLED=0", "GOOS=linux", &architecture, "go", "build", &output];
+                let command = command.into_iter().chain(flags.iter().map(String::as_str)).chain(["tool"]);
+                with_signs_of_life(self.name, call(&source, command)).await?;
+                self.settle(folder)
+            })
+            .await
+    }
+
+    /// What is the same for every program of the group.
+    fn flags(&self, version: &str) -> Vec<String> {
+        let mut parts = version.trim_start_matches('v').split('.');
+        let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let variables = self.variables.iter().map(|variable| {
+            format!(" -X {}", variable.replace("VERSION", version).replace("MAJOR", major).replace("MINOR", minor))
+        });
+        vec![
+            "-trimpath".to_owned(),
+            // Otherwise a program of our own would differ with each commit.
+            "-buildvcs=false".to_owned(),
+            format!("-tags={}", self.tags.join(",")),
+            format!("-ldflags=-s -w{}", variables.collect::<String>()),
+        ]
+    }
+
+    /// Gives the programs our names, and sees that none is missing.
+    fn settle(&self, folder: &Path) -> Result<()> {
+        for (built, name) in self.programs {
+            fs::rename(folder.join(built), folder.join(name))
+                .with_context(|| format!("go built no program {built}: is it a tool in {}/go.mod?", self.name))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the files of a folder hold, in the order of their names.
+fn contents(folder: &Path) -> std::io::Result<Vec<Vec<u8>>> {
+    let mut paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>()?;
+    paths.sort();
+    paths.iter().map(fs::read).collect()
+}
+
+/// The version at which a `go.mod` requires a module.
+fn version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
+    go_mod.lines().find_map(|line| {
+        let mut words = line.trim().trim_start_matches("require ").split_whitespace();
+        (words.next()? == module).then(|| words.next())?
+    })
+}
+
+/// The Go that builds this module, which may be a newer one than what is installed.
+async fn go_version(source: &Path) -> Result<String> {
+    let need = format!(
+        "Kubernetes is built with Go {}.{} or newer, which fetches the very version that it needs: install it from \
+         https://go.dev/dl/ or with `apt-get install golang-go`, and have `go` on the PATH",
+        OLDEST_GO.0, OLDEST_GO.1
+    );
+    let found = call(source, ["go", "env", "GOVERSION"]).await.with_context(|| need.clone())?;
+    let found = found.trim();
+    if parse_go_version(found).is_none_or(|version| version < OLDEST_GO) {
+        bail!("the Go that is found here is {found:?}; {need}");
+    }
+    Ok(found.to_owned())
+}
+
+/// `go1.26.8` as (1, 26).
+fn parse_go_version(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.strip_prefix("go")?.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Runs a command in a Go module, and gives its standard output. Variables may stand before the command.
+async fn call<'a>(source: &'a Path, command: impl IntoIterator<Item = &'a str>) -> Result<String> {
+    // Our modules stand alone, whatever workspace or vendor folder the user's own settings name.
+    let own = ["GOTOOLCHAIN=auto", "GOWORK=off", "GOFLAGS=-mod=readonly"];
+    let folder = [OsStr::new("-C"), source.as_os_str()];
+    let words = own.into_iter().chain(command).map(OsStr::new);
+    run(Path::new("env"), folder.into_iter().chain(words), DEADLINE).await
+}
+
+/// Says each minute that a build goes on: Go itself is silent until it ends.
+async fn with_signs_of_life<T>(name: &str, work: impl Future<Output = T>) -> T {
+    let begin = Instant::now();
+    let mut ticks = tokio::time::interval(SIGN_OF_LIFE);
+    ticks.tick().await; // The first comes at once.
+    tokio::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            _ = ticks.tick() => eprintln!("quarry-cluster: still building {name}, {} min", begin.elapsed().as_secs() / 60),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_group_requires_its_module_and_names_its_programs() {
+        for group in GROUPS {
+            let go_mod = fs::read_to_string(group.source().join("go.mod")).unwrap();
+            assert!(version(&go_mod, group.module).is_some_and(|version| version.starts_with('v')), "{}", group.name);
+            for (built, _) in group.programs {
+                let tool = |line: &str| line.trim_start_matches("tool ").trim().ends_with(&format!("/{built}"));
+                // Go leaves a major version out of a program's name.
+                assert!(go_mod.replace("/server/v3", "/server").lines().any(tool), "{}: {built}", group.name);
+            }
+        }
+    }
+
+    #[test]
+    fn programs_are_told_their_version() {
+        let flags = GROUPS[0].flags("v1.36.4");
+        assert!(flags[3].contains("version.gitVersion=v1.36.4 "), "{flags:?}");
+        assert!(flags[3].contains("version.gitMajor=1 ") && flags[3].ends_with("version.gitMinor=36"), "{flags:?}");
+    }
+
+    #[test]
+    fn a_required_version_is_found_in_each_form() {
+        let go_mod = "require example.org/a v1.2.3\n\nrequire (\n\texample.org/b v0.4.0 // indirect\n)\n";
+        assert_eq!(version(go_mod, "example.org/a"), Some("v1.2.3"));
+        assert_eq!(version(go_mod, "example.org/b"), Some("v0.4.0"));
+        assert_eq!(version(go_mod, "example.org/c"), None);
+    }
+
+    #[test]
+    fn versions_of_go_are_read() {
+        assert_eq!(parse_go_version("go1.26.8"), Some((1, 26)));
+        assert_eq!(parse_go_version("devel"), None);
+    }
+}

@@ -1,0 +1,90 @@
+//! Which programs are built, from which modules, and with which flags.
+
+/// Programs of one upstream module, built and cached together: what they share is compiled once.
+#[derive(Clone, Copy, Debug)]
+pub struct Group {
+    /// The folder of its Go module.
+    pub name: &'static str,
+    /// The upstream module, which gives the group its version.
+    pub(super) module: &'static str,
+    /// Go's build tags.
+    pub(super) tags: &'static [&'static str],
+    /// Go variables that tell the programs their version: `VERSION` stands for it, `MAJOR` and `MINOR` for its parts.
+    pub(super) variables: &'static [&'static str],
+    /// Go's name of each program and, where that says little, ours.
+    pub(super) programs: &'static [(&'static str, &'static str)],
+}
+
+/// What is built, the longest first.
+pub const GROUPS: &[Group] = &[
+    Group {
+        name: "kubernetes",
+        module: "k8s.io/kubernetes",
+        tags: &[],
+        variables: &[
+            "k8s.io/component-base/version.gitVersion=VERSION",
+            "k8s.io/component-base/version.gitMajor=MAJOR",
+            "k8s.io/component-base/version.gitMinor=MINOR",
+        ],
+        programs: &[
+            ("kube-apiserver", "kube-apiserver"),
+            ("kube-controller-manager", "kube-controller-manager"),
+            ("kube-scheduler", "kube-scheduler"),
+            ("kubectl", "kubectl"),
+            ("kubelet", "kubelet"),
+        ],
+    },
+    Group {
+        name: "etcd",
+        module: "go.etcd.io/etcd/server/v3",
+        tags: &[],
+        variables: &[],
+        programs: &[("server", "etcd")],
+    },
+    Group {
+        name: "containerd",
+        module: "github.com/containerd/containerd/v2",
+        // Snapshots live in overlayfs; nobody traces the container runtime.
+        tags: &["no_devmapper", "no_tracing", "no_zfs"],
+        variables: &["github.com/containerd/containerd/v2/version.Version=VERSION"],
+        programs: &[
+            ("containerd", "containerd"),
+            ("containerd-shim-runc-v2", "containerd-shim-runc-v2"),
+            ("ctr", "ctr"),
+        ],
+    },
+    Group {
+        name: "cni",
+        module: "github.com/containernetworking/plugins",
+        tags: &[],
+        variables: &["github.com/containernetworking/plugins/pkg/utils/buildversion.BuildVersion=VERSION"],
+        programs: &[
+            ("bridge", "bridge"),
+            ("host-local", "host-local"),
+            ("loopback", "loopback"),
+            ("portmap", "portmap"),
+        ],
+    },
+    Group {
+        name: "provisioner",
+        module: "github.com/kubernetes-csi/external-provisioner/v6",
+        tags: &[],
+        variables: &["main.version=VERSION"],
+        programs: &[("csi-provisioner", "csi-provisioner")],
+    },
+    Group {
+        name: "helm",
+        module: "helm.sh/helm/v4",
+        tags: &[],
+        variables: &["helm.sh/helm/v4/internal/version.version=VERSION"],
+        programs: &[("helm", "helm")],
+    },
+    Group {
+        name: "registrar",
+        // It is ours; see its source for why.
+        module: "k8s.io/kubelet",
+        tags: &[],
+        variables: &[],
+        programs: &[("registrar", "registrar")],
+    },
+];
