@@ -1,0 +1,238 @@
+//! What must be true of every installation, whatever the values.
+
+use serde_json::Value;
+
+use crate::objects::{Objects, argument, container, has_argument, is, list, text};
+use crate::{network, nodes, permissions};
+
+/// What was found wrong, a line each.
+#[derive(Default)]
+pub(crate) struct Wrong(Vec<String>);
+
+impl Wrong {
+    /// Takes note of what must be true, in words that say so.
+    pub(crate) fn must(&mut self, what: &str, holds: bool) {
+        if !holds {
+            self.0.push(format!("this must be true, and is not: {what}"));
+        }
+    }
+}
+
+/// All that is wrong with an installation; `source` is the text that `objects` were read from.
+pub(crate) fn wrong(source: &str, objects: &Objects) -> Vec<String> {
+    let mut wrong = Wrong::default();
+    let deployments: Vec<&Value> = objects.of("Deployment").collect();
+    let [controller] = deployments.as_slice() else {
+        return vec!["there must be one Deployment, the controller".to_owned()];
+    };
+    let Some(quarry) = container(controller, "quarry") else {
+        return vec!["the controller must have a container quarry".to_owned()];
+    };
+    driver(objects, argument(quarry, "driver"), &mut wrong);
+    of_controller(controller, quarry, &mut wrong);
+    disruption(objects, controller, &mut wrong);
+    secrets(objects, quarry, &mut wrong);
+    for object in objects.of("Deployment").chain(objects.of("DaemonSet")) {
+        pods(object, &mut wrong);
+    }
+    nodes::check(objects, quarry, &mut wrong);
+    permissions::check(source, objects, controller, &mut wrong);
+    network::check(objects, controller, &mut wrong);
+    wrong.0
+}
+
+fn driver(objects: &Objects, name: &str, wrong: &mut Wrong) {
+    let Some(driver) = objects.named("CSIDriver", name) else {
+        wrong.must("the CSIDriver has the name that the controller is given", false);
+        return;
+    };
+    wrong.must("volumes are not attached", is(driver, "/spec/attachRequired", false));
+    wrong.must("kubelet gives files to the pod's group", is(driver, "/spec/fsGroupPolicy", "File"));
+    wrong.must("the scheduler looks at capacities", is(driver, "/spec/storageCapacity", true));
+    wrong.must("volumes are persistent ones", is(driver, "/spec/volumeLifecycleModes", vec!["Persistent"]));
+    wrong.must(
+        "the CSIDriver outlives an uninstall",
+        is(driver, "/metadata/annotations/helm.sh~1resource-policy", "keep"),
+    );
+    for class in objects.of("StorageClass") {
+        wrong.must("classes are of this driver", text(class, "/provisioner") == name);
+    }
+}
+
+/// What holds for the pods of controller and nodes alike.
+fn pods(object: &Value, wrong: &mut Wrong) {
+    let name = text(object, "/metadata/name");
+    let spec = "/spec/template/spec";
+    let mut must = |what: &str, holds: bool| wrong.must(&format!("{name}: {what}"), holds);
+    must("two containers", list(object, &format!("{spec}/containers")).len() == 2);
+    must("a minute to end", is(object, &format!("{spec}/terminationGracePeriodSeconds"), 60));
+    must("an important pod", text(object, &format!("{spec}/priorityClassName")).starts_with("system-"));
+    let labels = object.pointer("/spec/template/metadata/labels");
+    let selector = object.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
+    let selected = |(key, value): (&String, &Value)| labels.and_then(|labels| labels.get(key)) == Some(value);
+    must("its selector fits its pods", selector.is_some_and(|selector| selector.iter().all(selected)));
+    let mut mounted = list(object, &format!("{spec}/containers")).iter().flat_map(|c| list(c, "/volumeMounts"));
+    let volumes: Vec<&str> = list(object, &format!("{spec}/volumes")).iter().map(|v| text(v, "/name")).collect();
+    must("what is mounted exists", mounted.all(|mount| volumes.contains(&text(mount, "/name"))));
+    for container in list(object, &format!("{spec}/containers")) {
+        let mut must = |what: &str, holds: bool| must(&format!("{}: {what}", text(container, "/name")), holds);
+        must("a read-only root file system", is(container, "/securityContext/readOnlyRootFilesystem", true));
+        must("it asks for memory", container.pointer("/resources/requests/memory").is_some());
+        must("whether it lives is looked at", container.pointer("/livenessProbe/httpGet").is_some());
+        let privileged = is(container, "/securityContext/privileged", true);
+        let closed = is(container, "/securityContext/capabilities/drop", vec!["ALL"])
+            && is(container, "/securityContext/allowPrivilegeEscalation", false);
+        let may = text(object, "/kind") == "DaemonSet" && text(container, "/name") == "quarry";
+        must(
+            "only quarry on the nodes is privileged, and the others have no capability",
+            if may { privileged } else { closed && !privileged },
+        );
+    }
+}
+
+fn of_controller(controller: &Value, quarry: &Value, wrong: &mut Wrong) {
+    let spec = "/spec/template/spec";
+    wrong.must("the controller is no root", is(controller, &format!("{spec}/securityContext/runAsNonRoot"), true));
+    wrong.must(
+        "the controller has the runtime's seccomp profile",
+        is(controller, &format!("{spec}/securityContext/seccompProfile/type"), "RuntimeDefault"),
+    );
+    let Some(provisioner) = container(controller, "provisioner") else {
+        wrong.must("there is a provisioner", false);
+        return;
+    };
+    for flag in [
+        "--strict-topology",
+        "--timeout=60s",
+        "--extra-create-metadata",
+        "--enable-capacity",
+        "--leader-election",
+        "--capacity-ownerref-level=2",
+    ] {
+        wrong.must(&format!("the provisioner has {flag}"), has_argument(provisioner, flag));
+    }
+    let variable = |container: &Value, name: &str, path: &str| {
+        let fits = |variable: &&Value| {
+            text(variable, "/name") == name && text(variable, "/valueFrom/fieldRef/fieldPath") == path
+        };
+        list(container, "/env").iter().any(|variable| fits(&variable))
+    };
+    for (container, name, path) in [
+        (provisioner, "POD_NAME", "metadata.name"),
+        (provisioner, "NAMESPACE", "metadata.namespace"),
+        (quarry, "POD_NAME", "metadata.name"),
+        (quarry, "POD_NAMESPACE", "metadata.namespace"),
+    ] {
+        wrong.must(&format!("the controller's pod is told {path} as {name}"), variable(container, name, path));
+    }
+    let socket = argument(quarry, "endpoint").strip_prefix("unix://");
+    wrong.must("both containers speak over one socket", socket == Some(argument(provisioner, "csi-address")));
+}
+
+fn disruption(objects: &Objects, controller: &Value, wrong: &mut Wrong) {
+    let budget = objects.named("PodDisruptionBudget", text(controller, "/metadata/name"));
+    let fits = |budget: &Value| {
+        budget.pointer("/spec/selector") == controller.pointer("/spec/selector")
+            && is(budget, "/spec/maxUnavailable", 1)
+    };
+    wrong.must("controllers are evicted one at a time", budget.is_some_and(fits));
+}
+
+/// The Secrets that the chart makes are those that the controller is told of; they hold nothing, so that nothing is
+/// overwritten by an upgrade.
+fn secrets(objects: &Objects, quarry: &Value, wrong: &mut Wrong) {
+    let prefix = argument(quarry, "secrets");
+    let mut names: Vec<&str> = objects.of("Secret").map(|secret| text(secret, "/metadata/name")).collect();
+    names.sort_unstable();
+    let expected: Vec<String> = match prefix {
+        "" => Vec::new(),
+        _ => ["authority", "controller", "node"].iter().map(|item| format!("{prefix}-{item}")).collect(),
+    };
+    wrong.must("the Secrets are those that the controller fills", names == expected);
+    let empty = objects.of("Secret").all(|secret| secret.get("data").is_none() && secret.get("stringData").is_none());
+    wrong.must("the Secrets come empty", empty);
+    wrong.must(
+        "certificates are issued, or an operator's own are used",
+        prefix.is_empty() != argument(quarry, "tls").is_empty(),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFESTS: &str = include_str!("../../quarry.yaml");
+
+    fn found(text: &str) -> Vec<String> {
+        wrong(text, &crate::read::objects(text).unwrap())
+    }
+
+    #[test]
+    fn what_is_shipped_is_right() {
+        assert_eq!(found(MANIFESTS), [""; 0]);
+    }
+
+    /// Each is one change of what is shipped, and what must be said of it.
+    #[test]
+    fn what_is_wrong_is_found() {
+        for (from, to, said) in [
+            ("attachRequired: false", "attachRequired: true", "not attached"),
+            ("helm.sh/resource-policy: keep", "a: b", "outlives"),
+            ("name: local.csi.quarry.dev\n", "name: other.csi.quarry.dev\n", "CSIDriver has the name"),
+            ("--strict-topology", "--no-topology", "--strict-topology"),
+            ("--timeout=60s", "--timeout=10s", "--timeout=60s"),
+            ("runAsNonRoot: true", "runAsNonRoot: false", "no root"),
+            ("name: NAMESPACE", "name: NAMESPACES", "NAMESPACE"),
+            ("maxUnavailable: 1\n", "maxUnavailable: 2\n", "one at a time"),
+            ("type: Opaque", "type: Opaque\nstringData: {a: b}", "come empty"),
+            ("--secrets=quarry", "--secrets=other", "controller fills"),
+            ("terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 30", "a minute"),
+            ("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "read-only root"),
+            ("capabilities: {drop: [ALL]}}", "capabilities: {drop: [KILL]}}", "no capability"),
+            ("--csi-address=/run/quarry/csi.sock", "--csi-address=/run/csi.sock", "one socket"),
+            // crates/deploy: nodes
+            ("privileged: true", "privileged: false", "privileged"),
+            ("hostIPC: false", "hostIPC: true", "hostIPC"),
+            ("maxSurge: 0", "maxSurge: 1", "maxSurge"),
+            ("mountPropagation: Bidirectional", "mountPropagation: HostToContainer", "kubelet's folders"),
+            ("mountPath: /dev}", "mountPath: /devices}", "/dev"),
+            ("path: /etc/lvm,", "path: /etc/lvm2,", ""),
+            ("optional: true", "optional: false", "may come later"),
+            ("--listen=0.0.0.0:9810", "--listen=0.0.0.0:9811", "agent's port"),
+            (
+                "--kubelet-registration-path=/var/lib/kubelet/plugins/local",
+                "--kubelet-registration-path=/var/lib/kubelet/plugins/other",
+                "registrar",
+            ),
+            ("QUARRY_NODE", "QUARRY_NODES", "QUARRY_NODE"),
+            // permissions
+            (
+                "automountServiceAccountToken: false\n      priority",
+                "automountServiceAccountToken: true\n      priority",
+                "token",
+            ),
+            (
+                "{kind: ServiceAccount, name: quarry-controller,",
+                "{kind: ServiceAccount, name: quarry-node,",
+                "nothing is bound",
+            ),
+            ("verbs: [create, patch]", "verbs: ['*']", "wildcard"),
+            ("  # RBAC cannot limit create to names.\n", "", "says why"),
+            ("verbs: [get, update]", "verbs: [get, list, update]", "Secrets"),
+            ("resourceNames: [quarry-chooser, local-csi-quarry-dev]", "resourceNames: [quarry-chooser]", "Leases"),
+            // network
+            ("policyTypes: [Ingress, Egress]", "policyTypes: [Ingress]", "no connections"),
+            ("{protocol: TCP, port: agent}", "{protocol: TCP, port: http}", "reach the agents"),
+        ] {
+            assert!(MANIFESTS.contains(from), "{from:?} is no part of what is shipped any more");
+            let wrong = found(&MANIFESTS.replacen(from, to, 1));
+            let all = found(&MANIFESTS.replace(from, to));
+            if said.is_empty() {
+                assert_eq!(all, [""; 0], "{from:?} may be {to:?}");
+                continue;
+            }
+            let says = |wrong: &[String]| wrong.iter().any(|line| line.contains(said));
+            assert!(says(&wrong) || says(&all), "{from:?} to {to:?}: {all:?} does not say {said:?}");
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Who may do what in the Kubernetes API.
+
+use serde_json::Value;
+
+use crate::installation::Wrong;
+use crate::objects::{Objects, argument, container, is, list, text};
+
+pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: &mut Wrong) {
+    let account = text(controller, "/spec/template/spec/serviceAccountName");
+    let bindings: Vec<&Value> = objects.of("RoleBinding").chain(objects.of("ClusterRoleBinding")).collect();
+    let subjects = || bindings.iter().flat_map(|binding| list(binding, "/subjects"));
+    for group in objects.of("DaemonSet") {
+        let own = text(group, "/spec/template/spec/serviceAccountName");
+        wrong.must("nothing is bound to the node plugin's account", own != account && !own.is_empty());
+        wrong.must(
+            "nothing is bound to the node plugin's account",
+            subjects().all(|subject| text(subject, "/name") != own),
+        );
+        let none = is(group, "/spec/template/spec/automountServiceAccountToken", false);
+        wrong.must("the node plugin mounts no token", none);
+    }
+    let ours = |subject: &Value| text(subject, "/kind") == "ServiceAccount" && text(subject, "/name") == account;
+    wrong.must("permissions are the controller's alone", subjects().all(ours) && subjects().next().is_some());
+    for binding in &bindings {
+        let role = objects.named(text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"));
+        wrong.must("bindings bind roles that exist", role.is_some());
+    }
+    for account in objects.of("ServiceAccount") {
+        wrong.must("pods say whether they mount a token", is(account, "/automountServiceAccountToken", false));
+    }
+
+    let rules: Vec<&Value> =
+        objects.of("Role").chain(objects.of("ClusterRole")).flat_map(|role| list(role, "/rules")).collect();
+    for rule in &rules {
+        let every = ["/apiGroups", "/resources", "/verbs"].iter().flat_map(|part| list(rule, part));
+        wrong.must("no rule has a wildcard", every.clone().all(|word| word.as_str() != Some("*")));
+    }
+    said_why(source, wrong);
+    let quarry = container(controller, "quarry");
+    let prefix = quarry.map(|quarry| argument(quarry, "secrets")).unwrap_or_default();
+    secrets(&rules, prefix, wrong);
+    let lease = quarry.map(|quarry| argument(quarry, "lease")).unwrap_or_default();
+    let driver = quarry.map(|quarry| argument(quarry, "driver")).unwrap_or_default();
+    // As the provisioner names its own.
+    let names = [lease.to_owned(), driver.replace('.', "-")];
+    let kept = about(&rules, "leases")
+        .any(|rule| is(rule, "/resourceNames", names.to_vec()) && is(rule, "/verbs", vec!["get", "update"]));
+    wrong.must("the two Leases may be kept", kept);
+}
+
+/// Secrets are named, and nobody may list, watch or make them; with an operator's own certificates nobody reads any.
+fn secrets(rules: &[&Value], prefix: &str, wrong: &mut Wrong) {
+    let names: Vec<String> =
+        ["authority", "controller", "node"].iter().map(|item| format!("{prefix}-{item}")).collect();
+    let narrow = |rule: &Value| is(rule, "/resourceNames", names.clone()) && is(rule, "/verbs", vec!["get", "update"]);
+    let count = about(rules, "secrets").count();
+    let expected = usize::from(!prefix.is_empty());
+    wrong.must(
+        "the controller's three Secrets, and no others, may be read and filled",
+        count == expected && about(rules, "secrets").all(narrow),
+    );
+}
+
+fn about<'a>(rules: &'a [&'a Value], resource: &'a str) -> impl Iterator<Item = &'a Value> {
+    let names = move |rule: &&&Value| list(rule, "/resources").iter().any(|named| named.as_str() == Some(resource));
+    rules.iter().filter(names).copied()
+}
+
+/// Each rule stands below a comment.
+fn said_why(source: &str, wrong: &mut Wrong) {
+    let mut before = "";
+    for line in source.lines().map(str::trim) {
+        if line.starts_with("- apiGroups:") {
+            wrong.must(&format!("each rule says why: `{line}` after `{before}`"), before.starts_with('#'));
+        }
+        before = line;
+    }
+}
