@@ -190,7 +190,7 @@ mod tests {
             ("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "read-only root"),
             ("capabilities: {drop: [ALL]}}", "capabilities: {drop: [KILL]}}", "no capability"),
             ("--csi-address=/run/quarry/csi.sock", "--csi-address=/run/csi.sock", "one socket"),
-            // crates/deploy: nodes
+            // The node plugin.
             ("privileged: true", "privileged: false", "privileged"),
             ("hostIPC: false", "hostIPC: true", "hostIPC"),
             ("maxSurge: 0", "maxSurge: 1", "maxSurge"),
@@ -205,7 +205,7 @@ mod tests {
                 "registrar",
             ),
             ("QUARRY_NODE", "QUARRY_NODES", "QUARRY_NODE"),
-            // permissions
+            // Permissions.
             (
                 "automountServiceAccountToken: false\n      priority",
                 "automountServiceAccountToken: true\n      priority",
@@ -220,7 +220,7 @@ mod tests {
             ("  # RBAC cannot limit create to names.\n", "", "says why"),
             ("verbs: [get, update]", "verbs: [get, list, update]", "Secrets"),
             ("resourceNames: [quarry-chooser, local-csi-quarry-dev]", "resourceNames: [quarry-chooser]", "Leases"),
-            // network
+            // The network.
             ("policyTypes: [Ingress, Egress]", "policyTypes: [Ingress]", "no connections"),
             ("{protocol: TCP, port: agent}", "{protocol: TCP, port: http}", "reach the agents"),
         ] {
