@@ -1,0 +1,142 @@
+//! The bill of materials, in CycloneDX's JSON: every Debian package and every crate, with version, licence and digest.
+//!
+//! It bears no date and no random number: the same image has the same bill. The image's own digest ties the two.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::debian::Package;
+use crate::oci::Written;
+use crate::program::Crate;
+
+/// What the bill is about.
+pub(crate) struct Bill<'a> {
+    /// The image's full name, tag included.
+    pub(crate) image: &'a str,
+    pub(crate) written: &'a Written,
+    /// The text of the image's os-release file.
+    pub(crate) os_release: &'a str,
+    pub(crate) packages: &'a [Package],
+    pub(crate) crates: &'a [Crate],
+    /// The version of the C library inside the program.
+    pub(crate) c_library: Option<String>,
+}
+
+impl Bill<'_> {
+    /// Writes the bill down.
+    pub(crate) fn json(&self) -> Result<String> {
+        let (name, tag) = self.image.rsplit_once(':').context("the image's name has no tag")?;
+        let digest = self.written.digest.strip_prefix("sha256:").context("the image's digest is not SHA-256")?;
+        let distribution = self.os("ID")?;
+        let release = format!("{distribution}-{}", self.os("VERSION_ID")?);
+        let system = json!({
+            "type": "operating-system", "bom-ref": "os", "name": distribution, "version": self.os("VERSION_ID")?,
+        });
+        let packages = self.packages.iter().map(|package| deb(package, &distribution, &release));
+        let crates = self.crates.iter().map(cargo);
+        let c_library = self.c_library.iter().map(|version| {
+            json!({
+                "type": "library", "bom-ref": "glibc", "name": "glibc", "version": version,
+                "description": "Linked into quarry statically; the version of the package libc6-dev on the machine that built it.",
+                "licenses": [{"license": {"id": "LGPL-2.1-or-later"}}],
+            })
+        });
+        let mut bill = json!({
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.6",
+            "version": 1,
+            "metadata": {"component": {
+                "type": "container", "bom-ref": "image", "name": name, "version": tag,
+                "hashes": [{"alg": "SHA-256", "content": digest}],
+            }},
+            "components": std::iter::once(system).chain(packages).chain(crates).chain(c_library).collect::<Vec<Value>>(),
+        });
+        bill.sort_all_objects();
+        Ok(serde_json::to_string_pretty(&bill)? + "\n")
+    }
+
+    /// A value of the os-release file.
+    fn os(&self, key: &str) -> Result<String> {
+        let mut lines = self.os_release.lines();
+        let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        Ok(value.with_context(|| format!("the image's os-release has no {key}"))?.trim_matches('"').to_owned())
+    }
+}
+
+fn deb(package: &Package, distribution: &str, release: &str) -> Value {
+    let Package { name, version, architecture, source, sha256, licences } = package;
+    let purl = format!(
+        "pkg:deb/{distribution}/{}@{}?arch={architecture}&distro={release}&upstream={}",
+        escape(name),
+        escape(version),
+        escape(source)
+    );
+    let licences: Vec<_> = licences.iter().map(|licence| json!({"license": {"name": licence}})).collect();
+    let mut component = json!({
+        "type": "library", "bom-ref": purl, "purl": purl, "name": name, "version": version,
+        "hashes": [{"alg": "SHA-256", "content": sha256}],
+    });
+    if let (false, Some(object)) = (licences.is_empty(), component.as_object_mut()) {
+        object.insert("licenses".to_owned(), licences.into());
+    }
+    component
+}
+
+fn cargo(crate_: &Crate) -> Value {
+    let Crate { name, version, licence, ours } = crate_;
+    let mut component = json!({
+        "type": "library", "bom-ref": format!("cargo:{name}@{version}"), "name": name, "version": version,
+        "licenses": [{"expression": licence}],
+    });
+    // Ours are nowhere but here.
+    if let (false, Some(object)) = (*ours, component.as_object_mut()) {
+        object.insert("purl".to_owned(), format!("pkg:cargo/{}@{}", escape(name), escape(version)).into());
+    }
+    component
+}
+
+/// As package URLs want it: letters, digits and a few marks as they are, other bytes as percent and two digits.
+fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_named_once_and_tied_to_the_image() {
+        let package = Package {
+            name: "libdevmapper1.02.1".to_owned(),
+            version: "2:1.02.185-2+b1".to_owned(),
+            architecture: "amd64".to_owned(),
+            source: "lvm2".to_owned(),
+            sha256: "ab".repeat(32),
+            licences: vec!["GPL-2".to_owned()],
+        };
+        let named = |name: &str, ours| Crate {
+            name: name.to_owned(),
+            version: "1.0.0".to_owned(),
+            licence: "MIT OR Apache-2.0".to_owned(),
+            ours,
+        };
+        let written = Written { digest: format!("sha256:{}", "cd".repeat(32)), compressed: 1, unpacked: 1 };
+        let bill = Bill {
+            image: "quarry.dev/quarry:0.1.0",
+            written: &written,
+            os_release: "NAME=\"Debian GNU/Linux\"\nVERSION_ID=\"12\"\nID=debian\n",
+            packages: &[package],
+            crates: &[named("tokio", false), named("quarry-lvm", true)],
+            c_library: Some("2.36-9".to_owned()),
+        };
+        let text = bill.json().unwrap();
+        assert_eq!(text, bill.json().unwrap());
+        let read: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["metadata"]["component"]["hashes"][0]["content"], "cd".repeat(32));
+        assert_eq!(read["metadata"]["component"]["name"], "quarry.dev/quarry");
+        let purls: Vec<_> = read["components"].as_array().unwrap().iter().map(|part| part["purl"].as_str()).collect();
+        let deb = "pkg:deb/debian/libdevmapper1.02.1@2%3A1.02.185-2%2Bb1?arch=amd64&distro=debian-12&upstream=lvm2";
+        assert_eq!(purls, [None, Some(deb), Some("pkg:cargo/tokio@1.0.0"), None, None]);
+    }
+}

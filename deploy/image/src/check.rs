@@ -1,0 +1,170 @@
+//! Checks a built image by what its programs do in it: in a chroot of its unpacked layers, with nothing mounted.
+//!
+//! No list of libraries is kept anywhere. That nothing is missing is seen here: every program of the image is given to the
+//! image's own loader, and the tools that Quarry runs are run.
+#![allow(clippy::disallowed_types)] // Programs of the image, not of production; see crate::command.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::command::{command, run};
+use crate::{Architecture, Archive};
+
+/// Each tool with arguments that make it say which it is.
+const TOOLS: [&[&str]; 9] = [
+    &["quarry", "--version"],
+    &["lvm", "vgs", "--version", "--driverloaded", "n"],
+    &["dmsetup", "--help"],
+    &["blkid", "-V"],
+    &["mkfs.ext4", "-V"],
+    &["mkfs.xfs", "-V"],
+    &["xfs_repair", "-V"],
+    &["mkfs.btrfs", "-V"],
+    &["lsblk", "-V"],
+];
+
+/// Each mkfs, to make a filesystem in a file.
+const MAKE: [&[&str]; 3] = [
+    &["mkfs.ext4", "-q", "-F", "/tmp/ext4"],
+    &["mkfs.xfs", "-q", "-f", "/tmp/xfs"],
+    &["mkfs.btrfs", "-q", "/tmp/btrfs"],
+];
+
+/// Large enough for any filesystem; nothing of it is written but what mkfs writes.
+const SIZE: u64 = 512 << 20;
+
+/// Unpacks the image and tries it. Needs root, or a kernel that lets users have namespaces.
+///
+/// # Errors
+/// When the archive is not sound, is for another processor than this host's, or anything in it does not run.
+pub fn check(image: &Path) -> Result<()> {
+    let archive = Archive::open(image)?;
+    let architecture = Architecture::of_this_host();
+    ensure!(
+        *archive.configuration.architecture() == architecture.oci(),
+        "the image is for {}, and its programs cannot run on this host ({})",
+        archive.configuration.architecture(),
+        architecture.name()
+    );
+    let folder = tempfile::tempdir().context("cannot make a folder to unpack the image in")?;
+    let root = Root { folder: folder.path().to_owned() };
+    archive.unpack(&root.folder)?;
+    root.files()?;
+    root.tools()?;
+    root.filesystems()?;
+    root.missing_tools_are_noticed()
+}
+
+/// The unpacked image.
+struct Root {
+    folder: PathBuf,
+}
+
+impl Root {
+    /// A command that runs inside.
+    fn inside(&self, words: &[&str]) -> Result<Command> {
+        let folder = self.folder.to_str().context("the temporary folder's path is not UTF-8")?;
+        let prefix: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["unshare", "--map-root-user"] };
+        let words = [prefix, &["chroot", folder], words].concat();
+        let (program, arguments) = words.split_first().context("there is nothing to run")?;
+        let mut command = command(program, arguments);
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+        Ok(command)
+    }
+
+    /// Every program finds its libraries, no link leads nowhere, and nobody gains rights by starting one.
+    fn files(&self) -> Result<()> {
+        let mut programs = 0;
+        for folder in ["usr/bin", "usr/sbin"] {
+            for entry in fs::read_dir(self.folder.join(folder)).context("the image has no programs")? {
+                let path = entry.context("cannot read the image's programs")?.path();
+                let name = format!("/{folder}/{}", path.file_name().unwrap_or_default().display());
+                let metadata = path.metadata().with_context(|| format!("{name} leads nowhere"))?;
+                ensure!(metadata.permissions().mode() & 0o6000 == 0, "{name} gives its user another's rights");
+                if path.is_symlink() {
+                    continue;
+                }
+                let bytes = fs::read(&path).with_context(|| format!("cannot read {name}"))?;
+                ensure!(bytes.starts_with(b"\x7fELF"), "{name} is no program, and there is no shell to run it");
+                programs += 1;
+                // What is linked statically has no business with the loader.
+                if name != "/usr/bin/quarry" {
+                    let loader = Architecture::of_this_host().loader();
+                    run(&mut self.inside(&[loader, "--list", &name])?)
+                        .with_context(|| format!("{name} lacks a library"))?;
+                }
+            }
+        }
+        println!("{programs} programs find their libraries");
+        Ok(())
+    }
+
+    fn tools(&self) -> Result<()> {
+        for tool in TOOLS {
+            let mut command = self.inside(tool)?;
+            let output = command.output().with_context(|| format!("cannot start {}", tool.join(" ")))?;
+            let said = [output.stdout, output.stderr].concat();
+            let said = String::from_utf8_lossy(&said);
+            ensure!(output.status.success(), "{} failed ({}):\n{said}", tool.join(" "), output.status);
+            println!(
+                "{}: {}",
+                tool.join(" "),
+                said.lines().find(|line| !line.trim().is_empty()).unwrap_or_default().trim()
+            );
+        }
+        Ok(())
+    }
+
+    fn filesystems(&self) -> Result<()> {
+        for make in MAKE {
+            let file = make.last().context("no file to make a filesystem in")?;
+            let kind = file.trim_start_matches("/tmp/");
+            let path = self.folder.join(file.trim_start_matches('/'));
+            fs::File::create(&path)?.set_len(SIZE)?;
+            run(&mut self.inside(make)?).with_context(|| format!("{kind} cannot be made in the image"))?;
+            let seen = run(&mut self.inside(&["blkid", "-p", "-o", "value", "-s", "TYPE", file])?)?;
+            ensure!(seen.trim() == kind, "blkid sees {:?} where {kind} was made", seen.trim());
+            println!("{kind} is made, and seen");
+        }
+        Ok(())
+    }
+
+    /// Quarry's own list of what it needs decides: it says at its start what is missing, before anything else fails.
+    fn missing_tools_are_noticed(&self) -> Result<()> {
+        fs::write(self.folder.join("tmp/pools.yaml"), "pools:\n  - name: p\n    lvm: {volumeGroup: none}\n")?;
+        // A socket where none can be: the program ends in any case.
+        let start = [
+            "quarry",
+            "standalone",
+            "--config",
+            "/tmp/pools.yaml",
+            "--node",
+            "n",
+            "--endpoint",
+            "unix:///proc/none/csi",
+        ];
+        let refused = |said: &str| said.contains("missing from PATH");
+        let said = self.refusal(&start)?;
+        ensure!(!refused(&said), "{said}");
+        ensure!(said.contains("/proc/none/csi"), "quarry did not come as far as its socket:\n{said}");
+        let mkfs = self.folder.join("usr/sbin/mkfs.xfs");
+        fs::remove_file(&mkfs).context("the image has no mkfs.xfs")?;
+        let said = self.refusal(&start)?;
+        ensure!(refused(&said) && said.contains("mkfs.xfs"), "quarry did not notice that mkfs.xfs is missing:\n{said}");
+        println!("quarry finds all that it needs");
+        Ok(())
+    }
+
+    fn refusal(&self, words: &[&str]) -> Result<String> {
+        let output = self.inside(words)?.output().context("cannot start quarry")?;
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        if output.status.success() {
+            bail!("quarry ended well where it cannot:\n{said}");
+        }
+        Ok(said)
+    }
+}

@@ -1,0 +1,156 @@
+//! The part of the image that is Debian's: tools, the libraries they load, and a record of each package.
+//!
+//! Packages are downloaded and verified by apt and unpacked here, file by file; none is installed. So it takes no root, no
+//! chroot, no emulation for another processor, and nothing depends on what installation scripts do. A record of each lies
+//! in `/var/lib/dpkg/status.d`, where scanners for known vulnerabilities look in images without dpkg.
+
+mod apt;
+mod licences;
+mod select;
+
+use anyhow::{Context, Result};
+use quarry_vm::Cache;
+
+use crate::command::{command, drain, run, stream};
+use crate::{Architecture, Layer};
+
+/// Debian's release: the one whose tools the tests on real LVM run, crash sweeps included. They and the image change
+/// together. Newer tools would also write formats that hosts' own older ones do not read.
+pub(crate) const RELEASE: &str = "bookworm";
+
+/// Every package, libraries included: what comes into the image is read here, not decided by a resolver. Whatever a
+/// program lacks, the image's check finds.
+const PACKAGES: &[&str] = &[
+    // What Quarry runs.
+    "btrfs-progs",
+    "dmsetup",
+    "e2fsprogs",
+    "lvm2",
+    "util-linux",
+    "xfsprogs",
+    // Which Debian this is, and the licences.
+    "base-files",
+    // Libraries.
+    "libaio1",
+    "libblkid1",
+    "libbsd0",
+    "libc6",
+    "libcap-ng0",
+    "libcap2",
+    "libcom-err2",
+    "libcrypt1",
+    "libdevmapper-event1.02.1",
+    "libdevmapper1.02.1",
+    "libedit2",
+    "libext2fs2",
+    "libgcrypt20",
+    "libgpg-error0",
+    "libinih1",
+    "liblz4-1",
+    "liblzma5",
+    "liblzo2-2",
+    "libmd0",
+    "libmount1",
+    "libpcre2-8-0",
+    "libselinux1",
+    "libsmartcols1",
+    "libss2",
+    "libsystemd0",
+    "libtinfo6",
+    "libudev1",
+    "liburcu8",
+    "libuuid1",
+    "libzstd1",
+    "zlib1g",
+    // Loaded by name when a thread is ended (mkfs.btrfs); its licence lies with its compiler.
+    "gcc-12-base",
+    "libgcc-s1",
+];
+
+/// A package in the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) architecture: String,
+    /// The source package it was built from, which advisories are about.
+    pub(crate) source: String,
+    /// The SHA-256 of the package's file, as Debian's signed index has it.
+    pub(crate) sha256: String,
+    /// The short names of its licences, where its copyright file is in the format for machines.
+    pub(crate) licences: Vec<String>,
+}
+
+/// Builds the layer, and says what is in it.
+pub(crate) fn layer(cache: &Cache, architecture: Architecture) -> Result<(Layer, Vec<Package>)> {
+    let mut layer = select::MERGED.iter().fold(Layer::default(), |layer, top| match *top {
+        // Only where the loader of programs is expected there.
+        "lib64" if architecture != Architecture::Amd64 => layer,
+        top => layer.symlink(top, &format!("usr/{top}")),
+    });
+    let mut packages = Vec::new();
+    for deb in apt::download(cache, architecture, PACKAGES)? {
+        let file = deb.path.to_str().context("the cache folder's path is not UTF-8")?;
+        let control = run(&mut command("dpkg-deb", &["--field", file]))?;
+        stream(&mut command("dpkg-deb", &["--fsys-tarfile", file]), |mut tar| {
+            layer.add_tar(&mut tar, |path| select::place(path, architecture))?;
+            drain(tar)
+        })
+        .with_context(|| format!("cannot unpack {file}"))?;
+        let package = package(&control, deb.sha256)?;
+        layer = layer.bytes(&format!("/var/lib/dpkg/status.d/{}", package.name), control, 0o644);
+        packages.push(package);
+    }
+    select::only_programs(&mut layer);
+    for package in &mut packages {
+        let copyright = layer.content(&format!("/usr/share/doc/{}/copyright", package.name));
+        let copyright = copyright.with_context(|| format!("{} has no copyright file in the image", package.name))?;
+        package.licences = licences::of(&String::from_utf8_lossy(copyright));
+    }
+    Ok((layer, packages))
+}
+
+/// Reads a package's control file.
+fn package(control: &str, sha256: String) -> Result<Package> {
+    let field = |name: &str| {
+        control
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+            .map(|value| value.trim().to_owned())
+    };
+    let wanted = |name: &str| field(name).with_context(|| format!("a package's control file has no {name}"));
+    let name = wanted("Package")?;
+    // "systemd (252.39)": the version where it differs from the package's.
+    let source = field("Source").and_then(|source| source.split(' ').next().map(str::to_owned));
+    Ok(Package {
+        version: wanted("Version")?,
+        architecture: wanted("Architecture")?,
+        source: source.unwrap_or_else(|| name.clone()),
+        name,
+        sha256,
+        licences: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_control_file_is_read() {
+        let control = "Package: libudev1\nSource: systemd (252.39)\nVersion: 252.39-1~deb12u2\nArchitecture: amd64\n \
+                       Version: no field\n";
+        let package = package(control, "00".to_owned()).unwrap();
+        assert_eq!((package.name.as_str(), package.source.as_str()), ("libudev1", "systemd"));
+        assert_eq!((package.version.as_str(), package.architecture.as_str()), ("252.39-1~deb12u2", "amd64"));
+        assert!(super::package("Package: x\n", String::new()).unwrap_err().to_string().contains("Version"));
+    }
+
+    #[test]
+    fn no_package_is_named_twice() {
+        let mut names = PACKAGES.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), PACKAGES.len());
+    }
+}

@@ -1,0 +1,61 @@
+//! Builds Quarry's image, and checks a built one.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use quarry_image::{Architecture, quarry};
+use quarry_vm::Cache;
+
+/// Quarry's OCI image, without a registry and without a container engine.
+#[derive(Parser)]
+#[command(version)]
+enum Arguments {
+    /// Builds the image and its bill of materials
+    Build {
+        /// The processor that it is for
+        #[arg(long, default_value = Architecture::of_this_host().name())]
+        architecture: Architecture,
+        /// The image's full name
+        #[arg(long, default_value = concat!("quarry.dev/quarry:", env!("CARGO_PKG_VERSION")))]
+        tag: String,
+        /// The folder for quarry.tar and quarry.cdx.json
+        #[arg(long, default_value = "target/image")]
+        output: PathBuf,
+        /// A statically linked program that was built before; none: it is built
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+        /// The image's date, in seconds since the epoch; none: it has no date
+        #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS")]
+        created: Option<i64>,
+    },
+    /// Unpacks a built image and runs what is in it (as root, or with user namespaces)
+    Check {
+        /// The image
+        #[arg(default_value = "target/image/quarry.tar")]
+        image: PathBuf,
+    },
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse() {
+        Arguments::Build { architecture, tag, output, binary, created } => {
+            let build = quarry::Build { architecture, tag, output, binary, created };
+            let built = quarry::build(&Cache::open()?, &build).context("cannot build Quarry's image")?;
+            let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
+            let written = &built.written;
+            println!(
+                "{} ({} MiB, {} MiB unpacked)",
+                built.image.display(),
+                mebibytes(written.compressed),
+                mebibytes(written.unpacked)
+            );
+            println!("{}@{}", build.tag, written.digest);
+            println!("{}", built.bill.display());
+            Ok(())
+        }
+        Arguments::Check { image } => {
+            quarry_image::check(&image).with_context(|| format!("{} is not as it should be", image.display()))
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The program that is shipped: how it is built, and what went into it.
+//!
+//! It is linked statically. So it runs whatever C library the machine that builds it has; it is the same kind of program
+//! that all tests in virtual nodes run; and the image's two parts can be renewed apart. The price: a fix in glibc
+//! reaches it by a build, so the bill of materials names the glibc that is inside.
+#![allow(clippy::disallowed_types)] // cargo is not what Quarry runs in production; see crate::command.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use crate::Architecture;
+use crate::command::{command, drain, run, stream};
+
+/// A crate in the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Crate {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    /// An SPDX expression.
+    pub(crate) licence: String,
+    /// Whether it is of this workspace rather than from crates.io.
+    pub(crate) ours: bool,
+}
+
+/// Builds the program as it is released; the paths of this machine are kept out of it.
+pub(crate) fn build(architecture: Architecture) -> Result<PathBuf> {
+    let (workspace, target) = (workspace()?, architecture.target());
+    let outputs = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
+    let outputs = outputs.join("image");
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let home = home.context("no folder of cargo's is known: set CARGO_HOME, or HOME")?;
+    let flags = format!(
+        "-C target-feature=+crt-static --remap-path-prefix={}=/quarry --remap-path-prefix={}=/cargo",
+        workspace.display(),
+        home.display()
+    );
+    let arguments = ["build", "--locked", "--release", "--target", target, "--package", "quarry", "--bin", "quarry"];
+    let mut cargo = cargo(&arguments, &workspace);
+    // A folder of its own: other flags would make cargo build everything anew at each turn.
+    cargo.env("CARGO_TARGET_DIR", &outputs).env("RUSTFLAGS", flags).env_remove("CARGO_ENCODED_RUSTFLAGS");
+    let linker = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
+    if architecture != Architecture::of_this_host() && std::env::var_os(&linker).is_none() {
+        cargo.env(linker, format!("{}-gcc", architecture.triplet()));
+    }
+    stream(&mut cargo, drain).context("cannot build quarry")?;
+    Ok(outputs.join(target).join("release/quarry"))
+}
+
+/// The crates that are linked into the program: not those that only build it.
+pub(crate) fn crates(architecture: Architecture) -> Result<Vec<Crate>> {
+    let arguments = [
+        &["tree", "--locked", "--offline", "--package", "quarry", "--target", architecture.target()][..],
+        &["--edges", "normal,no-proc-macro", "--prefix", "none", "--format", "{p}\t{l}"],
+    ];
+    let listed = run(&mut cargo(&arguments.concat(), &workspace()?)).context("cannot list quarry's crates")?;
+    let mut crates = listed.lines().map(parse).collect::<Result<Vec<_>>>()?;
+    crates.sort_by(|one, other| (&one.name, &one.version).cmp(&(&other.name, &other.version)));
+    crates.dedup();
+    Ok(crates)
+}
+
+/// A line of cargo's: name, version, perhaps a folder in parentheses, a tab, the licence, perhaps a mark of repetition.
+fn parse(line: &str) -> Result<Crate> {
+    let parts = line.trim_end_matches(" (*)").split_once('\t');
+    let (package, licence) = parts.with_context(|| format!("cargo listed no licence in: {line}"))?;
+    let mut words = package.split(' ');
+    let (Some(name), Some(version)) = (words.next(), words.next().and_then(|word| word.strip_prefix('v'))) else {
+        anyhow::bail!("cargo listed no name and version in: {line}");
+    };
+    Ok(Crate {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        // How licences were separated before SPDX expressions.
+        licence: licence.replace('/', " OR "),
+        ours: package.contains(" (/"),
+    })
+}
+
+/// The version of the C library that programs on this host are linked with, where dpkg knows it.
+pub(crate) fn c_library(architecture: Architecture) -> Option<String> {
+    let package = if architecture == Architecture::of_this_host() {
+        "libc6-dev".to_owned()
+    } else {
+        format!("libc6-dev-{}-cross", architecture.name())
+    };
+    run(&mut command("dpkg-query", &["--show", "--showformat=${Version}", &package])).ok()
+}
+
+fn cargo(arguments: &[&str], workspace: &Path) -> Command {
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let mut cargo = command(&program, arguments);
+    cargo.current_dir(workspace);
+    cargo
+}
+
+fn workspace() -> Result<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    folder.canonicalize().with_context(|| format!("the sources are no longer at {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_cargo_tree_are_read() {
+        let found = parse("tokio v1.48.0\tMIT (*)").unwrap();
+        assert_eq!((found.name.as_str(), found.version.as_str(), found.licence.as_str()), ("tokio", "1.48.0", "MIT"));
+        assert!(!found.ours);
+        let found = parse("quarry-lvm v0.1.0 (/home/me/quarry/crates/lvm)\tApache-2.0").unwrap();
+        assert!(found.ours && found.version == "0.1.0" && found.licence == "Apache-2.0");
+        assert_eq!(parse("old v0.1.0\tMIT/Apache-2.0").unwrap().licence, "MIT OR Apache-2.0");
+        assert!(parse("nonsense").is_err());
+    }
+}
