@@ -1,9 +1,9 @@
 # Two commands do everything: `make demo` shows the main job, `make test` runs all that must be green.
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench-scale check fmt clippy unit deny advisories fuzz clean-cache
+.PHONY: help demo test cluster cluster-down e2e soak bench-scale check fmt clippy unit deny advisories fuzz clean-cache
 
 help: ## Show this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: ## Carve, stage, publish, delete: volumes' whole lives in a throw-away virtual machine
 	@e2e/needs.sh demo
@@ -12,6 +12,17 @@ demo: ## Carve, stage, publish, delete: volumes' whole lives in a throw-away vir
 test: ## Everything that must be green: check, licences, real LVM in virtual machines, csi-sanity
 	@e2e/needs.sh test
 	@e2e/test.sh
+
+cluster: ## A real Kubernetes on virtual nodes with Quarry installed by its chart; it stays until cluster-down
+	@e2e/needs.sh test
+	@cargo run --quiet --locked --package quarry-cluster -- up
+
+cluster-down: ## End the cluster of `make cluster`
+	@cargo run --quiet --locked --package quarry-cluster -- down
+
+e2e: ## Scenarios on a real Kubernetes with three virtual nodes
+	@e2e/needs.sh test
+	@cargo run --quiet --locked --package quarry-cluster -- test
 
 soak: ## The long sweeps, whole: every kill point, many power cuts (hours)
 	@e2e/needs.sh test

@@ -50,7 +50,12 @@ impl Cache {
     }
 
     /// Finds the entry of this kind and key, or has it built: `build` fills the folder it is given.
-    pub(crate) async fn entry<F>(&self, kind: &str, key: &str, build: F) -> Result<PathBuf>
+    ///
+    /// No kind's name may begin with another's and a hyphen: old entries are removed by their names' beginning.
+    ///
+    /// # Errors
+    /// When `build` fails, or the cache's folder cannot be written.
+    pub async fn entry<F>(&self, kind: &str, key: &str, build: F) -> Result<PathBuf>
     where
         F: AsyncFnOnce(&Path) -> Result<()>,
     {
@@ -116,7 +121,8 @@ impl Cache {
 }
 
 /// A short hash of everything that an entry is made from. Lengths are hashed too, so that parts cannot run together.
-pub(crate) fn key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+#[must_use]
+pub fn key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hasher = blake3::Hasher::new();
     for part in parts {
         hasher.update(&(part.len() as u64).to_le_bytes());

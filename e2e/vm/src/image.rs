@@ -33,8 +33,10 @@ const PACKAGES: &[&str] = &[
     "kmod",
     "lvm2",
     "mount",
+    "nftables",
     "procps",
     "psmisc",
+    "runc",
     "strace",
     "thin-provisioning-tools",
     "udev",
@@ -63,6 +65,15 @@ pub(crate) struct Image {
     pub(crate) kernel_key: String,
     /// A hash of all of it, for what is derived from it.
     pub(crate) key: String,
+}
+
+/// The guests' busybox, a static program, for what is to run in containers.
+///
+/// # Errors
+/// When the guests' image is not there and cannot be built.
+pub async fn busybox(cache: &Cache) -> Result<PathBuf> {
+    let image = image(cache).await?;
+    Ok(image.root.with_file_name("boot").join("busybox"))
 }
 
 /// Finds the image in the cache, or builds it.

@@ -18,6 +18,7 @@
 mod agent;
 mod cache;
 mod cpio;
+mod daemon;
 mod disk;
 mod forward;
 mod host;
@@ -34,10 +35,12 @@ mod vm;
 mod write_cache;
 
 pub use agent::{Command, Event, Guest, Output, Process};
-pub use cache::Cache;
+pub use cache::{Cache, key as cache_key};
+pub use daemon::{Daemon, run};
 pub use disk::{Bus, Disk, Throttle};
 pub use forward::Forward;
 pub use host::{install_tools, missing_tools};
+pub use image::busybox;
 pub use machine::{Accelerator, Shape};
 pub use nbd::Fault;
 pub use network::{HOST, Network};

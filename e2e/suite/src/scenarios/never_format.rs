@@ -2,13 +2,15 @@
 //!
 //! Every refusal is checked twice: the answer, and a checksum of all bytes of the device before and after.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
 use tonic::Code;
 
 use crate::csi::{Ask, Made, refused};
 use crate::node::{GROUP, Node};
 use crate::runner::{Context, Passed};
-use crate::scenarios::steps::{checksum, close, device_of, open, read, retag, tags, write};
+use crate::scenarios::steps::{EVENT, checksum, close, device_of, open, read, retag, tags, write};
 
 const GIB: u64 = 1 << 30;
 
@@ -161,7 +163,7 @@ async fn restored_metadata(node: &Node) -> Result<usize> {
         close(node, made).await?;
     }
     node.vm
-        .sh(format!("vgchange -qq -an {GROUP}; vgcfgrestore -qq -y -f /root/before {GROUP}; rm /root/before"))
+        .sh(format!("vgchange -qq -an {GROUP}; vgcfgrestore -qq -y -f /root/before {GROUP}; rm /root/before; {EVENT}"))
         .await?;
     for (index, made) in volumes.iter().enumerate() {
         ensure!(tags(node, made).await?.contains("/s=new/"), "the metadata was not restored");
@@ -227,7 +229,11 @@ async fn not_ours(node: &Node) -> Result<usize> {
     write(node, &ours).await?;
     let mark = tags(node, &ours).await?;
     retag(node, &ours, &[]).await?;
-    ensure!(node.csi.list().await?.is_empty(), "a volume without a mark is listed");
+    let began = Instant::now();
+    while !node.csi.list().await?.is_empty() {
+        ensure!(began.elapsed() < Duration::from_secs(10), "a volume without a mark is listed ten seconds later");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     let _ = node.csi.delete(&ours.id).await;
     node.vm.sh(format!("lvs {GROUP}/ours")).await.context("a volume without its mark was removed")?;
     retag_blank(node, &ours, &mark).await?;
@@ -241,7 +247,7 @@ async fn not_ours(node: &Node) -> Result<usize> {
 
 /// Gives a volume without tags this one.
 async fn retag_blank(node: &Node, made: &Made, tag: &str) -> Result<()> {
-    node.vm.sh(format!("lvchange -qq --addtag '{tag}' {GROUP}/{}", made.ask.name)).await.map(drop)
+    node.vm.sh(format!("lvchange -qq --addtag '{tag}' {GROUP}/{} && {EVENT}", made.ask.name)).await.map(drop)
 }
 
 /// Records of a higher version and such that cannot be read: listed, unpublished and unstaged, nothing else.

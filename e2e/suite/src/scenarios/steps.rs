@@ -71,5 +71,9 @@ pub async fn retag(node: &Node, made: &Made, tags: &[&str]) -> Result<()> {
     for tag in tags.iter().filter(|tag| **tag != before) {
         command += &format!(" --addtag '{tag}'");
     }
-    node.vm.sh(format!("{command} {GROUP}/{}", made.ask.name)).await.map(drop)
+    node.vm.sh(format!("{command} {GROUP}/{} && {EVENT}", made.ask.name)).await.map(drop)
 }
+
+/// An event of a block device. udevd makes one too when lvm has written to a disk, some time later; quarry, which has to
+/// see a change by hand within ten seconds, sees it in the next call when it was told of one.
+pub const EVENT: &str = "echo change >/sys/block/loop0/uevent";

@@ -1,0 +1,171 @@
+//! A whole cluster: control plane, nodes, images.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use quarry_vm::{Disk, Network};
+use serde_json::Value;
+
+use crate::binaries::Binaries;
+use crate::control_plane::ControlPlane;
+use crate::kubectl::Kubectl;
+use crate::worker::{Worker, until};
+
+/// What a cluster is to be.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many nodes, 1 to 100.
+    pub nodes: u8,
+    /// The disks of each node.
+    pub disks: Vec<Disk>,
+    /// Image archives that every node gets.
+    pub images: Vec<PathBuf>,
+}
+
+/// A running cluster. It ends when this value is dropped.
+pub struct Cluster {
+    /// Its nodes, `node-1` first.
+    pub workers: Vec<Worker>,
+    control: ControlPlane,
+    network: Network,
+    helm: PathBuf,
+}
+
+impl Cluster {
+    /// Brings a cluster up, with its files in `folder`, and waits until all nodes are ready. `say` is told of progress.
+    ///
+    /// # Errors
+    /// When a part does not come up, with the end of what it said.
+    pub async fn start(binaries: &Binaries, folder: &Path, plan: Plan, say: &(dyn Fn(&str) + Sync)) -> Result<Self> {
+        let began = Instant::now();
+        let step = |what: &str| say(&format!("{what} ({:.0} s)", began.elapsed().as_secs_f64()));
+        let network = Network::new();
+        let control = ControlPlane::start(binaries, folder).await?;
+        step("the control plane serves");
+        let starts = (1..=plan.nodes).map(|number| {
+            let (control, network, plan) = (&control, &network, &plan);
+            async move {
+                let worker = Worker::start(control, binaries, network, number, plan.nodes, plan.disks.clone()).await?;
+                for image in &plan.images {
+                    worker.import(image).await?;
+                }
+                worker.start_kubelet().await?;
+                anyhow::Ok(worker)
+            }
+        });
+        let workers = futures::future::try_join_all(starts).await?;
+        step("kubelets run");
+        let mut cluster = Self { workers, control, network, helm: binaries.helm.clone() };
+        cluster.wait_ready().await?;
+        step("all nodes are ready");
+        Ok(cluster)
+    }
+
+    /// kubectl for the cluster's administrator.
+    #[must_use]
+    pub fn kubectl(&self) -> &Kubectl {
+        &self.control.kubectl
+    }
+
+    /// The administrator's kubeconfig.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.control.kubeconfig()
+    }
+
+    /// The node of this name.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn worker(&self, name: &str) -> Result<&Worker> {
+        let found = self.workers.iter().find(|worker| worker.name == name);
+        found.with_context(|| format!("there is no node {name:?}"))
+    }
+
+    /// The node of this name, to be changed.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn worker_mut(&mut self, name: &str) -> Result<&mut Worker> {
+        let found = self.workers.iter_mut().find(|worker| worker.name == name);
+        found.with_context(|| format!("there is no node {name:?}"))
+    }
+
+    /// Takes a node out, for what never comes back. Kubernetes is not told.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn lose_worker(&mut self, name: &str) -> Result<Worker> {
+        let place = self.workers.iter().position(|worker| worker.name == name);
+        Ok(self.workers.remove(place.with_context(|| format!("there is no node {name:?}"))?))
+    }
+
+    /// The network that the nodes are on.
+    #[must_use]
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Installs or upgrades a chart under the name `quarry`, with values given as `key=value`.
+    ///
+    /// # Errors
+    /// When helm fails, with what it said.
+    pub async fn helm(&self, verb: &str, arguments: &[&str]) -> Result<String> {
+        let kubeconfig = format!("--kubeconfig={}", self.kubeconfig().display());
+        let all = [verb, &kubeconfig].into_iter().chain(arguments.iter().copied());
+        quarry_vm::run(&self.helm, all, Duration::from_secs(900)).await
+    }
+
+    /// Waits until every node is ready.
+    async fn wait_ready(&mut self) -> Result<()> {
+        let wanted = self.workers.len();
+        let kubectl = self.control.kubectl.clone();
+        let waited = until("a cluster with all its nodes ready", async || {
+            self.control.check()?;
+            let nodes = kubectl.get(["nodes"]).await?;
+            Ok(items(&nodes).filter(|node| is(node, "Ready")).count() == wanted)
+        })
+        .await;
+        if let Err(error) = waited {
+            let mut logs = String::new();
+            for worker in &self.workers {
+                logs += &format!("\nkubelet of {}:\n{}", worker.name, worker.log("kubelet").await);
+            }
+            bail!("{error:#}{logs}");
+        }
+        Ok(())
+    }
+}
+
+/// The objects of a list.
+pub(crate) fn items(list: &Value) -> impl Iterator<Item = &Value> {
+    list.get("items").and_then(Value::as_array).into_iter().flatten()
+}
+
+/// The text at a JSON pointer, or nothing.
+#[must_use]
+pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether a condition of an object's status is true.
+#[must_use]
+pub(crate) fn is(object: &Value, condition: &str) -> bool {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|found| text(found, "/type") == condition && text(found, "/status") == "True")
+}
+
+/// The folder for a cluster's files, made anew.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn fresh_folder(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+        }
+        _ => {}
+    }
+    std::fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))
+}

@@ -1,0 +1,109 @@
+//! How the API server reaches kubelets: they are in virtual machines, to which there is no route from the host. The API
+//! server sends each connection through a proxy (HTTP CONNECT on a unix socket, its "egress selector"), and the proxy
+//! goes on through the guest that has the address.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use quarry_vm::Guest;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+
+/// The longest request that is read; the API server's has less than 200 bytes.
+const LONGEST: u64 = 8 << 10;
+
+/// The guests by their addresses.
+pub(crate) type Guests = Arc<Mutex<BTreeMap<IpAddr, Guest>>>;
+
+/// The proxy. It ends when this value is dropped.
+pub(crate) struct Egress {
+    guests: Guests,
+    task: JoinHandle<()>,
+}
+
+impl Egress {
+    /// Listens on a unix socket.
+    pub(crate) fn listen(socket: &Path) -> Result<Self> {
+        let listener = UnixListener::bind(socket).with_context(|| format!("cannot listen on {}", socket.display()))?;
+        let guests = Guests::default();
+        let known = guests.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let known = known.clone();
+                tokio::spawn(async move {
+                    // The API server sees that the connection has ended, and says so to whoever asked.
+                    let _ = pass(client, &known).await;
+                });
+            }
+        });
+        Ok(Self { guests, task })
+    }
+
+    /// Makes a guest reachable at an address.
+    pub(crate) fn add(&self, address: IpAddr, guest: Guest) {
+        self.guests.lock().unwrap_or_else(PoisonError::into_inner).insert(address, guest);
+    }
+}
+
+impl Drop for Egress {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn pass(client: UnixStream, guests: &Guests) -> Result<()> {
+    let mut client = BufReader::new(client);
+    let server = match connect(&mut client, guests).await {
+        Ok(server) => server,
+        Err(error) => {
+            let text = format!("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nX-Reason: {error}\r\n\r\n");
+            client.write_all(text.as_bytes()).await?;
+            return Ok(());
+        }
+    };
+    client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await?;
+    let mut server = server;
+    copy_bidirectional(&mut client, &mut server).await?;
+    Ok(())
+}
+
+async fn connect(client: &mut BufReader<UnixStream>, guests: &Guests) -> Result<TcpStream> {
+    let mut head = client.take(LONGEST);
+    let mut request = String::new();
+    head.read_line(&mut request).await?;
+    let mut line = String::new();
+    while head.read_line(&mut line).await? > 2 {
+        line.clear();
+    }
+    let address = target(&request)?;
+    let guest = guests.lock().unwrap_or_else(PoisonError::into_inner).get(&address.ip()).cloned();
+    let guest = guest.with_context(|| format!("no node has the address {}", address.ip()))?;
+    guest.connect_tcp(address).await
+}
+
+/// The address in a CONNECT request's first line.
+fn target(request: &str) -> Result<SocketAddr> {
+    let mut words = request.split_whitespace();
+    match (words.next(), words.next()) {
+        (Some("CONNECT"), Some(address)) => {
+            address.parse().with_context(|| format!("{address:?} is no address and port"))
+        }
+        _ => bail!("{request:?} is no CONNECT request"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_connect_to_an_address_is_understood() {
+        assert_eq!(target("CONNECT 10.77.0.1:10250 HTTP/1.1\r\n").unwrap(), "10.77.0.1:10250".parse().unwrap());
+        assert!(target("GET / HTTP/1.1\r\n").is_err());
+        assert!(target("CONNECT node-1:10250 HTTP/1.1\r\n").is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! The images that nodes get, made here: no registry is asked. What is one static program is an image of one file.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use quarry_image::{Architecture, Image, Layer, quarry};
+use quarry_vm::{Cache, cache_key};
+
+use crate::binaries::Binaries;
+use crate::objects::BUSYBOX;
+
+/// The image that holds a pod's namespaces; containerd.toml names it too.
+const PAUSE: &str = "registry.k8s.io/pause:3.10";
+/// The sidecars, as the chart's values name them.
+const PROVISIONER: &str = "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0";
+const REGISTRAR: &str = "registry.k8s.io/sig-storage/csi-node-driver-registrar:v2.17.0";
+
+/// The image of PostgreSQL from Debian's package.
+pub(crate) const POSTGRESQL: &str = "docker.io/library/postgres:15";
+
+/// busybox's programs that scenarios and examples call by name.
+const APPLETS: &[&str] = &[
+    "cat", "cp", "date", "dd", "df", "echo", "find", "grep", "head", "hostname", "id", "ls", "mkdir", "md5sum",
+    "mount", "mv", "rm", "sed", "seq", "sh", "sleep", "stat", "sync", "tail", "test", "touch", "tr", "wc",
+];
+
+/// The archives of all images but Quarry's own, from the cache or made.
+///
+/// # Errors
+/// When a part of an image is missing or cannot be read.
+pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
+    let busybox = quarry_vm::busybox(cache).await?;
+    let applets = APPLETS.iter().fold(Layer::default().file("/bin/busybox", &busybox, 0o755), |layer, applet| {
+        layer.symlink(&format!("/bin/{applet}"), "busybox")
+    });
+    let shell = Image::new(BUSYBOX).layer(applets.directory("/tmp", 0o1777)).command(["/bin/sh"]);
+    let pause = Image::new(PAUSE).file("/pause", &busybox, 0o755).entrypoint(["/pause", "sleep", "1000000000"]);
+    let sidecar =
+        |name: &str, program: &Path| Image::new(name).file("/sidecar", program, 0o755).entrypoint(["/sidecar"]);
+    let (provisioner, registrar) =
+        (sidecar(PROVISIONER, &binaries.provisioner), sidecar(REGISTRAR, &binaries.registrar));
+    let mut archives = Vec::new();
+    for (name, image) in [("pause", pause), ("busybox", shell), ("provisioner", provisioner), ("registrar", registrar)]
+    {
+        let image = image.uncompressed();
+        // What it is made of is in its description, and each program's path in the cache names what that was made of.
+        let key = cache_key([format!("{image:?}").as_bytes()]);
+        let folder = cache
+            .entry(&format!("container-{name}"), &key, async |folder: &Path| {
+                image
+                    .write(&folder.join("image.tar"))
+                    .map(drop)
+                    .with_context(|| format!("cannot make the image {name}"))
+            })
+            .await?;
+        archives.push(folder.join("image.tar"));
+    }
+    Ok(archives)
+}
+
+/// Builds the image that is shipped, as it is now, into a folder.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn quarry(cache: &Cache, folder: &Path) -> Result<PathBuf> {
+    let build = quarry::Build {
+        architecture: Architecture::of_this_host(),
+        tag: format!("quarry.dev/quarry:{}", env!("CARGO_PKG_VERSION")),
+        output: folder.to_owned(),
+        binary: None,
+        created: None,
+    };
+    // Programs are run and waited for.
+    let built = tokio::task::block_in_place(|| quarry::build(cache, &build)).context("cannot build Quarry's image")?;
+    Ok(built.image)
+}
+
+/// PostgreSQL from Debian's package, from the cache or made.
+///
+/// # Errors
+/// When the packages cannot be fetched.
+pub(crate) async fn postgresql(cache: &Cache) -> Result<PathBuf> {
+    let options = [
+        "--variant=essential",
+        "--include=postgresql-15",
+        // No database in the image.
+        "--essential-hook=mkdir -p \"$1/etc/postgresql-common\"; echo create_main_cluster=false >\"$1/etc/postgresql-common/createcluster.conf\"",
+        "--aptopt=Acquire::Languages \"none\"",
+        "--aptopt=APT::Install-Recommends \"false\"",
+        "--dpkgopt=force-unsafe-io",
+        "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-exclude=/usr/share/man/*",
+        "--dpkgopt=path-exclude=/usr/share/locale/*",
+        "--dpkgopt=path-exclude=/usr/lib/*/libLLVM*",
+        "bookworm",
+    ];
+    let key = cache_key(options.iter().copied().chain([POSTGRESQL]).map(str::as_bytes));
+    let folder = cache
+        .entry("container-postgresql", &key, async |folder: &Path| {
+            let root = folder.join("root.tar");
+            let arguments = options.iter().map(ToString::to_string).chain([root.display().to_string()]);
+            quarry_vm::run(Path::new("mmdebstrap"), arguments, Duration::from_secs(1200))
+                .await
+                .context("cannot make a root of PostgreSQL from Debian's packages")?;
+            Image::new(POSTGRESQL).tree(&root).user("postgres").uncompressed().write(&folder.join("image.tar"))?;
+            std::fs::remove_file(&root).context("cannot remove the root's archive")
+        })
+        .await?;
+    Ok(folder.join("image.tar"))
+}

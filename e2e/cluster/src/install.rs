@@ -1,0 +1,175 @@
+//! Quarry in the cluster: the images that nodes get, the pools' volume groups, the chart, the example.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, is, items, text};
+use crate::worker::until;
+
+/// What the cluster's process says when all is up.
+pub const UP: &str = "cluster: up";
+/// The namespace that Quarry is installed in.
+pub const NAMESPACE: &str = "quarry-system";
+/// The StorageClass that the chart makes, over the pool `main`.
+pub const CLASS: &str = "quarry";
+/// The volume group of the second disk, and the pool over it.
+pub const SECOND_POOL: &str = "second";
+/// The repository's root.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+
+/// Makes the volume groups, as an operator would: `main` on the disk d1, `second` on d2 where there is one.
+///
+/// # Errors
+/// When vgcreate fails.
+pub async fn volume_groups(cluster: &Cluster) -> Result<()> {
+    for worker in &cluster.workers {
+        let script = "set -e; vgcreate -q main /dev/disk/by-id/virtio-d1
+            if test -e /dev/disk/by-id/virtio-d2; then vgcreate -q second /dev/disk/by-id/virtio-d2; fi";
+        worker.vm.sh(script).await.with_context(|| format!("cannot make the volume groups of {}", worker.name))?;
+    }
+    Ok(())
+}
+
+/// The values of the chart for this cluster.
+fn values(second: bool) -> Value {
+    let mut pools = vec![json!({ "name": "main", "lvm": { "volumeGroup": "main" } })];
+    if second {
+        pools.push(json!({ "name": SECOND_POOL, "lvm": { "volumeGroup": "second" } }));
+    }
+    json!({
+        "pools": pools,
+        "storageClasses": [{ "name": CLASS, "default": true, "parameters": { "pool": "main" } }],
+        "clusterSize": 10,
+        // What is wanted from a cluster of two emulated nodes is not speed of the API.
+        "log": { "level": "info" },
+    })
+}
+
+/// Installs the chart, or upgrades it.
+///
+/// # Errors
+/// When helm fails, with what it said.
+pub async fn install(cluster: &Cluster) -> Result<()> {
+    let file = cluster.kubeconfig().with_file_name("values.json");
+    let second = cluster.workers.first().is_some_and(|worker| worker.disks > 1);
+    std::fs::write(&file, values(second).to_string()).with_context(|| format!("cannot write {}", file.display()))?;
+    let chart = Path::new(ROOT).join("deploy/chart");
+    let (chart, file) = (chart.display().to_string(), file.display().to_string());
+    let arguments = ["quarry", &chart, "--install", "--namespace", NAMESPACE, "--create-namespace", "--values", &file];
+    cluster.helm("upgrade", &arguments).await.map(drop)
+}
+
+/// Takes the chart out, and waits until its pods are gone.
+///
+/// # Errors
+/// When helm fails, or pods stay.
+pub async fn uninstall(cluster: &Cluster) -> Result<()> {
+    cluster.helm("uninstall", &["quarry", "--namespace", NAMESPACE]).await?;
+    let namespace = format!("--namespace={NAMESPACE}");
+    until("a namespace without our pods", async || {
+        let pods = cluster.kubectl().get(["pods", &namespace]).await?;
+        Ok(items(&pods).next().is_none())
+    })
+    .await
+}
+
+/// Waits until all pods of ours are ready, the node plugin is registered on every node, and each has told its capacity.
+///
+/// # Errors
+/// When they are not in time; with what their containers said.
+pub async fn wait_running(cluster: &Cluster) -> Result<()> {
+    let namespace = format!("--namespace={NAMESPACE}");
+    let running = async || {
+        let kubectl = cluster.kubectl();
+        let daemons = kubectl.get(["daemonsets,deployments", &namespace]).await?;
+        let complete = items(&daemons).all(|set| {
+            let number = |pointer: &str| set.pointer(pointer).and_then(Value::as_u64).unwrap_or_default();
+            match text(set, "/kind") {
+                "DaemonSet" => {
+                    let wanted = number("/status/desiredNumberScheduled");
+                    wanted == cluster.workers.len() as u64
+                        && number("/status/numberReady") == wanted
+                        && number("/status/observedGeneration") == number("/metadata/generation")
+                }
+                _ => number("/status/readyReplicas") == number("/spec/replicas") && is(set, "Available"),
+            }
+        });
+        let drivers = kubectl.get(["csinodes"]).await?;
+        let registered = items(&drivers)
+            .filter(|node| node.pointer("/spec/drivers").and_then(Value::as_array).is_some_and(|all| !all.is_empty()))
+            .count();
+        let capacities = kubectl.get(["csistoragecapacities", &namespace]).await?;
+        Ok(complete
+            && items(&daemons).count() >= 2
+            && registered == cluster.workers.len()
+            && items(&capacities).count() >= cluster.workers.len())
+    };
+    if let Err(error) = until("Quarry on every node", running).await {
+        bail!("{error:#}\n{}", said(cluster).await);
+    }
+    Ok(())
+}
+
+/// What our pods are and what their containers said last.
+async fn said(cluster: &Cluster) -> String {
+    let namespace = format!("--namespace={NAMESPACE}");
+    let kubectl = cluster.kubectl();
+    let mut all = String::new();
+    for arguments in [
+        &["get", "pods,events", &namespace, "--output=wide"][..],
+        &["logs", &namespace, "--selector=app.kubernetes.io/name=quarry", "--all-containers", "--prefix", "--tail=12"],
+    ] {
+        all += &kubectl.run(arguments.iter().copied()).await.unwrap_or_else(|error| format!("{error:#}"));
+        all.push('\n');
+    }
+    all
+}
+
+/// Makes the volume groups, installs the chart and waits until all of it runs.
+///
+/// # Errors
+/// As the parts.
+pub async fn quarry(cluster: &Cluster, say: &(dyn Fn(&str) + Sync)) -> Result<()> {
+    let began = Instant::now();
+    volume_groups(cluster).await?;
+    install(cluster).await?;
+    say("the chart is installed");
+    wait_running(cluster).await?;
+    say(&format!("Quarry runs on every node ({:.0} s)", began.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// Applies examples/statefulset.yaml and waits until its pods run.
+///
+/// # Errors
+/// When they do not, with their events.
+pub async fn example(cluster: &Cluster, say: &(dyn Fn(&str) + Sync)) -> Result<()> {
+    let kubectl = cluster.kubectl();
+    kubectl.apply(&Path::new(ROOT).join("examples/statefulset.yaml")).await?;
+    let began = Instant::now();
+    let mut told = usize::MAX;
+    loop {
+        let sets = kubectl.get(["statefulsets", "--namespace=default"]).await?;
+        let pods = kubectl.get(["pods", "--namespace=default"]).await?;
+        let wanted: u64 = items(&sets).filter_map(|set| set.pointer("/spec/replicas").and_then(Value::as_u64)).sum();
+        let ready = items(&pods).filter(|pod| is(pod, "Ready")).count();
+        if told != ready {
+            say(&format!(
+                "examples/statefulset.yaml: {ready} of {wanted} pods run ({:.0} s)",
+                began.elapsed().as_secs_f64()
+            ));
+            told = ready;
+        }
+        if wanted > 0 && ready as u64 == wanted {
+            return Ok(());
+        }
+        if began.elapsed() > Duration::from_secs(300) {
+            let events = kubectl.run(["get", "events", "--namespace=default"]).await?;
+            bail!("the example's pods do not run after {} s:\n{events}", began.elapsed().as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}

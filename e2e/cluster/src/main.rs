@@ -1,0 +1,200 @@
+//! `quarry-cluster`: brings a real Kubernetes up on virtual nodes, with Quarry installed by its chart, and takes it down.
+#![allow(clippy::disallowed_types)] // quarry-exec ends what it starts; the cluster outlives the command that asks for it.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use quarry_cluster::binaries::Binaries;
+use quarry_cluster::{Cluster, Plan, binaries, fresh_folder, images, install, scenarios};
+use quarry_vm::{Cache, Disk};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A Kubernetes cluster on virtual nodes of this machine.
+#[derive(Debug, Parser)]
+enum Action {
+    /// Bring the cluster up, in the background, and wait until the example's pods run.
+    Up {
+        /// How many nodes, each with one empty disk of 10 GiB.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
+        nodes: u8,
+    },
+    /// End the cluster and remove all its files.
+    Down,
+    /// Run the scenarios on a cluster of three nodes of their own.
+    Test {
+        /// Only those whose name contains one of these.
+        only: Vec<String>,
+        /// Say what there is.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Run the cluster until SIGTERM: what `up` starts.
+    #[command(hide = true)]
+    Serve {
+        /// As for `up`.
+        #[arg(long)]
+        nodes: u8,
+    },
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let cache = Cache::open()?;
+    let folder = cache.root().join("cluster");
+    match Action::parse() {
+        Action::Up { nodes } => up(&folder, nodes).await,
+        Action::Down => down(&folder).await,
+        Action::Test { list: true, .. } => {
+            scenarios::list();
+            Ok(())
+        }
+        Action::Test { only, .. } => test(&cache, &only).await,
+        Action::Serve { nodes } => serve(&cache, &folder, nodes).await,
+    }
+}
+
+/// The file whose lock a running cluster holds, and which names its process.
+fn pid_file(folder: &Path) -> PathBuf {
+    folder.with_extension("pid")
+}
+
+/// The process of the running cluster.
+fn running(folder: &Path) -> Option<Pid> {
+    let file = fs::File::open(pid_file(folder)).ok()?;
+    if file.try_lock().is_ok() {
+        // Nobody holds it: a cluster that was killed.
+        return None;
+    }
+    fs::read_to_string(pid_file(folder)).ok()?.trim().parse().ok().map(Pid::from_raw)
+}
+
+/// Starts the cluster's process and shows what it says until it is up.
+async fn up(folder: &Path, nodes: u8) -> Result<()> {
+    if let Some(pid) = running(folder) {
+        bail!("a cluster runs already (process {pid}); `make cluster-down` ends it");
+    }
+    let log = folder.with_extension("log");
+    fs::create_dir_all(folder.parent().unwrap_or(folder)).context("cannot make the cache folder")?;
+    let output = fs::File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+    let mut child = Command::new(std::env::current_exe().context("where am I?")?)
+        .args(["serve", "--nodes", &nodes.to_string()])
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().context("cannot open the log twice")?)
+        .stderr(output)
+        // It lives on when this command and its terminal end.
+        .process_group(0)
+        .spawn()
+        .context("cannot start the cluster's process")?;
+    let mut shown = 0;
+    loop {
+        let ended = child.try_wait().context("cannot look at the cluster's process")?;
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let new = text.get(shown..).unwrap_or_default();
+        // Whole lines only.
+        let whole = new.rfind('\n').map_or(0, |end| end + 1);
+        let lines = new.get(..whole).unwrap_or_default();
+        shown += whole;
+        for line in lines.lines().filter(|line| *line != install::UP) {
+            println!("{line}");
+        }
+        if lines.lines().any(|line| line == install::UP) {
+            return Ok(());
+        }
+        if let Some(status) = ended {
+            bail!("the cluster did not come up ({status}); see {}", log.display());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn down(folder: &Path) -> Result<()> {
+    if let Some(pid) = running(folder) {
+        kill(pid, Signal::SIGTERM).with_context(|| format!("cannot end process {pid}"))?;
+        let began = Instant::now();
+        while running(folder).is_some() {
+            if began.elapsed() > Duration::from_secs(60) {
+                bail!("process {pid} does not end");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    } else {
+        println!("no cluster runs");
+    }
+    for path in [pid_file(folder), folder.with_extension("log")] {
+        // It need not be there.
+        let _ = fs::remove_file(path);
+    }
+    fresh_folder(folder)?;
+    fs::remove_dir(folder).context("cannot remove the cluster's folder")
+}
+
+async fn serve(cache: &Cache, folder: &Path, nodes: u8) -> Result<()> {
+    let path = pid_file(folder);
+    let mut lock =
+        fs::File::options().create(true).write(true).truncate(false).open(&path).context("cannot open the pid file")?;
+    lock.try_lock().context("a cluster runs already")?;
+    lock.set_len(0).and_then(|()| write!(lock, "{}", std::process::id())).context("cannot write the pid file")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let serving = async {
+        fresh_folder(folder)?;
+        let began = Instant::now();
+        let (binaries, images) = parts(cache, folder).await?;
+        let disks = vec![Disk::new("d1", 10 << 30)];
+        let cluster =
+            Cluster::start(&binaries, folder, Plan { nodes, disks, images }, &|line| println!("{line}")).await?;
+        install::quarry(&cluster, &|line| println!("{line}")).await?;
+        install::example(&cluster, &|line| println!("{line}")).await?;
+        println!(
+            "up after {:.0} s\n\n  export KUBECONFIG={}",
+            began.elapsed().as_secs_f64(),
+            cluster.kubeconfig().display()
+        );
+        println!("  export PATH={}:$PATH", binaries.folder().display());
+        println!("  kubectl get pods,pvc,pv -o wide\n\n`make cluster-down` ends it.\n{}", install::UP);
+        std::future::pending::<Result<()>>().await
+    };
+    tokio::select! {
+        result = serving => result,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+/// A cluster of three nodes with two disks each, and all scenarios on it.
+async fn test(cache: &Cache, only: &[String]) -> Result<()> {
+    let folder = cache.root().join(format!("cluster-test-{}", std::process::id()));
+    fresh_folder(&folder)?;
+    let (binaries, images) = parts(cache, &folder).await?;
+    let disks = vec![Disk::new("d1", 10 << 30), Disk::new("d2", 4 << 30)];
+    let say = |line: &str| println!("      {line}");
+    let tested = async {
+        let mut cluster = Cluster::start(&binaries, &folder, Plan { nodes: 3, disks, images }, &say).await?;
+        install::quarry(&cluster, &say).await?;
+        scenarios::run(&mut cluster, only).await
+    }
+    .await;
+    if std::env::var_os("QUARRY_VM_KEEP").is_none() {
+        // What is left of it harms nobody.
+        let _ = fs::remove_dir_all(&folder);
+    }
+    let (_, failed) = tested?;
+    if failed > 0 {
+        bail!("{failed} scenarios failed");
+    }
+    Ok(())
+}
+
+/// What a cluster consists of: programs and images, built where they are not in the cache.
+async fn parts(cache: &Cache, folder: &Path) -> Result<(Binaries, Vec<PathBuf>)> {
+    let binaries = binaries::build(cache).await?;
+    let mut images = images::all(cache, &binaries).await?;
+    images.push(images::quarry(cache, folder)?);
+    Ok((binaries, images))
+}

@@ -1,0 +1,136 @@
+//! What is shown on a real Kubernetes, one scenario after the other on one cluster.
+
+mod capacity;
+mod kinds;
+mod postgresql;
+mod power;
+mod reclaim;
+mod restarts;
+mod speed;
+mod stateful;
+mod uninstall;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use serde_json::Value;
+
+use crate::cluster::{Cluster, text};
+use crate::install;
+use crate::space::Space;
+use crate::worker::Worker;
+
+/// The namespace that Quarry is installed in.
+pub const SYSTEM: &str = install::NAMESPACE;
+
+type Run<'a> = Pin<Box<dyn Future<Output = Result<String>> + 'a>>;
+
+/// A scenario: its name, what it shows, and how.
+struct Scenario {
+    name: &'static str,
+    about: &'static str,
+    run: for<'a> fn(&'a mut Cluster) -> Run<'a>,
+}
+
+macro_rules! scenario {
+    ($name:literal, $about:literal, $run:path) => {
+        Scenario { name: $name, about: $about, run: |cluster| Box::pin($run(cluster)) }
+    };
+}
+
+/// All of them, in the order in which they run.
+const ALL: &[Scenario] = &[
+    scenario!(
+        "stateful-set",
+        "a StatefulSet's volumes: bound late, on the pod's node, its data for ever",
+        stateful::run
+    ),
+    scenario!("reclaim", "Delete removes the volume; Retain keeps it, and a new claim gets it", reclaim::run),
+    scenario!("block-and-options", "raw block, mount options, fsGroup, a user who is not root", kinds::shapes),
+    scenario!("sharing", "a read-only pod beside another; ReadWriteOncePod; ephemeral volumes", kinds::sharing),
+    scenario!("classes", "two pools, Immediate binding, allowedTopologies", kinds::classes),
+    scenario!("speed", "from claim and pod to a running pod, beside a hostPath", speed::start),
+    scenario!("memory", "what our containers hold at rest and with a hundred volumes", speed::memory),
+    scenario!(
+        "capacity",
+        "the scheduler avoids full nodes; a race for the last room ends with both pods running",
+        capacity::run
+    ),
+    scenario!("restarts", "node plugin, controller and kubelet restart under running pods", restarts::run),
+    scenario!(
+        "uninstall",
+        "an uninstalled chart loses nothing; installed again it serves the same volumes",
+        uninstall::run
+    ),
+    scenario!("power-cut", "a node loses its power and returns: every flushed byte is there", power::cut),
+    scenario!("postgresql", "PostgreSQL under load, a power cut: every acknowledged commit is there", postgresql::run),
+    scenario!("node-gone", "a node that is gone for good holds up no claim and no pod", power::gone),
+];
+
+/// Prints names and meanings.
+pub fn list() {
+    for scenario in ALL {
+        println!("{:20} {}", scenario.name, scenario.about);
+    }
+}
+
+/// Runs those whose name contains one of `only` (all, if there are none). Gives how many passed, and how many failed.
+///
+/// # Errors
+/// When there is none of such a name.
+pub async fn run(cluster: &mut Cluster, only: &[String]) -> Result<(usize, usize)> {
+    let chosen: Vec<_> = ALL
+        .iter()
+        .filter(|scenario| only.is_empty() || only.iter().any(|part| scenario.name.contains(part.as_str())))
+        .collect();
+    ensure!(!chosen.is_empty(), "no scenario's name contains any of {only:?}; --list shows them");
+    let (mut passed, mut failed) = (0, 0);
+    for scenario in &chosen {
+        let began = Instant::now();
+        println!("start {}", scenario.name);
+        let result = (scenario.run)(cluster).await;
+        let took = began.elapsed().as_secs_f64();
+        match result {
+            Ok(figures) => {
+                passed += 1;
+                println!("ok    {} ({took:.0} s, {}/{}) {figures}", scenario.name, passed + failed, chosen.len());
+            }
+            Err(error) => {
+                failed += 1;
+                println!("FAIL  {} ({took:.0} s, {}/{}): {error:?}", scenario.name, passed + failed, chosen.len());
+            }
+        }
+    }
+    println!("scenarios on Kubernetes: {passed} passed, {failed} failed");
+    Ok((passed, failed))
+}
+
+/// The node that a pod runs on.
+fn node_of<'a>(cluster: &'a Cluster, pod: &Value) -> Result<&'a Worker> {
+    cluster.worker(text(pod, "/spec/nodeName"))
+}
+
+/// The names of the logical volumes of a node.
+async fn volumes_on(worker: &Worker) -> Result<Vec<String>> {
+    let text = worker.vm.sh("lvs --noheadings -o lv_name").await?;
+    Ok(text.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Fails unless the volume of a claim is a logical volume of this node, and its PersistentVolume is tied to it.
+async fn lies_on(space: &Space<'_>, claim: &str, worker: &Worker) -> Result<String> {
+    let volume = space.volume_of(claim).await?;
+    let name = text(&volume, "/metadata/name").to_owned();
+    let term = "/spec/nodeAffinity/required/nodeSelectorTerms/0/matchExpressions/0";
+    let expression = volume.pointer(term).cloned().unwrap_or_default();
+    ensure!(
+        text(&expression, "/key") == "topology.local.csi.quarry.dev/node"
+            && text(&expression, "/values/0") == worker.name,
+        "the volume of {claim} is not tied to {}: {expression}",
+        worker.name
+    );
+    let there = volumes_on(worker).await?;
+    ensure!(there.contains(&name), "{} has no logical volume {name}, but {there:?}", worker.name);
+    Ok(name)
+}

@@ -1,0 +1,122 @@
+//! A real database under load loses its node's power: every commit that it acknowledged is there.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use quarry_vm::{Cache, Daemon};
+use serde_json::json;
+
+use super::node_of;
+use crate::cluster::Cluster;
+use crate::images;
+use crate::install::{self, CLASS};
+use crate::objects::{sleeping, stateful_set, with};
+use crate::space::Space;
+
+/// For how long the database works before the power goes.
+const LOAD: Duration = Duration::from_secs(45);
+/// The node that it runs on: an image of that size is not for all.
+const NODE: &str = "node-2";
+
+/// Makes the database where there is none, and serves it.
+const SERVE: &str = "export PGDATA=/data/data/pg PATH=/usr/lib/postgresql/15/bin:$PATH
+    test -s $PGDATA/PG_VERSION || initdb --auth=trust --username=postgres --no-instructions
+    exec postgres -k /tmp -c listen_addresses= -c shared_buffers=16MB -c max_connections=20 -c jit=off";
+/// Tells each number when its commit is acknowledged.
+const COMMIT: &str = "seq 1 1000000 | sed 's/.*/insert into acknowledged values (&) returning n;/' | \
+    stdbuf -oL psql -h /tmp -U postgres -X -q -A -t";
+
+pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
+    let image = images::postgresql(&Cache::open()?).await?;
+    cluster.worker(NODE)?.import(&image).await?;
+    let acknowledged = {
+        let space = Space::new(cluster, "postgresql").await?;
+        let ready = json!({ "exec": { "command": ["/usr/lib/postgresql/15/bin/pg_isready", "-h", "/tmp"] }, "timeoutSeconds": 20 });
+        let mut pod = sleeping(&["data"]);
+        if let Some(container) = pod.pointer_mut("/containers/0") {
+            *container = with(
+                container.clone(),
+                json!({ "image": images::POSTGRESQL, "command": ["sh", "-ec", SERVE], "readinessProbe": ready }),
+            );
+        }
+        let more = json!({
+            "securityContext": { "fsGroup": 5432 },
+            "nodeSelector": { "kubernetes.io/hostname": NODE },
+        });
+        let template = json!({ "spec": { "template": { "spec": with(pod, more) } } });
+        let set = with(stateful_set("pg", 1, CLASS, "600Mi"), template);
+        space.apply(&[set]).await?;
+        space.ready("pg-0").await?;
+        space
+            .run(&[
+                "exec",
+                "pg-0",
+                "--",
+                "psql",
+                "-h",
+                "/tmp",
+                "-U",
+                "postgres",
+                "-c",
+                "create table acknowledged (n int primary key)",
+            ])
+            .await?;
+        space
+            .run(&["exec", "pg-0", "--", "pgbench", "-h", "/tmp", "-U", "postgres", "-i", "-q", "-s", "1", "postgres"])
+            .await?;
+
+        let log = |name: &str| cluster.kubeconfig().with_file_name(name);
+        let kubectl = cluster.kubectl();
+        let exec =
+            |script: &str| kubectl.arguments(["--namespace=postgresql", "exec", "pg-0", "--", "sh", "-c", script]);
+        let bench = exec("pgbench -h /tmp -U postgres -n -c 2 -T 600 postgres");
+        let load = Daemon::start(kubectl.program(), bench, log("pgbench"))?;
+        let told = log("committed");
+        let commits = Daemon::start(kubectl.program(), exec(COMMIT), &told)?;
+        tokio::time::sleep(LOAD).await;
+        cluster.worker_mut(NODE)?.vm.power_cut().await?;
+        let text = std::fs::read_to_string(&told).context("cannot read what was committed")?;
+        drop((load, commits));
+        // The last line may have been cut.
+        let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or_default());
+        let last = whole.lines().filter_map(|line| line.trim().parse::<u64>().ok()).next_back();
+        last.with_context(|| format!("no commit was acknowledged: {text}"))?
+    };
+    let worker = cluster.worker_mut(NODE)?;
+    worker.vm.boot_again().await?;
+    worker.boot().await?;
+    worker.start_kubelet().await?;
+    let space = Space { cluster, name: "postgresql".to_owned() };
+    let restarted = |pod: &serde_json::Value| {
+        pod.pointer("/status/containerStatuses/0/restartCount").and_then(serde_json::Value::as_u64) > Some(0)
+    };
+    space.wait("pod", "pg-0", "started again", restarted).await?;
+    let pod = space.ready("pg-0").await?;
+    ensure!(node_of(cluster, &pod)?.name == NODE, "the database moved to another node");
+    let count = format!("select count(*) from acknowledged where n <= {acknowledged}");
+    let found = space
+        .run(&["exec", "pg-0", "--", "psql", "-h", "/tmp", "-U", "postgres", "-X", "-A", "-t", "-c", &count])
+        .await?;
+    ensure!(
+        found.trim() == acknowledged.to_string(),
+        "of {acknowledged} acknowledged commits {} are there",
+        found.trim()
+    );
+    space
+        .run(&[
+            "exec",
+            "pg-0",
+            "--",
+            "psql",
+            "-h",
+            "/tmp",
+            "-U",
+            "postgres",
+            "-c",
+            "select sum(abalance) from pgbench_accounts",
+        ])
+        .await?;
+    install::wait_running(cluster).await?;
+    space.end().await?;
+    Ok(format!("{acknowledged} acknowledged commits beside pgbench, all there after the power cut"))
+}

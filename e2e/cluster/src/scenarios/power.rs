@@ -1,0 +1,100 @@
+//! A node loses its power, and comes back; a node never comes back.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use quarry_vm::Daemon;
+
+use super::node_of;
+use crate::cluster::{Cluster, items, text};
+use crate::install::{self, CLASS};
+use crate::objects::{claim, pod, sleeper, stateful_set};
+use crate::space::Space;
+
+/// For how long a pod writes before the power goes.
+const WRITING: Duration = Duration::from_secs(20);
+/// How long it may take until a node that is gone for good is believed to be: five minutes, and some.
+const FOR_GOOD: Duration = Duration::from_secs(480);
+
+/// The machine of a pod is killed while it writes; it boots, and the pod finds every byte that was flushed.
+pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
+    let (name, acknowledged) = {
+        let space = Space::new(cluster, "power").await?;
+        space.apply(&[stateful_set("db", 3, CLASS, "64Mi")]).await?;
+        for number in 0..3 {
+            space.ready(&format!("db-{number}")).await?;
+        }
+        let writer = space.ready("db-1").await?;
+        // Each number is told to us when it is flushed.
+        let script = "i=0; while :; do i=$((i+1)); echo $i >>/data/data/log; sync; echo $i; done";
+        let told = cluster.kubeconfig().with_file_name("told");
+        let exec = ["--namespace=power", "exec", "db-1", "--", "/bin/busybox", "sh", "-ec", script];
+        let streaming = Daemon::start(cluster.kubectl().program(), cluster.kubectl().arguments(exec), &told)?;
+        tokio::time::sleep(WRITING).await;
+        let name = node_of(cluster, &writer)?.name.clone();
+        cluster.worker_mut(&name)?.vm.power_cut().await?;
+        let text = std::fs::read_to_string(&told).context("cannot read what the pod told")?;
+        drop(streaming);
+        let last = text.lines().filter_map(|line| line.trim().parse::<u64>().ok()).next_back();
+        (name, last.with_context(|| format!("the pod told nothing: {text}"))?)
+    };
+    let worker = cluster.worker_mut(&name)?;
+    worker.vm.boot_again().await?;
+    worker.boot().await?;
+    worker.start_kubelet().await?;
+    let space = Space { cluster, name: "power".to_owned() };
+    // The kubelet that comes back finds its pods not running.
+    let again = |pod: &serde_json::Value| {
+        pod.pointer("/status/containerStatuses/0/restartCount").and_then(serde_json::Value::as_u64) > Some(0)
+    };
+    space.wait("pod", "db-1", "started again", again).await?;
+    space.ready("db-1").await?;
+    let found = space.exec("db-1", "cat /data/data/log").await?;
+    let numbers: Vec<u64> = found.lines().filter_map(|line| line.trim().parse().ok()).collect();
+    let expected: Vec<u64> = (1..=acknowledged).collect();
+    ensure!(
+        numbers.starts_with(&expected),
+        "{acknowledged} lines were flushed, and of the {} found not all are right",
+        numbers.len()
+    );
+    install::wait_running(cluster).await?;
+    space.end().await?;
+    Ok(format!("{acknowledged} flushed lines, all there after the boot of {name}"))
+}
+
+/// A node is destroyed and deleted: its claim can be deleted, and the pod gets a new volume elsewhere.
+pub(super) async fn gone(cluster: &mut Cluster) -> Result<String> {
+    let space = Space::new(cluster, "gone").await?;
+    let on = serde_json::json!({ "nodeSelector": { "kubernetes.io/hostname": "node-3" } });
+    space.apply(&[claim("data", CLASS, "64Mi"), pod("first", crate::objects::with(sleeper(&["data"]), on))]).await?;
+    space.ready("first").await?;
+    let volume = text(&space.volume_of("data").await?, "/metadata/name").to_owned();
+    let lost = cluster.lose_worker("node-3")?;
+    lost.vm.shutdown().await?;
+    let began = Instant::now();
+    let kubectl = cluster.kubectl();
+    kubectl.run(["delete", "node", "node-3"]).await?;
+    let space = Space { cluster, name: "gone".to_owned() };
+    space.run(&["delete", "pod", "first", "--grace-period=0", "--force"]).await?;
+    space.run(&["delete", "pvc", "data"]).await?;
+    space.apply(&[claim("data", CLASS, "64Mi"), pod("second", sleeper(&["data"]))]).await?;
+    let second = space.ready("second").await?;
+    let elsewhere = node_of(cluster, &second)?.name.clone();
+    let new = began.elapsed();
+    // The old volume's object goes when the node is believed to be gone.
+    loop {
+        let volumes = kubectl.get(["pv"]).await?;
+        if !items(&volumes).any(|found| text(found, "/metadata/name") == volume) {
+            break;
+        }
+        ensure!(began.elapsed() < FOR_GOOD, "volume {volume} of the lost node is there after {FOR_GOOD:?}");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    let old = began.elapsed();
+    space.end().await?;
+    Ok(format!(
+        "a new volume on {elsewhere} after {:.0} s; the old one's object gone after {:.0} s",
+        new.as_secs_f64(),
+        old.as_secs_f64()
+    ))
+}

@@ -1,0 +1,152 @@
+//! From a claim and its pod to a running pod, beside the same pod with a hostPath volume; where the time goes; and how much
+//! memory our containers hold.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::SYSTEM;
+use crate::cluster::{Cluster, items, text};
+use crate::install::CLASS;
+use crate::objects::{claim, pod, sleeper, sleeping, with};
+use crate::space::Space;
+
+/// How many pods of each kind are measured.
+const ROUNDS: usize = 20;
+/// How often a pod is looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// How many volumes there are when memory is measured the second time.
+const VOLUMES: usize = 100;
+
+/// Pods with a new volume of ours, and pods with a hostPath, one after the other in turn.
+pub(super) async fn start(cluster: &mut Cluster) -> Result<String> {
+    let space = Space::new(cluster, "speed").await?;
+    let host = json!({ "volumes": [{ "name": "data", "hostPath": { "path": "/var/tmp/speed", "type": "DirectoryOrCreate" } }] });
+    let before = spent(cluster).await?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let claimed = format!("ours-{round}");
+        let objects = [claim(&claimed, CLASS, "64Mi"), pod(&claimed, sleeper(&[&claimed]))];
+        ours.push(running(&space, &objects, &claimed).await?);
+        let plain = format!("host-{round}");
+        theirs.push(running(&space, &[pod(&plain, with(sleeping(&["data"]), host.clone()))], &plain).await?);
+        space.run(&["delete", "pod", &claimed, &plain, "--wait=false"]).await?;
+    }
+    let after = spent(cluster).await?;
+    let (ours, theirs) = (median(&mut ours), median(&mut theirs));
+    let parts: Vec<String> = after
+        .iter()
+        .map(|(name, seconds)| {
+            let own = seconds - before.get(name).copied().unwrap_or_default();
+            #[allow(clippy::cast_precision_loss, reason = "a small number")]
+            let each = own / ROUNDS as f64;
+            format!("{name} {each:.2} s")
+        })
+        .collect();
+    space.end().await?;
+    ensure!(ours > Duration::ZERO && theirs > Duration::ZERO, "nothing was measured");
+    Ok(format!(
+        "median of {ROUNDS}: {:.1} s with a new volume, {:.1} s with a hostPath, difference {:.1} s; a volume's share: {}",
+        ours.as_secs_f64(),
+        theirs.as_secs_f64(),
+        ours.as_secs_f64() - theirs.as_secs_f64(),
+        parts.join(", ")
+    ))
+}
+
+/// The time from the objects' creation until the pod runs.
+async fn running(space: &Space<'_>, objects: &[Value], name: &str) -> Result<Duration> {
+    let began = Instant::now();
+    space.apply(objects).await?;
+    loop {
+        let phase = space.run(&["get", "pod", name, "--output=jsonpath={.status.phase}"]).await?;
+        if phase == "Running" {
+            return Ok(began.elapsed());
+        }
+        ensure!(began.elapsed() < Duration::from_secs(240), "pod {name} is {phase}:\n{}", space.events().await);
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// Seconds that all our processes have spent in each call, by its name.
+async fn spent(cluster: &Cluster) -> Result<BTreeMap<String, f64>> {
+    let mut all = BTreeMap::new();
+    for line in metrics(cluster).await?.lines() {
+        let Some(rest) = line.strip_prefix("quarry_csi_call_seconds_sum{method=\"") else { continue };
+        let Some((method, value)) = rest.split_once("\"} ") else { continue };
+        let wanted = ["CreateVolume", "NodeStageVolume", "NodePublishVolume"];
+        if let Some(name) = wanted.iter().find(|name| method.ends_with(*name)) {
+            *all.entry((*name).to_owned()).or_default() += value.parse::<f64>().unwrap_or_default();
+        }
+    }
+    Ok(all)
+}
+
+/// What all our pods say at /metrics.
+async fn metrics(cluster: &Cluster) -> Result<String> {
+    let pods = our_pods(cluster).await?;
+    let mut all = String::new();
+    for pod in &pods {
+        let name = text(pod, "/metadata/name");
+        let path = format!("/api/v1/namespaces/{SYSTEM}/pods/{name}:9808/proxy/metrics");
+        all += &cluster.kubectl().run(["get", "--raw", &path]).await?;
+    }
+    Ok(all)
+}
+
+async fn our_pods(cluster: &Cluster) -> Result<Vec<Value>> {
+    let namespace = format!("--namespace={SYSTEM}");
+    let pods = cluster.kubectl().get(["pods", &namespace]).await?;
+    Ok(items(&pods).cloned().collect())
+}
+
+/// How much memory each of our containers holds, at rest and with a hundred volumes.
+pub(super) async fn memory(cluster: &mut Cluster) -> Result<String> {
+    let space = Space::new(cluster, "memory").await?;
+    let rest = held(cluster).await?;
+    let at_once = with(crate::objects::class("memory", "main"), json!({ "volumeBindingMode": "Immediate" }));
+    let claims: Vec<Value> = (0..VOLUMES).map(|number| claim(&format!("data-{number}"), "memory", "4Mi")).collect();
+    space.apply(&[at_once]).await?;
+    space.apply(&claims).await?;
+    for number in 0..VOLUMES {
+        space.volume_of(&format!("data-{number}")).await?;
+    }
+    let full = held(cluster).await?;
+    space.run(&["delete", "storageclass", "memory"]).await?;
+    space.end().await?;
+    let figures: Vec<String> = rest
+        .iter()
+        .map(|(name, bytes)| {
+            let mib = |bytes: u64| bytes / (1 << 20);
+            format!("{name} {} MiB, then {} MiB", mib(*bytes), mib(full.get(name).copied().unwrap_or_default()))
+        })
+        .collect();
+    Ok(format!("{VOLUMES} volumes: {}", figures.join("; ")))
+}
+
+/// The anonymous memory of each kind of container of ours, in bytes: the largest of its kind. File pages, such as the
+/// program itself, the kernel takes back when it likes.
+async fn held(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
+    let mut held = BTreeMap::new();
+    for pod in our_pods(cluster).await? {
+        let component = text(&pod, "/metadata/labels/app.kubernetes.io~1component").to_owned();
+        let worker = cluster.worker(text(&pod, "/spec/nodeName"))?;
+        let statuses = pod.pointer("/status/containerStatuses").and_then(Value::as_array).cloned().unwrap_or_default();
+        for status in statuses {
+            let id = text(&status, "/containerID").trim_start_matches("containerd://").to_owned();
+            let script =
+                format!("awk '$1 == \"anon\" {{ print $2 }}' $(find /sys/fs/cgroup -path '*{id}/memory.stat')");
+            let bytes: u64 = worker.vm.sh(script).await?.trim().parse().context("a container's memory is no number")?;
+            let largest = held.entry(format!("{component}/{}", text(&status, "/name"))).or_insert(0);
+            *largest = bytes.max(*largest);
+        }
+    }
+    Ok(held)
+}

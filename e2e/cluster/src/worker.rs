@@ -1,0 +1,229 @@
+//! A node of the cluster: a virtual machine with containerd and kubelet.
+//!
+//! Pods get addresses of 10.244.N.0/24 behind a bridge of the node, by the usual CNI plugins, and find those of other
+//! nodes by static routes. Nothing translates Services but two rules for the one that pods must reach, `kubernetes`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use quarry_vm::{Command, Config, Disk, HOST, Network, Shape, Vm};
+use serde_json::json;
+
+use crate::binaries::Binaries;
+use crate::control_plane::{ControlPlane, SERVICE};
+use crate::kubeconfig;
+
+/// kubelet's port.
+const KUBELET: u16 = 10250;
+/// How long a program in the guest may take to come up.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Where the programs lie in the guest.
+const PROGRAMS: &str = "/usr/local/bin";
+/// containerd's socket.
+const CONTAINERD: &str = "/run/containerd/containerd.sock";
+
+/// A node.
+pub struct Worker {
+    /// Its machine.
+    pub vm: Vm,
+    /// Its name in Kubernetes.
+    pub name: String,
+    /// How many disks it has beside the root.
+    pub disks: usize,
+    number: u8,
+    /// How many nodes there are, for the routes among them.
+    nodes: u8,
+    port: u16,
+}
+
+impl Worker {
+    /// Starts the machine, with these disks, puts everything in its place and starts containerd. kubelet does not run yet.
+    pub(crate) async fn start(
+        control: &ControlPlane,
+        binaries: &Binaries,
+        network: &Network,
+        number: u8,
+        nodes: u8,
+        disks: Vec<Disk>,
+    ) -> Result<Self> {
+        let name = format!("node-{number}");
+        let mut config = Config::new(&name).network(network, number).shape(Shape { memory: 2048, cpus: 2 });
+        let count = disks.len();
+        config.disks = disks;
+        let vm = Vm::start(config).await?;
+        let worker = Self { vm, name, disks: count, number, nodes, port: control.port };
+        worker.install(control, binaries).await.with_context(|| format!("cannot prepare {}", worker.name))?;
+        worker.boot().await?;
+        control.egress.add(IpAddr::V4(Network::address(number)), worker.vm.guest());
+        Ok(worker)
+    }
+
+    /// Puts programs, certificates and configuration where they belong.
+    async fn install(&self, control: &ControlPlane, binaries: &Binaries) -> Result<()> {
+        for program in &binaries.node {
+            let name = program.file_name().unwrap_or_default().to_string_lossy();
+            self.vm.push(program, &format!("{PROGRAMS}/{name}"), 0o755).await?;
+        }
+        for plugin in &binaries.cni {
+            let name = plugin.file_name().unwrap_or_default().to_string_lossy();
+            self.vm.push(plugin, &format!("/opt/cni/bin/{name}"), 0o755).await?;
+        }
+        let user = format!("system:node:{}", self.name);
+        let client = control.authority.client(&self.name, &user, Some("system:nodes"))?;
+        let address = Network::address(self.number).to_string();
+        let serving =
+            control.authority.server(&format!("{}-serving", self.name), &self.name, &[&self.name, &address])?;
+        let kubeconfig = kubeconfig::text(&control.for_guests(), &control.authority, &user, &client)?;
+        self.vm.write("/etc/kubernetes/kubeconfig", kubeconfig.as_bytes(), 0o600).await?;
+        for (local, remote) in [
+            (&control.authority.certificate(), "/etc/kubernetes/ca.crt"),
+            (&serving.certificate, "/etc/kubernetes/kubelet.crt"),
+            (&serving.key, "/etc/kubernetes/kubelet.key"),
+        ] {
+            self.vm.push(local, remote, 0o600).await?;
+        }
+        for (remote, text) in [
+            ("/etc/kubernetes/kubelet.json", kubelet().to_string()),
+            ("/etc/cni/net.d/10-bridge.conflist", cni(self.number).to_string()),
+            ("/etc/containerd/config.toml", include_str!("../image/containerd.toml").to_owned()),
+        ] {
+            self.vm.write(remote, text.as_bytes(), 0o644).await?;
+        }
+        Ok(())
+    }
+
+    /// What a host does when it boots: routes, rules, containerd.
+    pub(crate) async fn boot(&self) -> Result<()> {
+        let mut script =
+            String::from("set -e; modprobe -a overlay br_netfilter nf_tables; echo 1 >/proc/sys/net/ipv4/ip_forward\n");
+        for other in (1..=self.nodes).filter(|other| *other != self.number) {
+            script += &format!("ip route replace 10.244.{other}.0/24 via {}\n", Network::address(other));
+        }
+        let (number, port) = (self.number, self.port);
+        let api = format!("ip daddr {SERVICE} tcp dport 443 dnat to {HOST}:{port}");
+        script += &format!(
+            "ip route replace {SERVICE} via {HOST}
+             nft -f - <<RULES
+             table ip services
+             delete table ip services
+             table ip services {{
+                 chain in {{ type nat hook prerouting priority -100; {api}; }}
+                 chain own {{ type nat hook output priority -100; {api}; }}
+                 chain out {{ type nat hook postrouting priority 100; ip saddr 10.244.{number}.0/24 ip daddr {HOST} masquerade; }}
+             }}
+             RULES\n"
+        );
+        self.vm.sh(script).await.with_context(|| format!("cannot lay the routes of {}", self.name))?;
+        self.daemon("containerd", &["containerd".to_owned()]).await?;
+        let up = || self.vm.exec(["ctr", "version"]);
+        until(&format!("containerd on {}", self.name), async || Ok(up().await?.exit.success())).await
+    }
+
+    /// Starts kubelet. When it returns, kubelet runs; the node becomes ready later.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn start_kubelet(&self) -> Result<()> {
+        let arguments = [
+            "kubelet".to_owned(),
+            "--config=/etc/kubernetes/kubelet.json".to_owned(),
+            "--kubeconfig=/etc/kubernetes/kubeconfig".to_owned(),
+            format!("--hostname-override={}", self.name),
+            format!("--node-ip={}", Network::address(self.number)),
+        ];
+        self.daemon("kubelet", &arguments).await?;
+        let address = SocketAddr::from(([127, 0, 0, 1], 10248));
+        until(&format!("kubelet on {}", self.name), async || Ok(self.vm.connect_tcp(address).await.is_ok())).await
+    }
+
+    /// Ends kubelet, as an upgrade does. Containers run on.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn stop_kubelet(&self) -> Result<()> {
+        self.vm.sh("pkill -TERM -x kubelet; while pgrep -x kubelet >/dev/null; do sleep 0.1; done").await.map(drop)
+    }
+
+    /// Imports an image archive into containerd.
+    ///
+    /// # Errors
+    /// When it is no image, or the disk is full.
+    pub async fn import(&self, archive: &std::path::Path) -> Result<()> {
+        let remote = "/var/tmp/image.tar";
+        self.vm.push(archive, remote, 0o600).await?;
+        let script = format!("ctr -n k8s.io images import --local {remote} && rm {remote} && sync");
+        let imported = self.vm.check(Command::sh(script).timeout(PATIENCE)).await;
+        imported.map(drop).with_context(|| format!("cannot import {} on {}", archive.display(), self.name))
+    }
+
+    /// The end of a daemon's log.
+    pub async fn log(&self, daemon: &str) -> String {
+        let script = format!("tail -n 40 /var/log/{daemon}.log");
+        self.vm.sh(script).await.unwrap_or_else(|error| format!("{error:#}"))
+    }
+
+    async fn daemon(&self, name: &str, argv: &[String]) -> Result<()> {
+        let script = format!("exec \"$0\" \"$@\" >>/var/log/{name}.log 2>&1");
+        let argv = ["sh", "-c", &script].map(str::to_owned).into_iter().chain(argv.iter().cloned());
+        let command = Command::new(argv).detach();
+        self.vm.spawn(command).await.map(drop).with_context(|| format!("cannot start {name} on {}", self.name))
+    }
+}
+
+/// Waits until something holds.
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
+    let began = Instant::now();
+    while !holds().await? {
+        if began.elapsed() > PATIENCE {
+            bail!("{what} is not there after {} s", PATIENCE.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    Ok(())
+}
+
+/// kubelet's configuration.
+fn kubelet() -> serde_json::Value {
+    json!({
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "authentication": {
+            "anonymous": { "enabled": false },
+            "webhook": { "enabled": true },
+            "x509": { "clientCAFile": "/etc/kubernetes/ca.crt" },
+        },
+        "authorization": { "mode": "Webhook" },
+        "tlsCertFile": "/etc/kubernetes/kubelet.crt",
+        "tlsPrivateKeyFile": "/etc/kubernetes/kubelet.key",
+        "port": KUBELET,
+        "healthzPort": 10248,
+        // There is no systemd.
+        "cgroupDriver": "cgroupfs",
+        "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
+        "resolvConf": "",
+        "failSwapOn": false,
+        // The root file system is small; full it is not.
+        "evictionHard": { "memory.available": "50Mi" },
+        "imageGCHighThresholdPercent": 100,
+        // An emulated processor is slow.
+        "runtimeRequestTimeout": "10m",
+    })
+}
+
+/// The network of the pods of one node.
+fn cni(number: u8) -> serde_json::Value {
+    let subnet = format!("10.244.{number}.0/24");
+    json!({
+        "cniVersion": "1.0.0",
+        "name": "pods",
+        "plugins": [{
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": true,
+            "ipMasq": false,
+            "hairpinMode": true,
+            "ipam": { "type": "host-local", "ranges": [[{ "subnet": subnet }]], "routes": [{ "dst": "0.0.0.0/0" }] },
+        }],
+    })
+}

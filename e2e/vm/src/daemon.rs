@@ -1,0 +1,102 @@
+//! A program of the host that runs beside the guests for as long as a value lives.
+#![allow(clippy::disallowed_types)] // quarry-exec ends what it starts; this lives on between calls.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+use crate::host::{self, Leash};
+
+/// A running program. It is killed when this value is dropped, and also when this whole process is.
+pub struct Daemon {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    leash: Option<Leash>,
+}
+
+impl Daemon {
+    /// Starts a program with its output in `log`, which is made anew.
+    ///
+    /// # Errors
+    /// When the log cannot be made or the program not be started.
+    pub fn start(
+        program: &Path,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+        log: impl Into<PathBuf>,
+    ) -> Result<Self> {
+        let (name, log) = (program.file_name().unwrap_or_default().to_string_lossy().into_owned(), log.into());
+        let output = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+        let again = output.try_clone().with_context(|| format!("cannot open {} twice", log.display()))?;
+        let child = Command::new(program)
+            .args(arguments)
+            .env("PATH", host::path())
+            .stdin(Stdio::null())
+            .stdout(output)
+            .stderr(again)
+            .kill_on_drop(true)
+            // A terminal's Ctrl-C must reach us, not it.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let leader = child.id().with_context(|| format!("{name} ended at once"))?;
+        let leash = Some(Leash::new(leader, Signal::SIGKILL)?);
+        Ok(Self { name, child, log, leash })
+    }
+
+    /// Fails, with the end of its log, if the program has ended.
+    ///
+    /// # Errors
+    /// When it has ended, or cannot be looked at.
+    pub fn check(&mut self) -> Result<()> {
+        match self.child.try_wait().with_context(|| format!("cannot look at {}", self.name))? {
+            None => Ok(()),
+            Some(status) => bail!("{} has ended with {status}:\n{}", self.name, self.log_tail()),
+        }
+    }
+
+    /// The end of what it wrote.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        host::tail(&String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()), 30)
+    }
+
+    /// Asks the program to end, waits, and kills it when it does not.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn stop(mut self) -> Result<()> {
+        if let Some(id) = self.child.id() {
+            // It may just have ended.
+            let _ = kill(Pid::from_raw(id.cast_signed()), Signal::SIGTERM);
+        }
+        if tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await.is_err() {
+            self.child.kill().await.with_context(|| format!("cannot kill {}", self.name))?;
+        }
+        if let Some(leash) = self.leash.take() {
+            leash.release();
+        }
+        Ok(())
+    }
+}
+
+/// Runs a program of the host to its end and gives its standard output.
+///
+/// # Errors
+/// When it cannot be started, outlives `deadline` (it is killed), or fails: then with the end of what it said.
+pub async fn run(
+    program: &Path,
+    arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    deadline: Duration,
+) -> Result<String> {
+    let mut command = Command::new(program);
+    command.args(arguments).env("PATH", host::path());
+    host::run_command(command, deadline).await
+}
