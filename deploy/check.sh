@@ -124,7 +124,7 @@ refuses "groups of the same hosts" "$overlap" <<<'nodeGroups: {a: {nodeSelector:
 refuses "a group within another" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {disks: fast}}, b: {nodeSelector: {disks: fast, zone: here}}}'
 refuses "groups that a host could be in by two labels" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {disks: fast}}, b: {nodeSelector: {zone: here}}}'
 refuses "a group without a selector" "nodeSelector" <<<'nodeGroups: {a: {}}'
-refuses "a group's name that cannot be one" "nodeGroups" <<<'nodeGroups: {A_b: {nodeSelector: {disks: fast}}}'
+refuses "a group's name that cannot be one" "'A_b'" <<<'nodeGroups: {A_b: {nodeSelector: {disks: fast}}}'
 refuses "an unknown key" "'nodeGroup'" <<<'nodeGroup: {}'
 refuses "an unknown key in a pool" "'volumegroup'" <<<'pools: [{name: a, lvm: {volumegroup: b}}]'
 refuses "no pool" "pools" <<<'pools: []'
