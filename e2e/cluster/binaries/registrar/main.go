@@ -117,18 +117,10 @@ func healthz(socket string) http.Handler {
 
 // driverName asks the driver, which may start later than this program, for its name.
 func driverName(ended context.Context, address string, timeout time.Duration) (string, error) {
-	connection, err := grpc.NewClient("unix:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		return "", fmt.Errorf("cannot dial %s: %w", address, err)
-	}
-	defer connection.Close()
-	client := csi.NewIdentityClient(connection)
 	for {
-		call, cancel := context.WithTimeout(ended, timeout)
-		info, err := client.GetPluginInfo(call, &csi.GetPluginInfoRequest{})
-		cancel()
+		name, err := askName(ended, address, timeout)
 		if err == nil {
-			return info.GetName(), nil
+			return name, nil
 		}
 		if ended.Err() != nil {
 			return "", fmt.Errorf("told to end before the driver at %s answered: %w", address, err)
@@ -136,4 +128,17 @@ func driverName(ended context.Context, address string, timeout time.Duration) (s
 		log.Printf("the driver at %s does not answer yet: %v", address, err)
 		time.Sleep(time.Second)
 	}
+}
+
+// askName asks once, over a connection of its own: one that failed would wait longer and longer before it tries again.
+func askName(ended context.Context, address string, timeout time.Duration) (string, error) {
+	connection, err := grpc.NewClient("unix:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return "", err
+	}
+	defer connection.Close()
+	call, cancel := context.WithTimeout(ended, timeout)
+	defer cancel()
+	info, err := csi.NewIdentityClient(connection).GetPluginInfo(call, &csi.GetPluginInfoRequest{})
+	return info.GetName(), err
 }
