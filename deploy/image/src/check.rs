@@ -1,4 +1,4 @@
-//! Checks a built image by what its programs do in it: in a chroot of its unpacked layers, with nothing mounted.
+//! Checks a built image by what its programs do in it: in a chroot of its unpacked layers, with none of the host's disks.
 //!
 //! No list of libraries is kept anywhere. That nothing is missing is seen here: every program of the image is given to the
 //! image's own loader, and the tools that Quarry runs are run.
@@ -34,6 +34,16 @@ const MAKE: [&[&str]; 3] = [
     &["mkfs.btrfs", "-q", "/tmp/btrfs"],
 ];
 
+/// Enters the image in a mount namespace of its own, with the few devices that every container has.
+const ENTER: &str = r#"set -e
+root=$1
+shift
+for device in null random urandom; do
+    : >>"$root/dev/$device"
+    mount --bind "/dev/$device" "$root/dev/$device"
+done
+exec chroot "$root" "$@""#;
+
 /// Large enough for any filesystem; nothing of it is written but what mkfs writes.
 const SIZE: u64 = 512 << 20;
 
@@ -68,11 +78,16 @@ impl Root {
     /// A command that runs inside.
     fn inside(&self, words: &[&str]) -> Result<Command> {
         let folder = self.folder.to_str().context("the temporary folder's path is not UTF-8")?;
-        let prefix: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["unshare", "--map-root-user"] };
-        let words = [prefix, &["chroot", folder], words].concat();
+        let proc = format!("--mount-proc={folder}/proc");
+        let user: &[&str] = if nix::unistd::geteuid().is_root() { &[] } else { &["--map-root-user"] };
+        let words = [&["unshare"], user, &["--pid", "--fork", &proc, "sh", "-c", ENTER, "sh", folder], words].concat();
         let (program, arguments) = words.split_first().context("there is nothing to run")?;
         let mut command = command(program, arguments);
-        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LC_ALL", "C");
+        command
+            .env_clear()
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("LC_ALL", "C")
+            .env("LVM_SUPPRESS_FD_WARNINGS", "1");
         Ok(command)
     }
 

@@ -38,11 +38,12 @@ pub(super) fn download(cache: &Cache, architecture: Architecture, packages: &[&s
     let configuration = folder.join("apt.conf");
     fs::write(&configuration, configure(&folder, architecture)).context("cannot write apt's configuration")?;
     fs::write(folder.join("sources.list"), sources()).context("cannot write apt's list of sources")?;
-    let apt =
-        |arguments: &[&str]| run(command("apt-get", arguments).env("APT_CONFIG", &configuration).current_dir(&debs));
+    let apt = |arguments: &[&str], inside: &Path| {
+        run(command("apt-get", arguments).env("APT_CONFIG", &configuration).current_dir(inside))
+    };
 
     let complete = folder.join("complete");
-    match apt(&["update", "-qq", "-o", "APT::Update::Error-Mode=any"]) {
+    match apt(&["update", "-qq", "-o", "APT::Update::Error-Mode=any"], &folder) {
         Ok(_) => fs::write(&complete, "").context("cannot note that the indexes are complete")?,
         Err(error) if complete.exists() => {
             eprintln!("quarry-image: Debian's mirror cannot be asked; packages are those of the last time\n{error:#}");
@@ -53,13 +54,14 @@ pub(super) fn download(cache: &Cache, architecture: Architecture, packages: &[&s
             ));
         }
     }
-    let listed = apt(&[&["download", "-qq", "--print-uris"], packages].concat())?;
+    // Not where the files are: those that are there would not be listed.
+    let listed = apt(&[&["download", "-qq", "--print-uris"], packages].concat(), &folder)?;
     let mut found = listed.lines().map(|line| deb(line, &debs)).collect::<Result<Vec<_>>>()?;
     if found.len() != packages.len() {
         bail!("apt knows {} of {} packages:\n{listed}", found.len(), packages.len());
     }
     // A file that is there is verified by its digest too, and downloaded again where it differs.
-    apt(&[&["download", "-qq"], packages].concat()).context("cannot download Debian's packages")?;
+    apt(&[&["download", "-qq"], packages].concat(), &debs).context("cannot download Debian's packages")?;
     found.sort_by(|one, other| one.path.cmp(&other.path));
     remove_others(&debs, &found)?;
     Ok(found)
