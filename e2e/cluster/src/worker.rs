@@ -102,18 +102,15 @@ impl Worker {
         }
         let (number, port) = (self.number, self.port);
         let api = format!("ip daddr {SERVICE} tcp dport 443 dnat to {HOST}:{port}");
-        script += &format!(
-            "ip route replace {SERVICE} via {HOST}
-             nft -f - <<RULES
-             table ip services
-             delete table ip services
-             table ip services {{
-                 chain in {{ type nat hook prerouting priority -100; {api}; }}
-                 chain own {{ type nat hook output priority -100; {api}; }}
-                 chain out {{ type nat hook postrouting priority 100; ip saddr 10.244.{number}.0/24 ip daddr {HOST} masquerade; }}
-             }}
-             RULES\n"
+        script += &format!("ip route replace {SERVICE} via {HOST}\nnft -f /etc/services.nft\n");
+        let rules = format!(
+            "table ip services\ndelete table ip services\ntable ip services {{
+                chain in {{ type nat hook prerouting priority -100; {api}; }}
+                chain own {{ type nat hook output priority -100; {api}; }}
+                chain out {{ type nat hook postrouting priority 100; ip saddr 10.244.{number}.0/24 ip daddr {HOST} masquerade; }}
+            }}\n"
         );
+        self.vm.write("/etc/services.nft", rules.as_bytes(), 0o644).await?;
         self.vm.sh(script).await.with_context(|| format!("cannot lay the routes of {}", self.name))?;
         self.daemon("containerd", &["containerd".to_owned()]).await?;
         let up = || self.vm.exec(["ctr", "version"]);
