@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` shows the main job, `make test` runs all that must be green.
 .DEFAULT_GOAL := help
-.PHONY: help demo test cluster cluster-down e2e soak bench-scale check fmt clippy unit deny advisories fuzz clean-cache
+.PHONY: help demo test image chart cluster cluster-down e2e soak bench-scale check fmt clippy unit deny advisories fuzz clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -12,6 +12,15 @@ demo: ## Carve, stage, publish, delete: volumes' whole lives in a throw-away vir
 test: ## Everything that must be green: check, licences, real LVM in virtual machines, csi-sanity
 	@e2e/needs.sh test
 	@e2e/test.sh
+
+image: ## The OCI image and its bill of materials, into target/image (docs/image.md)
+	@e2e/needs.sh demo
+	@cargo run --quiet --locked --package quarry-image -- build
+	@cargo run --quiet --locked --package quarry-image -- check
+
+chart: ## Lint and test the Helm chart
+	@e2e/needs.sh test
+	@deploy/check.sh
 
 cluster: ## A real Kubernetes on virtual nodes with Quarry installed by its chart; it stays until cluster-down
 	@e2e/needs.sh test

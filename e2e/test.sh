@@ -55,6 +55,7 @@ demo() {
     rm -f "$log"
     return $status
 }
+counted chart deploy/check.sh
 part demo demo
 # Both at once, so that what they have in common is built once.
 part "building simulation and scale" cargo build --quiet --locked --profile e2e --package quarry-simulation --package quarry-bench-scale

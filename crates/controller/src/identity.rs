@@ -52,13 +52,32 @@ impl csi::identity_server::Identity for IdentityService {
         Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))
     }
 
-    /// Ready means: the tools are there and at least one pool can be read. Sidecars wait for it at their start.
+    /// Ready means: the tools are there and at least one pool can be read, or, of a controller, that it knows the nodes.
+    /// Sidecars wait for it at their start: what is not ready yet is no error, at which they would end.
     async fn probe(&self, _request: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
         let problems = (self.readiness)().await;
-        if problems.is_empty() {
-            Ok(Response::new(csi::ProbeResponse { ready: Some(true) }))
-        } else {
-            Err(Status::failed_precondition(problems.join("; ")))
+        if !problems.is_empty() {
+            tracing::info!(problems = problems.join("; "), "not ready yet");
+        }
+        Ok(Response::new(csi::ProbeResponse { ready: Some(problems.is_empty()) }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_proto::csi::v1::identity_server::Identity as _;
+
+    #[tokio::test]
+    async fn what_is_not_ready_yet_is_no_error() {
+        for (problems, ready) in [(Vec::new(), true), (vec!["the nodes are not known yet".to_owned()], false)] {
+            let readiness: Readiness = Arc::new(move || {
+                let problems = problems.clone();
+                Box::pin(async move { problems })
+            });
+            let service = IdentityService::new("local.csi.quarry.dev", readiness);
+            let answer = service.probe(Request::new(csi::ProbeRequest {})).await.unwrap().into_inner();
+            assert_eq!(answer.ready, Some(ready));
         }
     }
 }

@@ -35,7 +35,7 @@ pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
         layer.symlink(&format!("/bin/{applet}"), "busybox")
     });
     let shell = Image::new(BUSYBOX).layer(applets.directory("/tmp", 0o1777)).command(["/bin/sh"]);
-    let pause = Image::new(PAUSE).file("/pause", &busybox, 0o755).entrypoint(["/pause", "sleep", "1000000000"]);
+    let pause = Image::new(PAUSE).file("/busybox", &busybox, 0o755).entrypoint(["/busybox", "sleep", "1000000000"]);
     let sidecar =
         |name: &str, program: &Path| Image::new(name).file("/sidecar", program, 0o755).entrypoint(["/sidecar"]);
     let (provisioner, registrar) =

@@ -86,6 +86,8 @@ impl Worker {
         for (remote, text) in [
             ("/etc/kubernetes/kubelet.json", kubelet().to_string()),
             ("/etc/cni/net.d/10-bridge.conflist", cni(self.number).to_string()),
+            // containerd gives each pod a copy.
+            ("/etc/hosts", "127.0.0.1 localhost\n".to_owned()),
             ("/etc/containerd/config.toml", include_str!("../image/containerd.toml").to_owned()),
         ] {
             self.vm.write(remote, text.as_bytes(), 0o644).await?;
@@ -199,6 +201,8 @@ fn kubelet() -> serde_json::Value {
         "cgroupDriver": "cgroupfs",
         "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
         "resolvConf": "",
+        // A Secret that is made after the pod that waits for it shows within this time.
+        "syncFrequency": "5s",
         "failSwapOn": false,
         // The root file system is small; full it is not.
         "evictionHard": { "memory.available": "50Mi" },

@@ -28,7 +28,7 @@ pub(super) fn download(cache: &Cache, architecture: Architecture, packages: &[&s
     if !Path::new(KEYRING).exists() {
         bail!("there are no keys to verify Debian's packages with; install the package debian-archive-keyring");
     }
-    let folder = cache.root().join(format!("image-debian-{RELEASE}-{}", architecture.name()));
+    let folder = cache.root().join(format!("debian-packages-{RELEASE}-{}", architecture.name()));
     let debs = folder.join("debs");
     for made in [folder.join("lists/partial"), folder.join("cache/archives/partial"), debs.clone()] {
         fs::create_dir_all(&made).with_context(|| format!("cannot make the folder {}", made.display()))?;
