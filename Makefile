@@ -22,14 +22,14 @@ chart: ## Lint and test the Helm chart
 	@e2e/needs.sh test
 	@deploy/check.sh
 
-cluster: ## A real Kubernetes on virtual nodes with Quarry installed by its chart; it stays until cluster-down
+cluster: ## (not finished) A real Kubernetes on virtual nodes with Quarry installed by its chart, until cluster-down
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- up
 
 cluster-down: ## End the cluster of `make cluster`
 	@cargo run --quiet --locked --package quarry-cluster -- down
 
-e2e: ## Scenarios on a real Kubernetes with three virtual nodes
+e2e: ## (not finished) Scenarios on a real Kubernetes with three virtual nodes
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- test
 

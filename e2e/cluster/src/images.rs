@@ -59,7 +59,7 @@ pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
     Ok(archives)
 }
 
-/// Builds the image that is shipped, as it is now, into a folder.
+/// Builds the image that is shipped, as it is now, into a folder; with the program that `QUARRY_E2E_BINARY` names, if it does.
 ///
 /// # Errors
 /// When it cannot be built.
@@ -68,7 +68,7 @@ pub fn quarry(cache: &Cache, folder: &Path) -> Result<PathBuf> {
         architecture: Architecture::of_this_host(),
         tag: format!("quarry.dev/quarry:{}", env!("CARGO_PKG_VERSION")),
         output: folder.to_owned(),
-        binary: None,
+        binary: std::env::var_os("QUARRY_E2E_BINARY").map(PathBuf::from),
         created: None,
     };
     // Programs are run and waited for.
