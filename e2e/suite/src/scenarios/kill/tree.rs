@@ -140,7 +140,7 @@ async fn tableless(node: &mut Node, layout: &str) -> Result<()> {
         // A loaded table that is not yet resumed: the kernel shows the device, without a byte.
         let unfinished = format!(
             "dmsetup table {device} >/tmp/table; uuid=$(dmsetup info -c --noheadings -o uuid {device}); \
-             dmsetup remove {device}; dmsetup create {device} --notable --uuid $uuid; dmsetup load {device} /tmp/table"
+             dmsetup remove --retry {device}; dmsetup create {device} --notable --uuid $uuid; dmsetup load {device} /tmp/table"
         );
         life.node.vm.sh(unfinished).await?;
         // udev need not have made a link for it.
