@@ -327,6 +327,9 @@ async fn nodes_on_a_network_meet_part_and_swap_addresses() -> Result<()> {
     assert_eq!(ask(direct.local()).await?, "two heard hello\n");
     assert!(one.connect_tcp(SocketAddr::from((two_address, 5001))).await.is_err(), "nobody listens there");
     let mut idle = one.connect_tcp(SocketAddr::from((two_address, 5000))).await?;
+    // A connection whose last handshake packet falls into the cut is none: the other end forgets it.
+    let established = "ss -Htn state established '( sport = :5000 )' | grep -q 10.77.0.1:";
+    two.sh(format!("until {established}; do sleep 0.05; done")).await?;
 
     // A link that is cut: commands work, and the host's own way in, and nothing else.
     two.link(false).await?;
