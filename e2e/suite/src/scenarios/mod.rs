@@ -96,19 +96,19 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             name: "kill-tree-during",
             about: "quarry, lvm and mkfs are killed together at seeded instants",
-            limit: minutes(8),
+            limit: minutes(15),
             run: |context| Box::pin(kill::tree::run(context)),
         },
         Scenario {
             name: "kill-quarry-alone",
             about: "quarry is killed, its lvm or mkfs lives on, and the retry comes at once",
-            limit: minutes(8),
+            limit: minutes(15),
             run: |context| Box::pin(kill::alone::run(context)),
         },
         Scenario {
             name: "sweep-can-fail",
             about: "with a safeguard taken out, the sweeps find the violation",
-            limit: minutes(6),
+            limit: minutes(12),
             run: |context| Box::pin(kill::broken::run(context)),
         },
         Scenario {
