@@ -48,6 +48,7 @@ part formatting cargo fmt --all --check
 part lints cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings
 counted "unit tests" cargo test --quiet --locked --workspace
 part "licences and sources" e2e/deny.sh check bans licenses sources
+counted chart deploy/check.sh
 demo() {
     local log status=0
     log=$(mktemp)
@@ -55,7 +56,6 @@ demo() {
     rm -f "$log"
     return $status
 }
-counted chart deploy/check.sh
 part demo demo
 # Both at once, so that what they have in common is built once.
 part "building simulation and scale" cargo build --quiet --locked --profile e2e --package quarry-simulation --package quarry-bench-scale

@@ -28,7 +28,6 @@ pub struct Cluster {
     /// Its nodes, `node-1` first.
     pub workers: Vec<Worker>,
     control: ControlPlane,
-    network: Network,
     helm: PathBuf,
 }
 
@@ -56,7 +55,7 @@ impl Cluster {
         });
         let workers = futures::future::try_join_all(starts).await?;
         step("kubelets run");
-        let mut cluster = Self { workers, control, network, helm: binaries.helm.clone() };
+        let mut cluster = Self { workers, control, helm: binaries.helm.clone() };
         cluster.wait_ready().await?;
         step("all nodes are ready");
         Ok(cluster)
@@ -99,12 +98,6 @@ impl Cluster {
     pub fn lose_worker(&mut self, name: &str) -> Result<Worker> {
         let place = self.workers.iter().position(|worker| worker.name == name);
         Ok(self.workers.remove(place.with_context(|| format!("there is no node {name:?}"))?))
-    }
-
-    /// The network that the nodes are on.
-    #[must_use]
-    pub fn network(&self) -> &Network {
-        &self.network
     }
 
     /// Installs or upgrades a chart under the name `quarry`, with values given as `key=value`.

@@ -121,6 +121,17 @@ impl<'a> Space<'a> {
         self.wait("pod", pod, "ready", ready).await
     }
 
+    /// Waits until kubelet, after its node's boot, has started a pod's container again, and the pod is ready.
+    ///
+    /// # Errors
+    /// As [`Self::wait`].
+    pub async fn restarted(&self, pod: &str) -> Result<Value> {
+        let again =
+            |pod: &Value| pod.pointer("/status/containerStatuses/0/restartCount").and_then(Value::as_u64) > Some(0);
+        self.wait("pod", pod, "started again", again).await?;
+        self.ready(pod).await
+    }
+
     /// Runs a shell command in a pod.
     ///
     /// # Errors

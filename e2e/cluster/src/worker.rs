@@ -48,8 +48,8 @@ impl Worker {
         disks: Vec<Disk>,
     ) -> Result<Self> {
         let name = format!("node-{number}");
-        let mut config = Config::new(&name).network(network, number).shape(Shape { memory: 2048, cpus: 1 });
         // Several guests share few processors: one that waits for its other half to get its turn gets nowhere.
+        let mut config = Config::new(&name).network(network, number).shape(Shape { memory: 2048, cpus: 1 });
         let count = disks.len();
         config.disks = disks;
         let vm = Vm::start(config).await?;
@@ -118,6 +118,16 @@ impl Worker {
         self.daemon("containerd", &["containerd".to_owned()]).await?;
         let up = || self.vm.exec(["ctr", "version"]);
         until(&format!("containerd on {}", self.name), async || Ok(up().await?.exit.success())).await
+    }
+
+    /// Boots the machine after a power cut, with containerd and kubelet as any host starts them.
+    ///
+    /// # Errors
+    /// When a part does not come up.
+    pub async fn boot_again(&mut self) -> Result<()> {
+        self.vm.boot_again().await?;
+        self.boot().await?;
+        self.start_kubelet().await
     }
 
     /// Starts kubelet. When it returns, kubelet runs; the node becomes ready later.

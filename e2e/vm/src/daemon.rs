@@ -8,8 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tokio::process::{Child, Command};
 
 use crate::host::{self, Leash};
@@ -19,7 +18,7 @@ pub struct Daemon {
     name: String,
     child: Child,
     log: PathBuf,
-    leash: Option<Leash>,
+    _leash: Leash,
 }
 
 impl Daemon {
@@ -47,8 +46,7 @@ impl Daemon {
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
         let leader = child.id().with_context(|| format!("{name} ended at once"))?;
-        let leash = Some(Leash::new(leader, Signal::SIGKILL)?);
-        Ok(Self { name, child, log, leash })
+        Ok(Self { name, child, log, _leash: Leash::new(leader, Signal::SIGKILL)? })
     }
 
     /// Fails, with the end of its log, if the program has ended.
@@ -63,27 +61,8 @@ impl Daemon {
     }
 
     /// The end of what it wrote.
-    #[must_use]
-    pub fn log_tail(&self) -> String {
+    fn log_tail(&self) -> String {
         host::tail(&String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()), 30)
-    }
-
-    /// Asks the program to end, waits, and kills it when it does not.
-    ///
-    /// # Errors
-    /// When it cannot be waited for.
-    pub async fn stop(mut self) -> Result<()> {
-        if let Some(id) = self.child.id() {
-            // It may just have ended.
-            let _ = kill(Pid::from_raw(id.cast_signed()), Signal::SIGTERM);
-        }
-        if tokio::time::timeout(Duration::from_secs(20), self.child.wait()).await.is_err() {
-            self.child.kill().await.with_context(|| format!("cannot kill {}", self.name))?;
-        }
-        if let Some(leash) = self.leash.take() {
-            leash.release();
-        }
-        Ok(())
     }
 }
 

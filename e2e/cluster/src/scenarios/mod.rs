@@ -14,7 +14,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::cluster::{Cluster, text};
@@ -133,4 +133,12 @@ async fn lies_on(space: &Space<'_>, claim: &str, worker: &Worker) -> Result<Stri
     let there = volumes_on(worker).await?;
     ensure!(there.contains(&name), "{} has no logical volume {name}, but {there:?}", worker.name);
     Ok(name)
+}
+
+/// The last of the numbers that a pod told, a line each, before its node lost its power.
+fn last_told(text: &str) -> Result<u64> {
+    // The last line may have been cut.
+    let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or_default());
+    let last = whole.lines().filter_map(|line| line.trim().parse().ok()).next_back();
+    last.with_context(|| format!("the pod told no number: {text}"))
 }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use quarry_vm::{Cache, Daemon};
 use serde_json::json;
 
-use super::node_of;
+use super::{last_told, node_of};
 use crate::cluster::Cluster;
 use crate::images;
 use crate::install::{self, CLASS};
@@ -47,20 +47,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         let set = with(stateful_set("pg", 1, CLASS, "600Mi"), template);
         space.apply(&[set]).await?;
         space.ready("pg-0").await?;
-        space
-            .run(&[
-                "exec",
-                "pg-0",
-                "--",
-                "psql",
-                "-h",
-                "/tmp",
-                "-U",
-                "postgres",
-                "-c",
-                "create table acknowledged (n int primary key)",
-            ])
-            .await?;
+        query(&space, "create table acknowledged (n int primary key)").await?;
         space
             .run(&["exec", "pg-0", "--", "pgbench", "-h", "/tmp", "-U", "postgres", "-i", "-q", "-s", "1", "postgres"])
             .await?;
@@ -77,46 +64,27 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         cluster.worker_mut(NODE)?.vm.power_cut().await?;
         let text = std::fs::read_to_string(&told).context("cannot read what was committed")?;
         drop((load, commits));
-        // The last line may have been cut.
-        let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or_default());
-        let last = whole.lines().filter_map(|line| line.trim().parse::<u64>().ok()).next_back();
-        last.with_context(|| format!("no commit was acknowledged: {text}"))?
+        last_told(&text)?
     };
-    let worker = cluster.worker_mut(NODE)?;
-    worker.vm.boot_again().await?;
-    worker.boot().await?;
-    worker.start_kubelet().await?;
+    cluster.worker_mut(NODE)?.boot_again().await?;
     let space = Space { cluster, name: "postgresql".to_owned() };
-    let restarted = |pod: &serde_json::Value| {
-        pod.pointer("/status/containerStatuses/0/restartCount").and_then(serde_json::Value::as_u64) > Some(0)
-    };
-    space.wait("pod", "pg-0", "started again", restarted).await?;
-    let pod = space.ready("pg-0").await?;
+    let pod = space.restarted("pg-0").await?;
     ensure!(node_of(cluster, &pod)?.name == NODE, "the database moved to another node");
     let count = format!("select count(*) from acknowledged where n <= {acknowledged}");
-    let found = space
-        .run(&["exec", "pg-0", "--", "psql", "-h", "/tmp", "-U", "postgres", "-X", "-A", "-t", "-c", &count])
-        .await?;
+    let found = query(&space, &count).await?;
     ensure!(
         found.trim() == acknowledged.to_string(),
         "of {acknowledged} acknowledged commits {} are there",
         found.trim()
     );
-    space
-        .run(&[
-            "exec",
-            "pg-0",
-            "--",
-            "psql",
-            "-h",
-            "/tmp",
-            "-U",
-            "postgres",
-            "-c",
-            "select sum(abalance) from pgbench_accounts",
-        ])
-        .await?;
+    query(&space, "select sum(abalance) from pgbench_accounts").await?;
     install::wait_running(cluster).await?;
     space.end().await?;
     Ok(format!("{acknowledged} acknowledged commits beside pgbench, all there after the power cut"))
+}
+
+/// Runs a statement in the database and gives what it prints.
+async fn query(space: &Space<'_>, statement: &str) -> Result<String> {
+    let psql = ["exec", "pg-0", "--", "psql", "-h", "/tmp", "-U", "postgres", "-X", "-A", "-t", "-c", statement];
+    space.run(&psql).await
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use quarry_vm::Daemon;
 
-use super::node_of;
+use super::{last_told, node_of};
 use crate::cluster::{Cluster, items, text};
 use crate::install::{self, CLASS};
 use crate::objects::{claim, pod, sleeper, stateful_set};
@@ -35,20 +35,11 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
         cluster.worker_mut(&name)?.vm.power_cut().await?;
         let text = std::fs::read_to_string(&told).context("cannot read what the pod told")?;
         drop(streaming);
-        let last = text.lines().filter_map(|line| line.trim().parse::<u64>().ok()).next_back();
-        (name, last.with_context(|| format!("the pod told nothing: {text}"))?)
+        (name, last_told(&text)?)
     };
-    let worker = cluster.worker_mut(&name)?;
-    worker.vm.boot_again().await?;
-    worker.boot().await?;
-    worker.start_kubelet().await?;
+    cluster.worker_mut(&name)?.boot_again().await?;
     let space = Space { cluster, name: "power".to_owned() };
-    // The kubelet that comes back finds its pods not running.
-    let again = |pod: &serde_json::Value| {
-        pod.pointer("/status/containerStatuses/0/restartCount").and_then(serde_json::Value::as_u64) > Some(0)
-    };
-    space.wait("pod", "db-1", "started again", again).await?;
-    space.ready("db-1").await?;
+    space.restarted("db-1").await?;
     let found = space.exec("db-1", "cat /data/data/log").await?;
     let numbers: Vec<u64> = found.lines().filter_map(|line| line.trim().parse().ok()).collect();
     let expected: Vec<u64> = (1..=acknowledged).collect();

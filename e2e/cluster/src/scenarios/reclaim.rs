@@ -32,9 +32,11 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     ensure!(!there.contains(&gone), "the logical volume {gone} outlives its volume");
     ensure!(there.contains(&kept), "the logical volume {kept} is gone, although its class says Retain");
 
-    // As docs/install.md says: the volume forgets the old claim, and the new one names the volume.
+    // As docs/storageclass.md says: the volume is kept for the new claim, which names it.
     space.wait("pv", &kept, "released", |volume| text(volume, "/status/phase") == "Released").await?;
-    space.run(&["patch", "pv", &kept, "--type=json", r#"--patch=[{"op":"remove","path":"/spec/claimRef"}]"#]).await?;
+    let kept_for =
+        r#"--patch={"spec":{"claimRef":{"namespace":"reclaim","name":"again","uid":null,"resourceVersion":null}}}"#;
+    space.run(&["patch", "pv", &kept, "--type=merge", kept_for]).await?;
     let again = with(claim("again", "keep", "64Mi"), json!({ "spec": { "volumeName": kept } }));
     space.apply(&[again, pod("second", sleeper(&["again"]))]).await?;
     space.ready("second").await?;
