@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use quarry_vm::{Command, Config, Disk, HOST, Network, Shape, Vm};
+use quarry_vm::{Command, Config, Disk, HOST, Network, Preparation, Shape, Vm};
 use serde_json::json;
 
-use crate::binaries::Binaries;
+use crate::containerd;
 use crate::control_plane::{ControlPlane, SERVICE};
 use crate::kubeconfig;
 
@@ -18,10 +18,6 @@ use crate::kubeconfig;
 const KUBELET: u16 = 10250;
 /// How long a program in the guest may take to come up.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Where the programs lie in the guest.
-const PROGRAMS: &str = "/usr/local/bin";
-/// containerd's socket.
-const CONTAINERD: &str = "/run/containerd/containerd.sock";
 
 /// A node.
 pub struct Worker {
@@ -41,7 +37,7 @@ impl Worker {
     /// Starts the machine, with these disks, puts everything in its place and starts containerd. kubelet does not run yet.
     pub(crate) async fn start(
         control: &ControlPlane,
-        binaries: &Binaries,
+        preparations: &[Preparation],
         network: &Network,
         number: u8,
         nodes: u8,
@@ -52,24 +48,17 @@ impl Worker {
         let mut config = Config::new(&name).network(network, number).shape(Shape { memory: 2048, cpus: 1 });
         let count = disks.len();
         config.disks = disks;
+        config.preparations = preparations.to_vec();
         let vm = Vm::start(config).await?;
         let worker = Self { vm, name, disks: count, number, nodes, port: control.port };
-        worker.install(control, binaries).await.with_context(|| format!("cannot prepare {}", worker.name))?;
+        worker.install(control).await.with_context(|| format!("cannot prepare {}", worker.name))?;
         worker.boot().await?;
         control.egress.add(IpAddr::V4(Network::address(number)), worker.vm.guest());
         Ok(worker)
     }
 
-    /// Puts programs, certificates and configuration where they belong.
-    async fn install(&self, control: &ControlPlane, binaries: &Binaries) -> Result<()> {
-        for program in &binaries.node {
-            let name = program.file_name().unwrap_or_default().to_string_lossy();
-            self.vm.push(program, &format!("{PROGRAMS}/{name}"), 0o755).await?;
-        }
-        for plugin in &binaries.cni {
-            let name = plugin.file_name().unwrap_or_default().to_string_lossy();
-            self.vm.push(plugin, &format!("/opt/cni/bin/{name}"), 0o755).await?;
-        }
+    /// Puts certificates and configuration where they belong.
+    async fn install(&self, control: &ControlPlane) -> Result<()> {
         let user = format!("system:node:{}", self.name);
         let client = control.authority.client(&self.name, &user, Some("system:nodes"))?;
         let address = Network::address(self.number).to_string();
@@ -89,7 +78,6 @@ impl Worker {
             ("/etc/cni/net.d/10-bridge.conflist", cni(self.number).to_string()),
             // containerd gives each pod a copy.
             ("/etc/hosts", "127.0.0.1 localhost\n".to_owned()),
-            ("/etc/containerd/config.toml", include_str!("../image/containerd.toml").to_owned()),
         ] {
             self.vm.write(remote, text.as_bytes(), 0o644).await?;
         }
@@ -98,8 +86,7 @@ impl Worker {
 
     /// What a host does when it boots: routes, rules, containerd.
     pub(crate) async fn boot(&self) -> Result<()> {
-        let mut script =
-            String::from("set -e; modprobe -a overlay br_netfilter nf_tables; echo 1 >/proc/sys/net/ipv4/ip_forward\n");
+        let mut script = String::from("set -e; echo 1 >/proc/sys/net/ipv4/ip_forward\n");
         for other in (1..=self.nodes).filter(|other| *other != self.number) {
             script += &format!("ip route replace 10.244.{other}.0/24 via {}\n", Network::address(other));
         }
@@ -115,9 +102,7 @@ impl Worker {
         );
         self.vm.write("/etc/services.nft", rules.as_bytes(), 0o644).await?;
         self.vm.sh(script).await.with_context(|| format!("cannot lay the routes of {}", self.name))?;
-        self.daemon("containerd", &["containerd".to_owned()]).await?;
-        let up = || self.vm.exec(["ctr", "version"]);
-        until(&format!("containerd on {}", self.name), async || Ok(up().await?.exit.success())).await
+        containerd::start(&self.vm).await.with_context(|| format!("on {}", self.name))
     }
 
     /// Boots the machine after a power cut, with containerd and kubelet as any host starts them.
@@ -153,18 +138,6 @@ impl Worker {
     /// When there is none.
     pub async fn stop_kubelet(&self) -> Result<()> {
         self.vm.sh("pkill -TERM -x kubelet; while pgrep -x kubelet >/dev/null; do sleep 0.1; done").await.map(drop)
-    }
-
-    /// Imports an image archive into containerd.
-    ///
-    /// # Errors
-    /// When it is no image, or the disk is full.
-    pub async fn import(&self, archive: &std::path::Path) -> Result<()> {
-        let remote = "/var/tmp/image.tar";
-        self.vm.push(archive, remote, 0o600).await?;
-        let script = format!("ctr -n k8s.io images import --local {remote} && rm {remote} && sync");
-        let imported = self.vm.check(Command::sh(script).timeout(PATIENCE)).await;
-        imported.map(drop).with_context(|| format!("cannot import {} on {}", archive.display(), self.name))
     }
 
     /// The end of a daemon's log.
@@ -210,7 +183,7 @@ fn kubelet() -> serde_json::Value {
         "healthzPort": 10248,
         // There is no systemd.
         "cgroupDriver": "cgroupfs",
-        "containerRuntimeEndpoint": format!("unix://{CONTAINERD}"),
+        "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
         "resolvConf": "",
         // A Secret that is made after the pod that waits for it shows within this time.
         "syncFrequency": "5s",

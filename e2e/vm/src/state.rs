@@ -1,6 +1,7 @@
 //! The saved state of a machine that has just booted: restoring it takes a second, booting takes ten.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,26 +9,86 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use crate::agent::Guest;
-use crate::cache::Cache;
+use crate::cache::{Cache, key};
 use crate::host;
-use crate::machine::{Machine, console_tail};
+use crate::machine::{Machine, Qemu, console_tail};
+use crate::preparation::Preparation;
 
 /// How long a boot may take under emulation on a busy machine.
 pub(crate) const BOOT: Duration = Duration::from_secs(180);
 
-/// Finds the folder with the machine's saved state (`state`, and `root.qcow2` as it was then), or boots it once.
-pub(crate) async fn saved(cache: &Cache, machine: &Machine<'_>) -> Result<PathBuf> {
-    let key = machine.key().await?;
-    cache
-        .entry("state", &key, async |folder: &Path| {
+/// How long a restored guest may take to answer.
+const RESTORE: Duration = Duration::from_secs(60);
+
+/// How long a guest may take to power off in good order.
+const POWER_OFF: Duration = Duration::from_secs(60);
+
+/// Finds the folder with the machine's saved state (`state`, and `root.qcow2` as it was then), or makes it: boots the image,
+/// and then, for each preparation, does it on the state before and boots what that made of the disk.
+pub(crate) async fn saved(cache: &Cache, machine: &Machine<'_>, preparations: &[Preparation]) -> Result<PathBuf> {
+    let mut state_key = machine.key().await?;
+    let mut saved = cache
+        .entry("state", &state_key, async |folder: &Path| {
             eprintln!("quarry-vm: booting the guest to save its state (once)");
-            save(machine, folder).await.with_context(|| console_tail(folder))
+            let made = async {
+                overlay(&machine.image.root, "raw", folder).await?;
+                save(machine, folder).await
+            };
+            made.await.with_context(|| console_tail(folder))
         })
-        .await
+        .await?;
+    for preparation in preparations {
+        state_key = key([state_key.as_bytes(), preparation.key.as_bytes()]);
+        let before = saved;
+        saved = cache
+            .entry("prepared", &state_key, async |folder: &Path| {
+                eprintln!("quarry-vm: preparing a guest: {} (once)", preparation.name);
+                prepare(machine, &before, preparation, folder)
+                    .await
+                    .with_context(|| format!("cannot prepare a guest ({}); {}", preparation.name, console_tail(folder)))
+            })
+            .await?;
+    }
+    Ok(saved)
 }
 
+/// Starts a machine in `folder` from a saved state; nothing is written there.
+pub(crate) async fn restore(
+    machine: &Machine<'_>,
+    saved: &Path,
+    folder: &Path,
+    reach_host: bool,
+) -> Result<(Qemu, Guest)> {
+    overlay(&saved.join("root.qcow2"), "qcow2", folder).await?;
+    symlink(saved.join("state"), folder.join("state")).context("cannot link the saved state")?;
+    let qemu = machine.start(folder, true, reach_host).await?;
+    qemu.qmp.wait_status(&["paused", "prelaunch"], RESTORE).await.context("cannot restore the saved state")?;
+    qemu.qmp.call("cont", json!({})).await?;
+    let guest = Guest::new(qemu.port, folder.to_owned());
+    guest.wait_ready(RESTORE).await?;
+    Ok((qemu, guest))
+}
+
+/// Powers a guest off in good order: everything is synced and flushed.
+pub(crate) async fn power_off(guest: &Guest, mut qemu: Qemu) -> Result<()> {
+    // The guest may be gone before the agent says how the command ended.
+    let _ = guest.exec(["sh", "-c", "sync; mount -o remount,ro /; busybox poweroff -f"]).await;
+    qemu.wait(POWER_OFF).await
+}
+
+async fn prepare(machine: &Machine<'_>, before: &Path, preparation: &Preparation, folder: &Path) -> Result<()> {
+    let (qemu, guest) = restore(machine, before, folder, false).await?;
+    // Certificates and archives have dates: the guest's clock stands still in the saved state.
+    guest.identify("quarry-vm").await?;
+    (preparation.work)(guest.clone()).await?;
+    // Its memory is not wanted: a guest that has just booted is a smaller state, and the same for whatever was done.
+    power_off(&guest, qemu).await?;
+    fs::remove_file(folder.join("state")).context("cannot unlink the state before")?;
+    save(machine, folder).await
+}
+
+/// Boots the machine from `root.qcow2` in `folder` and saves its state there.
 async fn save(machine: &Machine<'_>, folder: &Path) -> Result<()> {
-    overlay(&machine.image.root, "raw", folder).await?;
     let mut qemu = machine.start(folder, false, false).await?;
     qemu.qmp.call("cont", json!({})).await?;
     let guest = Guest::new(qemu.port, folder.to_owned());
@@ -46,7 +107,7 @@ async fn save(machine: &Machine<'_>, folder: &Path) -> Result<()> {
 }
 
 /// Makes `root.qcow2` in `folder`: empty, on top of a file that is never written.
-pub(crate) async fn overlay(base: &Path, format: &str, folder: &Path) -> Result<()> {
+async fn overlay(base: &Path, format: &str, folder: &Path) -> Result<()> {
     let base = base.to_str().context("the cache folder's path is not UTF-8")?;
     let arguments = ["create", "-q", "-f", "qcow2", "-F", format, "-b", base, "root.qcow2"];
     host::run("qemu-img", arguments, folder, Duration::from_secs(30)).await?;

@@ -40,6 +40,14 @@ pub struct Build<'a> {
 /// # Errors
 /// When cargo fails (with the end of what it said) or builds something else than was asked.
 pub async fn build_static(build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>> {
+    build_static_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), build).await
+}
+
+/// As [`build_static`], from the files of another commit of this workspace. What it depends on is built once for both.
+///
+/// # Errors
+/// As [`build_static`].
+pub async fn build_static_in(sources: &Path, build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
@@ -47,7 +55,7 @@ pub async fn build_static(build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>
         .args(["build", "--message-format=json-render-diagnostics", "--target", TARGET])
         .args(["--profile", build.profile, "--package", build.package])
         .args(build.bins.iter().flat_map(|bin| ["--bin", bin]))
-        .current_dir(&workspace)
+        .current_dir(sources)
         // A folder of its own: other flags would make cargo build everything anew at each turn.
         .env("CARGO_TARGET_DIR", target.join("static"))
         .env("RUSTFLAGS", "-C target-feature=+crt-static")

@@ -5,7 +5,6 @@ mod lan;
 
 use std::net::Ipv4Addr;
 use std::ops::Deref;
-use std::os::unix::fs::symlink;
 use std::sync::Once;
 use std::time::Duration;
 
@@ -19,6 +18,7 @@ use crate::host;
 use crate::image::{self, Image};
 use crate::machine::{self, Accelerator, Machine, Qemu, Shape, console_tail};
 use crate::network::Network;
+use crate::preparation::Preparation;
 use crate::rundir::RunDir;
 use crate::state;
 use disks::Attached;
@@ -28,9 +28,6 @@ pub use disks::SpareDisk;
 
 /// How long a disk or a network card may take to come or go in the guest.
 const PLUG: Duration = Duration::from_secs(60);
-
-/// How long a restored guest may take to answer.
-const RESTORE: Duration = Duration::from_secs(60);
 
 /// What a virtual node is to be.
 #[derive(Clone, Debug)]
@@ -43,13 +40,15 @@ pub struct Config {
     pub disks: Vec<Disk>,
     /// The network it is on, if any, and its number there; see [`Network::address`].
     pub network: Option<(Network, u8)>,
+    /// What was done to its root file system, in this order.
+    pub preparations: Vec<Preparation>,
 }
 
 impl Config {
     /// A node without disks and network.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), shape: Shape::default(), disks: Vec::new(), network: None }
+        Self { name: name.into(), shape: Shape::default(), disks: Vec::new(), network: None, preparations: Vec::new() }
     }
 
     /// The same node with one more disk.
@@ -69,6 +68,13 @@ impl Config {
     #[must_use]
     pub fn network(self, network: &Network, number: u8) -> Self {
         Self { network: Some((network.clone(), number)), ..self }
+    }
+
+    /// The same node with one more step done before its state was saved.
+    #[must_use]
+    pub fn prepared(mut self, preparation: Preparation) -> Self {
+        self.preparations.push(preparation);
+        self
     }
 
     fn check(&self) -> Result<()> {
@@ -132,17 +138,10 @@ impl Vm {
         SAID.call_once(|| eprintln!("quarry-vm: guests run under {accelerator}"));
         let machine = Machine { image: &image, accelerator, shape: config.shape };
         let lan = config.network.map(|(network, number)| Lan::new(network, number));
-        let saved = state::saved(&cache, &machine).await?;
+        let saved = state::saved(&cache, &machine, &config.preparations).await?;
 
         let folder = RunDir::create(&cache, &config.name)?;
-        state::overlay(&saved.join("root.qcow2"), "qcow2", folder.path()).await?;
-        symlink(saved.join("state"), folder.path().join("state")).context("cannot link the saved state")?;
-        let qemu = machine.start(folder.path(), true, lan.is_some()).await?;
-        qemu.qmp.wait_status(&["paused", "prelaunch"], RESTORE).await.context("cannot restore the saved state")?;
-        qemu.qmp.call("cont", json!({})).await?;
-
-        let guest = Guest::new(qemu.port, folder.path().to_owned());
-        guest.wait_ready(RESTORE).await?;
+        let (qemu, guest) = state::restore(&machine, &saved, folder.path(), lan.is_some()).await?;
         guest.identify(&config.name).await?;
         let mut vm = Self {
             guest,
@@ -239,10 +238,8 @@ impl Vm {
     /// # Errors
     /// When the guest does not do so in time.
     pub async fn power_off(&mut self) -> Result<()> {
-        let Some(mut qemu) = self.qemu.take() else { return Ok(()) };
-        // The guest may be gone before the agent says how the command ended.
-        let _ = self.guest.exec(["sh", "-c", "sync; mount -o remount,ro /; busybox poweroff -f"]).await;
-        qemu.wait(PLUG).await.with_context(|| console_tail(self.folder.path()))
+        let Some(qemu) = self.qemu.take() else { return Ok(()) };
+        state::power_off(&self.guest, qemu).await.with_context(|| console_tail(self.folder.path()))
     }
 
     /// [`Self::power_off`] and [`Self::boot_again`].
