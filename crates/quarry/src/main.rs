@@ -13,6 +13,7 @@ mod view;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 
@@ -98,9 +99,34 @@ fn serve(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     // Two threads serve: the work is done by other programs and the kernel, on threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(role)?;
+    if std::process::id() == 1 {
+        runtime.block_on(changes_end());
+    }
     // A mutating lvm may still run: it is left to end by itself, and nobody waits for the thread that watches it.
     runtime.shutdown_background();
     Ok(())
+}
+
+/// How long a container's first process stays for the sake of commands that change something. With what work under way
+/// was given before, that is less than the 60 s that the chart's pods have.
+const STAY: Duration = Duration::from_secs(35);
+
+/// Waits until no command runs that changes something. A container ends with its first process: the kernel would kill such
+/// a command in the midst of its work, which nobody else ever does.
+async fn changes_end() {
+    let began = Instant::now();
+    loop {
+        let changes = quarry_exec::running().into_iter().filter(|command| command.mutation);
+        let commands: Vec<String> = changes.map(|command| command.command).collect();
+        if commands.is_empty() {
+            return;
+        }
+        if began.elapsed() > STAY {
+            tracing::warn!(?commands, "leaving while these run: a container's end kills them; the next start copes");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[cfg(test)]

@@ -61,6 +61,8 @@ pub struct Node {
     path: String,
     /// The subcommand, with what it alone understands.
     role: String,
+    /// What quarry is started by, such as `unshare`.
+    starter: &'static str,
 }
 
 impl Node {
@@ -82,7 +84,7 @@ impl Node {
             vm.sh(format!("vgcreate -qq {GROUP} {}", devices.join(" "))).await?;
         }
         let csi = Csi::new(vm.guest(), SOCKET);
-        let node = Self { vm, csi, quarry: None, path: String::new(), role: "standalone".to_owned() };
+        let node = Self { vm, csi, quarry: None, path: String::new(), role: "standalone".to_owned(), starter: "" };
         node.configure(&format!("pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n")).await?;
         Ok(node)
     }
@@ -105,6 +107,12 @@ impl Node {
         self.path = format!("{folder}:");
     }
 
+    /// Makes quarry the first process of a container of its own, from its next start on: when it ends, all that it started
+    /// is killed.
+    pub fn first_process(&mut self, first: bool) {
+        self.starter = if first { "unshare --pid --fork" } else { "" };
+    }
+
     /// Makes the node one of a cluster, from its next start on: no controller of its own, but an agent for others.
     pub fn in_cluster(&mut self) {
         self.role = format!("node --listen 0.0.0.0:{AGENT} --tls {TLS}");
@@ -114,9 +122,9 @@ impl Node {
     pub async fn serve(&mut self) -> Result<()> {
         let script = format!(
             "mkdir -p /run/quarry {FAULTS} && export PATH={}$PATH QUARRY_FAULT_DIR={FAULTS} && \
-             exec {BINARY} --log debug {} --config /etc/quarry/pools.yaml --endpoint unix://{SOCKET} \
+             exec {} {BINARY} --log debug {} --config /etc/quarry/pools.yaml --endpoint unix://{SOCKET} \
              --http 127.0.0.1:9808 >>{LOG} 2>&1",
-            self.path, self.role
+            self.path, self.starter, self.role
         );
         self.quarry = Some(self.vm.spawn(Command::sh(script).detach().timeout(Duration::from_secs(24 * 3600))).await?);
         if let Err(error) = serving(&self.csi).await {

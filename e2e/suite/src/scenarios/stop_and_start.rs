@@ -33,11 +33,13 @@ pub async fn run(_: Context) -> Passed {
     sockets(&mut node).await.context("the socket")?;
     let zeroing = stop_while_zeroing(&mut node).await.context("SIGTERM while a volume is zeroed")?;
     let change = stop_while_changing(&mut node).await.context("SIGTERM while lvm hangs")?;
+    let stayed = stay_while_changing(&mut node).await.context("SIGTERM to a container while lvm works")?;
     node.expect_empty().await?;
     Ok(format!(
-        "ended {:.1} s after SIGTERM while zeroing, {:.1} s while lvm hung",
+        "ended {:.1} s after SIGTERM while zeroing, {:.1} s while lvm hung, {:.1} s as a container's first process",
         zeroing.as_secs_f64(),
-        change.as_secs_f64()
+        change.as_secs_f64(),
+        stayed.as_secs_f64()
     ))
 }
 
@@ -201,6 +203,40 @@ async fn stop_while_changing(node: &mut Node) -> Result<Duration> {
     node.kubelet_folders(&made).await?;
     node.csi.stage(&made).await?;
     node.csi.unstage(&made).await?;
+    node.csi.delete(&made.id).await?;
+    Ok(took)
+}
+
+/// As a container's first process it would take the lvm along: it stays until that has ended.
+async fn stay_while_changing(node: &mut Node) -> Result<Duration> {
+    // Longer than quarry stays for its own sake.
+    const WORK: Duration = Duration::from_secs(27);
+    node.stop().await?;
+    node.first_process(true);
+    node.serve().await?;
+    node.vm.sh("rm -f /run/hung-lvcreate; echo vg0 > /run/hang/lvcreate").await?;
+    let ask = Ask::mount("stayed", "ext4").parameter("pool", "main");
+    let creating = {
+        let (csi, ask) = (node.csi.clone(), ask.clone());
+        tokio::spawn(async move { csi.create(&ask).await })
+    };
+    wait_hung(node, "lvcreate").await?;
+    let vm = node.vm.guest();
+    let released = tokio::spawn(async move {
+        tokio::time::sleep(WORK).await;
+        vm.sh("rm /run/hang/lvcreate").await
+    });
+    let (took, exit) = node.terminate().await?;
+    released.await??;
+    ensure!(exit.success(), "quarry ended with {exit} after SIGTERM\n{}", node.log_tail().await);
+    ensure!(took >= WORK && took < WORK + END, "quarry ended {took:?} after SIGTERM, the lvm after {WORK:?}");
+    // Cut off, but not in the midst of its work.
+    ensure!(creating.await?.is_err(), "a create was answered after SIGTERM");
+    let list = node.volumes_by_lvm().await?;
+    ensure!(list.lines().count() == 1 && list.contains("stayed"), "what lvm made while quarry stayed:\n{list}");
+    node.first_process(false);
+    node.serve().await?;
+    let made = retry(|| node.csi.create(&ask)).await?;
     node.csi.delete(&made.id).await?;
     Ok(took)
 }
