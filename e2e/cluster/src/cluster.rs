@@ -8,6 +8,7 @@ use quarry_vm::{Disk, Network};
 use serde_json::Value;
 
 use crate::binaries::Binaries;
+use crate::containerd;
 use crate::control_plane::ControlPlane;
 use crate::kubectl::Kubectl;
 use crate::worker::{Worker, until};
@@ -19,8 +20,8 @@ pub struct Plan {
     pub nodes: u8,
     /// The disks of each node.
     pub disks: Vec<Disk>,
-    /// Image archives that every node gets.
-    pub images: Vec<PathBuf>,
+    /// Image archives that every node gets, in groups: what changes seldom comes first, and is prepared once.
+    pub images: Vec<Vec<PathBuf>>,
 }
 
 /// A running cluster. It ends when this value is dropped.
@@ -40,15 +41,14 @@ impl Cluster {
         let began = Instant::now();
         let step = |what: &str| say(&format!("{what} ({:.0} s)", began.elapsed().as_secs_f64()));
         let network = Network::new();
+        let preparations = containerd::preparations(binaries, &plan.images)?;
         let control = ControlPlane::start(binaries, folder).await?;
         step("the control plane serves");
         let starts = (1..=plan.nodes).map(|number| {
-            let (control, network, plan) = (&control, &network, &plan);
+            let (control, network, plan, preparations) = (&control, &network, &plan, &preparations);
             async move {
-                let worker = Worker::start(control, binaries, network, number, plan.nodes, plan.disks.clone()).await?;
-                for image in &plan.images {
-                    worker.import(image).await?;
-                }
+                let disks = plan.disks.clone();
+                let worker = Worker::start(control, preparations, network, number, plan.nodes, disks).await?;
                 worker.start_kubelet().await?;
                 anyhow::Ok(worker)
             }

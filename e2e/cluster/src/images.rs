@@ -16,6 +16,9 @@ const PAUSE: &str = "registry.k8s.io/pause:3.10";
 const PROVISIONER: &str = "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0";
 const REGISTRAR: &str = "registry.k8s.io/sig-storage/csi-node-driver-registrar:v2.17.0";
 
+/// Quarry's own image, as the chart names it.
+pub(crate) const QUARRY: &str = concat!("quarry.dev/quarry:", env!("CARGO_PKG_VERSION"));
+
 /// The image of PostgreSQL from Debian's package.
 pub(crate) const POSTGRESQL: &str = "docker.io/library/postgres:15";
 
@@ -66,7 +69,7 @@ pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
 pub fn quarry(cache: &Cache, folder: &Path) -> Result<PathBuf> {
     let build = quarry::Build {
         architecture: Architecture::of_this_host(),
-        tag: format!("quarry.dev/quarry:{}", env!("CARGO_PKG_VERSION")),
+        tag: QUARRY.to_owned(),
         output: folder.to_owned(),
         binary: std::env::var_os("QUARRY_E2E_BINARY").map(PathBuf::from),
         created: None,

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, is, items, text};
+use crate::images;
 use crate::worker::until;
 
 /// What the cluster's process says when all is up.
@@ -34,7 +35,8 @@ pub async fn volume_groups(cluster: &Cluster) -> Result<()> {
 }
 
 /// The values of the chart for this cluster.
-fn values(second: bool) -> Value {
+fn values(second: bool, image: &str) -> Value {
+    let (repository, tag) = image.rsplit_once(':').unwrap_or((image, ""));
     let mut pools = vec![json!({ "name": "main", "lvm": { "volumeGroup": "main" } })];
     if second {
         pools.push(json!({ "name": SECOND_POOL, "lvm": { "volumeGroup": "second" } }));
@@ -42,6 +44,7 @@ fn values(second: bool) -> Value {
     json!({
         "pools": pools,
         "storageClasses": [{ "name": CLASS, "default": true, "parameters": { "pool": "main" } }],
+        "image": { "repository": repository, "tag": tag },
         "clusterSize": 10,
         // What is wanted from a cluster of two emulated nodes is not speed of the API.
         "log": { "level": "info" },
@@ -53,10 +56,18 @@ fn values(second: bool) -> Value {
 /// # Errors
 /// When helm fails, with what it said.
 pub async fn install(cluster: &Cluster) -> Result<()> {
+    install_chart(cluster, &Path::new(ROOT).join("deploy/chart"), images::QUARRY).await
+}
+
+/// As [`install`], with another chart and another image.
+///
+/// # Errors
+/// As [`install`].
+pub async fn install_chart(cluster: &Cluster, chart: &Path, image: &str) -> Result<()> {
     let file = cluster.kubeconfig().with_file_name("values.json");
     let second = cluster.workers.first().is_some_and(|worker| worker.disks > 1);
-    std::fs::write(&file, values(second).to_string()).with_context(|| format!("cannot write {}", file.display()))?;
-    let chart = Path::new(ROOT).join("deploy/chart");
+    let values = values(second, image);
+    std::fs::write(&file, values.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
     let (chart, file) = (chart.display().to_string(), file.display().to_string());
     let arguments = ["quarry", &chart, "--install", "--namespace", NAMESPACE, "--create-namespace", "--values", &file];
     cluster.helm("upgrade", &arguments).await.map(drop)
@@ -87,15 +98,19 @@ pub async fn wait_running(cluster: &Cluster) -> Result<()> {
         let daemons = kubectl.get(["daemonsets,deployments", &namespace]).await?;
         let complete = items(&daemons).all(|set| {
             let number = |pointer: &str| set.pointer(pointer).and_then(Value::as_u64).unwrap_or_default();
-            match text(set, "/kind") {
+            let complete = match text(set, "/kind") {
                 "DaemonSet" => {
                     let wanted = number("/status/desiredNumberScheduled");
                     wanted == cluster.workers.len() as u64
                         && number("/status/numberReady") == wanted
-                        && number("/status/observedGeneration") == number("/metadata/generation")
+                        && number("/status/updatedNumberScheduled") == wanted
                 }
-                _ => number("/status/readyReplicas") == number("/spec/replicas") && is(set, "Available"),
-            }
+                // None of an older one is left, and all of this one are ready.
+                _ => ["replicas", "updatedReplicas", "readyReplicas"]
+                    .iter()
+                    .all(|kind| number(&format!("/status/{kind}")) == number("/spec/replicas")),
+            };
+            complete && number("/status/observedGeneration") == number("/metadata/generation")
         });
         let drivers = kubectl.get(["csinodes"]).await?;
         let registered = items(&drivers)

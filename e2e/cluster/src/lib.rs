@@ -3,6 +3,7 @@
 
 pub mod binaries;
 mod cluster;
+mod containerd;
 mod control_plane;
 mod egress;
 pub mod images;
@@ -11,6 +12,7 @@ mod kubeconfig;
 mod kubectl;
 pub mod objects;
 mod pki;
+pub mod previous;
 pub mod scenarios;
 mod space;
 mod worker;

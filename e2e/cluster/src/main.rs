@@ -13,7 +13,7 @@ use clap::Parser;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use quarry_cluster::binaries::Binaries;
-use quarry_cluster::{Cluster, Plan, binaries, fresh_folder, images, install, scenarios};
+use quarry_cluster::{Cluster, Plan, binaries, fresh_folder, images, install, previous, scenarios};
 use quarry_vm::{Cache, Disk};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -171,7 +171,9 @@ async fn serve(cache: &Cache, folder: &Path, nodes: u8) -> Result<()> {
 async fn test(cache: &Cache, only: &[String]) -> Result<()> {
     let folder = cache.root().join(format!("cluster-test-{}", std::process::id()));
     fresh_folder(&folder)?;
-    let (binaries, images) = parts(cache, &folder).await?;
+    let previous = previous::previous(cache).await?;
+    let (binaries, mut images) = parts(cache, &folder).await?;
+    images.insert(1, vec![previous.image]);
     let disks = vec![Disk::new("d1", 10 << 30), Disk::new("d2", 4 << 30)];
     let say = |line: &str| println!("      {line}");
     let tested = async {
@@ -192,9 +194,8 @@ async fn test(cache: &Cache, only: &[String]) -> Result<()> {
 }
 
 /// What a cluster consists of: programs and images, built where they are not in the cache.
-async fn parts(cache: &Cache, folder: &Path) -> Result<(Binaries, Vec<PathBuf>)> {
+async fn parts(cache: &Cache, folder: &Path) -> Result<(Binaries, Vec<Vec<PathBuf>>)> {
     let binaries = binaries::build(cache).await?;
-    let mut images = images::all(cache, &binaries).await?;
-    images.push(images::quarry(cache, folder)?);
+    let images = vec![images::all(cache, &binaries).await?, vec![images::quarry(cache, folder)?]];
     Ok((binaries, images))
 }

@@ -9,6 +9,7 @@ mod restarts;
 mod speed;
 mod stateful;
 mod uninstall;
+mod upgrade;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -64,6 +65,7 @@ const ALL: &[Scenario] = &[
         "an uninstalled chart loses nothing; installed again it serves the same volumes",
         uninstall::run
     ),
+    scenario!("upgrade", "from an older commit to this one, and the controller back, under running pods", upgrade::run),
     scenario!("power-cut", "a node loses its power and returns: every flushed byte is there", power::cut),
     scenario!("postgresql", "PostgreSQL under load, a power cut: every acknowledged commit is there", postgresql::run),
     scenario!("node-gone", "a node that is gone for good holds up no claim and no pod", power::gone),

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{last_told, node_of};
 use crate::cluster::Cluster;
+use crate::containerd;
 use crate::images;
 use crate::install::{self, CLASS};
 use crate::objects::{sleeping, stateful_set, with};
@@ -28,7 +29,7 @@ const COMMIT: &str = "seq 1 1000000 | sed 's/.*/insert into acknowledged values 
 
 pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let image = images::postgresql(&Cache::open()?).await?;
-    cluster.worker(NODE)?.import(&image).await?;
+    containerd::import(&cluster.worker(NODE)?.vm, &image).await?;
     let acknowledged = {
         let space = Space::new(cluster, "postgresql").await?;
         let ready = json!({ "exec": { "command": ["/usr/lib/postgresql/15/bin/pg_isready", "-h", "/tmp"] }, "timeoutSeconds": 20 });
