@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use quarry_vm::{Build, Command, build_static};
+use quarry_vm::{Build, Command, Config, Disk, Shape, Vm, build_static};
 
 use crate::csi::Ask;
 use crate::node::{FAULTS, Node};
@@ -21,7 +21,9 @@ const SCRAPE: Duration = Duration::from_secs(12);
 const WRAPPER: &str = "#!/bin/sh\nprintf '%s\\n' \"$@\" > /run/told-$1\nexec /usr/sbin/lvm \"$@\"\n";
 
 pub async fn run(context: Context) -> Passed {
-    let mut node = Node::bare("speed", &[1 << 30]).await?;
+    // Two processors: on a host, udev and quarry need not wait for each other.
+    let machine = Config::new("speed").disk(Disk::new("d1", 1 << 30)).shape(Shape { cpus: 2, ..Shape::default() });
+    let mut node = Node::with_vm(Vm::start(machine).await?, 1).await?;
     let bare = arguments(&mut node).await.context("the arguments of lvcreate")?;
     node.serve().await?;
     let fresh = resident(&node).await?;
