@@ -70,10 +70,21 @@ fn contents<'a>(files: impl Iterator<Item = &'a Path>, more: &str) -> Result<Str
 /// Starts containerd and waits until it serves.
 pub(crate) async fn start(guest: &Guest) -> Result<()> {
     guest.sh("modprobe -a overlay br_netfilter nf_tables").await?;
-    let command = Command::sh("exec containerd >>/var/log/containerd.log 2>&1").detach();
-    guest.spawn(command).await.context("cannot start containerd")?;
+    daemon(guest, "containerd", &[]).await?;
     let serves = "until ctr version >/dev/null 2>&1; do pgrep -x containerd >/dev/null; sleep 0.2; done";
     guest.sh(serves).await.map(drop).context("containerd does not serve; see /var/log/containerd.log")
+}
+
+/// Starts a program that stays. As on a host with systemd it is in a control group beside that of the pods: what is in none
+/// takes its processor from all pods together.
+pub(crate) async fn daemon(guest: &Guest, name: &str, arguments: &[String]) -> Result<()> {
+    let script = format!(
+        "group=/sys/fs/cgroup/system.slice/{name}; mkdir -p $group
+        for folder in /sys/fs/cgroup $group/..; do echo +cpu >$folder/cgroup.subtree_control; done
+        echo $$ >$group/cgroup.procs; exec {name} \"$@\" >>/var/log/{name}.log 2>&1"
+    );
+    let argv = ["sh", "-ec", &script, name].map(str::to_owned).into_iter().chain(arguments.iter().cloned());
+    guest.spawn(Command::new(argv).detach()).await.map(drop).with_context(|| format!("cannot start {name}"))
 }
 
 /// Imports an image archive.

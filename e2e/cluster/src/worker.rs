@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use quarry_vm::{Command, Config, Disk, HOST, Network, Preparation, Shape, Vm};
+use quarry_vm::{Config, Disk, HOST, Network, Preparation, Shape, Vm};
 use serde_json::json;
 
 use crate::containerd;
@@ -121,13 +121,14 @@ impl Worker {
     /// When it does not come up.
     pub async fn start_kubelet(&self) -> Result<()> {
         let arguments = [
-            "kubelet".to_owned(),
             "--config=/etc/kubernetes/kubelet.json".to_owned(),
             "--kubeconfig=/etc/kubernetes/kubeconfig".to_owned(),
             format!("--hostname-override={}", self.name),
             format!("--node-ip={}", Network::address(self.number)),
+            // Nobody looks at the figures of containers here.
+            "--housekeeping-interval=5m".to_owned(),
         ];
-        self.daemon("kubelet", &arguments).await?;
+        containerd::daemon(&self.vm, "kubelet", &arguments).await?;
         let address = SocketAddr::from(([127, 0, 0, 1], 10248));
         until(&format!("kubelet on {}", self.name), async || Ok(self.vm.connect_tcp(address).await.is_ok())).await
     }
@@ -144,13 +145,6 @@ impl Worker {
     pub async fn log(&self, daemon: &str) -> String {
         let script = format!("tail -n 40 /var/log/{daemon}.log");
         self.vm.sh(script).await.unwrap_or_else(|error| format!("{error:#}"))
-    }
-
-    async fn daemon(&self, name: &str, argv: &[String]) -> Result<()> {
-        let script = format!("exec \"$0\" \"$@\" >>/var/log/{name}.log 2>&1");
-        let argv = ["sh", "-c", &script].map(str::to_owned).into_iter().chain(argv.iter().cloned());
-        let command = Command::new(argv).detach();
-        self.vm.spawn(command).await.map(drop).with_context(|| format!("cannot start {name} on {}", self.name))
     }
 }
 
@@ -186,7 +180,7 @@ fn kubelet() -> serde_json::Value {
         "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
         "resolvConf": "",
         // A Secret that is made after the pod that waits for it shows within this time.
-        "syncFrequency": "5s",
+        "syncFrequency": "15s",
         "failSwapOn": false,
         // The root file system is small; full it is not.
         "evictionHard": { "memory.available": "50Mi" },
