@@ -29,7 +29,7 @@ cluster: ## (not finished) A real Kubernetes on virtual nodes with Quarry instal
 cluster-down: ## End the cluster of `make cluster`
 	@cargo run --quiet --locked --package quarry-cluster -- down
 
-e2e: ## (not finished) Scenarios on a real Kubernetes with three virtual nodes
+e2e: ## (not finished) Scenarios on a real Kubernetes with virtual nodes
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- test
 

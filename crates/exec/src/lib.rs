@@ -24,5 +24,5 @@ mod tools;
 pub use command::{Command, Output};
 pub use error::Error;
 pub use orphan::{Orphan, orphans};
-pub use registry::{Running, running, started};
+pub use registry::{Running, running, spent, started};
 pub use tools::missing_tools;

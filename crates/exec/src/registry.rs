@@ -22,6 +22,7 @@ pub struct Running {
 }
 
 struct Entry {
+    label: String,
     command: String,
     subject: Option<String>,
     mutation: bool,
@@ -33,9 +34,11 @@ struct Registry {
     next: u64,
     running: BTreeMap<u64, Entry>,
     started: BTreeMap<String, u64>,
+    spent: BTreeMap<String, Duration>,
 }
 
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry { next: 0, running: BTreeMap::new(), started: BTreeMap::new() });
+static REGISTRY: Mutex<Registry> =
+    Mutex::new(Registry { next: 0, running: BTreeMap::new(), started: BTreeMap::new(), spent: BTreeMap::new() });
 
 /// The registry is whole between any two statements, so a panic elsewhere does not spoil it.
 fn registry() -> MutexGuard<'static, Registry> {
@@ -65,6 +68,12 @@ pub fn started() -> BTreeMap<String, u64> {
     registry().started.clone()
 }
 
+/// How long processes that have ended took together, by label as in [`started`].
+#[must_use]
+pub fn spent() -> BTreeMap<String, Duration> {
+    registry().spent.clone()
+}
+
 /// A command's place in [`running`]; it leaves when this is dropped.
 pub(crate) struct Place(u64);
 
@@ -74,6 +83,7 @@ impl Place {
         let number = registry.next;
         registry.next += 1;
         let entry = Entry {
+            label: command.label(),
             command: line.to_owned(),
             subject: command.subject.clone(),
             mutation: command.mutation,
@@ -87,7 +97,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        registry().running.remove(&self.0);
+        let mut registry = registry();
+        if let Some(entry) = registry.running.remove(&self.0) {
+            *registry.spent.entry(entry.label).or_default() += entry.since.elapsed();
+        }
     }
 }
 

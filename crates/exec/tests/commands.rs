@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use quarry_exec::{Command, Error, Output, missing_tools, running, started};
+use quarry_exec::{Command, Error, Output, missing_tools, running, spent, started};
 
 /// Whether the process exists and is not a zombie.
 fn alive(pid: &str) -> bool {
@@ -223,6 +223,16 @@ async fn starts_are_counted_by_label() {
     }
     assert_eq!(count("uname") - before, 3);
     assert_eq!(count("quarry-no-such-tool"), 0);
+}
+
+#[tokio::test]
+async fn the_time_of_ended_commands_is_added_up_by_label() {
+    let seconds = || spent().get("sleep").map_or(0.0, Duration::as_secs_f64);
+    let before = seconds();
+    for _ in 0..2 {
+        Command::query("sleep").arg("0.1").run().await.expect("runs");
+    }
+    soon("it is added up", || seconds() - before >= 0.2).await;
 }
 
 #[tokio::test]

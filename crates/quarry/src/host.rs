@@ -161,6 +161,12 @@ pub(crate) fn register(metrics: &Metrics, host: &Host) -> http::Refresh {
             .map(|(program, count)| Sample::count(count).label("program", program))
             .collect()
     });
+    metrics.counter("command_seconds", "How long programs took that have ended, by program", || {
+        quarry_exec::spent()
+            .into_iter()
+            .map(|(program, time)| Sample::new(time.as_secs_f64()).label("program", program))
+            .collect()
+    });
     metrics.gauge("commands_overdue", "Programs that should have ended long ago", || {
         let overdue = quarry_exec::running().iter().filter(|command| command.overdue).count();
         vec![Sample::count(u64::try_from(overdue).unwrap_or(u64::MAX))]

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use quarry_vm::Guest;
+use quarry_vm::{Guest, Network};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
@@ -80,9 +80,17 @@ async fn connect(client: &mut BufReader<UnixStream>, guests: &Guests) -> Result<
         line.clear();
     }
     let address = target(&request)?;
-    let guest = guests.lock().unwrap_or_else(PoisonError::into_inner).get(&address.ip()).cloned();
-    let guest = guest.with_context(|| format!("no node has the address {}", address.ip()))?;
+    let guest = guests.lock().unwrap_or_else(PoisonError::into_inner).get(&node_of(address.ip())).cloned();
+    let guest = guest.with_context(|| format!("no node has the address {}, or pods of such", address.ip()))?;
     guest.connect_tcp(address).await
+}
+
+/// The address of the node that has this address, or whose pods have such: 10.244.N.x on node N.
+fn node_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(pod) if pod.octets()[..2] == [10, 244] => IpAddr::V4(Network::address(pod.octets()[2])),
+        other => other,
+    }
 }
 
 /// The address in a CONNECT request's first line.
@@ -99,6 +107,13 @@ fn target(request: &str) -> Result<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pods_are_reached_through_their_node() {
+        let node = IpAddr::V4(Network::address(2));
+        assert_eq!(node_of("10.244.2.7".parse().unwrap()), node);
+        assert_eq!(node_of(node), node);
+    }
 
     #[test]
     fn only_connect_to_an_address_is_understood() {

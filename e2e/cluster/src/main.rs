@@ -28,8 +28,11 @@ enum Action {
     },
     /// End the cluster and remove all its files.
     Down,
-    /// Run the scenarios on a cluster of three nodes of their own.
+    /// Run the scenarios on a cluster of their own, whose nodes have two disks each.
     Test {
+        /// How many nodes. Without KVM each takes most of a processor.
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=9))]
+        nodes: u8,
         /// Only those whose name contains one of these.
         only: Vec<String>,
         /// Say what there is.
@@ -56,7 +59,7 @@ async fn main() -> Result<()> {
             scenarios::list();
             Ok(())
         }
-        Action::Test { only, .. } => test(&cache, &only).await,
+        Action::Test { nodes, only, .. } => test(&cache, nodes, &only).await,
         Action::Serve { nodes } => serve(&cache, &folder, nodes).await,
     }
 }
@@ -167,8 +170,8 @@ async fn serve(cache: &Cache, folder: &Path, nodes: u8) -> Result<()> {
     }
 }
 
-/// A cluster of three nodes with two disks each, and all scenarios on it.
-async fn test(cache: &Cache, only: &[String]) -> Result<()> {
+/// A cluster whose nodes have two disks each, and all scenarios on it.
+async fn test(cache: &Cache, nodes: u8, only: &[String]) -> Result<()> {
     let folder = cache.root().join(format!("cluster-test-{}", std::process::id()));
     fresh_folder(&folder)?;
     let previous = previous::previous(cache).await?;
@@ -177,7 +180,7 @@ async fn test(cache: &Cache, only: &[String]) -> Result<()> {
     let disks = vec![Disk::new("d1", 10 << 30), Disk::new("d2", 4 << 30)];
     let say = |line: &str| println!("      {line}");
     let tested = async {
-        let mut cluster = Cluster::start(&binaries, &folder, Plan { nodes: 3, disks, images }, &say).await?;
+        let mut cluster = Cluster::start(&binaries, &folder, Plan { nodes, disks, images }, &say).await?;
         install::quarry(&cluster, &say).await?;
         scenarios::run(&mut cluster, only).await
     }

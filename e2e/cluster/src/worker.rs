@@ -182,8 +182,15 @@ fn kubelet() -> serde_json::Value {
         // A Secret that is made after the pod that waits for it shows within this time.
         "syncFrequency": "15s",
         "failSwapOn": false,
-        // The root file system is small; full it is not.
-        "evictionHard": { "memory.available": "50Mi" },
+        // What an emulated processor is spared: control groups of pods that are read every two seconds, and figures of all
+        // containers that are only wanted to find whom to evict.
+        "cgroupsPerQOS": false,
+        "enforceNodeAllocatable": [],
+        "localStorageCapacityIsolation": false,
+        "evictionHard": {
+            "memory.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%",
+            "imagefs.available": "0%", "imagefs.inodesFree": "0%",
+        },
         "imageGCHighThresholdPercent": 100,
         // An emulated processor is slow.
         "runtimeRequestTimeout": "10m",

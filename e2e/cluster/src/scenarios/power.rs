@@ -56,15 +56,16 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
 /// A node is destroyed and deleted: its claim can be deleted, and the pod gets a new volume elsewhere.
 pub(super) async fn gone(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "gone").await?;
-    let on = serde_json::json!({ "nodeSelector": { "kubernetes.io/hostname": "node-3" } });
+    let name = cluster.workers.last().context("there is no node")?.name.clone();
+    let on = serde_json::json!({ "nodeSelector": { "kubernetes.io/hostname": name } });
     space.apply(&[claim("data", CLASS, "64Mi"), pod("first", crate::objects::with(sleeper(&["data"]), on))]).await?;
     space.ready("first").await?;
     let volume = text(&space.volume_of("data").await?, "/metadata/name").to_owned();
-    let lost = cluster.lose_worker("node-3")?;
+    let lost = cluster.lose_worker(&name)?;
     lost.vm.shutdown().await?;
     let began = Instant::now();
     let kubectl = cluster.kubectl();
-    kubectl.run(["delete", "node", "node-3"]).await?;
+    kubectl.run(["delete", "node", &name]).await?;
     let space = Space { cluster, name: "gone".to_owned() };
     space.run(&["delete", "pod", "first", "--grace-period=0", "--force"]).await?;
     space.run(&["delete", "pvc", "data"]).await?;
