@@ -112,11 +112,25 @@ impl Cluster {
 
     /// The files of an issued certificate: `node` or `controller`.
     pub async fn issued(&self, role: &str) -> Result<BTreeMap<&'static str, Vec<u8>>> {
-        // One link is followed once, so that all files are of one version.
-        let version = self.control.sh(format!("readlink -f {CERTIFICATES}/{role}/..data")).await?;
+        let current = || self.control.sh(format!("readlink -f {CERTIFICATES}/{role}/..data"));
+        let mut version = current().await?;
+        loop {
+            // One link is followed once, so that all files are of one version.
+            match self.files(&version).await {
+                Ok(files) => return Ok(files),
+                // A newer version came meanwhile, and the one that was read is gone.
+                Err(error) => match current().await? {
+                    same if same == version => return Err(error),
+                    newer => version = newer,
+                },
+            }
+        }
+    }
+
+    async fn files(&self, folder: &str) -> Result<BTreeMap<&'static str, Vec<u8>>> {
         let mut files = BTreeMap::new();
         for file in FILES {
-            files.insert(file, self.control.read(&format!("{version}/{file}")).await?);
+            files.insert(file, self.control.read(&format!("{folder}/{file}")).await?);
         }
         Ok(files)
     }
