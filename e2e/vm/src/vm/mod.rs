@@ -70,13 +70,6 @@ impl Config {
         Self { network: Some((network.clone(), number)), ..self }
     }
 
-    /// The same node with one more step done before its state was saved.
-    #[must_use]
-    pub fn prepared(mut self, preparation: Preparation) -> Self {
-        self.preparations.push(preparation);
-        self
-    }
-
     fn check(&self) -> Result<()> {
         let plain = self.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         if self.name.is_empty() || self.name.len() > 40 || !plain {
