@@ -185,6 +185,6 @@ pub async fn example(cluster: &Cluster, say: &(dyn Fn(&str) + Sync)) -> Result<(
             let events = kubectl.run(["get", "events", "--namespace=default"]).await?;
             bail!("the example's pods do not run after {} s:\n{events}", began.elapsed().as_secs());
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(crate::space::LOOK).await;
     }
 }

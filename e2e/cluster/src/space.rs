@@ -10,6 +10,8 @@ use crate::cluster::{Cluster, is, items, text};
 
 /// How long anything may take that is waited for; an emulated processor is slow.
 const PATIENCE: Duration = Duration::from_secs(240);
+/// How often it is looked at: each look is a kubectl, and takes a tenth of a second from the processors that nodes are emulated on.
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 /// A namespace.
 pub struct Space<'a> {
@@ -93,7 +95,7 @@ impl<'a> Space<'a> {
                 );
                 bail!("{kind} {name} is not {what} after {} s: {status}\n{}", PATIENCE.as_secs(), self.events().await);
             }
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
@@ -107,7 +109,7 @@ impl<'a> Space<'a> {
             if began.elapsed() > PATIENCE {
                 bail!("{kind} {name} is there after {} s: {object}\n{}", PATIENCE.as_secs(), self.events().await);
             }
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            tokio::time::sleep(LOOK).await;
         }
         Ok(())
     }
@@ -176,7 +178,7 @@ impl<'a> Space<'a> {
             if began.elapsed() > PATIENCE {
                 bail!("the volumes {left:?} are there {} s after their namespace was removed", PATIENCE.as_secs());
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 }

@@ -155,7 +155,7 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> Result<boo
         if began.elapsed() > PATIENCE {
             bail!("{what} is not there after {} s", PATIENCE.as_secs());
         }
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(crate::space::LOOK).await;
     }
     Ok(())
 }
@@ -179,6 +179,8 @@ fn kubelet() -> serde_json::Value {
         "cgroupDriver": "cgroupfs",
         "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
         "resolvConf": "",
+        // Nobody is there; without it every pod gets a warning.
+        "clusterDNS": ["10.96.0.10"],
         // A Secret that is made after the pod that waits for it shows within this time.
         "syncFrequency": "15s",
         "failSwapOn": false,

@@ -10,6 +10,7 @@ mod speed;
 mod stateful;
 mod uninstall;
 mod upgrade;
+mod writer;
 
 use std::future::Future;
 use std::pin::Pin;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::SYSTEM;
@@ -15,8 +15,6 @@ use crate::space::Space;
 
 /// How many pods of each kind are measured.
 const ROUNDS: usize = 20;
-/// How often a pod is looked at.
-const LOOK: Duration = Duration::from_millis(50);
 /// How many volumes there are when memory is measured the second time.
 const VOLUMES: usize = 100;
 
@@ -121,14 +119,12 @@ fn seconds(date: &str) -> Result<f64> {
 async fn running(space: &Space<'_>, objects: &[Value], name: &str) -> Result<Duration> {
     let began = Instant::now();
     space.apply(objects).await?;
-    loop {
-        let phase = space.run(&["get", "pod", name, "--output=jsonpath={.status.phase}"]).await?;
-        if phase == "Running" {
-            return Ok(began.elapsed());
-        }
-        ensure!(began.elapsed() < Duration::from_secs(240), "pod {name} is {phase}:\n{}", space.events().await);
-        tokio::time::sleep(LOOK).await;
+    // It watches, and takes no processor from the nodes meanwhile.
+    let waiting = ["wait", &format!("pod/{name}"), "--for=jsonpath={.status.phase}=Running", "--timeout=240s"];
+    if let Err(error) = space.run(&waiting).await {
+        bail!("pod {name} does not run: {error:#}\n{}", space.events().await);
     }
+    Ok(began.elapsed())
 }
 
 fn median(times: &mut [Duration]) -> Duration {

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use quarry_vm::Cache;
 use serde_json::Value;
 
-use super::{SYSTEM, lies_on, node_of, volumes_on};
+use super::{SYSTEM, lies_on, node_of, volumes_on, writer};
 use crate::cluster::{Cluster, text};
 use crate::images;
 use crate::install::{self, CLASS};
@@ -12,9 +12,6 @@ use crate::objects::{claim, pod, sleeper, stateful_set};
 use crate::previous::{self, previous};
 use crate::space::Space;
 use crate::worker::Worker;
-
-/// Writes twice a second; a write that fails ends it and leaves a mark.
-const WRITE: &str = "(while date +%s >>/data/data/log; do sleep 0.5; done; touch /data/data/failed) >/dev/null 2>&1 &";
 
 pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let old = previous(&Cache::open()?).await?;
@@ -31,12 +28,15 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let doomed_node = node_of(cluster, &doomed)?;
     let doomed_volume = lies_on(&space, "doomed", doomed_node).await?;
     for pod in ["db-0", "db-1"] {
-        space.exec(pod, &format!("echo {pod} >/data/data/file; sync; {WRITE}")).await?;
+        space.exec(pod, &format!("echo {pod} >/data/data/file; sync")).await?;
+        writer::write(&space, pod, "data").await?;
     }
 
     install::install(cluster).await.context("the upgrade")?;
     install::wait_running(cluster).await.context("after the upgrade")?;
-    undisturbed(&space, &first, &["db-0", "db-1"]).await.context("after the upgrade")?;
+    for pod in &first {
+        writer::undisturbed(&space, pod, "data").await.context("after the upgrade")?;
+    }
     // The newer one stages, deletes and makes volumes beside those of the older one.
     space.run(&["delete", "pod", "db-0", "doomed"]).await?;
     space.run(&["delete", "pvc", "doomed"]).await?;
@@ -48,7 +48,9 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     // The controller goes back; the nodes stay.
     let second = running(&space).await?;
     controller(cluster, previous::TAG).await.context("the older controller over newer nodes")?;
-    undisturbed(&space, &second, &["db-1"]).await.context("with the older controller")?;
+    let [back, writing] = &second;
+    writer::same(&space, back).await.context("with the older controller")?;
+    writer::undisturbed(&space, writing, "data").await.context("with the older controller")?;
     space.apply(&[claim("reverse", CLASS, "64Mi"), pod("reverse", sleeper(&["reverse"]))]).await?;
     let reverse = space.ready("reverse").await?;
     lies_on(&space, "reverse", node_of(cluster, &reverse)?).await?;
@@ -71,24 +73,6 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
 /// The StatefulSet's pods, ready.
 async fn running(space: &Space<'_>) -> Result<[Value; 2]> {
     Ok([space.ready("db-0").await?, space.ready("db-1").await?])
-}
-
-/// Fails unless the pods are the same as before, never restarted, and their writing has never stopped.
-async fn undisturbed(space: &Space<'_>, before: &[Value; 2], pods: &[&str]) -> Result<()> {
-    let now = running(space).await?;
-    for (before, now) in before.iter().zip(&now) {
-        let name = text(now, "/metadata/name");
-        ensure!(text(before, "/metadata/uid") == text(now, "/metadata/uid"), "{name} is another pod");
-        let restarts = now.pointer("/status/containerStatuses/0/restartCount").cloned().unwrap_or_default();
-        ensure!(restarts == 0, "{name} was restarted {restarts} times");
-    }
-    for pod in pods {
-        let said = space.exec(pod, "ls /data/data; tail -n 1 /data/data/log; date +%s").await?;
-        ensure!(!said.contains("failed"), "a write of {pod} failed");
-        let times: Vec<i64> = said.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        ensure!(matches!(times[..], [last, now] if now - last <= 10), "{pod} stopped writing: {said}");
-    }
-    Ok(())
 }
 
 /// Waits until a pod that was deleted is there again, and has its file.
