@@ -14,7 +14,7 @@ test: ## Everything that must be green: check, licences, real LVM in virtual mac
 	@e2e/test.sh
 
 image: ## The OCI image and its bill of materials, into target/image (docs/image.md)
-	@e2e/needs.sh demo
+	@e2e/needs.sh image
 	@cargo run --quiet --locked --package quarry-image -- build
 	@cargo run --quiet --locked --package quarry-image -- check
 
@@ -22,14 +22,14 @@ chart: ## Lint and test the Helm chart
 	@e2e/needs.sh test
 	@deploy/check.sh
 
-cluster: ## (not finished) A real Kubernetes on virtual nodes with Quarry installed by its chart, until cluster-down
+cluster: ## A real Kubernetes on virtual nodes with Quarry installed by its chart, until cluster-down
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- up
 
 cluster-down: ## End the cluster of `make cluster`
 	@cargo run --quiet --locked --package quarry-cluster -- down
 
-e2e: ## (not finished) Scenarios on a real Kubernetes with virtual nodes
+e2e: ## Scenarios on a real Kubernetes with virtual nodes
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- test
 

@@ -1,7 +1,8 @@
 #!/bin/sh
-# Says what this machine lacks for `make demo`, `make test` or `make check`, and installs what it can (apt-get, as root).
+# Says what this machine lacks for `make demo`, `make test`, `make image` or `make check`, and installs what it can (apt-get, as
+# root).
 #
-#   needs.sh demo|test|check
+#   needs.sh demo|test|image|check
 set -eu
 
 rust=1.95
@@ -33,6 +34,10 @@ demo | test)
         needs fakeroot fakeroot
         needs fakechroot fakechroot
     fi
+    ;;
+esac
+case "$1" in
+demo | test | image)
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages="$packages debian-archive-keyring"
     ;;
 esac
@@ -55,7 +60,7 @@ if [ -z "$have" ] || ! newer "$have" "$rust"; then
     fail "Rust $rust or newer is needed (found: ${have:-none}; distributions' own are too old)." \
         "Install it with rustup, see https://rustup.rs, and try again."
 fi
-if [ "$1" != demo ]; then
+if [ "$1" = test ] || [ "$1" = check ]; then
     for part in fmt clippy; do
         cargo $part --version >/dev/null 2>&1 || fail "cargo $part is missing: rustup component add rustfmt clippy"
     done

@@ -67,6 +67,15 @@ counted "scale" "$built/quarry-bench-scale" --check
 counted "virtual machines" cargo test --quiet --locked --package quarry-vm --test virtual_node -- --ignored --test-threads 2
 counted "real LVM" cargo run --quiet --locked --package quarry-e2e
 
+# On a machine with nothing cached the parts before take over an hour, and the cluster's own programs a good part of another; then
+# `make e2e` shows it. The four that tell most, as long as there is time.
+left=$((75 - (SECONDS - began) / 60))
+if [ "$left" -ge 15 ]; then
+    counted "Kubernetes" cargo run --quiet --locked --package quarry-cluster -- test --within "$left" stateful-set capacity restarts power-cut
+else
+    echo "== Kubernetes: not run, for the parts before took $(((SECONDS - began) / 60)) minutes; make e2e runs it"
+fi
+
 echo
 echo "all parts: $((SECONDS - began)) s"
 [ ${#bad[@]} = 0 ] || echo "failed: ${bad[*]}"

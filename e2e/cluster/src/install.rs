@@ -27,8 +27,9 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// When vgcreate fails.
 pub async fn volume_groups(cluster: &Cluster) -> Result<()> {
     for worker in &cluster.workers {
-        let script = "set -e; vgcreate -q main /dev/disk/by-id/virtio-d1
-            if test -e /dev/disk/by-id/virtio-d2; then vgcreate -q second /dev/disk/by-id/virtio-d2; fi";
+        let script = "set -e; vgcreate -q main /dev/disk/by-id/virtio-d1; sync /dev/disk/by-id/virtio-d1
+            second=/dev/disk/by-id/virtio-d2
+            if test -e $second; then vgcreate -q second $second; sync $second; fi";
         worker.vm.sh(script).await.with_context(|| format!("cannot make the volume groups of {}", worker.name))?;
     }
     Ok(())

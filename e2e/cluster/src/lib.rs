@@ -12,7 +12,7 @@ mod kubeconfig;
 mod kubectl;
 pub mod objects;
 mod pki;
-pub mod previous;
+mod previous;
 pub mod scenarios;
 mod space;
 mod worker;

@@ -13,7 +13,7 @@ use clap::Parser;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use quarry_cluster::binaries::Binaries;
-use quarry_cluster::{Cluster, Plan, binaries, fresh_folder, images, install, previous, scenarios};
+use quarry_cluster::{Cluster, Plan, binaries, fresh_folder, images, install, scenarios};
 use quarry_vm::{Cache, Disk};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,6 +35,9 @@ enum Action {
         nodes: u8,
         /// Only those whose name contains one of these.
         only: Vec<String>,
+        /// How many minutes after the start a scenario may begin; those left out are named.
+        #[arg(long)]
+        within: Option<u64>,
         /// Say what there is.
         #[arg(long)]
         list: bool,
@@ -59,7 +62,10 @@ async fn main() -> Result<()> {
             scenarios::list();
             Ok(())
         }
-        Action::Test { nodes, only, .. } => test(&cache, nodes, &only).await,
+        Action::Test { nodes, only, within, .. } => {
+            let end = within.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
+            test(&cache, nodes, &only, end).await
+        }
         Action::Serve { nodes } => serve(&cache, &folder, nodes).await,
     }
 }
@@ -170,19 +176,17 @@ async fn serve(cache: &Cache, folder: &Path, nodes: u8) -> Result<()> {
     }
 }
 
-/// A cluster whose nodes have two disks each, and all scenarios on it.
-async fn test(cache: &Cache, nodes: u8, only: &[String]) -> Result<()> {
+/// A cluster whose nodes have two disks each, and the scenarios on it. After `end` none begins.
+async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>) -> Result<()> {
     let folder = cache.root().join(format!("cluster-test-{}", std::process::id()));
     fresh_folder(&folder)?;
-    let previous = previous::previous(cache).await?;
-    let (binaries, mut images) = parts(cache, &folder).await?;
-    images.insert(1, vec![previous.image]);
+    let (binaries, images) = parts(cache, &folder).await?;
     let disks = vec![Disk::new("d1", 10 << 30), Disk::new("d2", 4 << 30)];
     let say = |line: &str| println!("      {line}");
     let tested = async {
         let mut cluster = Cluster::start(&binaries, &folder, Plan { nodes, disks, images }, &say).await?;
         install::quarry(&cluster, &say).await?;
-        scenarios::run(&mut cluster, only).await
+        scenarios::run(&mut cluster, only, end).await
     }
     .await;
     if std::env::var_os("QUARRY_VM_KEEP").is_none() {

@@ -19,18 +19,18 @@ const GIT: Duration = Duration::from_secs(120);
 
 /// The older Quarry.
 #[derive(Clone, Debug)]
-pub struct Previous {
+pub(crate) struct Previous {
     /// The archive of its image.
-    pub image: PathBuf,
+    pub(crate) image: PathBuf,
     /// Its chart.
-    pub chart: PathBuf,
+    pub(crate) chart: PathBuf,
 }
 
 /// Builds it, or finds it in the cache.
 ///
 /// # Errors
 /// When the commit is not there (a clone without history), or does not build.
-pub async fn previous(cache: &Cache) -> Result<Previous> {
+pub(crate) async fn previous(cache: &Cache) -> Result<Previous> {
     let folder = cache
         .entry("previous", &cache_key([COMMIT, TAG].map(str::as_bytes)), async |folder: &Path| {
             eprintln!("quarry-cluster: building the Quarry of commit {COMMIT:.12} (once)");

@@ -2,6 +2,7 @@
 
 mod capacity;
 mod kinds;
+mod moving;
 mod postgresql;
 mod power;
 mod reclaim;
@@ -53,6 +54,7 @@ const ALL: &[Scenario] = &[
     scenario!("block-and-options", "raw block, mount options, fsGroup, a user who is not root", kinds::shapes),
     scenario!("sharing", "a read-only pod beside another; ReadWriteOncePod; ephemeral volumes", kinds::sharing),
     scenario!("classes", "two pools, Immediate binding, allowedTopologies", kinds::classes),
+    scenario!("moving", "from local volumes to ours, as docs/migrating.md says", moving::run),
     scenario!("speed", "from claim and pod to a running pod, beside a hostPath", speed::start),
     scenario!("memory", "what our containers hold at rest and with a hundred volumes", speed::memory),
     scenario!(
@@ -79,19 +81,24 @@ pub fn list() {
     }
 }
 
-/// Runs those whose name contains one of `only` (all, if there are none). Gives how many passed, and how many failed.
+/// Runs those whose name contains one of `only` (all, if there are none), as long as `end` is not over. Gives how many
+/// passed, and how many failed.
 ///
 /// # Errors
 /// When there is none of such a name.
-pub async fn run(cluster: &mut Cluster, only: &[String]) -> Result<(usize, usize)> {
+pub async fn run(cluster: &mut Cluster, only: &[String], end: Option<Instant>) -> Result<(usize, usize)> {
     let chosen: Vec<_> = ALL
         .iter()
         .filter(|scenario| only.is_empty() || only.iter().any(|part| scenario.name.contains(part.as_str())))
         .collect();
     ensure!(!chosen.is_empty(), "no scenario's name contains any of {only:?}; --list shows them");
-    let (mut passed, mut failed) = (0, 0);
+    let (mut passed, mut failed, mut left_out) = (0, 0, Vec::new());
     for scenario in &chosen {
         let began = Instant::now();
+        if end.is_some_and(|end| began > end) {
+            left_out.push(scenario.name);
+            continue;
+        }
         println!("start {}", scenario.name);
         let result = (scenario.run)(cluster).await;
         let took = began.elapsed().as_secs_f64();
@@ -105,6 +112,9 @@ pub async fn run(cluster: &mut Cluster, only: &[String]) -> Result<(usize, usize
                 println!("FAIL  {} ({took:.0} s, {}/{}): {error:?}", scenario.name, passed + failed, chosen.len());
             }
         }
+    }
+    if !left_out.is_empty() {
+        println!("not run for lack of time: {}", left_out.join(", "));
     }
     println!("scenarios on Kubernetes: {passed} passed, {failed} failed");
     Ok((passed, failed))

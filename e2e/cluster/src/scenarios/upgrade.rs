@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::{SYSTEM, lies_on, node_of, volumes_on, writer};
 use crate::cluster::{Cluster, text};
+use crate::containerd;
 use crate::images;
 use crate::install::{self, CLASS};
 use crate::objects::{claim, pod, sleeper, stateful_set};
@@ -15,6 +16,9 @@ use crate::worker::Worker;
 
 pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let old = previous(&Cache::open()?).await?;
+    // Only here: the states that nodes start from do not hold it.
+    let imports = cluster.workers.iter().map(|worker| containerd::import(&worker.vm, &old.image));
+    futures::future::try_join_all(imports).await.context("the older image")?;
     install::uninstall(cluster).await?;
     install::install_chart(cluster, &old.chart, previous::TAG).await.context("the older chart")?;
     install::wait_running(cluster).await.context("the older Quarry")?;
