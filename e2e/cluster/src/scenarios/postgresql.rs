@@ -41,7 +41,8 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
             );
         }
         let more = json!({
-            "securityContext": { "fsGroup": 5432 },
+            // PostgreSQL refuses a folder that kubelet, mounting it again, has opened to the group.
+            "securityContext": { "fsGroup": 5432, "fsGroupChangePolicy": "OnRootMismatch" },
             "nodeSelector": { "kubernetes.io/hostname": NODE },
         });
         let template = json!({ "spec": { "template": { "spec": with(pod, more) } } });
