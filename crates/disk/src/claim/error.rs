@@ -1,0 +1,87 @@
+//! What can go wrong with a claim, in words for the operator.
+
+use std::path::{Path, PathBuf};
+
+/// Why a claim could not be read, made, changed or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk could not be read, written or flushed.
+    #[error("cannot {attempted} {device:?}: {source}; see the kernel log for trouble with the disk")]
+    Io {
+        /// What was to be done.
+        attempted: &'static str,
+        /// The disk.
+        device: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// No claim can be made on such a disk.
+    #[error(
+        "cannot claim {device:?} of {size} bytes in sectors of {sector_size}: a claim needs 4 MiB at least, in sectors of \
+         512 or 4096 bytes; leave the disk out of the pool"
+    )]
+    Unfit {
+        /// The disk.
+        device: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// Its logical sector size in bytes.
+        sector_size: u32,
+    },
+    /// The record does not fit into its slot.
+    #[error(
+        "cannot write a record of {length} bytes to {device:?}: it may have {most} at most; this is a fault in Quarry"
+    )]
+    RecordTooLong {
+        /// The disk.
+        device: PathBuf,
+        /// How long the record is.
+        length: usize,
+        /// How long it may be.
+        most: usize,
+    },
+    /// What lies on the disk does not fit what was to be done with it.
+    #[error(
+        "cannot {attempted} {device:?}: it holds {found}; it was left as it is: look at the disk again, then retry"
+    )]
+    Unexpected {
+        /// What was to be done.
+        attempted: &'static str,
+        /// The disk.
+        device: PathBuf,
+        /// What it holds.
+        found: String,
+    },
+    /// The disk has another size than when it was claimed, so that a half-made claim cannot be finished.
+    #[error(
+        "cannot finish the half-made claim on {device:?}: the disk had {then} bytes when it was begun and has {now} now; \
+         clear it and claim it anew"
+    )]
+    Resized {
+        /// The disk.
+        device: PathBuf,
+        /// Its size then.
+        then: u64,
+        /// Its size now.
+        now: u64,
+    },
+    /// Everything was written, and what the disk now holds is something else.
+    #[error(
+        "{attempted} {device:?} was done, but the disk now holds {found}; is the disk failing, or does another program write to it?"
+    )]
+    Unverified {
+        /// What was done.
+        attempted: &'static str,
+        /// The disk.
+        device: PathBuf,
+        /// What it holds.
+        found: String,
+    },
+}
+
+impl Error {
+    /// The disk's own error.
+    pub(super) fn io(attempted: &'static str, device: &Path, source: std::io::Error) -> Self {
+        Self::Io { attempted, device: device.to_owned(), source }
+    }
+}

@@ -1,0 +1,51 @@
+//! Who a claim belongs to: GUIDs that follow from the volume's name.
+
+use uuid::{Uuid, uuid};
+
+/// The type of the partition that holds the record. Frozen.
+pub const METADATA_TYPE: Uuid = uuid!("a7953e1b-d10f-418c-ac8a-a0e6afe8d458");
+/// The type of the partition that is the volume. Frozen.
+pub const VOLUME_TYPE: Uuid = uuid!("4897e890-2b58-42b9-84ed-933a631248d1");
+/// The namespace of the GUIDs of claimed disks. Frozen: a claim is recognised by it.
+const NAMESPACE: Uuid = uuid!("b5ad58a8-6ed2-47e8-b8b4-795744556627");
+
+/// The GUIDs of one claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    /// The disk's: UUID version 5 of the volume's name.
+    pub disk: Uuid,
+    /// The metadata partition's: UUID version 5 of `metadata` in the namespace that is the disk's GUID.
+    pub metadata: Uuid,
+    /// The volume partition's: UUID version 5 of `volume` in the namespace that is the disk's GUID.
+    pub volume: Uuid,
+}
+
+impl Identity {
+    /// The identity of the volume with that name.
+    #[must_use]
+    pub fn of(name: &str) -> Self {
+        Self::from_disk(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
+    }
+
+    /// The identity to which that disk GUID belongs.
+    #[must_use]
+    pub fn from_disk(disk: Uuid) -> Self {
+        Self { disk, metadata: Uuid::new_v5(&disk, b"metadata"), volume: Uuid::new_v5(&disk, b"volume") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Golden: these stand on people's disks. They may never change.
+    #[test]
+    fn identities_are_frozen() {
+        assert_eq!(METADATA_TYPE.to_string(), "a7953e1b-d10f-418c-ac8a-a0e6afe8d458");
+        assert_eq!(VOLUME_TYPE.to_string(), "4897e890-2b58-42b9-84ed-933a631248d1");
+        let identity = Identity::of("pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11");
+        assert_eq!(identity.disk.to_string(), "c9f076a8-8be0-5707-9680-6de0ac06dcbf");
+        assert_eq!(identity.metadata.to_string(), "79ae3e83-6107-55e8-a391-1f199b210c5f");
+        assert_eq!(identity.volume.to_string(), "63c2c0cc-b5f4-5817-917c-4c8691f8a142");
+    }
+}

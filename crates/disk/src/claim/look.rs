@@ -1,0 +1,137 @@
+//! Looking at a disk: reading everything by which a claim or a partition table can be known.
+
+use super::Error;
+use super::geometry::{Geometry, SECTOR_SIZES, SLOT_OFFSETS};
+use super::gpt::{self, FirstSector, Head, Header, Ours};
+use super::sectors::Sectors;
+use super::slot::{Parsed, SLOT_LENGTH};
+
+/// Where a header may lie: sector `sector` of sectors of `sector_size` bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) sector_size: u64,
+    pub(super) sector: u64,
+}
+
+impl Place {
+    /// In bytes from the start of the disk.
+    pub(super) fn offset(self) -> Option<u64> {
+        self.sector.checked_mul(self.sector_size)
+    }
+}
+
+/// What lies at such a place.
+#[derive(Debug)]
+pub(super) enum Table {
+    /// No `EFI PART`.
+    Absent,
+    /// `EFI PART`, but header or entries are not sound.
+    Broken {
+        /// The disk GUID that it names.
+        disk: Option<uuid::Uuid>,
+    },
+    /// The disk does not give it out.
+    Unreadable(Error),
+    /// A sound table without a partition of ours.
+    Foreign,
+    /// A sound table with a partition of ours.
+    Ours(Ours),
+}
+
+/// All that was read from a disk.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// The disk's size in bytes.
+    pub(super) size: u64,
+    /// The disk's sector size in bytes.
+    pub(super) sector_size: u64,
+    pub(super) slots: [Parsed; 2],
+    pub(super) first: FirstSector,
+    pub(super) tables: Vec<(Place, Table)>,
+}
+
+impl Seen {
+    /// Reads a disk.
+    ///
+    /// # Errors
+    /// A slot or sector 0 cannot be read. A slot that cannot be read may be the newer one, so the other does not do.
+    pub(super) fn at(disk: &impl Sectors) -> Result<Self, Error> {
+        let slots = [slot(disk, SLOT_OFFSETS[0])?, slot(disk, SLOT_OFFSETS[1])?];
+        let first = fetch(disk, 0, 512)?.map_or(FirstSector::Blank, |sector| FirstSector::parse(&sector));
+        let mut tables = Vec::new();
+        let mut visit = |place: Place| {
+            if place.sector > 0 && tables.iter().all(|(seen, _)| *seen != place) {
+                let table = table(disk, place);
+                let alternate = match &table {
+                    Table::Ours(ours) => Some(Place { sector: ours.alternate, ..place }),
+                    _ => None,
+                };
+                tables.push((place, table));
+                return alternate;
+            }
+            None
+        };
+        // Where a table lies on a disk of this size, for either sector size; where the claim put its backup, if the disk
+        // had another size then; and where another program has moved it since.
+        let mut places: Vec<Place> = SECTOR_SIZES
+            .into_iter()
+            .flat_map(|sector_size| {
+                [1, (disk.size() / sector_size).saturating_sub(1)].map(|sector| (sector_size, sector))
+            })
+            .map(|(sector_size, sector)| Place { sector_size, sector })
+            .collect();
+        places.extend(slots.iter().filter_map(geometry_of).map(backup_place));
+        let alternates: Vec<Place> = places.into_iter().filter_map(&mut visit).collect();
+        for place in alternates {
+            visit(place);
+        }
+        Ok(Self { size: disk.size(), sector_size: u64::from(disk.sector_size()), slots, first, tables })
+    }
+}
+
+fn geometry_of(slot: &Parsed) -> Option<Geometry> {
+    match slot {
+        Parsed::Whole(slot) => Some(slot.geometry),
+        _ => None,
+    }
+}
+
+fn backup_place(geometry: Geometry) -> Place {
+    Place { sector_size: geometry.sector_size(), sector: geometry.last() }
+}
+
+fn slot(disk: &impl Sectors, offset: u64) -> Result<Parsed, Error> {
+    Ok(fetch(disk, offset, SLOT_LENGTH as u64)?.map_or(Parsed::Absent, |bytes| super::slot::Slot::parse(&bytes)))
+}
+
+fn table(disk: &impl Sectors, place: Place) -> Table {
+    table_or_error(disk, place).unwrap_or_else(Table::Unreadable)
+}
+
+fn table_or_error(disk: &impl Sectors, place: Place) -> Result<Table, Error> {
+    let Some(offset) = place.offset() else { return Ok(Table::Absent) };
+    let Some(sector) = fetch(disk, offset, place.sector_size)? else { return Ok(Table::Absent) };
+    let broken = Table::Broken { disk: gpt::disk_in(&sector) };
+    let header = match Header::parse(&sector, place.sector) {
+        Head::Absent => return Ok(Table::Absent),
+        Head::Broken => return Ok(broken),
+        Head::Whole(header) => header,
+    };
+    let Some(entries_offset) = header.entries_at.checked_mul(place.sector_size) else { return Ok(broken) };
+    let Some(entries) = fetch(disk, entries_offset, header.entries_length)? else { return Ok(broken) };
+    Ok(match header.with_entries(&entries) {
+        None => broken,
+        Some(None) => Table::Foreign,
+        Some(Some(ours)) => Table::Ours(ours),
+    })
+}
+
+/// Reads some bytes; `None` where the disk does not reach so far.
+pub(super) fn fetch(disk: &impl Sectors, offset: u64, length: u64) -> Result<Option<Vec<u8>>, Error> {
+    if offset.checked_add(length).is_none_or(|end| end > disk.size()) {
+        return Ok(None);
+    }
+    let mut buffer = vec![0; length as usize];
+    disk.read_exact_at(&mut buffer, offset).map_err(|source| Error::io("read", disk.path(), source))?;
+    Ok(Some(buffer))
+}

@@ -1,0 +1,31 @@
+//! The claim on a disk: docs/disk-format.md.
+//!
+//! A disk is a volume's when a claim lies on it: a partition table with partitions of our types, and the volume's record
+//! between them. Sector 0 is the commit point: written last, taken away first. What may be found after a power cut at any
+//! instant, and who may go on with it, is for [`read`] to say; nothing else looks at the bytes.
+//!
+//! The pool that uses this holds the disk exclusively while it writes, probes a disk before it claims it, and wipes the
+//! volume's bytes: none of that is done here.
+
+mod bytes;
+mod error;
+mod found;
+mod geometry;
+mod gpt;
+mod identity;
+mod judge;
+mod look;
+mod sectors;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use error::Error;
+pub use found::{Claim, Degraded, Found};
+pub use geometry::capacity;
+pub use identity::{Identity, METADATA_TYPE, VOLUME_TYPE};
+pub use judge::read;
+pub use sectors::{BlockDevice, Sectors};
+pub use slot::MAX_RECORD;
+pub use write::{claim, clear, release, resume, set_record};

@@ -1,0 +1,199 @@
+//! One slot of the metadata partition: the record, and what else has to be known where both partition tables are lost.
+//!
+//! The format is frozen by golden tests. Magic, version and checksum are at the same places in every later version.
+
+use uuid::Uuid;
+
+use super::bytes::{array, guid_at, u32_at, u64_at};
+use super::geometry::Geometry;
+
+/// How long a slot is, in bytes: whole physical sectors of every disk there is.
+pub(super) const SLOT_LENGTH: usize = 4096;
+/// The longest record that a slot takes, in bytes.
+pub const MAX_RECORD: usize = 2048;
+/// What every slot begins with, whatever its version.
+const MAGIC: &[u8; 8] = b"QUARRYDK";
+/// The version that this code writes.
+const VERSION: u32 = 1;
+/// Where the record begins.
+const RECORD_AT: usize = 64;
+/// Where the checksum of all bytes before it stands.
+const CHECKSUM_AT: usize = SLOT_LENGTH - 4;
+
+/// Where in its life a claim is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Its record is the one that it was made with: nobody has used it yet.
+    Claiming,
+    /// Its record was changed since: it may hold a user's bytes.
+    Held,
+    /// It is being taken away.
+    Releasing,
+}
+
+/// What stands in a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) mark: Mark,
+    /// The higher one counts.
+    pub(super) sequence: u64,
+    /// The disk as it was when it was claimed.
+    pub(super) geometry: Geometry,
+    /// The disk's GUID: a slot of another claim is none of this one.
+    pub(super) disk: Uuid,
+    pub(super) record: Vec<u8>,
+}
+
+/// What was found where a slot should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Parsed {
+    /// It does not even begin like one.
+    Absent,
+    /// It begins like a slot, and cannot be read: half-written, or damaged.
+    Broken,
+    /// A later version's.
+    Newer(u32),
+    /// A slot that this code can read and write.
+    Whole(Slot),
+}
+
+impl Slot {
+    /// The slot's bytes.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mark: u32 = match self.mark {
+            Mark::Claiming => 1,
+            Mark::Held => 2,
+            Mark::Releasing => 3,
+        };
+        let mut bytes = Vec::with_capacity(SLOT_LENGTH);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&mark.to_le_bytes());
+        bytes.extend_from_slice(&self.sequence.to_le_bytes());
+        bytes.extend_from_slice(&self.geometry.sectors().to_le_bytes());
+        bytes.extend_from_slice(&(self.geometry.sector_size() as u32).to_le_bytes());
+        bytes.extend_from_slice(&(self.record.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&self.disk.to_bytes_le());
+        bytes.resize(RECORD_AT, 0);
+        bytes.extend_from_slice(&self.record);
+        bytes.resize(CHECKSUM_AT, 0);
+        let checksum = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a slot.
+    pub(super) fn parse(bytes: &[u8]) -> Parsed {
+        if array(bytes, 0) != Some(*MAGIC) {
+            return Parsed::Absent;
+        }
+        let checksum = bytes.get(..CHECKSUM_AT).map(crc32fast::hash);
+        if checksum.is_none() || checksum != u32_at(bytes, CHECKSUM_AT) {
+            return Parsed::Broken;
+        }
+        match u32_at(bytes, 8) {
+            Some(VERSION) => Self::fields(bytes).map_or(Parsed::Broken, Parsed::Whole),
+            Some(version) if version > VERSION => Parsed::Newer(version),
+            _ => Parsed::Broken,
+        }
+    }
+
+    fn fields(bytes: &[u8]) -> Option<Self> {
+        let mark = match u32_at(bytes, 12)? {
+            1 => Mark::Claiming,
+            2 => Mark::Held,
+            3 => Mark::Releasing,
+            _ => return None,
+        };
+        let sequence = u64_at(bytes, 16)?;
+        let geometry = Geometry::new(u64::from(u32_at(bytes, 32)?), u64_at(bytes, 24)?)?;
+        let length = usize::try_from(u32_at(bytes, 36)?).ok().filter(|length| *length <= MAX_RECORD)?;
+        let disk = guid_at(bytes, 40)?;
+        let record = bytes.get(RECORD_AT..RECORD_AT + length)?.to_vec();
+        Some(Self { mark, sequence, geometry, disk, record })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::uuid;
+
+    use super::*;
+
+    fn sample() -> Slot {
+        Slot {
+            mark: Mark::Held,
+            sequence: 0x0102_0304_0506_0708,
+            geometry: Geometry::new(4096, 0x0102_0304).unwrap(),
+            disk: uuid!("00112233-4455-6677-8899-aabbccddeeff"),
+            record: b"quarry1/s=ready".to_vec(),
+        }
+    }
+
+    /// Golden: this stands on people's disks. It may never change.
+    #[test]
+    fn slots_are_frozen() {
+        let bytes = sample().encode();
+        assert_eq!(bytes.len(), 4096);
+        assert_eq!(&bytes[..16], b"QUARRYDK\x01\0\0\0\x02\0\0\0");
+        assert_eq!(bytes[16..24], [8, 7, 6, 5, 4, 3, 2, 1]);
+        assert_eq!(bytes[24..40], [4, 3, 2, 1, 0, 0, 0, 0, 0, 0x10, 0, 0, 15, 0, 0, 0]);
+        assert_eq!(
+            bytes[40..56],
+            [0x33, 0x22, 0x11, 0, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]
+        );
+        assert_eq!(bytes[56..64], [0; 8]);
+        assert_eq!(&bytes[64..79], b"quarry1/s=ready");
+        assert!(bytes[79..4092].iter().all(|byte| *byte == 0));
+        assert_eq!(bytes[4092..], GOLDEN_CHECKSUM.to_le_bytes());
+        for (mark, code) in [(Mark::Claiming, 1), (Mark::Held, 2), (Mark::Releasing, 3)] {
+            let slot = Slot { mark, ..sample() };
+            assert_eq!(slot.encode()[12], code);
+            assert_eq!(Slot::parse(&slot.encode()), Parsed::Whole(slot));
+        }
+    }
+
+    const GOLDEN_CHECKSUM: u32 = 0x8df2_8b24;
+
+    fn sealed(change: impl FnOnce(&mut Vec<u8>)) -> Parsed {
+        let mut bytes = sample().encode();
+        change(&mut bytes);
+        let checksum = crc32fast::hash(&bytes[..4092]);
+        bytes[4092..].copy_from_slice(&checksum.to_le_bytes());
+        Slot::parse(&bytes)
+    }
+
+    #[test]
+    fn newer_broken_and_absent_are_told_apart() {
+        assert_eq!(sealed(|bytes| bytes[8] = 2), Parsed::Newer(2));
+        assert_eq!(sealed(|bytes| bytes[8] = 0), Parsed::Broken);
+        assert_eq!(sealed(|bytes| bytes[12] = 4), Parsed::Broken);
+        assert_eq!(sealed(|bytes| bytes[36..38].copy_from_slice(&2049_u16.to_le_bytes())), Parsed::Broken);
+        assert_eq!(sealed(|bytes| bytes[33] = 4), Parsed::Broken);
+        assert_eq!(sealed(|bytes| bytes[0] = b'q'), Parsed::Absent);
+        assert_eq!(Slot::parse(&[]), Parsed::Absent);
+        assert_eq!(Slot::parse(MAGIC), Parsed::Broken);
+    }
+
+    proptest! {
+        #[test]
+        fn every_record_comes_back_and_no_changed_bit_goes_unseen(
+            record in prop::collection::vec(any::<u8>(), 0..=MAX_RECORD), bit in 0_usize..4096 * 8,
+        ) {
+            let slot = Slot { record, ..sample() };
+            let mut bytes = slot.encode();
+            prop_assert_eq!(Slot::parse(&bytes), Parsed::Whole(slot));
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(matches!(Slot::parse(&bytes), Parsed::Absent | Parsed::Broken));
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..5000), magic in any::<bool>()) {
+            if magic && bytes.len() >= 8 {
+                bytes[..8].copy_from_slice(MAGIC);
+            }
+            prop_assert!(matches!(Slot::parse(&bytes), Parsed::Absent | Parsed::Broken));
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Patterns of names: `*`, `?` and `[…]`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A pattern that a whole name has to match, letter case included. `*` stands for any letters or none, `?` for one
+/// letter, `[a-cx]` for one of these, `[!a-c]` or `[^a-c]` for one that is none of these; `[*]` is a star itself.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Glob {
+    text: String,
+    tokens: Vec<Token>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Token {
+    Letter(char),
+    AnyLetter,
+    Letters { negated: bool, ranges: Vec<(char, char)> },
+    Star,
+}
+
+/// Why a text is no pattern.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is no pattern: {why}")]
+pub struct GlobError {
+    pub(super) text: String,
+    pub(super) why: &'static str,
+}
+
+impl FromStr for Glob {
+    type Err = GlobError;
+
+    fn from_str(text: &str) -> Result<Self, GlobError> {
+        let wrong = |why| GlobError { text: text.to_owned(), why };
+        let mut letters = text.chars();
+        let mut tokens = Vec::new();
+        while let Some(letter) = letters.next() {
+            tokens.push(match letter {
+                '*' => Token::Star,
+                '?' => Token::AnyLetter,
+                '[' => {
+                    let (token, rest) = set(letters.as_str()).map_err(wrong)?;
+                    letters = rest.chars();
+                    token
+                }
+                letter => Token::Letter(letter),
+            });
+        }
+        if tokens.is_empty() {
+            return Err(wrong("it is empty; write * for any name"));
+        }
+        Ok(Self { text: text.to_owned(), tokens })
+    }
+}
+
+/// Reads a set after its opening bracket, and returns what follows.
+fn set(text: &str) -> Result<(Token, &str), &'static str> {
+    let (negated, inner) = match text.strip_prefix(['!', '^']) {
+        Some(inner) => (true, inner),
+        None => (false, text),
+    };
+    // A closing bracket in the first place is one of the letters.
+    let end = inner.char_indices().skip(1).find(|(_, letter)| *letter == ']').map(|(end, _)| end);
+    let (letters, rest) = end.and_then(|end| inner.split_at_checked(end)).ok_or("a [ has no ]")?;
+    let mut ranges = Vec::new();
+    let mut letters = letters.chars().peekable();
+    while let Some(first) = letters.next() {
+        let mut ahead = letters.clone();
+        let last = match (ahead.next(), ahead.next()) {
+            (Some('-'), Some(last)) => {
+                letters = ahead;
+                last
+            }
+            _ => first,
+        };
+        if last < first {
+            return Err("the letters of a range stand the wrong way round");
+        }
+        ranges.push((first, last));
+    }
+    Ok((Token::Letters { negated, ranges }, rest.strip_prefix(']').unwrap_or(rest)))
+}
+
+impl Token {
+    fn takes(&self, letter: char) -> bool {
+        match self {
+            Self::Letter(own) => *own == letter,
+            Self::AnyLetter | Self::Star => true,
+            Self::Letters { negated, ranges } => {
+                ranges.iter().any(|(first, last)| (*first..=*last).contains(&letter)) != *negated
+            }
+        }
+    }
+}
+
+impl Glob {
+    /// Whether the whole name matches. Takes at most the product of both lengths, whatever the pattern.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        let mut tokens = self.tokens.as_slice();
+        let mut letters = name.chars();
+        // After the last star that was passed: the tokens behind it, and where the name may go on.
+        let mut retry: Option<(&[Token], std::str::Chars<'_>)> = None;
+        loop {
+            match (tokens.split_first(), letters.clone().next()) {
+                (Some((Token::Star, behind)), _) => {
+                    tokens = behind;
+                    retry = Some((behind, letters.clone()));
+                }
+                (Some((token, behind)), Some(letter)) if token.takes(letter) => {
+                    tokens = behind;
+                    letters.next();
+                }
+                (None, None) => return true,
+                // The star has to take one letter more; an earlier star could give nothing that this one cannot.
+                _ => {
+                    let Some((behind, from)) = &mut retry else { return false };
+                    if from.next().is_none() {
+                        return false;
+                    }
+                    tokens = behind;
+                    letters = from.clone();
+                }
+            }
+        }
+    }
+
+    /// The name itself, where the pattern is one.
+    pub(super) fn literal(&self) -> Option<&str> {
+        self.tokens.iter().all(|token| matches!(token, Token::Letter(_))).then_some(self.text.as_str())
+    }
+
+    /// Whether the pattern asks for a dot at the beginning in so many words.
+    pub(super) fn begins_with_dot(&self) -> bool {
+        matches!(self.tokens.first(), Some(Token::Letter('.')))
+    }
+
+    /// As it was written.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Glob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn matches(glob: &str, name: &str) -> bool {
+        glob.parse::<Glob>().unwrap().matches(name)
+    }
+
+    #[test]
+    fn patterns_match_whole_names() {
+        for (glob, name) in [
+            ("wwn-*", "wwn-0x5000"),
+            ("*", ""),
+            ("*SSD*870*", "Samsung SSD 870 EVO"),
+            ("sd?", "sdb"),
+            ("sd[b-d]", "sdc"),
+            ("sd[!a]", "sdb"),
+            ("sd[^a-c]", "sdd"),
+            ("[]]", "]"),
+            ("[!]]", "x"),
+            ("[a-]", "-"),
+            ("[*]", "*"),
+            ("ä?", "äö"),
+            ("*a*b", "aabab"),
+            ("a**b", "ab"),
+        ] {
+            assert!(matches(glob, name), "{glob} {name}");
+        }
+        for (glob, name) in [
+            ("wwn-*", "xwwn-1"),
+            ("sd?", "sd"),
+            ("sd?", "sdab"),
+            ("sd[b-d]", "sde"),
+            ("sd[!a]", "sda"),
+            ("sd[!a]", "sd"),
+            ("SD?", "sda"),
+            ("*a", "ab"),
+            ("[*]", "x"),
+        ] {
+            assert!(!matches(glob, name), "{glob} {name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_pattern_is_refused() {
+        for (text, why) in [("", "empty"), ("sd[a", "no ]"), ("[]", "no ]"), ("[!]", "no ]"), ("[z-a]", "wrong way")] {
+            let error = text.parse::<Glob>().unwrap_err().to_string();
+            assert!(error.contains(why), "{text:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_of_many_stars_ends_soon() {
+        assert!(!matches(&"*a".repeat(200), &"a".repeat(199)));
+        assert!(!matches(&format!("{}b", "*a".repeat(200)), &"a".repeat(5000)));
+    }
+
+    /// The same, said as plainly as can be.
+    fn plainly(tokens: &[Token], name: &[char]) -> bool {
+        match (tokens, name) {
+            ([], []) => true,
+            ([Token::Star, behind @ ..], _) => {
+                plainly(behind, name) || name.split_first().is_some_and(|(_, rest)| plainly(tokens, rest))
+            }
+            ([token, behind @ ..], [letter, rest @ ..]) => token.takes(*letter) && plainly(behind, rest),
+            _ => false,
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in "\\PC{0,30}", name in "\\PC{0,30}") {
+            if let Ok(glob) = text.parse::<Glob>() {
+                let _ = glob.matches(&name);
+            }
+        }
+
+        #[test]
+        fn stars_are_tried_as_a_plain_search_would(text in "[ab*?]{1,9}", name in "[ab]{0,9}") {
+            let glob: Glob = text.parse().unwrap();
+            let letters: Vec<char> = name.chars().collect();
+            prop_assert_eq!(glob.matches(&name), plainly(&glob.tokens, &letters));
+        }
+
+        #[test]
+        fn a_name_matches_itself_and_its_parts_with_stars(name in "[a-z0-9._:-]{1,20}", at in 0..20_usize) {
+            let at = at.min(name.len());
+            prop_assert!(matches(&name, &name));
+            let starred = format!("{}*{}", &name[..at], &name[at..]);
+            prop_assert!(matches(&starred, &name));
+            let glob: Glob = name.parse().unwrap();
+            prop_assert_eq!(glob.literal(), Some(name.as_str()));
+        }
+    }
+}

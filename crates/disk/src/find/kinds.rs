@@ -1,0 +1,71 @@
+//! Block devices that are no disks of ours, by the names that the kernel gives them.
+
+/// Beginnings of names, each followed by a number, and why such a device is never taken.
+const NUMBERED: &[(&str, &str)] = &[
+    ("loop", "a file that is shown as a disk"),
+    ("ram", "memory: what it holds is gone after a reboot"),
+    ("zram", "memory: what it holds is gone after a reboot"),
+    ("dm-", "built by device-mapper upon disks that are listed themselves"),
+    ("md", "an array of disks that are listed themselves"),
+    ("bcache", "built by bcache upon disks that are listed themselves"),
+    ("zd", "a volume of a ZFS pool"),
+    ("drbd", "a copy of a disk that another host writes too"),
+    ("rbd", "an image in a Ceph cluster, not a disk of this host"),
+    ("sr", "an optical drive"),
+    ("fd", "a floppy drive"),
+    ("mtdblock", "raw flash, which wears out under a filesystem for disks"),
+];
+
+/// Why a block device of that kernel name is no disk that could be handed out; `None` if it may be one. An `nbd` may be
+/// one (tests and some hosts have disks behind it), and is left out by [`super::find`] while nothing is connected to it.
+#[must_use]
+pub fn why_no_disk(name: &str) -> Option<&'static str> {
+    let number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    // mmcblk0 is the memory itself; mmcblk0boot0, mmcblk0rpmb and mmcblk0gp0 are areas beside it.
+    if let Some(rest) = name.strip_prefix("mmcblk")
+        && rest.contains(|c: char| !c.is_ascii_digit())
+    {
+        return Some("an area of an eMMC that holds firmware or keys");
+    }
+    // An array may have a name instead of a number.
+    if name.starts_with("md_") {
+        return Some("an array of disks that are listed themselves");
+    }
+    NUMBERED.iter().find(|(kind, _)| name.strip_prefix(kind).is_some_and(number)).map(|(_, why)| *why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_are_told_from_what_is_none() {
+        for name in [
+            "loop0",
+            "ram15",
+            "zram0",
+            "dm-3",
+            "md0",
+            "md127",
+            "md_d0",
+            "md_home",
+            "bcache0",
+            "zd16",
+            "drbd1000",
+            "rbd0",
+            "sr0",
+            "fd0",
+            "mtdblock2",
+            "mmcblk0boot0",
+            "mmcblk1rpmb",
+            "mmcblk0gp1",
+        ] {
+            assert!(why_no_disk(name).is_some(), "{name}");
+        }
+        for name in
+            ["sda", "sdmd", "sdaa", "vda", "xvda", "nvme0n1", "nvme10n2", "mmcblk0", "pmem0", "nbd0", "cciss!c0d0"]
+        {
+            assert_eq!(why_no_disk(name), None, "{name}");
+        }
+    }
+}

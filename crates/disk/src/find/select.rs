@@ -1,0 +1,236 @@
+//! Which disks a pool means.
+
+use std::collections::{BTreeMap, HashSet};
+
+use quarry_mount::Device;
+
+use super::{Disk, Glob, PathGlob, Paths, Transport};
+
+/// What can be asked of a disk. A criterion that is `None` is not asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Criteria {
+    /// One of these patterns matches one of the disk's names in `/dev/disk/by-id`.
+    pub by_id: Option<Vec<Glob>>,
+    /// One of these paths leads to the disk.
+    pub paths: Option<Vec<PathGlob>>,
+    /// One of these patterns matches its model.
+    pub model: Option<Vec<Glob>>,
+    /// Its size lies in this range.
+    pub size: Option<Sizes>,
+    /// Whether it turns.
+    pub rotational: Option<bool>,
+    /// It is reached by one of these.
+    pub transports: Option<Vec<Transport>>,
+}
+
+/// A range of sizes in bytes, both ends included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sizes {
+    /// At least this; `None`: no lower bound.
+    pub at_least: Option<u64>,
+    /// At most this; `None`: no upper bound.
+    pub at_most: Option<u64>,
+}
+
+/// The disks that a pool means: those that match *every* criterion to include, and *none* to exclude.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selector {
+    include: Criteria,
+    exclude: Criteria,
+}
+
+/// Why a selector was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SelectorError {
+    /// Nothing is asked of a disk.
+    #[error(
+        "no criterion says which disks are meant, and that would be every disk of the host; name at least one: byId, paths, \
+         model, size, rotational or transports"
+    )]
+    Everything,
+    /// A list is there, and nothing is in it.
+    #[error("{criterion} is an empty list, which no disk can match; name what is meant or leave {criterion} out")]
+    Empty {
+        /// Which.
+        criterion: &'static str,
+    },
+    /// A range of sizes has no end, or its ends the wrong way round.
+    #[error("size needs a least or a greatest size, and the least may not be above the greatest")]
+    Size,
+}
+
+/// What the patterns of paths of a selector lead to at this moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
+    include: HashSet<Device>,
+    exclude: HashSet<Device>,
+}
+
+/// Whether a selector means a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It does.
+    Selected,
+    /// A criterion to include does not match, or what it asks about is not known.
+    NotMeant,
+    /// A criterion to exclude matches.
+    Excluded,
+    /// It would be selected, but there is an exclusion by names, paths or model, and udev has not (yet) written down what
+    /// they are. Doubt never takes a disk: it is not selected until udev has.
+    Doubtful,
+}
+
+impl Verdict {
+    /// Whether the disk is the pool's.
+    #[must_use]
+    pub fn is_selected(self) -> bool {
+        self == Self::Selected
+    }
+}
+
+impl Selector {
+    /// A selector of these criteria.
+    ///
+    /// # Errors
+    /// Nothing is asked of what is included, or a criterion is there that no disk can match.
+    pub fn new(include: Criteria, exclude: Criteria) -> Result<Self, SelectorError> {
+        include.check()?;
+        exclude.check()?;
+        if include == Criteria::default() {
+            return Err(SelectorError::Everything);
+        }
+        Ok(Self { include, exclude })
+    }
+
+    /// Looks where its patterns of paths lead.
+    pub fn targets(&self, paths: &impl Paths) -> Targets {
+        let devices = |criteria: &Criteria| {
+            let globs = criteria.paths.iter().flatten();
+            globs.flat_map(|glob| glob.devices(paths)).collect()
+        };
+        Targets { include: devices(&self.include), exclude: devices(&self.exclude) }
+    }
+
+    /// Whether it means a disk, `targets` being where its paths lead.
+    #[must_use]
+    pub fn verdict(&self, disk: &Disk, targets: &Targets) -> Verdict {
+        if !self.include.answers(disk, &targets.include).all(|matches| matches) {
+            return Verdict::NotMeant;
+        }
+        if self.exclude.answers(disk, &targets.exclude).any(|matches| matches) {
+            return Verdict::Excluded;
+        }
+        if self.exclude.needs_udev() && !disk.udev {
+            return Verdict::Doubtful;
+        }
+        Verdict::Selected
+    }
+}
+
+impl Criteria {
+    fn check(&self) -> Result<(), SelectorError> {
+        let lists = [
+            ("byId", self.by_id.as_ref().map(Vec::len)),
+            ("paths", self.paths.as_ref().map(Vec::len)),
+            ("model", self.model.as_ref().map(Vec::len)),
+            ("transports", self.transports.as_ref().map(Vec::len)),
+        ];
+        if let Some((criterion, _)) = lists.into_iter().find(|(_, length)| *length == Some(0)) {
+            return Err(SelectorError::Empty { criterion });
+        }
+        match self.size {
+            Some(Sizes { at_least: None, at_most: None }) => Err(SelectorError::Size),
+            Some(Sizes { at_least: Some(least), at_most: Some(most) }) if least > most => Err(SelectorError::Size),
+            _ => Ok(()),
+        }
+    }
+
+    /// For each criterion that is asked, whether the disk matches it.
+    fn answers(&self, disk: &Disk, targets: &HashSet<Device>) -> impl Iterator<Item = bool> {
+        let any = |globs: &[Glob], name: &str| globs.iter().any(|glob| by_id_matches(glob, name));
+        let model = |globs: &[Glob], model: &str| globs.iter().any(|glob| glob.matches(model));
+        [
+            self.by_id.as_ref().map(|globs| disk.by_id.iter().any(|name| any(globs, name))),
+            self.paths.as_ref().map(|_| targets.contains(&disk.number)),
+            self.model.as_ref().map(|globs| disk.model.as_ref().is_some_and(|name| model(globs, name))),
+            self.size.map(|sizes| sizes.contains(disk.size)),
+            self.rotational.map(|rotational| rotational == disk.rotational),
+            self.transports.as_ref().map(|transports| transports.contains(&disk.transport)),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// Whether an answer may change when udev comes to a disk: it makes the links, and knows the whole model.
+    fn needs_udev(&self) -> bool {
+        self.by_id.is_some() || self.paths.is_some() || self.model.is_some()
+    }
+}
+
+/// A name in `by-id` may be written with its folder or without.
+fn by_id_matches(glob: &Glob, name: &str) -> bool {
+    if glob.as_str().starts_with('/') { glob.matches(&format!("/dev/disk/by-id/{name}")) } else { glob.matches(name) }
+}
+
+impl Sizes {
+    fn contains(self, size: u64) -> bool {
+        self.at_least.is_none_or(|least| size >= least) && self.at_most.is_none_or(|most| size <= most)
+    }
+}
+
+/// A disk that several pools mean. None of them has it: whoever took it first would decide over both.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the disk {disk} belongs to the pools {}: change their selectors so that one of them means it; until then none has it",
+    pools.join(" and ")
+)]
+pub struct Conflict {
+    /// The disk: its kernel name, and the first of its names in `by-id`.
+    pub disk: String,
+    /// The pools, in the order of the configuration.
+    pub pools: Vec<String>,
+}
+
+/// Which disk is whose.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// The kernel name of each disk that belongs to a pool, and the pool's name.
+    pub pools: BTreeMap<String, String>,
+    /// Disks that several pools mean. At the start that is a mistake in the configuration; later, when such a disk is
+    /// plugged in, the pools go on without it.
+    pub conflicts: Vec<Conflict>,
+    /// The disks of which a pool's selector says [`Verdict::Doubtful`], and that pool. They belong to no pool yet.
+    pub doubtful: BTreeMap<String, String>,
+}
+
+/// Gives each disk to the pool that means it.
+#[must_use]
+pub fn assign(pools: &[(String, Selector)], disks: &[Disk], paths: &impl Paths) -> Assignment {
+    let targets: Vec<_> = pools.iter().map(|(name, selector)| (name, selector, selector.targets(paths))).collect();
+    let mut assignment = Assignment::default();
+    for disk in disks {
+        let (mut meant, mut doubtful) = (Vec::new(), None);
+        for (name, selector, targets) in &targets {
+            match selector.verdict(disk, targets) {
+                Verdict::Selected => meant.push((*name).clone()),
+                Verdict::Doubtful => doubtful = Some((*name).clone()),
+                Verdict::NotMeant | Verdict::Excluded => {}
+            }
+        }
+        match (meant.as_slice(), doubtful) {
+            ([], None) => {}
+            // Once udev has spoken, two pools may turn out to mean it: so nobody has it before.
+            (_, Some(pool)) => {
+                assignment.doubtful.insert(disk.name.clone(), pool);
+            }
+            ([pool], None) => {
+                assignment.pools.insert(disk.name.clone(), pool.clone());
+            }
+            (_, None) => {
+                let also = disk.by_id.first().map(|name| format!(" ({name})")).unwrap_or_default();
+                assignment.conflicts.push(Conflict { disk: format!("{}{also}", disk.name), pools: meant });
+            }
+        }
+    }
+    assignment
+}

@@ -1,0 +1,254 @@
+//! One disk, as sysfs shows it, with what udev and the kernel's tables add.
+
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use quarry_mount::Device;
+
+use super::names::{self, Links};
+use super::udev::{self, Record};
+use super::uses::Uses;
+use super::{Disk, Error, Roots, transport};
+
+/// sysfs counts the size in these, whatever the disk's own sectors are.
+const SECTOR: u64 = 512;
+
+/// The names of all block devices that are not partitions.
+pub(super) fn block_devices(roots: &Roots) -> Result<Vec<String>, Error> {
+    let path = roots.sys.join("block");
+    let entries = fs::read_dir(&path).and_then(Iterator::collect::<io::Result<Vec<_>>>);
+    let entries = entries.map_err(|source| Error::Table { path, source })?;
+    Ok(entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
+}
+
+/// Reads a disk. `None`: it is gone, or nothing that could be handed out (a path of an NVMe device that is listed itself,
+/// an `nbd` that nothing is connected to).
+pub(super) fn read(roots: &Roots, name: &str, uses: &Uses, links: &Links) -> Result<Option<Disk>, Error> {
+    let folder = Folder { disk: name, path: roots.sys.join("block").join(name) };
+    // What could not be read of a disk that is gone by now is no error.
+    let Ok(identity) = folder.identity() else { return Ok(None) };
+    let disk = folder.read(roots, identity, uses, links);
+    if folder.identity().ok() != Some(identity) {
+        return Ok(None);
+    }
+    disk
+}
+
+/// Whether the disk that was read once is still there, and no other has its name.
+pub(super) fn still_there(roots: &Roots, disk: &Disk) -> bool {
+    let folder = Folder { disk: &disk.name, path: roots.sys.join("block").join(&disk.name) };
+    folder.identity().is_ok_and(|identity| identity == (disk.number, disk.sequence))
+}
+
+/// A disk's folder in sysfs.
+struct Folder<'a> {
+    disk: &'a str,
+    path: PathBuf,
+}
+
+impl Folder<'_> {
+    /// What tells a disk from another of the same name.
+    fn identity(&self) -> Result<(Device, Option<u64>), Error> {
+        let text = self.text("dev")?;
+        let number = device_number(&text).ok_or_else(|| self.strange("dev", text))?;
+        Ok((number, self.optional("diskseq").and_then(|text| text.parse().ok())))
+    }
+
+    fn read(
+        &self,
+        roots: &Roots,
+        (number, sequence): (Device, Option<u64>),
+        uses: &Uses,
+        links: &Links,
+    ) -> Result<Option<Disk>, Error> {
+        let name = self.disk;
+        let size = self.number("size")?;
+        let size = size.checked_mul(SECTOR).ok_or_else(|| self.strange("size", size.to_string()))?;
+        let hidden = self.optional("hidden").is_some_and(|text| text != "0");
+        if hidden || (size == 0 && name.starts_with("nbd")) {
+            return Ok(None);
+        }
+        let record = udev::read(roots, number, sequence);
+        let (mut by_id, mut by_path) = match record {
+            Record::Stale => Default::default(),
+            Record::None | Record::Entry(_) => links.of(name),
+        };
+        let entry = if let Record::Entry(entry) = &record { Some(entry) } else { None };
+        if let Some(entry) = entry {
+            by_id.extend(entry.links_in("disk/by-id").map(str::to_owned));
+            by_path.extend(entry.links_in("disk/by-path").map(str::to_owned));
+        }
+        let property = |key| entry.and_then(|entry| entry.property(key)).map(str::to_owned);
+        let partitions = self.partitions();
+        let mut devices = vec![(name.to_owned(), number)];
+        devices.extend(partitions.iter().map(|part| (part.name.clone(), part.number)));
+        let mut holders = self.names_in("holders");
+        holders.extend(partitions.iter().flat_map(|part| self.names_in(&format!("{}/holders", part.name))));
+        holders.sort_unstable();
+        holders.dedup();
+        let logical_sector = self.number("queue/logical_block_size")?;
+        Ok(Some(Disk {
+            name: name.to_owned(),
+            node: roots.dev.join(names::node_spelling(name)),
+            number,
+            sequence,
+            model: entry
+                .and_then(|entry| entry.encoded("ID_MODEL_ENC"))
+                .or_else(|| self.first(&["device/model", "device/name"]))
+                .or_else(|| property("ID_MODEL")),
+            serial: self
+                .first(&["serial", "device/serial"])
+                .or_else(|| serial_page(&fs::read(self.path.join("device/vpd_pg80")).ok()?))
+                .or_else(|| property("ID_SCSI_SERIAL"))
+                .or_else(|| property("ID_SERIAL_SHORT"))
+                .or_else(|| property("ID_SERIAL")),
+            wwn: self
+                .first(&["wwid", "device/wwid"])
+                .or_else(|| property("ID_WWN_WITH_EXTENSION"))
+                .or_else(|| property("ID_WWN")),
+            by_id: by_id.into_iter().collect(),
+            by_path: by_path.into_iter().collect(),
+            size,
+            logical_sector,
+            physical_sector: self
+                .optional("queue/physical_block_size")
+                .and_then(|text| text.parse().ok())
+                .unwrap_or(logical_sector),
+            rotational: self.flag("queue/rotational")?,
+            transport: transport::of(&self.way(roots), &self.path, property("ID_BUS").as_deref()),
+            read_only: self.flag("ro")?,
+            removable: self.flag("removable")?,
+            zoned: self.optional("queue/zoned").is_some_and(|text| text == "host-managed"),
+            multipath: property("DM_MULTIPATH_DEVICE_PATH").is_some_and(|text| text != "0"),
+            udev: entry.is_some(),
+            holders,
+            uses: devices.iter().flat_map(|(name, number)| uses.of(name, *number)).collect(),
+            partitions: partitions.into_iter().map(|part| part.name).collect(),
+            same_as: Vec::new(),
+        }))
+    }
+
+    /// The folder's real place, from the root of sysfs on: the way to the disk, controller by controller.
+    fn way(&self, roots: &Roots) -> PathBuf {
+        let way = fs::canonicalize(&self.path).ok().zip(fs::canonicalize(&roots.sys).ok());
+        way.and_then(|(real, sys)| Some(real.strip_prefix(sys).ok()?.to_owned())).unwrap_or_default()
+    }
+
+    /// The partitions, by their number.
+    fn partitions(&self) -> Vec<Partition> {
+        let mut partitions: Vec<Partition> = self
+            .names_in("")
+            .into_iter()
+            .filter_map(|name| {
+                let index = self.optional(&format!("{name}/partition"))?.parse().ok()?;
+                let number = device_number(&self.optional(&format!("{name}/dev"))?)?;
+                Some(Partition { index, name, number })
+            })
+            .collect();
+        partitions.sort_unstable_by_key(|partition| partition.index);
+        partitions
+    }
+
+    fn names_in(&self, folder: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path.join(folder)).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    }
+
+    /// The first of these attributes that says anything.
+    fn first(&self, attributes: &[&str]) -> Option<String> {
+        attributes.iter().find_map(|attribute| self.optional(attribute))
+    }
+
+    fn optional(&self, attribute: &str) -> Option<String> {
+        self.text(attribute).ok().filter(|text| !text.is_empty())
+    }
+
+    fn text(&self, attribute: &str) -> Result<String, Error> {
+        let path = self.path.join(attribute);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(clean(&bytes)),
+            Err(source) => Err(Error::Attribute { disk: self.disk.to_owned(), path, source }),
+        }
+    }
+
+    fn number(&self, attribute: &str) -> Result<u64, Error> {
+        let text = self.text(attribute)?;
+        text.parse().map_err(|_| self.strange(attribute, text))
+    }
+
+    fn flag(&self, attribute: &str) -> Result<bool, Error> {
+        match self.number(attribute)? {
+            0 => Ok(false),
+            1 => Ok(true),
+            other => Err(self.strange(attribute, other.to_string())),
+        }
+    }
+
+    fn strange(&self, attribute: &str, text: String) -> Error {
+        Error::Strange { disk: self.disk.to_owned(), path: self.path.join(attribute), text }
+    }
+}
+
+struct Partition {
+    index: u32,
+    name: String,
+    number: Device,
+}
+
+fn device_number(text: &str) -> Option<Device> {
+    let (major, minor) = text.split_once(':')?;
+    Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()? })
+}
+
+/// The serial number in a disk's answer to "vital product data, page 80": four bytes in front, the last two of which
+/// give its length, the higher byte first.
+fn serial_page(page: &[u8]) -> Option<String> {
+    let (head, rest) = page.split_at_checked(4)?;
+    let [_, 0x80, high, low] = *head else { return None };
+    let serial = rest.get(..usize::from(u16::from_be_bytes([high, low])))?;
+    Some(clean(serial)).filter(|serial| !serial.is_empty())
+}
+
+/// Text as disks fill it in: padded with spaces or NULs, and not always of letters.
+fn clean(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    text.trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_serial_page_is_read() {
+        assert_eq!(serial_page(b"\0\x80\0\x08  ABC123").unwrap(), "ABC123");
+        assert_eq!(serial_page(b"\0\x80\0\x04ABC123").unwrap(), "ABC1", "no further than it says");
+        for broken in [&b""[..], b"\0\x80\0", b"\0\x83\0\x04ABCD", b"\0\x80\0\x05ABCD", b"\0\x80\0\x02  "] {
+            assert_eq!(serial_page(broken), None, "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_number_is_two_numbers() {
+        assert_eq!(device_number("259:3"), Some(Device { major: 259, minor: 3 }));
+        for broken in ["", "8", "8:", ":1", "8:1:2", "a:1"] {
+            assert_eq!(device_number(broken), None, "{broken:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_page_is_survived(page in proptest::collection::vec(any::<u8>(), 0..80)) {
+            let _ = serial_page(&page);
+            let _ = clean(&page);
+        }
+
+        #[test]
+        fn any_text_is_no_number_or_one(text in "\\PC{0,20}") {
+            let _ = device_number(&text);
+        }
+    }
+}

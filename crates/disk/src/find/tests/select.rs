@@ -1,0 +1,180 @@
+//! Selectors, and which disk is whose.
+
+use std::path::Path;
+
+use quarry_mount::Device;
+
+use super::super::testing::blank;
+use super::super::{Criteria, Disk, Paths, Selector, SelectorError, Sizes, Targets, Transport, Verdict, assign};
+
+/// `/mnt/disks/fast` leads to the disk with minor number 16, `/mnt/disks/slow` to that with 32.
+struct Links;
+
+impl Paths for Links {
+    fn names_in(&self, folder: &Path) -> Vec<String> {
+        if folder == Path::new("/mnt/disks") { vec!["fast".into(), "slow".into()] } else { Vec::new() }
+    }
+
+    fn device(&self, path: &Path) -> Option<Device> {
+        let minor = match path.to_str()? {
+            "/mnt/disks/fast" => 16,
+            "/mnt/disks/slow" => 32,
+            _ => return None,
+        };
+        Some(Device { major: 8, minor })
+    }
+}
+
+fn globs<T: std::str::FromStr<Err: std::fmt::Debug>>(texts: &[&str]) -> Option<Vec<T>> {
+    Some(texts.iter().map(|text| text.parse().unwrap()).collect())
+}
+
+fn by_id(patterns: &[&str]) -> Criteria {
+    Criteria { by_id: globs(patterns), ..Criteria::default() }
+}
+
+fn verdict(include: &Criteria, exclude: &Criteria, disk: &Disk) -> Verdict {
+    let selector = Selector::new(include.clone(), exclude.clone()).unwrap();
+    selector.verdict(disk, &selector.targets(&Links))
+}
+
+/// Criteria that a blank disk matches, and for each the same kind of criterion that it does not match.
+fn each_kind() -> Vec<(Criteria, Criteria)> {
+    let none = Criteria::default;
+    let sizes = |at_least, at_most| Criteria { size: Some(Sizes { at_least, at_most }), ..none() };
+    let model = |text: &str| Criteria { model: globs(&[text]), ..none() };
+    let paths = |text: &str| Criteria { paths: globs(&[text]), ..none() };
+    let rotational = |turns| Criteria { rotational: Some(turns), ..none() };
+    let transports = |list: &[Transport]| Criteria { transports: Some(list.to_vec()), ..none() };
+    vec![
+        (by_id(&["nvme-*", "scsi-sd?"]), by_id(&["nvme-*"])),
+        (by_id(&["/dev/disk/by-id/scsi-*"]), by_id(&["/dev/disk/by-path/scsi-*"])),
+        (paths("/mnt/disks/*"), paths("/mnt/disks/slow")),
+        (model("Mod*"), model("mod*")),
+        (sizes(Some(1 << 30), Some(1 << 30)), sizes(Some((1 << 30) + 1), None)),
+        (sizes(None, Some(1 << 30)), sizes(None, Some((1 << 30) - 1))),
+        (rotational(false), rotational(true)),
+        (transports(&[Transport::Nvme, Transport::Scsi]), transports(&[Transport::Nvme])),
+    ]
+}
+
+/// Both, where they ask about different things.
+fn both(a: &Criteria, b: &Criteria) -> Criteria {
+    Criteria {
+        by_id: a.by_id.clone().or(b.by_id.clone()),
+        paths: a.paths.clone().or(b.paths.clone()),
+        model: a.model.clone().or(b.model.clone()),
+        size: a.size.or(b.size),
+        rotational: a.rotational.or(b.rotational),
+        transports: a.transports.clone().or(b.transports.clone()),
+    }
+}
+
+#[test]
+fn every_criterion_to_include_has_to_match_and_none_to_exclude() {
+    let disk = blank("sdb");
+    let nothing = Criteria::default();
+    for (yes, no) in each_kind() {
+        assert_eq!(verdict(&yes, &nothing, &disk), Verdict::Selected, "{yes:?}");
+        assert_eq!(verdict(&no, &nothing, &disk), Verdict::NotMeant, "{no:?}");
+        let other =
+            if yes.model.is_some() { by_id(&["scsi-*"]) } else { Criteria { model: globs(&["*"]), ..nothing.clone() } };
+        assert_eq!(verdict(&both(&yes, &other), &nothing, &disk), Verdict::Selected, "{yes:?}");
+        assert_eq!(verdict(&both(&no, &other), &nothing, &disk), Verdict::NotMeant, "{no:?}");
+        assert_eq!(verdict(&other, &yes, &disk), Verdict::Excluded, "{yes:?}");
+        assert_eq!(verdict(&other, &no, &disk), Verdict::Selected, "{no:?}");
+        // One exclusion is enough.
+        let wrong =
+            if yes.model.is_some() { by_id(&["x"]) } else { Criteria { model: globs(&["x"]), ..nothing.clone() } };
+        assert_eq!(verdict(&other, &both(&yes, &wrong), &disk), Verdict::Excluded, "{yes:?}");
+    }
+}
+
+#[test]
+fn what_is_not_known_of_a_disk_matches_nothing() {
+    let disk = Disk { model: None, by_id: Vec::new(), ..blank("sdb") };
+    let model = Criteria { model: globs(&["*"]), ..Criteria::default() };
+    assert_eq!(verdict(&model, &Criteria::default(), &disk), Verdict::NotMeant);
+    assert_eq!(verdict(&by_id(&["*"]), &Criteria::default(), &disk), Verdict::NotMeant);
+}
+
+#[test]
+fn an_exclusion_waits_for_udev() {
+    let settled = blank("sdb");
+    let disk = Disk { udev: false, ..settled.clone() };
+    let include = Criteria { rotational: Some(false), ..Criteria::default() };
+    let exclusions = [
+        by_id(&["ata-system-*"]),
+        Criteria { model: globs(&["x"]), ..Criteria::default() },
+        Criteria { paths: globs(&["/mnt/none/*"]), ..Criteria::default() },
+    ];
+    for exclude in exclusions {
+        assert_eq!(verdict(&include, &exclude, &disk), Verdict::Doubtful, "{exclude:?}");
+        assert_eq!(verdict(&include, &exclude, &settled), Verdict::Selected, "{exclude:?}");
+    }
+    // What the kernel itself knows needs no udev.
+    let exclude = Criteria { transports: Some(vec![Transport::Usb]), ..Criteria::default() };
+    assert_eq!(verdict(&include, &exclude, &disk), Verdict::Selected);
+    assert_eq!(verdict(&include, &Criteria::default(), &disk), Verdict::Selected);
+}
+
+#[test]
+fn a_selector_that_says_nothing_is_refused() {
+    let nothing = Criteria::default;
+    assert_eq!(Selector::new(nothing(), nothing()), Err(SelectorError::Everything));
+    assert_eq!(Selector::new(nothing(), by_id(&["a"])), Err(SelectorError::Everything));
+    let usable = by_id(&["a"]);
+    let size = |at_least, at_most| Criteria { size: Some(Sizes { at_least, at_most }), ..by_id(&["a"]) };
+    for (bad, expected) in [
+        (by_id(&[]), SelectorError::Empty { criterion: "byId" }),
+        (Criteria { paths: Some(vec![]), ..by_id(&["a"]) }, SelectorError::Empty { criterion: "paths" }),
+        (Criteria { model: Some(vec![]), ..by_id(&["a"]) }, SelectorError::Empty { criterion: "model" }),
+        (Criteria { transports: Some(vec![]), ..by_id(&["a"]) }, SelectorError::Empty { criterion: "transports" }),
+        (size(None, None), SelectorError::Size),
+        (size(Some(2), Some(1)), SelectorError::Size),
+    ] {
+        assert_eq!(Selector::new(bad.clone(), nothing()), Err(expected.clone()));
+        assert_eq!(Selector::new(usable.clone(), bad), Err(expected));
+    }
+    assert!(Selector::new(size(Some(1), Some(1)), nothing()).is_ok());
+}
+
+#[test]
+fn each_disk_belongs_to_one_pool_or_none() {
+    let disk = |name: &str, minor| Disk { number: Device { major: 8, minor }, ..blank(name) };
+    let disks = [disk("sdb", 16), disk("sdc", 32), disk("sdd", 48), disk("sde", 64)];
+    let pool = |name: &str, include| (name.to_owned(), Selector::new(include, Criteria::default()).unwrap());
+    let paths = Criteria { paths: globs(&["/mnt/disks/*"]), ..Criteria::default() };
+    let pools = [pool("fast", paths), pool("slow", by_id(&["scsi-sd[cd]"])), pool("none", by_id(&["x"]))];
+    let assignment = assign(&pools, &disks, &Links);
+    let owners: Vec<_> = assignment.pools.iter().map(|(disk, pool)| (disk.as_str(), pool.as_str())).collect();
+    assert_eq!(owners, [("sdb", "fast"), ("sdd", "slow")], "a disk of two pools belongs to none");
+    let [conflict] = assignment.conflicts.as_slice() else { panic!("{assignment:?}") };
+    let text = conflict.to_string();
+    assert!(text.contains("the disk sdc (scsi-sdc) belongs to the pools fast and slow"), "{text}");
+    assert!(assignment.doubtful.is_empty());
+}
+
+#[test]
+fn a_doubtful_disk_belongs_to_no_pool() {
+    let disks = [Disk { udev: false, ..blank("sdb") }];
+    let selector = Selector::new(by_id(&["scsi-*"]), by_id(&["wwn-1"])).unwrap();
+    let assignment = assign(&[("fast".to_owned(), selector)], &disks, &Links);
+    assert!(assignment.pools.is_empty() && assignment.conflicts.is_empty());
+    assert_eq!(assignment.doubtful.get("sdb").map(String::as_str), Some("fast"));
+    // Nor to one that has no doubt, as long as another may turn out to mean it too.
+    let sure = Selector::new(by_id(&["scsi-*"]), Criteria::default()).unwrap();
+    let doubting = Selector::new(by_id(&["scsi-*"]), by_id(&["wwn-1"])).unwrap();
+    let pools = [("sure".to_owned(), sure), ("doubting".to_owned(), doubting)];
+    let assignment = assign(&pools, &disks, &Links);
+    assert!(assignment.pools.is_empty());
+    assert_eq!(assignment.doubtful.get("sdb").map(String::as_str), Some("doubting"));
+    assert_eq!(assign(&pools, &[blank("sdb")], &Links).conflicts.len(), 1);
+}
+
+#[test]
+fn paths_without_a_target_mean_nothing() {
+    let include = Criteria { paths: globs(&["/mnt/disks/*"]), ..Criteria::default() };
+    let selector = Selector::new(include, Criteria::default()).unwrap();
+    assert_eq!(selector.verdict(&blank("sdb"), &Targets::default()), Verdict::NotMeant);
+}

@@ -1,0 +1,179 @@
+//! udev's database: a text file for each device, read without udev.
+
+use std::collections::HashMap;
+use std::fs;
+
+use quarry_mount::Device;
+
+use super::Roots;
+
+/// What udev has written down of one device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Links below `/dev`, `disk/by-id/…`.
+    links: Vec<String>,
+    properties: HashMap<String, String>,
+}
+
+/// What the database says of a disk.
+#[derive(Debug)]
+pub(super) enum Record {
+    /// Nothing: no udev here, or it has not come to this disk yet.
+    None,
+    /// Something of another disk that had this number before: udev has not come to this one yet, and its links in `/dev`
+    /// are the other's too.
+    Stale,
+    /// This.
+    Entry(Entry),
+}
+
+/// Reads what the database has of the disk with that number and place in the kernel's count.
+pub(super) fn read(roots: &Roots, number: Device, sequence: Option<u64>) -> Record {
+    let path = roots.run.join(format!("udev/data/b{number}"));
+    let Ok(text) = fs::read(path) else { return Record::None };
+    let entry = parse(&text);
+    match (entry.sequence(), sequence) {
+        (Some(theirs), Some(ours)) if theirs != ours => Record::Stale,
+        _ => Record::Entry(entry),
+    }
+}
+
+/// Reads the text of an entry. Lines of kinds that are not needed, and lines that are broken, are left out.
+fn parse(text: &[u8]) -> Entry {
+    let mut entry = Entry::default();
+    for line in String::from_utf8_lossy(text).lines() {
+        match line.split_once(':') {
+            Some(("S", link)) => entry.links.push(link.to_owned()),
+            Some(("E", property)) => {
+                if let Some((key, value)) = property.split_once('=') {
+                    entry.properties.insert(key.to_owned(), value.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    entry
+}
+
+impl Entry {
+    /// A property that is there and not blank.
+    pub(super) fn property(&self, key: &str) -> Option<&str> {
+        self.properties.get(key).map(|value| value.trim()).filter(|value| !value.is_empty())
+    }
+
+    /// A property in which udev has written spaces and their like as `\x20`.
+    pub(super) fn encoded(&self, key: &str) -> Option<String> {
+        self.property(key).map(|value| decode(value).trim().to_owned()).filter(|value| !value.is_empty())
+    }
+
+    /// The names of the links in a folder below `/dev`, `disk/by-id`.
+    pub(super) fn links_in<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a str> {
+        let listed = self.property("DEVLINKS").unwrap_or_default().split_ascii_whitespace();
+        let listed = listed.filter_map(|link| link.strip_prefix("/dev/"));
+        let all = self.links.iter().map(String::as_str).chain(listed);
+        all.filter_map(move |link| link.strip_prefix(folder)?.strip_prefix('/')).filter(|name| !name.contains('/'))
+    }
+
+    /// Which disk this was written of, by the kernel's count; newer udevs tell it by a link.
+    fn sequence(&self) -> Option<u64> {
+        self.links_in("disk/by-diskseq").find_map(|name| name.parse().ok())
+    }
+}
+
+/// Replaces `\x20` and its like by the byte that is meant.
+fn decode(text: &str) -> String {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let hex = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let code = match after {
+            [b'x', high, low, tail @ ..] if byte == b'\\' => {
+                hex(*high).zip(hex(*low)).map(|(high, low)| (high << 4 | low, tail))
+            }
+            _ => None,
+        };
+        let (byte, tail) = code.unwrap_or((byte, after));
+        plain.push(byte);
+        rest = tail;
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SATA: &str = "\
+S:disk/by-path/pci-0000:00:1f.2-ata-3
+S:disk/by-id/ata-Samsung_SSD_870_EVO_1TB_S5Y1NX0R100001
+S:disk/by-id/wwn-0x5002538f00000001
+S:disk/by-diskseq/12
+L:0
+I:5231923
+E:ID_ATA=1
+E:ID_TYPE=disk
+E:ID_BUS=ata
+E:ID_MODEL=Samsung_SSD_870_EVO_1TB
+E:ID_MODEL_ENC=Samsung\\x20SSD\\x20870\\x20EVO\\x201TB\\x20\\x20\\x20
+E:ID_SERIAL_SHORT=S5Y1NX0R100001
+E:ID_WWN=0x5002538f00000001
+E:ID_FS_LABEL_ENC=a=b:c
+E:
+G:systemd
+Q:systemd
+V:1
+";
+
+    #[test]
+    fn an_entry_is_read() {
+        let entry = parse(SATA.as_bytes());
+        let links: Vec<_> = entry.links_in("disk/by-id").collect();
+        assert_eq!(links, ["ata-Samsung_SSD_870_EVO_1TB_S5Y1NX0R100001", "wwn-0x5002538f00000001"]);
+        assert_eq!(entry.links_in("disk/by-path").collect::<Vec<_>>(), ["pci-0000:00:1f.2-ata-3"]);
+        assert_eq!(entry.encoded("ID_MODEL_ENC").unwrap(), "Samsung SSD 870 EVO 1TB");
+        assert_eq!(entry.property("ID_FS_LABEL_ENC"), Some("a=b:c"), "the first colon and the first equals sign part");
+        assert_eq!(entry.property("ID_NOTHING"), None);
+        assert_eq!(entry.sequence(), Some(12));
+    }
+
+    #[test]
+    fn the_list_of_links_counts_too() {
+        let entry = parse(b"E:DEVLINKS=/dev/disk/by-id/a /dev/disk/by-path/b /elsewhere/disk/by-id/c\n");
+        assert_eq!(entry.links_in("disk/by-id").collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn half_codes_stay_as_they_are() {
+        assert_eq!(decode(r"a\x2\xzz\x41\"), r"a\x2\xzzA\");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(text in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let entry = parse(&text);
+            let _ = (entry.sequence(), entry.encoded("ID_MODEL_ENC"), entry.links_in("disk/by-id").count());
+        }
+
+        #[test]
+        fn near_misses_are_survived(at in 0..SATA.len(), byte: u8) {
+            let mut text = SATA.as_bytes().to_vec();
+            text[at] = byte;
+            let entry = parse(&text);
+            let _ = entry.encoded("ID_MODEL_ENC");
+            // One byte spoils one line, or joins or parts two.
+            prop_assert!((6..=9).contains(&entry.properties.len()), "{:?}", entry.properties);
+        }
+
+        #[test]
+        fn what_udev_encodes_comes_back(model in "[a-z][ -~]{0,30}[a-z]") {
+            let encoded: String = model.bytes().map(|byte| match byte {
+                b'a'..=b'z' | b'0'..=b'9' => char::from(byte).to_string(),
+                _ => format!("\\x{byte:02x}"),
+            }).collect();
+            let entry = parse(format!("E:ID_MODEL_ENC={encoded}\n").as_bytes());
+            prop_assert_eq!(entry.encoded("ID_MODEL_ENC").unwrap(), model);
+        }
+    }
+}

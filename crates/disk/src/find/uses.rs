@@ -1,0 +1,140 @@
+//! What the kernel's tables say is in use: mounts, swap, loop devices, members of btrfs.
+//!
+//! They give the reason in words. They do not show everything (mounts outside of this container, a program that has
+//! opened the disk): the last word is the kernel's, when the disk is asked for alone ([`crate::alone`]).
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use quarry_mount::{Device, Entry};
+
+use super::names::{device_name, kernel_spelling};
+use super::{Error, How, Roots, Use};
+
+/// All uses of all devices.
+#[derive(Debug, Default)]
+pub(super) struct Uses(Vec<(Who, How)>);
+
+/// The device that is used, as the table names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Who {
+    Number(Device),
+    Name(String),
+}
+
+impl Uses {
+    /// Reads the tables.
+    pub(super) fn read(roots: &Roots) -> Result<Self, Error> {
+        let path = roots.proc.join("self/mountinfo");
+        let table = fs::read(&path).map_err(|source| Error::Table { path, source })?;
+        let mut uses: Vec<_> =
+            quarry_mount::parse(&table).into_iter().filter_map(|entry| of_mount(roots, entry)).collect();
+        let path = roots.proc.join("swaps");
+        match fs::read(&path) {
+            Ok(table) => {
+                let swaps = swap_devices(&table).into_iter().filter_map(|swap| device_name(roots, &swap));
+                uses.extend(swaps.map(|name| (Who::Name(name), How::Swap)));
+            }
+            // A kernel that was built without swap.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::Table { path, source }),
+        }
+        uses.extend(loops(roots, &uses));
+        uses.extend(btrfs_members(roots).into_iter().map(|name| (Who::Name(name), How::Btrfs)));
+        Ok(Self(uses))
+    }
+
+    /// The uses of one disk or partition, each once.
+    pub(super) fn of(&self, name: &str, number: Device) -> Vec<Use> {
+        let is = |who: &Who| match who {
+            Who::Number(other) => *other == number,
+            Who::Name(other) => other == name,
+        };
+        let mut of: BTreeSet<How> = self.0.iter().filter(|(who, _)| is(who)).map(|(_, how)| how.clone()).collect();
+        // Where a btrfs is mounted by this member, that says more.
+        if of.iter().any(|how| matches!(how, How::Mounted { .. })) {
+            of.remove(&How::Btrfs);
+        }
+        of.into_iter().map(|how| Use { device: name.to_owned(), how }).collect()
+    }
+}
+
+fn of_mount(roots: &Roots, entry: Entry) -> Option<(Who, How)> {
+    // A device's node mounted on another: devices live on devtmpfs, or on a tmpfs where /dev is a container's own.
+    if matches!(entry.fstype.as_str(), "devtmpfs" | "tmpfs") && entry.root != Path::new("/") {
+        let node = entry.root.as_os_str().as_bytes();
+        let node = node.strip_suffix(b"//deleted").unwrap_or(node);
+        let node = Path::new(OsStr::from_bytes(node)).strip_prefix("/").ok()?.to_owned();
+        return Some((Who::Name(kernel_spelling(&node)?), How::Published { at: entry.target }));
+    }
+    let mounted = How::Mounted { at: entry.target };
+    if entry.device.major != 0 {
+        return Some((Who::Number(entry.device), mounted));
+    }
+    // btrfs numbers its mounts anonymously: the source has to tell.
+    Some((Who::Name(device_name(roots, &entry.source)?), mounted))
+}
+
+/// The devices in `/proc/swaps`: a line each after the first, the path up to the first blank, spaces as `\040`.
+fn swap_devices(table: &[u8]) -> Vec<PathBuf> {
+    let lines = table.split(|&byte| byte == b'\n').skip(1);
+    let paths = lines.filter_map(|line| line.split(|byte| matches!(byte, b' ' | b'\t')).next());
+    paths.filter(|path| path.starts_with(b"/")).map(|path| PathBuf::from(OsStr::from_bytes(path))).collect()
+}
+
+/// What loop devices lead to. kubelet makes one for each raw block volume, over a mount of the device's node.
+fn loops(roots: &Roots, uses: &[(Who, How)]) -> Vec<(Who, How)> {
+    let mut loops = Vec::new();
+    for entry in fs::read_dir(roots.sys.join("block")).into_iter().flatten().flatten() {
+        let Ok(mut path) = fs::read(entry.path().join("loop/backing_file")) else { continue };
+        while path.last().is_some_and(u8::is_ascii_whitespace) {
+            path.pop();
+        }
+        let path = path.strip_suffix(b" (deleted)").unwrap_or(&path);
+        let path = PathBuf::from(std::ffi::OsString::from_vec(path.to_vec()));
+        let published = uses.iter().find(|(_, how)| matches!(how, How::Published { at } if *at == path));
+        let who = match published {
+            Some((who, _)) => Some(who.clone()),
+            None => device_name(roots, &path).map(Who::Name),
+        };
+        if let (Some(who), Ok(name)) = (who, entry.file_name().into_string()) {
+            loops.push((who, How::Loop { name }));
+        }
+    }
+    loops
+}
+
+/// The kernel's names of all members of the btrfs filesystems that are mounted anywhere on the host.
+fn btrfs_members(roots: &Roots) -> Vec<String> {
+    let filesystems = fs::read_dir(roots.sys.join("fs/btrfs")).into_iter().flatten().flatten();
+    let members = filesystems.flat_map(|one| fs::read_dir(one.path().join("devices")).into_iter().flatten().flatten());
+    members.filter_map(|member| member.file_name().into_string().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn swap_is_read() {
+        let table = b"Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n\
+            /dev/sda3                               partition\t8388604\t\t0\t\t-2\n\
+            /swap\\040file                          file\t\t1048572\t\t0\t\t-3\n";
+        assert_eq!(swap_devices(table), [Path::new("/dev/sda3"), Path::new("/swap\\040file")]);
+        assert!(swap_devices(b"Filename Type\n").is_empty());
+        assert!(swap_devices(b"").is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_is_survived(table in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = swap_devices(&table);
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Whether a disk may be taken, and why not, in words.
+//!
+//! A disk is free only if everything says so: the kernel's tables, libblkid, the four places where a GPT header may have
+//! survived its protective MBR, and at last the kernel, asked for the disk alone. Doubt of any kind is not free.
+
+mod alone;
+mod remains;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use quarry_filesystem::Probe;
+
+pub use alone::{Alone, alone};
+pub use remains::{BootSector, ReadError, Remains, remains};
+
+use crate::find::{Disk, How};
+
+/// What was found by reading a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Contents {
+    /// A claim of ours lies on it, whole or not. What else is on it is then of no matter here.
+    Ours {
+        /// What it is, in words: "volume pvc-1".
+        what: String,
+    },
+    /// No claim of ours, and this.
+    Other {
+        /// What libblkid found.
+        probe: Probe,
+        /// What is left of a partition table.
+        remains: Remains,
+    },
+    /// It could not be read where it matters.
+    Unreadable {
+        /// What failed: "reading its last sectors failed: …".
+        why: String,
+    },
+}
+
+/// What a disk is to us. The reasons are words that go on after "it": "has an ext4 filesystem, label data".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It may be taken.
+    Free,
+    /// It is ours already.
+    Claimed {
+        /// What it is: "volume pvc-1".
+        what: String,
+    },
+    /// Somebody uses it.
+    InUse {
+        /// Who or how; other reasons follow, if there are any.
+        why: String,
+    },
+    /// It cannot hold a volume.
+    Unusable {
+        /// The reasons.
+        why: String,
+    },
+    /// Something is on it.
+    NotEmpty {
+        /// What.
+        why: String,
+    },
+}
+
+impl State {
+    /// One word for a table, and for a metric's label.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Claimed { .. } => "claimed",
+            Self::InUse { .. } => "in-use",
+            Self::Unusable { .. } => "unusable",
+            Self::NotEmpty { .. } => "not-empty",
+        }
+    }
+
+    /// The reason, or what is on it; nothing of a free disk.
+    #[must_use]
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Self::Free => None,
+            Self::Claimed { what: why } | Self::InUse { why } | Self::Unusable { why } | Self::NotEmpty { why } => {
+                Some(why)
+            }
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())?;
+        self.why().map_or(Ok(()), |why| write!(f, ": {why}"))
+    }
+}
+
+/// Judges a disk. `last` asks the kernel for it alone ([`alone`]), and is called only when all else says that the disk is
+/// free: it keeps others from the disk for a moment.
+///
+/// All reasons are told, so that an operator does not find one after the other; the first kind of them gives the state.
+pub fn judge(disk: &Disk, contents: &Contents, last: impl FnOnce() -> Alone) -> State {
+    if let Contents::Ours { what } = contents {
+        return State::Claimed { what: what.clone() };
+    }
+    let in_use = in_use(disk);
+    let mut unusable = unusable(disk);
+    let mut not_empty = Vec::new();
+    if !disk.partitions.is_empty() {
+        not_empty.push(format!("has partitions {}", listed(&disk.partitions)));
+    }
+    match contents {
+        Contents::Ours { .. } => {}
+        // Of a disk without a medium, this is only the same once more.
+        Contents::Unreadable { .. } if disk.size == 0 => {}
+        Contents::Unreadable { why } => unusable.push(why.clone()),
+        Contents::Other { probe, remains } => not_empty.extend(holds(probe, remains)),
+    }
+    let all = [in_use.as_slice(), &unusable, &not_empty].concat().join("; ");
+    if !in_use.is_empty() {
+        return State::InUse { why: all };
+    }
+    if !unusable.is_empty() {
+        return State::Unusable { why: all };
+    }
+    if !not_empty.is_empty() {
+        return State::NotEmpty { why: all };
+    }
+    match last() {
+        Alone::Yes => State::Free,
+        Alone::Held => State::InUse { why: "is held by another program or the kernel".to_owned() },
+        Alone::Unknown { why } => State::Unusable { why },
+    }
+}
+
+/// How a disk is in use, as far as the kernel's tables show it.
+fn in_use(disk: &Disk) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let mut mounts = Vec::new();
+    let mut users = disk.holders.clone();
+    for one in &disk.uses {
+        let part = if one.device == disk.name { String::new() } else { format!(" ({})", one.device) };
+        match &one.how {
+            How::Mounted { at } => mounts.push(format!("{}{part}", shown(&at.to_string_lossy()))),
+            How::Published { at } => {
+                reasons.push(format!("is a raw block volume at {}{part}", shown(&at.to_string_lossy())))
+            }
+            How::Swap => reasons.push(format!("is used as swap{part}")),
+            How::Loop { name } => users.push(name.clone()),
+            How::Btrfs => reasons.push(format!("is a member of a mounted btrfs{part}")),
+        }
+    }
+    if !mounts.is_empty() {
+        // A pod's mount of a part of a filesystem shows like any other; the shortest path says most.
+        mounts.sort_by_key(|mount| (mount.len(), mount.clone()));
+        reasons.insert(0, format!("is mounted on {}", listed(&mounts)));
+    }
+    if !users.is_empty() {
+        reasons.insert(0, format!("used by {}", listed(&users)));
+    }
+    reasons
+}
+
+/// Why a disk cannot hold a volume, whatever is on it.
+fn unusable(disk: &Disk) -> Vec<String> {
+    let mut reasons = Vec::new();
+    match (disk.size, disk.removable) {
+        (0, true) => reasons.push("has no medium".to_owned()),
+        (0, false) => reasons.push("has a size of 0".to_owned()),
+        _ => {}
+    }
+    if disk.read_only {
+        reasons.push("is read-only".to_owned());
+    }
+    if disk.zoned {
+        reasons.push("has zones that can only be written in order".to_owned());
+    }
+    if disk.multipath {
+        reasons.push("is one of several paths to a multipath device".to_owned());
+    }
+    if !disk.same_as.is_empty() {
+        reasons.push(format!(
+            "has the same world-wide name as {}: one disk seen twice, or a clone",
+            listed(&disk.same_as)
+        ));
+    }
+    reasons
+}
+
+/// What is on a disk, if anything.
+fn holds(probe: &Probe, remains: &Remains) -> Option<String> {
+    match probe {
+        Probe::Blank => remains.words(),
+        Probe::Filesystem { kind, label, in_progress, .. } => {
+            let article = if kind.as_str().starts_with(['e', 'x']) { "an" } else { "a" };
+            let article = if *in_progress { "an unfinished" } else { article };
+            let label = label.as_ref().map(|label| format!(", label {}", shown(label))).unwrap_or_default();
+            Some(format!("has {article} {kind} filesystem{label}"))
+        }
+        Probe::Other { what } | Probe::Ambivalent { what } => Some(format!("holds {what}")),
+    }
+}
+
+/// The first few, and how many more there are.
+fn listed(all: &[String]) -> String {
+    const MOST: usize = 4;
+    let first: Vec<&str> = all.iter().take(MOST).map(String::as_str).collect();
+    match all.len().saturating_sub(MOST) {
+        0 => first.join(", "),
+        more => format!("{} and {more} more", first.join(", ")),
+    }
+}
+
+/// Text that others have chosen, without what would change the operator's terminal.
+fn shown(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
+}

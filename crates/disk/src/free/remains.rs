@@ -1,0 +1,250 @@
+//! What is left of a partition table that libblkid no longer sees.
+//!
+//! libblkid finds a GPT by its protective MBR. One whose first sector was overwritten (`dd … count=1`) still has its
+//! headers, and all of its partitions can be had back from them: such a disk is not empty.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// What every GPT header begins with.
+const HEADER: &[u8; 8] = b"EFI PART";
+/// The greatest sector, and what a direct read has to be aligned to.
+const BLOCK: u64 = 4096;
+/// The smallest sector.
+const SECTOR: u64 = 512;
+
+/// What is left of a partition table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remains {
+    /// Where headers of a GPT begin, in bytes.
+    pub headers: Vec<u64>,
+    /// What the first sector's last two bytes say.
+    pub boot: Option<BootSector>,
+}
+
+/// A first sector that ends in 0x55 0xAA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootSector {
+    /// It is the protective MBR of a GPT: one of its four entries has the type 0xEE.
+    Protective,
+    /// Anything else: an MBR, or the beginning of a FAT or an NTFS.
+    Other,
+}
+
+/// Why a disk could not be looked at. Such a disk is unusable.
+#[derive(Debug, thiserror::Error)]
+#[error("reading its {part} sectors failed: {source}; see the kernel log")]
+pub struct ReadError {
+    part: &'static str,
+    source: io::Error,
+}
+
+impl Remains {
+    /// In words that go on after "it". `None`: nothing is left.
+    #[must_use]
+    pub fn words(&self) -> Option<String> {
+        let boot = self.boot.map(|boot| match boot {
+            BootSector::Protective => "has a protective MBR".to_owned(),
+            BootSector::Other => "has a boot signature in its first sector".to_owned(),
+        });
+        let headers = (!self.headers.is_empty()).then(|| {
+            let places: Vec<String> = self.headers.iter().map(u64::to_string).collect();
+            format!("has what is left of a GPT (EFI PART at byte {})", places.join(", "))
+        });
+        let words: Vec<String> = boot.into_iter().chain(headers).collect();
+        (!words.is_empty()).then(|| words.join("; "))
+    }
+}
+
+/// Looks for `EFI PART` in the second and in the last sector, both for sectors of 512 and of 4096 bytes (a disk's adapter
+/// may show other sectors than the one before), and for a boot signature. `size` is the disk's size in bytes. Reads whole
+/// aligned blocks of 4096 bytes, so that the disk may be open for direct reads.
+///
+/// # Errors
+/// One of the sectors cannot be read.
+pub fn remains(disk: &impl FileExt, size: u64) -> Result<Remains, ReadError> {
+    let mut remains = Remains::default();
+    for (block, places) in places(size) {
+        let part = if block == 0 || places.contains(&BLOCK) { "first" } else { "last" };
+        let bytes = read_block(disk, block, size).map_err(|source| ReadError { part, source })?;
+        if block == 0 {
+            remains.boot = boot_sector(&bytes);
+        }
+        let is_header = |place: &u64| {
+            let within = usize::try_from(place - block).ok();
+            within.and_then(|within| bytes.get(within..)).is_some_and(|rest| rest.starts_with(HEADER))
+        };
+        remains.headers.extend(places.iter().copied().filter(is_header));
+    }
+    Ok(remains)
+}
+
+/// Where a header may be, by the block of 4096 bytes that has to be read for it, in the order of the disk.
+fn places(size: u64) -> Vec<(u64, Vec<u64>)> {
+    let last = |sector: u64| (size / sector).checked_sub(1).map(|index| index * sector);
+    let mut places: Vec<u64> = [Some(SECTOR), Some(BLOCK), last(SECTOR), last(BLOCK)].into_iter().flatten().collect();
+    // The first sector is never a header, and is read in any case.
+    places.push(0);
+    places.retain(|place| place + SECTOR <= size);
+    places.sort_unstable();
+    places.dedup();
+    let mut blocks: Vec<(u64, Vec<u64>)> = Vec::new();
+    for place in places {
+        let block = place - place % BLOCK;
+        match blocks.last_mut() {
+            Some((last, places)) if *last == block => places.push(place),
+            _ => blocks.push((block, vec![place])),
+        }
+    }
+    for (_, places) in &mut blocks {
+        places.retain(|place| *place != 0);
+    }
+    blocks
+}
+
+/// The block, or what there is of it at the end of a disk.
+fn read_block(disk: &impl FileExt, block: u64, size: u64) -> io::Result<Vec<u8>> {
+    let to_usize = |length: u64| usize::try_from(length).map_err(io::Error::other);
+    let length = to_usize((size - block).min(BLOCK))?;
+    let alignment = to_usize(BLOCK)?;
+    let mut buffer = vec![0_u8; length + alignment];
+    let skip = buffer.as_ptr().align_offset(alignment);
+    let aligned = buffer.get_mut(skip..).and_then(|rest| rest.get_mut(..length));
+    let aligned = aligned.ok_or_else(|| io::Error::other("no aligned buffer"))?;
+    disk.read_exact_at(aligned, block)?;
+    Ok(aligned.to_vec())
+}
+
+fn boot_sector(start: &[u8]) -> Option<BootSector> {
+    const ENTRIES: std::ops::Range<usize> = 446..510;
+    const TYPE: usize = 4;
+    let marked = start.get(510..512)? == [0x55, 0xaa];
+    let entries = start.get(ENTRIES)?.as_chunks::<16>().0;
+    let protective = entries.iter().any(|entry| entry.get(TYPE) == Some(&0xee));
+    marked.then_some(if protective { BootSector::Protective } else { BootSector::Other })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A sparse file of that size with these bytes in it.
+    fn file(size: u64, parts: &[(u64, &[u8])]) -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(size).unwrap();
+        for (offset, bytes) in parts {
+            file.write_all_at(bytes, *offset).unwrap();
+        }
+        file
+    }
+
+    const SIZE: u64 = 64 << 20;
+
+    #[test]
+    fn a_blank_disk_has_nothing() {
+        let found = remains(&file(SIZE, &[]), SIZE).unwrap();
+        assert_eq!(found, Remains::default());
+        assert_eq!(found.words(), None);
+    }
+
+    #[test]
+    fn each_of_the_four_places_is_looked_at() {
+        for place in [512, 4096, SIZE - 512, SIZE - 4096] {
+            let found = remains(&file(SIZE, &[(place, HEADER)]), SIZE).unwrap();
+            assert_eq!(found.headers, [place]);
+            assert!(found.words().unwrap().contains(&format!("at byte {place}")));
+        }
+        let all = [512, 4096, SIZE - 4096, SIZE - 512];
+        let parts: Vec<_> = all.iter().map(|place| (*place, HEADER.as_slice())).collect();
+        assert_eq!(remains(&file(SIZE, &parts), SIZE).unwrap().headers, all);
+        // Anywhere else it is only bytes.
+        let elsewhere: Vec<_> = [0, 1024, 513, SIZE - 8, SIZE / 2].map(|place| (place, HEADER.as_slice())).into();
+        assert_eq!(remains(&file(SIZE, &elsewhere), SIZE).unwrap().headers, [0; 0]);
+        assert_eq!(remains(&file(SIZE, &[(512, b"EFI PARS")]), SIZE).unwrap().headers, [0; 0]);
+    }
+
+    #[test]
+    fn the_last_sector_of_4096_bytes_may_end_before_the_disk_does() {
+        // A disk of 512-byte sectors, as an adapter with sectors of 4096 bytes would show it.
+        let size = SIZE + 3 * 512;
+        for place in [SIZE - 4096, size - 512] {
+            assert_eq!(remains(&file(size, &[(place, HEADER)]), size).unwrap().headers, [place]);
+        }
+    }
+
+    #[test]
+    fn tiny_disks_are_survived() {
+        for size in [0, 511, 512, 513, 1024, 4095, 4096, 4608, 8192] {
+            assert_eq!(remains(&file(size, &[]), size).unwrap(), Remains::default(), "{size}");
+        }
+        assert_eq!(remains(&file(1024, &[(512, HEADER)]), 1024).unwrap().headers, [512]);
+    }
+
+    #[test]
+    fn a_boot_signature_is_told_from_a_protective_mbr() {
+        let boot = |parts: &[(u64, &[u8])]| remains(&file(SIZE, parts), SIZE).unwrap().boot;
+        let mark: (u64, &[u8]) = (510, &[0x55, 0xaa]);
+        assert_eq!(boot(&[mark]), Some(BootSector::Other));
+        for entry in 0..4 {
+            let kind: (u64, &[u8]) = (446 + 16 * entry + 4, &[0xee]);
+            assert_eq!(boot(&[mark, kind]), Some(BootSector::Protective));
+            assert_eq!(boot(&[kind]), None);
+        }
+        assert_eq!(boot(&[mark, (446 + 3, &[0xee])]), Some(BootSector::Other));
+        assert_eq!(boot(&[(510, &[0xaa, 0x55])]), None);
+    }
+
+    /// A disk on which one block cannot be read.
+    struct Broken(u64);
+
+    impl FileExt for Broken {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            if offset == self.0 {
+                return Err(io::Error::from_raw_os_error(nix::libc::EIO));
+            }
+            buffer.fill(0);
+            Ok(buffer.len())
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<usize> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    #[test]
+    fn a_read_error_is_one_wherever_it_is() {
+        for (place, part) in [(0, "first"), (4096, "first"), (SIZE - 4096, "last")] {
+            let error = remains(&Broken(place), SIZE).unwrap_err().to_string();
+            assert!(error.contains(&format!("reading its {part} sectors failed")), "{error}");
+        }
+        assert!(remains(&Broken(8192), SIZE).is_ok(), "no other place is read");
+        let mut short = tempfile::tempfile().unwrap();
+        short.write_all(&[0; 8192]).unwrap();
+        assert!(remains(&short, SIZE).is_err(), "a disk that is shorter than it says");
+    }
+
+    proptest! {
+        #[test]
+        fn every_place_lies_on_the_disk(size in 0..(1_u64 << 40)) {
+            for (block, places) in places(size) {
+                prop_assert!(block % BLOCK == 0 && block < size);
+                for place in places {
+                    prop_assert!(place >= SECTOR && place >= block && place + 8 <= size);
+                    // All of it is in what is read for it.
+                    prop_assert!(place + 8 <= (block + BLOCK).min(size));
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..9000)) {
+            let file = file(0, &[(0, &bytes)]);
+            prop_assert!(remains(&file, bytes.len() as u64).is_ok());
+        }
+    }
+}

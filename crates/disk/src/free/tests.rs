@@ -1,0 +1,170 @@
+//! States and their reasons.
+
+use std::path::PathBuf;
+
+use quarry_filesystem::Probe;
+
+use super::*;
+use crate::find::Use;
+use crate::find::testing::{Host, blank};
+
+fn nothing() -> Contents {
+    Contents::Other { probe: Probe::Blank, remains: Remains::default() }
+}
+
+fn probed(probe: Probe) -> Contents {
+    Contents::Other { probe, remains: Remains::default() }
+}
+
+/// The state of a disk that the kernel would give us.
+fn state(disk: &Disk, contents: &Contents) -> String {
+    judge(disk, contents, || Alone::Yes).to_string()
+}
+
+fn used(how: How) -> Disk {
+    Disk { uses: vec![Use { device: "sdb".to_owned(), how }], ..blank("sdb") }
+}
+
+#[test]
+fn a_disk_is_free_when_everything_says_so() {
+    assert_eq!(judge(&blank("sdb"), &nothing(), || Alone::Yes), State::Free);
+    assert_eq!(state(&blank("sdb"), &nothing()), "free");
+}
+
+/// Every single thing that may be wrong with a disk, and the words for it.
+fn wrong() -> Vec<(Disk, Contents, &'static str)> {
+    let disk = || blank("sdb");
+    let at = || PathBuf::from("/data");
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let filesystem = |kind: &str, label: Option<&str>, in_progress| {
+        let (kind, label) = (kind.parse().unwrap(), label.map(str::to_owned));
+        probed(Probe::Filesystem { kind, uuid: "1234".to_owned(), label, in_progress })
+    };
+    let other = |what: &str| probed(Probe::Other { what: what.to_owned() });
+    let left = |headers: &[u64], boot| Contents::Other {
+        probe: Probe::Blank,
+        remains: Remains { headers: headers.to_vec(), boot },
+    };
+    vec![
+        (Disk { holders: names(&["md0"]), ..disk() }, nothing(), "in-use: used by md0"),
+        (used(How::Mounted { at: at() }), nothing(), "in-use: is mounted on /data"),
+        (used(How::Published { at: at() }), nothing(), "in-use: is a raw block volume at /data"),
+        (used(How::Swap), nothing(), "in-use: is used as swap"),
+        (used(How::Loop { name: "loop0".to_owned() }), nothing(), "in-use: used by loop0"),
+        (used(How::Btrfs), nothing(), "in-use: is a member of a mounted btrfs"),
+        (Disk { size: 0, ..disk() }, nothing(), "unusable: has a size of 0"),
+        (Disk { size: 0, removable: true, ..disk() }, nothing(), "unusable: has no medium"),
+        (Disk { read_only: true, ..disk() }, nothing(), "unusable: is read-only"),
+        (Disk { zoned: true, ..disk() }, nothing(), "unusable: has zones that can only be written in order"),
+        (Disk { multipath: true, ..disk() }, nothing(), "unusable: is one of several paths to a multipath device"),
+        (
+            Disk { same_as: names(&["sdc"]), ..disk() },
+            nothing(),
+            "unusable: has the same world-wide name as sdc: one disk seen twice, or a clone",
+        ),
+        (
+            disk(),
+            Contents::Unreadable { why: "reading its last sectors failed: EIO".to_owned() },
+            "unusable: reading its last sectors failed: EIO",
+        ),
+        (Disk { partitions: names(&["sdb1", "sdb2"]), ..disk() }, nothing(), "not-empty: has partitions sdb1, sdb2"),
+        (disk(), filesystem("ext4", Some("data"), false), "not-empty: has an ext4 filesystem, label data"),
+        (disk(), filesystem("xfs", None, false), "not-empty: has an xfs filesystem"),
+        (disk(), filesystem("xfs", None, true), "not-empty: has an unfinished xfs filesystem"),
+        (
+            disk(),
+            filesystem("btrfs", Some("a\u{1b}[2J"), false),
+            "not-empty: has a btrfs filesystem, label a\\u{1b}[2J",
+        ),
+        (disk(), other("a member of an md array"), "not-empty: holds a member of an md array"),
+        (disk(), probed(Probe::Ambivalent { what: "both a and b".to_owned() }), "not-empty: holds both a and b"),
+        (disk(), left(&[512, 4096], None), "not-empty: has what is left of a GPT (EFI PART at byte 512, 4096)"),
+        (disk(), left(&[], Some(BootSector::Protective)), "not-empty: has a protective MBR"),
+        (disk(), left(&[], Some(BootSector::Other)), "not-empty: has a boot signature in its first sector"),
+        (
+            disk(),
+            left(&[512], Some(BootSector::Protective)),
+            "not-empty: has a protective MBR; has what is left of a GPT (EFI PART at byte 512)",
+        ),
+    ]
+}
+
+#[test]
+fn each_single_thing_is_enough_and_has_its_words() {
+    for (disk, contents, words) in wrong() {
+        assert_eq!(state(&disk, &contents), words);
+    }
+}
+
+#[test]
+fn what_is_not_free_anyway_is_not_asked_for() {
+    for (disk, contents, _) in wrong() {
+        judge(&disk, &contents, || panic!("the disk was opened"));
+    }
+}
+
+#[test]
+fn the_kernel_has_the_last_word() {
+    let last = |alone| judge(&blank("sdb"), &nothing(), || alone).to_string();
+    assert_eq!(last(Alone::Held), "in-use: is held by another program or the kernel");
+    assert_eq!(last(Alone::Unknown { why: "opening failed".to_owned() }), "unusable: opening failed");
+}
+
+#[test]
+fn a_claim_of_ours_goes_before_all_else() {
+    let contents = Contents::Ours { what: "volume pvc-1".to_owned() };
+    for (disk, _, _) in wrong() {
+        assert_eq!(judge(&disk, &contents, || panic!("the disk was opened")).to_string(), "claimed: volume pvc-1");
+    }
+}
+
+#[test]
+fn all_reasons_are_told_the_first_kind_first() {
+    let disk = Disk {
+        read_only: true,
+        partitions: vec!["sdb1".to_owned()],
+        holders: vec!["dm-0".to_owned(), "md0".to_owned()],
+        uses: vec![Use { device: "sdb1".to_owned(), how: How::Mounted { at: PathBuf::from("/boot") } }],
+        ..blank("sdb")
+    };
+    let contents = probed(Probe::Other { what: "a GPT partition table".to_owned() });
+    let words = "in-use: used by dm-0, md0; is mounted on /boot (sdb1); is read-only; has partitions sdb1; holds a GPT \
+                 partition table";
+    assert_eq!(state(&disk, &contents), words);
+}
+
+#[test]
+fn a_disk_without_a_medium_is_not_blamed_for_not_being_read() {
+    let disk = Disk { size: 0, removable: true, ..blank("sdb") };
+    let contents = Contents::Unreadable { why: "opening failed".to_owned() };
+    assert_eq!(state(&disk, &contents), "unusable: has no medium");
+}
+
+#[test]
+fn of_many_mounts_the_shortest_are_told() {
+    let mount = |at: &str| Use { device: "sdb2".to_owned(), how: How::Mounted { at: PathBuf::from(at) } };
+    let uses = (0..300).map(|n| mount(&format!("/var/lib/kubelet/pods/{n}/volume"))).chain([mount("/")]).collect();
+    let words = state(&Disk { uses, ..blank("sdb") }, &nothing());
+    assert!(words.starts_with("in-use: is mounted on / (sdb2), "), "{words}");
+    assert!(words.ends_with(" and 297 more"), "{words}");
+}
+
+#[test]
+fn a_host_from_the_tables_to_the_words() {
+    let host = Host::new();
+    let root = host.disk("pci0000:00/0000:00:02.0/virtio1/block/vda", "254:0");
+    root.partition("vda1", 1, "254:1").partition("vda2", 2, "254:2");
+    host.disk("pci0000:00/ata1/host0/block/sda", "8:0").holder("holders/md0");
+    host.disk("pci0000:00/0000:01:00.0/nvme/nvme0/nvme0n1", "259:0");
+    host.write("proc/self/mountinfo", "22 1 254:2 / / rw - ext4 /dev/root rw\n");
+    host.write("proc/swaps", "Filename\n/dev/vda1 partition 1 0 -2\n");
+    let states: Vec<_> = host.disks().iter().map(|disk| format!("{} {}", disk.name, state(disk, &nothing()))).collect();
+    assert_eq!(
+        states,
+        [
+            "sda in-use: used by md0",
+            "vda in-use: is mounted on / (vda2); is used as swap (vda1); has partitions vda1, vda2",
+            "nvme0n1 free",
+        ]
+    );
+}
