@@ -134,13 +134,13 @@ fn median(times: &mut [Duration]) -> Duration {
 
 /// Seconds that all our processes have spent, in calls and in the programs that these run.
 async fn spent(cluster: &Cluster) -> Result<BTreeMap<String, f64>> {
-    const CALLS: [&str; 3] = ["CreateVolume", "NodeStageVolume", "NodePublishVolume"];
+    const CALLS: [&str; 3] = ["Controller/CreateVolume", "Node/NodeStageVolume", "Node/NodePublishVolume"];
     const PROGRAMS: [&str; 2] = ["lvm lvcreate", "mkfs.ext4"];
     let mut all = BTreeMap::new();
     for line in metrics(cluster).await?.lines() {
         let Some((metric, value)) = line.rsplit_once(' ') else { continue };
         let label = |begins: &str| metric.strip_prefix(begins).and_then(|rest| rest.strip_suffix("\"}"));
-        let call = label("quarry_csi_call_seconds_sum{method=\"").and_then(|method| method.rsplit('/').next());
+        let call = label("quarry_csi_call_seconds_sum{method=\"");
         let program = label("quarry_command_seconds_total{program=\"");
         let wanted = call.filter(|name| CALLS.contains(name)).or(program.filter(|name| PROGRAMS.contains(name)));
         if let Some(name) = wanted {
@@ -173,7 +173,7 @@ pub(super) async fn memory(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "memory").await?;
     let rest = held(cluster).await?;
     let at_once = with(crate::objects::class("memory", "main"), json!({ "volumeBindingMode": "Immediate" }));
-    let claims: Vec<Value> = (0..VOLUMES).map(|number| claim(&format!("data-{number}"), "memory", "4Mi")).collect();
+    let claims: Vec<Value> = (0..VOLUMES).map(|number| claim(&format!("data-{number}"), "memory", "16Mi")).collect();
     space.apply(&[at_once]).await?;
     space.apply(&claims).await?;
     for number in 0..VOLUMES {
