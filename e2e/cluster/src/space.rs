@@ -167,7 +167,7 @@ impl<'a> Space<'a> {
     pub async fn end(self) -> Result<()> {
         let kubectl = self.cluster.kubectl();
         kubectl.run(["delete", "namespace", &self.name, "--timeout=240s"]).await?;
-        let began = Instant::now();
+        let (mut moved, mut before) = (Instant::now(), usize::MAX);
         loop {
             let volumes = kubectl.get(["pv"]).await?;
             let of_ours = |volume: &&Value| text(volume, "/spec/claimRef/namespace") == self.name;
@@ -175,8 +175,15 @@ impl<'a> Space<'a> {
             if left.is_empty() {
                 return Ok(());
             }
-            if began.elapsed() > PATIENCE {
-                bail!("the volumes {left:?} are there {} s after their namespace was removed", PATIENCE.as_secs());
+            // A hundred take their time.
+            if left.len() < before {
+                (moved, before) = (Instant::now(), left.len());
+            }
+            if moved.elapsed() > PATIENCE {
+                bail!(
+                    "the volumes {left:?} of a removed namespace are there, and none went in {} s",
+                    PATIENCE.as_secs()
+                );
             }
             tokio::time::sleep(LOOK).await;
         }

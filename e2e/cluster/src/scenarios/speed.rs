@@ -180,8 +180,6 @@ pub(super) async fn memory(cluster: &mut Cluster) -> Result<String> {
         space.volume_of(&format!("data-{number}")).await?;
     }
     let full = held(cluster).await?;
-    space.run(&["delete", "storageclass", "memory"]).await?;
-    space.end().await?;
     let figures: Vec<String> = rest
         .iter()
         .map(|(name, bytes)| {
@@ -189,7 +187,10 @@ pub(super) async fn memory(cluster: &mut Cluster) -> Result<String> {
             format!("{name} {} MiB, then {} MiB", mib(*bytes), mib(full.get(name).copied().unwrap_or_default()))
         })
         .collect();
-    Ok(format!("{VOLUMES} volumes: {}", figures.join("; ")))
+    let figures = format!("{VOLUMES} volumes: {}", figures.join("; "));
+    space.run(&["delete", "storageclass", "memory"]).await?;
+    space.end().await.context(figures.clone())?;
+    Ok(figures)
 }
 
 /// The anonymous memory of each kind of container of ours, in bytes: the largest of its kind. File pages, such as the
