@@ -24,6 +24,7 @@ pub fn space(group: &VolumeGroup, reserve: u64) -> Space {
         free: usable(group).iter().map(|volume| volume.free_extents).collect(),
         reserve: reserve.div_ceil(group.extent_size.max(1)),
         closed: closed(group),
+        whole: false,
     }
 }
 

@@ -6,6 +6,11 @@
 //!     lvm:
 //!       volumeGroup: vg-nvme
 //!       reserve: 10Gi
+//!   - name: whole
+//!     disk:
+//!       select: {transports: [nvme], size: {atLeast: 1Ti}}
+//!       exclude: {byId: ["*-part-of-the-system"]}
+//!       wipe: discard
 //! ```
 //!
 //! A mistake in the file stops the start with the file, the line and the key: a pool that is silently left out, or a
@@ -14,9 +19,12 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use quarry_disk::Selector;
 use quarry_volume::parse_size;
 use serde::Deserialize;
 use serde_saphyr::Spanned;
+
+mod disk;
 
 /// The longest name of a pool, in bytes: it is also a value of a metric's label and of a StorageClass parameter.
 const MAX_NAME: usize = 63;
@@ -26,10 +34,50 @@ const MAX_NAME: usize = 63;
 pub struct PoolConfig {
     /// The name that a StorageClass gives as `pool`.
     pub name: String,
+    /// What it gives out, and of what.
+    pub kind: PoolKind,
+}
+
+/// What a pool is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PoolKind {
+    /// Logical volumes of a volume group.
+    Lvm(LvmConfig),
+    /// Whole disks.
+    Disk(Box<DiskConfig>),
+}
+
+/// A pool of kind `lvm`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LvmConfig {
     /// The volume group it carves from.
     pub volume_group: String,
     /// Bytes of the volume group that are never given out.
     pub reserve: u64,
+}
+
+/// A pool of kind `disk`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskConfig {
+    /// Which disks it means.
+    pub selector: Selector,
+    /// What is done to the bytes of a volume that was deleted.
+    pub wipe: Wipe,
+}
+
+/// What is done to the bytes of a deleted volume before its disk is free again. It comes on top of what is always done
+/// before a volume is handed out, and stands in for nothing of that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wipe {
+    /// Zeros are written, by the disk itself where it can.
+    #[default]
+    Zero,
+    /// The disk is told that nobody needs them any more; what it then shows is its own affair. Zeros where it knows no
+    /// discard.
+    Discard,
+    /// Nothing.
+    None,
 }
 
 /// Why a configuration was refused.
@@ -65,7 +113,8 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Pool {
     name: Spanned<String>,
-    lvm: Lvm,
+    lvm: Option<Lvm>,
+    disk: Option<Spanned<disk::Section>>,
 }
 
 #[derive(Deserialize)]
@@ -112,25 +161,47 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
         if let Some(first) = names.insert(name.clone(), line) {
             return Err(wrong(line, format!("{key}.name: {name:?} is already the name of the pool in line {first}")));
         }
-        let line = pool.lvm.volume_group.referenced.line();
-        let volume_group = pool.lvm.volume_group.value;
-        check_volume_group(&volume_group).map_err(|why| wrong(line, format!("{key}.lvm.volumeGroup: {why}")))?;
-        if let Some(other) = groups.insert(volume_group.clone(), name.clone()) {
-            return Err(wrong(
-                line,
-                format!(
-                    "{key}.lvm.volumeGroup: {volume_group:?} already belongs to pool {other:?}; capacity is counted per volume group, give each pool its own"
-                ),
-            ));
-        }
-        let reserve = match pool.lvm.reserve {
-            None => 0,
-            Some(text) => parse_size(&text.value)
-                .map_err(|why| wrong(text.referenced.line(), format!("{key}.lvm.reserve: {why}")))?,
+        let kind = match (pool.lvm, pool.disk) {
+            (Some(section), None) => {
+                PoolKind::Lvm(lvm(section, &key, &name, &mut groups).map_err(|(line, what)| wrong(line, what))?)
+            }
+            (None, Some(section)) => {
+                PoolKind::Disk(Box::new(disk::read(section, &key).map_err(|(line, what)| wrong(line, what))?))
+            }
+            (None, None) => return Err(wrong(line, format!("{key}: say what it is made of: lvm or disk"))),
+            (Some(_), Some(section)) => {
+                let line = section.referenced.line();
+                return Err(wrong(line, format!("{key}.disk: a pool is made of lvm or of disk, not of both")));
+            }
         };
-        pools.push(PoolConfig { name, volume_group, reserve });
+        pools.push(PoolConfig { name, kind });
     }
     Ok(pools)
+}
+
+/// A mistake: its line, and what it is.
+type Mistake = (u64, String);
+
+/// Reads a pool's `lvm`; `groups` are the volume groups that have a pool already.
+fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut HashMap<String, String>) -> Result<LvmConfig, Mistake> {
+    let line = section.volume_group.referenced.line();
+    let volume_group = section.volume_group.value;
+    check_volume_group(&volume_group).map_err(|why| (line, format!("{key}.lvm.volumeGroup: {why}")))?;
+    if let Some(other) = groups.insert(volume_group.clone(), pool.to_owned()) {
+        return Err((
+            line,
+            format!(
+                "{key}.lvm.volumeGroup: {volume_group:?} already belongs to pool {other:?}; capacity is counted per volume group, give each pool its own"
+            ),
+        ));
+    }
+    let reserve = match section.reserve {
+        None => 0,
+        Some(text) => {
+            parse_size(&text.value).map_err(|why| (text.referenced.line(), format!("{key}.lvm.reserve: {why}")))?
+        }
+    };
+    Ok(LvmConfig { volume_group, reserve })
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -175,8 +246,10 @@ mod tests {
             "pools:\n  - name: fast\n    lvm:\n      volumeGroup: vg-nvme\n      reserve: 10Gi\n  - name: slow\n    lvm: {volumeGroup: vg1, reserve: 4096}\n  - name: third\n    lvm: {volumeGroup: vg2}\n",
         )
         .unwrap();
-        let pool =
-            |name: &str, group: &str, reserve| PoolConfig { name: name.into(), volume_group: group.into(), reserve };
+        let pool = |name: &str, group: &str, reserve| PoolConfig {
+            name: name.into(),
+            kind: PoolKind::Lvm(LvmConfig { volume_group: group.into(), reserve }),
+        };
         assert_eq!(pools, [pool("fast", "vg-nvme", 10 << 30), pool("slow", "vg1", 4096), pool("third", "vg2", 0)]);
     }
 

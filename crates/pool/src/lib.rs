@@ -1,18 +1,22 @@
 //! Pools: where volumes are carved from.
 //!
-//! A [`Pool`] is a storage behind one trait; [`LvmPool`] is a volume group,
-//! [`SimulatedPool`] a pretence of one in memory. The [`Record`] lies with each volume and is
+//! A [`Pool`] is a storage behind one trait; [`LvmPool`] is a volume group, [`DiskPool`] gives out whole disks,
+//! [`SimulatedPool`] is a pretence in memory. The [`Record`] lies with each volume and is
 //! all the state there is: what is on the disks survives whatever happens to the processes above them.
 
 mod config;
+mod disk;
 mod lvm;
+mod open;
 mod pool;
 mod record;
 mod simulated;
 mod uevent;
 
-pub use config::{ConfigError, PoolConfig, load, parse};
+pub use config::{ConfigError, DiskConfig, LvmConfig, PoolConfig, PoolKind, Wipe, load, parse};
+pub use disk::{DiskPool, DiskReport, Wiping};
 pub use lvm::LvmPool;
+pub use open::open;
 pub use pool::{Device, Health, Pool, PoolVolume, Reading, Recorded, Volumes};
 pub use quarry_lvm::safe_name as volume_name;
 pub use record::{MAX_RECORD, Record, State, Tag, VERSION};

@@ -9,7 +9,7 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use quarry_controller::Readiness;
 use quarry_node::Host;
-use quarry_pool::{LvmPool, Pool, Uevents};
+use quarry_pool::Uevents;
 use quarry_transport::http;
 use quarry_transport::metrics::{Metrics, Sample};
 use quarry_transport::shutdown::{GRACE, Shutdown};
@@ -46,10 +46,7 @@ pub(crate) async fn open(args: Args) -> anyhow::Result<Host> {
         );
     }
     let uevents = Uevents::listen();
-    let mut pools: Vec<Arc<dyn Pool>> = Vec::new();
-    for config in configured {
-        pools.push(Arc::new(LvmPool::open(config, uevents.clone()).await));
-    }
+    let pools = quarry_pool::open(configured, &uevents).await;
     Ok(Host::in_pod(node, pools, args.pod_uid))
 }
 

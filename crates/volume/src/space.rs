@@ -21,6 +21,8 @@ pub struct Space {
     pub reserve: u64,
     /// Why no volume can be made whatever its layout, for the operator; `None` if one can.
     pub closed: Option<String>,
+    /// Whether a volume is a whole disk: it takes one of `free`, all of that, and never spans several.
+    pub whole: bool,
 }
 
 /// The largest volume that can be made.
@@ -84,6 +86,13 @@ impl Space {
         if let Some(reason) = &self.closed {
             return Err(reason.clone());
         }
+        if self.whole {
+            return match (layout, self.free.first().copied().unwrap_or_default()) {
+                (Layout::Linear, 0) => Err("there is no free disk".to_owned()),
+                (Layout::Linear, extents) => Ok(extents),
+                _ => Err(format!("a volume is one whole disk here, and layout {layout} is not: leave the layout out")),
+            };
+        }
         let total = self.extents();
         let width = u64::from(layout.width());
         let stripes = u64::from(layout.stripes()).max(1);
@@ -132,7 +141,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn space(free: &[u64]) -> Space {
-        Space { extent: 4 * MIB, free: free.to_vec(), reserve: 0, closed: None }
+        Space { extent: 4 * MIB, free: free.to_vec(), reserve: 0, closed: None, whole: false }
     }
 
     #[test]
@@ -148,6 +157,20 @@ mod tests {
     fn a_mirror_is_bounded_by_its_smallest_disk_and_pays_for_its_metadata() {
         let capacity = space(&[10, 4, 1]).capacity(&Layout::Raid1 { mirrors: 1 });
         assert_eq!(capacity, Capacity { available: 30 * MIB / 4 * 4, largest: 12 * MIB, smallest: 4 * MIB });
+    }
+
+    #[test]
+    fn a_volume_that_is_a_whole_disk_does_not_span_several() {
+        let space = Space { whole: true, ..space(&[10, 4, 1]) };
+        assert_eq!(
+            space.capacity(&Layout::Linear),
+            Capacity { available: 60 * MIB, largest: 40 * MIB, smallest: 4 * MIB }
+        );
+        for layout in [Layout::Striped { stripes: 2, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }] {
+            assert_eq!(space.capacity(&layout), Capacity::default(), "{layout}");
+        }
+        let none = Space { free: Vec::new(), ..space };
+        assert_eq!(none.largest(&Layout::Linear).reason.as_deref(), Some("there is no free disk"));
     }
 
     #[test]

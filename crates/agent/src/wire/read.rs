@@ -137,6 +137,7 @@ pub fn space(space: v1::Space) -> Space {
         free: space.free_extents,
         reserve: space.reserved_extents,
         closed: Some(space.closed).filter(|reason| !reason.is_empty()),
+        whole: space.whole,
     }
 }
 

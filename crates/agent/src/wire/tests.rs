@@ -87,10 +87,10 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn space()(extent in any::<u64>(), free in vec(any::<u64>(), 0..9), reserve in any::<u64>(), closed in of(".{1,60}"))
+    fn space()(extent in any::<u64>(), free in vec(any::<u64>(), 0..9), reserve in any::<u64>(), closed in of(".{1,60}"), whole in any::<bool>())
         -> Space
     {
-        Space { extent, free, reserve, closed }
+        Space { extent, free, reserve, closed, whole }
     }
 }
 

@@ -75,6 +75,7 @@ pub fn space(space: Space) -> v1::Space {
             Some(reason) if reason.is_empty() => CLOSED.to_owned(),
             reason => text(reason.unwrap_or_default()),
         },
+        whole: space.whole,
     }
 }
 

@@ -149,7 +149,7 @@ pub(crate) fn pool() -> PoolState {
         on: "vg0".into(),
         storage: Some(StorageId::of("vg")),
         size: 100 << 30,
-        space: Space { extent: 4 << 20, free: vec![7, 5], reserve: 1, closed: Some("why".into()) },
+        space: Space { extent: 4 << 20, free: vec![7, 5], reserve: 1, closed: Some("why".into()), whole: false },
         metadata_size: 1 << 20,
         metadata_free: 1 << 19,
         volumes: 3,

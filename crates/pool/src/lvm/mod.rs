@@ -16,11 +16,12 @@ use tokio::sync::{Mutex, MutexGuard};
 use self::cache::{Cache, View};
 use crate::pool::{Device, Reading, Volumes};
 use crate::record::Tag;
-use crate::{Health, Pool, PoolConfig, PoolVolume, Record, Recorded, Uevents};
+use crate::{Health, LvmConfig, Pool, PoolVolume, Record, Recorded, Uevents};
 
 /// A pool of kind `lvm`.
 pub struct LvmPool {
-    config: PoolConfig,
+    name: String,
+    config: LvmConfig,
     cache: Arc<Cache>,
     /// Held while the volume group is changed: capacity is checked and used up as one step.
     changing: Mutex<()>,
@@ -31,18 +32,18 @@ pub struct LvmPool {
 impl LvmPool {
     /// Opens the pool: reads its volume group and resumes devices that a killed lvm left suspended. A volume group that
     /// is not there is no error: the pool says so, and serves when it comes.
-    pub async fn open(config: PoolConfig, uevents: Uevents) -> Self {
+    pub async fn open(name: impl Into<String>, config: LvmConfig, uevents: Uevents) -> Self {
         let cache = Cache::new(&config.volume_group, uevents);
         let orphans = std::sync::Mutex::new(quarry_exec::orphans(&config.volume_group));
-        let pool = Self { config, cache, changing: Mutex::default(), orphans };
+        let pool = Self { name: name.into(), config, cache, changing: Mutex::default(), orphans };
         if let Some(orphan) = pool.orphan() {
             // It may hold the volume group's lock, for which a report would wait. Both come later: see `turn`.
-            tracing::warn!(pool = pool.config.name, orphan, "no changes until it has ended");
+            tracing::warn!(pool = pool.name, orphan, "no changes until it has ended");
             return pool;
         }
         match pool.group().await {
             Ok(group) => pool.recover(&group).await,
-            Err(error) => tracing::warn!(pool = pool.config.name, %error, "the pool is not available"),
+            Err(error) => tracing::warn!(pool = pool.name, %error, "the pool is not available"),
         }
         pool
     }
@@ -65,7 +66,7 @@ impl LvmPool {
         };
         match view {
             View::Found(group, number) => Ok((group, number)),
-            View::Absent(why) => Err(Error::unavailable(format!("pool {}: {why}", self.config.name))),
+            View::Absent(why) => Err(Error::unavailable(format!("pool {}: {why}", self.name))),
         }
     }
 
@@ -74,13 +75,13 @@ impl LvmPool {
     /// While an earlier lvm command on it is overdue, nobody waits behind it: it may never end.
     async fn turn(&self) -> Result<MutexGuard<'_, ()>> {
         if let Some(command) = self.overdue() {
-            return Err(Error::unavailable(format!("pool {} takes no changes now: {command}", self.config.name)));
+            return Err(Error::unavailable(format!("pool {} takes no changes now: {command}", self.name)));
         }
         let turn = self.changing.lock().await;
         if let Some(orphan) = self.orphan() {
             return Err(Error::new(
                 Reason::UnderWay,
-                format!("pool {} takes no changes before {orphan} has ended; retry", self.config.name),
+                format!("pool {} takes no changes before {orphan} has ended; retry", self.name),
             ));
         }
         let ended = !self.known_orphans().is_empty();
@@ -180,7 +181,7 @@ impl LvmPool {
                 Reason::Host
             }
         };
-        Error::new(reason, format!("pool {}: {error}", self.config.name))
+        Error::new(reason, format!("pool {}: {error}", self.name))
     }
 
     /// Refuses a change while a disk is missing: LVM would commit it, and expel that disk with the same commit, so that it
@@ -192,7 +193,7 @@ impl LvmPool {
         Err(Error::unavailable(format!(
             "pool {}: nothing is changed while volume group {} lacks {} of its physical volumes, because LVM would expel \
              them with the change; bring the disk back, or give it up (vgreduce --removemissing)",
-            self.config.name, group.name, group.missing_pvs
+            self.name, group.name, group.missing_pvs
         )))
     }
 
@@ -210,7 +211,7 @@ impl LvmPool {
             .ok_or_else(|| {
                 Error::unavailable(format!(
                     "volume {} has been removed from pool {}, replaced, or has lost its mark in the meantime: retry",
-                    volume.name, self.config.name
+                    volume.name, self.name
                 ))
             })
     }
@@ -219,12 +220,12 @@ impl LvmPool {
 #[async_trait::async_trait]
 impl Pool for LvmPool {
     fn name(&self) -> &str {
-        &self.config.name
+        &self.name
     }
 
     async fn read(&self, known: Option<u64>) -> Reading {
         let mut state = PoolState {
-            name: self.config.name.clone(),
+            name: self.name.clone(),
             kind: "lvm".to_owned(),
             on: self.config.volume_group.clone(),
             problems: self.overdue().into_iter().chain(self.orphan()).collect(),
@@ -278,7 +279,7 @@ impl Pool for LvmPool {
             // It may be about to make it.
             (None, Some(orphan)) => Err(Error::new(
                 Reason::UnderWay,
-                format!("pool {}: what volumes there are is known when {orphan} has ended; retry", self.config.name),
+                format!("pool {}: what volumes there are is known when {orphan} has ended; retry", self.name),
             )),
         }
     }
@@ -306,7 +307,7 @@ impl Pool for LvmPool {
                 format!(
                     "pool {}: {}/{name} exists and does not carry this volume's record; it is left alone: rename or \
                      remove it by hand",
-                    self.config.name, group.name
+                    self.name, group.name
                 ),
             ));
         }
@@ -319,7 +320,7 @@ impl Pool for LvmPool {
                 format!(
                     "pool {} cannot hold {size} bytes ({}): the largest volume of this layout it can make now has {} \
                      bytes{why}",
-                    self.config.name, spec.layout, largest.bytes
+                    self.name, spec.layout, largest.bytes
                 ),
             )
         };

@@ -191,6 +191,6 @@ impl Inner {
     }
 
     fn space(&self, disks: &Disks) -> Space {
-        Space { extent: self.extent, free: disks.sorted(), reserve: 0, closed: None }
+        Space { extent: self.extent, free: disks.sorted(), reserve: 0, closed: None, whole: false }
     }
 }

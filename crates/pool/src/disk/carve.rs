@@ -1,0 +1,221 @@
+//! Taking a disk for a volume. The one place where a disk that was not ours is written to.
+
+use std::sync::Arc;
+
+use quarry_disk::claim::{self, Claim, Found, Identity};
+use quarry_disk::{Alone, Disk, State};
+use quarry_lvm::safe_name;
+use quarry_volume::{Error, Layout, Reason, Result, VolumeSpec, show_size};
+
+use super::disks::{Any, Held};
+use super::look::{Raw, Seen, read_held};
+use super::view::{View, describe};
+use super::{Inner, blocking};
+use crate::{PoolVolume, Record};
+
+/// Where the volume begins on every disk: docs/disk-format.md.
+pub(super) const VOLUME_OFFSET: u64 = 2 << 20;
+/// How much is zeroed at either end of the volume before it is claimed: more than any signature lies deep.
+const EDGE: u64 = 4 << 20;
+/// Where btrfs keeps copies of its superblock, from the start of the volume, and how much is zeroed there.
+const BTRFS_MIRRORS: [u64; 2] = [64 << 20, 256 << 30];
+const BTRFS_MIRROR_LENGTH: u64 = 64 << 10;
+
+/// Why a disk was not taken.
+enum Refused {
+    /// It is not free after all; nothing was written. Another may be.
+    Taken(String),
+    /// Nobody knows how far it came. The retry looks at it.
+    Failed(Error),
+}
+
+impl Inner {
+    pub(super) async fn carve(self: &Arc<Self>, spec: &VolumeSpec) -> Result<PoolVolume> {
+        let _turn = self.changing.lock().await;
+        self.invalidate();
+        let mut view = self.view().await?;
+        let name = safe_name(&spec.name);
+        if let Some(volume) = view.volume(&self.name, &name, false)? {
+            // One of ours that this version cannot read is no stranger.
+            volume.record()?;
+            return Err(Error::new(Reason::Exists, format!("pool {}: volume {name} exists already", self.name)));
+        }
+        let halves: Vec<(Seen, Claim)> = view.disks.iter().filter_map(half).collect();
+        for (seen, claim) in halves {
+            let record = Record::new(spec, claim.length).to_string();
+            let wanted = claim.identity == Identity::of(&name)
+                && claim.record == record.as_bytes()
+                && spec.size.admits(claim.length)
+                && spec.layout == Layout::Linear;
+            let result = match wanted {
+                true => self.take(seen.raw.disk.clone(), &name, record, true).await,
+                false => self.clear(seen.raw.disk.clone()).await.map(|()| None),
+            };
+            self.invalidate();
+            match result {
+                Ok(Some(volume)) => return Ok(volume),
+                Ok(None) => {}
+                Err(Refused::Failed(error)) if wanted => return Err(error),
+                // It is not in the way of this volume, and the next creation comes to it again.
+                Err(Refused::Taken(why)) => tracing::warn!(disk = seen.raw.disk.name, why, "half a claim is left"),
+                Err(Refused::Failed(error)) => {
+                    tracing::warn!(disk = seen.raw.disk.name, %error, "half a claim is left")
+                }
+            }
+            view = self.view().await?;
+        }
+        self.fitting(&view, spec)?;
+        let mut refused = Vec::new();
+        for (size, seen) in view.free().into_iter().filter(|(size, _)| spec.size.admits(*size)) {
+            if matches!(seen.raw.found, Ok(Found::HalfClaimed(_))) {
+                refused.push(format!("{} holds half a claim that could not be cleared", seen.raw.disk.name));
+                continue;
+            }
+            let record = Record::new(spec, size).to_string();
+            let taken = self.take(seen.raw.disk.clone(), &name, record, false).await;
+            self.invalidate();
+            match taken {
+                Ok(Some(volume)) => return Ok(volume),
+                Ok(None) => {}
+                Err(Refused::Taken(why)) => refused.push(format!("{} {why}", seen.raw.disk.name)),
+                Err(Refused::Failed(error)) => return Err(error),
+            }
+        }
+        Err(Error::new(
+            Reason::NoSpace,
+            format!("pool {} has no disk for it: what seemed to be free is not: {}", self.name, refused.join("; ")),
+        ))
+    }
+
+    /// The smallest free disk that a volume fits, and its size as one.
+    ///
+    /// # Errors
+    /// `NoSpace`, with what is free and why the others are not.
+    pub(super) fn fitting<'a>(&self, view: &'a View, spec: &VolumeSpec) -> Result<(u64, &'a Seen)> {
+        let no_space = |why: String| Err(Error::new(Reason::NoSpace, format!("pool {}: {why}", self.name)));
+        if spec.layout != Layout::Linear {
+            return no_space(format!(
+                "a volume is one whole disk here, and layout {} is not: leave the layout out",
+                spec.layout
+            ));
+        }
+        view.complete(&self.name)?;
+        let free = view.free();
+        if let Some(found) = free.iter().find(|(size, _)| spec.size.admits(*size)) {
+            return Ok(*found);
+        }
+        let list = |(size, seen): &(u64, &Seen)| format!("{} ({})", seen.raw.disk.name, show_size(*size));
+        let free: Vec<String> = free.iter().map(list).collect();
+        no_space(format!(
+            "no free disk has {} bytes or more{}; free: {}; not free: {}",
+            spec.size.required,
+            spec.size.limit.map_or_else(String::new, |limit| format!(", and {limit} at most")),
+            if free.is_empty() { "none".to_owned() } else { free.join(", ") },
+            view.taken()
+        ))
+    }
+
+    /// Takes a disk, or finishes taking it. Nothing is believed that was known before the disk was held.
+    async fn take(
+        self: &Arc<Self>,
+        disk: Disk,
+        name: &str,
+        record: String,
+        resume: bool,
+    ) -> Result<Option<PoolVolume>, Refused> {
+        let (held, raw) = self.held(&disk).await?;
+        let probe = self.disks.probe(&raw.disk).await.map_err(|error| error.message);
+        let fits = match &raw.found {
+            Ok(Found::Nothing) => !resume,
+            Ok(Found::HalfClaimed(claim)) => resume && claim.identity == Identity::of(name),
+            _ => false,
+        };
+        match raw.judge(Some(probe), || Alone::Yes) {
+            State::Free if fits => {}
+            State::Free => return Err(Refused::Taken("has been claimed or cleared in the meantime".to_owned())),
+            state => return Err(Refused::Taken(state.why().unwrap_or_default().to_owned())),
+        }
+        let (inner, name) = (Arc::clone(self), name.to_owned());
+        blocking(move || inner.claim(&*held, &raw, &name, &record)).await.map(Some).map_err(Refused::Failed)
+    }
+
+    /// Claims a disk that is held and blank. Blocks.
+    fn claim(&self, held: &dyn Held, raw: &Raw, name: &str, record: &str) -> Result<PoolVolume> {
+        // A volume of this name may have lain on this disk before, and its filesystem would be taken for the one that an
+        // interrupted stage has made: they have the same UUID. Before the claim counts, nothing of it is there.
+        let explain = |error| self.explain(&error);
+        let size = claim::capacity(held.size());
+        for (offset, length) in edges(size) {
+            held.zero(VOLUME_OFFSET + offset, length)?;
+        }
+        held.flush().map_err(|error| Error::host(format!("flushing the disk {}: {error}", raw.disk.name)))?;
+        let claimed = match &raw.found {
+            Ok(Found::HalfClaimed(half)) => claim::resume(&Any(held), half).map_err(explain)?,
+            _ => claim::claim(&Any(held), name, record.as_bytes()).map_err(explain)?,
+        };
+        // While the disk is held, so that udev does not come between.
+        match self.disks.add_partitions(&raw.disk, &claimed) {
+            Ok((_, opened)) => drop(self.opened().insert(claimed.identity.disk.to_string(), opened)),
+            // The volume is there; it is activated once more before it is used.
+            Err(error) => tracing::warn!(disk = raw.disk.name, %error, "the volume's partition is not there yet"),
+        }
+        Ok(describe(&self.name, &claimed))
+    }
+
+    /// Takes away half a claim that nobody asks for any more.
+    async fn clear(self: &Arc<Self>, disk: Disk) -> Result<(), Refused> {
+        let (held, raw) = self.held(&disk).await?;
+        let inner = Arc::clone(self);
+        let clear = move || match &raw.found {
+            Ok(Found::HalfClaimed(half)) => claim::clear(&Any(&*held), half).map_err(|error| inner.explain(&error)),
+            _ => Ok(()),
+        };
+        blocking(clear).await.map_err(Refused::Failed)
+    }
+
+    /// Holds a disk and looks at it again.
+    async fn held(self: &Arc<Self>, disk: &Disk) -> Result<(Arc<dyn Held>, Raw), Refused> {
+        let (inner, disk) = (Arc::clone(self), disk.clone());
+        let looked = blocking(move || {
+            let held = inner.disks.hold(&disk)?;
+            // What uses a disk without taking it for itself shows in the kernel's tables alone.
+            let found = inner.disks.find().map_err(|error| Error::unavailable(error.to_string()))?;
+            let now = found.disks.into_iter().find(|now| (now.number, now.sequence) == (disk.number, disk.sequence));
+            let now = now.ok_or_else(|| Error::unavailable(format!("the disk {} is gone", disk.name)))?;
+            let raw = read_held(&*held, &now);
+            Ok((held, raw))
+        });
+        looked.await.map_err(|error| Refused::Taken(error.message))
+    }
+
+    /// A failure of a claim as the reason of an answer.
+    pub(super) fn explain(&self, error: &claim::Error) -> Error {
+        let reason = match error {
+            claim::Error::Unexpected { .. } | claim::Error::Resized { .. } => Reason::Unavailable,
+            claim::Error::Unfit { .. } => Reason::NoSpace,
+            claim::Error::Io { .. } | claim::Error::RecordTooLong { .. } | claim::Error::Unverified { .. } => {
+                Reason::Host
+            }
+        };
+        Error::new(reason, format!("pool {}: {error}", self.name))
+    }
+}
+
+/// Half a claim on a disk that is free but for it.
+fn half(seen: &Seen) -> Option<(Seen, Claim)> {
+    match (&seen.raw.found, &seen.state) {
+        (Ok(Found::HalfClaimed(claim)), State::Free) => Some((seen.clone(), claim.clone())),
+        _ => None,
+    }
+}
+
+/// What to zero of a volume of that size, as offset and length in bytes from its start.
+fn edges(size: u64) -> Vec<(u64, u64)> {
+    if size <= 2 * EDGE {
+        return vec![(0, size)];
+    }
+    let mut edges = vec![(0, EDGE), (size - EDGE, EDGE)];
+    let mirrors = BTRFS_MIRRORS.into_iter().filter(|at| *at < size - EDGE);
+    edges.extend(mirrors.map(|at| (at, BTRFS_MIRROR_LENGTH.min(size - at))));
+    edges
+}

@@ -1,0 +1,156 @@
+//! What is done to a volume that exists: its device, its record, its end.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use quarry_disk::claim::{self, Claim, Degraded, Found};
+use quarry_disk::{Disk, How};
+use quarry_volume::{Error, Reason, Result};
+
+use super::disks::Any;
+use super::release::announce;
+use super::view::{View, place};
+use super::{Inner, blocking};
+use crate::{Health, PoolVolume, Record, Recorded, Wipe};
+
+impl Inner {
+    /// The volume's disk and claim as they are now; what was looked up earlier may have changed.
+    fn current(&self, view: &View, volume: &PoolVolume) -> Result<(Disk, Claim, PoolVolume)> {
+        let now = view.volumes().find(|now| (&now.group, &now.uuid) == (&volume.group, &volume.uuid));
+        if let Some(Health::Lost(why)) = now.map(|now| &now.health) {
+            return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
+        }
+        match (now, view.claim(&volume.group)) {
+            (Some(now), Some((disk, claim))) => Ok((disk.clone(), claim.clone(), now.clone())),
+            _ => Err(Error::unavailable(format!(
+                "volume {} has been removed from pool {} in the meantime: retry",
+                volume.name, self.name
+            ))),
+        }
+    }
+
+    pub(super) async fn activate(self: &Arc<Self>, volume: &PoolVolume) -> Result<PathBuf> {
+        let _turn = self.changing.lock().await;
+        let view = self.view().await?;
+        let (disk, claim, now) = self.current(&view, volume).map_err(|error| match error.reason {
+            Reason::Unavailable => Error::precondition(error.message),
+            _ => error,
+        })?;
+        let inner = Arc::clone(self);
+        blocking(move || {
+            // A record that stands in one copy only is written again before it is acted upon: else the loss of that copy
+            // would bring back what was before.
+            if claim.degraded.contains(&Degraded::Record) && matches!(now.record, Recorded::Here(_)) {
+                let device = inner.disks.write(&disk)?;
+                let mended = claim::set_record(&Any(&*device), &claim, &claim.record);
+                inner.invalidate();
+                mended.map_err(|error| inner.explain(&error))?;
+            }
+            let (node, opened) = inner.disks.add_partitions(&disk, &claim)?;
+            inner.opened().insert(claim.identity.disk.to_string(), opened);
+            Ok(node)
+        })
+        .await
+    }
+
+    /// The node of the volume's partition. The disk is known by its claim; where it was seen last is believed only if the
+    /// kernel's count says that it is still that disk.
+    pub(super) fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {
+        let view = self.memory().seen.as_ref().map(|kept| Arc::clone(&kept.view));
+        if let Some((disk, claim)) = view.as_ref().and_then(|view| view.claim(&volume.group))
+            && disk.sequence.is_some()
+            && let Some(node) = self.disks.partition(disk, claim)?
+        {
+            return Ok(Some(node));
+        }
+        let failed = |why: String| Error::host(format!("looking for the device of volume {}: {why}", volume.name));
+        let found = self.disks.find().map_err(|error| failed(error.to_string()))?;
+        let mut node = None;
+        // One that is active has two partitions. A disk that cannot be read is not it.
+        for disk in found.disks.iter().filter(|disk| disk.partitions.len() > 1) {
+            let Ok(device) = self.disks.read(disk) else { continue };
+            let Ok(Found::Claimed(claim)) = claim::read(&Any(&*device)) else { continue };
+            if claim.identity.disk.to_string() != volume.group {
+                continue;
+            }
+            if node.is_some() {
+                return Err(failed("two disks hold it; take the wrong one away".to_owned()));
+            }
+            node = self.disks.partition(disk, &claim)?;
+        }
+        Ok(node)
+    }
+
+    pub(super) async fn set_record(self: &Arc<Self>, volume: &PoolVolume, record: &Record) -> Result<()> {
+        if volume.record()? == record {
+            return Ok(());
+        }
+        let _turn = self.changing.lock().await;
+        self.invalidate();
+        let view = self.view().await?;
+        let (disk, claim, now) = self.current(&view, volume)?;
+        if now.record != volume.record {
+            return Err(Error::precondition(format!(
+                "the record of volume {} was changed by somebody else in the meantime; retry",
+                volume.name
+            )));
+        }
+        let (inner, text) = (Arc::clone(self), record.to_string());
+        let changed = blocking(move || {
+            let device = inner.disks.write(&disk)?;
+            claim::set_record(&Any(&*device), &claim, text.as_bytes()).map_err(|error| inner.explain(&error))
+        });
+        let changed = changed.await;
+        self.invalidate();
+        changed.map(drop)
+    }
+
+    pub(super) async fn remove(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
+        let _turn = self.changing.lock().await;
+        self.invalidate();
+        let view = self.view().await?;
+        let (disk, claim, now) = self.current(&view, volume)?;
+        now.record()?;
+        refuse_used(&disk, &now)?;
+        let here = place(&disk);
+        // Before the disk says that it is being released: else a look would begin the same.
+        self.releases.begin(here.clone());
+        let held = {
+            let inner = Arc::clone(self);
+            let disk = disk.clone();
+            blocking(move || {
+                let held = inner.disks.hold(&disk)?;
+                // Ours is the first that has to go.
+                inner.opened().remove(&claim.identity.disk.to_string());
+                held.drop_partitions()?;
+                announce(&*held, &claim).map_err(|error| inner.explain(&error))?;
+                inner.memory().known.remove(&claim.identity.disk);
+                Ok(held)
+            })
+            .await
+        };
+        self.invalidate();
+        let held = held.inspect_err(|_| self.releases.end(&here))?;
+        let work = tokio::spawn(Arc::clone(self).release(disk, Some(held)));
+        // Wiping takes its time, and the disk says that it has to be done. Where there is nothing to wipe, the disk is free
+        // before this returns. What fails then is shown, and tried again.
+        if self.wipe == Wipe::None {
+            let _ = work.await;
+        }
+        Ok(())
+    }
+}
+
+/// Refuses to remove what shows as used in the kernel's tables. A use that does not show is refused by the kernel, asked
+/// for the disk alone.
+fn refuse_used(disk: &Disk, volume: &PoolVolume) -> Result<()> {
+    let used = match (disk.holders.first(), disk.uses.first().map(|one| &one.how)) {
+        (None, None) => return Ok(()),
+        (Some(holder), _) => format!("{holder} lies on it"),
+        (None, Some(How::Mounted { at } | How::Published { at })) => format!("it is in use at {}", at.display()),
+        (None, Some(How::Swap)) => "it is used as swap".to_owned(),
+        (None, Some(How::Loop { name })) => format!("{name} leads to it"),
+        (None, Some(How::Btrfs)) => "it is a member of a mounted btrfs".to_owned(),
+    };
+    Err(Error::new(Reason::InUse, format!("volume {} is not removed: {used}; end that first", volume.name)))
+}

@@ -1,0 +1,198 @@
+//! The disks of the host that this process runs on.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use quarry_disk::claim::{BlockDevice, Claim, Sectors};
+use quarry_disk::{Alone, Assignment, Disk, FindError, Found, HostPaths, Roots, Selector, alone, assign, find};
+use quarry_filesystem::{self as filesystem, Exclusive, Probe};
+use quarry_volume::{Error, Reason, Result};
+
+use super::disks::{Disks, Held, Opened};
+use super::partitions;
+
+/// How often, and after which pause, it is tried again to have a partition forgotten that somebody has open: udev opens
+/// every new partition for a moment.
+const TRIES: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The disks of this host.
+pub(super) struct HostDisks {
+    roots: Roots,
+}
+
+impl HostDisks {
+    pub(super) fn new() -> Self {
+        Self { roots: Roots::host() }
+    }
+
+    /// Refuses a file that is not that very disk.
+    fn check(&self, file: &File, disk: &Disk) -> Result<()> {
+        let failed = |why: String| Error::unavailable(format!("opening the disk {}: {why}; retry", disk.name));
+        let rdev = file.metadata().map_err(|error| failed(error.to_string()))?.rdev();
+        // This says that the node and the disk are what they were; what is open already may be an older disk with the
+        // same number only if the number was another disk's when it was opened.
+        quarry_disk::open(&self.roots, disk).map_err(|error| failed(error.to_string()))?;
+        if (nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)) != (disk.number.major, disk.number.minor) {
+            return Err(failed("its node is another device's by now".to_owned()));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl Disks for HostDisks {
+    fn find(&self) -> Result<Found, FindError> {
+        find(&self.roots)
+    }
+
+    fn assign(&self, pools: &[(String, Selector)], disks: &[Disk]) -> Assignment {
+        assign(pools, disks, &HostPaths)
+    }
+
+    fn read(&self, disk: &Disk) -> Result<Box<dyn Sectors>> {
+        let file = quarry_disk::open(&self.roots, disk).map_err(|error| Error::unavailable(error.to_string()))?;
+        Ok(Box::new(Open::new(file, &disk.node)?))
+    }
+
+    fn write(&self, disk: &Disk) -> Result<Box<dyn Sectors>> {
+        let file = File::options().read(true).write(true).open(&disk.node);
+        let file = file.map_err(|error| Error::host(format!("opening the disk {} to write: {error}", disk.name)))?;
+        self.check(&file, disk)?;
+        Ok(Box::new(Open::new(file, &disk.node)?))
+    }
+
+    fn hold(&self, disk: &Disk) -> Result<Arc<dyn Held>> {
+        let held = filesystem::exclusive(&disk.node).map_err(|error| {
+            let reason = match &error {
+                filesystem::Error::Busy { .. } => Reason::InUse,
+                _ => Reason::Host,
+            };
+            Error::new(reason, error.to_string())
+        })?;
+        self.check(&held, disk)?;
+        Ok(Arc::new(Open::new(held, &disk.node)?))
+    }
+
+    fn alone(&self, disk: &Disk) -> Alone {
+        alone(&self.roots, disk)
+    }
+
+    async fn probe(&self, disk: &Disk) -> Result<Probe> {
+        filesystem::probe(&disk.node).await.map_err(|error| Error::host(error.to_string()))
+    }
+
+    fn partition(&self, disk: &Disk, claim: &Claim) -> Result<Option<PathBuf>> {
+        partitions::volume(&self.roots, disk, claim)
+    }
+
+    fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
+        let file = quarry_disk::open(&self.roots, disk).map_err(|error| Error::unavailable(error.to_string()))?;
+        if self.partition(disk, claim)?.is_none() {
+            partitions::add(&file, disk, claim)?;
+        }
+        let node = self.partition(disk, claim)?.ok_or_else(|| {
+            Error::host(format!(
+                "the kernel was given the partitions of the disk {}, and has none; see its log",
+                disk.name
+            ))
+        })?;
+        let opened = File::open(&node).map_err(|error| Error::host(format!("opening {}: {error}", node.display())))?;
+        Ok((node, Box::new(opened)))
+    }
+}
+
+/// A disk that is open, in one way or another.
+struct Open<F> {
+    file: F,
+    path: PathBuf,
+    size: u64,
+    sector_size: u32,
+}
+
+trait AsFile {
+    fn file(&self) -> &File;
+}
+
+impl AsFile for File {
+    fn file(&self) -> &File {
+        self
+    }
+}
+
+impl AsFile for Exclusive {
+    fn file(&self) -> &File {
+        self
+    }
+}
+
+impl<F: AsFile> Open<F> {
+    fn new(file: F, path: &Path) -> Result<Self> {
+        let device = BlockDevice::of(file.file(), path).map_err(|error| Error::host(error.to_string()))?;
+        let (size, sector_size) = (device.size(), device.sector_size());
+        Ok(Self { file, path: path.to_owned(), size, sector_size })
+    }
+}
+
+impl<F: AsFile> Sectors for Open<F> {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.sector_size
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.file.file().read_exact_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.file.file().write_all_at(bytes, offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.file.file().sync_all()
+    }
+}
+
+impl Held for Open<Exclusive> {
+    fn zero(&self, offset: u64, length: u64) -> Result<()> {
+        filesystem::zero_range(&self.file, offset, length).map_err(|error| Error::host(error.to_string()))
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<bool> {
+        partitions::discard(self.file.file(), offset, length).map_err(|errno| {
+            Error::host(format!("discarding bytes of {}: {errno}; see the kernel log", self.path.display()))
+        })
+    }
+
+    fn drop_partitions(&self) -> Result<()> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match partitions::drop_both(self.file.file()) {
+                Ok(()) => return Ok(()),
+                Err(Errno::EBUSY) if tries < TRIES => std::thread::sleep(PAUSE),
+                Err(Errno::EBUSY) => {
+                    return Err(Error::new(
+                        Reason::InUse,
+                        format!("a partition of {} is open in some program; end that first", self.path.display()),
+                    ));
+                }
+                Err(errno) => {
+                    return Err(Error::host(format!("removing the partitions of {}: {errno}", self.path.display())));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! A look at the disks: which are the pool's, what lies on each, and whether it is free.
+//!
+//! Claims are looked for on every disk of the host that is no other pool's: a volume whose disk the selector does not mean
+//! any more (a link of udev's is not there yet, a line of the configuration was changed) has not ceased to exist.
+
+use std::sync::Arc;
+
+use quarry_disk::claim::{self, Found};
+use quarry_disk::{Conflict, Contents, Disk, Remains, Selector, State, judge, remains};
+use quarry_filesystem::Probe;
+use quarry_volume::{Error, Result};
+
+use super::blocking;
+use super::disks::{Any, Disks};
+use super::view::title;
+
+/// A disk, and what lies on it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Raw {
+    pub(super) disk: Disk,
+    /// Or why it could not be read.
+    pub(super) found: Result<Found, String>,
+    remains: Result<Remains, String>,
+}
+
+/// A disk of the pool.
+#[derive(Clone, Debug)]
+pub(super) struct Seen {
+    pub(super) raw: Raw,
+    pub(super) state: State,
+}
+
+/// All that a look found.
+#[derive(Debug)]
+pub(super) struct Gathered<T> {
+    /// The pool's own disks.
+    pub(super) own: Vec<T>,
+    /// Disks that are no pool's, and why they are not this one's.
+    pub(super) others: Vec<(Raw, String)>,
+    /// Disks that this pool and another mean.
+    pub(super) conflicts: Vec<Conflict>,
+    /// Disks of which the kernel says what cannot be.
+    pub(super) failed: Vec<String>,
+}
+
+/// Reads every disk that may be the pool's. Blocks. `earlier`: what was read a short while ago, and is believed of a disk
+/// of which the kernel tells the same as then: so that a disk that sleeps is let sleep.
+pub(super) fn gather(
+    disks: &dyn Disks,
+    pool: &str,
+    selectors: &[(String, Selector)],
+    earlier: &[Raw],
+) -> Result<Gathered<Raw>> {
+    let read = |disk: Disk| match earlier.iter().find(|raw| raw.disk == disk) {
+        Some(raw) => raw.clone(),
+        None => read(disks, disk),
+    };
+    let found = disks.find().map_err(|error| Error::unavailable(format!("pool {pool}: {error}")))?;
+    let assignment = disks.assign(selectors, &found.disks);
+    let mut gathered = Gathered {
+        own: Vec::new(),
+        others: Vec::new(),
+        failed: found.failed.iter().map(ToString::to_string).collect(),
+        conflicts: assignment
+            .conflicts
+            .iter()
+            .filter(|one| one.pools.iter().any(|name| name == pool))
+            .cloned()
+            .collect(),
+    };
+    for disk in found.disks {
+        match assignment.pools.get(&disk.name) {
+            Some(owner) if owner == pool => gathered.own.push(read(disk)),
+            Some(_) => {}
+            // Nothing can be on the one; the other is read by another way, and this way may lead nowhere.
+            None if disk.size == 0 || disk.multipath => {}
+            None => {
+                let conflict = assignment.conflicts.iter().find(|one| one.disk.split(' ').next() == Some(&*disk.name));
+                let why = match (conflict, assignment.doubtful.get(&disk.name)) {
+                    (Some(conflict), _) => conflict.to_string(),
+                    (None, Some(_)) => "udev has not told of it yet, so that it may be an excluded one".to_owned(),
+                    (None, None) => "no pool's selector means it".to_owned(),
+                };
+                gathered.others.push((read(disk), why));
+            }
+        }
+    }
+    Ok(gathered)
+}
+
+fn read(disks: &dyn Disks, disk: Disk) -> Raw {
+    let device = match disks.read(&disk) {
+        Ok(device) => device,
+        Err(error) => return Raw { disk, found: Err(error.message.clone()), remains: Err(error.message) },
+    };
+    let found = claim::read(&Any(&*device)).map_err(|error| error.to_string());
+    let remains = remains(&Any(&*device), device.size()).map_err(|error| error.to_string());
+    Raw { disk, found, remains }
+}
+
+/// Looks at one disk that is held, as it is now. Blocks.
+pub(super) fn read_held(device: &dyn claim::Sectors, disk: &Disk) -> Raw {
+    let found = claim::read(&Any(device)).map_err(|error| error.to_string());
+    let remains = remains(&Any(device), device.size()).map_err(|error| error.to_string());
+    Raw { disk: disk.clone(), found, remains }
+}
+
+impl Raw {
+    /// Whether it is worth asking libblkid about it.
+    fn is_unclaimed(&self) -> bool {
+        matches!(self.found, Ok(Found::Nothing | Found::HalfClaimed(_) | Found::Foreign { .. })) && self.remains.is_ok()
+    }
+
+    /// What it is to us. `last` is asked only when all else says that it is free.
+    pub(super) fn judge(
+        &self,
+        probe: Option<Result<Probe, String>>,
+        last: impl FnOnce() -> quarry_disk::Alone,
+    ) -> State {
+        let contents = match (&self.found, &self.remains, probe) {
+            (Err(why), ..) | (_, Err(why), _) => Contents::Unreadable { why: why.clone() },
+            (_, _, Some(Err(why))) => Contents::Unreadable { why },
+            // What is left of its tables is our own. To a probe, half a claim is blank.
+            (Ok(Found::HalfClaimed(_)), _, Some(Ok(probe))) => Contents::Other { probe, remains: Remains::default() },
+            (Ok(Found::Nothing | Found::Foreign { .. }), Ok(remains), Some(Ok(probe))) => {
+                Contents::Other { probe, remains: remains.clone() }
+            }
+            (Ok(Found::Claimed(claim)), ..) => Contents::Ours { what: title(claim) },
+            (Ok(found), _, _) => Contents::Ours { what: found.words() },
+        };
+        match (judge(&self.disk, &contents, last), &self.found) {
+            // Doubt: one look saw what another did not.
+            (State::Free, Ok(Found::Foreign { what })) => State::NotEmpty { why: format!("holds {what}") },
+            (state, _) => state,
+        }
+    }
+}
+
+/// Judges the pool's disks. What an earlier look said of a disk that is the same in all that can be read is not asked
+/// again: it takes a program for each disk.
+pub(super) async fn judge_all(disks: &Arc<dyn Disks>, own: Vec<Raw>, earlier: &[Seen]) -> Result<Vec<Seen>> {
+    let mut judged = Vec::with_capacity(own.len());
+    for raw in own {
+        if let Some(seen) = earlier.iter().find(|seen| seen.raw == raw) {
+            judged.push(seen.clone());
+            continue;
+        }
+        let probe = match raw.is_unclaimed() {
+            true => Some(disks.probe(&raw.disk).await.map_err(|error| error.message)),
+            false => None,
+        };
+        let disks = Arc::clone(disks);
+        let seen = blocking(move || {
+            let state = raw.judge(probe, || disks.alone(&raw.disk));
+            Ok(Seen { raw, state })
+        });
+        judged.push(seen.await?);
+    }
+    Ok(judged)
+}

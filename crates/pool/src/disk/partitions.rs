@@ -1,0 +1,237 @@
+//! The kernel's partitions of a claimed disk: made, found and forgotten without a look at any name that is kept.
+//!
+//! The kernel reads the table when a disk comes, and udev has it read again after the claim; where neither has happened,
+//! or the table at the start of the disk is damaged, it is told where the partitions are.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::libc;
+use quarry_disk::claim::Claim;
+use quarry_disk::{Disk, Roots};
+use quarry_volume::{Error, Result};
+
+/// The metadata's number, and the volume's.
+const METADATA: libc::c_int = 1;
+const VOLUME: libc::c_int = 2;
+/// sysfs counts in these, whatever the disk's own sectors are.
+const SECTOR: u64 = 512;
+const MIB: u64 = 1 << 20;
+
+const ADD: libc::c_int = 1;
+const DELETE: libc::c_int = 2;
+
+/// `struct blkpg_ioctl_arg` of linux/blkpg.h.
+#[repr(C)]
+struct Request {
+    operation: libc::c_int,
+    flags: libc::c_int,
+    length: libc::c_int,
+    partition: *mut Partition,
+}
+
+/// `struct blkpg_partition` of linux/blkpg.h: start and length in bytes. Names are not used.
+#[repr(C)]
+struct Partition {
+    start: libc::c_longlong,
+    length: libc::c_longlong,
+    number: libc::c_int,
+    names: [u8; 128],
+}
+
+#[allow(unsafe_code, missing_docs)]
+mod ioctl {
+    nix::ioctl_write_ptr_bad!(blkpg, nix::request_code_none!(0x12, 105), super::Request);
+    nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
+}
+
+#[allow(unsafe_code)]
+fn ask(disk: &File, operation: libc::c_int, number: libc::c_int, start: u64, length: u64) -> Result<(), Errno> {
+    let signed = |bytes: u64| libc::c_longlong::try_from(bytes).map_err(|_| Errno::EOVERFLOW);
+    let mut partition = Partition { start: signed(start)?, length: signed(length)?, number, names: [0; 128] };
+    let size = libc::c_int::try_from(size_of::<Partition>()).map_err(|_| Errno::EOVERFLOW)?;
+    let request = Request { operation, flags: 0, length: size, partition: &raw mut partition };
+    let what = if operation == ADD { "add" } else { "drop" };
+    quarry_fault::point(|| format!("disk:{what} partition {number}:before"));
+    // SAFETY: BLKPG reads one `Request` and the `Partition` to which it points; both have the kernel's layout and live
+    // until the call returns, and the descriptor is open for as long.
+    let asked = unsafe { ioctl::blkpg(disk.as_raw_fd(), &raw const request) };
+    quarry_fault::point(|| format!("disk:{what} partition {number}:after"));
+    asked.map(drop)
+}
+
+/// Tells the kernel of both partitions of a claim. One that it has is no error here: whether it is the right one is for
+/// [`volume`] to say.
+pub(super) fn add(file: &File, disk: &Disk, claim: &Claim) -> Result<()> {
+    for (number, start, length) in [(METADATA, MIB, claim.offset - MIB), (VOLUME, claim.offset, claim.length)] {
+        match ask(file, ADD, number, start, length) {
+            Ok(()) | Err(Errno::EBUSY | Errno::EEXIST) => {}
+            Err(errno) => {
+                return Err(Error::host(format!(
+                    "telling the kernel of partition {number} of the disk {}: {errno}; see its log",
+                    disk.name
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Has the kernel forget both partitions; those that it does not have are forgotten.
+///
+/// # Errors
+/// `EBUSY` while one is open anywhere.
+pub(super) fn drop_both(disk: &File) -> Result<(), Errno> {
+    for number in [VOLUME, METADATA] {
+        match ask(disk, DELETE, number, 0, 0) {
+            Ok(()) | Err(Errno::ENXIO) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+/// Tells the disk that these bytes are not needed any more. `false`: it knows no discard.
+#[allow(unsafe_code)]
+pub(super) fn discard(disk: &File, offset: u64, length: u64) -> Result<bool, Errno> {
+    quarry_fault::point(|| "disk:discard:before".to_owned());
+    // SAFETY: BLKDISCARD reads two u64, offset and length, which live until the call returns; the descriptor is open.
+    let asked = unsafe { ioctl::blkdiscard(disk.as_raw_fd(), &raw const *&[offset, length]) };
+    quarry_fault::point(|| "disk:discard:after".to_owned());
+    match asked {
+        Ok(_) => Ok(true),
+        Err(Errno::EOPNOTSUPP | Errno::ENOTTY) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// The node of the volume's partition, if the kernel has it and it lies where the claim says.
+pub(super) fn volume(roots: &Roots, disk: &Disk, claim: &Claim) -> Result<Option<PathBuf>> {
+    let folder = roots.sys.join("block").join(&disk.name);
+    let read = |path: PathBuf| fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
+    let number = format!("{}:{}", disk.number.major, disk.number.minor);
+    let sequence = read(folder.join("diskseq")).and_then(|text| text.parse().ok());
+    if read(folder.join("dev")) != Some(number) || sequence != disk.sequence {
+        // Gone, or another disk has its name.
+        return Ok(None);
+    }
+    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+        let attribute = |name: &str| read(entry.path().join(name));
+        if attribute("partition") != Some(VOLUME.to_string()) {
+            continue;
+        }
+        let bytes = |name: &str| attribute(name)?.parse::<u64>().ok()?.checked_mul(SECTOR);
+        if (bytes("start"), bytes("size")) != (Some(claim.offset), Some(claim.length)) {
+            return Err(Error::host(format!(
+                "the kernel has another partition {VOLUME} of the disk {} than its claim says; have the table read anew \
+                 (blockdev --rereadpt {})",
+                disk.name,
+                disk.node.display()
+            )));
+        }
+        let node = roots.dev.join(entry.file_name().to_string_lossy().replace('!', "/"));
+        let is_it = fs::metadata(&node).is_ok_and(|metadata| {
+            let rdev = metadata.rdev();
+            metadata.file_type().is_block_device()
+                && attribute("dev") == Some(format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)))
+        });
+        if !is_it {
+            return Err(Error::host(format!(
+                "{} is not the node of that partition: is /dev the host's?",
+                node.display()
+            )));
+        }
+        return Ok(Some(node));
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use quarry_disk::claim::{self, Sectors};
+    use quarry_disk::find;
+
+    use super::*;
+
+    /// A file as a disk.
+    struct Plain(File);
+
+    impl Sectors for Plain {
+        fn path(&self) -> &Path {
+            Path::new("/dev/plain")
+        }
+
+        fn size(&self) -> u64 {
+            16 << 20
+        }
+
+        fn sector_size(&self) -> u32 {
+            512
+        }
+
+        fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<()> {
+            std::os::unix::fs::FileExt::read_exact_at(&self.0, buffer, offset)
+        }
+
+        fn write_all_at(&self, bytes: &[u8], offset: u64) -> std::io::Result<()> {
+            std::os::unix::fs::FileExt::write_all_at(&self.0, bytes, offset)
+        }
+
+        fn flush(&self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_kernel_is_asked_in_its_own_words() {
+        assert_eq!((size_of::<Request>(), size_of::<Partition>()), (24, 152));
+        assert_eq!(std::mem::offset_of!(Partition, names), 20);
+    }
+
+    #[test]
+    fn a_partition_is_the_volumes_only_where_the_claim_says() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(16 << 20).unwrap();
+        let claim = claim::claim(&Plain(file), "a", b"quarry1/s=new").unwrap();
+        let host = tempfile::tempdir().unwrap();
+        let root = |name: &str| host.path().join(name);
+        let roots = Roots { sys: root("sys"), dev: root("dev"), run: root("run"), proc: root("proc") };
+        let write = |path: &str, text: &str| {
+            let path = host.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("proc/self/mountinfo", "");
+        write("proc/swaps", "");
+        for (attribute, text) in [
+            ("dev", "8:16"),
+            ("diskseq", "7"),
+            ("size", "32768"),
+            ("ro", "0"),
+            ("removable", "0"),
+            ("queue/logical_block_size", "512"),
+            ("queue/rotational", "0"),
+        ] {
+            write(&format!("sys/block/sdb/{attribute}"), text);
+        }
+        let disk = find(&roots).unwrap().disks.remove(0);
+        assert_eq!(volume(&roots, &disk, &claim).unwrap(), None, "there is no partition");
+        for (partition, number, start, sectors) in [("sdb1", "1", "2048", "2048"), ("sdb2", "2", "4096", "26624")] {
+            for (attribute, text) in [("partition", number), ("start", start), ("size", sectors), ("dev", "8:18")] {
+                write(&format!("sys/block/sdb/{partition}/{attribute}"), text);
+            }
+        }
+        let error = volume(&roots, &disk, &claim).unwrap_err().message;
+        assert!(error.contains("sdb2 is not the node of that partition"), "it is there, and /dev has no node: {error}");
+        write("sys/block/sdb/sdb2/start", "4097");
+        let error = volume(&roots, &disk, &claim).unwrap_err().message;
+        assert!(error.contains("another partition 2"), "{error}");
+        write("sys/block/sdb/diskseq", "8");
+        assert_eq!(volume(&roots, &disk, &claim).unwrap(), None, "another disk has the name");
+    }
+}

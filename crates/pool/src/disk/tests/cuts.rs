@@ -1,0 +1,154 @@
+//! The process is killed before each of its deeds, and another one goes on.
+
+use super::*;
+
+/// How many deeds it takes.
+fn deeds(work: impl FnOnce(&Host)) -> usize {
+    let host = Host::default();
+    work(&host);
+    host.operations()
+}
+
+#[test]
+fn a_creation_that_is_killed_anywhere_is_repeated_to_one_volume() {
+    let create = |host: &Host| run(async { start(host, Wipe::None).carve(&spec("a", 1)).await });
+    let total = deeds(|host| {
+        host.disk("vdb", 16);
+        create(host).unwrap();
+    });
+    assert!(total > 10);
+    for kill in 0..total {
+        let host = Host::default();
+        let disks = [host.disk("vdb", 16), host.disk("vdc", 16)];
+        host.kill_after(kill);
+        let _ = create(&host);
+        host.reboot();
+        // Whoever comes in between finds room for one volume more, or two.
+        let there = run(async {
+            let pool = start(&host, Wipe::None);
+            let there = pool.asked("a").await.unwrap();
+            if let Some(volume) = &there {
+                assert_eq!(volume.record().unwrap().state, State::New);
+            }
+            assert_eq!(pool.status().await.space.available() / 13, if there.is_some() { MIB } else { 2 * MIB });
+            there
+        });
+        if there.is_none() {
+            create(&host).unwrap();
+        }
+        run(async {
+            let pool = start(&host, Wipe::None);
+            let volumes = pool.volumes().await.unwrap();
+            assert_eq!(volumes.len(), 1, "killed before deed {kill}");
+            pool.activate(&volumes[0]).await.unwrap();
+            pool.carve(&spec("b", 1)).await.unwrap();
+        });
+        assert_eq!(disks.map(|disk| word(&host, disk)), ["claimed"; 2], "killed before deed {kill}");
+    }
+}
+
+#[test]
+fn a_change_of_the_record_that_is_killed_anywhere_leaves_the_old_one_or_the_new_one() {
+    let change = |host: &Host| {
+        run(async {
+            let pool = start(host, Wipe::None);
+            let volume = pool.asked("a").await.unwrap().unwrap();
+            pool.set_record(&volume, &volume.record().unwrap().ready()).await
+        })
+    };
+    let prepared = || {
+        let host = Host::default();
+        host.disk("vdb", 16);
+        run(async { start(&host, Wipe::None).carve(&spec("a", 1)).await }).unwrap();
+        host
+    };
+    let host = prepared();
+    let before = host.operations();
+    change(&host).unwrap();
+    let total = host.operations() - before;
+    let mut seen = [false; 2];
+    for kill in 0..total {
+        let host = prepared();
+        host.kill_after(kill);
+        change(&host).unwrap_err();
+        host.reboot();
+        run(async {
+            let pool = start(&host, Wipe::None);
+            let volume = pool.asked("a").await.unwrap().unwrap();
+            seen[usize::from(volume.record().unwrap().state == State::Ready)] = true;
+            // What stands in one copy only is written again before it is acted upon.
+            pool.activate(&volume).await.unwrap();
+            let Found::Claimed(claim) = found(&host, 1) else { panic!("not claimed") };
+            assert_eq!(claim.degraded, []);
+        });
+        change(&host).unwrap();
+    }
+    assert_eq!(seen, [true; 2]);
+}
+
+#[test]
+fn a_removal_that_is_killed_anywhere_is_brought_to_its_end() {
+    const SECRET: u64 = VOLUME_OFFSET + 9 * MIB;
+    for wipe in [Wipe::None, Wipe::Zero, Wipe::Discard] {
+        let remove = |host: &Host| {
+            run(async {
+                let pool = start(host, wipe);
+                let Some(volume) = pool.asked("a").await.unwrap() else { return };
+                if pool.remove(&volume).await.is_ok() {
+                    // What is left of it is done in the background; a kill there is one as well.
+                    for _ in 0..100 {
+                        if pool.status().await.problems.is_empty() && word(host, 1) == "releasing" {
+                            tokio::time::sleep(Duration::from_millis(2)).await;
+                        }
+                    }
+                }
+            })
+        };
+        let prepared = || {
+            let host = Host::default();
+            host.disk("vdb", 16);
+            run(async {
+                let pool = start(&host, wipe);
+                let volume = pool.carve(&spec("a", 1)).await.unwrap();
+                pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
+            });
+            host.poke(1, SECRET, b"secret");
+            host
+        };
+        let host = prepared();
+        let before = host.operations();
+        remove(&host);
+        assert_eq!(word(&host, 1), "nothing");
+        let total = host.operations() - before;
+        assert!(total > 10);
+        let mut seen = std::collections::BTreeSet::new();
+        for kill in 0..total {
+            let host = prepared();
+            host.kill_after(kill);
+            remove(&host);
+            host.reboot();
+            let now = word(&host, 1);
+            seen.insert(now);
+            let wiped = || wipe == Wipe::None || host.peek(1, SECRET, 6) == [0; 6];
+            run(async {
+                let pool = start(&host, wipe);
+                match pool.asked("a").await.unwrap() {
+                    Some(volume) => {
+                        assert_eq!(now, "claimed", "{wipe:?}, killed before deed {kill}");
+                        assert_eq!(volume.record().unwrap().state, State::Ready);
+                        assert_eq!(host.peek(1, SECRET, 6), b"secret", "its bytes are as they were");
+                        pool.activate(&volume).await.unwrap();
+                        pool.remove(&volume).await.unwrap();
+                    }
+                    None => assert_ne!(now, "claimed", "{wipe:?}, killed before deed {kill}"),
+                }
+                let free = pool.status().await.space.available() > 0;
+                assert!(!free || wiped(), "{wipe:?}, killed before deed {kill}: free, and not wiped");
+                settled(&pool).await;
+                assert!(wiped(), "{wipe:?}, killed before deed {kill}");
+                assert_eq!(pool.carve(&spec("b", 1)).await.unwrap().size, 13 * MIB);
+            });
+        }
+        assert!(seen.contains("claimed") && seen.contains("releasing"), "{seen:?}");
+    }
+}

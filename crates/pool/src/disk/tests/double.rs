@@ -1,0 +1,379 @@
+//! Disks made of files, with the real code of claims upon them.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use quarry_disk::claim::{Claim, Sectors};
+use quarry_disk::{Alone, Assignment, Disk, FindError, Found, HostPaths, Selector, Transport, Use, assign};
+use quarry_filesystem::Probe;
+use quarry_mount::Device;
+use quarry_volume::{Error, Reason, Result};
+
+use crate::disk::disks::{Disks, Held, Opened};
+
+/// What the simulated blkid takes for somebody's data, and where it looks for it.
+pub(super) const SIGNATURE: (u64, &[u8]) = (1080, b"SOMEBODYS");
+
+/// A host whose disks are files. All clones are the same.
+#[derive(Clone, Default)]
+pub(super) struct Host {
+    state: Arc<Mutex<State>>,
+}
+
+type Deed = Box<dyn FnOnce(&Host) + Send>;
+
+#[derive(Default)]
+struct State {
+    disks: HashMap<u64, Slot>,
+    /// Writes, flushes and ioctls until the process is killed.
+    budget: Option<usize>,
+    operations: usize,
+    probes: usize,
+    /// Done to the disks right before one is held next.
+    before_hold: Option<Deed>,
+}
+
+/// A disk.
+struct Slot {
+    disk: Disk,
+    file: Arc<File>,
+    pulled: bool,
+    unreadable: bool,
+    /// Somebody, perhaps we, has it for himself.
+    held: bool,
+    /// Whether the kernel has its partitions, and how often they are open.
+    partitions: bool,
+    opened: usize,
+}
+
+impl Host {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// A blank disk of so many MiB, `NAME` and `x-NAME` under `by-id`; its number is the disk's for good.
+    pub(super) fn disk(&self, name: &str, mib: u64) -> u64 {
+        let mut state = self.state();
+        let number = state.disks.len() as u64 + 1;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(mib << 20).unwrap();
+        let disk = Disk {
+            name: name.to_owned(),
+            node: PathBuf::from("/dev").join(name),
+            number: Device { major: 8, minor: 16 * number },
+            sequence: Some(number),
+            model: None,
+            serial: None,
+            wwn: None,
+            by_id: vec![format!("x-{name}")],
+            by_path: Vec::new(),
+            size: mib << 20,
+            logical_sector: 512,
+            physical_sector: 4096,
+            rotational: false,
+            transport: Transport::Virtio,
+            read_only: false,
+            removable: false,
+            zoned: false,
+            multipath: false,
+            udev: true,
+            holders: Vec::new(),
+            partitions: Vec::new(),
+            uses: Vec::new(),
+            same_as: Vec::new(),
+        };
+        let slot = Slot {
+            disk,
+            file: Arc::new(file),
+            pulled: false,
+            unreadable: false,
+            held: false,
+            partitions: false,
+            opened: 0,
+        };
+        state.disks.insert(number, slot);
+        number
+    }
+
+    fn with<T>(&self, number: u64, work: impl FnOnce(&mut Slot) -> T) -> T {
+        work(self.state().disks.get_mut(&number).unwrap())
+    }
+
+    pub(super) fn change(&self, number: u64, change: impl FnOnce(&mut Disk)) {
+        self.with(number, |slot| change(&mut slot.disk));
+    }
+
+    pub(super) fn use_it(&self, number: u64, how: quarry_disk::How) {
+        self.change(number, |disk| disk.uses = vec![Use { device: disk.name.clone(), how }]);
+    }
+
+    pub(super) fn set_held(&self, number: u64, held: bool) {
+        self.with(number, |slot| slot.held = held);
+    }
+
+    pub(super) fn set_unreadable(&self, number: u64) {
+        self.with(number, |slot| slot.unreadable = true);
+    }
+
+    /// Somebody else opens the volume's partition, or closes it.
+    pub(super) fn open_partition(&self, number: u64, open: bool) {
+        self.with(number, |slot| if open { slot.opened += 1 } else { slot.opened -= 1 });
+    }
+
+    pub(super) fn pull(&self, number: u64) {
+        self.with(number, |slot| (slot.pulled, slot.partitions) = (true, false));
+    }
+
+    /// Puts a disk back, under another name and as another of the kernel's disks.
+    pub(super) fn put_back(&self, number: u64, name: &str) {
+        self.with(number, |slot| {
+            slot.pulled = false;
+            slot.disk.name = name.to_owned();
+            slot.disk.sequence = slot.disk.sequence.map(|sequence| sequence + 1000);
+        });
+    }
+
+    /// What a reboot leaves of the kernel's state: partitions come from the table.
+    pub(super) fn reboot(&self) {
+        let mut state = self.state();
+        (state.budget, state.before_hold) = (None, None);
+        for slot in state.disks.values_mut() {
+            let mut mark = [0; 2];
+            slot.file.read_exact_at(&mut mark, 510).unwrap();
+            (slot.held, slot.opened, slot.partitions) = (false, 0, mark == [0x55, 0xaa]);
+        }
+    }
+
+    /// The process is killed instead of doing anything to the disks after so many more deeds.
+    pub(super) fn kill_after(&self, operations: usize) {
+        self.state().budget = Some(operations);
+    }
+
+    pub(super) fn operations(&self) -> usize {
+        self.state().operations
+    }
+
+    pub(super) fn probes(&self) -> usize {
+        self.state().probes
+    }
+
+    pub(super) fn before_hold(&self, work: impl FnOnce(&Host) + Send + 'static) {
+        self.state().before_hold = Some(Box::new(work));
+    }
+
+    pub(super) fn poke(&self, number: u64, offset: u64, bytes: &[u8]) {
+        self.with(number, |slot| slot.file.write_all_at(bytes, offset).unwrap());
+    }
+
+    pub(super) fn peek(&self, number: u64, offset: u64, length: usize) -> Vec<u8> {
+        let mut bytes = vec![0; length];
+        self.with(number, |slot| slot.file.read_exact_at(&mut bytes, offset).unwrap());
+        bytes
+    }
+
+    /// Everything that is on the disk.
+    pub(super) fn image(&self, number: u64) -> Vec<u8> {
+        let size = self.with(number, |slot| slot.disk.size);
+        self.peek(number, 0, size as usize)
+    }
+
+    fn spend(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.operations += 1;
+        match &mut state.budget {
+            None => Ok(()),
+            Some(0) => Err(io::Error::other("killed")),
+            Some(left) => {
+                *left -= 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn deed(&self) -> Result<()> {
+        self.spend().map_err(|error| Error::host(error.to_string()))
+    }
+
+    fn number_of(&self, disk: &Disk) -> Result<u64> {
+        let state = self.state();
+        let same = |slot: &Slot| !slot.pulled && slot.disk.number == disk.number && slot.disk.sequence == disk.sequence;
+        let found = state.disks.iter().find(|(_, slot)| same(slot)).map(|(number, _)| *number);
+        found.ok_or_else(|| Error::unavailable(format!("the disk {} is gone", disk.name)))
+    }
+
+    fn handle(&self, disk: &Disk, holds: bool) -> Result<Handle> {
+        let number = self.number_of(disk)?;
+        let (file, size) = self.with(number, |slot| (Arc::clone(&slot.file), slot.disk.size));
+        Ok(Handle { host: self.clone(), number, file, size, holds, path: disk.node.clone() })
+    }
+}
+
+#[async_trait::async_trait]
+impl Disks for Host {
+    fn find(&self) -> Result<Found, FindError> {
+        let state = self.state();
+        let mut disks: Vec<Disk> = Vec::new();
+        for slot in state.disks.values().filter(|slot| !slot.pulled) {
+            let mut disk = slot.disk.clone();
+            if slot.partitions {
+                disk.partitions = vec![format!("{}1", disk.name), format!("{}2", disk.name)];
+            }
+            disks.push(disk);
+        }
+        disks.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(Found { disks, failed: Vec::new() })
+    }
+
+    fn assign(&self, pools: &[(String, Selector)], disks: &[Disk]) -> Assignment {
+        assign(pools, disks, &HostPaths)
+    }
+
+    fn read(&self, disk: &Disk) -> Result<Box<dyn Sectors>> {
+        Ok(Box::new(self.handle(disk, false)?))
+    }
+
+    fn write(&self, disk: &Disk) -> Result<Box<dyn Sectors>> {
+        Ok(Box::new(self.handle(disk, false)?))
+    }
+
+    fn hold(&self, disk: &Disk) -> Result<Arc<dyn Held>> {
+        let work = self.state().before_hold.take();
+        if let Some(work) = work {
+            work(self);
+        }
+        let handle = self.handle(disk, true);
+        let number = self.number_of(disk)?;
+        if self.with(number, |slot| std::mem::replace(&mut slot.held, true)) {
+            // Not ours: it must not be given back.
+            std::mem::forget(handle);
+            return Err(Error::new(Reason::InUse, "is in use"));
+        }
+        Ok(Arc::new(handle?))
+    }
+
+    fn alone(&self, disk: &Disk) -> Alone {
+        match self.number_of(disk).map(|number| self.with(number, |slot| slot.held)) {
+            Ok(false) => Alone::Yes,
+            _ => Alone::Held,
+        }
+    }
+
+    async fn probe(&self, disk: &Disk) -> Result<Probe> {
+        self.state().probes += 1;
+        let number = self.number_of(disk)?;
+        let (at, signature) = SIGNATURE;
+        Ok(match self.peek(number, at, signature.len()) == signature {
+            true => Probe::Other { what: "somebody's data".to_owned() },
+            false => Probe::Blank,
+        })
+    }
+
+    fn partition(&self, disk: &Disk, _: &Claim) -> Result<Option<PathBuf>> {
+        let Ok(number) = self.number_of(disk) else { return Ok(None) };
+        Ok(self.with(number, |slot| slot.partitions.then(|| PathBuf::from(format!("/dev/{}2", slot.disk.name)))))
+    }
+
+    fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
+        self.deed()?;
+        let number = self.number_of(disk)?;
+        self.with(number, |slot| {
+            slot.partitions = true;
+            slot.opened += 1;
+        });
+        let node = self.partition(disk, claim)?.unwrap();
+        Ok((node, Box::new(Partition { host: self.clone(), number })))
+    }
+}
+
+struct Partition {
+    host: Host,
+    number: u64,
+}
+
+impl Drop for Partition {
+    fn drop(&mut self) {
+        self.host.with(self.number, |slot| slot.opened = slot.opened.saturating_sub(1));
+    }
+}
+
+struct Handle {
+    host: Host,
+    number: u64,
+    file: Arc<File>,
+    size: u64,
+    holds: bool,
+    path: PathBuf,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.holds {
+            self.host.set_held(self.number, false);
+        }
+    }
+}
+
+impl Sectors for Handle {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn sector_size(&self) -> u32 {
+        512
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        if self.host.with(self.number, |slot| slot.unreadable || slot.pulled) {
+            return Err(io::Error::other("a bad sector"));
+        }
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if let Err(error) = self.host.spend() {
+            // It had begun.
+            self.file.write_all_at(&bytes[..bytes.len() / 1024 * 512], offset)?;
+            return Err(error);
+        }
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.host.spend()
+    }
+}
+
+impl Held for Handle {
+    fn zero(&self, offset: u64, length: u64) -> Result<()> {
+        assert!(self.holds);
+        let failed = self.host.deed();
+        // It had begun.
+        let length = if failed.is_err() { length / 2 } else { length };
+        self.file.write_all_at(&vec![0; length as usize], offset).unwrap();
+        failed
+    }
+
+    fn discard(&self, _: u64, _: u64) -> Result<bool> {
+        self.host.deed().map(|()| false)
+    }
+
+    fn drop_partitions(&self) -> Result<()> {
+        assert!(self.holds);
+        self.host.deed()?;
+        self.host.with(self.number, |slot| {
+            if slot.opened > 0 {
+                return Err(Error::new(Reason::InUse, "a partition is open"));
+            }
+            slot.partitions = false;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,149 @@
+//! Disks that are pulled, unreadable or damaged: nothing is said not to exist that may.
+
+use super::*;
+
+#[test]
+fn a_volume_whose_disk_is_pulled_is_lost_and_found_again_under_another_name() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    host.disk("vdc", 16);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let volume = pool.carve(&spec("a", 1)).await.unwrap();
+        pool.volumes().await.unwrap();
+        host.pull(disk);
+        pool.uevents().count(true);
+        let lost = pool.volume("a").await.unwrap().unwrap();
+        assert!(matches!(&lost.health, Health::Lost(why) if why.contains("vdb") && why.contains("gone")), "{lost:?}");
+        assert_eq!(pool.device(&volume).unwrap(), None);
+        assert_eq!(pool.activate(&volume).await.unwrap_err().reason, Reason::Precondition);
+        assert_eq!(pool.remove(&volume).await.unwrap_err().reason, Reason::Unavailable);
+        assert_eq!(pool.carve(&spec("a", 1)).await.unwrap_err().reason, Reason::Exists, "not twice");
+        // The others go on.
+        pool.carve(&spec("b", 1)).await.unwrap();
+
+        host.put_back(disk, "vdz");
+        pool.uevents().count(true);
+        let back = pool.volume("a").await.unwrap().unwrap();
+        assert_eq!((back.health.clone(), &back.uuid), (Health::Whole, &volume.uuid));
+        assert_eq!(pool.activate(&back).await.unwrap().node().unwrap(), PathBuf::from("/dev/vdz2"));
+        assert_eq!(pool.device(&volume).unwrap(), Some(PathBuf::from("/dev/vdz2")));
+        pool.remove(&back).await.unwrap();
+        assert!(pool.volume("a").await.unwrap().is_none());
+    });
+}
+
+#[test]
+fn two_disks_that_swapped_their_names_keep_their_volumes() {
+    let host = Host::default();
+    let [one, other] = [host.disk("vdb", 16), host.disk("vdc", 24)];
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let volume = pool.carve(&spec("a", 1)).await.unwrap();
+        pool.carve(&spec("b", 1)).await.unwrap();
+        pool.volumes().await.unwrap();
+        host.put_back(one, "vdc");
+        host.put_back(other, "vdb");
+        // Even before anything of it was heard.
+        assert_eq!(pool.device(&volume).unwrap(), Some(PathBuf::from("/dev/vdc2")));
+    });
+}
+
+#[test]
+fn a_disk_that_was_never_read_may_hold_any_volume() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    host.disk("vdc", 16);
+    host.set_unreadable(disk);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        for error in [
+            pool.volume("a").await.map(drop),
+            pool.asked("a").await.map(drop),
+            pool.volumes().await.map(drop),
+            pool.carve(&spec("a", 1)).await.map(drop),
+        ] {
+            let error = error.unwrap_err();
+            assert_eq!(error.reason, Reason::Unavailable);
+            assert!(error.message.contains("vdb"), "{}", error.message);
+        }
+        let reading = pool.read(None).await;
+        assert!(matches!(reading.volumes, Volumes::Unreadable));
+        assert!(reading.state.space.closed.is_some());
+    });
+}
+
+#[test]
+fn a_disk_that_fails_later_takes_its_own_volume_alone() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    host.disk("vdc", 24);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        pool.carve(&spec("a", 1)).await.unwrap();
+        pool.volumes().await.unwrap();
+        host.set_unreadable(disk);
+        pool.uevents().count(false);
+        let lost = pool.volume("a").await.unwrap().unwrap();
+        assert!(matches!(&lost.health, Health::Lost(why) if why.contains("bad sector")), "{lost:?}");
+        assert!(pool.status().await.problems.iter().any(|problem| problem.contains("vdb cannot be read")));
+        assert!(pool.asked("b").await.unwrap().is_none());
+        assert_eq!(pool.carve(&spec("b", 1)).await.unwrap().size, 21 * MIB);
+    });
+}
+
+#[test]
+fn a_volume_whose_table_was_overwritten_is_neither_free_nor_forgotten() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let volume = pool.carve(&spec("a", 1)).await.unwrap();
+        pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
+    });
+    host.poke(disk, 0, &[0; 512]);
+    host.reboot();
+    let before = host.image(disk);
+    run(async {
+        // Another process, which has never seen it whole.
+        let pool = start(&host, Wipe::Zero);
+        let state = pool.status().await;
+        assert!(state.problems.iter().any(|problem| problem.contains("damaged")), "{:?}", state.problems);
+        assert_eq!(state.space.available(), 0);
+        assert_eq!(pool.volume("a").await.unwrap_err().reason, Reason::Unavailable, "it may be this one");
+        assert_eq!(pool.carve(&spec("b", 1)).await.unwrap_err().reason, Reason::NoSpace);
+    });
+    assert!(host.image(disk) == before, "it was written to");
+}
+
+#[test]
+fn a_copy_of_a_disk_makes_neither_usable() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    run(async { start(&host, Wipe::None).carve(&spec("a", 1)).await.unwrap() });
+    let copy = host.disk("vdc", 16);
+    host.poke(copy, 0, &host.image(disk));
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let volume = pool.volume("a").await.unwrap().unwrap();
+        assert!(matches!(&volume.health, Health::Lost(why) if why.contains("two disks")), "{volume:?}");
+        assert_eq!(pool.activate(&volume).await.unwrap_err().reason, Reason::Precondition);
+        assert_eq!(pool.remove(&volume).await.unwrap_err().reason, Reason::Unavailable);
+    });
+    assert_eq!([word(&host, disk), word(&host, copy)], ["claimed"; 2]);
+}
+
+#[test]
+fn a_disk_that_the_selector_means_no_more_keeps_its_volume_from_being_denied() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    run(async { start(&host, Wipe::None).carve(&spec("a", 1)).await.unwrap() });
+    host.change(disk, |disk| disk.by_id.clear());
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let error = pool.volume("a").await.unwrap_err();
+        assert_eq!(error.reason, Reason::Unavailable);
+        assert!(error.message.contains("vdb") && error.message.contains("no pool's selector"), "{}", error.message);
+        assert!(pool.volume("b").await.unwrap().is_none());
+    });
+}

@@ -1,0 +1,234 @@
+//! The pool over disks made of files: what it takes, what it never takes, and what a kill leaves.
+
+mod cuts;
+mod double;
+mod lost;
+mod taken;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use quarry_disk::claim::{self, Found};
+use quarry_disk::{Criteria, How, Selector, State as Disk};
+use quarry_volume::{AccessTypes, Filesystem, Layout, Reason, SizeRange, VolumeSpec};
+
+use self::double::Host;
+use super::carve::VOLUME_OFFSET;
+use super::disks::{Any, Disks as _};
+use super::view::MIB;
+use super::*;
+use crate::{Health, State};
+
+fn selector(by_id: &str) -> Selector {
+    let include = Criteria { by_id: Some(vec![by_id.parse().unwrap()]), ..Criteria::default() };
+    Selector::new(include, Criteria::default()).unwrap()
+}
+
+/// A process that serves the pool `whole` of all of the host's disks.
+fn start(host: &Host, wipe: Wipe) -> DiskPool {
+    start_of(host, wipe, "whole", &[("whole", "x-*")])
+}
+
+fn start_of(host: &Host, wipe: Wipe, name: &str, pools: &[(&str, &str)]) -> DiskPool {
+    let selectors: Arc<[_]> = pools.iter().map(|(name, by_id)| ((*name).to_owned(), selector(by_id))).collect();
+    DiskPool::over(Arc::new(host.clone()), name.to_owned(), wipe, selectors, Uevents::default())
+}
+
+fn spec(name: &str, mib: u64) -> VolumeSpec {
+    VolumeSpec {
+        name: name.to_owned(),
+        size: SizeRange { required: mib * MIB, limit: None },
+        pool: None,
+        access: AccessTypes::Mount,
+        filesystem: Some(Filesystem::Ext4),
+        layout: Layout::Linear,
+        mkfs_options: String::new(),
+    }
+}
+
+/// Runs what a process does; when it returns, the process and all that it had begun is gone.
+fn run<T>(work: impl Future<Output = T>) -> T {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(2).enable_time().build().unwrap().block_on(work)
+}
+
+/// What lies on each disk, by its number.
+fn found(host: &Host, number: u64) -> Found {
+    let disks = host.find().unwrap().disks;
+    let disk = disks.iter().find(|disk| disk.number.minor == 16 * number).unwrap();
+    claim::read(&Any(&*host.read(disk).unwrap())).unwrap()
+}
+
+fn word(host: &Host, number: u64) -> &'static str {
+    match found(host, number) {
+        Found::Nothing => "nothing",
+        Found::Claimed(_) => "claimed",
+        Found::HalfClaimed(_) => "half",
+        Found::Releasing(_) => "releasing",
+        _ => "else",
+    }
+}
+
+/// Waits until no release is under way.
+async fn settled(pool: &DiskPool) {
+    for _ in 0..2000 {
+        let view = pool.inner.view().await.unwrap();
+        let releasing = view.disks.iter().any(|seen| matches!(seen.raw.found, Ok(Found::Releasing(_))));
+        if !releasing {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("a release does not end: {:?}", pool.inner.releases.problems());
+}
+
+#[test]
+fn the_smallest_disk_that_fits_is_taken_whole() {
+    let host = Host::default();
+    let [large, small, middle] = [("vdb", 40), ("vdc", 16), ("vdd", 24)].map(|(name, mib)| host.disk(name, mib));
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let state = pool.status().await;
+        let capacity = state.space.capacity(&Layout::Linear);
+        assert_eq!((capacity.available, capacity.largest), ((37 + 13 + 21) * MIB, 37 * MIB));
+        assert_eq!((state.size, state.problems.len()), ((37 + 13 + 21) * MIB, 0));
+        assert_eq!(pool.size_of(&spec("a", 14)).await.unwrap(), 21 * MIB);
+        let volume = pool.carve(&spec("a", 14)).await.unwrap();
+        assert_eq!(volume.size, 21 * MIB);
+        assert_eq!(volume.record().unwrap().state, State::New);
+        let Found::Claimed(claim) = found(&host, middle) else { panic!("not claimed") };
+        assert_eq!((claim.offset, claim.length), (VOLUME_OFFSET, 21 * MIB));
+        assert_eq!([word(&host, small), word(&host, large)], ["nothing", "nothing"]);
+        assert_eq!(pool.carve(&spec("a", 14)).await.unwrap_err().reason, Reason::Exists);
+        // Within the limit, or not at all.
+        let size = SizeRange { required: 0, limit: Some(12 * MIB) };
+        let error = pool.carve(&VolumeSpec { size, ..spec("b", 1) }).await.unwrap_err();
+        assert_eq!(error.reason, Reason::NoSpace);
+        for part in ["vdc (13Mi), vdb (37Mi)", "vdd volume a", "12582912 at most"] {
+            assert!(error.message.contains(part), "{}", error.message);
+        }
+        assert_eq!(pool.carve(&spec("c", 0)).await.unwrap().size, 13 * MIB);
+        assert_eq!(pool.status().await.space.capacity(&Layout::Linear).available, 37 * MIB);
+        for layout in [Layout::Striped { stripes: 2, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }] {
+            let error = pool.carve(&VolumeSpec { layout, ..spec("d", 1) }).await.unwrap_err();
+            assert_eq!(error.reason, Reason::NoSpace, "{}", error.message);
+        }
+    });
+}
+
+#[test]
+fn a_volume_lives_and_ends() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    run(async {
+        let pool = start(&host, Wipe::Zero);
+        let volume = pool.carve(&spec("a", 10)).await.unwrap();
+        let reading = pool.read(None).await;
+        let Volumes::All(volumes) = reading.volumes else { panic!("not told") };
+        assert_eq!((volumes.len(), reading.state.volumes), (1, 1));
+        assert!(matches!(pool.read(Some(reading.mark)).await.volumes, Volumes::Same));
+        assert_eq!(pool.activate(&volume).await.unwrap().node().unwrap(), PathBuf::from("/dev/vdb2"));
+        assert_eq!(pool.device(&volume).unwrap(), Some(PathBuf::from("/dev/vdb2")));
+
+        let ready = volume.record().unwrap().ready();
+        pool.set_record(&volume, &ready).await.unwrap();
+        assert!(matches!(pool.read(Some(reading.mark)).await.volumes, Volumes::All(_)), "another record");
+        let stale = pool.set_record(&volume, &volume.record().unwrap().zeroed(1)).await.unwrap_err();
+        assert_eq!(stale.reason, Reason::Precondition);
+        let now = pool.asked("a").await.unwrap().unwrap();
+        assert_eq!(now.record().unwrap().state, State::Ready);
+        assert_eq!(now.storage, pool.storage().await.unwrap());
+
+        // In use in three ways, of which each is enough.
+        host.open_partition(disk, true);
+        assert_eq!(pool.remove(&now).await.unwrap_err().reason, Reason::InUse);
+        host.open_partition(disk, false);
+        host.set_held(disk, true);
+        assert_eq!(pool.remove(&now).await.unwrap_err().reason, Reason::InUse);
+        host.set_held(disk, false);
+        host.use_it(disk, How::Published { at: "/pods/a".into() });
+        let error = pool.remove(&now).await.unwrap_err();
+        assert!(error.reason == Reason::InUse && error.message.contains("/pods/a"), "{}", error.message);
+        host.change(disk, |disk| disk.uses.clear());
+        let Found::Claimed(claim) = found(&host, disk) else { panic!("it was in use") };
+        assert_eq!(claim.record, ready.to_string().as_bytes());
+
+        host.poke(disk, claim.offset + 5 * MIB, b"secret");
+        pool.activate(&now).await.unwrap();
+        pool.remove(&now).await.unwrap();
+        assert!(pool.volume("a").await.unwrap().is_none());
+        settled(&pool).await;
+        assert_eq!(host.peek(disk, claim.offset + 5 * MIB, 6), [0; 6]);
+        assert_eq!(word(&host, disk), "nothing");
+        assert_eq!(pool.disks().await.unwrap()[0].state, Disk::Free);
+        assert_eq!(pool.disks().await.unwrap()[0].wiping, None);
+        assert_eq!(pool.remove(&now).await.unwrap_err().reason, Reason::Unavailable, "it is gone");
+    });
+}
+
+#[test]
+fn what_a_former_volume_of_that_name_left_is_not_adopted() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let volume = pool.carve(&spec("a", 10)).await.unwrap();
+        host.poke(disk, VOLUME_OFFSET + 1024, b"a filesystem's superblock");
+        pool.remove(&volume).await.unwrap();
+        assert_eq!(word(&host, disk), "nothing", "there is nothing to wipe");
+        assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 1), b"a");
+        let again = pool.carve(&spec("a", 10)).await.unwrap();
+        assert_eq!(again.uuid, volume.uuid, "so the filesystem's UUID is the same");
+        assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 25), [0; 25]);
+    });
+}
+
+#[test]
+fn one_free_disk_is_given_once_and_ten_disks_ten_times() {
+    for (disks, volumes) in [(1, 2), (10, 20)] {
+        let host = Host::default();
+        for index in 0..disks {
+            host.disk(&format!("vd{index}"), 16);
+        }
+        run(async {
+            let pool = Arc::new(start(&host, Wipe::None));
+            let carve = |index: usize| {
+                let pool = Arc::clone(&pool);
+                tokio::spawn(async move { pool.carve(&spec(&format!("v{index}"), 5)).await })
+            };
+            let mut made = 0;
+            for task in (0..volumes).map(carve).collect::<Vec<_>>() {
+                match task.await.unwrap() {
+                    Ok(_) => made += 1,
+                    Err(error) => assert_eq!(error.reason, Reason::NoSpace, "{}", error.message),
+                }
+            }
+            assert_eq!(made, disks);
+            assert_eq!(pool.volumes().await.unwrap().len(), disks);
+        });
+    }
+}
+
+#[test]
+fn looking_again_asks_no_program() {
+    let host = Host::default();
+    host.disk("vdb", 16);
+    host.disk("vdc", 16);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        pool.status().await;
+        let before = host.probes();
+        assert_eq!(before, 2);
+        for _ in 0..3 {
+            if let Some(kept) = &mut pool.inner.memory().seen {
+                kept.at -= 2 * FRESH;
+            }
+            pool.status().await;
+        }
+        assert_eq!(host.probes(), before);
+        // An event may be that of a program that wrote to a disk.
+        pool.uevents().count(false);
+        pool.status().await;
+        assert_eq!(host.probes(), 2 * before);
+    });
+}

@@ -1,0 +1,144 @@
+//! Disks that are never taken, and halves of claims that are.
+
+use super::double::SIGNATURE;
+use super::*;
+
+/// A pool whose one disk was spoiled in some way.
+fn refuses(why: &str, spoil: impl FnOnce(&Host, u64)) {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    spoil(&host, disk);
+    let before = host.image(disk);
+    run(async {
+        let pool = start(&host, Wipe::Zero);
+        let error = pool.carve(&spec("a", 1)).await.unwrap_err();
+        assert_eq!(error.reason, Reason::NoSpace);
+        assert!(error.message.contains(why), "{:?} does not say {why:?}", error.message);
+        assert_eq!(pool.status().await.space.available(), 0);
+    });
+    assert!(host.image(disk) == before, "{why}: it was written to");
+}
+
+#[test]
+fn what_is_not_free_is_not_taken_and_not_touched() {
+    refuses("somebody's data", |host, disk| host.poke(disk, SIGNATURE.0, SIGNATURE.1));
+    for at in [512, 4096, (16 << 20) - 512, (16 << 20) - 4096] {
+        refuses("EFI PART", |host, disk| host.poke(disk, at, b"EFI PART"));
+    }
+    refuses("boot signature", |host, disk| host.poke(disk, 510, &[0x55, 0xaa]));
+    refuses("is held by another program", |host, disk| host.set_held(disk, true));
+    refuses("is read-only", |host, disk| host.change(disk, |disk| disk.read_only = true));
+    refuses("has partitions vdb1", |host, disk| host.change(disk, |disk| disk.partitions = vec!["vdb1".into()]));
+    refuses("used by md0", |host, disk| host.change(disk, |disk| disk.holders = vec!["md0".into()]));
+    refuses("is mounted on /x", |host, disk| host.use_it(disk, How::Mounted { at: "/x".into() }));
+    refuses("is a raw block volume", |host, disk| host.use_it(disk, How::Published { at: "/x".into() }));
+    refuses("same world-wide name", |host, disk| host.change(disk, |disk| disk.same_as = vec!["vdc".into()]));
+    refuses("means no other disk", |host, disk| host.change(disk, |disk| disk.by_id.clear()));
+}
+
+/// Between the look and the moment when the disk is ours, somebody else was quicker.
+#[test]
+fn nothing_is_believed_that_was_seen_before_the_disk_was_held() {
+    type Spoil = fn(&Host, u64);
+    let spoils: [(&str, Spoil); 6] = [
+        ("somebody's data", |host, disk| host.poke(disk, SIGNATURE.0, SIGNATURE.1)),
+        ("EFI PART", |host, disk| host.poke(disk, 512, b"EFI PART")),
+        ("is mounted on /x", |host, disk| host.use_it(disk, How::Mounted { at: "/x".into() })),
+        ("is in use", |host, disk| host.set_held(disk, true)),
+        ("is gone", |host, disk| host.pull(disk)),
+        ("is gone", |host, disk| host.put_back(disk, "vdc")),
+    ];
+    for (why, spoil) in spoils {
+        let host = Host::default();
+        let disk = host.disk("vdb", 16);
+        run(async {
+            let pool = start(&host, Wipe::None);
+            pool.status().await;
+            host.before_hold(move |host| spoil(host, disk));
+            let error = pool.carve(&spec("a", 1)).await.unwrap_err();
+            assert_eq!(error.reason, Reason::NoSpace);
+            assert!(error.message.contains(why), "{:?} does not say {why:?}", error.message);
+        });
+        assert_eq!(host.peek(disk, MIB, 8), [0; 8], "{why}: no record was written");
+    }
+}
+
+#[test]
+fn a_disk_of_two_pools_is_nobodys() {
+    let host = Host::default();
+    let both = host.disk("vdb", 16);
+    let pools = [("one", "x-vdb"), ("two", "x-*")];
+    run(async {
+        for name in ["one", "two"] {
+            let pool = start_of(&host, Wipe::None, name, &pools);
+            let problems = pool.status().await.problems.join("\n");
+            for part in ["vdb", "one and two"] {
+                assert!(problems.contains(part), "{problems}");
+            }
+            assert_eq!(pool.carve(&spec("a", 1)).await.unwrap_err().reason, Reason::NoSpace);
+        }
+        assert_eq!(word(&host, both), "nothing");
+        // A claim on such a disk has not ceased to exist, and is nobody's to change.
+        let alone = start_of(&host, Wipe::None, "two", &pools[1..]);
+        let volume = alone.carve(&spec("a", 1)).await.unwrap();
+        for name in ["one", "two"] {
+            let pool = start_of(&host, Wipe::None, name, &pools);
+            for error in [pool.volume("a").await.map(drop), pool.asked("a").await.map(drop), pool.remove(&volume).await]
+            {
+                assert_eq!(error.unwrap_err().reason, Reason::Unavailable);
+            }
+            assert!(pool.volume("b").await.unwrap().is_none());
+        }
+        assert_eq!(word(&host, both), "claimed");
+    });
+}
+
+/// A disk with half a claim of volume `a`, as an interrupted creation leaves it.
+fn half(host: &Host, disk: u64, kill_after: usize) {
+    host.kill_after(kill_after);
+    run(async { start(host, Wipe::None).carve(&spec("a", 1)).await.unwrap_err() });
+    host.reboot();
+    assert_eq!(word(host, disk), "half");
+}
+
+#[test]
+fn half_a_claim_is_finished_for_its_own_volume_and_cleared_for_another() {
+    for (asked, size, sequence) in [("a", 1, Some(1)), ("a", 2, Some(1)), ("b", 1, Some(1)), ("b", 20, None)] {
+        let host = Host::default();
+        let disk = host.disk("vdb", 16);
+        half(&host, disk, 6);
+        run(async {
+            let pool = start(&host, Wipe::None);
+            assert!(pool.asked("a").await.unwrap().is_none(), "half a claim is no volume");
+            assert_eq!(pool.status().await.space.available(), 13 * MIB, "it is free but for it");
+            let made = pool.carve(&spec(asked, size)).await;
+            match sequence {
+                None => {
+                    assert_eq!(made.unwrap_err().reason, Reason::NoSpace);
+                    assert_eq!(word(&host, disk), "nothing");
+                }
+                Some(sequence) => {
+                    assert_eq!(made.unwrap().name, asked);
+                    let Found::Claimed(claim) = found(&host, disk) else { panic!("not claimed") };
+                    assert_eq!(claim.sequence, sequence);
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn half_a_claim_that_somebody_else_has_used_since_is_left_alone() {
+    for asked in ["a", "b"] {
+        let host = Host::default();
+        let disk = host.disk("vdb", 16);
+        half(&host, disk, 6);
+        host.poke(disk, SIGNATURE.0, SIGNATURE.1);
+        let before = host.image(disk);
+        run(async {
+            let pool = start(&host, Wipe::None);
+            assert_eq!(pool.carve(&spec(asked, 1)).await.unwrap_err().reason, Reason::NoSpace);
+        });
+        assert!(host.image(disk) == before, "it was written to");
+    }
+}

@@ -1,0 +1,302 @@
+//! What a look at the disks comes to: volumes, room, and what is wrong.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+
+use quarry_disk::claim::{Claim, Degraded, Found, Identity, capacity};
+use quarry_disk::{Disk, State};
+use quarry_lvm::safe_name;
+use quarry_volume::{Error, Result, Space, StorageId};
+use uuid::Uuid;
+
+use super::look::{Gathered, Raw, Seen};
+use crate::record::Tag;
+use crate::{Health, PoolVolume, Record, Recorded};
+
+/// The room on disks is told in these.
+pub(super) const MIB: u64 = 1 << 20;
+
+/// The disk on which a volume was seen last: name, number, and the kernel's count.
+pub(super) type Place = (String, (u64, u64), Option<u64>);
+
+/// The pool's volumes that were seen since the start. One whose disk is pulled is lost, and has not ceased to exist.
+pub(super) type Known = HashMap<Uuid, (Place, PoolVolume)>;
+
+/// The disks at one instant.
+pub(super) struct View {
+    /// Another one where the volumes may be others.
+    pub(super) number: u64,
+    /// The pool's disks.
+    pub(super) disks: Vec<Seen>,
+    volumes: BTreeMap<Uuid, PoolVolume>,
+    /// Claims on disks that are not the pool's, and what is to be said of them.
+    elsewhere: BTreeMap<Uuid, String>,
+    /// Disks that could not be read and were never read before: any volume may be there.
+    unread: Vec<String>,
+    /// Disks whose claim cannot be read: volumes may be there that were handed out.
+    damaged: Vec<String>,
+    pub(super) problems: Vec<String>,
+}
+
+pub(super) fn place(disk: &Disk) -> Place {
+    (disk.name.clone(), (disk.number.major, disk.number.minor), disk.sequence)
+}
+
+impl View {
+    /// `read_before`: disks that were read at least once, whatever was on them.
+    pub(super) fn of(pool: &str, gathered: Gathered<Seen>, known: &mut Known, read_before: &mut Vec<Place>) -> Self {
+        let Gathered { own, others, conflicts, failed } = gathered;
+        let mut view = Self {
+            number: 0,
+            disks: Vec::new(),
+            volumes: BTreeMap::new(),
+            elsewhere: BTreeMap::new(),
+            unread: failed.clone(),
+            damaged: Vec::new(),
+            problems: conflicts.iter().map(ToString::to_string).chain(failed).collect(),
+        };
+        for Seen { raw, .. } in &own {
+            view.note_own(pool, raw, read_before);
+        }
+        for (raw, why) in &others {
+            let Ok(Found::Claimed(claim) | Found::OtherSectorSize { claim, .. }) = &raw.found else { continue };
+            let guid = claim.identity.disk;
+            if !view.volumes.contains_key(&guid) {
+                let text = format!("the disk {} holds {}, and is not the pool's: {why}", raw.disk.name, title(claim));
+                view.problems.push(text.clone());
+                view.elsewhere.insert(guid, text);
+            }
+        }
+        view.remember(known, own.iter().map(|seen| &seen.raw).chain(others.iter().map(|(raw, _)| raw)));
+        for Seen { raw, .. } in &own {
+            if let Ok(Found::Claimed(claim)) = &raw.found
+                && let Some(volume) = view.volumes.get(&claim.identity.disk)
+                && !matches!(volume.health, Health::Lost(_))
+            {
+                known.insert(claim.identity.disk, (place(&raw.disk), volume.clone()));
+            }
+        }
+        view.disks = own;
+        view
+    }
+
+    fn note_own(&mut self, pool: &str, raw: &Raw, read_before: &mut Vec<Place>) {
+        let disk = &raw.disk;
+        let here = place(disk);
+        match &raw.found {
+            Ok(Found::Claimed(claim)) => {
+                let volume = describe(pool, claim);
+                let twice = self.volumes.contains_key(&claim.identity.disk);
+                let entry = self.volumes.entry(claim.identity.disk).or_insert(volume);
+                if twice {
+                    let why = format!(
+                        "two disks hold volume {}, and {} is one of them: a copy of a disk? Take the wrong one away",
+                        entry.name, disk.name
+                    );
+                    entry.health = Health::Lost(why.clone());
+                    self.problems.push(why);
+                }
+            }
+            Ok(found @ Found::OtherSectorSize { claim, .. }) => {
+                let why = format!("the disk {} holds {}", disk.name, found.words());
+                self.problems.push(why.clone());
+                let volume = PoolVolume { health: Health::Lost(why), ..describe(pool, claim) };
+                self.volumes.entry(claim.identity.disk).or_insert(volume);
+            }
+            Ok(found @ (Found::Damaged { .. } | Found::Newer { .. })) => {
+                let why = format!("the disk {} holds {}; see docs/disk-format.md", disk.name, found.words());
+                self.damaged.push(why.clone());
+                self.problems.push(why);
+            }
+            Ok(Found::Nothing | Found::HalfClaimed(_) | Found::Releasing(_) | Found::Foreign { .. }) => {}
+            Err(why) => {
+                let why = format!("the disk {} cannot be read: {why}", disk.name);
+                self.problems.push(why.clone());
+                if here.2.is_none() || !read_before.contains(&here) {
+                    self.unread.push(format!("{why}; replace it, or exclude it from the pool"));
+                }
+            }
+        }
+        if raw.found.is_ok() && !read_before.contains(&here) {
+            read_before.push(here);
+        }
+    }
+
+    /// Adds the volumes that were seen earlier and have lost their disk.
+    fn remember<'a>(&mut self, known: &mut Known, raws: impl Iterator<Item = &'a Raw> + Clone) {
+        known.retain(|guid, (seen_on, volume)| {
+            if self.volumes.contains_key(guid) {
+                return true;
+            }
+            let there = raws.clone().find(|raw| place(&raw.disk) == *seen_on);
+            let why = match (self.elsewhere.get(guid), there.map(|raw| &raw.found)) {
+                (Some(why), _) => why.clone(),
+                (None, Some(Err(why))) => format!("the disk {} cannot be read: {why}", seen_on.0),
+                (None, Some(Ok(found @ (Found::Damaged { .. } | Found::Newer { .. } | Found::Foreign { .. })))) => {
+                    format!("the disk {} now holds {}", seen_on.0, found.words())
+                }
+                // The very disk is there, and the claim is not: somebody took it away by hand.
+                (None, Some(Ok(_))) if seen_on.2.is_some() => return false,
+                (None, _) => format!(
+                    "volume {} lay on the disk {}, which is gone: put it back; if it is lost for good, restart Quarry on this \
+                     node, so that it forgets the volume",
+                    volume.name, seen_on.0
+                ),
+            };
+            self.volumes.insert(*guid, PoolVolume { health: Health::Lost(why), ..volume.clone() });
+            true
+        });
+    }
+
+    /// All volumes.
+    pub(super) fn volumes(&self) -> impl Iterator<Item = &PoolVolume> {
+        self.volumes.values()
+    }
+
+    /// Whether it has the same volumes, with the same records, in the same health.
+    pub(super) fn same_volumes(&self, other: &Self) -> bool {
+        let same = |(one, other): (&PoolVolume, &PoolVolume)| {
+            (&one.uuid, &one.name, one.size, &one.record, &one.health)
+                == (&other.uuid, &other.name, other.size, &other.record, &other.health)
+        };
+        self.volumes.len() == other.volumes.len() && self.volumes().zip(other.volumes()).all(same)
+    }
+
+    /// Refuses to say that a volume does not exist while a disk was never read.
+    ///
+    /// # Errors
+    /// `Unavailable`, naming the disk.
+    pub(super) fn complete(&self, pool: &str) -> Result<()> {
+        match self.unread.first() {
+            None => Ok(()),
+            Some(why) => {
+                Err(Error::unavailable(format!("pool {pool}: which volumes there are is not known while {why}")))
+            }
+        }
+    }
+
+    /// The volume of that name on the storage. `handed_out`: it is known to have been made, so that it may be the one
+    /// whose claim is damaged.
+    ///
+    /// # Errors
+    /// `Unavailable` if it was not found, and may be there.
+    pub(super) fn volume(&self, pool: &str, name: &str, handed_out: bool) -> Result<Option<PoolVolume>> {
+        let guid = Identity::of(name).disk;
+        if let Some(volume) = self.volumes.get(&guid) {
+            return Ok(Some(volume.clone()));
+        }
+        if let Some(why) = self.elsewhere.get(&guid) {
+            return Err(Error::unavailable(format!("pool {pool}: {why}")));
+        }
+        self.complete(pool)?;
+        match self.damaged.first().filter(|_| handed_out) {
+            Some(why) => Err(Error::unavailable(format!("pool {pool}: volume {name} may be the one of which {why}"))),
+            None => Ok(None),
+        }
+    }
+
+    /// The disk and the claim of a volume.
+    pub(super) fn claim(&self, guid: &str) -> Option<(&Disk, &Claim)> {
+        self.disks.iter().find_map(|seen| match &seen.raw.found {
+            Ok(Found::Claimed(claim)) if claim.identity.disk.to_string() == guid => Some((&seen.raw.disk, claim)),
+            _ => None,
+        })
+    }
+
+    /// The free disks, with the bytes of the volume that each can be, the smallest first.
+    pub(super) fn free(&self) -> Vec<(u64, &Seen)> {
+        let free = self.disks.iter().filter(|seen| seen.state == State::Free);
+        let mut free: Vec<_> =
+            free.map(|seen| (capacity(seen.raw.disk.size), seen)).filter(|(bytes, _)| *bytes > 0).collect();
+        free.sort_by_key(|(bytes, _)| *bytes);
+        free
+    }
+
+    /// What new volumes can get.
+    pub(super) fn space(&self, pool: &str) -> Space {
+        let mut free: Vec<u64> = self.free().iter().map(|(bytes, _)| bytes / MIB).collect();
+        free.sort_unstable_by_key(|units| Reverse(*units));
+        Space {
+            extent: MIB,
+            free,
+            reserve: 0,
+            closed: self.complete(pool).err().map(|error| error.message),
+            whole: true,
+        }
+    }
+
+    /// What all disks of the pool together can hold, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.disks.iter().fold(0, |sum, seen| sum.saturating_add(capacity(seen.raw.disk.size)))
+    }
+
+    /// Every disk that is not free, and why, in words for one who finds no room.
+    pub(super) fn taken(&self) -> String {
+        const MOST: usize = 8;
+        let taken: Vec<_> = self.disks.iter().filter(|seen| seen.state != State::Free).collect();
+        let word = |seen: &&Seen| format!("{} {}", seen.raw.disk.name, seen.state.why().unwrap_or_default());
+        let mut words: Vec<String> = taken.iter().take(MOST).map(word).collect();
+        if taken.len() > MOST {
+            words.push(format!("and {} more", taken.len() - MOST));
+        }
+        if words.is_empty() { "the pool's selector means no other disk".to_owned() } else { words.join("; ") }
+    }
+
+    pub(super) fn numbered(self, number: u64) -> Self {
+        Self { number, ..self }
+    }
+}
+
+/// The identity of the storage of a pool of that name: see [`super::DiskPool`].
+pub(super) fn storage(pool: &str) -> StorageId {
+    StorageId::of(&format!("disk pool {pool}"))
+}
+
+/// Whose a claim is, in words.
+pub(super) fn title(claim: &Claim) -> String {
+    match std::str::from_utf8(&claim.record).map(Record::parse) {
+        Ok(Tag::Record(record)) => format!("volume {}", record.name),
+        _ => format!("a volume with the GUID {}", claim.identity.disk),
+    }
+}
+
+/// A claim as a volume.
+pub(super) fn describe(pool: &str, claim: &Claim) -> PoolVolume {
+    let guid = claim.identity.disk;
+    let record = match std::str::from_utf8(&claim.record).map(Record::parse) {
+        Ok(Tag::Record(record)) => Recorded::Here(record),
+        Ok(Tag::Newer { version }) => Recorded::Newer(version),
+        Ok(Tag::Broken { why }) => Recorded::Broken(why),
+        Ok(Tag::Foreign) | Err(_) => Recorded::Broken("it is no record".to_owned()),
+    };
+    let (name, record) = match record {
+        Recorded::Here(record) => {
+            let name = safe_name(&record.name);
+            if Identity::of(&name) == claim.identity {
+                (name, Recorded::Here(record))
+            } else {
+                (
+                    guid.to_string(),
+                    Recorded::Broken(format!("it is the record of volume {}, not of this one", record.name)),
+                )
+            }
+        }
+        other => (guid.to_string(), other),
+    };
+    // A copy of the record that is older is brought up to date before anything is done with the volume.
+    let degraded: Vec<String> =
+        claim.degraded.iter().filter(|what| **what != Degraded::Record).map(ToString::to_string).collect();
+    let health = match degraded.is_empty() {
+        true => Health::Whole,
+        false => Health::Degraded(format!("volume {name}: {}; see docs/disk-format.md", degraded.join("; "))),
+    };
+    PoolVolume {
+        name,
+        storage: storage(pool),
+        group: guid.to_string(),
+        uuid: claim.identity.volume.to_string(),
+        size: claim.length,
+        record,
+        health,
+    }
+}
