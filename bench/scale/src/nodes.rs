@@ -48,6 +48,7 @@ pub(crate) fn spec(name: String, size: u64, pool: &str) -> VolumeSpec {
         filesystem: Some(Filesystem::Ext4),
         layout: Layout::Linear,
         mkfs_options: String::new(),
+        wipe: None,
     }
 }
 

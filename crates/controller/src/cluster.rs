@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use quarry_agent::Dial;
-use quarry_volume::{Agent, Capacity, Error, Layout, Result, Volume, VolumeId};
+use quarry_volume::{Agent, Capacity, Error, Parameters, Result, Volume, VolumeId};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -214,23 +214,23 @@ impl Cluster {
         }
     }
 
-    /// What one node (all of them, when none is named) can still give, from memory.
+    /// What one node (all of them, when none is named) can still give to a class with these parameters, from memory.
     ///
     /// # Errors
     /// `Unavailable` as long as that is not known.
-    pub fn capacity(&self, node: Option<&str>, pool: Option<&str>, layout: &Layout) -> Result<Capacity> {
+    pub fn capacity(&self, node: Option<&str>, parameters: &Parameters) -> Result<Capacity> {
         let unknown = |what: &str| Error::unavailable(format!("{what} yet: retry"));
         let Some(node) = node else {
             if !self.synced() {
                 return Err(unknown("the nodes have not been listed"));
             }
-            let known = self.members().into_iter().filter_map(|member| member.memory().capacity(pool, layout));
+            let known = self.members().into_iter().filter_map(|member| member.memory().capacity(parameters));
             return Ok(known.fold(Capacity::default(), Capacity::and));
         };
         match self.member(node) {
             Some(member) => member
                 .memory()
-                .capacity(pool, layout)
+                .capacity(parameters)
                 .ok_or_else(|| unknown(&format!("node {node} has not told what it has"))),
             None if self.synced() => Ok(Capacity::default()),
             None => Err(unknown("the nodes have not been listed")),

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use quarry_volume::{Capacity, Change, Greeting, Layout, PoolState, Volume, VolumeId};
+use quarry_volume::{Capacity, Change, Greeting, Parameters, PoolState, Volume, VolumeId};
 use tokio::time::Instant;
 
 /// For how long a node that cannot be heard is still believed to have the room that it had.
@@ -186,23 +186,31 @@ impl Memory {
         self.volumes.len()
     }
 
-    /// What `pool` (all pools, when none is named) can give; nothing when the node has not been heard for a while.
+    /// What the named pool (all pools, when none is named) can give; nothing when the node has not been heard for a while.
     /// `None` if nothing was heard yet.
-    pub(crate) fn capacity(&self, pool: Option<&str>, layout: &Layout) -> Option<Capacity> {
+    pub(crate) fn capacity(&self, parameters: &Parameters) -> Option<Capacity> {
         if self.silent.is_some_and(|since| since.elapsed() > TRUSTED) {
             return Some(Capacity::default());
         }
         self.greeting.as_ref()?;
-        let asked = self.pools().filter(|candidate| pool.is_none_or(|name| candidate.name == name));
-        Some(asked.fold(Capacity::default(), |sum, pool| sum.and(pool.space.capacity(layout))))
+        let named = |pool: &&PoolState| parameters.pool.as_ref().is_none_or(|name| pool.name == *name);
+        // Only whole disks are wiped.
+        let wipes = |pool: &&PoolState| parameters.wipe.is_none() || pool.space.whole;
+        let asked = self.pools().filter(named).filter(wipes);
+        Some(asked.fold(Capacity::default(), |sum, pool| sum.and(pool.space.capacity(&parameters.layout))))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use quarry_volume::{AccessTypes, Space, StorageId};
+    use quarry_volume::{AccessTypes, Layout, Space, StorageId, Wipe};
 
     use super::*;
+
+    fn class(pool: Option<&str>) -> Parameters {
+        let pool = pool.map(str::to_owned);
+        Parameters { pool, layout: Layout::Linear, mkfs_options: String::new(), wipe: None }
+    }
 
     fn volume(name: &str, size: u64) -> Volume {
         Volume {
@@ -241,7 +249,7 @@ mod tests {
     }
 
     fn free(memory: &Memory) -> u64 {
-        memory.capacity(Some("p"), &Layout::Linear).unwrap().available
+        memory.capacity(&class(Some("p"))).unwrap().available
     }
 
     #[tokio::test]
@@ -272,10 +280,22 @@ mod tests {
         assert_eq!((names(&memory), free(&memory)), (vec!["d"], 60));
     }
 
+    #[tokio::test]
+    async fn a_class_that_wipes_gets_whole_disks_only() {
+        let mut memory = Memory::new();
+        let whole = PoolState { name: "q".into(), ..pool(7) };
+        let whole = PoolState { space: Space { whole: true, ..whole.space.clone() }, ..whole };
+        memory.picture(greeting("1"), Change { pools: vec![pool(100), whole], ..change(1, 0, &[], &[]) });
+        let wiping = |pool| Parameters { wipe: Some(Wipe::Zero), ..class(pool) };
+        let available = |class| memory.capacity(&class).unwrap().available;
+        assert_eq!(available(class(None)), 107);
+        assert_eq!([wiping(None), wiping(Some("p")), wiping(Some("q"))].map(available), [7, 0, 7]);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_silent_node_loses_its_room_after_a_while() {
         let mut memory = Memory::new();
-        assert_eq!(memory.capacity(None, &Layout::Linear), None);
+        assert_eq!(memory.capacity(&class(None)), None);
         memory.picture(greeting("1"), change(1, 100, &[("a", 1)], &[]));
         memory.silence();
         tokio::time::advance(Duration::from_secs(29)).await;

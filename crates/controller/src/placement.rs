@@ -154,8 +154,9 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
         return create(cluster, node, spec, chosen(node), until).await;
     }
     // Those that seem to have the room, then some of those that seem not to.
+    let parameters = spec.parameters();
     let roomy = |node: &&String| {
-        let room = cluster.capacity(Some(node), spec.pool.as_deref(), &spec.layout).unwrap_or_default();
+        let room = cluster.capacity(Some(node), &parameters).unwrap_or_default();
         room.largest >= spec.size.required.max(1)
     };
     let (fitting, full): (Vec<&String>, Vec<&String>) =
@@ -248,12 +249,10 @@ fn left(until: Instant) -> Duration {
 
 /// Why no candidate has the room: what is asked, and what is free where.
 fn no_room(cluster: &Cluster, spec: &VolumeSpec, nodes: &[String], refusals: &[String]) -> Error {
-    let free = |node: &String| {
-        let room = cluster.capacity(Some(node), spec.pool.as_deref(), &spec.layout);
-        match room {
-            Ok(room) => format!("{node}: {} bytes", room.largest),
-            Err(_) => format!("{node}: not known"),
-        }
+    let parameters = spec.parameters();
+    let free = |node: &String| match cluster.capacity(Some(node), &parameters) {
+        Ok(room) => format!("{node}: {} bytes", room.largest),
+        Err(_) => format!("{node}: not known"),
     };
     let more = match nodes.len().saturating_sub(NAMED) {
         0 => String::new(),

@@ -94,6 +94,7 @@ fn spec(request: &csi::CreateVolumeRequest) -> Result<(VolumeSpec, Vec<Capabilit
         filesystem: usage.filesystem,
         layout: parameters.layout,
         mkfs_options: parameters.mkfs_options,
+        wipe: parameters.wipe,
     };
     Ok((spec, capabilities, usage))
 }
@@ -202,8 +203,7 @@ impl csi::controller_server::Controller for ControllerService {
         }
         // A segment without our key says nothing about the node.
         let node = request.accessible_topology.as_ref().and_then(|topology| topology.segments.get(&self.topology_key));
-        let capacity =
-            self.cluster.capacity(node.map(String::as_str), parameters.pool.as_deref(), &parameters.layout)?;
+        let capacity = self.cluster.capacity(node.map(String::as_str), &parameters)?;
         Ok(Response::new(csi::GetCapacityResponse {
             available_capacity: signed(capacity.available),
             maximum_volume_size: Some(signed(capacity.largest)),

@@ -93,10 +93,30 @@ impl Entry {
     /// may be gone from the system by now.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
-        let node = matches!(self.fstype.as_str(), "devtmpfs" | "tmpfs") && self.root != Path::new("/");
-        let path = if node { &self.root } else { &self.source };
+        let path = if self.is_node() { &self.root } else { &self.source };
         // A node that was removed shows as `/dm-3//deleted`.
         path.iter().any(|part| part == "mapper" || part.as_bytes().starts_with(b"dm-"))
+    }
+}
+
+impl Entry {
+    /// Whether this may be a mount of a file, as a device's node is.
+    fn is_node(&self) -> bool {
+        matches!(self.fstype.as_str(), "devtmpfs" | "tmpfs") && self.root != Path::new("/")
+    }
+
+    /// Whether the block device of what is mounted here is gone from the system: a filesystem on a disk that was pulled, or
+    /// its node. While such a mount lives, the kernel gives the device's number to no other.
+    #[must_use]
+    pub fn is_bereft(&self) -> bool {
+        if self.is_node() {
+            return self.root.as_os_str().as_bytes().ends_with(b"//deleted");
+        }
+        match self.device.major {
+            // btrfs numbers its mounts anonymously, so there the source's node has to tell.
+            0 => self.fstype == "btrfs" && self.source.starts_with("/dev") && Device::of_node(&self.source).is_none(),
+            _ => !Path::new("/sys/dev/block").join(self.device.to_string()).exists(),
+        }
     }
 }
 
@@ -325,6 +345,22 @@ this line is broken
         assert!(!is_mapped("38 22 259:1 / /home rw - ext4 /dev/nvme0n1p2 rw"));
         assert!(!is_mapped("38 22 0:44 / /run rw - tmpfs tmpfs rw"));
         assert!(!is_mapped("38 22 0:46 / /share rw - nfs4 host:/export rw"));
+    }
+
+    #[test]
+    fn a_mount_without_its_device_is_told_from_others() {
+        let is_bereft = |line: &str| parse(line.as_bytes())[0].is_bereft();
+        assert!(is_bereft("36 22 4000:3 / /staged rw - xfs /dev/sdz2 rw"));
+        assert!(is_bereft("36 22 0:45 / /staged rw - btrfs /dev/no-such-disk2 rw"));
+        assert!(is_bereft("37 22 0:5 /sdz2//deleted /published rw - devtmpfs udev rw"));
+        assert!(!is_bereft("37 22 0:5 /sdz2 /published rw - devtmpfs udev rw"));
+        assert!(!is_bereft("38 22 0:44 / /run rw - tmpfs tmpfs rw"));
+        assert!(!is_bereft("38 22 0:46 / /share rw - nfs4 host:/export rw"));
+        // Any device of the machine that this runs on.
+        for device in std::fs::read_dir("/sys/dev/block").into_iter().flatten().flatten().take(1) {
+            let number = device.file_name().into_string().unwrap();
+            assert!(!is_bereft(&format!("36 22 {number} / /staged rw - xfs /dev/sdz2 rw")));
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use quarry_filesystem as filesystem;
 use quarry_mount as mount;
 use quarry_pool::{Health, Pool, PoolVolume, State, volume_name};
 use quarry_volume::{
-    Agent, Change, Chosen, Error, Filesystem, Found, NewsStream, Reason, Result, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Chosen, Error, Filesystem, Found, NewsStream, Reason, Result, Volume, VolumeId, VolumeSpec, Wipe,
     check_options,
 };
 
@@ -226,6 +226,10 @@ fn compatible(spec: &VolumeSpec, asked: &str, pool: &str, volume: &PoolVolume) -
     }
     if spec.parameters_hash() != record.parameters {
         return conflict("made with other mkfsOptions".to_owned());
+    }
+    if spec.wipe != record.wipe {
+        let way = |wipe: Option<Wipe>| wipe.map_or("as the pool says", Wipe::as_str);
+        return conflict(format!("to be wiped: {}, not {}", way(record.wipe), way(spec.wipe)));
     }
     Ok(())
 }

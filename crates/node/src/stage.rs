@@ -162,7 +162,8 @@ fn refuse_foreign(entry: &mount::Entry, device: Option<mount::Device>, target: &
         }
         None => entry.is_mapped(),
     };
-    if ours {
+    // Nobody can use what has lost its disk, and the disk may be back by another number.
+    if ours || entry.is_bereft() {
         return Ok(());
     }
     Err(Error::precondition(format!(

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use quarry_disk::Selector;
-use quarry_volume::parse_size;
+use quarry_volume::{Wipe, parse_size};
 use serde::Deserialize;
 use serde_saphyr::Spanned;
 
@@ -63,21 +63,6 @@ pub struct DiskConfig {
     pub selector: Selector,
     /// What is done to the bytes of a volume that was deleted.
     pub wipe: Wipe,
-}
-
-/// What is done to the bytes of a deleted volume before its disk is free again. It comes on top of what is always done
-/// before a volume is handed out, and stands in for nothing of that.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Wipe {
-    /// Zeros are written, by the disk itself where it can.
-    #[default]
-    Zero,
-    /// The disk is told that nobody needs them any more; what it then shows is its own affair. Zeros where it knows no
-    /// discard.
-    Discard,
-    /// Nothing.
-    None,
 }
 
 /// Why a configuration was refused.

@@ -11,9 +11,10 @@ mod open;
 mod pool;
 mod record;
 mod simulated;
+mod udev;
 mod uevent;
 
-pub use config::{ConfigError, DiskConfig, LvmConfig, PoolConfig, PoolKind, Wipe, load, parse};
+pub use config::{ConfigError, DiskConfig, LvmConfig, PoolConfig, PoolKind, load, parse};
 pub use disk::{DiskPool, DiskReport, Wiping};
 pub use lvm::LvmPool;
 pub use open::open;

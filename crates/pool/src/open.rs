@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents};
+use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents, udev};
 
 /// Opens all pools of a node, in the order of the configuration. Storage that is not there is no error: its pool says so,
 /// and serves when it comes.
@@ -14,6 +14,9 @@ pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn
         PoolKind::Lvm(_) => None,
     });
     let selectors: Arc<[_]> = selectors.collect();
+    if !selectors.is_empty() {
+        udev::listen(uevents.clone());
+    }
     let mut pools: Vec<Arc<dyn Pool>> = Vec::new();
     for PoolConfig { name, kind } in configured {
         pools.push(match kind {

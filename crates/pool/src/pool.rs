@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec};
 
-use crate::{Record, SimulatedDevice, Uevents};
+use crate::{Record, SimulatedDevice, Uevents, Wiping};
 
 /// A volume as its pool finds it on the storage.
 #[derive(Clone, Debug)]
@@ -166,6 +166,11 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// `InUse` while something holds it open.
     async fn remove(&self, volume: &PoolVolume) -> Result<()>;
+
+    /// What is still being wiped of deleted volumes, by the names of the disks; their space is not free yet.
+    fn wiping(&self) -> Vec<(String, Wiping)> {
+        Vec::new()
+    }
 }
 
 impl Health {

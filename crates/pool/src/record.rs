@@ -7,7 +7,7 @@
 use std::fmt;
 
 use data_encoding::BASE32_NOPAD;
-use quarry_volume::{AccessTypes, Filesystem, Layout};
+use quarry_volume::{AccessTypes, Filesystem, Layout, Wipe};
 
 /// What every record begins with, whatever its version.
 const MARK: &str = "quarry";
@@ -42,8 +42,10 @@ pub struct Record {
     pub layout: Layout,
     /// Hash of the creation parameters.
     pub parameters: String,
-    /// While a `new` volume is being zeroed: how many GiB are done and flushed.
+    /// While a `new` volume is being zeroed, or a deleted one wiped: how many GiB are done and flushed.
     pub zeroed: u64,
+    /// What becomes of its bytes when it is deleted; the pool's own way if `None`. Only of a whole disk.
+    pub wipe: Option<Wipe>,
     /// Keys of a later minor revision, kept as they came.
     unknown: Vec<String>,
 }
@@ -80,6 +82,7 @@ impl Record {
             layout: spec.layout,
             parameters: spec.parameters_hash(),
             zeroed: 0,
+            wipe: spec.wipe,
             unknown: Vec::new(),
         }
     }
@@ -116,7 +119,7 @@ impl Record {
     }
 
     fn read(fields: &str) -> Result<Self, String> {
-        let mut known: [Option<&str>; 8] = [None; 8];
+        let mut known = [None; KEYS.len()];
         let mut unknown = Vec::new();
         for field in fields.split('/') {
             let (key, value) = field.split_once('=').ok_or_else(|| format!("field {field:?} has no value"))?;
@@ -126,7 +129,7 @@ impl Record {
                 None => unknown.push(field.to_owned()),
             }
         }
-        let [state, name, size, access, filesystem, layout, parameters, zeroed] = known;
+        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe] = known;
         let missing = |key: &str| format!("key {key:?} is missing");
         let bad = |key: &str, value: &str| format!("key {key:?} has the value {value:?}");
         let state = match state.ok_or_else(|| missing("s"))? {
@@ -158,13 +161,17 @@ impl Record {
             None => 0,
             Some(text) => text.parse().map_err(|_| bad("z", text))?,
         };
-        Ok(Self { state, name, size, access, filesystem, layout, parameters, zeroed, unknown })
+        let wipe = match wipe {
+            None => None,
+            Some(word) => Some(word.parse().map_err(|_| bad("w", word))?),
+        };
+        Ok(Self { state, name, size, access, filesystem, layout, parameters, zeroed, wipe, unknown })
     }
 }
 
 /// The keys of version 1, in the order in which they are written: state, name, bytes asked, access types, filesystem,
-/// layout, parameters' hash, GiB zeroed.
-const KEYS: [&str; 8] = ["s", "n", "b", "a", "f", "l", "p", "z"];
+/// layout, parameters' hash, GiB zeroed, way to wipe.
+const KEYS: [&str; 9] = ["s", "n", "b", "a", "f", "l", "p", "z", "w"];
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -184,6 +191,9 @@ impl fmt::Display for Record {
         write!(f, "/l={}/p={}", self.layout.code(), self.parameters)?;
         if self.zeroed > 0 {
             write!(f, "/z={}", self.zeroed)?;
+        }
+        if let Some(wipe) = self.wipe {
+            write!(f, "/w={wipe}")?;
         }
         for field in &self.unknown {
             write!(f, "/{field}")?;
@@ -225,6 +235,7 @@ mod tests {
             layout: Layout::Linear,
             parameters: "abcdefghijklm".to_owned(),
             zeroed: 0,
+            wipe: None,
             unknown: Vec::new(),
         }
     }
@@ -248,7 +259,13 @@ mod tests {
             layout: Layout::Raid1 { mirrors: 1 },
             ..sample()
         };
+        let disk = Record { zeroed: 192, wipe: Some(Wipe::Discard), ..both.clone() };
+        let disk = Record { layout: Layout::Linear, ..disk };
         for (record, text) in [
+            (
+                disk,
+                "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard",
+            ),
             (
                 record,
                 "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm",
@@ -286,6 +303,7 @@ mod tests {
             "quarry1/s=new/n=a/b=1/a=m/f=ntfs/l=l/p=x",
             "quarry1/s=new/n=a/b=1/a=m/l=l/p=x",
             "quarry1/s=new/n=a/b=-1/a=m/f=ext4/l=l/p=x",
+            "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/w=shred",
         ] {
             assert!(matches!(Record::parse(broken), Tag::Broken { .. }), "{broken:?}");
         }
@@ -293,7 +311,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_fits_and_comes_back(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0_usize..3, zeroed in 0_u64..1 << 20) {
+        fn every_name_fits_and_comes_back(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0_usize..3, zeroed in 0_u64..1 << 20, whole in any::<bool>()) {
             let mut name = name;
             while name.len() > 128 { name.pop(); }
             let record = Record {
@@ -301,7 +319,9 @@ mod tests {
                 size: size.unsigned_abs(),
                 filesystem: Some(Filesystem::ALL[filesystem]),
                 access: AccessTypes::Both,
-                layout: Layout::Striped { stripes: 64, stripe_size: 4 << 20 },
+                // A way to wipe is a whole disk's, and that is linear.
+                layout: if whole { Layout::Linear } else { Layout::Striped { stripes: 64, stripe_size: 4 << 20 } },
+                wipe: whole.then_some(Wipe::Discard),
                 zeroed,
                 ..sample()
             };

@@ -20,6 +20,7 @@ fn spec(name: &str, size: u64, layout: Layout) -> VolumeSpec {
         filesystem: None,
         layout,
         mkfs_options: String::new(),
+        wipe: None,
     }
 }
 

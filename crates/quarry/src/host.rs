@@ -152,6 +152,17 @@ pub(crate) fn register(metrics: &Metrics, host: &Host) -> http::Refresh {
     per_pool("pool_metadata_free_bytes", "What is left of the pool's metadata area", |pool| pool.metadata_free);
     per_pool("pool_volumes", "Volumes in the pool", |pool| pool.volumes);
     per_pool("pool_healthy", "Whether the pool takes new volumes", |pool| u64::from(pool.problems.is_empty()));
+    let wiped = host.clone();
+    metrics.gauge("pool_wipe_remaining_bytes", "What is still to be wiped before a disk is free", move || {
+        let of = |pool: &Arc<dyn quarry_pool::Pool>| {
+            let sample = |(disk, wiping): (String, quarry_pool::Wiping)| {
+                let left = Sample::count(wiping.total.saturating_sub(wiping.done));
+                left.label("pool", pool.name()).label("disk", disk)
+            };
+            pool.wiping().into_iter().map(sample).collect::<Vec<_>>()
+        };
+        wiped.pools().iter().flat_map(of).collect()
+    });
     metrics.counter("commands", "Programs started, by program", || {
         quarry_exec::started()
             .into_iter()

@@ -109,6 +109,7 @@ async fn agent(name: &str, volumes: usize, certificates: &Path) -> SocketAddr {
             filesystem: "xfs".parse().ok(),
             layout: Layout::Linear,
             mkfs_options: String::new(),
+            wipe: None,
         };
         host.create(spec, None, LIMIT).await.unwrap();
     }

@@ -13,6 +13,7 @@ mod options;
 mod parameters;
 mod size;
 mod space;
+mod wipe;
 pub mod wire;
 
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage, capabilities};
@@ -25,3 +26,4 @@ pub use options::{MakeOptions, MountOptions, OptionError, check_options};
 pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};
 pub use size::{DEFAULT_SIZE, SizeRange, parse_size, show_size};
 pub use space::{Largest, Space};
+pub use wipe::{UnknownWipe, Wipe};

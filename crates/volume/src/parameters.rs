@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::{AccessTypes, Error, Filesystem, Layout, Result, SizeRange};
+use crate::{AccessTypes, Error, Filesystem, Layout, Result, SizeRange, Wipe};
 
 /// The keys that a StorageClass may set, as documented in docs/storageclass.md.
-pub const KNOWN: [&str; 6] = ["pool", "layout", "stripes", "stripeSize", "mirrors", "mkfsOptions"];
+pub const KNOWN: [&str; 7] = ["pool", "layout", "stripes", "stripeSize", "mirrors", "mkfsOptions", "wipe"];
 
 /// Keys that the sidecars add for themselves.
 const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
@@ -22,6 +22,8 @@ pub struct Parameters {
     pub layout: Layout,
     /// Options for mkfs, white space folded, not yet checked against the filesystem's allow-list.
     pub mkfs_options: String,
+    /// What becomes of the volume's bytes when it is deleted; the pool's own way if `None`.
+    pub wipe: Option<Wipe>,
 }
 
 impl Parameters {
@@ -48,8 +50,10 @@ impl Parameters {
             Some(name) => Some((*name).to_owned()),
             None => None,
         };
+        let wipe = ours.get("wipe").map(|word| word.parse::<Wipe>()).transpose();
+        let wipe = wipe.map_err(|error| Error::invalid(format!("StorageClass parameter \"wipe\": {error}")))?;
         let mkfs_options = ours.get(MKFS_OPTIONS).copied().unwrap_or_default();
-        Ok(Self { pool, layout, mkfs_options: fold(mkfs_options) })
+        Ok(Self { pool, layout, mkfs_options: fold(mkfs_options), wipe })
     }
 }
 
@@ -75,9 +79,22 @@ pub struct VolumeSpec {
     pub layout: Layout,
     /// Options for mkfs.
     pub mkfs_options: String,
+    /// What becomes of its bytes when it is deleted; the pool's own way if `None`. Only of a whole disk.
+    pub wipe: Option<Wipe>,
 }
 
 impl VolumeSpec {
+    /// What the StorageClass asks for.
+    #[must_use]
+    pub fn parameters(&self) -> Parameters {
+        Parameters {
+            pool: self.pool.clone(),
+            layout: self.layout,
+            mkfs_options: self.mkfs_options.clone(),
+            wipe: self.wipe,
+        }
+    }
+
     /// See [`parameters_hash`].
     #[must_use]
     pub fn parameters_hash(&self) -> String {
@@ -117,7 +134,20 @@ mod tests {
     #[test]
     fn the_sidecars_keys_are_passed_over() {
         let parameters = parse(&[("csi.storage.k8s.io/fstype", "xfs"), ("csi.storage.k8s.io/pvc/name", "a")]).unwrap();
-        assert_eq!(parameters, Parameters { pool: None, layout: Layout::Linear, mkfs_options: String::new() });
+        let plain = Parameters { pool: None, layout: Layout::Linear, mkfs_options: String::new(), wipe: None };
+        assert_eq!(parameters, plain);
+    }
+
+    #[test]
+    fn a_class_says_how_its_volumes_are_wiped() {
+        for wipe in Wipe::ALL {
+            assert_eq!(parse(&[("wipe", wipe.as_str())]).unwrap().wipe, Some(wipe));
+        }
+        for word in ["", "Zero", "shred"] {
+            let error = parse(&[("wipe", word)]).unwrap_err();
+            assert_eq!(error.reason, crate::Reason::InvalidRequest, "{word}");
+            assert!(error.message.contains("zero, discard or none"), "{}", error.message);
+        }
     }
 
     #[test]

@@ -35,13 +35,18 @@ pub async fn volume_groups(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The values of the chart for this cluster.
-fn values(second: bool, image: &str) -> Value {
-    let (repository, tag) = image.rsplit_once(':').unwrap_or((image, ""));
+/// The pools over the nodes' volume groups.
+fn pools(cluster: &Cluster) -> Vec<Value> {
     let mut pools = vec![json!({ "name": "main", "lvm": { "volumeGroup": "main" } })];
-    if second {
+    if cluster.workers.first().is_some_and(|worker| worker.disks > 1) {
         pools.push(json!({ "name": SECOND_POOL, "lvm": { "volumeGroup": "second" } }));
     }
+    pools
+}
+
+/// The values of the chart for this cluster.
+fn values(pools: &[Value], image: &str) -> Value {
+    let (repository, tag) = image.rsplit_once(':').unwrap_or((image, ""));
     json!({
         "pools": pools,
         "storageClasses": [{ "name": CLASS, "default": true, "parameters": { "pool": "main" } }],
@@ -65,9 +70,22 @@ pub async fn install(cluster: &Cluster) -> Result<()> {
 /// # Errors
 /// As [`install`].
 pub async fn install_chart(cluster: &Cluster, chart: &Path, image: &str) -> Result<()> {
+    install_pools(cluster, chart, image, &pools(cluster)).await
+}
+
+/// As [`install`], with one pool more.
+///
+/// # Errors
+/// As [`install`].
+pub async fn install_with(cluster: &Cluster, pool: Value) -> Result<()> {
+    let mut pools = pools(cluster);
+    pools.push(pool);
+    install_pools(cluster, &Path::new(ROOT).join("deploy/chart"), images::QUARRY, &pools).await
+}
+
+async fn install_pools(cluster: &Cluster, chart: &Path, image: &str, pools: &[Value]) -> Result<()> {
     let file = cluster.kubeconfig().with_file_name("values.json");
-    let second = cluster.workers.first().is_some_and(|worker| worker.disks > 1);
-    let values = values(second, image);
+    let values = values(pools, image);
     std::fs::write(&file, values.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
     let (chart, file) = (chart.display().to_string(), file.display().to_string());
     let arguments = ["quarry", &chart, "--install", "--namespace", NAMESPACE, "--create-namespace", "--values", &file];

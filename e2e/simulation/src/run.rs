@@ -158,6 +158,7 @@ fn spec(name: &str, mib: u64) -> VolumeSpec {
         filesystem: None,
         layout: Layout::Linear,
         mkfs_options: String::new(),
+        wipe: None,
     }
 }
 

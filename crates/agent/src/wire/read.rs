@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use quarry_proto::agent::v1;
 use quarry_volume::{
     AccessTypes, Change, Chosen, Error, Filesystem, Greeting, Layout, PoolState, Reason, Result, SizeRange, Space,
-    Volume, VolumeId, VolumeSpec, wire::required,
+    Volume, VolumeId, VolumeSpec, Wipe, wire::required,
 };
 
 /// A volume that is asked for: read strictly, because what was meant must be made.
@@ -40,6 +40,10 @@ pub fn spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
             format!("spec asks for at least {} and at most {limit} bytes: no volume can be both", size.required),
         ));
     }
+    let wipe = match spec.wipe.as_str() {
+        "" => None,
+        word => Some(word.parse::<Wipe>().map_err(|error| Error::invalid(format!("spec.wipe: {error}")))?),
+    };
     Ok(VolumeSpec {
         size,
         pool: Some(spec.pool).filter(|pool| !pool.is_empty()),
@@ -47,6 +51,7 @@ pub fn spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
         filesystem,
         layout: layout(&spec.layout)?,
         mkfs_options: spec.mkfs_options,
+        wipe,
         name: spec.name,
     })
 }

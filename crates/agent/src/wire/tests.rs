@@ -5,7 +5,7 @@ use prost::Message as _;
 use quarry_proto::agent::v1;
 use quarry_volume::{
     AccessTypes, Change, Chosen, Error, Filesystem, Greeting, Layout, PoolState, Reason, SizeRange, Space, StorageId,
-    Volume, VolumeId, VolumeSpec,
+    Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tonic::{Code, Status};
 
@@ -63,10 +63,11 @@ prop_compose! {
         kind in filesystem(),
         layout in offered(),
         mkfs_options in ".{0,40}",
+        wipe in of(prop::sample::select(&Wipe::ALL[..])),
     ) -> VolumeSpec {
         let limit = more.map(|more| required.saturating_add(more));
         let filesystem = Some(kind).filter(|_| access != AccessTypes::Block);
-        VolumeSpec { name, size: SizeRange { required, limit }, pool, access, filesystem, layout, mkfs_options }
+        VolumeSpec { name, size: SizeRange { required, limit }, pool, access, filesystem, layout, mkfs_options, wipe }
     }
 }
 
@@ -180,6 +181,7 @@ fn plain() -> VolumeSpec {
         filesystem: Some(Filesystem::Ext4),
         layout: Layout::Linear,
         mkfs_options: String::new(),
+        wipe: None,
     }
 }
 
@@ -191,6 +193,7 @@ fn a_request_that_is_not_understood_whole_is_refused() {
         ("no name", Some(v1::VolumeSpec { name: String::new(), ..good() })),
         ("a newer access type", Some(v1::VolumeSpec { access: 9, ..good() })),
         ("no access type", Some(v1::VolumeSpec { access: 0, ..good() })),
+        ("a newer way to wipe", Some(v1::VolumeSpec { wipe: "shred".into(), ..good() })),
         ("a newer filesystem", Some(v1::VolumeSpec { filesystem: "bcachefs".into(), ..good() })),
         ("no filesystem", Some(v1::VolumeSpec { filesystem: String::new(), ..good() })),
         ("a filesystem on raw block", Some(v1::VolumeSpec { access: v1::AccessTypes::Block.into(), ..good() })),

@@ -22,6 +22,7 @@ pub fn spec(spec: VolumeSpec) -> v1::VolumeSpec {
         filesystem: filesystem(spec.filesystem),
         layout: spec.layout.code(),
         mkfs_options: spec.mkfs_options,
+        wipe: spec.wipe.map_or_else(String::new, |wipe| wipe.to_string()),
     }
 }
 

@@ -28,4 +28,4 @@ pub use identity::{Identity, METADATA_TYPE, VOLUME_TYPE};
 pub use judge::read;
 pub use sectors::{BlockDevice, Sectors};
 pub use slot::MAX_RECORD;
-pub use write::{claim, clear, release, resume, set_record};
+pub use write::{begin_release, claim, clear, release, resume, set_record};

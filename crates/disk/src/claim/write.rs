@@ -75,9 +75,9 @@ pub fn resume(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> {
     verify_claimed(disk, attempted, &found.slot())
 }
 
-/// Replaces the record of a claim. `seen` is the claim that [`read`] found, so that no change by anybody else is lost.
-/// Returns when the new record is on the disk, twice; a power cut before leaves the old one or the new one. Given the
-/// record that is there already, it mends a copy that is older or damaged.
+/// Replaces the record of a claim, be it held or being released. `seen` is the claim that [`read`] found, so that no change
+/// by anybody else is lost. Returns when the new record is on the disk, twice; a power cut before leaves the old one or the
+/// new one. Given the record that is there already, it mends a copy that is older or damaged.
 ///
 /// # Errors
 /// [`Error::Unexpected`] if the disk does not hold that claim, with that record, any more; [`Error::RecordTooLong`]; the
@@ -85,18 +85,44 @@ pub fn resume(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> {
 pub fn set_record(disk: &impl Sectors, seen: &Claim, record: &[u8]) -> Result<Claim, Error> {
     let attempted = "change the record on";
     check_length(disk, record)?;
-    let found = match read(disk)? {
-        Found::Claimed(found) if found.slot() == seen.slot() => found,
+    let (found, mark) = match read(disk)? {
+        Found::Claimed(found) if found.slot() == seen.slot() => (found, Mark::Held),
+        Found::Releasing(found) if found.slot() == seen.slot() => (found, Mark::Releasing),
         found => return Err(unexpected(disk, attempted, &found)),
     };
     flush_before(disk)?;
     let slot = if found.record == record {
         found.slot()
     } else {
-        Slot { record: record.to_vec(), ..next(disk, &found, Mark::Held)? }
+        Slot { record: record.to_vec(), ..next(disk, &found, mark)? }
     };
     write_slots(disk, &slot)?;
     verify_claimed(disk, attempted, &slot)
+}
+
+/// Says on the disk that its claim is being released, and no more: from now on there is no volume, and its bytes may be
+/// wiped. `seen` is the claim that [`read`] found, whole or being released. Returns when that would survive a power cut.
+///
+/// # Errors
+/// [`Error::Unexpected`] if the disk does not hold that claim any more; the disk's: then it may say so or not.
+pub fn begin_release(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> {
+    let attempted = "begin to release the claim on";
+    let found = match read(disk)? {
+        Found::Claimed(found) | Found::Releasing(found) if found.slot() == seen.slot() => found,
+        found => return Err(unexpected(disk, attempted, &found)),
+    };
+    flush_before(disk)?;
+    let slot = match found.mark {
+        Mark::Releasing => found.slot(),
+        Mark::Claiming | Mark::Held => next(disk, &found, Mark::Releasing)?,
+    };
+    // Both slots have to say it, for both are erased at once in the end. One that is no slot any more is left alone.
+    let held = |there: &Parsed| matches!(there, Parsed::Whole(there) if there.mark != Mark::Releasing);
+    if Seen::at(disk)?.slots.iter().any(held) && !quarry_fault::disabled("claim-release-mark") {
+        write_slots(disk, &slot)?;
+        return verify_claimed(disk, attempted, &slot);
+    }
+    Ok(found)
 }
 
 /// Takes a claim off a disk, or goes on with that. `seen` is the claim that [`read`] found, whole or being released.
@@ -110,21 +136,8 @@ pub fn set_record(disk: &impl Sectors, seen: &Claim, record: &[u8]) -> Result<Cl
 /// [`Error::Unexpected`] if the disk does not hold that claim any more; the disk's: then the release is to be repeated.
 pub fn release(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
     let attempted = "release the claim on";
-    let found = match read(disk)? {
-        Found::Claimed(found) | Found::Releasing(found) if found.slot() == seen.slot() => found,
-        found => return Err(unexpected(disk, attempted, &found)),
-    };
-    flush_before(disk)?;
     // First of all it is said that what follows is meant. Else a claim without its MBR would be damage.
-    // Both slots have to say it, for both are erased at once in the end. One that is no slot any more is left alone.
-    let held = |slot: &Parsed| matches!(slot, Parsed::Whole(slot) if slot.mark != Mark::Releasing);
-    if Seen::at(disk)?.slots.iter().any(held) && !quarry_fault::disabled("claim-release-mark") {
-        let slot = match found.mark {
-            Mark::Releasing => found.slot(),
-            Mark::Claiming | Mark::Held => next(disk, &found, Mark::Releasing)?,
-        };
-        write_slots(disk, &slot)?;
-    }
+    let found = begin_release(disk, seen)?;
     let seen = Seen::at(disk)?;
     if seen.first == FirstSector::Protective {
         let blank = vec![0; found.geometry.sector_size() as usize];
@@ -252,7 +265,7 @@ fn unexpected(disk: &impl Sectors, attempted: &'static str, found: &Found) -> Er
 /// What was written is what is found: nobody else writes to the disk, and the disk keeps what it is given.
 fn verify_claimed(disk: &impl Sectors, attempted: &'static str, slot: &Slot) -> Result<Claim, Error> {
     match read(disk)? {
-        Found::Claimed(claim) if claim.slot() == *slot => Ok(claim),
+        Found::Claimed(claim) | Found::Releasing(claim) if claim.slot() == *slot => Ok(claim),
         found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.words() }),
     }
 }

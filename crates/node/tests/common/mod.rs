@@ -39,6 +39,7 @@ pub(crate) fn spec(name: &str, size: u64) -> VolumeSpec {
         filesystem: Some(Filesystem::Ext4),
         layout: Layout::Linear,
         mkfs_options: String::new(),
+        wipe: None,
     }
 }
 

@@ -4,20 +4,19 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use quarry_disk::{Criteria, Selector, Sizes};
-use quarry_volume::parse_size;
+use quarry_volume::{Wipe, parse_size};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 use serde_saphyr::Spanned;
 
-use super::{DiskConfig, Mistake, Wipe};
+use super::{DiskConfig, Mistake};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Section {
     select: Option<Spanned<Lists>>,
     exclude: Option<Spanned<Lists>>,
-    #[serde(default, deserialize_with = "wipe")]
-    wipe: Option<Wipe>,
+    wipe: Option<Spanned<String>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -48,10 +47,6 @@ fn rotational<'d, D: Deserializer<'d>>(input: D) -> Result<Option<bool>, D::Erro
     named("rotational", input)
 }
 
-fn wipe<'d, D: Deserializer<'d>>(input: D) -> Result<Option<Wipe>, D::Error> {
-    named("wipe", input)
-}
-
 /// Reads the section of the pool that is called `key` in messages.
 pub(super) fn read(section: Spanned<Section>, key: &str) -> Result<DiskConfig, Mistake> {
     let line = section.referenced.line();
@@ -75,7 +70,9 @@ pub(super) fn read(section: Spanned<Section>, key: &str) -> Result<DiskConfig, M
             Err(_) => (select_line, format!("{key}.disk.select: {why}")),
         }
     })?;
-    Ok(DiskConfig { selector, wipe: wipe.unwrap_or_default() })
+    let wipe =
+        wipe.map(|word| word.value.parse().map_err(|why| (word.referenced.line(), format!("{key}.disk.wipe: {why}"))));
+    Ok(DiskConfig { selector, wipe: wipe.transpose()?.unwrap_or_else(Wipe::default) })
 }
 
 fn criteria(lists: Lists, key: &str) -> Result<Criteria, Mistake> {

@@ -210,7 +210,7 @@ fn half(seen: &Seen) -> Option<(Seen, Claim)> {
 }
 
 /// What to zero of a volume of that size, as offset and length in bytes from its start.
-fn edges(size: u64) -> Vec<(u64, u64)> {
+pub(super) fn edges(size: u64) -> Vec<(u64, u64)> {
     if size <= 2 * EDGE {
         return vec![(0, size)];
     }

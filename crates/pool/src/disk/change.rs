@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use quarry_disk::claim::{self, Claim, Degraded, Found};
 use quarry_disk::{Disk, How};
-use quarry_volume::{Error, Reason, Result};
+use quarry_volume::{Error, Reason, Result, Wipe};
 
 use super::disks::Any;
-use super::release::announce;
 use super::view::{View, place};
 use super::{Inner, blocking};
-use crate::{Health, PoolVolume, Record, Recorded, Wipe};
+use crate::{Health, PoolVolume, Record, Recorded};
 
 impl Inner {
     /// The volume's disk and claim as they are now; what was looked up earlier may have changed.
@@ -110,7 +109,7 @@ impl Inner {
         self.invalidate();
         let view = self.view().await?;
         let (disk, claim, now) = self.current(&view, volume)?;
-        now.record()?;
+        let way = self.way(Some(now.record()?));
         refuse_used(&disk, &now)?;
         let here = place(&disk);
         // Before the disk says that it is being released: else a look would begin the same.
@@ -123,7 +122,8 @@ impl Inner {
                 // Ours is the first that has to go.
                 inner.opened().remove(&claim.identity.disk.to_string());
                 held.drop_partitions()?;
-                announce(&*held, &claim).map_err(|error| inner.explain(&error))?;
+                // The wiping comes before the rest, and a cut in the middle of it must find the disk so.
+                claim::begin_release(&Any(&*held), &claim).map_err(|error| inner.explain(&error))?;
                 inner.memory().known.remove(&claim.identity.disk);
                 Ok(held)
             })
@@ -134,7 +134,7 @@ impl Inner {
         let work = tokio::spawn(Arc::clone(self).release(disk, Some(held)));
         // Wiping takes its time, and the disk says that it has to be done. Where there is nothing to wipe, the disk is free
         // before this returns. What fails then is shown, and tried again.
-        if self.wipe == Wipe::None {
+        if way == Wipe::None {
             let _ = work.await;
         }
         Ok(())

@@ -12,6 +12,7 @@ use quarry_volume::{Error, Result};
 
 use super::blocking;
 use super::disks::{Any, Disks};
+use super::reader::Reader;
 use super::view::title;
 
 /// A disk, and what lies on it.
@@ -20,7 +21,7 @@ pub(super) struct Raw {
     pub(super) disk: Disk,
     /// Or why it could not be read.
     pub(super) found: Result<Found, String>,
-    remains: Result<Remains, String>,
+    pub(super) remains: Result<Remains, String>,
 }
 
 /// A disk of the pool.
@@ -46,15 +47,12 @@ pub(super) struct Gathered<T> {
 /// Reads every disk that may be the pool's. Blocks. `earlier`: what was read a short while ago, and is believed of a disk
 /// of which the kernel tells the same as then: so that a disk that sleeps is let sleep.
 pub(super) fn gather(
-    disks: &dyn Disks,
+    disks: &Arc<dyn Disks>,
+    reader: &Reader,
     pool: &str,
     selectors: &[(String, Selector)],
     earlier: &[Raw],
 ) -> Result<Gathered<Raw>> {
-    let read = |disk: Disk| match earlier.iter().find(|raw| raw.disk == disk) {
-        Some(raw) => raw.clone(),
-        None => read(disks, disk),
-    };
     let found = disks.find().map_err(|error| Error::unavailable(format!("pool {pool}: {error}")))?;
     let assignment = disks.assign(selectors, &found.disks);
     let mut gathered = Gathered {
@@ -68,12 +66,20 @@ pub(super) fn gather(
             .cloned()
             .collect(),
     };
-    for disk in found.disks {
+    let known = |disk: &Disk| earlier.iter().find(|raw| raw.disk == *disk);
+    // Nothing can be on the one; the other is read by another way, and this way may lead nowhere.
+    let hopeless = |disk: &Disk| disk.size == 0 || disk.multipath;
+    let ours_or_nobodys = |disk: &Disk| match assignment.pools.get(&disk.name) {
+        Some(owner) => owner == pool,
+        None => !hopeless(disk),
+    };
+    let asked: Vec<Disk> = found.disks.into_iter().filter(ours_or_nobodys).collect();
+    let unread = asked.iter().filter(|disk| known(disk).is_none()).cloned().collect();
+    let mut fresh = reader.read(disks, unread).into_iter();
+    for disk in &asked {
+        let Some(raw) = known(disk).cloned().or_else(|| fresh.next()) else { continue };
         match assignment.pools.get(&disk.name) {
-            Some(owner) if owner == pool => gathered.own.push(read(disk)),
-            Some(_) => {}
-            // Nothing can be on the one; the other is read by another way, and this way may lead nowhere.
-            None if disk.size == 0 || disk.multipath => {}
+            Some(_) => gathered.own.push(raw),
             None => {
                 let conflict = assignment.conflicts.iter().find(|one| one.disk.split(' ').next() == Some(&*disk.name));
                 let why = match (conflict, assignment.doubtful.get(&disk.name)) {
@@ -81,21 +87,11 @@ pub(super) fn gather(
                     (None, Some(_)) => "udev has not told of it yet, so that it may be an excluded one".to_owned(),
                     (None, None) => "no pool's selector means it".to_owned(),
                 };
-                gathered.others.push((read(disk), why));
+                gathered.others.push((raw, why));
             }
         }
     }
     Ok(gathered)
-}
-
-fn read(disks: &dyn Disks, disk: Disk) -> Raw {
-    let device = match disks.read(&disk) {
-        Ok(device) => device,
-        Err(error) => return Raw { disk, found: Err(error.message.clone()), remains: Err(error.message) },
-    };
-    let found = claim::read(&Any(&*device)).map_err(|error| error.to_string());
-    let remains = remains(&Any(&*device), device.size()).map_err(|error| error.to_string());
-    Raw { disk, found, remains }
 }
 
 /// Looks at one disk that is held, as it is now. Blocks.
@@ -106,6 +102,11 @@ pub(super) fn read_held(device: &dyn claim::Sectors, disk: &Disk) -> Raw {
 }
 
 impl Raw {
+    /// A disk that could not be read, and why.
+    pub(super) fn unreadable(disk: Disk, why: &str) -> Self {
+        Self { disk, found: Err(why.to_owned()), remains: Err(why.to_owned()) }
+    }
+
     /// Whether it is worth asking libblkid about it.
     fn is_unclaimed(&self) -> bool {
         matches!(self.found, Ok(Found::Nothing | Found::HalfClaimed(_) | Found::Foreign { .. })) && self.remains.is_ok()

@@ -10,10 +10,12 @@ mod disks;
 mod host;
 mod look;
 mod partitions;
+mod reader;
 mod release;
 #[cfg(test)]
 mod tests;
 mod view;
+mod wipe;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -23,16 +25,17 @@ use std::time::{Duration, Instant};
 use quarry_disk::claim::{Found, Identity};
 use quarry_disk::{Disk, Selector, State};
 use quarry_lvm::safe_name;
-use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec};
+use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe};
 
 use self::disks::{Disks, Opened};
 use self::host::HostDisks;
 use self::look::Raw;
+use self::reader::Reader;
 use self::release::Releases;
 pub use self::release::Wiping;
 use self::view::{Known, Place, View};
 use crate::pool::{Device, Reading, Volumes};
-use crate::{Heard, Pool, PoolVolume, Record, Uevents, Wipe};
+use crate::{Heard, Pool, PoolVolume, Record, Uevents};
 
 /// For how long a look is believed where nothing was heard of any disk.
 const FRESH: Duration = Duration::from_secs(4);
@@ -66,6 +69,7 @@ struct Inner {
     /// Those of all pools of disks, by their names.
     selectors: Arc<[(String, Selector)]>,
     disks: Arc<dyn Disks>,
+    reader: Reader,
     uevents: Uevents,
     memory: Mutex<Memory>,
     /// Held during a look: callers that come meanwhile share it.
@@ -125,6 +129,7 @@ impl DiskPool {
             wipe,
             selectors,
             disks,
+            reader: Reader::default(),
             uevents,
             memory: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
@@ -197,7 +202,7 @@ impl Inner {
         };
         let gathered = {
             let inner = Arc::clone(self);
-            blocking(move || look::gather(&*inner.disks, &inner.name, &inner.selectors, &raws)).await?
+            blocking(move || look::gather(&inner.disks, &inner.reader, &inner.name, &inner.selectors, &raws)).await?
         };
         let raws = gathered.own.iter().chain(gathered.others.iter().map(|(raw, _)| raw)).cloned().collect();
         let earlier = earlier.map(|kept| kept.view.disks.as_slice()).unwrap_or_default();
@@ -334,5 +339,9 @@ impl Pool for DiskPool {
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         self.inner.remove(volume).await
+    }
+
+    fn wiping(&self) -> Vec<(String, Wiping)> {
+        self.inner.releases.all()
     }
 }

@@ -1,28 +1,21 @@
 //! The end of a volume: its disk says that it is being released, then its bytes are wiped, then the claim is taken off.
 //!
 //! From the first step on there is no volume any more; until the last, the disk is not free. The disk itself says so, and
-//! whoever finds it goes on: after a restart the wiping begins anew, since nothing but the disk's end of it is written
-//! down.
+//! whoever finds it goes on.
 
-use std::cell::Cell;
 use std::collections::HashMap;
-use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quarry_disk::claim::{self, Claim, Found, Sectors};
+use quarry_disk::claim::{self, Found};
 use quarry_disk::{Disk, remains};
-use quarry_volume::{Error, Result, show_size};
+use quarry_volume::{Error, Result};
 
 use super::disks::{Any, Held};
 use super::view::{Place, View, place};
 use super::{Inner, blocking};
-use crate::Wipe;
 
-/// The largest range that is wiped at once: between two, the process can end.
-const CHUNK: u64 = 1 << 30;
 /// After how long a release that failed is tried again. A disk that is put back is another one to the kernel, and comes
 /// at once. (Events say nothing here: each attempt makes some.)
 const RETRY: Duration = Duration::from_secs(60);
@@ -51,10 +44,11 @@ struct Job {
     failed: Option<(String, Instant)>,
 }
 
+/// What is told of a wiping while it goes on.
 #[derive(Default)]
-struct Progress {
-    done: AtomicU64,
-    total: AtomicU64,
+pub(super) struct Progress {
+    pub(super) done: AtomicU64,
+    pub(super) total: AtomicU64,
 }
 
 impl Releases {
@@ -105,6 +99,12 @@ impl Releases {
             total: job.progress.total.load(Ordering::Relaxed),
             failed: job.failed.as_ref().map(|(why, ..)| why.clone()),
         })
+    }
+
+    /// All that are under way or have stopped, by the disks' names.
+    pub(super) fn all(&self) -> Vec<(String, Wiping)> {
+        let disks: Vec<Place> = self.jobs().keys().cloned().collect();
+        disks.into_iter().filter_map(|disk| Some((disk.0.clone(), self.of(&disk)?))).collect()
     }
 
     /// Those that have failed, in words.
@@ -187,89 +187,11 @@ impl Inner {
             Ok((held, claim, rest.boot.is_some()))
         });
         let (held, claim, unwiped) = begun.await?;
-        if unwiped {
-            self.wipe(&held, &claim, progress).await?;
-        }
+        let claim = match unwiped {
+            true => self.wipe(&held, claim, progress).await?,
+            false => claim,
+        };
         let inner = Arc::clone(self);
         blocking(move || claim::release(&Any(&*held), &claim).map_err(|error| inner.explain(&error))).await
-    }
-
-    /// Wipes the volume's bytes by the pool's policy, and flushes that.
-    async fn wipe(&self, held: &Arc<dyn Held>, claim: &Claim, progress: &Progress) -> Result<()> {
-        if self.wipe == Wipe::None {
-            return Ok(());
-        }
-        let mut discard = self.wipe == Wipe::Discard;
-        progress.total.store(claim.length, Ordering::Relaxed);
-        let mut done = 0;
-        while done < claim.length {
-            let (offset, length) = (claim.offset + done, CHUNK.min(claim.length - done));
-            let device = Arc::clone(held);
-            let discarded = blocking(move || match discard && device.discard(offset, length)? {
-                true => Ok(true),
-                // The policy is a promise: what cannot be discarded is zeroed.
-                false => device.zero(offset, length).map(|()| false),
-            });
-            discard = discarded.await?;
-            done += length;
-            progress.done.store(done, Ordering::Relaxed);
-        }
-        let device = Arc::clone(held);
-        blocking(move || {
-            device.flush().map_err(|error| {
-                Error::host(format!("flushing {} wiped on {:?}: {error}", show_size(done), device.path()))
-            })
-        })
-        .await
-    }
-}
-
-/// Has the disk say that its claim is being released, and no more: the wiping comes before the rest, and a cut in the
-/// middle of it must find the disk so. Returns when it would survive a power cut.
-///
-/// [`claim::release`] says it before it erases anything; here it is kept from erasing.
-pub(super) fn announce(disk: &dyn Held, claim: &Claim) -> Result<(), claim::Error> {
-    let only = OnlyRecord { disk, refused: Cell::new(false) };
-    match claim::release(&only, claim) {
-        Err(_) if only.refused.get() => Ok(()),
-        result => result,
-    }
-}
-
-/// A disk on which nothing can be written but the record.
-struct OnlyRecord<'a> {
-    disk: &'a dyn Sectors,
-    /// Whether something else was to be written.
-    refused: Cell<bool>,
-}
-
-impl Sectors for OnlyRecord<'_> {
-    fn path(&self) -> &Path {
-        self.disk.path()
-    }
-
-    fn size(&self) -> u64 {
-        self.disk.size()
-    }
-
-    fn sector_size(&self) -> u32 {
-        self.disk.sector_size()
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.disk.read_exact_at(buffer, offset)
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        const RECORD: std::ops::Range<u64> = 1 << 20..2 << 20;
-        if RECORD.contains(&offset) && !self.refused.get() {
-            return self.disk.write_all_at(bytes, offset);
-        }
-        self.refused.set(true);
-        Err(io::Error::other("not before the wiping is done"))
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.disk.flush()
     }
 }

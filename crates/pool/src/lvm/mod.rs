@@ -289,6 +289,16 @@ impl Pool for LvmPool {
     }
 
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
+        if let Some(wipe) = spec.wipe {
+            return Err(Error::new(
+                Reason::NoSpace,
+                format!(
+                    "pool {} gives out logical volumes, and \"wipe: {wipe}\" is for pools of whole disks: leave it out of the \
+                     StorageClass",
+                    self.name
+                ),
+            ));
+        }
         let group = self.group().await?;
         spec.size.choose(Self::unit(&group, &spec.layout))
     }

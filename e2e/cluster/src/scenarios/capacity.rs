@@ -77,7 +77,7 @@ async fn largest(cluster: &Cluster, node: &str) -> Result<u64> {
 }
 
 /// A quantity as the API server writes it.
-fn bytes(quantity: &str) -> Result<u64> {
+pub(super) fn bytes(quantity: &str) -> Result<u64> {
     let split = quantity.find(|c: char| !c.is_ascii_digit()).unwrap_or(quantity.len());
     let (number, unit) = quantity.split_at(split);
     let shift = match unit {

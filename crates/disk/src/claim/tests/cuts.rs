@@ -4,6 +4,9 @@
 use super::double::Double;
 use super::*;
 
+/// The record of a volume that is being wiped, with its progress.
+const WIPED: &[u8] = b"quarry1/s=ready/z=64";
+
 /// Counts the disks that were looked at; an `Err` says what was found that may not be.
 type Swept = Result<usize, String>;
 
@@ -57,7 +60,7 @@ fn attain(disk: &Double) -> Result<Claim, String> {
 
 /// What a pool does to get rid of one, from whatever there is.
 fn shed(disk: &Double) -> Result<(), String> {
-    let done = match found(disk, &[NAME], &[NEW, READY])? {
+    let done = match found(disk, &[NAME], &[NEW, READY, WIPED])? {
         (Kind::Half, Some(claim)) => clear(disk, &claim),
         (_, Some(claim)) => release(disk, &claim),
         _ => Ok(()),
@@ -191,6 +194,33 @@ fn sweep_release(disk: &Double) -> Swept {
     Ok(count)
 }
 
+/// A release with the progress of its wiping noted, cut at every instant.
+fn sweep_wipe(disk: &Double) -> Swept {
+    let (_, seen) = require(disk, &[Kind::Claimed], &[READY])?;
+    let begun = begin_release(disk, &seen.ok_or("no claim")?).map_err(|error| words(&error))?;
+    require(disk, &[Kind::Releasing], &[READY])?;
+    let noted = set_record(disk, &begun, WIPED).map_err(|error| words(&error))?;
+    require(disk, &[Kind::Releasing], &[WIPED])?;
+    release(disk, &noted).map_err(|error| words(&error))?;
+    let (mut count, mut wiped) = (0, 0);
+    for cut in disk.cuts() {
+        count += 1;
+        let (kind, claim) = require(&cut, &[Kind::Claimed, Kind::Releasing, Kind::Nothing], &[READY, WIPED])?;
+        let is_wiped = claim.is_some_and(|claim| claim.record == WIPED);
+        // A volume that looks as if nobody had deleted it must not look wiped.
+        if is_wiped && kind == Kind::Claimed {
+            return Err("a held claim with a wiped volume's record".to_owned());
+        }
+        wiped += usize::from(is_wiped);
+        shed(&cut)?;
+        claim_other(&cut)?;
+    }
+    if wiped == 0 {
+        return Err("the sweep saw nothing".to_owned());
+    }
+    Ok(count)
+}
+
 /// Everything a pool does, with the process killed at every write and flush; then it is done again, without a power cut
 /// between, and the power is cut at every instant of that.
 fn sweep_kills(
@@ -285,6 +315,16 @@ fn a_release_is_cut_at_every_instant() {
         assert!(sweep_release(&disk.copy()).unwrap() > least(&disk));
         set_record(&disk, &new, READY).unwrap();
         assert!(sweep_release(&disk.copy()).unwrap() > least(&disk));
+    }
+}
+
+#[test]
+fn a_wipes_progress_is_cut_at_every_instant() {
+    for disk in disks() {
+        let claim = claim(&disk, NAME, NEW).unwrap();
+        set_record(&disk, &claim, READY).unwrap();
+        let count = sweep_wipe(&disk.copy()).unwrap();
+        assert!(count > 20, "only {count} disks were looked at");
     }
 }
 

@@ -1,6 +1,66 @@
 //! The process is killed before each of its deeds, and another one goes on.
 
 use super::*;
+use crate::Tag;
+
+/// A long wipe goes on where it was cut off, and by no means further.
+#[test]
+fn a_long_wipe_goes_on_where_it_was() {
+    const GIB: u64 = 1 << 30;
+    let prepared = || {
+        let host = Host::default();
+        let disk = host.disk("vdb", 200 << 10);
+        run(async {
+            let pool = start(&host, Wipe::Zero);
+            let volume = pool.carve(&spec("a", 1)).await.unwrap();
+            pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
+        });
+        for at in 0..200 {
+            host.poke(disk, VOLUME_OFFSET + at * GIB - MIB * u64::from(at == 199), b"secret");
+        }
+        host
+    };
+    let secrets = |host: &Host| (0..199).filter(|at| host.peek(1, VOLUME_OFFSET + at * GIB, 6) == b"secret").count();
+    let remove = |host: &Host| {
+        run(async {
+            let pool = start(host, Wipe::Zero);
+            if let Some(volume) = pool.asked("a").await.unwrap() {
+                let _ = pool.remove(&volume).await;
+            }
+            for _ in 0..500 {
+                if word(host, 1) == "releasing" && pool.status().await.problems.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        })
+    };
+    let host = prepared();
+    let before = host.operations();
+    remove(&host);
+    assert_eq!((word(&host, 1), secrets(&host)), ("nothing", 0));
+    let total = host.operations() - before;
+    let mut noted = std::collections::BTreeSet::new();
+    for kill in (0..total).step_by(7) {
+        let host = prepared();
+        host.kill_after(kill);
+        remove(&host);
+        host.reboot();
+        if let Found::Releasing(claim) = found(&host, 1) {
+            let Tag::Record(record) = Record::parse(std::str::from_utf8(&claim.record).unwrap()) else {
+                panic!("no record")
+            };
+            noted.insert(record.zeroed);
+            for at in 0..record.zeroed {
+                assert_ne!(host.peek(1, VOLUME_OFFSET + at * GIB, 6), b"secret", "GiB {at} of {}", record.zeroed);
+            }
+        }
+        let left = host.operations();
+        remove(&host);
+        assert_eq!((word(&host, 1), secrets(&host)), ("nothing", 0), "killed before deed {kill}");
+        assert!(host.operations() - left <= total);
+    }
+    assert_eq!(noted, [0, 64, 128, 192].into());
+}
 
 /// How many deeds it takes.
 fn deeds(work: impl FnOnce(&Host)) -> usize {

@@ -6,7 +6,9 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use nix::fcntl::{FallocateFlags, fallocate};
 use quarry_disk::claim::{Claim, Sectors};
 use quarry_disk::{Alone, Assignment, Disk, FindError, Found, HostPaths, Selector, Transport, Use, assign};
 use quarry_filesystem::Probe;
@@ -43,6 +45,7 @@ struct Slot {
     file: Arc<File>,
     pulled: bool,
     unreadable: bool,
+    hangs: bool,
     /// Somebody, perhaps we, has it for himself.
     held: bool,
     /// Whether the kernel has its partitions, and how often they are open.
@@ -91,6 +94,7 @@ impl Host {
             file: Arc::new(file),
             pulled: false,
             unreadable: false,
+            hangs: false,
             held: false,
             partitions: false,
             opened: 0,
@@ -113,6 +117,11 @@ impl Host {
 
     pub(super) fn set_held(&self, number: u64, held: bool) {
         self.with(number, |slot| slot.held = held);
+    }
+
+    /// Has whoever reads the disk wait, or wait no longer.
+    pub(super) fn set_hanging(&self, number: u64, hangs: bool) {
+        self.with(number, |slot| slot.hangs = hangs);
     }
 
     pub(super) fn set_unreadable(&self, number: u64) {
@@ -233,6 +242,10 @@ impl Disks for Host {
     }
 
     fn read(&self, disk: &Disk) -> Result<Box<dyn Sectors>> {
+        let number = self.number_of(disk)?;
+        while self.with(number, |slot| slot.hangs) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         Ok(Box::new(self.handle(disk, false)?))
     }
 
@@ -357,7 +370,9 @@ impl Held for Handle {
         let failed = self.host.deed();
         // It had begun.
         let length = if failed.is_err() { length / 2 } else { length };
-        self.file.write_all_at(&vec![0; length as usize], offset).unwrap();
+        // A hole, so that large disks can be zeroed.
+        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(&*self.file, hole, offset as i64, length.max(1) as i64).unwrap();
         failed
     }
 

@@ -117,6 +117,39 @@ fn a_volume_whose_table_was_overwritten_is_neither_free_nor_forgotten() {
 }
 
 #[test]
+fn a_disk_that_hangs_holds_up_nobody_but_itself() {
+    let host = Host::default();
+    let [hanging, _] = ["vdb", "vdc"].map(|name| host.disk(name, 16));
+    host.set_hanging(hanging, true);
+    run(async {
+        let mut pool = start(&host, Wipe::None);
+        Arc::get_mut(&mut pool.inner).unwrap().reader = Reader::with_patience(Duration::from_millis(300));
+        let state = pool.status().await;
+        assert!(
+            state.problems.iter().any(|problem| problem.contains("vdb") && problem.contains("not answered")),
+            "{state:?}"
+        );
+        assert_eq!(pool.volume("a").await.unwrap_err().reason, Reason::Unavailable, "it may be there");
+        // One that does not answer is not asked again, and not waited for.
+        pool.uevents().count(false);
+        let began = Instant::now();
+        let state = pool.status().await;
+        assert!(state.problems.iter().any(|problem| problem.contains("an earlier read")), "{state:?}");
+        assert!(began.elapsed() < Duration::from_millis(300));
+        host.set_hanging(hanging, false);
+        for _ in 0..100 {
+            pool.uevents().count(false);
+            if pool.status().await.problems.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(pool.volumes().await.unwrap().len(), 0);
+        assert_eq!(pool.status().await.space.available(), 26 * MIB);
+    });
+}
+
+#[test]
 fn a_copy_of_a_disk_makes_neither_usable() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);

@@ -43,6 +43,7 @@ fn spec(name: &str, mib: u64) -> VolumeSpec {
         filesystem: Some(Filesystem::Ext4),
         layout: Layout::Linear,
         mkfs_options: String::new(),
+        wipe: None,
     }
 }
 
@@ -167,6 +168,26 @@ fn a_volume_lives_and_ends() {
 }
 
 #[test]
+fn a_class_has_its_own_way_to_wipe() {
+    const SECRET: u64 = VOLUME_OFFSET + 6 * MIB;
+    for (pool, class, stays) in
+        [(Wipe::Zero, Some(Wipe::None), true), (Wipe::None, Some(Wipe::Zero), false), (Wipe::None, None, true)]
+    {
+        let host = Host::default();
+        let disk = host.disk("vdb", 32);
+        run(async {
+            let pool = start(&host, pool);
+            let volume = pool.carve(&VolumeSpec { wipe: class, ..spec("a", 1) }).await.unwrap();
+            host.poke(disk, SECRET, b"secret");
+            pool.remove(&volume).await.unwrap();
+            settled(&pool).await;
+            assert_eq!(host.peek(disk, SECRET, 6) == b"secret", stays, "{class:?}");
+            assert_eq!(pool.disks().await.unwrap()[0].state, Disk::Free);
+        });
+    }
+}
+
+#[test]
 fn what_a_former_volume_of_that_name_left_is_not_adopted() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
@@ -176,7 +197,8 @@ fn what_a_former_volume_of_that_name_left_is_not_adopted() {
         host.poke(disk, VOLUME_OFFSET + 1024, b"a filesystem's superblock");
         pool.remove(&volume).await.unwrap();
         assert_eq!(word(&host, disk), "nothing", "there is nothing to wipe");
-        assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 1), b"a");
+        assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 1), [0], "where signatures lie nothing stays");
+        host.poke(disk, VOLUME_OFFSET + 1024, b"a filesystem's superblock");
         let again = pool.carve(&spec("a", 10)).await.unwrap();
         assert_eq!(again.uuid, volume.uuid, "so the filesystem's UUID is the same");
         assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 25), [0; 25]);

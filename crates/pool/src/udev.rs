@@ -1,0 +1,127 @@
+//! What udev writes down of disks, heard as it is written.
+//!
+//! The kernel tells of a disk before udev has given it its names, and udev's own words do not leave the host's network
+//! namespace. Its database does: a pool that chooses disks by their names looks again when an entry is there.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+
+use crate::Uevents;
+
+/// Where udev keeps its database.
+const DATA: &str = "/run/udev/data";
+/// The kernel's devices by their numbers.
+const DEVICES: &str = "/sys/dev/block";
+
+/// Begins to listen, on a thread of its own, and counts a disk whenever its names have changed. Where that cannot be done,
+/// new names are noticed a few seconds later.
+pub(crate) fn listen(uevents: Uevents) {
+    let mut names = Names { data: DATA.into(), devices: DEVICES.into(), known: HashMap::new() };
+    let started = open(&names.data).and_then(|inotify| {
+        std::thread::Builder::new()
+            .name("udev".to_owned())
+            .spawn(move || names.run(&inotify, &uevents))
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
+    });
+    if let Err(error) = started {
+        tracing::warn!(%error, folder = DATA, "udev is not heard: a new disk's names are noticed a few seconds later");
+    }
+}
+
+fn open(data: &Path) -> Result<Inotify, Errno> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+    // udev writes a file under another name, and gives it its own when it is whole.
+    inotify.add_watch(data, AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE)?;
+    Ok(inotify)
+}
+
+/// The names that are known of each disk.
+struct Names {
+    data: PathBuf,
+    devices: PathBuf,
+    known: HashMap<String, Vec<String>>,
+}
+
+impl Names {
+    fn run(&mut self, inotify: &Inotify, uevents: &Uevents) {
+        loop {
+            match inotify.read_events() {
+                Ok(events) => {
+                    for event in events {
+                        let entry = event.name.as_ref().and_then(|name| name.to_str());
+                        // Without a name: some were lost.
+                        if entry.is_none_or(|entry| self.has_changed(entry)) {
+                            uevents.count(true);
+                        }
+                    }
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "udev is not heard any more: a new disk's names are noticed a few seconds later");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Whether that entry is of a disk, and says other names than it did.
+    fn has_changed(&mut self, entry: &str) -> bool {
+        // Of block devices, and no partition or device-mapper device: those come and go with every volume.
+        let Some(number) = entry.strip_prefix('b') else { return false };
+        let device = self.devices.join(number);
+        if !device.exists() || device.join("partition").exists() || device.join("dm").exists() {
+            return false;
+        }
+        let Ok(text) = fs::read(self.data.join(entry)) else { return false };
+        let text = String::from_utf8_lossy(&text);
+        let names = text.lines().filter(|line| is_name(line)).map(str::to_owned).collect();
+        self.known.insert(entry.to_owned(), names).as_ref() != self.known.get(entry)
+    }
+}
+
+/// Whether a line of an entry says what a selector asks about.
+fn is_name(line: &str) -> bool {
+    ["S:disk/by-id/", "S:disk/by-path/", "S:disk/by-diskseq/", "E:ID_MODEL", "E:ID_SERIAL", "E:ID_WWN"]
+        .iter()
+        .any(|begin| line.starts_with(begin))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_names_count_and_other_contents_do_not() {
+        let host = tempfile::tempdir().unwrap();
+        let path = |name: &str| host.path().join(name);
+        for folder in ["data", "dev/8:16", "dev/8:17/partition", "dev/253:0/dm"] {
+            fs::create_dir_all(path(folder)).unwrap();
+        }
+        let mut names = Names { data: path("data"), devices: path("dev"), known: HashMap::new() };
+        let mut told = |entry: &str, text: &str| {
+            fs::write(path("data").join(entry), text).unwrap();
+            names.has_changed(entry)
+        };
+        assert!(told("b8:16", "S:disk/by-id/wwn-1\nE:ID_FS_TYPE=ext4\n"), "it is new");
+        assert!(!told("b8:16", "S:disk/by-id/wwn-1\nS:disk/by-uuid/2\n"), "only what lies on it is different");
+        assert!(told("b8:16", "S:disk/by-id/wwn-2\n"));
+        for entry in ["b8:17", "b253:0", "b8:32", "c1:3", "+block:x"] {
+            assert!(!told(entry, "S:disk/by-id/wwn-1\n"), "{entry}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_gets_its_name_is_heard() {
+        let host = tempfile::tempdir().unwrap();
+        let inotify = open(host.path()).unwrap();
+        fs::write(host.path().join("b8:16.tmp"), "").unwrap();
+        fs::rename(host.path().join("b8:16.tmp"), host.path().join("b8:16")).unwrap();
+        let heard: Vec<_> = inotify.read_events().unwrap().into_iter().filter_map(|event| event.name).collect();
+        assert!(heard.iter().any(|name| name == "b8:16"), "{heard:?}");
+        assert!(open(&host.path().join("none")).is_err());
+    }
+}
