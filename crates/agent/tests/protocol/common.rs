@@ -9,7 +9,7 @@ use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
     AccessTypes, Agent, Change, Chosen, Error, Filesystem, Found, Greeting, Layout, News, NewsStream, PoolState,
-    Reason, Result, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec,
+    Reason, Result, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -191,6 +191,7 @@ pub(crate) fn spec(name: &str) -> VolumeSpec {
         filesystem: Some(Filesystem::Ext4),
         layout: Layout::Striped { stripes: 2, stripe_size: 65536 },
         mkfs_options: "-m 0".into(),
+        wipe: Some(Wipe::Discard),
     }
 }
 
