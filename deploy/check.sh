@@ -118,6 +118,41 @@ END
 holds "a class waits for its pod" '^volumeBindingMode: WaitForFirstConsumer$'
 holds "parameters are texts" '^  stripes: "2"$'
 
+accepts "whole disks" <<'END'
+pools:
+  - name: whole
+    disk:
+      select: {paths: ["/mnt/disks/*"], size: {atLeast: 1Ti, atMost: 4000000000000}, rotational: false, transports: [nvme, sata]}
+      exclude: {byId: ["*-system"], paths: ["/dev/disk/by-path/*usb*"]}
+      wipe: discard
+  - name: fast
+    lvm: {volumeGroup: vg-nvme}
+diskFolders: [/mnt/disks, /srv/more]
+storageClasses: [{name: whole, parameters: {pool: whole, wipe: none}}]
+END
+holds "a folder of links is shown" '^ *- \{name: disk-folder-0, mountPath: /mnt/disks, mountPropagation: HostToContainer, readOnly: true\}$'
+holds "and every other" 'path: /srv/more, type: DirectoryOrCreate'
+holds "sizes stay as they are" 'atMost: 4000000000000$'
+accepts "a folder of links on some hosts" <<'END'
+nodeGroups:
+  links:
+    nodeSelector: {quarry.dev/disks: links}
+    pools: [{name: whole, disk: {select: {paths: ["/mnt/disks/*"]}}}]
+    diskFolders: [/mnt/disks]
+  plain:
+    nodeSelector: {quarry.dev/disks: plain}
+END
+sight='means disks by the path "/mnt/disks/*", which the node plugin cannot see'
+refuses "links in a folder that is not shown" "$sight" <<<'{pools: [{name: a, disk: {select: {paths: ["/mnt/disks/*"]}}}], diskFolders: [/mnt/disk]}'
+refuses "the same in an exclusion" "$sight" <<<'pools: [{name: a, disk: {select: {rotational: true}, exclude: {paths: ["/mnt/disks/*"]}}}]'
+refuses "a folder that the plugin needs itself" "diskFolders" <<<'diskFolders: [/usr/disks]'
+refuses "a pool of nothing" 'the pool "a" is made of lvm or of disk' <<<'pools: [{name: a}]'
+refuses "a pool of both" 'the pool "a" is made of lvm or of disk' <<<'pools: [{name: a, lvm: {volumeGroup: b}, disk: {select: {rotational: true}}}]'
+refuses "a pool of all disks" "select" <<<'pools: [{name: a, disk: {select: {}}}]'
+refuses "an unknown criterion" "'byid'" <<<'pools: [{name: a, disk: {select: {byid: [x]}}}]'
+refuses "an unknown transport" "transports" <<<'pools: [{name: a, disk: {select: {transports: [floppy]}}}]'
+refuses "an unknown way to wipe" "wipe" <<<'pools: [{name: a, disk: {select: {rotational: true}, wipe: shred}}]'
+
 overlap='a host could be in "a" and in "b"'
 refuses "a group for every host beside another" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {}}, b: {nodeSelector: {disks: fast}}}'
 refuses "groups of the same hosts" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {disks: fast}}, b: {nodeSelector: {disks: fast}}}'

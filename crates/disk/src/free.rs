@@ -64,6 +64,11 @@ pub enum State {
         /// What.
         why: String,
     },
+    /// It was not read, and nobody can say.
+    Unknown {
+        /// Why not.
+        why: String,
+    },
 }
 
 impl State {
@@ -76,6 +81,7 @@ impl State {
             Self::InUse { .. } => "in-use",
             Self::Unusable { .. } => "unusable",
             Self::NotEmpty { .. } => "not-empty",
+            Self::Unknown { .. } => "unknown",
         }
     }
 
@@ -84,9 +90,11 @@ impl State {
     pub fn why(&self) -> Option<&str> {
         match self {
             Self::Free => None,
-            Self::Claimed { what: why } | Self::InUse { why } | Self::Unusable { why } | Self::NotEmpty { why } => {
-                Some(why)
-            }
+            Self::Claimed { what: why }
+            | Self::InUse { why }
+            | Self::Unusable { why }
+            | Self::NotEmpty { why }
+            | Self::Unknown { why } => Some(why),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use quarry_disk::Selector;
+
 use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents, udev};
 
 /// Opens all pools of a node, in the order of the configuration. Storage that is not there is no error: its pool says so,
@@ -9,11 +11,7 @@ use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents, udev};
 ///
 /// They are opened together because a disk that several of them mean is none's.
 pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn Pool>> {
-    let selectors = configured.iter().filter_map(|pool| match &pool.kind {
-        PoolKind::Disk(config) => Some((pool.name.clone(), config.selector.clone())),
-        PoolKind::Lvm(_) => None,
-    });
-    let selectors: Arc<[_]> = selectors.collect();
+    let selectors = selectors(&configured);
     if !selectors.is_empty() {
         udev::listen(uevents.clone());
     }
@@ -27,4 +25,13 @@ pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn
         });
     }
     pools
+}
+
+/// The selectors of all pools of disks, with their pools' names.
+pub(crate) fn selectors(configured: &[PoolConfig]) -> Arc<[(String, Selector)]> {
+    let selectors = configured.iter().filter_map(|pool| match &pool.kind {
+        PoolKind::Disk(config) => Some((pool.name.clone(), config.selector.clone())),
+        PoolKind::Lvm(_) => None,
+    });
+    selectors.collect()
 }

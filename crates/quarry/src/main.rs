@@ -41,6 +41,8 @@ enum Command {
     Controller(controller::Args),
     /// Make CSI calls by hand, to try or to debug a driver.
     Csi(csi::Args),
+    /// List the disks of this host, which are free and why not; only looks, needs root and no server.
+    Disks(view::Disks),
     /// Show what is wrong in the cluster, and what to do about it; fails where something does not work.
     Doctor(view::Common),
     /// Serve CSI Node on this host, and its storage to the controller.
@@ -80,6 +82,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let _ = std::io::stdout().write_all(answer.as_bytes());
         }
         Command::Controller(args) => serve(controller::run(args))?,
+        Command::Disks(args) => return ask(view::Question::Disks(args)),
         Command::Doctor(args) => return ask(view::Question::Doctor(args)),
         Command::Node(args) => serve(node::run(args))?,
         Command::Nodes(args) => return ask(view::Question::Nodes(args)),
@@ -92,7 +95,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 fn ask(question: view::Question) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(view::run(question, &mut std::io::stdout().lock()))
+    let answered = runtime.block_on(view::run(question, &mut std::io::stdout().lock()));
+    // A disk that does not answer is not waited for.
+    runtime.shutdown_background();
+    answered
 }
 
 fn serve(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -60,6 +60,27 @@ fn one_that_is_not_ready_is_better_than_none() {
 }
 
 #[test]
+fn disks_are_asked_for_where_they_are() {
+    for arguments in
+        [["disks", "--node", "worker 1", "-o", "json"].as_slice(), &["disks", "--node=worker 1", "-o", "json"]]
+    {
+        let (_, asked) = run("ns node-a True\n", arguments);
+        assert!(asked[0].contains("app.kubernetes.io/component=node|"), "{asked:?}");
+        assert!(asked[0].contains("--field-selector=status.phase=Running,spec.nodeName=worker 1|"), "{asked:?}");
+        assert_eq!(asked[1], "exec|--namespace=ns|node-a|--|quarry|disks|-o|json|");
+    }
+    let (output, _) = run("", &["disks", "--node", "worker-1"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no node plugin runs on worker-1"), "{output:?}");
+    for arguments in [["disks"].as_slice(), &["disks", "--node"]] {
+        let (output, asked) = run("ns node-a True\n", arguments);
+        assert_eq!((output.status.code(), asked.len()), (Some(2), 0));
+    }
+    // Elsewhere a node is quarry's own to look for.
+    let (_, asked) = run("ns c True\n", &["pools", "--node", "worker-1"]);
+    assert_eq!(asked[1], "exec|--namespace=ns|c|--|quarry|pools|--node|worker-1|");
+}
+
+#[test]
 fn without_a_command_its_use_is_told() {
     let (output, asked) = run("", &[]);
     assert_eq!((output.status.code(), asked.len()), (Some(2), 0));

@@ -9,12 +9,14 @@ it would run two node plugins over the same socket.
 {{- if not $given -}}{{- $given = dict "" (dict "nodeSelector" dict) -}}{{- end -}}
 {{- range $name, $group := $given -}}
   {{- $pools := $group.pools | default $root.Values.pools -}}
-  {{- include "quarry.checkPools" (dict "group" $name "pools" $pools) -}}
+  {{- $diskFolders := $group.diskFolders | default $root.Values.diskFolders -}}
+  {{- include "quarry.checkPools" (dict "group" $name "pools" $pools "diskFolders" $diskFolders) -}}
   {{- $groups = append $groups (dict
       "name" $name
       "suffix" (ternary "node" (printf "node-%s" $name) (eq $name ""))
       "nodeSelector" (merge dict $group.nodeSelector $root.Values.node.nodeSelector)
       "pools" $pools
+      "diskFolders" $diskFolders
       "kubelet" ($group.kubeletDirectory | default $root.Values.kubeletDirectory)
       "lvm" ($group.lvmDirectory | default $root.Values.lvmDirectory)) -}}
 {{- end -}}
@@ -46,10 +48,23 @@ it would run two node plugins over the same socket.
 {{- $where := ternary "pools" (printf "nodeGroups.%s.pools" .group) (eq .group "") -}}
 {{- $names := list -}}
 {{- $volumeGroups := list -}}
-{{- range .pools -}}
+{{- $diskFolders := .diskFolders -}}
+{{- range $pool := .pools -}}
   {{- if has .name $names -}}{{- fail (printf "%s: two pools have the name %q" $where .name) -}}{{- end -}}
-  {{- if has .lvm.volumeGroup $volumeGroups -}}{{- fail (printf "%s: two pools use the volume group %q" $where .lvm.volumeGroup) -}}{{- end -}}
+  {{- if eq (empty .lvm) (empty .disk) -}}{{- fail (printf "%s: the pool %q is made of lvm or of disk: name one of the two" $where .name) -}}{{- end -}}
   {{- $names = append $names .name -}}
-  {{- $volumeGroups = append $volumeGroups .lvm.volumeGroup -}}
+  {{- with .lvm -}}
+    {{- if has .volumeGroup $volumeGroups -}}{{- fail (printf "%s: two pools use the volume group %q" $where .volumeGroup) -}}{{- end -}}
+    {{- $volumeGroups = append $volumeGroups .volumeGroup -}}
+  {{- end -}}
+  {{- with .disk -}}
+    {{- range $path := concat (dig "select" "paths" list .) (dig "exclude" "paths" list .) -}}
+      {{- $seen := hasPrefix "/dev/" $path -}}
+      {{- range $folder := $diskFolders -}}{{- if hasPrefix (printf "%s/" $folder) $path -}}{{- $seen = true -}}{{- end -}}{{- end -}}
+      {{- if not $seen -}}
+        {{- fail (printf "%s: the pool %q means disks by the path %q, which the node plugin cannot see: name its folder in diskFolders" $where $pool.name $path) -}}
+      {{- end -}}
+    {{- end -}}
+  {{- end -}}
 {{- end -}}
 {{- end }}

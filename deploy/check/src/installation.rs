@@ -197,6 +197,11 @@ mod tests {
             ("mountPropagation: Bidirectional", "mountPropagation: HostToContainer", "kubelet's folders"),
             ("mountPath: /dev}", "mountPath: /devices}", "/dev"),
             ("path: /etc/lvm,", "path: /etc/lvm2,", ""),
+            ("mountPath: /run/udev/data,", "mountPath: /run/udev,", "the database alone"),
+            ("path: /run/udev/data,", "path: /run/udev,", "udev's database is the host's"),
+            ("mountPropagation: HostToContainer, readOnly", "readOnly", "raw `local` volumes"),
+            ("HostToContainer, readOnly: true", "HostToContainer", "to be read"),
+            ("QUARRY_CONFIG", "QUARRY_CONFIGS", "same pools"),
             ("optional: true", "optional: false", "may come later"),
             ("--listen=0.0.0.0:9810", "--listen=0.0.0.0:9811", "agent's port"),
             (

@@ -43,7 +43,13 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Wr
     let host = |path: &str| {
         mounts.iter().find(|mount| text(mount, "/mountPath") == path).map(|mount| source(group, text(mount, "/name")))
     };
-    must("/run/udev is not the host's", mounts.iter().all(|mount| !text(mount, "/mountPath").starts_with("/run/udev")));
+    // The socket is what lvm looks for.
+    let udev: Vec<&Value> = mounts.iter().filter(|mount| text(mount, "/mountPath").starts_with("/run/udev")).collect();
+    must(
+        "of /run/udev the database alone is the host's, to be read",
+        matches!(udev.as_slice(), [data] if text(data, "/mountPath") == "/run/udev/data" && is(data, "/readOnly", true)),
+    );
+    must("udev's database is the host's", host("/run/udev/data") == Some("/run/udev/data"));
     for path in ["/dev", "/run/lvm", "/run/lock/lvm"] {
         must(&format!("{path} is the host's"), host(path) == Some(path));
     }
@@ -51,6 +57,16 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Wr
     let both: Vec<&Value> = mounts.iter().filter(|mount| text(mount, "/mountPropagation") == "Bidirectional").collect();
     let same = |mount: &&Value| source(group, text(mount, "/name")) == text(mount, "/mountPath");
     must("mounts in kubelet's folders show on the host, at the same paths", both.len() == 2 && both.iter().all(same));
+
+    // Folders of links to disks, and what kubelet has given away of `local` volumes: later mounts have to show as well.
+    let shown: Vec<&Value> =
+        mounts.iter().filter(|mount| text(mount, "/mountPropagation") == "HostToContainer").collect();
+    must(
+        "folders of links to disks are shown at their own paths, to be read",
+        shown.iter().all(|mount| same(mount) && is(mount, "/readOnly", true)),
+    );
+    let local = |mount: &&&Value| text(mount, "/mountPath").ends_with("/plugins/kubernetes.io~local-volume");
+    must("raw `local` volumes that pods use are seen", shown.iter().filter(local).count() == 1);
 
     let driver = argument(quarry, "driver");
     must("controller and nodes are one driver", driver == argument(controller, "driver"));
@@ -66,7 +82,7 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Wr
     let root = registered.split("/plugins/").next().unwrap_or_default();
     must(
         "all of kubelet's folders are of one kubelet",
-        both.iter().all(|mount| text(mount, "/mountPath").starts_with(root)),
+        both.iter().chain(shown.iter().filter(local)).all(|mount| text(mount, "/mountPath").starts_with(root)),
     );
     must(
         "the agent's port is the one that controllers call",
@@ -89,7 +105,11 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Wr
     let pools = volume(group, "pools").map(|volume| text(volume, "/configMap/name")).unwrap_or_default();
     let file = argument(quarry, "config").rsplit('/').next().unwrap_or_default();
     let configured = objects.named("ConfigMap", pools).map(|map| text(map, &format!("/data/{file}")));
-    must("its pools are configured", configured.is_some_and(|text| text.contains("volumeGroup: ")));
+    let kinds = ["volumeGroup: ", "select:"];
+    must("its pools are configured", configured.is_some_and(|text| kinds.iter().any(|kind| text.contains(kind))));
+    let shown = list(quarry, "/env").iter().find(|given| text(given, "/name") == "QUARRY_CONFIG");
+    let told = shown.map(|given| text(given, "/value")) == Some(argument(quarry, "config"));
+    must("`quarry disks` is told of the same pools", told);
 }
 
 fn volume<'a>(group: &'a Value, name: &str) -> Option<&'a Value> {

@@ -101,6 +101,6 @@ fn base(tools: Layer) -> Layer {
         .directory("/var/lib/kubelet", 0o755)
         .symlink("/var/run", "/run")
         .symlink("/var/lock", "/run/lock");
-    let mounted = ["/dev", "/proc", "/sys", "/run/lock/lvm", "/run/lvm", "/run/udev"];
+    let mounted = ["/dev", "/proc", "/sys", "/run/lock/lvm", "/run/lvm", "/run/udev", "/run/udev/data"];
     mounted.iter().fold(layer, |layer, folder| layer.directory(folder, 0o755))
 }

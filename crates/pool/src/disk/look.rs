@@ -13,6 +13,7 @@ use quarry_volume::{Error, Result};
 use super::blocking;
 use super::disks::{Any, Disks};
 use super::reader::Reader;
+use super::report::Owner;
 use super::view::title;
 
 /// A disk, and what lies on it.
@@ -29,6 +30,14 @@ pub(super) struct Raw {
 pub(super) struct Seen {
     pub(super) raw: Raw,
     pub(super) state: State,
+}
+
+impl Seen {
+    /// Whether all that keeps it from being free is somebody who has it to himself, which no table shows.
+    pub(super) fn is_held(&self) -> bool {
+        let shown = !self.raw.disk.holders.is_empty() || !self.raw.disk.uses.is_empty();
+        matches!(self.state, State::InUse { .. }) && !shown
+    }
 }
 
 /// All that a look found.
@@ -67,31 +76,29 @@ pub(super) fn gather(
             .collect(),
     };
     let known = |disk: &Disk| earlier.iter().find(|raw| raw.disk == *disk);
-    // Nothing can be on the one; the other is read by another way, and this way may lead nowhere.
-    let hopeless = |disk: &Disk| disk.size == 0 || disk.multipath;
-    let ours_or_nobodys = |disk: &Disk| match assignment.pools.get(&disk.name) {
-        Some(owner) => owner == pool,
-        None => !hopeless(disk),
-    };
-    let asked: Vec<Disk> = found.disks.into_iter().filter(ours_or_nobodys).collect();
-    let unread = asked.iter().filter(|disk| known(disk).is_none()).cloned().collect();
+    let owned = found.disks.into_iter().map(|disk| (Owner::of(&assignment, &disk), disk));
+    let asked: Vec<(Owner, Disk)> = owned
+        .filter(|(owner, disk)| match owner {
+            Owner::Pool(owner) => owner == pool,
+            _ => !is_unreadable(disk),
+        })
+        .collect();
+    let unread = asked.iter().map(|(_, disk)| disk).filter(|disk| known(disk).is_none()).cloned().collect();
     let mut fresh = reader.read(disks, unread).into_iter();
-    for disk in &asked {
+    for (owner, disk) in &asked {
         let Some(raw) = known(disk).cloned().or_else(|| fresh.next()) else { continue };
-        match assignment.pools.get(&disk.name) {
-            Some(_) => gathered.own.push(raw),
-            None => {
-                let conflict = assignment.conflicts.iter().find(|one| one.disk.split(' ').next() == Some(&*disk.name));
-                let why = match (conflict, assignment.doubtful.get(&disk.name)) {
-                    (Some(conflict), _) => conflict.to_string(),
-                    (None, Some(_)) => "udev has not told of it yet, so that it may be an excluded one".to_owned(),
-                    (None, None) => "no pool's selector means it".to_owned(),
-                };
-                gathered.others.push((raw, why));
-            }
+        match owner.why_none() {
+            None => gathered.own.push(raw),
+            Some(why) => gathered.others.push((raw, why)),
         }
     }
     Ok(gathered)
+}
+
+/// Whether there is no use in reading it: nothing can be on a disk without a size, and one of several paths to a disk may
+/// lead nowhere, while the disk is read by another.
+pub(super) fn is_unreadable(disk: &Disk) -> bool {
+    disk.size == 0 || disk.multipath
 }
 
 /// Looks at one disk that is held, as it is now. Blocks.

@@ -8,10 +8,12 @@ mod carve;
 mod change;
 mod disks;
 mod host;
+mod list;
 mod look;
 mod partitions;
 mod reader;
 mod release;
+mod report;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -22,17 +24,19 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use quarry_disk::Selector;
 use quarry_disk::claim::{Found, Identity};
-use quarry_disk::{Disk, Selector, State};
 use quarry_lvm::safe_name;
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe};
 
 use self::disks::{Disks, Opened};
 use self::host::HostDisks;
+pub use self::list::{DiskList, list_disks};
 use self::look::Raw;
 use self::reader::Reader;
 use self::release::Releases;
 pub use self::release::Wiping;
+pub use self::report::{DiskReport, Owner};
 use self::view::{Known, Place, View};
 use crate::pool::{Device, Reading, Volumes};
 use crate::{Heard, Pool, PoolVolume, Record, Uevents};
@@ -50,17 +54,6 @@ const READ: Duration = Duration::from_secs(60);
 /// again.
 pub struct DiskPool {
     inner: Arc<Inner>,
-}
-
-/// A disk of a pool, for an operator.
-#[derive(Clone, Debug)]
-pub struct DiskReport {
-    /// The disk.
-    pub disk: Disk,
-    /// Whether it is free, and why not.
-    pub state: State,
-    /// How far its wiping has come, if its volume was deleted.
-    pub wiping: Option<Wiping>,
 }
 
 struct Inner {
@@ -146,10 +139,11 @@ impl DiskPool {
     /// `Unavailable` if the host's tables cannot be read.
     pub async fn disks(&self) -> Result<Vec<DiskReport>> {
         let view = self.inner.view().await?;
-        let report = |seen: &look::Seen| DiskReport {
-            disk: seen.raw.disk.clone(),
-            state: seen.state.clone(),
-            wiping: self.inner.releases.of(&view::place(&seen.raw.disk)),
+        let report = |seen: &look::Seen| {
+            // What is under way here is further than what the disk says.
+            let wiping = self.inner.releases.of(&view::place(&seen.raw.disk));
+            let report = DiskReport::of(seen.clone(), Some(Owner::Pool(self.inner.name.clone())));
+            DiskReport { wiping: wiping.or(report.wiping), ..report }
         };
         Ok(view.disks.iter().map(report).collect())
     }
@@ -200,14 +194,17 @@ impl Inner {
             Some(kept) => (Arc::clone(&kept.raws), kept.read),
             None => (Arc::default(), at),
         };
+        // Nothing tells of it when a program lets a disk go that it had to itself.
+        let anew = raws.is_empty();
         let gathered = {
             let inner = Arc::clone(self);
             blocking(move || look::gather(&inner.disks, &inner.reader, &inner.name, &inner.selectors, &raws)).await?
         };
         let raws = gathered.own.iter().chain(gathered.others.iter().map(|(raw, _)| raw)).cloned().collect();
-        let earlier = earlier.map(|kept| kept.view.disks.as_slice()).unwrap_or_default();
+        let earlier = earlier.iter().flat_map(|kept| &kept.view.disks);
+        let earlier: Vec<look::Seen> = earlier.filter(|seen| !(anew && seen.is_held())).cloned().collect();
         let gathered = look::Gathered {
-            own: look::judge_all(&self.disks, gathered.own, earlier).await?,
+            own: look::judge_all(&self.disks, gathered.own, &earlier).await?,
             others: gathered.others,
             conflicts: gathered.conflicts,
             failed: gathered.failed,

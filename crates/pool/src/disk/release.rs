@@ -4,6 +4,7 @@
 //! whoever finds it goes on.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,6 +30,17 @@ pub struct Wiping {
     pub total: u64,
     /// Why it has stopped; it is tried again.
     pub failed: Option<String>,
+}
+
+impl fmt::Display for Wiping {
+    /// In words: "being wiped, 37%".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("being wiped")?;
+        if self.done > 0 && self.total > 0 {
+            write!(f, ", {}%", u128::from(self.done.min(self.total)) * 100 / u128::from(self.total))?;
+        }
+        self.failed.as_ref().map_or(Ok(()), |why| write!(f, ", and stopped: {why}"))
+    }
 }
 
 /// The releases under way, by their disks.

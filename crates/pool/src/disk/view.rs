@@ -254,9 +254,22 @@ pub(super) fn storage(pool: &str) -> StorageId {
 
 /// Whose a claim is, in words.
 pub(super) fn title(claim: &Claim) -> String {
+    match name(claim) {
+        Some(name) => format!("volume {name}"),
+        None => format!("a volume with the GUID {}", claim.identity.disk),
+    }
+}
+
+/// The name of the volume that a claim is of, if its record can be read.
+pub(super) fn name(claim: &Claim) -> Option<String> {
+    record(claim).map(|record| record.name)
+}
+
+/// The record of a claim, if it can be read.
+pub(super) fn record(claim: &Claim) -> Option<Record> {
     match std::str::from_utf8(&claim.record).map(Record::parse) {
-        Ok(Tag::Record(record)) => format!("volume {}", record.name),
-        _ => format!("a volume with the GUID {}", claim.identity.disk),
+        Ok(Tag::Record(record)) => Some(*record),
+        _ => None,
     }
 }
 

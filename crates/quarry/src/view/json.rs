@@ -1,5 +1,6 @@
 //! Answers as JSON. Programs read this: names and types of fields stay, and what is not known is null.
 
+use quarry_pool::DiskReport;
 use quarry_proto::view::v1;
 use serde_json::{Value, json};
 
@@ -68,6 +69,33 @@ pub(super) fn volume(volume: &v1::Volume) -> Value {
         "problem": volume.problem,
         "orphan": orphan,
         "reachable": volume.reachable,
+    })
+}
+
+pub(super) fn disk(report: &DiskReport) -> Value {
+    let disk = &report.disk;
+    let wiping = report.wiping.as_ref();
+    json!({
+        "name": disk.name,
+        "path": disk.node.to_string_lossy(),
+        "bytes": disk.size,
+        "transport": disk.transport.as_str(),
+        "rotational": disk.rotational,
+        "removable": disk.removable,
+        "read_only": disk.read_only,
+        "logical_sector_bytes": disk.logical_sector,
+        "physical_sector_bytes": disk.physical_sector,
+        "model": disk.model,
+        "serial": disk.serial,
+        "wwn": disk.wwn,
+        "by_id": disk.by_id,
+        "by_path": disk.by_path,
+        "pool": report.owner.as_ref().and_then(|owner| owner.pool()),
+        "state": report.word(),
+        "reason": report.reason(),
+        "volume": report.volume,
+        "wiped_bytes": wiping.map(|wiping| wiping.done),
+        "to_wipe_bytes": wiping.map(|wiping| wiping.total),
     })
 }
 

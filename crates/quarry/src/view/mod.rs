@@ -1,9 +1,11 @@
-//! `quarry nodes`, `pools`, `volumes` and `doctor`: what an operator wants to see, asked of the controller.
+//! `quarry nodes`, `pools`, `volumes` and `doctor`: what an operator wants to see, asked of the controller; and `quarry
+//! disks`, which looks for itself.
 //!
 //! Tables are for people; `-o json` is for programs: one object, sizes in bytes, names of fields that stay. Lists come in
 //! pages and are printed as they come, so that no list is too long.
 
 mod client;
+mod disks;
 pub(crate) mod extras;
 mod json;
 mod rows;
@@ -20,6 +22,7 @@ use clap::ValueEnum;
 use quarry_proto::view::v1;
 use serde_json::{Value, json};
 
+pub(crate) use disks::Args as Disks;
 pub(crate) use serve::serve;
 
 use client::Client;
@@ -75,6 +78,8 @@ pub(crate) struct Volumes {
 /// A question.
 #[derive(Debug)]
 pub(crate) enum Question {
+    /// The disks of this host.
+    Disks(Disks),
     /// All nodes.
     Nodes(Common),
     /// Pools.
@@ -88,9 +93,10 @@ pub(crate) enum Question {
 /// Asks, and prints the answer to `out`. `quarry doctor` ends with failure where something does not work.
 ///
 /// # Errors
-/// When the controller cannot be asked, or refuses: `CODE: message`.
+/// When the controller cannot be asked, or refuses: `CODE: message`. Of disks: when not all could be found out.
 pub(crate) async fn run(question: Question, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let answered = match question {
+        Question::Disks(args) => disks::run(args, out).await,
         Question::Nodes(common) => nodes(&common, out).await,
         Question::Pools(pools) => self::pools(pools, out).await,
         Question::Volumes(volumes) => self::volumes(volumes, out).await,

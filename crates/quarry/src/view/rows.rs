@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use comfy_table::{ContentArrangement, presets};
+use quarry_pool::DiskReport;
 use quarry_proto::view::v1;
 use quarry_volume::show_size;
 
@@ -52,6 +53,18 @@ pub(super) const VOLUMES: [Column; 11] = [
     Column::words("STATE"),
     Column::words("ORPHAN"),
     Column::words("PROBLEM"),
+];
+
+pub(super) const DISKS: [Column; 9] = [
+    Column::words("DISK"),
+    Column::figures("SIZE"),
+    Column::words("TRANSPORT"),
+    Column::words("ROTATES"),
+    Column::words("MODEL"),
+    Column::words("SERIAL"),
+    Column::words("POOL"),
+    Column::words("STATE"),
+    Column::words("REASON"),
 ];
 
 /// Said where a list shows what a node told before it went away.
@@ -123,6 +136,22 @@ pub(super) fn volume(volume: &v1::Volume) -> Vec<String> {
         if volume.ready { "ready" } else { "new" }.to_owned(),
         orphan.to_owned(),
         problem(&volume.problem, volume.reachable),
+    ]
+}
+
+pub(super) fn disk(report: &DiskReport) -> Vec<String> {
+    let disk = &report.disk;
+    let given = |text: &Option<String>| or(text.as_deref().unwrap_or_default(), NOTHING);
+    vec![
+        disk.name.clone(),
+        show_size(disk.size),
+        disk.transport.to_string(),
+        if disk.rotational { "yes" } else { "no" }.to_owned(),
+        given(&disk.model),
+        given(&disk.serial),
+        or(report.owner.as_ref().and_then(|owner| owner.pool()).unwrap_or_default(), NOTHING),
+        report.word().to_owned(),
+        given(&report.reason()),
     ]
 }
 

@@ -2,6 +2,7 @@
 
 mod cuts;
 mod double;
+mod list;
 mod lost;
 mod taken;
 

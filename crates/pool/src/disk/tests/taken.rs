@@ -142,3 +142,20 @@ fn half_a_claim_that_somebody_else_has_used_since_is_left_alone() {
         assert!(host.image(disk) == before, "it was written to");
     }
 }
+
+/// Nothing tells of it when a program lets a disk go that it had to itself.
+#[test]
+fn a_disk_that_was_held_is_free_a_while_after_it_is_let_go() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    host.set_held(disk, true);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        assert_eq!(pool.status().await.space.available(), 0);
+        host.set_held(disk, false);
+        if let Some(kept) = &mut pool.inner.memory().seen {
+            (kept.at, kept.read) = (kept.at - 2 * READ, kept.read - 2 * READ);
+        }
+        assert!(pool.status().await.space.available() > 0);
+    });
+}

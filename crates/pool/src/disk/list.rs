@@ -1,0 +1,102 @@
+//! Every disk of a host, for an operator. It is the look that a pool takes, without a pool: nothing is claimed, released,
+//! wiped or remembered, so that it can be taken before there is a pool, and beside a Quarry that serves one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::unistd::geteuid;
+use quarry_disk::{Alone, Contents, Disk, Remains, Selector, State, judge};
+use quarry_filesystem::Probe;
+use quarry_volume::{Error, Result};
+
+use super::blocking;
+use super::disks::Disks;
+use super::host::HostDisks;
+use super::look::{self, Raw, Seen};
+use super::reader::Reader;
+use super::report::{DiskReport, Owner};
+use crate::{PoolConfig, open};
+
+/// For how long one disk that was read is waited for when it is asked further: one that hangs must not take the others
+/// from an operator.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a look at all disks of a host found.
+#[derive(Clone, Debug, Default)]
+pub struct DiskList {
+    /// Every disk, in the order of their names.
+    pub disks: Vec<DiskReport>,
+    /// Disks of which the kernel says what cannot be, in words. Nothing else is known of them.
+    pub failed: Vec<String>,
+}
+
+/// Looks at every disk of this host. With a configuration each disk is told whose it is.
+///
+/// Only root can read disks: to others, a disk that no table shows as used is [`State::Unknown`].
+///
+/// # Errors
+/// `Unavailable` if the host's tables cannot be read.
+pub async fn list_disks(configured: Option<&[PoolConfig]>) -> Result<DiskList> {
+    let selectors = configured.map(open::selectors);
+    list(&(Arc::new(HostDisks::new()) as Arc<dyn Disks>), selectors, geteuid().is_root()).await
+}
+
+/// The same on any host; `root`: whether we may read disks.
+pub(super) async fn list(
+    disks: &Arc<dyn Disks>,
+    selectors: Option<Arc<[(String, Selector)]>>,
+    root: bool,
+) -> Result<DiskList> {
+    let all = {
+        let disks = Arc::clone(disks);
+        blocking(move || {
+            let found = disks.find().map_err(|error| Error::unavailable(error.to_string()))?;
+            let assignment = selectors.map(|selectors| disks.assign(&selectors, &found.disks));
+            Ok((found, assignment))
+        })
+    };
+    let (found, assignment) = all.await?;
+    let mut list = DiskList { disks: Vec::new(), failed: found.failed.iter().map(ToString::to_string).collect() };
+    let readable = found.disks.iter().filter(|disk| !look::is_unreadable(disk)).cloned().collect();
+    let raws = {
+        let disks = Arc::clone(disks);
+        blocking(move || Ok(Reader::default().read(&disks, readable))).await?
+    };
+    let mut raws = raws.into_iter();
+    for disk in found.disks {
+        let owner = assignment.as_ref().map(|assignment| Owner::of(assignment, &disk));
+        let raw = if look::is_unreadable(&disk) { None } else { raws.next() };
+        let unread = match raw {
+            None => "is not read".to_owned(),
+            Some(raw) if !root && raw.found.is_err() => "what is on it can only be read by root".to_owned(),
+            Some(raw) => match tokio::time::timeout(PATIENCE, judged(disks, raw)).await {
+                Ok(Ok(seen)) => {
+                    list.disks.push(DiskReport::of(seen, owner));
+                    continue;
+                }
+                Ok(Err(error)) => error.message,
+                Err(_) => format!("has not answered for {} s; see the kernel log", PATIENCE.as_secs()),
+            },
+        };
+        let state = by_tables(&disk, unread);
+        list.disks.push(DiskReport::unread(disk, owner, state));
+    }
+    Ok(list)
+}
+
+async fn judged(disks: &Arc<dyn Disks>, raw: Raw) -> Result<Seen> {
+    let seen = look::judge_all(disks, vec![raw], &[]).await?;
+    seen.into_iter().next().ok_or_else(|| Error::host("a disk was lost from sight: please report it"))
+}
+
+/// What the kernel's tables alone say of a disk that was not read: that it is used, or cannot be. `why`: the reason why it
+/// was not read, in words that go on after "it".
+fn by_tables(disk: &Disk, why: String) -> State {
+    let nothing = Contents::Other { probe: Probe::Blank, remains: Remains::default() };
+    match judge(disk, &nothing, || Alone::Unknown { why: why.clone() }) {
+        state @ State::InUse { .. } => state,
+        state @ State::Unusable { .. } if look::is_unreadable(disk) => state,
+        // Its partitions may be those of a volume.
+        _ => State::Unknown { why },
+    }
+}

@@ -1,0 +1,137 @@
+//! Disks as an operator sees them: what each is, whose it is by the configuration, and why it is free or not.
+
+use quarry_disk::claim::{Claim, Degraded, Found};
+use quarry_disk::{Assignment, Conflict, Disk, State};
+
+use super::look::Seen;
+use super::release::Wiping;
+use super::view;
+
+/// A disk, for an operator.
+#[derive(Clone, Debug)]
+pub struct DiskReport {
+    /// The disk.
+    pub disk: Disk,
+    /// Whose it is; `None` where nobody said which pools there are.
+    pub owner: Option<Owner>,
+    /// Whether it is free, and why not.
+    pub state: State,
+    /// The name of the volume whose claim lies on it, made, half made or deleted, if its record can be read.
+    pub volume: Option<String>,
+    /// How far its wiping has come, if its volume was deleted.
+    pub wiping: Option<Wiping>,
+    /// What else is to be said of it, in words.
+    pub notes: Vec<String>,
+}
+
+/// Whose a disk is, by the selectors of all pools of disks of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// This pool's.
+    Pool(String),
+    /// Several pools mean it: none has it.
+    Conflict(Conflict),
+    /// This pool means it unless it is an excluded one, which udev has not told yet.
+    Doubtful(String),
+    /// No pool means it.
+    Nobody,
+}
+
+impl Owner {
+    /// What an assignment says of a disk.
+    pub(super) fn of(assignment: &Assignment, disk: &Disk) -> Self {
+        let conflict = assignment.conflicts.iter().find(|one| one.disk.split(' ').next() == Some(&*disk.name));
+        match (assignment.pools.get(&disk.name), conflict, assignment.doubtful.get(&disk.name)) {
+            (Some(pool), ..) => Self::Pool(pool.clone()),
+            (None, Some(conflict), _) => Self::Conflict(conflict.clone()),
+            (None, None, Some(pool)) => Self::Doubtful(pool.clone()),
+            (None, None, None) => Self::Nobody,
+        }
+    }
+
+    /// The pool that has the disk.
+    #[must_use]
+    pub fn pool(&self) -> Option<&str> {
+        match self {
+            Self::Pool(pool) => Some(pool),
+            Self::Conflict(_) | Self::Doubtful(_) | Self::Nobody => None,
+        }
+    }
+
+    /// Why no pool has it; nothing of one that a pool has.
+    #[must_use]
+    pub fn why_none(&self) -> Option<String> {
+        match self {
+            Self::Pool(_) => None,
+            Self::Conflict(conflict) => Some(conflict.to_string()),
+            Self::Doubtful(_) => Some("udev has not told of it yet, so that it may be an excluded one".to_owned()),
+            Self::Nobody => Some("no pool's selector means it".to_owned()),
+        }
+    }
+}
+
+impl DiskReport {
+    /// What a look found. How far wiping has come is what the disk itself says.
+    pub(super) fn of(seen: Seen, owner: Option<Owner>) -> Self {
+        let mut report = Self::unread(seen.raw.disk, owner, seen.state);
+        match &seen.raw.found {
+            Ok(Found::Claimed(claim)) => {
+                report.volume = view::name(claim);
+                // A record of which one copy is older is no trouble: it is mended before anything is done with it.
+                let degraded = claim.degraded.iter().filter(|what| **what != Degraded::Record);
+                report.notes = degraded.map(ToString::to_string).collect();
+            }
+            Ok(Found::HalfClaimed(claim)) => {
+                report.volume = view::name(claim);
+                report.notes = vec![format!(
+                    "half a claim lies on it, of {}: it is finished or cleared by the next volume that is made",
+                    view::title(claim)
+                )];
+            }
+            Ok(Found::Releasing(claim)) => {
+                report.volume = view::name(claim);
+                report.wiping = Some(wiping(claim));
+            }
+            Ok(Found::OtherSectorSize { claim, .. }) => report.volume = view::name(claim),
+            Ok(Found::Damaged { .. }) => report.notes = vec!["see docs/disk-format.md".to_owned()],
+            Ok(Found::Newer { .. } | Found::Nothing | Found::Foreign { .. }) | Err(_) => {}
+        }
+        report
+    }
+
+    /// A disk of which only the kernel's tables tell.
+    pub(super) fn unread(disk: Disk, owner: Option<Owner>, state: State) -> Self {
+        Self { disk, owner, state, volume: None, wiping: None, notes: Vec::new() }
+    }
+
+    /// One word for what it is to us: that of its state, or `wiping`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        if self.wiping.is_some() { "wiping" } else { self.state.word() }
+    }
+
+    /// All reasons for that, in words; nothing of a disk that is free and of which nothing is to be said.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        let why = match &self.wiping {
+            Some(wiping) => {
+                let volume =
+                    self.volume.as_ref().map_or_else(|| "a volume".to_owned(), |name| format!("volume {name}"));
+                Some(format!("{volume} was deleted; {wiping}"))
+            }
+            None => self.state.why().map(str::to_owned),
+        };
+        // That no pool means a disk is to be said only of one that should have a pool.
+        let ours = matches!(self.state, State::Claimed { .. }) || self.wiping.is_some();
+        let owner = self.owner.as_ref().filter(|owner| ours || **owner != Owner::Nobody);
+        let reasons: Vec<String> =
+            why.into_iter().chain(self.notes.iter().cloned()).chain(owner.and_then(Owner::why_none)).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+}
+
+/// How far the wiping of a disk has come, as its record says.
+fn wiping(claim: &Claim) -> Wiping {
+    let done = view::record(claim).map_or(0, |record| record.zeroed.saturating_mul(1 << 30));
+    Wiping { done: done.min(claim.length), total: claim.length, failed: None }
+}

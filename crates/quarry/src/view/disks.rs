@@ -1,0 +1,202 @@
+//! `quarry disks`: every disk of the host that it runs on, and why each is free or not.
+//!
+//! It asks no server and changes nothing, so it can be used before there is a pool; beside a node plugin it sees what that
+//! sees.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use quarry_disk::State;
+use quarry_pool::DiskList;
+
+use super::{List, Output, json, rows};
+
+/// What `quarry disks` is told.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// How the answer is printed.
+    #[arg(short, long, default_value = "table")]
+    output: Output,
+    /// The pools of this node (YAML, see docs/pools.md), to be told which disk is whose.
+    #[arg(long, env = "QUARRY_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Looks at the disks, and prints what they are.
+///
+/// # Errors
+/// The configuration is wrong, nothing can be told of any disk, or not all of some: then the others were printed.
+pub(super) async fn run(args: Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let configured = args.config.as_deref().map(quarry_pool::load).transpose()?;
+    if !quarry_exec::missing_tools(&["blkid"]).is_empty() {
+        bail!(
+            "the program blkid is missing from PATH, which tells what lies on a disk; install the package util-linux"
+        );
+    }
+    let found = quarry_pool::list_disks(configured.as_deref()).await?;
+    print(args.output, &found, out)
+}
+
+/// Prints the disks; fails afterwards if something could not be found out.
+pub(super) fn print(output: Output, found: &DiskList, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let mut list = List::new(output, "disks", &rows::DISKS);
+    list.print(out, &found.disks, rows::disk, json::disk)?;
+    list.end(out)?;
+    let unknown: Vec<&str> = found
+        .disks
+        .iter()
+        .filter(|report| matches!(report.state, State::Unknown { .. }))
+        .map(|report| report.disk.name.as_str())
+        .collect();
+    let mut wrong = found.failed.clone();
+    if !unknown.is_empty() {
+        wrong.push(format!(
+            "nobody knows yet whether these are free: {}; disks are read by root, on their host or in the pod of its node \
+             plugin (`kubectl quarry disks --node NAME`)",
+            unknown.join(", ")
+        ));
+    }
+    if wrong.is_empty() { Ok(ExitCode::SUCCESS) } else { bail!("{}", wrong.join("\n")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use quarry_disk::{Conflict, Disk, Transport};
+    use quarry_mount::Device;
+    use quarry_pool::{DiskReport, Owner, Wiping};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn disk(name: &str, state: State) -> DiskReport {
+        let disk = Disk {
+            name: name.to_owned(),
+            node: format!("/dev/{name}").into(),
+            number: Device { major: 8, minor: 16 },
+            sequence: Some(7),
+            model: Some("SAMSUNG MZQL2".to_owned()),
+            serial: Some("S64GNE0R".to_owned()),
+            wwn: None,
+            by_id: vec![format!("nvme-{name}")],
+            by_path: Vec::new(),
+            size: 3 << 29,
+            logical_sector: 512,
+            physical_sector: 4096,
+            rotational: false,
+            transport: Transport::Nvme,
+            read_only: false,
+            removable: false,
+            zoned: false,
+            multipath: false,
+            udev: true,
+            holders: Vec::new(),
+            partitions: Vec::new(),
+            uses: Vec::new(),
+            same_as: Vec::new(),
+        };
+        let owner = Some(Owner::Pool("whole".to_owned()));
+        DiskReport { disk, owner, state, volume: None, wiping: None, notes: Vec::new() }
+    }
+
+    fn claimed(volume: &str) -> State {
+        State::Claimed { what: format!("volume {volume}") }
+    }
+
+    fn some() -> DiskList {
+        let system = DiskReport {
+            owner: Some(Owner::Nobody),
+            ..disk("nvme0n1", State::InUse { why: "is mounted on / (nvme0n1p2)".to_owned() })
+        };
+        let mut old = disk("sda", State::NotEmpty { why: "has an ext4 filesystem, label data".to_owned() });
+        (old.disk.model, old.disk.serial, old.disk.transport, old.disk.rotational) = (None, None, Transport::Ata, true);
+        let conflict = Conflict { disk: "sdb".to_owned(), pools: vec!["one".to_owned(), "two".to_owned()] };
+        let wiping = Wiping { done: 370, total: 1000, failed: None };
+        DiskList {
+            disks: vec![
+                system,
+                disk("nvme1n1", State::Free),
+                DiskReport { volume: Some("pvc-1".to_owned()), ..disk("nvme2n1", claimed("pvc-1")) },
+                DiskReport {
+                    volume: Some("pvc-2".to_owned()),
+                    wiping: Some(wiping),
+                    ..disk("nvme3n1", claimed("pvc-2"))
+                },
+                old,
+                DiskReport { owner: Some(Owner::Conflict(conflict)), ..disk("sdb", State::Free) },
+            ],
+            failed: Vec::new(),
+        }
+    }
+
+    fn printed(output: Output, found: &DiskList) -> (String, Result<ExitCode, String>) {
+        let mut out = Vec::new();
+        let ended = print(output, found, &mut out).map_err(|error| error.to_string());
+        (String::from_utf8(out).unwrap(), ended)
+    }
+
+    #[test]
+    fn every_disk_is_a_row_with_its_reason() {
+        let (text, ended) = printed(Output::Table, &some());
+        assert_eq!(ended, Ok(ExitCode::SUCCESS));
+        assert_eq!(
+            text,
+            "\
+DISK      SIZE  TRANSPORT  ROTATES  MODEL          SERIAL    POOL   STATE      REASON
+nvme0n1  1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  -      in-use     is mounted on / (nvme0n1p2)
+nvme1n1  1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  whole  free       -
+nvme2n1  1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  whole  claimed    volume pvc-1
+nvme3n1  1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  whole  wiping     volume pvc-2 was deleted; being wiped, 37%
+sda      1.5Gi  ata        yes      -              -         whole  not-empty  has an ext4 filesystem, label data
+sdb      1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  -      free       the disk sdb belongs to the pools one and two: change their selectors so that one of them means it; until then none has it
+"
+        );
+        assert_eq!(printed(Output::Table, &DiskList::default()).0, "none\n");
+    }
+
+    #[test]
+    fn json_has_stable_names_and_bytes_as_numbers() {
+        let (text, ended) = printed(Output::Json, &some());
+        assert_eq!(ended, Ok(ExitCode::SUCCESS));
+        let disks: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(
+            disks["disks"][3],
+            json!({
+                "name": "nvme3n1", "path": "/dev/nvme3n1", "bytes": 3_u64 << 29, "transport": "nvme", "rotational": false,
+                "removable": false, "read_only": false, "logical_sector_bytes": 512, "physical_sector_bytes": 4096,
+                "model": "SAMSUNG MZQL2", "serial": "S64GNE0R", "wwn": null, "by_id": ["nvme-nvme3n1"], "by_path": [],
+                "pool": "whole", "state": "wiping", "reason": "volume pvc-2 was deleted; being wiped, 37%",
+                "volume": "pvc-2", "wiped_bytes": 370, "to_wipe_bytes": 1000,
+            })
+        );
+        let free = &disks["disks"][1];
+        assert_eq!(
+            (&free["reason"], &free["volume"], &free["wiped_bytes"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
+        assert_eq!(disks["disks"][5]["pool"], Value::Null);
+        assert_eq!(disks["disks"].as_array().unwrap().len(), 6);
+    }
+
+    #[test]
+    fn what_could_not_be_found_out_is_a_failure_after_the_rest() {
+        let mut found = some();
+        found.disks.push(disk("sdc", State::Unknown { why: "what is on it can only be read by root".to_owned() }));
+        found.failed.push("cannot use the disk sdd: …".to_owned());
+        let (text, ended) = printed(Output::Table, &found);
+        assert_eq!(text.lines().count(), 8, "{text}");
+        let error = ended.unwrap_err();
+        for part in ["sdc", "root", "--node NAME", "cannot use the disk sdd"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(serde_json::from_str::<Value>(&printed(Output::Json, &found).0).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_wrong_configuration_is_named() {
+        let args = Args { output: Output::Table, config: Some("/nonexistent/pools.yaml".into()) };
+        let error = run(args, &mut Vec::new()).await.unwrap_err().to_string();
+        assert!(error.contains("/nonexistent/pools.yaml"), "{error}");
+    }
+}
