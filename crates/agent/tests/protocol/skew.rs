@@ -91,6 +91,7 @@ async fn a_newer_controllers_request_is_understood() {
         text(6, b"ext4"),
         text(7, b"s2.65536"),
         text(8, b"-m 0"),
+        text(9, b"discard"),
         NEWER.to_vec(),
     ]
     .concat();
