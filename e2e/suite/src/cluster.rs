@@ -164,7 +164,7 @@ impl Cluster {
     pub async fn holders(&self, name: &str) -> Result<Vec<String>> {
         let mut holders = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {
-            let volumes = node.volumes_by_lvm().await?;
+            let volumes = node.contents().await?;
             let count = volumes.lines().filter(|line| line.starts_with(&format!("{name} "))).count();
             holders.extend(std::iter::repeat_n(format!("n{}", index + 1), count));
         }

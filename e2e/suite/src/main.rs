@@ -14,6 +14,7 @@ mod node;
 mod random;
 mod runner;
 mod scenarios;
+mod storage;
 
 use std::process::ExitCode;
 

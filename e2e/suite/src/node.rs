@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use quarry_vm::{Build, Command, Config, Disk, Guest, Process, Vm, build_static};
 use tokio::sync::OnceCell;
 
-use crate::csi::Csi;
+use crate::csi::{Csi, Made};
+use crate::storage::{Group, Storage, WholeDisks};
+
+pub use crate::storage::GROUP;
 
 /// Where quarry serves CSI in the guest.
 pub const SOCKET: &str = "/run/quarry/csi.sock";
-/// The volume group of the pool that every node has.
-pub const GROUP: &str = "vg0";
 /// Where fault points are steered; see crates/fault.
 pub const FAULTS: &str = "/run/quarry-faults";
 /// Where the program lies in a guest.
@@ -56,6 +57,10 @@ pub async fn binary() -> Result<&'static Path> {
 pub struct Node {
     pub vm: Vm,
     pub csi: Csi,
+    /// What pool `main` is made of.
+    pub storage: &'static dyn Storage,
+    /// What lies on the storage and is nobody's business: see [`Node::ignore_what_is_there`].
+    pub strangers: Vec<String>,
     quarry: Option<Process>,
     /// What quarry is told besides the defaults; see [`Node::configure`].
     path: String,
@@ -78,14 +83,24 @@ impl Node {
 
     /// As [`Node::bare`], on a machine whose first `disks` disks are named `d1`, `d2`…
     pub async fn with_vm(vm: Vm, disks: usize) -> Result<Self> {
+        let devices: Vec<String> = (1..=disks).map(|index| device(&format!("d{index}"))).collect();
+        Self::on(vm, &Group, &devices).await
+    }
+
+    /// A node whose pool `main` gives out these disks, whole. Quarry does not run yet.
+    pub async fn on_disks(name: &str, disks: Vec<Disk>) -> Result<Self> {
+        let config = disks.into_iter().fold(Config::new(name), Config::disk);
+        Self::on(Vm::start(config).await?, &WholeDisks, &[]).await
+    }
+
+    /// A node with this storage, made of these devices. Quarry does not run yet.
+    async fn on(vm: Vm, storage: &'static dyn Storage, devices: &[String]) -> Result<Self> {
         vm.push(binary().await?, BINARY, 0o755).await?;
-        if disks > 0 {
-            let devices: Vec<String> = (1..=disks).map(|index| device(&format!("d{index}"))).collect();
-            vm.sh(format!("vgcreate -qq {GROUP} {}", devices.join(" "))).await?;
-        }
+        vm.sh(storage.make(devices)).await?;
         let csi = Csi::new(vm.guest(), SOCKET);
-        let node = Self { vm, csi, quarry: None, path: String::new(), role: "standalone".to_owned(), starter: "" };
-        node.configure(&format!("pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n")).await?;
+        let (path, role) = (String::new(), "standalone".to_owned());
+        let node = Self { vm, csi, storage, strangers: Vec::new(), quarry: None, path, role, starter: "" };
+        node.configure(&format!("pools:\n  - name: main\n    {}\n", storage.section())).await?;
         Ok(node)
     }
 
@@ -217,33 +232,8 @@ impl Node {
     }
 
     /// Makes the folders that kubelet makes before it calls: the staging path, and the target's parent.
-    pub async fn kubelet_folders(&self, made: &crate::csi::Made) -> Result<()> {
+    pub async fn kubelet_folders(&self, made: &Made) -> Result<()> {
         self.vm.sh(format!("mkdir -p '{}' \"$(dirname '{}')\"", made.staging(), made.target())).await.map(drop)
-    }
-
-    /// What the volume group holds, a line each: name, tags, size in bytes. Empty: nothing at all.
-    pub async fn volumes_by_lvm(&self) -> Result<String> {
-        let script =
-            format!("lvs -a --noheadings --units b --nosuffix -o lv_name,lv_tags,lv_size {GROUP} | sed 's/^ *//'");
-        Ok(self.vm.sh(script).await?.trim().to_owned())
-    }
-
-    /// Fails unless nothing is left: no logical volume, no mount, no device, nothing under the kubelet's folders.
-    pub async fn expect_empty(&self) -> Result<()> {
-        let left = self.volumes_by_lvm().await?;
-        let more = self
-            .vm
-            .sh(format!(
-                "grep -E ' /var/lib/kubelet/.' /proc/self/mountinfo || true; \
-                 ls /sys/block | while read b; do grep -s . /sys/block/$b/dm/name || true; done; \
-                 find /var/lib/kubelet -path '*/volumes/kubernetes.io~csi/*/mount' -o -path '*/volumeDevices/publish/*/*'; \
-                 ls -A {FAULTS} 2>/dev/null | grep -v '^log$' || true"
-            ))
-            .await?;
-        if left.is_empty() && more.trim().is_empty() {
-            return Ok(());
-        }
-        bail!("something is left behind:\n{left}\n{more}\n{}", self.log_tail().await)
     }
 }
 
@@ -276,7 +266,7 @@ pub async fn http(guest: &Guest, port: u16, path: &str) -> Result<(u16, String)>
 /// The sum of the samples of `/metrics` at this port whose lines begin so.
 pub async fn metric(guest: &Guest, port: u16, begins: &str) -> Result<f64> {
     let (status, text) = http(guest, port, "/metrics").await?;
-    anyhow::ensure!(status == 200, "/metrics answered {status}: {text}");
+    ensure!(status == 200, "/metrics answered {status}: {text}");
     let values = text.lines().filter(|line| line.starts_with(begins));
     Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }

@@ -49,7 +49,7 @@ async fn many(context: &Context, node: &Node) -> Result<()> {
     ensure!(ids.len() == MANY, "{} identifiers for {MANY} volumes", ids.len());
     let listed: BTreeSet<String> = node.csi.list().await?.into_iter().map(|volume| volume.volume_id).collect();
     ensure!(ids.iter().copied().eq(listed.iter().map(String::as_str)), "made {ids:?}, listed {listed:?}");
-    let lines = node.volumes_by_lvm().await?;
+    let lines = node.contents().await?;
     ensure!(lines.lines().count() == MANY, "{MANY} volumes were asked for; lvm has\n{lines}");
     // Every byte is accounted for: nothing was carved twice and dropped.
     let (left, _) = node.csi.capacity(&Default::default()).await?;
@@ -110,7 +110,7 @@ async fn create_against_delete(node: &Node, random: &mut Random, races: usize) -
         let (deleted, created) = tokio::join!(delete, create);
         deleted.with_context(what)?;
         created.with_context(what)?;
-        let left = node.volumes_by_lvm().await?;
+        let left = node.contents().await?;
         ensure!(left.lines().count() <= 1, "{}: more than one volume:\n{left}", what());
         existed += left.lines().count();
         let again = retry(|| node.csi.create(&ask)).await.with_context(what)?;
@@ -153,7 +153,7 @@ async fn deadlines(node: &Node, random: &mut Random) -> Result<usize> {
 
 /// Fails unless the volume group holds exactly this volume.
 async fn expect_one(node: &Node, name: &str) -> Result<()> {
-    let lines = node.volumes_by_lvm().await?;
+    let lines = node.contents().await?;
     let one = lines.lines().count() == 1 && lines.starts_with(&format!("{name} "));
     ensure!(one, "{GROUP} should hold the volume {name} and nothing else:\n{lines}");
     let listed = node.csi.list().await?;

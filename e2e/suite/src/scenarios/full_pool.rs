@@ -134,7 +134,7 @@ async fn fragment(node: &Node, random: &mut Random) -> Result<String> {
         }
     }
     lvm_shell(node, &script).await?;
-    let count = node.volumes_by_lvm().await?.lines().count();
+    let count = node.contents().await?.lines().count();
     ensure!(count == told.len(), "{count} of {} volumes were made", told.len());
     Ok(told.join(","))
 }

@@ -199,7 +199,7 @@ async fn hung_change(node: &Node) -> Result<String> {
         let ask = ask(name, "main");
         made.push(retry(|| node.csi.create(&ask)).await.with_context(|| format!("{name}, once released"))?);
     }
-    let list = node.volumes_by_lvm().await?;
+    let list = node.contents().await?;
     for name in ["kept", "first", "second", "third"] {
         let count = list.lines().filter(|line| line.split(' ').next() == Some(name)).count();
         ensure!(count == 1, "{count} volumes {name}:\n{list}");

@@ -63,7 +63,7 @@ async fn held_open(node: &Node) -> Result<()> {
     node.csi.unpublish(&made).await?;
     node.csi.unstage(&made).await?;
     refused("delete of an open device", node.csi.delete(&made.id).await, Code::FailedPrecondition, "")?;
-    ensure!(node.volumes_by_lvm().await?.contains("held"), "an open device was removed");
+    ensure!(node.contents().await?.contains("held"), "an open device was removed");
     ensure!(node.csi.list().await?.iter().any(|volume| volume.volume_id == made.id), "an open device is not listed");
     holding.signal(9).await?;
     holding.wait().await?;

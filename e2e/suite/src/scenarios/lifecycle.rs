@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::csi::{Ask, Made};
+use crate::csi::{Ask, Made, retry};
 use crate::node::Node;
 use crate::runner::{Context, Passed};
 
@@ -32,8 +32,8 @@ pub async fn run(context: Context) -> Passed {
 }
 
 /// Create, stage, publish, write, unpublish, unstage; stage and publish again: the bytes are there; delete.
-async fn live(node: &Node, ask: Ask) -> Result<()> {
-    let made = node.csi.create(&ask).await?;
+pub async fn live(node: &Node, ask: Ask) -> Result<()> {
+    let made = retry(|| node.csi.create(&ask)).await?;
     ensure!(made.size >= ask.required, "smaller than asked: {}", made.size);
     let again = node.csi.create(&ask).await?;
     ensure!(again.id == made.id, "the same name gave another volume: {} and {}", made.id, again.id);
@@ -41,7 +41,7 @@ async fn live(node: &Node, ask: Ask) -> Result<()> {
         node.kubelet_folders(&made).await?;
         // Everything twice: kubelet repeats calls after its restart.
         for _ in 0..2 {
-            node.csi.stage(&made).await?;
+            retry(|| node.csi.stage(&made)).await?;
         }
         for _ in 0..2 {
             node.csi.publish(&made).await?;

@@ -181,7 +181,7 @@ async fn try_delete(node: &Node, volumes: &Volumes) -> Result<bool> {
     let [_, idle] = &volumes.broken;
     match node.csi.delete(&idle.id).await {
         Ok(()) => {
-            let left = node.volumes_by_lvm().await?;
+            let left = node.contents().await?;
             ensure!(!left.contains(&idle.ask.name), "deleted, and still there:\n{left}");
             Ok(true)
         }
@@ -221,7 +221,7 @@ async fn back(node: &Node, volumes: &Volumes, deleted: bool) -> Result<()> {
         close(node, &made).await?;
         node.csi.delete(&made.id).await?;
     }
-    let left = node.volumes_by_lvm().await?;
+    let left = node.contents().await?;
     if !left.is_empty() {
         bail!("left behind:\n{left}");
     }

@@ -4,6 +4,7 @@ mod bad_input;
 mod by_hand;
 mod cluster;
 mod concurrency;
+mod disk;
 mod full_pool;
 mod hung_tools;
 mod in_use;
@@ -34,6 +35,42 @@ pub fn all() -> Vec<Scenario> {
             run: |context| Box::pin(lifecycle::run(context)),
         },
         Scenario {
+            name: "disk-lifecycle",
+            about: "a volume's whole life on whole disks: virtio, NVMe and SCSI, sectors of 512 and 4096 bytes, every wipe policy",
+            limit: minutes(15),
+            run: |context| Box::pin(disk::lifecycle::run(context)),
+        },
+        Scenario {
+            name: "disk-refused",
+            about: "disks that hold, or may hold, something, or are in use: each is refused by name, and no byte of it changes",
+            limit: minutes(15),
+            run: |context| Box::pin(disk::refused::run(context)),
+        },
+        Scenario {
+            name: "disk-pulled",
+            about: "disks are pulled, come back under other names, come new, fail, change places; twenty callers want ten of them",
+            limit: minutes(15),
+            run: |context| Box::pin(disk::pulled::run(context)),
+        },
+        Scenario {
+            name: "disk-kill-points",
+            about: "quarry is killed at each fault point of a whole disk's claim, use, wipe and release",
+            limit: minutes(12),
+            run: |context| Box::pin(kill::disk::points(context)),
+        },
+        Scenario {
+            name: "disk-kill-tree",
+            about: "quarry and mkfs are killed together on whole disks, at seeded instants",
+            limit: minutes(12),
+            run: |context| Box::pin(kill::disk::tree(context)),
+        },
+        Scenario {
+            name: "disk-power-cut",
+            about: "the power goes while whole disks are claimed, used and released; they keep what they like of what was not flushed",
+            limit: minutes(15),
+            run: |context| Box::pin(power_cut::on_disks(context)),
+        },
+        Scenario {
             name: "sanity-mount",
             about: "csi-sanity on ext4",
             limit: minutes(20),
@@ -56,6 +93,18 @@ pub fn all() -> Vec<Scenario> {
             about: "csi-sanity on raw block volumes, controller and node apart",
             limit: minutes(20),
             run: |context| Box::pin(sanity::block_apart(context)),
+        },
+        Scenario {
+            name: "disk-sanity-mount",
+            about: "csi-sanity on ext4, over a pool of whole disks",
+            limit: minutes(20),
+            run: |context| Box::pin(sanity::disk_mount(context)),
+        },
+        Scenario {
+            name: "disk-sanity-block",
+            about: "csi-sanity on raw block volumes, over a pool of whole disks",
+            limit: minutes(20),
+            run: |context| Box::pin(sanity::disk_block(context)),
         },
         Scenario {
             name: "cluster-placement",

@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use quarry_vm::{Config, Disk, PowerCut, Vm};
+use quarry_vm::{Bus, Config, Disk, PowerCut, Vm};
 
 use crate::csi::{Ask, MIB, Made, retry};
-use crate::node::{FAULTS, GROUP, Node, device};
+use crate::node::{FAULTS, Node, device};
 use crate::random::Random;
 use crate::runner::{Context, Passed};
-use crate::scenarios::steps::{close, device_of, open, read, write};
+use crate::scenarios::steps::{close, open, read, write};
 
 /// When the power goes.
 #[derive(Clone, Copy, Debug)]
@@ -35,48 +35,79 @@ struct Figures {
     answered: usize,
 }
 
+impl Figures {
+    fn tell(&self) -> String {
+        format!(
+            "{} power cuts, {} after the answer, 0 violations; without our flush a deletion answered OK was undone",
+            self.cut, self.answered
+        )
+    }
+}
+
 pub async fn run(context: Context) -> Passed {
-    let mut random = context.random();
     // The smaller disk is the one that linear volumes are carved from.
     let config = Config::new("power-cut").disk(Disk::new("d1", 400 << 20)).disk(Disk::new("d2", 512 << 20));
     let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
     // The guest's own disk is not what is tested: what is on it stays. Nor is vgcreate, which flushes nothing.
     node.vm.sh(format!("sync; sync {} {}", device("d1"), device("d2"))).await?;
     node.serve().await?;
+    let raid1 = Ask::mount("raid1", "ext4").parameter("layout", "raid1");
+    let creates = vec![Ask::mount("ext4", "ext4"), Ask::block("block"), raid1];
+    // lvm writes its metadata and then the header that points to it, with no flush between: a disk that keeps the second
+    // and loses the first tears the volume group, whoever called lvm. So what is cut off half-way loses all, and only
+    // what was answered, and so flushed, meets a disk that picks.
+    let figures = cuts(&context, &mut node, &creates, false).await?;
+    without_flush(&mut node, &["flush"]).await.context("with the flush taken out")?;
+    Ok(figures.tell())
+}
 
+/// The same on whole disks, whose every write has its order: they may lose what they like at any time.
+pub async fn on_disks(context: Context) -> Passed {
+    let disks = vec![
+        Disk::new("d1", 48 << 20),
+        Disk::new("d2", 140 << 20).bus(Bus::Nvme).block_size(4096),
+        Disk::new("d3", 310 << 20).bus(Bus::Scsi),
+    ];
+    let mut node = Node::on_disks("disk-power-cut", disks).await?;
+    node.vm.sh("sync").await?;
+    node.serve().await?;
+    let figures = cuts(&context, &mut node, &[Ask::mount("ext4", "ext4"), Ask::block("block")], true).await?;
+    // A disk that is wiped is flushed in any case.
+    let section = node.storage.section().replace("select", "wipe: none, select");
+    node.configure(&format!("pools:\n  - name: main\n    {section}\n")).await?;
+    node.stop().await?;
+    node.vm.sh("sync").await?;
+    node.serve().await?;
+    without_flush(&mut node, &["claim-flush", "claim-flush-before"]).await.context("with the flushes taken out")?;
+    Ok(figures.tell())
+}
+
+/// Cuts the power at many moments. `picks`: also what is cut off half-way may meet a disk that keeps some of it.
+async fn cuts(context: &Context, node: &mut Node, creates: &[Ask], picks: bool) -> Result<Figures> {
+    let mut random = context.random();
     let mut figures = Figures::default();
     let rounds = if context.settings.soak { 12 } else { 1 };
     for round in 0..rounds {
-        for (moment, ask) in plan(&context, &mut random) {
-            // lvm writes its metadata and then the header that points to it, with no flush between: a disk that keeps
-            // the second and loses the first tears the volume group, whoever called lvm. So what is cut off half-way
-            // loses all, and only what was answered, and so flushed, meets a disk that picks.
+        for (moment, ask) in plan(context, creates, &mut random) {
             let half_way = matches!(moment, Moment::Create | Moment::Stage | Moment::Mkfs);
-            let picks = !half_way && random.below(2) == 0;
+            let picks = (picks || !half_way) && random.below(2) == 0;
             let loss = if picks { PowerCut::LoseSome(random.next()) } else { PowerCut::LoseAll };
             let what = format!("{moment:?} of {}, {loss:?}", ask.name);
             let began = Instant::now();
-            let now = one(&mut node, moment, &ask, loss, &mut random).await.with_context(|| what.clone())?;
+            let now = one(node, moment, &ask, loss, &mut random).await.with_context(|| what.clone())?;
             context.say(format!("round {round}: {what}: {now} ({:.0} s)", began.elapsed().as_secs_f64()));
             figures.cut += 1;
             figures.answered += usize::from(now == ANSWERED);
         }
     }
-    let caught = without_flush(&mut node).await.context("with the flush taken out")?;
-    ensure!(caught, "with the flush taken out nothing was undone: this test could not fail");
-    Ok(format!(
-        "{} power cuts, {} after the answer, 0 violations; without our flush a deletion answered OK was undone",
-        figures.cut, figures.answered
-    ))
+    Ok(figures)
 }
 
 const ANSWERED: &str = "it had been answered";
 const UNANSWERED: &str = "it had not been answered";
 
 /// What is cut off in one round: all of it in a soak, else a choice.
-fn plan(context: &Context, random: &mut Random) -> Vec<(Moment, Ask)> {
-    let raid1 = Ask::mount("raid1", "ext4").parameter("layout", "raid1");
-    let creates = vec![Ask::mount("ext4", "ext4"), Ask::block("block"), raid1];
+fn plan(context: &Context, creates: &[Ask], random: &mut Random) -> Vec<(Moment, Ask)> {
     let filesystems = vec![Ask::mount("ext4", "ext4"), Ask::mount("xfs", "xfs"), Ask::mount("btrfs", "btrfs")];
     let synced = [filesystems.clone(), vec![Ask::block("block")]].concat();
     let both = |asks: &[Ask], moments: [Moment; 2]| -> Vec<(Moment, Ask)> {
@@ -84,15 +115,15 @@ fn plan(context: &Context, random: &mut Random) -> Vec<(Moment, Ask)> {
     };
     if context.settings.soak {
         let synced = synced.into_iter().map(|ask| (Moment::Synced, ask));
-        let mut all = both(&creates, [Moment::Create, Moment::Answered]);
+        let mut all = both(creates, [Moment::Create, Moment::Answered]);
         all.extend(both(&filesystems, [Moment::Stage, Moment::Mkfs]));
         all.extend(synced);
-        all.extend(creates.into_iter().map(|ask| (Moment::Deleted, ask)));
+        all.extend(creates.iter().map(|ask| (Moment::Deleted, ask.clone())));
         return all;
     }
     let mut pick = |asks: &[Ask]| asks[usize::try_from(random.below(asks.len() as u64)).expect("an index")].clone();
-    let mut chosen = vec![(Moment::Create, pick(&creates)), (Moment::Answered, pick(&creates))];
-    let (synced, deleted) = (pick(&synced), pick(&creates));
+    let mut chosen = vec![(Moment::Create, pick(creates)), (Moment::Answered, pick(creates))];
+    let (synced, deleted) = (pick(&synced), pick(creates));
     for index in random.sample(2, filesystems.len()) {
         let moment = if random.below(3) == 0 { Moment::Stage } else { Moment::Mkfs };
         chosen.push((moment, filesystems[index].clone()));
@@ -104,7 +135,7 @@ fn plan(context: &Context, random: &mut Random) -> Vec<(Moment, Ask)> {
 /// Cuts the power once, and finishes what was cut off.
 async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random: &mut Random) -> Result<&'static str> {
     if ask.is_block() {
-        dirty(node).await?;
+        node.vm.sh(node.storage.dirty()).await.context("writing a former tenant's bytes")?;
     }
     let csi = node.csi.clone();
     let mut in_time = true;
@@ -179,7 +210,7 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
 
 /// The volume that was answered is there, or none or one is; a retry gives it.
 async fn check(node: &Node, ask: &Ask, answered: Option<&Made>, used: bool) -> Result<Made> {
-    node.vm.sh(format!("vgck {GROUP}")).await.context("the volume group is damaged")?;
+    node.vm.sh(node.storage.check()).await.context("the storage is damaged")?;
     let listed = node.csi.list().await?;
     ensure!(listed.len() <= 1, "listed: {listed:?}");
     if let Some(answered) = answered {
@@ -187,7 +218,7 @@ async fn check(node: &Node, ask: &Ask, answered: Option<&Made>, used: bool) -> R
             listed.first().is_some_and(|volume| volume.volume_id == answered.id),
             "{} was answered OK, and after the power cut there is: {listed:?}\n{}",
             answered.id,
-            node.volumes_by_lvm().await?
+            node.contents().await?
         );
     }
     let made = retry(|| node.csi.create(ask)).await.context("CreateVolume after the power cut")?;
@@ -195,35 +226,22 @@ async fn check(node: &Node, ask: &Ask, answered: Option<&Made>, used: bool) -> R
     ensure!(before.is_none_or(|id| *id == made.id), "{} became {}", before.map_or("", String::as_str), made.id);
     let listed = node.csi.list().await?;
     ensure!(listed.len() == 1 && listed[0].volume_id == made.id, "after the retry: {listed:?}");
-    let visible = node.vm.sh(format!("lvs --noheadings -o lv_name {GROUP}")).await?;
-    ensure!(visible.lines().count() == 1, "more than one logical volume:\n{visible}");
+    node.expect_only(&made).await?;
     if ask.is_block() && !used {
         zero(node, &made).await?;
     }
     Ok(made)
 }
 
-/// Writes what a former tenant left where the next small linear volume will lie.
-async fn dirty(node: &Node) -> Result<()> {
-    node.vm
-        .sh(format!(
-            "lvcreate -qq -y -Wn -Zn -l 8 -n dirt {GROUP} {0}; yes 'a former tenant' | \
-             dd of=/dev/{GROUP}/dirt bs=1M count=32 iflag=fullblock conv=fsync status=none; lvremove -qq -y {GROUP}/dirt; sync {0} {1}",
-            device("d1"),
-            device("d2")
-        ))
-        .await
-        .map(drop)
-}
-
 async fn zero(node: &Node, made: &Made) -> Result<()> {
-    let script = format!("cmp -n {} {} /dev/zero", made.size, device_of(made));
+    let device = node.storage.device(&made.ask.name);
+    let script = format!("udevadm settle; cmp -n {} {device} /dev/zero", made.size);
     node.vm.sh(script).await.context("a former tenant's bytes show").map(drop)
 }
 
 /// The filesystem is whole, as its own checker sees it.
 async fn fsck(node: &Node, made: &Made) -> Result<()> {
-    let device = device_of(made);
+    let device = node.storage.device(&made.ask.name);
     let check = match made.ask.usage {
         crate::csi::Use::Mount("xfs") => format!("xfs_repair -n {device}"),
         crate::csi::Use::Mount("btrfs") => format!("btrfs check --readonly {device}"),
@@ -251,10 +269,12 @@ async fn delete_and_cut(node: &mut Node, ask: &Ask, loss: PowerCut) -> Result<()
     boot(node).await
 }
 
-/// The same with our flush after lvm's commits taken out: a deletion that was answered OK must be undone, or lvm flushes
-/// by itself and the test shows nothing.
-async fn without_flush(node: &mut Node) -> Result<bool> {
-    node.vm.sh(format!("touch {FAULTS}/disable-flush")).await?;
+/// The same with our flushes after a change of the storage taken out: a deletion that was answered OK must be undone, or
+/// the flushing is done by others as well and the test shows nothing.
+async fn without_flush(node: &mut Node, safeguards: &[&str]) -> Result<()> {
+    for safeguard in safeguards {
+        node.vm.sh(format!("touch {FAULTS}/disable-{safeguard}")).await?;
+    }
     let ask = Ask::mount("unflushed", "ext4").size(32 * MIB);
     delete_and_cut(node, &ask, PowerCut::LoseAll).await?;
     let undone = node.csi.list().await?;
@@ -262,5 +282,6 @@ async fn without_flush(node: &mut Node) -> Result<bool> {
         node.csi.delete(&volume.volume_id).await?;
     }
     node.expect_empty().await?;
-    Ok(!undone.is_empty())
+    ensure!(!undone.is_empty(), "nothing was undone: this test could not fail");
+    Ok(())
 }

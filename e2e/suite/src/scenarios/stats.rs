@@ -7,7 +7,7 @@ use quarry_proto::csi::v1::volume_capability::access_mode::Mode;
 use quarry_proto::csi::v1::volume_usage::Unit;
 use tonic::{Code, Status};
 
-use crate::csi::{Ask, MIB, Made, refused};
+use crate::csi::{Ask, MIB, Made, refused, retry};
 use crate::node::Node;
 use crate::runner::{Context, Passed};
 
@@ -43,12 +43,13 @@ pub async fn run(context: Context) -> Passed {
     Ok(format!("{count} volumes measured"))
 }
 
-async fn live(node: &Node, ask: Ask) -> Result<()> {
-    let made = node.csi.create(&ask).await?;
+/// One volume, measured where it is staged and where it is published.
+pub async fn live(node: &Node, ask: Ask) -> Result<()> {
+    let made = retry(|| node.csi.create(&ask)).await?;
     node.kubelet_folders(&made).await?;
     let unpublished = stats(node, &made, &made.target()).await;
     refused("stats before publish", unpublished, Code::NotFound, &made.id)?;
-    node.csi.stage(&made).await?;
+    retry(|| node.csi.stage(&made)).await?;
     node.csi.publish(&made).await?;
     if ask.is_block() {
         let usage = stats(node, &made, &made.target()).await?;

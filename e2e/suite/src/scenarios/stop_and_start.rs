@@ -198,7 +198,7 @@ async fn stop_while_changing(node: &mut Node) -> Result<Duration> {
     node.vm.sh("rm /run/hang/lvcreate").await?;
     let made = retry(|| node.csi.create(&ask)).await?;
     node.vm.sh(format!("for i in $(seq 600); do test -e /proc/{pid} || exit 0; sleep 0.1; done; exit 1")).await?;
-    let list = node.volumes_by_lvm().await?;
+    let list = node.contents().await?;
     ensure!(list.lines().count() == 1, "after both have ended:\n{list}");
     node.kubelet_folders(&made).await?;
     node.csi.stage(&made).await?;
@@ -232,7 +232,7 @@ async fn stay_while_changing(node: &mut Node) -> Result<Duration> {
     ensure!(took >= WORK && took < WORK + END, "quarry ended {took:?} after SIGTERM, the lvm after {WORK:?}");
     // Cut off, but not in the midst of its work.
     ensure!(creating.await?.is_err(), "a create was answered after SIGTERM");
-    let list = node.volumes_by_lvm().await?;
+    let list = node.contents().await?;
     ensure!(list.lines().count() == 1 && list.contains("stayed"), "what lvm made while quarry stayed:\n{list}");
     node.first_process(false);
     node.serve().await?;

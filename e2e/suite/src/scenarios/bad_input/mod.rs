@@ -143,7 +143,7 @@ impl State {
     async fn of(node: &Node) -> Result<Self> {
         Ok(Self {
             commands: node.commands_started().await.context("reading the metrics")?,
-            volumes: node.volumes_by_lvm().await?,
+            volumes: node.contents().await?,
             mounts: node.vm.sh("cut -d' ' -f4- /proc/self/mountinfo").await?,
             files: node
                 .vm

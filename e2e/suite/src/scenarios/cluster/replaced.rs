@@ -120,7 +120,7 @@ async fn addresses(cluster: &mut Cluster, controller: &Controller) -> Result<()>
     }
     ensure!(cluster.holders("twin").await? == ["n1", "n2"], "the twins are on {:?}", cluster.holders("twin").await?);
     for node in &cluster.nodes {
-        let volumes = node.volumes_by_lvm().await?;
+        let volumes = node.contents().await?;
         ensure!(volumes.lines().count() == 1, "something was made on the wrong node:\n{volumes}");
     }
 

@@ -45,7 +45,7 @@ pub async fn run(context: Context) -> Passed {
 }
 
 /// An interrupted stage leaves a filesystem that nobody adopts.
-async fn adopt(node: &mut Node) -> Result<()> {
+pub async fn adopt(node: &mut Node) -> Result<()> {
     let mut points = Points(Vec::new());
     let ask = Ask::mount("pvc-adopt", "ext4");
     Life::new(node, &mut points, ask.clone()).whole().await?;
@@ -86,7 +86,8 @@ async fn exclusive(node: &mut Node) -> Result<()> {
     clean(node, "exclusive").await
 }
 
-fn expect_violation(found: Result<()>, words: &str) -> Result<()> {
+/// Fails unless this failed, for this reason.
+pub fn expect_violation(found: Result<()>, words: &str) -> Result<()> {
     match found {
         Ok(()) => bail!("no violation was found: the sweep is blind"),
         Err(error) => {
@@ -97,7 +98,8 @@ fn expect_violation(found: Result<()>, words: &str) -> Result<()> {
     }
 }
 
-async fn disable(node: &Node, safeguard: &str, off: bool) -> Result<()> {
+/// Takes a safeguard out of quarry, or puts it back.
+pub async fn disable(node: &Node, safeguard: &str, off: bool) -> Result<()> {
     let file = format!("{FAULTS}/disable-{safeguard}");
     node.vm.sh(if off { format!("touch {file}") } else { format!("rm -f {file}") }).await.map(drop)
 }

@@ -6,16 +6,18 @@
 
 pub mod alone;
 pub mod broken;
+pub mod disk;
 pub mod sweep;
 pub mod tree;
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tonic::Status;
 
 use crate::csi::{self, Ask, Csi, Made};
-use crate::node::{FAULTS, GROUP, Node};
+use crate::node::{FAULTS, Node};
 
 /// What is done to a volume, in the order of its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,6 +105,16 @@ pub async fn forget_points(node: &Node, kill_at: Option<u64>) -> Result<()> {
     node.vm.sh(format!(": > {FAULTS}/log; {}", arm.unwrap_or_default())).await.map(drop)
 }
 
+/// The same, once that has been done which a deletion leaves to be done after its answer, or `enough` points are passed.
+async fn points_to_the_end(node: &Node, step: Step, enough: u64) -> Result<Vec<String>> {
+    let began = Instant::now();
+    let settles = if step == Step::Delete { node.storage.settles() } else { Duration::ZERO };
+    while began.elapsed() < settles && (points(node).await?.len() as u64) < enough && !node.found().await?.is_empty() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    points(node).await
+}
+
 async fn disarm(node: &Node) -> Result<()> {
     node.vm.sh(format!("rm -f {FAULTS}/kill-at")).await.map(drop)
 }
@@ -113,7 +125,7 @@ pub async fn strike(node: &mut Node, step: Step, ask: &Ask, made: Option<&Made>,
         Blow::Point(at) => {
             forget_points(node, Some(*at)).await?;
             let answer = call(&node.csi, step, ask, made).await;
-            let points = points(node).await?;
+            let points = points_to_the_end(node, step, *at).await?;
             disarm(node).await?;
             if points.len() as u64 >= *at {
                 node.wait_for_end().await?;
@@ -282,19 +294,8 @@ impl<'a, P: Plan> Life<'a, P> {
                     "exactly the volume {} was asked for, not {listed:?}",
                     made.id
                 );
-                // By lvm's own word, and with nothing beside it but the parts of a raid.
-                let script = format!(
-                    "lvs -a --noheadings --separator , --units b --nosuffix -o lv_name,lv_size {GROUP} | tr -d ' '"
-                );
-                let lvs = self.node.vm.sh(script).await?;
-                let (parts, whole): (Vec<&str>, Vec<&str>) = lvs.lines().partition(|line| line.starts_with('['));
-                ensure!(
-                    whole.len() == 1 && whole.iter().all(|line| line.ends_with(&format!(",{}", made.size))),
-                    "{} bytes were asked for, and lvm has: {lvs}",
-                    made.size
-                );
-                let raid = self.ask.parameters.get("layout").is_some_and(|layout| layout == "raid1");
-                ensure!(parts.len() == if raid { 4 } else { 0 }, "not the parts that belong: {lvs}");
+                // By the host's own word, and with nothing beside it.
+                self.node.expect_only(made).await?;
             }
             Step::Stage | Step::StageAgain if !self.ask.is_block() => {
                 self.expect_mounted(&made.staging(), true).await?
@@ -306,10 +307,7 @@ impl<'a, P: Plan> Life<'a, P> {
                 self.node.vm.sh(format!("test ! -e '{}'", made.target())).await.context("the target is still there")?;
             }
             Step::Unstage => self.expect_mounted(&made.staging(), false).await?,
-            Step::Delete => {
-                let left = self.node.volumes_by_lvm().await?;
-                ensure!(left.is_empty(), "deleted, and left behind: {left}");
-            }
+            Step::Delete => self.node.expect_nothing_stored().await.context("after the deletion")?,
         }
         Ok(())
     }

@@ -96,15 +96,20 @@ impl Plan for Sweep {
 
 pub async fn run(context: Context) -> Passed {
     let mut node = Node::start("kill-points", &[DISK, DISK]).await?;
-    let mut random = context.random();
-    let (mut tried, mut exist, mut again) = (0, 0, 0);
-    // What is made, whether it is used, and how many points of each step are tried in a sample.
-    for (ask, used, count) in [
+    let kinds = [
         (Ask::mount("pvc-xfs", "xfs"), true, 1),
         (Ask::block("pvc-block").size(8 * MIB), true, 3),
         (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), false, 5),
         (Ask::mount("pvc-ext4", "ext4"), true, 3),
-    ] {
+    ];
+    sweep(&context, &mut node, kinds).await
+}
+
+/// Sweeps over these: what is made, whether it is used, and how many points of each step are tried in a sample.
+pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(Ask, bool, usize); N]) -> Passed {
+    let mut random = context.random();
+    let (mut tried, mut exist, mut again) = (0, 0, 0);
+    for (ask, used, count) in kinds {
         let name = ask.name.clone();
         let mut sweep = Sweep {
             steps: BTreeMap::new(),
@@ -113,11 +118,11 @@ pub async fn run(context: Context) -> Passed {
             again: 0,
             given_up: 0,
         };
-        live(&mut node, &mut sweep, &ask, used).await.with_context(|| format!("{name}, undisturbed"))?;
+        live(node, &mut sweep, &ask, used).await.with_context(|| format!("{name}, undisturbed"))?;
         sweep.choose(count);
         let mut lives = 1;
         while !sweep.is_over() {
-            live(&mut node, &mut sweep, &ask, used).await?;
+            live(node, &mut sweep, &ask, used).await?;
             lives += 1;
         }
         let mut line = Vec::new();

@@ -16,8 +16,9 @@ const DISK: u64 = 400 << 20;
 /// Blows within the programs that do the work.
 struct Within {
     random: Random,
-    /// For each step the program within which quarry and it die, and about how long it takes, in seconds.
-    programs: BTreeMap<Step, (String, f64)>,
+    /// For each step the point after which quarry and what it started die, and about how long, in seconds, what comes then
+    /// takes.
+    markers: BTreeMap<Step, (String, f64)>,
     /// Kills by the last point passed before.
     fell: BTreeMap<String, usize>,
     missed: usize,
@@ -28,10 +29,10 @@ impl Plan for Within {
         if repeated && self.random.below(3) > 0 {
             return None;
         }
-        let (program, seconds) = self.programs.get(&step)?;
+        let (marker, seconds) = self.markers.get(&step)?;
         #[allow(clippy::cast_precision_loss, reason = "a choice among thousandths")]
         let delay = self.random.below(1000) as f64 / 1000.0 * seconds;
-        Some(Blow::Tree { marker: format!("exec:{program}:before"), delay })
+        Some(Blow::Tree { marker: marker.clone(), delay })
     }
 
     fn struck(&mut self, _step: Step, _repeated: bool, struck: &Struck) {
@@ -49,6 +50,51 @@ impl Plan for Within {
     }
 }
 
+/// What came of the blows of many lives.
+#[derive(Default)]
+pub struct Fallen {
+    /// Kills by the last point passed before.
+    by_point: BTreeMap<String, usize>,
+    missed: usize,
+}
+
+impl Fallen {
+    /// Kills that fell and such that came too late.
+    pub fn figures(&self) -> Result<String> {
+        let kills: usize = self.by_point.values().sum();
+        ensure!(kills > 0, "no kill fell in time");
+        Ok(format!("{kills} trees killed, {} too late", self.missed))
+    }
+
+    /// After which points.
+    pub fn within(&self) -> String {
+        let within = self.by_point.iter().map(|(point, count)| format!("{count} after {point}"));
+        within.collect::<Vec<_>>().join(", ")
+    }
+
+    /// A life with a blow in each of these steps, some time after quarry has passed the point. `short`: creation and
+    /// deletion alone.
+    pub async fn live(
+        &mut self,
+        node: &mut Node,
+        random: Random,
+        ask: Ask,
+        markers: BTreeMap<Step, (String, f64)>,
+        short: bool,
+    ) -> Result<()> {
+        let name = ask.name.clone();
+        let mut plan = Within { random, markers, fell: BTreeMap::new(), missed: 0 };
+        let mut life = Life::new(node, &mut plan, ask);
+        let lived = if short { life.short().await } else { life.whole().await };
+        lived.with_context(|| name)?;
+        self.missed += plan.missed;
+        for (point, count) in plan.fell {
+            *self.by_point.entry(point).or_default() += count;
+        }
+        Ok(())
+    }
+}
+
 pub async fn run(context: Context) -> Passed {
     let mut node = Node::start("kill-tree", &[DISK, DISK]).await?;
     let mut random = context.random();
@@ -57,7 +103,7 @@ pub async fn run(context: Context) -> Passed {
     node.vm.sh(format!("lvs {GROUP}")).await?;
     let unit = began.elapsed().as_secs_f64();
     let rounds = if context.settings.soak { 40 } else { 1 };
-    let (mut fell, mut missed) = (BTreeMap::<String, usize>::new(), 0);
+    let mut fallen = Fallen::default();
     for round in 0..rounds {
         for (ask, mkfs, short) in [
             (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), "mkfs.ext4", true),
@@ -68,25 +114,18 @@ pub async fn run(context: Context) -> Passed {
             (Ask::mount("pvc-btrfs", "btrfs"), "mkfs.btrfs", false),
         ] {
             let raid = ask.name == "pvc-raid1";
-            let mut programs = BTreeMap::from([
-                (Step::Create, ("lvm lvcreate".to_owned(), unit * if raid { 4.0 } else { 1.4 })),
-                (Step::Delete, ("lvm lvremove".to_owned(), unit * if raid { 2.0 } else { 1.0 })),
+            let within = |program: &str, units: f64| (format!("exec:{program}:before"), unit * units);
+            let mut markers = BTreeMap::from([
+                (Step::Create, within("lvm lvcreate", if raid { 4.0 } else { 1.4 })),
+                (Step::Delete, within("lvm lvremove", if raid { 2.0 } else { 1.0 })),
             ]);
             if mkfs == "lvm lvchange" {
                 // Zeroing and its note in the record are part of the creation.
-                programs.insert(Step::Create, (["lvm lvcreate", mkfs][round % 2].to_owned(), unit * 1.4));
+                markers.insert(Step::Create, within(["lvm lvcreate", mkfs][round % 2], 1.4));
             } else {
-                programs.insert(Step::Stage, (mkfs.to_owned(), unit * if mkfs == "mkfs.ext4" { 0.4 } else { 0.6 }));
+                markers.insert(Step::Stage, within(mkfs, if mkfs == "mkfs.ext4" { 0.4 } else { 0.6 }));
             }
-            let name = ask.name.clone();
-            let mut plan = Within { random: Random::new(random.next()), programs, fell: BTreeMap::new(), missed: 0 };
-            let mut life = Life::new(&mut node, &mut plan, ask);
-            let lived = if short { life.short().await } else { life.whole().await };
-            lived.with_context(|| name)?;
-            missed += plan.missed;
-            for (point, count) in plan.fell {
-                *fell.entry(point).or_default() += count;
-            }
+            fallen.live(&mut node, Random::new(random.next()), ask, markers, short).await?;
         }
     }
     suspended(&mut node).await.context("a device that a killed lvm left suspended")?;
@@ -95,19 +134,14 @@ pub async fn run(context: Context) -> Passed {
             .await
             .with_context(|| format!("a {layout} device that a killed lvm left without a table"))?;
     }
-    let kills: usize = fell.values().sum();
-    ensure!(kills > 0, "no kill fell in time");
-    let within: Vec<String> = fell.iter().map(|(point, count)| format!("{count} after {point}")).collect();
-    context.say(within.join(", "));
+    context.say(fallen.within());
     context.say(format_args!("an lvs took {unit:.2} s"));
-    Ok(format!(
-        "{kills} trees killed, {missed} too late, 1 suspended device resumed, 4 given their tables, 0 violations"
-    ))
+    Ok(format!("{}, 1 suspended device resumed, 4 given their tables, 0 violations", fallen.figures()?))
 }
 
 /// lvm dies while a device is suspended: the next quarry resumes it, and the data is there.
 async fn suspended(node: &mut Node) -> Result<()> {
-    let mut nothing = Within { random: Random::new(0), programs: BTreeMap::new(), fell: BTreeMap::new(), missed: 0 };
+    let mut nothing = Within { random: Random::new(0), markers: BTreeMap::new(), fell: BTreeMap::new(), missed: 0 };
     let mut life = Life::new(node, &mut nothing, Ask::mount("pvc-suspended", "ext4"));
     for step in [Step::Create, Step::Stage, Step::Publish] {
         life.quietly(step).await?;
@@ -130,7 +164,7 @@ async fn suspended(node: &mut Node) -> Result<()> {
 /// lvm dies when the kernel has the volume's device and not yet what it consists of: stage and delete go on as if it had
 /// never been there.
 async fn tableless(node: &mut Node, layout: &str) -> Result<()> {
-    let mut nothing = Within { random: Random::new(0), programs: BTreeMap::new(), fell: BTreeMap::new(), missed: 0 };
+    let mut nothing = Within { random: Random::new(0), markers: BTreeMap::new(), fell: BTreeMap::new(), missed: 0 };
     let ask = Ask::mount("pvc-tableless", "ext4").parameter("layout", layout);
     let mut life = Life::new(node, &mut nothing, ask);
     life.quietly(Step::Create).await?;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use quarry_vm::Command;
+use quarry_vm::{Command, Disk};
 use serde_json::Value;
 
 use crate::cluster::{self, CERTIFICATES};
@@ -63,6 +63,8 @@ pub async fn block(context: Context) -> Passed {
     together(context, "block").await
 }
 
+/// The size that the other specs name.
+const VOLUME: u64 = 32 << 20;
 /// The specs that name no size get the default one, 1 GiB.
 const DISKS: [u64; 2] = [3 * GIB, 3 * GIB];
 
@@ -70,6 +72,27 @@ async fn together(context: Context, access: &str) -> Passed {
     // Built on the host while nothing else waits for it.
     install::csi_sanity().await?;
     let node = Node::start(&format!("sanity-{access}"), &DISKS).await?;
+    run(&context, &node, access, None).await
+}
+
+pub async fn disk_mount(context: Context) -> Passed {
+    on_disks(context, "mount").await
+}
+
+pub async fn disk_block(context: Context) -> Passed {
+    on_disks(context, "block").await
+}
+
+/// On whole disks of which each becomes a volume of either size that the specs ask for: by name, or by default.
+async fn on_disks(context: Context, access: &str) -> Passed {
+    const RESERVED: u64 = 3 << 20;
+    install::csi_sanity().await?;
+    let disks = (0..12).map(|index| match index % 2 {
+        0 => Disk::new(format!("d{index}"), VOLUME + RESERVED),
+        _ => Disk::new(format!("d{index}"), GIB + RESERVED),
+    });
+    let mut node = Node::on_disks(&format!("disk-sanity-{access}"), disks.collect()).await?;
+    node.serve().await?;
     run(&context, &node, access, None).await
 }
 
@@ -109,7 +132,7 @@ async fn run(context: &Context, node: &Node, access: &str, controller: Option<&C
         "-csi.mountdir=/var/lib/kubelet/pods/sanity".to_owned(),
         "-csi.stagingdir=/var/lib/kubelet/plugins/sanity".to_owned(),
         format!("-csi.testvolumeaccesstype={access}"),
-        "-csi.testvolumesize=33554432".to_owned(),
+        format!("-csi.testvolumesize={VOLUME}"),
         format!("-ginkgo.seed={}", context.settings.seed % 1_000_000),
         format!("-ginkgo.json-report={REPORT}"),
         "-ginkgo.no-color".to_owned(),

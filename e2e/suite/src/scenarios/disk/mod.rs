@@ -1,0 +1,64 @@
+//! Scenarios on pools of whole disks.
+
+pub mod lifecycle;
+pub mod pulled;
+pub mod refused;
+mod signatures;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use quarry_vm::{Bus, Disk};
+
+use crate::csi::Ask;
+use crate::node::Node;
+
+const MIB: u64 = 1 << 20;
+/// Where a volume begins on its disk: docs/disk-format.md.
+const VOLUME: u64 = 2 * MIB;
+/// How long a disk may take to be free after its volume was deleted: small ones, emulated.
+const FREED: Duration = Duration::from_secs(120);
+
+/// The size of the volume that a disk of `size` bytes becomes: docs/disk-format.md.
+fn capacity(size: u64) -> i64 {
+    i64::try_from(size / MIB * MIB - 3 * MIB).expect("the size of a disk")
+}
+
+/// A disk in a scenario's words.
+fn disk(serial: &str, bus: Bus, sector: u32, size: u64) -> Disk {
+    Disk::new(serial, size).bus(bus).block_size(sector)
+}
+
+/// The kernel's name of a disk at this moment, `vdb`.
+async fn kernel_name(node: &Node, disk: &Disk) -> Result<String> {
+    node.vm.sh(format!("basename $(readlink -f {})", disk.path())).await
+}
+
+/// Fills where volumes lie with a former tenant's bytes. The disk stays blank to every probe.
+async fn fill(node: &Node, disk: &Disk) -> Result<()> {
+    let length = capacity(disk.size);
+    let script = format!(
+        "yes 'a former tenant' | head -c {length} | dd of={} bs=1M seek=2 iflag=fullblock conv=notrunc,fsync status=none; \
+         udevadm settle",
+        disk.path()
+    );
+    node.vm.sh(script).await.map(drop)
+}
+
+/// Waits until exactly so many bytes are offered in all.
+async fn offered(node: &Node, bytes: i64) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let (available, _) = node.csi.capacity(&Default::default()).await?;
+        if available == bytes {
+            return Ok(());
+        }
+        if began.elapsed() > FREED {
+            // The answer names every disk that is not free, and says why.
+            let answer = node.csi.create(&Ask::block("never").size(1 << 50)).await;
+            let why = answer.err().map(|status| status.message().to_owned()).unwrap_or_default();
+            bail!("{available} bytes are offered, not {bytes}: {why}\n{}", node.contents().await?);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -1,0 +1,218 @@
+//! Whole disks that come and go, fail, and change their names; and more callers than disks.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::future::join_all;
+use quarry_vm::{Bus, Disk, Fault};
+use tonic::{Code, Status};
+
+use super::{MIB, capacity, disk, kernel_name, offered};
+use crate::csi::{Ask, Made, refused, retry};
+use crate::node::Node;
+use crate::runner::{Context, Passed};
+use crate::scenarios::steps::{close, open, read, write};
+
+/// How long a new disk may take to be offered. Without the kernel's word of it, it is found by a look after four seconds.
+const NOTICED: Duration = Duration::from_secs(3);
+const DISKS: usize = 10;
+
+/// The size of the disk of that number: no two are the same.
+fn size(index: usize) -> u64 {
+    (40 + index as u64) * MIB
+}
+
+/// The disk of that number, on every bus in turn.
+fn numbered(index: usize) -> Disk {
+    let bus = [Bus::Virtio, Bus::Nvme, Bus::Scsi][index % 3];
+    disk(&format!("d{index}"), bus, [512, 4096][index / 3 % 2], size(index))
+}
+
+/// A volume on the disk of that number and no other.
+fn on(index: usize, ask: Ask) -> Ask {
+    Ask { required: capacity(size(index)), limit: capacity(size(index)), ..ask }
+}
+
+async fn create(node: &Node, ask: Ask) -> Result<Made> {
+    Ok(retry(|| node.csi.create(&ask)).await?)
+}
+
+pub async fn run(context: Context) -> Passed {
+    let mut node = Node::on_disks("disk-pulled", (0..DISKS).map(numbered).collect()).await?;
+    node.serve().await?;
+    let all: i64 = (0..DISKS).map(|index| capacity(size(index))).sum();
+    offered(&node, all).await?;
+
+    twice_as_many_callers(&node).await.context("twenty callers for ten disks")?;
+    offered(&node, all).await?;
+    context.say("20 callers for 10 disks: 10 OK, 10 refused");
+    let noticed = new_disk(&mut node, all).await.context("a new disk")?;
+    context.say(format_args!("a new disk was offered after {noticed:.2} s"));
+    failing(&mut node, all).await.context("a disk that cannot be read")?;
+    context.say("failing disks done");
+    let volumes = [
+        create(&node, on(3, Ask::mount("pulled-mount", "ext4"))).await?,
+        create(&node, on(4, Ask::block("pulled-block"))).await?,
+        create(&node, on(5, Ask::mount("pulled-scsi", "ext4"))).await?,
+    ];
+    for (index, made) in (3..).zip(&volumes) {
+        pulled(&mut node, &numbered(index), made).await.with_context(|| made.id.clone())?;
+        context.say(format_args!("{} pulled and put back", made.ask.name));
+    }
+    swapped(&mut node, &volumes).await.context("names changed at a reboot")?;
+    for made in &volumes {
+        node.csi.delete(&made.id).await?;
+    }
+    node.expect_empty().await?;
+    Ok(format!("3 disks pulled while published, a new one offered after {noticed:.2} s, 10 volumes of 20 calls"))
+}
+
+/// Every disk once, and every other caller is told that there is none.
+async fn twice_as_many_callers(node: &Node) -> Result<()> {
+    let asks: Vec<Ask> = (0..2 * DISKS).map(|index| Ask::mount(&format!("many-{index}"), "ext4").size(1)).collect();
+    let answers = join_all(asks.iter().map(|ask| retry(|| node.csi.create(ask)))).await;
+    let (made, refusals): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    let made: Vec<Made> = made.into_iter().collect::<Result<_, Status>>()?;
+    let ids: BTreeSet<&str> = made.iter().map(|made| made.id.as_str()).collect();
+    ensure!(ids.len() == DISKS && made.len() == DISKS, "{} volumes were made of {DISKS} disks: {ids:?}", made.len());
+    for refusal in refusals {
+        refused("one too many", refusal, Code::ResourceExhausted, "disk")?;
+    }
+    let found = node.found().await?;
+    ensure!(found.iter().filter(|found| found.volume.is_some()).count() == DISKS, "{}", node.contents().await?);
+    let deleted = join_all(made.iter().map(|made| retry(|| node.csi.delete(&made.id)))).await;
+    deleted.into_iter().collect::<Result<(), Status>>()?;
+    node.expect_empty().await
+}
+
+/// A disk is plugged in: how many seconds until it is offered.
+async fn new_disk(node: &mut Node, all: i64) -> Result<f64> {
+    let new = disk("new", Bus::Virtio, 512, 64 * MIB);
+    node.vm.add_disks(vec![new.clone()]).await?;
+    let began = Instant::now();
+    offered(node, all + capacity(new.size)).await?;
+    let noticed = began.elapsed();
+    ensure!(noticed < NOTICED, "it was offered after {noticed:?}");
+    node.vm.take_disk("new").await?;
+    offered(node, all).await.context("after it was taken away")?;
+    Ok(noticed.as_secs_f64())
+}
+
+/// A disk that answers reads with errors is given to nobody, and named; the others go on where it is known to be empty.
+async fn failing(node: &mut Node, all: i64) -> Result<()> {
+    let failing = numbered(0);
+    let name = kernel_name(node, &failing).await?;
+    node.vm.set_fault(&failing.serial, Fault::Errors)?;
+    // The smallest is the one that fails; the next is taken.
+    let made = create(node, Ask::mount("beside", "ext4").size(1)).await?;
+    ensure!(made.size == capacity(size(1)), "{} bytes: which disk is that?\n{}", made.size, node.contents().await?);
+    named(node, &name).await?;
+    node.csi.delete(&made.id).await?;
+    offered(node, all - capacity(failing.size)).await?;
+
+    // Nobody knows what is on it when nobody has read it yet.
+    node.stop().await?;
+    node.serve().await?;
+    named(node, &name).await?;
+    let beside = node.csi.create(&Ask::mount("beside", "ext4").size(1)).await;
+    refused("create beside a disk that was never read", beside, Code::Unavailable, &name)?;
+    node.vm.set_fault(&failing.serial, Fault::None)?;
+    let made = create(node, Ask::mount("healed", "ext4").size(1)).await?;
+    ensure!(made.size == capacity(failing.size), "{} bytes: which disk is that?", made.size);
+    node.csi.delete(&made.id).await?;
+    node.expect_empty().await?;
+    offered(node, all).await?;
+    let (status, text) = node.http("/readyz").await?;
+    ensure!(status == 200, "/readyz when all is well again: {status} {text}");
+    Ok(())
+}
+
+/// Fails unless `/readyz` names the disk.
+async fn named(node: &Node, name: &str) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let (status, text) = node.http("/readyz").await?;
+        if status != 200 && text.contains(&format!("the disk {name} ")) {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < Duration::from_secs(20), "/readyz does not tell of {name}: {status} {text}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// A disk is pulled while its volume is published, and put back under another name.
+async fn pulled(node: &mut Node, disk: &Disk, made: &Made) -> Result<()> {
+    open(node, made).await?;
+    write(node, made).await?;
+    let before = kernel_name(node, disk).await?;
+    node.vm.unplug(&disk.serial).await?;
+
+    // What needs the disk says where it lay and what to do.
+    let other = made.target_in("pod-2");
+    node.vm.sh(format!("mkdir -p \"$(dirname '{other}')\"")).await?;
+    let words = format!("lay on the disk {before}, which is gone: put it back");
+    refused("publish", node.csi.publish_at(made, &other, false).await, Code::FailedPrecondition, &words)?;
+    refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, &words)?;
+    let listed = node.csi.list().await?;
+    ensure!(listed.iter().any(|volume| volume.volume_id == made.id), "{} is not listed: {listed:?}", made.id);
+    // A pod whose disk is gone must be able to end.
+    node.csi.unpublish(made).await.context("unpublishing a volume whose disk is gone")?;
+    node.csi.unstage(made).await.context("unstaging a volume whose disk is gone")?;
+    let left =
+        node.vm.sh(format!("grep {} /proc/self/mountinfo || true; ls -d '{}' || true", made.ask.name, made.target()));
+    let left = left.await?;
+    ensure!(!left.contains('/'), "something is left of {}: {left}", made.id);
+    refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, &words)?;
+    // The pool goes on.
+    let beside =
+        node.csi.create(&Ask::mount("beside", "ext4").size(1)).await.context("CreateVolume on another disk")?;
+    open(node, &beside).await?;
+    close(node, &beside).await?;
+    node.csi.delete(&beside.id).await?;
+
+    // Another disk takes its name.
+    let taker = Disk { serial: "taker".to_owned(), ..disk.clone() };
+    node.vm.add_disks(vec![taker.clone()]).await?;
+    node.vm.replug(&disk.serial).await?;
+    let after = kernel_name(node, disk).await?;
+    ensure!(before != after, "it has its old name, {before}: this shows nothing");
+    open(node, made).await.context("when it was put back")?;
+    read(node, made).await?;
+    close(node, made).await?;
+    node.vm.take_disk(&taker.serial).await.map(drop)
+}
+
+/// The machine is switched off, and its disks are put into each other's places.
+async fn swapped(node: &mut Node, volumes: &[Made; 3]) -> Result<()> {
+    let disks = [numbered(3), numbered(4), numbered(5), numbered(6)];
+    let before = names(node, &disks).await?;
+    node.vm.sh("sync").await?;
+    node.stop().await?;
+    node.vm.power_off().await?;
+    let mut taken = Vec::new();
+    for disk in &disks {
+        taken.push(node.vm.take_disk(&disk.serial).await?);
+    }
+    for disk in taken.into_iter().rev() {
+        node.vm.insert_disk(disk).await?;
+    }
+    node.vm.boot_again().await?;
+    let after = names(node, &disks).await?;
+    ensure!(before != after, "no disk has another name than before: {before:?}");
+    node.serve().await?;
+    for made in volumes {
+        open(node, made).await?;
+        read(node, made).await?;
+        close(node, made).await?;
+    }
+    Ok(())
+}
+
+async fn names(node: &Node, disks: &[Disk]) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for disk in disks {
+        names.push(kernel_name(node, disk).await?);
+    }
+    Ok(names)
+}

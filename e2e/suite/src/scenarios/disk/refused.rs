@@ -1,0 +1,249 @@
+//! Disks that must never be taken. Of each, three things are looked at: that CreateVolume gets no disk, that its answer
+//! names this one and says why, and that not one of its bytes is another afterwards.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use quarry_vm::{Bus, Disk};
+use tonic::Code;
+
+use super::signatures::{self, Make, Signature};
+use super::{MIB, capacity, disk, kernel_name, offered};
+use crate::csi::Ask;
+use crate::node::Node;
+use crate::runner::{Context, Passed};
+
+/// As many of each size of sectors as an answer has room to name, beside the root disk.
+const PAIRS: usize = 3;
+/// The least that ZFS takes: libblkid looks for it on no smaller one.
+const SIZE: u64 = 64 * MIB;
+
+/// What one disk is given, and what is to be said of it.
+struct Case<'a> {
+    disk: &'a Disk,
+    what: String,
+    words: Vec<&'static str>,
+}
+
+pub async fn run(context: Context) -> Passed {
+    let serial = |index: usize, sector: u32| disk(&format!("d{index}-{sector}"), Bus::Virtio, sector, SIZE);
+    let disks: Vec<Disk> = (0..PAIRS).flat_map(|index| [serial(index, 512), serial(index, 4096)]).collect();
+    let mut node = Node::on_disks("disk-refused", disks.clone()).await?;
+    node.serve().await?;
+    let all = capacity(SIZE) * i64::try_from(disks.len())?;
+    // Blank, each of them is offered: what is refused later is refused for what it carries.
+    offered(&node, all).await?;
+
+    let mut refusals = 0;
+    for batch in signatures::ALL.chunks(PAIRS) {
+        let mut cases = Vec::new();
+        for (signature, pair) in batch.iter().zip(disks.chunks(2)) {
+            for disk in pair {
+                make(&node, signature, disk).await.with_context(|| format!("making {} on {disk}", signature.what))?;
+                let what = format!("{}, sectors of {}", signature.what, disk.block_size);
+                cases.push(Case { disk, what, words: signature.words.to_vec() });
+            }
+        }
+        refusals += refuse(&node, &disks, &cases).await?;
+        blank(&node, &disks).await?;
+        offered(&node, all).await?;
+        context.say(batch.iter().map(|signature| signature.what).collect::<Vec<_>>().join("; "));
+    }
+    let signatures = refusals;
+    for ways in [WHOLE, PARTS] {
+        refusals += used(&node, ways, &disks).await?;
+        // As they are now, they are offered: nothing but what was done to them was in the way.
+        offered(&node, all).await?;
+    }
+    // The root disk was among them each time.
+    refusals += 1;
+
+    let made = node.csi.create(&Ask::block("taken")).await?;
+    node.expect_only(&made).await?;
+    node.csi.delete(&made.id).await?;
+    node.expect_empty().await?;
+    Ok(format!(
+        "{refusals} signatures and states tried, {refusals} refused ({signatures} of them signatures), 0 bytes changed"
+    ))
+}
+
+async fn make(node: &Node, signature: &Signature, disk: &Disk) -> Result<()> {
+    let (path, sector) = (disk.path(), u64::from(disk.block_size));
+    match signature.make {
+        Make::Tool(script) => drop(node.vm.sh(format!("exec >/dev/null; {}", script(&path, sector))).await?),
+        Make::Bytes(bytes) => {
+            for (at, bytes) in bytes(disk.size, sector) {
+                node.vm.write("/run/bytes", &bytes, 0o600).await?;
+                let dd = format!(
+                    "dd if=/run/bytes of={path} bs=1M oflag=seek_bytes seek={at} conv=notrunc,fsync status=none"
+                );
+                node.vm.sh(dd).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes every disk blank again.
+async fn blank(node: &Node, disks: &[Disk]) -> Result<()> {
+    let paths: Vec<String> = disks.iter().map(Disk::path).collect();
+    let script = "blkdiscard --force --zeroout $disk; sync $disk; blockdev --rereadpt $disk";
+    node.vm.sh(format!("for disk in {}; do {script}; done; udevadm settle", paths.join(" "))).await.map(drop)
+}
+
+/// A checksum of each disk's bytes, as they are on the disk, a line each.
+async fn checksums(node: &Node, cases: &[Case<'_>]) -> Result<String> {
+    let paths: Vec<String> = cases.iter().map(|case| case.disk.path()).collect();
+    let script =
+        format!("for disk in {}; do dd if=$disk bs=1M iflag=direct status=none | md5sum; done", paths.join(" "));
+    node.vm.sh(script).await
+}
+
+/// CreateVolume must be refused, name each of these disks, and change nothing. Returns how many they are.
+/// The other disks are made such that they are refused as well.
+async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize> {
+    for disk in disks.iter().filter(|disk| cases.iter().all(|case| case.disk != *disk)) {
+        let boot_sector = format!("printf '\\125\\252' | dd of={} bs=1 seek=510 conv=notrunc status=none", disk.path());
+        node.vm.sh(boot_sector).await?;
+    }
+    node.vm.sh("sync; udevadm settle").await?;
+    let before = checksums(node, cases).await?;
+    let message = match node.csi.create(&Ask::mount("never", "ext4").size(1)).await {
+        Err(status) if status.code() == Code::ResourceExhausted => status.message().to_owned(),
+        other => bail!("CreateVolume should be refused for want of a disk, not: {other:?}\n{}", node.contents().await?),
+    };
+    let after = checksums(node, cases).await?;
+    let mut names = vec![("vda".to_owned(), "the root disk", vec!["is mounted on /"])];
+    for case in cases {
+        names.push((kernel_name(node, case.disk).await?, case.what.as_str(), case.words.clone()));
+    }
+    // What is said of each goes on to where the next is named.
+    let mut begins: Vec<(usize, &str)> = Vec::new();
+    for (name, what, _) in &names {
+        let at = [": ", "; "].iter().find_map(|before| message.find(&format!("{before}{name} ")));
+        begins.push((at.with_context(|| format!("{what}: {name} is not named: {message}"))?, name));
+    }
+    begins.sort_unstable();
+    for (name, what, words) in &names {
+        let index = begins.iter().position(|(_, other)| other == name).context("its place")?;
+        let end = begins.get(index + 1).map_or(message.len(), |(at, _)| *at);
+        let said = &message[begins[index].0..end];
+        for words in words {
+            ensure!(said.contains(words), "{what}: {words:?} should be said, and it is: {said:?}");
+        }
+    }
+    for (case, (before, after)) in cases.iter().zip(before.lines().zip(after.lines())) {
+        ensure!(before == after, "{}: the disk's bytes were changed", case.what);
+    }
+    let (available, largest) = node.csi.capacity(&Default::default()).await?;
+    ensure!((available, largest) == (0, 0), "{available} bytes are offered, {largest} at most");
+    ensure!(node.csi.list().await?.is_empty(), "a volume is listed");
+    Ok(cases.len())
+}
+
+/// A way for a disk to be in use.
+struct Way {
+    what: &'static str,
+    /// A script that begins it, from the disk's path.
+    begin: fn(&str) -> String,
+    /// A script that ends it.
+    end: fn(&str) -> String,
+    /// What Quarry says of such a disk.
+    words: &'static [&'static str],
+}
+
+/// Opens a disk for itself alone, as mkfs and virtual machines do.
+const HOLD: &str = "use Fcntl; sysopen(my $disk, $ARGV[0], O_RDONLY | O_EXCL) or die $!; open(my $held, '>', '/run/held'); \
+                    print $held $$; close $held; sleep 3600";
+
+/// One disk for each.
+const WHOLE: &[Way] = &[
+    Way {
+        what: "opened by a program for itself alone",
+        begin: |disk| {
+            format!(
+                "rm -f /run/held; setsid perl -e \"{}\" {disk} >/dev/null 2>&1 & until [ -s /run/held ]; do sleep 0.1; done",
+                HOLD.replace('$', "\\$")
+            )
+        },
+        end: |_| "kill $(cat /run/held)".to_owned(),
+        words: &["is held by another program or the kernel"],
+    },
+    Way {
+        what: "mounted",
+        begin: |disk| {
+            format!(
+                "mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 {disk}; mkdir -p /run/a; \
+                 mount -o noatime {disk} /run/a"
+            )
+        },
+        end: |_| "umount /run/a".to_owned(),
+        words: &["is mounted on /run/a", "has an ext4 filesystem"],
+    },
+    Way {
+        what: "held by device-mapper",
+        begin: |disk| format!("dmsetup create taken --table \"0 2048 linear {disk} 0\""),
+        end: |_| "dmsetup remove --retry taken".to_owned(),
+        words: &["used by dm-0"],
+    },
+    Way {
+        what: "read-only",
+        begin: |disk| format!("blockdev --setro {disk}"),
+        end: |disk| format!("blockdev --setrw {disk}"),
+        words: &["is read-only"],
+    },
+    Way {
+        what: "used as swap",
+        begin: |disk| format!("mkswap -q {disk}; swapon {disk}"),
+        end: |disk| format!("swapoff {disk}"),
+        words: &["is used as swap"],
+    },
+    Way {
+        what: "behind a loop device",
+        begin: |disk| format!("losetup /dev/loop7 {disk}"),
+        end: |_| "losetup -d /dev/loop7".to_owned(),
+        words: &["used by loop7"],
+    },
+];
+
+/// The same, where less than the disk is in use, or not the disk itself.
+const PARTS: &[Way] = &[
+    Way {
+        what: "a raw block volume of a pod",
+        begin: |disk| format!("touch /run/node; mount --bind $(readlink -f {disk}) /run/node"),
+        end: |_| "umount /run/node".to_owned(),
+        words: &["is a raw block volume at /run/node"],
+    },
+    Way {
+        what: "one whose partition is mounted",
+        begin: |disk| {
+            format!(
+                "sgdisk -n 1:1MiB:+24MiB {disk} >/dev/null; udevadm settle; \
+                 mkfs.ext4 -q -F -E lazy_itable_init=0,lazy_journal_init=0 {disk}-part1; mkdir -p /run/b; \
+                 mount -o noatime {disk}-part1 /run/b"
+            )
+        },
+        end: |_| "umount /run/b".to_owned(),
+        words: &["is mounted on /run/b", "has partitions"],
+    },
+    Way {
+        what: "under an active logical volume",
+        begin: |disk| format!("vgcreate -qq other {disk}; lvcreate -qq -y -L 8M -n one other"),
+        end: |_| "vgremove -qq -f other".to_owned(),
+        words: &["used by dm-0", "holds an LVM physical volume"],
+    },
+];
+
+/// Puts disks to these uses, has them refused, and ends that.
+async fn used(node: &Node, ways: &[Way], disks: &[Disk]) -> Result<usize> {
+    let mut cases = Vec::new();
+    for (way, disk) in ways.iter().zip(disks) {
+        let begin = (way.begin)(&disk.path());
+        node.vm.sh(begin).await.with_context(|| format!("making a disk that is {}", way.what))?;
+        cases.push(Case { disk, what: way.what.to_owned(), words: way.words.to_vec() });
+    }
+    let refusals = refuse(node, disks, &cases).await?;
+    for (way, disk) in ways.iter().zip(disks) {
+        node.vm.sh((way.end)(&disk.path())).await.with_context(|| format!("ending that one is {}", way.what))?;
+    }
+    blank(node, disks).await?;
+    Ok(refusals)
+}

@@ -1,0 +1,117 @@
+//! The same kills on whole disks: a claim, a wipe or a release that was cut off is finished, or was none.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, ensure};
+use quarry_vm::{Bus, Disk};
+
+use super::alone::Undisturbed;
+use super::broken::{adopt, disable, expect_violation};
+use super::tree::Fallen;
+use super::{Life, Step, sweep};
+use crate::csi::{Ask, MIB};
+use crate::node::Node;
+use crate::random::Random;
+use crate::runner::{Context, Passed};
+use crate::scenarios::steps::checksum;
+
+/// A disk that is not Quarry's.
+const STRANGER: &str = "stranger";
+
+/// A node with small disks of every kind, one of which holds somebody's filesystem.
+async fn node(name: &str) -> Result<Node> {
+    const MIB: u64 = 1 << 20;
+    let disks = vec![
+        Disk::new("d1", 16 * MIB),
+        Disk::new("d2", 48 * MIB).block_size(4096),
+        Disk::new("d3", 52 * MIB).bus(Bus::Nvme),
+        Disk::new("d4", 140 * MIB).bus(Bus::Nvme).block_size(4096),
+        Disk::new("d5", 310 * MIB).bus(Bus::Scsi),
+        Disk::new(STRANGER, 40 * MIB),
+    ];
+    let mut node = Node::on_disks(name, disks).await?;
+    node.vm.sh(format!("mkfs.ext4 -q {0}; sync {0}; udevadm settle", stranger())).await?;
+    node.ignore_what_is_there().await?;
+    node.serve().await?;
+    Ok(node)
+}
+
+fn stranger() -> String {
+    Disk::new(STRANGER, 0).path()
+}
+
+/// Does this, and fails unless the disk that is not Quarry's has the same bytes afterwards.
+async fn beside_a_stranger(node: &mut Node, work: impl AsyncFnOnce(&mut Node) -> Passed) -> Passed {
+    let before = checksum(node, &stranger()).await?;
+    let passed = work(node).await?;
+    let after = checksum(node, &stranger()).await?;
+    ensure!(before == after, "the bytes of a disk that is not ours were changed");
+    Ok(format!("{passed}, a stranger's disk untouched"))
+}
+
+/// At every fault point.
+pub async fn points(context: Context) -> Passed {
+    let mut node = node("disk-kill").await?;
+    let kinds =
+        [(Ask::block("pvc-block").size(8 * MIB), true, 4), (Ask::mount("pvc-ext4", "ext4").size(36 * MIB), true, 4)];
+    let passed = beside_a_stranger(&mut node, async |node| sweep::sweep(&context, node, kinds).await).await?;
+    adopt(&mut node).await.context("without the adoption of what an interrupted stage made")?;
+    unmarked(&mut node).await.context("without the mark that a claim is being released")?;
+    Ok(format!("{passed}; 2 broken variants, 2 caught"))
+}
+
+/// A claim that does not say that it is being released stays, although its deletion was answered OK.
+async fn unmarked(node: &mut Node) -> Result<()> {
+    let mut plan = Undisturbed;
+    let mut life = Life::new(node, &mut plan, Ask::mount("pvc-unmarked", "ext4"));
+    life.quietly(Step::Create).await?;
+    disable(life.node, "claim-release-mark", true).await?;
+    expect_violation(life.quietly(Step::Delete).await, "left behind")?;
+    disable(life.node, "claim-release-mark", false).await?;
+    life.quietly(Step::Delete).await?;
+    life.node.expect_empty().await
+}
+
+/// With all that quarry started, some time after it began to claim, to make a filesystem, to give up.
+pub async fn tree(context: Context) -> Passed {
+    let mut node = node("disk-kill-tree").await?;
+    beside_a_stranger(&mut node, async |node| trees(&context, node).await).await
+}
+
+async fn trees(context: &Context, node: &mut Node) -> Passed {
+    let mut random = context.random();
+    let mut fallen = Fallen::default();
+    // What makes a claim: its first write, its commit; the wipe of what lay there; the note that the volume is ready.
+    let creates =
+        ["claim:write record:before", "claim:write protective MBR:before", "device:zero:before", "exec:blkid:before"];
+    let deletes = [
+        "disk:drop partition 2:before",
+        "claim:write record:before",
+        "device:zero:before",
+        "claim:flush primary table away:before",
+    ];
+    for round in 0..if context.settings.soak { 40 } else { 2 } {
+        for (ask, mkfs, seconds) in [
+            (Ask::block("pvc-block").size(8 * MIB), None, 0.0),
+            (Ask::mount("pvc-ext4", "ext4"), Some("mkfs.ext4"), 0.2),
+            (Ask::mount("pvc-btrfs", "btrfs"), Some("mkfs.btrfs"), 0.3),
+            (Ask::mount("pvc-xfs", "xfs"), Some("mkfs.xfs"), 0.3),
+        ] {
+            // A sample has two kinds in each round.
+            if !context.settings.soak && random.below(2) == 0 && round > 0 {
+                continue;
+            }
+            let mut pick = |markers: [&str; 4]| {
+                let index = usize::try_from(random.below(4)).context("an index")?;
+                Ok::<_, anyhow::Error>((markers[index].to_owned(), 0.1))
+            };
+            let mut markers = BTreeMap::from([(Step::Create, pick(creates)?), (Step::Delete, pick(deletes)?)]);
+            if let Some(mkfs) = mkfs {
+                markers.insert(Step::Stage, (format!("exec:{mkfs}:before"), seconds));
+            }
+            fallen.live(node, Random::new(random.next()), ask, markers, false).await?;
+        }
+    }
+    context.say(fallen.within());
+    Ok(format!("{}, 0 violations", fallen.figures()?))
+}

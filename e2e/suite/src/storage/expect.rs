@@ -1,0 +1,74 @@
+//! What a test expects to lie on a node's storage.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::{Found, listed};
+use crate::csi::Made;
+use crate::node::{FAULTS, Node};
+
+impl Node {
+    /// What lies on the storage, by the word of the host's own tools.
+    pub async fn found(&self) -> Result<Vec<Found>> {
+        let mut found = self.storage.read(&self.vm.sh(self.storage.look()).await?)?;
+        found.retain(|found| !self.strangers.contains(&found.text));
+        Ok(found)
+    }
+
+    /// What lies on the storage now is a stranger's: as long as it looks the same, it counts as nothing.
+    pub async fn ignore_what_is_there(&mut self) -> Result<()> {
+        self.strangers = self.found().await?.into_iter().map(|found| found.text).collect();
+        Ok(())
+    }
+
+    /// The same, a line each. Empty: nothing at all.
+    pub async fn contents(&self) -> Result<String> {
+        Ok(listed(&self.found().await?))
+    }
+
+    /// Fails unless this volume lies on the storage, as large as it was told, and nothing but what belongs to it.
+    pub async fn expect_only(&self, made: &Made) -> Result<()> {
+        let found = self.found().await?;
+        let (volumes, parts): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|found| found.volume.is_some());
+        let is_it = |found: &&Found| found.volume.as_ref().is_some_and(|volume| volume.size == made.size);
+        let layout = made.ask.parameters.get("layout").map_or("linear", String::as_str);
+        let whole = volumes.len() == 1 && volumes.iter().all(is_it) && parts.len() == self.storage.parts(layout);
+        ensure!(whole, "{} of {} bytes should lie there alone, not:\n{}", made.id, made.size, listed(&found));
+        Ok(())
+    }
+
+    /// Fails if a volume lies on the storage, or anything for longer than the storage has time to settle.
+    pub async fn expect_nothing_stored(&self) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let found = self.found().await?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            let volume = found.iter().any(|found| found.volume.is_some());
+            ensure!(
+                !volume && began.elapsed() < self.storage.settles(),
+                "something is left behind:\n{}\n{}",
+                listed(&found),
+                self.log_tail().await
+            );
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Fails unless nothing is left: nothing on the storage, no mount, no device, nothing under the kubelet's folders.
+    pub async fn expect_empty(&self) -> Result<()> {
+        let left = self
+            .vm
+            .sh(format!(
+                "grep -E ' /var/lib/kubelet/.' /proc/self/mountinfo || true; \
+                 ls /sys/block | while read b; do grep -s . /sys/block/$b/dm/name || true; done; \
+                 find /var/lib/kubelet -path '*/volumes/kubernetes.io~csi/*/mount' -o -path '*/volumeDevices/publish/*/*'; \
+                 ls -A {FAULTS} 2>/dev/null | grep -v '^log$' || true"
+            ))
+            .await?;
+        ensure!(left.trim().is_empty(), "something is left behind:\n{left}\n{}", self.log_tail().await);
+        self.expect_nothing_stored().await
+    }
+}
