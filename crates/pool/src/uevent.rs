@@ -3,8 +3,9 @@
 //! They make a cached report look again before its time. Nothing depends on them alone: where the socket cannot be had,
 //! or a message is lost, the comparison of the disks' metadata headers finds the change within ten seconds of a question.
 
+use std::collections::HashMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -22,6 +23,16 @@ pub type Heard = (u64, u64);
 #[derive(Clone, Debug, Default)]
 pub struct Uevents {
     heard: Arc<watch::Sender<Heard>>,
+    disks: Arc<Mutex<Disks>>,
+}
+
+/// What was heard of each disk.
+#[derive(Debug, Default)]
+struct Disks {
+    /// How often anything may have happened to any of them.
+    any: u64,
+    /// How often something happened to a disk of that name, or to a partition of it.
+    each: HashMap<String, u64>,
 }
 
 impl Uevents {
@@ -63,13 +74,31 @@ impl Uevents {
         });
     }
 
+    /// Stands for what was heard of the disk of that name and of its partitions: another number when there was more.
+    pub(crate) fn of_disk(&self, name: &str) -> u64 {
+        let disks = self.disks();
+        disks.any + disks.each.get(name).copied().unwrap_or_default()
+    }
+
+    /// Notes that something happened to the disk of that name.
+    pub(crate) fn touch(&self, name: &str) {
+        *self.disks().each.entry(name.to_owned()).or_default() += 1;
+    }
+
+    fn disks(&self) -> MutexGuard<'_, Disks> {
+        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn run(&self, socket: &OwnedFd) {
         let mut buffer = vec![0; 64 << 10];
         loop {
             match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(length) => self.note(buffer.get(..length).unwrap_or_default()),
                 // Messages were lost: anything may have happened.
-                Err(Errno::ENOBUFS) => self.count(true),
+                Err(Errno::ENOBUFS) => {
+                    self.disks().any += 1;
+                    self.count(true);
+                }
                 Err(Errno::EINTR) => {}
                 Err(error) => {
                     tracing::warn!(%error, "kernel uevents ended: changes made by hand are noticed a few seconds later");
@@ -85,8 +114,26 @@ impl Uevents {
             return;
         }
         let came_or_went = fields.iter().any(|field| matches!(*field, b"ACTION=add" | b"ACTION=remove"));
+        // First: whoever hears of it asks what happened to which.
+        if let Some(disk) = disk_of(&fields) {
+            self.touch(&disk);
+        }
         let mapped = fields.iter().any(|field| field.starts_with(b"DEVNAME=dm-"));
         self.count(came_or_went && !mapped);
+    }
+}
+
+/// The name, as in /sys/block, of the disk that an event is of, or on which its partition lies.
+fn disk_of(fields: &[&[u8]]) -> Option<String> {
+    let value = |key: &str| {
+        let value = fields.iter().find_map(|field| field.strip_prefix(key.as_bytes()))?;
+        std::str::from_utf8(value).ok()
+    };
+    match value("DEVTYPE=")? {
+        "disk" => Some(value("DEVNAME=")?.replace('/', "!")),
+        // Its folder lies in its disk's.
+        "partition" => value("DEVPATH=")?.rsplit('/').nth(1).map(str::to_owned),
+        _ => None,
     }
 }
 
@@ -115,6 +162,20 @@ mod tests {
         events.note(b"add@/devices/x\0ACTION=add\0SUBSYSTEM=net\0");
         events.note(b"\xff\0\0");
         assert_eq!(events.heard(), (3, 1));
+    }
+
+    #[test]
+    fn what_happens_to_a_disk_is_not_taken_for_what_happens_to_another() {
+        let events = Uevents::default();
+        let told = |names: [&str; 3]| names.map(|name| events.of_disk(name));
+        let names = ["vdb", "nvme0n1", "cciss!c0d0"];
+        events.note(b"change@/x\0ACTION=change\0DEVPATH=/devices/pci0/virtio1/block/vdb\0SUBSYSTEM=block\0DEVNAME=vdb\0DEVTYPE=disk\0");
+        assert_eq!(told(names), [1, 0, 0]);
+        events.note(b"add@/x\0ACTION=add\0DEVPATH=/devices/pci0/nvme/nvme0/nvme0n1/nvme0n1p2\0SUBSYSTEM=block\0DEVNAME=nvme0n1p2\0DEVTYPE=partition\0");
+        assert_eq!(told(names), [1, 1, 0]);
+        events.note(b"add@/x\0ACTION=add\0DEVPATH=/devices/x/block/cciss!c0d0\0SUBSYSTEM=block\0DEVNAME=cciss/c0d0\0DEVTYPE=disk\0");
+        assert_eq!(told(names), [1, 1, 1]);
+        assert_eq!(events.heard(), (3, 2));
     }
 
     #[tokio::test]

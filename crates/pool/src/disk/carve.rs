@@ -51,7 +51,7 @@ impl Inner {
                 true => self.take(seen.raw.disk.clone(), &name, record, true).await,
                 false => self.clear(seen.raw.disk.clone()).await.map(|()| None),
             };
-            self.invalidate();
+            self.touched(&seen.raw.disk);
             match result {
                 Ok(Some(volume)) => return Ok(volume),
                 Ok(None) => {}
@@ -73,7 +73,7 @@ impl Inner {
             }
             let record = Record::new(spec, size).to_string();
             let taken = self.take(seen.raw.disk.clone(), &name, record, false).await;
-            self.invalidate();
+            self.touched(&seen.raw.disk);
             match taken {
                 Ok(Some(volume)) => return Ok(volume),
                 Ok(None) => {}

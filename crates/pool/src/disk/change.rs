@@ -42,7 +42,7 @@ impl Inner {
             if claim.degraded.contains(&Degraded::Record) && matches!(now.record, Recorded::Here(_)) {
                 let device = inner.disks.write(&disk)?;
                 let mended = claim::set_record(&Any(&*device), &claim, &claim.record);
-                inner.invalidate();
+                inner.touched(&disk);
                 mended.map_err(|error| inner.explain(&error))?;
             }
             let (node, opened) = inner.disks.add_partitions(&disk, &claim)?;
@@ -96,12 +96,13 @@ impl Inner {
         }
         let (inner, text) = (Arc::clone(self), record.to_string());
         let changed = blocking(move || {
-            let device = inner.disks.write(&disk)?;
-            claim::set_record(&Any(&*device), &claim, text.as_bytes()).map_err(|error| inner.explain(&error))
+            let changed = inner.disks.write(&disk).and_then(|device| {
+                claim::set_record(&Any(&*device), &claim, text.as_bytes()).map_err(|error| inner.explain(&error))
+            });
+            inner.touched(&disk);
+            changed
         });
-        let changed = changed.await;
-        self.invalidate();
-        changed.map(drop)
+        changed.await.map(drop)
     }
 
     pub(super) async fn remove(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
@@ -129,7 +130,7 @@ impl Inner {
             })
             .await
         };
-        self.invalidate();
+        self.touched(&disk);
         let held = held.inspect_err(|_| self.releases.end(&here))?;
         let work = tokio::spawn(Arc::clone(self).release(disk, Some(held)));
         // Wiping takes its time, and the disk says that it has to be done. Where there is nothing to wipe, the disk is free

@@ -3,23 +3,28 @@
 //! Claims are looked for on every disk of the host that is no other pool's: a volume whose disk the selector does not mean
 //! any more (a link of udev's is not there yet, a line of the configuration was changed) has not ceased to exist.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use quarry_disk::claim::{self, Found};
 use quarry_disk::{Conflict, Contents, Disk, Remains, Selector, State, judge, remains};
 use quarry_filesystem::Probe;
 use quarry_volume::{Error, Result};
+use tokio::task::JoinSet;
 
 use super::blocking;
 use super::disks::{Any, Disks};
 use super::reader::Reader;
 use super::report::Owner;
 use super::view::title;
+use crate::Uevents;
 
 /// A disk, and what lies on it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Raw {
     pub(super) disk: Disk,
+    /// What had been heard of it before it was read: [`crate::Uevents::of_disk`].
+    pub(super) heard: u64,
     /// Or why it could not be read.
     pub(super) found: Result<Found, String>,
     pub(super) remains: Result<Remains, String>,
@@ -54,10 +59,12 @@ pub(super) struct Gathered<T> {
 }
 
 /// Reads every disk that may be the pool's. Blocks. `earlier`: what was read a short while ago, and is believed of a disk
-/// of which the kernel tells the same as then: so that a disk that sleeps is let sleep.
+/// that could be read, of which the kernel tells the same as then and nothing was heard since: so that a disk that sleeps
+/// is let sleep, and what happens to one is no reason to ask all.
 pub(super) fn gather(
     disks: &Arc<dyn Disks>,
     reader: &Reader,
+    uevents: &Uevents,
     pool: &str,
     selectors: &[(String, Selector)],
     earlier: &[Raw],
@@ -75,7 +82,12 @@ pub(super) fn gather(
             .cloned()
             .collect(),
     };
-    let known = |disk: &Disk| earlier.iter().find(|raw| raw.disk == *disk);
+    // Before anything is read: what is heard meanwhile is a reason to read again.
+    let heard: HashMap<String, u64> =
+        found.disks.iter().map(|disk| (disk.name.clone(), uevents.of_disk(&disk.name))).collect();
+    let heard = |disk: &Disk| heard.get(&disk.name).copied().unwrap_or_default();
+    let believed = |raw: &&Raw| raw.found.is_ok() && raw.remains.is_ok() && raw.heard == heard(&raw.disk);
+    let known = |disk: &Disk| earlier.iter().find(|raw| raw.disk == *disk).filter(believed);
     let owned = found.disks.into_iter().map(|disk| (Owner::of(&assignment, &disk), disk));
     let asked: Vec<(Owner, Disk)> = owned
         .filter(|(owner, disk)| match owner {
@@ -86,7 +98,8 @@ pub(super) fn gather(
     let unread = asked.iter().map(|(_, disk)| disk).filter(|disk| known(disk).is_none()).cloned().collect();
     let mut fresh = reader.read(disks, unread).into_iter();
     for (owner, disk) in &asked {
-        let Some(raw) = known(disk).cloned().or_else(|| fresh.next()) else { continue };
+        let read = |raw: Raw| Raw { heard: heard(disk), ..raw };
+        let Some(raw) = known(disk).cloned().or_else(|| fresh.next().map(read)) else { continue };
         match owner.why_none() {
             None => gathered.own.push(raw),
             Some(why) => gathered.others.push((raw, why)),
@@ -105,13 +118,13 @@ pub(super) fn is_unreadable(disk: &Disk) -> bool {
 pub(super) fn read_held(device: &dyn claim::Sectors, disk: &Disk) -> Raw {
     let found = claim::read(&Any(device)).map_err(|error| error.to_string());
     let remains = remains(&Any(device), device.size()).map_err(|error| error.to_string());
-    Raw { disk: disk.clone(), found, remains }
+    Raw { disk: disk.clone(), heard: 0, found, remains }
 }
 
 impl Raw {
     /// A disk that could not be read, and why.
     pub(super) fn unreadable(disk: Disk, why: &str) -> Self {
-        Self { disk, found: Err(why.to_owned()), remains: Err(why.to_owned()) }
+        Self { disk, heard: 0, found: Err(why.to_owned()), remains: Err(why.to_owned()) }
     }
 
     /// Whether it is worth asking libblkid about it.
@@ -144,25 +157,37 @@ impl Raw {
     }
 }
 
-/// Judges the pool's disks. What an earlier look said of a disk that is the same in all that can be read is not asked
-/// again: it takes a program for each disk.
+/// Judges the pool's disks, all at once. What an earlier look said of a disk that is the same in all that can be read, and
+/// of which nothing was heard, is not asked again: it takes a program for each disk.
 pub(super) async fn judge_all(disks: &Arc<dyn Disks>, own: Vec<Raw>, earlier: &[Seen]) -> Result<Vec<Seen>> {
     let mut judged = Vec::with_capacity(own.len());
-    for raw in own {
-        if let Some(seen) = earlier.iter().find(|seen| seen.raw == raw) {
-            judged.push(seen.clone());
-            continue;
+    let mut asked = JoinSet::new();
+    for (index, raw) in own.into_iter().enumerate() {
+        match earlier.iter().find(|seen| seen.raw == raw) {
+            Some(seen) => judged.push((index, seen.clone())),
+            None => {
+                let disks = Arc::clone(disks);
+                asked.spawn(async move { (index, judge_one(disks, raw).await) });
+            }
         }
-        let probe = match raw.is_unclaimed() {
-            true => Some(disks.probe(&raw.disk).await.map_err(|error| error.message)),
-            false => None,
-        };
-        let disks = Arc::clone(disks);
-        let seen = blocking(move || {
-            let state = raw.judge(probe, || disks.alone(&raw.disk));
-            Ok(Seen { raw, state })
-        });
-        judged.push(seen.await?);
     }
-    Ok(judged)
+    while let Some(ended) = asked.join_next().await {
+        let (index, seen) = ended
+            .map_err(|join| Error::host(format!("the look at a disk ended unexpectedly ({join}): please report it")))?;
+        judged.push((index, seen?));
+    }
+    judged.sort_by_key(|(index, _)| *index);
+    Ok(judged.into_iter().map(|(_, seen)| seen).collect())
+}
+
+async fn judge_one(disks: Arc<dyn Disks>, raw: Raw) -> Result<Seen> {
+    let probe = match raw.is_unclaimed() {
+        true => Some(disks.probe(&raw.disk).await.map_err(|error| error.message)),
+        false => None,
+    };
+    blocking(move || {
+        let state = raw.judge(probe, || disks.alone(&raw.disk));
+        Ok(Seen { raw, state })
+    })
+    .await
 }

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quarry_disk::Selector;
+use quarry_disk::{Disk, Selector};
 use quarry_disk::claim::{Found, Identity};
 use quarry_lvm::safe_name;
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe};
@@ -158,9 +158,15 @@ impl Inner {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that the disks are about to be changed, or were changed, by us.
+    /// Has the next question look at the disks, whatever is remembered.
     fn invalidate(&self) {
         self.memory().changes += 1;
+    }
+
+    /// Says that a disk was changed by us, or may have been.
+    fn touched(&self, disk: &Disk) {
+        self.uevents.touch(&disk.name);
+        self.invalidate();
     }
 
     /// The disks as they are: from memory where nothing was heard or changed since, else by a look.
@@ -188,9 +194,7 @@ impl Inner {
             let memory = self.memory();
             (memory.seen.clone(), memory.changes, self.uevents.heard(), Instant::now())
         };
-        // Whoever writes to a disk and closes it makes udev tell of that: then everything is asked anew.
-        let earlier = before.as_ref().filter(|kept| kept.heard == heard && kept.changes == changes);
-        let (raws, read) = match earlier.filter(|kept| kept.read.elapsed() < READ) {
+        let (raws, read) = match before.as_ref().filter(|kept| kept.read.elapsed() < READ) {
             Some(kept) => (Arc::clone(&kept.raws), kept.read),
             None => (Arc::default(), at),
         };
@@ -198,10 +202,13 @@ impl Inner {
         let anew = raws.is_empty();
         let gathered = {
             let inner = Arc::clone(self);
-            blocking(move || look::gather(&inner.disks, &inner.reader, &inner.name, &inner.selectors, &raws)).await?
+            blocking(move || {
+                look::gather(&inner.disks, &inner.reader, &inner.uevents, &inner.name, &inner.selectors, &raws)
+            })
+            .await?
         };
         let raws = gathered.own.iter().chain(gathered.others.iter().map(|(raw, _)| raw)).cloned().collect();
-        let earlier = earlier.iter().flat_map(|kept| &kept.view.disks);
+        let earlier = before.iter().flat_map(|kept| &kept.view.disks);
         let earlier: Vec<look::Seen> = earlier.filter(|seen| !(anew && seen.is_held())).cloned().collect();
         let gathered = look::Gathered {
             own: look::judge_all(&self.disks, gathered.own, &earlier).await?,

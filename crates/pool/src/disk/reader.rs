@@ -89,5 +89,5 @@ fn read(disks: &dyn Disks, disk: Disk) -> Raw {
     };
     let found = claim::read(&Any(&*device)).map_err(|error| error.to_string());
     let remains = remains(&Any(&*device), device.size()).map_err(|error| error.to_string());
-    Raw { disk, found, remains }
+    Raw { disk, heard: 0, found, remains }
 }

@@ -159,7 +159,7 @@ impl Inner {
         let here = place(&disk);
         let progress = self.releases.progress(&here);
         let result = self.wipe_and_release(&disk, held, &progress).await;
-        self.invalidate();
+        self.touched(&disk);
         match result {
             Ok(()) => {
                 self.releases.end(&here);

@@ -83,6 +83,7 @@ fn a_disk_that_fails_later_takes_its_own_volume_alone() {
         pool.carve(&spec("a", 1)).await.unwrap();
         pool.volumes().await.unwrap();
         host.set_unreadable(disk);
+        pool.uevents().touch("vdb");
         pool.uevents().count(false);
         let lost = pool.volume("a").await.unwrap().unwrap();
         assert!(matches!(&lost.health, Health::Lost(why) if why.contains("bad sector")), "{lost:?}");

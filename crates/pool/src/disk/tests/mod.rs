@@ -13,7 +13,7 @@ use quarry_disk::claim::{self, Found};
 use quarry_disk::{Criteria, How, Selector, State as Disk};
 use quarry_volume::{AccessTypes, Filesystem, Layout, Reason, SizeRange, VolumeSpec};
 
-use self::double::Host;
+use self::double::{Host, SIGNATURE};
 use super::carve::VOLUME_OFFSET;
 use super::disks::{Any, Disks as _};
 use super::view::MIB;
@@ -249,9 +249,11 @@ fn looking_again_asks_no_program() {
             pool.status().await;
         }
         assert_eq!(host.probes(), before);
-        // An event may be that of a program that wrote to a disk.
+        // An event may be that of a program that wrote to a disk: that disk alone is asked.
+        host.poke(1, SIGNATURE.0, SIGNATURE.1);
+        pool.uevents().touch("vdb");
         pool.uevents().count(false);
-        pool.status().await;
-        assert_eq!(host.probes(), 2 * before);
+        assert_eq!(pool.status().await.space.available(), 13 * MIB);
+        assert_eq!(host.probes(), before + 1);
     });
 }
