@@ -5,7 +5,7 @@ use quarry_vm::{Bus, Disk};
 
 use super::{MIB, VOLUME, capacity, disk, fill, kernel_name, offered};
 use crate::csi::{Ask, refused, retry};
-use crate::node::Node;
+use crate::node::{BINARY, Node};
 use crate::runner::{Context, Passed};
 use crate::scenarios::{lifecycle, stats};
 use crate::storage::partition;
@@ -79,7 +79,32 @@ pub async fn run(context: Context) -> Passed {
         not_zeroed(&mut node, policy, &disks[0], all).await.with_context(|| format!("with wipe: {policy}"))?;
         lives += 2;
     }
+    context.say(format_args!("what an operator sees:\n{}", listed(&node, &disks, all).await?));
     Ok(format!("{lives} lives on {} disks", disks.len()))
+}
+
+/// What `quarry disks` says beside the quarry that serves: each disk with its state and the reason.
+async fn listed(node: &Node, disks: &[Disk], all: i64) -> Result<String> {
+    let made = node.csi.create(&Ask::mount("pvc-listed", "ext4")).await?;
+    let strange = disks[3].path();
+    node.vm.sh(format!("mkfs.ext4 -q -F -L data {strange}; udevadm settle")).await?;
+    let table = node.vm.sh(format!("{BINARY} disks --config /etc/quarry/pools.yaml")).await?;
+    let (mine, theirs) = (kernel_name(node, &disks[0]).await?, kernel_name(node, &disks[3]).await?);
+    let free = kernel_name(node, &disks[1]).await?;
+    for (name, words) in [
+        (mine.as_str(), "main claimed volume pvc-listed"),
+        (&theirs, "main not-empty has an ext4 filesystem, label data"),
+        (&free, "main free -"),
+    ] {
+        let row = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        let row = row.into_iter().find(|row| row.starts_with(&format!("{name} "))).unwrap_or_default();
+        ensure!(row.ends_with(words), "{name} is listed as {row:?}, not as {words:?}:\n{table}");
+    }
+    ensure!(table.contains("in-use") && table.contains("is mounted on /"), "the root disk is not in use:\n{table}");
+    node.csi.delete(&made.id).await?;
+    node.vm.sh(format!("wipefs -qa {strange}; udevadm settle")).await?;
+    offered(node, all).await?;
+    Ok(table)
 }
 
 /// A whole life on this very disk, which held a former tenant's bytes, and is blank and zeroed afterwards.
