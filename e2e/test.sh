@@ -57,9 +57,13 @@ demo() {
     return $status
 }
 part demo demo
-# Both at once, so that what they have in common is built once.
-part "building simulation and scale" cargo build --quiet --locked --profile e2e --package quarry-simulation --package quarry-bench-scale
-built=${CARGO_TARGET_DIR:-target}/e2e
+# With the flags, and so the folder, of the programs that the demo has just built for its guest: what they have in common is
+# built once.
+target=x86_64-unknown-linux-gnu
+static=${CARGO_TARGET_DIR:-target}/static
+part "building simulation and scale" env CARGO_TARGET_DIR="$static" RUSTFLAGS="-C target-feature=+crt-static" \
+    cargo build --quiet --locked --target "$target" --profile e2e --package quarry-simulation --package quarry-bench-scale
+built=$static/$target/e2e
 counted "simulation" "$built/quarry-simulation" --runs 1000
 counted "simulation without the lock on names" "$built/quarry-simulation" --runs 300 --break name-lock
 counted "simulation without the fence" "$built/quarry-simulation" --runs 500 --break fence

@@ -17,6 +17,7 @@ mod scenarios;
 mod storage;
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 
@@ -34,6 +35,9 @@ struct Args {
     /// How many scenarios run at once.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// How many minutes after the start a scenario may begin; those left out are named.
+    #[arg(long)]
+    within: Option<u64>,
     /// Lists the scenarios.
     #[arg(long)]
     list: bool,
@@ -49,6 +53,8 @@ async fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let seed = args.seed.unwrap_or_else(random::fresh_seed);
-    let failed = runner::run(&args.only, args.jobs.max(1), runner::Settings { soak: args.soak, seed }).await?;
+    let end = args.within.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
+    let settings = runner::Settings { soak: args.soak, seed };
+    let failed = runner::run(&args.only, args.jobs.max(1), end, settings).await?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

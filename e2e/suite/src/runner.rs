@@ -78,9 +78,9 @@ async fn one(scenario: Scenario, settings: Settings) -> (&'static str, Passed, D
     (scenario.name, result, began.elapsed())
 }
 
-/// Runs the scenarios whose name contains one of `only` (all, if there are none), `jobs` at once. Returns how many
-/// failed.
-pub async fn run(only: &[String], jobs: usize, settings: Settings) -> anyhow::Result<usize> {
+/// Runs the scenarios whose name contains one of `only` (all, if there are none), `jobs` at once; none begins after `end`.
+/// Returns how many failed.
+pub async fn run(only: &[String], jobs: usize, end: Option<Instant>, settings: Settings) -> anyhow::Result<usize> {
     let chosen: Vec<Scenario> = scenarios::all()
         .into_iter()
         .filter(|scenario| only.is_empty() || only.iter().any(|part| scenario.name.contains(part.as_str())))
@@ -95,14 +95,23 @@ pub async fn run(only: &[String], jobs: usize, settings: Settings) -> anyhow::Re
     // A scenario with several virtual nodes has the machine for itself: beside another one, neither gets anywhere.
     let (crowded, alone): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|scenario| scenario.name.starts_with("cluster-"));
-    let run = |scenario| one(scenario, settings);
+    let run = |scenario: Scenario| async move {
+        if end.is_some_and(|end| Instant::now() > end) { Err(scenario.name) } else { Ok(one(scenario, settings).await) }
+    };
     let alone = futures::stream::iter(alone).map(run).buffer_unordered(jobs);
     let crowded = futures::stream::iter(crowded).map(run).buffer_unordered(1);
     let results = alone.chain(crowded);
     tokio::pin!(results);
 
-    let (mut passed, mut failures) = (0, Vec::new());
-    while let Some((name, result, took)) = results.next().await {
+    let (mut passed, mut failures, mut left_out) = (0, Vec::new(), Vec::new());
+    while let Some(ended) = results.next().await {
+        let (name, result, took) = match ended {
+            Ok(ended) => ended,
+            Err(name) => {
+                left_out.push(name);
+                continue;
+            }
+        };
         let done = passed + failures.len() + 1;
         match result {
             Ok(figures) => {
@@ -118,6 +127,9 @@ pub async fn run(only: &[String], jobs: usize, settings: Settings) -> anyhow::Re
     println!("\n{} scenarios in {:.0} s, seed {}", total, began.elapsed().as_secs_f64(), settings.seed);
     for (name, error) in &failures {
         println!("FAILED {name}: {error:#}");
+    }
+    if !left_out.is_empty() {
+        println!("not run for lack of time: {}", left_out.join(", "));
     }
     println!("scenarios: {passed} passed, {} failed", failures.len());
     Ok(failures.len())

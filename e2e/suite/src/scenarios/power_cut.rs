@@ -78,7 +78,9 @@ pub async fn on_disks(context: Context) -> Passed {
     node.stop().await?;
     node.vm.sh("sync").await?;
     node.serve().await?;
-    without_flush(&mut node, &["claim-flush", "claim-flush-before", "wipe-flush"]).await.context("with the flushes taken out")?;
+    without_flush(&mut node, &["claim-flush", "claim-flush-before", "wipe-flush"])
+        .await
+        .context("with the flushes taken out")?;
     Ok(figures.tell())
 }
 
@@ -186,7 +188,7 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
             Some(made)
         }
         Moment::Deleted => {
-            delete_and_cut(node, ask, loss).await?;
+            delete_and_cut(node, ask, loss, &[]).await?;
             let listed = node.csi.list().await?;
             ensure!(listed.is_empty(), "deletion was answered OK, and after the power cut there is: {listed:?}");
             node.expect_empty().await?;
@@ -257,13 +259,16 @@ async fn boot(node: &mut Node) -> Result<()> {
     node.serve().await.context("after the power cut")
 }
 
-/// Uses a volume, deletes it, cuts the power when that is answered, and boots.
-async fn delete_and_cut(node: &mut Node, ask: &Ask, loss: PowerCut) -> Result<()> {
+/// Uses a volume, deletes it without these safeguards, cuts the power when that is answered, and boots.
+async fn delete_and_cut(node: &mut Node, ask: &Ask, loss: PowerCut, without: &[&str]) -> Result<()> {
     let made = node.csi.create(ask).await?;
     open(node, &made).await?;
     close(node, &made).await?;
     // The paths of its life are durable now: what comes back afterwards is the disks' doing.
     node.vm.sh("sync").await?;
+    for safeguard in without {
+        node.vm.sh(format!("touch {FAULTS}/disable-{safeguard}")).await?;
+    }
     node.csi.delete(&made.id).await?;
     node.vm.power_cut_with(loss).await?;
     boot(node).await
@@ -272,11 +277,8 @@ async fn delete_and_cut(node: &mut Node, ask: &Ask, loss: PowerCut) -> Result<()
 /// The same with our flushes after a change of the storage taken out: a deletion that was answered OK must be undone, or
 /// the flushing is done by others as well and the test shows nothing.
 async fn without_flush(node: &mut Node, safeguards: &[&str]) -> Result<()> {
-    for safeguard in safeguards {
-        node.vm.sh(format!("touch {FAULTS}/disable-{safeguard}")).await?;
-    }
     let ask = Ask::mount("unflushed", "ext4").size(32 * MIB);
-    delete_and_cut(node, &ask, PowerCut::LoseAll).await?;
+    delete_and_cut(node, &ask, PowerCut::LoseAll, safeguards).await?;
     let undone = node.csi.list().await?;
     for volume in &undone {
         node.csi.delete(&volume.volume_id).await?;

@@ -98,6 +98,10 @@ impl Storage for WholeDisks {
         Duration::from_secs(120)
     }
 
+    fn keeps_halves(&self) -> bool {
+        true
+    }
+
     fn parts(&self, _layout: &str) -> usize {
         0
     }

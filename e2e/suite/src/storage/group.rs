@@ -61,6 +61,10 @@ impl Storage for Group {
         Duration::ZERO
     }
 
+    fn keeps_halves(&self) -> bool {
+        false
+    }
+
     fn parts(&self, layout: &str) -> usize {
         // Two images, and what each of them keeps of itself.
         if layout == "raid1" { 4 } else { 0 }

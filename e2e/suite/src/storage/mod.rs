@@ -40,6 +40,9 @@ pub trait Storage: Send + Sync {
     /// For how long after a deletion was answered OK something may still lie there. Never a volume.
     fn settles(&self) -> Duration;
 
+    /// Whether what a creation has left that was cut off before there was a volume may lie there until the next volume is made.
+    fn keeps_halves(&self) -> bool;
+
     /// What lies there beside a volume of this layout and belongs to it: so many [`Found`].
     fn parts(&self, layout: &str) -> usize;
 }

@@ -53,7 +53,7 @@ async fn beside_a_stranger(node: &mut Node, work: impl AsyncFnOnce(&mut Node) ->
 pub async fn points(context: Context) -> Passed {
     let mut node = node("disk-kill").await?;
     let kinds =
-        [(Ask::block("pvc-block").size(8 * MIB), true, 4), (Ask::mount("pvc-ext4", "ext4").size(36 * MIB), true, 4)];
+        [(Ask::block("pvc-block").size(8 * MIB), true, 2), (Ask::mount("pvc-ext4", "ext4").size(36 * MIB), true, 3)];
     let passed = beside_a_stranger(&mut node, async |node| sweep::sweep(&context, node, kinds).await).await?;
     adopt(&mut node).await.context("without the adoption of what an interrupted stage made")?;
     unmarked(&mut node).await.context("without the mark that a claim is being released")?;

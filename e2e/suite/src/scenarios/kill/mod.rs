@@ -231,10 +231,7 @@ impl<'a, P: Plan> Life<'a, P> {
             }
             if step == Step::Create && self.plan.give_up() {
                 fate.push_str(", then given up");
-                for volume in self.node.csi.list().await? {
-                    csi::retry(|| self.node.csi.delete(&volume.volume_id)).await?;
-                }
-                self.node.expect_empty().await?;
+                self.give_up().await?;
             }
         }
         self.quietly(step).await
@@ -260,6 +257,20 @@ impl<'a, P: Plan> Life<'a, P> {
 
     fn made(&self) -> Result<&Made> {
         self.made.as_ref().context("no volume was made")
+    }
+
+    /// What is listed is deleted. Nothing is left then; of what was no volume yet, nothing once the next one is made.
+    async fn give_up(&self) -> Result<()> {
+        for volume in self.node.csi.list().await? {
+            csi::retry(|| self.node.csi.delete(&volume.volume_id)).await?;
+        }
+        if self.node.storage.keeps_halves() {
+            let next = Ask::block("pvc-next").size(csi::MIB);
+            let next = csi::retry(|| self.node.csi.create(&next)).await?;
+            self.node.expect_only(&next).await?;
+            csi::retry(|| self.node.csi.delete(&next.id)).await?;
+        }
+        self.node.expect_empty().await
     }
 
     /// What holds between a kill and the repeated call.
