@@ -51,6 +51,12 @@ holds() {
     result "$1" $? /dev/null
 }
 
+# lacks NAME PATTERN: the last rendering has no line like this.
+lacks() {
+    ! grep -E -- "$2" "$work/rendered.yaml" >"$work/said"
+    result "$1" $? "$work/said"
+}
+
 cargo build --quiet --locked --package quarry-deploy-check || exit 1
 check=${CARGO_TARGET_DIR:-../target}/debug/quarry-deploy-check
 ./helm.sh version >/dev/null || exit 1
@@ -131,7 +137,7 @@ diskFolders: [/mnt/disks, /srv/more]
 storageClasses: [{name: whole, parameters: {pool: whole, wipe: none}}]
 END
 holds "a folder of links is shown" '^ *- \{name: disk-folder-0, mountPath: /mnt/disks, mountPropagation: HostToContainer, readOnly: true\}$'
-holds "and every other" 'path: /srv/more, type: DirectoryOrCreate'
+holds "and every other, which must be there" 'path: /srv/more, type: Directory\}$'
 holds "sizes stay as they are" 'atMost: 4000000000000$'
 accepts "a folder of links on some hosts" <<'END'
 nodeGroups:
@@ -142,9 +148,29 @@ nodeGroups:
   plain:
     nodeSelector: {quarry.dev/disks: plain}
 END
+accepts "a group without folders of links, beside everybody's" <<'END'
+diskFolders: [/mnt/disks]
+nodeGroups:
+  none: {nodeSelector: {quarry.dev/disks: none}, diskFolders: []}
+END
+lacks "a group's own empty list counts" 'disk-folder-|/mnt/disks'
+accepts "a group that does not speak of folders" <<'END'
+diskFolders: [/mnt/disks]
+nodeGroups:
+  plain: {nodeSelector: {quarry.dev/disks: plain}}
+END
+holds "everybody's are shown to it" 'mountPath: /mnt/disks,'
 sight='means disks by the path "/mnt/disks/*", which the node plugin cannot see'
 refuses "links in a folder that is not shown" "$sight" <<<'{pools: [{name: a, disk: {select: {paths: ["/mnt/disks/*"]}}}], diskFolders: [/mnt/disk]}'
 refuses "the same in an exclusion" "$sight" <<<'pools: [{name: a, disk: {select: {rotational: true}, exclude: {paths: ["/mnt/disks/*"]}}}]'
+refuses "links in a folder that is shown to other groups alone" "$sight" <<'END'
+diskFolders: [/mnt/disks]
+nodeGroups:
+  none:
+    nodeSelector: {quarry.dev/disks: none}
+    pools: [{name: a, disk: {select: {paths: ["/mnt/disks/*"]}}}]
+    diskFolders: []
+END
 refuses "a folder that the plugin needs itself" "diskFolders" <<<'diskFolders: [/usr/disks]'
 refuses "a pool of nothing" 'the pool "a" is made of lvm or of disk' <<<'pools: [{name: a}]'
 refuses "a pool of both" 'the pool "a" is made of lvm or of disk' <<<'pools: [{name: a, lvm: {volumeGroup: b}, disk: {select: {rotational: true}}}]'

@@ -20,4 +20,4 @@ pub use error::Error;
 pub use make::{filesystem_uuid, make};
 pub use measure::{Usage, minimum_size, usage};
 pub use probe::{Probe, probe};
-pub use zero::{wipe_signatures, zero_range};
+pub use zero::{signature_places, wipe_signatures, zero_range};

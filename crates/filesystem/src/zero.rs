@@ -51,7 +51,7 @@ fn zero_out(device: &File, offset: u64, len: u64) -> nix::Result<()> {
 pub fn wipe_signatures(device: &File) -> Result<(), Error> {
     let failed = |attempted| move |errno: nix::Error| Error::io(attempted, &path_of(device), errno);
     let size = device::size_of(device).map_err(failed("read the size of"))?;
-    for (offset, len) in regions(size) {
+    for (offset, len) in signature_places(size) {
         zero_range(device, offset, len)?;
     }
     quarry_fault::point(|| "device:flush:before".to_owned());
@@ -60,8 +60,10 @@ pub fn wipe_signatures(device: &File) -> Result<(), Error> {
     flushed.map_err(|source| Error::io("flush", &path_of(device), source))
 }
 
-/// What to zero on a device of that size, as offset and length in bytes. In whole sectors of 4096 where the size allows.
-fn regions(size: u64) -> Vec<(u64, u64)> {
+/// Where on a device of that size (bytes) signatures may lie, as offset and length in bytes. In whole sectors of 4096 where
+/// the size allows.
+#[must_use]
+pub fn signature_places(size: u64) -> Vec<(u64, u64)> {
     if size <= 2 * EDGE {
         return vec![(0, size)];
     }
@@ -92,7 +94,7 @@ mod tests {
         #[test]
         fn every_place_of_a_signature_is_covered(sectors in 1u64..(1 << 31)) {
             let size = sectors * 512;
-            let regions = regions(size);
+            let regions = signature_places(size);
             let covered = |at: u64| regions.iter().any(|&(offset, len)| (offset..offset + len).contains(&at));
             for &(offset, len) in &regions {
                 prop_assert!(len > 0 && offset + len <= size && offset % 512 == 0 && len % 512 == 0);

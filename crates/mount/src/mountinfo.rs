@@ -105,6 +105,17 @@ impl Entry {
         matches!(self.fstype.as_str(), "devtmpfs" | "tmpfs") && self.root != Path::new("/")
     }
 
+    /// The number of the partition that is mounted here, a filesystem on it or its node, and where on its disk it begins, in
+    /// bytes. `None` of what is no partition, or is gone.
+    #[must_use]
+    pub fn partition(&self) -> Option<(u32, u64)> {
+        let path = if self.is_node() { &self.root } else { &self.source };
+        let folder = Path::new("/sys/class/block").join(path.file_name()?);
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+        // The kernel counts in these, whatever the disk's own sectors are.
+        Some((u32::try_from(read("partition")?).ok()?, read("start")?.checked_mul(512)?))
+    }
+
     /// Whether the block device of what is mounted here is gone from the system: a filesystem on a disk that was pulled, or
     /// its node. While such a mount lives, the kernel gives the device's number to no other.
     #[must_use]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use quarry_filesystem as filesystem;
 use quarry_mount as mount;
+use quarry_pool::State;
 use quarry_volume::{AccessMode, AccessType, Capability, Error, Reason, Result, VolumeId};
 
 use crate::errors;
@@ -38,7 +39,7 @@ impl Host {
     }
 
     async fn publish_now(&self, publish: Publish) -> Result<()> {
-        let (Located { pool, volume }, _) = self.usable(&publish.id, &publish.capability).await?;
+        let (Located { pool, volume }, record) = self.usable(&publish.id, &publish.capability).await?;
         let read_only = publish.read_only || publish.capability.mode == AccessMode::ReaderOnly;
         let device = pool.device(&volume)?.ok_or_else(|| Error::precondition("it is not active: stage it first"))?;
         let number = mount::Device::of_node(&device)
@@ -59,6 +60,9 @@ impl Host {
                 mount::bind(&publish.staging, &publish.target, read_only).map_err(errors::mount)
             }
             AccessType::Block => {
+                if record.state != State::Ready {
+                    return Err(Error::precondition("nobody has staged it yet: stage it first"));
+                }
                 if read_only {
                     return Err(Error::precondition(
                         "a raw block device cannot be published read-only: a read-only mount of its node does not stop \

@@ -160,7 +160,7 @@ fn refuse_foreign(entry: &mount::Entry, device: Option<mount::Device>, target: &
             let published = mount::publications_of_block(device).map_err(errors::mount)?;
             entry.is_of_device(device) || published.iter().any(|publication| publication.id == entry.id)
         }
-        None => entry.is_mapped(),
+        None => entry.is_mapped() || entry.partition() == Some(quarry_pool::VOLUME_PARTITION),
     };
     // Nobody can use what has lost its disk, and the disk may be back by another number.
     if ours || entry.is_bereft() {

@@ -15,7 +15,7 @@ mod udev;
 mod uevent;
 
 pub use config::{ConfigError, DiskConfig, LvmConfig, PoolConfig, PoolKind, load, parse};
-pub use disk::{DiskList, DiskPool, DiskReport, Owner, Wiping, list_disks};
+pub use disk::{DiskList, DiskPool, DiskReport, Owner, VOLUME_PARTITION, Wiping, list_disks};
 pub use lvm::LvmPool;
 pub use open::open;
 pub use pool::{Device, Health, Pool, PoolVolume, Reading, Recorded, Volumes};

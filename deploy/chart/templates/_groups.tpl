@@ -9,7 +9,8 @@ it would run two node plugins over the same socket.
 {{- if not $given -}}{{- $given = dict "" (dict "nodeSelector" dict) -}}{{- end -}}
 {{- range $name, $group := $given -}}
   {{- $pools := $group.pools | default $root.Values.pools -}}
-  {{- $diskFolders := $group.diskFolders | default $root.Values.diskFolders -}}
+  {{- /* An empty list of its own counts as well: then nothing is shown to this group. */ -}}
+  {{- $diskFolders := ternary $group.diskFolders $root.Values.diskFolders (hasKey $group "diskFolders") -}}
   {{- include "quarry.checkPools" (dict "group" $name "pools" $pools "diskFolders" $diskFolders) -}}
   {{- $groups = append $groups (dict
       "name" $name

@@ -86,6 +86,12 @@ pub struct Claim {
 }
 
 impl Claim {
+    /// Whether its volume was deleted, and it is being taken away.
+    #[must_use]
+    pub fn is_releasing(&self) -> bool {
+        self.mark == Mark::Releasing
+    }
+
     pub(super) fn of(slot: Slot, degraded: Vec<Degraded>) -> Self {
         let geometry = slot.geometry;
         Self {

@@ -1,25 +1,25 @@
 //! Taking a disk for a volume. The one place where a disk that was not ours is written to.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use quarry_disk::claim::{self, Claim, Found, Identity};
 use quarry_disk::{Alone, Disk, State};
+use quarry_filesystem::signature_places;
 use quarry_lvm::safe_name;
 use quarry_volume::{Error, Layout, Reason, Result, VolumeSpec, show_size};
 
-use super::disks::{Any, Held};
+use super::disks::{Any, Disks, Held};
 use super::look::{Raw, Seen, read_held};
+use super::report::Owner;
 use super::view::{View, describe};
 use super::{Inner, blocking};
 use crate::{PoolVolume, Record};
 
 /// Where the volume begins on every disk: docs/disk-format.md.
 pub(super) const VOLUME_OFFSET: u64 = 2 << 20;
-/// How much is zeroed at either end of the volume before it is claimed: more than any signature lies deep.
-const EDGE: u64 = 4 << 20;
-/// Where btrfs keeps copies of its superblock, from the start of the volume, and how much is zeroed there.
-const BTRFS_MIRRORS: [u64; 2] = [64 << 20, 256 << 30];
-const BTRFS_MIRROR_LENGTH: u64 = 64 << 10;
+/// The number of the partition that is the volume, on every disk that is one, and where it begins, in bytes.
+pub const VOLUME_PARTITION: (u32, u64) = (2, VOLUME_OFFSET);
 
 /// Why a disk was not taken.
 enum Refused {
@@ -31,10 +31,10 @@ enum Refused {
 
 impl Inner {
     pub(super) async fn carve(self: &Arc<Self>, spec: &VolumeSpec) -> Result<PoolVolume> {
-        let _turn = self.changing.lock().await;
+        let name = safe_name(&spec.name);
+        let _turn = self.changing.take(format!("volume {name} is made")).await;
         self.invalidate();
         let mut view = self.view().await?;
-        let name = safe_name(&spec.name);
         if let Some(volume) = view.volume(&self.name, &name, false)? {
             // One of ours that this version cannot read is no stranger.
             volume.record()?;
@@ -47,19 +47,28 @@ impl Inner {
                 && claim.record == record.as_bytes()
                 && spec.size.admits(claim.length)
                 && spec.layout == Layout::Linear;
-            let result = match wanted {
-                true => self.take(seen.raw.disk.clone(), &name, record, true).await,
-                false => self.clear(seen.raw.disk.clone()).await.map(|()| None),
-            };
-            self.touched(&seen.raw.disk);
+            let mut result = Ok(None);
+            if wanted {
+                result = self.take(seen.raw.disk.clone(), &name, record, true).await;
+                self.touched(&seen.raw.disk);
+                if let Err(Refused::Failed(error)) = &result {
+                    self.is_no_volume(&name, error).await?;
+                    tracing::warn!(disk = seen.raw.disk.name, %error, "half a claim cannot be finished");
+                }
+            }
+            if !matches!(result, Ok(Some(_))) {
+                result = self.clear(seen.raw.disk.clone()).await.map(|()| None);
+                self.touched(&seen.raw.disk);
+            }
             match result {
                 Ok(Some(volume)) => return Ok(volume),
                 Ok(None) => {}
-                Err(Refused::Failed(error)) if wanted => return Err(error),
                 // It is not in the way of this volume, and the next creation comes to it again.
                 Err(Refused::Taken(why)) => tracing::warn!(disk = seen.raw.disk.name, why, "half a claim is left"),
                 Err(Refused::Failed(error)) => {
-                    tracing::warn!(disk = seen.raw.disk.name, %error, "half a claim is left")
+                    tracing::warn!(disk = seen.raw.disk.name, %error, "half a claim is left");
+                    self.failures.note(&seen.raw.disk, error.message);
+                    self.invalidate();
                 }
             }
             view = self.view().await?;
@@ -78,13 +87,28 @@ impl Inner {
                 Ok(Some(volume)) => return Ok(volume),
                 Ok(None) => {}
                 Err(Refused::Taken(why)) => refused.push(format!("{} {why}", seen.raw.disk.name)),
-                Err(Refused::Failed(error)) => return Err(error),
+                // A disk that can be read and not written is the first that fits each time.
+                Err(Refused::Failed(error)) => {
+                    self.is_no_volume(&name, &error).await?;
+                    tracing::warn!(disk = seen.raw.disk.name, %error, "the disk cannot be taken");
+                    refused.push(format!("{}: {}", seen.raw.disk.name, error.message));
+                    self.failures.note(&seen.raw.disk, error.message);
+                    self.invalidate();
+                }
             }
         }
         Err(Error::new(
             Reason::NoSpace,
             format!("pool {} has no disk for it: what seemed to be free is not: {}", self.name, refused.join("; ")),
         ))
+    }
+
+    /// Fails with that error unless a new look says that the volume has not come into being all the same.
+    async fn is_no_volume(self: &Arc<Self>, name: &str, error: &Error) -> Result<()> {
+        match self.view().await?.volume(&self.name, name, true) {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) | Err(_) => Err(error.clone()),
+        }
     }
 
     /// The smallest free disk that a volume fits, and its size as one.
@@ -145,7 +169,7 @@ impl Inner {
         // interrupted stage has made: they have the same UUID. Before the claim counts, nothing of it is there.
         let explain = |error| self.explain(&error);
         let size = claim::capacity(held.size());
-        for (offset, length) in edges(size) {
+        for (offset, length) in signature_places(size) {
             held.zero(VOLUME_OFFSET + offset, length)?;
         }
         held.flush().map_err(|error| Error::host(format!("flushing the disk {}: {error}", raw.disk.name)))?;
@@ -175,13 +199,23 @@ impl Inner {
 
     /// Holds a disk and looks at it again.
     async fn held(self: &Arc<Self>, disk: &Disk) -> Result<(Arc<dyn Held>, Raw), Refused> {
+        self.changing.is_at(&disk.name);
         let (inner, disk) = (Arc::clone(self), disk.clone());
         let looked = blocking(move || {
-            let held = inner.disks.hold(&disk)?;
+            // One that hangs is found out by somebody who can be left waiting.
+            for raw in inner.reader.read(&inner.disks, vec![disk.clone()]) {
+                raw.found.map_err(|why| Error::unavailable(format!("cannot be read: {why}")))?;
+            }
+            let held = hold(&*inner.disks, &disk)?;
             // What uses a disk without taking it for itself shows in the kernel's tables alone.
             let found = inner.disks.find().map_err(|error| Error::unavailable(error.to_string()))?;
             let now = found.disks.into_iter().find(|now| (now.number, now.sequence) == (disk.number, disk.sequence));
             let now = now.ok_or_else(|| Error::unavailable(format!("the disk {} is gone", disk.name)))?;
+            // What udev or the kernel has told since may be what an exclusion asks for.
+            let assignment = inner.disks.assign(&inner.selectors, std::slice::from_ref(&now));
+            if Owner::of(&assignment, &now).pool() != Some(&*inner.name) {
+                return Err(Error::unavailable(format!("the disk {} is not the pool's any more", disk.name)));
+            }
             let raw = read_held(&*held, &now);
             Ok((held, raw))
         });
@@ -201,21 +235,24 @@ impl Inner {
     }
 }
 
+/// Holds a disk. Our own look may have it alone for an instant.
+fn hold(disks: &dyn Disks, disk: &Disk) -> Result<Arc<dyn Held>> {
+    let mut tries = 0;
+    loop {
+        match disks.hold(disk) {
+            Err(error) if error.reason == Reason::InUse && tries < 3 => {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            held => return held,
+        }
+    }
+}
+
 /// Half a claim on a disk that is free but for it.
 fn half(seen: &Seen) -> Option<(Seen, Claim)> {
     match (&seen.raw.found, &seen.state) {
         (Ok(Found::HalfClaimed(claim)), State::Free) => Some((seen.clone(), claim.clone())),
         _ => None,
     }
-}
-
-/// What to zero of a volume of that size, as offset and length in bytes from its start.
-pub(super) fn edges(size: u64) -> Vec<(u64, u64)> {
-    if size <= 2 * EDGE {
-        return vec![(0, size)];
-    }
-    let mut edges = vec![(0, EDGE), (size - EDGE, EDGE)];
-    let mirrors = BTRFS_MIRRORS.into_iter().filter(|at| *at < size - EDGE);
-    edges.extend(mirrors.map(|at| (at, BTRFS_MIRROR_LENGTH.min(size - at))));
-    edges
 }

@@ -29,12 +29,16 @@ impl Inner {
     }
 
     pub(super) async fn activate(self: &Arc<Self>, volume: &PoolVolume) -> Result<PathBuf> {
-        let _turn = self.changing.lock().await;
+        if let Some(node) = self.active(volume).await? {
+            return Ok(node);
+        }
+        let _turn = self.changing.take(format!("volume {} is activated", volume.name)).await;
         let view = self.view().await?;
         let (disk, claim, now) = self.current(&view, volume).map_err(|error| match error.reason {
             Reason::Unavailable => Error::precondition(error.message),
             _ => error,
         })?;
+        self.changing.is_at(&disk.name);
         let inner = Arc::clone(self);
         blocking(move || {
             // A record that stands in one copy only is written again before it is acted upon: else the loss of that copy
@@ -52,30 +56,39 @@ impl Inner {
         .await
     }
 
-    /// The node of the volume's partition. The disk is known by its claim; where it was seen last is believed only if the
-    /// kernel's count says that it is still that disk.
-    pub(super) fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {
-        let view = self.memory().seen.as_ref().map(|kept| Arc::clone(&kept.view));
-        if let Some((disk, claim)) = view.as_ref().and_then(|view| view.claim(&volume.group))
-            && disk.sequence.is_some()
-            && let Some(node) = self.disks.partition(disk, claim)?
-        {
-            return Ok(Some(node));
+    /// The node of the volume's partition if nothing is left to be done for it: then there is no need to wait for a turn.
+    async fn active(self: &Arc<Self>, volume: &PoolVolume) -> Result<Option<PathBuf>> {
+        if !self.opened().contains_key(&volume.group) {
+            return Ok(None);
         }
-        let failed = |why: String| Error::host(format!("looking for the device of volume {}: {why}", volume.name));
-        let found = self.disks.find().map_err(|error| failed(error.to_string()))?;
+        let view = self.view().await?;
+        match self.current(&view, volume) {
+            Ok((disk, claim, _)) if !claim.degraded.contains(&Degraded::Record) => self.disks.partition(&disk, &claim),
+            // Said when its turn comes.
+            _ => Ok(None),
+        }
+    }
+
+    /// The node of the volume's partition, on whichever pool's disk it lies. No disk is asked, which might not answer: the
+    /// disk is known by the claim that was read last, if the kernel's tables have that disk still.
+    pub(super) fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {
+        let raws = self.memory().seen.as_ref().map(|kept| Arc::clone(&kept.raws));
+        let claims = raws.iter().flat_map(|raws| raws.iter()).filter_map(|raw| match &raw.found {
+            Ok(Found::Claimed(claim)) if claim.identity.disk.to_string() == volume.group => Some((raw, claim)),
+            _ => None,
+        });
         let mut node = None;
-        // One that is active has two partitions. A disk that cannot be read is not it.
-        for disk in found.disks.iter().filter(|disk| disk.partitions.len() > 1) {
-            let Ok(device) = self.disks.read(disk) else { continue };
-            let Ok(Found::Claimed(claim)) = claim::read(&Any(&*device)) else { continue };
-            if claim.identity.disk.to_string() != volume.group {
+        for (raw, claim) in claims {
+            // Without the kernel's count, a disk that came since may have the name and the number.
+            if raw.disk.sequence.is_none() && self.uevents.of_disk(&raw.disk.name) != raw.heard {
                 continue;
             }
-            if node.is_some() {
-                return Err(failed("two disks hold it; take the wrong one away".to_owned()));
+            let found = self.disks.partition(&raw.disk, claim)?;
+            if found.is_some() && node.is_some() {
+                let why = "two disks hold it; take the wrong one away";
+                return Err(Error::host(format!("looking for the device of volume {}: {why}", volume.name)));
             }
-            node = self.disks.partition(disk, &claim)?;
+            node = node.or(found);
         }
         Ok(node)
     }
@@ -84,10 +97,11 @@ impl Inner {
         if volume.record()? == record {
             return Ok(());
         }
-        let _turn = self.changing.lock().await;
+        let _turn = self.changing.take(format!("the record of volume {} is changed", volume.name)).await;
         self.invalidate();
         let view = self.view().await?;
         let (disk, claim, now) = self.current(&view, volume)?;
+        self.changing.is_at(&disk.name);
         if now.record != volume.record {
             return Err(Error::precondition(format!(
                 "the record of volume {} was changed by somebody else in the meantime; retry",
@@ -106,10 +120,11 @@ impl Inner {
     }
 
     pub(super) async fn remove(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
-        let _turn = self.changing.lock().await;
+        let _turn = self.changing.take(format!("volume {} is removed", volume.name)).await;
         self.invalidate();
         let view = self.view().await?;
         let (disk, claim, now) = self.current(&view, volume)?;
+        self.changing.is_at(&disk.name);
         let way = self.way(Some(now.record()?));
         refuse_used(&disk, &now)?;
         let here = place(&disk);

@@ -2,7 +2,6 @@
 //! wiped or remembered, so that it can be taken before there is a pool, and beside a Quarry that serves one.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use nix::unistd::geteuid;
 use quarry_disk::{Alone, Contents, Disk, Remains, Selector, State, judge};
@@ -16,10 +15,6 @@ use super::look::{self, Raw, Seen};
 use super::reader::Reader;
 use super::report::{DiskReport, Owner};
 use crate::{PoolConfig, open};
-
-/// For how long one disk that was read is waited for when it is asked further: one that hangs must not take the others
-/// from an operator.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a look at all disks of a host found.
 #[derive(Clone, Debug, Default)]
@@ -69,13 +64,12 @@ pub(super) async fn list(
         let unread = match raw {
             None => "is not read".to_owned(),
             Some(raw) if !root && raw.found.is_err() => "what is on it can only be read by root".to_owned(),
-            Some(raw) => match tokio::time::timeout(PATIENCE, judged(disks, raw)).await {
-                Ok(Ok(seen)) => {
+            Some(raw) => match judged(disks, raw).await {
+                Ok(seen) => {
                     list.disks.push(DiskReport::of(seen, owner));
                     continue;
                 }
-                Ok(Err(error)) => error.message,
-                Err(_) => format!("has not answered for {} s; see the kernel log", PATIENCE.as_secs()),
+                Err(error) => error.message,
             },
         };
         let state = by_tables(&disk, unread);
@@ -85,7 +79,7 @@ pub(super) async fn list(
 }
 
 async fn judged(disks: &Arc<dyn Disks>, raw: Raw) -> Result<Seen> {
-    let seen = look::judge_all(disks, vec![raw], &[]).await?;
+    let seen = look::judge_all(disks, &look::Judges::default(), vec![raw], &[]).await?;
     seen.into_iter().next().ok_or_else(|| Error::host("a disk was lost from sight: please report it"))
 }
 

@@ -1,10 +1,11 @@
 //! A look at the disks: which are the pool's, what lies on each, and whether it is free.
 //!
-//! Claims are looked for on every disk of the host that is no other pool's: a volume whose disk the selector does not mean
-//! any more (a link of udev's is not there yet, a line of the configuration was changed) has not ceased to exist.
+//! Claims are looked for on every disk of the host: a volume whose disk the selector does not mean any more (a link of
+//! udev's is not there yet, a line of the configuration was changed, another pool has it now) has not ceased to exist.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use quarry_disk::claim::{self, Found};
 use quarry_disk::{Conflict, Contents, Disk, Remains, Selector, State, judge, remains};
@@ -16,8 +17,11 @@ use super::blocking;
 use super::disks::{Any, Disks};
 use super::reader::Reader;
 use super::report::Owner;
-use super::view::title;
+use super::view::{Place, place, title};
 use crate::Uevents;
+
+/// How long libblkid and the kernel may take to answer what is asked of a disk that was just read.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A disk, and what lies on it.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,11 +42,24 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// Whether all that keeps it from being free is somebody who has it to himself, which no table shows.
-    pub(super) fn is_held(&self) -> bool {
+    /// Whether it may be free by now without a word of it: all that kept it from being so was somebody who had it to
+    /// himself, which no table shows, or that it did not answer.
+    pub(super) fn may_change_untold(&self) -> bool {
         let shown = !self.raw.disk.holders.is_empty() || !self.raw.disk.uses.is_empty();
-        matches!(self.state, State::InUse { .. }) && !shown
+        matches!(self.state, State::InUse { .. }) && !shown || matches!(self.state, State::Unknown { .. })
     }
+}
+
+/// A disk that is not the pool's.
+#[derive(Debug)]
+pub(super) struct Other {
+    pub(super) raw: Raw,
+    /// Why it is not.
+    pub(super) why: String,
+    /// Whether it is the pool's once a doubt is settled: until then, what cannot be read there counts as on its own disks.
+    pub(super) may_be_ours: bool,
+    /// Whether another pool has it, which tells of what is wrong there.
+    pub(super) has_pool: bool,
 }
 
 /// All that a look found.
@@ -50,8 +67,8 @@ impl Seen {
 pub(super) struct Gathered<T> {
     /// The pool's own disks.
     pub(super) own: Vec<T>,
-    /// Disks that are no pool's, and why they are not this one's.
-    pub(super) others: Vec<(Raw, String)>,
+    /// All others.
+    pub(super) others: Vec<Other>,
     /// Disks that this pool and another mean.
     pub(super) conflicts: Vec<Conflict>,
     /// Disks of which the kernel says what cannot be.
@@ -89,21 +106,27 @@ pub(super) fn gather(
     let believed = |raw: &&Raw| raw.found.is_ok() && raw.remains.is_ok() && raw.heard == heard(&raw.disk);
     let known = |disk: &Disk| earlier.iter().find(|raw| raw.disk == *disk).filter(believed);
     let owned = found.disks.into_iter().map(|disk| (Owner::of(&assignment, &disk), disk));
-    let asked: Vec<(Owner, Disk)> = owned
-        .filter(|(owner, disk)| match owner {
-            Owner::Pool(owner) => owner == pool,
-            _ => !is_unreadable(disk),
-        })
-        .collect();
+    let asked: Vec<(Owner, Disk)> =
+        owned.filter(|(owner, disk)| owner.pool() == Some(pool) || !is_unreadable(disk)).collect();
     let unread = asked.iter().map(|(_, disk)| disk).filter(|disk| known(disk).is_none()).cloned().collect();
     let mut fresh = reader.read(disks, unread).into_iter();
     for (owner, disk) in &asked {
         let read = |raw: Raw| Raw { heard: heard(disk), ..raw };
         let Some(raw) = known(disk).cloned().or_else(|| fresh.next().map(read)) else { continue };
-        match owner.why_none() {
-            None => gathered.own.push(raw),
-            Some(why) => gathered.others.push((raw, why)),
-        }
+        let why = match owner {
+            Owner::Pool(owner) if owner == pool => {
+                gathered.own.push(raw);
+                continue;
+            }
+            Owner::Pool(other) => format!("it is pool {other}'s"),
+            _ => owner.why_none().unwrap_or_default(),
+        };
+        let may_be_ours = match owner {
+            Owner::Conflict(conflict) => conflict.pools.iter().any(|name| name == pool),
+            Owner::Doubtful(would_be) => would_be == pool,
+            Owner::Pool(_) | Owner::Nobody => false,
+        };
+        gathered.others.push(Other { raw, why, may_be_ours, has_pool: owner.pool().is_some() });
     }
     Ok(gathered)
 }
@@ -159,15 +182,20 @@ impl Raw {
 
 /// Judges the pool's disks, all at once. What an earlier look said of a disk that is the same in all that can be read, and
 /// of which nothing was heard, is not asked again: it takes a program for each disk.
-pub(super) async fn judge_all(disks: &Arc<dyn Disks>, own: Vec<Raw>, earlier: &[Seen]) -> Result<Vec<Seen>> {
+pub(super) async fn judge_all(
+    disks: &Arc<dyn Disks>,
+    judges: &Judges,
+    own: Vec<Raw>,
+    earlier: &[Seen],
+) -> Result<Vec<Seen>> {
     let mut judged = Vec::with_capacity(own.len());
     let mut asked = JoinSet::new();
     for (index, raw) in own.into_iter().enumerate() {
         match earlier.iter().find(|seen| seen.raw == raw) {
             Some(seen) => judged.push((index, seen.clone())),
             None => {
-                let disks = Arc::clone(disks);
-                asked.spawn(async move { (index, judge_one(disks, raw).await) });
+                let (disks, judges) = (Arc::clone(disks), judges.clone());
+                asked.spawn(async move { (index, judges.judge(disks, raw).await) });
             }
         }
     }
@@ -178,6 +206,55 @@ pub(super) async fn judge_all(disks: &Arc<dyn Disks>, own: Vec<Raw>, earlier: &[
     }
     judged.sort_by_key(|(index, _)| *index);
     Ok(judged.into_iter().map(|(_, seen)| seen).collect())
+}
+
+/// Questions about disks that have not been answered yet: one that hangs occupies one task, and holds up nobody else.
+#[derive(Clone, Default)]
+pub(super) struct Judges {
+    under_way: Arc<Mutex<HashSet<Place>>>,
+}
+
+impl Judges {
+    async fn judge(&self, disks: Arc<dyn Disks>, raw: Raw) -> Result<Seen> {
+        let here = place(&raw.disk);
+        let unknown = |raw: Raw, why: String| Ok(Seen { raw, state: State::Unknown { why } });
+        if !self.under_way().insert(here.clone()) {
+            return unknown(
+                raw,
+                "does not answer: an earlier question has not come back; see the kernel log".to_owned(),
+            );
+        }
+        let question = Question { judges: self.clone(), disk: here };
+        let asked = raw.clone();
+        let asking = tokio::spawn(async move {
+            let seen = judge_one(disks, asked).await;
+            drop(question);
+            seen
+        });
+        match tokio::time::timeout(PATIENCE, asking).await {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(join)) => {
+                Err(Error::host(format!("the look at a disk ended unexpectedly ({join}): please report it")))
+            }
+            Err(_) => unknown(raw, format!("has not answered for {} s; see the kernel log", PATIENCE.as_secs())),
+        }
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, HashSet<Place>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A question under way; it has come back when this is dropped.
+struct Question {
+    judges: Judges,
+    disk: Place,
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.judges.under_way().remove(&self.disk);
+    }
 }
 
 async fn judge_one(disks: Arc<dyn Disks>, raw: Raw) -> Result<Seen> {

@@ -7,6 +7,7 @@
 mod carve;
 mod change;
 mod disks;
+mod failures;
 mod host;
 mod list;
 mod look;
@@ -16,6 +17,7 @@ mod release;
 mod report;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod view;
 mod wipe;
 
@@ -29,7 +31,9 @@ use quarry_disk::{Disk, Selector};
 use quarry_lvm::safe_name;
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe};
 
+pub use self::carve::VOLUME_PARTITION;
 use self::disks::{Disks, Opened};
+use self::failures::Failures;
 use self::host::HostDisks;
 pub use self::list::{DiskList, list_disks};
 use self::look::Raw;
@@ -37,14 +41,16 @@ use self::reader::Reader;
 use self::release::Releases;
 pub use self::release::Wiping;
 pub use self::report::{DiskReport, Owner};
+use self::turns::Turns;
 use self::view::{Known, Place, View};
 use crate::pool::{Device, Reading, Volumes};
 use crate::{Heard, Pool, PoolVolume, Record, Uevents};
 
 /// For how long a look is believed where nothing was heard of any disk.
 const FRESH: Duration = Duration::from_secs(4);
-/// For how long what was read from a disk is believed where nothing was heard: the kernel's tables alone are looked at.
-const READ: Duration = Duration::from_secs(60);
+/// After how long it is asked again what no event tells of: whether a program has let go of a disk that it had to itself,
+/// whether one that did not answer does now, and what is on a disk of which udev tells nothing.
+const UNTOLD: Duration = Duration::from_secs(60);
 
 /// A pool of kind `disk`.
 ///
@@ -68,7 +74,11 @@ struct Inner {
     /// Held during a look: callers that come meanwhile share it.
     looking: tokio::sync::Mutex<()>,
     /// Held while anything on the disks is changed: a disk is judged and taken as one step.
-    changing: tokio::sync::Mutex<()>,
+    changing: Turns,
+    /// Disks that could not be written when they were to be taken.
+    failures: Failures,
+    /// Questions to libblkid and the kernel that have not come back.
+    judges: look::Judges,
     releases: Releases,
     /// The partitions of volumes, by the GUIDs of their disks: see [`Disks::add_partitions`].
     opened: Mutex<HashMap<String, Opened>>,
@@ -89,9 +99,9 @@ struct Kept {
     heard: Heard,
     changes: u64,
     at: Instant,
-    /// What was read, and when the oldest of it.
+    /// What was read, and when what no event tells of was asked last.
     raws: Arc<[Raw]>,
-    read: Instant,
+    asked: Instant,
 }
 
 impl DiskPool {
@@ -126,7 +136,9 @@ impl DiskPool {
             uevents,
             memory: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
+            changing: Turns::default(),
+            failures: Failures::default(),
+            judges: look::Judges::default(),
             releases: Releases::default(),
             opened: Mutex::default(),
         };
@@ -134,10 +146,8 @@ impl DiskPool {
     }
 
     /// Every disk of the pool, and what it is to us.
-    ///
-    /// # Errors
-    /// `Unavailable` if the host's tables cannot be read.
-    pub async fn disks(&self) -> Result<Vec<DiskReport>> {
+    #[cfg(test)]
+    async fn disks(&self) -> Result<Vec<DiskReport>> {
         let view = self.inner.view().await?;
         let report = |seen: &look::Seen| {
             // What is under way here is further than what the disk says.
@@ -174,11 +184,18 @@ impl Inner {
         if let Some(view) = self.remembered() {
             return Ok(view);
         }
-        let _turn = self.looking.lock().await;
-        if let Some(view) = self.remembered() {
-            return Ok(view);
-        }
-        self.look().await
+        let inner = Arc::clone(self);
+        // A task of its own: a look is not given up half-way because the one who asked for it does.
+        let look = tokio::spawn(async move {
+            let _turn = inner.looking.lock().await;
+            match inner.remembered() {
+                Some(view) => Ok(view),
+                None => inner.look().await,
+            }
+        });
+        look.await.unwrap_or_else(|join| {
+            Err(Error::host(format!("the look at the disks ended unexpectedly ({join}): please report it")))
+        })
     }
 
     fn remembered(&self) -> Option<Arc<View>> {
@@ -194,12 +211,11 @@ impl Inner {
             let memory = self.memory();
             (memory.seen.clone(), memory.changes, self.uevents.heard(), Instant::now())
         };
-        let (raws, read) = match before.as_ref().filter(|kept| kept.read.elapsed() < READ) {
-            Some(kept) => (Arc::clone(&kept.raws), kept.read),
-            None => (Arc::default(), at),
-        };
-        // Nothing tells of it when a program lets a disk go that it had to itself.
-        let anew = raws.is_empty();
+        let asked = before.as_ref().map(|kept| kept.asked).filter(|asked| asked.elapsed() < UNTOLD);
+        let anew = asked.is_none();
+        // A disk of which udev tells is read when it does, so that one that sleeps is let sleep.
+        let told = |raw: &&Raw| !anew || raw.disk.udev;
+        let raws: Vec<Raw> = before.iter().flat_map(|kept| kept.raws.iter()).filter(told).cloned().collect();
         let gathered = {
             let inner = Arc::clone(self);
             blocking(move || {
@@ -207,15 +223,14 @@ impl Inner {
             })
             .await?
         };
-        let raws = gathered.own.iter().chain(gathered.others.iter().map(|(raw, _)| raw)).cloned().collect();
+        let raws = gathered.own.iter().chain(gathered.others.iter().map(|other| &other.raw)).cloned().collect();
         let earlier = before.iter().flat_map(|kept| &kept.view.disks);
-        let earlier: Vec<look::Seen> = earlier.filter(|seen| !(anew && seen.is_held())).cloned().collect();
-        let gathered = look::Gathered {
-            own: look::judge_all(&self.disks, gathered.own, &earlier).await?,
-            others: gathered.others,
-            conflicts: gathered.conflicts,
-            failed: gathered.failed,
-        };
+        let stands = |seen: &&look::Seen| !(self.failures.has(&seen.raw.disk) || anew && seen.may_change_untold());
+        let earlier: Vec<look::Seen> = earlier.filter(stands).cloned().collect();
+        let mut own = look::judge_all(&self.disks, &self.judges, gathered.own, &earlier).await?;
+        self.failures.mark(&mut own);
+        let gathered =
+            look::Gathered { own, others: gathered.others, conflicts: gathered.conflicts, failed: gathered.failed };
         let view = {
             let mut memory = self.memory();
             let Memory { known, read_before, .. } = &mut *memory;
@@ -226,11 +241,16 @@ impl Inner {
                 None => 1,
             };
             let view = Arc::new(view.numbered(number));
-            memory.seen = Some(Kept { view: Arc::clone(&view), heard, changes, at, raws, read });
+            let asked = asked.unwrap_or(at);
+            memory.seen = Some(Kept { view: Arc::clone(&view), heard, changes, at, raws, asked });
             view
         };
-        // A disk that was pulled shall not be kept by us.
-        self.opened().retain(|guid, _| view.claim(guid).is_some());
+        // A disk that was pulled shall not be kept by us. To close it may take the kernel a while.
+        let gone: Vec<Opened> =
+            self.opened().extract_if(|guid, _| view.claim(guid).is_none()).map(|(_, opened)| opened).collect();
+        if !gone.is_empty() {
+            drop(tokio::task::spawn_blocking(move || drop(gone)));
+        }
         self.go_on_releasing(&view);
         Ok(view)
     }
@@ -269,6 +289,8 @@ impl Pool for DiskPool {
         state.size = view.size();
         state.space = view.space(name);
         state.problems = view.problems.iter().cloned().chain(self.inner.releases.problems()).collect();
+        state.problems.extend(self.inner.failures.problems());
+        state.problems.extend(self.inner.changing.overdue());
         if view.complete(name).is_err() {
             return Reading { state, mark: 0, volumes: Volumes::Unreadable };
         }
@@ -286,7 +308,7 @@ impl Pool for DiskPool {
     }
 
     fn changing(&self) -> bool {
-        self.inner.changing.try_lock().is_err()
+        self.inner.changing.is_taken() && self.inner.changing.overdue().is_none()
     }
 
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {

@@ -163,7 +163,7 @@ impl Inner {
         match result {
             Ok(()) => {
                 self.releases.end(&here);
-                tracing::info!(pool = self.name, disk = disk.name, "the disk is free again");
+                tracing::info!(pool = self.name, disk = disk.name, "the disk's volume is gone");
                 // There is more room than was told.
                 self.uevents.count(true);
             }
@@ -182,23 +182,29 @@ impl Inner {
     ) -> Result<()> {
         let (inner, disk) = (Arc::clone(self), disk.clone());
         let begun = blocking(move || {
+            let goes_on = held.is_none();
             let held = match held {
                 Some(held) => held,
                 None => inner.disks.hold(&disk)?,
             };
-            held.drop_partitions()?;
             let claim = match claim::read(&Any(&*held)).map_err(|error| inner.explain(&error))? {
                 Found::Releasing(claim) => claim,
+                // What was seen is over: the release has ended since, and the disk may be a volume's again.
+                Found::Nothing | Found::Claimed(_) | Found::HalfClaimed(_) if goes_on => return Ok(None),
                 found => {
                     return Err(Error::unavailable(format!("the disk {} holds {} by now", disk.name, found.words())));
                 }
             };
+            // Whoever said so may have been killed before it was flushed, or between the two slots: a disk that could come
+            // back as a volume must not be wiped.
+            let claim = claim::begin_release(&Any(&*held), &claim).map_err(|error| inner.explain(&error))?;
+            held.drop_partitions()?;
             // The protective MBR goes when the wiping is done.
             let rest = remains(&Any(&*held), held.size())
                 .map_err(|error| Error::host(format!("the disk {}: {error}", disk.name)))?;
-            Ok((held, claim, rest.boot.is_some()))
+            Ok(Some((held, claim, rest.boot.is_some())))
         });
-        let (held, claim, unwiped) = begun.await?;
+        let Some((held, claim, unwiped)) = begun.await? else { return Ok(()) };
         let claim = match unwiped {
             true => self.wipe(&held, claim, progress).await?,
             false => claim,

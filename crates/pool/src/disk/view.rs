@@ -9,7 +9,7 @@ use quarry_lvm::safe_name;
 use quarry_volume::{Error, Result, Space, StorageId};
 use uuid::Uuid;
 
-use super::look::{Gathered, Raw, Seen};
+use super::look::{Gathered, Other, Raw, Seen};
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
@@ -29,8 +29,11 @@ pub(super) struct View {
     /// The pool's disks.
     pub(super) disks: Vec<Seen>,
     volumes: BTreeMap<Uuid, PoolVolume>,
-    /// Claims on disks that are not the pool's, and what is to be said of them.
+    /// Claims on disks that are no pool's, and what is to be said of them.
     elsewhere: BTreeMap<Uuid, String>,
+    /// The same on other pools' disks. Asked for a name, those pools answer for themselves; a volume that was this pool's
+    /// has not ceased to exist because its disk was given to another.
+    of_others: BTreeMap<Uuid, String>,
     /// Disks that could not be read and were never read before: any volume may be there.
     unread: Vec<String>,
     /// Disks whose claim cannot be read: volumes may be there that were handed out.
@@ -51,6 +54,7 @@ impl View {
             disks: Vec::new(),
             volumes: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
+            of_others: BTreeMap::new(),
             unread: failed.clone(),
             damaged: Vec::new(),
             problems: conflicts.iter().map(ToString::to_string).chain(failed).collect(),
@@ -58,16 +62,10 @@ impl View {
         for Seen { raw, .. } in &own {
             view.note_own(pool, raw, read_before);
         }
-        for (raw, why) in &others {
-            let Ok(Found::Claimed(claim) | Found::OtherSectorSize { claim, .. }) = &raw.found else { continue };
-            let guid = claim.identity.disk;
-            if !view.volumes.contains_key(&guid) {
-                let text = format!("the disk {} holds {}, and is not the pool's: {why}", raw.disk.name, title(claim));
-                view.problems.push(text.clone());
-                view.elsewhere.insert(guid, text);
-            }
+        for other in &others {
+            view.note_other(other, read_before);
         }
-        view.remember(known, own.iter().map(|seen| &seen.raw).chain(others.iter().map(|(raw, _)| raw)));
+        view.remember(known, own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)));
         for Seen { raw, .. } in &own {
             if let Ok(Found::Claimed(claim)) = &raw.found
                 && let Some(volume) = view.volumes.get(&claim.identity.disk)
@@ -78,6 +76,48 @@ impl View {
         }
         view.disks = own;
         view
+    }
+
+    fn note_other(&mut self, Other { raw, why, may_be_ours, has_pool }: &Other, read_before: &[Place]) {
+        match &raw.found {
+            Ok(Found::Claimed(claim) | Found::OtherSectorSize { claim, .. }) => {
+                let guid = claim.identity.disk;
+                if !self.volumes.contains_key(&guid) {
+                    let text =
+                        format!("the disk {} holds {}, and is not the pool's: {why}", raw.disk.name, title(claim));
+                    if *has_pool {
+                        self.of_others.insert(guid, text);
+                    } else {
+                        self.problems.push(text.clone());
+                        self.elsewhere.insert(guid, text);
+                    }
+                }
+            }
+            Ok(Found::Damaged { .. } | Found::Newer { .. }) | Err(_) if *may_be_ours => {
+                self.note_unknown(raw, read_before)
+            }
+            _ => {}
+        }
+    }
+
+    /// What lies on the disk is not known: any volume may.
+    fn note_unknown(&mut self, raw: &Raw, read_before: &[Place]) {
+        let disk = &raw.disk;
+        match &raw.found {
+            Ok(found) => {
+                let why = format!("the disk {} holds {}; see docs/disk-format.md", disk.name, found.words());
+                self.damaged.push(why.clone());
+                self.problems.push(why);
+            }
+            Err(why) => {
+                let why = format!("the disk {} cannot be read: {why}", disk.name);
+                self.problems.push(why.clone());
+                let here = place(disk);
+                if here.2.is_none() || !read_before.contains(&here) {
+                    self.unread.push(format!("{why}; replace it, or exclude it from the pool"));
+                }
+            }
+        }
     }
 
     fn note_own(&mut self, pool: &str, raw: &Raw, read_before: &mut Vec<Place>) {
@@ -100,22 +140,14 @@ impl View {
             Ok(found @ Found::OtherSectorSize { claim, .. }) => {
                 let why = format!("the disk {} holds {}", disk.name, found.words());
                 self.problems.push(why.clone());
-                let volume = PoolVolume { health: Health::Lost(why), ..describe(pool, claim) };
-                self.volumes.entry(claim.identity.disk).or_insert(volume);
-            }
-            Ok(found @ (Found::Damaged { .. } | Found::Newer { .. })) => {
-                let why = format!("the disk {} holds {}; see docs/disk-format.md", disk.name, found.words());
-                self.damaged.push(why.clone());
-                self.problems.push(why);
-            }
-            Ok(Found::Nothing | Found::HalfClaimed(_) | Found::Releasing(_) | Found::Foreign { .. }) => {}
-            Err(why) => {
-                let why = format!("the disk {} cannot be read: {why}", disk.name);
-                self.problems.push(why.clone());
-                if here.2.is_none() || !read_before.contains(&here) {
-                    self.unread.push(format!("{why}; replace it, or exclude it from the pool"));
+                // A volume that was deleted is none, whoever can wipe it.
+                if !claim.is_releasing() {
+                    let volume = PoolVolume { health: Health::Lost(why), ..describe(pool, claim) };
+                    self.volumes.entry(claim.identity.disk).or_insert(volume);
                 }
             }
+            Ok(Found::Damaged { .. } | Found::Newer { .. }) | Err(_) => self.note_unknown(raw, read_before),
+            Ok(Found::Nothing | Found::HalfClaimed(_) | Found::Releasing(_) | Found::Foreign { .. }) => {}
         }
         if raw.found.is_ok() && !read_before.contains(&here) {
             read_before.push(here);
@@ -129,7 +161,8 @@ impl View {
                 return true;
             }
             let there = raws.clone().find(|raw| place(&raw.disk) == *seen_on);
-            let why = match (self.elsewhere.get(guid), there.map(|raw| &raw.found)) {
+            let elsewhere = self.elsewhere.get(guid).or(self.of_others.get(guid));
+            let why = match (elsewhere, there.map(|raw| &raw.found)) {
                 (Some(why), _) => why.clone(),
                 (None, Some(Err(why))) => format!("the disk {} cannot be read: {why}", seen_on.0),
                 (None, Some(Ok(found @ (Found::Damaged { .. } | Found::Newer { .. } | Found::Foreign { .. })))) => {
@@ -175,8 +208,8 @@ impl View {
         }
     }
 
-    /// The volume of that name on the storage. `handed_out`: it is known to have been made, so that it may be the one
-    /// whose claim is damaged.
+    /// The volume of that name on the storage. `handed_out`: it is known to have been made in this pool, so that it may be
+    /// the one whose claim is damaged, or whose disk another pool has now.
     ///
     /// # Errors
     /// `Unavailable` if it was not found, and may be there.
@@ -185,7 +218,8 @@ impl View {
         if let Some(volume) = self.volumes.get(&guid) {
             return Ok(Some(volume.clone()));
         }
-        if let Some(why) = self.elsewhere.get(&guid) {
+        let of_others = self.of_others.get(&guid).filter(|_| handed_out);
+        if let Some(why) = self.elsewhere.get(&guid).or(of_others) {
             return Err(Error::unavailable(format!("pool {pool}: {why}")));
         }
         self.complete(pool)?;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use quarry_disk::claim::{self, Claim};
+use quarry_filesystem::signature_places;
 use quarry_volume::{Error, Result, Wipe, show_size};
 
-use super::carve::edges;
 use super::disks::{Any, Held};
 use super::release::Progress;
 use super::{Inner, blocking};
@@ -59,7 +59,9 @@ impl Inner {
                 discard = discarded.await?;
                 done += length;
                 progress.done.store(done, Ordering::Relaxed);
+                // That a range was discarded is not noted: the way may be another after a restart.
                 if let Some(record) = &record
+                    && way == Wipe::Zero
                     && done - noted >= NOTE_EVERY
                     && done < claim.length
                 {
@@ -79,7 +81,7 @@ impl Inner {
         blocking(move || {
             // Where a disk may still show what lay there, a signature would keep it from being free.
             if way != Wipe::Zero {
-                for (at, length) in edges(length) {
+                for (at, length) in signature_places(length) {
                     device.zero(super::carve::VOLUME_OFFSET + at, length)?;
                 }
             }

@@ -212,3 +212,80 @@ fn a_removal_that_is_killed_anywhere_is_brought_to_its_end() {
         assert!(seen.contains("claimed") && seen.contains("releasing"), "{seen:?}");
     }
 }
+
+/// A release that is gone on with wipes nothing before both slots say that the volume is gone: of one, the sector may be lost,
+/// and with it the word, and a volume would be back without its bytes.
+#[test]
+fn what_goes_on_with_a_release_says_so_twice_before_it_wipes() {
+    const SECRET: u64 = VOLUME_OFFSET + 9 * MIB;
+    let prepared = |kill: usize| {
+        let host = Host::default();
+        host.disk("vdb", 16);
+        run(async {
+            let pool = start(&host, Wipe::Zero);
+            let volume = pool.carve(&spec("a", 1)).await.unwrap();
+            pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
+        });
+        host.poke(1, SECRET, b"secret");
+        host.kill_after(kill);
+        run(async {
+            let pool = start(&host, Wipe::Zero);
+            let volume = pool.asked("a").await.unwrap().unwrap();
+            let _ = pool.remove(&volume).await;
+        });
+        host.reboot();
+        host
+    };
+    let degraded = |host: &Host| match found(host, 1) {
+        Found::Releasing(claim) => claim.degraded.contains(&quarry_disk::claim::Degraded::Record),
+        Found::Claimed(_) => panic!("a volume is back"),
+        _ => false,
+    };
+    // The kill that leaves the word in one slot.
+    let first = (0..20).find(|kill| {
+        let host = prepared(*kill);
+        matches!(found(&host, 1), Found::Releasing(_)) && degraded(&host)
+    });
+    let mut wiped = 0;
+    for again in 0..20 {
+        let host = prepared(first.expect("no kill leaves the word in one slot only"));
+        host.kill_after(again);
+        run(async {
+            let pool = start(&host, Wipe::Zero);
+            for _ in 0..100 {
+                if pool.status().await.problems.is_empty() && word(&host, 1) == "releasing" {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        });
+        host.reboot();
+        let claimed = host.peek(1, 510, 2) == [0x55, 0xaa];
+        if claimed && host.peek(1, SECRET, 6) != b"secret" {
+            assert!(!degraded(&host), "killed before deed {again}: wiped, and said in one slot only");
+            wiped += 1;
+        }
+    }
+    assert!(wiped > 0, "no kill fell while it was being wiped");
+}
+
+/// What a look saw is over by the time that somebody goes on with it.
+#[test]
+fn a_release_that_has_ended_is_no_failure() {
+    let host = Host::default();
+    host.disk("vdb", 16);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        for prepare in [false, true] {
+            if prepare {
+                pool.carve(&spec("a", 1)).await.unwrap();
+            }
+            let before = host.image(1);
+            let disk = host.find().unwrap().disks.remove(0);
+            pool.inner.releases.begin(super::super::view::place(&disk));
+            Arc::clone(&pool.inner).release(disk, None).await;
+            assert_eq!(pool.status().await.problems, Vec::<String>::new());
+            assert!(host.image(1) == before, "it was written to");
+        }
+        assert!(pool.volume("a").await.unwrap().is_some());
+    });
+}

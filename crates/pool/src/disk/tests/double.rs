@@ -45,6 +45,7 @@ struct Slot {
     file: Arc<File>,
     pulled: bool,
     unreadable: bool,
+    unwritable: bool,
     hangs: bool,
     /// Somebody, perhaps we, has it for himself.
     held: bool,
@@ -94,6 +95,7 @@ impl Host {
             file: Arc::new(file),
             pulled: false,
             unreadable: false,
+            unwritable: false,
             hangs: false,
             held: false,
             partitions: false,
@@ -122,6 +124,10 @@ impl Host {
     /// Has whoever reads the disk wait, or wait no longer.
     pub(super) fn set_hanging(&self, number: u64, hangs: bool) {
         self.with(number, |slot| slot.hangs = hangs);
+    }
+
+    pub(super) fn set_unwritable(&self, number: u64, unwritable: bool) {
+        self.with(number, |slot| slot.unwritable = unwritable);
     }
 
     pub(super) fn set_unreadable(&self, number: u64) {
@@ -330,6 +336,15 @@ impl Drop for Handle {
     }
 }
 
+impl Handle {
+    fn worn(&self) -> io::Result<()> {
+        match self.host.with(self.number, |slot| slot.unwritable) {
+            true => Err(io::Error::other("the disk is worn")),
+            false => Ok(()),
+        }
+    }
+}
+
 impl Sectors for Handle {
     fn path(&self) -> &Path {
         &self.path
@@ -351,6 +366,7 @@ impl Sectors for Handle {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.worn()?;
         if let Err(error) = self.host.spend() {
             // It had begun.
             self.file.write_all_at(&bytes[..bytes.len() / 1024 * 512], offset)?;
@@ -367,6 +383,7 @@ impl Sectors for Handle {
 impl Held for Handle {
     fn zero(&self, offset: u64, length: u64) -> Result<()> {
         assert!(self.holds);
+        self.worn().map_err(|error| Error::host(error.to_string()))?;
         let failed = self.host.deed();
         // It had begun.
         let length = if failed.is_err() { length / 2 } else { length };

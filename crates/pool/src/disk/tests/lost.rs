@@ -44,7 +44,8 @@ fn two_disks_that_swapped_their_names_keep_their_volumes() {
         pool.volumes().await.unwrap();
         host.put_back(one, "vdc");
         host.put_back(other, "vdb");
-        // Even before anything of it was heard.
+        pool.uevents().count(true);
+        pool.volume("a").await.unwrap();
         assert_eq!(pool.device(&volume).unwrap(), Some(PathBuf::from("/dev/vdc2")));
     });
 }
@@ -179,5 +180,45 @@ fn a_disk_that_the_selector_means_no_more_keeps_its_volume_from_being_denied() {
         assert_eq!(error.reason, Reason::Unavailable);
         assert!(error.message.contains("vdb") && error.message.contains("no pool's selector"), "{}", error.message);
         assert!(pool.volume("b").await.unwrap().is_none());
+    });
+}
+
+/// The configuration was changed: the disk of a volume is another pool's now.
+#[test]
+fn a_disk_that_another_pool_has_now_keeps_its_volume_from_being_denied() {
+    let host = Host::default();
+    host.disk("vdb", 16);
+    run(async { start(&host, Wipe::None).carve(&spec("a", 1)).await.unwrap() });
+    let pools = [("whole", "y-*"), ("other", "x-*")];
+    run(async {
+        let pool = start_of(&host, Wipe::None, "whole", &pools);
+        let error = pool.volume("a").await.unwrap_err();
+        assert_eq!(error.reason, Reason::Unavailable);
+        assert!(error.message.contains("vdb") && error.message.contains("pool other's"), "{}", error.message);
+        assert!(pool.volume("b").await.unwrap().is_none());
+        // It is no trouble of this pool's; and by its name, the other one answers for it.
+        assert_eq!(pool.status().await.problems, Vec::<String>::new());
+        assert!(pool.asked("a").await.unwrap().is_none());
+        let other = start_of(&host, Wipe::None, "other", &pools);
+        assert!(other.asked("a").await.unwrap().is_some());
+    });
+}
+
+/// Two pools mean it: it may be the one's once that is settled, and until then it may hold any volume of theirs.
+#[test]
+fn a_disk_in_doubt_that_cannot_be_read_may_hold_any_volume() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    host.disk("vdc", 16);
+    host.set_unreadable(disk);
+    let pools = [("whole", "x-*"), ("other", "x-vdb"), ("third", "y-*")];
+    run(async {
+        let pool = start_of(&host, Wipe::None, "whole", &pools);
+        let error = pool.volume("a").await.unwrap_err();
+        assert!(error.reason == Reason::Unavailable && error.message.contains("vdb"), "{}", error.message);
+        assert_eq!(pool.carve(&spec("a", 1)).await.unwrap_err().reason, Reason::Unavailable);
+        // A pool that does not mean it goes on.
+        let third = start_of(&host, Wipe::None, "third", &pools);
+        assert!(third.volume("a").await.unwrap().is_none());
     });
 }

@@ -154,8 +154,57 @@ fn a_disk_that_was_held_is_free_a_while_after_it_is_let_go() {
         assert_eq!(pool.status().await.space.available(), 0);
         host.set_held(disk, false);
         if let Some(kept) = &mut pool.inner.memory().seen {
-            (kept.at, kept.read) = (kept.at - 2 * READ, kept.read - 2 * READ);
+            (kept.at, kept.asked) = (kept.at - 2 * UNTOLD, kept.asked - 2 * UNTOLD);
         }
         assert!(pool.status().await.space.available() > 0);
     });
+}
+
+/// A worn disk answers reads and refuses writes. It fits best, and must not be in the way of all that fit worse.
+#[test]
+fn a_disk_that_cannot_be_written_is_passed_over_for_a_while() {
+    let host = Host::default();
+    let [worn, other] = [host.disk("vdb", 16), host.disk("vdc", 24)];
+    host.set_unwritable(worn, true);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        assert_eq!(pool.carve(&spec("a", 1)).await.unwrap().size, 21 * MIB);
+        let state = pool.status().await;
+        assert!(state.problems.iter().any(|why| why.contains("vdb") && why.contains("worn")), "{:?}", state.problems);
+        assert_eq!(state.space.available(), 0, "it is offered to nobody");
+        let error = pool.carve(&spec("b", 1)).await.unwrap_err();
+        assert_eq!(error.reason, Reason::NoSpace);
+        assert!(error.message.contains("vdb could not be taken"), "{}", error.message);
+        // A minute later.
+        pool.inner.failures.age();
+        host.set_unwritable(worn, false);
+        pool.inner.invalidate();
+        assert_eq!(pool.carve(&spec("b", 1)).await.unwrap().size, 13 * MIB);
+        assert_eq!(pool.status().await.problems, Vec::<String>::new());
+    });
+    assert_eq!([worn, other].map(|disk| word(&host, disk)), ["claimed"; 2]);
+}
+
+/// Its claim is begun, and cannot be finished: another disk is taken, and what is left there is cleared when it can be.
+#[test]
+fn half_a_claim_that_cannot_be_finished_does_not_hold_its_volume_up() {
+    let host = Host::default();
+    let [worn, other] = [host.disk("vdb", 16), host.disk("vdc", 24)];
+    half(&host, worn, 6);
+    assert_eq!(word(&host, worn), "half");
+    host.set_unwritable(worn, true);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        assert_eq!(pool.carve(&spec("a", 1)).await.unwrap().size, 21 * MIB);
+        assert_eq!(word(&host, worn), "half");
+        host.set_unwritable(worn, false);
+        pool.inner.failures.age();
+        pool.inner.invalidate();
+        assert_eq!(pool.carve(&spec("b", 1)).await.unwrap().size, 13 * MIB);
+    });
+    let names = [worn, other].map(|disk| match found(&host, disk) {
+        Found::Claimed(claim) => super::super::view::name(&claim),
+        _ => None,
+    });
+    assert_eq!(names, [Some("b".to_owned()), Some("a".to_owned())]);
 }

@@ -1,0 +1,65 @@
+//! Free disks that could not be taken: for a while others are, so that one that cannot be written to is not tried first each
+//! time.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use quarry_disk::{Disk, State};
+
+use super::look::Seen;
+use super::view::{Place, place};
+
+/// For how long such a disk is not tried again.
+const PAUSE: Duration = Duration::from_secs(60);
+
+/// The disks, and why.
+#[derive(Default)]
+pub(super) struct Failures {
+    by_disk: Mutex<HashMap<Place, (String, Instant)>>,
+}
+
+impl Failures {
+    /// Notes that it could not be taken.
+    pub(super) fn note(&self, disk: &Disk, why: String) {
+        self.by_disk().insert(place(disk), (why, Instant::now()));
+    }
+
+    /// Whether it could not be taken when that was tried last.
+    pub(super) fn has(&self, disk: &Disk) -> bool {
+        self.by_disk().contains_key(&place(disk))
+    }
+
+    /// Says of these that they are not free, and forgets those whose time is over.
+    pub(super) fn mark(&self, seen: &mut [Seen]) {
+        let mut failures = self.by_disk();
+        failures.retain(|_, (_, when)| when.elapsed() < PAUSE);
+        for one in seen.iter_mut().filter(|one| one.state == State::Free) {
+            if let Some((why, _)) = failures.get(&place(&one.raw.disk)) {
+                one.state = State::Unusable { why: format!("could not be taken for a volume: {why}") };
+            }
+        }
+    }
+
+    /// All of them, in words.
+    pub(super) fn problems(&self) -> Vec<String> {
+        let words = |((name, ..), (why, _)): (&Place, &(String, Instant))| {
+            format!("the disk {name} could not be taken for a volume, and is tried again in a minute: {why}")
+        };
+        let mut problems: Vec<String> = self.by_disk().iter().map(words).collect();
+        problems.sort_unstable();
+        problems
+    }
+
+    /// The time of all of them is over.
+    #[cfg(test)]
+    pub(super) fn age(&self) {
+        for (_, when) in self.by_disk().values_mut() {
+            *when -= 2 * PAUSE;
+        }
+    }
+
+    fn by_disk(&self) -> MutexGuard<'_, HashMap<Place, (String, Instant)>> {
+        self.by_disk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
