@@ -12,7 +12,7 @@ use super::blocking;
 use super::disks::Disks;
 use super::host::HostDisks;
 use super::look::{self, Raw, Seen};
-use super::reader::Reader;
+use super::reader::onlooker;
 use super::report::{DiskReport, Owner};
 use crate::{PoolConfig, open};
 
@@ -55,7 +55,7 @@ pub(super) async fn list(
     let readable = found.disks.iter().filter(|disk| !look::is_unreadable(disk)).cloned().collect();
     let raws = {
         let disks = Arc::clone(disks);
-        blocking(move || Ok(Reader::default().read(&disks, readable))).await?
+        blocking(move || Ok(onlooker().read(&disks, readable))).await?
     };
     let mut raws = raws.into_iter();
     for disk in found.disks {

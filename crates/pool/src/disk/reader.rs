@@ -5,7 +5,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quarry_disk::claim;
+use quarry_disk::claim::{self, Found};
 use quarry_disk::{Disk, remains};
 
 use super::disks::{Any, Disks};
@@ -19,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub(super) struct Reader {
     patience: Duration,
+    /// Whether a claim that is read is flushed.
+    lasting: bool,
     under_way: Arc<Mutex<HashSet<Place>>>,
 }
 
@@ -28,9 +30,14 @@ impl Default for Reader {
     }
 }
 
+/// For who only looks, and answers for nothing.
+pub(super) fn onlooker() -> Reader {
+    Reader { lasting: false, ..Reader::default() }
+}
+
 impl Reader {
     pub(super) fn with_patience(patience: Duration) -> Self {
-        Self { patience, under_way: Arc::default() }
+        Self { patience, lasting: true, under_way: Arc::default() }
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashSet<Place>> {
@@ -67,7 +74,7 @@ impl Reader {
         let (tell, answer) = mpsc::channel();
         let (reader, disks) = (self.clone(), Arc::clone(disks));
         let read = move || {
-            let raw = read(&*disks, disk);
+            let raw = read(&*disks, disk, reader.lasting);
             reader.under_way().remove(&place(&raw.disk));
             // Nobody may be waiting any more.
             let _ = tell.send(raw);
@@ -82,12 +89,21 @@ impl Reader {
     }
 }
 
-fn read(disks: &dyn Disks, disk: Disk) -> Raw {
+fn read(disks: &dyn Disks, disk: Disk, lasting: bool) -> Raw {
     let device = match disks.read(&disk) {
         Ok(device) => device,
         Err(error) => return Raw::unreadable(disk, &error.message),
     };
     let found = claim::read(&Any(&*device)).map_err(|error| error.to_string());
+    // It may be the word of a Quarry that was killed before its flush, and what is believed here is answered for: that a volume
+    // is there, or is not any more.
+    let lasting = match &found {
+        Ok(Found::Claimed(_) | Found::Releasing(_)) if lasting => {
+            device.flush().map_err(|error| format!("flushing it: {error}"))
+        }
+        _ => Ok(()),
+    };
+    let found = lasting.and(found);
     let remains = remains(&Any(&*device), device.size()).map_err(|error| error.to_string());
     Raw { disk, heard: 0, found, remains }
 }

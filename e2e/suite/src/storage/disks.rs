@@ -115,9 +115,11 @@ fn read_disk(line: &str) -> Result<Found> {
     let blkid = word()?.trim();
     let said: Vec<String> = slots.iter().map(|slot| slot.as_ref().map_or("no slot".to_owned(), Slot::words)).collect();
     let text = format!("{disk}: {}; {partitions} partitions; {blkid}", said.join(", "));
-    // A volume is what nobody can take for anything else: both copies of its record, both partitions, a sound table.
+    // A volume is what nobody can take for anything else: two copies of its record, neither given up (the newer counts; a
+    // kill between the two leaves the other as it was), both partitions, a sound table.
     let volume = match &slots {
-        [Some(one), Some(other)] if one.is_volume() && one.record == other.record => {
+        [Some(one), Some(other)] if one.is_volume() && other.is_volume() => {
+            let one = if one.sequence >= other.sequence { one } else { other };
             let whole = partitions == "2" && blkid.contains("PTTYPE=gpt");
             whole
                 .then(|| Ok::<_, anyhow::Error>(Volume { size: second.parse()?, record: one.record.clone() }))
@@ -132,6 +134,7 @@ fn read_disk(line: &str) -> Result<Found> {
 #[derive(Debug, PartialEq, Eq)]
 struct Slot {
     mark: u32,
+    sequence: u64,
     record: String,
 }
 
@@ -147,8 +150,9 @@ impl Slot {
         }
         ensure!(bytes.len() == 384, "{} bytes of a slot", bytes.len());
         let number = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let sequence = bytes[16..24].iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
         let record = bytes[64..].get(..number(36) as usize).context("a record that is too long")?;
-        Ok(Some(Self { mark: number(12), record: String::from_utf8_lossy(record).into_owned() }))
+        Ok(Some(Self { mark: number(12), sequence, record: String::from_utf8_lossy(record).into_owned() }))
     }
 
     /// Neither given up nor unknown.
@@ -203,10 +207,10 @@ mod tests {
         let mut bytes = [0_u8; 384];
         assert_eq!(Slot::read(&hexadecimal(&bytes)).unwrap(), None);
         bytes[..8].copy_from_slice(b"QUARRYDK");
-        (bytes[12], bytes[36]) = (2, 4);
+        (bytes[12], bytes[16], bytes[17], bytes[36]) = (2, 2, 1, 4);
         bytes[64..69].copy_from_slice(b"r/s=x");
         let slot = Slot::read(&hexadecimal(&bytes)).unwrap();
-        assert_eq!(slot, Some(Slot { mark: 2, record: "r/s=".to_owned() }));
+        assert_eq!(slot, Some(Slot { mark: 2, sequence: 0x0102, record: "r/s=".to_owned() }));
         let line = format!("vdb 1048576 2 {0} {0} PTTYPE=gpt", hexadecimal(&bytes));
         assert_eq!(read_disk(&line).unwrap().volume.unwrap().size, 1 << 20);
         bytes[12] = 3;

@@ -24,7 +24,7 @@ fn a_long_wipe_goes_on_where_it_was() {
     let remove = |host: &Host| {
         run(async {
             let pool = start(host, Wipe::Zero);
-            if let Some(volume) = pool.asked("a").await.unwrap() {
+            if let Ok(Some(volume)) = pool.asked("a").await {
                 let _ = pool.remove(&volume).await;
             }
             for _ in 0..500 {
@@ -112,7 +112,7 @@ fn a_change_of_the_record_that_is_killed_anywhere_leaves_the_old_one_or_the_new_
     let change = |host: &Host| {
         run(async {
             let pool = start(host, Wipe::None);
-            let volume = pool.asked("a").await.unwrap().unwrap();
+            let volume = pool.asked("a").await?.unwrap();
             pool.set_record(&volume, &volume.record().unwrap().ready()).await
         })
     };
@@ -153,7 +153,7 @@ fn a_removal_that_is_killed_anywhere_is_brought_to_its_end() {
         let remove = |host: &Host| {
             run(async {
                 let pool = start(host, wipe);
-                let Some(volume) = pool.asked("a").await.unwrap() else { return };
+                let Ok(Some(volume)) = pool.asked("a").await else { return };
                 if pool.remove(&volume).await.is_ok() {
                     // What is left of it is done in the background; a kill there is one as well.
                     for _ in 0..100 {
@@ -230,8 +230,9 @@ fn what_goes_on_with_a_release_says_so_twice_before_it_wipes() {
         host.kill_after(kill);
         run(async {
             let pool = start(&host, Wipe::Zero);
-            let volume = pool.asked("a").await.unwrap().unwrap();
-            let _ = pool.remove(&volume).await;
+            if let Ok(Some(volume)) = pool.asked("a").await {
+                let _ = pool.remove(&volume).await;
+            }
         });
         host.reboot();
         host
