@@ -97,6 +97,9 @@ impl Inner {
                 }
             }
         }
+        // By now it is known of each why it is not free.
+        let view = self.view().await?;
+        self.fitting(&view, spec)?;
         Err(Error::new(
             Reason::NoSpace,
             format!("pool {} has no disk for it: what seemed to be free is not: {}", self.name, refused.join("; ")),

@@ -170,6 +170,9 @@ impl Raw {
                 Contents::Other { probe, remains: remains.clone() }
             }
             (Ok(Found::Claimed(claim)), ..) => Contents::Ours { what: title(claim) },
+            (Ok(Found::Releasing(claim)), ..) => {
+                Contents::Ours { what: format!("{}, which was deleted and is being wiped", title(claim)) }
+            }
             (Ok(found), _, _) => Contents::Ours { what: found.words() },
         };
         match (judge(&self.disk, &contents, last), &self.found) {

@@ -53,6 +53,12 @@ pub fn all() -> Vec<Scenario> {
             run: |context| Box::pin(disk::pulled::run(context)),
         },
         Scenario {
+            name: "disk-wiped",
+            about: "the disk of a deleted volume of 1 TiB: told as being wiped, offered by nobody, and wiped on where a kill left it",
+            limit: minutes(10),
+            run: |context| Box::pin(disk::wiped::run(context)),
+        },
+        Scenario {
             name: "disk-kill-points",
             about: "quarry is killed at each fault point of a whole disk's claim, use, wipe and release",
             limit: minutes(12),

@@ -64,14 +64,16 @@ pub async fn run(context: Context) -> Passed {
 /// The same on whole disks, whose every write has its order: they may lose what they like at any time.
 pub async fn on_disks(context: Context) -> Passed {
     let disks = vec![
-        Disk::new("d1", 48 << 20),
-        Disk::new("d2", 140 << 20).bus(Bus::Nvme).block_size(4096),
-        Disk::new("d3", 310 << 20).bus(Bus::Scsi),
+        Disk::new("d1", 48 << 20).bus(Bus::Nvme).block_size(4096),
+        Disk::new("d2", 64 << 20).bus(Bus::Scsi),
+        Disk::new("d3", 310 << 20),
     ];
     let mut node = Node::on_disks("disk-power-cut", disks).await?;
     node.vm.sh("sync").await?;
     node.serve().await?;
-    let figures = cuts(&context, &mut node, &[Ask::mount("ext4", "ext4"), Ask::block("block")], true).await?;
+    // The smallest disk that fits is taken: the filesystem lies on the first, the raw volume on the second.
+    let creates = [Ask::mount("ext4", "ext4"), Ask::block("block").size(50 * MIB)];
+    let figures = cuts(&context, &mut node, &creates, true).await?;
     // The least that a deletion flushes.
     let section = node.storage.section().replace("select", "wipe: none, select");
     node.configure(&format!("pools:\n  - name: main\n    {section}\n")).await?;
@@ -111,7 +113,8 @@ const UNANSWERED: &str = "it had not been answered";
 /// What is cut off in one round: all of it in a soak, else a choice.
 fn plan(context: &Context, creates: &[Ask], random: &mut Random) -> Vec<(Moment, Ask)> {
     let filesystems = vec![Ask::mount("ext4", "ext4"), Ask::mount("xfs", "xfs"), Ask::mount("btrfs", "btrfs")];
-    let synced = [filesystems.clone(), vec![Ask::block("block")]].concat();
+    let blocks = creates.iter().filter(|ask| ask.is_block()).cloned();
+    let synced: Vec<Ask> = filesystems.iter().cloned().chain(blocks).collect();
     let both = |asks: &[Ask], moments: [Moment; 2]| -> Vec<(Moment, Ask)> {
         asks.iter().flat_map(|ask| moments.map(|moment| (moment, ask.clone()))).collect()
     };

@@ -44,8 +44,8 @@ fn nothing_is_believed_that_was_seen_before_the_disk_was_held() {
         ("somebody's data", |host, disk| host.poke(disk, SIGNATURE.0, SIGNATURE.1)),
         ("EFI PART", |host, disk| host.poke(disk, 512, b"EFI PART")),
         ("is mounted on /x", |host, disk| host.use_it(disk, How::Mounted { at: "/x".into() })),
-        ("is in use", |host, disk| host.set_held(disk, true)),
-        ("is gone", |host, disk| host.pull(disk)),
+        ("is held by another program", |host, disk| host.set_held(disk, true)),
+        ("means no other disk", |host, disk| host.pull(disk)),
         ("is gone", |host, disk| host.put_back(disk, "vdc")),
     ];
     for (why, spoil) in spoils {

@@ -3,10 +3,11 @@
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Bus, Disk};
 
-use super::{MIB, VOLUME, capacity, disk, fill, kernel_name, offered};
+use super::{MIB, VOLUME, capacity, disk, fill, kernel_name, listed, offered, row};
 use crate::csi::{Ask, refused, retry};
-use crate::node::{BINARY, Node};
+use crate::node::Node;
 use crate::runner::{Context, Passed};
+use crate::scenarios::kill::{forget_points, points};
 use crate::scenarios::{lifecycle, stats};
 use crate::storage::partition;
 
@@ -79,16 +80,16 @@ pub async fn run(context: Context) -> Passed {
         not_zeroed(&mut node, policy, &disks[0], all).await.with_context(|| format!("with wipe: {policy}"))?;
         lives += 2;
     }
-    context.say(format_args!("what an operator sees:\n{}", listed(&node, &disks, all).await?));
+    context.say(format_args!("what an operator sees:\n{}", seen(&node, &disks, all).await?));
     Ok(format!("{lives} lives on {} disks", disks.len()))
 }
 
 /// What `quarry disks` says beside the quarry that serves: each disk with its state and the reason.
-async fn listed(node: &Node, disks: &[Disk], all: i64) -> Result<String> {
+async fn seen(node: &Node, disks: &[Disk], all: i64) -> Result<String> {
     let made = node.csi.create(&Ask::mount("pvc-listed", "ext4")).await?;
     let strange = disks[3].path();
     node.vm.sh(format!("mkfs.ext4 -q -F -L data {strange}; udevadm settle")).await?;
-    let table = node.vm.sh(format!("{BINARY} disks --config /etc/quarry/pools.yaml")).await?;
+    let table = listed(node).await?;
     let (mine, theirs) = (kernel_name(node, &disks[0]).await?, kernel_name(node, &disks[3]).await?);
     let free = kernel_name(node, &disks[1]).await?;
     for (name, words) in [
@@ -96,8 +97,7 @@ async fn listed(node: &Node, disks: &[Disk], all: i64) -> Result<String> {
         (&theirs, "main not-empty has an ext4 filesystem, label data"),
         (&free, "main free -"),
     ] {
-        let row = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
-        let row = row.into_iter().find(|row| row.starts_with(&format!("{name} "))).unwrap_or_default();
+        let row = row(&table, name);
         ensure!(row.ends_with(words), "{name} is listed as {row:?}, not as {words:?}:\n{table}");
     }
     ensure!(table.contains("in-use") && table.contains("is mounted on /"), "the root disk is not in use:\n{table}");
@@ -158,6 +158,8 @@ async fn not_zeroed(node: &mut Node, policy: &str, disk: &Disk, all: i64) -> Res
         let device = node.storage.device(name);
         let zeros = format!("udevadm settle; cmp -n {} \"{device}\" /dev/zero", made.size);
         node.vm.sh(zeros).await.context("a former tenant's bytes show")?;
+        // From here on: what the deletion does to the disk.
+        forget_points(node, None).await?;
         lifecycle::live(node, ask).await?;
         if policy == "none" {
             // At once, and without what could be taken for a signature.
@@ -168,6 +170,11 @@ async fn not_zeroed(node: &mut Node, policy: &str, disk: &Disk, all: i64) -> Res
         }
         node.expect_empty().await?;
         offered(node, all).await?;
+        let passed = points(node).await?;
+        let discarded = passed.iter().any(|point| point == "disk:discard:before");
+        ensure!(discarded == (policy == "discard"), "what the deletion did to the disk: {passed:?}");
+        // Where signatures lie, whatever the policy.
+        ensure!(passed.iter().any(|point| point == "device:zero:before"), "nothing was zeroed: {passed:?}");
     }
     Ok(())
 }

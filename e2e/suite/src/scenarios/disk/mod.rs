@@ -4,6 +4,7 @@ pub mod lifecycle;
 pub mod pulled;
 pub mod refused;
 mod signatures;
+pub mod wiped;
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use anyhow::{Result, bail};
 use quarry_vm::{Bus, Disk};
 
 use crate::csi::Ask;
-use crate::node::Node;
+use crate::node::{BINARY, Node};
 
 const MIB: u64 = 1 << 20;
 /// Where a volume begins on its disk: docs/disk-format.md.
@@ -32,6 +33,17 @@ fn disk(serial: &str, bus: Bus, sector: u32, size: u64) -> Disk {
 /// The kernel's name of a disk at this moment, `vdb`.
 async fn kernel_name(node: &Node, disk: &Disk) -> Result<String> {
     node.vm.sh(format!("basename $(readlink -f {})", disk.path())).await
+}
+
+/// What `quarry disks` says beside the quarry that serves. It fails when something could not be read, and prints all the same.
+async fn listed(node: &Node) -> Result<String> {
+    node.vm.sh(format!("{BINARY} disks --config /etc/quarry/pools.yaml || true")).await
+}
+
+/// A disk's row in it, by the kernel's name, its words one space apart. Empty: it has none.
+fn row(table: &str, name: &str) -> String {
+    let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+    rows.find(|row| row.starts_with(&format!("{name} "))).unwrap_or_default()
 }
 
 /// Fills where volumes lie with a former tenant's bytes. The disk stays blank to every probe.

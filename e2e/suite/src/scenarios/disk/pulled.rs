@@ -8,7 +8,7 @@ use futures::future::join_all;
 use quarry_vm::{Bus, Disk, Fault};
 use tonic::{Code, Status};
 
-use super::{MIB, capacity, disk, kernel_name, offered};
+use super::{MIB, capacity, disk, kernel_name, listed, offered, row};
 use crate::csi::{Ask, Made, refused, retry};
 use crate::node::Node;
 use crate::runner::{Context, Passed};
@@ -55,17 +55,24 @@ pub async fn run(context: Context) -> Passed {
         create(&node, on(3, Ask::mount("pulled-mount", "ext4"))).await?,
         create(&node, on(4, Ask::block("pulled-block"))).await?,
         create(&node, on(5, Ask::mount("pulled-scsi", "ext4"))).await?,
+        create(&node, on(6, Ask::mount("swapped-virtio", "ext4"))).await?,
+        create(&node, on(7, Ask::mount("swapped-nvme", "ext4"))).await?,
+        create(&node, on(8, Ask::block("swapped-scsi"))).await?,
     ];
-    for (index, made) in (3..).zip(&volumes) {
+    let boots = swapped(&mut node, &volumes).await.context("names exchanged at a reboot")?;
+    context.say(format_args!("six disks exchanged their names; boots: {boots}"));
+    for (index, made) in (3..6).zip(&volumes) {
         pulled(&mut node, &numbered(index), made).await.with_context(|| made.id.clone())?;
         context.say(format_args!("{} pulled and put back", made.ask.name));
     }
-    swapped(&mut node, &volumes).await.context("names changed at a reboot")?;
     for made in &volumes {
         node.csi.delete(&made.id).await?;
     }
     node.expect_empty().await?;
-    Ok(format!("3 disks pulled while published, a new one offered after {noticed:.2} s, 10 volumes of 20 calls"))
+    Ok(format!(
+        "6 disks exchanged their names, 3 pulled while published, a new one offered after {noticed:.2} s, \
+         10 volumes of 20 calls"
+    ))
 }
 
 /// Every disk once, and every other caller is told that there is none.
@@ -108,6 +115,9 @@ async fn failing(node: &mut Node, all: i64) -> Result<()> {
     let made = create(node, Ask::mount("beside", "ext4").size(1)).await?;
     ensure!(made.size == capacity(size(1)), "{} bytes: which disk is that?\n{}", made.size, node.contents().await?);
     named(node, &name).await?;
+    let table = listed(node).await?;
+    let row = row(&table, &name);
+    ensure!(row.contains("cannot read") && !row.contains(" free "), "{name} is listed as {row:?}:\n{table}");
     node.csi.delete(&made.id).await?;
     offered(node, all - capacity(failing.size)).await?;
 
@@ -183,30 +193,51 @@ async fn pulled(node: &mut Node, disk: &Disk, made: &Made) -> Result<()> {
     node.vm.take_disk(&taker.serial).await.map(drop)
 }
 
-/// The machine is switched off, and its disks are put into each other's places.
-async fn swapped(node: &mut Node, volumes: &[Made; 3]) -> Result<()> {
-    let disks = [numbered(3), numbered(4), numbered(5), numbered(6)];
-    let before = names(node, &disks).await?;
+/// The machine is switched off, and on each bus two disks are put into each other's places: each volume has its own bytes
+/// under the other's name. Returns how often the machine had to boot.
+async fn swapped(node: &mut Node, volumes: &[Made; 6]) -> Result<usize> {
+    for made in volumes {
+        open(node, made).await?;
+        write(node, made).await?;
+        close(node, made).await?;
+    }
+    // Three buses, and then the same three.
+    let disks: Vec<Disk> = (3..9).map(numbered).collect();
     node.vm.sh("sync").await?;
     node.stop().await?;
+    // Until now they had names by the order in which they were plugged in; a boot gives them by their places.
+    node.vm.reboot().await?;
+    let mut wanted = names(node, &disks).await?;
+    wanted.rotate_left(3);
     node.vm.power_off().await?;
     let mut taken = Vec::new();
     for disk in &disks {
         taken.push(node.vm.take_disk(&disk.serial).await?);
     }
-    for disk in taken.into_iter().rev() {
+    // Each goes into the first slot that is empty.
+    taken.rotate_left(3);
+    for disk in taken {
         node.vm.insert_disk(disk).await?;
     }
-    node.vm.boot_again().await?;
-    let after = names(node, &disks).await?;
-    ensure!(before != after, "no disk has another name than before: {before:?}");
+    let mut boots = 1;
+    loop {
+        node.vm.boot_again().await?;
+        boots += 1;
+        let after = names(node, &disks).await?;
+        if after == wanted {
+            break;
+        }
+        // Disks are probed at once, so that the kernel may name a later one first.
+        ensure!(boots < 5, "their names should be {wanted:?}, and are {after:?}");
+        node.vm.power_off().await?;
+    }
     node.serve().await?;
     for made in volumes {
         open(node, made).await?;
         read(node, made).await?;
         close(node, made).await?;
     }
-    Ok(())
+    Ok(boots)
 }
 
 async fn names(node: &Node, disks: &[Disk]) -> Result<Vec<String>> {

@@ -11,8 +11,8 @@ use crate::csi::Ask;
 use crate::node::Node;
 use crate::runner::{Context, Passed};
 
-/// As many of each size of sectors as an answer has room to name, beside the root disk.
-const PAIRS: usize = 3;
+/// Where the pairs of disks lie, one of each size of sectors: as many as an answer has room to name, beside the root disk.
+const BUSES: [Bus; 3] = [Bus::Virtio, Bus::Nvme, Bus::Scsi];
 /// The least that ZFS takes: libblkid looks for it on no smaller one.
 const SIZE: u64 = 64 * MIB;
 
@@ -24,8 +24,8 @@ struct Case<'a> {
 }
 
 pub async fn run(context: Context) -> Passed {
-    let serial = |index: usize, sector: u32| disk(&format!("d{index}-{sector}"), Bus::Virtio, sector, SIZE);
-    let disks: Vec<Disk> = (0..PAIRS).flat_map(|index| [serial(index, 512), serial(index, 4096)]).collect();
+    let pair = |(index, bus)| [512, 4096].map(|sector| disk(&format!("d{index}-{sector}"), bus, sector, SIZE));
+    let disks: Vec<Disk> = BUSES.into_iter().enumerate().flat_map(pair).collect();
     let mut node = Node::on_disks("disk-refused", disks.clone()).await?;
     node.serve().await?;
     let all = capacity(SIZE) * i64::try_from(disks.len())?;
@@ -33,7 +33,7 @@ pub async fn run(context: Context) -> Passed {
     offered(&node, all).await?;
 
     let mut refusals = 0;
-    for batch in signatures::ALL.chunks(PAIRS) {
+    for batch in signatures::ALL.chunks(BUSES.len()) {
         let mut cases = Vec::new();
         for (signature, pair) in batch.iter().zip(disks.chunks(2)) {
             for disk in pair {
@@ -48,8 +48,11 @@ pub async fn run(context: Context) -> Passed {
         context.say(batch.iter().map(|signature| signature.what).collect::<Vec<_>>().join("; "));
     }
     let signatures = refusals;
-    for ways in [WHOLE, PARTS] {
-        refusals += used(&node, ways, &disks).await?;
+    // The partition lies on NVMe, where the kernel names it another way.
+    let mut others = disks.clone();
+    others.rotate_left(2);
+    for (ways, disks) in [(WHOLE, &disks), (PARTS, &others)] {
+        refusals += used(&node, ways, disks).await?;
         // As they are now, they are offered: nothing but what was done to them was in the way.
         offered(&node, all).await?;
     }

@@ -22,10 +22,11 @@ const STRANGER: &str = "stranger";
 async fn node(name: &str) -> Result<Node> {
     const MIB: u64 = 1 << 20;
     let disks = vec![
-        Disk::new("d1", 16 * MIB),
-        Disk::new("d2", 48 * MIB).block_size(4096),
+        // The volumes of the sweep lie on these two.
+        Disk::new("d1", 16 * MIB).bus(Bus::Scsi),
+        Disk::new("d2", 48 * MIB).bus(Bus::Nvme).block_size(4096),
         Disk::new("d3", 52 * MIB).bus(Bus::Nvme),
-        Disk::new("d4", 140 * MIB).bus(Bus::Nvme).block_size(4096),
+        Disk::new("d4", 140 * MIB).block_size(4096),
         Disk::new("d5", 310 * MIB).bus(Bus::Scsi),
         Disk::new(STRANGER, 40 * MIB),
     ];

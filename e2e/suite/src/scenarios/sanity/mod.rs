@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use quarry_vm::{Command, Disk};
+use quarry_vm::{Bus, Command, Disk};
 use serde_json::Value;
 
 use crate::cluster::{self, CERTIFICATES};
@@ -76,20 +76,20 @@ async fn together(context: Context, access: &str) -> Passed {
 }
 
 pub async fn disk_mount(context: Context) -> Passed {
-    on_disks(context, "mount").await
+    on_disks(context, "mount", Bus::Nvme, 4096).await
 }
 
 pub async fn disk_block(context: Context) -> Passed {
-    on_disks(context, "block").await
+    on_disks(context, "block", Bus::Scsi, 512).await
 }
 
 /// On whole disks of which each becomes a volume of either size that the specs ask for: by name, or by default.
-async fn on_disks(context: Context, access: &str) -> Passed {
+async fn on_disks(context: Context, access: &str, bus: Bus, sector: u32) -> Passed {
     const RESERVED: u64 = 3 << 20;
     install::csi_sanity().await?;
-    let disks = (0..12).map(|index| match index % 2 {
-        0 => Disk::new(format!("d{index}"), VOLUME + RESERVED),
-        _ => Disk::new(format!("d{index}"), GIB + RESERVED),
+    let disks = (0..12).map(|index| {
+        let size = if index % 2 == 0 { VOLUME } else { GIB };
+        Disk::new(format!("d{index}"), size + RESERVED).bus(bus).block_size(sector)
     });
     let mut node = Node::on_disks(&format!("disk-sanity-{access}"), disks.collect()).await?;
     node.serve().await?;
