@@ -41,19 +41,40 @@ impl Inner {
         self.changing.is_at(&disk.name);
         let inner = Arc::clone(self);
         blocking(move || {
-            // A record that stands in one copy only is written again before it is acted upon: else the loss of that copy
-            // would bring back what was before.
-            if claim.degraded.contains(&Degraded::Record) && matches!(now.record, Recorded::Here(_)) {
-                let device = inner.disks.write(&disk)?;
-                let mended = claim::set_record(&Any(&*device), &claim, &claim.record);
-                inner.touched(&disk);
-                mended.map_err(|error| inner.explain(&error))?;
-            }
+            inner.mend(&disk, &claim, &now)?;
             let (node, opened) = inner.disks.add_partitions(&disk, &claim)?;
             inner.opened().insert(claim.identity.disk.to_string(), opened);
             Ok(node)
         })
         .await
+    }
+
+    /// Has a volume's record stand in both copies, before it is answered for.
+    pub(super) async fn settle(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
+        let stands = |view: &View| {
+            view.claim(&volume.group).is_none_or(|(_, claim)| !claim.degraded.contains(&Degraded::Record))
+        };
+        if stands(&*self.view().await?) {
+            return Ok(());
+        }
+        let _turn = self.changing.take(format!("the record of volume {} is mended", volume.name)).await;
+        let view = self.view().await?;
+        let (disk, claim, now) = self.current(&view, volume)?;
+        self.changing.is_at(&disk.name);
+        let inner = Arc::clone(self);
+        blocking(move || inner.mend(&disk, &claim, &now)).await
+    }
+
+    /// A record that stands in one copy only is written again before it is acted upon: else the loss of that copy would bring
+    /// back what was before. Blocks.
+    fn mend(&self, disk: &Disk, claim: &Claim, volume: &PoolVolume) -> Result<()> {
+        if !claim.degraded.contains(&Degraded::Record) || !matches!(volume.record, Recorded::Here(_)) {
+            return Ok(());
+        }
+        let device = self.disks.write(disk)?;
+        let mended = claim::set_record(&Any(&*device), claim, &claim.record);
+        self.touched(disk);
+        mended.map(drop).map_err(|error| self.explain(&error))
     }
 
     /// The node of the volume's partition if nothing is left to be done for it: then there is no need to wait for a turn.

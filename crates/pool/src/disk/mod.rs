@@ -44,7 +44,7 @@ pub use self::report::{DiskReport, Owner};
 use self::turns::Turns;
 use self::view::{Known, Place, View};
 use crate::pool::{Device, Reading, Volumes};
-use crate::{Heard, Pool, PoolVolume, Record, Uevents};
+use crate::{Health, Heard, Pool, PoolVolume, Record, Uevents};
 
 /// For how long a look is believed where nothing was heard of any disk.
 const FRESH: Duration = Duration::from_secs(4);
@@ -324,7 +324,12 @@ impl Pool for DiskPool {
     async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
         // Half a claim was never handed out, and what is damaged is none: it is not what an interrupted creation left.
         let found = self.inner.view().await?.volume(&self.inner.name, &safe_name(name), false)?;
-        Ok(found.filter(|volume| volume.record().is_ok_and(|record| record.name == name)))
+        let found = found.filter(|volume| volume.record().is_ok_and(|record| record.name == name));
+        // The caller is about to answer that it is there. One that is lost is not answered for.
+        if let Some(volume) = found.as_ref().filter(|volume| !matches!(volume.health, Health::Lost(_))) {
+            self.inner.settle(volume).await?;
+        }
+        Ok(found)
     }
 
     async fn storage(&self) -> Result<StorageId> {

@@ -115,11 +115,9 @@ fn read_disk(line: &str) -> Result<Found> {
     let blkid = word()?.trim();
     let said: Vec<String> = slots.iter().map(|slot| slot.as_ref().map_or("no slot".to_owned(), Slot::words)).collect();
     let text = format!("{disk}: {}; {partitions} partitions; {blkid}", said.join(", "));
-    // A volume is what nobody can take for anything else: two copies of its record, neither given up (the newer counts; a
-    // kill between the two leaves the other as it was), both partitions, a sound table.
+    // A volume is what nobody can take for anything else: both copies of its record, both partitions, a sound table.
     let volume = match &slots {
-        [Some(one), Some(other)] if one.is_volume() && other.is_volume() => {
-            let one = if one.sequence >= other.sequence { one } else { other };
+        [Some(one), Some(other)] if one.is_volume() && one == other => {
             let whole = partitions == "2" && blkid.contains("PTTYPE=gpt");
             whole
                 .then(|| Ok::<_, anyhow::Error>(Volume { size: second.parse()?, record: one.record.clone() }))

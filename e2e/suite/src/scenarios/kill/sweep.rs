@@ -134,13 +134,13 @@ pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(
         }
         let mut line = Vec::new();
         for (step, figures) in &sweep.steps {
-            // A raw block volume is staged by looking at it alone; what is passed then mends an interrupted creation.
+            // A raw block volume is staged by looking at it alone.
             let nothing_done = ask.is_block() && matches!(step, Step::Stage | Step::StageAgain | Step::Unstage);
             ensure!(
                 figures.exist > 0 || nothing_done,
                 "{name}: {step} passed no fault point; was quarry built with them?"
             );
-            ensure!(figures.tried > 0 || figures.exist == 0 || nothing_done, "{name}: {step} was never interrupted");
+            ensure!(figures.tried > 0 || figures.exist == 0, "{name}: {step} was never interrupted");
             line.push(format!("{step} {}/{}", figures.tried, figures.exist));
             tried += figures.tried;
             exist += figures.exist;
