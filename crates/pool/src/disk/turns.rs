@@ -61,3 +61,36 @@ impl Turns {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Turns {
+        /// As if the change under way had begun so much earlier.
+        fn age(&self, by: Duration) {
+            let mut under_way = self.under_way();
+            let (_, since) = under_way.as_mut().unwrap();
+            *since = since.checked_sub(by).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_is_overdue_after_half_a_minute_and_names_its_disk() {
+        let turns = Turns::default();
+        assert_eq!((turns.is_taken(), turns.overdue()), (false, None));
+        let turn = turns.take("volume a is created".to_owned()).await;
+        turns.is_at("vdb");
+        turns.age(Duration::from_secs(29));
+        assert_eq!((turns.is_taken(), turns.overdue()), (true, None));
+        turns.is_at("vdc");
+        turns.age(Duration::from_secs(2));
+        let overdue = turns.overdue().unwrap();
+        assert!(overdue.starts_with("volume a is created (disk vdc), for 31 s now"), "{overdue}");
+        drop(turn);
+        assert_eq!((turns.is_taken(), turns.overdue()), (false, None));
+        // The next one's time is its own.
+        let _turn = turns.take("volume b is deleted".to_owned()).await;
+        assert_eq!(turns.overdue(), None);
+    }
+}

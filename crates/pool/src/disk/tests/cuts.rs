@@ -62,6 +62,62 @@ fn a_long_wipe_goes_on_where_it_was() {
     assert_eq!(noted, [0, 64, 128, 192].into());
 }
 
+/// After a restart the way to wipe may be another one, so what was discarded is not noted as wiped.
+#[test]
+fn a_long_discard_notes_nothing_and_begins_anew() {
+    const GIB: u64 = 1 << 30;
+    const SECRET: u64 = VOLUME_OFFSET + 100 * GIB;
+    let remove = |host: &Host, way: Wipe| {
+        run(async {
+            let pool = start(host, way);
+            if let Ok(Some(volume)) = pool.asked("a").await {
+                let _ = pool.remove(&volume).await;
+            }
+            for _ in 0..500 {
+                if word(host, 1) == "releasing" && pool.status().await.problems.is_empty() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            }
+        })
+    };
+    let prepared = || {
+        let host = Host::default();
+        host.set_discards(host.disk("vdb", 130 << 10));
+        run(async {
+            let pool = start(&host, Wipe::Discard);
+            let volume = pool.carve(&spec("a", 1)).await.unwrap();
+            pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
+        });
+        host.poke(1, SECRET, b"secret");
+        host
+    };
+    let host = prepared();
+    let before = host.operations();
+    remove(&host, Wipe::Discard);
+    assert_eq!((word(&host, 1), host.peek(1, SECRET, 6)), ("nothing", vec![0; 6]));
+    let total = host.operations() - before;
+    let mut far = 0;
+    for kill in (0..total).step_by(11) {
+        let host = prepared();
+        host.kill_after(kill);
+        remove(&host, Wipe::Discard);
+        host.reboot();
+        let Found::Releasing(claim) = found(&host, 1) else { continue };
+        let Tag::Record(record) = Record::parse(std::str::from_utf8(&claim.record).unwrap()) else {
+            panic!("no record")
+        };
+        assert_eq!(record.zeroed, 0, "killed before deed {kill}");
+        if host.peek(1, SECRET, 6) == [0; 6] {
+            far += 1;
+        }
+        // A disk may show again what was discarded; another pool's way zeroes it.
+        host.poke(1, SECRET, b"secret");
+        remove(&host, Wipe::Zero);
+        assert_eq!((word(&host, 1), host.peek(1, SECRET, 6)), ("nothing", vec![0; 6]), "killed before deed {kill}");
+    }
+    assert!(far > 0, "no kill fell after more was discarded than is noted of zeroing at once");
+}
+
 /// How many deeds it takes.
 fn deeds(work: impl FnOnce(&Host)) -> usize {
     let host = Host::default();

@@ -47,6 +47,10 @@ struct Slot {
     unreadable: bool,
     unwritable: bool,
     hangs: bool,
+    /// Blkid gets no answer of it.
+    silent: bool,
+    /// It can discard.
+    discards: bool,
     /// Somebody, perhaps we, has it for himself.
     held: bool,
     /// Whether the kernel has its partitions, and how often they are open.
@@ -97,6 +101,8 @@ impl Host {
             unreadable: false,
             unwritable: false,
             hangs: false,
+            silent: false,
+            discards: false,
             held: false,
             partitions: false,
             opened: 0,
@@ -124,6 +130,15 @@ impl Host {
     /// Has whoever reads the disk wait, or wait no longer.
     pub(super) fn set_hanging(&self, number: u64, hangs: bool) {
         self.with(number, |slot| slot.hangs = hangs);
+    }
+
+    /// Has blkid wait for the disk, or wait no longer.
+    pub(super) fn set_silent(&self, number: u64, silent: bool) {
+        self.with(number, |slot| slot.silent = silent);
+    }
+
+    pub(super) fn set_discards(&self, number: u64) {
+        self.with(number, |slot| slot.discards = true);
     }
 
     pub(super) fn set_unwritable(&self, number: u64, unwritable: bool) {
@@ -284,6 +299,9 @@ impl Disks for Host {
     async fn probe(&self, disk: &Disk) -> Result<Probe> {
         self.state().probes += 1;
         let number = self.number_of(disk)?;
+        while self.with(number, |slot| slot.silent) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         let (at, signature) = SIGNATURE;
         Ok(match self.peek(number, at, signature.len()) == signature {
             true => Probe::Other { what: "somebody's data".to_owned() },
@@ -343,6 +361,12 @@ impl Handle {
             false => Ok(()),
         }
     }
+
+    /// Makes a hole, which reads as zeros, so that large disks can be wiped.
+    fn punch(&self, offset: u64, length: u64) {
+        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        fallocate(&*self.file, hole, offset as i64, length.max(1) as i64).unwrap();
+    }
 }
 
 impl Sectors for Handle {
@@ -386,15 +410,17 @@ impl Held for Handle {
         self.worn().map_err(|error| Error::host(error.to_string()))?;
         let failed = self.host.deed();
         // It had begun.
-        let length = if failed.is_err() { length / 2 } else { length };
-        // A hole, so that large disks can be zeroed.
-        let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        fallocate(&*self.file, hole, offset as i64, length.max(1) as i64).unwrap();
+        self.punch(offset, if failed.is_err() { length / 2 } else { length });
         failed
     }
 
-    fn discard(&self, _: u64, _: u64) -> Result<bool> {
-        self.host.deed().map(|()| false)
+    fn discard(&self, offset: u64, length: u64) -> Result<bool> {
+        self.host.deed()?;
+        let discards = self.host.with(self.number, |slot| slot.discards);
+        if discards {
+            self.punch(offset, length);
+        }
+        Ok(discards)
     }
 
     fn drop_partitions(&self) -> Result<()> {

@@ -151,6 +151,42 @@ fn a_disk_that_hangs_holds_up_nobody_but_itself() {
     });
 }
 
+/// A disk that could be read may still hang when blkid asks it.
+#[test]
+fn a_disk_whose_answer_does_not_come_is_unknown_and_not_asked_again() {
+    let host = Host::default();
+    let [silent, _] = ["vdb", "vdc"].map(|name| host.disk(name, 16));
+    host.set_silent(silent, true);
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_time().start_paused(true).build().unwrap().block_on(async {
+        let disks: Arc<dyn Disks> = Arc::new(host.clone());
+        let judges = look::Judges::default();
+        let raw = |disk: quarry_disk::Disk| look::read_held(&*host.read(&disk).unwrap(), &disk);
+        let judge = async || {
+            let own = host.find().unwrap().disks.into_iter().map(raw).collect();
+            let seen = look::judge_all(&disks, &judges, own, &[]).await.unwrap();
+            [0, 1].map(|index| seen[index].state.clone())
+        };
+        let unknown = |state: &Disk, part: &str| matches!(state, Disk::Unknown { why } if why.contains(part));
+
+        let began = tokio::time::Instant::now();
+        let [one, other] = judge().await;
+        assert!(unknown(&one, "not answered for 30 s"), "{one:?}");
+        assert_eq!(other, Disk::Free);
+        assert!(began.elapsed() >= Duration::from_secs(30));
+
+        let (began, asked) = (tokio::time::Instant::now(), host.probes());
+        let [one, other] = judge().await;
+        assert!(unknown(&one, "an earlier question"), "{one:?}");
+        assert_eq!((other, host.probes()), (Disk::Free, asked + 1), "the other one alone is asked");
+        assert!(began.elapsed() < Duration::from_secs(1), "nobody waits for it");
+
+        host.set_silent(silent, false);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(judge().await, [Disk::Free, Disk::Free]);
+    });
+}
+
 #[test]
 fn a_copy_of_a_disk_makes_neither_usable() {
     let host = Host::default();
