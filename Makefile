@@ -58,7 +58,7 @@ deny: ## Licences, duplicate crates, where crates come from
 advisories: ## Known vulnerabilities in what is used (needs the network)
 	@e2e/deny.sh check advisories
 
-fuzz: ## Fuzz the parsers of mountinfo, of LVM's report and of the record, two minutes each
+fuzz: ## Fuzz the parsers of mountinfo, of LVM's report, of the record and of the claim, two minutes each
 	@fuzz/run.sh
 
 clean-cache: ## Remove the cached images and tools

@@ -1,5 +1,6 @@
 //! Scenarios on pools of whole disks.
 
+mod damaged;
 pub mod lifecycle;
 pub mod pulled;
 pub mod refused;

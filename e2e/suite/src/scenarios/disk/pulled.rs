@@ -8,7 +8,7 @@ use futures::future::join_all;
 use quarry_vm::{Bus, Disk, Fault};
 use tonic::{Code, Status};
 
-use super::{MIB, capacity, disk, kernel_name, listed, offered, row};
+use super::{MIB, capacity, damaged, disk, kernel_name, listed, offered, row};
 use crate::csi::{Ask, Made, refused, retry};
 use crate::node::Node;
 use crate::runner::{Context, Passed};
@@ -65,6 +65,10 @@ pub async fn run(context: Context) -> Passed {
         pulled(&mut node, &numbered(index), made).await.with_context(|| made.id.clone())?;
         context.say(format_args!("{} pulled and put back", made.ask.name));
     }
+    for (index, made) in [(6, &volumes[3]), (4, &volumes[1])] {
+        damaged::published(&node, &numbered(index), made).await.with_context(|| format!("damaged: {}", made.id))?;
+    }
+    context.say("two claims damaged and mended while published");
     for made in &volumes {
         node.csi.delete(&made.id).await?;
     }

@@ -1,0 +1,99 @@
+//! Whatever lies where the reader of claims looks, it does not panic, a volume it tells of lies on the disk, and a disk in use
+//! is not taken for free as long as one copy of its record was not touched.
+#![no_main]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+use quarry_disk::claim::{Found, Sectors, begin_release, claim, read};
+
+const MIB: u64 = 1 << 20;
+const SIZE: u64 = 16 * MIB;
+const PIECE: usize = 512;
+/// Where the reader looks, and what lies around that: docs/disk-format.md. The two copies of the record are the third and the
+/// fourth.
+const PLACES: [u64; 6] = [0, 4096, MIB, MIB + MIB / 2, SIZE - MIB, SIZE - (64 << 10)];
+
+/// A disk in memory. What was never written is zeros.
+#[derive(Default)]
+struct Memory {
+    sector_size: u32,
+    pieces: RefCell<BTreeMap<u64, [u8; PIECE]>>,
+}
+
+impl Memory {
+    fn each(&self, offset: u64, length: usize, mut work: impl FnMut(&mut u8, usize)) {
+        let mut pieces = self.pieces.borrow_mut();
+        for index in 0..length {
+            let at = offset + index as u64;
+            let piece = pieces.entry(at / PIECE as u64).or_insert([0; PIECE]);
+            work(&mut piece[at as usize % PIECE], index);
+        }
+    }
+}
+
+impl Sectors for Memory {
+    fn path(&self) -> &Path {
+        Path::new("/dev/memory")
+    }
+
+    fn size(&self) -> u64 {
+        SIZE
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.sector_size
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        assert!(offset + buffer.len() as u64 <= SIZE, "read beyond the end");
+        buffer.fill(0);
+        let pieces = self.pieces.borrow();
+        let end = offset + buffer.len() as u64;
+        for (number, piece) in pieces.range(offset / PIECE as u64..end.div_ceil(PIECE as u64)) {
+            let start = number * PIECE as u64;
+            let (from, to) = (start.max(offset), (start + PIECE as u64).min(end));
+            buffer[(from - offset) as usize..(to - offset) as usize]
+                .copy_from_slice(&piece[(from - start) as usize..(to - start) as usize]);
+        }
+        Ok(())
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.each(offset, bytes.len(), |byte, index| *byte = bytes[index]);
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fuzz_target!(|input: (bool, bool, Vec<(u8, u16, Vec<u8>)>)| {
+    let (large, releasing, patches) = input;
+    let disk = Memory { sector_size: if large { 4096 } else { 512 }, ..Memory::default() };
+    let made = claim(&disk, "pvc-1", b"a record").expect("a blank disk can be claimed");
+    if releasing {
+        begin_release(&disk, &made).expect("a claim can be released");
+    }
+    let mut touched = [false; PLACES.len()];
+    for (place, offset, bytes) in patches {
+        let place = usize::from(place) % PLACES.len();
+        let at = PLACES[place] + u64::from(offset);
+        let length = bytes.len().min((SIZE - at) as usize);
+        disk.write_all_at(&bytes[..length], at).expect("it lies on the disk");
+        touched[place] = true;
+    }
+    let Ok(found) = read(&disk) else { return };
+    let _ = found.words();
+    match found {
+        Found::Claimed(claim) | Found::Releasing(claim) | Found::HalfClaimed(claim) => {
+            assert!(claim.offset.checked_add(claim.length).is_some_and(|end| end <= SIZE), "{claim:?}");
+        }
+        Found::Nothing | Found::Foreign { .. } => assert!(touched[2] && touched[3], "a disk in use is {found:?}"),
+        _ => {}
+    }
+});
