@@ -17,6 +17,8 @@ const PAIRS: usize = 15;
 const IDLE: Duration = Duration::from_secs(60);
 /// How often somebody looks at its metrics meanwhile.
 const SCRAPE: Duration = Duration::from_secs(12);
+/// How soon a change by hand is seen, at the latest.
+const SEEN: Duration = Duration::from_secs(20);
 /// Hides lvm, and writes down what it is told.
 const WRAPPER: &str = "#!/bin/sh\nprintf '%s\\n' \"$@\" > /run/told-$1\nexec /usr/sbin/lvm \"$@\"\n";
 
@@ -82,6 +84,7 @@ struct Pairs {
 async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs> {
     let (mut creates, mut bares, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut processes = Vec::new();
+    let (free, _) = node.csi.capacity(&Default::default()).await?;
     for number in 0..PAIRS {
         let name = format!("volume-{number}");
         let by_hand: Vec<String> = std::iter::once("lvm".to_owned())
@@ -91,8 +94,8 @@ async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs
         let (mut create, mut lvcreate) = (0.0, 0.0);
         for turn in 0..2 {
             if turn == first {
-                // The orchestrator asks for the capacity before it chooses a node.
-                node.csi.capacity(&Default::default()).await?;
+                let taken = if turn == 0 { 0 } else { Ask::mount(&name, "ext4").required };
+                seen(node, free - taken).await.context("what was changed by hand")?;
                 node.vm.sh(format!("> {FAULTS}/log")).await?;
                 let began = Instant::now();
                 node.csi.create(&Ask::mount(&name, "ext4")).await?;
@@ -117,6 +120,20 @@ async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs
     ensure!(pairs.processes.len() <= 3, "a create started {:?}", pairs.processes);
     ensure!(pairs.ratio < 4.0, "a create takes {:.1} times as long as lvcreate", pairs.ratio);
     Ok(pairs)
+}
+
+/// Waits until quarry offers so many bytes: it has seen what was changed by hand, as on a node where nobody but quarry
+/// changes anything.
+async fn seen(node: &Node, free: i64) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let (available, _) = node.csi.capacity(&Default::default()).await?;
+        if available == free {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < SEEN, "{available} bytes are offered, not {free}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// The programs that quarry has started since the log of its fault points was emptied. (A scrape of `/metrics` has the
