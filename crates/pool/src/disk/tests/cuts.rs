@@ -3,6 +3,30 @@
 use super::*;
 use crate::Tag;
 
+/// Makes the volume `a`, and says that it was used.
+fn used(host: &Host, wipe: Wipe) {
+    run(async {
+        let pool = start(host, wipe);
+        let volume = pool.carve(&spec("a", 1)).await.unwrap();
+        pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
+    });
+}
+
+/// Deletes the volume `a` on the first disk, and waits for its bytes to be wiped, or for that to fail.
+fn delete(host: &Host, way: Wipe) {
+    run(async {
+        let pool = start(host, way);
+        if let Ok(Some(volume)) = pool.asked("a").await {
+            let _ = pool.remove(&volume).await;
+        }
+        for _ in 0..500 {
+            if word(host, 1) == "releasing" && pool.status().await.problems.is_empty() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    });
+}
+
 /// A long wipe goes on where it was cut off, and by no means further.
 #[test]
 fn a_long_wipe_goes_on_where_it_was() {
@@ -10,30 +34,14 @@ fn a_long_wipe_goes_on_where_it_was() {
     let prepared = || {
         let host = Host::default();
         let disk = host.disk("vdb", 200 << 10);
-        run(async {
-            let pool = start(&host, Wipe::Zero);
-            let volume = pool.carve(&spec("a", 1)).await.unwrap();
-            pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
-        });
+        used(&host, Wipe::Zero);
         for at in 0..200 {
             host.poke(disk, VOLUME_OFFSET + at * GIB - MIB * u64::from(at == 199), b"secret");
         }
         host
     };
     let secrets = |host: &Host| (0..199).filter(|at| host.peek(1, VOLUME_OFFSET + at * GIB, 6) == b"secret").count();
-    let remove = |host: &Host| {
-        run(async {
-            let pool = start(host, Wipe::Zero);
-            if let Ok(Some(volume)) = pool.asked("a").await {
-                let _ = pool.remove(&volume).await;
-            }
-            for _ in 0..500 {
-                if word(host, 1) == "releasing" && pool.status().await.problems.is_empty() {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-            }
-        })
-    };
+    let remove = |host: &Host| delete(host, Wipe::Zero);
     let host = prepared();
     let before = host.operations();
     remove(&host);
@@ -67,40 +75,23 @@ fn a_long_wipe_goes_on_where_it_was() {
 fn a_long_discard_notes_nothing_and_begins_anew() {
     const GIB: u64 = 1 << 30;
     const SECRET: u64 = VOLUME_OFFSET + 100 * GIB;
-    let remove = |host: &Host, way: Wipe| {
-        run(async {
-            let pool = start(host, way);
-            if let Ok(Some(volume)) = pool.asked("a").await {
-                let _ = pool.remove(&volume).await;
-            }
-            for _ in 0..500 {
-                if word(host, 1) == "releasing" && pool.status().await.problems.is_empty() {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-            }
-        })
-    };
     let prepared = || {
         let host = Host::default();
         host.set_discards(host.disk("vdb", 130 << 10));
-        run(async {
-            let pool = start(&host, Wipe::Discard);
-            let volume = pool.carve(&spec("a", 1)).await.unwrap();
-            pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
-        });
+        used(&host, Wipe::Discard);
         host.poke(1, SECRET, b"secret");
         host
     };
     let host = prepared();
     let before = host.operations();
-    remove(&host, Wipe::Discard);
+    delete(&host, Wipe::Discard);
     assert_eq!((word(&host, 1), host.peek(1, SECRET, 6)), ("nothing", vec![0; 6]));
     let total = host.operations() - before;
     let mut far = 0;
     for kill in (0..total).step_by(11) {
         let host = prepared();
         host.kill_after(kill);
-        remove(&host, Wipe::Discard);
+        delete(&host, Wipe::Discard);
         host.reboot();
         let Found::Releasing(claim) = found(&host, 1) else { continue };
         let Tag::Record(record) = Record::parse(std::str::from_utf8(&claim.record).unwrap()) else {
@@ -112,7 +103,7 @@ fn a_long_discard_notes_nothing_and_begins_anew() {
         }
         // A disk may show again what was discarded; another pool's way zeroes it.
         host.poke(1, SECRET, b"secret");
-        remove(&host, Wipe::Zero);
+        delete(&host, Wipe::Zero);
         assert_eq!((word(&host, 1), host.peek(1, SECRET, 6)), ("nothing", vec![0; 6]), "killed before deed {kill}");
     }
     assert!(far > 0, "no kill fell after more was discarded than is noted of zeroing at once");
@@ -228,11 +219,7 @@ fn a_removal_that_is_killed_anywhere_is_brought_to_its_end() {
         let prepared = || {
             let host = Host::default();
             host.disk("vdb", 16);
-            run(async {
-                let pool = start(&host, wipe);
-                let volume = pool.carve(&spec("a", 1)).await.unwrap();
-                pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
-            });
+            used(&host, wipe);
             host.poke(1, SECRET, b"secret");
             host
         };
@@ -282,11 +269,7 @@ fn what_goes_on_with_a_release_says_so_twice_before_it_wipes() {
     let prepared = |kill: usize| {
         let host = Host::default();
         host.disk("vdb", 16);
-        run(async {
-            let pool = start(&host, Wipe::Zero);
-            let volume = pool.carve(&spec("a", 1)).await.unwrap();
-            pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
-        });
+        used(&host, Wipe::Zero);
         host.poke(1, SECRET, b"secret");
         host.kill_after(kill);
         run(async {
