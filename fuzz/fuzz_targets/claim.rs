@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use quarry_disk::claim::{Found, Sectors, begin_release, claim, read};
+use quarry_disk::claim::{Found, Sectors, begin_release, claim, read, set_record};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 16 * MIB;
@@ -22,17 +22,6 @@ const PLACES: [u64; 6] = [0, 4096, MIB, MIB + MIB / 2, SIZE - MIB, SIZE - (64 <<
 struct Memory {
     sector_size: u32,
     pieces: RefCell<BTreeMap<u64, [u8; PIECE]>>,
-}
-
-impl Memory {
-    fn each(&self, offset: u64, length: usize, mut work: impl FnMut(&mut u8, usize)) {
-        let mut pieces = self.pieces.borrow_mut();
-        for index in 0..length {
-            let at = offset + index as u64;
-            let piece = pieces.entry(at / PIECE as u64).or_insert([0; PIECE]);
-            work(&mut piece[at as usize % PIECE], index);
-        }
-    }
 }
 
 impl Sectors for Memory {
@@ -63,7 +52,10 @@ impl Sectors for Memory {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.each(offset, bytes.len(), |byte, index| *byte = bytes[index]);
+        let mut pieces = self.pieces.borrow_mut();
+        for (at, byte) in (offset..).zip(bytes) {
+            pieces.entry(at / PIECE as u64).or_insert([0; PIECE])[at as usize % PIECE] = *byte;
+        }
         Ok(())
     }
 
@@ -76,8 +68,9 @@ fuzz_target!(|input: (bool, bool, Vec<(u8, u16, Vec<u8>)>)| {
     let (large, releasing, patches) = input;
     let disk = Memory { sector_size: if large { 4096 } else { 512 }, ..Memory::default() };
     let made = claim(&disk, "pvc-1", b"a record").expect("a blank disk can be claimed");
+    let used = set_record(&disk, &made, b"another record").expect("a claim's record can be replaced");
     if releasing {
-        begin_release(&disk, &made).expect("a claim can be released");
+        begin_release(&disk, &used).expect("a claim can be released");
     }
     let mut touched = [false; PLACES.len()];
     for (place, offset, bytes) in patches {
@@ -89,9 +82,13 @@ fuzz_target!(|input: (bool, bool, Vec<(u8, u16, Vec<u8>)>)| {
     }
     let Ok(found) = read(&disk) else { return };
     let _ = found.words();
+    // A copy that was written over may say anything.
+    let forged = touched[2] || touched[3];
     match found {
-        Found::Claimed(claim) | Found::Releasing(claim) | Found::HalfClaimed(claim) => {
+        Found::HalfClaimed(claim) => assert!(forged || releasing, "{claim:?}"),
+        Found::Claimed(claim) | Found::Releasing(claim) => {
             assert!(claim.offset.checked_add(claim.length).is_some_and(|end| end <= SIZE), "{claim:?}");
+            assert!(forged || claim.record == b"another record" && claim.is_releasing() == releasing, "{claim:?}");
         }
         Found::Nothing | Found::Foreign { .. } => assert!(touched[2] && touched[3], "a disk in use is {found:?}"),
         _ => {}

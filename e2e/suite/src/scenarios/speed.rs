@@ -10,6 +10,7 @@ use crate::csi::Ask;
 use crate::node::{FAULTS, Node};
 use crate::random::Random;
 use crate::runner::{Context, Passed};
+use crate::scenarios::steps::offered;
 
 /// How often CreateVolume and `lvcreate` are compared.
 const PAIRS: usize = 15;
@@ -17,8 +18,6 @@ const PAIRS: usize = 15;
 const IDLE: Duration = Duration::from_secs(60);
 /// How often somebody looks at its metrics meanwhile.
 const SCRAPE: Duration = Duration::from_secs(12);
-/// How soon a change by hand is seen, at the latest.
-const SEEN: Duration = Duration::from_secs(20);
 /// Hides lvm, and writes down what it is told.
 const WRAPPER: &str = "#!/bin/sh\nprintf '%s\\n' \"$@\" > /run/told-$1\nexec /usr/sbin/lvm \"$@\"\n";
 
@@ -94,8 +93,9 @@ async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs
         let (mut create, mut lvcreate) = (0.0, 0.0);
         for turn in 0..2 {
             if turn == first {
+                // What was changed by hand is seen first: on a host nobody but quarry changes anything.
                 let taken = if turn == 0 { 0 } else { Ask::mount(&name, "ext4").required };
-                seen(node, free - taken).await.context("what was changed by hand")?;
+                offered(node, free - taken).await?;
                 node.vm.sh(format!("> {FAULTS}/log")).await?;
                 let began = Instant::now();
                 node.csi.create(&Ask::mount(&name, "ext4")).await?;
@@ -120,20 +120,6 @@ async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs
     ensure!(pairs.processes.len() <= 3, "a create started {:?}", pairs.processes);
     ensure!(pairs.ratio < 4.0, "a create takes {:.1} times as long as lvcreate", pairs.ratio);
     Ok(pairs)
-}
-
-/// Waits until quarry offers so many bytes: it has seen what was changed by hand, as on a node where nobody but quarry
-/// changes anything.
-async fn seen(node: &Node, free: i64) -> Result<()> {
-    let began = Instant::now();
-    loop {
-        let (available, _) = node.csi.capacity(&Default::default()).await?;
-        if available == free {
-            return Ok(());
-        }
-        ensure!(began.elapsed() < SEEN, "{available} bytes are offered, not {free}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
 }
 
 /// The programs that quarry has started since the log of its fault points was emptied. (A scrape of `/metrics` has the

@@ -1,9 +1,14 @@
 //! Steps that scenarios take with a volume, and what they look at below it.
 
-use anyhow::{Context as _, Result};
+use std::time::{Duration, Instant};
 
-use crate::csi::{Made, retry};
+use anyhow::{Context as _, Result, bail};
+
+use crate::csi::{Ask, Made, retry};
 use crate::node::{GROUP, Node};
+
+/// How long what was deleted may take to be offered again: small disks are wiped before, emulated.
+pub const FREED: Duration = Duration::from_secs(120);
 
 /// Stage and publish, as kubelet does.
 pub async fn open(node: &Node, made: &Made) -> Result<()> {
@@ -77,3 +82,21 @@ pub async fn retag(node: &Node, made: &Made, tags: &[&str]) -> Result<()> {
 /// An event of a block device. udevd makes one too when lvm has written to a disk, some time later; quarry, which has to
 /// see a change by hand within ten seconds, sees it in the next call when it was told of one.
 pub const EVENT: &str = "echo change >/sys/block/loop0/uevent";
+
+/// Waits until exactly so many bytes are offered in all.
+pub async fn offered(node: &Node, bytes: i64) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let (available, _) = node.csi.capacity(&Default::default()).await?;
+        if available == bytes {
+            return Ok(());
+        }
+        if began.elapsed() > FREED {
+            // The answer names every disk that is not free, and says why.
+            let answer = node.csi.create(&Ask::block("never").size(1 << 50)).await;
+            let why = answer.err().map(|status| status.message().to_owned()).unwrap_or_default();
+            bail!("{available} bytes are offered, not {bytes}: {why}\n{}", node.contents().await?);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -27,7 +27,7 @@ pub async fn published(node: &Node, disk: &Disk, made: &Made) -> Result<()> {
     node.csi.unstage(made).await.context("unstaging a volume whose claim is damaged")?;
     let left = node.vm.sh(format!("grep '{}' /proc/self/mountinfo || true", made.ask.name)).await?;
     ensure!(left.is_empty(), "something is left of {}: {left}", made.id);
-    ensure!(node.csi.stage(made).await.is_err(), "a volume was staged whose claim is damaged");
+    refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, &name)?;
     let table = listed(node).await?;
     let row = row(&table, &name);
     ensure!(row.contains("damaged") && !row.contains(" free "), "{name} is listed as {row:?}:\n{table}");

@@ -3,11 +3,12 @@
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Bus, Disk};
 
-use super::{MIB, VOLUME, capacity, disk, fill, kernel_name, listed, offered, row};
+use super::{MIB, VOLUME, capacity, disk, fill, kernel_name, listed, row};
 use crate::csi::{Ask, refused, retry};
 use crate::node::Node;
 use crate::runner::{Context, Passed};
 use crate::scenarios::kill::{forget_points, points};
+use crate::scenarios::steps::offered;
 use crate::scenarios::{lifecycle, stats};
 use crate::storage::partition;
 

@@ -7,19 +7,14 @@ pub mod refused;
 mod signatures;
 pub mod wiped;
 
-use std::time::{Duration, Instant};
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 use quarry_vm::{Bus, Disk};
 
-use crate::csi::Ask;
 use crate::node::{BINARY, Node};
 
 const MIB: u64 = 1 << 20;
 /// Where a volume begins on its disk: docs/disk-format.md.
 const VOLUME: u64 = 2 * MIB;
-/// How long a disk may take to be free after its volume was deleted: small ones, emulated.
-const FREED: Duration = Duration::from_secs(120);
 
 /// The size of the volume that a disk of `size` bytes becomes: docs/disk-format.md.
 fn capacity(size: u64) -> i64 {
@@ -56,22 +51,4 @@ async fn fill(node: &Node, disk: &Disk) -> Result<()> {
         disk.path()
     );
     node.vm.sh(script).await.map(drop)
-}
-
-/// Waits until exactly so many bytes are offered in all.
-async fn offered(node: &Node, bytes: i64) -> Result<()> {
-    let began = Instant::now();
-    loop {
-        let (available, _) = node.csi.capacity(&Default::default()).await?;
-        if available == bytes {
-            return Ok(());
-        }
-        if began.elapsed() > FREED {
-            // The answer names every disk that is not free, and says why.
-            let answer = node.csi.create(&Ask::block("never").size(1 << 50)).await;
-            let why = answer.err().map(|status| status.message().to_owned()).unwrap_or_default();
-            bail!("{available} bytes are offered, not {bytes}: {why}\n{}", node.contents().await?);
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
 }

@@ -8,11 +8,11 @@ use futures::future::join_all;
 use quarry_vm::{Bus, Disk, Fault};
 use tonic::{Code, Status};
 
-use super::{MIB, capacity, damaged, disk, kernel_name, listed, offered, row};
+use super::{MIB, capacity, damaged, disk, kernel_name, listed, row};
 use crate::csi::{Ask, Made, refused, retry};
 use crate::node::Node;
 use crate::runner::{Context, Passed};
-use crate::scenarios::steps::{close, open, read, write};
+use crate::scenarios::steps::{close, offered, open, read, write};
 
 /// How long a new disk may take to be offered. Without the kernel's word of it, it is found by a look after four seconds.
 const NOTICED: Duration = Duration::from_secs(3);

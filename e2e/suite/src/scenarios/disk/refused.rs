@@ -6,10 +6,11 @@ use quarry_vm::{Bus, Disk};
 use tonic::Code;
 
 use super::signatures::{self, Make, Signature};
-use super::{MIB, capacity, disk, kernel_name, offered};
+use super::{MIB, capacity, disk, kernel_name};
 use crate::csi::Ask;
 use crate::node::Node;
 use crate::runner::{Context, Passed};
+use crate::scenarios::steps::offered;
 
 /// Where the pairs of disks lie, one of each size of sectors: as many as an answer has room to name, beside the root disk.
 const BUSES: [Bus; 3] = [Bus::Virtio, Bus::Nvme, Bus::Scsi];

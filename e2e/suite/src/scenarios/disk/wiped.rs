@@ -7,10 +7,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use quarry_vm::{Bus, Disk, Throttle};
 use tonic::Code;
 
-use super::{MIB, VOLUME, capacity, disk, kernel_name, listed, offered, row};
+use super::{MIB, VOLUME, capacity, disk, kernel_name, listed, row};
 use crate::csi::Ask;
 use crate::node::Node;
 use crate::runner::{Context, Passed};
+use crate::scenarios::steps::{FREED, offered};
 
 const GIB: u64 = 1 << 30;
 const SIZE: u64 = 1 << 40;
@@ -128,7 +129,7 @@ async fn remaining(node: &Node, enough: impl Fn(u64) -> bool) -> Result<u64> {
         if enough(left) {
             return Ok(left);
         }
-        ensure!(began.elapsed() < super::FREED, "{left} bytes are to be wiped\n{}", node.log_tail().await);
+        ensure!(began.elapsed() < FREED, "{left} bytes are to be wiped\n{}", node.log_tail().await);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
