@@ -32,6 +32,7 @@ const PACKAGES: &[&str] = &[
     "iproute2",
     "kmod",
     "lvm2",
+    "mdadm",
     "mount",
     "nftables",
     "procps",

@@ -5,6 +5,7 @@ mod by_hand;
 mod cluster;
 mod concurrency;
 mod disk;
+mod field;
 mod full_pool;
 mod hung_tools;
 mod in_use;
@@ -26,6 +27,12 @@ use crate::runner::Scenario;
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
+    let mut all = own();
+    all.extend(field::all());
+    all
+}
+
+fn own() -> Vec<Scenario> {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     vec![
         Scenario {
