@@ -1,6 +1,6 @@
 # Two commands do everything: `make demo` shows the main job, `make test` runs all that must be green.
 .DEFAULT_GOAL := help
-.PHONY: help demo test image chart cluster cluster-down e2e soak bench-scale check fmt clippy unit deny advisories fuzz clean-cache
+.PHONY: help demo test image chart cluster cluster-down e2e soak soak-sums bench-scale check fmt clippy unit deny advisories fuzz clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,9 +33,13 @@ e2e: ## Scenarios on a real Kubernetes with virtual nodes
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- test
 
-soak: ## The long sweeps, whole: every kill point, many power cuts (hours)
+# SLICE=3/12 runs the third of twelve parts, each under an hour on two cores.
+soak: ## The long sweeps, whole: every kill point, many power cuts (hours); SLICE=3/12 runs a part
 	@e2e/needs.sh test
-	@cargo run --quiet --locked --package quarry-e2e -- --soak
+	@cargo run --quiet --locked --package quarry-e2e -- --soak --slice $(or $(SLICE),1/1)
+
+soak-sums: ## What the slices of `make soak` that were run add up to
+	@cargo run --quiet --locked --package quarry-e2e -- --sums
 
 bench-scale: ## Memory and times with 500, 2,000 and 5,000 nodes behind one controller (docs/scale.md)
 	@cargo run --quiet --locked --release --package quarry-bench-scale

@@ -176,11 +176,11 @@ fn writers_lose_nothing_and_readers_never_see_a_mixture() {
 
 const WRITE_TO: &str = "QUARRY_TEST_WRITE_TO";
 
-/// Not a test by itself: the process that the next test starts, and kills.
+/// Not a test: the process that the next test starts, and kills.
 #[test]
+#[ignore = "a process of killed_writers_leave_a_whole_item_and_no_lock"]
 fn writing_process() {
-    let Some(root) = std::env::var_os(WRITE_TO) else { return };
-    let store = DirectoryStore::new(root);
+    let store = DirectoryStore::new(std::env::var_os(WRITE_TO).expect("the folder to write to"));
     loop {
         block_on(increase(&store));
     }
@@ -197,7 +197,7 @@ fn killed_writers_leave_a_whole_item_and_no_lock() {
         let mut writers: Vec<_> = (0..2)
             .map(|_| {
                 std::process::Command::new(std::env::current_exe().unwrap())
-                    .args(["--exact", "writing_process"])
+                    .args(["--exact", "writing_process", "--ignored"])
                     .env(WRITE_TO, root.path())
                     .stdout(std::process::Stdio::null())
                     .spawn()

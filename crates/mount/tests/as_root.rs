@@ -1,5 +1,5 @@
-//! Real mounts on loop devices. Needs root, loop devices and the filesystems' tools:
-//! `cargo test -p quarry-mount --test as_root -- --ignored`.
+//! Real mounts on loop devices. They need root, loop devices and the filesystems' tools, so they run in a
+//! virtual node: `cargo run -p quarry-e2e -- as-root`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::ffi::OsStr;

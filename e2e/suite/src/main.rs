@@ -1,7 +1,7 @@
 //! The tests on real LVM, disks, mounts and power cuts, in virtual nodes.
 //!
 //! Each scenario has virtual nodes of its own and drives the real `quarry` binary in them by real CSI calls. `make test`
-//! runs all of them, the long sweeps as a seeded sample; `make soak` runs the sweeps whole.
+//! runs all of them, the long sweeps as a seeded sample; `make soak` runs the sweeps whole, in slices if asked.
 // A test that meets the unexpected ends there, with its reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 // One program: what its modules share is as public as it gets.
@@ -12,14 +12,18 @@ mod controller;
 mod csi;
 mod node;
 mod random;
+mod results;
 mod runner;
 mod scenarios;
+mod slice;
 mod storage;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+
+use crate::slice::Slice;
 
 /// Runs the tests that need virtual nodes.
 #[derive(Debug, Parser)]
@@ -29,7 +33,13 @@ struct Args {
     /// Run the sweeps whole instead of a sample.
     #[arg(long)]
     soak: bool,
-    /// The seed of every random choice; printed with each run.
+    /// Only this part of the soak, such as 3/12: the third of twelve. What a slice did is kept in target/soak.
+    #[arg(long, requires = "soak")]
+    slice: Option<Slice>,
+    /// Prints what the slices that were run add up to, and runs nothing.
+    #[arg(long)]
+    sums: bool,
+    /// The seed of every random choice instead of the commit's; printed with each run.
     #[arg(long)]
     seed: Option<u64>,
     /// How many scenarios run at once.
@@ -52,9 +62,14 @@ async fn main() -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let seed = args.seed.unwrap_or_else(random::fresh_seed);
+    if args.sums {
+        return Ok(if results::sums()? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    let commit = random::commit().await;
+    let seed = args.seed.unwrap_or_else(|| random::seed_of(&commit));
     let end = args.within.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
-    let settings = runner::Settings { soak: args.soak, seed };
-    let failed = runner::run(&args.only, args.jobs.max(1), end, settings).await?;
+    let settings = runner::Settings { soak: args.soak, slice: args.slice.unwrap_or(Slice::WHOLE), seed };
+    println!("commit {commit}");
+    let failed = runner::run(&args.only, args.jobs.max(1), end, settings, &commit).await?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,6 +1,12 @@
 //! Seeded choices: a run that failed is run again with the seed that it printed.
+//!
+//! The seed comes from the commit, so that everybody who tests a commit tests the same, and the next commit is tested
+//! elsewhere.
+#![allow(clippy::disallowed_types)] // quarry-exec is part of what is tested.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::process::Stdio;
+
+use tokio::process::Command;
 
 /// A small generator (SplitMix64): the same seed gives the same numbers on every machine.
 #[derive(Clone, Debug)]
@@ -39,8 +45,29 @@ impl Random {
     }
 }
 
-/// A seed that no earlier run had.
-pub fn fresh_seed() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    now.as_secs() ^ u64::from(now.subsec_nanos()) << 20
+/// The commit that is checked out, as git names it; "unknown" where there is no repository.
+pub async fn commit() -> String {
+    let mut git = Command::new("git");
+    git.args(["rev-parse", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null()).stderr(Stdio::null());
+    match git.output().await {
+        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        _ => "unknown".to_owned(),
+    }
+}
+
+/// The seed of this commit. Small, to be typed.
+pub fn seed_of(commit: &str) -> u64 {
+    commit.get(..8).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_has_one_seed() {
+        assert_eq!(seed_of("046840d17f3b2a"), 0x0468_40d1);
+        assert_ne!(seed_of("046840d17f3b2a"), seed_of("146840d17f3b2a"));
+        assert_eq!(seed_of("unknown"), 1);
+    }
 }

@@ -2,18 +2,23 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 
 use crate::random::Random;
+use crate::results::{Counts, Results};
 use crate::scenarios;
+use crate::slice::Slice;
 
 /// What all scenarios of a run share.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Sweeps run whole.
     pub soak: bool,
+    /// The part of the sweeps that is run in a soak; the whole otherwise.
+    pub slice: Slice,
     /// The seed of every random choice.
     pub seed: u64,
 }
@@ -25,13 +30,21 @@ pub struct Context {
     pub name: &'static str,
     /// See [`Settings`].
     pub settings: Settings,
+    counts: Arc<Mutex<Counts>>,
 }
 
 impl Context {
-    /// A generator of this scenario's own.
+    /// A generator of this scenario's own, another one in each slice.
     pub fn random(&self) -> Random {
-        let mixed = self.name.bytes().fold(self.settings.seed, |seed, byte| seed.rotate_left(7) ^ u64::from(byte));
+        let seed = self.settings.seed ^ (self.settings.slice.first() - 1) << 40;
+        let mixed = self.name.bytes().fold(seed, |seed, byte| seed.rotate_left(7) ^ u64::from(byte));
         Random::new(mixed)
+    }
+
+    /// Counts what a sweep tried, under its name in the sums of a soak.
+    pub fn count(&self, name: &'static str, number: usize) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(name).or_default() += number as u64;
     }
 
     /// Tells of progress in a long scenario.
@@ -57,10 +70,19 @@ pub struct Scenario {
     pub run: fn(Context) -> Run,
 }
 
+/// How a scenario ended.
+struct Ended {
+    name: &'static str,
+    result: Passed,
+    took: Duration,
+    counts: Counts,
+}
+
 /// Runs one scenario.
-async fn one(scenario: Scenario, settings: Settings) -> (&'static str, Passed, Duration) {
+async fn one(scenario: Scenario, settings: Settings) -> Ended {
     let began = Instant::now();
-    let context = Context { name: scenario.name, settings };
+    let counts = Arc::new(Mutex::new(Counts::new()));
+    let context = Context { name: scenario.name, settings, counts: Arc::clone(&counts) };
     println!("start {}", scenario.name);
     // A soak is long by intention.
     let limit = if settings.soak { scenario.limit * 30 } else { scenario.limit };
@@ -75,20 +97,41 @@ async fn one(scenario: Scenario, settings: Settings) -> (&'static str, Passed, D
             Err(anyhow::anyhow!("it did not end within {} s", limit.as_secs()))
         }
     };
-    (scenario.name, result, began.elapsed())
+    let counts = counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    Ended { name: scenario.name, result, took: began.elapsed(), counts }
+}
+
+/// The scenarios whose name contains one of `only` (all, if there are none). A slice of a soak has its part of each sweep,
+/// and each scenario that is no sweep is in one slice.
+fn choose(only: &[String], settings: Settings) -> anyhow::Result<Vec<Scenario>> {
+    let chosen = scenarios::all()
+        .into_iter()
+        .filter(|scenario| only.is_empty() || only.iter().any(|part| scenario.name.contains(part.as_str())));
+    let (sweeps, others): (Vec<_>, Vec<_>) = chosen.partition(|scenario| scenarios::SWEEPS.contains(&scenario.name));
+    anyhow::ensure!(
+        !sweeps.is_empty() || !others.is_empty(),
+        "no scenario's name contains any of {only:?}; --list shows them"
+    );
+    let others = others.into_iter().enumerate().filter(|(index, _)| settings.slice.has(*index));
+    Ok(sweeps.into_iter().chain(others.map(|(_, scenario)| scenario)).collect())
 }
 
 /// Runs the scenarios whose name contains one of `only` (all, if there are none), `jobs` at once; none begins after `end`.
 /// Returns how many failed.
-pub async fn run(only: &[String], jobs: usize, end: Option<Instant>, settings: Settings) -> anyhow::Result<usize> {
-    let chosen: Vec<Scenario> = scenarios::all()
-        .into_iter()
-        .filter(|scenario| only.is_empty() || only.iter().any(|part| scenario.name.contains(part.as_str())))
-        .collect();
-    anyhow::ensure!(!chosen.is_empty(), "no scenario's name contains any of {only:?}; --list shows them");
-    println!("running {} scenarios, {jobs} at once, seed {} (--seed {})", chosen.len(), settings.seed, settings.seed);
+pub async fn run(
+    only: &[String],
+    jobs: usize,
+    end: Option<Instant>,
+    settings: Settings,
+    commit: &str,
+) -> anyhow::Result<usize> {
+    let chosen = choose(only, settings)?;
+    let Settings { seed, slice, .. } = settings;
+    println!("running {} scenarios, {jobs} at once, seed {seed} (--seed {seed}), slice {slice}", chosen.len());
     // What is built once is built before the clock of any scenario runs.
     crate::node::prepare().await?;
+    // A soak of some scenarios only is none to be added up.
+    let mut results = (settings.soak && only.is_empty()).then(|| Results::begin(settings, commit)).transpose()?;
 
     let began = Instant::now();
     let total = chosen.len();
@@ -100,18 +143,21 @@ pub async fn run(only: &[String], jobs: usize, end: Option<Instant>, settings: S
     };
     let alone = futures::stream::iter(alone).map(run).buffer_unordered(jobs);
     let crowded = futures::stream::iter(crowded).map(run).buffer_unordered(1);
-    let results = alone.chain(crowded);
-    tokio::pin!(results);
+    let ended = alone.chain(crowded);
+    tokio::pin!(ended);
 
     let (mut passed, mut failures, mut left_out) = (0, Vec::new(), Vec::new());
-    while let Some(ended) = results.next().await {
-        let (name, result, took) = match ended {
+    while let Some(ended) = ended.next().await {
+        let Ended { name, result, took, counts } = match ended {
             Ok(ended) => ended,
             Err(name) => {
                 left_out.push(name);
                 continue;
             }
         };
+        if let Some(results) = &mut results {
+            results.add(name, result.is_ok(), took, &counts)?;
+        }
         let done = passed + failures.len() + 1;
         match result {
             Ok(figures) => {
@@ -124,13 +170,15 @@ pub async fn run(only: &[String], jobs: usize, end: Option<Instant>, settings: S
             }
         }
     }
-    println!("\n{} scenarios in {:.0} s, seed {}", total, began.elapsed().as_secs_f64(), settings.seed);
+    println!("\n{total} scenarios in {:.0} s, seed {seed}", began.elapsed().as_secs_f64());
     for (name, error) in &failures {
         println!("FAILED {name}: {error:#}");
     }
     if !left_out.is_empty() {
         println!("not run for lack of time: {}", left_out.join(", "));
+    } else if let Some(results) = results {
+        println!("kept in {}; `make soak-sums` adds the slices up", results.end(began.elapsed())?.display());
     }
-    println!("scenarios: {passed} passed, {} failed", failures.len());
+    println!("scenarios: {passed} passed, {} failed, {} left out", failures.len(), left_out.len());
     Ok(failures.len())
 }

@@ -47,5 +47,5 @@ pub use nbd::Fault;
 pub use network::{HOST, Network};
 pub use preparation::Preparation;
 pub use protocol::Exit;
-pub use static_build::{Build, build_static, build_static_in};
+pub use static_build::{Build, build_static, build_static_in, build_static_tests};
 pub use vm::{Config, PowerCut, SpareDisk, Vm};

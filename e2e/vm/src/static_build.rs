@@ -40,7 +40,7 @@ pub struct Build<'a> {
 /// # Errors
 /// When cargo fails (with the end of what it said) or builds something else than was asked.
 pub async fn build_static(build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>> {
-    build_static_in(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."), build).await
+    build_static_in(&workspace(), build).await
 }
 
 /// As [`build_static`], from the files of another commit of this workspace. What it depends on is built once for both.
@@ -48,31 +48,57 @@ pub async fn build_static(build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>
 /// # Errors
 /// As [`build_static`].
 pub async fn build_static_in(sources: &Path, build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut command = cargo("build", sources);
     command
-        .args(["build", "--message-format=json-render-diagnostics", "--target", TARGET])
         .args(["--profile", build.profile, "--package", build.package])
-        .args(build.bins.iter().flat_map(|bin| ["--bin", bin]))
-        .current_dir(sources)
-        // A folder of its own: other flags would make cargo build everything anew at each turn.
-        .env("CARGO_TARGET_DIR", target.join("static"))
-        .env("RUSTFLAGS", "-C target-feature=+crt-static")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        .args(build.bins.iter().flat_map(|bin| ["--bin", bin]));
     if !build.features.is_empty() {
         command.arg("--features").arg(build.features.join(","));
     }
-    let messages = host::run_command(command, DEADLINE)
-        .await
-        .with_context(|| format!("cannot build {} for the guest", build.package))?;
-    let built: BTreeMap<_, _> = messages.lines().filter_map(executable).collect();
+    let built = programs(command).await.with_context(|| format!("cannot build {} for the guest", build.package))?;
     for bin in build.bins {
         if !built.contains_key(*bin) {
             bail!("cargo built {} without its program {bin}", build.package);
         }
     }
     Ok(built)
+}
+
+/// Builds a package's integration tests of this name as a statically linked program, and gives its path.
+///
+/// # Errors
+/// As [`build_static`].
+pub async fn build_static_tests(package: &str, name: &str) -> Result<PathBuf> {
+    let mut command = cargo("test", &workspace());
+    command.args(["--no-run", "--profile", "e2e", "--package", package, "--test", name]);
+    let mut built =
+        programs(command).await.with_context(|| format!("cannot build the tests of {package} for the guest"))?;
+    built.remove(name).with_context(|| format!("cargo built {package} without its tests {name}"))
+}
+
+/// The folder of this workspace.
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Cargo, to build something there that runs in the guest.
+fn cargo(what: &str, sources: &Path) -> Command {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .args([what, "--message-format=json-render-diagnostics", "--target", TARGET])
+        .current_dir(sources)
+        // A folder of its own: other flags would make cargo build everything anew at each turn.
+        .env("CARGO_TARGET_DIR", target.join("static"))
+        .env("RUSTFLAGS", "-C target-feature=+crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    command
+}
+
+/// Lets cargo build, and gives the path of each program that it built by its name.
+async fn programs(command: Command) -> Result<BTreeMap<String, PathBuf>> {
+    let messages = host::run_command(command, DEADLINE).await?;
+    Ok(messages.lines().filter_map(executable).collect())
 }
 
 /// Name and path of the program that a line of cargo's messages announces.

@@ -118,7 +118,7 @@ pub async fn run(cluster: &mut Cluster, only: &[String], end: Option<Instant>) -
     if !left_out.is_empty() {
         println!("not run for lack of time: {}", left_out.join(", "));
     }
-    println!("scenarios on Kubernetes: {passed} passed, {failed} failed");
+    println!("scenarios on Kubernetes: {passed} passed, {failed} failed, {} left out", left_out.len());
     Ok((passed, failed))
 }
 

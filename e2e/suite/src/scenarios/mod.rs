@@ -1,5 +1,6 @@
 //! The scenarios, in the order in which they are started: long ones first, so that the last ones to end are short.
 
+mod as_root;
 mod bad_input;
 mod by_hand;
 mod cluster;
@@ -25,6 +26,18 @@ use std::time::Duration;
 
 use crate::runner::Scenario;
 
+/// The sweeps: a soak in slices runs a part of each of these in every slice, and each other scenario in one slice.
+pub const SWEEPS: &[&str] = &[
+    "disk-kill-points",
+    "disk-kill-tree",
+    "disk-power-cut",
+    "kill-at-every-step",
+    "kill-tree-during",
+    "kill-quarry-alone",
+    "power-cut",
+    "cluster-controllers",
+];
+
 /// All of them.
 pub fn all() -> Vec<Scenario> {
     let mut all = own();
@@ -35,6 +48,12 @@ pub fn all() -> Vec<Scenario> {
 fn own() -> Vec<Scenario> {
     let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
     vec![
+        Scenario {
+            name: "as-root",
+            about: "the crates' tests of real mounts and real filesystems, which need root",
+            limit: minutes(15),
+            run: |context| Box::pin(as_root::run(context)),
+        },
         Scenario {
             name: "lifecycle",
             about: "a volume's whole life: ext4, xfs, btrfs, raw block; striped and raid1",
@@ -258,4 +277,20 @@ fn own() -> Vec<Scenario> {
             run: |context| Box::pin(stop_and_start::run(context)),
         },
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_scenario_has_a_name_of_its_own_and_each_sweep_is_one() {
+        let scenarios = all();
+        let names: BTreeSet<&str> = scenarios.iter().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), scenarios.len());
+        let missing: Vec<&&str> = SWEEPS.iter().filter(|sweep| !names.contains(*sweep)).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
 }

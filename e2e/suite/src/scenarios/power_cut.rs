@@ -94,7 +94,11 @@ async fn cuts(context: &Context, node: &mut Node, creates: &[Ask], picks: bool) 
     let mut figures = Figures::default();
     let rounds = if context.settings.soak { 12 } else { 1 };
     for round in 0..rounds {
-        for (moment, ask) in plan(context, creates, &mut random) {
+        for (index, (moment, ask)) in plan(context, creates, &mut random).into_iter().enumerate() {
+            // Turned by one in each round, or a slice would have the same few moments in all of them.
+            if !context.settings.slice.has(index + round) {
+                continue;
+            }
             let half_way = matches!(moment, Moment::Create | Moment::Stage | Moment::Mkfs);
             let picks = (picks || !half_way) && random.below(2) == 0;
             let loss = if picks { PowerCut::LoseSome(random.next()) } else { PowerCut::LoseAll };
@@ -103,6 +107,7 @@ async fn cuts(context: &Context, node: &mut Node, creates: &[Ask], picks: bool) 
             let now = one(node, moment, &ask, loss, &mut random).await.with_context(|| what.clone())?;
             context.say(format!("round {round}: {what}: {now} ({:.0} s)", began.elapsed().as_secs_f64()));
             figures.cut += 1;
+            context.count("power cuts", 1);
             figures.answered += usize::from(now == ANSWERED);
         }
     }

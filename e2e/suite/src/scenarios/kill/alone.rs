@@ -223,20 +223,24 @@ pub async fn run(context: Context) -> Passed {
     let mut node = slow_node("kill-alone").await?;
     let mut random = context.random();
     let (mut orphans, mut told) = (0, 0);
-    for (ask, mkfs) in [
+    let kinds = [
         (Ask::mount("pvc-ext4", "ext4"), Some("mkfs.ext4")),
         (Ask::mount("pvc-xfs", "xfs"), Some("mkfs.xfs")),
         (Ask::mount("pvc-btrfs", "btrfs"), Some("mkfs.btrfs")),
         (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), None),
         (Ask::block("pvc-block").size(8 * MIB), None),
-    ] {
+    ];
+    for (kind, (ask, mkfs)) in kinds.into_iter().enumerate() {
         // A sample has one instant of each; a soak has all.
         let instants: Vec<[When; 3]> = if context.settings.soak {
             When::ALL.map(|when| [when; 3]).to_vec()
         } else {
             vec![[pick(&mut random), pick(&mut random), pick(&mut random)]]
         };
-        for [create, stage, delete] in instants {
+        for (index, [create, stage, delete]) in instants.into_iter().enumerate() {
+            if !context.settings.slice.has(3 * kind + index) {
+                continue;
+            }
             let mut plan = Undisturbed;
             let mut life = Life::new(&mut node, &mut plan, ask.clone());
             let mut one = 0;
@@ -274,6 +278,7 @@ pub async fn run(context: Context) -> Passed {
     }
     late(&mut node).await.context("an lvremove that outlives its quarry and its volume")?;
     orphans += 1;
+    context.count("programs that outlived quarry", orphans);
     Ok(format!("{orphans} orphans, {told} times told to come again, 0 violations"))
 }
 

@@ -9,6 +9,7 @@ use crate::csi::{Ask, MIB};
 use crate::node::Node;
 use crate::random::Random;
 use crate::runner::{Context, Passed};
+use crate::slice::Slice;
 
 const DISK: u64 = 400 << 20;
 
@@ -21,6 +22,8 @@ struct Figures {
     ahead: VecDeque<u64>,
     /// Kills that fell.
     tried: usize,
+    /// The point that is tried now.
+    now: u64,
     /// Whether the sweep came to the step's end: it was answered before the point was reached.
     ended: bool,
 }
@@ -28,8 +31,8 @@ struct Figures {
 /// The sweep over one kind of volume.
 struct Sweep {
     steps: BTreeMap<Step, Figures>,
-    /// Whether every point is tried.
-    whole: bool,
+    /// The points that are tried of each step: all of this slice, or a sample.
+    whole: Option<Slice>,
     random: Random,
     /// Kills in the repeated call.
     again: usize,
@@ -38,17 +41,16 @@ struct Sweep {
 
 impl Sweep {
     fn is_over(&self) -> bool {
-        self.steps.values().all(|figures| if self.whole { figures.ended } else { figures.ahead.is_empty() })
+        self.steps.values().all(|figures| if self.whole.is_some() { figures.ended } else { figures.ahead.is_empty() })
     }
 
     /// Chooses the points, once all are known.
     fn choose(&mut self, count: usize) {
         for figures in self.steps.values_mut() {
-            figures.ahead = if self.whole {
+            figures.ahead = match self.whole {
                 // On and on, until the step ends before the point is reached.
-                VecDeque::from([1])
-            } else {
-                self.random.sample(count, figures.exist).into_iter().map(|index| index as u64 + 1).collect()
+                Some(slice) => VecDeque::from([slice.first()]),
+                None => self.random.sample(count, figures.exist).into_iter().map(|index| index as u64 + 1).collect(),
             };
         }
     }
@@ -61,21 +63,21 @@ impl Plan for Sweep {
             let exist = self.steps.get(&step)?.exist as u64;
             return (self.random.below(3) == 0).then(|| Blow::Point(1 + self.random.below(exist + 2)));
         }
-        self.steps.get_mut(&step)?.ahead.pop_front().map(Blow::Point)
+        let figures = self.steps.get_mut(&step)?;
+        figures.now = figures.ahead.pop_front()?;
+        Some(Blow::Point(figures.now))
     }
 
     fn struck(&mut self, step: Step, repeated: bool, struck: &Struck) {
         let Some(figures) = self.steps.get_mut(&step) else { return };
         match struck {
             Struck::Killed { .. } if repeated => self.again += 1,
-            Struck::Killed { points } => {
+            Struck::Killed { .. } => {
                 figures.tried += 1;
-                if self.whole {
-                    figures.ahead.push_back(points.len() as u64 + 1);
-                }
+                figures.ahead.extend(self.whole.map(|slice| slice.after(figures.now)));
             }
             Struck::Missed { .. } if repeated => {}
-            Struck::Missed { points } if self.whole => {
+            Struck::Missed { points } if self.whole.is_some() => {
                 figures.ended = true;
                 figures.exist = figures.exist.max(points.len());
             }
@@ -115,16 +117,12 @@ pub async fn run(context: Context) -> Passed {
 /// Sweeps over these: what is made, whether it is used, and how many points of each step are tried in a sample.
 pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(Ask, bool, usize); N]) -> Passed {
     let mut random = context.random();
+    let whole = context.settings.soak.then_some(context.settings.slice);
     let (mut tried, mut exist, mut again) = (0, 0, 0);
     for (ask, used, count) in kinds {
         let name = ask.name.clone();
-        let mut sweep = Sweep {
-            steps: BTreeMap::new(),
-            whole: context.settings.soak,
-            random: Random::new(random.next()),
-            again: 0,
-            given_up: 0,
-        };
+        let mut sweep =
+            Sweep { steps: BTreeMap::new(), whole, random: Random::new(random.next()), again: 0, given_up: 0 };
         live(node, &mut sweep, &ask, used).await.with_context(|| format!("{name}, undisturbed"))?;
         sweep.choose(count);
         let mut lives = 1;
@@ -140,12 +138,16 @@ pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(
                 figures.exist > 0 || nothing_done,
                 "{name}: {step} passed no fault point; was quarry built with them?"
             );
-            ensure!(figures.tried > 0 || figures.exist == 0, "{name}: {step} was never interrupted");
+            // A slice may have none of a step's few points.
+            let none = whole.is_some_and(|slice| slice.first() > figures.exist as u64);
+            ensure!(figures.tried > 0 || figures.exist == 0 || none, "{name}: {step} was never interrupted");
             line.push(format!("{step} {}/{}", figures.tried, figures.exist));
             tried += figures.tried;
             exist += figures.exist;
         }
         again += sweep.again;
+        context.count("kill points", sweep.steps.values().map(|figures| figures.tried).sum());
+        context.count("kills in repeated calls", sweep.again);
         context.say(format_args!(
             "{name}, {lives} lives: {}; {} more in repeated calls, {} creations given up",
             line.join(", "),

@@ -59,9 +59,14 @@ pub struct Fallen {
 }
 
 impl Fallen {
+    /// Kills that fell.
+    pub fn kills(&self) -> usize {
+        self.by_point.values().sum()
+    }
+
     /// Kills that fell and such that came too late.
     pub fn figures(&self) -> Result<String> {
-        let kills: usize = self.by_point.values().sum();
+        let kills = self.kills();
         ensure!(kills > 0, "no kill fell in time");
         Ok(format!("{kills} trees killed, {} too late", self.missed))
     }
@@ -105,6 +110,9 @@ pub async fn run(context: Context) -> Passed {
     let rounds = if context.settings.soak { 40 } else { 1 };
     let mut fallen = Fallen::default();
     for round in 0..rounds {
+        if !context.settings.slice.has(round) {
+            continue;
+        }
         for (ask, mkfs, short) in [
             (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), "mkfs.ext4", true),
             (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), "mkfs.ext4", true),
@@ -128,6 +136,7 @@ pub async fn run(context: Context) -> Passed {
             fallen.live(&mut node, Random::new(random.next()), ask, markers, short).await?;
         }
     }
+    context.count("trees killed", fallen.kills());
     suspended(&mut node).await.context("a device that a killed lvm left suspended")?;
     for layout in ["linear", "raid1"] {
         tableless(&mut node, layout)
