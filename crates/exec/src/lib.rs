@@ -14,6 +14,7 @@
 //! outlives a killed Quarry would get SIGPIPE at its next message, in the middle of its work; a daemon started by the
 //! tool (dmeventd) would hold the pipe open for ever; and a full pipe would stall the tool whenever we are slow.
 
+mod adopted;
 mod command;
 mod error;
 mod orphan;
@@ -21,6 +22,7 @@ mod process;
 mod registry;
 mod tools;
 
+pub use adopted::reap_adopted;
 pub use command::{Command, Output};
 pub use error::Error;
 pub use orphan::{Orphan, orphans};

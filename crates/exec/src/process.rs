@@ -23,6 +23,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use tokio::sync::oneshot;
 
+use crate::adopted;
 use crate::orphan;
 use crate::registry::{Place, count_start};
 use crate::{Command, Error, Output, tools};
@@ -179,6 +180,7 @@ impl Watch {
             self.wait_for_query(&child, &events, since, &mut reply)
         };
         let status = child.wait();
+        adopted::waited_for(child.id());
         quarry_fault::point(|| format!("exec:{}:after", self.label));
         drop(self.place);
 
@@ -261,7 +263,7 @@ impl Watch {
 /// The starting thread: starts the process and tells when it has ended, without reaping it.
 #[allow(clippy::disallowed_types)]
 fn start_and_wait(mut command: StdCommand, events: &Sender<Event>) {
-    let started = command.spawn();
+    let started = adopted::starting(|| command.spawn(), |started| started.as_ref().map(Child::id).ok());
     let pid = started.as_ref().map(Child::id).ok();
     // A closed channel cannot be: the watching thread listens until the end.
     let _ = events.send(Event::Started(started));

@@ -104,13 +104,31 @@ fn ask(question: view::Question) -> anyhow::Result<ExitCode> {
 fn serve(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     // Two threads serve: the work is done by other programs and the kernel, on threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let first = std::process::id() == 1;
+    if first {
+        std::thread::Builder::new().name("reap".to_owned()).spawn(reap)?;
+    }
     runtime.block_on(role)?;
-    if std::process::id() == 1 {
+    if first {
         runtime.block_on(changes_end());
     }
     // A mutating lvm may still run: it is left to end by itself, and nobody waits for the thread that watches it.
     runtime.shutdown_background();
     Ok(())
+}
+
+/// How often the first process of a container looks for children that it was given.
+const REAP: Duration = Duration::from_secs(5);
+
+/// The first process of a container becomes the parent of those whose own parents end, and has to wait for them.
+fn reap() {
+    loop {
+        std::thread::sleep(REAP);
+        let reaped = quarry_exec::reap_adopted();
+        if reaped > 0 {
+            tracing::debug!(reaped, "processes that others left behind have ended");
+        }
+    }
 }
 
 /// How long a container's first process stays for the sake of commands that change something. With what work under way
