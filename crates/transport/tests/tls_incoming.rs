@@ -17,7 +17,7 @@ use quarry_transport::tls::{
     Acceptor, Connector, HANDSHAKE_WAIT, Limits, Peer, Refusals, ServerStream, bind, dial, incoming,
 };
 use tls_support::{Authority, GREETING, Leaf, Log, fixed, greeted};
-use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -95,37 +95,48 @@ async fn silent_and_bad_ones_do_not_hold_up_fifty_good_ones() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_handshakes_than_allowed_are_under_way() {
+async fn the_oldest_of_too_many_handshakes_makes_room() {
     let (arrivals, connections, connector, refusals) = listening(Limits { handshakes: 2, per_peer: 2 });
     let serving = tokio::spawn(greet(Box::pin(connections)));
     let before = Instant::now();
-    let _silent = [arrive(&arrivals, "10.0.0.1"), arrive(&arrivals, "10.0.0.2")];
-    let waiting = arrive(&arrivals, "10.0.0.3");
-    // Those two have had their time when this one's turn comes.
-    tokio::time::sleep(HANDSHAKE_WAIT - Duration::from_secs(1)).await;
-    let mut client = connector.connect(waiting).await.unwrap();
+    let mut silent = arrive(&arrivals, "10.0.0.1");
+    let mut other = arrive(&arrivals, "10.0.0.2");
+    let mut client = connector.connect(arrive(&arrivals, "10.0.0.3")).await.unwrap();
     greeted(&mut client).await;
+    assert_eq!(before.elapsed(), Duration::ZERO, "it did not wait for the silent ones");
+    assert_eq!(count(&refusals, "displaced"), 1);
+    // The older one was closed. The other one has all of its time.
+    assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    let _ = other.read(&mut [0; 1]).await;
     assert_eq!(before.elapsed(), HANDSHAKE_WAIT);
-    assert_eq!(count(&refusals, "time_out"), 2);
+    assert_eq!((count(&refusals, "time_out"), count(&refusals, "displaced")), (1, 1));
     drop(arrivals);
     assert_eq!(serving.await.unwrap(), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_peer_does_not_take_every_place() {
+async fn strangers_close_one_another_and_not_those_of_other_addresses() {
     let (arrivals, connections, connector, refusals) = listening(Limits { handshakes: 8, per_peer: 3 });
     let serving = tokio::spawn(greet(Box::pin(connections)));
     let before = Instant::now();
-    let _silent: Vec<_> = (0..20).map(|_| arrive(&arrivals, "10.0.0.1")).collect();
-    connector.connect(arrive(&arrivals, "10.0.0.2")).await.unwrap();
+    // A client that is slow, not silent: it has sent nothing yet when the others come.
+    let slow = arrive(&arrivals, "10.0.0.9");
+    let silent: Vec<_> = (0..20).map(|_| arrive(&arrivals, "10.0.0.1")).collect();
+    for _ in 0..3 {
+        connector.connect(arrive(&arrivals, "10.0.0.1")).await.unwrap();
+    }
+    assert_eq!(before.elapsed(), Duration::ZERO, "also from their own address it got through");
+    assert_eq!(count(&refusals, "displaced"), 18, "the first of them needed room");
+    connector.connect(slow).await.unwrap();
     assert_eq!(before.elapsed(), Duration::ZERO);
-    assert_eq!(count(&refusals, "other"), 17);
-    // Its places are free again afterwards.
-    tokio::time::sleep(HANDSHAKE_WAIT).await;
-    connector.connect(arrive(&arrivals, "10.0.0.1")).await.unwrap();
-    assert_eq!((count(&refusals, "time_out"), count(&refusals, "other")), (3, 17));
-    drop(arrivals);
-    assert_eq!(serving.await.unwrap(), 2);
+    // From many addresses, the one with the most makes room.
+    let crowd: Vec<_> = (0..3).map(|_| arrive(&arrivals, "10.0.0.2")).collect();
+    let many: Vec<_> = (10..30).map(|number| arrive(&arrivals, &format!("10.0.0.{number}"))).collect();
+    connector.connect(arrive(&arrivals, "10.0.0.3")).await.unwrap();
+    assert_eq!(before.elapsed(), Duration::ZERO);
+    drop((arrivals, silent, crowd, many));
+    assert_eq!(serving.await.unwrap(), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,4 +232,50 @@ async fn a_service_is_served_and_knows_its_caller() {
     }
     assert!(causes.iter().any(|text| text.contains("refused our certificate")), "{causes:?}");
     assert_eq!(count(&refusals, "wrong_role"), 1);
+}
+
+/// What this process has open, and its resident memory in KiB.
+fn held() -> (usize, u64) {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let resident = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    (std::fs::read_dir("/proc/self/fd").unwrap().count(), resident)
+}
+
+// Over TCP, from one address: the kubelet's node, say, which every connection seems to come from behind a masquerade.
+#[tokio::test]
+async fn a_controller_gets_through_two_hundred_silent_strangers_that_come_again_and_again() {
+    const STRANGERS: usize = 200;
+    let authority = Authority::new("a");
+    let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let refusals = Refusals::new();
+    let connections =
+        incoming(listener, Acceptor::new(fixed(&authority.pem(&Leaf::node())), refusals.clone()), Limits::default());
+    tokio::spawn(Server::builder().add_service(IdentityServer::new(WhoAmI)).serve_with_incoming(connections));
+    let controller = fixed(&authority.pem(&Leaf::controller()));
+    let (open_before, _) = held();
+    let mut resident_first = 0;
+    for round in 0..10 {
+        let mut strangers = Vec::new();
+        for _ in 0..STRANGERS {
+            strangers.push(dial(address).await.unwrap());
+        }
+        // A controller that has just been started: its first connection.
+        let began = Instant::now();
+        let mut client = IdentityClient::new(channel(address, Connector::new(controller.clone()), Arc::default()));
+        client.get_plugin_info(GetPluginInfoRequest {}).await.unwrap();
+        assert!(began.elapsed() < HANDSHAKE_WAIT, "it waited for the strangers' time to be over");
+        let (open, resident) = held();
+        // The strangers' own ends, the node's ends of those that may wait, and the controller's connections.
+        assert!(
+            open <= open_before + STRANGERS + 64 + 16,
+            "round {round}: {open} files are open, {open_before} before"
+        );
+        if round == 1 {
+            resident_first = resident;
+        }
+        assert!(round < 1 || resident < resident_first + 8 * 1024, "round {round}: {resident_first} to {resident} KiB");
+    }
+    assert!(count(&refusals, "displaced") >= 10 * (STRANGERS as u64 - 64), "{:?}", refusals.counts());
 }

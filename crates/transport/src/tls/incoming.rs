@@ -1,15 +1,17 @@
 //! A listener's connections with their handshakes done, side by side: a slow or bad one holds up no other.
+//!
+//! Anybody who reaches the port can connect and say nothing, as often as they like. A controller sends its first message at
+//! once and is done within milliseconds, so where there is no room the oldest unfinished handshake is closed for the newest
+//! connection. Connections that say nothing then only close one another.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_stream::Stream;
 
@@ -21,12 +23,12 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long such an error stays out of the log after it was logged.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// How many handshakes may be under way. More connections wait in the listener's queue.
+/// How many handshakes may be under way. For one more the oldest is closed.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// In all.
+    /// In all. Where that many are under way, one of the address with the most of them is closed.
     pub handshakes: usize,
-    /// From one address: more are closed at once, so that one peer cannot fill all the places with silence.
+    /// From one address: for one more, its own oldest is closed, so that no address can close all those of others.
     pub per_peer: usize,
 }
 
@@ -48,7 +50,7 @@ where
         acceptor,
         limits,
         handshakes: JoinSet::new(),
-        peers: Peers::default(),
+        under_way: UnderWay::default(),
         pause: None,
         logged: None,
     }
@@ -62,7 +64,7 @@ pub struct Incoming<L, IO> {
     acceptor: Acceptor,
     limits: Limits,
     handshakes: JoinSet<Option<ServerStream<IO>>>,
-    peers: Peers,
+    under_way: UnderWay,
     /// Until when the listener is left alone.
     pause: Option<Pin<Box<Sleep>>>,
     /// When an error of the listener was logged.
@@ -74,18 +76,17 @@ where
     L: Stream<Item = io::Result<(IO, String)>> + Unpin,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// Begins a handshake.
+    /// Begins a handshake, for which an older one is closed where there is no room.
     fn begin(&mut self, io: IO, peer: String) {
-        let Some(place) = self.peers.take(&peer, self.limits.per_peer) else {
-            let detail = format!("{} other handshakes of this peer are under way already", self.limits.per_peer);
-            self.acceptor.refuse(&peer, &Refusal::new(Reason::Other, detail));
-            return;
-        };
+        if let Some(closed) = self.under_way.make_room(&peer, self.limits) {
+            let detail =
+                "it was closed unfinished, as the oldest, when newer connections came; a controller is done sooner";
+            self.acceptor.refuse(&closed, &Refusal::new(Reason::Displaced, detail));
+        }
         let acceptor = self.acceptor.clone();
-        self.handshakes.spawn(async move {
-            let _place = place;
-            acceptor.accept(io, peer).await.ok()
-        });
+        let from = peer.clone();
+        let handshake = self.handshakes.spawn(async move { acceptor.accept(io, from).await.ok() });
+        self.under_way.0.push(Handshake { peer, handle: handshake });
     }
 
     /// The listener could not give a connection.
@@ -113,18 +114,23 @@ where
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         loop {
-            match this.handshakes.poll_join_next(cx) {
-                Poll::Ready(Some(Ok(Some(stream)))) => return Poll::Ready(Some(Ok(stream))),
-                Poll::Ready(Some(Ok(None))) => continue,
+            match this.handshakes.poll_join_next_with_id(cx) {
+                Poll::Ready(Some(Ok((id, stream)))) => {
+                    this.under_way.ended(id);
+                    match stream {
+                        Some(stream) => return Poll::Ready(Some(Ok(stream))),
+                        None => continue,
+                    }
+                }
                 Poll::Ready(Some(Err(error))) => {
-                    tracing::error!(%error, "a handshake's task failed");
+                    this.under_way.ended(error.id());
+                    if !error.is_cancelled() {
+                        tracing::error!(%error, "a handshake's task failed");
+                    }
                     continue;
                 }
                 Poll::Ready(None) if this.listener.is_none() => return Poll::Ready(None),
                 Poll::Ready(None) | Poll::Pending => {}
-            }
-            if this.handshakes.len() >= this.limits.handshakes.max(1) {
-                return Poll::Pending;
             }
             if let Some(pause) = &mut this.pause {
                 std::task::ready!(pause.as_mut().poll(cx));
@@ -140,37 +146,46 @@ where
     }
 }
 
-/// How many handshakes are under way with each address.
-#[derive(Debug, Clone, Default)]
-struct Peers(Arc<Mutex<HashMap<String, usize>>>);
-
-/// One of a peer's places; it is free again when this is dropped.
+/// A handshake that has not ended, as far as is known.
 #[derive(Debug)]
-struct Place {
-    peers: Peers,
+struct Handshake {
     peer: String,
+    handle: AbortHandle,
 }
 
-impl Peers {
-    fn take(&self, peer: &str, limit: usize) -> Option<Place> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(peer.to_owned()).or_default();
-        if *count >= limit.max(1) {
+/// The handshakes under way, oldest first.
+#[derive(Debug, Default)]
+struct UnderWay(Vec<Handshake>);
+
+impl UnderWay {
+    /// Closes one for a new connection of `peer` where the limits demand it. Gives the address that it came from.
+    fn make_room(&mut self, peer: &str, limits: Limits) -> Option<String> {
+        let of_peer = self.0.iter().filter(|handshake| handshake.peer == peer).count();
+        let loser = if of_peer >= limits.per_peer.max(1) {
+            peer.to_owned()
+        } else if self.0.len() >= limits.handshakes.max(1) {
+            self.crowd()?
+        } else {
             return None;
-        }
-        *count += 1;
-        Some(Place { peers: self.clone(), peer: peer.to_owned() })
+        };
+        // One that has ended since is on its way out by itself.
+        let oldest = self.0.iter().position(|handshake| handshake.peer == loser && !handshake.handle.is_finished())?;
+        self.0.remove(oldest).handle.abort();
+        Some(loser)
     }
-}
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = counts.entry(std::mem::take(&mut self.peer)) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
+    /// The address with the most handshakes; of several such, the one with the oldest.
+    fn crowd(&self) -> Option<String> {
+        let mut counts: HashMap<&str, usize> = HashMap::new();
+        for handshake in &self.0 {
+            *counts.entry(&handshake.peer).or_default() += 1;
         }
+        let most = counts.values().max().copied()?;
+        let of_crowd = |handshake: &&Handshake| counts.get(handshake.peer.as_str()) == Some(&most);
+        self.0.iter().find(of_crowd).map(|handshake| handshake.peer.clone())
+    }
+
+    fn ended(&mut self, id: Id) {
+        self.0.retain(|handshake| handshake.handle.id() != id);
     }
 }

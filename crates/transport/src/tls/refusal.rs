@@ -32,6 +32,8 @@ pub enum Reason {
     UnknownAuthority,
     /// The handshake was not done in time.
     TimeOut,
+    /// The handshake was not done when newer connections needed the room.
+    Displaced,
     /// We have no certificate of our own yet.
     NotReady,
     /// Anything else; the detail tells.
@@ -40,13 +42,14 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of [`Refusals::counts`].
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 9] = [
         Reason::PlainText,
         Reason::NoCertificate,
         Reason::WrongRole,
         Reason::Expired,
         Reason::UnknownAuthority,
         Reason::TimeOut,
+        Reason::Displaced,
         Reason::NotReady,
         Reason::Other,
     ];
@@ -61,6 +64,7 @@ impl Reason {
             Reason::Expired => "expired",
             Reason::UnknownAuthority => "unknown_authority",
             Reason::TimeOut => "time_out",
+            Reason::Displaced => "displaced",
             Reason::NotReady => "not_ready",
             Reason::Other => "other",
         }
