@@ -18,7 +18,7 @@ macro_rules! settings {
     ($more:literal) => {
         concat!(
             "activation/monitoring=0 log/verbose=0 log/debug_classes=[] log/prefix=\"  \" log/command_names=0 ",
-            "log/report_command_log=0 report/list_item_separator=\",\" report/compact_output=0 report/buffered=1",
+            "log/report_command_log=0 devices/hints=\"none\" report/list_item_separator=\",\" report/compact_output=0 report/buffered=1",
             $more
         )
     };
@@ -48,6 +48,8 @@ pub struct CreateLv {
 /// * Monitoring: off. lvm would start dmeventd where we run, so inside our container, where it dies with us. What it
 ///   would say of a raid is in the report. A host that runs dmeventd itself monitors the volumes from the next boot on.
 /// * Output: lists with commas and no messages between the lines, or the report could not be read.
+/// * Hints: neither read nor written. lvm would note which disks carry physical volumes, and a disk that failed for a moment
+///   would be left out by every later command.
 /// * Device nodes: where no udevd runs, lvm makes them itself.
 pub(crate) fn settings() -> [&'static str; 2] {
     let settings = if udev::listening() { SETTINGS } else { SETTINGS_WITHOUT_UDEV };

@@ -7,8 +7,6 @@ use std::path::Path;
 
 use nix::libc::O_DIRECT;
 
-use crate::{Error, VolumeGroup};
-
 /// The label lies in one of the first four sectors; the first metadata area begins at 4096, or where pages are larger at
 /// their size. What a commit changes is in the area's header: place, length and checksum of the newest metadata.
 const BEGINNING: usize = 8192;
@@ -80,34 +78,54 @@ fn to_u64(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 
-/// Flushes the caches of all disks that carry metadata of a volume group. lvm's commits are direct writes and reach the
+/// Flushes the cache of a disk that carries metadata of a volume group. lvm's commits are direct writes and reach the
 /// disk, but nothing says that they leave its volatile cache: without this, a power cut may undo a change that was
-/// already answered for.
+/// already answered for. Blocks for as long as the disk does not answer.
 ///
 /// # Errors
-/// A disk cannot be opened or flushed; the others are flushed all the same.
-pub async fn sync_metadata(group: &VolumeGroup) -> Result<(), Error> {
-    if quarry_fault::disabled("flush") {
-        return Ok(());
+/// The disk cannot be opened or flushed.
+pub fn flush(device: &Path) -> io::Result<()> {
+    quarry_fault::point(|| "lvm:flush:before".to_owned());
+    let flushed = File::open(device).and_then(|file| file.sync_all());
+    quarry_fault::point(|| "lvm:flush:after".to_owned());
+    flushed
+}
+
+/// The UUID, as lvm writes it, in the label of a physical volume; `None` for a device that carries no label. Reads the
+/// first sectors alone. Blocks for as long as the disk does not answer.
+///
+/// # Errors
+/// The device cannot be opened or read.
+pub fn label_uuid(device: &Path) -> io::Result<Option<String>> {
+    let beginning = match File::options().read(true).custom_flags(O_DIRECT).open(device) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {
+            read_aligned(&File::open(device)?, 0, ALIGNMENT)?
+        }
+        file => read_aligned(&file?, 0, ALIGNMENT)?,
+    };
+    Ok(uuid_in(&beginning))
+}
+
+/// The label's first field after its header: 32 characters without hyphens.
+fn uuid_in(beginning: &[u8]) -> Option<String> {
+    let label = beginning.chunks(512).take(4).find(|sector| sector.starts_with(b"LABELONE"))?;
+    let contents = label.get(20..24).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes)?;
+    let contents = usize::try_from(contents).ok()?;
+    let plain = std::str::from_utf8(label.get(contents..contents.checked_add(32)?)?).ok()?;
+    plain.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| hyphenated(plain))
+}
+
+/// A UUID of 32 characters as lvm writes it: in groups of 6-4-4-4-4-4-6.
+#[must_use]
+pub fn hyphenated(plain: &str) -> String {
+    let mut text = String::with_capacity(38);
+    for (index, character) in plain.chars().enumerate() {
+        if matches!(index, 6 | 10 | 14 | 18 | 22 | 26) {
+            text.push('-');
+        }
+        text.push(character);
     }
-    let flushes: Vec<_> = group
-        .metadata_devices()
-        .into_iter()
-        .map(|device| {
-            tokio::task::spawn_blocking(move || {
-                quarry_fault::point(|| "lvm:flush:before".to_owned());
-                let flushed = File::open(&device).and_then(|file| file.sync_all());
-                quarry_fault::point(|| "lvm:flush:after".to_owned());
-                flushed.map_err(|source| Error::Device { action: "flush", device, source })
-            })
-        })
-        .collect();
-    let mut result = Ok(());
-    for flush in flushes {
-        let flushed = flush.await.unwrap_or_else(|_| Err(Error::Argument("a flush was cut off".to_owned())));
-        result = result.and(flushed);
-    }
-    result
+    text
 }
 
 #[cfg(test)]
@@ -178,21 +196,29 @@ mod tests {
         assert!(metadata_fingerprint(Path::new("/dev/quarry-no-such-disk")).is_err());
     }
 
-    #[tokio::test]
-    async fn a_disk_that_cannot_be_flushed_is_named() {
+    #[test]
+    fn a_label_tells_the_uuid() {
         let file = tempfile::NamedTempFile::new().expect("file");
-        let carrying = |path: &Path| crate::PhysicalVolume {
-            device: Some(path.to_owned()),
-            metadata_areas: 1,
-            ..crate::PhysicalVolume::default()
+        let told = |disk: &[u8]| {
+            std::fs::write(file.path(), disk).expect("write");
+            label_uuid(file.path()).expect("read")
         };
-        let mut group = VolumeGroup { physical_volumes: vec![carrying(file.path())], ..VolumeGroup::default() };
-        sync_metadata(&group).await.expect("flushed");
-        group.physical_volumes.insert(0, carrying(Path::new("/dev/quarry-no-such-disk")));
-        let error = sync_metadata(&group).await.expect_err("no such disk");
-        assert!(error.to_string().contains("/dev/quarry-no-such-disk"), "{error}");
-        // A disk without a metadata area, or one that is lost, has nothing to flush.
-        group.physical_volumes[0].metadata_areas = 0;
-        sync_metadata(&group).await.expect("flushed");
+        assert_eq!(told(&disk(&label())).as_deref(), Some("iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT"));
+        assert_eq!(told(&[0; 8192]), None);
+        let mut wild = label();
+        wild[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(told(&disk(&wild)), None);
+        let mut binary = label();
+        binary[40] = 0xff;
+        assert_eq!(told(&disk(&binary)), None);
+        std::fs::write(file.path(), [0; 100]).expect("write");
+        assert!(label_uuid(file.path()).is_err(), "too short");
+    }
+
+    #[test]
+    fn only_a_device_that_is_there_can_be_flushed() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        flush(file.path()).expect("flushed");
+        assert!(flush(Path::new("/dev/quarry-no-such-disk")).is_err());
     }
 }

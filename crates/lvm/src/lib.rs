@@ -17,7 +17,7 @@ mod types;
 mod udev;
 
 pub use error::{Error, Kind, classify};
-pub use header::{metadata_fingerprint, sync_metadata};
+pub use header::{flush, hyphenated, label_uuid, metadata_fingerprint};
 pub use lookup::{Lookup, Report, report};
 pub use name::{safe_name, vg_name_fits};
 pub use report::{ParseError, parse};

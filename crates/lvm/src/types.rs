@@ -135,6 +135,13 @@ impl VolumeGroup {
         carrying.filter_map(|volume| volume.device.clone()).collect()
     }
 
+    /// The UUIDs of the physical volumes that have no device: lvm did not find them.
+    #[must_use]
+    pub fn lost_physical_volumes(&self) -> Vec<String> {
+        let lost = self.physical_volumes.iter().filter(|volume| volume.device.is_none());
+        lost.map(|volume| volume.uuid.clone()).collect()
+    }
+
     /// The logical volumes that stand for themselves: neither internal nor a part of another one.
     ///
     /// A raid's metadata volumes carry the raid's own tags, and are visible while it is made. Where that was cut off

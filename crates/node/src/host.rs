@@ -6,13 +6,17 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use quarry_pool::{Pool, PoolVolume};
-use quarry_volume::{Chosen, Error, Reason, Result, VolumeId};
+use quarry_volume::{Chosen, Error, Reason, Result, StorageId, VolumeId};
 
 use crate::board::Board;
 use crate::tasks::Tasks;
 
 /// How long a pool that was not asked for may hold up a creation in another one.
 const OTHER_POOLS: Duration = Duration::from_secs(2);
+
+/// How long a pool may take to say on which storage it lies. A disk that sleeps has to spin up, and a report may wait for
+/// another one; both have bounds of their own, and this one is above them.
+const STORAGE: Duration = Duration::from_secs(60);
 
 /// A host and its storage. Cheap to clone; all clones are the same host.
 #[derive(Clone)]
@@ -33,6 +37,14 @@ struct Inner {
 pub(crate) struct Located {
     pub(crate) pool: Arc<dyn Pool>,
     pub(crate) volume: PoolVolume,
+}
+
+/// The identity of a pool's storage, or why it cannot be told.
+async fn storage_of(pool: &Arc<dyn Pool>) -> Result<StorageId> {
+    tokio::time::timeout(STORAGE, pool.storage()).await.unwrap_or_else(|_| {
+        let seconds = STORAGE.as_secs();
+        Err(Error::unavailable(format!("pool {} has not answered within {seconds} s", pool.name())))
+    })
 }
 
 impl Host {
@@ -146,6 +158,10 @@ impl Host {
 
     /// The pool that lies on the storage of an identifier.
     ///
+    /// The pool that had this storage when it was read last is asked alone: a disk of another pool that hangs is nobody
+    /// else's business. Where no pool had it (a volume group made anew), or the one that had it has another one now, all
+    /// are asked at once.
+    ///
     /// # Errors
     /// `Unavailable` if the identifier is another node's, or if its storage is not among the pools that can be read
     /// now: neither is a proof that the volume is gone.
@@ -158,14 +174,20 @@ impl Host {
             )));
         }
         let mut unread = Vec::new();
-        // All at once: a pool that does not answer holds up nobody but the volumes that may be its own.
-        let mut storages: FuturesUnordered<_> =
-            self.pools().iter().map(|pool| async move { (pool, pool.storage().await) }).collect();
-        while let Some((pool, storage)) = storages.next().await {
-            match storage {
-                Ok(storage) if storage == id.storage => return Ok(Arc::clone(pool)),
-                Ok(_) => {}
-                Err(error) => unread.push(error.message),
+        let (likely, others): (Vec<_>, Vec<_>) =
+            self.pools().iter().partition(|pool| pool.last_storage().is_some_and(|last| last == id.storage));
+        for pools in [likely, others] {
+            let mut storages: FuturesUnordered<_> =
+                pools.into_iter().map(|pool| async move { (pool, storage_of(pool).await) }).collect();
+            while let Some((pool, storage)) = storages.next().await {
+                match storage {
+                    Ok(storage) if storage == id.storage => return Ok(Arc::clone(pool)),
+                    Ok(_) => {}
+                    Err(error) => unread.push(error.message),
+                }
+            }
+            if !unread.is_empty() {
+                break;
             }
         }
         let why = if unread.is_empty() {
@@ -188,7 +210,12 @@ impl Host {
             return Ok(Some(Located { pool: Arc::clone(asked), volume }));
         }
         let others = self.pools().iter().filter(|pool| pool.name() != asked.name());
+        let (silent, others): (Vec<_>, Vec<_>) = others.partition(|pool| !pool.silent_disks().is_empty());
+        for pool in silent {
+            tracing::warn!(pool = pool.name(), "not searched for the name: a disk of it does not answer");
+        }
         let mut others: FuturesUnordered<_> = others
+            .into_iter()
             .map(|pool| async move { (pool, tokio::time::timeout(OTHER_POOLS, pool.asked(name)).await) })
             .collect();
         while let Some((pool, answer)) = others.next().await {

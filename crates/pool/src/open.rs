@@ -3,28 +3,36 @@
 use std::sync::Arc;
 
 use quarry_disk::Selector;
+use tokio::task::JoinSet;
 
+use crate::lvm::LvmDisks;
 use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents, udev};
 
 /// Opens all pools of a node, in the order of the configuration. Storage that is not there is no error: its pool says so,
 /// and serves when it comes.
 ///
-/// They are opened together because a disk that several of them mean is none's.
+/// All are opened at once, so that one whose disk hangs does not delay the others.
 pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn Pool>> {
+    // A disk that several pools of disks mean is none's, so each knows the selectors of all.
     let selectors = selectors(&configured);
     if !selectors.is_empty() {
         udev::listen(uevents.clone());
     }
-    let mut pools: Vec<Arc<dyn Pool>> = Vec::new();
-    for PoolConfig { name, kind } in configured {
-        pools.push(match kind {
-            PoolKind::Lvm(config) => Arc::new(LvmPool::open(name, config, uevents.clone()).await),
-            PoolKind::Disk(config) => {
-                Arc::new(DiskPool::open(name, config.wipe, Arc::clone(&selectors), uevents.clone()).await)
-            }
+    let disks = LvmDisks::default();
+    let mut opening = JoinSet::new();
+    for (index, PoolConfig { name, kind }) in configured.into_iter().enumerate() {
+        let (selectors, uevents, disks) = (Arc::clone(&selectors), uevents.clone(), disks.clone());
+        opening.spawn(async move {
+            let pool: Arc<dyn Pool> = match kind {
+                PoolKind::Lvm(config) => Arc::new(LvmPool::open(name, config, uevents, disks).await),
+                PoolKind::Disk(config) => Arc::new(DiskPool::open(name, config.wipe, selectors, uevents).await),
+            };
+            (index, pool)
         });
     }
-    pools
+    let mut pools = opening.join_all().await;
+    pools.sort_by_key(|(index, _)| *index);
+    pools.into_iter().map(|(_, pool)| pool).collect()
 }
 
 /// The selectors of all pools of disks, with their pools' names.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec};
 
-use crate::{Record, SimulatedDevice, Uevents, Wiping};
+use crate::{Record, SilentDisk, SimulatedDevice, Uevents, Wiping};
 
 /// A volume as its pool finds it on the storage.
 #[derive(Clone, Debug)]
@@ -130,6 +130,17 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// `Unavailable` as for [`Pool::volumes`].
     async fn storage(&self) -> Result<StorageId>;
+
+    /// The identity of the storage when it was read last, without a look at it; `None` before that.
+    fn last_storage(&self) -> Option<StorageId> {
+        None
+    }
+
+    /// The disks below the pool that have not answered for some seconds. Asks nobody, so that it can be told while every
+    /// question to the pool waits for such a disk.
+    fn silent_disks(&self) -> Vec<SilentDisk> {
+        Vec::new()
+    }
 
     /// The size that a volume of this spec would get, in bytes.
     ///

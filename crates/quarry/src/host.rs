@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures::StreamExt as _;
@@ -9,11 +10,11 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use quarry_controller::Readiness;
 use quarry_node::Host;
-use quarry_pool::Uevents;
+use quarry_pool::{Pool, SilentDisk, Uevents};
 use quarry_transport::http;
 use quarry_transport::metrics::{Metrics, Sample};
 use quarry_transport::shutdown::{GRACE, Shutdown};
-use quarry_volume::{Layout, PoolState};
+use quarry_volume::{Layout, PoolState, Space};
 
 /// The programs that a node runs; each missing one is named at the start.
 const TOOLS: [&str; 7] = ["lvm", "dmsetup", "blkid", "mkfs.ext4", "mkfs.xfs", "xfs_repair", "mkfs.btrfs"];
@@ -75,6 +76,17 @@ fn node_name(given: Option<String>) -> anyhow::Result<String> {
     Ok(name)
 }
 
+/// How long those who watch wait for one pool: less than they wait for the whole answer.
+const POOL_WAIT: Duration = Duration::from_secs(3);
+
+/// What a pool answers, or that it does not answer soon, with the disk that it waits for if one is known.
+async fn soon<T>(pool: &dyn Pool, answer: impl Future<Output = T>) -> Result<T, String> {
+    tokio::time::timeout(POOL_WAIT, answer).await.map_err(|_| match pool.silent_disks().first() {
+        Some(disk) => disk.to_string(),
+        None => format!("it does not answer within {} s; see the log", POOL_WAIT.as_secs()),
+    })
+}
+
 /// What keeps CSI calls from being served at all: every pool being away. One pool of several that is away shows in
 /// `/readyz` and in the metrics, and the others go on.
 pub(crate) fn readiness(host: &Host) -> Readiness {
@@ -83,11 +95,15 @@ pub(crate) fn readiness(host: &Host) -> Readiness {
         let host = host.clone();
         Box::pin(async move {
             let mut problems = Vec::new();
-            let mut storages: FuturesUnordered<_> = host.pools().iter().map(|pool| pool.storage()).collect();
+            let of = |pool: Arc<dyn Pool>| async move {
+                let storage = soon(&*pool, pool.storage()).await;
+                storage.map_err(|why| format!("pool {}: {why}", pool.name()))?.map_err(|error| error.message)
+            };
+            let mut storages: FuturesUnordered<_> = host.pools().iter().cloned().map(of).collect();
             while let Some(storage) = storages.next().await {
                 match storage {
                     Ok(_) => return Vec::new(),
-                    Err(error) => problems.push(error.message),
+                    Err(why) => problems.push(why),
                 }
             }
             problems
@@ -112,23 +128,31 @@ pub(crate) async fn drained(shutdown: &Shutdown, host: &Host) {
     tracing::info!(tasks_left = left.unwrap_or_else(|| host.tasks().list().len()), "stopped");
 }
 
+/// What each pool says of itself. One that does not answer soon offers nothing, and has that as its problem.
 async fn states(host: &Host) -> Vec<PoolState> {
-    join_all(host.pools().iter().map(|pool| pool.status())).await
+    let of = |pool: Arc<dyn Pool>| async move {
+        let state = soon(&*pool, pool.status()).await;
+        state.unwrap_or_else(|why| PoolState {
+            name: pool.name().to_owned(),
+            space: Space { closed: Some(why.clone()), ..Space::default() },
+            problems: vec![why],
+            ..PoolState::default()
+        })
+    };
+    join_all(host.pools().iter().cloned().map(of)).await
 }
 
 /// What keeps this host from doing its work, a line each.
 pub(crate) async fn problems(host: &Host) -> Vec<String> {
-    // First what is known without asking: a command that hangs makes the questions hang too.
-    let mut problems: Vec<String> = quarry_exec::running()
-        .into_iter()
-        .filter(|command| command.overdue)
-        .map(|command| format!("`{}` has been running for {} s", command.command, command.age.as_secs()))
-        .collect();
-    if !problems.is_empty() {
-        return problems;
-    }
+    let mut problems = Vec::new();
     for state in states(host).await {
         problems.extend(state.problems.into_iter().map(|problem| format!("pool {}: {problem}", state.name)));
+    }
+    for command in quarry_exec::running().into_iter().filter(|command| command.overdue) {
+        // A pool that waits for it has named it.
+        if !problems.iter().any(|problem| problem.contains(&command.command)) {
+            problems.push(format!("`{}` has been running for {} s", command.command, command.age.as_secs()));
+        }
     }
     problems
 }
@@ -154,7 +178,7 @@ pub(crate) fn register(metrics: &Metrics, host: &Host) -> http::Refresh {
     per_pool("pool_healthy", "Whether the pool takes new volumes", |pool| u64::from(pool.problems.is_empty()));
     let wiped = host.clone();
     metrics.gauge("pool_wipe_remaining_bytes", "What is still to be wiped before a disk is free", move || {
-        let of = |pool: &Arc<dyn quarry_pool::Pool>| {
+        let of = |pool: &Arc<dyn Pool>| {
             let sample = |(disk, wiping): (String, quarry_pool::Wiping)| {
                 let left = Sample::count(wiping.total.saturating_sub(wiping.done));
                 left.label("pool", pool.name()).label("disk", disk)
@@ -162,6 +186,17 @@ pub(crate) fn register(metrics: &Metrics, host: &Host) -> http::Refresh {
             pool.wiping().into_iter().map(sample).collect::<Vec<_>>()
         };
         wiped.pools().iter().flat_map(of).collect()
+    });
+    let asked = host.clone();
+    metrics.gauge("disk_silent_seconds", "For how long a disk has not answered a read or a flush", move || {
+        let of = |pool: &Arc<dyn Pool>| {
+            let sample = |silent: SilentDisk| {
+                let seconds = Sample::new(silent.age.as_secs_f64());
+                seconds.label("pool", pool.name()).label("disk", silent.disk).label("request", silent.request)
+            };
+            pool.silent_disks().into_iter().map(sample).collect::<Vec<_>>()
+        };
+        asked.pools().iter().flat_map(of).collect()
     });
     metrics.counter("commands", "Programs started, by program", || {
         quarry_exec::started()

@@ -1,5 +1,6 @@
 //! The quarry binary: arguments and wiring only.
 
+mod apart;
 mod certificates;
 mod controller;
 mod csi;
@@ -82,7 +83,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let _ = std::io::stdout().write_all(answer.as_bytes());
         }
         Command::Controller(args) => serve(controller::run(args))?,
-        Command::Disks(args) => return ask(view::Question::Disks(args)),
+        Command::Disks(args) => return apart::run(|| ask(view::Question::Disks(args))),
         Command::Doctor(args) => return ask(view::Question::Doctor(args)),
         Command::Node(args) => serve(node::run(args))?,
         Command::Nodes(args) => return ask(view::Question::Nodes(args)),

@@ -1,7 +1,7 @@
 //! One port for those who watch: `/healthz`, `/readyz` and `/metrics`.
 //!
-//! `/healthz` says that the process lives: it answers 200 as long as it answers at all, because a restart heals no
-//! disk. `/readyz` says what keeps the node from doing its work, one problem a line. Nothing here changes anything or
+//! `/healthz` says that the process can work: see [`crate::alive`]. It is well while a disk hangs, because a restart
+//! heals no disk. `/readyz` says what keeps the node from doing its work, one problem a line. Nothing here changes anything or
 //! tells a secret, so it is plain HTTP; the address to listen on is the operator's choice.
 
 use std::io;
@@ -17,6 +17,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::alive::Alive;
 use crate::metrics::Metrics;
 
 /// How long the check behind `/readyz` may take: a hung disk must show, not hang the probe too.
@@ -70,10 +71,18 @@ where
         async move { readiness(tokio::time::timeout(READY_WAIT, problems()).await.ok()) }
     };
     let routes = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/healthz", get(health).with_state(Alive::watch(stop.clone())))
         .route("/readyz", get(ready))
         .route("/metrics", get(scrape).with_state((metrics, refresh)));
     axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned()).await
+}
+
+/// The answer of `/healthz`.
+async fn health(State(alive): State<Alive>) -> Response {
+    match alive.problem() {
+        None => "ok\n".into_response(),
+        Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, format!("{problem}\n")).into_response(),
+    }
 }
 
 /// The answer of `/readyz`; `None`: the check itself did not answer.

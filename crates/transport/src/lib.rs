@@ -9,6 +9,7 @@
 //! * [`shutdown`]: from a signal to the end, in two phases;
 //! * [`tls`]: mutual TLS between controller and node.
 
+mod alive;
 pub mod call;
 pub mod deadline;
 pub mod http;

@@ -24,6 +24,8 @@ pub enum Fault {
     Errors,
     /// It answers nothing until another fault, or none, is set. Then it serves what waited.
     Hang,
+    /// It hangs from the next flush on.
+    HangAtFlush,
 }
 
 /// The longest read or write that is served; QEMU splits what is longer when it is told so.
@@ -203,7 +205,7 @@ impl Connection<'_> {
                 return Ok(());
             }
             let payload = if command == wire::WRITE { self.bytes(length)? } else { Vec::new() };
-            let answer = match self.wait_while_hung() {
+            let answer = match self.wait_while_hung(command == wire::FLUSH) {
                 State { dead: true, .. } => return Ok(()),
                 State { fault: Fault::Errors, .. } => Err(wire::IO_ERROR),
                 _ => self.perform(command, flags, offset, length, payload),
@@ -218,9 +220,10 @@ impl Connection<'_> {
     }
 
     /// Blocks while the disk hangs; gives what it does after.
-    fn wait_while_hung(&self) -> State {
+    fn wait_while_hung(&self, flush: bool) -> State {
         let state = lock(&self.shared.state);
-        let hung = |state: &mut State| state.fault == Fault::Hang && !state.dead;
+        let hangs = |fault: Fault| fault == Fault::Hang || (flush && fault == Fault::HangAtFlush);
+        let hung = |state: &mut State| hangs(state.fault) && !state.dead;
         *self.shared.changed.wait_while(state, hung).unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -47,12 +47,16 @@ impl Board {
     fn silent(&self, index: usize) {
         let mut told = self.told();
         let Some(known) = told.pools.get_mut(index) else { return };
-        let why = format!(
-            "pool {} does not answer: reading its storage takes longer than {} s; is a disk hanging, or another lvm \
-             holding a lock?",
-            known.state.name,
-            SLOW.as_secs()
-        );
+        let disks = self.inner.pools.get(index).map(|pool| pool.silent_disks()).unwrap_or_default();
+        let why = match disks.first() {
+            Some(disk) => format!("pool {} does not answer: {disk}", known.state.name),
+            None => format!(
+                "pool {} does not answer: reading its storage takes longer than {} s; is a disk hanging, or another lvm \
+                 holding a lock?",
+                known.state.name,
+                SLOW.as_secs()
+            ),
+        };
         let space = Space { free: Vec::new(), closed: Some(why.clone()), ..known.state.space.clone() };
         let state = PoolState { space, problems: vec![why], ..known.state.clone() };
         let pools = known.replace(state);

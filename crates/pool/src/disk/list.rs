@@ -7,6 +7,7 @@ use nix::unistd::geteuid;
 use quarry_disk::{Alone, Contents, Disk, Remains, Selector, State, judge};
 use quarry_filesystem::Probe;
 use quarry_volume::{Error, Result};
+use tokio::task::JoinSet;
 
 use super::blocking;
 use super::disks::Disks;
@@ -57,20 +58,29 @@ pub(super) async fn list(
         let disks = Arc::clone(disks);
         blocking(move || Ok(onlooker().read(&disks, readable))).await?
     };
-    let mut raws = raws.into_iter();
+    // All at once: each may take as long as its disk does.
+    let mut judging = JoinSet::new();
+    for (index, raw) in raws.into_iter().enumerate() {
+        let disks = Arc::clone(disks);
+        let hidden = !root && raw.found.is_err();
+        judging.spawn(async move {
+            let seen = if hidden { Err(ROOT_ONLY.to_owned()) } else { judged(&disks, raw).await };
+            (index, seen)
+        });
+    }
+    let mut judged = judging.join_all().await;
+    judged.sort_by_key(|(index, _)| *index);
+    let mut judged = judged.into_iter();
     for disk in found.disks {
         let owner = assignment.as_ref().map(|assignment| Owner::of(assignment, &disk));
-        let raw = if look::is_unreadable(&disk) { None } else { raws.next() };
-        let unread = match raw {
+        let seen = if look::is_unreadable(&disk) { None } else { judged.next() };
+        let unread = match seen {
             None => "is not read".to_owned(),
-            Some(raw) if !root && raw.found.is_err() => "what is on it can only be read by root".to_owned(),
-            Some(raw) => match judged(disks, raw).await {
-                Ok(seen) => {
-                    list.disks.push(DiskReport::of(seen, owner));
-                    continue;
-                }
-                Err(error) => error.message,
-            },
+            Some((_, Ok(seen))) => {
+                list.disks.push(DiskReport::of(seen, owner));
+                continue;
+            }
+            Some((_, Err(why))) => why,
         };
         let state = by_tables(&disk, unread);
         list.disks.push(DiskReport::unread(disk, owner, state));
@@ -78,9 +88,12 @@ pub(super) async fn list(
     Ok(list)
 }
 
-async fn judged(disks: &Arc<dyn Disks>, raw: Raw) -> Result<Seen> {
-    let seen = look::judge_all(disks, &look::Judges::default(), vec![raw], &[]).await?;
-    seen.into_iter().next().ok_or_else(|| Error::host("a disk was lost from sight: please report it"))
+/// Why a disk could not be read by somebody who is not root.
+const ROOT_ONLY: &str = "what is on it can only be read by root";
+
+async fn judged(disks: &Arc<dyn Disks>, raw: Raw) -> Result<Seen, String> {
+    let seen = look::judge_all(disks, &look::Judges::default(), vec![raw], &[]).await.map_err(|error| error.message)?;
+    seen.into_iter().next().ok_or_else(|| "was lost from sight: please report it".to_owned())
 }
 
 /// What the kernel's tables alone say of a disk that was not read: that it is used, or cannot be. `why`: the reason why it

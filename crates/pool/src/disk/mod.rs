@@ -44,7 +44,8 @@ pub use self::report::{DiskReport, Owner};
 use self::turns::Turns;
 use self::view::{Known, Place, View};
 use crate::pool::{Device, Reading, Volumes};
-use crate::{Health, Heard, Pool, PoolVolume, Record, Uevents};
+use crate::threads::NOTEWORTHY;
+use crate::{Health, Heard, Pool, PoolVolume, Record, SilentDisk, Uevents};
 
 /// For how long a look is believed where nothing was heard of any disk.
 const FRESH: Duration = Duration::from_secs(4);
@@ -309,6 +310,15 @@ impl Pool for DiskPool {
 
     fn changing(&self) -> bool {
         self.inner.changing.is_taken() && self.inner.changing.overdue().is_none()
+    }
+
+    fn last_storage(&self) -> Option<StorageId> {
+        // It follows from the pool's name.
+        Some(view::storage(&self.inner.name))
+    }
+
+    fn silent_disks(&self) -> Vec<SilentDisk> {
+        self.inner.reader.silent(NOTEWORTHY)
     }
 
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {

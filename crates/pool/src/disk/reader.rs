@@ -1,8 +1,7 @@
 //! Reads disks, each for a while at most: one that hangs holds up nobody but itself.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{self, Found};
@@ -11,17 +10,14 @@ use quarry_disk::{Disk, remains};
 use super::disks::{Any, Disks};
 use super::look::Raw;
 use super::view::{Place, place};
+use crate::threads::{DiskThreads, PATIENCE, Pending, SilentDisk};
 
-/// How long a disk may take to answer: one that sleeps has to spin up.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Remembers which disks have not answered yet, so that each occupies one thread at most.
+/// Reads disks, each on one thread at most.
 #[derive(Clone)]
 pub(super) struct Reader {
-    patience: Duration,
     /// Whether a claim that is read is flushed.
     lasting: bool,
-    under_way: Arc<Mutex<HashSet<Place>>>,
+    threads: DiskThreads<Place>,
 }
 
 impl Default for Reader {
@@ -37,16 +33,24 @@ pub(super) fn onlooker() -> Reader {
 
 impl Reader {
     pub(super) fn with_patience(patience: Duration) -> Self {
-        Self { patience, lasting: true, under_way: Arc::default() }
+        Self { lasting: true, threads: DiskThreads::new(patience) }
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashSet<Place>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The disks that have not answered for at least `age`.
+    pub(super) fn silent(&self, age: Duration) -> Vec<SilentDisk> {
+        let silent = self.threads.silent(age).into_iter();
+        let words = |((disk, ..), pending): (Place, Pending)| SilentDisk {
+            disk,
+            request: pending.request,
+            age: pending.since.elapsed(),
+        };
+        silent.map(words).collect()
     }
 
     /// Reads all of them at once, and returns what was read in the same order. Blocks.
     pub(super) fn read(&self, disks: &Arc<dyn Disks>, which: Vec<Disk>) -> Vec<Raw> {
-        let end = Instant::now() + self.patience;
+        let patience = self.threads.patience;
+        let end = Instant::now() + patience;
         let begun: Vec<(Disk, Result<Receiver<Raw>, String>)> = which
             .into_iter()
             .map(|disk| {
@@ -58,7 +62,7 @@ impl Reader {
             let raw = answer.and_then(|answer| {
                 answer
                     .recv_timeout(end.saturating_duration_since(Instant::now()))
-                    .map_err(|_| format!("it has not answered within {:.0?}; see the kernel log", self.patience))
+                    .map_err(|_| format!("it has not answered within {patience:.0?}; see the kernel log"))
             });
             raw.unwrap_or_else(|why| Raw::unreadable(disk, &why))
         };
@@ -67,25 +71,17 @@ impl Reader {
 
     /// Has a thread of its own read the disk: nothing can call back one that waits for a disk.
     fn begin(&self, disks: &Arc<dyn Disks>, disk: Disk) -> Result<Receiver<Raw>, String> {
-        let here = place(&disk);
-        if !self.under_way().insert(here.clone()) {
-            return Err("it does not answer: an earlier read has not come back; see the kernel log".to_owned());
-        }
+        // Always the same words: they are a part of what is told of the disk's volumes, and that is told when it changes.
+        let turn = self
+            .threads
+            .take(place(&disk), "read")
+            .map_err(|_| "it does not answer: an earlier read has not come back; see the kernel log".to_owned())?;
         let (tell, answer) = mpsc::channel();
-        let (reader, disks) = (self.clone(), Arc::clone(disks));
-        let read = move || {
-            let raw = read(&*disks, disk, reader.lasting);
-            reader.under_way().remove(&place(&raw.disk));
-            // Nobody may be waiting any more.
-            let _ = tell.send(raw);
-        };
-        match std::thread::Builder::new().name("read disk".to_owned()).spawn(read) {
-            Ok(_) => Ok(answer),
-            Err(error) => {
-                self.under_way().remove(&here);
-                Err(format!("there is no thread to read it: {error}"))
-            }
-        }
+        let (lasting, disks) = (self.lasting, Arc::clone(disks));
+        // If nobody waits any more, the answer is dropped.
+        turn.run(move || read(&*disks, disk, lasting), move |raw| drop(tell.send(raw)))
+            .map_err(|error| format!("there is no thread to read it: {error}"))?;
+        Ok(answer)
     }
 }
 

@@ -4,15 +4,21 @@
 //! than [`FRESH`] is used, or when the kernel told of any block device since, the metadata headers of the physical
 //! volumes are compared with those that the report saw: one small read a disk, no lvm process. Every commit of lvm
 //! changes them. So an idle node runs no lvm at all, and a change made by hand shows in the next answer.
+//!
+//! A disk that does not answer makes its own volume group unreadable, and nothing else: each is asked on one thread, one
+//! comparison is under way at a time, and while a disk is silent no lvm is started that would hang on it as well.
 
+use std::io;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quarry_lvm::{Lookup, VolumeGroup, metadata_fingerprint, report};
-use std::sync::Arc;
+use quarry_lvm::{Lookup, VolumeGroup, report};
+use quarry_volume::StorageId;
 
-use crate::Uevents;
+use super::disks::{Fingerprints, LvmDisks};
+use super::lost::{Lost, Search};
+use crate::{SilentDisk, Uevents};
 
 /// For how long an answer is used without a look at the disks: less than the time between two looks of those who wait
 /// for changes from outside, so that each look sees them.
@@ -29,9 +35,7 @@ pub(crate) enum View {
     Absent(String),
 }
 
-/// The metadata headers of some disks; a disk that cannot be read has none, and equals nothing.
-type Fingerprints = Vec<(PathBuf, Option<[u8; 32]>)>;
-
+#[derive(Clone)]
 struct Seen {
     view: View,
     /// What the disks said before the report was made.
@@ -42,6 +46,14 @@ struct Seen {
     heard: (u64, u64),
     /// When the fingerprints were last known to be right.
     checked: Instant,
+    /// The physical volumes that the report did not find.
+    lost: Option<Lost>,
+}
+
+impl Seen {
+    fn devices(&self) -> Vec<PathBuf> {
+        self.fingerprints.iter().map(|(device, _)| device.clone()).collect()
+    }
 }
 
 #[derive(Default)]
@@ -51,20 +63,42 @@ struct State {
     changes: u64,
     /// Counts the reports.
     reports: u64,
+    /// The identity of the volume group that was seen last.
+    storage: Option<StorageId>,
+}
+
+/// What memory alone says.
+enum Glance {
+    /// This is the answer.
+    Told(View),
+    /// This, if the disks still say the same.
+    Compare(Box<Seen>),
 }
 
 /// The cached report of one volume group.
 pub(crate) struct Cache {
     group: String,
     uevents: Uevents,
+    disks: LvmDisks,
+    search: Search,
     state: Mutex<State>,
+    /// Held while the fingerprints are compared: callers that come meanwhile wait for that one comparison.
+    comparing: tokio::sync::Mutex<()>,
     /// Held while a report is made: callers that come meanwhile share it. Holds when and why the last one failed.
     asking: Arc<tokio::sync::Mutex<Option<(Instant, View)>>>,
 }
 
 impl Cache {
-    pub(crate) fn new(group: &str, uevents: Uevents) -> Arc<Self> {
-        Arc::new(Self { group: group.to_owned(), uevents, state: Mutex::default(), asking: Arc::default() })
+    pub(crate) fn new(group: &str, uevents: Uevents, disks: LvmDisks) -> Arc<Self> {
+        Arc::new(Self {
+            group: group.to_owned(),
+            uevents,
+            disks,
+            search: Search::default(),
+            state: Mutex::default(),
+            comparing: tokio::sync::Mutex::default(),
+            asking: Arc::default(),
+        })
     }
 
     pub(crate) fn uevents(&self) -> &Uevents {
@@ -105,57 +139,111 @@ impl Cache {
         asked.await.unwrap_or_else(|error| View::Absent(format!("the report ended unexpectedly ({error})")))
     }
 
-    /// The remembered view, if it is known to be true.
+    /// What is known without asking lvm: the remembered view, if it is known to be true, or that a disk is silent.
     pub(crate) async fn remembered(&self) -> Option<View> {
+        match self.glance()? {
+            Glance::Told(view) => return Some(view),
+            Glance::Compare(_) => {}
+        }
+        let _turn = self.comparing.lock().await;
+        match self.glance()? {
+            Glance::Told(view) => Some(view),
+            Glance::Compare(seen) => self.compare(*seen).await,
+        }
+    }
+
+    /// What memory says, without a look at the disks; `None`: the report itself is old.
+    fn glance(&self) -> Option<Glance> {
         let heard = self.uevents.heard();
-        let (view, known) = {
-            let state = self.state();
-            let seen = state.seen.as_ref()?;
-            // A disk that came or went, or our own change: the report itself is old.
-            if seen.changes != state.changes || seen.heard.1 != heard.1 {
-                return None;
-            }
-            let young = seen.checked.elapsed() < FRESH;
-            if young && seen.heard == heard {
-                return Some(seen.view.clone());
-            }
-            match &seen.view {
-                // There is nothing to compare: what is not there may have come.
-                View::Absent(_) => return None,
-                View::Found(..) => (seen.view.clone(), seen.fingerprints.clone()),
-            }
+        let state = self.state();
+        let seen = state.seen.as_ref()?;
+        // lvm would hang on it too.
+        if let Some(silent) = self.disks.overdue(&seen.devices()) {
+            return Some(Glance::Told(self.silent_view(&silent)));
+        }
+        // A disk that came or went, or our own change.
+        if seen.changes != state.changes || seen.heard.1 != heard.1 {
+            return None;
+        }
+        let young = seen.checked.elapsed() < FRESH;
+        if young && seen.heard == heard {
+            return Some(Glance::Told(seen.view.clone()));
+        }
+        match &seen.view {
+            // There is nothing to compare: what is not there may have come.
+            View::Absent(_) => None,
+            View::Found(..) => Some(Glance::Compare(Box::new(seen.clone()))),
+        }
+    }
+
+    /// Compares what the disks say with what they said when the report was made.
+    async fn compare(&self, seen: Seen) -> Option<View> {
+        let (heard, began) = (self.uevents.heard(), Instant::now());
+        let now = match self.disks.fingerprints(seen.devices()).await {
+            Ok(now) => now,
+            Err(silent) => return Some(self.silent_view(&silent)),
         };
-        let began = Instant::now();
-        let now = fingerprints(known.iter().map(|(device, _)| device.clone()).collect()).await;
-        if now != known || now.iter().any(|(_, fingerprint)| fingerprint.is_none()) {
+        if now != seen.fingerprints || now.iter().any(|(_, fingerprint)| fingerprint.is_none()) {
+            return None;
+        }
+        if let (Some(lost), View::Found(group, _)) = (&seen.lost, &seen.view)
+            && lost.may_be_back(group, &self.search, &self.disks, heard).await
+        {
             return None;
         }
         let mut state = self.state();
-        if let Some(seen) = state.seen.as_mut().filter(|seen| seen.fingerprints == known) {
-            seen.checked = began;
-            seen.heard = heard;
+        if let Some(same) = state.seen.as_mut().filter(|same| same.fingerprints == seen.fingerprints) {
+            same.checked = began;
+            same.heard = heard;
         }
-        Some(view)
+        Some(seen.view)
+    }
+
+    fn silent_view(&self, silent: &SilentDisk) -> View {
+        View::Absent(format!("volume group {} cannot be read: {silent}", self.group))
+    }
+
+    /// Flushes the disks that carry the volume group's metadata.
+    pub(crate) async fn flush(&self, group: &VolumeGroup) -> Vec<(PathBuf, Result<io::Result<()>, SilentDisk>)> {
+        self.disks.flush(group.metadata_devices()).await
+    }
+
+    /// The disks of the volume group, as far as it was ever seen, that have not answered for at least `age`.
+    pub(crate) fn silent(&self, age: Duration) -> Vec<SilentDisk> {
+        let devices = self.state().seen.as_ref().map(Seen::devices).unwrap_or_default();
+        self.disks.silent(&devices, age)
+    }
+
+    /// The first of them that takes longer than a healthy disk does.
+    pub(crate) fn overdue(&self) -> Option<SilentDisk> {
+        let devices = self.state().seen.as_ref().map(Seen::devices).unwrap_or_default();
+        self.disks.overdue(&devices)
+    }
+
+    /// The identity of the volume group that was seen last, whether it is still there or not.
+    pub(crate) fn last_storage(&self) -> Option<StorageId> {
+        self.state().storage.clone()
     }
 
     /// Asks lvm. The headers are read before it is asked, so that what changes meanwhile is noticed next time.
     /// What is no answer, and so is not remembered, comes as an error.
     async fn ask(&self) -> Result<View, View> {
-        let mut devices: Vec<PathBuf> = self
-            .state()
-            .seen
-            .as_ref()
-            .map(|seen| seen.fingerprints.iter().map(|(device, _)| device.clone()).collect())
-            .unwrap_or_default();
+        let (mut devices, lost) = {
+            let state = self.state();
+            let seen = state.seen.as_ref();
+            (seen.map(Seen::devices).unwrap_or_default(), seen.and_then(|seen| seen.lost.clone()))
+        };
         for _ in 0..TRIES {
             let changes = self.state().changes;
             let heard = self.uevents.heard();
             let checked = Instant::now();
-            let before = fingerprints(devices.clone()).await;
+            let read = self.disks.fingerprints(devices.clone()).await;
+            let before = read.map_err(|silent| self.silent_view(&silent))?;
             let view = match report(&[&self.group]).await.map(|report| report.get(&self.group).clone()) {
                 Ok(Lookup::Found(group)) => {
                     let mut state = self.state();
                     state.reports += 1;
+                    state.storage = Some(StorageId::of(&group.uuid));
                     View::Found(Arc::new(*group), state.reports)
                 }
                 Ok(Lookup::Missing) => View::Absent(format!(
@@ -170,14 +258,18 @@ impl Cache {
                     return Err(View::Absent(format!("volume group {} cannot be read: {error}", self.group)));
                 }
             };
-            let found = match &view {
-                View::Found(group, _) => group.metadata_devices(),
-                View::Absent(_) => Vec::new(),
+            let View::Found(group, _) = &view else {
+                let seen = Seen { view: view.clone(), fingerprints: Vec::new(), changes, heard, checked, lost: None };
+                self.state().seen = Some(seen);
+                return Ok(view);
             };
+            let found = group.metadata_devices();
             let same = found == devices;
             devices = found;
-            if same || matches!(view, View::Absent(_)) {
-                self.state().seen = Some(Seen { view: view.clone(), fingerprints: before, changes, heard, checked });
+            if same {
+                let lost = Lost::of(group, &self.search, &self.disks, heard, lost.as_ref()).await;
+                let seen = Seen { view: view.clone(), fingerprints: before, changes, heard, checked, lost };
+                self.state().seen = Some(seen);
                 return Ok(view);
             }
         }
@@ -188,15 +280,5 @@ impl Cache {
     }
 }
 
-async fn fingerprints(devices: Vec<PathBuf>) -> Fingerprints {
-    let read = move || {
-        devices
-            .into_iter()
-            .map(|device| {
-                let fingerprint = metadata_fingerprint(&device).ok();
-                (device, fingerprint)
-            })
-            .collect()
-    };
-    tokio::task::spawn_blocking(read).await.unwrap_or_default()
-}
+#[cfg(test)]
+mod tests;

@@ -73,21 +73,9 @@ fn uuid_in(block: &Path, group: &str, group_uuid: &str, volume: &str, size: u64)
         let uuid = read("dm/uuid")?;
         let plain = uuid.strip_prefix(&prefix)?;
         let whole = plain.len() == 32 && plain.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        return (whole && bytes == size).then(|| hyphenated(plain));
+        return (whole && bytes == size).then(|| quarry_lvm::hyphenated(plain));
     }
     None
-}
-
-/// A UUID as lvm writes it: 6-4-4-4-4-4-6.
-fn hyphenated(plain: &str) -> String {
-    let mut text = String::with_capacity(38);
-    for (index, character) in plain.chars().enumerate() {
-        if matches!(index, 6 | 10 | 14 | 18 | 22 | 26) {
-            text.push('-');
-        }
-        text.push(character);
-    }
-    text
 }
 
 fn is(path: &Path, number: &str) -> bool {

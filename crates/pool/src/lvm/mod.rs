@@ -2,29 +2,41 @@
 
 mod cache;
 mod device;
+mod disks;
+mod lost;
+mod turn;
 mod volume;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use quarry_exec::Orphan;
 use quarry_lvm::commands::{self, CreateLv};
 use quarry_lvm::{LogicalVolume, VolumeGroup, capacity, safe_name};
 use quarry_volume::{Error, Layout, PoolState, Reason, Result, StorageId, VolumeSpec};
-use tokio::sync::{Mutex, MutexGuard};
 
 use self::cache::{Cache, View};
+pub(crate) use self::disks::LvmDisks;
+use self::turn::{Flushes, Turns};
 use crate::pool::{Device, Reading, Volumes};
 use crate::record::Tag;
-use crate::{Health, LvmConfig, Pool, PoolVolume, Record, Recorded, Uevents};
+use crate::threads::NOTEWORTHY;
+use crate::{Health, LvmConfig, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
+
+/// How long the start waits for the first look at the volume group: a disk that hangs must not keep the other pools from
+/// being served. The look goes on, and what it was for is done before the first change.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 
 /// A pool of kind `lvm`.
 pub struct LvmPool {
     name: String,
     config: LvmConfig,
     cache: Arc<Cache>,
-    /// Held while the volume group is changed: capacity is checked and used up as one step.
-    changing: Mutex<()>,
+    /// A turn is held while the volume group is changed: capacity is checked and used up as one step.
+    changing: Turns,
+    /// Which changes have been flushed.
+    flushes: Flushes,
     /// The lvm commands of an earlier Quarry that were still at work when this one started.
     orphans: std::sync::Mutex<Vec<Orphan>>,
 }
@@ -32,18 +44,20 @@ pub struct LvmPool {
 impl LvmPool {
     /// Opens the pool: reads its volume group and resumes devices that a killed lvm left suspended. A volume group that
     /// is not there is no error: the pool says so, and serves when it comes.
-    pub async fn open(name: impl Into<String>, config: LvmConfig, uevents: Uevents) -> Self {
-        let cache = Cache::new(&config.volume_group, uevents);
+    pub(crate) async fn open(name: String, config: LvmConfig, uevents: Uevents, disks: LvmDisks) -> Self {
+        let cache = Cache::new(&config.volume_group, uevents, disks);
         let orphans = std::sync::Mutex::new(quarry_exec::orphans(&config.volume_group));
-        let pool = Self { name: name.into(), config, cache, changing: Mutex::default(), orphans };
+        let (changing, flushes) = (Turns::default(), Flushes::default());
+        let pool = Self { name, config, cache, changing, flushes, orphans };
         if let Some(orphan) = pool.orphan() {
             // It may hold the volume group's lock, for which a report would wait. Both come later: see `turn`.
             tracing::warn!(pool = pool.name, orphan, "no changes until it has ended");
             return pool;
         }
-        match pool.group().await {
-            Ok(group) => pool.recover(&group).await,
-            Err(error) => tracing::warn!(pool = pool.name, %error, "the pool is not available"),
+        match tokio::time::timeout(FIRST_LOOK, pool.recover_first()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(pool = pool.name, %error, "the pool is not available"),
+            Err(_) => tracing::warn!(pool = pool.name, "the pool does not answer; the start does not wait for it"),
         }
         pool
     }
@@ -58,42 +72,19 @@ impl LvmPool {
 
     /// The volume group as it is, with the number of the report that says so.
     async fn numbered(&self) -> Result<(Arc<VolumeGroup>, u64)> {
-        let view = match self.overdue() {
+        let view = match self.overdue_command() {
             None => self.cache.view().await,
             Some(command) => self.cache.remembered().await.unwrap_or_else(|| {
                 View::Absent(format!("volume group {} cannot be read now: {command}", self.config.volume_group))
             }),
         };
         match view {
-            View::Found(group, number) => Ok((group, number)),
+            View::Found(group, number) => {
+                self.flush_what_is_owed(&group).await?;
+                Ok((group, number))
+            }
             View::Absent(why) => Err(Error::unavailable(format!("pool {}: {why}", self.name))),
         }
-    }
-
-    /// Waits for its turn to change the volume group.
-    ///
-    /// While an earlier lvm command on it is overdue, nobody waits behind it: it may never end.
-    async fn turn(&self) -> Result<MutexGuard<'_, ()>> {
-        if let Some(command) = self.overdue() {
-            return Err(Error::unavailable(format!("pool {} takes no changes now: {command}", self.name)));
-        }
-        let turn = self.changing.lock().await;
-        if let Some(orphan) = self.orphan() {
-            return Err(Error::new(
-                Reason::UnderWay,
-                format!("pool {} takes no changes before {orphan} has ended; retry", self.name),
-            ));
-        }
-        let ended = !self.known_orphans().is_empty();
-        if ended {
-            // What they changed is not known yet, and they may have died of a signal. They are forgotten only when that has
-            // been looked at: a volume group that cannot be read now is looked at next time.
-            self.cache.invalidate();
-            let group = self.group().await?;
-            self.recover(&group).await;
-            self.known_orphans().clear();
-        }
-        Ok(turn)
     }
 
     fn known_orphans(&self) -> std::sync::MutexGuard<'_, Vec<Orphan>> {
@@ -108,8 +99,13 @@ impl LvmPool {
         })
     }
 
-    /// The lvm command on this volume group that should have ended long ago, in words.
+    /// What takes too long on this volume group, in words: a command of lvm, or a disk that does not answer.
     fn overdue(&self) -> Option<String> {
+        self.overdue_command().or_else(|| self.cache.overdue().map(|disk| disk.to_string()))
+    }
+
+    /// The lvm command on this volume group that should have ended long ago, in words.
+    fn overdue_command(&self) -> Option<String> {
         let mut running = quarry_exec::running();
         running.retain(|command| command.overdue && command.subject.as_deref() == Some(&self.config.volume_group));
         running.first().map(|command| {
@@ -126,45 +122,6 @@ impl LvmPool {
         })
     }
 
-    /// Finds devices of the volume group that a killed lvm left suspended, and resumes them: whoever touches them hangs.
-    async fn recover(&self, group: &VolumeGroup) {
-        // A live lvm suspends for a moment. The report took the volume group's lock, so those seen before and after it
-        // belong to no live command.
-        let uuid = group.uuid.clone();
-        let suspended = match quarry_lvm::suspended(&uuid) {
-            Ok(found) if found.is_empty() => return,
-            Ok(found) => found,
-            Err(error) => {
-                tracing::warn!(%error, "suspended devices cannot be looked for");
-                return;
-            }
-        };
-        self.cache.invalidate();
-        if self.group().await.is_err() {
-            return;
-        }
-        let still = quarry_lvm::suspended(&uuid).unwrap_or_default();
-        let orphaned: Vec<_> = suspended.into_iter().filter(|device| still.contains(device)).collect();
-        if orphaned.is_empty() {
-            return;
-        }
-        let names: Vec<&str> = orphaned.iter().map(|device| device.name.as_str()).collect();
-        tracing::warn!(?names, "resuming devices that a killed lvm left suspended");
-        if let Err(error) = quarry_lvm::resume(&self.config.volume_group, &orphaned).await {
-            tracing::error!(%error, ?names, "suspended devices could not be resumed");
-        }
-    }
-
-    /// Ends one change of the volume group: what was remembered is forgotten, and what lvm wrote is flushed.
-    async fn commit(&self, group: &VolumeGroup, result: Result<(), quarry_lvm::Error>) -> Result<()> {
-        self.cache.invalidate();
-        if let Err(quarry_lvm::Error::Exec(quarry_exec::Error::Signalled { .. })) = &result {
-            self.recover(group).await;
-        }
-        result.map_err(|error| self.explain(error))?;
-        quarry_lvm::sync_metadata(group).await.map_err(|error| self.explain(error))
-    }
-
     /// A failure of lvm as the reason of an answer.
     fn explain(&self, error: quarry_lvm::Error) -> Error {
         use quarry_lvm::Error as Lvm;
@@ -177,9 +134,7 @@ impl LvmPool {
                 Reason::Unavailable
             }
             Lvm::Exec(quarry_exec::Error::Deadline { .. }) => Reason::Unavailable,
-            Lvm::Exec(_) | Lvm::Other { .. } | Lvm::Report { .. } | Lvm::Argument(_) | Lvm::Device { .. } => {
-                Reason::Host
-            }
+            Lvm::Exec(_) | Lvm::Other { .. } | Lvm::Report { .. } | Lvm::Argument(_) => Reason::Host,
         };
         Error::new(reason, format!("pool {}: {error}", self.name))
     }
@@ -242,9 +197,11 @@ impl Pool for LvmPool {
         state.storage = Some(StorageId::of(&group.uuid));
         state.size = group.extent_count.saturating_mul(group.extent_size);
         state.space = capacity::space(&group, self.config.reserve);
+        // While changes hang, a new volume would hang as well.
+        state.space.closed = state.space.closed.or_else(|| self.overdue());
         state.metadata_size = group.metadata_size;
         state.metadata_free = group.metadata_free;
-        state.problems.extend(state.space.closed.clone());
+        state.problems.extend(state.space.closed.clone().filter(|why| !state.problems.contains(why)));
         let volumes = volume::all(&group);
         state.volumes = u64::try_from(volumes.len()).unwrap_or(u64::MAX);
         let volumes = if known == Some(mark) { Volumes::Same } else { Volumes::All(volumes) };
@@ -256,7 +213,15 @@ impl Pool for LvmPool {
     }
 
     fn changing(&self) -> bool {
-        self.changing.try_lock().is_err() && self.overdue().is_none()
+        self.changing.is_taken() && self.overdue().is_none()
+    }
+
+    fn silent_disks(&self) -> Vec<SilentDisk> {
+        self.cache.silent(NOTEWORTHY)
+    }
+
+    fn last_storage(&self) -> Option<StorageId> {
+        self.cache.last_storage()
     }
 
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {

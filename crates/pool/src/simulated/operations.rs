@@ -143,6 +143,10 @@ impl Pool for SimulatedPool {
         self.inner.changing.try_lock().is_err() && *self.inner.awake.borrow()
     }
 
+    fn last_storage(&self) -> Option<StorageId> {
+        Some(StorageId::of(&self.inner.uuid))
+    }
+
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {
         let all = |inner: &Inner| {
             Ok(inner.disks().volumes().map(|(name, slot)| inner.describe(name, slot)).collect::<Vec<_>>())

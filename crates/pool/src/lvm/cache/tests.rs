@@ -1,0 +1,121 @@
+//! What is remembered of a volume group while its disks hang, change and fail. No lvm is needed: the report is given.
+
+use std::path::Path;
+
+use quarry_lvm::PhysicalVolume;
+
+use super::super::disks::double::FakeDisks;
+use super::*;
+
+/// The cache of a volume group on one device, as after a report.
+async fn reported(name: &str, device: &Path, disks: &LvmDisks) -> Arc<Cache> {
+    let cache = Cache::new(name, Uevents::default(), disks.clone());
+    let carrying = PhysicalVolume { device: Some(device.to_owned()), metadata_areas: 1, ..PhysicalVolume::default() };
+    let group = VolumeGroup { uuid: name.to_owned(), physical_volumes: vec![carrying], ..VolumeGroup::default() };
+    let fingerprints = disks.fingerprints(group.metadata_devices()).await.expect("it answers");
+    {
+        let mut state = cache.state();
+        state.storage = Some(StorageId::of(&group.uuid));
+        state.seen = Some(Seen {
+            view: View::Found(Arc::new(group), 1),
+            fingerprints,
+            changes: 0,
+            heard: (0, 0),
+            checked: Instant::now(),
+            lost: None,
+        });
+    }
+    cache
+}
+
+/// As if the last look at the disks were too long ago to be believed.
+fn age(cache: &Cache) {
+    let mut state = cache.state();
+    let seen = state.seen.as_mut().expect("seen");
+    seen.checked = seen.checked.checked_sub(2 * FRESH).expect("an earlier instant");
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_costs_one_thread_and_its_own_group() {
+    let io = Arc::new(FakeDisks::default());
+    let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
+    let (bad, good) = (Path::new("/dev/vdb"), Path::new("/dev/vdc"));
+    let (ill, well) = (reported("ill", bad, &disks).await, reported("well", good, &disks).await);
+    io.change(|state| {
+        state.hanging.insert(bad.to_owned());
+        state.begun.clear();
+    });
+    age(&ill);
+
+    // All come at once: one asks the disk, and the others are answered from what it learns.
+    let mut callers = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let ill = Arc::clone(&ill);
+        callers.spawn(async move { ill.view().await });
+    }
+    for view in callers.join_all().await {
+        let View::Absent(why) = view else { panic!("the group was told to be well") };
+        assert!(why.contains("volume group ill cannot be read: disk /dev/vdb has not answered a read for"), "{why}");
+    }
+    // And nobody waits for it any more, nor asks lvm, not even after a change of ours or when a disk comes or goes.
+    ill.invalidate();
+    let began = Instant::now();
+    for _ in 0..500 {
+        assert!(matches!(ill.view().await, View::Absent(_)));
+    }
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert_eq!(io.change(|state| (state.under_way, state.begun.len())), (1, 1), "one thread, one read");
+    assert_eq!(ill.overdue().expect("overdue").disk, "/dev/vdb");
+    assert_eq!(ill.last_storage(), Some(StorageId::of("ill")), "what it lay on is still known");
+
+    for _ in 0..100 {
+        age(&well);
+        assert!(matches!(well.view().await, View::Found(..)), "the other group does not notice");
+    }
+    assert_eq!(well.silent(Duration::ZERO), []);
+}
+
+#[tokio::test]
+async fn a_disk_that_answers_again_is_believed_again() {
+    let io = Arc::new(FakeDisks::default());
+    let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
+    let device = Path::new("/dev/vdb");
+    let cache = reported("vg", device, &disks).await;
+    io.change(|state| state.hanging.insert(device.to_owned()));
+    age(&cache);
+    assert!(matches!(cache.remembered().await, Some(View::Absent(_))));
+
+    io.change(|state| state.hanging.clear());
+    while cache.overdue().is_some() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(matches!(cache.remembered().await, Some(View::Found(..))));
+
+    // It changed while nobody looked, or fails: only lvm can say what there is.
+    age(&cache);
+    io.change(|state| state.generations.insert(device.to_owned(), 1));
+    assert!(cache.remembered().await.is_none());
+    io.change(|state| {
+        state.generations.clear();
+        state.failing.insert(device.to_owned());
+    });
+    assert!(cache.remembered().await.is_none());
+}
+
+#[tokio::test]
+async fn a_flush_that_hangs_is_named_and_ends_the_wait() {
+    let io = Arc::new(FakeDisks::default());
+    let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
+    let device = Path::new("/dev/vdb");
+    let cache = reported("vg", device, &disks).await;
+    io.change(|state| state.hanging.insert(device.to_owned()));
+    let View::Found(group, _) = cache.remembered().await.expect("young") else { panic!("absent") };
+    for _ in 0..3 {
+        let [(of, flushed)] = cache.flush(&group).await.try_into().expect("one disk");
+        let silent = flushed.expect_err("it hangs");
+        assert_eq!((of.as_path(), silent.request), (device, "flush"));
+    }
+    assert_eq!(cache.overdue().expect("overdue").request, "flush");
+    assert_eq!(io.change(|state| state.under_way), 1);
+    io.change(|state| state.hanging.clear());
+}

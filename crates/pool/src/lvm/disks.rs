@@ -1,0 +1,178 @@
+//! The physical volumes below a volume group: each is asked on one thread at most, and for a while at most.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::SilentDisk;
+use crate::threads::{DiskThreads, NOTEWORTHY, PATIENCE};
+
+/// What is asked of a device. Every function may block forever; tests put doubles in their place.
+pub(super) trait DiskIo: Send + Sync {
+    /// See [`quarry_lvm::metadata_fingerprint`].
+    fn fingerprint(&self, device: &Path) -> io::Result<[u8; 32]>;
+    /// See [`quarry_lvm::flush`].
+    fn flush(&self, device: &Path) -> io::Result<()>;
+    /// See [`quarry_lvm::label_uuid`].
+    fn label_uuid(&self, device: &Path) -> io::Result<Option<String>>;
+}
+
+/// The devices of this host.
+struct HostIo;
+
+impl DiskIo for HostIo {
+    fn fingerprint(&self, device: &Path) -> io::Result<[u8; 32]> {
+        quarry_lvm::metadata_fingerprint(device)
+    }
+
+    fn flush(&self, device: &Path) -> io::Result<()> {
+        quarry_lvm::flush(device)
+    }
+
+    fn label_uuid(&self, device: &Path) -> io::Result<Option<String>> {
+        quarry_lvm::label_uuid(device)
+    }
+}
+
+/// The metadata headers of some devices; one that cannot be read has none, and equals nothing.
+pub(super) type Fingerprints = Vec<(PathBuf, Option<[u8; 32]>)>;
+
+/// The devices of all volume groups of this host. Cheap to clone; all clones share the threads.
+#[derive(Clone)]
+pub(crate) struct LvmDisks {
+    io: Arc<dyn DiskIo>,
+    threads: DiskThreads<PathBuf>,
+}
+
+impl Default for LvmDisks {
+    fn default() -> Self {
+        Self::over(Arc::new(HostIo), PATIENCE)
+    }
+}
+
+impl LvmDisks {
+    pub(super) fn over(io: Arc<dyn DiskIo>, patience: Duration) -> Self {
+        Self { io, threads: DiskThreads::new(patience) }
+    }
+
+    /// Reads the metadata headers of all these devices at once.
+    ///
+    /// # Errors
+    /// One of them is silent.
+    pub(super) async fn fingerprints(&self, devices: Vec<PathBuf>) -> Result<Fingerprints, SilentDisk> {
+        let read = self.ask_all(devices, "read", |io, device| io.fingerprint(device)).await;
+        read.into_iter().map(|(device, answer)| Ok((device, answer?.ok()))).collect()
+    }
+
+    /// Flushes the caches of all these devices at once.
+    pub(super) async fn flush(&self, devices: Vec<PathBuf>) -> Vec<(PathBuf, Result<io::Result<()>, SilentDisk>)> {
+        self.ask_all(devices, "flush", |io, device| io.flush(device)).await
+    }
+
+    /// Reads the labels of all these devices at once; one that does not answer soon counts as one that cannot be read.
+    pub(super) async fn labels(&self, devices: Vec<PathBuf>) -> Vec<(PathBuf, io::Result<Option<String>>)> {
+        let read = self.within(NOTEWORTHY).ask_all(devices, "read", |io, device| io.label_uuid(device)).await;
+        let flat =
+            |answer: Result<io::Result<_>, SilentDisk>| answer.unwrap_or_else(|silent| Err(io::Error::other(silent)));
+        read.into_iter().map(|(device, answer)| (device, flat(answer))).collect()
+    }
+
+    /// The same disks, for one who has less patience.
+    fn within(&self, patience: Duration) -> Self {
+        Self { io: Arc::clone(&self.io), threads: self.threads.within(patience) }
+    }
+
+    /// Those of these devices that have not answered for at least `age`.
+    pub(super) fn silent(&self, devices: &[PathBuf], age: Duration) -> Vec<SilentDisk> {
+        self.threads.silent_among(devices, age)
+    }
+
+    /// The same of those that have not answered for longer than a healthy disk takes.
+    pub(super) fn overdue(&self, devices: &[PathBuf]) -> Option<SilentDisk> {
+        self.silent(devices, self.threads.patience).into_iter().next()
+    }
+
+    /// Asks all devices the same at once; the answers come in the order of the devices.
+    async fn ask_all<T: Send + 'static>(
+        &self,
+        devices: Vec<PathBuf>,
+        request: &'static str,
+        work: fn(&dyn DiskIo, &Path) -> io::Result<T>,
+    ) -> Vec<(PathBuf, Result<io::Result<T>, SilentDisk>)> {
+        let mut asked = JoinSet::new();
+        for (index, device) in devices.into_iter().enumerate() {
+            let (io, threads, of) = (Arc::clone(&self.io), self.threads.clone(), device.clone());
+            asked.spawn(async move {
+                let answer = threads.ask(&device, request, move || work(&*io, &of)).await;
+                (index, device, answer)
+            });
+        }
+        let mut answers = asked.join_all().await;
+        answers.sort_by_key(|(index, ..)| *index);
+        answers.into_iter().map(|(_, device, answer)| (device, answer)).collect()
+    }
+}
+
+#[cfg(test)]
+pub(super) mod double {
+    use std::collections::{HashMap, HashSet};
+    use std::sync::{Condvar, Mutex};
+
+    use super::*;
+
+    /// Devices in memory: each has a fingerprint, perhaps a label, and may hang or fail.
+    #[derive(Default)]
+    pub(crate) struct FakeDisks {
+        state: Mutex<State>,
+        healed: Condvar,
+    }
+
+    #[derive(Default)]
+    pub(crate) struct State {
+        pub(crate) hanging: HashSet<PathBuf>,
+        pub(crate) failing: HashSet<PathBuf>,
+        pub(crate) generations: HashMap<PathBuf, u8>,
+        pub(crate) labels: HashMap<PathBuf, String>,
+        /// Every request that was begun: what, and of which device.
+        pub(crate) begun: Vec<(&'static str, PathBuf)>,
+        /// How many requests are under way now.
+        pub(crate) under_way: usize,
+    }
+
+    impl FakeDisks {
+        pub(crate) fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+            let changed = change(&mut self.state.lock().unwrap());
+            self.healed.notify_all();
+            changed
+        }
+
+        fn serve<T>(&self, request: &'static str, device: &Path, answer: impl FnOnce(&State) -> T) -> io::Result<T> {
+            let mut state = self.state.lock().unwrap();
+            state.begun.push((request, device.to_owned()));
+            state.under_way += 1;
+            let mut state = self.healed.wait_while(state, |state| state.hanging.contains(device)).unwrap();
+            state.under_way -= 1;
+            if state.failing.contains(device) {
+                return Err(io::Error::from_raw_os_error(nix::libc::EIO));
+            }
+            Ok(answer(&state))
+        }
+    }
+
+    impl DiskIo for FakeDisks {
+        fn fingerprint(&self, device: &Path) -> io::Result<[u8; 32]> {
+            self.serve("read", device, |state| [state.generations.get(device).copied().unwrap_or_default(); 32])
+        }
+
+        fn flush(&self, device: &Path) -> io::Result<()> {
+            self.serve("flush", device, |_| ())
+        }
+
+        fn label_uuid(&self, device: &Path) -> io::Result<Option<String>> {
+            self.serve("label", device, |state| state.labels.get(device).cloned())
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! Physical volumes that lvm did not find, and how it is noticed that they are back.
+//!
+//! A disk that answered with errors for a while and is well again sends no event, and no header of the other disks
+//! changes. So while a physical volume is missing, its label is looked for: one small read of each device that may carry
+//! it, and no lvm process.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use quarry_lvm::VolumeGroup;
+
+use super::disks::LvmDisks;
+use crate::Heard;
+
+/// How soon lvm is asked again where a label is seen and lvm does not find its physical volume; doubled each time. The
+/// device may have come back just after lvm looked, or the host's settings may hide it.
+const FIRST_PAUSE: Duration = Duration::from_secs(4);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// The physical volumes that a report did not find.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Lost {
+    uuids: Vec<String>,
+    /// The devices that carried their labels right after the report.
+    visible: Vec<PathBuf>,
+    pause: Duration,
+    /// When lvm is asked again, if their labels are visible.
+    again: Instant,
+}
+
+impl Lost {
+    /// What a report did not find; `None` if it found everything. `before`: the same of the report before it.
+    pub(super) async fn of(
+        group: &VolumeGroup,
+        search: &Search,
+        disks: &LvmDisks,
+        heard: Heard,
+        before: Option<&Self>,
+    ) -> Option<Self> {
+        let uuids = group.lost_physical_volumes();
+        if uuids.is_empty() {
+            return None;
+        }
+        let visible = search.find(&uuids, group, disks, heard).await;
+        let pause = match before {
+            Some(before) if before.uuids == uuids && before.visible == visible => {
+                before.pause.saturating_mul(2).min(LONGEST_PAUSE)
+            }
+            _ => FIRST_PAUSE,
+        };
+        Some(Self { uuids, visible, pause, again: Instant::now() + pause })
+    }
+
+    /// Whether a new report may find one of them.
+    pub(super) async fn may_be_back(
+        &self,
+        group: &VolumeGroup,
+        search: &Search,
+        disks: &LvmDisks,
+        heard: Heard,
+    ) -> bool {
+        let visible = search.find(&self.uuids, group, disks, heard).await;
+        visible != self.visible || (!visible.is_empty() && Instant::now() >= self.again)
+    }
+}
+
+/// Looks for the labels of physical volumes.
+pub(super) struct Search {
+    /// Where the kernel lists its block devices.
+    block: PathBuf,
+    others: Mutex<Others>,
+}
+
+/// Devices that answered and carry no label that was looked for: they are left alone until something is heard of any device,
+/// so that a disk that sleeps is not woken up.
+#[derive(Default)]
+struct Others {
+    heard: Heard,
+    devices: HashSet<PathBuf>,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { block: "/sys/class/block".into(), others: Mutex::default() }
+    }
+}
+
+impl Search {
+    /// The devices, in order, that carry the label of one of these physical volumes.
+    async fn find(&self, uuids: &[String], group: &VolumeGroup, disks: &LvmDisks, heard: Heard) -> Vec<PathBuf> {
+        let known: HashSet<PathBuf> = group.physical_volumes.iter().filter_map(|pv| pv.device.clone()).collect();
+        let candidates = {
+            let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+            if others.heard != heard {
+                *others = Others { heard, devices: HashSet::new() };
+            }
+            let unknown = |device: &PathBuf| !known.contains(device) && !others.devices.contains(device);
+            candidates(&self.block).into_iter().filter(unknown).collect()
+        };
+        let (mut visible, mut other) = (Vec::new(), Vec::new());
+        for (device, label) in disks.labels(candidates).await {
+            match label {
+                Ok(Some(uuid)) if uuids.contains(&uuid) => visible.push(device),
+                Ok(_) => other.push(device),
+                // It may be the one, and ill.
+                Err(_) => {}
+            }
+        }
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        if others.heard == heard {
+            others.devices.extend(other);
+        }
+        visible.sort();
+        visible
+    }
+}
+
+/// The devices that may carry a physical volume: all that have a size and are not logical volumes themselves.
+fn candidates(block: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(block) else { return Vec::new() };
+    let device = |entry: fs::DirEntry| {
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).unwrap_or_default();
+        let logical = read("dm/uuid").starts_with("LVM-");
+        let empty = matches!(read("size").trim(), "" | "0");
+        let name = entry.file_name().to_str()?.replace('!', "/");
+        (!logical && !empty).then(|| Path::new("/dev").join(name))
+    };
+    entries.flatten().filter_map(device).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use quarry_lvm::PhysicalVolume;
+
+    use super::super::disks::double::FakeDisks;
+    use super::*;
+
+    const LOST: &str = "iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT";
+
+    fn block(devices: &[(&str, &str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, size, dm) in devices {
+            let entry = folder.path().join(name);
+            fs::create_dir_all(entry.join("dm")).unwrap();
+            fs::write(entry.join("size"), format!("{size}\n")).unwrap();
+            if !dm.is_empty() {
+                fs::write(entry.join("dm/uuid"), format!("{dm}\n")).unwrap();
+            }
+        }
+        folder
+    }
+
+    #[test]
+    fn logical_volumes_and_empty_drives_carry_no_physical_volume() {
+        let folder = block(&[
+            ("vda", "8192", ""),
+            ("sr0", "0", ""),
+            ("dm-0", "8192", "LVM-x"),
+            ("dm-1", "8192", "CRYPT-x"),
+            ("cciss!c0d0", "8192", ""),
+        ]);
+        let mut found = candidates(folder.path());
+        found.sort();
+        assert_eq!(found, ["/dev/cciss/c0d0", "/dev/dm-1", "/dev/vda"].map(PathBuf::from));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_is_well_again_is_noticed_and_others_are_read_once() {
+        let folder = block(&[("vdb", "8192", ""), ("vdc", "8192", ""), ("vdd", "8192", ""), ("vde", "8192", "")]);
+        let search = Search { block: folder.path().to_owned(), others: Mutex::default() };
+        let [vdb, vdc, vdd, vde] = ["/dev/vdb", "/dev/vdc", "/dev/vdd", "/dev/vde"].map(PathBuf::from);
+        let io = Arc::new(FakeDisks::default());
+        io.change(|state| {
+            state.labels.insert(vdc.clone(), LOST.to_owned());
+            state.failing.insert(vdc.clone());
+            state.hanging.insert(vde.clone());
+        });
+        let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
+        let present = PhysicalVolume { device: Some(vdb.clone()), ..PhysicalVolume::default() };
+        let lost = PhysicalVolume { uuid: LOST.to_owned(), ..PhysicalVolume::default() };
+        let group = VolumeGroup { physical_volumes: vec![present, lost], ..VolumeGroup::default() };
+
+        let before = Lost::of(&group, &search, &disks, (0, 0), None).await.expect("one is lost");
+        for _ in 0..5 {
+            assert!(!before.may_be_back(&group, &search, &disks, (0, 0)).await, "it is still ill");
+        }
+        let read = |device: &Path| io.change(|state| state.begun.iter().filter(|(_, read)| read == device).count());
+        assert_eq!((read(&vdb), read(&vdd), read(&vde)), (0, 1, 1), "present, something else, hanging");
+        assert_eq!(read(&vdc), 6);
+
+        io.change(|state| state.failing.clear());
+        assert!(before.may_be_back(&group, &search, &disks, (0, 0)).await);
+        // lvm is asked, and says that it is lost all the same: more and more rarely.
+        let again = Lost::of(&group, &search, &disks, (0, 0), Some(&before)).await.expect("still lost");
+        assert_eq!((again.pause, again.visible.as_slice()), (FIRST_PAUSE, [vdc.clone()].as_slice()));
+        assert!(!again.may_be_back(&group, &search, &disks, (0, 0)).await, "not at once");
+        let third = Lost::of(&group, &search, &disks, (0, 0), Some(&again)).await.expect("still lost");
+        assert_eq!(third.pause, 2 * FIRST_PAUSE);
+        let due = Lost { again: Instant::now(), ..third };
+        assert!(due.may_be_back(&group, &search, &disks, (0, 0)).await);
+        // Something is heard of a device: all are read again.
+        due.may_be_back(&group, &search, &disks, (1, 0)).await;
+        assert_eq!(read(&vdd), 2);
+        assert_eq!(read(&vde), 1, "still one request for the one that hangs");
+
+        let whole = VolumeGroup { physical_volumes: group.physical_volumes[..1].to_vec(), ..VolumeGroup::default() };
+        assert_eq!(Lost::of(&whole, &search, &disks, (1, 0), None).await, None);
+        io.change(|state| state.hanging.clear());
+    }
+}

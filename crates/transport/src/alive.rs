@@ -1,0 +1,99 @@
+//! Whether this process can still work.
+//!
+//! Nearly everything that it does (mounts, certificates, whole disks) runs on the runtime's threads for blocking work, and
+//! there are so many of them and no more. If each waits for something that never comes, the process still answers and does
+//! nothing any more. Only a restart helps then, so this is what a liveness probe asks for.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How often it is tried whether blocking work is still done.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How long it may take before that is told. Threads that zero large volumes are busy for a while, and come back.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When blocking work was done last. Cheap to clone; all clones tell the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Alive {
+    last: Arc<Mutex<Instant>>,
+}
+
+impl Alive {
+    /// Begins to watch, until `stop` is cancelled: a trivial piece of work at a time, never a second one beside it.
+    pub(crate) fn watch(stop: CancellationToken) -> Self {
+        let alive = Self { last: Arc::new(Mutex::new(Instant::now())) };
+        let watched = alive.clone();
+        tokio::spawn(stop.run_until_cancelled_owned(async move {
+            loop {
+                // It fails only where the runtime ends.
+                if tokio::task::spawn_blocking(|| ()).await.is_err() {
+                    return;
+                }
+                *watched.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                tokio::time::sleep(PAUSE).await;
+            }
+        }));
+        alive
+    }
+
+    /// Why the process cannot work; `None` if it can.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let age = self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        (age > PATIENCE).then(|| {
+            format!(
+                "no blocking work has been done for {} s: all threads for it wait for something that does not come (a disk \
+                 that hangs?); a restart is needed, see the log and the kernel log",
+                age.as_secs()
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// A runtime with two threads for blocking work, and a clock that the test moves.
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build().unwrap()
+    }
+
+    /// Lets so much time pass, in small steps, so that real threads come to their turn.
+    async fn pass(time: Duration) {
+        for _ in 0..time.as_secs() {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            std::thread::sleep(Duration::from_millis(2));
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[test]
+    fn one_stuck_thread_is_borne_and_all_of_them_are_told() {
+        let runtime = runtime();
+        let (release, stuck): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::channel::<()>()).unzip();
+        runtime.block_on(async {
+            tokio::time::pause();
+            let alive = Alive::watch(CancellationToken::new());
+            let wait = |stuck: mpsc::Receiver<()>| tokio::task::spawn_blocking(move || stuck.recv().is_err());
+            let mut stuck = stuck.into_iter().map(wait);
+            let one = stuck.next();
+            pass(Duration::from_secs(90)).await;
+            assert_eq!(alive.problem(), None);
+            let all = stuck.next();
+            pass(Duration::from_secs(90)).await;
+            let problem = alive.problem().expect("no thread is left");
+            assert!(problem.contains("no blocking work has been done for"), "{problem}");
+            drop(release);
+            for work in one.into_iter().chain(all) {
+                assert!(work.await.unwrap());
+            }
+            pass(Duration::from_secs(10)).await;
+            assert_eq!(alive.problem(), None, "it works again");
+        });
+    }
+}
