@@ -146,7 +146,12 @@ async fn states(host: &Host) -> Vec<PoolState> {
 pub(crate) async fn problems(host: &Host) -> Vec<String> {
     let mut problems = Vec::new();
     for state in states(host).await {
-        problems.extend(state.problems.into_iter().map(|problem| format!("pool {}: {problem}", state.name)));
+        let of_pool = format!("pool {}", state.name);
+        let named = |problem: String| match problem.starts_with(&of_pool) {
+            true => problem,
+            false => format!("{of_pool}: {problem}"),
+        };
+        problems.extend(state.problems.into_iter().map(named));
     }
     for command in quarry_exec::running().into_iter().filter(|command| command.overdue) {
         // A pool that waits for it has named it.

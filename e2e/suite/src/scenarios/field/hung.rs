@@ -4,7 +4,6 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use futures::StreamExt as _;
 use quarry_proto::csi::v1 as csi;
 use quarry_vm::{Command, Config, Disk, Fault, Vm};
 use tonic::{Code, Request, Status};
@@ -18,8 +17,8 @@ use crate::scenarios::steps::{close, open};
 const DISK: u64 = 512 << 20;
 /// How many calls are made while a disk hangs.
 const CALLS: usize = 10_000;
-/// How many of them at once.
-const AT_ONCE: usize = 16;
+/// On how many volumes, at once.
+const VOLUMES: usize = 8;
 /// How many calls are measured on a node that is well.
 const MEASURED: usize = 500;
 /// How much longer a call may take beside a disk that hangs than without it.
@@ -71,9 +70,13 @@ fn ask(name: &str, pool: &str) -> Ask {
 async fn hung(context: Context) -> Passed {
     let mut node = node("hung-disk").await?;
     node.serve().await?;
-    let (well, ill) = (node.csi.create(&ask("well", "main")).await?, node.csi.create(&ask("ill", "ill")).await?);
-    for made in [&well, &ill] {
-        open(&node, made).await?;
+    let ill = node.csi.create(&ask("ill", "ill")).await?;
+    open(&node, &ill).await?;
+    let mut well = Vec::new();
+    for number in 0..VOLUMES {
+        let made = node.csi.create(&ask(&format!("well-{number}"), "main")).await?;
+        open(&node, &made).await?;
+        well.push(made);
     }
     let calls_before = many(&node, &well, None, MEASURED).await?;
     let life_before = lives(&node, "before").await?;
@@ -104,7 +107,7 @@ async fn hung(context: Context) -> Passed {
     context.say(format!("{CALLS} calls: {threads} threads, then {threads_after}; stuck {stuck}, then {stuck_after}"));
     ensure!(stuck_after <= stuck && stuck <= 2, "threads that wait for the disk: {stuck}, then {stuck_after}");
     // The runtime's idle threads come and go with the number of calls at once, not with their number in all.
-    ensure!(threads_after <= threads + AT_ONCE, "{threads} threads, and {threads_after} after {CALLS} calls");
+    ensure!(threads_after <= threads + VOLUMES, "{threads} threads, and {threads_after} after {CALLS} calls");
     let life = lives(&node, "while").await.context("volumes of the other pool")?;
     let (call_ratio, life_ratio) = (ratio(calls, calls_before), ratio(life, life_before));
     ensure!(call_ratio <= FACTOR, "a call took {calls_before:?}, and {calls:?} beside a disk that hangs");
@@ -119,7 +122,7 @@ async fn hung(context: Context) -> Passed {
     })
     .await?;
     stats(&node.csi, &ill, PATIENCE).await?;
-    for made in [&well, &ill] {
+    for made in well.iter().chain([&ill]) {
         close(&node, made).await?;
         node.csi.delete(&made.id).await?;
     }
@@ -157,26 +160,29 @@ async fn disks_end(node: &mut Node) -> Result<()> {
     Ok(())
 }
 
-/// Makes calls on a healthy volume, and a few on one whose disk hangs; the median of how long the former took.
-async fn many(node: &Node, well: &Made, ill: Option<&Made>, count: usize) -> Result<Duration> {
-    let call = |number: usize| async move {
-        let began = Instant::now();
-        match number % 4 {
-            0 => stats(&node.csi, well, PATIENCE).await?,
-            1 => node.csi.capacity(&class("main")).await.map(drop)?,
-            2 => node.csi.list().await.map(drop)?,
-            _ => node.csi.stage(well).await?,
-        }
-        let took = began.elapsed();
-        if let Some(ill) = ill.filter(|_| number.is_multiple_of(10)) {
-            let refused = stats(&node.csi, ill, PATIENCE).await;
-            ensure!(refused.is_err(), "the disk hangs, and stats answers");
+/// Makes calls on healthy volumes, one at a time on each, and a few on one whose disk hangs; the median of how long the
+/// former took.
+async fn many(node: &Node, well: &[Made], ill: Option<&Made>, count: usize) -> Result<Duration> {
+    let each = well.iter().map(|well| async move {
+        let mut took = Vec::new();
+        for number in 0..count / VOLUMES {
+            let began = Instant::now();
+            match number % 4 {
+                0 => stats(&node.csi, well, PATIENCE).await?,
+                1 => node.csi.capacity(&class("main")).await.map(drop)?,
+                2 => node.csi.list().await.map(drop)?,
+                _ => node.csi.stage(well).await?,
+            }
+            took.push(began.elapsed());
+            if let Some(ill) = ill.filter(|_| number.is_multiple_of(10)) {
+                let answer = stats(&node.csi, ill, PATIENCE).await;
+                ensure!(answer.is_err(), "the disk hangs, and stats answers");
+            }
         }
         Ok(took)
-    };
-    let calls = futures::stream::iter((0..count).map(call)).buffer_unordered(AT_ONCE);
-    let took: Vec<Result<Duration>> = calls.collect().await;
-    median(took.into_iter().collect::<Result<_>>()?)
+    });
+    let took: Vec<Vec<Duration>> = futures::future::try_join_all(each).await?;
+    median(took.into_iter().flatten().collect())
 }
 
 /// Makes, uses and deletes some volumes in pool `main`; the median of how long each took.
