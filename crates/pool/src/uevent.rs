@@ -1,7 +1,7 @@
 //! Kernel uevents: news of block devices, heard from netlink without asking anybody.
 //!
 //! They make a cached report look again before its time. Nothing depends on them alone: where the socket cannot be had,
-//! or a message is lost, the comparison of the disks' metadata headers finds the change within ten seconds of a question.
+//! or a message is lost, the comparison of the disks' metadata headers finds the change within four seconds of a question.
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};

@@ -102,9 +102,17 @@ fn ask(question: view::Question) -> anyhow::Result<ExitCode> {
     answered
 }
 
+/// How many mounts, unmounts and the like may wait for disks at once: one for each volume, so more than a node has volumes.
+/// Threads are made when they are needed. With fewer, the volumes of one disk that hangs could take all of them.
+const BLOCKING: usize = 4096;
+
 fn serve(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     // Two threads serve: the work is done by other programs and the kernel, on threads of their own.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING)
+        .enable_all()
+        .build()?;
     let first = std::process::id() == 1;
     if first {
         std::thread::Builder::new().name("reap".to_owned()).spawn(reap)?;
