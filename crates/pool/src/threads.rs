@@ -209,20 +209,22 @@ mod tests {
         let silent = threads.ask(vda, "flush", work).await.expect_err("it hangs");
         assert_eq!((silent.disk.as_str(), silent.request), ("/dev/vda", "flush"));
         assert!(silent.age >= Duration::from_millis(100), "{silent:?}");
+        let began = Instant::now();
         for _ in 0..1000 {
-            let began = Instant::now();
             let silent = threads.ask(vda, "read", || -> io::Result<()> { panic!("a second thread was started") }).await;
             assert_eq!(silent.expect_err("it still hangs").request, "flush", "what it was asked first is named");
-            assert!(began.elapsed() < Duration::from_millis(50), "nobody waits for it again");
         }
+        assert!(began.elapsed() < 100 * threads.patience, "nobody waits for it again");
         assert_eq!(threads.ask(vdb, "read", || Ok(7)).await.expect("it answers").expect("read"), 7);
         assert_eq!(threads.silent_among(&[vdb.to_owned()], Duration::ZERO), []);
         assert_eq!(threads.silent_among(&[vda.to_owned()], Duration::ZERO).len(), 1);
 
         drop(heal);
+        while !threads.silent(Duration::ZERO).is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let well = threads.ask(vda, "read", || Ok(8)).await;
         assert_eq!(well.expect("it answers again").expect("read"), 8);
-        assert!(threads.silent(Duration::ZERO).is_empty());
     }
 
     #[tokio::test]

@@ -63,7 +63,7 @@ async fn a_disk_that_hangs_costs_one_thread_and_its_own_group() {
     for _ in 0..500 {
         assert!(matches!(ill.view().await, View::Absent(_)));
     }
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "each waited: {:?}", began.elapsed());
     assert_eq!(io.change(|state| (state.under_way, state.begun.len())), (1, 1), "one thread, one read");
     assert_eq!(ill.overdue().expect("overdue").disk, "/dev/vdb");
     assert_eq!(ill.last_storage(), Some(StorageId::of("ill")), "what it lay on is still known");
