@@ -7,9 +7,11 @@ use std::time::Duration;
 use quarry_agent::Dial;
 use quarry_volume::{Agent, Capacity, Error, Parameters, Result, Volume, VolumeId};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::member::{Member, Timing};
+use crate::memory::RESTARTING;
 use crate::metrics::Placements;
 use crate::surroundings::{Claims, Election, Endpoint, Fate, Nodes, Roster, RosterSource};
 
@@ -36,8 +38,8 @@ pub(crate) struct Inner {
 
 #[derive(Default)]
 struct Members {
-    /// Whether the roster was read completely once.
-    synced: bool,
+    /// Since when the roster is known: it was read completely then for the first time.
+    synced: Option<Instant>,
     by_name: BTreeMap<String, Arc<Member>>,
 }
 
@@ -117,7 +119,7 @@ impl Cluster {
             follow(self.enter(name), endpoint.clone(), token.clone());
             following.insert(name.clone(), (endpoint.clone(), token));
         }
-        self.write().synced = true;
+        self.write().synced.get_or_insert_with(Instant::now);
     }
 
     /// Forgets nodes that have no plugin pod any more and are gone for good.
@@ -154,7 +156,7 @@ impl Cluster {
 
     /// Whether the roster was read completely, so that who is not known does not exist.
     pub(crate) fn synced(&self) -> bool {
-        self.read().synced
+        self.read().synced.is_some()
     }
 
     /// The agent of a node, and its run.
@@ -217,24 +219,42 @@ impl Cluster {
     /// What one node (all of them, when none is named) can still give to a class with these parameters, from memory.
     ///
     /// # Errors
-    /// `Unavailable` as long as that is not known.
+    /// `Unavailable` as long as that is not known, and while the node's plugin may be just restarting.
     pub fn capacity(&self, node: Option<&str>, parameters: &Parameters) -> Result<Capacity> {
-        let unknown = |what: &str| Error::unavailable(format!("{what} yet: retry"));
+        if !self.synced() {
+            return Err(Error::unavailable("the nodes have not been listed yet: retry"));
+        }
         let Some(node) = node else {
-            if !self.synced() {
-                return Err(unknown("the nodes have not been listed"));
-            }
             let known = self.members().into_iter().filter_map(|member| member.memory().capacity(parameters));
             return Ok(known.fold(Capacity::default(), Capacity::and));
         };
-        match self.member(node) {
-            Some(member) => member
-                .memory()
-                .capacity(parameters)
-                .ok_or_else(|| unknown(&format!("node {node} has not told what it has"))),
-            None if self.synced() => Ok(Capacity::default()),
-            None => Err(unknown("the nodes have not been listed")),
+        let Some(member) = self.member(node) else { return Ok(Capacity::default()) };
+        let capacity = member.memory().capacity(parameters);
+        capacity.ok_or_else(|| match member.agent() {
+            Ok(_) => Error::unavailable(format!("node {node} has not told what it has yet: retry")),
+            Err(away) => away.context("what is free there is not known"),
+        })
+    }
+
+    /// The same for those who publish it. external-provisioner writes what is answered into the node's CSIStorageCapacity, and
+    /// leaves the object as it is where an error is answered. So of a node whose plugin pod is between two lives nothing is
+    /// said, also by a controller that has just been started: nodes and controllers may be upgraded at once.
+    ///
+    /// # Errors
+    /// As [`Cluster::capacity`].
+    pub async fn published_capacity(&self, node: Option<&str>, parameters: &Parameters) -> Result<Capacity> {
+        let known = self.read().synced.map(|since| since.elapsed());
+        if let (Some(node), Some(known)) = (node, known.filter(|known| *known < RESTARTING))
+            && self.member(node).is_none()
+            && matches!(self.inner.nodes.fate(node).await, Fate::Ready | Fate::NotReady(_))
+        {
+            return Err(Error::unavailable(format!(
+                "node {node} has had no plugin pod in the {} s that this controller knows the nodes; what is free there is \
+                 not known yet: retry",
+                known.as_secs()
+            )));
         }
+        self.capacity(node, parameters)
     }
 
     /// Up to `most` volumes from memory, in the order of node and identifier, and whether there are more.

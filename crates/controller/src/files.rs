@@ -4,13 +4,13 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use quarry_volume::{Error, MAX_NODE, Result};
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::surroundings::{Election, Endpoint, Roster, RosterSource};
@@ -71,25 +71,31 @@ pub fn follow_agents(path: &Path, stop: CancellationToken) -> Result<RosterSourc
     let first = read_agents(path)?;
     let (sender, source) = watch::channel(Some(Arc::new(first)));
     let path = path.to_owned();
+    let mut last = std::fs::read(&path).ok();
     tokio::spawn(async move {
-        let mut last = std::fs::read(&path).ok();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            let now = std::fs::read(&path).ok();
-            if now == last {
-                continue;
-            }
+            let (looked_at, before) = (path.clone(), last.clone());
+            // The file may lie on a disk that does not answer.
+            let look = tokio::task::spawn_blocking(move || changed(&looked_at, before));
+            let Ok(Some((now, read))) = look.await else { continue };
             last = now;
-            match read_agents(&path) {
+            match read {
                 Ok(roster) => drop(sender.send_replace(Some(Arc::new(roster)))),
                 Err(error) => tracing::error!(%error, "the nodes stay as they were"),
             }
         }
     });
     Ok(source)
+}
+
+/// What the file of agents holds now, and what it says, if that is not what it held `before`.
+fn changed(path: &Path, before: Option<Vec<u8>>) -> Option<(Option<Vec<u8>>, Result<Roster>)> {
+    let now = std::fs::read(path).ok();
+    (now != before).then(|| (now, read_agents(path)))
 }
 
 /// The right to choose, between the controllers of one host: whoever locks the file has it until it ends. The file counts
@@ -107,11 +113,12 @@ impl FileElection {
         Self { path: path.to_owned(), held: Mutex::default() }
     }
 
-    fn take(&self) -> Result<(Flock<File>, u64)> {
+    /// Locks the file and counts this holder in it.
+    fn take(path: &Path) -> Result<(Flock<File>, u64)> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
-            Error::host(format!("the lock file {} cannot be {what}: {error}", self.path.display()))
+            Error::host(format!("the lock file {} cannot be {what}: {error}", path.display()))
         };
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(&self.path);
+        let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(|error| failed("opened", &error))?;
         let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
             nix::errno::Errno::EWOULDBLOCK => Error::unavailable(
@@ -137,11 +144,16 @@ impl FileElection {
 #[async_trait::async_trait]
 impl Election for FileElection {
     async fn fence(&self) -> Result<u64> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.held.lock().await;
         if let Some((_, term)) = &*held {
             return Ok(*term);
         }
-        let (lock, term) = self.take()?;
+        let path = self.path.clone();
+        // The term is flushed to a disk, which may take its time. Where the caller gives up meanwhile, the lock that was taken
+        // goes with the answer.
+        let taken = tokio::task::spawn_blocking(move || Self::take(&path)).await;
+        let (lock, term) =
+            taken.map_err(|error| Error::host(format!("locking {}: {error}", self.path.display())))??;
         *held = Some((lock, term));
         Ok(term)
     }

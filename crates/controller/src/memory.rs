@@ -13,6 +13,9 @@ use tokio::time::Instant;
 
 /// For how long a node that cannot be heard is still believed to have the room that it had.
 const TRUSTED: Duration = Duration::from_secs(30);
+/// For how long after that nothing is said of its room: its plugin may be just restarting, and external-provisioner leaves the
+/// figures that it published as they are. A node that is away for longer has no room, so that pods go elsewhere.
+pub(crate) const RESTARTING: Duration = Duration::from_secs(120);
 
 /// A volume, in the order of its identifier.
 #[derive(Clone, Debug)]
@@ -186,13 +189,14 @@ impl Memory {
         self.volumes.len()
     }
 
-    /// What the named pool (all pools, when none is named) can give; nothing when the node has not been heard for a while.
-    /// `None` if nothing was heard yet.
+    /// What the named pool (all pools, when none is named) can give; nothing when the node has not been heard for minutes.
+    /// `None` if that is not known: nothing was heard yet, or not any more for [`TRUSTED`] and not yet for [`RESTARTING`].
     pub(crate) fn capacity(&self, parameters: &Parameters) -> Option<Capacity> {
-        if self.silent.is_some_and(|since| since.elapsed() > TRUSTED) {
-            return Some(Capacity::default());
-        }
-        self.greeting.as_ref()?;
+        match self.silent.map(|since| since.elapsed()) {
+            Some(silent) if silent > RESTARTING => return Some(Capacity::default()),
+            Some(silent) if silent > TRUSTED => return None,
+            _ => self.greeting.as_ref()?,
+        };
         let named = |pool: &&PoolState| parameters.pool.as_ref().is_none_or(|name| pool.name == *name);
         // Only whole disks are wiped.
         let wipes = |pool: &&PoolState| parameters.wipe.is_none() || pool.space.whole;
@@ -300,11 +304,25 @@ mod tests {
         memory.silence();
         tokio::time::advance(Duration::from_secs(29)).await;
         assert_eq!(free(&memory), 100);
+        // It may be restarting: an error leaves the figures that were published.
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(memory.capacity(&class(None)), None);
+        tokio::time::advance(RESTARTING - Duration::from_secs(32)).await;
+        assert_eq!(memory.capacity(&class(None)), None);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(free(&memory), 0);
         // Its volumes are not forgotten.
         assert_eq!(names(&memory), ["a"]);
         memory.picture(greeting("1"), change(2, 70, &[("a", 1)], &[]));
         assert_eq!(free(&memory), 70);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_was_never_heard_has_no_room_after_a_while() {
+        let memory = Memory::new();
+        tokio::time::advance(RESTARTING - Duration::from_secs(1)).await;
+        assert_eq!(memory.capacity(&class(None)), None);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(free(&memory), 0);
     }
 }

@@ -76,7 +76,7 @@ impl Cluster {
         });
         let cluster = self.clone();
         metrics.gauge("orphan_volumes", "Volumes that no PersistentVolume names", move || {
-            cluster.orphans(None, usize::MAX).map(|(orphans, _)| count(orphans.len())).into_iter().collect()
+            cluster.count_orphans().map(count).into_iter().collect()
         });
     }
 }

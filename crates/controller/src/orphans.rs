@@ -9,6 +9,7 @@ use std::time::Duration;
 use quarry_volume::{Volume, VolumeId};
 
 use crate::cluster::Cluster;
+use crate::member::Member;
 
 /// A volume is made before its PersistentVolume: a young one is not yet an orphan.
 pub(crate) const AGE: Duration = Duration::from_secs(5 * 60);
@@ -35,5 +36,14 @@ impl Cluster {
             }
         }
         Some((page, false))
+    }
+
+    /// How many orphans there are; `None` as above.
+    pub(crate) fn count_orphans(&self) -> Option<usize> {
+        let wanted = self.inner.claims.handles()?;
+        let of_member = |member: &Member| {
+            member.memory().older(AGE).filter(|volume| !wanted.contains(&volume.id.to_string())).count()
+        };
+        Some(self.members().iter().map(|member| of_member(member)).sum())
     }
 }

@@ -6,6 +6,9 @@
 use quarry_volume::{Error, Reason, Result, VolumeId};
 
 const PREFIX: &str = "after:";
+/// The most volumes of one page. An entry has about 350 bytes where every name in it is as long as it may be, and a client
+/// of gRPC takes 4 MiB at most unless it was told otherwise.
+pub(crate) const PAGE: usize = 5000;
 
 /// The volume after which a page begins; `None`: it is the first page.
 ///
@@ -21,14 +24,14 @@ pub(crate) fn after(token: &str) -> Result<Option<VolumeId>> {
     Ok(Some(id))
 }
 
-/// How many volumes a page may have; 0 asks for all.
+/// How many volumes a page may have: as many as are asked for, and no more than [`PAGE`]. 0 leaves it to us.
 ///
 /// # Errors
 /// `InvalidRequest` for a negative number.
 pub(crate) fn most(max_entries: i32) -> Result<usize> {
     match usize::try_from(max_entries) {
-        Ok(0) => Ok(usize::MAX),
-        Ok(most) => Ok(most),
+        Ok(0) => Ok(PAGE),
+        Ok(most) => Ok(most.min(PAGE)),
         Err(_) => Err(Error::invalid(format!("max_entries is {max_entries}: it cannot be negative"))),
     }
 }
@@ -40,9 +43,27 @@ pub(crate) fn token(last: &VolumeId) -> String {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message as _;
+    use quarry_proto::csi::v1 as csi;
     use quarry_volume::StorageId;
 
     use super::*;
+
+    #[test]
+    fn the_largest_page_is_a_message_that_every_client_takes() {
+        let long = |length: usize| "x".repeat(length);
+        let segments = [(long(63 + 63), long(63))].into();
+        let volume = csi::Volume {
+            volume_id: long(128),
+            capacity_bytes: i64::MAX,
+            accessible_topology: vec![csi::Topology { segments }],
+            ..Default::default()
+        };
+        let entry = csi::list_volumes_response::Entry { volume: Some(volume), status: None };
+        let page = csi::ListVolumesResponse { entries: vec![entry; PAGE], next_token: long(128) };
+        // What grpc-go and tonic take unless told otherwise.
+        assert!(page.encoded_len() < 4 << 20, "{} bytes", page.encoded_len());
+    }
 
     #[test]
     fn a_token_leads_back_to_its_volume() {
@@ -57,6 +78,6 @@ mod tests {
             assert_eq!(after(token).unwrap_err().reason, Reason::BadPageToken, "{token:?}");
         }
         assert_eq!(most(-1).unwrap_err().reason, Reason::InvalidRequest);
-        assert_eq!(most(0).unwrap(), usize::MAX);
+        assert_eq!([0, 1, 9, i32::MAX].map(|entries| most(entries).unwrap()), [PAGE, 1, 9, PAGE]);
     }
 }

@@ -203,7 +203,7 @@ impl csi::controller_server::Controller for ControllerService {
         }
         // A segment without our key says nothing about the node.
         let node = request.accessible_topology.as_ref().and_then(|topology| topology.segments.get(&self.topology_key));
-        let capacity = self.cluster.capacity(node.map(String::as_str), &parameters)?;
+        let capacity = self.cluster.published_capacity(node.map(String::as_str), &parameters).await?;
         Ok(Response::new(csi::GetCapacityResponse {
             available_capacity: signed(capacity.available),
             maximum_volume_size: Some(signed(capacity.largest)),

@@ -47,6 +47,7 @@ async fn no_room_names_what_is_asked_and_what_is_free() {
 #[tokio::test]
 async fn capacity_is_right_in_the_next_call_here_and_soon_elsewhere() {
     let world = World::new(&[("a", 100), ("b", 50)]);
+    world.fates.lock().unwrap().insert("unknown".into(), Fate::Unknown);
     let (_, here) = world.controller().await;
     let (_, there) = world.controller().await;
     assert_eq!(capacity(&here, Some("a")).await.unwrap(), (100, 100));
@@ -60,6 +61,37 @@ async fn capacity_is_right_in_the_next_call_here_and_soon_elsewhere() {
     .await;
     delete(&here, &volume.volume_id).await.unwrap();
     assert_eq!(capacity(&here, Some("a")).await.unwrap(), (100, 100));
+}
+
+// external-provisioner publishes what is answered, and leaves its figures as they are where an error is answered.
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_pod_is_between_two_lives_keeps_its_published_figures() {
+    let world = World::new(&[("a", 100)]);
+    let (_, service) = world.controller().await;
+    let code = async |node| capacity(&service, Some(node)).await.map_err(|status| status.code());
+    // Nodes and controllers are upgraded at once: no controller has seen the old pod, and the new one is not there yet.
+    assert_eq!(code("b").await, Err(Code::Unavailable));
+    world.fates.lock().unwrap().insert("b".into(), Fate::NotReady(Duration::from_secs(20)));
+    assert_eq!(code("b").await, Err(Code::Unavailable));
+    world.fates.lock().unwrap().insert("b".into(), Fate::Gone);
+    assert_eq!(code("b").await, Ok((0, 0)), "there is no such machine");
+    world.fates.lock().unwrap().insert("b".into(), Fate::Ready);
+
+    // A pod that goes while the controller runs, and comes back.
+    let pods = world.roster.borrow().clone();
+    world.roster.send_replace(Some(Arc::default()));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(code("a").await, Ok((100, 100)));
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert_eq!(code("a").await, Err(Code::Unavailable));
+    world.roster.send_replace(pods);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(code("a").await, Ok((100, 100)));
+
+    // What stays away gets no pods.
+    world.roster.send_replace(Some(Arc::default()));
+    tokio::time::sleep(Duration::from_secs(130)).await;
+    assert_eq!((code("a").await, code("b").await), (Ok((0, 0)), Ok((0, 0))));
 }
 
 #[tokio::test]

@@ -52,6 +52,34 @@ impl Drop for Loop {
     }
 }
 
+/// A device whose first bytes are those of another one, and whose others cannot be read; it goes away with this value.
+struct Broken {
+    device: PathBuf,
+}
+
+impl Broken {
+    async fn after(disk: &Loop, good: u64) -> Self {
+        let (good, all) = (good / 512, device_size(&disk.device).unwrap() / 512);
+        let table = disk.image.with_file_name("table");
+        let lines = format!("0 {good} linear {} 0\n{good} {} error\n", disk.device.display(), all - good);
+        std::fs::write(&table, lines).unwrap();
+        let name = format!("quarry-broken-{}", std::process::id());
+        run(Command::query("dmsetup").args(["create", &name]).arg(&table)).await;
+        Self { device: Path::new("/dev/mapper").join(name) }
+    }
+}
+
+impl Drop for Broken {
+    fn drop(&mut self) {
+        let device = self.device.clone();
+        let remove = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(run(Command::query("dmsetup").args(["remove", "--retry"]).arg(device)));
+        };
+        std::thread::spawn(remove).join().unwrap();
+    }
+}
+
 const UUID: &str = "11111111-2222-5333-8444-555555555555";
 
 async fn make_plain(kind: Filesystem, device: &Path) -> Result<(), Error> {
@@ -233,11 +261,10 @@ async fn a_device_that_anybody_holds_is_neither_taken_nor_formatted() {
 #[ignore = "needs root"]
 async fn what_cannot_be_read_is_never_blank() {
     let disk = Loop::new(8 << 20).await;
-    // The file behind the device shrinks: reads past its end fail.
-    File::options().write(true).open(&disk.image).unwrap().set_len(1 << 20).unwrap();
-    let found = probe(&disk.device).await;
+    let broken = Broken::after(&disk, 1 << 20).await;
+    let found = probe(&broken.device).await;
     assert!(matches!(found, Err(Error::Io { .. })), "{found:?}");
-    assert!(make_plain(Filesystem::Ext4, &disk.device).await.is_err());
+    assert!(make_plain(Filesystem::Ext4, &broken.device).await.is_err());
     let found = probe(Path::new("/no/such/device")).await;
     assert!(matches!(found, Err(Error::Io { .. })), "{found:?}");
 }

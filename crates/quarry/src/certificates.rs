@@ -11,6 +11,11 @@ use tokio::sync::watch;
 
 use crate::kubernetes;
 
+/// The least that `--certificate-settle` may be, in seconds: the API is asked at a third of it, and at 0 all the time.
+const SHORTEST_SETTLE: u64 = 3;
+/// The least that `--certificate-life` may be, in seconds: certificates are renewed, and their Secrets written, at two thirds of it.
+const SHORTEST_LIFE: u64 = 600;
+
 /// What a controller is told about certificates.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
@@ -24,11 +29,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "tls")]
     certificates: Option<PathBuf>,
     /// How long issued certificates last, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().leaf_life.as_secs())]
+    #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().leaf_life.as_secs(),
+        value_parser = clap::value_parser!(u64).range(SHORTEST_LIFE..))]
     certificate_life: u64,
     /// How long the slowest node may take to see a changed certificate, in seconds: each phase of the rotation of the
-    /// authority waits for that, and for clocks that lie apart.
-    #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().settle.as_secs())]
+    /// authority waits for that, and for clocks that lie apart. Certificates are looked at three times as often.
+    #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().settle.as_secs(),
+        value_parser = clap::value_parser!(u64).range(SHORTEST_SETTLE..))]
     certificate_settle: u64,
     /// How far the clocks of two controllers may lie apart, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().clocks_apart.as_secs())]

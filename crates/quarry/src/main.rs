@@ -172,4 +172,18 @@ mod tests {
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
     }
+
+    #[test]
+    fn certificates_that_would_be_asked_for_all_the_time_are_refused() {
+        let parse = |option: &str, value: &str| Cli::try_parse_from(["quarry", "controller", option, value]);
+        for (option, refused, taken) in
+            [("--certificate-settle", ["0", "2"], "3"), ("--certificate-life", ["0", "599"], "600")]
+        {
+            for value in refused {
+                let error = parse(option, value).map(drop).unwrap_err().to_string();
+                assert!(error.contains(option) && error.contains("is not in"), "{error}");
+            }
+            parse(option, taken).map(drop).unwrap();
+        }
+    }
 }

@@ -74,15 +74,18 @@ impl Layout {
             }
             None => Ok(()),
         };
-        let number = |key: &str, default: u32, least: u32| match parameters.get(key) {
+        let within = |key: &str, default: u32, least: u32, most: u32| match parameters.get(key) {
             None => Ok(default),
             Some(text) => match text.parse::<u32>() {
-                Ok(number) if (least..=MAX_WIDTH).contains(&number) => Ok(number),
+                Ok(number) if (least..=most).contains(&number) => Ok(number),
                 _ => Err(LayoutError(format!(
-                    "parameter {key:?} is {text:?}: write a whole number from {least} to {MAX_WIDTH}"
+                    "parameter {key:?} is {text:?}: write a whole number from {least} to {most}"
                 ))),
             },
         };
+        let number = |key: &str, default: u32, least: u32| within(key, default, least, MAX_WIDTH);
+        // The first copy is no mirror, and needs a disk as well.
+        let mirrors = || within("mirrors", 1, 1, MAX_WIDTH - 1);
         let stripe_size = || match parameters.get("stripeSize") {
             None => Ok(DEFAULT_STRIPE_SIZE),
             Some(text) => match parse_size(text) {
@@ -103,7 +106,7 @@ impl Layout {
             }
             "raid1" => {
                 refuse(&["stripes", "stripeSize"])?;
-                Ok(Self::Raid1 { mirrors: number("mirrors", 1, 1)?.min(MAX_WIDTH - 1) })
+                Ok(Self::Raid1 { mirrors: mirrors()? })
             }
             "raid5" => {
                 refuse(&["mirrors"])?;
@@ -113,11 +116,9 @@ impl Layout {
                 refuse(&["mirrors"])?;
                 Ok(Self::Raid6 { stripes: number("stripes", 3, 3)?, stripe_size: stripe_size()? })
             }
-            "raid10" => Ok(Self::Raid10 {
-                stripes: number("stripes", 2, 2)?,
-                stripe_size: stripe_size()?,
-                mirrors: number("mirrors", 1, 1)?,
-            }),
+            "raid10" => {
+                Ok(Self::Raid10 { stripes: number("stripes", 2, 2)?, stripe_size: stripe_size()?, mirrors: mirrors()? })
+            }
             other => Err(LayoutError(format!("parameter \"layout\" is {other:?}: choose linear, striped or raid1"))),
         }
     }
@@ -228,6 +229,7 @@ mod tests {
             Ok(Layout::Striped { stripes: 3, stripe_size: 131_072 })
         );
         assert_eq!(parse(&[("layout", "raid1"), ("mirrors", "2")]), Ok(Layout::Raid1 { mirrors: 2 }));
+        assert_eq!(parse(&[("layout", "raid1"), ("mirrors", "63")]), Ok(Layout::Raid1 { mirrors: 63 }));
     }
 
     #[test]
@@ -242,6 +244,8 @@ mod tests {
             (&[("layout", "striped"), ("stripeSize", "1Gi")], "stripeSize"),
             (&[("layout", "striped"), ("mirrors", "1")], "mirrors"),
             (&[("layout", "raid1"), ("mirrors", "0")], "mirrors"),
+            (&[("layout", "raid1"), ("mirrors", "64")], "from 1 to 63"),
+            (&[("layout", "raid10"), ("mirrors", "64")], "from 1 to 63"),
             (&[("layout", "raid1"), ("stripeSize", "64Ki")], "stripeSize"),
         ] {
             let error = parse(pairs).unwrap_err().to_string();

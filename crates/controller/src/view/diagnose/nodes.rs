@@ -1,7 +1,9 @@
 //! Nodes: whether they can be reached, and whether they are what they should be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
+
+use quarry_volume::StorageId;
 
 use super::{names, plural, spoken};
 use crate::surroundings::Fate;
@@ -104,22 +106,29 @@ fn release(version: &str) -> Option<(u64, u64)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// Nodes that say they are the same run of the same kernel.
+/// Nodes that say they are the same run of the same kernel, and have the same storage. The boot ID alone is no sign: hosts that
+/// were started from one image of a running machine's memory share it, and have nothing else in common.
 pub(super) fn boots(nodes: &[Seen], findings: &mut Vec<Finding>) {
-    let mut by_boot: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut alike: BTreeMap<(&str, &StorageId), BTreeSet<&str>> = BTreeMap::new();
     for node in nodes.iter().filter(|node| node.down.is_none()) {
-        if let Some(greeting) = node.greeting.as_ref().filter(|greeting| !greeting.boot_id.is_empty()) {
-            by_boot.entry(&greeting.boot_id).or_default().push(&node.name);
+        let Some(greeting) = node.greeting.as_ref().filter(|greeting| !greeting.boot_id.is_empty()) else { continue };
+        for storage in node.pools.iter().filter_map(|pool| pool.storage.as_ref()) {
+            alike.entry((&greeting.boot_id, storage)).or_default().insert(&node.name);
         }
     }
-    for (boot, of) in by_boot.into_iter().filter(|(_, of)| of.len() > 1) {
-        findings.push(Finding::warning(
-            "boot-id-shared",
-            format!("{}: {}", plural(of.len(), "node"), names(of)),
-            format!(
-                "have the same boot ID, {boot}: two node plugins run on one host, or these are copies of one machine"
-            ),
-            "run one node plugin per host; restart copies of a machine, and give each its own identity and disks",
-        ));
+    let mut told = BTreeSet::new();
+    for ((boot, _), of) in alike.into_iter().filter(|(_, of)| of.len() > 1) {
+        // Several pools of the same nodes are one finding.
+        if told.insert((boot, of.clone())) {
+            findings.push(Finding::warning(
+                "boot-id-shared",
+                format!("{}: {}", plural(of.len(), "node"), names(of)),
+                format!(
+                    "have the same boot ID, {boot}, and the same storage: two node plugins run on one host, or these are \
+                     copies of one machine"
+                ),
+                "run one node plugin per host; restart copies of a machine, and give each its own identity and disks",
+            ));
+        }
     }
 }

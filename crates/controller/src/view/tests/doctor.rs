@@ -158,7 +158,8 @@ async fn nodes_are_compared_with_each_other_and_with_us() {
     for (node, boot, version) in [
         ("n1", "boot-x", format!("{major}.{minor}.7")),
         ("n2", "boot-x", near),
-        ("n3", "boot-y", far.clone()),
+        // Started from the same image as the first two, with disks of its own.
+        ("n3", "boot-x", far.clone()),
         ("n4", "", other.clone()),
         ("n5", "", "odd".to_owned()),
     ] {
@@ -187,8 +188,8 @@ async fn nodes_are_compared_with_each_other_and_with_us() {
             skew("n3", &far),
             skew("n4", &other),
             skew("n5", "odd"),
-            "warning boot-id-shared 2 nodes: n1, n2: have the same boot ID, boot-x: two node plugins run on one host, or \
-             these are copies of one machine"
+            "warning boot-id-shared 2 nodes: n1, n2: have the same boot ID, boot-x, and the same storage: two node plugins \
+             run on one host, or these are copies of one machine"
                 .into(),
             "warning pool-kinds-differ pool fast: is not of the same kind everywhere: disk on n3; lvm on n1, n2, n4, n5"
                 .into(),
