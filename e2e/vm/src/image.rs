@@ -28,6 +28,7 @@ const PACKAGES: &[&str] = &[
     "dmsetup",
     "dosfstools",
     "e2fsprogs",
+    "fdisk",
     "gdisk",
     "iproute2",
     "kmod",

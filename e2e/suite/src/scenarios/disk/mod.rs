@@ -27,7 +27,7 @@ fn disk(serial: &str, bus: Bus, sector: u32, size: u64) -> Disk {
 }
 
 /// The kernel's name of a disk at this moment, `vdb`.
-async fn kernel_name(node: &Node, disk: &Disk) -> Result<String> {
+pub async fn kernel_name(node: &Node, disk: &Disk) -> Result<String> {
     node.vm.sh(format!("basename $(readlink -f {})", disk.path())).await
 }
 
