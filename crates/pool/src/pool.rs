@@ -1,6 +1,7 @@
 //! The trait behind which every kind of pool stands.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec};
 
@@ -159,6 +160,15 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// `Precondition` if the storage under it is lost.
     async fn activate(&self, volume: &PoolVolume) -> Result<Device>;
+
+    /// Makes the device of a volume disappear that was unstaged, if nothing uses it, and nothing asked to activate it after
+    /// `unused_since`. Pools whose volumes have no device of their own do nothing.
+    ///
+    /// # Errors
+    /// The storage under it cannot be asked or changed now; the volume stays active, which harms nobody.
+    async fn deactivate(&self, _volume: &PoolVolume, _unused_since: Instant) -> Result<()> {
+        Ok(())
+    }
 
     /// The device of the volume, if it is active; asks nobody but the kernel.
     ///

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::damage::Damaged;
 use super::geometry::Geometry;
 use super::identity::Identity;
 use super::slot::{Mark, Slot};
@@ -28,23 +29,44 @@ pub enum Found {
         now: u32,
     },
     /// A claim that cannot be trusted. It is shown, and never changed.
-    Damaged {
-        /// What is wrong with it, in words.
-        why: String,
-    },
+    Damaged(Damaged),
     /// A claim of a later version. It is shown, and never changed.
     Newer {
         /// The version of its slots.
         version: u32,
+        /// The volumes that its partition tables name. None: it may be any.
+        named: Vec<Identity>,
     },
     /// A partition table or boot sector of somebody else's.
     Foreign {
         /// What it is, in words.
         what: &'static str,
+        /// The claim in use that it was written over, if both copies of the record are still there: then the volume's
+        /// bytes may be, too.
+        over: Option<Claim>,
     },
 }
 
 impl Found {
+    /// The volumes that lie on the disk, whole or not, with what their claims say, where that can be read. A volume that
+    /// was never handed out, or was deleted, is none.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<(Identity, Option<&Claim>)> {
+        match self {
+            Self::Nothing | Self::HalfClaimed(_) | Self::Releasing(_) | Self::Foreign { over: None, .. } => Vec::new(),
+            Self::OtherSectorSize { claim, .. } if claim.is_releasing() => Vec::new(),
+            Self::Claimed(claim) | Self::OtherSectorSize { claim, .. } | Self::Foreign { over: Some(claim), .. } => {
+                vec![(claim.identity, Some(claim))]
+            }
+            Self::Newer { named, .. } => named.iter().map(|identity| (*identity, None)).collect(),
+            Self::Damaged(damaged) => {
+                let claim = |identity| damaged.claims.iter().find(|claim| claim.identity == identity);
+                let all = damaged.identities().into_iter().map(|identity| (identity, claim(identity)));
+                all.filter(|(_, claim)| claim.is_none_or(|claim| !claim.is_releasing())).collect()
+            }
+        }
+    }
+
     /// What it is, in words that go on after "holds".
     #[must_use]
     pub fn words(&self) -> String {
@@ -57,9 +79,9 @@ impl Found {
                 "a claim that was made with sectors of {} bytes, and the disk has sectors of {now} now: attach it as it was",
                 claim.sector_size
             ),
-            Self::Damaged { why } => format!("a damaged claim: {why}"),
-            Self::Newer { version } => format!("a claim written by a newer Quarry (version {version})"),
-            Self::Foreign { what } => (*what).to_owned(),
+            Self::Damaged(damaged) => format!("a damaged claim: {}", damaged.damage),
+            Self::Newer { version, .. } => format!("a claim written by a newer Quarry (version {version})"),
+            Self::Foreign { what, .. } => (*what).to_owned(),
         }
     }
 }

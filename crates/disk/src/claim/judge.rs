@@ -1,11 +1,14 @@
 //! What it means, what was read from a disk: docs/disk-format.md, "What a reader makes of it".
 
+use std::cmp::Reverse;
+
 use uuid::Uuid;
 
+use super::damage::{Damage, Damaged};
 use super::found::{Claim, Degraded, Found};
 use super::geometry::Geometry;
-use super::gpt::{self, FirstSector};
-use super::identity::Identity;
+use super::gpt::{self, FirstSector, Partition};
+use super::identity::{Identity, VOLUME_TYPE};
 use super::look::{Place, Seen, Table};
 use super::slot::{Mark, Parsed, Slot};
 use super::{Error, Sectors};
@@ -41,13 +44,13 @@ impl Seen {
             _ => None,
         };
         if let Some(version) = self.slots.iter().filter_map(newer).max() {
-            return Ok(Found::Newer { version });
+            return Ok(Found::Newer { version, named: self.named() });
         }
         match &self.slots {
             [Parsed::Whole(one), Parsed::Whole(other)] => {
                 let same_claim = one.disk == other.disk && one.geometry == other.geometry;
                 if !same_claim || (one.sequence == other.sequence && one != other) {
-                    return Ok(damaged("the two copies of its record are of different claims"));
+                    return Ok(self.damaged(Damage::Copies));
                 }
                 let slot = if one.sequence >= other.sequence { one } else { other }.clone();
                 let even = one == other;
@@ -62,47 +65,95 @@ impl Seen {
     }
 
     /// Without a slot there is no claim; but there may be the ruins of one.
-    fn without_slot(self) -> Result<Found, Error> {
+    fn without_slot(mut self) -> Result<Found, Error> {
         let mut foreign = false;
         let mut broken = false;
         let mut ours = false;
-        for (_, table) in self.tables {
+        for (_, table) in &self.tables {
             match table {
-                Table::Absent => {}
+                Table::Absent | Table::Unreadable(_) => {}
                 Table::Broken { .. } => broken = true,
                 Table::Foreign => foreign = true,
                 Table::Ours(_) => ours = true,
-                Table::Unreadable(error) => return Err(error),
             }
         }
-        Ok(if ours {
-            damaged("its partition table is there, and neither copy of its record can be read")
+        let strangers = |what| Found::Foreign { what, over: None };
+        let found = if ours {
+            self.damaged(Damage::NoRecord)
         } else if foreign {
-            Found::Foreign { what: "a GPT partition table" }
+            strangers("a GPT partition table")
         } else if broken {
-            Found::Foreign { what: "the remains of a GPT partition table" }
+            strangers("the remains of a GPT partition table")
         } else {
             match self.first {
                 FirstSector::Blank => Found::Nothing,
-                FirstSector::Protective => Found::Foreign { what: "the protective MBR of a GPT partition table" },
-                FirstSector::Other => Found::Foreign { what: "a boot sector or a DOS partition table" },
+                FirstSector::Protective => strangers("the protective MBR of a GPT partition table"),
+                FirstSector::Other => strangers("a boot sector or a DOS partition table"),
             }
-        })
+        };
+        self.take_unreadable().map_or(Ok(found), Err)
+    }
+
+    /// Takes out the tables that the disk does not give out, and returns the first one's error.
+    fn take_unreadable(&mut self) -> Option<Error> {
+        let mut first = None;
+        for (place, table) in std::mem::take(&mut self.tables) {
+            match table {
+                Table::Unreadable(error) => first = first.or(Some(error)),
+                table => self.tables.push((place, table)),
+            }
+        }
+        first
+    }
+
+    /// The volumes that tables of ours name, each once. A table in which disk and partitions are not of one volume names
+    /// none.
+    fn named(&self) -> Vec<Identity> {
+        let mut named = Vec::new();
+        for (_, table) in &self.tables {
+            let Table::Ours(ours) = table else { continue };
+            let identity = Identity::from_disk(ours.disk);
+            let is_whole =
+                ours.partitions.iter().any(|part| [identity.metadata, identity.volume].contains(&part.unique));
+            if is_whole && !named.contains(&identity) {
+                named.push(identity);
+            }
+        }
+        named
+    }
+
+    /// A claim that cannot be trusted, and all that can still be told of it.
+    fn damaged(&self, damage: Damage) -> Found {
+        let mut slots: Vec<Slot> = self.slots.iter().filter_map(whole).cloned().collect();
+        slots.sort_by_key(|slot| Reverse(slot.sequence));
+        if damage != Damage::Copies {
+            slots.truncate(1);
+        }
+        let claims: Vec<Claim> = slots.into_iter().map(|slot| Claim::of(slot, Vec::new())).collect();
+        let mut partition = None;
+        for (place, table) in &self.tables {
+            let Table::Ours(ours) = table else { continue };
+            let volume = ours.partitions.iter().find(|part| part.kind == VOLUME_TYPE);
+            let sectors = |volume: &Partition| volume.last.checked_sub(volume.first)?.checked_add(1);
+            let bytes = volume.and_then(sectors).and_then(|sectors| sectors.checked_mul(place.sector_size));
+            let is_other = |bytes: &u64| claims.iter().all(|claim| claim.length != *bytes);
+            partition = partition.max(bytes.filter(is_other));
+        }
+        let [first, second] = &self.slots;
+        let copies = [first, second].map(|slot| whole(slot).map(|slot| Identity::from_disk(slot.disk)));
+        let sector_size = self.sector_size as u32;
+        Found::Damaged(Damaged { damage, claims, named: self.named(), copies, partition, sector_size })
     }
 
     /// `even`: both copies of the record say this.
-    fn with_slot(self, slot: Slot, even: bool) -> Result<Found, Error> {
+    fn with_slot(mut self, slot: Slot, even: bool) -> Result<Found, Error> {
         let geometry = slot.geometry;
         let mut primary = false;
         let mut backup = false;
         let (mut foreign, mut unknown, mut altered) = (false, false, false);
-        let mut unreadable = None;
-        for (place, table) in self.tables {
-            if let Table::Unreadable(error) = table {
-                unreadable = Some(error);
-                continue;
-            }
-            match standing(place, &table, geometry, slot.disk) {
+        let unreadable = self.take_unreadable();
+        for (place, table) in &self.tables {
+            match standing(*place, table, geometry, slot.disk) {
                 Standing::Good if place.sector == 1 => primary = true,
                 Standing::Good => backup = true,
                 Standing::Absent | Standing::Partial => {}
@@ -122,6 +173,8 @@ impl Seen {
         let too_small = geometry.volume_offset() + geometry.volume_length() > self.size;
 
         let mark = slot.mark;
+        // A release that cannot be finished has no volume any more.
+        let in_use = mark == Mark::Held && self.slots.iter().all(|slot| whole(slot).is_some());
         let claim = Claim::of(slot, degraded);
         let shown = |found: fn(Claim) -> Found, claim: Claim| {
             if claimed_elsewhere {
@@ -131,30 +184,40 @@ impl Seen {
             }
         };
         Ok(match (self.first, unreadable) {
-            (FirstSector::Other, _) => damaged("a boot sector or a DOS partition table was written over it"),
+            (FirstSector::Other, _) => self.damaged(Damage::BootSector),
             (FirstSector::Protective, _) if good => {
                 if foreign || altered {
-                    damaged("another program has changed its partition tables")
+                    self.damaged(Damage::Tables)
                 } else if too_small {
-                    damaged("the disk is smaller than when it was claimed, and its volume does not fit")
+                    self.damaged(Damage::TooSmall)
                 } else if mark == Mark::Releasing {
                     shown(Found::Releasing, claim)
                 } else {
                     shown(Found::Claimed, claim)
                 }
             }
-            _ if foreign => Found::Foreign { what: "a GPT partition table, written over a claim of Quarry's" },
-            _ if altered || unknown => damaged("what is left of its partition tables is not what the claim put there"),
+            _ if foreign => Found::Foreign {
+                what: "a GPT partition table, written over a claim of Quarry's",
+                over: in_use.then_some(claim),
+            },
+            _ if altered || unknown => self.damaged(Damage::Remains),
             // Doubt: the table that would settle it does not come off the disk.
             (_, Some(error)) => return Err(error),
-            (FirstSector::Protective, None) => damaged("neither of its partition tables can be read"),
+            (FirstSector::Protective, None) => self.damaged(Damage::NoTable),
             (FirstSector::Blank, None) => match mark {
                 Mark::Claiming => shown(Found::HalfClaimed, claim),
                 Mark::Releasing => shown(Found::Releasing, claim),
                 // Half a claim looks just so on the disk, but for the mark. This one had a user.
-                Mark::Held => damaged("its protective MBR is gone, and nobody has released it"),
+                Mark::Held => self.damaged(Damage::NoBootSector),
             },
         })
+    }
+}
+
+fn whole(slot: &Parsed) -> Option<&Slot> {
+    match slot {
+        Parsed::Whole(slot) => Some(slot),
+        _ => None,
     }
 }
 
@@ -172,8 +235,4 @@ fn standing(place: Place, table: &Table, geometry: Geometry, disk: Uuid) -> Stan
             if same { Standing::Good } else { Standing::Altered }
         }
     }
-}
-
-fn damaged(why: &str) -> Found {
-    Found::Damaged { why: why.to_owned() }
 }

@@ -8,6 +8,7 @@
 //! volume's bytes: none of that is done here.
 
 mod bytes;
+mod damage;
 mod error;
 mod found;
 mod geometry;
@@ -15,17 +16,20 @@ mod gpt;
 mod identity;
 mod judge;
 mod look;
+mod mend;
 mod sectors;
 mod slot;
 #[cfg(test)]
 mod tests;
 mod write;
 
+pub use damage::{Damage, Damaged};
 pub use error::Error;
 pub use found::{Claim, Degraded, Found};
 pub use geometry::capacity;
 pub use identity::{Identity, METADATA_TYPE, VOLUME_TYPE};
 pub use judge::read;
+pub use mend::Mend;
 pub use sectors::{BlockDevice, Sectors};
 pub use slot::MAX_RECORD;
 pub use write::{begin_release, claim, clear, release, resume, set_record};

@@ -46,10 +46,8 @@ pub struct Disk {
     pub zoned: bool,
     /// Whether udev has said that multipathd will join it with other paths to the same disk.
     pub multipath: bool,
-    /// Whether udev has written down what it knows of this very disk. Shortly after a disk has come, and where there is
-    /// no udev (or its database is not shown to this container), it has not: links may be missing, and so may be what
-    /// an exclusion goes by.
-    pub udev: bool,
+    /// Whether udev has written down what it knows of this very disk.
+    pub udev: Udev,
     /// The block devices that are built on it or on a partition of it: `md0`, `dm-3`.
     pub holders: Vec<String>,
     /// The partitions that the kernel has made of it, by their number.
@@ -58,6 +56,22 @@ pub struct Disk {
     pub uses: Vec<Use>,
     /// Other disks of this host with the same world-wide name.
     pub same_as: Vec<String>,
+}
+
+/// What udev's database says of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Udev {
+    /// What it is.
+    Told,
+    /// Nothing. So it is shortly after a disk has come, and where there is no udev, or its database is not shown to this
+    /// container: links may be missing, and so may be what an exclusion goes by.
+    Silent,
+    /// What another disk was that had its number before. udev has not come to this one, and the links in `/dev` may be the
+    /// other's too: no name says what this disk is.
+    Stale {
+        /// How that is known, in words.
+        why: String,
+    },
 }
 
 /// One way in which a disk is in use.

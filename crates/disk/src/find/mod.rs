@@ -27,7 +27,7 @@ mod uses;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-pub use disk::{Disk, How, Use};
+pub use disk::{Disk, How, Udev, Use};
 pub use error::Error;
 pub use glob::{Glob, GlobError};
 pub use kinds::why_no_disk;

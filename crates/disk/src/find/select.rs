@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use quarry_mount::Device;
 
-use super::{Disk, Glob, PathGlob, Paths, Transport};
+use super::{Disk, Glob, PathGlob, Paths, Transport, Udev};
 
 /// What can be asked of a disk. A criterion that is `None` is not asked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,8 +75,9 @@ pub enum Verdict {
     NotMeant,
     /// A criterion to exclude matches.
     Excluded,
-    /// It would be selected, but there is an exclusion by names, paths or model, and udev has not (yet) written down what
-    /// they are. Doubt never takes a disk: it is not selected until udev has.
+    /// It may be selected, but there is a criterion by names, paths or model, and udev has not (yet) written down what they
+    /// are: it is not known whether it is excluded, or whether the names that it has are its own. Doubt never takes a disk:
+    /// it is not selected until udev has.
     Doubtful,
 }
 
@@ -114,13 +115,18 @@ impl Selector {
     /// Whether it means a disk, `targets` being where its paths lead.
     #[must_use]
     pub fn verdict(&self, disk: &Disk, targets: &Targets) -> Verdict {
+        // Names that are another disk's say nothing, and neither do the links that lead here.
+        if matches!(disk.udev, Udev::Stale { .. }) && (self.include.needs_udev() || self.exclude.needs_udev()) {
+            let is_meant = self.include.without_names().answers(disk, &targets.include).all(|matches| matches);
+            return if is_meant { Verdict::Doubtful } else { Verdict::NotMeant };
+        }
         if !self.include.answers(disk, &targets.include).all(|matches| matches) {
             return Verdict::NotMeant;
         }
         if self.exclude.answers(disk, &targets.exclude).any(|matches| matches) {
             return Verdict::Excluded;
         }
-        if self.exclude.needs_udev() && !disk.udev {
+        if self.exclude.needs_udev() && disk.udev != Udev::Told {
             return Verdict::Doubtful;
         }
         Verdict::Selected
@@ -159,6 +165,11 @@ impl Criteria {
         ]
         .into_iter()
         .flatten()
+    }
+
+    /// The criteria that are not asked of udev.
+    fn without_names(&self) -> Self {
+        Self { by_id: None, paths: None, model: None, ..self.clone() }
     }
 
     /// Whether an answer may change when udev comes to a disk: it makes the links, and knows the whole model.

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use quarry_mount::Device;
 
 use super::names::{self, Links};
-use super::udev::{self, Record};
+use super::udev::{self, Facts, Record};
 use super::uses::Uses;
-use super::{Disk, Error, Roots, transport};
+use super::{Disk, Error, Roots, Udev, transport};
 
 /// sysfs counts the size in these, whatever the disk's own sectors are.
 const SECTOR: u64 = 512;
@@ -69,9 +69,14 @@ impl Folder<'_> {
         if hidden || (size == 0 && name.starts_with("nbd")) {
             return Ok(None);
         }
-        let record = udev::read(roots, number, sequence);
+        let serial = self
+            .first(&["serial", "device/serial"])
+            .or_else(|| serial_page(&fs::read(self.path.join("device/vpd_pg80")).ok()?));
+        let wwid = self.first(&["wwid", "device/wwid"]);
+        let facts = Facts { sequence, serial: serial.clone(), wwid: wwid.clone(), is_virtio: name.starts_with("vd") };
+        let record = udev::read(roots, number, &facts);
         let (mut by_id, mut by_path) = match record {
-            Record::Stale => Default::default(),
+            Record::Stale(_) => Default::default(),
             Record::None | Record::Entry(_) => links.of(name),
         };
         let entry = if let Record::Entry(entry) = &record { Some(entry) } else { None };
@@ -97,16 +102,11 @@ impl Folder<'_> {
                 .and_then(|entry| entry.encoded("ID_MODEL_ENC"))
                 .or_else(|| self.first(&["device/model", "device/name"]))
                 .or_else(|| property("ID_MODEL")),
-            serial: self
-                .first(&["serial", "device/serial"])
-                .or_else(|| serial_page(&fs::read(self.path.join("device/vpd_pg80")).ok()?))
+            serial: serial
                 .or_else(|| property("ID_SCSI_SERIAL"))
                 .or_else(|| property("ID_SERIAL_SHORT"))
                 .or_else(|| property("ID_SERIAL")),
-            wwn: self
-                .first(&["wwid", "device/wwid"])
-                .or_else(|| property("ID_WWN_WITH_EXTENSION"))
-                .or_else(|| property("ID_WWN")),
+            wwn: wwid.or_else(|| property("ID_WWN_WITH_EXTENSION")).or_else(|| property("ID_WWN")),
             by_id: by_id.into_iter().collect(),
             by_path: by_path.into_iter().collect(),
             size,
@@ -121,7 +121,11 @@ impl Folder<'_> {
             removable: self.flag("removable")?,
             zoned: self.optional("queue/zoned").is_some_and(|text| text == "host-managed"),
             multipath: property("DM_MULTIPATH_DEVICE_PATH").is_some_and(|text| text != "0"),
-            udev: entry.is_some(),
+            udev: match &record {
+                Record::Entry(_) => Udev::Told,
+                Record::None => Udev::Silent,
+                Record::Stale(why) => Udev::Stale { why: why.clone() },
+            },
             holders,
             uses: devices.iter().flat_map(|(name, number)| uses.of(name, *number)).collect(),
             partitions: partitions.into_iter().map(|part| part.name).collect(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use quarry_mount::Device;
 use tempfile::TempDir;
 
-use super::{Disk, Found, Roots, Transport, find};
+use super::{Disk, Found, Roots, Transport, Udev, find};
 
 /// A host in a temporary folder.
 pub(crate) struct Host {
@@ -143,7 +143,7 @@ pub(crate) fn blank(name: &str) -> Disk {
         removable: false,
         zoned: false,
         multipath: false,
-        udev: true,
+        udev: Udev::Told,
         holders: Vec::new(),
         partitions: Vec::new(),
         uses: Vec::new(),

@@ -21,20 +21,34 @@ pub(super) enum Record {
     /// Nothing: no udev here, or it has not come to this disk yet.
     None,
     /// Something of another disk that had this number before: udev has not come to this one yet, and its links in `/dev`
-    /// are the other's too.
-    Stale,
+    /// are the other's too. How that is known.
+    Stale(String),
     /// This.
     Entry(Entry),
 }
 
-/// Reads what the database has of the disk with that number and place in the kernel's count.
-pub(super) fn read(roots: &Roots, number: Device, sequence: Option<u64>) -> Record {
+/// What the kernel says of a disk by which it can be told from another.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Facts {
+    /// Its place in the kernel's count of disks.
+    pub(super) sequence: Option<u64>,
+    /// Its serial number.
+    pub(super) serial: Option<String>,
+    /// Its world-wide name.
+    pub(super) wwid: Option<String>,
+    /// Whether it is a virtio disk: udev has nothing of such a one that the kernel does not show.
+    pub(super) is_virtio: bool,
+}
+
+/// Reads what the database has of the disk with that number. What it says has to agree with what the kernel says now: a
+/// udev that missed a change of disks keeps the name of one disk for another.
+pub(super) fn read(roots: &Roots, number: Device, kernel: &Facts) -> Record {
     let path = roots.run.join(format!("udev/data/b{number}"));
     let Ok(text) = fs::read(path) else { return Record::None };
     let entry = parse(&text);
-    match (entry.sequence(), sequence) {
-        (Some(theirs), Some(ours)) if theirs != ours => Record::Stale,
-        _ => Record::Entry(entry),
+    match entry.disagreement(kernel) {
+        Some(why) => Record::Stale(why),
+        None => Record::Entry(entry),
     }
 }
 
@@ -74,10 +88,67 @@ impl Entry {
         all.filter_map(move |link| link.strip_prefix(folder)?.strip_prefix('/')).filter(|name| !name.contains('/'))
     }
 
+    /// How this differs from what the kernel says now, in words. `None` also where the two have nothing in common that could
+    /// differ.
+    fn disagreement(&self, kernel: &Facts) -> Option<String> {
+        match (self.sequence(), kernel.sequence) {
+            (Some(told), Some(now)) if told == now => return None,
+            (Some(told), Some(now)) => {
+                return Some(format!(
+                    "udev's database tells of disk {told} of the kernel's count, and this is disk {now}"
+                ));
+            }
+            _ => {}
+        }
+        // The serial number of a USB disk is that of its adapter to udev, and may be that of the disk to the kernel.
+        if self.property("ID_BUS") == Some("usb") {
+            return None;
+        }
+        let serials: Vec<&str> = SERIALS.iter().filter_map(|key| self.property(key)).collect();
+        let names: Vec<&str> = NAMES.iter().filter_map(|key| self.property(key)).collect();
+        let serial_agrees = kernel.serial.as_ref().map(|now| serials.iter().any(|told| is_serial(told, now)));
+        let wwid = kernel.wwid.as_ref().filter(|now| !now.starts_with("t10."));
+        let wwid_agrees = wwid.map(|now| serials.iter().chain(&names).any(|told| is_name(told, now)));
+        let is_told = !serials.is_empty() || !names.is_empty();
+        let agrees = match (serial_agrees, wwid_agrees) {
+            (None, None) => !(is_told && kernel.is_virtio),
+            (serial, wwid) => serial == Some(true) || wwid == Some(true),
+        };
+        let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
+        (!agrees).then(|| {
+            format!(
+                "udev's database tells of a disk with the serial number or name {}, and the kernel of {}",
+                or_none(serials.iter().chain(&names).next().copied()),
+                or_none(kernel.serial.as_deref().or(wwid.map(String::as_str)))
+            )
+        })
+    }
+
     /// Which disk this was written of, by the kernel's count; newer udevs tell it by a link.
     fn sequence(&self) -> Option<u64> {
         self.links_in("disk/by-diskseq").find_map(|name| name.parse().ok())
     }
+}
+
+/// Where udev writes a disk's serial number, the shortest spelling first.
+const SERIALS: [&str; 4] = ["ID_SERIAL_SHORT", "ID_SCSI_SERIAL", "SCSI_IDENT_SERIAL", "ID_SERIAL"];
+/// Where it writes a disk's world-wide name.
+const NAMES: [&str; 2] = ["ID_WWN_WITH_EXTENSION", "ID_WWN"];
+
+/// Whether udev's spelling of a serial number, perhaps behind maker and model, is the kernel's.
+fn is_serial(told: &str, now: &str) -> bool {
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join("_");
+    let (told, now) = (words(told), words(now));
+    told == now || told.ends_with(&format!("_{now}"))
+}
+
+/// Whether udev's spelling of a world-wide name, `0x5000c500a1b2c3d4` or `35000c500a1b2c3d4`, is the kernel's,
+/// `naa.5000c500a1b2c3d4`.
+fn is_name(told: &str, now: &str) -> bool {
+    let now = now.rsplit_once('.').map_or(now, |(_, name)| name);
+    let told = told.rsplit_once('.').map_or(told, |(_, name)| name);
+    let told = told.strip_prefix("0x").unwrap_or(told);
+    told.eq_ignore_ascii_case(now) || told.strip_prefix('3').is_some_and(|told| told.eq_ignore_ascii_case(now))
 }
 
 /// Replaces `\x20` and its like by the byte that is meant.

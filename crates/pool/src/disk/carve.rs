@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use quarry_disk::claim::{self, Claim, Found, Identity};
 use quarry_disk::{Alone, Disk, State};
-use quarry_filesystem::signature_places;
+use quarry_filesystem::{minimum_size, signature_places};
 use quarry_lvm::safe_name;
-use quarry_volume::{Error, Layout, Reason, Result, VolumeSpec, show_size};
+use quarry_volume::{Error, Layout, Reason, Result, SizeRange, VolumeSpec, show_size};
 
 use super::disks::{Any, Disks, Held};
 use super::look::{Raw, Seen, read_held};
 use super::report::Owner;
+use super::turns::Turn;
 use super::view::{View, describe};
 use super::{Inner, blocking};
 use crate::{PoolVolume, Record};
@@ -32,67 +33,50 @@ enum Refused {
 impl Inner {
     pub(super) async fn carve(self: &Arc<Self>, spec: &VolumeSpec) -> Result<PoolVolume> {
         let name = safe_name(&spec.name);
-        let _turn = self.changing.take(format!("volume {name} is made")).await;
+        let key = Identity::of(&name).disk.to_string();
+        let spec = spec.clone();
+        let what = format!("volume {name} is made");
+        self.in_turn(&key, what, |inner, turn| async move { inner.carve_in_turn(&spec, &name, &turn).await }).await
+    }
+
+    async fn carve_in_turn(self: &Arc<Self>, spec: &VolumeSpec, name: &str, turn: &Turn) -> Result<PoolVolume> {
         self.invalidate();
-        let mut view = self.view().await?;
-        if let Some(volume) = view.volume(&self.name, &name, false)? {
+        let view = self.view().await?;
+        if let Some(volume) = view.volume(&self.name, name, false)? {
             // One of ours that this version cannot read is no stranger.
             volume.record()?;
             return Err(Error::new(Reason::Exists, format!("pool {}: volume {name} exists already", self.name)));
         }
-        let halves: Vec<(Seen, Claim)> = view.disks.iter().filter_map(half).collect();
-        for (seen, claim) in halves {
-            let record = Record::new(spec, claim.length).to_string();
-            let wanted = claim.identity == Identity::of(&name)
-                && claim.record == record.as_bytes()
-                && spec.size.admits(claim.length)
-                && spec.layout == Layout::Linear;
-            let mut result = Ok(None);
-            if wanted {
-                result = self.take(seen.raw.disk.clone(), &name, record, true).await;
-                self.touched(&seen.raw.disk);
-                if let Err(Refused::Failed(error)) = &result {
-                    self.is_no_volume(&name, error).await?;
-                    tracing::warn!(disk = seen.raw.disk.name, %error, "half a claim cannot be finished");
-                }
-            }
-            if !matches!(result, Ok(Some(_))) {
-                result = self.clear(seen.raw.disk.clone()).await.map(|()| None);
-                self.touched(&seen.raw.disk);
-            }
-            match result {
-                Ok(Some(volume)) => return Ok(volume),
-                Ok(None) => {}
-                // It is not in the way of this volume, and the next creation comes to it again.
-                Err(Refused::Taken(why)) => tracing::warn!(disk = seen.raw.disk.name, why, "half a claim is left"),
-                Err(Refused::Failed(error)) => {
-                    tracing::warn!(disk = seen.raw.disk.name, %error, "half a claim is left");
-                    self.failures.note(&seen.raw.disk, error.message);
-                    self.invalidate();
-                }
-            }
-            view = self.view().await?;
+        if let Some(volume) = self.use_halves(&view, spec, name, turn).await? {
+            return Ok(volume);
         }
+        let view = self.view().await?;
+        let range = self.range(spec)?;
         self.fitting(&view, spec)?;
         let mut refused = Vec::new();
-        for (size, seen) in view.free().into_iter().filter(|(size, _)| spec.size.admits(*size)) {
+        for (size, seen) in view.free().into_iter().filter(|(size, _)| range.admits(*size)) {
+            let disk = &seen.raw.disk;
             if matches!(seen.raw.found, Ok(Found::HalfClaimed(_))) {
-                refused.push(format!("{} holds half a claim that could not be cleared", seen.raw.disk.name));
+                refused.push(format!("{} holds half a claim that could not be cleared", disk.name));
                 continue;
             }
+            let Some(_reserved) = self.changing.reserve(disk) else {
+                refused.push(format!("{} is being taken for another volume", disk.name));
+                continue;
+            };
             let record = Record::new(spec, size).to_string();
-            let taken = self.take(seen.raw.disk.clone(), &name, record, false).await;
-            self.touched(&seen.raw.disk);
+            let taken = self.take(disk.clone(), name, record, false, turn).await;
+            self.touched(disk);
             match taken {
                 Ok(Some(volume)) => return Ok(volume),
                 Ok(None) => {}
-                Err(Refused::Taken(why)) => refused.push(format!("{} {why}", seen.raw.disk.name)),
+                Err(Refused::Taken(why)) => refused.push(format!("{} {why}", disk.name)),
                 // A disk that can be read and not written is the first that fits each time.
                 Err(Refused::Failed(error)) => {
-                    self.is_no_volume(&name, &error).await?;
-                    tracing::warn!(disk = seen.raw.disk.name, %error, "the disk cannot be taken");
-                    refused.push(format!("{}: {}", seen.raw.disk.name, error.message));
-                    self.failures.note(&seen.raw.disk, error.message);
+                    self.is_no_volume(name, &error).await?;
+                    tracing::warn!(disk = disk.name, %error, "the disk cannot be taken");
+                    refused.push(format!("{}: {}", disk.name, error.message));
+                    self.failures.note(disk, error.message);
                     self.invalidate();
                 }
             }
@@ -106,11 +90,72 @@ impl Inner {
         ))
     }
 
+    /// Finishes the half claim that an interrupted creation of this volume left, and clears all others.
+    async fn use_halves(
+        self: &Arc<Self>,
+        view: &View,
+        spec: &VolumeSpec,
+        name: &str,
+        turn: &Turn,
+    ) -> Result<Option<PoolVolume>> {
+        let range = self.range(spec)?;
+        for (seen, claim) in view.disks.iter().filter_map(half) {
+            let disk = &seen.raw.disk;
+            // Another volume is being made there at this moment.
+            let Some(_reserved) = self.changing.reserve(disk) else { continue };
+            let record = Record::new(spec, claim.length).to_string();
+            let wanted = claim.identity == Identity::of(name)
+                && claim.record == record.as_bytes()
+                && range.admits(claim.length)
+                && spec.layout == Layout::Linear;
+            let mut result = Ok(None);
+            if wanted {
+                result = self.take(disk.clone(), name, record, true, turn).await;
+                self.touched(disk);
+                if let Err(Refused::Failed(error)) = &result {
+                    self.is_no_volume(name, error).await?;
+                    tracing::warn!(disk = disk.name, %error, "half a claim cannot be finished");
+                }
+            }
+            if !matches!(result, Ok(Some(_))) {
+                result = self.clear(disk.clone(), turn).await.map(|()| None);
+                self.touched(disk);
+            }
+            match result {
+                Ok(Some(volume)) => return Ok(Some(volume)),
+                Ok(None) => {}
+                // It is not in the way of this volume, and the next creation comes to it again.
+                Err(Refused::Taken(why)) => tracing::warn!(disk = disk.name, why, "half a claim is left"),
+                Err(Refused::Failed(error)) => {
+                    tracing::warn!(disk = disk.name, %error, "half a claim is left");
+                    self.failures.note(disk, error.message);
+                    self.invalidate();
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Fails with that error unless a new look says that the volume has not come into being all the same.
     async fn is_no_volume(self: &Arc<Self>, name: &str, error: &Error) -> Result<()> {
         match self.view().await?.volume(&self.name, name, true) {
             Ok(None) => Ok(()),
             Ok(Some(_)) | Err(_) => Err(error.clone()),
+        }
+    }
+
+    /// The sizes that will do: what is asked for, and what its filesystem needs.
+    ///
+    /// # Errors
+    /// `SizeOutOfRange` if the filesystem needs more than is allowed.
+    pub(super) fn range(&self, spec: &VolumeSpec) -> Result<SizeRange> {
+        let least = spec.filesystem.map_or(0, minimum_size);
+        match (spec.filesystem, spec.size.limit) {
+            (Some(kind), Some(limit)) if limit < least => Err(Error::new(
+                Reason::SizeOutOfRange,
+                format!("{limit} bytes at most are too few for {kind}, which needs {least}: ask for more"),
+            )),
+            _ => Ok(SizeRange { required: spec.size.required.max(least), ..spec.size }),
         }
     }
 
@@ -128,15 +173,16 @@ impl Inner {
         }
         view.complete(&self.name)?;
         let free = view.free();
-        if let Some(found) = free.iter().find(|(size, _)| spec.size.admits(*size)) {
+        let range = self.range(spec)?;
+        if let Some(found) = free.iter().find(|(size, _)| range.admits(*size)) {
             return Ok(*found);
         }
         let list = |(size, seen): &(u64, &Seen)| format!("{} ({})", seen.raw.disk.name, show_size(*size));
         let free: Vec<String> = free.iter().map(list).collect();
         no_space(format!(
             "no free disk has {} bytes or more{}; free: {}; not free: {}",
-            spec.size.required,
-            spec.size.limit.map_or_else(String::new, |limit| format!(", and {limit} at most")),
+            range.required,
+            range.limit.map_or_else(String::new, |limit| format!(", and {limit} at most")),
             if free.is_empty() { "none".to_owned() } else { free.join(", ") },
             view.taken()
         ))
@@ -149,8 +195,9 @@ impl Inner {
         name: &str,
         record: String,
         resume: bool,
+        turn: &Turn,
     ) -> Result<Option<PoolVolume>, Refused> {
-        let (held, raw) = self.held(&disk).await?;
+        let (held, raw) = self.held(&disk, turn).await?;
         let probe = self.disks.probe(&raw.disk).await.map_err(|error| error.message);
         let fits = match &raw.found {
             Ok(Found::Nothing) => !resume,
@@ -163,7 +210,9 @@ impl Inner {
             state => return Err(Refused::Taken(state.why().unwrap_or_default().to_owned())),
         }
         let (inner, name) = (Arc::clone(self), name.to_owned());
-        blocking(move || inner.claim(&*held, &raw, &name, &record)).await.map(Some).map_err(Refused::Failed)
+        let claimed = blocking(move || inner.claim(&*held, &raw, &name, &record)).await.map_err(Refused::Failed)?;
+        self.close_unless_staged(&claimed);
+        Ok(Some(claimed))
     }
 
     /// Claims a disk that is held and blank. Blocks.
@@ -180,9 +229,13 @@ impl Inner {
             Ok(Found::HalfClaimed(half)) => claim::resume(&Any(held), half).map_err(explain)?,
             _ => claim::claim(&Any(held), name, record.as_bytes()).map_err(explain)?,
         };
+        // The probe has read where the filesystem will be, and the kernel would show that to whoever copies the disk.
+        if let Err(error) = self.disks.drop_cache(&raw.disk) {
+            tracing::warn!(disk = raw.disk.name, %error, "what was read of the disk stays in memory");
+        }
         // While the disk is held, so that udev does not come between.
         match self.disks.add_partitions(&raw.disk, &claimed) {
-            Ok((_, opened)) => drop(self.opened().insert(claimed.identity.disk.to_string(), opened)),
+            Ok((_, opened)) => self.opened.keep(&claimed.identity.disk.to_string(), opened),
             // The volume is there; it is activated once more before it is used.
             Err(error) => tracing::warn!(disk = raw.disk.name, %error, "the volume's partition is not there yet"),
         }
@@ -190,8 +243,8 @@ impl Inner {
     }
 
     /// Takes away half a claim that nobody asks for any more.
-    async fn clear(self: &Arc<Self>, disk: Disk) -> Result<(), Refused> {
-        let (held, raw) = self.held(&disk).await?;
+    async fn clear(self: &Arc<Self>, disk: Disk, turn: &Turn) -> Result<(), Refused> {
+        let (held, raw) = self.held(&disk, turn).await?;
         let inner = Arc::clone(self);
         let clear = move || match &raw.found {
             Ok(Found::HalfClaimed(half)) => claim::clear(&Any(&*held), half).map_err(|error| inner.explain(&error)),
@@ -201,8 +254,8 @@ impl Inner {
     }
 
     /// Holds a disk and looks at it again.
-    async fn held(self: &Arc<Self>, disk: &Disk) -> Result<(Arc<dyn Held>, Raw), Refused> {
-        self.changing.is_at(&disk.name);
+    async fn held(self: &Arc<Self>, disk: &Disk, turn: &Turn) -> Result<(Arc<dyn Held>, Raw), Refused> {
+        turn.is_at(&disk.name);
         let (inner, disk) = (Arc::clone(self), disk.clone());
         let looked = blocking(move || {
             // One that hangs is found out by somebody who can be left waiting.

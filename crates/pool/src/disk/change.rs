@@ -2,19 +2,46 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{self, Claim, Degraded, Found};
 use quarry_disk::{Disk, How};
 use quarry_volume::{Error, Reason, Result, Wipe};
+use uuid::Uuid;
 
-use super::disks::Any;
+use super::disks::{Any, Opened};
+use super::turns::Turn;
 use super::view::{View, place};
 use super::{Inner, blocking};
 use crate::{Health, PoolVolume, Record, Recorded};
 
+/// How long the partition of a new volume is kept open for its first stage.
+const UNSTAGED: Duration = Duration::from_secs(60);
+
 impl Inner {
+    /// Does a change in the turn of the volume that `key` stands for: as a task of its own, so that it goes on when nobody waits
+    /// for it any more, and its turn with it.
+    pub(super) async fn in_turn<T, F>(
+        self: &Arc<Self>,
+        key: &str,
+        what: String,
+        work: impl FnOnce(Arc<Self>, Turn) -> F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let turn = self.changing.take(key, what).await;
+        tokio::spawn(work(Arc::clone(self), turn)).await.unwrap_or_else(|join| {
+            Err(Error::host(format!("a change of a disk ended unexpectedly ({join}): please report it")))
+        })
+    }
+
     /// The volume's disk and claim as they are now; what was looked up earlier may have changed.
     fn current(&self, view: &View, volume: &PoolVolume) -> Result<(Disk, Claim, PoolVolume)> {
+        if let Some(why) = view.twice(&volume.group) {
+            return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
+        }
         let now = view.volumes().find(|now| (&now.group, &now.uuid) == (&volume.group, &volume.uuid));
         if let Some(Health::Lost(why)) = now.map(|now| &now.health) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
@@ -32,21 +59,57 @@ impl Inner {
         if let Some(node) = self.active(volume).await? {
             return Ok(node);
         }
-        let _turn = self.changing.take(format!("volume {} is activated", volume.name)).await;
-        let view = self.view().await?;
-        let (disk, claim, now) = self.current(&view, volume).map_err(|error| match error.reason {
-            Reason::Unavailable => Error::precondition(error.message),
-            _ => error,
-        })?;
-        self.changing.is_at(&disk.name);
-        let inner = Arc::clone(self);
-        blocking(move || {
-            inner.mend(&disk, &claim, &now)?;
-            let (node, opened) = inner.disks.add_partitions(&disk, &claim)?;
-            inner.opened().insert(claim.identity.disk.to_string(), opened);
-            Ok(node)
+        let wanted = volume.clone();
+        self.in_turn(&volume.group, format!("volume {} is activated", volume.name), |inner, turn| async move {
+            let view = inner.view().await?;
+            let (disk, claim, now) = inner.current(&view, &wanted).map_err(|error| match error.reason {
+                Reason::Unavailable if view.twice(&wanted.group).is_none() => Error::precondition(error.message),
+                _ => error,
+            })?;
+            turn.is_at(&disk.name);
+            blocking(move || {
+                inner.mend(&disk, &claim, &now)?;
+                let (node, opened) = inner.disks.add_partitions(&disk, &claim)?;
+                inner.opened.keep(&claim.identity.disk.to_string(), opened);
+                Ok(node)
+            })
+            .await
         })
         .await
+    }
+
+    /// Closes the partition of a volume that was unstaged, unless its device was asked for again after `unused_since`.
+    pub(super) async fn deactivate(self: &Arc<Self>, volume: &PoolVolume, unused_since: Instant) -> Result<()> {
+        match self.opened.take_unused(&volume.group, unused_since) {
+            Some(opened) => self.close(volume.group.clone(), opened).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Closes the partition of a volume that was made, if nobody stages it soon.
+    pub(super) fn close_unless_staged(self: &Arc<Self>, volume: &PoolVolume) {
+        let (inner, volume) = (Arc::clone(self), volume.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(UNSTAGED).await;
+            if let Some(opened) = inner.opened.take_unstaged(&volume.group)
+                && let Err(error) = inner.close(volume.group.clone(), opened).await
+            {
+                tracing::info!(volume = volume.name, %error, "the volume's partition was closed, and its disk's cache was not dropped");
+            }
+        });
+    }
+
+    /// Closes a partition, and has the kernel forget what it has read of the whole disk: another program may have the disk
+    /// open, and would go on reading what lay there before.
+    async fn close(self: &Arc<Self>, guid: String, opened: Opened) -> Result<()> {
+        blocking(move || {
+            drop(opened);
+            Ok(())
+        })
+        .await?;
+        let Some(disk) = self.view().await?.claim(&guid).map(|(disk, _)| disk.clone()) else { return Ok(()) };
+        let inner = Arc::clone(self);
+        blocking(move || inner.disks.drop_cache(&disk)).await
     }
 
     /// Has a volume's record stand in both copies, before it is answered for.
@@ -57,12 +120,18 @@ impl Inner {
         if stands(&*self.view().await?) {
             return Ok(());
         }
-        let _turn = self.changing.take(format!("the record of volume {} is mended", volume.name)).await;
-        let view = self.view().await?;
-        let (disk, claim, now) = self.current(&view, volume)?;
-        self.changing.is_at(&disk.name);
-        let inner = Arc::clone(self);
-        blocking(move || inner.mend(&disk, &claim, &now)).await
+        let wanted = volume.clone();
+        self.in_turn(
+            &volume.group,
+            format!("the record of volume {} is mended", volume.name),
+            |inner, turn| async move {
+                let view = inner.view().await?;
+                let (disk, claim, now) = inner.current(&view, &wanted)?;
+                turn.is_at(&disk.name);
+                blocking(move || inner.mend(&disk, &claim, &now)).await
+            },
+        )
+        .await
     }
 
     /// A record that stands in one copy only is written again before it is acted upon: else the loss of that copy would bring
@@ -77,9 +146,17 @@ impl Inner {
         mended.map(drop).map_err(|error| self.explain(&error))
     }
 
+    /// Forgets a volume that was deleted. A look that began before may have seen it, and must not bring it back.
+    fn forget(&self, guid: Uuid) {
+        let mut memory = self.memory();
+        memory.known.remove(&guid);
+        let changes = memory.changes;
+        memory.deleted.push((guid, changes));
+    }
+
     /// The node of the volume's partition if nothing is left to be done for it: then there is no need to wait for a turn.
     async fn active(self: &Arc<Self>, volume: &PoolVolume) -> Result<Option<PathBuf>> {
-        if !self.opened().contains_key(&volume.group) {
+        if !self.opened.is_used(&volume.group) {
             return Ok(None);
         }
         let view = self.view().await?;
@@ -95,57 +172,76 @@ impl Inner {
     pub(super) fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {
         let raws = self.memory().seen.as_ref().map(|kept| Arc::clone(&kept.raws));
         let claims = raws.iter().flat_map(|raws| raws.iter()).filter_map(|raw| match &raw.found {
-            Ok(Found::Claimed(claim)) if claim.identity.disk.to_string() == volume.group => Some((raw, claim)),
+            Ok(Found::Claimed(claim)) => Some((raw, claim, true)),
+            // It is mounted, perhaps, whatever was done to its tables since.
+            Ok(Found::Damaged(damaged)) => damaged.claim().map(|claim| (raw, claim, false)),
+            Ok(Found::Foreign { over: Some(claim), .. }) => Some((raw, claim, false)),
             _ => None,
         });
-        let mut node = None;
-        for (raw, claim) in claims {
+        let mut nodes: Vec<(&str, PathBuf)> = Vec::new();
+        for (raw, claim, whole) in claims.filter(|(_, claim, _)| claim.identity.disk.to_string() == volume.group) {
             // Without the kernel's count, a disk that came since may have the name and the number.
             if raw.disk.sequence.is_none() && self.uevents.of_disk(&raw.disk.name) != raw.heard {
                 continue;
             }
-            let found = self.disks.partition(&raw.disk, claim)?;
-            if found.is_some() && node.is_some() {
-                let why = "two disks hold it; take the wrong one away";
-                return Err(Error::host(format!("looking for the device of volume {}: {why}", volume.name)));
-            }
-            node = node.or(found);
+            let node = match whole {
+                true => self.disks.partition(&raw.disk, claim)?,
+                false => self.disks.partition_as_it_is(&raw.disk, claim),
+            };
+            nodes.extend(node.map(|node| (raw.disk.name.as_str(), node)));
         }
-        Ok(node)
+        match nodes.as_slice() {
+            [] => Ok(None),
+            [(_, node)] => Ok(Some(node.clone())),
+            [(one, _), (other, _), ..] => Err(Error::unavailable(format!(
+                "looking for the device of volume {}: the disks {one} and {other} both hold it; take the wrong one away",
+                volume.name
+            ))),
+        }
     }
 
     pub(super) async fn set_record(self: &Arc<Self>, volume: &PoolVolume, record: &Record) -> Result<()> {
         if volume.record()? == record {
             return Ok(());
         }
-        let _turn = self.changing.take(format!("the record of volume {} is changed", volume.name)).await;
-        self.invalidate();
-        let view = self.view().await?;
-        let (disk, claim, now) = self.current(&view, volume)?;
-        self.changing.is_at(&disk.name);
-        if now.record != volume.record {
-            return Err(Error::precondition(format!(
-                "the record of volume {} was changed by somebody else in the meantime; retry",
-                volume.name
-            )));
-        }
-        let (inner, text) = (Arc::clone(self), record.to_string());
-        let changed = blocking(move || {
-            let changed = inner.disks.write(&disk).and_then(|device| {
-                claim::set_record(&Any(&*device), &claim, text.as_bytes()).map_err(|error| inner.explain(&error))
-            });
-            inner.touched(&disk);
-            changed
-        });
-        changed.await.map(drop)
+        let (wanted, text) = (volume.clone(), record.to_string());
+        let what = format!("the record of volume {} is changed", volume.name);
+        self.in_turn(&volume.group, what, |inner, turn| async move {
+            inner.invalidate();
+            let view = inner.view().await?;
+            let (disk, claim, now) = inner.current(&view, &wanted)?;
+            turn.is_at(&disk.name);
+            if now.record != wanted.record {
+                return Err(Error::precondition(format!(
+                    "the record of volume {} was changed by somebody else in the meantime; retry",
+                    wanted.name
+                )));
+            }
+            blocking(move || {
+                let changed = inner.disks.write(&disk).and_then(|device| {
+                    claim::set_record(&Any(&*device), &claim, text.as_bytes()).map_err(|error| inner.explain(&error))
+                });
+                inner.touched(&disk);
+                changed.map(drop)
+            })
+            .await
+        })
+        .await
     }
 
     pub(super) async fn remove(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
-        let _turn = self.changing.take(format!("volume {} is removed", volume.name)).await;
+        let wanted = volume.clone();
+        self.in_turn(&volume.group, format!("volume {} is removed", volume.name), |inner, turn| async move {
+            inner.remove_in_turn(&wanted, &turn).await
+        })
+        .await
+    }
+
+    async fn remove_in_turn(self: &Arc<Self>, volume: &PoolVolume, turn: &Turn) -> Result<()> {
         self.invalidate();
         let view = self.view().await?;
         let (disk, claim, now) = self.current(&view, volume)?;
-        self.changing.is_at(&disk.name);
+        turn.is_at(&disk.name);
         let way = self.way(Some(now.record()?));
         refuse_used(&disk, &now)?;
         let here = place(&disk);
@@ -157,11 +253,11 @@ impl Inner {
             blocking(move || {
                 let held = inner.disks.hold(&disk)?;
                 // Ours is the first that has to go.
-                inner.opened().remove(&claim.identity.disk.to_string());
+                drop(inner.opened.take(&claim.identity.disk.to_string()));
                 held.drop_partitions()?;
                 // The wiping comes before the rest, and a cut in the middle of it must find the disk so.
                 claim::begin_release(&Any(&*held), &claim).map_err(|error| inner.explain(&error))?;
-                inner.memory().known.remove(&claim.identity.disk);
+                inner.forget(claim.identity.disk);
                 Ok(held)
             })
             .await

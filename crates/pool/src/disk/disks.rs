@@ -39,6 +39,13 @@ pub(crate) trait Disks: Send + Sync {
     /// The node of the volume's partition, if the kernel has made it; asks nobody but the kernel.
     fn partition(&self, disk: &Disk, claim: &Claim) -> Result<Option<PathBuf>>;
 
+    /// The node of the volume's partition of a claim that is damaged: whatever size another program has given it, it is
+    /// what is mounted.
+    fn partition_as_it_is(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf>;
+
+    /// Has the kernel forget what it has read of the whole disk and has not to write back.
+    fn drop_cache(&self, disk: &Disk) -> Result<()>;
+
     /// Has the kernel make the partitions of a claim, where it has not, and returns the node of the volume's. As long as
     /// the second value lives they stay: else udev, told of a change of the disk, has them made anew under our hands.
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)>;

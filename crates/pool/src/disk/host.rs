@@ -91,6 +91,17 @@ impl Disks for HostDisks {
         partitions::volume(&self.roots, disk, claim)
     }
 
+    fn drop_cache(&self, disk: &Disk) -> Result<()> {
+        let file = quarry_disk::open(&self.roots, disk).map_err(|error| Error::unavailable(error.to_string()))?;
+        partitions::drop_cache(&file).map_err(|errno| {
+            Error::host(format!("dropping what the kernel keeps of the disk {}: {errno}; see its log", disk.name))
+        })
+    }
+
+    fn partition_as_it_is(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
+        partitions::volume_as_it_is(&self.roots, disk, claim)
+    }
+
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
         let file = quarry_disk::open(&self.roots, disk).map_err(|error| Error::unavailable(error.to_string()))?;
         if self.partition(disk, claim)?.is_none() {

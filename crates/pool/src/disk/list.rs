@@ -10,6 +10,7 @@ use quarry_volume::{Error, Result};
 use tokio::task::JoinSet;
 
 use super::blocking;
+use super::copies::copies;
 use super::disks::Disks;
 use super::host::HostDisks;
 use super::look::{self, Raw, Seen};
@@ -58,6 +59,7 @@ pub(super) async fn list(
         let disks = Arc::clone(disks);
         blocking(move || Ok(onlooker().read(&disks, readable))).await?
     };
+    let twice = copies(raws.iter());
     // All at once: each may take as long as its disk does.
     let mut judging = JoinSet::new();
     for (index, raw) in raws.into_iter().enumerate() {
@@ -84,6 +86,10 @@ pub(super) async fn list(
         };
         let state = by_tables(&disk, unread);
         list.disks.push(DiskReport::unread(disk, owner, state));
+    }
+    for report in &mut list.disks {
+        let copies = twice.iter().filter(|copies| copies.disks.contains(&report.disk.name));
+        report.notes.extend(copies.map(|copies| copies.why.clone()));
     }
     Ok(list)
 }

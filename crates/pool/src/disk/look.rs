@@ -123,7 +123,7 @@ pub(super) fn gather(
         };
         let may_be_ours = match owner {
             Owner::Conflict(conflict) => conflict.pools.iter().any(|name| name == pool),
-            Owner::Doubtful(would_be) => would_be == pool,
+            Owner::Doubtful { pool: would_be, .. } => would_be == pool,
             Owner::Pool(_) | Owner::Nobody => false,
         };
         gathered.others.push(Other { raw, why, may_be_ours, has_pool: owner.pool().is_some() });
@@ -177,7 +177,7 @@ impl Raw {
         };
         match (judge(&self.disk, &contents, last), &self.found) {
             // Doubt: one look saw what another did not.
-            (State::Free, Ok(Found::Foreign { what })) => State::NotEmpty { why: format!("holds {what}") },
+            (State::Free, Ok(Found::Foreign { what, .. })) => State::NotEmpty { why: format!("holds {what}") },
             (state, _) => state,
         }
     }

@@ -6,11 +6,13 @@
 
 mod carve;
 mod change;
+mod copies;
 mod disks;
 mod failures;
 mod host;
 mod list;
 mod look;
+mod opened;
 mod partitions;
 mod reader;
 mod release;
@@ -21,22 +23,23 @@ mod turns;
 mod view;
 mod wipe;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{Found, Identity};
-use quarry_disk::{Disk, Selector};
+use quarry_disk::{Disk, Selector, Udev};
 use quarry_lvm::safe_name;
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe};
+use uuid::Uuid;
 
 pub use self::carve::VOLUME_PARTITION;
-use self::disks::{Disks, Opened};
+use self::disks::Disks;
 use self::failures::Failures;
 use self::host::HostDisks;
 pub use self::list::{DiskList, list_disks};
 use self::look::Raw;
+use self::opened::OpenPartitions;
 use self::reader::Reader;
 use self::release::Releases;
 pub use self::release::Wiping;
@@ -45,7 +48,7 @@ use self::turns::Turns;
 use self::view::{Known, Place, View};
 use crate::pool::{Device, Reading, Volumes};
 use crate::threads::NOTEWORTHY;
-use crate::{Health, Heard, Pool, PoolVolume, Record, SilentDisk, Uevents};
+use crate::{Health, Heard, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
 
 /// For how long a look is believed where nothing was heard of any disk.
 const FRESH: Duration = Duration::from_secs(4);
@@ -74,15 +77,14 @@ struct Inner {
     memory: Mutex<Memory>,
     /// Held during a look: callers that come meanwhile share it.
     looking: tokio::sync::Mutex<()>,
-    /// Held while anything on the disks is changed: a disk is judged and taken as one step.
-    changing: Turns,
+    /// Who changes what at this moment.
+    changing: Arc<Turns>,
     /// Disks that could not be written when they were to be taken.
     failures: Failures,
     /// Questions to libblkid and the kernel that have not come back.
     judges: look::Judges,
     releases: Releases,
-    /// The partitions of volumes, by the GUIDs of their disks: see [`Disks::add_partitions`].
-    opened: Mutex<HashMap<String, Opened>>,
+    opened: OpenPartitions,
 }
 
 #[derive(Default)]
@@ -91,6 +93,8 @@ struct Memory {
     /// Counts our own changes.
     changes: u64,
     known: Known,
+    /// Volumes that were deleted, and how many changes there had been then: a look that began before may still show them.
+    deleted: Vec<(Uuid, u64)>,
     read_before: Vec<Place>,
 }
 
@@ -137,11 +141,11 @@ impl DiskPool {
             uevents,
             memory: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
-            changing: Turns::default(),
+            changing: Arc::default(),
             failures: Failures::default(),
             judges: look::Judges::default(),
             releases: Releases::default(),
-            opened: Mutex::default(),
+            opened: OpenPartitions::default(),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -163,10 +167,6 @@ impl DiskPool {
 impl Inner {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn opened(&self) -> MutexGuard<'_, HashMap<String, Opened>> {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has the next question look at the disks, whatever is remembered.
@@ -215,7 +215,7 @@ impl Inner {
         let asked = before.as_ref().map(|kept| kept.asked).filter(|asked| asked.elapsed() < UNTOLD);
         let anew = asked.is_none();
         // A disk of which udev tells is read when it does, so that one that sleeps is let sleep.
-        let told = |raw: &&Raw| !anew || raw.disk.udev;
+        let told = |raw: &&Raw| !anew || raw.disk.udev == Udev::Told;
         let raws: Vec<Raw> = before.iter().flat_map(|kept| kept.raws.iter()).filter(told).cloned().collect();
         let gathered = {
             let inner = Arc::clone(self);
@@ -234,8 +234,12 @@ impl Inner {
             look::Gathered { own, others: gathered.others, conflicts: gathered.conflicts, failed: gathered.failed };
         let view = {
             let mut memory = self.memory();
-            let Memory { known, read_before, .. } = &mut *memory;
+            let Memory { known, read_before, deleted, .. } = &mut *memory;
             let view = View::of(&self.name, gathered, known, read_before);
+            deleted.retain(|(_, when)| *when >= changes);
+            for (guid, _) in deleted.iter() {
+                known.remove(guid);
+            }
             let number = match &before {
                 Some(kept) if kept.view.same_volumes(&view) => kept.view.number,
                 Some(kept) => kept.view.number + 1,
@@ -247,8 +251,7 @@ impl Inner {
             view
         };
         // A disk that was pulled shall not be kept by us. To close it may take the kernel a while.
-        let gone: Vec<Opened> =
-            self.opened().extract_if(|guid, _| view.claim(guid).is_none()).map(|(_, opened)| opened).collect();
+        let gone = self.opened.take_gone(|guid| view.claim(guid).is_some());
         if !gone.is_empty() {
             drop(tokio::task::spawn_blocking(move || drop(gone)));
         }
@@ -288,7 +291,7 @@ impl Pool for DiskPool {
             }
         };
         state.size = view.size();
-        state.space = view.space(name);
+        state.space = view.space(name, |disk| self.inner.changing.is_reserved(disk));
         state.problems = view.problems.iter().cloned().chain(self.inner.releases.problems()).collect();
         state.problems.extend(self.inner.failures.problems());
         state.problems.extend(self.inner.changing.overdue());
@@ -309,7 +312,7 @@ impl Pool for DiskPool {
     }
 
     fn changing(&self) -> bool {
-        self.inner.changing.is_taken() && self.inner.changing.overdue().is_none()
+        self.inner.changing.is_taken()
     }
 
     fn last_storage(&self) -> Option<StorageId> {
@@ -332,8 +335,15 @@ impl Pool for DiskPool {
     }
 
     async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
-        // Half a claim was never handed out, and what is damaged is none: it is not what an interrupted creation left.
+        // Half a claim was never handed out: it is not what an interrupted creation left.
         let found = self.inner.view().await?.volume(&self.inner.name, &safe_name(name), false)?;
+        // Its record may be lost, and its name is taken all the same.
+        if let Some(PoolVolume {
+            health: Health::Lost(why), record: Recorded::Broken(_) | Recorded::Newer(_), ..
+        }) = &found
+        {
+            return Err(Error::precondition(format!("pool {}: {why}", self.inner.name)));
+        }
         let found = found.filter(|volume| volume.record().is_ok_and(|record| record.name == name));
         // The caller is about to answer that it is there. One that is lost is not answered for.
         if let Some(volume) = found.as_ref().filter(|volume| !matches!(volume.health, Health::Lost(_))) {
@@ -356,7 +366,8 @@ impl Pool for DiskPool {
             }
             _ => None,
         });
-        match resumed.filter(|size| spec.size.admits(*size)) {
+        let range = self.inner.range(spec)?;
+        match resumed.filter(|size| range.admits(*size)) {
             Some(size) => Ok(size),
             None => self.inner.fitting(&view, spec).map(|(size, _)| size),
         }
@@ -368,6 +379,10 @@ impl Pool for DiskPool {
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {
         self.inner.activate(volume).await.map(Device::Node)
+    }
+
+    async fn deactivate(&self, volume: &PoolVolume, unused_since: Instant) -> Result<()> {
+        self.inner.deactivate(volume, unused_since).await
     }
 
     fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {

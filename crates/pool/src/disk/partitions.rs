@@ -45,6 +45,7 @@ struct Partition {
 #[allow(unsafe_code, missing_docs)]
 mod ioctl {
     nix::ioctl_write_ptr_bad!(blkpg, nix::request_code_none!(0x12, 105), super::Request);
+    nix::ioctl_none_bad!(blkflsbuf, nix::request_code_none!(0x12, 97));
     nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
 }
 
@@ -94,6 +95,13 @@ pub(super) fn drop_both(disk: &File) -> Result<(), Errno> {
     Ok(())
 }
 
+/// Writes back what is to be written to the whole disk, and has the kernel forget what it has read of it.
+#[allow(unsafe_code)]
+pub(super) fn drop_cache(disk: &File) -> Result<(), Errno> {
+    // SAFETY: BLKFLSBUF takes no argument, and the descriptor is open.
+    unsafe { ioctl::blkflsbuf(disk.as_raw_fd()) }.map(drop)
+}
+
 /// Tells the disk that these bytes are not needed any more. `false`: it knows no discard.
 #[allow(unsafe_code)]
 pub(super) fn discard(disk: &File, offset: u64, length: u64) -> Result<bool, Errno> {
@@ -108,45 +116,66 @@ pub(super) fn discard(disk: &File, offset: u64, length: u64) -> Result<bool, Err
     }
 }
 
-/// The node of the volume's partition, if the kernel has it and it lies where the claim says.
-pub(super) fn volume(roots: &Roots, disk: &Disk, claim: &Claim) -> Result<Option<PathBuf>> {
+/// The kernel's partition 2 of a disk.
+struct Partition2 {
+    node: PathBuf,
+    /// The number of the device, as sysfs has it.
+    number: String,
+    /// Where it begins and how long it is, in bytes.
+    place: (Option<u64>, Option<u64>),
+}
+
+/// What the kernel has as partition 2 of that very disk.
+fn second(roots: &Roots, disk: &Disk) -> Option<Partition2> {
     let folder = roots.sys.join("block").join(&disk.name);
     let read = |path: PathBuf| fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
     let number = format!("{}:{}", disk.number.major, disk.number.minor);
     let sequence = read(folder.join("diskseq")).and_then(|text| text.parse().ok());
     if read(folder.join("dev")) != Some(number) || sequence != disk.sequence {
         // Gone, or another disk has its name.
-        return Ok(None);
+        return None;
     }
-    for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-        let attribute = |name: &str| read(entry.path().join(name));
-        if attribute("partition") != Some(VOLUME.to_string()) {
-            continue;
-        }
-        let bytes = |name: &str| attribute(name)?.parse::<u64>().ok()?.checked_mul(SECTOR);
-        if (bytes("start"), bytes("size")) != (Some(claim.offset), Some(claim.length)) {
-            return Err(Error::host(format!(
-                "the kernel has another partition {VOLUME} of the disk {} than its claim says; have the table read anew \
-                 (blockdev --rereadpt {})",
-                disk.name,
-                disk.node.display()
-            )));
-        }
-        let node = roots.dev.join(entry.file_name().to_string_lossy().replace('!', "/"));
-        let is_it = fs::metadata(&node).is_ok_and(|metadata| {
+    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+    let entry = entries.into_iter().find(|entry| read(entry.path().join("partition")) == Some(VOLUME.to_string()))?;
+    let bytes = |name: &str| read(entry.path().join(name))?.parse::<u64>().ok()?.checked_mul(SECTOR);
+    Some(Partition2 {
+        node: roots.dev.join(entry.file_name().to_string_lossy().replace('!', "/")),
+        number: read(entry.path().join("dev"))?,
+        place: (bytes("start"), bytes("size")),
+    })
+}
+
+impl Partition2 {
+    fn has_its_node(&self) -> bool {
+        fs::metadata(&self.node).is_ok_and(|metadata| {
             let rdev = metadata.rdev();
             metadata.file_type().is_block_device()
-                && attribute("dev") == Some(format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)))
-        });
-        if !is_it {
-            return Err(Error::host(format!(
-                "{} is not the node of that partition: is /dev the host's?",
-                node.display()
-            )));
-        }
-        return Ok(Some(node));
+                && self.number == format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev))
+        })
     }
-    Ok(None)
+}
+
+/// The node of the volume's partition, if the kernel has it and it lies where the claim says.
+pub(super) fn volume(roots: &Roots, disk: &Disk, claim: &Claim) -> Result<Option<PathBuf>> {
+    let Some(partition) = second(roots, disk) else { return Ok(None) };
+    if partition.place != (Some(claim.offset), Some(claim.length)) {
+        return Err(Error::host(format!(
+            "the kernel has another partition {VOLUME} of the disk {0} than its claim says; have the table read anew \
+             (blockdev --rereadpt {0}, or partx --update {0} while it is in use)",
+            disk.node.display()
+        )));
+    }
+    if !partition.has_its_node() {
+        let node = partition.node.display();
+        return Err(Error::host(format!("{node} is not the node of that partition: is /dev the host's?")));
+    }
+    Ok(Some(partition.node))
+}
+
+/// The node of the partition that begins where the volume does, whatever its size is.
+pub(super) fn volume_as_it_is(roots: &Roots, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
+    let partition = second(roots, disk)?;
+    (partition.place.0 == Some(claim.offset) && partition.has_its_node()).then_some(partition.node)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Disks as an operator sees them: what each is, whose it is by the configuration, and why it is free or not.
 
-use quarry_disk::claim::{Claim, Degraded, Found};
-use quarry_disk::{Assignment, Conflict, Disk, State};
+use quarry_disk::claim::{Claim, Degraded, Found, Mend};
+use quarry_disk::{Assignment, Conflict, Disk, State, Udev};
 
 use super::look::Seen;
 use super::release::Wiping;
@@ -22,6 +22,8 @@ pub struct DiskReport {
     pub wiping: Option<Wiping>,
     /// What else is to be said of it, in words.
     pub notes: Vec<String>,
+    /// What an operator runs to mend what is wrong with its claim.
+    pub mends: Vec<Mend>,
 }
 
 /// Whose a disk is, by the selectors of all pools of disks of a node.
@@ -31,8 +33,13 @@ pub enum Owner {
     Pool(String),
     /// Several pools mean it: none has it.
     Conflict(Conflict),
-    /// This pool means it unless it is an excluded one, which udev has not told yet.
-    Doubtful(String),
+    /// This pool selects it, unless it is an excluded one or another one than its names say.
+    Doubtful {
+        /// The pool.
+        pool: String,
+        /// Why that is not known, in words.
+        why: String,
+    },
     /// No pool means it.
     Nobody,
 }
@@ -44,7 +51,7 @@ impl Owner {
         match (assignment.pools.get(&disk.name), conflict, assignment.doubtful.get(&disk.name)) {
             (Some(pool), ..) => Self::Pool(pool.clone()),
             (None, Some(conflict), _) => Self::Conflict(conflict.clone()),
-            (None, None, Some(pool)) => Self::Doubtful(pool.clone()),
+            (None, None, Some(pool)) => Self::Doubtful { pool: pool.clone(), why: doubt(disk) },
             (None, None, None) => Self::Nobody,
         }
     }
@@ -54,7 +61,7 @@ impl Owner {
     pub fn pool(&self) -> Option<&str> {
         match self {
             Self::Pool(pool) => Some(pool),
-            Self::Conflict(_) | Self::Doubtful(_) | Self::Nobody => None,
+            Self::Conflict(_) | Self::Doubtful { .. } | Self::Nobody => None,
         }
     }
 
@@ -64,9 +71,21 @@ impl Owner {
         match self {
             Self::Pool(_) => None,
             Self::Conflict(conflict) => Some(conflict.to_string()),
-            Self::Doubtful(_) => Some("udev has not told of it yet, so that it may be an excluded one".to_owned()),
+            Self::Doubtful { why, .. } => Some(why.clone()),
             Self::Nobody => Some("no pool's selector means it".to_owned()),
         }
+    }
+}
+
+/// Why it is not known whether a pool selects a disk.
+fn doubt(disk: &Disk) -> String {
+    match &disk.udev {
+        Udev::Stale { why } => format!(
+            "{why}: its names may be another disk's, so no pool has it; have udev look at it again: systemctl start \
+             systemd-udevd, then udevadm trigger --action=add {}",
+            disk.node.display()
+        ),
+        Udev::Silent | Udev::Told => "udev has not told of it yet, so that it may be an excluded one".to_owned(),
     }
 }
 
@@ -74,6 +93,8 @@ impl DiskReport {
     /// What a look found. How far wiping has come is what the disk itself says.
     pub(super) fn of(seen: Seen, owner: Option<Owner>) -> Self {
         let mut report = Self::unread(seen.raw.disk, owner, seen.state);
+        let found = seen.raw.found.as_ref();
+        report.mends = found.map(|found| found.mends(&report.disk.node)).unwrap_or_default();
         match &seen.raw.found {
             Ok(Found::Claimed(claim)) => {
                 report.volume = view::name(claim);
@@ -92,16 +113,21 @@ impl DiskReport {
                 report.volume = view::name(claim);
                 report.wiping = Some(wiping(claim));
             }
-            Ok(Found::OtherSectorSize { claim, .. }) => report.volume = view::name(claim),
-            Ok(Found::Damaged { .. }) => report.notes = vec!["see docs/disk-format.md".to_owned()],
-            Ok(Found::Newer { .. } | Found::Nothing | Found::Foreign { .. }) | Err(_) => {}
+            Ok(Found::OtherSectorSize { claim, .. } | Found::Foreign { over: Some(claim), .. }) => {
+                report.volume = view::name(claim);
+            }
+            Ok(Found::Damaged(damaged)) => {
+                report.volume = damaged.claim().and_then(view::name);
+                report.notes.extend(report.mends.is_empty().then(|| "see docs/disk-format.md".to_owned()));
+            }
+            Ok(Found::Newer { .. } | Found::Nothing | Found::Foreign { over: None, .. }) | Err(_) => {}
         }
         report
     }
 
     /// A disk of which only the kernel's tables tell.
     pub(super) fn unread(disk: Disk, owner: Option<Owner>, state: State) -> Self {
-        Self { disk, owner, state, volume: None, wiping: None, notes: Vec::new() }
+        Self { disk, owner, state, volume: None, wiping: None, notes: Vec::new(), mends: Vec::new() }
     }
 
     /// One word for what it is to us: that of its state, or `wiping`.

@@ -9,6 +9,7 @@ use quarry_lvm::safe_name;
 use quarry_volume::{Error, Result, Space, StorageId};
 use uuid::Uuid;
 
+use super::copies::copies;
 use super::look::{Gathered, Other, Raw, Seen};
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
@@ -34,9 +35,11 @@ pub(super) struct View {
     /// The same on other pools' disks. Asked for a name, those pools answer for themselves; a volume that was this pool's
     /// has not ceased to exist because its disk was given to another.
     of_others: BTreeMap<Uuid, String>,
+    /// Volumes that more than one disk holds, on whosever disks, and what is to be said of them.
+    twice: BTreeMap<Uuid, String>,
     /// Disks that could not be read and were never read before: any volume may be there.
     unread: Vec<String>,
-    /// Disks whose claim cannot be read: volumes may be there that were handed out.
+    /// Disks with a claim of which nobody can tell whose it is: volumes may be there that were handed out.
     damaged: Vec<String>,
     pub(super) problems: Vec<String>,
 }
@@ -55,6 +58,10 @@ impl View {
             volumes: BTreeMap::new(),
             elsewhere: BTreeMap::new(),
             of_others: BTreeMap::new(),
+            twice: copies(own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)))
+                .into_iter()
+                .map(|copies| (copies.volume, copies.why))
+                .collect(),
             unread: failed.clone(),
             damaged: Vec::new(),
             problems: conflicts.iter().map(ToString::to_string).chain(failed).collect(),
@@ -67,36 +74,45 @@ impl View {
         }
         view.remember(known, own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)));
         for Seen { raw, .. } in &own {
-            if let Ok(Found::Claimed(claim)) = &raw.found
-                && let Some(volume) = view.volumes.get(&claim.identity.disk)
-                && !matches!(volume.health, Health::Lost(_))
-            {
-                known.insert(claim.identity.disk, (place(&raw.disk), volume.clone()));
+            for (identity, _) in raw.found.iter().flat_map(Found::volumes) {
+                if let Some(volume) =
+                    view.volumes.get(&identity.disk).filter(|_| !view.twice.contains_key(&identity.disk))
+                {
+                    known.insert(identity.disk, (place(&raw.disk), volume.clone()));
+                }
             }
         }
+        let concerns = |guid: &&Uuid| view.volumes.contains_key(guid) || view.elsewhere.contains_key(guid);
+        let twice: Vec<String> =
+            view.twice.iter().filter(|(guid, _)| concerns(guid)).map(|(_, why)| why.clone()).collect();
+        view.problems.extend(twice);
         view.disks = own;
         view
     }
 
     fn note_other(&mut self, Other { raw, why, may_be_ours, has_pool }: &Other, read_before: &[Place]) {
-        match &raw.found {
-            Ok(Found::Claimed(claim) | Found::OtherSectorSize { claim, .. }) => {
-                let guid = claim.identity.disk;
-                if !self.volumes.contains_key(&guid) {
-                    let text =
-                        format!("the disk {} holds {}, and is not the pool's: {why}", raw.disk.name, title(claim));
-                    if *has_pool {
-                        self.of_others.insert(guid, text);
-                    } else {
-                        self.problems.push(text.clone());
-                        self.elsewhere.insert(guid, text);
-                    }
-                }
+        let volumes = raw.found.as_ref().map(Found::volumes).unwrap_or_default();
+        for (identity, claim) in &volumes {
+            if self.volumes.contains_key(&identity.disk) {
+                continue;
             }
-            Ok(Found::Damaged { .. } | Found::Newer { .. }) | Err(_) if *may_be_ours => {
-                self.note_unknown(raw, read_before)
+            let holds = match (&raw.found, claim) {
+                (Ok(Found::Claimed(claim)), _) => title(claim),
+                (Ok(found), Some(claim)) => format!("{} ({})", title(claim), found.words()),
+                (Ok(found), None) => format!("a volume with the GUID {} ({})", identity.disk, found.words()),
+                (Err(_), _) => continue,
+            };
+            let text = format!("the disk {} holds {holds}, and is not the pool's: {why}", raw.disk.name);
+            if *has_pool {
+                self.of_others.insert(identity.disk, text);
+            } else {
+                self.problems.push(text.clone());
+                self.elsewhere.insert(identity.disk, text);
             }
-            _ => {}
+        }
+        let is_unknown = matches!(raw.found, Ok(Found::Damaged(_) | Found::Newer { .. }) | Err(_));
+        if *may_be_ours && volumes.is_empty() && is_unknown {
+            self.note_unknown(raw, read_before);
         }
     }
 
@@ -121,34 +137,35 @@ impl View {
     }
 
     fn note_own(&mut self, pool: &str, raw: &Raw, read_before: &mut Vec<Place>) {
-        let disk = &raw.disk;
-        let here = place(disk);
-        match &raw.found {
-            Ok(Found::Claimed(claim)) => {
-                let volume = describe(pool, claim);
-                let twice = self.volumes.contains_key(&claim.identity.disk);
-                let entry = self.volumes.entry(claim.identity.disk).or_insert(volume);
-                if twice {
-                    let why = format!(
-                        "two disks hold volume {}, and {} is one of them: a copy of a disk? Take the wrong one away",
-                        entry.name, disk.name
-                    );
-                    entry.health = Health::Lost(why.clone());
-                    self.problems.push(why);
-                }
+        let here = place(&raw.disk);
+        let volumes = raw.found.as_ref().map(Found::volumes).unwrap_or_default();
+        let problem = match &raw.found {
+            Ok(Found::Claimed(_)) => None,
+            Ok(found) if !volumes.is_empty() => {
+                let why = format!("the disk {} holds {}", raw.disk.name, found.words());
+                Some(if found.mends(&raw.disk.node).is_empty() {
+                    format!("{why}; see docs/disk-format.md")
+                } else {
+                    format!("{why}; `quarry disks` on this node prints the commands that mend it")
+                })
             }
-            Ok(found @ Found::OtherSectorSize { claim, .. }) => {
-                let why = format!("the disk {} holds {}", disk.name, found.words());
-                self.problems.push(why.clone());
-                // A volume that was deleted is none, whoever can wipe it.
-                if !claim.is_releasing() {
-                    let volume = PoolVolume { health: Health::Lost(why), ..describe(pool, claim) };
-                    self.volumes.entry(claim.identity.disk).or_insert(volume);
-                }
+            Ok(Found::Damaged(_) | Found::Newer { .. }) | Err(_) => {
+                self.note_unknown(raw, read_before);
+                None
             }
-            Ok(Found::Damaged { .. } | Found::Newer { .. }) | Err(_) => self.note_unknown(raw, read_before),
-            Ok(Found::Nothing | Found::HalfClaimed(_) | Found::Releasing(_) | Found::Foreign { .. }) => {}
+            Ok(_) => None,
+        };
+        for (identity, claim) in volumes {
+            let volume = match (claim, &raw.found) {
+                (Some(claim), _) => describe(pool, claim),
+                (None, Ok(found)) => unread(pool, identity, found),
+                (None, Err(_)) => continue,
+            };
+            let lost = self.twice.get(&identity.disk).or(problem.as_ref());
+            let health = lost.map_or(volume.health.clone(), |why| Health::Lost(why.clone()));
+            self.volumes.entry(identity.disk).or_insert(PoolVolume { health, ..volume });
         }
+        self.problems.extend(problem);
         if raw.found.is_ok() && !read_before.contains(&here) {
             read_before.push(here);
         }
@@ -165,7 +182,7 @@ impl View {
             let why = match (elsewhere, there.map(|raw| &raw.found)) {
                 (Some(why), _) => why.clone(),
                 (None, Some(Err(why))) => format!("the disk {} cannot be read: {why}", seen_on.0),
-                (None, Some(Ok(found @ (Found::Damaged { .. } | Found::Newer { .. } | Found::Foreign { .. })))) => {
+                (None, Some(Ok(found @ (Found::Damaged(_) | Found::Newer { .. } | Found::Foreign { .. })))) => {
                     format!("the disk {} now holds {}", seen_on.0, found.words())
                 }
                 // The very disk is there, and the claim is not: somebody took it away by hand.
@@ -212,9 +229,12 @@ impl View {
     /// the one whose claim is damaged, or whose disk another pool has now.
     ///
     /// # Errors
-    /// `Unavailable` if it was not found, and may be there.
+    /// `Unavailable` if it was not found, and may be there; or if two disks hold it.
     pub(super) fn volume(&self, pool: &str, name: &str, handed_out: bool) -> Result<Option<PoolVolume>> {
         let guid = Identity::of(name).disk;
+        if let Some(why) = self.twice.get(&guid) {
+            return Err(Error::unavailable(format!("pool {pool}: {why}")));
+        }
         if let Some(volume) = self.volumes.get(&guid) {
             return Ok(Some(volume.clone()));
         }
@@ -227,6 +247,11 @@ impl View {
             Some(why) => Err(Error::unavailable(format!("pool {pool}: volume {name} may be the one of which {why}"))),
             None => Ok(None),
         }
+    }
+
+    /// What is to be said of a volume that two disks hold.
+    pub(super) fn twice(&self, guid: &str) -> Option<&str> {
+        self.twice.iter().find(|(twice, _)| twice.to_string() == guid).map(|(_, why)| why.as_str())
     }
 
     /// The disk and the claim of a volume.
@@ -246,9 +271,10 @@ impl View {
         free
     }
 
-    /// What new volumes can get.
-    pub(super) fn space(&self, pool: &str) -> Space {
-        let mut free: Vec<u64> = self.free().iter().map(|(bytes, _)| bytes / MIB).collect();
+    /// What new volumes can get. `is_reserved`: whether a disk is being taken for one already.
+    pub(super) fn space(&self, pool: &str, is_reserved: impl Fn(&Disk) -> bool) -> Space {
+        let free = self.free().into_iter().filter(|(_, seen)| !is_reserved(&seen.raw.disk));
+        let mut free: Vec<u64> = free.map(|(bytes, _)| bytes / MIB).collect();
         free.sort_unstable_by_key(|units| Reverse(*units));
         Space {
             extent: MIB,
@@ -304,6 +330,24 @@ pub(super) fn record(claim: &Claim) -> Option<Record> {
     match std::str::from_utf8(&claim.record).map(Record::parse) {
         Ok(Tag::Record(record)) => Some(*record),
         _ => None,
+    }
+}
+
+/// A volume whose record cannot be read.
+fn unread(pool: &str, identity: Identity, found: &Found) -> PoolVolume {
+    let record = match found {
+        Found::Newer { version, .. } => Recorded::Newer(*version),
+        _ => Recorded::Broken(found.words()),
+    };
+    let size = if let Found::Damaged(damaged) = found { damaged.partition.unwrap_or_default() } else { 0 };
+    PoolVolume {
+        name: identity.disk.to_string(),
+        storage: storage(pool),
+        group: identity.disk.to_string(),
+        uuid: identity.volume.to_string(),
+        size,
+        record,
+        health: Health::Whole,
     }
 }
 

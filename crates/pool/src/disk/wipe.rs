@@ -43,8 +43,10 @@ impl Inner {
         let way = self.way(record.as_ref());
         if way != Wipe::None {
             let mut discard = way == Wipe::Discard;
-            // Of a volume whose creation was given up, these are the bytes that it zeroed; nobody has used it.
-            let mut done = record.as_ref().map_or(0, |record| record.zeroed.saturating_mul(GIB).min(claim.length));
+            // Of a volume whose creation was given up, these are the bytes that it zeroed; nobody has used it. One that was
+            // zeroed to its end may have been given a filesystem since, of which its record does not tell.
+            let zeroed = record.as_ref().map_or(0, |record| record.zeroed.saturating_mul(GIB));
+            let mut done = if zeroed < claim.length { zeroed } else { 0 };
             let mut noted = done;
             progress.total.store(claim.length, Ordering::Relaxed);
             progress.done.store(done, Ordering::Relaxed);

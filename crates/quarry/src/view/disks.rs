@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use quarry_disk::State;
-use quarry_pool::DiskList;
+use quarry_pool::{DiskList, DiskReport};
 
 use super::{List, Output, json, rows};
 
@@ -44,6 +44,11 @@ pub(super) fn print(output: Output, found: &DiskList, out: &mut impl Write) -> a
     let mut list = List::new(output, "disks", &rows::DISKS);
     list.print(out, &found.disks, rows::disk, json::disk)?;
     list.end(out)?;
+    if output == Output::Table {
+        for report in &found.disks {
+            write!(out, "{}", mends(report))?;
+        }
+    }
     let unknown: Vec<&str> = found
         .disks
         .iter()
@@ -61,11 +66,27 @@ pub(super) fn print(output: Output, found: &DiskList, out: &mut impl Write) -> a
     if wrong.is_empty() { Ok(ExitCode::SUCCESS) } else { bail!("{}", wrong.join("\n")) }
 }
 
+/// The commands that mend a disk's claim, each after what it does.
+fn mends(report: &DiskReport) -> String {
+    let mut text = String::new();
+    if !report.mends.is_empty() {
+        text = format!("\nTo mend the claim on {}:\n", report.disk.name);
+    }
+    for mend in &report.mends {
+        text.push_str(&format!("\n{}\n\n", mend.about));
+        for line in mend.commands.iter().flat_map(|command| command.lines()) {
+            text.push_str(&format!("{line}\n"));
+        }
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
-    use quarry_disk::{Conflict, Disk, Transport};
+    use quarry_disk::claim::Mend;
+    use quarry_disk::{Conflict, Disk, Transport, Udev};
     use quarry_mount::Device;
-    use quarry_pool::{DiskReport, Owner, Wiping};
+    use quarry_pool::{Owner, Wiping};
     use serde_json::{Value, json};
 
     use super::*;
@@ -90,14 +111,14 @@ mod tests {
             removable: false,
             zoned: false,
             multipath: false,
-            udev: true,
+            udev: Udev::Told,
             holders: Vec::new(),
             partitions: Vec::new(),
             uses: Vec::new(),
             same_as: Vec::new(),
         };
         let owner = Some(Owner::Pool("whole".to_owned()));
-        DiskReport { disk, owner, state, volume: None, wiping: None, notes: Vec::new() }
+        DiskReport { disk, owner, state, volume: None, wiping: None, notes: Vec::new(), mends: Vec::new() }
     }
 
     fn claimed(volume: &str) -> State {
@@ -156,6 +177,23 @@ sdb      1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  -      free       t
     }
 
     #[test]
+    fn what_mends_a_claim_is_printed_so_that_it_can_be_pasted() {
+        let mend = |about: &str, commands: &[&str]| Mend {
+            about: about.to_owned(),
+            commands: commands.iter().map(|command| (*command).to_owned()).collect(),
+        };
+        let damaged = State::Claimed { what: "a damaged claim: no".to_owned() };
+        let mends = vec![mend("First.", &["a <<'END'\nlabel: gpt\nEND", "b"]), mend("Then.", &["c"])];
+        let found = DiskList { disks: vec![DiskReport { mends, ..disk("sda", damaged) }], failed: Vec::new() };
+        let (text, ended) = printed(Output::Table, &found);
+        assert_eq!(ended, Ok(ExitCode::SUCCESS));
+        let (_, after) = text.split_once("\n\n").unwrap();
+        assert_eq!(after, "To mend the claim on sda:\n\nFirst.\n\na <<'END'\nlabel: gpt\nEND\nb\n\nThen.\n\nc\n");
+        let answer: Value = serde_json::from_str(&printed(Output::Json, &found).0).unwrap();
+        assert_eq!(answer["disks"][0]["mend"][1], json!({"about": "Then.", "commands": ["c"]}));
+    }
+
+    #[test]
     fn json_has_stable_names_and_bytes_as_numbers() {
         let (text, ended) = printed(Output::Json, &some());
         assert_eq!(ended, Ok(ExitCode::SUCCESS));
@@ -167,7 +205,7 @@ sdb      1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  -      free       t
                 "removable": false, "read_only": false, "logical_sector_bytes": 512, "physical_sector_bytes": 4096,
                 "model": "SAMSUNG MZQL2", "serial": "S64GNE0R", "wwn": null, "by_id": ["nvme-nvme3n1"], "by_path": [],
                 "pool": "whole", "state": "wiping", "reason": "volume pvc-2 was deleted; being wiped, 37%",
-                "volume": "pvc-2", "wiped_bytes": 370, "to_wipe_bytes": 1000,
+                "volume": "pvc-2", "wiped_bytes": 370, "to_wipe_bytes": 1000, "mend": [],
             })
         );
         let free = &disks["disks"][1];

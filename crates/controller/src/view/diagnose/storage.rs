@@ -65,7 +65,10 @@ fn of_pool(node: &str, pool: &PoolState) -> Option<Finding> {
             "pool-nearly-full",
             subject,
             format!("has {} of {} free for new volumes", show_size(free(pool)), show_size(pool.size)),
-            "add a disk to it (vgextend), or delete volumes; `quarry volumes --pool` lists them",
+            match pool.kind.as_str() {
+                "disk" => "add a disk that its selector matches, or delete volumes; `quarry volumes --pool` lists them",
+                _ => "add a disk to it (vgextend), or delete volumes; `quarry volumes --pool` lists them",
+            },
         ));
     }
     None

@@ -99,24 +99,29 @@ async fn pools_that_are_not_well_or_nearly_full_are_told() {
     closed.space.closed = Some("the metadata area is full".into());
     let full = pool("n", "c-full", 10 * GIB - (4 << 20));
     let not_full = pool("n", "d-tenth", 10 * GIB);
+    let disks = PoolState { kind: "disk".into(), ..pool("n", "g-disks", 0) };
     let metadata = PoolState { metadata_free: 100 << 10, ..pool("n", "e-metadata", 50 * GIB) };
     let enough = PoolState { metadata_free: 103 << 10, ..pool("n", "f-metadata", 50 * GIB) };
     let view = view(
         vec![
-            ("n", here("n", vec![lost, closed, full, not_full, metadata, enough], vec![])),
+            ("n", here("n", vec![lost, closed, full, not_full, metadata, enough, disks], vec![])),
             ("o", here("o", vec![], vec![])),
         ],
         calm(&[]),
     )
     .await;
+    let answer = doctor(&view).await;
+    assert!(advice(&answer, "pool c-full on node n").contains("vgextend"));
+    assert!(advice(&answer, "pool g-disks on node n").contains("selector"));
     assert_eq!(
-        told(&doctor(&view).await),
+        told(&answer),
         [
             "error pool-problem pool a-lost on node n: disk /dev/sdb is missing",
             "error pool-problem pool b-closed on node n: the metadata area is full",
             "warning pool-nearly-full pool c-full on node n: has 9.9Gi of 100Gi free for new volumes",
             "warning pool-metadata-nearly-full pool e-metadata on node n: has 100Ki of 512Ki left in its metadata \
              area, with 0 volumes",
+            "warning pool-nearly-full pool g-disks on node n: has 0 of 100Gi free for new volumes",
             "warning node-without-pools node o: has no pool, so that no volume can be made there",
         ]
     );

@@ -40,9 +40,18 @@ pub(super) fn repartition(disk: &Double, sector_size: u32) {
 
 fn damaged(disk: &Double, part: &str) {
     match read(disk).unwrap() {
-        Found::Damaged { why } => assert!(why.contains(part), "{why}"),
+        Found::Damaged(damaged) => {
+            let why = damaged.damage.to_string();
+            assert!(why.contains(part), "{why}");
+            // Whatever happened to it, its volume's name stays taken.
+            assert!(damaged.identities().contains(&Identity::of(NAME)), "{damaged:?}");
+        }
         other => panic!("{other:?}"),
     }
+}
+
+fn foreign(what: &'static str) -> Found {
+    Found::Foreign { what, over: None }
 }
 
 fn degraded(disk: &Double) -> Vec<Degraded> {
@@ -133,7 +142,7 @@ fn a_later_version_is_told() {
         let checksum = crc32fast::hash(&bytes[..4092]);
         bytes[4092..].copy_from_slice(&checksum.to_le_bytes());
         disk.poke(slot, &bytes);
-        assert_eq!(read(&disk).unwrap(), Found::Newer { version: 3 });
+        assert_eq!(read(&disk).unwrap(), Found::Newer { version: 3, named: vec![Identity::of(NAME)] });
     }
 }
 
@@ -209,7 +218,7 @@ fn what_other_programs_wrote_over_it_is_not_ours() {
     for sector_size in [512, 4096] {
         let sector = u64::from(sector_size);
         let over = |disk: &Double, what: &str| match read(disk).unwrap() {
-            Found::Foreign { what: found } => assert!(found.contains(what), "{found}"),
+            Found::Foreign { what: found, .. } => assert!(found.contains(what), "{found}"),
             other => panic!("{other:?}"),
         };
         for used in [true, false] {
@@ -262,19 +271,19 @@ fn a_disk_of_others_is_theirs_at_all_four_places() {
         for at in [512, 4096, SIZE - 512, SIZE - 4096] {
             let disk = Double::new(SIZE, now, Before::Zeros);
             disk.poke(at, b"EFI PART");
-            assert_eq!(read(&disk).unwrap(), Found::Foreign { what: "the remains of a GPT partition table" });
+            assert_eq!(read(&disk).unwrap(), foreign("the remains of a GPT partition table"));
             assert!(matches!(claim(&disk, NAME, NEW), Err(Error::Unexpected { .. })));
         }
         let disk = Double::new(SIZE, now, Before::Noise(3));
         assert_eq!(read(&disk).unwrap(), Found::Nothing);
         disk.poke(510, &[0x55, 0xaa]);
-        assert_eq!(read(&disk).unwrap(), Found::Foreign { what: "a boot sector or a DOS partition table" });
+        assert_eq!(read(&disk).unwrap(), foreign("a boot sector or a DOS partition table"));
         disk.poke(446, &[0; 64]);
         disk.poke(450, &[0xee, 0, 0, 0, 1]);
-        assert!(matches!(read(&disk).unwrap(), Found::Foreign { what } if what.contains("protective MBR")));
+        assert!(matches!(read(&disk).unwrap(), Found::Foreign { what, .. } if what.contains("protective MBR")));
         // A hybrid is none.
         disk.poke(466, &[0x83]);
-        assert_eq!(read(&disk).unwrap(), Found::Foreign { what: "a boot sector or a DOS partition table" });
+        assert_eq!(read(&disk).unwrap(), foreign("a boot sector or a DOS partition table"));
     }
 }
 
@@ -322,7 +331,10 @@ proptest::proptest! {
         let both_slots_hit = places.iter().any(|(base, ..)| [3, 4].contains(base)) && places.iter().any(|(base, ..)| *base == 5);
         match read(&disk).unwrap() {
             Found::Claimed(claim) => proptest::prop_assert_eq!(claim.record, READY),
-            Found::Damaged { .. } => {}
+            Found::Damaged(damaged) => {
+                proptest::prop_assert!(damaged.identities().contains(&Identity::of(NAME)) || both_slots_hit);
+                let _ = Found::Damaged(damaged).mends(std::path::Path::new("/dev/vdb"));
+            }
             // Without slots the ruins are nobody's, or nothing.
             Found::Foreign { .. } | Found::Nothing => proptest::prop_assert!(both_slots_hit),
             other => proptest::prop_assert!(false, "{other:?}"),

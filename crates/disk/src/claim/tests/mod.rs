@@ -4,6 +4,7 @@ mod cuts;
 mod damage;
 mod double;
 mod golden;
+mod mend;
 mod refused;
 mod tools;
 

@@ -8,7 +8,7 @@ use quarry_exec::Command;
 
 use super::*;
 
-fn image(disk: &Double) -> tempfile::NamedTempFile {
+pub(super) fn image(disk: &Double) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(disk.size()).unwrap();
     for (number, piece) in disk.written() {

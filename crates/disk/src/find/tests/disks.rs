@@ -3,7 +3,7 @@
 use quarry_mount::Device;
 
 use super::super::testing::Host;
-use super::super::{Error, Transport, find, open};
+use super::super::{Error, Transport, Udev, find, open};
 
 const VIRTIO: &str = "pci0000:00/0000:00:02.0/virtio1/block/vda";
 const SCSI: &str = "pci0000:00/0000:00:03.0/virtio2/host0/target0:0:1/0:0:1:0/block/sdb";
@@ -22,7 +22,8 @@ fn a_virtio_disk_is_found_with_the_kernel_alone() {
     assert_eq!(disk.serial.as_deref(), Some("data-1"));
     assert_eq!((disk.model, disk.wwn), (None, None));
     assert_eq!(disk.transport, Transport::Virtio);
-    assert!(disk.rotational && !disk.read_only && !disk.removable && !disk.zoned && !disk.udev);
+    assert!(disk.rotational && !disk.read_only && !disk.removable && !disk.zoned);
+    assert_eq!(disk.udev, Udev::Silent);
     assert!(disk.holders.is_empty() && disk.partitions.is_empty() && disk.uses.is_empty() && disk.by_id.is_empty());
 }
 
@@ -79,7 +80,7 @@ fn udev_knows_links_and_the_whole_model() {
          E:ID_MODEL_ENC=Samsung\\x20SSD\\x20870\\x20EVO\\x201TB\\x20\nE:ID_SERIAL_SHORT=S5Y1\nE:ID_WWN=0x5002538f00000001\n",
     );
     let disk = host.only();
-    assert!(disk.udev);
+    assert_eq!(disk.udev, Udev::Told);
     assert_eq!(disk.model.as_deref(), Some("Samsung SSD 870 EVO 1TB"));
     assert_eq!(disk.serial.as_deref(), Some("S5Y1"));
     assert_eq!(disk.wwn.as_deref(), Some("0x5002538f00000001"));
@@ -100,7 +101,60 @@ fn what_udev_wrote_of_the_disk_before_is_not_believed() {
     assert_eq!(host.only().by_id, ["ata-old"]);
     host.write("run/udev/data/b8:0", entry(6));
     let disk = host.only();
-    assert_eq!((disk.udev, disk.model, disk.by_id), (false, None, vec![]));
+    let why = "udev's database tells of disk 6 of the kernel's count, and this is disk 7".to_owned();
+    assert_eq!((disk.udev, disk.model, disk.by_id), (Udev::Stale { why }, None, vec![]));
+}
+
+/// An older udev does not write down the kernel's count: then serial number or world-wide name have to agree.
+#[test]
+fn what_udev_wrote_is_believed_only_if_it_is_of_this_disk() {
+    const VIRTIO: &str = "pci0000:00/0000:00:05.0/virtio2/block/vdb";
+    type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str, bool);
+    let cases: [Case; 17] = [
+        (VIRTIO, &[("serial", "GOOD")], "E:ID_SERIAL=GOOD\n", true),
+        (VIRTIO, &[("serial", "SYSTEM")], "E:ID_SERIAL=GOOD\n", false),
+        (VIRTIO, &[("serial", "GOOD1")], "E:ID_SERIAL=GOOD10\n", false),
+        (VIRTIO, &[("serial", "0")], "E:ID_SERIAL=GOOD10\n", false),
+        // One of the two has a serial number, and the other has none.
+        (VIRTIO, &[], "E:ID_SERIAL=GOOD\n", false),
+        (VIRTIO, &[("serial", "SYSTEM")], "E:ID_PATH=x\n", false),
+        (VIRTIO, &[], "E:ID_PATH=x\n", true),
+        (VIRTIO, &[("serial", "two  words")], "E:ID_SERIAL=two_words\n", true),
+        // Maker and model before it.
+        (SCSI, &[("device/serial", "disk-2")], "E:ID_SERIAL=0QEMU_QEMU_HARDDISK_disk-2\n", true),
+        (SCSI, &[("device/serial", "isk-2")], "E:ID_SERIAL=0QEMU_QEMU_HARDDISK_disk-2\n", false),
+        // The serial number of a SAS disk may be written down as its name alone.
+        (
+            SCSI,
+            &[("device/serial", "Z1"), ("device/wwid", "naa.5000c500a1b2c3d4")],
+            "E:ID_SERIAL=35000c500a1b2c3d4\n",
+            true,
+        ),
+        (
+            SCSI,
+            &[("device/serial", "Z1"), ("device/wwid", "naa.5000c500a1b2c3d5")],
+            "E:ID_SERIAL=35000c500a1b2c3d4\n",
+            false,
+        ),
+        (SCSI, &[("device/wwid", "naa.5000c500a1b2c3d4")], "E:ID_WWN=0x5000c500a1b2c3d4\n", true),
+        (SCSI, &[("device/wwid", "eui.0025385b21404321")], "E:ID_WWN=eui.0025385b21404321\n", true),
+        // What cannot be compared says nothing.
+        (SCSI, &[("device/wwid", "t10.ATA     Samsung")], "E:ID_SERIAL_SHORT=S5Y1\n", true),
+        (SCSI, &[], "E:ID_SERIAL_SHORT=S5Y1\n", true),
+        (SCSI, &[("device/serial", "bridge")], "E:ID_BUS=usb\nE:ID_SERIAL_SHORT=S5Y1\n", true),
+    ];
+    for (way, kernel, udev, told) in cases {
+        let host = Host::new();
+        let disk = host.disk(way, "8:16");
+        disk.by_id("it-GOOD");
+        for (attribute, text) in kernel {
+            disk.set(attribute, text);
+        }
+        host.write("run/udev/data/b8:16", format!("S:disk/by-id/it-GOOD\n{udev}"));
+        let disk = host.only();
+        assert_eq!(disk.udev == Udev::Told, told, "{kernel:?} {udev}: {:?}", disk.udev);
+        assert_eq!(disk.by_id.is_empty(), !told, "{kernel:?} {udev}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use quarry_mount::Device;
 
 use super::super::testing::blank;
-use super::super::{Criteria, Disk, Paths, Selector, SelectorError, Sizes, Targets, Transport, Verdict, assign};
+use super::super::{Criteria, Disk, Paths, Selector, SelectorError, Sizes, Targets, Transport, Udev, Verdict, assign};
 
 /// `/mnt/disks/fast` leads to the disk with minor number 16, `/mnt/disks/slow` to that with 32.
 struct Links;
@@ -98,10 +98,35 @@ fn what_is_not_known_of_a_disk_matches_nothing() {
     assert_eq!(verdict(&by_id(&["*"]), &Criteria::default(), &disk), Verdict::NotMeant);
 }
 
+/// Its links may be those of the disk that had its number before, and lead here.
+#[test]
+fn names_that_are_another_disks_select_nothing() {
+    let settled = blank("sdb");
+    let why = "it tells of another disk".to_owned();
+    let disk = Disk { udev: Udev::Stale { why }, by_id: Vec::new(), ..settled.clone() };
+    let size = Some(Sizes { at_least: Some(1), at_most: None });
+    let no_names = Criteria { size, ..Criteria::default() };
+    let names = [
+        by_id(&["*"]),
+        Criteria { model: globs(&["*"]), size, ..Criteria::default() },
+        Criteria { paths: globs(&["/mnt/disks/fast"]), ..Criteria::default() },
+    ];
+    for include in names {
+        let nothing = Criteria::default();
+        assert_eq!(verdict(&include, &nothing, &settled), Verdict::Selected, "{include:?}");
+        assert_eq!(verdict(&include, &nothing, &disk), Verdict::Doubtful, "{include:?}");
+        // Where the kernel's own word says no, there is no doubt.
+        let turning = Criteria { rotational: Some(true), ..include };
+        assert_eq!(verdict(&turning, &nothing, &disk), Verdict::NotMeant);
+    }
+    assert_eq!(verdict(&no_names, &Criteria::default(), &disk), Verdict::Selected);
+    assert_eq!(verdict(&no_names, &by_id(&["system"]), &disk), Verdict::Doubtful);
+}
+
 #[test]
 fn an_exclusion_waits_for_udev() {
     let settled = blank("sdb");
-    let disk = Disk { udev: false, ..settled.clone() };
+    let disk = Disk { udev: Udev::Silent, ..settled.clone() };
     let include = Criteria { rotational: Some(false), ..Criteria::default() };
     let exclusions = [
         by_id(&["ata-system-*"]),
@@ -157,7 +182,7 @@ fn each_disk_belongs_to_one_pool_or_none() {
 
 #[test]
 fn a_doubtful_disk_belongs_to_no_pool() {
-    let disks = [Disk { udev: false, ..blank("sdb") }];
+    let disks = [Disk { udev: Udev::Silent, ..blank("sdb") }];
     let selector = Selector::new(by_id(&["scsi-*"]), by_id(&["wwn-1"])).unwrap();
     let assignment = assign(&[("fast".to_owned(), selector)], &disks, &Links);
     assert!(assignment.pools.is_empty() && assignment.conflicts.is_empty());

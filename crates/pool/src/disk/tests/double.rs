@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use quarry_disk::claim::{Claim, Sectors};
-use quarry_disk::{Alone, Assignment, Disk, FindError, Found, HostPaths, Selector, Transport, Use, assign};
+use quarry_disk::{Alone, Assignment, Disk, FindError, Found, HostPaths, Selector, Transport, Udev, Use, assign};
 use quarry_filesystem::Probe;
 use quarry_mount::Device;
 use quarry_volume::{Error, Reason, Result};
@@ -56,6 +56,10 @@ struct Slot {
     /// Whether the kernel has its partitions, and how often they are open.
     partitions: bool,
     opened: usize,
+    caches_dropped: usize,
+    /// Whether writes to it do not come back, and whether one is waiting.
+    stuck: bool,
+    waiting: bool,
 }
 
 impl Host {
@@ -88,7 +92,7 @@ impl Host {
             removable: false,
             zoned: false,
             multipath: false,
-            udev: true,
+            udev: Udev::Told,
             holders: Vec::new(),
             partitions: Vec::new(),
             uses: Vec::new(),
@@ -106,6 +110,9 @@ impl Host {
             held: false,
             partitions: false,
             opened: 0,
+            caches_dropped: 0,
+            stuck: false,
+            waiting: false,
         };
         state.disks.insert(number, slot);
         number
@@ -147,6 +154,21 @@ impl Host {
 
     pub(super) fn set_unreadable(&self, number: u64) {
         self.with(number, |slot| slot.unreadable = true);
+    }
+
+    /// Has whoever writes to the disk wait, or wait no longer.
+    pub(super) fn set_stuck(&self, number: u64, stuck: bool) {
+        self.with(number, |slot| (slot.stuck, slot.waiting) = (stuck, false));
+    }
+
+    /// Whether somebody waits for a write.
+    pub(super) fn is_stuck(&self, number: u64) -> bool {
+        self.with(number, |slot| slot.waiting)
+    }
+
+    /// How often the volume's partition is open, and how often what is remembered of the disk was forgotten.
+    pub(super) fn open_and_dropped(&self, number: u64) -> (usize, usize) {
+        self.with(number, |slot| (slot.opened, slot.caches_dropped))
     }
 
     /// Somebody else opens the volume's partition, or closes it.
@@ -314,6 +336,16 @@ impl Disks for Host {
         Ok(self.with(number, |slot| slot.partitions.then(|| PathBuf::from(format!("/dev/{}2", slot.disk.name)))))
     }
 
+    fn drop_cache(&self, disk: &Disk) -> Result<()> {
+        let number = self.number_of(disk)?;
+        self.with(number, |slot| slot.caches_dropped += 1);
+        Ok(())
+    }
+
+    fn partition_as_it_is(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
+        self.partition(disk, claim).ok().flatten()
+    }
+
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
         self.deed()?;
         let number = self.number_of(disk)?;
@@ -390,6 +422,12 @@ impl Sectors for Handle {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        while self.host.with(self.number, |slot| {
+            slot.waiting |= slot.stuck;
+            slot.stuck
+        }) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         self.worn()?;
         if let Err(error) = self.host.spend() {
             // It had begun.

@@ -1,7 +1,9 @@
 //! The pool over disks made of files: what it takes, what it never takes, and what a kill leaves.
 
 mod cuts;
+mod damaged;
 mod double;
+mod hang;
 mod list;
 mod lost;
 mod taken;
@@ -40,8 +42,8 @@ fn spec(name: &str, mib: u64) -> VolumeSpec {
         name: name.to_owned(),
         size: SizeRange { required: mib * MIB, limit: None },
         pool: None,
-        access: AccessTypes::Mount,
-        filesystem: Some(Filesystem::Ext4),
+        access: AccessTypes::Block,
+        filesystem: None,
         layout: Layout::Linear,
         mkfs_options: String::new(),
         wipe: None,
@@ -165,6 +167,76 @@ fn a_volume_lives_and_ends() {
         assert_eq!(pool.disks().await.unwrap()[0].state, Disk::Free);
         assert_eq!(pool.disks().await.unwrap()[0].wiping, None);
         assert_eq!(pool.remove(&now).await.unwrap_err().reason, Reason::Unavailable, "it is gone");
+    });
+}
+
+#[test]
+fn the_smallest_disk_that_its_filesystem_fits_is_taken() {
+    let host = Host::default();
+    let [small, large] = [("vdb", 16), ("vdc", 40)].map(|(name, mib)| host.disk(name, mib));
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let ext4 =
+            |size| VolumeSpec { access: AccessTypes::Mount, filesystem: Some(Filesystem::Ext4), size, ..spec("a", 1) };
+        let wanted = ext4(SizeRange { required: MIB, limit: None });
+        assert_eq!(pool.size_of(&wanted).await.unwrap(), 37 * MIB);
+        // Less than the filesystem needs is no matter of another disk, or of another node.
+        let limited = ext4(SizeRange { required: MIB, limit: Some(13 * MIB) });
+        for error in [pool.size_of(&limited).await.map(drop), pool.carve(&limited).await.map(drop)] {
+            let error = error.unwrap_err();
+            assert_eq!(error.reason, Reason::SizeOutOfRange, "{}", error.message);
+        }
+        assert_eq!(pool.carve(&wanted).await.unwrap().size, 37 * MIB);
+        // Where no disk is large enough, another node may have one.
+        let error = pool.carve(&VolumeSpec { name: "b".to_owned(), ..wanted }).await.unwrap_err();
+        assert_eq!(error.reason, Reason::NoSpace, "{}", error.message);
+    });
+    assert_eq!([word(&host, small), word(&host, large)], ["nothing", "claimed"]);
+}
+
+/// Zeroed to its end, and then given a filesystem by a stage that did not come to its end.
+#[test]
+fn what_mkfs_wrote_is_wiped_although_the_volume_was_zeroed() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 40);
+    run(async {
+        let pool = start(&host, Wipe::Zero);
+        let both = VolumeSpec { access: AccessTypes::Both, filesystem: Some(Filesystem::Ext4), ..spec("a", 1) };
+        let volume = pool.carve(&both).await.unwrap();
+        pool.set_record(&volume, &volume.record().unwrap().zeroed(1)).await.unwrap();
+        let volume = pool.volume("a").await.unwrap().unwrap();
+        for at in [1024, 20 * MIB] {
+            host.poke(disk, VOLUME_OFFSET + at, b"mkfs");
+        }
+        pool.remove(&volume).await.unwrap();
+        settled(&pool).await;
+        assert_eq!([1024, 20 * MIB].map(|at| host.peek(disk, VOLUME_OFFSET + at, 4)), [[0; 4]; 2]);
+    });
+}
+
+/// What is open keeps the kernel from forgetting what it has read of the whole disk.
+#[test]
+fn nothing_stays_open_that_is_not_in_use() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let volume = pool.carve(&spec("a", 1)).await.unwrap();
+        assert_eq!(host.open_and_dropped(disk), (1, 1), "what the probe read is forgotten");
+        pool.activate(&volume).await.unwrap();
+        assert!(pool.inner.opened.take_unstaged(&volume.group).is_some(), "only its creation has asked for it");
+        pool.activate(&volume).await.unwrap();
+        // It is staged again while its unstage is being ended.
+        let unstaged = Instant::now();
+        pool.activate(&volume).await.unwrap();
+        pool.activate(&volume).await.unwrap();
+        pool.deactivate(&volume, unstaged).await.unwrap();
+        assert_eq!(host.open_and_dropped(disk).0, 1);
+        assert!(pool.inner.opened.take_unstaged(&volume.group).is_none(), "it is staged");
+        pool.deactivate(&volume, Instant::now()).await.unwrap();
+        assert_eq!(host.open_and_dropped(disk), (0, 2));
+        pool.deactivate(&volume, Instant::now()).await.unwrap();
+        assert_eq!(pool.activate(&volume).await.unwrap().node().unwrap(), PathBuf::from("/dev/vdb2"));
     });
 }
 

@@ -1,0 +1,85 @@
+//! A claim that cannot be trusted: what is wrong with it, and whose it is all the same.
+
+use std::fmt;
+
+use super::found::Claim;
+use super::identity::Identity;
+
+/// A claim that cannot be used as it is. Its volume still exists: nobody else may be given its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// What is wrong.
+    pub damage: Damage,
+    /// What the copies of the record say, each claim once, the one that counts first. Nothing if neither can be read.
+    pub claims: Vec<Claim>,
+    /// The volumes that its partition tables name.
+    pub named: Vec<Identity>,
+    /// Of which volume each copy of the record is, in their order on the disk.
+    pub(super) copies: [Option<Identity>; 2],
+    /// How many bytes partition 2 has in a table that is not the claim's.
+    pub partition: Option<u64>,
+    /// The disk's sector size now, in bytes.
+    pub sector_size: u32,
+}
+
+/// What is wrong with a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// The two copies of the record contradict each other.
+    Copies,
+    /// There are partitions of ours, and neither copy of the record can be read.
+    NoRecord,
+    /// The first sector is a boot sector or a DOS partition table.
+    BootSector,
+    /// One partition table is the claim's, and another is not.
+    Tables,
+    /// No partition table is the claim's, and what there is instead is not whole, or has partitions of ours.
+    Remains,
+    /// No partition table can be read.
+    NoTable,
+    /// The protective MBR is gone.
+    NoBootSector,
+    /// The disk is too small for the volume.
+    TooSmall,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Copies => "the two copies of its record are of different claims",
+            Self::NoRecord => "its partition table is there, and neither copy of its record can be read",
+            Self::BootSector => "a boot sector or a DOS partition table was written over it",
+            Self::Tables => "another program has changed its partition tables",
+            Self::Remains => "what is left of its partition tables is not what the claim put there",
+            Self::NoTable => "neither of its partition tables can be read",
+            Self::NoBootSector => "its protective MBR is gone, and nobody has released it",
+            Self::TooSmall => "the disk is smaller than when it was claimed, and its volume does not fit",
+        })
+    }
+}
+
+impl Damaged {
+    /// The volumes that may lie on the disk, each once. None: it may be any.
+    #[must_use]
+    pub fn identities(&self) -> Vec<Identity> {
+        let told = self.claims.iter().map(|claim| claim.identity).chain(self.named.iter().copied());
+        let mut identities: Vec<Identity> = match (self.damage, self.claim()) {
+            // The other copy came from somewhere else.
+            (Damage::Copies, Some(claim)) => vec![claim.identity],
+            _ => told.collect(),
+        };
+        identities.sort_unstable_by_key(|identity| identity.disk);
+        identities.dedup();
+        identities
+    }
+
+    /// The claim that the disk had, if that can be told.
+    #[must_use]
+    pub fn claim(&self) -> Option<&Claim> {
+        match self.claims.as_slice() {
+            [claim] => Some(claim),
+            // A table that is whole says which copy is the stranger's.
+            claims => claims.iter().find(|claim| self.named.contains(&claim.identity)),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What an operator runs to mend what is wrong with a claim. Nothing here is ever run by Quarry itself: only a person
+//! knows whether this is the disk that it was.
+
+use std::path::Path;
+
+use super::damage::{Damage, Damaged};
+use super::found::{Claim, Degraded, Found};
+use super::geometry::{METADATA_LENGTH, METADATA_OFFSET, SLOT_OFFSETS};
+use super::identity::{METADATA_TYPE, VOLUME_TYPE};
+use super::slot::SLOT_LENGTH;
+
+/// One step of a repair.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mend {
+    /// What the commands do, and when they are right, as a sentence.
+    pub about: String,
+    /// What to run on the disk's host, in this order. Nothing where only a person can help.
+    pub commands: Vec<String>,
+}
+
+impl Mend {
+    fn new(about: impl Into<String>, commands: impl IntoIterator<Item = String>) -> Self {
+        Self { about: about.into(), commands: commands.into_iter().collect() }
+    }
+}
+
+impl Found {
+    /// The steps that mend what is wrong with the claim on the disk at `device`, in order. Nothing if nothing is wrong, or
+    /// if no command can help.
+    #[must_use]
+    pub fn mends(&self, device: &Path) -> Vec<Mend> {
+        match self {
+            Self::Claimed(claim) if claim.degraded.iter().any(is_of_tables) => vec![write_tables(claim, device)],
+            Self::Damaged(damaged) => damaged.mends(device),
+            Self::Foreign { over: Some(claim), .. } => vec![
+                write_tables(claim, device),
+                Mend::new(
+                    "If nobody needs the volume any more, and the new partition table is to stay: this erases the claim's \
+                     record, so that the volume ceases to exist.",
+                    SLOT_OFFSETS.map(|offset| erase_slot(offset, device)),
+                ),
+            ],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Whether it is mended by writing the tables anew. A disk that has grown needs nothing.
+fn is_of_tables(degraded: &Degraded) -> bool {
+    matches!(degraded, Degraded::PrimaryTable | Degraded::BackupTable)
+}
+
+impl Damaged {
+    fn mends(&self, device: &Path) -> Vec<Mend> {
+        let Some(claim) = self.claim() else { return self.rescue(device).into_iter().collect() };
+        if claim.sector_size != self.sector_size || claim.is_releasing() {
+            return Vec::new();
+        }
+        match self.damage {
+            Damage::Copies => self.stranger(claim, device).into_iter().collect(),
+            // Its bytes are not on this disk.
+            Damage::TooSmall | Damage::NoRecord => Vec::new(),
+            Damage::BootSector | Damage::Tables | Damage::Remains | Damage::NoTable | Damage::NoBootSector => {
+                let grown = self.partition.filter(|bytes| *bytes > claim.length);
+                grown.map(|_| shrink(claim, device)).into_iter().chain([write_tables(claim, device)]).collect()
+            }
+        }
+    }
+
+    /// What is left to do without a record.
+    fn rescue(&self, device: &Path) -> Option<Mend> {
+        if self.damage != Damage::NoRecord {
+            return None;
+        }
+        let node = partition(device, 2);
+        Some(Mend::new(
+            "The volume's record is lost and cannot be made again, but its filesystem may be whole: copy what is needed. \
+             Then give the disk up, as docs/disk-format.md says.",
+            [format!("mount -o ro {node} /mnt")],
+        ))
+    }
+
+    /// Erases the copy of the record that is of another claim than the tables.
+    fn stranger(&self, claim: &Claim, device: &Path) -> Option<Mend> {
+        let [one, other] = self.claims.as_slice() else { return None };
+        if one.identity == other.identity {
+            return None;
+        }
+        let offset = self.place_of(if one == claim { other } else { one })?;
+        Some(Mend::new(
+            "The partition tables belong to one of the two copies of the record. This erases the other copy.",
+            [erase_slot(offset, device)],
+        ))
+    }
+
+    /// Where the copy lies that says this.
+    fn place_of(&self, claim: &Claim) -> Option<u64> {
+        SLOT_OFFSETS.into_iter().zip(&self.copies).find(|(_, copy)| **copy == Some(claim.identity)).map(|(at, _)| at)
+    }
+}
+
+/// Writes both tables and the protective MBR as the claim put them there.
+fn write_tables(claim: &Claim, device: &Path) -> Mend {
+    let sectors = |bytes: u64| bytes / u64::from(claim.sector_size);
+    let line = |number: u32, start: u64, length: u64, kind: uuid::Uuid, unique: uuid::Uuid, name: &str| {
+        format!(
+            "{number} : start={}, size={}, type={kind}, uuid={unique}, name=\"{name}\"",
+            sectors(start),
+            sectors(length)
+        )
+    };
+    let (identity, shown) = (&claim.identity, device.display());
+    let script = [
+        format!("sfdisk --no-reread --force --wipe never --wipe-partitions never {shown} <<'END'"),
+        "label: gpt".to_owned(),
+        format!("label-id: {}", identity.disk),
+        line(1, METADATA_OFFSET, METADATA_LENGTH, METADATA_TYPE, identity.metadata, "quarry-metadata"),
+        line(2, claim.offset, claim.length, VOLUME_TYPE, identity.volume, "quarry-volume"),
+        "END".to_owned(),
+    ];
+    Mend::new(
+        "If this is the disk that it was: this writes its partition tables as the claim put them there, and has the kernel \
+         read them. The record and the volume's bytes are not touched, and the volume may be in use.",
+        [script.join("\n"), format!("partx --update {shown}")],
+    )
+}
+
+/// Makes a filesystem fit into the volume again that was grown with its partition.
+fn shrink(claim: &Claim, device: &Path) -> Mend {
+    let node = partition(device, 2);
+    Mend::new(
+        "Partition 2 was made larger than the volume. If its filesystem was grown too, make that fit again first, with the \
+         volume unstaged. These commands are for ext4; btrfs is mounted and made smaller by `btrfs filesystem resize`; xfs \
+         cannot be made smaller: copy its files to another volume. If the filesystem was not grown, leave this step out.",
+        [format!("e2fsck -f -p {node}"), format!("resize2fs {node} {}K", claim.length / 1024)],
+    )
+}
+
+fn erase_slot(offset: u64, device: &Path) -> String {
+    let length = SLOT_LENGTH as u64;
+    format!("dd if=/dev/zero of={} bs={length} seek={} count=1 conv=notrunc,fsync", device.display(), offset / length)
+}
+
+/// The node of a partition: `/dev/sdb2`, `/dev/nvme0n1p2`.
+fn partition(device: &Path, number: u32) -> String {
+    let disk = device.display().to_string();
+    let infix = if disk.ends_with(|last: char| last.is_ascii_digit()) { "p" } else { "" };
+    format!("{disk}{infix}{number}")
+}

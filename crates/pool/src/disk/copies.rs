@@ -1,0 +1,41 @@
+//! Volumes that two disks hold: a disk was copied, or is reached by two paths. Which one is right, only a person knows.
+
+use std::collections::BTreeMap;
+
+use quarry_disk::claim::Found;
+use uuid::Uuid;
+
+use super::look::Raw;
+use super::view::title;
+
+/// A volume that more than one disk holds.
+pub(super) struct Copies {
+    /// The GUID of its disks.
+    pub(super) volume: Uuid,
+    /// The names of the disks.
+    pub(super) disks: Vec<String>,
+    /// What is to be said of it.
+    pub(super) why: String,
+}
+
+/// The volumes that more than one of these disks holds.
+pub(super) fn copies<'a>(raws: impl Iterator<Item = &'a Raw>) -> Vec<Copies> {
+    let mut holders: BTreeMap<Uuid, (String, Vec<String>)> = BTreeMap::new();
+    for raw in raws {
+        for (identity, claim) in raw.found.iter().flat_map(Found::volumes) {
+            let title = claim.map_or_else(|| format!("the volume with the GUID {}", identity.disk), title);
+            let (_, disks) = holders.entry(identity.disk).or_insert((title, Vec::new()));
+            disks.push(raw.disk.name.clone());
+        }
+    }
+    let copies = holders.into_iter().filter(|(_, (_, disks))| disks.len() > 1);
+    let say = |(volume, (title, disks)): (Uuid, (String, Vec<String>))| {
+        let why = format!(
+            "two disks hold {title}: {}; one is a copy of the other, or both are one disk that is reached by two paths. \
+             Nothing is done with the volume until one of them is taken away",
+            disks.join(" and ")
+        );
+        Copies { volume, disks, why }
+    };
+    copies.map(say).collect()
+}

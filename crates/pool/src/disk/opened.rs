@@ -1,0 +1,73 @@
+//! The partitions of volumes that we have open.
+//!
+//! One that is open stays: else udev, told of a change of the disk, has the partitions made anew under the hands of whoever
+//! formats or mounts one. But as long as anything of a disk is open, the kernel also keeps what was once read of the whole
+//! disk, and whoever copies the disk copies what lay there before the filesystem was made. So nothing stays open that is
+//! not in use.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::disks::Opened;
+
+/// The open partitions, by the GUIDs of their disks.
+#[derive(Default)]
+pub(super) struct OpenPartitions {
+    by_volume: Mutex<HashMap<String, Entry>>,
+}
+
+struct Entry {
+    opened: Opened,
+    /// When its device was asked for last.
+    used: Instant,
+    /// How often that was.
+    uses: u32,
+}
+
+impl OpenPartitions {
+    /// Keeps a partition open.
+    pub(super) fn keep(&self, volume: &str, opened: Opened) {
+        let mut by_volume = self.by_volume();
+        let uses = by_volume.get(volume).map_or(0, |entry| entry.uses + 1);
+        by_volume.insert(volume.to_owned(), Entry { opened, used: Instant::now(), uses });
+    }
+
+    /// Notes that a volume's device was asked for. `false`: it is not open.
+    pub(super) fn is_used(&self, volume: &str) -> bool {
+        let mut by_volume = self.by_volume();
+        let entry = by_volume.get_mut(volume);
+        entry.is_some_and(|entry| {
+            (entry.used, entry.uses) = (Instant::now(), entry.uses + 1);
+            true
+        })
+    }
+
+    /// Takes out a volume's partition. To close it may take the kernel a while.
+    pub(super) fn take(&self, volume: &str) -> Option<Opened> {
+        self.by_volume().remove(volume).map(|entry| entry.opened)
+    }
+
+    /// The same, unless it was asked for after that.
+    pub(super) fn take_unused(&self, volume: &str, since: Instant) -> Option<Opened> {
+        let mut by_volume = self.by_volume();
+        by_volume.get(volume).filter(|entry| entry.used <= since)?;
+        by_volume.remove(volume).map(|entry| entry.opened)
+    }
+
+    /// The same, of a volume that was made and never staged: nobody but its creation has asked for its device.
+    pub(super) fn take_unstaged(&self, volume: &str) -> Option<Opened> {
+        let mut by_volume = self.by_volume();
+        by_volume.get(volume).filter(|entry| entry.uses <= 1)?;
+        by_volume.remove(volume).map(|entry| entry.opened)
+    }
+
+    /// Takes out those of volumes that are gone.
+    pub(super) fn take_gone(&self, is_there: impl Fn(&str) -> bool) -> Vec<Opened> {
+        self.by_volume().extract_if(|volume, _| !is_there(volume)).map(|(_, entry)| entry.opened).collect()
+    }
+
+    fn by_volume(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.by_volume.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
