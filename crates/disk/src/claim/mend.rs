@@ -33,6 +33,7 @@ impl Found {
             Self::Claimed(claim) if claim.degraded.iter().any(is_of_tables) => vec![write_tables(claim, device)],
             Self::Damaged(damaged) => damaged.mends(device),
             Self::Foreign { over: Some(claim), .. } => vec![
+                look(device),
                 write_tables(claim, device),
                 Mend::new(
                     "If nobody needs the volume any more, and the new partition table is to stay: this erases the claim's \
@@ -62,7 +63,8 @@ impl Damaged {
             Damage::TooSmall | Damage::NoRecord => Vec::new(),
             Damage::BootSector | Damage::Tables | Damage::Remains | Damage::NoTable | Damage::NoBootSector => {
                 let grown = self.partition.filter(|bytes| *bytes > claim.length);
-                grown.map(|_| shrink(claim, device)).into_iter().chain([write_tables(claim, device)]).collect()
+                let shrink = grown.map(|_| shrink(claim, device));
+                [look(device)].into_iter().chain(shrink).chain([write_tables(claim, device)]).collect()
             }
         }
     }
@@ -97,6 +99,16 @@ impl Damaged {
     fn place_of(&self, claim: &Claim) -> Option<u64> {
         SLOT_OFFSETS.into_iter().zip(&self.copies).find(|(_, copy)| **copy == Some(claim.identity)).map(|(at, _)| at)
     }
+}
+
+/// Shows what else lies on the disk: a claim may be damaged because somebody has given the disk another use.
+fn look(device: &Path) -> Mend {
+    Mend::new(
+        "First see whether another program has put something on the disk since: this lists it, beside the \"gpt\" and \
+         \"PMBR\" of the claim itself. If somebody needs it, stop here, for the next steps write over the first and the last \
+         MiB of the disk.",
+        [format!("wipefs --no-act {}", device.display())],
+    )
 }
 
 /// Writes both tables and the protective MBR as the claim put them there.

@@ -134,7 +134,8 @@ async fn a_partition_that_was_made_larger_is_mended_by_what_is_printed() {
         let Found::Damaged(damaged) = read(&image).unwrap() else { panic!("not damaged") };
         assert!(damaged.partition.unwrap() > claim.length);
         let about = mend(&image).await;
-        assert!(about[0].contains("xfs cannot be made smaller"), "{about:?}");
+        assert!(about[0].contains("another program"), "{about:?}");
+        assert!(about[1].contains("xfs cannot be made smaller"), "{about:?}");
         let Found::Claimed(found) = read(&image).unwrap() else { panic!("not mended") };
         let grown = Degraded::Resized { then: disk.size(), now: image.size };
         assert_eq!(found.degraded, if more == 0 { vec![] } else { vec![grown] });
@@ -193,4 +194,18 @@ fn where_no_command_helps_none_is_printed() {
     disk.poke(0, &[0; 512]);
     disk.attach(16 * MIB, 512);
     assert!(commands(&disk).is_empty());
+}
+
+/// A disk that was made a physical volume looks like a claim that has lost its MBR: its label must not be written over
+/// before somebody has looked.
+#[test]
+fn what_was_put_on_the_disk_since_is_looked_at_first() {
+    let (disk, _) = ready(512);
+    disk.poke(0, &[0; 512]);
+    disk.poke(512, b"LABELONE");
+    disk.poke(backup(512).0, &[0; 512]);
+    let mends = read(&disk).unwrap().mends(Path::new("/dev/vdb"));
+    assert_eq!(mends[0].commands, ["wipefs --no-act /dev/vdb"]);
+    assert!(mends[0].about.contains("stop here"), "{mends:?}");
+    assert!(mends[1].commands[0].starts_with("sfdisk "), "{mends:?}");
 }
