@@ -56,7 +56,9 @@ counted() {
 # Random choices come from the commit: everybody who tests it makes the same, and the next commit makes others.
 commit=$(git rev-parse HEAD 2>/dev/null || echo 00000001)
 seed=$((16#${commit:0:8}))
-echo "commit $commit, seed $seed"
+# So does the guest, the same as quarry-e2e would choose. The other one is not built.
+export QUARRY_VM_GUEST=${QUARRY_VM_GUEST:-$([ $((seed % 2)) = 0 ] && echo bookworm || echo trixie)}
+echo "commit $commit, seed $seed, guest $QUARRY_VM_GUEST"
 
 part formatting cargo fmt --all --check
 part lints cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings
@@ -104,7 +106,7 @@ else
 fi
 
 echo
-echo "all parts: $((SECONDS - began)) s, commit $commit, seed $seed"
+echo "all parts: $((SECONDS - began)) s, commit $commit, seed $seed, guest $QUARRY_VM_GUEST"
 [ ${#bad[@]} = 0 ] || echo "failed: ${bad[*]}"
 echo "$left_out scenarios left out for lack of time"
 echo "$passed passed, $failed failed"

@@ -175,7 +175,7 @@ fn kubelet() -> serde_json::Value {
         "tlsPrivateKeyFile": "/etc/kubernetes/kubelet.key",
         "port": KUBELET,
         "healthzPort": 10248,
-        // There is no systemd.
+        // Works with any first process; only one of the guests has systemd.
         "cgroupDriver": "cgroupfs",
         "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
         "resolvConf": "",

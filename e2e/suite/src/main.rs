@@ -10,6 +10,7 @@
 mod cluster;
 mod controller;
 mod csi;
+mod guests;
 mod node;
 mod random;
 mod results;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 
+use crate::guests::Guests;
 use crate::slice::Slice;
 
 /// Runs the tests that need virtual nodes.
@@ -42,6 +44,10 @@ struct Args {
     /// The seed of every random choice instead of the commit's; printed with each run.
     #[arg(long)]
     seed: Option<u64>,
+    /// The guests that they run in: bookworm, trixie or both. When not given: both in a soak, else QUARRY_VM_GUEST, else one by
+    /// the seed. A scenario that needs one guest runs in no other.
+    #[arg(long)]
+    guest: Option<Guests>,
     /// How many scenarios run at once.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -58,7 +64,9 @@ async fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     if args.list {
         for scenario in scenarios::all() {
-            println!("{:28} {}", scenario.name, scenario.about);
+            let only =
+                scenarios::only_in(scenario.name).map_or_else(String::new, |guest| format!(" (only in {guest})"));
+            println!("{:28} {}{only}", scenario.name, scenario.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -68,7 +76,8 @@ async fn main() -> anyhow::Result<ExitCode> {
     let commit = random::commit().await;
     let seed = args.seed.unwrap_or_else(|| random::seed_of(&commit));
     let end = args.within.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
-    let settings = runner::Settings { soak: args.soak, slice: args.slice.unwrap_or(Slice::WHOLE), seed };
+    let guests = args.guest.map_or_else(|| Guests::unless_given(args.soak, seed), Ok)?;
+    let settings = runner::Settings { soak: args.soak, slice: args.slice.unwrap_or(Slice::WHOLE), seed, guests };
     println!("commit {commit}");
     let failed = runner::run(&args.only, args.jobs.max(1), end, settings, &commit).await?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -19,6 +19,8 @@ pub const SOCKET: &str = "/run/quarry/csi.sock";
 pub const FAULTS: &str = "/run/quarry-faults";
 /// Where the program lies in a guest.
 pub const BINARY: &str = "/usr/local/bin/quarry";
+/// Where the script that shows a program what its container would show lies in a guest.
+const IN_POD: &str = "/usr/local/bin/in-pod";
 /// What a node's quarry logs.
 pub const LOG: &str = "/var/log/quarry.log";
 /// Where the certificate of a node in a cluster lies, as a Secret that kubelet mounted.
@@ -126,6 +128,14 @@ impl Node {
     /// is killed.
     pub fn first_process(&mut self, first: bool) {
         self.starter = if first { "unshare --pid --fork" } else { "" };
+    }
+
+    /// Runs quarry with what the chart shows to its container of `/run/udev`, from its next start on: udev's database, and no
+    /// socket of udevd. Mounts are the host's own.
+    pub async fn in_pod(&mut self) -> Result<()> {
+        self.vm.write(IN_POD, include_bytes!("in-pod.sh"), 0o755).await?;
+        self.starter = "unshare --mount --propagation unchanged in-pod";
+        Ok(())
     }
 
     /// Makes the node one of a cluster, from its next start on: no controller of its own, but an agent for others.

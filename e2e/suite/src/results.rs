@@ -35,8 +35,11 @@ impl Results {
     /// Begins the file of a slice.
     pub fn begin(settings: Settings, commit: &str) -> Result<Self> {
         let (number, of) = (settings.slice.number, settings.slice.of);
-        let path = folder().join(format!("{number:02}-of-{of:02}.json"));
-        let head = json!({ "slice": number, "of": of, "commit": commit, "seed": settings.seed, "whole": false });
+        let guests = settings.guests.to_string();
+        let path = folder().join(format!("{number:02}-of-{of:02}-{guests}.json"));
+        let seed = settings.seed;
+        let head =
+            json!({ "slice": number, "of": of, "guests": guests, "commit": commit, "seed": seed, "whole": false });
         let results = Self { path, head, scenarios: Vec::new() };
         results.write()?;
         Ok(results)
@@ -105,12 +108,15 @@ impl Sums {
         Some(())
     }
 
-    fn tell(&self, of: u64) {
+    fn tell(&self, of: u64, guests: &str) {
         let list = |slices: &mut dyn Iterator<Item = u64>| {
             let words: Vec<String> = slices.map(|slice| slice.to_string()).collect();
             if words.is_empty() { "none".to_owned() } else { words.join(" ") }
         };
-        println!("soak in {of} slices, commit {}", self.commits.iter().cloned().collect::<Vec<_>>().join(" and "));
+        println!(
+            "soak in {of} slices, guest {guests}, commit {}",
+            self.commits.iter().cloned().collect::<Vec<_>>().join(" and ")
+        );
         println!("  run to the end: {}", list(&mut self.whole.iter().copied()));
         println!("  cut off: {}", list(&mut self.cut_off.iter().copied()));
         let missing = |slice: &u64| !self.whole.contains(slice) && !self.cut_off.contains(slice);
@@ -127,10 +133,10 @@ impl Sums {
     }
 }
 
-/// Prints the sums of the slices that were run, for each number of slices. Returns how many scenarios failed in them.
+/// Prints the sums of the slices that were run, for each number of slices and choice of guests. Returns how many scenarios failed in them.
 pub fn sums() -> Result<usize> {
     let folder = folder();
-    let mut sets: BTreeMap<u64, Sums> = BTreeMap::new();
+    let mut sets: BTreeMap<(u64, String), Sums> = BTreeMap::new();
     let entries = fs::read_dir(&folder).with_context(|| format!("no slice was run: {}", folder.display()))?;
     for entry in entries {
         let path = entry.context("cannot read the folder")?.path();
@@ -139,12 +145,13 @@ pub fn sums() -> Result<usize> {
         }
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let slice: Value = serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
-        let sums = sets.entry(slice["of"].as_u64().unwrap_or_default()).or_default();
+        let guests = slice["guests"].as_str().unwrap_or_default().to_owned();
+        let sums = sets.entry((slice["of"].as_u64().unwrap_or_default(), guests)).or_default();
         sums.add(&slice).with_context(|| format!("{} lacks a field", path.display()))?;
     }
     ensure!(!sets.is_empty(), "no slice was run: {} is empty", folder.display());
-    for (of, sums) in &sets {
-        sums.tell(*of);
+    for ((of, guests), sums) in &sets {
+        sums.tell(*of, guests);
     }
     Ok(sets.values().map(|sums| sums.failed.len()).sum())
 }

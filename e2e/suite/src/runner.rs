@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use quarry_vm::System;
 
+use crate::guests::Guests;
 use crate::random::Random;
 use crate::results::{Counts, Results};
 use crate::scenarios;
@@ -21,6 +23,8 @@ pub struct Settings {
     pub slice: Slice,
     /// The seed of every random choice.
     pub seed: u64,
+    /// The guests that scenarios run in.
+    pub guests: Guests,
 }
 
 /// What a scenario gets.
@@ -28,6 +32,8 @@ pub struct Settings {
 pub struct Context {
     /// The scenario's name.
     pub name: &'static str,
+    /// Its name, and its guest where it runs in several.
+    label: String,
     /// See [`Settings`].
     pub settings: Settings,
     counts: Arc<Mutex<Counts>>,
@@ -49,7 +55,7 @@ impl Context {
 
     /// Tells of progress in a long scenario.
     pub fn say(&self, text: impl std::fmt::Display) {
-        println!("      {}: {text}", self.name);
+        println!("      {}: {text}", self.label);
     }
 }
 
@@ -59,6 +65,7 @@ pub type Passed = anyhow::Result<String>;
 pub type Run = Pin<Box<dyn Future<Output = Passed> + Send>>;
 
 /// One scenario.
+#[derive(Clone, Copy)]
 pub struct Scenario {
     /// Its name.
     pub name: &'static str,
@@ -70,24 +77,40 @@ pub struct Scenario {
     pub run: fn(Context) -> Run,
 }
 
+/// A scenario in one guest.
+#[derive(Clone, Copy)]
+struct Job {
+    scenario: Scenario,
+    guest: System,
+    settings: Settings,
+}
+
+impl Job {
+    fn label(&self) -> String {
+        let name = self.scenario.name;
+        if self.settings.guests.systems().len() > 1 { format!("{name} in {}", self.guest) } else { name.to_owned() }
+    }
+}
+
 /// How a scenario ended.
 struct Ended {
-    name: &'static str,
+    label: String,
     result: Passed,
     took: Duration,
     counts: Counts,
 }
 
 /// Runs one scenario.
-async fn one(scenario: Scenario, settings: Settings) -> Ended {
+async fn one(job: Job) -> Ended {
+    let (Job { scenario, guest, settings }, label) = (job, job.label());
     let began = Instant::now();
     let counts = Arc::new(Mutex::new(Counts::new()));
-    let context = Context { name: scenario.name, settings, counts: Arc::clone(&counts) };
-    println!("start {}", scenario.name);
+    let context = Context { name: scenario.name, label: label.clone(), settings, counts: Arc::clone(&counts) };
+    println!("start {label}");
     // A soak is long by intention.
     let limit = if settings.soak { scenario.limit * 30 } else { scenario.limit };
     // A task of its own: a panic in one scenario does not end the others.
-    let task = tokio::spawn((scenario.run)(context));
+    let task = tokio::spawn(guest.scope((scenario.run)(context)));
     let abort = task.abort_handle();
     let result = match tokio::time::timeout(limit, task).await {
         Ok(Ok(result)) => result,
@@ -98,22 +121,26 @@ async fn one(scenario: Scenario, settings: Settings) -> Ended {
         }
     };
     let counts = counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    Ended { name: scenario.name, result, took: began.elapsed(), counts }
+    Ended { label, result, took: began.elapsed(), counts }
 }
 
-/// The scenarios whose name contains one of `only` (all, if there are none). A slice of a soak has its part of each sweep,
-/// and each scenario that is no sweep is in one slice.
-fn choose(only: &[String], settings: Settings) -> anyhow::Result<Vec<Scenario>> {
+/// The scenarios whose name contains one of `only` (all, if there are none), in each guest. A slice of a soak has its part of
+/// each sweep, and each scenario that is no sweep is in one slice.
+fn choose(only: &[String], settings: Settings) -> anyhow::Result<Vec<Job>> {
     let chosen = scenarios::all()
         .into_iter()
         .filter(|scenario| only.is_empty() || only.iter().any(|part| scenario.name.contains(part.as_str())));
-    let (sweeps, others): (Vec<_>, Vec<_>) = chosen.partition(|scenario| scenarios::SWEEPS.contains(&scenario.name));
+    let jobs = chosen.flat_map(|scenario| {
+        let guests = settings.guests.admitted(scenarios::only_in(scenario.name), !only.is_empty());
+        guests.systems().iter().map(move |guest| Job { scenario, guest: *guest, settings })
+    });
+    let (sweeps, others): (Vec<_>, Vec<_>) = jobs.partition(|job| scenarios::SWEEPS.contains(&job.scenario.name));
     anyhow::ensure!(
         !sweeps.is_empty() || !others.is_empty(),
         "no scenario's name contains any of {only:?}; --list shows them"
     );
     let others = others.into_iter().enumerate().filter(|(index, _)| settings.slice.has(*index));
-    Ok(sweeps.into_iter().chain(others.map(|(_, scenario)| scenario)).collect())
+    Ok(sweeps.into_iter().chain(others.map(|(_, job)| job)).collect())
 }
 
 /// Runs the scenarios whose name contains one of `only` (all, if there are none), `jobs` at once; none begins after `end`.
@@ -126,8 +153,11 @@ pub async fn run(
     commit: &str,
 ) -> anyhow::Result<usize> {
     let chosen = choose(only, settings)?;
-    let Settings { seed, slice, .. } = settings;
-    println!("running {} scenarios, {jobs} at once, seed {seed} (--seed {seed}), slice {slice}", chosen.len());
+    let Settings { seed, slice, guests, .. } = settings;
+    println!(
+        "running {} scenarios, {jobs} at once, seed {seed} (--seed {seed}), guest {guests} (--guest {guests}), slice {slice}",
+        chosen.len()
+    );
     // What is built once is built before the clock of any scenario runs.
     crate::node::prepare().await?;
     // A soak of some scenarios only is none to be added up.
@@ -137,9 +167,9 @@ pub async fn run(
     let total = chosen.len();
     // A scenario with several virtual nodes has the machine for itself: beside another one, neither gets anywhere.
     let (crowded, alone): (Vec<_>, Vec<_>) =
-        chosen.into_iter().partition(|scenario| scenario.name.starts_with("cluster-"));
-    let run = |scenario: Scenario| async move {
-        if end.is_some_and(|end| Instant::now() > end) { Err(scenario.name) } else { Ok(one(scenario, settings).await) }
+        chosen.into_iter().partition(|job| job.scenario.name.starts_with("cluster-"));
+    let run = |job: Job| async move {
+        if end.is_some_and(|end| Instant::now() > end) { Err(job.label()) } else { Ok(one(job).await) }
     };
     let alone = futures::stream::iter(alone).map(run).buffer_unordered(jobs);
     let crowded = futures::stream::iter(crowded).map(run).buffer_unordered(1);
@@ -148,31 +178,31 @@ pub async fn run(
 
     let (mut passed, mut failures, mut left_out) = (0, Vec::new(), Vec::new());
     while let Some(ended) = ended.next().await {
-        let Ended { name, result, took, counts } = match ended {
+        let Ended { label, result, took, counts } = match ended {
             Ok(ended) => ended,
-            Err(name) => {
-                left_out.push(name);
+            Err(label) => {
+                left_out.push(label);
                 continue;
             }
         };
         if let Some(results) = &mut results {
-            results.add(name, result.is_ok(), took, &counts)?;
+            results.add(&label, result.is_ok(), took, &counts)?;
         }
         let done = passed + failures.len() + 1;
         match result {
             Ok(figures) => {
                 passed += 1;
-                println!("ok    {name} ({:.0} s, {done}/{total}) {figures}", took.as_secs_f64());
+                println!("ok    {label} ({:.0} s, {done}/{total}) {figures}", took.as_secs_f64());
             }
             Err(error) => {
-                println!("FAIL  {name} ({:.0} s, {done}/{total}): {error:?}", took.as_secs_f64());
-                failures.push((name, error));
+                println!("FAIL  {label} ({:.0} s, {done}/{total}): {error:?}", took.as_secs_f64());
+                failures.push((label, error));
             }
         }
     }
     println!("\n{total} scenarios in {:.0} s, seed {seed}", began.elapsed().as_secs_f64());
-    for (name, error) in &failures {
-        println!("FAILED {name}: {error:#}");
+    for (label, error) in &failures {
+        println!("FAILED {label}: {error:#}");
     }
     if !left_out.is_empty() {
         println!("not run for lack of time: {}", left_out.join(", "));

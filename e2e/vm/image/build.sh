@@ -3,7 +3,7 @@
 #
 #   build.sh OUT SUITE ARCH KERNEL_PACKAGE PACKAGES [MIRROR]
 #
-# OUT gets: root.ext4 (sparse), vmlinuz, boot/ (busybox, modules.dep and the kernel's modules) and packages.txt, which
+# OUT gets: root.ext4 (sparse), vmlinuz, boot/ (busybox, modules.dep, modules.builtin and the modules) and packages.txt, which
 # records every package and version. Runs as root or as a plain user; nothing of the host is touched but OUT and TMPDIR.
 set -eu
 
@@ -26,6 +26,9 @@ apt-get -o APT::Sandbox::User=root download "$package"
 dpkg-deb -x linux-image-*.deb files
 ls linux-image-*.deb >package
 rm linux-image-*.deb
+# Newer kernels come under /usr, their modules compressed: to unpack them is dear in an emulated guest, and cheap here.
+[ -d files/lib ] || mv files/usr/lib files/lib
+find files/lib/modules -name "*.ko.xz" -exec "$root/bin/busybox" unxz {} +
 version=$(ls files/lib/modules)
 # Drivers of hardware that no virtual node has.
 for unused in net/wireless net/bluetooth drivers/net/ethernet drivers/gpu drivers/infiniband drivers/media sound; do
@@ -63,7 +66,7 @@ cp -a "$modules" "$root/usr/lib/modules/"
 
 mkdir "$out/boot"
 cp "$root/bin/busybox" "$out/boot/busybox"
-cp "$modules/modules.dep" "$out/boot/modules.dep"
+cp "$modules/modules.dep" "$modules/modules.builtin" "$out/boot/"
 cp -a "$modules/kernel" "$out/boot/kernel"
 cp "$work/kernel/boot/vmlinuz-$version" "$out/vmlinuz"
 chmod -R u+rwX,go+rX "$out/boot" "$out/vmlinuz"

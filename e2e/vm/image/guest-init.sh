@@ -1,7 +1,9 @@
 #!/bin/sh
-# Second half of a virtual node's boot: makes what a host with systemd would have made before kubelet starts.
+# Second half of a virtual node's boot, and its first process from then on: makes what a host with systemd would have made
+# before kubelet starts.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8 HOME=/root
 exec </dev/null >/dev/console 2>&1
+. /run/quarry-vm/guest-common
 
 mkdir -p /dev/pts /dev/shm /run/lock /run/lvm
 mount -t devpts devpts /dev/pts
@@ -28,8 +30,7 @@ RUN
     chmod +x /usr/bin/systemd-run
 fi
 
-modprobe -a dm-mod dm-raid raid0 raid1 raid10 raid456 dm-snapshot dm-thin-pool dm-flakey dm-crypt loop \
-    xfs btrfs virtio_net virtio_scsi sd_mod nvme
+load_modules
 
 /lib/systemd/systemd-udevd --daemon
 udevadm trigger --type=subsystems --action=add
@@ -37,11 +38,7 @@ udevadm trigger --type=devices --action=add
 udevadm settle
 
 hostname "$(cat /etc/hostname 2>/dev/null || echo quarry-vm)"
-ip link set lo up
-for nic in /sys/class/net/e*; do
-    ip link set "${nic##*/}" up
-    ip addr add 10.0.2.15/24 dev "${nic##*/}"
-done
+start_network
 
 echo "quarry-vm: ready"
 # dash's wait also reaps what is orphaned to this process, the first one.

@@ -23,8 +23,7 @@ until root=$(findfs LABEL=quarry-root 2>/dev/null); do
 done
 mount -t ext4 "$root" /root || { echo "quarry-vm: cannot mount $root" >/dev/console; poweroff -f; }
 mount -t tmpfs -o mode=755 tmpfs /root/run
-mkdir /root/run/quarry-vm
-cp /agent /guest-init /root/run/quarry-vm/
+cp -r /quarry-vm /root/run/
 mount --move /proc /root/proc
 mount --move /sys /root/sys
 mount --move /dev /root/dev

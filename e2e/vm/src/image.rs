@@ -10,9 +10,7 @@ use crate::cache::{Cache, key};
 use crate::cpio::Archive;
 use crate::host;
 use crate::static_build;
-
-/// The guest's Debian release.
-const SUITE: &str = "bookworm";
+use crate::system::System;
 
 /// The guest's architecture, in Debian's words. Another one also needs its entry in [`crate::machine`]'s arguments.
 const ARCHITECTURE: &str = "amd64";
@@ -20,7 +18,7 @@ const ARCHITECTURE: &str = "amd64";
 /// A kernel with few drivers: all that a virtual machine has, device-mapper included.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
-/// What a host that runs Quarry has, and what tests look with.
+/// What a host that runs Quarry has, and what tests look with, in every guest; see also [`System::packages`].
 const PACKAGES: &[&str] = &[
     "btrfs-progs",
     "busybox-static",
@@ -52,7 +50,7 @@ const BOOT_MODULES: &[&str] = &["virtio_pci", "virtio_blk"];
 
 const BUILD_SCRIPT: &str = include_str!("../image/build.sh");
 const INITRD_INIT: &str = include_str!("../image/initrd-init.sh");
-const GUEST_INIT: &str = include_str!("../image/guest-init.sh");
+const GUEST_COMMON: &str = include_str!("../image/guest-common.sh");
 
 /// How long the image may take to build: it downloads about 150 MB.
 const BUILD_DEADLINE: Duration = Duration::from_secs(1200);
@@ -74,28 +72,27 @@ pub(crate) struct Image {
 /// # Errors
 /// When the guests' image is not there and cannot be built.
 pub async fn busybox(cache: &Cache) -> Result<PathBuf> {
-    let image = image(cache).await?;
+    let image = image(cache, System::current()?).await?;
     Ok(image.root.with_file_name("boot").join("busybox"))
 }
 
-/// Finds the image in the cache, or builds it.
-pub(crate) async fn image(cache: &Cache) -> Result<Image> {
-    let mirror = std::env::var("QUARRY_DEBIAN_MIRROR").unwrap_or_default();
-    let packages = PACKAGES.join(",");
-    let image_key = key([BUILD_SCRIPT, SUITE, ARCHITECTURE, KERNEL, &packages].map(str::as_bytes));
-    let (packages, mirror) = (&packages, &mirror);
+/// Finds the image of a system in the cache, or builds it.
+pub(crate) async fn image(cache: &Cache, system: System) -> Result<Image> {
+    let packages = &[PACKAGES, system.packages()].concat().join(",");
+    let image_key = key([BUILD_SCRIPT, system.name(), ARCHITECTURE, KERNEL, packages].map(str::as_bytes));
     // The two do not wait for each other: one waits for the network, the other for the compiler.
     let (folder, agent) = tokio::join!(
-        cache.entry("image", &image_key, async |folder: &Path| build(folder, packages, mirror).await),
+        cache.entry("image", &image_key, async |folder: &Path| build(folder, system, packages).await),
         static_build::agent(cache),
     );
     let (folder, agent) = (folder?, agent?);
     let agent_bytes = fs::read(&agent).with_context(|| format!("cannot read the agent {}", agent.display()))?;
-    let initrd_parts = [&agent_bytes, INITRD_INIT.as_bytes(), GUEST_INIT.as_bytes(), image_key.as_bytes()];
-    let initrd_key = key(initrd_parts.into_iter().chain(BOOT_MODULES.iter().map(|module| module.as_bytes())));
+    let scripts = [INITRD_INIT, GUEST_COMMON, system.init(), &image_key].map(str::as_bytes);
+    let initrd_parts = scripts.into_iter().chain([agent_bytes.as_slice()]);
+    let initrd_key = key(initrd_parts.chain(BOOT_MODULES.iter().map(|module| module.as_bytes())));
     let initrd = cache
         .entry("initrd", &initrd_key, async |out: &Path| {
-            let archive = initrd(&folder.join("boot"), &agent_bytes)?;
+            let archive = initrd(&folder.join("boot"), system, &agent_bytes)?;
             fs::write(out.join("initrd"), archive).context("cannot write the initrd")
         })
         .await?;
@@ -108,30 +105,35 @@ pub(crate) async fn image(cache: &Cache) -> Result<Image> {
     })
 }
 
-async fn build(folder: &Path, packages: &str, mirror: &str) -> Result<()> {
+async fn build(folder: &Path, system: System, packages: &str) -> Result<()> {
     host::require_tools()?;
-    eprintln!("quarry-vm: building the guest from Debian's packages (once, less than a minute on a good line)");
+    eprintln!("quarry-vm: building the {system} guest from Debian's packages (once, about a minute on a good line)");
+    let mirror = std::env::var("QUARRY_DEBIAN_MIRROR").unwrap_or_default();
     let script = folder.join("build.sh");
     fs::write(&script, BUILD_SCRIPT).context("cannot write the image's build script")?;
     let out = folder.to_str().context("the cache folder's path is not UTF-8")?;
     let script = script.to_str().context("the cache folder's path is not UTF-8")?;
-    let arguments = [script, out, SUITE, ARCHITECTURE, KERNEL, packages, mirror];
+    let arguments = [script, out, system.name(), ARCHITECTURE, KERNEL, packages, &mirror];
     host::run("sh", arguments, folder, BUILD_DEADLINE).await.context(
         "cannot build the guest's image; is Debian's mirror reachable? (QUARRY_DEBIAN_MIRROR names another)",
     )?;
     Ok(())
 }
 
-/// The first file system: busybox, the modules in the order of their needs, the agent, and the two scripts.
-fn initrd(boot: &Path, agent: &[u8]) -> Result<Vec<u8>> {
-    let dependencies =
-        fs::read_to_string(boot.join("modules.dep")).context("the image has no modules.dep; clean the cache")?;
-    let modules = load_order(&dependencies, BOOT_MODULES)?;
+/// The first file system: busybox, the modules in the order of their needs, the agent, and the scripts.
+fn initrd(boot: &Path, system: System, agent: &[u8]) -> Result<Vec<u8>> {
+    let list = |name: &str| {
+        fs::read_to_string(boot.join(name)).with_context(|| format!("the image has no {name}; clean the cache"))
+    };
+    let (dependencies, built_in) = (list("modules.dep")?, list("modules.builtin")?);
+    let modules = load_order(&dependencies, &built_in, BOOT_MODULES)?;
     let mut archive = Archive::default();
     archive.file("busybox", &fs::read(boot.join("busybox")).context("the image has no busybox; clean the cache")?);
     archive.file("init", INITRD_INIT.as_bytes());
-    archive.file("guest-init", GUEST_INIT.as_bytes());
-    archive.file("agent", agent);
+    archive.folder("quarry-vm");
+    archive.file("quarry-vm/guest-common", GUEST_COMMON.as_bytes());
+    archive.file("quarry-vm/guest-init", system.init().as_bytes());
+    archive.file("quarry-vm/agent", agent);
     archive.folder("modules");
     let mut order = String::new();
     for module in modules {
@@ -145,11 +147,14 @@ fn initrd(boot: &Path, agent: &[u8]) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// The modules to load, each after those that it needs, from the text of a modules.dep.
-fn load_order<'a>(dependencies: &'a str, wanted: &[&str]) -> Result<Vec<&'a str>> {
+/// The modules to load, each after those that it needs, from the texts of a modules.dep and a modules.builtin.
+fn load_order<'a>(dependencies: &'a str, built_in: &str, wanted: &[&str]) -> Result<Vec<&'a str>> {
     let mut order: Vec<&str> = Vec::new();
     for name in wanted {
         let file = format!("/{name}.ko");
+        if built_in.lines().any(|module| module.ends_with(&file)) {
+            continue;
+        }
         let (module, needs) = dependencies
             .lines()
             .filter_map(|line| line.split_once(':'))
@@ -172,8 +177,8 @@ mod tests {
     #[test]
     fn modules_are_loaded_after_what_they_need() {
         let dependencies = "k/virtio.ko: k/virtio_ring.ko\nk/virtio_ring.ko:\nk/blk.ko: k/virtio.ko k/virtio_ring.ko\n";
-        let order = load_order(dependencies, &["virtio", "blk"]).unwrap();
+        let order = load_order(dependencies, "k/pci.ko\n", &["pci", "virtio", "blk"]).unwrap();
         assert_eq!(order, ["k/virtio_ring.ko", "k/virtio.ko", "k/blk.ko"]);
-        assert!(load_order(dependencies, &["nvme"]).is_err());
+        assert!(load_order(dependencies, "k/pci.ko\n", &["nvme"]).is_err());
     }
 }

@@ -32,6 +32,7 @@ mod qmp;
 mod rundir;
 mod state;
 mod static_build;
+mod system;
 mod vm;
 mod write_cache;
 
@@ -48,4 +49,5 @@ pub use network::{HOST, Network};
 pub use preparation::Preparation;
 pub use protocol::Exit;
 pub use static_build::{Build, build_static, build_static_in, build_static_tests};
+pub use system::System;
 pub use vm::{Config, PowerCut, SpareDisk, Vm};

@@ -21,7 +21,7 @@ pub async fn run(_: Context) -> Passed {
     let mut node = Node::with_vm(Vm::start(config).await?, 1).await?;
     node.serve().await?;
     let with = changes(&node, &Hand { udev: true }).await.context("with udevd")?;
-    node.vm.sh("udevadm control --exit && ! pgrep systemd-udevd").await?;
+    node.vm.stop_udev().await?;
     let without = changes(&node, &Hand { udev: false }).await.context("without udevd")?;
     anew(&node, &Hand { udev: false }).await.context("a volume group made anew")?;
     Ok(format!("{}; {}", with.figures("with udevd"), without.figures("without")))

@@ -24,6 +24,8 @@ mod stop_and_start;
 
 use std::time::Duration;
 
+use quarry_vm::System;
+
 use crate::runner::Scenario;
 
 /// The sweeps: a soak in slices runs a part of each of these in every slice, and each other scenario in one slice.
@@ -37,6 +39,14 @@ pub const SWEEPS: &[&str] = &[
     "power-cut",
     "cluster-controllers",
 ];
+
+/// The only guest that a scenario runs in, if it needs one.
+pub fn only_in(name: &str) -> Option<System> {
+    match name {
+        "systemd" => Some(System::Trixie),
+        _ => None,
+    }
+}
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {

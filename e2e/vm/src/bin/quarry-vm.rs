@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use quarry_vm::{Bus, Cache, Command, Config, Disk, Event, Shape, Vm, install_tools, missing_tools};
+use quarry_vm::{Bus, Cache, Command, Config, Disk, Event, Shape, System, Vm, install_tools, missing_tools};
 
 /// Starts virtual nodes: small guests with real LVM, gone when you are done.
 #[derive(Parser)]
@@ -47,6 +47,9 @@ struct Node {
     /// Disks as COUNTxSIZE[:BUS], such as 2x1G or 1x10G:nvme (buses: virtio, nvme, scsi); may be repeated
     #[arg(long, value_name = "DISKS")]
     disks: Vec<String>,
+    /// The guest: bookworm, or trixie with systemd; QUARRY_VM_GUEST, or else bookworm, when not given
+    #[arg(long, value_name = "GUEST")]
+    guest: Option<System>,
     /// Memory in MiB
     #[arg(long, default_value_t = Shape::default().memory)]
     memory: u32,
@@ -85,7 +88,7 @@ async fn start(node: &Node) -> Result<Vm> {
     }
     let begin = Instant::now();
     let shape = Shape { memory: node.memory, ..Shape::default() };
-    let vm = Vm::start(Config { shape, disks: disks.clone(), ..Config::new("node-1") }).await?;
+    let vm = Vm::start(Config { shape, system: node.guest, disks: disks.clone(), ..Config::new("node-1") }).await?;
     for pair in &node.push {
         let (local, remote) = pair.split_once(':').context("--push takes LOCAL:REMOTE")?;
         vm.push(local.as_ref(), remote, 0o755).await?;

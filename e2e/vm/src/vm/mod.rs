@@ -21,6 +21,7 @@ use crate::network::Network;
 use crate::preparation::Preparation;
 use crate::rundir::RunDir;
 use crate::state;
+use crate::system::System;
 use disks::Attached;
 use lan::Lan;
 
@@ -34,6 +35,8 @@ const PLUG: Duration = Duration::from_secs(60);
 pub struct Config {
     /// The guest's host name.
     pub name: String,
+    /// What it runs, unless it is [`System::current`].
+    pub system: Option<System>,
     /// Memory and processors.
     pub shape: Shape,
     /// Disks that are there when [`Vm::start`] returns.
@@ -48,7 +51,14 @@ impl Config {
     /// A node without disks and network.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), shape: Shape::default(), disks: Vec::new(), network: None, preparations: Vec::new() }
+        Self {
+            name: name.into(),
+            system: None,
+            shape: Shape::default(),
+            disks: Vec::new(),
+            network: None,
+            preparations: Vec::new(),
+        }
     }
 
     /// The same node with one more disk.
@@ -56,6 +66,12 @@ impl Config {
     pub fn disk(mut self, disk: Disk) -> Self {
         self.disks.push(disk);
         self
+    }
+
+    /// The same node with this operating system.
+    #[must_use]
+    pub fn system(self, system: System) -> Self {
+        Self { system: Some(system), ..self }
     }
 
     /// The same node with other memory (MiB) and processors.
@@ -102,6 +118,7 @@ pub struct Vm {
     disks: Vec<Attached>,
     lan: Option<Lan>,
     name: String,
+    system: System,
     image: Image,
     accelerator: Accelerator,
     shape: Shape,
@@ -125,7 +142,8 @@ impl Vm {
         config.check()?;
         host::require_tools()?;
         let cache = Cache::open()?;
-        let image = image::image(&cache).await?;
+        let system = config.system.map_or_else(System::current, Ok)?;
+        let image = image::image(&cache, system).await?;
         let accelerator = machine::accelerator(&cache, &image).await?;
         static SAID: Once = Once::new();
         SAID.call_once(|| eprintln!("quarry-vm: guests run under {accelerator}"));
@@ -141,6 +159,7 @@ impl Vm {
             disks: Vec::new(),
             lan,
             name: config.name,
+            system,
             image,
             accelerator,
             shape: config.shape,
@@ -156,6 +175,12 @@ impl Vm {
     #[must_use]
     pub fn guest(&self) -> Guest {
         self.guest.clone()
+    }
+
+    /// What the guest runs.
+    #[must_use]
+    pub fn system(&self) -> System {
+        self.system
     }
 
     /// What runs the guest's instructions.
@@ -224,6 +249,22 @@ impl Vm {
         let present = self.disks.iter().filter(|attached| attached.plugged);
         self.wait_for_udev(present.map(Attached::path).collect()).await?;
         self.join_network().await
+    }
+
+    /// Takes udevd away: device nodes and links are no longer made, and nothing listens on its sockets.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn stop_udev(&self) -> Result<()> {
+        self.guest.sh(format!("{} && ! pgrep systemd-udevd", self.system.stop_udev())).await.map(drop)
+    }
+
+    /// Brings udevd back after [`Self::stop_udev`].
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn start_udev(&self) -> Result<()> {
+        self.guest.sh(format!("{} && udevadm control --ping", self.system.start_udev())).await.map(drop)
     }
 
     /// Powers the guest off in good order: everything is synced and flushed. It can boot again.
