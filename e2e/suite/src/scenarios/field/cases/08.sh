@@ -1,6 +1,10 @@
 # A new volume gets extents on which a degraded mirror of md's, or another's volume group, once began. Needs mdadm with its udev rules.
 start_quarry
-cp -n /usr/share/mdadm-rules/* /etc/udev/rules.d/ 2>/dev/null; udevadm control --reload
+assembly() { # on|off: whether udev assembles what it finds
+  mkdir -p /run/udev/rules.d; rm -f /run/udev/rules.d/64-md-raid-assembly.rules
+  [ "$1" = on ] || : >/run/udev/rules.d/64-md-raid-assembly.rules
+  udevadm control --reload
+}
 free() { vgs --noheadings -o vg_free vg0; }
 clean() { # nothing of an earlier try is left on the extents
   lvcreate -qyn wiped -Wy -Zy -l 80 vg0 >/dev/null 2>&1; dd if=/dev/zero of=/dev/vg0/wiped bs=4M oflag=direct status=none 2>/dev/null; udevadm settle
@@ -9,8 +13,9 @@ clean() { # nothing of an earlier try is left on the extents
 try() { # NAME SCRIPT (with $old, a device of the extents that the next volume gets)
   local name=$1; old=/dev/vg0/old
   clean; lvcreate -qyn old -Wn -Zn -l 16 vg0 >/dev/null 2>&1; udevadm settle; where=$(lvs --noheadings -o seg_pe_ranges vg0/old)
-  eval "$2" >/dev/null 2>&1; sync; udevadm settle; lvremove -qy vg0/old >/dev/null || { fails "the preparation left old in use"; cat /proc/mdstat; return; }
-  sleep 5; began=$SECONDS
+  # Otherwise udev would assemble the mirror as soon as it is stopped.
+  assembly off; eval "$2" >/dev/null 2>&1; sync; udevadm settle; lvremove -qy vg0/old >/dev/null || { fails "the preparation left old in use"; cat /proc/mdstat; assembly on; return; }
+  assembly on; sleep 5; began=$SECONDS
   for attempt in 1 2 3; do
     said=$(quarry csi create "$name" --param pool=fast --size 64Mi $3 --timeout 40 2>&1) && break; echo "  attempt $attempt: $said"; sleep 3
   done
