@@ -87,11 +87,12 @@ async fn live(node: &Node, index: usize) -> Result<()> {
     node.vm.sh(gone).await.with_context(|| format!("links to {name} after its deletion")).map(drop)
 }
 
-/// A script that waits until the links of a volume are there: lvm's own, and those that udev makes.
+/// A script that waits until the links of a volume are there: lvm's own, and those that udev makes. lvm without udev makes
+/// `/dev/mapper/…` as a device, not as a link, so that only its number leads to the kernel's name.
 fn links(name: &str) -> String {
     format!(
-        "for try in $(seq 100); do device=$(readlink -f /dev/{GROUP}/{name}); \
-         test \"$(find /dev/disk/by-id -lname \"*/${{device##*/}}\" | wc -l)\" -lt 2 || exit 0; sleep 0.1; done; \
+        "for try in $(seq 100); do device=dm-$((0x$(stat -L -c %T /dev/{GROUP}/{name}))); \
+         test \"$(find /dev/disk/by-id -lname \"*/$device\" | wc -l)\" -lt 2 || exit 0; sleep 0.1; done; \
          ls -l /dev/{GROUP} /dev/disk/by-id >&2; exit 1"
     )
 }
