@@ -103,10 +103,7 @@ fn without_choice(cluster: &Cluster, candidates: Candidates) -> Result<Candidate
 
 async fn on_the_only(cluster: &Cluster, node: &str, spec: VolumeSpec, until: Instant) -> Result<Volume> {
     match cluster.agent(node) {
-        Ok(_) => create(cluster, node, spec, None, until).await.map_err(|error| match error.reason {
-            Reason::NoSpace => error.context(format_args!("node {node}")),
-            _ => error,
-        }),
+        Ok(_) => create(cluster, node, spec, None, until).await,
         Err(error) => match cluster.inner.nodes.fate(node).await {
             Fate::Gone => Err(Error::new(
                 Reason::NoSpace,

@@ -9,6 +9,7 @@
 //! listens: when the kernel tells of devices, and every few seconds. Such a look compares the disks' headers; it runs no
 //! program unless something changed.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -55,6 +56,8 @@ struct Known {
     volumes: Vec<Volume>,
     /// The mark of the reading that `volumes` come from; `None` if they come from none.
     mark: Option<u64>,
+    /// Why volumes that exist could not be prepared by the creation that was tried last.
+    failures: HashMap<VolumeId, String>,
     /// Whether a task looks for changes from outside.
     watched: bool,
 }
@@ -78,7 +81,7 @@ impl Board {
             let why = format!("pool {name} has not been read yet");
             let space = Space { closed: Some(why.clone()), ..Space::default() };
             let state = PoolState { name, space, problems: vec![why], ..PoolState::default() };
-            Known { state, volumes: Vec::new(), mark: None, watched: false }
+            Known { state, volumes: Vec::new(), mark: None, failures: HashMap::new(), watched: false }
         };
         let told = Told { generation, pools: pools.iter().map(unread).collect() };
         let turns = pools.iter().map(|_| tokio::sync::Mutex::default()).collect();
@@ -95,6 +98,11 @@ impl Board {
     /// `volume` if it was made, its absence if not.
     pub(crate) async fn changed(&self, pool: &str, id: &VolumeId, volume: Option<Volume>) -> Change {
         let Some(index) = self.index(pool) else { return Change::default() };
+        if let Some(known) = self.told().pools.get_mut(index)
+            && known.failures.remove(id).is_some()
+        {
+            known.mark = None;
+        }
         let _turn = self.turn(index).await;
         let read = self.read(index).await;
         let mut told = self.told();
@@ -108,6 +116,18 @@ impl Board {
             known.find(id).ok().and_then(|at| known.volumes.get(at)).cloned().into_iter().collect();
         let gone = if volumes.is_empty() { vec![id.clone()] } else { Vec::new() };
         Change { generation, pools: vec![known.state.clone()], volumes, gone }
+    }
+
+    /// Notes why a volume that exists could not be prepared: it is told as the volume's problem until a later creation
+    /// prepares it, or it is gone.
+    pub(crate) fn failed(&self, pool: &str, id: &VolumeId, why: &str) {
+        let Some(index) = self.index(pool) else { return };
+        if let Some(known) = self.told().pools.get_mut(index) {
+            known.failures.insert(id.clone(), format!("its creation failed, and is to be repeated: {why}"));
+            // The next reading is told anew, even where the storage is as it was.
+            known.mark = None;
+        }
+        self.stir(pool);
     }
 
     /// Reads a pool when its turn comes, and tells what is different. Returns whether it could be read.
@@ -150,7 +170,8 @@ impl Board {
             state.volumes = count(&known.volumes);
         }
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
-        if let Some(volumes) = volumes {
+        if let Some(mut volumes) = volumes {
+            known.add_failures(&mut volumes);
             (changed, gone) = difference(&known.volumes, &volumes);
             known.volumes = volumes;
             known.mark = Some(mark);
@@ -222,6 +243,18 @@ impl Known {
     /// Where the volume stands, or would stand.
     fn find(&self, id: &VolumeId) -> Result<usize, usize> {
         self.volumes.binary_search_by(|volume| volume.id.cmp(id))
+    }
+
+    /// Gives the volumes of a complete reading what is known of their creation, and forgets what is of no other use.
+    fn add_failures(&mut self, volumes: &mut [Volume]) {
+        let mut failures = std::mem::take(&mut self.failures);
+        for volume in volumes.iter_mut().filter(|volume| !volume.ready) {
+            let Some((id, why)) = failures.remove_entry(&volume.id) else { continue };
+            if volume.problem.is_empty() {
+                volume.problem.clone_from(&why);
+            }
+            self.failures.insert(id, why);
+        }
     }
 
     /// Replaces the state; returns it if it is another one.

@@ -7,6 +7,7 @@
 mod agent;
 mod board;
 mod bytes;
+mod create;
 mod errors;
 mod host;
 mod prepare;

@@ -129,7 +129,8 @@ impl Tasks {
         );
         match tokio::time::timeout(wait, task).await {
             Ok(Ok(result)) => result,
-            Ok(Err(join)) => Err(Error::host(format!(
+            // How far it came is not known, so this is not the last word.
+            Ok(Err(join)) => Err(Error::unavailable(format!(
                 "{what} of volume {volume} ended unexpectedly ({join}); this is a bug in Quarry: please report it. \
                  Retry: every operation starts by looking at what is"
             ))),
@@ -293,7 +294,7 @@ mod tests {
     async fn a_panic_frees_the_volume() {
         let tasks = Tasks::default();
         let error = tasks.run::<(), _>("v", "create", LONG, |_| async { panic!("bug") }).await.unwrap_err();
-        assert_eq!(error.reason, Reason::Host);
+        assert_eq!(error.reason, Reason::Unavailable);
         assert!(tasks.list().is_empty());
     }
 

@@ -152,7 +152,8 @@ pub trait Pool: Send + Sync {
     /// Carves the volume, with its record in state `new`, and returns when it would survive a power cut.
     ///
     /// # Errors
-    /// `NoSpace` if it does not fit here; `Exists` if the name is taken by what is not ours.
+    /// `NoSpace` if it does not fit here; `Exists` if the name is taken by what is not ours. Where the volume was made, or may
+    /// have been, the error is none that is final ([`Error::not_final`]).
     async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume>;
 
     /// Makes the volume's device appear, and returns it. Running it twice changes nothing.

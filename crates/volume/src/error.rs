@@ -74,6 +74,13 @@ impl Reason {
         }
     }
 
+    /// Whether a caller takes an answer with this reason as the last word. After any other one it does not know what was
+    /// done, and calls again: external-provisioner does so even when the claim is deleted meanwhile.
+    #[must_use]
+    pub fn is_final(self) -> bool {
+        !matches!(self.code(), Code::Aborted | Code::Cancelled | Code::DeadlineExceeded | Code::Unavailable)
+    }
+
     /// The reason behind a code that another Quarry answered; where several share it, the one that says less. `None`
     /// for codes that no reason has: nobody of ours chose them.
     #[must_use]
@@ -145,6 +152,16 @@ impl Error {
         Self::new(Reason::Host, message)
     }
 
+    /// The same error with a reason after which the caller calls again. For a creation that leaves a volume behind: a final
+    /// answer would be the end of it, and nobody would ever delete that volume.
+    #[must_use]
+    pub fn not_final(self) -> Self {
+        match self.reason.is_final() {
+            true => Self::unavailable(self.message),
+            false => self,
+        }
+    }
+
     /// The same error, saying first what was attempted.
     #[must_use]
     pub fn context(self, attempted: impl std::fmt::Display) -> Self {
@@ -202,6 +219,17 @@ mod tests {
         }
         for code in (0..=16).map(Code::from_i32).filter(|code| Reason::ALL.iter().all(|ours| ours.code() != *code)) {
             assert_eq!(Reason::of_code(code), None, "{code:?}");
+        }
+    }
+
+    /// The four codes after which external-provisioner calls again (`checkError` in its controller.go).
+    #[test]
+    fn what_is_not_final_keeps_its_reason_and_all_else_becomes_unavailable() {
+        for reason in Reason::ALL {
+            let error = Error::new(reason, "why").not_final();
+            let code = reason.code() as i32;
+            let expected = if [1, 4, 10, 14].contains(&code) { reason } else { Reason::Unavailable };
+            assert_eq!((error.reason, error.message.as_str()), (expected, "why"), "{reason:?}");
         }
     }
 

@@ -136,11 +136,11 @@ impl Inner {
         Ok(None)
     }
 
-    /// Fails with that error unless a new look says that the volume has not come into being all the same.
+    /// Fails with that error, and not for good, unless a new look says that the volume has not come into being all the same.
     async fn is_no_volume(self: &Arc<Self>, name: &str, error: &Error) -> Result<()> {
         match self.view().await?.volume(&self.name, name, true) {
             Ok(None) => Ok(()),
-            Ok(Some(_)) | Err(_) => Err(error.clone()),
+            Ok(Some(_)) | Err(_) => Err(error.clone().not_final()),
         }
     }
 

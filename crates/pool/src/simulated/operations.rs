@@ -35,7 +35,7 @@ impl Inner {
         }
         let result = work(self)?;
         pass(delay / 2).await;
-        if failure == Some(Failure::After) { Err(failed()) } else { Ok(result) }
+        if failure == Some(Failure::After) { Err(failed().not_final()) } else { Ok(result) }
     }
 
     pub(super) fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
