@@ -11,6 +11,7 @@
 mod error;
 mod holders;
 mod mountinfo;
+mod open;
 mod options;
 mod publish;
 mod target;
@@ -18,6 +19,7 @@ mod unmount;
 
 pub use error::Error;
 pub use mountinfo::{Device, Entry, all_at, at, mounts_of_device, parse, publications_of_block, table};
+pub use open::holders;
 pub use publish::{bind, bind_device, mount_filesystem};
 pub use target::check_target;
 pub use unmount::{remove_target, unmount};

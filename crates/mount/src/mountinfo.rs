@@ -325,7 +325,7 @@ pub fn publications_of_block(device: Device) -> Result<Vec<Entry>, Error> {
 }
 
 /// The kernel's name of a block device, `dm-3`.
-fn kernel_name(device: Device) -> Option<OsString> {
+pub(crate) fn kernel_name(device: Device) -> Option<OsString> {
     let link = std::fs::read_link(format!("/sys/dev/block/{device}")).ok()?;
     link.file_name().map(|name| OsString::from_vec(name.as_bytes().to_vec()))
 }

@@ -1,5 +1,7 @@
 //! What filesystems and mounts say, as reasons of a CSI answer.
 
+use std::path::Path;
+
 use quarry_volume::{Error, Reason};
 
 /// A failed mount operation.
@@ -18,7 +20,10 @@ pub(crate) fn mount(error: quarry_mount::Error) -> Error {
         Mount::Busy { .. } | Mount::DeviceBusy { .. } => Reason::UnderWay,
         Mount::Unverified { .. } | Mount::Syscall { .. } | Mount::Table(_) => Reason::Host,
     };
-    Error::new(reason, error.to_string())
+    match &error {
+        Mount::DeviceBusy { device, .. } => Error::new(reason, format!("{error}{}", held_by(device))),
+        _ => Error::new(reason, error.to_string()),
+    }
 }
 
 /// A failed filesystem operation.
@@ -32,7 +37,16 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
         Fs::Options(_) => Reason::InvalidRequest,
         _ => Reason::Host,
     };
-    Error::new(reason, error.to_string())
+    match &error {
+        Fs::Busy { device, .. } => Error::new(reason, format!("{error}{}", held_by(device))),
+        _ => Error::new(reason, error.to_string()),
+    }
+}
+
+/// What keeps a device open, to be appended to a message; empty where nothing is seen.
+pub(crate) fn held_by(device: &Path) -> String {
+    let holders = quarry_mount::Device::of_node(device).map(quarry_mount::holders).unwrap_or_default();
+    if holders.is_empty() { String::new() } else { format!("; it is held by {}", holders.join(", ")) }
 }
 
 /// Runs what blocks (mounts, ioctls) where it may block.

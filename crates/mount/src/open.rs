@@ -1,0 +1,183 @@
+//! Who keeps a block device open, as far as this process can see.
+//!
+//! The kernel knows what is built on a device (device-mapper, md, bcache), but names neither loop devices nor swap nor
+//! processes there. Those are looked for one by one.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::mountinfo::{Device, Entry, kernel_name, table};
+
+/// More names than these help nobody.
+const MOST: usize = 5;
+/// How far up is looked from a device to what is built on what is built on it.
+const DEPTH: usize = 3;
+
+/// What keeps the block device open, in words for the operator: what is built on it, loop devices with their backing
+/// files, swap, processes. Empty when nothing is seen: in a container, processes outside of it do not show. Mounts of the
+/// device itself are told by [`crate::mounts_of_device`].
+#[must_use]
+pub fn holders(device: Device) -> Vec<String> {
+    let Some(name) = kernel_name(device) else { return Vec::new() };
+    let host = Host { sys: "/sys".into(), proc: "/proc".into(), mounts: table().unwrap_or_default() };
+    let mut found = host.built_on(&name, DEPTH);
+    found.extend(host.processes(&name));
+    found.truncate(MOST);
+    found
+}
+
+/// Where the kernel tells of its devices.
+struct Host {
+    sys: PathBuf,
+    proc: PathBuf,
+    mounts: Vec<Entry>,
+}
+
+impl Host {
+    /// What is built on the device of that name, and what keeps each of those.
+    fn built_on(&self, name: &OsStr, depth: usize) -> Vec<String> {
+        let Some(depth) = depth.checked_sub(1) else { return Vec::new() };
+        let mut found: Vec<String> = Vec::new();
+        for holder in names(&self.sys.join("class/block").join(name).join("holders")) {
+            found.push(self.with_users(self.describe(&holder), &holder, depth));
+        }
+        for (device, file) in self.loops().into_iter().filter(|(_, file)| is(file, name)) {
+            let what = format!("{} (backing file {})", device.display(), file.display());
+            found.push(self.with_users(what, &device, depth));
+        }
+        if self.swaps().iter().any(|file| is(file, name)) {
+            found.push("swap".to_owned());
+        }
+        found
+    }
+
+    /// Adds to a device's description what is mounted from it or built on it.
+    fn with_users(&self, what: String, name: &OsStr, depth: usize) -> String {
+        let mut users = self.built_on(name, depth);
+        if let Some(number) = self.number(name)
+            && let Some(entry) = self.mounts.iter().find(|entry| entry.is_of_device(number))
+        {
+            users.push(format!("the mount at {:?}", entry.target));
+        }
+        if users.is_empty() { what } else { format!("{what}, which is held by {}", users.join(" and ")) }
+    }
+
+    /// A device that is built on others, in words.
+    fn describe(&self, name: &OsStr) -> String {
+        let shown = name.display();
+        let read = |file: &str| self.read(name, file);
+        match (read("dm/name"), read("dm/uuid")) {
+            (Some(mapped), Some(uuid)) if uuid.starts_with("LVM-") => format!("the logical volume {mapped} ({shown})"),
+            (Some(mapped), _) => format!("the device-mapper device {mapped} ({shown})"),
+            (None, _) if name.as_encoded_bytes().starts_with(b"md") => format!("the md array {shown}"),
+            (None, _) => shown.to_string(),
+        }
+    }
+
+    fn read(&self, name: &OsStr, file: &str) -> Option<String> {
+        let text = fs::read_to_string(self.sys.join("class/block").join(name).join(file)).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn number(&self, name: &OsStr) -> Option<Device> {
+        let text = self.read(name, "dev")?;
+        let (major, minor) = text.split_once(':')?;
+        Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()? })
+    }
+
+    /// The loop devices and their backing files.
+    fn loops(&self) -> Vec<(OsString, PathBuf)> {
+        let file = |name: OsString| self.read(&name, "loop/backing_file").map(|file| (name, PathBuf::from(file)));
+        names(&self.sys.join("class/block")).into_iter().filter_map(file).collect()
+    }
+
+    /// The devices and files that the host swaps to.
+    fn swaps(&self) -> Vec<PathBuf> {
+        let text = fs::read_to_string(self.proc.join("swaps")).unwrap_or_default();
+        text.lines().skip(1).filter_map(|line| line.split_whitespace().next()).map(PathBuf::from).collect()
+    }
+
+    /// The processes that have the device of that name open.
+    fn processes(&self, name: &OsStr) -> Vec<String> {
+        let mut found = Vec::new();
+        for pid in names(&self.proc).into_iter().filter(|pid| pid.as_encoded_bytes().iter().all(u8::is_ascii_digit)) {
+            let process = self.proc.join(&pid);
+            let open = names(&process.join("fd")).into_iter().any(|fd| {
+                // Only what lies in /dev is looked at: a file on a dead network mount would hang.
+                fs::read_link(process.join("fd").join(fd)).is_ok_and(|file| file.starts_with("/dev") && is(&file, name))
+            });
+            if open {
+                let command = fs::read_to_string(process.join("comm")).unwrap_or_default();
+                found.push(format!("process {} ({})", pid.display(), command.trim()));
+            }
+            if found.len() >= MOST {
+                break;
+            }
+        }
+        found
+    }
+}
+
+/// Whether the path is a node of the device of that name. One that was bound elsewhere and is gone by now is known by the
+/// name it had.
+fn is(path: &Path, name: &OsStr) -> bool {
+    path.file_name() == Some(name)
+        || (path.starts_with("/dev") || path.starts_with("/var"))
+            && Device::of_node(path).and_then(kernel_name).is_some_and(|found| found == name)
+}
+
+/// The names in a directory, sorted; none where it cannot be read.
+fn names(directory: &Path) -> Vec<OsString> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut names: Vec<OsString> = entries.map(|entry| entry.file_name()).collect();
+    names.sort();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: PathBuf, text: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// A tenant's volume group on a raw block volume, as the host sees it after kubelet detached its loop device.
+    #[test]
+    fn what_is_built_on_a_device_is_named_to_the_top() {
+        let root = tempfile::tempdir().unwrap();
+        let (sys, proc) = (root.path().join("sys"), root.path().join("proc"));
+        let block = |name: &str, under: &str, text: &str| file(sys.join("class/block").join(name).join(under), text);
+        block("dm-3", "dm/name", "vg0-raw\n");
+        block("loop0", "loop/backing_file", "/dev/dm-3\n");
+        block("loop0", "holders/dm-5", "");
+        block("loop1", "loop/backing_file", "/dev/dm-33\n");
+        block("loop2", "dev", "7:2\n");
+        block("dm-5", "dm/name", "tenantvg-inner\n");
+        block("dm-5", "dm/uuid", "LVM-abc\n");
+        block("dm-5", "dev", "253:5\n");
+        block("dm-4", "holders/md127", "");
+        block("dm-4", "holders/dm-6", "");
+        block("md127", "dev", "9:127\n");
+        block("dm-6", "dm/name", "luks-1\n");
+        block("dm-6", "dm/uuid", "CRYPT-LUKS2-1\n");
+        file(proc.join("swaps"), "Filename Type Size\n/dev/dm-7 partition 4\n");
+        file(proc.join("12/comm"), "dd\n");
+        fs::create_dir_all(proc.join("12/fd")).unwrap();
+        std::os::unix::fs::symlink("/dev/dm-4", proc.join("12/fd/3")).unwrap();
+        let mounted = crate::parse(b"30 1 253:5 / /mnt/inner rw - ext4 /dev/mapper/tenantvg-inner rw\n");
+        let host = Host { sys, proc, mounts: mounted };
+
+        let built = |name: &str| host.built_on(OsStr::new(name), DEPTH);
+        let loop0 = "loop0 (backing file /dev/dm-3), which is held by the logical volume tenantvg-inner (dm-5), which is \
+                     held by the mount at \"/mnt/inner\"";
+        assert_eq!(built("dm-3"), [loop0]);
+        assert_eq!(built("dm-4"), ["the device-mapper device luks-1 (dm-6)", "the md array md127"]);
+        assert_eq!(built("dm-7"), ["swap"]);
+        assert_eq!(built("dm-8"), Vec::<String>::new());
+        assert_eq!(host.processes(OsStr::new("dm-4")), ["process 12 (dd)"]);
+        assert_eq!(host.processes(OsStr::new("dm-3")), Vec::<String>::new());
+    }
+}
