@@ -107,7 +107,14 @@ pub async fn create(request: &CreateLv) -> Result<(), Error> {
     succeed(command).await
 }
 
+/// lvm's words for a logical volume that nothing depends on.
+const ALONE: &str = "lv_role!={\"thickorigin\" || \"extthinorigin\"} && \
+                     lv_layout!={\"cache\" || \"writecache\" || \"pool\" || \"vdo\"}";
+
 /// Removes a logical volume with its parts. Refused while it is open or mounted: there is no `-f`.
+///
+/// One that has become the origin of a snapshot, a cached volume or a pool is left alone, because lvm would remove what
+/// depends on it as well; that is no error. lvm looks at this under its own lock.
 ///
 /// Only the volume with that UUID is removed. Another one of the same name is left alone, and that is no error: a command
 /// that outlives who started it may come to its turn when the name is a newer volume's.
@@ -115,7 +122,8 @@ pub async fn create(request: &CreateLv) -> Result<(), Error> {
 /// # Errors
 /// Among others [`Error::InUse`] and [`Error::NotFound`].
 pub async fn remove(vg: &str, name: &str, uuid: &str) -> Result<(), Error> {
-    succeed(mutation("lvremove", vg).args(["-y", "--select", &only(uuid)?]).arg(target(vg, name)?)).await
+    let alone = format!("{} && {ALONE}", only(uuid)?);
+    succeed(mutation("lvremove", vg).args(["-y", "--select", &alone]).arg(target(vg, name)?)).await
 }
 
 /// Makes a logical volume's device appear. A volume flagged to be skipped stays inactive, and lvm calls that a success:

@@ -21,6 +21,12 @@ pub enum Error {
     /// The device is open or mounted.
     #[error("`{command}` was refused because the volume is in use: {stderr}; close or unmount it first")]
     InUse { command: String, stderr: String },
+    /// lvm is moving, converting or merging the volume, and refuses other changes of it until that has ended.
+    #[error(
+        "`{command}` was refused because lvm is moving or converting the volume: {stderr}; let pvmove or lvconvert end \
+         first"
+    )]
+    Changing { command: String, stderr: String },
     /// Another command holds the lock, and the host's lvm.conf says not to wait, or the lock manager did not give it.
     #[error("`{command}` did not get lvm's lock: {stderr}; see which lvm command holds it")]
     Locked { command: String, stderr: String },
@@ -57,6 +63,8 @@ pub enum Kind {
     NotFound,
     /// See [`Error::InUse`].
     InUse,
+    /// See [`Error::Changing`].
+    Changing,
     /// See [`Error::Locked`].
     Locked,
     /// See [`Error::MissingPv`].
@@ -68,7 +76,8 @@ pub enum Kind {
 }
 
 /// The words that tell, in the order they are looked for: the first that is found decides.
-const TELLING: [(Kind, &[&str]); 7] = [
+const TELLING: [(Kind, &[&str]); 8] = [
+    (Kind::Changing, &["remove locked logical volume", "merging snapshot", "is merged to", "while pvmove"]),
     (
         Kind::Locked,
         &[
@@ -154,6 +163,7 @@ impl Error {
             Kind::AlreadyExists => Self::AlreadyExists { command, stderr },
             Kind::NotFound => Self::NotFound { command, stderr },
             Kind::InUse => Self::InUse { command, stderr },
+            Kind::Changing => Self::Changing { command, stderr },
             Kind::Locked => Self::Locked { command, stderr },
             Kind::MissingPv => Self::MissingPv { command, stderr },
             Kind::Denied => Self::Denied { command, stderr },

@@ -7,11 +7,13 @@
 
 pub mod capacity;
 pub mod commands;
+mod dependents;
 mod error;
 mod header;
 mod lookup;
 mod name;
 mod report;
+mod search;
 mod suspended;
 mod types;
 mod udev;
@@ -21,5 +23,6 @@ pub use header::{flush, hyphenated, label_uuid, metadata_fingerprint};
 pub use lookup::{Lookup, Report, report};
 pub use name::{safe_name, vg_name_fits};
 pub use report::{ParseError, parse};
+pub use search::{EVERYWHERE, everywhere};
 pub use suspended::{Suspended, resume, suspended};
 pub use types::{LogicalVolume, PhysicalVolume, VolumeGroup, mapper_path};

@@ -23,7 +23,8 @@ pub(crate) const COLUMNS: [(&str, &str); 5] = [
     (
         "lv",
         "lv_uuid,lv_name,lv_parent,lv_size,lv_tags,lv_role,lv_active,lv_suspended,lv_device_open,lv_skip_activation,\
-         lv_health_status,lv_dm_path,lv_kernel_major,lv_kernel_minor,sync_percent",
+         lv_health_status,lv_dm_path,lv_kernel_major,lv_kernel_minor,sync_percent,origin,pool_lv,\
+         lv_allocation_locked,lv_converting,lv_merging",
     ),
     ("pvseg", "pv_uuid,lv_uuid,pvseg_start,pvseg_size"),
     ("seg", "lv_uuid,segtype,stripes,stripe_size"),
@@ -125,7 +126,11 @@ fn physical_volume(row: &Row<'_>) -> Result<PhysicalVolume, ParseError> {
 fn logical_volume(row: &Row<'_>, group: &str) -> Result<LogicalVolume, ParseError> {
     let shown = row.text("lv_name")?;
     let (name, internal) = unbracket(&shown);
-    let parent = row.text("lv_parent")?;
+    let named = |column| {
+        let shown = row.text(column)?;
+        Ok::<_, ParseError>(Some(unbracket(&shown).0.to_owned()).filter(|name| !name.is_empty()))
+    };
+    let flagged = |column| Ok::<_, ParseError>(row.flag(column)? == Some(true));
     let device = row.text("lv_dm_path")?;
     let kernel = |column| Ok::<_, ParseError>(row.text(column)?.parse::<u32>().ok());
     Ok(LogicalVolume {
@@ -144,7 +149,10 @@ fn logical_volume(row: &Row<'_>, group: &str) -> Result<LogicalVolume, ParseErro
         device: if device.starts_with('/') { PathBuf::from(device) } else { mapper_path(group, name) },
         device_number: kernel("lv_kernel_major")?.zip(kernel("lv_kernel_minor")?),
         internal,
-        parent: Some(unbracket(&parent).0.to_owned()).filter(|parent| !parent.is_empty()),
+        parent: named("lv_parent")?,
+        origin: named("origin")?,
+        pool: named("pool_lv")?,
+        locked: flagged("lv_allocation_locked")? || flagged("lv_converting")? || flagged("lv_merging")?,
         role: row.text("lv_role")?,
         sync_percent: hundredths(&row.text("sync_percent")?),
         name: name.to_owned(),

@@ -109,6 +109,12 @@ pub struct LogicalVolume {
     pub internal: bool,
     /// The logical volume that it is a part of.
     pub parent: Option<String>,
+    /// The logical volume that it is a snapshot of, or that it reads where it has no bytes of its own.
+    pub origin: Option<String>,
+    /// The pool or cache that it lies in: of a thin, cached or compressed volume.
+    pub pool: Option<String>,
+    /// Whether lvm is moving or converting it, and refuses to change it otherwise.
+    pub locked: bool,
     /// What lvm calls its role: `public`, `private,raid,image` …
     pub role: String,
     /// For a mirrored volume, how much is known to be the same on all images, in hundredths of a percent.
@@ -205,6 +211,12 @@ fn whole_of(name: &str) -> Option<&str> {
 }
 
 impl LogicalVolume {
+    /// Whether it has the name of a raid's image or metadata.
+    #[must_use]
+    pub fn is_raid_part(&self) -> bool {
+        whole_of(&self.name).is_some()
+    }
+
     /// Whether one of the physical volumes it lies on is missing. A mirrored one may be usable all the same.
     #[must_use]
     pub fn lacks(&self, group: &VolumeGroup) -> bool {

@@ -2,7 +2,7 @@
 
 use quarry_lvm::{Kind, classify};
 
-const RECORDED: [(Kind, &str); 25] = [
+const RECORDED: [(Kind, &str); 27] = [
     // lvcreate
     (Kind::AlreadyExists, "  Logical Volume \"a\" already exists in volume group \"qvg\""),
     (Kind::NoSpace, "  Volume group \"qvg\" has insufficient free space (745 extents): 10000 required."),
@@ -41,6 +41,8 @@ const RECORDED: [(Kind, &str); 25] = [
     ),
     // lvremove, lvchange
     (Kind::NotFound, "  Failed to find logical volume \"qvg/nosuch\""),
+    (Kind::Changing, "  Can't remove locked logical volume qvg/r."),
+    (Kind::Changing, "  Can't remove merging snapshot logical volume qvg/s."),
     (Kind::InUse, "  Logical volume qvg/r contains a filesystem in use."),
     (Kind::InUse, "  Logical volume qvg/r in use."),
     (Kind::InUse, "  Logical volume qvg/r is used by another device."),
