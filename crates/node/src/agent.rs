@@ -1,14 +1,13 @@
 //! The agent: makes, finds and deletes volumes on this host, for whichever controller asks.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_mount as mount;
 use quarry_pool::{Pool, PoolVolume, volume_name};
-use quarry_volume::{
-    Agent, Change, Chosen, Error, Found, NewsStream, Reason, Result, Volume, VolumeId, VolumeSpec,
-};
+use quarry_volume::{Agent, Change, Chosen, Error, Found, NewsStream, Reason, Result, Volume, VolumeId, VolumeSpec};
 
 use crate::board::describe;
 use crate::errors;
@@ -87,14 +86,27 @@ impl Host {
     }
 
     async fn delete_now(&self, id: &VolumeId) -> Result<Change> {
-        let pool = self.pool_of(id).await?;
-        if let Some(volume) = pool.volume(&id.volume).await? {
-            // Only what this code can read is removed: the mark alone does not say enough.
-            volume.record()?;
-            if let Some(device) = pool.device(&volume)? {
-                unused(&device)?;
+        let Some(Located { pool, volume }) = self.locate(id).await? else {
+            // Without our mark a volume is not ours to remove; but what is mounted is not called deleted.
+            let active = quarry_pool::active(&id.storage, &id.volume);
+            if let Ok(Some(active)) = active {
+                unused(&active.node)?;
             }
-            pool.remove(&volume).await.inspect_err(|_| self.board().stir(pool.name()))?;
+            let pool = self.pool_of(id).await?;
+            return Ok(self.board().changed(pool.name(), id, None).await);
+        };
+        // Only what this code can read is removed: the mark alone does not say enough.
+        volume.record()?;
+        let device = pool.device(&volume)?;
+        if let Some(device) = &device {
+            unused(device)?;
+        }
+        if let Err(mut error) = pool.remove(&volume).await {
+            self.board().stir(pool.name());
+            if let (Reason::InUse, Some(device)) = (error.reason, &device) {
+                error.message.push_str(&errors::held_by(device));
+            }
+            return Err(error);
         }
         Ok(self.board().changed(pool.name(), id, None).await)
     }
@@ -105,18 +117,14 @@ fn unused(device: &Path) -> Result<()> {
     let Some(number) = mount::Device::of_node(device) else { return Ok(()) };
     let mut users = mount::mounts_of_device(number).map_err(errors::mount)?;
     users.extend(mount::publications_of_block(number).map_err(errors::mount)?);
-    match users.first() {
-        None => Ok(()),
-        Some(first) => Err(Error::new(
-            Reason::InUse,
-            format!(
-                "it is in use at {:?}{}; unpublish and unstage it first",
-                first.target,
-                match users.len() {
-                    1 => String::new(),
-                    count => format!(" and {} more places", count - 1),
-                }
-            ),
-        )),
-    }
+    // One mount shows several times at one path where kubelet's folder is bound on itself to be shared.
+    let places: BTreeSet<PathBuf> = users.into_iter().map(|entry| entry.target).collect();
+    let mut places = places.iter();
+    let Some(first) = places.next() else { return Ok(()) };
+    let more = match places.count() {
+        0 => String::new(),
+        1 => " and 1 more place".to_owned(),
+        count => format!(" and {count} more places"),
+    };
+    Err(Error::new(Reason::InUse, format!("it is in use at {first:?}{more}; unpublish and unstage it first")))
 }

@@ -279,7 +279,7 @@ pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
     };
     let problem = match volume.health.problem() {
         Some(why) => Some(why.to_owned()),
-        None => unread,
+        None => unread.or_else(|| volume.renamed()),
     };
     Volume {
         id: VolumeId { storage: volume.storage.clone(), node: node.to_owned(), volume: volume.name.clone() },

@@ -8,9 +8,7 @@ use std::sync::Arc;
 
 use quarry_filesystem as filesystem;
 use quarry_pool::{Health, Pool, PoolVolume, State};
-use quarry_volume::{
-    Change, Error, Filesystem, Reason, Result, Volume, VolumeId, VolumeSpec, Wipe, check_options,
-};
+use quarry_volume::{Change, Error, Filesystem, Reason, Result, Volume, VolumeId, VolumeSpec, Wipe, check_options};
 
 use crate::host::{Host, Located};
 use crate::prepare::prepare;
@@ -41,7 +39,9 @@ impl Host {
         spec: &VolumeSpec,
         handle: &Handle,
     ) -> Result<(Arc<dyn Pool>, PoolVolume)> {
-        let (pool, volume, fresh) = match self.find_by_name(&spec.name, asked).await? {
+        // It may exist where this cannot be told.
+        let found = self.find_by_name(&spec.name, asked).await.map_err(Error::not_final)?;
+        let (pool, volume, fresh) = match found {
             Some(Located { pool, volume }) => {
                 compatible(spec, asked.name(), pool.name(), &volume)?;
                 let (volume, fresh) = take_up(&pool, volume, spec).await?;

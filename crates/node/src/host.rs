@@ -147,13 +147,24 @@ impl Host {
         }
     }
 
-    /// Finds the volume of an identifier. `None`: its own pool was read completely, and it is not there.
+    /// Finds the volume of an identifier. `None`: its own pool was read completely, and it is not there, nor elsewhere on
+    /// this host.
     ///
     /// # Errors
-    /// As for [`Host::pool_of`].
+    /// As for [`Host::pool_of`], and `Unavailable` if it exists, but not in its pool.
     pub(crate) async fn locate(&self, id: &VolumeId) -> Result<Option<Located>> {
         let pool = self.pool_of(id).await?;
-        Ok(pool.volume(&id.volume).await?.map(|volume| Located { pool, volume }))
+        if let Some(volume) = pool.volume(&id.volume).await? {
+            return Ok(Some(Located { pool, volume }));
+        }
+        match pool.elsewhere(&id.volume).await? {
+            None => Ok(None),
+            Some(place) => Err(Error::unavailable(format!(
+                "volume {} is not where pool {} would have it: {place}",
+                id.volume,
+                pool.name()
+            ))),
+        }
     }
 
     /// The pool that lies on the storage of an identifier.

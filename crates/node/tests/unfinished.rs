@@ -71,8 +71,11 @@ async fn what_stays_behind_shows_its_problem_until_it_is_prepared() {
     pool.fail_next(Operation::Write, Failure::Before);
     pool.fail_next(Operation::Remove, Failure::Before);
     host.create(spec("a", 40 * MIB), None, LONG).await.unwrap_err();
-    let problem = |follower: &Follower| follower.volumes.values().map(|volume| volume.problem.clone()).collect::<Vec<_>>();
-    follower.until("the problem", |follower| problem(follower).iter().any(|why| why.contains("its creation failed"))).await;
+    let problem =
+        |follower: &Follower| follower.volumes.values().map(|volume| volume.problem.clone()).collect::<Vec<_>>();
+    follower
+        .until("the problem", |follower| problem(follower).iter().any(|why| why.contains("its creation failed")))
+        .await;
     assert!(problem(&follower)[0].contains("Write was made to fail"), "{:?}", problem(&follower));
     host.create(spec("a", 40 * MIB), None, LONG).await.unwrap();
     follower.until("that it is prepared", |follower| problem(follower) == [""]).await;

@@ -17,7 +17,7 @@ mod uevent;
 
 pub use config::{ConfigError, DiskConfig, LvmConfig, PoolConfig, PoolKind, load, parse};
 pub use disk::{DiskList, DiskPool, DiskReport, Owner, VOLUME_PARTITION, Wiping, list_disks};
-pub use lvm::LvmPool;
+pub use lvm::{Active, LvmPool, active};
 pub use open::open;
 pub use pool::{Device, Health, Pool, PoolVolume, Reading, Recorded, Volumes};
 pub use quarry_lvm::safe_name as volume_name;

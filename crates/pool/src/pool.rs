@@ -10,8 +10,10 @@ use crate::{Record, SilentDisk, SimulatedDevice, Uevents, Wiping};
 /// A volume as its pool finds it on the storage.
 #[derive(Clone, Debug)]
 pub struct PoolVolume {
-    /// Its name on the storage, unique in the pool.
+    /// Its name in its identifier, unique in the pool: made from the name in its record, where that can be read.
     pub name: String,
+    /// What the storage calls it now: another name than its own after somebody renamed it.
+    pub stored_as: String,
     /// The identity of the storage it lies on.
     pub storage: StorageId,
     /// What the storage calls itself (the volume group's UUID).
@@ -35,6 +37,8 @@ pub enum Recorded {
     Newer(u32),
     /// Ours by its mark, but not readable.
     Broken(String),
+    /// Several things on the storage carry it: which of them is the volume is not known. Their names.
+    Ambiguous(Vec<String>),
 }
 
 /// The state of the storage under a volume.
@@ -117,6 +121,15 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// `Unavailable` as for [`Pool::volumes`].
     async fn volume(&self, name: &str) -> Result<Option<PoolVolume>>;
+
+    /// Where the volume of that name is, in words, if it exists without being in this pool's storage. To be asked before
+    /// anybody is told that it does not exist.
+    ///
+    /// # Errors
+    /// `Unavailable` if that cannot be told.
+    async fn elsewhere(&self, _name: &str) -> Result<Option<String>> {
+        Ok(None)
+    }
 
     /// The volume that was asked for under that name, as its record says.
     ///
@@ -222,10 +235,22 @@ impl Device {
 }
 
 impl PoolVolume {
+    /// What is to be told of its name: that the storage has it under another one.
+    #[must_use]
+    pub fn renamed(&self) -> Option<String> {
+        (self.stored_as != self.name).then(|| {
+            format!(
+                "volume {} was renamed by hand, and is called {} now: it is used as before, but not deleted under this name; \
+                 rename it back",
+                self.name, self.stored_as
+            )
+        })
+    }
+
     /// The record, where this code may change the volume.
     ///
     /// # Errors
-    /// `Precondition` for a record of a newer Quarry, or one that cannot be read.
+    /// `Precondition` for a record of a newer Quarry, or one that cannot be read; `Unavailable` where several carry it.
     pub fn record(&self) -> Result<&Record> {
         match &self.record {
             Recorded::Here(record) => Ok(record),
@@ -238,6 +263,12 @@ impl PoolVolume {
             Recorded::Broken(why) => Err(Error::precondition(format!(
                 "the record of volume {} cannot be read ({why}); nothing is changed: repair its tag by hand, see \
                  docs/record-format.md",
+                self.name
+            ))),
+            Recorded::Ambiguous(names) => Err(Error::unavailable(format!(
+                "{} all carry the record of volume {}, and which one is the volume is not known: nothing is done; remove \
+                 the copy, or take the record's tag off it (`lvs -o +lv_tags` shows it, `lvchange --deltag` takes it off)",
+                names.join(" and "),
                 self.name
             ))),
         }

@@ -382,6 +382,7 @@ pub(super) fn describe(pool: &str, claim: &Claim) -> PoolVolume {
         false => Health::Degraded(format!("volume {name}: {}; see docs/disk-format.md", degraded.join("; "))),
     };
     PoolVolume {
+        stored_as: name.clone(),
         name,
         storage: storage(pool),
         group: guid.to_string(),

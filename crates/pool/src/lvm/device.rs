@@ -8,6 +8,54 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use quarry_lvm::hyphenated;
+use quarry_volume::StorageId;
+
+/// An active logical volume, by the kernel's word alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Active {
+    /// The logical volume's UUID, as lvm writes it.
+    pub uuid: String,
+    /// The node of its device.
+    pub node: PathBuf,
+}
+
+/// Finds the active logical volume of that name in the volume group whose identity gives that storage. This works while
+/// the volume group cannot be read, was renamed, or does not have the volume any more.
+///
+/// # Errors
+/// sysfs cannot be read, or the device is there and no right node is.
+pub fn active(storage: &StorageId, name: &str) -> io::Result<Option<Active>> {
+    active_in(Path::new("/sys/block"), storage, name)
+}
+
+fn active_in(block: &Path, storage: &StorageId, name: &str) -> io::Result<Option<Active>> {
+    for entry in fs::read_dir(block)? {
+        let folder = entry?.path();
+        let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
+        let (Ok(uuid), Ok(mapped)) = (read("dm/uuid"), read("dm/name")) else { continue };
+        let Some((group, volume)) = uuid.strip_prefix("LVM-").and_then(|plain| plain.split_at_checked(32)) else {
+            continue;
+        };
+        let whole = volume.len() == 32 && volume.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        if whole && logical_name(&mapped).as_deref() == Some(name) && StorageId::of(&hyphenated(group)) == *storage {
+            return Ok(node(&folder)?.map(|node| Active { uuid: hyphenated(volume), node }));
+        }
+    }
+    Ok(None)
+}
+
+/// The name of the logical volume in a device-mapper name: hyphens doubled, a single one between group and volume.
+fn logical_name(mapped: &str) -> Option<String> {
+    let single = |(at, _): &(usize, char)| {
+        let around = |at: usize| mapped.as_bytes().get(at) == Some(&b'-');
+        let before = mapped.bytes().take(*at).rev().take_while(|byte| *byte == b'-').count();
+        before % 2 == 0 && !around(at + 1)
+    };
+    let (at, _) = mapped.char_indices().filter(|(_, character)| *character == '-').find(single)?;
+    Some(mapped.get(at + 1..)?.replace("--", "-"))
+}
+
 /// Finds the node of the active logical volume with these UUIDs. `None`: it is not active.
 ///
 /// It is the kernel's own `/dev/dm-N`, which devtmpfs always has, under its name in `/dev/mapper` where that is a link to
@@ -28,29 +76,33 @@ fn find_in(block: &Path, group_uuid: &str, volume_uuid: &str) -> io::Result<Opti
     let plain = |uuid: &str| uuid.replace('-', "");
     let wanted = format!("LVM-{}{}", plain(group_uuid), plain(volume_uuid));
     for entry in fs::read_dir(block)? {
-        let entry = entry?;
-        let Some(name) = entry.file_name().to_str().filter(|name| name.starts_with("dm-")).map(str::to_owned) else {
-            continue;
-        };
+        let folder = entry?.path();
         // A device may go while we look: then it is not the one.
-        let read = |file: &str| fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned());
-        if read("dm/uuid").is_ok_and(|uuid| uuid == wanted) {
-            if read("size")? == "0" {
-                return Ok(None);
-            }
-            let (number, mapped) = (read("dev")?, read("dm/name")?);
-            let (named, own) = (Path::new("/dev/mapper").join(mapped), Path::new("/dev").join(&name));
-            let linked = fs::canonicalize(&named).is_ok_and(|target| target == own);
-            let candidates = if linked { [named, own] } else { [own, named] };
-            return match candidates.into_iter().find(|path| is(path, &number)) {
-                Some(path) => Ok(Some(path)),
-                None => Err(io::Error::other(format!(
-                    "the kernel has {name} ({number}), but neither /dev/mapper nor /dev has a node for it: is /dev the host's?"
-                ))),
-            };
+        if fs::read_to_string(folder.join("dm/uuid")).is_ok_and(|uuid| uuid.trim() == wanted) {
+            return node(&folder);
         }
     }
     Ok(None)
+}
+
+/// The node of the device that has that folder in sysfs; `None` if it has no table.
+fn node(folder: &Path) -> io::Result<Option<PathBuf>> {
+    let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
+    if read("size")? == "0" {
+        return Ok(None);
+    }
+    let Some(name) = folder.file_name() else { return Ok(None) };
+    let (number, mapped) = (read("dev")?, read("dm/name")?);
+    let (named, own) = (Path::new("/dev/mapper").join(mapped), Path::new("/dev").join(name));
+    let linked = fs::canonicalize(&named).is_ok_and(|target| target == own);
+    let candidates = if linked { [named, own] } else { [own, named] };
+    match candidates.into_iter().find(|path| is(path, &number)) {
+        Some(path) => Ok(Some(path)),
+        None => Err(io::Error::other(format!(
+            "the kernel has {} ({number}), but neither /dev/mapper nor /dev has a node for it: is /dev the host's?",
+            name.display()
+        ))),
+    }
 }
 
 /// The UUID, with lvm's hyphens, of the active logical volume of that name, if it is one whole device of `size` bytes that
@@ -73,7 +125,7 @@ fn uuid_in(block: &Path, group: &str, group_uuid: &str, volume: &str, size: u64)
         let uuid = read("dm/uuid")?;
         let plain = uuid.strip_prefix(&prefix)?;
         let whole = plain.len() == 32 && plain.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        return (whole && bytes == size).then(|| quarry_lvm::hyphenated(plain));
+        return (whole && bytes == size).then(|| hyphenated(plain));
     }
     None
 }
@@ -114,6 +166,32 @@ mod tests {
         let error = find_in(block.path(), GROUP, VOLUME).unwrap_err();
         assert!(error.to_string().contains("neither /dev/mapper nor /dev has a node for it"), "{error}");
         assert_eq!(find_in(block.path(), GROUP, "zzzzzz-ghij-KLMN-opqr-STUV-wxyz-012345").unwrap(), None);
+    }
+
+    #[test]
+    fn an_active_volume_is_found_by_its_identifier() {
+        let block = tempfile::tempdir().unwrap();
+        device(block.path(), "dm-0", "vg--0-other", &format!("LVM-{PLAIN}"), 8192);
+        device(block.path(), "dm-777777", "renamed--group-pvc--1", &format!("LVM-{PLAIN}"), 8192);
+        device(block.path(), "dm-2", "vg--0-pvc--1--layer", &format!("LVM-{PLAIN}-real"), 8192);
+        let storage = StorageId::of(GROUP);
+        // It has no node in this test, which is told: so it was found.
+        let error = active_in(block.path(), &storage, "pvc-1").unwrap_err();
+        assert!(error.to_string().contains("dm-777777"), "{error}");
+        assert_eq!(active_in(block.path(), &storage, "pvc-2").unwrap(), None);
+        assert_eq!(active_in(block.path(), &storage, "pvc-1-layer").unwrap(), None, "a layer of a volume");
+        assert_eq!(active_in(block.path(), &StorageId::of("another"), "pvc-1").unwrap(), None);
+    }
+
+    #[test]
+    fn device_mapper_names_are_taken_apart_as_they_were_made() {
+        for (group, volume) in [("vg0", "a"), ("vg-0", "a"), ("vg-", "a-b"), ("a--b", "pvc-6f0c-1"), ("v", "a--b-")] {
+            let mapped = quarry_lvm::mapper_path(group, volume);
+            let mapped = mapped.file_name().and_then(|name| name.to_str()).unwrap();
+            assert_eq!(logical_name(mapped).as_deref(), Some(volume), "{mapped}");
+        }
+        assert_eq!(logical_name("luks"), None);
+        assert_eq!(logical_name("a--b"), None);
     }
 
     #[test]

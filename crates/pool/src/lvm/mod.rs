@@ -3,7 +3,9 @@
 mod cache;
 mod device;
 mod disks;
+mod elsewhere;
 mod lost;
+mod removal;
 mod turn;
 mod volume;
 
@@ -17,6 +19,7 @@ use quarry_lvm::{LogicalVolume, VolumeGroup, capacity, safe_name};
 use quarry_volume::{Error, Layout, PoolState, Reason, Result, StorageId, VolumeSpec};
 
 use self::cache::{Cache, View};
+pub use self::device::{Active, active};
 pub(crate) use self::disks::LvmDisks;
 use self::turn::{Flushes, Turns};
 use crate::pool::{Device, Reading, Volumes};
@@ -128,7 +131,7 @@ impl LvmPool {
         let reason = match &error {
             Lvm::NoSpace { .. } => Reason::NoSpace,
             // It was not there when this change began: somebody made it since. The retry looks at what it is.
-            Lvm::AlreadyExists { .. } => Reason::UnderWay,
+            Lvm::AlreadyExists { .. } | Lvm::Changing { .. } => Reason::UnderWay,
             Lvm::InUse { .. } => Reason::InUse,
             Lvm::NotFound { .. } | Lvm::Locked { .. } | Lvm::MissingPv { .. } | Lvm::Denied { .. } => {
                 Reason::Unavailable
@@ -157,18 +160,22 @@ impl LvmPool {
         group.extent_size.saturating_mul(u64::from(layout.stripes()))
     }
 
-    /// The volume as it is now; what was looked up earlier may have changed.
-    fn current(&self, group: &VolumeGroup, volume: &PoolVolume) -> Result<PoolVolume> {
-        group
-            .logical_volume(&volume.name)
-            .filter(|found| found.uuid == volume.uuid)
-            .and_then(|found| volume::ours(group, found))
-            .ok_or_else(|| {
-                Error::unavailable(format!(
-                    "volume {} has been removed from pool {}, replaced, or has lost its mark in the meantime: retry",
-                    volume.name, self.name
-                ))
-            })
+    /// The volume as it is now, and its logical volume; what was looked up earlier may have changed.
+    ///
+    /// # Errors
+    /// `Unavailable` if it is not there any more, or not alone in being it.
+    fn current<'a>(&self, group: &'a VolumeGroup, volume: &PoolVolume) -> Result<(PoolVolume, &'a LogicalVolume)> {
+        let current = volume::named(group, &volume.name);
+        if let Some(current) = current.as_ref().filter(|current| matches!(current.record, Recorded::Ambiguous(_))) {
+            current.record()?;
+        }
+        let found = group.volumes().find(|found| found.uuid == volume.uuid);
+        current.filter(|current| current.uuid == volume.uuid).zip(found).ok_or_else(|| {
+            Error::unavailable(format!(
+                "volume {} has been removed from pool {}, replaced, or has lost its mark in the meantime: retry",
+                volume.name, self.name
+            ))
+        })
     }
 }
 
@@ -229,16 +236,16 @@ impl Pool for LvmPool {
     }
 
     async fn volume(&self, name: &str) -> Result<Option<PoolVolume>> {
-        let group = self.group().await?;
-        // As in a list of all: a part of another volume is none.
-        let found = group.volumes().find(|volume| volume.name == name);
-        Ok(found.and_then(|found| volume::ours(&group, found)))
+        Ok(volume::named(&*self.group().await?, name))
     }
 
     async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
-        let found = self.volumes().await?;
-        let named = |volume: &PoolVolume| volume.record().is_ok_and(|record| record.name == name);
-        match (found.into_iter().find(named), self.orphan()) {
+        let found = self.volume(&safe_name(name)).await?.filter(|volume| match &volume.record {
+            Recorded::Here(record) => record.name == name,
+            Recorded::Ambiguous(_) => true,
+            Recorded::Newer(_) | Recorded::Broken(_) => false,
+        });
+        match (found, self.orphan()) {
             (Some(volume), _) => Ok(Some(volume)),
             (None, None) => Ok(None),
             // It may be about to make it.
@@ -247,6 +254,10 @@ impl Pool for LvmPool {
                 format!("pool {}: what volumes there are is known when {orphan} has ended; retry", self.name),
             )),
         }
+    }
+
+    async fn elsewhere(&self, name: &str) -> Result<Option<String>> {
+        self.find_elsewhere(name).await
     }
 
     async fn storage(&self) -> Result<StorageId> {
@@ -312,7 +323,10 @@ impl Pool for LvmPool {
             pvs,
         };
         let made = commands::create(&request).await;
-        self.commit(&group, made).await?;
+        let refused = made.is_err();
+        if let Err(error) = self.commit(&group, made).await {
+            return Err(if refused { self.unmade(&name, &record, error).await } else { error.not_final() });
+        }
         // These layouts are one commit of lvm's, which has just succeeded, and the kernel has the whole device: a report
         // would say nothing that is not known. The next question makes one.
         if matches!(spec.layout, Layout::Linear | Layout::Striped { .. })
@@ -320,6 +334,7 @@ impl Pool for LvmPool {
             && let Tag::Record(record) = Record::parse(&record.to_string())
         {
             return Ok(PoolVolume {
+                stored_as: name.clone(),
                 name,
                 storage: StorageId::of(&group.uuid),
                 group: group.uuid.clone(),
@@ -329,7 +344,7 @@ impl Pool for LvmPool {
                 health: Health::Whole,
             });
         }
-        let group = self.group().await?;
+        let group = self.group().await.map_err(Error::not_final)?;
         group.logical_volume(&name).and_then(|found| volume::ours(&group, found)).ok_or_else(|| {
             Error::unavailable(format!("{}/{name} was made, and is gone: somebody removed it; retry", group.name))
         })
@@ -341,12 +356,12 @@ impl Pool for LvmPool {
         }
         let _turn = self.turn().await?;
         let group = self.group().await?;
-        self.current(&group, volume)?;
-        commands::activate(&group.name, &volume.name).await.map_err(|error| self.explain(error))?;
+        let (current, _) = self.current(&group, volume)?;
+        commands::activate(&group.name, &current.stored_as).await.map_err(|error| self.explain(error))?;
         self.device(volume)?.map(Device::Node).ok_or_else(|| {
             Error::host(format!(
                 "lvm activated {}/{}, but the kernel has no device for it: see the kernel log and `lvs -a {}`",
-                group.name, volume.name, group.name
+                group.name, current.stored_as, group.name
             ))
         })
     }
@@ -364,7 +379,7 @@ impl Pool for LvmPool {
         }
         let _turn = self.turn().await?;
         let group = self.group().await?;
-        let current = self.current(&group, volume)?;
+        let (current, _) = self.current(&group, volume)?;
         if current.record != volume.record {
             return Err(Error::precondition(format!(
                 "the record of volume {} was changed by somebody else in the meantime; retry",
@@ -372,31 +387,17 @@ impl Pool for LvmPool {
             )));
         }
         self.complete(&group)?;
-        let changed = commands::change_tags(&group.name, &volume.name, &volume.uuid, &[&before], &[&after]).await;
+        let changed = commands::change_tags(&group.name, &current.stored_as, &volume.uuid, &[&before], &[&after]).await;
         self.commit(&group, changed).await
     }
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         let _turn = self.turn().await?;
         let group = self.group().await?;
-        let current = self.current(&group, volume)?;
-        if !matches!(current.record, Recorded::Here(_)) {
-            current.record()?;
-        }
+        let (current, found) = self.current(&group, volume)?;
+        current.record()?;
+        self.same_name(&group, &current)?;
         self.complete(&group)?;
-        let parts: Vec<String> = group.parts_of(&volume.name).map(|part| part.uuid.clone()).collect();
-        let removed = commands::remove(&group.name, &volume.name, &volume.uuid).await;
-        self.commit(&group, removed).await?;
-        if parts.is_empty() {
-            return Ok(());
-        }
-        // What an interrupted creation left beside the volume does not always go with it.
-        let group = self.group().await?;
-        let stray = |part: &&LogicalVolume| part.parent.is_none() && parts.contains(&part.uuid);
-        for part in group.logical_volumes.iter().filter(stray) {
-            let removed = commands::remove(&group.name, &part.name, &part.uuid).await;
-            self.commit(&group, removed).await?;
-        }
-        Ok(())
+        self.take_away(&group, found).await
     }
 }

@@ -1,14 +1,57 @@
 //! From a logical volume in a report to a volume of ours.
 
-use quarry_lvm::{LogicalVolume, VolumeGroup};
+use quarry_lvm::{LogicalVolume, VolumeGroup, safe_name};
 use quarry_volume::StorageId;
 
 use crate::record::{Record, State, Tag};
 use crate::{Health, PoolVolume, Recorded};
 
-/// The volumes of a volume group that carry our mark.
+/// The volumes of a volume group that carry our mark, each once.
 pub(crate) fn all(group: &VolumeGroup) -> Vec<PoolVolume> {
-    group.volumes().filter_map(|volume| ours(group, volume)).collect()
+    each_once(group, group.volumes().filter_map(|volume| ours(group, volume)).collect())
+}
+
+/// The volume with that name in its identifier, whatever its logical volume is called now.
+pub(crate) fn named(group: &VolumeGroup, name: &str) -> Option<PoolVolume> {
+    let found = group.volumes().filter_map(|volume| ours(group, volume)).filter(|volume| volume.name == name);
+    each_once(group, found.collect()).pop()
+}
+
+/// Puts logical volumes that carry the record of one volume together to one that is ambiguous. The one that has the
+/// volume's own name stands for them.
+fn each_once(group: &VolumeGroup, mut volumes: Vec<PoolVolume>) -> Vec<PoolVolume> {
+    let path = |volume: &PoolVolume| format!("{}/{}", group.name, volume.stored_as);
+    let renamed = |volume: &PoolVolume| volume.stored_as != volume.name;
+    volumes.sort_by(|one, other| (&one.name, renamed(one)).cmp(&(&other.name, renamed(other))));
+    volumes.dedup_by(|other, first| {
+        if other.name != first.name {
+            return false;
+        }
+        let own = path(first);
+        match &mut first.record {
+            Recorded::Ambiguous(names) => names.push(path(other)),
+            record => *record = Recorded::Ambiguous(vec![own, path(other)]),
+        }
+        true
+    });
+    volumes
+}
+
+/// The logical volume that carries the record of that volume as a hidden part of another one: an operator has made a
+/// cache, an image or a snapshot of it. A raid's own metadata carries the raid's record as well, and is not meant.
+pub(crate) fn hidden<'a>(group: &'a VolumeGroup, name: &str) -> Option<&'a LogicalVolume> {
+    group.logical_volumes.iter().find(|volume| {
+        let records = || volume.tags.iter().filter_map(|tag| named_by(tag));
+        volume.internal && !volume.is_raid_part() && records().any(|found| found == name)
+    })
+}
+
+/// The name that a volume with this tag has in its identifier; `None` for a tag that is no readable record.
+pub(crate) fn named_by(tag: &str) -> Option<String> {
+    match Record::parse(tag) {
+        Tag::Record(record) => Some(safe_name(&record.name)),
+        Tag::Foreign | Tag::Newer { .. } | Tag::Broken { .. } => None,
+    }
 }
 
 /// The logical volume as a volume of ours; `None` if it does not carry our mark.
@@ -25,8 +68,13 @@ pub(crate) fn ours(group: &VolumeGroup, volume: &LogicalVolume) -> Option<PoolVo
         (Tag::Foreign, None) => return None,
     };
     let health = health(group, volume, &record);
+    let name = match &record {
+        Recorded::Here(record) => safe_name(&record.name),
+        Recorded::Newer(_) | Recorded::Broken(_) | Recorded::Ambiguous(_) => volume.name.clone(),
+    };
     Some(PoolVolume {
-        name: volume.name.clone(),
+        name,
+        stored_as: volume.name.clone(),
         storage: StorageId::of(&group.uuid),
         group: group.uuid.clone(),
         uuid: volume.uuid.clone(),
@@ -153,6 +201,61 @@ mod tests {
             assert_eq!(matches!(found.record, Recorded::Newer(2)), newer);
             assert!(found.record().is_err());
         }
+    }
+
+    #[test]
+    fn a_renamed_volume_keeps_its_name() {
+        let group = group(vec![pv("p", false)], vec![lv("a-parked", "linear", Some(READY), &["p"])]);
+        let found = named(&group, "a").unwrap();
+        assert_eq!((found.name.as_str(), found.stored_as.as_str()), ("a", "a-parked"));
+        assert!(found.renamed().is_some_and(|why| why.contains("a-parked")));
+        assert_eq!(named(&group, "a-parked").map(|volume| volume.name), None);
+        assert_eq!(only(&group).renamed(), found.renamed());
+    }
+
+    #[test]
+    fn a_name_that_is_taken_by_another_volume_leads_to_neither() {
+        let swapped = vec![
+            lv("b", "linear", Some(READY), &["p"]),
+            lv("a", "linear", Some(&READY.replace("n=a/", "n=b/")), &["p"]),
+        ];
+        let group = group(vec![pv("p", false)], swapped);
+        assert_eq!(named(&group, "a").map(|volume| volume.stored_as), Some("b".to_owned()));
+        assert_eq!(named(&group, "b").map(|volume| volume.stored_as), Some("a".to_owned()));
+    }
+
+    #[test]
+    fn two_with_one_record_are_one_volume_that_nothing_is_done_to() {
+        let copies = vec![
+            lv("copy", "linear", Some(NEW), &["p"]),
+            lv("a", "linear", Some(READY), &["p"]),
+            lv("other", "linear", Some(&READY.replace("n=a/", "n=b/")), &["p"]),
+            lv("third", "linear", Some(READY), &["p"]),
+        ];
+        let group = group(vec![pv("p", false)], copies);
+        let found = named(&group, "a").unwrap();
+        assert_eq!((found.uuid.as_str(), found.renamed()), ("uuid-a", None));
+        let error = found.record().unwrap_err();
+        assert!(
+            !error.reason.is_final() && error.message.starts_with("vg/a and vg/copy and vg/third all carry"),
+            "{error}"
+        );
+        let names: Vec<String> = all(&group).into_iter().map(|volume| volume.name).collect();
+        assert_eq!(names, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_volume_that_became_a_part_of_another_is_found_there() {
+        let group = group(
+            vec![pv("p", false)],
+            vec![
+                LogicalVolume { tags: vec![READY.to_owned()], ..part("b_cvol", &["p"]) },
+                LogicalVolume { tags: vec![RAID.replace("n=a/", "n=r/")], ..part("r_rmeta_0", &["p"]) },
+            ],
+        );
+        assert!(named(&group, "a").is_none());
+        assert_eq!(hidden(&group, "a").map(|volume| volume.name.as_str()), Some("b_cvol"));
+        assert_eq!(hidden(&group, "r"), None);
     }
 
     #[test]

@@ -66,6 +66,7 @@ impl Inner {
     pub(super) fn describe(&self, name: &str, slot: &Slot) -> PoolVolume {
         PoolVolume {
             name: name.to_owned(),
+            stored_as: name.to_owned(),
             storage: StorageId::of(&self.uuid),
             group: self.uuid.clone(),
             uuid: format!("{}-{}", self.uuid, slot.number),

@@ -1,8 +1,262 @@
-//! Volumes that were renamed, moved or copied by hand.
+//! Volumes that were renamed, moved, copied, or built upon by hand; and creations that fail half-way.
 
-use crate::runner::Scenario;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use quarry_proto::csi::v1 as csi;
+use quarry_vm::{Config, Disk, Vm};
+use tonic::Code;
+
+use crate::csi::{Ask, Made, refused, retry};
+use crate::node::{Node, device};
+use crate::runner::{Context, Passed, Scenario};
+use crate::scenarios::kill::{forget_points, points};
+
+const DISK: u64 = 512 << 20;
+/// After this long a change made by hand is seen.
+const SEEN: Duration = Duration::from_secs(6);
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    vec![]
+    let limit = Duration::from_secs(15 * 60);
+    vec![
+        Scenario {
+            name: "identity-moved",
+            about: "two logical volumes with one record, vgsplit, vgmerge, vgrename: never missing, never deleted, and what is mounted goes on",
+            limit,
+            run: |context| Box::pin(moved(context)),
+        },
+        Scenario {
+            name: "identity-removed",
+            about: "a delete takes nothing with it that is not the volume's, also where that appears between two steps, and whatever it is killed in",
+            limit,
+            run: |context| Box::pin(removed(context)),
+        },
+        Scenario {
+            name: "identity-unfinished",
+            about: "a creation whose record finds no room in the metadata area keeps its caller coming, and ends well when there is room",
+            limit,
+            run: |context| Box::pin(unfinished(context)),
+        },
+    ]
+}
+
+async fn seen() {
+    tokio::time::sleep(SEEN).await;
+}
+
+/// A volume of ext4 that was used: it holds a file.
+async fn used(node: &Node, name: &str) -> Result<Made> {
+    let made = node.csi.create(&Ask::mount(name, "ext4")).await?;
+    node.kubelet_folders(&made).await?;
+    node.csi.stage(&made).await?;
+    node.vm.sh(format!("echo precious > {}/data && sync", made.staging())).await?;
+    node.csi.unstage(&made).await?;
+    Ok(made)
+}
+
+/// Fails unless the volume can be staged and holds its file.
+async fn intact(node: &Node, made: &Made) -> Result<()> {
+    node.csi.stage(made).await?;
+    node.vm.sh(format!("grep -q precious {}/data", made.staging())).await.context("the file is gone")?;
+    node.csi.unstage(made).await?;
+    Ok(())
+}
+
+async fn moved(_: Context) -> Passed {
+    let node = Node::start("identity-moved", &[DISK, DISK]).await?;
+    copies(&node).await.context("two with one record")?;
+    split(&node).await.context("vgsplit")?;
+    renamed(&node).await.context("vgrename")?;
+    merged(&node).await.context("vgmerge")?;
+    Ok("a copied record, vgsplit, vgrename and vgmerge".to_owned())
+}
+
+async fn copies(node: &Node) -> Result<()> {
+    let made = used(node, "twice").await?;
+    let tag = node.vm.sh("lvs --noheadings -o lv_tags vg0/twice | tr -d ' '").await?;
+    let tag = tag.trim();
+    node.vm.sh(format!("lvcreate -qq -y -Wn -Zn -l 8 -n copy --addtag '{tag}' vg0")).await?;
+    seen().await;
+    for words in ["vg0/twice", "vg0/copy"] {
+        refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, words)?;
+        refused("stage", node.csi.stage(&made).await, Code::Unavailable, words)?;
+        refused("create", node.csi.create(&made.ask).await, Code::Unavailable, words)?;
+    }
+    let listed: Vec<String> = node.csi.list().await?.into_iter().map(|volume| volume.volume_id).collect();
+    ensure!(listed == [made.id.clone()], "listed: {listed:?}");
+    node.vm.sh(format!("lvchange -qq --deltag '{tag}' vg0/copy")).await?;
+    seen().await;
+    intact(node, &made).await?;
+    node.csi.delete(&made.id).await?;
+    node.vm.sh("lvremove -qq -y vg0/copy").await.context("the copy was removed with the volume")?;
+    node.expect_empty().await
+}
+
+async fn split(node: &Node) -> Result<()> {
+    let made = used(node, "split").await?;
+    node.vm.sh("lvchange -an vg0/split; vgsplit -qq vg0 elsewhere $(lvs --noheadings -o devices vg0/split | tr -d ' ' | cut -d'(' -f1)").await?;
+    seen().await;
+    let place = "elsewhere/split";
+    refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, place)?;
+    refused("stage", node.csi.stage(&made).await, Code::Unavailable, place)?;
+    node.csi.unstage(&made).await?;
+    node.vm.sh("lvs elsewhere/split && vgmerge -qq vg0 elsewhere").await?;
+    seen().await;
+    intact(node, &made).await?;
+    node.csi.delete(&made.id).await?;
+    node.csi.delete(&made.id).await.context("a repeated delete")?;
+    node.expect_empty().await
+}
+
+async fn renamed(node: &Node) -> Result<()> {
+    let made = used(node, "group").await?;
+    node.csi.stage(&made).await?;
+    node.vm.sh("vgrename -qq vg0 parked").await?;
+    seen().await;
+    refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, "parked")?;
+    refused("create", node.csi.create(&made.ask).await, Code::Unavailable, "parked")?;
+    node.csi.publish(&made).await.context("publish of what is staged")?;
+    let stats =
+        csi::NodeGetVolumeStatsRequest { volume_id: made.id.clone(), volume_path: made.target(), ..Default::default() };
+    node.csi.node().node_get_volume_stats(stats).await.context("stats of what is published")?;
+    node.vm.sh(format!("grep -q precious {}/data", made.target())).await?;
+    node.csi.unpublish(&made).await?;
+    node.csi.unstage(&made).await?;
+    node.vm.sh("vgrename -qq parked vg0").await?;
+    seen().await;
+    intact(node, &made).await?;
+    node.csi.delete(&made.id).await?;
+    node.expect_empty().await
+}
+
+/// The whole group is merged into another one. This is not undone: a group of the old name would be another one.
+async fn merged(node: &Node) -> Result<()> {
+    let made = used(node, "merged").await?;
+    node.vm.sh("lvchange -an vg0/merged").await?;
+    let spare =
+        node.vm.sh("pvs --noheadings -o pv_name,pv_used --units b -S pv_used=0 | awk '{print $1}' | head -n 1").await?;
+    let spare = spare.trim();
+    node.vm.sh(format!("vgreduce -qq vg0 {spare} && vgcreate -qq big {spare} && vgmerge -qq big vg0")).await?;
+    seen().await;
+    refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, "")?;
+    refused("stage", node.csi.stage(&made).await, Code::Unavailable, "")?;
+    node.vm.sh("lvs big/merged").await.context("the volume was removed").map(drop)
+}
+
+/// Makes a snapshot of the volume between the look of quarry and its lvremove.
+const WRAPPER: &str = r#"#!/bin/sh
+if [ "$1" = lvremove ] && [ -e /run/race ]; then
+    rm /run/race
+    /usr/sbin/lvm lvcreate -qq -y -s -l 4 -n late vg0/race
+fi
+exec /usr/sbin/lvm "$@"
+"#;
+
+async fn removed(_: Context) -> Passed {
+    let config = Config::new("identity-removed").disk(Disk::new("d1", DISK));
+    let mut node = Node::with_vm(Vm::start(config).await?, 1).await?;
+    node.vm.write("/opt/shadow/lvm", WRAPPER.as_bytes(), 0o755).await?;
+    node.shadow_programs("/opt/shadow");
+    node.serve().await?;
+    let made = used(&node, "race").await?;
+
+    node.vm.sh("touch /run/race").await?;
+    refused("delete", node.csi.delete(&made.id).await, Code::FailedPrecondition, "vg0/late")?;
+    node.vm.sh("test ! -e /run/race && lvs vg0/race vg0/late").await.context("something was removed")?;
+    intact(&node, &made).await.context("the origin of a snapshot")?;
+
+    let mut kills = 0;
+    loop {
+        forget_points(&node, Some(kills + 1)).await?;
+        let answer = node.csi.delete(&made.id).await;
+        ensure!(answer.is_err(), "the delete that was to be refused is done");
+        let passed = points(&node).await?.len() as u64;
+        node.vm
+            .sh("rm -f /run/quarry-faults/kill-at && lvs vg0/race vg0/late")
+            .await
+            .context("something was removed")?;
+        if passed <= kills {
+            break;
+        }
+        kills += 1;
+        node.wait_for_end().await?;
+        node.serve().await?;
+    }
+    node.vm.sh("lvremove -qq -y vg0/late").await?;
+    seen().await;
+
+    // A volume whose bytes an operator has made a cache of.
+    let cache = used(&node, "cache").await?;
+    node.vm.sh("lvchange -an vg0/cache; lvconvert -qq -y --type cache-pool vg0/cache").await?;
+    seen().await;
+    refused("delete of a cache pool", node.csi.delete(&cache.id).await, Code::FailedPrecondition, "cache")?;
+    node.vm.sh("lvs -a vg0 | grep -q cache_cdata && lvremove -qq -y vg0/cache").await.context("it was removed")?;
+    seen().await;
+    node.csi.delete(&cache.id).await?;
+
+    // Open, by a loop device as kubelet makes one, and by a process.
+    let raw = node.csi.create(&Ask::block("raw")).await?;
+    node.vm.sh("losetup -f /dev/vg0/raw").await?;
+    refused(
+        "delete under a loop device",
+        node.csi.delete(&raw.id).await,
+        Code::FailedPrecondition,
+        "loop0 (backing file",
+    )?;
+    node.vm.sh("losetup -d /dev/loop0; (exec 3<>/dev/vg0/raw; echo $BASHPID > /run/holder; exec sleep 1000) >/dev/null 2>&1 & sleep 1").await?;
+    refused("delete under a process", node.csi.delete(&raw.id).await, Code::FailedPrecondition, "(sleep)")?;
+    node.vm.sh("kill $(cat /run/holder); sleep 1").await?;
+    node.csi.delete(&raw.id).await?;
+
+    intact(&node, &made).await?;
+    node.csi.delete(&made.id).await?;
+    node.expect_empty().await?;
+    Ok(format!("a snapshot made in between; {kills} kills in a delete that is refused; a cache pool; two holders"))
+}
+
+/// Fills the metadata area of the group to its last byte with a tag.
+const FILL: &str = "
+lvcreate -qq -y -an -Wn -Zn -l 1 -n filler vg1
+tag() { head -c $1 /dev/zero | tr '\\0' $2; }
+n=0
+for size in 1000 100 10 1; do
+    for i in $(seq 200); do
+        n=$((n + 1)); lvchange -qq --addtag $(tag $size a)$n vg1/filler 2>/dev/null || break
+    done
+done
+last=b
+lvchange -qq --addtag $last vg1/filler 2>/dev/null || last=$(lvs --noheadings -o lv_tags vg1/filler | tr ',' '\\n' | tail -n 1 | tr -d ' ')
+while lvchange -qq --deltag $last --addtag ${last}c vg1/filler 2>/dev/null; do last=${last}c; done
+";
+
+async fn unfinished(context: Context) -> Passed {
+    let mut node = Node::bare("identity-unfinished", &[DISK]).await?;
+    node.vm.add_disks(vec![Disk::new("d2", DISK)]).await?;
+    node.vm.sh(format!("vgcreate -qq --metadatasize 32768b --dataalignment 64k vg1 {}", device("d2"))).await?;
+    node.configure("pools:\n  - name: main\n    lvm: {volumeGroup: vg1}\n").await?;
+    node.serve().await?;
+
+    // Where in a creation the zeroes are written.
+    forget_points(&node, None).await?;
+    let first = node.csi.create(&Ask::block("first")).await?;
+    let passed = points(&node).await?;
+    let zeroed = passed.iter().position(|point| point == "device:zero:after").context("no zeroing was seen")?;
+    node.csi.delete(&first.id).await?;
+
+    let ask = Ask::block("late");
+    forget_points(&node, Some(zeroed as u64 + 1)).await?;
+    ensure!(node.csi.create(&ask).await.is_err(), "the creation was not killed");
+    node.wait_for_end().await?;
+    node.vm.sh("rm -f /run/quarry-faults/kill-at").await?;
+    node.vm.sh(FILL).await.context("filling the metadata area")?;
+    node.serve().await?;
+    refused("create, with no room for its record", node.csi.create(&ask).await, Code::Unavailable, "")?;
+    context.say("kept coming");
+    node.vm.sh("lvs vg1/late").await.context("what an earlier call made was removed")?;
+    node.vm.sh("lvremove -qq -y vg1/filler").await?;
+    let made = retry(|| node.csi.create(&ask)).await.context("with room again")?;
+    node.csi.delete(&made.id).await?;
+    node.vm.sh("test -z \"$(lvs --noheadings vg1)\"").await.context("something is left")?;
+    Ok("a record that found no room: UNAVAILABLE, and done when there was room".to_owned())
 }

@@ -1,0 +1,136 @@
+//! Where a volume is that its own volume group does not have: before anybody is told that it does not exist.
+//!
+//! An operator may have made a part of another volume of it, or may have taken its disks to another volume group. The
+//! kernel knows what is active, and lvm is asked about every volume group of the host: that reads every disk, so it is
+//! done for nothing but this, and once for all who ask at the same time.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use quarry_lvm::VolumeGroup;
+use quarry_volume::{Error, Result, StorageId};
+use tokio::sync::Mutex;
+
+use super::{LvmPool, device, volume};
+
+/// What a search found, or why it failed.
+type Found = Result<Arc<Vec<VolumeGroup>>, String>;
+
+/// When the last search of this process began, and what it found. Held while one is under way.
+static SEARCH: Mutex<Option<(Instant, Found)>> = Mutex::const_new(None);
+
+impl LvmPool {
+    /// See [`crate::Pool::elsewhere`].
+    pub(super) async fn find_elsewhere(&self, name: &str) -> Result<Option<String>> {
+        let group = self.group().await?;
+        if let Some(part) = volume::hidden(&group, name) {
+            return Ok(Some(format!(
+                "it is the part {} of {}/{} now, as somebody has made it by hand with lvconvert",
+                part.name,
+                group.name,
+                part.parent.as_deref().unwrap_or("another volume")
+            )));
+        }
+        let active = device::active(&StorageId::of(&group.uuid), name)
+            .map_err(|error| Error::host(format!("looking for devices of volume {name}: {error}")))?;
+        if let Some(active) = active
+            && !group.logical_volumes.iter().any(|volume| volume.uuid == active.uuid)
+        {
+            return Ok(Some(format!(
+                "volume group {} does not have it any more, but its device {} is still there: was older metadata restored? \
+                 If it is not needed, remove the device (dmsetup remove)",
+                group.name,
+                active.node.display()
+            )));
+        }
+        let groups = groups().await.map_err(|why| {
+            Error::unavailable(format!(
+                "pool {}: volume {name} is not in volume group {}, and whether it lies in another one cannot be told: {why}",
+                self.name, group.name
+            ))
+        })?;
+        Ok(in_groups(&groups, &group.uuid, name).map(|path| {
+            format!(
+                "its record is on {path} now: its disks were taken to another volume group (vgsplit, vgmerge?); take them \
+                 back, or remove the logical volume or its record's tag by hand"
+            )
+        }))
+    }
+}
+
+/// The logical volume that carries the record of that volume, in another volume group than that one.
+fn in_groups(groups: &[VolumeGroup], own: &str, name: &str) -> Option<String> {
+    let others = groups.iter().filter(|group| group.uuid != own && !on_loops(group));
+    let mut volumes = others.flat_map(|group| group.logical_volumes.iter().map(move |volume| (group, volume)));
+    let (group, volume) = volumes.find(|(_, volume)| {
+        !volume.is_raid_part() && volume.tags.iter().filter_map(|tag| volume::named_by(tag)).any(|found| found == name)
+    })?;
+    Some(format!("{}/{}", group.name, volume.name))
+}
+
+/// Whether a volume group lies on loop devices: then it may be a tenant's, in a raw block volume, and say anything.
+fn on_loops(group: &VolumeGroup) -> bool {
+    let on_loop = |device: &std::path::Path| device.as_os_str().as_encoded_bytes().starts_with(b"/dev/loop");
+    group.physical_volumes.iter().filter_map(|volume| volume.device.as_deref()).any(on_loop)
+}
+
+/// The name of the volume group that is this storage, whatever it is called.
+pub(super) async fn group_on(storage: &StorageId) -> Option<String> {
+    let groups = groups().await.ok()?;
+    groups.iter().find(|group| StorageId::of(&group.uuid) == *storage).map(|group| group.name.clone())
+}
+
+/// All volume groups of the host, from a search that began after this was called.
+async fn groups() -> Found {
+    let came = Instant::now();
+    let mut last = SEARCH.lock().await;
+    if let Some((_, found)) = last.as_ref().filter(|(began, _)| *began >= came) {
+        return found.clone();
+    }
+    let stuck =
+        |command: &quarry_exec::Running| command.overdue && command.subject.as_deref() == Some(quarry_lvm::EVERYWHERE);
+    if let Some(command) = quarry_exec::running().iter().find(|command| stuck(command)) {
+        // A disk hangs. One process that waits for it is enough.
+        return Err(format!("`{}` does not end: is a disk hanging?", command.command));
+    }
+    let began = Instant::now();
+    let found = quarry_lvm::everywhere().await.map(Arc::new).map_err(|error| error.to_string());
+    *last = Some((began, found.clone()));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_lvm::{LogicalVolume, PhysicalVolume};
+
+    const RECORD: &str = "quarry1/s=ready/n=a/b=4096/a=m/f=ext4/l=l/p=x";
+
+    fn group(name: &str, device: &str, volumes: &[(&str, &str)]) -> VolumeGroup {
+        let volume = |(name, tag): &(&str, &str)| LogicalVolume {
+            name: (*name).to_owned(),
+            tags: vec![(*tag).to_owned()],
+            ..LogicalVolume::default()
+        };
+        VolumeGroup {
+            name: name.into(),
+            uuid: format!("uuid-{name}"),
+            physical_volumes: vec![PhysicalVolume { device: Some(device.into()), ..PhysicalVolume::default() }],
+            logical_volumes: volumes.iter().map(volume).collect(),
+            ..VolumeGroup::default()
+        }
+    }
+
+    #[test]
+    fn a_volume_is_found_by_its_record_in_another_group() {
+        let own = group("vg0", "/dev/vdb", &[("a", RECORD)]);
+        let split = group("split", "/dev/vdc", &[("other", "x"), ("parked", RECORD)]);
+        let tenants = group("evil", "/dev/loop0", &[("a", RECORD)]);
+        let find = |groups: &[VolumeGroup], name: &str| in_groups(groups, "uuid-vg0", name);
+        assert_eq!(find(&[own.clone(), split.clone()], "a").as_deref(), Some("split/parked"));
+        assert_eq!(find(&[own.clone(), tenants], "a"), None);
+        assert_eq!(find(&[own, split], "parked"), None);
+        let raid = group("split", "/dev/vdc", &[("a_rmeta_0", RECORD)]);
+        assert_eq!(find(&[raid], "a"), None);
+    }
+}

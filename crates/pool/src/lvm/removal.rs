@@ -1,0 +1,95 @@
+//! Removing a logical volume of ours, and nothing else with it.
+
+use quarry_lvm::{LogicalVolume, VolumeGroup, commands};
+use quarry_volume::{Error, Reason, Result};
+
+use super::LvmPool;
+use crate::{PoolVolume, Record};
+
+impl LvmPool {
+    /// Refuses to remove a volume that somebody has given another name: often so that it is kept.
+    pub(super) fn same_name(&self, group: &VolumeGroup, volume: &PoolVolume) -> Result<()> {
+        if volume.stored_as == volume.name {
+            return Ok(());
+        }
+        Err(Error::unavailable(format!(
+            "pool {}: volume {} was renamed by hand to {}/{}, perhaps to be kept, so it is not removed; rename it back \
+             (`lvrename {} {} {}`) and it is, or remove it by hand",
+            self.name, volume.name, group.name, volume.stored_as, group.name, volume.stored_as, volume.name
+        )))
+    }
+
+    /// Removes a logical volume with its own parts. The caller has the pool's turn.
+    ///
+    /// # Errors
+    /// `Precondition` where something else would go with it; `UnderWay` while lvm moves or converts it. Nothing was
+    /// removed then.
+    pub(super) async fn take_away(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
+        self.removable(group, volume)?;
+        let parts: Vec<String> = group.parts_of(&volume.name).map(|part| part.uuid.clone()).collect();
+        let removed = commands::remove(&group.name, &volume.name, &volume.uuid).await;
+        self.commit(group, removed).await?;
+        let group = self.group().await?;
+        if let Some(volume) = group.logical_volumes.iter().find(|found| found.uuid == volume.uuid) {
+            // lvm was told to leave it alone if anything had come to depend on it since.
+            self.removable(&group, volume)?;
+            return Err(Error::unavailable(format!(
+                "pool {}: lvm did not remove {}/{}, which was changed in the meantime: retry",
+                self.name, group.name, volume.name
+            )));
+        }
+        // What an interrupted creation left beside the volume does not always go with it.
+        let stray = |part: &&LogicalVolume| part.parent.is_none() && parts.contains(&part.uuid);
+        for part in group.logical_volumes.iter().filter(stray) {
+            let removed = commands::remove(&group.name, &part.name, &part.uuid).await;
+            self.commit(&group, removed).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether lvm would remove that volume now, and nothing else with it.
+    fn removable(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
+        if let Some(why) = group.under_way(volume) {
+            return Err(Error::new(
+                Reason::UnderWay,
+                format!("pool {}: {}/{} cannot be removed now: {why}", self.name, group.name, volume.name),
+            ));
+        }
+        let others = group.removed_with(volume);
+        if others.is_empty() {
+            return Ok(());
+        }
+        let named: Vec<String> = others
+            .iter()
+            .map(|other| format!("{}/{} ({})", group.name, other.name, other.dependence(volume)))
+            .collect();
+        Err(Error::precondition(format!(
+            "pool {}: {}/{} is not removed, because lvm would remove what Quarry did not make with it: {}; remove or \
+             detach that first (lvremove, `lvconvert --splitcache`)",
+            self.name,
+            group.name,
+            volume.name,
+            named.join(", ")
+        )))
+    }
+
+    /// The answer of a creation whose lvcreate failed. It may have made the volume all the same: before its device could
+    /// not be activated, or in the first of two commits. Nobody has seen that one, so it is removed again. The caller has
+    /// the pool's turn, and had it when the name was free.
+    pub(super) async fn unmade(&self, name: &str, record: &Record, error: Error) -> Error {
+        if !error.reason.is_final() {
+            return error;
+        }
+        let Ok(group) = self.group().await else { return error.not_final() };
+        let record = record.to_string();
+        let made = group.volumes().find(|volume| volume.name == name && volume.tags.contains(&record));
+        let Some(made) = made else { return error };
+        match self.take_away(&group, made).await {
+            Ok(()) => error,
+            Err(why) => Error::unavailable(format!(
+                "{}; {}/{name} was made all the same, and could not be removed again: {}",
+                error.message, group.name, why.message
+            )),
+        }
+    }
+}
