@@ -159,11 +159,9 @@ impl Host {
         }
         match pool.elsewhere(&id.volume).await? {
             None => Ok(None),
-            Some(place) => Err(Error::unavailable(format!(
-                "volume {} is not where pool {} would have it: {place}",
-                id.volume,
-                pool.name()
-            ))),
+            Some(place) => {
+                Err(Error::unavailable(format!("it is not where pool {} would have it: {place}", pool.name())))
+            }
         }
     }
 
@@ -207,7 +205,7 @@ impl Host {
         } else {
             format!("its storage may be one that cannot be read now: {}", unread.join("; "))
         };
-        Err(Error::unavailable(format!("volume {id} cannot be looked up on node {}: {why}", self.node())))
+        Err(Error::unavailable(format!("it cannot be looked up on node {}: {why}", self.node())))
     }
 
     /// Finds the volume that an earlier CreateVolume made under this name: first in the pool that is asked for, which

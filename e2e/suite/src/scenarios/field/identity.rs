@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use quarry_proto::csi::v1 as csi;
 use quarry_vm::{Config, Disk, Vm};
 use tonic::Code;
 
-use crate::csi::{Ask, Made, refused, retry};
+use crate::csi::{Ask, MIB, Made, is_passing, refused, retry};
 use crate::node::{Node, device};
 use crate::runner::{Context, Passed, Scenario};
 use crate::scenarios::kill::{forget_points, points};
@@ -37,6 +37,12 @@ pub fn all() -> Vec<Scenario> {
             about: "a creation whose record finds no room in the metadata area keeps its caller coming, and ends well when there is room",
             limit,
             run: |context| Box::pin(unfinished(context)),
+        },
+        Scenario {
+            name: "identity-taken-back",
+            about: "a creation on bad sectors takes back what it made, and is killed in every step of that",
+            limit,
+            run: |context| Box::pin(taken_back(context)),
         },
     ]
 }
@@ -190,7 +196,8 @@ async fn removed(_: Context) -> Passed {
     let cache = used(&node, "cache").await?;
     node.vm.sh("lvchange -an vg0/cache; lvconvert -qq -y --type cache-pool vg0/cache").await?;
     seen().await;
-    refused("delete of a cache pool", node.csi.delete(&cache.id).await, Code::FailedPrecondition, "cache")?;
+    refused("delete of a cache pool", node.csi.delete(&cache.id).await, Code::Unavailable, "cache_cdata")?;
+    refused("stage of a cache pool", node.csi.stage(&cache).await, Code::Unavailable, "cache_cdata")?;
     node.vm.sh("lvs -a vg0 | grep -q cache_cdata && lvremove -qq -y vg0/cache").await.context("it was removed")?;
     seen().await;
     node.csi.delete(&cache.id).await?;
@@ -213,6 +220,61 @@ async fn removed(_: Context) -> Passed {
     node.csi.delete(&made.id).await?;
     node.expect_empty().await?;
     Ok(format!("a snapshot made in between; {kills} kills in a delete that is refused; a cache pool; two holders"))
+}
+
+/// A disk whose first 16 MiB and last 4 MiB are good: between them every access fails. Nothing else of the group has room.
+const BAD: &str = "
+vgcreate -qq vg1 $good
+sectors=$(blockdev --getsz $bad); size=$((sectors - 2048)); end=$((size - 8192))
+printf '0 32768 linear %s 2048\\n32768 %s error\\n%s 8192 linear %s %s\\n' $bad $((end - 32768)) $end $bad $((end + 2048)) | dmsetup create bad
+pvcreate -qq -y /dev/mapper/bad && vgextend -qq vg1 /dev/mapper/bad
+lvcreate -qq -y -an -Wn -Zn -n filler -l 100%PVS vg1 $good
+";
+
+/// A creation that cannot be prepared takes back what it made; killed wherever, it leaves no volume of which nobody knows.
+async fn taken_back(context: Context) -> Passed {
+    let config = Config::new("identity-taken-back").disk(Disk::new("d1", 64 << 20)).disk(Disk::new("d2", DISK));
+    let mut node = Node::with_vm(Vm::start(config).await?, 0).await?;
+    let disk = |serial| format!("$(readlink -f {})", device(serial));
+    node.vm.sh(format!("good={} bad={}; {BAD}", disk("d1"), disk("d2"))).await?;
+    node.configure("pools:\n  - name: main\n    lvm: {volumeGroup: vg1}\n").await?;
+    node.serve().await?;
+
+    let (mut kills, mut kept) = (0, 0);
+    loop {
+        let ask = Ask::mount(&format!("bad-{kills}"), "ext4").size(200 * MIB);
+        forget_points(&node, Some(kills + 1)).await?;
+        ensure!(node.csi.create(&ask).await.is_err(), "a volume on bad sectors was made");
+        let passed = points(&node).await?.len() as u64;
+        node.vm.sh("rm -f /run/quarry-faults/kill-at").await?;
+        if passed > kills {
+            node.wait_for_end().await?;
+            node.serve().await?;
+        }
+        let Err(answer) = node.csi.create(&ask).await else { bail!("a volume on bad sectors was made") };
+        let there = node.vm.sh("lvs --noheadings -o lv_name vg1 | grep bad || true").await?;
+        ensure!(
+            is_passing(&answer) != there.trim().is_empty(),
+            "after kill {kills}: {answer:?}, and there is {there:?}"
+        );
+        for volume in node.csi.list().await? {
+            kept += 1;
+            retry(|| node.csi.delete(&volume.volume_id)).await?;
+        }
+        node.vm
+            .sh("test \"$(lvs --noheadings -o lv_name vg1 | tr -d ' ')\" = filler")
+            .await
+            .context("something is left")?;
+        if passed <= kills {
+            break;
+        }
+        kills += 1;
+    }
+    ensure!(kept > 0, "no kill left a volume behind");
+    context.say(&format!("{kills} kills"));
+    Ok(format!(
+        "{kills} kills in a creation on bad sectors: {kept} volumes stayed and kept their caller coming, the others were taken back"
+    ))
 }
 
 /// Fills the metadata area of the group to its last byte with a tag.
