@@ -4,7 +4,8 @@
 //! kernel knows what is active, and lvm is asked about every volume group of the host: that reads every disk, so it is
 //! done for nothing but this, and once for all who ask at the same time.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use quarry_lvm::VolumeGroup;
@@ -12,6 +13,7 @@ use quarry_volume::{Error, Result, StorageId};
 use tokio::sync::Mutex;
 
 use super::{LvmPool, device, volume};
+use crate::PoolVolume;
 
 /// What a search found, or why it failed.
 type Found = Result<Arc<Vec<VolumeGroup>>, String>;
@@ -20,6 +22,35 @@ type Found = Result<Arc<Vec<VolumeGroup>>, String>;
 static SEARCH: Mutex<Option<(Instant, Found)>> = Mutex::const_new(None);
 
 impl LvmPool {
+    fn seen(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers the names of volumes that a report has.
+    pub(super) fn remember(&self, volumes: &[PoolVolume]) {
+        self.seen().extend(volumes.iter().map(|volume| volume.name.clone()));
+    }
+
+    /// Forgets a volume that was removed.
+    pub(super) fn forget(&self, name: &str) {
+        self.seen().remove(name);
+    }
+
+    /// Makes sure that a name which the volume group does not have can be given to a new volume. One that this process has
+    /// seen there, and has not removed, may lie elsewhere: a second volume of that name would have the same identifier.
+    pub(super) async fn is_unused(&self, name: &str) -> Result<()> {
+        if !self.seen().contains(name) {
+            return Ok(());
+        }
+        match self.find_elsewhere(name).await? {
+            Some(place) => Err(Error::unavailable(format!("pool {}: volume {name} exists: {place}", self.name))),
+            None => {
+                self.forget(name);
+                Ok(())
+            }
+        }
+    }
+
     /// See [`crate::Pool::elsewhere`].
     pub(super) async fn find_elsewhere(&self, name: &str) -> Result<Option<String>> {
         let group = self.group().await?;

@@ -9,6 +9,7 @@ mod removal;
 mod turn;
 mod volume;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct LvmPool {
     changing: Turns,
     /// Which changes have been flushed.
     flushes: Flushes,
+    /// The names of the volumes that this process has seen in the volume group, and has not removed.
+    seen: std::sync::Mutex<BTreeSet<String>>,
     /// The lvm commands of an earlier Quarry that were still at work when this one started.
     orphans: std::sync::Mutex<Vec<Orphan>>,
 }
@@ -51,7 +54,7 @@ impl LvmPool {
         let cache = Cache::new(&config.volume_group, uevents, disks);
         let orphans = std::sync::Mutex::new(quarry_exec::orphans(&config.volume_group));
         let (changing, flushes) = (Turns::default(), Flushes::default());
-        let pool = Self { name, config, cache, changing, flushes, orphans };
+        let pool = Self { name, config, cache, changing, flushes, seen: std::sync::Mutex::default(), orphans };
         if let Some(orphan) = pool.orphan() {
             // It may hold the volume group's lock, for which a report would wait. Both come later: see `turn`.
             tracing::warn!(pool = pool.name, orphan, "no changes until it has ended");
@@ -210,6 +213,9 @@ impl Pool for LvmPool {
         state.metadata_free = group.metadata_free;
         state.problems.extend(state.space.closed.clone().filter(|why| !state.problems.contains(why)));
         let volumes = volume::all(&group);
+        if known != Some(mark) {
+            self.remember(&volumes);
+        }
         state.volumes = u64::try_from(volumes.len()).unwrap_or(u64::MAX);
         let volumes = if known == Some(mark) { Volumes::Same } else { Volumes::All(volumes) };
         Reading { state, mark, volumes }
@@ -247,7 +253,10 @@ impl Pool for LvmPool {
         });
         match (found, self.orphan()) {
             (Some(volume), _) => Ok(Some(volume)),
-            (None, None) => Ok(None),
+            (None, None) => {
+                self.is_unused(&safe_name(name)).await?;
+                Ok(None)
+            }
             // It may be about to make it.
             (None, Some(orphan)) => Err(Error::new(
                 Reason::UnderWay,
@@ -398,6 +407,8 @@ impl Pool for LvmPool {
         current.record()?;
         self.same_name(&group, &current)?;
         self.complete(&group)?;
-        self.take_away(&group, found).await
+        self.take_away(&group, found).await?;
+        self.forget(&volume.name);
+        Ok(())
     }
 }
