@@ -6,6 +6,7 @@
 
 mod cluster;
 mod files;
+mod health;
 mod identity;
 mod member;
 mod memory;

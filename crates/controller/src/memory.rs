@@ -207,7 +207,7 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use quarry_volume::{AccessTypes, Layout, Space, StorageId, Wipe};
+    use quarry_volume::{AccessTypes, Condition, Layout, Space, StorageId, Wipe};
 
     use super::*;
 
@@ -227,6 +227,7 @@ mod tests {
             layout: Some(Layout::Linear),
             ready: false,
             problem: String::new(),
+            condition: Condition::Healthy,
         }
     }
 

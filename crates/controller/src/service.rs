@@ -14,7 +14,7 @@ use quarry_volume::{
 use tonic::{Request, Response, Status};
 
 use crate::cluster::Cluster;
-use crate::{paging, placement};
+use crate::{health, paging, placement};
 
 /// How long a call waits for the node where the caller gave no deadline: less than the sidecars' usual minute.
 const DEFAULT_WAIT: Duration = Duration::from_secs(50);
@@ -190,6 +190,25 @@ impl csi::controller_server::Controller for ControllerService {
         Ok(Response::new(csi::ListVolumesResponse { entries: volumes.iter().map(entry).collect(), next_token }))
     }
 
+    async fn controller_list_volume_health(
+        &self,
+        request: Request<csi::ControllerListVolumeHealthRequest>,
+    ) -> Result<Response<csi::ControllerListVolumeHealthResponse>, Status> {
+        let request = request.into_inner();
+        Ok(Response::new(health::list(&self.cluster, request.max_entries, &request.starting_token)?))
+    }
+
+    async fn controller_get_volume_health(
+        &self,
+        request: Request<csi::ControllerGetVolumeHealthRequest>,
+    ) -> Result<Response<csi::ControllerGetVolumeHealthResponse>, Status> {
+        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+        let request = request.into_inner();
+        required("volume_id", &request.volume_id)?;
+        let volume = self.cluster.get(&existing_volume(&request.volume_id)?, wait).await?;
+        Ok(Response::new(csi::ControllerGetVolumeHealthResponse { volume_health: Some(health::of(&volume)) }))
+    }
+
     async fn get_capacity(
         &self,
         request: Request<csi::GetCapacityRequest>,
@@ -224,6 +243,8 @@ impl csi::controller_server::Controller for ControllerService {
             rpc::Type::ListVolumes,
             rpc::Type::GetCapacity,
             rpc::Type::GetVolume,
+            rpc::Type::GetVolumeHealth,
+            rpc::Type::ListVolumeHealth,
             rpc::Type::SingleNodeMultiWriter,
         ]
         .map(capability)

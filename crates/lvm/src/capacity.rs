@@ -9,10 +9,12 @@
 use std::cmp::Reverse;
 use std::path::PathBuf;
 
-use quarry_volume::{Largest, Layout, Space};
+use quarry_volume::{Largest, Layout, Space, show_size};
 
 use crate::types::{PhysicalVolume, VolumeGroup};
 
+/// From how many bytes behind a physical volume on it is worth a word: less may be alignment, or a second metadata area.
+const GROWN: u64 = 32 << 20;
 /// No new volume when less than this part of the metadata area is left.
 const METADATA_RESERVE: u64 = 10;
 
@@ -76,6 +78,16 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
     if group.partial {
         return Some(format!("volume group {name} is partial: see `vgs -o +vg_missing_pv_count {name}`"));
     }
+    if let Some(why) = duplicated(group) {
+        return Some(why);
+    }
+    if let Some(pv) = group.physical_volumes.iter().find(|pv| pv.device_read_only && pv.metadata_areas > 0) {
+        return Some(format!(
+            "volume group {name}: the kernel does not allow writes to {}, so that lvm cannot write the group's metadata: \
+             see `dmesg` for why, and `blockdev --setrw` once the disk is well",
+            group.show_disk(&pv.uuid)
+        ));
+    }
     if group.exported {
         return Some(format!("volume group {name} is exported: see vgimport"));
     }
@@ -103,12 +115,69 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
     None
 }
 
+/// Why lvm changes nothing, and activates nothing, in a volume group with this physical volume. Both devices are named.
+fn on_duplicates(pv: &PhysicalVolume) -> String {
+    let mut devices: Vec<String> =
+        pv.device.iter().chain(&pv.duplicates).map(|device| device.display().to_string()).collect();
+    devices.sort_unstable();
+    format!(
+        "physical volume {} is on {} devices, {}, so that lvm neither changes the group nor activates volumes of it: take \
+         the copy away, hide it from lvm (devices file or global_filter in lvm.conf), or give it an identity of its own \
+         (vgimportclone); if they are paths to one disk, let multipath claim them",
+        pv.uuid,
+        devices.len(),
+        devices.join(" and ")
+    )
+}
+
+/// Why lvm does nothing to volumes that are not active, although it reads the volume group; none where it does.
+#[must_use]
+pub fn duplicated(group: &VolumeGroup) -> Option<String> {
+    let pv = group.physical_volumes.iter().find(|pv| !pv.duplicates.is_empty())?;
+    Some(format!("volume group {}: {}", group.name, on_duplicates(pv)))
+}
+
+/// Disks whose free extents are not given out while the others' are, and why, for the operator.
+#[must_use]
+pub fn withheld(group: &VolumeGroup) -> Vec<String> {
+    let why = |pv: &PhysicalVolume| {
+        let disk = group.show_disk(&pv.uuid);
+        if pv.is_cut_off(group.extent_size) {
+            let (fitting, all) = (pv.extents_on_device(group.extent_size), pv.extent_count);
+            return Some(format!(
+                "{disk} is smaller than its physical volume says (it has room for {fitting} of {all} extents): nothing new \
+                 is placed there; give the disk its size back, or move off what can be moved (pvmove) and take it out of \
+                 the group (vgreduce)"
+            ));
+        }
+        (pv.device_read_only && pv.metadata_areas == 0).then(|| {
+            format!("the kernel does not allow writes to {disk}: nothing new is placed there; see `dmesg` for why")
+        })
+    };
+    group.physical_volumes.iter().filter(|pv| !pv.missing).filter_map(why).collect()
+}
+
+/// What an operator could have more of: disks that are larger than their physical volumes.
+#[must_use]
+pub fn hints(group: &VolumeGroup) -> Vec<String> {
+    let grown = group.physical_volumes.iter().filter(|pv| !pv.missing && pv.unused_tail(group.extent_size) >= GROWN);
+    let hint = |pv: &PhysicalVolume| {
+        let disk = group.show_disk(&pv.uuid);
+        format!(
+            "{disk} is {} larger than its physical volume: `pvresize {disk}` makes that room usable",
+            show_size(pv.unused_tail(group.extent_size))
+        )
+    };
+    grown.map(hint).collect()
+}
+
 /// Disks that are there and may be allocated from, those with the most free extents first.
 fn usable(group: &VolumeGroup) -> Vec<&PhysicalVolume> {
     let mut volumes: Vec<&PhysicalVolume> = group
         .physical_volumes
         .iter()
         .filter(|volume| volume.allocatable && !volume.missing && volume.device.is_some())
+        .filter(|volume| !volume.is_cut_off(group.extent_size) && !volume.device_read_only)
         .collect();
     // By name among equals, so that the same report always gives the same choice.
     volumes.sort_by_key(|volume| (Reverse(volume.free_extents), volume.device.clone()));

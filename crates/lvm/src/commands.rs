@@ -137,6 +137,16 @@ pub async fn activate(vg: &str, name: &str) -> Result<(), Error> {
     succeed(command.arg(target(vg, name)?)).await
 }
 
+/// Makes a logical volume's device disappear. Its metadata stays as it is, and nothing is written. Refused while the device
+/// is open. As with [`remove`], only the volume with that UUID is meant.
+///
+/// # Errors
+/// Among others [`Error::InUse`] and [`Error::NotFound`].
+pub async fn deactivate(vg: &str, name: &str, uuid: &str) -> Result<(), Error> {
+    let command = mutation("lvchange", vg).args(["-y", "--activate", "n", "--select", &only(uuid)?]);
+    succeed(command.arg(target(vg, name)?)).await
+}
+
 /// Takes tags from a logical volume and gives it others, in one metadata commit. A tag that is there already, or is not
 /// there to be taken, is no error. A tag in both lists stays. As with [`remove`], only the volume with that UUID is meant.
 ///

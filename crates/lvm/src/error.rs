@@ -35,6 +35,14 @@ pub enum Error {
         "`{command}` was refused because a physical volume is missing: {stderr}; bring the disk back, or see vgreduce --removemissing"
     )]
     MissingPv { command: String, stderr: String },
+    /// A physical volume is on several devices, and lvm does nothing to its volume group before that is resolved.
+    #[error(
+        "`{command}` was refused because a physical volume is on several devices: {stderr}; take the copy away, or see vgimportclone"
+    )]
+    Duplicate { command: String, stderr: String },
+    /// A disk did not take what lvm wrote: it is read-only, or fails.
+    #[error("`{command}` could not write to a disk: {stderr}; see `dmesg` for why")]
+    DiskWrite { command: String, stderr: String },
     /// The volume group is not ours to change: exported, read-only, another host's, or guarded by a lock manager.
     #[error("`{command}` was refused: {stderr}")]
     Denied { command: String, stderr: String },
@@ -69,6 +77,10 @@ pub enum Kind {
     Locked,
     /// See [`Error::MissingPv`].
     MissingPv,
+    /// See [`Error::Duplicate`].
+    Duplicate,
+    /// See [`Error::DiskWrite`].
+    DiskWrite,
     /// See [`Error::Denied`].
     Denied,
     /// None of those.
@@ -76,8 +88,9 @@ pub enum Kind {
 }
 
 /// The words that tell, in the order they are looked for: the first that is found decides.
-const TELLING: [(Kind, &[&str]); 8] = [
+const TELLING: [(Kind, &[&str]); 10] = [
     (Kind::Changing, &["remove locked logical volume", "merging snapshot", "is merged to", "while pvmove"]),
+    (Kind::Duplicate, &["with duplicate pv devices", "appear on duplicate devices", "with duplicates."]),
     (
         Kind::Locked,
         &[
@@ -139,6 +152,7 @@ const TELLING: [(Kind, &[&str]); 8] = [
             "out of space",
         ],
     ),
+    (Kind::DiskWrite, &["error writing device", "failed to write vg"]),
     (Kind::NotFound, &["not found", "failed to find logical volume", "failed to find"]),
 ];
 
@@ -166,6 +180,8 @@ impl Error {
             Kind::Changing => Self::Changing { command, stderr },
             Kind::Locked => Self::Locked { command, stderr },
             Kind::MissingPv => Self::MissingPv { command, stderr },
+            Kind::Duplicate => Self::Duplicate { command, stderr },
+            Kind::DiskWrite => Self::DiskWrite { command, stderr },
             Kind::Denied => Self::Denied { command, stderr },
             Kind::Other => Self::Other { command, code, stderr },
         }

@@ -8,21 +8,26 @@
 pub mod capacity;
 pub mod commands;
 mod dependents;
+mod dm;
 mod error;
 mod header;
+pub mod kernel;
 mod lookup;
 mod name;
+mod raid;
 mod report;
 mod search;
 mod suspended;
 mod types;
 mod udev;
 
+pub use dm::open_count;
 pub use error::{Error, Kind, classify};
 pub use header::{flush, hyphenated, label_uuid, metadata_fingerprint};
 pub use lookup::{Lookup, Report, report};
 pub use name::{safe_name, vg_name_fits};
+pub use raid::{ImageState, RaidStatus, raid_status};
 pub use report::{ParseError, parse};
 pub use search::{EVERYWHERE, everywhere};
 pub use suspended::{Suspended, resume, suspended};
-pub use types::{LogicalVolume, PhysicalVolume, VolumeGroup, mapper_path};
+pub use types::{LogicalVolume, PhysicalVolume, Used, VolumeGroup, mapper_path};

@@ -74,12 +74,29 @@ fn sort_out(names: &[&str], found: Vec<VolumeGroup>, stderr: &str) -> Report {
     let mut found: BTreeMap<String, VolumeGroup> = found.into_iter().map(|group| (group.name.clone(), group)).collect();
     let answer = |name: &&str| {
         let lookup = match found.remove(*name) {
-            Some(group) => Lookup::Found(Box::new(group)),
+            Some(mut group) => {
+                name_duplicates(&mut group, stderr);
+                Lookup::Found(Box::new(group))
+            }
             None => absent(name, stderr),
         };
         ((*name).to_owned(), lookup)
     };
     Report { groups: names.iter().map(answer).collect() }
+}
+
+/// Takes from lvm's warnings which other devices hold a physical volume of the group. No column of the report says so: it
+/// shows the one device that lvm prefers.
+fn name_duplicates(group: &mut VolumeGroup, stderr: &str) {
+    let unused = stderr.lines().filter_map(|line| {
+        let (device, uuid) = line.trim().strip_prefix("WARNING: Not using device ")?.rsplit_once(" for PV ")?;
+        Some((device, uuid.trim_end_matches('.')))
+    });
+    for (device, uuid) in unused {
+        if let Some(pv) = group.physical_volumes.iter_mut().find(|pv| pv.uuid == uuid) {
+            pv.duplicates.push(device.into());
+        }
+    }
 }
 
 fn absent(name: &str, stderr: &str) -> Lookup {
@@ -106,6 +123,7 @@ fn is_torn(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PhysicalVolume;
 
     #[test]
     fn absence_must_be_said() {
@@ -121,6 +139,25 @@ mod tests {
         // A name that is the beginning of another's.
         assert!(matches!(sort_out(&["a"], vec![], "  Volume group \"ab\" not found").get("a"), Lookup::Unreadable(_)));
         assert!(matches!(sort_out(&["a"], vec![], "").get("a"), Lookup::Unreadable(words) if !words.is_empty()));
+    }
+
+    /// As lvm 2.03.11 and 2.03.16 put it.
+    #[test]
+    fn both_devices_of_a_duplicate_are_known() {
+        let pv = |uuid: &str, device: &str| PhysicalVolume {
+            uuid: uuid.to_owned(),
+            device: Some(device.into()),
+            ..PhysicalVolume::default()
+        };
+        let physical_volumes = vec![pv("aaaaaa-1", "/dev/vdb"), pv("bbbbbb-2", "/dev/vdc")];
+        let group = VolumeGroup { name: "a".to_owned(), physical_volumes, ..VolumeGroup::default() };
+        let stderr = "  WARNING: Not using device /dev/vdd for PV aaaaaa-1.\n  \
+                      WARNING: Not using device /dev/vde for PV cccccc-3.\n  \
+                      WARNING: PV aaaaaa-1 prefers device /dev/vdb because device is used by LV.";
+        let report = sort_out(&["a"], vec![group], stderr);
+        let Lookup::Found(group) = report.get("a") else { panic!("{report:?}") };
+        assert_eq!(group.physical_volumes[0].duplicates, [std::path::PathBuf::from("/dev/vdd")]);
+        assert!(group.physical_volumes[1].duplicates.is_empty());
     }
 
     /// As lvm 2.03.16 put it after a power cut that kept the header of its metadata and lost the text.

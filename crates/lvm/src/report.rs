@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use crate::types::{LogicalVolume, PhysicalVolume, VolumeGroup, mapper_path};
+use crate::types::{LogicalVolume, PhysicalVolume, Used, VolumeGroup, mapper_path};
 
 /// The columns of each table. `lv_parent` and the segment tables tie the rows together.
 pub(crate) const COLUMNS: [(&str, &str); 5] = [
@@ -19,7 +19,10 @@ pub(crate) const COLUMNS: [(&str, &str); 5] = [
          vg_extent_count,vg_free_count,vg_missing_pv_count,vg_seqno,vg_tags,vg_mda_size,vg_mda_free,max_lv,pv_count,\
          lv_count",
     ),
-    ("pv", "pv_uuid,pv_name,pv_size,pv_pe_count,pv_pe_alloc_count,pv_allocatable,pv_missing,pv_mda_used_count"),
+    (
+        "pv",
+        "pv_uuid,pv_name,pv_size,pv_pe_count,pv_pe_alloc_count,pv_allocatable,pv_missing,pv_mda_used_count,pe_start",
+    ),
     (
         "lv",
         "lv_uuid,lv_name,lv_parent,lv_size,lv_tags,lv_role,lv_active,lv_suspended,lv_device_open,lv_skip_activation,\
@@ -116,10 +119,11 @@ fn physical_volume(row: &Row<'_>) -> Result<PhysicalVolume, ParseError> {
         size: row.number("pv_size")?,
         extent_count,
         free_extents: extent_count.saturating_sub(row.number("pv_pe_alloc_count")?),
-        free_fragments: Vec::new(),
         allocatable: row.flag("pv_allocatable")? == Some(true),
         missing,
         metadata_areas: row.number("pv_mda_used_count")?,
+        first_extent: row.number("pe_start")?,
+        ..PhysicalVolume::default()
     })
 }
 
@@ -165,13 +169,19 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
     let mut places: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for row in pv_rows {
         let (pv, lv) = (row.text("pv_uuid")?, row.text("lv_uuid")?);
+        let (start, extents) = (row.number("pvseg_start")?, row.number("pvseg_size")?);
+        let found = group.physical_volumes.iter_mut().find(|volume| volume.uuid == pv);
+        match found {
+            Some(found) if lv.is_empty() => found.free_fragments.push((start, extents)),
+            Some(found) => found.used.push(Used { start, extents, volume: lv.clone() }),
+            None => {}
+        }
         if !lv.is_empty() {
             places.entry(lv).or_default().insert(pv);
-        } else if let Some(pv) = group.physical_volumes.iter_mut().find(|volume| volume.uuid == pv) {
-            pv.free_fragments.push((row.number("pvseg_start")?, row.number("pvseg_size")?));
         }
     }
     for pv in &mut group.physical_volumes {
+        pv.used.sort_unstable_by_key(|used| used.start);
         pv.free_fragments.retain(|(_, extents)| *extents > 0);
         pv.free_fragments.sort_unstable();
     }

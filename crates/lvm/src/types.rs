@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use quarry_volume::Layout;
 
+use crate::raid::RaidStatus;
+
 /// A volume group with everything in it, as one report saw it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VolumeGroup {
@@ -68,6 +70,28 @@ pub struct PhysicalVolume {
     pub missing: bool,
     /// Metadata areas on it that are in use; with none, a commit does not touch it.
     pub metadata_areas: u64,
+    /// Where its first extent begins on the device, in bytes.
+    pub first_extent: u64,
+    /// The runs of extents that logical volumes use, in order.
+    pub used: Vec<Used>,
+    /// Other devices that hold the same physical volume, as lvm named them in this report: copies of the disk, or further
+    /// paths to it. lvm uses `device`, and changes nothing while there are others.
+    pub duplicates: Vec<PathBuf>,
+    /// Bytes of the device by the kernel's word, see [`crate::kernel`]; none where it was not asked or did not know.
+    pub device_size: Option<u64>,
+    /// Whether the kernel refuses to write to the device.
+    pub device_read_only: bool,
+}
+
+/// A run of extents of a physical volume that a logical volume uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    /// The first extent.
+    pub start: u64,
+    /// How many.
+    pub extents: u64,
+    /// The UUID of the logical volume.
+    pub volume: String,
 }
 
 /// A logical volume; internal ones (a raid's images) are in the report too, with `internal` set.
@@ -119,6 +143,9 @@ pub struct LogicalVolume {
     pub role: String,
     /// For a mirrored volume, how much is known to be the same on all images, in hundredths of a percent.
     pub sync_percent: Option<u32>,
+    /// For a raid, what the kernel says of its images, see [`crate::kernel`]: now, or when it was active last. None where
+    /// it was never seen active.
+    pub raid: Option<RaidStatus>,
 }
 
 impl VolumeGroup {
@@ -198,7 +225,45 @@ impl VolumeGroup {
         if u32::try_from(parts) != Ok(parts_due) || self.parts_of(name).any(|part| !part.internal) {
             return Some(format!("{name} has {parts} parts of {parts_due}, or loose ones"));
         }
-        None
+        let disks = self.shared_by_images(volume);
+        (!disks.is_empty()).then(|| format!("copies of {name} share a disk ({})", disks.join(", ")))
+    }
+
+    /// The images of a raid, in the order of the kernel's table.
+    #[must_use]
+    pub fn images_of<'a>(&'a self, name: &'a str) -> Vec<&'a LogicalVolume> {
+        let number = |part: &LogicalVolume| part.name.rsplit('_').next().and_then(|digits| digits.parse::<u32>().ok());
+        let mut images: Vec<_> = self.parts_of(name).filter(|part| part.name.contains("_rimage_")).collect();
+        images.sort_by_key(|part| number(part));
+        images
+    }
+
+    /// The disks on which more than one image of a raid lies: with such a disk several copies are lost at once. Older
+    /// versions of lvm allocate so where the free extents lie in pieces (fixed in 2.03.22).
+    #[must_use]
+    pub fn shared_by_images(&self, volume: &LogicalVolume) -> Vec<String> {
+        let images = self.images_of(&volume.name);
+        let lies_on = |pv: &String| images.iter().filter(|image| image.physical_volumes.contains(pv)).count();
+        volume.physical_volumes.iter().filter(|pv| lies_on(pv) > 1).map(|pv| self.show_disk(pv)).collect()
+    }
+
+    /// A physical volume for people: its device, or its UUID where it has none.
+    #[must_use]
+    pub fn show_disk(&self, uuid: &str) -> String {
+        let device = self.physical_volume(uuid).and_then(|pv| pv.device.as_ref());
+        device.map_or_else(|| uuid.to_owned(), |device| device.display().to_string())
+    }
+
+    /// The physical volumes whose device ends before extents that this logical volume uses.
+    pub fn cut_off_under<'a>(&'a self, volume: &'a LogicalVolume) -> impl Iterator<Item = &'a PhysicalVolume> {
+        self.physical_volumes.iter().filter(move |pv| {
+            let fitting = pv.extents_on_device(self.extent_size);
+            pv.used.iter().any(|used| {
+                let of_it =
+                    used.volume == volume.uuid || self.parts_of(&volume.name).any(|part| part.uuid == used.volume);
+                of_it && used.start.saturating_add(used.extents) > fitting
+            })
+        })
     }
 }
 
@@ -208,6 +273,29 @@ fn whole_of(name: &str) -> Option<&str> {
         let (whole, number) = name.rsplit_once(infix)?;
         (!whole.is_empty() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then_some(whole)
     })
+}
+
+impl PhysicalVolume {
+    /// How many of its extents lie within its device; all of them where the device's size is not known.
+    #[must_use]
+    pub fn extents_on_device(&self, extent_size: u64) -> u64 {
+        let Some(size) = self.device_size else { return self.extent_count };
+        let fitting = size.saturating_sub(self.first_extent) / extent_size.max(1);
+        fitting.min(self.extent_count)
+    }
+
+    /// Whether its device is smaller than lvm's metadata says: a disk replaced by a smaller one, or shrunk below lvm.
+    #[must_use]
+    pub fn is_cut_off(&self, extent_size: u64) -> bool {
+        self.extents_on_device(extent_size) < self.extent_count
+    }
+
+    /// The bytes of its device behind its last extent; 0 where the device's size is not known.
+    #[must_use]
+    pub fn unused_tail(&self, extent_size: u64) -> u64 {
+        let end = self.first_extent.saturating_add(self.extent_count.saturating_mul(extent_size));
+        self.device_size.unwrap_or_default().saturating_sub(end)
+    }
 }
 
 impl LogicalVolume {

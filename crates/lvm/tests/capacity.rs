@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use quarry_lvm::capacity::{choose, closed, largest, space};
+use quarry_lvm::capacity::{choose, closed, hints, largest, space, withheld};
 use quarry_lvm::{LogicalVolume, PhysicalVolume, VolumeGroup};
 use quarry_volume::Layout;
 
@@ -223,4 +223,47 @@ proptest! {
             && (extents * EXTENT).is_multiple_of(space.unit(&layout));
         prop_assert_eq!(choose(&group, &layout, extents, reserve * EXTENT).is_some(), promised);
     }
+}
+
+#[test]
+fn a_disk_on_two_devices_closes_the_group_and_both_are_named() {
+    let mut group = group(&[10, 20]);
+    group.physical_volumes[1].duplicates = vec!["/dev/sdq".into()];
+    let why = closed(&group).expect("closed");
+    assert!(why.contains("/dev/sdb and /dev/sdq") && why.contains("vgimportclone"), "{why}");
+    assert_eq!(choose(&group, &Layout::Linear, 1, 0), None);
+    assert!(space(&group, 0).closed.is_some());
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_closes_the_group_only_with_metadata_on_it() {
+    let mut group = group(&[10, 20]);
+    group.physical_volumes[1].device_read_only = true;
+    assert!(closed(&group).expect("closed").contains("writes to /dev/sdb"));
+    group.physical_volumes[1].metadata_areas = 0;
+    assert_eq!(closed(&group), None);
+    assert_eq!(space(&group, 0).free, [10]);
+    assert!(withheld(&group)[0].contains("/dev/sdb"));
+    assert_eq!(choose(&group, &Layout::Linear, 20, 0), None);
+}
+
+#[test]
+fn a_disk_that_shrank_gives_no_room_and_one_that_grew_a_hint() {
+    let mut group = group(&[10, 20]);
+    let end = 1000 * EXTENT + (1 << 20);
+    for pv in &mut group.physical_volumes {
+        pv.first_extent = 1 << 20;
+        pv.device_size = Some(end);
+    }
+    assert_eq!((withheld(&group), hints(&group)), (vec![], vec![]));
+    group.physical_volumes[1].device_size = Some(end - 512);
+    assert_eq!(space(&group, 0).free, [10]);
+    assert!(withheld(&group)[0].contains("999 of 1000 extents"), "{:?}", withheld(&group));
+    assert_eq!(extents(&group, RAID1, 0), 0);
+    // Alignment leaves something behind the last extent of most disks.
+    group.physical_volumes[1].device_size = Some(end + (31 << 20));
+    assert_eq!((withheld(&group), hints(&group)), (vec![], vec![]));
+    group.physical_volumes[1].device_size = Some(end + (32 << 20));
+    assert!(hints(&group)[0].contains("pvresize /dev/sdb"), "{:?}", hints(&group));
+    assert_eq!(space(&group, 0).free, [20, 10]);
 }

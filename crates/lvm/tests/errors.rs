@@ -2,7 +2,7 @@
 
 use quarry_lvm::{Kind, classify};
 
-const RECORDED: [(Kind, &str); 27] = [
+const RECORDED: [(Kind, &str); 29] = [
     // lvcreate
     (Kind::AlreadyExists, "  Logical Volume \"a\" already exists in volume group \"qvg\""),
     (Kind::NoSpace, "  Volume group \"qvg\" has insufficient free space (745 extents): 10000 required."),
@@ -38,6 +38,13 @@ const RECORDED: [(Kind, &str); 27] = [
         Kind::Locked,
         "  /run/lock/lvm/V_qvg: flock failed: Resource temporarily unavailable\n  Can't get lock for qvg.\n  \
          Cannot process volume group qvg",
+    ),
+    // A copy of a disk of the group is plugged in.
+    (Kind::Duplicate, "  Cannot update volume group vg0 with duplicate PV devices."),
+    (
+        Kind::Duplicate,
+        "  WARNING: Not using device /dev/vdd for PV FWYbZN-Ugwd-V6WD-mu7p-nETB-h1C1-eXSdaM.\n  Cannot activate LVs in VG \
+         vg0 while PVs appear on duplicate devices.",
     ),
     // lvremove, lvchange
     (Kind::NotFound, "  Failed to find logical volume \"qvg/nosuch\""),

@@ -18,6 +18,7 @@ use quarry_volume::{Change, Greeting, PoolState, Space, Volume, VolumeId};
 use tokio::sync::broadcast;
 
 use self::difference::difference;
+use crate::health;
 
 mod difference;
 mod listener;
@@ -291,6 +292,7 @@ pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
         layout: record.map(|record| record.layout),
         // Where the record cannot be read its bytes may be anybody's.
         ready: !matches!(&volume.record, Recorded::Here(record) if record.state == State::New),
+        condition: health::condition(volume, problem.is_some()),
         problem: problem.unwrap_or_default(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quarry_proto::csi::v1 as csi;
 use quarry_transport::deadline;
@@ -86,7 +86,9 @@ impl csi::node_server::Node for NodeService {
         let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
         let request = request.into_inner();
         let id = required("volume_id", &request.volume_id)?;
+        let began = Instant::now();
         self.host.unstage(id, path("staging_target_path", &request.staging_target_path)?, wait).await?;
+        self.host.deactivate_later(id, began);
         Ok(Response::new(csi::NodeUnstageVolumeResponse {}))
     }
 
@@ -156,6 +158,26 @@ impl csi::node_server::Node for NodeService {
         Ok(Response::new(csi::NodeGetVolumeStatsResponse { usage }))
     }
 
+    async fn node_get_volume_health(
+        &self,
+        request: Request<csi::NodeGetVolumeHealthRequest>,
+    ) -> Result<Response<csi::NodeGetVolumeHealthResponse>, Status> {
+        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+        let request = request.into_inner();
+        required("volume_id", &request.volume_id)?;
+        let id = existing_volume(&request.volume_id)?;
+        let health = self.host.volume_health(&id, wait).await?;
+        Ok(Response::new(csi::NodeGetVolumeHealthResponse { volume_health: Some(health) }))
+    }
+
+    async fn node_get_storage_health(
+        &self,
+        _request: Request<csi::NodeGetStorageHealthRequest>,
+    ) -> Result<Response<csi::NodeGetStorageHealthResponse>, Status> {
+        let backend_health = self.host.storage_health().await;
+        Ok(Response::new(csi::NodeGetStorageHealthResponse { backend_health }))
+    }
+
     async fn node_get_capabilities(
         &self,
         _request: Request<csi::NodeGetCapabilitiesRequest>,
@@ -164,9 +186,15 @@ impl csi::node_server::Node for NodeService {
 
         let capability =
             |rpc: rpc::Type| csi::NodeServiceCapability { r#type: Some(Type::Rpc(Rpc { r#type: rpc as i32 })) };
-        let capabilities = [rpc::Type::StageUnstageVolume, rpc::Type::GetVolumeStats, rpc::Type::SingleNodeMultiWriter]
-            .map(capability)
-            .to_vec();
+        let capabilities = [
+            rpc::Type::StageUnstageVolume,
+            rpc::Type::GetVolumeStats,
+            rpc::Type::SingleNodeMultiWriter,
+            rpc::Type::GetVolumeHealth,
+            rpc::Type::GetStorageHealth,
+        ]
+        .map(capability)
+        .to_vec();
         Ok(Response::new(csi::NodeGetCapabilitiesResponse { capabilities }))
     }
 

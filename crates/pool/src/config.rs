@@ -54,6 +54,8 @@ pub struct LvmConfig {
     pub volume_group: String,
     /// Bytes of the volume group that are never given out.
     pub reserve: u64,
+    /// Whether a volume is deactivated when it has been unstaged.
+    pub deactivate: bool,
 }
 
 /// A pool of kind `disk`.
@@ -107,6 +109,7 @@ struct Pool {
 struct Lvm {
     volume_group: Spanned<String>,
     reserve: Option<Spanned<String>>,
+    deactivate: Option<bool>,
 }
 
 /// Reads the configuration file at `path`.
@@ -186,7 +189,7 @@ fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut HashMap<String, String>
             parse_size(&text.value).map_err(|why| (text.referenced.line(), format!("{key}.lvm.reserve: {why}")))?
         }
     };
-    Ok(LvmConfig { volume_group, reserve })
+    Ok(LvmConfig { volume_group, reserve, deactivate: section.deactivate.unwrap_or(true) })
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -228,14 +231,17 @@ mod tests {
     fn pools_are_read() {
         let pools = parse(
             Path::new("pools.yaml"),
-            "pools:\n  - name: fast\n    lvm:\n      volumeGroup: vg-nvme\n      reserve: 10Gi\n  - name: slow\n    lvm: {volumeGroup: vg1, reserve: 4096}\n  - name: third\n    lvm: {volumeGroup: vg2}\n",
+            "pools:\n  - name: fast\n    lvm:\n      volumeGroup: vg-nvme\n      reserve: 10Gi\n  - name: slow\n    lvm: {volumeGroup: vg1, reserve: 4096, deactivate: false}\n  - name: third\n    lvm: {volumeGroup: vg2}\n",
         )
         .unwrap();
-        let pool = |name: &str, group: &str, reserve| PoolConfig {
+        let pool = |name: &str, group: &str, reserve, deactivate| PoolConfig {
             name: name.into(),
-            kind: PoolKind::Lvm(LvmConfig { volume_group: group.into(), reserve }),
+            kind: PoolKind::Lvm(LvmConfig { volume_group: group.into(), reserve, deactivate }),
         };
-        assert_eq!(pools, [pool("fast", "vg-nvme", 10 << 30), pool("slow", "vg1", 4096), pool("third", "vg2", 0)]);
+        assert_eq!(
+            pools,
+            [pool("fast", "vg-nvme", 10 << 30, true), pool("slow", "vg1", 4096, false), pool("third", "vg2", 0, true)]
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 
-use crate::{AccessTypes, Filesystem, Layout, Result, Space, StorageId, VolumeId, VolumeSpec};
+use crate::{AccessTypes, Condition, Filesystem, Layout, Result, Space, StorageId, VolumeId, VolumeSpec};
 
 /// A volume as the node that holds it describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub struct Volume {
     pub ready: bool,
     /// What is wrong with it, for the operator: a lost disk, a record that cannot be read. Empty if nothing is.
     pub problem: String,
+    /// The kind of that problem, for programs.
+    pub condition: Condition,
 }
 
 /// What a pool can still give for one layout, in bytes.
@@ -82,6 +84,8 @@ pub struct PoolState {
     pub volumes: u64,
     /// Why it takes no new volumes, or cannot be read at all; empty if all is well.
     pub problems: Vec<String>,
+    /// What an operator could have more of, where nothing is wrong.
+    pub hints: Vec<String>,
 }
 
 /// Who a node is, told first on every stream of changes.

@@ -7,6 +7,7 @@ mod access;
 mod agent;
 mod error;
 mod filesystem;
+mod health;
 mod id;
 mod layout;
 mod options;
@@ -20,6 +21,7 @@ pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESY
 pub use agent::{Agent, Capacity, Change, Chosen, Found, Greeting, News, NewsStream, PoolState, Volume};
 pub use error::{Error, Reason, Result};
 pub use filesystem::{Filesystem, UnknownFilesystem};
+pub use health::Condition;
 pub use id::{MAX_ID, MAX_NODE, MAX_VOLUME, NotOurs, StorageId, VolumeId};
 pub use layout::Layout;
 pub use options::{MakeOptions, MountOptions, OptionError, check_options};

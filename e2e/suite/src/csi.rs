@@ -299,6 +299,36 @@ impl Csi {
         self.node().node_unpublish_volume(timed(request, PATIENCE)).await.map(drop)
     }
 
+    /// What is wrong with a volume, as its node says; empty if nothing is.
+    pub async fn health(&self, id: &str) -> Result<Vec<csi::volume_health::VolumeHealthEntry>, Status> {
+        let request = csi::NodeGetVolumeHealthRequest { volume_id: id.to_owned(), ..Default::default() };
+        let answer = self.node().node_get_volume_health(timed(request, PATIENCE)).await?.into_inner();
+        Ok(answer.volume_health.map(|health| health.health_statuses).unwrap_or_default())
+    }
+
+    /// What is wrong with the node's storage; empty if nothing is.
+    pub async fn storage_health(
+        &self,
+    ) -> Result<Vec<csi::node_get_storage_health_response::StorageBackendHealth>, Status> {
+        let request = timed(csi::NodeGetStorageHealthRequest::default(), PATIENCE);
+        Ok(self.node().node_get_storage_health(request).await?.into_inner().backend_health)
+    }
+
+    /// The volumes that the controller knows a problem of, in pages of one.
+    pub async fn ailing(&self) -> Result<Vec<csi::VolumeHealth>, Status> {
+        let (mut all, mut starting_token) = (Vec::new(), String::new());
+        loop {
+            let request =
+                csi::ControllerListVolumeHealthRequest { max_entries: 1, starting_token, ..Default::default() };
+            let answer = self.controller().controller_list_volume_health(timed(request, PATIENCE)).await?.into_inner();
+            all.extend(answer.entries);
+            starting_token = answer.next_token;
+            if starting_token.is_empty() {
+                return Ok(all);
+            }
+        }
+    }
+
     /// The identifiers and sizes of all volumes.
     pub async fn list(&self) -> Result<Vec<csi::Volume>, Status> {
         let request = timed(csi::ListVolumesRequest::default(), PATIENCE);

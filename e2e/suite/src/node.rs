@@ -119,6 +119,12 @@ impl Node {
         self.vm.write("/etc/quarry/pools.yaml", yaml.as_bytes(), 0o644).await
     }
 
+    /// Keeps volumes active while they are unstaged, from the next start on: for tests that look at their devices then.
+    pub async fn keep_active(&self) -> Result<()> {
+        let section = format!("lvm: {{volumeGroup: {GROUP}, deactivate: false}}");
+        self.configure(&format!("pools:\n  - name: main\n    {section}\n")).await
+    }
+
     /// Puts a folder in front of quarry's PATH, from its next start on: programs in it hide the real ones.
     pub fn shadow_programs(&mut self, folder: &str) {
         self.path = format!("{folder}:");

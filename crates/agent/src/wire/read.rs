@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use quarry_proto::agent::v1;
 use quarry_volume::{
-    AccessTypes, Change, Chosen, Error, Filesystem, Greeting, Layout, PoolState, Reason, Result, SizeRange, Space,
-    Volume, VolumeId, VolumeSpec, Wipe, wire::required,
+    AccessTypes, Change, Chosen, Condition, Error, Filesystem, Greeting, Layout, PoolState, Reason, Result, SizeRange,
+    Space, Volume, VolumeId, VolumeSpec, Wipe, wire::required,
 };
 
 /// A volume that is asked for: read strictly, because what was meant must be made.
@@ -103,6 +103,7 @@ pub fn chosen(chosen: v1::Chosen) -> Chosen {
 /// the volume.
 #[must_use]
 pub fn volume(volume: v1::Volume) -> Option<Volume> {
+    let condition = condition(volume.condition(), &volume.problem);
     Some(Volume {
         id: volume.id.parse().ok()?,
         name: volume.name,
@@ -112,8 +113,23 @@ pub fn volume(volume: v1::Volume) -> Option<Volume> {
         filesystem: volume.filesystem.parse().ok(),
         layout: Layout::from_code(&volume.layout),
         ready: volume.ready,
+        condition,
         problem: volume.problem,
     })
+}
+
+/// The kind of a volume's problem. A node plugin that is older tells of a problem without its kind.
+fn condition(told: v1::Condition, problem: &str) -> Condition {
+    match told {
+        v1::Condition::Unspecified if problem.is_empty() => Condition::Healthy,
+        v1::Condition::Unspecified | v1::Condition::Other => Condition::Other,
+        v1::Condition::Degraded => Condition::Degraded,
+        v1::Condition::DiskMissing => Condition::DiskMissing,
+        v1::Condition::Unfinished => Condition::Unfinished,
+        v1::Condition::RecordUnreadable => Condition::RecordUnreadable,
+        v1::Condition::FilesystemFailed => Condition::FilesystemFailed,
+        v1::Condition::StorageUnreadable => Condition::StorageUnreadable,
+    }
 }
 
 /// A pool as its node describes it.
@@ -131,6 +147,7 @@ pub fn pool(pool: v1::PoolState) -> PoolState {
         metadata_free: pool.metadata_free_bytes,
         volumes: pool.volumes,
         problems: pool.problems,
+        hints: pool.hints,
     }
 }
 

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use prost::Message as _;
 use quarry_proto::agent::v1;
 use quarry_volume::{
-    AccessTypes, Change, Chosen, Error, Filesystem, Greeting, Layout, PoolState, Reason, SizeRange, Space, StorageId,
-    Volume, VolumeId, VolumeSpec, Wipe,
+    AccessTypes, Change, Chosen, Condition, Error, Filesystem, Greeting, Layout, PoolState, Reason, SizeRange, Space,
+    StorageId, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tonic::{Code, Status};
 
@@ -23,6 +23,19 @@ fn id() -> impl Strategy<Value = VolumeId> {
 
 fn access() -> impl Strategy<Value = AccessTypes> {
     prop_oneof![Just(AccessTypes::Mount), Just(AccessTypes::Block), Just(AccessTypes::Both)]
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    prop_oneof![
+        Just(Condition::Healthy),
+        Just(Condition::Degraded),
+        Just(Condition::DiskMissing),
+        Just(Condition::Unfinished),
+        Just(Condition::RecordUnreadable),
+        Just(Condition::FilesystemFailed),
+        Just(Condition::StorageUnreadable),
+        Just(Condition::Other),
+    ]
 }
 
 fn filesystem() -> impl Strategy<Value = Filesystem> {
@@ -81,9 +94,11 @@ prop_compose! {
         filesystem in of(filesystem()),
         layout in of(layout()),
         ready in any::<bool>(),
-        problem in ".{0,60}",
+        problem in ".{1,60}",
+        condition in condition(),
     ) -> Volume {
-        Volume { id, name, size, pool, access, filesystem, layout, ready, problem }
+        let problem = if condition == Condition::Healthy { String::new() } else { problem };
+        Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition }
     }
 }
 
@@ -102,11 +117,12 @@ prop_compose! {
         numbers in any::<[u64; 4]>(),
         space in space(),
         problems in vec(".{0,60}", 0..4),
+        hints in vec(".{0,60}", 0..4),
     ) -> PoolState {
         let [size, metadata_size, metadata_free, volumes] = numbers;
         let (name, kind, on) = texts;
         let storage = storage.as_deref().map(StorageId::of);
-        PoolState { name, kind, on, storage, size, space, metadata_size, metadata_free, volumes, problems }
+        PoolState { name, kind, on, storage, size, space, metadata_size, metadata_free, volumes, problems, hints }
     }
 }
 

@@ -1,7 +1,9 @@
 //! From our words to the protocol's messages.
 
 use quarry_proto::agent::v1;
-use quarry_volume::{AccessTypes, Change, Chosen, Filesystem, Greeting, Layout, PoolState, Space, Volume, VolumeSpec};
+use quarry_volume::{
+    AccessTypes, Change, Chosen, Condition, Filesystem, Greeting, Layout, PoolState, Space, Volume, VolumeSpec,
+};
 
 /// The longest text that travels, in bytes: a longer one is for a log, and messages have a limit.
 pub const MAX_TEXT: usize = 2048;
@@ -45,6 +47,21 @@ pub fn volume(volume: Volume) -> v1::Volume {
         layout: volume.layout.as_ref().map_or_else(String::new, Layout::code),
         ready: volume.ready,
         problem: text(volume.problem),
+        condition: condition(volume.condition).into(),
+    }
+}
+
+/// The kind of a volume's problem.
+fn condition(condition: Condition) -> v1::Condition {
+    match condition {
+        Condition::Healthy => v1::Condition::Unspecified,
+        Condition::Degraded => v1::Condition::Degraded,
+        Condition::DiskMissing => v1::Condition::DiskMissing,
+        Condition::Unfinished => v1::Condition::Unfinished,
+        Condition::RecordUnreadable => v1::Condition::RecordUnreadable,
+        Condition::FilesystemFailed => v1::Condition::FilesystemFailed,
+        Condition::StorageUnreadable => v1::Condition::StorageUnreadable,
+        Condition::Other => v1::Condition::Other,
     }
 }
 
@@ -62,6 +79,7 @@ pub fn pool(pool: PoolState) -> v1::PoolState {
         metadata_free_bytes: pool.metadata_free,
         volumes: pool.volumes,
         problems: pool.problems.into_iter().map(text).collect(),
+        hints: pool.hints.into_iter().map(text).collect(),
     }
 }
 

@@ -8,8 +8,8 @@ use futures::{StreamExt as _, stream};
 use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Chosen, Error, Filesystem, Found, Greeting, Layout, News, NewsStream, PoolState,
-    Reason, Result, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
+    AccessTypes, Agent, Change, Chosen, Condition, Error, Filesystem, Found, Greeting, Layout, News, NewsStream,
+    PoolState, Reason, Result, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -139,6 +139,7 @@ pub(crate) fn volume(name: &str) -> Volume {
         layout: Some(Layout::Raid1 { mirrors: 1 }),
         ready: true,
         problem: "a disk is missing".into(),
+        condition: Condition::DiskMissing,
     }
 }
 
@@ -154,6 +155,7 @@ pub(crate) fn pool() -> PoolState {
         metadata_free: 1 << 19,
         volumes: 3,
         problems: vec!["one".into(), "two".into()],
+        hints: vec!["three".into()],
     }
 }
 

@@ -19,8 +19,8 @@ use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
-    Agent, Change, Chosen, Error, Found, Greeting, Layout, News, NewsStream, PoolState, Reason, Result, Space,
-    StorageId, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Chosen, Condition, Error, Found, Greeting, Layout, News, NewsStream, PoolState, Reason, Result,
+    Space, StorageId, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -92,6 +92,7 @@ impl FakeNode {
             layout: Some(Layout::Linear),
             ready: false,
             problem: String::new(),
+            condition: Condition::Healthy,
         };
         self.volumes.lock().unwrap().insert(name.into(), volume.clone());
         self.change(vec![volume], vec![]);

@@ -31,7 +31,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
-    use quarry_volume::StorageId;
+    use quarry_volume::{Condition, StorageId};
 
     use super::*;
 
@@ -46,6 +46,7 @@ mod tests {
             layout: None,
             ready: false,
             problem: String::new(),
+            condition: Condition::Healthy,
         };
         map.iter().map(volume).collect()
     }

@@ -4,7 +4,10 @@ mod cache;
 mod device;
 mod disks;
 mod elsewhere;
+mod health;
+mod idle;
 mod lost;
+mod observe;
 mod removal;
 mod turn;
 mod volume;
@@ -12,7 +15,7 @@ mod volume;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quarry_exec::Orphan;
 use quarry_lvm::commands::{self, CreateLv};
@@ -22,9 +25,11 @@ use quarry_volume::{Error, Layout, PoolState, Reason, Result, StorageId, VolumeS
 use self::cache::{Cache, View};
 pub use self::device::{Active, active};
 pub(crate) use self::disks::LvmDisks;
+use self::idle::Idle;
+use self::observe::Observer;
 use self::turn::{Flushes, Turns};
 use crate::pool::{Device, Reading, Volumes};
-use crate::record::Tag;
+use crate::record::{State, Tag};
 use crate::threads::NOTEWORTHY;
 use crate::{Health, LvmConfig, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
 
@@ -37,6 +42,8 @@ pub struct LvmPool {
     name: String,
     config: LvmConfig,
     cache: Arc<Cache>,
+    observer: Arc<Observer>,
+    idle: Idle,
     /// A turn is held while the volume group is changed: capacity is checked and used up as one step.
     changing: Turns,
     /// Which changes have been flushed.
@@ -53,8 +60,17 @@ impl LvmPool {
     pub(crate) async fn open(name: String, config: LvmConfig, uevents: Uevents, disks: LvmDisks) -> Self {
         let cache = Cache::new(&config.volume_group, uevents, disks);
         let orphans = std::sync::Mutex::new(quarry_exec::orphans(&config.volume_group));
-        let (changing, flushes) = (Turns::default(), Flushes::default());
-        let pool = Self { name, config, cache, changing, flushes, seen: std::sync::Mutex::default(), orphans };
+        let pool = Self {
+            name,
+            config,
+            cache,
+            observer: Arc::default(),
+            idle: Idle::default(),
+            changing: Turns::default(),
+            flushes: Flushes::default(),
+            seen: std::sync::Mutex::default(),
+            orphans,
+        };
         if let Some(orphan) = pool.orphan() {
             // It may hold the volume group's lock, for which a report would wait. Both come later: see `turn`.
             tracing::warn!(pool = pool.name, orphan, "no changes until it has ended");
@@ -76,7 +92,7 @@ impl LvmPool {
         Ok(self.numbered().await?.0)
     }
 
-    /// The volume group as it is, with the number of the report that says so.
+    /// The volume group as it is, with a number that is another one where anything may be different.
     async fn numbered(&self) -> Result<(Arc<VolumeGroup>, u64)> {
         let view = match self.overdue_command() {
             None => self.cache.view().await,
@@ -85,9 +101,9 @@ impl LvmPool {
             }),
         };
         match view {
-            View::Found(group, number) => {
+            View::Found(group, report) => {
                 self.flush_what_is_owed(&group).await?;
-                Ok((group, number))
+                Ok(self.observer.observe(group, report).await)
             }
             View::Absent(why) => Err(Error::unavailable(format!("pool {}: {why}", self.name))),
         }
@@ -136,9 +152,12 @@ impl LvmPool {
             // It was not there when this change began: somebody made it since. The retry looks at what it is.
             Lvm::AlreadyExists { .. } | Lvm::Changing { .. } => Reason::UnderWay,
             Lvm::InUse { .. } => Reason::InUse,
-            Lvm::NotFound { .. } | Lvm::Locked { .. } | Lvm::MissingPv { .. } | Lvm::Denied { .. } => {
-                Reason::Unavailable
-            }
+            Lvm::NotFound { .. }
+            | Lvm::Locked { .. }
+            | Lvm::MissingPv { .. }
+            | Lvm::Duplicate { .. }
+            | Lvm::DiskWrite { .. }
+            | Lvm::Denied { .. } => Reason::Unavailable,
             Lvm::Exec(quarry_exec::Error::Deadline { .. }) => Reason::Unavailable,
             Lvm::Exec(_) | Lvm::Other { .. } | Lvm::Report { .. } | Lvm::Argument(_) => Reason::Host,
         };
@@ -148,6 +167,9 @@ impl LvmPool {
     /// Refuses a change while a disk is missing: LVM would commit it, and expel that disk with the same commit, so that it
     /// would not come back by itself.
     fn complete(&self, group: &VolumeGroup) -> Result<()> {
+        if let Some(why) = capacity::duplicated(group) {
+            return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
+        }
         if group.missing_pvs == 0 {
             return Ok(());
         }
@@ -212,6 +234,8 @@ impl Pool for LvmPool {
         state.metadata_size = group.metadata_size;
         state.metadata_free = group.metadata_free;
         state.problems.extend(state.space.closed.clone().filter(|why| !state.problems.contains(why)));
+        state.problems.extend(capacity::withheld(&group));
+        state.hints = capacity::hints(&group);
         let volumes = volume::all(&group);
         if known != Some(mark) {
             self.remember(&volumes);
@@ -320,7 +344,8 @@ impl Pool for LvmPool {
             )
         };
         let Some(pvs) = capacity::choose(&group, &spec.layout, extents, self.config.reserve) else {
-            return Err(no_space(&largest.reason.as_ref().map_or_else(String::new, |why| format!("; {why}"))));
+            let why = largest.reason.iter().cloned().chain(capacity::withheld(&group));
+            return Err(no_space(&why.map(|why| format!("; {why}")).collect::<String>()));
         };
         let record = Record::new(spec, size);
         let request = CreateLv {
@@ -354,18 +379,34 @@ impl Pool for LvmPool {
             });
         }
         let group = self.group().await.map_err(Error::not_final)?;
-        group.logical_volume(&name).and_then(|found| volume::ours(&group, found)).ok_or_else(|| {
+        let made = group.logical_volume(&name).and_then(|found| volume::ours(&group, found)).ok_or_else(|| {
             Error::unavailable(format!("{}/{name} was made, and is gone: somebody removed it; retry", group.name))
-        })
+        })?;
+        let shared = group.logical_volume(&name).map(|found| group.shared_by_images(found)).unwrap_or_default();
+        if shared.is_empty() {
+            return Ok(made);
+        }
+        // One loss would take all copies.
+        let error = no_space(&format!(
+            "; lvm would place several copies on one disk ({}), since the free space of the disks lies in pieces",
+            shared.join(", ")
+        ));
+        Err(self.unmade(&name, &record, error).await)
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {
-        if let Some(device) = self.device(volume)? {
+        let going = self.idle.wanted(&volume.uuid);
+        if let Some(device) = self.device(volume)?
+            && !going
+        {
             return Ok(Device::Node(device));
         }
         let _turn = self.turn().await?;
         let group = self.group().await?;
         let (current, _) = self.current(&group, volume)?;
+        if let Some(why) = capacity::duplicated(&group) {
+            return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
+        }
         commands::activate(&group.name, &current.stored_as).await.map_err(|error| self.explain(error))?;
         self.device(volume)?.map(Device::Node).ok_or_else(|| {
             Error::host(format!(
@@ -373,6 +414,29 @@ impl Pool for LvmPool {
                 group.name, current.stored_as, group.name
             ))
         })
+    }
+
+    async fn deactivate(&self, volume: &PoolVolume, unused_since: Instant) -> Result<()> {
+        if !self.config.deactivate || self.device(volume)?.is_none() {
+            return Ok(());
+        }
+        let _turn = self.turn().await?;
+        let group = self.group().await?;
+        let (current, found) = self.current(&group, volume)?;
+        // A creation may be preparing a `new` one; what depends on a volume, such as a snapshot, would go with it.
+        let is_ready = current.record().is_ok_and(|record| record.state == State::Ready);
+        if !is_ready || !group.removed_with(found).is_empty() {
+            return Ok(());
+        }
+        let Some(_going) = self.idle.begin(&volume.uuid, unused_since) else { return Ok(()) };
+        // Somebody else may use it: an operator's mount, a tenant's volume group that the host activated.
+        if quarry_lvm::open_count(&group.uuid, &volume.uuid) != Some(0) {
+            return Ok(());
+        }
+        match commands::deactivate(&group.name, &current.stored_as, &volume.uuid).await {
+            Ok(()) | Err(quarry_lvm::Error::InUse { .. }) => Ok(()),
+            Err(error) => Err(self.explain(error)),
+        }
     }
 
     fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {

@@ -3,8 +3,9 @@
 use quarry_lvm::{LogicalVolume, VolumeGroup, safe_name};
 use quarry_volume::StorageId;
 
-use crate::record::{Record, State, Tag};
-use crate::{Health, PoolVolume, Recorded};
+use super::health::health;
+use crate::record::{Record, Tag};
+use crate::{PoolVolume, Recorded};
 
 /// The volumes of a volume group that carry our mark, each once.
 pub(crate) fn all(group: &VolumeGroup) -> Vec<PoolVolume> {
@@ -84,54 +85,10 @@ pub(crate) fn ours(group: &VolumeGroup, volume: &LogicalVolume) -> Option<PoolVo
     })
 }
 
-/// What is wrong with the storage under a volume.
-fn health(group: &VolumeGroup, volume: &LogicalVolume, record: &Recorded) -> Health {
-    if volume.lacks(group) {
-        let lost: Vec<&str> = volume
-            .physical_volumes
-            .iter()
-            .filter(|uuid| group.physical_volume(uuid).is_none_or(|pv| pv.missing))
-            .map(String::as_str)
-            .collect();
-        let lost = lost.join(", ");
-        let images: Vec<_> = group.parts_of(&volume.name).filter(|part| part.name.contains("_rimage_")).collect();
-        let bears =
-            volume.segment_types.iter().all(|kind| kind == "raid1") && images.iter().any(|image| !image.lacks(group));
-        return if bears {
-            Health::Degraded(format!(
-                "volume {} has lost a copy with physical volume {lost} of volume group {}, and goes on with the rest; \
-                 replace the disk and repair it (lvconvert --repair)",
-                volume.name, group.name
-            ))
-        } else {
-            Health::Lost(format!(
-                "volume {} has bytes on physical volume {lost}, which is missing from volume group {}; bring the disk \
-                 back",
-                volume.name, group.name
-            ))
-        };
-    }
-    match record {
-        Recorded::Here(record) if record.state == State::New => match incomplete(group, volume, record) {
-            Some(why) => Health::Incomplete(format!("the creation of volume {} was interrupted: {why}", volume.name)),
-            None => Health::Whole,
-        },
-        // An operator may convert or move a volume in use as LVM permits.
-        _ => Health::Whole,
-    }
-}
-
-/// Why a `new` volume is not laid out as it should be: where LVM commits more than once, its tags prove no completion.
-fn incomplete(group: &VolumeGroup, volume: &LogicalVolume, record: &Record) -> Option<String> {
-    if volume.size < record.size {
-        return Some(format!("it has {} of {} bytes", volume.size, record.size));
-    }
-    group.incompleteness(volume, &record.layout)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Health;
     use quarry_lvm::PhysicalVolume;
     use std::collections::BTreeSet;
 

@@ -15,7 +15,9 @@ use crate::scenarios::steps::{EVENT, checksum, close, device_of, open, read, ret
 const GIB: u64 = 1 << 30;
 
 pub async fn run(context: Context) -> Passed {
-    let node = Node::start("never-format", &[GIB]).await?;
+    let mut node = Node::bare("never-format", &[GIB]).await?;
+    node.keep_active().await?;
+    node.serve().await?;
     let mut refusals = 0;
     refusals += ready_volumes(&node).await.context("a `ready` volume")?;
     context.say("ready volumes done");

@@ -28,6 +28,7 @@ pub async fn run(context: Context) -> Passed {
     // As far as the small raw volumes reach; what comes later soils its own place.
     vm.sh(format!("yes \"{OLD}\" | dd of={} bs=1M count=128 iflag=fullblock status=none", device("d1"))).await?;
     let mut node = Node::with_vm(vm, 1).await?;
+    node.keep_active().await?;
     node.serve().await?;
 
     let kills = small_blocks(&context, &mut node).await.context("small raw volumes")?;

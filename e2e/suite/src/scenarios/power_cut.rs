@@ -48,6 +48,7 @@ pub async fn run(context: Context) -> Passed {
     // The smaller disk is the one that linear volumes are carved from.
     let config = Config::new("power-cut").disk(Disk::new("d1", 400 << 20)).disk(Disk::new("d2", 512 << 20));
     let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
+    node.keep_active().await?;
     // The guest's own disk is not what is tested: what is on it stays. Nor is vgcreate, which flushes nothing.
     node.vm.sh(format!("sync; sync {} {}", device("d1"), device("d2"))).await?;
     node.serve().await?;

@@ -31,6 +31,10 @@ pub(super) fn pools(nodes: &[Seen], findings: &mut Vec<Finding>) {
         }
         for pool in &node.pools {
             findings.extend(of_pool(&node.name, pool));
+            findings.extend(pool.hints.iter().map(|hint| {
+                let subject = format!("pool {} on node {}", pool.name, node.name);
+                Finding::note("pool-hint", subject, hint, "nothing, if that is intended")
+            }));
         }
     }
 }

@@ -102,9 +102,10 @@ async fn pools_that_are_not_well_or_nearly_full_are_told() {
     let disks = PoolState { kind: "disk".into(), ..pool("n", "g-disks", 0) };
     let metadata = PoolState { metadata_free: 100 << 10, ..pool("n", "e-metadata", 50 * GIB) };
     let enough = PoolState { metadata_free: 103 << 10, ..pool("n", "f-metadata", 50 * GIB) };
+    let grown = PoolState { hints: vec!["/dev/sdc has grown".into()], ..pool("n", "h-grown", 50 * GIB) };
     let view = view(
         vec![
-            ("n", here("n", vec![lost, closed, full, not_full, metadata, enough, disks], vec![])),
+            ("n", here("n", vec![lost, closed, full, not_full, metadata, enough, disks, grown], vec![])),
             ("o", here("o", vec![], vec![])),
         ],
         calm(&[]),
@@ -123,6 +124,7 @@ async fn pools_that_are_not_well_or_nearly_full_are_told() {
              area, with 0 volumes",
             "warning pool-nearly-full pool g-disks on node n: has 0 of 100Gi free for new volumes",
             "warning node-without-pools node o: has no pool, so that no volume can be made there",
+            "note pool-hint pool h-grown on node n: /dev/sdc has grown",
         ]
     );
 }

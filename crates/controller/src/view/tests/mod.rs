@@ -12,8 +12,8 @@ use quarry_agent::Dial;
 use quarry_proto::view::v1;
 use quarry_proto::view::v1::view_server::View as _;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Chosen, Error, Found, Greeting, Layout, News, NewsStream, PoolState, Result, Space,
-    StorageId, Volume, VolumeId, VolumeSpec,
+    AccessTypes, Agent, Change, Chosen, Condition, Error, Found, Greeting, Layout, News, NewsStream, PoolState, Result,
+    Space, StorageId, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +71,7 @@ fn volume(node: &str, pool: &str, name: &str) -> Volume {
         layout: Some(Layout::Linear),
         ready: true,
         problem: String::new(),
+        condition: Condition::Healthy,
     }
 }
 

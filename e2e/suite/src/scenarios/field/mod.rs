@@ -9,6 +9,7 @@ mod filesystems;
 mod host_settings;
 mod hung;
 mod identity;
+mod idle;
 mod room;
 mod systemd;
 mod whole_disks;

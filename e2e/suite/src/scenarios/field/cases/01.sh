@@ -8,7 +8,8 @@ for fs in ext4 xfs btrfs; do
   perl -e '$block = ("JM" . "\0" x 510) x 2048; while (print $block) {}' >"$pod/data" 2>/dev/null; sync
   quarry csi unpublish "$id" --target-path "$pod" >/dev/null
   quarry csi unstage "$id" --staging-path "$stage" >/dev/null
-  lvchange -qay vg0/$name # it may be inactive while it is not staged
+  # It is deactivated soon after it was unstaged.
+  for _ in $(seq 50); do [ -e /dev/vg0/$name ] || break; sleep 0.1; done; lvchange -qay vg0/$name
   dev=/dev/vg0/$name size=$(blockdev --getsize64 /dev/vg0/$name)
   last=$(dd if=$dev bs=512 skip=$((size / 512 - 1)) count=1 status=none | head -c 2 | tr -d '\0')
   if [ "$last" != JM ]; then

@@ -1,0 +1,32 @@
+//! Volume health, from what the nodes have told: which volumes have a problem, and of what kind.
+
+use quarry_proto::csi::v1 as csi;
+use quarry_volume::{Condition, Result, Volume};
+
+use crate::cluster::Cluster;
+use crate::paging;
+
+/// The health of one volume.
+pub(crate) fn of(volume: &Volume) -> csi::VolumeHealth {
+    volume.condition.health(volume.id.to_string(), &volume.problem)
+}
+
+/// A page of the volumes that have a problem; the others are left out.
+///
+/// # Errors
+/// As for [`Cluster::volumes`]; `BadPageToken` or `InvalidRequest` for what cannot be asked for.
+pub(crate) fn list(
+    cluster: &Cluster,
+    max_entries: i32,
+    token: &str,
+) -> Result<csi::ControllerListVolumeHealthResponse> {
+    let (after, most) = (paging::after(token)?, paging::most(max_entries)?);
+    let (volumes, _) = cluster.volumes(after.as_ref(), usize::MAX)?;
+    let mut ailing = volumes.iter().filter(|volume| volume.condition != Condition::Healthy);
+    let page: Vec<&Volume> = ailing.by_ref().take(most).collect();
+    let next_token = match page.last() {
+        Some(last) if ailing.next().is_some() => paging::token(&last.id),
+        _ => String::new(),
+    };
+    Ok(csi::ControllerListVolumeHealthResponse { entries: page.into_iter().map(of).collect(), next_token })
+}

@@ -1,0 +1,145 @@
+//! The status of a device-mapper device, by the ioctl that `dmsetup status` uses.
+
+use std::fs::File;
+use std::os::fd::AsRawFd as _;
+
+/// Where device-mapper is asked.
+const CONTROL: &str = "/dev/mapper/control";
+/// `struct dm_ioctl` of linux/dm-ioctl.h in bytes, and where its fields begin.
+const HEADER: usize = 312;
+const DATA_SIZE: usize = 12;
+const DATA_START: usize = 16;
+const TARGET_COUNT: usize = 20;
+const OPEN_COUNT: usize = 24;
+const FLAGS: usize = 28;
+const UUID: usize = 176;
+const UUID_LENGTH: usize = 129;
+/// `struct dm_target_spec`: start and length of 8 bytes, status and offset of the next one of 4, then the type in 16.
+const SPEC: usize = 40;
+const SPEC_TYPE: std::ops::Range<usize> = 24..40;
+/// Room for the answer; the status line of a raid of 64 images has some hundred bytes.
+const BUFFER: usize = 16 << 10;
+/// The answer needs more than [`BUFFER`].
+const BUFFER_FULL: u32 = 1 << 8;
+/// Nothing is to be written to a disk first.
+const NO_FLUSH: u32 = 1 << 11;
+
+#[repr(C, align(8))]
+struct Buffer([u8; BUFFER]);
+
+mod request {
+    use nix::libc;
+
+    /// `struct dm_ioctl`, for its size alone: the number of the request is made from it.
+    #[repr(C)]
+    pub(super) struct Header([u8; super::HEADER]);
+    nix::ioctl_readwrite!(table_status, 0xfd, 12, Header);
+    pub(super) type Answer = nix::Result<libc::c_int>;
+}
+
+/// The status line of the active device with that UUID, if it consists of one target of type `kind`.
+pub(crate) fn status(uuid: &str, kind: &str) -> Option<String> {
+    read(&ask(uuid)?.0, kind)
+}
+
+/// How often the active logical volume with these UUIDs is open: by mounts, by processes, by devices on top of it. `None`:
+/// it is not active, or the kernel cannot be asked.
+#[must_use]
+pub fn open_count(group_uuid: &str, volume_uuid: &str) -> Option<u32> {
+    number(&ask(&device_uuid(group_uuid, volume_uuid))?.0, OPEN_COUNT)
+}
+
+/// The UUID that lvm gives the device of a logical volume.
+pub(crate) fn device_uuid(group_uuid: &str, volume_uuid: &str) -> String {
+    format!("LVM-{}{}", group_uuid.replace('-', ""), volume_uuid.replace('-', ""))
+}
+
+/// What the kernel says of the active device with that UUID.
+fn ask(uuid: &str) -> Option<Box<Buffer>> {
+    let control = File::options().read(true).write(true).open(CONTROL).ok()?;
+    let mut buffer = question(uuid)?;
+    // SAFETY: the kernel reads and writes at most the number of bytes given as data size, which is the buffer's length. The
+    // buffer is aligned for the structures in it, and lives until the call returns.
+    #[allow(unsafe_code)]
+    let answer: request::Answer =
+        unsafe { request::table_status(control.as_raw_fd(), std::ptr::from_mut::<Buffer>(buffer.as_mut()).cast()) };
+    answer.ok()?;
+    Some(buffer)
+}
+
+/// The question for a device by its UUID. `None` for a UUID that no device can have.
+fn question(uuid: &str) -> Option<Box<Buffer>> {
+    let mut buffer = Box::new(Buffer([0; BUFFER]));
+    let mut put = |offset: usize, bytes: &[u8]| {
+        buffer.0.get_mut(offset..offset + bytes.len()).map(|field| field.copy_from_slice(bytes))
+    };
+    // The oldest version of the interface that has all of this; a kernel serves every older minor one.
+    put(0, &4_u32.to_ne_bytes())?;
+    put(DATA_SIZE, &u32::try_from(BUFFER).ok()?.to_ne_bytes())?;
+    put(DATA_START, &u32::try_from(HEADER).ok()?.to_ne_bytes())?;
+    put(FLAGS, &NO_FLUSH.to_ne_bytes())?;
+    // Ended by a zero.
+    (uuid.len() < UUID_LENGTH).then(|| put(UUID, uuid.as_bytes()))??;
+    Some(buffer)
+}
+
+/// A field of an answer.
+fn number(answer: &[u8], offset: usize) -> Option<u32> {
+    let bytes = answer.get(offset..)?.first_chunk::<4>()?;
+    Some(u32::from_ne_bytes(*bytes))
+}
+
+/// The status line in an answer.
+fn read(answer: &[u8], kind: &str) -> Option<String> {
+    let number = |offset: usize| number(answer, offset);
+    if number(FLAGS)? & BUFFER_FULL != 0 || number(TARGET_COUNT)? != 1 {
+        return None;
+    }
+    let target = answer.get(usize::try_from(number(DATA_START)?).ok()?..)?;
+    let text = |bytes: &[u8]| Some(String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next()?).into_owned());
+    if text(target.get(SPEC_TYPE)?)? != kind {
+        return None;
+    }
+    text(target.get(SPEC..)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel writes it: the header, one target, its line.
+    fn answer(targets: u32, kind: &str, line: &str) -> Vec<u8> {
+        let mut bytes = question("LVM-x").unwrap().0.to_vec();
+        bytes[TARGET_COUNT..TARGET_COUNT + 4].copy_from_slice(&targets.to_ne_bytes());
+        let at = HEADER + SPEC_TYPE.start;
+        bytes[at..at + kind.len()].copy_from_slice(kind.as_bytes());
+        bytes[HEADER + SPEC..HEADER + SPEC + line.len()].copy_from_slice(line.as_bytes());
+        bytes
+    }
+
+    #[test]
+    fn reads_the_line_of_the_one_target() {
+        let line = "raid1 2 AA 4096/4096 idle 0 0 -";
+        assert_eq!(read(&answer(1, "raid", line), "raid").as_deref(), Some(line));
+        assert_eq!(read(&answer(1, "linear", ""), "raid"), None);
+        assert_eq!(read(&answer(2, "raid", line), "raid"), None);
+        assert_eq!(read(&answer(1, "raid", line)[..HEADER + 10], "raid"), None);
+        assert_eq!(read(&[], "raid"), None);
+    }
+
+    #[test]
+    fn the_question_is_laid_out_as_the_kernel_reads_it() {
+        let question = question("LVM-abc").unwrap().0;
+        assert_eq!(question[..4], 4_u32.to_ne_bytes());
+        assert_eq!(question[12..16], 16_384_u32.to_ne_bytes());
+        assert_eq!(question[16..20], 312_u32.to_ne_bytes());
+        assert_eq!(&question[176..184], b"LVM-abc\0");
+        assert_eq!(size_of::<request::Header>(), 312);
+        assert!(super::question(&"x".repeat(129)).is_none());
+    }
+
+    #[test]
+    fn a_device_that_does_not_exist_has_no_status() {
+        assert_eq!(status("LVM-no-such-device", "raid"), None);
+    }
+}

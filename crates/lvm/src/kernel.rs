@@ -1,0 +1,107 @@
+//! What the kernel says now of the disks and raids below a volume group: facts that a report does not have, or that change
+//! without any change of lvm's metadata. It takes no process, and no disk is read.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use crate::raid::{RaidStatus, raid_status};
+use crate::types::VolumeGroup;
+
+/// What the kernel says of a volume group's parts.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Facts {
+    /// By the UUID of the physical volume.
+    disks: BTreeMap<String, Disk>,
+    /// By the UUID of the logical volume.
+    raids: BTreeMap<String, RaidStatus>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Disk {
+    size: u64,
+    read_only: bool,
+}
+
+/// Asks the kernel. `before`: what it said last; an inactive raid is told as it was when it was active last, since the kernel
+/// knows nothing of it.
+#[must_use]
+pub fn facts(group: &VolumeGroup, before: &Facts) -> Facts {
+    let disks = group.physical_volumes.iter().filter_map(|pv| {
+        let disk = disk(Path::new("/sys/dev/block"), pv.device.as_deref()?)?;
+        Some((pv.uuid.clone(), disk))
+    });
+    let raids = group.volumes().filter(|volume| volume.segment_types.iter().any(|kind| kind.starts_with("raid")));
+    let raids = raids.filter_map(|volume| {
+        let status = raid_status(&group.uuid, &volume.uuid).or_else(|| before.raids.get(&volume.uuid).cloned())?;
+        Some((volume.uuid.clone(), status))
+    });
+    Facts { disks: disks.collect(), raids: raids.collect() }
+}
+
+impl Facts {
+    /// Enters the facts where they belong.
+    pub fn enter(&self, group: &mut VolumeGroup) {
+        for pv in &mut group.physical_volumes {
+            let disk = self.disks.get(&pv.uuid);
+            pv.device_size = disk.map(|disk| disk.size);
+            pv.device_read_only = disk.is_some_and(|disk| disk.read_only);
+        }
+        for volume in &mut group.logical_volumes {
+            volume.raid = self.raids.get(&volume.uuid).cloned();
+        }
+    }
+}
+
+/// Size and write protection of a device, by its number in sysfs.
+fn disk(sysfs: &Path, device: &Path) -> Option<Disk> {
+    let number = fs::metadata(device).ok()?.rdev();
+    let folder = sysfs.join(format!("{}:{}", nix::sys::stat::major(number), nix::sys::stat::minor(number)));
+    let read = |file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
+    // The kernel counts in sectors of 512 bytes, whatever the disk's own are. A disk that is being taken away has none.
+    let size = read("size").filter(|sectors| *sectors > 0)?.checked_mul(512)?;
+    Some(Disk { size, read_only: read("ro") == Some(1) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::PhysicalVolume;
+
+    /// `/dev/null` is 1:3 everywhere, and stands for a disk here.
+    fn sysfs(size: &str, read_only: &str) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("1:3")).unwrap();
+        fs::write(folder.path().join("1:3/size"), format!("{size}\n")).unwrap();
+        fs::write(folder.path().join("1:3/ro"), format!("{read_only}\n")).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_disk_is_as_large_as_the_kernel_says() {
+        let null = Path::new("/dev/null");
+        let seen = |size, ro| disk(sysfs(size, ro).path(), null);
+        assert_eq!(seen("2048", "0"), Some(Disk { size: 1 << 20, read_only: false }));
+        assert_eq!(seen("2048", "1"), Some(Disk { size: 1 << 20, read_only: true }));
+        assert_eq!(seen("0", "0"), None);
+        assert_eq!(disk(Path::new("/no-such-folder"), null), None);
+    }
+
+    #[test]
+    fn extents_past_the_end_of_the_device_are_known() {
+        let pv =
+            PhysicalVolume { uuid: "p".into(), extent_count: 10, first_extent: 1 << 20, ..PhysicalVolume::default() };
+        let mut group = VolumeGroup { extent_size: 4 << 20, physical_volumes: vec![pv], ..VolumeGroup::default() };
+        let mut with = |size: u64| {
+            let disks = BTreeMap::from([("p".to_owned(), Disk { size, read_only: false })]);
+            Facts { disks, ..Facts::default() }.enter(&mut group);
+            let pv = &group.physical_volumes[0];
+            (pv.extents_on_device(4 << 20), pv.is_cut_off(4 << 20), pv.unused_tail(4 << 20))
+        };
+        assert_eq!(with(41 << 20), (10, false, 0));
+        assert_eq!(with((41 << 20) - 512), (9, true, 0));
+        assert_eq!(with(0), (0, true, 0));
+        assert_eq!(with(50 << 20), (10, false, 9 << 20));
+    }
+}

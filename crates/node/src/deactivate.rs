@@ -1,0 +1,26 @@
+//! After a volume was unstaged: its device goes, so that nothing of the host (udev, a nested volume group, a shutdown) meets
+//! a device that no pod uses. Nobody waits for it, and where it fails the volume just stays active.
+
+use std::time::Instant;
+
+use quarry_volume::VolumeId;
+
+use crate::host::Host;
+
+impl Host {
+    /// Deactivates a volume soon, unless it is staged again before. `unused_since`: when the unstage began.
+    pub(crate) fn deactivate_later(&self, id: &str, unused_since: Instant) {
+        let Ok(id) = id.parse::<VolumeId>() else { return };
+        let host = self.clone();
+        tokio::spawn(async move {
+            let result = match host.locate(&id).await {
+                Ok(Some(located)) => located.pool.deactivate(&located.volume, unused_since).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                tracing::info!(volume = %id, %error, "stays active although it is unstaged");
+            }
+        });
+    }
+}

@@ -1,0 +1,120 @@
+//! Volume and storage health as this node sees it: CSI's NodeGetVolumeHealth and NodeGetStorageHealth.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use quarry_pool::{Health, Pool, PoolVolume, Recorded};
+use quarry_proto::csi::v1 as csi;
+use quarry_volume::{Condition, Error, PoolState, Reason, Result, VolumeId};
+
+use self::csi::StorageHealthErrorType as Status;
+use self::csi::node_get_storage_health_response::StorageBackendHealth;
+
+use crate::board::describe;
+use crate::host::Host;
+
+/// How long a pool may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What kind of problem the volume has, if it has one.
+pub(crate) fn condition(volume: &PoolVolume, has_problem: bool) -> Condition {
+    match (&volume.health, &volume.record) {
+        (Health::Lost(_), _) => Condition::DiskMissing,
+        (Health::Incomplete(_), _) => Condition::Unfinished,
+        (_, Recorded::Newer(_) | Recorded::Broken(_) | Recorded::Ambiguous(_)) => Condition::RecordUnreadable,
+        (Health::Degraded(_), Recorded::Here(_)) => Condition::Degraded,
+        (Health::Whole, Recorded::Here(_)) if has_problem => Condition::Other,
+        (Health::Whole, Recorded::Here(_)) => Condition::Healthy,
+    }
+}
+
+impl Host {
+    /// The health of a volume, whether it is staged or not.
+    ///
+    /// # Errors
+    /// `NotFound` if it does not exist; `Unavailable` if it is another node's.
+    pub(crate) async fn volume_health(&self, id: &VolumeId, wait: Duration) -> Result<csi::VolumeHealth> {
+        let located = match tokio::time::timeout(wait.min(PATIENCE), self.locate(id)).await {
+            Ok(located) => located,
+            Err(_) => Err(Error::unavailable(format!("its pool has not answered for {} s", PATIENCE.as_secs()))),
+        };
+        match located {
+            Ok(Some(located)) => {
+                let volume = describe(self.node(), located.pool.name(), &located.volume);
+                Ok(volume.condition.health(id.to_string(), &volume.problem))
+            }
+            Ok(None) => Err(Error::not_found(format!("volume {id} does not exist"))),
+            // Its storage is one of this node's, and cannot be read.
+            Err(error) if error.reason == Reason::Unavailable && id.node == self.node() => {
+                Ok(Condition::StorageUnreadable.health(id.to_string(), &error.message))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is wrong with the pools: at most one entry for those that cannot be read, and one for the others.
+    pub(crate) async fn storage_health(&self) -> Vec<StorageBackendHealth> {
+        let ask = |pool: &Arc<dyn Pool>| {
+            let pool = Arc::clone(pool);
+            async move {
+                tokio::time::timeout(PATIENCE, pool.status()).await.unwrap_or_else(|_| {
+                    let problems = vec![format!("has not answered for {} s", PATIENCE.as_secs())];
+                    PoolState { name: pool.name().to_owned(), problems, ..PoolState::default() }
+                })
+            }
+        };
+        entries(&join_all(self.pools().iter().map(ask)).await)
+    }
+}
+
+/// CSI allows one entry for each status and reason.
+fn entries(pools: &[PoolState]) -> Vec<StorageBackendHealth> {
+    let entry = |status: Status, reason: &str, of: fn(&PoolState) -> bool| {
+        let concerned = pools.iter().filter(|pool| !pool.problems.is_empty() && of(pool));
+        let messages: Vec<String> =
+            concerned.map(|pool| format!("pool {}: {}", pool.name, pool.problems.join("; "))).collect();
+        (!messages.is_empty()).then(|| StorageBackendHealth {
+            status: status as i32,
+            reason: reason.to_owned(),
+            message: messages.join("; "),
+            volume_capability: None,
+        })
+    };
+    // The identity of its storage is known as soon as a pool was read.
+    let unreadable = entry(Status::StorageUnreachable, "PoolUnreadable", |pool| pool.storage.is_none());
+    let impaired = entry(Status::StorageDegraded, "PoolImpaired", |pool| pool.storage.is_some());
+    unreadable.into_iter().chain(impaired).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use quarry_volume::StorageId;
+
+    #[test]
+    fn pools_with_the_same_problem_share_an_entry() {
+        let pool = |name: &str, storage: bool, problems: &[&str]| PoolState {
+            name: name.into(),
+            storage: storage.then(|| StorageId::of(name)),
+            problems: problems.iter().map(|text| (*text).to_owned()).collect(),
+            ..PoolState::default()
+        };
+        assert_eq!(entries(&[pool("a", true, &[]), pool("b", true, &[])]), []);
+        let found = entries(&[
+            pool("a", true, &["a disk is missing"]),
+            pool("b", false, &["cannot be read"]),
+            pool("c", true, &["one", "two"]),
+        ]);
+        let told: Vec<(&str, &str)> = found.iter().map(|one| (one.reason.as_str(), one.message.as_str())).collect();
+        assert_eq!(
+            told,
+            [
+                ("PoolUnreadable", "pool b: cannot be read"),
+                ("PoolImpaired", "pool a: a disk is missing; pool c: one; two")
+            ]
+        );
+        assert_eq!(found[0].status(), Status::StorageUnreachable);
+        assert_eq!(found[1].status(), Status::StorageDegraded);
+    }
+}

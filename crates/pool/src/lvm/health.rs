@@ -1,0 +1,339 @@
+//! What is wrong with the storage under a logical volume, and what mends it.
+//!
+//! A mirrored volume is judged copy by copy: by lvm's report (its disk is missing, or was given up) and by the kernel (it
+//! failed, or is being rebuilt). "Goes on" is said only while a copy is left that is whole.
+
+use quarry_lvm::{ImageState, LogicalVolume, VolumeGroup};
+
+use crate::record::State;
+use crate::{Health, Recorded};
+
+/// What is wrong with the storage under a volume.
+pub(super) fn health(group: &VolumeGroup, volume: &LogicalVolume, record: &Recorded) -> Health {
+    if let Some(why) = unfinished(group, volume, record) {
+        return Health::Incomplete(why);
+    }
+    if is_mirror(volume) {
+        return of_mirror(group, volume);
+    }
+    lost(group, volume).map_or(Health::Whole, Health::Lost)
+}
+
+fn is_mirror(volume: &LogicalVolume) -> bool {
+    !volume.segment_types.is_empty() && volume.segment_types.iter().all(|kind| kind == "raid1")
+}
+
+/// Why a volume that has each byte once lacks some.
+fn lost(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
+    let LogicalVolume { name, .. } = volume;
+    let missing: Vec<&str> = missing(group, volume).collect();
+    if !missing.is_empty() {
+        return Some(format!(
+            "volume {name} has bytes on physical volume {}, which is missing from volume group {}; bring the disk back",
+            missing.join(", "),
+            group.name
+        ));
+    }
+    let short: Vec<String> = group.cut_off_under(volume).map(|pv| group.show_disk(&pv.uuid)).collect();
+    (!short.is_empty()).then(|| {
+        format!(
+            "volume {name} has bytes past the end of {}, which is smaller than its physical volume says; give the disk its \
+             size back",
+            short.join(", ")
+        )
+    })
+}
+
+fn missing<'a>(group: &'a VolumeGroup, volume: &'a LogicalVolume) -> impl Iterator<Item = &'a str> {
+    let gone = |uuid: &&String| group.physical_volume(uuid).is_none_or(|pv| pv.missing);
+    volume.physical_volumes.iter().filter(gone).map(String::as_str)
+}
+
+/// One copy of a mirrored volume.
+enum Copy {
+    Whole,
+    /// Its disk is missing, or cannot hold it.
+    Away(String),
+    /// An operator took its disk out of the volume group.
+    GivenUp,
+    /// It failed, and has not been written since.
+    OutOfDate(String),
+    Rebuilding(String),
+}
+
+fn of_mirror(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
+    let images = group.images_of(&volume.name);
+    let copies: Vec<Copy> = images.iter().enumerate().map(|(index, image)| copy(group, volume, image, index)).collect();
+    let whole = copies.iter().filter(|copy| matches!(copy, Copy::Whole)).count();
+    let full_name = format!("{}/{}", group.name, volume.name);
+    if whole == 0 && !copies.is_empty() {
+        let each: Vec<String> = copies.iter().filter_map(Copy::words).collect();
+        return Health::Lost(format!(
+            "volume {} has no copy left that is whole: {}; bring back the disk that was written last, and repair nothing \
+             before",
+            volume.name,
+            each.join(", ")
+        ));
+    }
+    let broken: Vec<String> = copies.iter().filter_map(|copy| copy.degraded(&full_name)).collect();
+    if !broken.is_empty() {
+        return Health::Degraded(format!(
+            "volume {} goes on with {whole} of {} copies: {}",
+            volume.name,
+            copies.len(),
+            broken.join("; ")
+        ));
+    }
+    let shared = group.shared_by_images(volume);
+    if !shared.is_empty() {
+        return Health::Degraded(format!(
+            "volume {} is not mirrored: copies of it share the disk {}; with room on another disk, `lvconvert --type linear \
+             {full_name}` and `lvconvert --type raid1 --mirrors 1 {full_name}` make it so",
+            volume.name,
+            shared.join(", ")
+        ));
+    }
+    by_lvm_and_check(volume, &full_name)
+}
+
+/// What lvm says of a mirror whose copies all look whole, and what the last check found.
+fn by_lvm_and_check(volume: &LogicalVolume, full_name: &str) -> Health {
+    let LogicalVolume { name, raid, health, .. } = volume;
+    match raid {
+        Some(status) if status.mismatches > 0 => Health::Degraded(format!(
+            "mismatches exist: a check found {} sectors of volume {name} that differ between its copies. Bytes that were \
+             never written may differ; `lvchange --syncaction repair {full_name}` makes all copies the same",
+            status.mismatches
+        )),
+        // The kernel's word is newer than the report's.
+        Some(_) => Health::Whole,
+        None if health.contains("needed") => Health::Degraded(format!(
+            "{health}: lvm says so of volume {name}; see `lvs -a -o +lv_health_status,devices {full_name}`, and \
+             `lvchange --refresh {full_name}` or `lvconvert --repair {full_name}`"
+        )),
+        None => Health::Whole,
+    }
+}
+
+fn copy(group: &VolumeGroup, volume: &LogicalVolume, image: &LogicalVolume, index: usize) -> Copy {
+    let mut disks: Vec<String> = image.physical_volumes.iter().map(|uuid| group.show_disk(uuid)).collect();
+    disks.sort_unstable();
+    let disks = disks.join(", ");
+    let absent: Vec<&str> = missing(group, image).collect();
+    if !absent.is_empty() {
+        return Copy::Away(format!("physical volume {} is missing", absent.join(", ")));
+    }
+    if image.segment_types.contains("error") {
+        return Copy::GivenUp;
+    }
+    if group.cut_off_under(image).next().is_some() {
+        return Copy::Away(format!("{disks} is smaller than its physical volume says"));
+    }
+    match volume.raid.as_ref().and_then(|raid| raid.images.get(index)) {
+        Some(ImageState::Failed | ImageState::Absent) => Copy::OutOfDate(disks),
+        // After an unclean stop all copies are compared, and each of them is as good as another.
+        Some(ImageState::Rebuilding) if volume.raid.as_ref().is_none_or(|raid| raid.action != "resync") => {
+            let percent = volume.raid.as_ref().map_or(0, |raid| raid.in_step / 100);
+            Copy::Rebuilding(format!("{disks}, {percent} %"))
+        }
+        Some(ImageState::Rebuilding | ImageState::InStep) | None => Copy::Whole,
+    }
+}
+
+impl Copy {
+    /// What is the matter with it; none if nothing is.
+    fn words(&self) -> Option<String> {
+        match self {
+            Self::Whole => None,
+            Self::Away(why) => Some(why.clone()),
+            Self::GivenUp => Some("one copy was given up with its disk".to_owned()),
+            Self::OutOfDate(disks) => Some(format!("the copy on {disks} failed and is out of date")),
+            Self::Rebuilding(disks) => Some(format!("the copy on {disks} was not rebuilt to its end")),
+        }
+    }
+
+    /// The same with what mends it, where another copy is whole.
+    fn degraded(&self, full_name: &str) -> Option<String> {
+        match self {
+            Self::Whole => None,
+            Self::Away(why) => Some(format!(
+                "{why}; bring the disk back, or replace it and repair the volume (`lvconvert --repair {full_name}`)"
+            )),
+            Self::GivenUp => Some(format!(
+                "repair needed: one copy was given up with its disk; with room on another disk, `lvconvert --repair \
+                 {full_name}` makes a new one"
+            )),
+            Self::OutOfDate(disks) => Some(format!(
+                "refresh needed: the copy on {disks} failed and is out of date; once the disk is well, `lvchange --refresh \
+                 {full_name}` brings it into step. Where it does not, deactivate and activate the volume (delete its pod: \
+                 unstage and stage do it), or replace the disk (`lvconvert --replace`)"
+            )),
+            Self::Rebuilding(disks) => {
+                Some(format!("a copy is being rebuilt ({disks}); nothing is to be done but to wait"))
+            }
+        }
+    }
+}
+
+/// Why a `new` volume is not laid out as it should be: where LVM commits more than once, its tags prove no completion.
+fn unfinished(group: &VolumeGroup, volume: &LogicalVolume, record: &Recorded) -> Option<String> {
+    let Recorded::Here(record) = record else { return None };
+    // An operator may convert or move a volume in use as LVM permits.
+    if record.state != State::New || volume.lacks(group) {
+        return None;
+    }
+    let why = if volume.size < record.size {
+        format!("it has {} of {} bytes", volume.size, record.size)
+    } else {
+        group.incompleteness(volume, &record.layout)?
+    };
+    Some(format!("the creation of volume {} was interrupted: {why}", volume.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{Record, Tag};
+    use quarry_lvm::{PhysicalVolume, RaidStatus, Used};
+    use std::collections::BTreeSet;
+
+    fn part(name: &str, kind: &str, pv: &str) -> LogicalVolume {
+        LogicalVolume {
+            name: name.into(),
+            uuid: format!("uuid-{name}"),
+            internal: true,
+            parent: Some("a".into()),
+            segment_types: BTreeSet::from([kind.to_owned()]),
+            physical_volumes: BTreeSet::from([pv.to_owned()]),
+            ..LogicalVolume::default()
+        }
+    }
+
+    /// A raid1 `vg/a` with an image each on /dev/p and /dev/q.
+    fn mirror() -> VolumeGroup {
+        let pv = |name: &str| PhysicalVolume {
+            uuid: name.into(),
+            device: Some(format!("/dev/{name}").into()),
+            extent_count: 10,
+            ..PhysicalVolume::default()
+        };
+        let parts = ["p", "q"].into_iter().enumerate().flat_map(|(number, pv)| {
+            [part(&format!("a_rimage_{number}"), "linear", pv), part(&format!("a_rmeta_{number}"), "linear", pv)]
+        });
+        let top = LogicalVolume {
+            internal: false,
+            parent: None,
+            physical_volumes: BTreeSet::from(["p".to_owned(), "q".to_owned()]),
+            stripes: 2,
+            ..part("a", "raid1", "p")
+        };
+        VolumeGroup {
+            name: "vg".into(),
+            extent_size: 4 << 20,
+            physical_volumes: vec![pv("p"), pv("q")],
+            logical_volumes: parts.chain([top]).collect(),
+            ..VolumeGroup::default()
+        }
+    }
+
+    fn lv<'a>(group: &'a mut VolumeGroup, name: &str) -> &'a mut LogicalVolume {
+        group.logical_volumes.iter_mut().find(|volume| volume.name == name).unwrap()
+    }
+
+    fn judged(group: &VolumeGroup, state: &str) -> Health {
+        let record: Tag = Record::parse(&format!("quarry1/s={state}/n=a/b=0/a=m/f=ext4/l=r1.1/p=x"));
+        let Tag::Record(record) = record else { panic!("{record:?}") };
+        health(group, group.logical_volume("a").unwrap(), &Recorded::Here(record))
+    }
+
+    fn with_status(line: &str) -> VolumeGroup {
+        let mut group = mirror();
+        lv(&mut group, "a").raid = Some(line.parse::<RaidStatus>().unwrap());
+        group
+    }
+
+    fn degraded(group: &VolumeGroup) -> String {
+        let health = judged(group, "ready");
+        let Health::Degraded(why) = health else { panic!("{health:?}") };
+        why
+    }
+
+    #[test]
+    fn a_copy_that_failed_needs_a_refresh() {
+        assert_eq!(judged(&with_status("raid1 2 AA 100/100 idle 0 0 -"), "ready"), Health::Whole);
+        let why = degraded(&with_status("raid1 2 AD 100/100 idle 0 0 -"));
+        assert!(why.contains("refresh needed: the copy on /dev/q") && why.contains("lvchange --refresh vg/a"), "{why}");
+        let why = degraded(&with_status("raid1 2 Aa 40/100 recover 0 0 -"));
+        assert!(why.contains("being rebuilt (/dev/q, 40 %)"), "{why}");
+        // After an unclean stop, all copies are as good as another.
+        assert_eq!(judged(&with_status("raid1 2 aa 40/100 resync 0 0 -"), "ready"), Health::Whole);
+        // lvm's word from the report is older than the kernel's, and counts where the kernel says nothing.
+        let mut group = with_status("raid1 2 AA 100/100 idle 0 0 -");
+        lv(&mut group, "a").health = "refresh needed".into();
+        assert_eq!(judged(&group, "ready"), Health::Whole);
+        lv(&mut group, "a").raid = None;
+        assert!(degraded(&group).contains("refresh needed"));
+    }
+
+    #[test]
+    fn what_is_said_of_the_other_copy_is_true() {
+        let mut group = with_status("raid1 2 AA 100/100 idle 0 0 -");
+        group.physical_volumes[0].missing = true;
+        assert!(degraded(&group).contains("goes on with 1 of 2 copies: physical volume p is missing"));
+        // The one that is left had failed before.
+        let mut group = with_status("raid1 2 AD 100/100 idle 0 0 -");
+        group.physical_volumes[0].missing = true;
+        let Health::Lost(why) = judged(&group, "ready") else { panic!() };
+        assert!(why.contains("no copy left") && why.contains("/dev/q failed and is out of date"), "{why}");
+        // Or was being rebuilt from the one that went.
+        let mut group = with_status("raid1 2 Aa 40/100 recover 0 0 -");
+        group.physical_volumes[0].missing = true;
+        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("not rebuilt to its end")));
+    }
+
+    #[test]
+    fn a_copy_that_was_given_up_needs_a_repair() {
+        let mut group = mirror();
+        for name in ["a_rimage_1", "a_rmeta_1"] {
+            lv(&mut group, name).segment_types = BTreeSet::from(["error".to_owned()]);
+            lv(&mut group, name).physical_volumes.clear();
+        }
+        let why = degraded(&group);
+        assert!(why.contains("repair needed") && why.contains("lvconvert --repair vg/a"), "{why}");
+    }
+
+    #[test]
+    fn mismatches_are_told_with_the_command_that_mends_them() {
+        let why = degraded(&with_status("raid1 2 AA 100/100 idle 128 0 -"));
+        assert!(why.contains("128 sectors") && why.contains("lvchange --syncaction repair vg/a"), "{why}");
+    }
+
+    #[test]
+    fn copies_on_one_disk_are_no_mirror() {
+        let mut group = mirror();
+        lv(&mut group, "a_rimage_1").physical_volumes = BTreeSet::from(["p".to_owned()]);
+        let why = degraded(&group);
+        assert!(why.contains("not mirrored") && why.contains("/dev/p"), "{why}");
+        // One that was never handed out is made again.
+        assert!(matches!(judged(&group, "new"), Health::Incomplete(why) if why.contains("share a disk")));
+        assert_eq!(judged(&mirror(), "new"), Health::Whole);
+    }
+
+    #[test]
+    fn bytes_past_the_end_of_a_disk_are_lost() {
+        let mut group = mirror();
+        group.logical_volumes.retain(|volume| volume.name == "a");
+        lv(&mut group, "a").segment_types = BTreeSet::from(["linear".to_owned()]);
+        let used = |start| vec![Used { start, extents: 2, volume: "uuid-a".into() }];
+        group.physical_volumes[1].device_size = Some(8 * (4 << 20));
+        group.physical_volumes[1].used = used(6);
+        assert_eq!(judged(&group, "ready"), Health::Whole);
+        group.physical_volumes[1].used = used(7);
+        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("past the end of /dev/q")));
+        // A mirror bears it.
+        let mut group = mirror();
+        group.physical_volumes[1].device_size = Some(8 * (4 << 20));
+        group.physical_volumes[1].used = vec![Used { start: 7, extents: 2, volume: "uuid-a_rimage_1".into() }];
+        assert!(degraded(&group).contains("/dev/q is smaller than its physical volume says"));
+    }
+}
