@@ -342,6 +342,7 @@ fn unread(pool: &str, identity: Identity, found: &Found) -> PoolVolume {
     let size = if let Found::Damaged(damaged) = found { damaged.partition.unwrap_or_default() } else { 0 };
     PoolVolume {
         name: identity.disk.to_string(),
+        stored_as: identity.disk.to_string(),
         storage: storage(pool),
         group: identity.disk.to_string(),
         uuid: identity.volume.to_string(),
