@@ -107,15 +107,3 @@ impl Error {
         Self::Io { attempted, path: path.to_owned(), source: source.into() }
     }
 }
-
-/// Runs blocking work where it may block.
-pub(crate) async fn blocking<T: Send + 'static>(
-    path: &Path,
-    work: impl FnOnce(&Path) -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    let owned = path.to_owned();
-    match tokio::task::spawn_blocking(move || work(&owned)).await {
-        Ok(result) => result,
-        Err(join) => Err(Error::io("finish the work on", path, std::io::Error::other(join))),
-    }
-}

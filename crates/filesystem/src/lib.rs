@@ -6,18 +6,24 @@
 //! the allow-list of [`quarry_volume::MakeOptions`].
 
 mod adopt;
+mod condition;
 mod device;
 mod error;
 mod features;
 mod make;
 mod measure;
 mod probe;
+mod superblock;
+mod thread;
 mod zero;
 
 pub use adopt::check_before_adoption;
+pub use condition::{Mounted, Trouble, signs, try_write};
 pub use device::{Exclusive, device_size, exclusive};
 pub use error::Error;
 pub use make::{filesystem_uuid, make};
 pub use measure::{Usage, minimum_size, usage};
 pub use probe::{Probe, probe};
+pub use superblock::{Superblock, superblock};
+pub use thread::on_own_thread;
 pub use zero::{signature_places, wipe_signatures, zero_range};

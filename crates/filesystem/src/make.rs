@@ -8,7 +8,7 @@ use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions, OptionError};
 use uuid::{Uuid, uuid};
 
-use crate::error::blocking;
+use crate::thread::blocking;
 use crate::{Error, Probe, exclusive, features, probe, wipe_signatures};
 
 /// The namespace of the UUIDs that are derived from volumes. Never changes: a volume is recognised by it.

@@ -7,7 +7,7 @@ use std::path::Path;
 use quarry_exec::Command;
 use quarry_volume::Filesystem;
 
-use crate::error::blocking;
+use crate::thread::blocking;
 use crate::{Error, device};
 
 /// What a device was found to hold.

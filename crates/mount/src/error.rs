@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use nix::errno::Errno;
 
+use crate::Device;
+
 /// Why a mount, a bind, an unmount or a look at one failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -94,6 +96,15 @@ pub enum Error {
         device: PathBuf,
         /// The target.
         target: PathBuf,
+    },
+    /// The device cannot be mapped because a program holds it exclusively.
+    #[error(
+        "cannot map device {device} read-only: a program holds it exclusively (a pod that has mounted what it made there?); \
+         a retry succeeds once that has ended"
+    )]
+    Claimed {
+        /// The device.
+        device: Device,
     },
     /// The target is to be removed, but holds data.
     #[error("cannot remove {target:?}: nothing is mounted there, yet {holds}; it was kept: move the data away")]

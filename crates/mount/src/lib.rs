@@ -1,4 +1,4 @@
-//! Mounts: mountinfo, mount, bind, unmount.
+//! Mounts: mountinfo, mount, bind, unmount; and the read-only mapping of a device that is published read-only.
 //!
 //! Every question is answered by the kernel's own table, `/proc/self/mountinfo`, never by the return code of an earlier
 //! call: kubelet repeats Stage and Publish after its restart, unpublishes what was never published, and a kill may have
@@ -10,6 +10,7 @@
 
 mod error;
 mod holders;
+mod mapper;
 mod mountinfo;
 mod open;
 mod options;
@@ -18,7 +19,8 @@ mod target;
 mod unmount;
 
 pub use error::Error;
-pub use mountinfo::{Device, Entry, all_at, at, mounts_of_device, parse, publications_of_block, table};
+pub use mapper::{Mapping, READ_ONLY_UUID, map_read_only, read_only_mappings, unmap_read_only};
+pub use mountinfo::{Device, Entry, NotADevice, all_at, at, mounts_of_device, parse, publications_of_block, table};
 pub use open::holders;
 pub use publish::{bind, bind_device, mount_filesystem};
 pub use target::check_target;

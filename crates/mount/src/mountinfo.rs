@@ -1,6 +1,6 @@
 //! `/proc/self/mountinfo`: the kernel's table of mounts, read as bytes.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use nix::libc::{O_NOFOLLOW, O_PATH};
 
@@ -29,6 +30,13 @@ impl Device {
         Self { major: nix::sys::stat::major(number), minor: nix::sys::stat::minor(number) }
     }
 
+    /// The kernel's name of the block device, such as `dm-3`. `None` when there is no such device.
+    #[must_use]
+    pub fn kernel_name(self) -> Option<String> {
+        let link = std::fs::read_link(format!("/sys/dev/block/{self}")).ok()?;
+        link.file_name()?.to_str().map(str::to_owned)
+    }
+
     /// The number of the block device at `path`; links are followed. `None` when no block device is there.
     #[must_use]
     pub fn of_node(path: &Path) -> Option<Self> {
@@ -36,6 +44,21 @@ impl Device {
         metadata.file_type().is_block_device().then(|| Self::from_stat(metadata.rdev()))
     }
 }
+
+impl FromStr for Device {
+    type Err = NotADevice;
+
+    fn from_str(text: &str) -> Result<Self, NotADevice> {
+        let (major, minor) = text.split_once(':').ok_or(NotADevice)?;
+        let number = |text: &str| number(text.as_bytes()).ok_or(NotADevice);
+        Ok(Self { major: number(major)?, minor: number(minor)? })
+    }
+}
+
+/// The text is no device number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a device number of the form MAJOR:MINOR")]
+pub struct NotADevice;
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,6 +128,12 @@ impl Entry {
         matches!(self.fstype.as_str(), "devtmpfs" | "tmpfs") && self.root != Path::new("/")
     }
 
+    /// The number of the block device whose node is mounted here. `None` if this is no mount of a node, or it is gone.
+    #[must_use]
+    pub fn node_device(&self) -> Option<Device> {
+        self.is_node().then(|| Device::of_node(&self.target)).flatten()
+    }
+
     /// The number of the partition that is mounted here, a filesystem on it or its node, and where on its disk it begins, in
     /// bytes. `None` of what is no partition, or is gone.
     #[must_use]
@@ -148,9 +177,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let mut fields = line.split(|&byte| byte == b' ');
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
-    let device = fields.next()?;
-    let colon = device.iter().position(|&byte| byte == b':')?;
-    let device = Device { major: number(device.get(..colon)?)?, minor: number(device.get(colon + 1..)?)? };
+    let device = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
     let root = path(fields.next()?);
     let target = path(fields.next()?);
     let options = words(fields.next()?);
@@ -309,7 +336,7 @@ pub fn mounts_of_device(device: Device) -> Result<Vec<Entry>, Error> {
 /// # Errors
 /// The table cannot be read.
 pub fn publications_of_block(device: Device) -> Result<Vec<Entry>, Error> {
-    let name = kernel_name(device);
+    let name = device.kernel_name();
     let published = |entry: &Entry| {
         // Device nodes live on devtmpfs, or on a tmpfs where /dev is a container's own.
         if !matches!(entry.fstype.as_str(), "devtmpfs" | "tmpfs") || entry.root == Path::new("/") {
@@ -318,16 +345,10 @@ pub fn publications_of_block(device: Device) -> Result<Vec<Entry>, Error> {
         match entry.target.symlink_metadata() {
             Ok(metadata) => metadata.file_type().is_block_device() && Device::from_stat(metadata.rdev()) == device,
             // It cannot be looked at: the name under which the node was bound is the next best witness.
-            Err(_) => name.as_ref().is_some_and(|name| entry.root.file_name() == Some(name)),
+            Err(_) => name.as_ref().is_some_and(|name| entry.root.file_name() == Some(OsStr::new(name))),
         }
     };
     Ok(table()?.into_iter().filter(published).collect())
-}
-
-/// The kernel's name of a block device, `dm-3`.
-pub(crate) fn kernel_name(device: Device) -> Option<OsString> {
-    let link = std::fs::read_link(format!("/sys/dev/block/{device}")).ok()?;
-    link.file_name().map(|name| OsString::from_vec(name.as_bytes().to_vec()))
 }
 
 #[cfg(test)]

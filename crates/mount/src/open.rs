@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::mountinfo::{Device, Entry, kernel_name, table};
+use crate::mountinfo::{Device, Entry, table};
 
 /// More names than these help nobody.
 const MOST: usize = 5;
@@ -19,10 +19,11 @@ const DEPTH: usize = 3;
 /// device itself are told by [`crate::mounts_of_device`].
 #[must_use]
 pub fn holders(device: Device) -> Vec<String> {
-    let Some(name) = kernel_name(device) else { return Vec::new() };
+    let Some(name) = device.kernel_name() else { return Vec::new() };
     let host = Host { sys: "/sys".into(), proc: "/proc".into(), mounts: table().unwrap_or_default() };
-    let mut found = host.built_on(&name, DEPTH);
-    found.extend(host.processes(&name));
+    let name = OsStr::new(&name);
+    let mut found = host.built_on(name, DEPTH);
+    found.extend(host.processes(name));
     found.truncate(MOST);
     found
 }
@@ -124,7 +125,7 @@ impl Host {
 fn is(path: &Path, name: &OsStr) -> bool {
     path.file_name() == Some(name)
         || (path.starts_with("/dev") || path.starts_with("/var"))
-            && Device::of_node(path).and_then(kernel_name).is_some_and(|found| found == name)
+            && Device::of_node(path).and_then(Device::kernel_name).is_some_and(|found| name == found.as_str())
 }
 
 /// The names in a directory, sorted; none where it cannot be read.

@@ -6,11 +6,11 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::mountinfo::{Device, Entry, stack_at};
 use crate::target::{Found, look, resolve_existing};
-use crate::{Error, options};
+use crate::{Error, options, remove_target};
 
 /// The longest option text that mount(2) takes, in bytes: one page with its closing NUL.
 const DATA_MAX: usize = 4095;
@@ -56,10 +56,14 @@ pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[S
     if let Some(entry) = top(&target)? {
         return check(&entry);
     }
-    make_directory(&target)?;
+    let made = make_directory(&target)?;
     quarry_fault::point(|| "mount:mount:before".to_owned());
     let result = mount(Some(device), &target, Some(fstype), flags, Some(data.as_str()));
     quarry_fault::point(|| "mount:mount:after".to_owned());
+    if made && result.is_err() {
+        // What does not go is found by the next call.
+        let _ = remove_target(&target);
+    }
     match (top(&target)?, result) {
         (Some(entry), Ok(())) => check(&entry),
         (None, Ok(())) => Err(unverified("the mount", &target, "nothing")),
@@ -76,7 +80,8 @@ pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[S
 /// # Errors
 /// [`Error::NotMounted`] when nothing is mounted at the source, [`Error::Foreign`] when something else is mounted at the
 /// target, [`Error::Different`] when the volume is bound there read-only and should not be, or the reverse while it is
-/// in use; otherwise the system call's.
+/// in use, [`Error::Dead`] when the source no longer answers; otherwise the system call's. Nothing that this call has made
+/// is left at the target.
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), Error> {
     let attempted = "publish the volume";
     let source = source.canonicalize().map_err(|error| Error::io("find the staged volume", source, &error))?;
@@ -84,27 +89,52 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), Error> 
     // A directory on which nothing is mounted is not the volume but the host's own disk.
     let Some(from) = stack_at(&source)?.into_iter().next() else { return Err(Error::NotMounted { volume: source }) };
     let same = |entry: &Entry| entry.device == from.device && entry.root == from.root;
-    let entry = match top(&target)? {
-        Some(entry) if same(&entry) => entry,
-        Some(entry) => return Err(Error::Foreign { attempted, target, found: entry.to_string() }),
-        None => {
-            make_directory(&target)?;
-            bind_once(&source, &target, "bind")?;
-            match top(&target)? {
-                Some(entry) if same(&entry) => entry,
-                Some(entry) => return Err(unverified("the bind", &target, &entry.to_string())),
-                None => return Err(unverified("the bind", &target, "nothing")),
-            }
-        }
-    };
-    if look(&target)? == Found::Unreadable {
-        return Err(Error::Dead { target });
+    // Before anything is built on it.
+    if look(&source)? == Found::Unreadable {
+        return Err(Error::Dead { target: source });
     }
     let wanted = read_only || from.read_only();
-    match (wanted, entry.read_only()) {
-        (false, true) => Err(Error::Different { target, asked: "writable".to_owned(), found: "read-only".to_owned() }),
-        (true, false) => make_read_only(&target, &entry),
+    match top(&target)? {
+        Some(entry) if same(&entry) => agree(&target, &entry, wanted),
+        Some(entry) => Err(Error::Foreign { attempted, target, found: entry.to_string() }),
+        None => {
+            let made = make_directory(&target)?;
+            bind_new(&source, &target, same, wanted).inspect_err(|_| undo(&target, made, same))
+        }
+    }
+}
+
+/// Makes the bind, and sees that it is there as it should be.
+fn bind_new(source: &Path, target: &Path, same: impl Fn(&Entry) -> bool, read_only: bool) -> Result<(), Error> {
+    bind_once(source, target, "bind")?;
+    match top(target)? {
+        Some(entry) if same(&entry) => agree(target, &entry, read_only),
+        Some(entry) => Err(unverified("the bind", target, &entry.to_string())),
+        None => Err(unverified("the bind", target, "nothing")),
+    }
+}
+
+/// Brings a bind that is there to the way it should be.
+fn agree(target: &Path, entry: &Entry, read_only: bool) -> Result<(), Error> {
+    match (read_only, entry.read_only()) {
+        (false, true) => Err(Error::Different {
+            target: target.to_owned(),
+            asked: "writable".to_owned(),
+            found: "read-only".to_owned(),
+        }),
+        (true, false) => make_read_only(target, entry),
         _ => Ok(()),
+    }
+}
+
+/// Takes away what a publication that failed has left at its target: its own mount, and the directory or file that it made.
+/// Whatever does not go is found by the next call.
+fn undo(target: &Path, made: bool, same: impl Fn(&Entry) -> bool) {
+    if matches!(top(target), Ok(Some(entry)) if same(&entry)) {
+        let _ = umount2(target, MntFlags::UMOUNT_NOFOLLOW);
+    }
+    if made {
+        let _ = remove_target(target);
     }
 }
 
@@ -151,13 +181,13 @@ pub fn bind_device(device: &Path, target: &Path) -> Result<(), Error> {
             _ => Err(Error::Foreign { attempted, target, found: entry.to_string() }),
         };
     }
-    make_file(&target)?;
-    bind_once(&device, &target, "bind device")?;
-    match top(&target)? {
+    let made = make_file(&target)?;
+    let bound = bind_once(&device, &target, "bind device").and_then(|()| match top(&target)? {
         Some(_) if Device::of_node(&target) == Some(number) => Ok(()),
         Some(entry) => Err(unverified("the bind", &target, &entry.to_string())),
         None => Err(unverified("the bind", &target, "nothing")),
-    }
+    });
+    bound.inspect_err(|_| undo(&target, made, |entry| entry.node_device() == Some(number)))
 }
 
 fn bind_once(source: &Path, target: &Path, what: &'static str) -> Result<(), Error> {
@@ -179,10 +209,11 @@ fn unverified(attempted: &'static str, target: &Path, found: &str) -> Error {
     Error::Unverified { attempted, target: target.to_owned(), found: found.to_owned() }
 }
 
-/// Makes the directory of a target. One that exists is fine; what it holds is hidden by the mount, not lost.
-fn make_directory(target: &Path) -> Result<(), Error> {
+/// Makes the directory of a target, and says whether it was missing. One that exists is fine; what it holds is hidden by
+/// the mount, not lost.
+fn make_directory(target: &Path) -> Result<bool, Error> {
     match look(target)? {
-        Found::Directory => return Ok(()),
+        Found::Directory => return Ok(false),
         Found::Nothing => {}
         found => return Err(wrong_kind(target, "a directory", found)),
     }
@@ -192,21 +223,21 @@ fn make_directory(target: &Path) -> Result<(), Error> {
     quarry_fault::point(|| "mount:mkdir:after".to_owned());
     match made {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(Error::io("make the directory", target, &error)),
-        _ => Ok(()),
+        made => Ok(made.is_ok()),
     }
 }
 
-/// Makes the empty file on which a device's node is bound.
-fn make_file(target: &Path) -> Result<(), Error> {
+/// Makes the empty file on which a device's node is bound, and says whether it was missing.
+fn make_file(target: &Path) -> Result<bool, Error> {
     match look(target)? {
-        Found::File { len: 0 } => return Ok(()),
+        Found::File { len: 0 } => return Ok(false),
         Found::Nothing => {}
         found => return Err(wrong_kind(target, "an empty file", found)),
     }
     quarry_fault::point(|| "mount:create file:before".to_owned());
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
     quarry_fault::point(|| "mount:create file:after".to_owned());
-    made.map(drop).map_err(|error| Error::io("make the file", target, &error))
+    made.map(|_| true).map_err(|error| Error::io("make the file", target, &error))
 }
 
 fn wrong_kind(target: &Path, wanted: &'static str, found: Found) -> Error {

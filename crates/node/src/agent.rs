@@ -10,8 +10,9 @@ use quarry_pool::{Pool, PoolVolume, volume_name};
 use quarry_volume::{Agent, Change, Chosen, Error, Found, NewsStream, Reason, Result, Volume, VolumeId, VolumeSpec};
 
 use crate::board::describe;
-use crate::errors;
 use crate::host::{Host, Located};
+use crate::unmount::{UNPUBLISH, UNSTAGE};
+use crate::{errors, read_only};
 
 #[async_trait::async_trait]
 impl Agent for Host {
@@ -41,7 +42,13 @@ impl Agent for Host {
         // A volume that is still being zeroed is not wanted any more.
         self.tasks().stop(&id.volume, CREATE, wait).await;
         self.tasks()
-            .run(&id.volume, DELETE, wait, |_| async move { host.delete_now(&wanted).await })
+            .run_after(
+                &id.volume,
+                DELETE,
+                &[UNSTAGE, UNPUBLISH],
+                wait,
+                |_| async move { host.delete_now(&wanted).await },
+            )
             .await
             .map_err(|error| error.context(format_args!("deleting volume {id}")))
     }
@@ -90,7 +97,7 @@ impl Host {
             // Without our mark a volume is not ours to remove; but what is mounted is not called deleted.
             let active = quarry_pool::active(&id.storage, &id.volume);
             if let Ok(Some(active)) = active {
-                unused(&active.node)?;
+                require_unused(id, active.node).await?;
             }
             let pool = self.pool_of(id).await?;
             return Ok(self.board().changed(pool.name(), id, None).await);
@@ -98,8 +105,8 @@ impl Host {
         // Only what this code can read is removed: the mark alone does not say enough.
         volume.record()?;
         let device = pool.device(&volume)?;
-        if let Some(device) = &device {
-            unused(device)?;
+        if let Some(device) = device.clone() {
+            require_unused(id, device).await?;
         }
         if let Err(mut error) = pool.remove(&volume).await {
             self.board().stir(pool.name());
@@ -110,6 +117,12 @@ impl Host {
         }
         Ok(self.board().changed(pool.name(), id, None).await)
     }
+}
+
+/// Refuses a volume that is in use anywhere that this process can see.
+async fn require_unused(id: &VolumeId, device: PathBuf) -> Result<()> {
+    let id = id.clone();
+    errors::blocking(move || unused(&device).and_then(|()| read_only::refuse_use(&id))).await
 }
 
 /// Refuses a device that is mounted or published anywhere that this process can see.

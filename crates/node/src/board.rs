@@ -9,12 +9,12 @@
 //! listens: when the kernel tells of devices, and every few seconds. Such a look compares the disks' headers; it runs no
 //! program unless something changed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
-use quarry_volume::{Change, Greeting, PoolState, Space, Volume, VolumeId};
+use quarry_volume::{Change, Condition, Greeting, PoolState, Space, Volume, VolumeId};
 use tokio::sync::broadcast;
 
 use self::difference::difference;
@@ -40,6 +40,8 @@ struct Inner {
     /// goes back.
     turns: Vec<tokio::sync::Mutex<()>>,
     told: Mutex<Told>,
+    /// What is wrong with the filesystems of volumes in use, as seen by the latest look at each: no pool knows it.
+    ailing: Mutex<BTreeMap<VolumeId, String>>,
     /// Everything that is told goes through here while [`Told`] is locked: in the order of the generations.
     news: broadcast::Sender<Arc<Change>>,
 }
@@ -87,7 +89,8 @@ impl Board {
         let told = Told { generation, pools: pools.iter().map(unread).collect() };
         let turns = pools.iter().map(|_| tokio::sync::Mutex::default()).collect();
         let news = broadcast::Sender::new(BACKLOG);
-        Self { inner: Arc::new(Inner { greeting, pools, turns, told: Mutex::new(told), news }) }
+        let ailing = Mutex::default();
+        Self { inner: Arc::new(Inner { greeting, pools, turns, told: Mutex::new(told), ailing, news }) }
     }
 
     pub(crate) fn greeting(&self) -> &Greeting {
@@ -98,6 +101,9 @@ impl Board {
     /// generation at which this holds. Where the pool cannot be read just now, our own change is told all the same:
     /// `volume` if it was made, its absence if not.
     pub(crate) async fn changed(&self, pool: &str, id: &VolumeId, volume: Option<Volume>) -> Change {
+        if volume.is_none() {
+            self.ailing().remove(id);
+        }
         let Some(index) = self.index(pool) else { return Change::default() };
         if let Some(known) = self.told().pools.get_mut(index)
             && known.failures.remove(id).is_some()
@@ -173,6 +179,7 @@ impl Board {
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
         if let Some(mut volumes) = volumes {
             known.add_failures(&mut volumes);
+            self.add_ailing(&mut volumes);
             (changed, gone) = difference(&known.volumes, &volumes);
             known.volumes = volumes;
             known.mark = Some(mark);
@@ -180,6 +187,50 @@ impl Board {
         let pools = known.replace(state);
         self.publish(&mut told, Change { generation: 0, pools, volumes: changed, gone });
         readable
+    }
+
+    /// Notes what a look at a volume's filesystem has shown: what is wrong with it, or that nothing is. Told from then on.
+    pub(crate) fn ails(&self, id: &VolumeId, why: Option<String>) {
+        let changed = {
+            let mut ailing = self.ailing();
+            let before = match &why {
+                Some(why) => ailing.insert(id.clone(), why.clone()),
+                None => ailing.remove(id),
+            };
+            before != why
+        };
+        if !changed {
+            return;
+        }
+        if let Some(why) = why {
+            tracing::warn!(volume = %id, why, "a filesystem does not serve");
+        }
+        // The next reading is compared whatever its mark.
+        let pool = self.told().pools.iter_mut().find(|known| known.find(id).is_ok()).map(|known| {
+            known.mark = None;
+            known.state.name.clone()
+        });
+        if let Some(pool) = pool {
+            self.stir(&pool);
+        }
+    }
+
+    /// Adds what is wrong with their filesystems to what is told of these volumes.
+    pub(crate) fn add_ailing(&self, volumes: &mut [Volume]) {
+        let ailing = self.ailing();
+        for volume in volumes.iter_mut().filter(|_| !ailing.is_empty()) {
+            if let Some(why) = ailing.get(&volume.id) {
+                let separator = if volume.problem.is_empty() { "" } else { "; " };
+                volume.problem = format!("{}{separator}{why}", volume.problem);
+                if volume.condition.status().is_none() {
+                    volume.condition = Condition::FilesystemFailed;
+                }
+            }
+        }
+    }
+
+    fn ailing(&self) -> MutexGuard<'_, BTreeMap<VolumeId, String>> {
+        self.inner.ailing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Enters our own change of a pool that cannot be read.
@@ -294,5 +345,64 @@ pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
         ready: !matches!(&volume.record, Recorded::Here(record) if record.state == State::New),
         condition: health::condition(volume, problem.is_some()),
         problem: problem.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::StreamExt as _;
+    use quarry_pool::SimulatedPool;
+    use quarry_volume::{AccessTypes, Agent as _, Filesystem, Layout, News, NewsStream, SizeRange, VolumeSpec};
+
+    use super::*;
+    use crate::Host;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// The volume as it is told next.
+    async fn next(news: &mut NewsStream) -> Volume {
+        loop {
+            match news.next().await.unwrap().unwrap() {
+                News::Change(change) => {
+                    if let Some(volume) = change.volumes.first() {
+                        return volume.clone();
+                    }
+                }
+                News::Greeting(_) | News::Picture(_) => {}
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_filesystem_that_does_not_serve_is_told_until_it_does_again() {
+        let pool = SimulatedPool::new("p", 4 << 20, vec![256], Duration::ZERO);
+        let host = Host::new("node-1", vec![Arc::new(pool)]);
+        let spec = VolumeSpec {
+            name: "a".to_owned(),
+            size: SizeRange { required: 40 << 20, limit: None },
+            pool: None,
+            access: AccessTypes::Mount,
+            filesystem: Some(Filesystem::Ext4),
+            layout: Layout::Linear,
+            mkfs_options: String::new(),
+            wipe: None,
+        };
+        let (volume, _) = host.create(spec, None, LONG).await.unwrap();
+        let mut news = host.watch().await.unwrap();
+        host.board().ails(&volume.id, None);
+        host.board().ails(&volume.id, Some("it is shut down".to_owned()));
+        let (problem, condition) = ("it is shut down".to_owned(), Condition::FilesystemFailed);
+        assert_eq!(next(&mut news).await, Volume { problem, condition, ..volume.clone() });
+        // A reading of the storage does not forget it.
+        host.board().stir("p");
+        assert_eq!(host.board().picture().volumes[0].problem, "it is shut down");
+        host.board().ails(&volume.id, None);
+        assert_eq!(next(&mut news).await, volume);
+        host.board().ails(&volume.id, Some("again".to_owned()));
+        assert_eq!(next(&mut news).await.problem, "again");
+        host.delete(&volume.id, LONG).await.unwrap();
+        assert!(host.board().ailing().is_empty(), "a deleted volume is forgotten");
     }
 }

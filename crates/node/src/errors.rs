@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nix::errno::Errno;
 use quarry_volume::{Error, Reason};
 
 /// A failed mount operation.
@@ -16,8 +17,13 @@ pub(crate) fn mount(error: quarry_mount::Error) -> Error {
         | Mount::Foreign { .. }
         | Mount::Dead { .. }
         | Mount::NotEmpty { .. } => Reason::Precondition,
-        // Both end by themselves when their user ends: the caller comes again.
-        Mount::Busy { .. } | Mount::DeviceBusy { .. } => Reason::UnderWay,
+        // They end by themselves when their user ends: the caller comes again.
+        Mount::Busy { .. } | Mount::DeviceBusy { .. } | Mount::Claimed { .. } => Reason::UnderWay,
+        // Of mount(2), this means that the kernel has no such filesystem.
+        Mount::Syscall { source: Errno::ENODEV, .. } => Reason::Host,
+        Mount::Syscall { source, .. } if is_device_failure(*source as i32) => Reason::Unavailable,
+        // The kernel read the superblock, and would not mount what it found.
+        Mount::Syscall { source: Errno::EUCLEAN, .. } => Reason::Precondition,
         Mount::Unverified { .. } | Mount::Syscall { .. } | Mount::Table(_) => Reason::Host,
     };
     match &error {
@@ -35,7 +41,12 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
         // What lies on the device forbids it; it was left alone.
         Fs::NotBlank { .. } | Fs::Damaged { .. } => Reason::Precondition,
         Fs::Options(_) => Reason::InvalidRequest,
-        _ => Reason::Host,
+        Fs::Io { source, .. } if source.raw_os_error().is_some_and(is_device_failure) => Reason::Unavailable,
+        // The medium is gone, or the tool was given up while it waited for the disk.
+        Fs::NoSize { .. } | Fs::Command { source: quarry_exec::Error::Deadline { .. }, .. } => Reason::Unavailable,
+        Fs::Unverified { .. } | Fs::Mkfs { .. } | Fs::Command { .. } | Fs::Io { .. } | Fs::Unaligned { .. } => {
+            Reason::Host
+        }
     };
     match &error {
         Fs::Busy { device, .. } => Error::new(reason, format!("{error}{}", held_by(device))),
@@ -49,12 +60,29 @@ pub(crate) fn held_by(device: &Path) -> String {
     if holders.is_empty() { String::new() } else { format!("; it is held by {}", holders.join(", ")) }
 }
 
-/// Runs what blocks (mounts, ioctls) where it may block.
+/// Whether the kernel answers so when a disk fails, is gone, or lost its path: it may be back when the call comes again.
+fn is_device_failure(errno: i32) -> bool {
+    matches!(
+        Errno::from_raw(errno),
+        Errno::EIO
+            | Errno::ENXIO
+            | Errno::ENODEV
+            | Errno::ENOMEDIUM
+            | Errno::ENODATA
+            | Errno::EREMOTEIO
+            | Errno::ENOLINK
+            | Errno::EBADE
+            | Errno::EILSEQ
+            | Errno::ETIMEDOUT
+    )
+}
+
+/// Runs what blocks (mounts, ioctls) on a thread of its own. The caller is a task, of which each volume has one at a time.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    match tokio::task::spawn_blocking(work).await {
+    match quarry_filesystem::on_own_thread(work).await {
         Ok(result) => result,
-        Err(join) => Err(Error::host(format!("a blocking operation ended unexpectedly ({join}): please report it"))),
+        Err(error) => Err(Error::host(format!("a thread for a blocking operation: {error}"))),
     }
 }

@@ -41,7 +41,8 @@ impl Host {
         };
         match located {
             Ok(Some(located)) => {
-                let volume = describe(self.node(), located.pool.name(), &located.volume);
+                let mut volume = describe(self.node(), located.pool.name(), &located.volume);
+                self.board().add_ailing(std::slice::from_mut(&mut volume));
                 Ok(volume.condition.health(id.to_string(), &volume.problem))
             }
             Ok(None) => Err(Error::not_found(format!("volume {id} does not exist"))),

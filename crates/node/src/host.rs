@@ -9,6 +9,7 @@ use quarry_pool::{Pool, PoolVolume};
 use quarry_volume::{Chosen, Error, Reason, Result, StorageId, VolumeId};
 
 use crate::board::Board;
+use crate::looks::Looks;
 use crate::tasks::Tasks;
 
 /// How long a pool that was not asked for may hold up a creation in another one.
@@ -28,6 +29,7 @@ struct Inner {
     node: String,
     pools: Vec<Arc<dyn Pool>>,
     tasks: Tasks,
+    looks: Looks,
     board: Board,
     /// The highest number of a chooser that this run of the agent has seen.
     fence: Mutex<u64>,
@@ -59,7 +61,8 @@ impl Host {
     pub fn in_pod(node: impl Into<String>, pools: Vec<Arc<dyn Pool>>, pod_uid: impl Into<String>) -> Self {
         let node = node.into();
         let board = Board::new(&node, pod_uid.into(), pools.clone());
-        Self { inner: Arc::new(Inner { node, pools, tasks: Tasks::default(), board, fence: Mutex::new(0) }) }
+        let (tasks, looks, fence) = (Tasks::default(), Looks::default(), Mutex::new(0));
+        Self { inner: Arc::new(Inner { node, pools, tasks, looks, board, fence }) }
     }
 
     /// The node's name.
@@ -78,6 +81,11 @@ impl Host {
     #[must_use]
     pub fn tasks(&self) -> &Tasks {
         &self.inner.tasks
+    }
+
+    /// The looks at volumes that may hang.
+    pub(crate) fn looks(&self) -> &Looks {
+        &self.inner.looks
     }
 
     /// This run of the agent: another one after every start.

@@ -7,16 +7,22 @@
 mod agent;
 mod board;
 mod bytes;
+mod condition;
 mod create;
 mod deactivate;
 mod errors;
 mod health;
 mod host;
+mod kernel;
+mod looks;
 mod prepare;
 mod publish;
+mod read_only;
 mod service;
 mod stage;
+mod stats;
 mod tasks;
+mod unmount;
 
 pub use host::Host;
 pub use service::NodeService;

@@ -10,7 +10,7 @@ use quarry_pool::{Device, Pool, PoolVolume, Record, Recorded, State};
 use quarry_volume::{AccessTypes, Error, Reason, Result};
 
 use crate::bytes::Bytes;
-use crate::errors;
+use crate::stage::own_superblock;
 use crate::tasks::Handle;
 
 const GIB: u64 = 1 << 30;
@@ -49,13 +49,12 @@ pub(crate) async fn prepare(
 }
 
 /// Whether a `new` volume carries the filesystem that a stage made for it: then it is that stage's, or, after an
-/// operator restored old metadata, somebody's data. Either way it is not wiped.
+/// operator restored old metadata, somebody's data. Either way it is not wiped, whatever else lies on it.
 async fn carries_own_filesystem(volume: &PoolVolume, device: &Device) -> Result<bool> {
     // In a simulated pool no stage ever makes one.
-    let Device::Node(device) = device else { return Ok(false) };
-    let probe = filesystem::probe(device).await.map_err(errors::filesystem)?;
+    let (Device::Node(device), Some(kind)) = (device, volume.record()?.filesystem) else { return Ok(false) };
     let own = filesystem::filesystem_uuid(&volume.uuid);
-    Ok(matches!(probe, filesystem::Probe::Filesystem { uuid, .. } if uuid.eq_ignore_ascii_case(&own)))
+    Ok(own_superblock(kind, device, &own).await?.is_some())
 }
 
 /// Zeroes the whole device from where the record says, and marks the volume `ready` (or, for both access types, zeroed).

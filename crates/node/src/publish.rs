@@ -1,15 +1,16 @@
-//! Publish and unpublish: a staged volume at a pod's target path, as a bind mount or as a device node.
+//! Publish: a staged volume at a pod's target path, as a bind mount or as a device node.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use quarry_filesystem as filesystem;
+use quarry_filesystem::Trouble;
 use quarry_mount as mount;
 use quarry_pool::State;
 use quarry_volume::{AccessMode, AccessType, Capability, Error, Reason, Result, VolumeId};
 
-use crate::errors;
+use crate::condition::{Look, RECOVERY};
 use crate::host::{Host, Located};
+use crate::{errors, kernel, read_only};
 
 /// What NodePublishVolume asks for.
 #[derive(Clone, Debug)]
@@ -19,13 +20,6 @@ pub(crate) struct Publish {
     pub(crate) target: PathBuf,
     pub(crate) capability: Capability,
     pub(crate) read_only: bool,
-}
-
-/// What NodeGetVolumeStats answers, in bytes and inodes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Stats {
-    Filesystem(filesystem::Usage),
-    Block { size: u64 },
 }
 
 impl Host {
@@ -40,85 +34,87 @@ impl Host {
 
     async fn publish_now(&self, publish: Publish) -> Result<()> {
         let (Located { pool, volume }, record) = self.usable(&publish.id, &publish.capability).await?;
-        let read_only = publish.read_only || publish.capability.mode == AccessMode::ReaderOnly;
         let device = pool.device(&volume)?.ok_or_else(|| Error::precondition("it is not active: stage it first"))?;
         let number = mount::Device::of_node(&device)
             .ok_or_else(|| Error::host(format!("{} is no block device", device.display())))?;
-        errors::blocking(move || match publish.capability.access {
-            AccessType::Mount => {
-                let staged = mount::at(&publish.staging).map_err(errors::mount)?;
-                let Some(staged) = staged.filter(|entry| entry.is_of_device(number)) else {
-                    return Err(Error::precondition(format!(
-                        "it is not staged at {:?}: stage it first",
-                        publish.staging
-                    )));
-                };
-                if publish.capability.mode.is_exclusive() {
-                    let others = mount::mounts_of_device(number).map_err(errors::mount)?;
-                    refuse_second(others.into_iter().filter(|entry| entry.target != staged.target), &publish.target)?;
-                }
-                mount::bind(&publish.staging, &publish.target, read_only).map_err(errors::mount)
-            }
+        match publish.capability.access {
+            AccessType::Mount => self.publish_filesystem(publish, number).await,
             AccessType::Block => {
                 if record.state != State::Ready {
                     return Err(Error::precondition("nobody has staged it yet: stage it first"));
                 }
-                if read_only {
-                    return Err(Error::precondition(
-                        "a raw block device cannot be published read-only: a read-only mount of its node does not stop \
-                         writes, and the device's own flag would stop other pods' too; publish it read-write",
-                    ));
-                }
-                if publish.capability.mode.is_exclusive() {
-                    let others = mount::publications_of_block(number).map_err(errors::mount)?;
-                    refuse_second(others.into_iter(), &publish.target)?;
-                }
-                mount::bind_device(&device, &publish.target).map_err(errors::mount)
+                errors::blocking(move || publish_device(&publish, &device, number)).await
             }
+        }
+    }
+
+    async fn publish_filesystem(&self, publish: Publish, number: mount::Device) -> Result<()> {
+        let staging = publish.staging.clone();
+        let staged = errors::blocking(move || mount::at(&staging).map_err(errors::mount)).await?;
+        let Some(staged) = staged.filter(|entry| entry.is_of_device(number)) else {
+            return Err(Error::precondition(format!("it is not staged at {:?}: stage it first", publish.staging)));
+        };
+        let look = if publish.is_read_only() { Look::Read } else { Look::Write };
+        let trouble = self.condition(&publish.id, staged.clone(), look).await?;
+        errors::blocking(move || {
+            if let Some(trouble) = trouble {
+                let cleared = clear_dead(&publish.target, number, &trouble);
+                return Err(Error::precondition(format!("{trouble}; {RECOVERY}{cleared}")));
+            }
+            if publish.capability.mode.is_exclusive() {
+                let others = mount::mounts_of_device(number).map_err(errors::mount)?;
+                refuse_second(others.into_iter().filter(|entry| entry.target != staged.target), &publish.target)?;
+            }
+            mount::bind(&publish.staging, &publish.target, publish.is_read_only()).map_err(errors::mount)
         })
         .await
     }
+}
 
-    pub(crate) async fn unpublish(&self, id: &str, target: PathBuf, wait: Duration) -> Result<()> {
-        self.unmount(id, "unpublish", target, true, wait)
-            .await
-            .map_err(|error| error.context(format_args!("unpublishing volume {id}")))
+impl Publish {
+    /// Whether the pod is to be kept from writing.
+    fn is_read_only(&self) -> bool {
+        self.read_only || self.capability.mode == AccessMode::ReaderOnly
     }
+}
 
-    /// Measures the volume at `path`: where it is staged or published, or kubelet's own map of a raw block volume.
-    pub(crate) async fn stats(&self, id: &VolumeId, path: &Path) -> Result<Stats> {
-        let located = self.locate(id).await?;
-        let Located { pool, volume } =
-            located.ok_or_else(|| Error::not_found(format!("volume {id} does not exist")))?;
-        let elsewhere = || Error::not_found(format!("volume {id} is not at {}", path.display()));
-        let device = pool.device(&volume)?.ok_or_else(elsewhere)?;
-        let number = mount::Device::of_node(&device).ok_or_else(elsewhere)?;
-        let path = path.to_owned();
-        errors::blocking({
-            let id = id.clone();
-            move || {
-                let elsewhere = || Error::not_found(format!("volume {id} is not at {}", path.display()));
-                // A bound device, or a link to one: its own number is the proof.
-                if let Some(found) = mount::Device::of_node(&path) {
-                    if found != number {
-                        return Err(elsewhere());
-                    }
-                    return filesystem::device_size(&device)
-                        .map(|size| Stats::Block { size })
-                        .map_err(errors::filesystem);
-                }
-                if !path.is_absolute() {
-                    return Err(elsewhere());
-                }
-                match mount::at(&path).map_err(errors::mount)? {
-                    Some(entry) if entry.is_of_device(number) => {
-                        filesystem::usage(&path).map(Stats::Filesystem).map_err(errors::filesystem)
-                    }
-                    _ => Err(elsewhere()),
-                }
-            }
-        })
-        .await
+/// Takes a mount of this volume away from a target that is refused because the filesystem is shut down: nobody can use it,
+/// and the staged mount cannot be made anew while it is there. Returns what the answer has to add.
+fn clear_dead(target: &Path, number: mount::Device, trouble: &Trouble) -> String {
+    let is_dead = matches!(trouble, Trouble::ShutDown(_));
+    match mount::at(target) {
+        Ok(Some(entry)) if is_dead && entry.is_of_device(number) => {}
+        _ => return String::new(),
+    }
+    match mount::unmount(target).and_then(|()| mount::remove_target(target)) {
+        Ok(()) => "; the dead mount that an earlier call had left at the target was unmounted".to_owned(),
+        Err(error) => format!("; a dead mount is left at the target: {error}"),
+    }
+}
+
+/// Publishes the node of the volume's device; for who must not write, that of a read-only mapping of it.
+fn publish_device(publish: &Publish, device: &Path, number: mount::Device) -> Result<()> {
+    read_only::clean(&publish.id, Some(&publish.target))?;
+    if publish.capability.mode.is_exclusive() {
+        let mut others = mount::publications_of_block(number).map_err(errors::mount)?;
+        others.extend(read_only::publications(&publish.id)?);
+        refuse_second(others.into_iter(), &publish.target)?;
+    }
+    let here = mount::at(&publish.target).map_err(errors::mount)?.and_then(|entry| entry.node_device());
+    let otherwise = |found: &str, asked: &str| {
+        let target = &publish.target;
+        Error::new(
+            Reason::Exists,
+            format!("it is published at {target:?} {found}, and {asked} is asked for; unpublish it first"),
+        )
+    };
+    match (publish.is_read_only(), here) {
+        (true, Some(found)) if found == number => Err(otherwise("writable", "read-only")),
+        (false, Some(found)) if found != number && kernel::is_volume(found, &publish.id) => {
+            Err(otherwise("read-only", "writable"))
+        }
+        (true, _) => read_only::publish(&publish.id, &publish.target, number),
+        (false, _) => mount::bind_device(device, &publish.target).map_err(errors::mount),
     }
 }
 

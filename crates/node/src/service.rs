@@ -1,6 +1,7 @@
 //! The CSI Node service: reads requests, asks the [`Host`], writes answers.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,9 @@ use quarry_volume::{Capability, Error, MKFS_OPTIONS, Result};
 use tonic::{Request, Response, Status};
 
 use crate::host::Host;
-use crate::publish::{Publish, Stats};
+use crate::publish::Publish;
 use crate::stage::Stage;
+use crate::stats::Stats;
 
 /// How long a call waits for its task where the caller gave no deadline: less than kubelet's own two minutes.
 const DEFAULT_WAIT: Duration = Duration::from_secs(100);
@@ -26,13 +28,22 @@ const MAX_PART: usize = 255;
 pub struct NodeService {
     host: Host,
     topology_key: String,
+    /// How many volumes the scheduler may place here; 0: it is told no limit.
+    max_volumes: i64,
 }
 
 impl NodeService {
     /// The service of `host`; `topology_key` is the key under which the node is known to the scheduler.
     #[must_use]
     pub fn new(host: Host, topology_key: impl Into<String>) -> Self {
-        Self { host, topology_key: topology_key.into() }
+        Self { host, topology_key: topology_key.into(), max_volumes: 0 }
+    }
+
+    /// The same, telling the scheduler that the node takes so many volumes at most. `None`: no limit, since Quarry has none
+    /// of its own; what room there is, GetCapacity tells.
+    #[must_use]
+    pub fn with_max_volumes(self, max_volumes: Option<NonZeroU32>) -> Self {
+        Self { max_volumes: max_volumes.map_or(0, |most| i64::from(most.get())), ..self }
     }
 }
 
@@ -205,7 +216,7 @@ impl csi::node_server::Node for NodeService {
         let node = self.host.node().to_owned();
         Ok(Response::new(csi::NodeGetInfoResponse {
             node_id: node.clone(),
-            max_volumes_per_node: 0,
+            max_volumes_per_node: self.max_volumes,
             accessible_topology: Some(csi::Topology { segments: BTreeMap::from([(self.topology_key.clone(), node)]) }),
         }))
     }

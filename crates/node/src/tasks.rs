@@ -150,6 +150,36 @@ impl Tasks {
         }
     }
 
+    /// As [`Tasks::run`], but waits first for a task of one of the kinds `before` that is under way on the volume. Both
+    /// waits together take `wait` at most.
+    ///
+    /// # Errors
+    /// As [`Tasks::run`].
+    pub async fn run_after<T, F>(
+        &self,
+        volume: &str,
+        what: &'static str,
+        before: &[&str],
+        wait: Duration,
+        work: impl FnOnce(Handle) -> F,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let deadline = Instant::now() + wait;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        while let Some(ended) = self.ending(volume, before).filter(|_| !left().is_zero()) {
+            wait_for_end(ended, left()).await;
+        }
+        self.run(volume, what, left(), work).await
+    }
+
+    /// What is closed when the task on `volume` has ended, if it is of one of these kinds.
+    fn ending(&self, volume: &str, kinds: &[&str]) -> Option<watch::Receiver<()>> {
+        self.lock().get(volume).filter(|entry| kinds.contains(&entry.what)).map(|entry| entry.ended.clone())
+    }
+
     /// Refuses while a task of one of these kinds is under way on `volume`.
     ///
     /// # Errors
@@ -296,6 +326,28 @@ mod tests {
         let error = tasks.run::<(), _>("v", "create", LONG, |_| async { panic!("bug") }).await.unwrap_err();
         assert_eq!(error.reason, Reason::Unavailable);
         assert!(tasks.list().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_comes_after_waits_for_the_kinds_that_it_names() {
+        let tasks = Tasks::default();
+        let short = Duration::from_millis(20);
+        let (go, gate) = tokio::sync::oneshot::channel::<()>();
+        let unstage = tasks.run("v", "unstage", short, |_| async { Ok(gate.await.is_ok()) });
+        assert_eq!(unstage.await.unwrap_err().reason, Reason::TimedOut);
+        let delete = |before: &'static [&'static str], wait: Duration| {
+            let tasks = tasks.clone();
+            tokio::spawn(async move { tasks.run_after("v", "delete", before, wait, |_| async { Ok(7) }).await })
+        };
+        let other = delete(&["publish"], LONG).await.unwrap().unwrap_err();
+        assert_eq!(other.reason, Reason::UnderWay, "another kind is not waited for");
+        let early = delete(&["unstage"], short).await.unwrap().unwrap_err();
+        assert_eq!(early.reason, Reason::UnderWay, "the wait is the caller's");
+        let waiting = delete(&["unstage"], LONG);
+        tokio::time::sleep(short).await;
+        assert!(!waiting.is_finished());
+        go.send(()).unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap(), 7);
     }
 
     #[tokio::test]

@@ -8,9 +8,13 @@ mod common;
 use std::time::Duration;
 
 use common::{LONG, MIB, host, pool, spec};
+use quarry_node::NodeService;
 use quarry_pool::Operation;
+use quarry_proto::csi::v1::node_server::Node as _;
+use quarry_proto::csi::v1::{NodeGetVolumeStatsRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest};
 use quarry_volume::{Agent as _, Reason, StorageId, VolumeId};
 use tokio::time::Instant;
+use tonic::Request;
 
 #[tokio::test(start_paused = true)]
 async fn a_call_on_a_volume_asks_no_other_pool() {
@@ -44,4 +48,28 @@ async fn a_storage_that_no_pool_has_is_looked_for_in_all_of_them_and_never_said_
     let error = host.get(&stranger, LONG).await.unwrap_err();
     assert_eq!(error.reason, Reason::Unavailable, "{error}");
     assert!(error.message.contains("pool ill has not answered within 60 s"), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_is_asked_of_a_pool_where_nothing_is_mounted() {
+    let pool = pool("p");
+    let host = host(&[&pool]);
+    let (volume, _) = host.create(spec("a", 40 * MIB), None, LONG).await.unwrap();
+    pool.hang(true);
+    let before = pool.begun(Operation::Read);
+    let service = NodeService::new(host, "topology.test/node");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("target").display().to_string();
+    let id = volume.id.to_string();
+    let calls = async {
+        let unpublish = NodeUnpublishVolumeRequest { volume_id: id.clone(), target_path: path.clone() };
+        service.node_unpublish_volume(Request::new(unpublish)).await.unwrap();
+        let unstage = NodeUnstageVolumeRequest { volume_id: id.clone(), staging_target_path: path.clone() };
+        service.node_unstage_volume(Request::new(unstage)).await.unwrap();
+        let stats = NodeGetVolumeStatsRequest { volume_id: id, volume_path: path, ..Default::default() };
+        let error = service.node_get_volume_stats(Request::new(stats)).await.unwrap_err();
+        assert_eq!(error.code(), tonic::Code::NotFound, "{error}");
+    };
+    tokio::time::timeout(Duration::from_secs(20), calls).await.expect("they waited for the pool");
+    assert_eq!(pool.begun(Operation::Read), before, "the pool was asked");
 }

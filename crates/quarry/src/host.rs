@@ -1,5 +1,6 @@
 //! A host with its pools, for the roles that have one: how it is opened, whether it is ready, and what it tells.
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// The UID of the pod that we run in, so that a controller can tell it from a pod that had its address before.
     #[arg(long, env = "POD_UID", default_value = "", value_name = "UID")]
     pod_uid: String,
+    /// How many volumes of this driver the scheduler may have in use on this node at once; no limit unless given.
+    #[arg(long, env = "QUARRY_MAX_VOLUMES", value_name = "NUMBER")]
+    pub(crate) max_volumes: Option<NonZeroU32>,
 }
 
 /// Opens the host: its tools are looked for, and its pools are read.

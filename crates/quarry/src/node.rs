@@ -42,6 +42,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let topology_key = format!("topology.{}/node", args.driver);
     let shutdown = Shutdown::on_signals().context("waiting for signals")?;
+    let max_volumes = args.host.max_volumes;
     let host = host::open(args.host).await?;
     let metrics = Metrics::new();
     let source = tls::files::watch(&args.tls);
@@ -79,7 +80,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let csi = tonic::transport::Server::builder()
         .layer(metrics.layer())
         .add_service(IdentityServer::new(IdentityService::new(args.driver, host::readiness(&host))))
-        .add_service(NodeServer::new(NodeService::new(host.clone(), topology_key)))
+        .add_service(NodeServer::new(NodeService::new(host.clone(), topology_key).with_max_volumes(max_volumes)))
         .serve_with_incoming_shutdown(socket, shutdown.stopping().cancelled_owned());
     let agent = quarry_agent::serve(incoming, AgentService::new(Arc::new(host.clone())), &metrics, shutdown.stopping());
     host::drain_on(&shutdown, &host);

@@ -60,6 +60,7 @@ impl Dial for InProcess {
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let topology_key = format!("topology.{}/node", args.driver);
     let shutdown = Shutdown::on_signals().context("waiting for signals")?;
+    let max_volumes = args.host.max_volumes;
     let host = host::open(args.host).await?;
     let metrics = Metrics::new();
 
@@ -97,7 +98,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         .layer(metrics.layer())
         .add_service(IdentityServer::new(IdentityService::new(args.driver, host::readiness(&host))))
         .add_service(ControllerServer::new(ControllerService::new(cluster, topology_key.clone())))
-        .add_service(NodeServer::new(NodeService::new(host.clone(), topology_key)))
+        .add_service(NodeServer::new(NodeService::new(host.clone(), topology_key).with_max_volumes(max_volumes)))
         .serve_with_incoming_shutdown(listener, shutdown.stopping().cancelled_owned());
     host::drain_on(&shutdown, &host);
     shutdown.bound(server).await.transpose().context("serving CSI")?;

@@ -4,7 +4,7 @@ mod damaged;
 pub mod lifecycle;
 pub mod pulled;
 pub mod refused;
-mod signatures;
+pub mod signatures;
 pub mod wiped;
 
 use anyhow::Result;

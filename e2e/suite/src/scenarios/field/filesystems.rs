@@ -1,8 +1,33 @@
-//! Filesystems: signatures in file data, filesystems that are shut down or read-only, stuck calls.
+//! What is published: signatures in file data, filesystems that are shut down or refuse writes, raw volumes for readers.
+
+mod dead;
+mod read_only;
+mod signatures;
+
+use std::time::Duration;
 
 use crate::runner::Scenario;
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {
-    vec![]
+    vec![
+        Scenario {
+            name: "signatures-in-data",
+            about: "whatever a tenant's files look like to a prober, his ready volume is staged",
+            limit: Duration::from_secs(15 * 60),
+            run: |context| Box::pin(signatures::run(context)),
+        },
+        Scenario {
+            name: "dead-filesystems",
+            about: "filesystems that are shut down, read-only after an error, or on a failing disk: nothing is built on them",
+            limit: Duration::from_secs(15 * 60),
+            run: |context| Box::pin(dead::run(context)),
+        },
+        Scenario {
+            name: "raw-read-only",
+            about: "a raw block volume is published read-only beside a writer, through kills at each step",
+            limit: Duration::from_secs(15 * 60),
+            run: |context| Box::pin(read_only::run(context)),
+        },
+    ]
 }

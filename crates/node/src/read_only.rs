@@ -1,0 +1,105 @@
+//! Raw block volumes that are published read-only: each target has a read-only mapping of the volume's device.
+//!
+//! A mapping's key is a hash of the volume's identifier and one of the target, so that whatever a killed process has left
+//! is found again by the next call on the volume: it is completed by a publish, removed by an unpublish, and removed by
+//! any other call where it is mounted nowhere. While one exists the volume is in use.
+
+use std::path::{Path, PathBuf};
+
+use quarry_mount as mount;
+use quarry_volume::{Error, Reason, Result, VolumeId};
+use uuid::{Uuid, uuid};
+
+use crate::errors;
+
+/// The namespace of the hashes in the keys.
+const NAMESPACE: Uuid = uuid!("0c7d8a52-3f19-4c1e-9b57-64e2a1d0f8b3");
+
+/// What the keys of all mappings of a volume begin with.
+fn prefix(id: &VolumeId) -> String {
+    format!("{}-", Uuid::new_v5(&NAMESPACE, id.to_string().as_bytes()).simple())
+}
+
+/// The key of the mapping for that target.
+fn key(id: &VolumeId, target: &Path) -> String {
+    // Slashes that say nothing are left out.
+    let plain: PathBuf = target.components().collect();
+    format!("{}{}", prefix(id), Uuid::new_v5(&NAMESPACE, plain.as_os_str().as_encoded_bytes()).simple())
+}
+
+/// Whether a device-mapper UUID is that of a mapping of the volume.
+pub(crate) fn is_of(uuid: &str, id: &VolumeId) -> bool {
+    uuid.strip_prefix(mount::READ_ONLY_UUID).is_some_and(|key| key.starts_with(&prefix(id)))
+}
+
+/// Publishes a read-only mapping of the device at the target. When that fails, nothing is left of it.
+pub(crate) fn publish(id: &VolumeId, target: &Path, device: mount::Device) -> Result<()> {
+    let key = key(id, target);
+    let node = mount::map_read_only(device, &key).map_err(errors::mount)?;
+    mount::bind_device(&node, target).map_err(errors::mount).inspect_err(|_| {
+        // What does not go is found by the next call.
+        let _ = mount::unmap_read_only(&key);
+    })
+}
+
+/// Removes the mapping for a target at which nothing is mounted any more.
+pub(crate) fn unpublish(id: &VolumeId, target: &Path) -> Result<()> {
+    mount::unmap_read_only(&key(id, target)).map_err(errors::mount)
+}
+
+/// Where the volume is published read-only.
+pub(crate) fn publications(id: &VolumeId) -> Result<Vec<mount::Entry>> {
+    let mut entries = Vec::new();
+    for mapping in mount::read_only_mappings(&prefix(id)).map_err(errors::mount)? {
+        entries.extend(mount::publications_of_block(mapping.device).map_err(errors::mount)?);
+    }
+    Ok(entries)
+}
+
+/// Removes the mappings of the volume that are mounted nowhere: what killed processes have left. The one for the target
+/// `but` is kept. What a program has open is kept as well.
+pub(crate) fn clean(id: &VolumeId, but: Option<&Path>) -> Result<()> {
+    let kept = but.map(|target| key(id, target));
+    for mapping in mount::read_only_mappings(&prefix(id)).map_err(errors::mount)? {
+        let published = !mount::publications_of_block(mapping.device).map_err(errors::mount)?.is_empty();
+        if published || kept.as_ref() == Some(&mapping.key) {
+            continue;
+        }
+        tracing::info!(volume = %id, mapping = mapping.key, "removing a read-only mapping that is published nowhere");
+        if let Err(error) = mount::unmap_read_only(&mapping.key) {
+            tracing::warn!(volume = %id, %error, "a read-only mapping stays");
+        }
+    }
+    Ok(())
+}
+
+/// Refuses while the volume is published read-only anywhere; mappings that are published nowhere are removed first.
+pub(crate) fn refuse_use(id: &VolumeId) -> Result<()> {
+    clean(id, None)?;
+    match publications(id)?.first() {
+        None => Ok(()),
+        Some(first) => Err(Error::new(
+            Reason::InUse,
+            format!("it is published read-only at {:?}; unpublish it first", first.target),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_names_volume_and_target() {
+        let id = |name: &str| format!("v1:aaaaaaaaaa:n:{name}").parse::<VolumeId>().unwrap();
+        let (one, other) = (id("a"), id("b"));
+        let at = |target: &str| key(&one, Path::new(target));
+        assert_eq!(at("/pods/1/dev"), at("/pods//1/dev/"));
+        assert_ne!(at("/pods/1/dev"), at("/pods/2/dev"));
+        assert_ne!(at("/pods/1/dev"), key(&other, Path::new("/pods/1/dev")));
+        let uuid = format!("{}{}", mount::READ_ONLY_UUID, at("/pods/1/dev"));
+        assert!(is_of(&uuid, &one) && !is_of(&uuid, &other) && !is_of("LVM-x", &one));
+        // The kernel takes names and UUIDs of up to 127 bytes.
+        assert!(uuid.len() < 128);
+    }
+}
