@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use quarry_volume::Layout;
 
 use crate::mutation::Mutation;
-use crate::{Error, VolumeGroup, vg_name_fits};
+use crate::{Error, VolumeGroup, activation, vg_name_fits};
 
 /// A logical volume to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +79,13 @@ pub async fn create(group: &VolumeGroup, request: &CreateLv) -> Result<(), Error
     for pv in pvs {
         command = command.arg(check_device(pv)?);
     }
-    command.run().await
+    match command.run().await {
+        // lvm hides what is the host's own choice behind a question mark, or behind a device that it cannot open.
+        Err(Error::Denied { command, stderr }) => {
+            Err(Error::Denied { command, stderr: stderr + &activation::lists_in_words().await })
+        }
+        result => result,
+    }
 }
 
 /// lvm's words for a logical volume that nothing depends on.
@@ -103,14 +109,19 @@ pub async fn remove(group: &VolumeGroup, name: &str, uuid: &str) -> Result<(), E
 }
 
 /// Makes a logical volume's device appear. A volume flagged to be skipped stays inactive, and lvm calls that a success:
-/// the caller looks for the device. We never pass `-K`, because that flag on a volume of ours says that its creation was
+/// the caller looks for the device. One that the host's lvm.conf does not let lvm activate, or only read-only, is
+/// [`Error::Denied`]. We never pass `-K`, because that flag on a volume of ours says that its creation was
 /// cut off. A raid comes up with a lost disk (`degraded`); one that lacks data does not, whatever lvm.conf says.
 ///
 /// # Errors
 /// Among others [`Error::MissingPv`] and [`Error::NotFound`].
 pub async fn activate(group: &VolumeGroup, name: &str) -> Result<(), Error> {
     let command = Mutation::new("lvchange", group).args(["-y", "--activationmode", "degraded", "--activate", "y"]);
-    command.arg(target(&group.name, name)?).run().await
+    command.arg(target(&group.name, name)?).run().await?;
+    match activation::refusal(group, name).await {
+        Some(stderr) => Err(Error::Denied { command: format!("lvm lvchange --activate y {}/{name}", group.name), stderr }),
+        None => Ok(()),
+    }
 }
 
 /// Makes a logical volume's device disappear. Its metadata stays as it is, and nothing is written. Refused while the device

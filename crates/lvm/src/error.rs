@@ -130,6 +130,7 @@ const TELLING: [(Kind, &[&str]); 10] = [
             "lock type",
             "cannot access clustered",
             "volume_list",
+            "for wiping and zeroing",
             "metadata_read_only",
         ],
     ),

@@ -6,6 +6,7 @@
 //! that matter. No report is cached here, and lvm under its own lock decides each mutation. What is pure stands apart and is
 //! tested apart: [`parse`] (the report), [`classify`] (the errors), [`safe_name`] (the names), [`capacity`].
 
+mod activation;
 pub mod capacity;
 pub mod commands;
 mod dependents;
