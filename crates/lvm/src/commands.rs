@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use quarry_volume::Layout;
 
 use crate::mutation::Mutation;
-use crate::{Error, VolumeGroup, activation, vg_name_fits};
+use crate::{Error, VolumeGroup, activation, nested, vg_name_fits};
 
 /// A logical volume to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,7 +92,8 @@ pub async fn create(group: &VolumeGroup, request: &CreateLv) -> Result<(), Error
 const ALONE: &str = "lv_role!={\"thickorigin\" || \"extthinorigin\"} && \
                      lv_layout!={\"cache\" || \"writecache\" || \"pool\" || \"vdo\"}";
 
-/// Removes a logical volume with its parts. Refused while it is open or mounted: there is no `-f`.
+/// Removes a logical volume with its parts. Refused while it is open or mounted: there is no `-f`. A tenant's logical
+/// volume inside of it, which the host activated and nobody uses, is no reason to refuse: it is deactivated.
 ///
 /// One that has become the origin of a snapshot, a cached volume or a pool is left alone, because lvm would remove what
 /// depends on it as well; that is no error. lvm looks at this under its own lock.
@@ -104,6 +105,7 @@ const ALONE: &str = "lv_role!={\"thickorigin\" || \"extthinorigin\"} && \
 /// Among others [`Error::InUse`] and [`Error::NotFound`].
 pub async fn remove(group: &VolumeGroup, name: &str, uuid: &str) -> Result<(), Error> {
     let alone = format!("{} && {ALONE}", only(uuid)?);
+    nested::release(group, uuid).await;
     let command = Mutation::new("lvremove", group).args(["-y", "--select", &alone]);
     command.arg(target(&group.name, name)?).run().await
 }

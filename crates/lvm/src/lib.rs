@@ -20,6 +20,7 @@ mod locate;
 mod lookup;
 mod mutation;
 mod name;
+mod nested;
 mod raid;
 mod report;
 mod scan;

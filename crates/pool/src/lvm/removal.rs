@@ -41,7 +41,7 @@ impl LvmPool {
         // What an interrupted creation left beside the volume does not always go with it.
         let stray = |part: &&LogicalVolume| part.parent.is_none() && parts.contains(&part.uuid);
         for part in group.logical_volumes.iter().filter(stray) {
-            let removed = commands::remove(group, &part.name, &part.uuid).await;
+            let removed = commands::remove(&group, &part.name, &part.uuid).await;
             self.commit(&group, removed).await?;
         }
         Ok(())
