@@ -7,6 +7,7 @@
 //! tested apart: [`parse`] (the report), [`classify`] (the errors), [`safe_name`] (the names), [`capacity`].
 
 mod activation;
+mod archive;
 pub mod capacity;
 pub mod commands;
 mod dependents;
@@ -30,6 +31,7 @@ mod suspended;
 mod types;
 mod udev;
 
+pub use archive::archive_problem;
 pub use dm::open_count;
 pub use error::{Error, Kind, classify};
 pub use header::{flush, hyphenated, label_uuid, metadata_fingerprint};

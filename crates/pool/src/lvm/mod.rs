@@ -236,6 +236,7 @@ impl Pool for LvmPool {
         state.problems.extend(state.space.closed.clone().filter(|why| !state.problems.contains(why)));
         state.problems.extend(capacity::withheld(&group));
         state.hints = capacity::hints(&group);
+        state.hints.extend(quarry_lvm::archive_problem());
         let volumes = volume::all(&group);
         if known != Some(mark) {
             self.remember(&volumes);
