@@ -274,7 +274,7 @@ fn join(devices: &[PathBuf]) -> String {
 async fn finish(lookup: Lookup, place: Place, known: &Known) -> Lookup {
     match lookup {
         Lookup::Found(mut group) if group.uuid == place.uuid => {
-            group.withheld = withheld(&group, &place, known).await;
+            group.hidden = hidden(&group, &place, known).await;
             group.scope = place.scope;
             Lookup::Found(group)
         }
@@ -291,7 +291,7 @@ async fn finish(lookup: Lookup, place: Place, known: &Known) -> Lookup {
 }
 
 /// Why physical volumes that count as missing are not used though their devices are there.
-async fn withheld(group: &VolumeGroup, place: &Place, known: &Known) -> Vec<String> {
+async fn hidden(group: &VolumeGroup, place: &Place, known: &Known) -> Vec<String> {
     let lost = |device: &PathBuf| {
         let label = known.labels().iter().find(|(found, _)| found == device).map(|(_, label)| &label.uuid);
         let volume = group.physical_volumes.iter().find(|volume| Some(&volume.uuid) == label);

@@ -51,7 +51,7 @@ pub struct VolumeGroup {
     pub scope: Scope,
     /// Why physical volumes that count as missing are not used, though their devices are there: a filter of the host's
     /// lvm.conf, its devices file.
-    pub withheld: Vec<String>,
+    pub hidden: Vec<String>,
 }
 
 /// A physical volume: a disk or partition that holds extents.
