@@ -3,6 +3,9 @@
 //! lvm ends with 5 for nearly everything, so the text of its standard error tells one failure from another; the door to
 //! other programs pins the locale. Warnings are left aside: lvm writes them in commands that succeed as well.
 
+use std::io;
+use std::path::PathBuf;
+
 use crate::report::ParseError;
 
 /// Why lvm did not do what it was asked. `command` is the command line, `stderr` lvm's own words.
@@ -58,6 +61,9 @@ pub enum Error {
     /// An argument that must not reach lvm, because it could be taken for something else.
     #[error("{0}")]
     Argument(String),
+    /// Something of the host could not be read outside of lvm.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Read { action: &'static str, path: PathBuf, source: io::Error },
 }
 
 /// What a failure is, before it is dressed up with its command.

@@ -87,7 +87,7 @@ fn devices_file(folder: &Path, said: &Said) -> Result<Option<DevicesFile>, Error
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(Some(DevicesFile { listed: listed(&text), path })),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Device { action: "read the devices file", device: path, source }),
+        Err(source) => Err(Error::Read { action: "read the devices file", path, source }),
     }
 }
 

@@ -159,7 +159,9 @@ impl LvmPool {
             | Lvm::DiskWrite { .. }
             | Lvm::Denied { .. } => Reason::Unavailable,
             Lvm::Exec(quarry_exec::Error::Deadline { .. }) => Reason::Unavailable,
-            Lvm::Exec(_) | Lvm::Other { .. } | Lvm::Report { .. } | Lvm::Argument(_) => Reason::Host,
+            Lvm::Exec(_) | Lvm::Other { .. } | Lvm::Report { .. } | Lvm::Argument(_) | Lvm::Read { .. } => {
+                Reason::Host
+            },
         };
         Error::new(reason, format!("pool {}: {error}", self.name))
     }
