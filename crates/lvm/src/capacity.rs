@@ -67,6 +67,9 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
     let lost: Vec<&str> =
         group.physical_volumes.iter().filter(|volume| volume.missing).map(|volume| volume.uuid.as_str()).collect();
     let visible = group.logical_volumes.iter().filter(|volume| !volume.internal).count();
+    if !group.hidden.is_empty() {
+        return Some(format!("volume group {name} is not whole: {}", group.hidden.join("; ")));
+    }
     if !lost.is_empty() || group.missing_pvs > 0 {
         return Some(format!(
             "volume group {name} lacks {} of its physical volumes ({}): bring the disk back (after a change made \

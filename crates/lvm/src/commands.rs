@@ -9,26 +9,14 @@
 
 use std::path::{Path, PathBuf};
 
-use quarry_exec::{Command, Output};
 use quarry_volume::Layout;
 
-use crate::{Error, udev, vg_name_fits};
-
-macro_rules! settings {
-    ($more:literal) => {
-        concat!(
-            "activation/monitoring=0 log/verbose=0 log/debug_classes=[] log/prefix=\"  \" log/command_names=0 ",
-            "log/report_command_log=0 devices/hints=\"none\" report/list_item_separator=\",\" report/compact_output=0 report/buffered=1",
-            $more
-        )
-    };
-}
+use crate::mutation::Mutation;
+use crate::{Error, VolumeGroup, activation, nested, vg_name_fits};
 
 /// A logical volume to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateLv {
-    /// The volume group.
-    pub vg: String,
     /// The name, as [`crate::safe_name`] gives it.
     pub name: String,
     /// Extents that the volume offers, layout overhead not counted; for striped a multiple of the stripes.
@@ -42,25 +30,12 @@ pub struct CreateLv {
     pub pvs: Vec<PathBuf>,
 }
 
-/// Settings pinned in every command, whatever the host's lvm.conf says; all others (filters, devices file, locking,
-/// system ID, backups and archives of the metadata) stay the host's.
+/// Makes a logical volume, and leaves it active.
 ///
-/// * Monitoring: off. lvm would start dmeventd where we run, so inside our container, where it dies with us. What it
-///   would say of a raid is in the report. A host that runs dmeventd itself monitors the volumes from the next boot on.
-/// * Output: lists with commas and no messages between the lines, or the report could not be read.
-/// * Hints: neither read nor written. lvm would note which disks carry physical volumes, and a disk that failed for a moment
-///   would be left out by every later command.
-/// * Device nodes: where no udevd runs, lvm makes them itself.
-pub(crate) fn settings() -> [&'static str; 2] {
-    let settings = if udev::listening() { SETTINGS } else { SETTINGS_WITHOUT_UDEV };
-    ["--config", settings]
-}
-
-const SETTINGS: &str = settings!("");
-const SETTINGS_WITHOUT_UDEV: &str = settings!(" activation/udev_sync=0 activation/udev_rules=0");
-
-/// Makes a logical volume, and leaves it active. One extent is not zeroed and no signature is wiped by lvm (`-Zn -Wn`):
-/// that is our own task, under O_EXCL, when the volume is known to be the right one.
+/// lvm zeroes its first 4 KiB and wipes the signatures that it knows (`-Zy -Wy`). That is not what makes the volume safe
+/// to use: we wipe or zero it ourselves, under O_EXCL, when it is known to be the right one. But only a volume that lvm
+/// itself wipes is hidden from udev until then, and its extents may hold what another volume left: the host's udev would
+/// have mdadm take the device for a member of an array before we could open it.
 ///
 /// linear and striped are one metadata commit, tags included: killed at any instant, the command leaves the volume or
 /// nothing. raid1 is two: the first has the volume, tags and all, but flagged to be skipped at activation, and with its
@@ -76,10 +51,10 @@ const SETTINGS_WITHOUT_UDEV: &str = settings!(" activation/udev_sync=0 activatio
 ///
 /// # Errors
 /// Among others [`Error::AlreadyExists`] and [`Error::NoSpace`]; nothing was made.
-pub async fn create(request: &CreateLv) -> Result<(), Error> {
-    let CreateLv { vg, name, extents, layout, tags, pvs } = request;
-    check_name(vg, name)?;
-    let mut command = mutation("lvcreate", vg).args(["-y", "-Wn", "-Zn", "--alloc", "normal"]);
+pub async fn create(group: &VolumeGroup, request: &CreateLv) -> Result<(), Error> {
+    let CreateLv { name, extents, layout, tags, pvs } = request;
+    check_name(&group.name, name)?;
+    let mut command = Mutation::new("lvcreate", group).args(["-y", "-Wy", "-Zy", "--alloc", "normal"]);
     command = match layout {
         // Without a type lvm.conf's own choice of a default would come in.
         Layout::Linear => command.args(["--type", "linear"]),
@@ -100,18 +75,25 @@ pub async fn create(request: &CreateLv) -> Result<(), Error> {
     for tag in tags {
         command = command.args(["--addtag", check_tag(tag)?]);
     }
-    command = command.arg(vg);
+    command = command.arg(&group.name);
     for pv in pvs {
         command = command.arg(check_device(pv)?);
     }
-    succeed(command).await
+    match command.run().await {
+        // lvm hides what is the host's own choice behind a question mark, or behind a device that it cannot open.
+        Err(Error::Denied { command, stderr }) => {
+            Err(Error::Denied { command, stderr: stderr + &activation::lists_in_words().await })
+        }
+        result => result,
+    }
 }
 
 /// lvm's words for a logical volume that nothing depends on.
 const ALONE: &str = "lv_role!={\"thickorigin\" || \"extthinorigin\"} && \
                      lv_layout!={\"cache\" || \"writecache\" || \"pool\" || \"vdo\"}";
 
-/// Removes a logical volume with its parts. Refused while it is open or mounted: there is no `-f`.
+/// Removes a logical volume with its parts. Refused while it is open or mounted: there is no `-f`. A tenant's logical
+/// volume inside of it, which the host activated and nobody uses, is no reason to refuse: it is deactivated.
 ///
 /// One that has become the origin of a snapshot, a cached volume or a pool is left alone, because lvm would remove what
 /// depends on it as well; that is no error. lvm looks at this under its own lock.
@@ -121,20 +103,27 @@ const ALONE: &str = "lv_role!={\"thickorigin\" || \"extthinorigin\"} && \
 ///
 /// # Errors
 /// Among others [`Error::InUse`] and [`Error::NotFound`].
-pub async fn remove(vg: &str, name: &str, uuid: &str) -> Result<(), Error> {
+pub async fn remove(group: &VolumeGroup, name: &str, uuid: &str) -> Result<(), Error> {
     let alone = format!("{} && {ALONE}", only(uuid)?);
-    succeed(mutation("lvremove", vg).args(["-y", "--select", &alone]).arg(target(vg, name)?)).await
+    nested::release(group, uuid).await;
+    let command = Mutation::new("lvremove", group).args(["-y", "--select", &alone]);
+    command.arg(target(&group.name, name)?).run().await
 }
 
 /// Makes a logical volume's device appear. A volume flagged to be skipped stays inactive, and lvm calls that a success:
-/// the caller looks for the device. We never pass `-K`, because that flag on a volume of ours says that its creation was
+/// the caller looks for the device. One that the host's lvm.conf does not let lvm activate, or only read-only, is
+/// [`Error::Denied`]. We never pass `-K`, because that flag on a volume of ours says that its creation was
 /// cut off. A raid comes up with a lost disk (`degraded`); one that lacks data does not, whatever lvm.conf says.
 ///
 /// # Errors
 /// Among others [`Error::MissingPv`] and [`Error::NotFound`].
-pub async fn activate(vg: &str, name: &str) -> Result<(), Error> {
-    let command = mutation("lvchange", vg).args(["-y", "--activationmode", "degraded", "--activate", "y"]);
-    succeed(command.arg(target(vg, name)?)).await
+pub async fn activate(group: &VolumeGroup, name: &str) -> Result<(), Error> {
+    let command = Mutation::new("lvchange", group).args(["-y", "--activationmode", "degraded", "--activate", "y"]);
+    command.arg(target(&group.name, name)?).run().await?;
+    match activation::refusal(group, name).await {
+        Some(stderr) => Err(Error::Denied { command: format!("lvm lvchange --activate y {}/{name}", group.name), stderr }),
+        None => Ok(()),
+    }
 }
 
 /// Makes a logical volume's device disappear. Its metadata stays as it is, and nothing is written. Refused while the device
@@ -142,9 +131,9 @@ pub async fn activate(vg: &str, name: &str) -> Result<(), Error> {
 ///
 /// # Errors
 /// Among others [`Error::InUse`] and [`Error::NotFound`].
-pub async fn deactivate(vg: &str, name: &str, uuid: &str) -> Result<(), Error> {
-    let command = mutation("lvchange", vg).args(["-y", "--activate", "n", "--select", &only(uuid)?]);
-    succeed(command.arg(target(vg, name)?)).await
+pub async fn deactivate(group: &VolumeGroup, name: &str, uuid: &str) -> Result<(), Error> {
+    let command = Mutation::new("lvchange", group).args(["-y", "--activate", "n", "--select", &only(uuid)?]);
+    command.arg(target(&group.name, name)?).run().await
 }
 
 /// Takes tags from a logical volume and gives it others, in one metadata commit. A tag that is there already, or is not
@@ -152,30 +141,25 @@ pub async fn deactivate(vg: &str, name: &str, uuid: &str) -> Result<(), Error> {
 ///
 /// # Errors
 /// Among others [`Error::NotFound`].
-pub async fn change_tags(vg: &str, name: &str, uuid: &str, del: &[&str], add: &[&str]) -> Result<(), Error> {
+pub async fn change_tags(
+    group: &VolumeGroup,
+    name: &str,
+    uuid: &str,
+    del: &[&str],
+    add: &[&str],
+) -> Result<(), Error> {
     let del: Vec<&str> = del.iter().copied().filter(|tag| !add.contains(tag)).collect();
     if del.is_empty() && add.is_empty() {
         return Ok(());
     }
-    let mut command = mutation("lvchange", vg).args(["-y", "--select", &only(uuid)?]);
+    let mut command = Mutation::new("lvchange", group).args(["-y", "--select", &only(uuid)?]);
     for tag in del {
         command = command.args(["--deltag", check_tag(tag)?]);
     }
     for tag in add {
         command = command.args(["--addtag", check_tag(tag)?]);
     }
-    succeed(command.arg(target(vg, name)?)).await
-}
-
-/// A command that changes `vg`.
-pub(crate) fn mutation(subcommand: &'static str, vg: &str) -> Command {
-    Command::mutation("lvm").arg(subcommand).unshown(settings()).on(vg)
-}
-
-/// Runs a command that must succeed.
-pub(crate) async fn succeed(command: Command) -> Result<(), Error> {
-    let output: Output = command.run().await?;
-    if output.success() { Ok(()) } else { Err(Error::failed(output)) }
+    command.arg(target(&group.name, name)?).run().await
 }
 
 /// lvm's words for the one logical volume with that UUID.

@@ -3,6 +3,9 @@
 //! lvm ends with 5 for nearly everything, so the text of its standard error tells one failure from another; the door to
 //! other programs pins the locale. Warnings are left aside: lvm writes them in commands that succeed as well.
 
+use std::io;
+use std::path::PathBuf;
+
 use crate::report::ParseError;
 
 /// Why lvm did not do what it was asked. `command` is the command line, `stderr` lvm's own words.
@@ -53,11 +56,14 @@ pub enum Error {
     #[error("`{command}` failed with exit code {code}: {stderr}")]
     Other { command: String, code: i32, stderr: String },
     /// The report was not usable.
-    #[error("`{command}`: {source}; {stderr}")]
+    #[error("`{command}`: {source}{}{stderr}", if stderr.is_empty() { "" } else { "; " })]
     Report { command: String, source: ParseError, stderr: String },
     /// An argument that must not reach lvm, because it could be taken for something else.
     #[error("{0}")]
     Argument(String),
+    /// Something of the host could not be read outside of lvm.
+    #[error("cannot {action} {path}: {source}", path = path.display())]
+    Read { action: &'static str, path: PathBuf, source: io::Error },
 }
 
 /// What a failure is, before it is dressed up with its command.
@@ -129,6 +135,9 @@ const TELLING: [(Kind, &[&str]); 10] = [
             "shared vg",
             "lock type",
             "cannot access clustered",
+            "volume_list",
+            "for wiping and zeroing",
+            "metadata_read_only",
         ],
     ),
     (Kind::InUse, &["in use", "is used by another device", "device or resource busy", "is open"]),
@@ -156,13 +165,44 @@ const TELLING: [(Kind, &[&str]); 10] = [
     (Kind::NotFound, &["not found", "failed to find logical volume", "failed to find"]),
 ];
 
+/// The C library's words for a file system that is full: of lvm's locks, for example.
+const HOST_IS_FULL: &str = "no space left on device";
+
 /// What lvm's words mean.
 #[must_use]
 pub fn classify(stderr: &str) -> Kind {
     let telling: Vec<String> =
         stderr.lines().map(|line| line.trim().to_lowercase()).filter(|line| !line.starts_with("warning")).collect();
-    let said = |words: &[&str]| telling.iter().any(|line| words.iter().any(|word| line.contains(word)));
+    // The words for a full file system of the host's are much like those for a full volume group.
+    let says = |line: &str, word: &str| line.contains(word) && !(word == "no space" && line.contains(HOST_IS_FULL));
+    let said = |words: &[&str]| telling.iter().any(|line| words.iter().any(|word| says(line, word)));
     TELLING.iter().find(|(_, words)| said(words)).map_or(Kind::Other, |(kind, _)| *kind)
+}
+
+/// lvm's words as one line: a message is one line, in a log as in an event.
+pub(crate) fn one_line(stderr: &str) -> String {
+    stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+/// Whether a command failed because lvm could not keep the old metadata in its archive. That is before it changes
+/// anything.
+pub(crate) fn could_not_archive(stderr: &str) -> bool {
+    /// How lvm calls a file of its archive while it writes it: `.lvm_HOST_PID_NUMBER`.
+    const UNFINISHED: &str = "/.lvm_";
+    const TELLING: [&str; 7] = [
+        "Cannot archive volume group metadata",
+        "Couldn't create temporary archive name",
+        "Couldn't create FILE object for archive",
+        "Couldn't create new archive file",
+        "Couldn't scan the archive directory",
+        "Archive rename failed for",
+        "Archive file name too long",
+    ];
+    let told = |line: &str| {
+        let line = line.trim_start();
+        TELLING.iter().any(|words| line.starts_with(words)) || (line.starts_with('/') && line.contains(UNFINISHED))
+    };
+    stderr.lines().any(told)
 }
 
 impl Error {
@@ -170,8 +210,7 @@ impl Error {
     pub(crate) fn failed(output: quarry_exec::Output) -> Self {
         let quarry_exec::Output { command, code, stderr, .. } = output;
         let kind = classify(&stderr);
-        // A message is one line, in a log as in an event.
-        let stderr = stderr.lines().map(str::trim).collect::<Vec<_>>().join("; ");
+        let stderr = one_line(&stderr);
         match kind {
             Kind::NoSpace => Self::NoSpace { command, stderr },
             Kind::AlreadyExists => Self::AlreadyExists { command, stderr },
@@ -185,5 +224,43 @@ impl Error {
             Kind::Denied => Self::Denied { command, stderr },
             Kind::Other => Self::Other { command, code, stderr },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_that_cannot_be_written_is_told_apart() {
+        for words in [
+            "  /etc/lvm/archive/.lvm_node-1_2204_1107613312: write error failed: No space left on device",
+            "  Cannot archive volume group metadata for vg0 to read-only filesystem.",
+            "  Couldn't create temporary archive name.",
+            "  WARNING: something else\n  Couldn't create FILE object for archive.",
+        ] {
+            assert!(could_not_archive(words), "{words}");
+            assert_ne!(classify(words), Kind::NoSpace, "{words}");
+        }
+        for words in [
+            "  Logical Volume \"archive\" already exists in volume group \"vg0\"",
+            "  Volume group \"archive\" has insufficient free space (745 extents): 10000 required.",
+            "  Logical volume vg0/.lvm_x in use.",
+            "",
+        ] {
+            assert!(!could_not_archive(words), "{words}");
+        }
+    }
+
+    #[test]
+    fn words_are_one_line_without_gaps() {
+        assert_eq!(one_line("  one \n\n  two\n"), "one; two");
+        let failed = |stderr: &str| Error::Report {
+            command: "lvm fullreport".to_owned(),
+            source: crate::parse(b"x").expect_err("no report"),
+            stderr: one_line(stderr),
+        };
+        assert!(!failed("\n").to_string().ends_with("; "), "{}", failed(""));
+        assert!(failed(" why \n").to_string().ends_with("; why"));
     }
 }

@@ -7,11 +7,13 @@ use std::path::Path;
 
 use nix::libc::O_DIRECT;
 
+use crate::label::{label_sector, metadata_areas, pv_uuid};
+
 /// The label lies in one of the first four sectors; the first metadata area begins at 4096, or where pages are larger at
 /// their size. What a commit changes is in the area's header: place, length and checksum of the newest metadata.
-const BEGINNING: usize = 8192;
+pub(crate) const BEGINNING: usize = 8192;
 /// Enough for a direct read on any disk, and for the header of an area.
-const ALIGNMENT: usize = 4096;
+pub(crate) const ALIGNMENT: usize = 4096;
 
 /// Hashes the label of a physical volume and the headers of its metadata areas: another value means that the volume
 /// group has changed. Mostly one read of 8 KiB, and no lvm process.
@@ -38,7 +40,7 @@ fn fingerprint(file: &File) -> io::Result<[u8; 32]> {
     let beginning = read_aligned(file, 0, BEGINNING)?;
     let mut hasher = blake3::Hasher::new();
     hasher.update(&beginning);
-    for offset in metadata_areas(&beginning) {
+    for (offset, _length) in metadata_areas(&beginning) {
         let start = offset - offset % to_u64(ALIGNMENT);
         if start >= to_u64(BEGINNING) {
             hasher.update(&read_aligned(file, start, ALIGNMENT)?);
@@ -48,30 +50,13 @@ fn fingerprint(file: &File) -> io::Result<[u8; 32]> {
 }
 
 /// Reads into an aligned part of a larger buffer, as O_DIRECT demands.
-fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0_u8; length + ALIGNMENT];
     let skip = buffer.as_ptr().align_offset(ALIGNMENT);
     let aligned = buffer.get_mut(skip..).and_then(|rest| rest.get_mut(..length));
     let aligned = aligned.ok_or_else(|| io::Error::other("no aligned buffer"))?;
     file.read_exact_at(aligned, offset)?;
     Ok(aligned.to_vec())
-}
-
-/// Where the metadata areas of a physical volume begin, in bytes, as its label says. Nothing for what has no label.
-///
-/// The label is `LABELONE`, and at 20 the offset of what follows: a UUID of 32 bytes, the size, then a list of data
-/// areas and one of metadata areas, pairs of offset and length, each ended by a pair of zeros; all little-endian.
-fn metadata_areas(beginning: &[u8]) -> Vec<u64> {
-    let Some(label) = beginning.chunks(512).take(4).find(|sector| sector.starts_with(b"LABELONE")) else {
-        return Vec::new();
-    };
-    let contents = label.get(20..24).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes);
-    let areas = contents.and_then(|offset| label.get(usize::try_from(offset).ok()?.checked_add(40)?..));
-    let pairs = areas.unwrap_or_default().as_chunks::<16>().0.iter().map(|pair| {
-        let (offset, _length) = pair.split_at(8);
-        offset.try_into().map_or(0, u64::from_le_bytes)
-    });
-    pairs.skip_while(|offset| *offset != 0).skip(1).take_while(|offset| *offset != 0).collect()
 }
 
 fn to_u64(length: usize) -> u64 {
@@ -103,16 +88,7 @@ pub fn label_uuid(device: &Path) -> io::Result<Option<String>> {
         }
         file => read_aligned(&file?, 0, ALIGNMENT)?,
     };
-    Ok(uuid_in(&beginning))
-}
-
-/// The label's first field after its header: 32 characters without hyphens.
-fn uuid_in(beginning: &[u8]) -> Option<String> {
-    let label = beginning.chunks(512).take(4).find(|sector| sector.starts_with(b"LABELONE"))?;
-    let contents = label.get(20..24).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes)?;
-    let contents = usize::try_from(contents).ok()?;
-    let plain = std::str::from_utf8(label.get(contents..contents.checked_add(32)?)?).ok()?;
-    plain.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| hyphenated(plain))
+    Ok(label_sector(&beginning).and_then(pv_uuid))
 }
 
 /// A UUID of 32 characters as lvm writes it: in groups of 6-4-4-4-4-4-6.
@@ -131,40 +107,7 @@ pub fn hyphenated(plain: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The label of a real physical volume (lvm 2.03.16), shortened: one data area, one metadata area.
-    fn label() -> Vec<u8> {
-        let mut sector = b"LABELONE".to_vec();
-        sector.extend(1_u64.to_le_bytes()); // Its sector.
-        sector.extend(0x2bd1_09ef_u32.to_le_bytes()); // Its checksum.
-        sector.extend(32_u32.to_le_bytes());
-        sector.extend(b"LVM2 001");
-        sector.extend(b"iCdcNVXnn6CTAqVGGiyevS3Z0iAd7ElT");
-        for number in [1_u64 << 30, 1 << 20, 0, 0, 0, 4096, 1_044_480, 0, 0, 2, 1] {
-            sector.extend(number.to_le_bytes());
-        }
-        sector
-    }
-
-    fn disk(label: &[u8]) -> Vec<u8> {
-        let mut disk = vec![0; 1 << 20];
-        disk[512..512 + label.len()].copy_from_slice(label);
-        disk
-    }
-
-    #[test]
-    fn finds_the_metadata_areas() {
-        assert_eq!(metadata_areas(&disk(&label())[..BEGINNING]), [4096]);
-        let mut elsewhere = label();
-        elsewhere[32 + 72..32 + 80].copy_from_slice(&65536_u64.to_le_bytes());
-        assert_eq!(metadata_areas(&disk(&elsewhere)[..BEGINNING]), [65536]);
-        let mut wild = label();
-        wild[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(metadata_areas(&disk(&wild)[..BEGINNING]), [0; 0]);
-        assert_eq!(metadata_areas(&[0; 8192]), [0; 0]);
-        assert_eq!(metadata_areas(b"LABELONE"), [0; 0]);
-        assert_eq!(metadata_areas(&[0xff; 8192]), [0; 0]);
-    }
+    use crate::label::testing::{disk, label};
 
     #[test]
     fn a_change_of_a_header_shows() {

@@ -1,88 +1,59 @@
 //! Asking lvm about volume groups.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quarry_exec::Command;
 
-use crate::commands::settings;
+use crate::Error;
 use crate::report::{COLUMNS, parse};
+use crate::settings::Scope;
 use crate::types::VolumeGroup;
-use crate::{Error, vg_name_fits};
+
+/// A report that takes longer is killed: a command that changes the volume group hangs, or a disk of it does.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a report found in place of one volume group's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
     /// The volume group, completely.
     Found(Box<VolumeGroup>),
-    /// lvm looked at every disk it may look at, and there is none of that name.
+    /// Every disk was looked at, and there is none of that name.
     Missing,
     /// There may be one, but lvm did not open it: another host's, a lock manager's, one of two of the same name …
     /// lvm's words.
     Unreadable(String),
 }
 
-/// An answer for each volume group asked about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    groups: BTreeMap<String, Lookup>,
-}
-
-impl Report {
-    /// What was found under that name; `Missing` for one that was not asked about.
-    #[must_use]
-    pub fn get(&self, name: &str) -> &Lookup {
-        self.groups.get(name).unwrap_or(&Lookup::Missing)
-    }
-}
-
-/// One consistent picture of the named volume groups, from one lvm process.
-///
-/// It takes each volume group's lock for reading: while a command that changes one hangs, a report about it hangs too,
-/// and is killed after 30 s. Ask about one volume group at a time where another must not wait for it.
-///
-/// # Errors
-/// lvm could not be run or was killed, a name is none, or what it wrote is no report or not whole. That a volume group
-/// is missing is an answer, not an error.
-pub async fn report(names: &[&str]) -> Result<Report, Error> {
-    report_within(names, Duration::from_secs(30)).await
-}
-
-async fn report_within(names: &[&str], deadline: Duration) -> Result<Report, Error> {
-    if names.is_empty() {
-        // Without names lvm would report all there are, other people's included.
-        return Ok(Report { groups: BTreeMap::new() });
-    }
-    if let Some(name) = names.iter().find(|name| !vg_name_fits(name)) {
-        return Err(Error::Argument(format!("`{name}` cannot be the name of a volume group of ours")));
-    }
-    let mut command =
-        Command::query("lvm").arg("fullreport").unshown(settings()).deadline(deadline).on(names.join(","));
+/// A report with everything that we read of volume groups, from the devices of `scope` alone.
+pub(crate) fn full_report(scope: &Scope) -> Command {
+    let mut command = Command::query("lvm").arg("fullreport").unshown(scope.settings());
     command = command.unshown(["--reportformat", "json", "--binary", "--units", "b", "--nosuffix", "--all"]);
     for (table, columns) in COLUMNS {
         command = command.unshown(["--configreport", table, "-o", columns]);
     }
-    let output = command.args(names.iter().copied()).run().await?;
-    let unusable = |source| Error::Report { command: output.command.clone(), source, stderr: output.stderr.clone() };
-    let found = parse(&output.stdout).map_err(unusable)?;
-    Ok(sort_out(names, found, &output.stderr))
+    command
 }
 
-/// Matches what was found with what was asked. lvm ends with 5 for an exported volume group as for a missing one, so
-/// only its words count.
-fn sort_out(names: &[&str], found: Vec<VolumeGroup>, stderr: &str) -> Report {
-    let mut found: BTreeMap<String, VolumeGroup> = found.into_iter().map(|group| (group.name.clone(), group)).collect();
-    let answer = |name: &&str| {
-        let lookup = match found.remove(*name) {
-            Some(mut group) => {
-                name_duplicates(&mut group, stderr);
-                Lookup::Found(Box::new(group))
-            }
-            None => absent(name, stderr),
-        };
-        ((*name).to_owned(), lookup)
-    };
-    Report { groups: names.iter().map(answer).collect() }
+/// A consistent picture of one volume group, from one lvm process that opens the devices of `scope` alone.
+pub(crate) async fn report(scope: &Scope, name: &str) -> Result<Lookup, Error> {
+    let command = full_report(scope).deadline(DEADLINE).on(name);
+    let output = command.arg(name).run().await?;
+    let unusable =
+        |source| Error::Report { command: output.command.clone(), source, stderr: crate::error::one_line(&output.stderr) };
+    let found = parse(&output.stdout).map_err(unusable)?;
+    Ok(sort_out(name, found, &output.stderr))
+}
+
+/// Finds in a report what was asked for. lvm ends with 5 for an exported volume group as for a missing one, so only its
+/// words count.
+fn sort_out(name: &str, found: Vec<VolumeGroup>, stderr: &str) -> Lookup {
+    match found.into_iter().find(|group| group.name == name) {
+        Some(mut group) => {
+            name_duplicates(&mut group, stderr);
+            Lookup::Found(Box::new(group))
+        }
+        None => absent(name, stderr),
+    }
 }
 
 /// Takes from lvm's warnings which other devices hold a physical volume of the group. No column of the report says so: it
@@ -129,16 +100,16 @@ mod tests {
     fn absence_must_be_said() {
         let stderr = "  Volume group \"a\" not found\n  Cannot process volume group a\n  \
                       Cannot access VG b with system ID other with local system ID this.";
-        let group = VolumeGroup { name: "c".to_owned(), ..VolumeGroup::default() };
-        let report = sort_out(&["a", "b", "c", "d"], vec![group], stderr);
-        assert_eq!(report.get("a"), &Lookup::Missing);
-        let Lookup::Unreadable(words) = report.get("b") else { panic!("{report:?}") };
+        let group = || VolumeGroup { name: "c".to_owned(), ..VolumeGroup::default() };
+        let found = |name: &str| sort_out(name, vec![group()], stderr);
+        assert_eq!(found("a"), Lookup::Missing);
+        let Lookup::Unreadable(words) = found("b") else { panic!("{:?}", found("b")) };
         assert_eq!(words, "Cannot access VG b with system ID other with local system ID this.");
-        assert!(matches!(report.get("c"), Lookup::Found(group) if group.name == "c"));
-        assert!(matches!(report.get("d"), Lookup::Unreadable(_)));
+        assert!(matches!(found("c"), Lookup::Found(group) if group.name == "c"));
+        assert!(matches!(found("d"), Lookup::Unreadable(_)));
         // A name that is the beginning of another's.
-        assert!(matches!(sort_out(&["a"], vec![], "  Volume group \"ab\" not found").get("a"), Lookup::Unreadable(_)));
-        assert!(matches!(sort_out(&["a"], vec![], "").get("a"), Lookup::Unreadable(words) if !words.is_empty()));
+        assert!(matches!(sort_out("a", vec![], "  Volume group \"ab\" not found"), Lookup::Unreadable(_)));
+        assert!(matches!(sort_out("a", vec![], ""), Lookup::Unreadable(words) if !words.is_empty()));
     }
 
     /// As lvm 2.03.11 and 2.03.16 put it.
@@ -154,8 +125,8 @@ mod tests {
         let stderr = "  WARNING: Not using device /dev/vdd for PV aaaaaa-1.\n  \
                       WARNING: Not using device /dev/vde for PV cccccc-3.\n  \
                       WARNING: PV aaaaaa-1 prefers device /dev/vdb because device is used by LV.";
-        let report = sort_out(&["a"], vec![group], stderr);
-        let Lookup::Found(group) = report.get("a") else { panic!("{report:?}") };
+        let report = sort_out("a", vec![group], stderr);
+        let Lookup::Found(group) = report else { panic!("{report:?}") };
         assert_eq!(group.physical_volumes[0].duplicates, [std::path::PathBuf::from("/dev/vdd")]);
         assert!(group.physical_volumes[1].duplicates.is_empty());
     }
@@ -167,7 +138,7 @@ mod tests {
                       WARNING: bad metadata text on /dev/vdb in mda1\n  \
                       WARNING: scanning /dev/vdb mda1 failed to read metadata summary.\n  \
                       Volume group \"a\" not found\n  Cannot process volume group a";
-        let report = sort_out(&["a"], vec![], stderr);
-        assert!(matches!(report.get("a"), Lookup::Unreadable(words) if words.contains("/dev/vdb")), "{report:?}");
+        let report = sort_out("a", vec![], stderr);
+        assert!(matches!(&report, Lookup::Unreadable(words) if words.contains("/dev/vdb")), "{report:?}");
     }
 }

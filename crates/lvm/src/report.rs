@@ -84,6 +84,7 @@ fn parse_section(section: &Value) -> Result<Option<VolumeGroup>, ParseError> {
         physical_volumes: pvs.iter().map(physical_volume).collect::<Result<_, _>>()?,
         logical_volumes: lvs.iter().map(|row| logical_volume(row, &name)).collect::<Result<_, _>>()?,
         name,
+        ..VolumeGroup::default()
     };
     place_segments(&mut group, &pv_segments, &segments)?;
     require_whole(&group, row.number("pv_count")?, row.number("lv_count")?)?;

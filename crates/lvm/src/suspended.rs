@@ -9,8 +9,8 @@ use std::path::Path;
 
 use quarry_exec::Command;
 
-use crate::commands::{mutation, succeed};
-use crate::{Error, vg_name_fits};
+use crate::mutation::{Mutation, succeed};
+use crate::{Error, VolumeGroup, vg_name_fits};
 
 /// A suspended device-mapper device of a volume group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +61,8 @@ fn suspended_in(block: &Path, vg_uuid: &str) -> io::Result<Vec<Suspended>> {
 ///
 /// # Errors
 /// dmsetup or lvm failed; the remaining devices are resumed all the same.
-pub async fn resume(vg: &str, devices: &[Suspended]) -> Result<(), Error> {
+pub async fn resume(group: &VolumeGroup, devices: &[Suspended]) -> Result<(), Error> {
+    let vg = group.name.as_str();
     if !vg_name_fits(vg) {
         return Err(Error::Argument(format!("`{vg}` cannot be the name of a volume group of ours")));
     }
@@ -78,7 +79,7 @@ pub async fn resume(vg: &str, devices: &[Suspended]) -> Result<(), Error> {
         result = result.and(resumed);
     }
     result?;
-    succeed(mutation("vgchange", vg).args(["--refresh", vg])).await
+    Mutation::new("vgchange", group).args(["--refresh", vg]).run().await
 }
 
 #[cfg(test)]

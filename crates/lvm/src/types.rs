@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use quarry_volume::Layout;
 
+use crate::Scope;
 use crate::raid::RaidStatus;
 
 /// A volume group with everything in it, as one report saw it.
@@ -46,6 +47,11 @@ pub struct VolumeGroup {
     pub physical_volumes: Vec<PhysicalVolume>,
     /// Its logical volumes, internal ones included.
     pub logical_volumes: Vec<LogicalVolume>,
+    /// What commands on it may open.
+    pub scope: Scope,
+    /// Why physical volumes that count as missing are not used, though their devices are there: a filter of the host's
+    /// lvm.conf, its devices file.
+    pub hidden: Vec<String>,
 }
 
 /// A physical volume: a disk or partition that holds extents.

@@ -2,7 +2,7 @@
 
 use quarry_lvm::{Kind, classify};
 
-const RECORDED: [(Kind, &str); 29] = [
+const RECORDED: [(Kind, &str); 32] = [
     // lvcreate
     (Kind::AlreadyExists, "  Logical Volume \"a\" already exists in volume group \"qvg\""),
     (Kind::NoSpace, "  Volume group \"qvg\" has insufficient free space (745 extents): 10000 required."),
@@ -32,6 +32,14 @@ const RECORDED: [(Kind, &str); 29] = [
          while PVs are missing.\n  See vgreduce --removemissing and vgextend --restoremissing.\n  Cannot process volume \
          group qvg",
     ),
+    (
+        Kind::Denied,
+        "  Volume vg0/a is not active locally (volume_list activation filter?).\n  Aborting. Failed to wipe start of new \
+         LV.",
+    ),
+    (Kind::Denied, "  lvcreate: Command not permitted while global/metadata_read_only is set."),
+    // Of the file system that holds lvm's locks.
+    (Kind::Locked, "  /run/lock/lvm/V_qvg: open failed: No space left on device\n  Can't get lock for qvg."),
     (Kind::Denied, "  Volume group empty is exported"),
     (Kind::Denied, "  Cannot access VG empty with system ID foo with unknown local system ID."),
     (

@@ -56,6 +56,8 @@ pub struct LvmConfig {
     pub reserve: u64,
     /// Whether a volume is deactivated when it has been unstaged.
     pub deactivate: bool,
+    /// How many files of the volume group lvm's archive of metadata keeps.
+    pub archives: u32,
 }
 
 /// A pool of kind `disk`.
@@ -110,6 +112,7 @@ struct Lvm {
     volume_group: Spanned<String>,
     reserve: Option<Spanned<String>>,
     deactivate: Option<bool>,
+    archives: Option<Spanned<u32>>,
 }
 
 /// Reads the configuration file at `path`.
@@ -189,7 +192,16 @@ fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut HashMap<String, String>
             parse_size(&text.value).map_err(|why| (text.referenced.line(), format!("{key}.lvm.reserve: {why}")))?
         }
     };
-    Ok(LvmConfig { volume_group, reserve, deactivate: section.deactivate.unwrap_or(true) })
+    let archives = match section.archives {
+        None => quarry_lvm::ARCHIVES,
+        // Without any, a mistake of the operator's own could not be undone.
+        Some(number) if number.value == 0 => {
+            let line = number.referenced.line();
+            return Err((line, format!("{key}.lvm.archives: keep at least one file of lvm's archive of metadata")));
+        }
+        Some(number) => number.value,
+    };
+    Ok(LvmConfig { volume_group, reserve, deactivate: section.deactivate.unwrap_or(true), archives })
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -231,16 +243,20 @@ mod tests {
     fn pools_are_read() {
         let pools = parse(
             Path::new("pools.yaml"),
-            "pools:\n  - name: fast\n    lvm:\n      volumeGroup: vg-nvme\n      reserve: 10Gi\n  - name: slow\n    lvm: {volumeGroup: vg1, reserve: 4096, deactivate: false}\n  - name: third\n    lvm: {volumeGroup: vg2}\n",
+            "pools:\n  - name: fast\n    lvm:\n      volumeGroup: vg-nvme\n      reserve: 10Gi\n  - name: slow\n    lvm: {volumeGroup: vg1, reserve: 4096, deactivate: false, archives: 500}\n  - name: third\n    lvm: {volumeGroup: vg2}\n",
         )
         .unwrap();
-        let pool = |name: &str, group: &str, reserve, deactivate| PoolConfig {
+        let pool = |name: &str, group: &str, reserve, deactivate, archives| PoolConfig {
             name: name.into(),
-            kind: PoolKind::Lvm(LvmConfig { volume_group: group.into(), reserve, deactivate }),
+            kind: PoolKind::Lvm(LvmConfig { volume_group: group.into(), reserve, deactivate, archives }),
         };
         assert_eq!(
             pools,
-            [pool("fast", "vg-nvme", 10 << 30, true), pool("slow", "vg1", 4096, false), pool("third", "vg2", 0, true)]
+            [
+                pool("fast", "vg-nvme", 10 << 30, true, 100),
+                pool("slow", "vg1", 4096, false, 500),
+                pool("third", "vg2", 0, true, 100)
+            ]
         );
     }
 
@@ -263,6 +279,10 @@ mod tests {
             (
                 "pools:\n  - name: a\n    lvm:\n      volumeGroup: vg\n      reserve: -1\n",
                 ["pools.yaml:5", "pools[0].lvm.reserve"],
+            ),
+            (
+                "pools:\n  - name: a\n    lvm:\n      volumeGroup: vg\n      archives: 0\n",
+                ["pools.yaml:5", "pools[0].lvm.archives"],
             ),
             ("pools:\n  - name: a/b\n    lvm:\n      volumeGroup: vg\n", ["pools.yaml:2", "pools[0].name"]),
             (

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quarry_lvm::{Lookup, VolumeGroup, report};
+use quarry_lvm::{Locator, Lookup, VolumeGroup};
 use quarry_volume::StorageId;
 
 use super::disks::{Fingerprints, LvmDisks};
@@ -79,6 +79,7 @@ enum Glance {
 /// The cached report of one volume group.
 pub(crate) struct Cache {
     group: String,
+    locator: Locator,
     uevents: Uevents,
     disks: LvmDisks,
     search: Search,
@@ -90,9 +91,10 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    pub(crate) fn new(group: &str, uevents: Uevents, disks: LvmDisks) -> Arc<Self> {
+    pub(crate) fn new(group: &str, archives: u32, uevents: Uevents, disks: LvmDisks) -> Arc<Self> {
         Arc::new(Self {
             group: group.to_owned(),
+            locator: Locator::new(group, archives),
             uevents,
             disks,
             search: Search::default(),
@@ -258,7 +260,7 @@ impl Cache {
             let checked = Instant::now();
             let read = self.disks.fingerprints(devices.clone()).await;
             let before = read.map_err(|silent| self.silent_view(&silent))?;
-            let view = match report(&[&self.group]).await.map(|report| report.get(&self.group).clone()) {
+            let view = match self.locator.report(heard.1).await {
                 Ok(Lookup::Found(group)) => {
                     let mut state = self.state();
                     state.reports += 1;

@@ -58,7 +58,7 @@ impl LvmPool {
     /// Opens the pool: reads its volume group and resumes devices that a killed lvm left suspended. A volume group that
     /// is not there is no error: the pool says so, and serves when it comes.
     pub(crate) async fn open(name: String, config: LvmConfig, uevents: Uevents, disks: LvmDisks) -> Self {
-        let cache = Cache::new(&config.volume_group, uevents, disks);
+        let cache = Cache::new(&config.volume_group, config.archives, uevents, disks);
         let orphans = std::sync::Mutex::new(quarry_exec::orphans(&config.volume_group));
         let pool = Self {
             name,
@@ -159,7 +159,9 @@ impl LvmPool {
             | Lvm::DiskWrite { .. }
             | Lvm::Denied { .. } => Reason::Unavailable,
             Lvm::Exec(quarry_exec::Error::Deadline { .. }) => Reason::Unavailable,
-            Lvm::Exec(_) | Lvm::Other { .. } | Lvm::Report { .. } | Lvm::Argument(_) => Reason::Host,
+            Lvm::Exec(_) | Lvm::Other { .. } | Lvm::Report { .. } | Lvm::Argument(_) | Lvm::Read { .. } => {
+                Reason::Host
+            },
         };
         Error::new(reason, format!("pool {}: {error}", self.name))
     }
@@ -236,6 +238,7 @@ impl Pool for LvmPool {
         state.problems.extend(state.space.closed.clone().filter(|why| !state.problems.contains(why)));
         state.problems.extend(capacity::withheld(&group));
         state.hints = capacity::hints(&group);
+        state.hints.extend(quarry_lvm::archive_problem());
         let volumes = volume::all(&group);
         if known != Some(mark) {
             self.remember(&volumes);
@@ -349,14 +352,13 @@ impl Pool for LvmPool {
         };
         let record = Record::new(spec, size);
         let request = CreateLv {
-            vg: group.name.clone(),
             name: name.clone(),
             extents,
             layout: spec.layout,
             tags: vec![record.to_string()],
             pvs,
         };
-        let made = commands::create(&request).await;
+        let made = commands::create(&group, &request).await;
         let refused = made.is_err();
         if let Err(error) = self.commit(&group, made).await {
             return Err(if refused { self.unmade(&name, &record, error).await } else { error.not_final() });
@@ -407,7 +409,7 @@ impl Pool for LvmPool {
         if let Some(why) = capacity::duplicated(&group) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
-        commands::activate(&group.name, &current.stored_as).await.map_err(|error| self.explain(error))?;
+        commands::activate(&group, &current.stored_as).await.map_err(|error| self.explain(error))?;
         self.device(volume)?.map(Device::Node).ok_or_else(|| {
             Error::host(format!(
                 "lvm activated {}/{}, but the kernel has no device for it: see the kernel log and `lvs -a {}`",
@@ -433,7 +435,7 @@ impl Pool for LvmPool {
         if quarry_lvm::open_count(&group.uuid, &volume.uuid) != Some(0) {
             return Ok(());
         }
-        match commands::deactivate(&group.name, &current.stored_as, &volume.uuid).await {
+        match commands::deactivate(&group, &current.stored_as, &volume.uuid).await {
             Ok(()) | Err(quarry_lvm::Error::InUse { .. }) => Ok(()),
             Err(error) => Err(self.explain(error)),
         }
@@ -460,7 +462,7 @@ impl Pool for LvmPool {
             )));
         }
         self.complete(&group)?;
-        let changed = commands::change_tags(&group.name, &current.stored_as, &volume.uuid, &[&before], &[&after]).await;
+        let changed = commands::change_tags(&group, &current.stored_as, &volume.uuid, &[&before], &[&after]).await;
         self.commit(&group, changed).await
     }
 

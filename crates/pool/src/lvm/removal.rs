@@ -27,7 +27,7 @@ impl LvmPool {
     pub(super) async fn take_away(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
         self.removable(group, volume)?;
         let parts: Vec<String> = group.parts_of(&volume.name).map(|part| part.uuid.clone()).collect();
-        let removed = commands::remove(&group.name, &volume.name, &volume.uuid).await;
+        let removed = commands::remove(group, &volume.name, &volume.uuid).await;
         self.commit(group, removed).await?;
         let group = self.group().await?;
         if let Some(volume) = group.logical_volumes.iter().find(|found| found.uuid == volume.uuid) {
@@ -41,7 +41,7 @@ impl LvmPool {
         // What an interrupted creation left beside the volume does not always go with it.
         let stray = |part: &&LogicalVolume| part.parent.is_none() && parts.contains(&part.uuid);
         for part in group.logical_volumes.iter().filter(stray) {
-            let removed = commands::remove(&group.name, &part.name, &part.uuid).await;
+            let removed = commands::remove(&group, &part.name, &part.uuid).await;
             self.commit(&group, removed).await?;
         }
         Ok(())

@@ -150,7 +150,7 @@ impl LvmPool {
         }
         let names: Vec<&str> = orphaned.iter().map(|device| device.name.as_str()).collect();
         tracing::warn!(?names, "resuming devices that a killed lvm left suspended");
-        if let Err(error) = quarry_lvm::resume(&self.config.volume_group, &orphaned).await {
+        if let Err(error) = quarry_lvm::resume(group, &orphaned).await {
             tracing::error!(%error, ?names, "suspended devices could not be resumed");
         }
     }

@@ -9,7 +9,7 @@ use super::*;
 
 /// The cache of a volume group on one device, as after a report.
 async fn reported(name: &str, device: &Path, disks: &LvmDisks) -> Arc<Cache> {
-    let cache = Cache::new(name, Uevents::default(), disks.clone());
+    let cache = Cache::new(name, 1, Uevents::default(), disks.clone());
     let carrying = PhysicalVolume { device: Some(device.to_owned()), metadata_areas: 1, ..PhysicalVolume::default() };
     let group = VolumeGroup { uuid: name.to_owned(), physical_volumes: vec![carrying], ..VolumeGroup::default() };
     let fingerprints = disks.fingerprints(group.metadata_devices()).await.expect("it answers");

@@ -1,0 +1,98 @@
+//! What the host's lvm.conf lets lvm activate: `activation/volume_list` and `activation/read_only_volume_list`.
+//!
+//! Which volumes are active on a host is the host's own choice, and lvm says little of it: it calls an activation that
+//! volume_list forbids a success. So the kernel is asked what came of it, and lvm.conf why.
+
+use std::fs;
+use std::path::Path;
+
+use quarry_exec::Command;
+
+use crate::{VolumeGroup, mapper_path};
+
+/// What the kernel has of a logical volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Device {
+    Missing,
+    ReadOnly,
+    Writable,
+}
+
+/// Why a volume that lvm was told to activate is not active, or only for reading; none where lvm.conf is not the reason.
+pub(crate) async fn refusal(group: &VolumeGroup, name: &str) -> Option<String> {
+    let key = match device(Path::new("/sys/block"), group, name) {
+        Device::Writable => return None,
+        Device::Missing => "volume_list",
+        Device::ReadOnly => "read_only_volume_list",
+    };
+    lists().await.into_iter().find(|(found, _)| found == key).map(|(key, value)| {
+        let what = if key == "volume_list" { "does not let lvm activate it" } else { "has lvm activate it read-only" };
+        format!("activation/{key} in lvm.conf of this host {what} ({key}={value}); change that list, and retry")
+    })
+}
+
+/// The lists of lvm.conf that may be the reason, in words; empty where there is none.
+pub(crate) async fn lists_in_words() -> String {
+    let each = lists().await.into_iter().map(|(key, value)| format!("; lvm.conf of this host has activation/{key}={value}"));
+    each.collect()
+}
+
+async fn lists() -> Vec<(String, String)> {
+    let command = Command::query("lvm").arg("lvmconfig").args(["--type", "current"]);
+    let command = command.unshown(["--config", "config/checks=0 config/abort_on_errors=0"]).arg("activation");
+    match command.run().await {
+        Ok(output) => parse(&String::from_utf8_lossy(&output.stdout)),
+        Err(error) => {
+            tracing::warn!(%error, "lvm.conf cannot be asked what may be activated");
+            Vec::new()
+        }
+    }
+}
+
+fn parse(text: &str) -> Vec<(String, String)> {
+    let settings = text.lines().filter_map(|line| line.trim().split_once('='));
+    let lists = settings.filter(|(key, _)| matches!(*key, "volume_list" | "read_only_volume_list"));
+    lists.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+fn device(block: &Path, group: &VolumeGroup, name: &str) -> Device {
+    let mapped = mapper_path(&group.name, name);
+    let mapped = mapped.file_name().and_then(|name| name.to_str());
+    for entry in fs::read_dir(block).into_iter().flatten().flatten() {
+        let read = |file: &str| fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned()).ok();
+        if read("dm/name").as_deref() == mapped {
+            return if read("ro").as_deref() == Some("1") { Device::ReadOnly } else { Device::Writable };
+        }
+    }
+    Device::Missing
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_lists_of_volumes_alone() {
+        let text = "activation {\n\tvolume_list=[\"other\"]\n\tread_only_volume_list=\"vg0/a\"\n\tauto_activation_volume_list=[]\n}\n";
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(parse(text), [pair("volume_list", "[\"other\"]"), pair("read_only_volume_list", "\"vg0/a\"")]);
+        assert!(parse("  Configuration node activation not found").is_empty());
+    }
+
+    #[test]
+    fn the_kernel_says_what_came_of_an_activation() {
+        let block = tempfile::tempdir().expect("folder");
+        let add = |node: &str, name: &str, ro: &str| {
+            let folder = block.path().join(node);
+            fs::create_dir_all(folder.join("dm")).expect("folder");
+            fs::write(folder.join("dm/name"), format!("{name}\n")).expect("file");
+            fs::write(folder.join("ro"), format!("{ro}\n")).expect("file");
+        };
+        add("dm-0", "vg--0-a--1", "0");
+        add("dm-1", "vg--0-b", "1");
+        fs::create_dir(block.path().join("vda")).expect("folder");
+        let group = VolumeGroup { name: "vg-0".to_owned(), ..VolumeGroup::default() };
+        let found = ["a-1", "b", "c"].map(|name| device(block.path(), &group, name));
+        assert_eq!(found, [Device::Writable, Device::ReadOnly, Device::Missing]);
+    }
+}

@@ -1,0 +1,45 @@
+//! The folder in which lvm keeps the metadata of before each change.
+
+use std::path::Path;
+
+use nix::sys::statvfs::{FsFlags, statvfs};
+
+use crate::host::system_folder;
+
+/// Why lvm cannot keep its archive of metadata now; none where it can, or where there is no such folder yet. Changes are
+/// made without it, and leave the operator without a way back. Starts no program.
+#[must_use]
+pub fn archive_problem() -> Option<String> {
+    problem_of(&system_folder().join("archive"))
+}
+
+fn problem_of(folder: &Path) -> Option<String> {
+    let state = statvfs(folder).ok()?;
+    let why = if state.flags().contains(FsFlags::ST_RDONLY) {
+        "read-only"
+    } else if state.blocks_available() == 0 || (state.files() > 0 && state.files_available() == 0) {
+        "full"
+    } else {
+        return None;
+    };
+    Some(format!(
+        "lvm cannot keep its archive of metadata: {} is {why}; changes are made without it, so a mistake cannot be undone \
+         (vgcfgrestore)",
+        folder.display()
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_can_be_written_is_no_problem() {
+        let folder = tempfile::tempdir().expect("folder");
+        assert_eq!(problem_of(folder.path()), None);
+        assert_eq!(problem_of(&folder.path().join("none")), None);
+        // The kernel's own files are on a file system without room.
+        let why = problem_of(Path::new("/proc")).expect("full");
+        assert!(why.contains("/proc is "), "{why}");
+    }
+}

@@ -1,0 +1,240 @@
+//! What a physical volume says of itself: the label at its beginning, and the header of its metadata area.
+//!
+//! Read without lvm, so that lvm can be told which devices it may open. Nothing is decided by what is read here: lvm
+//! reads the same bytes again, with their checksums, before it does anything.
+
+use std::fs::File;
+use std::io;
+
+use crate::header::{ALIGNMENT, BEGINNING, hyphenated, read_aligned};
+
+/// lvm's magic number of a metadata area's header.
+const AREA_MAGIC: &[u8; 16] = b"\x20LVM2\x20x[5A%r0N*>";
+/// A metadata area's header takes one sector; the ring of texts begins after it.
+const AREA_HEADER: u64 = 512;
+/// A volume group's name and UUID are the first words of its metadata: 127 bytes and 38, and some syntax.
+const FIRST_WORDS: usize = 512;
+
+/// The label of one physical volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Label {
+    /// The physical volume's UUID, in lvm's form with hyphens.
+    pub(crate) uuid: String,
+    /// The volume group that its metadata describes; none for one without metadata of its own.
+    pub(crate) group: Option<GroupId>,
+}
+
+/// How a volume group is called, and which one it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct GroupId {
+    pub(crate) name: String,
+    pub(crate) uuid: String,
+}
+
+/// Reads the label of a device; none where there is none.
+///
+/// # Errors
+/// The device cannot be read.
+pub(crate) fn read_label(file: &File) -> io::Result<Option<Label>> {
+    let beginning = match read_aligned(file, 0, BEGINNING) {
+        // Too small for a physical volume.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        result => result?,
+    };
+    let Some(sector) = label_sector(&beginning) else { return Ok(None) };
+    let Some(uuid) = pv_uuid(sector) else { return Ok(None) };
+    let mut group = None;
+    for (start, size) in metadata_areas(&beginning) {
+        if group.is_none() {
+            group = match read_group(file, start, size) {
+                // An area that is said to end behind the device's end.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+                read => read?,
+            };
+        }
+    }
+    Ok(Some(Label { uuid, group }))
+}
+
+/// The sector that holds the label: one of the first four.
+pub(crate) fn label_sector(beginning: &[u8]) -> Option<&[u8]> {
+    beginning.chunks(512).take(4).find(|sector| sector.starts_with(b"LABELONE"))
+}
+
+/// Where the label's contents begin.
+fn contents(sector: &[u8]) -> Option<usize> {
+    usize::try_from(number_u32(sector, 20)?).ok()
+}
+
+/// The UUID of the physical volume that a label names.
+pub(crate) fn pv_uuid(sector: &[u8]) -> Option<String> {
+    let start = contents(sector)?;
+    let plain = sector.get(start..start.checked_add(32)?)?;
+    let plain = std::str::from_utf8(plain).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_alphanumeric()))?;
+    Some(hyphenated(plain))
+}
+
+/// Where the metadata areas of a physical volume begin and how long they are, in bytes, as its label says. Nothing for
+/// what has no label.
+///
+/// The label is `LABELONE`, and at 20 the offset of what follows: a UUID of 32 bytes, the size, then a list of data
+/// areas and one of metadata areas, pairs of offset and length, each ended by a pair of zeros; all little-endian.
+pub(crate) fn metadata_areas(beginning: &[u8]) -> Vec<(u64, u64)> {
+    let Some(label) = label_sector(beginning) else { return Vec::new() };
+    let areas = contents(label).and_then(|offset| label.get(offset.checked_add(40)?..));
+    let pairs = areas.unwrap_or_default().as_chunks::<16>().0.iter().map(|pair| {
+        let word = |at: usize| number_u64(pair, at).unwrap_or(0);
+        (word(0), word(8))
+    });
+    pairs.skip_while(|(offset, _)| *offset != 0).skip(1).take_while(|(offset, _)| *offset != 0).collect()
+}
+
+/// The volume group that the metadata area at `start` describes; none if it is empty, unused or no such area.
+fn read_group(file: &File, start: u64, size: u64) -> io::Result<Option<GroupId>> {
+    let header = read_at(file, start, 512)?;
+    let Some(place) = text_place(&header, size) else { return Ok(None) };
+    // The text may begin at the end of the ring and go on at its beginning.
+    let to_end = usize::try_from(size.saturating_sub(place)).unwrap_or(FIRST_WORDS).min(FIRST_WORDS);
+    let mut text = read_at(file, start.saturating_add(place), to_end)?;
+    if to_end < FIRST_WORDS {
+        text.extend(read_at(file, start.saturating_add(AREA_HEADER), FIRST_WORDS - to_end)?);
+    }
+    Ok(first_words(&text))
+}
+
+/// Where the newest metadata lies within its area, as the area's header says.
+fn text_place(header: &[u8], size: u64) -> Option<u64> {
+    /// The flag of an area that lvm does not use.
+    const UNUSED: u32 = 1;
+    let magic = header.get(4..20)?;
+    let (place, length, flags) = (number_u64(header, 40)?, number_u64(header, 48)?, number_u32(header, 60)?);
+    let usable = magic == AREA_MAGIC && place >= AREA_HEADER && place < size && length > 0 && flags & UNUSED == 0;
+    usable.then_some(place)
+}
+
+/// The name and the UUID at the beginning of a volume group's metadata: `NAME {`, then `id = "UUID"`.
+fn first_words(text: &[u8]) -> Option<GroupId> {
+    let text = String::from_utf8_lossy(text);
+    let (name, rest) = text.split_once('{')?;
+    let (key, rest) = rest.split_once('=')?;
+    let uuid = rest.trim_start().strip_prefix('"')?.split_once('"')?.0;
+    let name = name.trim();
+    let uuid_fits = uuid.len() == 38 && uuid.bytes().all(|byte| byte.is_ascii_graphic());
+    (key.trim() == "id" && uuid_fits && !name.is_empty())
+        .then(|| GroupId { name: name.to_owned(), uuid: uuid.to_owned() })
+}
+
+/// Reads any range, by an aligned read around it.
+fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+    let skip = usize::try_from(offset % ALIGNMENT as u64).unwrap_or(0);
+    let whole = (skip + length).next_multiple_of(ALIGNMENT);
+    let mut bytes = read_aligned(file, offset - skip as u64, whole)?;
+    bytes.drain(..skip);
+    bytes.truncate(length);
+    Ok(bytes)
+}
+
+fn number_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes)
+}
+
+fn number_u64(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..at.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    /// The label of a real physical volume (lvm 2.03.16), shortened: one data area, one metadata area.
+    pub(crate) fn label() -> Vec<u8> {
+        let mut sector = b"LABELONE".to_vec();
+        sector.extend(1_u64.to_le_bytes()); // Its sector.
+        sector.extend(0x2bd1_09ef_u32.to_le_bytes()); // Its checksum.
+        sector.extend(32_u32.to_le_bytes());
+        sector.extend(b"LVM2 001");
+        sector.extend(b"iCdcNVXnn6CTAqVGGiyevS3Z0iAd7ElT");
+        for number in [1_u64 << 30, 1 << 20, 0, 0, 0, 4096, 1_044_480, 0, 0, 2, 1] {
+            sector.extend(number.to_le_bytes());
+        }
+        sector
+    }
+
+    /// A disk of 2 MiB with that label.
+    pub(crate) fn disk(label: &[u8]) -> Vec<u8> {
+        let mut disk = vec![0; 2 << 20];
+        disk[512..512 + label.len()].copy_from_slice(label);
+        disk
+    }
+
+    /// Writes metadata into the area at 4096 so that its text begins at `place` of the ring.
+    pub(crate) fn write_group(disk: &mut [u8], name: &str, uuid: &str, place: usize) {
+        let text = format!("{name} {{\nid = \"{uuid}\"\nseqno = 7\nformat = \"lvm2\"\nstatus = [\"RESIZEABLE\"]\n}}\n");
+        let text = format!("{text}{}", "# \n".repeat(300));
+        let (start, size) = (4096, 1_044_480);
+        let header = &mut disk[start..start + 512];
+        header[4..20].copy_from_slice(super::AREA_MAGIC);
+        header[40..48].copy_from_slice(&(place as u64).to_le_bytes());
+        header[48..56].copy_from_slice(&(text.len() as u64).to_le_bytes());
+        for (index, byte) in text.bytes().enumerate() {
+            let at = place + index;
+            let at = if at < size { at } else { at - size + 512 };
+            disk[start + at] = byte;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{disk, label, write_group};
+    use super::*;
+
+    const GROUP: &str = "Zr3Ot2-MsTU-yPvW-5Ttd-gaYN-WeYT-vP8EJt";
+
+    fn read(disk: &[u8]) -> Option<Label> {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), disk).expect("write");
+        read_label(&File::open(file.path()).expect("open")).expect("read")
+    }
+
+    #[test]
+    fn finds_the_metadata_areas() {
+        assert_eq!(metadata_areas(&disk(&label())[..BEGINNING]), [(4096, 1_044_480)]);
+        let mut elsewhere = label();
+        elsewhere[32 + 72..32 + 80].copy_from_slice(&65536_u64.to_le_bytes());
+        assert_eq!(metadata_areas(&disk(&elsewhere)[..BEGINNING]), [(65536, 1_044_480)]);
+        let mut wild = label();
+        wild[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+        for nothing in [&disk(&wild)[..BEGINNING], &[0; 8192], b"LABELONE", &[0xff; 8192]] {
+            assert!(metadata_areas(nothing).is_empty());
+        }
+    }
+
+    #[test]
+    fn names_the_group_wherever_its_metadata_begins() {
+        // At the beginning of the ring, in its middle, and across its end at every word.
+        for place in [512, 5120, 1_044_480 - 512, 1_044_480 - 20, 1_044_480 - 1] {
+            let mut disk = disk(&label());
+            write_group(&mut disk, "vg-0", GROUP, place);
+            let label = read(&disk).expect("a label");
+            assert_eq!(label.uuid, "iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT");
+            let group = label.group.unwrap_or_else(|| panic!("no group at {place}"));
+            assert_eq!((group.name.as_str(), group.uuid.as_str()), ("vg-0", GROUP), "at {place}");
+        }
+    }
+
+    #[test]
+    fn what_describes_no_group_is_told_apart_from_what_has_no_label() {
+        assert_eq!(read(&vec![0; 2 << 20]), None);
+        assert_eq!(read(&[0; 100]), None, "too small");
+        // An orphan physical volume has a header without a text.
+        let orphan = read(&disk(&label())).expect("a label");
+        assert_eq!(orphan.group, None);
+        let mut unused = disk(&label());
+        write_group(&mut unused, "vg0", GROUP, 512);
+        unused[4096 + 60] = 1;
+        assert_eq!(read(&unused).expect("a label").group, None, "an area that is not used");
+        let mut wild = disk(&label());
+        write_group(&mut wild, "vg0", GROUP, 512);
+        wild[4096 + 40..4096 + 48].copy_from_slice(&u64::MAX.to_le_bytes());
+        assert_eq!(read(&wild).expect("a label").group, None, "a text outside of its area");
+    }
+}

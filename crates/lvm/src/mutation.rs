@@ -1,0 +1,68 @@
+//! How a command that changes a volume group is run.
+
+use std::ffi::OsString;
+
+use quarry_exec::Command;
+
+use crate::error::{could_not_archive, one_line};
+use crate::{Error, VolumeGroup};
+
+/// A command that changes a volume group; never killed by us.
+pub(crate) struct Mutation<'a> {
+    subcommand: &'static str,
+    group: &'a VolumeGroup,
+    args: Vec<OsString>,
+}
+
+impl<'a> Mutation<'a> {
+    pub(crate) fn new(subcommand: &'static str, group: &'a VolumeGroup) -> Self {
+        Self { subcommand, group, args: Vec::new() }
+    }
+
+    pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub(crate) fn args<I, S>(mut self, args: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: Into<OsString>,
+    {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Runs it to its end; it must succeed.
+    ///
+    /// lvm writes the old metadata to its archive first, and changes nothing where that cannot be done. A full or read-only
+    /// folder is no reason to leave a volume undeleted or a pod without its volume: the command is run again without an
+    /// archive, which leaves the operator without that one step back.
+    pub(crate) async fn run(self) -> Result<(), Error> {
+        let settings = self.group.scope.settings();
+        let output = self.command(settings).run().await?;
+        if output.success() {
+            return Ok(());
+        }
+        if !could_not_archive(&output.stderr) {
+            return Err(Error::failed(output));
+        }
+        tracing::warn!(
+            command = output.command,
+            words = one_line(&output.stderr),
+            "lvm cannot write its archive of metadata; the change is made without it"
+        );
+        succeed(self.command(self.group.scope.settings_without_archive())).await
+    }
+
+    fn command(&self, settings: [String; 2]) -> Command {
+        let command = Command::mutation("lvm").arg(self.subcommand).unshown(settings);
+        command.args(self.args.iter().cloned()).on(&self.group.name)
+    }
+}
+
+/// Runs a command that must succeed.
+pub(crate) async fn succeed(command: Command) -> Result<(), Error> {
+    let output = command.run().await?;
+    if output.success() { Ok(()) } else { Err(Error::failed(output)) }
+}

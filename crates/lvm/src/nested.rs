@@ -1,0 +1,234 @@
+//! What the host's udev built on a tenant's volume by itself, and nobody uses.
+//!
+//! A tenant may make a volume group inside of a raw block volume. kubelet puts a loop device on such a volume, where the
+//! host's udev sees the volume group and activates it: a logical volume of the tenant's is then active on the host, and
+//! holds the loop device, which holds our volume, for ever. Before a volume is removed, such logical volumes are taken
+//! off the kernel's table. The kernel refuses that for one that is open or mounted; nothing on any disk changes.
+
+use std::fs::{self, File};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use quarry_exec::Command;
+
+use crate::VolumeGroup;
+
+/// Deeper than devices are stacked on each other.
+const DEPTH: usize = 16;
+
+/// A logical volume that lies on the volume, by the kernel's numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Nested {
+    major: String,
+    minor: String,
+    name: String,
+}
+
+/// Takes logical volumes off the kernel's table that lie on the volume with that UUID, through whatever is between, and
+/// are not used. What cannot be taken off stays: the command that comes next says that the volume is in use.
+pub(crate) async fn release(group: &VolumeGroup, uuid: &str) {
+    let (group_uuid, uuid) = (group.uuid.clone(), uuid.to_owned());
+    // Opening a loop device may wait for the disk below it; the volume itself cannot be removed while that hangs.
+    let found = tokio::task::spawn_blocking(move || Kernel::new("/sys").nested_on(&group_uuid, &uuid)).await;
+    for Nested { major, minor, name } in found.unwrap_or_default() {
+        let command = Command::mutation("dmsetup").args(["remove", "--major", &major, "--minor", &minor]);
+        match command.on(&group.name).run().await {
+            Ok(output) if output.success() => {
+                tracing::info!(name, "a logical volume inside of a volume that is removed was active, and unused");
+            }
+            Ok(output) => tracing::info!(name, words = output.stderr, "a logical volume inside of a volume is in use"),
+            Err(error) => tracing::warn!(name, %error, "a logical volume inside of a volume cannot be taken away"),
+        }
+    }
+}
+
+/// Where the kernel tells of its devices.
+struct Kernel {
+    sys: PathBuf,
+}
+
+impl Kernel {
+    fn new(sys: impl Into<PathBuf>) -> Self {
+        Self { sys: sys.into() }
+    }
+
+    fn read(&self, device: &str, file: &str) -> Option<String> {
+        fs::read_to_string(self.sys.join("class/block").join(device).join(file)).ok().map(|text| text.trim().to_owned())
+    }
+
+    /// The logical volumes of other volume groups on one of ours, the upper ones first.
+    fn nested_on(&self, group: &str, volume: &str) -> Vec<Nested> {
+        let own = format!("LVM-{}", group.replace('-', ""));
+        let whole = format!("{own}{}", volume.replace('-', ""));
+        let devices = names(&self.sys.join("block"));
+        let Some(device) = devices.iter().find(|name| self.read(name, "dm/uuid").as_ref() == Some(&whole)) else {
+            return Vec::new();
+        };
+        let loops: Vec<(String, String)> =
+            devices.iter().filter_map(|name| Some((name.clone(), self.backing(name)?))).collect();
+        let mut found = Vec::new();
+        // Anything of the volume group's own on it (a snapshot, a conversion) is lvm's to judge.
+        if self.collect(device, &own, &loops, DEPTH, &mut found) { found } else { Vec::new() }
+    }
+
+    /// Adds what lies on a device; false where that is of the volume group's own.
+    fn collect(
+        &self,
+        device: &str,
+        own: &str,
+        loops: &[(String, String)],
+        depth: usize,
+        found: &mut Vec<Nested>,
+    ) -> bool {
+        let Some(depth) = depth.checked_sub(1) else { return false };
+        let folder = self.sys.join("class/block").join(device);
+        let mut above = names(&folder.join("holders"));
+        // Partitions of a loop device have holders of their own.
+        above.extend(names(&folder).into_iter().filter(|name| folder.join(name).join("partition").exists()));
+        if let Some(number) = self.read(device, "dev") {
+            above.extend(loops.iter().filter(|(_, backing)| *backing == number).map(|(name, _)| name.clone()));
+        }
+        above.iter().all(|name| {
+            let uuid = self.read(name, "dm/uuid").unwrap_or_default();
+            if uuid.starts_with(own) || !self.collect(name, own, loops, depth, found) {
+                return false;
+            }
+            let numbers = self.read(name, "dev");
+            if let Some((major, minor)) = numbers.as_deref().and_then(|dev| dev.split_once(':'))
+                && uuid.starts_with("LVM-")
+            {
+                let name = self.read(name, "dm/name").unwrap_or_default();
+                let nested = Nested { major: major.to_owned(), minor: minor.to_owned(), name };
+                // Of several ways to it one is enough.
+                if !found.contains(&nested) {
+                    found.push(nested);
+                }
+            }
+            true
+        })
+    }
+
+    /// The numbers of the block device that a loop device leads to.
+    fn backing(&self, name: &str) -> Option<String> {
+        let file = PathBuf::from(self.read(name, "loop/backing_file")?);
+        match fs::metadata(&file) {
+            Ok(metadata) if metadata.file_type().is_block_device() => Some(number(metadata.rdev())),
+            Ok(_) => None,
+            // kubelet makes it over a mount of the device's node that is gone by now, or is another process's.
+            Err(_) => status(&Path::new("/dev").join(name)),
+        }
+    }
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+fn number(device: u64) -> String {
+    format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device))
+}
+
+/// Asks a loop device itself what it leads to; none for a file.
+#[allow(unsafe_code)]
+fn status(device: &Path) -> Option<String> {
+    /// The kernel's `loop_info64`, which has 232 bytes.
+    type Status = [u64; 29];
+    /// Where in it the numbers of the backing device are, in words.
+    const DEVICE: usize = 2;
+    nix::ioctl_read_bad!(loop_get_status64, 0x4c05, Status);
+    let file = File::open(device).ok()?;
+    let mut status = [0_u64; 29];
+    // SAFETY: LOOP_GET_STATUS64 writes one `loop_info64`, the size of the array; the file is open during the call.
+    unsafe { loop_get_status64(file.as_raw_fd(), &raw mut status) }.ok()?;
+    status.get(DEVICE).copied().filter(|device| *device != 0).map(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GROUP: &str = "Zr3Ot2-MsTU-yPvW-5Ttd-gaYN-WeYT-vP8EJt";
+    const VOLUME: &str = "ABCDEF-ghij-KLMN-opqr-STUV-wxyz-012345";
+    const OWN: &str = "LVM-Zr3Ot2MsTUyPvW5TtdgaYNWeYTvP8EJt";
+
+    struct Host(tempfile::TempDir);
+
+    impl Host {
+        fn new() -> Self {
+            let host = Self(tempfile::tempdir().expect("folder"));
+            host.device("dm-3", "254:3", &format!("{OWN}ABCDEFghijKLMNopqrSTUVwxyz012345"), "vg0-raw");
+            host
+        }
+
+        fn device(&self, name: &str, number: &str, uuid: &str, mapped: &str) {
+            let folder = self.0.path().join("block").join(name);
+            for (file, text) in [("dev", number), ("dm/uuid", uuid), ("dm/name", mapped)] {
+                let path = folder.join(file);
+                fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+                fs::write(path, format!("{text}\n")).expect("file");
+            }
+            self.class(name, &folder);
+        }
+
+        fn class(&self, name: &str, folder: &Path) {
+            let class = self.0.path().join("class/block");
+            fs::create_dir_all(&class).expect("folder");
+            std::os::unix::fs::symlink(folder, class.join(name)).expect("link");
+        }
+
+        fn holds(&self, above: &str, below: &str) {
+            fs::create_dir_all(self.0.path().join("class/block").join(below).join("holders").join(above)).expect("folder");
+        }
+
+        fn nested(&self) -> Vec<String> {
+            let found = Kernel::new(self.0.path()).nested_on(GROUP, VOLUME);
+            found.into_iter().map(|nested| nested.name).collect()
+        }
+    }
+
+    #[test]
+    fn what_a_tenant_built_is_found_the_upper_first() {
+        let host = Host::new();
+        assert!(host.nested().is_empty());
+        // A mirror of the tenant's: two images below, one volume above; and something that is not lvm's.
+        for (name, number, uuid, mapped) in [
+            ("dm-4", "254:4", "LVM-tenantsImage0", "t-m_rimage_0"),
+            ("dm-5", "254:5", "LVM-tenantsImage1", "t-m_rimage_1"),
+            ("dm-6", "254:6", "LVM-tenants", "t-m"),
+            ("dm-7", "254:7", "CRYPT-LUKS2-x", "operators"),
+        ] {
+            host.device(name, number, uuid, mapped);
+        }
+        for (above, below) in [("dm-4", "dm-3"), ("dm-5", "dm-3"), ("dm-6", "dm-4"), ("dm-6", "dm-5"), ("dm-7", "dm-3")] {
+            host.holds(above, below);
+        }
+        assert_eq!(host.nested(), ["t-m", "t-m_rimage_0", "t-m_rimage_1"]);
+    }
+
+    #[test]
+    fn a_loop_device_and_its_partitions_are_looked_through() {
+        let host = Host::new();
+        host.device("loop0", "7:0", "", "");
+        let part = host.0.path().join("block/loop0/loop0p1");
+        fs::create_dir_all(part.join("holders/dm-9")).expect("folder");
+        fs::write(part.join("partition"), "1").expect("file");
+        host.class("loop0p1", &part);
+        host.device("dm-9", "254:9", "LVM-tenants", "t-inner");
+        let loops = [("loop0".to_owned(), "254:3".to_owned())];
+        let mut found = Vec::new();
+        assert!(Kernel::new(host.0.path()).collect("dm-3", OWN, &loops, DEPTH, &mut found));
+        assert_eq!(found.iter().map(|nested| nested.name.as_str()).collect::<Vec<_>>(), ["t-inner"]);
+    }
+
+    #[test]
+    fn what_the_group_itself_has_on_its_volume_is_left_to_lvm() {
+        let host = Host::new();
+        host.device("dm-4", "254:4", &format!("{OWN}snapshot"), "vg0-snapshot");
+        host.device("dm-5", "254:5", "LVM-tenants", "t-inner");
+        host.holds("dm-4", "dm-3");
+        host.holds("dm-5", "dm-3");
+        assert!(host.nested().is_empty());
+    }
+}

@@ -1,0 +1,323 @@
+//! Which devices of this host are physical volumes, read from their labels without lvm.
+//!
+//! lvm opens every device that it may use, and believes what it finds there. That would let one disk that hangs stop
+//! the commands of every volume group, and let a tenant who writes a volume group into a raw block volume change what
+//! lvm says of the host's own. So the devices are looked through here first: each on a thread of its own, and never one
+//! that lies on a logical volume or on a loop device, where tenants' bytes are. lvm is then shown the devices of one
+//! volume group alone.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::libc::O_DIRECT;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use crate::label::{Label, read_label};
+
+/// How long a look waits for the devices. One that has not answered by then is left to its thread.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Kinds of devices that never hold a pool's disk: memory, optical drives, floppy disks, and loop devices.
+const NEVER: [&str; 6] = ["loop", "ram", "zram", "sr", "fd", "nullb"];
+/// Deeper than devices are stacked on each other.
+const DEPTH: usize = 16;
+
+/// One device that may be a physical volume.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Candidate {
+    /// Its node.
+    pub(crate) device: PathBuf,
+    /// The kernel's numbers of it, as `8:16`.
+    number: String,
+    /// Other numbers may be given to another disk; this is never given twice. Missing before Linux 5.15.
+    sequence: Option<String>,
+}
+
+/// What one look through the devices found.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Scan {
+    /// The physical volumes.
+    pub(crate) labels: Vec<(PathBuf, Label)>,
+    /// Devices that did not answer, or with an error.
+    pub(crate) silent: Vec<PathBuf>,
+}
+
+/// The devices that may be physical volumes, from sysfs alone: none is opened.
+///
+/// # Errors
+/// `/sys/block` cannot be read.
+pub(crate) fn candidates() -> io::Result<Vec<Candidate>> {
+    let found = candidates_in(Path::new("/sys"))?;
+    Ok(found.into_iter().filter(|candidate| is_node(&candidate.device, &candidate.number)).collect())
+}
+
+fn candidates_in(sys: &Path) -> io::Result<Vec<Candidate>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(sys.join("block"))? {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if NEVER.iter().any(|kind| name.strip_prefix(kind).is_some_and(is_number)) || lies_on_volume(sys, &name, DEPTH)
+        {
+            continue;
+        }
+        found.extend(candidate(&entry.path(), &name));
+        // A device may go while we look.
+        for part in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
+            let path = part.path();
+            if let (true, Ok(name)) = (path.join("partition").exists(), part.file_name().into_string()) {
+                found.extend(candidate(&path, &name));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn read(path: &Path) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// The device with that folder in sysfs; none for one without a medium, or whose input and output wait.
+fn candidate(folder: &Path, name: &str) -> Option<Candidate> {
+    let empty = read(&folder.join("size")).is_none_or(|size| size == "0");
+    if empty || read(&folder.join("dm/suspended")).is_some_and(|suspended| suspended == "1") {
+        return None;
+    }
+    let mapped = read(&folder.join("dm/name")).filter(|name| name.bytes().all(|byte| plain(byte) && byte != b'/'));
+    let device = match mapped {
+        Some(mapped) => Path::new("/dev/mapper").join(mapped),
+        // The kernel writes a slash in a device's name so.
+        None => Path::new("/dev").join(name.replace('!', "/")),
+    };
+    let fits = device.as_os_str().as_encoded_bytes().iter().all(|byte| plain(*byte));
+    let number = read(&folder.join("dev"))?;
+    fits.then(|| Candidate { device, number, sequence: read(&folder.join("diskseq")) })
+}
+
+/// Bytes of a device's name that stand for themselves in lvm's configuration and command line.
+fn plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/_.-+=@,#".contains(&byte)
+}
+
+/// Whether a device is a logical volume, or lies on one or on a loop device, however deep.
+fn lies_on_volume(sys: &Path, name: &str, depth: usize) -> bool {
+    let folder = sys.join("class/block").join(name);
+    let logical = read(&folder.join("dm/uuid")).is_some_and(|uuid| uuid.starts_with("LVM-"));
+    if logical || name.strip_prefix("loop").is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_digit())) {
+        return true;
+    }
+    let below = fs::read_dir(folder.join("slaves")).into_iter().flatten().flatten();
+    // What is stacked deeper than anything is taken for the worst.
+    below.filter_map(|entry| entry.file_name().into_string().ok()).any(|below| match depth.checked_sub(1) {
+        Some(depth) => lies_on_volume(sys, &below, depth),
+        None => true,
+    })
+}
+
+fn is_node(device: &Path, number: &str) -> bool {
+    fs::metadata(device).is_ok_and(|metadata| {
+        let rdev = metadata.rdev();
+        metadata.file_type().is_block_device()
+            && format!("{}:{}", nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)) == number
+    })
+}
+
+/// The devices that a thread is reading now, by number.
+static UNDER_WAY: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn under_way() -> MutexGuard<'static, BTreeSet<String>> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Notes that a device is being read, for as long as it lives: a device that hangs has one thread, however often it is
+/// looked at.
+struct Reading(String);
+
+impl Reading {
+    fn begin(number: &str) -> Option<Self> {
+        under_way().insert(number.to_owned()).then(|| Self(number.to_owned()))
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        under_way().remove(&self.0);
+    }
+}
+
+/// Reads the labels of these devices, all at once, and waits for them for as long as a disk may need.
+pub(crate) async fn scan(candidates: &[Candidate]) -> Scan {
+    let (sender, mut answers) = mpsc::unbounded_channel();
+    let mut open: BTreeSet<PathBuf> = candidates.iter().map(|candidate| candidate.device.clone()).collect();
+    let mut waited_for = 0_usize;
+    for Candidate { device, number, .. } in candidates {
+        // One that still hangs in an earlier look is not asked again.
+        let Some(reading) = Reading::begin(number) else { continue };
+        let (device, sender) = (device.clone(), sender.clone());
+        let started = std::thread::Builder::new().name("label".to_owned()).spawn(move || {
+            let label = open_and_read(&device);
+            drop(reading);
+            // Nobody listens when the patience was over.
+            let _ = sender.send((device, label));
+        });
+        waited_for += usize::from(started.is_ok());
+    }
+    let mut found = Scan::default();
+    let deadline = Instant::now() + PATIENCE;
+    while waited_for > 0 {
+        let Ok(Some((device, label))) = timeout_at(deadline, answers.recv()).await else { break };
+        waited_for -= 1;
+        match label {
+            Ok(label) => {
+                open.remove(&device);
+                found.labels.extend(label.map(|label| (device, label)));
+            }
+            // No medium, or nobody may open it now: it holds nothing that could be used.
+            Err(error) if no_medium(&error) => {
+                open.remove(&device);
+            }
+            Err(error) => tracing::debug!(device = %device.display(), %error, "a device's label cannot be read"),
+        }
+    }
+    found.silent = open.into_iter().collect();
+    found.labels.sort_by(|one, other| one.0.cmp(&other.0));
+    found
+}
+
+fn no_medium(error: &io::Error) -> bool {
+    use nix::libc::{EMEDIUMTYPE, ENODEV, ENOENT, ENOMEDIUM, ENXIO};
+    matches!(error.raw_os_error(), Some(ENOMEDIUM | ENXIO | ENODEV | EMEDIUMTYPE | ENOENT))
+}
+
+/// Past the page cache, which may hold what was there before; where that is refused, through it.
+fn open_and_read(device: &Path) -> io::Result<Option<Label>> {
+    match File::options().read(true).custom_flags(O_DIRECT).open(device).and_then(|file| read_label(&file)) {
+        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => read_label(&File::open(device)?),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Host(tempfile::TempDir);
+
+    impl Host {
+        fn device(&self, name: &str, files: &[(&str, &str)], below: &[&str]) -> PathBuf {
+            let folder = self.0.path().join("block").join(name);
+            self.folder(&folder, name, files, below);
+            folder
+        }
+
+        fn folder(&self, folder: &Path, name: &str, files: &[(&str, &str)], below: &[&str]) {
+            for (file, text) in [("size", "8192"), ("dev", "8:0")].iter().chain(files) {
+                let path = folder.join(file);
+                fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+                fs::write(path, format!("{text}\n")).expect("file");
+            }
+            for name in below {
+                fs::create_dir_all(folder.join("slaves").join(name)).expect("folder");
+            }
+            let class = self.0.path().join("class/block");
+            fs::create_dir_all(&class).expect("folder");
+            std::os::unix::fs::symlink(folder, class.join(name)).expect("link");
+        }
+
+        fn found(&self) -> Vec<String> {
+            let found = candidates_in(self.0.path()).expect("read");
+            found.iter().map(|candidate| candidate.device.to_string_lossy().into_owned()).collect()
+        }
+    }
+
+    #[test]
+    fn a_device_on_a_volume_or_a_loop_device_is_never_a_candidate() {
+        let host = Host(tempfile::tempdir().expect("folder"));
+        let vda = host.device("vda", &[], &[]);
+        host.folder(&vda.join("vda1"), "vda1", &[("partition", "1")], &[]);
+        host.device("cciss!c0d0", &[], &[]);
+        host.device("dm-0", &[("dm/uuid", "LVM-abc"), ("dm/name", "vg0-pvc")], &["vda1"]);
+        host.device("dm-1", &[("dm/uuid", "LVM-nested"), ("dm/name", "tenant-inner")], &["loop0"]);
+        host.device("dm-2", &[("dm/uuid", "mpath-36"), ("dm/name", "mpatha")], &["vda"]);
+        host.device("dm-3", &[("dm/uuid", "CRYPT-LUKS2"), ("dm/name", "luks")], &["dm-2"]);
+        host.device("dm-4", &[("dm/uuid", "CRYPT-LUKS2"), ("dm/name", "tenants")], &["dm-0"]);
+        host.device("dm-5", &[("dm/uuid", "part1-LVM-abc"), ("dm/name", "vg0-pvc1")], &["dm-0"]);
+        host.device("dm-6", &[("dm/uuid", "x"), ("dm/name", "slow"), ("dm/suspended", "1")], &["vda"]);
+        host.device("dm-7", &[("dm/uuid", "x"), ("dm/name", r"odd\x20name")], &["vda"]);
+        let md = host.device("md127", &[], &["dm-0"]);
+        host.folder(&md.join("md127p1"), "md127p1", &[("partition", "1")], &[]);
+        host.device("md0", &[], &["vda1"]);
+        host.device("bcache0", &[], &["dm-4"]);
+        let image = host.device("loop0", &[], &[]);
+        host.folder(&image.join("loop0p1"), "loop0p1", &[("partition", "1")], &[]);
+        host.device("md1", &[], &["loop0p1"]);
+        host.device("sr0", &[], &[]);
+        host.device("zram0", &[], &[]);
+        host.device("sdb", &[("size", "0")], &[]);
+        assert_eq!(
+            host.found(),
+            [
+                "/dev/cciss/c0d0",
+                "/dev/dm-7",
+                "/dev/mapper/luks",
+                "/dev/mapper/mpatha",
+                "/dev/md0",
+                "/dev/vda",
+                "/dev/vda1"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_device_that_leads_back_to_itself_is_no_candidate() {
+        let host = Host(tempfile::tempdir().expect("folder"));
+        host.device("md0", &[], &["md1"]);
+        host.device("md1", &[], &["md0"]);
+        assert!(host.found().is_empty());
+    }
+
+    fn named(path: &Path, number: &str) -> Candidate {
+        Candidate { device: path.to_owned(), number: number.to_owned(), sequence: None }
+    }
+
+    /// A file to be read from that nobody writes to: opening it hangs, as reading a disk may.
+    fn hanging(folder: &Path) -> PathBuf {
+        let path = folder.join("hangs");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("fifo");
+        path
+    }
+
+    #[tokio::test]
+    async fn a_device_that_hangs_costs_one_thread_and_only_its_own_label() {
+        let folder = tempfile::tempdir().expect("folder");
+        let well = folder.path().join("well");
+        fs::write(&well, crate::label::testing::disk(&crate::label::testing::label())).expect("write");
+        let (well, hangs) = (named(&well, "test:1"), named(&hanging(folder.path()), "test:2"));
+        let candidates = [well.clone(), hangs.clone(), named(Path::new("/dev/quarry-no-such-disk"), "test:3")];
+        let began = Instant::now();
+        let first = scan(&candidates).await;
+        assert!(began.elapsed() >= PATIENCE);
+        for later in [&first, &scan(&candidates).await] {
+            assert_eq!(later.silent, std::slice::from_ref(&hangs.device));
+            assert_eq!(later.labels.len(), 1);
+            assert_eq!(later.labels[0].0, well.device);
+        }
+        assert!(began.elapsed() < PATIENCE * 2, "a device that hangs was waited for twice");
+        assert!(under_way().contains("test:2"));
+        // It answers at last: then it is asked again.
+        let writer = File::options().read(true).write(true).open(&hangs.device).expect("open");
+        while under_way().contains("test:2") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        drop(writer);
+    }
+}
