@@ -342,7 +342,9 @@ impl Pool for LvmPool {
         let _turn = self.turn().await?;
         let group = self.group().await?;
         self.current(&group, volume)?;
-        commands::activate(&group.name, &volume.name).await.map_err(|error| self.explain(error))?;
+        let activated = commands::activate(&group.name, &volume.name).await;
+        self.recover_if_killed(&group, &activated).await;
+        activated.map_err(|error| self.explain(error))?;
         self.device(volume)?.map(Device::Node).ok_or_else(|| {
             Error::host(format!(
                 "lvm activated {}/{}, but the kernel has no device for it: see the kernel log and `lvs -a {}`",

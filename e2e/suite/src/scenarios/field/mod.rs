@@ -9,6 +9,7 @@ mod filesystems;
 mod host_settings;
 mod hung;
 mod identity;
+mod killed;
 mod room;
 mod systemd;
 mod whole_disks;
@@ -23,6 +24,7 @@ pub fn all() -> Vec<Scenario> {
         host_settings::all(),
         hung::all(),
         identity::all(),
+        killed::all(),
         room::all(),
         systemd::all(),
         whole_disks::all(),
