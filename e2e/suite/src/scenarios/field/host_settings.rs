@@ -85,7 +85,8 @@ async fn configure(node: &mut Node, text: &str) -> Result<()> {
 
 /// A volume's whole life.
 async fn life(node: &Node, name: &str) -> Result<()> {
-    let made = retry(|| node.csi.create(&Ask::mount(name, "ext4"))).await?;
+    let ask = Ask::mount(name, "ext4");
+    let made = retry(|| node.csi.create(&ask)).await?;
     open(node, &made).await?;
     close(node, &made).await?;
     retry(|| node.csi.delete(&made.id)).await?;
@@ -128,7 +129,8 @@ async fn devices_file(node: &mut Node) -> Result<String> {
     let before = node.vm.sh(&state).await?;
     const PAIRS: usize = 10;
     for number in 0..PAIRS {
-        let made = retry(|| node.csi.create(&Ask::block(&format!("listed-{number}")).size(4 * MIB))).await?;
+        let ask = Ask::block(&format!("listed-{number}")).size(4 * MIB);
+        let made = retry(|| node.csi.create(&ask)).await?;
         retry(|| node.csi.delete(&made.id)).await?;
     }
     ensure!(node.vm.sh(&state).await? == before, "the devices file was written");
