@@ -35,7 +35,10 @@ const SETTINGS: [(&str, &str); 4] = [
            allocation { use_blkid_wiping=0 wipe_signatures_when_zeroing_new_lvs=0 zero_metadata=0 }
            activation { auto_set_activation_skip=0 monitoring=1 use_linear_target=0 }"#,
     ),
-    ("a key of a newer lvm, and a stop at errors", "config { checks=1 abort_on_errors=1 }\nreport { a_key_of_a_newer_lvm=1 }"),
+    (
+        "a key of a newer lvm, and a stop at errors",
+        "config { checks=1 abort_on_errors=1 }\nreport { a_key_of_a_newer_lvm=1 }",
+    ),
 ];
 
 /// All of them.
@@ -66,7 +69,8 @@ async fn settings() -> Passed {
         let listed = node.csi.list().await?;
         ensure!(listed.len() == 1 && listed[0].volume_id == raid.id, "with other settings of {what}: {listed:?}");
     }
-    let history = node.vm.sh(format!("lvs -H --noheadings -o lv_name {GROUP} 2>/dev/null | grep -c '^ *-' || true")).await?;
+    let history =
+        node.vm.sh(format!("lvs -H --noheadings -o lv_name {GROUP} 2>/dev/null | grep -c '^ *-' || true")).await?;
     ensure!(history.trim() == "0", "removed volumes stay in the metadata: {history}");
 
     filters(&mut node).await.context("filters")?;
@@ -116,7 +120,8 @@ async fn filters(node: &mut Node) -> Result<()> {
 async fn devices_file(node: &mut Node) -> Result<String> {
     const FILE: &str = "/etc/lvm/devices/system.devices";
     let listing = |serials: &[&str]| {
-        let add: Vec<String> = serials.iter().map(|serial| format!("lvmdevices -y --adddev {}", device(serial))).collect();
+        let add: Vec<String> =
+            serials.iter().map(|serial| format!("lvmdevices -y --adddev {}", device(serial))).collect();
         format!("rm -f {FILE} && {}", add.join(" && "))
     };
     let enabled = "devices { use_devicesfile=1 }";
@@ -182,7 +187,10 @@ async fn tenants(node: &Node) -> Result<Vec<Made>> {
     let mut all = Vec::new();
     for (name, script) in [
         // A volume group of any name, which the host's udev activates.
-        ("nested", "pvcreate -qy $loop && vgcreate -qy tenantvg $loop && lvcreate -qy -l 5 -n inner tenantvg && mkfs.ext4 -q /dev/tenantvg/inner"),
+        (
+            "nested",
+            "pvcreate -qy $loop && vgcreate -qy tenantvg $loop && lvcreate -qy -l 5 -n inner tenantvg && mkfs.ext4 -q /dev/tenantvg/inner",
+        ),
         // A volume group with the pool's own name, made where there is no other.
         (
             "named",
@@ -191,7 +199,10 @@ async fn tenants(node: &Node) -> Result<Vec<Made>> {
         ),
         // The very label and metadata of the pool's disk: the same name, the same UUIDs.
         ("copied", "dd if=$disk of=$loop bs=1M count=1 conv=fsync status=none"),
-        ("array", "mdadm --create /dev/md77 --run --level=1 --raid-devices=2 --metadata=1.2 $loop missing; mdadm --stop /dev/md77"),
+        (
+            "array",
+            "mdadm --create /dev/md77 --run --level=1 --raid-devices=2 --metadata=1.2 $loop missing; mdadm --stop /dev/md77",
+        ),
         ("swap", "mkswap $loop"),
     ] {
         let made = node.csi.create(&Ask::block(name)).await?;
