@@ -121,7 +121,9 @@ pub async fn activate(group: &VolumeGroup, name: &str) -> Result<(), Error> {
     let command = Mutation::new("lvchange", group).args(["-y", "--activationmode", "degraded", "--activate", "y"]);
     command.arg(target(&group.name, name)?).run().await?;
     match activation::refusal(group, name).await {
-        Some(stderr) => Err(Error::Denied { command: format!("lvm lvchange --activate y {}/{name}", group.name), stderr }),
+        Some(stderr) => {
+            Err(Error::Denied { command: format!("lvm lvchange --activate y {}/{name}", group.name), stderr })
+        }
         None => Ok(()),
     }
 }
@@ -141,13 +143,7 @@ pub async fn deactivate(group: &VolumeGroup, name: &str, uuid: &str) -> Result<(
 ///
 /// # Errors
 /// Among others [`Error::NotFound`].
-pub async fn change_tags(
-    group: &VolumeGroup,
-    name: &str,
-    uuid: &str,
-    del: &[&str],
-    add: &[&str],
-) -> Result<(), Error> {
+pub async fn change_tags(group: &VolumeGroup, name: &str, uuid: &str, del: &[&str], add: &[&str]) -> Result<(), Error> {
     let del: Vec<&str> = del.iter().copied().filter(|tag| !add.contains(tag)).collect();
     if del.is_empty() && add.is_empty() {
         return Ok(());

@@ -189,6 +189,8 @@ pub(crate) fn one_line(stderr: &str) -> String {
 pub(crate) fn could_not_archive(stderr: &str) -> bool {
     /// How lvm calls a file of its archive while it writes it: `.lvm_HOST_PID_NUMBER`.
     const UNFINISHED: &str = "/.lvm_";
+    /// It makes the folder where there is none.
+    const NO_FOLDER: &str = ": mkdir failed: ";
     const TELLING: [&str; 7] = [
         "Cannot archive volume group metadata",
         "Couldn't create temporary archive name",
@@ -200,7 +202,8 @@ pub(crate) fn could_not_archive(stderr: &str) -> bool {
     ];
     let told = |line: &str| {
         let line = line.trim_start();
-        TELLING.iter().any(|words| line.starts_with(words)) || (line.starts_with('/') && line.contains(UNFINISHED))
+        let about_a_file = line.starts_with('/') && (line.contains(UNFINISHED) || line.contains(NO_FOLDER));
+        TELLING.iter().any(|words| line.starts_with(words)) || about_a_file
     };
     stderr.lines().any(told)
 }
@@ -237,6 +240,7 @@ mod tests {
             "  /etc/lvm/archive/.lvm_node-1_2204_1107613312: write error failed: No space left on device",
             "  Cannot archive volume group metadata for vg0 to read-only filesystem.",
             "  Couldn't create temporary archive name.",
+            "  /etc/lvm/archive: mkdir failed: Read-only file system",
             "  WARNING: something else\n  Couldn't create FILE object for archive.",
         ] {
             assert!(could_not_archive(words), "{words}");

@@ -118,7 +118,8 @@ mod tests {
 
     #[test]
     fn reads_what_the_host_says_of_devices() {
-        let said = Said::read("devices {\n\tuse_devicesfile=1\n\tdevicesfile=\"mine.devices\"\n\tfilter=[\"a|.*|\"]\n}\n");
+        let said =
+            Said::read("devices {\n\tuse_devicesfile=1\n\tdevicesfile=\"mine.devices\"\n\tfilter=[\"a|.*|\"]\n}\n");
         let devicesfile = Some("mine.devices".to_owned());
         assert_eq!(said, Said { use_devicesfile: Some(true), devicesfile, filter: true, global_filter: false });
         assert_eq!(Said::read("  Configuration node devices not found"), Said::default());

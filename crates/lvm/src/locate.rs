@@ -263,7 +263,11 @@ pub(crate) async fn every_disk() -> Result<Scope, Error> {
 
 /// The candidates, as an error of ours.
 fn list() -> Result<Vec<Candidate>, Error> {
-    candidates().map_err(|source| Error::Read { action: "list the devices in", path: PathBuf::from("/sys/block"), source })
+    candidates().map_err(|source| Error::Read {
+        action: "list the devices in",
+        path: PathBuf::from("/sys/block"),
+        source,
+    })
 }
 
 fn join(devices: &[PathBuf]) -> String {

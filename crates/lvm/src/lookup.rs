@@ -38,8 +38,11 @@ pub(crate) fn full_report(scope: &Scope) -> Command {
 pub(crate) async fn report(scope: &Scope, name: &str) -> Result<Lookup, Error> {
     let command = full_report(scope).deadline(DEADLINE).on(name);
     let output = command.arg(name).run().await?;
-    let unusable =
-        |source| Error::Report { command: output.command.clone(), source, stderr: crate::error::one_line(&output.stderr) };
+    let unusable = |source| Error::Report {
+        command: output.command.clone(),
+        source,
+        stderr: crate::error::one_line(&output.stderr),
+    };
     let found = parse(&output.stdout).map_err(unusable)?;
     Ok(sort_out(name, found, &output.stderr))
 }

@@ -179,7 +179,8 @@ mod tests {
         }
 
         fn holds(&self, above: &str, below: &str) {
-            fs::create_dir_all(self.0.path().join("class/block").join(below).join("holders").join(above)).expect("folder");
+            fs::create_dir_all(self.0.path().join("class/block").join(below).join("holders").join(above))
+                .expect("folder");
         }
 
         fn nested(&self) -> Vec<String> {
@@ -201,7 +202,8 @@ mod tests {
         ] {
             host.device(name, number, uuid, mapped);
         }
-        for (above, below) in [("dm-4", "dm-3"), ("dm-5", "dm-3"), ("dm-6", "dm-4"), ("dm-6", "dm-5"), ("dm-7", "dm-3")] {
+        for (above, below) in [("dm-4", "dm-3"), ("dm-5", "dm-3"), ("dm-6", "dm-4"), ("dm-6", "dm-5"), ("dm-7", "dm-3")]
+        {
             host.holds(above, below);
         }
         assert_eq!(host.nested(), ["t-m", "t-m_rimage_0", "t-m_rimage_1"]);

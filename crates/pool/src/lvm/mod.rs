@@ -159,9 +159,7 @@ impl LvmPool {
             | Lvm::DiskWrite { .. }
             | Lvm::Denied { .. } => Reason::Unavailable,
             Lvm::Exec(quarry_exec::Error::Deadline { .. }) => Reason::Unavailable,
-            Lvm::Exec(_) | Lvm::Other { .. } | Lvm::Report { .. } | Lvm::Argument(_) | Lvm::Read { .. } => {
-                Reason::Host
-            },
+            Lvm::Exec(_) | Lvm::Other { .. } | Lvm::Report { .. } | Lvm::Argument(_) | Lvm::Read { .. } => Reason::Host,
         };
         Error::new(reason, format!("pool {}: {error}", self.name))
     }
@@ -351,13 +349,8 @@ impl Pool for LvmPool {
             return Err(no_space(&why.map(|why| format!("; {why}")).collect::<String>()));
         };
         let record = Record::new(spec, size);
-        let request = CreateLv {
-            name: name.clone(),
-            extents,
-            layout: spec.layout,
-            tags: vec![record.to_string()],
-            pvs,
-        };
+        let request =
+            CreateLv { name: name.clone(), extents, layout: spec.layout, tags: vec![record.to_string()], pvs };
         let made = commands::create(&group, &request).await;
         let refused = made.is_err();
         if let Err(error) = self.commit(&group, made).await {

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, MIB, Made, refused, retry};
 use crate::node::{FAULTS, GROUP, Node, device};
-use crate::runner::{Context, Passed, Scenario};
+use crate::runner::{Passed, Scenario};
 use crate::scenarios::steps::{close, open};
 
 const DISK: u64 = 512 << 20;
@@ -35,7 +35,10 @@ const SETTINGS: [(&str, &str); 4] = [
            allocation { use_blkid_wiping=0 wipe_signatures_when_zeroing_new_lvs=0 zero_metadata=0 }
            activation { auto_set_activation_skip=0 monitoring=1 use_linear_target=0 }"#,
     ),
-    ("a key of a newer lvm, and a stop at errors", "config { checks=1 abort_on_errors=1 }\nreport { a_key_of_a_newer_lvm=1 }"),
+    (
+        "a key of a newer lvm, and a stop at errors",
+        "config { checks=1 abort_on_errors=1 }\nreport { a_key_of_a_newer_lvm=1 }",
+    ),
 ];
 
 /// All of them.
@@ -52,7 +55,7 @@ pub fn all() -> Vec<Scenario> {
             name: "tenant-tricks",
             about: "a tenant writes volume groups, copies of the pool's disk and arrays into raw volumes: nobody else notices",
             limit: minutes(15),
-            run: |context| Box::pin(tricks(context)),
+            run: |_| Box::pin(tricks()),
         },
     ]
 }
@@ -66,7 +69,8 @@ async fn settings() -> Passed {
         let listed = node.csi.list().await?;
         ensure!(listed.len() == 1 && listed[0].volume_id == raid.id, "with other settings of {what}: {listed:?}");
     }
-    let history = node.vm.sh(format!("lvs -H --noheadings -o lv_name {GROUP} 2>/dev/null | grep -c '^ *-' || true")).await?;
+    let history =
+        node.vm.sh(format!("lvs -H --noheadings -o lv_name {GROUP} 2>/dev/null | grep -c '^ *-' || true")).await?;
     ensure!(history.trim() == "0", "removed volumes stay in the metadata: {history}");
 
     filters(&mut node).await.context("filters")?;
@@ -85,7 +89,8 @@ async fn configure(node: &mut Node, text: &str) -> Result<()> {
 
 /// A volume's whole life.
 async fn life(node: &Node, name: &str) -> Result<()> {
-    let made = retry(|| node.csi.create(&Ask::mount(name, "ext4"))).await?;
+    let ask = Ask::mount(name, "ext4");
+    let made = retry(|| node.csi.create(&ask)).await?;
     open(node, &made).await?;
     close(node, &made).await?;
     retry(|| node.csi.delete(&made.id)).await?;
@@ -115,7 +120,10 @@ async fn filters(node: &mut Node) -> Result<()> {
 async fn devices_file(node: &mut Node) -> Result<String> {
     const FILE: &str = "/etc/lvm/devices/system.devices";
     let listing = |serials: &[&str]| {
-        let add: Vec<String> = serials.iter().map(|serial| format!("lvmdevices -y --adddev {}", device(serial))).collect();
+        let add: Vec<String> = serials
+            .iter()
+            .map(|serial| format!("lvmdevices -y --config devices/use_devicesfile=1 --adddev {}", device(serial)))
+            .collect();
         format!("rm -f {FILE} && {}", add.join(" && "))
     };
     let enabled = "devices { use_devicesfile=1 }";
@@ -128,7 +136,8 @@ async fn devices_file(node: &mut Node) -> Result<String> {
     let before = node.vm.sh(&state).await?;
     const PAIRS: usize = 10;
     for number in 0..PAIRS {
-        let made = retry(|| node.csi.create(&Ask::block(&format!("listed-{number}")).size(4 * MIB))).await?;
+        let ask = Ask::block(&format!("listed-{number}")).size(4 * MIB);
+        let made = retry(|| node.csi.create(&ask)).await?;
         retry(|| node.csi.delete(&made.id)).await?;
     }
     ensure!(node.vm.sh(&state).await? == before, "the devices file was written");
@@ -146,13 +155,13 @@ async fn devices_file(node: &mut Node) -> Result<String> {
     Ok(format!("{PAIRS} creates and deletes left the devices file as it was"))
 }
 
-async fn tricks(context: Context) -> Passed {
+async fn tricks() -> Passed {
     let mut node = Node::start("tenant-tricks", &[DISK]).await?;
-    // A host that looks for physical volumes on logical volumes makes it easier for a tenant.
-    node.vm.write(LOCAL, b"devices { scan_lvs=1 }\n", 0o644).await?;
     let other = node.csi.create(&Ask::mount("other", "ext4")).await?;
     let room = node.csi.capacity(&Default::default()).await?;
     let tenants = tenants(&node).await?;
+    // A host that looks for physical volumes on logical volumes makes it easier for a tenant.
+    node.vm.write(LOCAL, b"devices { scan_lvs=1 }\n", 0o644).await?;
     let taken: i64 = tenants.iter().map(|made| made.size).sum();
     for restarted in [false, true] {
         if restarted {
@@ -165,13 +174,12 @@ async fn tricks(context: Context) -> Passed {
         open(&node, &other).await?;
         close(&node, &other).await?;
     }
-    context.say("other tenants notice nothing");
+    node.vm.sh(format!("rm {LOCAL}")).await?;
     mounted_inside(&node, &tenants[0]).await.context("a tenant's logical volume that is mounted")?;
     for made in &tenants {
         retry(|| node.csi.delete(&made.id)).await.with_context(|| format!("deleting {}", made.id))?;
     }
     killed_while_releasing(&mut node).await.context("killed while a tenant's logical volume is taken off")?;
-    node.vm.sh("rm -f /etc/lvm/lvmlocal.conf; losetup -D").await?;
     Ok(format!("{} raw volumes that look like something else", tenants.len()))
 }
 
@@ -180,7 +188,10 @@ async fn tenants(node: &Node) -> Result<Vec<Made>> {
     let mut all = Vec::new();
     for (name, script) in [
         // A volume group of any name, which the host's udev activates.
-        ("nested", "pvcreate -qy $loop && vgcreate -qy tenantvg $loop && lvcreate -qy -l 5 -n inner tenantvg && mkfs.ext4 -q /dev/tenantvg/inner"),
+        (
+            "nested",
+            "pvcreate -qy $loop && vgcreate -qy tenantvg $loop && lvcreate -qy -l 5 -n inner tenantvg && mkfs.ext4 -q /dev/tenantvg/inner",
+        ),
         // A volume group with the pool's own name, made where there is no other.
         (
             "named",
@@ -189,14 +200,17 @@ async fn tenants(node: &Node) -> Result<Vec<Made>> {
         ),
         // The very label and metadata of the pool's disk: the same name, the same UUIDs.
         ("copied", "dd if=$disk of=$loop bs=1M count=1 conv=fsync status=none"),
-        ("array", "mdadm --create /dev/md77 --run --level=1 --raid-devices=2 --metadata=1.2 $loop missing; mdadm --stop /dev/md77"),
+        (
+            "array",
+            "mdadm --create /dev/md77 --run --level=1 --raid-devices=2 --metadata=1.2 $loop missing; mdadm --stop /dev/md77",
+        ),
         ("swap", "mkswap $loop"),
     ] {
         let made = node.csi.create(&Ask::block(name)).await?;
         let script = format!(
             "disk=$(readlink -f {disk}); loop=$(losetup -f --show /dev/{GROUP}/{name}); mkdir -p /run/elsewhere; \
              only=\"devices {{ dir=\\\"/run/elsewhere\\\" filter=[\\\"a|^$loop\\$|\\\",\\\"r|.*|\\\"] scan=[\\\"/dev\\\"] hints=\\\"none\\\" }}\"; \
-             {{ {script}; }} >/dev/null 2>&1; udevadm settle; sync; losetup -d $loop; \
+             {{ {script}; }} >/dev/null 2>&1 || true; udevadm settle; sync; losetup -d $loop; \
              losetup -f --show /dev/{GROUP}/{name}; udevadm settle",
             disk = device("d1"),
         );
