@@ -407,7 +407,9 @@ impl Pool for LvmPool {
         if let Some(why) = capacity::duplicated(&group) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
-        commands::activate(&group.name, &current.stored_as).await.map_err(|error| self.explain(error))?;
+        let activated = commands::activate(&group.name, &current.stored_as).await;
+        self.recover_if_killed(&group, &activated).await;
+        activated.map_err(|error| self.explain(error))?;
         self.device(volume)?.map(Device::Node).ok_or_else(|| {
             Error::host(format!(
                 "lvm activated {}/{}, but the kernel has no device for it: see the kernel log and `lvs -a {}`",
@@ -433,7 +435,9 @@ impl Pool for LvmPool {
         if quarry_lvm::open_count(&group.uuid, &volume.uuid) != Some(0) {
             return Ok(());
         }
-        match commands::deactivate(&group.name, &current.stored_as, &volume.uuid).await {
+        let deactivated = commands::deactivate(&group.name, &current.stored_as, &volume.uuid).await;
+        self.recover_if_killed(&group, &deactivated).await;
+        match deactivated {
             Ok(()) | Err(quarry_lvm::Error::InUse { .. }) => Ok(()),
             Err(error) => Err(self.explain(error)),
         }

@@ -155,14 +155,19 @@ impl LvmPool {
         }
     }
 
+    /// Looks for suspended devices if a signal ended the command.
+    pub(super) async fn recover_if_killed(&self, group: &VolumeGroup, result: &Result<(), quarry_lvm::Error>) {
+        if let Err(quarry_lvm::Error::Exec(quarry_exec::Error::Signalled { .. })) = result {
+            self.recover(group).await;
+        }
+    }
+
     /// Ends one change of the volume group: what was remembered is forgotten, and what lvm wrote is flushed.
     pub(super) async fn commit(&self, group: &VolumeGroup, result: Result<(), quarry_lvm::Error>) -> Result<()> {
         self.cache.invalidate();
         // It may have been made though the command failed.
         self.flushes.changed();
-        if let Err(quarry_lvm::Error::Exec(quarry_exec::Error::Signalled { .. })) = &result {
-            self.recover(group).await;
-        }
+        self.recover_if_killed(group, &result).await;
         result.map_err(|error| self.explain(error))?;
         let change = self.flushes.changes.load(Ordering::SeqCst);
         for (device, flushed) in self.flush(group).await {

@@ -10,6 +10,7 @@ mod host_settings;
 mod hung;
 mod identity;
 mod idle;
+mod killed;
 mod room;
 mod systemd;
 mod whole_disks;
@@ -24,6 +25,7 @@ pub fn all() -> Vec<Scenario> {
         host_settings::all(),
         hung::all(),
         identity::all(),
+        killed::all(),
         room::all(),
         systemd::all(),
         whole_disks::all(),
