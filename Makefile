@@ -33,10 +33,10 @@ e2e: ## Scenarios on a real Kubernetes with virtual nodes
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- test
 
-# SLICE=3/12 runs the third of twelve parts, each under an hour on two cores.
+# SLICE=3/12 runs the third of twelve parts, each under an hour on two cores in one guest. GUEST=bookworm or trixie: in that one alone.
 soak: ## The long sweeps, whole: every kill point, many power cuts (hours); SLICE=3/12 runs a part
 	@e2e/needs.sh test
-	@cargo run --quiet --locked --package quarry-e2e -- --soak --slice $(or $(SLICE),1/1)
+	@cargo run --quiet --locked --package quarry-e2e -- --soak --slice $(or $(SLICE),1/1) $(if $(GUEST),--guest $(GUEST))
 
 soak-sums: ## What the slices of `make soak` that were run add up to
 	@cargo run --quiet --locked --package quarry-e2e -- --sums
