@@ -391,6 +391,10 @@ mod tests {
         };
         let (volume, _) = host.create(spec, None, LONG).await.unwrap();
         let mut news = host.watch().await.unwrap();
+        // The greeting and the picture: what is known before the picture comes in it, and in no change.
+        for _ in 0..2 {
+            news.next().await.unwrap().unwrap();
+        }
         host.board().ails(&volume.id, None);
         host.board().ails(&volume.id, Some("it is shut down".to_owned()));
         let (problem, condition) = ("it is shut down".to_owned(), Condition::FilesystemFailed);

@@ -1,5 +1,6 @@
 //! Volume and storage health as this node sees it: CSI's NodeGetVolumeHealth and NodeGetStorageHealth.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,17 +31,26 @@ pub(crate) fn condition(volume: &PoolVolume, has_problem: bool) -> Condition {
 }
 
 impl Host {
-    /// The health of a volume, whether it is staged or not.
+    /// The health of a volume, whether it is staged or not. `path`: where it is staged or published, if it should be.
     ///
     /// # Errors
     /// `NotFound` if it does not exist; `Unavailable` if it is another node's.
-    pub(crate) async fn volume_health(&self, id: &VolumeId, wait: Duration) -> Result<csi::VolumeHealth> {
+    pub(crate) async fn volume_health(
+        &self,
+        id: &VolumeId,
+        path: Option<&Path>,
+        wait: Duration,
+    ) -> Result<csi::VolumeHealth> {
         let located = match tokio::time::timeout(wait.min(PATIENCE), self.locate(id)).await {
             Ok(located) => located,
             Err(_) => Err(Error::unavailable(format!("its pool has not answered for {} s", PATIENCE.as_secs()))),
         };
         match located {
             Ok(Some(located)) => {
+                if let Some(path) = path {
+                    // The board keeps what this sees of the filesystem. Where the volume is not mounted there is nothing to see.
+                    let _ = self.stats(id, path).await;
+                }
                 let mut volume = describe(self.node(), located.pool.name(), &located.volume);
                 self.board().add_ailing(std::slice::from_mut(&mut volume));
                 Ok(volume.condition.health(id.to_string(), &volume.problem))

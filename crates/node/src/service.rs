@@ -177,7 +177,10 @@ impl csi::node_server::Node for NodeService {
         let request = request.into_inner();
         required("volume_id", &request.volume_id)?;
         let id = existing_volume(&request.volume_id)?;
-        let health = self.host.volume_health(&id, wait).await?;
+        let given =
+            [&request.volume_publish_path, &request.staging_target_path].into_iter().find(|path| !path.is_empty());
+        let mounted = given.map(|given| path("volume_publish_path or staging_target_path", given)).transpose()?;
+        let health = self.host.volume_health(&id, mounted.as_deref(), wait).await?;
         Ok(Response::new(csi::NodeGetVolumeHealthResponse { volume_health: Some(health) }))
     }
 
