@@ -71,11 +71,11 @@ impl Locator {
     /// killed after 30 s.
     ///
     /// # Errors
-    /// lvm could not be run or was killed, the name is none, or what lvm wrote is no report or not whole. That the
-    /// volume group is missing is an answer, not an error.
+    /// lvm could not be run or was killed, the name is not valid, or lvm's output is not a complete report. A missing
+    /// volume group is an answer, not an error.
     pub async fn report(&self, disks: u64) -> Result<Lookup, Error> {
         if !vg_name_fits(&self.name) {
-            return Err(Error::Argument(format!("`{}` cannot be the name of a volume group of ours", self.name)));
+            return Err(Error::Argument(format!("`{}` is not a valid name of a volume group", self.name)));
         }
         let mut known = self.known.lock().await;
         let mut fresh = known.look_if_needed(disks).await?;
@@ -274,7 +274,7 @@ fn join(devices: &[PathBuf]) -> String {
     devices.iter().map(|device| device.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
-/// Completes an answer by what lvm was not shown or did not want to use.
+/// Adds to an answer why lvm does not use a disk of the volume group.
 async fn finish(lookup: Lookup, place: Place, known: &Known) -> Lookup {
     match lookup {
         Lookup::Found(mut group) if group.uuid == place.uuid => {
@@ -319,8 +319,8 @@ async fn refused(devices: &[PathBuf], scope: &Scope) -> Vec<String> {
             Err(error) => error.to_string(),
         };
         why.push(format!(
-            "lvm does not use {}, on which a part of it lies: {words} (see devices/filter and devices/global_filter in \
-             lvm.conf)",
+            "lvm does not use {}, which holds a part of the volume group: {words} (see devices/filter and \
+             devices/global_filter in lvm.conf)",
             device.display()
         ));
     }
