@@ -342,7 +342,7 @@ impl Pool for DiskPool {
             health: Health::Lost(why), record: Recorded::Broken(_) | Recorded::Newer(_), ..
         }) = &found
         {
-            return Err(Error::precondition(format!("pool {}: {why}", self.inner.name)));
+            return Err(Error::unavailable(format!("pool {}: {why}", self.inner.name)));
         }
         let found = found.filter(|volume| volume.record().is_ok_and(|record| record.name == name));
         // The caller is about to answer that it is there. One that is lost is not answered for.

@@ -72,7 +72,7 @@ fn a_damaged_claim_keeps_its_name_and_identifier_after_a_restart() {
             let asked = pool.asked("a").await;
             match &volume.record {
                 Recorded::Here(_) => assert!(matches!(asked.unwrap().unwrap().health, Health::Lost(_)), "{why}"),
-                _ => assert_eq!(asked.unwrap_err().reason, Reason::Precondition, "{why}"),
+                _ => assert_eq!(asked.unwrap_err().reason, Reason::Unavailable, "{why}"),
             }
             let error = pool.carve(&spec("a", 1)).await.unwrap_err();
             assert!(matches!(error.reason, Reason::Exists | Reason::Precondition), "{why}: {}", error.message);

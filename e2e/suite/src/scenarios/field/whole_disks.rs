@@ -133,7 +133,7 @@ async fn damaged(node: &mut Node, made: &Made, name: &str, harm: &str) -> Result
     if usable {
         ensure!(node.csi.create(&made.ask).await?.id == made.id, "another volume answers to the name");
     } else {
-        refused("create", node.csi.create(&made.ask).await, Code::FailedPrecondition, name)?;
+        refused("create", node.csi.create(&made.ask).await, Code::Unavailable, name)?;
         refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, name)?;
         refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, name)?;
     }
