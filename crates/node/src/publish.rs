@@ -33,7 +33,10 @@ impl Host {
     }
 
     async fn publish_now(&self, publish: Publish) -> Result<()> {
-        let (Located { pool, volume }, record) = self.usable(&publish.id, &publish.capability).await?;
+        let (Located { pool, volume }, record) = match self.usable(&publish.id, &publish.capability).await {
+            Ok(found) => found,
+            Err(error) => return self.publish_what_is_staged(publish, error).await,
+        };
         let device = pool.device(&volume)?.ok_or_else(|| Error::precondition("it is not active: stage it first"))?;
         let number = mount::Device::of_node(&device)
             .ok_or_else(|| Error::host(format!("{} is no block device", device.display())))?;
@@ -45,6 +48,19 @@ impl Host {
                 }
                 errors::blocking(move || publish_device(&publish, &device, number)).await
             }
+        }
+    }
+
+    /// Publishes a filesystem while its pool cannot say what the volume is: its volume group was renamed, or does not answer.
+    /// It was staged for this use, and the kernel knows whose device it is. `error`: why the pool cannot say it.
+    async fn publish_what_is_staged(&self, publish: Publish, error: Error) -> Result<()> {
+        if error.reason != Reason::Unavailable || publish.capability.access != AccessType::Mount {
+            return Err(error);
+        }
+        let active = quarry_pool::active(&publish.id.storage, &publish.id.volume).ok().flatten();
+        match active.and_then(|active| mount::Device::of_node(&active.node)) {
+            Some(number) => self.publish_filesystem(publish, number).await,
+            None => Err(error),
         }
     }
 
