@@ -8,6 +8,7 @@
 //! UUIDs, which nobody else gives; all that is remembered of them is there.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -61,21 +62,19 @@ fn mappings_in(block: &Path, key: &str) -> Result<Vec<Mapping>, Error> {
 /// completed; one that maps something else is replaced, if nobody has it open.
 ///
 /// # Errors
-/// [`Error::DeviceBusy`] when another program holds the device exclusively; otherwise the kernel's.
+/// [`Error::Claimed`] when another program holds the device exclusively; otherwise the kernel's.
 pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
     let uuid = format!("{READ_ONLY_UUID}{key}");
-    let mut mapping = read_only_mappings(key)?.into_iter().find(|mapping| mapping.key == key);
-    if let Some(found) = &mapping
-        && !is_empty(found.device)
-    {
+    let find = || Ok::<_, Error>(read_only_mappings(key)?.into_iter().find(|mapping| mapping.key == key));
+    if let Some(found) = find()?.filter(|found| !is_empty(found.device)) {
         if maps(found.device, device) {
             return node_of(found.device);
         }
         unmap_read_only(key)?;
-        mapping = None;
     }
     let sectors = sectors_of(device)?;
-    if mapping.is_none() {
+    // One whose making was interrupted shows nowhere in sysfs before it has a table.
+    if !exists(&uuid)? {
         call(&uuid, "create", &mut Request::new(&uuid, true), ioctl::dev_create)?;
     }
     let mut table = Request::linear(&uuid, sectors, device);
@@ -89,8 +88,7 @@ pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
         error => error,
     })?;
     call(&uuid, "resume", &mut Request::new(&uuid, false), ioctl::dev_suspend)?;
-    let made = read_only_mappings(key)?.into_iter().find(|mapping| mapping.key == key);
-    match made {
+    match find()? {
         Some(mapping) if maps(mapping.device, device) => node_of(mapping.device),
         made => Err(Error::Unverified {
             attempted: "the read-only mapping",
@@ -106,7 +104,7 @@ pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
 /// [`Error::Busy`] while somebody has it open.
 pub fn unmap_read_only(key: &str) -> Result<(), Error> {
     let uuid = format!("{READ_ONLY_UUID}{key}");
-    if !read_only_mappings(key)?.iter().any(|mapping| mapping.key == key) {
+    if !exists(&uuid)? {
         return Ok(());
     }
     let mut tries = 0;
@@ -262,26 +260,48 @@ mod ioctl {
     nix::ioctl_readwrite!(dev_create, 0xfd, 3, Header);
     nix::ioctl_readwrite!(dev_remove, 0xfd, 4, Header);
     nix::ioctl_readwrite!(dev_suspend, 0xfd, 6, Header);
+    nix::ioctl_readwrite!(dev_status, 0xfd, 7, Header);
     nix::ioctl_readwrite!(table_load, 0xfd, 9, Header);
 }
 
-/// Makes one call of device-mapper.
-#[allow(unsafe_code)]
-fn call(
-    uuid: &str,
-    what: &'static str,
-    request: &mut Request,
-    ioctl: unsafe fn(i32, *mut Header) -> nix::Result<i32>,
-) -> Result<(), Error> {
-    let failed = |source| Error::Syscall { attempted: what, on: PathBuf::from(uuid), source };
-    let path = Path::new("/dev/mapper/control");
-    let control = File::options().read(true).write(true).open(path).map_err(|error| Error::io("open", path, &error))?;
+/// One of device-mapper's calls.
+type Call = unsafe fn(i32, *mut Header) -> nix::Result<i32>;
+
+/// Makes one call that changes something.
+fn call(uuid: &str, what: &'static str, request: &mut Request, ioctl: Call) -> Result<(), Error> {
+    let control = control().map_err(|error| Error::io("open", Path::new(CONTROL), &error))?;
     quarry_fault::point(|| format!("mapper:{what}:before"));
+    let result = make(&control, request, ioctl);
+    quarry_fault::point(|| format!("mapper:{what}:after"));
+    result.map_err(|source| Error::Syscall { attempted: what, on: PathBuf::from(uuid), source })
+}
+
+/// Whether there is a mapping of that UUID, be it without a table. A kernel without device-mapper has none.
+fn exists(uuid: &str) -> Result<bool, Error> {
+    let control = match control() {
+        Ok(control) => control,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(Error::io("open", Path::new(CONTROL), &error)),
+    };
+    match make(&control, &mut Request::new(uuid, false), ioctl::dev_status) {
+        Ok(()) => Ok(true),
+        Err(Errno::ENXIO) => Ok(false),
+        Err(source) => Err(Error::Syscall { attempted: "look for", on: PathBuf::from(uuid), source }),
+    }
+}
+
+/// Where device-mapper takes its calls.
+const CONTROL: &str = "/dev/mapper/control";
+
+fn control() -> std::io::Result<File> {
+    File::options().read(true).write(true).open(CONTROL)
+}
+
+#[allow(unsafe_code)]
+fn make(control: &File, request: &mut Request, ioctl: Call) -> Result<(), Errno> {
     // SAFETY: the kernel reads and writes `data_size` bytes from the header on, which is the size of the whole request;
     // both it and the descriptor live until the call returns.
-    let result = unsafe { ioctl(control.as_raw_fd(), (&raw mut *request).cast()) };
-    quarry_fault::point(|| format!("mapper:{what}:after"));
-    result.map(drop).map_err(failed)
+    unsafe { ioctl(control.as_raw_fd(), (&raw mut *request).cast()) }.map(drop)
 }
 
 #[cfg(test)]

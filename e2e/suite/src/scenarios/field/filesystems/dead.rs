@@ -11,7 +11,9 @@ use crate::scenarios::steps::{close, open, read, write};
 const GIB: u64 = 1 << 30;
 
 pub async fn run(_: Context) -> Passed {
-    let node = Node::start("dead-filesystems", &[GIB]).await?;
+    let mut node = Node::bare("dead-filesystems", &[GIB]).await?;
+    node.keep_active().await?;
+    node.serve().await?;
     shut_down(&node).await.context("an xfs that is shut down")?;
     for (filesystem, flags) in [("ext4", vec!["errors=remount-ro".to_owned()]), ("btrfs", Vec::new())] {
         let ask = Ask { mount_flags: flags, ..Ask::mount(&format!("refuses-{filesystem}"), filesystem) };
@@ -39,7 +41,8 @@ async fn shut_down(node: &Node) -> Result<()> {
     nothing_at(node, &successor).await?;
     // What has to go first is named.
     refused("stage under the pod", node.csi.stage(&made).await, Code::FailedPrecondition, &target)?;
-    node.vm.sh(format!("mountpoint -q '{staging}' && mountpoint -q '{target}'")).await?;
+    let kept = format!("grep -qF ' {staging} ' /proc/self/mountinfo && grep -qF ' {target} ' /proc/self/mountinfo");
+    node.vm.sh(kept).await.context("what was refused was unmounted")?;
 
     // A dead mount that an earlier call left: kubelet never unpublishes what was refused.
     node.vm.sh(format!("mkdir -p '{successor}' && mount --bind '{staging}' '{successor}'")).await?;
@@ -112,7 +115,6 @@ async fn failing_disk(node: &Node) -> Result<()> {
         let made = node.csi.create(&Ask::mount(&format!("fails-{filesystem}"), filesystem)).await?;
         node.kubelet_folders(&made).await?;
         for what in ["the first stage", "a later stage"] {
-            node.vm.sh(format!("test -e {0} || lvchange -ay vg0/{1}", device(&made), made.ask.name)).await?;
             failing(node, &made, true).await?;
             refused(what, node.csi.stage(&made).await, Code::Unavailable, "").with_context(|| filesystem.to_owned())?;
             node.vm.sh(format!("! mountpoint -q '{}'", made.staging())).await?;

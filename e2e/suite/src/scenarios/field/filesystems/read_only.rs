@@ -17,7 +17,7 @@ const DISK: u64 = 256 << 20;
 /// More fault points than either call passes.
 const MOST: u64 = 40;
 /// Prints the device-mapper UUIDs of the read-only mappings.
-const MAPPINGS: &str = "cat /sys/block/dm-*/dm/uuid 2>/dev/null | grep QUARRY-RO- || true";
+const MAPPINGS: &str = "dmsetup info -c --noheadings -o uuid | grep QUARRY-RO- || true";
 
 pub async fn run(context: Context) -> Passed {
     let config = Config::new("raw-read-only").disk(Disk::new("d1", DISK)).disk(Disk::new("d2", DISK));

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 
 use crate::csi::{Ask, Made};
-use crate::node::{GROUP, Node};
+use crate::node::Node;
 use crate::runner::{Context, Passed};
 use crate::scenarios::disk::signatures::{ALL, Make};
 use crate::scenarios::steps::{close, device_of, open, read, retag, tags, write};
@@ -21,7 +21,9 @@ struct Planted {
 }
 
 pub async fn run(context: Context) -> Passed {
-    let node = Node::start("signatures-in-data", &[GIB]).await?;
+    let mut node = Node::bare("signatures-in-data", &[GIB]).await?;
+    node.keep_active().await?;
+    node.serve().await?;
     let mut lines = Vec::new();
     for filesystem in ["ext4", "xfs", "btrfs"] {
         let made = node.csi.create(&Ask::mount(&format!("data-{filesystem}"), filesystem)).await?;
@@ -42,7 +44,6 @@ async fn every(node: &Node, made: &Made, filesystem: &str) -> Result<(usize, usi
     write(node, made).await?;
     close(node, made).await?;
     let device = device_of(made);
-    activate(node, made).await?;
     let size: u64 = node.vm.sh(format!("blockdev --getsize64 {device}")).await?.trim().parse()?;
     let (mut tried, mut seen) = (0, 0);
     for planted in at_the_end(size) {
@@ -64,7 +65,6 @@ async fn every(node: &Node, made: &Made, filesystem: &str) -> Result<(usize, usi
             close(node, made).await
         };
         staged.await.with_context(|| format!("with the signature of {}, which blkid calls {says:?}", planted.what))?;
-        activate(node, made).await?;
         for (index, (at, _)) in planted.pieces.iter().enumerate() {
             node.vm
                 .sh(format!(
@@ -77,11 +77,6 @@ async fn every(node: &Node, made: &Made, filesystem: &str) -> Result<(usize, usi
     Ok((tried, seen))
 }
 
-/// Has the volume's device there, whether or not a volume that nobody uses has one.
-async fn activate(node: &Node, made: &Made) -> Result<()> {
-    node.vm.sh(format!("lvchange -qq -ay {GROUP}/{}", made.ask.name)).await.map(drop)
-}
-
 /// An operator restored metadata from before the volume's first use: its record says `new`, and its data is there. A
 /// CreateVolume that comes again neither wipes it nor refuses it for what its files look like.
 async fn old_record(node: &Node) -> Result<()> {
@@ -92,7 +87,6 @@ async fn old_record(node: &Node) -> Result<()> {
     close(node, &made).await?;
     retag(node, &made, &[before.as_str()]).await?;
     let device = device_of(&made);
-    activate(node, &made).await?;
     node.vm
         .sh(format!(
             "printf JM | dd of={device} bs=1 oflag=seek_bytes seek=$(($(blockdev --getsize64 {device}) - 512)) \
