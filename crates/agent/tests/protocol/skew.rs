@@ -118,6 +118,7 @@ async fn the_answers_bytes_are_frozen() {
         text(7, b"r1.1"),
         number(8, 1),
         text(9, b"a disk is missing"),
+        number(10, 2),
     ]
     .concat();
     assert_eq!(answer.unwrap(), text(1, &volume));
