@@ -113,8 +113,10 @@ impl DiskReport {
                 report.volume = view::name(claim);
                 report.wiping = Some(wiping(claim));
             }
-            Ok(Found::OtherSectorSize { claim, .. } | Found::Foreign { over: Some(claim), .. }) => {
+            Ok(Found::OtherSectorSize { claim, .. }) => report.volume = view::name(claim),
+            Ok(Found::Foreign { what, over: Some(claim) }) => {
                 report.volume = view::name(claim);
+                report.notes = vec![format!("holds {what}, of {}", view::title(claim))];
             }
             Ok(Found::Damaged(damaged)) => {
                 report.volume = damaged.claim().and_then(view::name);

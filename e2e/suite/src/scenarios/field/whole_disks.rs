@@ -126,10 +126,9 @@ async fn damaged(node: &mut Node, made: &Made, name: &str, harm: &str) -> Result
     on(node, name, harm).await?;
     node.stop().await?;
     node.serve().await?;
-    // A volume with one good table is used as it is.
-    let usable = report(node, name).await?["reason"]
-        .as_str()
-        .is_some_and(|reason| !reason.contains("damaged claim") && !reason.contains("written over"));
+    // A volume with one good table is used as it is; of all others the operator has to look first.
+    let before = report(node, name).await?;
+    let usable = !before["mend"].to_string().contains("wipefs");
     if usable {
         ensure!(node.csi.create(&made.ask).await?.id == made.id, "another volume answers to the name");
     } else {
@@ -193,10 +192,10 @@ async fn measured(node: &Node, made: &Made, answers: bool) -> Result<()> {
     Ok(())
 }
 
-/// Two disks with the volume: every call says so and names both, and is to be repeated. The name of the copy.
+/// Two disks with the volume, which is mounted: every call says so and names both, and is to be repeated; only its pod can
+/// end. The name of the copy.
 async fn copied(node: &mut Node, made: &Made, name: &str) -> Result<String> {
     open(node, made).await?;
-    close(node, made).await?;
     node.vm.add_disks(vec![disk("copy")]).await?;
     let copy = kernel_name(node, &disk("copy")).await?;
     node.vm.sh(format!("dd if=/dev/{name} of=/dev/{copy} bs=1M conv=fsync status=none; udevadm settle")).await?;
@@ -218,6 +217,7 @@ async fn copied(node: &mut Node, made: &Made, name: &str) -> Result<String> {
         ensure!(listed["reason"].as_str().is_some_and(|why| why.contains(name)), "{listed}");
         ensure!(node.csi.list().await?.len() == 1, "the volume is not listed");
     }
+    close(node, made).await.context("while two disks hold it")?;
     node.vm.take_disk("copy").await?;
     retry(|| node.csi.stage(made)).await.context("when the copy was taken away")?;
     open(node, made).await?;
