@@ -147,7 +147,7 @@ impl Host {
         let located = tokio::time::timeout(QUESTION, self.locate(id)).await.map_err(|_| {
             Error::unavailable(format!("its pool has not answered for {} s; retry", QUESTION.as_secs()))
         })??;
-        let located = located.ok_or_else(|| Error::not_found(format!("volume {id} does not exist")))?;
+        let located = located.ok_or_else(|| Error::not_found("it does not exist"))?;
         let record = located.volume.record()?.clone();
         if !record.access.includes(capability.access) {
             return Err(Error::precondition(format!(

@@ -1,6 +1,7 @@
 //! A pool that carves logical volumes from a volume group.
 
 mod cache;
+mod carve;
 mod device;
 mod disks;
 mod elsewhere;
@@ -18,9 +19,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quarry_exec::Orphan;
-use quarry_lvm::commands::{self, CreateLv};
+use quarry_lvm::commands;
 use quarry_lvm::{LogicalVolume, VolumeGroup, capacity, safe_name};
-use quarry_volume::{Error, Layout, PoolState, Reason, Result, StorageId, VolumeSpec};
+use quarry_volume::{Error, PoolState, Reason, Result, StorageId, VolumeSpec};
 
 use self::cache::{Cache, View};
 pub use self::device::{Active, active};
@@ -29,9 +30,9 @@ use self::idle::Idle;
 use self::observe::Observer;
 use self::turn::{Flushes, Turns};
 use crate::pool::{Device, Reading, Volumes};
-use crate::record::{State, Tag};
+use crate::record::State;
 use crate::threads::NOTEWORTHY;
-use crate::{Health, LvmConfig, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
+use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
 
 /// How long the start waits for the first look at the volume group: a disk that hangs must not keep the other pools from
 /// being served. The look goes on, and what it was for is done before the first change.
@@ -180,11 +181,6 @@ impl LvmPool {
         )))
     }
 
-    /// The bytes that volumes of this layout come in.
-    fn unit(group: &VolumeGroup, layout: &Layout) -> u64 {
-        group.extent_size.saturating_mul(u64::from(layout.stripes()))
-    }
-
     /// The volume as it is now, and its logical volume; what was looked up earlier may have changed.
     ///
     /// # Errors
@@ -315,78 +311,7 @@ impl Pool for LvmPool {
 
     async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
         let _turn = self.turn().await?;
-        let group = self.group().await?;
-        let name = safe_name(&spec.name);
-        if let Some(found) = group.logical_volume(&name) {
-            // One of ours that this version cannot read is no stranger to be renamed or removed by hand.
-            if let Some(volume) = volume::ours(&group, found) {
-                volume.record()?;
-            }
-            return Err(Error::new(
-                Reason::Exists,
-                format!(
-                    "pool {}: {}/{name} exists and does not carry this volume's record; it is left alone: rename or \
-                     remove it by hand",
-                    self.name, group.name
-                ),
-            ));
-        }
-        let size = spec.size.choose(Self::unit(&group, &spec.layout))?;
-        let extents = size / group.extent_size.max(1);
-        let largest = capacity::largest(&group, &spec.layout, self.config.reserve);
-        let no_space = |why: &str| {
-            Error::new(
-                Reason::NoSpace,
-                format!(
-                    "pool {} cannot hold {size} bytes ({}): the largest volume of this layout it can make now has {} \
-                     bytes{why}",
-                    self.name, spec.layout, largest.bytes
-                ),
-            )
-        };
-        let Some(pvs) = capacity::choose(&group, &spec.layout, extents, self.config.reserve) else {
-            let why = largest.reason.iter().cloned().chain(capacity::withheld(&group));
-            return Err(no_space(&why.map(|why| format!("; {why}")).collect::<String>()));
-        };
-        let record = Record::new(spec, size);
-        let request =
-            CreateLv { name: name.clone(), extents, layout: spec.layout, tags: vec![record.to_string()], pvs };
-        let made = commands::create(&group, &request).await;
-        let refused = made.is_err();
-        if let Err(error) = self.commit(&group, made).await {
-            return Err(if refused { self.unmade(&name, &record, error).await } else { error.not_final() });
-        }
-        // These layouts are one commit of lvm's, which has just succeeded, and the kernel has the whole device: a report
-        // would say nothing that is not known. The next question makes one.
-        if matches!(spec.layout, Layout::Linear | Layout::Striped { .. })
-            && let Some(uuid) = device::uuid_of(&group.name, &group.uuid, &name, size)
-            && let Tag::Record(record) = Record::parse(&record.to_string())
-        {
-            return Ok(PoolVolume {
-                stored_as: name.clone(),
-                name,
-                storage: StorageId::of(&group.uuid),
-                group: group.uuid.clone(),
-                uuid,
-                size,
-                record: Recorded::Here(record),
-                health: Health::Whole,
-            });
-        }
-        let group = self.group().await.map_err(Error::not_final)?;
-        let made = group.logical_volume(&name).and_then(|found| volume::ours(&group, found)).ok_or_else(|| {
-            Error::unavailable(format!("{}/{name} was made, and is gone: somebody removed it; retry", group.name))
-        })?;
-        let shared = group.logical_volume(&name).map(|found| group.shared_by_images(found)).unwrap_or_default();
-        if shared.is_empty() {
-            return Ok(made);
-        }
-        // One loss would take all copies.
-        let error = no_space(&format!(
-            "; lvm would place several copies on one disk ({}), since the free space of the disks lies in pieces",
-            shared.join(", ")
-        ));
-        Err(self.unmade(&name, &record, error).await)
+        self.make(spec).await
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {

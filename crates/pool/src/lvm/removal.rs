@@ -4,7 +4,7 @@ use quarry_lvm::{LogicalVolume, VolumeGroup, commands};
 use quarry_volume::{Error, Reason, Result};
 
 use super::LvmPool;
-use crate::{PoolVolume, Record};
+use crate::PoolVolume;
 
 impl LvmPool {
     /// Refuses to remove a volume that somebody has given another name: often so that it is kept.
@@ -71,25 +71,5 @@ impl LvmPool {
             volume.name,
             named.join(", ")
         )))
-    }
-
-    /// The answer of a creation whose lvcreate failed. It may have made the volume all the same: before its device could
-    /// not be activated, or in the first of two commits. Nobody has seen that one, so it is removed again. The caller has
-    /// the pool's turn, and had it when the name was free.
-    pub(super) async fn unmade(&self, name: &str, record: &Record, error: Error) -> Error {
-        if !error.reason.is_final() {
-            return error;
-        }
-        let Ok(group) = self.group().await else { return error.not_final() };
-        let record = record.to_string();
-        let made = group.volumes().find(|volume| volume.name == name && volume.tags.contains(&record));
-        let Some(made) = made else { return error };
-        match self.take_away(&group, made).await {
-            Ok(()) => error,
-            Err(why) => Error::unavailable(format!(
-                "{}; {}/{name} was made all the same, and could not be removed again: {}",
-                error.message, group.name, why.message
-            )),
-        }
     }
 }

@@ -1,0 +1,126 @@
+//! Making a logical volume. Until lvcreate has run, nothing was made; from then on no error is final, or the volume is gone
+//! again.
+
+use quarry_lvm::commands::{self, CreateLv};
+use quarry_lvm::{VolumeGroup, capacity, safe_name};
+use quarry_volume::{Error, Layout, Reason, Result, StorageId, VolumeSpec};
+
+use super::{LvmPool, device, volume};
+use crate::record::Tag;
+use crate::{Health, PoolVolume, Record, Recorded};
+
+impl LvmPool {
+    /// The bytes that volumes of this layout come in.
+    pub(super) fn unit(group: &VolumeGroup, layout: &Layout) -> u64 {
+        group.extent_size.saturating_mul(u64::from(layout.stripes()))
+    }
+
+    /// Makes the volume. The caller has the pool's turn.
+    pub(super) async fn make(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+        let group = self.group().await?;
+        let name = safe_name(&spec.name);
+        self.is_free(&group, &name)?;
+        let size = spec.size.choose(Self::unit(&group, &spec.layout))?;
+        let extents = size / group.extent_size.max(1);
+        let Some(pvs) = capacity::choose(&group, &spec.layout, extents, self.config.reserve) else {
+            return Err(self.no_space(&group, spec, size, &capacity::withheld(&group)));
+        };
+        let record = Record::new(spec, size);
+        let request =
+            CreateLv { name: name.clone(), extents, layout: spec.layout, tags: vec![record.to_string()], pvs };
+        let made = commands::create(&group, &request).await;
+        let refused = made.is_err();
+        if let Err(error) = self.commit(&group, made).await {
+            return Err(if refused { self.unmade(&name, &record, error).await } else { error.not_final() });
+        }
+        if let Some(volume) = as_made(&group, &name, &record) {
+            return Ok(volume);
+        }
+        let after = self.group().await.map_err(Error::not_final)?;
+        let found = after.logical_volume(&name);
+        let made = found.and_then(|found| volume::ours(&after, found)).ok_or_else(|| {
+            Error::unavailable(format!("{}/{name} was made, and is gone: somebody removed it; retry", after.name))
+        })?;
+        let shared = found.map(|found| after.shared_by_images(found)).unwrap_or_default();
+        if shared.is_empty() {
+            return Ok(made);
+        }
+        // One loss would take all copies.
+        let why = format!(
+            "lvm would place several copies on one disk ({}), since the free space of the disks lies in pieces",
+            shared.join(", ")
+        );
+        let error = self.no_space(&group, spec, size, &[why]);
+        Err(self.unmade(&name, &record, error).await)
+    }
+
+    /// Refuses a name that a logical volume has already.
+    fn is_free(&self, group: &VolumeGroup, name: &str) -> Result<()> {
+        let Some(found) = group.logical_volume(name) else { return Ok(()) };
+        // One of ours that this version cannot read is no stranger to be renamed or removed by hand.
+        if let Some(volume) = volume::ours(group, found) {
+            volume.record()?;
+        }
+        Err(Error::new(
+            Reason::Exists,
+            format!(
+                "pool {}: {}/{name} exists and does not carry this volume's record; it is left alone: rename or remove it \
+                 by hand",
+                self.name, group.name
+            ),
+        ))
+    }
+
+    /// Why a volume does not fit, with what else is known of it.
+    fn no_space(&self, group: &VolumeGroup, spec: &VolumeSpec, size: u64, more: &[String]) -> Error {
+        let largest = capacity::largest(group, &spec.layout, self.config.reserve);
+        let why = largest.reason.iter().chain(more).map(|why| format!("; {why}")).collect::<String>();
+        Error::new(
+            Reason::NoSpace,
+            format!(
+                "pool {} cannot hold {size} bytes ({}): the largest volume of this layout it can make now has {} bytes{why}",
+                self.name, spec.layout, largest.bytes
+            ),
+        )
+    }
+
+    /// The answer of a creation whose lvcreate failed. It may have made the volume all the same: before its device could
+    /// not be activated, or in the first of two commits. Nobody has seen that one, so it is removed again. The caller has
+    /// the pool's turn, and had it when the name was free.
+    pub(super) async fn unmade(&self, name: &str, record: &Record, error: Error) -> Error {
+        if !error.reason.is_final() {
+            return error;
+        }
+        let Ok(group) = self.group().await else { return error.not_final() };
+        let record = record.to_string();
+        let made = group.volumes().find(|volume| volume.name == name && volume.tags.contains(&record));
+        let Some(made) = made else { return error };
+        match self.take_away(&group, made).await {
+            Ok(()) => error,
+            Err(why) => Error::unavailable(format!(
+                "{}; {}/{name} was made all the same, and could not be removed again: {}",
+                error.message, group.name, why.message
+            )),
+        }
+    }
+}
+
+/// The volume that lvcreate has just made, where no report is needed to know it: these layouts are one commit of lvm's, and
+/// the kernel has the whole device. The next question makes a report.
+fn as_made(group: &VolumeGroup, name: &str, record: &Record) -> Option<PoolVolume> {
+    if !matches!(record.layout, Layout::Linear | Layout::Striped { .. }) {
+        return None;
+    }
+    let uuid = device::uuid_of(&group.name, &group.uuid, name, record.size)?;
+    let Tag::Record(record) = Record::parse(&record.to_string()) else { return None };
+    Some(PoolVolume {
+        name: name.to_owned(),
+        stored_as: name.to_owned(),
+        storage: StorageId::of(&group.uuid),
+        group: group.uuid.clone(),
+        uuid,
+        size: record.size,
+        record: Recorded::Here(record),
+        health: Health::Whole,
+    })
+}
