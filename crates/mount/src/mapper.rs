@@ -276,11 +276,13 @@ fn call(uuid: &str, what: &'static str, request: &mut Request, ioctl: Call) -> R
     result.map_err(|source| Error::Syscall { attempted: what, on: PathBuf::from(uuid), source })
 }
 
-/// Whether there is a mapping of that UUID, be it without a table. A kernel without device-mapper has none.
+/// Whether there is a mapping of that UUID, be it without a table. Where there is no device-mapper, or it is closed to us, we
+/// have made none.
 fn exists(uuid: &str) -> Result<bool, Error> {
     let control = match control() {
         Ok(control) => control,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => return Ok(false),
+        Err(error) if error.raw_os_error() == Some(Errno::ENODEV as i32) => return Ok(false),
         Err(error) => return Err(Error::io("open", Path::new(CONTROL), &error)),
     };
     match make(&control, &mut Request::new(uuid, false), ioctl::dev_status) {
