@@ -38,8 +38,9 @@ pub(crate) async fn lists_in_words() -> String {
     each.collect()
 }
 
+/// Merged, or lvm would only show what our own `--config` says.
 async fn lists() -> Vec<(String, String)> {
-    let command = Command::query("lvm").arg("lvmconfig").args(["--type", "current"]);
+    let command = Command::query("lvm").arg("lvmconfig").args(["--type", "current", "--mergedconfig"]);
     let command = command.unshown(["--config", "config/checks=0 config/abort_on_errors=0"]).arg("activation");
     match command.run().await {
         Ok(output) => parse(&String::from_utf8_lossy(&output.stdout)),
