@@ -5,6 +5,11 @@ assembly() { # on|off: whether udev assembles what it finds
   [ "$1" = on ] || : >/run/udev/rules.d/64-md-raid-assembly.rules
   udevadm control --reload
 }
+taken() { # NAME: udev really takes what lies on the extents; otherwise the case would show nothing
+  lvcreate -qyn plain -Wn -Zn -l 16 vg0 >/dev/null 2>&1; udevadm settle; grep -q '^md' /proc/mdstat || fails "$1: udev assembles nothing here"
+  assembly off; for md in /dev/md[0-9]*; do [ -b $md ] && mdadm --stop $md >/dev/null 2>&1; done
+  udevadm settle; lvremove -qy vg0/plain >/dev/null || fails "$1: the plain volume stays in use"; assembly on
+}
 free() { vgs --noheadings -o vg_free vg0; }
 clean() { # nothing of an earlier try is left on the extents
   lvcreate -qyn wiped -Wy -Zy -l 80 vg0 >/dev/null 2>&1; dd if=/dev/zero of=/dev/vg0/wiped bs=4M oflag=direct status=none 2>/dev/null; udevadm settle
@@ -15,7 +20,8 @@ try() { # NAME SCRIPT (with $old, a device of the extents that the next volume g
   clean; lvcreate -qyn old -Wn -Zn -l 16 vg0 >/dev/null 2>&1; udevadm settle; where=$(lvs --noheadings -o seg_pe_ranges vg0/old)
   # Otherwise udev would assemble the mirror as soon as it is stopped.
   assembly off; eval "$2" >/dev/null 2>&1; sync; udevadm settle; lvremove -qy vg0/old >/dev/null || { fails "the preparation left old in use"; cat /proc/mdstat; assembly on; return; }
-  assembly on; sleep 5; began=$SECONDS
+  assembly on; case $2 in mdadm*) taken "$name" ;; esac
+  sleep 5; began=$SECONDS
   for attempt in 1 2 3; do
     said=$(quarry csi create "$name" --param pool=fast --size 64Mi $3 --timeout 40 2>&1) && break; echo "  attempt $attempt: $said"; sleep 3
   done
