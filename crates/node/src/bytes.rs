@@ -35,7 +35,7 @@ impl Bytes {
         match self {
             Self::Device(held) => {
                 let held = Arc::clone(held);
-                errors::blocking(move || filesystem::wipe_signatures(&held).map_err(errors::filesystem)).await
+                errors::blocking(move || filesystem::wipe_signatures(&held).map_err(errors::zeroing)).await
             }
             Self::Simulated(device) => device.wipe().await,
         }
@@ -46,8 +46,7 @@ impl Bytes {
         match self {
             Self::Device(held) => {
                 let held = Arc::clone(held);
-                errors::blocking(move || filesystem::zero_range(&held, offset, length).map_err(errors::filesystem))
-                    .await
+                errors::blocking(move || filesystem::zero_range(&held, offset, length).map_err(errors::zeroing)).await
             }
             Self::Simulated(device) => device.zero(offset, length).await,
         }

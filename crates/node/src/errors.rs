@@ -54,6 +54,13 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
     }
 }
 
+/// A failed write of zeros to a new volume: the place is bad, so that a retry at the same place would fail as well, while
+/// one that carves anew may find another.
+pub(crate) fn zeroing(error: quarry_filesystem::Error) -> Error {
+    let error = filesystem(error);
+    if error.reason == Reason::Unavailable { Error::host(error.message) } else { error }
+}
+
 /// What keeps a device open, to be appended to a message; empty where nothing is seen.
 pub(crate) fn held_by(device: &Path) -> String {
     let holders = quarry_mount::Device::of_node(device).map(quarry_mount::holders).unwrap_or_default();
