@@ -8,6 +8,7 @@ use std::time::Duration;
 use quarry_mount as mount;
 use quarry_pool::{Pool, PoolVolume, volume_name};
 use quarry_volume::{Agent, Change, Chosen, Error, Found, NewsStream, Reason, Result, Volume, VolumeId, VolumeSpec};
+use tokio::time::Instant;
 
 use crate::board::describe;
 use crate::host::{Host, Located};
@@ -39,14 +40,19 @@ impl Agent for Host {
     async fn delete(&self, id: &VolumeId, wait: Duration) -> Result<Change> {
         let host = self.clone();
         let wanted = id.clone();
-        // A volume that is still being zeroed is not wanted any more.
-        self.tasks().stop(&id.volume, CREATE, wait).await;
+        let deadline = Instant::now() + wait;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        // A volume that is still being zeroed is not wanted any more. One of the same name on another storage is another volume,
+        // whose creation goes on.
+        if within(wait, self.pool_of(id)).await.is_ok() {
+            self.tasks().stop(&id.volume, CREATE, left()).await;
+        }
         self.tasks()
             .run_after(
                 &id.volume,
                 DELETE,
                 &[UNSTAGE, UNPUBLISH],
-                wait,
+                left(),
                 |_| async move { host.delete_now(&wanted).await },
             )
             .await

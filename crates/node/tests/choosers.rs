@@ -12,7 +12,7 @@ use common::{EXTENT, LONG, MIB, host, pool, spec};
 use futures::future::join_all;
 use quarry_node::Host;
 use quarry_pool::{Operation, SimulatedPool};
-use quarry_volume::{Agent as _, Chosen, Found, Reason, VolumeSpec};
+use quarry_volume::{Agent as _, Chosen, Found, Reason, StorageId, VolumeId, VolumeSpec};
 
 fn chosen(host: &Host, fence: u64) -> Option<Chosen> {
     Some(Chosen { fence, instance: host.instance().to_owned() })
@@ -193,4 +193,30 @@ async fn a_hundred_thousand_volumes_are_told() {
         .collect();
     let followers = join_all(hosts.iter().map(common::Follower::of)).await;
     assert_eq!(followers.iter().map(|follower| follower.volumes.len()).sum::<usize>(), 100_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_leaves_the_creation_on_another_storage_alone_and_waits_once() {
+    let pool = pool("p");
+    let host = host(&[&pool]);
+    let (b, _) = host.create(spec("b", 40 * MIB), None, LONG).await.unwrap();
+    let a = VolumeId { volume: "a".into(), ..b.id };
+    let short = Duration::from_secs(1);
+    pool.set_delay(Operation::Carve, Duration::from_secs(4));
+    pool.set_delay(Operation::Remove, Duration::from_secs(8));
+    assert_eq!(host.create(spec("a", 40 * MIB), None, short).await.unwrap_err().reason, Reason::TimedOut);
+
+    let began = tokio::time::Instant::now();
+    let elsewhere = VolumeId { storage: StorageId::of("elsewhere"), ..a.clone() };
+    assert_eq!(host.delete(&elsewhere, LONG).await.unwrap_err().reason, Reason::UnderWay);
+    assert_eq!(began.elapsed(), Duration::ZERO, "it did not wait for the creation");
+
+    // The creation ends three seconds from now, and the removal eight seconds later.
+    let wait = Duration::from_secs(5);
+    assert_eq!(host.delete(&a, wait).await.unwrap_err().reason, Reason::TimedOut);
+    assert_eq!(began.elapsed(), wait, "both waits together are the caller's");
+    host.delete(&a, LONG).await.unwrap_err();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    host.delete(&a, LONG).await.unwrap();
+    assert_eq!(pool.names(), ["b"]);
 }
