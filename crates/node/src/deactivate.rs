@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use quarry_volume::VolumeId;
 
+use crate::errors;
 use crate::host::Host;
 
 impl Host {
@@ -13,6 +14,13 @@ impl Host {
         let Ok(id) = id.parse::<VolumeId>() else { return };
         let host = self.clone();
         tokio::spawn(async move {
+            // By the kernel's word: a pool that may hang is not asked about a volume that has no device.
+            let kernel_id = id.clone();
+            let active =
+                move || Ok(quarry_pool::active(&kernel_id.storage, &kernel_id.volume).is_ok_and(|it| it.is_some()));
+            if !errors::blocking(active).await.unwrap_or_default() {
+                return;
+            }
             let result = match host.locate(&id).await {
                 Ok(Some(located)) => located.pool.deactivate(&located.volume, unused_since).await,
                 Ok(None) => Ok(()),
