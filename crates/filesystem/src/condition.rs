@@ -43,7 +43,7 @@ pub struct Mounted<'a> {
     pub device: Option<&'a str>,
 }
 
-/// Looks for signs of trouble. Writes nothing. Blocks where the device does.
+/// Looks for signs of trouble. Writes nothing, but where ext4 has counted errors ([`try_write`]). Blocks where the device does.
 #[must_use]
 pub fn signs(mounted: &Mounted<'_>) -> Option<Trouble> {
     signs_in(mounted, Path::new("/sys/fs/ext4"))
@@ -66,14 +66,13 @@ fn signs_in(mounted: &Mounted<'_>, ext4: &Path) -> Option<Trouble> {
     if let Some(word) = ["emergency_ro", "ro"].into_iter().find(|word| has(word)) {
         return Some(Trouble::ReadOnly(format!("mountinfo says `{word}`")));
     }
-    // Some kernels (6.6, 6.12) show an ext4 that refuses writes nowhere. The count of errors outlives the error, so it only
-    // tells where to look. To flush the root folder writes nothing to a filesystem that is well.
+    // Some kernels (6.1, 6.12) show an ext4 that refuses writes nowhere, and flushing its root folder succeeds. The count of
+    // errors outlives the error, so it only tells where it is worth a try.
     let errors = ext4.join(mounted.device?).join("errors_count");
     if mounted.kind != Filesystem::Ext4 || std::fs::read_to_string(errors).is_ok_and(|count| count.trim() == "0") {
         return None;
     }
-    let flushed = File::open(mounted.path).and_then(|root| root.sync_all());
-    flushed.err().filter(refuses_writes).map(|error| Trouble::ReadOnly(error.to_string()))
+    try_write(mounted.path)
 }
 
 /// Tries whether a file can be made, with one that has no name and is gone when this returns. Nobody sees it, and no folder
@@ -89,10 +88,6 @@ pub fn try_write(path: &Path) -> Option<Trouble> {
     } else {
         None
     }
-}
-
-fn refuses_writes(error: &io::Error) -> bool {
-    is_failure(error) || error.raw_os_error() == Some(libc::EROFS)
 }
 
 /// Whether a dead filesystem answers so.
@@ -143,6 +138,5 @@ mod tests {
         let is = |errno: i32| is_failure(&io::Error::from_raw_os_error(errno));
         assert!(is(libc::EIO) && is(libc::ESHUTDOWN) && is(libc::EUCLEAN) && is(libc::ENXIO));
         assert!(!is(libc::ENOSPC) && !is(libc::EDQUOT) && !is(libc::EACCES) && !is(libc::EROFS));
-        assert!(refuses_writes(&io::Error::from_raw_os_error(libc::EROFS)));
     }
 }

@@ -13,7 +13,7 @@ pub(crate) enum Look {
     Read,
     /// For something that writes: it is tried.
     Write,
-    /// For the figures: nothing is written.
+    /// For the figures: nothing is written without a reason.
     Glance,
 }
 
