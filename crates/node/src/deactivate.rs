@@ -14,11 +14,13 @@ impl Host {
         let Ok(id) = id.parse::<VolumeId>() else { return };
         let host = self.clone();
         tokio::spawn(async move {
-            // By the kernel's word: a pool that may hang is not asked about a volume that has no device.
+            // By the kernel's word: a volume group that may hang is not asked about a volume that has no device. A pool of
+            // whole disks knows from memory which partitions it has open.
+            let on_disks = host.pools().iter().any(|pool| quarry_pool::is_of_disks(pool.name(), &id.storage));
             let kernel_id = id.clone();
             let active =
                 move || Ok(quarry_pool::active(&kernel_id.storage, &kernel_id.volume).is_ok_and(|it| it.is_some()));
-            if !errors::blocking(active).await.unwrap_or_default() {
+            if !on_disks && !errors::blocking(active).await.unwrap_or_default() {
                 return;
             }
             let result = match host.locate(&id).await {

@@ -260,6 +260,12 @@ impl Inner {
     }
 }
 
+/// Whether a storage is that of a pool of whole disks of this name: its volumes are partitions, not logical volumes.
+#[must_use]
+pub fn is_of_disks(pool: &str, storage: &StorageId) -> bool {
+    view::storage(pool) == *storage
+}
+
 /// Runs what blocks (reading disks, ioctls) where it may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
