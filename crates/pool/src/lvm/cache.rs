@@ -17,7 +17,6 @@ use quarry_lvm::{Locator, Lookup, VolumeGroup};
 use quarry_volume::StorageId;
 
 use super::disks::{Fingerprints, LvmDisks};
-use super::elsewhere;
 use super::lost::{Lost, Search};
 use crate::{SilentDisk, Uevents};
 
@@ -228,24 +227,6 @@ impl Cache {
         self.state().storage.clone()
     }
 
-    /// Why there is no volume group of that name. One that was seen before may have another name now.
-    async fn missing(&self) -> String {
-        let group = &self.group;
-        let renamed = match self.last_storage() {
-            Some(storage) => elsewhere::group_on(&storage).await,
-            None => None,
-        };
-        match renamed {
-            Some(name) => format!(
-                "volume group {group} was renamed to {name}: rename it back (`vgrename {name} {group}`), or configure the \
-                 pool with that name"
-            ),
-            None => format!(
-                "volume group {group} does not exist on this node: create it (vgcreate), or correct the configuration"
-            ),
-        }
-    }
-
     /// Asks lvm. The headers are read before it is asked, so that what changes meanwhile is noticed next time.
     /// What is no answer, and so is not remembered, comes as an error.
     async fn ask(&self) -> Result<View, View> {
@@ -267,7 +248,10 @@ impl Cache {
                     state.storage = Some(StorageId::of(&group.uuid));
                     View::Found(Arc::new(*group), state.reports)
                 }
-                Ok(Lookup::Missing) => View::Absent(self.missing().await),
+                Ok(Lookup::Missing) => View::Absent(format!(
+                    "volume group {} does not exist on this node: create it (vgcreate), or correct the configuration",
+                    self.group
+                )),
                 Ok(Lookup::Unreadable(why)) => {
                     View::Absent(format!("volume group {} cannot be read: {why}", self.group))
                 }

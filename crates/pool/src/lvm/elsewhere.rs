@@ -105,12 +105,6 @@ fn on_loops(group: &VolumeGroup) -> bool {
     group.physical_volumes.iter().filter_map(|volume| volume.device.as_deref()).any(on_loop)
 }
 
-/// The name of the volume group that is this storage, whatever it is called.
-pub(super) async fn group_on(storage: &StorageId) -> Option<String> {
-    let groups = groups().await.ok()?;
-    groups.iter().find(|group| StorageId::of(&group.uuid) == *storage).map(|group| group.name.clone())
-}
-
 /// All volume groups of the host, from a search that began after this was called.
 async fn groups() -> Found {
     let came = Instant::now();

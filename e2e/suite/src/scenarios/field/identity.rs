@@ -122,13 +122,19 @@ async fn split(node: &Node) -> Result<()> {
 }
 
 async fn renamed(_: Context) -> Passed {
-    let node = &Node::start("identity-renamed", &[DISK]).await?;
-    let made = used(node, "group").await?;
+    let mut node = Node::start("identity-renamed", &[DISK]).await?;
+    let made = used(&node, "group").await?;
     node.csi.stage(&made).await?;
     node.vm.sh("vgrename -qq vg0 parked").await?;
     seen().await;
-    refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, "parked")?;
-    refused("create", node.csi.create(&made.ask).await, Code::Unavailable, "parked")?;
+    refused("delete", node.csi.delete(&made.id).await, Code::FailedPrecondition, &made.staging())?;
+    let again = node.csi.create(&made.ask).await?;
+    ensure!(again.id == made.id, "the same create answers {} after {}", again.id, made.id);
+    // A new process knows the group by its name alone.
+    node.kill().await?;
+    node.serve().await?;
+    refused("delete, after a restart", node.csi.delete(&made.id).await, Code::Unavailable, "vg0")?;
+    refused("create, after a restart", node.csi.create(&made.ask).await, Code::Unavailable, "vg0")?;
     node.csi.publish(&made).await.context("publish of what is staged")?;
     let stats =
         csi::NodeGetVolumeStatsRequest { volume_id: made.id.clone(), volume_path: made.target(), ..Default::default() };
@@ -138,7 +144,7 @@ async fn renamed(_: Context) -> Passed {
     node.csi.unstage(&made).await?;
     node.vm.sh("vgrename -qq parked vg0").await?;
     seen().await;
-    intact(node, &made).await?;
+    intact(&node, &made).await?;
     node.csi.delete(&made.id).await?;
     node.expect_empty().await?;
     Ok("published, measured, unpublished and unstaged under another name of its group".to_owned())
@@ -219,7 +225,9 @@ async fn removed(_: Context) -> Passed {
         Code::FailedPrecondition,
         "loop0 (backing file",
     )?;
-    node.vm.sh("losetup -d /dev/loop0; (exec 3<>/dev/vg0/raw; echo $BASHPID > /run/holder; exec sleep 1000) >/dev/null 2>&1 & sleep 1").await?;
+    node.vm
+        .sh("losetup -d /dev/loop0; sleep 1000 3<>/dev/vg0/raw >/dev/null 2>&1 & echo $! > /run/holder; sleep 1")
+        .await?;
     refused("delete under a process", node.csi.delete(&raw.id).await, Code::FailedPrecondition, "(sleep)")?;
     node.vm.sh("kill $(cat /run/holder); sleep 1").await?;
     node.csi.delete(&raw.id).await?;
