@@ -39,12 +39,21 @@ impl DevicesFile {
 /// # Errors
 /// lvm cannot be run, or there is a devices file that cannot be read.
 pub(crate) async fn host_devices() -> Result<HostDevices, Error> {
-    let command = Command::query("lvm").arg("lvmconfig").args(["--type", "current"]);
-    // It ends with an error where lvm.conf says nothing of devices.
-    let output = command.unshown(["--config", "config/checks=0 config/abort_on_errors=0"]).arg("devices").run().await?;
-    let said = Said::read(&String::from_utf8_lossy(&output.stdout));
+    let said = Said::read(&section("devices").await?);
     let file = devices_file(&system_folder(), &said)?;
     Ok(HostDevices { filter: said.filter, global_filter: said.global_filter, file })
+}
+
+/// What the host's lvm.conf and lvmlocal.conf set in a section; empty where they set nothing there.
+///
+/// # Errors
+/// lvm cannot be run.
+pub(crate) async fn section(name: &str) -> Result<String, Error> {
+    // Beside a `--config` of ours, nothing but that would be printed without the merge.
+    let command = Command::query("lvm").arg("lvmconfig").args(["--type", "current", "--mergedconfig"]);
+    let command = command.unshown(["--config", "config/checks=0 config/abort_on_errors=0"]).arg(name);
+    // It ends with an error where nothing is set.
+    Ok(String::from_utf8_lossy(&command.run().await?.stdout).into_owned())
 }
 
 /// The folder of lvm's configuration.
