@@ -6,8 +6,7 @@
 use std::fs;
 use std::path::Path;
 
-use quarry_exec::Command;
-
+use crate::host::section;
 use crate::{VolumeGroup, mapper_path};
 
 /// What the kernel has of a logical volume.
@@ -40,10 +39,8 @@ pub(crate) async fn lists_in_words() -> String {
 
 /// Merged, or lvm would only show what our own `--config` says.
 async fn lists() -> Vec<(String, String)> {
-    let command = Command::query("lvm").arg("lvmconfig").args(["--type", "current", "--mergedconfig"]);
-    let command = command.unshown(["--config", "config/checks=0 config/abort_on_errors=0"]).arg("activation");
-    match command.run().await {
-        Ok(output) => parse(&String::from_utf8_lossy(&output.stdout)),
+    match section("activation").await {
+        Ok(text) => parse(&text),
         Err(error) => {
             tracing::warn!(%error, "lvm.conf cannot be asked what may be activated");
             Vec::new()

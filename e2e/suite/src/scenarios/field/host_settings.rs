@@ -224,7 +224,7 @@ async fn tenants(node: &Node) -> Result<Vec<Made>> {
 
 /// What is in use stays, and keeps the volume below it.
 async fn mounted_inside(node: &Node, nested: &Made) -> Result<()> {
-    let script = "vgchange -qay tenantvg; mkdir -p /mnt/inner && mount /dev/tenantvg/inner /mnt/inner && echo here >/mnt/inner/file";
+    let script = "test -e /dev/tenantvg/inner || vgchange -qay tenantvg; mkdir -p /mnt/inner && mount /dev/tenantvg/inner /mnt/inner && echo here >/mnt/inner/file";
     node.vm.sh(script).await?;
     refused("delete below a mount", node.csi.delete(&nested.id).await, Code::FailedPrecondition, "in use")?;
     let file = node.vm.sh("cat /mnt/inner/file && umount /mnt/inner").await?;
