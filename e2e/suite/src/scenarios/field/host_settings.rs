@@ -176,6 +176,8 @@ async fn tricks() -> Passed {
     }
     node.vm.sh(format!("rm {LOCAL}")).await?;
     mounted_inside(&node, &tenants[0]).await.context("a tenant's logical volume that is mounted")?;
+    // As kubelet does when a pod ends.
+    node.vm.sh("losetup -D; udevadm settle").await?;
     for made in &tenants {
         retry(|| node.csi.delete(&made.id)).await.with_context(|| format!("deleting {}", made.id))?;
     }
