@@ -17,7 +17,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tonic::Status;
 
 use crate::csi::{self, Ask, Csi, Made};
-use crate::node::{FAULTS, Node};
+use crate::node::{FAULTS, GROUP, Node};
+
+/// By when a volume that was unstaged is deactivated.
+const DEACTIVATED: Duration = Duration::from_secs(10);
 
 /// What is done to a volume, in the order of its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,14 +108,27 @@ pub async fn forget_points(node: &Node, kill_at: Option<u64>) -> Result<()> {
     node.vm.sh(format!(": > {FAULTS}/log; {}", arm.unwrap_or_default())).await.map(drop)
 }
 
-/// The same, once that has been done which a deletion leaves to be done after its answer, or `enough` points are passed.
-async fn points_to_the_end(node: &Node, step: Step, enough: u64) -> Result<Vec<String>> {
+/// The same, once that has been done which is left to be done after the answer, or `enough` points are passed: a deletion's
+/// wiping, and the deactivation of a volume that was unstaged.
+async fn points_to_the_end(node: &Node, step: Step, ask: &Ask, enough: u64) -> Result<Vec<String>> {
     let began = Instant::now();
-    let settles = if step == Step::Delete { node.storage.settles() } else { Duration::ZERO };
-    while began.elapsed() < settles && (points(node).await?.len() as u64) < enough && !node.found().await?.is_empty() {
+    loop {
+        let under_way = match step {
+            Step::Delete => began.elapsed() < node.storage.settles() && !node.found().await?.is_empty(),
+            Step::Unstage => began.elapsed() < DEACTIVATED && node.vm.sh(is_active(ask)).await.is_ok(),
+            _ => false,
+        };
+        let points = points(node).await?;
+        if !under_way || points.len() as u64 >= enough {
+            return Ok(points);
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    points(node).await
+}
+
+/// Ends well while a volume on LVM is active.
+fn is_active(ask: &Ask) -> String {
+    format!("test -e /dev/mapper/{GROUP}-{}", ask.name.replace('-', "--"))
 }
 
 async fn disarm(node: &Node) -> Result<()> {
@@ -125,7 +141,7 @@ pub async fn strike(node: &mut Node, step: Step, ask: &Ask, made: Option<&Made>,
         Blow::Point(at) => {
             forget_points(node, Some(*at)).await?;
             let answer = call(&node.csi, step, ask, made).await;
-            let points = points_to_the_end(node, step, *at).await?;
+            let points = points_to_the_end(node, step, ask, *at).await?;
             disarm(node).await?;
             if points.len() as u64 >= *at {
                 node.wait_for_end().await?;
