@@ -79,6 +79,8 @@ async fn read_only(node: &Node, ask: &Ask, filesystem: &str) -> Result<()> {
             ))
             .await?;
     } else {
+        // What is not in a finished transaction goes with the one that the error ends.
+        node.vm.sh(format!("sync -f '{target}'")).await?;
         failing(node, &made, true).await?;
         node.vm
             .sh(format!("dd if=/dev/zero of='{target}/lost' bs=1M count=1 2>/dev/null; sync -f '{target}' || true"))
