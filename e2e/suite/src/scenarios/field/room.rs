@@ -195,11 +195,8 @@ async fn one_disk(_context: Context) -> Passed {
              lvcreate -qqy -Wn -Zn --type raid1 -m 1 --nosync --alloc anywhere -L 32M -n mirror --addtag '{record}' {GROUP} {first}"
         ))
         .await?;
-    let volume = node.csi.list().await?.into_iter().next().context("a volume")?;
-    let health =
-        wait_for(&node, &volume.volume_id, |health| health.iter().any(|one| one.message.contains("not mirrored")));
-    health.await?;
-    node.csi.delete(&volume.volume_id).await?;
+    ailing(&node, &made, "not mirrored", VolumeHealthErrorType::Degraded).await?;
+    node.csi.delete(&made.id).await?;
     Ok(String::new())
 }
 
