@@ -144,7 +144,9 @@ async fn call(node: &Node, made: &Made, reader: &str, publish: bool) -> Result<(
 /// A publish that was killed when its mapping was there, and is never repeated: the volume can be unstaged and deleted.
 /// Something that only looks like a mapping of ours, and holds the volume, stays.
 async fn left(node: &mut Node, made: &Made, reader: &str) -> Result<()> {
-    // Before and after each of: create, load, resume.
+    // A new process counts its points from the beginning. They are before and after each of: create, load, resume.
+    node.kill().await?;
+    node.serve().await?;
     forget_points(node, Some(6)).await?;
     let _ = node.csi.publish_at(made, reader, true).await;
     node.wait_for_end().await?;
