@@ -89,7 +89,7 @@ counted "virtual machines" cargo test --quiet --locked --package quarry-vm --tes
 
 # How many minutes after the start of this script the last scenario may begin. Without CI=true nobody waits for an answer by then.
 within() {
-    local minutes=$((75 - (SECONDS - began) / 60))
+    local minutes=$((70 - (SECONDS - began) / 60))
     [ "${CI:-}" != true ] || echo "--within $((minutes > 0 ? minutes : 0))"
 }
 # shellcheck disable=SC2046 # an option and its value
