@@ -188,6 +188,9 @@ async fn removed(_: Context) -> Passed {
 
     let mut kills = 0;
     loop {
+        // A change by hand, so that each delete asks lvm anew: without it there is nothing to be killed in.
+        node.vm.sh(format!("lvchange -qq --addtag look{kills} vg0/late")).await?;
+        seen().await;
         forget_points(&node, Some(kills + 1)).await?;
         let answer = node.csi.delete(&made.id).await;
         ensure!(answer.is_err(), "the delete that was to be refused is done");
@@ -203,6 +206,7 @@ async fn removed(_: Context) -> Passed {
         node.wait_for_end().await?;
         node.serve().await?;
     }
+    ensure!(kills > 0, "the delete asked nothing");
     node.vm.sh("lvremove -qq -y vg0/late").await?;
     seen().await;
 
