@@ -21,13 +21,14 @@ pub async fn published(node: &Node, disk: &Disk, made: &Made) -> Result<()> {
     node.vm.sh(copy(&device, "/root/first-sector")).await?;
     node.vm.sh(copy("/dev/zero", &device)).await?;
 
-    refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, &name)?;
+    refused("delete of what is mounted", node.csi.delete(&made.id).await, Code::FailedPrecondition, "in use")?;
     // Which partition it was can still be told, so that this is not somebody else's mount.
     node.csi.unpublish(made).await.context("unpublishing a volume whose claim is damaged")?;
     node.csi.unstage(made).await.context("unstaging a volume whose claim is damaged")?;
     let left = node.vm.sh(format!("grep '{}' /proc/self/mountinfo || true", made.ask.name)).await?;
     ensure!(left.is_empty(), "something is left of {}: {left}", made.id);
     refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, &name)?;
+    refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, &name)?;
     let table = listed(node).await?;
     let row = row(&table, &name);
     ensure!(row.contains("damaged") && !row.contains(" free "), "{name} is listed as {row:?}:\n{table}");
