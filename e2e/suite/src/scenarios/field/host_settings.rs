@@ -119,7 +119,7 @@ async fn devices_file(node: &mut Node) -> Result<String> {
     let listing = |serials: &[&str]| {
         let add: Vec<String> = serials
             .iter()
-            .map(|serial| format!("lvmdevices -y --config devices/use_devicesfile=1 --adddev {}", device(serial)))
+            .map(|serial| format!("lvm lvmdevices -y --config devices/use_devicesfile=1 --adddev {}", device(serial)))
             .collect();
         format!("rm -f {FILE} && {}", add.join(" && "))
     };
