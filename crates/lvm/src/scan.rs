@@ -138,6 +138,9 @@ fn under_way() -> MutexGuard<'static, BTreeSet<String>> {
     UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Held during a look: two at once would each find the devices that the other is reading, and take them for silent.
+static LOOKING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Notes that a device is being read, for as long as it lives: a device that hangs has one thread, however often it is
 /// looked at.
 struct Reading(String);
@@ -156,6 +159,7 @@ impl Drop for Reading {
 
 /// Reads the labels of these devices, all at once, and waits for them for as long as a disk may need.
 pub(crate) async fn scan(candidates: &[Candidate]) -> Scan {
+    let _turn = LOOKING.lock().await;
     let (sender, mut answers) = mpsc::unbounded_channel();
     let mut open: BTreeSet<PathBuf> = candidates.iter().map(|candidate| candidate.device.clone()).collect();
     let mut waited_for = 0_usize;
@@ -287,6 +291,18 @@ mod tests {
 
     fn named(path: &Path, number: &str) -> Candidate {
         Candidate { device: path.to_owned(), number: number.to_owned(), sequence: None }
+    }
+
+    #[tokio::test]
+    async fn looks_at_once_do_not_take_each_other_for_a_silent_disk() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("well");
+        fs::write(&path, crate::label::testing::disk(&crate::label::testing::label())).expect("write");
+        let candidates = [named(&path, "test:4")];
+        for _ in 0..50 {
+            let (one, other) = tokio::join!(scan(&candidates), scan(&candidates));
+            assert_eq!((one.labels.len(), other.labels.len()), (1, 1), "{:?} {:?}", one.silent, other.silent);
+        }
     }
 
     /// A file to be read from that nobody writes to: opening it hangs, as reading a disk may.
