@@ -139,7 +139,7 @@ async fn devices_file(node: &mut Node) -> Result<String> {
     }
     ensure!(node.vm.sh(&state).await? == before, "the devices file was written");
 
-    configure(node, "").await?;
+    configure(node, "devices { use_devicesfile=0 }").await?;
     node.vm.sh(listing(&["d1"])).await?;
     configure(node, enabled).await?;
     let half = node.csi.create(&Ask::mount("half", "ext4")).await;
