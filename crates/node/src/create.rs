@@ -73,17 +73,14 @@ impl Host {
     }
 
     /// What is answered when a volume that exists could not be prepared. One that this very call carved is removed again
-    /// where a retry would fail as well: the host or the disk failed, or the pool has no room for the record of what was
-    /// done. The answer is final then. Any other volume stays, the caller has to come again, and until it is prepared or
+    /// where a retry would fail as well: the host failed or its disk did, or the pool has no room for the record of what
+    /// was done. The answer is final then. Any other volume stays, the caller has to come again, and until it is prepared or
     /// removed the volume shows why it is not.
     async fn unprepared(&self, pool: &Arc<dyn Pool>, volume: &PoolVolume, fresh: bool, error: Error) -> Error {
         let mut error = error;
-        if fresh && matches!(error.reason, Reason::Host | Reason::NoSpace | Reason::Unavailable) {
+        if fresh && matches!(error.reason, Reason::Host | Reason::NoSpace) {
             match pool.remove(volume).await {
                 Ok(()) => {
-                    if error.reason == Reason::Unavailable {
-                        error.reason = Reason::Host;
-                    }
                     error.message.push_str("; what was made of the volume was removed again");
                     return error;
                 }
