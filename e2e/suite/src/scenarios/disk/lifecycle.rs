@@ -134,7 +134,7 @@ async fn live(node: &Node, disk: &Disk, ask: Ask) -> Result<()> {
     let size = made.size.unsigned_abs();
     ensure!((volume.start, volume.size, volume.kind.as_str()) == (VOLUME, size, VOLUME_TYPE), "{volume:?}");
     let device = node.storage.device(&ask.name);
-    let size = node.vm.sh(format!("blockdev --getsize64 \"{device}\"")).await?;
+    let size = node.vm.sh(format!("udevadm settle; blockdev --getsize64 \"{device}\"")).await?;
     ensure!(size == made.size.to_string(), "udev's link leads to {size} bytes");
     if ask.is_block() {
         node.vm.sh(format!("cmp -n {size} \"{device}\" /dev/zero")).await.context("a former tenant's bytes show")?;
