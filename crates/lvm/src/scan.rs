@@ -20,8 +20,9 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::label::{Label, read_label};
 
-/// How long a look waits for the devices. One that has not answered by then is left to its thread.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a look waits for the devices: a busy disk may need seconds. One that has not answered by then is left to its
+/// thread, and later looks do not wait for it.
+const PATIENCE: Duration = Duration::from_secs(8);
 /// Kinds of devices that never hold a pool's disk: memory, optical drives, floppy disks, and loop devices.
 const NEVER: [&str; 6] = ["loop", "ram", "zram", "sr", "fd", "nullb"];
 /// Deeper than devices are stacked on each other.
