@@ -156,13 +156,7 @@ async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
 
     node.vm.set_throttle("d1", Throttle::default()).await?;
     node.serve().await?;
-    // The disk may still be busy with what the kernel was told to zero, and its pool is found when it answers.
-    let began = Instant::now();
-    let mut listed = node.csi.list().await?;
-    while listed.is_empty() && began.elapsed() < Duration::from_secs(10) {
-        node.vm.sh("sleep 0.5").await?;
-        listed = node.csi.list().await?;
-    }
+    let listed = node.csi.list().await?;
     ensure!(listed.len() == 1, "after the restart: {listed:?}");
     let made = retry(|| node.csi.create(&ask)).await?;
     ensure!(made.id == listed[0].volume_id && node.csi.list().await?.len() == 1, "the retry made another volume");
