@@ -12,7 +12,7 @@ use quarry_exec::Command;
 use crate::host::{HostDevices, host_devices};
 use crate::label::Label;
 use crate::lookup::{Lookup, report};
-use crate::scan::{Candidate, Scan, candidates, scan};
+use crate::scan::{Candidate, FIRST, LATER, Scan, candidates, scan};
 use crate::settings::{Filter, Scope};
 use crate::types::VolumeGroup;
 use crate::{Error, vg_name_fits};
@@ -125,7 +125,8 @@ impl Known {
     async fn look(&mut self, disks: u64) -> Result<(), Error> {
         let candidates = list()?;
         let host = host_devices().await?;
-        let mut scan = scan(&candidates).await;
+        let patience = if self.looked.is_some() { LATER } else { FIRST };
+        let mut scan = scan(&candidates, patience).await;
         if let Some(before) = &self.looked {
             // The same disk does not answer now: what it said before holds, and lvm is to say what is wrong with it.
             let same = |device: &PathBuf| {

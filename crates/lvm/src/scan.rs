@@ -20,9 +20,11 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::label::{Label, read_label};
 
-/// How long a look waits for the devices: a busy disk may need seconds. One that has not answered by then is left to its
-/// thread, and later looks do not wait for it.
-const PATIENCE: Duration = Duration::from_secs(8);
+/// How long the first look waits for the devices: a disk that sleeps has to spin up. One that has not answered by then is
+/// left to its thread, and later looks do not wait for it.
+pub(crate) const FIRST: Duration = Duration::from_secs(20);
+/// The same for later looks, which know what each device said before.
+pub(crate) const LATER: Duration = Duration::from_secs(2);
 /// Kinds of devices that never hold a pool's disk: memory, optical drives, floppy disks, and loop devices.
 const NEVER: [&str; 6] = ["loop", "ram", "zram", "sr", "fd", "nullb"];
 /// Deeper than devices are stacked on each other.
@@ -158,8 +160,8 @@ impl Drop for Reading {
     }
 }
 
-/// Reads the labels of these devices, all at once, and waits for them for as long as a disk may need.
-pub(crate) async fn scan(candidates: &[Candidate]) -> Scan {
+/// Reads the labels of these devices, all at once, and waits `patience` for them.
+pub(crate) async fn scan(candidates: &[Candidate], patience: Duration) -> Scan {
     let _turn = LOOKING.lock().await;
     let (sender, mut answers) = mpsc::unbounded_channel();
     let mut open: BTreeSet<PathBuf> = candidates.iter().map(|candidate| candidate.device.clone()).collect();
@@ -177,7 +179,7 @@ pub(crate) async fn scan(candidates: &[Candidate]) -> Scan {
         waited_for += usize::from(started.is_ok());
     }
     let mut found = Scan::default();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience;
     while waited_for > 0 {
         let Ok(Some((device, label))) = timeout_at(deadline, answers.recv()).await else { break };
         waited_for -= 1;
@@ -301,7 +303,7 @@ mod tests {
         fs::write(&path, crate::label::testing::disk(&crate::label::testing::label())).expect("write");
         let candidates = [named(&path, "test:4")];
         for _ in 0..50 {
-            let (one, other) = tokio::join!(scan(&candidates), scan(&candidates));
+            let (one, other) = tokio::join!(scan(&candidates, LATER), scan(&candidates, LATER));
             assert_eq!((one.labels.len(), other.labels.len()), (1, 1), "{:?} {:?}", one.silent, other.silent);
         }
     }
@@ -321,14 +323,14 @@ mod tests {
         let (well, hangs) = (named(&well, "test:1"), named(&hanging(folder.path()), "test:2"));
         let candidates = [well.clone(), hangs.clone(), named(Path::new("/dev/quarry-no-such-disk"), "test:3")];
         let began = Instant::now();
-        let first = scan(&candidates).await;
-        assert!(began.elapsed() >= PATIENCE);
-        for later in [&first, &scan(&candidates).await] {
+        let first = scan(&candidates, LATER).await;
+        assert!(began.elapsed() >= LATER);
+        for later in [&first, &scan(&candidates, LATER).await] {
             assert_eq!(later.silent, std::slice::from_ref(&hangs.device));
             assert_eq!(later.labels.len(), 1);
             assert_eq!(later.labels[0].0, well.device);
         }
-        assert!(began.elapsed() < PATIENCE * 2, "a device that hangs was waited for twice");
+        assert!(began.elapsed() < LATER * 2, "a device that hangs was waited for twice");
         assert!(under_way().contains("test:2"));
         // It answers at last: then it is asked again.
         let writer = File::options().read(true).write(true).open(&hangs.device).expect("open");

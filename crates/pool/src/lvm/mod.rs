@@ -36,7 +36,7 @@ use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
 
 /// How long the start waits for the first look at the volume group: a disk that hangs must not keep the other pools from
 /// being served. The look goes on, and what it was for is done before the first change.
-const FIRST_LOOK: Duration = Duration::from_secs(10);
+const FIRST_LOOK: Duration = Duration::from_secs(30);
 
 /// A pool of kind `lvm`.
 pub struct LvmPool {
