@@ -75,7 +75,7 @@ fn understand(kind: Filesystem, bytes: &[u8]) -> Option<Superblock> {
 }
 
 /// Whether it is ext4, of the three filesystems that share a superblock: only ext4 has features that ext3 does not know.
-/// An external journal is none of the three.
+/// An external journal is not one of these three.
 fn is_ext4(bytes: &[u8]) -> Option<bool> {
     const INCOMPAT_OF_EXT3: u32 = 0x02 | 0x04 | 0x10;
     const RO_COMPAT_OF_EXT3: u32 = 0x01 | 0x02 | 0x04;

@@ -30,7 +30,7 @@ pub(crate) async fn refusal(group: &VolumeGroup, name: &str) -> Option<String> {
     })
 }
 
-/// The lists of lvm.conf that may be the reason, in words; empty where there is none.
+/// The lists of lvm.conf that may be the reason, in words; empty if lvm.conf sets no list.
 pub(crate) async fn lists_in_words() -> String {
     let each =
         lists().await.into_iter().map(|(key, value)| format!("; lvm.conf of this host has activation/{key}={value}"));

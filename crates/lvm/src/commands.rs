@@ -112,7 +112,7 @@ pub async fn remove(group: &VolumeGroup, name: &str, uuid: &str) -> Result<(), E
 
 /// Makes a logical volume's device appear. A volume flagged to be skipped stays inactive, and lvm calls that a success:
 /// the caller looks for the device. One that the host's lvm.conf does not let lvm activate, or only read-only, is
-/// [`Error::Denied`]. We never pass `-K`, because that flag on a volume of ours says that its creation was
+/// [`Error::Denied`]. We never pass `-K`, because that flag on one of Quarry's volumes means that its creation was
 /// cut off. A raid comes up with a lost disk (`degraded`); one that lacks data does not, whatever lvm.conf says.
 ///
 /// # Errors

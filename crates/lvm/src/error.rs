@@ -189,7 +189,7 @@ pub(crate) fn one_line(stderr: &str) -> String {
 pub(crate) fn could_not_archive(stderr: &str) -> bool {
     /// How lvm calls a file of its archive while it writes it: `.lvm_HOST_PID_NUMBER`.
     const UNFINISHED: &str = "/.lvm_";
-    /// It makes the folder where there is none.
+    /// lvm creates the folder if it is missing.
     const NO_FOLDER: &str = ": mkdir failed: ";
     const TELLING: [&str; 7] = [
         "Cannot archive volume group metadata",

@@ -49,7 +49,7 @@ pub(crate) async fn host_devices() -> Result<HostDevices, Error> {
 /// # Errors
 /// lvm cannot be run.
 pub(crate) async fn section(name: &str) -> Result<String, Error> {
-    // Beside a `--config` of ours, nothing but that would be printed without the merge.
+    // Without the merge lvmconfig prints only what `--config` sets.
     let command = Command::query("lvm").arg("lvmconfig").args(["--type", "current", "--mergedconfig"]);
     let command = command.unshown(["--config", "config/checks=0 config/abort_on_errors=0"]).arg(name);
     // It ends with an error where nothing is set.

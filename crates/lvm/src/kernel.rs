@@ -24,7 +24,7 @@ struct Disk {
     read_only: bool,
 }
 
-/// Asks the kernel. `before`: what it said last; an inactive raid is told as it was when it was active last, since the kernel
+/// Asks the kernel. `before`: what it said last; an inactive raid keeps its last known state, since the kernel
 /// knows nothing of it.
 #[must_use]
 pub fn facts(group: &VolumeGroup, before: &Facts) -> Facts {

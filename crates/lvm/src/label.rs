@@ -31,7 +31,7 @@ pub(crate) struct GroupId {
     pub(crate) uuid: String,
 }
 
-/// Reads the label of a device; none where there is none.
+/// Reads the label of a device, if it has one.
 ///
 /// # Errors
 /// The device cannot be read.

@@ -2,7 +2,7 @@
 //!
 //! lvm is driven through its one binary, `lvm SUBCOMMAND`, with an argument vector, and through the one door to other
 //! programs. A [`Locator`] finds a volume group and asks everything about it in one process; each function of [`commands`]
-//! is one mutation. Each command opens the devices of its own volume group alone ([`Scope`]), with the settings of ours
+//! is one mutation. Each command opens the devices of its own volume group alone ([`Scope`]), with Quarry's own settings
 //! that matter. No report is cached here, and lvm under its own lock decides each mutation. What is pure stands apart and is
 //! tested apart: [`parse`] (the report), [`classify`] (the errors), [`safe_name`] (the names), [`capacity`].
 

@@ -262,7 +262,7 @@ pub(crate) async fn every_disk() -> Result<Scope, Error> {
     Ok(Scope { devices, filter: known.filter(), ..Scope::default() })
 }
 
-/// The candidates, as an error of ours.
+/// The candidates, with this crate's error type.
 fn list() -> Result<Vec<Candidate>, Error> {
     candidates().map_err(|source| Error::Read {
         action: "list the devices in",

@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub enum Lookup {
     /// The volume group, completely.
     Found(Box<VolumeGroup>),
-    /// Every disk was looked at, and there is none of that name.
+    /// Every disk was read, and no volume has that name.
     Missing,
     /// There may be one, but lvm did not open it: another host's, a lock manager's, one of two of the same name …
     /// lvm's words.

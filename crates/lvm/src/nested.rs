@@ -57,7 +57,7 @@ impl Kernel {
         fs::read_to_string(self.sys.join("class/block").join(device).join(file)).ok().map(|text| text.trim().to_owned())
     }
 
-    /// The logical volumes of other volume groups on one of ours, the upper ones first.
+    /// The logical volumes of other volume groups that lie on one of Quarry's, the upper ones first.
     fn nested_on(&self, group: &str, volume: &str) -> Vec<Nested> {
         let own = format!("LVM-{}", group.replace('-', ""));
         let whole = format!("{own}{}", volume.replace('-', ""));

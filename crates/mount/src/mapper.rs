@@ -45,7 +45,7 @@ fn mappings_in(block: &Path, key: &str) -> Result<Vec<Mapping>, Error> {
     let wanted = format!("{READ_ONLY_UUID}{key}");
     let mut found = Vec::new();
     for entry in fs::read_dir(block).map_err(|error| Error::io("list", block, &error))?.flatten() {
-        // One that goes away while we look is none.
+        // A process that ends meanwhile holds nothing.
         let Ok(uuid) = fs::read_to_string(entry.path().join("dm/uuid")) else { continue };
         let number = fs::read_to_string(entry.path().join("dev")).unwrap_or_default();
         if let (Some(key), Some(device)) = (
@@ -208,7 +208,7 @@ const READ_ONLY: u32 = 1;
 const LEAVE_ALONE: u32 = (0x01 | 0x02 | 0x04 | 0x08 | 0x40) << 16;
 
 impl Request {
-    /// A call about the device of that UUID; its name is told only when it is made.
+    /// A call about the device of that UUID; its name is only known once the call is made.
     fn new(uuid: &str, named: bool) -> Self {
         let name = if named { uuid.to_ascii_lowercase() } else { String::new() };
         Self {

@@ -16,7 +16,7 @@ const DEPTH: usize = 3;
 
 /// What keeps the block device open, in words for the operator: what is built on it, loop devices with their backing
 /// files, swap, processes. Empty when nothing is seen: in a container, processes outside of it do not show. Mounts of the
-/// device itself are told by [`crate::mounts_of_device`].
+/// device itself are listed by [`crate::mounts_of_device`].
 #[must_use]
 pub fn holders(device: Device) -> Vec<String> {
     let Some(name) = device.kernel_name() else { return Vec::new() };

@@ -125,13 +125,13 @@ impl Board {
         Change { generation, pools: vec![known.state.clone()], volumes, gone }
     }
 
-    /// Notes why a volume that exists could not be prepared: it is told as the volume's problem until a later creation
+    /// Notes why a volume that exists could not be prepared. The volume shows this problem until a later creation
     /// prepares it, or it is gone.
     pub(crate) fn failed(&self, pool: &str, id: &VolumeId, why: &str) {
         let Some(index) = self.index(pool) else { return };
         if let Some(known) = self.told().pools.get_mut(index) {
             known.failures.insert(id.clone(), format!("its creation failed, and is to be repeated: {why}"));
-            // The next reading is told anew, even where the storage is as it was.
+            // Publish the next reading even if the storage has not changed.
             known.mark = None;
         }
         self.stir(pool);
@@ -215,7 +215,7 @@ impl Board {
         }
     }
 
-    /// Adds what is wrong with their filesystems to what is told of these volumes.
+    /// Adds the problems of their filesystems to these volumes.
     pub(crate) fn add_ailing(&self, volumes: &mut [Volume]) {
         let ailing = self.ailing();
         for volume in volumes.iter_mut().filter(|_| !ailing.is_empty()) {
@@ -361,7 +361,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(600);
 
-    /// The volume as it is told next.
+    /// The volume as it is published next.
     async fn next(news: &mut NewsStream) -> Volume {
         loop {
             match news.next().await.unwrap().unwrap() {

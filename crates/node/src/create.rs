@@ -1,7 +1,7 @@
 //! Making a volume, or finding the one that an earlier call made.
 //!
 //! From the instant at which a volume exists no answer is final: a caller that takes one for the end never learns an
-//! identifier, and nobody deletes the volume. So either the caller is told to come again, or what was made is removed
+//! identifier, and nobody deletes the volume. So either the error makes the caller retry, or what was made is removed
 //! before the answer.
 
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Host {
             ));
         }
         let volume = pool.carve(spec).await?;
-        // The space is gone now, and zeroing takes its time; where there is none, the pool is read meanwhile.
+        // The space is gone now, and zeroing takes its time; if there is nothing to zero, the pool is read meanwhile.
         self.board().stir(pool.name());
         Ok(volume)
     }

@@ -2,7 +2,7 @@
 //!
 //! A statfs(2) of a filesystem whose disk hangs does not return, and nothing can call its thread back. kubelet asks for
 //! every volume's figures once a minute. So a volume that does not answer has one thread that waits for it, however often
-//! it is asked about, and everybody else is told for how long it has not answered.
+//! it is asked about, and every other caller gets an error that says for how long it has not answered.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use quarry_volume::{Error, Reason, Result};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-/// How long a look may take before its caller is told that there is no answer: a disk that sleeps has to spin up.
+/// How long a look may take before its caller gets an error: a disk that sleeps has to spin up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The looks under way on one node.

@@ -28,7 +28,7 @@ const MAX_PART: usize = 255;
 pub struct NodeService {
     host: Host,
     topology_key: String,
-    /// How many volumes the scheduler may place here; 0: it is told no limit.
+    /// How many volumes the scheduler may place here; 0: no limit is reported.
     max_volumes: i64,
 }
 

@@ -13,7 +13,7 @@ use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents, udev};
 ///
 /// All are opened at once, so that one whose disk hangs does not delay the others.
 pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn Pool>> {
-    // A disk that several pools of disks mean is none's, so each knows the selectors of all.
+    // A disk that several pools select belongs to none of them, so each pool knows all selectors.
     let selectors = selectors(&configured);
     if !selectors.is_empty() {
         udev::listen(uevents.clone());

@@ -123,7 +123,7 @@ pub trait Pool: Send + Sync {
     async fn volume(&self, name: &str) -> Result<Option<PoolVolume>>;
 
     /// Where the volume of that name is, in words, if it exists without being in this pool's storage. To be asked before
-    /// anybody is told that it does not exist.
+    /// a call answers that it does not exist.
     ///
     /// # Errors
     /// `Unavailable` if that cannot be told.
@@ -166,7 +166,7 @@ pub trait Pool: Send + Sync {
     ///
     /// # Errors
     /// `NoSpace` if it does not fit here; `Exists` if the name is taken by what is not ours. Where the volume was made, or may
-    /// have been, the error is none that is final ([`Error::not_final`]).
+    /// have been, the error is not final ([`Error::not_final`]).
     async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume>;
 
     /// Makes the volume's device appear, and returns it. Running it twice changes nothing.

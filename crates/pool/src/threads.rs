@@ -1,7 +1,7 @@
 //! Threads for work that may wait for a disk forever: at most one for each disk.
 //!
 //! Nothing can call back a thread that waits for a disk in the kernel. So everything that reads or flushes a disk of a
-//! pool goes through here. While a disk has not answered, no second thread is started for it, and whoever asks learns
+//! pool goes through here. While a disk has not answered, no second thread is started for it, and callers learn
 //! since when it has been silent. These are threads of their own: the runtime's threads for blocking work are shared by
 //! all, and a disk that hangs would use them up.
 

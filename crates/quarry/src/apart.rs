@@ -1,6 +1,6 @@
 //! Work on disks in a process of its own, for a command that must end whatever a disk does.
 //!
-//! A thread that waits for a disk in the kernel cannot be ended, nor can its process: whoever waits for the command would
+//! A thread that waits for a disk in the kernel cannot be ended, nor can its process: the parent that waits for it would
 //! wait for the disk. So a child does the work, and its parent ends as soon as the child has said how it went. What is
 //! left of the child ends when the disk answers or goes.
 
@@ -39,7 +39,7 @@ pub(crate) fn run(work: impl FnOnce() -> anyhow::Result<ExitCode>) -> anyhow::Re
 }
 
 fn child(work: impl FnOnce() -> anyhow::Result<ExitCode>, mut tell: io::PipeWriter) -> ! {
-    // Whoever ends the parent means us. Where that cannot be had, we end by ourselves a little later.
+    // This process ends with its parent. If the kernel cannot do that, it ends by itself a little later.
     let _ = prctl::set_pdeathsig(Signal::SIGKILL);
     let code = match work() {
         Ok(_) => 0,
@@ -49,7 +49,7 @@ fn child(work: impl FnOnce() -> anyhow::Result<ExitCode>, mut tell: io::PipeWrit
         }
     };
     let _ = io::stdout().flush();
-    // Whoever reads what was printed waits until nobody can write any more.
+    // A reader of our output waits until no process has the pipe open for writing.
     if let Ok(nothing) = std::fs::File::options().write(true).open("/dev/null") {
         let _ = dup2_stdout(&nothing);
         let _ = dup2_stderr(&nothing);

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 /// How often it is tried whether blocking work is still done.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long it may take before that is told. Threads that zero large volumes are busy for a while, and come back.
+/// How long it may take before it is reported. Threads that zero large volumes are busy for a while, and come back.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// When blocking work was done last. Cheap to clone; all clones tell the same.

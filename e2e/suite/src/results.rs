@@ -172,6 +172,6 @@ mod tests {
         assert_eq!(sums.counts, BTreeMap::from([("kill points".to_owned(), 23)]));
         assert_eq!((sums.passed, sums.failed), (1, vec!["sweep (slice 2)".to_owned()]));
         assert_eq!((sums.whole, sums.longest), (BTreeSet::from([1, 2]), 120));
-        assert!(Sums::default().add(&json!({ "slice": 1 })).is_none(), "a file that lacks fields is told");
+        assert!(Sums::default().add(&json!({ "slice": 1 })).is_none(), "a file that lacks fields is refused");
     }
 }

@@ -160,7 +160,7 @@ pub async fn run(
     );
     // What is built once is built before the clock of any scenario runs.
     crate::node::prepare().await?;
-    // A soak of some scenarios only is none to be added up.
+    // A run of selected scenarios does not count towards the sums.
     let mut results = (settings.soak && only.is_empty()).then(|| Results::begin(settings, commit)).transpose()?;
 
     let began = Instant::now();

@@ -27,13 +27,13 @@ pub struct Damaged {
 pub enum Damage {
     /// The two copies of the record contradict each other.
     Copies,
-    /// There are partitions of ours, and neither copy of the record can be read.
+    /// The disk has Quarry's partitions, and neither copy of the record can be read.
     NoRecord,
     /// The first sector is a boot sector or a DOS partition table.
     BootSector,
     /// One partition table is the claim's, and another is not.
     Tables,
-    /// No partition table is the claim's, and what there is instead is not whole, or has partitions of ours.
+    /// No partition table matches the claim. The one that is there is damaged, or has Quarry's partitions.
     Remains,
     /// No partition table can be read.
     NoTable,

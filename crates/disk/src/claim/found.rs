@@ -48,8 +48,8 @@ pub enum Found {
 }
 
 impl Found {
-    /// The volumes that lie on the disk, whole or not, with what their claims say, where that can be read. A volume that
-    /// was never handed out, or was deleted, is none.
+    /// The volumes that lie on the disk, whole or not, with what their claims say, where that can be read. Volumes
+    /// that were never handed out, or were deleted, are left out.
     #[must_use]
     pub fn volumes(&self) -> Vec<(Identity, Option<&Claim>)> {
         match self {

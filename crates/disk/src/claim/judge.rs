@@ -106,8 +106,8 @@ impl Seen {
         first
     }
 
-    /// The volumes that tables of ours name, each once. A table in which disk and partitions are not of one volume names
-    /// none.
+    /// The volumes that Quarry's partition tables name, each once. A table whose disk and partitions belong to different
+    /// volumes names no volume.
     fn named(&self) -> Vec<Identity> {
         let mut named = Vec::new();
         for (_, table) in &self.tables {

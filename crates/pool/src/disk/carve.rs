@@ -229,7 +229,7 @@ impl Inner {
             Ok(Found::HalfClaimed(half)) => claim::resume(&Any(held), half).map_err(explain)?,
             _ => claim::claim(&Any(held), name, record.as_bytes()).map_err(explain)?,
         };
-        // The probe has read where the filesystem will be, and the kernel would show that to whoever copies the disk.
+        // The probe has read where the filesystem will be, and a copy of the disk would get that from the kernel's cache.
         if let Err(error) = self.disks.drop_cache(&raw.disk) {
             tracing::warn!(disk = raw.disk.name, %error, "what was read of the disk stays in memory");
         }

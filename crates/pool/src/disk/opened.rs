@@ -1,9 +1,9 @@
-//! The partitions of volumes that we have open.
+//! The partitions of volumes that this process has open.
 //!
-//! One that is open stays: else udev, told of a change of the disk, has the partitions made anew under the hands of whoever
-//! formats or mounts one. But as long as anything of a disk is open, the kernel also keeps what was once read of the whole
-//! disk, and whoever copies the disk copies what lay there before the filesystem was made. So nothing stays open that is
-//! not in use.
+//! A partition is kept open while it is in use. Otherwise udev, after a change event of the disk, would have the kernel read
+//! the partition table again while a filesystem is being made or mounted. But as long as anything of a disk is open, the
+//! kernel also keeps the page cache of the whole disk, and a copy of the disk would contain stale bytes from before the
+//! filesystem was made. So a partition is closed as soon as it is not in use.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -71,7 +71,7 @@ impl Reader {
 
     /// Has a thread of its own read the disk: nothing can call back one that waits for a disk.
     fn begin(&self, disks: &Arc<dyn Disks>, disk: Disk) -> Result<Receiver<Raw>, String> {
-        // Always the same words: they are a part of what is told of the disk's volumes, and that is told when it changes.
+        // Always the same words: they are part of the volumes' state, and each change of the state is published.
         let turn = self
             .threads
             .take(place(&disk), "read")

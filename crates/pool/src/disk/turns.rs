@@ -50,7 +50,7 @@ impl Drop for Turn {
         let mut state = self.turns.state();
         state.under_way.remove(&self.number);
         self.lock = None;
-        // Whoever waits for the lock has a share in it.
+        // Callers that wait for the lock share it.
         if state.locks.get(&self.volume).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             state.locks.remove(&self.volume);
         }

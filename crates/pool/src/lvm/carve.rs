@@ -57,7 +57,7 @@ impl LvmPool {
     /// Refuses a name that a logical volume has already.
     fn is_free(&self, group: &VolumeGroup, name: &str) -> Result<()> {
         let Some(found) = group.logical_volume(name) else { return Ok(()) };
-        // One of ours that this version cannot read is no stranger to be renamed or removed by hand.
+        // Do not advise to rename or remove a volume of Quarry that this version cannot read.
         if let Some(volume) = volume::ours(group, found) {
             volume.record()?;
         }

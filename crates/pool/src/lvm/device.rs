@@ -175,7 +175,7 @@ mod tests {
         device(block.path(), "dm-777777", "renamed--group-pvc--1", &format!("LVM-{PLAIN}"), 8192);
         device(block.path(), "dm-2", "vg--0-pvc--1--layer", &format!("LVM-{PLAIN}-real"), 8192);
         let storage = StorageId::of(GROUP);
-        // It has no node in this test, which is told: so it was found.
+        // The error says that it has no node in this test: so it was found.
         let error = active_in(block.path(), &storage, "pvc-1").unwrap_err();
         assert!(error.to_string().contains("dm-777777"), "{error}");
         assert_eq!(active_in(block.path(), &storage, "pvc-2").unwrap(), None);

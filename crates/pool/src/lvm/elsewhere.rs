@@ -1,4 +1,4 @@
-//! Where a volume is that its own volume group does not have: before anybody is told that it does not exist.
+//! Looks for a volume outside its own volume group, before any call answers that it does not exist.
 //!
 //! An operator may have made a part of another volume of it, or may have taken its disks to another volume group. The
 //! kernel knows what is active, and lvm is asked about every volume group of the host: that reads every disk, so it is

@@ -1,7 +1,7 @@
 //! Which volumes may be deactivated: those that nothing has asked to activate since they were unstaged.
 //!
 //! A volume that is unstaged is deactivated later, when the volume group's turn comes. By then it may be staged again, and
-//! whoever stages it may already have been given its device. So every activation is noted, and the two exclude each other.
+//! that stage may already have its device. So every activation is noted, and the two exclude each other.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -75,7 +75,7 @@ pub(super) struct Search {
     others: Mutex<Others>,
 }
 
-/// Devices that answered and carry no label that was looked for: they are left alone until something is heard of any device,
+/// Devices that answered and carry no label that was looked for: they are not read again until an event of any device,
 /// so that a disk that sleeps is not woken up.
 #[derive(Default)]
 struct Others {
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(third.pause, 2 * FIRST_PAUSE);
         let due = Lost { again: Instant::now(), ..third };
         assert!(due.may_be_back(&group, &search, &disks, (0, 0)).await);
-        // Something is heard of a device: all are read again.
+        // After an event of any device all are read again.
         due.may_be_back(&group, &search, &disks, (1, 0)).await;
         assert_eq!(read(&vdd), 2);
         assert_eq!(read(&vde), 1, "still one request for the one that hangs");

@@ -1,4 +1,4 @@
-//! Removing a logical volume of ours, and nothing else with it.
+//! Removing one of Quarry's logical volumes, and nothing else with it.
 
 use quarry_lvm::{LogicalVolume, VolumeGroup, commands};
 use quarry_volume::{Error, Reason, Result};

@@ -11,7 +11,7 @@ use super::LvmPool;
 
 /// How often those who wait for their turn look whether the change before theirs hangs.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a change may take before the pool is read all the same: what is told of it may be old by then.
+/// How long a change may take before the pool is read all the same: the published state may be stale by then.
 const LONG: Duration = Duration::from_secs(30);
 
 /// The turns of those who change the volume group.
@@ -126,7 +126,7 @@ impl LvmPool {
         Ok(())
     }
 
-    /// Finds devices of the volume group that a killed lvm left suspended, and resumes them: whoever touches them hangs.
+    /// Finds devices of the volume group that a killed lvm left suspended, and resumes them: any access to them hangs.
     pub(super) async fn recover(&self, group: &VolumeGroup) {
         // A live lvm suspends for a moment. The report took the volume group's lock, so those seen before and after it
         // belong to no live command.

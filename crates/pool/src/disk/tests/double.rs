@@ -156,7 +156,7 @@ impl Host {
         self.with(number, |slot| slot.unreadable = true);
     }
 
-    /// Has whoever writes to the disk wait, or wait no longer.
+    /// Makes writers of the disk wait, or lets them go on.
     pub(super) fn set_stuck(&self, number: u64, stuck: bool) {
         self.with(number, |slot| (slot.stuck, slot.waiting) = (stuck, false));
     }

@@ -46,7 +46,7 @@ fn one_disk_that_hangs_in_a_write_holds_up_only_itself() {
     });
 }
 
-/// A question mends a record, and whoever asked goes away meanwhile: nobody else writes to the disk until it is done.
+/// A question mends a record and its caller goes away: no one else writes to the disk until the write has ended.
 #[test]
 fn a_turn_lasts_as_long_as_its_write() {
     let host = Host::default();

@@ -57,7 +57,7 @@ async fn a_disk_that_hangs_costs_one_thread_and_its_own_group() {
         let View::Absent(why) = view else { panic!("the group was told to be well") };
         assert!(why.contains("volume group ill cannot be read: disk /dev/vdb has not answered a read for"), "{why}");
     }
-    // And nobody waits for it any more, nor asks lvm, not even after a change of ours or when a disk comes or goes.
+    // And nobody waits for it any more, nor asks lvm, not even after one of our own changes or when a disk comes or goes.
     ill.invalidate();
     let began = Instant::now();
     for _ in 0..500 {

@@ -142,7 +142,7 @@ async fn told(node: &Node) -> Result<()> {
     let silent = node.metric("quarry_disk_silent_seconds{pool=\"ill\"").await?;
     ensure!(silent > 1.0, "the metric of a disk that hangs is {silent}");
     ensure!(node.metric("quarry_pool_largest_free_bytes{pool=\"ill\"").await? == 0.0, "the metrics offer room");
-    ensure!(node.metric("quarry_pool_healthy{pool=\"main\"").await? == 1.0, "the other pool is told to be ill");
+    ensure!(node.metric("quarry_pool_healthy{pool=\"main\"").await? == 1.0, "the other pool is reported as ill");
     Ok(())
 }
 
@@ -176,7 +176,7 @@ async fn many(node: &Node, well: &[Made], ill: Option<&Made>, count: usize) -> R
             if let Some(ill) = ill.filter(|_| number.is_multiple_of(10)) {
                 let began = Instant::now();
                 let _ = stats(&node.csi, ill, PATIENCE).await;
-                // A name of this one's own: a second call for one that is being answered is told to come again.
+                // A name of this one's own: a second call for the same name gets ABORTED.
                 let answer = node.csi.create(&ask(&format!("refused-{}", well.ask.name), "ill")).await;
                 refused("a change in the pool that hangs", answer, Code::Unavailable, "has not answered")?;
                 ensure!(began.elapsed() < PATIENCE, "calls on the disk that hangs took {:?}", began.elapsed());

@@ -230,7 +230,7 @@ pvcreate -qq -y /dev/mapper/bad && vgextend -qq vg1 /dev/mapper/bad
 lvcreate -qq -y -an -Wn -Zn -n filler -l 100%PVS vg1 $good
 ";
 
-/// A creation that cannot be prepared takes back what it made; killed wherever, it leaves no volume of which nobody knows.
+/// A creation that cannot be prepared takes back what it made; killed at any step, it leaves no volume that is not listed.
 async fn taken_back(_: Context) -> Passed {
     let config = Config::new("identity-taken-back").disk(Disk::new("d1", 64 << 20)).disk(Disk::new("d2", DISK));
     let mut node = Node::with_vm(Vm::start(config).await?, 0).await?;

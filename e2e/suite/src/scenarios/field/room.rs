@@ -138,7 +138,7 @@ async fn given_up(node: &mut Node, made: &Made) -> Result<()> {
     read(node, made).await
 }
 
-/// What a scrub finds is told, and the command that is named mends it.
+/// Mismatches that a scrub finds are shown, and the command in the message repairs them.
 async fn mismatches(node: &Node, made: &Made) -> Result<()> {
     let name = &made.ask.name;
     // Bytes of the second copy change behind the raid's back, near its end.

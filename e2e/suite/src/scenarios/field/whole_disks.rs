@@ -104,7 +104,7 @@ async fn on(node: &Node, name: &str, script: &str) -> Result<String> {
         .await
 }
 
-/// Whoever copies the disk as a whole reads what the filesystem's owner wrote, and not what lay there before it was made.
+/// A copy of the whole disk has the filesystem's bytes, not what was there before.
 async fn fresh_cache(node: &Node, name: &str) -> Result<()> {
     // It goes soon after the unstage.
     let mut magic = String::new();

@@ -138,7 +138,7 @@ async fn stuck(node: &Node) -> Result<()> {
     write(node, &made).await?;
     let (device, successor) = (device(&made), successor(node, &made).await?);
     let threads = format!("ls /proc/{}/task | wc -l", node.pid()?);
-    // Suspended, it holds up whoever writes.
+    // A suspended device blocks its writers.
     node.vm.sh(format!("dmsetup suspend {device}")).await?;
     let first = node.csi.publish_at(&made, &successor, false).await;
     refused("publish", first, Code::Unavailable, "has not answered for")?;

@@ -142,7 +142,7 @@ async fn call(node: &Node, made: &Made, reader: &str, publish: bool) -> Result<(
 }
 
 /// A publish that was killed when its mapping was there, and is never repeated: the volume can be unstaged and deleted.
-/// Something that only looks like a mapping of ours, and holds the volume, stays.
+/// A mapping that only looks like Quarry's, and holds the volume, stays.
 async fn left(node: &mut Node, made: &Made, reader: &str) -> Result<()> {
     // A new process counts its points from the beginning. They are before and after each of: create, load, resume.
     node.kill().await?;
