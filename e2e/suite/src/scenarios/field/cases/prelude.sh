@@ -19,4 +19,19 @@ create() { # NAME ARGS…: prints the volume's ID
 staging() { mkdir -p "$KUBE/plugins/kubernetes.io/csi/local.csi.quarry.dev/$1/globalmount"; echo "$KUBE/plugins/kubernetes.io/csi/local.csi.quarry.dev/$1/globalmount"; }
 target() { mkdir -p "$KUBE/pods/$1/volumes/kubernetes.io~csi/$1"; echo "$KUBE/pods/$1/volumes/kubernetes.io~csi/$1/mount"; }
 fails() { echo "WRONG: $*"; bad=1; }
+# Puts a dm device between /dev/vdc and the group, so that the disk can fail and heal within one guest.
+thin_disk2() {
+  vgreduce -q vg0 /dev/vdc >/dev/null && pvremove -q /dev/vdc >/dev/null || exit 2
+  sectors=$(($(blockdev --getsz /dev/vdc) - 2048))
+  dmsetup create disk2 --table "0 $sectors linear /dev/vdc 2048"
+  pvcreate -qy /dev/mapper/disk2 >/dev/null; vgextend -q vg0 /dev/mapper/disk2 >/dev/null
+}
+disk2() { # fail | heal
+  case $1 in fail) t="0 $sectors error" ;; heal) t="0 $sectors linear /dev/vdc 2048" ;; esac
+  dmsetup suspend --noflush --nolockfs disk2; dmsetup load disk2 --table "$t"; dmsetup resume disk2
+}
+undo_disk2() {
+  vgreduce -q vg0 /dev/mapper/disk2 >/dev/null; pvremove -q /dev/mapper/disk2 >/dev/null; dmsetup remove disk2
+  pvcreate -qy /dev/vdc >/dev/null; vgextend -q vg0 /dev/vdc >/dev/null
+}
 bad=0
