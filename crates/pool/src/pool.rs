@@ -268,7 +268,7 @@ impl PoolVolume {
             Recorded::Ambiguous(names) => Err(Error::unavailable(format!(
                 "{} all carry the record of volume {}, and which one is the volume is not known: nothing is done; remove \
                  the copy, or take the record's tag off it (`lvs -o +lv_tags` shows it, `lvchange --deltag` takes it off)",
-                names.join(" and "),
+                quarry_volume::some_of(names),
                 self.name
             ))),
         }

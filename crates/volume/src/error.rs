@@ -184,6 +184,18 @@ impl From<Error> for tonic::Status {
     }
 }
 
+/// The first few of these names in a sentence, and how many more there are: `a, b and 17 more`. A message must stay readable
+/// however many there are.
+pub fn some_of<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
+    const MOST: usize = 5;
+    let all: Vec<S> = names.into_iter().collect();
+    let some: Vec<&str> = all.iter().take(MOST).map(AsRef::as_ref).collect();
+    match all.len().saturating_sub(MOST) {
+        0 => some.join(", "),
+        more => format!("{} and {more} more", some.join(", ")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,5 +250,13 @@ mod tests {
         let status = tonic::Status::from(Error::invalid("é".repeat(5000)));
         assert!(status.message().len() <= MAX_MESSAGE + '…'.len_utf8());
         assert!(status.message().ends_with('…'));
+    }
+
+    #[test]
+    fn many_names_are_counted() {
+        assert_eq!(some_of::<&str>([]), "");
+        assert_eq!(some_of(["a", "b"]), "a, b");
+        assert_eq!(some_of(["a", "b", "c", "d", "e"]), "a, b, c, d, e");
+        assert_eq!(some_of((0..52).map(|n| n.to_string())), "0, 1, 2, 3, 4 and 47 more");
     }
 }

@@ -18,8 +18,6 @@ const TURN: usize = 64;
 /// How many nodes' fates are asked for at once, and for how long in all.
 const ASKING: usize = 16;
 const ASKING_WAIT: Duration = Duration::from_secs(5);
-/// How many names a sentence holds.
-const NAMES: usize = 5;
 
 /// Everything that is wrong, and what was looked at. `version` is our own.
 pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>, v1::Totals) {
@@ -88,16 +86,6 @@ async fn ask_fates(cluster: &Cluster, nodes: &mut [Seen]) {
     };
     // What was told until then is kept.
     let _ = tokio::time::timeout(ASKING_WAIT, all).await;
-}
-
-/// Some names in a sentence: `a, b and 17 more`.
-fn names<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let all: Vec<&str> = names.into_iter().collect();
-    let some = all.iter().take(NAMES).copied().collect::<Vec<_>>().join(", ");
-    match all.len().saturating_sub(NAMES) {
-        0 => some,
-        more => format!("{some} and {more} more"),
-    }
 }
 
 /// A length of time for people: `42 s`, `5 min`, `3 h`, `12 days`.

@@ -183,7 +183,7 @@ impl Inner {
             "no free disk has {} bytes or more{}; free: {}; not free: {}",
             range.required,
             range.limit.map_or_else(String::new, |limit| format!(", and {limit} at most")),
-            if free.is_empty() { "none".to_owned() } else { free.join(", ") },
+            if free.is_empty() { "none".to_owned() } else { quarry_volume::some_of(free) },
             view.taken()
         ))
     }

@@ -69,7 +69,7 @@ impl LvmPool {
             self.name,
             group.name,
             volume.name,
-            named.join(", ")
+            quarry_volume::some_of(named)
         )))
     }
 }

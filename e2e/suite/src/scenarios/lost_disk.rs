@@ -1,6 +1,7 @@
 //! One of two disks is pulled out under volumes that bear it, that do not notice, and that lie on it.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tonic::{Code, Status};
@@ -189,6 +190,19 @@ async fn try_delete(node: &Node, volumes: &Volumes) -> Result<bool> {
     }
 }
 
+/// Room is offered again within ten seconds of a disk's return.
+async fn room_again(node: &Node) -> Result<()> {
+    let began = Instant::now();
+    while node.csi.capacity(&Default::default()).await?.0 == 0 {
+        if began.elapsed() > Duration::from_secs(10) {
+            let answer = node.csi.create(&Ask::block("never").size(1 << 50)).await;
+            bail!("nothing is offered: {:?}", answer.err());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
 async fn back(node: &Node, volumes: &Volumes, deleted: bool) -> Result<()> {
     // What an operator does (docs): a disk that was away while something changed is written off until told otherwise;
     // devices that were active still point to the disk that went away.
@@ -203,8 +217,7 @@ async fn back(node: &Node, volumes: &Volumes, deleted: bool) -> Result<()> {
     expect_listed(node, &there).await?;
     let (status, text) = node.http("/readyz").await?;
     ensure!(status == 200, "/readyz: {status} {text}");
-    let (available, _) = node.csi.capacity(&std::collections::BTreeMap::new()).await?;
-    ensure!(available > 0, "nothing is offered");
+    room_again(node).await?;
     for made in there {
         open(node, made).await?;
         if made.ask.name != "fresh" {

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use quarry_volume::StorageId;
+use quarry_volume::{StorageId, some_of};
 
-use super::{names, plural, spoken};
+use super::{plural, spoken};
 use crate::surroundings::Fate;
 use crate::view::cause::Cause;
 use crate::view::finding::{Finding, Level};
@@ -55,7 +55,7 @@ fn one(cause: Cause, node: &Seen, why: &str, since: Duration) -> Finding {
 
 fn many(cause: Cause, away: &[(&Seen, &str, Duration)]) -> Finding {
     let subject =
-        format!("{}: {}", plural(away.len(), "node"), names(away.iter().map(|(node, ..)| node.name.as_str())));
+        format!("{}: {}", plural(away.len(), "node"), some_of(away.iter().map(|(node, ..)| node.name.as_str())));
     let longest = away.iter().map(|(.., since)| *since).max().unwrap_or_default();
     let why = away.first().map(|(_, why, _)| *why).unwrap_or_default();
     let problem = format!("cannot be reached, the longest for {} now; the first because: {why}", spoken(longest));
@@ -92,7 +92,7 @@ pub(super) fn versions(nodes: &[Seen], ours: &str, findings: &mut Vec<Finding>) 
         if !near {
             findings.push(Finding::error(
                 "version-skew",
-                format!("{}: {}", plural(of.len(), "node"), names(of)),
+                format!("{}: {}", plural(of.len(), "node"), some_of(of)),
                 format!("run version {version:?}, and this controller is {ours}: more than one minor version apart"),
                 "bring nodes and controller to the same version, one minor version at a time",
             ));
@@ -122,7 +122,7 @@ pub(super) fn boots(nodes: &[Seen], findings: &mut Vec<Finding>) {
         if told.insert((boot, of.clone())) {
             findings.push(Finding::warning(
                 "boot-id-shared",
-                format!("{}: {}", plural(of.len(), "node"), names(of)),
+                format!("{}: {}", plural(of.len(), "node"), some_of(of)),
                 format!(
                     "have the same boot ID, {boot}, and the same storage: two node plugins run on one host, or these are \
                      copies of one machine"

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use quarry_volume::{PoolState, StorageId, show_size};
+use quarry_volume::{PoolState, StorageId, show_size, some_of};
 
-use super::{names, plural};
+use super::plural;
 use crate::view::finding::Finding;
 use crate::view::seen::Seen;
 use crate::view::write::{free, metadata_room, problems};
@@ -88,7 +88,7 @@ pub(super) fn kinds(nodes: &[Seen], findings: &mut Vec<Finding>) {
     }
     for (name, kinds) in by_name.into_iter().filter(|(_, kinds)| kinds.len() > 1) {
         let each: Vec<_> =
-            kinds.into_iter().map(|(kind, of)| format!("{kind} on {}", names(of.iter().copied()))).collect();
+            kinds.into_iter().map(|(kind, of)| format!("{kind} on {}", some_of(of.iter().copied()))).collect();
         findings.push(Finding::warning(
             "pool-kinds-differ",
             format!("pool {name}"),
@@ -113,7 +113,7 @@ pub(super) fn twins(nodes: &[Seen], findings: &mut Vec<Finding>) {
         if on.len() > 1 {
             findings.push(Finding::warning(
                 "storage-shared",
-                format!("{}: {}", plural(on.len(), "node"), names(on)),
+                format!("{}: {}", plural(on.len(), "node"), some_of(on)),
                 format!("have storage of the same identity ({storage}): disks that several hosts see, or copies of one disk", storage = storage.as_str()),
                 "never let two hosts use one disk: it destroys data. Give copies an identity of their own before they hold \
                  volumes (vgchange --uuid)",
@@ -159,7 +159,7 @@ pub(super) fn orphans(nodes: &[Seen], known: bool, findings: &mut Vec<Finding>) 
         findings.push(Finding::warning(
             "orphans",
             plural(orphans, "volume"),
-            format!("named by no PersistentVolume, on {}", names(on)),
+            format!("named by no PersistentVolume, on {}", some_of(on)),
             "`quarry volumes --orphans` lists them; docs/operating.md tells where they come from and how to remove them",
         ));
     }

@@ -63,7 +63,7 @@ fn stats(made: &Made) -> csi::NodeGetVolumeStatsRequest {
 
 fn identifiers(base: &Base, cases: &mut Vec<Case>) {
     let made = &base.mount;
-    let mut all = |id: &str, codes: &'static [Code], ends: &'static [Code]| {
+    let mut all = |id: &str, codes: &'static [Code], mounted: &'static [Code], ends: &'static [Code]| {
         let mut push = |method: &str, codes, call| {
             cases.push(Case::new(format!("{method}: identifier {}", shown(id)), codes, call));
         };
@@ -71,10 +71,10 @@ fn identifiers(base: &Base, cases: &mut Vec<Case>) {
         push("stage", codes, Call::Stage(csi::NodeStageVolumeRequest { volume_id: volume_id(), ..stage(made) }));
         push(
             "publish",
-            codes,
+            mounted,
             Call::Publish(csi::NodePublishVolumeRequest { volume_id: volume_id(), ..publish(made) }),
         );
-        push("stats", codes, Call::Stats(csi::NodeGetVolumeStatsRequest { volume_id: volume_id(), ..stats(made) }));
+        push("stats", mounted, Call::Stats(csi::NodeGetVolumeStatsRequest { volume_id: volume_id(), ..stats(made) }));
         // Ends of what is not there are fine; at a path of their own, where nothing is.
         let nowhere = || "/var/lib/kubelet/pods/none/mount".to_owned();
         let request = csi::NodeUnstageVolumeRequest { volume_id: volume_id(), staging_target_path: nowhere() };
@@ -84,10 +84,16 @@ fn identifiers(base: &Base, cases: &mut Vec<Case>) {
     };
     for text in texts() {
         let invalid = text.is_empty() || text.len() > 128 || text.chars().any(char::is_control);
-        if invalid { all(&text, INVALID, INVALID) } else { all(&text, ABSENT, &[Code::Ok]) }
+        if invalid { all(&text, INVALID, INVALID, INVALID) } else { all(&text, ABSENT, ABSENT, &[Code::Ok]) }
     }
+    let unless_pool = |id: &str| {
+        id.split(':').enumerate().filter(|(part, _)| *part != 2).map(|(_, text)| text.to_owned()).collect::<Vec<_>>()
+    };
     for (id, elsewhere) in wrong_identifiers(base) {
-        all(&id, if elsewhere { NOT_HERE } else { ABSENT }, &[Code::Ok]);
+        let codes = if elsewhere { NOT_HERE } else { ABSENT };
+        // What is mounted is known by its volume group and its name, whatever its pool is called now.
+        let mounted = if unless_pool(&id) == unless_pool(&made.id) { &[Code::Ok] } else { codes };
+        all(&id, codes, mounted, &[Code::Ok]);
     }
 }
 
@@ -217,8 +223,6 @@ fn capabilities(base: &Base, cases: &mut Vec<Case>) {
         let request = csi::NodeStageVolumeRequest { volume_capability: Some(ask.capability()), ..stage(&base.fresh) };
         cases.push(Case::new(format!("stage: mount option {}", shown(option)), INVALID, Call::Stage(request)));
     }
-    let request = csi::NodePublishVolumeRequest { readonly: true, ..publish(&base.block) };
-    cases.push(Case::new("publish: a raw block volume read-only", REFUSED, Call::Publish(request)));
 }
 
 /// Options for mkfs that are not those which CreateVolume checked.

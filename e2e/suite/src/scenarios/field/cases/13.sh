@@ -1,5 +1,6 @@
 # What lvm's own archive of metadata costs over many creates and deletes.
-N=${N:-150}
+N=${N:-40}
+LVM=', archives: 20'
 start_quarry
 count() { ls /etc/lvm/archive | wc -l; }
 size() { du -sk /etc/lvm/archive | cut -f1; }

@@ -3,10 +3,10 @@
 set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 KUBE=/var/lib/kubelet
-start_quarry() { # serves pool `fast` on vg0, unless Quarry runs already
+start_quarry() { # serves pool `fast` on vg0 (with more settings in $LVM), unless Quarry runs already
   mkdir -p /etc/quarry /run/quarry
   quarry csi identity >/dev/null 2>&1 && return
-  printf 'pools:\n  - name: fast\n    lvm: {volumeGroup: vg0}\n' >/etc/quarry/pools.yaml
+  printf 'pools:\n  - name: fast\n    lvm: {volumeGroup: vg0%s}\n' "${LVM:-}" >/etc/quarry/pools.yaml
   setsid quarry standalone --config /etc/quarry/pools.yaml --http 127.0.0.1:9808 --view /run/quarry/view.sock \
     >>/var/log/quarry.log 2>&1 </dev/null &
   for _ in $(seq 100); do quarry csi identity >/dev/null 2>&1 && return; sleep 0.1; done
