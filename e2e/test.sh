@@ -87,23 +87,26 @@ counted "simulation without the fence" "$built/quarry-simulation" --runs 500 --b
 counted "scale" "$built/quarry-bench-scale" --check
 counted "virtual machines" cargo test --quiet --locked --package quarry-vm --test virtual_node -- --ignored --test-threads 2
 
-# How many minutes after the start of this script the last scenario may begin. Without CI=true nobody waits for an answer by then.
+# within MINUTES: how many minutes after the start of this script the last scenario of a part may begin. Without CI=true nobody
+# waits for an answer by then.
 within() {
-    local minutes=$((70 - (SECONDS - began) / 60))
+    local minutes=$(($1 - (SECONDS - began) / 60))
     [ "${CI:-}" != true ] || echo "--within $((minutes > 0 ? minutes : 0))"
 }
+# Three at once on two processors: a scenario spends a third of its time waiting for patience to end. On a machine with nothing
+# cached, Kubernetes needs the last twenty minutes.
 # shellcheck disable=SC2046 # an option and its value
-counted "real LVM and whole disks" cargo run --quiet --locked --package quarry-e2e -- $(within)
+counted "real LVM and whole disks" cargo run --quiet --locked --package quarry-e2e -- --jobs 3 $(within 55)
 # shellcheck disable=SC2046 # an option and its value
-counted "on a host with systemd" cargo run --quiet --locked --package quarry-e2e -- --guest trixie $(within) systemd case-08
+counted "on a host with systemd" cargo run --quiet --locked --package quarry-e2e -- --guest trixie $(within 58) systemd case-08
 
 # The four that tell most; `make e2e` runs all of them. On a machine with nothing cached the cluster's own programs take a good part
 # of an hour: then there is no time to begin.
 kubernetes=(stateful-set capacity restarts power-cut)
-if [ "${CI:-}" != true ] || [ $(((SECONDS - began) / 60)) -le 60 ]; then
+if [ "${CI:-}" != true ] || [ $(((SECONDS - began) / 60)) -le 62 ]; then
     # Nodes of Debian 12: `QUARRY_VM_GUEST=trixie make e2e` has them boot systemd.
     # shellcheck disable=SC2046 # an option and its value
-    counted "Kubernetes" env QUARRY_VM_GUEST=bookworm cargo run --quiet --locked --package quarry-cluster -- test $(within) "${kubernetes[@]}"
+    counted "Kubernetes" env QUARRY_VM_GUEST=bookworm cargo run --quiet --locked --package quarry-cluster -- test $(within 75) "${kubernetes[@]}"
 else
     echo "== Kubernetes: not run, for the parts before took $(((SECONDS - began) / 60)) minutes; make e2e runs it"
     left_out=$((left_out + ${#kubernetes[@]}))

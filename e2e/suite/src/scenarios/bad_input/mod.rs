@@ -168,7 +168,10 @@ impl State {
 /// Whether a program only looks.
 fn is_report(program: &str) -> bool {
     let words: Vec<&str> = program.split(' ').collect();
-    matches!(words.as_slice(), ["lvm", "fullreport" | "vgs" | "lvs" | "pvs" | "version" | "config"] | ["blkid"])
+    matches!(
+        words.as_slice(),
+        ["lvm", "fullreport" | "vgs" | "lvs" | "pvs" | "version" | "config" | "lvmconfig"] | ["blkid"]
+    )
 }
 
 /// Stages and publishes at paths that mountinfo has to escape.

@@ -86,13 +86,14 @@ fn identifiers(base: &Base, cases: &mut Vec<Case>) {
         let invalid = text.is_empty() || text.len() > 128 || text.chars().any(char::is_control);
         if invalid { all(&text, INVALID, INVALID, INVALID) } else { all(&text, ABSENT, ABSENT, &[Code::Ok]) }
     }
-    let unless_pool = |id: &str| {
-        id.split(':').enumerate().filter(|(part, _)| *part != 2).map(|(_, text)| text.to_owned()).collect::<Vec<_>>()
-    };
+    let mut parts = made.id.split(':');
+    let (version, storage, name) = (parts.next(), parts.next(), parts.nth(1));
     for (id, elsewhere) in wrong_identifiers(base) {
         let codes = if elsewhere { NOT_HERE } else { ABSENT };
-        // What is mounted is known by its volume group and its name, whatever its pool is called now.
-        let mounted = if unless_pool(&id) == unless_pool(&made.id) { &[Code::Ok] } else { codes };
+        // What is mounted is known by its storage and its name, whatever node its identifier tells.
+        let mut parts = id.split(':');
+        let is_mounted = (parts.next(), parts.next(), parts.nth(1)) == (version, storage, name);
+        let mounted = if is_mounted { &[Code::Ok] } else { codes };
         all(&id, codes, mounted, &[Code::Ok]);
     }
 }
