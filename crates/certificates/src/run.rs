@@ -30,7 +30,7 @@ pub async fn run(authority: Authority, on_change: watch::Sender<Option<Pem>>) {
                 failures = failures.saturating_add(1);
                 tracing::warn!(
                     target: "quarry::certificates",
-                    %error, again_in_seconds = pause.as_secs(), "cannot see to the certificates"
+                    %error, again_in_seconds = pause.as_secs(), "cannot manage the certificates"
                 );
                 (authority.stored_controller().await.ok().flatten(), pause)
             }
