@@ -15,6 +15,7 @@ mod mountinfo;
 mod open;
 mod options;
 mod publish;
+mod syscalls;
 mod target;
 mod unmount;
 

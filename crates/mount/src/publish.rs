@@ -6,11 +6,11 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use sys_mount::MountFlags;
 
 use crate::mountinfo::{Device, Entry, stack_at};
 use crate::target::{Found, look, resolve_existing};
-use crate::{Error, options, remove_target};
+use crate::{Error, options, remove_target, syscalls};
 
 /// The longest option text that mount(2) takes, in bytes: one page with its closing NUL.
 const DATA_MAX: usize = 4095;
@@ -58,7 +58,7 @@ pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[S
     }
     let made = make_directory(&target)?;
     quarry_fault::point(|| "mount:mount:before".to_owned());
-    let result = mount(Some(device), &target, Some(fstype), flags, Some(data.as_str()));
+    let result = syscalls::mount(device, &target, fstype, flags, &data);
     quarry_fault::point(|| "mount:mount:after".to_owned());
     if made && result.is_err() {
         // What does not go is found by the next call.
@@ -131,7 +131,7 @@ fn agree(target: &Path, entry: &Entry, read_only: bool) -> Result<(), Error> {
 /// Whatever does not go is found by the next call.
 fn undo(target: &Path, made: bool, same: impl Fn(&Entry) -> bool) {
     if matches!(top(target), Ok(Some(entry)) if same(&entry)) {
-        let _ = umount2(target, MntFlags::UMOUNT_NOFOLLOW);
+        let _ = syscalls::unmount(target);
     }
     if made {
         let _ = remove_target(target);
@@ -140,9 +140,9 @@ fn undo(target: &Path, made: bool, same: impl Fn(&Entry) -> bool) {
 
 /// The second half of a read-only bind. The flags that the mount has are repeated, or this call would clear them.
 fn make_read_only(target: &Path, entry: &Entry) -> Result<(), Error> {
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | options::shown(&entry.options);
+    let flags = MountFlags::RDONLY | options::shown(&entry.options);
     quarry_fault::point(|| "mount:remount read-only:before".to_owned());
-    let result = mount(None::<&Path>, target, None::<&Path>, flags, None::<&Path>);
+    let result = syscalls::remount_bind(target, flags);
     quarry_fault::point(|| "mount:remount read-only:after".to_owned());
     match (top(target)?, result) {
         (Some(now), Ok(())) if now.read_only() => Ok(()),
@@ -192,7 +192,7 @@ pub fn bind_device(device: &Path, target: &Path) -> Result<(), Error> {
 
 fn bind_once(source: &Path, target: &Path, what: &'static str) -> Result<(), Error> {
     quarry_fault::point(|| format!("mount:{what}:before"));
-    let result = mount(Some(source), target, None::<&Path>, MsFlags::MS_BIND, None::<&Path>);
+    let result = syscalls::bind(source, target);
     quarry_fault::point(|| format!("mount:{what}:after"));
     result.map_err(|source| Error::Syscall { attempted: "bind-mount at", on: target.to_owned(), source })
 }

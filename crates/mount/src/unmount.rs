@@ -4,11 +4,10 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
 
 use crate::mountinfo::stack_at;
 use crate::target::{Found, look, resolve};
-use crate::{Error, holders};
+use crate::{Error, holders, syscalls};
 
 /// More mounts on one target than any accident piles up.
 const DEEPEST_STACK: usize = 256;
@@ -28,7 +27,7 @@ pub fn unmount(target: &Path) -> Result<(), Error> {
         }
         let Some(entry) = stack_at(&target)?.into_iter().next() else { return Ok(()) };
         quarry_fault::point(|| "mount:umount:before".to_owned());
-        let result = umount2(&target, MntFlags::UMOUNT_NOFOLLOW);
+        let result = syscalls::unmount(&target);
         quarry_fault::point(|| "mount:umount:after".to_owned());
         match result {
             Ok(()) => {}

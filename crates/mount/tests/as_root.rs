@@ -310,3 +310,31 @@ fn a_device_that_somebody_holds_is_busy() {
     let error = mount_filesystem(&bench.devices[0], &bench.path("x"), "ext4", &words(&["data=nonsense"])).unwrap_err();
     assert!(matches!(error, Error::Syscall { .. } | Error::DeviceBusy { .. }), "{error}");
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_device_is_mounted_as_what_it_is_said_to_be_whatever_its_name() {
+    let bench = Bench::new(&["ext4"]);
+    let number = Device::of_node(&bench.devices[0]).unwrap();
+    let loops = || run(Command::query("losetup").args(["-a", "-n", "-O", "NAME"])).lines().count();
+    let before = loops();
+    // A name that LVM admits: sys-mount would make a read-only iso9660 of the first, a squashfs of the second.
+    for name in ["volume.iso", "volume.squashfs"] {
+        let (device, stage, target) = (bench.path(name), bench.path("stage"), bench.path("target.iso"));
+        std::os::unix::fs::symlink(&bench.devices[0], &device).unwrap();
+        mount_filesystem(&device, &stage, "ext4", &[]).unwrap();
+        bind(&stage, &target, false).unwrap();
+        let entry = at(&target).unwrap().unwrap();
+        assert!(entry.is_of_device(number) && entry.fstype == "ext4" && !entry.read_only(), "{entry:?}");
+        assert_eq!(loops(), before, "a loop device was made");
+        for path in [&target, &stage] {
+            unmount(path).unwrap();
+            remove_target(path).unwrap();
+        }
+    }
+    // No other filesystem is tried when the one that the record names is not there.
+    let stage = bench.path("stage");
+    let error = mount_filesystem(&bench.devices[0], &stage, "xfs", &[]).unwrap_err();
+    assert!(matches!(error, Error::Syscall { source: nix::errno::Errno::EINVAL, .. }), "{error}");
+    assert!(at(&bench.directory.join("stage")).unwrap().is_none() && !stage.exists());
+}
