@@ -1,20 +1,26 @@
 //! One process from its start to its end.
 //!
-//! Two threads per command, because the wait must outlive both the caller's future and the async runtime: one starts
-//! the process and blocks until it has ended, the other keeps the deadline, and alone reaps. As long as the process is
-//! not reaped its number and its group's cannot be reused, so a signal never reaches a stranger.
+//! duct starts the process and reaps it. Two threads per command, because the wait must outlive both the caller's future
+//! and the async runtime: one starts the process and blocks until it has ended, the other keeps the deadline, and alone
+//! has it reaped. As long as the process is not reaped its number and its group's cannot be reused, so a signal never
+//! reaches a stranger. duct's own waits with a time-out reap at once, and its signals reach the process alone, not what
+//! that has started: the peek at the end (waitid with WNOWAIT) and the signals to the group are ours.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 #[allow(clippy::disallowed_types)] // This module is the door.
-use std::process::{Child, Command as StdCommand, Stdio};
+use std::process::{Command as StdCommand, ExitStatus};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[allow(clippy::disallowed_types)]
+use duct::{Expression, Handle};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -45,7 +51,7 @@ type Answer = Result<Output, Error>;
 
 /// What the starting thread tells the watching one.
 enum Event {
-    Started(io::Result<Child>),
+    Started(io::Result<Box<Handle>>),
     Ended,
 }
 
@@ -81,31 +87,40 @@ impl Streams {
         Ok(Self { stdout: memory_file()?, stderr: memory_file()? })
     }
 
-    #[allow(clippy::disallowed_types)]
-    fn attach(&self, command: &Command, program: &std::path::Path) -> io::Result<StdCommand> {
-        let mut child = StdCommand::new(program);
-        child
-            .arg0(command.program)
-            .args(&command.args)
-            .env_clear()
-            .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
-            .env("PATH", tools::search_path())
-            // Exit codes do not tell errors apart: the text does, so it must be the same everywhere.
-            .env("LC_ALL", "C")
-            .env("LVM_SUPPRESS_FD_WARNINGS", "1")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::from(self.stdout.try_clone()?))
-            .stderr(Stdio::from(self.stderr.try_clone()?))
-            .process_group(0);
-        if let (true, Some(subject)) = (command.mutation, &command.subject) {
-            child.env(orphan::MARK, subject);
-        }
-        if let Some(held) = &command.held {
-            keep_open(&mut child, std::sync::Arc::clone(held));
-        }
-        Ok(child)
+    #[allow(clippy::disallowed_types, clippy::disallowed_methods)]
+    fn attach(&self, command: &Command, program: &std::path::Path) -> io::Result<Expression> {
+        let (name, held) = (command.program, command.held.clone());
+        let expression = duct::cmd(program, &command.args)
+            .full_env(environment(command))
+            .dir("/")
+            .stdin_null()
+            .stdout_file(self.stdout.try_clone()?)
+            .stderr_file(self.stderr.try_clone()?)
+            // An exit code is an answer, not an error.
+            .unchecked()
+            .before_spawn(move |child| {
+                child.arg0(name).process_group(0);
+                if let Some(held) = &held {
+                    keep_open(child, std::sync::Arc::clone(held));
+                }
+                Ok(())
+            });
+        Ok(expression)
     }
+}
+
+/// All that a command sees of an environment.
+fn environment(command: &Command) -> HashMap<OsString, OsString> {
+    let mut all: HashMap<OsString, OsString> =
+        INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect();
+    all.insert("PATH".into(), tools::search_path());
+    // Exit codes do not tell errors apart: the text does, so it must be the same everywhere.
+    all.insert("LC_ALL".into(), "C".into());
+    all.insert("LVM_SUPPRESS_FD_WARNINGS".into(), "1".into());
+    if let (true, Some(subject)) = (command.mutation, &command.subject) {
+        all.insert(orphan::MARK.into(), subject.into());
+    }
+    all
 }
 
 /// Keeps a file open across the exec. Every other file closes there, so no command holds what is another's.
@@ -150,12 +165,12 @@ enum Cut {
 
 impl Watch {
     #[allow(clippy::disallowed_types)]
-    fn run(self, child: StdCommand, reply: oneshot::Sender<Answer>) {
+    fn run(self, command: Expression, reply: oneshot::Sender<Answer>) {
         let since = Instant::now();
         quarry_fault::point(|| format!("exec:{}:before", self.label));
         let (sender, events) = mpsc::channel();
         let starter =
-            thread::Builder::new().name("command-wait".to_owned()).spawn(move || start_and_wait(child, &sender));
+            thread::Builder::new().name("command-wait".to_owned()).spawn(move || start_and_wait(&command, &sender));
         let started = match starter {
             Ok(_) => match events.recv() {
                 Ok(Event::Started(started)) => started,
@@ -163,8 +178,8 @@ impl Watch {
             },
             Err(source) => Err(source),
         };
-        let mut child = match started {
-            Ok(child) => child,
+        let handle = match started {
+            Ok(handle) => handle,
             Err(source) => {
                 tracing::warn!(command = self.line, %source, "cannot start a command");
                 drop(self.place);
@@ -177,10 +192,11 @@ impl Watch {
         let cut = if self.command.mutation {
             self.wait_for_mutation(&events, since)
         } else {
-            self.wait_for_query(&child, &events, since, &mut reply)
+            self.wait_for_query(&handle, &events, since, &mut reply)
         };
-        let status = child.wait();
-        adopted::waited_for(child.id());
+        let pid = pid(&handle);
+        let status = handle.wait().map(|output| output.status);
+        pid.inspect(|pid| adopted::waited_for(*pid));
         quarry_fault::point(|| format!("exec:{}:after", self.label));
         drop(self.place);
 
@@ -218,7 +234,7 @@ impl Watch {
     /// Waits until the deadline, then ends the whole process group.
     fn wait_for_query(
         &self,
-        child: &Child,
+        handle: &Handle,
         events: &Receiver<Event>,
         since: Instant,
         reply: &mut Option<oneshot::Sender<Answer>>,
@@ -232,10 +248,10 @@ impl Watch {
                 _ => return None,
             }
         };
-        signal_group(child, Signal::SIGTERM);
+        signal_group(handle, Signal::SIGTERM);
         let ended = ended_within(events, GRACE);
         // Also when the leader has gone: what it started may have stayed.
-        signal_group(child, Signal::SIGKILL);
+        signal_group(handle, Signal::SIGKILL);
         if !ended && !ended_within(events, GRACE) {
             // Stuck in the kernel, on a disk that does not answer. The caller must not be stuck with it.
             if let Some(reply) = reply.take() {
@@ -262,24 +278,33 @@ impl Watch {
 
 /// The starting thread: starts the process and tells when it has ended, without reaping it.
 #[allow(clippy::disallowed_types)]
-fn start_and_wait(mut command: StdCommand, events: &Sender<Event>) {
-    let started = adopted::starting(|| command.spawn(), |started| started.as_ref().map(Child::id).ok());
-    let pid = started.as_ref().map(Child::id).ok();
+fn start_and_wait(command: &Expression, events: &Sender<Event>) {
+    let started = adopted::starting(|| command.start(), |started| started.as_ref().ok().and_then(pid));
+    let number = started.as_ref().ok().and_then(process);
     // A closed channel cannot be: the watching thread listens until the end.
-    let _ = events.send(Event::Started(started));
-    let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) else { return };
-    while waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+    let _ = events.send(Event::Started(started.map(Box::new)));
+    let Some(number) = number else { return };
+    while waitid(Id::Pid(number), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
     let _ = events.send(Event::Ended);
+}
+
+/// The number of the one process behind a handle.
+fn pid(handle: &Handle) -> Option<u32> {
+    handle.pids().first().copied()
+}
+
+fn process(handle: &Handle) -> Option<Pid> {
+    pid(handle).and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)
 }
 
 fn ended_within(events: &Receiver<Event>, limit: Duration) -> bool {
     !matches!(events.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
 }
 
-fn signal_group(child: &Child, signal: Signal) {
-    if let Ok(group) = i32::try_from(child.id()) {
+fn signal_group(handle: &Handle, signal: Signal) {
+    if let Some(group) = process(handle) {
         // A group that is gone already is what we want.
-        let _ = killpg(Pid::from_raw(group), signal);
+        let _ = killpg(group, signal);
     }
 }
 
@@ -295,7 +320,7 @@ fn answer(
     line: String,
     command: &Command,
     streams: &Streams,
-    status: io::Result<std::process::ExitStatus>,
+    status: io::Result<ExitStatus>,
     cut: Option<Cut>,
     duration: Duration,
 ) -> Answer {
