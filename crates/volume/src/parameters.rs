@@ -44,7 +44,6 @@ impl Parameters {
             )));
         }
         let layout = Layout::parse(&ours).map_err(|error| Error::invalid(error.to_string()))?;
-        layout.supported().map_err(|error| Error::invalid(error.to_string()))?;
         let pool = match ours.get("pool") {
             Some(&"") => return Err(Error::invalid("StorageClass parameter \"pool\" is empty: name a pool")),
             Some(name) => Some((*name).to_owned()),
