@@ -6,7 +6,7 @@ use futures::{StreamExt as _, stream};
 use prost::Message as _;
 use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::watch_response::News as Message;
-use quarry_volume::{Change, Error, News, NewsStream, Reason, Result};
+use quarry_volume::{Change, Error, News, NewsStream, Reason, Result, Unreachable};
 use tonic::Streaming;
 
 use crate::connection::Connection;
@@ -75,10 +75,13 @@ impl Follower {
         match (message, &mut self.stage) {
             (Message::Greeting(greeting), Stage::Greeting) => {
                 if *greeting.node != *self.node {
-                    return Err(Error::unavailable(format!(
-                        "node {}: node {:?} answers in its place: the address was given to another pod; retry",
-                        self.node, greeting.node
-                    )));
+                    return Err(Error::unreachable(
+                        Unreachable::OtherNode,
+                        format!(
+                            "node {}: node {:?} answers in its place: the address was given to another pod; retry",
+                            self.node, greeting.node
+                        ),
+                    ));
                 }
                 self.stage = Stage::picture();
                 Ok(Some(News::Greeting(read::greeting(greeting))))
@@ -113,13 +116,10 @@ impl Follower {
     }
 
     fn violated(&self, what: &str) -> Error {
-        Error::new(
-            Reason::Host,
-            format!(
-                "node {} does not keep to the protocol of its stream: {what}; bring nodes and controller to the same \
-                 version",
-                self.node
-            ),
-        )
+        let why = format!(
+            "node {} does not keep to the protocol of its stream: {what}; bring nodes and controller to the same version",
+            self.node
+        );
+        Error { unreachable: Some(Unreachable::Protocol), ..Error::new(Reason::Host, why) }
     }
 }

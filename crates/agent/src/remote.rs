@@ -8,7 +8,7 @@ use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::agent_client::AgentClient;
 use quarry_transport::deadline;
 use quarry_volume::{
-    Agent, Change, Chosen, Error, Found, NewsStream, PoolState, Reason, Result, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Chosen, Error, Found, NewsStream, Reason, Result, Unreachable, Volume, VolumeId, VolumeSpec,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
@@ -51,23 +51,11 @@ impl RemoteAgent {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let connection = Connection::over(io, tuning)
-            .await
-            .map_err(|why| Error::unavailable(format!("node {node}: no connection: {why}; retry")))?;
+        let connection = Connection::over(io, tuning).await.map_err(|why| {
+            Error::unreachable(Unreachable::Ended, format!("node {node}: no connection: {why}; retry"))
+        })?;
         let origin = Uri::from_static("https://node.quarry");
         Ok(Self { node: node.into(), connection, origin, watch_wait: tuning.watch_wait })
-    }
-
-    /// What the pools of the node can give now, for those who do not follow its stream.
-    ///
-    /// # Errors
-    /// `Unavailable` if the node cannot be asked, or is another one.
-    pub async fn pools(&self, wait: Duration) -> Result<Vec<PoolState>> {
-        let message = v1::GetCapacityRequest { node: self.node.to_string() };
-        let answer = self
-            .call("GetCapacity", message, wait, |mut client, request| async move { client.get_capacity(request).await })
-            .await?;
-        Ok(answer.pools.into_iter().map(read::pool).collect())
     }
 
     fn client(&self) -> AgentClient<Connection> {

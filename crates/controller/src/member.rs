@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use quarry_agent::Dial;
-use quarry_volume::{Agent, Change, Error, Greeting, News, NewsStream, Result};
+use quarry_volume::{Agent, Change, Error, Greeting, News, NewsStream, Result, Unreachable};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +51,7 @@ pub(crate) enum Link {
         since: Instant,
     },
     /// It does not, and why.
-    Down { why: String, since: Instant },
+    Down { cause: Unreachable, why: String, since: Instant },
 }
 
 /// A node.
@@ -72,10 +72,10 @@ pub(crate) struct Counts {
 
 impl Member {
     pub(crate) fn new(name: &str) -> Self {
-        let why = "no connection has been made yet".to_owned();
+        let (cause, why) = (Unreachable::Starting, "no connection has been made yet".to_owned());
         Self {
             name: name.to_owned(),
-            link: Mutex::new(Link::Down { why, since: Instant::now() }),
+            link: Mutex::new(Link::Down { cause, why, since: Instant::now() }),
             memory: Mutex::new(Memory::new()),
             counts: Counts::default(),
         }
@@ -104,11 +104,14 @@ impl Member {
     pub(crate) fn agent(&self) -> Result<(Arc<dyn Agent>, String)> {
         match &*self.lock_link() {
             Link::Up { agent, instance, .. } => Ok((Arc::clone(agent), instance.clone())),
-            Link::Down { why, since } => Err(Error::unavailable(format!(
-                "node {} cannot be reached, for {} s now: {why}; is its plugin pod running? The call may be repeated",
-                self.name,
-                since.elapsed().as_secs()
-            ))),
+            Link::Down { cause, why, since } => Err(Error::unreachable(
+                *cause,
+                format!(
+                    "node {} cannot be reached, for {} s now: {why}; is its plugin pod running? The call may be repeated",
+                    self.name,
+                    since.elapsed().as_secs()
+                ),
+            )),
         }
     }
 
@@ -126,7 +129,7 @@ impl Member {
     }
 
     /// The node is not to be reached, for this reason.
-    pub(crate) fn down(&self, why: String) {
+    pub(crate) fn down(&self, cause: Unreachable, why: String) {
         let mut link = self.lock_link();
         let since = match &*link {
             Link::Up { .. } => {
@@ -135,7 +138,7 @@ impl Member {
             }
             Link::Down { since, .. } => *since,
         };
-        *link = Link::Down { why, since };
+        *link = Link::Down { cause, why, since };
         drop(link);
         self.memory().silence();
     }
@@ -171,7 +174,7 @@ impl Member {
             let Err(error) = ended else { continue };
             self.counts.failed.fetch_add(1, Relaxed);
             tracing::debug!(node = self.name, endpoint = endpoint.address, %error, "no connection");
-            self.down(error.message);
+            self.down(error.unreachable.unwrap_or(Unreachable::Other), error.message);
             if self.counts.connected.load(Relaxed) > connected {
                 wait = timing.first_retry;
             }
@@ -203,7 +206,8 @@ impl Member {
         let opened = tokio::time::timeout(timing.picture, opening).await;
         drop(slot);
         let (agent, mut news, greeting, picture) = opened.unwrap_or_else(|_| {
-            Err(Error::unavailable(format!("{} did not answer within {:?}", endpoint.address, timing.picture)))
+            let why = format!("{} did not answer within {:?}", endpoint.address, timing.picture);
+            Err(Error::unreachable(Unreachable::NoAnswer, why))
         })?;
         let instance = greeting.instance.clone();
         self.memory().picture(greeting, picture);
@@ -237,17 +241,20 @@ impl Member {
             other => return Err(protocol(&other)),
         };
         if greeting.node != self.name {
-            return Err(Error::unavailable(format!(
-                "{} is now the address of node {}, not of {}",
-                endpoint.address, greeting.node, self.name
-            )));
+            return Err(Error::unreachable(
+                Unreachable::OtherNode,
+                format!("{} is now the address of node {}, not of {}", endpoint.address, greeting.node, self.name),
+            ));
         }
         let told = |uid: &str| !uid.is_empty();
         if told(&endpoint.pod_uid) && told(&greeting.pod_uid) && endpoint.pod_uid != greeting.pod_uid {
-            return Err(Error::unavailable(format!(
-                "pod {} answers at {}, where pod {} was expected",
-                greeting.pod_uid, endpoint.address, endpoint.pod_uid
-            )));
+            return Err(Error::unreachable(
+                Unreachable::OtherNode,
+                format!(
+                    "pod {} answers at {}, where pod {} was expected",
+                    greeting.pod_uid, endpoint.address, endpoint.pod_uid
+                ),
+            ));
         }
         Ok(greeting)
     }
@@ -256,7 +263,10 @@ impl Member {
 async fn next(news: &mut NewsStream) -> Result<News> {
     match news.next().await {
         Some(one) => one,
-        None => Err(Error::unavailable("the node has ended its stream of news: it is being stopped or restarted")),
+        None => Err(Error::unreachable(
+            Unreachable::Ended,
+            "the node has ended its stream of news: it is being stopped or restarted",
+        )),
     }
 }
 
@@ -266,5 +276,6 @@ fn protocol(unexpected: &News) -> Error {
         News::Picture(_) => "sent its picture before its greeting",
         News::Change(_) => "sent a change before its picture",
     };
-    Error::unavailable(format!("the node {what}: are versions of Quarry more than one minor version apart at work?"))
+    let why = format!("the node {what}: are versions of Quarry more than one minor version apart at work?");
+    Error::unreachable(Unreachable::Protocol, why)
 }

@@ -14,6 +14,7 @@ mod options;
 mod parameters;
 mod size;
 mod space;
+mod unreachable;
 mod wipe;
 pub mod wire;
 
@@ -28,4 +29,5 @@ pub use options::{MakeOptions, MountOptions, OptionError, check_options};
 pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};
 pub use size::{DEFAULT_SIZE, SizeRange, parse_size, show_size};
 pub use space::{Largest, Space};
+pub use unreachable::Unreachable;
 pub use wipe::{UnknownWipe, Wipe};

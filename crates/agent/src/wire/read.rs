@@ -72,7 +72,6 @@ fn layout(code: &str) -> Result<Layout> {
             ("striped", vec![("stripes", stripes.to_string()), ("stripeSize", stripe_size.to_string())])
         }
         Layout::Raid1 { mirrors } => ("raid1", vec![("mirrors", mirrors.to_string())]),
-        Layout::Raid5 { .. } | Layout::Raid6 { .. } | Layout::Raid10 { .. } => return Err(unknown()),
     };
     let mut parameters: BTreeMap<&str, &str> = numbers.iter().map(|(key, value)| (*key, value.as_str())).collect();
     parameters.insert("layout", kind);

@@ -56,13 +56,6 @@ fn layout() -> impl Strategy<Value = Layout> {
     prop_oneof![
         offered(),
         any::<(u32, u64)>().prop_map(|(stripes, stripe_size)| Layout::Striped { stripes, stripe_size }),
-        any::<(u32, u64)>().prop_map(|(stripes, stripe_size)| Layout::Raid5 { stripes, stripe_size }),
-        any::<(u32, u64)>().prop_map(|(stripes, stripe_size)| Layout::Raid6 { stripes, stripe_size }),
-        any::<(u32, u64, u32)>().prop_map(|(stripes, stripe_size, mirrors)| Layout::Raid10 {
-            stripes,
-            stripe_size,
-            mirrors
-        }),
     ]
 }
 

@@ -7,7 +7,7 @@ use quarry_volume::{Agent as _, Chosen, Error, Reason, Result};
 use tokio::time::Instant;
 
 use crate::common::{
-    Asked, Fake, Fate, NODE, WAIT, change, connected, connected_through, id, node, pool, spec, volume, wire,
+    Asked, Fake, Fate, NODE, WAIT, change, connected, connected_through, id, node, spec, volume, wire,
 };
 
 /// Every call, with what becomes of it.
@@ -17,7 +17,6 @@ async fn all_calls(agent: &RemoteAgent, wait: Duration) -> Vec<(&'static str, Re
         ("delete", agent.delete(&id("x"), wait).await.map(drop)),
         ("get", agent.get(&id("x"), wait).await.map(drop)),
         ("find", agent.find("x", 1, wait).await.map(drop)),
-        ("pools", agent.pools(wait).await.map(drop)),
         ("watch", agent.watch().await.map(drop)),
     ]
 }
@@ -34,7 +33,6 @@ async fn every_call_goes_there_and_back() {
     let found = agent.find("x", 9, WAIT).await.unwrap();
     assert_eq!((found.instance.as_str(), found.volume), ("run-1", Some(volume("a"))));
     assert_eq!(agent.find("nothing", 9, WAIT).await.unwrap().volume, None);
-    assert_eq!(agent.pools(WAIT).await.unwrap(), [pool()]);
     let asked = node.fake.asked.lock().unwrap().clone();
     assert_eq!(
         asked,
@@ -45,7 +43,6 @@ async fn every_call_goes_there_and_back() {
             Asked::Get(id("x")),
             Asked::Find("x".into(), 9),
             Asked::Find("nothing".into(), 9),
-            Asked::Watch,
         ]
     );
 }

@@ -4,7 +4,7 @@ use prost::bytes::{Buf as _, BufMut as _, Bytes};
 use quarry_agent::RemoteAgent;
 use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::agent_server::AgentServer;
-use quarry_volume::{Agent as _, Change, Chosen, Reason, Space};
+use quarry_volume::{Agent as _, Change, Chosen, Reason};
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Endpoint, Server};
@@ -170,13 +170,6 @@ impl v1::agent_server::Agent for Sparse {
         let volume = v1::Volume { id: "v2:from a later version".into(), ..v1::Volume::default() };
         Ok(Response::new(v1::FindVolumeResponse { instance: String::new(), volume: Some(volume) }))
     }
-
-    async fn get_capacity(
-        &self,
-        _: Request<v1::GetCapacityRequest>,
-    ) -> Result<Response<v1::GetCapacityResponse>, Status> {
-        Ok(Response::new(v1::GetCapacityResponse { pools: vec![v1::PoolState::default()] }))
-    }
 }
 
 #[tokio::test]
@@ -190,8 +183,6 @@ async fn what_an_older_node_leaves_out_is_nothing_and_never_an_invention() {
     assert_eq!((made.id, made.access, made.filesystem, made.layout), (volume("a").id, None, None, None));
     assert_eq!(change, Change::default());
     assert_eq!(agent.delete(&id("a"), WAIT).await.unwrap(), Change::default());
-    let pools = agent.pools(WAIT).await.unwrap();
-    assert_eq!((pools[0].storage.as_ref(), &pools[0].space), (None, &Space::default()));
 
     // Without a volume that can be read there is no success, and no "there is none".
     let chosen = Some(Chosen { fence: 1, instance: String::new() });

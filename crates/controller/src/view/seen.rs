@@ -3,20 +3,28 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use quarry_volume::{Greeting, PoolState, VolumeId};
+use quarry_volume::{Greeting, PoolState, Unreachable, VolumeId};
 
-use super::cause::short;
 use super::list::is_orphan;
+use super::unreachable::short;
 use crate::member::{Link, Member};
 use crate::orphans::AGE;
 use crate::surroundings::Fate;
+
+/// Why a node cannot be reached, and for how long.
+#[derive(Clone, Debug)]
+pub(super) struct Down {
+    pub(super) cause: Unreachable,
+    pub(super) why: String,
+    pub(super) since: Duration,
+}
 
 /// A node as it is remembered.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     pub(super) name: String,
-    /// Why it cannot be reached, and for how long; `None` if it can.
-    pub(super) down: Option<(String, Duration)>,
+    /// `None` if it can be reached.
+    pub(super) down: Option<Down>,
     /// What has become of a node that cannot be reached, as far as that was asked.
     pub(super) fate: Option<Fate>,
     pub(super) greeting: Option<Greeting>,
@@ -43,7 +51,9 @@ impl Seen {
     pub(super) fn of(member: &Member, wanted: Option<&HashSet<String>>) -> Self {
         let down = match member.link() {
             Link::Up { .. } => None,
-            Link::Down { why, since } => Some((short(&member.name, &why), since.elapsed())),
+            Link::Down { cause, why, since } => {
+                Some(Down { cause, why: short(&member.name, &why), since: since.elapsed() })
+            }
         };
         let memory = member.memory();
         let mut seen = Self {

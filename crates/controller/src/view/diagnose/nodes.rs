@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use quarry_volume::{StorageId, some_of};
+use quarry_volume::{StorageId, Unreachable, some_of};
 
 use super::{plural, spoken};
 use crate::surroundings::Fate;
-use crate::view::cause::Cause;
 use crate::view::finding::{Finding, Level};
-use crate::view::seen::Seen;
+use crate::view::seen::{Down, Seen};
+use crate::view::unreachable::advice;
 
 /// More nodes than this with one cause are told of in one sentence.
 const ONE_BY_ONE: usize = 10;
@@ -21,10 +21,10 @@ const OPERATING: &str = "docs/operating.md tells what becomes of its volumes";
 
 /// Nodes that cannot be reached.
 pub(super) fn unreachable(nodes: &[Seen], findings: &mut Vec<Finding>) {
-    let mut by_cause: BTreeMap<Cause, Vec<(&Seen, &str, Duration)>> = BTreeMap::new();
+    let mut by_cause: BTreeMap<Unreachable, Vec<(&Seen, &str, Duration)>> = BTreeMap::new();
     for node in nodes {
-        if let Some((why, since)) = &node.down {
-            by_cause.entry(Cause::of(why)).or_default().push((node, why, *since));
+        if let Some(Down { cause, why, since }) = &node.down {
+            by_cause.entry(*cause).or_default().push((node, why, *since));
         }
     }
     for (cause, away) in by_cause {
@@ -36,7 +36,7 @@ pub(super) fn unreachable(nodes: &[Seen], findings: &mut Vec<Finding>) {
     }
 }
 
-fn one(cause: Cause, node: &Seen, why: &str, since: Duration) -> Finding {
+fn one(cause: Unreachable, node: &Seen, why: &str, since: Duration) -> Finding {
     let subject = format!("node {}", node.name);
     let problem = format!("cannot be reached, for {} now: {why}", spoken(since));
     let level = level(cause, node, since);
@@ -48,12 +48,12 @@ fn one(cause: Cause, node: &Seen, why: &str, since: Duration) -> Finding {
             "Kubernetes says that the node itself has not been well for {}: bring it back; {OPERATING}",
             spoken(unwell)
         ),
-        _ => cause.advice().to_owned(),
+        _ => advice(cause).to_owned(),
     };
     Finding { level, ..Finding::error(UNREACHABLE, subject, problem, advice) }
 }
 
-fn many(cause: Cause, away: &[(&Seen, &str, Duration)]) -> Finding {
+fn many(cause: Unreachable, away: &[(&Seen, &str, Duration)]) -> Finding {
     let subject =
         format!("{}: {}", plural(away.len(), "node"), some_of(away.iter().map(|(node, ..)| node.name.as_str())));
     let longest = away.iter().map(|(.., since)| *since).max().unwrap_or_default();
@@ -65,15 +65,15 @@ fn many(cause: Cause, away: &[(&Seen, &str, Duration)]) -> Finding {
         0 => String::new(),
         unwell => format!("; Kubernetes says that {unwell} of them are not well themselves"),
     };
-    let advice = format!("{}{host}; `quarry nodes` lists all", cause.advice());
+    let advice = format!("{}{host}; `quarry nodes` lists all", advice(cause));
     Finding { level, ..Finding::error(UNREACHABLE, subject, problem, advice) }
 }
 
-fn level(cause: Cause, node: &Seen, since: Duration) -> Level {
+fn level(cause: Unreachable, node: &Seen, since: Duration) -> Level {
     match (cause, node.fate) {
         // It is forgotten by itself.
         (_, Some(Fate::Gone)) => Level::Note,
-        (Cause::Starting, _) if since < FIRST => Level::Warning,
+        (Unreachable::Starting, _) if since < FIRST => Level::Warning,
         _ => Level::Error,
     }
 }

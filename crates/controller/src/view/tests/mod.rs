@@ -13,7 +13,7 @@ use quarry_proto::view::v1;
 use quarry_proto::view::v1::view_server::View as _;
 use quarry_volume::{
     AccessTypes, Agent, Change, Chosen, Condition, Error, Found, Greeting, Layout, News, NewsStream, PoolState, Result,
-    Space, StorageId, Volume, VolumeId, VolumeSpec,
+    Space, StorageId, Unreachable, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ const GIB: u64 = 1 << 30;
 #[derive(Clone, Debug)]
 enum Told {
     Here { greeting: Greeting, pools: Vec<PoolState>, volumes: Vec<Volume> },
-    Away(String),
+    Away(Unreachable, String),
 }
 
 /// A node with one volume group.
@@ -78,7 +78,7 @@ fn volume(node: &str, pool: &str, name: &str) -> Volume {
 fn greeting(told: &mut Told, change: impl FnOnce(&mut Greeting)) {
     match told {
         Told::Here { greeting, .. } => change(greeting),
-        Told::Away(why) => panic!("away: {why}"),
+        Told::Away(_, why) => panic!("away: {why}"),
     }
 }
 
@@ -108,7 +108,7 @@ impl Agent for TestAgent {
 
     async fn watch(&self) -> Result<NewsStream> {
         match self.0.clone() {
-            Told::Away(why) => Err(Error::unavailable(why)),
+            Told::Away(cause, why) => Err(Error::unreachable(cause, why)),
             Told::Here { greeting, pools, volumes } => {
                 let picture = Change { generation: 1, pools, volumes, gone: Vec::new() };
                 let news = [Ok(News::Greeting(greeting)), Ok(News::Picture(picture))];
@@ -184,7 +184,7 @@ where
             let members = cluster.members();
             let settled = members.iter().all(|member| match (&told[&member.name], member.link()) {
                 (Told::Here { .. }, Link::Up { .. }) => true,
-                (Told::Away(why), Link::Down { why: found, .. }) => *why == found,
+                (Told::Away(_, why), Link::Down { why: found, .. }) => *why == found,
                 _ => false,
             });
             if cluster.synced() && members.len() == told.len() && settled {
