@@ -212,8 +212,7 @@ mod tests {
     use super::*;
 
     fn class(pool: Option<&str>) -> Parameters {
-        let pool = pool.map(str::to_owned);
-        Parameters { pool, layout: Layout::Linear, mkfs_options: String::new(), wipe: None }
+        Parameters { pool: pool.map(str::to_owned), ..Parameters::default() }
     }
 
     fn volume(name: &str, size: u64) -> Volume {

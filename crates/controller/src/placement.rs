@@ -151,9 +151,8 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
         return create(cluster, node, spec, chosen(node), until).await;
     }
     // Those that seem to have the room, then some of those that seem not to.
-    let parameters = spec.parameters();
     let roomy = |node: &&String| {
-        let room = cluster.capacity(Some(node), &parameters).unwrap_or_default();
+        let room = cluster.capacity(Some(node), &spec.class).unwrap_or_default();
         room.largest >= spec.size.required.max(1)
     };
     let (fitting, full): (Vec<&String>, Vec<&String>) =
@@ -246,8 +245,7 @@ fn left(until: Instant) -> Duration {
 
 /// Why no candidate has the room: what is asked, and what is free where.
 fn no_room(cluster: &Cluster, spec: &VolumeSpec, nodes: &[String], refusals: &[String]) -> Error {
-    let parameters = spec.parameters();
-    let free = |node: &String| match cluster.capacity(Some(node), &parameters) {
+    let free = |node: &String| match cluster.capacity(Some(node), &spec.class) {
         Ok(room) => format!("{node}: {} bytes", room.largest),
         Err(_) => format!("{node}: not known"),
     };
@@ -264,8 +262,8 @@ fn no_room(cluster: &Cluster, spec: &VolumeSpec, nodes: &[String], refusals: &[S
              {}{more}{last}",
             spec.name,
             spec.size.required,
-            spec.layout,
-            spec.pool.as_ref().map_or_else(String::new, |pool| format!(", pool {pool}")),
+            spec.class.layout,
+            spec.class.pool.as_ref().map_or_else(String::new, |pool| format!(", pool {pool}")),
             listed.join(", "),
         ),
     )

@@ -354,7 +354,7 @@ mod tests {
 
     use futures::StreamExt as _;
     use quarry_pool::SimulatedPool;
-    use quarry_volume::{AccessTypes, Agent as _, Filesystem, Layout, News, NewsStream, SizeRange, VolumeSpec};
+    use quarry_volume::{Agent as _, Filesystem, News, NewsStream, VolumeSpec};
 
     use super::*;
     use crate::Host;
@@ -379,16 +379,7 @@ mod tests {
     async fn a_filesystem_that_does_not_serve_is_told_until_it_does_again() {
         let pool = SimulatedPool::new("p", 4 << 20, vec![256], Duration::ZERO);
         let host = Host::new("node-1", vec![Arc::new(pool)]);
-        let spec = VolumeSpec {
-            name: "a".to_owned(),
-            size: SizeRange { required: 40 << 20, limit: None },
-            pool: None,
-            access: AccessTypes::Mount,
-            filesystem: Some(Filesystem::Ext4),
-            layout: Layout::Linear,
-            mkfs_options: String::new(),
-            wipe: None,
-        };
+        let spec = VolumeSpec::mount("a", 40 << 20, Filesystem::Ext4);
         let (volume, _) = host.create(spec, None, LONG).await.unwrap();
         let mut news = host.watch().await.unwrap();
         // The greeting and the picture: what is known before the picture comes in it, and in no change.

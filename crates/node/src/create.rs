@@ -17,7 +17,7 @@ use crate::tasks::Handle;
 impl Host {
     pub(crate) async fn create_now(&self, spec: VolumeSpec, handle: Handle) -> Result<(Volume, Change)> {
         check(&spec)?;
-        let asked = Arc::clone(self.pool(spec.pool.as_deref())?);
+        let asked = Arc::clone(self.pool(spec.class.pool.as_deref())?);
         match self.make(&asked, &spec, &handle).await {
             Ok((pool, volume)) => {
                 let volume = self.describe(&pool, &volume);
@@ -113,8 +113,8 @@ async fn take_up(pool: &Arc<dyn Pool>, volume: PoolVolume, spec: &VolumeSpec) ->
 /// Refuses options that the controller should have refused: the two may be of different versions.
 fn check(spec: &VolumeSpec) -> Result<()> {
     match spec.filesystem {
-        Some(kind) => check_options(kind, &[], &spec.mkfs_options),
-        None if spec.mkfs_options.is_empty() => Ok(()),
+        Some(kind) => check_options(kind, &[], &spec.class.mkfs_options),
+        None if spec.class.mkfs_options.is_empty() => Ok(()),
         None => Err(Error::invalid("mkfsOptions are given for a raw block volume, which has no filesystem")),
     }
 }
@@ -146,15 +146,15 @@ fn compatible(spec: &VolumeSpec, asked: &str, pool: &str, volume: &PoolVolume) -
         let name = |filesystem: Option<Filesystem>| filesystem.map_or("no filesystem", Filesystem::as_str);
         return conflict(format!("with {}, not {}", name(record.filesystem), name(spec.filesystem)));
     }
-    if spec.layout != record.layout {
-        return conflict(format!("{}, not {}", record.layout, spec.layout));
+    if spec.class.layout != record.layout {
+        return conflict(format!("{}, not {}", record.layout, spec.class.layout));
     }
     if spec.parameters_hash() != record.parameters {
         return conflict("made with other mkfsOptions".to_owned());
     }
-    if spec.wipe != record.wipe {
+    if spec.class.wipe != record.wipe {
         let way = |wipe: Option<Wipe>| wipe.map_or("as the pool says", Wipe::as_str);
-        return conflict(format!("to be wiped: {}, not {}", way(record.wipe), way(spec.wipe)));
+        return conflict(format!("to be wiped: {}, not {}", way(record.wipe), way(spec.class.wipe)));
     }
     Ok(())
 }

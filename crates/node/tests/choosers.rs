@@ -12,7 +12,7 @@ use common::{EXTENT, LONG, MIB, host, pool, spec};
 use futures::future::join_all;
 use quarry_node::Host;
 use quarry_pool::{Operation, SimulatedPool};
-use quarry_volume::{Agent as _, Chosen, Found, Reason, StorageId, VolumeId, VolumeSpec};
+use quarry_volume::{Agent as _, Chosen, Found, Parameters, Reason, StorageId, VolumeId, VolumeSpec};
 
 fn chosen(host: &Host, fence: u64) -> Option<Chosen> {
     Some(Chosen { fence, instance: host.instance().to_owned() })
@@ -169,10 +169,7 @@ async fn equal_calls_at_once_make_one_volume() {
 async fn options_are_checked_here_once_more() {
     let pool = pool("p");
     let host = host(&[&pool]);
-    for spec in [
-        VolumeSpec { mkfs_options: "-F".into(), ..spec("a", 40 * MIB) },
-        VolumeSpec { mkfs_options: "-m 0".into(), ..common::block("a", 40 * MIB) },
-    ] {
+    for spec in [with_options(spec("a", 40 * MIB), "-F"), with_options(common::block("a", 40 * MIB), "-m 0")] {
         assert_eq!(host.create(spec, None, LONG).await.unwrap_err().reason, Reason::InvalidRequest);
     }
     assert_eq!(pool.names(), [""; 0]);
@@ -219,4 +216,8 @@ async fn a_delete_leaves_the_creation_on_another_storage_alone_and_waits_once() 
     tokio::time::sleep(Duration::from_secs(10)).await;
     host.delete(&a, LONG).await.unwrap();
     assert_eq!(pool.names(), ["b"]);
+}
+
+fn with_options(spec: VolumeSpec, mkfs_options: &str) -> VolumeSpec {
+    VolumeSpec { class: Parameters { mkfs_options: mkfs_options.to_owned(), ..spec.class }, ..spec }
 }

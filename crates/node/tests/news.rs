@@ -49,7 +49,7 @@ async fn right_after_a_reply_its_figures_are_exact() {
             .into_iter()
             .enumerate()
     {
-        let spec = quarry_volume::VolumeSpec { layout, ..spec(&format!("v{number}"), 80 * MIB) };
+        let spec = spec(&format!("v{number}"), 80 * MIB).with_layout(layout);
         let (_, reply) = host.create(spec, None, LONG).await.unwrap();
         let mut free = pool.free();
         free.sort_by_key(|free| std::cmp::Reverse(*free));
@@ -158,7 +158,7 @@ async fn nothing_is_read_while_nobody_listens_and_nothing_told_while_nothing_cha
 async fn a_pool_that_hangs_is_told_and_holds_up_nobody() {
     let (good, bad) = (pool("p"), pool("bad"));
     let host = host(&[&good, &bad]);
-    let in_bad = quarry_volume::VolumeSpec { pool: Some("bad".into()), ..spec("x", 40 * MIB) };
+    let in_bad = spec("x", 40 * MIB).in_pool("bad");
     let (x, _) = host.create(in_bad, None, LONG).await.unwrap();
     let mut follower = Follower::of(&host).await;
     let well = follower.pools["bad"].clone();

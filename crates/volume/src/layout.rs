@@ -15,9 +15,10 @@ const MAX_STRIPE_SIZE: u64 = 4 << 20;
 const MAX_WIDTH: u32 = 64;
 
 /// How a logical volume is laid out over physical volumes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Layout {
     /// One range after another.
+    #[default]
     Linear,
     /// Spread over several disks: faster, lost with any one of them.
     Striped {

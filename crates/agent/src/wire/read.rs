@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use quarry_proto::agent::v1;
 use quarry_volume::{
-    AccessTypes, Change, Chosen, Condition, Error, Filesystem, Greeting, Layout, PoolState, Reason, Result, SizeRange,
-    Space, Volume, VolumeId, VolumeSpec, Wipe, wire::required,
+    AccessTypes, Change, Chosen, Condition, Error, Filesystem, Greeting, Layout, Parameters, PoolState, Reason, Result,
+    SizeRange, Space, Volume, VolumeId, VolumeSpec, Wipe, wire::required,
 };
 
 /// A volume that is asked for: read strictly, because what was meant must be made.
@@ -46,12 +46,14 @@ pub fn spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
     };
     Ok(VolumeSpec {
         size,
-        pool: Some(spec.pool).filter(|pool| !pool.is_empty()),
         access,
         filesystem,
-        layout: layout(&spec.layout)?,
-        mkfs_options: spec.mkfs_options,
-        wipe,
+        class: Parameters {
+            pool: Some(spec.pool).filter(|pool| !pool.is_empty()),
+            layout: layout(&spec.layout)?,
+            mkfs_options: spec.mkfs_options,
+            wipe,
+        },
         name: spec.name,
     })
 }

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use prost::Message as _;
 use quarry_proto::agent::v1;
 use quarry_volume::{
-    AccessTypes, Change, Chosen, Condition, Error, Filesystem, Greeting, Layout, PoolState, Reason, SizeRange, Space,
-    StorageId, Volume, VolumeId, VolumeSpec, Wipe,
+    AccessTypes, Change, Chosen, Condition, Error, Filesystem, Greeting, Layout, Parameters, PoolState, Reason,
+    SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tonic::{Code, Status};
 
@@ -73,7 +73,8 @@ prop_compose! {
     ) -> VolumeSpec {
         let limit = more.map(|more| required.saturating_add(more));
         let filesystem = Some(kind).filter(|_| access != AccessTypes::Block);
-        VolumeSpec { name, size: SizeRange { required, limit }, pool, access, filesystem, layout, mkfs_options, wipe }
+        let class = Parameters { pool, layout, mkfs_options, wipe };
+        VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class }
     }
 }
 
@@ -176,22 +177,13 @@ proptest! {
     fn a_volume_that_is_asked_for_with_numbers_out_of_bounds_is_refused(stripes: u32, stripe_size: u64) {
         let layout = Layout::Striped { stripes, stripe_size };
         let good = (2..=64).contains(&stripes) && stripe_size.is_power_of_two() && (4096..=4 << 20).contains(&stripe_size);
-        let answer = read::spec(Some(write::spec(VolumeSpec { layout, ..plain() })));
+        let answer = read::spec(Some(write::spec(plain().with_layout(layout))));
         prop_assert_eq!(answer.is_ok(), good);
     }
 }
 
 fn plain() -> VolumeSpec {
-    VolumeSpec {
-        name: "pvc-1".into(),
-        size: SizeRange { required: 1 << 30, limit: None },
-        pool: None,
-        access: AccessTypes::Mount,
-        filesystem: Some(Filesystem::Ext4),
-        layout: Layout::Linear,
-        mkfs_options: String::new(),
-        wipe: None,
-    }
+    VolumeSpec::mount("pvc-1", 1 << 30, Filesystem::Ext4)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
     AccessTypes, Agent, Change, Chosen, Condition, Error, Filesystem, Found, Greeting, Layout, News, NewsStream,
-    PoolState, Reason, Result, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
+    Parameters, PoolState, Reason, Result, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -188,12 +188,14 @@ pub(crate) fn spec(name: &str) -> VolumeSpec {
     VolumeSpec {
         name: name.into(),
         size: SizeRange { required: 1 << 30, limit: Some(2 << 30) },
-        pool: Some("fast".into()),
         access: AccessTypes::Mount,
         filesystem: Some(Filesystem::Ext4),
-        layout: Layout::Striped { stripes: 2, stripe_size: 65536 },
-        mkfs_options: "-m 0".into(),
-        wipe: Some(Wipe::Discard),
+        class: Parameters {
+            pool: Some("fast".into()),
+            layout: Layout::Striped { stripes: 2, stripe_size: 65536 },
+            mkfs_options: "-m 0".into(),
+            wipe: Some(Wipe::Discard),
+        },
     }
 }
 

@@ -125,7 +125,7 @@ impl Agent for Connected {
         if let Some(volume) = existing {
             return Ok((volume.clone(), self.0.change(vec![volume], vec![])));
         }
-        if self.0.pool().space.largest(&spec.layout).bytes < spec.size.required {
+        if self.0.pool().space.largest(&spec.class.layout).bytes < spec.size.required {
             return Err(Error::new(Reason::NoSpace, "full"));
         }
         self.0.created.fetch_add(1, SeqCst);

@@ -11,8 +11,7 @@ use futures::StreamExt as _;
 use quarry_node::Host;
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
-    AccessTypes, Agent as _, Change, Filesystem, Greeting, Layout, News, NewsStream, PoolState, SizeRange, Volume,
-    VolumeId, VolumeSpec,
+    Agent as _, Change, Filesystem, Greeting, News, NewsStream, PoolState, Volume, VolumeId, VolumeSpec,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -31,21 +30,12 @@ pub(crate) fn host(pools: &[&SimulatedPool]) -> Host {
 
 /// A volume for ext4 in the pool `p`.
 pub(crate) fn spec(name: &str, size: u64) -> VolumeSpec {
-    VolumeSpec {
-        name: name.to_owned(),
-        size: SizeRange { required: size, limit: None },
-        pool: Some("p".to_owned()),
-        access: AccessTypes::Mount,
-        filesystem: Some(Filesystem::Ext4),
-        layout: Layout::Linear,
-        mkfs_options: String::new(),
-        wipe: None,
-    }
+    VolumeSpec::mount(name, size, Filesystem::Ext4).in_pool("p")
 }
 
 /// The same for a raw block device.
 pub(crate) fn block(name: &str, size: u64) -> VolumeSpec {
-    VolumeSpec { access: AccessTypes::Block, filesystem: None, ..spec(name, size) }
+    VolumeSpec::block(name, size).in_pool("p")
 }
 
 /// Follows a host, and keeps what it was told.

@@ -107,7 +107,7 @@ impl Inner {
             let wanted = claim.identity == Identity::of(name)
                 && claim.record == record.as_bytes()
                 && range.admits(claim.length)
-                && spec.layout == Layout::Linear;
+                && spec.class.layout == Layout::Linear;
             let mut result = Ok(None);
             if wanted {
                 result = self.take(disk.clone(), name, record, true, turn).await;
@@ -165,10 +165,10 @@ impl Inner {
     /// `NoSpace`, with what is free and why the others are not.
     pub(super) fn fitting<'a>(&self, view: &'a View, spec: &VolumeSpec) -> Result<(u64, &'a Seen)> {
         let no_space = |why: String| Err(Error::new(Reason::NoSpace, format!("pool {}: {why}", self.name)));
-        if spec.layout != Layout::Linear {
+        if spec.class.layout != Layout::Linear {
             return no_space(format!(
                 "a volume is one whole disk here, and layout {} is not: leave the layout out",
-                spec.layout
+                spec.class.layout
             ));
         }
         view.complete(&self.name)?;

@@ -295,7 +295,7 @@ impl Pool for LvmPool {
     }
 
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
-        if let Some(wipe) = spec.wipe {
+        if let Some(wipe) = spec.class.wipe {
             return Err(Error::new(
                 Reason::NoSpace,
                 format!(
@@ -306,7 +306,7 @@ impl Pool for LvmPool {
             ));
         }
         let group = self.group().await?;
-        spec.size.choose(Self::unit(&group, &spec.layout))
+        spec.size.choose(Self::unit(&group, &spec.class.layout))
     }
 
     async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume> {

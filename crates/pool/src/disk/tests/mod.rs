@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use quarry_disk::claim::{self, Found};
 use quarry_disk::{Criteria, How, Selector, State as Disk};
-use quarry_volume::{AccessTypes, Filesystem, Layout, Reason, SizeRange, VolumeSpec};
+use quarry_volume::{AccessTypes, Filesystem, Layout, Parameters, Reason, SizeRange, VolumeSpec};
 
 use self::double::{Host, SIGNATURE};
 use super::carve::VOLUME_OFFSET;
@@ -38,16 +38,7 @@ fn start_of(host: &Host, wipe: Wipe, name: &str, pools: &[(&str, &str)]) -> Disk
 }
 
 fn spec(name: &str, mib: u64) -> VolumeSpec {
-    VolumeSpec {
-        name: name.to_owned(),
-        size: SizeRange { required: mib * MIB, limit: None },
-        pool: None,
-        access: AccessTypes::Block,
-        filesystem: None,
-        layout: Layout::Linear,
-        mkfs_options: String::new(),
-        wipe: None,
-    }
+    VolumeSpec::block(name, mib * MIB)
 }
 
 /// Runs what a process does; when it returns, the process and all that it had begun is gone.
@@ -114,7 +105,7 @@ fn the_smallest_disk_that_fits_is_taken_whole() {
         assert_eq!(pool.carve(&spec("c", 0)).await.unwrap().size, 13 * MIB);
         assert_eq!(pool.status().await.space.capacity(&Layout::Linear).available, 37 * MIB);
         for layout in [Layout::Striped { stripes: 2, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }] {
-            let error = pool.carve(&VolumeSpec { layout, ..spec("d", 1) }).await.unwrap_err();
+            let error = pool.carve(&spec("d", 1).with_layout(layout)).await.unwrap_err();
             assert_eq!(error.reason, Reason::NoSpace, "{}", error.message);
         }
     });
@@ -250,7 +241,10 @@ fn a_class_has_its_own_way_to_wipe() {
         let disk = host.disk("vdb", 32);
         run(async {
             let pool = start(&host, pool);
-            let volume = pool.carve(&VolumeSpec { wipe: class, ..spec("a", 1) }).await.unwrap();
+            let volume = pool
+                .carve(&VolumeSpec { class: Parameters { wipe: class, ..Parameters::default() }, ..spec("a", 1) })
+                .await
+                .unwrap();
             host.poke(disk, SECRET, b"secret");
             pool.remove(&volume).await.unwrap();
             settled(&pool).await;
