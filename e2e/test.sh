@@ -1,6 +1,6 @@
 #!/bin/bash
 # Everything that must be green, one part after the other, with its time; the last line is `N passed, N failed`.
-# With CI=true it ends within ninety minutes whatever the machine: scenarios for which no time is left are left out, named, and
+# With CI=true it ends within eighty minutes on two processors: scenarios for which no time is left are left out, named, and
 # counted on the line before the last.
 set -uo pipefail
 cd "$(dirname "$0")/.."
