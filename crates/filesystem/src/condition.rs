@@ -10,6 +10,8 @@ use std::path::Path;
 use nix::libc;
 use quarry_volume::Filesystem;
 
+use crate::kinds;
+
 /// Why a mounted filesystem does not serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
@@ -46,10 +48,10 @@ pub struct Mounted<'a> {
 /// Looks for signs of trouble. Writes nothing, but where ext4 has counted errors ([`try_write`]). Blocks where the device does.
 #[must_use]
 pub fn signs(mounted: &Mounted<'_>) -> Option<Trouble> {
-    signs_in(mounted, Path::new("/sys/fs/ext4"))
+    signs_in(mounted, &Path::new("/sys/fs").join(mounted.kind.as_str()))
 }
 
-fn signs_in(mounted: &Mounted<'_>, ext4: &Path) -> Option<Trouble> {
+fn signs_in(mounted: &Mounted<'_>, sysfs: &Path) -> Option<Trouble> {
     let has = |word: &str| mounted.super_options.iter().any(|option| option == word);
     if has("shutdown") {
         return Some(Trouble::ShutDown("mountinfo says `shutdown`".to_owned()));
@@ -66,13 +68,7 @@ fn signs_in(mounted: &Mounted<'_>, ext4: &Path) -> Option<Trouble> {
     if let Some(word) = ["emergency_ro", "ro"].into_iter().find(|word| has(word)) {
         return Some(Trouble::ReadOnly(format!("mountinfo says `{word}`")));
     }
-    // Some kernels (6.1, 6.12) show an ext4 that refuses writes nowhere, and flushing its root folder succeeds. The count of
-    // errors outlives the error, so it only tells where it is worth a try.
-    let errors = ext4.join(mounted.device?).join("errors_count");
-    if mounted.kind != Filesystem::Ext4 || std::fs::read_to_string(errors).is_ok_and(|count| count.trim() == "0") {
-        return None;
-    }
-    try_write(mounted.path)
+    (kinds::of(mounted.kind).hidden_trouble)(mounted, sysfs)
 }
 
 /// Tries whether a file can be made, with one that has no name and is gone when this returns. Nobody sees it, and no folder

@@ -6,14 +6,16 @@
 use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
-use crate::Error;
+use crate::{Error, kinds};
 
 /// A version as major and minor.
-type Version = (u32, u32);
+pub(crate) type Version = (u32, u32);
 
 /// A feature that some mkfs turns on by default.
-struct Feature {
-    kind: Filesystem,
+///
+/// From the release notes of Linux, e2fsprogs, xfsprogs and btrfs-progs. A distribution's kernel may know a feature
+/// earlier; it is then made without, which costs little.
+pub(crate) struct Feature {
     /// The first kernel that mounts it for writing, without calling it experimental where that is known.
     kernel: Version,
     /// The first release of the tools that knows the word; before that it would be an error, and the feature is not made.
@@ -23,27 +25,9 @@ struct Feature {
     off: &'static str,
 }
 
-const fn feature(kind: Filesystem, kernel: Version, tools: Version, flag: &'static str, off: &'static str) -> Feature {
-    Feature { kind, kernel, tools, flag, off }
+pub(crate) const fn feature(kernel: Version, tools: Version, flag: &'static str, off: &'static str) -> Feature {
+    Feature { kernel, tools, flag, off }
 }
-
-use Filesystem::{Btrfs, Ext4, Xfs};
-
-/// From the release notes of Linux, e2fsprogs, xfsprogs and btrfs-progs. A distribution's kernel may know a feature
-/// earlier; it is then made without, which costs little.
-const FEATURES: &[Feature] = &[
-    feature(Ext4, (4, 4), (1, 43), "-O", "^metadata_csum_seed"),
-    feature(Ext4, (5, 15), (1, 47), "-O", "^orphan_file"),
-    feature(Xfs, (4, 16), (4, 9), "-m", "reflink=0"),
-    feature(Xfs, (4, 16), (4, 9), "-m", "rmapbt=0"),
-    feature(Xfs, (5, 10), (5, 10), "-m", "bigtime=0"),
-    feature(Xfs, (5, 10), (5, 10), "-m", "inobtcount=0"),
-    feature(Xfs, (5, 19), (5, 19), "-i", "nrext64=0"),
-    feature(Xfs, (6, 10), (6, 10), "-i", "exchange=0"),
-    feature(Xfs, (6, 10), (6, 10), "-n", "parent=0"),
-    // What btrfs turned on before this (no-holes, free-space-tree) every kernel knows that Kubernetes runs on.
-    feature(Btrfs, (6, 1), (6, 3), "-O", "^block-group-tree"),
-];
 
 /// Adds to the options what keeps the running kernel able to mount the result. What the operator asks for by name is
 /// left as it is.
@@ -72,7 +56,7 @@ fn turn_off(options: &mut MakeOptions, kernel: Version, tools: Version) {
 }
 
 fn unknown_to(kernel: Version, kind: Filesystem) -> impl Iterator<Item = &'static Feature> {
-    FEATURES.iter().filter(move |feature| feature.kind == kind && kernel < feature.kernel)
+    kinds::of(kind).features.iter().filter(move |feature| kernel < feature.kernel)
 }
 
 /// The first `major.minor` in a text, after which anything may follow.
@@ -88,6 +72,8 @@ fn version_in(text: &str) -> Option<Version> {
 
 #[cfg(test)]
 mod tests {
+    use quarry_volume::Filesystem::{Btrfs, Ext4, Xfs};
+
     use super::*;
 
     fn args(kind: Filesystem, given: &str, kernel: Version, tools: Version) -> String {

@@ -9,7 +9,7 @@ use quarry_volume::{Filesystem, MakeOptions, OptionError};
 use uuid::{Uuid, uuid};
 
 use crate::thread::blocking;
-use crate::{Error, Probe, exclusive, features, probe, wipe_signatures};
+use crate::{Error, Probe, exclusive, features, kinds, probe, wipe_signatures};
 
 /// The namespace of the UUIDs that are derived from volumes. Never changes: a volume is recognised by it.
 const NAMESPACE: Uuid = uuid!("8e1f5a3c-94b7-4d0e-a6c2-51d7b3f0492e");
@@ -40,7 +40,7 @@ pub async fn make(kind: Filesystem, device: &Path, uuid: &str, options: &MakeOpt
         let problem = format!("options for {} were given for {kind}", options.kind());
         return Err(OptionError { place: "mkfsOptions", problem, allowed: format!("options for {kind}") }.into());
     }
-    let program = program(kind);
+    let program = kinds::of(kind).mkfs;
     let mut options = options.clone();
     features::for_this_kernel(&mut options, program).await?;
 
@@ -77,41 +77,13 @@ pub async fn make(kind: Filesystem, device: &Path, uuid: &str, options: &MakeOpt
     }
 }
 
-fn program(kind: Filesystem) -> &'static str {
-    match kind {
-        Filesystem::Ext4 => "mkfs.ext4",
-        Filesystem::Xfs => "mkfs.xfs",
-        Filesystem::Btrfs => "mkfs.btrfs",
-    }
-}
-
-/// What mkfs is told, all but the device. Never a force.
+/// The arguments of mkfs, all but the device. Never a force.
+///
+/// Nothing is discarded: how long that takes cannot be told (minutes on some disks), it cannot be interrupted, and a fresh
+/// logical volume's space is given back by fstrim or the mount option `discard` as well.
 fn arguments(kind: Filesystem, uuid: &str, mut options: MakeOptions) -> Vec<String> {
     let mut args = vec!["-q".to_owned()];
-    // Nothing is discarded: how long that takes is anybody's guess (minutes on some disks), it cannot be interrupted,
-    // and a fresh logical volume's space is given back by fstrim or the mount option `discard` as well.
-    //
-    // ext4's lazy_itable_init stays as mke2fs chooses it: the kernel zeroes the inode tables after the first mount, and
-    // until then group checksums keep it from reading them. The journal is zeroed at once (mke2fs's default): what
-    // former owners left there could otherwise be taken for transactions.
-    match kind {
-        Filesystem::Ext4 => {
-            args.extend(["-U".to_owned(), uuid.to_owned()]);
-            if !options.mentions("-E", "discard") {
-                options.add_default("-E", "nodiscard");
-            }
-        }
-        Filesystem::Xfs => {
-            options.add_default("-m", &format!("uuid={uuid}"));
-            options.add_switch("-K");
-        }
-        Filesystem::Btrfs => {
-            // Told a UUID, mkfs.btrfs first looks at every block device of the host for one that has it already: a disk
-            // that hangs anywhere on the host holds it up.
-            args.extend(["-U".to_owned(), uuid.to_owned()]);
-            options.add_switch("-K");
-        }
-    }
+    args.extend((kinds::of(kind).prepare)(uuid, &mut options));
     args.extend(options.to_args());
     args
 }

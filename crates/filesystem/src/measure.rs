@@ -4,7 +4,7 @@ use std::path::Path;
 
 use quarry_volume::Filesystem;
 
-use crate::Error;
+use crate::{Error, kinds};
 
 /// What a mounted filesystem holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +41,9 @@ pub fn usage(path: &Path) -> Result<Usage, Error> {
 }
 
 /// The size in bytes below which no volume with that filesystem is made.
-///
-/// Measured on loop devices with Debian 12's tools (e2fsprogs 1.47.0, xfsprogs 6.1.0, btrfs-progs 6.2), default options:
-/// * ext4 goes down to 128 KiB, but below 2 MiB it has no journal, and what has none is not safe against a power cut.
-///   16 MiB leaves the journal room beside the files;
-/// * mkfs.xfs refuses less than 300 MiB;
-/// * mkfs.btrfs refuses less than 109 MiB (114,294,784 bytes), of which next to nothing is left for files: 128 MiB.
 #[must_use]
 pub fn minimum_size(kind: Filesystem) -> u64 {
-    match kind {
-        Filesystem::Ext4 => 16 << 20,
-        Filesystem::Xfs => 300 << 20,
-        Filesystem::Btrfs => 128 << 20,
-    }
+    kinds::of(kind).minimum_size
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use quarry_exec::Command;
 use quarry_volume::Filesystem;
 
 use crate::thread::blocking;
-use crate::{Error, device};
+use crate::{Error, device, kinds};
 
 /// What a device was found to hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +45,9 @@ impl Probe {
     pub fn words(&self) -> String {
         match self {
             Self::Blank => "nothing".to_owned(),
-            Self::Filesystem { kind, uuid, in_progress: false, .. } => format!("an {kind} filesystem with UUID {uuid}"),
+            Self::Filesystem { kind, uuid, in_progress: false, .. } => {
+                format!("{} filesystem with UUID {uuid}", kind.with_article())
+            }
             Self::Filesystem { kind, uuid, .. } => format!("an unfinished {kind} filesystem with UUID {uuid}"),
             Self::Other { what } | Self::Ambivalent { what } => what.clone(),
         }
@@ -78,11 +80,11 @@ pub async fn probe(device: &Path) -> Result<Probe, Error> {
         }
     };
     Ok(match (found, unfinished) {
-        (Probe::Filesystem { kind: Filesystem::Xfs, uuid, label, .. }, Some(_)) => {
-            Probe::Filesystem { kind: Filesystem::Xfs, uuid, label, in_progress: true }
+        (Probe::Filesystem { kind, uuid, label, .. }, Some((unfinished, _))) if kind == unfinished => {
+            Probe::Filesystem { kind, uuid, label, in_progress: true }
         }
-        // A libblkid that does not count an unfinished xfs as one.
-        (Probe::Blank, Some(uuid)) => Probe::Filesystem { kind: Filesystem::Xfs, uuid, label: None, in_progress: true },
+        // A libblkid that does not count an unfinished one as a filesystem.
+        (Probe::Blank, Some((kind, uuid))) => Probe::Filesystem { kind, uuid, label: None, in_progress: true },
         (found, _) => found,
     })
 }
@@ -90,8 +92,8 @@ pub async fn probe(device: &Path) -> Result<Probe, Error> {
 /// How much of either end has to be readable for a device to count as blank.
 const MUST_READ: usize = 1 << 20;
 
-/// Reads where signatures lie. Returns the UUID of an xfs whose superblock says that mkfs is not through.
-fn read_start(device: &Path) -> Result<Option<String>, Error> {
+/// Reads where signatures are. Returns the filesystem, and its UUID, whose superblock says that mkfs has not ended.
+fn read_start(device: &Path) -> Result<Option<(Filesystem, String)>, Error> {
     let failed = |attempted| move |source: std::io::Error| Error::io(attempted, device, source);
     let file = File::open(device).map_err(failed("open"))?;
     let size = device::size_of(&file).map_err(|errno| Error::io("read the size of", device, errno))?;
@@ -102,17 +104,15 @@ fn read_start(device: &Path) -> Result<Option<String>, Error> {
     let end = size - buffer.len() as u64;
     file.read_exact_at(&mut buffer, end).map_err(failed("read the end of"))?;
     file.read_exact_at(&mut buffer, 0).map_err(failed("read"))?;
-    Ok(unfinished_xfs(&buffer))
+    Ok(unfinished(&buffer))
 }
 
-/// The UUID in an xfs superblock whose `sb_inprogress` is set.
-fn unfinished_xfs(start: &[u8]) -> Option<String> {
-    const UUID: usize = 32;
-    const IN_PROGRESS: usize = 126;
-    let magic = start.get(..4)? == b"XFSB";
-    let unfinished = *start.get(IN_PROGRESS)? != 0;
-    let uuid = uuid::Uuid::from_slice(start.get(UUID..UUID + 16)?).ok()?;
-    (magic && unfinished).then(|| uuid.to_string())
+fn unfinished(start: &[u8]) -> Option<(Filesystem, String)> {
+    Filesystem::ALL.into_iter().find_map(|kind| {
+        let of = kinds::of(kind);
+        let superblock = (of.superblock)(start.get(usize::try_from(of.superblock_at).ok()?..)?)?;
+        superblock.in_progress.then_some((kind, superblock.uuid))
+    })
 }
 
 /// Reads blkid's `KEY=value` lines.
@@ -205,15 +205,14 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_xfs_is_told_by_its_superblock() {
-        let mut sector = vec![0u8; 512];
-        sector[..4].copy_from_slice(b"XFSB");
-        sector[32..48].copy_from_slice(&[0x11; 16]);
-        assert_eq!(unfinished_xfs(&sector), None);
-        sector[126] = 1;
-        assert_eq!(unfinished_xfs(&sector).unwrap(), "11111111-1111-1111-1111-111111111111");
-        sector[0] = b'x';
-        assert_eq!(unfinished_xfs(&sector), None);
-        assert_eq!(unfinished_xfs(b"XFSB"), None);
+    fn an_unfinished_xfs_is_known_by_its_superblock() {
+        let mut start = kinds::tests::sample(Filesystem::Xfs, [0x11; 16]);
+        assert_eq!(unfinished(&start), None);
+        start[126] = 1;
+        let uuid = "11111111-1111-1111-1111-111111111111".to_owned();
+        assert_eq!(unfinished(&start), Some((Filesystem::Xfs, uuid)));
+        start[0] = b'x';
+        assert_eq!(unfinished(&start), None);
+        assert_eq!(unfinished(b"XFSB"), None);
     }
 }
