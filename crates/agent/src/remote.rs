@@ -8,7 +8,7 @@ use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::agent_client::AgentClient;
 use quarry_transport::deadline;
 use quarry_volume::{
-    Agent, Change, Chosen, Error, Found, NewsStream, Reason, Result, Unreachable, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Chosen, Error, NameLookup, NewsStream, Reason, Result, Unreachable, Volume, VolumeId, VolumeSpec,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
@@ -145,7 +145,7 @@ impl Agent for RemoteAgent {
         self.volume(answer.volume, "GetVolume")
     }
 
-    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<Found> {
+    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<NameLookup> {
         let message = v1::FindVolumeRequest { node: self.node.to_string(), name: name.to_owned(), fence };
         let answer = self
             .call("FindVolume", message, wait, |mut client, request| async move { client.find_volume(request).await })
@@ -155,7 +155,7 @@ impl Agent for RemoteAgent {
             // A volume that cannot be read is not "no volume": the name would be given twice.
             some => Some(self.volume(some, "FindVolume")?),
         };
-        Ok(Found { instance: answer.instance, volume })
+        Ok(NameLookup { instance: answer.instance, volume })
     }
 
     async fn watch(&self) -> Result<NewsStream> {

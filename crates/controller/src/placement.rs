@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use quarry_proto::csi::v1 as csi;
-use quarry_volume::{Chosen, Error, Found, Reason, Result, Volume, VolumeSpec};
+use quarry_volume::{Chosen, Error, NameLookup, Reason, Result, Volume, VolumeSpec};
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
@@ -171,7 +171,7 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
 }
 
 /// A candidate's answer to come.
-type Question<'a> = BoxFuture<'a, (&'a String, Result<Found>)>;
+type Question<'a> = BoxFuture<'a, (&'a String, Result<NameLookup>)>;
 
 fn ask<'a>(cluster: &'a Cluster, node: &'a String, name: &'a str, fence: u64, until: Instant) -> Question<'a> {
     Box::pin(async move {
@@ -191,7 +191,7 @@ async fn ask_all(
     name: &str,
     fence: u64,
     until: Instant,
-) -> Result<BTreeMap<String, Found>> {
+) -> Result<BTreeMap<String, NameLookup>> {
     let questions: Vec<Question<'_>> = nodes.iter().map(|node| ask(cluster, node, name, fence, until)).collect();
     let mut answers = BTreeMap::new();
     let mut questions = futures::stream::iter(questions).buffer_unordered(ASKING);

@@ -31,7 +31,7 @@ use tokio::sync::oneshot;
 
 use crate::adopted;
 use crate::orphan;
-use crate::registry::{Place, count_start};
+use crate::registry::{Registration, count_start};
 use crate::{Command, Error, Output, tools};
 
 /// More standard output than this is an error: a report of thousands of volumes is a few MiB.
@@ -67,8 +67,13 @@ pub(crate) fn start(command: Command) -> Result<oneshot::Receiver<Answer>, Error
 
     let streams = Streams::new().map_err(cannot)?;
     let child = streams.attach(&command, &program).map_err(cannot)?;
-    let watch =
-        Watch { label: command.label(), place: Place::take(&command, &line), command, line: line.clone(), streams };
+    let watch = Watch {
+        label: command.label(),
+        place: Registration::take(&command, &line),
+        command,
+        line: line.clone(),
+        streams,
+    };
     thread::Builder::new()
         .name("command".to_owned())
         .spawn(move || span.in_scope(|| watch.run(child, reply)))
@@ -153,7 +158,7 @@ struct Watch {
     command: Command,
     label: String,
     line: String,
-    place: Place,
+    place: Registration,
     streams: Streams,
 }
 

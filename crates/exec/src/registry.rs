@@ -75,9 +75,9 @@ pub fn spent() -> BTreeMap<String, Duration> {
 }
 
 /// A command's place in [`running`]; it leaves when this is dropped.
-pub(crate) struct Place(u64);
+pub(crate) struct Registration(u64);
 
-impl Place {
+impl Registration {
     pub(crate) fn take(command: &Command, line: &str) -> Self {
         let mut registry = registry();
         let number = registry.next;
@@ -95,7 +95,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Registration {
     fn drop(&mut self) {
         let mut registry = registry();
         if let Some(entry) = registry.running.remove(&self.0) {

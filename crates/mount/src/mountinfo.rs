@@ -148,7 +148,7 @@ impl Entry {
     /// Whether the block device of what is mounted here is gone from the system: a filesystem on a disk that was pulled, or
     /// its node. While such a mount lives, the kernel gives the device's number to no other.
     #[must_use]
-    pub fn is_bereft(&self) -> bool {
+    pub fn is_device_gone(&self) -> bool {
         if self.is_node() {
             return self.root.as_os_str().as_bytes().ends_with(b"//deleted");
         }
@@ -381,17 +381,17 @@ this line is broken
 
     #[test]
     fn a_mount_without_its_device_is_told_from_others() {
-        let is_bereft = |line: &str| parse(line.as_bytes())[0].is_bereft();
-        assert!(is_bereft("36 22 4000:3 / /staged rw - xfs /dev/sdz2 rw"));
-        assert!(is_bereft("36 22 0:45 / /staged rw - btrfs /dev/no-such-disk2 rw"));
-        assert!(is_bereft("37 22 0:5 /sdz2//deleted /published rw - devtmpfs udev rw"));
-        assert!(!is_bereft("37 22 0:5 /sdz2 /published rw - devtmpfs udev rw"));
-        assert!(!is_bereft("38 22 0:44 / /run rw - tmpfs tmpfs rw"));
-        assert!(!is_bereft("38 22 0:46 / /share rw - nfs4 host:/export rw"));
+        let is_device_gone = |line: &str| parse(line.as_bytes())[0].is_device_gone();
+        assert!(is_device_gone("36 22 4000:3 / /staged rw - xfs /dev/sdz2 rw"));
+        assert!(is_device_gone("36 22 0:45 / /staged rw - btrfs /dev/no-such-disk2 rw"));
+        assert!(is_device_gone("37 22 0:5 /sdz2//deleted /published rw - devtmpfs udev rw"));
+        assert!(!is_device_gone("37 22 0:5 /sdz2 /published rw - devtmpfs udev rw"));
+        assert!(!is_device_gone("38 22 0:44 / /run rw - tmpfs tmpfs rw"));
+        assert!(!is_device_gone("38 22 0:46 / /share rw - nfs4 host:/export rw"));
         // Any device of the machine that this runs on.
         for device in std::fs::read_dir("/sys/dev/block").into_iter().flatten().flatten().take(1) {
             let number = device.file_name().into_string().unwrap();
-            assert!(!is_bereft(&format!("36 22 {number} / /staged rw - xfs /dev/sdz2 rw")));
+            assert!(!is_device_gone(&format!("36 22 {number} / /staged rw - xfs /dev/sdz2 rw")));
         }
     }
 

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use sys_mount::MountFlags;
 
 use crate::mountinfo::{Device, Entry, stack_at};
-use crate::target::{Found, look, resolve_existing};
+use crate::target::{PathKind, look, resolve_existing};
 use crate::{Error, options, remove_target, syscalls};
 
 /// The longest option text that mount(2) takes, in bytes: one page with its closing NUL.
@@ -44,7 +44,7 @@ pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[S
         if !entry.is_of_device(number) || entry.fstype != fstype {
             return Err(Error::Foreign { attempted, target: target.clone(), found: entry.to_string() });
         }
-        if look(&target)? == Found::Unreadable {
+        if look(&target)? == PathKind::Unreadable {
             return Err(Error::Dead { target: target.clone() });
         }
         let (asked, found) = (options::words(flags), options::words(options::shown(&entry.options)));
@@ -90,7 +90,7 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), Error> 
     let Some(from) = stack_at(&source)?.into_iter().next() else { return Err(Error::NotMounted { volume: source }) };
     let same = |entry: &Entry| entry.device == from.device && entry.root == from.root;
     // Before anything is built on it.
-    if look(&source)? == Found::Unreadable {
+    if look(&source)? == PathKind::Unreadable {
         return Err(Error::Dead { target: source });
     }
     let wanted = read_only || from.read_only();
@@ -199,7 +199,7 @@ fn bind_once(source: &Path, target: &Path, what: &'static str) -> Result<(), Err
 
 /// What is mounted at a resolved path, topmost; refuses a symbolic link.
 fn top(target: &Path) -> Result<Option<Entry>, Error> {
-    if look(target)? == Found::Symlink {
+    if look(target)? == PathKind::Symlink {
         return Err(Error::Symlink { target: target.to_owned() });
     }
     Ok(stack_at(target)?.into_iter().next())
@@ -213,8 +213,8 @@ fn unverified(attempted: &'static str, target: &Path, found: &str) -> Error {
 /// the mount, not lost.
 fn make_directory(target: &Path) -> Result<bool, Error> {
     match look(target)? {
-        Found::Directory => return Ok(false),
-        Found::Nothing => {}
+        PathKind::Directory => return Ok(false),
+        PathKind::Nothing => {}
         found => return Err(wrong_kind(target, "a directory", found)),
     }
     quarry_fault::point(|| "mount:mkdir:before".to_owned());
@@ -230,8 +230,8 @@ fn make_directory(target: &Path) -> Result<bool, Error> {
 /// Makes the empty file on which a device's node is bound, and says whether it was missing.
 fn make_file(target: &Path) -> Result<bool, Error> {
     match look(target)? {
-        Found::File { len: 0 } => return Ok(false),
-        Found::Nothing => {}
+        PathKind::File { len: 0 } => return Ok(false),
+        PathKind::Nothing => {}
         found => return Err(wrong_kind(target, "an empty file", found)),
     }
     quarry_fault::point(|| "mount:create file:before".to_owned());
@@ -240,7 +240,7 @@ fn make_file(target: &Path) -> Result<bool, Error> {
     made.map(|_| true).map_err(|error| Error::io("make the file", target, &error))
 }
 
-fn wrong_kind(target: &Path, wanted: &'static str, found: Found) -> Error {
+fn wrong_kind(target: &Path, wanted: &'static str, found: PathKind) -> Error {
     Error::WrongKind { target: PathBuf::from(target), wanted, found: found.words() }
 }
 

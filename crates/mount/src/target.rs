@@ -43,9 +43,9 @@ pub(crate) fn resolve_existing(target: &Path) -> Result<PathBuf, Error> {
 pub fn check_target(target: &Path) -> Result<(), Error> {
     let target = resolve_existing(target)?;
     match look(&target)? {
-        Found::Nothing | Found::Directory | Found::Unreadable => Ok(()),
-        Found::Symlink => Err(Error::Symlink { target }),
-        found @ (Found::File { .. } | Found::Other) => {
+        PathKind::Nothing | PathKind::Directory | PathKind::Unreadable => Ok(()),
+        PathKind::Symlink => Err(Error::Symlink { target }),
+        found @ (PathKind::File { .. } | PathKind::Other) => {
             Err(Error::WrongKind { target, wanted: "a directory", found: found.words() })
         }
     }
@@ -53,7 +53,7 @@ pub fn check_target(target: &Path) -> Result<(), Error> {
 
 /// What is found at a path, without following a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum PathKind {
     Nothing,
     Directory,
     File {
@@ -65,7 +65,7 @@ pub(crate) enum Found {
     Unreadable,
 }
 
-impl Found {
+impl PathKind {
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Nothing => "missing",
@@ -80,14 +80,14 @@ impl Found {
 }
 
 /// Looks at a resolved path.
-pub(crate) fn look(path: &Path) -> Result<Found, Error> {
+pub(crate) fn look(path: &Path) -> Result<PathKind, Error> {
     match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_dir() => Ok(Found::Directory),
-        Ok(metadata) if metadata.is_file() => Ok(Found::File { len: metadata.len() }),
-        Ok(metadata) if metadata.is_symlink() => Ok(Found::Symlink),
-        Ok(_) => Ok(Found::Other),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Found::Nothing),
-        Err(error) if is_corruption(&error) => Ok(Found::Unreadable),
+        Ok(metadata) if metadata.is_dir() => Ok(PathKind::Directory),
+        Ok(metadata) if metadata.is_file() => Ok(PathKind::File { len: metadata.len() }),
+        Ok(metadata) if metadata.is_symlink() => Ok(PathKind::Symlink),
+        Ok(_) => Ok(PathKind::Other),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(PathKind::Nothing),
+        Err(error) if is_corruption(&error) => Ok(PathKind::Unreadable),
         Err(error) => Err(Error::io("look at", path, &error)),
     }
 }
@@ -134,8 +134,8 @@ mod tests {
         std::os::unix::fs::symlink("/nowhere", dir.join("real/last")).unwrap();
         assert_eq!(resolve(&dir.join("link/last/")).unwrap().unwrap(), dir.join("real/last"));
         assert_eq!(resolve(&dir.join("missing/last")).unwrap(), None);
-        assert_eq!(look(&dir.join("real/last")).unwrap(), Found::Symlink);
-        assert_eq!(look(&dir.join("real")).unwrap(), Found::Directory);
-        assert_eq!(look(&dir.join("real/x")).unwrap(), Found::Nothing);
+        assert_eq!(look(&dir.join("real/last")).unwrap(), PathKind::Symlink);
+        assert_eq!(look(&dir.join("real")).unwrap(), PathKind::Directory);
+        assert_eq!(look(&dir.join("real/x")).unwrap(), PathKind::Nothing);
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use crate::mountinfo::stack_at;
-use crate::target::{Found, look, resolve};
+use crate::target::{PathKind, look, resolve};
 use crate::{Error, holders, syscalls};
 
 /// More mounts on one target than any accident piles up.
@@ -22,7 +22,7 @@ const DEEPEST_STACK: usize = 256;
 pub fn unmount(target: &Path) -> Result<(), Error> {
     let Some(target) = resolve(target)? else { return Ok(()) };
     for _ in 0..DEEPEST_STACK {
-        if look(&target)? == Found::Symlink {
+        if look(&target)? == PathKind::Symlink {
             return Err(Error::Symlink { target });
         }
         let Some(entry) = stack_at(&target)?.into_iter().next() else { return Ok(()) };
@@ -56,18 +56,18 @@ pub fn unmount(target: &Path) -> Result<(), Error> {
 pub fn remove_target(target: &Path) -> Result<(), Error> {
     let Some(target) = resolve(target)? else { return Ok(()) };
     let found = look(&target)?;
-    if found != Found::Symlink
+    if found != PathKind::Symlink
         && let Some(entry) = stack_at(&target)?.first()
     {
         return Err(Error::Busy { attempted: "remove the target", target, holders: format!(" by a mount of {entry}") });
     }
     let (what, remove): (_, fn(&Path) -> std::io::Result<()>) = match found {
-        Found::Nothing => return Ok(()),
-        Found::Directory => ("rmdir", |path| std::fs::remove_dir(path)),
-        Found::File { len: 0 } => ("unlink", |path| std::fs::remove_file(path)),
-        Found::File { .. } => return Err(Error::NotEmpty { target, holds: "the file has content" }),
-        Found::Symlink => return Err(Error::Symlink { target }),
-        Found::Other | Found::Unreadable => {
+        PathKind::Nothing => return Ok(()),
+        PathKind::Directory => ("rmdir", |path| std::fs::remove_dir(path)),
+        PathKind::File { len: 0 } => ("unlink", |path| std::fs::remove_file(path)),
+        PathKind::File { .. } => return Err(Error::NotEmpty { target, holds: "the file has content" }),
+        PathKind::Symlink => return Err(Error::Symlink { target }),
+        PathKind::Other | PathKind::Unreadable => {
             return Err(Error::WrongKind { target, wanted: "an empty directory or file", found: found.words() });
         }
     };

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use quarry_mount as mount;
 use quarry_pool::{Pool, PoolVolume, volume_name};
-use quarry_volume::{Agent, Change, Chosen, Error, Found, NewsStream, Reason, Result, Volume, VolumeId, VolumeSpec};
+use quarry_volume::{
+    Agent, Change, Chosen, Error, NameLookup, NewsStream, Reason, Result, Volume, VolumeId, VolumeSpec,
+};
 use tokio::time::Instant;
 
 use crate::board::describe;
@@ -66,14 +68,14 @@ impl Agent for Host {
         }
     }
 
-    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<Found> {
+    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<NameLookup> {
         // In this order: a creation that is admitted by the lower fence has taken the name before.
         self.raise(fence)?;
         self.tasks().refuse(&volume_name(name), &[CREATE, DELETE])?;
         let found = within(wait, self.find_anywhere(name)).await;
         let found = found.map_err(|error| error.context(format_args!("looking for a volume named {name:?}")))?;
         let volume = found.map(|Located { pool, volume }| self.describe(&pool, &volume));
-        Ok(Found { instance: self.instance().to_owned(), volume })
+        Ok(NameLookup { instance: self.instance().to_owned(), volume })
     }
 
     async fn watch(&self) -> Result<NewsStream> {

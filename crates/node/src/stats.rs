@@ -22,7 +22,7 @@ pub(crate) enum Stats {
 }
 
 /// What was found at a path.
-enum Found {
+enum AtPath {
     /// The volume.
     Volume(Stats),
     /// The volume, whose filesystem does not serve.
@@ -46,25 +46,25 @@ impl Host {
             return Err(elsewhere());
         }
         let mut found = self.look_at(id, path, None).await?;
-        if matches!(found, Found::Unproven) {
+        if matches!(found, AtPath::Unproven) {
             let device = self.asked_device(id).await?.ok_or_else(elsewhere)?;
             found = self.look_at(id, path, Some(device)).await?;
         }
         match found {
-            Found::Volume(stats) => {
+            AtPath::Volume(stats) => {
                 self.board().ails(id, None);
                 Ok(stats)
             }
-            Found::Ailing(trouble) => {
+            AtPath::Ailing(trouble) => {
                 self.board().ails(id, Some(trouble.to_string()));
                 Err(Error::precondition(format!("{trouble}; {RECOVERY}")))
             }
-            Found::Unproven | Found::Nothing => Err(elsewhere()),
+            AtPath::Unproven | AtPath::Nothing => Err(elsewhere()),
         }
     }
 
     /// Looks at the path. `device`: the volume's own, by its pool's word; by the kernel's alone where none is given.
-    async fn look_at(&self, id: &VolumeId, path: &Path, device: Option<mount::Device>) -> Result<Found> {
+    async fn look_at(&self, id: &VolumeId, path: &Path, device: Option<mount::Device>) -> Result<AtPath> {
         let (wanted, path) = (id.clone(), path.to_owned());
         self.looks().run(&id.to_string(), move || look(&wanted, path, device)).await
     }
@@ -79,22 +79,22 @@ impl Host {
     }
 }
 
-fn look(id: &VolumeId, path: PathBuf, device: Option<mount::Device>) -> Result<Found> {
+fn look(id: &VolumeId, path: PathBuf, device: Option<mount::Device>) -> Result<AtPath> {
     // A bound device, or a link to one: its own number is the proof.
     if let Some(found) = mount::Device::of_node(&path) {
         if device == Some(found) || kernel::is_volume(found, id) {
             let size = filesystem::device_size(&path).map_err(errors::filesystem)?;
-            return Ok(Found::Volume(Stats::Block { size }));
+            return Ok(AtPath::Volume(Stats::Block { size }));
         }
-        return Ok(if device.is_some() { Found::Nothing } else { Found::Unproven });
+        return Ok(if device.is_some() { AtPath::Nothing } else { AtPath::Unproven });
     }
-    let Some(entry) = mount::at(&path).map_err(errors::mount)? else { return Ok(Found::Nothing) };
+    let Some(entry) = mount::at(&path).map_err(errors::mount)? else { return Ok(AtPath::Nothing) };
     if !device.is_some_and(|device| entry.is_of_device(device)) && !kernel::is_mounted(&entry, id) {
-        return Ok(if device.is_some() { Found::Nothing } else { Found::Unproven });
+        return Ok(if device.is_some() { AtPath::Nothing } else { AtPath::Unproven });
     }
     if let Some(trouble) = condition(&entry, Look::Glance) {
-        return Ok(Found::Ailing(trouble));
+        return Ok(AtPath::Ailing(trouble));
     }
     let usage = filesystem::usage(&path).map_err(errors::filesystem)?;
-    Ok(Found::Volume(Stats::Filesystem(usage)))
+    Ok(AtPath::Volume(Stats::Filesystem(usage)))
 }

@@ -93,7 +93,7 @@ fn refuse_foreign(entry: &mount::Entry, device: Option<mount::Device>, target: &
         None => entry.is_mapped() || entry.partition() == Some(quarry_pool::VOLUME_PARTITION),
     };
     // Nobody can use what has lost its disk, and the disk may be back by another number.
-    if ours || entry.is_bereft() {
+    if ours || entry.is_device_gone() {
         return Ok(());
     }
     Err(Error::precondition(format!(

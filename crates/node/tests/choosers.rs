@@ -12,7 +12,7 @@ use common::{EXTENT, LONG, MIB, host, pool, spec};
 use futures::future::join_all;
 use quarry_node::Host;
 use quarry_pool::{Operation, SimulatedPool};
-use quarry_volume::{Agent as _, Chosen, Found, Parameters, Reason, StorageId, VolumeId, VolumeSpec};
+use quarry_volume::{Agent as _, Chosen, NameLookup, Parameters, Reason, StorageId, VolumeId, VolumeSpec};
 
 fn chosen(host: &Host, fence: u64) -> Option<Chosen> {
     Some(Chosen { fence, instance: host.instance().to_owned() })
@@ -23,7 +23,7 @@ async fn a_chooser_that_was_replaced_is_refused() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let found = host.find("a", 7, LONG).await.unwrap();
-    assert_eq!(found, Found { instance: host.instance().to_owned(), volume: None });
+    assert_eq!(found, NameLookup { instance: host.instance().to_owned(), volume: None });
     assert_eq!(host.find("a", 6, LONG).await.unwrap_err().reason, Reason::Unavailable);
     let late = host.create(spec("a", 40 * MIB), chosen(&host, 6), LONG).await.unwrap_err();
     assert_eq!(late.reason, Reason::Unavailable);

@@ -142,7 +142,7 @@ pub struct Chosen {
 
 /// The answer to a question for a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct NameLookup {
     /// The run of the agent that answers.
     pub instance: String,
     /// The volume of that name, if there is one.
@@ -178,7 +178,7 @@ pub trait Agent: Send + Sync {
     /// # Errors
     /// `UnderWay` while the name is being created or deleted; `Unavailable` if a pool cannot be read, or if a chooser
     /// above `fence` has been seen.
-    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<Found>;
+    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<NameLookup>;
 
     /// Everything there is, then every change.
     ///

@@ -8,7 +8,7 @@ use futures::{StreamExt as _, stream};
 use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Chosen, Condition, Error, Filesystem, Found, Greeting, Layout, News, NewsStream,
+    AccessTypes, Agent, Change, Chosen, Condition, Error, Filesystem, Greeting, Layout, NameLookup, News, NewsStream,
     Parameters, PoolState, Reason, Result, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
@@ -112,10 +112,10 @@ impl Agent for Fake {
         Ok(volume("a"))
     }
 
-    async fn find(&self, name: &str, fence: u64, _: Duration) -> Result<Found> {
+    async fn find(&self, name: &str, fence: u64, _: Duration) -> Result<NameLookup> {
         self.ask(Asked::Find(name.to_owned(), fence))?;
         let volume = Some(volume("a")).filter(|_| name != "nothing");
-        Ok(Found { instance: "run-1".into(), volume })
+        Ok(NameLookup { instance: "run-1".into(), volume })
     }
 
     async fn watch(&self) -> Result<NewsStream> {

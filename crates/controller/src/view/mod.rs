@@ -6,7 +6,7 @@
 mod diagnose;
 mod finding;
 mod list;
-mod seen;
+mod node_state;
 #[cfg(test)]
 mod tests;
 mod unreachable;

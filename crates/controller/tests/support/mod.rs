@@ -19,7 +19,7 @@ use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
-    Agent, Change, Chosen, Condition, Error, Found, Greeting, Layout, News, NewsStream, PoolState, Reason, Result,
+    Agent, Change, Chosen, Condition, Error, Greeting, Layout, NameLookup, News, NewsStream, PoolState, Reason, Result,
     Space, StorageId, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
@@ -145,10 +145,10 @@ impl Agent for Connected {
         self.0.volumes.lock().unwrap().get(&id.volume).cloned().ok_or_else(|| Error::not_found("no such volume"))
     }
 
-    async fn find(&self, name: &str, fence: u64, _wait: Duration) -> Result<Found> {
+    async fn find(&self, name: &str, fence: u64, _wait: Duration) -> Result<NameLookup> {
         self.0.check()?;
         self.0.fence.fetch_max(fence, SeqCst);
-        Ok(Found { instance: "1".into(), volume: self.0.volumes.lock().unwrap().get(name).cloned() })
+        Ok(NameLookup { instance: "1".into(), volume: self.0.volumes.lock().unwrap().get(name).cloned() })
     }
 
     async fn watch(&self) -> Result<NewsStream> {

@@ -8,7 +8,7 @@ use quarry_volume::{StorageId, Unreachable, some_of};
 use super::{plural, spoken};
 use crate::surroundings::Fate;
 use crate::view::finding::{Finding, Level};
-use crate::view::seen::{Down, Seen};
+use crate::view::node_state::{Down, NodeState};
 use crate::view::unreachable::advice;
 
 /// More nodes than this with one cause are told of in one sentence.
@@ -20,8 +20,8 @@ const UNREACHABLE: &str = "node-unreachable";
 const OPERATING: &str = "docs/operating.md tells what becomes of its volumes";
 
 /// Nodes that cannot be reached.
-pub(super) fn unreachable(nodes: &[Seen], findings: &mut Vec<Finding>) {
-    let mut by_cause: BTreeMap<Unreachable, Vec<(&Seen, &str, Duration)>> = BTreeMap::new();
+pub(super) fn unreachable(nodes: &[NodeState], findings: &mut Vec<Finding>) {
+    let mut by_cause: BTreeMap<Unreachable, Vec<(&NodeState, &str, Duration)>> = BTreeMap::new();
     for node in nodes {
         if let Some(Down { cause, why, since }) = &node.down {
             by_cause.entry(*cause).or_default().push((node, why, *since));
@@ -36,7 +36,7 @@ pub(super) fn unreachable(nodes: &[Seen], findings: &mut Vec<Finding>) {
     }
 }
 
-fn one(cause: Unreachable, node: &Seen, why: &str, since: Duration) -> Finding {
+fn one(cause: Unreachable, node: &NodeState, why: &str, since: Duration) -> Finding {
     let subject = format!("node {}", node.name);
     let problem = format!("cannot be reached, for {} now: {why}", spoken(since));
     let level = level(cause, node, since);
@@ -53,7 +53,7 @@ fn one(cause: Unreachable, node: &Seen, why: &str, since: Duration) -> Finding {
     Finding { level, ..Finding::error(UNREACHABLE, subject, problem, advice) }
 }
 
-fn many(cause: Unreachable, away: &[(&Seen, &str, Duration)]) -> Finding {
+fn many(cause: Unreachable, away: &[(&NodeState, &str, Duration)]) -> Finding {
     let subject =
         format!("{}: {}", plural(away.len(), "node"), some_of(away.iter().map(|(node, ..)| node.name.as_str())));
     let longest = away.iter().map(|(.., since)| *since).max().unwrap_or_default();
@@ -69,7 +69,7 @@ fn many(cause: Unreachable, away: &[(&Seen, &str, Duration)]) -> Finding {
     Finding { level, ..Finding::error(UNREACHABLE, subject, problem, advice) }
 }
 
-fn level(cause: Unreachable, node: &Seen, since: Duration) -> Level {
+fn level(cause: Unreachable, node: &NodeState, since: Duration) -> Level {
     match (cause, node.fate) {
         // It is forgotten by itself.
         (_, Some(Fate::Gone)) => Level::Note,
@@ -79,7 +79,7 @@ fn level(cause: Unreachable, node: &Seen, since: Duration) -> Level {
 }
 
 /// Nodes whose version is too far from ours.
-pub(super) fn versions(nodes: &[Seen], ours: &str, findings: &mut Vec<Finding>) {
+pub(super) fn versions(nodes: &[NodeState], ours: &str, findings: &mut Vec<Finding>) {
     let Some(own) = release(ours) else { return };
     let mut by_version: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for node in nodes.iter().filter(|node| node.down.is_none()) {
@@ -108,7 +108,7 @@ fn release(version: &str) -> Option<(u64, u64)> {
 
 /// Nodes that say they are the same run of the same kernel, and have the same storage. The boot ID alone is no sign: hosts that
 /// were started from one image of a running machine's memory share it, and have nothing else in common.
-pub(super) fn boots(nodes: &[Seen], findings: &mut Vec<Finding>) {
+pub(super) fn boots(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     let mut alike: BTreeMap<(&str, &StorageId), BTreeSet<&str>> = BTreeMap::new();
     for node in nodes.iter().filter(|node| node.down.is_none()) {
         let Some(greeting) = node.greeting.as_ref().filter(|greeting| !greeting.boot_id.is_empty()) else { continue };

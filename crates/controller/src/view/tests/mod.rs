@@ -12,8 +12,8 @@ use quarry_agent::Dial;
 use quarry_proto::view::v1;
 use quarry_proto::view::v1::view_server::View as _;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Chosen, Condition, Error, Found, Greeting, Layout, News, NewsStream, PoolState, Result,
-    Space, StorageId, Unreachable, Volume, VolumeId, VolumeSpec,
+    AccessTypes, Agent, Change, Chosen, Condition, Error, Greeting, Layout, NameLookup, News, NewsStream, PoolState,
+    Result, Space, StorageId, Unreachable, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -102,7 +102,7 @@ impl Agent for TestAgent {
         unreachable!("the view asks no node")
     }
 
-    async fn find(&self, _: &str, _: u64, _: Duration) -> Result<Found> {
+    async fn find(&self, _: &str, _: u64, _: Duration) -> Result<NameLookup> {
         unreachable!("the view asks no node")
     }
 

@@ -11,7 +11,7 @@ mod taken;
 use std::future::Future;
 use std::sync::Arc;
 
-use quarry_disk::claim::{self, Found};
+use quarry_disk::claim::{self, ClaimState};
 use quarry_disk::{Criteria, How, Selector, State as Disk};
 use quarry_volume::{AccessTypes, Filesystem, Layout, Parameters, Reason, SizeRange, VolumeSpec};
 
@@ -48,7 +48,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// What lies on each disk, by its number.
-fn found(host: &Host, number: u64) -> Found {
+fn found(host: &Host, number: u64) -> ClaimState {
     let disks = host.find().unwrap().disks;
     let disk = disks.iter().find(|disk| disk.number.minor == 16 * number).unwrap();
     claim::read(&Any(&*host.read(disk).unwrap())).unwrap()
@@ -56,10 +56,10 @@ fn found(host: &Host, number: u64) -> Found {
 
 fn word(host: &Host, number: u64) -> &'static str {
     match found(host, number) {
-        Found::Nothing => "nothing",
-        Found::Claimed(_) => "claimed",
-        Found::HalfClaimed(_) => "half",
-        Found::Releasing(_) => "releasing",
+        ClaimState::Nothing => "nothing",
+        ClaimState::Claimed(_) => "claimed",
+        ClaimState::HalfClaimed(_) => "half",
+        ClaimState::Releasing(_) => "releasing",
         _ => "else",
     }
 }
@@ -68,7 +68,7 @@ fn word(host: &Host, number: u64) -> &'static str {
 async fn settled(pool: &DiskPool) {
     for _ in 0..2000 {
         let view = pool.inner.view().await.unwrap();
-        let releasing = view.disks.iter().any(|seen| matches!(seen.raw.found, Ok(Found::Releasing(_))));
+        let releasing = view.disks.iter().any(|seen| matches!(seen.raw.found, Ok(ClaimState::Releasing(_))));
         if !releasing {
             return;
         }
@@ -91,7 +91,7 @@ fn the_smallest_disk_that_fits_is_taken_whole() {
         let volume = pool.carve(&spec("a", 14)).await.unwrap();
         assert_eq!(volume.size, 21 * MIB);
         assert_eq!(volume.record().unwrap().state, State::New);
-        let Found::Claimed(claim) = found(&host, middle) else { panic!("not claimed") };
+        let ClaimState::Claimed(claim) = found(&host, middle) else { panic!("not claimed") };
         assert_eq!((claim.offset, claim.length), (VOLUME_OFFSET, 21 * MIB));
         assert_eq!([word(&host, small), word(&host, large)], ["nothing", "nothing"]);
         assert_eq!(pool.carve(&spec("a", 14)).await.unwrap_err().reason, Reason::Exists);
@@ -145,7 +145,7 @@ fn a_volume_lives_and_ends() {
         let error = pool.remove(&now).await.unwrap_err();
         assert!(error.reason == Reason::InUse && error.message.contains("/pods/a"), "{}", error.message);
         host.change(disk, |disk| disk.uses.clear());
-        let Found::Claimed(claim) = found(&host, disk) else { panic!("it was in use") };
+        let ClaimState::Claimed(claim) = found(&host, disk) else { panic!("it was in use") };
         assert_eq!(claim.record, ready.to_string().as_bytes());
 
         host.poke(disk, claim.offset + 5 * MIB, b"secret");

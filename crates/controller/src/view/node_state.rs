@@ -21,7 +21,7 @@ pub(super) struct Down {
 
 /// A node as it is remembered.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct NodeState {
     pub(super) name: String,
     /// `None` if it can be reached.
     pub(super) down: Option<Down>,
@@ -46,7 +46,7 @@ pub(super) struct Ailing {
     ready_example: bool,
 }
 
-impl Seen {
+impl NodeState {
     /// Copies what is remembered of a node; `wanted` are the handles of the volumes that somebody wants, if known.
     pub(super) fn of(member: &Member, wanted: Option<&HashSet<String>>) -> Self {
         let down = match member.link() {
