@@ -8,7 +8,8 @@ use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::agent_client::AgentClient;
 use quarry_transport::deadline;
 use quarry_volume::{
-    Agent, Change, Chosen, Error, NameLookup, NewsStream, Reason, Result, Unreachable, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Error, FencingToken, NameLookup, Reason, Result, Unreachable, UpdateStream, Volume, VolumeId,
+    VolumeSpec,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
@@ -113,11 +114,11 @@ impl Agent for RemoteAgent {
         &self.node
     }
 
-    async fn create(&self, spec: VolumeSpec, chosen: Option<Chosen>, wait: Duration) -> Result<(Volume, Change)> {
+    async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, wait: Duration) -> Result<(Volume, Change)> {
         let message = v1::CreateVolumeRequest {
             node: self.node.to_string(),
             spec: Some(write::spec(spec)),
-            chosen: chosen.map(write::chosen),
+            token: token.map(write::token),
         };
         let answer =
             self.call("CreateVolume", message, wait, |mut client, request| async move {
@@ -158,11 +159,11 @@ impl Agent for RemoteAgent {
         Ok(NameLookup { instance: answer.instance, volume })
     }
 
-    async fn watch(&self) -> Result<NewsStream> {
+    async fn watch(&self) -> Result<UpdateStream> {
         let message = v1::WatchRequest { node: self.node.to_string() };
         let mut client = self.client();
         match timeout(self.watch_wait, client.watch(message)).await {
-            Ok(Ok(answer)) => Ok(follow::news(Arc::clone(&self.node), self.connection.clone(), answer.into_inner())),
+            Ok(Ok(answer)) => Ok(follow::updates(Arc::clone(&self.node), self.connection.clone(), answer.into_inner())),
             Ok(Err(status)) => Err(self.failed(&status, "Watch", false)),
             Err(_) => Err(status::late(&self.node, "Watch")),
         }

@@ -89,8 +89,8 @@ impl v1::agent_server::Agent for AgentService {
         let request = request.into_inner();
         self.meant(&request.node)?;
         let spec = read::spec(request.spec)?;
-        let chosen = request.chosen.map(read::chosen);
-        let (volume, change) = bounded(self.agent.node(), wait, self.agent.create(spec, chosen, ask)).await?;
+        let token = request.token.map(read::token);
+        let (volume, change) = bounded(self.agent.node(), wait, self.agent.create(spec, token, ask)).await?;
         Ok(Response::new(v1::CreateVolumeResponse {
             volume: Some(write::volume(volume)),
             change: Some(write::change(change)),
@@ -140,8 +140,8 @@ impl v1::agent_server::Agent for AgentService {
         self.meant(&request.get_ref().node)?;
         let node = self.agent.node().to_owned();
         // Nothing is fetched ahead: a reader that stands still holds up its own stream alone.
-        let messages = self.agent.watch().await?.flat_map(move |news| match news {
-            Ok(news) => stream::iter(parts::messages(&node, news)).left_stream(),
+        let messages = self.agent.watch().await?.flat_map(move |updates| match updates {
+            Ok(updates) => stream::iter(parts::messages(&node, updates)).left_stream(),
             Err(error) => stream::iter([Err(Status::from(error))]).right_stream(),
         });
         Ok(Response::new(messages.take_until(self.stopping.clone().cancelled_owned()).boxed()))

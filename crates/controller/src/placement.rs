@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use quarry_proto::csi::v1 as csi;
-use quarry_volume::{Chosen, Error, NameLookup, Reason, Result, Volume, VolumeSpec};
+use quarry_volume::{Error, FencingToken, NameLookup, Reason, Result, Volume, VolumeSpec};
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
@@ -146,9 +146,9 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
     if let [_, _, ..] = holders.as_slice() {
         tracing::error!(volume = spec.name, ?holders, "several nodes hold a volume of this name: one is an orphan");
     }
-    let chosen = |node: &String| answers.get(node).map(|found| Chosen { fence, instance: found.instance.clone() });
+    let token = |node: &String| answers.get(node).map(|found| FencingToken { fence, instance: found.instance.clone() });
     if let Some(node) = holders.first() {
-        return create(cluster, node, spec, chosen(node), until).await;
+        return create(cluster, node, spec, token(node), until).await;
     }
     // Those that seem to have the room, then some of those that seem not to.
     let roomy = |node: &&String| {
@@ -162,7 +162,7 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
         if cluster.inner.election.fence().await? != fence {
             return Err(Error::unavailable("another controller has begun to decide meanwhile: retry"));
         }
-        match create(cluster, node, spec.clone(), chosen(node), until).await {
+        match create(cluster, node, spec.clone(), token(node), until).await {
             Err(error) if error.reason == Reason::NoSpace => refusals.push(error.message),
             other => return other,
         }
@@ -228,12 +228,12 @@ async fn create(
     cluster: &Cluster,
     node: &str,
     spec: VolumeSpec,
-    chosen: Option<Chosen>,
+    token: Option<FencingToken>,
     until: Instant,
 ) -> Result<Volume> {
     let (member, agent, instance) = cluster.agent(node)?;
     // Whoever reads the refusal has not asked for the node by name: a scheduler did, or we have chosen it.
-    let created = agent.create(spec, chosen, left(until)).await;
+    let created = agent.create(spec, token, left(until)).await;
     let (volume, change) = created.map_err(|error| error.context(format_args!("node {node}")))?;
     member.reply(&instance, change);
     Ok(volume)

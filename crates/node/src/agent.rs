@@ -8,12 +8,12 @@ use std::time::Duration;
 use quarry_mount as mount;
 use quarry_pool::{Pool, PoolVolume, volume_name};
 use quarry_volume::{
-    Agent, Change, Chosen, Error, NameLookup, NewsStream, Reason, Result, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Error, FencingToken, NameLookup, Reason, Result, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::time::Instant;
 
-use crate::board::describe;
 use crate::host::{Host, Located};
+use crate::publisher::describe;
 use crate::unmount::{UNPUBLISH, UNSTAGE};
 use crate::{errors, read_only};
 
@@ -23,15 +23,15 @@ impl Agent for Host {
         self.node()
     }
 
-    async fn create(&self, spec: VolumeSpec, chosen: Option<Chosen>, wait: Duration) -> Result<(Volume, Change)> {
+    async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, wait: Duration) -> Result<(Volume, Change)> {
         let host = self.clone();
         let key = volume_name(&spec.name);
         let name = spec.name.clone();
         self.tasks()
             .run(&key, CREATE, wait, |handle| async move {
                 // Now the name is taken.
-                if let Some(chosen) = &chosen {
-                    host.admit(chosen)?;
+                if let Some(token) = &token {
+                    host.admit(token)?;
                 }
                 host.create_now(spec, handle).await
             })
@@ -78,8 +78,8 @@ impl Agent for Host {
         Ok(NameLookup { instance: self.instance().to_owned(), volume })
     }
 
-    async fn watch(&self) -> Result<NewsStream> {
-        Ok(self.board().listen())
+    async fn watch(&self) -> Result<UpdateStream> {
+        Ok(self.publisher().listen())
     }
 }
 
@@ -108,7 +108,7 @@ impl Host {
                 require_unused(id, active.node).await?;
             }
             let pool = self.pool_of(id).await?;
-            return Ok(self.board().changed(pool.name(), id, None).await);
+            return Ok(self.publisher().changed(pool.name(), id, None).await);
         };
         // Only what this code can read is removed: the mark alone does not say enough.
         volume.record()?;
@@ -117,13 +117,13 @@ impl Host {
             require_unused(id, device).await?;
         }
         if let Err(mut error) = pool.remove(&volume).await {
-            self.board().stir(pool.name());
+            self.publisher().refresh_soon(pool.name());
             if let (Reason::InUse, Some(device)) = (error.reason, &device) {
                 error.message.push_str(&errors::held_by(device));
             }
             return Err(error);
         }
-        Ok(self.board().changed(pool.name(), id, None).await)
+        Ok(self.publisher().changed(pool.name(), id, None).await)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whether what is mounted serves: asked before anything is built on it, and told by the board.
+//! Whether what is mounted serves: asked before anything is built on it, and told by the publisher.
 
 use quarry_filesystem::{self as filesystem, Mounted, Trouble};
 use quarry_mount as mount;
@@ -22,13 +22,13 @@ pub(crate) const RECOVERY: &str = "see the kernel log, and end the pods that use
                                    staging it again mounts it anew and recovers what its disk still has";
 
 impl Host {
-    /// Looks whether the filesystem mounted there serves, and has the board tell what is wrong with it.
+    /// Looks whether the filesystem mounted there serves, and has the publisher tell what is wrong with it.
     ///
     /// # Errors
     /// `Unavailable` if it does not answer.
     pub(crate) async fn condition(&self, id: &VolumeId, entry: mount::Entry, look: Look) -> Result<Option<Trouble>> {
         let trouble = self.looks().run(&id.to_string(), move || Ok(condition(&entry, look))).await?;
-        self.board().ails(id, trouble.as_ref().map(Trouble::to_string));
+        self.publisher().set_trouble(id, trouble.as_ref().map(Trouble::to_string));
         Ok(trouble)
     }
 }

@@ -21,12 +21,12 @@ impl Host {
         match self.make(&asked, &spec, &handle).await {
             Ok((pool, volume)) => {
                 let volume = self.describe(&pool, &volume);
-                let change = self.board().changed(pool.name(), &volume.id, Some(volume.clone())).await;
+                let change = self.publisher().changed(pool.name(), &volume.id, Some(volume.clone())).await;
                 Ok((volume, change))
             }
             Err(error) => {
                 // It may have come half-way.
-                self.board().stir(asked.name());
+                self.publisher().refresh_soon(asked.name());
                 Err(error)
             }
         }
@@ -68,7 +68,7 @@ impl Host {
         }
         let volume = pool.carve(spec).await?;
         // The space is gone now, and zeroing takes its time; if there is nothing to zero, the pool is read meanwhile.
-        self.board().stir(pool.name());
+        self.publisher().refresh_soon(pool.name());
         Ok(volume)
     }
 
@@ -87,7 +87,7 @@ impl Host {
                 Err(why) => error.message = format!("{}; nor could it be removed again: {why}", error.message),
             }
         }
-        self.board().failed(pool.name(), &self.id_of(volume), &error.message);
+        self.publisher().failed(pool.name(), &self.id_of(volume), &error.message);
         error.not_final()
     }
 

@@ -12,8 +12,8 @@ use quarry_volume::{Condition, Error, PoolState, Reason, Result, VolumeId};
 use self::csi::StorageHealthErrorType as Status;
 use self::csi::node_get_storage_health_response::StorageBackendHealth;
 
-use crate::board::describe;
 use crate::host::Host;
+use crate::publisher::describe;
 
 /// How long a pool may take to say how it is.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,11 +48,11 @@ impl Host {
         match located {
             Ok(Some(located)) => {
                 if let Some(path) = path {
-                    // The board keeps what this sees of the filesystem. Where the volume is not mounted there is nothing to see.
+                    // The publisher keeps what this sees of the filesystem. Where the volume is not mounted there is nothing to see.
                     let _ = self.stats(id, path).await;
                 }
                 let mut volume = describe(self.node(), located.pool.name(), &located.volume);
-                self.board().add_ailing(std::slice::from_mut(&mut volume));
+                self.publisher().add_ailing(std::slice::from_mut(&mut volume));
                 Ok(volume.condition.health(id.to_string(), &volume.problem))
             }
             Ok(None) => Err(Error::not_found(format!("volume {id} does not exist"))),

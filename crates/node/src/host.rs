@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use quarry_pool::{Pool, PoolVolume};
-use quarry_volume::{Chosen, Error, Reason, Result, StorageId, VolumeId};
+use quarry_volume::{Error, FencingToken, Reason, Result, StorageId, VolumeId};
 
-use crate::board::Board;
 use crate::looks::Looks;
+use crate::publisher::StatePublisher;
 use crate::tasks::Tasks;
 
 /// How long a pool that was not asked for may hold up a creation in another one.
@@ -30,7 +30,7 @@ struct Inner {
     pools: Vec<Arc<dyn Pool>>,
     tasks: Tasks,
     looks: Looks,
-    board: Board,
+    publisher: StatePublisher,
     /// The highest number of a chooser that this run of the agent has seen.
     fence: Mutex<u64>,
 }
@@ -60,9 +60,9 @@ impl Host {
     #[must_use]
     pub fn in_pod(node: impl Into<String>, pools: Vec<Arc<dyn Pool>>, pod_uid: impl Into<String>) -> Self {
         let node = node.into();
-        let board = Board::new(&node, pod_uid.into(), pools.clone());
+        let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone());
         let (tasks, looks, fence) = (Tasks::default(), Looks::default(), Mutex::new(0));
-        Self { inner: Arc::new(Inner { node, pools, tasks, looks, board, fence }) }
+        Self { inner: Arc::new(Inner { node, pools, tasks, looks, publisher, fence }) }
     }
 
     /// The node's name.
@@ -91,12 +91,12 @@ impl Host {
     /// This run of the agent: another one after every start.
     #[must_use]
     pub fn instance(&self) -> &str {
-        &self.inner.board.greeting().instance
+        &self.inner.publisher.greeting().instance
     }
 
     /// What this node tells of itself.
-    pub(crate) fn board(&self) -> &Board {
-        &self.inner.board
+    pub(crate) fn publisher(&self) -> &StatePublisher {
+        &self.inner.publisher
     }
 
     /// Refuses choosers below this one from now on.
@@ -122,17 +122,17 @@ impl Host {
     /// # Errors
     /// `Unavailable` if it has been replaced, or if it asked another run of this agent, which may have known of a higher
     /// one.
-    pub(crate) fn admit(&self, chosen: &Chosen) -> Result<()> {
+    pub(crate) fn admit(&self, token: &FencingToken) -> Result<()> {
         if quarry_fault::disabled("fence") {
             return Ok(());
         }
-        if chosen.instance != self.instance() {
+        if token.instance != self.instance() {
             return Err(Error::unavailable(format!(
                 "the agent of node {} was restarted since it was asked for the name: retry",
                 self.node()
             )));
         }
-        self.raise(chosen.fence)
+        self.raise(token.fence)
     }
 
     /// The pool that a StorageClass means: the named one, or the only one.

@@ -5,7 +5,6 @@
 //! serves a controller.
 
 mod agent;
-mod board;
 mod bytes;
 mod condition;
 mod create;
@@ -17,6 +16,7 @@ mod kernel;
 mod looks;
 mod prepare;
 mod publish;
+mod publisher;
 mod read_only;
 mod service;
 mod stage;

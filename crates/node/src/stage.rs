@@ -137,7 +137,7 @@ impl Host {
     /// A volume that was `new` is probably `ready` now.
     fn tell_first_use(&self, pool: &Arc<dyn Pool>, before: &Record) {
         if before.state == State::New {
-            self.board().stir(pool.name());
+            self.publisher().refresh_soon(pool.name());
         }
     }
 

@@ -52,11 +52,11 @@ impl Host {
         }
         match found {
             AtPath::Volume(stats) => {
-                self.board().ails(id, None);
+                self.publisher().set_trouble(id, None);
                 Ok(stats)
             }
             AtPath::Ailing(trouble) => {
-                self.board().ails(id, Some(trouble.to_string()));
+                self.publisher().set_trouble(id, Some(trouble.to_string()));
                 Err(Error::precondition(format!("{trouble}; {RECOVERY}")))
             }
             AtPath::Unproven | AtPath::Nothing => Err(elsewhere()),

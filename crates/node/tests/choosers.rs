@@ -12,10 +12,10 @@ use common::{EXTENT, LONG, MIB, host, pool, spec};
 use futures::future::join_all;
 use quarry_node::Host;
 use quarry_pool::{Operation, SimulatedPool};
-use quarry_volume::{Agent as _, Chosen, NameLookup, Parameters, Reason, StorageId, VolumeId, VolumeSpec};
+use quarry_volume::{Agent as _, FencingToken, NameLookup, Parameters, Reason, StorageId, VolumeId, VolumeSpec};
 
-fn chosen(host: &Host, fence: u64) -> Option<Chosen> {
-    Some(Chosen { fence, instance: host.instance().to_owned() })
+fn token(host: &Host, fence: u64) -> Option<FencingToken> {
+    Some(FencingToken { fence, instance: host.instance().to_owned() })
 }
 
 #[tokio::test(start_paused = true)]
@@ -25,12 +25,12 @@ async fn a_chooser_that_was_replaced_is_refused() {
     let found = host.find("a", 7, LONG).await.unwrap();
     assert_eq!(found, NameLookup { instance: host.instance().to_owned(), volume: None });
     assert_eq!(host.find("a", 6, LONG).await.unwrap_err().reason, Reason::Unavailable);
-    let late = host.create(spec("a", 40 * MIB), chosen(&host, 6), LONG).await.unwrap_err();
+    let late = host.create(spec("a", 40 * MIB), token(&host, 6), LONG).await.unwrap_err();
     assert_eq!(late.reason, Reason::Unavailable);
-    let (a, _) = host.create(spec("a", 40 * MIB), chosen(&host, 7), LONG).await.unwrap();
+    let (a, _) = host.create(spec("a", 40 * MIB), token(&host, 7), LONG).await.unwrap();
     assert_eq!(host.find("a", 7, LONG).await.unwrap().volume, Some(a));
     // A creation raises the fence, too.
-    host.create(spec("b", 40 * MIB), chosen(&host, 9), LONG).await.unwrap();
+    host.create(spec("b", 40 * MIB), token(&host, 9), LONG).await.unwrap();
     assert_eq!(host.find("b", 8, LONG).await.unwrap_err().reason, Reason::Unavailable);
     // Where there was no choice there is no chooser.
     host.create(spec("c", 40 * MIB), None, LONG).await.unwrap();
@@ -43,11 +43,11 @@ async fn another_run_of_the_agent_does_not_trust_what_its_forerunner_was_asked()
     let before = host(&[&pool]);
     before.find("a", 3, LONG).await.unwrap();
     let after = host(&[&pool]);
-    let error = after.create(spec("a", 40 * MIB), chosen(&before, 3), LONG).await.unwrap_err();
+    let error = after.create(spec("a", 40 * MIB), token(&before, 3), LONG).await.unwrap_err();
     assert_eq!(error.reason, Reason::Unavailable);
     assert!(error.message.contains("restarted"), "{error}");
     assert_eq!(pool.names(), [""; 0]);
-    after.create(spec("a", 40 * MIB), chosen(&after, 3), LONG).await.unwrap();
+    after.create(spec("a", 40 * MIB), token(&after, 3), LONG).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -57,7 +57,7 @@ async fn a_name_that_is_being_made_or_deleted_is_not_said_to_be_free() {
     pool.set_delay(Operation::Remove, Duration::from_secs(8));
     let host = host(&[&pool]);
     let short = Duration::from_secs(1);
-    let error = host.create(spec("a", 40 * MIB), chosen(&host, 1), short).await.unwrap_err();
+    let error = host.create(spec("a", 40 * MIB), token(&host, 1), short).await.unwrap_err();
     assert_eq!(error.reason, Reason::TimedOut, "the caller waits no longer, and the work goes on");
     assert_eq!(host.find("a", 2, LONG).await.unwrap_err().reason, Reason::UnderWay);
     assert_eq!(host.find("b", 2, LONG).await.unwrap().volume, None);
@@ -95,7 +95,7 @@ async fn doubled(create_at: u64, find_at: u64) -> bool {
     assert_eq!(asked.volume, None);
     let first = async {
         tokio::time::sleep(Duration::from_millis(create_at)).await;
-        host.create(spec("a", 40 * MIB), chosen(&host, 1), LONG).await
+        host.create(spec("a", 40 * MIB), token(&host, 1), LONG).await
     };
     let second = async {
         tokio::time::sleep(Duration::from_millis(find_at)).await;

@@ -19,7 +19,7 @@ mod wipe;
 pub mod wire;
 
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage, capabilities};
-pub use agent::{Agent, Capacity, Change, Chosen, Greeting, NameLookup, News, NewsStream, PoolState, Volume};
+pub use agent::{Agent, Capacity, Change, FencingToken, Greeting, NameLookup, PoolState, Update, UpdateStream, Volume};
 pub use error::{Error, Reason, Result, some_of};
 pub use filesystem::{Filesystem, UnknownFilesystem};
 pub use health::Condition;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use quarry_proto::agent::v1;
 use quarry_volume::{
-    AccessTypes, Change, Chosen, Condition, Error, Filesystem, Greeting, Layout, Parameters, PoolState, Reason, Result,
-    SizeRange, Space, Volume, VolumeId, VolumeSpec, Wipe, wire::required,
+    AccessTypes, Change, Condition, Error, FencingToken, Filesystem, Greeting, Layout, Parameters, PoolState, Reason,
+    Result, SizeRange, Space, Volume, VolumeId, VolumeSpec, Wipe, wire::required,
 };
 
 /// A volume that is asked for: read strictly, because what was meant must be made.
@@ -96,8 +96,8 @@ pub fn id(text: &str) -> Result<VolumeId> {
 
 /// Who chose the node.
 #[must_use]
-pub fn chosen(chosen: v1::Chosen) -> Chosen {
-    Chosen { fence: chosen.fence, instance: chosen.instance }
+pub fn token(token: v1::FencingToken) -> FencingToken {
+    FencingToken { fence: token.fence, instance: token.instance }
 }
 
 /// A volume as its node describes it; `None` if its identifier cannot be read, for without it nothing can be done with

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 use quarry_proto::agent::v1;
 use quarry_volume::{
-    AccessTypes, Change, Chosen, Condition, Error, Filesystem, Greeting, Layout, Parameters, PoolState, Reason,
+    AccessTypes, Change, Condition, Error, FencingToken, Filesystem, Greeting, Layout, Parameters, PoolState, Reason,
     SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tonic::{Code, Status};
@@ -153,8 +153,8 @@ proptest! {
     #[test]
     fn a_greeting_and_a_choice_come_back(texts in any::<[String; 5]>(), capabilities in vec(".{0,20}", 0..4), fence: u64) {
         let [node, instance, pod_uid, boot_id, version] = texts;
-        let chosen = Chosen { fence, instance: instance.clone() };
-        prop_assert_eq!(read::chosen(sent(&write::chosen(chosen.clone()), true)), chosen);
+        let token = FencingToken { fence, instance: instance.clone() };
+        prop_assert_eq!(read::token(sent(&write::token(token.clone()), true)), token);
         let greeting = Greeting { node, instance, pod_uid, boot_id, version, capabilities };
         prop_assert_eq!(read::greeting(sent(&write::greeting(greeting.clone()), true)), greeting);
     }

@@ -2,7 +2,7 @@
 
 use quarry_proto::agent::v1;
 use quarry_volume::{
-    AccessTypes, Change, Chosen, Condition, Filesystem, Greeting, Layout, Parameters, PoolState, Space, Volume,
+    AccessTypes, Change, Condition, FencingToken, Filesystem, Greeting, Layout, Parameters, PoolState, Space, Volume,
     VolumeSpec,
 };
 
@@ -32,8 +32,8 @@ pub fn spec(spec: VolumeSpec) -> v1::VolumeSpec {
 
 /// Who chose the node.
 #[must_use]
-pub fn chosen(chosen: Chosen) -> v1::Chosen {
-    v1::Chosen { fence: chosen.fence, instance: chosen.instance }
+pub fn token(token: FencingToken) -> v1::FencingToken {
+    v1::FencingToken { fence: token.fence, instance: token.instance }
 }
 
 /// A volume as its node describes it.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use quarry_agent::RemoteAgent;
-use quarry_volume::{Agent as _, Chosen, Error, Reason, Result};
+use quarry_volume::{Agent as _, Error, FencingToken, Reason, Result};
 use tokio::time::Instant;
 
 use crate::common::{
@@ -25,8 +25,8 @@ async fn all_calls(agent: &RemoteAgent, wait: Duration) -> Vec<(&'static str, Re
 async fn every_call_goes_there_and_back() {
     let (node, agent) = connected(Fake::new()).await;
     assert_eq!(agent.node(), NODE);
-    let chosen = Chosen { fence: 4, instance: "run-1".into() };
-    assert_eq!(agent.create(spec("x"), Some(chosen.clone()), WAIT).await.unwrap(), (volume("a"), change()));
+    let token = FencingToken { fence: 4, instance: "run-1".into() };
+    assert_eq!(agent.create(spec("x"), Some(token.clone()), WAIT).await.unwrap(), (volume("a"), change()));
     assert_eq!(agent.create(spec("y"), None, WAIT).await.unwrap().0, volume("a"));
     assert_eq!(agent.delete(&id("x"), WAIT).await.unwrap(), change());
     assert_eq!(agent.get(&id("x"), WAIT).await.unwrap(), volume("a"));
@@ -37,7 +37,7 @@ async fn every_call_goes_there_and_back() {
     assert_eq!(
         asked,
         [
-            Asked::Create(spec("x"), Some(chosen)),
+            Asked::Create(spec("x"), Some(token)),
             Asked::Create(spec("y"), None),
             Asked::Delete(id("x")),
             Asked::Get(id("x")),

@@ -69,13 +69,13 @@ impl NodeState {
                 seen.orphans += 1;
             }
             if !volume.problem.is_empty() {
-                seen.ails(&volume.pool, volume.ready, &volume.id, &volume.problem);
+                seen.set_trouble(&volume.pool, volume.ready, &volume.id, &volume.problem);
             }
         }
         seen
     }
 
-    fn ails(&mut self, pool: &str, ready: bool, id: &VolumeId, problem: &str) {
+    fn set_trouble(&mut self, pool: &str, ready: bool, id: &VolumeId, problem: &str) {
         let example = || (id.clone(), problem.to_owned());
         let ailing = self.ailing.entry(pool.to_owned()).or_insert_with(|| Ailing {
             count: 0,

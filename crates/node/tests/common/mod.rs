@@ -11,7 +11,7 @@ use futures::StreamExt as _;
 use quarry_node::Host;
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
-    Agent as _, Change, Filesystem, Greeting, News, NewsStream, PoolState, Volume, VolumeId, VolumeSpec,
+    Agent as _, Change, Filesystem, Greeting, PoolState, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -40,38 +40,38 @@ pub(crate) fn block(name: &str, size: u64) -> VolumeSpec {
 
 /// Follows a host, and keeps what it was told.
 pub(crate) struct Follower {
-    news: NewsStream,
+    updates: UpdateStream,
     pub(crate) greeting: Greeting,
     pub(crate) generation: u64,
     pub(crate) pools: BTreeMap<String, PoolState>,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
-    /// How many pictures were told.
+    /// How many full state were told.
     pub(crate) pictures: usize,
 }
 
 impl Follower {
-    /// Listens until the first picture is there.
+    /// Listens until the first full state is there.
     pub(crate) async fn of(host: &Host) -> Self {
-        let mut news = host.watch().await.expect("watch");
-        let Some(Ok(News::Greeting(greeting))) = news.next().await else { panic!("no greeting") };
+        let mut updates = host.watch().await.expect("watch");
+        let Some(Ok(Update::Greeting(greeting))) = updates.next().await else { panic!("no greeting") };
         let (pools, volumes) = Default::default();
-        let mut follower = Self { news, greeting, generation: 0, pools, volumes, pictures: 0 };
+        let mut follower = Self { updates, greeting, generation: 0, pools, volumes, pictures: 0 };
         follower.hear().await;
-        assert_eq!(follower.pictures, 1, "the picture comes first");
+        assert_eq!(follower.pictures, 1, "the full state comes first");
         follower
     }
 
-    /// Waits for the next news and keeps it.
+    /// Waits for the next updates and keeps it.
     pub(crate) async fn hear(&mut self) -> Change {
-        let change = match self.news.next().await.expect("the stream ended").expect("the stream failed") {
-            News::Greeting(_) => panic!("a second greeting"),
-            News::Picture(picture) => {
+        let change = match self.updates.next().await.expect("the stream ended").expect("the stream failed") {
+            Update::Greeting(_) => panic!("a second greeting"),
+            Update::FullState(full_state) => {
                 self.pools.clear();
                 self.volumes.clear();
                 self.pictures += 1;
-                picture
+                full_state
             }
-            News::Change(change) => change,
+            Update::Change(change) => change,
         };
         assert!(change.generation > self.generation, "{} after {}", change.generation, self.generation);
         self.generation = change.generation;

@@ -12,8 +12,8 @@ use quarry_agent::Dial;
 use quarry_proto::view::v1;
 use quarry_proto::view::v1::view_server::View as _;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Chosen, Condition, Error, Greeting, Layout, NameLookup, News, NewsStream, PoolState,
-    Result, Space, StorageId, Unreachable, Volume, VolumeId, VolumeSpec,
+    AccessTypes, Agent, Change, Condition, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Result, Space,
+    StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -90,7 +90,7 @@ impl Agent for TestAgent {
         "test"
     }
 
-    async fn create(&self, _: VolumeSpec, _: Option<Chosen>, _: Duration) -> Result<(Volume, Change)> {
+    async fn create(&self, _: VolumeSpec, _: Option<FencingToken>, _: Duration) -> Result<(Volume, Change)> {
         unreachable!("the view changes nothing")
     }
 
@@ -106,13 +106,13 @@ impl Agent for TestAgent {
         unreachable!("the view asks no node")
     }
 
-    async fn watch(&self) -> Result<NewsStream> {
+    async fn watch(&self) -> Result<UpdateStream> {
         match self.0.clone() {
             Told::Away(cause, why) => Err(Error::unreachable(cause, why)),
             Told::Here { greeting, pools, volumes } => {
-                let picture = Change { generation: 1, pools, volumes, gone: Vec::new() };
-                let news = [Ok(News::Greeting(greeting)), Ok(News::Picture(picture))];
-                Ok(futures::stream::iter(news).chain(futures::stream::pending()).boxed())
+                let full_state = Change { generation: 1, pools, volumes, gone: Vec::new() };
+                let updates = [Ok(Update::Greeting(greeting)), Ok(Update::FullState(full_state))];
+                Ok(futures::stream::iter(updates).chain(futures::stream::pending()).boxed())
             }
         }
     }

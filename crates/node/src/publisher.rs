@@ -1,10 +1,10 @@
-//! The board: what this node tells of its pools and volumes, and everyone who follows it.
+//! The publisher: what this node tells of its pools and volumes, and everyone who follows it.
 //!
 //! A controller knows nothing but what it is told here. So three things must hold: what is told was read from the
 //! storage, at one instant for each pool; what was read later is told later, and numbered; and a volume is called gone
 //! only after its pool was read completely.
 //!
-//! Pools are read one at a time each, and independently: one that hangs delays no news of the others. After our own
+//! Pools are read one at a time each, and independently: one that hangs delays no updates of the others. After our own
 //! changes the pool is read before the caller is answered. Changes from outside are looked for only while somebody
 //! listens: when the kernel tells of devices, and every few seconds. Such a look compares the disks' headers; it runs no
 //! program unless something changed.
@@ -27,23 +27,23 @@ mod watch;
 /// How many changes a listener may be behind before it gets everything anew.
 const BACKLOG: usize = 256;
 
-/// What this node tells. Cheap to clone; all clones are the same board.
+/// What this node tells. Cheap to clone; all clones are the same publisher.
 #[derive(Clone)]
-pub(crate) struct Board {
+pub(crate) struct StatePublisher {
     inner: Arc<Inner>,
 }
 
 struct Inner {
     greeting: Greeting,
     pools: Vec<Arc<dyn Pool>>,
-    /// Held while the pool of the same index is read, and until the board shows what was read: so that the board never
+    /// Held while the pool of the same index is read, and until the publisher shows what was read: so that the publisher never
     /// goes back.
     turns: Vec<tokio::sync::Mutex<()>>,
     told: Mutex<Told>,
     /// What is wrong with the filesystems of volumes in use, as seen by the latest look at each: no pool knows it.
     ailing: Mutex<BTreeMap<VolumeId, String>>,
     /// Everything that is told goes through here while [`Told`] is locked: in the order of the generations.
-    news: broadcast::Sender<Arc<Change>>,
+    updates: broadcast::Sender<Arc<Change>>,
 }
 
 struct Told {
@@ -65,7 +65,7 @@ struct Known {
     watched: bool,
 }
 
-impl Board {
+impl StatePublisher {
     pub(crate) fn new(node: &str, pod_uid: String, pools: Vec<Arc<dyn Pool>>) -> Self {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let greeting = Greeting {
@@ -88,9 +88,9 @@ impl Board {
         };
         let told = Told { generation, pools: pools.iter().map(unread).collect() };
         let turns = pools.iter().map(|_| tokio::sync::Mutex::default()).collect();
-        let news = broadcast::Sender::new(BACKLOG);
+        let updates = broadcast::Sender::new(BACKLOG);
         let ailing = Mutex::default();
-        Self { inner: Arc::new(Inner { greeting, pools, turns, told: Mutex::new(told), ailing, news }) }
+        Self { inner: Arc::new(Inner { greeting, pools, turns, told: Mutex::new(told), ailing, updates }) }
     }
 
     pub(crate) fn greeting(&self) -> &Greeting {
@@ -134,7 +134,7 @@ impl Board {
             // Publish the next reading even if the storage has not changed.
             known.mark = None;
         }
-        self.stir(pool);
+        self.refresh_soon(pool);
     }
 
     /// Reads a pool when its turn comes, and tells what is different. Returns whether it could be read.
@@ -190,7 +190,7 @@ impl Board {
     }
 
     /// Notes what a look at a volume's filesystem has shown: what is wrong with it, or that nothing is. Told from then on.
-    pub(crate) fn ails(&self, id: &VolumeId, why: Option<String>) {
+    pub(crate) fn set_trouble(&self, id: &VolumeId, why: Option<String>) {
         let changed = {
             let mut ailing = self.ailing();
             let before = match &why {
@@ -211,7 +211,7 @@ impl Board {
             known.state.name.clone()
         });
         if let Some(pool) = pool {
-            self.stir(&pool);
+            self.refresh_soon(&pool);
         }
     }
 
@@ -268,11 +268,11 @@ impl Board {
         }
         told.generation += 1;
         // It fails where nobody listens.
-        let _ = self.inner.news.send(Arc::new(Change { generation: told.generation, ..change }));
+        let _ = self.inner.updates.send(Arc::new(Change { generation: told.generation, ..change }));
     }
 
     /// Everything that is told now.
-    fn picture(&self) -> Change {
+    fn full_state(&self) -> Change {
         let told = self.told();
         Change {
             generation: told.generation,
@@ -354,7 +354,7 @@ mod tests {
 
     use futures::StreamExt as _;
     use quarry_pool::SimulatedPool;
-    use quarry_volume::{Agent as _, Filesystem, News, NewsStream, VolumeSpec};
+    use quarry_volume::{Agent as _, Filesystem, Update, UpdateStream, VolumeSpec};
 
     use super::*;
     use crate::Host;
@@ -362,15 +362,15 @@ mod tests {
     const LONG: Duration = Duration::from_secs(600);
 
     /// The volume as it is published next.
-    async fn next(news: &mut NewsStream) -> Volume {
+    async fn next(updates: &mut UpdateStream) -> Volume {
         loop {
-            match news.next().await.unwrap().unwrap() {
-                News::Change(change) => {
+            match updates.next().await.unwrap().unwrap() {
+                Update::Change(change) => {
                     if let Some(volume) = change.volumes.first() {
                         return volume.clone();
                     }
                 }
-                News::Greeting(_) | News::Picture(_) => {}
+                Update::Greeting(_) | Update::FullState(_) => {}
             }
         }
     }
@@ -381,23 +381,23 @@ mod tests {
         let host = Host::new("node-1", vec![Arc::new(pool)]);
         let spec = VolumeSpec::mount("a", 40 << 20, Filesystem::Ext4);
         let (volume, _) = host.create(spec, None, LONG).await.unwrap();
-        let mut news = host.watch().await.unwrap();
-        // The greeting and the picture: what is known before the picture comes in it, and in no change.
+        let mut updates = host.watch().await.unwrap();
+        // The greeting and the full state: what is known before the full state comes in it, and in no change.
         for _ in 0..2 {
-            news.next().await.unwrap().unwrap();
+            updates.next().await.unwrap().unwrap();
         }
-        host.board().ails(&volume.id, None);
-        host.board().ails(&volume.id, Some("it is shut down".to_owned()));
+        host.publisher().set_trouble(&volume.id, None);
+        host.publisher().set_trouble(&volume.id, Some("it is shut down".to_owned()));
         let (problem, condition) = ("it is shut down".to_owned(), Condition::FilesystemFailed);
-        assert_eq!(next(&mut news).await, Volume { problem, condition, ..volume.clone() });
+        assert_eq!(next(&mut updates).await, Volume { problem, condition, ..volume.clone() });
         // A reading of the storage does not forget it.
-        host.board().stir("p");
-        assert_eq!(host.board().picture().volumes[0].problem, "it is shut down");
-        host.board().ails(&volume.id, None);
-        assert_eq!(next(&mut news).await, volume);
-        host.board().ails(&volume.id, Some("again".to_owned()));
-        assert_eq!(next(&mut news).await.problem, "again");
+        host.publisher().refresh_soon("p");
+        assert_eq!(host.publisher().full_state().volumes[0].problem, "it is shut down");
+        host.publisher().set_trouble(&volume.id, None);
+        assert_eq!(next(&mut updates).await, volume);
+        host.publisher().set_trouble(&volume.id, Some("again".to_owned()));
+        assert_eq!(next(&mut updates).await.problem, "again");
         host.delete(&volume.id, LONG).await.unwrap();
-        assert!(host.board().ailing().is_empty(), "a deleted volume is forgotten");
+        assert!(host.publisher().ailing().is_empty(), "a deleted volume is forgotten");
     }
 }

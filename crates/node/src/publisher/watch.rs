@@ -7,7 +7,7 @@ use futures::future::join_all;
 use quarry_volume::{Change, PoolState, Space};
 use tokio::sync::broadcast;
 
-use super::Board;
+use super::StatePublisher;
 
 /// How often a pool is looked at while somebody listens.
 const TICK: Duration = Duration::from_secs(5);
@@ -20,22 +20,22 @@ const SETTLING: Duration = Duration::from_millis(300);
 const CHANGING: Duration = Duration::from_secs(1);
 /// A pool that cannot be read for this long is told as one that does not answer.
 const SLOW: Duration = Duration::from_secs(3);
-impl Board {
+impl StatePublisher {
     /// Reads the pool soon, if anybody listens.
-    pub(crate) fn stir(&self, pool: &str) {
+    pub(crate) fn refresh_soon(&self, pool: &str) {
         if let Some(index) = self.index(pool)
-            && self.inner.news.receiver_count() > 0
+            && self.inner.updates.receiver_count() > 0
         {
-            let board = self.clone();
-            tokio::spawn(async move { board.refresh(index).await });
+            let publisher = self.clone();
+            tokio::spawn(async move { publisher.refresh(index).await });
         }
     }
 
     /// Reads all pools, each at most [`SLOW`]: those that take longer are told as silent.
     pub(super) async fn refresh_all(&self) {
         let each = (0..self.inner.pools.len()).map(|index| async move {
-            let board = self.clone();
-            let reading = tokio::spawn(async move { board.refresh(index).await });
+            let publisher = self.clone();
+            let reading = tokio::spawn(async move { publisher.refresh(index).await });
             if tokio::time::timeout(SLOW, reading).await.is_err() {
                 self.silent(index);
             }
@@ -66,12 +66,12 @@ impl Board {
     /// Begins to listen, and sees to it that changes from outside are looked for.
     pub(super) fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
         let mut told = self.told();
-        let receiver = self.inner.news.subscribe();
+        let receiver = self.inner.updates.subscribe();
         for (index, known) in told.pools.iter_mut().enumerate() {
             if !known.watched {
                 known.watched = true;
-                let board = self.clone();
-                tokio::spawn(async move { board.watch(index).await });
+                let publisher = self.clone();
+                tokio::spawn(async move { publisher.watch(index).await });
             }
         }
         receiver
@@ -80,7 +80,7 @@ impl Board {
     /// Whether somebody still listens; if not, the caller is the pool's watcher and ends.
     fn listened(&self, index: usize) -> bool {
         let mut told = self.told();
-        let listened = self.inner.news.receiver_count() > 0;
+        let listened = self.inner.updates.receiver_count() > 0;
         if let Some(known) = told.pools.get_mut(index) {
             known.watched = listened;
         }
@@ -107,8 +107,8 @@ impl Board {
                 continue;
             }
             heard = pool.uevents().heard();
-            let board = self.clone();
-            let mut reading = tokio::spawn(async move { board.refresh(index).await });
+            let publisher = self.clone();
+            let mut reading = tokio::spawn(async move { publisher.refresh(index).await });
             let read = loop {
                 if let Ok(read) = tokio::time::timeout(SLOW, &mut reading).await {
                     break read.unwrap_or(false);
