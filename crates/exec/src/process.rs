@@ -1,10 +1,11 @@
-//! One process from its start to its end.
+//! Runs one process, from its start to its end.
 //!
-//! duct starts the process and reaps it. Two threads per command, because the wait must outlive both the caller's future
-//! and the async runtime: one starts the process and blocks until it has ended, the other keeps the deadline, and alone
-//! has it reaped. As long as the process is not reaped its number and its group's cannot be reused, so a signal never
-//! reaches a stranger. duct's own waits with a time-out reap at once, and its signals reach the process alone, not what
-//! that has started: the peek at the end (waitid with WNOWAIT) and the signals to the group are ours.
+//! duct starts the process and reaps it. Each command has two threads, because the wait must outlive both the
+//! caller's future and the async runtime: one starts the process and blocks until it has ended; the other
+//! enforces the deadline and is the only one that reaps the process. Until the process is reaped, its PID and
+//! its group's cannot be reused, so a signal never reaches a foreign process. duct's own waits with a timeout
+//! reap immediately, and its signals reach only the process itself and not its children. So this module
+//! itself waits without reaping (waitid with WNOWAIT) and signals the group.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -13,7 +14,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-#[allow(clippy::disallowed_types)] // This module is the door.
+#[allow(clippy::disallowed_types)] // The only module that may.
 use std::process::{Command as StdCommand, ExitStatus};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
@@ -36,20 +37,21 @@ use crate::{Command, Error, Output, tools};
 
 /// More standard output than this is an error: a report of thousands of volumes is a few MiB.
 const STDOUT_LIMIT: u64 = 64 << 20;
-/// So much of the standard error is kept.
+/// How much of the standard error is kept.
 const STDERR_KEPT: u64 = 64 << 10;
-/// More standard error than this is dropped while the command still runs.
+/// Standard error beyond this is discarded while the command runs.
 const STDERR_LIMIT: u64 = 4 << 20;
-/// Between SIGTERM and SIGKILL, and between SIGKILL and giving up on an answer.
+/// The time between SIGTERM and SIGKILL, and between SIGKILL and answering without waiting for the end.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often the sizes of the outputs are looked at.
-const LOOK: Duration = Duration::from_millis(250);
-/// What a tool may know of our environment; the search path and the locale are set besides.
+/// How often the sizes of the outputs are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// The variables that a tool inherits from Quarry's environment; the search path and the locale are set
+/// separately.
 const INHERITED: [&str; 4] = ["TMPDIR", "LVM_SYSTEM_DIR", "DM_DISABLE_UDEV", "DM_DEV_DIR"];
 
 type Answer = Result<Output, Error>;
 
-/// What the starting thread tells the watching one.
+/// What the starting thread sends to the watching thread.
 enum Event {
     Started(io::Result<Box<Handle>>),
     Ended,
@@ -81,7 +83,7 @@ pub(crate) fn start(command: Command) -> Result<oneshot::Receiver<Answer>, Error
     Ok(receiver)
 }
 
-/// The files in memory that take a command's output.
+/// The in-memory files that receive a command's output.
 struct Streams {
     stdout: File,
     stderr: File,
@@ -114,12 +116,12 @@ impl Streams {
     }
 }
 
-/// All that a command sees of an environment.
+/// The complete environment of a command.
 fn environment(command: &Command) -> HashMap<OsString, OsString> {
     let mut all: HashMap<OsString, OsString> =
         INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect();
     all.insert("PATH".into(), tools::search_path());
-    // Exit codes do not tell errors apart: the text does, so it must be the same everywhere.
+    // Exit codes do not distinguish errors; the text does, so it must be the same on every host.
     all.insert("LC_ALL".into(), "C".into());
     all.insert("LVM_SUPPRESS_FD_WARNINGS".into(), "1".into());
     if let (true, Some(subject)) = (command.mutation, &command.subject) {
@@ -128,7 +130,8 @@ fn environment(command: &Command) -> HashMap<OsString, OsString> {
     all
 }
 
-/// Keeps a file open across the exec. Every other file closes there, so no command holds what is another's.
+/// Keeps a file open across the exec. Every other file is closed there, so a command never holds another
+/// command's file.
 #[allow(clippy::disallowed_types, unsafe_code)]
 fn keep_open(child: &mut StdCommand, held: std::sync::Arc<std::os::fd::OwnedFd>) {
     let keep = move || fcntl(held.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).map(drop).map_err(io::Error::from);
@@ -137,7 +140,7 @@ fn keep_open(child: &mut StdCommand, held: std::sync::Arc<std::os::fd::OwnedFd>)
     unsafe { child.pre_exec(keep) };
 }
 
-/// Appending writers make it safe to cut the file back to nothing under them.
+/// O_APPEND makes it safe to truncate the file while a program writes to it.
 fn memory_file() -> io::Result<File> {
     let file = File::from(memfd_create(c"quarry-exec", MFdFlags::MFD_CLOEXEC)?);
     fcntl(file.as_fd(), FcntlArg::F_SETFL(OFlag::O_APPEND))?;
@@ -153,7 +156,7 @@ fn tail(file: &File, kept: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Everything the watching thread needs.
+/// The state of the watching thread.
 struct Watch {
     command: Command,
     label: String,
@@ -162,7 +165,7 @@ struct Watch {
     streams: Streams,
 }
 
-/// Why a query was put to an end by us.
+/// Why Quarry ended a query, or discarded a command's output.
 enum Cut {
     Deadline,
     TooLarge,
@@ -179,7 +182,7 @@ impl Watch {
         let started = match starter {
             Ok(_) => match events.recv() {
                 Ok(Event::Started(started)) => started,
-                _ => Err(io::Error::other("the thread that starts the command is gone")),
+                _ => Err(io::Error::other("the thread that starts the command ended unexpectedly")),
             },
             Err(source) => Err(source),
         };
@@ -209,23 +212,23 @@ impl Watch {
         let answer = answer(self.line, &self.command, &self.streams, status, cut, duration);
         log(&answer, &self.command, duration);
         if let Some(reply) = reply {
-            // Nobody listens when the caller has given up.
+            // The send fails if the caller has stopped waiting.
             let _ = reply.send(answer);
         }
     }
 
-    /// Waits for as long as it takes.
+    /// Waits for the end, without a limit.
     fn wait_for_mutation(&self, events: &Receiver<Event>, since: Instant) -> Option<Cut> {
         let mut cut = None;
-        let mut told = false;
-        while let Err(RecvTimeoutError::Timeout) = events.recv_timeout(LOOK) {
+        let mut warned = false;
+        while let Err(RecvTimeoutError::Timeout) = events.recv_timeout(CHECK_INTERVAL) {
             if self.overflowed() {
-                // It goes on; only its words are lost.
+                // The mutation continues; only its output is lost.
                 let _ = self.streams.stdout.set_len(0);
                 cut = Some(Cut::TooLarge);
             }
-            if !told && since.elapsed() > self.command.deadline {
-                told = true;
+            if !warned && since.elapsed() > self.command.deadline {
+                warned = true;
                 tracing::warn!(
                     command = self.line,
                     subject = self.command.subject,
@@ -236,7 +239,7 @@ impl Watch {
         cut
     }
 
-    /// Waits until the deadline, then ends the whole process group.
+    /// Waits until the deadline, then terminates the whole process group.
     fn wait_for_query(
         &self,
         handle: &Handle,
@@ -246,7 +249,7 @@ impl Watch {
     ) -> Option<Cut> {
         let cut = loop {
             let left = self.command.deadline.saturating_sub(since.elapsed());
-            match events.recv_timeout(left.min(LOOK)) {
+            match events.recv_timeout(left.min(CHECK_INTERVAL)) {
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => break Cut::Deadline,
                 Err(RecvTimeoutError::Timeout) if self.overflowed() => break Cut::TooLarge,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -255,10 +258,11 @@ impl Watch {
         };
         signal_group(handle, Signal::SIGTERM);
         let ended = ended_within(events, GRACE);
-        // Also when the leader has gone: what it started may have stayed.
+        // Even if the leader has ended: its children may still run.
         signal_group(handle, Signal::SIGKILL);
         if !ended && !ended_within(events, GRACE) {
-            // Stuck in the kernel, on a disk that does not answer. The caller must not be stuck with it.
+            // The process is stuck in the kernel, on a disk that does not respond. The caller must not be
+            // stuck with it.
             if let Some(reply) = reply.take() {
                 let _ = reply.send(Err(self.cut_error(&cut)));
             }
@@ -267,7 +271,7 @@ impl Watch {
         Some(cut)
     }
 
-    /// Keeps both outputs within bounds; true when the standard output is past them.
+    /// Bounds both outputs; returns true if the standard output exceeds its limit.
     fn overflowed(&self) -> bool {
         let length = |file: &File| file.metadata().map_or(0, |metadata| metadata.len());
         if length(&self.streams.stderr) > STDERR_LIMIT {
@@ -281,19 +285,19 @@ impl Watch {
     }
 }
 
-/// The starting thread: starts the process and tells when it has ended, without reaping it.
+/// The starting thread: starts the process and reports when it has ended, without reaping it.
 #[allow(clippy::disallowed_types)]
 fn start_and_wait(command: &Expression, events: &Sender<Event>) {
     let started = adopted::starting(|| command.start(), |started| started.as_ref().ok().and_then(pid));
     let number = started.as_ref().ok().and_then(process);
-    // A closed channel cannot be: the watching thread listens until the end.
+    // The channel cannot be closed: the watching thread receives until the end.
     let _ = events.send(Event::Started(started.map(Box::new)));
     let Some(number) = number else { return };
     while waitid(Id::Pid(number), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
     let _ = events.send(Event::Ended);
 }
 
-/// The number of the one process behind a handle.
+/// The ID of the one process behind a handle.
 fn pid(handle: &Handle) -> Option<u32> {
     handle.pids().first().copied()
 }
@@ -308,7 +312,7 @@ fn ended_within(events: &Receiver<Event>, limit: Duration) -> bool {
 
 fn signal_group(handle: &Handle, signal: Signal) {
     if let Some(group) = process(handle) {
-        // A group that is gone already is what we want.
+        // If the group no longer exists, there is nothing to do.
         let _ = killpg(group, signal);
     }
 }
@@ -320,7 +324,7 @@ fn cut_error(command: String, deadline: Duration, cut: &Cut) -> Error {
     }
 }
 
-/// Puts the result together once the process has ended.
+/// Builds the result after the process has ended.
 fn answer(
     line: String,
     command: &Command,
@@ -347,14 +351,15 @@ fn answer(
         return Err(Error::Signalled { command: line, signal, stderr });
     }
     let Some(stdout) = stdout else { return Err(Error::OutputTooLarge { command: line, limit: STDOUT_LIMIT }) };
-    // Without a signal there is a code.
+    // A process that was not terminated by a signal has an exit code.
     Ok(Output { command: line, code: status.code().unwrap_or(-1), stdout, stderr, duration })
 }
 
-/// One line per command: a warning when it broke, when a change failed, or when it took half its deadline.
+/// Logs one line per command: a warning if it was aborted, if a mutation failed, or if it took more than half
+/// its deadline.
 fn log(answer: &Answer, command: &Command, duration: Duration) {
     match answer {
-        Err(error) => tracing::warn!(?duration, %error, "a command broke"),
+        Err(error) => tracing::warn!(?duration, %error, "a command did not exit normally"),
         Ok(output) if command.mutation && !output.success() => {
             tracing::warn!(
                 command = output.command,

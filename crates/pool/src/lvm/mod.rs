@@ -117,7 +117,7 @@ impl LvmPool {
     /// An lvm command on this volume group that outlived the Quarry that started it, in words. A change made meanwhile
     /// would have it come after: a volume that was deleted could be made once more.
     fn orphan(&self) -> Option<String> {
-        self.known_orphans().iter().find(|orphan| orphan.lives()).map(|orphan| {
+        self.known_orphans().iter().find(|orphan| orphan.is_running()).map(|orphan| {
             format!("`{}` (process {}), which outlived the Quarry that started it,", orphan.command, orphan.pid)
         })
     }
