@@ -41,13 +41,13 @@ async fn a_storage_that_no_pool_has_is_looked_for_in_all_of_them_and_never_said_
     let before = (ill.begun(Operation::Read), well.begun(Operation::Read));
     let error = host.get(&stranger, LONG).await.unwrap_err();
     assert_eq!(error.reason, Reason::Unavailable, "{error}");
-    assert!(error.message.contains("no pool of this node lies on the storage"), "{error}");
+    assert!(error.message.contains("no pool of this node has the storage"), "{error}");
     assert_eq!((ill.begun(Operation::Read), well.begun(Operation::Read)), (before.0 + 1, before.1 + 1));
 
     ill.hang(true);
     let error = host.get(&stranger, LONG).await.unwrap_err();
     assert_eq!(error.reason, Reason::Unavailable, "{error}");
-    assert!(error.message.contains("pool ill has not answered within 60 s"), "{error}");
+    assert!(error.message.contains("pool ill did not answer within 60 s"), "{error}");
 }
 
 #[tokio::test]
