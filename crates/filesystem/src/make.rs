@@ -54,7 +54,7 @@ pub async fn make(kind: Filesystem, device: &Path, uuid: &str, options: &MakeOpt
         Probe::Filesystem { kind: found, uuid: ref other, .. } if found == kind && other == uuid => {
             return Err(Error::Busy { attempted: "make a filesystem on", device: device.to_owned() });
         }
-        found => return Err(Error::NotBlank { device: device.to_owned(), found: found.words() }),
+        found => return Err(Error::NotBlank { device: device.to_owned(), found: found.description() }),
     };
     let failed = |source| Error::Mkfs { kind, device: device.to_owned(), source };
     Command::mutation(program)
@@ -73,7 +73,7 @@ pub async fn make(kind: Filesystem, device: &Path, uuid: &str, options: &MakeOpt
         Probe::Filesystem { kind: found, uuid: made, in_progress: false, .. } if found == kind && made == uuid => {
             Ok(())
         }
-        found => Err(Error::Unverified { kind, device: device.to_owned(), found: found.words() }),
+        found => Err(Error::Unverified { kind, device: device.to_owned(), found: found.description() }),
     }
 }
 

@@ -42,7 +42,7 @@ pub enum Probe {
 impl Probe {
     /// What it is, in words that go on after "holds".
     #[must_use]
-    pub fn words(&self) -> String {
+    pub fn description(&self) -> String {
         match self {
             Self::Blank => "nothing".to_owned(),
             Self::Filesystem { kind, uuid, in_progress: false, .. } => {

@@ -148,7 +148,7 @@ async fn a_foreign_signature_is_seen_respected_and_wiped() {
         run(command.arg(&disk.device)).await;
         assert_eq!(probe(&disk.device).await.unwrap(), Probe::Other { what: words.to_owned() });
         assert!(matches!(make_plain(Filesystem::Ext4, &disk.device).await, Err(Error::NotBlank { .. })), "{words}");
-        assert_eq!(probe(&disk.device).await.unwrap().words(), words, "untouched");
+        assert_eq!(probe(&disk.device).await.unwrap().description(), words, "untouched");
         wipe();
         assert_eq!(probe(&disk.device).await.unwrap(), Probe::Blank, "{words}");
     }
@@ -172,7 +172,7 @@ async fn a_foreign_signature_is_seen_respected_and_wiped() {
     table[446..462].copy_from_slice(&[0, 0, 2, 0, 0x83, 0, 0, 0, 1, 0, 0, 0, 0, 8, 0, 0]);
     table[510..].copy_from_slice(&[0x55, 0xaa]);
     disk.write(0, &table);
-    assert_eq!(probe(&disk.device).await.unwrap().words(), "a DOS partition table");
+    assert_eq!(probe(&disk.device).await.unwrap().description(), "a DOS partition table");
 
     // Rubbish everywhere else does not matter.
     let rubbish = vec![0xa5u8; 1 << 20];

@@ -8,7 +8,7 @@ use futures::stream::FuturesUnordered;
 use quarry_pool::{Pool, PoolVolume};
 use quarry_volume::{Error, FencingToken, Reason, Result, StorageId, VolumeId};
 
-use crate::looks::Looks;
+use crate::checks::Checks;
 use crate::publisher::StatePublisher;
 use crate::tasks::Tasks;
 
@@ -29,7 +29,7 @@ struct Inner {
     node: String,
     pools: Vec<Arc<dyn Pool>>,
     tasks: Tasks,
-    looks: Looks,
+    checks: Checks,
     publisher: StatePublisher,
     /// The highest fencing token that this run of the agent has seen.
     fence: Mutex<u64>,
@@ -61,8 +61,8 @@ impl Host {
     pub fn in_pod(node: impl Into<String>, pools: Vec<Arc<dyn Pool>>, pod_uid: impl Into<String>) -> Self {
         let node = node.into();
         let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone());
-        let (tasks, looks, fence) = (Tasks::default(), Looks::default(), Mutex::new(0));
-        Self { inner: Arc::new(Inner { node, pools, tasks, looks, publisher, fence }) }
+        let (tasks, checks, fence) = (Tasks::default(), Checks::default(), Mutex::new(0));
+        Self { inner: Arc::new(Inner { node, pools, tasks, checks, publisher, fence }) }
     }
 
     /// The node's name.
@@ -84,8 +84,8 @@ impl Host {
     }
 
     /// The checks of volumes, which can hang.
-    pub(crate) fn looks(&self) -> &Looks {
-        &self.inner.looks
+    pub(crate) fn checks(&self) -> &Checks {
+        &self.inner.checks
     }
 
     /// Identifies this run of the agent: every start has a new one.

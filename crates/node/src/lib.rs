@@ -6,6 +6,7 @@
 
 mod agent;
 mod bytes;
+mod checks;
 mod condition;
 mod create;
 mod deactivate;
@@ -13,7 +14,6 @@ mod errors;
 mod health;
 mod host;
 mod kernel;
-mod looks;
 mod prepare;
 mod publish;
 mod publisher;

@@ -1,13 +1,15 @@
-//! The publisher: what this node tells of its pools and volumes, and everyone who follows it.
+//! The state publisher: holds the current state of this node's pools and volumes and sends it to all
+//! listeners.
 //!
-//! A controller knows nothing but what it is told here. So three things must hold: what is told was read from the
-//! storage, at one instant for each pool; what was read later is told later, and numbered; and a volume is called gone
-//! only after its pool was read completely.
+//! A controller knows only what it receives from here. So three rules hold: published state was read from the
+//! storage, for each pool in one reading; later readings are published later and have higher generations; and
+//! a volume is reported as gone only after its pool was read completely.
 //!
-//! Pools are read one at a time each, and independently: one that hangs delays no updates of the others. After our own
-//! changes the pool is read before the caller is answered. Changes from outside are looked for only while somebody
-//! listens: when the kernel tells of devices, and every few seconds. Such a look compares the disks' headers; it runs no
-//! program unless something changed.
+//! Pools are read independently, so a hanging pool does not delay the updates of others; each pool has at
+//! most one reading at a time. After a change by Quarry, the pool is read before the caller gets its
+//! response. While there are listeners, pools are also read after kernel events and every few seconds, to
+//! find changes from outside. Such a reading compares the disks' headers; it runs no program unless something
+//! changed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,10 +26,10 @@ mod difference;
 mod listener;
 mod watch;
 
-/// How many changes a listener may be behind before it gets everything anew.
+/// How many changes a listener may be behind before it gets the full state again.
 const BACKLOG: usize = 256;
 
-/// What this node tells. Cheap to clone; all clones are the same publisher.
+/// The state publisher of one node. Cheap to clone; all clones are the same publisher.
 #[derive(Clone)]
 pub(crate) struct StatePublisher {
     inner: Arc<Inner>,
@@ -36,32 +38,35 @@ pub(crate) struct StatePublisher {
 struct Inner {
     greeting: Greeting,
     pools: Vec<Arc<dyn Pool>>,
-    /// Held while the pool of the same index is read, and until the publisher shows what was read: so that the publisher never
-    /// goes back.
-    turns: Vec<tokio::sync::Mutex<()>>,
-    told: Mutex<Told>,
-    /// What is wrong with the filesystems of volumes in use, as seen by the latest look at each: no pool knows it.
-    ailing: Mutex<BTreeMap<VolumeId, String>>,
-    /// Everything that is told goes through here while [`Told`] is locked: in the order of the generations.
+    /// The lock of the pool with the same index, held from the start of a reading until it is published, so
+    /// that the published state never goes backwards.
+    locks: Vec<tokio::sync::Mutex<()>>,
+    published: Mutex<Published>,
+    /// The problems of the filesystems of volumes in use, from the latest check of each. Pools do not know
+    /// them.
+    filesystem_problems: Mutex<BTreeMap<VolumeId, String>>,
+    /// Every change is sent here while [`Published`] is locked, so changes are in the order of their
+    /// generations.
     updates: broadcast::Sender<Arc<Change>>,
 }
 
-struct Told {
+struct Published {
     generation: u64,
-    /// As [`Inner::pools`].
-    pools: Vec<Known>,
+    /// In the order of [`Inner::pools`].
+    pools: Vec<PublishedPool>,
 }
 
-/// What is told of one pool.
-struct Known {
+/// The published state of one pool.
+struct PublishedPool {
     state: PoolState,
-    /// Sorted by their identifiers.
+    /// Sorted by ID.
     volumes: Vec<Volume>,
-    /// The mark of the reading that `volumes` come from; `None` if they come from none.
+    /// The mark of the reading that `volumes` come from. `None`: publish the next reading even if the storage
+    /// has not changed.
     mark: Option<u64>,
-    /// Why volumes that exist could not be prepared by the creation that was tried last.
+    /// Why the last attempt to create a volume could not prepare it, for volumes that exist.
     failures: HashMap<VolumeId, String>,
-    /// Whether a task looks for changes from outside.
+    /// Whether a task watches for changes from outside.
     watched: bool,
 }
 
@@ -76,7 +81,8 @@ impl StatePublisher {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             capabilities: Vec::new(),
         };
-        // A later start counts on from a higher number, unless the clock was set back: then the instance tells.
+        // A later start begins with a higher generation, unless the clock was set back; then the instance
+        // shows the restart.
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let generation = u64::try_from(since.as_micros()).unwrap_or(1);
         let unread = |pool: &Arc<dyn Pool>| {
@@ -84,81 +90,91 @@ impl StatePublisher {
             let why = format!("pool {name} has not been read yet");
             let space = Space { closed: Some(why.clone()), ..Space::default() };
             let state = PoolState { name, space, problems: vec![why], ..PoolState::default() };
-            Known { state, volumes: Vec::new(), mark: None, failures: HashMap::new(), watched: false }
+            PublishedPool { state, volumes: Vec::new(), mark: None, failures: HashMap::new(), watched: false }
         };
-        let told = Told { generation, pools: pools.iter().map(unread).collect() };
-        let turns = pools.iter().map(|_| tokio::sync::Mutex::default()).collect();
+        let published = Published { generation, pools: pools.iter().map(unread).collect() };
+        let locks = pools.iter().map(|_| tokio::sync::Mutex::default()).collect();
         let updates = broadcast::Sender::new(BACKLOG);
-        let ailing = Mutex::default();
-        Self { inner: Arc::new(Inner { greeting, pools, turns, told: Mutex::new(told), ailing, updates }) }
+        let filesystem_problems = Mutex::default();
+        Self {
+            inner: Arc::new(Inner {
+                greeting,
+                pools,
+                locks,
+                published: Mutex::new(published),
+                filesystem_problems,
+                updates,
+            }),
+        }
     }
 
     pub(crate) fn greeting(&self) -> &Greeting {
         &self.inner.greeting
     }
 
-    /// Reads the pool after a change of ours. Returns what is told of it and of the volume that was changed, with the
-    /// generation at which this holds. Where the pool cannot be read just now, our own change is told all the same:
-    /// `volume` if it was made, its absence if not.
+    /// Reads the pool after a change by Quarry. Returns the published state of the pool and of the changed
+    /// volume, with its generation. If the pool cannot be read now, the change is published anyway: `volume`
+    /// if it was created, its absence otherwise.
     pub(crate) async fn changed(&self, pool: &str, id: &VolumeId, volume: Option<Volume>) -> Change {
         if volume.is_none() {
-            self.ailing().remove(id);
+            self.filesystem_problems().remove(id);
         }
         let Some(index) = self.index(pool) else { return Change::default() };
-        if let Some(known) = self.told().pools.get_mut(index)
+        if let Some(known) = self.published().pools.get_mut(index)
             && known.failures.remove(id).is_some()
         {
             known.mark = None;
         }
-        let _turn = self.turn(index).await;
+        let _lock = self.lock_pool(index).await;
         let read = self.read(index).await;
-        let mut told = self.told();
+        let mut published = self.published();
         if !read {
-            self.note(&mut told, index, id, volume);
+            self.publish_own_change(&mut published, index, id, volume);
         }
-        let generation = told.generation;
-        let Some(known) = told.pools.get(index) else { return Change::default() };
-        // What was read wins: somebody may have removed the volume at once.
+        let generation = published.generation;
+        let Some(known) = published.pools.get(index) else { return Change::default() };
+        // The reading wins: the volume may have been removed immediately.
         let volumes: Vec<Volume> =
             known.find(id).ok().and_then(|at| known.volumes.get(at)).cloned().into_iter().collect();
         let gone = if volumes.is_empty() { vec![id.clone()] } else { Vec::new() };
         Change { generation, pools: vec![known.state.clone()], volumes, gone }
     }
 
-    /// Notes why a volume that exists could not be prepared. The volume shows this problem until a later creation
-    /// prepares it, or it is gone.
+    /// Stores why an existing volume could not be prepared. The volume shows this problem until a later
+    /// creation prepares it, or until it is gone.
     pub(crate) fn failed(&self, pool: &str, id: &VolumeId, why: &str) {
         let Some(index) = self.index(pool) else { return };
-        if let Some(known) = self.told().pools.get_mut(index) {
-            known.failures.insert(id.clone(), format!("its creation failed, and is to be repeated: {why}"));
+        if let Some(known) = self.published().pools.get_mut(index) {
+            known.failures.insert(id.clone(), format!("its creation failed and must be retried: {why}"));
             // Publish the next reading even if the storage has not changed.
             known.mark = None;
         }
         self.refresh_soon(pool);
     }
 
-    /// Reads a pool when its turn comes, and tells what is different. Returns whether it could be read.
+    /// Waits for the pool's lock, reads the pool, and publishes the differences. Returns whether it could be
+    /// read.
     async fn refresh(&self, index: usize) -> bool {
-        let _turn = self.turn(index).await;
+        let _lock = self.lock_pool(index).await;
         self.read(index).await
     }
 
-    async fn turn(&self, index: usize) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        match self.inner.turns.get(index) {
-            Some(turn) => Some(turn.lock().await),
+    async fn lock_pool(&self, index: usize) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match self.inner.locks.get(index) {
+            Some(lock) => Some(lock.lock().await),
             None => None,
         }
     }
 
-    /// Reads a pool whose turn the caller holds.
+    /// Reads a pool whose lock the caller holds.
     async fn read(&self, index: usize) -> bool {
         let Some(pool) = self.inner.pools.get(index) else { return false };
-        let known = self.told().pools.get(index).and_then(|known| known.mark);
+        let known = self.published().pools.get(index).and_then(|known| known.mark);
         let reading = pool.read(known).await;
-        self.absorb(index, pool.name(), reading)
+        self.publish_reading(index, pool.name(), reading)
     }
 
-    fn absorb(&self, index: usize, pool: &str, reading: Reading) -> bool {
+    fn publish_reading(&self, index: usize, pool: &str, reading: Reading) -> bool {
         let Reading { mut state, mark, volumes } = reading;
         let readable = !matches!(volumes, Volumes::Unreadable);
         let volumes = match volumes {
@@ -170,8 +186,8 @@ impl StatePublisher {
                 Some(list)
             }
         };
-        let mut told = self.told();
-        let Some(known) = told.pools.get_mut(index) else { return readable };
+        let mut published = self.published();
+        let Some(known) = published.pools.get_mut(index) else { return readable };
         if !readable {
             state.storage = known.state.storage.clone();
             state.volumes = count(&known.volumes);
@@ -179,23 +195,23 @@ impl StatePublisher {
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
         if let Some(mut volumes) = volumes {
             known.add_failures(&mut volumes);
-            self.add_ailing(&mut volumes);
+            self.add_filesystem_problems(&mut volumes);
             (changed, gone) = difference(&known.volumes, &volumes);
             known.volumes = volumes;
             known.mark = Some(mark);
         }
         let pools = known.replace(state);
-        self.publish(&mut told, Change { generation: 0, pools, volumes: changed, gone });
+        self.publish(&mut published, Change { generation: 0, pools, volumes: changed, gone });
         readable
     }
 
-    /// Notes what a look at a volume's filesystem has shown: what is wrong with it, or that nothing is. Told from then on.
-    pub(crate) fn set_trouble(&self, id: &VolumeId, why: Option<String>) {
+    /// Stores and publishes the result of a check of a volume's filesystem: its problem, or `None`.
+    pub(crate) fn set_filesystem_problem(&self, id: &VolumeId, why: Option<String>) {
         let changed = {
-            let mut ailing = self.ailing();
+            let mut problems = self.filesystem_problems();
             let before = match &why {
-                Some(why) => ailing.insert(id.clone(), why.clone()),
-                None => ailing.remove(id),
+                Some(why) => problems.insert(id.clone(), why.clone()),
+                None => problems.remove(id),
             };
             before != why
         };
@@ -203,10 +219,10 @@ impl StatePublisher {
             return;
         }
         if let Some(why) = why {
-            tracing::warn!(volume = %id, why, "a filesystem does not serve");
+            tracing::warn!(volume = %id, why, "a filesystem has failed");
         }
-        // The next reading is compared whatever its mark.
-        let pool = self.told().pools.iter_mut().find(|known| known.find(id).is_ok()).map(|known| {
+        // Publish the next reading even if the storage has not changed.
+        let pool = self.published().pools.iter_mut().find(|known| known.find(id).is_ok()).map(|known| {
             known.mark = None;
             known.state.name.clone()
         });
@@ -215,11 +231,11 @@ impl StatePublisher {
         }
     }
 
-    /// Adds the problems of their filesystems to these volumes.
-    pub(crate) fn add_ailing(&self, volumes: &mut [Volume]) {
-        let ailing = self.ailing();
-        for volume in volumes.iter_mut().filter(|_| !ailing.is_empty()) {
-            if let Some(why) = ailing.get(&volume.id) {
+    /// Adds the problems of filesystems to these volumes.
+    pub(crate) fn add_filesystem_problems(&self, volumes: &mut [Volume]) {
+        let problems = self.filesystem_problems();
+        for volume in volumes.iter_mut().filter(|_| !problems.is_empty()) {
+            if let Some(why) = problems.get(&volume.id) {
                 let separator = if volume.problem.is_empty() { "" } else { "; " };
                 volume.problem = format!("{}{separator}{why}", volume.problem);
                 if volume.condition.status().is_none() {
@@ -229,13 +245,13 @@ impl StatePublisher {
         }
     }
 
-    fn ailing(&self) -> MutexGuard<'_, BTreeMap<VolumeId, String>> {
-        self.inner.ailing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn filesystem_problems(&self) -> MutexGuard<'_, BTreeMap<VolumeId, String>> {
+        self.inner.filesystem_problems.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Enters our own change of a pool that cannot be read.
-    fn note(&self, told: &mut Told, index: usize, id: &VolumeId, volume: Option<Volume>) {
-        let Some(known) = told.pools.get_mut(index) else { return };
+    /// Publishes a change by Quarry in a pool that cannot be read.
+    fn publish_own_change(&self, published: &mut Published, index: usize, id: &VolumeId, volume: Option<Volume>) {
+        let Some(known) = published.pools.get_mut(index) else { return };
         let mut change = Change::default();
         match (known.find(id), volume) {
             (Ok(at), Some(volume)) => {
@@ -254,30 +270,30 @@ impl StatePublisher {
             }
             (Err(_), None) => {}
         }
-        // The next complete reading is compared whatever its mark.
+        // Publish the next complete reading even if the storage has not changed.
         known.mark = None;
         let state = PoolState { volumes: count(&known.volumes), ..known.state.clone() };
         change.pools = known.replace(state);
-        self.publish(told, change);
+        self.publish(published, change);
     }
 
-    /// Numbers a change, and sends it to everyone who listens; nothing is no change.
-    fn publish(&self, told: &mut Told, change: Change) {
+    /// Gives a change its generation and sends it to all listeners. Does nothing if the change is empty.
+    fn publish(&self, published: &mut Published, change: Change) {
         if change.pools.is_empty() && change.volumes.is_empty() && change.gone.is_empty() {
             return;
         }
-        told.generation += 1;
-        // It fails where nobody listens.
-        let _ = self.inner.updates.send(Arc::new(Change { generation: told.generation, ..change }));
+        published.generation += 1;
+        // The send fails if there are no listeners.
+        let _ = self.inner.updates.send(Arc::new(Change { generation: published.generation, ..change }));
     }
 
-    /// Everything that is told now.
+    /// The full state that is published now.
     fn full_state(&self) -> Change {
-        let told = self.told();
+        let published = self.published();
         Change {
-            generation: told.generation,
-            pools: told.pools.iter().map(|known| known.state.clone()).collect(),
-            volumes: told.pools.iter().flat_map(|known| known.volumes.iter().cloned()).collect(),
+            generation: published.generation,
+            pools: published.pools.iter().map(|known| known.state.clone()).collect(),
+            volumes: published.pools.iter().flat_map(|known| known.volumes.iter().cloned()).collect(),
             gone: Vec::new(),
         }
     }
@@ -286,18 +302,19 @@ impl StatePublisher {
         self.inner.pools.iter().position(|candidate| candidate.name() == pool)
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
-        self.inner.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.inner.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Known {
-    /// Where the volume stands, or would stand.
+impl PublishedPool {
+    /// The index of the volume, or where it would be inserted.
     fn find(&self, id: &VolumeId) -> Result<usize, usize> {
         self.volumes.binary_search_by(|volume| volume.id.cmp(id))
     }
 
-    /// Gives the volumes of a complete reading what is known of their creation, and forgets what is of no other use.
+    /// Adds failed creations to the volumes of a complete reading, and drops the failures of all other
+    /// volumes.
     fn add_failures(&mut self, volumes: &mut [Volume]) {
         let mut failures = std::mem::take(&mut self.failures);
         for volume in volumes.iter_mut().filter(|volume| !volume.ready) {
@@ -309,7 +326,7 @@ impl Known {
         }
     }
 
-    /// Replaces the state; returns it if it is another one.
+    /// Replaces the state; returns it if it is different.
     fn replace(&mut self, state: PoolState) -> Vec<PoolState> {
         if self.state == state {
             return Vec::new();
@@ -341,7 +358,7 @@ pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
         access: record.map(|record| record.access),
         filesystem: record.and_then(|record| record.filesystem),
         layout: record.map(|record| record.layout),
-        // Where the record cannot be read its bytes may be anybody's.
+        // Without a readable record, its bytes may belong to a user.
         ready: !matches!(&volume.record, Recorded::Here(record) if record.state == State::New),
         condition: health::condition(volume, problem.is_some()),
         problem: problem.unwrap_or_default(),
@@ -361,7 +378,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(600);
 
-    /// The volume as it is published next.
+    /// The next published volume.
     async fn next(updates: &mut UpdateStream) -> Volume {
         loop {
             match updates.next().await.unwrap().unwrap() {
@@ -376,28 +393,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_filesystem_that_does_not_serve_is_told_until_it_does_again() {
+    async fn a_failed_filesystem_is_published_until_it_works_again() {
         let pool = SimulatedPool::new("p", 4 << 20, vec![256], Duration::ZERO);
         let host = Host::new("node-1", vec![Arc::new(pool)]);
         let spec = VolumeSpec::mount("a", 40 << 20, Filesystem::Ext4);
         let (volume, _) = host.create(spec, None, LONG).await.unwrap();
         let mut updates = host.watch().await.unwrap();
-        // The greeting and the full state: what is known before the full state comes in it, and in no change.
+        // The greeting and the full state: what is published before the full state is part of it, and not a
+        // change.
         for _ in 0..2 {
             updates.next().await.unwrap().unwrap();
         }
-        host.publisher().set_trouble(&volume.id, None);
-        host.publisher().set_trouble(&volume.id, Some("it is shut down".to_owned()));
+        host.publisher().set_filesystem_problem(&volume.id, None);
+        host.publisher().set_filesystem_problem(&volume.id, Some("it is shut down".to_owned()));
         let (problem, condition) = ("it is shut down".to_owned(), Condition::FilesystemFailed);
         assert_eq!(next(&mut updates).await, Volume { problem, condition, ..volume.clone() });
-        // A reading of the storage does not forget it.
+        // A reading of the storage does not remove the problem.
         host.publisher().refresh_soon("p");
         assert_eq!(host.publisher().full_state().volumes[0].problem, "it is shut down");
-        host.publisher().set_trouble(&volume.id, None);
+        host.publisher().set_filesystem_problem(&volume.id, None);
         assert_eq!(next(&mut updates).await, volume);
-        host.publisher().set_trouble(&volume.id, Some("again".to_owned()));
+        host.publisher().set_filesystem_problem(&volume.id, Some("again".to_owned()));
         assert_eq!(next(&mut updates).await.problem, "again");
         host.delete(&volume.id, LONG).await.unwrap();
-        assert!(host.publisher().ailing().is_empty(), "a deleted volume is forgotten");
+        assert!(host.publisher().filesystem_problems().is_empty(), "a deleted volume is forgotten");
     }
 }

@@ -1,4 +1,4 @@
-//! One who follows the publisher.
+//! A listener of the state publisher.
 
 use std::sync::Arc;
 
@@ -9,37 +9,40 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::StatePublisher;
 
-/// A follower: the greeting, the full state, then every change after it.
+/// A listener: receives the greeting, the full state, then every later change.
 struct Listener {
     publisher: StatePublisher,
     updates: broadcast::Receiver<Arc<Change>>,
     next: Next,
 }
 
-/// What a listener is to hear next.
+/// The next update for a listener.
 enum Next {
     Greeting,
-    /// Everything, after each pool was read.
+    /// The full state, after each pool was read.
     First,
-    /// Everything, as the publisher shows it.
+    /// The full state as it is published now.
     FullState,
-    /// What is newer than this generation.
+    /// Changes with a higher generation than this.
     After(u64),
 }
 
 impl StatePublisher {
-    /// Begins to follow: everything that there is, then every change, without end. Who cannot keep up with the changes
-    /// is shown everything anew.
+    /// Starts an endless stream: the full state, then every change. A listener that falls behind gets the
+    /// full state again.
     pub(crate) fn listen(&self) -> UpdateStream {
         let listener = Listener { publisher: self.clone(), updates: self.subscribe(), next: Next::Greeting };
-        futures::stream::unfold(listener, |mut listener| async move { Some((Ok(listener.hear().await?), listener)) })
-            .boxed()
+        futures::stream::unfold(
+            listener,
+            |mut listener| async move { Some((Ok(listener.next_update().await?), listener)) },
+        )
+        .boxed()
     }
 }
 
 impl Listener {
-    /// Waits for the next updates. `None` cannot happen while the publisher lives.
-    async fn hear(&mut self) -> Option<Update> {
+    /// Waits for the next update. Never returns `None` while the publisher exists.
+    async fn next_update(&mut self) -> Option<Update> {
         loop {
             match self.next {
                 Next::Greeting => {
@@ -51,7 +54,8 @@ impl Listener {
                     self.next = Next::FullState;
                 }
                 Next::FullState => {
-                    // What is sent from here on has a higher generation; what is in the queue and lower is in the full state.
+                    // Changes that are sent from now on have a higher generation; queued changes with a lower
+                    // one are already in the full state.
                     let full_state = self.publisher.full_state();
                     self.next = Next::After(full_state.generation);
                     return Some(Update::FullState(full_state));
@@ -63,8 +67,8 @@ impl Listener {
                     }
                     Ok(_) => {}
                     Err(RecvError::Lagged(missed)) => {
-                        tracing::debug!(missed, "a listener was too slow, and is told everything anew");
-                        // What is still in the queue will be in the full state.
+                        tracing::debug!(missed, "a listener fell behind and gets the full state again");
+                        // The queued changes will be in the full state.
                         self.updates = self.updates.resubscribe();
                         self.next = Next::FullState;
                     }
