@@ -1,9 +1,9 @@
-//! Filesystems: probe, make, measure.
+//! Probes, makes and measures filesystems.
 //!
-//! What must never happen here is formatting something that holds data. So [`make`] formats only what [`probe`] calls
-//! blank while nobody else can write to the device, mkfs is never forced, doubt of any kind (an unreadable sector, two
-//! signatures at once) counts as "not blank", and what comes from a StorageClass has passed
-//! the allow-list of [`quarry_volume::MakeOptions`].
+//! This crate must never format a device that contains data. So [`make`] formats only a device that [`probe`]
+//! reports as blank while no other process can write to it; mkfs is never forced; any doubt (an unreadable
+//! sector, two signatures) counts as "not blank"; and options from a StorageClass have passed the allow-list
+//! of [`quarry_volume::MakeOptions`].
 
 mod adopt;
 mod condition;

@@ -1,4 +1,4 @@
-//! How full a filesystem is, and how small one may be.
+//! Measures how full a filesystem is, and defines how small one may be.
 
 use std::path::Path;
 
@@ -6,16 +6,16 @@ use quarry_volume::Filesystem;
 
 use crate::{Error, kinds};
 
-/// What a mounted filesystem holds.
+/// The usage of a mounted filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// The filesystem's size in bytes, its own structures not counted.
+    /// The filesystem's size in bytes, without its own structures.
     pub total: u64,
-    /// Bytes that an ordinary user may still write.
+    /// Bytes that an unprivileged user can still write.
     pub available: u64,
     /// Bytes in use; with `available` and the blocks reserved for root it makes up `total`.
     pub used: u64,
-    /// Inodes in all; 0 where the filesystem has no fixed number of them (btrfs).
+    /// The number of inodes; 0 if the filesystem has no fixed number (btrfs).
     pub inodes: u64,
     /// Inodes that are free.
     pub inodes_free: u64,
@@ -23,7 +23,7 @@ pub struct Usage {
     pub inodes_used: u64,
 }
 
-/// Measures the filesystem that `path` is on. Blocks where the device does.
+/// Measures the filesystem that contains `path`. Blocks if the device hangs.
 ///
 /// # Errors
 /// The path is missing, or the filesystem no longer answers.
@@ -40,7 +40,7 @@ pub fn usage(path: &Path) -> Result<Usage, Error> {
     })
 }
 
-/// The size in bytes below which no volume with that filesystem is made.
+/// The minimum size in bytes of a volume with that filesystem.
 #[must_use]
 pub fn minimum_size(kind: Filesystem) -> u64 {
     kinds::of(kind).minimum_size

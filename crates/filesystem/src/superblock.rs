@@ -1,9 +1,10 @@
-//! The superblock of one filesystem, at its own place: whether a volume carries the filesystem that was made for it.
+//! Reads the superblock of one filesystem at its fixed offset, to check that a volume contains the filesystem
+//! that was made for it.
 //!
-//! [`crate::probe`] asks what a device may be taken for, and any signature counts: that is right for a device that is
-//! about to be formatted. It is wrong for a volume in use. Many signatures (of arrays, of other filesystems, of partition
-//! tables) lie where users' files lie, some of them two bytes long, and what a user writes into a file must not make the
-//! volume unmountable. So here one place is read, and nothing else on the device counts.
+//! [`crate::probe`] looks for any signature on the device, which is right before formatting. It is wrong for
+//! a volume in use: many signatures (of arrays, other filesystems, partition tables) are at offsets where
+//! users' files are, some of them only two bytes long, and what a user writes into a file must not make the
+//! volume unmountable. So this module reads only one offset and ignores everything else on the device.
 
 use std::fs::File;
 use std::io;
@@ -15,19 +16,19 @@ use quarry_volume::Filesystem;
 use crate::thread::blocking;
 use crate::{Error, kinds};
 
-/// What a superblock says of its filesystem.
+/// The contents of a superblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Superblock {
     /// Its UUID, in lower case.
     pub uuid: String,
-    /// Its mkfs never came to its end; only xfs says so.
+    /// Its mkfs did not finish; only xfs shows this.
     pub in_progress: bool,
 }
 
-/// How much of a superblock is read: all that is looked at lies within.
+/// How much of a superblock is read, in bytes; contains every field that is used.
 pub(crate) const LENGTH: usize = 512;
 
-/// The superblock of that filesystem on the device. `None`: the device was read, and has none there.
+/// The superblock of that filesystem on the device. `None`: the device was read and has no such superblock.
 ///
 /// # Errors
 /// The device cannot be opened or read.
@@ -41,7 +42,7 @@ fn read(kind: Filesystem, device: &Path) -> Result<Option<Superblock>, Error> {
     let of = kinds::of(kind);
     match file.read_exact_at(&mut bytes, of.superblock_at) {
         Ok(()) => Ok((of.superblock)(&bytes)),
-        // The device ends before: no superblock can be there.
+        // The device is too short for a superblock.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(source) => Err(Error::io("read the superblock of", device, source)),
     }
@@ -53,7 +54,7 @@ mod tests {
     use crate::kinds::tests::sample;
 
     #[tokio::test]
-    async fn a_device_that_ends_before_has_none_and_one_that_is_missing_is_an_error() {
+    async fn a_short_device_has_no_superblock_and_a_missing_one_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for length in [0, 1024, (64 << 10) + 511] {
             file.as_file().set_len(length).unwrap();

@@ -19,8 +19,8 @@ pub(crate) enum Check {
 }
 
 /// How an operator recovers a filesystem.
-pub(crate) const RECOVERY: &str = "see the kernel log, and end the pods that use it: after it is unpublished everywhere, \
-                                   the next stage mounts it again and recovers what is still on its disk";
+pub(crate) const RECOVERY: &str = "see the kernel log, and end the pods that use it: after it is unpublished \
+                                   everywhere, the next stage mounts it again and recovers what is still on its disk";
 
 impl Host {
     /// Checks whether the mounted filesystem works, and passes the result to the state publisher.
@@ -45,7 +45,7 @@ pub(crate) fn condition(entry: &mount::Entry, check: Check) -> Option<Trouble> {
         super_options: &entry.super_options,
         device: device.as_deref(),
     };
-    let trouble = filesystem::signs(&mounted);
+    let trouble = filesystem::check_mounted(&mounted);
     match check {
         Check::Read => trouble.filter(|trouble| matches!(trouble, Trouble::ShutDown(_))),
         Check::Write if trouble.is_none() && !entry.read_only() => filesystem::try_write(&entry.target),

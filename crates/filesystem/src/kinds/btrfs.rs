@@ -2,7 +2,7 @@
 
 use quarry_volume::MakeOptions;
 
-use super::{Kind, is_whole, shows_all, uuid_at};
+use super::{Kind, always_complete, no_hidden_trouble, uuid_at};
 use crate::Superblock;
 use crate::features::feature;
 
@@ -10,21 +10,22 @@ pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.btrfs",
     tools: &["mkfs.btrfs"],
     package: "btrfs-progs",
-    // mkfs.btrfs refuses less than 109 MiB (114,294,784 bytes), of which next to nothing is left for files. Measured on a loop
-    // device with btrfs-progs 6.2.
+    // mkfs.btrfs requires 109 MiB (114,294,784 bytes), which leaves almost no space for files. Measured on a
+    // loop device with btrfs-progs 6.2.
     minimum_size: 128 << 20,
-    // What it turned on before this (no-holes, free-space-tree) every kernel knows that Kubernetes runs on.
+    // Every kernel that Kubernetes runs on supports the features that were turned on earlier (no-holes,
+    // free-space-tree).
     features: &[feature((6, 1), (6, 3), "-O", "^block-group-tree")],
     prepare,
     superblock_at: 64 << 10,
     superblock,
-    // As ext4's.
-    check_before_adoption: is_whole,
-    hidden_trouble: shows_all,
+    // The same as for ext4.
+    check_before_adoption: always_complete,
+    hidden_trouble: no_hidden_trouble,
 };
 
-/// Told a UUID, mkfs.btrfs first looks at every block device of the host for one that has it already: a disk that hangs
-/// anywhere on the host holds it up.
+/// With a given UUID, mkfs.btrfs first checks every block device of the host for the same UUID, so any
+/// hanging disk on the host blocks it.
 fn prepare(uuid: &str, options: &mut MakeOptions) -> Vec<String> {
     options.add_switch("-K");
     vec!["-U".to_owned(), uuid.to_owned()]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use quarry_volume::MakeOptions;
 
-use super::{Kind, is_whole, uuid_at};
+use super::{Kind, always_complete, uuid_at};
 use crate::condition::{Trouble, try_write};
 use crate::features::feature;
 use crate::{Mounted, Superblock};
@@ -13,22 +13,23 @@ pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.ext4",
     tools: &["mkfs.ext4"],
     package: "e2fsprogs",
-    // It goes down to 128 KiB, but below 2 MiB it has no journal, and what has none is not safe against a power cut. This leaves
-    // the journal room beside the files. Measured on a loop device with e2fsprogs 1.47.0.
+    // mkfs.ext4 accepts 128 KiB, but below 2 MiB the filesystem has no journal and is not safe against a
+    // power cut. This size leaves space for the journal and files. Measured on a loop device with e2fsprogs
+    // 1.47.0.
     minimum_size: 16 << 20,
     features: &[feature((4, 4), (1, 43), "-O", "^metadata_csum_seed"), feature((5, 15), (1, 47), "-O", "^orphan_file")],
     prepare,
     superblock_at: 1024,
     superblock,
-    // The signature is a write of its own, with a flush before and after it (seen with strace, and by killing mkfs before each
-    // write).
-    check_before_adoption: is_whole,
+    // mkfs writes the signature separately, with a flush before and after it (seen with strace, and by
+    // killing mkfs before each write).
+    check_before_adoption: always_complete,
     hidden_trouble,
 };
 
-/// lazy_itable_init stays as mke2fs chooses it: the kernel zeroes the inode tables after the first mount, and until then
-/// group checksums keep it from reading them. The journal is zeroed at once (mke2fs's default): what former owners left
-/// there could otherwise be taken for transactions.
+/// lazy_itable_init keeps mke2fs's default: the kernel zeroes the inode tables after the first mount, and
+/// until then group checksums prevent it from reading them. The journal is zeroed immediately (mke2fs's
+/// default): otherwise, data of previous owners could be taken for transactions.
 fn prepare(uuid: &str, options: &mut MakeOptions) -> Vec<String> {
     if !options.mentions("-E", "discard") {
         options.add_default("-E", "nodiscard");
@@ -42,8 +43,8 @@ fn superblock(bytes: &[u8]) -> Option<Superblock> {
     Some(Superblock { uuid: uuid_at(bytes, 0x68)?, in_progress: false })
 }
 
-/// Whether it is ext4, of the three filesystems that share a superblock: only ext4 has features that ext3 does not know.
-/// An external journal is not one of these three.
+/// Distinguishes ext4 from ext2 and ext3, which have the same superblock: only ext4 has features that ext3
+/// does not know. An external journal device is none of the three.
 fn is_ext4(bytes: &[u8]) -> Option<bool> {
     const INCOMPAT_OF_EXT3: u32 = 0x02 | 0x04 | 0x10;
     const RO_COMPAT_OF_EXT3: u32 = 0x01 | 0x02 | 0x04;
@@ -53,8 +54,8 @@ fn is_ext4(bytes: &[u8]) -> Option<bool> {
     Some(incompat & JOURNAL_DEVICE == 0 && (incompat & !INCOMPAT_OF_EXT3 != 0 || ro_compat & !RO_COMPAT_OF_EXT3 != 0))
 }
 
-/// Some kernels (6.1, 6.12) show an ext4 that refuses writes nowhere, and flushing its root folder succeeds. The count of
-/// errors outlives the error, so it only shows where a write is worth a try.
+/// Some kernels (6.1, 6.12) do not show that an ext4 rejects writes, and syncing its root directory succeeds.
+/// The error count stays after the error is fixed, so it only shows that a write should be tried.
 fn hidden_trouble(mounted: &Mounted<'_>, sysfs: &Path) -> Option<Trouble> {
     let errors = sysfs.join(mounted.device?).join("errors_count");
     if std::fs::read_to_string(errors).is_ok_and(|count| count.trim() == "0") {
@@ -85,7 +86,7 @@ pub(super) mod tests {
     fn ext2_ext3_and_an_external_journal_are_not_ext4() {
         let found = |incompat, ro_compat| superblock(&ext(incompat, ro_compat, [0x11; 16]));
         assert_eq!(found(0x02, 0x03), None, "ext2 and ext3");
-        assert_eq!(found(0x06, 0x07), None, "ext3 whose journal is to be replayed");
+        assert_eq!(found(0x06, 0x07), None, "ext3 with a journal to replay");
         assert_eq!(found(0x48, 0x400), None, "a journal device");
         assert!(found(0x42, 0x03).is_some(), "extents");
         assert!(found(0x02, 0x403).is_some(), "metadata checksums");

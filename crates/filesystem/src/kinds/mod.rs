@@ -1,4 +1,4 @@
-//! What Quarry knows of each filesystem: one module each, and one row of [`of`].
+//! What Quarry knows about each filesystem: one module and one row of [`of`] per filesystem.
 
 mod btrfs;
 mod ext4;
@@ -16,32 +16,33 @@ use crate::{Error, Mounted, Superblock};
 
 /// What differs between filesystems.
 pub(crate) struct Kind {
-    /// The program that makes it.
+    /// The program that makes the filesystem.
     pub(crate) mkfs: &'static str,
-    /// Every program of it that a node runs.
+    /// All of its programs that a node runs.
     pub(crate) tools: &'static [&'static str],
-    /// The package that holds them, as Debian and its kin call it.
+    /// The package that contains them, on Debian and similar distributions.
     pub(crate) package: &'static str,
-    /// The size in bytes below which no volume with it is made.
+    /// The minimum size in bytes of a volume with this filesystem.
     pub(crate) minimum_size: u64,
-    /// What some mkfs turns on that an older kernel does not mount.
+    /// Features that some version of mkfs turns on and that an older kernel cannot mount.
     pub(crate) features: &'static [Feature],
-    /// Gives mkfs the UUID, and keeps it from discarding the device. Returns what comes before the options.
+    /// Sets the UUID and turns off discarding. Returns the arguments that come before the options.
     pub(crate) prepare: fn(uuid: &str, options: &mut MakeOptions) -> Vec<String>,
-    /// Where its superblock is, in bytes from the device's start.
+    /// The offset of its superblock, in bytes from the device's start.
     pub(crate) superblock_at: u64,
     /// Reads the first [`crate::superblock::LENGTH`] bytes of a superblock. `None`: it is not one of this filesystem.
     pub(crate) superblock: fn(&[u8]) -> Option<Superblock>,
     /// See [`crate::check_before_adoption`].
     pub(crate) check_before_adoption: for<'a> fn(&'a Path) -> Checked<'a>,
-    /// Looks for trouble that neither mountinfo nor reading shows. `sysfs` is the kernel's folder of this filesystem.
+    /// Checks for trouble that neither mountinfo nor a read shows. `sysfs` is the directory of this
+    /// filesystem type in sysfs.
     pub(crate) hidden_trouble: fn(&Mounted<'_>, sysfs: &Path) -> Option<Trouble>,
 }
 
-/// A check under way.
+/// The future of a check.
 pub(crate) type Checked<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 
-/// What is known of that filesystem.
+/// The description of that filesystem.
 pub(crate) fn of(kind: Filesystem) -> &'static Kind {
     match kind {
         Filesystem::Ext4 => &ext4::KIND,
@@ -50,18 +51,19 @@ pub(crate) fn of(kind: Filesystem) -> &'static Kind {
     }
 }
 
-/// Every program that a node runs for its filesystems, with the package that holds it.
+/// Every program that a node runs for its filesystems, with the package that contains it.
 pub fn tools() -> impl Iterator<Item = (&'static str, &'static str)> {
     Filesystem::ALL.into_iter().map(of).flat_map(|kind| kind.tools.iter().map(|tool| (*tool, kind.package)))
 }
 
-/// For filesystems whose superblock is written last, after a flush: what carries it is whole.
-fn is_whole(_: &Path) -> Checked<'_> {
+/// For filesystems whose superblock is written last, after a flush: if it is there, the filesystem is
+/// complete.
+fn always_complete(_: &Path) -> Checked<'_> {
     Box::pin(std::future::ready(Ok(())))
 }
 
-/// For filesystems that show all their trouble.
-fn shows_all(_: &Mounted<'_>, _: &Path) -> Option<Trouble> {
+/// For filesystems that have no hidden trouble.
+fn no_hidden_trouble(_: &Mounted<'_>, _: &Path) -> Option<Trouble> {
     None
 }
 
@@ -83,7 +85,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn each_is_known_by_its_own_superblock_alone() {
+    fn each_is_recognized_only_by_its_own_superblock() {
         for made in Filesystem::ALL {
             for asked in Filesystem::ALL {
                 let found = (of(asked).superblock)(&sample(made, [0x11; 16]));
@@ -95,7 +97,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_no_superblock() {
+    fn a_truncated_superblock_is_not_recognized() {
         for kind in Filesystem::ALL {
             for length in [0, 3, 40, 0x47] {
                 assert_eq!((of(kind).superblock)(&sample(kind, [0x11; 16])[..length]), None, "{kind}, {length} bytes");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
-use super::{Kind, shows_all, uuid_at};
+use super::{Kind, no_hidden_trouble, uuid_at};
 use crate::features::feature;
 use crate::{Error, Superblock};
 
@@ -14,7 +14,7 @@ pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.xfs",
     tools: &["mkfs.xfs", "xfs_repair"],
     package: "xfsprogs",
-    // mkfs.xfs refuses less. Measured on a loop device with xfsprogs 6.1.0.
+    // The minimum of mkfs.xfs. Measured on a loop device with xfsprogs 6.1.0.
     minimum_size: 300 << 20,
     features: &[
         feature((4, 16), (4, 9), "-m", "reflink=0"),
@@ -28,11 +28,12 @@ pub(super) const KIND: Kind = Kind {
     prepare,
     superblock_at: 0,
     superblock,
-    check_before_adoption: |device| Box::pin(read_through(device)),
-    hidden_trouble: shows_all,
+    check_before_adoption: |device| Box::pin(check_with_repair(device)),
+    hidden_trouble: no_hidden_trouble,
 };
 
-/// How long a fresh filesystem's structures may take to read. One that takes longer holds files.
+/// How long it may take to read the structures of a new filesystem. If it takes longer, the filesystem
+/// contains files.
 const CHECK_DEADLINE: Duration = Duration::from_secs(30);
 
 fn prepare(uuid: &str, options: &mut MakeOptions) -> Vec<String> {
@@ -46,8 +47,9 @@ fn superblock(bytes: &[u8]) -> Option<Superblock> {
     Some(Superblock { uuid: uuid_at(bytes, 32)?, in_progress: *bytes.get(126)? != 0 })
 }
 
-/// mkfs.xfs takes the "in progress" mark off *before* its only flush (xfsprogs 6.1.0), so all of it is read.
-async fn read_through(device: &Path) -> Result<(), Error> {
+/// mkfs.xfs clears the "in progress" mark *before* its only flush (xfsprogs 6.1.0), so the whole filesystem
+/// is checked.
+async fn check_with_repair(device: &Path) -> Result<(), Error> {
     let failed = |source| Error::Command { attempted: "check", device: device.to_owned(), source };
     let output = Command::query("xfs_repair")
         .arg("-n")
@@ -57,14 +59,15 @@ async fn read_through(device: &Path) -> Result<(), Error> {
         .run()
         .await;
     let output = match output {
-        // Too much in it to be fresh: it was in use, so its mkfs had ended.
+        // It contains too much to be new: it was in use, so its mkfs had finished.
         Err(quarry_exec::Error::Deadline { .. }) => return Ok(()),
         output => output.map_err(failed)?,
     };
     let damaged = || Error::Damaged { kind: Filesystem::Xfs, device: device.to_owned() };
     match output.code {
         0 => Ok(()),
-        // A log with changes in it: it was mounted, so its mkfs had ended; and -n cannot tell more without replaying.
+        // The log contains changes: it was mounted, so its mkfs had finished. With -n, xfs_repair cannot
+        // check more, because it does not replay the log.
         1 if output.stderr.contains("valuable metadata changes in a log") => Ok(()),
         1 if output.stderr.contains("contains a mounted") => {
             Err(Error::Busy { attempted: "check", device: device.to_owned() })
@@ -87,7 +90,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_unfinished_one_says_so() {
+    fn an_unfinished_xfs_is_recognized() {
         let mut bytes = sample([0x11; 16]);
         bytes[126] = 1;
         assert!(superblock(&bytes).unwrap().in_progress);
