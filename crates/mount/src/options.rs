@@ -1,10 +1,11 @@
-//! Mount options as mount(2) wants them: bits for what every filesystem knows, text for the rest.
+//! Mount options in the form of mount(2): flags for generic options, text for the others.
 
 use sys_mount::MountFlags;
 
 use crate::syscalls::{I_VERSION, LAZYTIME, NOSYMFOLLOW};
 
-/// Splits option words into the flags of mount(2) and the text for the filesystem. Later words win over earlier ones.
+/// Splits options into the flags of mount(2) and the text for the filesystem. Later options override earlier
+/// ones.
 pub(crate) fn split(options: &[String]) -> (MountFlags, String) {
     let mut flags = MountFlags::empty();
     let mut data = String::new();
@@ -23,7 +24,7 @@ pub(crate) fn split(options: &[String]) -> (MountFlags, String) {
     (flags, data)
 }
 
-/// The bits that a word stands for, and whether it sets or clears them.
+/// The flags of an option, and whether it sets or clears them.
 fn flag(word: &str) -> Option<(MountFlags, bool)> {
     Some(match word {
         "defaults" => (MountFlags::empty(), true),
@@ -54,7 +55,7 @@ fn flag(word: &str) -> Option<(MountFlags, bool)> {
     })
 }
 
-/// The flags that belong to one mount, with the words under which mountinfo shows them.
+/// The flags of a single mount, with their names in mountinfo.
 const PER_MOUNT: [(&str, MountFlags); 6] = [
     ("ro", MountFlags::RDONLY),
     ("nosuid", MountFlags::NOSUID),
@@ -64,7 +65,7 @@ const PER_MOUNT: [(&str, MountFlags); 6] = [
     ("nodiratime", MountFlags::NODIRATIME),
 ];
 
-/// The flags that a mount has, from its words in mountinfo. A remount has to repeat them, or it clears them.
+/// The flags of a mount, from its options in mountinfo. A remount must repeat them, or it clears them.
 pub(crate) fn shown(options: &[String]) -> MountFlags {
     let mut flags = MountFlags::empty();
     for option in options {
@@ -77,7 +78,7 @@ pub(crate) fn shown(options: &[String]) -> MountFlags {
     flags
 }
 
-/// The words for the flags that belong to one mount; `rw` when there are none.
+/// The names of the flags of a single mount; `rw` if there are none.
 pub(crate) fn words(flags: MountFlags) -> String {
     let set: Vec<_> = PER_MOUNT.iter().filter(|(_, flag)| flags.contains(*flag)).map(|(name, _)| *name).collect();
     if set.is_empty() { "rw".to_owned() } else { set.join(",") }
@@ -92,25 +93,25 @@ mod tests {
     }
 
     #[test]
-    fn flags_and_text_are_told_apart() {
+    fn flags_and_text_are_separated() {
         let (flags, data) = split_words(&["noatime", "data=ordered", "ro", "context=\"a:b:c:s0:c1,c2\"", "nodev"]);
         assert_eq!(flags, MountFlags::NOATIME | MountFlags::RDONLY | MountFlags::NODEV);
         assert_eq!(data, "data=ordered,context=\"a:b:c:s0:c1,c2\"");
     }
 
     #[test]
-    fn the_last_word_wins() {
+    fn the_last_option_wins() {
         assert_eq!(split_words(&["ro", "rw"]), (MountFlags::empty(), String::new()));
         assert_eq!(split_words(&["rw", "ro"]), (MountFlags::RDONLY, String::new()));
     }
 
     #[test]
-    fn no_word_binds_moves_or_remounts() {
+    fn no_option_binds_moves_or_remounts() {
         for word in ["bind", "rbind", "remount", "move", "shared", "private"] {
             assert_eq!(
                 split_words(&[word]),
                 (MountFlags::empty(), word.to_owned()),
-                "left for the filesystem to refuse"
+                "left for the filesystem to reject"
             );
         }
     }

@@ -1,9 +1,10 @@
-//! mount(2) and umount2(2), called through sys-mount.
+//! Calls mount(2) and umount2(2) through sys-mount.
 //!
-//! Everything else in this crate decides whether to call them; here stands how. Four traps of sys-mount are avoided:
-//! without a type it tries every filesystem that the kernel knows, so each call names one; it unmounts a null pointer
-//! when a path holds a NUL byte, so that is refused before; and its feature `loop`, which turns a source named `*.iso`
-//! into a loop device, is off; and its own `NOFOLLOW` for unmounting is a flag of open(2), which umount2(2) refuses.
+//! The rest of this crate decides when to call them. This module avoids four traps of sys-mount: without a
+//! type, it tries every filesystem that the kernel knows, so each call names one; it unmounts a null pointer
+//! if a path contains a NUL byte, so such paths are rejected first; its feature `loop`, which turns a source
+//! named `*.iso` into a loop device, is off; and its own `NOFOLLOW` for unmounting is a flag of open(2),
+//! which umount2(2) rejects.
 
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
@@ -22,7 +23,7 @@ pub(crate) const NOSYMFOLLOW: MountFlags = MountFlags::from_bits_retain(0x100);
 /// Not `UnmountFlags::NOFOLLOW`: see above.
 const NOFOLLOW: UnmountFlags = UnmountFlags::from_bits_retain(libc::UMOUNT_NOFOLLOW);
 
-/// The type that a bind or a remount is given: the kernel reads none there.
+/// The type for binds and remounts; the kernel ignores it.
 const NO_TYPE: &str = "none";
 
 /// Mounts the filesystem on a block device.
@@ -30,18 +31,18 @@ pub(crate) fn mount(device: &Path, target: &Path, fstype: &str, flags: MountFlag
     Mount::builder().fstype(fstype).flags(flags).data(data).mount(device, target).map(drop).map_err(errno)
 }
 
-/// Binds what is at the source to the target.
+/// Bind-mounts the source at the target.
 pub(crate) fn bind(source: &Path, target: &Path) -> Result<(), Errno> {
     Mount::builder().fstype(NO_TYPE).flags(MountFlags::BIND).mount(source, target).map(drop).map_err(errno)
 }
 
-/// Gives a bind other flags. Those that are not repeated are cleared.
+/// Changes the flags of a bind mount. Flags that are not repeated are cleared.
 pub(crate) fn remount_bind(target: &Path, flags: MountFlags) -> Result<(), Errno> {
     let flags = MountFlags::BIND | MountFlags::REMOUNT | flags;
     Mount::builder().fstype(NO_TYPE).flags(flags).mount("", target).map(drop).map_err(errno)
 }
 
-/// Unmounts the topmost mount at the target; never follows a link there, is neither forced nor lazy.
+/// Unmounts the topmost mount at the target. Never follows a symbolic link there; neither forced nor lazy.
 pub(crate) fn unmount(target: &Path) -> Result<(), Errno> {
     if target.as_os_str().as_bytes().contains(&0) {
         return Err(Errno::EINVAL);
@@ -49,7 +50,7 @@ pub(crate) fn unmount(target: &Path) -> Result<(), Errno> {
     sys_mount::unmount(target, NOFOLLOW).map_err(errno)
 }
 
-/// A path with a NUL byte has no number of its own: the kernel would have seen another path.
+/// An error without a number is a path with a NUL byte, which never reached the kernel.
 fn errno(error: io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw)
 }
@@ -72,7 +73,7 @@ mod tests {
         );
     }
 
-    /// sys-mount keeps bits that it has no name for.
+    /// sys-mount keeps flags that it has no name for.
     #[test]
     fn flags_are_those_of_the_kernel() {
         for (flag, bits) in [
