@@ -9,7 +9,7 @@ use nix::errno::Errno;
 use sys_mount::MountFlags;
 
 use crate::mountinfo::{Device, Entry, stack_at};
-use crate::target::{PathKind, look, resolve_existing};
+use crate::target::{PathKind, path_kind, resolve_existing};
 use crate::{Error, options, remove_target, syscalls};
 
 /// The longest option text that mount(2) accepts, in bytes: one page including the terminating NUL.
@@ -44,7 +44,7 @@ pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[S
         if !entry.is_of_device(number) || entry.fstype != fstype {
             return Err(Error::Foreign { attempted, target: target.clone(), found: entry.to_string() });
         }
-        if look(&target)? == PathKind::Unreadable {
+        if path_kind(&target)? == PathKind::Unreadable {
             return Err(Error::Dead { target: target.clone() });
         }
         let (asked, found) = (options::words(flags), options::words(options::shown(&entry.options)));
@@ -92,7 +92,7 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), Error> 
     let Some(from) = stack_at(&source)?.into_iter().next() else { return Err(Error::NotMounted { volume: source }) };
     let same = |entry: &Entry| entry.device == from.device && entry.root == from.root;
     // Check before anything is bound to it.
-    if look(&source)? == PathKind::Unreadable {
+    if path_kind(&source)? == PathKind::Unreadable {
         return Err(Error::Dead { target: source });
     }
     let wanted = read_only || from.read_only();
@@ -202,7 +202,7 @@ fn bind_once(source: &Path, target: &Path, what: &'static str) -> Result<(), Err
 
 /// The topmost mount at a resolved path; rejects a symbolic link.
 fn top(target: &Path) -> Result<Option<Entry>, Error> {
-    if look(target)? == PathKind::Symlink {
+    if path_kind(target)? == PathKind::Symlink {
         return Err(Error::Symlink { target: target.to_owned() });
     }
     Ok(stack_at(target)?.into_iter().next())
@@ -215,7 +215,7 @@ fn unverified(attempted: &'static str, target: &Path, found: &str) -> Error {
 /// Creates the directory of a target; returns whether it was missing. An existing directory is fine; the
 /// mount hides its contents, but they are not lost.
 fn make_directory(target: &Path) -> Result<bool, Error> {
-    match look(target)? {
+    match path_kind(target)? {
         PathKind::Directory => return Ok(false),
         PathKind::Nothing => {}
         found => return Err(wrong_kind(target, "a directory", found)),
@@ -232,7 +232,7 @@ fn make_directory(target: &Path) -> Result<bool, Error> {
 
 /// Creates the empty file at which a device's node is bound; returns whether it was missing.
 fn make_file(target: &Path) -> Result<bool, Error> {
-    match look(target)? {
+    match path_kind(target)? {
         PathKind::File { len: 0 } => return Ok(false),
         PathKind::Nothing => {}
         found => return Err(wrong_kind(target, "an empty file", found)),

@@ -42,7 +42,7 @@ pub(crate) fn resolve_existing(target: &Path) -> Result<PathBuf, Error> {
 /// The same as [`crate::mount_filesystem`].
 pub fn check_target(target: &Path) -> Result<(), Error> {
     let target = resolve_existing(target)?;
-    match look(&target)? {
+    match path_kind(&target)? {
         PathKind::Nothing | PathKind::Directory | PathKind::Unreadable => Ok(()),
         PathKind::Symlink => Err(Error::Symlink { target }),
         found @ (PathKind::File { .. } | PathKind::Other) => {
@@ -80,7 +80,7 @@ impl PathKind {
 }
 
 /// Reads the kind of a resolved path.
-pub(crate) fn look(path: &Path) -> Result<PathKind, Error> {
+pub(crate) fn path_kind(path: &Path) -> Result<PathKind, Error> {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.is_dir() => Ok(PathKind::Directory),
         Ok(metadata) if metadata.is_file() => Ok(PathKind::File { len: metadata.len() }),
@@ -134,8 +134,8 @@ mod tests {
         std::os::unix::fs::symlink("/nowhere", dir.join("real/last")).unwrap();
         assert_eq!(resolve(&dir.join("link/last/")).unwrap().unwrap(), dir.join("real/last"));
         assert_eq!(resolve(&dir.join("missing/last")).unwrap(), None);
-        assert_eq!(look(&dir.join("real/last")).unwrap(), PathKind::Symlink);
-        assert_eq!(look(&dir.join("real")).unwrap(), PathKind::Directory);
-        assert_eq!(look(&dir.join("real/x")).unwrap(), PathKind::Nothing);
+        assert_eq!(path_kind(&dir.join("real/last")).unwrap(), PathKind::Symlink);
+        assert_eq!(path_kind(&dir.join("real")).unwrap(), PathKind::Directory);
+        assert_eq!(path_kind(&dir.join("real/x")).unwrap(), PathKind::Nothing);
     }
 }

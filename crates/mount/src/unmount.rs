@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use crate::mountinfo::stack_at;
-use crate::target::{PathKind, look, resolve};
+use crate::target::{PathKind, path_kind, resolve};
 use crate::{Error, holders, syscalls};
 
 /// More stacked mounts on one target than any error could cause.
@@ -24,7 +24,7 @@ const DEEPEST_STACK: usize = 256;
 pub fn unmount(target: &Path) -> Result<(), Error> {
     let Some(target) = resolve(target)? else { return Ok(()) };
     for _ in 0..DEEPEST_STACK {
-        if look(&target)? == PathKind::Symlink {
+        if path_kind(&target)? == PathKind::Symlink {
             return Err(Error::Symlink { target });
         }
         let Some(entry) = stack_at(&target)?.into_iter().next() else { return Ok(()) };
@@ -57,7 +57,7 @@ pub fn unmount(target: &Path) -> Result<(), Error> {
 /// [`Error::WrongKind`] or [`Error::Symlink`] if it is not something that a publish makes.
 pub fn remove_target(target: &Path) -> Result<(), Error> {
     let Some(target) = resolve(target)? else { return Ok(()) };
-    let found = look(&target)?;
+    let found = path_kind(&target)?;
     if found != PathKind::Symlink
         && let Some(entry) = stack_at(&target)?.first()
     {

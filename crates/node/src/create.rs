@@ -17,8 +17,8 @@ use crate::tasks::Handle;
 impl Host {
     pub(crate) async fn create_now(&self, spec: VolumeSpec, handle: Handle) -> Result<(Volume, Change)> {
         check(&spec)?;
-        let asked = Arc::clone(self.pool(spec.class.pool.as_deref())?);
-        match self.make(&asked, &spec, &handle).await {
+        let requested = Arc::clone(self.pool(spec.class.pool.as_deref())?);
+        match self.make(&requested, &spec, &handle).await {
             Ok((pool, volume)) => {
                 let volume = self.describe(&pool, &volume);
                 let change = self.publisher().changed(pool.name(), &volume.id, Some(volume.clone())).await;
@@ -26,7 +26,7 @@ impl Host {
             }
             Err(error) => {
                 // The volume may have been partly created.
-                self.publisher().refresh_soon(asked.name());
+                self.publisher().refresh_soon(requested.name());
                 Err(error)
             }
         }
@@ -35,19 +35,19 @@ impl Host {
     /// Finds or carves the volume and prepares it for use.
     async fn make(
         &self,
-        asked: &Arc<dyn Pool>,
+        requested: &Arc<dyn Pool>,
         spec: &VolumeSpec,
         handle: &Handle,
     ) -> Result<(Arc<dyn Pool>, PoolVolume)> {
         // If a pool cannot be searched, the volume may exist there.
-        let found = self.find_by_name(&spec.name, asked).await.map_err(Error::not_final)?;
+        let found = self.find_by_name(&spec.name, requested).await.map_err(Error::not_final)?;
         let (pool, volume, fresh) = match found {
             Some(Located { pool, volume }) => {
-                compatible(spec, asked.name(), pool.name(), &volume)?;
+                compatible(spec, requested.name(), pool.name(), &volume)?;
                 let (volume, fresh) = resume(&pool, volume, spec).await?;
                 (pool, volume, fresh)
             }
-            None => (Arc::clone(asked), self.carve(asked, spec).await?, true),
+            None => (Arc::clone(requested), self.carve(requested, spec).await?, true),
         };
         match prepare(&pool, volume.clone(), fresh, handle).await {
             Ok(volume) => Ok((pool, volume)),
@@ -124,7 +124,7 @@ fn check(spec: &VolumeSpec) -> Result<()> {
 }
 
 /// Checks that the existing volume matches the request (CSI `CreateVolume`, idempotency).
-fn compatible(spec: &VolumeSpec, asked: &str, pool: &str, volume: &PoolVolume) -> Result<()> {
+fn compatible(spec: &VolumeSpec, requested: &str, pool: &str, volume: &PoolVolume) -> Result<()> {
     let record = volume.record()?;
     let conflict = |what: String| {
         Err(Error::new(
@@ -132,8 +132,8 @@ fn compatible(spec: &VolumeSpec, asked: &str, pool: &str, volume: &PoolVolume) -
             format!("a volume of this name exists, {what}; delete it, or request another name"),
         ))
     };
-    if asked != pool {
-        return conflict(format!("in pool {pool:?}, not in {asked:?}"));
+    if requested != pool {
+        return conflict(format!("in pool {pool:?}, not in {requested:?}"));
     }
     if !spec.size.admits(volume.size) {
         return conflict(format!(

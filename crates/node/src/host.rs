@@ -224,11 +224,11 @@ impl Host {
     ///
     /// # Errors
     /// `Unavailable` if the requested pool cannot be read.
-    pub(crate) async fn find_by_name(&self, name: &str, asked: &Arc<dyn Pool>) -> Result<Option<Located>> {
-        if let Some(volume) = asked.asked(name).await? {
-            return Ok(Some(Located { pool: Arc::clone(asked), volume }));
+    pub(crate) async fn find_by_name(&self, name: &str, requested: &Arc<dyn Pool>) -> Result<Option<Located>> {
+        if let Some(volume) = requested.asked(name).await? {
+            return Ok(Some(Located { pool: Arc::clone(requested), volume }));
         }
-        let others = self.pools().iter().filter(|pool| pool.name() != asked.name());
+        let others = self.pools().iter().filter(|pool| pool.name() != requested.name());
         let (unresponsive, others): (Vec<_>, Vec<_>) = others.partition(|pool| !pool.silent_disks().is_empty());
         for pool in unresponsive {
             tracing::warn!(
