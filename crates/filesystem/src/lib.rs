@@ -19,7 +19,7 @@ mod thread;
 mod zero;
 
 pub use adopt::check_before_adoption;
-pub use condition::{Mounted, Trouble, signs, try_write};
+pub use condition::{Mounted, Trouble, check_mounted, try_write};
 pub use device::{Exclusive, device_size, exclusive};
 pub use error::Error;
 pub use kinds::tools;
