@@ -10,8 +10,8 @@ pub enum Error {
     /// The device is in use: it is mounted, or an mkfs or a wipe runs on it, perhaps one that outlived the
     /// Quarry process that started it.
     #[error(
-        "cannot {attempted} {device:?}: it is in use: mounted, held by another program, or a mkfs or wipe still runs on \
-         it; a retry succeeds once that has ended"
+        "cannot {attempted} {device:?}: it is in use: mounted, held by another program, or a mkfs or wipe still \
+         runs on it; a retry succeeds once that has ended"
     )]
     Busy {
         /// What was attempted.

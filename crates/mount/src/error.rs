@@ -69,8 +69,8 @@ pub enum Error {
     },
     /// The filesystem that is mounted at the target no longer works.
     #[error(
-        "the filesystem mounted at {target:?} does not respond: its device is lost, or the kernel shut it down (see the \
-         kernel log); end the pods that use it: the next stage then recovers what is still on the disk"
+        "the filesystem mounted at {target:?} does not respond: its device is lost, or the kernel shut it down \
+         (see the kernel log); end the pods that use it: the next stage then recovers what is still on the disk"
     )]
     Dead {
         /// The target.
@@ -88,8 +88,8 @@ pub enum Error {
     },
     /// The device cannot be mounted because it is held exclusively.
     #[error(
-        "cannot mount {device:?} at {target:?}: the device or the target is in use (EBUSY): an mkfs or a wipe may still run, \
-         or it is mounted elsewhere with other options; a retry succeeds after that has ended"
+        "cannot mount {device:?} at {target:?}: the device or the target is in use (EBUSY): an mkfs or a wipe \
+         may still run, or it is mounted elsewhere with other options; a retry succeeds after that has ended"
     )]
     DeviceBusy {
         /// The device.
@@ -99,8 +99,8 @@ pub enum Error {
     },
     /// The device cannot be mapped because a program holds it exclusively.
     #[error(
-        "cannot map device {device} read-only: a program holds it exclusively (a pod that mounted a filesystem on it?); \
-         a retry succeeds after that has ended"
+        "cannot map device {device} read-only: a program holds it exclusively (a pod that mounted a filesystem \
+         on it?); a retry succeeds after that has ended"
     )]
     Claimed {
         /// The device.

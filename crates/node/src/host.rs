@@ -210,7 +210,8 @@ impl Host {
             }
         }
         let why = if unread.is_empty() {
-            "no pool of this node has the storage that the volume ID names (were the disks or the configuration replaced?)"
+            "no pool of this node has the storage that the volume ID names (were the disks or the configuration \
+             replaced?)"
                 .to_owned()
         } else {
             format!("its storage may belong to a pool that cannot be read now: {}", unread.join("; "))

@@ -129,8 +129,8 @@ impl Host {
         errors::blocking(move || {
             mount::unmount(&staging).map_err(errors::mount)?;
             Err(Error::precondition(format!(
-                "{trouble}, even after a new mount: a container still uses the volume, its disk fails, or the filesystem \
-                 is damaged; see the kernel log, and check the filesystem (fsck) while nothing uses it"
+                "{trouble}, even after a new mount: a container still uses the volume, its disk fails, or the \
+                 filesystem is damaged; see the kernel log, and check the filesystem (fsck) while nothing uses it"
             )))
         })
         .await

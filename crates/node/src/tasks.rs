@@ -142,7 +142,8 @@ impl Tasks {
                     Error::new(
                         Reason::TimedOut,
                         format!(
-                            "{what} of volume {volume} takes longer than {wait:.1?} and continues; retry to get its result"
+                            "{what} of volume {volume} takes longer than {wait:.1?} and continues; retry to get \
+                             its result"
                         ),
                     )
                 } else {

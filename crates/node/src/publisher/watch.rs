@@ -53,8 +53,8 @@ impl StatePublisher {
         let why = match disks.first() {
             Some(disk) => format!("pool {} is unresponsive: {disk}", known.state.name),
             None => format!(
-                "pool {} is unresponsive: reading its storage takes longer than {} s; does a disk hang, or does another lvm \
-                 hold a lock?",
+                "pool {} is unresponsive: reading its storage takes longer than {} s; does a disk hang, or does \
+                 another lvm hold a lock?",
                 known.state.name,
                 SLOW.as_secs()
             ),
