@@ -10,7 +10,7 @@ use quarry_node::Host;
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_transport::metrics::Metrics;
 use quarry_transport::tls;
-use quarry_volume::{AccessTypes, Filesystem, Layout, SizeRange, VolumeSpec};
+use quarry_volume::{Filesystem, VolumeSpec};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio_util::sync::CancellationToken;
 
@@ -40,16 +40,7 @@ pub(crate) fn address(index: usize) -> SocketAddr {
 
 /// A request for a volume as most are.
 pub(crate) fn spec(name: String, size: u64, pool: &str) -> VolumeSpec {
-    VolumeSpec {
-        name,
-        size: SizeRange { required: size, limit: None },
-        pool: Some(pool.to_owned()),
-        access: AccessTypes::Mount,
-        filesystem: Some(Filesystem::Ext4),
-        layout: Layout::Linear,
-        mkfs_options: String::new(),
-        wipe: None,
-    }
+    VolumeSpec::mount(name, size, Filesystem::Ext4).in_pool(pool)
 }
 
 /// Serves until the end of the input. `restart` closes every listener and connection, and opens them again.

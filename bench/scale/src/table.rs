@@ -10,7 +10,7 @@ pub(crate) struct Row {
     /// The controller's memory with all nodes, and without any, in KiB.
     pub(crate) memory: u64,
     pub(crate) empty: u64,
-    /// From the list of nodes to all their pictures.
+    /// From the list of nodes to all their full state.
     pub(crate) start: f64,
     /// After all agents were restarted at once, until all were connected again.
     pub(crate) back: f64,
@@ -55,7 +55,7 @@ pub(crate) fn print(rows: &[Row]) {
     line("memory of the controller, MiB", &|row| format!("{:.1}", row.memory as f64 / 1024.0));
     line("of that without nodes, MiB", &|row| format!("{:.1}", row.empty as f64 / 1024.0));
     line("memory per node, KiB", &|row| format!("{:.1}", row.per_node()));
-    line("from start to the full picture, s", &|row| format!("{:.2}", row.start));
+    line("from start to the full state, s", &|row| format!("{:.2}", row.start));
     line("all agents restarted: all connected again, s", &|row| format!("{:.2}", row.back));
     line("GetCapacity p50 / p99, µs", &|row| both(row.capacity));
     line("CreateVolume through the controller p50 / p99, µs", &|row| both(row.routed));

@@ -14,7 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 
-use crate::wire::status::chain;
+use quarry_volume::Unreachable;
+
+use crate::wire::status::{Lost, chain};
 
 /// The flow-control window of one stream, in bytes: what a reader that stands still keeps in memory.
 pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
@@ -51,7 +53,7 @@ impl Default for Tuning {
 pub(crate) struct Connection {
     requests: SendRequest<Body>,
     /// Why it ended, once it has.
-    ended: Arc<OnceLock<String>>,
+    ended: Arc<OnceLock<Lost>>,
 }
 
 impl Connection {
@@ -79,8 +81,10 @@ impl Connection {
         let tell = Arc::clone(&ended);
         tokio::spawn(async move {
             let why = match connection.await {
-                Ok(()) => "the other side closed it".to_owned(),
-                Err(error) => chain(&error),
+                Ok(()) => Lost { cause: Unreachable::Ended, why: "the other side closed it".to_owned() },
+                // The time-out is that of keep-alive: nothing came back.
+                Err(error) if error.is_timeout() => Lost { cause: Unreachable::NoAnswer, why: chain(&error) },
+                Err(error) => Lost { cause: Unreachable::Ended, why: chain(&error) },
             };
             // Set here alone.
             let _ = tell.set(why);
@@ -89,8 +93,8 @@ impl Connection {
     }
 
     /// Why the connection ended; `None` while it stands, and for a moment after.
-    pub(crate) fn cause(&self) -> Option<&str> {
-        self.ended.get().map(String::as_str)
+    pub(crate) fn cause(&self) -> Option<&Lost> {
+        self.ended.get()
     }
 }
 

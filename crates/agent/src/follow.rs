@@ -1,29 +1,29 @@
-//! The controller's end of a watch: from messages to news in their order.
+//! The controller's end of a watch: from messages to updates in their order.
 
 use std::sync::Arc;
 
 use futures::{StreamExt as _, stream};
 use prost::Message as _;
 use quarry_proto::agent::v1;
-use quarry_proto::agent::v1::watch_response::News as Message;
-use quarry_volume::{Change, Error, News, NewsStream, Reason, Result};
+use quarry_proto::agent::v1::watch_response::Update as Message;
+use quarry_volume::{Change, Error, Reason, Result, Unreachable, Update, UpdateStream};
 use tonic::Streaming;
 
 use crate::connection::Connection;
 use crate::wire::{read, status};
 
-/// The largest picture that is put together, in bytes as they travel: a quarter of a million volumes. A node that has
+/// The largest full state that is put together, in bytes as they travel: a quarter of a million volumes. A node that has
 /// gone mad must not fill the controller's memory.
-const MAX_PICTURE: usize = 64 << 20;
+const MAX_FULL_STATE: usize = 64 << 20;
 
-/// The news of `node`, in order: greeting, picture, changes; another picture where the node begins anew. An error is
+/// The updates of `node`, in order: greeting, full state, changes; another full state where the node begins anew. An error is
 /// the last thing that comes.
-pub(crate) fn news(node: Arc<str>, connection: Connection, messages: Streaming<v1::WatchResponse>) -> NewsStream {
+pub(crate) fn updates(node: Arc<str>, connection: Connection, messages: Streaming<v1::WatchResponse>) -> UpdateStream {
     let follower = Follower { node, connection, messages, stage: Stage::Greeting };
     stream::unfold(Some(follower), |follower| async move {
         let mut follower = follower?;
         match follower.next().await {
-            Ok(Some(news)) => Some((Ok(news), Some(follower))),
+            Ok(Some(updates)) => Some((Ok(updates), Some(follower))),
             Ok(None) => None,
             Err(error) => Some((Err(error), None)),
         }
@@ -34,13 +34,13 @@ pub(crate) fn news(node: Arc<str>, connection: Connection, messages: Streaming<v
 /// What may come next.
 enum Stage {
     Greeting,
-    Picture { so_far: Change, bytes: usize },
+    FullState { so_far: Change, bytes: usize },
     Changes,
 }
 
 impl Stage {
-    fn picture() -> Self {
-        Self::Picture { so_far: Change::default(), bytes: 0 }
+    fn full_state() -> Self {
+        Self::FullState { so_far: Change::default(), bytes: 0 }
     }
 }
 
@@ -52,8 +52,8 @@ struct Follower {
 }
 
 impl Follower {
-    /// The next piece of news; `None` when the node ended the stream in good order.
-    async fn next(&mut self) -> Result<Option<News>> {
+    /// The next update; `None` when the node ended the stream in good order.
+    async fn next(&mut self) -> Result<Option<Update>> {
         loop {
             let message = self
                 .messages
@@ -63,30 +63,33 @@ impl Follower {
             let Some(message) = message else { return Ok(None) };
             let bytes = message.encoded_len();
             // What a newer node may tell besides.
-            let Some(message) = message.news else { continue };
-            if let Some(news) = self.take(message, bytes)? {
-                return Ok(Some(news));
+            let Some(message) = message.update else { continue };
+            if let Some(updates) = self.take(message, bytes)? {
+                return Ok(Some(updates));
             }
         }
     }
 
-    /// Takes one message; `None` while the picture is not complete.
-    fn take(&mut self, message: Message, bytes: usize) -> Result<Option<News>> {
+    /// Takes one message; `None` while the full state is not complete.
+    fn take(&mut self, message: Message, bytes: usize) -> Result<Option<Update>> {
         match (message, &mut self.stage) {
             (Message::Greeting(greeting), Stage::Greeting) => {
                 if *greeting.node != *self.node {
-                    return Err(Error::unavailable(format!(
-                        "node {}: node {:?} answers in its place: the address was given to another pod; retry",
-                        self.node, greeting.node
-                    )));
+                    return Err(Error::unreachable(
+                        Unreachable::OtherNode,
+                        format!(
+                            "node {}: node {:?} answers in its place: the address was given to another pod; retry",
+                            self.node, greeting.node
+                        ),
+                    ));
                 }
-                self.stage = Stage::picture();
-                Ok(Some(News::Greeting(read::greeting(greeting))))
+                self.stage = Stage::full_state();
+                Ok(Some(Update::Greeting(read::greeting(greeting))))
             }
-            (Message::Picture(part), Stage::Picture { so_far, bytes: sum }) => {
+            (Message::FullState(part), Stage::FullState { so_far, bytes: sum }) => {
                 *sum = sum.saturating_add(bytes);
-                if *sum > MAX_PICTURE {
-                    return Err(self.violated(&format!("its picture has more than {MAX_PICTURE} bytes")));
+                if *sum > MAX_FULL_STATE {
+                    return Err(self.violated(&format!("its full state has more than {MAX_FULL_STATE} bytes")));
                 }
                 let mut more = read::change(&self.node, part.part.unwrap_or_default());
                 so_far.generation = so_far.generation.max(more.generation);
@@ -96,30 +99,27 @@ impl Follower {
                 if !part.last {
                     return Ok(None);
                 }
-                let picture = std::mem::take(so_far);
+                let full_state = std::mem::take(so_far);
                 self.stage = Stage::Changes;
-                Ok(Some(News::Picture(picture)))
+                Ok(Some(Update::FullState(full_state)))
             }
             // We were too slow for its changes, and are told everything anew.
-            (part @ Message::Picture(_), Stage::Changes) => {
-                self.stage = Stage::picture();
+            (part @ Message::FullState(_), Stage::Changes) => {
+                self.stage = Stage::full_state();
                 self.take(part, bytes)
             }
-            (Message::Change(change), Stage::Changes) => Ok(Some(News::Change(read::change(&self.node, change)))),
+            (Message::Change(change), Stage::Changes) => Ok(Some(Update::Change(read::change(&self.node, change)))),
             (Message::Greeting(_), _) => Err(self.violated("it greeted twice")),
-            (Message::Picture(_), Stage::Greeting) => Err(self.violated("its picture came before the greeting")),
-            (Message::Change(_), _) => Err(self.violated("a change came before the picture was complete")),
+            (Message::FullState(_), Stage::Greeting) => Err(self.violated("its full state came before the greeting")),
+            (Message::Change(_), _) => Err(self.violated("a change came before the full state was complete")),
         }
     }
 
     fn violated(&self, what: &str) -> Error {
-        Error::new(
-            Reason::Host,
-            format!(
-                "node {} does not keep to the protocol of its stream: {what}; bring nodes and controller to the same \
-                 version",
-                self.node
-            ),
-        )
+        let why = format!(
+            "node {} does not keep to the protocol of its stream: {what}; bring nodes and controller to the same version",
+            self.node
+        );
+        Error { unreachable: Some(Unreachable::Protocol), ..Error::new(Reason::Host, why) }
     }
 }

@@ -1,11 +1,11 @@
-//! The node's end of a watch: from news to messages of a bounded size.
+//! The node's end of a watch: from updates to messages of a bounded size.
 
 use std::vec::IntoIter;
 
 use prost::Message as _;
 use quarry_proto::agent::v1;
-use quarry_proto::agent::v1::watch_response::News as Message;
-use quarry_volume::{Change, Error, News, PoolState, Volume};
+use quarry_proto::agent::v1::watch_response::Update as Message;
+use quarry_volume::{Change, Error, PoolState, Update, Volume};
 use tonic::Status;
 
 use crate::wire::write;
@@ -17,25 +17,26 @@ const ENOUGH: usize = 1 << 20;
 /// The largest change that is sent in one message, in bytes.
 const MAX_CHANGE: usize = 3 << 20;
 
-/// The messages that one piece of news is sent in. They are made one by one, as the reader takes them.
-pub(crate) fn messages(node: &str, news: News) -> Messages {
-    match news {
-        News::Greeting(greeting) => Messages::One(Some(Ok(Message::Greeting(write::greeting(greeting))))),
-        News::Picture(picture) => Messages::Picture(Parts {
-            generation: picture.generation,
-            pools: picture.pools.into_iter(),
-            volumes: picture.volumes.into_iter(),
+/// The messages that one update is sent in. They are made one by one, as the reader takes them.
+pub(crate) fn messages(node: &str, updates: Update) -> Messages {
+    match updates {
+        Update::Greeting(greeting) => Messages::One(Some(Ok(Message::Greeting(write::greeting(greeting))))),
+        Update::FullState(full_state) => Messages::FullState(Parts {
+            generation: full_state.generation,
+            pools: full_state.pools.into_iter(),
+            volumes: full_state.volumes.into_iter(),
             done: false,
         }),
-        News::Change(change) => Messages::One(Some(one_change(node, change))),
+        Update::Change(change) => Messages::One(Some(one_change(node, change))),
     }
 }
 
-/// A change goes as a whole: half of one would count as all of it. One that is too large is told as a new picture.
+/// A change goes as a whole: half of one would count as all of it. One that is too large is told as a new full state.
 fn one_change(node: &str, change: Change) -> Result<Message, Status> {
     let change = write::change(change);
     if change.encoded_len() > MAX_CHANGE {
-        let why = format!("node {node}: too much changed at once for one message; watch again for the whole picture");
+        let why =
+            format!("node {node}: too much changed at once for one message; watch again for the whole full state");
         return Err(Error::unavailable(why).into());
     }
     Ok(Message::Change(change))
@@ -46,7 +47,7 @@ pub(crate) enum Messages {
     /// Small enough for one.
     One(Option<Result<Message, Status>>),
     /// In parts.
-    Picture(Parts),
+    FullState(Parts),
 }
 
 impl Iterator for Messages {
@@ -55,13 +56,13 @@ impl Iterator for Messages {
     fn next(&mut self) -> Option<Self::Item> {
         let message = match self {
             Self::One(message) => message.take()?,
-            Self::Picture(parts) => Ok(Message::Picture(parts.next()?)),
+            Self::FullState(parts) => Ok(Message::FullState(parts.next()?)),
         };
-        Some(message.map(|news| v1::WatchResponse { news: Some(news) }))
+        Some(message.map(|updates| v1::WatchResponse { update: Some(updates) }))
     }
 }
 
-/// A picture that is being cut into parts.
+/// A full state that is being cut into parts.
 pub(crate) struct Parts {
     generation: u64,
     pools: IntoIter<PoolState>,
@@ -70,9 +71,9 @@ pub(crate) struct Parts {
 }
 
 impl Iterator for Parts {
-    type Item = v1::PicturePart;
+    type Item = v1::FullStatePart;
 
-    fn next(&mut self) -> Option<v1::PicturePart> {
+    fn next(&mut self) -> Option<v1::FullStatePart> {
         if self.done {
             return None;
         }
@@ -91,6 +92,6 @@ impl Iterator for Parts {
             part.volumes.push(volume);
         }
         self.done = self.pools.len() == 0 && self.volumes.len() == 0;
-        Some(v1::PicturePart { part: Some(part), last: self.done })
+        Some(v1::FullStatePart { part: Some(part), last: self.done })
     }
 }

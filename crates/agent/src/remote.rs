@@ -8,7 +8,8 @@ use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::agent_client::AgentClient;
 use quarry_transport::deadline;
 use quarry_volume::{
-    Agent, Change, Chosen, Error, Found, NewsStream, PoolState, Reason, Result, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Error, FencingToken, NameLookup, Reason, Result, Unreachable, UpdateStream, Volume, VolumeId,
+    VolumeSpec,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
@@ -51,23 +52,11 @@ impl RemoteAgent {
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let connection = Connection::over(io, tuning)
-            .await
-            .map_err(|why| Error::unavailable(format!("node {node}: no connection: {why}; retry")))?;
+        let connection = Connection::over(io, tuning).await.map_err(|why| {
+            Error::unreachable(Unreachable::Ended, format!("node {node}: no connection: {why}; retry"))
+        })?;
         let origin = Uri::from_static("https://node.quarry");
         Ok(Self { node: node.into(), connection, origin, watch_wait: tuning.watch_wait })
-    }
-
-    /// What the pools of the node can give now, for those who do not follow its stream.
-    ///
-    /// # Errors
-    /// `Unavailable` if the node cannot be asked, or is another one.
-    pub async fn pools(&self, wait: Duration) -> Result<Vec<PoolState>> {
-        let message = v1::GetCapacityRequest { node: self.node.to_string() };
-        let answer = self
-            .call("GetCapacity", message, wait, |mut client, request| async move { client.get_capacity(request).await })
-            .await?;
-        Ok(answer.pools.into_iter().map(read::pool).collect())
     }
 
     fn client(&self) -> AgentClient<Connection> {
@@ -125,11 +114,11 @@ impl Agent for RemoteAgent {
         &self.node
     }
 
-    async fn create(&self, spec: VolumeSpec, chosen: Option<Chosen>, wait: Duration) -> Result<(Volume, Change)> {
+    async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, wait: Duration) -> Result<(Volume, Change)> {
         let message = v1::CreateVolumeRequest {
             node: self.node.to_string(),
             spec: Some(write::spec(spec)),
-            chosen: chosen.map(write::chosen),
+            token: token.map(write::token),
         };
         let answer =
             self.call("CreateVolume", message, wait, |mut client, request| async move {
@@ -157,7 +146,7 @@ impl Agent for RemoteAgent {
         self.volume(answer.volume, "GetVolume")
     }
 
-    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<Found> {
+    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<NameLookup> {
         let message = v1::FindVolumeRequest { node: self.node.to_string(), name: name.to_owned(), fence };
         let answer = self
             .call("FindVolume", message, wait, |mut client, request| async move { client.find_volume(request).await })
@@ -167,14 +156,14 @@ impl Agent for RemoteAgent {
             // A volume that cannot be read is not "no volume": the name would be given twice.
             some => Some(self.volume(some, "FindVolume")?),
         };
-        Ok(Found { instance: answer.instance, volume })
+        Ok(NameLookup { instance: answer.instance, volume })
     }
 
-    async fn watch(&self) -> Result<NewsStream> {
+    async fn watch(&self) -> Result<UpdateStream> {
         let message = v1::WatchRequest { node: self.node.to_string() };
         let mut client = self.client();
         match timeout(self.watch_wait, client.watch(message)).await {
-            Ok(Ok(answer)) => Ok(follow::news(Arc::clone(&self.node), self.connection.clone(), answer.into_inner())),
+            Ok(Ok(answer)) => Ok(follow::updates(Arc::clone(&self.node), self.connection.clone(), answer.into_inner())),
             Ok(Err(status)) => Err(self.failed(&status, "Watch", false)),
             Err(_) => Err(status::late(&self.node, "Watch")),
         }

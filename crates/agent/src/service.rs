@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
 use quarry_proto::agent::v1;
 use quarry_transport::deadline;
-use quarry_volume::{Agent, Error, News, PoolState, Reason, Result, VolumeId, wire::required};
+use quarry_volume::{Agent, Error, Reason, Result, Unreachable, VolumeId, wire::required};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -45,10 +45,10 @@ impl AgentService {
         if node == this {
             return Ok(());
         }
-        Err(Error::unavailable(format!(
-            "this is node {this}, not {}: the address was given to another pod; retry",
-            node.escape_debug()
-        )))
+        Err(Error::unreachable(
+            Unreachable::OtherNode,
+            format!("this is node {this}, not {}: the address was given to another pod; retry", node.escape_debug()),
+        ))
     }
 
     /// The identifier of a volume on this node.
@@ -62,17 +62,6 @@ impl AgentService {
             id.node,
             self.agent.node()
         )))
-    }
-
-    /// The pools, as the picture of a watch shows them.
-    async fn pools(&self) -> Result<Vec<PoolState>> {
-        let mut news = self.agent.watch().await?;
-        while let Some(news) = news.next().await {
-            if let News::Picture(picture) = news? {
-                return Ok(picture.pools);
-            }
-        }
-        Err(Error::unavailable(format!("node {} is stopping; retry", self.agent.node())))
     }
 }
 
@@ -100,8 +89,8 @@ impl v1::agent_server::Agent for AgentService {
         let request = request.into_inner();
         self.meant(&request.node)?;
         let spec = read::spec(request.spec)?;
-        let chosen = request.chosen.map(read::chosen);
-        let (volume, change) = bounded(self.agent.node(), wait, self.agent.create(spec, chosen, ask)).await?;
+        let token = request.token.map(read::token);
+        let (volume, change) = bounded(self.agent.node(), wait, self.agent.create(spec, token, ask)).await?;
         Ok(Response::new(v1::CreateVolumeResponse {
             volume: Some(write::volume(volume)),
             change: Some(write::change(change)),
@@ -144,16 +133,6 @@ impl v1::agent_server::Agent for AgentService {
         Ok(Response::new(v1::FindVolumeResponse { instance: found.instance, volume: found.volume.map(write::volume) }))
     }
 
-    async fn get_capacity(
-        &self,
-        request: Request<v1::GetCapacityRequest>,
-    ) -> Result<Response<v1::GetCapacityResponse>, Status> {
-        let (_, wait) = waits(request.metadata());
-        self.meant(&request.get_ref().node)?;
-        let pools = bounded(self.agent.node(), wait, self.pools()).await?;
-        Ok(Response::new(v1::GetCapacityResponse { pools: pools.into_iter().map(write::pool).collect() }))
-    }
-
     async fn watch(
         &self,
         request: Request<v1::WatchRequest>,
@@ -161,8 +140,8 @@ impl v1::agent_server::Agent for AgentService {
         self.meant(&request.get_ref().node)?;
         let node = self.agent.node().to_owned();
         // Nothing is fetched ahead: a reader that stands still holds up its own stream alone.
-        let messages = self.agent.watch().await?.flat_map(move |news| match news {
-            Ok(news) => stream::iter(parts::messages(&node, news)).left_stream(),
+        let messages = self.agent.watch().await?.flat_map(move |updates| match updates {
+            Ok(updates) => stream::iter(parts::messages(&node, updates)).left_stream(),
             Err(error) => stream::iter([Err(Status::from(error))]).right_stream(),
         });
         Ok(Response::new(messages.take_until(self.stopping.clone().cancelled_owned()).boxed()))

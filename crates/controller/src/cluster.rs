@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use quarry_agent::Dial;
-use quarry_volume::{Agent, Capacity, Error, Parameters, Result, Volume, VolumeId};
+use quarry_volume::{Agent, Capacity, Error, Parameters, Result, Unreachable, Volume, VolumeId};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -105,11 +105,11 @@ impl Cluster {
             if !stays {
                 token.cancel();
                 if let Some(member) = self.member(name) {
-                    let why = match roster.get(name) {
-                        None => "it has no plugin pod".to_owned(),
-                        Some(next) => format!("its plugin pod moved to {}", next.address),
+                    let (cause, why) = match roster.get(name) {
+                        None => (Unreachable::NoPod, "it has no plugin pod".to_owned()),
+                        Some(next) => (Unreachable::Starting, format!("its plugin pod moved to {}", next.address)),
                     };
-                    member.down(why);
+                    member.down(cause, why);
                 }
             }
             stays

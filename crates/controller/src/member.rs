@@ -1,6 +1,6 @@
 //! One node of the cluster: the connection to its agent, and what is remembered of it.
 //!
-//! There is one connection per node. A task makes it, follows the node's news, and makes it again when it is lost; a call
+//! There is one connection per node. A task makes it, follows the node's updates, and makes it again when it is lost; a call
 //! uses it if it is there, and is told at once if it is not.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use quarry_agent::Dial;
-use quarry_volume::{Agent, Change, Error, Greeting, News, NewsStream, Result};
+use quarry_volume::{Agent, Change, Error, Greeting, Result, Unreachable, Update, UpdateStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,8 +23,8 @@ pub struct Timing {
     pub first_retry: Duration,
     /// The longest wait between two attempts.
     pub last_retry: Duration,
-    /// How long a node may take from a connection to its full picture.
-    pub picture: Duration,
+    /// How long a node may take from a connection to its full state.
+    pub full_state: Duration,
     /// The age at which a connection is replaced by a new one, with the certificates of the day.
     pub age: Duration,
 }
@@ -34,7 +34,7 @@ impl Default for Timing {
         Self {
             first_retry: Duration::from_millis(250),
             last_retry: Duration::from_secs(30),
-            picture: Duration::from_secs(30),
+            full_state: Duration::from_secs(30),
             age: Duration::from_secs(30 * 60),
         }
     }
@@ -51,7 +51,7 @@ pub(crate) enum Link {
         since: Instant,
     },
     /// It does not, and why.
-    Down { why: String, since: Instant },
+    Down { cause: Unreachable, why: String, since: Instant },
 }
 
 /// A node.
@@ -72,10 +72,10 @@ pub(crate) struct Counts {
 
 impl Member {
     pub(crate) fn new(name: &str) -> Self {
-        let why = "no connection has been made yet".to_owned();
+        let (cause, why) = (Unreachable::Starting, "no connection has been made yet".to_owned());
         Self {
             name: name.to_owned(),
-            link: Mutex::new(Link::Down { why, since: Instant::now() }),
+            link: Mutex::new(Link::Down { cause, why, since: Instant::now() }),
             memory: Mutex::new(Memory::new()),
             counts: Counts::default(),
         }
@@ -104,11 +104,14 @@ impl Member {
     pub(crate) fn agent(&self) -> Result<(Arc<dyn Agent>, String)> {
         match &*self.lock_link() {
             Link::Up { agent, instance, .. } => Ok((Arc::clone(agent), instance.clone())),
-            Link::Down { why, since } => Err(Error::unavailable(format!(
-                "node {} cannot be reached, for {} s now: {why}; is its plugin pod running? The call may be repeated",
-                self.name,
-                since.elapsed().as_secs()
-            ))),
+            Link::Down { cause, why, since } => Err(Error::unreachable(
+                *cause,
+                format!(
+                    "node {} cannot be reached, for {} s now: {why}; is its plugin pod running? The call may be repeated",
+                    self.name,
+                    since.elapsed().as_secs()
+                ),
+            )),
         }
     }
 
@@ -126,7 +129,7 @@ impl Member {
     }
 
     /// The node is not to be reached, for this reason.
-    pub(crate) fn down(&self, why: String) {
+    pub(crate) fn down(&self, cause: Unreachable, why: String) {
         let mut link = self.lock_link();
         let since = match &*link {
             Link::Up { .. } => {
@@ -135,7 +138,7 @@ impl Member {
             }
             Link::Down { since, .. } => *since,
         };
-        *link = Link::Down { why, since };
+        *link = Link::Down { cause, why, since };
         drop(link);
         self.memory().silence();
     }
@@ -171,7 +174,7 @@ impl Member {
             let Err(error) = ended else { continue };
             self.counts.failed.fetch_add(1, Relaxed);
             tracing::debug!(node = self.name, endpoint = endpoint.address, %error, "no connection");
-            self.down(error.message);
+            self.down(error.unreachable.unwrap_or(Unreachable::Other), error.message);
             if self.counts.connected.load(Relaxed) > connected {
                 wait = timing.first_retry;
             }
@@ -192,21 +195,22 @@ impl Member {
         let slot = dialing.acquire().await;
         let opening = async {
             let agent = dial.dial(&self.name, &endpoint.address).await?;
-            let mut news = agent.watch().await?;
-            let greeting = self.greeting(&mut news, endpoint).await?;
-            let picture = match next(&mut news).await? {
-                News::Picture(picture) => picture,
+            let mut updates = agent.watch().await?;
+            let greeting = self.greeting(&mut updates, endpoint).await?;
+            let full_state = match next(&mut updates).await? {
+                Update::FullState(full_state) => full_state,
                 other => return Err(protocol(&other)),
             };
-            Ok((agent, news, greeting, picture))
+            Ok((agent, updates, greeting, full_state))
         };
-        let opened = tokio::time::timeout(timing.picture, opening).await;
+        let opened = tokio::time::timeout(timing.full_state, opening).await;
         drop(slot);
-        let (agent, mut news, greeting, picture) = opened.unwrap_or_else(|_| {
-            Err(Error::unavailable(format!("{} did not answer within {:?}", endpoint.address, timing.picture)))
+        let (agent, mut updates, greeting, full_state) = opened.unwrap_or_else(|_| {
+            let why = format!("{} did not answer within {:?}", endpoint.address, timing.full_state);
+            Err(Error::unreachable(Unreachable::NoAnswer, why))
         })?;
         let instance = greeting.instance.clone();
-        self.memory().picture(greeting, picture);
+        self.memory().full_state(greeting, full_state);
         self.up(agent, instance);
         self.counts.connected.fetch_add(1, Relaxed);
 
@@ -215,56 +219,63 @@ impl Member {
         loop {
             tokio::select! {
                 () = &mut old => return Ok(()),
-                one = next(&mut news) => match one? {
-                    News::Change(change) => self.memory().news(change),
+                one = next(&mut updates) => match one? {
+                    Update::Change(change) => self.memory().updates(change),
                     // The node has told so much that it begins anew.
-                    News::Picture(picture) => {
+                    Update::FullState(full_state) => {
                         let mut memory = self.memory();
                         if let Some(greeting) = memory.greeting().cloned() {
-                            memory.picture(greeting, picture);
+                            memory.full_state(greeting, full_state);
                         }
                     }
-                    other @ News::Greeting(_) => return Err(protocol(&other)),
+                    other @ Update::Greeting(_) => return Err(protocol(&other)),
                 },
             }
         }
     }
 
     /// Who answers, checked: addresses are given to others.
-    async fn greeting(&self, news: &mut NewsStream, endpoint: &Endpoint) -> Result<Greeting> {
-        let greeting = match next(news).await? {
-            News::Greeting(greeting) => greeting,
+    async fn greeting(&self, updates: &mut UpdateStream, endpoint: &Endpoint) -> Result<Greeting> {
+        let greeting = match next(updates).await? {
+            Update::Greeting(greeting) => greeting,
             other => return Err(protocol(&other)),
         };
         if greeting.node != self.name {
-            return Err(Error::unavailable(format!(
-                "{} is now the address of node {}, not of {}",
-                endpoint.address, greeting.node, self.name
-            )));
+            return Err(Error::unreachable(
+                Unreachable::OtherNode,
+                format!("{} is now the address of node {}, not of {}", endpoint.address, greeting.node, self.name),
+            ));
         }
         let told = |uid: &str| !uid.is_empty();
         if told(&endpoint.pod_uid) && told(&greeting.pod_uid) && endpoint.pod_uid != greeting.pod_uid {
-            return Err(Error::unavailable(format!(
-                "pod {} answers at {}, where pod {} was expected",
-                greeting.pod_uid, endpoint.address, endpoint.pod_uid
-            )));
+            return Err(Error::unreachable(
+                Unreachable::OtherNode,
+                format!(
+                    "pod {} answers at {}, where pod {} was expected",
+                    greeting.pod_uid, endpoint.address, endpoint.pod_uid
+                ),
+            ));
         }
         Ok(greeting)
     }
 }
 
-async fn next(news: &mut NewsStream) -> Result<News> {
-    match news.next().await {
+async fn next(updates: &mut UpdateStream) -> Result<Update> {
+    match updates.next().await {
         Some(one) => one,
-        None => Err(Error::unavailable("the node has ended its stream of news: it is being stopped or restarted")),
+        None => Err(Error::unreachable(
+            Unreachable::Ended,
+            "the node has ended its stream of updates: it is being stopped or restarted",
+        )),
     }
 }
 
-fn protocol(unexpected: &News) -> Error {
+fn protocol(unexpected: &Update) -> Error {
     let what = match unexpected {
-        News::Greeting(_) => "greeted twice",
-        News::Picture(_) => "sent its picture before its greeting",
-        News::Change(_) => "sent a change before its picture",
+        Update::Greeting(_) => "greeted twice",
+        Update::FullState(_) => "sent its full state before its greeting",
+        Update::Change(_) => "sent a change before its full state",
     };
-    Error::unavailable(format!("the node {what}: are versions of Quarry more than one minor version apart at work?"))
+    let why = format!("the node {what}: are versions of Quarry more than one minor version apart at work?");
+    Error::unreachable(Unreachable::Protocol, why)
 }

@@ -1,4 +1,4 @@
-//! What the controller remembers of one node: the pools and volumes that its stream of news told of.
+//! What the controller remembers of one node: the pools and volumes that its stream of updates told of.
 //!
 //! Nothing here decides anything: the node does. Memory answers GetCapacity and ListVolumes, and puts candidates in
 //! order. Replies to creations and deletions come ahead of the stream; whatever has the higher generation is newer.
@@ -80,14 +80,14 @@ impl Memory {
         }
     }
 
-    /// A full picture opens a stream.
-    pub(crate) fn picture(&mut self, greeting: Greeting, picture: Change) {
+    /// A full state opens a stream.
+    pub(crate) fn full_state(&mut self, greeting: Greeting, full_state: Change) {
         // Another run of the agent counts anew; replies of the run before say nothing against this one.
         let same = self.greeting.as_ref().is_some_and(|before| before.instance == greeting.instance);
         let since: BTreeMap<VolumeId, Instant> =
             self.volumes.iter().map(|known| (known.volume.id.clone(), known.since)).collect();
         if same {
-            let generation = picture.generation;
+            let generation = full_state.generation;
             self.pools.retain(|_, (of, _)| *of > generation);
             self.volumes.retain(|known| known.generation > generation);
             self.gone.retain(|_, of| *of > generation);
@@ -98,12 +98,12 @@ impl Memory {
         }
         self.greeting = Some(greeting);
         self.silent = None;
-        self.told = picture.generation;
-        self.merge(picture, &since);
+        self.told = full_state.generation;
+        self.merge(full_state, &since);
     }
 
     /// The stream tells of a change.
-    pub(crate) fn news(&mut self, change: Change) {
+    pub(crate) fn updates(&mut self, change: Change) {
         self.told = self.told.max(change.generation);
         self.merge(change, &BTreeMap::new());
         let told = self.told;
@@ -212,8 +212,7 @@ mod tests {
     use super::*;
 
     fn class(pool: Option<&str>) -> Parameters {
-        let pool = pool.map(str::to_owned);
-        Parameters { pool, layout: Layout::Linear, mkfs_options: String::new(), wipe: None }
+        Parameters { pool: pool.map(str::to_owned), ..Parameters::default() }
     }
 
     fn volume(name: &str, size: u64) -> Volume {
@@ -260,13 +259,13 @@ mod tests {
     #[tokio::test]
     async fn a_reply_ahead_of_the_stream_is_not_taken_back_by_older_news() {
         let mut memory = Memory::new();
-        memory.picture(greeting("1"), change(10, 100, &[("a", 1)], &[]));
+        memory.full_state(greeting("1"), change(10, 100, &[("a", 1)], &[]));
         memory.reply("1", change(12, 80, &[("b", 1)], &[]));
         memory.reply("1", change(13, 90, &[], &["a"]));
         assert_eq!((names(&memory), free(&memory)), (vec!["b"], 90));
-        memory.news(change(11, 70, &[("a", 2)], &[]));
+        memory.updates(change(11, 70, &[("a", 2)], &[]));
         assert_eq!((names(&memory), free(&memory)), (vec!["b"], 90));
-        memory.news(change(14, 95, &[("a", 3)], &["b"]));
+        memory.updates(change(14, 95, &[("a", 3)], &["b"]));
         assert_eq!((names(&memory), free(&memory)), (vec!["a"], 95));
         assert!(memory.gone.is_empty());
     }
@@ -274,12 +273,12 @@ mod tests {
     #[tokio::test]
     async fn a_new_picture_replaces_all_but_what_is_newer() {
         let mut memory = Memory::new();
-        memory.picture(greeting("1"), change(10, 100, &[("a", 1), ("c", 1)], &[]));
+        memory.full_state(greeting("1"), change(10, 100, &[("a", 1), ("c", 1)], &[]));
         memory.reply("1", change(15, 80, &[("b", 1)], &["c"]));
-        memory.picture(greeting("1"), change(12, 100, &[("c", 1)], &[]));
+        memory.full_state(greeting("1"), change(12, 100, &[("c", 1)], &[]));
         assert_eq!((names(&memory), free(&memory)), (vec!["b"], 80));
         // After a restart of the agent its count is another one.
-        memory.picture(greeting("2"), change(3, 60, &[("d", 1)], &[]));
+        memory.full_state(greeting("2"), change(3, 60, &[("d", 1)], &[]));
         assert_eq!((names(&memory), free(&memory)), (vec!["d"], 60));
         memory.reply("1", change(99, 1, &[("z", 1)], &[]));
         assert_eq!((names(&memory), free(&memory)), (vec!["d"], 60));
@@ -290,7 +289,7 @@ mod tests {
         let mut memory = Memory::new();
         let whole = PoolState { name: "q".into(), ..pool(7) };
         let whole = PoolState { space: Space { whole: true, ..whole.space.clone() }, ..whole };
-        memory.picture(greeting("1"), Change { pools: vec![pool(100), whole], ..change(1, 0, &[], &[]) });
+        memory.full_state(greeting("1"), Change { pools: vec![pool(100), whole], ..change(1, 0, &[], &[]) });
         let wiping = |pool| Parameters { wipe: Some(Wipe::Zero), ..class(pool) };
         let available = |class| memory.capacity(&class).unwrap().available;
         assert_eq!(available(class(None)), 107);
@@ -301,7 +300,7 @@ mod tests {
     async fn a_silent_node_loses_its_room_after_a_while() {
         let mut memory = Memory::new();
         assert_eq!(memory.capacity(&class(None)), None);
-        memory.picture(greeting("1"), change(1, 100, &[("a", 1)], &[]));
+        memory.full_state(greeting("1"), change(1, 100, &[("a", 1)], &[]));
         memory.silence();
         tokio::time::advance(Duration::from_secs(29)).await;
         assert_eq!(free(&memory), 100);
@@ -314,7 +313,7 @@ mod tests {
         assert_eq!(free(&memory), 0);
         // Its volumes are not forgotten.
         assert_eq!(names(&memory), ["a"]);
-        memory.picture(greeting("1"), change(2, 70, &[("a", 1)], &[]));
+        memory.full_state(greeting("1"), change(2, 70, &[("a", 1)], &[]));
         assert_eq!(free(&memory), 70);
     }
 

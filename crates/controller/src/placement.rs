@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use quarry_proto::csi::v1 as csi;
-use quarry_volume::{Chosen, Error, Found, Reason, Result, Volume, VolumeSpec};
+use quarry_volume::{Error, FencingToken, NameLookup, Reason, Result, Volume, VolumeSpec};
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
@@ -146,14 +146,13 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
     if let [_, _, ..] = holders.as_slice() {
         tracing::error!(volume = spec.name, ?holders, "several nodes hold a volume of this name: one is an orphan");
     }
-    let chosen = |node: &String| answers.get(node).map(|found| Chosen { fence, instance: found.instance.clone() });
+    let token = |node: &String| answers.get(node).map(|found| FencingToken { fence, instance: found.instance.clone() });
     if let Some(node) = holders.first() {
-        return create(cluster, node, spec, chosen(node), until).await;
+        return create(cluster, node, spec, token(node), until).await;
     }
     // Those that seem to have the room, then some of those that seem not to.
-    let parameters = spec.parameters();
     let roomy = |node: &&String| {
-        let room = cluster.capacity(Some(node), &parameters).unwrap_or_default();
+        let room = cluster.capacity(Some(node), &spec.class).unwrap_or_default();
         room.largest >= spec.size.required.max(1)
     };
     let (fitting, full): (Vec<&String>, Vec<&String>) =
@@ -163,7 +162,7 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
         if cluster.inner.election.fence().await? != fence {
             return Err(Error::unavailable("another controller has begun to decide meanwhile: retry"));
         }
-        match create(cluster, node, spec.clone(), chosen(node), until).await {
+        match create(cluster, node, spec.clone(), token(node), until).await {
             Err(error) if error.reason == Reason::NoSpace => refusals.push(error.message),
             other => return other,
         }
@@ -172,7 +171,7 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
 }
 
 /// A candidate's answer to come.
-type Question<'a> = BoxFuture<'a, (&'a String, Result<Found>)>;
+type Question<'a> = BoxFuture<'a, (&'a String, Result<NameLookup>)>;
 
 fn ask<'a>(cluster: &'a Cluster, node: &'a String, name: &'a str, fence: u64, until: Instant) -> Question<'a> {
     Box::pin(async move {
@@ -192,7 +191,7 @@ async fn ask_all(
     name: &str,
     fence: u64,
     until: Instant,
-) -> Result<BTreeMap<String, Found>> {
+) -> Result<BTreeMap<String, NameLookup>> {
     let questions: Vec<Question<'_>> = nodes.iter().map(|node| ask(cluster, node, name, fence, until)).collect();
     let mut answers = BTreeMap::new();
     let mut questions = futures::stream::iter(questions).buffer_unordered(ASKING);
@@ -229,12 +228,12 @@ async fn create(
     cluster: &Cluster,
     node: &str,
     spec: VolumeSpec,
-    chosen: Option<Chosen>,
+    token: Option<FencingToken>,
     until: Instant,
 ) -> Result<Volume> {
     let (member, agent, instance) = cluster.agent(node)?;
     // Whoever reads the refusal has not asked for the node by name: a scheduler did, or we have chosen it.
-    let created = agent.create(spec, chosen, left(until)).await;
+    let created = agent.create(spec, token, left(until)).await;
     let (volume, change) = created.map_err(|error| error.context(format_args!("node {node}")))?;
     member.reply(&instance, change);
     Ok(volume)
@@ -246,8 +245,7 @@ fn left(until: Instant) -> Duration {
 
 /// Why no candidate has the room: what is asked, and what is free where.
 fn no_room(cluster: &Cluster, spec: &VolumeSpec, nodes: &[String], refusals: &[String]) -> Error {
-    let parameters = spec.parameters();
-    let free = |node: &String| match cluster.capacity(Some(node), &parameters) {
+    let free = |node: &String| match cluster.capacity(Some(node), &spec.class) {
         Ok(room) => format!("{node}: {} bytes", room.largest),
         Err(_) => format!("{node}: not known"),
     };
@@ -264,8 +262,8 @@ fn no_room(cluster: &Cluster, spec: &VolumeSpec, nodes: &[String], refusals: &[S
              {}{more}{last}",
             spec.name,
             spec.size.required,
-            spec.layout,
-            spec.pool.as_ref().map_or_else(String::new, |pool| format!(", pool {pool}")),
+            spec.class.layout,
+            spec.class.pool.as_ref().map_or_else(String::new, |pool| format!(", pool {pool}")),
             listed.join(", "),
         ),
     )

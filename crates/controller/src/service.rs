@@ -85,16 +85,12 @@ fn spec(request: &csi::CreateVolumeRequest) -> Result<(VolumeSpec, Vec<Capabilit
         Some(range) => SizeRange::from_csi(range.required_bytes, range.limit_bytes)?,
         None => SizeRange::default(),
     };
-    let parameters = Parameters::parse(&request.parameters)?;
     let spec = VolumeSpec {
         name: request.name.clone(),
         size,
-        pool: parameters.pool,
         access: usage.access,
         filesystem: usage.filesystem,
-        layout: parameters.layout,
-        mkfs_options: parameters.mkfs_options,
-        wipe: parameters.wipe,
+        class: Parameters::parse(&request.parameters)?,
     };
     Ok((spec, capabilities, usage))
 }
@@ -116,9 +112,9 @@ impl csi::controller_server::Controller for ControllerService {
         let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
         let request = request.into_inner();
         let (spec, capabilities, usage) = spec(&request)?;
-        check_all_options(&capabilities, usage, &spec.mkfs_options)?;
+        check_all_options(&capabilities, usage, &spec.class.mkfs_options)?;
         let candidates = placement::candidates(request.accessibility_requirements.as_ref(), &self.topology_key);
-        let context = context(&spec.mkfs_options);
+        let context = context(&spec.class.mkfs_options);
         let volume = placement::place(&self.cluster, spec, candidates, wait).await?;
         Ok(Response::new(csi::CreateVolumeResponse { volume: Some(self.describe(&volume, context)) }))
     }

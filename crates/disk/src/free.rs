@@ -203,10 +203,9 @@ fn holds(probe: &Probe, remains: &Remains) -> Option<String> {
     match probe {
         Probe::Blank => remains.words(),
         Probe::Filesystem { kind, label, in_progress, .. } => {
-            let article = if kind.as_str().starts_with(['e', 'x']) { "an" } else { "a" };
-            let article = if *in_progress { "an unfinished" } else { article };
+            let kind = if *in_progress { format!("an unfinished {kind}") } else { kind.with_article().to_owned() };
             let label = label.as_ref().map(|label| format!(", label {}", shown(label))).unwrap_or_default();
-            Some(format!("has {article} {kind} filesystem{label}"))
+            Some(format!("has {kind} filesystem{label}"))
         }
         Probe::Other { what } | Probe::Ambivalent { what } => Some(format!("holds {what}")),
     }

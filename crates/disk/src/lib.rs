@@ -5,8 +5,8 @@ mod find;
 mod free;
 
 pub use find::{
-    Assignment, Conflict, Criteria, Disk, Error as FindError, Found, Glob, GlobError, HostPaths, How, PathGlob, Paths,
-    Roots, Selector, SelectorError, Sizes, Targets, Transport, Udev, UnknownTransport, Use, Verdict, assign, find,
-    open, why_no_disk,
+    Assignment, Conflict, Criteria, Disk, Error as FindError, FoundDisks, Glob, GlobError, HostPaths, How, PathGlob,
+    Paths, Roots, Selector, SelectorError, Sizes, Targets, Transport, Udev, UnknownTransport, Use, Verdict, assign,
+    find, open, why_no_disk,
 };
 pub use free::{Alone, BootSector, Contents, ReadError, Remains, State, alone, judge, remains};

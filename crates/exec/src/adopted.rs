@@ -1,9 +1,10 @@
-//! Processes that the kernel made children of this one, because it is a container's first process.
+//! Reaps adopted processes: the kernel made them children of this process because it is a container's first
+//! process.
 //!
-//! When a process ends, its own children get the first process of the container as their parent. Each of them that ends
-//! stays as a zombie until that parent waits for it. A query that is killed leaves such children, and so does a mutation
-//! that outlived an earlier Quarry. The children that this crate started are waited for by their own threads, which need
-//! the exit status: they must never be taken away from them.
+//! When a process ends, the first process of the container becomes the parent of its children. When such a
+//! child ends, it stays as a zombie until the new parent waits for it. A killed query leaves such children,
+//! and so does a mutation that outlived an earlier Quarry. Children that this crate started are different:
+//! their own threads wait for them and need the exit status, so they must never be reaped here.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,9 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-/// The children that this crate has started and not yet waited for.
+/// The children that this crate has started and has not waited for yet.
 struct Own {
-    /// How many starts are under way: their processes exist, and their numbers are not known yet.
+    /// How many starts are in progress: the processes may exist, but their process IDs are not known yet.
     starting: usize,
     started: BTreeSet<u32>,
 }
@@ -24,9 +25,10 @@ fn own() -> MutexGuard<'static, Own> {
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs `spawn`, which starts a child and gives its process id, and remembers the child as one of our own.
+/// Runs `spawn`, which starts a child, and records the child's process ID, which `id` returns, as started by
+/// this crate.
 pub(crate) fn starting<T>(spawn: impl FnOnce() -> T, id: impl FnOnce(&T) -> Option<u32>) -> T {
-    // The lock is not held meanwhile: a program on a disk that hangs must not keep others from being started.
+    // The lock is not held during the spawn: a program on a disk that hangs must not block other starts.
     own().starting += 1;
     let spawned = spawn();
     let mut own = own();
@@ -35,14 +37,14 @@ pub(crate) fn starting<T>(spawn: impl FnOnce() -> T, id: impl FnOnce(&T) -> Opti
     spawned
 }
 
-/// Forgets a child of our own, once it was waited for.
+/// Removes a child that this crate started from the list, after it was waited for.
 pub(crate) fn waited_for(pid: u32) {
     own().started.remove(&pid);
 }
 
-/// Waits for the adopted children of this process that have ended, so that none stays as a zombie, and says how many they
-/// were. To be called now and then by the first process of a container. While a program is being started nothing is done:
-/// it cannot be told yet from the adopted ones.
+/// Reaps the adopted children of this process that have ended, so that no zombies remain, and returns their
+/// number. The first process of a container calls this from time to time. Does nothing while a program is
+/// being started, because that program cannot be distinguished from an adopted one yet.
 pub fn reap_adopted() -> usize {
     let own = own();
     if own.starting > 0 {
@@ -56,7 +58,7 @@ pub fn reap_adopted() -> usize {
     zombies().into_iter().filter(|pid| !own.started.contains(pid)).filter(ended).count()
 }
 
-/// The children of this process that have ended and were not waited for.
+/// The children of this process that have ended and have not been waited for.
 fn zombies() -> Vec<u32> {
     let parent = std::process::id();
     let Ok(processes) = std::fs::read_dir("/proc") else { return Vec::new() };
@@ -65,7 +67,8 @@ fn zombies() -> Vec<u32> {
     numbers.filter(|pid| is_zombie_of(parent, &stat(pid))).collect()
 }
 
-/// Whether a line of `/proc/PID/stat` is that of a zombie with this parent. The name in it may hold anything.
+/// Whether a line of `/proc/PID/stat` describes a zombie with this parent. The process name in it can contain
+/// any character.
 fn is_zombie_of(parent: u32, stat: &str) -> bool {
     let Some((_, fields)) = stat.rsplit_once(')') else { return false };
     let mut fields = fields.split_ascii_whitespace();
@@ -77,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_zombie_is_told_by_its_state_and_its_parent() {
+    fn a_zombie_is_recognized_by_state_and_parent() {
         assert!(is_zombie_of(1, "77 (sleep) Z 1 77 77 0 -1"));
         assert!(is_zombie_of(1, "77 (a) R 9 (b) Z 1 77 77 0 -1"));
         assert!(!is_zombie_of(1, "77 (sleep) S 1 77 77 0 -1"));

@@ -1,4 +1,4 @@
-//! What a caller says about a command, and what it gets back.
+//! A command as the caller describes it, and its output.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use crate::Error;
 use crate::process;
 
-/// The time a query is given unless told otherwise.
+/// The default deadline of a query.
 const QUERY_DEADLINE: Duration = Duration::from_secs(30);
-/// The time after which a mutation counts as overdue unless told otherwise.
+/// The default time after which a mutation is overdue.
 const MUTATION_DEADLINE: Duration = Duration::from_secs(60);
 
 /// One program with its arguments, ready to be run.
@@ -20,8 +20,8 @@ const MUTATION_DEADLINE: Duration = Duration::from_secs(60);
 pub struct Command {
     pub(crate) program: &'static str,
     pub(crate) args: Vec<OsString>,
-    /// Positions in `args` of what the command line leaves out.
-    unshown: Vec<usize>,
+    /// Positions in `args` of the arguments that are not shown in command lines.
+    hidden: Vec<usize>,
     pub(crate) mutation: bool,
     pub(crate) deadline: Duration,
     pub(crate) subject: Option<String>,
@@ -29,12 +29,13 @@ pub struct Command {
 }
 
 impl Command {
-    /// A report or a probe: something that changes nothing, and is killed past its deadline (30 s).
+    /// A command that changes nothing, such as a report or a probe. It is killed after its deadline (default
+    /// 30 s).
     pub fn query(program: &'static str) -> Self {
         Self {
             program,
             args: Vec::new(),
-            unshown: Vec::new(),
+            hidden: Vec::new(),
             mutation: false,
             deadline: QUERY_DEADLINE,
             subject: None,
@@ -42,12 +43,13 @@ impl Command {
         }
     }
 
-    /// Something that changes the host. Never killed: past its deadline (60 s) it is marked overdue, and waited for.
+    /// A command that changes the host. It is never killed: after its deadline (default 60 s) it is marked
+    /// overdue, and Quarry keeps waiting for it.
     pub fn mutation(program: &'static str) -> Self {
         Self {
             program,
             args: Vec::new(),
-            unshown: Vec::new(),
+            hidden: Vec::new(),
             mutation: true,
             deadline: MUTATION_DEADLINE,
             subject: None,
@@ -71,15 +73,15 @@ impl Command {
         self
     }
 
-    /// Adds arguments that are the same in every call: the program gets them, but command lines in errors, logs and
-    /// [`crate::running`] leave them out, so that an operator sees what matters.
-    pub fn unshown<I, S>(mut self, args: I) -> Self
+    /// Adds arguments that are the same in every call. The program gets them, but command lines in errors,
+    /// logs and [`crate::running`] omit them, so that an operator sees only what matters.
+    pub fn hidden_args<I, S>(mut self, args: I) -> Self
     where
         I: IntoIterator<Item = S>,
         S: Into<OsString>,
     {
         for arg in args {
-            self.unshown.push(self.args.len());
+            self.hidden.push(self.args.len());
             self.args.push(arg.into());
         }
         self
@@ -91,36 +93,38 @@ impl Command {
         self
     }
 
-    /// Names what the command works on, for example the volume group; [`crate::running`] shows it.
+    /// Sets what the command works on, for example the volume group; [`crate::running`] shows it.
     pub fn on(mut self, subject: impl Into<String>) -> Self {
         self.subject = Some(subject.into());
         self
     }
 
-    /// Leaves a file open in the process that is started, and in it alone, until that has ended: a lock taken on the file
-    /// (flock or OFD) then lives as long as the command does, even where this process dies before it.
+    /// Passes an open file to the started process, and to no other: a lock on the file (flock or OFD) is then
+    /// held as long as the command runs, even if this process dies first.
     pub fn holding(mut self, file: OwnedFd) -> Self {
         self.held = Some(Arc::new(file));
         self
     }
 
-    /// Runs the command to its end. A non-zero exit code is a result, not an error: see [`Output::require_success`].
+    /// Runs the command and waits until it ends. A non-zero exit code is a result, not an error: see
+    /// [`Output::require_success`].
     ///
-    /// For a mutation this returns only when the process has ended, however long past its deadline. Dropping the future
-    /// abandons the wait, never the process.
+    /// For a mutation, this returns only when the process has ended, even long after its deadline. Dropping
+    /// the future stops the wait, never the process.
     ///
     /// # Errors
-    /// The program is missing or cannot be started, dies by a signal, writes too much, or, a query, is past its deadline.
+    /// The program is missing, cannot be started, is terminated by a signal, or writes too much; or a query
+    /// exceeds its deadline.
     pub async fn run(self) -> Result<Output, Error> {
         let command = self.line();
         let abandoned = || Error::Spawn {
             command: command.clone(),
-            source: std::io::Error::other("the thread that watches the command is gone"),
+            source: std::io::Error::other("the thread that watches the command ended unexpectedly"),
         };
         process::start(self)?.await.map_err(|_| abandoned())?
     }
 
-    /// What the command is counted and logged as: the program, and for lvm its subcommand as well.
+    /// The name under which the command is counted and logged: the program, and for lvm also the subcommand.
     pub(crate) fn label(&self) -> String {
         let subcommand = match self.program {
             "lvm" => self.args.first().and_then(|arg| arg.to_str()),
@@ -135,7 +139,7 @@ impl Command {
     /// The command line as an operator would type it.
     pub(crate) fn line(&self) -> String {
         let mut line = self.program.to_owned();
-        for (_, arg) in self.args.iter().enumerate().filter(|(position, _)| !self.unshown.contains(position)) {
+        for (_, arg) in self.args.iter().enumerate().filter(|(position, _)| !self.hidden.contains(position)) {
             line.push(' ');
             push_quoted(&mut line, arg);
         }
@@ -143,7 +147,8 @@ impl Command {
     }
 }
 
-/// Appends an argument so that neither spaces nor control characters in it can be mistaken for something else.
+/// Appends an argument, quoted if it contains spaces, control characters or anything that a shell would
+/// interpret.
 fn push_quoted(line: &mut String, arg: &OsStr) {
     let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\' | '`' | '$' | '*' | '?' | '(' | ')');
     match arg.to_str() {
@@ -155,18 +160,18 @@ fn push_quoted(line: &mut String, arg: &OsStr) {
     }
 }
 
-/// What a command that ended by itself left behind.
+/// The result of a command that exited.
 #[derive(Debug, Clone)]
 pub struct Output {
     /// The command line, for messages.
     pub command: String,
     /// The exit code.
     pub code: i32,
-    /// What it wrote to its standard output.
+    /// Its standard output.
     pub stdout: Vec<u8>,
-    /// The last 64 KiB of what it wrote to its standard error, trimmed; bytes that are not UTF-8 are replaced.
+    /// The last 64 KiB of its standard error, trimmed; bytes that are not UTF-8 are replaced.
     pub stderr: String,
-    /// From before the start to after the end.
+    /// The time from before the start until after the end.
     pub duration: Duration,
 }
 

@@ -1,16 +1,18 @@
-//! Why a command gave no result.
+//! Errors of commands.
 
 use std::time::Duration;
 
-/// Why a command could not be run, or ended in no regular way.
+/// Why a command could not be run, or did not exit normally.
 ///
-/// A non-zero exit code is not among them unless [`crate::Output::require_success`] asked for it.
+/// A non-zero exit code is an error only for [`crate::Output::require_success`].
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The program is not on the search path.
-    #[error("cannot run `{command}`: no program `{program}` on the search path; install the package that holds it")]
+    #[error(
+        "cannot run `{command}`: `{program}` was not found on the search path; install the package that provides it"
+    )]
     ToolMissing {
-        /// The program looked for.
+        /// The missing program.
         program: &'static str,
         /// The whole command line.
         command: String,
@@ -20,46 +22,48 @@ pub enum Error {
     Spawn {
         /// The whole command line.
         command: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
-    /// A query did not end in time and was killed.
+    /// A query exceeded its deadline and was killed.
     #[error(
-        "`{command}` gave no answer within {deadline:?} and was killed; \
-         look for a disk that does not answer or a lock that is held"
+        "`{command}` did not finish within {deadline:?} and was killed; \
+         check for a disk that does not respond or a lock that is held"
     )]
     Deadline {
         /// The whole command line.
         command: String,
-        /// The time it was given.
+        /// Its deadline.
         deadline: Duration,
     },
-    /// The program died by a signal.
-    #[error("`{command}` died by signal {signal}: {stderr}")]
+    /// The program was terminated by a signal.
+    #[error("`{command}` was terminated by signal {signal}: {stderr}")]
     Signalled {
         /// The whole command line.
         command: String,
         /// The signal's number.
         signal: i32,
-        /// What it had written to its standard error, trimmed.
+        /// Its standard error, trimmed.
         stderr: String,
     },
-    /// The program wrote more than a report can be.
-    #[error("`{command}` wrote more than {limit} bytes, which is more than any report of it should hold")]
+    /// The program wrote more output than any report can have.
+    #[error(
+        "`{command}` wrote more than {limit} bytes to its standard output, more than any of its reports should contain"
+    )]
     OutputTooLarge {
         /// The whole command line.
         command: String,
-        /// The bound, in bytes.
+        /// The limit, in bytes.
         limit: u64,
     },
-    /// The program ended with a non-zero exit code where only success will do.
+    /// The program exited with a non-zero code, and the caller required success.
     #[error("`{command}` failed with exit code {code}: {stderr}")]
     Failed {
         /// The whole command line.
         command: String,
         /// Its exit code.
         code: i32,
-        /// What it had written to its standard error, trimmed.
+        /// Its standard error, trimmed.
         stderr: String,
     },
 }

@@ -1,18 +1,20 @@
-//! The only door to other programs.
+//! The only way to run other programs.
 //!
-//! Everything Quarry asks of the host's tools (lvm, mkfs, blkid …) passes through here, so that each call has the same
-//! guarantees: an argument vector and never a shell, the C locale, a closed stdin, a process group of its own, bounded
-//! output, a deadline, a tracing span with its duration, a place in [`running`] while it lasts, and a fault point
-//! before and after it.
+//! Quarry runs the host's tools (lvm, mkfs, blkid …) only through this crate, so that each command has the
+//! same guarantees: an argument vector and never a shell, the C locale, `/dev/null` as stdin, its own process
+//! group, bounded output, a deadline, a tracing span with its duration, an entry in [`running`] while it
+//! runs, and a fault point before and after it.
 //!
-//! Two kinds of command differ in what a deadline means. A *query* (a report, a probe) changes nothing: past its
-//! deadline its process group is terminated, then killed. A *mutation* is never killed by us, because an lvm that dies
-//! half-way may leave devices suspended: past its deadline it is marked overdue and the wait goes on. Whoever asked may
-//! stop waiting by dropping the future; the process is still waited for and stays in [`running`] until it has ended.
+//! There are two kinds of commands, and a deadline has a different effect on each. A *query* (a report, a
+//! probe) changes nothing: after its deadline, its process group is terminated, then killed. Quarry never
+//! kills a *mutation*, because an lvm that dies halfway can leave devices suspended: after its deadline it is
+//! marked overdue, and Quarry keeps waiting for it. The caller can stop waiting by dropping the future; the
+//! process is still waited for and stays in [`running`] until it has ended.
 //!
-//! Output goes to anonymous files in memory instead of pipes. A pipe would break in three ways: a mutation that
-//! outlives a killed Quarry would get SIGPIPE at its next message, in the middle of its work; a daemon started by the
-//! tool (dmeventd) would hold the pipe open for ever; and a full pipe would stall the tool whenever we are slow.
+//! Output goes to anonymous files in memory instead of pipes. A pipe would break in three ways: a mutation
+//! that outlives a killed Quarry would get SIGPIPE at its next message, in the middle of its work; a daemon
+//! started by the tool (dmeventd) would keep the pipe open forever; and a full pipe would stall the tool
+//! whenever Quarry is slow to read.
 
 mod adopted;
 mod command;

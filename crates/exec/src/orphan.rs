@@ -1,36 +1,36 @@
-//! Mutations that outlived the process that started them.
+//! Finds mutations that outlived the process that started them.
 //!
-//! A mutation is never killed with Quarry, so after a crash one may still be at work, or still be waiting for its turn:
-//! whoever changes the same subject meanwhile would have it come after them. Each carries a mark in its environment, by
-//! which the next Quarry finds it.
+//! A mutation is never killed with Quarry, so after a crash it may still be running or waiting for a lock,
+//! and could take effect after a newer change to the same subject. Each mutation carries a mark in its
+//! environment, by which the next Quarry finds it.
 
 use std::path::{Path, PathBuf};
 
-/// The variable that names what a mutation works on.
+/// The environment variable that contains the subject of a mutation.
 pub(crate) const MARK: &str = "QUARRY_MUTATION_ON";
 
-/// A mutation that somebody else started, seen while it lived.
+/// A running mutation that another process started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orphan {
     /// Its process id.
     pub pid: u32,
     /// Its command line, for messages.
     pub command: String,
-    /// The mark that it carries.
+    /// The mark in its environment.
     mark: Vec<u8>,
     folder: PathBuf,
 }
 
 impl Orphan {
-    /// Whether it is still there. Starts nothing and asks only the kernel.
+    /// Whether it is still running. Starts no program; only reads `/proc`.
     #[must_use]
-    pub fn lives(&self) -> bool {
+    pub fn is_running(&self) -> bool {
         carries(&self.folder, &self.mark)
     }
 }
 
-/// The mutations on `subject` (see [`crate::Command::on`]) that are at work now, whoever started them. To be asked
-/// before this process starts any of its own: then all of them are orphans.
+/// The mutations on `subject` (see [`crate::Command::on`]) that are running now, no matter which process
+/// started them. Call this before this process starts its first mutation: then all of them are orphans.
 #[must_use]
 pub fn orphans(subject: &str) -> Vec<Orphan> {
     let mark = format!("{MARK}={subject}").into_bytes();
@@ -49,7 +49,7 @@ pub fn orphans(subject: &str) -> Vec<Orphan> {
         .collect()
 }
 
-/// Whether a process has the mark in its environment. One that has ended has no environment.
+/// Whether a process has the mark in its environment. An ended process has no environment.
 fn carries(folder: &Path, mark: &[u8]) -> bool {
     std::fs::read(folder.join("environ"))
         .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|variable| variable == mark))
@@ -62,7 +62,7 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test]
-    async fn a_mutation_is_found_by_what_it_works_on_until_it_ends() {
+    async fn a_mutation_is_found_by_its_subject_until_it_ends() {
         let subject = format!("group-{}", std::process::id());
         let task = tokio::spawn(Command::mutation("sleep").arg("0.5").on(subject.clone()).run());
         let found = loop {
@@ -74,17 +74,17 @@ mod tests {
         };
         assert_eq!(found.len(), 1);
         assert!(found[0].command.contains("sleep"), "{found:?}");
-        assert!(found[0].lives());
+        assert!(found[0].is_running());
         assert!(orphans(&format!("{subject}0")).is_empty(), "another subject");
         task.await.unwrap().unwrap();
-        assert!(!found[0].lives());
+        assert!(!found[0].is_running());
         assert!(orphans(&subject).is_empty());
     }
 
     #[tokio::test]
-    async fn a_query_is_no_orphan() {
+    async fn a_query_is_not_an_orphan() {
         let subject = format!("query-{}", std::process::id());
-        // Its own number makes it one that no other test started.
+        // The process ID in the argument distinguishes it from those of other tests.
         let seconds = format!("0.{}", std::process::id());
         let query = || Command::query("sleep").arg(seconds.clone()).on(subject.clone());
         let line = format!("sleep\0{seconds}\0");
@@ -94,14 +94,14 @@ mod tests {
                 .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
                 .any(|found| found == line.as_bytes())
         };
-        // Where the machine is so slow that it ends before it is seen, another one is started.
+        // On a slow machine, the query can end before the test sees it: then start another one.
         'seen: loop {
             let task = tokio::spawn(query().run());
             while !task.is_finished() {
                 if runs() {
                     let found = orphans(&subject);
                     if runs() {
-                        assert_eq!(found, [], "it was at work before and after");
+                        assert_eq!(found, [], "it was running before and after");
                         break 'seen;
                     }
                 }

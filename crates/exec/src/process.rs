@@ -1,20 +1,27 @@
-//! One process from its start to its end.
+//! Runs one process, from its start to its end.
 //!
-//! Two threads per command, because the wait must outlive both the caller's future and the async runtime: one starts
-//! the process and blocks until it has ended, the other keeps the deadline, and alone reaps. As long as the process is
-//! not reaped its number and its group's cannot be reused, so a signal never reaches a stranger.
+//! duct starts the process and reaps it. Each command has two threads, because the wait must outlive both the
+//! caller's future and the async runtime: one starts the process and blocks until it has ended; the other
+//! enforces the deadline and is the only one that reaps the process. Until the process is reaped, its PID and
+//! its group's cannot be reused, so a signal never reaches a foreign process. duct's own waits with a timeout
+//! reap immediately, and its signals reach only the process itself and not its children. So this module
+//! itself waits without reaping (waitid with WNOWAIT) and signals the group.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-#[allow(clippy::disallowed_types)] // This module is the door.
-use std::process::{Child, Command as StdCommand, Stdio};
+#[allow(clippy::disallowed_types)] // The only module that may.
+use std::process::{Command as StdCommand, ExitStatus};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
+#[allow(clippy::disallowed_types)]
+use duct::{Expression, Handle};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -25,27 +32,28 @@ use tokio::sync::oneshot;
 
 use crate::adopted;
 use crate::orphan;
-use crate::registry::{Place, count_start};
+use crate::registry::{Registration, count_start};
 use crate::{Command, Error, Output, tools};
 
 /// More standard output than this is an error: a report of thousands of volumes is a few MiB.
 const STDOUT_LIMIT: u64 = 64 << 20;
-/// So much of the standard error is kept.
+/// How much of the standard error is kept.
 const STDERR_KEPT: u64 = 64 << 10;
-/// More standard error than this is dropped while the command still runs.
+/// Standard error beyond this is discarded while the command runs.
 const STDERR_LIMIT: u64 = 4 << 20;
-/// Between SIGTERM and SIGKILL, and between SIGKILL and giving up on an answer.
+/// The time between SIGTERM and SIGKILL, and between SIGKILL and answering without waiting for the end.
 const GRACE: Duration = Duration::from_secs(2);
-/// How often the sizes of the outputs are looked at.
-const LOOK: Duration = Duration::from_millis(250);
-/// What a tool may know of our environment; the search path and the locale are set besides.
+/// How often the sizes of the outputs are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
+/// The variables that a tool inherits from Quarry's environment; the search path and the locale are set
+/// separately.
 const INHERITED: [&str; 4] = ["TMPDIR", "LVM_SYSTEM_DIR", "DM_DISABLE_UDEV", "DM_DEV_DIR"];
 
 type Answer = Result<Output, Error>;
 
-/// What the starting thread tells the watching one.
+/// What the starting thread sends to the watching thread.
 enum Event {
-    Started(io::Result<Child>),
+    Started(io::Result<Box<Handle>>),
     Ended,
 }
 
@@ -61,8 +69,13 @@ pub(crate) fn start(command: Command) -> Result<oneshot::Receiver<Answer>, Error
 
     let streams = Streams::new().map_err(cannot)?;
     let child = streams.attach(&command, &program).map_err(cannot)?;
-    let watch =
-        Watch { label: command.label(), place: Place::take(&command, &line), command, line: line.clone(), streams };
+    let watch = Watch {
+        label: command.label(),
+        place: Registration::take(&command, &line),
+        command,
+        line: line.clone(),
+        streams,
+    };
     thread::Builder::new()
         .name("command".to_owned())
         .spawn(move || span.in_scope(|| watch.run(child, reply)))
@@ -70,7 +83,7 @@ pub(crate) fn start(command: Command) -> Result<oneshot::Receiver<Answer>, Error
     Ok(receiver)
 }
 
-/// The files in memory that take a command's output.
+/// The in-memory files that receive a command's output.
 struct Streams {
     stdout: File,
     stderr: File,
@@ -81,34 +94,44 @@ impl Streams {
         Ok(Self { stdout: memory_file()?, stderr: memory_file()? })
     }
 
-    #[allow(clippy::disallowed_types)]
-    fn attach(&self, command: &Command, program: &std::path::Path) -> io::Result<StdCommand> {
-        let mut child = StdCommand::new(program);
-        child
-            .arg0(command.program)
-            .args(&command.args)
-            .env_clear()
-            .envs(INHERITED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))))
-            .env("PATH", tools::search_path())
-            // Exit codes do not tell errors apart: the text does, so it must be the same everywhere.
-            .env("LC_ALL", "C")
-            .env("LVM_SUPPRESS_FD_WARNINGS", "1")
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::from(self.stdout.try_clone()?))
-            .stderr(Stdio::from(self.stderr.try_clone()?))
-            .process_group(0);
-        if let (true, Some(subject)) = (command.mutation, &command.subject) {
-            child.env(orphan::MARK, subject);
-        }
-        if let Some(held) = &command.held {
-            keep_open(&mut child, std::sync::Arc::clone(held));
-        }
-        Ok(child)
+    #[allow(clippy::disallowed_types, clippy::disallowed_methods)]
+    fn attach(&self, command: &Command, program: &std::path::Path) -> io::Result<Expression> {
+        let (name, held) = (command.program, command.held.clone());
+        let expression = duct::cmd(program, &command.args)
+            .full_env(environment(command))
+            .dir("/")
+            .stdin_null()
+            .stdout_file(self.stdout.try_clone()?)
+            .stderr_file(self.stderr.try_clone()?)
+            // An exit code is an answer, not an error.
+            .unchecked()
+            .before_spawn(move |child| {
+                child.arg0(name).process_group(0);
+                if let Some(held) = &held {
+                    keep_open(child, std::sync::Arc::clone(held));
+                }
+                Ok(())
+            });
+        Ok(expression)
     }
 }
 
-/// Keeps a file open across the exec. Every other file closes there, so no command holds what is another's.
+/// The complete environment of a command.
+fn environment(command: &Command) -> HashMap<OsString, OsString> {
+    let mut all: HashMap<OsString, OsString> =
+        INHERITED.iter().filter_map(|name| Some((name.into(), std::env::var_os(name)?))).collect();
+    all.insert("PATH".into(), tools::search_path());
+    // Exit codes do not distinguish errors; the text does, so it must be the same on every host.
+    all.insert("LC_ALL".into(), "C".into());
+    all.insert("LVM_SUPPRESS_FD_WARNINGS".into(), "1".into());
+    if let (true, Some(subject)) = (command.mutation, &command.subject) {
+        all.insert(orphan::MARK.into(), subject.into());
+    }
+    all
+}
+
+/// Keeps a file open across the exec. Every other file is closed there, so a command never holds another
+/// command's file.
 #[allow(clippy::disallowed_types, unsafe_code)]
 fn keep_open(child: &mut StdCommand, held: std::sync::Arc<std::os::fd::OwnedFd>) {
     let keep = move || fcntl(held.as_fd(), FcntlArg::F_SETFD(FdFlag::empty())).map(drop).map_err(io::Error::from);
@@ -117,7 +140,7 @@ fn keep_open(child: &mut StdCommand, held: std::sync::Arc<std::os::fd::OwnedFd>)
     unsafe { child.pre_exec(keep) };
 }
 
-/// Appending writers make it safe to cut the file back to nothing under them.
+/// O_APPEND makes it safe to truncate the file while a program writes to it.
 fn memory_file() -> io::Result<File> {
     let file = File::from(memfd_create(c"quarry-exec", MFdFlags::MFD_CLOEXEC)?);
     fcntl(file.as_fd(), FcntlArg::F_SETFL(OFlag::O_APPEND))?;
@@ -133,16 +156,16 @@ fn tail(file: &File, kept: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Everything the watching thread needs.
+/// The state of the watching thread.
 struct Watch {
     command: Command,
     label: String,
     line: String,
-    place: Place,
+    place: Registration,
     streams: Streams,
 }
 
-/// Why a query was put to an end by us.
+/// Why Quarry ended a query, or discarded a command's output.
 enum Cut {
     Deadline,
     TooLarge,
@@ -150,21 +173,21 @@ enum Cut {
 
 impl Watch {
     #[allow(clippy::disallowed_types)]
-    fn run(self, child: StdCommand, reply: oneshot::Sender<Answer>) {
+    fn run(self, command: Expression, reply: oneshot::Sender<Answer>) {
         let since = Instant::now();
         quarry_fault::point(|| format!("exec:{}:before", self.label));
         let (sender, events) = mpsc::channel();
         let starter =
-            thread::Builder::new().name("command-wait".to_owned()).spawn(move || start_and_wait(child, &sender));
+            thread::Builder::new().name("command-wait".to_owned()).spawn(move || start_and_wait(&command, &sender));
         let started = match starter {
             Ok(_) => match events.recv() {
                 Ok(Event::Started(started)) => started,
-                _ => Err(io::Error::other("the thread that starts the command is gone")),
+                _ => Err(io::Error::other("the thread that starts the command ended unexpectedly")),
             },
             Err(source) => Err(source),
         };
-        let mut child = match started {
-            Ok(child) => child,
+        let handle = match started {
+            Ok(handle) => handle,
             Err(source) => {
                 tracing::warn!(command = self.line, %source, "cannot start a command");
                 drop(self.place);
@@ -177,10 +200,11 @@ impl Watch {
         let cut = if self.command.mutation {
             self.wait_for_mutation(&events, since)
         } else {
-            self.wait_for_query(&child, &events, since, &mut reply)
+            self.wait_for_query(&handle, &events, since, &mut reply)
         };
-        let status = child.wait();
-        adopted::waited_for(child.id());
+        let pid = pid(&handle);
+        let status = handle.wait().map(|output| output.status);
+        pid.inspect(|pid| adopted::waited_for(*pid));
         quarry_fault::point(|| format!("exec:{}:after", self.label));
         drop(self.place);
 
@@ -188,23 +212,23 @@ impl Watch {
         let answer = answer(self.line, &self.command, &self.streams, status, cut, duration);
         log(&answer, &self.command, duration);
         if let Some(reply) = reply {
-            // Nobody listens when the caller has given up.
+            // The send fails if the caller has stopped waiting.
             let _ = reply.send(answer);
         }
     }
 
-    /// Waits for as long as it takes.
+    /// Waits for the end, without a limit.
     fn wait_for_mutation(&self, events: &Receiver<Event>, since: Instant) -> Option<Cut> {
         let mut cut = None;
-        let mut told = false;
-        while let Err(RecvTimeoutError::Timeout) = events.recv_timeout(LOOK) {
+        let mut warned = false;
+        while let Err(RecvTimeoutError::Timeout) = events.recv_timeout(CHECK_INTERVAL) {
             if self.overflowed() {
-                // It goes on; only its words are lost.
+                // The mutation continues; only its output is lost.
                 let _ = self.streams.stdout.set_len(0);
                 cut = Some(Cut::TooLarge);
             }
-            if !told && since.elapsed() > self.command.deadline {
-                told = true;
+            if !warned && since.elapsed() > self.command.deadline {
+                warned = true;
                 tracing::warn!(
                     command = self.line,
                     subject = self.command.subject,
@@ -215,29 +239,30 @@ impl Watch {
         cut
     }
 
-    /// Waits until the deadline, then ends the whole process group.
+    /// Waits until the deadline, then terminates the whole process group.
     fn wait_for_query(
         &self,
-        child: &Child,
+        handle: &Handle,
         events: &Receiver<Event>,
         since: Instant,
         reply: &mut Option<oneshot::Sender<Answer>>,
     ) -> Option<Cut> {
         let cut = loop {
             let left = self.command.deadline.saturating_sub(since.elapsed());
-            match events.recv_timeout(left.min(LOOK)) {
+            match events.recv_timeout(left.min(CHECK_INTERVAL)) {
                 Err(RecvTimeoutError::Timeout) if left.is_zero() => break Cut::Deadline,
                 Err(RecvTimeoutError::Timeout) if self.overflowed() => break Cut::TooLarge,
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return None,
             }
         };
-        signal_group(child, Signal::SIGTERM);
+        signal_group(handle, Signal::SIGTERM);
         let ended = ended_within(events, GRACE);
-        // Also when the leader has gone: what it started may have stayed.
-        signal_group(child, Signal::SIGKILL);
+        // Even if the leader has ended: its children may still run.
+        signal_group(handle, Signal::SIGKILL);
         if !ended && !ended_within(events, GRACE) {
-            // Stuck in the kernel, on a disk that does not answer. The caller must not be stuck with it.
+            // The process is stuck in the kernel, on a disk that does not respond. The caller must not be
+            // stuck with it.
             if let Some(reply) = reply.take() {
                 let _ = reply.send(Err(self.cut_error(&cut)));
             }
@@ -246,7 +271,7 @@ impl Watch {
         Some(cut)
     }
 
-    /// Keeps both outputs within bounds; true when the standard output is past them.
+    /// Bounds both outputs; returns true if the standard output exceeds its limit.
     fn overflowed(&self) -> bool {
         let length = |file: &File| file.metadata().map_or(0, |metadata| metadata.len());
         if length(&self.streams.stderr) > STDERR_LIMIT {
@@ -260,26 +285,35 @@ impl Watch {
     }
 }
 
-/// The starting thread: starts the process and tells when it has ended, without reaping it.
+/// The starting thread: starts the process and reports when it has ended, without reaping it.
 #[allow(clippy::disallowed_types)]
-fn start_and_wait(mut command: StdCommand, events: &Sender<Event>) {
-    let started = adopted::starting(|| command.spawn(), |started| started.as_ref().map(Child::id).ok());
-    let pid = started.as_ref().map(Child::id).ok();
-    // A closed channel cannot be: the watching thread listens until the end.
-    let _ = events.send(Event::Started(started));
-    let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) else { return };
-    while waitid(Id::Pid(Pid::from_raw(pid)), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
+fn start_and_wait(command: &Expression, events: &Sender<Event>) {
+    let started = adopted::starting(|| command.start(), |started| started.as_ref().ok().and_then(pid));
+    let number = started.as_ref().ok().and_then(process);
+    // The channel cannot be closed: the watching thread receives until the end.
+    let _ = events.send(Event::Started(started.map(Box::new)));
+    let Some(number) = number else { return };
+    while waitid(Id::Pid(number), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) == Err(Errno::EINTR) {}
     let _ = events.send(Event::Ended);
+}
+
+/// The ID of the one process behind a handle.
+fn pid(handle: &Handle) -> Option<u32> {
+    handle.pids().first().copied()
+}
+
+fn process(handle: &Handle) -> Option<Pid> {
+    pid(handle).and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)
 }
 
 fn ended_within(events: &Receiver<Event>, limit: Duration) -> bool {
     !matches!(events.recv_timeout(limit), Err(RecvTimeoutError::Timeout))
 }
 
-fn signal_group(child: &Child, signal: Signal) {
-    if let Ok(group) = i32::try_from(child.id()) {
-        // A group that is gone already is what we want.
-        let _ = killpg(Pid::from_raw(group), signal);
+fn signal_group(handle: &Handle, signal: Signal) {
+    if let Some(group) = process(handle) {
+        // If the group no longer exists, there is nothing to do.
+        let _ = killpg(group, signal);
     }
 }
 
@@ -290,12 +324,12 @@ fn cut_error(command: String, deadline: Duration, cut: &Cut) -> Error {
     }
 }
 
-/// Puts the result together once the process has ended.
+/// Builds the result after the process has ended.
 fn answer(
     line: String,
     command: &Command,
     streams: &Streams,
-    status: io::Result<std::process::ExitStatus>,
+    status: io::Result<ExitStatus>,
     cut: Option<Cut>,
     duration: Duration,
 ) -> Answer {
@@ -317,14 +351,15 @@ fn answer(
         return Err(Error::Signalled { command: line, signal, stderr });
     }
     let Some(stdout) = stdout else { return Err(Error::OutputTooLarge { command: line, limit: STDOUT_LIMIT }) };
-    // Without a signal there is a code.
+    // A process that was not terminated by a signal has an exit code.
     Ok(Output { command: line, code: status.code().unwrap_or(-1), stdout, stderr, duration })
 }
 
-/// One line per command: a warning when it broke, when a change failed, or when it took half its deadline.
+/// Logs one line per command: a warning if it was aborted, if a mutation failed, or if it took more than half
+/// its deadline.
 fn log(answer: &Answer, command: &Command, duration: Duration) {
     match answer {
-        Err(error) => tracing::warn!(?duration, %error, "a command broke"),
+        Err(error) => tracing::warn!(?duration, %error, "a command did not exit normally"),
         Ok(output) if command.mutation && !output.success() => {
             tracing::warn!(
                 command = output.command,

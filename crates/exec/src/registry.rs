@@ -1,4 +1,4 @@
-//! What is running now, and how often each command was started: for health, metrics and tests.
+//! The commands that are running now, and how often each was started: for health, metrics and tests.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,13 +11,13 @@ use crate::Command;
 pub struct Running {
     /// The command line.
     pub command: String,
-    /// What it works on, as [`Command::on`] named it.
+    /// What it works on, as set by [`Command::on`].
     pub subject: Option<String>,
-    /// Whether it changes the host, and so is never killed.
+    /// Whether it changes the host and is therefore never killed.
     pub mutation: bool,
     /// How long it has been running.
     pub age: Duration,
-    /// Whether it is past its deadline.
+    /// Whether it exceeded its deadline.
     pub overdue: bool,
 }
 
@@ -40,7 +40,7 @@ struct Registry {
 static REGISTRY: Mutex<Registry> =
     Mutex::new(Registry { next: 0, running: BTreeMap::new(), started: BTreeMap::new(), spent: BTreeMap::new() });
 
-/// The registry is whole between any two statements, so a panic elsewhere does not spoil it.
+/// The registry is consistent between any two statements, so a poisoned lock can be used.
 fn registry() -> MutexGuard<'static, Registry> {
     REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -68,16 +68,16 @@ pub fn started() -> BTreeMap<String, u64> {
     registry().started.clone()
 }
 
-/// How long processes that have ended took together, by label as in [`started`].
+/// The total run time of the processes that have ended, by label as in [`started`].
 #[must_use]
 pub fn spent() -> BTreeMap<String, Duration> {
     registry().spent.clone()
 }
 
-/// A command's place in [`running`]; it leaves when this is dropped.
-pub(crate) struct Place(u64);
+/// A command's entry in [`running`], which is removed when this is dropped.
+pub(crate) struct Registration(u64);
 
-impl Place {
+impl Registration {
     pub(crate) fn take(command: &Command, line: &str) -> Self {
         let mut registry = registry();
         let number = registry.next;
@@ -95,7 +95,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Registration {
     fn drop(&mut self) {
         let mut registry = registry();
         if let Some(entry) = registry.running.remove(&self.0) {

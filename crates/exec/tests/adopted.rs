@@ -1,4 +1,5 @@
-//! A container's first process gets the children of those that end. Here the test's own process takes that part.
+//! A container's first process adopts the children of processes that end. Here, the test's process has that
+//! role.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,12 +16,12 @@ fn children() -> Vec<String> {
 }
 
 #[test]
-fn adopted_children_are_reaped_and_our_own_keep_their_exit_status() {
+fn adopted_children_are_reaped_and_started_ones_keep_their_exit_status() {
     nix::sys::prctl::set_child_subreaper(true).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (over, reaped) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
-        // Much more often than a real one, so that it meets every instant of a command's life.
+        // Much more often than in production, so that it coincides with every moment of a command's run.
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
                 reaped.fetch_add(reap_adopted(), Ordering::Relaxed);
@@ -28,7 +29,7 @@ fn adopted_children_are_reaped_and_our_own_keep_their_exit_status() {
         });
         let ran = runtime.block_on(async {
             let commands = (0..200).map(|number: i32| async move {
-                // Each leaves a child behind, which ends a little later.
+                // Each leaves a child that ends a little later.
                 let script = format!("sleep 0.0{} & exit {}", number % 10, number % 7);
                 let output = Command::query("sh").args(["-c", &script]).run().await.map_err(|error| error.to_string());
                 (number, output.map(|output| output.code))
@@ -48,7 +49,7 @@ fn adopted_children_are_reaped_and_our_own_keep_their_exit_status() {
     assert_eq!(children(), Vec::<String>::new());
 }
 
-/// Runs them, some at once.
+/// Runs the futures, 20 at a time.
 async fn futures_in_groups<F>(futures: impl Iterator<Item = F>) -> Vec<F::Output>
 where
     F: Future + Send + 'static,

@@ -1,4 +1,4 @@
-//! Runs real programs through the door and looks at what is promised of it.
+//! Runs real programs through this crate and checks its guarantees.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn exists(pid: &str) -> bool {
 async fn soon(what: &str, mut condition: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(10);
     while !condition() {
-        assert!(Instant::now() < until, "never came true: {what}");
+        assert!(Instant::now() < until, "did not happen in time: {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -33,7 +33,7 @@ fn read(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn gives_code_and_both_outputs() {
+async fn returns_the_exit_code_and_both_outputs() {
     let output = sh("echo out; echo err >&2; exit 3").run().await.expect("runs");
     assert_eq!((output.code, output.stdout.as_slice(), output.stderr.as_str()), (3, b"out\n".as_slice(), "err"));
     assert!(!output.success());
@@ -43,7 +43,7 @@ async fn gives_code_and_both_outputs() {
 }
 
 #[tokio::test]
-async fn arguments_pass_no_shell() {
+async fn arguments_are_not_interpreted_by_a_shell() {
     let hostile = "a b; $(touch /nonexistent/x) `id` \"' \n * -Z y";
     let output = Command::query("printf").arg("%s").arg(hostile).run().await.expect("runs");
     assert_eq!(output.stdout, hostile.as_bytes());
@@ -51,14 +51,14 @@ async fn arguments_pass_no_shell() {
 }
 
 #[tokio::test]
-async fn what_is_always_the_same_is_not_shown() {
-    let command = Command::query("printf").arg("%s-%s-%s").unshown(["a", "b"]).arg("c d");
+async fn hidden_arguments_are_passed_but_not_shown() {
+    let command = Command::query("printf").arg("%s-%s-%s").hidden_args(["a", "b"]).arg("c d");
     let output = command.run().await.expect("runs");
     assert_eq!((output.stdout.as_slice(), output.command.as_str()), (b"a-b-c d".as_slice(), "printf %s-%s-%s \"c d\""));
 }
 
 #[tokio::test]
-async fn environment_is_ours() {
+async fn the_environment_is_set_by_quarry() {
     // SAFETY: no other test of this process reads or writes this variable.
     #[allow(unsafe_code)]
     unsafe {
@@ -75,7 +75,7 @@ async fn environment_is_ours() {
 }
 
 #[tokio::test]
-async fn runs_in_a_group_of_its_own() {
+async fn runs_in_its_own_process_group() {
     let output = sh("cat /proc/$$/stat").run().await.expect("runs");
     let text = String::from_utf8(output.stdout).expect("utf-8");
     let fields: Vec<&str> = text.split_whitespace().collect();
@@ -83,14 +83,14 @@ async fn runs_in_a_group_of_its_own() {
 }
 
 #[tokio::test]
-async fn names_missing_tools() {
+async fn missing_tools_are_named() {
     assert_eq!(missing_tools(&["sh", "quarry-no-such-tool", "cat"]), ["quarry-no-such-tool"]);
     let error = Command::query("quarry-no-such-tool").run().await.expect_err("missing");
     assert!(matches!(error, Error::ToolMissing { program: "quarry-no-such-tool", .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_file_that_does_not_run_is_an_error() {
+async fn a_file_that_cannot_be_executed_is_an_error() {
     let file = tempfile::NamedTempFile::new().expect("file");
     std::fs::write(file.path(), "not a program").expect("write");
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -140,7 +140,7 @@ async fn a_mutation_past_its_deadline_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_mutation_nobody_waits_for_goes_on_and_is_reaped() {
+async fn an_abandoned_mutation_continues_and_is_reaped() {
     let dir = tempfile::tempdir().expect("dir");
     let script = format!("cd {}; echo $$ >pid; sleep 0.7; echo done >end", dir.path().display());
     let run = tokio::spawn(Command::mutation("sh").arg("-c").arg(script).on("vg-dropped").run());
@@ -155,7 +155,7 @@ async fn a_mutation_nobody_waits_for_goes_on_and_is_reaped() {
 }
 
 #[tokio::test]
-async fn a_runtime_that_ends_does_not_end_a_mutation() {
+async fn a_mutation_outlives_the_async_runtime() {
     let dir = tempfile::tempdir().expect("dir");
     let (pid, end) = (dir.path().join("pid"), dir.path().join("end"));
     let script = format!("echo $$ >{}; sleep 0.7; echo done >{}", pid.display(), end.display());
@@ -174,17 +174,17 @@ async fn a_runtime_that_ends_does_not_end_a_mutation() {
 }
 
 #[tokio::test]
-async fn a_daemon_left_behind_does_not_hold_us_up() {
+async fn a_daemon_left_running_does_not_delay_the_result() {
     let since = Instant::now();
     let output = Command::mutation("sh").args(["-c", "sleep 30 & echo $!"]).run().await.expect("runs");
     assert!(since.elapsed() < Duration::from_secs(15));
     let daemon = String::from_utf8(output.stdout).expect("utf-8").trim().to_owned();
-    assert!(alive(&daemon), "it was left alone");
+    assert!(alive(&daemon), "it was not killed");
     assert!(Command::mutation("kill").arg(daemon).run().await.expect("runs").success());
 }
 
 #[tokio::test]
-async fn a_signal_is_told_apart() {
+async fn a_signal_is_a_distinct_error() {
     let error = Command::mutation("sh").args(["-c", "echo why >&2; kill -9 $$"]).run().await.expect_err("dies");
     assert!(matches!(&error, Error::Signalled { signal: 9, stderr, .. } if stderr == "why"), "{error}");
 }
@@ -202,7 +202,7 @@ async fn output_is_bounded() {
 }
 
 #[tokio::test]
-async fn fifty_at_once() {
+async fn fifty_commands_run_concurrently() {
     let since = Instant::now();
     let runs: Vec<_> = (0..50)
         .map(|number| tokio::spawn(Command::mutation("sh").arg("-c").arg(format!("sleep 1; echo {number}")).run()))
@@ -211,7 +211,7 @@ async fn fifty_at_once() {
         let output = run.await.expect("no panic").expect("runs");
         assert_eq!(output.stdout, format!("{number}\n").as_bytes());
     }
-    assert!(since.elapsed() < Duration::from_secs(20), "one after the other would take 50 s");
+    assert!(since.elapsed() < Duration::from_secs(20), "sequentially it would take 50 s");
 }
 
 #[tokio::test]
@@ -226,17 +226,17 @@ async fn starts_are_counted_by_label() {
 }
 
 #[tokio::test]
-async fn the_time_of_ended_commands_is_added_up_by_label() {
+async fn run_times_of_ended_commands_are_summed_by_label() {
     let seconds = || spent().get("sleep").map_or(0.0, Duration::as_secs_f64);
     let before = seconds();
     for _ in 0..2 {
         Command::query("sleep").arg("0.1").run().await.expect("runs");
     }
-    soon("it is added up", || seconds() - before >= 0.2).await;
+    soon("the run time is added", || seconds() - before >= 0.2).await;
 }
 
 #[tokio::test]
-async fn a_held_file_is_open_in_the_command_and_in_no_other() {
+async fn a_held_file_is_open_only_in_its_own_command() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().canonicalize().unwrap().join("held");
     let file = std::fs::File::create(&path).unwrap();

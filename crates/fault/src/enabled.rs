@@ -1,4 +1,4 @@
-//! The half of the crate that exists only in builds made for tests.
+//! The part of the crate that exists only in test builds.
 
 use std::cell::RefCell;
 use std::fs::OpenOptions;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
 static DIRECTORY: OnceLock<Option<PathBuf>> = OnceLock::new();
-/// Points passed since `kill-at` appeared.
+/// Number of points passed since `kill-at` appeared.
 static PASSED: Mutex<u64> = Mutex::new(0);
 
 fn directory() -> Option<&'static PathBuf> {
@@ -17,7 +17,7 @@ fn directory() -> Option<&'static PathBuf> {
 
 pub(crate) fn point(name: &str) {
     let Some(directory) = directory() else { return };
-    // One point at a time: the log's order is the order in which they were passed.
+    // One point at a time, so that the log has the order in which the points were passed.
     let mut passed = PASSED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if let Ok(mut log) = OpenOptions::new().append(true).create(true).open(directory.join("log")) {
         let _ = log.write_all(format!("{name}\n").as_bytes());
@@ -35,22 +35,22 @@ pub(crate) fn point(name: &str) {
 }
 
 thread_local! {
-    /// The safeguards that this thread goes without.
+    /// The safeguards that are disabled in this thread.
     static WITHOUT: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Takes the safeguard `name` out for this thread, until the returned value is dropped.
+/// Disables the safeguard `name` in this thread until the returned value is dropped.
 #[must_use]
 pub fn disable(name: &'static str) -> Disabled {
     WITHOUT.with_borrow_mut(|without| without.push(name));
     Disabled { name, _here: PhantomData }
 }
 
-/// A safeguard that is taken out for as long as this value lives.
+/// Keeps a safeguard disabled until it is dropped.
 #[derive(Debug)]
 pub struct Disabled {
     name: &'static str,
-    /// It belongs to its thread.
+    /// Makes the type `!Send`: it belongs to its thread.
     _here: PhantomData<*const ()>,
 }
 

@@ -1,16 +1,20 @@
-//! Points at which a test may kill the process; nothing at all in an ordinary build.
+//! Fault points: places where a test can kill the process. Compiled to nothing in a normal build.
 //!
-//! Crash safety is proven by killing the real binary right before and right after everything it does to the outside
-//! world. The crates that run programs, mount, and write to devices call [`point`] there. Only a build with the
-//! `enabled` feature reads the environment; in every other build both functions compile to nothing.
+//! The tests prove crash safety: they kill the real binary right before and right after every change it makes
+//! to the outside world. The crates that run programs, mount, and write to devices call [`point`] there. Only
+//! a build with the `enabled` feature reads the environment; in every other build both functions compile to
+//! nothing.
 //!
-//! With the feature, and `QUARRY_FAULT_DIR` naming a directory:
-//! * every point appends its name, a line each, to `log` in that directory: this is how the points are enumerated;
-//! * when a file `kill-at` holds the number N, the N-th point passed since that file appeared kills the process with
-//!   SIGKILL, as a power cut or `kill -9` would;
-//! * a file `disable-NAME` takes the safeguard NAME out, so that a test can show that it would have caught its loss.
+//! With the feature, and with `QUARRY_FAULT_DIR` set to a directory:
+//! * every point appends its name as one line to `log` in that directory, so that a test can enumerate the
+//!   points;
+//! * if a file `kill-at` contains the number N, the N-th point passed since that file appeared kills the
+//!   process with SIGKILL, as a power cut or `kill -9` would;
+//! * a file `disable-NAME` disables the safeguard NAME, so that a test can show that it would notice the
+//!   missing safeguard.
 //!
-//! A simulation that runs in the test's own process takes safeguards out with `disable`, for its thread alone.
+//! A simulation that runs in the test's own process disables safeguards with `disable`, for its own thread
+//! only.
 
 #[cfg(feature = "enabled")]
 mod enabled;
@@ -18,8 +22,8 @@ mod enabled;
 #[cfg(feature = "enabled")]
 pub use enabled::{Disabled, disable};
 
-/// Marks one instant between this process and the outside world. `name` says what is about to happen or has just
-/// happened, for example `exec:lvm lvcreate:before`.
+/// Marks a fault point. `name` describes what is about to happen or has just happened, for example `exec:lvm
+/// lvcreate:before`.
 #[inline]
 pub fn point(name: impl FnOnce() -> String) {
     #[cfg(feature = "enabled")]
@@ -28,7 +32,7 @@ pub fn point(name: impl FnOnce() -> String) {
     let _ = name;
 }
 
-/// Whether a test has taken the safeguard `name` out. Always false in an ordinary build.
+/// Whether a test has disabled the safeguard `name`. Always false in a normal build.
 #[inline]
 #[must_use]
 pub fn disabled(name: &str) -> bool {

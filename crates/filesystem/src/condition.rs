@@ -1,5 +1,5 @@
-//! Whether a mounted filesystem still serves. After an error the kernel shuts a filesystem down or refuses further writes,
-//! and its mounts stay where they are: what is built on them looks whole, and is not.
+//! Checks whether a mounted filesystem still works. After an error, the kernel shuts a filesystem down or
+//! makes it read-only, but its mounts stay: bind mounts of it look fine but do not work.
 
 use std::fmt;
 use std::fs::File;
@@ -10,12 +10,15 @@ use std::path::Path;
 use nix::libc;
 use quarry_volume::Filesystem;
 
-/// Why a mounted filesystem does not serve.
+use crate::kinds;
+
+/// Why a mounted filesystem does not work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// It is shut down, or its disk is gone: nothing can be read or written. The kernel's answer, in words.
+    /// It is shut down, or its disk is gone: nothing can be read or written. Contains the kernel's error or
+    /// state.
     ShutDown(String),
-    /// It was made read-only after an error. What showed it, in words.
+    /// It was made read-only after an error. Contains the sign of it.
     ReadOnly(String),
 }
 
@@ -28,7 +31,7 @@ impl fmt::Display for Trouble {
     }
 }
 
-/// What mountinfo says of a mount.
+/// A mount, as mountinfo shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Mounted<'a> {
     /// Where it is mounted.
@@ -43,18 +46,19 @@ pub struct Mounted<'a> {
     pub device: Option<&'a str>,
 }
 
-/// Looks for signs of trouble. Writes nothing, but where ext4 has counted errors ([`try_write`]). Blocks where the device does.
+/// Checks a mounted filesystem for signs of trouble. Writes nothing, except if ext4 has counted errors (see
+/// [`try_write`]). Blocks if the device hangs.
 #[must_use]
-pub fn signs(mounted: &Mounted<'_>) -> Option<Trouble> {
-    signs_in(mounted, Path::new("/sys/fs/ext4"))
+pub fn check_mounted(mounted: &Mounted<'_>) -> Option<Trouble> {
+    check_in(mounted, &Path::new("/sys/fs").join(mounted.kind.as_str()))
 }
 
-fn signs_in(mounted: &Mounted<'_>, ext4: &Path) -> Option<Trouble> {
+fn check_in(mounted: &Mounted<'_>, sysfs: &Path) -> Option<Trouble> {
     let has = |word: &str| mounted.super_options.iter().any(|option| option == word);
     if has("shutdown") {
         return Some(Trouble::ShutDown("mountinfo says `shutdown`".to_owned()));
     }
-    // xfs answers nothing else when it is shut down.
+    // This is the only sign of an xfs that is shut down.
     if let Err(error) = mounted.path.symlink_metadata()
         && is_failure(&error)
     {
@@ -66,17 +70,11 @@ fn signs_in(mounted: &Mounted<'_>, ext4: &Path) -> Option<Trouble> {
     if let Some(word) = ["emergency_ro", "ro"].into_iter().find(|word| has(word)) {
         return Some(Trouble::ReadOnly(format!("mountinfo says `{word}`")));
     }
-    // Some kernels (6.1, 6.12) show an ext4 that refuses writes nowhere, and flushing its root folder succeeds. The count of
-    // errors outlives the error, so it only tells where it is worth a try.
-    let errors = ext4.join(mounted.device?).join("errors_count");
-    if mounted.kind != Filesystem::Ext4 || std::fs::read_to_string(errors).is_ok_and(|count| count.trim() == "0") {
-        return None;
-    }
-    try_write(mounted.path)
+    (kinds::of(mounted.kind).hidden_trouble)(mounted, sysfs)
 }
 
-/// Tries whether a file can be made, with one that has no name and is gone when this returns. Nobody sees it, and no folder
-/// changes. A full filesystem is not in trouble. Blocks where the device does.
+/// Tries to create a file. The file has no name and is gone when this returns, so no directory changes. A
+/// full filesystem is not a failure. Blocks if the device hangs.
 #[must_use]
 pub fn try_write(path: &Path) -> Option<Trouble> {
     let nameless = File::options().write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(path);
@@ -90,7 +88,7 @@ pub fn try_write(path: &Path) -> Option<Trouble> {
     }
 }
 
-/// Whether a dead filesystem answers so.
+/// Whether this is an error that a dead filesystem returns.
 fn is_failure(error: &io::Error) -> bool {
     use libc::{EHOSTDOWN, EIO, ENODEV, ENOTCONN, ENXIO, ESHUTDOWN, ESTALE, EUCLEAN};
     matches!(error.raw_os_error(), Some(EIO | ENXIO | ENODEV | ENOTCONN | ESTALE | ESHUTDOWN | EUCLEAN | EHOSTDOWN))
@@ -100,26 +98,26 @@ fn is_failure(error: &io::Error) -> bool {
 mod tests {
     use super::*;
 
-    fn look(path: &Path, options: &[&str], read_only: bool) -> Option<Trouble> {
+    fn check(path: &Path, options: &[&str], read_only: bool) -> Option<Trouble> {
         let super_options: Vec<String> = options.iter().map(|&word| word.to_owned()).collect();
         let mounted =
             Mounted { path, kind: Filesystem::Ext4, read_only, super_options: &super_options, device: Some("dm-3") };
         let ext4 = tempfile::tempdir().unwrap();
         std::fs::create_dir(ext4.path().join("dm-3")).unwrap();
         std::fs::write(ext4.path().join("dm-3/errors_count"), "2\n").unwrap();
-        signs_in(&mounted, ext4.path())
+        check_in(&mounted, ext4.path())
     }
 
     #[test]
-    fn the_options_of_a_filesystem_tell_of_trouble() {
+    fn trouble_is_seen_in_the_options_of_a_filesystem() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path();
-        assert_eq!(look(path, &["rw", "errors=remount-ro"], false), None, "errors alone, of which it has recovered");
-        assert!(matches!(look(path, &["ro"], false), Some(Trouble::ReadOnly(_))));
-        assert!(matches!(look(path, &["rw", "emergency_ro"], false), Some(Trouble::ReadOnly(_))));
-        assert!(matches!(look(path, &["rw", "shutdown"], false), Some(Trouble::ShutDown(_))));
-        assert_eq!(look(path, &["ro"], true), None, "read-only on purpose");
-        assert!(matches!(look(path, &["ro", "shutdown"], true), Some(Trouble::ShutDown(_))));
+        assert_eq!(check(path, &["rw", "errors=remount-ro"], false), None, "an error policy alone is not trouble");
+        assert!(matches!(check(path, &["ro"], false), Some(Trouble::ReadOnly(_))));
+        assert!(matches!(check(path, &["rw", "emergency_ro"], false), Some(Trouble::ReadOnly(_))));
+        assert!(matches!(check(path, &["rw", "shutdown"], false), Some(Trouble::ShutDown(_))));
+        assert_eq!(check(path, &["ro"], true), None, "read-only on purpose");
+        assert!(matches!(check(path, &["ro", "shutdown"], true), Some(Trouble::ShutDown(_))));
     }
 
     #[test]
@@ -129,12 +127,12 @@ mod tests {
         assert_eq!(try_write(folder.path()), None);
         assert_eq!(folder.path().metadata().unwrap().modified().unwrap(), before);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        // Not in trouble, though nothing can be made there.
+        // No trouble, although nothing can be created there.
         assert_eq!(try_write(Path::new("/no/such/folder")), None);
     }
 
     #[test]
-    fn what_a_dead_filesystem_answers_is_told_from_what_a_full_one_does() {
+    fn errors_of_a_dead_filesystem_are_distinguished_from_those_of_a_full_one() {
         let is = |errno: i32| is_failure(&io::Error::from_raw_os_error(errno));
         assert!(is(libc::EIO) && is(libc::ESHUTDOWN) && is(libc::EUCLEAN) && is(libc::ENXIO));
         assert!(!is(libc::ENOSPC) && !is(libc::EDQUOT) && !is(libc::EACCES) && !is(libc::EROFS));

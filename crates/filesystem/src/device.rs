@@ -1,4 +1,4 @@
-//! Block devices: their size, and having one to oneself.
+//! Block devices: their size, and exclusive access.
 
 use std::fs::File;
 use std::ops::Deref;
@@ -20,7 +20,7 @@ mod ioctl {
 /// The size of a block device in bytes.
 ///
 /// # Errors
-/// It cannot be opened or is no block device, or has no size at all.
+/// It cannot be opened, is not a block device, or has a size of 0.
 pub fn device_size(device: &Path) -> Result<u64, Error> {
     let file = File::open(device).map_err(|source| Error::io("open", device, source))?;
     match size_of(&file).map_err(|errno| Error::io("read the size of", device, errno))? {
@@ -33,19 +33,22 @@ pub fn device_size(device: &Path) -> Result<u64, Error> {
 #[allow(unsafe_code)]
 pub(crate) fn size_of(file: &File) -> Result<u64, Errno> {
     let mut size = 0u64;
-    // SAFETY: BLKGETSIZE64 writes one u64 where it is told, and the descriptor is open for as long as the call takes.
+    // SAFETY: BLKGETSIZE64 writes one u64 through the pointer, and the descriptor is open until the call
+    // returns.
     unsafe { ioctl::blkgetsize64(file.as_raw_fd(), &raw mut size) }?;
     Ok(size)
 }
 
-/// A device that nobody else mounts, formats or wipes while this value lives. Reads and writes go through it.
+/// A device that is held exclusively: until this value is dropped, nothing else mounts, formats or wipes it.
+/// Reads and writes go through it.
 ///
-/// Two locks, because neither is enough:
-/// * the kernel's claim (`O_EXCL`), which mounts, device-mapper, md and other claims respect. Every mkfs takes one of
-///   its own, so ours cannot be held while mkfs runs; and mkfs.btrfs (seen with btrfs-progs 6.2) takes it only to
-///   look, and then writes without it, so an orphaned one would go unnoticed;
-/// * a lock on the device's node (an open file description lock), which is handed on to mkfs ([`Self::release_claim`]):
-///   it is free only when this process and every mkfs that it has started are gone.
+/// It has two locks, because neither is enough:
+/// * the kernel's claim (`O_EXCL`), which excludes mounts, device-mapper, md and other claims. Every mkfs
+///   takes its own claim, so Quarry cannot hold one while mkfs runs; and mkfs.btrfs (seen with btrfs-progs
+///   6.2) takes it only to check the device, and then writes without it, so an orphaned mkfs.btrfs would go
+///   unnoticed;
+/// * a lock on the device's node (an open file description lock), which mkfs inherits
+///   ([`Self::release_claim`]): it is free only when this process and every mkfs that it started have ended.
 #[derive(Debug)]
 pub struct Exclusive {
     claim: File,
@@ -53,7 +56,7 @@ pub struct Exclusive {
 }
 
 impl Exclusive {
-    /// Gives the kernel's claim up, so that mkfs can take it, and returns the lock to be handed to it.
+    /// Releases the kernel's claim so that mkfs can take it, and returns the lock that mkfs inherits.
     pub(crate) fn release_claim(self) -> OwnedFd {
         self.lock
     }
@@ -67,13 +70,13 @@ impl Deref for Exclusive {
     }
 }
 
-/// Takes a device for oneself, to write to it: before a wipe, before mkfs, and before what an earlier mkfs has left is
-/// adopted (it may still be writing).
+/// Opens a device exclusively: before a wipe, before mkfs, and before the filesystem of an earlier mkfs is
+/// adopted (that mkfs may still be writing).
 ///
 /// # Errors
-/// [`Error::Busy`] when it is mounted, or anything else has it.
+/// [`Error::Busy`] if it is mounted or something else holds it.
 pub fn exclusive(device: &Path) -> Result<Exclusive, Error> {
-    let attempted = "take for ourselves";
+    let attempted = "get exclusive access to";
     let busy = || Error::Busy { attempted, device: device.to_owned() };
     let failed = |source: std::io::Error| match source.raw_os_error() {
         Some(libc::EBUSY | libc::EAGAIN | libc::EACCES) => busy(),
@@ -82,7 +85,7 @@ pub fn exclusive(device: &Path) -> Result<Exclusive, Error> {
     let open = |flags| File::options().read(true).write(true).custom_flags(flags).open(device);
     let safeguard = !quarry_fault::disabled("exclusive");
 
-    // The lock first: whoever has it but not the claim yet is about to start a mkfs.
+    // The lock first: a process that holds the lock without the claim is about to start mkfs.
     let lock = OwnedFd::from(open(0).map_err(|source| Error::io(attempted, device, source))?);
     if safeguard {
         let whole = libc::flock {
@@ -102,13 +105,14 @@ pub fn exclusive(device: &Path) -> Result<Exclusive, Error> {
 mod tests {
     use super::*;
 
-    // The lock works on any file; the kernel's claim is for devices, and tested where there are some.
+    // The lock works on any file. The kernel's claim works only on devices; the tests that need root cover
+    // it.
     #[test]
-    fn a_device_is_taken_once() {
+    fn only_one_holder_gets_a_device() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let first = exclusive(file.path()).unwrap();
         assert!(matches!(exclusive(file.path()), Err(Error::Busy { .. })));
-        // The lock outlives the claim, as long as anybody holds it.
+        // The lock outlives the claim, until its last holder drops it.
         let lock = first.release_claim();
         let inherited = lock.try_clone().unwrap();
         drop(lock);
@@ -118,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_device_has_no_size() {
+    fn the_size_of_something_other_than_a_device_is_an_error() {
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(device_size(file.path()), Err(Error::Io { .. })));
         assert!(matches!(device_size(Path::new("/no/such/device")), Err(Error::Io { .. })));

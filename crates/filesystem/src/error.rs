@@ -1,4 +1,4 @@
-//! What can go wrong with a filesystem, in words for the operator.
+//! Errors of filesystem operations, with messages for operators.
 
 use std::path::{Path, PathBuf};
 
@@ -7,96 +7,95 @@ use quarry_volume::{Filesystem, OptionError};
 /// Why a device could not be probed, wiped or formatted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Somebody has the device: it is mounted, or a mkfs or a wipe runs on it, perhaps one that outlived its Quarry.
+    /// The device is in use: it is mounted, or an mkfs or a wipe runs on it, perhaps one that outlived the
+    /// Quarry process that started it.
     #[error(
-        "cannot {attempted} {device:?}: it is in use: mounted, held by another program, or a mkfs or wipe still runs on \
-         it; a retry succeeds once that has ended"
+        "cannot {attempted} {device:?}: it is in use: mounted, held by another program, or a mkfs or wipe still \
+         runs on it; a retry succeeds once that has ended"
     )]
     Busy {
-        /// What was to be done.
+        /// What was attempted.
         attempted: &'static str,
         /// The device.
         device: PathBuf,
     },
-    /// The device holds something, so it is not formatted.
+    /// The device is not blank, so it is not formatted.
     #[error(
-        "cannot make a filesystem on {device:?}: it is not blank, it holds {found}; it was left as it is: look whose data \
-         this is"
+        "cannot make a filesystem on {device:?}: it is not blank, it contains {found}; nothing was changed: find out \
+         whose data this is"
     )]
     NotBlank {
         /// The device.
         device: PathBuf,
-        /// What it holds.
+        /// What it contains.
         found: String,
     },
-    /// mkfs ran, and what it should have made is not there.
-    #[error("mkfs.{kind} on {device:?} reported success, but the device now holds {found}")]
+    /// mkfs reported success, but its filesystem is not there.
+    #[error("mkfs.{kind} on {device:?} reported success, but the device now contains {found}")]
     Unverified {
-        /// The filesystem asked for.
+        /// The requested filesystem.
         kind: Filesystem,
         /// The device.
         device: PathBuf,
         /// What is there.
         found: String,
     },
-    /// A filesystem with the right UUID lacks parts of itself.
+    /// A filesystem with the right UUID is incomplete.
     #[error(
-        "the {kind} filesystem on {device:?} is incomplete: its creation seems to have been cut off by a power failure; it \
-         was left as it is: if no pod ever used this volume, delete its claim and make it anew"
+        "the {kind} filesystem on {device:?} is incomplete: a power failure probably interrupted its creation; nothing \
+         was changed: if no pod ever used this volume, delete its PersistentVolumeClaim and create it again"
     )]
     Damaged {
-        /// What it is.
+        /// The filesystem.
         kind: Filesystem,
         /// The device.
         device: PathBuf,
     },
-    /// mkfs refused or failed.
-    #[error(
-        "cannot make an {kind} filesystem on {device:?}: {source}; were mkfsOptions given that do not fit the volume?"
-    )]
+    /// mkfs failed.
+    #[error("cannot make an {kind} filesystem on {device:?}: {source}; check whether the mkfsOptions fit the volume")]
     Mkfs {
-        /// The filesystem asked for.
+        /// The requested filesystem.
         kind: Filesystem,
         /// The device.
         device: PathBuf,
-        /// The command and what it said.
+        /// The error of the command.
         source: quarry_exec::Error,
     },
-    /// A tool could not be run, or failed in a way of its own.
+    /// A tool could not be run, or failed.
     #[error("cannot {attempted} {device:?}: {source}")]
     Command {
-        /// What was to be done.
+        /// What was attempted.
         attempted: &'static str,
         /// The device.
         device: PathBuf,
-        /// The command and what it said.
+        /// The error of the command.
         source: quarry_exec::Error,
     },
     /// A system call failed.
-    #[error("cannot {attempted} {path:?}: {source}; see the kernel log for trouble with the device")]
+    #[error("cannot {attempted} {path:?}: {source}; see the kernel log for errors of the device")]
     Io {
-        /// What was to be done.
+        /// What was attempted.
         attempted: &'static str,
         /// On what.
         path: PathBuf,
         /// Why it failed.
         source: std::io::Error,
     },
-    /// A range that is not made of whole sectors.
-    #[error("cannot zero {len} bytes from {offset}: both have to be multiples of 512")]
+    /// A range that does not consist of whole sectors.
+    #[error("cannot zero {len} bytes from {offset}: both must be multiples of 512")]
     Unaligned {
         /// From where, in bytes.
         offset: u64,
         /// How many bytes.
         len: u64,
     },
-    /// The device has no bytes.
+    /// The device is empty.
     #[error("{device:?} has a size of 0 bytes: it is not ready, or its medium is gone")]
     NoSize {
         /// The device.
         device: PathBuf,
     },
-    /// The options cannot be used.
+    /// The options are not allowed.
     #[error(transparent)]
     Options(#[from] OptionError),
 }

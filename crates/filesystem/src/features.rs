@@ -1,57 +1,42 @@
-//! Which features a filesystem is made without, because the running kernel does not know them.
+//! Turns off filesystem features that the running kernel does not support.
 //!
-//! The tools are ours (they come with the image), the kernel is the host's: a newer mkfs turns features on by default
-//! that an older kernel refuses to mount.
+//! The tools come with Quarry's image, but the kernel is the host's: a newer mkfs turns on features by
+//! default that an older kernel cannot mount.
 
 use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
-use crate::Error;
+use crate::{Error, kinds};
 
 /// A version as major and minor.
-type Version = (u32, u32);
+pub(crate) type Version = (u32, u32);
 
-/// A feature that some mkfs turns on by default.
-struct Feature {
-    kind: Filesystem,
-    /// The first kernel that mounts it for writing, without calling it experimental where that is known.
+/// A feature that some version of mkfs turns on by default.
+///
+/// From the release notes of Linux, e2fsprogs, xfsprogs and btrfs-progs. A distribution's kernel may support
+/// a feature earlier; the filesystem is made without it anyway, which costs little.
+pub(crate) struct Feature {
+    /// The first kernel that mounts it for writing, and, if known, no longer calls it experimental.
     kernel: Version,
-    /// The first release of the tools that knows the word; before that it would be an error, and the feature is not made.
+    /// The first release of the tools that knows the option. Before that, the option is an error, and mkfs
+    /// does not turn the feature on.
     tools: Version,
-    /// The argument that turns it off.
+    /// The option that turns it off, and its argument.
     flag: &'static str,
     off: &'static str,
 }
 
-const fn feature(kind: Filesystem, kernel: Version, tools: Version, flag: &'static str, off: &'static str) -> Feature {
-    Feature { kind, kernel, tools, flag, off }
+pub(crate) const fn feature(kernel: Version, tools: Version, flag: &'static str, off: &'static str) -> Feature {
+    Feature { kernel, tools, flag, off }
 }
 
-use Filesystem::{Btrfs, Ext4, Xfs};
-
-/// From the release notes of Linux, e2fsprogs, xfsprogs and btrfs-progs. A distribution's kernel may know a feature
-/// earlier; it is then made without, which costs little.
-const FEATURES: &[Feature] = &[
-    feature(Ext4, (4, 4), (1, 43), "-O", "^metadata_csum_seed"),
-    feature(Ext4, (5, 15), (1, 47), "-O", "^orphan_file"),
-    feature(Xfs, (4, 16), (4, 9), "-m", "reflink=0"),
-    feature(Xfs, (4, 16), (4, 9), "-m", "rmapbt=0"),
-    feature(Xfs, (5, 10), (5, 10), "-m", "bigtime=0"),
-    feature(Xfs, (5, 10), (5, 10), "-m", "inobtcount=0"),
-    feature(Xfs, (5, 19), (5, 19), "-i", "nrext64=0"),
-    feature(Xfs, (6, 10), (6, 10), "-i", "exchange=0"),
-    feature(Xfs, (6, 10), (6, 10), "-n", "parent=0"),
-    // What btrfs turned on before this (no-holes, free-space-tree) every kernel knows that Kubernetes runs on.
-    feature(Btrfs, (6, 1), (6, 3), "-O", "^block-group-tree"),
-];
-
-/// Adds to the options what keeps the running kernel able to mount the result. What the operator asks for by name is
-/// left as it is.
+/// Adds options so that the running kernel can mount the result. Features that the operator sets by name are
+/// not changed.
 pub(crate) async fn for_this_kernel(options: &mut MakeOptions, program: &'static str) -> Result<(), Error> {
     let release = nix::sys::utsname::uname()
         .map_err(|errno| Error::io("ask for the kernel's release", "/proc/sys/kernel/osrelease".as_ref(), errno))?;
     let Some(kernel) = version_in(&release.release().to_string_lossy()) else { return Ok(()) };
-    // Only an old kernel needs to know which mkfs this is.
+    // The version of mkfs matters only with an old kernel.
     if unknown_to(kernel, options.kind()).next().is_none() {
         return Ok(());
     }
@@ -72,10 +57,10 @@ fn turn_off(options: &mut MakeOptions, kernel: Version, tools: Version) {
 }
 
 fn unknown_to(kernel: Version, kind: Filesystem) -> impl Iterator<Item = &'static Feature> {
-    FEATURES.iter().filter(move |feature| feature.kind == kind && kernel < feature.kernel)
+    kinds::of(kind).features.iter().filter(move |feature| kernel < feature.kernel)
 }
 
-/// The first `major.minor` in a text, after which anything may follow.
+/// The first `major.minor` in a text; anything may follow it.
 fn version_in(text: &str) -> Option<Version> {
     text.split(|c: char| !c.is_ascii_digit() && c != '.').find_map(|word| {
         let mut numbers = word.split('.').map(str::parse);
@@ -88,6 +73,8 @@ fn version_in(text: &str) -> Option<Version> {
 
 #[cfg(test)]
 mod tests {
+    use quarry_volume::Filesystem::{Btrfs, Ext4, Xfs};
+
     use super::*;
 
     fn args(kind: Filesystem, given: &str, kernel: Version, tools: Version) -> String {
@@ -111,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn a_new_kernel_needs_nothing() {
+    fn a_new_kernel_needs_no_options() {
         for kind in Filesystem::ALL {
             assert_eq!(args(kind, "", (6, 12), (99, 0)), "");
         }
     }
 
     #[test]
-    fn an_old_kernel_gets_what_it_knows() {
+    fn an_old_kernel_gets_only_supported_features() {
         assert_eq!(args(Ext4, "", (5, 10), (1, 47)), "-O ^orphan_file");
         assert_eq!(args(Ext4, "-O quota", (5, 10), (1, 47)), "-O quota,^orphan_file");
         assert_eq!(args(Xfs, "", (5, 4), (6, 1)), "-m bigtime=0,inobtcount=0 -i nrext64=0");
@@ -130,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mkfs_that_does_not_know_the_word_is_not_given_it() {
+    fn an_option_that_mkfs_does_not_know_is_not_passed() {
         assert_eq!(args(Ext4, "", (5, 10), (1, 46)), "");
         assert_eq!(args(Xfs, "", (5, 4), (5, 4)), "");
         assert_eq!(args(Xfs, "", (5, 4), (0, 0)), "");
@@ -138,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_operator_asks_for_stands() {
+    fn options_of_the_operator_are_kept() {
         assert_eq!(args(Ext4, "-O orphan_file", (5, 10), (1, 47)), "-O orphan_file");
         assert_eq!(args(Xfs, "-m bigtime=1 -i nrext64=1", (5, 4), (6, 1)), "-m bigtime=1,inobtcount=0 -i nrext64=1");
     }

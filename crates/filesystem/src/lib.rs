@@ -1,15 +1,16 @@
-//! Filesystems: probe, make, measure.
+//! Probes, makes and measures filesystems.
 //!
-//! What must never happen here is formatting something that holds data. So [`make`] formats only what [`probe`] calls
-//! blank while nobody else can write to the device, mkfs is never forced, doubt of any kind (an unreadable sector, two
-//! signatures at once) counts as "not blank", and what comes from a StorageClass has passed
-//! the allow-list of [`quarry_volume::MakeOptions`].
+//! This crate must never format a device that contains data. So [`make`] formats only a device that [`probe`]
+//! reports as blank while no other process can write to it; mkfs is never forced; any doubt (an unreadable
+//! sector, two signatures) counts as "not blank"; and options from a StorageClass have passed the allow-list
+//! of [`quarry_volume::MakeOptions`].
 
 mod adopt;
 mod condition;
 mod device;
 mod error;
 mod features;
+mod kinds;
 mod make;
 mod measure;
 mod probe;
@@ -18,9 +19,10 @@ mod thread;
 mod zero;
 
 pub use adopt::check_before_adoption;
-pub use condition::{Mounted, Trouble, signs, try_write};
+pub use condition::{Mounted, Trouble, check_mounted, try_write};
 pub use device::{Exclusive, device_size, exclusive};
 pub use error::Error;
+pub use kinds::tools;
 pub use make::{filesystem_uuid, make};
 pub use measure::{Usage, minimum_size, usage};
 pub use probe::{Probe, probe};

@@ -1,4 +1,4 @@
-//! Making filesystems.
+//! Makes filesystems.
 
 use std::fs::File;
 use std::path::Path;
@@ -9,38 +9,38 @@ use quarry_volume::{Filesystem, MakeOptions, OptionError};
 use uuid::{Uuid, uuid};
 
 use crate::thread::blocking;
-use crate::{Error, Probe, exclusive, features, probe, wipe_signatures};
+use crate::{Error, Probe, exclusive, features, kinds, probe, wipe_signatures};
 
-/// The namespace of the UUIDs that are derived from volumes. Never changes: a volume is recognised by it.
+/// The namespace of the UUIDs that are derived from volumes. Never changes: volumes are recognized by it.
 const NAMESPACE: Uuid = uuid!("8e1f5a3c-94b7-4d0e-a6c2-51d7b3f0492e");
 
-/// After this a mkfs counts as overdue. Zeroing a journal on a busy spinning disk takes a while.
+/// After this time, an mkfs is overdue. Zeroing a journal on a busy spinning disk can take long.
 const MKFS_DEADLINE: Duration = Duration::from_secs(300);
 
-/// The UUID of the filesystem on a volume, derived from what identifies the volume itself (an LV's UUID): what carries
-/// it was made for that volume, by whichever attempt. UUID version 5, in lower case.
+/// The UUID of the filesystem on a volume, derived from the volume's own identity (an LV's UUID). A
+/// filesystem with this UUID was made for that volume, by any attempt. UUID version 5, in lower case.
 #[must_use]
 pub fn filesystem_uuid(seed: &str) -> String {
     Uuid::new_v5(&NAMESPACE, seed.as_bytes()).to_string()
 }
 
-/// Makes a filesystem with that UUID on a blank device, and returns when it is on the disk.
+/// Makes a filesystem with that UUID on a blank device, and returns when it is flushed to the disk.
 ///
-/// "Blank" is decided here, with the device held, whatever the caller found before: mkfs.xfs and mkfs.btrfs refuse by
-/// themselves to overwrite what they recognise, but mkfs.ext4 asks only at a terminal and overwrites elsewhere (seen
-/// with e2fsprogs 1.47.0). An xfs with the same UUID whose mkfs was cut off is wiped and made again: it was never
-/// mounted.
+/// Whether it is blank is checked here, while the device is held, even if the caller has checked before:
+/// mkfs.xfs and mkfs.btrfs refuse to overwrite what they recognize, but mkfs.ext4 asks only at a terminal and
+/// overwrites otherwise (seen with e2fsprogs 1.47.0). An xfs with the same UUID whose mkfs was interrupted is
+/// wiped and made again: it was never mounted.
 ///
 /// # Errors
-/// [`Error::Busy`] when anybody has the device, an earlier mkfs included, or when that one has just made what is asked
-/// for; [`Error::NotBlank`] when it holds anything else;
-/// [`Error::Mkfs`] when mkfs refuses, for example options that do not fit the device.
+/// [`Error::Busy`] if the device is in use, also by an earlier mkfs, or if an earlier mkfs has just made the
+/// requested filesystem; [`Error::NotBlank`] if it contains anything else; [`Error::Mkfs`] if mkfs fails, for
+/// example because options do not fit the device.
 pub async fn make(kind: Filesystem, device: &Path, uuid: &str, options: &MakeOptions) -> Result<(), Error> {
     if options.kind() != kind {
         let problem = format!("options for {} were given for {kind}", options.kind());
         return Err(OptionError { place: "mkfsOptions", problem, allowed: format!("options for {kind}") }.into());
     }
-    let program = program(kind);
+    let program = kinds::of(kind).mkfs;
     let mut options = options.clone();
     features::for_this_kernel(&mut options, program).await?;
 
@@ -50,11 +50,12 @@ pub async fn make(kind: Filesystem, device: &Path, uuid: &str, options: &MakeOpt
         Probe::Filesystem { kind: found, uuid: ref other, in_progress: true, .. } if found == kind && other == uuid => {
             blocking(device, move |_| wipe_signatures(&held).map(|()| held)).await?
         }
-        // An mkfs that outlived its Quarry ended between the caller's look and this one: the next look adopts its work.
+        // An mkfs that outlived the Quarry process that started it has ended since the caller's probe. The
+        // retry adopts its filesystem.
         Probe::Filesystem { kind: found, uuid: ref other, .. } if found == kind && other == uuid => {
             return Err(Error::Busy { attempted: "make a filesystem on", device: device.to_owned() });
         }
-        found => return Err(Error::NotBlank { device: device.to_owned(), found: found.words() }),
+        found => return Err(Error::NotBlank { device: device.to_owned(), found: found.description() }),
     };
     let failed = |source| Error::Mkfs { kind, device: device.to_owned(), source };
     Command::mutation(program)
@@ -73,50 +74,22 @@ pub async fn make(kind: Filesystem, device: &Path, uuid: &str, options: &MakeOpt
         Probe::Filesystem { kind: found, uuid: made, in_progress: false, .. } if found == kind && made == uuid => {
             Ok(())
         }
-        found => Err(Error::Unverified { kind, device: device.to_owned(), found: found.words() }),
+        found => Err(Error::Unverified { kind, device: device.to_owned(), found: found.description() }),
     }
 }
 
-fn program(kind: Filesystem) -> &'static str {
-    match kind {
-        Filesystem::Ext4 => "mkfs.ext4",
-        Filesystem::Xfs => "mkfs.xfs",
-        Filesystem::Btrfs => "mkfs.btrfs",
-    }
-}
-
-/// What mkfs is told, all but the device. Never a force.
+/// The arguments of mkfs, without the device. Never a force option.
+///
+/// Blocks are not discarded: that can take long (minutes on some disks) and cannot be interrupted, and fstrim
+/// or the mount option `discard` can free a new logical volume's space as well.
 fn arguments(kind: Filesystem, uuid: &str, mut options: MakeOptions) -> Vec<String> {
     let mut args = vec!["-q".to_owned()];
-    // Nothing is discarded: how long that takes is anybody's guess (minutes on some disks), it cannot be interrupted,
-    // and a fresh logical volume's space is given back by fstrim or the mount option `discard` as well.
-    //
-    // ext4's lazy_itable_init stays as mke2fs chooses it: the kernel zeroes the inode tables after the first mount, and
-    // until then group checksums keep it from reading them. The journal is zeroed at once (mke2fs's default): what
-    // former owners left there could otherwise be taken for transactions.
-    match kind {
-        Filesystem::Ext4 => {
-            args.extend(["-U".to_owned(), uuid.to_owned()]);
-            if !options.mentions("-E", "discard") {
-                options.add_default("-E", "nodiscard");
-            }
-        }
-        Filesystem::Xfs => {
-            options.add_default("-m", &format!("uuid={uuid}"));
-            options.add_switch("-K");
-        }
-        Filesystem::Btrfs => {
-            // Told a UUID, mkfs.btrfs first looks at every block device of the host for one that has it already: a disk
-            // that hangs anywhere on the host holds it up.
-            args.extend(["-U".to_owned(), uuid.to_owned()]);
-            options.add_switch("-K");
-        }
-    }
+    args.extend((kinds::of(kind).prepare)(uuid, &mut options));
     args.extend(options.to_args());
     args
 }
 
-/// Brings what was written to the device, by whomever, onto the disk.
+/// Flushes all writes to the device, by any process, to the disk.
 fn flush(device: &Path) -> Result<(), Error> {
     let failed = |source| Error::io("flush", device, source);
     quarry_fault::point(|| "device:flush:before".to_owned());
@@ -138,14 +111,14 @@ mod tests {
     const GOLDEN: &str = "b79cd4be-d8b3-5e16-ac2f-178919c3c36b";
 
     #[test]
-    fn a_volume_keeps_its_filesystems_uuid_for_ever() {
-        // Golden: existing volumes are recognised by these.
+    fn the_filesystem_uuid_of_a_volume_never_changes() {
+        // Golden: existing volumes are recognized by these.
         assert_eq!(filesystem_uuid("Hn2pJr-dU4e-7cBb-KwQd-0Rxn-Zk9V-LmYt3s"), GOLDEN);
         assert_ne!(filesystem_uuid("Hn2pJr-dU4e-7cBb-KwQd-0Rxn-Zk9V-LmYt3t"), GOLDEN);
     }
 
     #[test]
-    fn what_mkfs_is_told() {
+    fn the_arguments_of_mkfs() {
         assert_eq!(args(Filesystem::Ext4, ""), format!("-q -U {UUID} -E nodiscard"));
         assert_eq!(args(Filesystem::Ext4, "-E stride=16 -m0"), format!("-q -U {UUID} -E stride=16,nodiscard -m 0"));
         assert_eq!(args(Filesystem::Ext4, "-E discard"), format!("-q -U {UUID} -E discard"));
@@ -164,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn options_of_another_filesystem_are_refused() {
+    async fn options_of_another_filesystem_are_rejected() {
         let options = MakeOptions::none(Filesystem::Xfs);
         let result = make(Filesystem::Ext4, Path::new("/no/such/device"), UUID, &options).await;
         assert!(matches!(result, Err(Error::Options(_))), "{result:?}");

@@ -1,21 +1,21 @@
-//! How full a filesystem is, and how small one may be.
+//! Measures how full a filesystem is, and defines how small one may be.
 
 use std::path::Path;
 
 use quarry_volume::Filesystem;
 
-use crate::Error;
+use crate::{Error, kinds};
 
-/// What a mounted filesystem holds.
+/// The usage of a mounted filesystem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
-    /// The filesystem's size in bytes, its own structures not counted.
+    /// The filesystem's size in bytes, without its own structures.
     pub total: u64,
-    /// Bytes that an ordinary user may still write.
+    /// Bytes that an unprivileged user can still write.
     pub available: u64,
     /// Bytes in use; with `available` and the blocks reserved for root it makes up `total`.
     pub used: u64,
-    /// Inodes in all; 0 where the filesystem has no fixed number of them (btrfs).
+    /// The number of inodes; 0 if the filesystem has no fixed number (btrfs).
     pub inodes: u64,
     /// Inodes that are free.
     pub inodes_free: u64,
@@ -23,7 +23,7 @@ pub struct Usage {
     pub inodes_used: u64,
 }
 
-/// Measures the filesystem that `path` is on. Blocks where the device does.
+/// Measures the filesystem that contains `path`. Blocks if the device hangs.
 ///
 /// # Errors
 /// The path is missing, or the filesystem no longer answers.
@@ -40,20 +40,10 @@ pub fn usage(path: &Path) -> Result<Usage, Error> {
     })
 }
 
-/// The size in bytes below which no volume with that filesystem is made.
-///
-/// Measured on loop devices with Debian 12's tools (e2fsprogs 1.47.0, xfsprogs 6.1.0, btrfs-progs 6.2), default options:
-/// * ext4 goes down to 128 KiB, but below 2 MiB it has no journal, and what has none is not safe against a power cut.
-///   16 MiB leaves the journal room beside the files;
-/// * mkfs.xfs refuses less than 300 MiB;
-/// * mkfs.btrfs refuses less than 109 MiB (114,294,784 bytes), of which next to nothing is left for files: 128 MiB.
+/// The minimum size in bytes of a volume with that filesystem.
 #[must_use]
 pub fn minimum_size(kind: Filesystem) -> u64 {
-    match kind {
-        Filesystem::Ext4 => 16 << 20,
-        Filesystem::Xfs => 300 << 20,
-        Filesystem::Btrfs => 128 << 20,
-    }
+    kinds::of(kind).minimum_size
 }
 
 #[cfg(test)]

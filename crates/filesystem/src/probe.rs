@@ -1,4 +1,4 @@
-//! What a device holds. Doubt never counts as blank.
+//! Finds out what a device contains. Any doubt counts as "not blank".
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -8,56 +8,60 @@ use quarry_exec::Command;
 use quarry_volume::Filesystem;
 
 use crate::thread::blocking;
-use crate::{Error, device};
+use crate::{Error, device, kinds};
 
-/// What a device was found to hold.
+/// The contents of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// No signature of anything: the device was readable, and every prober that libblkid has said no.
+    /// No signature: the device was readable, and no prober of libblkid found anything.
     Blank,
-    /// A filesystem of a kind that Quarry makes.
+    /// A filesystem that Quarry can make.
     Filesystem {
-        /// Which.
+        /// Its type.
         kind: Filesystem,
         /// Its UUID, in lower case.
         uuid: String,
         /// Its label.
         label: Option<String>,
-        /// Its mkfs never came to its end; so far only xfs says so. ext4 and btrfs get their signature last, after all
-        /// else was flushed (seen by killing mkfs before each of its writes), so what carries it is whole.
+        /// Its mkfs did not finish. Only xfs shows this so far: mkfs writes the signature of ext4 and btrfs
+        /// last, after everything else was flushed (seen by killing mkfs before each of its writes), so a
+        /// filesystem with a signature is complete.
         in_progress: bool,
     },
     /// Anything else.
     Other {
-        /// In words: "an LVM physical volume".
+        /// A description, such as "an LVM physical volume".
         what: String,
     },
-    /// More than one signature, so that nobody can say what it is.
+    /// More than one signature, so the contents are ambiguous.
     Ambivalent {
-        /// What is known, in words.
+        /// A description of what is known.
         what: String,
     },
 }
 
 impl Probe {
-    /// What it is, in words that go on after "holds".
+    /// A description that fits after "contains".
     #[must_use]
-    pub fn words(&self) -> String {
+    pub fn description(&self) -> String {
         match self {
             Self::Blank => "nothing".to_owned(),
-            Self::Filesystem { kind, uuid, in_progress: false, .. } => format!("an {kind} filesystem with UUID {uuid}"),
+            Self::Filesystem { kind, uuid, in_progress: false, .. } => {
+                format!("{} filesystem with UUID {uuid}", kind.with_article())
+            }
             Self::Filesystem { kind, uuid, .. } => format!("an unfinished {kind} filesystem with UUID {uuid}"),
             Self::Other { what } | Self::Ambivalent { what } => what.clone(),
         }
     }
 }
 
-/// Finds out what a device holds: filesystems, partition tables, and members of LVM, md and their kin.
+/// Finds out what a device contains: a filesystem, a partition table, or a member of LVM, md and the like.
 ///
 /// # Errors
-/// The device cannot be opened or read, or blkid cannot be run or fails: then nobody knows, and nothing may be written.
+/// The device cannot be opened or read, or blkid cannot be run or fails. Then the contents are unknown, and
+/// nothing may be written.
 pub async fn probe(device: &Path) -> Result<Probe, Error> {
-    // blkid says "nothing found" of a device that it cannot read, too: so it is read by us first.
+    // blkid also reports "nothing found" for a device that it cannot read, so read the device first.
     let unfinished = blocking(device, read_start).await?;
     // -p reads the device itself: no cache, no udev database.
     let output = Command::query("blkid")
@@ -68,7 +72,7 @@ pub async fn probe(device: &Path) -> Result<Probe, Error> {
         .await
         .map_err(|source| Error::Command { attempted: "probe", device: device.to_owned(), source })?;
     let found = match output.code {
-        0 => understand(&output.stdout),
+        0 => parse_export(&output.stdout),
         2 => Probe::Blank,
         8 => Probe::Ambivalent { what: "signatures of more than one thing (blkid calls it ambivalent)".to_owned() },
         _ => {
@@ -78,20 +82,21 @@ pub async fn probe(device: &Path) -> Result<Probe, Error> {
         }
     };
     Ok(match (found, unfinished) {
-        (Probe::Filesystem { kind: Filesystem::Xfs, uuid, label, .. }, Some(_)) => {
-            Probe::Filesystem { kind: Filesystem::Xfs, uuid, label, in_progress: true }
+        (Probe::Filesystem { kind, uuid, label, .. }, Some((unfinished, _))) if kind == unfinished => {
+            Probe::Filesystem { kind, uuid, label, in_progress: true }
         }
-        // A libblkid that does not count an unfinished xfs as one.
-        (Probe::Blank, Some(uuid)) => Probe::Filesystem { kind: Filesystem::Xfs, uuid, label: None, in_progress: true },
+        // This libblkid does not recognize an unfinished filesystem.
+        (Probe::Blank, Some((kind, uuid))) => Probe::Filesystem { kind, uuid, label: None, in_progress: true },
         (found, _) => found,
     })
 }
 
-/// How much of either end has to be readable for a device to count as blank.
+/// How much of each end must be readable for a device to count as blank.
 const MUST_READ: usize = 1 << 20;
 
-/// Reads where signatures lie. Returns the UUID of an xfs whose superblock says that mkfs is not through.
-fn read_start(device: &Path) -> Result<Option<String>, Error> {
+/// Reads both ends of the device, where signatures are. Returns the type and UUID of a filesystem whose
+/// superblock says that mkfs has not finished.
+fn read_start(device: &Path) -> Result<Option<(Filesystem, String)>, Error> {
     let failed = |attempted| move |source: std::io::Error| Error::io(attempted, device, source);
     let file = File::open(device).map_err(failed("open"))?;
     let size = device::size_of(&file).map_err(|errno| Error::io("read the size of", device, errno))?;
@@ -102,21 +107,19 @@ fn read_start(device: &Path) -> Result<Option<String>, Error> {
     let end = size - buffer.len() as u64;
     file.read_exact_at(&mut buffer, end).map_err(failed("read the end of"))?;
     file.read_exact_at(&mut buffer, 0).map_err(failed("read"))?;
-    Ok(unfinished_xfs(&buffer))
+    Ok(unfinished(&buffer))
 }
 
-/// The UUID in an xfs superblock whose `sb_inprogress` is set.
-fn unfinished_xfs(start: &[u8]) -> Option<String> {
-    const UUID: usize = 32;
-    const IN_PROGRESS: usize = 126;
-    let magic = start.get(..4)? == b"XFSB";
-    let unfinished = *start.get(IN_PROGRESS)? != 0;
-    let uuid = uuid::Uuid::from_slice(start.get(UUID..UUID + 16)?).ok()?;
-    (magic && unfinished).then(|| uuid.to_string())
+fn unfinished(start: &[u8]) -> Option<(Filesystem, String)> {
+    Filesystem::ALL.into_iter().find_map(|kind| {
+        let of = kinds::of(kind);
+        let superblock = (of.superblock)(start.get(usize::try_from(of.superblock_at).ok()?..)?)?;
+        superblock.in_progress.then_some((kind, superblock.uuid))
+    })
 }
 
 /// Reads blkid's `KEY=value` lines.
-fn understand(stdout: &[u8]) -> Probe {
+fn parse_export(stdout: &[u8]) -> Probe {
     let text = String::from_utf8_lossy(stdout);
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     match (value("TYPE"), value("PTTYPE")) {
@@ -133,7 +136,7 @@ fn understand(stdout: &[u8]) -> Probe {
             },
             _ => Probe::Other { what: signature(kind, value("USAGE")) },
         },
-        // Facts about the device itself (its name, the partition that it is) say nothing of what is on it.
+        // Facts about the device itself (its name, its partition) are not about its contents.
         (None, None) if text.lines().all(describes_the_device) => Probe::Blank,
         (None, None) => Probe::Other { what: "something that blkid knows but cannot name".to_owned() },
     }
@@ -170,10 +173,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ours_are_recognised() {
+    fn a_filesystem_that_quarry_makes_is_recognized() {
         let text = b"DEVNAME=/dev/loop0\nLABEL=a b\nUUID=0D17B9C6-2D5C-4E7C-8A70-2CBE3BD95DD8\nVERSION=1.0\nBLOCK_SIZE=4096\nUSAGE=filesystem\nTYPE=ext4\n";
         assert_eq!(
-            understand(text),
+            parse_export(text),
             Probe::Filesystem {
                 kind: Filesystem::Ext4,
                 uuid: "0d17b9c6-2d5c-4e7c-8a70-2cbe3bd95dd8".into(),
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_else_is_taken_for_ours_or_for_blank() {
+    fn nothing_else_is_taken_for_such_a_filesystem_or_for_blank() {
         for (text, words) in [
             ("DEVNAME=/dev/x\nUUID=abc\nUSAGE=raid\nTYPE=LVM2_member\n", "an LVM physical volume"),
             ("DEVNAME=/dev/x\nPTUUID=abc\nPTTYPE=gpt\n", "a GPT partition table"),
@@ -193,27 +196,26 @@ mod tests {
             ("USAGE=filesystem\nTYPE=ext4\n", "a filesystem of type \"ext4\""),
             ("UUID=abc\n", "something that blkid knows but cannot name"),
         ] {
-            assert_eq!(understand(text.as_bytes()), Probe::Other { what: words.to_owned() }, "{text:?}");
+            assert_eq!(parse_export(text.as_bytes()), Probe::Other { what: words.to_owned() }, "{text:?}");
         }
-        let both = understand(b"TYPE=ext4\nUSAGE=filesystem\nUUID=a\nPTTYPE=dos\n");
+        let both = parse_export(b"TYPE=ext4\nUSAGE=filesystem\nUUID=a\nPTTYPE=dos\n");
         assert!(matches!(both, Probe::Ambivalent { .. }), "{both:?}");
     }
 
     #[test]
-    fn facts_about_the_device_alone_are_blank() {
-        assert_eq!(understand(b"DEVNAME=/dev/sda1\nPART_ENTRY_SCHEME=gpt\nPART_ENTRY_SIZE=5\n"), Probe::Blank);
+    fn a_device_with_only_facts_about_itself_is_blank() {
+        assert_eq!(parse_export(b"DEVNAME=/dev/sda1\nPART_ENTRY_SCHEME=gpt\nPART_ENTRY_SIZE=5\n"), Probe::Blank);
     }
 
     #[test]
-    fn an_unfinished_xfs_is_told_by_its_superblock() {
-        let mut sector = vec![0u8; 512];
-        sector[..4].copy_from_slice(b"XFSB");
-        sector[32..48].copy_from_slice(&[0x11; 16]);
-        assert_eq!(unfinished_xfs(&sector), None);
-        sector[126] = 1;
-        assert_eq!(unfinished_xfs(&sector).unwrap(), "11111111-1111-1111-1111-111111111111");
-        sector[0] = b'x';
-        assert_eq!(unfinished_xfs(&sector), None);
-        assert_eq!(unfinished_xfs(b"XFSB"), None);
+    fn an_unfinished_xfs_is_recognized_by_its_superblock() {
+        let mut start = kinds::tests::sample(Filesystem::Xfs, [0x11; 16]);
+        assert_eq!(unfinished(&start), None);
+        start[126] = 1;
+        let uuid = "11111111-1111-1111-1111-111111111111".to_owned();
+        assert_eq!(unfinished(&start), Some((Filesystem::Xfs, uuid)));
+        start[0] = b'x';
+        assert_eq!(unfinished(&start), None);
+        assert_eq!(unfinished(b"XFSB"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Blocking work, each piece on a thread of its own.
+//! Runs blocking work on its own thread.
 
 use std::io;
 use std::path::Path;
@@ -7,22 +7,22 @@ use tokio::sync::oneshot;
 
 use crate::Error;
 
-/// Runs work that a disk may hold up for ever, and returns what it says.
+/// Runs work that may hang forever on a disk, and returns its result.
 ///
-/// The runtime has a limited number of threads for blocking work, and everything shares them. A thread that waits for a
-/// disk cannot be called back, so enough of them would stop what has nothing to do with that disk. Here each piece of work
-/// has its own thread, which nobody else waits for; the caller bounds how many there are.
+/// The runtime has a limited number of threads for blocking work, shared by everything. A thread that waits
+/// for a disk cannot be stopped, so enough of them would block work that does not use that disk. Here, each
+/// piece of work has its own thread; the caller limits their number.
 ///
 /// # Errors
 /// No thread can be started, or the work panicked.
 pub async fn on_own_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-    let (tell, answer) = oneshot::channel();
-    // Nobody may be waiting any more when the work ends.
-    std::thread::Builder::new().name("storage".to_owned()).spawn(move || drop(tell.send(work())))?;
+    let (sender, answer) = oneshot::channel();
+    // The send fails if the caller has stopped waiting.
+    std::thread::Builder::new().name("storage".to_owned()).spawn(move || drop(sender.send(work())))?;
     answer.await.map_err(|_| io::Error::other("its thread ended unexpectedly"))
 }
 
-/// The same for work on one device.
+/// Like [`on_own_thread`], for work on one device.
 pub(crate) async fn blocking<T: Send + 'static>(
     path: &Path,
     work: impl FnOnce(&Path) -> Result<T, Error> + Send + 'static,

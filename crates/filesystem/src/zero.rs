@@ -1,4 +1,4 @@
-//! Writing zeros: to whole volumes, and over what former owners left for probes to find.
+//! Writes zeros: to whole volumes, and over signatures of previous owners.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
@@ -11,19 +11,19 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(blkzeroout, nix::request_code_none!(0x12, 127), [u64; 2]);
 }
 
-/// How much is zeroed at either end of a device: more than any signature or label that blkid, lvm, mdadm or zfs look
-/// for lies deep.
+/// How much is zeroed at each end of a device. Every signature or label that blkid, lvm, mdadm or zfs look
+/// for is within this distance.
 const EDGE: u64 = 4 << 20;
-/// Where btrfs keeps the copies of its superblock, beyond the first, which lies within [`EDGE`].
+/// The offsets of the copies of a btrfs superblock. The first superblock is within [`EDGE`].
 const BTRFS_MIRRORS: [u64; 2] = [64 << 20, 256 << 30];
 /// How much is zeroed there.
 const BTRFS_MIRROR_LEN: u64 = 64 << 10;
 
-/// Zeroes `len` bytes from `offset`, both multiples of 512. The device does it itself where it can. Not flushed: the
-/// caller syncs when it is through.
+/// Zeroes `len` bytes from `offset`, both multiples of 512. The device does it itself if it can. Not flushed:
+/// the caller syncs at the end.
 ///
 /// # Errors
-/// [`Error::Unaligned`], or the device's.
+/// [`Error::Unaligned`], or an error of the device.
 pub fn zero_range(device: &File, offset: u64, len: u64) -> Result<(), Error> {
     if !offset.is_multiple_of(512) || !len.is_multiple_of(512) {
         return Err(Error::Unaligned { offset, len });
@@ -43,11 +43,12 @@ fn zero_out(device: &File, offset: u64, len: u64) -> nix::Result<()> {
     unsafe { ioctl::blkzeroout(device.as_raw_fd(), &raw const *&[offset, len]) }.map(drop)
 }
 
-/// Zeroes everything by which a probe could take the device for something: both its ends and the copies of a btrfs
-/// superblock; then flushes. Blocks until it is on the disk. The device should be held by [`crate::exclusive`].
+/// Zeroes everything that a probe could recognize: both ends of the device and the copies of a btrfs
+/// superblock. Then flushes, and blocks until the zeros are on the disk. The device should be held by
+/// [`crate::exclusive`].
 ///
 /// # Errors
-/// The device's.
+/// Errors of the device.
 pub fn wipe_signatures(device: &File) -> Result<(), Error> {
     let failed = |attempted| move |errno: nix::Error| Error::io(attempted, &path_of(device), errno);
     let size = device::size_of(device).map_err(failed("read the size of"))?;
@@ -60,8 +61,8 @@ pub fn wipe_signatures(device: &File) -> Result<(), Error> {
     flushed.map_err(|source| Error::io("flush", &path_of(device), source))
 }
 
-/// Where on a device of that size (bytes) signatures may lie, as offset and length in bytes. In whole sectors of 4096 where
-/// the size allows.
+/// The ranges of a device of that size (bytes) where signatures can be, as offset and length in bytes. In
+/// whole sectors of 4096 bytes if the size allows.
 #[must_use]
 pub fn signature_places(size: u64) -> Vec<(u64, u64)> {
     if size <= 2 * EDGE {
@@ -78,7 +79,7 @@ pub fn signature_places(size: u64) -> Vec<(u64, u64)> {
     regions
 }
 
-/// The path that a file was opened by, for messages.
+/// The path of an open file, for messages.
 fn path_of(file: &File) -> std::path::PathBuf {
     let link = format!("/proc/self/fd/{}", file.as_raw_fd());
     std::fs::read_link(&link).unwrap_or_else(|_| Path::new(&link).to_owned())
@@ -100,7 +101,7 @@ mod tests {
                 prop_assert!(len > 0 && offset + len <= size && offset % 512 == 0 && len % 512 == 0);
             }
             for at in [0, 1 << 10, 4 << 10, 64 << 10, (1 << 20) + 17, (4 << 20) - 1, 64 << 20, (64 << 20) + 4095, 256 << 30] {
-                // Where it lies beyond the end there is nothing to cover.
+                // Beyond the end of the device there is nothing to cover.
                 prop_assert!(at >= size || covered(at) || (at > EDGE && !BTRFS_MIRRORS.iter().any(|m| (*m..m + 4096).contains(&at))));
             }
             for back in [1, 512, 1024, 8 << 10, 64 << 10, 128 << 10, 512 << 10, 4 << 20] {
@@ -110,12 +111,12 @@ mod tests {
     }
 
     #[test]
-    fn a_range_of_part_sectors_is_refused_before_the_device_is_touched() {
+    fn a_range_of_partial_sectors_is_rejected_before_anything_is_written() {
         let file = tempfile::tempfile().unwrap();
         for (offset, len) in [(1, 512), (512, 511), (0, 1)] {
             assert!(matches!(zero_range(&file, offset, len), Err(Error::Unaligned { .. })));
         }
         zero_range(&file, 0, 0).unwrap();
-        assert!(matches!(zero_range(&file, 0, 512), Err(Error::Io { .. })), "a plain file is no device");
+        assert!(matches!(zero_range(&file, 0, 512), Err(Error::Io { .. })), "a plain file is not a device");
     }
 }

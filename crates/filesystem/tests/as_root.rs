@@ -13,7 +13,7 @@ use quarry_filesystem::{
 };
 use quarry_volume::{Filesystem, MakeOptions};
 
-/// A loop device, which goes away with this value.
+/// A loop device, which is removed when this is dropped.
 struct Loop {
     device: PathBuf,
     image: PathBuf,
@@ -52,7 +52,8 @@ impl Drop for Loop {
     }
 }
 
-/// A device whose first bytes are those of another one, and whose others cannot be read; it goes away with this value.
+/// A device that maps the start of another one and is unreadable after that; it is removed when this is
+/// dropped.
 struct Broken {
     device: PathBuf,
 }
@@ -86,7 +87,7 @@ async fn make_plain(kind: Filesystem, device: &Path) -> Result<(), Error> {
     make(kind, device, UUID, &MakeOptions::none(kind)).await
 }
 
-fn ours(kind: Filesystem) -> Probe {
+fn expected(kind: Filesystem) -> Probe {
     Probe::Filesystem { kind, uuid: UUID.to_owned(), label: None, in_progress: false }
 }
 
@@ -98,16 +99,16 @@ async fn each_filesystem_is_made_at_its_minimum_size_and_found_again() {
         assert_eq!(device_size(&disk.device).unwrap(), minimum_size(kind));
         assert_eq!(probe(&disk.device).await.unwrap(), Probe::Blank);
         make_plain(kind, &disk.device).await.unwrap();
-        assert_eq!(probe(&disk.device).await.unwrap(), ours(kind));
-        // Nothing is made over it, by whatever kind and under whatever UUID.
+        assert_eq!(probe(&disk.device).await.unwrap(), expected(kind));
+        // It is never overwritten, by any type and with any UUID.
         for other in Filesystem::ALL {
             let error =
                 make(other, &disk.device, &filesystem_uuid("other"), &MakeOptions::none(other)).await.unwrap_err();
             assert!(matches!(error, Error::NotBlank { .. }), "{error}");
         }
-        // What is asked for is there already: an earlier mkfs has just ended, and whoever asks looks again.
+        // The requested filesystem is already there: an earlier mkfs has just ended, and the caller retries.
         assert!(matches!(make_plain(kind, &disk.device).await, Err(Error::Busy { .. })));
-        assert_eq!(probe(&disk.device).await.unwrap(), ours(kind));
+        assert_eq!(probe(&disk.device).await.unwrap(), expected(kind));
 
         wipe_signatures(&exclusive(&disk.device).unwrap()).unwrap();
         assert_eq!(probe(&disk.device).await.unwrap(), Probe::Blank);
@@ -135,7 +136,7 @@ async fn options_reach_mkfs() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn a_foreign_signature_is_seen_respected_and_wiped() {
+async fn a_foreign_signature_is_found_and_kept_until_it_is_wiped() {
     let size = 300u64 << 20;
     let disk = Loop::new(size).await;
     let wipe = || wipe_signatures(&exclusive(&disk.device).unwrap()).unwrap();
@@ -148,7 +149,7 @@ async fn a_foreign_signature_is_seen_respected_and_wiped() {
         run(command.arg(&disk.device)).await;
         assert_eq!(probe(&disk.device).await.unwrap(), Probe::Other { what: words.to_owned() });
         assert!(matches!(make_plain(Filesystem::Ext4, &disk.device).await, Err(Error::NotBlank { .. })), "{words}");
-        assert_eq!(probe(&disk.device).await.unwrap().words(), words, "untouched");
+        assert_eq!(probe(&disk.device).await.unwrap().description(), words, "not changed");
         wipe();
         assert_eq!(probe(&disk.device).await.unwrap(), Probe::Blank, "{words}");
     }
@@ -172,9 +173,9 @@ async fn a_foreign_signature_is_seen_respected_and_wiped() {
     table[446..462].copy_from_slice(&[0, 0, 2, 0, 0x83, 0, 0, 0, 1, 0, 0, 0, 0, 8, 0, 0]);
     table[510..].copy_from_slice(&[0x55, 0xaa]);
     disk.write(0, &table);
-    assert_eq!(probe(&disk.device).await.unwrap().words(), "a DOS partition table");
+    assert_eq!(probe(&disk.device).await.unwrap().description(), "a DOS partition table");
 
-    // Rubbish everywhere else does not matter.
+    // Garbage everywhere else does not matter.
     let rubbish = vec![0xa5u8; 1 << 20];
     for at in (0..size).step_by(1 << 20) {
         disk.write(at, &rubbish);
@@ -188,11 +189,11 @@ async fn a_foreign_signature_is_seen_respected_and_wiped() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs root"]
-async fn nobody_gets_the_device_while_mkfs_runs() {
+async fn no_one_gets_the_device_while_mkfs_runs() {
     for kind in Filesystem::ALL {
         let disk = Loop::new(1 << 30).await;
         let device = disk.device.clone();
-        // The tries below may come between, until it has the device.
+        // The attempts below may interfere until it has the device.
         let made = tokio::spawn(async move {
             loop {
                 match make_plain(kind, &device).await {
@@ -205,25 +206,25 @@ async fn nobody_gets_the_device_while_mkfs_runs() {
             let subject = disk.device.display().to_string();
             quarry_exec::running().iter().any(|running| running.mutation && running.subject.as_ref() == Some(&subject))
         };
-        // mkfs.btrfs holds no claim of its own while it writes, and none of them does while it starts: what keeps others
-        // out is the lock that mkfs inherits. And none of them may be disturbed by others' trying.
-        let mut refused = 0;
+        // mkfs.btrfs holds no claim while it writes, and no mkfs holds one while it starts: the lock that
+        // mkfs inherits excludes others. And attempts by others must not disturb any mkfs.
+        let mut rejected = 0;
         while !made.is_finished() {
             let before = mkfs_runs();
             let taken = exclusive(&disk.device);
             if before && mkfs_runs() {
-                assert!(matches!(taken, Err(Error::Busy { .. })), "{kind} after {refused} refusals");
-                refused += 1;
+                assert!(matches!(taken, Err(Error::Busy { .. })), "{kind} after {rejected} rejections");
+                rejected += 1;
             }
         }
         made.await.unwrap().unwrap();
-        assert!(refused > 0, "{kind}: nothing was tried while mkfs ran");
+        assert!(rejected > 0, "{kind}: nothing was tried while mkfs ran");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn an_unfinished_xfs_of_ours_is_made_again_and_no_other() {
+async fn an_unfinished_xfs_is_made_again_only_with_the_same_uuid() {
     let disk = Loop::new(300 << 20).await;
     make_plain(Filesystem::Xfs, &disk.device).await.unwrap();
     let file = File::options().read(true).write(true).open(&disk.device).unwrap();
@@ -236,12 +237,12 @@ async fn an_unfinished_xfs_of_ours_is_made_again_and_no_other() {
     assert!(matches!(make_plain(Filesystem::Ext4, &disk.device).await, Err(Error::NotBlank { .. })));
     drop(file);
     make_plain(Filesystem::Xfs, &disk.device).await.unwrap();
-    assert_eq!(probe(&disk.device).await.unwrap(), ours(Filesystem::Xfs));
+    assert_eq!(probe(&disk.device).await.unwrap(), expected(Filesystem::Xfs));
 }
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn a_device_that_anybody_holds_is_neither_taken_nor_formatted() {
+async fn a_device_in_use_is_neither_opened_exclusively_nor_formatted() {
     let disk = Loop::new(128 << 20).await;
     let held = exclusive(&disk.device).unwrap();
     assert!(matches!(exclusive(&disk.device), Err(Error::Busy { .. })));
@@ -249,7 +250,7 @@ async fn a_device_that_anybody_holds_is_neither_taken_nor_formatted() {
         assert!(matches!(make_plain(kind, &disk.device).await, Err(Error::Busy { .. })));
     }
     drop(held);
-    // The kernel's claim alone, as a mount or another program has it.
+    // Only the kernel's claim, as a mount or another program holds it.
     use std::os::unix::fs::OpenOptionsExt as _;
     let claim = File::options().read(true).custom_flags(nix::libc::O_EXCL).open(&disk.device).unwrap();
     assert!(matches!(exclusive(&disk.device), Err(Error::Busy { .. })));
@@ -259,7 +260,7 @@ async fn a_device_that_anybody_holds_is_neither_taken_nor_formatted() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn what_cannot_be_read_is_never_blank() {
+async fn an_unreadable_device_is_never_blank() {
     let disk = Loop::new(8 << 20).await;
     let broken = Broken::after(&disk, 1 << 20).await;
     let found = probe(&broken.device).await;
@@ -271,7 +272,7 @@ async fn what_cannot_be_read_is_never_blank() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn zeroes_reach_exactly_as_far_as_asked() {
+async fn zeros_are_written_exactly_to_the_range() {
     let disk = Loop::new(4 << 20).await;
     disk.write(0, &vec![0xff; 4 << 20]);
     zero_range(&exclusive(&disk.device).unwrap(), 1 << 20, 512).unwrap();
@@ -283,7 +284,7 @@ async fn zeroes_reach_exactly_as_far_as_asked() {
 
 #[tokio::test]
 #[ignore = "needs root"]
-async fn an_xfs_that_lacks_a_part_is_not_adopted_and_one_that_was_used_is() {
+async fn an_incomplete_xfs_is_not_adopted_and_a_used_one_is() {
     let disk = Loop::new(300 << 20).await;
     make_plain(Filesystem::Xfs, &disk.device).await.unwrap();
     check_before_adoption(Filesystem::Xfs, &disk.device).await.unwrap();
@@ -300,7 +301,7 @@ async fn an_xfs_that_lacks_a_part_is_not_adopted_and_one_that_was_used_is() {
     assert!(matches!(result, Err(Error::Damaged { .. })), "{result:?}");
     disk.write(at, &header);
 
-    // Mounted, written to, and then its host lost power.
+    // It was mounted and written to, and then its host lost power.
     let target = disk.image.parent().unwrap().join("mount");
     std::fs::create_dir(&target).unwrap();
     run(Command::query("mount").arg(&disk.device).arg(&target)).await;

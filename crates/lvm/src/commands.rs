@@ -67,9 +67,6 @@ pub async fn create(group: &VolumeGroup, request: &CreateLv) -> Result<(), Error
             check_width(layout, pvs)?;
             command.args(["--type", "raid1", "--mirrors", &mirrors.to_string(), "--nosync"])
         }
-        Layout::Raid5 { .. } | Layout::Raid6 { .. } | Layout::Raid10 { .. } => {
-            return Err(Error::Argument(format!("layout {layout} is not made by this version")));
-        }
     };
     command = command.args(["--extents", &extents.to_string(), "--name", name]);
     for tag in tags {

@@ -48,7 +48,7 @@ struct Looked {
 }
 
 /// Where the volume group lies.
-struct Place {
+struct GroupLocation {
     /// Its name now.
     name: String,
     uuid: String,
@@ -150,7 +150,7 @@ impl Known {
     }
 
     /// Where the volume group lies, or why that cannot be said.
-    fn place(&self, name: &str, archives: u32) -> Result<Place, Lookup> {
+    fn place(&self, name: &str, archives: u32) -> Result<GroupLocation, Lookup> {
         let uuid = self.which(name)?;
         let devices = self.devices_of(&uuid);
         let unlisted = self.unlisted(&uuid);
@@ -161,7 +161,7 @@ impl Known {
         let mut names = named.filter(|group| group.uuid == uuid).map(|group| group.name.as_str());
         let now = if names.clone().any(|found| found == name) { name } else { names.next().unwrap_or(name) };
         let scope = Scope { devices, filter: self.filter(), archives };
-        Ok(Place { name: now.to_owned(), uuid, scope, unlisted })
+        Ok(GroupLocation { name: now.to_owned(), uuid, scope, unlisted })
     }
 
     /// The filter that names our devices. Where the host's lvm.conf sets both, `devices/global_filter` stays.
@@ -239,7 +239,7 @@ impl Known {
     }
 
     /// Remembers what a report said; tells whether it is the volume group, with all its disks.
-    fn learn(&mut self, place: &Place, lookup: &Lookup) -> bool {
+    fn learn(&mut self, place: &GroupLocation, lookup: &Lookup) -> bool {
         let Lookup::Found(group) = lookup else { return false };
         if group.uuid != place.uuid {
             return false;
@@ -276,7 +276,7 @@ fn join(devices: &[PathBuf]) -> String {
 }
 
 /// Adds to an answer why lvm does not use a disk of the volume group.
-async fn finish(lookup: Lookup, place: Place, known: &Known) -> Lookup {
+async fn finish(lookup: Lookup, place: GroupLocation, known: &Known) -> Lookup {
     match lookup {
         Lookup::Found(mut group) if group.uuid == place.uuid => {
             group.hidden = hidden(&group, &place, known).await;
@@ -296,7 +296,7 @@ async fn finish(lookup: Lookup, place: Place, known: &Known) -> Lookup {
 }
 
 /// Why physical volumes that count as missing are not used though their devices are there.
-async fn hidden(group: &VolumeGroup, place: &Place, known: &Known) -> Vec<String> {
+async fn hidden(group: &VolumeGroup, place: &GroupLocation, known: &Known) -> Vec<String> {
     let lost = |device: &PathBuf| {
         let label = known.labels().iter().find(|(found, _)| found == device).map(|(_, label)| &label.uuid);
         let volume = group.physical_volumes.iter().find(|volume| Some(&volume.uuid) == label);
@@ -313,7 +313,7 @@ async fn hidden(group: &VolumeGroup, place: &Place, known: &Known) -> Vec<String
 async fn refused(devices: &[PathBuf], scope: &Scope) -> Vec<String> {
     let mut why = Vec::new();
     for device in devices {
-        let command = Command::query("lvm").arg("pvs").unshown(scope.settings()).arg(device);
+        let command = Command::query("lvm").arg("pvs").hidden_args(scope.settings()).arg(device);
         let words = match command.run().await {
             Ok(output) if output.success() => continue,
             Ok(output) => crate::error::one_line(&output.stderr),

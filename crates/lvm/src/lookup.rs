@@ -26,10 +26,10 @@ pub enum Lookup {
 
 /// A report with everything that we read of volume groups, from the devices of `scope` alone.
 pub(crate) fn full_report(scope: &Scope) -> Command {
-    let mut command = Command::query("lvm").arg("fullreport").unshown(scope.settings());
-    command = command.unshown(["--reportformat", "json", "--binary", "--units", "b", "--nosuffix", "--all"]);
+    let mut command = Command::query("lvm").arg("fullreport").hidden_args(scope.settings());
+    command = command.hidden_args(["--reportformat", "json", "--binary", "--units", "b", "--nosuffix", "--all"]);
     for (table, columns) in COLUMNS {
-        command = command.unshown(["--configreport", table, "-o", columns]);
+        command = command.hidden_args(["--configreport", table, "-o", columns]);
     }
     command
 }

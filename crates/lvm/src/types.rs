@@ -210,9 +210,6 @@ impl VolumeGroup {
             Layout::Linear => "linear",
             Layout::Striped { .. } => "striped",
             Layout::Raid1 { .. } => "raid1",
-            Layout::Raid5 { .. } | Layout::Raid6 { .. } | Layout::Raid10 { .. } => {
-                return Some(format!("layout {layout} is not made by this version"));
-            }
         };
         if !segment_types.iter().eq([expected]) {
             let types: Vec<&str> = segment_types.iter().map(String::as_str).collect();

@@ -141,9 +141,6 @@ fn layouts_that_do_not_suit_the_extents() {
     let wide = Layout::Striped { stripes: 2, stripe_size: 128 << 10 };
     assert!(largest(&group, &wide, 0).reason.expect("refused").contains("larger than an extent"));
     assert_eq!(extents(&group, STRIPED2, 0), 140);
-    for layout in [Layout::Raid5 { stripes: 2, stripe_size: 65536 }, Layout::Raid6 { stripes: 3, stripe_size: 65536 }] {
-        assert_eq!(largest(&group, &layout, 0).extents, 0);
-    }
 }
 
 proptest! {

@@ -153,7 +153,6 @@ fn shapes_that_differ_are_told() {
     assert!(shape("str", Layout::Striped { stripes: 2, stripe_size: 4096 }).is_some());
     assert!(shape("str", Layout::Striped { stripes: 3, stripe_size: 65536 }).is_some());
     assert!(shape("str", Layout::Linear).is_some());
-    assert!(shape("one", Layout::Raid5 { stripes: 2, stripe_size: 65536 }).is_some());
 }
 
 /// What newer versions write with `json_std`: numbers, nulls, and lists as arrays.

@@ -1,4 +1,4 @@
-//! What can go wrong with a mount, in words for the operator.
+//! Errors of mount operations, with messages for operators.
 
 use std::path::PathBuf;
 
@@ -6,45 +6,45 @@ use nix::errno::Errno;
 
 use crate::Device;
 
-/// Why a mount, a bind, an unmount or a look at one failed.
+/// Why a mount, a bind, an unmount or a check failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The path cannot be a mount target.
     #[error("{target:?} cannot be a mount target: {why}; give an absolute path that ends in a name")]
     InvalidTarget {
-        /// The path as it was given.
+        /// The given path.
         target: PathBuf,
-        /// What is wrong with it.
+        /// Why it is invalid.
         why: &'static str,
     },
-    /// The target is a symbolic link. Following it could mount over, or unmount, something that is not ours.
-    #[error("{target:?} is a symbolic link, and those are never followed; remove it and try again")]
+    /// The target is a symbolic link. Following it could mount over, or unmount, something foreign.
+    #[error("{target:?} is a symbolic link, and Quarry never follows those; remove it and try again")]
     Symlink {
         /// The link.
         target: PathBuf,
     },
-    /// The target exists, but is neither what a mount needs nor what this crate makes.
-    #[error("{target:?} is {found}, where {wanted} is needed; look at it, and move it away")]
+    /// The target exists, but has the wrong type.
+    #[error("{target:?} is {found}, but must be {wanted}; check what it is and move it away")]
     WrongKind {
         /// The target.
         target: PathBuf,
-        /// What it has to be.
+        /// The required type.
         wanted: &'static str,
-        /// What it is.
+        /// The actual type.
         found: &'static str,
     },
-    /// Nothing can be mounted at the target, because the folder that holds it does not exist.
-    #[error("{target:?} cannot be mounted at: the folder that holds it does not exist; whoever calls makes it first")]
+    /// The parent directory of the target does not exist.
+    #[error("cannot mount at {target:?}: its parent directory does not exist; the caller must create it first")]
     NoParent {
         /// The target.
         target: PathBuf,
     },
     /// Something else is mounted at the target.
     #[error(
-        "cannot {attempted} at {target:?}: {found} is mounted there; it was left alone: find out whose it is and unmount it"
+        "cannot {attempted} at {target:?}: {found} is mounted there; nothing was changed: find its owner and unmount it"
     )]
     Foreign {
-        /// What was to be done.
+        /// What was attempted.
         attempted: &'static str,
         /// The target.
         target: PathBuf,
@@ -57,8 +57,8 @@ pub enum Error {
         /// Where the volume should be.
         volume: PathBuf,
     },
-    /// The right thing is mounted at the target, but in another way than asked.
-    #[error("{target:?} is already mounted {found}, and {asked} was asked for; unpublish it first")]
+    /// The volume is mounted at the target, but with different options than requested.
+    #[error("{target:?} is already mounted {found}, but {asked} is requested; unpublish it first")]
     Different {
         /// The target.
         target: PathBuf,
@@ -67,29 +67,29 @@ pub enum Error {
         /// How it is mounted.
         found: String,
     },
-    /// What is mounted at the target no longer answers.
+    /// The filesystem that is mounted at the target no longer works.
     #[error(
-        "what is mounted at {target:?} does not answer: its device is lost, or the kernel shut the filesystem down (see \
-         the kernel log); stop the pods that use it: staging it anew, once they are gone, recovers what the disk still has"
+        "the filesystem mounted at {target:?} does not respond: its device is lost, or the kernel shut it down \
+         (see the kernel log); end the pods that use it: the next stage then recovers what is still on the disk"
     )]
     Dead {
         /// The target.
         target: PathBuf,
     },
     /// The mount is in use.
-    #[error("cannot {attempted} at {target:?}: it is in use{holders}; end what uses it, a retry then succeeds")]
+    #[error("cannot {attempted} at {target:?}: it is in use{holders}; end its users, then retry")]
     Busy {
-        /// What was to be done.
+        /// What was attempted.
         attempted: &'static str,
         /// The target.
         target: PathBuf,
-        /// Who holds it, as far as this process can see: `" by …"`.
+        /// The users that this process can see: `" by …"`.
         holders: String,
     },
-    /// The device cannot be mounted because something holds it exclusively.
+    /// The device cannot be mounted because it is held exclusively.
     #[error(
-        "cannot mount {device:?} at {target:?}: the device or the target is in use (EBUSY): a mkfs or a wipe may still run, \
-         or it is mounted elsewhere with other options; a retry succeeds once that has ended"
+        "cannot mount {device:?} at {target:?}: the device or the target is in use (EBUSY): an mkfs or a wipe \
+         may still run, or it is mounted elsewhere with other options; a retry succeeds after that has ended"
     )]
     DeviceBusy {
         /// The device.
@@ -99,35 +99,35 @@ pub enum Error {
     },
     /// The device cannot be mapped because a program holds it exclusively.
     #[error(
-        "cannot map device {device} read-only: a program holds it exclusively (a pod that has mounted what it made there?); \
-         a retry succeeds once that has ended"
+        "cannot map device {device} read-only: a program holds it exclusively (a pod that mounted a filesystem \
+         on it?); a retry succeeds after that has ended"
     )]
     Claimed {
         /// The device.
         device: Device,
     },
-    /// The target is to be removed, but holds data.
-    #[error("cannot remove {target:?}: nothing is mounted there, yet {holds}; it was kept: move the data away")]
+    /// The target cannot be removed because it contains data.
+    #[error("cannot remove {target:?}: nothing is mounted there, but {holds}; nothing was changed: move the data away")]
     NotEmpty {
         /// The target.
         target: PathBuf,
-        /// What it holds.
+        /// What it contains.
         holds: &'static str,
     },
-    /// The kernel said that it was done, but its own table disagrees.
+    /// The system call succeeded, but mountinfo does not show the result.
     #[error("{attempted} at {target:?} reported success, but mountinfo shows {found} there; try again")]
     Unverified {
         /// What was done.
         attempted: &'static str,
         /// The target.
         target: PathBuf,
-        /// What is there.
+        /// What mountinfo shows.
         found: String,
     },
     /// A system call failed.
     #[error("cannot {attempted} {on:?}: {source}{}", remedy(.attempted, *.source))]
     Syscall {
-        /// What was to be done.
+        /// What was attempted.
         attempted: &'static str,
         /// On what.
         on: PathBuf,
@@ -139,14 +139,14 @@ pub enum Error {
     Table(#[source] std::io::Error),
 }
 
-/// What the operator can do, where the error number tells.
+/// What the operator can do, if the error number shows it.
 fn remedy(attempted: &str, source: Errno) -> &'static str {
     match source {
         Errno::EINVAL if attempted.contains("mount") => {
-            "; an option that this kernel does not know, or a damaged superblock: the kernel log says which"
+            "; this kernel does not know an option, or the superblock is damaged: see the kernel log"
         }
-        Errno::ENODEV => "; this kernel has no such filesystem: load its module",
-        Errno::EIO | Errno::EUCLEAN => "; the device fails or the filesystem is damaged: see the kernel log",
+        Errno::ENODEV => "; this kernel does not have the filesystem: load its module",
+        Errno::EIO | Errno::EUCLEAN => "; the device has failed or the filesystem is damaged: see the kernel log",
         Errno::EPERM | Errno::EACCES => "; Quarry needs CAP_SYS_ADMIN, and write access to the device",
         Errno::ENOENT => "; the path or its parent does not exist",
         Errno::EROFS => "; the host's filesystem or the device is read-only",

@@ -1,14 +1,14 @@
-//! Who keeps a mount busy, as far as this process can see.
+//! Finds what keeps a mount busy, as far as this process can see.
 
 use std::path::Path;
 
 use crate::mountinfo::table;
 
-/// More names than these help nobody.
+/// The maximum number of reported holders.
 const MOST: usize = 5;
 
-/// Words to append to "it is in use": mounts inside it, and processes that work in it or have files open. Empty when
-/// nothing is seen: in a container, processes outside of it do not show.
+/// Text to append to "it is in use": mounts inside it, and processes that work in it or have files open.
+/// Empty if nothing is visible: in a container, processes outside of it are not.
 pub(crate) fn of(target: &Path, mount_id: u64) -> String {
     let mut holders: Vec<String> = table()
         .unwrap_or_default()
@@ -30,14 +30,14 @@ pub(crate) fn of(target: &Path, mount_id: u64) -> String {
     if holders.is_empty() { String::new() } else { format!(" by {}", holders.join(", ")) }
 }
 
-/// Whether the process stands in, is rooted in, or was started from the mount.
+/// Whether the process has its working directory, root or executable in the mount.
 fn works_in(process: &Path, target: &Path) -> bool {
     ["cwd", "root", "exe"]
         .iter()
         .any(|link| std::fs::read_link(process.join(link)).is_ok_and(|path| path.starts_with(target)))
 }
 
-/// Whether the process has a file open through that very mount.
+/// Whether the process has a file open through this mount.
 fn has_open(process: &Path, mount_id: u64) -> bool {
     std::fs::read_dir(process.join("fdinfo")).into_iter().flatten().flatten().any(|open| {
         std::fs::read_to_string(open.path()).is_ok_and(|info| {

@@ -1,11 +1,13 @@
-//! Mounts: mountinfo, mount, bind, unmount; and the read-only mapping of a device that is published read-only.
+//! Mounts, binds and unmounts filesystems and devices, reads mountinfo, and makes read-only mappings of
+//! devices.
 //!
-//! Every question is answered by the kernel's own table, `/proc/self/mountinfo`, never by the return code of an earlier
-//! call: kubelet repeats Stage and Publish after its restart, unpublishes what was never published, and a kill may have
-//! fallen between any two system calls. So every operation here starts by looking at what is there, does what is
-//! missing, and looks again before it says that it is done. All of them may be repeated.
+//! The kernel's own table, `/proc/self/mountinfo`, is the only source of truth, never the return code of an
+//! earlier call: kubelet repeats Stage and Publish after its restart, unpublishes volumes that were never
+//! published, and Quarry may have been killed between any two system calls. So every operation reads the
+//! current state, does what is missing, and checks the state again before it returns success. All operations
+//! are idempotent.
 //!
-//! The functions block (a mount replays a journal); asynchronous callers run them on a thread for blocking work.
+//! The functions block (a mount replays a journal); async callers run them on a thread for blocking work.
 //! Paths are bytes: spaces, newlines and bytes that are not UTF-8 work.
 
 mod error;
@@ -15,6 +17,7 @@ mod mountinfo;
 mod open;
 mod options;
 mod publish;
+mod syscalls;
 mod target;
 mod unmount;
 

@@ -1,11 +1,12 @@
 //! Read-only mappings of block devices, for publishing a raw block volume to a pod that must not write.
 //!
-//! A read-only mount of a device's node does not stop writes to the device, and the device's own flag would stop every
-//! user's. So the pod gets a device-mapper device of its own that maps the whole volume, and whose table is read-only.
+//! A read-only mount of a device's node does not prevent writes to the device, and the device's own read-only
+//! flag would affect all users. So the pod gets its own device-mapper device, which maps the whole volume
+//! with a read-only table.
 //!
-//! They are made by device-mapper's own calls and not by dmsetup: only so can udev be told to leave them alone. What lies
-//! on the volume is a tenant's, and must not make the host assemble or activate anything. The kernel knows them by their
-//! UUIDs, which nobody else gives; all that is remembered of them is there.
+//! Mappings are made with device-mapper's ioctls and not with dmsetup: only then can udev be made to ignore
+//! them. The data on the volume belongs to a tenant and must not make the host assemble or activate anything.
+//! Mappings are identified by their UUIDs, which have a prefix that only Quarry uses; no other state is kept.
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
@@ -17,23 +18,24 @@ use nix::errno::Errno;
 
 use crate::{Device, Error};
 
-/// What the device-mapper UUIDs of these mappings begin with.
+/// The prefix of the device-mapper UUIDs of these mappings.
 pub const READ_ONLY_UUID: &str = "QUARRY-RO-";
 
-/// How often, and after which pause, a removal is tried again while somebody has the device open: a scanner for a moment.
+/// How often, and after which pause, a removal is retried while the device is open: a scanner may open it
+/// briefly.
 const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A read-only mapping that exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mapping {
-    /// The rest of its UUID: what it was made for.
+    /// The rest of its UUID, which identifies its purpose.
     pub key: String,
-    /// Its own number.
+    /// Its device number.
     pub device: Device,
 }
 
-/// All read-only mappings whose keys begin so.
+/// All read-only mappings whose keys start with `key`.
 ///
 /// # Errors
 /// `/sys/block` cannot be read.
@@ -45,7 +47,7 @@ fn mappings_in(block: &Path, key: &str) -> Result<Vec<Mapping>, Error> {
     let wanted = format!("{READ_ONLY_UUID}{key}");
     let mut found = Vec::new();
     for entry in fs::read_dir(block).map_err(|error| Error::io("list", block, &error))?.flatten() {
-        // A process that ends meanwhile holds nothing.
+        // Not a device-mapper device, or it was removed in the meantime.
         let Ok(uuid) = fs::read_to_string(entry.path().join("dm/uuid")) else { continue };
         let number = fs::read_to_string(entry.path().join("dev")).unwrap_or_default();
         if let (Some(key), Some(device)) = (
@@ -58,11 +60,12 @@ fn mappings_in(block: &Path, key: &str) -> Result<Vec<Mapping>, Error> {
     Ok(found)
 }
 
-/// Makes the read-only mapping of that key, of all of the device, and returns its node. One that a killed process began is
-/// completed; one that maps something else is replaced, if nobody has it open.
+/// Makes the read-only mapping with that key, of the whole device, and returns its node. Completes a mapping
+/// that a killed process began, and replaces one that maps something else, unless it is open.
 ///
 /// # Errors
-/// [`Error::Claimed`] when another program holds the device exclusively; otherwise the kernel's.
+/// [`Error::Claimed`] if another program holds the device exclusively; otherwise the error of the system
+/// call.
 pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
     let uuid = format!("{READ_ONLY_UUID}{key}");
     let find = || Ok::<_, Error>(read_only_mappings(key)?.into_iter().find(|mapping| mapping.key == key));
@@ -73,7 +76,7 @@ pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
         unmap_read_only(key)?;
     }
     let sectors = sectors_of(device)?;
-    // One whose making was interrupted shows nowhere in sysfs before it has a table.
+    // A mapping whose creation was interrupted is not in sysfs until it has a table.
     if !exists(&uuid)? {
         call(&uuid, "create", &mut Request::new(&uuid, true), ioctl::dev_create)?;
     }
@@ -81,7 +84,7 @@ pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
     let loaded = call(&uuid, "load", &mut table, ioctl::table_load);
     loaded.map_err(|error| match error {
         Error::Syscall { source: Errno::EBUSY, .. } => {
-            // Left without a table it holds nothing, and it is ours.
+            // Without a table it maps nothing, and it is Quarry's own.
             let _ = unmap_read_only(key);
             Error::Claimed { device }
         }
@@ -98,10 +101,10 @@ pub fn map_read_only(device: Device, key: &str) -> Result<PathBuf, Error> {
     }
 }
 
-/// Removes the read-only mapping of that key. It is not there: done.
+/// Removes the read-only mapping with that key. Succeeds if it does not exist.
 ///
 /// # Errors
-/// [`Error::Busy`] while somebody has it open.
+/// [`Error::Busy`] while it is open.
 pub fn unmap_read_only(key: &str) -> Result<(), Error> {
     let uuid = format!("{READ_ONLY_UUID}{key}");
     if !exists(&uuid)? {
@@ -125,12 +128,12 @@ pub fn unmap_read_only(key: &str) -> Result<(), Error> {
     }
 }
 
-/// Whether a mapping has no table: its making was interrupted.
+/// Whether a mapping has no table because its creation was interrupted.
 fn is_empty(mapping: Device) -> bool {
     sectors_of(mapping).is_ok_and(|sectors| sectors == 0)
 }
 
-/// Whether a mapping is read-only, and maps all of that device.
+/// Whether a mapping is read-only and maps the whole device.
 fn maps(mapping: Device, device: Device) -> bool {
     let folder = sysfs(mapping);
     let read_only = fs::read_to_string(folder.join("ro")).is_ok_and(|flag| flag.trim() == "1");
@@ -139,11 +142,11 @@ fn maps(mapping: Device, device: Device) -> bool {
     read_only && below && whole
 }
 
-/// The size in sectors of 512 bytes, as the kernel counts.
+/// The size in sectors of 512 bytes, the kernel's unit.
 fn sectors_of(device: Device) -> Result<u64, Error> {
     let path = sysfs(device).join("size");
     let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, &error))?;
-    text.trim().parse().map_err(|_| Error::Syscall { attempted: "understand", on: path, source: Errno::EINVAL })
+    text.trim().parse().map_err(|_| Error::Syscall { attempted: "parse", on: path, source: Errno::EINVAL })
 }
 
 fn sysfs(device: Device) -> PathBuf {
@@ -193,7 +196,7 @@ struct Target {
     target_type: [u8; 16],
 }
 
-/// A call with the only table that is ever loaded: one target.
+/// An ioctl request with space for one target, the only table that is ever loaded.
 #[repr(C)]
 struct Request {
     header: Header,
@@ -201,14 +204,14 @@ struct Request {
     parameters: [u8; 64],
 }
 
-/// Reads only; also the flag of a table.
+/// Read-only; also the flag of a table.
 const READ_ONLY: u32 = 1;
-/// udev's rules of device-mapper (links), of subsystems, of disks (links by content) and of others (LVM, md, mounts) do
-/// nothing about the device. The last one has udev remember that for events that others cause.
+/// Disables udev's rules for device-mapper (links), for subsystems, for disks (links by content) and for
+/// others (LVM, md, mounts). With the last flag, udev remembers this for events that others cause.
 const LEAVE_ALONE: u32 = (0x01 | 0x02 | 0x04 | 0x08 | 0x40) << 16;
 
 impl Request {
-    /// A call about the device of that UUID; its name is only known once the call is made.
+    /// A request for the device with that UUID. Only the request that creates the device contains its name.
     fn new(uuid: &str, named: bool) -> Self {
         let name = if named { uuid.to_ascii_lowercase() } else { String::new() };
         Self {
@@ -231,7 +234,7 @@ impl Request {
         }
     }
 
-    /// A read-only table of all of that device.
+    /// A read-only table that maps the whole device.
     fn linear(uuid: &str, sectors: u64, device: Device) -> Self {
         let mut request = Self::new(uuid, false);
         request.header.flags = READ_ONLY;
@@ -244,7 +247,7 @@ impl Request {
     }
 }
 
-/// A text with at least one NUL after it; what does not fit is cut off.
+/// The text followed by at least one NUL; truncated if it does not fit.
 fn text<const N: usize>(value: &str) -> [u8; N] {
     let mut bytes = [0; N];
     for (to, from) in bytes.iter_mut().take(N - 1).zip(value.bytes()) {
@@ -264,10 +267,10 @@ mod ioctl {
     nix::ioctl_readwrite!(table_load, 0xfd, 9, Header);
 }
 
-/// One of device-mapper's calls.
+/// One of device-mapper's ioctls.
 type Call = unsafe fn(i32, *mut Header) -> nix::Result<i32>;
 
-/// Makes one call that changes something.
+/// Makes one ioctl that changes something.
 fn call(uuid: &str, what: &'static str, request: &mut Request, ioctl: Call) -> Result<(), Error> {
     let control = control().map_err(|error| Error::io("open", Path::new(CONTROL), &error))?;
     quarry_fault::point(|| format!("mapper:{what}:before"));
@@ -276,8 +279,8 @@ fn call(uuid: &str, what: &'static str, request: &mut Request, ioctl: Call) -> R
     result.map_err(|source| Error::Syscall { attempted: what, on: PathBuf::from(uuid), source })
 }
 
-/// Whether there is a mapping of that UUID, be it without a table. Where there is no device-mapper, or it is closed to us, we
-/// have made none.
+/// Whether a mapping with that UUID exists, even without a table. If there is no device-mapper, or Quarry
+/// cannot access it, Quarry has made none.
 fn exists(uuid: &str) -> Result<bool, Error> {
     let control = match control() {
         Ok(control) => control,
@@ -288,11 +291,11 @@ fn exists(uuid: &str) -> Result<bool, Error> {
     match make(&control, &mut Request::new(uuid, false), ioctl::dev_status) {
         Ok(()) => Ok(true),
         Err(Errno::ENXIO) => Ok(false),
-        Err(source) => Err(Error::Syscall { attempted: "look for", on: PathBuf::from(uuid), source }),
+        Err(source) => Err(Error::Syscall { attempted: "look up", on: PathBuf::from(uuid), source }),
     }
 }
 
-/// Where device-mapper takes its calls.
+/// The control device of device-mapper.
 const CONTROL: &str = "/dev/mapper/control";
 
 fn control() -> std::io::Result<File> {
@@ -330,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn only_mappings_of_ours_are_found() {
+    fn only_mappings_of_quarry_are_found() {
         let block = tempfile::tempdir().unwrap();
         let device = |node: &str, uuid: &str, number: &str| {
             let folder = block.path().join(node);

@@ -24,20 +24,21 @@ pub struct Device {
 }
 
 impl Device {
-    /// From a `st_dev` or `st_rdev` of stat(2).
+    /// Converts a `st_dev` or `st_rdev` of stat(2).
     #[must_use]
     pub fn from_stat(number: u64) -> Self {
         Self { major: nix::sys::stat::major(number), minor: nix::sys::stat::minor(number) }
     }
 
-    /// The kernel's name of the block device, such as `dm-3`. `None` when there is no such device.
+    /// The kernel's name of the block device, such as `dm-3`. `None` if there is no such device.
     #[must_use]
     pub fn kernel_name(self) -> Option<String> {
         let link = std::fs::read_link(format!("/sys/dev/block/{self}")).ok()?;
         link.file_name()?.to_str().map(str::to_owned)
     }
 
-    /// The number of the block device at `path`; links are followed. `None` when no block device is there.
+    /// The number of the block device at `path`; symbolic links are followed. `None` if there is no block
+    /// device.
     #[must_use]
     pub fn of_node(path: &Path) -> Option<Self> {
         let metadata = path.metadata().ok()?;
@@ -55,7 +56,7 @@ impl FromStr for Device {
     }
 }
 
-/// The text is no device number.
+/// The text is not a device number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a device number of the form MAJOR:MINOR")]
 pub struct NotADevice;
@@ -69,17 +70,17 @@ impl fmt::Display for Device {
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The mount's number.
+    /// The mount's ID.
     pub id: u64,
-    /// The number of the mount that it stands in.
+    /// The ID of the mount that contains it.
     pub parent: u64,
     /// The filesystem's device; for btrfs an anonymous number, not that of the block device.
     pub device: Device,
-    /// The part of the filesystem that is mounted, from the filesystem's own root.
+    /// The mounted part of the filesystem, as a path from the filesystem's root.
     pub root: PathBuf,
     /// Where it is mounted.
     pub target: PathBuf,
-    /// The options of this mount alone: `rw`, `nosuid`, …
+    /// The options of this mount only: `rw`, `nosuid`, …
     pub options: Vec<String>,
     /// The type of the filesystem.
     pub fstype: String,
@@ -90,7 +91,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// Whether this mount refuses writes.
+    /// Whether this mount is read-only.
     #[must_use]
     pub fn read_only(&self) -> bool {
         self.has_option("ro")
@@ -105,55 +106,56 @@ impl Entry {
     /// Whether this is a mount of the filesystem on that block device.
     #[must_use]
     pub fn is_of_device(&self, device: Device) -> bool {
-        // btrfs numbers its mounts anonymously (major 0), so there the source's node has to tell.
+        // btrfs mounts have anonymous device numbers (major 0): use the source's device node instead.
         self.device == device
             || (self.device.major == 0 && self.source.is_absolute() && Device::of_node(&self.source) == Some(device))
     }
 }
 
 impl Entry {
-    /// Whether what is mounted here is, by its name, a device-mapper device: a filesystem on one, or the node of one. It
-    /// may be gone from the system by now.
+    /// Whether this is, by its name, a mount of a device-mapper device: a filesystem on one, or the node of
+    /// one. The device may be gone by now.
     #[must_use]
     pub fn is_mapped(&self) -> bool {
         let path = if self.is_node() { &self.root } else { &self.source };
-        // A node that was removed shows as `/dm-3//deleted`.
+        // A removed node appears as `/dm-3//deleted`.
         path.iter().any(|part| part == "mapper" || part.as_bytes().starts_with(b"dm-"))
     }
 }
 
 impl Entry {
-    /// Whether this may be a mount of a file, as a device's node is.
+    /// Whether this may be a mount of a single file, such as a device node.
     fn is_node(&self) -> bool {
         matches!(self.fstype.as_str(), "devtmpfs" | "tmpfs") && self.root != Path::new("/")
     }
 
-    /// The number of the block device whose node is mounted here. `None` if this is no mount of a node, or it is gone.
+    /// The number of the block device whose node is mounted here. `None` if this is not a mount of a node, or
+    /// the device is gone.
     #[must_use]
     pub fn node_device(&self) -> Option<Device> {
         self.is_node().then(|| Device::of_node(&self.target)).flatten()
     }
 
-    /// The number of the partition that is mounted here, a filesystem on it or its node, and where on its disk it begins, in
-    /// bytes. `None` of what is no partition, or is gone.
+    /// The number of the mounted partition (a filesystem on it, or its node), and its offset on the disk, in
+    /// bytes. `None` if this is not a partition, or it is gone.
     #[must_use]
     pub fn partition(&self) -> Option<(u32, u64)> {
         let path = if self.is_node() { &self.root } else { &self.source };
         let folder = Path::new("/sys/class/block").join(path.file_name()?);
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
-        // The kernel counts in these, whatever the disk's own sectors are.
+        // The kernel always counts in sectors of 512 bytes, whatever the disk's sector size.
         Some((u32::try_from(read("partition")?).ok()?, read("start")?.checked_mul(512)?))
     }
 
-    /// Whether the block device of what is mounted here is gone from the system: a filesystem on a disk that was pulled, or
-    /// its node. While such a mount lives, the kernel gives the device's number to no other.
+    /// Whether the block device of this mount is gone: a filesystem on a disk that was pulled, or its node.
+    /// While such a mount exists, the kernel does not reuse the device number.
     #[must_use]
-    pub fn is_bereft(&self) -> bool {
+    pub fn is_device_gone(&self) -> bool {
         if self.is_node() {
             return self.root.as_os_str().as_bytes().ends_with(b"//deleted");
         }
         match self.device.major {
-            // btrfs numbers its mounts anonymously, so there the source's node has to tell.
+            // btrfs mounts have anonymous device numbers: use the source's device node instead.
             0 => self.fstype == "btrfs" && self.source.starts_with("/dev") && Device::of_node(&self.source).is_none(),
             _ => !Path::new("/sys/dev/block").join(self.device.to_string()).exists(),
         }
@@ -166,14 +168,14 @@ impl fmt::Display for Entry {
     }
 }
 
-/// Reads the text of a mountinfo file. A line that is not understood is left out, and the others still count.
+/// Parses the text of a mountinfo file. Lines that cannot be parsed are skipped.
 #[must_use]
 pub fn parse(text: &[u8]) -> Vec<Entry> {
     text.split(|&byte| byte == b'\n').filter_map(parse_line).collect()
 }
 
 fn parse_line(line: &[u8]) -> Option<Entry> {
-    // Exactly one space stands between fields; an empty source shows as two.
+    // Fields are separated by exactly one space; an empty source appears as two spaces.
     let mut fields = line.split(|&byte| byte == b' ');
     let id = number(fields.next()?)?;
     let parent = number(fields.next()?)?;
@@ -181,7 +183,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
     let root = path(fields.next()?);
     let target = path(fields.next()?);
     let options = words(fields.next()?);
-    // Any number of optional fields, closed by a single hyphen.
+    // Any number of optional fields, terminated by a single hyphen.
     fields.find(|&field| field == b"-")?;
     let fstype = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
     let source = path(fields.next()?);
@@ -190,7 +192,7 @@ fn parse_line(line: &[u8]) -> Option<Entry> {
 }
 
 fn number(field: &[u8]) -> Option<u64> {
-    // `parse` alone would take a leading plus sign.
+    // `parse` alone would accept a leading plus sign.
     if !field.iter().all(u8::is_ascii_digit) {
         return None;
     }
@@ -209,7 +211,7 @@ fn words(field: &[u8]) -> Vec<String> {
         .collect()
 }
 
-/// Replaces `\ooo`, the kernel's spelling of space, tab, newline, backslash and `#`.
+/// Replaces `\ooo`, the kernel's escape of space, tab, newline, backslash and `#`.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut plain = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -233,8 +235,8 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 /// # Errors
 /// The table cannot be read.
 pub fn table() -> Result<Vec<Entry>, Error> {
-    // Kernels before 5.8 can miss an entry when another mount goes away between two read calls: read until two
-    // readings agree. On a host where mounts never stand still, the last reading has to do.
+    // Kernels before 5.8 can miss an entry when another mount goes away between two read calls: read until
+    // two readings are equal. On a host whose mounts change all the time, use the last reading.
     const ATTEMPTS: usize = 5;
     let mut last = read()?;
     for _ in 1..ATTEMPTS {
@@ -253,7 +255,7 @@ fn read() -> Result<Vec<u8>, Error> {
     Ok(text)
 }
 
-/// What is mounted at `target`: the topmost mount, the one that a process going there reaches.
+/// The topmost mount at `target`, which is the one that processes see.
 ///
 /// # Errors
 /// The path cannot be a target, or the table cannot be read.
@@ -261,8 +263,8 @@ pub fn at(target: &Path) -> Result<Option<Entry>, Error> {
     Ok(all_at(target)?.into_iter().next())
 }
 
-/// Everything that is mounted at `target`, the topmost first. Mounts that no path leads to any more, because another
-/// one covers a directory above them, are not counted: nothing at `target` would reach them.
+/// All mounts at `target`, the topmost first. Mounts that are unreachable because another mount covers a
+/// directory above them are omitted.
 ///
 /// # Errors
 /// The path cannot be a target, or the table cannot be read.
@@ -273,7 +275,7 @@ pub fn all_at(target: &Path) -> Result<Vec<Entry>, Error> {
     }
 }
 
-/// [`all_at`] for a path that is resolved already.
+/// [`all_at`] for an already resolved path.
 pub(crate) fn stack_at(resolved: &Path) -> Result<Vec<Entry>, Error> {
     let entries = table()?;
     let top = match mount_id(resolved) {
@@ -285,8 +287,8 @@ pub(crate) fn stack_at(resolved: &Path) -> Result<Vec<Entry>, Error> {
     let mut next = top;
     while let Some(entry) = next {
         stack.push(entry.clone());
-        // A mount on top of another has that one as its parent, and the same target. The second condition ends a
-        // circle, which the kernel never shows.
+        // A mount on top of another one has it as its parent, and the same target. The second condition ends
+        // a cycle, which the kernel never shows.
         next = entries.iter().find(|under| {
             under.id == entry.parent && under.target == resolved && !stack.iter().any(|seen| seen.id == under.id)
         });
@@ -296,17 +298,17 @@ pub(crate) fn stack_at(resolved: &Path) -> Result<Vec<Entry>, Error> {
 
 /// Where a path leads.
 enum Leads {
-    /// Into the mount with that number.
+    /// Into the mount with that ID.
     Into(u64),
     /// Nothing is there.
     Nowhere,
-    /// The kernel does not say: the filesystem cannot even be entered.
+    /// Unknown: the filesystem cannot even be opened.
     Unknown,
 }
 
 /// Asks the kernel which mount a path leads into.
 fn mount_id(path: &Path) -> Leads {
-    // O_PATH asks nothing of the filesystem itself, so a dead one does not matter.
+    // O_PATH does not access the filesystem itself, so it works on a dead one.
     let file = match File::options().read(true).custom_flags(O_PATH | O_NOFOLLOW).open(path) {
         Ok(file) => file,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Leads::Nowhere,
@@ -316,14 +318,15 @@ fn mount_id(path: &Path) -> Leads {
     info.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok()).map_or(Leads::Unknown, Leads::Into)
 }
 
-/// The topmost entry at a target by the table alone: the one that no other at the same target stands on.
+/// The topmost entry at a target, according to the table only: the one that is not the parent of another one
+/// at the same target.
 fn topmost<'a>(entries: &'a [Entry], target: &Path) -> Option<&'a Entry> {
     let here = || entries.iter().filter(|entry| entry.target == target);
     here().rfind(|entry| !here().any(|other| other.id != entry.id && other.parent == entry.id))
 }
 
-/// Every mount of the filesystem on that block device, binds included: while there is one, the volume is in use.
-/// Mounts in other mount namespaces do not show here.
+/// Every mount of the filesystem on that block device, including binds: while one exists, the volume is in
+/// use. Mounts in other mount namespaces are not visible.
 ///
 /// # Errors
 /// The table cannot be read.
@@ -331,20 +334,20 @@ pub fn mounts_of_device(device: Device) -> Result<Vec<Entry>, Error> {
     Ok(table()?.into_iter().filter(|entry| entry.is_of_device(device)).collect())
 }
 
-/// Every place where the node of that block device itself is mounted: the publications of a raw block volume.
+/// Every mount of the node of that block device: the publications of a raw block volume.
 ///
 /// # Errors
 /// The table cannot be read.
 pub fn publications_of_block(device: Device) -> Result<Vec<Entry>, Error> {
     let name = device.kernel_name();
     let published = |entry: &Entry| {
-        // Device nodes live on devtmpfs, or on a tmpfs where /dev is a container's own.
+        // Device nodes are on devtmpfs, or on a tmpfs in a container with its own /dev.
         if !matches!(entry.fstype.as_str(), "devtmpfs" | "tmpfs") || entry.root == Path::new("/") {
             return false;
         }
         match entry.target.symlink_metadata() {
             Ok(metadata) => metadata.file_type().is_block_device() && Device::from_stat(metadata.rdev()) == device,
-            // It cannot be looked at: the name under which the node was bound is the next best witness.
+            // stat fails: use the name under which the node was bound instead.
             Err(_) => name.as_ref().is_some_and(|name| entry.root.file_name() == Some(OsStr::new(name))),
         }
     };
@@ -367,7 +370,7 @@ this line is broken
 40 22 0:46 / /fuse rw - fuse.sshfs user@host:/x rw";
 
     #[test]
-    fn mapped_devices_are_known_by_their_names() {
+    fn mapped_devices_are_recognized_by_their_names() {
         let is_mapped = |line: &str| parse(line.as_bytes())[0].is_mapped();
         assert!(is_mapped("36 22 253:3 / /staged rw - xfs /dev/mapper/vg-lv rw"));
         assert!(is_mapped("36 22 0:45 / /staged rw - btrfs /dev/dm-4 rw"));
@@ -380,25 +383,25 @@ this line is broken
     }
 
     #[test]
-    fn a_mount_without_its_device_is_told_from_others() {
-        let is_bereft = |line: &str| parse(line.as_bytes())[0].is_bereft();
-        assert!(is_bereft("36 22 4000:3 / /staged rw - xfs /dev/sdz2 rw"));
-        assert!(is_bereft("36 22 0:45 / /staged rw - btrfs /dev/no-such-disk2 rw"));
-        assert!(is_bereft("37 22 0:5 /sdz2//deleted /published rw - devtmpfs udev rw"));
-        assert!(!is_bereft("37 22 0:5 /sdz2 /published rw - devtmpfs udev rw"));
-        assert!(!is_bereft("38 22 0:44 / /run rw - tmpfs tmpfs rw"));
-        assert!(!is_bereft("38 22 0:46 / /share rw - nfs4 host:/export rw"));
+    fn a_mount_without_its_device_is_recognized() {
+        let is_device_gone = |line: &str| parse(line.as_bytes())[0].is_device_gone();
+        assert!(is_device_gone("36 22 4000:3 / /staged rw - xfs /dev/sdz2 rw"));
+        assert!(is_device_gone("36 22 0:45 / /staged rw - btrfs /dev/no-such-disk2 rw"));
+        assert!(is_device_gone("37 22 0:5 /sdz2//deleted /published rw - devtmpfs udev rw"));
+        assert!(!is_device_gone("37 22 0:5 /sdz2 /published rw - devtmpfs udev rw"));
+        assert!(!is_device_gone("38 22 0:44 / /run rw - tmpfs tmpfs rw"));
+        assert!(!is_device_gone("38 22 0:46 / /share rw - nfs4 host:/export rw"));
         // Any device of the machine that this runs on.
         for device in std::fs::read_dir("/sys/dev/block").into_iter().flatten().flatten().take(1) {
             let number = device.file_name().into_string().unwrap();
-            assert!(!is_bereft(&format!("36 22 {number} / /staged rw - xfs /dev/sdz2 rw")));
+            assert!(!is_device_gone(&format!("36 22 {number} / /staged rw - xfs /dev/sdz2 rw")));
         }
     }
 
     #[test]
-    fn a_real_table_is_read() {
+    fn a_real_table_is_parsed() {
         let entries = parse(REAL);
-        assert_eq!(entries.len(), 6, "the broken line alone is left out");
+        assert_eq!(entries.len(), 6, "only the broken line is skipped");
         let kubelet = &entries[1];
         assert_eq!(kubelet.target, Path::new("/var/lib/kubelet/plugins/a b\tc\nd\\e/globalmount"));
         assert_eq!((kubelet.id, kubelet.parent), (36, 22));
@@ -415,7 +418,7 @@ this line is broken
     }
 
     #[test]
-    fn broken_lines_are_left_out() {
+    fn broken_lines_are_skipped() {
         for bad in [
             &b""[..],
             b"22",
@@ -433,12 +436,12 @@ this line is broken
     #[test]
     fn octal_needs_three_digits_that_fit_a_byte() {
         assert_eq!(unescape(br"a\040b\1x\400\\\377"), b"a b\\1x\\400\\\\\xff");
-        assert_eq!(unescape(br"\134040"), br"\040", "what was unescaped is not read again");
+        assert_eq!(unescape(br"\134040"), br"\040", "unescaped text is not unescaped again");
     }
 
     #[test]
-    fn the_topmost_of_a_stack_is_the_one_that_nothing_stands_on() {
-        // Newer kernels may list a mount before the one beneath it.
+    fn the_topmost_mount_is_the_one_without_a_mount_on_top() {
+        // Newer kernels may list a mount before the one below it.
         let entries = parse(
             b"52 51 0:3 / /t rw - tmpfs c rw\n51 50 0:2 / /t rw - tmpfs b rw\n50 1 0:1 / /t rw - tmpfs a rw\n1 0 0:9 / / rw - x y rw",
         );
@@ -450,7 +453,7 @@ this line is broken
     fn this_process_finds_its_own_proc() {
         let proc = at(Path::new("/proc")).unwrap().expect("/proc is mounted");
         assert_eq!(proc.fstype, "proc");
-        assert_eq!(at(Path::new("/proc/self")).unwrap(), None, "inside a mount is not at a mount");
+        assert_eq!(at(Path::new("/proc/self")).unwrap(), None, "a path inside a mount is not a mount point");
         assert_eq!(at(Path::new("/no/such/place")).unwrap(), None);
     }
 
@@ -467,20 +470,20 @@ this line is broken
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(text in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn arbitrary_bytes_do_not_panic(text in proptest::collection::vec(any::<u8>(), 0..400)) {
             let _ = parse(&text);
         }
 
         #[test]
-        fn near_misses_are_survived(at in 0..REAL.len(), byte: u8) {
+        fn nearly_valid_tables_do_not_panic(at in 0..REAL.len(), byte: u8) {
             let mut text = REAL.to_vec();
             text[at] = byte;
-            // One changed byte can spoil one line, or two where it was the newline between them; or split one.
+            // One changed byte can break one line, or two if it was the newline between them; or split one.
             prop_assert!((4..=7).contains(&parse(&text).len()));
         }
 
         #[test]
-        fn what_the_kernel_escapes_comes_back(
+        fn escaped_text_is_restored(
             target in proptest::collection::vec(any::<u8>().prop_filter("a path has no NUL", |&b| b != 0), 1..80),
             source in proptest::collection::vec(1u8.., 0..40),
             (id, parent, major, minor) in any::<(u32, u32, u16, u32)>(),

@@ -1,7 +1,7 @@
-//! Who keeps a block device open, as far as this process can see.
+//! Finds what holds a block device open, as far as this process can see.
 //!
-//! The kernel knows what is built on a device (device-mapper, md, bcache), but names neither loop devices nor swap nor
-//! processes there. Those are looked for one by one.
+//! The kernel lists what is built on a device (device-mapper, md, bcache), but not loop devices, swap or
+//! processes. Those are checked one by one.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 
 use crate::mountinfo::{Device, Entry, table};
 
-/// More names than these help nobody.
+/// The maximum number of reported holders.
 const MOST: usize = 5;
-/// How far up is looked from a device to what is built on what is built on it.
+/// How many levels of stacked devices are followed.
 const DEPTH: usize = 3;
 
-/// What keeps the block device open, in words for the operator: what is built on it, loop devices with their backing
-/// files, swap, processes. Empty when nothing is seen: in a container, processes outside of it do not show. Mounts of the
-/// device itself are listed by [`crate::mounts_of_device`].
+/// Describes what holds the block device open: stacked devices, loop devices with their backing files, swap,
+/// processes. Empty if nothing is visible: in a container, processes outside of it are not.
+/// [`crate::mounts_of_device`] lists mounts of the device itself.
 #[must_use]
 pub fn holders(device: Device) -> Vec<String> {
     let Some(name) = device.kernel_name() else { return Vec::new() };
@@ -28,7 +28,7 @@ pub fn holders(device: Device) -> Vec<String> {
     found
 }
 
-/// Where the kernel tells of its devices.
+/// The kernel's directories and the mounts.
 struct Host {
     sys: PathBuf,
     proc: PathBuf,
@@ -36,7 +36,7 @@ struct Host {
 }
 
 impl Host {
-    /// What is built on the device of that name, and what keeps each of those.
+    /// What is built on the device of that name, with the holders of each.
     fn built_on(&self, name: &OsStr, depth: usize) -> Vec<String> {
         let Some(depth) = depth.checked_sub(1) else { return Vec::new() };
         let mut found: Vec<String> = Vec::new();
@@ -53,7 +53,7 @@ impl Host {
         found
     }
 
-    /// Adds to a device's description what is mounted from it or built on it.
+    /// Adds mounts and stacked devices to a device's description.
     fn with_users(&self, what: String, name: &OsStr, depth: usize) -> String {
         let mut users = self.built_on(name, depth);
         if let Some(number) = self.number(name)
@@ -64,7 +64,7 @@ impl Host {
         if users.is_empty() { what } else { format!("{what}, which is held by {}", users.join(" and ")) }
     }
 
-    /// A device that is built on others, in words.
+    /// Describes a stacked device.
     fn describe(&self, name: &OsStr) -> String {
         let shown = name.display();
         let read = |file: &str| self.read(name, file);
@@ -105,7 +105,7 @@ impl Host {
         for pid in names(&self.proc).into_iter().filter(|pid| pid.as_encoded_bytes().iter().all(u8::is_ascii_digit)) {
             let process = self.proc.join(&pid);
             let open = names(&process.join("fd")).into_iter().any(|fd| {
-                // Only what lies in /dev is looked at: a file on a dead network mount would hang.
+                // Only paths in /dev are checked: a file on a dead network mount would hang.
                 fs::read_link(process.join("fd").join(fd)).is_ok_and(|file| file.starts_with("/dev") && is(&file, name))
             });
             if open {
@@ -120,15 +120,15 @@ impl Host {
     }
 }
 
-/// Whether the path is a node of the device of that name. One that was bound elsewhere and is gone by now is known by the
-/// name it had.
+/// Whether the path is a node of the device of that name. A node that was bind-mounted elsewhere and is gone
+/// is recognized by its name.
 fn is(path: &Path, name: &OsStr) -> bool {
     path.file_name() == Some(name)
         || (path.starts_with("/dev") || path.starts_with("/var"))
             && Device::of_node(path).and_then(Device::kernel_name).is_some_and(|found| name == found.as_str())
 }
 
-/// The names in a directory, sorted; none where it cannot be read.
+/// The names in a directory, sorted; empty if it cannot be read.
 fn names(directory: &Path) -> Vec<OsString> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<OsString> = entries.map(|entry| entry.file_name()).collect();
@@ -147,7 +147,7 @@ mod tests {
 
     /// A tenant's volume group on a raw block volume, as the host sees it after kubelet detached its loop device.
     #[test]
-    fn what_is_built_on_a_device_is_named_to_the_top() {
+    fn stacked_devices_are_described_up_to_the_top() {
         let root = tempfile::tempdir().unwrap();
         let (sys, proc) = (root.path().join("sys"), root.path().join("proc"));
         let block = |name: &str, under: &str, text: &str| file(sys.join("class/block").join(name).join(under), text);

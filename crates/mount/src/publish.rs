@@ -1,4 +1,4 @@
-//! Mounting: a filesystem at its staging path, and its binds, or a device's, at publish targets.
+//! Mounts filesystems at staging paths, and bind-mounts them, or devices, at publish targets.
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
@@ -6,24 +6,24 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use sys_mount::MountFlags;
 
 use crate::mountinfo::{Device, Entry, stack_at};
-use crate::target::{Found, look, resolve_existing};
-use crate::{Error, options, remove_target};
+use crate::target::{PathKind, path_kind, resolve_existing};
+use crate::{Error, options, remove_target, syscalls};
 
-/// The longest option text that mount(2) takes, in bytes: one page with its closing NUL.
+/// The longest option text that mount(2) accepts, in bytes: one page including the terminating NUL.
 const DATA_MAX: usize = 4095;
 
-/// Mounts the filesystem on a device, and makes the target's directory (its parent has to exist). `options` are words
-/// as mount(8) takes them, each one option.
+/// Mounts the filesystem on a device, and creates the target directory (its parent must exist). `options` are
+/// options of mount(8), one per element.
 ///
-/// Mounted there already from that device: done, when what can be seen of the options agrees.
+/// Succeeds if it is already mounted there from that device and the visible options match.
 ///
 /// # Errors
-/// [`Error::Foreign`] when something else is mounted there, [`Error::Different`] when the same filesystem is, but for
-/// example read-only, [`Error::DeviceBusy`] when something holds the device, [`Error::Dead`] when what is mounted there
-/// no longer answers; otherwise the system call's.
+/// [`Error::Foreign`] if something else is mounted there, [`Error::Different`] if it is mounted with other
+/// options, for example read-only, [`Error::DeviceBusy`] if something holds the device, [`Error::Dead`] if
+/// the mounted filesystem no longer responds; otherwise the error of the system call.
 pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[String]) -> Result<(), Error> {
     let attempted = "mount the volume";
     let number = Device::of_node(device).ok_or_else(|| Error::Syscall {
@@ -44,7 +44,7 @@ pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[S
         if !entry.is_of_device(number) || entry.fstype != fstype {
             return Err(Error::Foreign { attempted, target: target.clone(), found: entry.to_string() });
         }
-        if look(&target)? == Found::Unreadable {
+        if path_kind(&target)? == PathKind::Unreadable {
             return Err(Error::Dead { target: target.clone() });
         }
         let (asked, found) = (options::words(flags), options::words(options::shown(&entry.options)));
@@ -58,10 +58,10 @@ pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[S
     }
     let made = make_directory(&target)?;
     quarry_fault::point(|| "mount:mount:before".to_owned());
-    let result = mount(Some(device), &target, Some(fstype), flags, Some(data.as_str()));
+    let result = syscalls::mount(device, &target, fstype, flags, &data);
     quarry_fault::point(|| "mount:mount:after".to_owned());
     if made && result.is_err() {
-        // What does not go is found by the next call.
+        // If this fails, the next call finds it.
         let _ = remove_target(&target);
     }
     match (top(&target)?, result) {
@@ -72,30 +72,32 @@ pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[S
     }
 }
 
-/// Binds a mount (a staged volume) to a target, whose directory it makes (its parent has to exist).
+/// Bind-mounts a mount (a staged volume) at a target, and creates the target directory (its parent must
+/// exist).
 ///
-/// A read-only bind takes two system calls; a retry after a kill between them completes it. What cannot be told apart
-/// from such a half-made bind, a complete writable one, becomes read-only too, unless files are open for writing.
+/// A read-only bind takes two system calls; if Quarry is killed between them, a retry completes it. A
+/// complete writable bind cannot be distinguished from such a half-made bind, so it becomes read-only too,
+/// unless files are open for writing.
 ///
 /// # Errors
-/// [`Error::NotMounted`] when nothing is mounted at the source, [`Error::Foreign`] when something else is mounted at the
-/// target, [`Error::Different`] when the volume is bound there read-only and should not be, or the reverse while it is
-/// in use, [`Error::Dead`] when the source no longer answers; otherwise the system call's. Nothing that this call has made
-/// is left at the target.
+/// [`Error::NotMounted`] if nothing is mounted at the source, [`Error::Foreign`] if something else is mounted
+/// at the target, [`Error::Different`] if the volume is bound there read-only and should be writable, or the
+/// reverse while it is in use, [`Error::Dead`] if the source no longer responds; otherwise the error of the
+/// system call. On an error, this call leaves nothing at the target.
 pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), Error> {
     let attempted = "publish the volume";
     let source = source.canonicalize().map_err(|error| Error::io("find the staged volume", source, &error))?;
     let target = resolve_existing(target)?;
-    // A directory on which nothing is mounted is not the volume but the host's own disk.
+    // A directory without a mount is not the volume, but the host's own disk.
     let Some(from) = stack_at(&source)?.into_iter().next() else { return Err(Error::NotMounted { volume: source }) };
     let same = |entry: &Entry| entry.device == from.device && entry.root == from.root;
-    // Before anything is built on it.
-    if look(&source)? == Found::Unreadable {
+    // Check before anything is bound to it.
+    if path_kind(&source)? == PathKind::Unreadable {
         return Err(Error::Dead { target: source });
     }
     let wanted = read_only || from.read_only();
     match top(&target)? {
-        Some(entry) if same(&entry) => agree(&target, &entry, wanted),
+        Some(entry) if same(&entry) => ensure_mode(&target, &entry, wanted),
         Some(entry) => Err(Error::Foreign { attempted, target, found: entry.to_string() }),
         None => {
             let made = make_directory(&target)?;
@@ -104,18 +106,18 @@ pub fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), Error> 
     }
 }
 
-/// Makes the bind, and sees that it is there as it should be.
+/// Makes the bind and verifies it.
 fn bind_new(source: &Path, target: &Path, same: impl Fn(&Entry) -> bool, read_only: bool) -> Result<(), Error> {
     bind_once(source, target, "bind")?;
     match top(target)? {
-        Some(entry) if same(&entry) => agree(target, &entry, read_only),
+        Some(entry) if same(&entry) => ensure_mode(target, &entry, read_only),
         Some(entry) => Err(unverified("the bind", target, &entry.to_string())),
         None => Err(unverified("the bind", target, "nothing")),
     }
 }
 
-/// Brings a bind that is there to the way it should be.
-fn agree(target: &Path, entry: &Entry, read_only: bool) -> Result<(), Error> {
+/// Makes an existing bind read-only if needed; fails if it should be writable but is read-only.
+fn ensure_mode(target: &Path, entry: &Entry, read_only: bool) -> Result<(), Error> {
     match (read_only, entry.read_only()) {
         (false, true) => Err(Error::Different {
             target: target.to_owned(),
@@ -127,27 +129,27 @@ fn agree(target: &Path, entry: &Entry, read_only: bool) -> Result<(), Error> {
     }
 }
 
-/// Takes away what a publication that failed has left at its target: its own mount, and the directory or file that it made.
-/// Whatever does not go is found by the next call.
+/// Removes what a failed publish left at its target: its own mount, and the directory or file that it
+/// created. If this fails, the next call finds the rest.
 fn undo(target: &Path, made: bool, same: impl Fn(&Entry) -> bool) {
     if matches!(top(target), Ok(Some(entry)) if same(&entry)) {
-        let _ = umount2(target, MntFlags::UMOUNT_NOFOLLOW);
+        let _ = syscalls::unmount(target);
     }
     if made {
         let _ = remove_target(target);
     }
 }
 
-/// The second half of a read-only bind. The flags that the mount has are repeated, or this call would clear them.
+/// The second half of a read-only bind. It repeats the flags of the mount, or the call would clear them.
 fn make_read_only(target: &Path, entry: &Entry) -> Result<(), Error> {
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY | options::shown(&entry.options);
+    let flags = MountFlags::RDONLY | options::shown(&entry.options);
     quarry_fault::point(|| "mount:remount read-only:before".to_owned());
-    let result = mount(None::<&Path>, target, None::<&Path>, flags, None::<&Path>);
+    let result = syscalls::remount_bind(target, flags);
     quarry_fault::point(|| "mount:remount read-only:after".to_owned());
     match (top(target)?, result) {
         (Some(now), Ok(())) if now.read_only() => Ok(()),
         (_, Ok(())) => Err(unverified("the read-only bind", target, "a writable mount")),
-        // Files are open for writing: it was published writable, and is in use.
+        // Files are open for writing: it was published writable and is in use.
         (_, Err(Errno::EBUSY)) => Err(Error::Different {
             target: target.to_owned(),
             asked: "read-only".to_owned(),
@@ -159,12 +161,13 @@ fn make_read_only(target: &Path, entry: &Entry) -> Result<(), Error> {
     }
 }
 
-/// Binds a block device's node to a target, for which it makes an empty file (its parent has to exist). Writes are
-/// possible whatever mount flags say, so a read-only publication has to be refused, or solved, by the caller.
+/// Bind-mounts a block device's node at a target, and creates an empty file for it (its parent must exist).
+/// Mount flags do not prevent writes to the device, so the caller must reject a read-only publish or solve it
+/// differently.
 ///
 /// # Errors
-/// [`Error::Foreign`] when anything but that device is mounted at the target, [`Error::WrongKind`] when the target is
-/// neither missing nor an empty file; otherwise the system call's.
+/// [`Error::Foreign`] if anything but that device is mounted at the target, [`Error::WrongKind`] if the
+/// target is neither missing nor an empty file; otherwise the error of the system call.
 pub fn bind_device(device: &Path, target: &Path) -> Result<(), Error> {
     let attempted = "publish the device";
     let device = device.canonicalize().map_err(|error| Error::io("find the block device", device, &error))?;
@@ -174,7 +177,7 @@ pub fn bind_device(device: &Path, target: &Path) -> Result<(), Error> {
         source: Errno::ENOTBLK,
     })?;
     let target = resolve_existing(target)?;
-    // Through a path whose last component is a mount point, Device::of_node sees what is mounted.
+    // If the target is a mount point, Device::of_node reads the mounted node.
     if let Some(entry) = top(&target)? {
         return match Device::of_node(&target) {
             Some(found) if found == number => Ok(()),
@@ -192,14 +195,14 @@ pub fn bind_device(device: &Path, target: &Path) -> Result<(), Error> {
 
 fn bind_once(source: &Path, target: &Path, what: &'static str) -> Result<(), Error> {
     quarry_fault::point(|| format!("mount:{what}:before"));
-    let result = mount(Some(source), target, None::<&Path>, MsFlags::MS_BIND, None::<&Path>);
+    let result = syscalls::bind(source, target);
     quarry_fault::point(|| format!("mount:{what}:after"));
     result.map_err(|source| Error::Syscall { attempted: "bind-mount at", on: target.to_owned(), source })
 }
 
-/// What is mounted at a resolved path, topmost; refuses a symbolic link.
+/// The topmost mount at a resolved path; rejects a symbolic link.
 fn top(target: &Path) -> Result<Option<Entry>, Error> {
-    if look(target)? == Found::Symlink {
+    if path_kind(target)? == PathKind::Symlink {
         return Err(Error::Symlink { target: target.to_owned() });
     }
     Ok(stack_at(target)?.into_iter().next())
@@ -209,16 +212,16 @@ fn unverified(attempted: &'static str, target: &Path, found: &str) -> Error {
     Error::Unverified { attempted, target: target.to_owned(), found: found.to_owned() }
 }
 
-/// Makes the directory of a target, and says whether it was missing. One that exists is fine; what it holds is hidden by
-/// the mount, not lost.
+/// Creates the directory of a target; returns whether it was missing. An existing directory is fine; the
+/// mount hides its contents, but they are not lost.
 fn make_directory(target: &Path) -> Result<bool, Error> {
-    match look(target)? {
-        Found::Directory => return Ok(false),
-        Found::Nothing => {}
+    match path_kind(target)? {
+        PathKind::Directory => return Ok(false),
+        PathKind::Nothing => {}
         found => return Err(wrong_kind(target, "a directory", found)),
     }
     quarry_fault::point(|| "mount:mkdir:before".to_owned());
-    // What a pod may do on its volume is for the volume's own root to say; nobody but root needs the bare directory.
+    // The permissions of the volume's own root apply to pods; only root needs the bare directory.
     let made = std::fs::DirBuilder::new().mode(0o750).create(target);
     quarry_fault::point(|| "mount:mkdir:after".to_owned());
     match made {
@@ -227,11 +230,11 @@ fn make_directory(target: &Path) -> Result<bool, Error> {
     }
 }
 
-/// Makes the empty file on which a device's node is bound, and says whether it was missing.
+/// Creates the empty file at which a device's node is bound; returns whether it was missing.
 fn make_file(target: &Path) -> Result<bool, Error> {
-    match look(target)? {
-        Found::File { len: 0 } => return Ok(false),
-        Found::Nothing => {}
+    match path_kind(target)? {
+        PathKind::File { len: 0 } => return Ok(false),
+        PathKind::Nothing => {}
         found => return Err(wrong_kind(target, "an empty file", found)),
     }
     quarry_fault::point(|| "mount:create file:before".to_owned());
@@ -240,7 +243,7 @@ fn make_file(target: &Path) -> Result<bool, Error> {
     made.map(|_| true).map_err(|error| Error::io("make the file", target, &error))
 }
 
-fn wrong_kind(target: &Path, wanted: &'static str, found: Found) -> Error {
+fn wrong_kind(target: &Path, wanted: &'static str, found: PathKind) -> Error {
     Error::WrongKind { target: PathBuf::from(target), wanted, found: found.words() }
 }
 
@@ -249,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_the_way_is_kept() {
+    fn an_obstacle_at_the_target_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, "data").unwrap();
@@ -264,13 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn making_what_is_there_already_is_fine() {
+    fn creating_an_existing_target_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         for _ in 0..2 {
             make_directory(&dir.path().join("d")).unwrap();
             make_file(&dir.path().join("f")).unwrap();
         }
-        assert!(make_directory(&dir.path().join("no/d")).is_err(), "the parent is the caller's to make");
+        assert!(make_directory(&dir.path().join("no/d")).is_err(), "the caller must create the parent");
     }
 
     #[test]
@@ -281,12 +284,12 @@ mod tests {
         assert!(matches!(error, Error::Syscall { source: Errno::ENOTBLK, .. }), "{error}");
         let error = mount_filesystem(Path::new("/dev/null"), &target, "ext4", &[]).unwrap_err();
         assert!(matches!(error, Error::Syscall { source: Errno::ENOTBLK, .. }), "{error}");
-        assert!(!target.exists(), "nothing is made for what cannot be");
+        assert!(!target.exists(), "nothing is created for an invalid device");
     }
 
     #[test]
-    fn options_longer_than_a_page_are_refused_before_the_kernel_cuts_them() {
-        // Any block device will do: the call ends before it is touched.
+    fn options_longer_than_a_page_are_rejected_before_the_kernel_truncates_them() {
+        // Any block device works: the call fails before it uses the device.
         let Some(device) = any_block_device() else { return };
         let long = vec!["x".repeat(DATA_MAX + 1)];
         let error = mount_filesystem(&device, Path::new("/nowhere/t"), "ext4", &long).unwrap_err();

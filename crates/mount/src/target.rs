@@ -1,4 +1,4 @@
-//! The path of a mount target, as the kernel would spell it.
+//! Resolves the path of a mount target to the form that mountinfo shows.
 
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt as _;
@@ -20,7 +20,7 @@ pub(crate) fn resolve(target: &Path) -> Result<Option<PathBuf>, Error> {
         return Err(invalid("it contains \"..\""));
     }
     let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
-        return Err(invalid("it has no last name"));
+        return Err(invalid("it has no last component"));
     };
     match parent.canonicalize() {
         Ok(parent) => Ok(Some(parent.join(name))),
@@ -29,31 +29,31 @@ pub(crate) fn resolve(target: &Path) -> Result<Option<PathBuf>, Error> {
     }
 }
 
-/// Resolves a target whose parent has to exist.
+/// Resolves a target whose parent must exist.
 pub(crate) fn resolve_existing(target: &Path) -> Result<PathBuf, Error> {
     let held = |resolved: &PathBuf| !resolved.parent().is_some_and(Path::is_file);
     resolve(target)?.filter(held).ok_or_else(|| Error::NoParent { target: target.to_owned() })
 }
 
-/// Whether a filesystem could be mounted at the target: its parent exists, and it is a directory or still missing. To
-/// be asked before anything that cannot be undone is done for the sake of the mount.
+/// Checks that a filesystem can be mounted at the target: its parent exists, and it is a directory or
+/// missing. Call this before an irreversible step that prepares the mount.
 ///
 /// # Errors
-/// What [`crate::mount_filesystem`] would say.
+/// The same as [`crate::mount_filesystem`].
 pub fn check_target(target: &Path) -> Result<(), Error> {
     let target = resolve_existing(target)?;
-    match look(&target)? {
-        Found::Nothing | Found::Directory | Found::Unreadable => Ok(()),
-        Found::Symlink => Err(Error::Symlink { target }),
-        found @ (Found::File { .. } | Found::Other) => {
+    match path_kind(&target)? {
+        PathKind::Nothing | PathKind::Directory | PathKind::Unreadable => Ok(()),
+        PathKind::Symlink => Err(Error::Symlink { target }),
+        found @ (PathKind::File { .. } | PathKind::Other) => {
             Err(Error::WrongKind { target, wanted: "a directory", found: found.words() })
         }
     }
 }
 
-/// What is found at a path, without following a link.
+/// What is at a path, without following a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Found {
+pub(crate) enum PathKind {
     Nothing,
     Directory,
     File {
@@ -61,11 +61,11 @@ pub(crate) enum Found {
     },
     Symlink,
     Other,
-    /// It is there, but cannot be looked at: the root of a filesystem that is shut down or whose device is gone.
+    /// It exists, but stat(2) fails: the root of a filesystem that is shut down or whose device is gone.
     Unreadable,
 }
 
-impl Found {
+impl PathKind {
     pub(crate) fn words(self) -> &'static str {
         match self {
             Self::Nothing => "missing",
@@ -79,20 +79,20 @@ impl Found {
     }
 }
 
-/// Looks at a resolved path.
-pub(crate) fn look(path: &Path) -> Result<Found, Error> {
+/// Reads the kind of a resolved path.
+pub(crate) fn path_kind(path: &Path) -> Result<PathKind, Error> {
     match path.symlink_metadata() {
-        Ok(metadata) if metadata.is_dir() => Ok(Found::Directory),
-        Ok(metadata) if metadata.is_file() => Ok(Found::File { len: metadata.len() }),
-        Ok(metadata) if metadata.is_symlink() => Ok(Found::Symlink),
-        Ok(_) => Ok(Found::Other),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Found::Nothing),
-        Err(error) if is_corruption(&error) => Ok(Found::Unreadable),
-        Err(error) => Err(Error::io("look at", path, &error)),
+        Ok(metadata) if metadata.is_dir() => Ok(PathKind::Directory),
+        Ok(metadata) if metadata.is_file() => Ok(PathKind::File { len: metadata.len() }),
+        Ok(metadata) if metadata.is_symlink() => Ok(PathKind::Symlink),
+        Ok(_) => Ok(PathKind::Other),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(PathKind::Nothing),
+        Err(error) if is_corruption(&error) => Ok(PathKind::Unreadable),
+        Err(error) => Err(Error::io("check", path, &error)),
     }
 }
 
-/// Whether the error is what a dead filesystem answers to stat(2).
+/// Whether stat(2) returns this error on a dead filesystem.
 fn is_corruption(error: &std::io::Error) -> bool {
     use nix::libc::{EHOSTDOWN, EIO, ENOTCONN, ESHUTDOWN, ESTALE, EUCLEAN};
     matches!(error.raw_os_error(), Some(EIO | ENOTCONN | ESTALE | ESHUTDOWN | EUCLEAN | EHOSTDOWN))
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_that_cannot_be_a_target_is_refused() {
+    fn a_path_that_cannot_be_a_target_is_rejected() {
         for bad in ["", "relative/path", "/", "/a/..", "/a/../b", "/nul\0here"] {
             let error = resolve(Path::new(bad)).unwrap_err();
             assert!(matches!(error, Error::InvalidTarget { .. }), "{bad:?}: {error}");
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn ancestors_are_resolved_and_the_last_name_is_not() {
+    fn ancestors_are_resolved_but_not_the_last_component() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().canonicalize().unwrap();
         std::fs::create_dir(dir.join("real")).unwrap();
@@ -134,8 +134,8 @@ mod tests {
         std::os::unix::fs::symlink("/nowhere", dir.join("real/last")).unwrap();
         assert_eq!(resolve(&dir.join("link/last/")).unwrap().unwrap(), dir.join("real/last"));
         assert_eq!(resolve(&dir.join("missing/last")).unwrap(), None);
-        assert_eq!(look(&dir.join("real/last")).unwrap(), Found::Symlink);
-        assert_eq!(look(&dir.join("real")).unwrap(), Found::Directory);
-        assert_eq!(look(&dir.join("real/x")).unwrap(), Found::Nothing);
+        assert_eq!(path_kind(&dir.join("real/last")).unwrap(), PathKind::Symlink);
+        assert_eq!(path_kind(&dir.join("real")).unwrap(), PathKind::Directory);
+        assert_eq!(path_kind(&dir.join("real/x")).unwrap(), PathKind::Nothing);
     }
 }

@@ -1,34 +1,35 @@
-//! Unmounting and removing targets, ending clean whatever is found.
+//! Unmounts and removes targets, idempotently.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::mount::{MntFlags, umount2};
 
 use crate::mountinfo::stack_at;
-use crate::target::{Found, look, resolve};
-use crate::{Error, holders};
+use crate::target::{PathKind, path_kind, resolve};
+use crate::{Error, holders, syscalls};
 
-/// More mounts on one target than any accident piles up.
+/// More stacked mounts on one target than any error could cause.
 const DEEPEST_STACK: usize = 256;
 
-/// Unmounts everything that is mounted at the target. Nothing there, or no such path: done.
+/// Unmounts everything that is mounted at the target. Succeeds if nothing is mounted or the path does not
+/// exist.
 ///
-/// Neither forced nor lazy: an unmount that succeeded means that nobody uses the volume through this target any more.
-/// A filesystem that no longer answers (its device is gone) is unmounted like any other.
+/// Neither forced nor lazy: after a successful unmount, nothing uses the volume through this target. A
+/// filesystem that no longer responds (its device is gone) is unmounted like any other.
 ///
 /// # Errors
-/// [`Error::Busy`], with whom this process can see holding it; [`Error::Symlink`] when the target is one.
+/// [`Error::Busy`], with the users that this process can see; [`Error::Symlink`] if the target is a symbolic
+/// link.
 pub fn unmount(target: &Path) -> Result<(), Error> {
     let Some(target) = resolve(target)? else { return Ok(()) };
     for _ in 0..DEEPEST_STACK {
-        if look(&target)? == Found::Symlink {
+        if path_kind(&target)? == PathKind::Symlink {
             return Err(Error::Symlink { target });
         }
         let Some(entry) = stack_at(&target)?.into_iter().next() else { return Ok(()) };
         quarry_fault::point(|| "mount:umount:before".to_owned());
-        let result = umount2(&target, MntFlags::UMOUNT_NOFOLLOW);
+        let result = syscalls::unmount(&target);
         quarry_fault::point(|| "mount:umount:after".to_owned());
         match result {
             Ok(()) => {}
@@ -36,39 +37,39 @@ pub fn unmount(target: &Path) -> Result<(), Error> {
                 let holders = holders::of(&target, entry.id);
                 return Err(Error::Busy { attempted: "unmount what is", target, holders });
             }
-            // Somebody else was quicker; the next look tells.
+            // Another process unmounted it first; the next iteration checks.
             Err(Errno::EINVAL | Errno::ENOENT) if stack_at(&target)?.first() != Some(&entry) => {}
             Err(source) => return Err(Error::Syscall { attempted: "unmount", on: target, source }),
         }
     }
     Err(Error::Unverified {
         attempted: "unmounting",
-        found: format!("mounts even after {DEEPEST_STACK} of them were taken away"),
+        found: format!("more mounts even after {DEEPEST_STACK} of them were unmounted"),
         target,
     })
 }
 
-/// Removes the directory or the empty file that was made for a mount. Never recursive: what lies in it is data, which
-/// something wrote while nothing was mounted, and is kept. Missing: done.
+/// Removes the directory or the empty file that was made for a mount. Never recursive: any contents are data
+/// that was written while nothing was mounted, and are kept. Succeeds if the target is missing.
 ///
 /// # Errors
-/// [`Error::NotEmpty`] when it holds data, [`Error::Busy`] when something is mounted on it, [`Error::WrongKind`] or
-/// [`Error::Symlink`] when it is nothing that a publish makes.
+/// [`Error::NotEmpty`] if it contains data, [`Error::Busy`] if something is mounted on it,
+/// [`Error::WrongKind`] or [`Error::Symlink`] if it is not something that a publish makes.
 pub fn remove_target(target: &Path) -> Result<(), Error> {
     let Some(target) = resolve(target)? else { return Ok(()) };
-    let found = look(&target)?;
-    if found != Found::Symlink
+    let found = path_kind(&target)?;
+    if found != PathKind::Symlink
         && let Some(entry) = stack_at(&target)?.first()
     {
         return Err(Error::Busy { attempted: "remove the target", target, holders: format!(" by a mount of {entry}") });
     }
     let (what, remove): (_, fn(&Path) -> std::io::Result<()>) = match found {
-        Found::Nothing => return Ok(()),
-        Found::Directory => ("rmdir", |path| std::fs::remove_dir(path)),
-        Found::File { len: 0 } => ("unlink", |path| std::fs::remove_file(path)),
-        Found::File { .. } => return Err(Error::NotEmpty { target, holds: "the file has content" }),
-        Found::Symlink => return Err(Error::Symlink { target }),
-        Found::Other | Found::Unreadable => {
+        PathKind::Nothing => return Ok(()),
+        PathKind::Directory => ("rmdir", |path| std::fs::remove_dir(path)),
+        PathKind::File { len: 0 } => ("unlink", |path| std::fs::remove_file(path)),
+        PathKind::File { .. } => return Err(Error::NotEmpty { target, holds: "the file has content" }),
+        PathKind::Symlink => return Err(Error::Symlink { target }),
+        PathKind::Other | PathKind::Unreadable => {
             return Err(Error::WrongKind { target, wanted: "an empty directory or file", found: found.words() });
         }
     };
@@ -95,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_there_is_done() {
+    fn a_missing_target_is_a_success() {
         let dir = tempfile::tempdir().unwrap();
         for path in ["missing", "missing/deep"] {
             unmount(&dir.path().join(path)).unwrap();
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_publish_made_is_removed() {
+    fn the_target_of_a_publish_is_removed() {
         let dir = tempfile::tempdir().unwrap();
         let (made, file) = (dir.path().join("d e\u{ff}"), dir.path().join("f\n"));
         std::fs::create_dir(&made).unwrap();

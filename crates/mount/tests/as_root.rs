@@ -13,7 +13,7 @@ use quarry_mount::{
     remove_target, unmount,
 };
 
-/// A loop device and a place to mount it; both go away with this value.
+/// Loop devices and a directory to mount them; removed when this is dropped.
 struct Bench {
     directory: PathBuf,
     devices: Vec<PathBuf>,
@@ -27,7 +27,7 @@ fn run(command: Command) -> String {
 }
 
 impl Bench {
-    /// Devices that carry the filesystems named.
+    /// Creates one device for each of these filesystems.
     fn new(kinds: &[&'static str]) -> Self {
         let keep = tempfile::tempdir().unwrap();
         let directory = keep.path().canonicalize().unwrap();
@@ -80,7 +80,7 @@ fn words(words: &[&str]) -> Vec<String> {
 
 #[test]
 #[ignore = "needs root"]
-fn a_volume_is_staged_published_and_taken_away_as_often_as_asked() {
+fn stage_publish_and_their_reversal_are_idempotent() {
     for kind in ["ext4", "xfs", "btrfs"] {
         let bench = Bench::new(&[kind]);
         let device = &bench.devices[0];
@@ -111,7 +111,7 @@ fn a_volume_is_staged_published_and_taken_away_as_often_as_asked() {
 
 #[test]
 #[ignore = "needs root"]
-fn what_is_mounted_otherwise_is_told_apart_and_left_alone() {
+fn foreign_and_different_mounts_are_rejected_and_not_changed() {
     let bench = Bench::new(&["ext4", "ext4"]);
     let (one, two) = (&bench.devices[0], &bench.devices[1]);
     let (stage, other, target) = (bench.path("stage"), bench.path("other"), bench.path("target"));
@@ -130,7 +130,7 @@ fn what_is_mounted_otherwise_is_told_apart_and_left_alone() {
     assert!(std::fs::write(target.join("x"), "").is_err(), "read-only");
     std::fs::write(stage.join("x"), "").unwrap();
 
-    // A directory on which nothing is mounted would be the host's own disk, or not the whole volume.
+    // A directory without a mount would be the host's own disk, or only part of the volume.
     std::fs::create_dir(stage.join("sub")).unwrap();
     let free = bench.path("free");
     for source in [&stage.join("sub"), &bench.directory] {
@@ -146,7 +146,7 @@ fn a_half_made_read_only_bind_is_completed_and_keeps_the_flags() {
     let (stage, target) = (bench.path("stage"), bench.path("target"));
     mount_filesystem(&bench.devices[0], &stage, "ext4", &words(&["nosuid", "nodev", "noatime"])).unwrap();
     std::fs::create_dir(&target).unwrap();
-    // What a kill between the two calls leaves.
+    // The state after a kill between the two calls.
     mount(Some(&stage), &target, None::<&Path>, MsFlags::MS_BIND, None::<&Path>).unwrap();
 
     let file = std::fs::File::create(target.join("open")).unwrap();
@@ -159,7 +159,7 @@ fn a_half_made_read_only_bind_is_completed_and_keeps_the_flags() {
     }
     assert!(!at(&stage).unwrap().unwrap().read_only(), "the stage stays writable");
 
-    // On a stage that is itself read-only every publish is, and none is refused for it.
+    // If the stage itself is read-only, every publish is read-only too, and none is rejected.
     unmount(&target).unwrap();
     unmount(&stage).unwrap();
     mount_filesystem(&bench.devices[0], &stage, "ext4", &words(&["ro"])).unwrap();
@@ -196,7 +196,7 @@ fn a_raw_device_is_published_on_a_file() {
 
 #[test]
 #[ignore = "needs root"]
-fn unmounting_ends_clean_whatever_is_there() {
+fn unmounting_succeeds_in_every_state() {
     let bench = Bench::new(&["ext4", "ext4"]);
     let stage = bench.path("stage");
     // A stack of two.
@@ -207,7 +207,7 @@ fn unmounting_ends_clean_whatever_is_there() {
     unmount(&stage).unwrap();
     assert_eq!(all_at(&stage).unwrap(), []);
 
-    // In use: by whom is said, and nothing is forced.
+    // In use: the error names the user, and nothing is forced.
     mount_filesystem(&bench.devices[0], &stage, "ext4", &[]).unwrap();
     let open = std::fs::File::create(stage.join("open")).unwrap();
     let error = unmount(&stage).unwrap_err();
@@ -222,7 +222,7 @@ fn unmounting_ends_clean_whatever_is_there() {
     assert!(error.to_string().contains("stage/inner"), "{error}");
     unmount(&stage.join("inner")).unwrap();
 
-    // The directory under which it was mounted is reached through a link, as some hosts have /var/lib/kubelet.
+    // The parent directory is reached through a symbolic link, like /var/lib/kubelet on some hosts.
     std::os::unix::fs::symlink(&bench.directory, bench.path("kubelet")).unwrap();
     let linked = bench.path("kubelet/stage");
     assert!(at(&linked).unwrap().is_some());
@@ -234,13 +234,13 @@ fn unmounting_ends_clean_whatever_is_there() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_shared_kubelet_directory_shows_mounts_twice_and_they_still_go() {
+fn mounts_that_appear_twice_in_a_shared_kubelet_directory_are_unmounted() {
     let bench = Bench::new(&["ext4"]);
     let kubelet = bench.path("kubelet");
     std::fs::create_dir(&kubelet).unwrap();
     let none = None::<&Path>;
-    // The directory is bound on itself, and both it and what it hides belong to one peer group: every mount below it
-    // then appears in both.
+    // The directory is bind-mounted on itself, and the mount and the one it hides belong to one peer group:
+    // every mount below then appears in both.
     mount(Some("tmpfs"), &kubelet, Some("tmpfs"), MsFlags::empty(), none).unwrap();
     mount(none, &kubelet, none, MsFlags::MS_SHARED, none).unwrap();
     mount(Some(&kubelet), &kubelet, none, MsFlags::MS_BIND, none).unwrap();
@@ -257,7 +257,7 @@ fn a_shared_kubelet_directory_shows_mounts_twice_and_they_still_go() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_mount_that_no_path_leads_to_is_nobodys_obstacle() {
+fn an_unreachable_mount_does_not_block_a_target() {
     let bench = Bench::new(&["ext4"]);
     let pods = bench.path("pods");
     let target = pods.join("target");
@@ -269,14 +269,14 @@ fn a_mount_that_no_path_leads_to_is_nobodys_obstacle() {
     unmount(&target).unwrap();
     remove_target(&target).unwrap();
     let number = Device::of_node(&bench.devices[0]).unwrap();
-    assert_eq!(mounts_of_device(number).unwrap().len(), 1, "the device is known to be in use all the same");
+    assert_eq!(mounts_of_device(number).unwrap().len(), 1, "the device is still reported as in use");
     unmount(&pods).unwrap();
     assert!(at(&target).unwrap().is_some());
 }
 
 #[test]
 #[ignore = "needs root"]
-fn a_dead_filesystem_is_not_called_staged_and_can_be_unmounted() {
+fn a_dead_filesystem_is_not_reported_as_staged_and_can_be_unmounted() {
     let bench = Bench::new(&["xfs"]);
     let (stage, target) = (bench.path("stage"), bench.path("target"));
     mount_filesystem(&bench.devices[0], &stage, "xfs", &[]).unwrap();
@@ -294,7 +294,7 @@ fn a_dead_filesystem_is_not_called_staged_and_can_be_unmounted() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_device_that_somebody_holds_is_busy() {
+fn a_held_device_is_busy() {
     use std::os::unix::fs::OpenOptionsExt as _;
     let bench = Bench::new(&["ext4"]);
     let held = std::fs::File::options()
@@ -309,4 +309,33 @@ fn a_device_that_somebody_holds_is_busy() {
     mount_filesystem(&bench.devices[0], &stage, "ext4", &[]).unwrap();
     let error = mount_filesystem(&bench.devices[0], &bench.path("x"), "ext4", &words(&["data=nonsense"])).unwrap_err();
     assert!(matches!(error, Error::Syscall { .. } | Error::DeviceBusy { .. }), "{error}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_device_is_mounted_as_the_given_type_whatever_its_name() {
+    let bench = Bench::new(&["ext4"]);
+    let number = Device::of_node(&bench.devices[0]).unwrap();
+    let loops = || run(Command::query("losetup").args(["-a", "-n", "-O", "NAME"])).lines().count();
+    let before = loops();
+    // LVM allows these names: sys-mount would mount the first one as a read-only iso9660 and the second one
+    // as a squashfs.
+    for name in ["volume.iso", "volume.squashfs"] {
+        let (device, stage, target) = (bench.path(name), bench.path("stage"), bench.path("target.iso"));
+        std::os::unix::fs::symlink(&bench.devices[0], &device).unwrap();
+        mount_filesystem(&device, &stage, "ext4", &[]).unwrap();
+        bind(&stage, &target, false).unwrap();
+        let entry = at(&target).unwrap().unwrap();
+        assert!(entry.is_of_device(number) && entry.fstype == "ext4" && !entry.read_only(), "{entry:?}");
+        assert_eq!(loops(), before, "a loop device was made");
+        for path in [&target, &stage] {
+            unmount(path).unwrap();
+            remove_target(path).unwrap();
+        }
+    }
+    // No other type is tried if the device does not contain the filesystem in the record.
+    let stage = bench.path("stage");
+    let error = mount_filesystem(&bench.devices[0], &stage, "xfs", &[]).unwrap_err();
+    assert!(matches!(error, Error::Syscall { source: nix::errno::Errno::EINVAL, .. }), "{error}");
+    assert!(at(&bench.directory.join("stage")).unwrap().is_none() && !stage.exists());
 }

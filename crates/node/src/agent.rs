@@ -1,4 +1,4 @@
-//! The agent: makes, finds and deletes volumes on this host, for whichever controller asks.
+//! The agent: creates, finds and deletes volumes on this host for any controller.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use quarry_mount as mount;
 use quarry_pool::{Pool, PoolVolume, volume_name};
-use quarry_volume::{Agent, Change, Chosen, Error, Found, NewsStream, Reason, Result, Volume, VolumeId, VolumeSpec};
+use quarry_volume::{
+    Agent, Change, Error, FencingToken, NameLookup, Reason, Result, UpdateStream, Volume, VolumeId, VolumeSpec,
+};
 use tokio::time::Instant;
 
-use crate::board::describe;
 use crate::host::{Host, Located};
+use crate::publisher::describe;
 use crate::unmount::{UNPUBLISH, UNSTAGE};
 use crate::{errors, read_only};
 
@@ -21,15 +23,15 @@ impl Agent for Host {
         self.node()
     }
 
-    async fn create(&self, spec: VolumeSpec, chosen: Option<Chosen>, wait: Duration) -> Result<(Volume, Change)> {
+    async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, wait: Duration) -> Result<(Volume, Change)> {
         let host = self.clone();
         let key = volume_name(&spec.name);
         let name = spec.name.clone();
         self.tasks()
             .run(&key, CREATE, wait, |handle| async move {
-                // Now the name is taken.
-                if let Some(chosen) = &chosen {
-                    host.admit(chosen)?;
+                // The task holds the name now.
+                if let Some(token) = &token {
+                    host.check_token(token)?;
                 }
                 host.create_now(spec, handle).await
             })
@@ -42,8 +44,8 @@ impl Agent for Host {
         let wanted = id.clone();
         let deadline = Instant::now() + wait;
         let left = || deadline.saturating_duration_since(Instant::now());
-        // A volume that is still being zeroed is not wanted any more. One of the same name on another storage is another volume,
-        // whose creation goes on.
+        // A volume that is still being zeroed is no longer needed, so stop its creation. A volume with the
+        // same name on another storage is a different one, and its creation continues.
         if within(wait, self.pool_of(id)).await.is_ok() {
             self.tasks().stop(&id.volume, CREATE, left()).await;
         }
@@ -66,27 +68,27 @@ impl Agent for Host {
         }
     }
 
-    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<Found> {
-        // In this order: a creation that is admitted by the lower fence has taken the name before.
-        self.raise(fence)?;
-        self.tasks().refuse(&volume_name(name), &[CREATE, DELETE])?;
+    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<NameLookup> {
+        // In this order: a creation that passed the check with a lower token already holds the name.
+        self.raise_fence(fence)?;
+        self.tasks().require_none(&volume_name(name), &[CREATE, DELETE])?;
         let found = within(wait, self.find_anywhere(name)).await;
-        let found = found.map_err(|error| error.context(format_args!("looking for a volume named {name:?}")))?;
+        let found = found.map_err(|error| error.context(format_args!("looking up volume {name:?}")))?;
         let volume = found.map(|Located { pool, volume }| self.describe(&pool, &volume));
-        Ok(Found { instance: self.instance().to_owned(), volume })
+        Ok(NameLookup { instance: self.instance().to_owned(), volume })
     }
 
-    async fn watch(&self) -> Result<NewsStream> {
-        Ok(self.board().listen())
+    async fn watch(&self) -> Result<UpdateStream> {
+        Ok(self.publisher().listen())
     }
 }
 
-/// The task that makes a volume.
+/// The task that creates a volume.
 const CREATE: &str = "create";
-/// The task that deletes one.
+/// The task that deletes a volume.
 const DELETE: &str = "delete";
 
-/// Bounds the wait for a question, which changes nothing.
+/// Limits the wait for a query, which changes nothing.
 async fn within<T>(wait: Duration, question: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(wait, question).await.unwrap_or_else(|_| {
         Err(Error::new(Reason::TimedOut, format!("its storage did not answer within {wait:.1?}; retry")))
@@ -100,43 +102,45 @@ impl Host {
 
     async fn delete_now(&self, id: &VolumeId) -> Result<Change> {
         let Some(Located { pool, volume }) = self.locate(id).await? else {
-            // Without our mark a volume is not ours to remove; but what is mounted is not called deleted.
+            // Quarry does not remove a volume without its tag. But a mounted volume is not reported as
+            // deleted.
             let active = quarry_pool::active(&id.storage, &id.volume);
             if let Ok(Some(active)) = active {
                 require_unused(id, active.node).await?;
             }
             let pool = self.pool_of(id).await?;
-            return Ok(self.board().changed(pool.name(), id, None).await);
+            return Ok(self.publisher().changed(pool.name(), id, None).await);
         };
-        // Only what this code can read is removed: the mark alone does not say enough.
+        // Only a volume with a readable record is removed: the tag alone is not enough.
         volume.record()?;
         let device = pool.device(&volume)?;
         if let Some(device) = device.clone() {
             require_unused(id, device).await?;
         }
         if let Err(mut error) = pool.remove(&volume).await {
-            self.board().stir(pool.name());
+            self.publisher().refresh_soon(pool.name());
             if let (Reason::InUse, Some(device)) = (error.reason, &device) {
                 error.message.push_str(&errors::held_by(device));
             }
             return Err(error);
         }
-        Ok(self.board().changed(pool.name(), id, None).await)
+        Ok(self.publisher().changed(pool.name(), id, None).await)
     }
 }
 
-/// Refuses a volume that is in use anywhere that this process can see.
+/// Fails if the volume is in use anywhere that this process can see.
 async fn require_unused(id: &VolumeId, device: PathBuf) -> Result<()> {
     let id = id.clone();
-    errors::blocking(move || unused(&device).and_then(|()| read_only::refuse_use(&id))).await
+    errors::blocking(move || unused(&device).and_then(|()| read_only::require_unpublished(&id))).await
 }
 
-/// Refuses a device that is mounted or published anywhere that this process can see.
+/// Fails if the device is mounted or published anywhere that this process can see.
 fn unused(device: &Path) -> Result<()> {
     let Some(number) = mount::Device::of_node(device) else { return Ok(()) };
     let mut users = mount::mounts_of_device(number).map_err(errors::mount)?;
     users.extend(mount::publications_of_block(number).map_err(errors::mount)?);
-    // One mount shows several times at one path where kubelet's folder is bound on itself to be shared.
+    // One mount can appear several times at one path if kubelet's directory is bind-mounted on itself to make
+    // it shared.
     let places: BTreeSet<PathBuf> = users.into_iter().map(|entry| entry.target).collect();
     let mut places = places.iter();
     let Some(first) = places.next() else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! A volume's bytes, held by nobody else, while they are wiped or zeroed.
+//! Exclusive access to a volume's bytes while they are wiped or zeroed.
 
 use std::sync::Arc;
 
@@ -8,18 +8,18 @@ use quarry_volume::{Error, Result};
 
 use crate::errors;
 
-/// An open device that nobody else mounts, formats or wipes while this value lives; or what stands for one in a
-/// simulated pool.
+/// A device that is held exclusively: until this value is dropped, nothing else mounts, formats or wipes it.
+/// Or its replacement in a simulated pool.
 pub(crate) enum Bytes {
     Device(Arc<filesystem::Exclusive>),
     Simulated(SimulatedDevice),
 }
 
 impl Bytes {
-    /// Takes the device.
+    /// Opens the device exclusively.
     ///
     /// # Errors
-    /// `UnderWay` if somebody else has it.
+    /// `UnderWay` if it is in use.
     pub(crate) async fn hold(device: Device) -> Result<Self> {
         match device {
             Device::Node(path) => {
@@ -30,7 +30,7 @@ impl Bytes {
         }
     }
 
-    /// Zeroes everything by which a probe could take it for something, and flushes that.
+    /// Zeroes everything that a probe could recognize, and flushes.
     pub(crate) async fn wipe(&self) -> Result<()> {
         match self {
             Self::Device(held) => {
@@ -52,14 +52,14 @@ impl Bytes {
         }
     }
 
-    /// Brings what was written onto the disk.
+    /// Flushes all writes to the disk.
     pub(crate) async fn flush(&self) -> Result<()> {
         match self {
             Self::Device(held) => {
                 let held = Arc::clone(held);
                 errors::blocking(move || {
                     held.sync_all().map_err(|error| {
-                        Error::host(format!("flushing zeroes to the device: {error}; see the kernel log"))
+                        Error::host(format!("cannot flush the zeros to the device: {error}; see the kernel log"))
                     })
                 })
                 .await

@@ -1,4 +1,5 @@
-//! Whether what is mounted serves: asked before anything is built on it, and told by the board.
+//! Checks whether a mounted filesystem works. It is checked before each use, and the state publisher reports
+//! problems.
 
 use quarry_filesystem::{self as filesystem, Mounted, Trouble};
 use quarry_mount as mount;
@@ -6,35 +7,35 @@ use quarry_volume::{Filesystem, Result, VolumeId};
 
 use crate::host::Host;
 
-/// What a look is for.
+/// What a check is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
-    /// For something that only reads.
+pub(crate) enum Check {
+    /// For read-only use.
     Read,
-    /// For something that writes: it is tried.
+    /// For use that writes: a write is tried.
     Write,
-    /// For the figures: nothing is written without a reason.
-    Glance,
+    /// For statistics: a write is tried only if there is a sign of an error.
+    Stats,
 }
 
-/// What brings a filesystem back, in words.
-pub(crate) const RECOVERY: &str = "see the kernel log, and end the pods that use it: once it is unpublished everywhere, \
-                                   staging it again mounts it anew and recovers what its disk still has";
+/// How an operator recovers a filesystem.
+pub(crate) const RECOVERY: &str = "see the kernel log, and end the pods that use it: after it is unpublished \
+                                   everywhere, the next stage mounts it again and recovers what is still on its disk";
 
 impl Host {
-    /// Looks whether the filesystem mounted there serves, and has the board tell what is wrong with it.
+    /// Checks whether the mounted filesystem works, and passes the result to the state publisher.
     ///
     /// # Errors
     /// `Unavailable` if it does not answer.
-    pub(crate) async fn condition(&self, id: &VolumeId, entry: mount::Entry, look: Look) -> Result<Option<Trouble>> {
-        let trouble = self.looks().run(&id.to_string(), move || Ok(condition(&entry, look))).await?;
-        self.board().ails(id, trouble.as_ref().map(Trouble::to_string));
+    pub(crate) async fn condition(&self, id: &VolumeId, entry: mount::Entry, check: Check) -> Result<Option<Trouble>> {
+        let trouble = self.checks().run(&id.to_string(), move || Ok(condition(&entry, check))).await?;
+        self.publisher().set_filesystem_problem(id, trouble.as_ref().map(Trouble::to_string));
         Ok(trouble)
     }
 }
 
-/// What is wrong with the filesystem mounted there, as far as it matters to who asks. Blocks where its disk does.
-pub(crate) fn condition(entry: &mount::Entry, look: Look) -> Option<Trouble> {
+/// The problem of the mounted filesystem, if it matters for this use. Blocks if its disk hangs.
+pub(crate) fn condition(entry: &mount::Entry, check: Check) -> Option<Trouble> {
     let kind = entry.fstype.parse::<Filesystem>().ok()?;
     let device = entry.device.kernel_name();
     let mounted = Mounted {
@@ -44,10 +45,10 @@ pub(crate) fn condition(entry: &mount::Entry, look: Look) -> Option<Trouble> {
         super_options: &entry.super_options,
         device: device.as_deref(),
     };
-    let trouble = filesystem::signs(&mounted);
-    match look {
-        Look::Read => trouble.filter(|trouble| matches!(trouble, Trouble::ShutDown(_))),
-        Look::Write if trouble.is_none() && !entry.read_only() => filesystem::try_write(&entry.target),
-        Look::Write | Look::Glance => trouble,
+    let trouble = filesystem::check_mounted(&mounted);
+    match check {
+        Check::Read => trouble.filter(|trouble| matches!(trouble, Trouble::ShutDown(_))),
+        Check::Write if trouble.is_none() && !entry.read_only() => filesystem::try_write(&entry.target),
+        Check::Write | Check::Stats => trouble,
     }
 }

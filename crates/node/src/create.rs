@@ -1,8 +1,8 @@
-//! Making a volume, or finding the one that an earlier call made.
+//! Creates a volume, or finds the one that an earlier call created.
 //!
-//! From the instant at which a volume exists no answer is final: a caller that takes one for the end never learns an
-//! identifier, and nobody deletes the volume. So either the error makes the caller retry, or what was made is removed
-//! before the answer.
+//! Once a volume exists, no error may be final: after a final error, the caller never learns the volume ID,
+//! so the volume is never deleted. So either the error makes the caller retry, or the volume is removed
+//! before the response.
 
 use std::sync::Arc;
 
@@ -17,41 +17,41 @@ use crate::tasks::Handle;
 impl Host {
     pub(crate) async fn create_now(&self, spec: VolumeSpec, handle: Handle) -> Result<(Volume, Change)> {
         check(&spec)?;
-        let asked = Arc::clone(self.pool(spec.pool.as_deref())?);
-        match self.make(&asked, &spec, &handle).await {
+        let requested = Arc::clone(self.pool(spec.class.pool.as_deref())?);
+        match self.make(&requested, &spec, &handle).await {
             Ok((pool, volume)) => {
                 let volume = self.describe(&pool, &volume);
-                let change = self.board().changed(pool.name(), &volume.id, Some(volume.clone())).await;
+                let change = self.publisher().changed(pool.name(), &volume.id, Some(volume.clone())).await;
                 Ok((volume, change))
             }
             Err(error) => {
-                // It may have come half-way.
-                self.board().stir(asked.name());
+                // The volume may have been partly created.
+                self.publisher().refresh_soon(requested.name());
                 Err(error)
             }
         }
     }
 
-    /// Finds or carves the volume, and makes it fit to be handed out.
+    /// Finds or carves the volume and prepares it for use.
     async fn make(
         &self,
-        asked: &Arc<dyn Pool>,
+        requested: &Arc<dyn Pool>,
         spec: &VolumeSpec,
         handle: &Handle,
     ) -> Result<(Arc<dyn Pool>, PoolVolume)> {
-        // It may exist where this cannot be told.
-        let found = self.find_by_name(&spec.name, asked).await.map_err(Error::not_final)?;
+        // If a pool cannot be searched, the volume may exist there.
+        let found = self.find_by_name(&spec.name, requested).await.map_err(Error::not_final)?;
         let (pool, volume, fresh) = match found {
             Some(Located { pool, volume }) => {
-                compatible(spec, asked.name(), pool.name(), &volume)?;
-                let (volume, fresh) = take_up(&pool, volume, spec).await?;
+                compatible(spec, requested.name(), pool.name(), &volume)?;
+                let (volume, fresh) = resume(&pool, volume, spec).await?;
                 (pool, volume, fresh)
             }
-            None => (Arc::clone(asked), self.carve(asked, spec).await?, true),
+            None => (Arc::clone(requested), self.carve(requested, spec).await?, true),
         };
         match prepare(&pool, volume.clone(), fresh, handle).await {
             Ok(volume) => Ok((pool, volume)),
-            Err(error) => Err(self.unprepared(&pool, &volume, fresh, error).await),
+            Err(error) => Err(self.clean_up_unprepared(&pool, &volume, fresh, error).await),
         }
     }
 
@@ -63,31 +63,34 @@ impl Host {
             let least = filesystem::minimum_size(kind);
             return Err(Error::new(
                 Reason::SizeOutOfRange,
-                format!("{size} bytes are too few for {kind}, which needs {least}: ask for more"),
+                format!("{size} bytes are too few for {kind}, which needs {least}: request more"),
             ));
         }
         let volume = pool.carve(spec).await?;
-        // The space is gone now, and zeroing takes its time; if there is nothing to zero, the pool is read meanwhile.
-        self.board().stir(pool.name());
+        // The space is allocated now, and zeroing can take long. If there is nothing to zero, the pool is
+        // read concurrently.
+        self.publisher().refresh_soon(pool.name());
         Ok(volume)
     }
 
-    /// What is answered when a volume that exists could not be prepared. One that this very call carved is removed again
-    /// where a retry would fail as well: the host failed or its disk did, or the pool has no room for the record of what
-    /// was done. The answer is final then. Any other volume stays, the caller has to come again, and until it is prepared or
-    /// removed the volume shows why it is not.
-    async fn unprepared(&self, pool: &Arc<dyn Pool>, volume: &PoolVolume, fresh: bool, error: Error) -> Error {
+    /// Handles a failed preparation of a carved volume and returns the error for the caller. If this call
+    /// carved the volume and a retry would fail too (the host or its disk failed, or the pool has no space
+    /// for the updated record), the volume is removed and the error is final. Otherwise the volume stays and
+    /// the caller must retry; until it is prepared or removed, the volume shows the problem.
+    async fn clean_up_unprepared(&self, pool: &Arc<dyn Pool>, volume: &PoolVolume, fresh: bool, error: Error) -> Error {
         let mut error = error;
         if fresh && matches!(error.reason, Reason::Host | Reason::NoSpace) {
             match pool.remove(volume).await {
                 Ok(()) => {
-                    error.message.push_str("; what was made of the volume was removed again");
+                    error.message.push_str("; the partly created volume was removed");
                     return error;
                 }
-                Err(why) => error.message = format!("{}; nor could it be removed again: {why}", error.message),
+                Err(why) => {
+                    error.message = format!("{}; the partly created volume could not be removed: {why}", error.message)
+                }
             }
         }
-        self.board().failed(pool.name(), &self.id_of(volume), &error.message);
+        self.publisher().failed(pool.name(), &self.id_of(volume), &error.message);
         error.not_final()
     }
 
@@ -96,65 +99,66 @@ impl Host {
     }
 }
 
-/// Goes on with a volume that an earlier call made; the flag says whether it had to be carved anew.
-async fn take_up(pool: &Arc<dyn Pool>, volume: PoolVolume, spec: &VolumeSpec) -> Result<(PoolVolume, bool)> {
+/// Resumes the creation of a volume that an earlier call carved. The flag is true if the volume had to be
+/// carved again.
+async fn resume(pool: &Arc<dyn Pool>, volume: PoolVolume, spec: &VolumeSpec) -> Result<(PoolVolume, bool)> {
     match &volume.health {
         Health::Incomplete(why) if volume.record()?.state == State::New => {
-            tracing::warn!(volume = volume.name, why, "made again: its creation was interrupted");
+            tracing::warn!(volume = volume.name, why, "carving the volume again: its creation was interrupted");
             pool.remove(&volume).await.map_err(Error::not_final)?;
             Ok((pool.carve(spec).await?, true))
         }
-        // It exists, and may be whole again when its disk is back.
+        // It exists, and may be complete again when its disk is back.
         Health::Incomplete(why) | Health::Lost(why) => Err(Error::unavailable(why.clone())),
         Health::Whole | Health::Degraded(_) => Ok((volume, false)),
     }
 }
 
-/// Refuses options that the controller should have refused: the two may be of different versions.
+/// Rejects options that the controller should have rejected: the two may have different versions.
 fn check(spec: &VolumeSpec) -> Result<()> {
     match spec.filesystem {
-        Some(kind) => check_options(kind, &[], &spec.mkfs_options),
-        None if spec.mkfs_options.is_empty() => Ok(()),
+        Some(kind) => check_options(kind, &[], &spec.class.mkfs_options),
+        None if spec.class.mkfs_options.is_empty() => Ok(()),
         None => Err(Error::invalid("mkfsOptions are given for a raw block volume, which has no filesystem")),
     }
 }
 
-/// Whether the volume that exists is the one that is asked for (CSI `CreateVolume`, idempotency).
-fn compatible(spec: &VolumeSpec, asked: &str, pool: &str, volume: &PoolVolume) -> Result<()> {
+/// Checks that the existing volume matches the request (CSI `CreateVolume`, idempotency).
+fn compatible(spec: &VolumeSpec, requested: &str, pool: &str, volume: &PoolVolume) -> Result<()> {
     let record = volume.record()?;
     let conflict = |what: String| {
         Err(Error::new(
             Reason::Exists,
-            format!("a volume of this name exists, {what}; delete it, or ask for another name"),
+            format!("a volume of this name exists, {what}; delete it, or request another name"),
         ))
     };
-    if asked != pool {
-        return conflict(format!("in pool {pool:?}, not in {asked:?}"));
+    if requested != pool {
+        return conflict(format!("in pool {pool:?}, not in {requested:?}"));
     }
     if !spec.size.admits(volume.size) {
         return conflict(format!(
-            "with {} bytes, where at least {}{} are asked for",
+            "with {} bytes, but at least {}{} are requested",
             volume.size,
             spec.size.required,
             spec.size.limit.map_or_else(String::new, |limit| format!(" and at most {limit}"))
         ));
     }
     if spec.access != record.access {
-        return conflict(format!("made for use as {}, not as {}", record.access, spec.access));
+        return conflict(format!("created for use as {}, not as {}", record.access, spec.access));
     }
     if spec.filesystem != record.filesystem {
         let name = |filesystem: Option<Filesystem>| filesystem.map_or("no filesystem", Filesystem::as_str);
         return conflict(format!("with {}, not {}", name(record.filesystem), name(spec.filesystem)));
     }
-    if spec.layout != record.layout {
-        return conflict(format!("{}, not {}", record.layout, spec.layout));
+    if spec.class.layout != record.layout {
+        return conflict(format!("{}, not {}", record.layout, spec.class.layout));
     }
     if spec.parameters_hash() != record.parameters {
-        return conflict("made with other mkfsOptions".to_owned());
+        return conflict("created with other mkfsOptions".to_owned());
     }
-    if spec.wipe != record.wipe {
-        let way = |wipe: Option<Wipe>| wipe.map_or("as the pool says", Wipe::as_str);
-        return conflict(format!("to be wiped: {}, not {}", way(record.wipe), way(spec.wipe)));
+    if spec.class.wipe != record.wipe {
+        let mode = |wipe: Option<Wipe>| wipe.map_or("set by the pool", Wipe::as_str);
+        return conflict(format!("with wipe mode {}, not {}", mode(record.wipe), mode(spec.class.wipe)));
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! After a volume was unstaged: its device goes, so that nothing of the host (udev, a nested volume group, a shutdown) meets
-//! a device that no pod uses. Nobody waits for it, and where it fails the volume just stays active.
+//! Deactivates a volume after it was unstaged, so that nothing on the host (udev, a nested volume group, a
+//! shutdown) uses a device that no pod uses. No caller waits for this; if it fails, the volume stays active.
 
 use std::time::Instant;
 
@@ -9,13 +9,14 @@ use crate::errors;
 use crate::host::Host;
 
 impl Host {
-    /// Deactivates a volume soon, unless it is staged again before. `unused_since`: when the unstage began.
+    /// Deactivates a volume in the background, unless it is staged again first. `unused_since`: when the
+    /// unstage began.
     pub(crate) fn deactivate_later(&self, id: &str, unused_since: Instant) {
         let Ok(id) = id.parse::<VolumeId>() else { return };
         let host = self.clone();
         tokio::spawn(async move {
-            // By the kernel's word: a volume group that may hang is not asked about a volume that has no device. A pool of
-            // whole disks knows from memory which partitions it has open.
+            // Check the kernel first: a volume group that may hang is not asked about a volume without a
+            // device. A pool of whole disks knows from memory which partitions it has open.
             let on_disks = host.pools().iter().any(|pool| quarry_pool::is_of_disks(pool.name(), &id.storage));
             let kernel_id = id.clone();
             let active =
@@ -29,7 +30,7 @@ impl Host {
                 Err(error) => Err(error),
             };
             if let Err(error) = result {
-                tracing::info!(volume = %id, %error, "stays active although it is unstaged");
+                tracing::info!(volume = %id, %error, "cannot deactivate an unstaged volume; it stays active");
             }
         });
     }

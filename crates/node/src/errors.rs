@@ -1,4 +1,4 @@
-//! What filesystems and mounts say, as reasons of a CSI answer.
+//! Maps errors of filesystems and mounts to reasons of a CSI response.
 
 use std::path::Path;
 
@@ -17,12 +17,12 @@ pub(crate) fn mount(error: quarry_mount::Error) -> Error {
         | Mount::Foreign { .. }
         | Mount::Dead { .. }
         | Mount::NotEmpty { .. } => Reason::Precondition,
-        // They end by themselves when their user ends: the caller comes again.
+        // These end when their user ends: the caller retries.
         Mount::Busy { .. } | Mount::DeviceBusy { .. } | Mount::Claimed { .. } => Reason::UnderWay,
-        // Of mount(2), this means that the kernel has no such filesystem.
+        // From mount(2), this means that the kernel does not have this filesystem.
         Mount::Syscall { source: Errno::ENODEV, .. } => Reason::Host,
         Mount::Syscall { source, .. } if is_device_failure(*source as i32) => Reason::Unavailable,
-        // The kernel read the superblock, and would not mount what it found.
+        // The kernel read the superblock and refused to mount the filesystem.
         Mount::Syscall { source: Errno::EUCLEAN, .. } => Reason::Precondition,
         Mount::Unverified { .. } | Mount::Syscall { .. } | Mount::Table(_) => Reason::Host,
     };
@@ -36,13 +36,14 @@ pub(crate) fn mount(error: quarry_mount::Error) -> Error {
 pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
     use quarry_filesystem::Error as Fs;
     let reason = match &error {
-        // Somebody holds the device exclusively: most often an mkfs that outlived the Quarry that started it.
+        // Something holds the device exclusively: usually an mkfs that outlived the Quarry process that
+        // started it.
         Fs::Busy { .. } => Reason::UnderWay,
-        // What lies on the device forbids it; it was left alone.
+        // The contents of the device prevent it; nothing was changed.
         Fs::NotBlank { .. } | Fs::Damaged { .. } => Reason::Precondition,
         Fs::Options(_) => Reason::InvalidRequest,
         Fs::Io { source, .. } if source.raw_os_error().is_some_and(is_device_failure) => Reason::Unavailable,
-        // The medium is gone, or the tool was given up while it waited for the disk.
+        // The medium is gone, or the tool was killed while it waited for the disk.
         Fs::NoSize { .. } | Fs::Command { source: quarry_exec::Error::Deadline { .. }, .. } => Reason::Unavailable,
         Fs::Unverified { .. } | Fs::Mkfs { .. } | Fs::Command { .. } | Fs::Io { .. } | Fs::Unaligned { .. } => {
             Reason::Host
@@ -54,20 +55,21 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
     }
 }
 
-/// A failed write of zeros to a new volume: the place is bad, so that a retry at the same place would fail as well, while
-/// one that carves anew may find another.
+/// A failed write of zeros to a new volume. The sectors are bad, so a retry on the same sectors would fail
+/// too, but a volume that is carved again may get others.
 pub(crate) fn zeroing(error: quarry_filesystem::Error) -> Error {
     let error = filesystem(error);
     if error.reason == Reason::Unavailable { Error::host(error.message) } else { error }
 }
 
-/// What keeps a device open, to be appended to a message; empty where nothing is seen.
+/// What holds a device open, as text to append to a message; empty if no holder is visible.
 pub(crate) fn held_by(device: &Path) -> String {
     let holders = quarry_mount::Device::of_node(device).map(quarry_mount::holders).unwrap_or_default();
     if holders.is_empty() { String::new() } else { format!("; it is held by {}", holders.join(", ")) }
 }
 
-/// Whether the kernel answers so when a disk fails, is gone, or lost its path: it may be back when the call comes again.
+/// Whether the kernel returns this when a disk fails, is gone, or lost its path: it may be back when the call
+/// is retried.
 fn is_device_failure(errno: i32) -> bool {
     matches!(
         Errno::from_raw(errno),
@@ -84,12 +86,13 @@ fn is_device_failure(errno: i32) -> bool {
     )
 }
 
-/// Runs what blocks (mounts, ioctls) on a thread of its own. The caller is a task, of which each volume has one at a time.
+/// Runs blocking work (mounts, ioctls) on its own thread. The caller is a task, and each volume has only one
+/// task at a time.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     match quarry_filesystem::on_own_thread(work).await {
         Ok(result) => result,
-        Err(error) => Err(Error::host(format!("a thread for a blocking operation: {error}"))),
+        Err(error) => Err(Error::host(format!("cannot run a blocking operation on a thread: {error}"))),
     }
 }

@@ -12,13 +12,13 @@ use quarry_volume::{Condition, Error, PoolState, Reason, Result, VolumeId};
 use self::csi::StorageHealthErrorType as Status;
 use self::csi::node_get_storage_health_response::StorageBackendHealth;
 
-use crate::board::describe;
 use crate::host::Host;
+use crate::publisher::describe;
 
-/// How long a pool may take to say how it is.
+/// How long a pool may take to report its state.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What kind of problem the volume has, if it has one.
+/// The condition of a volume, from its health and its record.
 pub(crate) fn condition(volume: &PoolVolume, has_problem: bool) -> Condition {
     match (&volume.health, &volume.record) {
         (Health::Lost(_), _) => Condition::DiskMissing,
@@ -31,10 +31,10 @@ pub(crate) fn condition(volume: &PoolVolume, has_problem: bool) -> Condition {
 }
 
 impl Host {
-    /// The health of a volume, whether it is staged or not. `path`: where it is staged or published, if it should be.
+    /// The health of a volume, staged or not. `path`: where it should be staged or published.
     ///
     /// # Errors
-    /// `NotFound` if it does not exist; `Unavailable` if it is another node's.
+    /// `NotFound` if it does not exist; `Unavailable` if its ID names another node.
     pub(crate) async fn volume_health(
         &self,
         id: &VolumeId,
@@ -43,20 +43,21 @@ impl Host {
     ) -> Result<csi::VolumeHealth> {
         let located = match tokio::time::timeout(wait.min(PATIENCE), self.locate(id)).await {
             Ok(located) => located,
-            Err(_) => Err(Error::unavailable(format!("its pool has not answered for {} s", PATIENCE.as_secs()))),
+            Err(_) => Err(Error::unavailable(format!("its pool did not answer within {} s", PATIENCE.as_secs()))),
         };
         match located {
             Ok(Some(located)) => {
                 if let Some(path) = path {
-                    // The board keeps what this sees of the filesystem. Where the volume is not mounted there is nothing to see.
+                    // The state publisher stores the result of this check. If the volume is not mounted,
+                    // there is nothing to check.
                     let _ = self.stats(id, path).await;
                 }
                 let mut volume = describe(self.node(), located.pool.name(), &located.volume);
-                self.board().add_ailing(std::slice::from_mut(&mut volume));
+                self.publisher().add_filesystem_problems(std::slice::from_mut(&mut volume));
                 Ok(volume.condition.health(id.to_string(), &volume.problem))
             }
             Ok(None) => Err(Error::not_found(format!("volume {id} does not exist"))),
-            // Its storage is one of this node's, and cannot be read.
+            // Its storage is on this node, but cannot be read.
             Err(error) if error.reason == Reason::Unavailable && id.node == self.node() => {
                 Ok(Condition::StorageUnreadable.health(id.to_string(), &error.message))
             }
@@ -64,13 +65,13 @@ impl Host {
         }
     }
 
-    /// What is wrong with the pools: at most one entry for those that cannot be read, and one for the others.
+    /// The problems of the pools: at most one entry for unreadable pools, and one for the others.
     pub(crate) async fn storage_health(&self) -> Vec<StorageBackendHealth> {
         let ask = |pool: &Arc<dyn Pool>| {
             let pool = Arc::clone(pool);
             async move {
                 tokio::time::timeout(PATIENCE, pool.status()).await.unwrap_or_else(|_| {
-                    let problems = vec![format!("has not answered for {} s", PATIENCE.as_secs())];
+                    let problems = vec![format!("did not answer within {} s", PATIENCE.as_secs())];
                     PoolState { name: pool.name().to_owned(), problems, ..PoolState::default() }
                 })
             }
@@ -79,7 +80,7 @@ impl Host {
     }
 }
 
-/// CSI allows one entry for each status and reason.
+/// CSI allows one entry per status and reason.
 fn entries(pools: &[PoolState]) -> Vec<StorageBackendHealth> {
     let entry = |status: Status, reason: &str, of: fn(&PoolState) -> bool| {
         let concerned = pools.iter().filter(|pool| !pool.problems.is_empty() && of(pool));
@@ -92,7 +93,7 @@ fn entries(pools: &[PoolState]) -> Vec<StorageBackendHealth> {
             volume_capability: None,
         })
     };
-    // The identity of its storage is known as soon as a pool was read.
+    // A pool's storage ID is known as soon as the pool has been read.
     let unreadable = entry(Status::StorageUnreachable, "PoolUnreadable", |pool| pool.storage.is_none());
     let impaired = entry(Status::StorageDegraded, "PoolImpaired", |pool| pool.storage.is_some());
     unreadable.into_iter().chain(impaired).collect()
@@ -117,9 +118,9 @@ mod tests {
             pool("b", false, &["cannot be read"]),
             pool("c", true, &["one", "two"]),
         ]);
-        let told: Vec<(&str, &str)> = found.iter().map(|one| (one.reason.as_str(), one.message.as_str())).collect();
+        let reported: Vec<(&str, &str)> = found.iter().map(|one| (one.reason.as_str(), one.message.as_str())).collect();
         assert_eq!(
-            told,
+            reported,
             [
                 ("PoolUnreadable", "pool b: cannot be read"),
                 ("PoolImpaired", "pool a: a disk is missing; pool c: one; two")

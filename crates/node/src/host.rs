@@ -1,4 +1,4 @@
-//! One host: its pools, and what is under way on them.
+//! One host: its pools, and the operations in progress on them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use quarry_pool::{Pool, PoolVolume};
-use quarry_volume::{Chosen, Error, Reason, Result, StorageId, VolumeId};
+use quarry_volume::{Error, FencingToken, Reason, Result, StorageId, VolumeId};
 
-use crate::board::Board;
-use crate::looks::Looks;
+use crate::checks::Checks;
+use crate::publisher::StatePublisher;
 use crate::tasks::Tasks;
 
-/// How long a pool that was not asked for may hold up a creation in another one.
+/// How long a creation waits for the other pools while it searches them for the name.
 const OTHER_POOLS: Duration = Duration::from_secs(2);
 
-/// How long a pool may take to say on which storage it lies. A disk that sleeps has to spin up, and a report may wait for
-/// another one; both have bounds of their own, and this one is above them.
+/// How long a pool may take to return its storage ID. A sleeping disk has to spin up, and a report may wait
+/// for another one; both have their own limits, and this one is above them.
 const STORAGE: Duration = Duration::from_secs(60);
 
 /// A host and its storage. Cheap to clone; all clones are the same host.
@@ -29,40 +29,40 @@ struct Inner {
     node: String,
     pools: Vec<Arc<dyn Pool>>,
     tasks: Tasks,
-    looks: Looks,
-    board: Board,
-    /// The highest number of a chooser that this run of the agent has seen.
+    checks: Checks,
+    publisher: StatePublisher,
+    /// The highest fencing token that this run of the agent has seen.
     fence: Mutex<u64>,
 }
 
-/// A volume, and the pool in which it was found.
+/// A volume and the pool that contains it.
 pub(crate) struct Located {
     pub(crate) pool: Arc<dyn Pool>,
     pub(crate) volume: PoolVolume,
 }
 
-/// The identity of a pool's storage, or why it cannot be told.
+/// The storage ID of a pool, or why it cannot be determined.
 async fn storage_of(pool: &Arc<dyn Pool>) -> Result<StorageId> {
     tokio::time::timeout(STORAGE, pool.storage()).await.unwrap_or_else(|_| {
         let seconds = STORAGE.as_secs();
-        Err(Error::unavailable(format!("pool {} has not answered within {seconds} s", pool.name())))
+        Err(Error::unavailable(format!("pool {} did not answer within {seconds} s", pool.name())))
     })
 }
 
 impl Host {
-    /// The host named `node` with its pools, in the order of the configuration.
+    /// Creates the host named `node` with its pools, in the order of the configuration.
     #[must_use]
     pub fn new(node: impl Into<String>, pools: Vec<Arc<dyn Pool>>) -> Self {
         Self::in_pod(node, pools, "")
     }
 
-    /// The same, served from the pod with that UID.
+    /// Like [`Host::new`], for an agent that runs in the pod with that UID.
     #[must_use]
     pub fn in_pod(node: impl Into<String>, pools: Vec<Arc<dyn Pool>>, pod_uid: impl Into<String>) -> Self {
         let node = node.into();
-        let board = Board::new(&node, pod_uid.into(), pools.clone());
-        let (tasks, looks, fence) = (Tasks::default(), Looks::default(), Mutex::new(0));
-        Self { inner: Arc::new(Inner { node, pools, tasks, looks, board, fence }) }
+        let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone());
+        let (tasks, checks, fence) = (Tasks::default(), Checks::default(), Mutex::new(0));
+        Self { inner: Arc::new(Inner { node, pools, tasks, checks, publisher, fence }) }
     }
 
     /// The node's name.
@@ -77,38 +77,38 @@ impl Host {
         &self.inner.pools
     }
 
-    /// What is under way on the volumes.
+    /// The operations in progress on the volumes.
     #[must_use]
     pub fn tasks(&self) -> &Tasks {
         &self.inner.tasks
     }
 
-    /// The looks at volumes that may hang.
-    pub(crate) fn looks(&self) -> &Looks {
-        &self.inner.looks
+    /// The checks of volumes, which can hang.
+    pub(crate) fn checks(&self) -> &Checks {
+        &self.inner.checks
     }
 
-    /// This run of the agent: another one after every start.
+    /// Identifies this run of the agent: every start has a new one.
     #[must_use]
     pub fn instance(&self) -> &str {
-        &self.inner.board.greeting().instance
+        &self.inner.publisher.greeting().instance
     }
 
-    /// What this node tells of itself.
-    pub(crate) fn board(&self) -> &Board {
-        &self.inner.board
+    /// The state publisher of this node.
+    pub(crate) fn publisher(&self) -> &StatePublisher {
+        &self.inner.publisher
     }
 
-    /// Refuses choosers below this one from now on.
+    /// Rejects fencing tokens lower than this one from now on.
     ///
     /// # Errors
-    /// `Unavailable` if a higher one has been seen.
-    pub(crate) fn raise(&self, fence: u64) -> Result<()> {
+    /// `Unavailable` if a higher token has been seen.
+    pub(crate) fn raise_fence(&self, fence: u64) -> Result<()> {
         let mut seen = self.inner.fence.lock().unwrap_or_else(PoisonError::into_inner);
         if fence < *seen {
             return Err(Error::unavailable(format!(
-                "node {} has heard of chooser {seen}, and chooser {fence} asks: it has been replaced; retry, and the \
-                 present one answers",
+                "node {} rejected fencing token {fence}, because it has seen token {seen}: another controller has been \
+                 elected; retry, and the request reaches that one",
                 self.node()
             )));
         }
@@ -116,30 +116,31 @@ impl Host {
         Ok(())
     }
 
-    /// Whether a chooser may still have its way here. To be asked with the name taken (see [`Tasks::run`]): the chooser
-    /// that replaces this one raises the fence first and looks for the name then, so that one of the two sees the other.
+    /// Checks the fencing token of a creation. Call it while the task holds the volume's name (see
+    /// [`Tasks::run`]): the next elected controller raises the fence first and then looks for the name, so
+    /// one of the two notices the other.
     ///
     /// # Errors
-    /// `Unavailable` if it has been replaced, or if it asked another run of this agent, which may have known of a higher
-    /// one.
-    pub(crate) fn admit(&self, chosen: &Chosen) -> Result<()> {
+    /// `Unavailable` if a higher token has been seen, or if the controller looked for the name at an earlier
+    /// run of this agent, which may have seen a higher token.
+    pub(crate) fn check_token(&self, token: &FencingToken) -> Result<()> {
         if quarry_fault::disabled("fence") {
             return Ok(());
         }
-        if chosen.instance != self.instance() {
+        if token.instance != self.instance() {
             return Err(Error::unavailable(format!(
-                "the agent of node {} was restarted since it was asked for the name: retry",
+                "the agent of node {} was restarted after the controller looked for the name there: retry",
                 self.node()
             )));
         }
-        self.raise(chosen.fence)
+        self.raise_fence(token.fence)
     }
 
-    /// The pool that a StorageClass means: the named one, or the only one.
+    /// The pool that a StorageClass selects: the named one, or the only one.
     ///
     /// # Errors
-    /// `NoSpace` if this node has no pool of that name: another node may have it. `InvalidRequest` if none is named
-    /// and there are several.
+    /// `NoSpace` if this node has no pool of that name: another node may have it. `InvalidRequest` if the
+    /// class names no pool and there are several.
     pub(crate) fn pool(&self, name: Option<&str>) -> Result<&Arc<dyn Pool>> {
         let names = || self.pools().iter().map(|pool| pool.name()).collect::<Vec<_>>().join(", ");
         match (name, self.pools()) {
@@ -155,11 +156,11 @@ impl Host {
         }
     }
 
-    /// Finds the volume of an identifier. `None`: its own pool was read completely, and it is not there, nor elsewhere on
-    /// this host.
+    /// Finds a volume by its ID. `None`: its pool was read completely, and the volume is neither there nor
+    /// elsewhere on this host.
     ///
     /// # Errors
-    /// As for [`Host::pool_of`], and `Unavailable` if it exists, but not in its pool.
+    /// As for [`Host::pool_of`]. Also `Unavailable` if the volume exists, but not in its pool.
     pub(crate) async fn locate(&self, id: &VolumeId) -> Result<Option<Located>> {
         let pool = self.pool_of(id).await?;
         if let Some(volume) = pool.volume(&id.volume).await? {
@@ -167,25 +168,26 @@ impl Host {
         }
         match pool.elsewhere(&id.volume).await? {
             None => Ok(None),
-            Some(place) => {
-                Err(Error::unavailable(format!("it is not where pool {} would have it: {place}", pool.name())))
-            }
+            Some(place) => Err(Error::unavailable(format!(
+                "it is not in pool {}, but elsewhere on this node: {place}",
+                pool.name()
+            ))),
         }
     }
 
-    /// The pool that lies on the storage of an identifier.
+    /// The pool on the storage that a volume ID names.
     ///
-    /// The pool that had this storage when it was read last is asked alone: a disk of another pool that hangs is nobody
-    /// else's business. Where no pool had it (a volume group made anew), or the one that had it has another one now, all
-    /// are asked at once.
+    /// The pool that had this storage when it was last read is asked first and alone, so that a hanging disk
+    /// of another pool has no effect. If no pool had it (a volume group was recreated), or if that pool now
+    /// has another storage, all the others are asked concurrently.
     ///
     /// # Errors
-    /// `Unavailable` if the identifier is another node's, or if its storage is not among the pools that can be read
-    /// now: neither is a proof that the volume is gone.
+    /// `Unavailable` if the ID names another node, or if no readable pool has its storage: neither proves
+    /// that the volume is gone.
     pub(crate) async fn pool_of(&self, id: &VolumeId) -> Result<Arc<dyn Pool>> {
         if id.node != self.node() {
             return Err(Error::unavailable(format!(
-                "volume {id} is on node {}, and this is node {}: ask there",
+                "volume {id} is on node {}, but this is node {}: call that node",
                 id.node,
                 self.node()
             )));
@@ -208,28 +210,32 @@ impl Host {
             }
         }
         let why = if unread.is_empty() {
-            "no pool of this node lies on the storage that it names (were the disks, or the configuration, replaced?)"
+            "no pool of this node has the storage that the volume ID names (were the disks or the configuration \
+             replaced?)"
                 .to_owned()
         } else {
-            format!("its storage may be one that cannot be read now: {}", unread.join("; "))
+            format!("its storage may belong to a pool that cannot be read now: {}", unread.join("; "))
         };
         Err(Error::unavailable(format!("it cannot be looked up on node {}: {why}", self.node())))
     }
 
-    /// Finds the volume that an earlier CreateVolume made under this name: first in the pool that is asked for, which
-    /// has to be readable, then in the others, as far as they answer soon. (A name in two pools would take a StorageClass
-    /// that names another pool for the same claim, and parameters of a class cannot change.)
+    /// Finds the volume that an earlier CreateVolume made under this name: first in the requested pool, which
+    /// must be readable, then in the other pools that answer soon. (A name could be in two pools only if the
+    /// StorageClass of the same claim named another pool, and the parameters of a class cannot change.)
     ///
     /// # Errors
-    /// `Unavailable` if the asked pool cannot be read.
-    pub(crate) async fn find_by_name(&self, name: &str, asked: &Arc<dyn Pool>) -> Result<Option<Located>> {
-        if let Some(volume) = asked.asked(name).await? {
-            return Ok(Some(Located { pool: Arc::clone(asked), volume }));
+    /// `Unavailable` if the requested pool cannot be read.
+    pub(crate) async fn find_by_name(&self, name: &str, requested: &Arc<dyn Pool>) -> Result<Option<Located>> {
+        if let Some(volume) = requested.asked(name).await? {
+            return Ok(Some(Located { pool: Arc::clone(requested), volume }));
         }
-        let others = self.pools().iter().filter(|pool| pool.name() != asked.name());
-        let (silent, others): (Vec<_>, Vec<_>) = others.partition(|pool| !pool.silent_disks().is_empty());
-        for pool in silent {
-            tracing::warn!(pool = pool.name(), "not searched for the name: a disk of it does not answer");
+        let others = self.pools().iter().filter(|pool| pool.name() != requested.name());
+        let (unresponsive, others): (Vec<_>, Vec<_>) = others.partition(|pool| !pool.silent_disks().is_empty());
+        for pool in unresponsive {
+            tracing::warn!(
+                pool = pool.name(),
+                "pool not searched for the volume's name: one of its disks is unresponsive"
+            );
         }
         let mut others: FuturesUnordered<_> = others
             .into_iter()
@@ -239,17 +245,23 @@ impl Host {
             match answer {
                 Ok(Ok(Some(volume))) => return Ok(Some(Located { pool: Arc::clone(pool), volume })),
                 Ok(Ok(None)) => {}
-                Ok(Err(error)) => tracing::debug!(pool = pool.name(), %error, "not searched for the name"),
-                Err(_) => tracing::warn!(pool = pool.name(), "not searched for the name: it does not answer"),
+                Ok(Err(error)) => {
+                    tracing::debug!(pool = pool.name(), %error, "pool not searched for the volume's name")
+                }
+                Err(_) => tracing::warn!(
+                    pool = pool.name(),
+                    "pool not searched for the volume's name: it did not answer in time"
+                ),
             }
         }
         Ok(None)
     }
 
-    /// Finds the volume that was made under this name in any pool. `None`: every pool was read completely, and none has it.
+    /// Finds the volume that was made under this name, in any pool. `None`: every pool was read completely,
+    /// and no pool has it.
     ///
     /// # Errors
-    /// `Unavailable` if it was not found, and a pool cannot be read: it may be there.
+    /// `Unavailable` if it was not found and a pool could not be read: it may be there.
     pub(crate) async fn find_anywhere(&self, name: &str) -> Result<Option<Located>> {
         let mut unread = None;
         let mut answers: FuturesUnordered<_> =

@@ -1,15 +1,15 @@
-//! Whose volume a device is, by the kernel's own word.
+//! Checks in sysfs which volume a device belongs to.
 //!
-//! Device-mapper has in sysfs what the identifier of a volume on LVM is made of. Where they agree, no pool has to be asked,
-//! and a pool that does not answer stops nothing. Where they do not, the volume may still be this one (an operator renamed
-//! it, or it is a whole disk): then the pool has the last word.
+//! For a volume on LVM, device-mapper shows in sysfs everything that its volume ID consists of. If they
+//! match, no pool has to be asked, so an unresponsive pool blocks nothing. If they do not match, the device
+//! can still be this volume (an operator renamed it, or it is a whole disk): then the pool decides.
 
 use quarry_mount as mount;
 use quarry_volume::VolumeId;
 
 use crate::read_only;
 
-/// Whether the kernel's word proves that the device is that volume, or a read-only mapping of it.
+/// Whether sysfs proves that the device is that volume, or a read-only mapping of it.
 pub(crate) fn is_volume(device: mount::Device, id: &VolumeId) -> bool {
     if std::fs::read_to_string(format!("/sys/dev/block/{device}/dm/uuid")).is_ok_and(|uuid| read_only::is_of(&uuid, id))
     {
@@ -19,10 +19,10 @@ pub(crate) fn is_volume(device: mount::Device, id: &VolumeId) -> bool {
     matches!(active, Ok(Some(active)) if mount::Device::of_node(&active.node) == Some(device))
 }
 
-/// Whether the kernel's word proves that what is mounted there is that volume: its filesystem, or the node of its device.
+/// Whether the kernel proves that this is a mount of that volume: of its filesystem, or of its device node.
 pub(crate) fn is_mounted(entry: &mount::Entry, id: &VolumeId) -> bool {
     let device = match entry.device.major {
-        // btrfs numbers its mounts anonymously: there the source's node has to tell.
+        // btrfs mounts have anonymous device numbers: use the source's device node instead.
         0 if entry.source.is_absolute() => mount::Device::of_node(&entry.source),
         0 => entry.node_device(),
         _ => Some(entry.device),

@@ -1,12 +1,12 @@
-//! CSI Node, and the agent that carves volumes on its host.
+//! CSI Node, and the agent that creates and deletes volumes on its host.
 //!
-//! [`Host`] is one host with its pools; everything that touches a disk or a mount happens in its operations, each a
-//! task of its own (see [`Tasks`]). [`NodeService`] speaks CSI for kubelet; the [`quarry_volume::Agent`] implementation
-//! serves a controller.
+//! [`Host`] is one host with its pools. Everything that changes a disk or a mount happens in its operations,
+//! and each operation runs as its own task (see [`Tasks`]). [`NodeService`] serves CSI to kubelet; the
+//! [`quarry_volume::Agent`] implementation serves a controller.
 
 mod agent;
-mod board;
 mod bytes;
+mod checks;
 mod condition;
 mod create;
 mod deactivate;
@@ -14,9 +14,9 @@ mod errors;
 mod health;
 mod host;
 mod kernel;
-mod looks;
 mod prepare;
 mod publish;
+mod publisher;
 mod read_only;
 mod service;
 mod stage;

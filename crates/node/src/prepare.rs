@@ -1,7 +1,9 @@
-//! What happens to a volume between being carved and being answered OK: nobody may ever see what lay there before.
+//! Prepares a carved volume before CreateVolume returns OK: no user may ever see the data of a previous
+//! owner.
 //!
-//! Only a volume in state `new` comes here. One that is made for a filesystem loses the signatures of former owners; one
-//! that may be used as a raw block device is zeroed to the last byte, in chunks, with its progress in the record.
+//! Only a volume in state `new` is prepared. If it is created for a filesystem, the signatures of previous
+//! owners are wiped. If it may be used as a raw block device, it is zeroed completely, in chunks, and the
+//! record stores the progress.
 
 use std::sync::Arc;
 
@@ -14,18 +16,18 @@ use crate::stage::own_superblock;
 use crate::tasks::Handle;
 
 const GIB: u64 = 1 << 30;
-/// The largest range that one ioctl zeroes: between two, the task can be stopped.
+/// The largest range that one ioctl zeroes. The task can be stopped between two ranges.
 const CHUNK: u64 = GIB;
-/// How much is zeroed between two notes in the record.
-const NOTE_EVERY: u64 = 64 * GIB;
+/// How much is zeroed between two updates of the record.
+const RECORD_EVERY: u64 = 64 * GIB;
 
-/// Whether a `new` volume of both access types is zeroed: its record keeps the state `new` until its first use, which
-/// decides what it is.
+/// Whether a `new` volume of both access types is completely zeroed. Its record keeps the state `new` until
+/// its first use, which decides the type.
 pub(crate) fn is_zeroed(record: &Record, size: u64) -> bool {
     record.zeroed >= size.div_ceil(GIB)
 }
 
-/// Makes a volume fit to be answered OK. `fresh`: it was carved by this very call.
+/// Prepares a volume so that CreateVolume can return OK. `fresh`: this call carved it.
 ///
 /// # Errors
 /// `UnderWay` if something holds the device exclusively, or the task was asked to stop.
@@ -48,16 +50,18 @@ pub(crate) async fn prepare(
     Ok(volume)
 }
 
-/// Whether a `new` volume carries the filesystem that a stage made for it: then it is that stage's, or, after an
-/// operator restored old metadata, somebody's data. Either way it is not wiped, whatever else lies on it.
+/// Whether a `new` volume contains the filesystem that a stage made for it. If so, that stage was
+/// interrupted, or an operator restored old metadata and it is a user's data. In both cases it is not wiped,
+/// whatever else is on it.
 async fn carries_own_filesystem(volume: &PoolVolume, device: &Device) -> Result<bool> {
-    // In a simulated pool no stage ever makes one.
+    // In a simulated pool, no stage ever makes a filesystem.
     let (Device::Node(device), Some(kind)) = (device, volume.record()?.filesystem) else { return Ok(false) };
     let own = filesystem::filesystem_uuid(&volume.uuid);
     Ok(own_superblock(kind, device, &own).await?.is_some())
 }
 
-/// Zeroes the whole device from where the record says, and marks the volume `ready` (or, for both access types, zeroed).
+/// Zeroes the device from the offset in the record to the end, and marks the volume `ready` (or, for both
+/// access types, zeroed).
 async fn zero(
     pool: &Arc<dyn Pool>,
     volume: &mut PoolVolume,
@@ -67,30 +71,30 @@ async fn zero(
 ) -> Result<()> {
     let size = volume.size;
     let mut offset = record.zeroed.saturating_mul(GIB).min(size);
-    let mut noted = offset;
-    let tell = |offset: u64| {
+    let mut recorded = offset;
+    let report = |offset: u64| {
         #[allow(clippy::cast_precision_loss, reason = "for people")]
         let gib = |bytes: u64| bytes as f64 / GIB as f64;
         handle.progress(format!("zeroed {:.1} of {:.1} GiB", gib(offset), gib(size)));
     };
-    tell(offset);
+    report(offset);
     let bytes = Bytes::hold(device).await?;
     while offset < size {
         if handle.cancel.is_cancelled() {
             return Err(Error::new(
                 Reason::UnderWay,
-                format!("zeroing of volume {} was stopped; a retry of CreateVolume goes on with it", volume.name),
+                format!("zeroing of volume {} was stopped; a retry of CreateVolume continues it", volume.name),
             ));
         }
         let length = CHUNK.min(size - offset);
         bytes.zero(offset, length).await?;
         offset += length;
-        tell(offset);
-        if offset - noted >= NOTE_EVERY && offset < size {
+        report(offset);
+        if offset - recorded >= RECORD_EVERY && offset < size {
             bytes.flush().await?;
             let record = record.zeroed(offset / GIB);
-            note(pool, volume, &record).await?;
-            noted = offset;
+            update_record(pool, volume, &record).await?;
+            recorded = offset;
         }
     }
     bytes.flush().await?;
@@ -99,11 +103,11 @@ async fn zero(
         AccessTypes::Both => record.zeroed(size.div_ceil(GIB)),
         AccessTypes::Block | AccessTypes::Mount => record.ready(),
     };
-    note(pool, volume, &done).await
+    update_record(pool, volume, &done).await
 }
 
 /// Replaces the record on the storage and in `volume`.
-pub(crate) async fn note(pool: &Arc<dyn Pool>, volume: &mut PoolVolume, record: &Record) -> Result<()> {
+pub(crate) async fn update_record(pool: &Arc<dyn Pool>, volume: &mut PoolVolume, record: &Record) -> Result<()> {
     pool.set_record(volume, record).await?;
     volume.record = Recorded::Here(Box::new(record.clone()));
     Ok(())

@@ -1,4 +1,4 @@
-//! Publish: a staged volume at a pod's target path, as a bind mount or as a device node.
+//! Publish: makes a staged volume available at a pod's target path, as a bind mount or as a device node.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,11 +8,11 @@ use quarry_mount as mount;
 use quarry_pool::State;
 use quarry_volume::{AccessMode, AccessType, Capability, Error, Reason, Result, VolumeId};
 
-use crate::condition::{Look, RECOVERY};
+use crate::condition::{Check, RECOVERY};
 use crate::host::{Host, Located};
 use crate::{errors, kernel, read_only};
 
-/// What NodePublishVolume asks for.
+/// The parameters of NodePublishVolume.
 #[derive(Clone, Debug)]
 pub(crate) struct Publish {
     pub(crate) id: VolumeId,
@@ -35,25 +35,26 @@ impl Host {
     async fn publish_now(&self, publish: Publish) -> Result<()> {
         let (Located { pool, volume }, record) = match self.usable(&publish.id, &publish.capability).await {
             Ok(found) => found,
-            Err(error) => return self.publish_what_is_staged(publish, error).await,
+            Err(error) => return self.publish_without_pool(publish, error).await,
         };
         let device = pool.device(&volume)?.ok_or_else(|| Error::precondition("it is not active: stage it first"))?;
         let number = mount::Device::of_node(&device)
-            .ok_or_else(|| Error::host(format!("{} is no block device", device.display())))?;
+            .ok_or_else(|| Error::host(format!("{} is not a block device", device.display())))?;
         match publish.capability.access {
             AccessType::Mount => self.publish_filesystem(publish, number).await,
             AccessType::Block => {
                 if record.state != State::Ready {
-                    return Err(Error::precondition("nobody has staged it yet: stage it first"));
+                    return Err(Error::precondition("it has never been staged: stage it first"));
                 }
                 errors::blocking(move || publish_device(&publish, &device, number)).await
             }
         }
     }
 
-    /// Publishes a filesystem while its pool cannot say what the volume is: its volume group was renamed, or does not answer.
-    /// It was staged for this use, and the kernel knows whose device it is. `error`: why the pool cannot say it.
-    async fn publish_what_is_staged(&self, publish: Publish, error: Error) -> Result<()> {
+    /// Publishes a filesystem although its pool cannot find the volume (its volume group was renamed or is
+    /// unresponsive). The volume was staged for this use, and the kernel shows which device it is. `error`:
+    /// why the pool cannot find it.
+    async fn publish_without_pool(&self, publish: Publish, error: Error) -> Result<()> {
         if error.reason != Reason::Unavailable || publish.capability.access != AccessType::Mount {
             return Err(error);
         }
@@ -70,8 +71,8 @@ impl Host {
         let Some(staged) = staged.filter(|entry| entry.is_of_device(number)) else {
             return Err(Error::precondition(format!("it is not staged at {:?}: stage it first", publish.staging)));
         };
-        let look = if publish.is_read_only() { Look::Read } else { Look::Write };
-        let trouble = self.condition(&publish.id, staged.clone(), look).await?;
+        let check = if publish.is_read_only() { Check::Read } else { Check::Write };
+        let trouble = self.condition(&publish.id, staged.clone(), check).await?;
         errors::blocking(move || {
             if let Some(trouble) = trouble {
                 let cleared = clear_dead(&publish.target, number, &trouble);
@@ -79,7 +80,10 @@ impl Host {
             }
             if publish.capability.mode.is_exclusive() {
                 let others = mount::mounts_of_device(number).map_err(errors::mount)?;
-                refuse_second(others.into_iter().filter(|entry| entry.target != staged.target), &publish.target)?;
+                require_single_target(
+                    others.into_iter().filter(|entry| entry.target != staged.target),
+                    &publish.target,
+                )?;
             }
             mount::bind(&publish.staging, &publish.target, publish.is_read_only()).map_err(errors::mount)
         })
@@ -88,14 +92,15 @@ impl Host {
 }
 
 impl Publish {
-    /// Whether the pod is to be kept from writing.
+    /// Whether the pod must not write.
     fn is_read_only(&self) -> bool {
         self.read_only || self.capability.mode == AccessMode::ReaderOnly
     }
 }
 
-/// Takes a mount of this volume away from a target that is refused because the filesystem is shut down: nobody can use it,
-/// and the staged mount cannot be made anew while it is there. Returns what the answer has to add.
+/// Unmounts this volume from a target if the publish is rejected because the filesystem is shut down: the
+/// mount is useless, and the volume cannot be staged again while it exists. Returns the text to append to the
+/// error.
 fn clear_dead(target: &Path, number: mount::Device, trouble: &Trouble) -> String {
     let is_dead = matches!(trouble, Trouble::ShutDown(_));
     match mount::at(target) {
@@ -103,25 +108,25 @@ fn clear_dead(target: &Path, number: mount::Device, trouble: &Trouble) -> String
         _ => return String::new(),
     }
     match mount::unmount(target).and_then(|()| mount::remove_target(target)) {
-        Ok(()) => "; the dead mount that an earlier call had left at the target was unmounted".to_owned(),
-        Err(error) => format!("; a dead mount is left at the target: {error}"),
+        Ok(()) => "; the dead mount that an earlier call left at the target was unmounted".to_owned(),
+        Err(error) => format!("; a dead mount at the target could not be removed: {error}"),
     }
 }
 
-/// Publishes the node of the volume's device; for who must not write, that of a read-only mapping of it.
+/// Publishes the node of the volume's device, or of a read-only mapping of it if the pod must not write.
 fn publish_device(publish: &Publish, device: &Path, number: mount::Device) -> Result<()> {
     read_only::clean(&publish.id, Some(&publish.target))?;
     if publish.capability.mode.is_exclusive() {
         let mut others = mount::publications_of_block(number).map_err(errors::mount)?;
         others.extend(read_only::publications(&publish.id)?);
-        refuse_second(others.into_iter(), &publish.target)?;
+        require_single_target(others.into_iter(), &publish.target)?;
     }
     let here = mount::at(&publish.target).map_err(errors::mount)?.and_then(|entry| entry.node_device());
     let otherwise = |found: &str, asked: &str| {
         let target = &publish.target;
         Error::new(
             Reason::Exists,
-            format!("it is published at {target:?} {found}, and {asked} is asked for; unpublish it first"),
+            format!("it is already published {found} at {target:?}, but {asked} is requested; unpublish it first"),
         )
     };
     match (publish.is_read_only(), here) {
@@ -134,11 +139,12 @@ fn publish_device(publish: &Publish, device: &Path, number: mount::Device) -> Re
     }
 }
 
-/// Refuses a second target for a volume that one workload has to itself (CSI `NodePublishVolume`). Binds that kubelet
-/// makes of what we published are not publications of their own: sub-paths of a pod, and its map of a raw device.
-fn refuse_second(entries: impl Iterator<Item = mount::Entry>, target: &Path) -> Result<()> {
-    // As the kernel spells it, a parent of the target may be a link. One mount may show several times at one path, where
-    // the kubelet's folder is bound on itself to be shared.
+/// Rejects a second target for a volume with an exclusive access mode (CSI `NodePublishVolume`). Bind mounts
+/// that kubelet makes of a published volume do not count as targets: sub-paths of a pod, and its map of a raw
+/// device.
+fn require_single_target(entries: impl Iterator<Item = mount::Entry>, target: &Path) -> Result<()> {
+    // Use the kernel's spelling, because a parent of the target may be a symbolic link. One mount can appear
+    // several times at one path if kubelet's directory is bind-mounted on itself to make it shared.
     let here: Vec<PathBuf> =
         mount::all_at(target).map_err(errors::mount)?.into_iter().map(|entry| entry.target).collect();
     let kubelets = |path: &Path| {
@@ -150,7 +156,7 @@ fn refuse_second(entries: impl Iterator<Item = mount::Entry>, target: &Path) -> 
         None => Ok(()),
         Some(other) => Err(Error::new(
             Reason::Precondition,
-            format!("its access mode admits one target, and it is published at {:?} already", other.target),
+            format!("its access mode allows only one target, and it is already published at {:?}", other.target),
         )),
     }
 }

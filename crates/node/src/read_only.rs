@@ -1,8 +1,8 @@
-//! Raw block volumes that are published read-only: each target has a read-only mapping of the volume's device.
+//! Publishes raw block volumes read-only: each target has its own read-only mapping of the volume's device.
 //!
-//! A mapping's key is a hash of the volume's identifier and one of the target, so that whatever a killed process has left
-//! is found again by the next call on the volume: it is completed by a publish, removed by an unpublish, and removed by
-//! any other call where it is mounted nowhere. While one exists the volume is in use.
+//! A mapping's key consists of a hash of the volume ID and a hash of the target, so that the next call on the
+//! volume finds what a killed process left: a publish completes it, an unpublish removes it, and any other
+//! call removes it if it is mounted nowhere. While a mapping exists, the volume is in use.
 
 use std::path::{Path, PathBuf};
 
@@ -15,34 +15,34 @@ use crate::errors;
 /// The namespace of the hashes in the keys.
 const NAMESPACE: Uuid = uuid!("0c7d8a52-3f19-4c1e-9b57-64e2a1d0f8b3");
 
-/// What the keys of all mappings of a volume begin with.
+/// The prefix of the keys of all mappings of a volume.
 fn prefix(id: &VolumeId) -> String {
     format!("{}-", Uuid::new_v5(&NAMESPACE, id.to_string().as_bytes()).simple())
 }
 
 /// The key of the mapping for that target.
 fn key(id: &VolumeId, target: &Path) -> String {
-    // Slashes that say nothing are left out.
+    // This removes redundant slashes.
     let plain: PathBuf = target.components().collect();
     format!("{}{}", prefix(id), Uuid::new_v5(&NAMESPACE, plain.as_os_str().as_encoded_bytes()).simple())
 }
 
-/// Whether a device-mapper UUID is that of a mapping of the volume.
+/// Whether a device-mapper UUID belongs to a mapping of the volume.
 pub(crate) fn is_of(uuid: &str, id: &VolumeId) -> bool {
     uuid.strip_prefix(mount::READ_ONLY_UUID).is_some_and(|key| key.starts_with(&prefix(id)))
 }
 
-/// Publishes a read-only mapping of the device at the target. When that fails, nothing is left of it.
+/// Publishes a read-only mapping of the device at the target. Removes the mapping if that fails.
 pub(crate) fn publish(id: &VolumeId, target: &Path, device: mount::Device) -> Result<()> {
     let key = key(id, target);
     let node = mount::map_read_only(device, &key).map_err(errors::mount)?;
     mount::bind_device(&node, target).map_err(errors::mount).inspect_err(|_| {
-        // What does not go is found by the next call.
+        // If this fails, the next call removes the mapping.
         let _ = mount::unmap_read_only(&key);
     })
 }
 
-/// Removes the mapping for a target at which nothing is mounted any more.
+/// Removes the mapping of a target that is already unmounted.
 pub(crate) fn unpublish(id: &VolumeId, target: &Path) -> Result<()> {
     mount::unmap_read_only(&key(id, target)).map_err(errors::mount)
 }
@@ -56,8 +56,8 @@ pub(crate) fn publications(id: &VolumeId) -> Result<Vec<mount::Entry>> {
     Ok(entries)
 }
 
-/// Removes the mappings of the volume that are mounted nowhere: what killed processes have left. The one for the target
-/// `but` is kept. What a program has open is kept as well.
+/// Removes the mappings of the volume that are mounted nowhere, which killed processes left. Keeps the
+/// mapping of the target `but`, and mappings that a program has open.
 pub(crate) fn clean(id: &VolumeId, but: Option<&Path>) -> Result<()> {
     let kept = but.map(|target| key(id, target));
     for mapping in mount::read_only_mappings(&prefix(id)).map_err(errors::mount)? {
@@ -67,14 +67,14 @@ pub(crate) fn clean(id: &VolumeId, but: Option<&Path>) -> Result<()> {
         }
         tracing::info!(volume = %id, mapping = mapping.key, "removing a read-only mapping that is published nowhere");
         if let Err(error) = mount::unmap_read_only(&mapping.key) {
-            tracing::warn!(volume = %id, %error, "a read-only mapping stays");
+            tracing::warn!(volume = %id, %error, "cannot remove an unused read-only mapping");
         }
     }
     Ok(())
 }
 
-/// Refuses while the volume is published read-only anywhere; mappings that are published nowhere are removed first.
-pub(crate) fn refuse_use(id: &VolumeId) -> Result<()> {
+/// Fails if the volume is published read-only anywhere. Removes mappings that are published nowhere first.
+pub(crate) fn require_unpublished(id: &VolumeId) -> Result<()> {
     clean(id, None)?;
     match publications(id)?.first() {
         None => Ok(()),
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_names_volume_and_target() {
+    fn a_key_depends_on_volume_and_target() {
         let id = |name: &str| format!("v1:aaaaaaaaaa:n:{name}").parse::<VolumeId>().unwrap();
         let (one, other) = (id("a"), id("b"));
         let at = |target: &str| key(&one, Path::new(target));

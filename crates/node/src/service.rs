@@ -1,4 +1,4 @@
-//! The CSI Node service: reads requests, asks the [`Host`], writes answers.
+//! The CSI Node service: reads requests, calls the [`Host`], writes responses.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -16,11 +16,11 @@ use crate::publish::Publish;
 use crate::stage::Stage;
 use crate::stats::Stats;
 
-/// How long a call waits for its task where the caller gave no deadline: less than kubelet's own two minutes.
+/// How long a call waits for its task if the caller set no deadline: less than kubelet's own two minutes.
 const DEFAULT_WAIT: Duration = Duration::from_secs(100);
-/// The longest path that the kernel takes, in bytes.
+/// The longest path that the kernel accepts, in bytes.
 const MAX_PATH: usize = 4096;
-/// The longest name of a file or folder on any filesystem of Linux, in bytes.
+/// The longest name of a file or directory on any Linux filesystem, in bytes.
 const MAX_PART: usize = 255;
 
 /// The CSI Node service of one host.
@@ -28,19 +28,20 @@ const MAX_PART: usize = 255;
 pub struct NodeService {
     host: Host,
     topology_key: String,
-    /// How many volumes the scheduler may place here; 0: no limit is reported.
+    /// How many volumes the scheduler may place here; 0: no limit.
     max_volumes: i64,
 }
 
 impl NodeService {
-    /// The service of `host`; `topology_key` is the key under which the node is known to the scheduler.
+    /// Creates the service of `host`. `topology_key` is the label key by which the scheduler identifies the
+    /// node.
     #[must_use]
     pub fn new(host: Host, topology_key: impl Into<String>) -> Self {
         Self { host, topology_key: topology_key.into(), max_volumes: 0 }
     }
 
-    /// The same, telling the scheduler that the node takes so many volumes at most. `None`: no limit, since Quarry has none
-    /// of its own; what room there is, GetCapacity tells.
+    /// Sets the maximum number of volumes that is reported to the scheduler. `None`: no limit, because Quarry
+    /// itself has none; GetCapacity reports the free space.
     #[must_use]
     pub fn with_max_volumes(self, max_volumes: Option<NonZeroU32>) -> Self {
         Self { max_volumes: max_volumes.map_or(0, |most| i64::from(most.get())), ..self }
@@ -51,14 +52,14 @@ fn path(field: &str, value: &str) -> Result<PathBuf> {
     let wrong = |why: &str| Err(Error::invalid(format!("{field} {why}")));
     match value {
         "" => wrong("is missing"),
-        _ if value.len() > MAX_PATH => wrong("is longer than any path can be"),
+        _ if value.len() > MAX_PATH => wrong("is longer than the longest possible path"),
         _ if value.contains('\0') => wrong("contains a NUL byte"),
         _ if !value.starts_with('/') => wrong("is not absolute"),
         _ if value.split('/').any(|part| part == "..") => wrong("contains \"..\""),
         _ if value.split('/').any(|part| part.len() > MAX_PART) => {
-            wrong("has a part that is longer than any name can be")
+            wrong("has a component that is longer than the longest possible name")
         }
-        _ if value.chars().all(|c| c == '/') => wrong("is the root folder"),
+        _ if value.chars().all(|c| c == '/') => wrong("is the root directory"),
         _ => Ok(PathBuf::from(value)),
     }
 }
@@ -150,9 +151,9 @@ impl csi::node_server::Node for NodeService {
             return Err(Error::invalid("volume_path is missing").into());
         }
         let id = existing_volume(&request.volume_id)?;
-        // A path at which no volume can be is answered as one at which this volume is not.
+        // An invalid path gets the same response as a path without this volume.
         let path = path("volume_path", &request.volume_path)
-            .map_err(|error| Error::not_found(format!("volume {id} is not there: {error}")))?;
+            .map_err(|error| Error::not_found(format!("volume {id} is not at this path: {error}")))?;
         let usage = |unit: Unit, total: u64, used: u64, available: u64| csi::VolumeUsage {
             unit: unit as i32,
             total: signed(total),
@@ -230,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_that_cannot_be_a_target_is_refused_before_anything_is_done() {
+    fn an_invalid_path_is_rejected_before_anything_is_done() {
         let (long_part, long_path) = (format!("/a/{}", "b".repeat(256)), "/a".repeat(2049));
         for bad in ["", "a", "..", "/", "//", "/a/../b", "/a\0b", &long_part, &long_path] {
             assert_eq!(path("target_path", bad).unwrap_err().reason, quarry_volume::Reason::InvalidRequest, "{bad:?}");

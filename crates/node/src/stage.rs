@@ -1,7 +1,7 @@
-//! Stage: from a carved volume to a filesystem mounted at its staging path.
+//! Stage: mounts a volume's filesystem at its staging path, and makes the filesystem at the first use.
 //!
-//! This is the one place where a filesystem is made. Whether it may be made is decided by the record alone: a `ready`
-//! volume never reaches mkfs, whatever its device looks like.
+//! This is the only place that makes filesystems. Only the record decides whether one may be made: a `ready`
+//! volume never reaches mkfs, whatever its device contains.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,15 +15,15 @@ use quarry_volume::{
     VolumeId, parameters_hash,
 };
 
-use crate::condition::{Look, RECOVERY};
+use crate::condition::{Check, RECOVERY};
 use crate::errors;
 use crate::host::{Host, Located};
-use crate::prepare::{is_zeroed, note};
+use crate::prepare::{is_zeroed, update_record};
 
-/// How long a pool may take to say which volume an identifier means: a little longer than a report may.
+/// How long a pool may take to look up a volume ID: a little longer than a report may take.
 const QUESTION: Duration = Duration::from_secs(40);
 
-/// What NodeStageVolume asks for.
+/// The parameters of NodeStageVolume.
 #[derive(Clone, Debug)]
 pub(crate) struct Stage {
     pub(crate) id: VolumeId,
@@ -48,25 +48,26 @@ impl Host {
         let device = pool.activate(&volume).await?.node()?;
         let Some(kind) = record.filesystem.filter(|_| stage.capability.access == AccessType::Mount) else {
             let staged = stage_block(&pool, &mut volume, &record).await;
-            self.tell_first_use(&pool, &record);
+            self.refresh_after_first_use(&pool, &record);
             return staged;
         };
         let options = MountOptions::parse(kind, &stage.capability.mount_flags)?;
-        let look = match options.read_only() || stage.capability.mode == AccessMode::ReaderOnly {
-            true => Look::Read,
-            false => Look::Write,
+        let check = match options.read_only() || stage.capability.mode == AccessMode::ReaderOnly {
+            true => Check::Read,
+            false => Check::Write,
         };
-        if self.staged(&stage, &device, look).await?.is_none() {
+        if self.staged(&stage, &device, check).await?.is_none() {
             match record.state {
                 State::New => {
-                    let settled = settle(&pool, &mut volume, &record, kind, &device, &stage.mkfs_options).await;
-                    self.tell_first_use(&pool, &record);
-                    settled?;
+                    let made = make_or_adopt(&pool, &mut volume, &record, kind, &device, &stage.mkfs_options).await;
+                    self.refresh_after_first_use(&pool, &record);
+                    made?;
                 }
                 State::Ready => verify(&volume, kind, &device).await?,
             }
         }
-        // Mounted already: `mount_filesystem` says whether that is this volume, in this way.
+        // If something is mounted already, `mount_filesystem` checks that it is this volume with these
+        // options.
         let staging = stage.staging.clone();
         let mounted = errors::blocking(move || {
             mount::mount_filesystem(&device, &staging, kind.as_str(), &options.to_words()).map_err(errors::mount)?;
@@ -74,21 +75,22 @@ impl Host {
         })
         .await?;
         match mounted {
-            Some(mounted) => self.require_service(&stage, mounted, look).await,
-            None => {
-                Err(Error::new(Reason::UnderWay, "what was mounted has just been unmounted by somebody else; retry"))
-            }
+            Some(mounted) => self.require_working(&stage, mounted, check).await,
+            None => Err(Error::new(
+                Reason::UnderWay,
+                "the volume was mounted, but another process has just unmounted it; retry",
+            )),
         }
     }
 
-    /// What is mounted at the staging path. This volume's filesystem that does not serve any more is unmounted first, where
-    /// nobody uses it: the mount that follows recovers it.
-    async fn staged(&self, stage: &Stage, device: &Path, look: Look) -> Result<Option<mount::Entry>> {
+    /// The mount at the staging path. If it is this volume's filesystem, it no longer works, and nothing else
+    /// uses it, it is unmounted first: the next mount recovers it.
+    async fn staged(&self, stage: &Stage, device: &Path, check: Check) -> Result<Option<mount::Entry>> {
         let staging = stage.staging.clone();
         let entry = errors::blocking(move || {
             let entry = mount::at(&staging).map_err(errors::mount)?;
             if entry.is_none() {
-                // Before a filesystem is made for a mount that could not follow.
+                // Check before mkfs: do not make a filesystem that cannot be mounted.
                 mount::check_target(&staging).map_err(errors::mount)?;
             }
             Ok(entry)
@@ -97,10 +99,10 @@ impl Host {
         let number = mount::Device::of_node(device);
         let Some(entry) = entry else { return Ok(None) };
         if !number.is_some_and(|number| entry.is_of_device(number)) {
-            // `mount_filesystem` refuses it.
+            // `mount_filesystem` rejects it.
             return Ok(Some(entry));
         }
-        let Some(trouble) = self.condition(&stage.id, entry.clone(), look).await? else { return Ok(Some(entry)) };
+        let Some(trouble) = self.condition(&stage.id, entry.clone(), check).await? else { return Ok(Some(entry)) };
         let staging = stage.staging.clone();
         errors::blocking(move || {
             let here = mount::all_at(&staging).map_err(errors::mount)?;
@@ -109,88 +111,92 @@ impl Host {
                 users.iter().filter(|user| !here.iter().any(|entry| entry.target == user.target)).collect();
             if !others.is_empty() {
                 return Err(Error::precondition(format!(
-                    "{trouble}, and it is mounted at {}; {RECOVERY}",
+                    "{trouble}, and it is still mounted at {}; {RECOVERY}",
                     listed(&others)
                 )));
             }
-            tracing::warn!(%trouble, ?staging, "unmounted, to be mounted again");
+            tracing::warn!(%trouble, ?staging, "unmounting a failed filesystem to mount it again");
             mount::unmount(&staging).map_err(errors::mount)
         })
         .await?;
         Ok(None)
     }
 
-    /// Refuses a filesystem that does not serve although it was just mounted, and leaves nothing mounted.
-    async fn require_service(&self, stage: &Stage, mounted: mount::Entry, look: Look) -> Result<()> {
-        let Some(trouble) = self.condition(&stage.id, mounted, look).await? else { return Ok(()) };
+    /// Fails if the filesystem does not work although it was just mounted, and unmounts it.
+    async fn require_working(&self, stage: &Stage, mounted: mount::Entry, check: Check) -> Result<()> {
+        let Some(trouble) = self.condition(&stage.id, mounted, check).await? else { return Ok(()) };
         let staging = stage.staging.clone();
         errors::blocking(move || {
             mount::unmount(&staging).map_err(errors::mount)?;
             Err(Error::precondition(format!(
-                "{trouble}, again or still, after it was mounted: either a container still uses the volume, or its disk fails, \
-                 or the filesystem is damaged; see the kernel log, and check the filesystem (fsck) while nothing uses it"
+                "{trouble}, even after a new mount: a container still uses the volume, its disk fails, or the \
+                 filesystem is damaged; see the kernel log, and check the filesystem (fsck) while nothing uses it"
             )))
         })
         .await
     }
 
-    /// A volume that was `new` is probably `ready` now.
-    fn tell_first_use(&self, pool: &Arc<dyn Pool>, before: &Record) {
+    /// Reads the pool again after the first use: a volume that was `new` is probably `ready` now.
+    fn refresh_after_first_use(&self, pool: &Arc<dyn Pool>, before: &Record) {
         if before.state == State::New {
-            self.board().stir(pool.name());
+            self.publisher().refresh_soon(pool.name());
         }
     }
 
-    /// Finds a volume that is to be staged or published, and checks that it was made for this use.
+    /// Finds the volume to stage or publish, and checks that it was created for this use.
     pub(crate) async fn usable(&self, id: &VolumeId, capability: &Capability) -> Result<(Located, Record)> {
-        // A pool that does not answer must not keep the volume's turn: it could not be unpublished.
+        // An unresponsive pool must not hold the volume's lock: the volume could not be unpublished.
         let located = tokio::time::timeout(QUESTION, self.locate(id)).await.map_err(|_| {
-            Error::unavailable(format!("its pool has not answered for {} s; retry", QUESTION.as_secs()))
+            Error::unavailable(format!("its pool did not answer within {} s; retry", QUESTION.as_secs()))
         })??;
         let located = located.ok_or_else(|| Error::not_found("it does not exist"))?;
         let record = located.volume.record()?.clone();
         if !record.access.includes(capability.access) {
             return Err(Error::precondition(format!(
-                "it was made for use as {}, and is never used as {}",
+                "it was created for use as {} and is never used as {}",
                 record.access, capability.access
             )));
         }
         if let (Some(asked), Some(made)) = (capability.filesystem, record.filesystem)
             && asked != made
         {
-            return Err(Error::precondition(format!("it carries {made}, and {asked} is asked for")));
+            return Err(Error::precondition(format!("it contains {made}, but {asked} is requested")));
         }
         match &located.volume.health {
             Health::Lost(why) | Health::Incomplete(why) => return Err(Error::precondition(why.clone())),
-            Health::Degraded(why) => tracing::warn!(volume = %id, why, "used although degraded"),
+            Health::Degraded(why) => tracing::warn!(volume = %id, why, "using a degraded volume"),
             Health::Whole => {}
         }
         Ok((located, record))
     }
 }
 
-/// Where these are mounted, in words.
+/// The targets of these mounts, as text.
 pub(crate) fn listed(entries: &[&mount::Entry]) -> String {
     let mut targets: Vec<_> = entries.iter().map(|entry| &entry.target).collect();
     targets.dedup();
     targets.iter().map(|target| format!("{target:?}")).collect::<Vec<_>>().join(", ")
 }
 
-/// A raw block volume needs nothing but to be zeroed, which CreateVolume does.
+/// Checks that a raw block volume is zeroed, which CreateVolume does. Nothing else is needed.
 async fn stage_block(pool: &Arc<dyn Pool>, volume: &mut PoolVolume, record: &Record) -> Result<()> {
     match (record.state, record.access) {
         (State::Ready, _) => Ok(()),
-        // The first use decides what a volume of both types is: from now on its bytes are the user's.
-        (State::New, AccessTypes::Both) if is_zeroed(record, volume.size) => note(pool, volume, &record.ready()).await,
+        // The first use decides the type of a volume of both types: from now on, its bytes belong to the
+        // user.
+        (State::New, AccessTypes::Both) if is_zeroed(record, volume.size) => {
+            update_record(pool, volume, &record.ready()).await
+        }
         (State::New, _) => Err(Error::precondition(
-            "it has not been zeroed to its end, so that it may still show another tenant's bytes; repeat CreateVolume \
-             until it answers OK",
+            "it is not completely zeroed and may still contain another tenant's data; retry CreateVolume until it \
+             returns OK",
         )),
     }
 }
 
-/// Brings a `new` volume to `ready`: makes its filesystem, or adopts the one that an interrupted stage made.
-async fn settle(
+/// Makes the filesystem of a `new` volume, or adopts the one that an interrupted stage made; then marks the
+/// volume `ready`.
+async fn make_or_adopt(
     pool: &Arc<dyn Pool>,
     volume: &mut PoolVolume,
     record: &Record,
@@ -199,31 +205,31 @@ async fn settle(
     mkfs_options: &str,
 ) -> Result<()> {
     if record.access.shows_bytes() && !is_zeroed(record, volume.size) {
-        return Err(Error::precondition("it has not been zeroed to its end; repeat CreateVolume until it answers OK"));
+        return Err(Error::precondition("it is not completely zeroed; retry CreateVolume until it returns OK"));
     }
     let uuid = filesystem::filesystem_uuid(&volume.uuid);
     match own_superblock(kind, device, &uuid).await?.filter(|_| !quarry_fault::disabled("adopt")) {
-        // mkfs.xfs was interrupted, so it was never mounted: `make` wipes what it left and begins again.
+        // mkfs.xfs was interrupted, so the filesystem was never mounted: `make` wipes it and starts again.
         Some(Superblock { in_progress: true, .. }) => make(record, kind, device, &uuid, mkfs_options).await?,
         Some(_) => adopt(volume, kind, device).await?,
         None => match filesystem::probe(device).await.map_err(errors::filesystem)? {
             Probe::Blank => make(record, kind, device, &uuid, mkfs_options).await?,
             other => {
                 return Err(Error::precondition(format!(
-                    "it is new, yet it holds {}, which Quarry did not make; it was left untouched: if nobody needs \
-                     that, delete the volume and ask for it again",
-                    other.words()
+                    "it is new, but it contains {}, which Quarry did not make; nothing was changed: if this data is \
+                     not needed, delete the volume and request it again",
+                    other.description()
                 )));
             }
         },
     }
-    note(pool, volume, &record.ready()).await
+    update_record(pool, volume, &record.ready()).await
 }
 
 async fn make(record: &Record, kind: Filesystem, device: &Path, uuid: &str, mkfs_options: &str) -> Result<()> {
     if parameters_hash(record.filesystem, &record.layout, mkfs_options) != record.parameters {
         return Err(Error::precondition(
-            "the mkfsOptions in its volume context are not the ones it was created with; restore the PV's \
+            "the mkfsOptions in its volume context differ from those it was created with; restore the PV's \
              volumeAttributes",
         ));
     }
@@ -231,13 +237,13 @@ async fn make(record: &Record, kind: Filesystem, device: &Path, uuid: &str, mkfs
     filesystem::make(kind, device, uuid, &options).await.map_err(errors::filesystem)
 }
 
-/// Takes the filesystem that an interrupted stage made, once nobody writes to it any more and it is seen to be whole.
+/// Adopts the filesystem that an interrupted stage made, if nothing writes to it any more and it is complete.
 async fn adopt(volume: &PoolVolume, kind: Filesystem, device: &Path) -> Result<()> {
-    // Somebody may still be writing it: an mkfs that outlived the Quarry that started it.
+    // An mkfs that outlived the Quarry process that started it may still be writing.
     let path = device.to_owned();
     errors::blocking(move || {
         let file = filesystem::exclusive(&path).map_err(errors::filesystem)?;
-        file.sync_all().map_err(|error| Error::host(format!("flushing the filesystem: {error}")))
+        file.sync_all().map_err(|error| Error::host(format!("cannot flush the filesystem: {error}")))
     })
     .await?;
     filesystem::check_before_adoption(kind, device).await.map_err(errors::filesystem)?;
@@ -245,14 +251,14 @@ async fn adopt(volume: &PoolVolume, kind: Filesystem, device: &Path) -> Result<(
     Ok(())
 }
 
-/// The superblock of a filesystem of that kind, if it has the UUID that only this volume's has.
+/// The superblock of a filesystem of that kind, if it has the UUID that is derived from this volume.
 pub(crate) async fn own_superblock(kind: Filesystem, device: &Path, uuid: &str) -> Result<Option<Superblock>> {
     let found = filesystem::superblock(kind, device).await.map_err(errors::filesystem)?;
     Ok(found.filter(|found| found.uuid.eq_ignore_ascii_case(uuid)))
 }
 
-/// Whether a `ready` volume carries the filesystem that was made for it. If not, it is never touched. What else may be
-/// found on the device does not matter: it lies among the user's own bytes.
+/// Checks that a `ready` volume contains the filesystem that was made for it. If not, it is never changed.
+/// Other signatures on the device do not matter: they are among the user's own data.
 async fn verify(volume: &PoolVolume, kind: Filesystem, device: &Path) -> Result<()> {
     let uuid = filesystem::filesystem_uuid(&volume.uuid);
     if own_superblock(kind, device, &uuid).await?.is_some_and(|found| !found.in_progress) {
@@ -260,9 +266,9 @@ async fn verify(volume: &PoolVolume, kind: Filesystem, device: &Path) -> Result<
     }
     let found = filesystem::probe(device).await.map_err(errors::filesystem)?;
     Err(Error::precondition(format!(
-        "it was handed out before, and should carry {kind} with UUID {uuid}, but its superblock is not there, and it \
-         holds {}; Quarry never formats such a volume: restore the filesystem (its backup superblocks, a backup), or \
+        "it was used before and should contain {kind} with UUID {uuid}, but the superblock is missing, and it contains \
+         {}; Quarry never formats such a volume: restore the filesystem (from backup superblocks or a backup), or \
          delete the volume",
-        found.words()
+        found.description()
     )))
 }

@@ -1,8 +1,9 @@
-//! Operations on volumes, one at a time per volume, that outlive their callers.
+//! Runs operations on volumes as tasks that outlive their callers, one at a time per volume.
 //!
-//! A gRPC handler is dropped the moment its caller gives up. An `lvcreate` or `mkfs` must not be abandoned half-way by
-//! that, nor started a second time by the caller's retry. So every mutating call runs as a spawned task keyed by the
-//! volume; the caller only waits for it. A retry finds the task under way (`UnderWay`), or its result on the storage.
+//! A gRPC handler is dropped as soon as its caller gives up. That must not abandon an `lvcreate` or `mkfs`
+//! halfway, and the caller's retry must not start a second one. So every mutating call runs as a spawned task
+//! keyed by the volume, and the caller only waits for it. A retry finds the task in progress (`UnderWay`), or
+//! its result on the storage.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -21,12 +22,12 @@ pub struct Tasks {
     inner: Arc<Mutex<HashMap<String, Entry>>>,
 }
 
-/// What is known of a task while it runs.
+/// A running task.
 struct Entry {
-    /// What it does, for messages and metrics: `create`, `stage`.
+    /// The operation, for messages and metrics: `create`, `stage`.
     what: &'static str,
     since: Instant,
-    /// How far it is, for messages; empty where there is nothing to tell.
+    /// Its progress, for messages; can be empty.
     progress: watch::Receiver<String>,
     /// Asks the task to stop at its next safe point.
     cancel: CancellationToken,
@@ -34,7 +35,7 @@ struct Entry {
     ended: watch::Receiver<()>,
 }
 
-/// What a running task gets to tell and to heed.
+/// A running task's means to report progress and to notice cancellation.
 #[derive(Clone)]
 pub struct Handle {
     progress: Arc<watch::Sender<String>>,
@@ -43,7 +44,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Says how far the task is; a caller that is told to come again gets this text.
+    /// Sets the progress of the task; it is part of the error that asks a caller to retry.
     pub fn progress(&self, text: String) {
         self.progress.send_replace(text);
     }
@@ -54,15 +55,15 @@ impl Handle {
 pub struct TaskStatus {
     /// The volume.
     pub volume: String,
-    /// What is done to it.
+    /// The operation.
     pub what: &'static str,
-    /// For how long.
+    /// How long it has been running.
     pub age: Duration,
-    /// How far it is; empty where there is nothing to tell.
+    /// Its progress; can be empty.
     pub progress: String,
 }
 
-/// Removes a task's entry however the task ends, a panic included.
+/// Removes a task's entry when the task ends, even by a panic.
 struct Registered {
     tasks: Tasks,
     volume: String,
@@ -80,11 +81,12 @@ impl Tasks {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs `work` on `volume` as a task of its own and waits for it, at most `wait`.
+    /// Runs `work` on `volume` as its own task and waits for it, at most `wait`.
     ///
     /// # Errors
-    /// `UnderWay` if another operation on the volume is under way, or if the wait ended and the task tells its
-    /// progress; `TimedOut` if the wait ended otherwise: in both cases the work goes on. Otherwise what `work` says.
+    /// `UnderWay` if another operation on the volume is in progress, or if the wait timed out and the task
+    /// reports progress; `TimedOut` if the wait timed out without progress. After a timeout the work
+    /// continues. Otherwise the error of `work`.
     pub async fn run<T, F>(
         &self,
         volume: &str,
@@ -103,14 +105,14 @@ impl Tasks {
         {
             let mut tasks = self.lock();
             if quarry_fault::disabled("name-lock") {
-                // As if nobody looked: under a name of its own.
+                // Use a unique key, as if there were no lock.
                 key = format!("{volume}#{}", tasks.len());
                 while tasks.contains_key(&key) {
                     key.push('#');
                 }
             }
             if let Some(entry) = tasks.get(&key) {
-                return Err(under_way(volume, entry));
+                return Err(in_progress(volume, entry));
             }
             let entry =
                 Entry { what, since: Instant::now(), progress: progress.clone(), cancel: cancel.clone(), ended };
@@ -121,7 +123,7 @@ impl Tasks {
         let span = tracing::debug_span!("task", what, volume);
         let task = tokio::spawn(
             async move {
-                // Held until the work has ended, whatever happens to the caller.
+                // Held until the work has ended, even if the caller is gone.
                 let _registered = registered;
                 future.await
             }
@@ -129,10 +131,10 @@ impl Tasks {
         );
         match tokio::time::timeout(wait, task).await {
             Ok(Ok(result)) => result,
-            // How far it came is not known, so this is not the last word.
+            // It is not known how far the task came, so this error must not be final.
             Ok(Err(join)) => Err(Error::unavailable(format!(
                 "{what} of volume {volume} ended unexpectedly ({join}); this is a bug in Quarry: please report it. \
-                 Retry: every operation starts by looking at what is"
+                 A retry is safe: every operation starts by reading the current state"
             ))),
             Err(_elapsed) => {
                 let text = progress.borrow().clone();
@@ -140,18 +142,19 @@ impl Tasks {
                     Error::new(
                         Reason::TimedOut,
                         format!(
-                            "{what} of volume {volume} takes longer than {wait:.1?}; it goes on: retry to see its result"
+                            "{what} of volume {volume} takes longer than {wait:.1?} and continues; retry to get \
+                             its result"
                         ),
                     )
                 } else {
-                    Error::new(Reason::UnderWay, format!("{what} of volume {volume}: {text}; it goes on: retry"))
+                    Error::new(Reason::UnderWay, format!("{what} of volume {volume} continues: {text}; retry"))
                 })
             }
         }
     }
 
-    /// As [`Tasks::run`], but waits first for a task of one of the kinds `before` that is under way on the volume. Both
-    /// waits together take `wait` at most.
+    /// Like [`Tasks::run`], but first waits for a running task on the volume if it is of one of the kinds
+    /// `before`. Both waits together take at most `wait`.
     ///
     /// # Errors
     /// As [`Tasks::run`].
@@ -175,24 +178,24 @@ impl Tasks {
         self.run(volume, what, left(), work).await
     }
 
-    /// What is closed when the task on `volume` has ended, if it is of one of these kinds.
+    /// The end signal of the task on `volume`, if it is of one of these kinds.
     fn ending(&self, volume: &str, kinds: &[&str]) -> Option<watch::Receiver<()>> {
         self.lock().get(volume).filter(|entry| kinds.contains(&entry.what)).map(|entry| entry.ended.clone())
     }
 
-    /// Refuses while a task of one of these kinds is under way on `volume`.
+    /// Fails while a task of one of these kinds is in progress on `volume`.
     ///
     /// # Errors
-    /// `UnderWay`, with what is known of the task.
-    pub(crate) fn refuse(&self, volume: &str, kinds: &[&str]) -> Result<()> {
+    /// `UnderWay`, with a description of the task.
+    pub(crate) fn require_none(&self, volume: &str, kinds: &[&str]) -> Result<()> {
         match self.lock().get(volume).filter(|entry| kinds.contains(&entry.what)) {
-            Some(entry) => Err(under_way(volume, entry)),
+            Some(entry) => Err(in_progress(volume, entry)),
             None => Ok(()),
         }
     }
 
-    /// Asks the task on `volume` to stop at its next safe point, if it is of kind `what`, and waits until it has ended,
-    /// at most `wait`. Another kind of task is left alone.
+    /// Asks the task on `volume` to stop at its next safe point, if it is of kind `what`, and waits until it
+    /// has ended, at most `wait`. A task of another kind continues.
     pub async fn stop(&self, volume: &str, what: &'static str, wait: Duration) {
         let ended = {
             let tasks = self.lock();
@@ -203,8 +206,8 @@ impl Tasks {
         wait_for_end(ended, wait).await;
     }
 
-    /// Asks every task to stop at its next safe point and waits until all have ended, at most `wait`. Returns how many
-    /// are still under way.
+    /// Asks every task to stop at its next safe point and waits until all have ended, at most `wait`. Returns
+    /// how many are still in progress.
     pub async fn drain(&self, wait: Duration) -> usize {
         let deadline = Instant::now() + wait;
         let ends: Vec<_> = {
@@ -220,7 +223,7 @@ impl Tasks {
         self.lock().len()
     }
 
-    /// The tasks under way, the oldest first.
+    /// The tasks in progress, the oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<TaskStatus> {
         let mut list: Vec<_> = self
@@ -243,13 +246,13 @@ async fn wait_for_end(mut ended: watch::Receiver<()>, wait: Duration) {
     let _ = tokio::time::timeout(wait, ended.changed()).await;
 }
 
-fn under_way(volume: &str, entry: &Entry) -> Error {
+fn in_progress(volume: &str, entry: &Entry) -> Error {
     let progress = entry.progress.borrow();
     let progress = if progress.is_empty() { String::new() } else { format!(", {}", *progress) };
     Error::new(
         Reason::UnderWay,
         format!(
-            "{} of volume {volume} has been under way for {:.1?}{progress}; retry when it is done",
+            "{} of volume {volume} has been in progress for {:.1?}{progress}; retry when it is done",
             entry.what,
             entry.since.elapsed()
         ),
@@ -264,7 +267,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     #[tokio::test]
-    async fn a_second_operation_on_the_volume_is_refused_until_the_first_has_ended() {
+    async fn a_second_operation_on_a_volume_is_rejected_until_the_first_has_ended() {
         let tasks = Tasks::default();
         let (go, gate) = tokio::sync::oneshot::channel::<()>();
         let first = {
@@ -283,7 +286,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_goes_on_when_its_caller_gives_up() {
+    async fn work_continues_when_its_caller_gives_up() {
         let tasks = Tasks::default();
         let done = Arc::new(AtomicUsize::new(0));
         let (go, gate) = tokio::sync::oneshot::channel::<()>();
@@ -304,20 +307,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_that_ends_is_said_with_the_progress() {
+    async fn a_timed_out_wait_reports_the_progress() {
         let tasks = Tasks::default();
         let wait = Duration::from_millis(20);
         let silent = tasks.run("a", "create", wait, |_| std::future::pending::<Result<()>>()).await.unwrap_err();
         assert_eq!(silent.reason, Reason::TimedOut);
-        let telling = tasks
+        let reporting = tasks
             .run("b", "create", wait, |handle| async move {
                 handle.progress("zeroed 3 of 10 GiB".to_owned());
                 std::future::pending::<Result<()>>().await
             })
             .await
             .unwrap_err();
-        assert_eq!(telling.reason, Reason::UnderWay);
-        assert!(telling.message.contains("3 of 10 GiB"));
+        assert_eq!(reporting.reason, Reason::UnderWay);
+        assert!(reporting.message.contains("3 of 10 GiB"));
     }
 
     #[tokio::test]
@@ -329,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_comes_after_waits_for_the_kinds_that_it_names() {
+    async fn run_after_waits_only_for_the_named_kinds() {
         let tasks = Tasks::default();
         let short = Duration::from_millis(20);
         let (go, gate) = tokio::sync::oneshot::channel::<()>();
@@ -342,7 +345,7 @@ mod tests {
         let other = delete(&["publish"], LONG).await.unwrap().unwrap_err();
         assert_eq!(other.reason, Reason::UnderWay, "another kind is not waited for");
         let early = delete(&["unstage"], short).await.unwrap().unwrap_err();
-        assert_eq!(early.reason, Reason::UnderWay, "the wait is the caller's");
+        assert_eq!(early.reason, Reason::UnderWay, "the caller's wait is the limit");
         let waiting = delete(&["unstage"], LONG);
         tokio::time::sleep(short).await;
         assert!(!waiting.is_finished());
@@ -351,7 +354,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn stop_cancels_only_the_kind_it_names() {
+    async fn stop_cancels_only_the_named_kind() {
         let tasks = Tasks::default();
         let wait = Duration::from_millis(10);
         let _ = tasks

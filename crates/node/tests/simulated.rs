@@ -1,4 +1,4 @@
-//! What cannot be simulated is refused as such.
+//! Operations that a simulated pool does not support are rejected.
 
 // Helpers of tests may fail like tests.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]

@@ -1,4 +1,4 @@
-//! Creations that fail after the volume was carved: the caller comes again, or nothing is left.
+//! Creations that fail after the volume was carved: the caller retries, or the volume is removed.
 
 // Helpers of tests may fail like tests.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
@@ -9,9 +9,10 @@ use common::{Follower, LONG, MIB, block, host, pool, spec};
 use quarry_pool::{Failure, Operation};
 use quarry_volume::{Agent as _, Reason, VolumeSpec};
 
-/// Every operation of a creation fails in turn, before and after it did its work, with and without a removal that works.
+/// Each operation of a creation fails once, before and after it takes effect, with and without a working
+/// removal.
 #[tokio::test(start_paused = true)]
-async fn after_something_was_made_no_answer_is_final_unless_it_was_removed() {
+async fn an_error_is_final_only_if_nothing_is_left() {
     let kinds: [fn(&str, u64) -> VolumeSpec; 2] = [spec, block];
     for kind in kinds {
         for operation in [Operation::Carve, Operation::Activate, Operation::Write, Operation::SetRecord] {
@@ -32,7 +33,7 @@ async fn after_something_was_made_no_answer_is_final_unless_it_was_removed() {
                     let case = format!("{operation:?} fails {failure:?}: {error}");
                     assert_eq!(error.reason.is_final(), pool.names().is_empty(), "{case}");
                     assert!(removable || operation == Operation::Carve || !pool.names().is_empty(), "{case}");
-                    // The caller comes again, and finds the volume finished.
+                    // The caller's retry completes the volume.
                     host.create(asked, None, LONG).await.unwrap_or_else(|error| panic!("{case}; then {error}"));
                     assert_eq!((pool.names(), pool.free()), (vec!["a".to_owned()], vec![246]), "{case}");
                 }
@@ -41,9 +42,9 @@ async fn after_something_was_made_no_answer_is_final_unless_it_was_removed() {
     }
 }
 
-/// What an earlier call made is not removed: it may be somebody's by now.
+/// A volume that an earlier call created is not removed: it may be in use by now.
 #[tokio::test(start_paused = true)]
-async fn what_an_earlier_call_made_stays() {
+async fn a_volume_of_an_earlier_call_is_kept() {
     let pool = pool("p");
     let before = host(&[&pool]);
     pool.fail_next(Operation::Carve, Failure::After);
@@ -64,7 +65,7 @@ async fn a_volume_of_another_size_is_still_a_conflict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_stays_behind_shows_its_problem_until_it_is_prepared() {
+async fn an_unprepared_volume_shows_its_problem_until_it_is_prepared() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let mut follower = Follower::of(&host).await;
@@ -79,7 +80,7 @@ async fn what_stays_behind_shows_its_problem_until_it_is_prepared() {
     assert!(problem(&follower)[0].contains("Write was made to fail"), "{:?}", problem(&follower));
     host.create(spec("a", 40 * MIB), None, LONG).await.unwrap();
     follower.until("that it is prepared", |follower| problem(follower) == [""]).await;
-    // A volume of the same name that is made later has nothing to do with it.
+    // A later volume of the same name does not show the problem.
     pool.fail_next(Operation::Write, Failure::Before);
     pool.fail_next(Operation::Remove, Failure::Before);
     host.create(spec("b", 40 * MIB), None, LONG).await.unwrap_err();

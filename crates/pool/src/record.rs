@@ -79,10 +79,10 @@ impl Record {
             size,
             access: spec.access,
             filesystem: spec.filesystem,
-            layout: spec.layout,
+            layout: spec.class.layout,
             parameters: spec.parameters_hash(),
             zeroed: 0,
-            wipe: spec.wipe,
+            wipe: spec.class.wipe,
             unknown: Vec::new(),
         }
     }

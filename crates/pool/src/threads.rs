@@ -52,7 +52,7 @@ struct Shared<K> {
 }
 
 /// The right to ask a disk; given back when it is dropped.
-pub(crate) struct Place<K: Eq + Hash> {
+pub(crate) struct Permit<K: Eq + Hash> {
     disk: K,
     shared: Arc<Shared<K>>,
 }
@@ -86,13 +86,13 @@ impl<K: Clone + Eq + Hash + Send + 'static> DiskThreads<K> {
     ///
     /// # Errors
     /// It has not answered an earlier request yet.
-    pub(crate) fn take(&self, disk: K, request: &'static str) -> Result<Place<K>, Pending> {
+    pub(crate) fn take(&self, disk: K, request: &'static str) -> Result<Permit<K>, Pending> {
         let mut pending = self.shared.pending();
         if let Some(earlier) = pending.get(&disk) {
             return Err(*earlier);
         }
         pending.insert(disk.clone(), Pending { request, since: Instant::now() });
-        Ok(Place { disk, shared: Arc::clone(&self.shared) })
+        Ok(Permit { disk, shared: Arc::clone(&self.shared) })
     }
 
     /// The disks that have not answered for at least `age`.
@@ -103,7 +103,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> DiskThreads<K> {
     }
 }
 
-impl<K: Eq + Hash + Send + Sync + 'static> Place<K> {
+impl<K: Eq + Hash + Send + Sync + 'static> Permit<K> {
     /// Does the work on a thread of its own, and then calls `tell` with the result. The disk may be asked again before
     /// `tell` is called.
     ///
@@ -123,7 +123,7 @@ impl<K: Eq + Hash + Send + Sync + 'static> Place<K> {
     }
 }
 
-impl<K: Eq + Hash> Drop for Place<K> {
+impl<K: Eq + Hash> Drop for Permit<K> {
     fn drop(&mut self) {
         self.shared.pending().remove(&self.disk);
         self.shared.answered.notify_waiters();
@@ -155,7 +155,7 @@ impl DiskThreads<PathBuf> {
         }
     }
 
-    async fn wait_for_place(&self, device: &Path, request: &'static str) -> Result<Place<PathBuf>, SilentDisk> {
+    async fn wait_for_place(&self, device: &Path, request: &'static str) -> Result<Permit<PathBuf>, SilentDisk> {
         loop {
             let answered = self.shared.answered.notified();
             tokio::pin!(answered);

@@ -7,21 +7,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use quarry_pool::{Failure, Operation, Pool, SimulatedPool, State};
-use quarry_volume::{AccessTypes, Layout, Reason, SizeRange, VolumeSpec};
+use quarry_volume::{Layout, Reason, VolumeSpec};
 
 const EXTENT: u64 = 4 << 20;
 
 fn spec(name: &str, size: u64, layout: Layout) -> VolumeSpec {
-    VolumeSpec {
-        name: name.to_owned(),
-        size: SizeRange { required: size, limit: None },
-        pool: None,
-        access: AccessTypes::Block,
-        filesystem: None,
-        layout,
-        mkfs_options: String::new(),
-        wipe: None,
-    }
+    VolumeSpec::block(name, size).with_layout(layout)
 }
 
 fn pool(disks: &[u64]) -> SimulatedPool {

@@ -1,5 +1,6 @@
 //! A host with its pools, for the roles that have one: how it is opened, whether it is ready, and what it tells.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +18,9 @@ use quarry_transport::metrics::{Metrics, Sample};
 use quarry_transport::shutdown::{GRACE, Shutdown};
 use quarry_volume::{Layout, PoolState, Space};
 
-/// The programs that a node runs; each missing one is named at the start.
-const TOOLS: [&str; 7] = ["lvm", "dmsetup", "blkid", "mkfs.ext4", "mkfs.xfs", "xfs_repair", "mkfs.btrfs"];
+/// The programs that a node runs beside those of its filesystems, with the packages that hold them; each missing one is named
+/// at the start.
+const TOOLS: [(&str, &str); 3] = [("lvm", "lvm2"), ("dmsetup", "dmsetup"), ("blkid", "util-linux")];
 
 /// What a role with a host is told about it.
 #[derive(Debug, clap::Args)]
@@ -42,12 +44,15 @@ pub(crate) struct Args {
 pub(crate) async fn open(args: Args) -> anyhow::Result<Host> {
     let node = node_name(args.node)?;
     let configured = quarry_pool::load(&args.config)?;
-    let missing = quarry_exec::missing_tools(&TOOLS);
+    let tools: Vec<_> = TOOLS.into_iter().chain(quarry_filesystem::tools()).collect();
+    let missing = quarry_exec::missing_tools(&tools.iter().map(|(tool, _)| *tool).collect::<Vec<_>>());
     if !missing.is_empty() {
+        let packages: BTreeSet<&str> =
+            tools.iter().filter(|(tool, _)| missing.contains(tool)).map(|(_, package)| *package).collect();
         bail!(
-            "these programs are missing from PATH: {}; install the packages lvm2, util-linux, e2fsprogs, xfsprogs and \
-             btrfs-progs",
-            missing.join(", ")
+            "these programs are missing from PATH: {}; install the packages that hold them: {}",
+            missing.join(", "),
+            packages.into_iter().collect::<Vec<_>>().join(", ")
         );
     }
     let uevents = Uevents::listen();

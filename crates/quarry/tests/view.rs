@@ -15,7 +15,7 @@ use quarry_node::Host;
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_transport::metrics::Metrics;
 use quarry_transport::tls;
-use quarry_volume::{AccessTypes, Agent as _, Layout, SizeRange, VolumeSpec};
+use quarry_volume::{Agent as _, Filesystem, VolumeSpec};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -101,16 +101,7 @@ async fn agent(name: &str, volumes: usize, certificates: &Path) -> SocketAddr {
     };
     let host = Host::new(name, vec![pool("fast", 100), pool("slow", 1000)]);
     for number in 0..volumes {
-        let spec = VolumeSpec {
-            name: format!("pvc-{number}"),
-            size: SizeRange { required: 10 * GIB, limit: None },
-            pool: Some("fast".into()),
-            access: AccessTypes::Mount,
-            filesystem: "xfs".parse().ok(),
-            layout: Layout::Linear,
-            mkfs_options: String::new(),
-            wipe: None,
-        };
+        let spec = VolumeSpec::mount(format!("pvc-{number}"), 10 * GIB, Filesystem::Xfs).in_pool("fast");
         host.create(spec, None, LIMIT).await.unwrap();
     }
     let listener = tls::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();

@@ -118,14 +118,14 @@ pub struct Change {
     pub gone: Vec<VolumeId>,
 }
 
-/// What a stream of changes brings, in this order: one greeting, the full picture, then changes without end.
+/// What a stream of changes brings, in this order: one greeting, the full state, then changes without end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum News {
+pub enum Update {
     /// Who speaks.
     Greeting(Greeting),
     /// All pools and volumes there are; what is not in it does not exist, except in pools that cannot be read. Comes
     /// again, and replaces everything, when a reader was too slow for the changes.
-    Picture(Change),
+    FullState(Change),
     /// What became different since.
     Change(Change),
 }
@@ -133,7 +133,7 @@ pub enum News {
 /// A request that leaves a choice of node has one chooser at a time. Its calls carry this, so that a node refuses one
 /// that has been replaced meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chosen {
+pub struct FencingToken {
     /// Counts the choosers: a node refuses a lower number than it has seen.
     pub fence: u64,
     /// The run of the node's agent that was asked for the name before: another one may have forgotten the fence.
@@ -142,15 +142,15 @@ pub struct Chosen {
 
 /// The answer to a question for a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub struct NameLookup {
     /// The run of the agent that answers.
     pub instance: String,
     /// The volume of that name, if there is one.
     pub volume: Option<Volume>,
 }
 
-/// A stream of news; ends, or brings an error, when the node cannot be heard any more.
-pub type NewsStream = BoxStream<'static, Result<News>>;
+/// A stream of updates; ends, or brings an error, when the node cannot be heard any more.
+pub type UpdateStream = BoxStream<'static, Result<Update>>;
 
 /// The storage of one node, as its controller sees it.
 ///
@@ -160,12 +160,12 @@ pub trait Agent: Send + Sync {
     /// The node's name: the value of its topology key.
     fn node(&self) -> &str;
 
-    /// Makes a volume, or finds the one that an earlier, equal call made. `chosen` where another node could have been
+    /// Makes a volume, or finds the one that an earlier, equal call made. `token` where another node could have been
     /// asked as well.
     ///
     /// # Errors
     /// `NoSpace` if it does not fit here; `Unavailable` if the chooser was replaced.
-    async fn create(&self, spec: VolumeSpec, chosen: Option<Chosen>, wait: Duration) -> Result<(Volume, Change)>;
+    async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, wait: Duration) -> Result<(Volume, Change)>;
 
     /// Deletes a volume; one that does not exist is deleted.
     async fn delete(&self, id: &VolumeId, wait: Duration) -> Result<Change>;
@@ -178,13 +178,13 @@ pub trait Agent: Send + Sync {
     /// # Errors
     /// `UnderWay` while the name is being created or deleted; `Unavailable` if a pool cannot be read, or if a chooser
     /// above `fence` has been seen.
-    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<Found>;
+    async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<NameLookup>;
 
     /// Everything there is, then every change.
     ///
     /// # Errors
     /// The node cannot be heard.
-    async fn watch(&self) -> Result<NewsStream>;
+    async fn watch(&self) -> Result<UpdateStream>;
 }
 
 impl fmt::Debug for dyn Agent {

@@ -7,6 +7,11 @@
 
 use tonic::Code;
 
+use crate::Unreachable;
+
+/// The metadata of a status that names an [`Unreachable`].
+const UNREACHABLE: &str = "quarry-unreachable";
+
 /// Why a request was not done. The table in [`Reason::code`] is the only place where a gRPC code is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -116,6 +121,8 @@ pub struct Error {
     pub reason: Reason,
     /// The message that the caller gets.
     pub message: String,
+    /// Why the node was not reached, if that is what failed.
+    pub unreachable: Option<Unreachable>,
 }
 
 /// `Result` with [`Error`].
@@ -124,7 +131,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error with its reason and message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
+        Self { reason, message: message.into(), unreachable: None }
     }
 
     /// A bad request.
@@ -152,12 +159,23 @@ impl Error {
         Self::new(Reason::Host, message)
     }
 
+    /// A node that cannot be reached.
+    pub fn unreachable(cause: Unreachable, message: impl Into<String>) -> Self {
+        Self { unreachable: Some(cause), ..Self::unavailable(message) }
+    }
+
+    /// Why the node was not reached, as a status from the other side says; `None` if it was.
+    #[must_use]
+    pub fn unreachable_of(status: &tonic::Status) -> Option<Unreachable> {
+        Unreachable::parse(status.metadata().get(UNREACHABLE)?.to_str().ok()?)
+    }
+
     /// The same error with a reason after which the caller calls again. For a creation that leaves a volume behind: a final
     /// answer would be the end of it, and nobody would ever delete that volume.
     #[must_use]
     pub fn not_final(self) -> Self {
         match self.reason.is_final() {
-            true => Self::unavailable(self.message),
+            true => Self { reason: Reason::Unavailable, ..self },
             false => self,
         }
     }
@@ -165,7 +183,7 @@ impl Error {
     /// The same error, saying first what was attempted.
     #[must_use]
     pub fn context(self, attempted: impl std::fmt::Display) -> Self {
-        Self { reason: self.reason, message: format!("{attempted}: {}", self.message) }
+        Self { message: format!("{attempted}: {}", self.message), ..self }
     }
 }
 
@@ -180,7 +198,11 @@ impl From<Error> for tonic::Status {
             message.truncate(end);
             message.push('…');
         }
-        Self::new(error.reason.code(), message)
+        let mut status = Self::new(error.reason.code(), message);
+        if let Some(cause) = error.unreachable {
+            status.metadata_mut().insert(UNREACHABLE, tonic::metadata::MetadataValue::from_static(cause.as_str()));
+        }
+        status
     }
 }
 
@@ -243,6 +265,14 @@ mod tests {
             let expected = if [1, 4, 10, 14].contains(&code) { reason } else { Reason::Unavailable };
             assert_eq!((error.reason, error.message.as_str()), (expected, "why"), "{reason:?}");
         }
+    }
+
+    #[test]
+    fn why_a_node_was_not_reached_travels_beside_the_message() {
+        let error = Error::unreachable(Unreachable::OtherNode, "this is b").context("creating");
+        let status = tonic::Status::from(error.not_final());
+        assert_eq!(Error::unreachable_of(&status), Some(Unreachable::OtherNode));
+        assert_eq!(Error::unreachable_of(&Error::unavailable("busy").into()), None);
     }
 
     #[test]

@@ -27,6 +27,16 @@ impl Filesystem {
             Self::Btrfs => "btrfs",
         }
     }
+
+    /// The name with its article, for sentences: `an ext4`, `a btrfs`.
+    #[must_use]
+    pub fn with_article(self) -> &'static str {
+        match self {
+            Self::Ext4 => "an ext4",
+            Self::Xfs => "an xfs",
+            Self::Btrfs => "a btrfs",
+        }
+    }
 }
 
 impl fmt::Display for Filesystem {
@@ -37,7 +47,7 @@ impl fmt::Display for Filesystem {
 
 /// The name of no filesystem that Quarry makes.
 #[derive(Debug, thiserror::Error)]
-#[error("filesystem {0:?} is not supported; choose ext4, xfs or btrfs")]
+#[error("filesystem {0:?} is not supported; choose one of {all}", all = Filesystem::ALL.map(Filesystem::as_str).join(", "))]
 pub struct UnknownFilesystem(pub String);
 
 impl FromStr for Filesystem {

@@ -13,8 +13,8 @@ const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
 /// The key under which the mkfs options travel in the volume's context, from CreateVolume to NodeStageVolume.
 pub const MKFS_OPTIONS: &str = "mkfsOptions";
 
-/// What a StorageClass asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a StorageClass asks for. The default is a class without parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
     /// The pool, if named.
     pub pool: Option<String>,
@@ -22,7 +22,7 @@ pub struct Parameters {
     pub layout: Layout,
     /// Options for mkfs, white space folded, not yet checked against the filesystem's allow-list.
     pub mkfs_options: String,
-    /// What becomes of the volume's bytes when it is deleted; the pool's own way if `None`.
+    /// What becomes of the volume's bytes when it is deleted; the pool's own way if `None`. Only of a whole disk.
     pub wipe: Option<Wipe>,
 }
 
@@ -44,7 +44,6 @@ impl Parameters {
             )));
         }
         let layout = Layout::parse(&ours).map_err(|error| Error::invalid(error.to_string()))?;
-        layout.supported().map_err(|error| Error::invalid(error.to_string()))?;
         let pool = match ours.get("pool") {
             Some(&"") => return Err(Error::invalid("StorageClass parameter \"pool\" is empty: name a pool")),
             Some(name) => Some((*name).to_owned()),
@@ -69,36 +68,49 @@ pub struct VolumeSpec {
     pub name: String,
     /// The accepted sizes.
     pub size: SizeRange,
-    /// The pool, if named.
-    pub pool: Option<String>,
     /// What the volume is made for.
     pub access: AccessTypes,
     /// The filesystem to make; `None` for raw block.
     pub filesystem: Option<Filesystem>,
-    /// How it lies on the disks.
-    pub layout: Layout,
-    /// Options for mkfs.
-    pub mkfs_options: String,
-    /// What becomes of its bytes when it is deleted; the pool's own way if `None`. Only of a whole disk.
-    pub wipe: Option<Wipe>,
+    /// What its StorageClass asks for.
+    pub class: Parameters,
 }
 
 impl VolumeSpec {
-    /// What the StorageClass asks for.
+    /// A raw block volume of this size in bytes, of a class without parameters.
     #[must_use]
-    pub fn parameters(&self) -> Parameters {
-        Parameters {
-            pool: self.pool.clone(),
-            layout: self.layout,
-            mkfs_options: self.mkfs_options.clone(),
-            wipe: self.wipe,
+    pub fn block(name: impl Into<String>, size: u64) -> Self {
+        Self {
+            name: name.into(),
+            size: SizeRange { required: size, limit: None },
+            access: AccessTypes::Block,
+            filesystem: None,
+            class: Parameters::default(),
         }
+    }
+
+    /// A volume with that filesystem of this size in bytes, of a class without parameters.
+    #[must_use]
+    pub fn mount(name: impl Into<String>, size: u64, filesystem: Filesystem) -> Self {
+        Self { access: AccessTypes::Mount, filesystem: Some(filesystem), ..Self::block(name, size) }
+    }
+
+    /// The same volume in that pool.
+    #[must_use]
+    pub fn in_pool(self, pool: impl Into<String>) -> Self {
+        Self { class: Parameters { pool: Some(pool.into()), ..self.class }, ..self }
+    }
+
+    /// The same volume in that layout.
+    #[must_use]
+    pub fn with_layout(self, layout: Layout) -> Self {
+        Self { class: Parameters { layout, ..self.class }, ..self }
     }
 
     /// See [`parameters_hash`].
     #[must_use]
     pub fn parameters_hash(&self) -> String {
-        parameters_hash(self.filesystem, &self.layout, &self.mkfs_options)
+        parameters_hash(self.filesystem, &self.class.layout, &self.class.mkfs_options)
     }
 }
 
@@ -134,8 +146,7 @@ mod tests {
     #[test]
     fn the_sidecars_keys_are_passed_over() {
         let parameters = parse(&[("csi.storage.k8s.io/fstype", "xfs"), ("csi.storage.k8s.io/pvc/name", "a")]).unwrap();
-        let plain = Parameters { pool: None, layout: Layout::Linear, mkfs_options: String::new(), wipe: None };
-        assert_eq!(parameters, plain);
+        assert_eq!(parameters, Parameters::default());
     }
 
     #[test]

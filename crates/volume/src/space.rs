@@ -123,9 +123,6 @@ impl Space {
                 }
                 each.saturating_sub(RAID_METADATA_EXTENTS)
             }
-            Layout::Raid5 { .. } | Layout::Raid6 { .. } | Layout::Raid10 { .. } => {
-                return Err(format!("layout {layout} is not made by this version"));
-            }
         };
         if extents == 0 {
             return Err(format!("there is no free space for layout {layout}"));

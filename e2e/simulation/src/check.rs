@@ -42,7 +42,7 @@ pub(crate) fn calm(pool: &SimulatedPool) {
 /// Looks through all storages. Returns how many volumes lie on nodes that were away for so long that they may.
 pub(crate) fn storages(shared: &Shared) -> usize {
     let mut world = shared.lock();
-    let mut found: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+    let mut found: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
     let mut wrong = Vec::new();
     for node in world.nodes.iter().filter(|node| !node.gone) {
         let volumes = volumes(node);
@@ -50,7 +50,7 @@ pub(crate) fn storages(shared: &Shared) -> usize {
         wrong.extend(sums(&node.storage, &volumes, &node.name));
         for (id, name, size) in volumes {
             if !node.storage.decoys.contains(&name) {
-                found.entry(name).or_default().push(Place { id, size, away: node.long_away });
+                found.entry(name).or_default().push(Kept { id, size, away: node.long_away });
             }
         }
     }
@@ -89,7 +89,7 @@ pub(crate) fn storages(shared: &Shared) -> usize {
 
 /// Where a volume of some name is.
 #[derive(Debug)]
-struct Place {
+struct Kept {
     id: String,
     size: u64,
     /// Whether its node was away for more than five minutes.

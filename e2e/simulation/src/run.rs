@@ -8,7 +8,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use quarry_controller::Timing;
 use quarry_pool::SimulatedPool;
-use quarry_volume::{AccessTypes, Layout, SizeRange, VolumeSpec};
+use quarry_volume::VolumeSpec;
 use tokio::sync::watch;
 use turmoil::{Builder, Sim};
 
@@ -150,16 +150,7 @@ fn storage(rng: &mut Rng, uuid: &str, tight: bool, decoys: BTreeSet<String>) -> 
 }
 
 fn spec(name: &str, mib: u64) -> VolumeSpec {
-    VolumeSpec {
-        name: name.to_owned(),
-        size: SizeRange { required: mib * MIB, limit: None },
-        pool: None,
-        access: AccessTypes::Block,
-        filesystem: None,
-        layout: Layout::Linear,
-        mkfs_options: String::new(),
-        wipe: None,
-    }
+    VolumeSpec::block(name, mib * MIB)
 }
 
 fn claim(rng: &mut Rng, plan: &Plan, number: usize) -> Claim {

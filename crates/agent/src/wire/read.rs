@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use quarry_proto::agent::v1;
 use quarry_volume::{
-    AccessTypes, Change, Chosen, Condition, Error, Filesystem, Greeting, Layout, PoolState, Reason, Result, SizeRange,
-    Space, Volume, VolumeId, VolumeSpec, Wipe, wire::required,
+    AccessTypes, Change, Condition, Error, FencingToken, Filesystem, Greeting, Layout, Parameters, PoolState, Reason,
+    Result, SizeRange, Space, Volume, VolumeId, VolumeSpec, Wipe, wire::required,
 };
 
 /// A volume that is asked for: read strictly, because what was meant must be made.
@@ -46,12 +46,14 @@ pub fn spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
     };
     Ok(VolumeSpec {
         size,
-        pool: Some(spec.pool).filter(|pool| !pool.is_empty()),
         access,
         filesystem,
-        layout: layout(&spec.layout)?,
-        mkfs_options: spec.mkfs_options,
-        wipe,
+        class: Parameters {
+            pool: Some(spec.pool).filter(|pool| !pool.is_empty()),
+            layout: layout(&spec.layout)?,
+            mkfs_options: spec.mkfs_options,
+            wipe,
+        },
         name: spec.name,
     })
 }
@@ -72,7 +74,6 @@ fn layout(code: &str) -> Result<Layout> {
             ("striped", vec![("stripes", stripes.to_string()), ("stripeSize", stripe_size.to_string())])
         }
         Layout::Raid1 { mirrors } => ("raid1", vec![("mirrors", mirrors.to_string())]),
-        Layout::Raid5 { .. } | Layout::Raid6 { .. } | Layout::Raid10 { .. } => return Err(unknown()),
     };
     let mut parameters: BTreeMap<&str, &str> = numbers.iter().map(|(key, value)| (*key, value.as_str())).collect();
     parameters.insert("layout", kind);
@@ -95,8 +96,8 @@ pub fn id(text: &str) -> Result<VolumeId> {
 
 /// Who chose the node.
 #[must_use]
-pub fn chosen(chosen: v1::Chosen) -> Chosen {
-    Chosen { fence: chosen.fence, instance: chosen.instance }
+pub fn token(token: v1::FencingToken) -> FencingToken {
+    FencingToken { fence: token.fence, instance: token.instance }
 }
 
 /// A volume as its node describes it; `None` if its identifier cannot be read, for without it nothing can be done with

@@ -7,36 +7,48 @@
 use std::error::Error as _;
 use std::fmt::Write as _;
 
-use quarry_volume::{Error, Reason};
+use quarry_volume::{Error, Reason, Unreachable};
 use tonic::{Code, Status};
 
 /// tonic's words when an answer ends in the middle of a message: it gives no source there.
 const CUT: &str = "Unexpected EOF";
 
+/// Why a connection ended.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// As a value.
+    pub cause: Unreachable,
+    /// In words.
+    pub why: String,
+}
+
 /// What a failed call comes to. `call` was made of `node`; `overdue` if its time is over, `cause` if it is known why the
 /// connection ended.
 #[must_use]
-pub fn error(status: &Status, node: &str, call: &str, overdue: bool, cause: Option<&str>) -> Error {
-    let lost = |why: &str| Error::unavailable(format!("node {node}: connection lost during {call}: {why}; retry"));
+pub fn error(status: &Status, node: &str, call: &str, overdue: bool, cause: Option<&Lost>) -> Error {
+    let lost = |why: &str| {
+        let (cause, why) = cause.map_or((Unreachable::Ended, why), |lost| (lost.cause, lost.why.as_str()));
+        Error::unreachable(cause, format!("node {node}: connection lost during {call}: {why}; retry"))
+    };
     if let Some(source) = status.source() {
-        return lost(cause.unwrap_or(&chain(source)));
+        return lost(&chain(source));
     }
     let cut = status.code() == Code::Internal && status.message().starts_with(CUT);
     match Reason::of_code(status.code()) {
-        Some(reason) if !cut => Error::new(reason, status.message()),
+        Some(reason) if !cut => {
+            Error { unreachable: Error::unreachable_of(status), ..Error::new(reason, status.message()) }
+        }
         // The far end's own time-out: it runs a moment ahead of ours.
         None if overdue && status.code() == Code::Cancelled => late(node, call),
-        _ => lost(cause.unwrap_or(status.message())),
+        _ => lost(status.message()),
     }
 }
 
 /// The wait for an answer ended.
 #[must_use]
 pub fn late(node: &str, call: &str) -> Error {
-    Error::new(
-        Reason::TimedOut,
-        format!("node {node} did not answer {call} in time; what it began goes on there; retry"),
-    )
+    let message = format!("node {node} did not answer {call} in time; what it began goes on there; retry");
+    Error { unreachable: Some(Unreachable::NoAnswer), ..Error::new(Reason::TimedOut, message) }
 }
 
 /// An error with all that lies below it: tonic and hyper keep the reason inside.

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 use prost::Message as _;
 use quarry_proto::agent::v1;
 use quarry_volume::{
-    AccessTypes, Change, Chosen, Condition, Error, Filesystem, Greeting, Layout, PoolState, Reason, SizeRange, Space,
-    StorageId, Volume, VolumeId, VolumeSpec, Wipe,
+    AccessTypes, Change, Condition, Error, FencingToken, Filesystem, Greeting, Layout, Parameters, PoolState, Reason,
+    SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tonic::{Code, Status};
 
@@ -56,13 +56,6 @@ fn layout() -> impl Strategy<Value = Layout> {
     prop_oneof![
         offered(),
         any::<(u32, u64)>().prop_map(|(stripes, stripe_size)| Layout::Striped { stripes, stripe_size }),
-        any::<(u32, u64)>().prop_map(|(stripes, stripe_size)| Layout::Raid5 { stripes, stripe_size }),
-        any::<(u32, u64)>().prop_map(|(stripes, stripe_size)| Layout::Raid6 { stripes, stripe_size }),
-        any::<(u32, u64, u32)>().prop_map(|(stripes, stripe_size, mirrors)| Layout::Raid10 {
-            stripes,
-            stripe_size,
-            mirrors
-        }),
     ]
 }
 
@@ -80,7 +73,8 @@ prop_compose! {
     ) -> VolumeSpec {
         let limit = more.map(|more| required.saturating_add(more));
         let filesystem = Some(kind).filter(|_| access != AccessTypes::Block);
-        VolumeSpec { name, size: SizeRange { required, limit }, pool, access, filesystem, layout, mkfs_options, wipe }
+        let class = Parameters { pool, layout, mkfs_options, wipe };
+        VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class }
     }
 }
 
@@ -159,8 +153,8 @@ proptest! {
     #[test]
     fn a_greeting_and_a_choice_come_back(texts in any::<[String; 5]>(), capabilities in vec(".{0,20}", 0..4), fence: u64) {
         let [node, instance, pod_uid, boot_id, version] = texts;
-        let chosen = Chosen { fence, instance: instance.clone() };
-        prop_assert_eq!(read::chosen(sent(&write::chosen(chosen.clone()), true)), chosen);
+        let token = FencingToken { fence, instance: instance.clone() };
+        prop_assert_eq!(read::token(sent(&write::token(token.clone()), true)), token);
         let greeting = Greeting { node, instance, pod_uid, boot_id, version, capabilities };
         prop_assert_eq!(read::greeting(sent(&write::greeting(greeting.clone()), true)), greeting);
     }
@@ -183,22 +177,13 @@ proptest! {
     fn a_volume_that_is_asked_for_with_numbers_out_of_bounds_is_refused(stripes: u32, stripe_size: u64) {
         let layout = Layout::Striped { stripes, stripe_size };
         let good = (2..=64).contains(&stripes) && stripe_size.is_power_of_two() && (4096..=4 << 20).contains(&stripe_size);
-        let answer = read::spec(Some(write::spec(VolumeSpec { layout, ..plain() })));
+        let answer = read::spec(Some(write::spec(plain().with_layout(layout))));
         prop_assert_eq!(answer.is_ok(), good);
     }
 }
 
 fn plain() -> VolumeSpec {
-    VolumeSpec {
-        name: "pvc-1".into(),
-        size: SizeRange { required: 1 << 30, limit: None },
-        pool: None,
-        access: AccessTypes::Mount,
-        filesystem: Some(Filesystem::Ext4),
-        layout: Layout::Linear,
-        mkfs_options: String::new(),
-        wipe: None,
-    }
+    VolumeSpec::mount("pvc-1", 1 << 30, Filesystem::Ext4)
 }
 
 #[test]

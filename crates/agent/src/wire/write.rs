@@ -2,7 +2,8 @@
 
 use quarry_proto::agent::v1;
 use quarry_volume::{
-    AccessTypes, Change, Chosen, Condition, Filesystem, Greeting, Layout, PoolState, Space, Volume, VolumeSpec,
+    AccessTypes, Change, Condition, FencingToken, Filesystem, Greeting, Layout, Parameters, PoolState, Space, Volume,
+    VolumeSpec,
 };
 
 /// The longest text that travels, in bytes: a longer one is for a log, and messages have a limit.
@@ -14,24 +15,25 @@ const CLOSED: &str = "it takes no new volumes";
 /// A volume that is asked for.
 #[must_use]
 pub fn spec(spec: VolumeSpec) -> v1::VolumeSpec {
+    let Parameters { pool, layout, mkfs_options, wipe } = spec.class;
     v1::VolumeSpec {
         name: spec.name,
         required_bytes: spec.size.required,
         // A limit of nothing admits nothing; 0 would say that there is none.
         limit_bytes: spec.size.limit.map_or(0, |limit| limit.max(1)),
-        pool: spec.pool.unwrap_or_default(),
+        pool: pool.unwrap_or_default(),
         access: access(Some(spec.access)).into(),
         filesystem: filesystem(spec.filesystem),
-        layout: spec.layout.code(),
-        mkfs_options: spec.mkfs_options,
-        wipe: spec.wipe.map_or_else(String::new, |wipe| wipe.to_string()),
+        layout: layout.code(),
+        mkfs_options,
+        wipe: wipe.map_or_else(String::new, |wipe| wipe.to_string()),
     }
 }
 
 /// Who chose the node.
 #[must_use]
-pub fn chosen(chosen: Chosen) -> v1::Chosen {
-    v1::Chosen { fence: chosen.fence, instance: chosen.instance }
+pub fn token(token: FencingToken) -> v1::FencingToken {
+    v1::FencingToken { fence: token.fence, instance: token.instance }
 }
 
 /// A volume as its node describes it.

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use quarry_agent::RemoteAgent;
-use quarry_volume::{Agent as _, Chosen, Error, Reason, Result};
+use quarry_volume::{Agent as _, Error, FencingToken, Reason, Result};
 use tokio::time::Instant;
 
 use crate::common::{
-    Asked, Fake, Fate, NODE, WAIT, change, connected, connected_through, id, node, pool, spec, volume, wire,
+    Asked, Fake, Fate, NODE, WAIT, change, connected, connected_through, id, node, spec, volume, wire,
 };
 
 /// Every call, with what becomes of it.
@@ -17,7 +17,6 @@ async fn all_calls(agent: &RemoteAgent, wait: Duration) -> Vec<(&'static str, Re
         ("delete", agent.delete(&id("x"), wait).await.map(drop)),
         ("get", agent.get(&id("x"), wait).await.map(drop)),
         ("find", agent.find("x", 1, wait).await.map(drop)),
-        ("pools", agent.pools(wait).await.map(drop)),
         ("watch", agent.watch().await.map(drop)),
     ]
 }
@@ -26,26 +25,24 @@ async fn all_calls(agent: &RemoteAgent, wait: Duration) -> Vec<(&'static str, Re
 async fn every_call_goes_there_and_back() {
     let (node, agent) = connected(Fake::new()).await;
     assert_eq!(agent.node(), NODE);
-    let chosen = Chosen { fence: 4, instance: "run-1".into() };
-    assert_eq!(agent.create(spec("x"), Some(chosen.clone()), WAIT).await.unwrap(), (volume("a"), change()));
+    let token = FencingToken { fence: 4, instance: "run-1".into() };
+    assert_eq!(agent.create(spec("x"), Some(token.clone()), WAIT).await.unwrap(), (volume("a"), change()));
     assert_eq!(agent.create(spec("y"), None, WAIT).await.unwrap().0, volume("a"));
     assert_eq!(agent.delete(&id("x"), WAIT).await.unwrap(), change());
     assert_eq!(agent.get(&id("x"), WAIT).await.unwrap(), volume("a"));
     let found = agent.find("x", 9, WAIT).await.unwrap();
     assert_eq!((found.instance.as_str(), found.volume), ("run-1", Some(volume("a"))));
     assert_eq!(agent.find("nothing", 9, WAIT).await.unwrap().volume, None);
-    assert_eq!(agent.pools(WAIT).await.unwrap(), [pool()]);
     let asked = node.fake.asked.lock().unwrap().clone();
     assert_eq!(
         asked,
         [
-            Asked::Create(spec("x"), Some(chosen)),
+            Asked::Create(spec("x"), Some(token)),
             Asked::Create(spec("y"), None),
             Asked::Delete(id("x")),
             Asked::Get(id("x")),
             Asked::Find("x".into(), 9),
             Asked::Find("nothing".into(), 9),
-            Asked::Watch,
         ]
     );
 }

@@ -8,8 +8,8 @@ use futures::{StreamExt as _, stream};
 use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Chosen, Condition, Error, Filesystem, Found, Greeting, Layout, News, NewsStream,
-    PoolState, Reason, Result, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
+    AccessTypes, Agent, Change, Condition, Error, FencingToken, Filesystem, Greeting, Layout, NameLookup, Parameters,
+    PoolState, Reason, Result, SizeRange, Space, StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -22,14 +22,14 @@ pub(crate) const WAIT: Duration = Duration::from_secs(40);
 /// What was asked of the agent.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Asked {
-    Create(VolumeSpec, Option<Chosen>),
+    Create(VolumeSpec, Option<FencingToken>),
     Delete(VolumeId),
     Get(VolumeId),
     Find(String, u64),
     Watch,
 }
 
-type Watch = Box<dyn Fn() -> Result<NewsStream> + Send + Sync>;
+type Watch = Box<dyn Fn() -> Result<UpdateStream> + Send + Sync>;
 
 /// Answers everything with [`volume`] and [`change`], unless it is to fail.
 pub(crate) struct Fake {
@@ -67,7 +67,7 @@ impl Fake {
         Self { release: Arc::new(Semaphore::new(0)), ..Self::new() }
     }
 
-    pub(crate) fn watched(watch: impl Fn() -> Result<NewsStream> + Send + Sync + 'static) -> Self {
+    pub(crate) fn watched(watch: impl Fn() -> Result<UpdateStream> + Send + Sync + 'static) -> Self {
         Self { watch: Mutex::new(Box::new(watch)), ..Self::new() }
     }
 
@@ -83,9 +83,9 @@ impl Agent for Fake {
         NODE
     }
 
-    async fn create(&self, spec: VolumeSpec, chosen: Option<Chosen>, wait: Duration) -> Result<(Volume, Change)> {
+    async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, wait: Duration) -> Result<(Volume, Change)> {
         *self.wait.lock().unwrap() = Some(wait);
-        self.ask(Asked::Create(spec, chosen))?;
+        self.ask(Asked::Create(spec, token))?;
         let (tell, told) = oneshot::channel();
         let (release, done) = (Arc::clone(&self.release), Arc::clone(&self.done));
         // The work goes on whoever waits for it.
@@ -112,13 +112,13 @@ impl Agent for Fake {
         Ok(volume("a"))
     }
 
-    async fn find(&self, name: &str, fence: u64, _: Duration) -> Result<Found> {
+    async fn find(&self, name: &str, fence: u64, _: Duration) -> Result<NameLookup> {
         self.ask(Asked::Find(name.to_owned(), fence))?;
         let volume = Some(volume("a")).filter(|_| name != "nothing");
-        Ok(Found { instance: "run-1".into(), volume })
+        Ok(NameLookup { instance: "run-1".into(), volume })
     }
 
-    async fn watch(&self) -> Result<NewsStream> {
+    async fn watch(&self) -> Result<UpdateStream> {
         self.ask(Asked::Watch)?;
         (self.watch.lock().unwrap())()
     }
@@ -174,26 +174,28 @@ pub(crate) fn greeting() -> Greeting {
     }
 }
 
-pub(crate) fn picture(volumes: usize) -> Change {
+pub(crate) fn full_state(volumes: usize) -> Change {
     let volumes = (0..volumes).map(|number| volume(&format!("v{number}"))).collect();
     Change { generation: 7, pools: vec![pool()], volumes, gone: Vec::new() }
 }
 
-/// A whole stream of news, which ends.
-pub(crate) fn story() -> Vec<Result<News>> {
-    vec![Ok(News::Greeting(greeting())), Ok(News::Picture(picture(2))), Ok(News::Change(change()))]
+/// A whole stream of updates, which ends.
+pub(crate) fn story() -> Vec<Result<Update>> {
+    vec![Ok(Update::Greeting(greeting())), Ok(Update::FullState(full_state(2))), Ok(Update::Change(change()))]
 }
 
 pub(crate) fn spec(name: &str) -> VolumeSpec {
     VolumeSpec {
         name: name.into(),
         size: SizeRange { required: 1 << 30, limit: Some(2 << 30) },
-        pool: Some("fast".into()),
         access: AccessTypes::Mount,
         filesystem: Some(Filesystem::Ext4),
-        layout: Layout::Striped { stripes: 2, stripe_size: 65536 },
-        mkfs_options: "-m 0".into(),
-        wipe: Some(Wipe::Discard),
+        class: Parameters {
+            pool: Some("fast".into()),
+            layout: Layout::Striped { stripes: 2, stripe_size: 65536 },
+            mkfs_options: "-m 0".into(),
+            wipe: Some(Wipe::Discard),
+        },
     }
 }
 

@@ -42,12 +42,12 @@ async fn an_idle_connection_with_its_watch_is_small() {
         let (here, there) = duplex(4096);
         connect.send(there).await.unwrap();
         let agent = RemoteAgent::over(here, NODE).await.unwrap();
-        let mut news = agent.watch().await.unwrap();
+        let mut updates = agent.watch().await.unwrap();
         for _ in 0..3 {
-            news.next().await.unwrap().unwrap();
+            updates.next().await.unwrap().unwrap();
         }
         agent.get(&id("x"), WAIT).await.unwrap();
-        kept.push((agent, news));
+        kept.push((agent, updates));
     }
     let each = (resident() - before) / PAIRS;
     println!("{each} KiB for both ends of an idle connection with its watch");

@@ -4,7 +4,7 @@ use prost::bytes::{Buf as _, BufMut as _, Bytes};
 use quarry_agent::RemoteAgent;
 use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::agent_server::AgentServer;
-use quarry_volume::{Agent as _, Change, Chosen, Reason, Space};
+use quarry_volume::{Agent as _, Change, FencingToken, Reason};
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Endpoint, Server};
@@ -95,11 +95,11 @@ async fn a_newer_controllers_request_is_understood() {
         NEWER.to_vec(),
     ]
     .concat();
-    let chosen = [number(1, 4), text(2, b"run-1"), NEWER.to_vec()].concat();
-    let request = [text(1, b"n-1"), text(2, &volume), text(3, &chosen), NEWER.to_vec()].concat();
+    let token = [number(1, 4), text(2, b"run-1"), NEWER.to_vec()].concat();
+    let request = [text(1, b"n-1"), text(2, &volume), text(3, &token), NEWER.to_vec()].concat();
     let (node, answer) = call(Fake::new(), "/quarry.agent.v1.Agent/CreateVolume", request).await;
     answer.unwrap();
-    let asked = Asked::Create(spec("x"), Some(Chosen { fence: 4, instance: "run-1".into() }));
+    let asked = Asked::Create(spec("x"), Some(FencingToken { fence: 4, instance: "run-1".into() }));
     assert_eq!(*node.fake.asked.lock().unwrap(), [asked]);
 }
 
@@ -150,7 +150,7 @@ impl v1::agent_server::Agent for Sparse {
         &self,
         request: Request<v1::CreateVolumeRequest>,
     ) -> Result<Response<v1::CreateVolumeResponse>, Status> {
-        let id = Some(id("a").to_string()).filter(|_| request.get_ref().chosen.is_none());
+        let id = Some(id("a").to_string()).filter(|_| request.get_ref().token.is_none());
         let volume = v1::Volume { id: id.unwrap_or_default(), ..v1::Volume::default() };
         Ok(Response::new(v1::CreateVolumeResponse { volume: Some(volume), change: None }))
     }
@@ -170,13 +170,6 @@ impl v1::agent_server::Agent for Sparse {
         let volume = v1::Volume { id: "v2:from a later version".into(), ..v1::Volume::default() };
         Ok(Response::new(v1::FindVolumeResponse { instance: String::new(), volume: Some(volume) }))
     }
-
-    async fn get_capacity(
-        &self,
-        _: Request<v1::GetCapacityRequest>,
-    ) -> Result<Response<v1::GetCapacityResponse>, Status> {
-        Ok(Response::new(v1::GetCapacityResponse { pools: vec![v1::PoolState::default()] }))
-    }
 }
 
 #[tokio::test]
@@ -190,12 +183,10 @@ async fn what_an_older_node_leaves_out_is_nothing_and_never_an_invention() {
     assert_eq!((made.id, made.access, made.filesystem, made.layout), (volume("a").id, None, None, None));
     assert_eq!(change, Change::default());
     assert_eq!(agent.delete(&id("a"), WAIT).await.unwrap(), Change::default());
-    let pools = agent.pools(WAIT).await.unwrap();
-    assert_eq!((pools[0].storage.as_ref(), &pools[0].space), (None, &Space::default()));
 
     // Without a volume that can be read there is no success, and no "there is none".
-    let chosen = Some(Chosen { fence: 1, instance: String::new() });
-    assert_eq!(agent.create(spec("a"), chosen, WAIT).await.unwrap_err().reason, Reason::Host);
+    let token = Some(FencingToken { fence: 1, instance: String::new() });
+    assert_eq!(agent.create(spec("a"), token, WAIT).await.unwrap_err().reason, Reason::Host);
     assert_eq!(agent.get(&id("a"), WAIT).await.unwrap_err().reason, Reason::Host);
     assert_eq!(agent.find("a", 1, WAIT).await.unwrap_err().reason, Reason::Host);
     // A call that it does not have.

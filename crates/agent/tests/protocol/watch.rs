@@ -1,4 +1,4 @@
-//! The stream of news: whole, in order, bounded, and over when it is over.
+//! The stream of updates: whole, in order, bounded, and over when it is over.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,42 +9,48 @@ use prost::Message as _;
 use quarry_agent::RemoteAgent;
 use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::agent_client::AgentClient;
-use quarry_proto::agent::v1::watch_response::News as Message;
-use quarry_volume::{Agent as _, Change, Error, News, NewsStream, Reason};
+use quarry_proto::agent::v1::watch_response::Update as Message;
+use quarry_volume::{Agent as _, Change, Error, Reason, Update, UpdateStream};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tonic::transport::Endpoint;
 
 use crate::common::{
-    Fake, Fate, NODE, WAIT, change, connected, connected_through, greeting, id, node, picture, story, volume, wire,
+    Fake, Fate, NODE, WAIT, change, connected, connected_through, full_state, greeting, id, node, story, volume, wire,
 };
 
 /// More than any one message holds.
 const MANY: usize = 20_001;
 
-async fn all(news: NewsStream) -> Vec<News> {
-    news.map(Result::unwrap).collect().await
+async fn all(updates: UpdateStream) -> Vec<Update> {
+    updates.map(Result::unwrap).collect().await
 }
 
 #[tokio::test]
 async fn the_story_comes_whole_and_in_order() {
     for volumes in [0, 1, 500, 501, MANY] {
         let tell = move || {
-            let news = [News::Greeting(greeting()), News::Picture(picture(volumes)), News::Change(change())];
-            Ok(stream::iter(news.map(Ok)).boxed())
+            let updates =
+                [Update::Greeting(greeting()), Update::FullState(full_state(volumes)), Update::Change(change())];
+            Ok(stream::iter(updates.map(Ok)).boxed())
         };
         let (_node, agent) = connected(Fake::watched(tell)).await;
-        let news = all(agent.watch().await.unwrap()).await;
-        let expected = [News::Greeting(greeting()), News::Picture(picture(volumes)), News::Change(change())];
-        assert!(news == expected, "{volumes} volumes did not come back as they were");
+        let updates = all(agent.watch().await.unwrap()).await;
+        let expected = [Update::Greeting(greeting()), Update::FullState(full_state(volumes)), Update::Change(change())];
+        assert!(updates == expected, "{volumes} volumes did not come back as they were");
     }
 }
 
 #[tokio::test]
 async fn a_picture_may_come_again() {
     let story = || {
-        let again = Change { generation: 20, ..picture(700) };
-        [News::Greeting(greeting()), News::Picture(picture(3)), News::Change(change()), News::Picture(again)]
+        let again = Change { generation: 20, ..full_state(700) };
+        [
+            Update::Greeting(greeting()),
+            Update::FullState(full_state(3)),
+            Update::Change(change()),
+            Update::FullState(again),
+        ]
     };
     let (_node, agent) = connected(Fake::watched(move || Ok(stream::iter(story().map(Ok)).boxed()))).await;
     assert_eq!(all(agent.watch().await.unwrap()).await, story());
@@ -55,9 +61,9 @@ async fn a_large_picture_travels_in_small_parts() {
     // Few with long stories, then many.
     for (volumes, problem) in [(3_000, 2_000), (MANY, 0)] {
         let tell = move || {
-            let mut picture = picture(volumes);
-            picture.volumes.iter_mut().for_each(|volume| volume.problem = "x".repeat(problem));
-            Ok(stream::iter([Ok(News::Greeting(greeting())), Ok(News::Picture(picture))]).boxed())
+            let mut full_state = full_state(volumes);
+            full_state.volumes.iter_mut().for_each(|volume| volume.problem = "x".repeat(problem));
+            Ok(stream::iter([Ok(Update::Greeting(greeting())), Ok(Update::FullState(full_state))]).boxed())
         };
         let (here, there) = wire();
         let _node = node(Fake::watched(tell), there);
@@ -74,7 +80,7 @@ async fn a_large_picture_travels_in_small_parts() {
         messages.message().await.unwrap().unwrap();
         while let Some(message) = messages.message().await.unwrap() {
             assert!(message.encoded_len() < 2 << 20, "{}", message.encoded_len());
-            let Some(Message::Picture(v1::PicturePart { part: Some(part), last })) = message.news else {
+            let Some(Message::FullState(v1::FullStatePart { part: Some(part), last })) = message.update else {
                 panic!("a part was expected");
             };
             assert!(part.volumes.len() <= 500 && part.generation == 7);
@@ -89,15 +95,16 @@ async fn a_large_picture_travels_in_small_parts() {
 #[tokio::test]
 async fn a_change_too_large_for_a_message_makes_the_reader_come_again() {
     let tell = || {
-        let news = [News::Greeting(greeting()), News::Picture(picture(0)), News::Change(picture(60_000))];
-        Ok(stream::iter(news.map(Ok)).boxed())
+        let updates =
+            [Update::Greeting(greeting()), Update::FullState(full_state(0)), Update::Change(full_state(60_000))];
+        Ok(stream::iter(updates.map(Ok)).boxed())
     };
     let (_node, agent) = connected(Fake::watched(tell)).await;
-    let mut news = agent.watch().await.unwrap();
-    news.next().await.unwrap().unwrap();
-    news.next().await.unwrap().unwrap();
-    assert_eq!(news.next().await.unwrap().unwrap_err().reason, Reason::Unavailable);
-    assert!(news.next().await.is_none());
+    let mut updates = agent.watch().await.unwrap();
+    updates.next().await.unwrap().unwrap();
+    updates.next().await.unwrap().unwrap();
+    assert_eq!(updates.next().await.unwrap().unwrap_err().reason, Reason::Unavailable);
+    assert!(updates.next().await.is_none());
 }
 
 #[tokio::test]
@@ -111,25 +118,27 @@ async fn a_reader_that_stands_still_holds_up_nobody_and_misses_nothing() {
             counter.fetch_add(1, Ordering::SeqCst);
             let mut volume = volume("a");
             volume.problem = "x".repeat(2000);
-            Ok(News::Change(Change { generation: number as u64, volumes: vec![volume], ..Change::default() }))
+            Ok(Update::Change(Change { generation: number as u64, volumes: vec![volume], ..Change::default() }))
         });
-        Ok(stream::iter([Ok(News::Greeting(greeting())), Ok(News::Picture(picture(0)))]).chain(changes).boxed())
+        Ok(stream::iter([Ok(Update::Greeting(greeting())), Ok(Update::FullState(full_state(0)))])
+            .chain(changes)
+            .boxed())
     };
     let (_node, agent) = connected(Fake::watched(tell)).await;
-    let mut news = agent.watch().await.unwrap();
+    let mut updates = agent.watch().await.unwrap();
     // Other calls pass beside it; meanwhile the node fills what it may fill.
     for _ in 0..500 {
         agent.get(&id("x"), WAIT).await.unwrap();
     }
     let ahead = taken.load(Ordering::SeqCst);
     assert!(ahead > 0 && ahead < CHANGES / 10, "{ahead} changes of 2 KB were taken for nobody");
-    news.next().await.unwrap().unwrap();
-    news.next().await.unwrap().unwrap();
+    updates.next().await.unwrap().unwrap();
+    updates.next().await.unwrap().unwrap();
     for number in 0..CHANGES {
-        let News::Change(change) = news.next().await.unwrap().unwrap() else { panic!("a change was expected") };
+        let Update::Change(change) = updates.next().await.unwrap().unwrap() else { panic!("a change was expected") };
         assert_eq!(change.generation, number as u64);
     }
-    assert!(news.next().await.is_none());
+    assert!(updates.next().await.is_none());
 }
 
 /// A story that stays open, and tells when nobody listens any more.
@@ -147,9 +156,9 @@ fn open_story() -> (Fake, oneshot::Receiver<()>) {
     (fake, dropped)
 }
 
-async fn read_story(news: &mut NewsStream) {
+async fn read_story(updates: &mut UpdateStream) {
     for _ in 0..3 {
-        news.next().await.unwrap().unwrap();
+        updates.next().await.unwrap().unwrap();
     }
 }
 
@@ -157,10 +166,10 @@ async fn read_story(news: &mut NewsStream) {
 async fn when_the_node_stops_its_streams_end() {
     let (fake, dropped) = open_story();
     let (node, agent) = connected(fake).await;
-    let mut news = agent.watch().await.unwrap();
-    read_story(&mut news).await;
+    let mut updates = agent.watch().await.unwrap();
+    read_story(&mut updates).await;
     node.shutdown.cancel();
-    assert!(news.next().await.is_none());
+    assert!(updates.next().await.is_none());
     dropped.await.unwrap_err();
     node.server.await.unwrap().unwrap();
     assert_eq!(agent.watch().await.map(drop).unwrap_err().reason, Reason::Unavailable);
@@ -170,9 +179,9 @@ async fn when_the_node_stops_its_streams_end() {
 async fn when_nobody_listens_any_more_the_agent_hears_of_it() {
     let (fake, dropped) = open_story();
     let (_node, agent) = connected(fake).await;
-    let mut news = agent.watch().await.unwrap();
-    read_story(&mut news).await;
-    drop(news);
+    let mut updates = agent.watch().await.unwrap();
+    read_story(&mut updates).await;
+    drop(updates);
     dropped.await.unwrap_err();
     // The connection stays.
     agent.get(&id("x"), WAIT).await.unwrap();
@@ -182,10 +191,10 @@ async fn when_nobody_listens_any_more_the_agent_hears_of_it() {
 async fn a_stream_keeps_its_connection_and_the_last_one_closes_it() {
     let (fake, dropped) = open_story();
     let (_node, agent) = connected(fake).await;
-    let mut news = agent.watch().await.unwrap();
+    let mut updates = agent.watch().await.unwrap();
     drop(agent);
-    read_story(&mut news).await;
-    drop(news);
+    read_story(&mut updates).await;
+    drop(updates);
     dropped.await.unwrap_err();
 }
 
@@ -193,13 +202,13 @@ async fn a_stream_keeps_its_connection_and_the_last_one_closes_it() {
 async fn a_stream_that_is_cut_brings_an_error_at_once() {
     let (fake, dropped) = open_story();
     let (_node, agent, end) = connected_through(fake).await;
-    let mut news = agent.watch().await.unwrap();
-    read_story(&mut news).await;
+    let mut updates = agent.watch().await.unwrap();
+    read_story(&mut updates).await;
     end.send(Fate::Cut).unwrap();
-    let error = news.next().await.unwrap().unwrap_err();
+    let error = updates.next().await.unwrap().unwrap_err();
     assert_eq!(error.reason, Reason::Unavailable);
     assert!(error.message.starts_with("node n-1: connection lost during Watch: "), "{error}");
-    assert!(news.next().await.is_none());
+    assert!(updates.next().await.is_none());
     dropped.await.unwrap_err();
 }
 
@@ -207,11 +216,11 @@ async fn a_stream_that_is_cut_brings_an_error_at_once() {
 async fn a_silent_end_is_noticed_on_both_sides() {
     let (fake, dropped) = open_story();
     let (_node, agent, end) = connected_through(fake).await;
-    let mut news = agent.watch().await.unwrap();
-    read_story(&mut news).await;
+    let mut updates = agent.watch().await.unwrap();
+    read_story(&mut updates).await;
     let began = Instant::now();
     end.send(Fate::Frozen).unwrap();
-    assert_eq!(news.next().await.unwrap().unwrap_err().reason, Reason::Unavailable);
+    assert_eq!(updates.next().await.unwrap().unwrap_err().reason, Reason::Unavailable);
     assert!(began.elapsed() <= Duration::from_secs(16), "{:?}", began.elapsed());
     dropped.await.unwrap_err();
     assert!(began.elapsed() <= Duration::from_secs(31), "{:?}", began.elapsed());
@@ -221,9 +230,9 @@ async fn a_silent_end_is_noticed_on_both_sides() {
 async fn a_quiet_stream_lives_on() {
     let (fake, _dropped) = open_story();
     let (_node, agent) = connected(fake).await;
-    let mut news = agent.watch().await.unwrap();
-    read_story(&mut news).await;
-    tokio::time::timeout(Duration::from_secs(3600), news.next()).await.unwrap_err();
+    let mut updates = agent.watch().await.unwrap();
+    read_story(&mut updates).await;
+    tokio::time::timeout(Duration::from_secs(3600), updates.next()).await.unwrap_err();
     agent.get(&id("x"), WAIT).await.unwrap();
 }
 
@@ -239,36 +248,37 @@ async fn a_node_that_never_accepts_a_watch_is_not_waited_for_for_ever() {
 async fn an_agent_that_fails_in_mid_stream_says_why() {
     let tell = || {
         let failed = Err(Error::host("the uevents are gone"));
-        Ok(stream::iter([Ok(News::Greeting(greeting())), Ok(News::Picture(picture(1))), failed]).boxed())
+        Ok(stream::iter([Ok(Update::Greeting(greeting())), Ok(Update::FullState(full_state(1))), failed]).boxed())
     };
     let (_node, agent) = connected(Fake::watched(tell)).await;
-    let mut news = agent.watch().await.unwrap();
-    news.next().await.unwrap().unwrap();
-    news.next().await.unwrap().unwrap();
-    let error = news.next().await.unwrap().unwrap_err();
+    let mut updates = agent.watch().await.unwrap();
+    updates.next().await.unwrap().unwrap();
+    updates.next().await.unwrap().unwrap();
+    let error = updates.next().await.unwrap().unwrap_err();
     assert_eq!((error.reason, error.message.as_str()), (Reason::Host, "the uevents are gone"));
 }
 
 #[tokio::test]
 async fn news_out_of_order_are_refused() {
-    let (greeting, picture, change) =
-        (|| News::Greeting(greeting()), || News::Picture(picture(1)), || News::Change(change()));
-    let other = || News::Greeting(quarry_volume::Greeting { node: "n-2".into(), ..quarry_volume::Greeting::default() });
+    let (greeting, full_state, change) =
+        (|| Update::Greeting(greeting()), || Update::FullState(full_state(1)), || Update::Change(change()));
+    let other =
+        || Update::Greeting(quarry_volume::Greeting { node: "n-2".into(), ..quarry_volume::Greeting::default() });
     for (what, story, good) in [
         ("a change first", vec![change()], 0),
-        ("a picture first", vec![picture()], 0),
-        ("a change before the picture", vec![greeting(), change()], 1),
+        ("a full state first", vec![full_state()], 0),
+        ("a change before the full state", vec![greeting(), change()], 1),
         ("two greetings", vec![greeting(), greeting()], 1),
-        ("a late greeting after a second picture", vec![greeting(), picture(), picture(), greeting()], 3),
-        ("a greeting late", vec![greeting(), picture(), greeting()], 2),
+        ("a late greeting after a second full state", vec![greeting(), full_state(), full_state(), greeting()], 3),
+        ("a greeting late", vec![greeting(), full_state(), greeting()], 2),
         ("another node", vec![other()], 0),
     ] {
         let tell = move || Ok(stream::iter(story.clone().into_iter().map(Ok)).boxed());
         let (_node, agent) = connected(Fake::watched(tell)).await;
-        let news: Vec<_> = agent.watch().await.unwrap().collect().await;
-        assert_eq!(news.len(), good + 1, "{what}");
-        assert!(news.last().unwrap().is_err() && news[..good].iter().all(Result::is_ok), "{what}");
-        let reason = news.last().unwrap().as_ref().unwrap_err().reason;
+        let updates: Vec<_> = agent.watch().await.unwrap().collect().await;
+        assert_eq!(updates.len(), good + 1, "{what}");
+        assert!(updates.last().unwrap().is_err() && updates[..good].iter().all(Result::is_ok), "{what}");
+        let reason = updates.last().unwrap().as_ref().unwrap_err().reason;
         assert_eq!(reason, if what == "another node" { Reason::Unavailable } else { Reason::Host }, "{what}");
     }
 }

@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use quarry_proto::view::v1;
 
 use super::finding::Finding;
-use super::seen::Seen;
+use super::node_state::NodeState;
 use super::write::count;
 use crate::cluster::Cluster;
 
@@ -27,7 +27,7 @@ pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>,
         if position % TURN == TURN - 1 {
             tokio::task::yield_now().await;
         }
-        nodes.push(Seen::of(member, wanted.as_deref()));
+        nodes.push(NodeState::of(member, wanted.as_deref()));
     }
     ask_fates(cluster, &mut nodes).await;
 
@@ -67,7 +67,7 @@ pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>,
 }
 
 /// Asks what has become of the nodes that are away. Those for which that takes too long stay unknown.
-async fn ask_fates(cluster: &Cluster, nodes: &mut [Seen]) {
+async fn ask_fates(cluster: &Cluster, nodes: &mut [NodeState]) {
     let away: Vec<(usize, String)> = nodes
         .iter()
         .enumerate()

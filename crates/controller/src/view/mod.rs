@@ -3,13 +3,13 @@
 //! Everything is answered from memory, so that it works just when nothing else does. [`list`] cuts lists into pages,
 //! [`diagnose`] looks for what is wrong, [`cause`] says what to do about a node that is away.
 
-mod cause;
 mod diagnose;
 mod finding;
 mod list;
-mod seen;
+mod node_state;
 #[cfg(test)]
 mod tests;
+mod unreachable;
 mod write;
 
 use std::sync::Arc;

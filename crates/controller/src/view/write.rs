@@ -3,7 +3,7 @@
 use quarry_proto::view::v1;
 use quarry_volume::{AccessTypes, Layout, PoolState, Volume};
 
-use super::cause::short;
+use super::unreachable::short;
 use crate::member::{Link, Member};
 
 /// A length as a message holds it.
@@ -15,7 +15,7 @@ pub(super) fn count(number: usize) -> u64 {
 pub(super) fn node(member: &Member) -> v1::Node {
     let (reachable, since, why) = match member.link() {
         Link::Up { since, .. } => (true, since, String::new()),
-        Link::Down { why, since } => (false, since, short(&member.name, &why)),
+        Link::Down { why, since, .. } => (false, since, short(&member.name, &why)),
     };
     let memory = member.memory();
     let greeting = memory.greeting();
@@ -108,8 +108,5 @@ fn kind(layout: &Layout) -> &'static str {
         Layout::Linear => "linear",
         Layout::Striped { .. } => "striped",
         Layout::Raid1 { .. } => "raid1",
-        Layout::Raid5 { .. } => "raid5",
-        Layout::Raid6 { .. } => "raid6",
-        Layout::Raid10 { .. } => "raid10",
     }
 }

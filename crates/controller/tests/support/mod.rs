@@ -19,8 +19,8 @@ use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
-    Agent, Change, Chosen, Condition, Error, Found, Greeting, Layout, News, NewsStream, PoolState, Reason, Result,
-    Space, StorageId, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Condition, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason, Result, Space,
+    StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -38,7 +38,7 @@ pub struct FakeNode {
     pub created: AtomicU64,
     pub fence: AtomicU64,
     generation: AtomicU64,
-    news: broadcast::Sender<News>,
+    updates: broadcast::Sender<Update>,
 }
 
 impl FakeNode {
@@ -51,7 +51,7 @@ impl FakeNode {
             created: AtomicU64::new(0),
             fence: AtomicU64::new(0),
             generation: AtomicU64::new(1),
-            news: broadcast::channel(64).0,
+            updates: broadcast::channel(64).0,
         })
     }
 
@@ -70,14 +70,14 @@ impl FakeNode {
     fn change(&self, volumes: Vec<Volume>, gone: Vec<VolumeId>) -> Change {
         let generation = self.generation.fetch_add(1, SeqCst) + 1;
         let change = Change { generation, pools: vec![self.pool()], volumes, gone };
-        let _ = self.news.send(News::Change(change.clone()));
+        let _ = self.updates.send(Update::Change(change.clone()));
         change
     }
 
     /// Breaks its connections, and refuses new ones.
     pub fn cut(&self) {
         self.reachable.store(false, SeqCst);
-        let _ = self.news.send(News::Greeting(Greeting::default()));
+        let _ = self.updates.send(Update::Greeting(Greeting::default()));
     }
 
     pub fn put(&self, name: &str, size: u64) -> VolumeId {
@@ -116,16 +116,16 @@ impl Agent for Connected {
         &self.0.name
     }
 
-    async fn create(&self, spec: VolumeSpec, chosen: Option<Chosen>, _wait: Duration) -> Result<(Volume, Change)> {
+    async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, _wait: Duration) -> Result<(Volume, Change)> {
         self.0.check()?;
-        if chosen.is_some_and(|chosen| chosen.fence < self.0.fence.load(SeqCst)) {
+        if token.is_some_and(|token| token.fence < self.0.fence.load(SeqCst)) {
             return Err(Error::unavailable("the chooser was replaced"));
         }
         let existing = self.0.volumes.lock().unwrap().get(&spec.name).cloned();
         if let Some(volume) = existing {
             return Ok((volume.clone(), self.0.change(vec![volume], vec![])));
         }
-        if self.0.pool().space.largest(&spec.layout).bytes < spec.size.required {
+        if self.0.pool().space.largest(&spec.class.layout).bytes < spec.size.required {
             return Err(Error::new(Reason::NoSpace, "full"));
         }
         self.0.created.fetch_add(1, SeqCst);
@@ -145,24 +145,26 @@ impl Agent for Connected {
         self.0.volumes.lock().unwrap().get(&id.volume).cloned().ok_or_else(|| Error::not_found("no such volume"))
     }
 
-    async fn find(&self, name: &str, fence: u64, _wait: Duration) -> Result<Found> {
+    async fn find(&self, name: &str, fence: u64, _wait: Duration) -> Result<NameLookup> {
         self.0.check()?;
         self.0.fence.fetch_max(fence, SeqCst);
-        Ok(Found { instance: "1".into(), volume: self.0.volumes.lock().unwrap().get(name).cloned() })
+        Ok(NameLookup { instance: "1".into(), volume: self.0.volumes.lock().unwrap().get(name).cloned() })
     }
 
-    async fn watch(&self) -> Result<NewsStream> {
+    async fn watch(&self) -> Result<UpdateStream> {
         self.0.check()?;
-        let news = self.0.news.subscribe();
+        let updates = self.0.updates.subscribe();
         let greeting = Greeting { node: self.0.name.clone(), instance: "1".into(), ..Greeting::default() };
-        let picture = Change {
+        let full_state = Change {
             generation: self.0.generation.load(SeqCst),
             pools: vec![self.0.pool()],
             volumes: self.0.volumes.lock().unwrap().values().cloned().collect(),
             gone: vec![],
         };
-        let first = futures::stream::iter([News::Greeting(greeting), News::Picture(picture)]);
-        let rest = futures::stream::unfold(news, |mut news| async { news.recv().await.ok().map(|one| (one, news)) });
+        let first = futures::stream::iter([Update::Greeting(greeting), Update::FullState(full_state)]);
+        let rest = futures::stream::unfold(updates, |mut updates| async {
+            updates.recv().await.ok().map(|one| (one, updates))
+        });
         Ok(first.chain(rest).map(Ok).boxed())
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::found::Claim;
 use super::identity::Identity;
+use super::state::Claim;
 
 /// A claim that cannot be used as it is. Its volume still exists: nobody else may be given its name.
 #[derive(Clone, Debug, PartialEq, Eq)]

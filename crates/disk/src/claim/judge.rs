@@ -5,20 +5,20 @@ use std::cmp::Reverse;
 use uuid::Uuid;
 
 use super::damage::{Damage, Damaged};
-use super::found::{Claim, Degraded, Found};
 use super::geometry::Geometry;
 use super::gpt::{self, FirstSector, Partition};
 use super::identity::{Identity, VOLUME_TYPE};
-use super::look::{Place, Seen, Table};
+use super::look::{DiskContents, HeaderLocation, Table};
 use super::slot::{Mark, Parsed, Slot};
+use super::state::{Claim, ClaimState, Degraded};
 use super::{Error, Sectors};
 
 /// Looks at a disk, and says what lies there. Reads only; blocks.
 ///
 /// # Errors
 /// What matters cannot be read. Then nobody knows, and the disk is neither free nor usable.
-pub fn read(disk: &impl Sectors) -> Result<Found, Error> {
-    Seen::at(disk)?.judge()
+pub fn read(disk: &impl Sectors) -> Result<ClaimState, Error> {
+    DiskContents::at(disk)?.judge()
 }
 
 /// How a table stands to the claim that the slots tell of.
@@ -37,14 +37,14 @@ enum Standing {
     Altered,
 }
 
-impl Seen {
-    pub(super) fn judge(self) -> Result<Found, Error> {
+impl DiskContents {
+    pub(super) fn judge(self) -> Result<ClaimState, Error> {
         let newer = |slot: &Parsed| match slot {
             Parsed::Newer(version) => Some(*version),
             _ => None,
         };
         if let Some(version) = self.slots.iter().filter_map(newer).max() {
-            return Ok(Found::Newer { version, named: self.named() });
+            return Ok(ClaimState::Newer { version, named: self.named() });
         }
         match &self.slots {
             [Parsed::Whole(one), Parsed::Whole(other)] => {
@@ -65,7 +65,7 @@ impl Seen {
     }
 
     /// Without a slot there is no claim; but there may be the ruins of one.
-    fn without_slot(mut self) -> Result<Found, Error> {
+    fn without_slot(mut self) -> Result<ClaimState, Error> {
         let mut foreign = false;
         let mut broken = false;
         let mut ours = false;
@@ -77,7 +77,7 @@ impl Seen {
                 Table::Ours(_) => ours = true,
             }
         }
-        let strangers = |what| Found::Foreign { what, over: None };
+        let strangers = |what| ClaimState::Foreign { what, over: None };
         let found = if ours {
             self.damaged(Damage::NoRecord)
         } else if foreign {
@@ -86,7 +86,7 @@ impl Seen {
             strangers("the remains of a GPT partition table")
         } else {
             match self.first {
-                FirstSector::Blank => Found::Nothing,
+                FirstSector::Blank => ClaimState::Nothing,
                 FirstSector::Protective => strangers("the protective MBR of a GPT partition table"),
                 FirstSector::Other => strangers("a boot sector or a DOS partition table"),
             }
@@ -123,7 +123,7 @@ impl Seen {
     }
 
     /// A claim that cannot be trusted, and all that can still be told of it.
-    fn damaged(&self, damage: Damage) -> Found {
+    fn damaged(&self, damage: Damage) -> ClaimState {
         let mut slots: Vec<Slot> = self.slots.iter().filter_map(whole).cloned().collect();
         slots.sort_by_key(|slot| Reverse(slot.sequence));
         if damage != Damage::Copies {
@@ -142,11 +142,11 @@ impl Seen {
         let [first, second] = &self.slots;
         let copies = [first, second].map(|slot| whole(slot).map(|slot| Identity::from_disk(slot.disk)));
         let sector_size = self.sector_size as u32;
-        Found::Damaged(Damaged { damage, claims, named: self.named(), copies, partition, sector_size })
+        ClaimState::Damaged(Damaged { damage, claims, named: self.named(), copies, partition, sector_size })
     }
 
     /// `even`: both copies of the record say this.
-    fn with_slot(mut self, slot: Slot, even: bool) -> Result<Found, Error> {
+    fn with_slot(mut self, slot: Slot, even: bool) -> Result<ClaimState, Error> {
         let geometry = slot.geometry;
         let mut primary = false;
         let mut backup = false;
@@ -176,9 +176,9 @@ impl Seen {
         // A release that cannot be finished has no volume any more.
         let in_use = mark == Mark::Held && self.slots.iter().all(|slot| whole(slot).is_some());
         let claim = Claim::of(slot, degraded);
-        let shown = |found: fn(Claim) -> Found, claim: Claim| {
+        let shown = |found: fn(Claim) -> ClaimState, claim: Claim| {
             if claimed_elsewhere {
-                Found::OtherSectorSize { claim, now: self.sector_size as u32 }
+                ClaimState::OtherSectorSize { claim, now: self.sector_size as u32 }
             } else {
                 found(claim)
             }
@@ -191,12 +191,12 @@ impl Seen {
                 } else if too_small {
                     self.damaged(Damage::TooSmall)
                 } else if mark == Mark::Releasing {
-                    shown(Found::Releasing, claim)
+                    shown(ClaimState::Releasing, claim)
                 } else {
-                    shown(Found::Claimed, claim)
+                    shown(ClaimState::Claimed, claim)
                 }
             }
-            _ if foreign => Found::Foreign {
+            _ if foreign => ClaimState::Foreign {
                 what: "a GPT partition table, written over a claim of Quarry's",
                 over: in_use.then_some(claim),
             },
@@ -205,8 +205,8 @@ impl Seen {
             (_, Some(error)) => return Err(error),
             (FirstSector::Protective, None) => self.damaged(Damage::NoTable),
             (FirstSector::Blank, None) => match mark {
-                Mark::Claiming => shown(Found::HalfClaimed, claim),
-                Mark::Releasing => shown(Found::Releasing, claim),
+                Mark::Claiming => shown(ClaimState::HalfClaimed, claim),
+                Mark::Releasing => shown(ClaimState::Releasing, claim),
                 // Half a claim looks just so on the disk, but for the mark. This one had a user.
                 Mark::Held => self.damaged(Damage::NoBootSector),
             },
@@ -221,7 +221,7 @@ fn whole(slot: &Parsed) -> Option<&Slot> {
     }
 }
 
-fn standing(place: Place, table: &Table, geometry: Geometry, disk: Uuid) -> Standing {
+fn standing(place: HeaderLocation, table: &Table, geometry: Geometry, disk: Uuid) -> Standing {
     match table {
         Table::Absent | Table::Unreadable(_) => Standing::Absent,
         Table::Broken { disk: Some(named) } if *named == disk => Standing::Partial,

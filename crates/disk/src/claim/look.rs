@@ -8,12 +8,12 @@ use super::slot::{Parsed, SLOT_LENGTH};
 
 /// Where a header may lie: sector `sector` of sectors of `sector_size` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct HeaderLocation {
     pub(super) sector_size: u64,
     pub(super) sector: u64,
 }
 
-impl Place {
+impl HeaderLocation {
     /// In bytes from the start of the disk.
     pub(super) fn offset(self) -> Option<u64> {
         self.sector.checked_mul(self.sector_size)
@@ -40,17 +40,17 @@ pub(super) enum Table {
 
 /// All that was read from a disk.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub(super) struct DiskContents {
     /// The disk's size in bytes.
     pub(super) size: u64,
     /// The disk's sector size in bytes.
     pub(super) sector_size: u64,
     pub(super) slots: [Parsed; 2],
     pub(super) first: FirstSector,
-    pub(super) tables: Vec<(Place, Table)>,
+    pub(super) tables: Vec<(HeaderLocation, Table)>,
 }
 
-impl Seen {
+impl DiskContents {
     /// Reads a disk.
     ///
     /// # Errors
@@ -59,11 +59,11 @@ impl Seen {
         let slots = [slot(disk, SLOT_OFFSETS[0])?, slot(disk, SLOT_OFFSETS[1])?];
         let first = fetch(disk, 0, 512)?.map_or(FirstSector::Blank, |sector| FirstSector::parse(&sector));
         let mut tables = Vec::new();
-        let mut visit = |place: Place| {
+        let mut visit = |place: HeaderLocation| {
             if place.sector > 0 && tables.iter().all(|(seen, _)| *seen != place) {
                 let table = table(disk, place);
                 let alternate = match &table {
-                    Table::Ours(ours) => Some(Place { sector: ours.alternate, ..place }),
+                    Table::Ours(ours) => Some(HeaderLocation { sector: ours.alternate, ..place }),
                     _ => None,
                 };
                 tables.push((place, table));
@@ -73,15 +73,15 @@ impl Seen {
         };
         // Where a table lies on a disk of this size, for either sector size; where the claim put its backup, if the disk
         // had another size then; and where another program has moved it since.
-        let mut places: Vec<Place> = SECTOR_SIZES
+        let mut places: Vec<HeaderLocation> = SECTOR_SIZES
             .into_iter()
             .flat_map(|sector_size| {
                 [1, (disk.size() / sector_size).saturating_sub(1)].map(|sector| (sector_size, sector))
             })
-            .map(|(sector_size, sector)| Place { sector_size, sector })
+            .map(|(sector_size, sector)| HeaderLocation { sector_size, sector })
             .collect();
         places.extend(slots.iter().filter_map(geometry_of).map(backup_place));
-        let alternates: Vec<Place> = places.into_iter().filter_map(&mut visit).collect();
+        let alternates: Vec<HeaderLocation> = places.into_iter().filter_map(&mut visit).collect();
         for place in alternates {
             visit(place);
         }
@@ -96,19 +96,19 @@ fn geometry_of(slot: &Parsed) -> Option<Geometry> {
     }
 }
 
-fn backup_place(geometry: Geometry) -> Place {
-    Place { sector_size: geometry.sector_size(), sector: geometry.last() }
+fn backup_place(geometry: Geometry) -> HeaderLocation {
+    HeaderLocation { sector_size: geometry.sector_size(), sector: geometry.last() }
 }
 
 fn slot(disk: &impl Sectors, offset: u64) -> Result<Parsed, Error> {
     Ok(fetch(disk, offset, SLOT_LENGTH as u64)?.map_or(Parsed::Absent, |bytes| super::slot::Slot::parse(&bytes)))
 }
 
-fn table(disk: &impl Sectors, place: Place) -> Table {
+fn table(disk: &impl Sectors, place: HeaderLocation) -> Table {
     table_or_error(disk, place).unwrap_or_else(Table::Unreadable)
 }
 
-fn table_or_error(disk: &impl Sectors, place: Place) -> Result<Table, Error> {
+fn table_or_error(disk: &impl Sectors, place: HeaderLocation) -> Result<Table, Error> {
     let Some(offset) = place.offset() else { return Ok(Table::Absent) };
     let Some(sector) = fetch(disk, offset, place.sector_size)? else { return Ok(Table::Absent) };
     let broken = Table::Broken { disk: gpt::disk_in(&sector) };

@@ -4,10 +4,10 @@
 use std::path::Path;
 
 use super::damage::{Damage, Damaged};
-use super::found::{Claim, Degraded, Found};
 use super::geometry::{METADATA_LENGTH, METADATA_OFFSET, SLOT_OFFSETS};
 use super::identity::{METADATA_TYPE, VOLUME_TYPE};
 use super::slot::SLOT_LENGTH;
+use super::state::{Claim, ClaimState, Degraded};
 
 /// One step of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Mend {
     }
 }
 
-impl Found {
+impl ClaimState {
     /// The steps that mend what is wrong with the claim on the disk at `device`, in order. Nothing if nothing is wrong, or
     /// if no command can help.
     #[must_use]

@@ -10,7 +10,6 @@
 mod bytes;
 mod damage;
 mod error;
-mod found;
 mod geometry;
 mod gpt;
 mod identity;
@@ -19,17 +18,18 @@ mod look;
 mod mend;
 mod sectors;
 mod slot;
+mod state;
 #[cfg(test)]
 mod tests;
 mod write;
 
 pub use damage::{Damage, Damaged};
 pub use error::Error;
-pub use found::{Claim, Degraded, Found};
 pub use geometry::capacity;
 pub use identity::{Identity, METADATA_TYPE, VOLUME_TYPE};
 pub use judge::read;
 pub use mend::Mend;
 pub use sectors::{BlockDevice, Sectors};
 pub use slot::MAX_RECORD;
+pub use state::{Claim, ClaimState, Degraded};
 pub use write::{begin_release, claim, clear, release, resume, set_record};

@@ -5,13 +5,13 @@
 //! flush would let a power cut lose the ground and keep what stands on it. The order of the writes, and the flushes
 //! between them, are those of docs/disk-format.md.
 
-use super::found::{Claim, Found};
 use super::geometry::{Geometry, METADATA_LENGTH, METADATA_OFFSET, SLOT_OFFSETS};
 use super::gpt::{self, FirstSector, Which};
 use super::identity::Identity;
 use super::judge::read;
-use super::look::{Place, Seen, fetch};
+use super::look::{DiskContents, HeaderLocation, fetch};
 use super::slot::{MAX_RECORD, Mark, Parsed, SLOT_LENGTH, Slot};
+use super::state::{Claim, ClaimState};
 use super::{Error, Sectors};
 
 /// Claims a disk for the volume with that name. `record` must say that nobody has used the volume yet. Blocks until the
@@ -21,7 +21,7 @@ use super::{Error, Sectors};
 /// volume itself are not touched: what former owners left there is still there.
 ///
 /// # Errors
-/// [`Error::Unexpected`] unless [`read`] finds [`Found::Nothing`]; [`Error::Unfit`] for disks that are too small or have
+/// [`Error::Unexpected`] unless [`read`] finds [`ClaimState::Nothing`]; [`Error::Unfit`] for disks that are too small or have
 /// other sectors; the disk's.
 pub fn claim(disk: &impl Sectors, name: &str, record: &[u8]) -> Result<Claim, Error> {
     let attempted = "claim";
@@ -31,7 +31,7 @@ pub fn claim(disk: &impl Sectors, name: &str, record: &[u8]) -> Result<Claim, Er
         Error::Unfit { device: disk.path().to_owned(), size: disk.size(), sector_size: disk.sector_size() }
     })?;
     match read(disk)? {
-        Found::Nothing => {}
+        ClaimState::Nothing => {}
         found => return Err(unexpected(disk, attempted, &found)),
     }
     let identity = Identity::of(name);
@@ -62,7 +62,7 @@ pub fn claim(disk: &impl Sectors, name: &str, record: &[u8]) -> Result<Claim, Er
 pub fn resume(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> {
     let attempted = "finish the claim on";
     let found = match read(disk)? {
-        Found::HalfClaimed(found) if found.slot() == seen.slot() => found,
+        ClaimState::HalfClaimed(found) if found.slot() == seen.slot() => found,
         found => return Err(unexpected(disk, attempted, &found)),
     };
     let geometry = found.geometry;
@@ -86,8 +86,8 @@ pub fn set_record(disk: &impl Sectors, seen: &Claim, record: &[u8]) -> Result<Cl
     let attempted = "change the record on";
     check_length(disk, record)?;
     let (found, mark) = match read(disk)? {
-        Found::Claimed(found) if found.slot() == seen.slot() => (found, Mark::Held),
-        Found::Releasing(found) if found.slot() == seen.slot() => (found, Mark::Releasing),
+        ClaimState::Claimed(found) if found.slot() == seen.slot() => (found, Mark::Held),
+        ClaimState::Releasing(found) if found.slot() == seen.slot() => (found, Mark::Releasing),
         found => return Err(unexpected(disk, attempted, &found)),
     };
     flush_before(disk)?;
@@ -108,7 +108,7 @@ pub fn set_record(disk: &impl Sectors, seen: &Claim, record: &[u8]) -> Result<Cl
 pub fn begin_release(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> {
     let attempted = "begin to release the claim on";
     let found = match read(disk)? {
-        Found::Claimed(found) | Found::Releasing(found) if found.slot() == seen.slot() => found,
+        ClaimState::Claimed(found) | ClaimState::Releasing(found) if found.slot() == seen.slot() => found,
         found => return Err(unexpected(disk, attempted, &found)),
     };
     flush_before(disk)?;
@@ -118,7 +118,7 @@ pub fn begin_release(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> 
     };
     // Both slots have to say it, for both are erased at once in the end. One that is no slot any more is left alone.
     let held = |there: &Parsed| matches!(there, Parsed::Whole(there) if there.mark != Mark::Releasing);
-    if Seen::at(disk)?.slots.iter().any(held) && !quarry_fault::disabled("claim-release-mark") {
+    if DiskContents::at(disk)?.slots.iter().any(held) && !quarry_fault::disabled("claim-release-mark") {
         write_slots(disk, &slot)?;
         return verify_claimed(disk, attempted, &slot);
     }
@@ -138,7 +138,7 @@ pub fn release(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
     let attempted = "release the claim on";
     // First of all it is said that what follows is meant. Else a claim without its MBR would be damage.
     let found = begin_release(disk, seen)?;
-    let seen = Seen::at(disk)?;
+    let seen = DiskContents::at(disk)?;
     if seen.first == FirstSector::Protective {
         let blank = vec![0; found.geometry.sector_size() as usize];
         put(disk, "protective MBR away", 0, &blank)?;
@@ -155,11 +155,11 @@ pub fn release(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
 pub fn clear(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
     let attempted = "clear the half-made claim on";
     let found = match read(disk)? {
-        Found::HalfClaimed(found) if found.slot() == seen.slot() => found,
+        ClaimState::HalfClaimed(found) if found.slot() == seen.slot() => found,
         found => return Err(unexpected(disk, attempted, &found)),
     };
     flush_before(disk)?;
-    erase(disk, attempted, &found, &Seen::at(disk)?)
+    erase(disk, attempted, &found, &DiskContents::at(disk)?)
 }
 
 /// Both tables, then the protective MBR.
@@ -178,7 +178,7 @@ fn write_tables(disk: &impl Sectors, geometry: Geometry, identity: &Identity) ->
 /// Brings both slots to say the same: first the one that does not count now, so that the other counts until it is
 /// written; then that one too, so that a slot that is lost later on does not bring an old record back.
 fn write_slots(disk: &impl Sectors, slot: &Slot) -> Result<(), Error> {
-    let seen = Seen::at(disk)?.slots;
+    let seen = DiskContents::at(disk)?.slots;
     let sequence = |parsed: &Parsed| match parsed {
         Parsed::Whole(slot) => slot.sequence,
         _ => 0,
@@ -198,7 +198,7 @@ fn write_slots(disk: &impl Sectors, slot: &Slot) -> Result<(), Error> {
 }
 
 /// The tables' headers and entries, the one at the start first; then the slots.
-fn erase(disk: &impl Sectors, attempted: &'static str, claim: &Claim, seen: &Seen) -> Result<(), Error> {
+fn erase(disk: &impl Sectors, attempted: &'static str, claim: &Claim, seen: &DiskContents) -> Result<(), Error> {
     let sector_size = claim.geometry.sector_size();
     let places = || seen.tables.iter().map(|(place, _)| *place).filter(|place| place.sector_size == sector_size);
     for place in places().filter(|place| place.sector == 1) {
@@ -216,14 +216,19 @@ fn erase(disk: &impl Sectors, attempted: &'static str, claim: &Claim, seen: &See
     }
     flush(disk, "record away")?;
     match read(disk)? {
-        Found::Nothing | Found::Foreign { .. } => Ok(()),
+        ClaimState::Nothing | ClaimState::Foreign { .. } => Ok(()),
         found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.words() }),
     }
 }
 
 /// Zeroes a header that names the claim's disk GUID, and the sector of entries that names its partitions: the entries
 /// after that are zeros.
-fn erase_table(disk: &impl Sectors, claim: &Claim, place: Place, entries_at: Option<u64>) -> Result<(), Error> {
+fn erase_table(
+    disk: &impl Sectors,
+    claim: &Claim,
+    place: HeaderLocation,
+    entries_at: Option<u64>,
+) -> Result<(), Error> {
     let sector_size = place.sector_size;
     let blank = vec![0; sector_size as usize];
     if let Some(offset) = place.offset()
@@ -258,14 +263,14 @@ fn check_length(disk: &impl Sectors, record: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-fn unexpected(disk: &impl Sectors, attempted: &'static str, found: &Found) -> Error {
+fn unexpected(disk: &impl Sectors, attempted: &'static str, found: &ClaimState) -> Error {
     Error::Unexpected { attempted, device: disk.path().to_owned(), found: found.words() }
 }
 
 /// What was written is what is found: nobody else writes to the disk, and the disk keeps what it is given.
 fn verify_claimed(disk: &impl Sectors, attempted: &'static str, slot: &Slot) -> Result<Claim, Error> {
     match read(disk)? {
-        Found::Claimed(claim) | Found::Releasing(claim) if claim.slot() == *slot => Ok(claim),
+        ClaimState::Claimed(claim) | ClaimState::Releasing(claim) if claim.slot() == *slot => Ok(claim),
         found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.words() }),
     }
 }

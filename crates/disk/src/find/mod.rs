@@ -60,7 +60,7 @@ impl Roots {
 
 /// What a look at a host found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct FoundDisks {
     /// Every whole disk, shorter names first and then by the alphabet: `sdz` stands before `sdaa`.
     pub disks: Vec<Disk>,
     /// Disks that are there, but of which the kernel says something that cannot be. One such disk must not take the
@@ -74,10 +74,10 @@ pub struct Found {
 ///
 /// # Errors
 /// The tables as such cannot be read. Then nobody knows what is in use, and no disk may be called free.
-pub fn find(roots: &Roots) -> Result<Found, Error> {
+pub fn find(roots: &Roots) -> Result<FoundDisks, Error> {
     let uses = uses::Uses::read(roots)?;
     let links = names::Links::read(roots);
-    let mut found = Found::default();
+    let mut found = FoundDisks::default();
     for name in sysfs::block_devices(roots)? {
         if why_no_disk(&name).is_some() {
             continue;

@@ -81,14 +81,6 @@ pub enum Verdict {
     Doubtful,
 }
 
-impl Verdict {
-    /// Whether the disk is the pool's.
-    #[must_use]
-    pub fn is_selected(self) -> bool {
-        self == Self::Selected
-    }
-}
-
 impl Selector {
     /// A selector of these criteria.
     ///

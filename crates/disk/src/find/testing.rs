@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use quarry_mount::Device;
 use tempfile::TempDir;
 
-use super::{Disk, Found, Roots, Transport, Udev, find};
+use super::{Disk, FoundDisks, Roots, Transport, Udev, find};
 
 /// A host in a temporary folder.
 pub(crate) struct Host {
@@ -68,7 +68,7 @@ impl Host {
         folder
     }
 
-    pub(crate) fn found(&self) -> Found {
+    pub(crate) fn found(&self) -> FoundDisks {
         find(&self.roots()).unwrap()
     }
 

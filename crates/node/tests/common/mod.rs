@@ -1,4 +1,5 @@
-//! What the tests of this crate share: hosts on simulated pools, and a follower that keeps what it is told.
+//! Shared by the tests of this crate: hosts on simulated pools, and a follower that stores the updates it
+//! receives.
 
 // Helpers of tests may fail like tests; not every test uses all of them.
 #![allow(dead_code, clippy::expect_used, clippy::panic)]
@@ -11,8 +12,7 @@ use futures::StreamExt as _;
 use quarry_node::Host;
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
-    AccessTypes, Agent as _, Change, Filesystem, Greeting, Layout, News, NewsStream, PoolState, SizeRange, Volume,
-    VolumeId, VolumeSpec,
+    Agent as _, Change, Filesystem, Greeting, PoolState, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -31,57 +31,48 @@ pub(crate) fn host(pools: &[&SimulatedPool]) -> Host {
 
 /// A volume for ext4 in the pool `p`.
 pub(crate) fn spec(name: &str, size: u64) -> VolumeSpec {
-    VolumeSpec {
-        name: name.to_owned(),
-        size: SizeRange { required: size, limit: None },
-        pool: Some("p".to_owned()),
-        access: AccessTypes::Mount,
-        filesystem: Some(Filesystem::Ext4),
-        layout: Layout::Linear,
-        mkfs_options: String::new(),
-        wipe: None,
-    }
+    VolumeSpec::mount(name, size, Filesystem::Ext4).in_pool("p")
 }
 
-/// The same for a raw block device.
+/// A raw block volume in the pool `p`.
 pub(crate) fn block(name: &str, size: u64) -> VolumeSpec {
-    VolumeSpec { access: AccessTypes::Block, filesystem: None, ..spec(name, size) }
+    VolumeSpec::block(name, size).in_pool("p")
 }
 
-/// Follows a host, and keeps what it was told.
+/// Follows a host and stores the received state.
 pub(crate) struct Follower {
-    news: NewsStream,
+    updates: UpdateStream,
     pub(crate) greeting: Greeting,
     pub(crate) generation: u64,
     pub(crate) pools: BTreeMap<String, PoolState>,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
-    /// How many pictures were told.
-    pub(crate) pictures: usize,
+    /// How many full states were received.
+    pub(crate) full_states: usize,
 }
 
 impl Follower {
-    /// Listens until the first picture is there.
+    /// Follows the host and waits for the first full state.
     pub(crate) async fn of(host: &Host) -> Self {
-        let mut news = host.watch().await.expect("watch");
-        let Some(Ok(News::Greeting(greeting))) = news.next().await else { panic!("no greeting") };
+        let mut updates = host.watch().await.expect("watch");
+        let Some(Ok(Update::Greeting(greeting))) = updates.next().await else { panic!("no greeting") };
         let (pools, volumes) = Default::default();
-        let mut follower = Self { news, greeting, generation: 0, pools, volumes, pictures: 0 };
-        follower.hear().await;
-        assert_eq!(follower.pictures, 1, "the picture comes first");
+        let mut follower = Self { updates, greeting, generation: 0, pools, volumes, full_states: 0 };
+        follower.receive().await;
+        assert_eq!(follower.full_states, 1, "the full state comes first");
         follower
     }
 
-    /// Waits for the next news and keeps it.
-    pub(crate) async fn hear(&mut self) -> Change {
-        let change = match self.news.next().await.expect("the stream ended").expect("the stream failed") {
-            News::Greeting(_) => panic!("a second greeting"),
-            News::Picture(picture) => {
+    /// Waits for the next update and stores it.
+    pub(crate) async fn receive(&mut self) -> Change {
+        let change = match self.updates.next().await.expect("the stream ended").expect("the stream failed") {
+            Update::Greeting(_) => panic!("a second greeting"),
+            Update::FullState(full_state) => {
                 self.pools.clear();
                 self.volumes.clear();
-                self.pictures += 1;
-                picture
+                self.full_states += 1;
+                full_state
             }
-            News::Change(change) => change,
+            Update::Change(change) => change,
         };
         assert!(change.generation > self.generation, "{} after {}", change.generation, self.generation);
         self.generation = change.generation;
@@ -89,7 +80,7 @@ impl Follower {
             self.pools.insert(pool.name.clone(), pool);
         }
         for id in &change.gone {
-            assert!(self.volumes.remove(id).is_some(), "{id} is gone and was never there");
+            assert!(self.volumes.remove(id).is_some(), "{id} is gone but was never published");
         }
         for volume in change.volumes.clone() {
             self.volumes.insert(volume.id.clone(), volume);
@@ -97,17 +88,17 @@ impl Follower {
         change
     }
 
-    /// Hears until `enough`.
+    /// Receives updates until `enough`.
     pub(crate) async fn until(&mut self, what: &str, mut enough: impl FnMut(&Self) -> bool) {
         let all = async {
             while !enough(self) {
-                self.hear().await;
+                self.receive().await;
             }
         };
-        tokio::time::timeout(LONG, all).await.unwrap_or_else(|_| panic!("never heard: {what}"));
+        tokio::time::timeout(LONG, all).await.unwrap_or_else(|_| panic!("never received: {what}"));
     }
 
-    /// The names of the volumes that were told.
+    /// The names of the received volumes.
     pub(crate) fn names(&self) -> Vec<String> {
         self.volumes.values().map(|volume| volume.name.clone()).collect()
     }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_disk::claim::{self, Claim, Found, Identity};
+use quarry_disk::claim::{self, Claim, ClaimState, Identity};
 use quarry_disk::{Alone, Disk, State};
 use quarry_filesystem::{minimum_size, signature_places};
 use quarry_lvm::safe_name;
 use quarry_volume::{Error, Layout, Reason, Result, SizeRange, VolumeSpec, show_size};
 
 use super::disks::{Any, Disks, Held};
-use super::look::{Raw, Seen, read_held};
+use super::look::{PoolDisk, Raw, read_held};
 use super::report::Owner;
 use super::turns::Turn;
 use super::view::{View, describe};
@@ -56,7 +56,7 @@ impl Inner {
         let mut refused = Vec::new();
         for (size, seen) in view.free().into_iter().filter(|(size, _)| range.admits(*size)) {
             let disk = &seen.raw.disk;
-            if matches!(seen.raw.found, Ok(Found::HalfClaimed(_))) {
+            if matches!(seen.raw.found, Ok(ClaimState::HalfClaimed(_))) {
                 refused.push(format!("{} holds half a claim that could not be cleared", disk.name));
                 continue;
             }
@@ -107,7 +107,7 @@ impl Inner {
             let wanted = claim.identity == Identity::of(name)
                 && claim.record == record.as_bytes()
                 && range.admits(claim.length)
-                && spec.layout == Layout::Linear;
+                && spec.class.layout == Layout::Linear;
             let mut result = Ok(None);
             if wanted {
                 result = self.take(disk.clone(), name, record, true, turn).await;
@@ -163,12 +163,12 @@ impl Inner {
     ///
     /// # Errors
     /// `NoSpace`, with what is free and why the others are not.
-    pub(super) fn fitting<'a>(&self, view: &'a View, spec: &VolumeSpec) -> Result<(u64, &'a Seen)> {
+    pub(super) fn fitting<'a>(&self, view: &'a View, spec: &VolumeSpec) -> Result<(u64, &'a PoolDisk)> {
         let no_space = |why: String| Err(Error::new(Reason::NoSpace, format!("pool {}: {why}", self.name)));
-        if spec.layout != Layout::Linear {
+        if spec.class.layout != Layout::Linear {
             return no_space(format!(
                 "a volume is one whole disk here, and layout {} is not: leave the layout out",
-                spec.layout
+                spec.class.layout
             ));
         }
         view.complete(&self.name)?;
@@ -177,7 +177,7 @@ impl Inner {
         if let Some(found) = free.iter().find(|(size, _)| range.admits(*size)) {
             return Ok(*found);
         }
-        let list = |(size, seen): &(u64, &Seen)| format!("{} ({})", seen.raw.disk.name, show_size(*size));
+        let list = |(size, seen): &(u64, &PoolDisk)| format!("{} ({})", seen.raw.disk.name, show_size(*size));
         let free: Vec<String> = free.iter().map(list).collect();
         no_space(format!(
             "no free disk has {} bytes or more{}; free: {}; not free: {}",
@@ -200,8 +200,8 @@ impl Inner {
         let (held, raw) = self.held(&disk, turn).await?;
         let probe = self.disks.probe(&raw.disk).await.map_err(|error| error.message);
         let fits = match &raw.found {
-            Ok(Found::Nothing) => !resume,
-            Ok(Found::HalfClaimed(claim)) => resume && claim.identity == Identity::of(name),
+            Ok(ClaimState::Nothing) => !resume,
+            Ok(ClaimState::HalfClaimed(claim)) => resume && claim.identity == Identity::of(name),
             _ => false,
         };
         match raw.judge(Some(probe), || Alone::Yes) {
@@ -226,7 +226,7 @@ impl Inner {
         }
         held.flush().map_err(|error| Error::host(format!("flushing the disk {}: {error}", raw.disk.name)))?;
         let claimed = match &raw.found {
-            Ok(Found::HalfClaimed(half)) => claim::resume(&Any(held), half).map_err(explain)?,
+            Ok(ClaimState::HalfClaimed(half)) => claim::resume(&Any(held), half).map_err(explain)?,
             _ => claim::claim(&Any(held), name, record.as_bytes()).map_err(explain)?,
         };
         // The probe has read where the filesystem will be, and a copy of the disk would get that from the kernel's cache.
@@ -247,7 +247,9 @@ impl Inner {
         let (held, raw) = self.held(&disk, turn).await?;
         let inner = Arc::clone(self);
         let clear = move || match &raw.found {
-            Ok(Found::HalfClaimed(half)) => claim::clear(&Any(&*held), half).map_err(|error| inner.explain(&error)),
+            Ok(ClaimState::HalfClaimed(half)) => {
+                claim::clear(&Any(&*held), half).map_err(|error| inner.explain(&error))
+            }
             _ => Ok(()),
         };
         blocking(clear).await.map_err(Refused::Failed)
@@ -306,9 +308,9 @@ fn hold(disks: &dyn Disks, disk: &Disk) -> Result<Arc<dyn Held>> {
 }
 
 /// Half a claim on a disk that is free but for it.
-fn half(seen: &Seen) -> Option<(Seen, Claim)> {
+fn half(seen: &PoolDisk) -> Option<(PoolDisk, Claim)> {
     match (&seen.raw.found, &seen.state) {
-        (Ok(Found::HalfClaimed(claim)), State::Free) => Some((seen.clone(), claim.clone())),
+        (Ok(ClaimState::HalfClaimed(claim)), State::Free) => Some((seen.clone(), claim.clone())),
         _ => None,
     }
 }

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quarry_disk::claim::{self, Claim, Degraded, Found};
+use quarry_disk::claim::{self, Claim, ClaimState, Degraded};
 use quarry_disk::{Disk, How};
 use quarry_volume::{Error, Reason, Result, Wipe};
 use uuid::Uuid;
 
 use super::disks::{Any, Opened};
+use super::key::DiskKey;
 use super::turns::Turn;
-use super::view::{View, place};
+use super::view::View;
 use super::{Inner, blocking};
 use crate::{Health, PoolVolume, Record, Recorded};
 
@@ -172,10 +173,10 @@ impl Inner {
     pub(super) fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {
         let raws = self.memory().seen.as_ref().map(|kept| Arc::clone(&kept.raws));
         let claims = raws.iter().flat_map(|raws| raws.iter()).filter_map(|raw| match &raw.found {
-            Ok(Found::Claimed(claim)) => Some((raw, claim, true)),
+            Ok(ClaimState::Claimed(claim)) => Some((raw, claim, true)),
             // It is mounted, perhaps, whatever was done to its tables since.
-            Ok(Found::Damaged(damaged)) => damaged.claim().map(|claim| (raw, claim, false)),
-            Ok(Found::Foreign { over: Some(claim), .. }) => Some((raw, claim, false)),
+            Ok(ClaimState::Damaged(damaged)) => damaged.claim().map(|claim| (raw, claim, false)),
+            Ok(ClaimState::Foreign { over: Some(claim), .. }) => Some((raw, claim, false)),
             _ => None,
         });
         let mut nodes: Vec<(&str, PathBuf)> = Vec::new();
@@ -244,7 +245,7 @@ impl Inner {
         turn.is_at(&disk.name);
         let way = self.way(Some(now.record()?));
         refuse_used(&disk, &now)?;
-        let here = place(&disk);
+        let here = DiskKey::of(&disk);
         // Before the disk says that it is being released: else a look would begin the same.
         self.releases.begin(here.clone());
         let held = {

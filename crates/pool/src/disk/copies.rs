@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use quarry_disk::claim::Found;
+use quarry_disk::claim::ClaimState;
 use uuid::Uuid;
 
 use super::look::Raw;
@@ -22,7 +22,7 @@ pub(super) struct Copies {
 pub(super) fn copies<'a>(raws: impl Iterator<Item = &'a Raw>) -> Vec<Copies> {
     let mut holders: BTreeMap<Uuid, (String, Vec<String>)> = BTreeMap::new();
     for raw in raws {
-        for (identity, claim) in raw.found.iter().flat_map(Found::volumes) {
+        for (identity, claim) in raw.found.iter().flat_map(ClaimState::volumes) {
             let title = claim.map_or_else(|| format!("the volume with the GUID {}", identity.disk), title);
             let (_, disks) = holders.entry(identity.disk).or_insert((title, Vec::new()));
             disks.push(raw.disk.name.clone());

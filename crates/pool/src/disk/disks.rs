@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use quarry_disk::claim::{Claim, Sectors};
-use quarry_disk::{Alone, Assignment, Disk, FindError, Found, Selector};
+use quarry_disk::{Alone, Assignment, Disk, FindError, FoundDisks, Selector};
 use quarry_filesystem::Probe;
 use quarry_volume::Result;
 
@@ -13,7 +13,7 @@ use quarry_volume::Result;
 #[async_trait::async_trait]
 pub(crate) trait Disks: Send + Sync {
     /// Every disk, as the kernel's tables show it.
-    fn find(&self) -> Result<Found, FindError>;
+    fn find(&self) -> Result<FoundDisks, FindError>;
 
     /// Which of them is whose.
     fn assign(&self, pools: &[(String, Selector)], disks: &[Disk]) -> Assignment;

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use quarry_disk::{Disk, State};
 
-use super::look::Seen;
-use super::view::{Place, place};
+use super::key::DiskKey;
+use super::look::PoolDisk;
 
 /// For how long such a disk is not tried again.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -16,26 +16,26 @@ const PAUSE: Duration = Duration::from_secs(60);
 /// The disks, and why.
 #[derive(Default)]
 pub(super) struct Failures {
-    by_disk: Mutex<HashMap<Place, (String, Instant)>>,
+    by_disk: Mutex<HashMap<DiskKey, (String, Instant)>>,
 }
 
 impl Failures {
     /// Notes that it could not be taken.
     pub(super) fn note(&self, disk: &Disk, why: String) {
-        self.by_disk().insert(place(disk), (why, Instant::now()));
+        self.by_disk().insert(DiskKey::of(disk), (why, Instant::now()));
     }
 
     /// Whether it could not be taken when that was tried last.
     pub(super) fn has(&self, disk: &Disk) -> bool {
-        self.by_disk().contains_key(&place(disk))
+        self.by_disk().contains_key(&DiskKey::of(disk))
     }
 
     /// Says of these that they are not free, and forgets those whose time is over.
-    pub(super) fn mark(&self, seen: &mut [Seen]) {
+    pub(super) fn mark(&self, seen: &mut [PoolDisk]) {
         let mut failures = self.by_disk();
         failures.retain(|_, (_, when)| when.elapsed() < PAUSE);
         for one in seen.iter_mut().filter(|one| one.state == State::Free) {
-            if let Some((why, _)) = failures.get(&place(&one.raw.disk)) {
+            if let Some((why, _)) = failures.get(&DiskKey::of(&one.raw.disk)) {
                 one.state = State::Unusable { why: format!("could not be taken for a volume: {why}") };
             }
         }
@@ -43,7 +43,7 @@ impl Failures {
 
     /// All of them, in words.
     pub(super) fn problems(&self) -> Vec<String> {
-        let words = |((name, ..), (why, _)): (&Place, &(String, Instant))| {
+        let words = |(DiskKey { name, .. }, (why, _)): (&DiskKey, &(String, Instant))| {
             format!("the disk {name} could not be taken for a volume, and is tried again in a minute: {why}")
         };
         let mut problems: Vec<String> = self.by_disk().iter().map(words).collect();
@@ -59,7 +59,7 @@ impl Failures {
         }
     }
 
-    fn by_disk(&self) -> MutexGuard<'_, HashMap<Place, (String, Instant)>> {
+    fn by_disk(&self) -> MutexGuard<'_, HashMap<DiskKey, (String, Instant)>> {
         self.by_disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

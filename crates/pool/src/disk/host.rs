@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use quarry_disk::claim::{BlockDevice, Claim, Sectors};
-use quarry_disk::{Alone, Assignment, Disk, FindError, Found, HostPaths, Roots, Selector, alone, assign, find};
+use quarry_disk::{Alone, Assignment, Disk, FindError, FoundDisks, HostPaths, Roots, Selector, alone, assign, find};
 use quarry_filesystem::{self as filesystem, Exclusive, Probe};
 use quarry_volume::{Error, Reason, Result};
 
@@ -47,7 +47,7 @@ impl HostDisks {
 
 #[async_trait::async_trait]
 impl Disks for HostDisks {
-    fn find(&self) -> Result<Found, FindError> {
+    fn find(&self) -> Result<FoundDisks, FindError> {
         find(&self.roots)
     }
 

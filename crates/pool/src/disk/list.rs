@@ -13,7 +13,7 @@ use super::blocking;
 use super::copies::copies;
 use super::disks::Disks;
 use super::host::HostDisks;
-use super::look::{self, Raw, Seen};
+use super::look::{self, PoolDisk, Raw};
 use super::reader::onlooker;
 use super::report::{DiskReport, Owner};
 use crate::{PoolConfig, open};
@@ -97,7 +97,7 @@ pub(super) async fn list(
 /// Why a disk could not be read by somebody who is not root.
 const ROOT_ONLY: &str = "what is on it can only be read by root";
 
-async fn judged(disks: &Arc<dyn Disks>, raw: Raw) -> Result<Seen, String> {
+async fn judged(disks: &Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk, String> {
     let seen = look::judge_all(disks, &look::Judges::default(), vec![raw], &[]).await.map_err(|error| error.message)?;
     seen.into_iter().next().ok_or_else(|| "was lost from sight: please report it".to_owned())
 }

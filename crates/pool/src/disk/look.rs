@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use quarry_disk::claim::{self, Found};
+use quarry_disk::claim::{self, ClaimState};
 use quarry_disk::{Conflict, Contents, Disk, Remains, Selector, State, judge, remains};
 use quarry_filesystem::Probe;
 use quarry_volume::{Error, Result};
@@ -15,9 +15,10 @@ use tokio::task::JoinSet;
 
 use super::blocking;
 use super::disks::{Any, Disks};
+use super::key::DiskKey;
 use super::reader::Reader;
 use super::report::Owner;
-use super::view::{Place, place, title};
+use super::view::title;
 use crate::Uevents;
 
 /// How long libblkid and the kernel may take to answer what is asked of a disk that was just read.
@@ -30,18 +31,18 @@ pub(super) struct Raw {
     /// What had been heard of it before it was read: [`crate::Uevents::of_disk`].
     pub(super) heard: u64,
     /// Or why it could not be read.
-    pub(super) found: Result<Found, String>,
+    pub(super) found: Result<ClaimState, String>,
     pub(super) remains: Result<Remains, String>,
 }
 
 /// A disk of the pool.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct PoolDisk {
     pub(super) raw: Raw,
     pub(super) state: State,
 }
 
-impl Seen {
+impl PoolDisk {
     /// Whether it may be free by now without a word of it: all that kept it from being so was somebody who had it to
     /// himself, which no table shows, or that it did not answer.
     pub(super) fn may_change_untold(&self) -> bool {
@@ -152,7 +153,8 @@ impl Raw {
 
     /// Whether it is worth asking libblkid about it.
     fn is_unclaimed(&self) -> bool {
-        matches!(self.found, Ok(Found::Nothing | Found::HalfClaimed(_) | Found::Foreign { .. })) && self.remains.is_ok()
+        matches!(self.found, Ok(ClaimState::Nothing | ClaimState::HalfClaimed(_) | ClaimState::Foreign { .. }))
+            && self.remains.is_ok()
     }
 
     /// What it is to us. `last` is asked only when all else says that it is free.
@@ -165,19 +167,21 @@ impl Raw {
             (Err(why), ..) | (_, Err(why), _) => Contents::Unreadable { why: why.clone() },
             (_, _, Some(Err(why))) => Contents::Unreadable { why },
             // What is left of its tables is our own. To a probe, half a claim is blank.
-            (Ok(Found::HalfClaimed(_)), _, Some(Ok(probe))) => Contents::Other { probe, remains: Remains::default() },
-            (Ok(Found::Nothing | Found::Foreign { .. }), Ok(remains), Some(Ok(probe))) => {
+            (Ok(ClaimState::HalfClaimed(_)), _, Some(Ok(probe))) => {
+                Contents::Other { probe, remains: Remains::default() }
+            }
+            (Ok(ClaimState::Nothing | ClaimState::Foreign { .. }), Ok(remains), Some(Ok(probe))) => {
                 Contents::Other { probe, remains: remains.clone() }
             }
-            (Ok(Found::Claimed(claim)), ..) => Contents::Ours { what: title(claim) },
-            (Ok(Found::Releasing(claim)), ..) => {
+            (Ok(ClaimState::Claimed(claim)), ..) => Contents::Ours { what: title(claim) },
+            (Ok(ClaimState::Releasing(claim)), ..) => {
                 Contents::Ours { what: format!("{}, which was deleted and is being wiped", title(claim)) }
             }
             (Ok(found), _, _) => Contents::Ours { what: found.words() },
         };
         match (judge(&self.disk, &contents, last), &self.found) {
             // Doubt: one look saw what another did not.
-            (State::Free, Ok(Found::Foreign { what, .. })) => State::NotEmpty { why: format!("holds {what}") },
+            (State::Free, Ok(ClaimState::Foreign { what, .. })) => State::NotEmpty { why: format!("holds {what}") },
             (state, _) => state,
         }
     }
@@ -189,8 +193,8 @@ pub(super) async fn judge_all(
     disks: &Arc<dyn Disks>,
     judges: &Judges,
     own: Vec<Raw>,
-    earlier: &[Seen],
-) -> Result<Vec<Seen>> {
+    earlier: &[PoolDisk],
+) -> Result<Vec<PoolDisk>> {
     let mut judged = Vec::with_capacity(own.len());
     let mut asked = JoinSet::new();
     for (index, raw) in own.into_iter().enumerate() {
@@ -214,13 +218,13 @@ pub(super) async fn judge_all(
 /// Questions about disks that have not been answered yet: one that hangs occupies one task, and holds up nobody else.
 #[derive(Clone, Default)]
 pub(super) struct Judges {
-    under_way: Arc<Mutex<HashSet<Place>>>,
+    under_way: Arc<Mutex<HashSet<DiskKey>>>,
 }
 
 impl Judges {
-    async fn judge(&self, disks: Arc<dyn Disks>, raw: Raw) -> Result<Seen> {
-        let here = place(&raw.disk);
-        let unknown = |raw: Raw, why: String| Ok(Seen { raw, state: State::Unknown { why } });
+    async fn judge(&self, disks: Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk> {
+        let here = DiskKey::of(&raw.disk);
+        let unknown = |raw: Raw, why: String| Ok(PoolDisk { raw, state: State::Unknown { why } });
         if !self.under_way().insert(here.clone()) {
             return unknown(
                 raw,
@@ -243,7 +247,7 @@ impl Judges {
         }
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashSet<Place>> {
+    fn under_way(&self) -> MutexGuard<'_, HashSet<DiskKey>> {
         self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -251,7 +255,7 @@ impl Judges {
 /// A question under way; it has come back when this is dropped.
 struct Question {
     judges: Judges,
-    disk: Place,
+    disk: DiskKey,
 }
 
 impl Drop for Question {
@@ -260,14 +264,14 @@ impl Drop for Question {
     }
 }
 
-async fn judge_one(disks: Arc<dyn Disks>, raw: Raw) -> Result<Seen> {
+async fn judge_one(disks: Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk> {
     let probe = match raw.is_unclaimed() {
         true => Some(disks.probe(&raw.disk).await.map_err(|error| error.message)),
         false => None,
     };
     blocking(move || {
         let state = raw.judge(probe, || disks.alone(&raw.disk));
-        Ok(Seen { raw, state })
+        Ok(PoolDisk { raw, state })
     })
     .await
 }

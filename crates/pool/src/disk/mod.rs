@@ -10,6 +10,7 @@ mod copies;
 mod disks;
 mod failures;
 mod host;
+mod key;
 mod list;
 mod look;
 mod opened;
@@ -27,7 +28,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quarry_disk::claim::{Found, Identity};
+use quarry_disk::claim::{ClaimState, Identity};
 use quarry_disk::{Disk, Selector, Udev};
 use quarry_lvm::safe_name;
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe};
@@ -37,6 +38,7 @@ pub use self::carve::VOLUME_PARTITION;
 use self::disks::Disks;
 use self::failures::Failures;
 use self::host::HostDisks;
+use self::key::DiskKey;
 pub use self::list::{DiskList, list_disks};
 use self::look::Raw;
 use self::opened::OpenPartitions;
@@ -45,7 +47,7 @@ use self::release::Releases;
 pub use self::release::Wiping;
 pub use self::report::{DiskReport, Owner};
 use self::turns::Turns;
-use self::view::{Known, Place, View};
+use self::view::{Known, View};
 use crate::pool::{Device, Reading, Volumes};
 use crate::threads::NOTEWORTHY;
 use crate::{Health, Heard, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
@@ -95,7 +97,7 @@ struct Memory {
     known: Known,
     /// Volumes that were deleted, and how many changes there had been then: a look that began before may still show them.
     deleted: Vec<(Uuid, u64)>,
-    read_before: Vec<Place>,
+    read_before: Vec<DiskKey>,
 }
 
 #[derive(Clone)]
@@ -154,9 +156,9 @@ impl DiskPool {
     #[cfg(test)]
     async fn disks(&self) -> Result<Vec<DiskReport>> {
         let view = self.inner.view().await?;
-        let report = |seen: &look::Seen| {
+        let report = |seen: &look::PoolDisk| {
             // What is under way here is further than what the disk says.
-            let wiping = self.inner.releases.of(&view::place(&seen.raw.disk));
+            let wiping = self.inner.releases.of(&DiskKey::of(&seen.raw.disk));
             let report = DiskReport::of(seen.clone(), Some(Owner::Pool(self.inner.name.clone())));
             DiskReport { wiping: wiping.or(report.wiping), ..report }
         };
@@ -226,8 +228,8 @@ impl Inner {
         };
         let raws = gathered.own.iter().chain(gathered.others.iter().map(|other| &other.raw)).cloned().collect();
         let earlier = before.iter().flat_map(|kept| &kept.view.disks);
-        let stands = |seen: &&look::Seen| !(self.failures.has(&seen.raw.disk) || anew && seen.may_change_untold());
-        let earlier: Vec<look::Seen> = earlier.filter(stands).cloned().collect();
+        let stands = |seen: &&look::PoolDisk| !(self.failures.has(&seen.raw.disk) || anew && seen.may_change_untold());
+        let earlier: Vec<look::PoolDisk> = earlier.filter(stands).cloned().collect();
         let mut own = look::judge_all(&self.disks, &self.judges, gathered.own, &earlier).await?;
         self.failures.mark(&mut own);
         let gathered =
@@ -367,7 +369,7 @@ impl Pool for DiskPool {
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
         let view = self.inner.view().await?;
         let resumed = view.disks.iter().find_map(|seen| match &seen.raw.found {
-            Ok(Found::HalfClaimed(claim)) if claim.identity == Identity::of(&safe_name(&spec.name)) => {
+            Ok(ClaimState::HalfClaimed(claim)) if claim.identity == Identity::of(&safe_name(&spec.name)) => {
                 Some(claim.length)
             }
             _ => None,

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
-use quarry_disk::claim::{self, Found};
+use quarry_disk::claim::{self, ClaimState};
 use quarry_disk::{Disk, remains};
 
 use super::disks::{Any, Disks};
+use super::key::DiskKey;
 use super::look::Raw;
-use super::view::{Place, place};
 use crate::threads::{DiskThreads, PATIENCE, Pending, SilentDisk};
 
 /// Reads disks, each on one thread at most.
@@ -17,7 +17,7 @@ use crate::threads::{DiskThreads, PATIENCE, Pending, SilentDisk};
 pub(super) struct Reader {
     /// Whether a claim that is read is flushed.
     lasting: bool,
-    threads: DiskThreads<Place>,
+    threads: DiskThreads<DiskKey>,
 }
 
 impl Default for Reader {
@@ -39,7 +39,7 @@ impl Reader {
     /// The disks that have not answered for at least `age`.
     pub(super) fn silent(&self, age: Duration) -> Vec<SilentDisk> {
         let silent = self.threads.silent(age).into_iter();
-        let words = |((disk, ..), pending): (Place, Pending)| SilentDisk {
+        let words = |(DiskKey { name: disk, .. }, pending): (DiskKey, Pending)| SilentDisk {
             disk,
             request: pending.request,
             age: pending.since.elapsed(),
@@ -74,7 +74,7 @@ impl Reader {
         // Always the same words: they are part of the volumes' state, and each change of the state is published.
         let turn = self
             .threads
-            .take(place(&disk), "read")
+            .take(DiskKey::of(&disk), "read")
             .map_err(|_| "it does not answer: an earlier read has not come back; see the kernel log".to_owned())?;
         let (tell, answer) = mpsc::channel();
         let (lasting, disks) = (self.lasting, Arc::clone(disks));
@@ -94,7 +94,7 @@ fn read(disks: &dyn Disks, disk: Disk, lasting: bool) -> Raw {
     // It may be the word of a Quarry that was killed before its flush, and what is believed here is answered for: that a volume
     // is there, or is not any more.
     let lasting = match &found {
-        Ok(Found::Claimed(_) | Found::Releasing(_)) if lasting => {
+        Ok(ClaimState::Claimed(_) | ClaimState::Releasing(_)) if lasting => {
             device.flush().map_err(|error| format!("flushing it: {error}"))
         }
         _ => Ok(()),

@@ -9,12 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use quarry_disk::claim::{self, Found};
+use quarry_disk::claim::{self, ClaimState};
 use quarry_disk::{Disk, remains};
 use quarry_volume::{Error, Result};
 
 use super::disks::{Any, Held};
-use super::view::{Place, View, place};
+use super::key::DiskKey;
+use super::view::View;
 use super::{Inner, blocking};
 
 /// After how long a release that failed is tried again. A disk that is put back is another one to the kernel, and comes
@@ -46,7 +47,7 @@ impl fmt::Display for Wiping {
 /// The releases under way, by their disks.
 #[derive(Default)]
 pub(super) struct Releases {
-    jobs: Mutex<HashMap<Place, Job>>,
+    jobs: Mutex<HashMap<DiskKey, Job>>,
 }
 
 #[derive(Default)]
@@ -64,22 +65,22 @@ pub(super) struct Progress {
 }
 
 impl Releases {
-    fn jobs(&self) -> MutexGuard<'_, HashMap<Place, Job>> {
+    fn jobs(&self) -> MutexGuard<'_, HashMap<DiskKey, Job>> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that somebody works on it.
-    pub(super) fn begin(&self, disk: Place) {
+    pub(super) fn begin(&self, disk: DiskKey) {
         self.jobs().insert(disk, Job::default());
     }
 
     /// Notes that nobody has to work on it any more.
-    pub(super) fn end(&self, disk: &Place) {
+    pub(super) fn end(&self, disk: &DiskKey) {
         self.jobs().remove(disk);
     }
 
     /// The same as [`Self::begin`], unless somebody works on it, or has failed just now.
-    fn begin_again(&self, disk: &Place) -> bool {
+    fn begin_again(&self, disk: &DiskKey) -> bool {
         let mut jobs = self.jobs();
         let may = match jobs.get(disk).map(|job| &job.failed) {
             None => true,
@@ -92,18 +93,18 @@ impl Releases {
         may
     }
 
-    fn fail(&self, disk: &Place, why: String) {
+    fn fail(&self, disk: &DiskKey, why: String) {
         if let Some(job) = self.jobs().get_mut(disk) {
             job.failed = Some((why, Instant::now()));
         }
     }
 
-    fn progress(&self, disk: &Place) -> Arc<Progress> {
+    fn progress(&self, disk: &DiskKey) -> Arc<Progress> {
         self.jobs().get(disk).map(|job| Arc::clone(&job.progress)).unwrap_or_default()
     }
 
     /// How far a disk has come.
-    pub(super) fn of(&self, disk: &Place) -> Option<Wiping> {
+    pub(super) fn of(&self, disk: &DiskKey) -> Option<Wiping> {
         let jobs = self.jobs();
         let job = jobs.get(disk)?;
         Some(Wiping {
@@ -115,14 +116,14 @@ impl Releases {
 
     /// All that are under way or have stopped, by the disks' names.
     pub(super) fn all(&self) -> Vec<(String, Wiping)> {
-        let disks: Vec<Place> = self.jobs().keys().cloned().collect();
-        disks.into_iter().filter_map(|disk| Some((disk.0.clone(), self.of(&disk)?))).collect()
+        let disks: Vec<DiskKey> = self.jobs().keys().cloned().collect();
+        disks.into_iter().filter_map(|disk| Some((disk.name.clone(), self.of(&disk)?))).collect()
     }
 
     /// Those that have failed, in words.
     pub(super) fn problems(&self) -> Vec<String> {
         let jobs = self.jobs();
-        let failed = |((name, ..), job): (&Place, &Job)| {
+        let failed = |(DiskKey { name, .. }, job): (&DiskKey, &Job)| {
             let (why, ..) = job.failed.as_ref()?;
             Some(format!("the disk {name} is not free although its volume was deleted: {why}"))
         };
@@ -133,9 +134,10 @@ impl Releases {
 
     /// Forgets failures of disks that have nothing to be released any more.
     fn retain(&self, view: &View) {
-        let releasing = |disk: &Place| {
+        let releasing = |disk: &DiskKey| {
             view.disks.iter().any(|seen| {
-                place(&seen.raw.disk) == *disk && !matches!(seen.raw.found, Ok(Found::Nothing | Found::Claimed(_)))
+                DiskKey::of(&seen.raw.disk) == *disk
+                    && !matches!(seen.raw.found, Ok(ClaimState::Nothing | ClaimState::Claimed(_)))
             })
         };
         self.jobs().retain(|disk, job| job.failed.is_none() || releasing(disk));
@@ -146,9 +148,9 @@ impl Inner {
     /// Goes on with what an earlier process, or an earlier attempt, has not brought to its end.
     pub(super) fn go_on_releasing(self: &Arc<Self>, view: &View) {
         self.releases.retain(view);
-        for seen in view.disks.iter().filter(|seen| matches!(seen.raw.found, Ok(Found::Releasing(_)))) {
+        for seen in view.disks.iter().filter(|seen| matches!(seen.raw.found, Ok(ClaimState::Releasing(_)))) {
             let disk = seen.raw.disk.clone();
-            if self.releases.begin_again(&place(&disk)) {
+            if self.releases.begin_again(&DiskKey::of(&disk)) {
                 tokio::spawn(Arc::clone(self).release(disk, None));
             }
         }
@@ -156,7 +158,7 @@ impl Inner {
 
     /// Brings a release to its end, and notes how that went.
     pub(super) async fn release(self: Arc<Self>, disk: Disk, held: Option<Arc<dyn Held>>) {
-        let here = place(&disk);
+        let here = DiskKey::of(&disk);
         let progress = self.releases.progress(&here);
         let result = self.wipe_and_release(&disk, held, &progress).await;
         self.touched(&disk);
@@ -188,9 +190,11 @@ impl Inner {
                 None => inner.disks.hold(&disk)?,
             };
             let claim = match claim::read(&Any(&*held)).map_err(|error| inner.explain(&error))? {
-                Found::Releasing(claim) => claim,
+                ClaimState::Releasing(claim) => claim,
                 // What was seen is over: the release has ended since, and the disk may be a volume's again.
-                Found::Nothing | Found::Claimed(_) | Found::HalfClaimed(_) if goes_on => return Ok(None),
+                ClaimState::Nothing | ClaimState::Claimed(_) | ClaimState::HalfClaimed(_) if goes_on => {
+                    return Ok(None);
+                }
                 found => {
                     return Err(Error::unavailable(format!("the disk {} holds {} by now", disk.name, found.words())));
                 }

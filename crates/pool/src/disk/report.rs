@@ -1,9 +1,9 @@
 //! Disks as an operator sees them: what each is, whose it is by the configuration, and why it is free or not.
 
-use quarry_disk::claim::{Claim, Degraded, Found, Mend};
+use quarry_disk::claim::{Claim, ClaimState, Degraded, Mend};
 use quarry_disk::{Assignment, Conflict, Disk, State, Udev};
 
-use super::look::Seen;
+use super::look::PoolDisk;
 use super::release::Wiping;
 use super::view;
 
@@ -91,38 +91,38 @@ fn doubt(disk: &Disk) -> String {
 
 impl DiskReport {
     /// What a look found. How far wiping has come is what the disk itself says.
-    pub(super) fn of(seen: Seen, owner: Option<Owner>) -> Self {
+    pub(super) fn of(seen: PoolDisk, owner: Option<Owner>) -> Self {
         let mut report = Self::unread(seen.raw.disk, owner, seen.state);
         let found = seen.raw.found.as_ref();
         report.mends = found.map(|found| found.mends(&report.disk.node)).unwrap_or_default();
         match &seen.raw.found {
-            Ok(Found::Claimed(claim)) => {
+            Ok(ClaimState::Claimed(claim)) => {
                 report.volume = view::name(claim);
                 // A record of which one copy is older is no trouble: it is mended before anything is done with it.
                 let degraded = claim.degraded.iter().filter(|what| **what != Degraded::Record);
                 report.notes = degraded.map(ToString::to_string).collect();
             }
-            Ok(Found::HalfClaimed(claim)) => {
+            Ok(ClaimState::HalfClaimed(claim)) => {
                 report.volume = view::name(claim);
                 report.notes = vec![format!(
                     "half a claim lies on it, of {}: it is finished or cleared by the next volume that is made",
                     view::title(claim)
                 )];
             }
-            Ok(Found::Releasing(claim)) => {
+            Ok(ClaimState::Releasing(claim)) => {
                 report.volume = view::name(claim);
                 report.wiping = Some(wiping(claim));
             }
-            Ok(Found::OtherSectorSize { claim, .. }) => report.volume = view::name(claim),
-            Ok(Found::Foreign { what, over: Some(claim) }) => {
+            Ok(ClaimState::OtherSectorSize { claim, .. }) => report.volume = view::name(claim),
+            Ok(ClaimState::Foreign { what, over: Some(claim) }) => {
                 report.volume = view::name(claim);
                 report.notes = vec![format!("holds {what}, of {}", view::title(claim))];
             }
-            Ok(Found::Damaged(damaged)) => {
+            Ok(ClaimState::Damaged(damaged)) => {
                 report.volume = damaged.claim().and_then(view::name);
                 report.notes.extend(report.mends.is_empty().then(|| "see docs/disk-format.md".to_owned()));
             }
-            Ok(Found::Newer { .. } | Found::Nothing | Found::Foreign { over: None, .. }) | Err(_) => {}
+            Ok(ClaimState::Newer { .. } | ClaimState::Nothing | ClaimState::Foreign { over: None, .. }) | Err(_) => {}
         }
         report
     }

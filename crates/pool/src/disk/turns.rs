@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use quarry_disk::Disk;
 use tokio::sync::OwnedMutexGuard;
 
-use super::view::{Place, place};
+use super::key::DiskKey;
 
 /// How long a change may take before it is a problem to be shown: a disk that hangs, most likely.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,7 +27,7 @@ struct State {
     count: u64,
     under_way: BTreeMap<u64, Change>,
     /// The disks that are being taken for volumes.
-    taken: HashSet<Place>,
+    taken: HashSet<DiskKey>,
 }
 
 /// A change under way.
@@ -69,7 +69,7 @@ impl Turn {
 /// A disk that is being taken for a volume, until this is dropped.
 pub(super) struct Reserved {
     turns: Arc<Turns>,
-    disk: Place,
+    disk: DiskKey,
 }
 
 impl Drop for Reserved {
@@ -93,14 +93,14 @@ impl Turns {
 
     /// Has nobody else take that disk. `None`: somebody does.
     pub(super) fn reserve(self: &Arc<Self>, disk: &Disk) -> Option<Reserved> {
-        let disk = place(disk);
+        let disk = DiskKey::of(disk);
         let first = self.state().taken.insert(disk.clone());
         first.then(|| Reserved { turns: Arc::clone(self), disk })
     }
 
     /// Whether somebody takes that disk for a volume at this moment.
     pub(super) fn is_reserved(&self, disk: &Disk) -> bool {
-        self.state().taken.contains(&place(disk))
+        self.state().taken.contains(&DiskKey::of(disk))
     }
 
     /// Whether somebody has a turn, and has not had it for too long.

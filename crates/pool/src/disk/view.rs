@@ -3,32 +3,30 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use quarry_disk::claim::{Claim, Degraded, Found, Identity, capacity};
+use quarry_disk::claim::{Claim, ClaimState, Degraded, Identity, capacity};
 use quarry_disk::{Disk, State};
 use quarry_lvm::safe_name;
 use quarry_volume::{Error, Result, Space, StorageId};
 use uuid::Uuid;
 
 use super::copies::copies;
-use super::look::{Gathered, Other, Raw, Seen};
+use super::key::DiskKey;
+use super::look::{Gathered, Other, PoolDisk, Raw};
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
 /// The room on disks is told in these.
 pub(super) const MIB: u64 = 1 << 20;
 
-/// The disk on which a volume was seen last: name, number, and the kernel's count.
-pub(super) type Place = (String, (u64, u64), Option<u64>);
-
 /// The pool's volumes that were seen since the start. One whose disk is pulled is lost, and has not ceased to exist.
-pub(super) type Known = HashMap<Uuid, (Place, PoolVolume)>;
+pub(super) type Known = HashMap<Uuid, (DiskKey, PoolVolume)>;
 
 /// The disks at one instant.
 pub(super) struct View {
     /// Another one where the volumes may be others.
     pub(super) number: u64,
     /// The pool's disks.
-    pub(super) disks: Vec<Seen>,
+    pub(super) disks: Vec<PoolDisk>,
     volumes: BTreeMap<Uuid, PoolVolume>,
     /// Claims on disks that are no pool's, and what is to be said of them.
     elsewhere: BTreeMap<Uuid, String>,
@@ -44,13 +42,14 @@ pub(super) struct View {
     pub(super) problems: Vec<String>,
 }
 
-pub(super) fn place(disk: &Disk) -> Place {
-    (disk.name.clone(), (disk.number.major, disk.number.minor), disk.sequence)
-}
-
 impl View {
     /// `read_before`: disks that were read at least once, whatever was on them.
-    pub(super) fn of(pool: &str, gathered: Gathered<Seen>, known: &mut Known, read_before: &mut Vec<Place>) -> Self {
+    pub(super) fn of(
+        pool: &str,
+        gathered: Gathered<PoolDisk>,
+        known: &mut Known,
+        read_before: &mut Vec<DiskKey>,
+    ) -> Self {
         let Gathered { own, others, conflicts, failed } = gathered;
         let mut view = Self {
             number: 0,
@@ -66,19 +65,19 @@ impl View {
             damaged: Vec::new(),
             problems: conflicts.iter().map(ToString::to_string).chain(failed).collect(),
         };
-        for Seen { raw, .. } in &own {
+        for PoolDisk { raw, .. } in &own {
             view.note_own(pool, raw, read_before);
         }
         for other in &others {
             view.note_other(other, read_before);
         }
         view.remember(known, own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)));
-        for Seen { raw, .. } in &own {
-            for (identity, _) in raw.found.iter().flat_map(Found::volumes) {
+        for PoolDisk { raw, .. } in &own {
+            for (identity, _) in raw.found.iter().flat_map(ClaimState::volumes) {
                 if let Some(volume) =
                     view.volumes.get(&identity.disk).filter(|_| !view.twice.contains_key(&identity.disk))
                 {
-                    known.insert(identity.disk, (place(&raw.disk), volume.clone()));
+                    known.insert(identity.disk, (DiskKey::of(&raw.disk), volume.clone()));
                 }
             }
         }
@@ -90,14 +89,14 @@ impl View {
         view
     }
 
-    fn note_other(&mut self, Other { raw, why, may_be_ours, has_pool }: &Other, read_before: &[Place]) {
-        let volumes = raw.found.as_ref().map(Found::volumes).unwrap_or_default();
+    fn note_other(&mut self, Other { raw, why, may_be_ours, has_pool }: &Other, read_before: &[DiskKey]) {
+        let volumes = raw.found.as_ref().map(ClaimState::volumes).unwrap_or_default();
         for (identity, claim) in &volumes {
             if self.volumes.contains_key(&identity.disk) {
                 continue;
             }
             let holds = match (&raw.found, claim) {
-                (Ok(Found::Claimed(claim)), _) => title(claim),
+                (Ok(ClaimState::Claimed(claim)), _) => title(claim),
                 (Ok(found), Some(claim)) => format!("{} ({})", title(claim), found.words()),
                 (Ok(found), None) => format!("a volume with the GUID {} ({})", identity.disk, found.words()),
                 (Err(_), _) => continue,
@@ -110,14 +109,14 @@ impl View {
                 self.elsewhere.insert(identity.disk, text);
             }
         }
-        let is_unknown = matches!(raw.found, Ok(Found::Damaged(_) | Found::Newer { .. }) | Err(_));
+        let is_unknown = matches!(raw.found, Ok(ClaimState::Damaged(_) | ClaimState::Newer { .. }) | Err(_));
         if *may_be_ours && volumes.is_empty() && is_unknown {
             self.note_unknown(raw, read_before);
         }
     }
 
     /// What lies on the disk is not known: any volume may.
-    fn note_unknown(&mut self, raw: &Raw, read_before: &[Place]) {
+    fn note_unknown(&mut self, raw: &Raw, read_before: &[DiskKey]) {
         let disk = &raw.disk;
         match &raw.found {
             Ok(found) => {
@@ -128,19 +127,19 @@ impl View {
             Err(why) => {
                 let why = format!("the disk {} cannot be read: {why}", disk.name);
                 self.problems.push(why.clone());
-                let here = place(disk);
-                if here.2.is_none() || !read_before.contains(&here) {
+                let here = DiskKey::of(disk);
+                if here.sequence.is_none() || !read_before.contains(&here) {
                     self.unread.push(format!("{why}; replace it, or exclude it from the pool"));
                 }
             }
         }
     }
 
-    fn note_own(&mut self, pool: &str, raw: &Raw, read_before: &mut Vec<Place>) {
-        let here = place(&raw.disk);
-        let volumes = raw.found.as_ref().map(Found::volumes).unwrap_or_default();
+    fn note_own(&mut self, pool: &str, raw: &Raw, read_before: &mut Vec<DiskKey>) {
+        let here = DiskKey::of(&raw.disk);
+        let volumes = raw.found.as_ref().map(ClaimState::volumes).unwrap_or_default();
         let problem = match &raw.found {
-            Ok(Found::Claimed(_)) => None,
+            Ok(ClaimState::Claimed(_)) => None,
             Ok(found) if !volumes.is_empty() => {
                 let why = format!("the disk {} holds {}", raw.disk.name, found.words());
                 Some(if found.mends(&raw.disk.node).is_empty() {
@@ -149,7 +148,7 @@ impl View {
                     format!("{why}; `quarry disks` on this node prints the commands that mend it")
                 })
             }
-            Ok(Found::Damaged(_) | Found::Newer { .. }) | Err(_) => {
+            Ok(ClaimState::Damaged(_) | ClaimState::Newer { .. }) | Err(_) => {
                 self.note_unknown(raw, read_before);
                 None
             }
@@ -177,20 +176,20 @@ impl View {
             if self.volumes.contains_key(guid) {
                 return true;
             }
-            let there = raws.clone().find(|raw| place(&raw.disk) == *seen_on);
+            let there = raws.clone().find(|raw| DiskKey::of(&raw.disk) == *seen_on);
             let elsewhere = self.elsewhere.get(guid).or(self.of_others.get(guid));
             let why = match (elsewhere, there.map(|raw| &raw.found)) {
                 (Some(why), _) => why.clone(),
-                (None, Some(Err(why))) => format!("the disk {} cannot be read: {why}", seen_on.0),
-                (None, Some(Ok(found @ (Found::Damaged(_) | Found::Newer { .. } | Found::Foreign { .. })))) => {
-                    format!("the disk {} now holds {}", seen_on.0, found.words())
+                (None, Some(Err(why))) => format!("the disk {} cannot be read: {why}", seen_on.name),
+                (None, Some(Ok(found @ (ClaimState::Damaged(_) | ClaimState::Newer { .. } | ClaimState::Foreign { .. })))) => {
+                    format!("the disk {} now holds {}", seen_on.name, found.words())
                 }
                 // The very disk is there, and the claim is not: somebody took it away by hand.
-                (None, Some(Ok(_))) if seen_on.2.is_some() => return false,
+                (None, Some(Ok(_))) if seen_on.sequence.is_some() => return false,
                 (None, _) => format!(
                     "volume {} lay on the disk {}, which is gone: put it back; if it is lost for good, restart Quarry on this \
                      node, so that it forgets the volume",
-                    volume.name, seen_on.0
+                    volume.name, seen_on.name
                 ),
             };
             self.volumes.insert(*guid, PoolVolume { health: Health::Lost(why), ..volume.clone() });
@@ -257,13 +256,13 @@ impl View {
     /// The disk and the claim of a volume.
     pub(super) fn claim(&self, guid: &str) -> Option<(&Disk, &Claim)> {
         self.disks.iter().find_map(|seen| match &seen.raw.found {
-            Ok(Found::Claimed(claim)) if claim.identity.disk.to_string() == guid => Some((&seen.raw.disk, claim)),
+            Ok(ClaimState::Claimed(claim)) if claim.identity.disk.to_string() == guid => Some((&seen.raw.disk, claim)),
             _ => None,
         })
     }
 
     /// The free disks, with the bytes of the volume that each can be, the smallest first.
-    pub(super) fn free(&self) -> Vec<(u64, &Seen)> {
+    pub(super) fn free(&self) -> Vec<(u64, &PoolDisk)> {
         let free = self.disks.iter().filter(|seen| seen.state == State::Free);
         let mut free: Vec<_> =
             free.map(|seen| (capacity(seen.raw.disk.size), seen)).filter(|(bytes, _)| *bytes > 0).collect();
@@ -294,7 +293,7 @@ impl View {
     pub(super) fn taken(&self) -> String {
         const MOST: usize = 8;
         let taken: Vec<_> = self.disks.iter().filter(|seen| seen.state != State::Free).collect();
-        let word = |seen: &&Seen| format!("{} {}", seen.raw.disk.name, seen.state.why().unwrap_or_default());
+        let word = |seen: &&PoolDisk| format!("{} {}", seen.raw.disk.name, seen.state.why().unwrap_or_default());
         let mut words: Vec<String> = taken.iter().take(MOST).map(word).collect();
         if taken.len() > MOST {
             words.push(format!("and {} more", taken.len() - MOST));
@@ -334,12 +333,12 @@ pub(super) fn record(claim: &Claim) -> Option<Record> {
 }
 
 /// A volume whose record cannot be read.
-fn unread(pool: &str, identity: Identity, found: &Found) -> PoolVolume {
+fn unread(pool: &str, identity: Identity, found: &ClaimState) -> PoolVolume {
     let record = match found {
-        Found::Newer { version, .. } => Recorded::Newer(*version),
+        ClaimState::Newer { version, .. } => Recorded::Newer(*version),
         _ => Recorded::Broken(found.words()),
     };
-    let size = if let Found::Damaged(damaged) = found { damaged.partition.unwrap_or_default() } else { 0 };
+    let size = if let ClaimState::Damaged(damaged) = found { damaged.partition.unwrap_or_default() } else { 0 };
     PoolVolume {
         name: identity.disk.to_string(),
         stored_as: identity.disk.to_string(),

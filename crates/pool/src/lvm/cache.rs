@@ -36,7 +36,7 @@ pub(crate) enum View {
 }
 
 #[derive(Clone)]
-struct Seen {
+struct CachedReport {
     view: View,
     /// What the disks said before the report was made.
     fingerprints: Fingerprints,
@@ -50,7 +50,7 @@ struct Seen {
     lost: Option<Lost>,
 }
 
-impl Seen {
+impl CachedReport {
     fn devices(&self) -> Vec<PathBuf> {
         self.fingerprints.iter().map(|(device, _)| device.clone()).collect()
     }
@@ -58,7 +58,7 @@ impl Seen {
 
 #[derive(Default)]
 struct State {
-    seen: Option<Seen>,
+    seen: Option<CachedReport>,
     /// Counts our own changes of the volume group.
     changes: u64,
     /// Counts the reports.
@@ -72,7 +72,7 @@ enum Glance {
     /// This is the answer.
     Told(View),
     /// This, if the disks still say the same.
-    Compare(Box<Seen>),
+    Compare(Box<CachedReport>),
 }
 
 /// The cached report of one volume group.
@@ -179,7 +179,7 @@ impl Cache {
     }
 
     /// Compares what the disks say with what they said when the report was made.
-    async fn compare(&self, seen: Seen) -> Option<View> {
+    async fn compare(&self, seen: CachedReport) -> Option<View> {
         let (heard, began) = (self.uevents.heard(), Instant::now());
         let now = match self.disks.fingerprints(seen.devices()).await {
             Ok(now) => now,
@@ -212,13 +212,13 @@ impl Cache {
 
     /// The disks of the volume group, as far as it was ever seen, that have not answered for at least `age`.
     pub(crate) fn silent(&self, age: Duration) -> Vec<SilentDisk> {
-        let devices = self.state().seen.as_ref().map(Seen::devices).unwrap_or_default();
+        let devices = self.state().seen.as_ref().map(CachedReport::devices).unwrap_or_default();
         self.disks.silent(&devices, age)
     }
 
     /// The first of them that takes longer than a healthy disk does.
     pub(crate) fn overdue(&self) -> Option<SilentDisk> {
-        let devices = self.state().seen.as_ref().map(Seen::devices).unwrap_or_default();
+        let devices = self.state().seen.as_ref().map(CachedReport::devices).unwrap_or_default();
         self.disks.overdue(&devices)
     }
 
@@ -233,7 +233,7 @@ impl Cache {
         let (mut devices, lost) = {
             let state = self.state();
             let seen = state.seen.as_ref();
-            (seen.map(Seen::devices).unwrap_or_default(), seen.and_then(|seen| seen.lost.clone()))
+            (seen.map(CachedReport::devices).unwrap_or_default(), seen.and_then(|seen| seen.lost.clone()))
         };
         for _ in 0..TRIES {
             let changes = self.state().changes;
@@ -261,7 +261,8 @@ impl Cache {
                 }
             };
             let View::Found(group, _) = &view else {
-                let seen = Seen { view: view.clone(), fingerprints: Vec::new(), changes, heard, checked, lost: None };
+                let seen =
+                    CachedReport { view: view.clone(), fingerprints: Vec::new(), changes, heard, checked, lost: None };
                 self.state().seen = Some(seen);
                 return Ok(view);
             };
@@ -270,7 +271,7 @@ impl Cache {
             devices = found;
             if same {
                 let lost = Lost::of(group, &self.search, &self.disks, heard, lost.as_ref()).await;
-                let seen = Seen { view: view.clone(), fingerprints: before, changes, heard, checked, lost };
+                let seen = CachedReport { view: view.clone(), fingerprints: before, changes, heard, checked, lost };
                 self.state().seen = Some(seen);
                 return Ok(view);
             }

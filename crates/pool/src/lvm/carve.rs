@@ -20,14 +20,14 @@ impl LvmPool {
         let group = self.group().await?;
         let name = safe_name(&spec.name);
         self.is_free(&group, &name)?;
-        let size = spec.size.choose(Self::unit(&group, &spec.layout))?;
+        let size = spec.size.choose(Self::unit(&group, &spec.class.layout))?;
         let extents = size / group.extent_size.max(1);
-        let Some(pvs) = capacity::choose(&group, &spec.layout, extents, self.config.reserve) else {
+        let Some(pvs) = capacity::choose(&group, &spec.class.layout, extents, self.config.reserve) else {
             return Err(self.no_space(&group, spec, size, &capacity::withheld(&group)));
         };
         let record = Record::new(spec, size);
         let request =
-            CreateLv { name: name.clone(), extents, layout: spec.layout, tags: vec![record.to_string()], pvs };
+            CreateLv { name: name.clone(), extents, layout: spec.class.layout, tags: vec![record.to_string()], pvs };
         let made = commands::create(&group, &request).await;
         let refused = made.is_err();
         if let Err(error) = self.commit(&group, made).await {
@@ -73,13 +73,13 @@ impl LvmPool {
 
     /// Why a volume does not fit, with what else is known of it.
     fn no_space(&self, group: &VolumeGroup, spec: &VolumeSpec, size: u64, more: &[String]) -> Error {
-        let largest = capacity::largest(group, &spec.layout, self.config.reserve);
+        let largest = capacity::largest(group, &spec.class.layout, self.config.reserve);
         let why = largest.reason.iter().chain(more).map(|why| format!("; {why}")).collect::<String>();
         Error::new(
             Reason::NoSpace,
             format!(
                 "pool {} cannot hold {size} bytes ({}): the largest volume of this layout it can make now has {} bytes{why}",
-                self.name, spec.layout, largest.bytes
+                self.name, spec.class.layout, largest.bytes
             ),
         )
     }

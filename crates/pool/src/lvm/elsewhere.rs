@@ -16,10 +16,10 @@ use super::{LvmPool, device, volume};
 use crate::PoolVolume;
 
 /// What a search found, or why it failed.
-type Found = Result<Arc<Vec<VolumeGroup>>, String>;
+type Groups = Result<Arc<Vec<VolumeGroup>>, String>;
 
 /// When the last search of this process began, and what it found. Held while one is under way.
-static SEARCH: Mutex<Option<(Instant, Found)>> = Mutex::const_new(None);
+static SEARCH: Mutex<Option<(Instant, Groups)>> = Mutex::const_new(None);
 
 impl LvmPool {
     fn seen(&self) -> MutexGuard<'_, BTreeSet<String>> {
@@ -106,7 +106,7 @@ fn on_loops(group: &VolumeGroup) -> bool {
 }
 
 /// All volume groups of the host, from a search that began after this was called.
-async fn groups() -> Found {
+async fn groups() -> Groups {
     let came = Instant::now();
     let mut last = SEARCH.lock().await;
     if let Some((_, found)) = last.as_ref().filter(|(began, _)| *began >= came) {

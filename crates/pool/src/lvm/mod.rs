@@ -117,7 +117,7 @@ impl LvmPool {
     /// An lvm command on this volume group that outlived the Quarry that started it, in words. A change made meanwhile
     /// would have it come after: a volume that was deleted could be made once more.
     fn orphan(&self) -> Option<String> {
-        self.known_orphans().iter().find(|orphan| orphan.lives()).map(|orphan| {
+        self.known_orphans().iter().find(|orphan| orphan.is_running()).map(|orphan| {
             format!("`{}` (process {}), which outlived the Quarry that started it,", orphan.command, orphan.pid)
         })
     }
@@ -295,7 +295,7 @@ impl Pool for LvmPool {
     }
 
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
-        if let Some(wipe) = spec.wipe {
+        if let Some(wipe) = spec.class.wipe {
             return Err(Error::new(
                 Reason::NoSpace,
                 format!(
@@ -306,7 +306,7 @@ impl Pool for LvmPool {
             ));
         }
         let group = self.group().await?;
-        spec.size.choose(Self::unit(&group, &spec.layout))
+        spec.size.choose(Self::unit(&group, &spec.class.layout))
     }
 
     async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume> {

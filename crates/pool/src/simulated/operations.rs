@@ -46,19 +46,19 @@ impl Inner {
             return Err(Error::new(Reason::Exists, format!("pool {}: {name} exists already", self.name)));
         }
         let space = self.space(&disks);
-        let size = spec.size.choose(space.unit(&spec.layout))?;
-        let largest = space.largest(&spec.layout);
+        let size = spec.size.choose(space.unit(&spec.class.layout))?;
+        let largest = space.largest(&spec.class.layout);
         let extents = size / self.extent;
         if extents > largest.extents {
             return Err(Error::new(
                 Reason::NoSpace,
                 format!(
                     "pool {} cannot hold {size} bytes ({}): the largest volume of this layout it can make now has {} bytes",
-                    self.name, spec.layout, largest.bytes
+                    self.name, spec.class.layout, largest.bytes
                 ),
             ));
         }
-        disks.carve(&name, extents, &spec.layout, size, Record::new(spec, size).to_string());
+        disks.carve(&name, extents, &spec.class.layout, size, Record::new(spec, size).to_string());
         let slot = disks.get(&name).ok_or_else(|| Error::host("a simulated volume vanished"))?;
         Ok(self.describe(&name, slot))
     }
@@ -170,7 +170,7 @@ impl Pool for SimulatedPool {
     }
 
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
-        let size = |inner: &Inner| spec.size.choose(inner.space(&inner.disks()).unit(&spec.layout));
+        let size = |inner: &Inner| spec.size.choose(inner.space(&inner.disks()).unit(&spec.class.layout));
         self.inner.run(Operation::Read, size).await
     }
 

@@ -31,6 +31,9 @@ pub enum ConnectError {
     /// Something else than TLS answers.
     #[error("the other side does not speak TLS ({0}): it is not a Quarry node, or something lies between")]
     NotTls(String),
+    /// TLS answers, and not HTTP/2 in it.
+    #[error("the other side does not speak HTTP/2 (ALPN h2): it is not a Quarry node, or something lies between")]
+    NotHttp2,
     /// The connection ended before it was confirmed.
     #[error(
         "the other side ended the connection before it was confirmed ({0}): it may have no certificate yet; its log tells"
@@ -68,6 +71,7 @@ impl ConnectError {
             ConnectError::NotReady => "not_ready",
             ConnectError::TimedOut => "time_out",
             ConnectError::NotTls(_) => "plain_text",
+            ConnectError::NotHttp2 => "not_http2",
             ConnectError::Closed(_) => "closed",
             ConnectError::Expired(_) => "expired",
             ConnectError::NotYetValid(_) => "not_yet_valid",
@@ -149,7 +153,7 @@ impl Connector {
             let handshake = TlsConnector::from(material.client()).connect(name, First::of_server(io));
             let mut tls = handshake.await.map_err(|error| ConnectError::of(&error))?;
             if tls.get_ref().1.alpn_protocol() != Some(PROTOCOL) {
-                return Err(ConnectError::Other("the other side does not speak HTTP/2 (ALPN h2)".into()));
+                return Err(ConnectError::NotHttp2);
             }
             match tls.fill_buf().await {
                 Ok([]) => Err(ConnectError::Closed("end of stream".into())),

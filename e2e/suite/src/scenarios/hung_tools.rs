@@ -146,7 +146,7 @@ async fn hung_change(node: &Node) -> Result<String> {
     let first = node.csi.create_within(&ask("first", "main"), Duration::from_secs(4)).await;
     ensure!(first.as_ref().is_err_and(is_passing), "a create that hangs answered {first:?}");
     let pid = wait_hung(node, "lvcreate").await?;
-    refused("the retry", node.csi.create(&ask("first", "main")).await, Code::Aborted, "under way")?;
+    refused("the retry", node.csi.create(&ask("first", "main")).await, Code::Aborted, "in progress")?;
     // It waits for its turn on this volume group.
     let second = node.csi.create_within(&ask("second", "main"), Duration::from_secs(4)).await;
     ensure!(second.as_ref().is_err_and(is_passing), "a create behind it answered {second:?}");
@@ -173,7 +173,7 @@ async fn hung_change(node: &Node) -> Result<String> {
     let asked = Instant::now();
     refused("create", node.csi.create(&ask("third", "main")).await, Code::Unavailable, "lvcreate")?;
     refused("delete", node.csi.delete(&kept.id).await, Code::Unavailable, "lvcreate")?;
-    refused("the first one's retry", node.csi.create(&ask("first", "main")).await, Code::Aborted, "under way")?;
+    refused("the first one's retry", node.csi.create(&ask("first", "main")).await, Code::Aborted, "in progress")?;
     life(node, lives).await.context("on the other pool, once the change is overdue")?;
     lives += 1;
     node.csi.unpublish(&kept).await?;

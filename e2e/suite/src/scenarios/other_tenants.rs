@@ -141,7 +141,7 @@ async fn types(node: &Node) -> Result<()> {
     let as_xfs = Made { ask: Ask { usage: Use::Mount("xfs"), ..filesystem.ask.clone() }, ..filesystem.clone() };
     for round in ["new", "used"] {
         for (made, words) in
-            [(&as_block, "never used as"), (&as_filesystem, "never used as"), (&as_xfs, "xfs is asked for")]
+            [(&as_block, "never used as"), (&as_filesystem, "never used as"), (&as_xfs, "xfs is requested")]
         {
             node.kubelet_folders(made).await?;
             let before = checksum(node, &device_of(made)).await?;

@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use quarry_volume::{StorageId, some_of};
+use quarry_volume::{StorageId, Unreachable, some_of};
 
 use super::{plural, spoken};
 use crate::surroundings::Fate;
-use crate::view::cause::Cause;
 use crate::view::finding::{Finding, Level};
-use crate::view::seen::Seen;
+use crate::view::node_state::{Down, NodeState};
+use crate::view::unreachable::advice;
 
 /// More nodes than this with one cause are told of in one sentence.
 const ONE_BY_ONE: usize = 10;
@@ -20,11 +20,11 @@ const UNREACHABLE: &str = "node-unreachable";
 const OPERATING: &str = "docs/operating.md tells what becomes of its volumes";
 
 /// Nodes that cannot be reached.
-pub(super) fn unreachable(nodes: &[Seen], findings: &mut Vec<Finding>) {
-    let mut by_cause: BTreeMap<Cause, Vec<(&Seen, &str, Duration)>> = BTreeMap::new();
+pub(super) fn unreachable(nodes: &[NodeState], findings: &mut Vec<Finding>) {
+    let mut by_cause: BTreeMap<Unreachable, Vec<(&NodeState, &str, Duration)>> = BTreeMap::new();
     for node in nodes {
-        if let Some((why, since)) = &node.down {
-            by_cause.entry(Cause::of(why)).or_default().push((node, why, *since));
+        if let Some(Down { cause, why, since }) = &node.down {
+            by_cause.entry(*cause).or_default().push((node, why, *since));
         }
     }
     for (cause, away) in by_cause {
@@ -36,7 +36,7 @@ pub(super) fn unreachable(nodes: &[Seen], findings: &mut Vec<Finding>) {
     }
 }
 
-fn one(cause: Cause, node: &Seen, why: &str, since: Duration) -> Finding {
+fn one(cause: Unreachable, node: &NodeState, why: &str, since: Duration) -> Finding {
     let subject = format!("node {}", node.name);
     let problem = format!("cannot be reached, for {} now: {why}", spoken(since));
     let level = level(cause, node, since);
@@ -48,12 +48,12 @@ fn one(cause: Cause, node: &Seen, why: &str, since: Duration) -> Finding {
             "Kubernetes says that the node itself has not been well for {}: bring it back; {OPERATING}",
             spoken(unwell)
         ),
-        _ => cause.advice().to_owned(),
+        _ => advice(cause).to_owned(),
     };
     Finding { level, ..Finding::error(UNREACHABLE, subject, problem, advice) }
 }
 
-fn many(cause: Cause, away: &[(&Seen, &str, Duration)]) -> Finding {
+fn many(cause: Unreachable, away: &[(&NodeState, &str, Duration)]) -> Finding {
     let subject =
         format!("{}: {}", plural(away.len(), "node"), some_of(away.iter().map(|(node, ..)| node.name.as_str())));
     let longest = away.iter().map(|(.., since)| *since).max().unwrap_or_default();
@@ -65,21 +65,21 @@ fn many(cause: Cause, away: &[(&Seen, &str, Duration)]) -> Finding {
         0 => String::new(),
         unwell => format!("; Kubernetes says that {unwell} of them are not well themselves"),
     };
-    let advice = format!("{}{host}; `quarry nodes` lists all", cause.advice());
+    let advice = format!("{}{host}; `quarry nodes` lists all", advice(cause));
     Finding { level, ..Finding::error(UNREACHABLE, subject, problem, advice) }
 }
 
-fn level(cause: Cause, node: &Seen, since: Duration) -> Level {
+fn level(cause: Unreachable, node: &NodeState, since: Duration) -> Level {
     match (cause, node.fate) {
         // It is forgotten by itself.
         (_, Some(Fate::Gone)) => Level::Note,
-        (Cause::Starting, _) if since < FIRST => Level::Warning,
+        (Unreachable::Starting, _) if since < FIRST => Level::Warning,
         _ => Level::Error,
     }
 }
 
 /// Nodes whose version is too far from ours.
-pub(super) fn versions(nodes: &[Seen], ours: &str, findings: &mut Vec<Finding>) {
+pub(super) fn versions(nodes: &[NodeState], ours: &str, findings: &mut Vec<Finding>) {
     let Some(own) = release(ours) else { return };
     let mut by_version: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for node in nodes.iter().filter(|node| node.down.is_none()) {
@@ -108,7 +108,7 @@ fn release(version: &str) -> Option<(u64, u64)> {
 
 /// Nodes that say they are the same run of the same kernel, and have the same storage. The boot ID alone is no sign: hosts that
 /// were started from one image of a running machine's memory share it, and have nothing else in common.
-pub(super) fn boots(nodes: &[Seen], findings: &mut Vec<Finding>) {
+pub(super) fn boots(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     let mut alike: BTreeMap<(&str, &StorageId), BTreeSet<&str>> = BTreeMap::new();
     for node in nodes.iter().filter(|node| node.down.is_none()) {
         let Some(greeting) = node.greeting.as_ref().filter(|greeting| !greeting.boot_id.is_empty()) else { continue };

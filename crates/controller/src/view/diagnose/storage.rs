@@ -6,7 +6,7 @@ use quarry_volume::{PoolState, StorageId, show_size, some_of};
 
 use super::plural;
 use crate::view::finding::Finding;
-use crate::view::seen::Seen;
+use crate::view::node_state::NodeState;
 use crate::view::write::{free, metadata_room, problems};
 
 /// A pool with less than one part in so many free is nearly full.
@@ -14,12 +14,12 @@ const NEARLY_FULL: u64 = 10;
 /// The same of its metadata area; at half of that no new volumes are made.
 const METADATA_NEARLY_FULL: u64 = 5;
 
-fn reachable(nodes: &[Seen]) -> impl Iterator<Item = &Seen> {
+fn reachable(nodes: &[NodeState]) -> impl Iterator<Item = &NodeState> {
     nodes.iter().filter(|node| node.down.is_none())
 }
 
 /// Pools that do not work, soon will not, or are missing.
-pub(super) fn pools(nodes: &[Seen], findings: &mut Vec<Finding>) {
+pub(super) fn pools(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     for node in reachable(nodes) {
         if node.pools.is_empty() {
             findings.push(Finding::warning(
@@ -79,7 +79,7 @@ fn of_pool(node: &str, pool: &PoolState) -> Option<Finding> {
 }
 
 /// Pools of one name that are made of different things.
-pub(super) fn kinds(nodes: &[Seen], findings: &mut Vec<Finding>) {
+pub(super) fn kinds(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     let mut by_name: BTreeMap<&str, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     for node in reachable(nodes) {
         for pool in node.pools.iter().filter(|pool| !pool.kind.is_empty()) {
@@ -99,7 +99,7 @@ pub(super) fn kinds(nodes: &[Seen], findings: &mut Vec<Finding>) {
 }
 
 /// Storage that two nodes say is theirs.
-pub(super) fn twins(nodes: &[Seen], findings: &mut Vec<Finding>) {
+pub(super) fn twins(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     let mut by_storage: BTreeMap<&StorageId, BTreeSet<(&str, &str)>> = BTreeMap::new();
     for node in reachable(nodes) {
         for pool in &node.pools {
@@ -123,7 +123,7 @@ pub(super) fn twins(nodes: &[Seen], findings: &mut Vec<Finding>) {
 }
 
 /// Volumes that have lost something.
-pub(super) fn volumes(nodes: &[Seen], findings: &mut Vec<Finding>) {
+pub(super) fn volumes(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     for node in reachable(nodes) {
         for (pool, ailing) in &node.ailing {
             let subject = format!("{} in pool {pool} on node {}", plural(ailing.count, "volume"), node.name);
@@ -143,7 +143,7 @@ pub(super) fn volumes(nodes: &[Seen], findings: &mut Vec<Finding>) {
 }
 
 /// Volumes that nobody wants; on nodes that are away, too.
-pub(super) fn orphans(nodes: &[Seen], known: bool, findings: &mut Vec<Finding>) {
+pub(super) fn orphans(nodes: &[NodeState], known: bool, findings: &mut Vec<Finding>) {
     if !known {
         findings.push(Finding::note(
             "claims-unknown",

@@ -39,7 +39,7 @@ async fn a_cluster_that_is_well_has_no_findings() {
 
 #[tokio::test]
 async fn nodes_that_are_away_are_told_with_what_to_do() {
-    let away = |why: &str| Told::Away(why.into());
+    let away = |cause, why: &str| Told::Away(cause, why.into());
     let mut world = calm(&[]);
     world.fates = [("n3", Fate::NotReady(Duration::from_secs(3 * 3600))), ("n4", Fate::Gone), ("n2", Fate::Ready)]
         .map(|(node, fate)| (node.to_owned(), fate))
@@ -47,10 +47,13 @@ async fn nodes_that_are_away_are_told_with_what_to_do() {
     let expired = "node n2: no connection to 192.0.2.2:9810: the node's certificate has expired: x; it is tried again";
     let nodes = vec![
         ("n1", here("n1", vec![pool("n1", "fast", 50 * GIB)], vec![])),
-        ("n2", away(expired)),
-        ("n3", away("192.0.2.3:9810 did not answer within 30s")),
-        ("n4", away("192.0.2.4:9810 did not answer within 30s")),
-        ("n5", away("cannot connect to 192.0.2.5:9810: Connection refused (os error 111)")),
+        ("n2", away(Unreachable::Certificate, expired)),
+        ("n3", away(Unreachable::NoAnswer, "192.0.2.3:9810 did not answer within 30s")),
+        ("n4", away(Unreachable::NoAnswer, "192.0.2.4:9810 did not answer within 30s")),
+        (
+            "n5",
+            away(Unreachable::ConnectionRefused, "cannot connect to 192.0.2.5:9810: Connection refused (os error 111)"),
+        ),
     ];
     let answer = doctor(&view(nodes, world).await).await;
     assert_eq!(
@@ -80,7 +83,7 @@ async fn nodes_that_are_away_are_told_with_what_to_do() {
 async fn a_whole_rack_that_is_away_is_one_finding() {
     let names: Vec<String> = (10..40).map(|number| format!("n{number}")).collect();
     let why = "cannot connect to 192.0.2.3:9810: No route to host";
-    let nodes = names.iter().map(|name| (name.as_str(), Told::Away(why.into()))).collect();
+    let nodes = names.iter().map(|name| (name.as_str(), Told::Away(Unreachable::NoAnswer, why.into()))).collect();
     let answer = doctor(&view(nodes, calm(&[])).await).await;
     assert_eq!(
         told(&answer),

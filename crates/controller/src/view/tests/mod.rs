@@ -12,8 +12,8 @@ use quarry_agent::Dial;
 use quarry_proto::view::v1;
 use quarry_proto::view::v1::view_server::View as _;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Chosen, Condition, Error, Found, Greeting, Layout, News, NewsStream, PoolState, Result,
-    Space, StorageId, Volume, VolumeId, VolumeSpec,
+    AccessTypes, Agent, Change, Condition, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Result, Space,
+    StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +30,7 @@ const GIB: u64 = 1 << 30;
 #[derive(Clone, Debug)]
 enum Told {
     Here { greeting: Greeting, pools: Vec<PoolState>, volumes: Vec<Volume> },
-    Away(String),
+    Away(Unreachable, String),
 }
 
 /// A node with one volume group.
@@ -78,7 +78,7 @@ fn volume(node: &str, pool: &str, name: &str) -> Volume {
 fn greeting(told: &mut Told, change: impl FnOnce(&mut Greeting)) {
     match told {
         Told::Here { greeting, .. } => change(greeting),
-        Told::Away(why) => panic!("away: {why}"),
+        Told::Away(_, why) => panic!("away: {why}"),
     }
 }
 
@@ -90,7 +90,7 @@ impl Agent for TestAgent {
         "test"
     }
 
-    async fn create(&self, _: VolumeSpec, _: Option<Chosen>, _: Duration) -> Result<(Volume, Change)> {
+    async fn create(&self, _: VolumeSpec, _: Option<FencingToken>, _: Duration) -> Result<(Volume, Change)> {
         unreachable!("the view changes nothing")
     }
 
@@ -102,17 +102,17 @@ impl Agent for TestAgent {
         unreachable!("the view asks no node")
     }
 
-    async fn find(&self, _: &str, _: u64, _: Duration) -> Result<Found> {
+    async fn find(&self, _: &str, _: u64, _: Duration) -> Result<NameLookup> {
         unreachable!("the view asks no node")
     }
 
-    async fn watch(&self) -> Result<NewsStream> {
+    async fn watch(&self) -> Result<UpdateStream> {
         match self.0.clone() {
-            Told::Away(why) => Err(Error::unavailable(why)),
+            Told::Away(cause, why) => Err(Error::unreachable(cause, why)),
             Told::Here { greeting, pools, volumes } => {
-                let picture = Change { generation: 1, pools, volumes, gone: Vec::new() };
-                let news = [Ok(News::Greeting(greeting)), Ok(News::Picture(picture))];
-                Ok(futures::stream::iter(news).chain(futures::stream::pending()).boxed())
+                let full_state = Change { generation: 1, pools, volumes, gone: Vec::new() };
+                let updates = [Ok(Update::Greeting(greeting)), Ok(Update::FullState(full_state))];
+                Ok(futures::stream::iter(updates).chain(futures::stream::pending()).boxed())
             }
         }
     }
@@ -184,7 +184,7 @@ where
             let members = cluster.members();
             let settled = members.iter().all(|member| match (&told[&member.name], member.link()) {
                 (Told::Here { .. }, Link::Up { .. }) => true,
-                (Told::Away(why), Link::Down { why: found, .. }) => *why == found,
+                (Told::Away(_, why), Link::Down { why: found, .. }) => *why == found,
                 _ => false,
             });
             if cluster.synced() && members.len() == told.len() && settled {

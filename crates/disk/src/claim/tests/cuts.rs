@@ -22,10 +22,10 @@ enum Kind {
 /// The claim that was found, if it is one of these names with one of these records; else what is wrong.
 fn found(disk: &Double, names: &[&str], records: &[&[u8]]) -> Result<(Kind, Option<Claim>), String> {
     let (kind, claim) = match read(disk).map_err(|error| error.to_string())? {
-        Found::Nothing => return Ok((Kind::Nothing, None)),
-        Found::HalfClaimed(claim) => (Kind::Half, claim),
-        Found::Claimed(claim) => (Kind::Claimed, claim),
-        Found::Releasing(claim) => (Kind::Releasing, claim),
+        ClaimState::Nothing => return Ok((Kind::Nothing, None)),
+        ClaimState::HalfClaimed(claim) => (Kind::Half, claim),
+        ClaimState::Claimed(claim) => (Kind::Claimed, claim),
+        ClaimState::Releasing(claim) => (Kind::Releasing, claim),
         other => return Err(other.words()),
     };
     if !names.iter().any(|name| Identity::of(name) == claim.identity) {
@@ -131,7 +131,7 @@ fn sweep_claim(disk: &Double) -> Swept {
 /// lost.
 fn sweep_record(disk: &Double, old: &[u8], new: &[u8]) -> Swept {
     let claim = match read(disk).map_err(|error| words(&error))? {
-        Found::Claimed(claim) => claim,
+        ClaimState::Claimed(claim) => claim,
         other => return Err(other.words()),
     };
     set_record(disk, &claim, new).map_err(|error| words(&error))?;
@@ -265,7 +265,7 @@ fn sweep_all_kills(sector_size: u32) -> Swept {
         let disk = empty();
         disk.kill_after(Some(8));
         claim(&disk, NAME, NEW).unwrap_err();
-        assert!(matches!(read(&disk), Ok(Found::HalfClaimed(_))));
+        assert!(matches!(read(&disk), Ok(ClaimState::HalfClaimed(_))));
         disk.kill_after(None);
         disk.flush().unwrap();
         disk.copy()

@@ -40,7 +40,7 @@ pub(super) fn repartition(disk: &Double, sector_size: u32) {
 
 fn damaged(disk: &Double, part: &str) {
     match read(disk).unwrap() {
-        Found::Damaged(damaged) => {
+        ClaimState::Damaged(damaged) => {
             let why = damaged.damage.to_string();
             assert!(why.contains(part), "{why}");
             // Whatever happened to it, its volume's name stays taken.
@@ -50,13 +50,13 @@ fn damaged(disk: &Double, part: &str) {
     }
 }
 
-fn foreign(what: &'static str) -> Found {
-    Found::Foreign { what, over: None }
+fn foreign(what: &'static str) -> ClaimState {
+    ClaimState::Foreign { what, over: None }
 }
 
 fn degraded(disk: &Double) -> Vec<Degraded> {
     match read(disk).unwrap() {
-        Found::Claimed(claim) => {
+        ClaimState::Claimed(claim) => {
             assert_eq!(claim.record, READY);
             assert_eq!((claim.offset, claim.length), (2 * MIB, 13 * MIB));
             claim.degraded
@@ -70,7 +70,7 @@ fn a_lost_mbr_is_half_a_claim_only_if_nobody_has_used_it() {
     for sector_size in [512, 4096] {
         let (disk, new) = claimed(sector_size);
         disk.poke(0, &[0; 512]);
-        assert!(matches!(read(&disk).unwrap(), Found::HalfClaimed(half) if half.identity == new.identity));
+        assert!(matches!(read(&disk).unwrap(), ClaimState::HalfClaimed(half) if half.identity == new.identity));
         let (disk, _) = ready(sector_size);
         disk.poke(0, &[0; 512]);
         damaged(&disk, "nobody has released it");
@@ -109,7 +109,7 @@ fn a_slot_is_enough_and_none_is_not() {
         disk.poke(MIB + 70, b"#");
         assert_eq!(degraded(&disk), [Degraded::Record]);
         // The same record again mends it.
-        let Found::Claimed(seen) = read(&disk).unwrap() else { panic!("not claimed") };
+        let ClaimState::Claimed(seen) = read(&disk).unwrap() else { panic!("not claimed") };
         let mended = set_record(&disk, &seen, READY).unwrap();
         assert_eq!(mended, claim);
         disk.poke(MIB + 70, b"#");
@@ -142,7 +142,7 @@ fn a_later_version_is_told() {
         let checksum = crc32fast::hash(&bytes[..4092]);
         bytes[4092..].copy_from_slice(&checksum.to_le_bytes());
         disk.poke(slot, &bytes);
-        assert_eq!(read(&disk).unwrap(), Found::Newer { version: 3, named: vec![Identity::of(NAME)] });
+        assert_eq!(read(&disk).unwrap(), ClaimState::Newer { version: 3, named: vec![Identity::of(NAME)] });
     }
 }
 
@@ -186,9 +186,9 @@ fn a_backup_that_another_program_moved_to_the_new_end_is_found() {
     disk.attach(grown + MIB, 512);
     assert_eq!(degraded(&disk), [Degraded::Resized { then: SIZE, now: grown + MIB }]);
     release(&disk, &claim).unwrap();
-    assert_eq!(read(&disk).unwrap(), Found::Nothing);
+    assert_eq!(read(&disk).unwrap(), ClaimState::Nothing);
     disk.attach(grown, 512);
-    assert_eq!(read(&disk).unwrap(), Found::Nothing);
+    assert_eq!(read(&disk).unwrap(), ClaimState::Nothing);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn behind_another_adapter_it_is_known_and_not_used() {
         let (disk, claim) = ready(then);
         disk.attach(SIZE, now);
         match read(&disk).unwrap() {
-            Found::OtherSectorSize { claim: found, now: told } => {
+            ClaimState::OtherSectorSize { claim: found, now: told } => {
                 assert_eq!((&found, told), (&claim, now));
             }
             other => panic!("{other:?}"),
@@ -205,7 +205,7 @@ fn behind_another_adapter_it_is_known_and_not_used() {
         let (disk, _) = claimed(then);
         disk.poke(0, &[0; 512]);
         disk.attach(SIZE, now);
-        assert!(matches!(read(&disk).unwrap(), Found::OtherSectorSize { .. }));
+        assert!(matches!(read(&disk).unwrap(), ClaimState::OtherSectorSize { .. }));
         // Without its slots it is none the less ours.
         disk.poke(MIB, b"#");
         disk.poke(MIB + MIB / 2, b"#");
@@ -218,7 +218,7 @@ fn what_other_programs_wrote_over_it_is_not_ours() {
     for sector_size in [512, 4096] {
         let sector = u64::from(sector_size);
         let over = |disk: &Double, what: &str| match read(disk).unwrap() {
-            Found::Foreign { what: found, .. } => assert!(found.contains(what), "{found}"),
+            ClaimState::Foreign { what: found, .. } => assert!(found.contains(what), "{found}"),
             other => panic!("{other:?}"),
         };
         for used in [true, false] {
@@ -255,7 +255,7 @@ fn what_other_programs_wrote_over_it_is_not_ours() {
                 // A name or an attribute is nobody's concern.
                 let disk = make();
                 forge(&disk, place.0, place.1, |_, entries| entries[176..190].fill(0x41));
-                assert!(matches!(read(&disk).unwrap(), Found::Claimed(claim) if claim.degraded.is_empty()));
+                assert!(matches!(read(&disk).unwrap(), ClaimState::Claimed(claim) if claim.degraded.is_empty()));
             }
             let disk = make();
             disk.poke(0, &[0; 512]);
@@ -275,12 +275,12 @@ fn a_disk_of_others_is_theirs_at_all_four_places() {
             assert!(matches!(claim(&disk, NAME, NEW), Err(Error::Unexpected { .. })));
         }
         let disk = Double::new(SIZE, now, Before::Noise(3));
-        assert_eq!(read(&disk).unwrap(), Found::Nothing);
+        assert_eq!(read(&disk).unwrap(), ClaimState::Nothing);
         disk.poke(510, &[0x55, 0xaa]);
         assert_eq!(read(&disk).unwrap(), foreign("a boot sector or a DOS partition table"));
         disk.poke(446, &[0; 64]);
         disk.poke(450, &[0xee, 0, 0, 0, 1]);
-        assert!(matches!(read(&disk).unwrap(), Found::Foreign { what, .. } if what.contains("protective MBR")));
+        assert!(matches!(read(&disk).unwrap(), ClaimState::Foreign { what, .. } if what.contains("protective MBR")));
         // A hybrid is none.
         disk.poke(466, &[0x83]);
         assert_eq!(read(&disk).unwrap(), foreign("a boot sector or a DOS partition table"));
@@ -330,13 +330,13 @@ proptest::proptest! {
         }
         let both_slots_hit = places.iter().any(|(base, ..)| [3, 4].contains(base)) && places.iter().any(|(base, ..)| *base == 5);
         match read(&disk).unwrap() {
-            Found::Claimed(claim) => proptest::prop_assert_eq!(claim.record, READY),
-            Found::Damaged(damaged) => {
+            ClaimState::Claimed(claim) => proptest::prop_assert_eq!(claim.record, READY),
+            ClaimState::Damaged(damaged) => {
                 proptest::prop_assert!(damaged.identities().contains(&Identity::of(NAME)) || both_slots_hit);
-                let _ = Found::Damaged(damaged).mends(std::path::Path::new("/dev/vdb"));
+                let _ = ClaimState::Damaged(damaged).mends(std::path::Path::new("/dev/vdb"));
             }
             // Without slots the ruins are nobody's, or nothing.
-            Found::Foreign { .. } | Found::Nothing => proptest::prop_assert!(both_slots_hit),
+            ClaimState::Foreign { .. } | ClaimState::Nothing => proptest::prop_assert!(both_slots_hit),
             other => proptest::prop_assert!(false, "{other:?}"),
         }
     }
@@ -351,6 +351,6 @@ fn a_lost_mbr_can_be_put_back_by_hand() {
         damaged(&disk, "");
         disk.poke(446, b"\0\0\x02\0\xee\xff\xff\xff\x01\0\0\0\xff\xff\xff\xff");
         disk.poke(510, b"\x55\xaa");
-        assert_eq!(read(&disk).unwrap(), Found::Claimed(claim));
+        assert_eq!(read(&disk).unwrap(), ClaimState::Claimed(claim));
     }
 }

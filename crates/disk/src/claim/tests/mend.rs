@@ -62,7 +62,7 @@ async fn mend(image: &Image) -> Vec<String> {
             sh(command).await;
         }
         about.push(mend.about);
-        if matches!(read(image).unwrap(), Found::Claimed(_)) {
+        if matches!(read(image).unwrap(), ClaimState::Claimed(_)) {
             break;
         }
     }
@@ -76,7 +76,7 @@ async fn mended(harm: impl FnOnce(&Double)) -> Claim {
     let image = Image::of(&disk);
     let about = mend(&image).await;
     match read(&image).unwrap() {
-        Found::Claimed(claim) => claim,
+        ClaimState::Claimed(claim) => claim,
         other => panic!("after {about:?}: {other:?}"),
     }
 }
@@ -131,12 +131,12 @@ async fn a_partition_that_was_made_larger_is_mended_by_what_is_printed() {
         image.size += more;
         image.file().set_len(image.size).unwrap();
         sh(&format!("echo ', +' | sfdisk --no-reread --force -N 2 {}", image.path().display())).await;
-        let Found::Damaged(damaged) = read(&image).unwrap() else { panic!("not damaged") };
+        let ClaimState::Damaged(damaged) = read(&image).unwrap() else { panic!("not damaged") };
         assert!(damaged.partition.unwrap() > claim.length);
         let about = mend(&image).await;
         assert!(about[0].contains("another program"), "{about:?}");
         assert!(about[1].contains("xfs cannot be made smaller"), "{about:?}");
-        let Found::Claimed(found) = read(&image).unwrap() else { panic!("not mended") };
+        let ClaimState::Claimed(found) = read(&image).unwrap() else { panic!("not mended") };
         let grown = Degraded::Resized { then: disk.size(), now: image.size };
         assert_eq!(found.degraded, if more == 0 { vec![] } else { vec![grown] });
         assert_eq!(found.length, claim.length);
@@ -163,13 +163,13 @@ async fn a_claim_that_was_written_over_is_given_up_by_what_is_printed() {
     repartition(&disk, 512);
     let image = Image::of(&disk);
     let found = read(&image).unwrap();
-    assert!(matches!(&found, Found::Foreign { over: Some(claim), .. } if claim.identity == Identity::of(NAME)));
+    assert!(matches!(&found, ClaimState::Foreign { over: Some(claim), .. } if claim.identity == Identity::of(NAME)));
     let give_up = found.mends(image.path()).pop().unwrap();
     assert!(give_up.about.contains("ceases to exist"), "{give_up:?}");
     for command in give_up.commands {
         sh(&command).await;
     }
-    assert_eq!(read(&image).unwrap(), Found::Foreign { what: "a GPT partition table", over: None });
+    assert_eq!(read(&image).unwrap(), ClaimState::Foreign { what: "a GPT partition table", over: None });
 }
 
 #[test]

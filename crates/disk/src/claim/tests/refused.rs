@@ -28,7 +28,7 @@ fn nothing_is_written_where_nothing_fits() {
             &|disk| [MIB, MIB + MIB / 2].into_iter().for_each(|slot| disk.poke(slot + 9, b"#")),
             &|disk| {
                 let claim = |disk: &Double| match read(disk).unwrap() {
-                    Found::Claimed(claim) => claim,
+                    ClaimState::Claimed(claim) => claim,
                     other => panic!("{other:?}"),
                 };
                 release(disk, &claim(disk)).unwrap();
@@ -54,7 +54,7 @@ fn a_claim_is_made_once_and_only_on_fit_disks() {
         let disk = Double::new(size, sector_size, Before::Zeros);
         let error = refuses(&disk, |disk| super::claim(disk, NAME, NEW));
         assert!(matches!(error, Error::Unfit { .. }), "{error}");
-        assert_eq!(read(&disk).unwrap(), Found::Nothing);
+        assert_eq!(read(&disk).unwrap(), ClaimState::Nothing);
     }
     let disk = Double::new(16 * MIB, 512, Before::Zeros);
     let long = vec![b'x'; MAX_RECORD + 1];
@@ -70,7 +70,7 @@ fn a_change_by_somebody_else_is_not_lost() {
     refuses(&disk, |disk| set_record(disk, &new, NEW));
     refuses(&disk, |disk| release(disk, &new));
     release(&disk, &ready).unwrap();
-    assert_eq!(read(&disk).unwrap(), Found::Nothing);
+    assert_eq!(read(&disk).unwrap(), ClaimState::Nothing);
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn half_a_claim_on_a_disk_of_another_size_is_cleared_not_finished() {
         let (disk, _) = claimed(sector_size);
         disk.poke(0, &[0; 512]);
         disk.attach(20 * MIB, sector_size);
-        let Found::HalfClaimed(half) = read(&disk).unwrap() else { panic!("no half") };
+        let ClaimState::HalfClaimed(half) = read(&disk).unwrap() else { panic!("no half") };
         assert!(matches!(refuses(&disk, |disk| resume(disk, &half)), Error::Resized { .. }));
         clear(&disk, &half).unwrap();
         assert!(disk.written().values().all(|piece| piece.iter().all(|byte| *byte == 0)));
@@ -107,8 +107,8 @@ fn only_what_is_ours_is_erased() {
             }
             let sector_0 = disk.peek(0, 512);
             match read(&disk).unwrap() {
-                Found::HalfClaimed(half) => clear(&disk, &half).unwrap(),
-                Found::Releasing(rest) => release(&disk, &rest).unwrap(),
+                ClaimState::HalfClaimed(half) => clear(&disk, &half).unwrap(),
+                ClaimState::Releasing(rest) => release(&disk, &rest).unwrap(),
                 other => panic!("{other:?}"),
             }
             for (at, bytes) in &theirs {
@@ -130,7 +130,7 @@ fn a_degraded_claim_is_released_whole() {
         for damage in [sector + 20, 2 * sector + 64, header + 20, entries + 64, MIB + 100, MIB + MIB / 2 + 100] {
             let (disk, _) = ready(sector_size);
             disk.poke(damage, b"#");
-            let Found::Claimed(claim) = read(&disk).unwrap() else { panic!("not claimed") };
+            let ClaimState::Claimed(claim) = read(&disk).unwrap() else { panic!("not claimed") };
             assert!(!claim.degraded.is_empty());
             release(&disk, &claim).unwrap();
             assert!(disk.written().values().all(|piece| piece.iter().all(|byte| *byte == 0)), "damage at {damage}");

@@ -41,7 +41,7 @@ async fn half_a_claim_and_a_released_disk_are_blank_to_blkid() {
         let disk = Double::new(16 * MIB, sector_size, Before::Zeros);
         claim(&disk, NAME, NEW).unwrap();
         for cut in disk.cuts() {
-            let claimed = matches!(read(&cut).unwrap(), Found::Claimed(_));
+            let claimed = matches!(read(&cut).unwrap(), ClaimState::Claimed(_));
             let (code, text) = blkid(&cut).await;
             assert_eq!(code, if claimed { 0 } else { 2 }, "{text}");
         }

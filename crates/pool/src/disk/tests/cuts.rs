@@ -53,7 +53,7 @@ fn a_long_wipe_goes_on_where_it_was() {
         host.kill_after(kill);
         remove(&host);
         host.reboot();
-        if let Found::Releasing(claim) = found(&host, 1) {
+        if let ClaimState::Releasing(claim) = found(&host, 1) {
             let Tag::Record(record) = Record::parse(std::str::from_utf8(&claim.record).unwrap()) else {
                 panic!("no record")
             };
@@ -93,7 +93,7 @@ fn a_long_discard_notes_nothing_and_begins_anew() {
         host.kill_after(kill);
         delete(&host, Wipe::Discard);
         host.reboot();
-        let Found::Releasing(claim) = found(&host, 1) else { continue };
+        let ClaimState::Releasing(claim) = found(&host, 1) else { continue };
         let Tag::Record(record) = Record::parse(std::str::from_utf8(&claim.record).unwrap()) else {
             panic!("no record")
         };
@@ -190,7 +190,7 @@ fn a_change_of_the_record_that_is_killed_anywhere_leaves_the_old_one_or_the_new_
             if !answered {
                 pool.activate(&volume).await.unwrap();
             }
-            let Found::Claimed(claim) = found(&host, 1) else { panic!("not claimed") };
+            let ClaimState::Claimed(claim) = found(&host, 1) else { panic!("not claimed") };
             assert_eq!(claim.degraded, [], "killed before deed {kill}");
         });
         change(&host).unwrap();
@@ -282,14 +282,14 @@ fn what_goes_on_with_a_release_says_so_twice_before_it_wipes() {
         host
     };
     let degraded = |host: &Host| match found(host, 1) {
-        Found::Releasing(claim) => claim.degraded.contains(&quarry_disk::claim::Degraded::Record),
-        Found::Claimed(_) => panic!("a volume is back"),
+        ClaimState::Releasing(claim) => claim.degraded.contains(&quarry_disk::claim::Degraded::Record),
+        ClaimState::Claimed(_) => panic!("a volume is back"),
         _ => false,
     };
     // The kill that leaves the word in one slot.
     let first = (0..20).find(|kill| {
         let host = prepared(*kill);
-        matches!(found(&host, 1), Found::Releasing(_)) && degraded(&host)
+        matches!(found(&host, 1), ClaimState::Releasing(_)) && degraded(&host)
     });
     let mut wiped = 0;
     for again in 0..20 {
@@ -326,7 +326,7 @@ fn a_release_that_has_ended_is_no_failure() {
             }
             let before = host.image(1);
             let disk = host.find().unwrap().disks.remove(0);
-            pool.inner.releases.begin(super::super::view::place(&disk));
+            pool.inner.releases.begin(super::super::key::DiskKey::of(&disk));
             Arc::clone(&pool.inner).release(disk, None).await;
             assert_eq!(pool.status().await.problems, Vec::<String>::new());
             assert!(host.image(1) == before, "it was written to");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use quarry_disk::claim::{Claim, Sectors};
-use quarry_disk::{Alone, Assignment, Disk, FindError, Found, HostPaths, Selector, Transport, Udev, Use, assign};
+use quarry_disk::{Alone, Assignment, Disk, FindError, FoundDisks, HostPaths, Selector, Transport, Udev, Use, assign};
 use quarry_filesystem::Probe;
 use quarry_mount::Device;
 use quarry_volume::{Error, Reason, Result};
@@ -266,7 +266,7 @@ impl Host {
 
 #[async_trait::async_trait]
 impl Disks for Host {
-    fn find(&self) -> Result<Found, FindError> {
+    fn find(&self) -> Result<FoundDisks, FindError> {
         let state = self.state();
         let mut disks: Vec<Disk> = Vec::new();
         for slot in state.disks.values().filter(|slot| !slot.pulled) {
@@ -277,7 +277,7 @@ impl Disks for Host {
             disks.push(disk);
         }
         disks.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(Found { disks, failed: Vec::new() })
+        Ok(FoundDisks { disks, failed: Vec::new() })
     }
 
     fn assign(&self, pools: &[(String, Selector)], disks: &[Disk]) -> Assignment {

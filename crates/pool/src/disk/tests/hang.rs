@@ -76,7 +76,7 @@ fn a_turn_lasts_as_long_as_its_write() {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        let Found::Claimed(claim) = found(&host, disk) else { panic!("not claimed") };
+        let ClaimState::Claimed(claim) = found(&host, disk) else { panic!("not claimed") };
         assert_eq!(claim.degraded, [], "both copies say the same");
     });
 }

@@ -11,9 +11,9 @@ mod taken;
 use std::future::Future;
 use std::sync::Arc;
 
-use quarry_disk::claim::{self, Found};
+use quarry_disk::claim::{self, ClaimState};
 use quarry_disk::{Criteria, How, Selector, State as Disk};
-use quarry_volume::{AccessTypes, Filesystem, Layout, Reason, SizeRange, VolumeSpec};
+use quarry_volume::{AccessTypes, Filesystem, Layout, Parameters, Reason, SizeRange, VolumeSpec};
 
 use self::double::{Host, SIGNATURE};
 use super::carve::VOLUME_OFFSET;
@@ -38,16 +38,7 @@ fn start_of(host: &Host, wipe: Wipe, name: &str, pools: &[(&str, &str)]) -> Disk
 }
 
 fn spec(name: &str, mib: u64) -> VolumeSpec {
-    VolumeSpec {
-        name: name.to_owned(),
-        size: SizeRange { required: mib * MIB, limit: None },
-        pool: None,
-        access: AccessTypes::Block,
-        filesystem: None,
-        layout: Layout::Linear,
-        mkfs_options: String::new(),
-        wipe: None,
-    }
+    VolumeSpec::block(name, mib * MIB)
 }
 
 /// Runs what a process does; when it returns, the process and all that it had begun is gone.
@@ -57,7 +48,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
 }
 
 /// What lies on each disk, by its number.
-fn found(host: &Host, number: u64) -> Found {
+fn found(host: &Host, number: u64) -> ClaimState {
     let disks = host.find().unwrap().disks;
     let disk = disks.iter().find(|disk| disk.number.minor == 16 * number).unwrap();
     claim::read(&Any(&*host.read(disk).unwrap())).unwrap()
@@ -65,10 +56,10 @@ fn found(host: &Host, number: u64) -> Found {
 
 fn word(host: &Host, number: u64) -> &'static str {
     match found(host, number) {
-        Found::Nothing => "nothing",
-        Found::Claimed(_) => "claimed",
-        Found::HalfClaimed(_) => "half",
-        Found::Releasing(_) => "releasing",
+        ClaimState::Nothing => "nothing",
+        ClaimState::Claimed(_) => "claimed",
+        ClaimState::HalfClaimed(_) => "half",
+        ClaimState::Releasing(_) => "releasing",
         _ => "else",
     }
 }
@@ -77,7 +68,7 @@ fn word(host: &Host, number: u64) -> &'static str {
 async fn settled(pool: &DiskPool) {
     for _ in 0..2000 {
         let view = pool.inner.view().await.unwrap();
-        let releasing = view.disks.iter().any(|seen| matches!(seen.raw.found, Ok(Found::Releasing(_))));
+        let releasing = view.disks.iter().any(|seen| matches!(seen.raw.found, Ok(ClaimState::Releasing(_))));
         if !releasing {
             return;
         }
@@ -100,7 +91,7 @@ fn the_smallest_disk_that_fits_is_taken_whole() {
         let volume = pool.carve(&spec("a", 14)).await.unwrap();
         assert_eq!(volume.size, 21 * MIB);
         assert_eq!(volume.record().unwrap().state, State::New);
-        let Found::Claimed(claim) = found(&host, middle) else { panic!("not claimed") };
+        let ClaimState::Claimed(claim) = found(&host, middle) else { panic!("not claimed") };
         assert_eq!((claim.offset, claim.length), (VOLUME_OFFSET, 21 * MIB));
         assert_eq!([word(&host, small), word(&host, large)], ["nothing", "nothing"]);
         assert_eq!(pool.carve(&spec("a", 14)).await.unwrap_err().reason, Reason::Exists);
@@ -114,7 +105,7 @@ fn the_smallest_disk_that_fits_is_taken_whole() {
         assert_eq!(pool.carve(&spec("c", 0)).await.unwrap().size, 13 * MIB);
         assert_eq!(pool.status().await.space.capacity(&Layout::Linear).available, 37 * MIB);
         for layout in [Layout::Striped { stripes: 2, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }] {
-            let error = pool.carve(&VolumeSpec { layout, ..spec("d", 1) }).await.unwrap_err();
+            let error = pool.carve(&spec("d", 1).with_layout(layout)).await.unwrap_err();
             assert_eq!(error.reason, Reason::NoSpace, "{}", error.message);
         }
     });
@@ -154,7 +145,7 @@ fn a_volume_lives_and_ends() {
         let error = pool.remove(&now).await.unwrap_err();
         assert!(error.reason == Reason::InUse && error.message.contains("/pods/a"), "{}", error.message);
         host.change(disk, |disk| disk.uses.clear());
-        let Found::Claimed(claim) = found(&host, disk) else { panic!("it was in use") };
+        let ClaimState::Claimed(claim) = found(&host, disk) else { panic!("it was in use") };
         assert_eq!(claim.record, ready.to_string().as_bytes());
 
         host.poke(disk, claim.offset + 5 * MIB, b"secret");
@@ -250,7 +241,10 @@ fn a_class_has_its_own_way_to_wipe() {
         let disk = host.disk("vdb", 32);
         run(async {
             let pool = start(&host, pool);
-            let volume = pool.carve(&VolumeSpec { wipe: class, ..spec("a", 1) }).await.unwrap();
+            let volume = pool
+                .carve(&VolumeSpec { class: Parameters { wipe: class, ..Parameters::default() }, ..spec("a", 1) })
+                .await
+                .unwrap();
             host.poke(disk, SECRET, b"secret");
             pool.remove(&volume).await.unwrap();
             settled(&pool).await;

@@ -119,7 +119,7 @@ fn half_a_claim_is_finished_for_its_own_volume_and_cleared_for_another() {
                 }
                 Some(sequence) => {
                     assert_eq!(made.unwrap().name, asked);
-                    let Found::Claimed(claim) = found(&host, disk) else { panic!("not claimed") };
+                    let ClaimState::Claimed(claim) = found(&host, disk) else { panic!("not claimed") };
                     assert_eq!(claim.sequence, sequence);
                 }
             }
@@ -203,7 +203,7 @@ fn half_a_claim_that_cannot_be_finished_does_not_hold_its_volume_up() {
         assert_eq!(pool.carve(&spec("b", 1)).await.unwrap().size, 13 * MIB);
     });
     let names = [worn, other].map(|disk| match found(&host, disk) {
-        Found::Claimed(claim) => super::super::view::name(&claim),
+        ClaimState::Claimed(claim) => super::super::view::name(&claim),
         _ => None,
     });
     assert_eq!(names, [Some("b".to_owned()), Some("a".to_owned())]);

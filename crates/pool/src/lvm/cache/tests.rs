@@ -16,7 +16,7 @@ async fn reported(name: &str, device: &Path, disks: &LvmDisks) -> Arc<Cache> {
     {
         let mut state = cache.state();
         state.storage = Some(StorageId::of(&group.uuid));
-        state.seen = Some(Seen {
+        state.seen = Some(CachedReport {
             view: View::Found(Arc::new(group), 1),
             fingerprints,
             changes: 0,

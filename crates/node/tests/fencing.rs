@@ -1,4 +1,4 @@
-//! Names, choosers and races: whatever the interleaving, no volume is made twice or beyond what fits.
+//! Names, fencing tokens and races: no interleaving creates a volume twice or beyond the capacity.
 
 // Helpers of tests may fail like tests.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
@@ -12,53 +12,53 @@ use common::{EXTENT, LONG, MIB, host, pool, spec};
 use futures::future::join_all;
 use quarry_node::Host;
 use quarry_pool::{Operation, SimulatedPool};
-use quarry_volume::{Agent as _, Chosen, Found, Reason, StorageId, VolumeId, VolumeSpec};
+use quarry_volume::{Agent as _, FencingToken, NameLookup, Parameters, Reason, StorageId, VolumeId, VolumeSpec};
 
-fn chosen(host: &Host, fence: u64) -> Option<Chosen> {
-    Some(Chosen { fence, instance: host.instance().to_owned() })
+fn token(host: &Host, fence: u64) -> Option<FencingToken> {
+    Some(FencingToken { fence, instance: host.instance().to_owned() })
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chooser_that_was_replaced_is_refused() {
+async fn a_stale_fencing_token_is_rejected() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let found = host.find("a", 7, LONG).await.unwrap();
-    assert_eq!(found, Found { instance: host.instance().to_owned(), volume: None });
+    assert_eq!(found, NameLookup { instance: host.instance().to_owned(), volume: None });
     assert_eq!(host.find("a", 6, LONG).await.unwrap_err().reason, Reason::Unavailable);
-    let late = host.create(spec("a", 40 * MIB), chosen(&host, 6), LONG).await.unwrap_err();
+    let late = host.create(spec("a", 40 * MIB), token(&host, 6), LONG).await.unwrap_err();
     assert_eq!(late.reason, Reason::Unavailable);
-    let (a, _) = host.create(spec("a", 40 * MIB), chosen(&host, 7), LONG).await.unwrap();
+    let (a, _) = host.create(spec("a", 40 * MIB), token(&host, 7), LONG).await.unwrap();
     assert_eq!(host.find("a", 7, LONG).await.unwrap().volume, Some(a));
-    // A creation raises the fence, too.
-    host.create(spec("b", 40 * MIB), chosen(&host, 9), LONG).await.unwrap();
+    // A creation raises the fence too.
+    host.create(spec("b", 40 * MIB), token(&host, 9), LONG).await.unwrap();
     assert_eq!(host.find("b", 8, LONG).await.unwrap_err().reason, Reason::Unavailable);
-    // Where there was no choice there is no chooser.
+    // A request that allows only one node has no fencing token.
     host.create(spec("c", 40 * MIB), None, LONG).await.unwrap();
     assert_eq!(pool.names(), ["a", "b", "c"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_run_of_the_agent_does_not_trust_what_its_forerunner_was_asked() {
+async fn a_token_from_before_a_restart_of_the_agent_is_rejected() {
     let pool = pool("p");
     let before = host(&[&pool]);
     before.find("a", 3, LONG).await.unwrap();
     let after = host(&[&pool]);
-    let error = after.create(spec("a", 40 * MIB), chosen(&before, 3), LONG).await.unwrap_err();
+    let error = after.create(spec("a", 40 * MIB), token(&before, 3), LONG).await.unwrap_err();
     assert_eq!(error.reason, Reason::Unavailable);
     assert!(error.message.contains("restarted"), "{error}");
     assert_eq!(pool.names(), [""; 0]);
-    after.create(spec("a", 40 * MIB), chosen(&after, 3), LONG).await.unwrap();
+    after.create(spec("a", 40 * MIB), token(&after, 3), LONG).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_is_being_made_or_deleted_is_not_said_to_be_free() {
+async fn a_name_that_is_being_created_or_deleted_is_not_reported_as_free() {
     let pool = pool("p");
     pool.set_delay(Operation::Carve, Duration::from_secs(8));
     pool.set_delay(Operation::Remove, Duration::from_secs(8));
     let host = host(&[&pool]);
     let short = Duration::from_secs(1);
-    let error = host.create(spec("a", 40 * MIB), chosen(&host, 1), short).await.unwrap_err();
-    assert_eq!(error.reason, Reason::TimedOut, "the caller waits no longer, and the work goes on");
+    let error = host.create(spec("a", 40 * MIB), token(&host, 1), short).await.unwrap_err();
+    assert_eq!(error.reason, Reason::TimedOut, "the caller's wait ends and the work continues");
     assert_eq!(host.find("a", 2, LONG).await.unwrap_err().reason, Reason::UnderWay);
     assert_eq!(host.find("b", 2, LONG).await.unwrap().volume, None);
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -70,7 +70,7 @@ async fn a_name_that_is_being_made_or_deleted_is_not_said_to_be_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_word_of_every_pool_is_needed() {
+async fn a_name_is_free_only_if_every_pool_was_read() {
     let (p, q) = (pool("p"), pool("q"));
     let host = host(&[&p, &q]);
     let (a, _) = host.create(spec("a", 40 * MIB), None, LONG).await.unwrap();
@@ -85,8 +85,9 @@ async fn the_word_of_every_pool_is_needed() {
     assert_eq!(host.get(&a.id, wait).await.unwrap_err().reason, Reason::TimedOut);
 }
 
-/// One chooser makes the volume; another one replaces it and looks for the name, each at its own time. Returns whether
-/// the second was told that there is none although the first has made it: then it would make a second one elsewhere.
+/// One controller creates the volume; another one is elected and looks for the name, each at its own time.
+/// Returns whether the second one does not find the volume although the first one creates it: then it would
+/// create a second one elsewhere.
 async fn doubled(create_at: u64, find_at: u64) -> bool {
     let pool = SimulatedPool::new("p", EXTENT, vec![256], Duration::from_millis(8));
     pool.set_delay(Operation::Read, Duration::from_millis(4));
@@ -95,7 +96,7 @@ async fn doubled(create_at: u64, find_at: u64) -> bool {
     assert_eq!(asked.volume, None);
     let first = async {
         tokio::time::sleep(Duration::from_millis(create_at)).await;
-        host.create(spec("a", 40 * MIB), chosen(&host, 1), LONG).await
+        host.create(spec("a", 40 * MIB), token(&host, 1), LONG).await
     };
     let second = async {
         tokio::time::sleep(Duration::from_millis(find_at)).await;
@@ -107,7 +108,7 @@ async fn doubled(create_at: u64, find_at: u64) -> bool {
     there && found.is_ok_and(|found| found.volume.is_none())
 }
 
-/// At which of all the pairs of times a double comes about.
+/// The pairs of times that lead to a duplicate.
 async fn doubles() -> Vec<(u64, u64)> {
     let mut doubles = Vec::new();
     for create_at in 0..30 {
@@ -121,24 +122,24 @@ async fn doubles() -> Vec<(u64, u64)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chooser_and_the_one_that_replaces_it_never_both_have_their_way() {
+async fn an_old_and_a_new_elected_controller_never_both_succeed() {
     assert_eq!(doubles().await, []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_the_fence_they_would() {
+async fn without_the_fence_both_can_succeed() {
     let _without = quarry_fault::disable("fence");
     assert_ne!(doubles().await, []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_the_lock_on_the_name_they_would() {
+async fn without_the_lock_on_the_name_both_can_succeed() {
     let _without = quarry_fault::disable("name-lock");
     assert_ne!(doubles().await, []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn as_many_get_the_last_gigabyte_as_fit() {
+async fn concurrent_creations_succeed_only_as_far_as_space_allows() {
     let pool = SimulatedPool::new("p", EXTENT, vec![128, 128], Duration::from_millis(20));
     let host = host(&[&pool]);
     let racing = (0..40).map(|number| host.create(spec(&format!("v{number}"), 100 * MIB), None, LONG));
@@ -147,14 +148,14 @@ async fn as_many_get_the_last_gigabyte_as_fit() {
     assert_eq!((made.len(), pool.names().len()), (10, 10));
     assert!(refused.iter().all(|error| error.as_ref().is_err_and(|error| error.reason == Reason::NoSpace)));
     assert_eq!(pool.free().iter().sum::<u64>(), 6);
-    // Every reply told a state in which its own volume is counted.
+    // The state in every reply counts the reply's own volume.
     let mut counted: Vec<_> = made.iter().flatten().map(|(_, change)| change.pools[0].volumes).collect();
     counted.sort_unstable();
     assert!(counted.iter().zip(1..).all(|(volumes, least)| *volumes >= least), "{counted:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn equal_calls_at_once_make_one_volume() {
+async fn identical_concurrent_calls_create_one_volume() {
     let pool = SimulatedPool::new("p", EXTENT, vec![256], Duration::from_millis(20));
     let host = host(&[&pool]);
     let calls = join_all((0..20).map(|_| host.create(spec("a", 40 * MIB), None, LONG))).await;
@@ -166,20 +167,17 @@ async fn equal_calls_at_once_make_one_volume() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn options_are_checked_here_once_more() {
+async fn the_node_checks_options_again() {
     let pool = pool("p");
     let host = host(&[&pool]);
-    for spec in [
-        VolumeSpec { mkfs_options: "-F".into(), ..spec("a", 40 * MIB) },
-        VolumeSpec { mkfs_options: "-m 0".into(), ..common::block("a", 40 * MIB) },
-    ] {
+    for spec in [with_options(spec("a", 40 * MIB), "-F"), with_options(common::block("a", 40 * MIB), "-m 0")] {
         assert_eq!(host.create(spec, None, LONG).await.unwrap_err().reason, Reason::InvalidRequest);
     }
     assert_eq!(pool.names(), [""; 0]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_thousand_volumes_are_told() {
+async fn a_hundred_thousand_volumes_are_published() {
     let pool = |number: usize| {
         let pool = SimulatedPool::new("p", EXTENT, vec![20_000], Duration::ZERO).with_uuid(format!("uuid-{number}"));
         assert_eq!(pool.fill(&spec(&format!("v{number}"), 40 * MIB), 1000), 1000);
@@ -196,7 +194,7 @@ async fn a_hundred_thousand_volumes_are_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_delete_leaves_the_creation_on_another_storage_alone_and_waits_once() {
+async fn a_delete_does_not_stop_a_creation_on_another_storage_and_waits_only_once() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let (b, _) = host.create(spec("b", 40 * MIB), None, LONG).await.unwrap();
@@ -214,9 +212,13 @@ async fn a_delete_leaves_the_creation_on_another_storage_alone_and_waits_once() 
     // The creation ends three seconds from now, and the removal eight seconds later.
     let wait = Duration::from_secs(5);
     assert_eq!(host.delete(&a, wait).await.unwrap_err().reason, Reason::TimedOut);
-    assert_eq!(began.elapsed(), wait, "both waits together are the caller's");
+    assert_eq!(began.elapsed(), wait, "both waits together take no longer than the caller's wait");
     host.delete(&a, LONG).await.unwrap_err();
     tokio::time::sleep(Duration::from_secs(10)).await;
     host.delete(&a, LONG).await.unwrap();
     assert_eq!(pool.names(), ["b"]);
+}
+
+fn with_options(spec: VolumeSpec, mkfs_options: &str) -> VolumeSpec {
+    VolumeSpec { class: Parameters { mkfs_options: mkfs_options.to_owned(), ..spec.class }, ..spec }
 }

@@ -10,7 +10,7 @@ use super::slot::{Mark, Slot};
 /// What lies on a disk, as far as claims and partition tables go. Nothing here says that a disk is blank to a probe for
 /// filesystems and the like.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ClaimState {
     /// No claim, no partition table and no boot sector.
     Nothing,
     /// A claim: the disk is a volume's.
@@ -47,7 +47,7 @@ pub enum Found {
     },
 }
 
-impl Found {
+impl ClaimState {
     /// The volumes that lie on the disk, whole or not, with what their claims say, where that can be read. Volumes
     /// that were never handed out, or were deleted, are left out.
     #[must_use]

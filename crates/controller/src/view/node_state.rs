@@ -3,20 +3,28 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use quarry_volume::{Greeting, PoolState, VolumeId};
+use quarry_volume::{Greeting, PoolState, Unreachable, VolumeId};
 
-use super::cause::short;
 use super::list::is_orphan;
+use super::unreachable::short;
 use crate::member::{Link, Member};
 use crate::orphans::AGE;
 use crate::surroundings::Fate;
 
+/// Why a node cannot be reached, and for how long.
+#[derive(Clone, Debug)]
+pub(super) struct Down {
+    pub(super) cause: Unreachable,
+    pub(super) why: String,
+    pub(super) since: Duration,
+}
+
 /// A node as it is remembered.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct NodeState {
     pub(super) name: String,
-    /// Why it cannot be reached, and for how long; `None` if it can.
-    pub(super) down: Option<(String, Duration)>,
+    /// `None` if it can be reached.
+    pub(super) down: Option<Down>,
     /// What has become of a node that cannot be reached, as far as that was asked.
     pub(super) fate: Option<Fate>,
     pub(super) greeting: Option<Greeting>,
@@ -38,12 +46,14 @@ pub(super) struct Ailing {
     ready_example: bool,
 }
 
-impl Seen {
+impl NodeState {
     /// Copies what is remembered of a node; `wanted` are the handles of the volumes that somebody wants, if known.
     pub(super) fn of(member: &Member, wanted: Option<&HashSet<String>>) -> Self {
         let down = match member.link() {
             Link::Up { .. } => None,
-            Link::Down { why, since } => Some((short(&member.name, &why), since.elapsed())),
+            Link::Down { cause, why, since } => {
+                Some(Down { cause, why: short(&member.name, &why), since: since.elapsed() })
+            }
         };
         let memory = member.memory();
         let mut seen = Self {
@@ -59,13 +69,13 @@ impl Seen {
                 seen.orphans += 1;
             }
             if !volume.problem.is_empty() {
-                seen.ails(&volume.pool, volume.ready, &volume.id, &volume.problem);
+                seen.set_trouble(&volume.pool, volume.ready, &volume.id, &volume.problem);
             }
         }
         seen
     }
 
-    fn ails(&mut self, pool: &str, ready: bool, id: &VolumeId, problem: &str) {
+    fn set_trouble(&mut self, pool: &str, ready: bool, id: &VolumeId, problem: &str) {
         let example = || (id.clone(), problem.to_owned());
         let ailing = self.ailing.entry(pool.to_owned()).or_insert_with(|| Ailing {
             count: 0,

@@ -1,11 +1,11 @@
-//! What became different between two lists of volumes.
+//! The difference between two lists of volumes.
 
 use std::cmp::Ordering;
 
 use quarry_volume::{Volume, VolumeId};
 
-/// The volumes that are new or different in `after`, and those that are not in it any more. Both lists are sorted by
-/// their identifiers.
+/// The volumes that are new or different in `after`, and the IDs of those that are gone. Both lists must be
+/// sorted by ID.
 pub(super) fn difference(before: &[Volume], after: &[Volume]) -> (Vec<Volume>, Vec<VolumeId>) {
     let (mut changed, mut gone) = (Vec::new(), Vec::new());
     let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
@@ -53,7 +53,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn applied_to_the_one_it_gives_the_other_and_says_nothing_else(
+        fn applied_to_before_it_gives_after_and_it_is_minimal(
             before in prop::collection::btree_map(0_u8..30, 0_u64..3, 0..20),
             after in prop::collection::btree_map(0_u8..30, 0_u64..3, 0..20),
         ) {

@@ -1,4 +1,4 @@
-//! What a node tells those who follow it: nothing that was not read, nothing late, nothing twice.
+//! The updates of a node: only state that was read, without delay, and without duplicates.
 
 // Helpers of tests may fail like tests.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
@@ -13,7 +13,7 @@ use quarry_volume::{Agent as _, Capacity, Layout, Reason};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
-async fn a_follower_is_told_who_speaks_then_everything_then_each_change() {
+async fn a_follower_receives_the_greeting_the_full_state_and_each_change() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let (before, _) = host.create(spec("before", 40 * MIB), None, LONG).await.unwrap();
@@ -27,21 +27,21 @@ async fn a_follower_is_told_who_speaks_then_everything_then_each_change() {
     assert_eq!((volume.pool.as_str(), volume.size, volume.ready), ("p", 100 * MIB, false));
     assert_eq!((reply.volumes.as_slice(), reply.gone.len()), ([volume.clone()].as_slice(), 0));
     assert_eq!(reply.pools, [pool.status().await]);
-    let told = follower.hear().await;
-    assert_eq!(told, reply, "the stream says what the reply said");
+    let change = follower.receive().await;
+    assert_eq!(change, reply, "the stream and the reply are the same");
 
     let reply = host.delete(&volume.id, LONG).await.unwrap();
     assert_eq!((reply.volumes.len(), reply.gone.as_slice()), (0, [volume.id.clone()].as_slice()));
-    assert_eq!(follower.hear().await, reply);
+    assert_eq!(follower.receive().await, reply);
     assert_eq!(follower.names(), ["before"]);
-    // Once more changes nothing, and says the same.
+    // A repeated delete changes nothing and returns the same.
     assert_eq!(host.delete(&volume.id, LONG).await.unwrap(), reply);
     let (again, reply) = host.create(spec("before", 40 * MIB), None, LONG).await.unwrap();
     assert_eq!((again, reply.generation), (before, follower.generation));
 }
 
 #[tokio::test(start_paused = true)]
-async fn right_after_a_reply_its_figures_are_exact() {
+async fn the_figures_in_a_reply_are_exact() {
     let pool = SimulatedPool::new("p", EXTENT, vec![100, 60], Duration::from_millis(30));
     let host = host(&[&pool]);
     for (number, layout) in
@@ -49,7 +49,7 @@ async fn right_after_a_reply_its_figures_are_exact() {
             .into_iter()
             .enumerate()
     {
-        let spec = quarry_volume::VolumeSpec { layout, ..spec(&format!("v{number}"), 80 * MIB) };
+        let spec = spec(&format!("v{number}"), 80 * MIB).with_layout(layout);
         let (_, reply) = host.create(spec, None, LONG).await.unwrap();
         let mut free = pool.free();
         free.sort_by_key(|free| std::cmp::Reverse(*free));
@@ -67,7 +67,7 @@ async fn ids(host: &quarry_node::Host) -> Vec<quarry_volume::VolumeId> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restarted_agent_is_another_that_tells_the_same() {
+async fn a_restarted_agent_is_a_new_instance_with_the_same_state() {
     let pool = pool("p");
     let first = host(&[&pool]);
     first.create(spec("a", 40 * MIB), None, LONG).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_restarted_agent_is_another_that_tells_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_cannot_keep_up_is_shown_everything_anew() {
+async fn a_follower_that_falls_behind_gets_the_full_state_again() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let mut follower = Follower::of(&host).await;
@@ -94,21 +94,21 @@ async fn who_cannot_keep_up_is_shown_everything_anew() {
         }
     }
     follower.until("all that is left", |follower| follower.volumes.len() == 30).await;
-    assert_eq!(follower.pictures, 2);
+    assert_eq!(follower.full_states, 2);
     follower.until("the last state", |follower| follower.pools["p"].volumes == 30).await;
     let mut names = follower.names();
     names.sort();
     let mut truth = pool.names();
     truth.sort();
     assert_eq!(names, truth);
-    // And it goes on from there.
+    // The changes continue from there.
     let (volume, reply) = host.create(spec("last", 20 * MIB), None, LONG).await.unwrap();
-    assert_eq!(follower.hear().await, reply);
+    assert_eq!(follower.receive().await, reply);
     assert!(follower.volumes.contains_key(&volume.id));
 }
 
 #[tokio::test(start_paused = true)]
-async fn changes_from_outside_are_told_soon_after_a_uevent_and_at_a_tick_without_one() {
+async fn changes_from_outside_are_published_soon_after_a_uevent_and_otherwise_at_a_tick() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let (a, _) = host.create(spec("a", 40 * MIB), None, LONG).await.unwrap();
@@ -116,28 +116,28 @@ async fn changes_from_outside_are_told_soon_after_a_uevent_and_at_a_tick_without
 
     let start = Instant::now();
     assert_eq!(pool.take_by_hand(0, 7), 7);
-    let told = follower.hear().await;
-    assert_eq!((told.pools[0].space.free.as_slice(), told.volumes.len()), ([239].as_slice(), 0));
+    let change = follower.receive().await;
+    assert_eq!((change.pools[0].space.free.as_slice(), change.volumes.len()), ([239].as_slice(), 0));
     assert!(start.elapsed() <= Duration::from_secs(5), "{:?}", start.elapsed());
 
     let start = Instant::now();
     assert!(pool.remove_by_hand(&a.id.volume));
     pool.uevent();
-    assert_eq!(follower.hear().await.gone, [a.id]);
+    assert_eq!(follower.receive().await.gone, [a.id]);
     assert!(start.elapsed() <= Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_read_while_nobody_listens_and_nothing_told_while_nothing_changes() {
+async fn nothing_is_read_without_listeners_and_nothing_is_published_without_changes() {
     let pool = pool("p");
     let host = host(&[&pool]);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(pool.begun(Operation::Read), 0);
 
     let mut follower = Follower::of(&host).await;
-    assert!(tokio::time::timeout(Duration::from_secs(60), follower.hear()).await.is_err(), "nothing changed");
+    assert!(tokio::time::timeout(Duration::from_secs(60), follower.receive()).await.is_err(), "nothing changed");
     let reads = pool.begun(Operation::Read);
-    assert!((12..=14).contains(&reads), "{reads} looks in a minute");
+    assert!((12..=14).contains(&reads), "{reads} readings in a minute");
 
     drop(follower);
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -146,19 +146,19 @@ async fn nothing_is_read_while_nobody_listens_and_nothing_told_while_nothing_cha
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(pool.begun(Operation::Read), reads);
 
-    // The next one is told what happened meanwhile, and what happens then.
+    // The next follower gets what changed in between and what changes later.
     pool.take_by_hand(0, 6);
     let mut follower = Follower::of(&host).await;
     assert_eq!(follower.pools["p"].space.free, [250]);
     pool.take_by_hand(0, 50);
-    assert_eq!(follower.hear().await.pools[0].space.free, [200]);
+    assert_eq!(follower.receive().await.pools[0].space.free, [200]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_that_hangs_is_told_and_holds_up_nobody() {
+async fn a_hanging_pool_is_published_as_unresponsive_and_delays_no_one() {
     let (good, bad) = (pool("p"), pool("bad"));
     let host = host(&[&good, &bad]);
-    let in_bad = quarry_volume::VolumeSpec { pool: Some("bad".into()), ..spec("x", 40 * MIB) };
+    let in_bad = spec("x", 40 * MIB).in_pool("bad");
     let (x, _) = host.create(in_bad, None, LONG).await.unwrap();
     let mut follower = Follower::of(&host).await;
     let well = follower.pools["bad"].clone();
@@ -168,24 +168,25 @@ async fn a_pool_that_hangs_is_told_and_holds_up_nobody() {
     follower.until("that it hangs", |follower| !follower.pools["bad"].problems.is_empty()).await;
     assert!(start.elapsed() <= Duration::from_secs(10));
     let state = &follower.pools["bad"];
-    assert!(state.problems[0].contains("does not answer"), "{state:?}");
+    assert!(state.problems[0].contains("is unresponsive"), "{state:?}");
     assert_eq!((&state.storage, state.volumes, state.size), (&well.storage, 1, well.size));
     assert_eq!(state.space.capacity(&Layout::Linear), Capacity::default());
     assert!(follower.volumes.contains_key(&x.id), "its volumes stay");
 
-    // The other one: neither late nor silent. (A creation looks for the name in every pool, and gives one that hangs 2 s.)
+    // The other pool is neither late nor silent. (A creation looks for the name in every pool and waits 2 s
+    // for a hanging one.)
     let start = Instant::now();
     let (_, reply) = host.create(spec("a", 40 * MIB), None, LONG).await.unwrap();
-    assert_eq!(follower.hear().await, reply);
+    assert_eq!(follower.receive().await, reply);
     assert!(start.elapsed() <= Duration::from_secs(3), "{:?}", start.elapsed());
 
-    // Who comes while it hangs is not kept waiting for ever, and is told what is known.
+    // A new follower does not wait forever while the pool hangs, and gets what is known.
     let start = Instant::now();
     let second = Follower::of(&host).await;
     assert!(start.elapsed() <= Duration::from_secs(4), "{:?}", start.elapsed());
     assert!(second.volumes.contains_key(&x.id) && !second.pools["bad"].problems.is_empty());
 
-    // Of one that was never read nothing but its name is known.
+    // Only the name of a pool that was never read is known.
     let fresh = common::host(&[&good, &bad]);
     let third = Follower::of(&fresh).await;
     assert_eq!((third.names(), &third.pools["bad"].storage), (vec!["a".to_owned()], &None));
@@ -207,23 +208,23 @@ async fn a_pool_that_cannot_be_read_loses_no_volume() {
     pool.set_unreadable(Some("a disk is away"));
     pool.remove_by_hand(&a.id.volume);
     pool.uevent();
-    let told = follower.hear().await;
-    assert_eq!((told.gone.len(), told.volumes.len()), (0, 0));
-    assert!(told.pools[0].problems[0].contains("a disk is away"));
-    assert_eq!((&told.pools[0].storage, told.pools[0].volumes), (&well.storage, 1));
+    let change = follower.receive().await;
+    assert_eq!((change.gone.len(), change.volumes.len()), (0, 0));
+    assert!(change.pools[0].problems[0].contains("a disk is away"));
+    assert_eq!((&change.pools[0].storage, change.pools[0].volumes), (&well.storage, 1));
     assert_eq!(host.get(&a.id, LONG).await.unwrap_err().reason, Reason::Unavailable);
-    // It is looked at again, but seldom: each look may start a program.
+    // It is read again, but rarely: each reading may start a program.
     let before = pool.begun(Operation::Read);
     tokio::time::sleep(Duration::from_secs(300)).await;
     let looks = pool.begun(Operation::Read) - before;
-    assert!((38..=45).contains(&looks), "{looks} looks in five minutes");
+    assert!((38..=45).contains(&looks), "{looks} readings in five minutes");
 
     pool.set_unreadable(None);
-    assert_eq!(follower.hear().await.gone, [a.id], "now it was read completely");
+    assert_eq!(follower.receive().await.gone, [a.id], "now it was read completely");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_we_did_is_told_even_if_the_pool_cannot_be_read_right_after_it() {
+async fn a_change_by_quarry_is_published_even_if_the_pool_cannot_be_read_afterwards() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let mut follower = Follower::of(&host).await;
@@ -253,7 +254,7 @@ async fn what_we_did_is_told_even_if_the_pool_cannot_be_read_right_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn space_that_is_being_zeroed_is_told_before_the_zeroing_ends() {
+async fn allocated_space_is_published_before_zeroing_ends() {
     let pool = SimulatedPool::new("p", EXTENT, vec![4096], Duration::ZERO);
     pool.set_delay(Operation::Write, Duration::from_secs(10));
     let host = host(&[&pool]);
@@ -263,20 +264,20 @@ async fn space_that_is_being_zeroed_is_told_before_the_zeroing_ends() {
         let host = host.clone();
         async move { host.create(block("raw", 3 << 30), None, LONG).await }
     });
-    let told = follower.hear().await;
+    let change = follower.receive().await;
     assert!(start.elapsed() < Duration::from_secs(10));
-    assert_eq!((told.pools[0].space.free.as_slice(), told.volumes[0].ready), ([4096 - 768].as_slice(), false));
+    assert_eq!((change.pools[0].space.free.as_slice(), change.volumes[0].ready), ([4096 - 768].as_slice(), false));
     let (volume, reply) = making.await.unwrap().unwrap();
     assert!(volume.ready && start.elapsed() >= Duration::from_secs(30));
-    let told = follower.hear().await;
-    // The pool is as it was, and is not told again on the stream; the reply says what it is all the same.
-    assert_eq!((told.generation, told.pools.len(), &told.volumes), (reply.generation, 0, &reply.volumes));
+    let change = follower.receive().await;
+    // The pool has not changed, so the stream does not repeat it; the reply contains it anyway.
+    assert_eq!((change.generation, change.pools.len(), &change.volumes), (reply.generation, 0, &reply.volumes));
     assert_eq!(reply.pools, [pool.status().await]);
     assert_eq!(pool.bytes_of(&volume.id.volume), Some((3 << 30, false)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_creation_that_came_half_way_is_told_and_completed_by_the_retry() {
+async fn a_partial_creation_is_published_and_completed_by_the_retry() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let mut follower = Follower::of(&host).await;
@@ -295,7 +296,7 @@ async fn a_creation_that_came_half_way_is_told_and_completed_by_the_retry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_is_not_looked_at_in_the_middle_of_our_own_change() {
+async fn a_pool_is_not_read_during_a_change_by_quarry() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let mut follower = Follower::of(&host).await;
@@ -310,13 +311,13 @@ async fn a_pool_is_not_looked_at_in_the_middle_of_our_own_change() {
     pool.take_by_hand(0, 6);
     tokio::time::sleep(Duration::from_secs(25)).await;
     assert_eq!(pool.begun(Operation::Read), before);
-    let told = follower.hear().await;
-    assert_eq!((told.pools[0].space.free.as_slice(), told.volumes.len()), ([240].as_slice(), 1));
-    assert_eq!(making.await.unwrap().unwrap().1.generation, told.generation);
+    let change = follower.receive().await;
+    assert_eq!((change.pools[0].space.free.as_slice(), change.volumes.len()), ([240].as_slice(), 1));
+    assert_eq!(making.await.unwrap().unwrap().1.generation, change.generation);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pool_that_hangs_in_a_change_is_told_as_one_that_hangs() {
+async fn a_pool_that_hangs_in_a_change_is_published_as_unresponsive() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let mut follower = Follower::of(&host).await;

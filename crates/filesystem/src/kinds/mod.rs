@@ -1,0 +1,107 @@
+//! What Quarry knows about each filesystem: one module and one row of [`of`] per filesystem.
+
+mod btrfs;
+mod ext4;
+mod xfs;
+
+use std::path::Path;
+use std::pin::Pin;
+
+use quarry_volume::{Filesystem, MakeOptions};
+use uuid::Uuid;
+
+use crate::condition::Trouble;
+use crate::features::Feature;
+use crate::{Error, Mounted, Superblock};
+
+/// What differs between filesystems.
+pub(crate) struct Kind {
+    /// The program that makes the filesystem.
+    pub(crate) mkfs: &'static str,
+    /// All of its programs that a node runs.
+    pub(crate) tools: &'static [&'static str],
+    /// The package that contains them, on Debian and similar distributions.
+    pub(crate) package: &'static str,
+    /// The minimum size in bytes of a volume with this filesystem.
+    pub(crate) minimum_size: u64,
+    /// Features that some version of mkfs turns on and that an older kernel cannot mount.
+    pub(crate) features: &'static [Feature],
+    /// Sets the UUID and turns off discarding. Returns the arguments that come before the options.
+    pub(crate) prepare: fn(uuid: &str, options: &mut MakeOptions) -> Vec<String>,
+    /// The offset of its superblock, in bytes from the device's start.
+    pub(crate) superblock_at: u64,
+    /// Reads the first [`crate::superblock::LENGTH`] bytes of a superblock. `None`: it is not one of this filesystem.
+    pub(crate) superblock: fn(&[u8]) -> Option<Superblock>,
+    /// See [`crate::check_before_adoption`].
+    pub(crate) check_before_adoption: for<'a> fn(&'a Path) -> Checked<'a>,
+    /// Checks for trouble that neither mountinfo nor a read shows. `sysfs` is the directory of this
+    /// filesystem type in sysfs.
+    pub(crate) hidden_trouble: fn(&Mounted<'_>, sysfs: &Path) -> Option<Trouble>,
+}
+
+/// The future of a check.
+pub(crate) type Checked<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
+
+/// The description of that filesystem.
+pub(crate) fn of(kind: Filesystem) -> &'static Kind {
+    match kind {
+        Filesystem::Ext4 => &ext4::KIND,
+        Filesystem::Xfs => &xfs::KIND,
+        Filesystem::Btrfs => &btrfs::KIND,
+    }
+}
+
+/// Every program that a node runs for its filesystems, with the package that contains it.
+pub fn tools() -> impl Iterator<Item = (&'static str, &'static str)> {
+    Filesystem::ALL.into_iter().map(of).flat_map(|kind| kind.tools.iter().map(|tool| (*tool, kind.package)))
+}
+
+/// For filesystems whose superblock is written last, after a flush: if it is there, the filesystem is
+/// complete.
+fn always_complete(_: &Path) -> Checked<'_> {
+    Box::pin(std::future::ready(Ok(())))
+}
+
+/// For filesystems that have no hidden trouble.
+fn no_hidden_trouble(_: &Mounted<'_>, _: &Path) -> Option<Trouble> {
+    None
+}
+
+fn uuid_at(bytes: &[u8], at: usize) -> Option<String> {
+    Some(Uuid::from_slice(bytes.get(at..at + 16)?).ok()?.to_string())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// The start of a superblock of that filesystem.
+    pub(crate) fn sample(kind: Filesystem, uuid: [u8; 16]) -> Vec<u8> {
+        match kind {
+            Filesystem::Ext4 => ext4::tests::sample(uuid),
+            Filesystem::Xfs => xfs::tests::sample(uuid),
+            Filesystem::Btrfs => btrfs::tests::sample(uuid),
+        }
+    }
+
+    #[test]
+    fn each_is_recognized_only_by_its_own_superblock() {
+        for made in Filesystem::ALL {
+            for asked in Filesystem::ALL {
+                let found = (of(asked).superblock)(&sample(made, [0x11; 16]));
+                let uuid = "11111111-1111-1111-1111-111111111111".to_owned();
+                let wanted = (made == asked).then_some(Superblock { uuid, in_progress: false });
+                assert_eq!(found, wanted, "{made} asked for {asked}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_truncated_superblock_is_not_recognized() {
+        for kind in Filesystem::ALL {
+            for length in [0, 3, 40, 0x47] {
+                assert_eq!((of(kind).superblock)(&sample(kind, [0x11; 16])[..length]), None, "{kind}, {length} bytes");
+            }
+        }
+    }
+}

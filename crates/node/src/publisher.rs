@@ -1,0 +1,421 @@
+//! The state publisher: holds the current state of this node's pools and volumes and sends it to all
+//! listeners.
+//!
+//! A controller knows only what it receives from here. So three rules hold: published state was read from the
+//! storage, for each pool in one reading; later readings are published later and have higher generations; and
+//! a volume is reported as gone only after its pool was read completely.
+//!
+//! Pools are read independently, so a hanging pool does not delay the updates of others; each pool has at
+//! most one reading at a time. After a change by Quarry, the pool is read before the caller gets its
+//! response. While there are listeners, pools are also read after kernel events and every few seconds, to
+//! find changes from outside. Such a reading compares the disks' headers; it runs no program unless something
+//! changed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
+use quarry_volume::{Change, Condition, Greeting, PoolState, Space, Volume, VolumeId};
+use tokio::sync::broadcast;
+
+use self::difference::difference;
+use crate::health;
+
+mod difference;
+mod listener;
+mod watch;
+
+/// How many changes a listener may be behind before it gets the full state again.
+const BACKLOG: usize = 256;
+
+/// The state publisher of one node. Cheap to clone; all clones are the same publisher.
+#[derive(Clone)]
+pub(crate) struct StatePublisher {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    greeting: Greeting,
+    pools: Vec<Arc<dyn Pool>>,
+    /// The lock of the pool with the same index, held from the start of a reading until it is published, so
+    /// that the published state never goes backwards.
+    locks: Vec<tokio::sync::Mutex<()>>,
+    published: Mutex<Published>,
+    /// The problems of the filesystems of volumes in use, from the latest check of each. Pools do not know
+    /// them.
+    filesystem_problems: Mutex<BTreeMap<VolumeId, String>>,
+    /// Every change is sent here while [`Published`] is locked, so changes are in the order of their
+    /// generations.
+    updates: broadcast::Sender<Arc<Change>>,
+}
+
+struct Published {
+    generation: u64,
+    /// In the order of [`Inner::pools`].
+    pools: Vec<PublishedPool>,
+}
+
+/// The published state of one pool.
+struct PublishedPool {
+    state: PoolState,
+    /// Sorted by ID.
+    volumes: Vec<Volume>,
+    /// The mark of the reading that `volumes` come from. `None`: publish the next reading even if the storage
+    /// has not changed.
+    mark: Option<u64>,
+    /// Why the last attempt to create a volume could not prepare it, for volumes that exist.
+    failures: HashMap<VolumeId, String>,
+    /// Whether a task watches for changes from outside.
+    watched: bool,
+}
+
+impl StatePublisher {
+    pub(crate) fn new(node: &str, pod_uid: String, pools: Vec<Arc<dyn Pool>>) -> Self {
+        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let greeting = Greeting {
+            node: node.to_owned(),
+            instance: uuid::Uuid::new_v4().to_string(),
+            pod_uid,
+            boot_id: boot_id.trim().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capabilities: Vec::new(),
+        };
+        // A later start begins with a higher generation, unless the clock was set back; then the instance
+        // shows the restart.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let generation = u64::try_from(since.as_micros()).unwrap_or(1);
+        let unread = |pool: &Arc<dyn Pool>| {
+            let name = pool.name().to_owned();
+            let why = format!("pool {name} has not been read yet");
+            let space = Space { closed: Some(why.clone()), ..Space::default() };
+            let state = PoolState { name, space, problems: vec![why], ..PoolState::default() };
+            PublishedPool { state, volumes: Vec::new(), mark: None, failures: HashMap::new(), watched: false }
+        };
+        let published = Published { generation, pools: pools.iter().map(unread).collect() };
+        let locks = pools.iter().map(|_| tokio::sync::Mutex::default()).collect();
+        let updates = broadcast::Sender::new(BACKLOG);
+        let filesystem_problems = Mutex::default();
+        Self {
+            inner: Arc::new(Inner {
+                greeting,
+                pools,
+                locks,
+                published: Mutex::new(published),
+                filesystem_problems,
+                updates,
+            }),
+        }
+    }
+
+    pub(crate) fn greeting(&self) -> &Greeting {
+        &self.inner.greeting
+    }
+
+    /// Reads the pool after a change by Quarry. Returns the published state of the pool and of the changed
+    /// volume, with its generation. If the pool cannot be read now, the change is published anyway: `volume`
+    /// if it was created, its absence otherwise.
+    pub(crate) async fn changed(&self, pool: &str, id: &VolumeId, volume: Option<Volume>) -> Change {
+        if volume.is_none() {
+            self.filesystem_problems().remove(id);
+        }
+        let Some(index) = self.index(pool) else { return Change::default() };
+        if let Some(known) = self.published().pools.get_mut(index)
+            && known.failures.remove(id).is_some()
+        {
+            known.mark = None;
+        }
+        let _lock = self.lock_pool(index).await;
+        let read = self.read(index).await;
+        let mut published = self.published();
+        if !read {
+            self.publish_own_change(&mut published, index, id, volume);
+        }
+        let generation = published.generation;
+        let Some(known) = published.pools.get(index) else { return Change::default() };
+        // The reading wins: the volume may have been removed immediately.
+        let volumes: Vec<Volume> =
+            known.find(id).ok().and_then(|at| known.volumes.get(at)).cloned().into_iter().collect();
+        let gone = if volumes.is_empty() { vec![id.clone()] } else { Vec::new() };
+        Change { generation, pools: vec![known.state.clone()], volumes, gone }
+    }
+
+    /// Stores why an existing volume could not be prepared. The volume shows this problem until a later
+    /// creation prepares it, or until it is gone.
+    pub(crate) fn failed(&self, pool: &str, id: &VolumeId, why: &str) {
+        let Some(index) = self.index(pool) else { return };
+        if let Some(known) = self.published().pools.get_mut(index) {
+            known.failures.insert(id.clone(), format!("its creation failed and must be retried: {why}"));
+            // Publish the next reading even if the storage has not changed.
+            known.mark = None;
+        }
+        self.refresh_soon(pool);
+    }
+
+    /// Waits for the pool's lock, reads the pool, and publishes the differences. Returns whether it could be
+    /// read.
+    async fn refresh(&self, index: usize) -> bool {
+        let _lock = self.lock_pool(index).await;
+        self.read(index).await
+    }
+
+    async fn lock_pool(&self, index: usize) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match self.inner.locks.get(index) {
+            Some(lock) => Some(lock.lock().await),
+            None => None,
+        }
+    }
+
+    /// Reads a pool whose lock the caller holds.
+    async fn read(&self, index: usize) -> bool {
+        let Some(pool) = self.inner.pools.get(index) else { return false };
+        let known = self.published().pools.get(index).and_then(|known| known.mark);
+        let reading = pool.read(known).await;
+        self.publish_reading(index, pool.name(), reading)
+    }
+
+    fn publish_reading(&self, index: usize, pool: &str, reading: Reading) -> bool {
+        let Reading { mut state, mark, volumes } = reading;
+        let readable = !matches!(volumes, Volumes::Unreadable);
+        let volumes = match volumes {
+            Volumes::Unreadable | Volumes::Same => None,
+            Volumes::All(list) => {
+                let node = &self.inner.greeting.node;
+                let mut list: Vec<Volume> = list.iter().map(|volume| describe(node, pool, volume)).collect();
+                list.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+                Some(list)
+            }
+        };
+        let mut published = self.published();
+        let Some(known) = published.pools.get_mut(index) else { return readable };
+        if !readable {
+            state.storage = known.state.storage.clone();
+            state.volumes = count(&known.volumes);
+        }
+        let (mut changed, mut gone) = (Vec::new(), Vec::new());
+        if let Some(mut volumes) = volumes {
+            known.add_failures(&mut volumes);
+            self.add_filesystem_problems(&mut volumes);
+            (changed, gone) = difference(&known.volumes, &volumes);
+            known.volumes = volumes;
+            known.mark = Some(mark);
+        }
+        let pools = known.replace(state);
+        self.publish(&mut published, Change { generation: 0, pools, volumes: changed, gone });
+        readable
+    }
+
+    /// Stores and publishes the result of a check of a volume's filesystem: its problem, or `None`.
+    pub(crate) fn set_filesystem_problem(&self, id: &VolumeId, why: Option<String>) {
+        let changed = {
+            let mut problems = self.filesystem_problems();
+            let before = match &why {
+                Some(why) => problems.insert(id.clone(), why.clone()),
+                None => problems.remove(id),
+            };
+            before != why
+        };
+        if !changed {
+            return;
+        }
+        if let Some(why) = why {
+            tracing::warn!(volume = %id, why, "a filesystem has failed");
+        }
+        // Publish the next reading even if the storage has not changed.
+        let pool = self.published().pools.iter_mut().find(|known| known.find(id).is_ok()).map(|known| {
+            known.mark = None;
+            known.state.name.clone()
+        });
+        if let Some(pool) = pool {
+            self.refresh_soon(&pool);
+        }
+    }
+
+    /// Adds the problems of filesystems to these volumes.
+    pub(crate) fn add_filesystem_problems(&self, volumes: &mut [Volume]) {
+        let problems = self.filesystem_problems();
+        for volume in volumes.iter_mut().filter(|_| !problems.is_empty()) {
+            if let Some(why) = problems.get(&volume.id) {
+                let separator = if volume.problem.is_empty() { "" } else { "; " };
+                volume.problem = format!("{}{separator}{why}", volume.problem);
+                if volume.condition.status().is_none() {
+                    volume.condition = Condition::FilesystemFailed;
+                }
+            }
+        }
+    }
+
+    fn filesystem_problems(&self) -> MutexGuard<'_, BTreeMap<VolumeId, String>> {
+        self.inner.filesystem_problems.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes a change by Quarry in a pool that cannot be read.
+    fn publish_own_change(&self, published: &mut Published, index: usize, id: &VolumeId, volume: Option<Volume>) {
+        let Some(known) = published.pools.get_mut(index) else { return };
+        let mut change = Change::default();
+        match (known.find(id), volume) {
+            (Ok(at), Some(volume)) => {
+                if let Some(old) = known.volumes.get_mut(at).filter(|old| **old != volume) {
+                    *old = volume.clone();
+                    change.volumes.push(volume);
+                }
+            }
+            (Err(at), Some(volume)) => {
+                known.volumes.insert(at, volume.clone());
+                change.volumes.push(volume);
+            }
+            (Ok(at), None) => {
+                known.volumes.remove(at);
+                change.gone.push(id.clone());
+            }
+            (Err(_), None) => {}
+        }
+        // Publish the next complete reading even if the storage has not changed.
+        known.mark = None;
+        let state = PoolState { volumes: count(&known.volumes), ..known.state.clone() };
+        change.pools = known.replace(state);
+        self.publish(published, change);
+    }
+
+    /// Gives a change its generation and sends it to all listeners. Does nothing if the change is empty.
+    fn publish(&self, published: &mut Published, change: Change) {
+        if change.pools.is_empty() && change.volumes.is_empty() && change.gone.is_empty() {
+            return;
+        }
+        published.generation += 1;
+        // The send fails if there are no listeners.
+        let _ = self.inner.updates.send(Arc::new(Change { generation: published.generation, ..change }));
+    }
+
+    /// The full state that is published now.
+    fn full_state(&self) -> Change {
+        let published = self.published();
+        Change {
+            generation: published.generation,
+            pools: published.pools.iter().map(|known| known.state.clone()).collect(),
+            volumes: published.pools.iter().flat_map(|known| known.volumes.iter().cloned()).collect(),
+            gone: Vec::new(),
+        }
+    }
+
+    fn index(&self, pool: &str) -> Option<usize> {
+        self.inner.pools.iter().position(|candidate| candidate.name() == pool)
+    }
+
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.inner.published.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PublishedPool {
+    /// The index of the volume, or where it would be inserted.
+    fn find(&self, id: &VolumeId) -> Result<usize, usize> {
+        self.volumes.binary_search_by(|volume| volume.id.cmp(id))
+    }
+
+    /// Adds failed creations to the volumes of a complete reading, and drops the failures of all other
+    /// volumes.
+    fn add_failures(&mut self, volumes: &mut [Volume]) {
+        let mut failures = std::mem::take(&mut self.failures);
+        for volume in volumes.iter_mut().filter(|volume| !volume.ready) {
+            let Some((id, why)) = failures.remove_entry(&volume.id) else { continue };
+            if volume.problem.is_empty() {
+                volume.problem.clone_from(&why);
+            }
+            self.failures.insert(id, why);
+        }
+    }
+
+    /// Replaces the state; returns it if it is different.
+    fn replace(&mut self, state: PoolState) -> Vec<PoolState> {
+        if self.state == state {
+            return Vec::new();
+        }
+        self.state = state.clone();
+        vec![state]
+    }
+}
+
+fn count(volumes: &[Volume]) -> u64 {
+    u64::try_from(volumes.len()).unwrap_or(u64::MAX)
+}
+
+/// A volume of this node as controllers see it.
+pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
+    let (record, unread) = match volume.record() {
+        Ok(record) => (Some(record), None),
+        Err(error) => (None, Some(error.message)),
+    };
+    let problem = match volume.health.problem() {
+        Some(why) => Some(why.to_owned()),
+        None => unread.or_else(|| volume.renamed()),
+    };
+    Volume {
+        id: VolumeId { storage: volume.storage.clone(), node: node.to_owned(), volume: volume.name.clone() },
+        name: record.map_or_else(|| volume.name.clone(), |record| record.name.clone()),
+        size: volume.size,
+        pool: pool.to_owned(),
+        access: record.map(|record| record.access),
+        filesystem: record.and_then(|record| record.filesystem),
+        layout: record.map(|record| record.layout),
+        // Without a readable record, its bytes may belong to a user.
+        ready: !matches!(&volume.record, Recorded::Here(record) if record.state == State::New),
+        condition: health::condition(volume, problem.is_some()),
+        problem: problem.unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::StreamExt as _;
+    use quarry_pool::SimulatedPool;
+    use quarry_volume::{Agent as _, Filesystem, Update, UpdateStream, VolumeSpec};
+
+    use super::*;
+    use crate::Host;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// The next published volume.
+    async fn next(updates: &mut UpdateStream) -> Volume {
+        loop {
+            match updates.next().await.unwrap().unwrap() {
+                Update::Change(change) => {
+                    if let Some(volume) = change.volumes.first() {
+                        return volume.clone();
+                    }
+                }
+                Update::Greeting(_) | Update::FullState(_) => {}
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failed_filesystem_is_published_until_it_works_again() {
+        let pool = SimulatedPool::new("p", 4 << 20, vec![256], Duration::ZERO);
+        let host = Host::new("node-1", vec![Arc::new(pool)]);
+        let spec = VolumeSpec::mount("a", 40 << 20, Filesystem::Ext4);
+        let (volume, _) = host.create(spec, None, LONG).await.unwrap();
+        let mut updates = host.watch().await.unwrap();
+        // The greeting and the full state: what is published before the full state is part of it, and not a
+        // change.
+        for _ in 0..2 {
+            updates.next().await.unwrap().unwrap();
+        }
+        host.publisher().set_filesystem_problem(&volume.id, None);
+        host.publisher().set_filesystem_problem(&volume.id, Some("it is shut down".to_owned()));
+        let (problem, condition) = ("it is shut down".to_owned(), Condition::FilesystemFailed);
+        assert_eq!(next(&mut updates).await, Volume { problem, condition, ..volume.clone() });
+        // A reading of the storage does not remove the problem.
+        host.publisher().refresh_soon("p");
+        assert_eq!(host.publisher().full_state().volumes[0].problem, "it is shut down");
+        host.publisher().set_filesystem_problem(&volume.id, None);
+        assert_eq!(next(&mut updates).await, volume);
+        host.publisher().set_filesystem_problem(&volume.id, Some("again".to_owned()));
+        assert_eq!(next(&mut updates).await.problem, "again");
+        host.delete(&volume.id, LONG).await.unwrap();
+        assert!(host.publisher().filesystem_problems().is_empty(), "a deleted volume is forgotten");
+    }
+}

@@ -1,0 +1,19 @@
+//! What a disk is told apart by while this process runs.
+
+use quarry_disk::Disk;
+
+/// A disk, and not another one that got its name or its number later.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct DiskKey {
+    /// The kernel's name, such as `sdb`.
+    pub(super) name: String,
+    number: (u64, u64),
+    /// The kernel's count of disks; none before Linux 5.15.
+    pub(super) sequence: Option<u64>,
+}
+
+impl DiskKey {
+    pub(super) fn of(disk: &Disk) -> Self {
+        Self { name: disk.name.clone(), number: (disk.number.major, disk.number.minor), sequence: disk.sequence }
+    }
+}

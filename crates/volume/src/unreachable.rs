@@ -1,0 +1,93 @@
+//! Why a node cannot be reached, as a value: advice is chosen by it, and no message is ever parsed.
+
+/// Why a node cannot be reached, by what an operator can do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unreachable {
+    /// The first attempt to connect is under way.
+    Starting,
+    /// No node plugin runs there.
+    NoPod,
+    /// The controller has no certificate.
+    NoCertificate,
+    /// One side rejects the other's certificate.
+    Certificate,
+    /// The address belongs to another node or pod.
+    OtherNode,
+    /// The host answers, and no process listens on the port.
+    ConnectionRefused,
+    /// Nothing comes back from the address.
+    NoAnswer,
+    /// Something else than a node plugin answers, or is in between.
+    NotTls,
+    /// The node plugin ended the connection.
+    Ended,
+    /// The two versions do not understand each other.
+    Protocol,
+    /// Something else.
+    Other,
+}
+
+impl Unreachable {
+    const ALL: [Self; 11] = [
+        Self::Starting,
+        Self::NoPod,
+        Self::NoCertificate,
+        Self::Certificate,
+        Self::OtherNode,
+        Self::ConnectionRefused,
+        Self::NoAnswer,
+        Self::NotTls,
+        Self::Ended,
+        Self::Protocol,
+        Self::Other,
+    ];
+
+    /// Its name in the metadata of a gRPC status.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::NoPod => "no-pod",
+            Self::NoCertificate => "no-certificate",
+            Self::Certificate => "certificate",
+            Self::OtherNode => "other-node",
+            Self::ConnectionRefused => "connection-refused",
+            Self::NoAnswer => "no-answer",
+            Self::NotTls => "not-tls",
+            Self::Ended => "ended",
+            Self::Protocol => "protocol",
+            Self::Other => "other",
+        }
+    }
+
+    /// The cause of that name; `None` for a name that a later version made.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == name)
+    }
+
+    /// Why a TCP connection was not made.
+    #[must_use]
+    pub fn of_io(error: &std::io::Error) -> Self {
+        use std::io::ErrorKind as Kind;
+        match error.kind() {
+            Kind::ConnectionRefused => Self::ConnectionRefused,
+            Kind::TimedOut | Kind::HostUnreachable | Kind::NetworkUnreachable => Self::NoAnswer,
+            Kind::ConnectionReset | Kind::ConnectionAborted | Kind::BrokenPipe | Kind::UnexpectedEof => Self::Ended,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_read_back() {
+        for cause in Unreachable::ALL {
+            assert_eq!(Unreachable::parse(cause.as_str()), Some(cause));
+        }
+        assert_eq!(Unreachable::parse("later"), None);
+    }
+}
