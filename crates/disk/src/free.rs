@@ -167,7 +167,7 @@ fn in_use(disk: &Disk) -> Vec<String> {
         reasons.insert(0, format!("is mounted on {}", listed(&mounts)));
     }
     if !users.is_empty() {
-        reasons.insert(0, format!("used by {}", listed(&users)));
+        reasons.insert(0, format!("is used by {}", listed(&users)));
     }
     reasons
 }
@@ -184,14 +184,14 @@ fn unusable(disk: &Disk) -> Vec<String> {
         reasons.push("is read-only".to_owned());
     }
     if disk.zoned {
-        reasons.push("has zones that can only be written in order".to_owned());
+        reasons.push("is zoned: its zones can only be written sequentially".to_owned());
     }
     if disk.multipath {
         reasons.push("is one of several paths to a multipath device".to_owned());
     }
     if !disk.same_as.is_empty() {
         reasons.push(format!(
-            "has the same world-wide name as {}: one disk seen twice, or a clone",
+            "has the same world-wide name as {}: one disk with two paths, or a clone",
             listed(&disk.same_as)
         ));
     }

@@ -46,14 +46,14 @@ pub enum Damage {
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Copies => "the two copies of its record are of different claims",
-            Self::NoRecord => "its partition table is there, and neither copy of its record can be read",
-            Self::BootSector => "a boot sector or a DOS partition table was written over it",
+            Self::Copies => "the two copies of its record belong to different claims",
+            Self::NoRecord => "its partition table is intact, but neither copy of its record can be read",
+            Self::BootSector => "a boot sector or a DOS partition table has overwritten it",
             Self::Tables => "another program has changed its partition tables",
-            Self::Remains => "what is left of its partition tables is not what the claim put there",
+            Self::Remains => "the remnants of its partition tables do not match the claim",
             Self::NoTable => "neither of its partition tables can be read",
-            Self::NoBootSector => "its protective MBR is gone, and nobody has released it",
-            Self::TooSmall => "the disk is smaller than when it was claimed, and its volume does not fit",
+            Self::NoBootSector => "its protective MBR is missing, and the claim has not been released",
+            Self::TooSmall => "the disk is smaller than when it was claimed, so its volume does not fit",
         })
     }
 }

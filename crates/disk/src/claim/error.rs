@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The disk could not be read, written or flushed.
-    #[error("cannot {attempted} {device:?}: {source}; see the kernel log for trouble with the disk")]
+    #[error("cannot {attempted} {device:?}: {source}; see the kernel log for errors of the disk")]
     Io {
         /// What was to be done.
         attempted: &'static str,
@@ -17,8 +17,7 @@ pub enum Error {
     },
     /// No claim can be made on such a disk.
     #[error(
-        "cannot claim {device:?} of {size} bytes in sectors of {sector_size}: a claim needs 4 MiB at least, in sectors of \
-         512 or 4096 bytes; leave the disk out of the pool"
+        "cannot claim {device:?} of {size} bytes in sectors of {sector_size}: a claim needs at least 4 MiB and sectors of 512 or 4096 bytes; exclude the disk from the pool"
     )]
     Unfit {
         /// The disk.
@@ -30,7 +29,7 @@ pub enum Error {
     },
     /// The record does not fit into its slot.
     #[error(
-        "cannot write a record of {length} bytes to {device:?}: it may have {most} at most; this is a fault in Quarry"
+        "cannot write a record of {length} bytes to {device:?}: the limit is {most} bytes; this is a bug in Quarry, please report it"
     )]
     RecordTooLong {
         /// The disk.
@@ -42,7 +41,7 @@ pub enum Error {
     },
     /// What lies on the disk does not fit what was to be done with it.
     #[error(
-        "cannot {attempted} {device:?}: it holds {found}; it was left as it is: look at the disk again, then retry"
+        "cannot {attempted} {device:?}: the disk holds {found}; nothing was written: check the disk with `quarry disks`, then retry"
     )]
     Unexpected {
         /// What was to be done.
@@ -54,8 +53,7 @@ pub enum Error {
     },
     /// The disk has another size than when it was claimed, so that a half-made claim cannot be finished.
     #[error(
-        "cannot finish the half-made claim on {device:?}: the disk had {then} bytes when it was begun and has {now} now; \
-         clear it and claim it anew"
+        "cannot finish the half-made claim on {device:?}: the disk had {then} bytes when the claim was started, and has {now} now; clear the claim, then claim the disk again"
     )]
     Resized {
         /// The disk.
@@ -67,7 +65,7 @@ pub enum Error {
     },
     /// Everything was written, and what the disk now holds is something else.
     #[error(
-        "{attempted} {device:?} was done, but the disk now holds {found}; is the disk failing, or does another program write to it?"
+        "all writes to {attempted} {device:?} succeeded, but the disk now holds {found}; is the disk failing, or does another program write to it?"
     )]
     Unverified {
         /// What was done.

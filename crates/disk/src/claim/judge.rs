@@ -83,7 +83,7 @@ impl DiskContents {
         } else if foreign {
             strangers("a GPT partition table")
         } else if broken {
-            strangers("the remains of a GPT partition table")
+            strangers("remnants of a GPT partition table")
         } else {
             match self.first {
                 FirstSector::Blank => ClaimState::Nothing,
@@ -197,7 +197,7 @@ impl DiskContents {
                 }
             }
             _ if foreign => ClaimState::Foreign {
-                what: "a GPT partition table, written over a claim of Quarry's",
+                what: "a GPT partition table that has overwritten a Quarry claim",
                 over: in_use.then_some(claim),
             },
             _ if altered || unknown => self.damaged(Damage::Remains),

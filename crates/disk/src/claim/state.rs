@@ -71,12 +71,12 @@ impl ClaimState {
     #[must_use]
     pub fn words(&self) -> String {
         match self {
-            Self::Nothing => "nothing of Quarry's".to_owned(),
+            Self::Nothing => "no claim".to_owned(),
             Self::Claimed(claim) => format!("a claim with the GUID {}", claim.identity.disk),
             Self::HalfClaimed(claim) => format!("a half-made claim with the GUID {}", claim.identity.disk),
             Self::Releasing(claim) => format!("a claim with the GUID {} that is being released", claim.identity.disk),
             Self::OtherSectorSize { claim, now } => format!(
-                "a claim that was made with sectors of {} bytes, and the disk has sectors of {now} now: attach it as it was",
+                "a claim that was made with sectors of {} bytes, but the disk now has sectors of {now} bytes: attach it as before",
                 claim.sector_size
             ),
             Self::Damaged(damaged) => format!("a damaged claim: {}", damaged.damage),
@@ -163,7 +163,7 @@ impl fmt::Display for Degraded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PrimaryTable => f.write_str("the partition table at the start of the disk is damaged"),
-            Self::BackupTable => f.write_str("the partition table at the end of the disk is damaged or gone"),
+            Self::BackupTable => f.write_str("the partition table at the end of the disk is damaged or missing"),
             Self::Record => f.write_str("only one of the two copies of the record is up to date"),
             Self::Resized { then, now } => {
                 write!(f, "the disk had {then} bytes when it was claimed and has {now} now")

@@ -251,7 +251,7 @@ fn next(disk: &impl Sectors, claim: &Claim, mark: Mark) -> Result<Slot, Error> {
     let sequence = claim.sequence.checked_add(1).ok_or_else(|| Error::Unexpected {
         attempted: "change the record on",
         device: disk.path().to_owned(),
-        found: "a record whose sequence number cannot grow any more".to_owned(),
+        found: "a record whose sequence number has reached its limit".to_owned(),
     })?;
     Ok(Slot { mark, sequence, ..claim.slot() })
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A table that says what is in use, or which disks there are, cannot be read.
-    #[error("cannot tell which disks are free: reading {path:?} failed: {source}; are /sys and /proc the host's?")]
+    #[error("cannot list the disks: reading {path:?} failed: {source}; are the host's /sys and /proc mounted there?")]
     Table {
         /// Which.
         path: PathBuf,
@@ -14,7 +14,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The kernel has the disk, and does not tell what has to be known of it.
-    #[error("cannot use the disk {disk}: reading {path:?} failed: {source}; see the kernel log for trouble with it")]
+    #[error("cannot use the disk {disk}: reading {path:?} failed: {source}; see the kernel log for errors of the disk")]
     Attribute {
         /// The disk's kernel name.
         disk: String,
@@ -24,7 +24,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The kernel says something of the disk that is not understood.
-    #[error("cannot use the disk {disk}: {path:?} says {text:?}, which is not understood; please report this")]
+    #[error("cannot use the disk {disk}: {path:?} contains the unexpected value {text:?}; please report this")]
     Strange {
         /// The disk's kernel name.
         disk: String,
@@ -42,7 +42,7 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The node is there, and leads elsewhere.
-    #[error("{node:?} is not the node of the disk {disk} (device {number}): is /dev the host's?")]
+    #[error("{node:?} is not the device node of the disk {disk} ({number}): is the host's /dev mounted there?")]
     OtherNode {
         /// The node.
         node: PathBuf,
@@ -52,7 +52,7 @@ pub enum Error {
         number: quarry_mount::Device,
     },
     /// Another disk has the name by now.
-    #[error("the disk that was {disk} is gone, or another one has its name: look at the disks again")]
+    #[error("the disk {disk} is gone, or another disk has its name now: retry")]
     Gone {
         /// The disk's kernel name.
         disk: String,

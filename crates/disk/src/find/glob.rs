@@ -21,7 +21,7 @@ enum Token {
 
 /// Why a text is no pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no pattern: {why}")]
+#[error("{text:?} is not a valid pattern: {why}")]
 pub struct GlobError {
     pub(super) text: String,
     pub(super) why: &'static str,
@@ -47,7 +47,7 @@ impl FromStr for Glob {
             });
         }
         if tokens.is_empty() {
-            return Err(wrong("it is empty; write * for any name"));
+            return Err(wrong("it is empty; write * to match any name"));
         }
         Ok(Self { text: text.to_owned(), tokens })
     }
@@ -61,7 +61,7 @@ fn set(text: &str) -> Result<(Token, &str), &'static str> {
     };
     // A closing bracket in the first place is one of the letters.
     let end = inner.char_indices().skip(1).find(|(_, letter)| *letter == ']').map(|(end, _)| end);
-    let (letters, rest) = end.and_then(|end| inner.split_at_checked(end)).ok_or("a [ has no ]")?;
+    let (letters, rest) = end.and_then(|end| inner.split_at_checked(end)).ok_or("a [ has no matching ]")?;
     let mut ranges = Vec::new();
     let mut letters = letters.chars().peekable();
     while let Some(first) = letters.next() {
@@ -74,7 +74,7 @@ fn set(text: &str) -> Result<(Token, &str), &'static str> {
             _ => first,
         };
         if last < first {
-            return Err("the letters of a range stand the wrong way round");
+            return Err("the characters of a range are in the wrong order");
         }
         ranges.push((first, last));
     }

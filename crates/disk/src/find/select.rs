@@ -44,18 +44,17 @@ pub struct Selector {
 pub enum SelectorError {
     /// Nothing is asked of a disk.
     #[error(
-        "no criterion says which disks are meant, and that would be every disk of the host; name at least one: byId, paths, \
-         model, size, rotational or transports"
+        "there is no criterion, so it would match every disk of the host; set at least one: byId, paths, model, size, rotational or transports"
     )]
     Everything,
     /// A list is there, and nothing is in it.
-    #[error("{criterion} is an empty list, which no disk can match; name what is meant or leave {criterion} out")]
+    #[error("{criterion} is an empty list, which no disk can match; add an entry or remove {criterion}")]
     Empty {
         /// Which.
         criterion: &'static str,
     },
     /// A range of sizes has no end, or its ends the wrong way round.
-    #[error("size needs a least or a greatest size, and the least may not be above the greatest")]
+    #[error("size needs min or max, and min must not be greater than max")]
     Size,
 }
 
@@ -184,7 +183,7 @@ impl Sizes {
 /// A disk that several pools mean. None of them has it: whoever took it first would decide over both.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the disk {disk} belongs to the pools {}: change their selectors so that one of them means it; until then none has it",
+    "the disk {disk} belongs to the pools {}: change their selectors so that only one of them matches it; until then, no pool uses it",
     pools.join(" and ")
 )]
 pub struct Conflict {

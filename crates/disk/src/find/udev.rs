@@ -95,7 +95,7 @@ impl Entry {
             (Some(told), Some(now)) if told == now => return None,
             (Some(told), Some(now)) => {
                 return Some(format!(
-                    "udev's database tells of disk {told} of the kernel's count, and this is disk {now}"
+                    "udev's database describes the disk with sequence number {told}, but this disk has {now}"
                 ));
             }
             _ => {}
@@ -117,7 +117,7 @@ impl Entry {
         let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
         (!agrees).then(|| {
             format!(
-                "udev's database tells of a disk with the serial number or name {}, and the kernel of {}",
+                "udev's database has the serial number or name {}, but the kernel reports {}",
                 or_none(serials.iter().chain(&names).next().copied()),
                 or_none(kernel.serial.as_deref().or(wwid.map(String::as_str)))
             )

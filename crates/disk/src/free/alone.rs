@@ -54,7 +54,7 @@ fn unlocked(file: &File) -> Alone {
     match fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)) {
         Ok(_) if i32::from(lock.l_type) == libc::F_UNLCK => Alone::Yes,
         Ok(_) => Alone::Held,
-        Err(errno) => Alone::Unknown { why: format!("cannot be asked for locks: {errno}") },
+        Err(errno) => Alone::Unknown { why: format!("cannot be checked for locks: {errno}") },
     }
 }
 

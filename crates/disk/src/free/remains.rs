@@ -49,7 +49,7 @@ impl Remains {
         });
         let headers = (!self.headers.is_empty()).then(|| {
             let places: Vec<String> = self.headers.iter().map(u64::to_string).collect();
-            format!("has what is left of a GPT (EFI PART at byte {})", places.join(", "))
+            format!("has remnants of a GPT (EFI PART at byte {})", places.join(", "))
         });
         let words: Vec<String> = boot.into_iter().chain(headers).collect();
         (!words.is_empty()).then(|| words.join("; "))

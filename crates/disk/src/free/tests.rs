@@ -60,7 +60,7 @@ fn wrong() -> Vec<(Disk, Contents, &'static str)> {
         (
             Disk { same_as: names(&["sdc"]), ..disk() },
             nothing(),
-            "unusable: has the same world-wide name as sdc: one disk seen twice, or a clone",
+            "unusable: has the same world-wide name as sdc: one disk with two paths, or a clone",
         ),
         (
             disk(),

@@ -170,7 +170,7 @@ nvme1n1  1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  whole  free       -
 nvme2n1  1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  whole  claimed    volume pvc-1
 nvme3n1  1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  whole  wiping     volume pvc-2 was deleted; being wiped, 37%
 sda      1.5Gi  ata        yes      -              -         whole  not-empty  has an ext4 filesystem, label data
-sdb      1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  -      free       the disk sdb belongs to the pools one and two: change their selectors so that one of them means it; until then none has it
+sdb      1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  -      free       the disk sdb belongs to the pools one and two: change their selectors so that only one of them matches it; until then, no pool uses it
 "
         );
         assert_eq!(printed(Output::Table, &DiskList::default()).0, "none\n");

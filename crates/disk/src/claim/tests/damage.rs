@@ -235,7 +235,7 @@ fn what_other_programs_wrote_over_it_is_not_ours() {
             disk.poke(sector, &[0; 8]);
             over(&disk, "a GPT partition table");
             disk.poke(backup(sector_size).0 + 20, b"#");
-            over(&disk, "the remains of a GPT partition table");
+            over(&disk, "remnants of a GPT partition table");
             // A DOS partition table.
             let disk = make();
             disk.poke(446, &[0x80, 0, 2, 0, 0x83]);
@@ -271,7 +271,7 @@ fn a_disk_of_others_is_theirs_at_all_four_places() {
         for at in [512, 4096, SIZE - 512, SIZE - 4096] {
             let disk = Double::new(SIZE, now, Before::Zeros);
             disk.poke(at, b"EFI PART");
-            assert_eq!(read(&disk).unwrap(), foreign("the remains of a GPT partition table"));
+            assert_eq!(read(&disk).unwrap(), foreign("remnants of a GPT partition table"));
             assert!(matches!(claim(&disk, NAME, NEW), Err(Error::Unexpected { .. })));
         }
         let disk = Double::new(SIZE, now, Before::Noise(3));

@@ -82,8 +82,7 @@ fn whose_a_disk_is_is_told_where_pools_are_known() {
     assert_eq!(
         listed(&host, selectors(&[("one", "x-vdb"), ("two", "x-v*")]), true),
         [
-            "vdb - claimed volume a; the disk vdb (x-vdb) belongs to the pools one and two: change their selectors so that \
-             one of them means it; until then none has it",
+            "vdb - claimed volume a; the disk vdb (x-vdb) belongs to the pools one and two: change their selectors so that only one of them matches it; until then, no pool uses it",
             "wda - claimed volume b; no pool's selector means it",
             "wdb - free ",
         ]
