@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn reads_the_lists_of_volumes_alone() {
-        let text = "activation {\n\tvolume_list=[\"other\"]\n\tread_only_volume_list=\"vg0/a\"\n\tauto_activation_volume_list=[]\n}\n";
+        let text = "activation \
+                    {\n\tvolume_list=[\"other\"]\n\tread_only_volume_list=\"vg0/a\"\n\tauto_activation_volume_list=[]\n}\n";
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(parse(text), [pair("volume_list", "[\"other\"]"), pair("read_only_volume_list", "\"vg0/a\"")]);
         assert!(parse("  Configuration node activation not found").is_empty());

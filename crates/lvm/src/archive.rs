@@ -23,7 +23,8 @@ fn problem_of(folder: &Path) -> Option<String> {
         return None;
     };
     Some(format!(
-        "lvm cannot write its archive of metadata: {} is {why}; changes are made without an archive, so vgcfgrestore cannot undo them",
+        "lvm cannot write its archive of metadata: {} is {why}; changes are made without an archive, so vgcfgrestore \
+         cannot undo them",
         folder.display()
     ))
 }

@@ -72,7 +72,8 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
     }
     if !lost.is_empty() || group.missing_pvs > 0 {
         return Some(format!(
-            "volume group {name} lacks {} of its physical volumes ({}): bring the disk back (if the group was changed without it, also run vgextend --restoremissing), or remove it with vgreduce --removemissing",
+            "volume group {name} lacks {} of its physical volumes ({}): bring the disk back (if the group was changed \
+             without it, also run vgextend --restoremissing), or remove it with vgreduce --removemissing",
             group.missing_pvs.max(1),
             lost.join(", ")
         ));
@@ -85,7 +86,8 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
     }
     if let Some(pv) = group.physical_volumes.iter().find(|pv| pv.device_read_only && pv.metadata_areas > 0) {
         return Some(format!(
-            "volume group {name}: the kernel does not allow writes to {}, so lvm cannot write the group's metadata; see `dmesg` for the reason, and run `blockdev --setrw` once the disk works again",
+            "volume group {name}: the kernel does not allow writes to {}, so lvm cannot write the group's metadata; \
+             see `dmesg` for the reason, and run `blockdev --setrw` once the disk works again",
             group.show_disk(&pv.uuid)
         ));
     }
@@ -108,7 +110,8 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
     let room = group.metadata_size / 2;
     if group.metadata_free < room / METADATA_RESERVE {
         return Some(format!(
-            "volume group {name} has only {} of {room} bytes left in its metadata area, because it has too many logical volumes; a larger area needs a new volume group (vgcreate --metadatasize)",
+            "volume group {name} has only {} of {room} bytes left in its metadata area, because it has too many \
+             logical volumes; a larger area needs a new volume group (vgcreate --metadatasize)",
             group.metadata_free
         ));
     }
@@ -121,7 +124,9 @@ fn on_duplicates(pv: &PhysicalVolume) -> String {
         pv.device.iter().chain(&pv.duplicates).map(|device| device.display().to_string()).collect();
     devices.sort_unstable();
     format!(
-        "physical volume {} is on {} devices, {}, so lvm neither changes the group nor activates its volumes; remove the copy, hide it from lvm (devices file or global_filter in lvm.conf), or give it a new identity (vgimportclone); if they are paths to one disk, configure multipath for them",
+        "physical volume {} is on {} devices, {}, so lvm neither changes the group nor activates its volumes; remove \
+         the copy, hide it from lvm (devices file or global_filter in lvm.conf), or give it a new identity \
+         (vgimportclone); if they are paths to one disk, configure multipath for them",
         pv.uuid,
         devices.len(),
         devices.join(" and ")
@@ -143,11 +148,16 @@ pub fn withheld(group: &VolumeGroup) -> Vec<String> {
         if pv.is_cut_off(group.extent_size) {
             let (fitting, all) = (pv.extents_on_device(group.extent_size), pv.extent_count);
             return Some(format!(
-                "{disk} is smaller than its physical volume says ({fitting} of {all} extents fit): no new volumes are placed there; restore the disk's size, or move its extents away (pvmove) and remove it from the group (vgreduce)"
+                "{disk} is smaller than its physical volume says ({fitting} of {all} extents fit): no new volumes are \
+                 placed there; restore the disk's size, or move its extents away (pvmove) and remove it from the \
+                 group (vgreduce)"
             ));
         }
         (pv.device_read_only && pv.metadata_areas == 0).then(|| {
-            format!("the kernel does not allow writes to {disk}: no new volumes are placed there; see `dmesg` for the reason")
+            format!(
+                "the kernel does not allow writes to {disk}: no new volumes are placed there; see `dmesg` for the \
+                     reason"
+            )
         })
     };
     group.physical_volumes.iter().filter(|pv| !pv.missing).filter_map(why).collect()

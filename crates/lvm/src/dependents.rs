@@ -65,10 +65,15 @@ impl VolumeGroup {
         let moving = self.logical_volumes.iter().find(|other| other.internal && other.name.starts_with(MOVING));
         Some(match moving {
             Some(moving) => format!(
-                "pvmove is moving extents of volume group {} ({}); wait until it has finished (`pvmove` without arguments resumes an interrupted one, `pvmove --abort` aborts it)",
+                "pvmove is moving extents of volume group {} ({}); wait until it has finished (`pvmove` without \
+                 arguments resumes an interrupted one, `pvmove --abort` aborts it)",
                 self.name, moving.name
             ),
-            None => format!("lvm is converting or merging {}/{}; wait until lvconvert has finished", self.name, volume.name),
+            None => format!(
+                "lvm is converting or merging {}/{}; wait until lvconvert has \
+                             finished",
+                self.name, volume.name
+            ),
         })
     }
 }

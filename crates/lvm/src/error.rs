@@ -26,7 +26,8 @@ pub enum Error {
     InUse { command: String, stderr: String },
     /// lvm is moving, converting or merging the volume, and refuses other changes of it until that has ended.
     #[error(
-        "`{command}` was refused because lvm is moving or converting the volume: {stderr}; wait until pvmove or lvconvert has finished"
+        "`{command}` was refused because lvm is moving or converting the volume: {stderr}; wait until pvmove or \
+         lvconvert has finished"
     )]
     Changing { command: String, stderr: String },
     /// Another command holds the lock, and the host's lvm.conf says not to wait, or the lock manager did not give it.
@@ -34,12 +35,14 @@ pub enum Error {
     Locked { command: String, stderr: String },
     /// The volume group lacks a physical volume, or a device named is none of its own.
     #[error(
-        "`{command}` was refused because a physical volume is missing: {stderr}; bring the disk back, or see vgreduce --removemissing"
+        "`{command}` was refused because a physical volume is missing: {stderr}; bring the disk back, or see vgreduce \
+         --removemissing"
     )]
     MissingPv { command: String, stderr: String },
     /// A physical volume is on several devices, and lvm does nothing to its volume group before that is resolved.
     #[error(
-        "`{command}` was refused because a physical volume is on several devices: {stderr}; remove the copy, or see vgimportclone"
+        "`{command}` was refused because a physical volume is on several devices: {stderr}; remove the copy, or see \
+         vgimportclone"
     )]
     Duplicate { command: String, stderr: String },
     /// A disk did not take what lvm wrote: it is read-only, or fails.

@@ -197,7 +197,8 @@ impl Known {
                 };
                 let each: Vec<String> = named.iter().map(of).collect();
                 Err(Lookup::Unreadable(format!(
-                    "there are {} volume groups of that name: {}; rename the one that does not belong to this pool (vgrename UUID NEW-NAME)",
+                    "there are {} volume groups of that name: {}; rename the one that does not belong to this pool \
+                     (vgrename UUID NEW-NAME)",
                     named.len(),
                     each.join(", ")
                 )))
@@ -232,7 +233,8 @@ impl Known {
         let file = self.looked.as_ref().and_then(|looked| looked.host.file.as_ref());
         let path = file.map_or_else(String::new, |file| format!(" {}", file.path.display()));
         format!(
-            "{} is not in the devices file{path} of this host, so lvm does not use it; add it (lvmdevices --adddev DEVICE)",
+            "{} is not in the devices file{path} of this host, so lvm does not use it; add it (lvmdevices --adddev \
+             DEVICE)",
             join(devices)
         )
     }

@@ -228,7 +228,7 @@ impl Device {
         match self {
             Self::Node(path) => Ok(path),
             Self::Simulated(_) => {
-                Err(Error::precondition("its pool is simulated: it has no device, and cannot be staged or published"))
+                Err(Error::precondition("its pool is simulated, so it has no device and cannot be staged or published"))
             }
         }
     }
@@ -240,8 +240,8 @@ impl PoolVolume {
     pub fn renamed(&self) -> Option<String> {
         (self.stored_as != self.name).then(|| {
             format!(
-                "volume {} was renamed by hand, and is called {} now: it is used as before, but not deleted under this name; \
-                 rename it back",
+                "volume {} was renamed by hand to {}: it works as before, but is not deleted under this name; rename \
+                 it back",
                 self.name, self.stored_as
             )
         })
@@ -255,19 +255,19 @@ impl PoolVolume {
         match &self.record {
             Recorded::Here(record) => Ok(record),
             Recorded::Newer(version) => Err(Error::precondition(format!(
-                "volume {} was written by a newer Quarry (record version {version}, this one knows {}): it can be \
-                 unpublished and unstaged, nothing else; upgrade Quarry on this node",
+                "volume {} was written by a newer Quarry (record version {version}, this one knows {}): it can only \
+                 be unpublished and unstaged; upgrade Quarry on this node",
                 self.name,
                 crate::record::VERSION
             ))),
             Recorded::Broken(why) => Err(Error::precondition(format!(
-                "the record of volume {} cannot be read ({why}); nothing is changed: repair its tag by hand, see \
-                 docs/record-format.md",
+                "the record of volume {} is invalid ({why}), so the volume is not changed: repair its tag by hand, \
+                 see docs/record-format.md",
                 self.name
             ))),
             Recorded::Ambiguous(names) => Err(Error::unavailable(format!(
-                "{} all carry the record of volume {}, and which one is the volume is not known: nothing is done; remove \
-                 the copy, or take the record's tag off it (`lvs -o +lv_tags` shows it, `lvchange --deltag` takes it off)",
+                "{} all have the record of volume {}, so the volume is ambiguous and cannot be used; remove the copy, \
+                 or remove the record's tag from it (`lvs -o +lv_tags` shows it, `lvchange --deltag` removes it)",
                 quarry_volume::some_of(names),
                 self.name
             ))),

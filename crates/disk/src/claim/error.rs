@@ -17,7 +17,8 @@ pub enum Error {
     },
     /// No claim can be made on such a disk.
     #[error(
-        "cannot claim {device:?} of {size} bytes in sectors of {sector_size}: a claim needs at least 4 MiB and sectors of 512 or 4096 bytes; exclude the disk from the pool"
+        "cannot claim {device:?} of {size} bytes in sectors of {sector_size}: a claim needs at least 4 MiB and \
+         sectors of 512 or 4096 bytes; exclude the disk from the pool"
     )]
     Unfit {
         /// The disk.
@@ -29,7 +30,8 @@ pub enum Error {
     },
     /// The record does not fit into its slot.
     #[error(
-        "cannot write a record of {length} bytes to {device:?}: the limit is {most} bytes; this is a bug in Quarry, please report it"
+        "cannot write a record of {length} bytes to {device:?}: the limit is {most} bytes; this is a bug in Quarry, \
+         please report it"
     )]
     RecordTooLong {
         /// The disk.
@@ -41,7 +43,8 @@ pub enum Error {
     },
     /// What lies on the disk does not fit what was to be done with it.
     #[error(
-        "cannot {attempted} {device:?}: the disk holds {found}; nothing was written: check the disk with `quarry disks`, then retry"
+        "cannot {attempted} {device:?}: the disk holds {found}; nothing was written: check the disk with `quarry \
+         disks`, then retry"
     )]
     Unexpected {
         /// What was to be done.
@@ -53,7 +56,8 @@ pub enum Error {
     },
     /// The disk has another size than when it was claimed, so that a half-made claim cannot be finished.
     #[error(
-        "cannot finish the half-made claim on {device:?}: the disk had {then} bytes when the claim was started, and has {now} now; clear the claim, then claim the disk again"
+        "cannot finish the half-made claim on {device:?}: the disk had {then} bytes when the claim was started, and \
+         has {now} now; clear the claim, then claim the disk again"
     )]
     Resized {
         /// The disk.
@@ -65,7 +69,8 @@ pub enum Error {
     },
     /// Everything was written, and what the disk now holds is something else.
     #[error(
-        "all writes to {attempted} {device:?} succeeded, but the disk now holds {found}; is the disk failing, or does another program write to it?"
+        "all writes to {attempted} {device:?} succeeded, but the disk now holds {found}; is the disk failing, or does \
+         another program write to it?"
     )]
     Unverified {
         /// What was done.

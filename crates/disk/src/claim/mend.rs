@@ -36,7 +36,8 @@ impl ClaimState {
                 look(device),
                 write_tables(claim, device),
                 Mend::new(
-                    "If the volume is no longer needed, and the new partition table must stay: this erases the claim's record, and the volume ceases to exist.",
+                    "If the volume is no longer needed, and the new partition table must stay: this erases the \
+                     claim's record, and the volume ceases to exist.",
                     SLOT_OFFSETS.map(|offset| erase_slot(offset, device)),
                 ),
             ],
@@ -75,7 +76,8 @@ impl Damaged {
         }
         let node = partition(device, 2);
         Some(Mend::new(
-            "The volume's record is lost and cannot be restored, but its filesystem may be intact: copy the files that you need. Then give up the claim as described in docs/disk-format.md.",
+            "The volume's record is lost and cannot be restored, but its filesystem may be intact: copy the files \
+             that you need. Then give up the claim as described in docs/disk-format.md.",
             [format!("mount -o ro {node} /mnt")],
         ))
     }
@@ -102,8 +104,9 @@ impl Damaged {
 /// Shows what else lies on the disk: a claim may be damaged because somebody has given the disk another use.
 fn look(device: &Path) -> Mend {
     Mend::new(
-        "First check whether another program has written to the disk since: this lists what it finds, next to the \"gpt\" and \
-         \"PMBR\" of the claim itself. If that data is needed, stop here: the next steps overwrite the first and the last MiB of the disk.",
+        "First check whether another program has written to the disk since: this lists what it finds, next to the \
+         \"gpt\" and \"PMBR\" of the claim itself. If that data is needed, stop here: the next steps overwrite the \
+         first and the last MiB of the disk.",
         [format!("wipefs --no-act {}", device.display())],
     )
 }
@@ -128,7 +131,8 @@ fn write_tables(claim: &Claim, device: &Path) -> Mend {
         "END".to_owned(),
     ];
     Mend::new(
-        "If this is still the same disk: this restores the claim's partition tables, and makes the kernel read them. The record and the volume's bytes are not touched, and the volume may be in use.",
+        "If this is still the same disk: this restores the claim's partition tables, and makes the kernel read them. \
+         The record and the volume's bytes are not touched, and the volume may be in use.",
         [script.join("\n"), format!("partx --update {shown}")],
     )
 }
@@ -137,7 +141,9 @@ fn write_tables(claim: &Claim, device: &Path) -> Mend {
 fn shrink(claim: &Claim, device: &Path) -> Mend {
     let node = partition(device, 2);
     Mend::new(
-        "Partition 2 is larger than the volume. If its filesystem was grown too, shrink it first, while the volume is unstaged. These commands are for ext4; for btrfs, mount it and run `btrfs filesystem resize`; xfs cannot be shrunk: copy its files to another volume. If the filesystem was not grown, skip this step.",
+        "Partition 2 is larger than the volume. If its filesystem was grown too, shrink it first, while the volume is \
+         unstaged. These commands are for ext4; for btrfs, mount it and run `btrfs filesystem resize`; xfs cannot be \
+         shrunk: copy its files to another volume. If the filesystem was not grown, skip this step.",
         [format!("e2fsck -f -p {node}"), format!("resize2fs {node} {}K", claim.length / 1024)],
     )
 }

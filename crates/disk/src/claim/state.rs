@@ -76,7 +76,8 @@ impl ClaimState {
             Self::HalfClaimed(claim) => format!("a half-made claim with the GUID {}", claim.identity.disk),
             Self::Releasing(claim) => format!("a claim with the GUID {} that is being released", claim.identity.disk),
             Self::OtherSectorSize { claim, now } => format!(
-                "a claim that was made with sectors of {} bytes, but the disk now has sectors of {now} bytes: attach it as before",
+                "a claim that was made with sectors of {} bytes, but the disk now has sectors of {now} bytes: attach \
+                 it as before",
                 claim.sector_size
             ),
             Self::Damaged(damaged) => format!("a damaged claim: {}", damaged.damage),

@@ -44,7 +44,8 @@ pub struct Selector {
 pub enum SelectorError {
     /// Nothing is asked of a disk.
     #[error(
-        "there is no criterion, so it would match every disk of the host; set at least one: byId, paths, model, size, rotational or transports"
+        "there is no criterion, so it would match every disk of the host; set at least one: byId, paths, model, size, \
+         rotational or transports"
     )]
     Everything,
     /// A list is there, and nothing is in it.
@@ -54,7 +55,7 @@ pub enum SelectorError {
         criterion: &'static str,
     },
     /// A range of sizes has no end, or its ends the wrong way round.
-    #[error("size needs min or max, and min must not be greater than max")]
+    #[error("size needs atLeast or atMost, and atLeast must not be greater than atMost")]
     Size,
 }
 
@@ -183,7 +184,8 @@ impl Sizes {
 /// A disk that several pools mean. None of them has it: whoever took it first would decide over both.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the disk {disk} belongs to the pools {}: change their selectors so that only one of them matches it; until then, no pool uses it",
+    "the disk {disk} belongs to the pools {}: change their selectors so that only one of them matches it; until then, \
+     no pool uses it",
     pools.join(" and ")
 )]
 pub struct Conflict {

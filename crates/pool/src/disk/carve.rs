@@ -35,7 +35,7 @@ impl Inner {
         let name = safe_name(&spec.name);
         let key = Identity::of(&name).disk.to_string();
         let spec = spec.clone();
-        let what = format!("volume {name} is made");
+        let what = format!("volume {name} is being created");
         self.in_turn(&key, what, |inner, turn| async move { inner.carve_in_turn(&spec, &name, &turn).await }).await
     }
 
@@ -45,7 +45,7 @@ impl Inner {
         if let Some(volume) = view.volume(&self.name, name, false)? {
             // One of ours that this version cannot read is no stranger.
             volume.record()?;
-            return Err(Error::new(Reason::Exists, format!("pool {}: volume {name} exists already", self.name)));
+            return Err(Error::new(Reason::Exists, format!("pool {}: volume {name} already exists", self.name)));
         }
         if let Some(volume) = self.use_halves(&view, spec, name, turn).await? {
             return Ok(volume);
@@ -57,11 +57,11 @@ impl Inner {
         for (size, seen) in view.free().into_iter().filter(|(size, _)| range.admits(*size)) {
             let disk = &seen.raw.disk;
             if matches!(seen.raw.found, Ok(ClaimState::HalfClaimed(_))) {
-                refused.push(format!("{} holds half a claim that could not be cleared", disk.name));
+                refused.push(format!("{} holds a half-made claim that could not be cleared", disk.name));
                 continue;
             }
             let Some(_reserved) = self.changing.reserve(disk) else {
-                refused.push(format!("{} is being taken for another volume", disk.name));
+                refused.push(format!("{} is being claimed for another volume", disk.name));
                 continue;
             };
             let record = Record::new(spec, size).to_string();
@@ -74,7 +74,7 @@ impl Inner {
                 // A disk that can be read and not written is the first that fits each time.
                 Err(Refused::Failed(error)) => {
                     self.is_no_volume(name, &error).await?;
-                    tracing::warn!(disk = disk.name, %error, "the disk cannot be taken");
+                    tracing::warn!(disk = disk.name, %error, "cannot claim the disk");
                     refused.push(format!("{}: {}", disk.name, error.message));
                     self.failures.note(disk, error.message);
                     self.invalidate();
@@ -86,7 +86,9 @@ impl Inner {
         self.fitting(&view, spec)?;
         Err(Error::new(
             Reason::NoSpace,
-            format!("pool {} has no disk for it: what seemed to be free is not: {}", self.name, refused.join("; ")),
+            format!("pool {} has no disk for the volume, because the disks that looked free are not: \
+                     {}", self.name, refused.join("; \
+                                                                                                                                   ")),
         ))
     }
 
@@ -114,7 +116,7 @@ impl Inner {
                 self.touched(disk);
                 if let Err(Refused::Failed(error)) = &result {
                     self.is_no_volume(name, error).await?;
-                    tracing::warn!(disk = disk.name, %error, "half a claim cannot be finished");
+                    tracing::warn!(disk = disk.name, %error, "cannot finish a half-made claim");
                 }
             }
             if !matches!(result, Ok(Some(_))) {
@@ -125,9 +127,9 @@ impl Inner {
                 Ok(Some(volume)) => return Ok(Some(volume)),
                 Ok(None) => {}
                 // It is not in the way of this volume, and the next creation comes to it again.
-                Err(Refused::Taken(why)) => tracing::warn!(disk = disk.name, why, "half a claim is left"),
+                Err(Refused::Taken(why)) => tracing::warn!(disk = disk.name, why, "cannot clear a half-made claim"),
                 Err(Refused::Failed(error)) => {
-                    tracing::warn!(disk = disk.name, %error, "half a claim is left");
+                    tracing::warn!(disk = disk.name, %error, "cannot clear a half-made claim");
                     self.failures.note(disk, error.message);
                     self.invalidate();
                 }
@@ -153,7 +155,7 @@ impl Inner {
         match (spec.filesystem, spec.size.limit) {
             (Some(kind), Some(limit)) if limit < least => Err(Error::new(
                 Reason::SizeOutOfRange,
-                format!("{limit} bytes at most are too few for {kind}, which needs {least}: ask for more"),
+                format!("the limit of {limit} bytes is too small for {kind}, which needs {least}: request more"),
             )),
             _ => Ok(SizeRange { required: spec.size.required.max(least), ..spec.size }),
         }
@@ -167,7 +169,8 @@ impl Inner {
         let no_space = |why: String| Err(Error::new(Reason::NoSpace, format!("pool {}: {why}", self.name)));
         if spec.class.layout != Layout::Linear {
             return no_space(format!(
-                "a volume is one whole disk here, and layout {} is not: leave the layout out",
+                "a volume in this pool is one whole disk, so layout {} is not supported: remove the layout from the \
+                 StorageClass",
                 spec.class.layout
             ));
         }
@@ -180,9 +183,9 @@ impl Inner {
         let list = |(size, seen): &(u64, &PoolDisk)| format!("{} ({})", seen.raw.disk.name, show_size(*size));
         let free: Vec<String> = free.iter().map(list).collect();
         no_space(format!(
-            "no free disk has {} bytes or more{}; free: {}; not free: {}",
+            "no free disk has at least {} bytes{}; free: {}; not free: {}",
             range.required,
-            range.limit.map_or_else(String::new, |limit| format!(", and {limit} at most")),
+            range.limit.map_or_else(String::new, |limit| format!(" and at most {limit}")),
             if free.is_empty() { "none".to_owned() } else { quarry_volume::some_of(free) },
             view.taken()
         ))
@@ -206,7 +209,7 @@ impl Inner {
         };
         match raw.judge(Some(probe), || Alone::Yes) {
             State::Free if fits => {}
-            State::Free => return Err(Refused::Taken("has been claimed or cleared in the meantime".to_owned())),
+            State::Free => return Err(Refused::Taken("was claimed or cleared in the meantime".to_owned())),
             state => return Err(Refused::Taken(state.why().unwrap_or_default().to_owned())),
         }
         let (inner, name) = (Arc::clone(self), name.to_owned());
@@ -231,13 +234,13 @@ impl Inner {
         };
         // The probe has read where the filesystem will be, and a copy of the disk would get that from the kernel's cache.
         if let Err(error) = self.disks.drop_cache(&raw.disk) {
-            tracing::warn!(disk = raw.disk.name, %error, "what was read of the disk stays in memory");
+            tracing::warn!(disk = raw.disk.name, %error, "cannot drop the disk's cached pages");
         }
         // While the disk is held, so that udev does not come between.
         match self.disks.add_partitions(&raw.disk, &claimed) {
             Ok((_, opened)) => self.opened.keep(&claimed.identity.disk.to_string(), opened),
             // The volume is there; it is activated once more before it is used.
-            Err(error) => tracing::warn!(disk = raw.disk.name, %error, "the volume's partition is not there yet"),
+            Err(error) => tracing::warn!(disk = raw.disk.name, %error, "the volume's partition does not exist yet"),
         }
         Ok(describe(&self.name, &claimed))
     }
@@ -272,7 +275,7 @@ impl Inner {
             // What udev or the kernel has told since may be what an exclusion asks for.
             let assignment = inner.disks.assign(&inner.selectors, std::slice::from_ref(&now));
             if Owner::of(&assignment, &now).pool() != Some(&*inner.name) {
-                return Err(Error::unavailable(format!("the disk {} is not the pool's any more", disk.name)));
+                return Err(Error::unavailable(format!("the disk {} no longer belongs to the pool", disk.name)));
             }
             let raw = read_held(&*held, &now);
             Ok((held, raw))

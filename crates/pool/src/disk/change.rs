@@ -33,9 +33,9 @@ impl Inner {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let turn = self.changing.take(key, what).await;
-        tokio::spawn(work(Arc::clone(self), turn)).await.unwrap_or_else(|join| {
-            Err(Error::host(format!("a change of a disk ended unexpectedly ({join}): please report it")))
-        })
+        tokio::spawn(work(Arc::clone(self), turn))
+            .await
+            .unwrap_or_else(|join| Err(Error::host(format!("a change of a disk panicked ({join}); please report it"))))
     }
 
     /// The volume's disk and claim as they are now; what was looked up earlier may have changed.
@@ -50,7 +50,7 @@ impl Inner {
         match (now, view.claim(&volume.group)) {
             (Some(now), Some((disk, claim))) => Ok((disk.clone(), claim.clone(), now.clone())),
             _ => Err(Error::unavailable(format!(
-                "volume {} has been removed from pool {} in the meantime: retry",
+                "volume {} was removed from pool {} in the meantime: retry",
                 volume.name, self.name
             ))),
         }
@@ -61,7 +61,7 @@ impl Inner {
             return Ok(node);
         }
         let wanted = volume.clone();
-        self.in_turn(&volume.group, format!("volume {} is activated", volume.name), |inner, turn| async move {
+        self.in_turn(&volume.group, format!("volume {} is being activated", volume.name), |inner, turn| async move {
             let view = inner.view().await?;
             let (disk, claim, now) = inner.current(&view, &wanted).map_err(|error| match error.reason {
                 Reason::Unavailable if view.twice(&wanted.group).is_none() => Error::precondition(error.message),
@@ -95,7 +95,8 @@ impl Inner {
             if let Some(opened) = inner.opened.take_unstaged(&volume.group)
                 && let Err(error) = inner.close(volume.group.clone(), opened).await
             {
-                tracing::info!(volume = volume.name, %error, "the volume's partition was closed, and its disk's cache was not dropped");
+                tracing::info!(volume = volume.name, %error, "closed the volume's partition, but could not drop its \
+                                                              disk's cache");
             }
         });
     }
@@ -124,7 +125,7 @@ impl Inner {
         let wanted = volume.clone();
         self.in_turn(
             &volume.group,
-            format!("the record of volume {} is mended", volume.name),
+            format!("the record of volume {} is being repaired", volume.name),
             |inner, turn| async move {
                 let view = inner.view().await?;
                 let (disk, claim, now) = inner.current(&view, &wanted)?;
@@ -195,7 +196,7 @@ impl Inner {
             [] => Ok(None),
             [(_, node)] => Ok(Some(node.clone())),
             [(one, _), (other, _), ..] => Err(Error::unavailable(format!(
-                "looking for the device of volume {}: the disks {one} and {other} both hold it; take the wrong one away",
+                "finding the device of volume {}: the disks {one} and {other} both hold it; remove the wrong one",
                 volume.name
             ))),
         }
@@ -206,7 +207,7 @@ impl Inner {
             return Ok(());
         }
         let (wanted, text) = (volume.clone(), record.to_string());
-        let what = format!("the record of volume {} is changed", volume.name);
+        let what = format!("the record of volume {} is being changed", volume.name);
         self.in_turn(&volume.group, what, |inner, turn| async move {
             inner.invalidate();
             let view = inner.view().await?;
@@ -214,7 +215,7 @@ impl Inner {
             turn.is_at(&disk.name);
             if now.record != wanted.record {
                 return Err(Error::precondition(format!(
-                    "the record of volume {} was changed by somebody else in the meantime; retry",
+                    "the record of volume {} was changed by another process in the meantime; retry",
                     wanted.name
                 )));
             }
@@ -232,7 +233,7 @@ impl Inner {
 
     pub(super) async fn remove(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
         let wanted = volume.clone();
-        self.in_turn(&volume.group, format!("volume {} is removed", volume.name), |inner, turn| async move {
+        self.in_turn(&volume.group, format!("volume {} is being removed", volume.name), |inner, turn| async move {
             inner.remove_in_turn(&wanted, &turn).await
         })
         .await
@@ -280,11 +281,18 @@ impl Inner {
 fn refuse_used(disk: &Disk, volume: &PoolVolume) -> Result<()> {
     let used = match (disk.holders.first(), disk.uses.first().map(|one| &one.how)) {
         (None, None) => return Ok(()),
-        (Some(holder), _) => format!("{holder} lies on it"),
+        (Some(holder), _) => format!("{holder} uses it"),
         (None, Some(How::Mounted { at } | How::Published { at })) => format!("it is in use at {}", at.display()),
         (None, Some(How::Swap)) => "it is used as swap".to_owned(),
-        (None, Some(How::Loop { name })) => format!("{name} leads to it"),
+        (None, Some(How::Loop { name })) => format!("the loop device {name} uses it"),
         (None, Some(How::Btrfs)) => "it is a member of a mounted btrfs".to_owned(),
     };
-    Err(Error::new(Reason::InUse, format!("volume {} is not removed: {used}; end that first", volume.name)))
+    Err(Error::new(
+        Reason::InUse,
+        format!(
+            "volume {} is not removed because it is in use: {used}; end that use \
+                                           first",
+            volume.name
+        ),
+    ))
 }

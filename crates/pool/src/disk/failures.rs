@@ -36,7 +36,7 @@ impl Failures {
         failures.retain(|_, (_, when)| when.elapsed() < PAUSE);
         for one in seen.iter_mut().filter(|one| one.state == State::Free) {
             if let Some((why, _)) = failures.get(&DiskKey::of(&one.raw.disk)) {
-                one.state = State::Unusable { why: format!("could not be taken for a volume: {why}") };
+                one.state = State::Unusable { why: format!("could not be claimed for a volume: {why}") };
             }
         }
     }
@@ -44,7 +44,7 @@ impl Failures {
     /// All of them, in words.
     pub(super) fn problems(&self) -> Vec<String> {
         let words = |(DiskKey { name, .. }, (why, _)): (&DiskKey, &(String, Instant))| {
-            format!("the disk {name} could not be taken for a volume, and is tried again in a minute: {why}")
+            format!("the disk {name} could not be claimed for a volume, and is retried in a minute: {why}")
         };
         let mut problems: Vec<String> = self.by_disk().iter().map(words).collect();
         problems.sort_unstable();

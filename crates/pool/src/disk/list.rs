@@ -77,7 +77,7 @@ pub(super) async fn list(
         let owner = assignment.as_ref().map(|assignment| Owner::of(assignment, &disk));
         let seen = if look::is_unreadable(&disk) { None } else { judged.next() };
         let unread = match seen {
-            None => "is not read".to_owned(),
+            None => "was not read".to_owned(),
             Some((_, Ok(seen))) => {
                 list.disks.push(DiskReport::of(seen, owner));
                 continue;
@@ -95,11 +95,11 @@ pub(super) async fn list(
 }
 
 /// Why a disk could not be read by somebody who is not root.
-const ROOT_ONLY: &str = "what is on it can only be read by root";
+const ROOT_ONLY: &str = "only root can read its contents";
 
 async fn judged(disks: &Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk, String> {
     let seen = look::judge_all(disks, &look::Judges::default(), vec![raw], &[]).await.map_err(|error| error.message)?;
-    seen.into_iter().next().ok_or_else(|| "was lost from sight: please report it".to_owned())
+    seen.into_iter().next().ok_or_else(|| "was not judged: please report it".to_owned())
 }
 
 /// What the kernel's tables alone say of a disk that was not read: that it is used, or cannot be. `why`: the reason why it

@@ -72,7 +72,7 @@ impl Owner {
             Self::Pool(_) => None,
             Self::Conflict(conflict) => Some(conflict.to_string()),
             Self::Doubtful { why, .. } => Some(why.clone()),
-            Self::Nobody => Some("no pool's selector means it".to_owned()),
+            Self::Nobody => Some("no pool's selector matches it".to_owned()),
         }
     }
 }
@@ -81,11 +81,11 @@ impl Owner {
 fn doubt(disk: &Disk) -> String {
     match &disk.udev {
         Udev::Stale { why } => format!(
-            "{why}: its names may be another disk's, so no pool has it; have udev look at it again: systemctl start \
-             systemd-udevd, then udevadm trigger --action=add {}",
+            "{why}: its names may belong to another disk, so no pool selects it; run systemctl start systemd-udevd, \
+             then udevadm trigger --action=add {}",
             disk.node.display()
         ),
-        Udev::Silent | Udev::Told => "udev has not told of it yet, so that it may be an excluded one".to_owned(),
+        Udev::Silent | Udev::Told => "udev has no entry for it yet, so it may be excluded".to_owned(),
     }
 }
 
@@ -105,7 +105,7 @@ impl DiskReport {
             Ok(ClaimState::HalfClaimed(claim)) => {
                 report.volume = view::name(claim);
                 report.notes = vec![format!(
-                    "half a claim lies on it, of {}: it is finished or cleared by the next volume that is made",
+                    "it has a half-made claim of {}; the next volume creation finishes or clears it",
                     view::title(claim)
                 )];
             }

@@ -62,7 +62,7 @@ pub(crate) fn ours(group: &VolumeGroup, volume: &LogicalVolume) -> Option<PoolVo
     }
     let mut records = volume.tags.iter().map(|tag| Record::parse(tag)).filter(|tag| *tag != Tag::Foreign);
     let record = match (records.next()?, records.next()) {
-        (_, Some(_)) => Recorded::Broken("it carries several records".to_owned()),
+        (_, Some(_)) => Recorded::Broken("it has several records".to_owned()),
         (Tag::Record(record), None) => Recorded::Here(record),
         (Tag::Newer { version }, None) => Recorded::Newer(version),
         (Tag::Broken { why }, None) => Recorded::Broken(why),

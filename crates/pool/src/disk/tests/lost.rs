@@ -176,7 +176,7 @@ fn a_disk_whose_answer_does_not_come_is_unknown_and_not_asked_again() {
 
         let (began, asked) = (tokio::time::Instant::now(), host.probes());
         let [one, other] = judge().await;
-        assert!(unknown(&one, "an earlier question"), "{one:?}");
+        assert!(unknown(&one, "an earlier request"), "{one:?}");
         assert_eq!((other, host.probes()), (Disk::Free, asked + 1), "the other one alone is asked");
         assert!(began.elapsed() < Duration::from_secs(1), "nobody waits for it");
 
