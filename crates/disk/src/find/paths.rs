@@ -145,7 +145,7 @@ mod tests {
             ("/mnt/", "empty component"),
             ("/mnt/../dev/*", ".."),
             ("/mnt/**", "**"),
-            ("/mnt/[a", "no ]"),
+            ("/mnt/[a", "no matching ]"),
         ] {
             let error = text.parse::<PathGlob>().unwrap_err().to_string();
             assert!(error.contains(why) && error.contains(text), "{text:?}: {error}");

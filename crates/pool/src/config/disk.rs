@@ -155,7 +155,7 @@ mod tests {
             (
                 "      select:\n        byId:\n          - a\n          - '[b'\n",
                 7,
-                ["pools[0].disk.select.byId[1]", "no ]"],
+                ["pools[0].disk.select.byId[1]", "no matching ]"],
             ),
             ("      select: {paths: [mnt]}\n", 4, ["pools[0].disk.select.paths[0]", "absolute"]),
             ("      select:\n        size:\n          atMost: 1 Ti\n", 6, ["disk.select.size.atMost", "not a size"]),

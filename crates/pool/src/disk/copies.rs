@@ -1,4 +1,5 @@
-//! Volumes that two disks hold: a disk was copied, or is reached by two paths. Which one is right, only a person knows.
+//! Volumes that two disks hold: a disk was copied, or is reached by two paths. Only a person can decide which
+//! one is right.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ pub(super) struct Copies {
     pub(super) volume: Uuid,
     /// The names of the disks.
     pub(super) disks: Vec<String>,
-    /// What is to be said of it.
+    /// The problem to report.
     pub(super) why: String,
 }
 

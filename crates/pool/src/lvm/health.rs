@@ -278,7 +278,7 @@ mod tests {
     fn what_is_said_of_the_other_copy_is_true() {
         let mut group = with_status("raid1 2 AA 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;
-        assert!(degraded(&group).contains("goes on with 1 of 2 copies: physical volume p is missing"));
+        assert!(degraded(&group).contains("runs on 1 of 2 copies: physical volume p is missing"));
         // The one that is left had failed before.
         let mut group = with_status("raid1 2 AD 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;
@@ -328,7 +328,7 @@ mod tests {
         group.physical_volumes[1].used = used(6);
         assert_eq!(judged(&group, "ready"), Health::Whole);
         group.physical_volumes[1].used = used(7);
-        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("past the end of /dev/q")));
+        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("beyond the end of /dev/q")));
         // A mirror bears it.
         let mut group = mirror();
         group.physical_volumes[1].device_size = Some(8 * (4 << 20));

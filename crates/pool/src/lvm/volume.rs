@@ -193,7 +193,7 @@ mod tests {
         let found = named(&group, "a").unwrap();
         assert_eq!((found.uuid.as_str(), found.renamed()), ("uuid-a", None));
         let error = found.record().unwrap_err();
-        assert!(!error.reason.is_final() && error.message.starts_with("vg/a, vg/copy, vg/third all carry"), "{error}");
+        assert!(!error.reason.is_final() && error.message.starts_with("vg/a, vg/copy, vg/third all have"), "{error}");
         let names: Vec<String> = all(&group).into_iter().map(|volume| volume.name).collect();
         assert_eq!(names, ["a", "b"]);
     }

@@ -55,7 +55,7 @@ fn every_disk_of_the_host_is_told_with_its_reason() {
         "other - unusable ",
         "vda whole free ",
         "vdb whole not-empty holds somebody's data",
-        "vdc whole in-use used by md0",
+        "vdc whole in-use is used by md0",
         "vdd whole in-use is held by another program or the kernel",
         "vde whole unusable ",
         "vdf whole unusable is one of several paths to a multipath device",

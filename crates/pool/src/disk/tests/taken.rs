@@ -174,7 +174,7 @@ fn a_disk_that_cannot_be_written_is_passed_over_for_a_while() {
         assert_eq!(state.space.available(), 0, "it is offered to nobody");
         let error = pool.carve(&spec("b", 1)).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoSpace);
-        assert!(error.message.contains("vdb could not be taken"), "{}", error.message);
+        assert!(error.message.contains("vdb could not be claimed"), "{}", error.message);
         // A minute later.
         pool.inner.failures.age();
         host.set_unwritable(worn, false);
