@@ -1,6 +1,6 @@
-//! Block devices that are no disks of ours, by the names that the kernel gives them.
+//! Block devices that Quarry never uses, by the names that the kernel gives them.
 
-/// Beginnings of names, each followed by a number, and why such a device is never taken.
+/// Prefixes of names, each followed by a number, and why such a device is never used.
 const NUMBERED: &[(&str, &str)] = &[
     ("loop", "a file that is presented as a disk"),
     ("ram", "memory: its contents are lost at a reboot"),
@@ -16,8 +16,9 @@ const NUMBERED: &[(&str, &str)] = &[
     ("mtdblock", "raw flash, which wears out under a filesystem for disks"),
 ];
 
-/// Why a block device of that kernel name is no disk that could be handed out; `None` if it may be one. An `nbd` may be
-/// one (tests and some hosts have disks behind it), and is left out by [`super::find`] while nothing is connected to it.
+/// Why a block device with that kernel name is not a usable disk; `None` if it may be one. An `nbd` may be
+/// one (tests and some hosts have disks behind it), and [`super::find`] skips it while nothing is connected
+/// to it.
 #[must_use]
 pub fn why_no_disk(name: &str) -> Option<&'static str> {
     let number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());

@@ -259,10 +259,13 @@ mod tests {
             }
         }
         let error = volume(&roots, &disk, &claim).unwrap_err().message;
-        assert!(error.contains("sdb2 is not the device node of that partition"), "it is there, and /dev has no node: {error}");
+        assert!(
+            error.contains("sdb2 is not the device node of that partition"),
+            "it is there, and /dev has no node: {error}"
+        );
         write("sys/block/sdb/sdb2/start", "4097");
         let error = volume(&roots, &disk, &claim).unwrap_err().message;
-        assert!(error.contains("another partition 2"), "{error}");
+        assert!(error.contains("partition 2 of the disk"), "{error}");
         write("sys/block/sdb/diskseq", "8");
         assert_eq!(volume(&roots, &disk, &claim).unwrap(), None, "another disk has the name");
     }

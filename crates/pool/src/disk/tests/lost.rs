@@ -14,7 +14,10 @@ fn a_volume_whose_disk_is_pulled_is_lost_and_found_again_under_another_name() {
         host.pull(disk);
         pool.uevents().count(true);
         let lost = pool.volume("a").await.unwrap().unwrap();
-        assert!(matches!(&lost.health, Health::Lost(why) if why.contains("vdb") && why.contains("missing")), "{lost:?}");
+        assert!(
+            matches!(&lost.health, Health::Lost(why) if why.contains("vdb") && why.contains("missing")),
+            "{lost:?}"
+        );
         assert_eq!(pool.device(&volume).unwrap(), None);
         assert_eq!(pool.activate(&volume).await.unwrap_err().reason, Reason::Precondition);
         assert_eq!(pool.remove(&volume).await.unwrap_err().reason, Reason::Unavailable);
