@@ -196,9 +196,13 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern_is_refused() {
-        for (text, why) in
-            [("", "empty"), ("sd[a", "no matching ]"), ("[]", "no ]"), ("[!]", "no ]"), ("[z-a]", "wrong way")]
-        {
+        for (text, why) in [
+            ("", "empty"),
+            ("sd[a", "no matching ]"),
+            ("[]", "no matching ]"),
+            ("[!]", "no matching ]"),
+            ("[z-a]", "wrong order"),
+        ] {
             let error = text.parse::<Glob>().unwrap_err().to_string();
             assert!(error.contains(why), "{text:?}: {error}");
         }
