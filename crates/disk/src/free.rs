@@ -1,7 +1,8 @@
-//! Whether a disk may be taken, and why not, in words.
+//! Decides whether a disk is free, and gives the reasons if it is not.
 //!
-//! A disk is free only if everything says so: the kernel's tables, libblkid, the four places where a GPT header may have
-//! survived its protective MBR, and at last the kernel, asked for the disk alone. Doubt of any kind is not free.
+//! A disk is free only if every check agrees: the kernel's tables, libblkid, the four places where a GPT
+//! header may have survived the loss of its protective MBR, and finally an exclusive open. A disk in doubt is
+//! not free.
 
 mod alone;
 mod remains;
@@ -17,41 +18,42 @@ pub use remains::{BootSector, ReadError, Remains, remains};
 
 use crate::find::{Disk, How};
 
-/// What was found by reading a disk.
+/// What was read from a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Contents {
-    /// A claim of ours lies on it, whole or not. What else is on it is then of no matter here.
+    /// It has a Quarry claim, intact or not. Its other contents do not matter then.
     Ours {
-        /// What it is, in words: "volume pvc-1".
+        /// A description: "volume pvc-1".
         what: String,
     },
-    /// No claim of ours, and this.
+    /// It has no Quarry claim.
     Other {
         /// What libblkid found.
         probe: Probe,
-        /// What is left of a partition table.
+        /// Remnants of a partition table.
         remains: Remains,
     },
-    /// It could not be read where it matters.
+    /// A place that must be checked could not be read.
     Unreadable {
         /// What failed: "reading its last sectors failed: …".
         why: String,
     },
 }
 
-/// What a disk is to us. The reasons are words that go on after "it": "has an ext4 filesystem, label data".
+/// The state of a disk for Quarry. The reasons are phrased to follow "it": "has an ext4 filesystem, label
+/// data".
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// It may be taken.
+    /// A volume can be created on it.
     Free,
-    /// It is ours already.
+    /// It has a Quarry claim.
     Claimed {
-        /// What it is: "volume pvc-1".
+        /// A description: "volume pvc-1".
         what: String,
     },
-    /// Somebody uses it.
+    /// It is in use.
     InUse {
-        /// Who or how; other reasons follow, if there are any.
+        /// By what; further reasons follow.
         why: String,
     },
     /// It cannot hold a volume.
@@ -59,14 +61,14 @@ pub enum State {
         /// The reasons.
         why: String,
     },
-    /// Something is on it.
+    /// It has contents.
     NotEmpty {
-        /// What.
+        /// The contents.
         why: String,
     },
-    /// It was not read, and nobody can say.
+    /// It was not read, so its state is unknown.
     Unknown {
-        /// Why not.
+        /// The reason.
         why: String,
     },
 }
@@ -85,7 +87,7 @@ impl State {
         }
     }
 
-    /// The reason, or what is on it; nothing of a free disk.
+    /// The reasons, or the contents; `None` for a free disk.
     #[must_use]
     pub fn why(&self) -> Option<&str> {
         match self {
@@ -106,10 +108,11 @@ impl fmt::Display for State {
     }
 }
 
-/// Judges a disk. `last` asks the kernel for it alone ([`alone`]), and is called only when all else says that the disk is
-/// free: it keeps others from the disk for a moment.
+/// Decides the state of a disk. `last` opens it exclusively ([`alone`]), and is called only if all other
+/// checks say that the disk is free, because it keeps others from the disk for a moment.
 ///
-/// All reasons are told, so that an operator does not find one after the other; the first kind of them gives the state.
+/// Reports all reasons, so that an operator does not find them one by one; the first kind of reason
+/// determines the state.
 pub fn judge(disk: &Disk, contents: &Contents, last: impl FnOnce() -> Alone) -> State {
     if let Contents::Ours { what } = contents {
         return State::Claimed { what: what.clone() };
@@ -122,7 +125,7 @@ pub fn judge(disk: &Disk, contents: &Contents, last: impl FnOnce() -> Alone) -> 
     }
     match contents {
         Contents::Ours { .. } => {}
-        // Of a disk without a medium, this is only the same once more.
+        // For a disk without a medium, this only repeats the reason.
         Contents::Unreadable { .. } if disk.size == 0 => {}
         Contents::Unreadable { why } => unusable.push(why.clone()),
         Contents::Other { probe, remains } => not_empty.extend(holds(probe, remains)),
@@ -144,7 +147,7 @@ pub fn judge(disk: &Disk, contents: &Contents, last: impl FnOnce() -> Alone) -> 
     }
 }
 
-/// How a disk is in use, as far as the kernel's tables show it.
+/// The uses of a disk that the kernel's tables show.
 fn in_use(disk: &Disk) -> Vec<String> {
     let mut reasons = Vec::new();
     let mut mounts = Vec::new();
@@ -162,17 +165,18 @@ fn in_use(disk: &Disk) -> Vec<String> {
         }
     }
     if !mounts.is_empty() {
-        // A pod's mount of a part of a filesystem shows like any other; the shortest path says most.
+        // A pod's mount of a part of a filesystem looks like any other mount; the shortest path is the most
+        // useful one.
         mounts.sort_by_key(|mount| (mount.len(), mount.clone()));
         reasons.insert(0, format!("is mounted on {}", listed(&mounts)));
     }
     if !users.is_empty() {
-        reasons.insert(0, format!("used by {}", listed(&users)));
+        reasons.insert(0, format!("is used by {}", listed(&users)));
     }
     reasons
 }
 
-/// Why a disk cannot hold a volume, whatever is on it.
+/// Why a disk cannot hold a volume, regardless of its contents.
 fn unusable(disk: &Disk) -> Vec<String> {
     let mut reasons = Vec::new();
     match (disk.size, disk.removable) {
@@ -184,21 +188,21 @@ fn unusable(disk: &Disk) -> Vec<String> {
         reasons.push("is read-only".to_owned());
     }
     if disk.zoned {
-        reasons.push("has zones that can only be written in order".to_owned());
+        reasons.push("is zoned: its zones can only be written sequentially".to_owned());
     }
     if disk.multipath {
         reasons.push("is one of several paths to a multipath device".to_owned());
     }
     if !disk.same_as.is_empty() {
         reasons.push(format!(
-            "has the same world-wide name as {}: one disk seen twice, or a clone",
+            "has the same world-wide name as {}: one disk with two paths, or a clone",
             listed(&disk.same_as)
         ));
     }
     reasons
 }
 
-/// What is on a disk, if anything.
+/// The contents of a disk, if any.
 fn holds(probe: &Probe, remains: &Remains) -> Option<String> {
     match probe {
         Probe::Blank => remains.words(),
@@ -211,7 +215,7 @@ fn holds(probe: &Probe, remains: &Remains) -> Option<String> {
     }
 }
 
-/// The first few, and how many more there are.
+/// The first entries, and the number of the others.
 fn listed(all: &[String]) -> String {
     const MOST: usize = 4;
     let first: Vec<&str> = all.iter().take(MOST).map(String::as_str).collect();
@@ -221,7 +225,7 @@ fn listed(all: &[String]) -> String {
     }
 }
 
-/// Text that others have chosen, without what would change the operator's terminal.
+/// Text chosen by others, without characters that would change the operator's terminal.
 fn shown(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

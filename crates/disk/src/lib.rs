@@ -1,4 +1,5 @@
-//! Whole disks as volumes: which there are, which are free and why not, and the claim that lies on each that is taken.
+//! Whole disks as volumes: finds the disks of a host, decides which are free, and reads and writes the claim
+//! on each disk that is used.
 
 pub mod claim;
 mod find;

@@ -26,14 +26,14 @@ pub(crate) async fn refusal(group: &VolumeGroup, name: &str) -> Option<String> {
     };
     lists().await.into_iter().find(|(found, _)| found == key).map(|(key, value)| {
         let what = if key == "volume_list" { "does not let lvm activate it" } else { "has lvm activate it read-only" };
-        format!("activation/{key} in lvm.conf of this host {what} ({key}={value}); change that list, and retry")
+        format!("activation/{key} in lvm.conf of this host {what} ({key}={value}); change that list, then retry")
     })
 }
 
 /// The lists of lvm.conf that may be the reason, in words; empty if lvm.conf sets no list.
 pub(crate) async fn lists_in_words() -> String {
     let each =
-        lists().await.into_iter().map(|(key, value)| format!("; lvm.conf of this host has activation/{key}={value}"));
+        lists().await.into_iter().map(|(key, value)| format!("; this host's lvm.conf sets activation/{key}={value}"));
     each.collect()
 }
 
@@ -42,7 +42,7 @@ async fn lists() -> Vec<(String, String)> {
     match section("activation").await {
         Ok(text) => parse(&text),
         Err(error) => {
-            tracing::warn!(%error, "lvm.conf cannot be asked what may be activated");
+            tracing::warn!(%error, "cannot read from lvm.conf which volumes may be activated");
             Vec::new()
         }
     }
@@ -72,7 +72,8 @@ mod tests {
 
     #[test]
     fn reads_the_lists_of_volumes_alone() {
-        let text = "activation {\n\tvolume_list=[\"other\"]\n\tread_only_volume_list=\"vg0/a\"\n\tauto_activation_volume_list=[]\n}\n";
+        let text = "activation \
+                    {\n\tvolume_list=[\"other\"]\n\tread_only_volume_list=\"vg0/a\"\n\tauto_activation_volume_list=[]\n}\n";
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(parse(text), [pair("volume_list", "[\"other\"]"), pair("read_only_volume_list", "\"vg0/a\"")]);
         assert!(parse("  Configuration node activation not found").is_empty());

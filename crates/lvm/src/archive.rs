@@ -23,8 +23,8 @@ fn problem_of(folder: &Path) -> Option<String> {
         return None;
     };
     Some(format!(
-        "lvm cannot keep its archive of metadata: {} is {why}; changes are made without it, so a mistake cannot be undone \
-         (vgcfgrestore)",
+        "lvm cannot write its archive of metadata: {} is {why}; changes are made without an archive, so vgcfgrestore \
+         cannot undo them",
         folder.display()
     ))
 }

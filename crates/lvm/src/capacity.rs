@@ -68,31 +68,31 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
         group.physical_volumes.iter().filter(|volume| volume.missing).map(|volume| volume.uuid.as_str()).collect();
     let visible = group.logical_volumes.iter().filter(|volume| !volume.internal).count();
     if !group.hidden.is_empty() {
-        return Some(format!("volume group {name} is not whole: {}", group.hidden.join("; ")));
+        return Some(format!("volume group {name} is degraded: {}", group.hidden.join("; ")));
     }
     if !lost.is_empty() || group.missing_pvs > 0 {
         return Some(format!(
-            "volume group {name} lacks {} of its physical volumes ({}): bring the disk back (after a change made \
-             without it, vgextend --restoremissing), or give it up with vgreduce --removemissing",
+            "volume group {name} lacks {} of its physical volumes ({}): bring the disk back (if the group was changed \
+             without it, also run vgextend --restoremissing), or remove it with vgreduce --removemissing",
             group.missing_pvs.max(1),
             lost.join(", ")
         ));
     }
     if group.partial {
-        return Some(format!("volume group {name} is partial: see `vgs -o +vg_missing_pv_count {name}`"));
+        return Some(format!("volume group {name} is partial; see `vgs -o +vg_missing_pv_count {name}`"));
     }
     if let Some(why) = duplicated(group) {
         return Some(why);
     }
     if let Some(pv) = group.physical_volumes.iter().find(|pv| pv.device_read_only && pv.metadata_areas > 0) {
         return Some(format!(
-            "volume group {name}: the kernel does not allow writes to {}, so that lvm cannot write the group's metadata: \
-             see `dmesg` for why, and `blockdev --setrw` once the disk is well",
+            "volume group {name}: the kernel does not allow writes to {}, so lvm cannot write the group's metadata; \
+             see `dmesg` for the reason, and run `blockdev --setrw` once the disk works again",
             group.show_disk(&pv.uuid)
         ));
     }
     if group.exported {
-        return Some(format!("volume group {name} is exported: see vgimport"));
+        return Some(format!("volume group {name} is exported; run vgimport"));
     }
     if group.read_only {
         return Some(format!("volume group {name} is read-only"));
@@ -102,7 +102,7 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
     }
     if group.max_lv > 0 && u64::try_from(visible).unwrap_or(u64::MAX) >= group.max_lv {
         return Some(format!(
-            "volume group {name} may hold {} logical volumes and does: see vgchange -l",
+            "volume group {name} has reached its limit of {} logical volumes; raise it with vgchange -l",
             group.max_lv
         ));
     }
@@ -110,8 +110,8 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
     let room = group.metadata_size / 2;
     if group.metadata_free < room / METADATA_RESERVE {
         return Some(format!(
-            "volume group {name} has {} of {room} bytes left in its metadata area: too many logical volumes; a larger \
-             area needs a new volume group (vgcreate --metadatasize)",
+            "volume group {name} has only {} of {room} bytes left in its metadata area, because it has too many \
+             logical volumes; a larger area needs a new volume group (vgcreate --metadatasize)",
             group.metadata_free
         ));
     }
@@ -124,9 +124,9 @@ fn on_duplicates(pv: &PhysicalVolume) -> String {
         pv.device.iter().chain(&pv.duplicates).map(|device| device.display().to_string()).collect();
     devices.sort_unstable();
     format!(
-        "physical volume {} is on {} devices, {}, so that lvm neither changes the group nor activates volumes of it: take \
-         the copy away, hide it from lvm (devices file or global_filter in lvm.conf), or give it an identity of its own \
-         (vgimportclone); if they are paths to one disk, let multipath claim them",
+        "physical volume {} is on {} devices, {}, so lvm neither changes the group nor activates its volumes; remove \
+         the copy, hide it from lvm (devices file or global_filter in lvm.conf), or give it a new identity \
+         (vgimportclone); if they are paths to one disk, configure multipath for them",
         pv.uuid,
         devices.len(),
         devices.join(" and ")
@@ -148,13 +148,16 @@ pub fn withheld(group: &VolumeGroup) -> Vec<String> {
         if pv.is_cut_off(group.extent_size) {
             let (fitting, all) = (pv.extents_on_device(group.extent_size), pv.extent_count);
             return Some(format!(
-                "{disk} is smaller than its physical volume says (it has room for {fitting} of {all} extents): nothing new \
-                 is placed there; give the disk its size back, or move off what can be moved (pvmove) and take it out of \
-                 the group (vgreduce)"
+                "{disk} is smaller than its physical volume says ({fitting} of {all} extents fit): no new volumes are \
+                 placed there; restore the disk's size, or move its extents away (pvmove) and remove it from the \
+                 group (vgreduce)"
             ));
         }
         (pv.device_read_only && pv.metadata_areas == 0).then(|| {
-            format!("the kernel does not allow writes to {disk}: nothing new is placed there; see `dmesg` for why")
+            format!(
+                "the kernel does not allow writes to {disk}: no new volumes are placed there; see `dmesg` for the \
+                     reason"
+            )
         })
     };
     group.physical_volumes.iter().filter(|pv| !pv.missing).filter_map(why).collect()
@@ -167,7 +170,7 @@ pub fn hints(group: &VolumeGroup) -> Vec<String> {
     let hint = |pv: &PhysicalVolume| {
         let disk = group.show_disk(&pv.uuid);
         format!(
-            "{disk} is {} larger than its physical volume: `pvresize {disk}` makes that room usable",
+            "{disk} is {} larger than its physical volume; `pvresize {disk}` makes that space usable",
             show_size(pv.unused_tail(group.extent_size))
         )
     };

@@ -160,7 +160,7 @@ fn only(uuid: &str) -> Result<String, Error> {
     if !uuid.is_empty() && uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         return Ok(format!("lv_uuid=\"{uuid}\""));
     }
-    Err(Error::Argument(format!("`{uuid}` cannot be the UUID of a logical volume")))
+    Err(Error::Argument(format!("`{uuid}` is not a valid UUID of a logical volume")))
 }
 
 fn target(vg: &str, name: &str) -> Result<String, Error> {
@@ -177,7 +177,7 @@ fn check_name(vg: &str, name: &str) -> Result<(), Error> {
     if plain(name) && vg_name_fits(vg) {
         return Ok(());
     }
-    Err(Error::Argument(format!("`{vg}/{name}` cannot be the name of a logical volume of ours")))
+    Err(Error::Argument(format!("`{vg}/{name}` is not a valid name of a logical volume")))
 }
 
 /// lvm's alphabet for tags; it allows no leading hyphen.
@@ -186,7 +186,7 @@ fn check_tag(tag: &str) -> Result<&str, Error> {
     if !tag.is_empty() && !tag.starts_with('-') && tag.len() <= 1024 && tag.bytes().all(allowed) {
         return Ok(tag);
     }
-    Err(Error::Argument(format!("`{tag}` cannot be a tag of lvm's")))
+    Err(Error::Argument(format!("`{tag}` is not a valid lvm tag")))
 }
 
 fn check_device(device: &Path) -> Result<&Path, Error> {
@@ -194,12 +194,12 @@ fn check_device(device: &Path) -> Result<&Path, Error> {
     if device.is_absolute() && !device.as_os_str().as_encoded_bytes().contains(&b':') {
         return Ok(device);
     }
-    Err(Error::Argument(format!("{} cannot be named to lvm as a physical volume", device.display())))
+    Err(Error::Argument(format!("{} is not a valid path of a physical volume for lvm", device.display())))
 }
 
 fn check_width(layout: &Layout, pvs: &[PathBuf]) -> Result<(), Error> {
     if u32::try_from(pvs.len()) == Ok(layout.width()) {
         return Ok(());
     }
-    Err(Error::Argument(format!("layout {layout} takes {} physical volumes, not {}", layout.width(), pvs.len())))
+    Err(Error::Argument(format!("layout {layout} needs {} physical volumes, not {}", layout.width(), pvs.len())))
 }

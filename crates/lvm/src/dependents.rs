@@ -65,11 +65,15 @@ impl VolumeGroup {
         let moving = self.logical_volumes.iter().find(|other| other.internal && other.name.starts_with(MOVING));
         Some(match moving {
             Some(moving) => format!(
-                "pvmove moves extents of volume group {} ({}); let it end (`pvmove` alone goes on with one that was \
-                 interrupted, `pvmove --abort` gives it up)",
+                "pvmove is moving extents of volume group {} ({}); wait until it has finished (`pvmove` without \
+                 arguments resumes an interrupted one, `pvmove --abort` aborts it)",
                 self.name, moving.name
             ),
-            None => format!("lvm is converting or merging {}/{}; let lvconvert end", self.name, volume.name),
+            None => format!(
+                "lvm is converting or merging {}/{}; wait until lvconvert has \
+                             finished",
+                self.name, volume.name
+            ),
         })
     }
 }
@@ -79,13 +83,13 @@ impl LogicalVolume {
     #[must_use]
     pub fn dependence(&self, on: &LogicalVolume) -> &'static str {
         if self.origin.as_deref() == Some(&on.name) {
-            "a snapshot of it"
+            "its snapshot"
         } else if self.pool.as_deref() == Some(&on.name) {
             "a volume in it"
         } else if on.segment_types.iter().any(|kind| kind.contains("cache")) {
             "its cache"
         } else {
-            "a part of it that was a volume"
+            "a former volume that is now a part of it"
         }
     }
 }
@@ -142,7 +146,7 @@ mod tests {
     fn what_depends_on_a_volume_is_named() {
         let named = |name: &str, what| vec![(name.to_owned(), what)];
         let snap = vec![snapshot("s", "a", "linear")];
-        assert_eq!(removed(lv("a", "linear"), snap), named("s", "a snapshot of it"));
+        assert_eq!(removed(lv("a", "linear"), snap), named("s", "its snapshot"));
         // As lvm names what it hides: fast_cvol is the operator's volume `fast`.
         let cache = vec![part("fast_cvol", "a"), part("a_wcorig", "a")];
         assert_eq!(removed(in_pool("a", "fast_cvol", "writecache"), cache), named("fast_cvol", "its cache"));
@@ -154,7 +158,7 @@ mod tests {
         // An external origin of thin volumes.
         let thin =
             vec![LogicalVolume { origin: Some("a".into()), ..in_pool("t", "pool", "thin") }, lv("pool", "thin-pool")];
-        assert_eq!(removed(lv("a", "linear"), thin), named("t", "a snapshot of it"));
+        assert_eq!(removed(lv("a", "linear"), thin), named("t", "its snapshot"));
         // Turned into a pool: what was its metadata may have been a volume.
         let pool =
             vec![part("a_tdata", "a"), part("a_tmeta", "a"), in_pool("t", "a", "thin"), snapshot("x", "t", "thin")];

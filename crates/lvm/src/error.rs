@@ -16,35 +16,37 @@ pub enum Error {
     #[error("no space for `{command}`: {stderr}")]
     NoSpace { command: String, stderr: String },
     /// A logical volume of that name is there.
-    #[error("`{command}` found the name taken: {stderr}")]
+    #[error("`{command}` failed because the name is already in use: {stderr}")]
     AlreadyExists { command: String, stderr: String },
     /// The volume group or the logical volume is not there.
-    #[error("`{command}` did not find what it works on: {stderr}")]
+    #[error("`{command}` did not find its target: {stderr}")]
     NotFound { command: String, stderr: String },
     /// The device is open or mounted.
     #[error("`{command}` was refused because the volume is in use: {stderr}; close or unmount it first")]
     InUse { command: String, stderr: String },
     /// lvm is moving, converting or merging the volume, and refuses other changes of it until that has ended.
     #[error(
-        "`{command}` was refused because lvm is moving or converting the volume: {stderr}; let pvmove or lvconvert end \
-         first"
+        "`{command}` was refused because lvm is moving or converting the volume: {stderr}; wait until pvmove or \
+         lvconvert has finished"
     )]
     Changing { command: String, stderr: String },
     /// Another command holds the lock, and the host's lvm.conf says not to wait, or the lock manager did not give it.
-    #[error("`{command}` did not get lvm's lock: {stderr}; see which lvm command holds it")]
+    #[error("`{command}` did not get lvm's lock: {stderr}; check which lvm command holds it")]
     Locked { command: String, stderr: String },
     /// The volume group lacks a physical volume, or a device named is none of its own.
     #[error(
-        "`{command}` was refused because a physical volume is missing: {stderr}; bring the disk back, or see vgreduce --removemissing"
+        "`{command}` was refused because a physical volume is missing: {stderr}; bring the disk back, or see vgreduce \
+         --removemissing"
     )]
     MissingPv { command: String, stderr: String },
     /// A physical volume is on several devices, and lvm does nothing to its volume group before that is resolved.
     #[error(
-        "`{command}` was refused because a physical volume is on several devices: {stderr}; take the copy away, or see vgimportclone"
+        "`{command}` was refused because a physical volume is on several devices: {stderr}; remove the copy, or see \
+         vgimportclone"
     )]
     Duplicate { command: String, stderr: String },
     /// A disk did not take what lvm wrote: it is read-only, or fails.
-    #[error("`{command}` could not write to a disk: {stderr}; see `dmesg` for why")]
+    #[error("`{command}` could not write to a disk: {stderr}; see `dmesg` for the reason")]
     DiskWrite { command: String, stderr: String },
     /// The volume group is not ours to change: exported, read-only, another host's, or guarded by a lock manager.
     #[error("`{command}` was refused: {stderr}")]

@@ -105,7 +105,7 @@ impl Locator {
                 devices = Some(place.scope.devices);
             }
         }
-        Ok(Lookup::Unreadable("its physical volumes change faster than they can be read".to_owned()))
+        Ok(Lookup::Unreadable("its physical volumes changed while they were read".to_owned()))
     }
 }
 
@@ -187,7 +187,7 @@ impl Known {
             (Some(only), None) => Ok((*only).to_owned()),
             (None, _) if self.silent().is_empty() => Err(Lookup::Missing),
             (None, _) => Err(Lookup::Unreadable(format!(
-                "no disk that answers holds it, and {} cannot be read now",
+                "no readable disk holds it, and {} cannot be read now",
                 join(self.silent())
             ))),
             _ => {
@@ -197,8 +197,8 @@ impl Known {
                 };
                 let each: Vec<String> = named.iter().map(of).collect();
                 Err(Lookup::Unreadable(format!(
-                    "there are {} volume groups of that name: {}; rename the one that is not this pool's (vgrename UUID \
-                     NEW-NAME)",
+                    "there are {} volume groups of that name: {}; rename the one that does not belong to this pool \
+                     (vgrename UUID NEW-NAME)",
                     named.len(),
                     each.join(", ")
                 )))
@@ -233,7 +233,8 @@ impl Known {
         let file = self.looked.as_ref().and_then(|looked| looked.host.file.as_ref());
         let path = file.map_or_else(String::new, |file| format!(" {}", file.path.display()));
         format!(
-            "{} is not in the devices file{path} of this host, so lvm may not use it: add it (lvmdevices --adddev DEVICE)",
+            "{} is not in the devices file{path} of this host, so lvm does not use it; add it (lvmdevices --adddev \
+             DEVICE)",
             join(devices)
         )
     }
@@ -284,7 +285,7 @@ async fn finish(lookup: Lookup, place: GroupLocation, known: &Known) -> Lookup {
             Lookup::Found(group)
         }
         Lookup::Found(group) => Lookup::Unreadable(format!(
-            "its disks say that it is the one with UUID {}, and lvm reports {}; see `vgs -o +vg_uuid`",
+            "its disks hold the volume group with UUID {}, but lvm reports UUID {}; see `vgs -o +vg_uuid`",
             place.uuid, group.uuid
         )),
         Lookup::Missing => match refused(&place.scope.devices, &place.scope).await {

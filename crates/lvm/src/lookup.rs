@@ -79,14 +79,14 @@ fn absent(name: &str, stderr: &str) -> Lookup {
     let torn: Vec<&str> = stderr.lines().map(str::trim).filter(|line| is_torn(line)).collect();
     if !torn.is_empty() {
         let words = torn.join("; ");
-        return Lookup::Unreadable(format!("there are disks whose metadata is damaged, see vgcfgrestore ({words})"));
+        return Lookup::Unreadable(format!("the metadata of some disks is damaged; see vgcfgrestore ({words})"));
     }
     if stderr.lines().any(|line| line.trim() == missing) {
         return Lookup::Missing;
     }
     let about: Vec<&str> = stderr.lines().map(str::trim).filter(|line| line.contains(name)).collect();
     let words = if about.is_empty() { stderr.trim().to_owned() } else { about.join("; ") };
-    Lookup::Unreadable(if words.is_empty() { "lvm did not report it, and did not say why".to_owned() } else { words })
+    Lookup::Unreadable(if words.is_empty() { "lvm did not report it, and gave no reason".to_owned() } else { words })
 }
 
 /// Whether lvm says that a disk's copy of the metadata is not what its header promises.

@@ -50,7 +50,7 @@ impl<'a> Mutation<'a> {
         tracing::warn!(
             command = output.command,
             words = one_line(&output.stderr),
-            "lvm cannot write its archive of metadata; the change is made without it"
+            "lvm cannot write its archive of metadata; changing without an archive"
         );
         succeed(self.command(self.group.scope.settings_without_archive())).await
     }

@@ -35,10 +35,10 @@ pub(crate) async fn release(group: &VolumeGroup, uuid: &str) {
         let command = Command::mutation("dmsetup").args(["remove", "--major", &major, "--minor", &minor]);
         match command.on(&group.name).run().await {
             Ok(output) if output.success() => {
-                tracing::info!(name, "a logical volume inside of a volume that is removed was active, and unused");
+                tracing::info!(name, "deactivated an unused logical volume inside a volume that is being removed");
             }
-            Ok(output) => tracing::info!(name, words = output.stderr, "a logical volume inside of a volume is in use"),
-            Err(error) => tracing::warn!(name, %error, "a logical volume inside of a volume cannot be taken away"),
+            Ok(output) => tracing::info!(name, words = output.stderr, "a logical volume inside a volume is in use"),
+            Err(error) => tracing::warn!(name, %error, "cannot deactivate a logical volume inside a volume"),
         }
     }
 }

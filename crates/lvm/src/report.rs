@@ -35,7 +35,7 @@ pub(crate) const COLUMNS: [(&str, &str); 5] = [
 
 /// A report that is not what lvm writes, or not whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the report of lvm cannot be used: {0}")]
+#[error("unexpected report from lvm: {0}")]
 pub struct ParseError(String);
 
 fn wrong<T>(what: impl Into<String>) -> Result<T, ParseError> {
@@ -97,14 +97,14 @@ fn require_whole(group: &VolumeGroup, pvs: u64, lvs: u64) -> Result<(), ParseErr
     let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
     let visible = group.logical_volumes.iter().filter(|volume| !volume.internal).count();
     if count(group.physical_volumes.len()) != pvs || count(visible) != lvs {
-        return wrong(format!("volume group {name}: members are missing from the report"));
+        return wrong(format!("volume group {name}: the report lacks some of its members"));
     }
     if group.extent_size == 0 {
-        return wrong(format!("volume group {name}: extents of no size"));
+        return wrong(format!("volume group {name}: its extent size is 0"));
     }
     let segmented = |volume: &LogicalVolume| volume.segments > 0;
     match group.logical_volumes.iter().find(|volume| !segmented(volume)) {
-        Some(volume) => wrong(format!("volume group {name}: no segments of {} in the report", volume.name)),
+        Some(volume) => wrong(format!("volume group {name}: the report has no segments of {}", volume.name)),
         None => Ok(()),
     }
 }
@@ -258,7 +258,7 @@ impl Row<'_> {
         }
         // Newer versions write sizes with a fraction when asked for bytes as numbers.
         let digits = text.split_once('.').map_or(text.as_str(), |(whole, _)| whole);
-        digits.parse().or_else(|_| wrong(format!("column {column}: `{text}` is no number")))
+        digits.parse().or_else(|_| wrong(format!("column {column}: `{text}` is not a number")))
     }
 
     /// 1 or a word is true, 0 or nothing is false, -1 or `unknown` is not known.

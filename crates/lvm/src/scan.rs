@@ -192,7 +192,7 @@ pub(crate) async fn scan(candidates: &[Candidate], patience: Duration) -> Scan {
             Err(error) if no_medium(&error) => {
                 open.remove(&device);
             }
-            Err(error) => tracing::debug!(device = %device.display(), %error, "a device's label cannot be read"),
+            Err(error) => tracing::debug!(device = %device.display(), %error, "cannot read a device's label"),
         }
     }
     found.silent = open.into_iter().collect();

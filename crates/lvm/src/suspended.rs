@@ -64,14 +64,14 @@ fn suspended_in(block: &Path, vg_uuid: &str) -> io::Result<Vec<Suspended>> {
 pub async fn resume(group: &VolumeGroup, devices: &[Suspended]) -> Result<(), Error> {
     let vg = group.name.as_str();
     if !vg_name_fits(vg) {
-        return Err(Error::Argument(format!("`{vg}` cannot be the name of a volume group of ours")));
+        return Err(Error::Argument(format!("`{vg}` is not a valid name of a volume group")));
     }
     let dmsetup = |subcommand: &'static str, device: &Suspended| {
         succeed(Command::mutation("dmsetup").arg(subcommand).arg(&device.name).on(vg))
     };
     let mut result = Ok(());
     for device in devices {
-        tracing::warn!(device = device.name, vg, "a device was left suspended; resuming it");
+        tracing::warn!(device = device.name, vg, "resuming a device that was left suspended");
         let resumed = match dmsetup("clear", device).await {
             Ok(()) => dmsetup("resume", device).await,
             error => error,

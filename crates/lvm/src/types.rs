@@ -204,7 +204,7 @@ impl VolumeGroup {
     pub fn incompleteness(&self, volume: &LogicalVolume, layout: &Layout) -> Option<String> {
         let LogicalVolume { name, segment_types, stripes, stripe_size, .. } = volume;
         if volume.activation_skip {
-            return Some(format!("{name} is flagged to be skipped at activation: its creation was cut off"));
+            return Some(format!("{name} still has lvm's activation-skip flag: its creation was interrupted"));
         }
         let expected = match layout {
             Layout::Linear => "linear",

@@ -126,7 +126,7 @@ fn a_closed_group_gives_nothing_and_says_why() {
         group.max_lv = 1;
         group.logical_volumes = vec![LogicalVolume::default()];
     });
-    assert!(counted.contains("may hold 1"), "{counted}");
+    assert!(counted.contains("limit of 1 logical volumes"), "{counted}");
     assert_eq!(closed(&group(&[1])), None);
     let mut nearly = group(&[1]);
     nearly.metadata_free = nearly.metadata_size / 20;

@@ -125,7 +125,7 @@ fn a_raid_whose_creation_was_cut_off() {
     let names: Vec<&str> = group.volumes().map(|volume| volume.name.as_str()).collect();
     assert_eq!(names, ["k", "r"]);
     let why = group.incompleteness(whole, &Layout::Raid1 { mirrors: 1 }).expect("incomplete");
-    assert!(why.contains("cut off"), "{why}");
+    assert!(why.contains("interrupted"), "{why}");
     assert_eq!(group.incompleteness(volume(&group, "r"), &Layout::Raid1 { mirrors: 1 }), None);
     // Even without the flag the loose parts tell.
     let mut group = group;

@@ -73,7 +73,7 @@ pub struct DiskConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("reading the configuration {path}: {source}; give the right path with --config", path = path.display())]
+    #[error("cannot read the configuration {path}: {source}; pass its path with --config", path = path.display())]
     Read {
         /// Which file.
         path: PathBuf,
@@ -139,7 +139,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
         wrong(line, message)
     })?;
     if file.pools.value.is_empty() {
-        return Err(wrong(file.pools.referenced.line(), "pools: name at least one pool".to_owned()));
+        return Err(wrong(file.pools.referenced.line(), "pools: at least one pool is required".to_owned()));
     }
     let mut names: HashMap<String, u64> = HashMap::new();
     let mut groups: HashMap<String, String> = HashMap::new();
@@ -150,7 +150,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
         let key = format!("pools[{index}]");
         check_name(&name).map_err(|why| wrong(line, format!("{key}.name: {why}")))?;
         if let Some(first) = names.insert(name.clone(), line) {
-            return Err(wrong(line, format!("{key}.name: {name:?} is already the name of the pool in line {first}")));
+            return Err(wrong(line, format!("{key}.name: the pool in line {first} already has the name {name:?}")));
         }
         let kind = match (pool.lvm, pool.disk) {
             (Some(section), None) => {
@@ -159,10 +159,10 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
             (None, Some(section)) => {
                 PoolKind::Disk(Box::new(disk::read(section, &key).map_err(|(line, what)| wrong(line, what))?))
             }
-            (None, None) => return Err(wrong(line, format!("{key}: say what it is made of: lvm or disk"))),
+            (None, None) => return Err(wrong(line, format!("{key}: set either lvm or disk"))),
             (Some(_), Some(section)) => {
                 let line = section.referenced.line();
-                return Err(wrong(line, format!("{key}.disk: a pool is made of lvm or of disk, not of both")));
+                return Err(wrong(line, format!("{key}.disk: a pool has either lvm or disk, not both")));
             }
         };
         pools.push(PoolConfig { name, kind });
@@ -182,7 +182,8 @@ fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut HashMap<String, String>
         return Err((
             line,
             format!(
-                "{key}.lvm.volumeGroup: {volume_group:?} already belongs to pool {other:?}; capacity is counted per volume group, give each pool its own"
+                "{key}.lvm.volumeGroup: {volume_group:?} already belongs to pool {other:?}; capacity is counted per \
+                 volume group, so each pool needs its own"
             ),
         ));
     }
@@ -197,7 +198,7 @@ fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut HashMap<String, String>
         // Without any, a mistake of the operator's own could not be undone.
         Some(number) if number.value == 0 => {
             let line = number.referenced.line();
-            return Err((line, format!("{key}.lvm.archives: keep at least one file of lvm's archive of metadata")));
+            return Err((line, format!("{key}.lvm.archives: must be at least 1 (files of lvm's metadata archive)")));
         }
         Some(number) => number.value,
     };
@@ -212,7 +213,8 @@ fn check_name(name: &str) -> Result<(), String> {
         Ok(())
     } else {
         Err(format!(
-            "{name:?} is no name for a pool: use up to {MAX_NAME} letters, digits, '-', '_' and '.', a letter or digit at both ends"
+            "{name:?} is not a valid pool name: use up to {MAX_NAME} letters, digits, '-', '_' and '.', and start and \
+             end with a letter or digit"
         ))
     }
 }
@@ -220,12 +222,12 @@ fn check_name(name: &str) -> Result<(), String> {
 fn check_volume_group(name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+');
     if name.is_empty() || name.starts_with('-') || name == "." || name == ".." || !name.chars().all(plain) {
-        return Err(format!("{name:?} cannot be the name of a volume group"));
+        return Err(format!("{name:?} is not a valid name of a volume group"));
     }
     if !quarry_lvm::vg_name_fits(name) {
         return Err(format!(
-            "{name:?} is too long: with a volume's name it would not fit a device-mapper name of 127 bytes, in which \
-             every hyphen counts twice; rename the volume group (vgrename)"
+            "{name:?} is too long: together with a volume's name, it must fit into a device-mapper name of 127 bytes, \
+             in which every hyphen counts twice; rename the volume group (vgrename)"
         ));
     }
     Ok(())
@@ -243,7 +245,9 @@ mod tests {
     fn pools_are_read() {
         let pools = parse(
             Path::new("pools.yaml"),
-            "pools:\n  - name: fast\n    lvm:\n      volumeGroup: vg-nvme\n      reserve: 10Gi\n  - name: slow\n    lvm: {volumeGroup: vg1, reserve: 4096, deactivate: false, archives: 500}\n  - name: third\n    lvm: {volumeGroup: vg2}\n",
+            "pools:\n  - name: fast\n    lvm:\n      volumeGroup: vg-nvme\n      reserve: 10Gi\n  - name: slow\n    \
+             lvm: {volumeGroup: vg1, reserve: 4096, deactivate: false, archives: 500}\n  - name: third\n    lvm: \
+             {volumeGroup: vg2}\n",
         )
         .unwrap();
         let pool = |name: &str, group: &str, reserve, deactivate, archives| PoolConfig {

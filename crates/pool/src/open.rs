@@ -1,4 +1,4 @@
-//! From a configuration to pools.
+//! Creates the pools of a configuration.
 
 use std::sync::Arc;
 
@@ -8,12 +8,12 @@ use tokio::task::JoinSet;
 use crate::lvm::LvmDisks;
 use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents, udev};
 
-/// Opens all pools of a node, in the order of the configuration. Storage that is not there is no error: its pool says so,
-/// and serves when it comes.
+/// Opens all pools of a node, in the order of the configuration. Missing storage is not an error: its pool
+/// reports it, and works when the storage appears.
 ///
-/// All are opened at once, so that one whose disk hangs does not delay the others.
+/// All are opened at once, so that a pool with a hanging disk does not delay the others.
 pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn Pool>> {
-    // A disk that several pools select belongs to none of them, so each pool knows all selectors.
+    // A disk that several pools select belongs to none of them, so each pool needs all selectors.
     let selectors = selectors(&configured);
     if !selectors.is_empty() {
         udev::listen(uevents.clone());
@@ -35,7 +35,7 @@ pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn
     pools.into_iter().map(|(_, pool)| pool).collect()
 }
 
-/// The selectors of all pools of disks, with their pools' names.
+/// The selectors of all disk pools, with the names of their pools.
 pub(crate) fn selectors(configured: &[PoolConfig]) -> Arc<[(String, Selector)]> {
     let selectors = configured.iter().filter_map(|pool| match &pool.kind {
         PoolKind::Disk(config) => Some((pool.name.clone(), config.selector.clone())),

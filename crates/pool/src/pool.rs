@@ -1,4 +1,4 @@
-//! The trait behind which every kind of pool stands.
+//! The trait that every kind of pool implements.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -10,56 +10,58 @@ use crate::{Record, SilentDisk, SimulatedDevice, Uevents, Wiping};
 /// A volume as its pool finds it on the storage.
 #[derive(Clone, Debug)]
 pub struct PoolVolume {
-    /// Its name in its identifier, unique in the pool: made from the name in its record, where that can be read.
+    /// The name in its identifier, unique in the pool: made from the name in its record, if that can be read.
     pub name: String,
-    /// What the storage calls it now: another name than its own after somebody renamed it.
+    /// Its current name on the storage, which differs after the volume was renamed by hand.
     pub stored_as: String,
-    /// The identity of the storage it lies on.
+    /// The identity of its storage.
     pub storage: StorageId,
-    /// What the storage calls itself (the volume group's UUID).
+    /// The storage's own identifier (the volume group's UUID).
     pub group: String,
-    /// An identity that no other volume ever has (the logical volume's UUID): the filesystem's UUID derives from it.
+    /// An identifier that no other volume ever has (the logical volume's UUID). The filesystem's UUID is
+    /// derived from it.
     pub uuid: String,
     /// Its size in bytes.
     pub size: u64,
-    /// Its record, or why there is none that this code can use.
+    /// Its record, or why this version cannot use it.
     pub record: Recorded,
-    /// What is wrong with the storage under it, in words; `None` if nothing is.
+    /// The state of the storage under it.
     pub health: Health,
 }
 
-/// The record of a volume of ours.
+/// The record of a Quarry volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// Readable.
     Here(Box<Record>),
-    /// Written by a newer Quarry, of this record version.
+    /// Written by a newer Quarry, with this record version.
     Newer(u32),
-    /// Ours by its mark, but not readable.
+    /// Marked as Quarry's, but unreadable.
     Broken(String),
-    /// Several things on the storage carry it: which of them is the volume is not known. Their names.
+    /// Several objects on the storage have it, so the volume is ambiguous. Their names.
     Ambiguous(Vec<String>),
 }
 
 /// The state of the storage under a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// All there.
+    /// Complete.
     Whole,
-    /// A disk is lost, and the layout bears it.
+    /// A disk is lost, but the layout tolerates it.
     Degraded(String),
-    /// A disk is lost, and bytes with it.
+    /// A disk is lost, and data with it.
     Lost(String),
-    /// Its creation was interrupted before its layout was complete; only a `new` volume can be.
+    /// Its creation was interrupted before its layout was complete; possible only for a `new` volume.
     Incomplete(String),
 }
 
-/// All that a pool says of itself, seen at one instant.
+/// Everything that a pool reports, read at one instant.
 #[derive(Clone, Debug)]
 pub struct Reading {
-    /// Figures and problems. What cannot be read is a problem to be shown, and gives no space.
+    /// Capacity and problems. What cannot be read is reported as a problem, and adds no capacity.
     pub state: PoolState,
-    /// Stands for the volumes of this reading, as long as the pool lives: two readings with the same mark have the same.
+    /// Identifies the volumes of this reading while the pool lives: two readings with the same mark have the
+    /// same volumes.
     pub mark: u64,
     /// The volumes.
     pub volumes: Volumes,
@@ -68,70 +70,71 @@ pub struct Reading {
 /// The volumes of a [`Reading`].
 #[derive(Clone, Debug)]
 pub enum Volumes {
-    /// The storage cannot be read completely: nothing is said of any volume.
+    /// The storage cannot be read completely, so no volume is reported.
     Unreadable,
-    /// The ones of the reading with the mark that the caller gave.
+    /// The same volumes as in the reading whose mark the caller passed.
     Same,
-    /// All volumes that carry our mark.
+    /// All volumes that have Quarry's mark.
     All(Vec<PoolVolume>),
 }
 
-/// What stands for the bytes of a volume that is active.
+/// How to reach the bytes of an active volume.
 #[derive(Clone, Debug)]
 pub enum Device {
     /// The kernel's node of its block device.
     Node(PathBuf),
-    /// There is no device: the pool is a simulated one.
+    /// There is no device: the pool is simulated.
     Simulated(SimulatedDevice),
 }
 
-/// Storage that volumes are carved from.
+/// Storage that volumes are created from.
 ///
-/// An implementation serialises its own changes. It never decides from memory what the storage itself can decide: memory
-/// only saves questions.
+/// An implementation serializes its own changes. It never decides from memory what the storage itself can
+/// decide: memory only saves reads.
 #[async_trait::async_trait]
 pub trait Pool: Send + Sync {
-    /// The name that a StorageClass gives.
+    /// The name that a StorageClass refers to.
     fn name(&self) -> &str;
 
-    /// Looks at everything, at one instant; never fails. `known` is the mark of a reading that the caller has: where its
-    /// volumes are still the same, they are not told again.
+    /// Reads everything, at one instant; never fails. `known` is the mark of a reading that the caller has:
+    /// if the volumes have not changed, they are not returned again.
     async fn read(&self, known: Option<u64>) -> Reading;
 
-    /// What is heard of devices under this pool, as a hint to read again.
+    /// Events of devices under this pool, as a hint to read again.
     fn uevents(&self) -> &Uevents;
 
-    /// Whether a change of ours is under way that has not taken too long yet. To read now might mean to wait for it, and to
-    /// read once more right after it.
+    /// Whether a change by this process is running that has not taken too long yet. Reading now might wait
+    /// for it, and have to be repeated right after it.
     fn changing(&self) -> bool;
 
-    /// Figures and problems; never fails: what cannot be read is a problem to be shown.
+    /// Capacity and problems; never fails: what cannot be read is reported as a problem.
     async fn status(&self) -> PoolState {
         self.read(None).await.state
     }
 
-    /// All volumes that carry our mark, completely read.
+    /// All volumes that have Quarry's mark, read completely.
     ///
     /// # Errors
-    /// `Unavailable` if the storage cannot be read: an incomplete list is no answer.
+    /// `Unavailable` if the storage cannot be read: an incomplete list would be wrong.
     async fn volumes(&self) -> Result<Vec<PoolVolume>>;
 
-    /// The volume of that name on the storage. `None`: the storage was read completely, and it is not there.
+    /// The volume with that name on the storage. `None`: the storage was read completely, and does not have
+    /// it.
     ///
     /// # Errors
     /// `Unavailable` as for [`Pool::volumes`].
     async fn volume(&self, name: &str) -> Result<Option<PoolVolume>>;
 
-    /// Where the volume of that name is, in words, if it exists without being in this pool's storage. To be asked before
-    /// a call answers that it does not exist.
+    /// Where the volume with that name is, if it exists outside this pool's storage. Call this before you
+    /// report that it does not exist.
     ///
     /// # Errors
-    /// `Unavailable` if that cannot be told.
+    /// `Unavailable` if that cannot be determined.
     async fn elsewhere(&self, _name: &str) -> Result<Option<String>> {
         Ok(None)
     }
 
-    /// The volume that was asked for under that name, as its record says.
+    /// The volume that was requested under that name, according to its record.
     ///
     /// # Errors
     /// `Unavailable` as for [`Pool::volumes`].
@@ -145,13 +148,14 @@ pub trait Pool: Send + Sync {
     /// `Unavailable` as for [`Pool::volumes`].
     async fn storage(&self) -> Result<StorageId>;
 
-    /// The identity of the storage when it was read last, without a look at it; `None` before that.
+    /// The identity of the storage when it was last read, without reading it again; `None` before the first
+    /// read.
     fn last_storage(&self) -> Option<StorageId> {
         None
     }
 
-    /// The disks below the pool that have not answered for some seconds. Asks nobody, so that it can be told while every
-    /// question to the pool waits for such a disk.
+    /// The disks below the pool that have been unresponsive for some seconds. Reads nothing, so it works
+    /// while every other call to the pool waits for such a disk.
     fn silent_disks(&self) -> Vec<SilentDisk> {
         Vec::new()
     }
@@ -159,57 +163,57 @@ pub trait Pool: Send + Sync {
     /// The size that a volume of this spec would get, in bytes.
     ///
     /// # Errors
-    /// `SizeOutOfRange` where the storage's units do not fit the range.
+    /// `SizeOutOfRange` if no multiple of the storage's units is within the range.
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64>;
 
-    /// Carves the volume, with its record in state `new`, and returns when it would survive a power cut.
+    /// Creates the volume with its record in state `new`, and returns when it would survive a power cut.
     ///
     /// # Errors
-    /// `NoSpace` if it does not fit here; `Exists` if the name is taken by what is not ours. Where the volume was made, or may
-    /// have been, the error is not final ([`Error::not_final`]).
+    /// `NoSpace` if it does not fit; `Exists` if the name is used by something that is not Quarry's. If the
+    /// volume was created, or may have been, the error is not final ([`Error::not_final`]).
     async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume>;
 
-    /// Makes the volume's device appear, and returns it. Running it twice changes nothing.
+    /// Makes the volume's device appear, and returns it. Idempotent.
     ///
     /// # Errors
     /// `Precondition` if the storage under it is lost.
     async fn activate(&self, volume: &PoolVolume) -> Result<Device>;
 
-    /// Makes the device of a volume disappear that was unstaged, if nothing uses it, and nothing asked to activate it after
-    /// `unused_since`. Pools whose volumes have no device of their own do nothing.
+    /// Removes the device of a volume that was unstaged, if it is unused and was not activated again after
+    /// `unused_since`. Does nothing in pools whose volumes have no device of their own.
     ///
     /// # Errors
-    /// The storage under it cannot be asked or changed now; the volume stays active, which harms nobody.
+    /// The storage under it cannot be read or changed now; the volume stays active, which is harmless.
     async fn deactivate(&self, _volume: &PoolVolume, _unused_since: Instant) -> Result<()> {
         Ok(())
     }
 
-    /// The device of the volume, if it is active; asks nobody but the kernel.
+    /// The device of the volume, if it is active; reads only the kernel's tables.
     ///
     /// # Errors
-    /// `Host` if the kernel's word cannot be read.
+    /// `Host` if the kernel's tables cannot be read.
     fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>>;
 
-    /// Replaces the volume's record by one metadata commit, and returns when it would survive a power cut.
+    /// Replaces the volume's record in one metadata commit, and returns when that would survive a power cut.
     ///
     /// # Errors
     /// `Precondition` if the record on the storage is not the one in `volume`.
     async fn set_record(&self, volume: &PoolVolume, record: &Record) -> Result<()>;
 
-    /// Gives the volume's space back, and returns when that would survive a power cut.
+    /// Removes the volume, and returns when that would survive a power cut.
     ///
     /// # Errors
-    /// `InUse` while something holds it open.
+    /// `InUse` while it is open.
     async fn remove(&self, volume: &PoolVolume) -> Result<()>;
 
-    /// What is still being wiped of deleted volumes, by the names of the disks; their space is not free yet.
+    /// What is still being wiped of deleted volumes, by disk name; that space is not free yet.
     fn wiping(&self) -> Vec<(String, Wiping)> {
         Vec::new()
     }
 }
 
 impl Health {
-    /// What is wrong, in words.
+    /// The problem, if there is one.
     #[must_use]
     pub fn problem(&self) -> Option<&str> {
         match self {
@@ -220,7 +224,7 @@ impl Health {
 }
 
 impl Device {
-    /// The node of the block device, for whom it takes a real one.
+    /// The node of the block device, for callers that need a real one.
     ///
     /// # Errors
     /// `Precondition` for a simulated volume.
@@ -228,46 +232,47 @@ impl Device {
         match self {
             Self::Node(path) => Ok(path),
             Self::Simulated(_) => {
-                Err(Error::precondition("its pool is simulated: it has no device, and cannot be staged or published"))
+                Err(Error::precondition("its pool is simulated, so it has no device and cannot be staged or published"))
             }
         }
     }
 }
 
 impl PoolVolume {
-    /// What is to be told of its name: that the storage has it under another one.
+    /// The problem with its name: that the storage has it under another name.
     #[must_use]
     pub fn renamed(&self) -> Option<String> {
         (self.stored_as != self.name).then(|| {
             format!(
-                "volume {} was renamed by hand, and is called {} now: it is used as before, but not deleted under this name; \
-                 rename it back",
+                "volume {} was renamed by hand to {}: it works as before, but is not deleted under this name; rename \
+                 it back",
                 self.name, self.stored_as
             )
         })
     }
 
-    /// The record, where this code may change the volume.
+    /// The record, if this version may change the volume.
     ///
     /// # Errors
-    /// `Precondition` for a record of a newer Quarry, or one that cannot be read; `Unavailable` where several carry it.
+    /// `Precondition` for a record of a newer Quarry, or an unreadable one; `Unavailable` if several objects
+    /// have it.
     pub fn record(&self) -> Result<&Record> {
         match &self.record {
             Recorded::Here(record) => Ok(record),
             Recorded::Newer(version) => Err(Error::precondition(format!(
-                "volume {} was written by a newer Quarry (record version {version}, this one knows {}): it can be \
-                 unpublished and unstaged, nothing else; upgrade Quarry on this node",
+                "volume {} was written by a newer Quarry (record version {version}, this one knows {}): it can only \
+                 be unpublished and unstaged; upgrade Quarry on this node",
                 self.name,
                 crate::record::VERSION
             ))),
             Recorded::Broken(why) => Err(Error::precondition(format!(
-                "the record of volume {} cannot be read ({why}); nothing is changed: repair its tag by hand, see \
-                 docs/record-format.md",
+                "the record of volume {} is invalid ({why}), so the volume is not changed: repair its tag by hand, \
+                 see docs/record-format.md",
                 self.name
             ))),
             Recorded::Ambiguous(names) => Err(Error::unavailable(format!(
-                "{} all carry the record of volume {}, and which one is the volume is not known: nothing is done; remove \
-                 the copy, or take the record's tag off it (`lvs -o +lv_tags` shows it, `lvchange --deltag` takes it off)",
+                "{} all have the record of volume {}, so the volume is ambiguous and cannot be used; remove the copy, \
+                 or remove the record's tag from it (`lvs -o +lv_tags` shows it, `lvchange --deltag` removes it)",
                 quarry_volume::some_of(names),
                 self.name
             ))),

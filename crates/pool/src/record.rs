@@ -124,7 +124,7 @@ impl Record {
         for field in fields.split('/') {
             let (key, value) = field.split_once('=').ok_or_else(|| format!("field {field:?} has no value"))?;
             match KEYS.iter().position(|candidate| *candidate == key).and_then(|index| known.get_mut(index)) {
-                Some(Some(_)) => return Err(format!("key {key:?} stands twice")),
+                Some(Some(_)) => return Err(format!("key {key:?} appears twice")),
                 Some(slot) => *slot = Some(value),
                 None => unknown.push(field.to_owned()),
             }

@@ -150,7 +150,7 @@ impl DiskThreads<PathBuf> {
         }
         match tokio::time::timeout(self.patience, answer).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) => Ok(Err(io::Error::other("the thread that asked the disk ended unexpectedly"))),
+            Ok(Err(_)) => Ok(Err(io::Error::other("the thread that read the disk panicked"))),
             Err(_) => Err(asked.of(device)),
         }
     }

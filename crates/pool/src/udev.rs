@@ -28,7 +28,7 @@ pub(crate) fn listen(uevents: Uevents) {
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
     });
     if let Err(error) = started {
-        tracing::warn!(%error, folder = DATA, "udev is not heard: a new disk's names are noticed a few seconds later");
+        tracing::warn!(%error, folder = DATA, "no udev events: new names of disks are noticed a few seconds later");
     }
 }
 
@@ -61,7 +61,7 @@ impl Names {
                 }
                 Err(Errno::EINTR) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "udev is not heard any more: a new disk's names are noticed a few seconds later");
+                    tracing::warn!(%error, "udev events ended: new names of disks are noticed a few seconds later");
                     return;
                 }
             }

@@ -179,8 +179,8 @@ impl World {
             status.code(),
             Code::Aborted | Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted
         );
-        // A pool that was made to fail says so.
-        let planned = status.code() == Code::Internal && status.message().contains("made to fail");
+        // A pool that was fails as configured says so.
+        let planned = status.code() == Code::Internal && status.message().contains("fails as configured");
         if !expected && !planned {
             let name = self.claims[index].name.clone();
             self.violated(format!("{name}: an unexpected answer: {:?} {}", status.code(), status.message()));

@@ -1,22 +1,24 @@
-//! A claim that cannot be trusted: what is wrong with it, and whose it is all the same.
+//! A damaged claim: what is wrong with it, and which volume it belongs to.
 
 use std::fmt;
 
 use super::identity::Identity;
 use super::state::Claim;
 
-/// A claim that cannot be used as it is. Its volume still exists: nobody else may be given its name.
+/// A claim that cannot be used as it is. Its volume still exists, so its name must not be given to another
+/// volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
     /// What is wrong.
     pub damage: Damage,
-    /// What the copies of the record say, each claim once, the one that counts first. Nothing if neither can be read.
+    /// The claims in the copies of the record, without duplicates, the one that counts first. Empty if
+    /// neither can be read.
     pub claims: Vec<Claim>,
-    /// The volumes that its partition tables name.
+    /// The volumes in its partition tables.
     pub named: Vec<Identity>,
-    /// Of which volume each copy of the record is, in their order on the disk.
+    /// The volume of each copy of the record, in their order on the disk.
     pub(super) copies: [Option<Identity>; 2],
-    /// How many bytes partition 2 has in a table that is not the claim's.
+    /// The size of partition 2 in a table that does not match the claim, in bytes.
     pub partition: Option<u64>,
     /// The disk's sector size now, in bytes.
     pub sector_size: u32,
@@ -46,20 +48,20 @@ pub enum Damage {
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Copies => "the two copies of its record are of different claims",
-            Self::NoRecord => "its partition table is there, and neither copy of its record can be read",
-            Self::BootSector => "a boot sector or a DOS partition table was written over it",
+            Self::Copies => "the two copies of its record belong to different claims",
+            Self::NoRecord => "its partition table is intact, but neither copy of its record can be read",
+            Self::BootSector => "a boot sector or a DOS partition table has overwritten it",
             Self::Tables => "another program has changed its partition tables",
-            Self::Remains => "what is left of its partition tables is not what the claim put there",
+            Self::Remains => "the remnants of its partition tables do not match the claim",
             Self::NoTable => "neither of its partition tables can be read",
-            Self::NoBootSector => "its protective MBR is gone, and nobody has released it",
-            Self::TooSmall => "the disk is smaller than when it was claimed, and its volume does not fit",
+            Self::NoBootSector => "its protective MBR is missing, and the claim has not been released",
+            Self::TooSmall => "the disk is smaller than when it was claimed, so its volume does not fit",
         })
     }
 }
 
 impl Damaged {
-    /// The volumes that may lie on the disk, each once. None: it may be any.
+    /// The volumes that may be on the disk, without duplicates. Empty: it may be any volume.
     #[must_use]
     pub fn identities(&self) -> Vec<Identity> {
         let told = self.claims.iter().map(|claim| claim.identity).chain(self.named.iter().copied());
@@ -73,12 +75,12 @@ impl Damaged {
         identities
     }
 
-    /// The claim that the disk had, if that can be told.
+    /// The claim that the disk had, if that can be determined.
     #[must_use]
     pub fn claim(&self) -> Option<&Claim> {
         match self.claims.as_slice() {
             [claim] => Some(claim),
-            // A table that is whole says which copy is the stranger's.
+            // An intact table shows which copy is foreign.
             claims => claims.iter().find(|claim| self.named.contains(&claim.identity)),
         }
     }

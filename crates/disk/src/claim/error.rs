@@ -1,24 +1,24 @@
-//! What can go wrong with a claim, in words for the operator.
+//! The errors of claims.
 
 use std::path::{Path, PathBuf};
 
-/// Why a claim could not be read, made, changed or taken away.
+/// Why a claim could not be read, made, changed or released.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The disk could not be read, written or flushed.
-    #[error("cannot {attempted} {device:?}: {source}; see the kernel log for trouble with the disk")]
+    #[error("cannot {attempted} {device:?}: {source}; see the kernel log for errors of the disk")]
     Io {
-        /// What was to be done.
+        /// The operation.
         attempted: &'static str,
         /// The disk.
         device: PathBuf,
         /// Why it failed.
         source: std::io::Error,
     },
-    /// No claim can be made on such a disk.
+    /// The disk is unsuitable for a claim.
     #[error(
-        "cannot claim {device:?} of {size} bytes in sectors of {sector_size}: a claim needs 4 MiB at least, in sectors of \
-         512 or 4096 bytes; leave the disk out of the pool"
+        "cannot claim {device:?} of {size} bytes in sectors of {sector_size}: a claim needs at least 4 MiB and \
+         sectors of 512 or 4096 bytes; exclude the disk from the pool"
     )]
     Unfit {
         /// The disk.
@@ -30,22 +30,24 @@ pub enum Error {
     },
     /// The record does not fit into its slot.
     #[error(
-        "cannot write a record of {length} bytes to {device:?}: it may have {most} at most; this is a fault in Quarry"
+        "cannot write a record of {length} bytes to {device:?}: the limit is {most} bytes; this is a bug in Quarry, \
+         please report it"
     )]
     RecordTooLong {
         /// The disk.
         device: PathBuf,
-        /// How long the record is.
+        /// The length of the record.
         length: usize,
-        /// How long it may be.
+        /// The limit.
         most: usize,
     },
-    /// What lies on the disk does not fit what was to be done with it.
+    /// The contents of the disk do not fit the operation.
     #[error(
-        "cannot {attempted} {device:?}: it holds {found}; it was left as it is: look at the disk again, then retry"
+        "cannot {attempted} {device:?}: the disk holds {found}; nothing was written: check the disk with `quarry \
+         disks`, then retry"
     )]
     Unexpected {
-        /// What was to be done.
+        /// The operation.
         attempted: &'static str,
         /// The disk.
         device: PathBuf,
@@ -54,8 +56,8 @@ pub enum Error {
     },
     /// The disk has another size than when it was claimed, so that a half-made claim cannot be finished.
     #[error(
-        "cannot finish the half-made claim on {device:?}: the disk had {then} bytes when it was begun and has {now} now; \
-         clear it and claim it anew"
+        "cannot finish the half-made claim on {device:?}: the disk had {then} bytes when the claim was started, and \
+         has {now} now; clear the claim, then claim the disk again"
     )]
     Resized {
         /// The disk.
@@ -65,12 +67,13 @@ pub enum Error {
         /// Its size now.
         now: u64,
     },
-    /// Everything was written, and what the disk now holds is something else.
+    /// All writes succeeded, but the disk now holds something else.
     #[error(
-        "{attempted} {device:?} was done, but the disk now holds {found}; is the disk failing, or does another program write to it?"
+        "all writes to {attempted} {device:?} succeeded, but the disk now holds {found}; is the disk failing, or does \
+         another program write to it?"
     )]
     Unverified {
-        /// What was done.
+        /// The operation.
         attempted: &'static str,
         /// The disk.
         device: PathBuf,
@@ -80,7 +83,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The disk's own error.
+    /// An I/O error of the disk.
     pub(super) fn io(attempted: &'static str, device: &Path, source: std::io::Error) -> Self {
         Self::Io { attempted, device: device.to_owned(), source }
     }

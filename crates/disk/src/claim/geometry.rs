@@ -1,8 +1,8 @@
-//! Where on a disk what lies: docs/disk-format.md, "The layout".
+//! The layout of a claimed disk: docs/disk-format.md, "The layout".
 //!
-//! Every place is a fixed number of bytes from the start of the disk, or follows from its size; none depends on how the
-//! disk is attached. So the record is found even where the partition tables are lost, and behind an adapter that
-//! reports another sector size.
+//! Every offset is a fixed number of bytes from the start of the disk, or follows from its size; none depends
+//! on how the disk is attached. So the record can be found if the partition tables are lost, and behind an
+//! adapter that reports another sector size.
 
 /// All that is aligned is aligned to this.
 const MIB: u64 = 1 << 20;
@@ -16,16 +16,16 @@ pub(super) const METADATA_LENGTH: u64 = MIB;
 pub(super) const SLOT_OFFSETS: [u64; 2] = [METADATA_OFFSET, METADATA_OFFSET + METADATA_LENGTH / 2];
 /// Where the volume's partition begins.
 const VOLUME_OFFSET: u64 = METADATA_OFFSET + METADATA_LENGTH;
-/// What is kept free of the volume at the end of the disk, at least: the backup table lies in it, and whatever a user
-/// may write into the volume stays away from where probes look for signatures at the end of a disk.
+/// The minimum space after the volume at the end of the disk: it contains the backup table, and keeps a
+/// user's data away from where probes look for signatures at the end of a disk.
 const TAIL: u64 = MIB;
 /// The smallest disk that can be claimed: its volume has 1 MiB.
 const MINIMUM: u64 = VOLUME_OFFSET + TAIL + MIB;
 /// Bytes of the array of partition entries: 128 entries of 128 bytes.
 pub(super) const ENTRIES_LENGTH: u64 = 128 * 128;
 
-/// How many bytes the volume has on a disk of that size: the size in whole MiB, less 3 MiB. 0 if the disk is too small to
-/// be claimed. The same for every sector size.
+/// The size of the volume on a disk of that size: the size in whole MiB, less 3 MiB. 0 if the disk is too
+/// small for a claim. The same for every sector size.
 #[must_use]
 pub fn capacity(disk_size: u64) -> u64 {
     if disk_size < MINIMUM { 0 } else { disk_size / MIB * MIB - VOLUME_OFFSET - TAIL }

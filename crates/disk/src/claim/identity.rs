@@ -1,4 +1,4 @@
-//! Who a claim belongs to: GUIDs that follow from the volume's name.
+//! The identity of a claim: GUIDs that are derived from the volume's name.
 
 use uuid::{Uuid, uuid};
 

@@ -1,4 +1,4 @@
-//! What it means, what was read from a disk: docs/disk-format.md, "What a reader makes of it".
+//! Interprets what was read from a disk: docs/disk-format.md, "What a reader makes of it".
 
 use std::cmp::Reverse;
 
@@ -13,27 +13,29 @@ use super::slot::{Mark, Parsed, Slot};
 use super::state::{Claim, ClaimState, Degraded};
 use super::{Error, Sectors};
 
-/// Looks at a disk, and says what lies there. Reads only; blocks.
+/// Reads a disk, and returns its claim state. Does not write; blocks.
 ///
 /// # Errors
-/// What matters cannot be read. Then nobody knows, and the disk is neither free nor usable.
+/// A place that must be checked cannot be read. Then the state is unknown, and the disk is neither free nor
+/// usable.
 pub fn read(disk: &impl Sectors) -> Result<ClaimState, Error> {
     DiskContents::at(disk)?.judge()
 }
 
-/// How a table stands to the claim that the slots tell of.
+/// How a table relates to the claim in the slots.
 enum Standing {
-    /// It is not there.
+    /// Missing.
     Absent,
-    /// The claim's, whole.
+    /// The claim's, intact.
     Good,
-    /// It names the claim's disk GUID, and is not sound.
+    /// It has the claim's disk GUID, but is damaged.
     Partial,
-    /// Somebody else's.
+    /// Foreign.
     Foreign,
-    /// `EFI PART`, and nobody can say whose.
+    /// `EFI PART` of an unknown owner.
     Unknown,
-    /// One with partitions of ours that are not the claim's, or not where it put them, or not alone.
+    /// A table with Quarry partitions that are not the claim's, are not where it put them, or are not the
+    /// only ones.
     Altered,
 }
 
@@ -64,7 +66,7 @@ impl DiskContents {
         }
     }
 
-    /// Without a slot there is no claim; but there may be the ruins of one.
+    /// Without a slot there is no claim, but there may be remnants of one.
     fn without_slot(mut self) -> Result<ClaimState, Error> {
         let mut foreign = false;
         let mut broken = false;
@@ -83,7 +85,7 @@ impl DiskContents {
         } else if foreign {
             strangers("a GPT partition table")
         } else if broken {
-            strangers("the remains of a GPT partition table")
+            strangers("remnants of a GPT partition table")
         } else {
             match self.first {
                 FirstSector::Blank => ClaimState::Nothing,
@@ -94,7 +96,7 @@ impl DiskContents {
         self.take_unreadable().map_or(Ok(found), Err)
     }
 
-    /// Takes out the tables that the disk does not give out, and returns the first one's error.
+    /// Removes the tables that cannot be read, and returns the first one's error.
     fn take_unreadable(&mut self) -> Option<Error> {
         let mut first = None;
         for (place, table) in std::mem::take(&mut self.tables) {
@@ -106,8 +108,8 @@ impl DiskContents {
         first
     }
 
-    /// The volumes that Quarry's partition tables name, each once. A table whose disk and partitions belong to different
-    /// volumes names no volume.
+    /// The volumes in Quarry's partition tables, without duplicates. A table whose disk and partitions belong
+    /// to different volumes names no volume.
     fn named(&self) -> Vec<Identity> {
         let mut named = Vec::new();
         for (_, table) in &self.tables {
@@ -122,7 +124,7 @@ impl DiskContents {
         named
     }
 
-    /// A claim that cannot be trusted, and all that can still be told of it.
+    /// A damaged claim, with everything that is still known about it.
     fn damaged(&self, damage: Damage) -> ClaimState {
         let mut slots: Vec<Slot> = self.slots.iter().filter_map(whole).cloned().collect();
         slots.sort_by_key(|slot| Reverse(slot.sequence));
@@ -145,7 +147,7 @@ impl DiskContents {
         ClaimState::Damaged(Damaged { damage, claims, named: self.named(), copies, partition, sector_size })
     }
 
-    /// `even`: both copies of the record say this.
+    /// `even`: both copies of the record agree.
     fn with_slot(mut self, slot: Slot, even: bool) -> Result<ClaimState, Error> {
         let geometry = slot.geometry;
         let mut primary = false;
@@ -197,17 +199,17 @@ impl DiskContents {
                 }
             }
             _ if foreign => ClaimState::Foreign {
-                what: "a GPT partition table, written over a claim of Quarry's",
+                what: "a GPT partition table that has overwritten a Quarry claim",
                 over: in_use.then_some(claim),
             },
             _ if altered || unknown => self.damaged(Damage::Remains),
-            // Doubt: the table that would settle it does not come off the disk.
+            // Doubt: the table that would decide it cannot be read.
             (_, Some(error)) => return Err(error),
             (FirstSector::Protective, None) => self.damaged(Damage::NoTable),
             (FirstSector::Blank, None) => match mark {
                 Mark::Claiming => shown(ClaimState::HalfClaimed, claim),
                 Mark::Releasing => shown(ClaimState::Releasing, claim),
-                // Half a claim looks just so on the disk, but for the mark. This one had a user.
+                // A half-made claim looks the same on the disk, except for the mark. This one was in use.
                 Mark::Held => self.damaged(Damage::NoBootSector),
             },
         })

@@ -1,4 +1,4 @@
-//! Looking at a disk: reading everything by which a claim or a partition table can be known.
+//! Reads everything from a disk by which a claim or a partition table can be recognized.
 
 use super::Error;
 use super::geometry::{Geometry, SECTOR_SIZES, SLOT_OFFSETS};
@@ -20,21 +20,21 @@ impl HeaderLocation {
     }
 }
 
-/// What lies at such a place.
+/// What is at such a place.
 #[derive(Debug)]
 pub(super) enum Table {
     /// No `EFI PART`.
     Absent,
-    /// `EFI PART`, but header or entries are not sound.
+    /// `EFI PART`, but the header or the entries are invalid.
     Broken {
         /// The disk GUID that it names.
         disk: Option<uuid::Uuid>,
     },
-    /// The disk does not give it out.
+    /// It cannot be read.
     Unreadable(Error),
-    /// A sound table without a partition of ours.
+    /// A valid table without a Quarry partition.
     Foreign,
-    /// A sound table with a partition of ours.
+    /// A valid table with a Quarry partition.
     Ours(Ours),
 }
 
@@ -54,7 +54,8 @@ impl DiskContents {
     /// Reads a disk.
     ///
     /// # Errors
-    /// A slot or sector 0 cannot be read. A slot that cannot be read may be the newer one, so the other does not do.
+    /// A slot or sector 0 cannot be read. An unreadable slot may be the newer one, so the other slot is not
+    /// enough.
     pub(super) fn at(disk: &impl Sectors) -> Result<Self, Error> {
         let slots = [slot(disk, SLOT_OFFSETS[0])?, slot(disk, SLOT_OFFSETS[1])?];
         let first = fetch(disk, 0, 512)?.map_or(FirstSector::Blank, |sector| FirstSector::parse(&sector));
@@ -71,8 +72,9 @@ impl DiskContents {
             }
             None
         };
-        // Where a table lies on a disk of this size, for either sector size; where the claim put its backup, if the disk
-        // had another size then; and where another program has moved it since.
+        // The places of a table on a disk of this size, for either sector size; the place where the claim put
+        // its backup, if the disk had another size then; and the place that another program has moved it to
+        // since.
         let mut places: Vec<HeaderLocation> = SECTOR_SIZES
             .into_iter()
             .flat_map(|sector_size| {
@@ -126,7 +128,7 @@ fn table_or_error(disk: &impl Sectors, place: HeaderLocation) -> Result<Table, E
     })
 }
 
-/// Reads some bytes; `None` where the disk does not reach so far.
+/// Reads some bytes; `None` beyond the end of the disk.
 pub(super) fn fetch(disk: &impl Sectors, offset: u64, length: u64) -> Result<Option<Vec<u8>>, Error> {
     if offset.checked_add(length).is_none_or(|end| end > disk.size()) {
         return Ok(None);

@@ -1,5 +1,5 @@
-//! What an operator runs to mend what is wrong with a claim. Nothing here is ever run by Quarry itself: only a person
-//! knows whether this is the disk that it was.
+//! The commands that repair a claim. Quarry never runs them itself: only a person knows whether this is still
+//! the same disk.
 
 use std::path::Path;
 
@@ -12,9 +12,9 @@ use super::state::{Claim, ClaimState, Degraded};
 /// One step of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mend {
-    /// What the commands do, and when they are right, as a sentence.
+    /// What the commands do, and when to use them, as a sentence.
     pub about: String,
-    /// What to run on the disk's host, in this order. Nothing where only a person can help.
+    /// The commands for the disk's host, in order. Empty if only a person can help.
     pub commands: Vec<String>,
 }
 
@@ -25,8 +25,8 @@ impl Mend {
 }
 
 impl ClaimState {
-    /// The steps that mend what is wrong with the claim on the disk at `device`, in order. Nothing if nothing is wrong, or
-    /// if no command can help.
+    /// The steps that repair the claim on the disk at `device`, in order. Empty if nothing is wrong, or if no
+    /// command can help.
     #[must_use]
     pub fn mends(&self, device: &Path) -> Vec<Mend> {
         match self {
@@ -36,8 +36,8 @@ impl ClaimState {
                 look(device),
                 write_tables(claim, device),
                 Mend::new(
-                    "If nobody needs the volume any more, and the new partition table is to stay: this erases the claim's \
-                     record, so that the volume ceases to exist.",
+                    "If the volume is no longer needed, and the new partition table must stay: this erases the \
+                     claim's record, and the volume ceases to exist.",
                     SLOT_OFFSETS.map(|offset| erase_slot(offset, device)),
                 ),
             ],
@@ -46,7 +46,7 @@ impl ClaimState {
     }
 }
 
-/// Whether it is mended by writing the tables anew. A disk that has grown needs nothing.
+/// Whether rewriting the tables repairs it. A disk that has grown needs no repair.
 fn is_of_tables(degraded: &Degraded) -> bool {
     matches!(degraded, Degraded::PrimaryTable | Degraded::BackupTable)
 }
@@ -69,20 +69,20 @@ impl Damaged {
         }
     }
 
-    /// What is left to do without a record.
+    /// The options that are left without a record.
     fn rescue(&self, device: &Path) -> Option<Mend> {
         if self.damage != Damage::NoRecord {
             return None;
         }
         let node = partition(device, 2);
         Some(Mend::new(
-            "The volume's record is lost and cannot be made again, but its filesystem may be whole: copy what is needed. \
-             Then give the disk up, as docs/disk-format.md says.",
+            "The volume's record is lost and cannot be restored, but its filesystem may be intact: copy the files \
+             that you need. Then give up the claim as described in docs/disk-format.md.",
             [format!("mount -o ro {node} /mnt")],
         ))
     }
 
-    /// Erases the copy of the record that is of another claim than the tables.
+    /// Erases the copy of the record that does not match the tables.
     fn stranger(&self, claim: &Claim, device: &Path) -> Option<Mend> {
         let [one, other] = self.claims.as_slice() else { return None };
         if one.identity == other.identity {
@@ -95,23 +95,23 @@ impl Damaged {
         ))
     }
 
-    /// Where the copy lies that says this.
+    /// The offset of the copy with this content.
     fn place_of(&self, claim: &Claim) -> Option<u64> {
         SLOT_OFFSETS.into_iter().zip(&self.copies).find(|(_, copy)| **copy == Some(claim.identity)).map(|(at, _)| at)
     }
 }
 
-/// Shows what else lies on the disk: a claim may be damaged because somebody has given the disk another use.
+/// Lists what else is on the disk: a claim may be damaged because the disk was reused.
 fn look(device: &Path) -> Mend {
     Mend::new(
-        "First see whether another program has put something on the disk since: this lists it, beside the \"gpt\" and \
-         \"PMBR\" of the claim itself. If somebody needs it, stop here, for the next steps write over the first and the last \
-         MiB of the disk.",
+        "First check whether another program has written to the disk since: this lists what it finds, next to the \
+         \"gpt\" and \"PMBR\" of the claim itself. If that data is needed, stop here: the next steps overwrite the \
+         first and the last MiB of the disk.",
         [format!("wipefs --no-act {}", device.display())],
     )
 }
 
-/// Writes both tables and the protective MBR as the claim put them there.
+/// Restores the claim's partition tables and protective MBR.
 fn write_tables(claim: &Claim, device: &Path) -> Mend {
     let sectors = |bytes: u64| bytes / u64::from(claim.sector_size);
     let line = |number: u32, start: u64, length: u64, kind: uuid::Uuid, unique: uuid::Uuid, name: &str| {
@@ -131,19 +131,19 @@ fn write_tables(claim: &Claim, device: &Path) -> Mend {
         "END".to_owned(),
     ];
     Mend::new(
-        "If this is the disk that it was: this writes its partition tables as the claim put them there, and has the kernel \
-         read them. The record and the volume's bytes are not touched, and the volume may be in use.",
+        "If this is still the same disk: this restores the claim's partition tables, and makes the kernel read them. \
+         The record and the volume's bytes are not touched, and the volume may be in use.",
         [script.join("\n"), format!("partx --update {shown}")],
     )
 }
 
-/// Makes a filesystem fit into the volume again that was grown with its partition.
+/// Shrinks a filesystem, which was grown together with its partition, to the volume's size.
 fn shrink(claim: &Claim, device: &Path) -> Mend {
     let node = partition(device, 2);
     Mend::new(
-        "Partition 2 was made larger than the volume. If its filesystem was grown too, make that fit again first, with the \
-         volume unstaged. These commands are for ext4; btrfs is mounted and made smaller by `btrfs filesystem resize`; xfs \
-         cannot be made smaller: copy its files to another volume. If the filesystem was not grown, leave this step out.",
+        "Partition 2 is larger than the volume. If its filesystem was grown too, shrink it first, while the volume is \
+         unstaged. These commands are for ext4; for btrfs, mount it and run `btrfs filesystem resize`; xfs cannot be \
+         shrunk: copy its files to another volume. If the filesystem was not grown, skip this step.",
         [format!("e2fsck -f -p {node}"), format!("resize2fs {node} {}K", claim.length / 1024)],
     )
 }

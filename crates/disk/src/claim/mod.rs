@@ -1,11 +1,12 @@
 //! The claim on a disk: docs/disk-format.md.
 //!
-//! A disk is a volume's when a claim lies on it: a partition table with partitions of our types, and the volume's record
-//! between them. Sector 0 is the commit point: written last, taken away first. What may be found after a power cut at any
-//! instant, and who may go on with it, is for [`read`] to say; nothing else looks at the bytes.
+//! A disk belongs to a volume if it has a claim: a partition table with Quarry's partition types, and the
+//! volume's record between them. Sector 0 is the commit point: it is written last and erased first. [`read`]
+//! decides what a disk holds after a power cut at any instant, and how to continue; no other code interprets
+//! the bytes.
 //!
-//! The pool that uses this holds the disk exclusively while it writes, probes a disk before it claims it, and wipes the
-//! volume's bytes: none of that is done here.
+//! The pool that uses this module holds the disk exclusively while it writes, probes a disk before it claims
+//! it, and wipes the volume's bytes: this module does not.
 
 mod bytes;
 mod damage;

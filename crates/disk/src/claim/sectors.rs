@@ -1,4 +1,4 @@
-//! What a claim is read from and written to: a block device, or a test's double of one.
+//! The device that a claim is read from and written to: a block device, or a test double.
 
 use std::fs::File;
 use std::io;
@@ -36,7 +36,7 @@ pub trait Sectors {
     /// # Errors
     /// The device's.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Brings everything written so far onto the disk itself, by whomever it was written.
+    /// Flushes everything written so far, by any process, to the disk itself.
     ///
     /// # Errors
     /// The device's.
@@ -63,10 +63,11 @@ impl<'a> BlockDevice<'a> {
     pub fn of(file: &'a File, path: &Path) -> Result<Self, Error> {
         let failed = |attempted| move |errno: nix::Error| Error::io(attempted, path, errno.into());
         let mut size = 0_u64;
-        // SAFETY: BLKGETSIZE64 writes one u64 where it is told, and the descriptor is open for as long as the call takes.
+        // SAFETY: BLKGETSIZE64 writes one u64 to the given address, and the descriptor is open during the
+        // call.
         unsafe { ioctl::blkgetsize64(file.as_raw_fd(), &raw mut size) }.map_err(failed("read the size of"))?;
         let mut sector_size: libc::c_int = 0;
-        // SAFETY: BLKSSZGET writes one int where it is told, and the descriptor is open for as long as the call takes.
+        // SAFETY: BLKSSZGET writes one int to the given address, and the descriptor is open during the call.
         unsafe { ioctl::blksszget(file.as_raw_fd(), &raw mut sector_size) }
             .map_err(failed("read the sector size of"))?;
         let sector_size = u32::try_from(sector_size).unwrap_or_default();

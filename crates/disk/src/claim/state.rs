@@ -1,4 +1,4 @@
-//! What a look at a disk finds.
+//! The claim state of a disk.
 
 use std::fmt;
 
@@ -7,49 +7,49 @@ use super::geometry::Geometry;
 use super::identity::Identity;
 use super::slot::{Mark, Slot};
 
-/// What lies on a disk, as far as claims and partition tables go. Nothing here says that a disk is blank to a probe for
-/// filesystems and the like.
+/// What a disk holds in terms of claims and partition tables. Does not say that a disk is blank to a probe
+/// for filesystems and the like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClaimState {
     /// No claim, no partition table and no boot sector.
     Nothing,
-    /// A claim: the disk is a volume's.
+    /// A claim: the disk belongs to a volume.
     Claimed(Claim),
-    /// A claim whose making was cut off before it counted, or whose protective MBR was lost before its record was ever
-    /// changed: nobody has used it. It may be resumed or cleared.
+    /// A claim that was interrupted before it counted, or whose protective MBR was lost before its record was
+    /// ever changed: it was never used. It can be finished or cleared.
     HalfClaimed(Claim),
-    /// A claim whose release was begun and not finished. It may be released, nothing else.
+    /// A claim whose release was started but not finished. It can only be released.
     Releasing(Claim),
-    /// A claim that was made when the disk had another sector size: it hangs behind another adapter now. It cannot be
-    /// used there.
+    /// A claim that was made when the disk had another sector size: it is attached through another adapter
+    /// now, and cannot be used there.
     OtherSectorSize {
         /// What the claim says.
         claim: Claim,
         /// The sector size that the disk has now, in bytes.
         now: u32,
     },
-    /// A claim that cannot be trusted. It is shown, and never changed.
+    /// A damaged claim. It is reported, and never changed.
     Damaged(Damaged),
-    /// A claim of a later version. It is shown, and never changed.
+    /// A claim of a later version. It is reported, and never changed.
     Newer {
         /// The version of its slots.
         version: u32,
-        /// The volumes that its partition tables name. None: it may be any.
+        /// The volumes in its partition tables. Empty: it may be any volume.
         named: Vec<Identity>,
     },
-    /// A partition table or boot sector of somebody else's.
+    /// A foreign partition table or boot sector.
     Foreign {
         /// What it is, in words.
         what: &'static str,
-        /// The claim in use that it was written over, if both copies of the record are still there: then the volume's
-        /// bytes may be, too.
+        /// The claim in use that it has overwritten, if both copies of the record are intact: then the
+        /// volume's bytes may be intact, too.
         over: Option<Claim>,
     },
 }
 
 impl ClaimState {
-    /// The volumes that lie on the disk, whole or not, with what their claims say, where that can be read. Volumes
-    /// that were never handed out, or were deleted, are left out.
+    /// The volumes on the disk, intact or not, with their claims, if those can be read. Without volumes that
+    /// were never handed out, or were deleted.
     #[must_use]
     pub fn volumes(&self) -> Vec<(Identity, Option<&Claim>)> {
         match self {
@@ -67,16 +67,17 @@ impl ClaimState {
         }
     }
 
-    /// What it is, in words that go on after "holds".
+    /// A description, phrased to follow "holds".
     #[must_use]
     pub fn words(&self) -> String {
         match self {
-            Self::Nothing => "nothing of Quarry's".to_owned(),
+            Self::Nothing => "no claim".to_owned(),
             Self::Claimed(claim) => format!("a claim with the GUID {}", claim.identity.disk),
             Self::HalfClaimed(claim) => format!("a half-made claim with the GUID {}", claim.identity.disk),
             Self::Releasing(claim) => format!("a claim with the GUID {} that is being released", claim.identity.disk),
             Self::OtherSectorSize { claim, now } => format!(
-                "a claim that was made with sectors of {} bytes, and the disk has sectors of {now} now: attach it as it was",
+                "a claim that was made with sectors of {} bytes, but the disk now has sectors of {now} bytes: attach \
+                 it as before",
                 claim.sector_size
             ),
             Self::Damaged(damaged) => format!("a damaged claim: {}", damaged.damage),
@@ -93,7 +94,7 @@ pub struct Claim {
     pub identity: Identity,
     /// The volume's record, as it was written.
     pub record: Vec<u8>,
-    /// Grows with every change of the record.
+    /// Incremented with every change of the record.
     pub sequence: u64,
     /// The logical sector size for which the partition tables were made, in bytes.
     pub sector_size: u32,
@@ -101,14 +102,14 @@ pub struct Claim {
     pub offset: u64,
     /// How long the volume is, in bytes.
     pub length: u64,
-    /// What is not as it should be and does no harm so far. Nothing of it is mended unasked.
+    /// Deviations that are harmless so far. They are repaired only on request.
     pub degraded: Vec<Degraded>,
     pub(super) mark: Mark,
     pub(super) geometry: Geometry,
 }
 
 impl Claim {
-    /// Whether its volume was deleted, and it is being taken away.
+    /// Whether its volume was deleted, and the claim is being released.
     #[must_use]
     pub fn is_releasing(&self) -> bool {
         self.mark == Mark::Releasing
@@ -141,16 +142,16 @@ impl Claim {
     }
 }
 
-/// What is not as it should be about a claim that can be used.
+/// A deviation of a claim that can still be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Degraded {
     /// The partition table at the start is damaged or unreadable; the kernel uses the other one, or none.
     PrimaryTable,
     /// The partition table at the end is damaged, unreadable or gone.
     BackupTable,
-    /// The two copies of the record differ, or one is damaged: the next change of the record mends it.
+    /// The two copies of the record differ, or one is damaged: the next change of the record repairs it.
     Record,
-    /// The disk's size has changed since it was claimed. The volume is whole.
+    /// The disk's size has changed since it was claimed. The volume is intact.
     Resized {
         /// The disk's size when it was claimed, in bytes.
         then: u64,
@@ -163,7 +164,7 @@ impl fmt::Display for Degraded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PrimaryTable => f.write_str("the partition table at the start of the disk is damaged"),
-            Self::BackupTable => f.write_str("the partition table at the end of the disk is damaged or gone"),
+            Self::BackupTable => f.write_str("the partition table at the end of the disk is damaged or missing"),
             Self::Record => f.write_str("only one of the two copies of the record is up to date"),
             Self::Resized { then, now } => {
                 write!(f, "the disk had {then} bytes when it was claimed and has {now} now")

@@ -1,9 +1,9 @@
-//! Making a claim, changing its record, taking it away.
+//! Makes, changes and releases claims.
 //!
-//! Every function here begins by reading what lies on the disk, and refuses what does not fit. Then it flushes: what it
-//! has read may be the work of a Quarry that was killed, in memory and not on the disk yet; building on that without a
-//! flush would let a power cut lose the ground and keep what stands on it. The order of the writes, and the flushes
-//! between them, are those of docs/disk-format.md.
+//! Every function here first reads the disk, and refuses contents that do not fit. Then it flushes: the
+//! contents may come from a killed Quarry process, and be in memory but not on the disk yet. Without that
+//! flush, a power cut could lose them and keep the writes that depend on them. The order of the writes and
+//! flushes is the one in docs/disk-format.md.
 
 use super::geometry::{Geometry, METADATA_LENGTH, METADATA_OFFSET, SLOT_OFFSETS};
 use super::gpt::{self, FirstSector, Which};
@@ -14,15 +14,15 @@ use super::slot::{MAX_RECORD, Mark, Parsed, SLOT_LENGTH, Slot};
 use super::state::{Claim, ClaimState};
 use super::{Error, Sectors};
 
-/// Claims a disk for the volume with that name. `record` must say that nobody has used the volume yet. Blocks until the
-/// claim is on the disk.
+/// Claims a disk for the volume with that name. `record` must say that the volume was never used. Blocks
+/// until the claim is on the disk.
 ///
-/// The caller holds the disk ([`quarry_filesystem::exclusive`]) and has probed it blank since it does so. The bytes of the
-/// volume itself are not touched: what former owners left there is still there.
+/// The caller holds the disk ([`quarry_filesystem::exclusive`]) and has probed it blank while holding it. The
+/// volume's own bytes are not touched: data of former owners stays there.
 ///
 /// # Errors
-/// [`Error::Unexpected`] unless [`read`] finds [`ClaimState::Nothing`]; [`Error::Unfit`] for disks that are too small or have
-/// other sectors; the disk's.
+/// [`Error::Unexpected`] unless [`read`] returns [`ClaimState::Nothing`]; [`Error::Unfit`] for disks that are
+/// too small or have other sectors; I/O errors.
 pub fn claim(disk: &impl Sectors, name: &str, record: &[u8]) -> Result<Claim, Error> {
     let attempted = "claim";
     check_length(disk, record)?;
@@ -38,7 +38,7 @@ pub fn claim(disk: &impl Sectors, name: &str, record: &[u8]) -> Result<Claim, Er
     let slot = Slot { mark: Mark::Claiming, sequence: 1, geometry, disk: identity.disk, record: record.to_vec() };
     flush_before(disk)?;
 
-    // The whole partition, so that a probe of it finds nothing that a former owner left there.
+    // The whole partition, so that a probe of it finds no remnants of a former owner.
     let mut metadata = Vec::with_capacity(METADATA_LENGTH as usize);
     for offset in SLOT_OFFSETS {
         metadata.resize((offset - METADATA_OFFSET) as usize, 0);
@@ -51,14 +51,14 @@ pub fn claim(disk: &impl Sectors, name: &str, record: &[u8]) -> Result<Claim, Er
     verify_claimed(disk, attempted, &slot)
 }
 
-/// Finishes a claim whose making was cut off. `seen` is the half claim that [`read`] found. Blocks until the claim is on
-/// the disk.
+/// Finishes a half-made claim. `seen` is the one that [`read`] returned. Blocks until the claim is on the
+/// disk.
 ///
-/// The caller holds the disk and has probed it blank since it does so (to a probe, half a claim is blank): where the half
-/// has not been written yet, this writes over whatever is there.
+/// The caller holds the disk and has probed it blank while holding it (to a probe, a half-made claim is
+/// blank): the missing parts overwrite whatever is there.
 ///
 /// # Errors
-/// [`Error::Unexpected`] if the half claim is not there any more; [`Error::Resized`]; the disk's.
+/// [`Error::Unexpected`] if the half-made claim is no longer there; [`Error::Resized`]; I/O errors.
 pub fn resume(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> {
     let attempted = "finish the claim on";
     let found = match read(disk)? {
@@ -75,13 +75,14 @@ pub fn resume(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> {
     verify_claimed(disk, attempted, &found.slot())
 }
 
-/// Replaces the record of a claim, be it held or being released. `seen` is the claim that [`read`] found, so that no change
-/// by anybody else is lost. Returns when the new record is on the disk, twice; a power cut before leaves the old one or the
-/// new one. Given the record that is there already, it mends a copy that is older or damaged.
+/// Replaces the record of a claim, whether it is held or being released. `seen` is the claim that [`read`]
+/// returned, so that no concurrent change is lost. Returns when both copies of the new record are on the
+/// disk; a power cut before that leaves the old or the new one. With an unchanged record, it repairs a copy
+/// that is older or damaged.
 ///
 /// # Errors
-/// [`Error::Unexpected`] if the disk does not hold that claim, with that record, any more; [`Error::RecordTooLong`]; the
-/// disk's: then the disk may hold either record.
+/// [`Error::Unexpected`] if the disk no longer holds that claim with that record; [`Error::RecordTooLong`];
+/// I/O errors: then the disk may hold either record.
 pub fn set_record(disk: &impl Sectors, seen: &Claim, record: &[u8]) -> Result<Claim, Error> {
     let attempted = "change the record on";
     check_length(disk, record)?;
@@ -100,11 +101,13 @@ pub fn set_record(disk: &impl Sectors, seen: &Claim, record: &[u8]) -> Result<Cl
     verify_claimed(disk, attempted, &slot)
 }
 
-/// Says on the disk that its claim is being released, and no more: from now on there is no volume, and its bytes may be
-/// wiped. `seen` is the claim that [`read`] found, whole or being released. Returns when that would survive a power cut.
+/// Only marks the claim as being released: from then on there is no volume, and its bytes may be wiped.
+/// `seen` is the claim that [`read`] returned, intact or being released. Returns when the mark would survive
+/// a power cut.
 ///
 /// # Errors
-/// [`Error::Unexpected`] if the disk does not hold that claim any more; the disk's: then it may say so or not.
+/// [`Error::Unexpected`] if the disk no longer holds that claim; I/O errors: then the mark may be there or
+/// not.
 pub fn begin_release(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> {
     let attempted = "begin to release the claim on";
     let found = match read(disk)? {
@@ -116,7 +119,8 @@ pub fn begin_release(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> 
         Mark::Releasing => found.slot(),
         Mark::Claiming | Mark::Held => next(disk, &found, Mark::Releasing)?,
     };
-    // Both slots have to say it, for both are erased at once in the end. One that is no slot any more is left alone.
+    // Both slots need the mark, because both are erased together in the end. One that is not a slot any more
+    // is not touched.
     let held = |there: &Parsed| matches!(there, Parsed::Whole(there) if there.mark != Mark::Releasing);
     if DiskContents::at(disk)?.slots.iter().any(held) && !quarry_fault::disabled("claim-release-mark") {
         write_slots(disk, &slot)?;
@@ -125,18 +129,22 @@ pub fn begin_release(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> 
     Ok(found)
 }
 
-/// Takes a claim off a disk, or goes on with that. `seen` is the claim that [`read`] found, whole or being released.
-/// Afterwards nothing of ours is on the disk that a probe could find. Blocks until that is so on the disk itself.
+/// Releases the claim of a disk, or resumes the release. `seen` is the claim that [`read`] returned, intact
+/// or being released. Afterwards, a probe finds nothing of Quarry's on the disk. Blocks until that has
+/// reached the disk itself.
 ///
-/// The caller has wiped the volume by the pool's policy, and has made the kernel forget the disk's partitions.
+/// The caller has wiped the volume according to the pool's policy, and has removed the disk's partitions from
+/// the kernel.
 ///
-/// Only what is the claim's is erased: what another program has written over it stays, and is found by the next probe.
+/// Only the claim's own bytes are erased: what another program has overwritten stays, and the next probe
+/// finds it.
 ///
 /// # Errors
-/// [`Error::Unexpected`] if the disk does not hold that claim any more; the disk's: then the release is to be repeated.
+/// [`Error::Unexpected`] if the disk no longer holds that claim; I/O errors: then the release has to be
+/// repeated.
 pub fn release(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
     let attempted = "release the claim on";
-    // First of all it is said that what follows is meant. Else a claim without its MBR would be damage.
+    // The mark comes first. Otherwise a claim without its MBR would count as damaged.
     let found = begin_release(disk, seen)?;
     let seen = DiskContents::at(disk)?;
     if seen.first == FirstSector::Protective {
@@ -147,11 +155,12 @@ pub fn release(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
     erase(disk, attempted, &found, &seen)
 }
 
-/// Takes half a claim off a disk. `seen` is the half claim that [`read`] found. Blocks until that is so on the disk
-/// itself. Only what is the claim's is erased.
+/// Clears a half-made claim. `seen` is the one that [`read`] returned. Blocks until that has reached the disk
+/// itself. Only the claim's own bytes are erased.
 ///
 /// # Errors
-/// [`Error::Unexpected`] if the half claim is not there any more; the disk's: then it is to be repeated.
+/// [`Error::Unexpected`] if the half-made claim is no longer there; I/O errors: then the call has to be
+/// repeated.
 pub fn clear(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
     let attempted = "clear the half-made claim on";
     let found = match read(disk)? {
@@ -175,8 +184,8 @@ fn write_tables(disk: &impl Sectors, geometry: Geometry, identity: &Identity) ->
     flush(disk, "protective MBR")
 }
 
-/// Brings both slots to say the same: first the one that does not count now, so that the other counts until it is
-/// written; then that one too, so that a slot that is lost later on does not bring an old record back.
+/// Makes both slots equal: first the one that does not count now, so that the other one counts until it is
+/// written; then the other one, so that losing a slot later does not bring an old record back.
 fn write_slots(disk: &impl Sectors, slot: &Slot) -> Result<(), Error> {
     let seen = DiskContents::at(disk)?.slots;
     let sequence = |parsed: &Parsed| match parsed {
@@ -251,7 +260,7 @@ fn next(disk: &impl Sectors, claim: &Claim, mark: Mark) -> Result<Slot, Error> {
     let sequence = claim.sequence.checked_add(1).ok_or_else(|| Error::Unexpected {
         attempted: "change the record on",
         device: disk.path().to_owned(),
-        found: "a record whose sequence number cannot grow any more".to_owned(),
+        found: "a record whose sequence number has reached its limit".to_owned(),
     })?;
     Ok(Slot { mark, sequence, ..claim.slot() })
 }
@@ -267,7 +276,8 @@ fn unexpected(disk: &impl Sectors, attempted: &'static str, found: &ClaimState) 
     Error::Unexpected { attempted, device: disk.path().to_owned(), found: found.words() }
 }
 
-/// What was written is what is found: nobody else writes to the disk, and the disk keeps what it is given.
+/// Checks that the disk holds what was written: nothing else writes to the disk, and the disk keeps what it
+/// is given.
 fn verify_claimed(disk: &impl Sectors, attempted: &'static str, slot: &Slot) -> Result<Claim, Error> {
     match read(disk)? {
         ClaimState::Claimed(claim) | ClaimState::Releasing(claim) if claim.slot() == *slot => Ok(claim),

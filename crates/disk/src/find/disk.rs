@@ -1,4 +1,4 @@
-//! What is known of one disk.
+//! The facts about one disk.
 
 use std::path::PathBuf;
 
@@ -6,47 +6,47 @@ use quarry_mount::Device;
 
 use super::Transport;
 
-/// A whole disk, as it was at the moment of the look.
+/// A whole disk, as it was when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
-    /// The kernel's name, `sdb`. It may be another disk's after a reboot.
+    /// The kernel's name, `sdb`. It may belong to another disk after a reboot.
     pub name: String,
     /// The device's node, `/dev/sdb`.
     pub node: PathBuf,
     /// The device's number.
     pub number: Device,
-    /// The kernel's count of disks that came, never given twice before a reboot; kernels before 5.15 have none. It tells
-    /// a disk from another that took its name and number.
+    /// The kernel's sequence number of the disk, unique until a reboot; kernels before 5.15 have none. It
+    /// distinguishes a disk from another one that took over its name and number.
     pub sequence: Option<u64>,
-    /// Who made what.
+    /// Manufacturer and model.
     pub model: Option<String>,
     /// The serial number.
     pub serial: Option<String>,
     /// The world-wide name, as the kernel spells it: `naa.5000c500a1b2c3d4`, `eui.0025385b21404321`.
     pub wwn: Option<String>,
-    /// The names under `/dev/disk/by-id` that mean the whole disk, sorted.
+    /// Its names under `/dev/disk/by-id`, without those of partitions, sorted.
     pub by_id: Vec<String>,
-    /// The names under `/dev/disk/by-path` that mean the whole disk, sorted.
+    /// Its names under `/dev/disk/by-path`, without those of partitions, sorted.
     pub by_path: Vec<String>,
-    /// Bytes; 0 when no medium is in it.
+    /// Its size in bytes; 0 without a medium.
     pub size: u64,
     /// The unit in which it is addressed, in bytes.
     pub logical_sector: u64,
     /// The unit in which it writes without reading first, in bytes.
     pub physical_sector: u64,
-    /// Whether it turns.
+    /// Whether it is rotational.
     pub rotational: bool,
-    /// How the host reaches it.
+    /// How it is attached to the host.
     pub transport: Transport,
     /// Whether the kernel refuses writes to it.
     pub read_only: bool,
-    /// Whether its medium can be taken out; some hosts say it of every disk in a hot-swap bay.
+    /// Whether its medium is removable; some hosts report that of every disk in a hot-swap bay.
     pub removable: bool,
-    /// Whether its zones can only be written from their beginning to their end.
+    /// Whether its zones can only be written sequentially.
     pub zoned: bool,
-    /// Whether udev has said that multipathd will join it with other paths to the same disk.
+    /// Whether udev marked it as a path that multipathd will combine with others.
     pub multipath: bool,
-    /// Whether udev has written down what it knows of this very disk.
+    /// Whether udev's database has an entry for this very disk.
     pub udev: Udev,
     /// The block devices that are built on it or on a partition of it: `md0`, `dm-3`.
     pub holders: Vec<String>,
@@ -58,18 +58,18 @@ pub struct Disk {
     pub same_as: Vec<String>,
 }
 
-/// What udev's database says of a disk.
+/// What udev's database says about a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Udev {
     /// What it is.
     Told,
-    /// Nothing. So it is shortly after a disk has come, and where there is no udev, or its database is not shown to this
-    /// container: links may be missing, and so may be what an exclusion goes by.
+    /// There is no entry: shortly after a disk was attached, without udev, or if its database is not visible
+    /// in this container. Links may be missing, and with them the information that an exclusion needs.
     Silent,
-    /// What another disk was that had its number before. udev has not come to this one, and the links in `/dev` may be the
-    /// other's too: no name says what this disk is.
+    /// The entry is of another disk that had this number before. udev has not updated it, and the links in
+    /// `/dev` may be the other disk's too, so no name identifies this disk.
     Stale {
-        /// How that is known, in words.
+        /// The mismatch.
         why: String,
     },
 }
@@ -88,22 +88,22 @@ pub struct Use {
 pub enum How {
     /// A filesystem on it is mounted.
     Mounted {
-        /// Where, as this process sees it. Mounts outside of a container do not show inside.
+        /// The mount point, as this process sees it. Mounts outside a container are not visible inside.
         at: PathBuf,
     },
-    /// Its node itself is mounted on another: a raw block volume that was handed to a pod. The kernel does not count
-    /// that as a use, and would give the disk to another.
+    /// Its node itself is mounted on another file: a raw block volume that was published to a pod. The kernel
+    /// does not count that as a use, and would let others open the disk exclusively.
     Published {
         /// Where.
         at: PathBuf,
     },
     /// It is swap space.
     Swap,
-    /// A loop device leads to it, which the kernel does not count as a use either.
+    /// A loop device uses it, which the kernel does not count as a use either.
     Loop {
         /// Which: `loop0`.
         name: String,
     },
-    /// It is a member of a btrfs that is mounted, of whose members the table of mounts names only one.
+    /// It is a member of a mounted btrfs, of whose members the mount table shows only one.
     Btrfs,
 }

@@ -1,36 +1,36 @@
-//! What can go wrong while disks are looked for, in words for the operator.
+//! The errors of finding disks.
 
 use std::path::PathBuf;
 
-/// Why the disks of a host, or one of them, cannot be told.
+/// Why the disks of a host, or one of them, cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A table that says what is in use, or which disks there are, cannot be read.
-    #[error("cannot tell which disks are free: reading {path:?} failed: {source}; are /sys and /proc the host's?")]
+    /// A table of disks or of their uses cannot be read.
+    #[error("cannot list the disks: reading {path:?} failed: {source}; are the host's /sys and /proc mounted there?")]
     Table {
         /// Which.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The kernel has the disk, and does not tell what has to be known of it.
-    #[error("cannot use the disk {disk}: reading {path:?} failed: {source}; see the kernel log for trouble with it")]
+    /// The kernel has the disk, but a required attribute cannot be read.
+    #[error("cannot use the disk {disk}: reading {path:?} failed: {source}; see the kernel log for errors of the disk")]
     Attribute {
         /// The disk's kernel name.
         disk: String,
         /// What was read.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The kernel says something of the disk that is not understood.
-    #[error("cannot use the disk {disk}: {path:?} says {text:?}, which is not understood; please report this")]
+    /// The kernel reports an unexpected value for the disk.
+    #[error("cannot use the disk {disk}: {path:?} contains the unexpected value {text:?}; please report this")]
     Strange {
         /// The disk's kernel name.
         disk: String,
         /// What was read.
         path: PathBuf,
-        /// What it says.
+        /// The value.
         text: String,
     },
     /// The node of a disk cannot be opened.
@@ -38,11 +38,11 @@ pub enum Error {
     Open {
         /// The node.
         node: PathBuf,
-        /// The system's word.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The node is there, and leads elsewhere.
-    #[error("{node:?} is not the node of the disk {disk} (device {number}): is /dev the host's?")]
+    /// The node exists, but belongs to another device.
+    #[error("{node:?} is not the device node of the disk {disk} ({number}): is the host's /dev mounted there?")]
     OtherNode {
         /// The node.
         node: PathBuf,
@@ -51,8 +51,8 @@ pub enum Error {
         /// The disk's number.
         number: quarry_mount::Device,
     },
-    /// Another disk has the name by now.
-    #[error("the disk that was {disk} is gone, or another one has its name: look at the disks again")]
+    /// Another disk has the name now.
+    #[error("the disk {disk} is gone, or another disk has its name now: retry")]
     Gone {
         /// The disk's kernel name.
         disk: String,

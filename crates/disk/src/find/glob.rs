@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A pattern that a whole name has to match, letter case included. `*` stands for any letters or none, `?` for one
-/// letter, `[a-cx]` for one of these, `[!a-c]` or `[^a-c]` for one that is none of these; `[*]` is a star itself.
+/// A pattern that must match a whole name, including letter case. `*` matches any characters or none, `?` one
+/// character, `[a-cx]` one of these, `[!a-c]` or `[^a-c]` one that is none of these; `[*]` matches a literal
+/// star.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Glob {
     text: String,
@@ -19,9 +20,9 @@ enum Token {
     Star,
 }
 
-/// Why a text is no pattern.
+/// Why a text is not a valid pattern.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{text:?} is no pattern: {why}")]
+#[error("{text:?} is not a valid pattern: {why}")]
 pub struct GlobError {
     pub(super) text: String,
     pub(super) why: &'static str,
@@ -47,7 +48,7 @@ impl FromStr for Glob {
             });
         }
         if tokens.is_empty() {
-            return Err(wrong("it is empty; write * for any name"));
+            return Err(wrong("it is empty; write * to match any name"));
         }
         Ok(Self { text: text.to_owned(), tokens })
     }
@@ -59,9 +60,9 @@ fn set(text: &str) -> Result<(Token, &str), &'static str> {
         Some(inner) => (true, inner),
         None => (false, text),
     };
-    // A closing bracket in the first place is one of the letters.
+    // A closing bracket in the first place is a literal character.
     let end = inner.char_indices().skip(1).find(|(_, letter)| *letter == ']').map(|(end, _)| end);
-    let (letters, rest) = end.and_then(|end| inner.split_at_checked(end)).ok_or("a [ has no ]")?;
+    let (letters, rest) = end.and_then(|end| inner.split_at_checked(end)).ok_or("a [ has no matching ]")?;
     let mut ranges = Vec::new();
     let mut letters = letters.chars().peekable();
     while let Some(first) = letters.next() {
@@ -74,7 +75,7 @@ fn set(text: &str) -> Result<(Token, &str), &'static str> {
             _ => first,
         };
         if last < first {
-            return Err("the letters of a range stand the wrong way round");
+            return Err("the characters of a range are in the wrong order");
         }
         ranges.push((first, last));
     }
@@ -112,7 +113,7 @@ impl Glob {
                     letters.next();
                 }
                 (None, None) => return true,
-                // The star has to take one letter more; an earlier star could give nothing that this one cannot.
+                // The last star has to match one more character; extending an earlier star could not help.
                 _ => {
                     let Some((behind, from)) = &mut retry else { return false };
                     if from.next().is_none() {
@@ -130,7 +131,7 @@ impl Glob {
         self.tokens.iter().all(|token| matches!(token, Token::Letter(_))).then_some(self.text.as_str())
     }
 
-    /// Whether the pattern asks for a dot at the beginning in so many words.
+    /// Whether the pattern starts with a literal dot.
     pub(super) fn begins_with_dot(&self) -> bool {
         matches!(self.tokens.first(), Some(Token::Letter('.')))
     }
@@ -195,7 +196,13 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern_is_refused() {
-        for (text, why) in [("", "empty"), ("sd[a", "no ]"), ("[]", "no ]"), ("[!]", "no ]"), ("[z-a]", "wrong way")] {
+        for (text, why) in [
+            ("", "empty"),
+            ("sd[a", "no matching ]"),
+            ("[]", "no matching ]"),
+            ("[!]", "no matching ]"),
+            ("[z-a]", "wrong order"),
+        ] {
             let error = text.parse::<Glob>().unwrap_err().to_string();
             assert!(error.contains(why), "{text:?}: {error}");
         }

@@ -1,23 +1,24 @@
-//! Block devices that are no disks of ours, by the names that the kernel gives them.
+//! Block devices that Quarry never uses, by the names that the kernel gives them.
 
-/// Beginnings of names, each followed by a number, and why such a device is never taken.
+/// Prefixes of names, each followed by a number, and why such a device is never used.
 const NUMBERED: &[(&str, &str)] = &[
-    ("loop", "a file that is shown as a disk"),
-    ("ram", "memory: what it holds is gone after a reboot"),
-    ("zram", "memory: what it holds is gone after a reboot"),
-    ("dm-", "built by device-mapper upon disks that are listed themselves"),
-    ("md", "an array of disks that are listed themselves"),
-    ("bcache", "built by bcache upon disks that are listed themselves"),
+    ("loop", "a file that is presented as a disk"),
+    ("ram", "memory: its contents are lost at a reboot"),
+    ("zram", "memory: its contents are lost at a reboot"),
+    ("dm-", "a device-mapper device; the disks below it are listed instead"),
+    ("md", "an array; its member disks are listed instead"),
+    ("bcache", "a bcache device; the disks below it are listed instead"),
     ("zd", "a volume of a ZFS pool"),
-    ("drbd", "a copy of a disk that another host writes too"),
+    ("drbd", "a replica of a disk that another host writes, too"),
     ("rbd", "an image in a Ceph cluster, not a disk of this host"),
     ("sr", "an optical drive"),
     ("fd", "a floppy drive"),
     ("mtdblock", "raw flash, which wears out under a filesystem for disks"),
 ];
 
-/// Why a block device of that kernel name is no disk that could be handed out; `None` if it may be one. An `nbd` may be
-/// one (tests and some hosts have disks behind it), and is left out by [`super::find`] while nothing is connected to it.
+/// Why a block device with that kernel name is not a usable disk; `None` if it may be one. An `nbd` may be
+/// one (tests and some hosts have disks behind it), and [`super::find`] skips it while nothing is connected
+/// to it.
 #[must_use]
 pub fn why_no_disk(name: &str) -> Option<&'static str> {
     let number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
@@ -25,11 +26,11 @@ pub fn why_no_disk(name: &str) -> Option<&'static str> {
     if let Some(rest) = name.strip_prefix("mmcblk")
         && rest.contains(|c: char| !c.is_ascii_digit())
     {
-        return Some("an area of an eMMC that holds firmware or keys");
+        return Some("an area of an eMMC for firmware or keys");
     }
     // An array may have a name instead of a number.
     if name.starts_with("md_") {
-        return Some("an array of disks that are listed themselves");
+        return Some("an array; its member disks are listed instead");
     }
     NUMBERED.iter().find(|(kind, _)| name.strip_prefix(kind).is_some_and(number)).map(|(_, why)| *why)
 }

@@ -1,11 +1,11 @@
-//! The disks of a host, as sysfs and udev tell of them.
+//! The disks of a host, from sysfs and udev.
 //!
-//! Nothing is opened and no program is run here: the kernel's tables and udev's database are read, so a look costs
-//! little and disturbs nobody. What lies on a disk is another question ([`crate::judge`]).
+//! This module does not open devices or run programs: it reads the kernel's tables and udev's database, so it
+//! is cheap and disturbs nothing. What a disk holds is decided elsewhere ([`crate::judge`]).
 //!
-//! A disk is described by facts of three sources, and where two of them know the same, the kernel's word is preferred,
-//! because it is there from the first moment and is spelled alike on every host. udev alone knows the links in
-//! `/dev/disk`, and the whole model of a SATA disk, which the kernel cuts after 16 letters.
+//! The facts come from three sources. If two of them have the same fact, the kernel's is preferred, because
+//! it is there from the first moment and has the same spelling on every host. Only udev knows the links in
+//! `/dev/disk`, and the whole model of a SATA disk, which the kernel truncates to 16 characters.
 
 mod disk;
 mod error;
@@ -37,7 +37,7 @@ pub use paths::{HostPaths, PathGlob, Paths};
 pub use select::{Assignment, Conflict, Criteria, Selector, SelectorError, Sizes, Targets, Verdict, assign};
 pub use transport::{Transport, UnknownTransport};
 
-/// Where the host's tables are. Another host's, or a test's, may be put in their place.
+/// Where the host's tables are. Another host or a test may replace them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
     /// sysfs: `/sys`.
@@ -51,29 +51,29 @@ pub struct Roots {
 }
 
 impl Roots {
-    /// The host that this process runs on. In a container `/dev` and `/run/udev` have to be the host's.
+    /// The host that this process runs on. In a container, `/dev` and `/run/udev` must be the host's.
     #[must_use]
     pub fn host() -> Self {
         Self { sys: "/sys".into(), dev: "/dev".into(), run: "/run".into(), proc: "/proc".into() }
     }
 }
 
-/// What a look at a host found.
+/// The disks that were found on a host.
 #[derive(Debug, Default)]
 pub struct FoundDisks {
-    /// Every whole disk, shorter names first and then by the alphabet: `sdz` stands before `sdaa`.
+    /// Every whole disk, shorter names first, then alphabetically: `sdz` comes before `sdaa`.
     pub disks: Vec<Disk>,
-    /// Disks that are there, but of which the kernel says something that cannot be. One such disk must not take the
-    /// others from an operator.
+    /// Disks that exist, but with an unexpected value in the kernel's tables. One such disk must not hide the
+    /// others.
     pub failed: Vec<Error>,
 }
 
-/// Finds every whole disk of a host. Partitions, what is layered upon disks, and what stands for another disk (a path of
-/// an NVMe device with several) are not listed: [`why_no_disk`]. A disk that vanishes while it is read is left out: the
-/// kernel's event of that calls for another look.
+/// Finds every whole disk of a host. Partitions, layered devices and aliases of a disk (a path of an NVMe
+/// device with several) are not listed: [`why_no_disk`]. A disk that vanishes while it is read is skipped:
+/// the kernel's event for that triggers another read.
 ///
 /// # Errors
-/// The tables as such cannot be read. Then nobody knows what is in use, and no disk may be called free.
+/// The tables themselves cannot be read. Then it is unknown what is in use, and no disk may count as free.
 pub fn find(roots: &Roots) -> Result<FoundDisks, Error> {
     let uses = uses::Uses::read(roots)?;
     let links = names::Links::read(roots);
@@ -93,8 +93,8 @@ pub fn find(roots: &Roots) -> Result<FoundDisks, Error> {
     Ok(found)
 }
 
-/// Two disks with one world-wide name are one disk that the host reaches by two ways (or clones that somebody made
-/// badly). What was read by one way may lie in memory, out of date, while the other writes: neither can be trusted.
+/// Two disks with the same world-wide name are one disk with two paths (or badly made clones). Data read
+/// through one path may be cached and stale while the other path writes: neither can be trusted.
 fn note_twins(disks: &mut [Disk]) {
     let mut by_wwn: HashMap<String, Vec<String>> = HashMap::new();
     for disk in disks.iter() {

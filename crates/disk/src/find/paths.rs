@@ -45,13 +45,13 @@ impl FromStr for PathGlob {
 
     fn from_str(text: &str) -> Result<Self, GlobError> {
         let wrong = |why| GlobError { text: text.to_owned(), why };
-        let below = text.strip_prefix('/').ok_or_else(|| wrong("a path has to be absolute"))?;
+        let below = text.strip_prefix('/').ok_or_else(|| wrong("the path must be absolute"))?;
         let mut parts = Vec::new();
         for part in below.split('/') {
             match part {
-                "" => return Err(wrong("nothing stands before or after one of its slashes")),
-                "." | ".." => return Err(wrong("it may not contain . or ..")),
-                "**" => return Err(wrong("** is not known here: write a * for each folder")),
+                "" => return Err(wrong("the path has an empty component: remove the duplicate or trailing slash")),
+                "." | ".." => return Err(wrong("the path must not contain . or ..")),
+                "**" => return Err(wrong("** is not supported: write one * for each folder")),
                 part => parts.push(part.parse().map_err(|error: GlobError| wrong(error.why))?),
             }
         }
@@ -140,12 +140,12 @@ mod tests {
         for (text, why) in [
             ("mnt/*", "absolute"),
             ("", "absolute"),
-            ("/", "slashes"),
-            ("/mnt//a", "slashes"),
-            ("/mnt/", "slashes"),
+            ("/", "empty component"),
+            ("/mnt//a", "empty component"),
+            ("/mnt/", "empty component"),
             ("/mnt/../dev/*", ".."),
             ("/mnt/**", "**"),
-            ("/mnt/[a", "no ]"),
+            ("/mnt/[a", "no matching ]"),
         ] {
             let error = text.parse::<PathGlob>().unwrap_err().to_string();
             assert!(error.contains(why) && error.contains(text), "{text:?}: {error}");

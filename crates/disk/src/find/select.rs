@@ -44,18 +44,18 @@ pub struct Selector {
 pub enum SelectorError {
     /// Nothing is asked of a disk.
     #[error(
-        "no criterion says which disks are meant, and that would be every disk of the host; name at least one: byId, paths, \
-         model, size, rotational or transports"
+        "there is no criterion, so it would match every disk of the host; set at least one: byId, paths, model, size, \
+         rotational or transports"
     )]
     Everything,
     /// A list is there, and nothing is in it.
-    #[error("{criterion} is an empty list, which no disk can match; name what is meant or leave {criterion} out")]
+    #[error("{criterion} is an empty list, which no disk can match; add an entry or remove {criterion}")]
     Empty {
         /// Which.
         criterion: &'static str,
     },
     /// A range of sizes has no end, or its ends the wrong way round.
-    #[error("size needs a least or a greatest size, and the least may not be above the greatest")]
+    #[error("size needs atLeast or atMost, and atLeast must not be greater than atMost")]
     Size,
 }
 
@@ -66,18 +66,18 @@ pub struct Targets {
     exclude: HashSet<Device>,
 }
 
-/// Whether a selector means a disk.
+/// Whether a selector matches a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It does.
     Selected,
-    /// A criterion to include does not match, or what it asks about is not known.
+    /// A criterion to include does not match, or the fact that it needs is unknown.
     NotMeant,
     /// A criterion to exclude matches.
     Excluded,
-    /// It may be selected, but there is a criterion by names, paths or model, and udev has not (yet) written down what they
-    /// are: it is not known whether it is excluded, or whether the names that it has are its own. Doubt never takes a disk:
-    /// it is not selected until udev has.
+    /// It may be selected, but a criterion needs names, paths or the model, and udev has no valid entry
+    /// (yet): it is unknown whether the disk is excluded, or whether its names are its own. A disk in doubt
+    /// is never used: it is not selected until udev has an entry.
     Doubtful,
 }
 
@@ -95,7 +95,7 @@ impl Selector {
         Ok(Self { include, exclude })
     }
 
-    /// Looks where its patterns of paths lead.
+    /// Resolves its patterns of paths.
     pub fn targets(&self, paths: &impl Paths) -> Targets {
         let devices = |criteria: &Criteria| {
             let globs = criteria.paths.iter().flatten();
@@ -104,10 +104,10 @@ impl Selector {
         Targets { include: devices(&self.include), exclude: devices(&self.exclude) }
     }
 
-    /// Whether it means a disk, `targets` being where its paths lead.
+    /// Whether it matches the disk; `targets` are the devices that its paths lead to.
     #[must_use]
     pub fn verdict(&self, disk: &Disk, targets: &Targets) -> Verdict {
-        // Names that are another disk's say nothing, and neither do the links that lead here.
+        // Names of another disk say nothing, and neither do the links that lead here.
         if matches!(disk.udev, Udev::Stale { .. }) && (self.include.needs_udev() || self.exclude.needs_udev()) {
             let is_meant = self.include.without_names().answers(disk, &targets.include).all(|matches| matches);
             return if is_meant { Verdict::Doubtful } else { Verdict::NotMeant };
@@ -143,7 +143,7 @@ impl Criteria {
         }
     }
 
-    /// For each criterion that is asked, whether the disk matches it.
+    /// For each criterion that is set, whether the disk matches it.
     fn answers(&self, disk: &Disk, targets: &HashSet<Device>) -> impl Iterator<Item = bool> {
         let any = |globs: &[Glob], name: &str| globs.iter().any(|glob| by_id_matches(glob, name));
         let model = |globs: &[Glob], model: &str| globs.iter().any(|glob| glob.matches(model));
@@ -159,12 +159,12 @@ impl Criteria {
         .flatten()
     }
 
-    /// The criteria that are not asked of udev.
+    /// The criteria that do not depend on udev.
     fn without_names(&self) -> Self {
         Self { by_id: None, paths: None, model: None, ..self.clone() }
     }
 
-    /// Whether an answer may change when udev comes to a disk: it makes the links, and knows the whole model.
+    /// Whether the result may change when udev handles a disk: it makes the links, and knows the whole model.
     fn needs_udev(&self) -> bool {
         self.by_id.is_some() || self.paths.is_some() || self.model.is_some()
     }
@@ -181,10 +181,12 @@ impl Sizes {
     }
 }
 
-/// A disk that several pools mean. None of them has it: whoever took it first would decide over both.
+/// A disk that several pools select. None of them uses it: otherwise the first one to claim it would decide
+/// for both.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the disk {disk} belongs to the pools {}: change their selectors so that one of them means it; until then none has it",
+    "the disk {disk} belongs to the pools {}: change their selectors so that only one of them matches it; until then, \
+     no pool uses it",
     pools.join(" and ")
 )]
 pub struct Conflict {
@@ -194,19 +196,20 @@ pub struct Conflict {
     pub pools: Vec<String>,
 }
 
-/// Which disk is whose.
+/// Which pool each disk belongs to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignment {
     /// The kernel name of each disk that belongs to a pool, and the pool's name.
     pub pools: BTreeMap<String, String>,
-    /// Disks that several pools mean. At the start that is a mistake in the configuration; later, when such a disk is
-    /// plugged in, the pools go on without it.
+    /// Disks that several pools select. At the start, that is an error in the configuration; later, when such
+    /// a disk is plugged in, the pools continue without it.
     pub conflicts: Vec<Conflict>,
-    /// The disks of which a pool's selector says [`Verdict::Doubtful`], and that pool. They belong to no pool yet.
+    /// The disks for which a pool's selector returns [`Verdict::Doubtful`], with that pool. They belong to no
+    /// pool yet.
     pub doubtful: BTreeMap<String, String>,
 }
 
-/// Gives each disk to the pool that means it.
+/// Assigns each disk to the pool that selects it.
 #[must_use]
 pub fn assign(pools: &[(String, Selector)], disks: &[Disk], paths: &impl Paths) -> Assignment {
     let targets: Vec<_> = pools.iter().map(|(name, selector)| (name, selector, selector.targets(paths))).collect();
@@ -222,7 +225,7 @@ pub fn assign(pools: &[(String, Selector)], disks: &[Disk], paths: &impl Paths) 
         }
         match (meant.as_slice(), doubtful) {
             ([], None) => {}
-            // Once udev has spoken, two pools may turn out to mean it: so nobody has it before.
+            // Once udev has an entry, two pools may turn out to select it, so no pool uses it before.
             (_, Some(pool)) => {
                 assignment.doubtful.insert(disk.name.clone(), pool);
             }

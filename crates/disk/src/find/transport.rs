@@ -28,7 +28,7 @@ pub enum Transport {
 
 /// The name of no transport.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no transport; choose nvme, ata, scsi, usb, virtio, mmc, network or other")]
+#[error("{0:?} is not a known transport; use nvme, ata, scsi, usb, virtio, mmc, network or other")]
 pub struct UnknownTransport(String);
 
 impl Transport {

@@ -1,4 +1,4 @@
-//! udev's database: a text file for each device, read without udev.
+//! udev's database: one text file per device, read without udev.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,33 +15,33 @@ pub(super) struct Entry {
     properties: HashMap<String, String>,
 }
 
-/// What the database says of a disk.
+/// What the database says about a disk.
 #[derive(Debug)]
 pub(super) enum Record {
-    /// Nothing: no udev here, or it has not come to this disk yet.
+    /// Nothing: there is no udev, or it has not handled this disk yet.
     None,
-    /// Something of another disk that had this number before: udev has not come to this one yet, and its links in `/dev`
-    /// are the other's too. How that is known.
+    /// An entry of another disk that had this number before: udev has not handled this disk yet, and its
+    /// links in `/dev` are the other disk's too. Holds the mismatch.
     Stale(String),
-    /// This.
+    /// An entry of this disk.
     Entry(Entry),
 }
 
-/// What the kernel says of a disk by which it can be told from another.
+/// The kernel's facts that distinguish a disk from others.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts {
-    /// Its place in the kernel's count of disks.
+    /// The kernel's sequence number of the disk.
     pub(super) sequence: Option<u64>,
     /// Its serial number.
     pub(super) serial: Option<String>,
     /// Its world-wide name.
     pub(super) wwid: Option<String>,
-    /// Whether it is a virtio disk: udev has nothing of such a one that the kernel does not show.
+    /// Whether it is a virtio disk: udev has no facts about those that the kernel does not show.
     pub(super) is_virtio: bool,
 }
 
-/// Reads what the database has of the disk with that number. What it says has to agree with what the kernel says now: a
-/// udev that missed a change of disks keeps the name of one disk for another.
+/// Reads the entry of the disk with that number. It must agree with the kernel's facts: a udev that missed a
+/// disk exchange keeps the old disk's name.
 pub(super) fn read(roots: &Roots, number: Device, kernel: &Facts) -> Record {
     let path = roots.run.join(format!("udev/data/b{number}"));
     let Ok(text) = fs::read(path) else { return Record::None };
@@ -88,19 +88,18 @@ impl Entry {
         all.filter_map(move |link| link.strip_prefix(folder)?.strip_prefix('/')).filter(|name| !name.contains('/'))
     }
 
-    /// How this differs from what the kernel says now, in words. `None` also where the two have nothing in common that could
-    /// differ.
+    /// How the entry differs from the kernel's facts. `None` also if the two have no facts in common.
     fn disagreement(&self, kernel: &Facts) -> Option<String> {
         match (self.sequence(), kernel.sequence) {
             (Some(told), Some(now)) if told == now => return None,
             (Some(told), Some(now)) => {
                 return Some(format!(
-                    "udev's database tells of disk {told} of the kernel's count, and this is disk {now}"
+                    "udev's database describes the disk with sequence number {told}, but this disk has {now}"
                 ));
             }
             _ => {}
         }
-        // The serial number of a USB disk is that of its adapter to udev, and may be that of the disk to the kernel.
+        // For a USB disk, udev has the serial number of the adapter, and the kernel may have the disk's.
         if self.property("ID_BUS") == Some("usb") {
             return None;
         }
@@ -117,14 +116,15 @@ impl Entry {
         let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
         (!agrees).then(|| {
             format!(
-                "udev's database tells of a disk with the serial number or name {}, and the kernel of {}",
+                "udev's database has the serial number or name {}, but the kernel reports {}",
                 or_none(serials.iter().chain(&names).next().copied()),
                 or_none(kernel.serial.as_deref().or(wwid.map(String::as_str)))
             )
         })
     }
 
-    /// Which disk this was written of, by the kernel's count; newer udevs tell it by a link.
+    /// The kernel's sequence number of the disk that the entry was written for; newer udevs record it in a
+    /// link.
     fn sequence(&self) -> Option<u64> {
         self.links_in("disk/by-diskseq").find_map(|name| name.parse().ok())
     }
@@ -135,7 +135,8 @@ const SERIALS: [&str; 4] = ["ID_SERIAL_SHORT", "ID_SCSI_SERIAL", "SCSI_IDENT_SER
 /// Where it writes a disk's world-wide name.
 const NAMES: [&str; 2] = ["ID_WWN_WITH_EXTENSION", "ID_WWN"];
 
-/// Whether udev's spelling of a serial number, perhaps behind maker and model, is the kernel's.
+/// Whether udev's spelling of a serial number, perhaps prefixed with manufacturer and model, matches the
+/// kernel's.
 fn is_serial(told: &str, now: &str) -> bool {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join("_");
     let (told, now) = (words(told), words(now));

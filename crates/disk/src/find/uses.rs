@@ -1,7 +1,7 @@
-//! What the kernel's tables say is in use: mounts, swap, loop devices, members of btrfs.
+//! The uses that the kernel's tables show: mounts, swap, loop devices, members of btrfs.
 //!
-//! They give the reason in words. They do not show everything (mounts outside of this container, a program that has
-//! opened the disk): the last word is the kernel's, when the disk is asked for alone ([`crate::alone`]).
+//! They provide the reason for the operator, but are incomplete (mounts outside this container, a program
+//! that has opened the disk). The exclusive open decides in the end ([`crate::alone`]).
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -55,7 +55,7 @@ impl Uses {
             Who::Name(other) => other == name,
         };
         let mut of: BTreeSet<How> = self.0.iter().filter(|(who, _)| is(who)).map(|(_, how)| how.clone()).collect();
-        // Where a btrfs is mounted by this member, that says more.
+        // The mount by this member is the better reason.
         if of.iter().any(|how| matches!(how, How::Mounted { .. })) {
             of.remove(&How::Btrfs);
         }
@@ -75,7 +75,7 @@ fn of_mount(roots: &Roots, entry: Entry) -> Option<(Who, How)> {
     if entry.device.major != 0 {
         return Some((Who::Number(entry.device), mounted));
     }
-    // btrfs numbers its mounts anonymously: the source has to tell.
+    // btrfs uses anonymous device numbers for its mounts, so the source identifies the device.
     Some((Who::Name(device_name(roots, &entry.source)?), mounted))
 }
 

@@ -1,4 +1,4 @@
-//! Asking the kernel for a disk alone.
+//! Checks that nothing else uses a disk, with an exclusive open.
 
 use std::fs::File;
 
@@ -7,28 +7,29 @@ use nix::libc;
 
 use crate::find::{Disk, Error, Roots, open_with};
 
-/// Whether a disk could be had alone.
+/// Whether a disk could be opened exclusively.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Alone {
-    /// Nobody else had it at that moment.
+    /// Nothing else held it at that moment.
     Yes,
-    /// It is mounted somewhere, a part of something, or another program has it to itself.
+    /// It is mounted, a part of another device, or held by another program.
     Held,
-    /// That could not be found out.
+    /// This could not be determined.
     Unknown {
-        /// Why, in words that go on after "it", or a sentence of their own.
+        /// The reason, phrased to follow "it", or a sentence of its own.
         why: String,
     },
 }
 
-/// Asks for a disk alone, and gives it back at once.
+/// Opens a disk exclusively, and closes it at once.
 ///
-/// This sees what no table shows: mounts outside of this container, a program that works on the disk (mkfs, a virtual
-/// machine, mdadm). The kernel keeps one exclusive holder of a disk and its partitions; and programs that do without it,
-/// as virtual machines do, lock the node, which is looked at too. A program that only has the disk open is not seen: the
-/// kernel tells nobody of it.
+/// This detects what no table shows: mounts outside this container, and programs that work on the disk (mkfs,
+/// a virtual machine, mdadm). The kernel keeps one exclusive holder of a disk and its partitions. Programs
+/// that do not use that, such as virtual machines, lock the device node, so locks are checked too. A program
+/// that only has the disk open is not detected, because the kernel does not expose it.
 ///
-/// Others that want the disk alone in that moment are refused, and so is our own claim: one asks under the pool's turn.
+/// Others that need the disk exclusively at that moment are refused, and so is Quarry's own claim: call this
+/// under the pool's lock.
 #[must_use]
 pub fn alone(roots: &Roots, disk: &Disk) -> Alone {
     match open_with(roots, disk, libc::O_EXCL) {
@@ -41,10 +42,10 @@ pub fn alone(roots: &Roots, disk: &Disk) -> Alone {
     }
 }
 
-/// Whether no program holds a lock on any part of the file. Asks only: a lock of our own would be in others' way.
+/// Whether no program holds a lock on any part of the file. Only queries: taking a lock would block others.
 fn unlocked(file: &File) -> Alone {
     let mut lock = libc::flock {
-        // What would be in the way of a write lock: any lock.
+        // Any existing lock conflicts with a write lock.
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
         l_start: 0,
@@ -54,7 +55,7 @@ fn unlocked(file: &File) -> Alone {
     match fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)) {
         Ok(_) if i32::from(lock.l_type) == libc::F_UNLCK => Alone::Yes,
         Ok(_) => Alone::Held,
-        Err(errno) => Alone::Unknown { why: format!("cannot be asked for locks: {errno}") },
+        Err(errno) => Alone::Unknown { why: format!("cannot be checked for locks: {errno}") },
     }
 }
 

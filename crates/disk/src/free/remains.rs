@@ -1,24 +1,24 @@
-//! What is left of a partition table that libblkid no longer sees.
+//! Remnants of a partition table that libblkid no longer detects.
 //!
-//! libblkid finds a GPT by its protective MBR. One whose first sector was overwritten (`dd … count=1`) still has its
-//! headers, and all of its partitions can be had back from them: such a disk is not empty.
+//! libblkid detects a GPT by its protective MBR. A GPT whose first sector was overwritten (`dd … count=1`)
+//! still has its headers, and all its partitions can be restored from them: such a disk is not empty.
 
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// What every GPT header begins with.
+/// The magic of every GPT header.
 const HEADER: &[u8; 8] = b"EFI PART";
-/// The greatest sector, and what a direct read has to be aligned to.
+/// The largest sector, and the alignment of direct reads.
 const BLOCK: u64 = 4096;
 /// The smallest sector.
 const SECTOR: u64 = 512;
 
-/// What is left of a partition table.
+/// Remnants of a partition table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remains {
-    /// Where headers of a GPT begin, in bytes.
+    /// The offsets of GPT headers, in bytes.
     pub headers: Vec<u64>,
-    /// What the first sector's last two bytes say.
+    /// The kind of boot sector, by the last two bytes of the first sector.
     pub boot: Option<BootSector>,
 }
 
@@ -31,7 +31,7 @@ pub enum BootSector {
     Other,
 }
 
-/// Why a disk could not be looked at. Such a disk is unusable.
+/// Why a disk could not be read. Such a disk is unusable.
 #[derive(Debug, thiserror::Error)]
 #[error("reading its {part} sectors failed: {source}; see the kernel log")]
 pub struct ReadError {
@@ -40,7 +40,7 @@ pub struct ReadError {
 }
 
 impl Remains {
-    /// In words that go on after "it". `None`: nothing is left.
+    /// A description, phrased to follow "it". `None`: there are no remnants.
     #[must_use]
     pub fn words(&self) -> Option<String> {
         let boot = self.boot.map(|boot| match boot {
@@ -49,7 +49,7 @@ impl Remains {
         });
         let headers = (!self.headers.is_empty()).then(|| {
             let places: Vec<String> = self.headers.iter().map(u64::to_string).collect();
-            format!("has what is left of a GPT (EFI PART at byte {})", places.join(", "))
+            format!("has remnants of a GPT (EFI PART at byte {})", places.join(", "))
         });
         let words: Vec<String> = boot.into_iter().chain(headers).collect();
         (!words.is_empty()).then(|| words.join("; "))
@@ -79,11 +79,12 @@ pub fn remains(disk: &impl FileExt, size: u64) -> Result<Remains, ReadError> {
     Ok(remains)
 }
 
-/// Where a header may be, by the block of 4096 bytes that has to be read for it, in the order of the disk.
+/// The offsets where a header may be, by the block of 4096 bytes that contains them, in the order of the
+/// disk.
 fn places(size: u64) -> Vec<(u64, Vec<u64>)> {
     let last = |sector: u64| (size / sector).checked_sub(1).map(|index| index * sector);
     let mut places: Vec<u64> = [Some(SECTOR), Some(BLOCK), last(SECTOR), last(BLOCK)].into_iter().flatten().collect();
-    // The first sector is never a header, and is read in any case.
+    // The first sector is never a header, but is always read.
     places.push(0);
     places.retain(|place| place + SECTOR <= size);
     places.sort_unstable();
@@ -102,7 +103,7 @@ fn places(size: u64) -> Vec<(u64, Vec<u64>)> {
     blocks
 }
 
-/// The block, or what there is of it at the end of a disk.
+/// The block, or the rest of it at the end of a disk.
 fn read_block(disk: &impl FileExt, block: u64, size: u64) -> io::Result<Vec<u8>> {
     let to_usize = |length: u64| usize::try_from(length).map_err(io::Error::other);
     let length = to_usize((size - block).min(BLOCK))?;

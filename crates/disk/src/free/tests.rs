@@ -46,21 +46,21 @@ fn wrong() -> Vec<(Disk, Contents, &'static str)> {
         remains: Remains { headers: headers.to_vec(), boot },
     };
     vec![
-        (Disk { holders: names(&["md0"]), ..disk() }, nothing(), "in-use: used by md0"),
+        (Disk { holders: names(&["md0"]), ..disk() }, nothing(), "in-use: is used by md0"),
         (used(How::Mounted { at: at() }), nothing(), "in-use: is mounted on /data"),
         (used(How::Published { at: at() }), nothing(), "in-use: is a raw block volume at /data"),
         (used(How::Swap), nothing(), "in-use: is used as swap"),
-        (used(How::Loop { name: "loop0".to_owned() }), nothing(), "in-use: used by loop0"),
+        (used(How::Loop { name: "loop0".to_owned() }), nothing(), "in-use: is used by loop0"),
         (used(How::Btrfs), nothing(), "in-use: is a member of a mounted btrfs"),
         (Disk { size: 0, ..disk() }, nothing(), "unusable: has a size of 0"),
         (Disk { size: 0, removable: true, ..disk() }, nothing(), "unusable: has no medium"),
         (Disk { read_only: true, ..disk() }, nothing(), "unusable: is read-only"),
-        (Disk { zoned: true, ..disk() }, nothing(), "unusable: has zones that can only be written in order"),
+        (Disk { zoned: true, ..disk() }, nothing(), "unusable: is zoned: its zones can only be written sequentially"),
         (Disk { multipath: true, ..disk() }, nothing(), "unusable: is one of several paths to a multipath device"),
         (
             Disk { same_as: names(&["sdc"]), ..disk() },
             nothing(),
-            "unusable: has the same world-wide name as sdc: one disk seen twice, or a clone",
+            "unusable: has the same world-wide name as sdc: one disk with two paths, or a clone",
         ),
         (
             disk(),
@@ -78,13 +78,13 @@ fn wrong() -> Vec<(Disk, Contents, &'static str)> {
         ),
         (disk(), other("a member of an md array"), "not-empty: holds a member of an md array"),
         (disk(), probed(Probe::Ambivalent { what: "both a and b".to_owned() }), "not-empty: holds both a and b"),
-        (disk(), left(&[512, 4096], None), "not-empty: has what is left of a GPT (EFI PART at byte 512, 4096)"),
+        (disk(), left(&[512, 4096], None), "not-empty: has remnants of a GPT (EFI PART at byte 512, 4096)"),
         (disk(), left(&[], Some(BootSector::Protective)), "not-empty: has a protective MBR"),
         (disk(), left(&[], Some(BootSector::Other)), "not-empty: has a boot signature in its first sector"),
         (
             disk(),
             left(&[512], Some(BootSector::Protective)),
-            "not-empty: has a protective MBR; has what is left of a GPT (EFI PART at byte 512)",
+            "not-empty: has a protective MBR; has remnants of a GPT (EFI PART at byte 512)",
         ),
     ]
 }
@@ -128,7 +128,7 @@ fn all_reasons_are_told_the_first_kind_first() {
         ..blank("sdb")
     };
     let contents = probed(Probe::Other { what: "a GPT partition table".to_owned() });
-    let words = "in-use: used by dm-0, md0; is mounted on /boot (sdb1); is read-only; has partitions sdb1; holds a GPT \
+    let words = "in-use: is used by dm-0, md0; is mounted on /boot (sdb1); is read-only; has partitions sdb1; holds a GPT \
                  partition table";
     assert_eq!(state(&disk, &contents), words);
 }
@@ -162,7 +162,7 @@ fn a_host_from_the_tables_to_the_words() {
     assert_eq!(
         states,
         [
-            "sda in-use: used by md0",
+            "sda in-use: is used by md0",
             "vda in-use: is mounted on / (vda2); is used as swap (vda1); has partitions vda1, vda2",
             "nvme0n1 free",
         ]

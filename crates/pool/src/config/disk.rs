@@ -52,7 +52,7 @@ pub(super) fn read(section: Spanned<Section>, key: &str) -> Result<DiskConfig, M
     let line = section.referenced.line();
     let Section { select, exclude, wipe } = section.value;
     let Some(select) = select else {
-        return Err((line, format!("{key}.disk.select is missing: say which disks are meant")));
+        return Err((line, format!("{key}.disk.select is missing: it selects the pool's disks")));
     };
     let select_line = select.referenced.line();
     let include = criteria(select.value, &format!("{key}.disk.select"))?;
@@ -124,9 +124,10 @@ mod tests {
     #[test]
     fn every_criterion_is_read() {
         let config = read(
-            "pools:\n  - name: whole\n    disk:\n      select:\n        byId: [nvme-*]\n        paths: ['/mnt/disks/*']\n        \
-             model: ['Sam*', x]\n        size: {atLeast: 1Ti, atMost: 4000000000000}\n        rotational: false\n        \
-             transports: [nvme, sata]\n      exclude: {byId: ['*-9']}\n      wipe: discard\n",
+            "pools:\n  - name: whole\n    disk:\n      select:\n        byId: [nvme-*]\n        paths: \
+             ['/mnt/disks/*']\n        model: ['Sam*', x]\n        size: {atLeast: 1Ti, atMost: 4000000000000}\n        \
+             rotational: false\n        transports: [nvme, sata]\n      exclude: {byId: ['*-9']}\n      wipe: \
+             discard\n",
         );
         let include = Criteria {
             by_id: Some(vec!["nvme-*".parse().unwrap()]),
@@ -154,7 +155,7 @@ mod tests {
             (
                 "      select:\n        byId:\n          - a\n          - '[b'\n",
                 7,
-                ["pools[0].disk.select.byId[1]", "no ]"],
+                ["pools[0].disk.select.byId[1]", "no matching ]"],
             ),
             ("      select: {paths: [mnt]}\n", 4, ["pools[0].disk.select.paths[0]", "absolute"]),
             ("      select:\n        size:\n          atMost: 1 Ti\n", 6, ["disk.select.size.atMost", "not a size"]),
@@ -164,7 +165,7 @@ mod tests {
             ("      select: {rotational: true}\n      exclude: {model: []}\n", 5, ["pools[0].disk.exclude", "model"]),
             ("      select: {rotational: true}\n      wipe: shred\n", 5, ["wipe: ", "shred"]),
             ("      select: {rotational: true}\n      reserve: 1Gi\n", 5, ["reserve", ""]),
-            ("      select: {rotational: true}\n    lvm: {volumeGroup: vg}\n", 4, ["pools[0].disk", "not of both"]),
+            ("      select: {rotational: true}\n    lvm: {volumeGroup: vg}\n", 4, ["pools[0].disk", "not both"]),
         ] {
             let error = parse(Path::new("pools.yaml"), &format!("{head}{text}")).unwrap_err().to_string();
             assert!(error.starts_with(&format!("pools.yaml:{line}: ")), "{text:?}: {error}");

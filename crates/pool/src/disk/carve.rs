@@ -1,4 +1,4 @@
-//! Taking a disk for a volume. The one place where a disk that was not ours is written to.
+//! Claims a disk for a volume. This is the only place that writes to a disk which was not Quarry's before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,16 +17,16 @@ use super::view::{View, describe};
 use super::{Inner, blocking};
 use crate::{PoolVolume, Record};
 
-/// Where the volume begins on every disk: docs/disk-format.md.
+/// The offset of the volume on every disk: docs/disk-format.md.
 pub(super) const VOLUME_OFFSET: u64 = 2 << 20;
-/// The number of the partition that is the volume, on every disk that is one, and where it begins, in bytes.
+/// The number of the volume's partition, and its offset in bytes, the same on every claimed disk.
 pub const VOLUME_PARTITION: (u32, u64) = (2, VOLUME_OFFSET);
 
-/// Why a disk was not taken.
+/// Why a disk was not claimed.
 enum Refused {
-    /// It is not free after all; nothing was written. Another may be.
+    /// It is not free after all; nothing was written. Another disk may do.
     Taken(String),
-    /// Nobody knows how far it came. The retry looks at it.
+    /// It is not known how far the claim came. The retry checks it.
     Failed(Error),
 }
 
@@ -35,7 +35,7 @@ impl Inner {
         let name = safe_name(&spec.name);
         let key = Identity::of(&name).disk.to_string();
         let spec = spec.clone();
-        let what = format!("volume {name} is made");
+        let what = format!("volume {name} is being created");
         self.in_turn(&key, what, |inner, turn| async move { inner.carve_in_turn(&spec, &name, &turn).await }).await
     }
 
@@ -43,9 +43,9 @@ impl Inner {
         self.invalidate();
         let view = self.view().await?;
         if let Some(volume) = view.volume(&self.name, name, false)? {
-            // One of ours that this version cannot read is no stranger.
+            // A Quarry volume of a newer version is not foreign.
             volume.record()?;
-            return Err(Error::new(Reason::Exists, format!("pool {}: volume {name} exists already", self.name)));
+            return Err(Error::new(Reason::Exists, format!("pool {}: volume {name} already exists", self.name)));
         }
         if let Some(volume) = self.use_halves(&view, spec, name, turn).await? {
             return Ok(volume);
@@ -57,11 +57,11 @@ impl Inner {
         for (size, seen) in view.free().into_iter().filter(|(size, _)| range.admits(*size)) {
             let disk = &seen.raw.disk;
             if matches!(seen.raw.found, Ok(ClaimState::HalfClaimed(_))) {
-                refused.push(format!("{} holds half a claim that could not be cleared", disk.name));
+                refused.push(format!("{} holds a half-made claim that could not be cleared", disk.name));
                 continue;
             }
             let Some(_reserved) = self.changing.reserve(disk) else {
-                refused.push(format!("{} is being taken for another volume", disk.name));
+                refused.push(format!("{} is being claimed for another volume", disk.name));
                 continue;
             };
             let record = Record::new(spec, size).to_string();
@@ -71,26 +71,28 @@ impl Inner {
                 Ok(Some(volume)) => return Ok(volume),
                 Ok(None) => {}
                 Err(Refused::Taken(why)) => refused.push(format!("{} {why}", disk.name)),
-                // A disk that can be read and not written is the first that fits each time.
+                // Otherwise a disk that can be read but not written would be the first match each time.
                 Err(Refused::Failed(error)) => {
                     self.is_no_volume(name, &error).await?;
-                    tracing::warn!(disk = disk.name, %error, "the disk cannot be taken");
+                    tracing::warn!(disk = disk.name, %error, "cannot claim the disk");
                     refused.push(format!("{}: {}", disk.name, error.message));
                     self.failures.note(disk, error.message);
                     self.invalidate();
                 }
             }
         }
-        // By now it is known of each why it is not free.
+        // By now the reason is known for each disk that is not free.
         let view = self.view().await?;
         self.fitting(&view, spec)?;
         Err(Error::new(
             Reason::NoSpace,
-            format!("pool {} has no disk for it: what seemed to be free is not: {}", self.name, refused.join("; ")),
+            format!("pool {} has no disk for the volume, because the disks that looked free are not: \
+                     {}", self.name, refused.join("; \
+                                                                                                                                   ")),
         ))
     }
 
-    /// Finishes the half claim that an interrupted creation of this volume left, and clears all others.
+    /// Finishes the half-made claim that an interrupted creation of this volume left, and clears all others.
     async fn use_halves(
         self: &Arc<Self>,
         view: &View,
@@ -101,7 +103,7 @@ impl Inner {
         let range = self.range(spec)?;
         for (seen, claim) in view.disks.iter().filter_map(half) {
             let disk = &seen.raw.disk;
-            // Another volume is being made there at this moment.
+            // Another volume is being created there at this moment.
             let Some(_reserved) = self.changing.reserve(disk) else { continue };
             let record = Record::new(spec, claim.length).to_string();
             let wanted = claim.identity == Identity::of(name)
@@ -114,7 +116,7 @@ impl Inner {
                 self.touched(disk);
                 if let Err(Refused::Failed(error)) = &result {
                     self.is_no_volume(name, error).await?;
-                    tracing::warn!(disk = disk.name, %error, "half a claim cannot be finished");
+                    tracing::warn!(disk = disk.name, %error, "cannot finish a half-made claim");
                 }
             }
             if !matches!(result, Ok(Some(_))) {
@@ -124,10 +126,10 @@ impl Inner {
             match result {
                 Ok(Some(volume)) => return Ok(Some(volume)),
                 Ok(None) => {}
-                // It is not in the way of this volume, and the next creation comes to it again.
-                Err(Refused::Taken(why)) => tracing::warn!(disk = disk.name, why, "half a claim is left"),
+                // It does not block this volume, and the next creation tries again to clear it.
+                Err(Refused::Taken(why)) => tracing::warn!(disk = disk.name, why, "cannot clear a half-made claim"),
                 Err(Refused::Failed(error)) => {
-                    tracing::warn!(disk = disk.name, %error, "half a claim is left");
+                    tracing::warn!(disk = disk.name, %error, "cannot clear a half-made claim");
                     self.failures.note(disk, error.message);
                     self.invalidate();
                 }
@@ -136,7 +138,7 @@ impl Inner {
         Ok(None)
     }
 
-    /// Fails with that error, and not for good, unless a new look says that the volume has not come into being all the same.
+    /// Returns that error as not final, unless reading the disks again shows that the volume does not exist.
     async fn is_no_volume(self: &Arc<Self>, name: &str, error: &Error) -> Result<()> {
         match self.view().await?.volume(&self.name, name, true) {
             Ok(None) => Ok(()),
@@ -144,30 +146,31 @@ impl Inner {
         }
     }
 
-    /// The sizes that will do: what is asked for, and what its filesystem needs.
+    /// The acceptable sizes: what was requested, and what its filesystem needs.
     ///
     /// # Errors
-    /// `SizeOutOfRange` if the filesystem needs more than is allowed.
+    /// `SizeOutOfRange` if the filesystem needs more than the limit.
     pub(super) fn range(&self, spec: &VolumeSpec) -> Result<SizeRange> {
         let least = spec.filesystem.map_or(0, minimum_size);
         match (spec.filesystem, spec.size.limit) {
             (Some(kind), Some(limit)) if limit < least => Err(Error::new(
                 Reason::SizeOutOfRange,
-                format!("{limit} bytes at most are too few for {kind}, which needs {least}: ask for more"),
+                format!("the limit of {limit} bytes is too small for {kind}, which needs {least}: request more"),
             )),
             _ => Ok(SizeRange { required: spec.size.required.max(least), ..spec.size }),
         }
     }
 
-    /// The smallest free disk that a volume fits, and its size as one.
+    /// The smallest free disk that fits the volume, and the volume's size on it.
     ///
     /// # Errors
-    /// `NoSpace`, with what is free and why the others are not.
+    /// `NoSpace`, with the free disks and the reasons why the others are not free.
     pub(super) fn fitting<'a>(&self, view: &'a View, spec: &VolumeSpec) -> Result<(u64, &'a PoolDisk)> {
         let no_space = |why: String| Err(Error::new(Reason::NoSpace, format!("pool {}: {why}", self.name)));
         if spec.class.layout != Layout::Linear {
             return no_space(format!(
-                "a volume is one whole disk here, and layout {} is not: leave the layout out",
+                "a volume in this pool is one whole disk, so layout {} is not supported: remove the layout from the \
+                 StorageClass",
                 spec.class.layout
             ));
         }
@@ -180,15 +183,16 @@ impl Inner {
         let list = |(size, seen): &(u64, &PoolDisk)| format!("{} ({})", seen.raw.disk.name, show_size(*size));
         let free: Vec<String> = free.iter().map(list).collect();
         no_space(format!(
-            "no free disk has {} bytes or more{}; free: {}; not free: {}",
+            "no free disk has at least {} bytes{}; free: {}; not free: {}",
             range.required,
-            range.limit.map_or_else(String::new, |limit| format!(", and {limit} at most")),
+            range.limit.map_or_else(String::new, |limit| format!(" and at most {limit}")),
             if free.is_empty() { "none".to_owned() } else { quarry_volume::some_of(free) },
             view.taken()
         ))
     }
 
-    /// Takes a disk, or finishes taking it. Nothing is believed that was known before the disk was held.
+    /// Claims a disk, or finishes its claim. Does not rely on anything that was read before the disk was
+    /// held.
     async fn take(
         self: &Arc<Self>,
         disk: Disk,
@@ -206,7 +210,7 @@ impl Inner {
         };
         match raw.judge(Some(probe), || Alone::Yes) {
             State::Free if fits => {}
-            State::Free => return Err(Refused::Taken("has been claimed or cleared in the meantime".to_owned())),
+            State::Free => return Err(Refused::Taken("was claimed or cleared in the meantime".to_owned())),
             state => return Err(Refused::Taken(state.why().unwrap_or_default().to_owned())),
         }
         let (inner, name) = (Arc::clone(self), name.to_owned());
@@ -217,8 +221,9 @@ impl Inner {
 
     /// Claims a disk that is held and blank. Blocks.
     fn claim(&self, held: &dyn Held, raw: &Raw, name: &str, record: &str) -> Result<PoolVolume> {
-        // A volume of this name may have lain on this disk before, and its filesystem would be taken for the one that an
-        // interrupted stage has made: they have the same UUID. Before the claim counts, nothing of it is there.
+        // A volume of the same name may have been on this disk before, and its filesystem would be mistaken
+        // for the one that an interrupted stage made: they have the same UUID. So its beginning is erased
+        // before the claim counts.
         let explain = |error| self.explain(&error);
         let size = claim::capacity(held.size());
         for (offset, length) in signature_places(size) {
@@ -229,20 +234,21 @@ impl Inner {
             Ok(ClaimState::HalfClaimed(half)) => claim::resume(&Any(held), half).map_err(explain)?,
             _ => claim::claim(&Any(held), name, record.as_bytes()).map_err(explain)?,
         };
-        // The probe has read where the filesystem will be, and a copy of the disk would get that from the kernel's cache.
+        // The probe has read the place of the future filesystem, and a copy of the disk would get that from
+        // the kernel's cache.
         if let Err(error) = self.disks.drop_cache(&raw.disk) {
-            tracing::warn!(disk = raw.disk.name, %error, "what was read of the disk stays in memory");
+            tracing::warn!(disk = raw.disk.name, %error, "cannot drop the disk's cached pages");
         }
-        // While the disk is held, so that udev does not come between.
+        // While the disk is held, so that udev does not interfere.
         match self.disks.add_partitions(&raw.disk, &claimed) {
             Ok((_, opened)) => self.opened.keep(&claimed.identity.disk.to_string(), opened),
-            // The volume is there; it is activated once more before it is used.
-            Err(error) => tracing::warn!(disk = raw.disk.name, %error, "the volume's partition is not there yet"),
+            // The volume exists; it is activated again before it is used.
+            Err(error) => tracing::warn!(disk = raw.disk.name, %error, "the volume's partition does not exist yet"),
         }
         Ok(describe(&self.name, &claimed))
     }
 
-    /// Takes away half a claim that nobody asks for any more.
+    /// Clears a half-made claim that no request needs any more.
     async fn clear(self: &Arc<Self>, disk: Disk, turn: &Turn) -> Result<(), Refused> {
         let (held, raw) = self.held(&disk, turn).await?;
         let inner = Arc::clone(self);
@@ -255,24 +261,24 @@ impl Inner {
         blocking(clear).await.map_err(Refused::Failed)
     }
 
-    /// Holds a disk and looks at it again.
+    /// Holds a disk and reads it again.
     async fn held(self: &Arc<Self>, disk: &Disk, turn: &Turn) -> Result<(Arc<dyn Held>, Raw), Refused> {
         turn.is_at(&disk.name);
         let (inner, disk) = (Arc::clone(self), disk.clone());
         let looked = blocking(move || {
-            // One that hangs is found out by somebody who can be left waiting.
+            // A hanging disk must be detected by a caller that may wait.
             for raw in inner.reader.read(&inner.disks, vec![disk.clone()]) {
                 raw.found.map_err(|why| Error::unavailable(format!("cannot be read: {why}")))?;
             }
             let held = hold(&*inner.disks, &disk)?;
-            // What uses a disk without taking it for itself shows in the kernel's tables alone.
+            // A use without an exclusive hold shows only in the kernel's tables.
             let found = inner.disks.find().map_err(|error| Error::unavailable(error.to_string()))?;
             let now = found.disks.into_iter().find(|now| (now.number, now.sequence) == (disk.number, disk.sequence));
             let now = now.ok_or_else(|| Error::unavailable(format!("the disk {} is gone", disk.name)))?;
-            // What udev or the kernel has told since may be what an exclusion asks for.
+            // udev or the kernel may have reported new facts since, and an exclusion may match them.
             let assignment = inner.disks.assign(&inner.selectors, std::slice::from_ref(&now));
             if Owner::of(&assignment, &now).pool() != Some(&*inner.name) {
-                return Err(Error::unavailable(format!("the disk {} is not the pool's any more", disk.name)));
+                return Err(Error::unavailable(format!("the disk {} no longer belongs to the pool", disk.name)));
             }
             let raw = read_held(&*held, &now);
             Ok((held, raw))
@@ -280,7 +286,7 @@ impl Inner {
         looked.await.map_err(|error| Refused::Taken(error.message))
     }
 
-    /// A failure of a claim as the reason of an answer.
+    /// Converts a claim's error.
     pub(super) fn explain(&self, error: &claim::Error) -> Error {
         let reason = match error {
             claim::Error::Unexpected { .. } | claim::Error::Resized { .. } => Reason::Unavailable,
@@ -293,7 +299,7 @@ impl Inner {
     }
 }
 
-/// Holds a disk. Our own look may have it alone for an instant.
+/// Holds a disk. Quarry's own read may hold it exclusively for a moment.
 fn hold(disks: &dyn Disks, disk: &Disk) -> Result<Arc<dyn Held>> {
     let mut tries = 0;
     loop {
@@ -307,7 +313,7 @@ fn hold(disks: &dyn Disks, disk: &Disk) -> Result<Arc<dyn Held>> {
     }
 }
 
-/// Half a claim on a disk that is free but for it.
+/// A half-made claim on a disk that is free otherwise.
 fn half(seen: &PoolDisk) -> Option<(PoolDisk, Claim)> {
     match (&seen.raw.found, &seen.state) {
         (Ok(ClaimState::HalfClaimed(claim)), State::Free) => Some((seen.clone(), claim.clone())),

@@ -1,4 +1,4 @@
-//! What is done to a volume that exists: its device, its record, its end.
+//! Changes of an existing volume: its device, its record, its removal.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use super::view::View;
 use super::{Inner, blocking};
 use crate::{Health, PoolVolume, Record, Recorded};
 
-/// How long the partition of a new volume is kept open for its first stage.
+/// How long the partition of a new volume stays open for its first stage.
 const UNSTAGED: Duration = Duration::from_secs(60);
 
 impl Inner {
-    /// Does a change in the turn of the volume that `key` stands for: as a task of its own, so that it goes on when nobody waits
-    /// for it any more, and its turn with it.
+    /// Runs a change under the lock of the volume that `key` stands for, as a separate task, so that it and
+    /// its lock outlive a caller that stops waiting.
     pub(super) async fn in_turn<T, F>(
         self: &Arc<Self>,
         key: &str,
@@ -33,9 +33,9 @@ impl Inner {
         F: Future<Output = Result<T>> + Send + 'static,
     {
         let turn = self.changing.take(key, what).await;
-        tokio::spawn(work(Arc::clone(self), turn)).await.unwrap_or_else(|join| {
-            Err(Error::host(format!("a change of a disk ended unexpectedly ({join}): please report it")))
-        })
+        tokio::spawn(work(Arc::clone(self), turn))
+            .await
+            .unwrap_or_else(|join| Err(Error::host(format!("a change of a disk panicked ({join}); please report it"))))
     }
 
     /// The volume's disk and claim as they are now; what was looked up earlier may have changed.
@@ -50,7 +50,7 @@ impl Inner {
         match (now, view.claim(&volume.group)) {
             (Some(now), Some((disk, claim))) => Ok((disk.clone(), claim.clone(), now.clone())),
             _ => Err(Error::unavailable(format!(
-                "volume {} has been removed from pool {} in the meantime: retry",
+                "volume {} was removed from pool {} in the meantime: retry",
                 volume.name, self.name
             ))),
         }
@@ -61,7 +61,7 @@ impl Inner {
             return Ok(node);
         }
         let wanted = volume.clone();
-        self.in_turn(&volume.group, format!("volume {} is activated", volume.name), |inner, turn| async move {
+        self.in_turn(&volume.group, format!("volume {} is being activated", volume.name), |inner, turn| async move {
             let view = inner.view().await?;
             let (disk, claim, now) = inner.current(&view, &wanted).map_err(|error| match error.reason {
                 Reason::Unavailable if view.twice(&wanted.group).is_none() => Error::precondition(error.message),
@@ -79,7 +79,8 @@ impl Inner {
         .await
     }
 
-    /// Closes the partition of a volume that was unstaged, unless its device was asked for again after `unused_since`.
+    /// Closes the partition of a volume that was unstaged, unless its device was requested again after
+    /// `unused_since`.
     pub(super) async fn deactivate(self: &Arc<Self>, volume: &PoolVolume, unused_since: Instant) -> Result<()> {
         match self.opened.take_unused(&volume.group, unused_since) {
             Some(opened) => self.close(volume.group.clone(), opened).await,
@@ -87,7 +88,7 @@ impl Inner {
         }
     }
 
-    /// Closes the partition of a volume that was made, if nobody stages it soon.
+    /// Closes the partition of a new volume if it is not staged soon.
     pub(super) fn close_unless_staged(self: &Arc<Self>, volume: &PoolVolume) {
         let (inner, volume) = (Arc::clone(self), volume.clone());
         tokio::spawn(async move {
@@ -95,13 +96,14 @@ impl Inner {
             if let Some(opened) = inner.opened.take_unstaged(&volume.group)
                 && let Err(error) = inner.close(volume.group.clone(), opened).await
             {
-                tracing::info!(volume = volume.name, %error, "the volume's partition was closed, and its disk's cache was not dropped");
+                tracing::info!(volume = volume.name, %error, "closed the volume's partition, but could not drop its \
+                                                              disk's cache");
             }
         });
     }
 
-    /// Closes a partition, and has the kernel forget what it has read of the whole disk: another program may have the disk
-    /// open, and would go on reading what lay there before.
+    /// Closes a partition, and drops the kernel's cached pages of the whole disk: another program may have
+    /// the disk open, and would continue to read its old contents.
     async fn close(self: &Arc<Self>, guid: String, opened: Opened) -> Result<()> {
         blocking(move || {
             drop(opened);
@@ -113,7 +115,7 @@ impl Inner {
         blocking(move || inner.disks.drop_cache(&disk)).await
     }
 
-    /// Has a volume's record stand in both copies, before it is answered for.
+    /// Makes both copies of a volume's record equal before the volume is reported.
     pub(super) async fn settle(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
         let stands = |view: &View| {
             view.claim(&volume.group).is_none_or(|(_, claim)| !claim.degraded.contains(&Degraded::Record))
@@ -124,7 +126,7 @@ impl Inner {
         let wanted = volume.clone();
         self.in_turn(
             &volume.group,
-            format!("the record of volume {} is mended", volume.name),
+            format!("the record of volume {} is being repaired", volume.name),
             |inner, turn| async move {
                 let view = inner.view().await?;
                 let (disk, claim, now) = inner.current(&view, &wanted)?;
@@ -135,8 +137,8 @@ impl Inner {
         .await
     }
 
-    /// A record that stands in one copy only is written again before it is acted upon: else the loss of that copy would bring
-    /// back what was before. Blocks.
+    /// Writes a record that only one copy has again before anything is based on it: otherwise the loss of
+    /// that copy would bring back the previous record. Blocks.
     fn mend(&self, disk: &Disk, claim: &Claim, volume: &PoolVolume) -> Result<()> {
         if !claim.degraded.contains(&Degraded::Record) || !matches!(volume.record, Recorded::Here(_)) {
             return Ok(());
@@ -147,7 +149,7 @@ impl Inner {
         mended.map(drop).map_err(|error| self.explain(&error))
     }
 
-    /// Forgets a volume that was deleted. A look that began before may have seen it, and must not bring it back.
+    /// Forgets a deleted volume. A read that started earlier may have seen it, and must not bring it back.
     fn forget(&self, guid: Uuid) {
         let mut memory = self.memory();
         memory.known.remove(&guid);
@@ -155,7 +157,8 @@ impl Inner {
         memory.deleted.push((guid, changes));
     }
 
-    /// The node of the volume's partition if nothing is left to be done for it: then there is no need to wait for a turn.
+    /// The node of the volume's partition if it needs no more work: then there is no need to wait for the
+    /// lock.
     async fn active(self: &Arc<Self>, volume: &PoolVolume) -> Result<Option<PathBuf>> {
         if !self.opened.is_used(&volume.group) {
             return Ok(None);
@@ -163,25 +166,25 @@ impl Inner {
         let view = self.view().await?;
         match self.current(&view, volume) {
             Ok((disk, claim, _)) if !claim.degraded.contains(&Degraded::Record) => self.disks.partition(&disk, &claim),
-            // Said when its turn comes.
+            // Reported under the lock.
             _ => Ok(None),
         }
     }
 
-    /// The node of the volume's partition, on whichever pool's disk it lies. No disk is asked, which might not answer: the
-    /// disk is known by the claim that was read last, if the kernel's tables have that disk still.
+    /// The node of the volume's partition, on a disk of any pool. Does not read a disk, which might be
+    /// unresponsive: it uses the claim that was read last, if the kernel's tables still have that disk.
     pub(super) fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {
         let raws = self.memory().seen.as_ref().map(|kept| Arc::clone(&kept.raws));
         let claims = raws.iter().flat_map(|raws| raws.iter()).filter_map(|raw| match &raw.found {
             Ok(ClaimState::Claimed(claim)) => Some((raw, claim, true)),
-            // It is mounted, perhaps, whatever was done to its tables since.
+            // The volume may be mounted, whatever happened to the disk's tables since.
             Ok(ClaimState::Damaged(damaged)) => damaged.claim().map(|claim| (raw, claim, false)),
             Ok(ClaimState::Foreign { over: Some(claim), .. }) => Some((raw, claim, false)),
             _ => None,
         });
         let mut nodes: Vec<(&str, PathBuf)> = Vec::new();
         for (raw, claim, whole) in claims.filter(|(_, claim, _)| claim.identity.disk.to_string() == volume.group) {
-            // Without the kernel's count, a disk that came since may have the name and the number.
+            // Without the kernel's sequence number, a newer disk may have the same name and number.
             if raw.disk.sequence.is_none() && self.uevents.of_disk(&raw.disk.name) != raw.heard {
                 continue;
             }
@@ -195,7 +198,7 @@ impl Inner {
             [] => Ok(None),
             [(_, node)] => Ok(Some(node.clone())),
             [(one, _), (other, _), ..] => Err(Error::unavailable(format!(
-                "looking for the device of volume {}: the disks {one} and {other} both hold it; take the wrong one away",
+                "finding the device of volume {}: the disks {one} and {other} both hold it; remove the wrong one",
                 volume.name
             ))),
         }
@@ -206,7 +209,7 @@ impl Inner {
             return Ok(());
         }
         let (wanted, text) = (volume.clone(), record.to_string());
-        let what = format!("the record of volume {} is changed", volume.name);
+        let what = format!("the record of volume {} is being changed", volume.name);
         self.in_turn(&volume.group, what, |inner, turn| async move {
             inner.invalidate();
             let view = inner.view().await?;
@@ -214,7 +217,7 @@ impl Inner {
             turn.is_at(&disk.name);
             if now.record != wanted.record {
                 return Err(Error::precondition(format!(
-                    "the record of volume {} was changed by somebody else in the meantime; retry",
+                    "the record of volume {} was changed by another process in the meantime; retry",
                     wanted.name
                 )));
             }
@@ -232,7 +235,7 @@ impl Inner {
 
     pub(super) async fn remove(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
         let wanted = volume.clone();
-        self.in_turn(&volume.group, format!("volume {} is removed", volume.name), |inner, turn| async move {
+        self.in_turn(&volume.group, format!("volume {} is being removed", volume.name), |inner, turn| async move {
             inner.remove_in_turn(&wanted, &turn).await
         })
         .await
@@ -246,17 +249,17 @@ impl Inner {
         let way = self.way(Some(now.record()?));
         refuse_used(&disk, &now)?;
         let here = DiskKey::of(&disk);
-        // Before the disk says that it is being released: else a look would begin the same.
+        // Before the disk records the release: otherwise a read would start the same release.
         self.releases.begin(here.clone());
         let held = {
             let inner = Arc::clone(self);
             let disk = disk.clone();
             blocking(move || {
                 let held = inner.disks.hold(&disk)?;
-                // Ours is the first that has to go.
+                // Quarry's own use has to end first.
                 drop(inner.opened.take(&claim.identity.disk.to_string()));
                 held.drop_partitions()?;
-                // The wiping comes before the rest, and a cut in the middle of it must find the disk so.
+                // Wiping comes first, and a power cut during it must find the release recorded on the disk.
                 claim::begin_release(&Any(&*held), &claim).map_err(|error| inner.explain(&error))?;
                 inner.forget(claim.identity.disk);
                 Ok(held)
@@ -266,8 +269,8 @@ impl Inner {
         self.touched(&disk);
         let held = held.inspect_err(|_| self.releases.end(&here))?;
         let work = tokio::spawn(Arc::clone(self).release(disk, Some(held)));
-        // Wiping takes its time, and the disk says that it has to be done. Where there is nothing to wipe, the disk is free
-        // before this returns. What fails then is shown, and tried again.
+        // Wiping takes time, and the disk records that it is needed. Where there is nothing to wipe, the disk
+        // is free before this returns. A failure is reported and retried.
         if way == Wipe::None {
             let _ = work.await;
         }
@@ -275,16 +278,23 @@ impl Inner {
     }
 }
 
-/// Refuses to remove what shows as used in the kernel's tables. A use that does not show is refused by the kernel, asked
-/// for the disk alone.
+/// Refuses to remove a volume that the kernel's tables show as used. The kernel itself refuses for a use that
+/// they do not show, when the disk is opened exclusively.
 fn refuse_used(disk: &Disk, volume: &PoolVolume) -> Result<()> {
     let used = match (disk.holders.first(), disk.uses.first().map(|one| &one.how)) {
         (None, None) => return Ok(()),
-        (Some(holder), _) => format!("{holder} lies on it"),
+        (Some(holder), _) => format!("{holder} uses it"),
         (None, Some(How::Mounted { at } | How::Published { at })) => format!("it is in use at {}", at.display()),
         (None, Some(How::Swap)) => "it is used as swap".to_owned(),
-        (None, Some(How::Loop { name })) => format!("{name} leads to it"),
+        (None, Some(How::Loop { name })) => format!("the loop device {name} uses it"),
         (None, Some(How::Btrfs)) => "it is a member of a mounted btrfs".to_owned(),
     };
-    Err(Error::new(Reason::InUse, format!("volume {} is not removed: {used}; end that first", volume.name)))
+    Err(Error::new(
+        Reason::InUse,
+        format!(
+            "volume {} is not removed because it is in use: {used}; end that use \
+                                           first",
+            volume.name
+        ),
+    ))
 }

@@ -1,4 +1,5 @@
-//! Volumes that two disks hold: a disk was copied, or is reached by two paths. Which one is right, only a person knows.
+//! Volumes that two disks hold: a disk was copied, or is reached by two paths. Only a person can decide which
+//! one is right.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,7 @@ pub(super) struct Copies {
     pub(super) volume: Uuid,
     /// The names of the disks.
     pub(super) disks: Vec<String>,
-    /// What is to be said of it.
+    /// The problem to report.
     pub(super) why: String,
 }
 
@@ -31,8 +32,8 @@ pub(super) fn copies<'a>(raws: impl Iterator<Item = &'a Raw>) -> Vec<Copies> {
     let copies = holders.into_iter().filter(|(_, (_, disks))| disks.len() > 1);
     let say = |(volume, (title, disks)): (Uuid, (String, Vec<String>))| {
         let why = format!(
-            "two disks hold {title}: {}; one is a copy of the other, or both are one disk that is reached by two paths. \
-             Nothing is done with the volume until one of them is taken away",
+            "two disks hold {title}: {}; one is a copy of the other, or both are one disk with two paths. The volume \
+             cannot be used until one of them is removed",
             disks.join(" and ")
         );
         Copies { volume, disks, why }

@@ -1,5 +1,5 @@
-//! Free disks that could not be taken: for a while others are, so that one that cannot be written to is not tried first each
-//! time.
+//! Free disks that could not be claimed. For a while, other disks are preferred, so that one that cannot be
+//! written does not come first each time.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,48 +10,48 @@ use quarry_disk::{Disk, State};
 use super::key::DiskKey;
 use super::look::PoolDisk;
 
-/// For how long such a disk is not tried again.
+/// How long such a disk is not retried.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// The disks, and why.
+/// The disks, each with the reason.
 #[derive(Default)]
 pub(super) struct Failures {
     by_disk: Mutex<HashMap<DiskKey, (String, Instant)>>,
 }
 
 impl Failures {
-    /// Notes that it could not be taken.
+    /// Records that the disk could not be claimed.
     pub(super) fn note(&self, disk: &Disk, why: String) {
         self.by_disk().insert(DiskKey::of(disk), (why, Instant::now()));
     }
 
-    /// Whether it could not be taken when that was tried last.
+    /// Whether the last attempt to claim the disk failed.
     pub(super) fn has(&self, disk: &Disk) -> bool {
         self.by_disk().contains_key(&DiskKey::of(disk))
     }
 
-    /// Says of these that they are not free, and forgets those whose time is over.
+    /// Marks these disks as not free, and forgets those whose time has passed.
     pub(super) fn mark(&self, seen: &mut [PoolDisk]) {
         let mut failures = self.by_disk();
         failures.retain(|_, (_, when)| when.elapsed() < PAUSE);
         for one in seen.iter_mut().filter(|one| one.state == State::Free) {
             if let Some((why, _)) = failures.get(&DiskKey::of(&one.raw.disk)) {
-                one.state = State::Unusable { why: format!("could not be taken for a volume: {why}") };
+                one.state = State::Unusable { why: format!("could not be claimed for a volume: {why}") };
             }
         }
     }
 
-    /// All of them, in words.
+    /// All of them as problems.
     pub(super) fn problems(&self) -> Vec<String> {
         let words = |(DiskKey { name, .. }, (why, _)): (&DiskKey, &(String, Instant))| {
-            format!("the disk {name} could not be taken for a volume, and is tried again in a minute: {why}")
+            format!("the disk {name} could not be claimed for a volume, and is retried in a minute: {why}")
         };
         let mut problems: Vec<String> = self.by_disk().iter().map(words).collect();
         problems.sort_unstable();
         problems
     }
 
-    /// The time of all of them is over.
+    /// Lets the time of all of them pass.
     #[cfg(test)]
     pub(super) fn age(&self) {
         for (_, when) in self.by_disk().values_mut() {

@@ -39,7 +39,7 @@ impl HostDisks {
         // same number only if the number was another disk's when it was opened.
         quarry_disk::open(&self.roots, disk).map_err(|error| failed(error.to_string()))?;
         if (nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)) != (disk.number.major, disk.number.minor) {
-            return Err(failed("its node is another device's by now".to_owned()));
+            return Err(failed("its device node now belongs to another device".to_owned()));
         }
         Ok(())
     }
@@ -62,7 +62,7 @@ impl Disks for HostDisks {
 
     fn write(&self, disk: &Disk) -> Result<Box<dyn Sectors>> {
         let file = File::options().read(true).write(true).open(&disk.node);
-        let file = file.map_err(|error| Error::host(format!("opening the disk {} to write: {error}", disk.name)))?;
+        let file = file.map_err(|error| Error::host(format!("opening the disk {} for writing: {error}", disk.name)))?;
         self.check(&file, disk)?;
         Ok(Box::new(Open::new(file, &disk.node)?))
     }
@@ -94,7 +94,11 @@ impl Disks for HostDisks {
     fn drop_cache(&self, disk: &Disk) -> Result<()> {
         let file = quarry_disk::open(&self.roots, disk).map_err(|error| Error::unavailable(error.to_string()))?;
         partitions::drop_cache(&file).map_err(|errno| {
-            Error::host(format!("dropping what the kernel keeps of the disk {}: {errno}; see its log", disk.name))
+            Error::host(format!(
+                "dropping the kernel's cached pages of the disk {}: {errno}; see the kernel \
+                                 log",
+                disk.name
+            ))
         })
     }
 
@@ -109,7 +113,8 @@ impl Disks for HostDisks {
         }
         let node = self.partition(disk, claim)?.ok_or_else(|| {
             Error::host(format!(
-                "the kernel was given the partitions of the disk {}, and has none; see its log",
+                "adding the partitions of the disk {}: the kernel reported success, but has no partitions; see the \
+                 kernel log",
                 disk.name
             ))
         })?;
@@ -197,7 +202,11 @@ impl Held for Open<Exclusive> {
                 Err(Errno::EBUSY) => {
                     return Err(Error::new(
                         Reason::InUse,
-                        format!("a partition of {} is open in some program; end that first", self.path.display()),
+                        format!(
+                            "removing the partitions of {}: a program has one of them open; end it \
+                                 first",
+                            self.path.display()
+                        ),
                     ));
                 }
                 Err(errno) => {

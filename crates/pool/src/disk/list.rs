@@ -1,5 +1,6 @@
-//! Every disk of a host, for an operator. It is the look that a pool takes, without a pool: nothing is claimed, released,
-//! wiped or remembered, so that it can be taken before there is a pool, and beside a Quarry that serves one.
+//! Lists every disk of a host for an operator. It reads the disks as a pool does, but without a pool: it does
+//! not claim, release, wipe or remember anything, so it can run before there is a pool, and next to a running
+//! Quarry.
 
 use std::sync::Arc;
 
@@ -18,18 +19,18 @@ use super::reader::onlooker;
 use super::report::{DiskReport, Owner};
 use crate::{PoolConfig, open};
 
-/// What a look at all disks of a host found.
+/// The disks of a host.
 #[derive(Clone, Debug, Default)]
 pub struct DiskList {
-    /// Every disk, in the order of their names.
+    /// Every disk, ordered by name.
     pub disks: Vec<DiskReport>,
-    /// Disks of which the kernel says what cannot be, in words. Nothing else is known of them.
+    /// Why the kernel's facts about further disks could not be used. Nothing else is known about those disks.
     pub failed: Vec<String>,
 }
 
-/// Looks at every disk of this host. With a configuration each disk is told whose it is.
+/// Reads every disk of this host. With a configuration, each disk also gets the pool that it belongs to.
 ///
-/// Only root can read disks: to others, a disk that no table shows as used is [`State::Unknown`].
+/// Only root can read disks: for other users, a disk that no table shows as used is [`State::Unknown`].
 ///
 /// # Errors
 /// `Unavailable` if the host's tables cannot be read.
@@ -38,7 +39,7 @@ pub async fn list_disks(configured: Option<&[PoolConfig]>) -> Result<DiskList> {
     list(&(Arc::new(HostDisks::new()) as Arc<dyn Disks>), selectors, geteuid().is_root()).await
 }
 
-/// The same on any host; `root`: whether we may read disks.
+/// The same for any host. `root`: whether this process may read disks.
 pub(super) async fn list(
     disks: &Arc<dyn Disks>,
     selectors: Option<Arc<[(String, Selector)]>>,
@@ -60,7 +61,7 @@ pub(super) async fn list(
         blocking(move || Ok(onlooker().read(&disks, readable))).await?
     };
     let twice = copies(raws.iter());
-    // All at once: each may take as long as its disk does.
+    // All at once, because each read takes as long as its disk does.
     let mut judging = JoinSet::new();
     for (index, raw) in raws.into_iter().enumerate() {
         let disks = Arc::clone(disks);
@@ -77,7 +78,7 @@ pub(super) async fn list(
         let owner = assignment.as_ref().map(|assignment| Owner::of(assignment, &disk));
         let seen = if look::is_unreadable(&disk) { None } else { judged.next() };
         let unread = match seen {
-            None => "is not read".to_owned(),
+            None => "was not read".to_owned(),
             Some((_, Ok(seen))) => {
                 list.disks.push(DiskReport::of(seen, owner));
                 continue;
@@ -94,16 +95,16 @@ pub(super) async fn list(
     Ok(list)
 }
 
-/// Why a disk could not be read by somebody who is not root.
-const ROOT_ONLY: &str = "what is on it can only be read by root";
+/// Why a user other than root could not read a disk.
+const ROOT_ONLY: &str = "only root can read its contents";
 
 async fn judged(disks: &Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk, String> {
     let seen = look::judge_all(disks, &look::Judges::default(), vec![raw], &[]).await.map_err(|error| error.message)?;
-    seen.into_iter().next().ok_or_else(|| "was lost from sight: please report it".to_owned())
+    seen.into_iter().next().ok_or_else(|| "was not judged: please report it".to_owned())
 }
 
-/// What the kernel's tables alone say of a disk that was not read: that it is used, or cannot be. `why`: the reason why it
-/// was not read, in words that go on after "it".
+/// What the kernel's tables alone say about a disk that was not read: that it is in use or unusable. `why` is
+/// the reason why it was not read, phrased to follow "it".
 fn by_tables(disk: &Disk, why: String) -> State {
     let nothing = Contents::Other { probe: Probe::Blank, remains: Remains::default() };
     match judge(disk, &nothing, || Alone::Unknown { why: why.clone() }) {

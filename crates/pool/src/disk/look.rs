@@ -207,8 +207,8 @@ pub(super) async fn judge_all(
         }
     }
     while let Some(ended) = asked.join_next().await {
-        let (index, seen) = ended
-            .map_err(|join| Error::host(format!("the look at a disk ended unexpectedly ({join}): please report it")))?;
+        let (index, seen) =
+            ended.map_err(|join| Error::host(format!("reading a disk panicked ({join}); please report it")))?;
         judged.push((index, seen?));
     }
     judged.sort_by_key(|(index, _)| *index);
@@ -226,10 +226,7 @@ impl Judges {
         let here = DiskKey::of(&raw.disk);
         let unknown = |raw: Raw, why: String| Ok(PoolDisk { raw, state: State::Unknown { why } });
         if !self.under_way().insert(here.clone()) {
-            return unknown(
-                raw,
-                "does not answer: an earlier question has not come back; see the kernel log".to_owned(),
-            );
+            return unknown(raw, "is unresponsive: an earlier request has not returned; see the kernel log".to_owned());
         }
         let question = Question { judges: self.clone(), disk: here };
         let asked = raw.clone();
@@ -240,9 +237,7 @@ impl Judges {
         });
         match tokio::time::timeout(PATIENCE, asking).await {
             Ok(Ok(seen)) => seen,
-            Ok(Err(join)) => {
-                Err(Error::host(format!("the look at a disk ended unexpectedly ({join}): please report it")))
-            }
+            Ok(Err(join)) => Err(Error::host(format!("reading a disk panicked ({join}); please report it"))),
             Err(_) => unknown(raw, format!("has not answered for {} s; see the kernel log", PATIENCE.as_secs())),
         }
     }

@@ -196,9 +196,8 @@ impl Inner {
                 None => inner.look().await,
             }
         });
-        look.await.unwrap_or_else(|join| {
-            Err(Error::host(format!("the look at the disks ended unexpectedly ({join}): please report it")))
-        })
+        look.await
+            .unwrap_or_else(|join| Err(Error::host(format!("listing the disks panicked ({join}); please report it"))))
     }
 
     fn remembered(&self) -> Option<Arc<View>> {
@@ -272,7 +271,7 @@ pub fn is_of_disks(pool: &str, storage: &StorageId) -> bool {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(join) => Err(Error::host(format!("work on a disk ended unexpectedly ({join}): please report it"))),
+        Err(join) => Err(Error::host(format!("work on a disk panicked ({join}); please report it"))),
     }
 }
 

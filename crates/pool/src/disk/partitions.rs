@@ -72,7 +72,7 @@ pub(super) fn add(file: &File, disk: &Disk, claim: &Claim) -> Result<()> {
             Ok(()) | Err(Errno::EBUSY | Errno::EEXIST) => {}
             Err(errno) => {
                 return Err(Error::host(format!(
-                    "telling the kernel of partition {number} of the disk {}: {errno}; see its log",
+                    "adding partition {number} of the disk {} to the kernel: {errno}; see the kernel log",
                     disk.name
                 )));
             }
@@ -160,14 +160,17 @@ pub(super) fn volume(roots: &Roots, disk: &Disk, claim: &Claim) -> Result<Option
     let Some(partition) = second(roots, disk) else { return Ok(None) };
     if partition.place != (Some(claim.offset), Some(claim.length)) {
         return Err(Error::host(format!(
-            "the kernel has another partition {VOLUME} of the disk {0} than its claim says; have the table read anew \
-             (blockdev --rereadpt {0}, or partx --update {0} while it is in use)",
+            "the kernel's partition {VOLUME} of the disk {0} does not match the disk's claim; make the kernel read \
+             the table again (blockdev --rereadpt {0}, or partx --update {0} while it is in use)",
             disk.node.display()
         )));
     }
     if !partition.has_its_node() {
         let node = partition.node.display();
-        return Err(Error::host(format!("{node} is not the node of that partition: is /dev the host's?")));
+        return Err(Error::host(format!(
+            "{node} is not the device node of that partition: is the host's /dev mounted \
+                                        there?"
+        )));
     }
     Ok(Some(partition.node))
 }
@@ -256,10 +259,13 @@ mod tests {
             }
         }
         let error = volume(&roots, &disk, &claim).unwrap_err().message;
-        assert!(error.contains("sdb2 is not the node of that partition"), "it is there, and /dev has no node: {error}");
+        assert!(
+            error.contains("sdb2 is not the device node of that partition"),
+            "it is there, and /dev has no node: {error}"
+        );
         write("sys/block/sdb/sdb2/start", "4097");
         let error = volume(&roots, &disk, &claim).unwrap_err().message;
-        assert!(error.contains("another partition 2"), "{error}");
+        assert!(error.contains("partition 2 of the disk"), "{error}");
         write("sys/block/sdb/diskseq", "8");
         assert_eq!(volume(&roots, &disk, &claim).unwrap(), None, "another disk has the name");
     }

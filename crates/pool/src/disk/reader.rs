@@ -75,12 +75,12 @@ impl Reader {
         let turn = self
             .threads
             .take(DiskKey::of(&disk), "read")
-            .map_err(|_| "it does not answer: an earlier read has not come back; see the kernel log".to_owned())?;
+            .map_err(|_| "it is unresponsive: an earlier read has not returned; see the kernel log".to_owned())?;
         let (tell, answer) = mpsc::channel();
         let (lasting, disks) = (self.lasting, Arc::clone(disks));
         // If nobody waits any more, the answer is dropped.
         turn.run(move || read(&*disks, disk, lasting), move |raw| drop(tell.send(raw)))
-            .map_err(|error| format!("there is no thread to read it: {error}"))?;
+            .map_err(|error| format!("cannot start a thread to read it: {error}"))?;
         Ok(answer)
     }
 }

@@ -125,7 +125,7 @@ impl Releases {
         let jobs = self.jobs();
         let failed = |(DiskKey { name, .. }, job): (&DiskKey, &Job)| {
             let (why, ..) = job.failed.as_ref()?;
-            Some(format!("the disk {name} is not free although its volume was deleted: {why}"))
+            Some(format!("the disk {name} is not free yet although its volume was deleted: {why}"))
         };
         let mut problems: Vec<String> = jobs.iter().filter_map(failed).collect();
         problems.sort_unstable();
@@ -165,7 +165,7 @@ impl Inner {
         match result {
             Ok(()) => {
                 self.releases.end(&here);
-                tracing::info!(pool = self.name, disk = disk.name, "the disk's volume is gone");
+                tracing::info!(pool = self.name, disk = disk.name, "the disk's volume is wiped, and the disk is free");
                 // There is more room than was told.
                 self.uevents.count(true);
             }
@@ -196,7 +196,7 @@ impl Inner {
                     return Ok(None);
                 }
                 found => {
-                    return Err(Error::unavailable(format!("the disk {} holds {} by now", disk.name, found.words())));
+                    return Err(Error::unavailable(format!("the disk {} now holds {}", disk.name, found.words())));
                 }
             };
             // Whoever said so may have been killed before it was flushed, or between the two slots: a disk that could come

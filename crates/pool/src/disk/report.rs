@@ -1,4 +1,4 @@
-//! Disks as an operator sees them: what each is, whose it is by the configuration, and why it is free or not.
+//! Disks as an operator sees them: what each holds, which pool it belongs to, and why it is free or not.
 
 use quarry_disk::claim::{Claim, ClaimState, Degraded, Mend};
 use quarry_disk::{Assignment, Conflict, Disk, State, Udev};
@@ -12,40 +12,41 @@ use super::view;
 pub struct DiskReport {
     /// The disk.
     pub disk: Disk,
-    /// Whose it is; `None` where nobody said which pools there are.
+    /// Which pool the disk belongs to; `None` without a configuration.
     pub owner: Option<Owner>,
     /// Whether it is free, and why not.
     pub state: State,
-    /// The name of the volume whose claim lies on it, made, half made or deleted, if its record can be read.
+    /// The name of the volume whose claim is on it (complete, half-made or deleted), if its record can be
+    /// read.
     pub volume: Option<String>,
-    /// How far its wiping has come, if its volume was deleted.
+    /// The progress of wiping, if its volume was deleted.
     pub wiping: Option<Wiping>,
-    /// What else is to be said of it, in words.
+    /// Further remarks on the disk.
     pub notes: Vec<String>,
-    /// What an operator runs to mend what is wrong with its claim.
+    /// The commands that repair its claim.
     pub mends: Vec<Mend>,
 }
 
-/// Whose a disk is, by the selectors of all pools of disks of a node.
+/// Which pool a disk belongs to, by the selectors of all disk pools of the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
-    /// This pool's.
+    /// It belongs to this pool.
     Pool(String),
-    /// Several pools mean it: none has it.
+    /// Several pools select it, so none uses it.
     Conflict(Conflict),
-    /// This pool selects it, unless it is an excluded one or another one than its names say.
+    /// This pool selects it, unless an exclusion matches it, or its names belong to another disk.
     Doubtful {
         /// The pool.
         pool: String,
-        /// Why that is not known, in words.
+        /// Why that is not known.
         why: String,
     },
-    /// No pool means it.
+    /// No pool selects it.
     Nobody,
 }
 
 impl Owner {
-    /// What an assignment says of a disk.
+    /// The ownership that an assignment gives a disk.
     pub(super) fn of(assignment: &Assignment, disk: &Disk) -> Self {
         let conflict = assignment.conflicts.iter().find(|one| one.disk.split(' ').next() == Some(&*disk.name));
         match (assignment.pools.get(&disk.name), conflict, assignment.doubtful.get(&disk.name)) {
@@ -56,7 +57,7 @@ impl Owner {
         }
     }
 
-    /// The pool that has the disk.
+    /// The pool that uses the disk.
     #[must_use]
     pub fn pool(&self) -> Option<&str> {
         match self {
@@ -65,14 +66,14 @@ impl Owner {
         }
     }
 
-    /// Why no pool has it; nothing of one that a pool has.
+    /// Why no pool uses it; `None` if one does.
     #[must_use]
     pub fn why_none(&self) -> Option<String> {
         match self {
             Self::Pool(_) => None,
             Self::Conflict(conflict) => Some(conflict.to_string()),
             Self::Doubtful { why, .. } => Some(why.clone()),
-            Self::Nobody => Some("no pool's selector means it".to_owned()),
+            Self::Nobody => Some("no pool's selector matches it".to_owned()),
         }
     }
 }
@@ -81,16 +82,16 @@ impl Owner {
 fn doubt(disk: &Disk) -> String {
     match &disk.udev {
         Udev::Stale { why } => format!(
-            "{why}: its names may be another disk's, so no pool has it; have udev look at it again: systemctl start \
-             systemd-udevd, then udevadm trigger --action=add {}",
+            "{why}: its names may belong to another disk, so no pool selects it; run systemctl start systemd-udevd, \
+             then udevadm trigger --action=add {}",
             disk.node.display()
         ),
-        Udev::Silent | Udev::Told => "udev has not told of it yet, so that it may be an excluded one".to_owned(),
+        Udev::Silent | Udev::Told => "udev has no entry for it yet, so it may be excluded".to_owned(),
     }
 }
 
 impl DiskReport {
-    /// What a look found. How far wiping has come is what the disk itself says.
+    /// Reports what was found on a disk. The progress of wiping is taken from the disk itself.
     pub(super) fn of(seen: PoolDisk, owner: Option<Owner>) -> Self {
         let mut report = Self::unread(seen.raw.disk, owner, seen.state);
         let found = seen.raw.found.as_ref();
@@ -98,14 +99,15 @@ impl DiskReport {
         match &seen.raw.found {
             Ok(ClaimState::Claimed(claim)) => {
                 report.volume = view::name(claim);
-                // A record of which one copy is older is no trouble: it is mended before anything is done with it.
+                // A record with one outdated copy is not a problem: it is repaired before the next operation
+                // on it.
                 let degraded = claim.degraded.iter().filter(|what| **what != Degraded::Record);
                 report.notes = degraded.map(ToString::to_string).collect();
             }
             Ok(ClaimState::HalfClaimed(claim)) => {
                 report.volume = view::name(claim);
                 report.notes = vec![format!(
-                    "half a claim lies on it, of {}: it is finished or cleared by the next volume that is made",
+                    "it has a half-made claim of {}; the next volume creation finishes or clears it",
                     view::title(claim)
                 )];
             }
@@ -127,18 +129,18 @@ impl DiskReport {
         report
     }
 
-    /// A disk of which only the kernel's tables tell.
+    /// A disk of which only the kernel's tables are known.
     pub(super) fn unread(disk: Disk, owner: Option<Owner>, state: State) -> Self {
         Self { disk, owner, state, volume: None, wiping: None, notes: Vec::new(), mends: Vec::new() }
     }
 
-    /// One word for what it is to us: that of its state, or `wiping`.
+    /// One word for the disk's state, or `wiping`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         if self.wiping.is_some() { "wiping" } else { self.state.word() }
     }
 
-    /// All reasons for that, in words; nothing of a disk that is free and of which nothing is to be said.
+    /// All reasons for that state; `None` for a free disk without remarks.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         let why = match &self.wiping {
@@ -149,7 +151,7 @@ impl DiskReport {
             }
             None => self.state.why().map(str::to_owned),
         };
-        // That no pool means a disk is to be said only of one that should have a pool.
+        // That no pool selects a disk is only worth reporting for a disk that should belong to a pool.
         let ours = matches!(self.state, State::Claimed { .. }) || self.wiping.is_some();
         let owner = self.owner.as_ref().filter(|owner| ours || **owner != Owner::Nobody);
         let reasons: Vec<String> =
@@ -158,7 +160,7 @@ impl DiskReport {
     }
 }
 
-/// How far the wiping of a disk has come, as its record says.
+/// The progress of wiping that the disk's record states.
 fn wiping(claim: &Claim) -> Wiping {
     let done = view::record(claim).map_or(0, |record| record.zeroed.saturating_mul(1 << 30));
     Wiping { done: done.min(claim.length), total: claim.length, failed: None }

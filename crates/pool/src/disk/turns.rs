@@ -115,8 +115,8 @@ impl Turns {
         let words = |Change { what, disk, since }: &Change| {
             let disk = disk.as_ref().map_or_else(String::new, |disk| format!(" (disk {disk})"));
             format!(
-                "{what}{disk}, for {} s now, and nothing else is done with that volume or that disk: does the disk hang? See \
-                 the kernel log",
+                "{what}{disk}, for {} s now, and other operations on the volume and its disk wait: does the disk \
+                 hang? See the kernel log",
                 since.elapsed().as_secs()
             )
         };

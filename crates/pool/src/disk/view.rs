@@ -101,7 +101,7 @@ impl View {
                 (Ok(found), None) => format!("a volume with the GUID {} ({})", identity.disk, found.words()),
                 (Err(_), _) => continue,
             };
-            let text = format!("the disk {} holds {holds}, and is not the pool's: {why}", raw.disk.name);
+            let text = format!("the disk {} holds {holds}, but no longer belongs to the pool: {why}", raw.disk.name);
             if *has_pool {
                 self.of_others.insert(identity.disk, text);
             } else {
@@ -145,7 +145,7 @@ impl View {
                 Some(if found.mends(&raw.disk.node).is_empty() {
                     format!("{why}; see docs/disk-format.md")
                 } else {
-                    format!("{why}; `quarry disks` on this node prints the commands that mend it")
+                    format!("{why}; `quarry disks` on this node prints the commands that repair it")
                 })
             }
             Ok(ClaimState::Damaged(_) | ClaimState::Newer { .. }) | Err(_) => {
@@ -181,14 +181,17 @@ impl View {
             let why = match (elsewhere, there.map(|raw| &raw.found)) {
                 (Some(why), _) => why.clone(),
                 (None, Some(Err(why))) => format!("the disk {} cannot be read: {why}", seen_on.name),
-                (None, Some(Ok(found @ (ClaimState::Damaged(_) | ClaimState::Newer { .. } | ClaimState::Foreign { .. })))) => {
+                (
+                    None,
+                    Some(Ok(found @ (ClaimState::Damaged(_) | ClaimState::Newer { .. } | ClaimState::Foreign { .. }))),
+                ) => {
                     format!("the disk {} now holds {}", seen_on.name, found.words())
                 }
                 // The very disk is there, and the claim is not: somebody took it away by hand.
                 (None, Some(Ok(_))) if seen_on.sequence.is_some() => return false,
                 (None, _) => format!(
-                    "volume {} lay on the disk {}, which is gone: put it back; if it is lost for good, restart Quarry on this \
-                     node, so that it forgets the volume",
+                    "volume {} is on the disk {}, which is missing: put the disk back; if it is lost for good, \
+                     restart Quarry on this node, so that it forgets the volume",
                     volume.name, seen_on.name
                 ),
             };
@@ -218,9 +221,7 @@ impl View {
     pub(super) fn complete(&self, pool: &str) -> Result<()> {
         match self.unread.first() {
             None => Ok(()),
-            Some(why) => {
-                Err(Error::unavailable(format!("pool {pool}: which volumes there are is not known while {why}")))
-            }
+            Some(why) => Err(Error::unavailable(format!("pool {pool}: its volumes are not fully known while {why}"))),
         }
     }
 
@@ -243,7 +244,10 @@ impl View {
         }
         self.complete(pool)?;
         match self.damaged.first().filter(|_| handed_out) {
-            Some(why) => Err(Error::unavailable(format!("pool {pool}: volume {name} may be the one of which {why}"))),
+            Some(why) => Err(Error::unavailable(format!(
+                "pool {pool}: volume {name} may be on an unreadable disk: \
+                                                         {why}"
+            ))),
             None => Ok(None),
         }
     }
@@ -298,7 +302,7 @@ impl View {
         if taken.len() > MOST {
             words.push(format!("and {} more", taken.len() - MOST));
         }
-        if words.is_empty() { "the pool's selector means no other disk".to_owned() } else { words.join("; ") }
+        if words.is_empty() { "the pool's selector matches no other disk".to_owned() } else { words.join("; ") }
     }
 
     pub(super) fn numbered(self, number: u64) -> Self {
@@ -358,7 +362,7 @@ pub(super) fn describe(pool: &str, claim: &Claim) -> PoolVolume {
         Ok(Tag::Record(record)) => Recorded::Here(record),
         Ok(Tag::Newer { version }) => Recorded::Newer(version),
         Ok(Tag::Broken { why }) => Recorded::Broken(why),
-        Ok(Tag::Foreign) | Err(_) => Recorded::Broken("it is no record".to_owned()),
+        Ok(Tag::Foreign) | Err(_) => Recorded::Broken("it is not a record".to_owned()),
     };
     let (name, record) = match record {
         Recorded::Here(record) => {
@@ -366,10 +370,7 @@ pub(super) fn describe(pool: &str, claim: &Claim) -> PoolVolume {
             if Identity::of(&name) == claim.identity {
                 (name, Recorded::Here(record))
             } else {
-                (
-                    guid.to_string(),
-                    Recorded::Broken(format!("it is the record of volume {}, not of this one", record.name)),
-                )
+                (guid.to_string(), Recorded::Broken(format!("it is the record of another volume, {}", record.name)))
             }
         }
         other => (guid.to_string(), other),

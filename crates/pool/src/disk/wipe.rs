@@ -101,7 +101,7 @@ fn flush(device: &dyn Held, done: u64) -> Result<()> {
     }
     device.flush().map_err(|error| {
         Error::host(format!(
-            "flushing the disk {} after {} of it were wiped: {error}; see the kernel log",
+            "flushing the disk {} after wiping {} of it: {error}; see the kernel log",
             device.path().display(),
             show_size(done)
         ))

@@ -138,7 +138,7 @@ impl Cache {
             *last_failure = answer.as_ref().err().map(|view| (Instant::now(), view.clone()));
             answer.unwrap_or_else(|view| view)
         });
-        asked.await.unwrap_or_else(|error| View::Absent(format!("the report ended unexpectedly ({error})")))
+        asked.await.unwrap_or_else(|error| View::Absent(format!("reading the report panicked ({error})")))
     }
 
     /// What is known without asking lvm: the remembered view, if it is known to be true, or that a disk is silent.
@@ -276,10 +276,7 @@ impl Cache {
                 return Ok(view);
             }
         }
-        Err(View::Absent(format!(
-            "the physical volumes of volume group {} change faster than they can be read",
-            self.group
-        )))
+        Err(View::Absent(format!("the physical volumes of volume group {} changed while they were read", self.group)))
     }
 }
 

@@ -39,7 +39,7 @@ impl LvmPool {
         let after = self.group().await.map_err(Error::not_final)?;
         let found = after.logical_volume(&name);
         let made = found.and_then(|found| volume::ours(&after, found)).ok_or_else(|| {
-            Error::unavailable(format!("{}/{name} was made, and is gone: somebody removed it; retry", after.name))
+            Error::unavailable(format!("{}/{name} was created, but was removed in the meantime; retry", after.name))
         })?;
         let shared = found.map(|found| after.shared_by_images(found)).unwrap_or_default();
         if shared.is_empty() {
@@ -47,7 +47,7 @@ impl LvmPool {
         }
         // One loss would take all copies.
         let why = format!(
-            "lvm would place several copies on one disk ({}), since the free space of the disks lies in pieces",
+            "lvm would place several copies on one disk ({}), because the disks' free space is fragmented",
             shared.join(", ")
         );
         let error = self.no_space(&group, spec, size, &[why]);
@@ -64,8 +64,8 @@ impl LvmPool {
         Err(Error::new(
             Reason::Exists,
             format!(
-                "pool {}: {}/{name} exists and does not carry this volume's record; it is left alone: rename or remove it \
-                 by hand",
+                "pool {}: {}/{name} already exists, but does not have this volume's record; rename or remove it by \
+                 hand",
                 self.name, group.name
             ),
         ))
@@ -78,7 +78,8 @@ impl LvmPool {
         Error::new(
             Reason::NoSpace,
             format!(
-                "pool {} cannot hold {size} bytes ({}): the largest volume of this layout it can make now has {} bytes{why}",
+                "pool {} cannot hold {size} bytes ({}): the largest volume of this layout that it can create now has \
+                 {} bytes{why}",
                 self.name, spec.class.layout, largest.bytes
             ),
         )
@@ -98,7 +99,7 @@ impl LvmPool {
         match self.take_away(&group, made).await {
             Ok(()) => error,
             Err(why) => Error::unavailable(format!(
-                "{}; {}/{name} was made all the same, and could not be removed again: {}",
+                "{}; lvm created {}/{name} nevertheless, and it could not be removed: {}",
                 error.message, group.name, why.message
             )),
         }

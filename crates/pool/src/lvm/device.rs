@@ -99,7 +99,8 @@ fn node(folder: &Path) -> io::Result<Option<PathBuf>> {
     match candidates.into_iter().find(|path| is(path, &number)) {
         Some(path) => Ok(Some(path)),
         None => Err(io::Error::other(format!(
-            "the kernel has {} ({number}), but neither /dev/mapper nor /dev has a node for it: is /dev the host's?",
+            "the kernel has {} ({number}), but neither /dev/mapper nor /dev has a node for it: is the host's /dev \
+             mounted there?",
             name.display()
         ))),
     }

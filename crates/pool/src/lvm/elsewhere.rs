@@ -43,7 +43,7 @@ impl LvmPool {
             return Ok(());
         }
         match self.find_elsewhere(name).await? {
-            Some(place) => Err(Error::unavailable(format!("pool {}: volume {name} exists: {place}", self.name))),
+            Some(place) => Err(Error::unavailable(format!("pool {}: volume {name} still exists: {place}", self.name))),
             None => {
                 self.forget(name);
                 Ok(())
@@ -56,34 +56,35 @@ impl LvmPool {
         let group = self.group().await?;
         if let Some(part) = volume::hidden(&group, name) {
             return Ok(Some(format!(
-                "it is the part {} of {}/{} now, as somebody has made it by hand with lvconvert",
+                "it is now the part {} of {}/{}, because it was converted by hand with lvconvert",
                 part.name,
                 group.name,
                 part.parent.as_deref().unwrap_or("another volume")
             )));
         }
         let active = device::active(&StorageId::of(&group.uuid), name)
-            .map_err(|error| Error::host(format!("looking for devices of volume {name}: {error}")))?;
+            .map_err(|error| Error::host(format!("finding devices of volume {name}: {error}")))?;
         if let Some(active) = active
             && !group.logical_volumes.iter().any(|volume| volume.uuid == active.uuid)
         {
             return Ok(Some(format!(
-                "volume group {} does not have it any more, but its device {} is still there: was older metadata restored? \
-                 If it is not needed, remove the device (dmsetup remove)",
+                "volume group {} no longer has it, but its device {} still exists: was older metadata restored? If \
+                 the volume is not needed, remove the device (dmsetup remove)",
                 group.name,
                 active.node.display()
             )));
         }
         let groups = groups().await.map_err(|why| {
             Error::unavailable(format!(
-                "pool {}: volume {name} is not in volume group {}, and whether it lies in another one cannot be told: {why}",
+                "pool {}: volume {name} is not in volume group {}, and may be in another one that cannot be checked: \
+                 {why}",
                 self.name, group.name
             ))
         })?;
         Ok(in_groups(&groups, &group.uuid, name).map(|path| {
             format!(
-                "its record is on {path} now: its disks were taken to another volume group (vgsplit, vgmerge?); take them \
-                 back, or remove the logical volume or its record's tag by hand"
+                "its record is now on {path}: its disks were moved to another volume group (vgsplit, vgmerge?); move \
+                 them back, or remove the logical volume or its record's tag by hand"
             )
         }))
     }
@@ -116,7 +117,7 @@ async fn groups() -> Groups {
         |command: &quarry_exec::Running| command.overdue && command.subject.as_deref() == Some(quarry_lvm::EVERYWHERE);
     if let Some(command) = quarry_exec::running().iter().find(|command| stuck(command)) {
         // A disk hangs. One process that waits for it is enough.
-        return Err(format!("`{}` does not end: is a disk hanging?", command.command));
+        return Err(format!("`{}` has not finished: is a disk hanging?", command.command));
     }
     let began = Instant::now();
     let found = quarry_lvm::everywhere().await.map(Arc::new).map_err(|error| error.to_string());

@@ -29,7 +29,8 @@ fn lost(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
     let missing: Vec<&str> = missing(group, volume).collect();
     if !missing.is_empty() {
         return Some(format!(
-            "volume {name} has bytes on physical volume {}, which is missing from volume group {}; bring the disk back",
+            "volume {name} has extents on physical volume {}, which is missing from volume group {}; bring the disk \
+             back",
             missing.join(", "),
             group.name
         ));
@@ -37,8 +38,8 @@ fn lost(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
     let short: Vec<String> = group.cut_off_under(volume).map(|pv| group.show_disk(&pv.uuid)).collect();
     (!short.is_empty()).then(|| {
         format!(
-            "volume {name} has bytes past the end of {}, which is smaller than its physical volume says; give the disk its \
-             size back",
+            "volume {name} has extents beyond the end of {}, which is smaller than its physical volume says; restore \
+             the disk's size",
             short.join(", ")
         )
     })
@@ -69,8 +70,8 @@ fn of_mirror(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
     if whole == 0 && !copies.is_empty() {
         let each: Vec<String> = copies.iter().filter_map(Copy::words).collect();
         return Health::Lost(format!(
-            "volume {} has no copy left that is whole: {}; bring back the disk that was written last, and repair nothing \
-             before",
+            "volume {} has no intact copy left: {}; bring back the disk that was written last, and repair nothing \
+             before that",
             volume.name,
             each.join(", ")
         ));
@@ -78,7 +79,7 @@ fn of_mirror(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
     let broken: Vec<String> = copies.iter().filter_map(|copy| copy.degraded(&full_name)).collect();
     if !broken.is_empty() {
         return Health::Degraded(format!(
-            "volume {} goes on with {whole} of {} copies: {}",
+            "volume {} runs on {whole} of {} copies: {}",
             volume.name,
             copies.len(),
             broken.join("; ")
@@ -87,8 +88,8 @@ fn of_mirror(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
     let shared = group.shared_by_images(volume);
     if !shared.is_empty() {
         return Health::Degraded(format!(
-            "volume {} is not mirrored: copies of it share the disk {}; with room on another disk, `lvconvert --type linear \
-             {full_name}` and `lvconvert --type raid1 --mirrors 1 {full_name}` make it so",
+            "volume {} is not mirrored, because its copies share the disk {}; when another disk has space, run \
+             `lvconvert --type linear {full_name}`, then `lvconvert --type raid1 --mirrors 1 {full_name}`",
             volume.name,
             shared.join(", ")
         ));
@@ -101,15 +102,15 @@ fn by_lvm_and_check(volume: &LogicalVolume, full_name: &str) -> Health {
     let LogicalVolume { name, raid, health, .. } = volume;
     match raid {
         Some(status) if status.mismatches > 0 => Health::Degraded(format!(
-            "mismatches exist: a check found {} sectors of volume {name} that differ between its copies. Bytes that were \
-             never written may differ; `lvchange --syncaction repair {full_name}` makes all copies the same",
+            "mismatches exist: a check found {} sectors of volume {name} that differ between its copies. Bytes that \
+             were never written may differ; `lvchange --syncaction repair {full_name}` makes the copies identical",
             status.mismatches
         )),
         // The kernel's word is newer than the report's.
         Some(_) => Health::Whole,
         None if health.contains("needed") => Health::Degraded(format!(
-            "{health}: lvm says so of volume {name}; see `lvs -a -o +lv_health_status,devices {full_name}`, and \
-             `lvchange --refresh {full_name}` or `lvconvert --repair {full_name}`"
+            "{health}: lvm reports this state of volume {name}; see `lvs -a -o +lv_health_status,devices \
+             {full_name}`, and `lvchange --refresh {full_name}` or `lvconvert --repair {full_name}`"
         )),
         None => Health::Whole,
     }
@@ -146,9 +147,9 @@ impl Copy {
         match self {
             Self::Whole => None,
             Self::Away(why) => Some(why.clone()),
-            Self::GivenUp => Some("one copy was given up with its disk".to_owned()),
+            Self::GivenUp => Some("one copy was removed together with its disk".to_owned()),
             Self::OutOfDate(disks) => Some(format!("the copy on {disks} failed and is out of date")),
-            Self::Rebuilding(disks) => Some(format!("the copy on {disks} was not rebuilt to its end")),
+            Self::Rebuilding(disks) => Some(format!("the copy on {disks} was not rebuilt completely")),
         }
     }
 
@@ -160,17 +161,15 @@ impl Copy {
                 "{why}; bring the disk back, or replace it and repair the volume (`lvconvert --repair {full_name}`)"
             )),
             Self::GivenUp => Some(format!(
-                "repair needed: one copy was given up with its disk; with room on another disk, `lvconvert --repair \
-                 {full_name}` makes a new one"
+                "repair needed: one copy was removed together with its disk; when another disk has space, `lvconvert \
+                 --repair {full_name}` creates a new copy"
             )),
             Self::OutOfDate(disks) => Some(format!(
-                "refresh needed: the copy on {disks} failed and is out of date; once the disk is well, `lvchange --refresh \
-                 {full_name}` brings it into step. Where it does not, deactivate and activate the volume (delete its pod: \
-                 unstage and stage do it), or replace the disk (`lvconvert --replace`)"
+                "refresh needed: the copy on {disks} failed and is out of date; once the disk works again, `lvchange \
+                 --refresh {full_name}` resynchronizes it. If it does not, deactivate and activate the volume (delete \
+                 its pod: unstage and stage do that), or replace the disk (`lvconvert --replace`)"
             )),
-            Self::Rebuilding(disks) => {
-                Some(format!("a copy is being rebuilt ({disks}); nothing is to be done but to wait"))
-            }
+            Self::Rebuilding(disks) => Some(format!("a copy is being rebuilt ({disks}); wait until it has finished")),
         }
     }
 }
@@ -279,16 +278,16 @@ mod tests {
     fn what_is_said_of_the_other_copy_is_true() {
         let mut group = with_status("raid1 2 AA 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;
-        assert!(degraded(&group).contains("goes on with 1 of 2 copies: physical volume p is missing"));
+        assert!(degraded(&group).contains("runs on 1 of 2 copies: physical volume p is missing"));
         // The one that is left had failed before.
         let mut group = with_status("raid1 2 AD 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;
         let Health::Lost(why) = judged(&group, "ready") else { panic!() };
-        assert!(why.contains("no copy left") && why.contains("/dev/q failed and is out of date"), "{why}");
+        assert!(why.contains("no intact copy left") && why.contains("/dev/q failed and is out of date"), "{why}");
         // Or was being rebuilt from the one that went.
         let mut group = with_status("raid1 2 Aa 40/100 recover 0 0 -");
         group.physical_volumes[0].missing = true;
-        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("not rebuilt to its end")));
+        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("not rebuilt completely")));
     }
 
     #[test]
@@ -329,7 +328,7 @@ mod tests {
         group.physical_volumes[1].used = used(6);
         assert_eq!(judged(&group, "ready"), Health::Whole);
         group.physical_volumes[1].used = used(7);
-        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("past the end of /dev/q")));
+        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("beyond the end of /dev/q")));
         // A mirror bears it.
         let mut group = mirror();
         group.physical_volumes[1].device_size = Some(8 * (4 << 20));

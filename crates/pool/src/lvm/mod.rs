@@ -74,13 +74,13 @@ impl LvmPool {
         };
         if let Some(orphan) = pool.orphan() {
             // It may hold the volume group's lock, for which a report would wait. Both come later: see `turn`.
-            tracing::warn!(pool = pool.name, orphan, "no changes until it has ended");
+            tracing::warn!(pool = pool.name, orphan, "no changes until the process has ended");
             return pool;
         }
         match tokio::time::timeout(FIRST_LOOK, pool.recover_first()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(pool = pool.name, %error, "the pool is not available"),
-            Err(_) => tracing::warn!(pool = pool.name, "the pool does not answer; the start does not wait for it"),
+            Err(_) => tracing::warn!(pool = pool.name, "the pool is unresponsive; starting without it"),
         }
         pool
     }
@@ -118,7 +118,7 @@ impl LvmPool {
     /// would have it come after: a volume that was deleted could be made once more.
     fn orphan(&self) -> Option<String> {
         self.known_orphans().iter().find(|orphan| orphan.is_running()).map(|orphan| {
-            format!("`{}` (process {}), which outlived the Quarry that started it,", orphan.command, orphan.pid)
+            format!("`{}` (process {}), which outlived the Quarry process that started it,", orphan.command, orphan.pid)
         })
     }
 
@@ -133,12 +133,12 @@ impl LvmPool {
         running.retain(|command| command.overdue && command.subject.as_deref() == Some(&self.config.volume_group));
         running.first().map(|command| {
             let fate = match command.mutation {
-                true => "is left to end by itself, since killing it could leave devices suspended",
-                false => "was told to end",
+                true => "is not killed, because that could leave devices suspended",
+                false => "was sent a signal to end",
             };
             format!(
-                "`{}` has been running for {} s and {fate}; see what it waits for (a disk that hangs? another lvm holding \
-                 a lock?)",
+                "`{}` has been running for {} s and {fate}; check what it waits for (a hanging disk? a lock of \
+                 another lvm command?)",
                 command.command,
                 command.age.as_secs()
             )
@@ -175,8 +175,8 @@ impl LvmPool {
             return Ok(());
         }
         Err(Error::unavailable(format!(
-            "pool {}: nothing is changed while volume group {} lacks {} of its physical volumes, because LVM would expel \
-             them with the change; bring the disk back, or give it up (vgreduce --removemissing)",
+            "pool {}: no changes while volume group {} lacks {} of its physical volumes, because lvm would expel them \
+             with the change; bring the disk back, or remove it (vgreduce --removemissing)",
             self.name, group.name, group.missing_pvs
         )))
     }
@@ -193,7 +193,7 @@ impl LvmPool {
         let found = group.volumes().find(|found| found.uuid == volume.uuid);
         current.filter(|current| current.uuid == volume.uuid).zip(found).ok_or_else(|| {
             Error::unavailable(format!(
-                "volume {} has been removed from pool {}, replaced, or has lost its mark in the meantime: retry",
+                "volume {} was removed from pool {}, replaced, or lost its record in the meantime: retry",
                 volume.name, self.name
             ))
         })
@@ -281,7 +281,7 @@ impl Pool for LvmPool {
             // It may be about to make it.
             (None, Some(orphan)) => Err(Error::new(
                 Reason::UnderWay,
-                format!("pool {}: what volumes there are is known when {orphan} has ended; retry", self.name),
+                format!("pool {}: its volumes cannot be listed before {orphan} has ended; retry", self.name),
             )),
         }
     }
@@ -299,8 +299,8 @@ impl Pool for LvmPool {
             return Err(Error::new(
                 Reason::NoSpace,
                 format!(
-                    "pool {} gives out logical volumes, and \"wipe: {wipe}\" is for pools of whole disks: leave it out of the \
-                     StorageClass",
+                    "pool {} has logical volumes, but \"wipe: {wipe}\" is only for pools of whole disks: remove it \
+                     from the StorageClass",
                     self.name
                 ),
             ));
@@ -365,7 +365,7 @@ impl Pool for LvmPool {
 
     fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {
         device::find(&volume.group, &volume.uuid)
-            .map_err(|error| Error::host(format!("looking for the device of volume {}: {error}", volume.name)))
+            .map_err(|error| Error::host(format!("finding the device of volume {}: {error}", volume.name)))
     }
 
     async fn set_record(&self, volume: &PoolVolume, record: &Record) -> Result<()> {
@@ -379,7 +379,7 @@ impl Pool for LvmPool {
         let (current, _) = self.current(&group, volume)?;
         if current.record != volume.record {
             return Err(Error::precondition(format!(
-                "the record of volume {} was changed by somebody else in the meantime; retry",
+                "the record of volume {} was changed by another process in the meantime; retry",
                 volume.name
             )));
         }

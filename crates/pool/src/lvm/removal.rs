@@ -13,8 +13,8 @@ impl LvmPool {
             return Ok(());
         }
         Err(Error::unavailable(format!(
-            "pool {}: volume {} was renamed by hand to {}/{}, perhaps to be kept, so it is not removed; rename it back \
-             (`lvrename {} {} {}`) and it is, or remove it by hand",
+            "pool {}: volume {} is not removed, because it was renamed by hand to {}/{}, perhaps to keep it; rename \
+             it back (`lvrename {} {} {}`), or remove it by hand",
             self.name, volume.name, group.name, volume.stored_as, group.name, volume.stored_as, volume.name
         )))
     }
@@ -34,7 +34,7 @@ impl LvmPool {
             // lvm was told to leave it alone if anything had come to depend on it since.
             self.removable(&group, volume)?;
             return Err(Error::unavailable(format!(
-                "pool {}: lvm did not remove {}/{}, which was changed in the meantime: retry",
+                "pool {}: lvm did not remove {}/{}, because it was changed in the meantime: retry",
                 self.name, group.name, volume.name
             )));
         }
@@ -64,8 +64,8 @@ impl LvmPool {
             .map(|other| format!("{}/{} ({})", group.name, other.name, other.dependence(volume)))
             .collect();
         Err(Error::precondition(format!(
-            "pool {}: {}/{} is not removed, because lvm would remove what Quarry did not make with it: {}; remove or \
-             detach that first (lvremove, `lvconvert --splitcache`)",
+            "pool {}: {}/{} is not removed, because lvm would also remove volumes that Quarry did not create: {}; \
+             remove or detach them first (lvremove, `lvconvert --splitcache`)",
             self.name,
             group.name,
             volume.name,

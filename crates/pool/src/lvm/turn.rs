@@ -88,7 +88,7 @@ impl LvmPool {
         tokio::pin!(lock);
         let lock = loop {
             if let Some(why) = self.overdue() {
-                return Err(Error::unavailable(format!("pool {} takes no changes now: {why}", self.name)));
+                return Err(Error::unavailable(format!("pool {} cannot be changed now: {why}", self.name)));
             }
             if let Ok(lock) = tokio::time::timeout(LOOK, &mut lock).await {
                 break lock;
@@ -98,12 +98,12 @@ impl LvmPool {
         let turn = Turn { turns: &self.changing, _lock: lock };
         // The change before may have ended because a disk did not answer.
         if let Some(why) = self.overdue() {
-            return Err(Error::unavailable(format!("pool {} takes no changes now: {why}", self.name)));
+            return Err(Error::unavailable(format!("pool {} cannot be changed now: {why}", self.name)));
         }
         if let Some(orphan) = self.orphan() {
             return Err(Error::new(
                 Reason::UnderWay,
-                format!("pool {} takes no changes before {orphan} has ended; retry", self.name),
+                format!("pool {} cannot be changed before {orphan} has ended; retry", self.name),
             ));
         }
         if !self.known_orphans().is_empty() {
@@ -135,7 +135,7 @@ impl LvmPool {
             Ok(found) if found.is_empty() => return,
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(%error, "suspended devices cannot be looked for");
+                tracing::warn!(%error, "cannot look for suspended devices");
                 return;
             }
         };
@@ -151,7 +151,7 @@ impl LvmPool {
         let names: Vec<&str> = orphaned.iter().map(|device| device.name.as_str()).collect();
         tracing::warn!(?names, "resuming devices that a killed lvm left suspended");
         if let Err(error) = quarry_lvm::resume(group, &orphaned).await {
-            tracing::error!(%error, ?names, "suspended devices could not be resumed");
+            tracing::error!(%error, ?names, "cannot resume suspended devices");
         }
     }
 
@@ -174,7 +174,7 @@ impl LvmPool {
             flushed.map_err(|error| {
                 let disk = device.display();
                 Error::unavailable(format!(
-                    "pool {}: the change was made, and is not known to survive a power cut: flushing {disk}: {error}; retry",
+                    "pool {}: the change was made, but may not survive a power cut: flushing {disk}: {error}; retry",
                     self.name
                 ))
             })?;
@@ -198,12 +198,12 @@ impl LvmPool {
         for (device, error) in flushed.into_iter().filter_map(|(device, flushed)| Some((device, flushed.err()?))) {
             if !any {
                 return Err(Error::unavailable(format!(
-                    "pool {}: what an earlier change left may not survive a power cut: flushing {}: {error}",
+                    "pool {}: an earlier change may not survive a power cut: flushing {}: {error}",
                     self.name,
                     device.display()
                 )));
             }
-            tracing::warn!(pool = self.name, device = %device.display(), error, "a disk could not be flushed");
+            tracing::warn!(pool = self.name, device = %device.display(), error, "cannot flush a disk");
         }
         if failed == 0 {
             self.flushes.flushed(change);

@@ -62,7 +62,7 @@ pub(crate) fn ours(group: &VolumeGroup, volume: &LogicalVolume) -> Option<PoolVo
     }
     let mut records = volume.tags.iter().map(|tag| Record::parse(tag)).filter(|tag| *tag != Tag::Foreign);
     let record = match (records.next()?, records.next()) {
-        (_, Some(_)) => Recorded::Broken("it carries several records".to_owned()),
+        (_, Some(_)) => Recorded::Broken("it has several records".to_owned()),
         (Tag::Record(record), None) => Recorded::Here(record),
         (Tag::Newer { version }, None) => Recorded::Newer(version),
         (Tag::Broken { why }, None) => Recorded::Broken(why),
@@ -193,7 +193,7 @@ mod tests {
         let found = named(&group, "a").unwrap();
         assert_eq!((found.uuid.as_str(), found.renamed()), ("uuid-a", None));
         let error = found.record().unwrap_err();
-        assert!(!error.reason.is_final() && error.message.starts_with("vg/a, vg/copy, vg/third all carry"), "{error}");
+        assert!(!error.reason.is_final() && error.message.starts_with("vg/a, vg/copy, vg/third all have"), "{error}");
         let names: Vec<String> = all(&group).into_iter().map(|volume| volume.name).collect();
         assert_eq!(names, ["a", "b"]);
     }

@@ -47,7 +47,7 @@ impl SimulatedDevice {
                 note(slot);
                 Ok(())
             }
-            None => Err(Error::host(format!("the device of volume {} is gone", self.volume))),
+            None => Err(Error::host(format!("the device of volume {} no longer exists", self.volume))),
         };
         self.inner.run(Operation::Write, write).await
     }

@@ -25,7 +25,7 @@ impl Inner {
             let failure = next.map(|index| plan.failures.remove(index).1);
             (delay, failure, plan.unreadable.clone().filter(|_| operation == Operation::Read))
         };
-        let failed = || Error::host(format!("pool {}: {operation:?} was made to fail", self.name));
+        let failed = || Error::host(format!("pool {}: {operation:?} fails as configured", self.name));
         pass(delay / 2).await;
         if let Some(why) = unreadable {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
@@ -43,7 +43,7 @@ impl Inner {
         let name = safe_name(&spec.name);
         if let Some(slot) = disks.get(&name) {
             self.describe(&name, slot).record()?;
-            return Err(Error::new(Reason::Exists, format!("pool {}: {name} exists already", self.name)));
+            return Err(Error::new(Reason::Exists, format!("pool {}: {name} already exists", self.name)));
         }
         let space = self.space(&disks);
         let size = spec.size.choose(space.unit(&spec.class.layout))?;
@@ -53,13 +53,14 @@ impl Inner {
             return Err(Error::new(
                 Reason::NoSpace,
                 format!(
-                    "pool {} cannot hold {size} bytes ({}): the largest volume of this layout it can make now has {} bytes",
+                    "pool {} cannot hold {size} bytes ({}): the largest volume of this layout that it can create now \
+                     has {} bytes",
                     self.name, spec.class.layout, largest.bytes
                 ),
             ));
         }
         disks.carve(&name, extents, &spec.class.layout, size, Record::new(spec, size).to_string());
-        let slot = disks.get(&name).ok_or_else(|| Error::host("a simulated volume vanished"))?;
+        let slot = disks.get(&name).ok_or_else(|| Error::host("a simulated volume has vanished"))?;
         Ok(self.describe(&name, slot))
     }
 
@@ -75,7 +76,7 @@ impl Inner {
                 Tag::Record(record) => Recorded::Here(record),
                 Tag::Newer { version } => Recorded::Newer(version),
                 Tag::Broken { why } => Recorded::Broken(why),
-                Tag::Foreign => Recorded::Broken("it carries no record".to_owned()),
+                Tag::Foreign => Recorded::Broken("it has no record".to_owned()),
             },
             health: Health::Whole,
         }
@@ -85,7 +86,7 @@ impl Inner {
     fn current(&self, disks: &Disks, volume: &PoolVolume) -> Result<PoolVolume> {
         let current = disks.get(&volume.name).map(|slot| self.describe(&volume.name, slot));
         current.filter(|current| current.uuid == volume.uuid).ok_or_else(|| {
-            Error::unavailable(format!("volume {} is not in pool {} any more: retry", volume.name, self.name))
+            Error::unavailable(format!("volume {} is no longer in pool {}: retry", volume.name, self.name))
         })
     }
 }

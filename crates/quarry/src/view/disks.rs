@@ -58,8 +58,8 @@ pub(super) fn print(output: Output, found: &DiskList, out: &mut impl Write) -> a
     let mut wrong = found.failed.clone();
     if !unknown.is_empty() {
         wrong.push(format!(
-            "nobody knows yet whether these are free: {}; disks are read by root, on their host or in the pod of its node \
-             plugin (`kubectl quarry disks --node NAME`)",
+            "nobody knows yet whether these are free: {}; disks are read by root, on their host or in the pod of its \
+             node plugin (`kubectl quarry disks --node NAME`)",
             unknown.join(", ")
         ));
     }
@@ -163,14 +163,20 @@ mod tests {
         assert_eq!(ended, Ok(ExitCode::SUCCESS));
         assert_eq!(
             text,
-            "\
-DISK      SIZE  TRANSPORT  ROTATES  MODEL          SERIAL    POOL   STATE      REASON
-nvme0n1  1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  -      in-use     is mounted on / (nvme0n1p2)
-nvme1n1  1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  whole  free       -
-nvme2n1  1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  whole  claimed    volume pvc-1
-nvme3n1  1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  whole  wiping     volume pvc-2 was deleted; being wiped, 37%
-sda      1.5Gi  ata        yes      -              -         whole  not-empty  has an ext4 filesystem, label data
-sdb      1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  -      free       the disk sdb belongs to the pools one and two: change their selectors so that one of them means it; until then none has it
+            "DISK      SIZE  TRANSPORT  ROTATES  MODEL          SERIAL    POOL   STATE      REASON
+nvme0n1  1.5Gi  \
+             nvme       no       SAMSUNG MZQL2  S64GNE0R  -      in-use     is mounted on / (nvme0n1p2)
+nvme1n1  \
+             1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  whole  free       -
+nvme2n1  1.5Gi  nvme       no       \
+             SAMSUNG MZQL2  S64GNE0R  whole  claimed    volume pvc-1
+nvme3n1  1.5Gi  nvme       no       SAMSUNG \
+             MZQL2  S64GNE0R  whole  wiping     volume pvc-2 was deleted; being wiped, 37%
+sda      1.5Gi  ata        \
+             yes      -              -         whole  not-empty  has an ext4 filesystem, label data
+sdb      1.5Gi  \
+             nvme       no       SAMSUNG MZQL2  S64GNE0R  -      free       the disk sdb belongs to the pools one and \
+             two: change their selectors so that only one of them matches it; until then, no pool uses it
 "
         );
         assert_eq!(printed(Output::Table, &DiskList::default()).0, "none\n");
@@ -220,7 +226,7 @@ sdb      1.5Gi  nvme       no       SAMSUNG MZQL2  S64GNE0R  -      free       t
     #[test]
     fn what_could_not_be_found_out_is_a_failure_after_the_rest() {
         let mut found = some();
-        found.disks.push(disk("sdc", State::Unknown { why: "what is on it can only be read by root".to_owned() }));
+        found.disks.push(disk("sdc", State::Unknown { why: "only root can read its contents".to_owned() }));
         found.failed.push("cannot use the disk sdd: …".to_owned());
         let (text, ended) = printed(Output::Table, &found);
         assert_eq!(text.lines().count(), 8, "{text}");

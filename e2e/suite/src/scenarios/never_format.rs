@@ -220,7 +220,7 @@ async fn not_ours(node: &Node) -> Result<usize> {
             let _ = node.csi.delete(&forged.id).await;
             refused(name, node.csi.stage(&forged).await, Code::NotFound, "does not exist")?;
             refused(name, node.csi.publish(&forged).await, Code::NotFound, "does not exist")?;
-            refused(name, node.csi.create(&forged.ask).await, Code::AlreadyExists, "left alone")
+            refused(name, node.csi.create(&forged.ask).await, Code::AlreadyExists, "does not have this volume's record")
         })
         .await
         .with_context(|| format!("logical volume {name}"))?;

@@ -73,12 +73,12 @@ fn a_lost_mbr_is_half_a_claim_only_if_nobody_has_used_it() {
         assert!(matches!(read(&disk).unwrap(), ClaimState::HalfClaimed(half) if half.identity == new.identity));
         let (disk, _) = ready(sector_size);
         disk.poke(0, &[0; 512]);
-        damaged(&disk, "nobody has released it");
+        damaged(&disk, "has not been released");
         // Not even where the tables are gone as well, as `wipefs` leaves it.
         disk.poke(u64::from(sector_size), &[0; 8]);
-        damaged(&disk, "nobody has released it");
+        damaged(&disk, "has not been released");
         disk.poke(backup(sector_size).0, &[0; 8]);
-        damaged(&disk, "nobody has released it");
+        damaged(&disk, "has not been released");
     }
 }
 
@@ -130,7 +130,7 @@ fn slots_of_two_claims_are_no_claim() {
     damaged(&disk, "different claims");
     // Nor is one slot of another claim beside tables of this one.
     disk.poke(MIB + MIB / 2, &stranger.peek(MIB, 4096));
-    damaged(&disk, "is not what the claim put there");
+    damaged(&disk, "do not match the claim");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn what_other_programs_wrote_over_it_is_not_ours() {
             disk.poke(sector, &[0; 8]);
             over(&disk, "a GPT partition table");
             disk.poke(backup(sector_size).0 + 20, b"#");
-            over(&disk, "the remains of a GPT partition table");
+            over(&disk, "remnants of a GPT partition table");
             // A DOS partition table.
             let disk = make();
             disk.poke(446, &[0x80, 0, 2, 0, 0x83]);
@@ -260,7 +260,7 @@ fn what_other_programs_wrote_over_it_is_not_ours() {
             let disk = make();
             disk.poke(0, &[0; 512]);
             disk.poke(sector + 56, &[9; 16]);
-            damaged(&disk, "is not what the claim put there");
+            damaged(&disk, "do not match the claim");
         }
     }
 }
@@ -271,7 +271,7 @@ fn a_disk_of_others_is_theirs_at_all_four_places() {
         for at in [512, 4096, SIZE - 512, SIZE - 4096] {
             let disk = Double::new(SIZE, now, Before::Zeros);
             disk.poke(at, b"EFI PART");
-            assert_eq!(read(&disk).unwrap(), foreign("the remains of a GPT partition table"));
+            assert_eq!(read(&disk).unwrap(), foreign("remnants of a GPT partition table"));
             assert!(matches!(claim(&disk, NAME, NEW), Err(Error::Unexpected { .. })));
         }
         let disk = Double::new(SIZE, now, Before::Noise(3));

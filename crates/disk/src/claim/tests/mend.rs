@@ -135,7 +135,7 @@ async fn a_partition_that_was_made_larger_is_mended_by_what_is_printed() {
         assert!(damaged.partition.unwrap() > claim.length);
         let about = mend(&image).await;
         assert!(about[0].contains("another program"), "{about:?}");
-        assert!(about[1].contains("xfs cannot be made smaller"), "{about:?}");
+        assert!(about[1].contains("xfs cannot be shrunk"), "{about:?}");
         let ClaimState::Claimed(found) = read(&image).unwrap() else { panic!("not mended") };
         let grown = Degraded::Resized { then: disk.size(), now: image.size };
         assert_eq!(found.degraded, if more == 0 { vec![] } else { vec![grown] });

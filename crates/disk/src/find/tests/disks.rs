@@ -101,7 +101,7 @@ fn what_udev_wrote_of_the_disk_before_is_not_believed() {
     assert_eq!(host.only().by_id, ["ata-old"]);
     host.write("run/udev/data/b8:0", entry(6));
     let disk = host.only();
-    let why = "udev's database tells of disk 6 of the kernel's count, and this is disk 7".to_owned();
+    let why = "udev's database describes the disk with sequence number 6, but this disk has 7".to_owned();
     assert_eq!((disk.udev, disk.model, disk.by_id), (Udev::Stale { why }, None, vec![]));
 }
 

@@ -22,13 +22,13 @@ fn retype(host: &Host, disk: u64) {
 }
 
 const HARMS: [Harm; 6] = [
-    ("its protective MBR is gone", |host, disk| host.poke(disk, 0, &[0; 512])),
+    ("its protective MBR is missing", |host, disk| host.poke(disk, 0, &[0; 512])),
     ("a boot sector", |host, disk| host.poke(disk, 446, &[0x80, 0, 2, 0, 0x83])),
     ("neither of its partition tables", |host, disk| {
         host.poke(disk, 512 + 30, &[0xa5; 4]);
         host.poke(disk, 16 * MIB - 512 + 30, &[0xa5; 4]);
     }),
-    ("written over a claim", retype),
+    ("has overwritten a Quarry claim", retype),
     ("neither copy of its record", |host, disk| {
         host.poke(disk, MIB + 70, b"#");
         host.poke(disk, MIB + MIB / 2 + 70, b"#");
@@ -212,6 +212,6 @@ fn a_rewritten_copy_is_told_of_when_its_source_is_gone() {
         let lost = pool.volume("a").await.unwrap().unwrap();
         let Health::Lost(why) = &lost.health else { panic!("{lost:?}") };
         assert!(why.contains("vdd holds a damaged claim") && why.contains("quarry disks"), "{why}");
-        assert!(!why.contains("put it back"), "{why}");
+        assert!(!why.contains("put the disk back"), "{why}");
     });
 }

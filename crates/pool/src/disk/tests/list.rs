@@ -55,7 +55,7 @@ fn every_disk_of_the_host_is_told_with_its_reason() {
         "other - unusable ",
         "vda whole free ",
         "vdb whole not-empty holds somebody's data",
-        "vdc whole in-use used by md0",
+        "vdc whole in-use is used by md0",
         "vdd whole in-use is held by another program or the kernel",
         "vde whole unusable ",
         "vdf whole unusable is one of several paths to a multipath device",
@@ -82,9 +82,9 @@ fn whose_a_disk_is_is_told_where_pools_are_known() {
     assert_eq!(
         listed(&host, selectors(&[("one", "x-vdb"), ("two", "x-v*")]), true),
         [
-            "vdb - claimed volume a; the disk vdb (x-vdb) belongs to the pools one and two: change their selectors so that \
-             one of them means it; until then none has it",
-            "wda - claimed volume b; no pool's selector means it",
+            "vdb - claimed volume a; the disk vdb (x-vdb) belongs to the pools one and two: change their selectors so \
+             that only one of them matches it; until then, no pool uses it",
+            "wda - claimed volume b; no pool's selector matches it",
             "wdb - free ",
         ]
     );
@@ -117,7 +117,7 @@ fn what_was_cut_off_is_told() {
         listed(&host, None, true),
         [
             "vdb - wiping volume a was deleted; being wiped, 25%",
-            "vdc - free half a claim lies on it, of volume c: it is finished or cleared by the next volume that is made",
+            "vdc - free it has a half-made claim of volume c; the next volume creation finishes or clears it",
         ]
     );
 }
@@ -135,7 +135,7 @@ fn whoever_may_not_read_disks_is_told_so_and_nothing_is_called_free() {
     }
     assert_eq!(
         listed(&host, None, false),
-        ["vda - in-use is mounted on /; has partitions vda1", "vdb - unknown what is on it can only be read by root",]
+        ["vda - in-use is mounted on /; has partitions vda1", "vdb - unknown only root can read its contents",]
     );
     // Whoever may read a disk all the same is told what is on it.
     host.disk("vdc", 16);

@@ -14,7 +14,10 @@ fn a_volume_whose_disk_is_pulled_is_lost_and_found_again_under_another_name() {
         host.pull(disk);
         pool.uevents().count(true);
         let lost = pool.volume("a").await.unwrap().unwrap();
-        assert!(matches!(&lost.health, Health::Lost(why) if why.contains("vdb") && why.contains("gone")), "{lost:?}");
+        assert!(
+            matches!(&lost.health, Health::Lost(why) if why.contains("vdb") && why.contains("missing")),
+            "{lost:?}"
+        );
         assert_eq!(pool.device(&volume).unwrap(), None);
         assert_eq!(pool.activate(&volume).await.unwrap_err().reason, Reason::Precondition);
         assert_eq!(pool.remove(&volume).await.unwrap_err().reason, Reason::Unavailable);
@@ -176,7 +179,7 @@ fn a_disk_whose_answer_does_not_come_is_unknown_and_not_asked_again() {
 
         let (began, asked) = (tokio::time::Instant::now(), host.probes());
         let [one, other] = judge().await;
-        assert!(unknown(&one, "an earlier question"), "{one:?}");
+        assert!(unknown(&one, "an earlier request"), "{one:?}");
         assert_eq!((other, host.probes()), (Disk::Free, asked + 1), "the other one alone is asked");
         assert!(began.elapsed() < Duration::from_secs(1), "nobody waits for it");
 

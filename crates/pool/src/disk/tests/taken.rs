@@ -33,7 +33,7 @@ fn what_is_not_free_is_not_taken_and_not_touched() {
     refuses("is mounted on /x", |host, disk| host.use_it(disk, How::Mounted { at: "/x".into() }));
     refuses("is a raw block volume", |host, disk| host.use_it(disk, How::Published { at: "/x".into() }));
     refuses("same world-wide name", |host, disk| host.change(disk, |disk| disk.same_as = vec!["vdc".into()]));
-    refuses("means no other disk", |host, disk| host.change(disk, |disk| disk.by_id.clear()));
+    refuses("matches no other disk", |host, disk| host.change(disk, |disk| disk.by_id.clear()));
 }
 
 /// Between the look and the moment when the disk is ours, somebody else was quicker.
@@ -45,7 +45,7 @@ fn nothing_is_believed_that_was_seen_before_the_disk_was_held() {
         ("EFI PART", |host, disk| host.poke(disk, 512, b"EFI PART")),
         ("is mounted on /x", |host, disk| host.use_it(disk, How::Mounted { at: "/x".into() })),
         ("is held by another program", |host, disk| host.set_held(disk, true)),
-        ("means no other disk", |host, disk| host.pull(disk)),
+        ("matches no other disk", |host, disk| host.pull(disk)),
         ("is gone", |host, disk| host.put_back(disk, "vdc")),
     ];
     for (why, spoil) in spoils {
@@ -174,7 +174,7 @@ fn a_disk_that_cannot_be_written_is_passed_over_for_a_while() {
         assert_eq!(state.space.available(), 0, "it is offered to nobody");
         let error = pool.carve(&spec("b", 1)).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoSpace);
-        assert!(error.message.contains("vdb could not be taken"), "{}", error.message);
+        assert!(error.message.contains("vdb could not be claimed"), "{}", error.message);
         // A minute later.
         pool.inner.failures.age();
         host.set_unwritable(worn, false);

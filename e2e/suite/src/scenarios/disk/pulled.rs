@@ -165,7 +165,7 @@ async fn pulled(node: &mut Node, disk: &Disk, made: &Made) -> Result<()> {
     // What needs the disk says where it lay and what to do.
     let other = made.target_in("pod-2");
     node.vm.sh(format!("mkdir -p \"$(dirname '{other}')\"")).await?;
-    let words = format!("lay on the disk {before}, which is gone: put it back");
+    let words = format!("is on the disk {before}, which is missing: put the disk back");
     refused("publish", node.csi.publish_at(made, &other, false).await, Code::FailedPrecondition, &words)?;
     refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, &words)?;
     let listed = node.csi.list().await?;

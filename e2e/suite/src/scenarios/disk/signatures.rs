@@ -126,22 +126,22 @@ pub const ALL: &[Signature] = &[
         make: Tool(|disk, sector| {
             format!("sgdisk -n 1:2048: {disk}; dd if=/dev/zero of={disk} bs={sector} count=1 conv=notrunc")
         }),
-        words: &["what is left of a GPT (EFI PART at byte "],
+        words: &["remnants of a GPT (EFI PART at byte "],
     },
     Signature {
         what: "a GPT of which the backup is left",
         make: Tool(|disk, _| format!("sgdisk -n 1:2048: {disk}; dd if=/dev/zero of={disk} bs=1M count=1 conv=notrunc")),
-        words: &["what is left of a GPT (EFI PART at byte "],
+        words: &["remnants of a GPT (EFI PART at byte "],
     },
     Signature {
         what: "EFI PART in sector 1, written through sectors of the other size",
         make: Bytes(|_, sector| vec![(other(sector), b"EFI PART".to_vec())]),
-        words: &["what is left of a GPT (EFI PART at byte "],
+        words: &["remnants of a GPT (EFI PART at byte "],
     },
     Signature {
         what: "EFI PART in the last sector, written through sectors of the other size",
         make: Bytes(|size, sector| vec![(size - other(sector), b"EFI PART".to_vec())]),
-        words: &["what is left of a GPT (EFI PART at byte "],
+        words: &["remnants of a GPT (EFI PART at byte "],
     },
 ];
 

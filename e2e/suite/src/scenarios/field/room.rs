@@ -102,9 +102,9 @@ async fn failed_for_a_while(node: &mut Node, made: &Made) -> Result<String> {
 async fn second_too(node: &mut Node, made: &Made) -> Result<()> {
     lose_and_return(node, made).await?;
     node.vm.unplug("d1").await?;
-    ailing(node, made, "no copy left that is whole", VolumeHealthErrorType::Inaccessible).await?;
+    ailing(node, made, "no intact copy left", VolumeHealthErrorType::Inaccessible).await?;
     close(node, made).await?;
-    refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, "no copy left that is whole")?;
+    refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, "no intact copy left")?;
     node.vm.replug("d1").await?;
     let began = Instant::now();
     while let Err(error) = open(node, made).await {

@@ -149,7 +149,7 @@ async fn mend(node: &Node, name: &str, mounted: bool) -> Result<()> {
     ensure!(!mends.is_empty(), "nothing is printed that mends it: {before}");
     for step in &mends {
         let about = step["about"].as_str().unwrap_or_default();
-        if about.contains("ceases to exist") || mounted && about.contains("made larger") {
+        if about.contains("ceases to exist") || mounted && about.contains("larger than the volume") {
             continue;
         }
         for command in step["commands"].as_array().into_iter().flatten().filter_map(Value::as_str) {
