@@ -1,4 +1,5 @@
-//! What a controller must know of the cluster around it, whoever tells: Kubernetes, or files where there is none.
+//! What a controller needs to know about the cluster around it. The source is Kubernetes, or files without
+//! it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -7,63 +8,63 @@ use std::time::Duration;
 use quarry_volume::{Result, VolumeId};
 use tokio::sync::watch;
 
-/// Where one node's agent can be reached.
+/// The address of one node's agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// `address:port`.
     pub address: String,
-    /// The UID of the pod that serves there; empty where it is not known.
+    /// The UID of the pod that serves there; empty if it is not known.
     pub pod_uid: String,
 }
 
 /// The nodes that have an agent, by name.
 pub type Roster = BTreeMap<String, Endpoint>;
 
-/// The roster as it changes; `None` until it was read completely once.
+/// The current roster; `None` until it has been read completely once.
 pub type RosterSource = watch::Receiver<Option<Arc<Roster>>>;
 
-/// What has become of a node, apart from whether its agent answers.
+/// The state of a node as a machine, independent of whether its agent responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It is there and said to be well.
+    /// The node exists and is ready.
     Ready,
-    /// It is there, and has not been well for this long.
+    /// The node exists, and has not been ready for this long.
     NotReady(Duration),
-    /// It is gone for good: absent from everything that would know it, for long enough. Its disks will not come back
-    /// under this name.
+    /// The node is permanently gone: absent from every source that would know it, for long enough. Its disks
+    /// will not return under this name.
     Gone,
-    /// Nobody can tell.
+    /// No source knows.
     Unknown,
 }
 
 /// Knows the nodes as machines.
 #[async_trait::async_trait]
 pub trait Nodes: Send + Sync {
-    /// What has become of this node. Answers from memory as far as it can; `Gone` only when all that could know the
-    /// node has been asked.
+    /// The state of this node. Answered from memory if possible; `Gone` only after all sources that could
+    /// know the node have been queried.
     async fn fate(&self, node: &str) -> Fate;
 
-    /// Tells whoever watches the cluster that a volume was given up because its node is gone for good.
+    /// Reports, for example as an event, that a volume was abandoned because its node is permanently gone.
     async fn gave_up(&self, id: &VolumeId);
 }
 
-/// The right to decide on requests that leave a choice of node: one holder at a time.
+/// The election of the controller that selects nodes for requests that permit several: one at a time.
 #[async_trait::async_trait]
 pub trait Election: Send + Sync {
-    /// The fence of the present term: higher than that of any holder before.
+    /// The fencing token of the current term: higher than that of any earlier term.
     ///
     /// # Errors
-    /// `Unavailable`, naming the holder, if this is not us now.
+    /// `Unavailable`, naming the elected controller, if it is not this one.
     async fn fence(&self) -> Result<u64>;
 }
 
-/// The volumes that somebody still wants.
+/// The volumes that are still claimed.
 pub trait Claims: Send + Sync {
-    /// The volume handles of all PersistentVolumes of this driver; `None` if that is not known (yet).
+    /// The volume handles of all PersistentVolumes of this driver; `None` if they are not known (yet).
     fn handles(&self) -> Option<Arc<HashSet<String>>>;
 }
 
-/// Where there is no Kubernetes: nobody knows more of a node than its agent says.
+/// Without Kubernetes: the agent is the only source of information about a node.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoKubernetes;
 
@@ -82,7 +83,7 @@ impl Claims for NoKubernetes {
     }
 }
 
-/// The only controller there is: always the one that decides.
+/// For an installation with a single controller: it is always elected.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Alone;
 
