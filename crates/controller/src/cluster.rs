@@ -254,8 +254,8 @@ impl Cluster {
             && matches!(self.inner.nodes.fate(node).await, Fate::Ready | Fate::NotReady(_))
         {
             return Err(Error::unavailable(format!(
-                "node {node} has had no plugin pod for the {} s since this controller listed the nodes; its free space is \
-                 not known yet: retry",
+                "node {node} has had no plugin pod for the {} s since this controller listed the nodes; \
+                 its free space is not known yet: retry",
                 known.as_secs()
             )));
         }

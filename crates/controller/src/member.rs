@@ -276,6 +276,6 @@ fn protocol(unexpected: &Update) -> Error {
         Update::FullState(_) => "sent its full state before its greeting",
         Update::Change(_) => "sent a change before its full state",
     };
-    let why = format!("the node {what}: check that its version of Quarry is at most one minor version away from the controller's");
+    let why = format!("the node {what}: bring nodes and controller to the same version of Quarry");
     Error::unreachable(Unreachable::Protocol, why)
 }

@@ -147,7 +147,7 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
     let holders: Vec<&String> =
         nodes.iter().filter(|node| answers.get(*node).is_some_and(|found| found.volume.is_some())).collect();
     if let [_, _, ..] = holders.as_slice() {
-        tracing::error!(volume = spec.name, ?holders, "several nodes hold a volume with this name: all but one are orphans");
+        tracing::error!(volume = spec.name, ?holders, "several nodes hold this volume: all but one are orphans");
     }
     let token = |node: &String| answers.get(node).map(|found| FencingToken { fence, instance: found.instance.clone() });
     if let Some(node) = holders.first() {
@@ -208,7 +208,7 @@ async fn ask_all(
                         error.message
                     )));
                 }
-                tracing::warn!(volume = name, node, why = error.message, "skipped in the search for the volume's name: the node is unreachable");
+                tracing::warn!(volume = name, node, why = error.message, "skipped: the node is unreachable");
             }
             Err(error) => return Err(error),
         }
@@ -261,8 +261,8 @@ fn no_room(cluster: &Cluster, spec: &VolumeSpec, nodes: &[String], refusals: &[S
     Error::new(
         Reason::NoSpace,
         format!(
-            "volume {:?} needs {} bytes ({}{}), and no permitted node has enough free space; largest possible volume per node: \
-             {}{more}{last}",
+            "volume {:?} needs {} bytes ({}{}), and no permitted node has enough free space; \
+             largest possible volume per node: {}{more}{last}",
             spec.name,
             spec.size.required,
             spec.class.layout,

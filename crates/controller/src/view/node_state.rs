@@ -1,4 +1,4 @@
-//! What is known of a node, copied at one instant, for checks that compare nodes with each other.
+//! What is known about a node, copied at one instant, for checks that compare nodes with each other.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::member::{Link, Member};
 use crate::orphans::AGE;
 use crate::surroundings::Fate;
 
-/// Why a node cannot be reached, and for how long.
+/// Why a node is unreachable, and for how long.
 #[derive(Clone, Debug)]
 pub(super) struct Down {
     pub(super) cause: Unreachable,
@@ -19,19 +19,19 @@ pub(super) struct Down {
     pub(super) since: Duration,
 }
 
-/// A node as it is remembered.
+/// A node, from memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NodeState {
     pub(super) name: String,
-    /// `None` if it can be reached.
+    /// `None` if the node is connected.
     pub(super) down: Option<Down>,
-    /// What has become of a node that cannot be reached, as far as that was asked.
+    /// The state of an unreachable node as a machine, if it was queried.
     pub(super) fate: Option<Fate>,
     pub(super) greeting: Option<Greeting>,
     pub(super) pools: Vec<PoolState>,
     pub(super) volumes: usize,
     pub(super) orphans: usize,
-    /// What is wrong with volumes, by pool.
+    /// Problems with volumes, by pool.
     pub(super) ailing: BTreeMap<String, Ailing>,
 }
 
@@ -39,15 +39,15 @@ pub(super) struct NodeState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ailing {
     pub(super) count: usize,
-    /// How many of them were handed out.
+    /// How many of them have been published.
     pub(super) ready: usize,
-    /// The first that was handed out, or else the first, and what is wrong with it.
+    /// The first one that has been published, or else the first one, and its problem.
     pub(super) example: (VolumeId, String),
     ready_example: bool,
 }
 
 impl NodeState {
-    /// Copies what is remembered of a node; `wanted` are the handles of the volumes that somebody wants, if known.
+    /// Copies a node from memory; `wanted` are the handles of all PersistentVolumes, if known.
     pub(super) fn of(member: &Member, wanted: Option<&HashSet<String>>) -> Self {
         let down = match member.link() {
             Link::Up { .. } => None,

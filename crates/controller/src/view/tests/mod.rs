@@ -1,4 +1,4 @@
-//! The service in front of a cluster whose nodes live in memory.
+//! The service for a cluster whose nodes live in memory.
 
 mod doctor;
 mod lists;
@@ -26,7 +26,7 @@ use crate::{Cluster, Parts};
 
 const GIB: u64 = 1 << 30;
 
-/// What a node tells, or why nobody reaches it.
+/// What a node reports, or why it is unreachable.
 #[derive(Clone, Debug)]
 enum Told {
     Here { greeting: Greeting, pools: Vec<PoolState>, volumes: Vec<Volume> },
@@ -45,7 +45,7 @@ fn here(node: &str, pools: Vec<PoolState>, volumes: Vec<Volume>) -> Told {
     Told::Here { greeting, pools, volumes }
 }
 
-/// A pool of 100 GiB with so much of it free.
+/// A pool of 100 GiB, of which `free` bytes are free.
 fn pool(node: &str, name: &str, free: u64) -> PoolState {
     PoolState {
         name: name.into(),
@@ -91,19 +91,19 @@ impl Agent for TestAgent {
     }
 
     async fn create(&self, _: VolumeSpec, _: Option<FencingToken>, _: Duration) -> Result<(Volume, Change)> {
-        unreachable!("the view changes nothing")
+        unreachable!("the view is read-only")
     }
 
     async fn delete(&self, _: &VolumeId, _: Duration) -> Result<Change> {
-        unreachable!("the view changes nothing")
+        unreachable!("the view is read-only")
     }
 
     async fn get(&self, _: &VolumeId, _: Duration) -> Result<Volume> {
-        unreachable!("the view asks no node")
+        unreachable!("the view calls no node")
     }
 
     async fn find(&self, _: &str, _: u64, _: Duration) -> Result<NameLookup> {
-        unreachable!("the view asks no node")
+        unreachable!("the view calls no node")
     }
 
     async fn watch(&self) -> Result<UpdateStream> {
@@ -127,7 +127,7 @@ impl Dial for TestDial {
     }
 }
 
-/// Kubernetes, as far as a view needs it.
+/// The part of Kubernetes that a view needs.
 #[derive(Clone, Default)]
 struct World {
     fates: BTreeMap<String, Fate>,
@@ -141,7 +141,7 @@ impl Nodes for World {
     }
 
     async fn gave_up(&self, _: &VolumeId) {
-        unreachable!("the view gives nothing up")
+        unreachable!("the view is read-only")
     }
 }
 
@@ -151,7 +151,7 @@ impl Claims for World {
     }
 }
 
-/// A view of these nodes, once all have been heard or found to be away.
+/// A view of these nodes, once all are connected or known to be unreachable.
 async fn view(nodes: Vec<(&str, Told)>, world: World) -> ViewService {
     view_with(nodes, world, || async { Vec::new() }).await
 }
@@ -177,7 +177,7 @@ where
         only: None,
     };
     let cluster = Cluster::follow(source, parts, CancellationToken::new());
-    // Whoever keeps the sender keeps the roster as it is.
+    // Keeping the sender alive keeps the roster unchanged.
     tokio::spawn(async move { sender.closed().await });
     let settled = async {
         loop {
@@ -193,11 +193,11 @@ where
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), settled).await.expect("the nodes settle");
+    tokio::time::timeout(Duration::from_secs(60), settled).await.expect("all nodes reach their state");
     ViewService::new(cluster, extras)
 }
 
-/// A view of a cluster whose nodes nobody has listed yet.
+/// A view of a cluster that has not listed its nodes yet.
 fn unlisted() -> ViewService {
     let (sender, source) = watch::channel(None);
     let world = Arc::new(World::default());
