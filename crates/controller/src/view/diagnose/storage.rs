@@ -119,7 +119,7 @@ pub(super) fn twins(nodes: &[NodeState], findings: &mut Vec<Finding>) {
                     storage.as_str()
                 ),
                 "never let two hosts use the same disk: that destroys data. Give copies a new identity before they \
-                 volumes (vgchange --uuid)",
+                 hold volumes (vgchange --uuid)",
             ));
         }
     }
