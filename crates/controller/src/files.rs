@@ -53,7 +53,9 @@ pub fn read_agents(path: &Path) -> Result<Roster> {
             return Err(wrong(format!("{node:?} is not a valid node name: use 1 to {MAX_NODE} bytes")));
         }
         if address.parse::<SocketAddr>().is_err() {
-            return Err(wrong(format!("node {node} has the invalid address {address:?}: use an IP address with a port")));
+            return Err(wrong(format!(
+                "node {node} has the invalid address {address:?}: use an IP address with a port"
+            )));
         }
         if roster.insert(node.clone(), Endpoint { address, pod_uid: String::new() }).is_some() {
             return Err(wrong(format!("node {node} is listed twice")));

@@ -250,10 +250,7 @@ impl Member {
         if told(&endpoint.pod_uid) && told(&greeting.pod_uid) && endpoint.pod_uid != greeting.pod_uid {
             return Err(Error::unreachable(
                 Unreachable::OtherNode,
-                format!(
-                    "pod {} answered at {}; expected pod {}",
-                    greeting.pod_uid, endpoint.address, endpoint.pod_uid
-                ),
+                format!("pod {} answered at {}; expected pod {}", greeting.pod_uid, endpoint.address, endpoint.pod_uid),
             ));
         }
         Ok(greeting)

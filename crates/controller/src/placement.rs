@@ -132,10 +132,7 @@ fn everywhere(cluster: &Cluster, first: Vec<String>) -> Result<Vec<String>> {
     let mut nodes: Vec<String> = first;
     nodes.extend(rest.into_iter().map(|(_, name)| name));
     if nodes.is_empty() {
-        return Err(Error::new(
-            Reason::NoSpace,
-            "no node has a plugin pod: check the node plugin's DaemonSet",
-        ));
+        return Err(Error::new(Reason::NoSpace, "no node has a plugin pod: check the node plugin's DaemonSet"));
     }
     Ok(nodes)
 }

@@ -73,7 +73,9 @@ fn map(field: &str, map: &BTreeMap<String, String>) -> Result<()> {
 fn spec(request: &csi::CreateVolumeRequest) -> Result<(VolumeSpec, Vec<Capability>, Usage)> {
     required("name", &request.name)?;
     if request.volume_content_source.is_some() {
-        return Err(Error::invalid("volume_content_source is not supported: this driver has neither snapshots nor clones"));
+        return Err(Error::invalid(
+            "volume_content_source is not supported: this driver has neither snapshots nor clones",
+        ));
     }
     if !request.mutable_parameters.is_empty() {
         return Err(Error::invalid("mutable_parameters are not supported: this driver does not have MODIFY_VOLUME"));
@@ -267,7 +269,10 @@ fn confirm(volume: &Volume, capabilities: &[Capability]) -> Result<()> {
     let made = volume.access.ok_or_else(|| Error::precondition("the volume's record was written by a newer Quarry"))?;
     for capability in capabilities {
         if !made.includes(capability.access) {
-            return Err(Error::invalid(format!("the volume was created for use as {made}, not as {}", capability.access)));
+            return Err(Error::invalid(format!(
+                "the volume was created for use as {made}, not as {}",
+                capability.access
+            )));
         }
         if let (Some(asked), Some(carried)) = (capability.filesystem, volume.filesystem)
             && asked != carried

@@ -1,29 +1,31 @@
-//! Volume identifiers: what Kubernetes keeps in a PV's `volumeHandle` for the volume's whole life.
+//! Volume identifiers: Kubernetes keeps them in a PV's `volumeHandle` for the volume's whole life.
 //!
-//! `v1:STORAGE:NODE:VOLUME`. STORAGE is a short hash of the storage's own identity (the volume group's UUID), so that a
-//! volume group of the same name on other disks is never taken for this one; NODE is the node that holds it; VOLUME is
-//! the volume's name on the storage. Opaque to everybody else, yet readable by an operator. The format is frozen.
+//! `v1:STORAGE:NODE:VOLUME`. STORAGE is a short hash of the storage's own identity (the volume group's UUID),
+//! so that a volume group with the same name on other disks is never mistaken for it; NODE is the node that
+//! holds it; VOLUME is the volume's name on the storage. Opaque to other software, but readable for an
+//! operator. The format is frozen.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The longest string that CSI allows for an identifier, in bytes.
+/// The maximum length of an identifier in CSI, in bytes.
 pub const MAX_ID: usize = 128;
-/// The longest node name, in bytes: it is the value of a topology key, a Kubernetes label.
+/// The maximum length of a node name, in bytes: it is the value of a topology key, a Kubernetes label.
 pub const MAX_NODE: usize = 63;
-/// The longest name of a volume on its storage, in bytes.
+/// The maximum length of a volume's name on its storage, in bytes.
 pub const MAX_VOLUME: usize = 48;
 
-/// The identity of a storage (a volume group, a disk), as it stands in a [`VolumeId`].
+/// The identity of a storage (a volume group, a disk), as in a [`VolumeId`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StorageId(String);
 
 impl StorageId {
-    /// Derives the identity from what the storage itself says that it is, for example a volume group's UUID.
+    /// Derives the identity from the storage's own identity, for example a volume group's UUID.
     #[must_use]
     pub fn of(identity: &str) -> Self {
         let hash = blake3::hash(format!("quarry storage v1\n{identity}").as_bytes());
-        // 50 bits: two storages of one node never share it in practice, and the node checks the volume's record too.
+        // 50 bits: in practice two storages on one node never collide, and the node also checks the volume's
+        // record.
         let mut text = data_encoding::BASE32_NOPAD.encode(hash.as_bytes()).to_ascii_lowercase();
         text.truncate(10);
         Self(text)
@@ -62,7 +64,7 @@ impl fmt::Display for VolumeId {
     }
 }
 
-/// The text is no identifier of ours.
+/// The text is not a volume identifier of Quarry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a volume identifier of Quarry")]
 pub struct NotOurs;
@@ -95,7 +97,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Golden: these stand in people's etcd. They may never change.
+    /// Golden: identifiers are stored in users' etcd. They must never change.
     #[test]
     fn identifiers_are_frozen() {
         let id = VolumeId {
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_refused() {
+    fn foreign_identifiers_are_rejected() {
         for text in [
             "",
             "v1",

@@ -1,7 +1,7 @@
-//! What a volume is: the words that controller and node share.
+//! What a volume is: the types that controller and node share.
 //!
-//! No I/O happens here. The controller speaks of volumes without knowing how a host carves them, so what both sides
-//! must agree on (names, identifiers, sizes, access, errors) stands in this crate.
+//! This crate does no I/O. The controller does not know how a host allocates volumes, so everything that both
+//! sides must agree on (names, identifiers, sizes, access, errors) is in this crate.
 
 mod access;
 mod agent;

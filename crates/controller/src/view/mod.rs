@@ -51,7 +51,9 @@ impl ViewService {
     fn listed(&self) -> Result<(), Error> {
         match self.cluster.synced() {
             true => Ok(()),
-            false => Err(Error::unavailable("the controller has not listed the nodes yet: retry; if it persists, run `quarry doctor`")),
+            false => Err(Error::unavailable(
+                "the controller has not listed the nodes yet: retry; if it persists, run `quarry doctor`",
+            )),
         }
     }
 }

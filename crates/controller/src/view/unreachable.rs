@@ -51,7 +51,10 @@ mod tests {
 
     #[test]
     fn a_short_reason_repeats_nothing() {
-        assert_eq!(short("n", "node n: no connection to a: refused; the controller retries"), "no connection to a: refused");
+        assert_eq!(
+            short("n", "node n: no connection to a: refused; the controller retries"),
+            "no connection to a: refused"
+        );
         assert_eq!(short("n", "node n2: it moved"), "node n2: it moved");
         assert_eq!(short("n", "it has no plugin pod"), "it has no plugin pod");
     }

@@ -201,8 +201,7 @@ async fn nodes_are_compared_with_each_other_and_with_the_controller() {
             "warning boot-id-shared 2 nodes: n1, n2: have the same boot ID, boot-x, and the same storage: two node \
              plugins run on one host, or the nodes are copies of one machine"
                 .into(),
-            "warning pool-kinds-differ pool fast: has different kinds: disk on n3; lvm on n1, n2, n4, n5"
-                .into(),
+            "warning pool-kinds-differ pool fast: has different kinds: disk on n3; lvm on n1, n2, n4, n5".into(),
             format!(
                 "warning storage-shared 2 nodes: n1, n2: have storage with the same identity ({}): several hosts share \
                  disks, or these are copies of one disk",
