@@ -122,11 +122,11 @@ impl Cluster {
         self.write().synced.get_or_insert_with(Instant::now);
     }
 
-    /// Forgets nodes that have no plugin pod any more and are permanently gone.
+    /// Forgets nodes that have no plugin pod any more and are gone for good.
     async fn forget(&self, following: &HashMap<String, (Endpoint, CancellationToken)>) {
         for member in self.members() {
             if !following.contains_key(&member.name) && self.inner.nodes.fate(&member.name).await == Fate::Gone {
-                tracing::info!(node = member.name, volumes = member.memory().count(), "the node is permanently gone");
+                tracing::info!(node = member.name, volumes = member.memory().count(), "the node is gone for good");
                 self.write().by_name.remove(&member.name);
             }
         }
@@ -196,7 +196,7 @@ impl Cluster {
         agent.get(id, wait).await
     }
 
-    /// Deletes a volume on the node that holds it. On a node that is permanently gone there is nothing left
+    /// Deletes a volume on the node that holds it. On a node that is gone for good there is nothing left
     /// to delete.
     ///
     /// # Errors
@@ -212,7 +212,7 @@ impl Cluster {
                 if self.inner.nodes.fate(&id.node).await != Fate::Gone {
                     return Err(error.context(format_args!("deleting volume {id}")));
                 }
-                tracing::warn!(volume = %id, node = id.node, "abandoned: its node is permanently gone");
+                tracing::warn!(volume = %id, node = id.node, "abandoned: its node is gone for good");
                 self.inner.nodes.gave_up(id).await;
                 Ok(())
             }

@@ -110,7 +110,7 @@ async fn on_the_only(cluster: &Cluster, node: &str, spec: VolumeSpec, until: Ins
         Err(error) => match cluster.inner.nodes.fate(node).await {
             Fate::Gone => Err(Error::new(
                 Reason::NoSpace,
-                format!("volume {:?} cannot be created on node {node}: the node is permanently gone", spec.name),
+                format!("volume {:?} cannot be created on node {node}: the node is gone for good", spec.name),
             )),
             _ => Err(error.context(format_args!("creating volume {:?}", spec.name))),
         },

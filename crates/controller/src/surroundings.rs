@@ -30,7 +30,7 @@ pub enum Fate {
     Ready,
     /// The node exists, and has not been ready for this long.
     NotReady(Duration),
-    /// The node is permanently gone: absent from every source that would know it, for long enough. Its disks
+    /// The node is gone for good: absent from every source that would know it, for long enough. Its disks
     /// will not return under this name.
     Gone,
     /// No source knows.
@@ -44,7 +44,7 @@ pub trait Nodes: Send + Sync {
     /// know the node have been queried.
     async fn fate(&self, node: &str) -> Fate;
 
-    /// Reports, for example as an event, that a volume was abandoned because its node is permanently gone.
+    /// Reports, for example as an event, that a volume was abandoned because its node is gone for good.
     async fn gave_up(&self, id: &VolumeId);
 }
 

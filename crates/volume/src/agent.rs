@@ -143,7 +143,7 @@ pub struct FencingToken {
 /// The answer to a query for a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameLookup {
-    /// The run of the agent that answers.
+    /// The run of the agent that answered.
     pub instance: String,
     /// The volume with that name, if there is one.
     pub volume: Option<Volume>,

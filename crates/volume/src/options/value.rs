@@ -4,11 +4,11 @@
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {problem}; allowed: {allowed}")]
 pub struct OptionError {
-    /// Where the option was given: `mkfsOptions` or `mountOptions`.
+    /// The source of the option: `mkfsOptions` or `mountOptions`.
     pub place: &'static str,
-    /// What is wrong with it.
+    /// What is wrong with the option.
     pub problem: String,
-    /// What would be right.
+    /// The permitted options.
     pub allowed: String,
 }
 
