@@ -1,4 +1,4 @@
-//! The node's end: the protocol's calls in front of an agent.
+//! The node's end: serves the protocol's calls from an agent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use tonic::{Request, Response, Status};
 use crate::parts;
 use crate::wire::{read, write};
 
-/// How long a call waits whose caller sets no limit, and the most that any caller gets.
+/// How long a call waits if its caller sets no deadline, and the maximum for any caller.
 const MOST: Duration = Duration::from_secs(50);
 
-/// The gRPC service of a node: `quarry.agent.v1.Agent` in front of an agent.
+/// The gRPC service of a node: `quarry.agent.v1.Agent` for an agent.
 #[derive(Clone, Debug)]
 pub struct AgentService {
     agent: Arc<dyn Agent>,
@@ -32,14 +32,15 @@ impl AgentService {
         Self { agent, stopping: CancellationToken::new() }
     }
 
-    /// The same service; its streams end when `stopping` is cancelled, for they would never end by themselves.
+    /// The same service; its streams end when `stopping` is cancelled, because they would never end by
+    /// themselves.
     #[must_use]
     pub fn until(self, stopping: CancellationToken) -> Self {
         Self { stopping, ..self }
     }
 
-    /// Addresses are used again: a call that was meant for another node must not be answered with what is, or is not,
-    /// on this one.
+    /// Addresses are reused: a call for another node must not be answered with what exists, or does not
+    /// exist, on this one.
     fn meant(&self, node: &str) -> Result<()> {
         let this = self.agent.node();
         if node == this {
@@ -47,34 +48,35 @@ impl AgentService {
         }
         Err(Error::unreachable(
             Unreachable::OtherNode,
-            format!("this is node {this}, not {}: the address was given to another pod; retry", node.escape_debug()),
+            format!("this is node {this}, not {}: another pod has the address now; retry", node.escape_debug()),
         ))
     }
 
-    /// The identifier of a volume on this node.
+    /// Parses the identifier of a volume on this node.
     fn ours(&self, id: &str) -> Result<VolumeId> {
         let id = read::id(id)?;
         if id.node == self.agent.node() {
             return Ok(id);
         }
         Err(Error::unavailable(format!(
-            "volume {id} is on node {}, and this is node {}: ask there",
+            "volume {id} is on node {}, but this is node {}: send the call to that node",
             id.node,
             self.agent.node()
         )))
     }
 }
 
-/// How long the agent may wait so that its own words reach the caller, and how long this service waits for it.
+/// How long the agent may wait so that its own error reaches the caller, and how long this service waits for
+/// the agent.
 fn waits(metadata: &MetadataMap) -> (Duration, Duration) {
     let wait = deadline::wait(metadata, MOST);
     (deadline::wait_for(wait), wait)
 }
 
-/// Bounds the wait for an agent that does not keep to it.
+/// Limits the wait for an agent that exceeds its own limit.
 async fn bounded<T>(node: &str, wait: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(wait, work).await.unwrap_or_else(|_| {
-        let message = format!("node {node} is not done after {wait:.1?}; what it began goes on; retry");
+        let message = format!("node {node} did not finish within {wait:.1?}; the operation continues; retry");
         Err(Error::new(Reason::TimedOut, message))
     })
 }
@@ -139,7 +141,7 @@ impl v1::agent_server::Agent for AgentService {
     ) -> Result<Response<BoxStream<'static, Result<v1::WatchResponse, Status>>>, Status> {
         self.meant(&request.get_ref().node)?;
         let node = self.agent.node().to_owned();
-        // Nothing is fetched ahead: a reader that stands still holds up its own stream alone.
+        // Nothing is buffered ahead: a stalled reader blocks only its own stream.
         let messages = self.agent.watch().await?.flat_map(move |updates| match updates {
             Ok(updates) => stream::iter(parts::messages(&node, updates)).left_stream(),
             Err(error) => stream::iter([Err(Status::from(error))]).right_stream(),
