@@ -221,7 +221,7 @@ fn an_item_that_cannot_be_written_holds_the_phase_back() {
 }
 
 #[test]
-fn a_rotation_asked_for_twice_is_one() {
+fn a_rotation_requested_twice_is_one() {
     let (world, _) = rotating();
     let under_way = world.files(Item::Authority);
     assert_eq!(run(world.healthy().rotate()).unwrap(), Requested::UnderWay(Phase::Publish));

@@ -7,12 +7,10 @@
 //! listen without TLS.
 //!
 //! * [`Pem`], [`Material`], [`Slot`] and [`Source`]: the certificates of one side; every new handshake uses
-//! the newest
-//!   ones, without a restart;
+//!   the newest ones, without a restart;
 //! * [`files`]: the same from a directory, a mounted Secret for example;
 //! * [`Acceptor`], [`bind`] and [`incoming`]: the server's side; [`Refusals`] are counted and logged, and
-//! connections
-//!   have a maximum age, so that old certificates lose their effect;
+//!   connections have a maximum age, so that old certificates lose their effect;
 //! * [`Connector`] and [`dial`]: the client's side.
 //!
 //! Acceptor and connector work on any byte stream.
