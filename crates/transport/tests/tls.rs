@@ -108,7 +108,7 @@ async fn of_servers_only_a_node_passes() {
         assert!(error.to_string().contains(told), "{what}: {error}");
         let refusal = server.unwrap_err();
         assert_eq!(refusal.reason, Reason::Other, "{what}: {refusal}");
-        assert!(refusal.detail.contains("client refused"), "{what}: {refusal}");
+        assert!(refusal.detail.contains("client rejected"), "{what}: {refusal}");
     }
 }
 

@@ -73,7 +73,7 @@ async fn bad_material_is_refused_once_loudly_and_the_old_one_stays() {
     for _ in 0..3 {
         assert_eq!(slot.offer(&bad).unwrap_err(), MaterialError::Mismatch);
     }
-    assert_eq!(log.count("new certificates are refused"), 1, "{}", log.text());
+    assert_eq!(log.count("new certificates are rejected"), 1, "{}", log.text());
     assert!(!log.text().contains("PRIVATE"), "{}", log.text());
     let (server, client) =
         meet(&Acceptor::new(source, Refusals::new()), &Connector::new(fixed(&authority.pem(&Leaf::controller()))))
@@ -83,7 +83,7 @@ async fn bad_material_is_refused_once_loudly_and_the_old_one_stays() {
     // Another time, the same fault is news.
     assert!(!slot.offer(&good).unwrap());
     slot.offer(&bad).unwrap_err();
-    assert_eq!(log.count("new certificates are refused"), 2, "{}", log.text());
+    assert_eq!(log.count("new certificates are rejected"), 2, "{}", log.text());
 }
 
 #[test]
@@ -185,7 +185,7 @@ async fn refusals_of_one_peer_and_reason_are_one_line_of_the_log() {
         meet(&acceptor, &wrong).await.0.unwrap_err();
         meet(&acceptor, &expired).await.0.unwrap_err();
     }
-    assert_eq!(log.count("refused a connection"), 2, "{}", log.text());
+    assert_eq!(log.count("rejected a connection"), 2, "{}", log.text());
     assert_eq!(log.count("wrong_role"), 1, "{}", log.text());
     assert!(log.text().contains("10.0.0.9"), "{}", log.text());
     let counts = refusals.counts();

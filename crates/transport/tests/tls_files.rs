@@ -157,12 +157,12 @@ async fn a_half_written_pair_is_not_used() {
     expect(&mut source, &first).await;
     fs::write(directory.path().join(files::CERTIFICATE), &second.certificate).unwrap();
     // It stays so for long: said once.
-    expect_log(&log, "new certificates are refused").await;
+    expect_log(&log, "new certificates are rejected").await;
     assert!(log.text().contains("replace both together"), "{}", log.text());
     assert!(!source.has_changed().unwrap(), "the old one stays in use");
     fs::write(directory.path().join(files::KEY), &second.key).unwrap();
     expect(&mut source, &second).await;
-    assert_eq!(log.count("new certificates are refused"), 1, "{}", log.text());
+    assert_eq!(log.count("new certificates are rejected"), 1, "{}", log.text());
 }
 
 #[tokio::test]

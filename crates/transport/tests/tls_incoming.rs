@@ -151,7 +151,7 @@ async fn an_error_of_the_listener_is_not_the_end() {
     }
     connector.connect(arrive(&arrivals, "10.0.0.1")).await.unwrap();
     assert_eq!(before.elapsed(), Duration::from_secs(3), "a pause after each, no busy loop");
-    assert_eq!(log.count("cannot take connections"), 1, "{}", log.text());
+    assert_eq!(log.count("cannot accept connections"), 1, "{}", log.text());
     arrivals.send(Err(io::ErrorKind::ConnectionAborted.into())).unwrap();
     connector.connect(arrive(&arrivals, "10.0.0.1")).await.unwrap();
     assert_eq!(before.elapsed(), Duration::from_secs(3), "no pause for a client that went away");
@@ -230,7 +230,7 @@ async fn a_service_is_served_and_knows_its_caller() {
         causes.push(error.to_string());
         cause = error.source();
     }
-    assert!(causes.iter().any(|text| text.contains("refused our certificate")), "{causes:?}");
+    assert!(causes.iter().any(|text| text.contains("rejected the controller's certificate")), "{causes:?}");
     assert_eq!(count(&refusals, "wrong_role"), 1);
 }
 

@@ -44,7 +44,8 @@ async fn unreachable_nodes_are_reported_with_advice() {
     world.fates = [("n3", Fate::NotReady(Duration::from_secs(3 * 3600))), ("n4", Fate::Gone), ("n2", Fate::Ready)]
         .map(|(node, fate)| (node.to_owned(), fate))
         .into();
-    let expired = "node n2: no connection to 192.0.2.2:9810: the node's certificate has expired: x; it is tried again";
+    let expired =
+        "node n2: no connection to 192.0.2.2:9810: the node's certificate has expired: x; the controller retries";
     let nodes = vec![
         ("n1", here("n1", vec![pool("n1", "fast", 50 * GIB)], vec![])),
         ("n2", away(Unreachable::Certificate, expired)),
