@@ -11,7 +11,7 @@ pub(crate) enum Judgement {
     Good(Leaf),
     /// It matches the phase, but must be renewed.
     Due(String),
-    /// It is missing, unreadable, or shows something else.
+    /// It is missing, unreadable, or does not match the phase.
     Wrong(String),
 }
 
