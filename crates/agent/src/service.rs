@@ -41,7 +41,7 @@ impl AgentService {
 
     /// Addresses are reused: a call for another node must not be answered with what exists, or does not
     /// exist, on this one.
-    fn meant(&self, node: &str) -> Result<()> {
+    fn check_node(&self, node: &str) -> Result<()> {
         let this = self.agent.node();
         if node == this {
             return Ok(());
@@ -53,7 +53,7 @@ impl AgentService {
     }
 
     /// Parses the identifier of a volume on this node.
-    fn ours(&self, id: &str) -> Result<VolumeId> {
+    fn own_volume(&self, id: &str) -> Result<VolumeId> {
         let id = read::id(id)?;
         if id.node == self.agent.node() {
             return Ok(id);
@@ -89,7 +89,7 @@ impl v1::agent_server::Agent for AgentService {
     ) -> Result<Response<v1::CreateVolumeResponse>, Status> {
         let (ask, wait) = waits(request.metadata());
         let request = request.into_inner();
-        self.meant(&request.node)?;
+        self.check_node(&request.node)?;
         let spec = read::spec(request.spec)?;
         let token = request.token.map(read::token);
         let (volume, change) = bounded(self.agent.node(), wait, self.agent.create(spec, token, ask)).await?;
@@ -105,8 +105,8 @@ impl v1::agent_server::Agent for AgentService {
     ) -> Result<Response<v1::DeleteVolumeResponse>, Status> {
         let (ask, wait) = waits(request.metadata());
         let request = request.into_inner();
-        self.meant(&request.node)?;
-        let id = self.ours(&request.id)?;
+        self.check_node(&request.node)?;
+        let id = self.own_volume(&request.id)?;
         let change = bounded(self.agent.node(), wait, self.agent.delete(&id, ask)).await?;
         Ok(Response::new(v1::DeleteVolumeResponse { change: Some(write::change(change)) }))
     }
@@ -117,8 +117,8 @@ impl v1::agent_server::Agent for AgentService {
     ) -> Result<Response<v1::GetVolumeResponse>, Status> {
         let (ask, wait) = waits(request.metadata());
         let request = request.into_inner();
-        self.meant(&request.node)?;
-        let id = self.ours(&request.id)?;
+        self.check_node(&request.node)?;
+        let id = self.own_volume(&request.id)?;
         let volume = bounded(self.agent.node(), wait, self.agent.get(&id, ask)).await?;
         Ok(Response::new(v1::GetVolumeResponse { volume: Some(write::volume(volume)) }))
     }
@@ -129,7 +129,7 @@ impl v1::agent_server::Agent for AgentService {
     ) -> Result<Response<v1::FindVolumeResponse>, Status> {
         let (ask, wait) = waits(request.metadata());
         let request = request.into_inner();
-        self.meant(&request.node)?;
+        self.check_node(&request.node)?;
         let name = required("name", &request.name)?;
         let found = bounded(self.agent.node(), wait, self.agent.find(name, request.fence, ask)).await?;
         Ok(Response::new(v1::FindVolumeResponse { instance: found.instance, volume: found.volume.map(write::volume) }))
@@ -139,7 +139,7 @@ impl v1::agent_server::Agent for AgentService {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<BoxStream<'static, Result<v1::WatchResponse, Status>>>, Status> {
-        self.meant(&request.get_ref().node)?;
+        self.check_node(&request.get_ref().node)?;
         let node = self.agent.node().to_owned();
         // Nothing is buffered ahead: a stalled reader blocks only its own stream.
         let messages = self.agent.watch().await?.flat_map(move |updates| match updates {

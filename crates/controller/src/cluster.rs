@@ -10,10 +10,10 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::environment::{Claims, Election, Endpoint, Fate, Nodes, Roster, RosterSource};
 use crate::member::{Member, Timing};
 use crate::memory::RESTARTING;
 use crate::metrics::Placements;
-use crate::surroundings::{Claims, Election, Endpoint, Fate, Nodes, Roster, RosterSource};
 
 /// How many connections are opened at the same time: each costs a handshake.
 const DIALING: usize = 64;
@@ -75,7 +75,7 @@ impl Cluster {
             loop {
                 let now = roster.borrow_and_update().clone();
                 if let Some(now) = now {
-                    followed.enrol(&now, &mut following, |member, endpoint, stop| {
+                    followed.apply_roster(&now, &mut following, |member, endpoint, stop| {
                         let (dial, timing, dialing) = (Arc::clone(&dial), timing.clone(), Arc::clone(&dialing));
                         tokio::spawn(member.follow(dial, endpoint, timing, dialing, stop));
                     });
@@ -94,7 +94,7 @@ impl Cluster {
     }
 
     /// Follows nodes that are new or have moved, and stops following nodes that left.
-    fn enrol(
+    fn apply_roster(
         &self,
         roster: &Roster,
         following: &mut HashMap<String, (Endpoint, CancellationToken)>,
@@ -213,7 +213,7 @@ impl Cluster {
                     return Err(error.context(format_args!("deleting volume {id}")));
                 }
                 tracing::warn!(volume = %id, node = id.node, "abandoned: its node is gone for good");
-                self.inner.nodes.gave_up(id).await;
+                self.inner.nodes.report_abandoned(id).await;
                 Ok(())
             }
         }
@@ -292,7 +292,7 @@ impl Cluster {
 
     /// Waits until every node in the roster has reported once, for at most `wait`. For setups with a single
     /// node.
-    pub async fn heard(&self, wait: Duration) -> bool {
+    pub async fn all_reported(&self, wait: Duration) -> bool {
         let complete = async {
             loop {
                 let members = self.members();

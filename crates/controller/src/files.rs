@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::surroundings::{Election, Endpoint, Roster, RosterSource};
+use crate::environment::{Election, Endpoint, Roster, RosterSource};
 
 /// How often the list of agents is checked for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

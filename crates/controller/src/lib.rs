@@ -6,6 +6,7 @@
 //! whole state.
 
 mod cluster;
+mod environment;
 mod files;
 mod health;
 mod identity;
@@ -16,13 +17,12 @@ mod orphans;
 mod paging;
 mod placement;
 mod service;
-mod surroundings;
 mod view;
 
 pub use cluster::{Cluster, Parts};
+pub use environment::{AlwaysElected, Claims, Election, Endpoint, Fate, NoKubernetes, Nodes, Roster, RosterSource};
 pub use files::{FileElection, follow_agents, read_agents};
 pub use identity::{IdentityService, Readiness};
 pub use member::Timing;
 pub use service::ControllerService;
-pub use surroundings::{Alone, Claims, Election, Endpoint, Fate, NoKubernetes, Nodes, Roster, RosterSource};
 pub use view::{Finding, Level, ViewService};

@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::environment::Endpoint;
 use crate::memory::Memory;
-use crate::surroundings::Endpoint;
 
 /// When connections are opened, retried and replaced.
 #[derive(Clone, Debug)]
@@ -116,7 +116,7 @@ impl Member {
     }
 
     /// How long the node has been unreachable; `None` if it is connected.
-    pub(crate) fn away(&self) -> Option<Duration> {
+    pub(crate) fn down_for(&self) -> Option<Duration> {
         match &*self.lock_link() {
             Link::Up { .. } => None,
             Link::Down { since, .. } => Some(since.elapsed()),
@@ -246,8 +246,8 @@ impl Member {
                 format!("{} is now the address of node {}, not of node {}", endpoint.address, greeting.node, self.name),
             ));
         }
-        let told = |uid: &str| !uid.is_empty();
-        if told(&endpoint.pod_uid) && told(&greeting.pod_uid) && endpoint.pod_uid != greeting.pod_uid {
+        let known = |uid: &str| !uid.is_empty();
+        if known(&endpoint.pod_uid) && known(&greeting.pod_uid) && endpoint.pod_uid != greeting.pod_uid {
             return Err(Error::unreachable(
                 Unreachable::OtherNode,
                 format!("pod {} answered at {}; expected pod {}", greeting.pod_uid, endpoint.address, endpoint.pod_uid),

@@ -15,7 +15,7 @@ use quarry_volume::{Error, FencingToken, NameLookup, Reason, Result, Volume, Vol
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::surroundings::Fate;
+use crate::environment::Fate;
 
 /// How many candidates are queried for a name at the same time.
 const ASKING: usize = 256;
@@ -139,7 +139,7 @@ fn everywhere(cluster: &Cluster, first: Vec<String>) -> Result<Vec<String>> {
 
 async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: Instant) -> Result<Volume> {
     let fence = cluster.inner.election.fence().await?;
-    let answers = ask_all(cluster, &nodes, &spec.name, fence, until).await?;
+    let answers = query_all(cluster, &nodes, &spec.name, fence, until).await?;
     // A volume from an earlier attempt is the requested one; its node checks whether it matches this request.
     let holders: Vec<&String> =
         nodes.iter().filter(|node| answers.get(*node).is_some_and(|found| found.volume.is_some())).collect();
@@ -185,7 +185,7 @@ fn ask<'a>(cluster: &'a Cluster, node: &'a String, name: &'a str, fence: u64, un
 
 /// Queries every candidate for the name and returns the answers. It is an error if a candidate cannot be
 /// queried but may hold the volume.
-async fn ask_all(
+async fn query_all(
     cluster: &Cluster,
     nodes: &[String],
     name: &str,
@@ -220,7 +220,7 @@ async fn may_return(cluster: &Cluster, node: &str) -> bool {
         Fate::NotReady(since) => since < PATIENCE,
         Fate::Gone => false,
         // No other source knows: use how long this controller has been disconnected from the node.
-        Fate::Unknown => cluster.member(node).and_then(|member| member.away()).is_none_or(|away| away < PATIENCE),
+        Fate::Unknown => cluster.member(node).and_then(|member| member.down_for()).is_none_or(|away| away < PATIENCE),
     }
 }
 

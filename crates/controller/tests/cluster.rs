@@ -151,11 +151,11 @@ async fn selection_waits_for_a_node_that_may_hold_the_name() {
 async fn only_the_elected_controller_selects_nodes() {
     let world = World::new(&[("a", 100), ("b", 100)]);
     let (_, service) = world.controller().await;
-    world.chooser.store(false, SeqCst);
+    world.elected.store(false, SeqCst);
     assert_eq!(create(&service, "v", 10, &["a", "b"], &[]).await.unwrap_err().code(), Code::Unavailable);
     // A single permitted node needs no selection.
     create(&service, "w", 10, &["a"], &["a"]).await.unwrap();
-    world.chooser.store(true, SeqCst);
+    world.elected.store(true, SeqCst);
     world.term.store(7, SeqCst);
     create(&service, "v", 10, &["a", "b"], &[]).await.unwrap();
     assert_eq!(world.nodes["b"].fence.load(SeqCst), 7);
@@ -224,10 +224,10 @@ async fn a_single_node_installation_needs_no_selection() {
     let stop = world.stop.clone();
     let parts = quarry_controller::Parts { only: Some("a".into()), ..world.parts() };
     let cluster = quarry_controller::Cluster::follow(world.roster.subscribe(), parts, stop);
-    assert!(cluster.heard(Duration::from_secs(20)).await);
+    assert!(cluster.all_reported(Duration::from_secs(20)).await);
     let service = quarry_controller::ControllerService::new(cluster, support::KEY);
     // No elected controller is needed, and no node is queried for the name.
-    world.chooser.store(false, SeqCst);
+    world.elected.store(false, SeqCst);
     create(&service, "v", 10, &[], &[]).await.unwrap();
     create(&service, "w", 10, &["b", "a"], &[]).await.unwrap();
     assert_eq!(world.nodes["a"].fence.load(SeqCst), 0);

@@ -23,7 +23,7 @@ impl Absences {
     }
 
     /// Changes may have been missed.
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn reset(&self) {
         lock(&self.0).clear();
     }
 

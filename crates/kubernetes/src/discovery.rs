@@ -79,12 +79,12 @@ impl std::fmt::Debug for Plugins {
 
 impl Plugins {
     /// Whether a pod is assigned to the node, from memory; `None` if the pods have not been read yet.
-    pub(crate) fn remembered_on(&self, node: &str) -> Option<bool> {
+    pub(crate) fn cached_on(&self, node: &str) -> Option<bool> {
         lock(&self.pods).as_ref().map(|pods| pods.contains_key(node))
     }
 
     /// The same, queried from the API now.
-    pub(crate) async fn asked_on(&self, node: &str) -> Result<bool, Unanswered> {
+    pub(crate) async fn queried_on(&self, node: &str) -> Result<bool, Unanswered> {
         let parameters = ListParams::default().labels(&self.selector).fields(&format!("spec.nodeName={node}")).limit(1);
         Ok(!ask(LIMIT, self.api.list(&parameters)).await?.items.is_empty())
     }
@@ -176,7 +176,7 @@ impl Mirror<Pod> for PodMirror {
         let roster: BTreeMap<String, Endpoint> =
             fresh.iter().filter_map(|(node, pods)| Some((node.clone(), chosen(pods, self.port)?))).collect();
         *lock(&self.plugins.pods) = Some(fresh);
-        self.plugins.absences.begin_anew();
+        self.plugins.absences.reset();
         self.roster.send_if_modified(|known| {
             let changed = known.as_deref() != Some(&roster);
             if changed {

@@ -23,13 +23,13 @@ const CLUSTER_EVENTS: &str = "default";
 /// Not kube's `Recorder`: that merges events that differ only in their text, and one node that is gone for
 /// good has many volumes.
 #[derive(Clone, Debug)]
-pub(crate) struct Announcer {
+pub(crate) struct EventReporter {
     connection: Connection,
     index: Arc<Index>,
     driver: String,
 }
 
-impl Announcer {
+impl EventReporter {
     pub(crate) fn new(connection: &Connection, claims: &VolumeClaims, driver: &str) -> Self {
         Self { connection: connection.clone(), index: claims.index(), driver: driver.to_owned() }
     }
@@ -37,7 +37,7 @@ impl Announcer {
     /// Reports on the PersistentVolume (or, if there is none, on this controller's pod) that a volume was
     /// abandoned because its node is gone for good. A failure to report is logged; it does not fail the
     /// deletion.
-    pub(crate) async fn gave_up(&self, id: &VolumeId, now: SystemTime) {
+    pub(crate) async fn report_abandoned(&self, id: &VolumeId, now: SystemTime) {
         let note = format!(
             "volume {id} was abandoned: its node {} is gone for good (no Node object and no pod of the node plugin for five \
              minutes), so nothing was deleted from its disks. If the host returns under this name, the volume \

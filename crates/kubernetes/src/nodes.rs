@@ -20,7 +20,7 @@ use crate::ask::{LIMIT, ask};
 use crate::claims::VolumeClaims;
 use crate::connect::Connection;
 use crate::discovery::{Discovery, Plugins};
-use crate::events::Announcer;
+use crate::events::EventReporter;
 use crate::follow::{Mirror, Selection, follow};
 use crate::guard::{Clock, Task, lock, timestamp};
 
@@ -37,7 +37,7 @@ pub struct ClusterNodes {
     plugins: Plugins,
     memory: Arc<Mutex<Memory>>,
     recent: Mutex<HashMap<String, (Instant, Fate)>>,
-    announcer: Announcer,
+    reporter: EventReporter,
     clock: Clock,
     _task: Task,
 }
@@ -122,8 +122,8 @@ impl ClusterNodes {
             fresh: None,
         };
         let task = follow(api.clone(), &Selection::default(), mirror, "the cluster's nodes");
-        let announcer = Announcer::new(connection, claims, driver);
-        Self { api, plugins, memory, recent: Mutex::default(), announcer, clock, _task: task }
+        let reporter = EventReporter::new(connection, claims, driver);
+        Self { api, plugins, memory, recent: Mutex::default(), reporter, clock, _task: task }
     }
 
     /// Queries the API. `remembered` is the node's state from the watch.
@@ -141,7 +141,7 @@ impl ClusterNodes {
             return Health::of(&found, Ok(remembered)).fate();
         }
         let in_list = lock(&self.memory).nodes.as_ref().is_none_or(|nodes| nodes.contains_key(node));
-        if in_list || self.plugins.remembered_on(node) != Some(false) {
+        if in_list || self.plugins.cached_on(node) != Some(false) {
             absences.seen(node);
             return Fate::Unknown;
         }
@@ -149,7 +149,7 @@ impl ClusterNodes {
         if since.elapsed() < PATIENCE {
             return Fate::Unknown;
         }
-        match self.plugins.asked_on(node).await {
+        match self.plugins.queried_on(node).await {
             Ok(false) if absences.lasts_since(node, since) => {
                 tracing::info!(node, "the node is gone for good: no Node and no pod of the plugin for {PATIENCE:?}");
                 Fate::Gone
@@ -196,8 +196,8 @@ impl Nodes for ClusterNodes {
         fate
     }
 
-    async fn gave_up(&self, id: &VolumeId) {
-        self.announcer.gave_up(id, (self.clock)()).await;
+    async fn report_abandoned(&self, id: &VolumeId) {
+        self.reporter.report_abandoned(id, (self.clock)()).await;
     }
 }
 
@@ -235,7 +235,7 @@ impl Mirror<Node> for NodeMirror {
     fn complete(&mut self) {
         if let Some(fresh) = self.fresh.take() {
             lock(&self.memory).nodes = Some(fresh);
-            self.plugins.absences.begin_anew();
+            self.plugins.absences.reset();
         }
     }
 

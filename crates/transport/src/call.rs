@@ -187,10 +187,10 @@ impl Call {
     }
 
     fn end(mut self, code: Code, message: &str) {
-        self.tell(code, message);
+        self.report_end(code, message);
     }
 
-    fn tell(&mut self, code: Code, message: &str) {
+    fn report_end(&mut self, code: Code, message: &str) {
         self.ended = true;
         let took = self.started.elapsed();
         self.metrics.call_ended(&self.method, code, took);
@@ -210,9 +210,9 @@ impl Drop for Call {
                 // The caller's clock started earlier: the caller may have given up slightly before its time
                 // is over here.
                 Some(timeout) if self.started.elapsed() >= deadline::wait_for(timeout) => {
-                    self.tell(Code::DeadlineExceeded, "the caller's deadline passed before the answer");
+                    self.report_end(Code::DeadlineExceeded, "the caller's deadline passed before the answer");
                 }
-                _ => self.tell(Code::Cancelled, "the caller disconnected before the answer"),
+                _ => self.report_end(Code::Cancelled, "the caller disconnected before the answer"),
             }
         }
     }

@@ -132,7 +132,7 @@ impl Metrics {
     }
 
     fn add(&self, name: &'static str, help: &'static str, kind: Kind, samples: Samples) {
-        self.register(Box::new(Asked { name, help, kind, samples }));
+        self.register(Box::new(Scraped { name, help, kind, samples }));
     }
 }
 
@@ -166,20 +166,20 @@ enum Kind {
 }
 
 /// A metric that is collected during the scrape.
-struct Asked {
+struct Scraped {
     name: &'static str,
     help: &'static str,
     kind: Kind,
     samples: Samples,
 }
 
-impl fmt::Debug for Asked {
+impl fmt::Debug for Scraped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Asked").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("Scraped").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
-impl Collector for Asked {
+impl Collector for Scraped {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let kind = match self.kind {
             Kind::Gauge => MetricType::Gauge,

@@ -39,11 +39,11 @@ impl StorageId {
 }
 
 impl FromStr for StorageId {
-    type Err = NotOurs;
+    type Err = ForeignId;
 
-    fn from_str(text: &str) -> Result<Self, NotOurs> {
+    fn from_str(text: &str) -> Result<Self, ForeignId> {
         let hash = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
-        if text.len() == 10 && text.chars().all(hash) { Ok(Self(text.to_owned())) } else { Err(NotOurs) }
+        if text.len() == 10 && text.chars().all(hash) { Ok(Self(text.to_owned())) } else { Err(ForeignId) }
     }
 }
 
@@ -67,17 +67,17 @@ impl fmt::Display for VolumeId {
 /// The text is not a volume identifier of Quarry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a volume identifier of Quarry")]
-pub struct NotOurs;
+pub struct ForeignId;
 
 impl FromStr for VolumeId {
-    type Err = NotOurs;
+    type Err = ForeignId;
 
-    fn from_str(text: &str) -> Result<Self, NotOurs> {
+    fn from_str(text: &str) -> Result<Self, ForeignId> {
         let mut parts = text.split(':');
         let (Some("v1"), Some(storage), Some(node), Some(volume), None) =
             (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(NotOurs);
+            return Err(ForeignId);
         };
         let plain = |text: &str, max| {
             !text.is_empty()
@@ -87,7 +87,7 @@ impl FromStr for VolumeId {
         if plain(node, MAX_NODE) && plain(volume, MAX_VOLUME) {
             Ok(Self { storage: storage.parse()?, node: node.to_owned(), volume: volume.to_owned() })
         } else {
-            Err(NotOurs)
+            Err(ForeignId)
         }
     }
 }
@@ -114,7 +114,7 @@ mod tests {
         let storage = StorageId::of("Zr3Ot2-MsTU-yPvW-5Ttd-gaYN-WeYT-vP8EJt");
         assert_eq!(storage.as_str().parse(), Ok(storage));
         for text in ["", "aaaaaaaaa", "aaaaaaaaaaa", "AAAAAAAAAA", "aaaaaaaaa1", "aaaaaaaa:a"] {
-            assert_eq!(text.parse::<StorageId>(), Err(NotOurs), "{text:?}");
+            assert_eq!(text.parse::<StorageId>(), Err(ForeignId), "{text:?}");
         }
     }
 

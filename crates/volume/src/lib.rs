@@ -23,7 +23,7 @@ pub use agent::{Agent, Capacity, Change, FencingToken, Greeting, NameLookup, Poo
 pub use error::{Error, Reason, Result, some_of};
 pub use filesystem::{Filesystem, UnknownFilesystem};
 pub use health::Condition;
-pub use id::{MAX_ID, MAX_NODE, MAX_VOLUME, NotOurs, StorageId, VolumeId};
+pub use id::{ForeignId, MAX_ID, MAX_NODE, MAX_VOLUME, StorageId, VolumeId};
 pub use layout::Layout;
 pub use options::{MakeOptions, MountOptions, OptionError, check_options};
 pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};

@@ -29,7 +29,7 @@ pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>,
         }
         nodes.push(NodeState::of(member, wanted.as_deref()));
     }
-    ask_fates(cluster, &mut nodes).await;
+    query_fates(cluster, &mut nodes).await;
 
     let totals = v1::Totals {
         nodes: count(nodes.len()),
@@ -67,7 +67,7 @@ pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>,
 }
 
 /// Queries the state of unreachable nodes. Nodes whose query takes too long stay unknown.
-async fn ask_fates(cluster: &Cluster, nodes: &mut [NodeState]) {
+async fn query_fates(cluster: &Cluster, nodes: &mut [NodeState]) {
     let away: Vec<(usize, String)> = nodes
         .iter()
         .enumerate()
@@ -89,7 +89,7 @@ async fn ask_fates(cluster: &Cluster, nodes: &mut [NodeState]) {
 }
 
 /// A duration for people: `42 s`, `5 min`, `3 h`, `12 days`.
-fn spoken(length: Duration) -> String {
+fn human_duration(length: Duration) -> String {
     let seconds = length.as_secs();
     match seconds {
         0..120 => format!("{seconds} s"),

@@ -7,9 +7,9 @@ use quarry_volume::{Greeting, PoolState, Unreachable, VolumeId};
 
 use super::list::is_orphan;
 use super::unreachable::short;
+use crate::environment::Fate;
 use crate::member::{Link, Member};
 use crate::orphans::AGE;
-use crate::surroundings::Fate;
 
 /// Why a node is unreachable, and for how long.
 #[derive(Clone, Debug)]
@@ -32,12 +32,12 @@ pub(super) struct NodeState {
     pub(super) volumes: usize,
     pub(super) orphans: usize,
     /// Problems with volumes, by pool.
-    pub(super) ailing: BTreeMap<String, Ailing>,
+    pub(super) volume_problems: BTreeMap<String, VolumeProblems>,
 }
 
 /// Volumes of one pool with problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ailing {
+pub(super) struct VolumeProblems {
     pub(super) count: usize,
     /// How many of them have been published.
     pub(super) ready: usize,
@@ -69,26 +69,26 @@ impl NodeState {
                 seen.orphans += 1;
             }
             if !volume.problem.is_empty() {
-                seen.set_trouble(&volume.pool, volume.ready, &volume.id, &volume.problem);
+                seen.add_problem(&volume.pool, volume.ready, &volume.id, &volume.problem);
             }
         }
         seen
     }
 
-    fn set_trouble(&mut self, pool: &str, ready: bool, id: &VolumeId, problem: &str) {
+    fn add_problem(&mut self, pool: &str, ready: bool, id: &VolumeId, problem: &str) {
         let example = || (id.clone(), problem.to_owned());
-        let ailing = self.ailing.entry(pool.to_owned()).or_insert_with(|| Ailing {
+        let volume_problems = self.volume_problems.entry(pool.to_owned()).or_insert_with(|| VolumeProblems {
             count: 0,
             ready: 0,
             example: example(),
             ready_example: ready,
         });
-        ailing.count += 1;
+        volume_problems.count += 1;
         if ready {
-            ailing.ready += 1;
-            if !ailing.ready_example {
-                ailing.example = example();
-                ailing.ready_example = true;
+            volume_problems.ready += 1;
+            if !volume_problems.ready_example {
+                volume_problems.example = example();
+                volume_problems.ready_example = true;
             }
         }
     }

@@ -175,7 +175,7 @@ pub struct World {
     pub roster: watch::Sender<Option<Arc<Roster>>>,
     pub fates: Mutex<HashMap<String, Fate>>,
     pub given_up: Mutex<Vec<VolumeId>>,
-    pub chooser: AtomicBool,
+    pub elected: AtomicBool,
     pub term: AtomicU64,
     pub handles: Mutex<Option<std::collections::HashSet<String>>>,
     pub stop: CancellationToken,
@@ -196,7 +196,7 @@ impl Nodes for World {
         self.fates.lock().unwrap().get(node).copied().unwrap_or(Fate::Ready)
     }
 
-    async fn gave_up(&self, id: &VolumeId) {
+    async fn report_abandoned(&self, id: &VolumeId) {
         self.given_up.lock().unwrap().push(id.clone());
     }
 }
@@ -204,7 +204,7 @@ impl Nodes for World {
 #[async_trait::async_trait]
 impl Election for World {
     async fn fence(&self) -> Result<u64> {
-        match self.chooser.load(SeqCst) {
+        match self.elected.load(SeqCst) {
             true => Ok(self.term.load(SeqCst)),
             false => Err(Error::unavailable("another controller is elected")),
         }
@@ -228,7 +228,7 @@ impl World {
             roster: watch::channel(Some(Arc::new(roster))).0,
             fates: Mutex::default(),
             given_up: Mutex::default(),
-            chooser: AtomicBool::new(true),
+            elected: AtomicBool::new(true),
             term: AtomicU64::new(1),
             handles: Mutex::default(),
             stop: CancellationToken::new(),
@@ -252,7 +252,7 @@ impl World {
         let cluster = Cluster::follow(self.roster.subscribe(), self.parts(), self.stop.clone());
         let reachable = self.nodes.values().all(|node| node.reachable.load(SeqCst));
         let wait = if reachable { Duration::from_secs(20) } else { Duration::from_millis(300) };
-        assert!(cluster.heard(wait).await || !reachable);
+        assert!(cluster.all_reported(wait).await || !reachable);
         (cluster.clone(), ControllerService::new(cluster, KEY))
     }
 

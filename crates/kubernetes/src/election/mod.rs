@@ -210,12 +210,12 @@ impl View {
 
 impl Inner {
     async fn fence(this: &Arc<Self>) -> Result<u64> {
-        if let Some(fence) = this.note_use()? {
+        if let Some(fence) = this.record_use()? {
             return Ok(fence);
         }
         let mut view = this.view.lock().await;
         // While this request waited, another one may have taken the Lease, or been rejected.
-        if let Some(fence) = this.note_use()? {
+        if let Some(fence) = this.record_use()? {
             return Ok(fence);
         }
         if let Some((when, error)) = &view.refused
@@ -237,7 +237,7 @@ impl Inner {
     }
 
     /// Records that a selection was requested; returns the fencing token if this controller holds the term.
-    fn note_use(&self) -> Result<Option<u64>> {
+    fn record_use(&self) -> Result<Option<u64>> {
         let mut state = lock(&self.state);
         if state.closed {
             return Err(Error::unavailable("this controller is shutting down and no longer selects nodes; retry"));

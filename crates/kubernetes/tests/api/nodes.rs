@@ -285,9 +285,9 @@ async fn an_abandoned_volume_is_reported_on_its_persistent_volume() {
     fake.put(&pod_path("quarry-0"), pod("quarry-0", "m", "10.0.0.1", true, 0));
     let watching = Watching::started(&fake, clock_at(60)).await;
     let nodes: Arc<dyn quarry_controller::Nodes> = Arc::new(watching.nodes);
-    nodes.gave_up(&one).await;
-    nodes.gave_up(&two).await;
-    nodes.gave_up(&stray).await;
+    nodes.report_abandoned(&one).await;
+    nodes.report_abandoned(&two).await;
+    nodes.report_abandoned(&stray).await;
     let on_volumes = fake.all("/apis/events.k8s.io/v1/namespaces/default/events/");
     let mut regarding: Vec<_> = on_volumes.iter().map(|event| event["regarding"]["name"].as_str().unwrap()).collect();
     regarding.sort_unstable();

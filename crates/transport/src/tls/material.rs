@@ -194,14 +194,14 @@ fn client_config(
 pub struct Slot {
     newest: watch::Sender<Option<Arc<Material>>>,
     /// The error that was logged last, so that it is logged once.
-    complaint: Mutex<Option<MaterialError>>,
+    last_error: Mutex<Option<MaterialError>>,
 }
 
 /// A slot for replaceable material, and its source for acceptors and connectors. Initially empty.
 #[must_use]
 pub fn slot() -> (Slot, Source) {
     let (newest, source) = watch::channel(None);
-    (Slot { newest, complaint: Mutex::new(None) }, source)
+    (Slot { newest, last_error: Mutex::new(None) }, source)
 }
 
 impl Slot {
@@ -212,20 +212,20 @@ impl Slot {
     /// [`MaterialError`] for invalid material.
     pub fn offer(&self, pem: &Pem) -> Result<bool, MaterialError> {
         if self.newest.borrow().as_ref().is_some_and(|current| current.pem == *pem) {
-            self.complain(None);
+            self.is_new_error(None);
             return Ok(false);
         }
         let material = match Material::parse(pem) {
             Ok(material) => material,
             Err(error) => {
-                if self.complain(Some(error.clone())) {
+                if self.is_new_error(Some(error.clone())) {
                     let kept = self.newest.borrow().is_some();
                     tracing::error!(%error, old_stays_in_use = kept, "new certificates are rejected");
                 }
                 return Err(error);
             }
         };
-        self.complain(None);
+        self.is_new_error(None);
         tracing::info!(
             fingerprint = material.fingerprint(),
             expires = material.expires_text,
@@ -248,10 +248,10 @@ impl Slot {
     }
 
     /// Remembers the current error; true if it is new.
-    fn complain(&self, error: Option<MaterialError>) -> bool {
-        let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = *complaint != error;
-        *complaint = error;
+    fn is_new_error(&self, error: Option<MaterialError>) -> bool {
+        let mut last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = *last_error != error;
+        *last_error = error;
         new
     }
 }

@@ -19,7 +19,7 @@ use super::{HANDSHAKE_WAIT, PROTOCOL, Reason, Refusal, Refusals, Source};
 /// this.
 pub const MAX_AGE: Duration = Duration::from_secs(3600);
 /// How long pending answers may still be sent on an expired connection.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+const DRAIN_TIME: Duration = Duration::from_secs(5);
 /// Turns byte streams into connections from controllers. Clones share the counts of rejected connections.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
@@ -135,7 +135,7 @@ impl<IO> ServerStream<IO> {
             self.age = match self.age {
                 Age::Young => {
                     tracing::debug!(peer = self.peer.address, "a connection has reached its maximum age and ends");
-                    self.until.as_mut().reset(Instant::now() + LAST_WORDS);
+                    self.until.as_mut().reset(Instant::now() + DRAIN_TIME);
                     Age::Old
                 }
                 Age::Old | Age::Over => Age::Over,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use quarry_volume::{StorageId, Unreachable, some_of};
 
-use super::{plural, spoken};
-use crate::surroundings::Fate;
+use super::{human_duration, plural};
+use crate::environment::Fate;
 use crate::view::finding::{Finding, Level};
 use crate::view::node_state::{Down, NodeState};
 use crate::view::unreachable::advice;
@@ -38,7 +38,7 @@ pub(super) fn unreachable(nodes: &[NodeState], findings: &mut Vec<Finding>) {
 
 fn one(cause: Unreachable, node: &NodeState, why: &str, since: Duration) -> Finding {
     let subject = format!("node {}", node.name);
-    let problem = format!("unreachable for {}: {why}", spoken(since));
+    let problem = format!("unreachable for {}: {why}", human_duration(since));
     let level = level(cause, node, since);
     let advice = match node.fate {
         Some(Fate::Gone) => format!(
@@ -47,7 +47,7 @@ fn one(cause: Unreachable, node: &NodeState, why: &str, since: Duration) -> Find
         ),
         Some(Fate::NotReady(unwell)) => format!(
             "Kubernetes reports that the node itself has not been ready for {}: repair it; {OPERATING}",
-            spoken(unwell)
+            human_duration(unwell)
         ),
         _ => advice(cause).to_owned(),
     };
@@ -59,7 +59,7 @@ fn many(cause: Unreachable, away: &[(&NodeState, &str, Duration)]) -> Finding {
         format!("{}: {}", plural(away.len(), "node"), some_of(away.iter().map(|(node, ..)| node.name.as_str())));
     let longest = away.iter().map(|(.., since)| *since).max().unwrap_or_default();
     let why = away.first().map(|(_, why, _)| *why).unwrap_or_default();
-    let problem = format!("unreachable, for up to {}; the first one: {why}", spoken(longest));
+    let problem = format!("unreachable, for up to {}; the first one: {why}", human_duration(longest));
     let level = away.iter().map(|(node, _, since)| level(cause, node, *since)).max().unwrap_or(Level::Error);
     let unwell = away.iter().filter(|(node, ..)| matches!(node.fate, Some(Fate::NotReady(_)))).count();
     let host = match unwell {
@@ -117,10 +117,10 @@ pub(super) fn boots(nodes: &[NodeState], findings: &mut Vec<Finding>) {
             alike.entry((&greeting.boot_id, storage)).or_default().insert(&node.name);
         }
     }
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for ((boot, _), of) in alike.into_iter().filter(|(_, of)| of.len() > 1) {
         // Several pools on the same nodes are one finding.
-        if told.insert((boot, of.clone())) {
+        if reported.insert((boot, of.clone())) {
             findings.push(Finding::warning(
                 "boot-id-shared",
                 format!("{}: {}", plural(of.len(), "node"), some_of(of)),

@@ -30,7 +30,7 @@ pub(super) fn pools(nodes: &[NodeState], findings: &mut Vec<Finding>) {
             ));
         }
         for pool in &node.pools {
-            findings.extend(of_pool(&node.name, pool));
+            findings.extend(pool_finding(&node.name, pool));
             findings.extend(pool.hints.iter().map(|hint| {
                 let subject = format!("pool {} on node {}", pool.name, node.name);
                 Finding::note("pool-hint", subject, hint, "nothing, if this is intended")
@@ -39,7 +39,7 @@ pub(super) fn pools(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     }
 }
 
-fn of_pool(node: &str, pool: &PoolState) -> Option<Finding> {
+fn pool_finding(node: &str, pool: &PoolState) -> Option<Finding> {
     let subject = format!("pool {} on node {node}", pool.name);
     let problems = problems(pool);
     if !problems.is_empty() {
@@ -128,15 +128,15 @@ pub(super) fn twins(nodes: &[NodeState], findings: &mut Vec<Finding>) {
 /// Volumes with a problem.
 pub(super) fn volumes(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     for node in reachable(nodes) {
-        for (pool, ailing) in &node.ailing {
-            let subject = format!("{} in pool {pool} on node {}", plural(ailing.count, "volume"), node.name);
-            let (id, why) = &ailing.example;
-            let problem = match ailing.count {
+        for (pool, volume_problems) in &node.volume_problems {
+            let subject = format!("{} in pool {pool} on node {}", plural(volume_problems.count, "volume"), node.name);
+            let (id, why) = &volume_problems.example;
+            let problem = match volume_problems.count {
                 1 => format!("{id}: {why}"),
                 _ => format!("the first is {id}: {why}"),
             };
             let advice = format!("`quarry volumes --problems --node {} --pool {pool}` lists all of them", node.name);
-            findings.push(match ailing.ready {
+            findings.push(match volume_problems.ready {
                 // A volume that was never published holds no data.
                 0 => Finding::warning("volume-problem", subject, problem, advice),
                 _ => Finding::error("volume-problem", subject, problem, advice),

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Findings as `level check subject: problem`, to compare all of them at once.
-fn told(answer: &v1::DiagnoseResponse) -> Vec<String> {
+fn lines(answer: &v1::DiagnoseResponse) -> Vec<String> {
     let line = |finding: &v1::Finding| {
         assert!(!finding.advice.is_empty(), "{finding:?}");
         let level = finding.level().as_str_name().trim_start_matches("LEVEL_").to_lowercase();
@@ -13,7 +13,7 @@ fn told(answer: &v1::DiagnoseResponse) -> Vec<String> {
 }
 
 /// A world in which everything is known.
-fn calm(volumes: &[Volume]) -> World {
+fn healthy(volumes: &[Volume]) -> World {
     let handles = volumes.iter().map(|volume| volume.id.to_string()).collect();
     World { handles: Some(Arc::new(handles)), ..World::default() }
 }
@@ -27,9 +27,9 @@ fn advice<'a>(answer: &'a v1::DiagnoseResponse, subject: &str) -> &'a str {
 async fn a_healthy_cluster_has_no_findings() {
     let volumes = [volume("n1", "fast", "pvc-a"), volume("n2", "fast", "pvc-b")];
     let of = |node: &str, volume: &Volume| here(node, vec![pool(node, "fast", 50 * GIB)], vec![volume.clone()]);
-    let view = view(vec![("n1", of("n1", &volumes[0])), ("n2", of("n2", &volumes[1]))], calm(&volumes)).await;
+    let view = view(vec![("n1", of("n1", &volumes[0])), ("n2", of("n2", &volumes[1]))], healthy(&volumes)).await;
     let answer = doctor(&view).await;
-    assert_eq!(told(&answer), Vec::<String>::new());
+    assert_eq!(lines(&answer), Vec::<String>::new());
     assert_eq!(
         answer.totals.unwrap(),
         v1::Totals { nodes: 2, reachable_nodes: 2, pools: 2, volumes: 2, orphans: 0, orphans_known: true }
@@ -39,8 +39,8 @@ async fn a_healthy_cluster_has_no_findings() {
 
 #[tokio::test]
 async fn unreachable_nodes_are_reported_with_advice() {
-    let away = |cause, why: &str| Told::Away(cause, why.into());
-    let mut world = calm(&[]);
+    let away = |cause, why: &str| NodeFake::Away(cause, why.into());
+    let mut world = healthy(&[]);
     world.fates = [("n3", Fate::NotReady(Duration::from_secs(3 * 3600))), ("n4", Fate::Gone), ("n2", Fate::Ready)]
         .map(|(node, fate)| (node.to_owned(), fate))
         .into();
@@ -58,7 +58,7 @@ async fn unreachable_nodes_are_reported_with_advice() {
     ];
     let answer = doctor(&view(nodes, world).await).await;
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         [
             "error node-unreachable node n2: unreachable for 0 s: no connection to 192.0.2.2:9810: the node's \
              certificate has expired: x",
@@ -84,10 +84,10 @@ async fn unreachable_nodes_are_reported_with_advice() {
 async fn an_unreachable_rack_is_one_finding() {
     let names: Vec<String> = (10..40).map(|number| format!("n{number}")).collect();
     let why = "cannot connect to 192.0.2.3:9810: No route to host";
-    let nodes = names.iter().map(|name| (name.as_str(), Told::Away(Unreachable::NoAnswer, why.into()))).collect();
-    let answer = doctor(&view(nodes, calm(&[])).await).await;
+    let nodes = names.iter().map(|name| (name.as_str(), NodeFake::Away(Unreachable::NoAnswer, why.into()))).collect();
+    let answer = doctor(&view(nodes, healthy(&[])).await).await;
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         [format!(
             "error node-unreachable 30 nodes: n10, n11, n12, n13, n14 and 25 more: unreachable, for up to 0 s; the \
              first one: {why}"
@@ -112,14 +112,14 @@ async fn degraded_and_nearly_full_pools_are_reported() {
             ("n", here("n", vec![lost, closed, full, not_full, metadata, enough, disks, grown], vec![])),
             ("o", here("o", vec![], vec![])),
         ],
-        calm(&[]),
+        healthy(&[]),
     )
     .await;
     let answer = doctor(&view).await;
     assert!(advice(&answer, "pool c-full on node n").contains("vgextend"));
     assert!(advice(&answer, "pool g-disks on node n").contains("selector"));
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         [
             "error pool-problem pool a-lost on node n: disk /dev/sdb is missing",
             "error pool-problem pool b-closed on node n: the metadata area is full",
@@ -144,12 +144,12 @@ async fn volumes_with_problems_are_reported_by_pool_and_published_ones_are_error
         ailing("pvc-c", true, "is lost"),
         unused,
     ];
-    let world = calm(&volumes);
+    let world = healthy(&volumes);
     let pools = vec![pool("n", "fast", 50 * GIB), pool("n", "slow", 50 * GIB)];
     let (first, second) = (volumes[1].id.clone(), volumes[3].id.clone());
     let answer = doctor(&view(vec![("n", here("n", pools, volumes))], world).await).await;
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         [
             format!("error volume-problem 3 volumes in pool fast on node n: the first is {first}: has lost a mirror"),
             format!("warning volume-problem 1 volume in pool slow on node n: {second}: was interrupted"),
@@ -161,7 +161,7 @@ async fn volumes_with_problems_are_reported_by_pool_and_published_ones_are_error
 
 #[tokio::test]
 async fn nodes_are_compared_with_each_other_and_with_the_controller() {
-    let mut told_by: Vec<Told> = Vec::new();
+    let mut fakes: Vec<NodeFake> = Vec::new();
     let part = |text: &str| text.parse::<u64>().unwrap();
     let (major, minor) = (part(env!("CARGO_PKG_VERSION_MAJOR")), part(env!("CARGO_PKG_VERSION_MINOR")));
     let (near, far) = (format!("{major}.{}.0", minor + 1), format!("{major}.{}.0", minor + 2));
@@ -182,10 +182,10 @@ async fn nodes_are_compared_with_each_other_and_with_the_controller() {
             greeting.boot_id = boot.into();
             greeting.version = version;
         });
-        told_by.push(told);
+        fakes.push(told);
     }
-    let nodes = ["n1", "n2", "n3", "n4", "n5"].into_iter().zip(told_by).collect();
-    let answer = doctor(&view(nodes, calm(&[])).await).await;
+    let nodes = ["n1", "n2", "n3", "n4", "n5"].into_iter().zip(fakes).collect();
+    let answer = doctor(&view(nodes, healthy(&[])).await).await;
     let ours = env!("CARGO_PKG_VERSION");
     let skew = |node: &str, version: &str| {
         format!(
@@ -194,7 +194,7 @@ async fn nodes_are_compared_with_each_other_and_with_the_controller() {
         )
     };
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         [
             skew("n3", &far),
             skew("n4", &other),
@@ -214,10 +214,10 @@ async fn nodes_are_compared_with_each_other_and_with_the_controller() {
 
 #[tokio::test]
 async fn unknown_persistent_volumes_are_a_note_not_an_error() {
-    let told_by = here("n", vec![pool("n", "fast", 50 * GIB)], vec![volume("n", "fast", "pvc-a")]);
-    let answer = doctor(&view(vec![("n", told_by)], World::default()).await).await;
+    let fakes = here("n", vec![pool("n", "fast", 50 * GIB)], vec![volume("n", "fast", "pvc-a")]);
+    let answer = doctor(&view(vec![("n", fakes)], World::default()).await).await;
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         [
             "note claims-unknown volumes: the controller does not know the PersistentVolumes, so it cannot detect orphans"
         ]
@@ -228,20 +228,20 @@ async fn unknown_persistent_volumes_are_a_note_not_an_error() {
 #[tokio::test(start_paused = true)]
 async fn orphans_are_counted_and_the_advice_names_the_command() {
     let volumes = vec![volume("n", "fast", "pvc-a"), volume("n", "fast", "pvc-b"), volume("n", "fast", "pvc-c")];
-    let world = calm(&volumes[..1]);
+    let world = healthy(&volumes[..1]);
     let view = view(vec![("n", here("n", vec![pool("n", "fast", 50 * GIB)], volumes))], world).await;
     tokio::time::advance(Duration::from_secs(301)).await;
     let answer = doctor(&view).await;
-    assert_eq!(told(&answer), ["warning orphans 2 volumes: no PersistentVolume references them, on n"]);
+    assert_eq!(lines(&answer), ["warning orphans 2 volumes: no PersistentVolume references them, on n"]);
     assert!(advice(&answer, "2 volumes").contains("`quarry volumes --orphans`"));
 }
 
 #[tokio::test]
 async fn an_empty_or_unlisted_cluster_is_an_error() {
-    let empty = doctor(&view(Vec::new(), calm(&[])).await).await;
-    assert_eq!(told(&empty), ["error no-nodes cluster: no node has a plugin pod, so there is no storage"]);
+    let empty = doctor(&view(Vec::new(), healthy(&[])).await).await;
+    assert_eq!(lines(&empty), ["error no-nodes cluster: no node has a plugin pod, so there is no storage"]);
     let unlisted = doctor(&unlisted()).await;
-    assert!(told(&unlisted)[0].starts_with("error nodes-not-listed "), "{unlisted:?}");
+    assert!(lines(&unlisted)[0].starts_with("error nodes-not-listed "), "{unlisted:?}");
 }
 
 #[tokio::test]
@@ -253,7 +253,7 @@ async fn extra_findings_are_added_and_the_most_severe_comes_first() {
         ]
     };
     let nodes = vec![("n", here("n", vec![pool("n", "fast", GIB)], vec![]))];
-    let answer = doctor(&view_with(nodes, calm(&[]), extras).await).await;
+    let answer = doctor(&view_with(nodes, healthy(&[]), extras).await).await;
     let checks: Vec<_> = answer.findings.iter().map(|finding| finding.check.as_str()).collect();
     assert_eq!(checks, ["certificate-expired", "pool-nearly-full", "rotation"]);
 }
@@ -261,9 +261,9 @@ async fn extra_findings_are_added_and_the_most_severe_comes_first() {
 #[tokio::test(start_paused = true)]
 async fn a_diagnosis_has_a_timeout() {
     let nodes = vec![("n", here("n", vec![pool("n", "fast", 50 * GIB)], vec![]))];
-    let answer = doctor(&view_with(nodes, calm(&[]), std::future::pending).await).await;
+    let answer = doctor(&view_with(nodes, healthy(&[]), std::future::pending).await).await;
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         ["error diagnosis-incomplete controller: the checks of certificates and Kubernetes did not finish within 10 s"]
     );
 }

@@ -185,7 +185,7 @@ async fn nodes_and_pools_come_in_pages_too() {
         vec![
             ("n1", here("n1", two("n1"), vec![volume("n1", "fast", "a"), volume("n1", "slow", "b")])),
             ("n2", here("n2", two("n2"), vec![])),
-            ("n3", Told::Away(Unreachable::NoAnswer, away.into())),
+            ("n3", NodeFake::Away(Unreachable::NoAnswer, away.into())),
         ],
         World::default(),
     )

@@ -45,7 +45,7 @@ pub trait Nodes: Send + Sync {
     async fn fate(&self, node: &str) -> Fate;
 
     /// Reports, for example as an event, that a volume was abandoned because its node is gone for good.
-    async fn gave_up(&self, id: &VolumeId);
+    async fn report_abandoned(&self, id: &VolumeId);
 }
 
 /// The election of the controller that selects nodes for requests that permit several: one at a time.
@@ -74,7 +74,7 @@ impl Nodes for NoKubernetes {
         Fate::Unknown
     }
 
-    async fn gave_up(&self, _id: &VolumeId) {}
+    async fn report_abandoned(&self, _id: &VolumeId) {}
 }
 
 impl Claims for NoKubernetes {
@@ -85,10 +85,10 @@ impl Claims for NoKubernetes {
 
 /// For an installation with a single controller: it is always elected.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Alone;
+pub struct AlwaysElected;
 
 #[async_trait::async_trait]
-impl Election for Alone {
+impl Election for AlwaysElected {
     async fn fence(&self) -> Result<u64> {
         Ok(0)
     }
