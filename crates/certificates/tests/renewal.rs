@@ -1,4 +1,4 @@
-//! Leaves are renewed in time and mended; an authority is followed in time, and never overwritten.
+//! Leaves are renewed in time and repaired; an authority is replaced in time, and never overwritten.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -41,7 +41,7 @@ fn leaves_are_renewed_at_two_thirds_of_their_lifetime() {
     let why = "two thirds of its lifetime are over";
     let outcome = run(world.healthy().step()).unwrap();
     assert_eq!(issued(&outcome.done), [(Role::Controller, why), (Role::Node, why)]);
-    // Those who have loaded only one of the two are believed, and believe.
+    // Peers that have loaded only one of the two trust each other.
     let [_, old_controller, old_node] = before;
     for controller in [&old_controller, &world.files(Item::Controller)] {
         for node in [&old_node, &world.files(Item::Node)] {

@@ -59,7 +59,7 @@ async fn the_first_certificate_and_every_later_one_reach_the_process() {
     assert_eq!(believed, [2, 2, 1]);
     assert_eq!(authority.step().await.unwrap().phase, Some(Phase::Steady));
 
-    // It ends when nobody listens.
+    // It ends when there are no receivers.
     drop(pem);
     running.await.unwrap();
 }

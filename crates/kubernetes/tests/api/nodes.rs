@@ -12,7 +12,7 @@ use crate::objects::{
     DRIVER, PORT, SELECTOR, clock_at, node, node_path, pod, pod_path, seconds, until, volume, volume_path,
 };
 
-/// All that has to run for the fate of nodes to be known.
+/// Everything that must run to know the state of nodes.
 pub(crate) struct Watching {
     pub(crate) nodes: ClusterNodes,
     _discovery: Discovery,
@@ -52,7 +52,7 @@ impl Watching {
         panic!("{node} has not become {fate:?}");
     }
 
-    /// Waits until the node is seen to have become unwell just now.
+    /// Waits until a new outage of the node is seen.
     async fn begins_an_outage(&self, node: &str) {
         for _ in 0..1_000 {
             if matches!(self.fate(node).await, Fate::NotReady(long) if long < Duration::from_secs(1)) {
@@ -60,11 +60,11 @@ impl Watching {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("{node} has not become unwell");
+        panic!("{node} has not become unready");
     }
 }
 
-/// How long it has been unwell, within a second (a change needs a moment to arrive).
+/// How long it has been unready, within a second (a change takes a moment to arrive).
 fn assert_not_ready(fate: Fate, seconds: u64) {
     let Fate::NotReady(long) = fate else { panic!("{fate:?}") };
     assert!((seconds..=seconds + 1).contains(&long.as_secs()), "{long:?} rather than {seconds} s");
