@@ -10,8 +10,8 @@ pub enum Error {
     Store(#[from] StoreError),
     /// The authority's item cannot be used. It is never overwritten.
     #[error(
-        "the stored authority cannot be used: {why}; it was not changed: restore it from a backup, or delete it: then a \
-         new authority is created and all certificates are reissued (connections fail until every node has loaded them)"
+        "the stored authority cannot be used: {why}; it was not changed: restore it from a backup, or delete it: then \
+         a new authority is created and all certificates are reissued (connections fail until every node has loaded them)"
     )]
     AuthorityUnusable {
         /// What is wrong with it.

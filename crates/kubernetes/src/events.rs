@@ -39,8 +39,8 @@ impl EventReporter {
     /// deletion.
     pub(crate) async fn report_abandoned(&self, id: &VolumeId, now: SystemTime) {
         let note = format!(
-            "volume {id} was abandoned: its node {} is gone for good (no Node object and no pod of the node plugin for five \
-             minutes), so nothing was deleted from its disks. If the host returns under this name, the volume \
+            "volume {id} was abandoned: its node {} is gone for good (no Node object and no pod of the node plugin for \
+             five minutes), so nothing was deleted from its disks. If the host returns under this name, the volume \
              still exists: `quarry volumes --orphans` lists it",
             id.node
         );

@@ -131,7 +131,7 @@ impl TryFrom<&csi::VolumeCapability> for Capability {
             Some(Csi::Mount(mount)) => {
                 if !mount.volume_mount_group.is_empty() {
                     return Err(Error::invalid(
-                        "volume_mount_group is not supported (the node does not have the capability VOLUME_MOUNT_GROUP)",
+                        "volume_mount_group is not supported (the node has no capability VOLUME_MOUNT_GROUP)",
                     ));
                 }
                 let filesystem = match mount.fs_type.as_str() {

@@ -119,7 +119,7 @@ impl Space {
             Layout::Raid1 { .. } => {
                 if self.extent < LEAST_RAID_EXTENT {
                     return Err(format!(
-                        "raid needs extents of at least {LEAST_RAID_EXTENT} bytes; this volume group has extents of {} bytes",
+                        "raid needs extents of at least {LEAST_RAID_EXTENT} bytes; this volume group's have {} bytes",
                         self.extent
                     ));
                 }

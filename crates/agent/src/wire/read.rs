@@ -62,8 +62,8 @@ pub fn spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
 fn layout(code: &str) -> Result<Layout> {
     let unknown = || {
         Error::invalid(format!(
-            "spec.layout is {code:?}, which this version of the node plugin cannot create; upgrade nodes and controller to \
-             the same version"
+            "spec.layout is {code:?}, which this version of the node plugin cannot create; upgrade nodes and \
+             controller to the same version"
         ))
     };
     let layout = Layout::from_code(code).ok_or_else(unknown)?;

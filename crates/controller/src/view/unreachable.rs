@@ -7,8 +7,8 @@ pub(super) fn advice(cause: Unreachable) -> &'static str {
     match cause {
         Unreachable::Starting => "wait a moment and run this again",
         Unreachable::NoPod => {
-            "find out why the node plugin does not run there: `kubectl get pods -o wide`, and the DaemonSet's node selector \
-             and tolerations; without Kubernetes, check the list of agents"
+            "find out why the node plugin does not run there: `kubectl get pods -o wide`, and the DaemonSet's node \
+             selector and tolerations; without Kubernetes, check the list of agents"
         }
         Unreachable::NoCertificate => {
             "check the controller's log for why its certificate is missing: the Secrets, or the directory from \

@@ -27,7 +27,7 @@ pub enum ConnectError {
     #[error("this side has no certificate or no trusted authorities yet")]
     NotReady,
     /// The other side did not answer, or did not finish.
-    #[error("the handshake did not finish within {} s: the other side is overloaded or does not respond", HANDSHAKE_WAIT.as_secs())]
+    #[error("the handshake did not finish within {} s: the other side is overloaded or hung", HANDSHAKE_WAIT.as_secs())]
     TimedOut,
     /// The other side does not speak TLS.
     #[error("the other side does not speak TLS ({0}): it is not a Quarry node, or something is in between")]

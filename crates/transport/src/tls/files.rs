@@ -125,7 +125,7 @@ impl Changes {
         match notifier {
             Ok(notifier) => Some(Self(notifier)),
             Err(error) => {
-                tracing::debug!(%error, directory = %directory.display(), "cannot watch the directory: reading more often");
+                tracing::debug!(%error, directory = %directory.display(), "cannot watch it: reading more often");
                 None
             }
         }

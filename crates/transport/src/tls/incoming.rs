@@ -82,7 +82,8 @@ where
     /// Starts a handshake; closes an older one if there are too many.
     fn begin(&mut self, io: IO, peer: String) {
         if let Some(closed) = self.under_way.make_room(&peer, self.limits) {
-            let detail = "closed as the oldest unfinished handshake to make room for newer connections; a controller finishes sooner";
+            let detail =
+                "closed as the oldest unfinished handshake, to make room for newer ones; a controller finishes sooner";
             self.acceptor.refuse(&closed, &Refusal::new(Reason::Displaced, detail));
         }
         let acceptor = self.acceptor.clone();

@@ -42,8 +42,8 @@ fn one(cause: Unreachable, node: &NodeState, why: &str, since: Duration) -> Find
     let level = level(cause, node, since);
     let advice = match node.fate {
         Some(Fate::Gone) => format!(
-            "if the node was removed permanently, nothing: Quarry abandons its volumes, and their claims can be deleted; \
-             {OPERATING}"
+            "if the node was removed permanently, nothing: Quarry abandons its volumes, and their claims can be \
+             deleted; {OPERATING}"
         ),
         Some(Fate::NotReady(unwell)) => format!(
             "Kubernetes reports that the node itself has not been ready for {}: repair it; {OPERATING}",

@@ -115,7 +115,8 @@ pub(super) fn twins(nodes: &[NodeState], findings: &mut Vec<Finding>) {
                 "storage-shared",
                 format!("{}: {}", plural(on.len(), "node"), some_of(on)),
                 format!(
-                    "have storage with the same identity ({}): several hosts share disks, or these are copies of one disk",
+                    "have storage with the same identity ({}): several hosts share disks, or these are copies of one \
+                     disk",
                     storage.as_str()
                 ),
                 "never let two hosts use the same disk: that destroys data. Give copies a new identity before they \

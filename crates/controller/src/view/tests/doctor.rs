@@ -189,8 +189,8 @@ async fn nodes_are_compared_with_each_other_and_with_the_controller() {
     let ours = env!("CARGO_PKG_VERSION");
     let skew = |node: &str, version: &str| {
         format!(
-            "error version-skew 1 node: {node}: run version \"{version}\", but this controller runs {ours}: more than one \
-             minor version apart"
+            "error version-skew 1 node: {node}: run version \"{version}\", but this controller runs {ours}: more than \
+             one minor version apart"
         )
     };
     assert_eq!(
@@ -218,9 +218,8 @@ async fn unknown_persistent_volumes_are_a_note_not_an_error() {
     let answer = doctor(&view(vec![("n", fakes)], World::default()).await).await;
     assert_eq!(
         lines(&answer),
-        [
-            "note claims-unknown volumes: the controller does not know the PersistentVolumes, so it cannot detect orphans"
-        ]
+        ["note claims-unknown volumes: the controller does not know the PersistentVolumes, so it cannot detect \
+             orphans"]
     );
     assert!(!answer.totals.unwrap().orphans_known);
 }
