@@ -11,7 +11,8 @@ pub enum Error {
     /// The authority's item cannot be used. It is never overwritten.
     #[error(
         "the stored authority cannot be used: {why}; it was not changed: restore it from a backup, or delete it: then \
-         a new authority is created and all certificates are reissued (connections fail until every node has loaded them)"
+         a new authority is created and all certificates are reissued (connections fail until every node has \
+         loaded them)"
     )]
     AuthorityUnusable {
         /// What is wrong with it.

@@ -54,7 +54,7 @@ pub enum Error {
         source: io::Error,
     },
     /// No process answers, or permission is denied.
-    #[error("cannot connect to {}: {reason}; check that the driver runs and that this user may open its socket", path.display())]
+    #[error("cannot connect to {}: {reason}; check that the driver runs, and that this user may open its socket", path.display())]
     Connect {
         /// The path of the socket.
         path: PathBuf,
