@@ -140,7 +140,7 @@ impl Member {
         };
         *link = Link::Down { cause, why, since };
         drop(link);
-        self.memory().silence();
+        self.memory().disconnect();
     }
 
     fn up(&self, agent: Arc<dyn Agent>, instance: String) {
@@ -220,7 +220,7 @@ impl Member {
             tokio::select! {
                 () = &mut old => return Ok(()),
                 one = next(&mut updates) => match one? {
-                    Update::Change(change) => self.memory().updates(change),
+                    Update::Change(change) => self.memory().update(change),
                     // The node sends its full state again, for example because too many changes were pending.
                     Update::FullState(full_state) => {
                         let mut memory = self.memory();

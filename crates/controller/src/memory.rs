@@ -267,9 +267,9 @@ mod tests {
         memory.reply("1", change(12, 80, &[("b", 1)], &[]));
         memory.reply("1", change(13, 90, &[], &["a"]));
         assert_eq!((names(&memory), free(&memory)), (vec!["b"], 90));
-        memory.updates(change(11, 70, &[("a", 2)], &[]));
+        memory.update(change(11, 70, &[("a", 2)], &[]));
         assert_eq!((names(&memory), free(&memory)), (vec!["b"], 90));
-        memory.updates(change(14, 95, &[("a", 3)], &["b"]));
+        memory.update(change(14, 95, &[("a", 3)], &["b"]));
         assert_eq!((names(&memory), free(&memory)), (vec!["a"], 95));
         assert!(memory.gone.is_empty());
     }
