@@ -1,7 +1,7 @@
 //! How long a node has been absent from every source that would know it.
 //!
 //! "Gone for good" requires an uninterrupted absence. Every source that sees the node (its Node object or a
-//! plugin pod on it, in a list, a watch or a single read) calls [`Absences::seen`], which ends the absence. A
+//! plugin pod on it, in a list, a watch or a single read) calls `Absences::seen`, which ends the absence. A
 //! new list ends all absences, because a node may have appeared and disappeared unseen before it.
 
 use std::collections::HashMap;

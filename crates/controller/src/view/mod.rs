@@ -1,7 +1,7 @@
 //! What an operator sees over `quarry.view.v1`: nodes, pools, volumes and findings.
 //!
 //! All answers come from memory, so that they are available when nothing else works. [`list`] splits lists
-//! into pages, [`diagnose`] finds problems, [`unreachable`] gives advice about unreachable nodes.
+//! into pages, [`diagnose`] finds problems, [`mod@unreachable`] gives advice about unreachable nodes.
 
 mod diagnose;
 mod finding;
