@@ -1,6 +1,6 @@
 //! Generates the types, clients and servers from `proto/`, with no system protoc.
 //!
-//! Messages that carry secrets get a `Debug` of their own that hides them: requests are logged.
+//! Messages with secrets get their own `Debug`, which hides them, because requests are logged.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use prost_types::{DescriptorProto, FileDescriptorSet};
 
 const ROOT: &str = "../../proto";
 const FILES: [&str; 3] = ["csi/v1/csi.proto", "quarry/agent/v1/agent.proto", "quarry/view/v1/view.proto"];
-/// The field that never shows in a `Debug`.
+/// The field that `Debug` never shows.
 const SECRETS: &str = "secrets";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -20,9 +20,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let hidden = messages_with_secrets(&files)?;
     tonic_prost_build::configure()
-        // A service implements the calls that it advertises; the others answer UNIMPLEMENTED.
+        // A service implements the calls that it advertises; the others return UNIMPLEMENTED.
         .generate_default_stubs(true)
-        // Sorted keys: what is printed, hashed or compared comes out the same every time.
+        // Sorted keys: printed, hashed or compared maps are always in the same order.
         .btree_map(".")
         .skip_debug(hidden.iter().map(|(package, message)| format!(".{package}.{}", message.name())))
         .compile_fds(files.clone())?;
@@ -35,15 +35,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Every message with a field for secrets, with its package.
+/// Every message with a field for secrets, and its package.
 fn messages_with_secrets(files: &FileDescriptorSet) -> Result<Vec<(String, DescriptorProto)>, Box<dyn Error>> {
     let mut found = Vec::new();
     for file in &files.file {
         for message in &file.message_type {
             if message.nested_type.iter().any(has_secrets) {
-                return Err(
-                    format!("{}: a nested message holds secrets; teach build.rs about it", message.name()).into()
-                );
+                return Err(format!(
+                    "{}: a nested message contains secrets; extend build.rs to support it",
+                    message.name()
+                )
+                .into());
             }
             if has_secrets(message) {
                 found.push((file.package().to_owned(), message.clone()));
@@ -63,7 +65,7 @@ fn packages(hidden: &[(String, DescriptorProto)]) -> Vec<&String> {
     packages
 }
 
-/// The code of a `Debug` that tells how many secrets there are and nothing else about them.
+/// The code of a `Debug` that shows the number of secrets and nothing else about them.
 fn debug_without_secrets(message: &DescriptorProto) -> String {
     let name = message.name();
     let mut code = format!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quarry_agent::TlsDial;
-use quarry_controller::{Alone, Cluster, ControllerService, Endpoint, NoKubernetes, Parts, Roster, Timing};
+use quarry_controller::{AlwaysElected, Cluster, ControllerService, Endpoint, NoKubernetes, Parts, Roster, Timing};
 use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_transport::metrics::Metrics;
 use quarry_transport::{tls, unix};
@@ -29,7 +29,7 @@ pub(crate) async fn run(number: &str, setting: Setting) {
         dial: Arc::new(TlsDial::new(tls::Connector::new(source))),
         timing: Timing::default(),
         nodes: Arc::new(NoKubernetes),
-        election: Arc::new(Alone),
+        election: Arc::new(AlwaysElected),
         claims: Arc::new(NoKubernetes),
         only: None,
     };
@@ -49,7 +49,7 @@ pub(crate) async fn run(number: &str, setting: Setting) {
         match command.as_str() {
             "go" => {
                 roster.send_replace(Some(Arc::new(all(setting.nodes))));
-                assert!(cluster.heard(PATIENCE).await, "not all nodes were heard");
+                assert!(cluster.all_reported(PATIENCE).await, "not all nodes were heard");
             }
             "lost" => connected(&metrics, 0).await,
             "back" => connected(&metrics, setting.nodes).await,

@@ -1,7 +1,7 @@
-//! One HTTP/2 connection to a node, and no other: when it ends, every call on it fails, and nothing makes it again.
+//! One HTTP/2 connection to a node, without reconnection: when it ends, every call on it fails.
 //!
-//! A channel that connects again by itself would reach whoever has the node's address by then. Whoever wants another
-//! connection dials again, and hears from the greeting who answers.
+//! A channel that reconnects by itself could reach another node that has the address by then. For another
+//! connection the caller dials again, and the greeting identifies the node.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
@@ -18,21 +18,22 @@ use quarry_volume::Unreachable;
 
 use crate::wire::status::{Lost, chain};
 
-/// The flow-control window of one stream, in bytes: what a reader that stands still keeps in memory.
+/// The flow-control window of a stream, in bytes: the memory that a stalled reader occupies.
 pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
-/// The window of a connection, in bytes: a watch that nobody reads must not stop the calls beside it.
+/// The window of a connection, in bytes: a watch that is not read must not block the calls beside it.
 pub(crate) const CONNECTION_WINDOW: u32 = 256 << 10;
-/// The longest headers, in bytes. An error's message travels there, percent-encoded: up to three times 2 KiB.
+/// The maximum header size, in bytes. It must hold an error's message, percent-encoded: up to three times 2
+/// KiB.
 pub(crate) const HEADERS: u32 = 16 << 10;
-/// What one stream may keep in memory to be sent, in bytes: requests are small.
+/// The send buffer of a stream, in bytes: requests are small.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// How a connection is watched over.
+/// Keep-alive settings of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// How long a connection may be silent before the node is asked for a sign of life.
+    /// How long a connection may be idle before the node is pinged.
     pub keep_alive_interval: Duration,
-    /// How long the node may take to give it; the connection is dead after that.
+    /// How long the node may take to answer the ping; after that, the connection is dead.
     pub keep_alive_timeout: Duration,
     /// How long the node may take to accept a watch.
     pub watch_wait: Duration,
@@ -48,7 +49,7 @@ impl Default for Tuning {
     }
 }
 
-/// The connection; a clone is the same one. It closes when the last clone and the last stream on it are dropped.
+/// The connection; a clone is the same one. It closes when the last clone and its last stream are dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection {
     requests: SendRequest<Body>,
@@ -57,10 +58,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Begins to speak HTTP/2 over `io`; does not wait for the other side. Must be called within a tokio runtime.
+    /// Starts HTTP/2 over `io`; does not wait for the other side. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// Why nothing could be written.
+    /// Why writing failed.
     pub(crate) async fn over<IO>(io: IO, tuning: &Tuning) -> Result<Self, String>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -82,17 +83,17 @@ impl Connection {
         tokio::spawn(async move {
             let why = match connection.await {
                 Ok(()) => Lost { cause: Unreachable::Ended, why: "the other side closed it".to_owned() },
-                // The time-out is that of keep-alive: nothing came back.
+                // This is the keep-alive timeout: the ping was not answered.
                 Err(error) if error.is_timeout() => Lost { cause: Unreachable::NoAnswer, why: chain(&error) },
                 Err(error) => Lost { cause: Unreachable::Ended, why: chain(&error) },
             };
-            // Set here alone.
+            // Only set here.
             let _ = tell.set(why);
         });
         Ok(Self { requests, ended })
     }
 
-    /// Why the connection ended; `None` while it stands, and for a moment after.
+    /// Why the connection ended; `None` while it is open, and for a moment after.
     pub(crate) fn cause(&self) -> Option<&Lost> {
         self.ended.get()
     }

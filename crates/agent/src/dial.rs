@@ -1,4 +1,4 @@
-//! How a controller comes by a connection to a node.
+//! How a controller connects to a node.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,28 +8,28 @@ use quarry_volume::{Agent, Error, Result, Unreachable};
 
 use crate::{RemoteAgent, Tuning};
 
-/// Makes connections to nodes.
+/// Opens connections to nodes.
 #[async_trait::async_trait]
 pub trait Dial: Send + Sync {
-    /// Connects to the agent of `node` at `endpoint` (an address and port). Every call makes a connection of its own; that
-    /// it is the right node turns out with the first call.
+    /// Connects to the agent of `node` at `endpoint` (address and port). Every call opens a new connection;
+    /// the first call on it checks that it is the right node.
     ///
     /// # Errors
-    /// `Unavailable` if nobody answers there, or not who should.
+    /// `Unavailable` if no node answers there, or another one.
     async fn dial(&self, node: &str, endpoint: &str) -> Result<Arc<dyn Agent>>;
 }
 
-/// Over TCP and mutual TLS: what the product does.
+/// Over TCP and mutual TLS: used in production.
 #[derive(Clone, Debug)]
 pub struct TlsDial {
-    /// What we show and believe.
+    /// The certificates to use.
     pub connector: tls::Connector,
-    /// How the connections are watched over.
+    /// Keep-alive settings of the connections.
     pub tuning: Tuning,
 }
 
 impl TlsDial {
-    /// Shows and believes what `connector` does, with the usual times.
+    /// Uses the certificates of `connector` and the default timeouts.
     #[must_use]
     pub fn new(connector: tls::Connector) -> Self {
         Self { connector, tuning: Tuning::default() }
@@ -40,18 +40,21 @@ impl TlsDial {
 impl Dial for TlsDial {
     async fn dial(&self, node: &str, endpoint: &str) -> Result<Arc<dyn Agent>> {
         let failed = |cause, why: &dyn std::fmt::Display| {
-            Error::unreachable(cause, format!("node {node}: no connection to {endpoint}: {why}; it is tried again"))
+            Error::unreachable(
+                cause,
+                format!("node {node}: no connection to {endpoint}: {why}; the controller retries"),
+            )
         };
         let address: SocketAddr = endpoint
             .parse()
-            .map_err(|_| failed(Unreachable::Other, &"that is not an IP address with a port, as in 10.0.0.7:9870"))?;
+            .map_err(|_| failed(Unreachable::Other, &"not an IP address with a port, such as 10.0.0.7:9870"))?;
         let tcp = tls::dial(address).await.map_err(|error| failed(Unreachable::of_io(&error), &error))?;
         let tls = self.connector.connect(tcp).await.map_err(|error| failed(of_handshake(&error), &error))?;
         Ok(Arc::new(RemoteAgent::tuned(tls, node, &self.tuning).await?))
     }
 }
 
-/// Why a TLS connection was not made.
+/// Why a TLS connection failed.
 fn of_handshake(error: &ConnectError) -> Unreachable {
     match error {
         ConnectError::NotReady => Unreachable::NoCertificate,
@@ -72,7 +75,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_port_on_which_nothing_listens_refuses() {
+    async fn a_closed_port_is_reported_as_connection_refused() {
         // Bound, and closed again.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -86,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_says_of_a_host_that_is_away_is_no_answer() {
+    fn the_kernels_errors_for_an_unreachable_host_mean_no_answer() {
         for code in [113, 101, 110] {
             // EHOSTUNREACH, ENETUNREACH, ETIMEDOUT
             let error = std::io::Error::from_raw_os_error(code);

@@ -1,4 +1,4 @@
-//! The controller's end of a watch: from messages to updates in their order.
+//! The controller's end of a watch: turns messages into ordered updates.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use tonic::Streaming;
 use crate::connection::Connection;
 use crate::wire::{read, status};
 
-/// The largest full state that is put together, in bytes as they travel: a quarter of a million volumes. A node that has
-/// gone mad must not fill the controller's memory.
+/// The maximum size of a full state, in bytes on the wire: a quarter of a million volumes. A malfunctioning
+/// node must not fill the controller's memory.
 const MAX_FULL_STATE: usize = 64 << 20;
 
-/// The updates of `node`, in order: greeting, full state, changes; another full state where the node begins anew. An error is
-/// the last thing that comes.
+/// The updates of `node`, in order: greeting, full state, changes; another full state if the node starts
+/// over. An error is the last item.
 pub(crate) fn updates(node: Arc<str>, connection: Connection, messages: Streaming<v1::WatchResponse>) -> UpdateStream {
     let follower = Follower { node, connection, messages, stage: Stage::Greeting };
     stream::unfold(Some(follower), |follower| async move {
@@ -52,7 +52,7 @@ struct Follower {
 }
 
 impl Follower {
-    /// The next update; `None` when the node ended the stream in good order.
+    /// The next update; `None` if the node ended the stream normally.
     async fn next(&mut self) -> Result<Option<Update>> {
         loop {
             let message = self
@@ -62,7 +62,7 @@ impl Follower {
                 .map_err(|status| status::error(&status, &self.node, "Watch", false, self.connection.cause()))?;
             let Some(message) = message else { return Ok(None) };
             let bytes = message.encoded_len();
-            // What a newer node may tell besides.
+            // An update of a newer version: ignored.
             let Some(message) = message.update else { continue };
             if let Some(updates) = self.take(message, bytes)? {
                 return Ok(Some(updates));
@@ -70,7 +70,7 @@ impl Follower {
         }
     }
 
-    /// Takes one message; `None` while the full state is not complete.
+    /// Handles one message; `None` while the full state is incomplete.
     fn take(&mut self, message: Message, bytes: usize) -> Result<Option<Update>> {
         match (message, &mut self.stage) {
             (Message::Greeting(greeting), Stage::Greeting) => {
@@ -78,7 +78,7 @@ impl Follower {
                     return Err(Error::unreachable(
                         Unreachable::OtherNode,
                         format!(
-                            "node {}: node {:?} answers in its place: the address was given to another pod; retry",
+                            "node {}: node {:?} answered instead: another pod has the address now; retry",
                             self.node, greeting.node
                         ),
                     ));
@@ -89,7 +89,7 @@ impl Follower {
             (Message::FullState(part), Stage::FullState { so_far, bytes: sum }) => {
                 *sum = sum.saturating_add(bytes);
                 if *sum > MAX_FULL_STATE {
-                    return Err(self.violated(&format!("its full state has more than {MAX_FULL_STATE} bytes")));
+                    return Err(self.violated(&format!("its full state is larger than {MAX_FULL_STATE} bytes")));
                 }
                 let mut more = read::change(&self.node, part.part.unwrap_or_default());
                 so_far.generation = so_far.generation.max(more.generation);
@@ -103,21 +103,23 @@ impl Follower {
                 self.stage = Stage::Changes;
                 Ok(Some(Update::FullState(full_state)))
             }
-            // We were too slow for its changes, and are told everything anew.
+            // This reader was too slow for the changes, and gets the full state again.
             (part @ Message::FullState(_), Stage::Changes) => {
                 self.stage = Stage::full_state();
                 self.take(part, bytes)
             }
             (Message::Change(change), Stage::Changes) => Ok(Some(Update::Change(read::change(&self.node, change)))),
-            (Message::Greeting(_), _) => Err(self.violated("it greeted twice")),
-            (Message::FullState(_), Stage::Greeting) => Err(self.violated("its full state came before the greeting")),
-            (Message::Change(_), _) => Err(self.violated("a change came before the full state was complete")),
+            (Message::Greeting(_), _) => Err(self.violated("it sent a second greeting")),
+            (Message::FullState(_), Stage::Greeting) => {
+                Err(self.violated("it sent its full state before its greeting"))
+            }
+            (Message::Change(_), _) => Err(self.violated("it sent a change before its full state was complete")),
         }
     }
 
     fn violated(&self, what: &str) -> Error {
         let why = format!(
-            "node {} does not keep to the protocol of its stream: {what}; bring nodes and controller to the same version",
+            "node {} violated the watch protocol: {what}; upgrade nodes and controller to the same version",
             self.node
         );
         Error { unreachable: Some(Unreachable::Protocol), ..Error::new(Reason::Host, why) }

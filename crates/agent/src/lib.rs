@@ -1,11 +1,11 @@
 //! Both ends of `quarry.agent.v1`, the protocol between controller and node.
 //!
-//! * [`AgentService`] and [`serve`]: the node's end, in front of any [`quarry_volume::Agent`];
-//! * [`RemoteAgent`]: the controller's end, an [`quarry_volume::Agent`] again, over one connection;
-//! * [`Dial`]: how a controller comes by a connection to a node;
-//! * [`wire`]: what travels between them, to and from the words of [`quarry_volume`].
+//! * [`AgentService`] and [`serve`]: the node's end, for any [`quarry_volume::Agent`];
+//! * [`RemoteAgent`]: the controller's end, again a [`quarry_volume::Agent`], over one connection;
+//! * [`Dial`]: how a controller connects to a node;
+//! * [`wire`]: conversion between the messages and the types of [`quarry_volume`].
 //!
-//! What each call promises, and what a caller does on each error, is told in `docs/agent-protocol.md`.
+//! `docs/agent-protocol.md` describes what each call guarantees and how a caller handles each error.
 
 mod connection;
 mod dial;

@@ -1,4 +1,4 @@
-//! The node's end of a watch: from updates to messages of a bounded size.
+//! The node's end of a watch: turns updates into messages of limited size.
 
 use std::vec::IntoIter;
 
@@ -12,12 +12,13 @@ use crate::wire::write;
 
 /// The most volumes in one message.
 const MAX_VOLUMES: usize = 500;
-/// Where a message ends, in bytes: one more volume or pool still fits far below the 4 MiB that gRPC clients take.
+/// The size at which a message is complete, in bytes: one more volume or pool still fits far below the 4 MiB
+/// limit of gRPC clients.
 const ENOUGH: usize = 1 << 20;
-/// The largest change that is sent in one message, in bytes.
+/// The maximum size of a change in one message, in bytes.
 const MAX_CHANGE: usize = 3 << 20;
 
-/// The messages that one update is sent in. They are made one by one, as the reader takes them.
+/// The messages for one update. They are created one by one, as the reader takes them.
 pub(crate) fn messages(node: &str, updates: Update) -> Messages {
     match updates {
         Update::Greeting(greeting) => Messages::One(Some(Ok(Message::Greeting(write::greeting(greeting))))),
@@ -31,12 +32,12 @@ pub(crate) fn messages(node: &str, updates: Update) -> Messages {
     }
 }
 
-/// A change goes as a whole: half of one would count as all of it. One that is too large is told as a new full state.
+/// A change is one message: half of it would be taken for all of it. If it is too large, the reader must
+/// request the full state again.
 fn one_change(node: &str, change: Change) -> Result<Message, Status> {
     let change = write::change(change);
     if change.encoded_len() > MAX_CHANGE {
-        let why =
-            format!("node {node}: too much changed at once for one message; watch again for the whole full state");
+        let why = format!("node {node}: the change is too large for one message; watch again to get the full state");
         return Err(Error::unavailable(why).into());
     }
     Ok(Message::Change(change))
@@ -44,9 +45,9 @@ fn one_change(node: &str, change: Change) -> Result<Message, Status> {
 
 /// See [`messages`].
 pub(crate) enum Messages {
-    /// Small enough for one.
+    /// Small enough for one message.
     One(Option<Result<Message, Status>>),
-    /// In parts.
+    /// Split into parts.
     FullState(Parts),
 }
 
@@ -62,7 +63,7 @@ impl Iterator for Messages {
     }
 }
 
-/// A full state that is being cut into parts.
+/// A full state that is being split into parts.
 pub(crate) struct Parts {
     generation: u64,
     pools: IntoIter<PoolState>,

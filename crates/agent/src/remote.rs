@@ -1,4 +1,4 @@
-//! The controller's end: an agent on the other side of one connection.
+//! The controller's end: an agent at the other end of one connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,19 +21,19 @@ use crate::wire::{read, status, write};
 
 /// The node plugin of one node, over one connection. A clone uses the same connection.
 ///
-/// When the connection ends, every call answers `Unavailable` from then on: make another one.
+/// When the connection ends, every further call returns `Unavailable`: open another connection.
 #[derive(Clone, Debug)]
 pub struct RemoteAgent {
     node: Arc<str>,
     connection: Connection,
-    /// What stands before the path of every call: HTTP/2 demands it, nobody looks at it.
+    /// The origin of every call's URI: HTTP/2 requires it, but it is not used.
     origin: Uri,
     watch_wait: Duration,
 }
 
 impl RemoteAgent {
-    /// Speaks to the agent of `node` over `io`, which is authenticated already. Does not wait for the other side: that it
-    /// is the right node turns out with the first call. Must be called within a tokio runtime.
+    /// Connects to the agent of `node` over `io`, which is already authenticated. Does not wait for the other
+    /// side: the first call checks that it is the right node. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// `Unavailable` if nothing can be written to `io`.
@@ -44,10 +44,10 @@ impl RemoteAgent {
         Self::tuned(io, node, &Tuning::default()).await
     }
 
-    /// [`RemoteAgent::over`], with other times.
+    /// Like [`RemoteAgent::over`], with other timeouts.
     ///
     /// # Errors
-    /// As there.
+    /// Like [`RemoteAgent::over`].
     pub async fn tuned<IO>(io: IO, node: &str, tuning: &Tuning) -> Result<Self>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -63,7 +63,7 @@ impl RemoteAgent {
         AgentClient::with_origin(self.connection.clone(), self.origin.clone())
     }
 
-    /// One call with its one answer, within `wait` whatever the other side does.
+    /// One call and its answer, within `wait` whatever the other side does.
     async fn call<Q, A, F>(
         &self,
         name: &str,
@@ -88,13 +88,13 @@ impl RemoteAgent {
         status::error(status, &self.node, call, overdue, self.connection.cause())
     }
 
-    /// The volume of an answer that must hold one.
+    /// The volume in an answer that must contain one.
     fn volume(&self, volume: Option<v1::Volume>, call: &str) -> Result<Volume> {
         volume.and_then(read::volume).filter(|volume| volume.id.node == *self.node).ok_or_else(|| {
             Error::new(
                 Reason::Host,
                 format!(
-                    "node {} answered {call} without a volume of its own that this version can read; bring nodes and \
+                    "node {} answered {call} without a valid volume of this node; upgrade nodes and \
                      controller to the same version",
                     self.node
                 ),
@@ -102,7 +102,7 @@ impl RemoteAgent {
         })
     }
 
-    /// What the answer says became different; a node that does not say it tells it on its stream.
+    /// The change in the answer; a node that omits it sends the change on its stream.
     fn change(&self, change: Option<v1::Change>) -> Change {
         read::change(&self.node, change.unwrap_or_default())
     }
@@ -153,7 +153,7 @@ impl Agent for RemoteAgent {
             .await?;
         let volume = match answer.volume {
             None => None,
-            // A volume that cannot be read is not "no volume": the name would be given twice.
+            // A volume that cannot be parsed is not "no volume": another volume would get the same name.
             some => Some(self.volume(some, "FindVolume")?),
         };
         Ok(NameLookup { instance: answer.instance, volume })

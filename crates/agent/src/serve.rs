@@ -1,4 +1,4 @@
-//! The server around the service: HTTP/2 with bounds that suit one controller or three per node.
+//! The server around the service: HTTP/2 with limits for one to three controllers per node.
 
 use std::time::Duration;
 
@@ -13,17 +13,18 @@ use tonic::transport::server::Connected;
 use crate::AgentService;
 use crate::connection::{CONNECTION_WINDOW, HEADERS, STREAM_WINDOW};
 
-/// How long a controller may be silent before it is asked for a sign of life, and how long it may take to give it: one
-/// that went without a word must not keep its streams here.
+/// How long a controller may be idle before it is pinged, and how long it may take to answer: a controller
+/// that vanished must not keep its streams here.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
-/// The most calls at once on one connection: five sidecars with a hundred workers each. More of them wait their turn.
+/// The most concurrent calls on one connection: five sidecars with a hundred workers each. Further calls
+/// wait.
 const STREAMS: u32 = 512;
 
-/// Serves `service` on every connection that `incoming` brings, until `shutdown` is cancelled and the calls under way
-/// have ended; streams end at once. Bound the wait for that (`Shutdown::bound`).
+/// Serves `service` on every connection from `incoming` until `shutdown` is cancelled and the calls in
+/// progress have finished; streams end immediately. Limit the wait for that with `Shutdown::bound`.
 ///
 /// # Errors
-/// When `incoming` fails for good.
+/// When `incoming` fails permanently.
 pub async fn serve<I, IO, E>(
     incoming: I,
     service: AgentService,

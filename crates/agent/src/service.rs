@@ -1,4 +1,4 @@
-//! The node's end: the protocol's calls in front of an agent.
+//! The node's end: serves the protocol's calls from an agent.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,10 +15,10 @@ use tonic::{Request, Response, Status};
 use crate::parts;
 use crate::wire::{read, write};
 
-/// How long a call waits whose caller sets no limit, and the most that any caller gets.
+/// How long a call waits if its caller sets no deadline, and the maximum for any caller.
 const MOST: Duration = Duration::from_secs(50);
 
-/// The gRPC service of a node: `quarry.agent.v1.Agent` in front of an agent.
+/// The gRPC service of a node: `quarry.agent.v1.Agent` for an agent.
 #[derive(Clone, Debug)]
 pub struct AgentService {
     agent: Arc<dyn Agent>,
@@ -32,49 +32,51 @@ impl AgentService {
         Self { agent, stopping: CancellationToken::new() }
     }
 
-    /// The same service; its streams end when `stopping` is cancelled, for they would never end by themselves.
+    /// The same service; its streams end when `stopping` is cancelled, because they would never end by
+    /// themselves.
     #[must_use]
     pub fn until(self, stopping: CancellationToken) -> Self {
         Self { stopping, ..self }
     }
 
-    /// Addresses are used again: a call that was meant for another node must not be answered with what is, or is not,
-    /// on this one.
-    fn meant(&self, node: &str) -> Result<()> {
+    /// Addresses are reused: a call for another node must not be answered with what exists, or does not
+    /// exist, on this one.
+    fn check_node(&self, node: &str) -> Result<()> {
         let this = self.agent.node();
         if node == this {
             return Ok(());
         }
         Err(Error::unreachable(
             Unreachable::OtherNode,
-            format!("this is node {this}, not {}: the address was given to another pod; retry", node.escape_debug()),
+            format!("this is node {this}, not {}: another pod has the address now; retry", node.escape_debug()),
         ))
     }
 
-    /// The identifier of a volume on this node.
-    fn ours(&self, id: &str) -> Result<VolumeId> {
+    /// Parses the identifier of a volume on this node.
+    fn own_volume(&self, id: &str) -> Result<VolumeId> {
         let id = read::id(id)?;
         if id.node == self.agent.node() {
             return Ok(id);
         }
         Err(Error::unavailable(format!(
-            "volume {id} is on node {}, and this is node {}: ask there",
+            "volume {id} is on node {}, but this is node {}: send the call to that node",
             id.node,
             self.agent.node()
         )))
     }
 }
 
-/// How long the agent may wait so that its own words reach the caller, and how long this service waits for it.
+/// How long the agent may wait so that its own error reaches the caller, and how long this service waits for
+/// the agent.
 fn waits(metadata: &MetadataMap) -> (Duration, Duration) {
     let wait = deadline::wait(metadata, MOST);
     (deadline::wait_for(wait), wait)
 }
 
-/// Bounds the wait for an agent that does not keep to it.
+/// Limits the wait for an agent that exceeds its own limit.
 async fn bounded<T>(node: &str, wait: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(wait, work).await.unwrap_or_else(|_| {
-        let message = format!("node {node} is not done after {wait:.1?}; what it began goes on; retry");
+        let message = format!("node {node} did not finish within {wait:.1?}; the operation continues; retry");
         Err(Error::new(Reason::TimedOut, message))
     })
 }
@@ -87,7 +89,7 @@ impl v1::agent_server::Agent for AgentService {
     ) -> Result<Response<v1::CreateVolumeResponse>, Status> {
         let (ask, wait) = waits(request.metadata());
         let request = request.into_inner();
-        self.meant(&request.node)?;
+        self.check_node(&request.node)?;
         let spec = read::spec(request.spec)?;
         let token = request.token.map(read::token);
         let (volume, change) = bounded(self.agent.node(), wait, self.agent.create(spec, token, ask)).await?;
@@ -103,8 +105,8 @@ impl v1::agent_server::Agent for AgentService {
     ) -> Result<Response<v1::DeleteVolumeResponse>, Status> {
         let (ask, wait) = waits(request.metadata());
         let request = request.into_inner();
-        self.meant(&request.node)?;
-        let id = self.ours(&request.id)?;
+        self.check_node(&request.node)?;
+        let id = self.own_volume(&request.id)?;
         let change = bounded(self.agent.node(), wait, self.agent.delete(&id, ask)).await?;
         Ok(Response::new(v1::DeleteVolumeResponse { change: Some(write::change(change)) }))
     }
@@ -115,8 +117,8 @@ impl v1::agent_server::Agent for AgentService {
     ) -> Result<Response<v1::GetVolumeResponse>, Status> {
         let (ask, wait) = waits(request.metadata());
         let request = request.into_inner();
-        self.meant(&request.node)?;
-        let id = self.ours(&request.id)?;
+        self.check_node(&request.node)?;
+        let id = self.own_volume(&request.id)?;
         let volume = bounded(self.agent.node(), wait, self.agent.get(&id, ask)).await?;
         Ok(Response::new(v1::GetVolumeResponse { volume: Some(write::volume(volume)) }))
     }
@@ -127,7 +129,7 @@ impl v1::agent_server::Agent for AgentService {
     ) -> Result<Response<v1::FindVolumeResponse>, Status> {
         let (ask, wait) = waits(request.metadata());
         let request = request.into_inner();
-        self.meant(&request.node)?;
+        self.check_node(&request.node)?;
         let name = required("name", &request.name)?;
         let found = bounded(self.agent.node(), wait, self.agent.find(name, request.fence, ask)).await?;
         Ok(Response::new(v1::FindVolumeResponse { instance: found.instance, volume: found.volume.map(write::volume) }))
@@ -137,9 +139,9 @@ impl v1::agent_server::Agent for AgentService {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<BoxStream<'static, Result<v1::WatchResponse, Status>>>, Status> {
-        self.meant(&request.get_ref().node)?;
+        self.check_node(&request.get_ref().node)?;
         let node = self.agent.node().to_owned();
-        // Nothing is fetched ahead: a reader that stands still holds up its own stream alone.
+        // Nothing is buffered ahead: a stalled reader blocks only its own stream.
         let messages = self.agent.watch().await?.flat_map(move |updates| match updates {
             Ok(updates) => stream::iter(parts::messages(&node, updates)).left_stream(),
             Err(error) => stream::iter([Err(Status::from(error))]).right_stream(),

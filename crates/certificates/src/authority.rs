@@ -1,4 +1,4 @@
-//! Looks at what is stored and does what is due.
+//! Checks what is stored, and does what is due.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -13,14 +13,14 @@ use crate::state::{Phase, State};
 use crate::store::{Create, Data, Item, Store, StoreError, Update, Versioned};
 use crate::{Error, Settings};
 
-/// What time it is.
+/// The current time.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
-/// How often a step begins again because something was done or others were faster. All that can be due at once takes
-/// fewer than ten.
+/// How often a step starts over because it did something or others were faster. Everything that can be due at
+/// once takes fewer than ten rounds.
 const ROUNDS: usize = 24;
 
-/// Issues, renews and rotates; see the crate's description.
+/// Issues, renews and rotates certificates; see the crate's documentation.
 #[derive(Clone)]
 pub struct Authority {
     pub(crate) store: Arc<dyn Store>,
@@ -28,14 +28,14 @@ pub struct Authority {
     pub(crate) settings: Settings,
 }
 
-/// Whether a step has to look again.
+/// Whether a step needs another round.
 enum Round {
     Again,
     Over(Box<Outcome>),
 }
 
 impl Authority {
-    /// An authority over what is in `store`.
+    /// An authority for the items in `store`.
     ///
     /// # Errors
     /// [`Error::Settings`].
@@ -43,14 +43,14 @@ impl Authority {
         Ok(Self { store, clock: Arc::new(SystemTime::now), settings: settings.check()? })
     }
 
-    /// The same by another clock.
+    /// The same with another clock.
     #[must_use]
     pub fn with_clock(self, clock: Clock) -> Self {
         Self { clock, ..self }
     }
 
-    /// Does what is due and no more: usually nothing. Any number of replicas may step at once, and a step may be
-    /// dropped or killed at any instant: the next one, by whomever, goes on.
+    /// Does what is due: usually nothing. Any number of replicas may step at once, and a step may be dropped
+    /// or killed at any instant: the next step of any replica continues.
     ///
     /// # Errors
     /// [`Error::Store`], [`Error::AuthorityUnusable`], [`Error::Issue`]. What was done before stays done.
@@ -61,12 +61,12 @@ impl Authority {
                 return Ok(*outcome);
             }
         }
-        // Others are at work; each conflict was progress of theirs.
+        // Other replicas are at work; each conflict was progress of theirs.
         Ok(Outcome { done, phase: None, controller: None, next: Duration::from_millis(fastrand::u64(500..3000)) })
     }
 
-    /// Begins a rotation, whatever the age of the authority; steps carry it on. Repeating it while a rotation is under
-    /// way changes nothing.
+    /// Starts a rotation, whatever the age of the authority; steps continue it. During a rotation this
+    /// changes nothing.
     ///
     /// # Errors
     /// As for [`Self::step`], and [`Error::NoAuthority`], [`Error::Contended`].
@@ -84,17 +84,18 @@ impl Authority {
                 return Ok(Requested::Begun);
             }
         }
-        Err(Error::Contended { attempted: "begin the rotation of the authority" })
+        Err(Error::Contended { attempted: "start the rotation of the authority" })
     }
 
-    /// The controller's certificate as it is stored, whatever its state; `None` if there is none or it is incomplete.
+    /// The stored certificate of the controller, whatever its state; `None` if there is none or it is
+    /// incomplete.
     pub(crate) async fn stored_controller(&self) -> Result<Option<Pem>, StoreError> {
         Ok(self.store.get(Item::Controller).await?.and_then(|stored| leaf::pem(&stored.data).ok()))
     }
 
-    /// Looks at everything; does one thing, if one is due.
+    /// Checks everything; does one thing, if one is due.
     async fn round(&self, done: &mut Vec<Done>) -> Result<Round, Error> {
-        // The authority is read last: see the crate's description.
+        // The authority is read last: see the crate's documentation.
         let controller = self.store.get(Item::Controller).await?;
         let node = self.store.get(Item::Node).await?;
         let stored = self.store.get(Item::Authority).await?;
@@ -140,7 +141,7 @@ impl Authority {
             let shown = |at| (state.with_since(Some(at)), Done::Shown(state.phase()));
             let (next, what) = match since {
                 None => shown(now),
-                // Written by a clock that was far ahead: nobody can say how long ago that was.
+                // Written by a clock that was far ahead: the real time is unknown.
                 Some(since) if since > after(now, self.settings.clocks_apart) => shown(now),
                 Some(since) => {
                     let end = after(since, self.settings.wait());
@@ -188,7 +189,7 @@ impl Authority {
         }))
     }
 
-    /// Issues one leaf. Whether it was stored is seen in the next round.
+    /// Issues one leaf. The next round checks whether it was stored.
     async fn issue(
         &self,
         role: Role,
@@ -207,7 +208,7 @@ impl Authority {
         Ok(())
     }
 
-    /// Brings the authority's item to another state, if it still is as it was read.
+    /// Changes the authority's item to another state, if it is unchanged since it was read.
     async fn transit(&self, to: State, version: &str, what: Done, done: &mut Vec<Done>) -> Result<Round, Error> {
         if self.update(Item::Authority, to.data(), version).await? {
             note(done, what);
@@ -215,7 +216,8 @@ impl Authority {
         Ok(Round::Again)
     }
 
-    /// Writes an item as it was read: makes it, or replaces it. False if somebody else was faster.
+    /// Writes an item based on the version that was read: creates or replaces it. False if another replica
+    /// was faster.
     async fn put(&self, item: Item, data: Data, stored: Option<&Versioned>) -> Result<bool, StoreError> {
         match stored {
             Some(stored) => self.update(item, data, &stored.version).await,

@@ -1,12 +1,13 @@
-//! Keeps the items in a directory, where there is no Kubernetes.
+//! Stores the items in a directory, without Kubernetes.
 //!
-//! Each item is a subdirectory laid out as kubelet lays out a mounted Secret, so that whoever follows changes there can
-//! follow them here: the files lie in a directory of their own that never changes, the link `..data` names it, and
-//! `tls.crt` is a link to `..data/tls.crt`. A new version is a new directory; one `rename` of the link makes it
-//! current. Whoever resolves `..data` once reads one version whole.
+//! Each item is a subdirectory with the layout of a Secret mounted by kubelet, so the same code can follow
+//! changes: the files are in a directory of their own that never changes, the symlink `..data` points to it,
+//! and `tls.crt` is a symlink to `..data/tls.crt`. A new version is a new directory; one `rename` of the
+//! symlink makes it current. A reader that resolves `..data` once reads one consistent version.
 //!
-//! Writers exclude each other by a lock on the file `.lock`, across processes; the kernel drops it with its holder.
-//! Everything is flushed before it is current, and what a killed writer left behind is removed by the next one.
+//! Writers exclude each other, across processes, by a lock on the file `.lock`; the kernel releases it when
+//! its holder exits. Everything is flushed before it becomes current, and the next writer removes what a
+//! killed writer left behind.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -24,21 +25,21 @@ const LINK_NEXT: &str = "..link_next";
 const VERSION_PREFIX: &str = "..version-";
 const LOCK: &str = ".lock";
 
-/// The items as subdirectories `authority`, `controller` and `node` of one directory. Directories are made with mode
-/// 0700, files with 0600. Files that an operator put there plainly are read as well.
+/// The items as subdirectories `authority`, `controller` and `node` of one directory. Directories are created
+/// with mode 0700, files with 0600. Plain files from an operator are read as well.
 #[derive(Clone, Debug)]
 pub struct DirectoryStore {
     root: PathBuf,
 }
 
 impl DirectoryStore {
-    /// A store in `root`, which is made when something is first written.
+    /// A store in `root`, which is created with the first write.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
 
-    /// The directory of an item, for whoever follows its files.
+    /// The directory of an item, to follow its files.
     #[must_use]
     pub fn directory(&self, item: Item) -> PathBuf {
         self.root.join(item.name())
@@ -67,7 +68,7 @@ impl Store for DirectoryStore {
                     at(&root.join(LOCK), lock.lock_shared())?;
                     Some(lock)
                 }
-                // Nothing was ever written by a store.
+                // No store has ever written anything.
                 Err(why) if why.kind() == ErrorKind::NotFound => None,
                 Err(why) => return at(&root.join(LOCK), Err(why)),
             };
@@ -100,7 +101,7 @@ impl Store for DirectoryStore {
     }
 }
 
-/// Excludes all others until it is dropped.
+/// Excludes all other writers until it is dropped.
 fn lock(root: &Path) -> io::Result<File> {
     at(root, make_directory(root, true))?;
     let path = root.join(LOCK);
@@ -110,9 +111,9 @@ fn lock(root: &Path) -> io::Result<File> {
     Ok(lock)
 }
 
-/// Reads an item; `None` if its directory is missing or holds no files.
+/// Reads an item; `None` if its directory is missing or contains no files.
 fn read(directory: &Path) -> io::Result<Option<Versioned>> {
-    // The link is resolved once, so that all files are of one version.
+    // The symlink is resolved once, so that all files are from one version.
     let (from, plain) = match fs::read_link(directory.join(CURRENT)) {
         Ok(version) => (directory.join(version), false),
         Err(why) if why.kind() == ErrorKind::NotFound => (directory.to_owned(), true),
@@ -126,7 +127,7 @@ fn read(directory: &Path) -> io::Result<Option<Versioned>> {
         let path = from.join(&name);
         match fs::read(&path) {
             Ok(bytes) => drop(data.insert(name, bytes)),
-            // A link that a killed writer left, or a directory that is not ours.
+            // A symlink left by a killed writer, or a foreign directory.
             Err(why) if plain && matches!(why.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) => {}
             Err(why) => return at(&path, Err(why)),
         }
@@ -138,12 +139,12 @@ fn read(directory: &Path) -> io::Result<Option<Versioned>> {
 /// Replaces an item. The lock is held.
 fn write(directory: &Path, data: &Data) -> io::Result<()> {
     if let Some(name) = data.keys().find(|name| name.is_empty() || name.starts_with('.') || name.contains('/')) {
-        return Err(io::Error::other(format!("{name:?} cannot be the name of a file of certificates")));
+        return Err(io::Error::other(format!("{name:?} is not a valid name for a certificate file")));
     }
     at(directory, make_directory(directory, false))?;
     let before = read(directory)?.map(|present| present.data).unwrap_or_default();
     if !before.is_empty() && fs::symlink_metadata(directory.join(CURRENT)).is_err() {
-        // Plain files: first brought into our layout as they are, so that they are never half replaced.
+        // Plain files: first moved into the store's layout unchanged, so that they are never half replaced.
         make_current(directory, &before)?;
     }
     for name in before.keys().chain(data.keys()) {
@@ -169,7 +170,7 @@ fn make_current(directory: &Path, data: &Data) -> io::Result<()> {
     flush(directory)
 }
 
-/// Makes `name` a link to `target`, in one step whatever was there before.
+/// Makes `name` a symlink to `target`, atomically, whatever was there before.
 fn link(directory: &Path, target: &Path, name: &str, next: &str) -> io::Result<()> {
     let (path, next) = (directory.join(name), directory.join(next));
     if fs::read_link(&path).is_ok_and(|present| present == target) {
@@ -180,7 +181,8 @@ fn link(directory: &Path, target: &Path, name: &str, next: &str) -> io::Result<(
     at(&path, fs::rename(&next, &path))
 }
 
-/// Removes what is not of the current version: older ones, unfinished ones, links to files that are no more.
+/// Removes everything that is not part of the current version: older or unfinished versions, dangling
+/// symlinks.
 fn tidy(directory: &Path, data: &Data) -> io::Result<()> {
     let current = at(&directory.join(CURRENT), fs::read_link(directory.join(CURRENT)))?;
     remove(&directory.join(LINK_NEXT))?;
@@ -198,7 +200,7 @@ fn tidy(directory: &Path, data: &Data) -> io::Result<()> {
     flush(directory)
 }
 
-/// Names the contents: a hash over all names and bytes.
+/// The version of the contents: a hash over all names and bytes.
 fn version(data: &Data) -> String {
     let mut hasher = blake3::Hasher::new();
     for part in data.iter().flat_map(|(name, bytes)| [name.as_bytes(), bytes]) {
@@ -208,7 +210,7 @@ fn version(data: &Data) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// The names in a directory, none if it is missing. Names that are not UTF-8 are not ours.
+/// The names in a directory; none if it is missing. Names that are not UTF-8 are foreign.
 fn names(directory: &Path) -> io::Result<BTreeSet<String>> {
     let entries = match fs::read_dir(directory) {
         Ok(entries) => entries,
@@ -240,7 +242,7 @@ fn flush(directory: &Path) -> io::Result<()> {
     at(directory, File::open(directory).and_then(|directory| directory.sync_all()))
 }
 
-/// Says where an error happened.
+/// Adds the path to an error.
 fn at<T>(path: &Path, result: io::Result<T>) -> io::Result<T> {
     result.map_err(|why| io::Error::new(why.kind(), format!("{}: {why}", path.display())))
 }

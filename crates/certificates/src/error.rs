@@ -1,32 +1,33 @@
-//! What can go wrong with the certificates.
+//! The errors of certificate management.
 
 use crate::store::StoreError;
 
-/// Why the certificates could not be seen to.
+/// Why certificates could not be issued, renewed or rotated.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store failed; trying again later may help.
+    /// The store failed; a retry may help.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The authority's item holds something that cannot be used. It is never overwritten.
+    /// The authority's item cannot be used. It is never overwritten.
     #[error(
-        "the stored authority cannot be used: {why}; it is left as it is: restore it from a backup, or delete it, and a \
-         new authority is made and all certificates are issued anew (connections fail until every node has loaded them)"
+        "the stored authority cannot be used: {why}; it was not changed: restore it from a backup, or delete it: then \
+         a new authority is created and all certificates are reissued (connections fail until every node has \
+         loaded them)"
     )]
     AuthorityUnusable {
         /// What is wrong with it.
         why: String,
     },
     /// There is no authority yet.
-    #[error("there is no authority to rotate yet: the controller makes one when it starts")]
+    #[error("there is no authority to rotate yet: the controller creates one when it starts")]
     NoAuthority,
-    /// Others changed the items again and again while this was tried.
-    #[error("cannot {attempted}: the items are being changed by others; try again")]
+    /// Other replicas kept changing the items during the attempt.
+    #[error("cannot {attempted}: other controllers keep changing the items; retry")]
     Contended {
         /// What was attempted.
         attempted: &'static str,
     },
-    /// A certificate could not be made.
+    /// A certificate could not be created.
     #[error("cannot issue {what}: {source}")]
     Issue {
         /// Which certificate.
@@ -36,6 +37,6 @@ pub enum Error {
         source: rcgen::Error,
     },
     /// The settings contradict each other.
-    #[error("settings of the certificates: {0}")]
+    #[error("invalid certificate settings: {0}")]
     Settings(&'static str),
 }

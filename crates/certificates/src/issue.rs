@@ -1,4 +1,4 @@
-//! Makes certificates: authorities, and the leaves they sign. ECDSA on P-256, signed with SHA-256.
+//! Issues certificates: authorities, and the leaves that they sign. ECDSA on P-256, signed with SHA-256.
 
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use crate::state::Ca;
 use crate::store::{Data, file};
 use crate::{Error, Settings};
 
-/// Makes an authority. Its common name holds a digest of its key, so that no two have the same subject.
+/// Creates an authority. Its common name contains a digest of its key, so that no two have the same subject.
 pub(crate) fn authority(settings: &Settings, now: SystemTime) -> Result<Ca, Error> {
     let make = || {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
@@ -26,10 +26,12 @@ pub(crate) fn authority(settings: &Settings, now: SystemTime) -> Result<Ca, Erro
     };
     let what = "an authority";
     let (certificate, key) = make().map_err(|source| Error::Issue { what: what.to_owned(), source })?;
-    Ca::parse(certificate, key).map_err(|why| Error::AuthorityUnusable { why: format!("the one just made: {why}") })
+    Ca::parse(certificate, key)
+        .map_err(|why| Error::AuthorityUnusable { why: format!("the new authority is invalid: {why}") })
 }
 
-/// Makes the files of a leaf item: a certificate for `role` from `issuer`, its key, and the authorities to believe.
+/// Creates the files of a leaf item: a certificate for `role` from `issuer`, its key, and the trusted
+/// authorities.
 pub(crate) fn leaf(
     settings: &Settings,
     now: SystemTime,

@@ -1,4 +1,4 @@
-//! Judges a leaf's item by what the phase demands, and by its age.
+//! Checks a leaf's item against the current phase, and its age.
 
 use std::time::SystemTime;
 
@@ -6,12 +6,12 @@ use crate::leaf::{Leaf, Role};
 use crate::state::State;
 use crate::store::{Data, Versioned};
 
-/// What is to be done about a leaf's item.
+/// What to do about a leaf's item.
 pub(crate) enum Judgement {
     Good(Leaf),
-    /// It shows what the phase demands, but grows old.
+    /// It matches the phase, but must be renewed.
     Due(String),
-    /// It is missing, unreadable, or shows something else.
+    /// It is missing, unreadable, or does not match the phase.
     Wrong(String),
 }
 
@@ -21,25 +21,25 @@ pub(crate) fn judge(role: Role, stored: Option<&Versioned>, state: &State, now: 
     };
     let leaf = match Leaf::parse(&stored.data) {
         Ok(leaf) => leaf,
-        Err(why) => return Judgement::Wrong(format!("the stored one cannot be used: {why}")),
+        Err(why) => return Judgement::Wrong(format!("the stored certificate cannot be used: {why}")),
     };
     let (issuer, believed) = state.demand();
     if let Err(why) = leaf.shows(role, issuer, &believed) {
         return Judgement::Wrong(why);
     }
     if leaf.not_before > now {
-        return Judgement::Wrong("it is not valid yet: it was issued by a clock that was ahead".to_owned());
+        return Judgement::Wrong("it is not valid yet: the issuer's clock was ahead".to_owned());
     }
     if now >= leaf.not_after {
         return Judgement::Due("it had expired".to_owned());
     }
     if now >= leaf.renew_at() {
-        return Judgement::Due("two thirds of its life are over".to_owned());
+        return Judgement::Due("two thirds of its lifetime are over".to_owned());
     }
     Judgement::Good(leaf)
 }
 
-/// Whether an item was made in advance, with nothing in it yet.
+/// Whether an item was created in advance and is still empty.
 pub(crate) fn is_empty(data: &Data) -> bool {
     data.values().all(Vec::is_empty)
 }

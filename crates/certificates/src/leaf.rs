@@ -1,4 +1,4 @@
-//! Reads the item of a leaf and judges it.
+//! Parses and checks a leaf's item.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::state::Ca;
 use crate::store::{Data, Item, file};
 
-/// Who shows a certificate.
+/// The role of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The controller: a client.
@@ -32,7 +32,7 @@ impl Role {
         }
     }
 
-    /// The name in the certificate.
+    /// The DNS name in the certificate.
     pub(crate) fn dns_name(self) -> &'static str {
         match self {
             Role::Controller => CONTROLLER_NAME,
@@ -40,7 +40,7 @@ impl Role {
         }
     }
 
-    /// What the certificate may be used for.
+    /// The extended key usage of the certificate.
     pub(crate) fn usage(self) -> ExtendedKeyUsagePurpose {
         match self {
             Role::Controller => ExtendedKeyUsagePurpose::ClientAuth,
@@ -55,7 +55,7 @@ impl std::fmt::Display for Role {
     }
 }
 
-/// A leaf's item, read.
+/// A parsed leaf item.
 pub(crate) struct Leaf {
     pub(crate) pem: Pem,
     pub(crate) not_before: SystemTime,
@@ -65,15 +65,15 @@ pub(crate) struct Leaf {
 }
 
 impl Leaf {
-    /// Reads a leaf's item.
+    /// Parses a leaf's item.
     ///
     /// # Errors
-    /// What is wrong with it, by file.
+    /// What is wrong with it, and in which file.
     pub(crate) fn parse(data: &Data) -> Result<Self, String> {
         let pem = pem(data)?;
         let mut certificates = certificates(&pem.certificate, file::CERTIFICATE)?;
         if certificates.len() != 1 {
-            return Err(format!("{} holds {} certificates instead of one", file::CERTIFICATE, certificates.len()));
+            return Err(format!("{} contains {} certificates instead of one", file::CERTIFICATE, certificates.len()));
         }
         let certificate = certificates.remove(0);
         let authorities = self::certificates(&pem.authorities, file::AUTHORITIES)?;
@@ -81,24 +81,25 @@ impl Leaf {
         Ok(Self { pem, not_before, not_after, certificate, authorities })
     }
 
-    /// Whether this is what a phase demands: a certificate for `role` from `issuer`, and exactly `believed`.
-    /// Its age does not matter here.
+    /// Checks that this matches a phase: a certificate for `role` from `issuer`, and exactly the authorities
+    /// `believed`. Its age does not matter here.
     ///
     /// # Errors
-    /// In which way it is something else.
+    /// How it differs.
     pub(crate) fn shows(&self, role: Role, issuer: &Ca, believed: &[&Ca]) -> Result<(), String> {
         let all_believed = believed.iter().all(|ca| self.authorities.contains(ca.der()));
         if !all_believed || self.authorities.len() != believed.len() {
-            return Err(format!("{} does not hold the present authorities", file::AUTHORITIES));
+            return Err(format!("{} does not contain the current authorities", file::AUTHORITIES));
         }
-        let wrong = |why: webpki::Error| format!("{} is not of the present authority: {why}", file::CERTIFICATE);
+        let wrong =
+            |why: webpki::Error| format!("{} was not issued by the current authority: {why}", file::CERTIFICATE);
         let anchor = webpki::anchor_from_trusted_cert(issuer.der()).map_err(wrong)?;
         let entity = webpki::EndEntityCert::try_from(&self.certificate).map_err(wrong)?;
         let usage = match role {
             Role::Controller => webpki::KeyUsage::client_auth(),
             Role::Node => webpki::KeyUsage::server_auth(),
         };
-        // At its own last instant, because its age is judged elsewhere.
+        // At its own last instant, because its age is checked elsewhere.
         let instant = UnixTime::since_unix_epoch(self.not_after.duration_since(UNIX_EPOCH).unwrap_or_default());
         entity
             .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &[anchor], &[], instant, usage, None, None)
@@ -114,18 +115,18 @@ impl Leaf {
             Role::Node => usages.value.server_auth && !usages.value.client_auth,
         });
         if !fits {
-            return Err(format!("{} is not for the use of a {role}", file::CERTIFICATE));
+            return Err(format!("{} does not have the key usage of a {role}", file::CERTIFICATE));
         }
         Ok(())
     }
 
-    /// When it is to be renewed.
+    /// When it must be renewed.
     pub(crate) fn renew_at(&self) -> SystemTime {
         two_thirds(self.not_before, self.not_after)
     }
 }
 
-/// The instant at which two thirds of a life are over.
+/// The instant at which two thirds of a lifetime are over.
 pub(crate) fn two_thirds(from: SystemTime, to: SystemTime) -> SystemTime {
     let life = to.duration_since(from).unwrap_or_default();
     to.checked_sub(life / 3).unwrap_or(from)
@@ -143,7 +144,7 @@ pub(crate) fn pem(data: &Data) -> Result<Pem, String> {
     })
 }
 
-/// A file of an item as text; a file that is missing is an error.
+/// A file of an item as text; a missing file is an error.
 pub(crate) fn text(data: &Data, name: &str) -> Result<String, String> {
     let bytes = data.get(name).ok_or_else(|| format!("{name} is missing"))?;
     String::from_utf8(bytes.clone()).map_err(|_| format!("{name} is not text"))
@@ -154,22 +155,22 @@ pub(crate) fn certificates(pem: &str, name: &str) -> Result<Vec<CertificateDer<'
     let all = CertificateDer::pem_slice_iter(pem.as_bytes())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|why| format!("{name} is not PEM: {why}"))?;
-    if all.is_empty() { Err(format!("{name} holds no certificate")) } else { Ok(all) }
+    if all.is_empty() { Err(format!("{name} contains no certificate")) } else { Ok(all) }
 }
 
-/// What a leaf's `ca.crt` holds.
+/// The content of a leaf's `ca.crt`.
 pub(crate) fn bundle(believed: &[&Ca]) -> String {
     believed.iter().map(|ca| ca.certificate()).collect()
 }
 
-/// Checks that the key is that of the certificate, and gives the certificate's validity: from, to.
+/// Checks that the key matches the certificate, and returns the certificate's validity: from, to.
 pub(crate) fn check_pair(certificate: &CertificateDer<'_>, key: &str) -> Result<(SystemTime, SystemTime), String> {
     let (rest, parsed) =
         X509Certificate::from_der(certificate).map_err(|why| format!("{} is damaged: {why}", file::CERTIFICATE))?;
     if !rest.is_empty() {
         return Err(format!("{} is followed by other bytes", file::CERTIFICATE));
     }
-    let key = KeyPair::from_pem(key).map_err(|why| format!("{} (PKCS #8 is wanted): {why}", file::KEY))?;
+    let key = KeyPair::from_pem(key).map_err(|why| format!("{} (must be PKCS #8): {why}", file::KEY))?;
     if key.subject_public_key_info() != parsed.public_key().raw {
         return Err(format!("{} is not the key of {}", file::KEY, file::CERTIFICATE));
     }

@@ -1,4 +1,4 @@
-//! Steps for as long as the controller lives.
+//! Steps for as long as the controller runs.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::Authority;
 const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// Steps again and again, and hands the controller's own certificate on whenever it changes, so that new connections
-/// use it without a restart. Failures are logged and retried; while the authority is unusable, the stored certificate
-/// is handed on as it is. Ends when nobody listens to `on_change` any more; may be dropped at any time.
+/// Steps repeatedly, and passes the controller's certificate on whenever it changes, so that new connections
+/// use it without a restart. Failures are logged and retried; while the authority is unusable, the stored
+/// certificate is passed on unchanged. Ends when `on_change` has no receivers; may be dropped at any time.
 pub async fn run(authority: Authority, on_change: watch::Sender<Option<Pem>>) {
     let mut failures = 0;
     loop {
         let (pem, pause) = match authority.step().await {
             Ok(outcome) => {
                 if failures > 0 {
-                    tracing::info!(target: "quarry::certificates", "the certificates can be seen to again");
+                    tracing::info!(target: "quarry::certificates", "certificates can be managed again");
                 }
                 failures = 0;
                 (outcome.controller, outcome.next)
@@ -30,7 +30,7 @@ pub async fn run(authority: Authority, on_change: watch::Sender<Option<Pem>>) {
                 failures = failures.saturating_add(1);
                 tracing::warn!(
                     target: "quarry::certificates",
-                    %error, again_in_seconds = pause.as_secs(), "cannot manage the certificates"
+                    %error, again_in_seconds = pause.as_secs(), "cannot manage the certificates; retrying"
                 );
                 (authority.stored_controller().await.ok().flatten(), pause)
             }
@@ -49,7 +49,7 @@ pub async fn run(authority: Authority, on_change: watch::Sender<Option<Pem>>) {
     }
 }
 
-/// Doubles with each failure, up to a minute; spread, so that controllers do not come all at once.
+/// Doubles with each failure, up to a minute; with jitter, so that controllers do not all retry at once.
 fn back_off(failures: u32) -> Duration {
     let whole = FIRST_RETRY.saturating_mul(1_u32.checked_shl(failures.min(16)).unwrap_or(u32::MAX)).min(LONGEST_RETRY);
     whole.mul_f64(0.5 + 0.5 * fastrand::f64())

@@ -1,4 +1,4 @@
-//! How long things last.
+//! Lifetimes and waits.
 
 use std::time::Duration;
 
@@ -8,21 +8,23 @@ const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// However long nothing is due, the items are looked at again after this.
+/// The longest pause before the items are checked again.
 pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(10 * MINUTE);
 
-/// How long certificates last and how long the phases of a rotation wait. All controllers should have the same.
+/// Lifetimes of certificates and waits of a rotation. All controllers should have the same settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Life of the controller's and the nodes' certificates, from their issue. Renewed after two thirds of it.
+    /// Lifetime of the controller's and the nodes' certificates. Renewed after two thirds of it.
     pub leaf_life: Duration,
-    /// Life of an authority. Another follows it after two thirds.
+    /// Lifetime of an authority. Replaced after two thirds of it.
     pub authority_life: Duration,
-    /// How long before their issue certificates begin to be valid: clocks differ.
+    /// How long before their issue certificates start to be valid: clocks differ.
     pub backdate: Duration,
-    /// How long the slowest may take to load a changed item. Every controller looks at least three times as often.
+    /// How long loading a changed item may take at most. Every controller checks at least three times as
+    /// often.
     pub settle: Duration,
-    /// How far the clocks of two controllers may lie apart; the phases of a rotation wait this much longer than `settle`.
+    /// How far the clocks of two controllers may differ; the phases of a rotation wait this much longer than
+    /// `settle`.
     pub clocks_apart: Duration,
 }
 
@@ -39,29 +41,32 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Refuses settings under which certificates would be renewed without end, or outlive their authority.
+    /// Rejects settings with which certificates would be renewed endlessly, or outlive their authority.
     pub(crate) fn check(self) -> Result<Self, Error> {
         if self.leaf_life < Duration::from_secs(1) {
-            return Err(Error::Settings("a certificate must last at least a second"));
+            return Err(Error::Settings("a certificate must be valid for at least a second"));
         }
         if self.backdate.saturating_mul(2) > self.leaf_life {
-            return Err(Error::Settings("a certificate must last at least twice as long as it is backdated"));
+            return Err(Error::Settings("a certificate must be valid for at least twice as long as it is backdated"));
         }
         if self.leaf_life.saturating_mul(3) > self.authority_life {
-            return Err(Error::Settings("an authority must last at least three times as long as a certificate"));
+            return Err(Error::Settings(
+                "an authority must be valid for at least three times as long as a certificate",
+            ));
         }
         if self.authority_life > Duration::from_secs(100 * 365 * DAY) {
-            return Err(Error::Settings("an authority may last a hundred years at most"));
+            return Err(Error::Settings("an authority must be valid for at most a hundred years"));
         }
         Ok(self)
     }
 
-    /// How long a phase waits after both items were seen to show what it demands.
+    /// How long a phase waits after both items have met its requirements.
     pub(crate) fn wait(self) -> Duration {
         self.settle.saturating_add(self.clocks_apart)
     }
 
-    /// How long to sleep when the next thing is due in `due`. Spread, so that controllers do not come all at once.
+    /// How long to sleep if the next action is due in `due`. With jitter, so that controllers do not all step
+    /// at once.
     pub(crate) fn pause(self, due: Option<Duration>) -> Duration {
         let often = LONGEST_PAUSE.min(self.settle / 3);
         let spread = often.mul_f64(0.75 + 0.25 * fastrand::f64());

@@ -1,11 +1,12 @@
-//! The authority's item: the authority itself, and how far its rotation is.
+//! The authority's item: the authority itself, and the phase of its rotation.
 //!
 //! | file | content |
 //! |---|---|
 //! | `tls.crt`, `tls.key` | the authority; during a rotation the old one |
 //! | `phase` | `publish` or `switch` during a rotation, else absent |
 //! | `next.crt`, `next.key` | during a rotation the new authority |
-//! | `since` | when both leaf items were first seen to show what the phase demands, seconds since 1970; absent until then |
+//! | `since` | when both leaf items were first seen to meet the phase's requirements, seconds since 1970;
+//! absent until then |
 //!
 //! Files of other names are kept.
 
@@ -23,19 +24,19 @@ const NEXT_KEY: &str = "next.key";
 const PHASE: &str = "phase";
 const SINCE: &str = "since";
 
-/// How far a rotation is.
+/// The phase of a rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// One authority, no rotation.
     Steady,
-    /// Certificates come from the old authority; old and new are believed.
+    /// Certificates are issued by the old authority; old and new are trusted.
     Publish,
-    /// Certificates come from the new authority; old and new are believed.
+    /// Certificates are issued by the new authority; old and new are trusted.
     Switch,
 }
 
 impl Phase {
-    /// A word for logs and metrics.
+    /// The name for logs and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -63,14 +64,14 @@ pub(crate) struct Ca {
 }
 
 impl Ca {
-    /// Reads an authority.
+    /// Parses an authority.
     ///
     /// # Errors
     /// What is wrong with it.
     pub(crate) fn parse(certificate: String, key: String) -> Result<Self, String> {
         let mut all = leaf::certificates(&certificate, file::CERTIFICATE)?;
         if all.len() != 1 {
-            return Err(format!("{} holds {} certificates instead of one", file::CERTIFICATE, all.len()));
+            return Err(format!("{} contains {} certificates instead of one", file::CERTIFICATE, all.len()));
         }
         let der = all.remove(0);
         let (not_before, not_after) = leaf::check_pair(&der, &key)?;
@@ -99,28 +100,28 @@ impl Ca {
         self.not_after
     }
 
-    /// When another authority is to follow.
+    /// When another authority must replace it.
     pub(crate) fn rotate_at(&self) -> SystemTime {
         leaf::two_thirds(self.not_before, self.not_after)
     }
 }
 
-/// The new authority while it follows the old one.
+/// The new authority during a rotation.
 #[derive(Clone)]
 pub(crate) struct Rotation {
     pub(crate) next: Ca,
-    /// Whether certificates come from the new authority already.
+    /// Whether certificates are already issued by the new authority.
     pub(crate) switched: bool,
-    /// When both leaf items were first seen to show what the phase demands.
+    /// When both leaf items were first seen to meet the phase's requirements.
     pub(crate) since: Option<SystemTime>,
 }
 
-/// The authority's item, read.
+/// The parsed item of the authority.
 #[derive(Clone)]
 pub(crate) struct State {
     pub(crate) current: Ca,
     pub(crate) rotation: Option<Rotation>,
-    /// Files that we do not know.
+    /// Unknown files.
     other: Data,
 }
 
@@ -134,10 +135,10 @@ impl State {
         state
     }
 
-    /// Reads the authority's item.
+    /// Parses the authority's item.
     ///
     /// # Errors
-    /// [`Error::AuthorityUnusable`]: damaged, or written by a version of Quarry that knows other phases.
+    /// [`Error::AuthorityUnusable`]: damaged, or written by a version of Quarry with other phases.
     pub(crate) fn parse(mut data: Data) -> Result<Self, Error> {
         Self::read(&mut data).map_err(|why| Error::AuthorityUnusable { why })
     }
@@ -147,7 +148,7 @@ impl State {
         let rotation = match take_if_there(data, PHASE)?.as_deref().unwrap_or("steady").trim() {
             "steady" => {
                 if data.contains_key(NEXT_CERTIFICATE) || data.contains_key(NEXT_KEY) {
-                    return Err(format!("{NEXT_CERTIFICATE} or {NEXT_KEY} is there, but no {PHASE}"));
+                    return Err(format!("{NEXT_CERTIFICATE} or {NEXT_KEY} exists, but no {PHASE}"));
                 }
                 None
             }
@@ -155,7 +156,7 @@ impl State {
                 let next = Ca::parse(take(data, NEXT_CERTIFICATE)?, take(data, NEXT_KEY)?)
                     .map_err(|why| format!("the new authority ({NEXT_CERTIFICATE}, {NEXT_KEY}): {why}"))?;
                 if next.der == current.der {
-                    return Err("the new authority is the old one".to_owned());
+                    return Err("the new authority is the same as the old one".to_owned());
                 }
                 let since = take_if_there(data, SINCE)?.map(|text| instant(&text)).transpose()?;
                 Some(Rotation { next, switched: phase == "switch", since })
@@ -190,7 +191,7 @@ impl State {
         }
     }
 
-    /// What the phase demands of the leaf items: from whom certificates come, and who is believed.
+    /// The phase's requirements for the leaf items: the issuer, and the trusted authorities.
     pub(crate) fn demand(&self) -> (&Ca, Vec<&Ca>) {
         match &self.rotation {
             None => (&self.current, vec![&self.current]),
@@ -201,7 +202,7 @@ impl State {
         }
     }
 
-    /// The same, with both leaf items seen to show what the phase demands at `since`, or not seen to.
+    /// The same state, with both leaf items seen to meet the requirements at `since`, or not.
     pub(crate) fn with_since(&self, since: Option<SystemTime>) -> Self {
         let mut state = self.clone();
         if let Some(rotation) = &mut state.rotation {
@@ -210,7 +211,8 @@ impl State {
         state
     }
 
-    /// What follows: from `publish` to `switch`, from `switch` to `steady`. Nothing follows `steady` by itself.
+    /// The next state: from `publish` to `switch`, from `switch` to `steady`. `steady` has no automatic next
+    /// state.
     pub(crate) fn following(&self) -> Self {
         let mut state = self.clone();
         match state.rotation.take() {
@@ -223,7 +225,7 @@ impl State {
         state
     }
 
-    /// A rotation to `next` begun.
+    /// A new rotation to `next`.
     pub(crate) fn rotating_to(&self, next: Ca) -> Self {
         let mut state = self.clone();
         state.rotation = Some(Rotation { next, switched: false, since: None });

@@ -1,4 +1,4 @@
-//! What is stored, for `quarry doctor` and metrics.
+//! The stored certificates, for `quarry doctor` and metrics.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use crate::state::{Phase, State};
 use crate::store::{Item, Versioned};
 use crate::{Error, StoreError};
 
-/// What is stored.
+/// The stored certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// The authority.
@@ -20,23 +20,24 @@ pub struct Status {
     pub node: LeafStatus,
 }
 
-/// The authority, and how far its rotation is.
+/// The authority, and the phase of its rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthorityStatus {
     /// There is none yet.
     Missing,
-    /// It cannot be used; an operator has to act.
+    /// It cannot be used; an operator must act.
     Unusable {
         /// What is wrong with it.
         why: String,
     },
     /// It can be used.
     Present {
-        /// How far the rotation is.
+        /// The phase of the rotation.
         phase: Phase,
-        /// When both certificates were first seen to show what the phase demands; `None` until then, and in `steady`.
+        /// When both certificates were first seen to meet the phase's requirements; `None` until then, and in
+        /// `steady`.
         since: Option<SystemTime>,
-        /// When the authority expires; during a rotation the old one.
+        /// When the authority expires; the old one during a rotation.
         expires: SystemTime,
         /// When the new authority expires, during a rotation.
         next_expires: Option<SystemTime>,
@@ -57,16 +58,16 @@ pub enum LeafStatus {
     Present {
         /// When it expires.
         expires: SystemTime,
-        /// Why it is to be issued anew, if it is. Always `None` while the authority is missing or unusable.
+        /// Why it must be reissued, if it must. Always `None` while the authority is missing or unusable.
         due: Option<String>,
     },
 }
 
 impl Authority {
-    /// What is stored now. Changes nothing.
+    /// The stored certificates. Changes nothing.
     ///
     /// # Errors
-    /// The store could not be read.
+    /// The store cannot be read.
     pub async fn status(&self) -> Result<Status, StoreError> {
         let controller = self.store.get(Item::Controller).await?;
         let node = self.store.get(Item::Node).await?;

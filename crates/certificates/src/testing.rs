@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use crate::store::{Create, Data, Item, Store, StoreError, Update, Versioned};
 
-/// Which instant of which operation.
+/// An event in an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     /// `read`, `create` or `update`.
@@ -20,7 +20,8 @@ pub struct Event {
     pub after: bool,
 }
 
-/// Called at every [`Event`]; may wait, and may fail the operation with a reason. After the effect, the failure hides it.
+/// Called at every [`Event`]; may wait, and may fail the operation with a reason. After the effect, the
+/// failure hides it.
 pub type Hook = Arc<dyn Fn(Event) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
 
 /// A change of the store.
@@ -47,7 +48,7 @@ pub struct MemoryStore {
 }
 
 impl MemoryStore {
-    /// The same contents, seen through a hook: one replica's way to them.
+    /// The same contents, accessed through a hook: one replica's access.
     #[must_use]
     pub fn hooked(&self, hook: Hook) -> Self {
         Self { inner: Arc::clone(&self.inner), hook: Some(hook) }
@@ -59,12 +60,12 @@ impl MemoryStore {
         self.lock().items.get(&item).map(|(data, _)| data.clone())
     }
 
-    /// Sets or removes an item from outside, as an operator does.
+    /// Sets or deletes an item from outside, like an operator.
     pub fn poke(&self, item: Item, data: Option<Data>) {
         self.lock().set(item, data);
     }
 
-    /// All changes since the beginning.
+    /// All changes since the start.
     #[must_use]
     pub fn history(&self) -> Vec<Change> {
         self.lock().history.clone()

@@ -1,4 +1,4 @@
-//! Leaves are renewed in time and mended; an authority is followed in time, and never overwritten.
+//! Leaves are renewed in time and repaired; an authority is replaced in time, and never overwritten.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -28,7 +28,7 @@ fn issued(done: &[Done]) -> Vec<(Role, &str)> {
 }
 
 #[test]
-fn leaves_are_renewed_at_two_thirds_of_their_life() {
+fn leaves_are_renewed_at_two_thirds_of_their_lifetime() {
     let world = started();
     let before = Item::ALL.map(|item| world.files(item));
     // Valid for 30 days and an hour from an hour ago: two thirds are over 20 days less 20 minutes from now.
@@ -38,10 +38,10 @@ fn leaves_are_renewed_at_two_thirds_of_their_life() {
     assert!(outcome.next <= Duration::from_secs(3), "{:?}", outcome.next);
     assert_eq!(Item::ALL.map(|item| world.files(item)), before);
     world.pass(1);
-    let why = "two thirds of its life are over";
+    let why = "two thirds of its lifetime are over";
     let outcome = run(world.healthy().step()).unwrap();
     assert_eq!(issued(&outcome.done), [(Role::Controller, why), (Role::Node, why)]);
-    // Those who have loaded only one of the two are believed, and believe.
+    // Peers that have loaded only one of the two trust each other.
     let [_, old_controller, old_node] = before;
     for controller in [&old_controller, &world.files(Item::Controller)] {
         for node in [&old_node, &world.files(Item::Node)] {
@@ -53,7 +53,7 @@ fn leaves_are_renewed_at_two_thirds_of_their_life() {
 }
 
 #[test]
-fn a_cluster_that_slept_for_months_wakes_up() {
+fn a_cluster_that_was_off_for_months_recovers() {
     let world = started();
     world.pass(200 * DAY);
     world.trusts().unwrap_err();
@@ -63,7 +63,7 @@ fn a_cluster_that_slept_for_months_wakes_up() {
 }
 
 #[test]
-fn an_authority_is_followed_at_two_thirds_of_its_life_and_even_after_its_end() {
+fn an_authority_is_replaced_at_two_thirds_of_its_lifetime_and_even_after_expiry() {
     for days in [5 * 365 * 2 / 3 + 1, 5 * 365 + 7] {
         let world = started();
         let old = certificate(&world.files(Item::Authority));
@@ -84,7 +84,7 @@ fn an_authority_is_followed_at_two_thirds_of_its_life_and_even_after_its_end() {
 }
 
 #[test]
-fn what_is_wrong_with_a_leaf_is_mended_and_the_other_left_alone() {
+fn a_wrong_leaf_is_reissued_and_the_other_one_kept() {
     let set = |name: &'static str, to: &'static str| {
         move |_: &World, data: &mut Data| {
             data.insert(name.to_owned(), to.into());
@@ -102,7 +102,7 @@ fn what_is_wrong_with_a_leaf_is_mended_and_the_other_left_alone() {
     let damages: Vec<(Damage, &str)> = vec![
         (Box::new(|_, data| data.clear()), "there was none"),
         (Box::new(|_, data| drop(data.remove(file::KEY))), "tls.key is missing"),
-        (Box::new(set(file::CERTIFICATE, "")), "tls.crt holds no certificate"),
+        (Box::new(set(file::CERTIFICATE, "")), "tls.crt contains no certificate"),
         (
             Box::new(set(file::CERTIFICATE, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")),
             "is damaged",
@@ -111,14 +111,14 @@ fn what_is_wrong_with_a_leaf_is_mended_and_the_other_left_alone() {
         (Box::new(|_, data| drop(data.insert(file::KEY.to_owned(), vec![0xff, 0xfe]))), "tls.key is not text"),
         (Box::new(set(file::AUTHORITIES, "-----BEGIN CERTIFICATE-----\nAA")), "ca.crt"),
         (Box::new(take(Item::Controller, &[file::KEY])), "tls.key is not the key of tls.crt"),
-        (Box::new(take(Item::Controller, both)), "not of the present authority"),
-        (Box::new(take(Item::Authority, both)), "not of the present authority"),
+        (Box::new(take(Item::Controller, both)), "not issued by the current authority"),
+        (Box::new(take(Item::Authority, both)), "not issued by the current authority"),
         (
             Box::new(|_, data| {
                 let other = started();
                 data.extend(other.files(Item::Node));
             }),
-            "ca.crt does not hold the present authorities",
+            "ca.crt does not contain the current authorities",
         ),
         (
             Box::new(|_, data| {
@@ -126,7 +126,7 @@ fn what_is_wrong_with_a_leaf_is_mended_and_the_other_left_alone() {
                 data.insert(file::CERTIFICATE.to_owned(), other.files(Item::Node)[file::CERTIFICATE].clone());
                 data.insert(file::KEY.to_owned(), other.files(Item::Node)[file::KEY].clone());
             }),
-            "not of the present authority",
+            "not issued by the current authority",
         ),
     ];
     for (damage, expected) in damages {
@@ -147,7 +147,7 @@ fn what_is_wrong_with_a_leaf_is_mended_and_the_other_left_alone() {
 }
 
 #[test]
-fn a_deleted_leaf_is_issued_anew() {
+fn a_deleted_leaf_is_reissued() {
     let world = started();
     for role in Role::ALL {
         world.store.poke(role.item(), None);
@@ -157,7 +157,7 @@ fn a_deleted_leaf_is_issued_anew() {
 }
 
 #[test]
-fn a_leaf_from_a_clock_that_was_far_ahead_is_issued_anew() {
+fn a_leaf_from_a_clock_that_was_far_ahead_is_reissued() {
     let world = World::new();
     run(world.replica(&Life::default(), 0).step()).unwrap();
     world.store.poke(Item::Node, None);
@@ -180,12 +180,12 @@ fn a_deleted_authority_is_distrusted_at_once() {
 }
 
 #[test]
-fn an_authority_that_cannot_be_used_is_refused_and_left_alone() {
+fn an_unusable_authority_is_rejected_and_not_changed() {
     type Damage = fn(&mut Data);
     let damages: [(Damage, &str); 9] = [
         (|data| drop(data.remove("tls.key")), "tls.key is missing"),
         (|data| drop(data.insert("tls.key".to_owned(), b"garbage".to_vec())), "tls.key"),
-        (|data| drop(data.insert("tls.crt".to_owned(), b"garbage".to_vec())), "tls.crt holds no certificate"),
+        (|data| drop(data.insert("tls.crt".to_owned(), b"garbage".to_vec())), "tls.crt contains no certificate"),
         (|data| data.extend(started().files(Item::Node)), "not an authority's certificate"),
         (
             |data| drop(data.insert("tls.key".to_owned(), started().files(Item::Authority)["tls.key"].clone())),
@@ -216,7 +216,7 @@ fn an_authority_that_cannot_be_used_is_refused_and_left_alone() {
 }
 
 #[test]
-fn files_of_the_authority_that_are_not_known_are_kept() {
+fn unknown_files_of_the_authority_are_kept() {
     let world = started();
     let mut data = world.files(Item::Authority);
     data.insert("later".to_owned(), b"format".to_vec());
@@ -229,7 +229,7 @@ fn files_of_the_authority_that_are_not_known_are_kept() {
 }
 
 #[test]
-fn status_tells_what_is_stored_and_changes_nothing() {
+fn status_reports_what_is_stored_and_changes_nothing() {
     let world = World::new();
     let status = run(world.healthy().status()).unwrap();
     assert_eq!(status.authority, AuthorityStatus::Missing);
@@ -249,7 +249,7 @@ fn status_tells_what_is_stored_and_changes_nothing() {
 
     world.pass(MINUTE);
     run(world.healthy().rotate()).unwrap();
-    let due = Some("ca.crt does not hold the present authorities".to_owned());
+    let due = Some("ca.crt does not contain the current authorities".to_owned());
     let status = run(world.healthy().status()).unwrap();
     assert_eq!(status.node, LeafStatus::Present { expires: at(begun + 30 * DAY), due });
     run(world.healthy().step()).unwrap();
@@ -267,7 +267,7 @@ fn status_tells_what_is_stored_and_changes_nothing() {
 }
 
 #[test]
-fn settings_that_contradict_each_other_are_refused() {
+fn contradictory_settings_are_rejected() {
     let fine = Settings::default();
     let day = Duration::from_secs(DAY);
     for wrong in [

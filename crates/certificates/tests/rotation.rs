@@ -1,5 +1,5 @@
-//! One authority follows another, with controllers killed at every instant: controller and nodes trust each other all
-//! the while, however late each of them loads what is stored.
+//! One authority replaces another, with controllers killed at every instant: controller and nodes trust each
+//! other throughout, however late each of them loads what is stored.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
@@ -13,7 +13,7 @@ use quarry_certificates::{Data, Done, Item, Phase, Requested, Settings};
 /// A change of the store: when, of which item, and what it holds then.
 type Change = (u64, Item, Option<Data>);
 
-/// A world in which a rotation was just asked for, and how many changes came before that.
+/// A world in which a rotation was just requested, and the number of changes before that.
 fn rotating() -> (World, usize) {
     let world = World::new();
     run(world.healthy().step()).unwrap();
@@ -69,7 +69,7 @@ fn no_outage(history: &[Change], begin: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// The end of every rotation: a new authority, leaves of it, the old one believed by nobody.
+/// The end of every rotation: a new authority, leaves from it, and the old one no longer trusted.
 fn complete(world: &World, old: &Data) {
     let authority = world.files(Item::Authority);
     assert_ne!(certificate(&authority), certificate(old));
@@ -142,7 +142,7 @@ fn killed_at_every_instant_the_next_one_goes_on_without_an_outage() {
     }
 }
 
-/// The check above sees an outage when there is one: a history without its middle.
+/// The check above detects an outage: a history without its middle.
 #[test]
 fn a_rotation_that_skips_a_phase_is_an_outage() {
     let (world, begin) = rotating();
@@ -160,7 +160,7 @@ fn a_rotation_that_skips_a_phase_is_an_outage() {
     // Straight from certificates of the old authority to not believing it.
     let hasty: Vec<Change> = history[..switch].iter().chain(&history[steady..]).cloned().collect();
     no_outage(&hasty, begin).unwrap_err();
-    // All phases, but no time between them: seen by those who load late.
+    // All phases, but no time between them: an outage for late readers.
     let hasty: Vec<Change> = history.iter().map(|change| (common::START, change.1, change.2.clone())).collect();
     no_outage(&hasty, begin).unwrap_err();
 }
@@ -221,7 +221,7 @@ fn an_item_that_cannot_be_written_holds_the_phase_back() {
 }
 
 #[test]
-fn a_rotation_asked_for_twice_is_one() {
+fn a_rotation_requested_twice_is_one() {
     let (world, _) = rotating();
     let under_way = world.files(Item::Authority);
     assert_eq!(run(world.healthy().rotate()).unwrap(), Requested::UnderWay(Phase::Publish));

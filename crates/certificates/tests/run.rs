@@ -59,13 +59,13 @@ async fn the_first_certificate_and_every_later_one_reach_the_process() {
     assert_eq!(believed, [2, 2, 1]);
     assert_eq!(authority.step().await.unwrap().phase, Some(Phase::Steady));
 
-    // It ends when nobody listens.
+    // It ends when there are no receivers.
     drop(pem);
     running.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_fails_is_asked_again_ever_more_slowly() {
+async fn a_failing_store_is_retried_with_back_off() {
     let store = MemoryStore::default();
     let attempts = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&attempts);

@@ -23,11 +23,11 @@ fn steps(replicas: &[Authority]) -> Vec<Step<'_>> {
 }
 
 #[test]
-fn three_that_start_together_end_with_one_authority_and_leaves_of_it() {
+fn three_replicas_that_start_together_create_one_authority_and_its_leaves() {
     for seed in 0..300 {
         let world = World::new();
         if seed % 3 == 0 {
-            // The items were made in advance, empty, so that nobody needs the right to create them.
+            // The items were created in advance, empty, so that no permission to create is needed.
             for item in Item::ALL {
                 world.store.poke(item, Some(Data::new()));
             }
@@ -51,7 +51,7 @@ fn three_that_start_together_end_with_one_authority_and_leaves_of_it() {
 }
 
 #[test]
-fn two_that_renew_together_issue_one_certificate_per_role() {
+fn two_replicas_that_renew_together_issue_one_certificate_per_role() {
     for seed in 0..100 {
         let world = World::new();
         run(world.healthy().step()).unwrap();
@@ -69,7 +69,7 @@ fn two_that_renew_together_issue_one_certificate_per_role() {
 }
 
 #[test]
-fn two_that_ask_for_a_rotation_together_begin_one() {
+fn two_replicas_that_request_a_rotation_together_start_one() {
     for seed in 0..50 {
         let world = World::new();
         run(world.healthy().step()).unwrap();
@@ -81,7 +81,7 @@ fn two_that_ask_for_a_rotation_together_begin_one() {
     }
 }
 
-/// Whether all who are up to `settle` behind, in any mixture, trust each other after every change.
+/// Whether all peers that are up to `settle` behind, in any mixture, trust each other after every change.
 fn no_outage(history: &[(u64, Item, Option<Data>)]) -> Result<(), String> {
     let settle = Settings::default().settle.as_secs();
     for now in 0..history.len() {
@@ -106,7 +106,7 @@ fn no_outage(history: &[(u64, Item, Option<Data>)]) -> Result<(), String> {
 /// A rotation by three replicas whose steps overlap, whose clocks differ by up to twenty minutes, and that are killed
 /// (and started again) at random instants, while time passes even between their operations.
 #[test]
-fn a_rotation_by_all_of_them_in_any_order_is_no_outage() {
+fn a_rotation_by_all_replicas_in_any_order_causes_no_outage() {
     for seed in 0..25 {
         let mut random = fastrand::Rng::with_seed(seed);
         let world = World::new();
@@ -191,7 +191,7 @@ fn clocks_that_differ_do_not_shorten_the_wait() {
 
 /// A wait begun by a clock that was a day ahead does not last a day.
 #[test]
-fn a_date_far_ahead_is_written_anew() {
+fn a_date_far_ahead_is_corrected() {
     let world = World::new();
     run(world.healthy().step()).unwrap();
     run(world.healthy().rotate()).unwrap();
@@ -204,7 +204,7 @@ fn a_date_far_ahead_is_written_anew() {
 }
 
 #[test]
-fn what_one_clock_issues_the_other_believes() {
+fn certificates_are_trusted_despite_differing_clocks() {
     for ahead in [-600, 600] {
         let world = World::new();
         let replica = world.replica(&Life::default(), ahead);

@@ -1,4 +1,4 @@
-//! The nodes of the cluster: who there is, how to reach them, and what is known of them.
+//! The nodes of the cluster: their names, their addresses and what the controller knows about them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,17 +10,17 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::environment::{Claims, Election, Endpoint, Fate, Nodes, Roster, RosterSource};
 use crate::member::{Member, Timing};
 use crate::memory::RESTARTING;
 use crate::metrics::Placements;
-use crate::surroundings::{Claims, Election, Endpoint, Fate, Nodes, Roster, RosterSource};
 
-/// How many connections are made at the same time: each costs a handshake.
+/// How many connections are opened at the same time: each costs a handshake.
 const DIALING: usize = 64;
-/// How often nodes that have left are looked at.
+/// How often nodes that left the roster are checked.
 const SWEEP: Duration = Duration::from_secs(60);
 
-/// The nodes of the cluster. Cheap to clone; all clones are the same cluster.
+/// The nodes of the cluster. Cheap to clone; all clones share one state.
 #[derive(Clone)]
 pub struct Cluster {
     pub(crate) inner: Arc<Inner>,
@@ -38,29 +38,29 @@ pub(crate) struct Inner {
 
 #[derive(Default)]
 struct Members {
-    /// Since when the roster is known: it was read completely then for the first time.
+    /// When the roster was first read completely.
     synced: Option<Instant>,
     by_name: BTreeMap<String, Arc<Member>>,
 }
 
-/// What the cluster consists of, for [`Cluster::follow`].
+/// The parts of a cluster, for [`Cluster::follow`].
 pub struct Parts {
-    /// Makes connections.
+    /// Opens connections.
     pub dial: Arc<dyn Dial>,
-    /// How they are made and kept.
+    /// When connections are opened, retried and replaced.
     pub timing: Timing,
-    /// Who knows the nodes as machines.
+    /// Knows the nodes as machines.
     pub nodes: Arc<dyn Nodes>,
-    /// Who decides where there is a choice.
+    /// Elects the controller that selects nodes.
     pub election: Arc<dyn Election>,
-    /// Who knows which volumes are wanted.
+    /// Knows which volumes are claimed.
     pub claims: Arc<dyn Claims>,
-    /// The only node there can ever be, where that is so: then no request leaves a choice.
+    /// The only node of this installation, if there can be only one: then no request leaves a choice.
     pub only: Option<String>,
 }
 
 impl Cluster {
-    /// The cluster whose nodes `roster` names; followed until `stop`. Must be called within a tokio runtime.
+    /// Follows the nodes in `roster` until `stop`. Must be called within a tokio runtime.
     #[must_use]
     pub fn follow(mut roster: RosterSource, parts: Parts, stop: CancellationToken) -> Self {
         let Parts { dial, timing, nodes, election, claims, only } = parts;
@@ -75,7 +75,7 @@ impl Cluster {
             loop {
                 let now = roster.borrow_and_update().clone();
                 if let Some(now) = now {
-                    followed.enrol(&now, &mut following, |member, endpoint, stop| {
+                    followed.apply_roster(&now, &mut following, |member, endpoint, stop| {
                         let (dial, timing, dialing) = (Arc::clone(&dial), timing.clone(), Arc::clone(&dialing));
                         tokio::spawn(member.follow(dial, endpoint, timing, dialing, stop));
                     });
@@ -93,8 +93,8 @@ impl Cluster {
         cluster
     }
 
-    /// Follows those that came or moved, and leaves those that went.
-    fn enrol(
+    /// Follows nodes that are new or have moved, and stops following nodes that left.
+    fn apply_roster(
         &self,
         roster: &Roster,
         following: &mut HashMap<String, (Endpoint, CancellationToken)>,
@@ -149,55 +149,58 @@ impl Cluster {
         self.read().by_name.get(name).cloned()
     }
 
-    /// All that are or were in the roster, by name.
+    /// All nodes that are or were in the roster, by name.
     pub(crate) fn members(&self) -> Vec<Arc<Member>> {
         self.read().by_name.values().cloned().collect()
     }
 
-    /// Whether the roster was read completely, so that who is not known does not exist.
+    /// Whether the roster was read completely, so that an unknown node does not exist.
     pub(crate) fn synced(&self) -> bool {
         self.read().synced.is_some()
     }
 
-    /// The agent of a node, and its run.
+    /// The agent of a node, and the ID of the agent's current run.
     ///
     /// # Errors
-    /// `Unavailable`, at once, if it cannot be reached.
+    /// `Unavailable`, immediately, if the node cannot be reached.
     pub(crate) fn agent(&self, node: &str) -> Result<(Arc<Member>, Arc<dyn Agent>, String)> {
         let member = self.member(node).ok_or_else(|| {
             Error::unavailable(match self.synced() {
                 true => {
-                    format!("node {node} has no plugin pod: does the DaemonSet run there? The call may be repeated")
+                    format!("node {node} has no plugin pod: check that the DaemonSet runs there, then retry")
                 }
-                false => format!("node {node} is not known yet: the nodes are still being listed; retry"),
+                false => format!("node {node} is not known yet: the controller is still listing the nodes; retry"),
             })
         })?;
         let (agent, instance) = member.agent()?;
         Ok((member, agent, instance))
     }
 
-    /// What keeps the controller from doing its work, a line each. A node that is away is none of it: the others go on.
+    /// What keeps the controller from working, one line each. An unreachable node does not count: the other
+    /// nodes keep working.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         match self.synced() {
             true => Vec::new(),
-            false => vec!["the nodes have not been listed yet".to_owned()],
+            false => vec!["the controller has not listed the nodes yet".to_owned()],
         }
     }
 
-    /// Looks a volume up on the node that holds it.
+    /// Reads a volume from the node that holds it.
     ///
     /// # Errors
-    /// `NotFound` only on the word of that node, which has read its pools; `Unavailable` if it cannot be asked.
+    /// `NotFound` only if that node has read its pools and does not have the volume; `Unavailable` if it
+    /// cannot be reached.
     pub async fn get(&self, id: &VolumeId, wait: Duration) -> Result<Volume> {
         let (_, agent, _) = self.agent(&id.node)?;
         agent.get(id, wait).await
     }
 
-    /// Deletes a volume on the node that holds it. Of a node that is gone for good, nothing is left to delete.
+    /// Deletes a volume on the node that holds it. On a node that is gone for good there is nothing left
+    /// to delete.
     ///
     /// # Errors
-    /// `Unavailable`, at once, if the node cannot be reached but may come back.
+    /// `Unavailable`, immediately, if the node cannot be reached but may come back.
     pub async fn delete(&self, id: &VolumeId, wait: Duration) -> Result<()> {
         match self.agent(&id.node) {
             Ok((member, agent, instance)) => {
@@ -209,20 +212,21 @@ impl Cluster {
                 if self.inner.nodes.fate(&id.node).await != Fate::Gone {
                     return Err(error.context(format_args!("deleting volume {id}")));
                 }
-                tracing::warn!(volume = %id, node = id.node, "given up: its node is gone for good");
-                self.inner.nodes.gave_up(id).await;
+                tracing::warn!(volume = %id, node = id.node, "abandoned: its node is gone for good");
+                self.inner.nodes.report_abandoned(id).await;
                 Ok(())
             }
         }
     }
 
-    /// What one node (all of them, when none is named) can still give to a class with these parameters, from memory.
+    /// What one node (or all nodes, if `node` is `None`) can still allocate for a class with these
+    /// parameters, from memory.
     ///
     /// # Errors
-    /// `Unavailable` as long as that is not known, and while the node's plugin may be just restarting.
+    /// `Unavailable` while that is not known, and while the node's plugin may be restarting.
     pub fn capacity(&self, node: Option<&str>, parameters: &Parameters) -> Result<Capacity> {
         if !self.synced() {
-            return Err(Error::unavailable("the nodes have not been listed yet: retry"));
+            return Err(Error::unavailable("the controller has not listed the nodes yet: retry"));
         }
         let Some(node) = node else {
             let known = self.members().into_iter().filter_map(|member| member.memory().capacity(parameters));
@@ -231,17 +235,18 @@ impl Cluster {
         let Some(member) = self.member(node) else { return Ok(Capacity::default()) };
         let capacity = member.memory().capacity(parameters);
         capacity.ok_or_else(|| match member.agent() {
-            Ok(_) => Error::unavailable(format!("node {node} has not told what it has yet: retry")),
-            Err(away) => away.context("what is free there is not known"),
+            Ok(_) => Error::unavailable(format!("node {node} has not reported its pools yet: retry")),
+            Err(away) => away.context("its free space is not known"),
         })
     }
 
-    /// The same for those who publish it. external-provisioner writes what is answered into the node's CSIStorageCapacity, and
-    /// leaves the object as it is where an error is answered. So of a node whose plugin pod is between two lives nothing is
-    /// said, also by a controller that has just been started: nodes and controllers may be upgraded at once.
+    /// Like [`Cluster::capacity`], for callers that publish the result. external-provisioner writes the
+    /// result to the node's CSIStorageCapacity; after an error it leaves the object unchanged. Therefore this
+    /// returns an error while a node's plugin pod is being replaced, also on a controller that has just
+    /// started: nodes and controllers may be upgraded at the same time.
     ///
     /// # Errors
-    /// As [`Cluster::capacity`].
+    /// Like [`Cluster::capacity`].
     pub async fn published_capacity(&self, node: Option<&str>, parameters: &Parameters) -> Result<Capacity> {
         let known = self.read().synced.map(|since| since.elapsed());
         if let (Some(node), Some(known)) = (node, known.filter(|known| *known < RESTARTING))
@@ -249,21 +254,21 @@ impl Cluster {
             && matches!(self.inner.nodes.fate(node).await, Fate::Ready | Fate::NotReady(_))
         {
             return Err(Error::unavailable(format!(
-                "node {node} has had no plugin pod in the {} s that this controller knows the nodes; what is free there is \
-                 not known yet: retry",
+                "node {node} has had no plugin pod for the {} s since this controller listed the nodes; \
+                 its free space is not known yet: retry",
                 known.as_secs()
             )));
         }
         self.capacity(node, parameters)
     }
 
-    /// Up to `most` volumes from memory, in the order of node and identifier, and whether there are more.
+    /// Up to `most` volumes from memory, ordered by node and identifier, and whether there are more.
     ///
     /// # Errors
-    /// `Unavailable` until the nodes were listed.
+    /// `Unavailable` until the nodes are listed.
     pub fn volumes(&self, after: Option<&VolumeId>, most: usize) -> Result<(Vec<Volume>, bool)> {
         if !self.synced() {
-            return Err(Error::unavailable("the nodes have not been listed yet: retry"));
+            return Err(Error::unavailable("the controller has not listed the nodes yet: retry"));
         }
         let mut page = Vec::new();
         let members: Vec<_> = {
@@ -285,8 +290,9 @@ impl Cluster {
         Ok((page, false))
     }
 
-    /// Waits until every node of the roster has been heard once, at most `wait`. For those who start with one node.
-    pub async fn heard(&self, wait: Duration) -> bool {
+    /// Waits until every node in the roster has reported once, for at most `wait`. For setups with a single
+    /// node.
+    pub async fn all_reported(&self, wait: Duration) -> bool {
         let complete = async {
             loop {
                 let members = self.members();

@@ -1,4 +1,4 @@
-//! Without Kubernetes: the nodes from a file, and a lock file between the controllers of one host.
+//! Without Kubernetes: the nodes come from a file, and a lock file elects one of the controllers on a host.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
@@ -13,9 +13,9 @@ use serde::Deserialize;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::surroundings::{Election, Endpoint, Roster, RosterSource};
+use crate::environment::{Election, Endpoint, Roster, RosterSource};
 
-/// How often the file of agents is looked at for a change.
+/// How often the list of agents is checked for changes.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
@@ -40,33 +40,35 @@ struct Agent {
 /// ```
 ///
 /// # Errors
-/// `InvalidRequest`, naming the file and what is wrong in it.
+/// `InvalidRequest`, naming the file and what is wrong with it.
 pub fn read_agents(path: &Path) -> Result<Roster> {
-    let wrong = |what: String| Error::invalid(format!("the list of agents {}: {what}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let wrong = |what: String| Error::invalid(format!("list of agents {}: {what}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot read it: {error}")))?;
     let options = serde_saphyr::options! { strict_booleans: true };
     let file: Agents = serde_saphyr::from_str_with_options(&text, options)
         .map_err(|error| wrong(error.without_snippet().to_string()))?;
     let mut roster = Roster::new();
     for Agent { node, address } in file.agents {
         if node.is_empty() || node.len() > MAX_NODE {
-            return Err(wrong(format!("{node:?} cannot be a node's name: give 1 to {MAX_NODE} bytes")));
+            return Err(wrong(format!("{node:?} is not a valid node name: use 1 to {MAX_NODE} bytes")));
         }
         if address.parse::<SocketAddr>().is_err() {
-            return Err(wrong(format!("the address of node {node} is {address:?}: write an IP address with a port")));
+            return Err(wrong(format!(
+                "node {node} has the invalid address {address:?}: use an IP address with a port"
+            )));
         }
         if roster.insert(node.clone(), Endpoint { address, pod_uid: String::new() }).is_some() {
-            return Err(wrong(format!("node {node} stands in it twice")));
+            return Err(wrong(format!("node {node} is listed twice")));
         }
     }
     Ok(roster)
 }
 
-/// The roster of a file, read again when the file changes, until `stop`. A change that cannot be read is logged, and the
-/// nodes stay as they were.
+/// The roster from a file, read again whenever the file changes, until `stop`. If the changed file is
+/// invalid, the error is logged and the roster stays unchanged.
 ///
 /// # Errors
-/// As [`read_agents`], for the first reading.
+/// Like [`read_agents`], for the first read.
 pub fn follow_agents(path: &Path, stop: CancellationToken) -> Result<RosterSource> {
     let first = read_agents(path)?;
     let (sender, source) = watch::channel(Some(Arc::new(first)));
@@ -79,27 +81,27 @@ pub fn follow_agents(path: &Path, stop: CancellationToken) -> Result<RosterSourc
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             let (looked_at, before) = (path.clone(), last.clone());
-            // The file may lie on a disk that does not answer.
+            // The file may be on a disk that does not respond.
             let look = tokio::task::spawn_blocking(move || changed(&looked_at, before));
             let Ok(Some((now, read))) = look.await else { continue };
             last = now;
             match read {
                 Ok(roster) => drop(sender.send_replace(Some(Arc::new(roster)))),
-                Err(error) => tracing::error!(%error, "the nodes stay as they were"),
+                Err(error) => tracing::error!(%error, "invalid list of agents; the nodes stay unchanged"),
             }
         }
     });
     Ok(source)
 }
 
-/// What the file of agents holds now, and what it says, if that is not what it held `before`.
+/// The content of the list of agents and the roster parsed from it, if the content differs from `before`.
 fn changed(path: &Path, before: Option<Vec<u8>>) -> Option<(Option<Vec<u8>>, Result<Roster>)> {
     let now = std::fs::read(path).ok();
     (now != before).then(|| (now, read_agents(path)))
 }
 
-/// The right to choose, between the controllers of one host: whoever locks the file has it until it ends. The file counts
-/// the holders.
+/// An election between the controllers on one host: the process that locks the file is elected until it
+/// exits. The file contains the number of the term.
 #[derive(Debug)]
 pub struct FileElection {
     path: PathBuf,
@@ -107,22 +109,22 @@ pub struct FileElection {
 }
 
 impl FileElection {
-    /// An election by the lock file at `path`, which is made where it is missing.
+    /// An election with the lock file at `path`, which is created if it is missing.
     #[must_use]
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), held: Mutex::default() }
     }
 
-    /// Locks the file and counts this holder in it.
+    /// Locks the file and increments the term in it.
     fn take(path: &Path) -> Result<(Flock<File>, u64)> {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
-            Error::host(format!("the lock file {} cannot be {what}: {error}", path.display()))
+            Error::host(format!("lock file {} cannot be {what}: {error}", path.display()))
         };
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.map_err(|error| failed("opened", &error))?;
         let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
             nix::errno::Errno::EWOULDBLOCK => Error::unavailable(
-                "another controller of this host decides on requests that leave a choice of node: ask that one, or retry",
+                "another controller on this host is elected to select nodes: call that one, or retry",
             ),
             errno => failed("locked", &errno),
         })?;
@@ -149,8 +151,8 @@ impl Election for FileElection {
             return Ok(*term);
         }
         let path = self.path.clone();
-        // The term is flushed to a disk, which may take its time. Where the caller gives up meanwhile, the lock that was taken
-        // goes with the answer.
+        // The term is flushed to a disk, which may take some time. If the caller gives up meanwhile, dropping
+        // the result releases the lock.
         let taken = tokio::task::spawn_blocking(move || Self::take(&path)).await;
         let (lock, term) =
             taken.map_err(|error| Error::host(format!("locking {}: {error}", self.path.display())))??;
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agents_are_read_and_mistakes_are_named() {
+    fn valid_agents_are_read_and_errors_name_the_mistake() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("agents.yaml");
         let read = |text: &str| {
@@ -177,7 +179,7 @@ mod tests {
             ("agents:\n  - {node: a, address: '10.0.0.1'}\n", "with a port"),
             ("agents:\n  - {node: a, address: '10.0.0.1:1'}\n  - {node: a, address: '10.0.0.2:1'}\n", "twice"),
             ("agents:\n  - {name: a}\n", "name"),
-            ("agents:\n  - {node: '', address: '10.0.0.1:1'}\n", "node's name"),
+            ("agents:\n  - {node: '', address: '10.0.0.1:1'}\n", "node name"),
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(error.contains(named) && error.contains("agents.yaml"), "{error}");
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_holder_at_a_time_and_each_counts() {
+    async fn one_controller_is_elected_at_a_time_and_each_term_is_counted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("chooser");
         let (one, two) = (FileElection::new(&path), FileElection::new(&path));

@@ -1,4 +1,4 @@
-//! Volume health, from what the nodes have told: which volumes have a problem, and of what kind.
+//! Volume health, as reported by the nodes: which volumes have a problem, and which kind of problem.
 
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{Condition, Result, Volume};
@@ -11,10 +11,10 @@ pub(crate) fn of(volume: &Volume) -> csi::VolumeHealth {
     volume.condition.health(volume.id.to_string(), &volume.problem)
 }
 
-/// A page of the volumes that have a problem; the others are left out.
+/// A page of the volumes that have a problem; healthy volumes are omitted.
 ///
 /// # Errors
-/// As for [`Cluster::volumes`]; `BadPageToken` or `InvalidRequest` for what cannot be asked for.
+/// Like [`Cluster::volumes`]; `BadPageToken` or `InvalidRequest` for invalid arguments.
 pub(crate) fn list(
     cluster: &Cluster,
     max_entries: i32,

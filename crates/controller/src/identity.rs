@@ -1,4 +1,4 @@
-//! The CSI Identity service: who this driver is, and whether it is ready.
+//! The CSI Identity service: the driver's name and version, and whether it is ready.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use quarry_proto::csi::v1 as csi;
 use tonic::{Request, Response, Status};
 
-/// Answers what keeps the driver from serving, a line each; nothing means ready.
+/// Returns what keeps the driver from serving, one line each; empty if it is ready.
 pub type Readiness = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<String>> + Send>> + Send + Sync>;
 
 /// The CSI Identity service.
@@ -18,7 +18,7 @@ pub struct IdentityService {
 }
 
 impl IdentityService {
-    /// The service of the driver named `driver`.
+    /// The service of the driver with the name `driver`.
     #[must_use]
     pub fn new(driver: impl Into<String>, readiness: Readiness) -> Self {
         Self { driver: driver.into(), readiness }
@@ -52,8 +52,9 @@ impl csi::identity_server::Identity for IdentityService {
         Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))
     }
 
-    /// Ready means: the tools are there and at least one pool can be read, or, of a controller, that it knows the nodes.
-    /// Sidecars wait for it at their start: what is not ready yet is no error, at which they would end.
+    /// A node is ready if the tools are installed and at least one pool can be read; a controller is ready if
+    /// it has listed the nodes. Sidecars wait for this at startup: not being ready yet is not an error,
+    /// because sidecars exit on errors.
     async fn probe(&self, _request: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
         let problems = (self.readiness)().await;
         if !problems.is_empty() {
@@ -69,7 +70,7 @@ mod tests {
     use quarry_proto::csi::v1::identity_server::Identity as _;
 
     #[tokio::test]
-    async fn what_is_not_ready_yet_is_no_error() {
+    async fn not_being_ready_yet_is_not_an_error() {
         for (problems, ready) in [(Vec::new(), true), (vec!["the nodes are not known yet".to_owned()], false)] {
             let readiness: Readiness = Arc::new(move || {
                 let problems = problems.clone();

@@ -1,10 +1,12 @@
-//! CSI Controller: knows the nodes and what they have, and passes on to each what is its own.
+//! CSI Controller: knows the nodes and their storage, and forwards each request to the right node.
 //!
-//! [`Cluster`] follows the nodes that a roster names: one [`member`] each, with its connection and a [`memory`] of its
-//! pools and volumes. [`ControllerService`] speaks CSI: it reads and checks requests, finds the node ([`placement`]), and
-//! asks its agent. Nothing is stored here: what is on the nodes' disks is all there is.
+//! [`Cluster`] follows the nodes in a roster. Each node has a [`member`] with a connection and a [`memory`]
+//! of its pools and volumes. [`ControllerService`] serves CSI: it parses and validates requests, selects the
+//! node ([`placement`]) and calls its agent. The controller stores nothing: the disks of the nodes hold the
+//! whole state.
 
 mod cluster;
+mod environment;
 mod files;
 mod health;
 mod identity;
@@ -15,13 +17,12 @@ mod orphans;
 mod paging;
 mod placement;
 mod service;
-mod surroundings;
 mod view;
 
 pub use cluster::{Cluster, Parts};
+pub use environment::{AlwaysElected, Claims, Election, Endpoint, Fate, NoKubernetes, Nodes, Roster, RosterSource};
 pub use files::{FileElection, follow_agents, read_agents};
 pub use identity::{IdentityService, Readiness};
 pub use member::Timing;
 pub use service::ControllerService;
-pub use surroundings::{Alone, Claims, Election, Endpoint, Fate, NoKubernetes, Nodes, Roster, RosterSource};
 pub use view::{Finding, Level, ViewService};

@@ -1,7 +1,7 @@
-//! One node of the cluster: the connection to its agent, and what is remembered of it.
+//! One node of the cluster: the connection to its agent, and what the controller remembers about it.
 //!
-//! There is one connection per node. A task makes it, follows the node's updates, and makes it again when it is lost; a call
-//! uses it if it is there, and is told at once if it is not.
+//! There is one connection per node. A task opens it, follows the node's updates, and opens it again when it
+//! is lost. A call uses the connection if there is one, and fails immediately if there is none.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,19 +13,19 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::environment::Endpoint;
 use crate::memory::Memory;
-use crate::surroundings::Endpoint;
 
-/// How connections are made and kept.
+/// When connections are opened, retried and replaced.
 #[derive(Clone, Debug)]
 pub struct Timing {
-    /// The wait before the second attempt; doubled for each further one.
+    /// The delay before the second attempt; doubled for each further attempt.
     pub first_retry: Duration,
-    /// The longest wait between two attempts.
+    /// The longest delay between two attempts.
     pub last_retry: Duration,
-    /// How long a node may take from a connection to its full state.
+    /// The timeout from opening a connection to receiving the node's full state.
     pub full_state: Duration,
-    /// The age at which a connection is replaced by a new one, with the certificates of the day.
+    /// The age at which a connection is replaced by a new one, which uses the current certificates.
     pub age: Duration,
 }
 
@@ -43,14 +43,14 @@ impl Default for Timing {
 /// Whether a node can be reached.
 #[derive(Clone, Debug)]
 pub(crate) enum Link {
-    /// It answers.
+    /// The node is connected.
     Up {
         agent: Arc<dyn Agent>,
-        /// The run of the agent.
+        /// The ID of the agent's run.
         instance: String,
         since: Instant,
     },
-    /// It does not, and why.
+    /// The node is not connected, and why.
     Down { cause: Unreachable, why: String, since: Instant },
 }
 
@@ -63,7 +63,7 @@ pub(crate) struct Member {
     counts: Counts,
 }
 
-/// What has happened to a node's connection since the start.
+/// Connection counters since the start.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) connected: std::sync::atomic::AtomicU64,
@@ -72,7 +72,7 @@ pub(crate) struct Counts {
 
 impl Member {
     pub(crate) fn new(name: &str) -> Self {
-        let (cause, why) = (Unreachable::Starting, "no connection has been made yet".to_owned());
+        let (cause, why) = (Unreachable::Starting, "the controller has not connected yet".to_owned());
         Self {
             name: name.to_owned(),
             link: Mutex::new(Link::Down { cause, why, since: Instant::now() }),
@@ -97,17 +97,17 @@ impl Member {
         &self.counts
     }
 
-    /// The agent, if it can be reached now, and its run.
+    /// The agent, if it is connected, and the ID of its run.
     ///
     /// # Errors
-    /// `Unavailable`, saying why and for how long.
+    /// `Unavailable`, with the cause and the duration.
     pub(crate) fn agent(&self) -> Result<(Arc<dyn Agent>, String)> {
         match &*self.lock_link() {
             Link::Up { agent, instance, .. } => Ok((Arc::clone(agent), instance.clone())),
             Link::Down { cause, why, since } => Err(Error::unreachable(
                 *cause,
                 format!(
-                    "node {} cannot be reached, for {} s now: {why}; is its plugin pod running? The call may be repeated",
+                    "node {} has been unreachable for {} s: {why}; check that its plugin pod is running, then retry",
                     self.name,
                     since.elapsed().as_secs()
                 ),
@@ -115,43 +115,43 @@ impl Member {
         }
     }
 
-    /// For how long it cannot be reached; `None` if it can.
-    pub(crate) fn away(&self) -> Option<Duration> {
+    /// How long the node has been unreachable; `None` if it is connected.
+    pub(crate) fn down_for(&self) -> Option<Duration> {
         match &*self.lock_link() {
             Link::Up { .. } => None,
             Link::Down { since, .. } => Some(since.elapsed()),
         }
     }
 
-    /// A reply of the agent's run `instance` told of a change.
+    /// Applies the change in a reply of the agent's run `instance`.
     pub(crate) fn reply(&self, instance: &str, change: Change) {
         self.memory().reply(instance, change);
     }
 
-    /// The node is not to be reached, for this reason.
+    /// Marks the node as unreachable, with the cause.
     pub(crate) fn down(&self, cause: Unreachable, why: String) {
         let mut link = self.lock_link();
         let since = match &*link {
             Link::Up { .. } => {
-                tracing::warn!(node = self.name, why, "the connection to the node is lost");
+                tracing::warn!(node = self.name, why, "lost the connection to the node");
                 Instant::now()
             }
             Link::Down { since, .. } => *since,
         };
         *link = Link::Down { cause, why, since };
         drop(link);
-        self.memory().silence();
+        self.memory().disconnect();
     }
 
     fn up(&self, agent: Arc<dyn Agent>, instance: String) {
         let mut link = self.lock_link();
         if let Link::Down { since, .. } = &*link {
-            tracing::info!(node = self.name, after_seconds = since.elapsed().as_secs(), "the node is connected");
+            tracing::info!(node = self.name, after_seconds = since.elapsed().as_secs(), "connected to the node");
         }
         *link = Link::Up { agent, instance, since: Instant::now() };
     }
 
-    /// Keeps the connection until `stop`. `dialing` bounds how many are made at once.
+    /// Keeps the connection open until `stop`. `dialing` limits how many connections are opened at once.
     pub(crate) async fn follow(
         self: Arc<Self>,
         dial: Arc<dyn Dial>,
@@ -173,12 +173,12 @@ impl Member {
             };
             let Err(error) = ended else { continue };
             self.counts.failed.fetch_add(1, Relaxed);
-            tracing::debug!(node = self.name, endpoint = endpoint.address, %error, "no connection");
+            tracing::debug!(node = self.name, endpoint = endpoint.address, %error, "connecting failed");
             self.down(error.unreachable.unwrap_or(Unreachable::Other), error.message);
             if self.counts.connected.load(Relaxed) > connected {
                 wait = timing.first_retry;
             }
-            // Any part of the wait: nodes that were lost together do not come back at the same instant.
+            // Jitter: nodes that were lost together must not all reconnect at the same instant.
             let jittered = wait.mul_f64(0.5 + fastrand::f64() / 2.0);
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -188,7 +188,7 @@ impl Member {
         }
     }
 
-    /// One connection from its making to its end: `Ok` when it is old and to be replaced.
+    /// One connection from start to end: `Ok` when it has reached its maximum age and must be replaced.
     async fn session(&self, dial: &dyn Dial, endpoint: &Endpoint, timing: &Timing, dialing: &Semaphore) -> Result<()> {
         use std::sync::atomic::Ordering::Relaxed;
 
@@ -206,7 +206,7 @@ impl Member {
         let opened = tokio::time::timeout(timing.full_state, opening).await;
         drop(slot);
         let (agent, mut updates, greeting, full_state) = opened.unwrap_or_else(|_| {
-            let why = format!("{} did not answer within {:?}", endpoint.address, timing.full_state);
+            let why = format!("{} did not respond within {:?}", endpoint.address, timing.full_state);
             Err(Error::unreachable(Unreachable::NoAnswer, why))
         })?;
         let instance = greeting.instance.clone();
@@ -220,8 +220,8 @@ impl Member {
             tokio::select! {
                 () = &mut old => return Ok(()),
                 one = next(&mut updates) => match one? {
-                    Update::Change(change) => self.memory().updates(change),
-                    // The node has told so much that it begins anew.
+                    Update::Change(change) => self.memory().update(change),
+                    // The node sends its full state again, for example because too many changes were pending.
                     Update::FullState(full_state) => {
                         let mut memory = self.memory();
                         if let Some(greeting) = memory.greeting().cloned() {
@@ -234,7 +234,7 @@ impl Member {
         }
     }
 
-    /// Who answers, checked: addresses are given to others.
+    /// Reads the greeting and checks that the right node answered: addresses are reused.
     async fn greeting(&self, updates: &mut UpdateStream, endpoint: &Endpoint) -> Result<Greeting> {
         let greeting = match next(updates).await? {
             Update::Greeting(greeting) => greeting,
@@ -243,17 +243,14 @@ impl Member {
         if greeting.node != self.name {
             return Err(Error::unreachable(
                 Unreachable::OtherNode,
-                format!("{} is now the address of node {}, not of {}", endpoint.address, greeting.node, self.name),
+                format!("{} is now the address of node {}, not of node {}", endpoint.address, greeting.node, self.name),
             ));
         }
-        let told = |uid: &str| !uid.is_empty();
-        if told(&endpoint.pod_uid) && told(&greeting.pod_uid) && endpoint.pod_uid != greeting.pod_uid {
+        let known = |uid: &str| !uid.is_empty();
+        if known(&endpoint.pod_uid) && known(&greeting.pod_uid) && endpoint.pod_uid != greeting.pod_uid {
             return Err(Error::unreachable(
                 Unreachable::OtherNode,
-                format!(
-                    "pod {} answers at {}, where pod {} was expected",
-                    greeting.pod_uid, endpoint.address, endpoint.pod_uid
-                ),
+                format!("pod {} answered at {}; expected pod {}", greeting.pod_uid, endpoint.address, endpoint.pod_uid),
             ));
         }
         Ok(greeting)
@@ -265,17 +262,17 @@ async fn next(updates: &mut UpdateStream) -> Result<Update> {
         Some(one) => one,
         None => Err(Error::unreachable(
             Unreachable::Ended,
-            "the node has ended its stream of updates: it is being stopped or restarted",
+            "the node closed its stream of updates: it is stopping or restarting",
         )),
     }
 }
 
 fn protocol(unexpected: &Update) -> Error {
     let what = match unexpected {
-        Update::Greeting(_) => "greeted twice",
+        Update::Greeting(_) => "sent its greeting twice",
         Update::FullState(_) => "sent its full state before its greeting",
         Update::Change(_) => "sent a change before its full state",
     };
-    let why = format!("the node {what}: are versions of Quarry more than one minor version apart at work?");
+    let why = format!("the node {what}: bring nodes and controller to the same version of Quarry");
     Error::unreachable(Unreachable::Protocol, why)
 }

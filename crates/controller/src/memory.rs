@@ -1,7 +1,8 @@
-//! What the controller remembers of one node: the pools and volumes that its stream of updates told of.
+//! What the controller remembers about one node: the pools and volumes from its stream of updates.
 //!
-//! Nothing here decides anything: the node does. Memory answers GetCapacity and ListVolumes, and puts candidates in
-//! order. Replies to creations and deletions come ahead of the stream; whatever has the higher generation is newer.
+//! Memory is never authoritative: the node is. Memory answers GetCapacity and ListVolumes, and orders
+//! candidates. Replies to creations and deletions arrive ahead of the stream; the higher generation is the
+//! newer one.
 
 use std::borrow::Borrow;
 use std::cmp::Ordering;
@@ -11,19 +12,20 @@ use std::time::Duration;
 use quarry_volume::{Capacity, Change, Greeting, Parameters, PoolState, Volume, VolumeId};
 use tokio::time::Instant;
 
-/// For how long a node that cannot be heard is still believed to have the room that it had.
+/// How long a disconnected node is assumed to still have the free space that it last reported.
 const TRUSTED: Duration = Duration::from_secs(30);
-/// For how long after that nothing is said of its room: its plugin may be just restarting, and external-provisioner leaves the
-/// figures that it published as they are. A node that is away for longer has no room, so that pods go elsewhere.
+/// How long after that its free space is unknown: its plugin may be restarting, and external-provisioner
+/// leaves the published figures unchanged. After that, a disconnected node has no free space, so that pods go
+/// to other nodes.
 pub(crate) const RESTARTING: Duration = Duration::from_secs(120);
 
-/// A volume, in the order of its identifier.
+/// A volume, ordered by identifier.
 #[derive(Clone, Debug)]
 struct Known {
     volume: Volume,
-    /// When this was so, in the node's count.
+    /// The node's generation of this state.
     generation: u64,
-    /// Since when this controller knows of it.
+    /// When this controller first saw the volume.
     since: Instant,
 }
 
@@ -53,36 +55,37 @@ impl Ord for Known {
     }
 }
 
-/// What is known of one node.
+/// What is known about one node.
 #[derive(Debug)]
 pub(crate) struct Memory {
     greeting: Option<Greeting>,
     pools: BTreeMap<String, (u64, PoolState)>,
     volumes: BTreeSet<Known>,
-    /// Volumes that a reply said are gone, until the stream has caught up with it.
+    /// Volumes that a reply reported as deleted, until the stream has caught up with the reply.
     gone: HashMap<VolumeId, u64>,
-    /// The generation up to which the stream has told everything.
-    told: u64,
-    /// Since when the node is not heard; `None` while it is.
-    silent: Option<Instant>,
+    /// The generation up to which the stream is complete.
+    stream_generation: u64,
+    /// When the node was disconnected; `None` while it is connected.
+    disconnected: Option<Instant>,
 }
 
 impl Memory {
-    /// Nothing is known yet, and the node is not heard.
+    /// Nothing is known yet, and the node is not connected.
     pub(crate) fn new() -> Self {
         Self {
             greeting: None,
             pools: BTreeMap::new(),
             volumes: BTreeSet::new(),
             gone: HashMap::new(),
-            told: 0,
-            silent: Some(Instant::now()),
+            stream_generation: 0,
+            disconnected: Some(Instant::now()),
         }
     }
 
-    /// A full state opens a stream.
+    /// Replaces what is known with the full state that opens a stream.
     pub(crate) fn full_state(&mut self, greeting: Greeting, full_state: Change) {
-        // Another run of the agent counts anew; replies of the run before say nothing against this one.
+        // A new run of the agent starts counting again, so replies of the previous run say nothing about this
+        // one.
         let same = self.greeting.as_ref().is_some_and(|before| before.instance == greeting.instance);
         let since: BTreeMap<VolumeId, Instant> =
             self.volumes.iter().map(|known| (known.volume.id.clone(), known.since)).collect();
@@ -97,20 +100,20 @@ impl Memory {
             self.gone.clear();
         }
         self.greeting = Some(greeting);
-        self.silent = None;
-        self.told = full_state.generation;
+        self.disconnected = None;
+        self.stream_generation = full_state.generation;
         self.merge(full_state, &since);
     }
 
-    /// The stream tells of a change.
-    pub(crate) fn updates(&mut self, change: Change) {
-        self.told = self.told.max(change.generation);
+    /// Applies a change from the stream.
+    pub(crate) fn update(&mut self, change: Change) {
+        self.stream_generation = self.stream_generation.max(change.generation);
         self.merge(change, &BTreeMap::new());
-        let told = self.told;
-        self.gone.retain(|_, of| *of > told);
+        let seen = self.stream_generation;
+        self.gone.retain(|_, of| *of > seen);
     }
 
-    /// A reply of the agent's run `instance` tells of its change.
+    /// Applies the change in a reply of the agent's run `instance`.
     pub(crate) fn reply(&mut self, instance: &str, change: Change) {
         if self.greeting.as_ref().is_some_and(|greeting| greeting.instance == instance) {
             self.merge(change, &BTreeMap::new());
@@ -142,18 +145,18 @@ impl Memory {
                 continue;
             }
             self.volumes.remove(&id);
-            if generation > self.told {
+            if generation > self.stream_generation {
                 self.gone.insert(id, generation);
             }
         }
     }
 
-    /// The node is not heard any more.
-    pub(crate) fn silence(&mut self) {
-        self.silent.get_or_insert_with(Instant::now);
+    /// The connection to the node is lost.
+    pub(crate) fn disconnect(&mut self) {
+        self.disconnected.get_or_insert_with(Instant::now);
     }
 
-    /// Who the node said it is.
+    /// The greeting of the node's agent.
     pub(crate) fn greeting(&self) -> Option<&Greeting> {
         self.greeting.as_ref()
     }
@@ -163,7 +166,7 @@ impl Memory {
         self.pools.values().map(|(_, pool)| pool)
     }
 
-    /// Its volumes after `after`, in the order of their identifiers.
+    /// Its volumes after `after`, ordered by identifier.
     pub(crate) fn volumes(&self, after: Option<&VolumeId>) -> impl Iterator<Item = &Volume> {
         use std::ops::Bound::{Excluded, Unbounded};
 
@@ -176,7 +179,7 @@ impl Memory {
         self.volumes.iter().filter(move |known| known.since.elapsed() >= age).map(|known| &known.volume)
     }
 
-    /// As [`Memory::volumes`], each with how long this controller has known of it.
+    /// Like [`Memory::volumes`], each with how long this controller has known it.
     pub(crate) fn aged(&self, after: Option<&VolumeId>) -> impl Iterator<Item = (&Volume, Duration)> {
         use std::ops::Bound::{Excluded, Unbounded};
 
@@ -184,21 +187,22 @@ impl Memory {
         self.volumes.range::<VolumeId, _>((start, Unbounded)).map(|known| (&known.volume, known.since.elapsed()))
     }
 
-    /// How many volumes it has.
+    /// The number of volumes.
     pub(crate) fn count(&self) -> usize {
         self.volumes.len()
     }
 
-    /// What the named pool (all pools, when none is named) can give; nothing when the node has not been heard for minutes.
-    /// `None` if that is not known: nothing was heard yet, or not any more for [`TRUSTED`] and not yet for [`RESTARTING`].
+    /// What the named pool (or all pools, if `parameters` names none) can allocate; nothing if the node has
+    /// been disconnected for minutes. `None` if that is not known: the node has not reported yet, or it has
+    /// been disconnected for longer than [`TRUSTED`] but not yet for [`RESTARTING`].
     pub(crate) fn capacity(&self, parameters: &Parameters) -> Option<Capacity> {
-        match self.silent.map(|since| since.elapsed()) {
-            Some(silent) if silent > RESTARTING => return Some(Capacity::default()),
-            Some(silent) if silent > TRUSTED => return None,
+        match self.disconnected.map(|since| since.elapsed()) {
+            Some(length) if length > RESTARTING => return Some(Capacity::default()),
+            Some(length) if length > TRUSTED => return None,
             _ => self.greeting.as_ref()?,
         };
         let named = |pool: &&PoolState| parameters.pool.as_ref().is_none_or(|name| pool.name == *name);
-        // Only whole disks are wiped.
+        // Only whole disks can be wiped.
         let wipes = |pool: &&PoolState| parameters.wipe.is_none() || pool.space.whole;
         let asked = self.pools().filter(named).filter(wipes);
         Some(asked.fold(Capacity::default(), |sum, pool| sum.and(pool.space.capacity(&parameters.layout))))
@@ -257,27 +261,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reply_ahead_of_the_stream_is_not_taken_back_by_older_news() {
+    async fn a_reply_ahead_of_the_stream_is_not_undone_by_an_older_update() {
         let mut memory = Memory::new();
         memory.full_state(greeting("1"), change(10, 100, &[("a", 1)], &[]));
         memory.reply("1", change(12, 80, &[("b", 1)], &[]));
         memory.reply("1", change(13, 90, &[], &["a"]));
         assert_eq!((names(&memory), free(&memory)), (vec!["b"], 90));
-        memory.updates(change(11, 70, &[("a", 2)], &[]));
+        memory.update(change(11, 70, &[("a", 2)], &[]));
         assert_eq!((names(&memory), free(&memory)), (vec!["b"], 90));
-        memory.updates(change(14, 95, &[("a", 3)], &["b"]));
+        memory.update(change(14, 95, &[("a", 3)], &["b"]));
         assert_eq!((names(&memory), free(&memory)), (vec!["a"], 95));
         assert!(memory.gone.is_empty());
     }
 
     #[tokio::test]
-    async fn a_new_picture_replaces_all_but_what_is_newer() {
+    async fn a_full_state_replaces_everything_but_newer_replies() {
         let mut memory = Memory::new();
         memory.full_state(greeting("1"), change(10, 100, &[("a", 1), ("c", 1)], &[]));
         memory.reply("1", change(15, 80, &[("b", 1)], &["c"]));
         memory.full_state(greeting("1"), change(12, 100, &[("c", 1)], &[]));
         assert_eq!((names(&memory), free(&memory)), (vec!["b"], 80));
-        // After a restart of the agent its count is another one.
+        // After a restart, the agent counts from the beginning.
         memory.full_state(greeting("2"), change(3, 60, &[("d", 1)], &[]));
         assert_eq!((names(&memory), free(&memory)), (vec!["d"], 60));
         memory.reply("1", change(99, 1, &[("z", 1)], &[]));
@@ -297,28 +301,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_node_loses_its_room_after_a_while() {
+    async fn a_disconnected_node_has_no_free_space_after_a_while() {
         let mut memory = Memory::new();
         assert_eq!(memory.capacity(&class(None)), None);
         memory.full_state(greeting("1"), change(1, 100, &[("a", 1)], &[]));
-        memory.silence();
+        memory.disconnect();
         tokio::time::advance(Duration::from_secs(29)).await;
         assert_eq!(free(&memory), 100);
-        // It may be restarting: an error leaves the figures that were published.
+        // It may be restarting: an error leaves the published figures unchanged.
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(memory.capacity(&class(None)), None);
         tokio::time::advance(RESTARTING - Duration::from_secs(32)).await;
         assert_eq!(memory.capacity(&class(None)), None);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(free(&memory), 0);
-        // Its volumes are not forgotten.
+        // Its volumes are still known.
         assert_eq!(names(&memory), ["a"]);
         memory.full_state(greeting("1"), change(2, 70, &[("a", 1)], &[]));
         assert_eq!(free(&memory), 70);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_node_that_was_never_heard_has_no_room_after_a_while() {
+    async fn a_node_that_never_connected_has_no_free_space_after_a_while() {
         let memory = Memory::new();
         tokio::time::advance(RESTARTING - Duration::from_secs(1)).await;
         assert_eq!(memory.capacity(&class(None)), None);

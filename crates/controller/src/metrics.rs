@@ -1,4 +1,4 @@
-//! What the controller counts of itself, besides its calls.
+//! The controller's own counters, besides its calls.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -8,7 +8,7 @@ use quarry_volume::{Reason, Result};
 use crate::cluster::Cluster;
 use crate::member::Link;
 
-/// How placements of new volumes ended.
+/// Results of placing new volumes.
 #[derive(Debug, Default)]
 pub(crate) struct Placements {
     placed: AtomicU64,
@@ -47,7 +47,7 @@ fn count(number: usize) -> Sample {
 }
 
 impl Cluster {
-    /// Registers what this cluster knows of itself.
+    /// Registers the metrics of this cluster.
     pub fn register(&self, metrics: &Metrics) {
         let cluster = self.clone();
         metrics.gauge("nodes", "Nodes, by whether their agent can be reached", move || {
@@ -56,7 +56,7 @@ impl Cluster {
             vec![count(up).label("state", "up"), count(members.len() - up).label("state", "down")]
         });
         let cluster = self.clone();
-        metrics.counter("connections", "Connections to nodes, by how the attempt ended", move || {
+        metrics.counter("connections", "Connection attempts to nodes, by result", move || {
             let sum = |of: fn(&crate::member::Counts) -> &AtomicU64| {
                 Sample::count(cluster.members().iter().map(|member| of(member.counts()).load(Relaxed)).sum())
             };
@@ -66,12 +66,12 @@ impl Cluster {
             ]
         });
         let cluster = self.clone();
-        metrics.counter("placements", "New volumes asked for, by how it ended", move || {
+        metrics.counter("placements", "Requests for new volumes, by result", move || {
             let placements = cluster.inner.placements.all();
             placements.map(|(result, count)| Sample::count(count).label("result", result)).to_vec()
         });
         let cluster = self.clone();
-        metrics.gauge("volumes", "Volumes that the nodes told of", move || {
+        metrics.gauge("volumes", "Volumes that the nodes reported", move || {
             vec![count(cluster.members().iter().map(|member| member.memory().count()).sum())]
         });
         let cluster = self.clone();

@@ -1,8 +1,8 @@
-//! Volumes that nobody wants: no PersistentVolume names them.
+//! Orphans: volumes that no PersistentVolume references.
 //!
-//! They come from a node that was given up and returned, from a PersistentVolume that was removed by hand with its
-//! finalizer, or from a cluster that was built anew over old disks. They may be somebody's only copy, so they are listed,
-//! and nothing else.
+//! Causes: a node that was given up returned, a PersistentVolume was removed by hand together with its
+//! finalizer, or a cluster was rebuilt over old disks. An orphan may be the only copy of someone's data, so
+//! Quarry lists orphans and does nothing else.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use quarry_volume::{Volume, VolumeId};
 use crate::cluster::Cluster;
 use crate::member::Member;
 
-/// A volume is made before its PersistentVolume: a young one is not yet an orphan.
+/// A volume is created before its PersistentVolume: a young volume is not an orphan yet.
 pub(crate) const AGE: Duration = Duration::from_secs(5 * 60);
 
 impl Cluster {
-    /// Up to `most` orphans after `after`, in the order of node and identifier, and whether there are more. `None`: which
-    /// volumes are wanted is not known (yet).
+    /// Up to `most` orphans after `after`, ordered by node and identifier, and whether there are more. `None`
+    /// if the PersistentVolumes are not known (yet).
     #[must_use]
     pub fn orphans(&self, after: Option<&VolumeId>, most: usize) -> Option<(Vec<Volume>, bool)> {
         let wanted = self.inner.claims.handles()?;
@@ -38,7 +38,7 @@ impl Cluster {
         Some((page, false))
     }
 
-    /// How many orphans there are; `None` as above.
+    /// The number of orphans; `None` as above.
     pub(crate) fn count_orphans(&self) -> Option<usize> {
         let wanted = self.inner.claims.handles()?;
         let of_member = |member: &Member| {

@@ -1,30 +1,30 @@
 //! Paging of ListVolumes.
 //!
-//! A token names the volume after which the next page begins, so that volumes which come and go between two pages
-//! neither repeat nor hide others.
+//! A token names the last volume of the previous page, so that volumes that are created or deleted between
+//! two pages neither repeat nor hide others.
 
 use quarry_volume::{Error, Reason, Result, VolumeId};
 
 const PREFIX: &str = "after:";
-/// The most volumes of one page. An entry has about 350 bytes where every name in it is as long as it may be, and a client
-/// of gRPC takes 4 MiB at most unless it was told otherwise.
+/// The most volumes per page. An entry has about 350 bytes if every name in it has its maximum length, and a
+/// gRPC client accepts 4 MiB by default.
 pub(crate) const PAGE: usize = 5000;
 
-/// The volume after which a page begins; `None`: it is the first page.
+/// The volume after which the page begins; `None` for the first page.
 ///
 /// # Errors
-/// `BadPageToken` for a token that is not ours.
+/// `BadPageToken` for a token that this driver did not issue.
 pub(crate) fn after(token: &str) -> Result<Option<VolumeId>> {
     if token.is_empty() {
         return Ok(None);
     }
     let id = token.strip_prefix(PREFIX).and_then(|id| id.parse().ok()).ok_or_else(|| {
-        Error::new(Reason::BadPageToken, "starting_token was not made by this driver: start again without one")
+        Error::new(Reason::BadPageToken, "starting_token was not issued by this driver: start again without a token")
     })?;
     Ok(Some(id))
 }
 
-/// How many volumes a page may have: as many as are asked for, and no more than [`PAGE`]. 0 leaves it to us.
+/// The size of a page: as requested, but at most [`PAGE`]. 0 selects [`PAGE`].
 ///
 /// # Errors
 /// `InvalidRequest` for a negative number.
@@ -32,11 +32,11 @@ pub(crate) fn most(max_entries: i32) -> Result<usize> {
     match usize::try_from(max_entries) {
         Ok(0) => Ok(PAGE),
         Ok(most) => Ok(most.min(PAGE)),
-        Err(_) => Err(Error::invalid(format!("max_entries is {max_entries}: it cannot be negative"))),
+        Err(_) => Err(Error::invalid(format!("max_entries is {max_entries}; it must not be negative"))),
     }
 }
 
-/// The token of the page after the one that ends with `last`.
+/// The token of the page that follows the one ending with `last`.
 pub(crate) fn token(last: &VolumeId) -> String {
     format!("{PREFIX}{last}")
 }
@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_largest_page_is_a_message_that_every_client_takes() {
+    fn the_largest_page_fits_the_default_message_limit_of_clients() {
         let long = |length: usize| "x".repeat(length);
         let segments = [(long(63 + 63), long(63))].into();
         let volume = csi::Volume {
@@ -61,7 +61,7 @@ mod tests {
         };
         let entry = csi::list_volumes_response::Entry { volume: Some(volume), status: None };
         let page = csi::ListVolumesResponse { entries: vec![entry; PAGE], next_token: long(128) };
-        // What grpc-go and tonic take unless told otherwise.
+        // The default limit of grpc-go and tonic.
         assert!(page.encoded_len() < 4 << 20, "{} bytes", page.encoded_len());
     }
 
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_not_ours_is_refused() {
+    fn a_foreign_token_is_rejected() {
         for token in ["x", "after:", "after:../x", "before:v1:aaaaaaaaaa:n:v"] {
             assert_eq!(after(token).unwrap_err().reason, Reason::BadPageToken, "{token:?}");
         }

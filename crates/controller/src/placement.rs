@@ -1,8 +1,9 @@
 //! Where a new volume goes.
 //!
-//! A request that admits one node is that node's: it serialises what is asked of it, so any controller may pass it on. A
-//! request that leaves a choice is decided by one controller at a time, which first asks every candidate whether the
-//! name exists there: a retry must find what an earlier attempt made, wherever that was.
+//! A request that permits one node is forwarded to that node. The node serialises its requests, so any
+//! controller may forward one. A request that permits several nodes is handled by the elected controller
+//! only, which first asks every candidate whether the name exists there: a retry must find the volume of an
+//! earlier attempt, on whichever node it was created.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,38 +15,39 @@ use quarry_volume::{Error, FencingToken, NameLookup, Reason, Result, Volume, Vol
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
-use crate::surroundings::Fate;
+use crate::environment::Fate;
 
-/// How many candidates are asked for a name at the same time.
+/// How many candidates are queried for a name at the same time.
 const ASKING: usize = 256;
-/// A node that does not answer may hold the volume that is asked for, and come back with it. It holds up the choice for
-/// this long; after that, what it may hold is an orphan on a dead node, listed when it returns.
+/// A node that does not respond may already hold the requested volume, and return with it. Quarry waits this
+/// long before it selects another node. After that, the volume on the dead node is an orphan, which is listed
+/// when the node returns.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
-/// How many candidates that seem to be full are asked all the same: what is known of them may be a moment old.
+/// How many candidates are tried although they seem to be full: the remembered free space may be stale.
 const FULL_ASKED: usize = 8;
-/// How many nodes a refusal names.
+/// How many nodes an error names.
 const NAMED: usize = 10;
 
-/// The nodes that a request admits.
+/// The nodes that a request permits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Candidates {
-    /// This one only.
+    /// Only this node.
     One(String),
-    /// Any of these, the first ones preferred.
+    /// Any of these nodes, in order of preference.
     Some(Vec<String>),
-    /// Any node; these first.
+    /// Any node, these first.
     Any(Vec<String>),
 }
 
-/// Reads the topology requirement of CreateVolume (CSI `TopologyRequirement`): what is preferred, in order, then the rest
-/// of what is requisite. `key` names nodes; a segment without it admits every node.
+/// Parses the topology requirement of CreateVolume (CSI `TopologyRequirement`): preferred topologies in
+/// order, then the rest of the requisite ones. `key` names nodes; a segment without it permits every node.
 pub(crate) fn candidates(requirement: Option<&csi::TopologyRequirement>, key: &str) -> Candidates {
     let nodes = |topologies: &[csi::Topology]| -> Vec<Option<String>> {
         topologies.iter().map(|topology| topology.segments.get(key).cloned()).collect()
     };
     let (requisite, preferred) =
         requirement.map_or_else(Default::default, |given| (nodes(&given.requisite), nodes(&given.preferred)));
-    // Preferred is a part of requisite where both are given.
+    // CSI: if both are given, preferred is a subset of requisite.
     let admitted = if requisite.is_empty() { &preferred } else { &requisite };
     let any = admitted.is_empty() || admitted.iter().any(Option::is_none);
     let mut ordered: Vec<String> = Vec::new();
@@ -61,10 +63,11 @@ pub(crate) fn candidates(requirement: Option<&csi::TopologyRequirement>, key: &s
     }
 }
 
-/// Makes a volume on one of the candidates, or finds the one that an earlier call made.
+/// Creates a volume on one of the candidates, or finds the one that an earlier call created.
 ///
 /// # Errors
-/// `NoSpace`, saying what is free on which node, if it fits on none; `Unavailable` if one that has to be asked cannot be.
+/// `NoSpace`, listing the free space per node, if it fits on none; `Unavailable` if a node that may hold it
+/// cannot be queried.
 pub(crate) async fn place(
     cluster: &Cluster,
     spec: VolumeSpec,
@@ -84,7 +87,7 @@ pub(crate) async fn place(
     result
 }
 
-/// Where there can be but one node, a request admits it or none.
+/// If there can be only one node, a request either permits it or fails.
 fn without_choice(cluster: &Cluster, candidates: Candidates) -> Result<Candidates> {
     let Some(only) = &cluster.inner.only else { return Ok(candidates) };
     let admitted = match &candidates {
@@ -96,7 +99,7 @@ fn without_choice(cluster: &Cluster, candidates: Candidates) -> Result<Candidate
         true => Ok(Candidates::One(only.clone())),
         false => Err(Error::new(
             Reason::NoSpace,
-            format!("none of the asked topology segments is node {only}, the only one here"),
+            format!("the requested topology does not include node {only}, the only node of this installation"),
         )),
     }
 }
@@ -107,17 +110,17 @@ async fn on_the_only(cluster: &Cluster, node: &str, spec: VolumeSpec, until: Ins
         Err(error) => match cluster.inner.nodes.fate(node).await {
             Fate::Gone => Err(Error::new(
                 Reason::NoSpace,
-                format!("volume {:?} cannot be made on node {node}, which is gone for good", spec.name),
+                format!("volume {:?} cannot be created on node {node}: the node is gone for good", spec.name),
             )),
             _ => Err(error.context(format_args!("creating volume {:?}", spec.name))),
         },
     }
 }
 
-/// Every node there is: `first`, then those with the most free.
+/// All nodes: `first`, then the others by free space, most first.
 fn everywhere(cluster: &Cluster, first: Vec<String>) -> Result<Vec<String>> {
     if !cluster.synced() {
-        return Err(Error::unavailable("the nodes have not been listed yet: retry"));
+        return Err(Error::unavailable("the controller has not listed the nodes yet: retry"));
     }
     let mut rest: Vec<(u64, String)> = cluster
         .members()
@@ -129,28 +132,25 @@ fn everywhere(cluster: &Cluster, first: Vec<String>) -> Result<Vec<String>> {
     let mut nodes: Vec<String> = first;
     nodes.extend(rest.into_iter().map(|(_, name)| name));
     if nodes.is_empty() {
-        return Err(Error::new(
-            Reason::NoSpace,
-            "there is no node with a plugin pod: does the DaemonSet run anywhere?",
-        ));
+        return Err(Error::new(Reason::NoSpace, "no node has a plugin pod: check the node plugin's DaemonSet"));
     }
     Ok(nodes)
 }
 
 async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: Instant) -> Result<Volume> {
     let fence = cluster.inner.election.fence().await?;
-    let answers = ask_all(cluster, &nodes, &spec.name, fence, until).await?;
-    // What an earlier attempt made is what is asked for; whether it fits this request, its node knows.
+    let answers = query_all(cluster, &nodes, &spec.name, fence, until).await?;
+    // A volume from an earlier attempt is the requested one; its node checks whether it matches this request.
     let holders: Vec<&String> =
         nodes.iter().filter(|node| answers.get(*node).is_some_and(|found| found.volume.is_some())).collect();
     if let [_, _, ..] = holders.as_slice() {
-        tracing::error!(volume = spec.name, ?holders, "several nodes hold a volume of this name: one is an orphan");
+        tracing::error!(volume = spec.name, ?holders, "several nodes hold this volume: all but one are orphans");
     }
     let token = |node: &String| answers.get(node).map(|found| FencingToken { fence, instance: found.instance.clone() });
     if let Some(node) = holders.first() {
         return create(cluster, node, spec, token(node), until).await;
     }
-    // Those that seem to have the room, then some of those that seem not to.
+    // Nodes that seem to have enough space, then some that do not seem to.
     let roomy = |node: &&String| {
         let room = cluster.capacity(Some(node), &spec.class).unwrap_or_default();
         room.largest >= spec.size.required.max(1)
@@ -160,7 +160,7 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
     let mut refusals = Vec::new();
     for node in fitting.into_iter().chain(full.into_iter().take(FULL_ASKED)) {
         if cluster.inner.election.fence().await? != fence {
-            return Err(Error::unavailable("another controller has begun to decide meanwhile: retry"));
+            return Err(Error::unavailable("another controller was elected meanwhile: retry"));
         }
         match create(cluster, node, spec.clone(), token(node), until).await {
             Err(error) if error.reason == Reason::NoSpace => refusals.push(error.message),
@@ -170,7 +170,7 @@ async fn choose(cluster: &Cluster, nodes: Vec<String>, spec: VolumeSpec, until: 
     Err(no_room(cluster, &spec, &nodes, &refusals))
 }
 
-/// A candidate's answer to come.
+/// The pending answer of a candidate.
 type Question<'a> = BoxFuture<'a, (&'a String, Result<NameLookup>)>;
 
 fn ask<'a>(cluster: &'a Cluster, node: &'a String, name: &'a str, fence: u64, until: Instant) -> Question<'a> {
@@ -183,9 +183,9 @@ fn ask<'a>(cluster: &'a Cluster, node: &'a String, name: &'a str, fence: u64, un
     })
 }
 
-/// Asks every candidate for the name. The answers of those that could be asked; one that could not be, and may hold the
-/// volume, is an error.
-async fn ask_all(
+/// Queries every candidate for the name and returns the answers. It is an error if a candidate cannot be
+/// queried but may hold the volume.
+async fn query_all(
     cluster: &Cluster,
     nodes: &[String],
     name: &str,
@@ -201,11 +201,11 @@ async fn ask_all(
             Err(error) if matches!(error.reason, Reason::Unavailable | Reason::TimedOut) => {
                 if may_return(cluster, node).await {
                     return Err(Error::unavailable(format!(
-                        "volume {name:?} may exist on node {node}, which cannot be asked: {}",
+                        "volume {name:?} may already exist on node {node}, which did not answer: {}",
                         error.message
                     )));
                 }
-                tracing::warn!(volume = name, node, why = error.message, "not asked for the name: it is away");
+                tracing::warn!(volume = name, node, why = error.message, "skipped: the node is unreachable");
             }
             Err(error) => return Err(error),
         }
@@ -213,14 +213,14 @@ async fn ask_all(
     Ok(answers)
 }
 
-/// Whether a node that does not answer is soon to be heard again.
+/// Whether an unreachable node is likely to return soon.
 async fn may_return(cluster: &Cluster, node: &str) -> bool {
     match cluster.inner.nodes.fate(node).await {
         Fate::Ready => true,
         Fate::NotReady(since) => since < PATIENCE,
         Fate::Gone => false,
-        // Nobody else can tell: then by how long we have not heard it.
-        Fate::Unknown => cluster.member(node).and_then(|member| member.away()).is_none_or(|away| away < PATIENCE),
+        // No other source knows: use how long this controller has been disconnected from the node.
+        Fate::Unknown => cluster.member(node).and_then(|member| member.down_for()).is_none_or(|away| away < PATIENCE),
     }
 }
 
@@ -232,7 +232,7 @@ async fn create(
     until: Instant,
 ) -> Result<Volume> {
     let (member, agent, instance) = cluster.agent(node)?;
-    // Whoever reads the refusal has not asked for the node by name: a scheduler did, or we have chosen it.
+    // The caller did not name the node: the scheduler or this controller selected it. So the error names it.
     let created = agent.create(spec, token, left(until)).await;
     let (volume, change) = created.map_err(|error| error.context(format_args!("node {node}")))?;
     member.reply(&instance, change);
@@ -243,23 +243,23 @@ fn left(until: Instant) -> Duration {
     until.saturating_duration_since(Instant::now())
 }
 
-/// Why no candidate has the room: what is asked, and what is free where.
+/// The error if no candidate has enough space: the request, and the free space per node.
 fn no_room(cluster: &Cluster, spec: &VolumeSpec, nodes: &[String], refusals: &[String]) -> Error {
     let free = |node: &String| match cluster.capacity(Some(node), &spec.class) {
         Ok(room) => format!("{node}: {} bytes", room.largest),
-        Err(_) => format!("{node}: not known"),
+        Err(_) => format!("{node}: unknown"),
     };
     let more = match nodes.len().saturating_sub(NAMED) {
         0 => String::new(),
         more => format!(" and {more} more nodes"),
     };
     let listed: Vec<String> = nodes.iter().take(NAMED).map(free).collect();
-    let last = refusals.last().map_or_else(String::new, |last| format!("; the last one asked says: {last}"));
+    let last = refusals.last().map_or_else(String::new, |last| format!("; the last error was: {last}"));
     Error::new(
         Reason::NoSpace,
         format!(
-            "volume {:?} needs {} bytes ({}{}), and no permitted node has them; the largest volume each can make now: \
-             {}{more}{last}",
+            "volume {:?} needs {} bytes ({}{}), and no permitted node has enough free space; \
+             largest possible volume per node: {}{more}{last}",
             spec.name,
             spec.size.required,
             spec.class.layout,
@@ -296,13 +296,13 @@ mod tests {
     }
 
     #[test]
-    fn preferred_comes_first_and_requisite_bounds_it() {
+    fn preferred_nodes_come_first_and_requisite_limits_them() {
         let both = read(&[Some("a"), Some("b"), Some("c")], &[Some("c"), Some("x"), Some("a")]);
         assert_eq!(both, Candidates::Some(names(&["c", "a", "b"])));
     }
 
     #[test]
-    fn no_requirement_and_foreign_segments_admit_every_node() {
+    fn no_requirement_and_foreign_segments_permit_every_node() {
         assert_eq!(candidates(None, KEY), Candidates::Any(vec![]));
         assert_eq!(read(&[], &[]), Candidates::Any(vec![]));
         assert_eq!(read(&[None], &[Some("b")]), Candidates::Any(names(&["b"])));

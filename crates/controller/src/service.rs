@@ -1,5 +1,5 @@
-//! The CSI Controller service: reads requests, checks them as far as this can be done without the storage, and asks the
-//! agent of the node that holds the disks, or answers from what the nodes have told.
+//! The CSI Controller service: parses requests, validates what it can without the storage, and calls the
+//! agent of the node that holds the disks, or answers from what the nodes have reported.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,9 +16,9 @@ use tonic::{Request, Response, Status};
 use crate::cluster::Cluster;
 use crate::{health, paging, placement};
 
-/// How long a call waits for the node where the caller gave no deadline: less than the sidecars' usual minute.
+/// How long a call waits for the node if the caller set no deadline: less than the sidecars' usual minute.
 const DEFAULT_WAIT: Duration = Duration::from_secs(50);
-/// The most that a map of strings may hold, in bytes (CSI, "Size Limits").
+/// The maximum size of a string map, in bytes (CSI, "Size Limits").
 const MAX_MAP: usize = 4096;
 
 /// The CSI Controller service.
@@ -53,7 +53,7 @@ fn check_all_options(capabilities: &[Capability], usage: Usage, mkfs_options: &s
         return if mkfs_options.is_empty() {
             Ok(())
         } else {
-            Err(Error::invalid("mkfsOptions are given for a raw block volume, which has no filesystem"))
+            Err(Error::invalid("mkfsOptions cannot be used for a raw block volume: it has no filesystem"))
         };
     };
     for capability in capabilities {
@@ -65,7 +65,7 @@ fn check_all_options(capabilities: &[Capability], usage: Usage, mkfs_options: &s
 fn map(field: &str, map: &BTreeMap<String, String>) -> Result<()> {
     let length: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
     if length > MAX_MAP {
-        return Err(Error::invalid(format!("{field} has {length} bytes in all; CSI admits {MAX_MAP}")));
+        return Err(Error::invalid(format!("{field} has {length} bytes in total; CSI allows {MAX_MAP}")));
     }
     Ok(())
 }
@@ -73,10 +73,12 @@ fn map(field: &str, map: &BTreeMap<String, String>) -> Result<()> {
 fn spec(request: &csi::CreateVolumeRequest) -> Result<(VolumeSpec, Vec<Capability>, Usage)> {
     required("name", &request.name)?;
     if request.volume_content_source.is_some() {
-        return Err(Error::invalid("volume_content_source is given, and neither snapshots nor clones are offered"));
+        return Err(Error::invalid(
+            "volume_content_source is not supported: this driver has neither snapshots nor clones",
+        ));
     }
     if !request.mutable_parameters.is_empty() {
-        return Err(Error::invalid("mutable_parameters are given, and MODIFY_VOLUME is not offered"));
+        return Err(Error::invalid("mutable_parameters are not supported: this driver does not have MODIFY_VOLUME"));
     }
     map("parameters", &request.parameters)?;
     let capabilities = capabilities(&request.volume_capabilities)?;
@@ -126,7 +128,7 @@ impl csi::controller_server::Controller for ControllerService {
         let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
         let request = request.into_inner();
         required("volume_id", &request.volume_id)?;
-        // What is no identifier of ours was never made by us: there is nothing to delete.
+        // An ID in another format was never issued by Quarry: there is nothing to delete.
         if let Ok(id) = request.volume_id.parse::<VolumeId>() {
             self.cluster.delete(&id, wait).await?;
         }
@@ -142,11 +144,11 @@ impl csi::controller_server::Controller for ControllerService {
         required("volume_id", &request.volume_id)?;
         map("parameters", &request.parameters)?;
         if request.volume_capabilities.is_empty() {
-            return Err(Error::invalid("volume_capabilities is empty: say what is to be validated").into());
+            return Err(Error::invalid("volume_capabilities is empty: list the capabilities to validate").into());
         }
         let volume = self.cluster.get(&existing_volume(&request.volume_id)?, wait).await?;
         let refused = |error: Error| {
-            // As long as any other message may be.
+            // Limited to the same length as any other message.
             let message = Status::from(error).message().to_owned();
             Ok(Response::new(csi::ValidateVolumeCapabilitiesResponse { message, ..Default::default() }))
         };
@@ -216,7 +218,7 @@ impl csi::controller_server::Controller for ControllerService {
         if !capabilities.is_empty() {
             check_all_options(&capabilities, Usage::of(&capabilities)?, &parameters.mkfs_options)?;
         }
-        // A segment without our key says nothing about the node.
+        // A segment without Quarry's key does not name a node.
         let node = request.accessible_topology.as_ref().and_then(|topology| topology.segments.get(&self.topology_key));
         let capacity = self.cluster.published_capacity(node.map(String::as_str), &parameters).await?;
         Ok(Response::new(csi::GetCapacityResponse {
@@ -262,17 +264,20 @@ impl csi::controller_server::Controller for ControllerService {
     }
 }
 
-/// Whether the volume satisfies all the capabilities.
+/// Checks that the volume supports all the capabilities.
 fn confirm(volume: &Volume, capabilities: &[Capability]) -> Result<()> {
     let made = volume.access.ok_or_else(|| Error::precondition("the volume's record was written by a newer Quarry"))?;
     for capability in capabilities {
         if !made.includes(capability.access) {
-            return Err(Error::invalid(format!("the volume was made for use as {made}, not as {}", capability.access)));
+            return Err(Error::invalid(format!(
+                "the volume was created for use as {made}, not as {}",
+                capability.access
+            )));
         }
         if let (Some(asked), Some(carried)) = (capability.filesystem, volume.filesystem)
             && asked != carried
         {
-            return Err(Error::invalid(format!("the volume carries {carried}, not {asked}")));
+            return Err(Error::invalid(format!("the volume has the filesystem {carried}, not {asked}")));
         }
         if let Some(filesystem) = volume.filesystem {
             check_options(filesystem, &capability.mount_flags, "")?;

@@ -1,4 +1,4 @@
-//! What the controller does with nodes that are there, full, away, gone, or not who they were.
+//! How the controller handles nodes that are connected, full, unreachable, gone, or replaced.
 
 mod support;
 
@@ -16,21 +16,21 @@ fn node_of(volume: &quarry_proto::csi::v1::Volume) -> &str {
 }
 
 #[tokio::test]
-async fn volumes_land_where_they_are_asked_for() {
+async fn volumes_are_created_on_the_requested_nodes() {
     let world = World::new(&[("a", 100), ("b", 300), ("c", 200)]);
     let (_, service) = world.controller().await;
     assert_eq!(node_of(&create(&service, "strict", 10, &["a"], &["a"]).await.unwrap()), "a");
     assert_eq!(node_of(&create(&service, "preferred", 10, &["a", "b", "c"], &["c", "a"]).await.unwrap()), "c");
-    // The preferred one is full: the next one of the same request takes it.
+    // The preferred node is full: the next one in the same request is selected.
     assert_eq!(node_of(&create(&service, "second", 150, &["a", "b", "c"], &["a", "c"]).await.unwrap()), "c");
     assert_eq!(node_of(&create(&service, "anywhere", 10, &[], &[]).await.unwrap()), "b");
-    // Repeated, with the preference turned round: the volume is where it is.
+    // Retried with the preferences reversed: the volume stays where it is.
     assert_eq!(node_of(&create(&service, "preferred", 10, &["a", "b", "c"], &["b"]).await.unwrap()), "c");
     assert_eq!(world.holders("preferred"), ["c"]);
 }
 
 #[tokio::test]
-async fn no_room_names_what_is_asked_and_what_is_free() {
+async fn no_space_names_the_request_and_the_free_space() {
     let world = World::new(&[("a", 100), ("b", 300)]);
     let (_, service) = world.controller().await;
     let error = create(&service, "big", 301, &[], &[]).await.unwrap_err();
@@ -38,14 +38,14 @@ async fn no_room_names_what_is_asked_and_what_is_free() {
     for part in ["315621376", "a: 104857600 bytes", "b: 314572800 bytes"] {
         assert!(error.message().contains(part), "{error}");
     }
-    // Where one node only is admitted, it is its own word, with its name.
+    // If only one node is permitted, the error is the node's own, prefixed with its name.
     let error = create(&service, "big", 101, &["a"], &["a"]).await.unwrap_err();
     assert_eq!(error.code(), Code::ResourceExhausted);
     assert!(error.message().starts_with("node a: "), "{error}");
 }
 
 #[tokio::test]
-async fn capacity_is_right_in_the_next_call_here_and_soon_elsewhere() {
+async fn capacity_is_current_in_the_next_call_here_and_soon_on_other_replicas() {
     let world = World::new(&[("a", 100), ("b", 50)]);
     world.fates.lock().unwrap().insert("unknown".into(), Fate::Unknown);
     let (_, here) = world.controller().await;
@@ -63,21 +63,22 @@ async fn capacity_is_right_in_the_next_call_here_and_soon_elsewhere() {
     assert_eq!(capacity(&here, Some("a")).await.unwrap(), (100, 100));
 }
 
-// external-provisioner publishes what is answered, and leaves its figures as they are where an error is answered.
+// external-provisioner publishes the answer, and leaves its figures unchanged after an error.
 #[tokio::test(start_paused = true)]
-async fn a_node_whose_pod_is_between_two_lives_keeps_its_published_figures() {
+async fn a_node_whose_pod_is_being_replaced_keeps_its_published_figures() {
     let world = World::new(&[("a", 100)]);
     let (_, service) = world.controller().await;
     let code = async |node| capacity(&service, Some(node)).await.map_err(|status| status.code());
-    // Nodes and controllers are upgraded at once: no controller has seen the old pod, and the new one is not there yet.
+    // Nodes and controllers are upgraded at once: no controller has seen the old pod, and the new one does
+    // not run yet.
     assert_eq!(code("b").await, Err(Code::Unavailable));
     world.fates.lock().unwrap().insert("b".into(), Fate::NotReady(Duration::from_secs(20)));
     assert_eq!(code("b").await, Err(Code::Unavailable));
     world.fates.lock().unwrap().insert("b".into(), Fate::Gone);
-    assert_eq!(code("b").await, Ok((0, 0)), "there is no such machine");
+    assert_eq!(code("b").await, Ok((0, 0)), "no such machine");
     world.fates.lock().unwrap().insert("b".into(), Fate::Ready);
 
-    // A pod that goes while the controller runs, and comes back.
+    // A pod that stops while the controller runs, and comes back.
     let pods = world.roster.borrow().clone();
     world.roster.send_replace(Some(Arc::default()));
     tokio::time::sleep(Duration::from_secs(20)).await;
@@ -88,14 +89,14 @@ async fn a_node_whose_pod_is_between_two_lives_keeps_its_published_figures() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(code("a").await, Ok((100, 100)));
 
-    // What stays away gets no pods.
+    // A node that stays away gets no pods.
     world.roster.send_replace(Some(Arc::default()));
     tokio::time::sleep(Duration::from_secs(130)).await;
     assert_eq!((code("a").await, code("b").await), (Ok((0, 0)), Ok((0, 0))));
 }
 
 #[tokio::test]
-async fn racing_for_the_last_room_ends_with_as_many_as_fit() {
+async fn concurrent_requests_create_as_many_volumes_as_fit() {
     let world = World::new(&[("a", 10), ("b", 7)]);
     let (_, service) = world.controller().await;
     let names: Vec<String> = (0..30).map(|number| format!("v{number}")).collect();
@@ -105,7 +106,7 @@ async fn racing_for_the_last_room_ends_with_as_many_as_fit() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_away_is_told_at_once_and_comes_back() {
+async fn calls_to_an_unreachable_node_fail_immediately_until_it_returns() {
     let world = World::new(&[("a", 100), ("b", 100)]);
     let (_, service) = world.controller().await;
     let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap();
@@ -114,14 +115,14 @@ async fn a_node_that_is_away_is_told_at_once_and_comes_back() {
     let began = Instant::now();
     until("the loss is noticed", || {
         futures::executor::block_on(delete(&service, &volume.volume_id))
-            .is_err_and(|error| error.message().contains("cannot be reached"))
+            .is_err_and(|error| error.message().contains("has been unreachable"))
     })
     .await;
     let asked = Instant::now();
     let error = create(&service, "w", 10, &["a"], &["a"]).await.unwrap_err();
     assert_eq!(error.code(), Code::Unavailable);
     assert!(asked.elapsed() < Duration::from_millis(200), "{:?} after {:?}", asked.elapsed(), began.elapsed());
-    // The others go on, and its volumes are still listed.
+    // The other nodes keep working, and the volumes of this one are still listed.
     create(&service, "x", 10, &["b"], &["b"]).await.unwrap();
     node.reachable.store(true, SeqCst);
     until("it is back", || futures::executor::block_on(delete(&service, &volume.volume_id)).is_ok()).await;
@@ -129,7 +130,7 @@ async fn a_node_that_is_away_is_told_at_once_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_choice_waits_for_a_node_that_may_hold_the_name() {
+async fn selection_waits_for_a_node_that_may_hold_the_name() {
     let world = World::new(&[("a", 100), ("b", 100)]);
     world.nodes["a"].put("v", 10 * support::MIB);
     world.nodes["a"].cut();
@@ -141,27 +142,27 @@ async fn a_choice_waits_for_a_node_that_may_hold_the_name() {
         assert!(error.message().contains("node a"), "{error}");
     }
     assert_eq!(world.holders("v"), ["a"]);
-    // Away for long: whatever it holds is an orphan when it returns.
+    // Unreachable for a long time: the volume that it holds is an orphan when it returns.
     world.fates.lock().unwrap().insert("a".into(), Fate::NotReady(Duration::from_secs(301)));
     assert_eq!(node_of(&create(&service, "v", 10, &["a", "b"], &["b"]).await.unwrap()), "b");
 }
 
 #[tokio::test]
-async fn a_choice_is_for_the_one_who_may_choose() {
+async fn only_the_elected_controller_selects_nodes() {
     let world = World::new(&[("a", 100), ("b", 100)]);
     let (_, service) = world.controller().await;
-    world.chooser.store(false, SeqCst);
+    world.elected.store(false, SeqCst);
     assert_eq!(create(&service, "v", 10, &["a", "b"], &[]).await.unwrap_err().code(), Code::Unavailable);
-    // One node is no choice.
+    // A single permitted node needs no selection.
     create(&service, "w", 10, &["a"], &["a"]).await.unwrap();
-    world.chooser.store(true, SeqCst);
+    world.elected.store(true, SeqCst);
     world.term.store(7, SeqCst);
     create(&service, "v", 10, &["a", "b"], &[]).await.unwrap();
     assert_eq!(world.nodes["b"].fence.load(SeqCst), 7);
 }
 
 #[tokio::test]
-async fn a_node_that_is_gone_for_good_holds_nothing_up() {
+async fn a_node_that_is_permanently_gone_blocks_nothing() {
     let world = World::new(&[("a", 100), ("b", 100)]);
     let (_, service) = world.controller().await;
     let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap();
@@ -169,7 +170,7 @@ async fn a_node_that_is_gone_for_good_holds_nothing_up() {
     world.roster.send_replace(Some(Arc::new([("b".to_owned(), support::endpoint("b"))].into())));
     until("the loss is noticed", || {
         let answer = futures::executor::block_on(delete(&service, &volume.volume_id));
-        answer.is_err_and(|error| error.message().contains("cannot be reached"))
+        answer.is_err_and(|error| error.message().contains("has been unreachable"))
     })
     .await;
     assert_eq!(delete(&service, &volume.volume_id).await.unwrap_err().code(), Code::Unavailable);
@@ -181,7 +182,7 @@ async fn a_node_that_is_gone_for_good_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn swapped_addresses_are_noticed() {
+async fn swapped_addresses_are_detected() {
     let world = World::new(&[("a", 100), ("b", 100)]);
     let swapped = [("a".to_owned(), support::endpoint("b")), ("b".to_owned(), support::endpoint("a"))];
     world.roster.send_replace(Some(Arc::new(swapped.into())));
@@ -201,7 +202,7 @@ async fn swapped_addresses_are_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn orphans_are_what_nobody_names_after_a_while() {
+async fn orphans_are_volumes_that_stay_unreferenced() {
     let world = World::new(&[("a", 100), ("b", 100)]);
     let (cluster, service) = world.controller().await;
     let wanted = create(&service, "wanted", 10, &["a"], &["a"]).await.unwrap();
@@ -213,20 +214,20 @@ async fn orphans_are_what_nobody_names_after_a_while() {
     let (orphans, more) = cluster.orphans(None, 10).unwrap();
     assert_eq!((orphans.len(), more), (1, false));
     assert_eq!(orphans[0].id.to_string(), orphan.volume_id);
-    // Nothing was removed.
+    // Nothing was deleted.
     assert_eq!(world.holders("orphan"), ["b"]);
 }
 
 #[tokio::test]
-async fn where_there_can_be_but_one_node_nothing_is_a_choice() {
+async fn a_single_node_installation_needs_no_selection() {
     let world = World::new(&[("a", 100)]);
     let stop = world.stop.clone();
     let parts = quarry_controller::Parts { only: Some("a".into()), ..world.parts() };
     let cluster = quarry_controller::Cluster::follow(world.roster.subscribe(), parts, stop);
-    assert!(cluster.heard(Duration::from_secs(20)).await);
+    assert!(cluster.all_reported(Duration::from_secs(20)).await);
     let service = quarry_controller::ControllerService::new(cluster, support::KEY);
-    // No chooser is needed, and nobody is asked for the name.
-    world.chooser.store(false, SeqCst);
+    // No elected controller is needed, and no node is queried for the name.
+    world.elected.store(false, SeqCst);
     create(&service, "v", 10, &[], &[]).await.unwrap();
     create(&service, "w", 10, &["b", "a"], &[]).await.unwrap();
     assert_eq!(world.nodes["a"].fence.load(SeqCst), 0);

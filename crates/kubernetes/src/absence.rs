@@ -1,8 +1,8 @@
-//! Since when a node has been absent from everything that would know it.
+//! How long a node has been absent from every source that would know it.
 //!
-//! "Gone for good" must have been true without a break. Whatever sees the node (its Node object or a plugin pod on it,
-//! in a list, a watch or a single look) says so here, which ends the absence; a list that had to be made anew ends all of
-//! them, because something may have come and gone unseen before it.
+//! "Gone for good" requires an uninterrupted absence. Every source that sees the node (its Node object or a
+//! plugin pod on it, in a list, a watch or a single read) calls `Absences::seen`, which ends the absence. A
+//! new list ends all absences, because a node may have appeared and disappeared unseen before it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::guard::lock;
 
-/// The absences that somebody asked about; shared by those who watch pods and nodes. Kept in memory only: a controller
-/// that restarts begins to wait anew.
+/// The absences that were queried; shared by the watches of pods and nodes. In memory only: a restarted
+/// controller starts waiting again.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Absences(Arc<Mutex<HashMap<String, Instant>>>);
 
@@ -23,7 +23,7 @@ impl Absences {
     }
 
     /// Changes may have been missed.
-    pub(crate) fn begin_anew(&self) {
+    pub(crate) fn reset(&self) {
         lock(&self.0).clear();
     }
 
@@ -32,7 +32,7 @@ impl Absences {
         *lock(&self.0).entry(node.to_owned()).or_insert_with(Instant::now)
     }
 
-    /// Whether it has been absent without a break since that instant.
+    /// Whether it has been absent without interruption since that instant.
     pub(crate) fn lasts_since(&self, node: &str, since: Instant) -> bool {
         lock(&self.0).get(node) == Some(&since)
     }

@@ -1,22 +1,22 @@
-//! One request to the Kubernetes API, bounded in time, and what to say if it fails.
+//! A single request to the Kubernetes API with a timeout, and the message if it fails.
 
 use std::fmt;
 use std::time::Duration;
 
-/// How long a single request may take. Well below the ten seconds for which external-provisioner waits for us.
+/// The timeout of a request. Well below the ten seconds for which external-provisioner waits for the driver.
 pub(crate) const LIMIT: Duration = Duration::from_secs(4);
 
 /// Why a request has no usable answer.
 #[derive(Debug)]
 pub(crate) enum Unanswered {
-    /// None came in time. A change that was asked for may have been made, or may still be.
+    /// No answer arrived in time. A requested change may have been made, or may still be.
     Late(Duration),
-    /// The API refused, or could not be reached.
+    /// The API rejected the request, or is unreachable.
     Failed(kube::Error),
 }
 
 impl Unanswered {
-    /// Whether the API refused with this HTTP status.
+    /// Whether the API rejected the request with this HTTP status.
     pub(crate) fn is(&self, code: u16) -> bool {
         matches!(self, Self::Failed(kube::Error::Api(status)) if status.code == code)
     }
@@ -25,7 +25,7 @@ impl Unanswered {
 impl fmt::Display for Unanswered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Late(limit) => write!(f, "the Kubernetes API gave no answer within {} s", limit.as_secs_f32()),
+            Self::Late(limit) => write!(f, "the Kubernetes API did not answer within {} s", limit.as_secs_f32()),
             Self::Failed(error) => explain(error).fmt(f),
         }
     }
@@ -33,21 +33,24 @@ impl fmt::Display for Unanswered {
 
 impl std::error::Error for Unanswered {}
 
-/// An error of the API in one line, without the dump of the whole status that kube adds.
+/// An API error in one line, without the dump of the whole status that kube adds.
 pub(crate) fn explain(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.code == 403 => {
-            format!("the Kubernetes API refused: {} (is the ClusterRole of this version installed?)", status.message)
+            format!(
+                "the Kubernetes API rejected the request: {} (check that the ClusterRole of this version is installed)",
+                status.message
+            )
         }
         kube::Error::Api(status) => format!("the Kubernetes API answered {}: {}", status.code, status.message),
         kube::Error::Service(error) => {
-            format!("the Kubernetes API cannot be reached: {}", with_sources(error.as_ref()))
+            format!("the Kubernetes API is unreachable: {}", with_sources(error.as_ref()))
         }
         other => with_sources(other),
     }
 }
 
-/// An error and its causes: what hyper says first ("client error") says nothing.
+/// An error and its causes: hyper's outermost message ("client error") says nothing.
 fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -62,7 +65,7 @@ fn with_sources(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Sends a request and waits for its answer, but no longer than `limit`.
+/// Sends a request and waits for its answer, for at most `limit`.
 pub(crate) async fn ask<T>(limit: Duration, request: impl Future<Output = kube::Result<T>>) -> Result<T, Unanswered> {
     match tokio::time::timeout(limit, request).await {
         Ok(Ok(answer)) => Ok(answer),

@@ -1,7 +1,7 @@
-//! The volumes that somebody still wants: the handles of all PersistentVolumes of this driver.
+//! The volumes that are still claimed: the handles of all PersistentVolumes of this driver.
 //!
-//! Kept as small as it goes, because a cluster may have 100,000: the handles (which callers get as they are, without a
-//! copy), and for each PersistentVolume its name, found by a hash of its handle.
+//! Kept as small as possible, because a cluster may have 100,000: the handles (which callers share without a
+//! copy), and the name of each PersistentVolume, indexed by a hash of its handle.
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
@@ -23,7 +23,7 @@ pub struct VolumeClaims {
 }
 
 impl VolumeClaims {
-    /// Begins to follow the PersistentVolumes whose `spec.csi.driver` is `driver`.
+    /// Starts following the PersistentVolumes whose `spec.csi.driver` is `driver`.
     #[must_use]
     pub fn start(connection: &Connection, driver: &str) -> Self {
         let index = Arc::<Index>::default();
@@ -39,14 +39,14 @@ impl VolumeClaims {
 }
 
 impl Claims for VolumeClaims {
-    /// `None` also while changes do not arrive: a volume made meanwhile would look as if nobody wanted it.
+    /// Also `None` while no changes arrive: a volume created meanwhile would look unclaimed.
     fn handles(&self) -> Option<Arc<HashSet<String>>> {
         let state = lock(&self.index.state);
         state.volumes.as_ref().filter(|_| state.current).map(|volumes| Arc::clone(&volumes.handles))
     }
 }
 
-/// What the watch has told.
+/// The state of the watch.
 #[derive(Default)]
 pub(crate) struct Index {
     state: Mutex<State>,
@@ -54,7 +54,7 @@ pub(crate) struct Index {
 
 #[derive(Default)]
 struct State {
-    /// `None` until all were read once.
+    /// `None` until all have been read once.
     volumes: Option<Volumes>,
     /// Whether changes arrive.
     current: bool,
@@ -78,7 +78,7 @@ impl Index {
 #[derive(Default)]
 pub struct Volumes {
     handles: Arc<HashSet<String>>,
-    /// Hash of the handle, name. More than one name for a handle where an operator moves a volume from one
+    /// Hash of the handle, and name. A handle has several names while an operator moves a volume from one
     /// PersistentVolume to another.
     names: BTreeSet<(u64, Box<str>)>,
     hasher: RandomState,
@@ -89,7 +89,7 @@ impl Volumes {
     pub fn insert(&mut self, name: &str, handle: &str) {
         self.names.insert((self.hasher.hash_one(handle), name.into()));
         if !self.handles.contains(handle) {
-            // Copies only while a caller still holds what it was given.
+            // Copies only while a caller still holds the previous set.
             Arc::make_mut(&mut self.handles).insert(handle.to_owned());
         }
     }
@@ -116,7 +116,7 @@ struct VolumeMirror {
 }
 
 impl VolumeMirror {
-    /// Name and handle, if the volume is ours.
+    /// Name and handle, if the volume belongs to this driver.
     fn ours(&self, volume: PersistentVolume) -> Option<(String, String)> {
         let csi = volume.spec?.csi?;
         (csi.driver == self.driver).then_some((volume.metadata.name?, csi.volume_handle))

@@ -1,4 +1,4 @@
-//! How this process reaches the Kubernetes API, and who it is there.
+//! How this process connects to the Kubernetes API, and its identity there.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,17 +6,17 @@ use std::time::Duration;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-/// Where a pod finds the namespace of its service account.
+/// The namespace of a pod's service account.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 
-/// A client, and who we are in the cluster.
+/// A client, and the identity of this process in the cluster.
 #[derive(Clone)]
 pub struct Connection {
-    /// Speaks to the API.
+    /// The API client.
     pub client: Client,
-    /// The namespace that Quarry runs in: its pods, Secrets and Lease are there.
+    /// Quarry's namespace: its pods, Secrets and Lease are there.
     pub namespace: String,
-    /// The name of our own pod.
+    /// The name of this process's pod.
     pub pod: String,
 }
 
@@ -26,19 +26,20 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-/// What [`connect`] goes by.
+/// The options of [`connect`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// A kubeconfig file. `None`: the service account of the pod that we run in, else what kubectl would take.
+    /// A kubeconfig file. `None`: the service account of this pod, or else kubectl's default.
     pub kubeconfig: Option<PathBuf>,
-    /// Our namespace. `None`: that of the service account or of the kubeconfig's context.
+    /// Quarry's namespace. `None`: that of the service account or of the kubeconfig's context.
     pub namespace: Option<String>,
-    /// The name of our pod. `None`: the host name, which is the same in a pod without host network.
+    /// The name of this pod. `None`: the host name, which is the same in a pod without host network.
     pub pod: Option<String>,
 }
 
 impl Options {
-    /// What the chart passes by the downward API (`POD_NAMESPACE`, `POD_NAME`); `variable` reads an environment variable.
+    /// The values that the chart passes by the downward API (`POD_NAMESPACE`, `POD_NAME`); `variable` reads
+    /// an environment variable.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let given = |name| variable(name).filter(|value| !value.is_empty());
         Self {
@@ -52,7 +53,7 @@ impl Options {
 /// Why the Kubernetes API cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The kubeconfig file that was named cannot be used.
+    /// The given kubeconfig file cannot be used.
     #[error("cannot use the kubeconfig {path}: {source}", path = .path.display())]
     Kubeconfig {
         /// The file.
@@ -61,7 +62,7 @@ pub enum ConnectError {
         #[source]
         source: Box<kube::config::KubeconfigError>,
     },
-    /// We run in a pod, but its service account cannot be used.
+    /// The process runs in a pod, but its service account cannot be used.
     #[error(
         "cannot use this pod's service account: {0} (is automountServiceAccountToken switched off for the controller's \
          pod or service account?)"
@@ -69,24 +70,25 @@ pub enum ConnectError {
     ServiceAccount(#[source] kube::config::InClusterError),
     /// Neither a pod nor a kubeconfig.
     #[error(
-        "found no way to the Kubernetes API: not in a pod (KUBERNETES_SERVICE_HOST is not set), and no usable kubeconfig: \
+        "cannot find the Kubernetes API: not in a pod (KUBERNETES_SERVICE_HOST is not set), and no usable kubeconfig: \
          {0}; name one with --kubeconfig, or run `quarry standalone`, which needs no Kubernetes"
     )]
     Nowhere(#[source] Box<kube::config::KubeconfigError>),
-    /// The client cannot be made of the configuration.
-    #[error("cannot make a client for the Kubernetes API: {0}")]
+    /// The client cannot be created from the configuration.
+    #[error("cannot create a client for the Kubernetes API: {0}")]
     Client(#[source] Box<kube::Error>),
-    /// The name of our pod is not known.
+    /// The name of this pod is not known.
     #[error("the name of this pod is not known: set POD_NAME (in the pod template: fieldRef metadata.name)")]
     NoPodName,
 }
 
-/// Reads the configuration and makes the client. Nothing is sent yet.
+/// Reads the configuration and creates the client. Nothing is sent yet.
 ///
 /// # Errors
-/// [`ConnectError`] says what is missing.
+/// [`ConnectError`], which names what is missing.
 pub async fn connect(options: Options) -> Result<Connection, ConnectError> {
-    // kube takes the process's provider; another part of the process may have set the same one already.
+    // kube uses the process's default provider; another part of the process may have installed the same one
+    // already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let Some(pod) = options.pod else {
         return Err(ConnectError::NoPodName);
@@ -99,12 +101,13 @@ pub async fn connect(options: Options) -> Result<Connection, ConnectError> {
             .await
             .map_err(|error| ConnectError::Nowhere(Box::new(error)))?,
     };
-    // A list or watch on a connection that died without a word would hang for ever; every watch here ends, or says
+    // A list or watch on a silently dead connection would hang forever; every watch here ends, or receives
     // something, within a minute.
     config.connect_timeout = Some(Duration::from_secs(10));
     config.read_timeout = Some(Duration::from_secs(90));
     config.reset_reader_on_write = true;
-    // Whoever asks here has a back-off or deadline of its own; retries below it would only hide the time they take.
+    // Every caller has its own back-off or deadline; retries below it would only hide the time that they
+    // take.
     config.default_retry = false;
     let namespace = match options.namespace {
         Some(namespace) => namespace,
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_downward_api_says_who_we_are() {
+    fn the_downward_api_sets_namespace_and_pod() {
         let options = Options::from_variables(variables(&[("POD_NAMESPACE", "storage"), ("POD_NAME", "quarry-0")]));
         assert_eq!(options.namespace.as_deref(), Some("storage"));
         assert_eq!(options.pod.as_deref(), Some("quarry-0"));

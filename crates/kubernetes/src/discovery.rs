@@ -1,7 +1,8 @@
-//! Finds the node plugins: where each node's agent can be reached, from the pods of the node DaemonSet.
+//! Finds the node plugins: the address of each node's agent, from the pods of the node DaemonSet.
 //!
-//! A pod counts once it has a node and an address and has not finished. While a node has two (a rolling update with a
-//! surge, or an old one that is slow to go), the newest that is ready is taken, else the newest.
+//! A pod is used once it has a node and an address and has not finished. While a node has two pods (a rolling
+//! update with a surge, or an old pod that terminates slowly), the newest ready one is used, or else the
+//! newest.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
@@ -29,8 +30,8 @@ pub struct Discovery {
 }
 
 impl Discovery {
-    /// Begins to follow. `selector` is a label selector that only pods of the node plugin match, `port` the one on which
-    /// their agents listen.
+    /// Starts following. `selector` is a label selector that matches only pods of the node plugin; `port` is
+    /// the port of their agents.
     #[must_use]
     pub fn start(connection: &Connection, selector: &str, port: u16) -> Self {
         let api = Api::<Pod>::namespaced(connection.client.clone(), &connection.namespace);
@@ -46,19 +47,19 @@ impl Discovery {
         Self { plugins, roster, _task: task }
     }
 
-    /// The nodes that have an agent, as that changes; `None` until the pods were read completely once.
+    /// The nodes that have an agent, with updates; `None` until the pods have been read completely once.
     #[must_use]
     pub fn roster(&self) -> RosterSource {
         self.roster.clone()
     }
 
-    /// What else is to be known of the plugin's pods.
+    /// Which nodes have a pod of the plugin.
     pub(crate) fn plugins(&self) -> Plugins {
         self.plugins.clone()
     }
 }
 
-/// The plugin's pods by node, whatever state they are in; `None` until they were read completely once.
+/// The plugin's pods by node, in any state; `None` until they have been read completely once.
 type ByNode = Option<HashMap<String, Vec<Plugin>>>;
 
 /// Which nodes have a pod of the plugin.
@@ -77,24 +78,24 @@ impl std::fmt::Debug for Plugins {
 }
 
 impl Plugins {
-    /// Whether a pod is assigned to the node, from memory; `None` if the pods were not read yet.
-    pub(crate) fn remembered_on(&self, node: &str) -> Option<bool> {
+    /// Whether a pod is assigned to the node, from memory; `None` if the pods have not been read yet.
+    pub(crate) fn cached_on(&self, node: &str) -> Option<bool> {
         lock(&self.pods).as_ref().map(|pods| pods.contains_key(node))
     }
 
-    /// The same, asked of the API now.
-    pub(crate) async fn asked_on(&self, node: &str) -> Result<bool, Unanswered> {
+    /// The same, queried from the API now.
+    pub(crate) async fn queried_on(&self, node: &str) -> Result<bool, Unanswered> {
         let parameters = ListParams::default().labels(&self.selector).fields(&format!("spec.nodeName={node}")).limit(1);
         Ok(!ask(LIMIT, self.api.list(&parameters)).await?.items.is_empty())
     }
 }
 
-/// What is kept of a pod.
+/// The stored part of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Plugin {
     name: Box<str>,
     uid: Box<str>,
-    /// `None`: no address yet, or finished; nobody can be reached there.
+    /// `None` if the pod has no address yet, or has finished; it cannot be reached then.
     address: Option<IpAddr>,
     ready: bool,
     /// Creation, in seconds since 1970.
@@ -102,7 +103,7 @@ struct Plugin {
 }
 
 impl Plugin {
-    /// The node and what is kept; `None` while the pod has no node.
+    /// The node and the stored part; `None` while the pod has no node.
     fn of(pod: Pod) -> Option<(String, Self)> {
         let node = pod.spec.and_then(|spec| spec.node_name).filter(|node| !node.is_empty())?;
         let status = pod.status.unwrap_or_default();
@@ -115,7 +116,7 @@ impl Plugin {
         Some((node, Self { name, uid, address, ready, created }))
     }
 
-    /// Which of two that can be reached is the better one; never equal for different pods.
+    /// Orders two reachable pods; never equal for different pods.
     fn order(&self, other: &Self) -> Ordering {
         (self.ready, self.created, &self.uid).cmp(&(other.ready, other.created, &other.uid))
     }
@@ -127,7 +128,7 @@ fn chosen(pods: &[Plugin], port: u16) -> Option<Endpoint> {
     Some(Endpoint { address, pod_uid: best.uid.clone().into_string() })
 }
 
-/// Adds a pod, or replaces what was known of it. A pod of the same name with another UID is its successor.
+/// Adds or replaces a pod. A pod with the same name and another UID is its successor.
 fn put(pods: &mut Vec<Plugin>, pod: Plugin) {
     pods.retain(|known| known.name != pod.name);
     pods.push(pod);
@@ -142,7 +143,7 @@ struct PodMirror {
 }
 
 impl PodMirror {
-    /// Brings the roster up to date for one node. Most changes of a pod change nothing here.
+    /// Updates the roster for one node. Most changes of a pod change nothing here.
     fn publish(&self, node: &str, endpoint: Option<Endpoint>) {
         self.roster.send_if_modified(|roster| {
             let Some(roster) = roster else { return false };
@@ -175,7 +176,7 @@ impl Mirror<Pod> for PodMirror {
         let roster: BTreeMap<String, Endpoint> =
             fresh.iter().filter_map(|(node, pods)| Some((node.clone(), chosen(pods, self.port)?))).collect();
         *lock(&self.plugins.pods) = Some(fresh);
-        self.plugins.absences.begin_anew();
+        self.plugins.absences.reset();
         self.roster.send_if_modified(|known| {
             let changed = known.as_deref() != Some(&roster);
             if changed {
@@ -200,7 +201,7 @@ impl Mirror<Pod> for PodMirror {
 
     fn deleted(&mut self, pod: Pod) {
         let Some((node, plugin)) = Plugin::of(pod) else { return };
-        // It was there until now: the absence can only begin after this.
+        // The pod existed until now: the absence can only start after this.
         self.plugins.absences.seen(&node);
         let endpoint = {
             let mut known = lock(&self.plugins.pods);

@@ -1,4 +1,4 @@
-//! Tells whoever watches the cluster, by an Event, what nobody was there to be told.
+//! Reports by Kubernetes Events what no caller waits for.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,32 +15,33 @@ use crate::claims::{Index, VolumeClaims};
 use crate::connect::Connection;
 use crate::guard::timestamp;
 
-/// Events on objects that are in no namespace are kept in this one, as `kubectl describe` expects.
+/// Events on cluster-scoped objects are kept in this namespace, as `kubectl describe` expects.
 const CLUSTER_EVENTS: &str = "default";
 
 /// Writes events.
 ///
-/// Not kube's `Recorder`: that joins events which differ in their text alone, and one node that is gone for good has
-/// many volumes.
+/// Not kube's `Recorder`: that merges events that differ only in their text, and one node that is gone for
+/// good has many volumes.
 #[derive(Clone, Debug)]
-pub(crate) struct Announcer {
+pub(crate) struct EventReporter {
     connection: Connection,
     index: Arc<Index>,
     driver: String,
 }
 
-impl Announcer {
+impl EventReporter {
     pub(crate) fn new(connection: &Connection, claims: &VolumeClaims, driver: &str) -> Self {
         Self { connection: connection.clone(), index: claims.index(), driver: driver.to_owned() }
     }
 
-    /// A volume was given up because its node is gone for good. Told on its PersistentVolume, or, if it has none, on our
-    /// own pod. Failing to tell is logged; the deletion does not fail for it.
-    pub(crate) async fn gave_up(&self, id: &VolumeId, now: SystemTime) {
+    /// Reports on the PersistentVolume (or, if there is none, on this controller's pod) that a volume was
+    /// abandoned because its node is gone for good. A failure to report is logged; it does not fail the
+    /// deletion.
+    pub(crate) async fn report_abandoned(&self, id: &VolumeId, now: SystemTime) {
         let note = format!(
-            "volume {id} was given up: its node {} is gone for good (no Node object and no pod of the node plugin for five \
-             minutes), so nothing could be removed from its disks. If that host comes back under this name, the volume is \
-             still there: `quarry volumes --orphans` lists it",
+            "volume {id} was abandoned: its node {} is gone for good (no Node object and no pod of the node plugin for \
+             five minutes), so nothing was deleted from its disks. If the host returns under this name, the volume \
+             still exists: `quarry volumes --orphans` lists it",
             id.node
         );
         tracing::warn!(volume = %id, node = id.node, "{note}");
@@ -52,7 +53,7 @@ impl Announcer {
         let namespace = event.metadata.namespace.as_deref().unwrap_or(CLUSTER_EVENTS);
         let api = Api::<Event>::namespaced(self.connection.client.clone(), namespace);
         if let Err(error) = ask(LIMIT, api.create(&PostParams::default(), &event)).await {
-            tracing::warn!(volume = %id, "cannot write an Event about the volume that was given up: {error}");
+            tracing::warn!(volume = %id, "cannot write an Event about the abandoned volume: {error}");
         }
     }
 
@@ -79,7 +80,7 @@ impl Announcer {
     }
 
     fn event(&self, regarding: ObjectReference, mut note: String, now: SystemTime) -> Event {
-        // The API refuses longer ones, and longer names.
+        // The API rejects longer notes and names.
         note.truncate(note.floor_char_boundary(1024));
         let mut about = regarding.name.clone().unwrap_or_default();
         about.truncate(about.floor_char_boundary(200));

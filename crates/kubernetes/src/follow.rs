@@ -1,9 +1,9 @@
 //! Follows one kind of object in the Kubernetes API: list, watch, resume, and list again where resuming is impossible.
 //!
-//! kube's `watcher` does the protocol; this loop adds the back-off, hands each object on *before* the next one is
-//! decoded (so that only what a [`Mirror`] keeps of it stays in memory), and keeps account of whether what was kept is
-//! still being updated. kube's `reflector` would keep whole objects; with 5,000 pods or 100,000 PersistentVolumes the
-//! few fields that are needed are a hundredth of them.
+//! kube's `watcher` implements the protocol. This loop adds the back-off, hands each object over *before* the
+//! next one is decoded (so that only what a [`Mirror`] keeps stays in memory), and tracks whether the mirror
+//! is still up to date. kube's `reflector` would keep whole objects; with 5,000 pods or 100,000
+//! PersistentVolumes the few needed fields are a hundredth of them.
 
 use std::fmt::Debug;
 use std::pin::pin;
@@ -19,29 +19,29 @@ use kube::{Api, Resource};
 use crate::ask::{LIMIT, ask, explain};
 use crate::guard::Task;
 
-/// Seconds after which the API ends each watch; it is resumed from where it ended. A connection that died without a
-/// word is noticed five seconds later, so this bounds for how long memory may be behind without anybody knowing.
+/// Seconds after which the API ends each watch; it is resumed from where it ended. A silently dead connection
+/// is detected five seconds later, so this limits how long memory may be stale undetected.
 const WATCH_SECONDS: u32 = 60;
 
-/// Objects per page of a list: bounds what is decoded at once (nodes can be 50 KiB each).
+/// Objects per page of a list: limits what is decoded at once (nodes can be 50 KiB each).
 const PAGE: u32 = 250;
 
-/// After a failure, a watch that has been silent for this long is taken for resumed, if the API answers.
+/// After a failure, a watch that has been idle for this long counts as resumed, if the API answers.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// What is kept of the objects of one kind.
+/// The stored part of the objects of one kind.
 pub(crate) trait Mirror<K>: Send + 'static {
-    /// A complete list begins; what was kept stays valid until it is [`complete`](Self::complete).
+    /// A complete list starts; the previous state stays valid until [`complete`](Self::complete).
     fn begin(&mut self);
     /// One object of the list.
     fn listed(&mut self, object: K);
-    /// The list is complete: what was not in it is gone.
+    /// The list is complete: objects that were not in it are gone.
     fn complete(&mut self);
-    /// An object was made or changed.
+    /// An object was created or changed.
     fn applied(&mut self, object: K);
     /// An object was deleted.
     fn deleted(&mut self, object: K);
-    /// Whether changes arrive, as far as is known. Told on each change of that, and repeatedly.
+    /// Whether changes arrive, as far as is known. Called on each change of that, and repeatedly.
     fn current(&mut self, current: bool);
 }
 
@@ -83,11 +83,11 @@ where
                 match tokio::time::timeout(SILENCE, stream.next()).await {
                     Ok(next) => next,
                     Err(_) => {
-                        // A watch that was resumed says nothing until something changes, which may be hours away.
+                        // A resumed watch receives nothing until something changes, which may take hours.
                         if answers(&api, &config).await {
                             failing = false;
                             backoff.reset();
-                            tracing::info!("the Kubernetes API answers again; {what} are followed");
+                            tracing::info!("the Kubernetes API answers again; following {what}");
                             mirror.current(true);
                         }
                         continue;
@@ -99,10 +99,10 @@ where
             let error = match next {
                 Some(Ok(event)) => {
                     let proves = !matches!(event, Event::Init);
-                    tell(&mut mirror, event);
+                    apply(&mut mirror, event);
                     if proves {
                         if failing {
-                            tracing::info!("the Kubernetes API answers again; {what} are followed");
+                            tracing::info!("the Kubernetes API answers again; following {what}");
                         }
                         failing = false;
                         backoff.reset();
@@ -119,7 +119,7 @@ where
             if failing {
                 tracing::debug!("cannot follow {what}: {text}");
             } else {
-                tracing::warn!("cannot follow {what}: {text}; going on with what is known, retrying");
+                tracing::warn!("cannot follow {what}: {text}; continuing with the last known state, retrying");
             }
             failing = true;
             tokio::time::sleep(pause).await;
@@ -130,7 +130,7 @@ where
     }
 }
 
-fn tell<K, M: Mirror<K>>(mirror: &mut M, event: Event<K>) {
+fn apply<K, M: Mirror<K>>(mirror: &mut M, event: Event<K>) {
     match event {
         Event::Init => mirror.begin(),
         Event::InitApply(object) => mirror.listed(object),
@@ -147,8 +147,8 @@ async fn answers<K: Clone + DeserializeOwned + Debug>(api: &Api<K>, config: &wat
     ask(LIMIT, api.list(&parameters)).await.is_ok()
 }
 
-/// Whether the version to resume from is no longer kept, said by the status of the answer. kube lists again by itself
-/// only where this is said within the watch.
+/// Whether the API reports with the answer's status that the version to resume from has expired. kube lists
+/// again by itself only if this is reported within the watch.
 fn is_gone(error: &watcher::Error) -> bool {
     matches!(error, watcher::Error::WatchStartFailed(kube::Error::Api(status)) if status.code == 410)
 }
@@ -159,7 +159,7 @@ fn describe(error: &watcher::Error) -> String {
         watcher::Error::WatchStartFailed(error) | watcher::Error::WatchFailed(error) => {
             format!("watch: {}", explain(error))
         }
-        watcher::Error::WatchError(status) => format!("watch: the Kubernetes API said: {}", status.message),
+        watcher::Error::WatchError(status) => format!("watch: the Kubernetes API answered: {}", status.message),
         other => other.to_string(),
     }
 }

@@ -1,4 +1,4 @@
-//! Small things that every part here needs: a mutex that cannot fail, a task that ends with its owner, the wall clock.
+//! Small helpers: a mutex that cannot fail, a task that ends with its owner, the wall clock.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -6,8 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use k8s_openapi::jiff::Timestamp;
 use tokio::task::JoinHandle;
 
-/// Tells the time of day. Only used for what others read or wrote (times in objects); waits and deadlines are measured
-/// by the monotonic clock.
+/// The wall clock. Only used for times in objects; waits and deadlines use the monotonic clock.
 pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// The host's clock.
@@ -16,12 +15,13 @@ pub fn system_clock() -> Clock {
     Arc::new(SystemTime::now)
 }
 
-/// Locks; a thread that panicked with the lock held left data that is replaced as a whole, hence still usable.
+/// Locks; a thread that panicked with the lock held left data that is replaced as a whole, so it is still
+/// usable.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A background task that ends when this is dropped.
+/// A background task that is aborted when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Task(JoinHandle<()>);
 
@@ -37,7 +37,7 @@ impl Drop for Task {
     }
 }
 
-/// A time of day as objects carry it, in whole microseconds.
+/// A wall-clock time in the objects' format, in whole microseconds.
 pub(crate) fn timestamp(time: SystemTime) -> Timestamp {
     let micros = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
     i64::try_from(micros).ok().and_then(|micros| Timestamp::from_microsecond(micros).ok()).unwrap_or(Timestamp::MAX)

@@ -1,14 +1,15 @@
-//! What Quarry reads from and keeps in the Kubernetes API. The controller alone uses it; nodes need no access.
+//! What Quarry reads from and stores in the Kubernetes API. Only the controller uses it; nodes need no
+//! access.
 //!
 //! | what | how |
 //! |---|---|
-//! | [`Discovery`] | watches the node plugin's pods: where each node's agent can be reached |
-//! | [`ClusterNodes`] | watches the Nodes: well, not well, gone for good |
-//! | [`VolumeClaims`] | watches the PersistentVolumes: which volumes somebody still wants |
-//! | [`LeaseElection`] | a Lease: who decides where a volume goes if a request leaves a choice |
+//! | [`Discovery`] | watches the node plugin's pods: the address of each node's agent |
+//! | [`ClusterNodes`] | watches the Nodes: ready, not ready, gone for good |
+//! | [`VolumeClaims`] | watches the PersistentVolumes: which volumes are claimed |
+//! | [`LeaseElection`] | a Lease: elects the controller that selects nodes |
 //! | [`SecretStore`] | three Secrets: the certificates of controller and nodes |
 //!
-//! Nothing about a volume is kept here: the disks are the database.
+//! Nothing about a volume is stored here: the disks are the database.
 //!
 //! # Rights
 //!
@@ -18,17 +19,17 @@
 //! |---|---|---|---|
 //! | | `pods` | get, list, watch | discovery; own pod for events |
 //! | | `secrets` named `<prefix>-authority`, `-controller`, `-node` | get, update | certificates |
-//! | | `secrets` | create | RBAC cannot restrict create to names; not needed where the three are made in advance |
-//! | `coordination.k8s.io` | `leases` named as the Lease is | get, update | the election |
+//! | | `secrets` | create | RBAC cannot restrict create to names; not needed if the three are created in advance |
+//! | `coordination.k8s.io` | `leases` with the name of the Lease | get, update | the election |
 //! | `coordination.k8s.io` | `leases` | create | as for Secrets |
-//! | `events.k8s.io` | `events` | create | events on our own pod |
+//! | `events.k8s.io` | `events` | create | events on the controller's pod |
 //!
 //! In the whole cluster (a ClusterRole):
 //!
 //! | group | resource | verbs | why |
 //! |---|---|---|---|
-//! | | `nodes` | get, list, watch | what has become of a node |
-//! | | `persistentvolumes` | get, list, watch | which volumes are wanted; events on them |
+//! | | `nodes` | get, list, watch | the state of a node |
+//! | | `persistentvolumes` | get, list, watch | which volumes are claimed; events on them |
 //!
 //! In the namespace `default` (a Role), where events on PersistentVolumes are kept: `events.k8s.io` `events` create.
 

@@ -1,8 +1,9 @@
-//! Knows the cluster's nodes as machines: well, not well (for how long), or gone for good.
+//! The cluster's nodes as machines: ready, not ready (and for how long), or gone for good.
 //!
-//! Memory answers where a wrong answer does no harm: a node that is well, or has not been unwell for long, makes the
-//! caller wait. What would let the caller go on without the node is asked of the API at that moment, so a watch that
-//! is behind (a minute at most) misleads nobody. While the API cannot be reached, the answer is "unknown", never "gone".
+//! Memory answers if a wrong answer does no harm: for a node that is ready, or has not been unready for long,
+//! the caller waits. Before an answer lets the caller continue without the node, the API is queried, so a
+//! stale watch (a minute at most) misleads no caller. While the API is unreachable, the answer is "unknown",
+//! never "gone".
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -19,15 +20,15 @@ use crate::ask::{LIMIT, ask};
 use crate::claims::VolumeClaims;
 use crate::connect::Connection;
 use crate::discovery::{Discovery, Plugins};
-use crate::events::Announcer;
+use crate::events::EventReporter;
 use crate::follow::{Mirror, Selection, follow};
 use crate::guard::{Clock, Task, lock, timestamp};
 
-/// How long a node must be absent from everything before it is gone for good; and how long it must have been unwell
-/// before memory alone is no longer believed. The design's five minutes.
+/// How long a node must be absent from every source before it is gone for good; also how long it must have
+/// been unready before memory alone is no longer trusted. The five minutes of the design.
 pub const PATIENCE: Duration = Duration::from_secs(300);
 
-/// For how long an answer of the API is used again: many requests wait for the same node.
+/// How long an answer of the API is reused: many requests wait for the same node.
 const REUSE: Duration = Duration::from_secs(2);
 
 /// Follows the Nodes until it is dropped.
@@ -36,7 +37,7 @@ pub struct ClusterNodes {
     plugins: Plugins,
     memory: Arc<Mutex<Memory>>,
     recent: Mutex<HashMap<String, (Instant, Fate)>>,
-    announcer: Announcer,
+    reporter: EventReporter,
     clock: Clock,
     _task: Task,
 }
@@ -47,23 +48,23 @@ impl std::fmt::Debug for ClusterNodes {
     }
 }
 
-/// What the watch has told.
+/// The state of the watch.
 #[derive(Default)]
 struct Memory {
-    /// `None` until the nodes were read completely once.
+    /// `None` until the nodes have been read completely once.
     nodes: Option<HashMap<String, Health>>,
     /// Whether changes arrive.
     current: bool,
 }
 
-/// What is kept of a Node.
+/// The stored part of a Node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Health {
     Ready,
     NotReady {
-        /// The transition's time as the API tells it: only compared, to tell one outage from the next.
+        /// The transition time from the API: only compared, to distinguish one outage from the next.
         transition: Option<Timestamp>,
-        /// When this outage was first seen, by our own clock,
+        /// When this outage was first seen, by this host's clock,
         seen: Instant,
         /// and how old it was then.
         age: Duration,
@@ -71,8 +72,8 @@ enum Health {
 }
 
 impl Health {
-    /// Reads a Node. `before` is what was known of it; `Err(now)` if nothing could be known because the process has only
-    /// just started, which is the only case in which the times of two hosts' clocks are compared.
+    /// Parses a Node. `before` is its previous state; `Err(now)` if there is none because the process has
+    /// just started, which is the only case in which the clocks of two hosts are compared.
     fn of(node: &Node, before: Result<Option<Self>, Timestamp>) -> Self {
         let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
         let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
@@ -101,8 +102,8 @@ impl Health {
 }
 
 impl ClusterNodes {
-    /// Begins to follow. `discovery` knows which nodes have a pod of the plugin, `claims` which PersistentVolume a volume
-    /// belongs to; `driver` is the CSI driver's name, under which events are reported.
+    /// Starts following. `discovery` knows which nodes have a pod of the plugin, `claims` the
+    /// PersistentVolume of a volume; `driver` is the CSI driver's name, which reports events.
     #[must_use]
     pub fn start(
         connection: &Connection,
@@ -121,16 +122,16 @@ impl ClusterNodes {
             fresh: None,
         };
         let task = follow(api.clone(), &Selection::default(), mirror, "the cluster's nodes");
-        let announcer = Announcer::new(connection, claims, driver);
-        Self { api, plugins, memory, recent: Mutex::default(), announcer, clock, _task: task }
+        let reporter = EventReporter::new(connection, claims, driver);
+        Self { api, plugins, memory, recent: Mutex::default(), reporter, clock, _task: task }
     }
 
-    /// Asks the API itself. `remembered` is what the watch has told of the node.
+    /// Queries the API. `remembered` is the node's state from the watch.
     async fn look(&self, node: &str, remembered: Option<Health>) -> Fate {
         let answer = match ask(LIMIT, self.api.get_opt(node)).await {
             Ok(answer) => answer,
             Err(error) => {
-                tracing::debug!(node, "cannot ask what has become of the node: {error}");
+                tracing::debug!(node, "cannot read the state of the node: {error}");
                 return Fate::Unknown;
             }
         };
@@ -140,7 +141,7 @@ impl ClusterNodes {
             return Health::of(&found, Ok(remembered)).fate();
         }
         let in_list = lock(&self.memory).nodes.as_ref().is_none_or(|nodes| nodes.contains_key(node));
-        if in_list || self.plugins.remembered_on(node) != Some(false) {
+        if in_list || self.plugins.cached_on(node) != Some(false) {
             absences.seen(node);
             return Fate::Unknown;
         }
@@ -148,7 +149,7 @@ impl ClusterNodes {
         if since.elapsed() < PATIENCE {
             return Fate::Unknown;
         }
-        match self.plugins.asked_on(node).await {
+        match self.plugins.queried_on(node).await {
             Ok(false) if absences.lasts_since(node, since) => {
                 tracing::info!(node, "the node is gone for good: no Node and no pod of the plugin for {PATIENCE:?}");
                 Fate::Gone
@@ -159,7 +160,7 @@ impl ClusterNodes {
                 Fate::Unknown
             }
             Err(error) => {
-                tracing::debug!(node, "cannot ask whether the node has a pod of the plugin: {error}");
+                tracing::debug!(node, "cannot read whether the node has a pod of the plugin: {error}");
                 Fate::Unknown
             }
         }
@@ -195,8 +196,8 @@ impl Nodes for ClusterNodes {
         fate
     }
 
-    async fn gave_up(&self, id: &VolumeId) {
-        self.announcer.gave_up(id, (self.clock)()).await;
+    async fn report_abandoned(&self, id: &VolumeId) {
+        self.reporter.report_abandoned(id, (self.clock)()).await;
     }
 }
 
@@ -234,7 +235,7 @@ impl Mirror<Node> for NodeMirror {
     fn complete(&mut self) {
         if let Some(fresh) = self.fresh.take() {
             lock(&self.memory).nodes = Some(fresh);
-            self.plugins.absences.begin_anew();
+            self.plugins.absences.reset();
         }
     }
 
@@ -252,7 +253,7 @@ impl Mirror<Node> for NodeMirror {
         if let Some(nodes) = &mut lock(&self.memory).nodes {
             nodes.remove(name);
         }
-        // It was there until now: the absence can only begin after this.
+        // The node existed until now: the absence can only start after this.
         self.plugins.absences.seen(name);
     }
 

@@ -1,8 +1,8 @@
-//! Keeps the certificates in Secrets: the store of `quarry-certificates`.
+//! Stores the certificates in Secrets: the store of `quarry-certificates`.
 //!
-//! `<prefix>-authority` holds the authority's key and is for controllers alone; `<prefix>-controller` and
-//! `<prefix>-node` are mounted into the pods of their roles. A change names the `resourceVersion` that it is based on, so
-//! two controllers never overwrite each other. Reads go to the API each time, never to a cache.
+//! `<prefix>-authority` contains the authority's key and is only for controllers; `<prefix>-controller` and
+//! `<prefix>-node` are mounted into the pods of their roles. A change names the `resourceVersion` that it is
+//! based on, so two controllers never overwrite each other. Reads always go to the API, never to a cache.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use quarry_certificates::{Create, Data, Item, Store, StoreError, Update, Version
 use crate::ask::{LIMIT, Unanswered, ask};
 use crate::connect::Connection;
 
-/// Says in each Secret that nobody else should keep it.
+/// Marks each Secret as managed by Quarry.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "quarry");
 
 /// The three Secrets.
@@ -27,20 +27,21 @@ pub struct SecretStore {
 }
 
 impl SecretStore {
-    /// Secrets in our own namespace whose names begin with `prefix`.
+    /// Secrets in Quarry's namespace whose names begin with `prefix`.
     #[must_use]
     pub fn new(connection: &Connection, prefix: &str) -> Self {
         Self { api: Api::namespaced(connection.client.clone(), &connection.namespace), prefix: prefix.to_owned() }
     }
 
-    /// The name of the Secret that holds this item.
+    /// The name of the Secret for this item.
     #[must_use]
     pub fn name(&self, item: Item) -> String {
         format!("{}-{}", self.prefix, item.name())
     }
 
     fn fresh(&self, item: Item, data: Data) -> Secret {
-        // The API demands tls.crt and tls.key of a Secret of type kubernetes.io/tls; the authority's may hold others.
+        // The API requires tls.crt and tls.key in a Secret of type kubernetes.io/tls; the authority's may
+        // hold other files.
         let type_ = match item {
             Item::Authority => "Opaque",
             Item::Controller | Item::Node => "kubernetes.io/tls",
@@ -69,7 +70,8 @@ fn failed(attempted: &'static str, item: Item) -> impl FnOnce(Unanswered) -> Sto
 
 #[async_trait::async_trait]
 impl Store for SecretStore {
-    /// Empty files are left out: a Secret of type `kubernetes.io/tls` that was made in advance must have them.
+    /// Empty files are omitted: a Secret of type `kubernetes.io/tls` that was created in advance must have
+    /// them.
     async fn get(&self, item: Item) -> Result<Option<Versioned>, StoreError> {
         let Some(secret) = self.read(item).await.map_err(failed("read", item))? else { return Ok(None) };
         let data = secret.data.unwrap_or_default();
@@ -86,7 +88,8 @@ impl Store for SecretStore {
         }
     }
 
-    /// Reads first, because a Secret's type cannot be changed and its labels and annotations may be somebody else's.
+    /// Reads first, because a Secret's type cannot be changed and its labels and annotations may belong to
+    /// others.
     async fn update(&self, item: Item, data: Data, version: &str) -> Result<Update, StoreError> {
         let Some(mut secret) = self.read(item).await.map_err(failed("update", item))? else {
             return Ok(Update::Conflict);

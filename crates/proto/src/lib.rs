@@ -1,12 +1,12 @@
-//! Generated types of the protocols that Quarry speaks; no logic.
+//! Generated types of Quarry's protocols; no logic.
 //!
-//! The sources are under `proto/`. Maps are `BTreeMap`s. A call that a service does not implement answers
+//! The sources are in `proto/`. Maps are `BTreeMap`s. A call that a service does not implement returns
 //! UNIMPLEMENTED. `Debug` of a message never shows its secrets.
 
 /// The Container Storage Interface.
 pub mod csi {
     /// Version 1 of the interface, as of CSI 1.13.
-    // Generated code follows no lint of ours.
+    // Generated code does not follow Quarry's lints.
     #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
     pub mod v1 {
         tonic::include_proto!("csi.v1");
@@ -14,20 +14,20 @@ pub mod csi {
     }
 }
 
-/// What a controller asks of the node plugin that holds the disks.
+/// The protocol between the controller and the node plugin that holds the disks.
 pub mod agent {
     /// Version 1 of the protocol.
-    // Generated code follows no lint of ours.
+    // Generated code does not follow Quarry's lints.
     #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
     pub mod v1 {
         tonic::include_proto!("quarry.agent.v1");
     }
 }
 
-/// What an operator asks of a controller.
+/// The protocol between an operator and a controller.
 pub mod view {
     /// Version 1 of the protocol.
-    // Generated code follows no lint of ours.
+    // Generated code does not follow Quarry's lints.
     #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
     pub mod v1 {
         tonic::include_proto!("quarry.view.v1");

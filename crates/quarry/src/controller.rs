@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use quarry_agent::TlsDial;
 use quarry_controller::{
-    Alone, Cluster, ControllerService, Election, FileElection, IdentityService, NoKubernetes, Parts, Readiness, Timing,
-    ViewService, follow_agents,
+    AlwaysElected, Cluster, ControllerService, Election, FileElection, IdentityService, NoKubernetes, Parts, Readiness,
+    Timing, ViewService, follow_agents,
 };
 use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             roster = follow_agents(file, stop.clone())?;
             let election: Arc<dyn Election> = match &args.chooser {
                 Some(file) => Arc::new(FileElection::new(file)),
-                None => Arc::new(Alone),
+                None => Arc::new(AlwaysElected),
             };
             let (nodes, claims) = (Arc::new(NoKubernetes), Arc::new(NoKubernetes));
             parts = Parts { dial: dial(&certificates.source), timing, nodes, election, claims, only: None };

@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use quarry_agent::Dial;
 use quarry_controller::{
-    Alone, Cluster, ControllerService, Endpoint, IdentityService, NoKubernetes, Parts, Roster, Timing, ViewService,
+    AlwaysElected, Cluster, ControllerService, Endpoint, IdentityService, NoKubernetes, Parts, Roster, Timing,
+    ViewService,
 };
 use quarry_node::{Host, NodeService};
 use quarry_proto::csi::v1::controller_server::ControllerServer;
@@ -71,7 +72,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         dial: Arc::new(InProcess(host.clone())),
         timing: Timing { age: NEVER, ..Timing::default() },
         nodes: Arc::new(NoKubernetes),
-        election: Arc::new(Alone),
+        election: Arc::new(AlwaysElected),
         claims: Arc::new(NoKubernetes),
         only: Some(host.node().to_owned()),
     };
@@ -85,7 +86,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         });
         observe::serve(address, &metrics, refresh, problems, &shutdown).await?;
     }
-    cluster.heard(FIRST_WORD).await;
+    cluster.all_reported(FIRST_WORD).await;
     if let Some(path) = &args.view {
         let service = ViewService::new(cluster.clone(), || async { view::extras::commands() });
         view::serve(path, service, shutdown.stopping());

@@ -1,8 +1,8 @@
 //! Whether this process can still work.
 //!
-//! Nearly everything that it does (mounts, certificates, whole disks) runs on the runtime's threads for blocking work, and
-//! there are so many of them and no more. If each waits for something that never comes, the process still answers and does
-//! nothing any more. Only a restart helps then, so this is what a liveness probe asks for.
+//! Nearly all of this work (mounts, certificates, whole disks) runs on the runtime's threads for blocking
+//! work, and their number is limited. If all of them wait for something that never comes, the process still
+//! answers but does no work. Only a restart helps then, so the liveness probe checks this.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,25 +10,26 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often it is tried whether blocking work is still done.
+/// How often blocking work is tried.
 const PAUSE: Duration = Duration::from_secs(5);
-/// How long it may take before it is reported. Threads that zero large volumes are busy for a while, and come back.
+/// How long blocking work may take before it is reported. Threads that zero large volumes are busy for a
+/// while, and come back.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// When blocking work was done last. Cheap to clone; all clones tell the same.
+/// When blocking work last ran. Cheap to clone; all clones share one state.
 #[derive(Clone, Debug)]
 pub(crate) struct Alive {
     last: Arc<Mutex<Instant>>,
 }
 
 impl Alive {
-    /// Begins to watch, until `stop` is cancelled: a trivial piece of work at a time, never a second one beside it.
+    /// Starts watching, until `stop` is cancelled: one trivial task at a time, never a second one beside it.
     pub(crate) fn watch(stop: CancellationToken) -> Self {
         let alive = Self { last: Arc::new(Mutex::new(Instant::now())) };
         let watched = alive.clone();
         tokio::spawn(stop.run_until_cancelled_owned(async move {
             loop {
-                // It fails only where the runtime ends.
+                // It fails only when the runtime shuts down.
                 if tokio::task::spawn_blocking(|| ()).await.is_err() {
                     return;
                 }
@@ -44,8 +45,8 @@ impl Alive {
         let age = self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
         (age > PATIENCE).then(|| {
             format!(
-                "no blocking work has been done for {} s: all threads for it wait for something that does not come (a disk \
-                 that hangs?); a restart is needed, see the log and the kernel log",
+                "no blocking work has been done for {} s: all its threads are blocked (by a disk that hangs?); \
+                 restart the process, and check its log and the kernel log",
                 age.as_secs()
             )
         })
@@ -63,7 +64,7 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build().unwrap()
     }
 
-    /// Lets so much time pass, in small steps, so that real threads come to their turn.
+    /// Advances the time in small steps, so that real threads get to run.
     async fn pass(time: Duration) {
         for _ in 0..time.as_secs() {
             tokio::time::advance(Duration::from_secs(1)).await;
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn one_stuck_thread_is_borne_and_all_of_them_are_told() {
+    fn one_stuck_thread_is_tolerated_and_all_stuck_threads_are_reported() {
         let runtime = runtime();
         let (release, stuck): (Vec<_>, Vec<_>) = (0..2).map(|_| mpsc::channel::<()>()).unzip();
         runtime.block_on(async {

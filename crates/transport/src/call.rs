@@ -1,7 +1,8 @@
-//! Sees every call of a tonic server end, and counts, times and logs it.
+//! Observes the end of every call of a tonic server, and counts, times and logs it.
 //!
-//! A gRPC code may come in the answer's headers (an error before any message), in its trailers (after the messages), or
-//! never, because the caller went away and tonic dropped the handler. All three end here, once each.
+//! A gRPC code arrives in the answer's headers (an error before any message), in its trailers (after the
+//! messages), or never, because the caller disconnected and tonic dropped the handler. All three are handled
+//! here, exactly once per call.
 //!
 //! Within a call's span, `tracing::Span::current().record("volume", id)` adds the volume to all its log lines.
 
@@ -20,7 +21,7 @@ use tracing::{Span, field};
 use crate::deadline;
 use crate::metrics::Metrics;
 
-/// The layer; made by [`Metrics::layer`].
+/// The layer; created by [`Metrics::layer`].
 #[derive(Debug, Clone)]
 pub struct CallLayer {
     metrics: Metrics,
@@ -40,7 +41,7 @@ impl<S> Layer<S> for CallLayer {
     }
 }
 
-/// A service whose calls are seen.
+/// A service whose calls are observed.
 #[derive(Debug, Clone)]
 pub struct CallService<S> {
     inner: S,
@@ -68,11 +69,11 @@ where
 }
 
 pin_project! {
-    /// A call under way.
+    /// A call in progress.
     pub struct CallFuture<F> {
         #[pin]
         future: F,
-        // Handed on to the answer's body.
+        // Passed on to the answer's body.
         call: Option<Call>,
     }
 }
@@ -91,7 +92,7 @@ where
         let mut call = this.call.take();
         Poll::Ready(match result {
             Ok(response) => {
-                // Trailers-only: the headers say how it ended, and no body follows.
+                // Trailers-only: the headers contain the status, and no body follows.
                 if let Some(status) = Status::from_header_map(response.headers())
                     && let Some(call) = call.take()
                 {
@@ -110,7 +111,7 @@ where
 }
 
 pin_project! {
-    /// An answer on its way; its trailers say how the call ended.
+    /// An answer being sent; its trailers contain the status of the call.
     pub struct CallBody<B> {
         #[pin]
         body: B,
@@ -165,13 +166,13 @@ where
     }
 }
 
-/// One call from its arrival to its end, which is told exactly once.
+/// One call from start to end; the end is recorded exactly once.
 #[derive(Debug)]
 struct Call {
     method: String,
     span: Span,
     started: Instant,
-    /// What the caller gave, from `started` on.
+    /// The caller's timeout, counted from `started`.
     timeout: Option<Duration>,
     metrics: Metrics,
     ended: bool,
@@ -186,10 +187,10 @@ impl Call {
     }
 
     fn end(mut self, code: Code, message: &str) {
-        self.tell(code, message);
+        self.report_end(code, message);
     }
 
-    fn tell(&mut self, code: Code, message: &str) {
+    fn report_end(&mut self, code: Code, message: &str) {
         self.ended = true;
         let took = self.started.elapsed();
         self.metrics.call_ended(&self.method, code, took);
@@ -202,15 +203,16 @@ impl Call {
 }
 
 impl Drop for Call {
-    /// The handler or its answer was dropped: nobody waits for it any more.
+    /// The handler or its answer was dropped: the caller no longer waits.
     fn drop(&mut self) {
         if !self.ended {
             match self.timeout {
-                // The caller's clock started before ours: it may have given up a little before its time is over here.
+                // The caller's clock started earlier: the caller may have given up slightly before its time
+                // is over here.
                 Some(timeout) if self.started.elapsed() >= deadline::wait_for(timeout) => {
-                    self.tell(Code::DeadlineExceeded, "the caller's time was over before the answer");
+                    self.report_end(Code::DeadlineExceeded, "the caller's deadline passed before the answer");
                 }
-                _ => self.tell(Code::Cancelled, "the caller went away before the answer"),
+                _ => self.report_end(Code::Cancelled, "the caller disconnected before the answer"),
             }
         }
     }
@@ -225,7 +227,7 @@ fn short_name(path: &str) -> String {
     }
 }
 
-/// The code's name as gRPC writes it, for example `FAILED_PRECONDITION`.
+/// The code's name in gRPC, for example `FAILED_PRECONDITION`.
 #[must_use]
 pub fn code_name(code: Code) -> &'static str {
     match code {

@@ -1,45 +1,45 @@
-//! How long the caller is going to wait for its answer.
+//! How long the caller waits for its answer.
 //!
-//! A gRPC caller sends its deadline along. tonic drops a handler when that time is over, and the caller would see no
-//! more than CANCELLED: so a handler bounds its own wait to a little less and says DEADLINE_EXCEEDED itself, while the
-//! work goes on elsewhere.
+//! A gRPC caller sends its deadline with the request. tonic drops a handler when that time is over, and the
+//! caller would see only CANCELLED. So a handler limits its own wait to slightly less and returns
+//! DEADLINE_EXCEEDED itself, while the work continues elsewhere.
 
 use std::time::Duration;
 
 use ::http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
-/// The metadata key, and the header, that carries the caller's timeout.
+/// The metadata key (and header) of the caller's timeout.
 const KEY: &str = "grpc-timeout";
-/// What is kept back, at most, for the answer's way to the caller.
+/// The maximum margin for sending the answer to the caller.
 const MARGIN: Duration = Duration::from_millis(200);
 
-/// The time that the caller of a request gave, counted from when the request arrived. `None`: no limit was sent, or
-/// one that does not follow the format.
+/// The caller's timeout, counted from the arrival of the request. `None` if none was sent, or if it is
+/// malformed.
 #[must_use]
 pub fn of(metadata: &MetadataMap) -> Option<Duration> {
     parse(metadata.get(KEY)?.to_str().ok()?)
 }
 
-/// [`of`], for those who see the HTTP headers only.
+/// Like [`of`], for code that sees only the HTTP headers.
 pub(crate) fn of_headers(headers: &HeaderMap) -> Option<Duration> {
     parse(headers.get(KEY)?.to_str().ok()?)
 }
 
-/// How long a handler may wait if its answer is to reach the caller within `timeout`: a tenth is kept back, and never
-/// more than 200 ms.
+/// How long a handler may wait if its answer must reach the caller within `timeout`: a tenth less, but at
+/// most 200 ms less.
 #[must_use]
 pub fn wait_for(timeout: Duration) -> Duration {
     timeout - (timeout / 10).min(MARGIN)
 }
 
-/// How long the handler of a request may wait: what its caller gave, less the margin, and never more than `most`.
+/// How long the handler of a request may wait: the caller's timeout without the margin, but at most `most`.
 #[must_use]
 pub fn wait(metadata: &MetadataMap, most: Duration) -> Duration {
     of(metadata).map_or(most, |timeout| wait_for(timeout).min(most))
 }
 
-/// Parses gRPC's own format: one to eight digits, then one of the units `H`, `M`, `S`, `m`, `u`, `n`.
+/// Parses gRPC's format: one to eight digits, then one of the units `H`, `M`, `S`, `m`, `u`, `n`.
 #[must_use]
 pub fn parse(value: &str) -> Option<Duration> {
     let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_unit_is_read() {
+    fn every_unit_is_parsed() {
         let expected = [
             ("2H", Duration::from_secs(7200)),
             ("3M", Duration::from_secs(180)),
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_format_is_no_deadline() {
+    fn malformed_values_are_no_deadline() {
         for text in ["", "S", "10", "10s", "-1S", "+1S", " 1S", "1 S", "123456789S", "1.5S", "1é", "é"] {
             assert_eq!(parse(text), None, "{text}");
         }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_callers_time_is_bounded_by_ours() {
+    fn the_callers_timeout_is_limited_by_ours() {
         let most = Duration::from_secs(30);
         let mut request = tonic::Request::new(());
         assert_eq!(wait(request.metadata(), most), most);

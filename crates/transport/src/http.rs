@@ -1,8 +1,9 @@
-//! One port for those who watch: `/healthz`, `/readyz` and `/metrics`.
+//! One port for monitoring: `/healthz`, `/readyz` and `/metrics`.
 //!
-//! `/healthz` says that the process can work: see [`crate::alive`]. It is well while a disk hangs, because a restart
-//! heals no disk. `/readyz` says what keeps the node from doing its work, one problem a line. Nothing here changes anything or
-//! tells a secret, so it is plain HTTP; the address to listen on is the operator's choice.
+//! `/healthz` reports whether the process can work: see [`crate::alive`]. It stays OK while a disk hangs,
+//! because a restart does not repair a disk. `/readyz` reports what keeps the node from working, one problem
+//! per line. These endpoints change nothing and reveal no secrets, so they use plain HTTP; the operator
+//! selects the listening address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,28 +21,28 @@ use tokio_util::sync::CancellationToken;
 use crate::alive::Alive;
 use crate::metrics::Metrics;
 
-/// How long the check behind `/readyz` may take: a hung disk must show, not hang the probe too.
+/// The timeout of the check behind `/readyz`: a hung disk must be reported and must not hang the probe.
 const READY_WAIT: Duration = Duration::from_secs(5);
-/// What OpenMetrics text is called.
+/// The content type of OpenMetrics text.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What brings figures up to date that a scrape cannot wait for: awaited before each scrape, at most as long as the
-/// check behind `/readyz`.
+/// Updates figures that are too slow to collect during a scrape: awaited before each scrape, with the same
+/// timeout as the check behind `/readyz`.
 pub type Refresh = Arc<dyn Fn() -> BoxFuture + Send + Sync>;
 /// A future without a value.
 pub type BoxFuture = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The port could not be had.
+/// The port cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address} for health and metrics: {source}; choose a free port")]
 pub struct BindError {
-    /// Where.
+    /// The address.
     address: SocketAddr,
-    /// Why not.
+    /// The cause.
     source: io::Error,
 }
 
-/// Takes the port. Apart from [`serve`], so that a port in use is known at the start.
+/// Binds the port. Separate from [`serve`], so that a port in use is detected at startup.
 ///
 /// # Errors
 /// When the address cannot be bound.
@@ -49,8 +50,8 @@ pub async fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     TcpListener::bind(address).await.map_err(|source| BindError { address, source })
 }
 
-/// Serves until `stop` is cancelled. `problems` is asked at each `/readyz` for what keeps the node from doing its work;
-/// an empty list means ready; `refresh` is awaited before each scrape.
+/// Serves until `stop` is cancelled. Each `/readyz` calls `problems` for what keeps the node from working; an
+/// empty list means ready. `refresh` is awaited before each scrape.
 ///
 /// # Errors
 /// When the listener fails.
@@ -85,10 +86,10 @@ async fn health(State(alive): State<Alive>) -> Response {
     }
 }
 
-/// The answer of `/readyz`; `None`: the check itself did not answer.
+/// The answer of `/readyz`; `None` if the check itself did not finish.
 fn readiness(problems: Option<Vec<String>>) -> Response {
     let problems = problems
-        .unwrap_or_else(|| vec![format!("the readiness check did not answer within {} s", READY_WAIT.as_secs())]);
+        .unwrap_or_else(|| vec![format!("the readiness check did not finish within {} s", READY_WAIT.as_secs())]);
     if problems.is_empty() {
         return "ok\n".into_response();
     }
@@ -97,7 +98,7 @@ fn readiness(problems: Option<Vec<String>>) -> Response {
 }
 
 async fn scrape(State((metrics, refresh)): State<(Metrics, Refresh)>) -> Response {
-    // Figures that are old are better than none: what hangs shows elsewhere.
+    // Stale figures are better than none: hangs are reported elsewhere.
     let _ = tokio::time::timeout(READY_WAIT, refresh()).await;
     match metrics.encode() {
         Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),

@@ -1,12 +1,12 @@
-//! What lies between Quarry's services and those who call them: listeners and clients, how calls are counted and
-//! logged, health, and how the process ends.
+//! The transport between Quarry's services and their callers: listeners and clients, counting and logging of
+//! calls, health, and shutdown.
 //!
-//! * [`unix`]: the CSI socket, both ends of it;
-//! * [`call`]: sees every call end, whatever way it ends, counts and logs it;
-//! * [`deadline`]: how long the caller is going to wait;
+//! * [`unix`]: the CSI socket, both ends;
+//! * [`call`]: counts and logs the end of every call, however it ends;
+//! * [`deadline`]: how long the caller waits;
 //! * [`metrics`]: the registry behind `/metrics`;
 //! * [`http`]: `/healthz`, `/readyz` and `/metrics` on one port;
-//! * [`shutdown`]: from a signal to the end, in two phases;
+//! * [`shutdown`]: from a signal to the exit, in two phases;
 //! * [`tls`]: mutual TLS between controller and node.
 
 mod alive;

@@ -1,8 +1,8 @@
 //! The registry behind `/metrics`, in OpenMetrics text.
 //!
-//! Every name starts with `quarry_`, which is added here. Calls are counted by [`Metrics::layer`]; everything else is
-//! asked for at the moment of a scrape: whoever knows a figure registers a closure that tells it, so that nobody has to
-//! keep a metric up to date, and none outlives what it measures.
+//! Every name starts with `quarry_`, which is added here. Calls are counted by [`Metrics::layer`]; everything
+//! else is collected during a scrape: the owner of a figure registers a closure that returns it, so that no
+//! code has to keep a metric up to date, and no metric outlives what it measures.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ use crate::call::{CallLayer, code_name};
 /// Upper bounds in seconds: a report from memory takes milliseconds, kubelet gives up after 120 s.
 const SECONDS: [f64; 14] = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 
-/// The registry; a clone is the same registry.
+/// The registry; all clones share one registry.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Arc<Mutex<Registry>>,
@@ -33,7 +33,7 @@ pub struct Metrics {
     seconds: Family<Labels, Histogram>,
 }
 
-/// One figure at the moment of a scrape, with the labels that tell it from its neighbours.
+/// One figure at the time of a scrape, with its labels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     labels: Labels,
@@ -51,14 +51,14 @@ impl Sample {
         Self { labels: Labels::default(), value }
     }
 
-    /// A size in bytes, or a count. Exact up to 2⁵³ (8 PiB), as every number that Prometheus keeps.
+    /// A size in bytes, or a count. Exact up to 2⁵³ (8 PiB), like every number in Prometheus.
     #[must_use]
     #[allow(clippy::cast_precision_loss)]
     pub fn count(value: u64) -> Self {
         Self::new(value as f64)
     }
 
-    /// Adds a label. The names must be the same for every sample of a metric.
+    /// Adds a label. All samples of a metric must have the same label names.
     #[must_use]
     pub fn label(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.labels.0.push((name, value.into()));
@@ -85,8 +85,9 @@ impl Metrics {
         CallLayer::new(self.clone())
     }
 
-    /// Adds figures that go up and down. `name` without the `quarry_` in front; a size's name ends in `_bytes`, a
-    /// time's in `_seconds`. `samples` is called at every scrape: it must be quick and must not block.
+    /// Adds figures that go up and down. `name` is without the prefix `quarry_`; the name of a size ends in
+    /// `_bytes`, of a time in `_seconds`. `samples` is called at every scrape: it must be quick and must not
+    /// block.
     pub fn gauge(
         &self,
         name: &'static str,
@@ -96,7 +97,7 @@ impl Metrics {
         self.add(name, help, Kind::Gauge, Box::new(samples));
     }
 
-    /// Adds figures that only go up. As [`Metrics::gauge`]; `_total` is added to the name.
+    /// Adds figures that only go up. Like [`Metrics::gauge`]; `_total` is added to the name.
     pub fn counter(
         &self,
         name: &'static str,
@@ -106,12 +107,12 @@ impl Metrics {
         self.add(name, help, Kind::Counter, Box::new(samples));
     }
 
-    /// Adds a collector that writes what it likes.
+    /// Adds a custom collector.
     pub fn register(&self, collector: Box<dyn Collector>) {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(collector);
     }
 
-    /// Everything, as `/metrics` gives it out (`application/openmetrics-text; version=1.0.0`).
+    /// All metrics, in the format of `/metrics` (`application/openmetrics-text; version=1.0.0`).
     ///
     /// # Errors
     /// When a collector fails.
@@ -121,9 +122,9 @@ impl Metrics {
         Ok(text)
     }
 
-    /// A call ended.
+    /// Records the end of a call.
     pub(crate) fn call_ended(&self, method: &str, code: Code, took: Duration) {
-        // A caller chooses the name of a call that we do not have: it must not choose how many series there are.
+        // A caller controls the name of an unknown call: it must not control how many series exist.
         let method = if code == Code::Unimplemented { "other" } else { method };
         let method = ("method", method.to_owned());
         self.calls.get_or_create(&Labels(vec![method.clone(), ("code", code_name(code).to_owned())])).inc();
@@ -131,7 +132,7 @@ impl Metrics {
     }
 
     fn add(&self, name: &'static str, help: &'static str, kind: Kind, samples: Samples) {
-        self.register(Box::new(Asked { name, help, kind, samples }));
+        self.register(Box::new(Scraped { name, help, kind, samples }));
     }
 }
 
@@ -164,21 +165,21 @@ enum Kind {
     Counter,
 }
 
-/// A metric that is asked for when it is wanted.
-struct Asked {
+/// A metric that is collected during the scrape.
+struct Scraped {
     name: &'static str,
     help: &'static str,
     kind: Kind,
     samples: Samples,
 }
 
-impl fmt::Debug for Asked {
+impl fmt::Debug for Scraped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Asked").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+        f.debug_struct("Scraped").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
     }
 }
 
-impl Collector for Asked {
+impl Collector for Scraped {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let kind = match self.kind {
             Kind::Gauge => MetricType::Gauge,
@@ -212,7 +213,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closures_are_asked_at_every_scrape() {
+    fn closures_are_called_at_every_scrape() {
         let metrics = Metrics::new();
         let free = Arc::new(Mutex::new(1_u64 << 40));
         let seen = Arc::clone(&free);

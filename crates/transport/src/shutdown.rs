@@ -1,8 +1,8 @@
-//! From a signal to the end, in two phases.
+//! From a signal to the exit, in two phases.
 //!
-//! The first SIGTERM or SIGINT means: take no new calls, let what is under way finish. When [`GRACE`] is over, or on a
-//! second signal, the process leaves whatever is still under way as it is: coming back after that is the same as after
-//! a `kill -9`, and there is no roll-back of its own to get wrong.
+//! After the first SIGTERM or SIGINT, the process takes no new calls and finishes those in progress. After
+//! [`GRACE`], or on a second signal, the process abandons whatever is still in progress: the next start then
+//! recovers exactly as after a `kill -9`, so there is no separate roll-back that could be wrong.
 
 use std::io;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// How long work under way may go on after the first signal.
+/// How long work in progress may continue after the first signal.
 pub const GRACE: Duration = Duration::from_secs(20);
 
-/// The two phases, as tokens that every part of the process may wait for.
+/// The two phases, as tokens that every part of the process can wait for.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {
     stopping: CancellationToken,
@@ -21,13 +21,13 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// One that [`Shutdown::begin`] alone starts.
+    /// Started only by [`Shutdown::begin`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// One that SIGTERM and SIGINT start. Must be called within a tokio runtime.
+    /// Started by SIGTERM and SIGINT. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When the signal handlers cannot be installed.
@@ -41,7 +41,7 @@ impl Shutdown {
                 _ = terminate.recv() => "SIGTERM",
                 _ = interrupt.recv() => "SIGINT",
             };
-            tracing::info!(signal = name, grace_seconds = GRACE.as_secs(), "stopping: no new calls are taken");
+            tracing::info!(signal = name, grace_seconds = GRACE.as_secs(), "stopping: no new calls are accepted");
             watched.begin();
             tokio::select! {
                 () = watched.overdue.cancelled() => {}
@@ -52,8 +52,8 @@ impl Shutdown {
         Ok(shutdown)
     }
 
-    /// Starts the first phase now, and the second one [`GRACE`] later. Again: nothing changes. Must be called within
-    /// a tokio runtime.
+    /// Starts the first phase now, and the second one [`GRACE`] later. Further calls change nothing. Must be
+    /// called within a tokio runtime.
     pub fn begin(&self) {
         if self.stopping.is_cancelled() {
             return;
@@ -66,19 +66,20 @@ impl Shutdown {
         });
     }
 
-    /// Cancelled when the first phase starts: take nothing new, finish what is under way.
+    /// Cancelled when the first phase starts: accept nothing new, finish what is in progress.
     #[must_use]
     pub fn stopping(&self) -> CancellationToken {
         self.stopping.clone()
     }
 
-    /// Cancelled when there is no more time: leave.
+    /// Cancelled when the time is over: exit.
     #[must_use]
     pub fn overdue(&self) -> CancellationToken {
         self.overdue.clone()
     }
 
-    /// Waits for `work` to finish, until there is no more time. `None`: there was none, and `work` is dropped.
+    /// Waits for `work` to finish until the time is over. `None` if the time was over; `work` is then
+    /// dropped.
     pub async fn bound<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_signal_stops_and_a_second_one_ends_the_grace() {
+    async fn a_signal_stops_and_a_second_one_ends_the_grace_period() {
         let shutdown = Shutdown::on_signals().unwrap();
         assert!(!shutdown.stopping().is_cancelled());
         raise(Signal::SIGTERM).unwrap();

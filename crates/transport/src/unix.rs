@@ -1,8 +1,8 @@
-//! The CSI socket: a listener that only root may talk to, and the client's end.
+//! The CSI socket: a listener that only root may connect to, and the client.
 //!
-//! A socket's file outlives a process that was killed, and the next one has to take its place without ever taking it
-//! from a process that is alive. So a file is removed only if it is a socket on which nobody answers, by one process at
-//! a time (a lock on the directory, which leaves no file of its own beside the socket).
+//! A socket's file outlives a killed process, and the next process must replace it without ever taking it
+//! from a running process. So a file is removed only if it is a socket on which no process answers, and only
+//! by one process at a time (a lock on the directory, which leaves no extra file beside the socket).
 
 use std::fs::{File, Permissions};
 use std::io;
@@ -21,42 +21,42 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::Stream;
 use tonic::transport::{Channel, Endpoint};
 
-/// Read and write for the owner: whoever may talk to the socket may make and delete volumes.
+/// Read and write for the owner only: access to the socket means permission to create and delete volumes.
 const MODE: u32 = 0o600;
-/// How long another process may hold the directory's lock; it needs it for an instant.
+/// How long another process may hold the directory's lock; it needs it only briefly.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
-/// How long a connection may take to stand.
+/// The timeout for connecting.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
 /// Why there is no listener or no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The text names no unix socket.
-    #[error("{0:?} is not the endpoint of a unix socket: write unix:///path/to/csi.sock or an absolute path")]
+    /// The text is not the endpoint of a unix socket.
+    #[error("{0:?} is not the endpoint of a unix socket: use unix:///path/to/csi.sock or an absolute path")]
     Endpoint(String),
-    /// Another process serves there.
-    #[error("cannot listen on {}: another process answers on it; stop that one, or choose another path", .0.display())]
+    /// Another process serves on the path.
+    #[error("cannot listen on {}: another process answers on it; stop that process, or use another path", .0.display())]
     InUse(PathBuf),
-    /// Something lies there that is not ours to remove.
-    #[error("cannot listen on {}: the path exists and is not a socket; remove it, or choose another path", .0.display())]
+    /// The path exists and is not a socket, so Quarry does not remove it.
+    #[error("cannot listen on {}: the path exists and is not a socket; remove it, or use another path", .0.display())]
     NotASocket(PathBuf),
-    /// The directory's lock was not to be had.
-    #[error("cannot listen on {}: another process holds the lock of its directory; try again when it is done", .0.display())]
+    /// Another process holds the directory's lock.
+    #[error("cannot listen on {}: another process holds the lock of its directory; retry later", .0.display())]
     Locked(PathBuf),
-    /// The system refused.
+    /// A system call failed.
     #[error("cannot listen on {}: {action}: {source}", path.display())]
     Listen {
-        /// Where the socket was to be.
+        /// The path of the socket.
         path: PathBuf,
         /// What was attempted.
         action: &'static str,
         /// Why it failed.
         source: io::Error,
     },
-    /// Nobody answers there, or we may not talk to them.
-    #[error("cannot connect to {}: {reason}; does the driver run, and may this user open its socket?", path.display())]
+    /// No process answers, or permission is denied.
+    #[error("cannot connect to {}: {reason}; check that the driver runs, and that this user may open its socket", path.display())]
     Connect {
-        /// Where the socket was expected.
+        /// The path of the socket.
         path: PathBuf,
         /// Why it failed.
         reason: String,
@@ -81,16 +81,17 @@ pub fn path_of(endpoint: &str) -> Result<PathBuf, Error> {
 pub struct Listener {
     socket: UnixListener,
     path: PathBuf,
-    /// Device and inode of our file: a successor's is left alone.
+    /// Device and inode of this process's file: a successor's file is not removed.
     identity: (u64, u64),
 }
 
-/// Listens on `path`, in a directory that exists, for the owner alone (mode 0600). A socket that a dead process left
-/// there is replaced. Must be called within a tokio runtime, at the start: it may block for up to five seconds while
-/// another process is starting in the same directory.
+/// Listens on `path`, in an existing directory, for the owner only (mode 0600). A socket left by a dead
+/// process is replaced. Must be called within a tokio runtime, at startup: it may block for up to five
+/// seconds while another process starts in the same directory.
 ///
 /// # Errors
-/// When another process answers there, something else lies there, or the system refuses: nothing is changed then.
+/// If another process answers there, if the path is not a socket, or if the system fails: nothing is changed
+/// then.
 pub fn listen(path: &Path) -> Result<Listener, Error> {
     let failed = |action| move |source: io::Error| Error::Listen { path: path.to_owned(), action, source };
 
@@ -98,21 +99,21 @@ pub fn listen(path: &Path) -> Result<Listener, Error> {
     remove_stale(path)?;
 
     let socket = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
-        .map_err(|error| failed("making a socket")(error.into()))?;
-    // Linux gives the file the socket's own mode: at no instant may others connect.
+        .map_err(|error| failed("creating a socket")(error.into()))?;
+    // Linux gives the file the socket's mode: other users cannot connect at any time.
     fchmod(&socket, Mode::from_bits_truncate(MODE)).map_err(|error| failed("setting its mode")(error.into()))?;
-    let address = UnixAddr::new(path).map_err(|error| failed("the path is too long or odd")(error.into()))?;
+    let address = UnixAddr::new(path).map_err(|error| failed("the path is too long or invalid")(error.into()))?;
     bind(socket.as_raw_fd(), &address).map_err(|error| failed("binding")(error.into()))?;
-    // The umask has had its say.
+    // Override the umask.
     std::fs::set_permissions(path, Permissions::from_mode(MODE)).map_err(failed("setting its mode"))?;
     listen_on(&socket, Backlog::MAXCONN).map_err(|error| failed("listening")(error.into()))?;
 
-    let file = std::fs::symlink_metadata(path).map_err(failed("looking at the new socket"))?;
+    let file = std::fs::symlink_metadata(path).map_err(failed("reading the new socket"))?;
     let socket = UnixListener::from_std(StdListener::from(socket)).map_err(failed("watching for connections"))?;
     Ok(Listener { socket, path: path.to_owned(), identity: (file.dev(), file.ino()) })
 }
 
-/// Holds the socket's directory against another process that is starting there too.
+/// Locks the socket's directory against another process that starts there too.
 fn lock_directory(path: &Path) -> Result<Flock<File>, Error> {
     let failed = |source| Error::Listen { path: path.to_owned(), action: "opening its directory", source };
     let directory = match path.parent() {
@@ -132,22 +133,22 @@ fn lock_directory(path: &Path) -> Result<Flock<File>, Error> {
     }
 }
 
-/// Removes the socket that a dead process left behind.
+/// Removes a socket left by a dead process.
 fn remove_stale(path: &Path) -> Result<(), Error> {
     let failed = |action| move |source: io::Error| Error::Listen { path: path.to_owned(), action, source };
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("looking at what is there")(error)),
+        Err(error) => return Err(failed("reading the path")(error)),
         Ok(file) if !file.file_type().is_socket() => return Err(Error::NotASocket(path.to_owned())),
         Ok(_) => {}
     }
     match StdStream::connect(path) {
         Ok(_) => Err(Error::InUse(path.to_owned())),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            tracing::info!(path = %path.display(), "removing the socket that a process left behind");
+            tracing::info!(path = %path.display(), "removing the socket of a dead process");
             std::fs::remove_file(path).map_err(failed("removing the old socket"))
         }
-        Err(error) => Err(failed("asking whether somebody answers on the old socket")(error)),
+        Err(error) => Err(failed("checking the old socket")(error)),
     }
 }
 
@@ -155,7 +156,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
         if ours && let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "the socket's file stays behind");
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket's file");
         }
     }
 }
@@ -171,7 +172,7 @@ impl Stream for Listener {
 /// Connects to the server on `path`.
 ///
 /// # Errors
-/// [`Error::Connect`] when nobody answers there, or the connection may not be made.
+/// If no process answers, or permission is denied.
 pub async fn connect(path: &Path) -> Result<Channel, Error> {
     let failed = |reason: String| Error::Connect { path: path.to_owned(), reason };
     let text = path.to_str().ok_or_else(|| failed("the path is not UTF-8".into()))?;
@@ -179,7 +180,7 @@ pub async fn connect(path: &Path) -> Result<Channel, Error> {
     endpoint.connect_timeout(CONNECT_WAIT).connect().await.map_err(|error| failed(innermost(&error)))
 }
 
-/// tonic says "transport error" and keeps the reason inside.
+/// tonic reports only "transport error"; the cause is inside.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut deepest = error;
     while let Some(source) = deepest.source() {
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_live_socket_is_refused_and_a_dead_one_replaced() {
+    async fn a_live_socket_is_kept_and_a_dead_one_replaced() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("csi.sock");
         let live = StdListener::bind(&path).unwrap();
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_a_socket_stays() {
+    async fn other_files_are_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("csi.sock");
         std::fs::write(&path, "precious").unwrap();
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_successors_socket_stays() {
+    async fn a_successors_socket_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("csi.sock");
         let listener = listen(&path).unwrap();
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_directory_and_a_long_path_are_named() {
+    async fn a_missing_directory_and_a_long_path_are_reported() {
         let directory = tempfile::tempdir().unwrap();
         let missing = directory.path().join("no/csi.sock");
         let text = listen(&missing).unwrap_err().to_string();
@@ -263,14 +264,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_there_is_an_error_that_says_where() {
+    async fn a_failed_connection_names_the_path() {
         let directory = tempfile::tempdir().unwrap();
         let text = connect(&directory.path().join("csi.sock")).await.unwrap_err().to_string();
         assert!(text.contains("csi.sock") && text.contains("No such file"), "{text}");
     }
 
     #[tokio::test]
-    async fn of_two_that_start_at_once_on_a_dead_socket_one_wins() {
+    async fn when_two_start_at_once_on_a_dead_socket_one_wins() {
         for _ in 0..20 {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("csi.sock");

@@ -1,4 +1,4 @@
-//! A real server and client on a unix socket: every way in which a call can end is counted once, with the right code.
+//! A real server and client on a unix socket: every end of a call is counted once, with the right code.
 
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 
-/// Answers GetPluginInfo as its caller asks for in metadata; Probe never answers.
+/// GetPluginInfo answers as requested in the metadata; Probe never answers.
 struct Scripted;
 
 #[tonic::async_trait]
@@ -49,7 +49,7 @@ async fn start(path: &Path, metrics: &Metrics) -> IdentityClient<tonic::transpor
     IdentityClient::new(unix::connect(path).await.unwrap())
 }
 
-/// Waits for a line of the metrics; a server learns that its caller is gone a moment after the caller knows.
+/// Waits for a line of the metrics; a server notices a disconnected caller slightly later than the caller.
 async fn expect_line(metrics: &Metrics, line: &str) {
     for _ in 0..200 {
         if metrics.encode().unwrap().lines().any(|have| have == line) {
@@ -77,7 +77,7 @@ async fn every_end_of_a_call_is_counted_once_with_its_code() {
     // A call that the service does not implement.
     let unimplemented = client.get_plugin_capabilities(GetPluginCapabilitiesRequest {}).await.unwrap_err();
     assert_eq!(unimplemented.code(), Code::Unimplemented);
-    // The caller goes away, without and with a deadline.
+    // The caller disconnects, without and with a deadline.
     let mut other = client.clone();
     let waiting = tokio::spawn(async move { other.probe(ProbeRequest {}).await });
     tokio::time::sleep(Duration::from_millis(100)).await;

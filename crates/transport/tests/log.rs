@@ -1,4 +1,4 @@
-//! What a call leaves in the log. In a program of its own, because tracing's state is the whole process's.
+//! What a call logs. A separate test binary, because tracing's state is global to the process.
 
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -13,7 +13,7 @@ use quarry_transport::unix;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-/// Fails when its caller asks for it in metadata.
+/// Fails if the metadata requests it.
 struct Scripted;
 
 #[tonic::async_trait]

@@ -1,4 +1,4 @@
-//! Handshakes between real ends: who may talk to whom, and what each side learns when they may not.
+//! Handshakes between real ends: which peers may connect, and which errors the others get.
 
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -38,7 +38,7 @@ async fn a_controller_and_a_node_meet() {
 }
 
 #[tokio::test]
-async fn of_clients_only_a_controller_passes() {
+async fn only_a_controller_is_accepted_as_client() {
     let ours = Authority::new("ours");
     let other = Authority::new("other");
     let namesake = Authority::new("ours");
@@ -83,7 +83,7 @@ async fn of_clients_only_a_controller_passes() {
 }
 
 #[tokio::test]
-async fn of_servers_only_a_node_passes() {
+async fn only_a_node_is_accepted_as_server() {
     let ours = Authority::new("ours");
     let other = Authority::new("other");
     let namesake = Authority::new("ours");
@@ -108,12 +108,12 @@ async fn of_servers_only_a_node_passes() {
         assert!(error.to_string().contains(told), "{what}: {error}");
         let refusal = server.unwrap_err();
         assert_eq!(refusal.reason, Reason::Other, "{what}: {refusal}");
-        assert!(refusal.detail.contains("client refused"), "{what}: {refusal}");
+        assert!(refusal.detail.contains("client rejected"), "{what}: {refusal}");
     }
 }
 
 #[tokio::test]
-async fn a_bundle_of_two_authorities_and_a_chain_are_believed() {
+async fn a_bundle_of_two_authorities_and_a_chain_are_trusted() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let node = new.issue(&Leaf::node()).believing(&[&old, &new]);
     for authority in [&old, &new] {
@@ -134,7 +134,7 @@ async fn a_bundle_of_two_authorities_and_a_chain_are_believed() {
 }
 
 #[tokio::test]
-async fn who_has_nothing_to_show_is_not_ready() {
+async fn a_side_without_certificate_is_not_ready() {
     let authority = Authority::new("a");
     let refusals = Refusals::new();
     let connector = Connector::new(fixed(&authority.pem(&Leaf::controller())));
@@ -150,7 +150,7 @@ async fn who_has_nothing_to_show_is_not_ready() {
     assert_eq!(server.unwrap_err().reason, Reason::Other);
 }
 
-/// What becomes of a client that sends these bytes, and what it gets back.
+/// The rejection of a client that sends these bytes, and the server's answer.
 async fn refused_for(bytes: &[u8], and_then: AndThen) -> (Reason, Vec<u8>) {
     let acceptor = Acceptor::new(fixed(&Authority::new("a").pem(&Leaf::node())), Refusals::new());
     let (ours, mut theirs) = duplex(64 * 1024);
@@ -173,7 +173,7 @@ enum AndThen {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_tls_is_refused_at_once() {
+async fn other_protocols_are_rejected_immediately() {
     for bytes in [HTTP2_PREFACE, b"G", b"GET / HTTP/1.1\r\n\r\n", &[0], b"\x15\x03\x03\x00\x02\x02\x28"] {
         let before = Instant::now();
         let (reason, answer) = refused_for(bytes, AndThen::Wait).await;
@@ -184,7 +184,7 @@ async fn what_is_not_tls_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn garbage_and_silence_are_refused() {
+async fn garbage_and_silence_are_rejected() {
     let garbage = [&[0x16, 3, 1, 0, 64], [0xAA; 64].as_slice()].concat();
     assert_eq!(refused_for(&garbage, AndThen::Wait).await.0, Reason::Other);
 
@@ -196,7 +196,7 @@ async fn garbage_and_silence_are_refused() {
     }
 }
 
-/// What the connector makes of a server that sends these bytes.
+/// The connector's error for a server that sends these bytes.
 async fn connect_to(bytes: &[u8], and_then: AndThen) -> String {
     let connector = Connector::new(fixed(&Authority::new("a").pem(&Leaf::controller())));
     let (ours, mut theirs) = duplex(64 * 1024);
@@ -213,7 +213,7 @@ async fn connect_to(bytes: &[u8], and_then: AndThen) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_is_none_of_ours_is_named_for_what_it_is() {
+async fn a_foreign_server_is_recognised() {
     let http2_settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     assert_eq!(connect_to(&http2_settings, AndThen::Wait).await, "plain_text");
     assert_eq!(connect_to(b"HTTP/1.1 400 Bad Request\r\n\r\n", AndThen::Close).await, "plain_text");
@@ -225,7 +225,7 @@ async fn a_server_that_is_none_of_ours_is_named_for_what_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_does_not_confirm_is_given_up() {
+async fn a_server_that_does_not_confirm_times_out() {
     let authority = Authority::new("a");
     let acceptor = Acceptor::new(fixed(&authority.pem(&Leaf::node())), Refusals::new());
     let connector = Connector::new(fixed(&authority.pem(&Leaf::controller())));
@@ -235,7 +235,7 @@ async fn a_server_that_does_not_confirm_is_given_up() {
     assert_eq!(client.unwrap_err().as_str(), "time_out");
 }
 
-/// A client as others would write it.
+/// A client from other software.
 fn other_client(authority: &Authority, shown: Option<&Pem>, protocols: &[&[u8]]) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
@@ -270,7 +270,7 @@ fn alert_of(error: &std::io::Error) -> Option<AlertDescription> {
 }
 
 #[tokio::test]
-async fn a_client_without_a_certificate_is_refused() {
+async fn a_client_without_a_certificate_is_rejected() {
     let authority = Authority::new("a");
     let acceptor = Acceptor::new(fixed(&authority.pem(&Leaf::node())), Refusals::new());
     let (ours, theirs) = duplex(64 * 1024);
@@ -284,7 +284,7 @@ async fn a_client_without_a_certificate_is_refused() {
 }
 
 #[tokio::test]
-async fn another_protocol_or_none_is_refused() {
+async fn another_protocol_or_none_is_rejected() {
     let authority = Authority::new("a");
     let controller = authority.pem(&Leaf::controller());
     let protocols: [&[&[u8]]; 2] = [&[], &[b"http/1.1"]];
@@ -325,7 +325,7 @@ async fn no_connection_is_resumed() {
 }
 
 #[tokio::test]
-async fn a_refused_client_that_talks_on_reads_why() {
+async fn a_rejected_client_that_continues_reads_the_reason() {
     use tokio_stream::StreamExt as _;
     let authority = Authority::new("a");
     let acceptor = Acceptor::new(fixed(&authority.pem(&Leaf::node())), Refusals::new());

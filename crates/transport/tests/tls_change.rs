@@ -1,4 +1,4 @@
-//! What changes while the process runs: new certificates without a restart, and connections that grow old.
+//! Changes while the process runs: new certificates without a restart, and the maximum age of connections.
 
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -25,13 +25,13 @@ async fn an_authority_is_replaced_without_a_restart() {
     let (mut old_server, mut old_client) = (server.unwrap(), client.unwrap());
     greeted(&mut old_client).await;
 
-    // The node moves on, the controller does not.
+    // The node uses the new authority, the controller does not.
     server_slot.offer(&new.issue(&Leaf::node()).believing(&[&new])).unwrap();
     let (server, client) = meet(&acceptor, &connector).await;
     assert_eq!(client.unwrap_err().as_str(), "unknown_authority");
     server.unwrap_err();
 
-    // The controller believes the new one, and still shows the old one's certificate.
+    // The controller trusts the new authority, and still presents the old one's certificate.
     client_slot.offer(&old.issue(&Leaf::controller()).believing(&[&old, &new])).unwrap();
     let (server, client) = meet(&acceptor, &connector).await;
     assert_eq!(server.unwrap_err().reason, Reason::UnknownAuthority);
@@ -42,12 +42,12 @@ async fn an_authority_is_replaced_without_a_restart() {
     server.unwrap();
     client.unwrap();
 
-    // What stood before stands still, until its age.
+    // Existing connections continue until their maximum age.
     talk(&mut old_server, &mut old_client).await.unwrap();
 }
 
 #[tokio::test]
-async fn material_that_comes_later_is_used() {
+async fn material_that_is_added_later_is_used() {
     let authority = Authority::new("a");
     let (slot, source) = slot();
     let acceptor = Acceptor::new(source, Refusals::new());
@@ -61,7 +61,7 @@ async fn material_that_comes_later_is_used() {
 }
 
 #[tokio::test]
-async fn bad_material_is_refused_once_loudly_and_the_old_one_stays() {
+async fn bad_material_is_rejected_and_logged_once_and_the_old_one_stays() {
     let log = Log::capture();
     let authority = Authority::new("a");
     let good = authority.pem(&Leaf::node());
@@ -73,17 +73,17 @@ async fn bad_material_is_refused_once_loudly_and_the_old_one_stays() {
     for _ in 0..3 {
         assert_eq!(slot.offer(&bad).unwrap_err(), MaterialError::Mismatch);
     }
-    assert_eq!(log.count("new certificates are refused"), 1, "{}", log.text());
+    assert_eq!(log.count("new certificates are rejected"), 1, "{}", log.text());
     assert!(!log.text().contains("PRIVATE"), "{}", log.text());
     let (server, client) =
         meet(&Acceptor::new(source, Refusals::new()), &Connector::new(fixed(&authority.pem(&Leaf::controller()))))
             .await;
     server.unwrap();
     client.unwrap();
-    // Another time, the same fault is news.
+    // After a success, the same error is logged again.
     assert!(!slot.offer(&good).unwrap());
     slot.offer(&bad).unwrap_err();
-    assert_eq!(log.count("new certificates are refused"), 2, "{}", log.text());
+    assert_eq!(log.count("new certificates are rejected"), 2, "{}", log.text());
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn an_error_names_the_part_that_is_bad() {
 }
 
 #[test]
-fn material_tells_when_it_expires_and_hides_its_key() {
+fn material_reports_its_expiry_and_hides_its_key() {
     let authority = Authority::new("a");
     let pem = authority.pem(&Leaf { years: (2020, 2030), ..Leaf::node() });
     let material = Material::parse(&pem).unwrap();
@@ -138,7 +138,7 @@ async fn a_connection_ends_at_its_age() {
         // The server reads the end although the client has not closed.
         assert_eq!(server.read(&mut [0]).await.unwrap(), 0);
         ages.push(born.elapsed());
-        // What was being answered still arrives, and then nothing does.
+        // The pending answer still arrives, and then nothing does.
         server.write_all(b"last").await.unwrap();
         server.flush().await.unwrap();
         let mut last = [0; 4];
@@ -174,7 +174,7 @@ async fn a_connection_whose_client_does_not_read_ends_too() {
 }
 
 #[tokio::test]
-async fn refusals_of_one_peer_and_reason_are_one_line_of_the_log() {
+async fn rejections_of_one_peer_and_reason_are_one_log_line() {
     let log = Log::capture();
     let authority = Authority::new("a");
     let refusals = Refusals::new();
@@ -185,7 +185,7 @@ async fn refusals_of_one_peer_and_reason_are_one_line_of_the_log() {
         meet(&acceptor, &wrong).await.0.unwrap_err();
         meet(&acceptor, &expired).await.0.unwrap_err();
     }
-    assert_eq!(log.count("refused a connection"), 2, "{}", log.text());
+    assert_eq!(log.count("rejected a connection"), 2, "{}", log.text());
     assert_eq!(log.count("wrong_role"), 1, "{}", log.text());
     assert!(log.text().contains("10.0.0.9"), "{}", log.text());
     let counts = refusals.counts();

@@ -1,4 +1,5 @@
-//! Certificates in a directory: a mounted Secret as kubelet exchanges it, plain files, and everything in between.
+//! Certificates in a directory: a mounted Secret as replaced by kubelet, plain files, and everything in
+//! between.
 
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -14,7 +15,8 @@ use quarry_transport::tls::{Material, Pem, Source, files};
 use tls_support::{Authority, Leaf, Log};
 use tokio::time::{sleep, timeout};
 
-/// Well below the minute after which the files are read without notice: what takes longer came by that, not by notice.
+/// Well below the minute after which files are read without notification: anything slower was found by
+/// polling.
 const NOTICED: Duration = Duration::from_secs(40);
 
 fn fingerprint(pem: &Pem) -> String {
@@ -64,7 +66,7 @@ impl<'a> Mounted<'a> {
         mounted
     }
 
-    /// A new directory beside the old one, the link exchanged, the old one removed.
+    /// A new directory beside the old one, the symlink exchanged, the old one removed.
     fn replace(&mut self, pem: &Pem) {
         let old = self.directory.join(format!("..2026_{}", self.version));
         self.version += 1;
@@ -91,7 +93,7 @@ async fn a_mounted_secret_is_followed() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_exchanged_while_it_is_read_is_never_mixed() {
+async fn a_secret_that_is_replaced_while_it_is_read_is_never_mixed() {
     let log = Log::capture();
     let authority = Authority::new("a");
     let versions: Vec<_> = (0..6).map(|_| authority.pem(&Leaf::node())).collect();
@@ -102,7 +104,7 @@ async fn a_secret_that_is_exchanged_while_it_is_read_is_never_mixed() {
     for round in 0..60 {
         for version in &versions[1..] {
             mounted.replace(version);
-            // The reader gets a turn now and then, at whatever point it is.
+            // The reader gets to run now and then, at any point.
             if round % 3 == 0 {
                 sleep(Duration::from_millis(7)).await;
             }
@@ -113,7 +115,7 @@ async fn a_secret_that_is_exchanged_while_it_is_read_is_never_mixed() {
 }
 
 #[tokio::test]
-async fn a_directory_that_comes_later_is_noticed() {
+async fn a_directory_that_is_created_later_is_noticed() {
     let log = Log::capture();
     let authority = Authority::new("a");
     let (first, second) = (authority.pem(&Leaf::node()), authority.pem(&Leaf::node()));
@@ -123,13 +125,13 @@ async fn a_directory_that_comes_later_is_noticed() {
     expect_log(&log, "waiting for certificates").await;
     assert!(source.borrow().is_none());
     fs::create_dir(above.path().join("tls")).unwrap();
-    // Long enough for the watch to have moved down, or not: both must do.
+    // Long enough for the watch to have moved down, or not: both must work.
     sleep(Duration::from_millis(200)).await;
     write(&directory, &first);
     expect(&mut source, &first).await;
     assert_eq!(log.count("waiting for certificates"), 1, "{}", log.text());
 
-    // It goes, and another comes in its place; meanwhile the old one is in use.
+    // It is removed, and replaced by another; meanwhile the old certificates stay in use.
     fs::rename(&directory, above.path().join("gone")).unwrap();
     expect_log_twice(&log, "waiting for certificates").await;
     assert_eq!(source.borrow().as_ref().unwrap().fingerprint(), fingerprint(&first));
@@ -156,17 +158,17 @@ async fn a_half_written_pair_is_not_used() {
     let mut source = files::watch(directory.path());
     expect(&mut source, &first).await;
     fs::write(directory.path().join(files::CERTIFICATE), &second.certificate).unwrap();
-    // It stays so for long: said once.
-    expect_log(&log, "new certificates are refused").await;
+    // The mismatch persists: logged once.
+    expect_log(&log, "new certificates are rejected").await;
     assert!(log.text().contains("replace both together"), "{}", log.text());
     assert!(!source.has_changed().unwrap(), "the old one stays in use");
     fs::write(directory.path().join(files::KEY), &second.key).unwrap();
     expect(&mut source, &second).await;
-    assert_eq!(log.count("new certificates are refused"), 1, "{}", log.text());
+    assert_eq!(log.count("new certificates are rejected"), 1, "{}", log.text());
 }
 
 #[tokio::test]
-async fn a_watch_ends_when_nobody_looks() {
+async fn a_watch_ends_with_its_last_source() {
     let _log = Log::capture();
     let directory = tempfile::tempdir().unwrap();
     let before = tokio::runtime::Handle::current().metrics().num_alive_tasks();

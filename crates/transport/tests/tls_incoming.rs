@@ -1,4 +1,4 @@
-//! Many connections at once: whoever is slow or bad holds up no other, and a real service behind it all.
+//! Many connections at once: slow or bad ones delay no others; with a real service behind them.
 
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -48,7 +48,7 @@ fn arrive(arrivals: &mpsc::UnboundedSender<Arrival>, peer: &str) -> DuplexStream
     theirs
 }
 
-/// Serves every connection with the greeting, for as long as there are any.
+/// Serves every connection with the greeting, until there are no more.
 async fn greet(mut connections: impl Stream<Item = ServerStream<DuplexStream>> + Unpin) -> usize {
     let mut held = Vec::new();
     while let Some(mut connection) = connections.next().await {
@@ -63,9 +63,9 @@ fn count(refusals: &Refusals, reason: &str) -> u64 {
     refusals.counts().into_iter().find(|(name, _)| *name == reason).unwrap().1
 }
 
-// Time stands still while anybody has something to do: what is over at once did not wait for anything.
+// The clock stands still while any task is runnable: if no time has passed, nothing was waited for.
 #[tokio::test(start_paused = true)]
-async fn silent_and_bad_ones_do_not_hold_up_fifty_good_ones() {
+async fn idle_and_bad_connections_do_not_delay_fifty_good_ones() {
     let (arrivals, connections, connector, refusals) = listening(Limits::default());
     let before = Instant::now();
     let _silent = arrive(&arrivals, "10.0.0.1");
@@ -88,14 +88,14 @@ async fn silent_and_bad_ones_do_not_hold_up_fifty_good_ones() {
     assert_eq!(before.elapsed(), Duration::ZERO);
     assert_eq!(count(&refusals, "plain_text"), 1);
     assert_eq!(count(&refusals, "time_out"), 0);
-    // The stream ends when the last handshake has, though the listener ended long before.
+    // The stream ends with the last handshake, though the listener ended long before.
     assert_eq!(serving.await.unwrap(), 50);
     assert_eq!(before.elapsed(), HANDSHAKE_WAIT);
     assert_eq!(count(&refusals, "time_out"), 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_oldest_of_too_many_handshakes_makes_room() {
+async fn the_oldest_of_too_many_handshakes_is_displaced() {
     let (arrivals, connections, connector, refusals) = listening(Limits { handshakes: 2, per_peer: 2 });
     let serving = tokio::spawn(greet(Box::pin(connections)));
     let before = Instant::now();
@@ -103,9 +103,9 @@ async fn the_oldest_of_too_many_handshakes_makes_room() {
     let mut other = arrive(&arrivals, "10.0.0.2");
     let mut client = connector.connect(arrive(&arrivals, "10.0.0.3")).await.unwrap();
     greeted(&mut client).await;
-    assert_eq!(before.elapsed(), Duration::ZERO, "it did not wait for the silent ones");
+    assert_eq!(before.elapsed(), Duration::ZERO, "it did not wait for the idle ones");
     assert_eq!(count(&refusals, "displaced"), 1);
-    // The older one was closed. The other one has all of its time.
+    // The older one was closed. The other one still has its full time.
     assert_eq!(silent.read(&mut [0; 1]).await.unwrap(), 0);
     assert_eq!(before.elapsed(), Duration::ZERO);
     let _ = other.read(&mut [0; 1]).await;
@@ -116,11 +116,11 @@ async fn the_oldest_of_too_many_handshakes_makes_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn strangers_close_one_another_and_not_those_of_other_addresses() {
+async fn foreign_clients_displace_one_another_and_no_other_addresses() {
     let (arrivals, connections, connector, refusals) = listening(Limits { handshakes: 8, per_peer: 3 });
     let serving = tokio::spawn(greet(Box::pin(connections)));
     let before = Instant::now();
-    // A client that is slow, not silent: it has sent nothing yet when the others come.
+    // A slow client: it has sent nothing yet when the others arrive.
     let slow = arrive(&arrivals, "10.0.0.9");
     let silent: Vec<_> = (0..20).map(|_| arrive(&arrivals, "10.0.0.1")).collect();
     for _ in 0..3 {
@@ -130,7 +130,7 @@ async fn strangers_close_one_another_and_not_those_of_other_addresses() {
     assert_eq!(count(&refusals, "displaced"), 18, "the first of them needed room");
     connector.connect(slow).await.unwrap();
     assert_eq!(before.elapsed(), Duration::ZERO);
-    // From many addresses, the one with the most makes room.
+    // With many addresses, the one with the most handshakes is displaced.
     let crowd: Vec<_> = (0..3).map(|_| arrive(&arrivals, "10.0.0.2")).collect();
     let many: Vec<_> = (10..30).map(|number| arrive(&arrivals, &format!("10.0.0.{number}"))).collect();
     connector.connect(arrive(&arrivals, "10.0.0.3")).await.unwrap();
@@ -140,7 +140,7 @@ async fn strangers_close_one_another_and_not_those_of_other_addresses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_the_listener_is_not_the_end() {
+async fn the_stream_continues_after_an_error_of_the_listener() {
     let log = Log::capture();
     let (arrivals, connections, connector, _) = listening(Limits::default());
     let serving = tokio::spawn(greet(Box::pin(connections)));
@@ -151,7 +151,7 @@ async fn an_error_of_the_listener_is_not_the_end() {
     }
     connector.connect(arrive(&arrivals, "10.0.0.1")).await.unwrap();
     assert_eq!(before.elapsed(), Duration::from_secs(3), "a pause after each, no busy loop");
-    assert_eq!(log.count("cannot take connections"), 1, "{}", log.text());
+    assert_eq!(log.count("cannot accept connections"), 1, "{}", log.text());
     arrivals.send(Err(io::ErrorKind::ConnectionAborted.into())).unwrap();
     connector.connect(arrive(&arrivals, "10.0.0.1")).await.unwrap();
     assert_eq!(before.elapsed(), Duration::from_secs(3), "no pause for a client that went away");
@@ -159,7 +159,7 @@ async fn an_error_of_the_listener_is_not_the_end() {
     assert_eq!(serving.await.unwrap(), 2);
 }
 
-/// Answers with the fingerprint of whoever asks.
+/// Answers with the fingerprint of the caller.
 struct WhoAmI;
 
 #[tonic::async_trait]
@@ -177,7 +177,7 @@ impl Identity for WhoAmI {
     }
 }
 
-/// A tonic channel over our connector.
+/// A tonic channel over Quarry's connector.
 fn channel(address: std::net::SocketAddr, connector: Connector, connects: Arc<Mutex<u32>>) -> Channel {
     Endpoint::from_static("http://node.quarry").connect_with_connector_lazy(service_fn(move |_| {
         let (connector, connects) = (connector.clone(), Arc::clone(&connects));
@@ -190,7 +190,7 @@ fn channel(address: std::net::SocketAddr, connector: Connector, connects: Arc<Mu
 }
 
 #[tokio::test]
-async fn a_service_is_served_and_knows_its_caller() {
+async fn a_service_is_served_and_identifies_its_caller() {
     let authority = Authority::new("a");
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -207,7 +207,8 @@ async fn a_service_is_served_and_knows_its_caller() {
     let answer = client.get_plugin_info(GetPluginInfoRequest {}).await.unwrap().into_inner();
     assert_eq!((answer.name.as_str(), answer.vendor_version), ("127.0.0.1", shown));
 
-    // At its age the connection ends, and the next call has a new one. A call may fall into the moment of the end.
+    // At its maximum age the connection ends, and the next call uses a new one. A call may coincide with the
+    // end.
     let give_up = Instant::now() + Duration::from_secs(120);
     loop {
         assert!(Instant::now() < give_up, "no connection ended");
@@ -219,7 +220,7 @@ async fn a_service_is_served_and_knows_its_caller() {
     }
     assert!(refusals.counts().iter().all(|(_, count)| *count == 0), "{:?}", refusals.counts());
 
-    // A node's certificate gets no call through, and the caller reads why.
+    // A call with a node's certificate fails, and the caller reads the reason.
     let wrong = Connector::new(fixed(&authority.pem(&Leaf::node())));
     let mut client = IdentityClient::new(channel(address, wrong, Arc::default()));
     let status = client.get_plugin_info(GetPluginInfoRequest {}).await.unwrap_err();
@@ -230,11 +231,11 @@ async fn a_service_is_served_and_knows_its_caller() {
         causes.push(error.to_string());
         cause = error.source();
     }
-    assert!(causes.iter().any(|text| text.contains("refused our certificate")), "{causes:?}");
+    assert!(causes.iter().any(|text| text.contains("rejected the controller's certificate")), "{causes:?}");
     assert_eq!(count(&refusals, "wrong_role"), 1);
 }
 
-/// What this process has open, and its resident memory in KiB.
+/// The open files of this process, and its resident memory in KiB.
 fn held() -> (usize, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -242,9 +243,9 @@ fn held() -> (usize, u64) {
     (std::fs::read_dir("/proc/self/fd").unwrap().count(), resident)
 }
 
-// Over TCP, from one address: the kubelet's node, say, which every connection seems to come from behind a masquerade.
+// Over TCP, from one address: behind a masquerade, for example, all connections seem to come from one host.
 #[tokio::test]
-async fn a_controller_gets_through_two_hundred_silent_strangers_that_come_again_and_again() {
+async fn a_controller_gets_through_two_hundred_idle_foreign_clients_that_reconnect() {
     const STRANGERS: usize = 200;
     let authority = Authority::new("a");
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -261,13 +262,14 @@ async fn a_controller_gets_through_two_hundred_silent_strangers_that_come_again_
         for _ in 0..STRANGERS {
             strangers.push(dial(address).await.unwrap());
         }
-        // A controller that has just been started: its first connection.
+        // The first connection of a controller that has just started.
         let began = Instant::now();
         let mut client = IdentityClient::new(channel(address, Connector::new(controller.clone()), Arc::default()));
         client.get_plugin_info(GetPluginInfoRequest {}).await.unwrap();
-        assert!(began.elapsed() < HANDSHAKE_WAIT, "it waited for the strangers' time to be over");
+        assert!(began.elapsed() < HANDSHAKE_WAIT, "it waited for the foreign clients' timeout");
         let (open, resident) = held();
-        // The strangers' own ends, the node's ends of those that may wait, and the controller's connections.
+        // The foreign clients' ends, the node's ends of those that may wait, and the controller's
+        // connections.
         assert!(
             open <= open_before + STRANGERS + 64 + 16,
             "round {round}: {open} files are open, {open_before} before"

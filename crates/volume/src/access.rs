@@ -1,4 +1,4 @@
-//! How a volume is used: as a filesystem or as a raw block device, and by whom at once.
+//! How a volume is used: as a filesystem or a raw block device, and by how many workloads at once.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use quarry_proto::csi::v1 as csi;
 
 use crate::{Error, Filesystem, Result};
 
-/// Mounted, or handed out as a raw block device.
+/// Mounted as a filesystem, or published as a raw block device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AccessType {
     /// A mounted filesystem.
@@ -24,7 +24,8 @@ impl fmt::Display for AccessType {
     }
 }
 
-/// The access types that a volume was made for. The record keeps them: a volume is never used as another type.
+/// The access types that a volume was created for. The record keeps them: a volume is never used as another
+/// type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AccessTypes {
     /// A filesystem only.
@@ -36,13 +37,13 @@ pub enum AccessTypes {
 }
 
 impl AccessTypes {
-    /// Whether the volume was made for `access`.
+    /// Whether the volume was created for `access`.
     #[must_use]
     pub fn includes(self, access: AccessType) -> bool {
         matches!((self, access), (Self::Both, _) | (Self::Mount, AccessType::Mount) | (Self::Block, AccessType::Block))
     }
 
-    /// Whether the volume may ever show its bytes as they are, so that they must be zeroed first.
+    /// Whether the volume may ever expose its raw bytes, so that they must be zeroed first.
     #[must_use]
     pub fn shows_bytes(self) -> bool {
         self.includes(AccessType::Block)
@@ -59,10 +60,11 @@ impl fmt::Display for AccessTypes {
     }
 }
 
-/// Who may use the volume at once (CSI `AccessMode`, the single-node ones: a local disk has one node).
+/// Which workloads may use the volume at once (CSI `AccessMode`; only the single-node modes, because a local
+/// disk has one node).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AccessMode {
-    /// Read-write, one workload at a time as far as an older orchestrator can tell.
+    /// Read-write, one workload at a time as far as an older orchestrator can express it.
     Writer,
     /// Read-only.
     ReaderOnly,
@@ -73,23 +75,24 @@ pub enum AccessMode {
 }
 
 impl AccessMode {
-    /// Whether a second publish at another target is refused (CSI `NodePublishVolume`, the table of second calls).
+    /// Whether a second publish at another target is rejected (CSI `NodePublishVolume`, the table of second
+    /// calls).
     #[must_use]
     pub fn is_exclusive(self) -> bool {
         matches!(self, Self::Writer | Self::SingleWriter)
     }
 }
 
-/// One way in which the caller means to use the volume (CSI `VolumeCapability`).
+/// One way in which the caller will use the volume (CSI `VolumeCapability`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Capability {
-    /// Mounted or raw.
+    /// Mounted or raw block.
     pub access: AccessType,
-    /// The filesystem that the caller names; `None` for raw block, or where it left the choice to us.
+    /// The requested filesystem; `None` for raw block, or if the caller did not name one.
     pub filesystem: Option<Filesystem>,
     /// Mount options, as given.
     pub mount_flags: Vec<String>,
-    /// By whom at once.
+    /// How many workloads at once.
     pub mode: AccessMode,
 }
 
@@ -110,10 +113,10 @@ impl TryFrom<&csi::VolumeCapability> for Capability {
             Ok(Mode::SingleNodeReaderOnly) => AccessMode::ReaderOnly,
             Ok(Mode::SingleNodeSingleWriter) => AccessMode::SingleWriter,
             Ok(Mode::SingleNodeMultiWriter) => AccessMode::MultiWriter,
-            Ok(Mode::Unknown) => return Err(Error::invalid("volume_capability.access_mode is not given")),
+            Ok(Mode::Unknown) => return Err(Error::invalid("volume_capability.access_mode is not set")),
             Ok(other) => {
                 return Err(Error::invalid(format!(
-                    "access mode {} needs a volume that several nodes share; a local volume has one node: use a \
+                    "access mode {} needs a volume that several nodes can share; a local volume is on one node: use a \
                      single-node mode (ReadWriteOnce, ReadWriteOncePod)",
                     other.as_str_name()
                 )));
@@ -121,14 +124,14 @@ impl TryFrom<&csi::VolumeCapability> for Capability {
             Err(_) => return Err(Error::invalid(format!("access mode {mode} is unknown"))),
         };
         match &capability.access_type {
-            None => Err(Error::invalid("volume_capability.access_type is missing: mount or block")),
+            None => Err(Error::invalid("volume_capability.access_type is missing: set mount or block")),
             Some(Csi::Block(_)) => {
                 Ok(Self { access: AccessType::Block, filesystem: None, mount_flags: Vec::new(), mode })
             }
             Some(Csi::Mount(mount)) => {
                 if !mount.volume_mount_group.is_empty() {
                     return Err(Error::invalid(
-                        "volume_mount_group is not supported (VOLUME_MOUNT_GROUP is not among the node's capabilities)",
+                        "volume_mount_group is not supported (the node has no capability VOLUME_MOUNT_GROUP)",
                     ));
                 }
                 let filesystem = match mount.fs_type.as_str() {
@@ -141,30 +144,30 @@ impl TryFrom<&csi::VolumeCapability> for Capability {
     }
 }
 
-/// What all capabilities of one request come to.
+/// The combination of all capabilities in one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
     /// Filesystem, raw block, or both.
     pub access: AccessTypes,
-    /// The filesystem to make; `None` when the volume is raw block only.
+    /// The filesystem to create; `None` if the volume is raw block only.
     pub filesystem: Option<Filesystem>,
 }
 
-/// The filesystem of a volume for which none was asked.
+/// The filesystem of a volume for which none was requested.
 pub const DEFAULT_FILESYSTEM: Filesystem = Filesystem::Ext4;
 
 impl Usage {
-    /// Joins capabilities: a volume must satisfy all of them (CSI `CreateVolume`).
+    /// Combines capabilities: a volume must satisfy all of them (CSI `CreateVolume`).
     ///
     /// # Errors
-    /// `InvalidRequest` if there is none, or two name different filesystems.
+    /// `InvalidRequest` if the list is empty, or if two capabilities name different filesystems.
     pub fn of(capabilities: &[Capability]) -> Result<Self> {
         let mut filesystem: Option<Filesystem> = None;
         for wanted in capabilities.iter().filter_map(|capability| capability.filesystem) {
             match filesystem {
                 Some(other) if other != wanted => {
                     return Err(Error::invalid(format!(
-                        "volume_capabilities ask for {other} and for {wanted}: a volume has one filesystem"
+                        "volume_capabilities request both {other} and {wanted}: a volume has only one filesystem"
                     )));
                 }
                 _ => filesystem = Some(wanted),
@@ -172,7 +175,7 @@ impl Usage {
         }
         let has = |access| capabilities.iter().any(|capability| capability.access == access);
         match (has(AccessType::Mount), has(AccessType::Block)) {
-            (false, false) => Err(Error::invalid("volume_capabilities is empty: say how the volume is to be used")),
+            (false, false) => Err(Error::invalid("volume_capabilities is empty: state how the volume will be used")),
             (true, false) => {
                 Ok(Self { access: AccessTypes::Mount, filesystem: Some(filesystem.unwrap_or(DEFAULT_FILESYSTEM)) })
             }
@@ -184,7 +187,7 @@ impl Usage {
     }
 }
 
-/// Reads all capabilities of a request.
+/// Parses all capabilities of a request.
 ///
 /// # Errors
 /// `InvalidRequest` for the first one that is malformed or not supported.

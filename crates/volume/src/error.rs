@@ -1,9 +1,9 @@
-//! What can go wrong with a request, and the one table that turns it into a gRPC code.
+//! The errors of requests, and the one table that maps them to gRPC codes.
 //!
-//! Everything that a CSI call can answer with besides success passes through [`Error`]. The codes are the ones the CSI
-//! specification gives for each call; what a container orchestrator does next depends on them: external-provisioner
-//! reschedules on `RESOURCE_EXHAUSTED`, stays on the node for `ABORTED`, `UNAVAILABLE` and `DEADLINE_EXCEEDED`, and
-//! holds a claim back for minutes on `INVALID_ARGUMENT`.
+//! Every failure of a CSI call is an [`Error`]. The codes are the ones that the CSI specification defines for
+//! each call; they decide what a container orchestrator does next: external-provisioner reschedules on
+//! `RESOURCE_EXHAUSTED`, retries on the same node after `ABORTED`, `UNAVAILABLE` and `DEADLINE_EXCEEDED`, and
+//! delays a claim for minutes after `INVALID_ARGUMENT`.
 
 use tonic::Code;
 
@@ -12,32 +12,32 @@ use crate::Unreachable;
 /// The metadata of a status that names an [`Unreachable`].
 const UNREACHABLE: &str = "quarry-unreachable";
 
-/// Why a request was not done. The table in [`Reason::code`] is the only place where a gRPC code is chosen.
+/// Why a request failed. The table in [`Reason::code`] is the only place where a gRPC code is selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// A field is missing, malformed, or names something that does not exist by design.
     InvalidRequest,
     /// No volume has this identifier, or it is not at this path.
     NotFound,
-    /// The name is taken by a volume that is not compatible, or a target is published otherwise.
+    /// The name is taken by an incompatible volume, or the target is published differently.
     Exists,
-    /// There is no room, or not here: another node may do.
+    /// There is not enough space on this node: another node may have it.
     NoSpace,
-    /// The size cannot be made on any node.
+    /// No node can create this size.
     SizeOutOfRange,
     /// The volume is mounted, published or open.
     InUse,
-    /// What lies on the volume, or its state, forbids the operation; nothing was touched.
+    /// The volume's content or state forbids the operation; nothing was changed.
     Precondition,
-    /// An operation on this volume is under way.
+    /// Another operation on this volume is in progress.
     UnderWay,
-    /// The page token was not made by us.
+    /// The page token was not issued by Quarry.
     BadPageToken,
     /// The pool, or its storage, cannot be read or changed now.
     Unavailable,
-    /// The wait ended; the work goes on.
+    /// The wait ended; the work continues.
     TimedOut,
-    /// Quarry does not offer this.
+    /// Quarry does not support this.
     Unsupported,
     /// The host failed: a tool, the kernel, a disk.
     Host,
@@ -79,15 +79,16 @@ impl Reason {
         }
     }
 
-    /// Whether a caller takes an answer with this reason as the last word. After any other one it does not know what was
-    /// done, and calls again: external-provisioner does so even when the claim is deleted meanwhile.
+    /// Whether a caller treats an answer with this reason as final. After any other reason the caller does
+    /// not know what was done, and retries: external-provisioner does so even if the claim is deleted
+    /// meanwhile.
     #[must_use]
     pub fn is_final(self) -> bool {
         !matches!(self.code(), Code::Aborted | Code::Cancelled | Code::DeadlineExceeded | Code::Unavailable)
     }
 
-    /// The reason behind a code that another Quarry answered; where several share it, the one that says less. `None`
-    /// for codes that no reason has: nobody of ours chose them.
+    /// The reason for a code from another Quarry process; if several reasons share the code, the least
+    /// specific one. `None` for codes that no reason maps to: Quarry did not select them.
     #[must_use]
     pub fn of_code(code: Code) -> Option<Self> {
         match code {
@@ -112,16 +113,16 @@ impl Reason {
     }
 }
 
-/// Why a request was not done, with a message for the operator: what was attempted, on what, why it failed, and what
-/// can be done about it.
+/// Why a request failed, with a message for the operator: what was attempted, on what, why it failed, and
+/// what to do about it.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
-    /// The kind of failure; decides the gRPC code.
+    /// The kind of failure; selects the gRPC code.
     pub reason: Reason,
     /// The message that the caller gets.
     pub message: String,
-    /// Why the node was not reached, if that is what failed.
+    /// Why the node was unreachable, if that was the failure.
     pub unreachable: Option<Unreachable>,
 }
 
@@ -129,12 +130,12 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An error with its reason and message.
+    /// An error with this reason and message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), unreachable: None }
     }
 
-    /// A bad request.
+    /// An invalid request.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(Reason::InvalidRequest, message)
     }
@@ -149,7 +150,7 @@ impl Error {
         Self::new(Reason::NotFound, message)
     }
 
-    /// A pool or storage that cannot serve now.
+    /// A pool or storage that is not available now.
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(Reason::Unavailable, message)
     }
@@ -159,19 +160,19 @@ impl Error {
         Self::new(Reason::Host, message)
     }
 
-    /// A node that cannot be reached.
+    /// An unreachable node.
     pub fn unreachable(cause: Unreachable, message: impl Into<String>) -> Self {
         Self { unreachable: Some(cause), ..Self::unavailable(message) }
     }
 
-    /// Why the node was not reached, as a status from the other side says; `None` if it was.
+    /// Why the node was unreachable, from the other side's status; `None` if it was reachable.
     #[must_use]
     pub fn unreachable_of(status: &tonic::Status) -> Option<Unreachable> {
         Unreachable::parse(status.metadata().get(UNREACHABLE)?.to_str().ok()?)
     }
 
-    /// The same error with a reason after which the caller calls again. For a creation that leaves a volume behind: a final
-    /// answer would be the end of it, and nobody would ever delete that volume.
+    /// The same error, with a reason after which the caller retries. For a creation that leaves a volume
+    /// behind: after a final answer the caller would never retry, and the volume would never be deleted.
     #[must_use]
     pub fn not_final(self) -> Self {
         match self.reason.is_final() {
@@ -180,14 +181,14 @@ impl Error {
         }
     }
 
-    /// The same error, saying first what was attempted.
+    /// The same error, prefixed with what was attempted.
     #[must_use]
     pub fn context(self, attempted: impl std::fmt::Display) -> Self {
         Self { message: format!("{attempted}: {}", self.message), ..self }
     }
 }
 
-/// gRPC carries messages in an HTTP header; many proxies and clients stop at 8 KiB for all headers together.
+/// gRPC sends messages in an HTTP header; many proxies and clients limit all headers together to 8 KiB.
 const MAX_MESSAGE: usize = 2048;
 
 impl From<Error> for tonic::Status {
@@ -206,8 +207,8 @@ impl From<Error> for tonic::Status {
     }
 }
 
-/// The first few of these names in a sentence, and how many more there are: `a, b and 17 more`. A message must stay readable
-/// however many there are.
+/// The first few of these names for a sentence, and the number of the others: `a, b and 17 more`. Keeps a
+/// message readable with any number of names.
 pub fn some_of<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
     const MOST: usize = 5;
     let all: Vec<S> = names.into_iter().collect();
@@ -222,7 +223,8 @@ pub fn some_of<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
 mod tests {
     use super::*;
 
-    /// The codes are a contract with external-provisioner and kubelet: a change here changes what they do next.
+    /// The codes are a contract with external-provisioner and kubelet: changing one changes what they do
+    /// next.
     #[test]
     fn every_reason_has_the_code_that_the_sidecars_expect() {
         let table: Vec<(Reason, i32)> = Reason::ALL.iter().map(|reason| (*reason, reason.code() as i32)).collect();
@@ -247,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_of_ours_comes_back_as_a_reason_with_the_same_code() {
+    fn every_used_code_maps_back_to_a_reason_with_the_same_code() {
         for reason in Reason::ALL {
             assert_eq!(Reason::of_code(reason.code()).map(Reason::code), Some(reason.code()), "{reason:?}");
         }
@@ -256,9 +258,9 @@ mod tests {
         }
     }
 
-    /// The four codes after which external-provisioner calls again (`checkError` in its controller.go).
+    /// The four codes after which external-provisioner retries (`checkError` in its controller.go).
     #[test]
-    fn what_is_not_final_keeps_its_reason_and_all_else_becomes_unavailable() {
+    fn retried_reasons_are_kept_and_final_ones_become_unavailable() {
         for reason in Reason::ALL {
             let error = Error::new(reason, "why").not_final();
             let code = reason.code() as i32;
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn why_a_node_was_not_reached_travels_beside_the_message() {
+    fn the_cause_of_an_unreachable_node_is_sent_beside_the_message() {
         let error = Error::unreachable(Unreachable::OtherNode, "this is b").context("creating");
         let status = tonic::Status::from(error.not_final());
         assert_eq!(Error::unreachable_of(&status), Some(Unreachable::OtherNode));

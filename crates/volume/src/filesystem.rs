@@ -1,9 +1,10 @@
-//! The filesystems a volume may carry.
+//! The filesystems that a volume may have.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A filesystem that Quarry makes and mounts. The name is the one of `csi.storage.k8s.io/fstype` and of mount(8).
+/// A filesystem that Quarry creates and mounts. Its name is the one in `csi.storage.k8s.io/fstype` and
+/// mount(8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Filesystem {
     /// ext4, the default.
@@ -18,7 +19,7 @@ impl Filesystem {
     /// Every filesystem, in the order in which they are documented.
     pub const ALL: [Self; 3] = [Self::Ext4, Self::Xfs, Self::Btrfs];
 
-    /// The filesystem's name as mount(8) and the record write it.
+    /// The filesystem's name, as in mount(8) and the record.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -45,7 +46,7 @@ impl fmt::Display for Filesystem {
     }
 }
 
-/// The name of no filesystem that Quarry makes.
+/// The name is not one of the supported filesystems.
 #[derive(Debug, thiserror::Error)]
 #[error("filesystem {0:?} is not supported; choose one of {all}", all = Filesystem::ALL.map(Filesystem::as_str).join(", "))]
 pub struct UnknownFilesystem(pub String);

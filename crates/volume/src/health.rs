@@ -1,33 +1,33 @@
-//! What is wrong with a volume, for programs: the statuses and reasons of CSI's volume health (KEP-1432).
+//! Volume problems, for programs: the statuses and reasons of CSI's volume health (KEP-1432).
 
 use quarry_proto::csi::v1 as csi;
 
 use self::csi::VolumeHealthErrorType as Status;
 
-/// What kind of problem a volume has.
+/// The kind of a volume's problem.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Condition {
-    /// None is known.
+    /// No known problem.
     #[default]
     Healthy,
-    /// It can be used, but not all of its copies can.
+    /// The volume is usable, but not all of its copies are.
     Degraded,
-    /// Bytes of it lie on a disk that is missing or too small.
+    /// Part of it is on a disk that is missing or too small.
     DiskMissing,
     /// Its creation was interrupted.
     Unfinished,
     /// Its record cannot be read, or a newer Quarry wrote it.
     RecordUnreadable,
-    /// Its filesystem does not serve.
+    /// Its filesystem has failed.
     FilesystemFailed,
     /// Its storage cannot be read now.
     StorageUnreadable,
-    /// Another one, from a node that says no more.
+    /// Another problem, from a node that does not report the kind.
     Other,
 }
 
 impl Condition {
-    /// The status and the reason that CSI has for it; `None` if nothing is wrong.
+    /// The CSI status and reason; `None` if nothing is wrong.
     #[must_use]
     pub fn status(self) -> Option<(Status, &'static str)> {
         Some(match self {
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_is_one_word_and_stands_for_one_condition() {
+    fn a_reason_is_one_word_and_unique_to_one_condition() {
         use Condition::{
             Degraded, DiskMissing, FilesystemFailed, Other, RecordUnreadable, StorageUnreadable, Unfinished,
         };

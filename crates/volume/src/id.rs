@@ -1,29 +1,31 @@
-//! Volume identifiers: what Kubernetes keeps in a PV's `volumeHandle` for the volume's whole life.
+//! Volume identifiers: Kubernetes keeps them in a PV's `volumeHandle` for the volume's whole life.
 //!
-//! `v1:STORAGE:NODE:VOLUME`. STORAGE is a short hash of the storage's own identity (the volume group's UUID), so that a
-//! volume group of the same name on other disks is never taken for this one; NODE is the node that holds it; VOLUME is
-//! the volume's name on the storage. Opaque to everybody else, yet readable by an operator. The format is frozen.
+//! `v1:STORAGE:NODE:VOLUME`. STORAGE is a short hash of the storage's own identity (the volume group's UUID),
+//! so that a volume group with the same name on other disks is never mistaken for it; NODE is the node that
+//! holds it; VOLUME is the volume's name on the storage. Opaque to other software, but readable for an
+//! operator. The format is frozen.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The longest string that CSI allows for an identifier, in bytes.
+/// The maximum length of an identifier in CSI, in bytes.
 pub const MAX_ID: usize = 128;
-/// The longest node name, in bytes: it is the value of a topology key, a Kubernetes label.
+/// The maximum length of a node name, in bytes: it is the value of a topology key, a Kubernetes label.
 pub const MAX_NODE: usize = 63;
-/// The longest name of a volume on its storage, in bytes.
+/// The maximum length of a volume's name on its storage, in bytes.
 pub const MAX_VOLUME: usize = 48;
 
-/// The identity of a storage (a volume group, a disk), as it stands in a [`VolumeId`].
+/// The identity of a storage (a volume group, a disk), as in a [`VolumeId`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StorageId(String);
 
 impl StorageId {
-    /// Derives the identity from what the storage itself says that it is, for example a volume group's UUID.
+    /// Derives the identity from the storage's own identity, for example a volume group's UUID.
     #[must_use]
     pub fn of(identity: &str) -> Self {
         let hash = blake3::hash(format!("quarry storage v1\n{identity}").as_bytes());
-        // 50 bits: two storages of one node never share it in practice, and the node checks the volume's record too.
+        // 50 bits: in practice two storages on one node never collide, and the node also checks the volume's
+        // record.
         let mut text = data_encoding::BASE32_NOPAD.encode(hash.as_bytes()).to_ascii_lowercase();
         text.truncate(10);
         Self(text)
@@ -37,11 +39,11 @@ impl StorageId {
 }
 
 impl FromStr for StorageId {
-    type Err = NotOurs;
+    type Err = ForeignId;
 
-    fn from_str(text: &str) -> Result<Self, NotOurs> {
+    fn from_str(text: &str) -> Result<Self, ForeignId> {
         let hash = |c: char| c.is_ascii_lowercase() || ('2'..='7').contains(&c);
-        if text.len() == 10 && text.chars().all(hash) { Ok(Self(text.to_owned())) } else { Err(NotOurs) }
+        if text.len() == 10 && text.chars().all(hash) { Ok(Self(text.to_owned())) } else { Err(ForeignId) }
     }
 }
 
@@ -62,20 +64,20 @@ impl fmt::Display for VolumeId {
     }
 }
 
-/// The text is no identifier of ours.
+/// The text is not a volume identifier of Quarry.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a volume identifier of Quarry")]
-pub struct NotOurs;
+pub struct ForeignId;
 
 impl FromStr for VolumeId {
-    type Err = NotOurs;
+    type Err = ForeignId;
 
-    fn from_str(text: &str) -> Result<Self, NotOurs> {
+    fn from_str(text: &str) -> Result<Self, ForeignId> {
         let mut parts = text.split(':');
         let (Some("v1"), Some(storage), Some(node), Some(volume), None) =
             (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err(NotOurs);
+            return Err(ForeignId);
         };
         let plain = |text: &str, max| {
             !text.is_empty()
@@ -85,7 +87,7 @@ impl FromStr for VolumeId {
         if plain(node, MAX_NODE) && plain(volume, MAX_VOLUME) {
             Ok(Self { storage: storage.parse()?, node: node.to_owned(), volume: volume.to_owned() })
         } else {
-            Err(NotOurs)
+            Err(ForeignId)
         }
     }
 }
@@ -95,7 +97,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Golden: these stand in people's etcd. They may never change.
+    /// Golden: identifiers are stored in users' etcd. They must never change.
     #[test]
     fn identifiers_are_frozen() {
         let id = VolumeId {
@@ -112,12 +114,12 @@ mod tests {
         let storage = StorageId::of("Zr3Ot2-MsTU-yPvW-5Ttd-gaYN-WeYT-vP8EJt");
         assert_eq!(storage.as_str().parse(), Ok(storage));
         for text in ["", "aaaaaaaaa", "aaaaaaaaaaa", "AAAAAAAAAA", "aaaaaaaaa1", "aaaaaaaa:a"] {
-            assert_eq!(text.parse::<StorageId>(), Err(NotOurs), "{text:?}");
+            assert_eq!(text.parse::<StorageId>(), Err(ForeignId), "{text:?}");
         }
     }
 
     #[test]
-    fn what_is_not_ours_is_refused() {
+    fn foreign_identifiers_are_rejected() {
         for text in [
             "",
             "v1",

@@ -1,17 +1,17 @@
-//! How a volume lies on the disks of its pool.
+//! How a volume is laid out on the disks of its pool.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::parse_size;
 
-/// The stripe size of a volume for which none was asked, in bytes (lvm2's own default).
+/// The default stripe size, in bytes (lvm2's own default).
 const DEFAULT_STRIPE_SIZE: u64 = 64 << 10;
-/// The smallest stripe, in bytes: lvm2 takes nothing below a page.
+/// The smallest stripe, in bytes: lvm2 accepts nothing below a page.
 const MIN_STRIPE_SIZE: u64 = 4 << 10;
-/// The largest stripe that the record and lvm2 take at any extent size in use, in bytes.
+/// The largest stripe that the record and lvm2 accept with any extent size in use, in bytes.
 const MAX_STRIPE_SIZE: u64 = 4 << 20;
-/// The most stripes or copies: no host here has more disks in one volume, and lvm2 ends at 128 stripes.
+/// The most stripes or copies: no host has more disks in one volume, and lvm2's limit is 128 stripes.
 const MAX_WIDTH: u32 = 64;
 
 /// How a logical volume is laid out over physical volumes.
@@ -20,36 +20,34 @@ pub enum Layout {
     /// One range after another.
     #[default]
     Linear,
-    /// Spread over several disks: faster, lost with any one of them.
+    /// Spread over several disks: faster, but lost with any one of them.
     Striped {
-        /// How many disks.
+        /// The number of disks.
         stripes: u32,
         /// Bytes on one disk before the next is used.
         stripe_size: u64,
     },
-    /// The same on several disks.
+    /// The same data on several disks.
     Raid1 {
         /// Copies besides the first.
         mirrors: u32,
     },
 }
 
-/// Why parameters make no layout.
+/// Why parameters do not form a layout.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct LayoutError(String);
 
 impl Layout {
-    /// Reads `layout`, `stripes`, `stripeSize` and `mirrors` of a StorageClass.
+    /// Parses `layout`, `stripes`, `stripeSize` and `mirrors` from a StorageClass.
     ///
     /// # Errors
-    /// A sentence that names the parameter, its value and what it may be.
+    /// A sentence with the parameter, its value and the permitted values.
     pub fn parse(parameters: &BTreeMap<&str, &str>) -> Result<Self, LayoutError> {
         let kind = parameters.get("layout").copied().unwrap_or("linear");
         let refuse = |keys: &[&str]| match keys.iter().find(|key| parameters.contains_key(**key)) {
-            Some(key) => {
-                Err(LayoutError(format!("parameter {key:?} has no meaning for layout {kind:?}: leave it out")))
-            }
+            Some(key) => Err(LayoutError(format!("parameter {key:?} is not used by layout {kind:?}: remove it"))),
             None => Ok(()),
         };
         let within = |key: &str, default: u32, least: u32, most: u32| match parameters.get(key) {
@@ -57,19 +55,19 @@ impl Layout {
             Some(text) => match text.parse::<u32>() {
                 Ok(number) if (least..=most).contains(&number) => Ok(number),
                 _ => Err(LayoutError(format!(
-                    "parameter {key:?} is {text:?}: write a whole number from {least} to {most}"
+                    "parameter {key:?} is {text:?}: use a whole number from {least} to {most}"
                 ))),
             },
         };
         let number = |key: &str, default: u32, least: u32| within(key, default, least, MAX_WIDTH);
-        // The first copy is no mirror, and needs a disk as well.
+        // The first copy is not a mirror, and needs a disk as well.
         let mirrors = || within("mirrors", 1, 1, MAX_WIDTH - 1);
         let stripe_size = || match parameters.get("stripeSize") {
             None => Ok(DEFAULT_STRIPE_SIZE),
             Some(text) => match parse_size(text) {
                 Ok(size) if size.is_power_of_two() && (MIN_STRIPE_SIZE..=MAX_STRIPE_SIZE).contains(&size) => Ok(size),
                 _ => Err(LayoutError(format!(
-                    "parameter \"stripeSize\" is {text:?}: write a power of two from 4Ki to 4Mi, such as 64Ki"
+                    "parameter \"stripeSize\" is {text:?}: use a power of two from 4Ki to 4Mi, such as 64Ki"
                 ))),
             },
         };
@@ -86,11 +84,11 @@ impl Layout {
                 refuse(&["stripes", "stripeSize"])?;
                 Ok(Self::Raid1 { mirrors: mirrors()? })
             }
-            other => Err(LayoutError(format!("parameter \"layout\" is {other:?}: choose linear, striped or raid1"))),
+            other => Err(LayoutError(format!("parameter \"layout\" is {other:?}: use linear, striped or raid1"))),
         }
     }
 
-    /// How many disks (physical volumes) a volume of this layout needs at least.
+    /// How many disks (physical volumes) a volume with this layout needs at least.
     #[must_use]
     pub fn width(&self) -> u32 {
         match *self {
@@ -100,7 +98,7 @@ impl Layout {
         }
     }
 
-    /// In how many data stripes a size is divided: it must be a multiple of that many extents.
+    /// The number of data stripes: a size must be a multiple of that many extents.
     #[must_use]
     pub fn stripes(&self) -> u32 {
         match *self {
@@ -109,7 +107,7 @@ impl Layout {
         }
     }
 
-    /// The short form that stands in the record. Frozen.
+    /// The short form for the record. Frozen.
     #[must_use]
     pub fn code(&self) -> String {
         match *self {
@@ -119,7 +117,7 @@ impl Layout {
         }
     }
 
-    /// Reads the short form; `None` if it is none of ours.
+    /// Parses the short form; `None` if it is not one of Quarry's.
     #[must_use]
     pub fn from_code(code: &str) -> Option<Self> {
         let mut parts = code.split('.');
@@ -158,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_make_a_layout() {
+    fn parameters_are_parsed_into_a_layout() {
         assert_eq!(parse(&[]), Ok(Layout::Linear));
         assert_eq!(parse(&[("layout", "striped")]), Ok(Layout::Striped { stripes: 2, stripe_size: 65536 }));
         assert_eq!(
@@ -170,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_no_layout_is_said() {
+    fn invalid_layouts_are_explained() {
         for (pairs, named) in [
             (&[("layout", "stripe")][..], "layout"),
             (&[("stripes", "2")], "stripes"),
@@ -189,7 +187,7 @@ mod tests {
         }
     }
 
-    /// Golden: these stand in records.
+    /// Golden: these codes are stored in records.
     #[test]
     fn codes_are_frozen() {
         for (layout, code) in [

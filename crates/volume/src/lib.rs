@@ -1,7 +1,7 @@
-//! What a volume is: the words that controller and node share.
+//! What a volume is: the types that controller and node share.
 //!
-//! No I/O happens here. The controller speaks of volumes without knowing how a host carves them, so what both sides
-//! must agree on (names, identifiers, sizes, access, errors) stands in this crate.
+//! This crate does no I/O. The controller does not know how a host allocates volumes, so everything that both
+//! sides must agree on (names, identifiers, sizes, access, errors) is in this crate.
 
 mod access;
 mod agent;
@@ -23,7 +23,7 @@ pub use agent::{Agent, Capacity, Change, FencingToken, Greeting, NameLookup, Poo
 pub use error::{Error, Reason, Result, some_of};
 pub use filesystem::{Filesystem, UnknownFilesystem};
 pub use health::Condition;
-pub use id::{MAX_ID, MAX_NODE, MAX_VOLUME, NotOurs, StorageId, VolumeId};
+pub use id::{ForeignId, MAX_ID, MAX_NODE, MAX_VOLUME, StorageId, VolumeId};
 pub use layout::Layout;
 pub use options::{MakeOptions, MountOptions, OptionError, check_options};
 pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};

@@ -1,36 +1,37 @@
-//! StorageClass parameters: the keys that CreateVolume and GetCapacity understand.
+//! StorageClass parameters: the keys of CreateVolume and GetCapacity.
 
 use std::collections::BTreeMap;
 
 use crate::{AccessTypes, Error, Filesystem, Layout, Result, SizeRange, Wipe};
 
-/// The keys that a StorageClass may set, as documented in docs/storageclass.md.
+/// The keys that a StorageClass may set, documented in docs/storageclass.md.
 pub const KNOWN: [&str; 7] = ["pool", "layout", "stripes", "stripeSize", "mirrors", "mkfsOptions", "wipe"];
 
-/// Keys that the sidecars add for themselves.
+/// The prefix of the sidecars' own keys.
 const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
 
-/// The key under which the mkfs options travel in the volume's context, from CreateVolume to NodeStageVolume.
+/// The key of the mkfs options in the volume's context, which takes them from CreateVolume to
+/// NodeStageVolume.
 pub const MKFS_OPTIONS: &str = "mkfsOptions";
 
-/// What a StorageClass asks for. The default is a class without parameters.
+/// The parameters of a StorageClass. The default is a class without parameters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parameters {
-    /// The pool, if named.
+    /// The pool, if the class names one.
     pub pool: Option<String>,
-    /// How the volume lies on the disks.
+    /// The layout of the volume on the disks.
     pub layout: Layout,
-    /// Options for mkfs, white space folded, not yet checked against the filesystem's allow-list.
+    /// Options for mkfs, with normalised white space, not yet checked against the filesystem's allow-list.
     pub mkfs_options: String,
-    /// What becomes of the volume's bytes when it is deleted; the pool's own way if `None`. Only of a whole disk.
+    /// How the volume is wiped when it is deleted; `None` for the pool's setting. Only for whole disks.
     pub wipe: Option<Wipe>,
 }
 
 impl Parameters {
-    /// Reads the parameters of a CreateVolume or GetCapacity request. Keys of the sidecars are passed over.
+    /// Parses the parameters of a CreateVolume or GetCapacity request. Keys of the sidecars are ignored.
     ///
     /// # Errors
-    /// `InvalidRequest` for a key that is not known (the message lists those that are) or a value that cannot be.
+    /// `InvalidRequest` for an unknown key (the message lists the known ones) or an invalid value.
     pub fn parse(parameters: &BTreeMap<String, String>) -> Result<Self> {
         let ours: BTreeMap<&str, &str> = parameters
             .iter()
@@ -39,7 +40,7 @@ impl Parameters {
             .collect();
         if let Some(unknown) = ours.keys().find(|key| !KNOWN.contains(key)) {
             return Err(Error::invalid(format!(
-                "StorageClass parameter {unknown:?} is not known; the known ones are {}",
+                "StorageClass parameter {unknown:?} is unknown; known parameters: {}",
                 KNOWN.join(", ")
             )));
         }
@@ -56,28 +57,28 @@ impl Parameters {
     }
 }
 
-/// One space between words, so that the same options written otherwise are the same.
+/// One space between words, so that the same options with other spacing are equal.
 fn fold(text: &str) -> String {
     text.split_ascii_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A volume to be made: everything that CreateVolume says, checked as far as this can be done without the storage.
+/// A volume to create: everything in CreateVolume, checked as far as possible without the storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumeSpec {
-    /// The asked name: unique, and the key of idempotency.
+    /// The requested name: unique, and the key of idempotency.
     pub name: String,
     /// The accepted sizes.
     pub size: SizeRange,
-    /// What the volume is made for.
+    /// The access types of the volume.
     pub access: AccessTypes,
-    /// The filesystem to make; `None` for raw block.
+    /// The filesystem to create; `None` for raw block.
     pub filesystem: Option<Filesystem>,
-    /// What its StorageClass asks for.
+    /// The parameters of its StorageClass.
     pub class: Parameters,
 }
 
 impl VolumeSpec {
-    /// A raw block volume of this size in bytes, of a class without parameters.
+    /// A raw block volume with this size in bytes and no parameters.
     #[must_use]
     pub fn block(name: impl Into<String>, size: u64) -> Self {
         Self {
@@ -89,19 +90,19 @@ impl VolumeSpec {
         }
     }
 
-    /// A volume with that filesystem of this size in bytes, of a class without parameters.
+    /// A volume with this filesystem and size in bytes, and no parameters.
     #[must_use]
     pub fn mount(name: impl Into<String>, size: u64, filesystem: Filesystem) -> Self {
         Self { access: AccessTypes::Mount, filesystem: Some(filesystem), ..Self::block(name, size) }
     }
 
-    /// The same volume in that pool.
+    /// The same volume in another pool.
     #[must_use]
     pub fn in_pool(self, pool: impl Into<String>) -> Self {
         Self { class: Parameters { pool: Some(pool.into()), ..self.class }, ..self }
     }
 
-    /// The same volume in that layout.
+    /// The same volume with another layout.
     #[must_use]
     pub fn with_layout(self, layout: Layout) -> Self {
         Self { class: Parameters { layout, ..self.class }, ..self }
@@ -114,8 +115,9 @@ impl VolumeSpec {
     }
 }
 
-/// A short hash of the parameters that a volume was made with, kept in its record: it tells a retry of the same request
-/// from another one, and mkfs options that were changed on their way to the node from the ones that were checked.
+/// A short hash of the parameters that a volume was created with, kept in its record: it distinguishes a
+/// retry of the same request from another request, and detects mkfs options that were changed between the
+/// check and the node.
 #[must_use]
 pub fn parameters_hash(filesystem: Option<Filesystem>, layout: &Layout, mkfs_options: &str) -> String {
     let filesystem = filesystem.map_or("-", Filesystem::as_str);
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_refused_with_the_known_ones() {
+    fn an_unknown_key_is_rejected_and_the_known_ones_are_listed() {
         let error = parse(&[("pools", "a")]).unwrap_err();
         assert_eq!(error.reason, crate::Reason::InvalidRequest);
         for key in KNOWN {
@@ -144,13 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn the_sidecars_keys_are_passed_over() {
+    fn the_sidecars_keys_are_ignored() {
         let parameters = parse(&[("csi.storage.k8s.io/fstype", "xfs"), ("csi.storage.k8s.io/pvc/name", "a")]).unwrap();
         assert_eq!(parameters, Parameters::default());
     }
 
     #[test]
-    fn a_class_says_how_its_volumes_are_wiped() {
+    fn a_class_sets_how_its_volumes_are_wiped() {
         for wipe in Wipe::ALL {
             assert_eq!(parse(&[("wipe", wipe.as_str())]).unwrap().wipe, Some(wipe));
         }
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn layouts_that_are_not_proven_yet_are_refused() {
+    fn layouts_that_are_not_proven_yet_are_rejected() {
         for layout in ["raid5", "raid6", "raid10", "raid0", "mirror", ""] {
             let error = parse(&[("layout", layout)]).unwrap_err();
             assert_eq!(error.reason, crate::Reason::InvalidRequest, "{layout}");

@@ -1,28 +1,28 @@
-//! Sizes: what a caller asks for and what it gets, in bytes.
+//! Sizes: what a caller requests and what it gets, in bytes.
 
 use crate::{Error, Reason, Result};
 
-/// The size of a volume for which nothing was asked.
+/// The default size of a volume.
 pub const DEFAULT_SIZE: u64 = 1 << 30;
 
-/// The sizes a caller accepts (CSI `CapacityRange`), in bytes.
+/// The sizes that a caller accepts (CSI `CapacityRange`), in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SizeRange {
-    /// The volume must be at least this large; 0: no lower bound.
+    /// The minimum size; 0 for no minimum.
     pub required: u64,
-    /// The volume must be at most this large.
+    /// The maximum size.
     pub limit: Option<u64>,
 }
 
 impl SizeRange {
-    /// Reads the two fields of a CSI `CapacityRange`, where 0 stands for "not given".
+    /// Parses the two fields of a CSI `CapacityRange`, where 0 means "not set".
     ///
     /// # Errors
-    /// `InvalidRequest` for negative numbers; `SizeOutOfRange` if the limit is below what is required.
+    /// `InvalidRequest` for negative numbers; `SizeOutOfRange` if the limit is below the required size.
     pub fn from_csi(required: i64, limit: i64) -> Result<Self> {
         let field = |name: &str, value: i64| {
             u64::try_from(value)
-                .map_err(|_| Error::invalid(format!("capacity_range.{name} is {value}: a size cannot be negative")))
+                .map_err(|_| Error::invalid(format!("capacity_range.{name} is {value}: a size must not be negative")))
         };
         let required = field("required_bytes", required)?;
         let limit = Some(field("limit_bytes", limit)?).filter(|limit| *limit > 0);
@@ -31,23 +31,25 @@ impl SizeRange {
         {
             return Err(Error::new(
                 Reason::SizeOutOfRange,
-                format!("capacity_range asks for at least {required} and at most {limit} bytes: no volume can be both"),
+                format!(
+                    "capacity_range requires at least {required} and at most {limit} bytes: no size satisfies both"
+                ),
             ));
         }
         Ok(Self { required, limit })
     }
 
-    /// What to make on storage that is given out in multiples of `unit` bytes: the required size (or the default one)
-    /// rounded up, the limit respected.
+    /// The size to create on storage that allocates multiples of `unit` bytes: the required size (or the
+    /// default) rounded up, within the limit.
     ///
     /// # Errors
-    /// `SizeOutOfRange` if no multiple of `unit` lies in the range.
+    /// `SizeOutOfRange` if no multiple of `unit` is in the range.
     pub fn choose(&self, unit: u64) -> Result<u64> {
         let unit = unit.max(1);
         let wanted = if self.required > 0 {
             self.required
         } else {
-            // Nothing required: the default, or less where the limit says so, but never nothing.
+            // No required size: the default, or less if the limit requires it, but never 0.
             self.limit.map_or(DEFAULT_SIZE, |limit| DEFAULT_SIZE.min(limit / unit * unit)).max(1)
         };
         let rounded = wanted.checked_next_multiple_of(unit).filter(|size| i64::try_from(*size).is_ok());
@@ -72,10 +74,11 @@ impl SizeRange {
     }
 }
 
-/// Reads a size such as `10Gi`, `500M` or `4096`: bytes, or with one of the suffixes of a Kubernetes quantity.
+/// Parses a size such as `10Gi`, `500M` or `4096`: bytes, or with one of the suffixes of a Kubernetes
+/// quantity.
 ///
 /// # Errors
-/// A sentence that says what is wrong with the text.
+/// A sentence about what is wrong with the text.
 pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
     let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, suffix) = text.split_at(split);
@@ -93,7 +96,7 @@ pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
         "Pi" => 1 << 50,
         _ => {
             return Err(format!(
-                "{text:?} is not a size: write a whole number of bytes, or one with Ki, Mi, Gi, Ti, k, M, G, T"
+                "{text:?} is not a size: use a whole number of bytes, or a number with Ki, Mi, Gi, Ti, k, M, G, T"
             ));
         }
     };
@@ -102,7 +105,7 @@ pub fn parse_size(text: &str) -> std::result::Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is larger than any disk"))
 }
 
-/// A size for people, as a Kubernetes quantity: `10Gi`, `1.5Gi`, `0`. What does not fit is cut off, never rounded up.
+/// A size for people, as a Kubernetes quantity: `10Gi`, `1.5Gi`, `0`. Truncated, never rounded up.
 #[must_use]
 pub fn show_size(bytes: u64) -> String {
     const UNITS: [(&str, u64); 5] =
@@ -120,7 +123,7 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn a_size_is_shown_as_it_would_be_asked_for() {
+    fn a_size_is_shown_as_a_kubernetes_quantity() {
         for (bytes, text) in [
             (0, "0"),
             (1023, "1023"),
@@ -148,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_with_their_suffix() {
+    fn sizes_are_parsed_with_their_suffix() {
         assert_eq!(parse_size("10Gi"), Ok(10 << 30));
         assert_eq!(parse_size("500M"), Ok(500_000_000));
         assert_eq!(parse_size("4096"), Ok(4096));
@@ -159,7 +162,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_chosen_is_whole_and_admitted(required in 0_u64..1 << 50, slack in proptest::option::of(0_u64..1 << 40), unit in 1_u64..1 << 30) {
+        fn the_chosen_size_is_a_multiple_and_in_the_range(required in 0_u64..1 << 50, slack in proptest::option::of(0_u64..1 << 40), unit in 1_u64..1 << 30) {
             let range = SizeRange { required, limit: slack.map(|slack| required.saturating_add(slack)).filter(|l| *l > 0) };
             if let Ok(size) = range.choose(unit) {
                 prop_assert!(size > 0 && size % unit == 0 && range.admits(size));

@@ -1,60 +1,60 @@
-//! What a pool can still give, and the arithmetic of it.
+//! What a pool can still allocate, and the arithmetic for it.
 //!
-//! The node says what is free on which disk; how large a volume of some layout may be follows from that alone. So the
-//! controller answers for any layout from memory, with the very figures by which the node decides.
+//! The node reports the free space per disk; the largest possible volume for a layout follows from that
+//! alone. So the controller answers for any layout from memory, with the same figures that the node uses.
 
 use crate::{Capacity, Layout};
 
 /// A raid image's own metadata: superblocks and a bitmap of at most 2^21 regions, 264 KiB, in one extent.
 const RAID_METADATA_EXTENTS: u64 = 1;
-/// With smaller extents a raid image's metadata may take more than one, depending on the volume's size.
+/// With smaller extents, a raid image's metadata may need more than one, depending on the volume's size.
 const LEAST_RAID_EXTENT: u64 = 512 << 10;
 
-/// What a pool can give new volumes.
+/// The space for new volumes in a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Space {
     /// The unit of allocation in bytes: an extent of a volume group.
     pub extent: u64,
-    /// Free extents of each disk that may be allocated from, the most first.
+    /// Free extents per disk that may be allocated, the most first.
     pub free: Vec<u64>,
-    /// Extents that are never given out.
+    /// Extents that are never allocated.
     pub reserve: u64,
-    /// Why no volume can be made whatever its layout, for the operator; `None` if one can.
+    /// Why no volume can be created with any layout, for the operator; `None` if one can.
     pub closed: Option<String>,
-    /// Whether a volume is a whole disk: it takes one of `free`, all of that, and never spans several.
+    /// Whether a volume is a whole disk: it takes one entry of `free`, entirely, and never spans several.
     pub whole: bool,
 }
 
-/// The largest volume that can be made.
+/// The largest volume that can be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Largest {
-    /// Extents that the volume offers; 0 when none can be made.
+    /// Its usable extents; 0 if no volume can be created.
     pub extents: u64,
     /// The same in bytes.
     pub bytes: u64,
-    /// Why none can be made, for the operator. Only with 0 extents.
+    /// Why no volume can be created, for the operator. Only with 0 extents.
     pub reason: Option<String>,
 }
 
 impl Space {
-    /// Free space in bytes, the reserve taken off; a mirrored volume uses it up faster.
+    /// Free space in bytes without the reserve; a mirrored volume uses it up faster.
     #[must_use]
     pub fn available(&self) -> u64 {
         self.extents().saturating_mul(self.extent)
     }
 
-    /// Free extents on all disks, the reserve taken off.
+    /// Free extents on all disks without the reserve.
     fn extents(&self) -> u64 {
         self.free.iter().fold(0u64, |sum, free| sum.saturating_add(*free)).saturating_sub(self.reserve)
     }
 
-    /// The bytes that volumes of this layout come in.
+    /// The unit of allocation for volumes with this layout, in bytes.
     #[must_use]
     pub fn unit(&self, layout: &Layout) -> u64 {
         self.extent.saturating_mul(u64::from(layout.stripes()))
     }
 
-    /// The largest volume of that layout. Exact: one extent (one row of stripes) more cannot be made.
+    /// The largest volume with that layout. Exact: one more extent (row of stripes) cannot be allocated.
     #[must_use]
     pub fn largest(&self, layout: &Layout) -> Largest {
         match self.largest_extents(layout) {
@@ -63,7 +63,7 @@ impl Space {
         }
     }
 
-    /// What the pool can still give for that layout; nothing if it is closed or cannot make it.
+    /// What the pool can still allocate for that layout; nothing if it is closed or does not support it.
     #[must_use]
     pub fn capacity(&self, layout: &Layout) -> Capacity {
         let largest = self.largest(layout);
@@ -75,7 +75,7 @@ impl Space {
             _ => 1,
         };
         Capacity {
-            // What several volumes together may get; a single one never gets more than the largest.
+            // The sum for several volumes; a single volume never gets more than the largest.
             available: (self.available() / copies).max(largest.bytes),
             largest: largest.bytes,
             smallest: self.unit(layout),
@@ -88,9 +88,11 @@ impl Space {
         }
         if self.whole {
             return match (layout, self.free.first().copied().unwrap_or_default()) {
-                (Layout::Linear, 0) => Err("there is no free disk".to_owned()),
+                (Layout::Linear, 0) => Err("no disk is free".to_owned()),
                 (Layout::Linear, extents) => Ok(extents),
-                _ => Err(format!("a volume is one whole disk here, and layout {layout} is not: leave the layout out")),
+                _ => Err(format!(
+                    "a volume in this pool is one whole disk, so layout {layout} is not possible: remove the layout"
+                )),
             };
         }
         let total = self.extents();
@@ -98,9 +100,9 @@ impl Space {
         let stripes = u64::from(layout.stripes()).max(1);
         let disks = self.free.len();
         if width > u64::try_from(disks).unwrap_or(u64::MAX) {
-            return Err(format!("layout {layout} needs {width} disks, and there are {disks} to use"));
+            return Err(format!("layout {layout} needs {width} disks, but only {disks} can be used"));
         }
-        // What the fullest of the chosen disks can give bounds all of them.
+        // The fullest of the selected disks limits all of them.
         let index = usize::try_from(width.saturating_sub(1)).unwrap_or(usize::MAX);
         let each = self.free.get(index).copied().unwrap_or_default().min(total / width.max(1));
         let extents = match *layout {
@@ -108,7 +110,7 @@ impl Space {
             Layout::Striped { stripe_size, .. } => {
                 if stripe_size > self.extent {
                     return Err(format!(
-                        "a stripe of {stripe_size} bytes is larger than an extent, which has {}",
+                        "a stripe of {stripe_size} bytes is larger than an extent of {} bytes",
                         self.extent
                     ));
                 }
@@ -117,7 +119,7 @@ impl Space {
             Layout::Raid1 { .. } => {
                 if self.extent < LEAST_RAID_EXTENT {
                     return Err(format!(
-                        "raid needs extents of at least {LEAST_RAID_EXTENT} bytes, and these have {}",
+                        "raid needs extents of at least {LEAST_RAID_EXTENT} bytes; this volume group's have {} bytes",
                         self.extent
                     ));
                 }
@@ -125,7 +127,7 @@ impl Space {
             }
         };
         if extents == 0 {
-            return Err(format!("there is no free space for layout {layout}"));
+            return Err(format!("no space is free for layout {layout}"));
         }
         Ok(extents)
     }
@@ -167,20 +169,20 @@ mod tests {
             assert_eq!(space.capacity(&layout), Capacity::default(), "{layout}");
         }
         let none = Space { free: Vec::new(), ..space };
-        assert_eq!(none.largest(&Layout::Linear).reason.as_deref(), Some("there is no free disk"));
+        assert_eq!(none.largest(&Layout::Linear).reason.as_deref(), Some("no disk is free"));
     }
 
     #[test]
-    fn a_closed_pool_gives_nothing_and_says_why() {
+    fn a_closed_pool_allocates_nothing_and_reports_why() {
         let space = Space { closed: Some("a disk is missing".into()), ..space(&[10]) };
         assert_eq!(space.capacity(&Layout::Linear), Capacity::default());
         assert_eq!(space.largest(&Layout::Linear).reason.as_deref(), Some("a disk is missing"));
-        // What is free is still told.
+        // The free space is still reported.
         assert_eq!(space.available(), 40 * MIB);
     }
 
     #[test]
-    fn too_few_disks_are_told() {
+    fn too_few_disks_are_reported() {
         let reason = space(&[10]).largest(&Layout::Striped { stripes: 2, stripe_size: 65536 }).reason.unwrap();
         assert!(reason.contains("needs 2 disks"), "{reason}");
     }

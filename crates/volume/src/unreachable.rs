@@ -1,9 +1,9 @@
-//! Why a node cannot be reached, as a value: advice is chosen by it, and no message is ever parsed.
+//! Why a node is unreachable, as a value: advice is selected by it, and no message is ever parsed.
 
-/// Why a node cannot be reached, by what an operator can do about it.
+/// Why a node is unreachable, by what an operator can do about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Unreachable {
-    /// The first attempt to connect is under way.
+    /// The first connection attempt is in progress.
     Starting,
     /// No node plugin runs there.
     NoPod,
@@ -13,17 +13,17 @@ pub enum Unreachable {
     Certificate,
     /// The address belongs to another node or pod.
     OtherNode,
-    /// The host answers, and no process listens on the port.
+    /// The host responds, but no process listens on the port.
     ConnectionRefused,
-    /// Nothing comes back from the address.
+    /// The address does not respond.
     NoAnswer,
-    /// Something else than a node plugin answers, or is in between.
+    /// Something other than a node plugin answers, or is in between.
     NotTls,
-    /// The node plugin ended the connection.
+    /// The node plugin closed the connection.
     Ended,
-    /// The two versions do not understand each other.
+    /// The two versions are incompatible.
     Protocol,
-    /// Something else.
+    /// Anything else.
     Other,
 }
 
@@ -42,7 +42,7 @@ impl Unreachable {
         Self::Other,
     ];
 
-    /// Its name in the metadata of a gRPC status.
+    /// The name in the metadata of a gRPC status.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -60,13 +60,13 @@ impl Unreachable {
         }
     }
 
-    /// The cause of that name; `None` for a name that a later version made.
+    /// The cause with that name; `None` for a name from a later version.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.as_str() == name)
     }
 
-    /// Why a TCP connection was not made.
+    /// Why a TCP connection failed.
     #[must_use]
     pub fn of_io(error: &std::io::Error) -> Self {
         use std::io::ErrorKind as Kind;
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_is_read_back() {
+    fn every_name_is_parsed_back() {
         for cause in Unreachable::ALL {
             assert_eq!(Unreachable::parse(cause.as_str()), Some(cause));
         }

@@ -1,27 +1,27 @@
-//! What becomes of the bytes of a deleted volume.
+//! How the bytes of a deleted volume are wiped.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// What is done to the bytes of a deleted volume before its disk is free again. It comes on top of what is always done
-/// before a volume is handed out, and stands in for nothing of that.
+/// What happens to the bytes of a deleted volume before its disk is free again. This is in addition to what
+/// always happens before a volume is published, and does not replace any of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wipe {
-    /// Zeros are written, by the disk itself where it can.
+    /// Zeros are written, by the disk itself if it supports that.
     #[default]
     Zero,
-    /// The disk is told that nobody needs them any more; what it then shows is its own affair. Zeros where it knows no
-    /// discard.
+    /// The blocks are discarded; what the disk returns afterwards depends on the disk. Zeros are written if
+    /// the disk does not support discard.
     Discard,
-    /// Nothing, but for the places where signatures lie.
+    /// Nothing is wiped except the places of signatures.
     None,
 }
 
 impl Wipe {
-    /// All of them.
+    /// All values.
     pub const ALL: [Self; 3] = [Self::Zero, Self::Discard, Self::None];
 
-    /// The word for it in configurations, StorageClasses and records.
+    /// The name in configurations, StorageClasses and records.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -38,9 +38,9 @@ impl fmt::Display for Wipe {
     }
 }
 
-/// A word that stands for no way to wipe.
+/// The name of no wipe mode.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no way to wipe a volume: use zero, discard or none")]
+#[error("{0:?} is not a wipe mode: use zero, discard or none")]
 pub struct UnknownWipe(String);
 
 impl FromStr for Wipe {

@@ -1,33 +1,33 @@
-//! Reading and writing the fields that all CSI requests have in common.
+//! Parsing and writing fields that all CSI requests have in common.
 
 use crate::{Error, MAX_ID, Result, VolumeId};
 
-/// Checks a string that must be given.
+/// Checks a required string.
 ///
 /// # Errors
-/// `InvalidRequest` if it is empty, longer than CSI admits, or holds control characters.
+/// `InvalidRequest` if it is empty, longer than CSI allows, or contains control characters.
 pub fn required<'a>(field: &str, value: &'a str) -> Result<&'a str> {
     match value.len() {
         0 => Err(Error::invalid(format!("{field} is missing"))),
-        length if length > MAX_ID => Err(Error::invalid(format!("{field} has {length} bytes; CSI admits {MAX_ID}"))),
+        length if length > MAX_ID => Err(Error::invalid(format!("{field} has {length} bytes; CSI allows {MAX_ID}"))),
         _ if value.chars().any(char::is_control) => {
-            Err(Error::invalid(format!("{field} holds a control character: {}", value.escape_debug())))
+            Err(Error::invalid(format!("{field} contains a control character: {}", value.escape_debug())))
         }
         _ => Ok(value),
     }
 }
 
-/// Reads the identifier of a volume that must exist. What is no identifier of ours names no volume.
+/// Parses the identifier of a volume that must exist. An identifier in another format names no volume.
 ///
 /// # Errors
-/// `InvalidRequest` as [`required`]; `NotFound` for what is no identifier of ours.
+/// `InvalidRequest` as for [`required`]; `NotFound` if the identifier has another format.
 pub fn existing_volume(value: &str) -> Result<VolumeId> {
     required("volume_id", value)?
         .parse()
         .map_err(|error| Error::not_found(format!("volume {value:?} does not exist: {error}")))
 }
 
-/// CSI counts in signed numbers.
+/// CSI uses signed numbers.
 #[must_use]
 pub fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)

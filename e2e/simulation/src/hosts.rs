@@ -104,7 +104,7 @@ impl Nodes for Surroundings {
         }
     }
 
-    async fn gave_up(&self, id: &VolumeId) {
+    async fn report_abandoned(&self, id: &VolumeId) {
         self.shared.lock().note(format_args!("given up: {id}"));
     }
 }

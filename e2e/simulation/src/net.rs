@@ -106,7 +106,7 @@ pub(crate) struct SimulatedDial {
 impl Dial for SimulatedDial {
     async fn dial(&self, node: &str, endpoint: &str) -> Result<Arc<dyn Agent>> {
         let failed = |why: &dyn std::fmt::Display| {
-            Error::unavailable(format!("node {node}: no connection to {endpoint}: {why}; it is tried again"))
+            Error::unavailable(format!("node {node}: no connection to {endpoint}: {why}; the controller retries"))
         };
         // As the product bounds it.
         let stream = tokio::time::timeout(tls::HANDSHAKE_WAIT, TcpStream::connect((endpoint, PORT))).await;

@@ -1,8 +1,8 @@
-//! What travels between controller and node, to and from the words of [`quarry_volume`].
+//! Converts between the messages on the wire and the types of [`quarry_volume`].
 //!
-//! Nothing here panics, whatever a peer sends. [`read`] takes what a newer peer says as far as it is understood: what
-//! is not known becomes `None`, and a volume whose identifier cannot be read is left out. A *request* is read strictly:
-//! what would be done otherwise than it was meant is refused.
+//! Nothing here panics, whatever a peer sends. [`read`] accepts what it understands from a newer peer:
+//! unknown values become `None`, and a volume with an unknown identifier is omitted. A *request* is parsed
+//! strictly: if it cannot be understood completely, it is rejected.
 
 pub mod read;
 pub mod status;

@@ -1,4 +1,4 @@
-//! From the protocol's messages to our words.
+//! Converts the protocol's messages to Quarry's types.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use quarry_volume::{
     Result, SizeRange, Space, Volume, VolumeId, VolumeSpec, Wipe, wire::required,
 };
 
-/// A volume that is asked for: read strictly, because what was meant must be made.
+/// A requested volume: parsed strictly, because exactly the requested volume must be created.
 ///
 /// # Errors
-/// `InvalidRequest` for a field that is missing, contradicts another or is not understood by this version;
-/// `SizeOutOfRange` if no size is admitted.
+/// `InvalidRequest` for a field that is missing, contradicts another field or is unknown to this version;
+/// `SizeOutOfRange` if no size is permitted.
 pub fn spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
-    let spec = spec.ok_or_else(|| Error::invalid("spec is missing: it says which volume to make"))?;
+    let spec = spec.ok_or_else(|| Error::invalid("spec is missing: it must describe the volume to create"))?;
     required("spec.name", &spec.name)?;
     let access = access(spec.access).ok_or_else(|| {
         Error::invalid(format!("spec.access is {}, which this version of the node plugin does not know", spec.access))
@@ -22,10 +22,10 @@ pub fn spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
     let filesystem = match (spec.filesystem.as_str(), access) {
         ("", AccessTypes::Block) => None,
         ("", AccessTypes::Mount | AccessTypes::Both) => {
-            return Err(Error::invalid(format!("spec.filesystem is missing for a volume that is used as {access}")));
+            return Err(Error::invalid(format!("spec.filesystem is missing for a volume for use as {access}")));
         }
         (name, AccessTypes::Block) => {
-            return Err(Error::invalid(format!("spec.filesystem is {name:?} for a volume that is raw block only")));
+            return Err(Error::invalid(format!("spec.filesystem is {name:?}, but the volume is raw block only")));
         }
         (name, AccessTypes::Mount | AccessTypes::Both) => {
             Some(name.parse::<Filesystem>().map_err(|error| Error::invalid(error.to_string()))?)
@@ -37,7 +37,7 @@ pub fn spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
     {
         return Err(Error::new(
             Reason::SizeOutOfRange,
-            format!("spec asks for at least {} and at most {limit} bytes: no volume can be both", size.required),
+            format!("spec requires at least {} and at most {limit} bytes: no size satisfies both", size.required),
         ));
     }
     let wipe = match spec.wipe.as_str() {
@@ -58,16 +58,16 @@ pub fn spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
     })
 }
 
-/// A layout to be made: what a StorageClass could ask for of this version, and nothing else.
+/// The layout of a volume to create: only those that a StorageClass of this version can request.
 fn layout(code: &str) -> Result<Layout> {
     let unknown = || {
         Error::invalid(format!(
-            "spec.layout is {code:?}, which this version of the node plugin cannot make; bring nodes and controller to \
-             the same version"
+            "spec.layout is {code:?}, which this version of the node plugin cannot create; upgrade nodes and \
+             controller to the same version"
         ))
     };
     let layout = Layout::from_code(code).ok_or_else(unknown)?;
-    // The bounds of a layout's numbers stand in one place, where a StorageClass is read.
+    // The limits of a layout's numbers are defined in one place, where a StorageClass is parsed.
     let (kind, numbers) = match layout {
         Layout::Linear => ("linear", vec![]),
         Layout::Striped { stripes, stripe_size } => {
@@ -87,21 +87,22 @@ fn layout(code: &str) -> Result<Layout> {
 /// The identifier in a request.
 ///
 /// # Errors
-/// `InvalidRequest` for what this version cannot read. Never `NotFound`: a later version may have made it.
+/// `InvalidRequest` if this version cannot parse it. Never `NotFound`: a later version may have created the
+/// volume.
 pub fn id(text: &str) -> Result<VolumeId> {
-    required("id", text)?.parse().map_err(|error| {
-        Error::invalid(format!("id {text:?} is not one that this version of the node plugin reads: {error}"))
-    })
+    required("id", text)?
+        .parse()
+        .map_err(|error| Error::invalid(format!("this version of the node plugin cannot parse id {text:?}: {error}")))
 }
 
-/// Who chose the node.
+/// The fencing token of the controller that selected the node.
 #[must_use]
 pub fn token(token: v1::FencingToken) -> FencingToken {
     FencingToken { fence: token.fence, instance: token.instance }
 }
 
-/// A volume as its node describes it; `None` if its identifier cannot be read, for without it nothing can be done with
-/// the volume.
+/// A volume, as reported by its node; `None` if its identifier cannot be parsed, because without it the
+/// volume cannot be used.
 #[must_use]
 pub fn volume(volume: v1::Volume) -> Option<Volume> {
     let condition = condition(volume.condition(), &volume.problem);
@@ -119,7 +120,7 @@ pub fn volume(volume: v1::Volume) -> Option<Volume> {
     })
 }
 
-/// The kind of a volume's problem. A node plugin that is older tells of a problem without its kind.
+/// The kind of a volume's problem. An older node plugin reports a problem without its kind.
 fn condition(told: v1::Condition, problem: &str) -> Condition {
     match told {
         v1::Condition::Unspecified if problem.is_empty() => Condition::Healthy,
@@ -133,7 +134,7 @@ fn condition(told: v1::Condition, problem: &str) -> Condition {
     }
 }
 
-/// A pool as its node describes it.
+/// A pool, as reported by its node.
 #[must_use]
 pub fn pool(pool: v1::PoolState) -> PoolState {
     PoolState {
@@ -142,7 +143,7 @@ pub fn pool(pool: v1::PoolState) -> PoolState {
         on: pool.on,
         storage: pool.storage.parse().ok(),
         size: pool.bytes,
-        // A pool that says nothing of its space has none to give.
+        // A pool that reports no space has none.
         space: space(pool.space.unwrap_or_default()),
         metadata_size: pool.metadata_bytes,
         metadata_free: pool.metadata_free_bytes,
@@ -152,7 +153,7 @@ pub fn pool(pool: v1::PoolState) -> PoolState {
     }
 }
 
-/// What a pool can still give.
+/// The free space of a pool.
 #[must_use]
 pub fn space(space: v1::Space) -> Space {
     Space {
@@ -164,7 +165,7 @@ pub fn space(space: v1::Space) -> Space {
     }
 }
 
-/// What became different. Identifiers that cannot be read, or are not of `node`, are left out with a warning.
+/// A change. Identifiers that cannot be parsed, or that belong to another node, are omitted with a warning.
 #[must_use]
 pub fn change(node: &str, change: v1::Change) -> Change {
     let mut skipped = Skipped::default();
@@ -175,7 +176,7 @@ pub fn change(node: &str, change: v1::Change) -> Change {
             .volumes
             .into_iter()
             .filter_map(|message| {
-                // Copied only when it is going to be told.
+                // Copied only if it will be logged.
                 let id = if skipped.first.is_none() { message.id.clone() } else { String::new() };
                 skipped.unless(volume(message).filter(|volume| volume.id.node == node), id)
             })
@@ -191,13 +192,13 @@ pub fn change(node: &str, change: v1::Change) -> Change {
             node,
             count = skipped.count,
             id = %first.chars().take(quarry_volume::MAX_ID).collect::<String>().escape_debug(),
-            "passed over: not the identifiers of volumes on this node as this version reads them"
+            "ignored identifiers that this version cannot parse, or of volumes on another node"
         );
     }
     change
 }
 
-/// What was left out of one message: told once.
+/// What was omitted from one message: logged once.
 #[derive(Default)]
 struct Skipped {
     count: u64,
@@ -214,7 +215,7 @@ impl Skipped {
     }
 }
 
-/// Who a node is.
+/// The identity of a node.
 #[must_use]
 pub fn greeting(greeting: v1::Greeting) -> Greeting {
     Greeting {

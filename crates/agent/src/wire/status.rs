@@ -1,8 +1,8 @@
-//! From a gRPC status back to an error.
+//! Converts a gRPC status back to an error.
 //!
-//! A status that the node chose keeps its code and its message. One that arose on this side, because the connection
-//! broke, says nothing about what the node did: it becomes `Unavailable`, so that the caller asks again, and never one of
-//! the codes after which somebody would take the call for finished.
+//! A status from the node keeps its code and message. A status that originated on this side, because the
+//! connection broke, says nothing about what the node did: it becomes `Unavailable`, so that the caller
+//! retries, and never a code after which a caller would consider the call finished.
 
 use std::error::Error as _;
 use std::fmt::Write as _;
@@ -10,20 +10,20 @@ use std::fmt::Write as _;
 use quarry_volume::{Error, Reason, Unreachable};
 use tonic::{Code, Status};
 
-/// tonic's words when an answer ends in the middle of a message: it gives no source there.
+/// tonic's message when an answer ends in the middle of a message: it has no source error.
 const CUT: &str = "Unexpected EOF";
 
 /// Why a connection ended.
 #[derive(Clone, Debug)]
 pub struct Lost {
-    /// As a value.
+    /// The cause, as a value.
     pub cause: Unreachable,
-    /// In words.
+    /// The cause, as text.
     pub why: String,
 }
 
-/// What a failed call comes to. `call` was made of `node`; `overdue` if its time is over, `cause` if it is known why the
-/// connection ended.
+/// The error of a failed call. `call` was sent to `node`; `overdue` if its time is over; `cause` if it is
+/// known why the connection ended.
 #[must_use]
 pub fn error(status: &Status, node: &str, call: &str, overdue: bool, cause: Option<&Lost>) -> Error {
     let lost = |why: &str| {
@@ -38,20 +38,20 @@ pub fn error(status: &Status, node: &str, call: &str, overdue: bool, cause: Opti
         Some(reason) if !cut => {
             Error { unreachable: Error::unreachable_of(status), ..Error::new(reason, status.message()) }
         }
-        // The far end's own time-out: it runs a moment ahead of ours.
+        // The other end's own timeout: it expires slightly before the one here.
         None if overdue && status.code() == Code::Cancelled => late(node, call),
         _ => lost(status.message()),
     }
 }
 
-/// The wait for an answer ended.
+/// The error if the wait for an answer ended.
 #[must_use]
 pub fn late(node: &str, call: &str) -> Error {
-    let message = format!("node {node} did not answer {call} in time; what it began goes on there; retry");
+    let message = format!("node {node} did not answer {call} in time; the operation continues there; retry");
     Error { unreachable: Some(Unreachable::NoAnswer), ..Error::new(Reason::TimedOut, message) }
 }
 
-/// An error with all that lies below it: tonic and hyper keep the reason inside.
+/// An error with all its causes: tonic and hyper hide the reason inside.
 #[must_use]
 pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();

@@ -42,7 +42,7 @@ fn filesystem() -> impl Strategy<Value = Filesystem> {
     prop_oneof![Just(Filesystem::Ext4), Just(Filesystem::Xfs), Just(Filesystem::Btrfs)]
 }
 
-/// Layouts that may be asked for.
+/// Layouts that may be requested.
 fn offered() -> impl Strategy<Value = Layout> {
     prop_oneof![
         Just(Layout::Linear),
@@ -51,7 +51,7 @@ fn offered() -> impl Strategy<Value = Layout> {
     ]
 }
 
-/// Layouts that a record may hold.
+/// Layouts that a record may contain.
 fn layout() -> impl Strategy<Value = Layout> {
     prop_oneof![
         offered(),
@@ -128,7 +128,7 @@ prop_compose! {
     }
 }
 
-/// As it comes out at the other end, where a newer version adds a field that we do not know.
+/// What the other end receives if a newer version adds a field that this one does not know.
 fn sent<M: prost::Message + Default>(message: &M, newer: bool) -> M {
     let mut bytes = message.encode_to_vec();
     if newer {
@@ -174,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn a_volume_that_is_asked_for_with_numbers_out_of_bounds_is_refused(stripes: u32, stripe_size: u64) {
+    fn a_request_with_numbers_out_of_range_is_rejected(stripes: u32, stripe_size: u64) {
         let layout = Layout::Striped { stripes, stripe_size };
         let good = (2..=64).contains(&stripes) && stripe_size.is_power_of_two() && (4096..=4 << 20).contains(&stripe_size);
         let answer = read::spec(Some(write::spec(plain().with_layout(layout))));
@@ -187,7 +187,7 @@ fn plain() -> VolumeSpec {
 }
 
 #[test]
-fn a_request_that_is_not_understood_whole_is_refused() {
+fn a_request_that_is_not_completely_understood_is_rejected() {
     let good = || write::spec(plain());
     for (what, spec) in [
         ("no spec", None),
@@ -220,7 +220,7 @@ fn a_limit_of_nothing_is_not_sent_as_no_limit() {
 }
 
 #[test]
-fn what_a_newer_node_says_is_taken_as_far_as_it_is_understood() {
+fn known_parts_of_a_newer_nodes_messages_are_accepted() {
     let message = |id: &str| v1::Volume {
         id: id.into(),
         access: 77,
@@ -250,13 +250,13 @@ fn a_pool_that_is_closed_without_a_reason_stays_closed() {
 }
 
 #[test]
-fn texts_are_cut_at_a_character() {
+fn texts_are_truncated_at_a_character() {
     let space = write::space(Space { closed: Some("é".repeat(5000)), ..Space::default() });
     assert!(space.closed.len() <= write::MAX_TEXT + '…'.len_utf8() && space.closed.ends_with("é…"));
 }
 
 #[test]
-fn what_the_node_chose_keeps_its_code_and_message() {
+fn a_status_from_the_node_keeps_its_code_and_message() {
     for reason in Reason::ALL {
         let error = status::error(&Error::new(reason, "why").into(), NODE, "GetVolume", false, None);
         assert_eq!((error.reason.code(), error.message.as_str()), (reason.code(), "why"));
@@ -264,7 +264,7 @@ fn what_the_node_chose_keeps_its_code_and_message() {
 }
 
 #[test]
-fn what_nobody_chose_is_a_lost_connection() {
+fn any_other_status_is_a_lost_connection() {
     for code in [Code::Cancelled, Code::Unknown, Code::DataLoss, Code::PermissionDenied, Code::Unauthenticated] {
         let error = status::error(&Status::new(code, "odd"), NODE, "GetVolume", false, None);
         assert_eq!(error.reason, Reason::Unavailable, "{code:?}");

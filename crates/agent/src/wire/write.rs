@@ -1,4 +1,4 @@
-//! From our words to the protocol's messages.
+//! Converts Quarry's types to the protocol's messages.
 
 use quarry_proto::agent::v1;
 use quarry_volume::{
@@ -6,20 +6,21 @@ use quarry_volume::{
     VolumeSpec,
 };
 
-/// The longest text that travels, in bytes: a longer one is for a log, and messages have a limit.
+/// The maximum length of a text in a message, in bytes: longer texts belong in a log, and messages are
+/// limited.
 pub const MAX_TEXT: usize = 2048;
 
-/// What a closed pool says for which nobody gave a reason: an empty one would open it.
+/// The reason of a pool that was closed without one: an empty reason would open it.
 const CLOSED: &str = "it takes no new volumes";
 
-/// A volume that is asked for.
+/// A requested volume.
 #[must_use]
 pub fn spec(spec: VolumeSpec) -> v1::VolumeSpec {
     let Parameters { pool, layout, mkfs_options, wipe } = spec.class;
     v1::VolumeSpec {
         name: spec.name,
         required_bytes: spec.size.required,
-        // A limit of nothing admits nothing; 0 would say that there is none.
+        // A limit of 0 permits nothing, but 0 on the wire means no limit.
         limit_bytes: spec.size.limit.map_or(0, |limit| limit.max(1)),
         pool: pool.unwrap_or_default(),
         access: access(Some(spec.access)).into(),
@@ -30,13 +31,13 @@ pub fn spec(spec: VolumeSpec) -> v1::VolumeSpec {
     }
 }
 
-/// Who chose the node.
+/// The fencing token of the controller that selected the node.
 #[must_use]
 pub fn token(token: FencingToken) -> v1::FencingToken {
     v1::FencingToken { fence: token.fence, instance: token.instance }
 }
 
-/// A volume as its node describes it.
+/// A volume, as reported by its node.
 #[must_use]
 pub fn volume(volume: Volume) -> v1::Volume {
     v1::Volume {
@@ -67,7 +68,7 @@ fn condition(condition: Condition) -> v1::Condition {
     }
 }
 
-/// A pool as its node describes it.
+/// A pool, as reported by its node.
 #[must_use]
 pub fn pool(pool: PoolState) -> v1::PoolState {
     v1::PoolState {
@@ -85,7 +86,7 @@ pub fn pool(pool: PoolState) -> v1::PoolState {
     }
 }
 
-/// What a pool can still give.
+/// The free space of a pool.
 #[must_use]
 pub fn space(space: Space) -> v1::Space {
     v1::Space {
@@ -100,7 +101,7 @@ pub fn space(space: Space) -> v1::Space {
     }
 }
 
-/// What became different.
+/// A change.
 #[must_use]
 pub fn change(change: Change) -> v1::Change {
     v1::Change {
@@ -111,7 +112,7 @@ pub fn change(change: Change) -> v1::Change {
     }
 }
 
-/// Who a node is.
+/// The identity of a node.
 #[must_use]
 pub fn greeting(greeting: Greeting) -> v1::Greeting {
     v1::Greeting {
@@ -137,7 +138,7 @@ fn filesystem(filesystem: Option<Filesystem>) -> String {
     filesystem.map_or("", Filesystem::as_str).to_owned()
 }
 
-/// Cuts a text for people at [`MAX_TEXT`].
+/// Truncates a text for people to [`MAX_TEXT`].
 fn text(mut text: String) -> String {
     if text.len() > MAX_TEXT {
         let end = (0..=MAX_TEXT).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);

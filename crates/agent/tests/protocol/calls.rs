@@ -10,7 +10,7 @@ use crate::common::{
     Asked, Fake, Fate, NODE, WAIT, change, connected, connected_through, id, node, spec, volume, wire,
 };
 
-/// Every call, with what becomes of it.
+/// Every call and its result.
 async fn all_calls(agent: &RemoteAgent, wait: Duration) -> Vec<(&'static str, Result<()>)> {
     vec![
         ("create", agent.create(spec("x"), None, wait).await.map(drop)),
@@ -63,20 +63,20 @@ async fn every_reason_comes_back_with_its_code_and_message() {
 }
 
 #[tokio::test]
-async fn another_node_refuses_every_call_and_touches_nothing() {
+async fn another_node_rejects_every_call_and_changes_nothing() {
     let (here, there) = wire();
     let node = node(Fake::new(), there);
     let agent = RemoteAgent::over(here, "n-2").await.unwrap();
     for (call, answer) in all_calls(&agent, WAIT).await {
         let error = answer.expect_err(call);
         assert_eq!(error.reason, Reason::Unavailable, "{call}");
-        assert_eq!(error.message, "this is node n-1, not n-2: the address was given to another pod; retry", "{call}");
+        assert_eq!(error.message, "this is node n-1, not n-2: another pod has the address now; retry", "{call}");
     }
     assert_eq!(*node.fake.asked.lock().unwrap(), []);
 }
 
 #[tokio::test]
-async fn a_volume_of_another_node_is_not_said_to_be_missing() {
+async fn a_volume_of_another_node_is_not_reported_as_missing() {
     let (node, agent) = connected(Fake::new()).await;
     let mut other = id("x");
     other.node = "n-2".into();
@@ -87,7 +87,7 @@ async fn a_volume_of_another_node_is_not_said_to_be_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_wait_is_over_the_agent_says_so_itself_and_the_work_goes_on() {
+async fn the_agents_own_timeout_error_reaches_the_caller_and_the_work_continues() {
     for wait in [Duration::from_millis(100), Duration::from_secs(10)] {
         let (node, agent) = connected(Fake::slow()).await;
         let began = Instant::now();
@@ -101,24 +101,24 @@ async fn when_the_wait_is_over_the_agent_says_so_itself_and_the_work_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_agent_that_does_not_bound_its_wait_is_bounded() {
+async fn an_agent_that_exceeds_its_wait_is_timed_out() {
     let (_node, agent) = connected(Fake { patient: true, ..Fake::slow() }).await;
     let began = Instant::now();
     let error = agent.create(spec("x"), None, Duration::from_secs(10)).await.unwrap_err();
     assert_eq!(error.reason, Reason::TimedOut);
-    assert!(error.message.starts_with("node n-1 is not done"), "{error}");
+    assert!(error.message.starts_with("node n-1 did not finish"), "{error}");
     assert!(began.elapsed() < Duration::from_secs(10));
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_node_bounds_a_caller_that_waits_too_long() {
+async fn the_node_limits_a_caller_that_waits_too_long() {
     let (node, agent) = connected(Fake::new()).await;
     agent.create(spec("x"), None, Duration::from_secs(3600)).await.unwrap();
     assert!(node.fake.wait.lock().unwrap().unwrap() <= Duration::from_secs(50));
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_in_mid_call_is_known_at_once() {
+async fn a_connection_that_breaks_during_a_call_is_detected_immediately() {
     let (node, agent, end) = connected_through(Fake::slow()).await;
     let calling = tokio::spawn({
         let agent = agent.clone();
@@ -132,19 +132,19 @@ async fn a_connection_that_is_cut_in_mid_call_is_known_at_once() {
     assert!(error.message.starts_with("node n-1: connection lost during CreateVolume: "), "{error}");
     assert!(error.message.ends_with("; retry"), "{error}");
     assert!(began.elapsed() < WAIT / 2);
-    // Nothing makes the connection again.
+    // Nothing reconnects.
     for (call, answer) in all_calls(&agent, WAIT).await {
         let error = answer.expect_err(call);
         assert_eq!(error.reason, Reason::Unavailable, "{call}: {error}");
         assert!(error.message.contains("connection lost during"), "{call}: {error}");
     }
-    // What was begun goes on.
+    // The started operation continues.
     node.fake.release.add_permits(1);
     node.fake.done.acquire().await.unwrap().forget();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_falls_silent_is_given_up_within_the_keep_alive() {
+async fn an_unresponsive_peer_is_given_up_after_the_keep_alive_timeout() {
     let (node, agent, end) = connected_through(Fake::slow()).await;
     let calling = tokio::spawn({
         let agent = agent.clone();
@@ -162,7 +162,7 @@ async fn a_peer_that_falls_silent_is_given_up_within_the_keep_alive() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_never_answers_ends_a_short_wait_on_time() {
+async fn a_short_wait_for_an_unresponsive_peer_ends_on_time() {
     let (here, _there) = wire();
     let agent = RemoteAgent::over(here, NODE).await.unwrap();
     let began = Instant::now();

@@ -88,7 +88,7 @@ impl Agent for Fake {
         self.ask(Asked::Create(spec, token))?;
         let (tell, told) = oneshot::channel();
         let (release, done) = (Arc::clone(&self.release), Arc::clone(&self.done));
-        // The work goes on whoever waits for it.
+        // The work continues, whether or not the caller waits.
         tokio::spawn(async move {
             release.acquire().await.unwrap().forget();
             done.add_permits(1);
@@ -232,7 +232,7 @@ pub(crate) async fn connected(fake: Fake) -> (Node, RemoteAgent) {
 pub(crate) enum Fate {
     /// Both sides see its end.
     Cut,
-    /// Nothing passes any more, and nobody is told.
+    /// Nothing passes any more, and neither side is notified.
     Frozen,
 }
 

@@ -1,4 +1,4 @@
-//! The product's way: TCP on this host, mutual TLS, both ends.
+//! The production setup: TCP on this host, mutual TLS, both ends.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -57,10 +57,10 @@ async fn a_controller_reaches_its_node() {
 }
 
 #[tokio::test]
-async fn who_cannot_be_reached_is_unavailable_and_the_error_says_where() {
+async fn an_unreachable_node_is_unavailable_and_the_error_names_the_endpoint() {
     let ((node, controller), (_, stranger)) = (authority(), authority());
     let address = listen(node).await.to_string();
-    // A port that is taken, and that nobody listens on.
+    // A port that is in use, but on which nothing listens.
     let taken = TcpSocket::new_v4().unwrap();
     taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let closed = taken.local_addr().unwrap().to_string();

@@ -125,7 +125,7 @@ async fn the_answers_bytes_are_frozen() {
 }
 
 #[tokio::test]
-async fn what_does_not_name_a_node_or_a_volume_is_refused() {
+async fn requests_without_node_or_volume_are_rejected() {
     for (path, message, code) in [
         ("/quarry.agent.v1.Agent/CreateVolume", vec![], Code::Unavailable),
         ("/quarry.agent.v1.Agent/CreateVolume", text(1, b"n-1"), Code::InvalidArgument),
@@ -173,7 +173,7 @@ impl v1::agent_server::Agent for Sparse {
 }
 
 #[tokio::test]
-async fn what_an_older_node_leaves_out_is_nothing_and_never_an_invention() {
+async fn what_an_older_node_omits_is_none_and_never_invented() {
     let (here, there) = wire();
     let incoming = tokio_stream::once(Ok::<_, std::io::Error>(there));
     tokio::spawn(Server::builder().add_service(AgentServer::new(Sparse)).serve_with_incoming(incoming));
@@ -184,7 +184,7 @@ async fn what_an_older_node_leaves_out_is_nothing_and_never_an_invention() {
     assert_eq!(change, Change::default());
     assert_eq!(agent.delete(&id("a"), WAIT).await.unwrap(), Change::default());
 
-    // Without a volume that can be read there is no success, and no "there is none".
+    // Without a parsable volume there is no success, and no "not found".
     let token = Some(FencingToken { fence: 1, instance: String::new() });
     assert_eq!(agent.create(spec("a"), token, WAIT).await.unwrap_err().reason, Reason::Host);
     assert_eq!(agent.get(&id("a"), WAIT).await.unwrap_err().reason, Reason::Host);

@@ -19,7 +19,7 @@ use crate::common::{
     Fake, Fate, NODE, WAIT, change, connected, connected_through, full_state, greeting, id, node, story, volume, wire,
 };
 
-/// More than any one message holds.
+/// More than a single message can hold.
 const MANY: usize = 20_001;
 
 async fn all(updates: UpdateStream) -> Vec<Update> {
@@ -27,7 +27,7 @@ async fn all(updates: UpdateStream) -> Vec<Update> {
 }
 
 #[tokio::test]
-async fn the_story_comes_whole_and_in_order() {
+async fn all_updates_arrive_in_order() {
     for volumes in [0, 1, 500, 501, MANY] {
         let tell = move || {
             let updates =
@@ -42,7 +42,7 @@ async fn the_story_comes_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_picture_may_come_again() {
+async fn a_full_state_may_be_sent_again() {
     let story = || {
         let again = Change { generation: 20, ..full_state(700) };
         [
@@ -57,7 +57,7 @@ async fn a_picture_may_come_again() {
 }
 
 #[tokio::test]
-async fn a_large_picture_travels_in_small_parts() {
+async fn a_large_full_state_is_sent_in_small_parts() {
     // Few with long stories, then many.
     for (volumes, problem) in [(3_000, 2_000), (MANY, 0)] {
         let tell = move || {
@@ -93,7 +93,7 @@ async fn a_large_picture_travels_in_small_parts() {
 }
 
 #[tokio::test]
-async fn a_change_too_large_for_a_message_makes_the_reader_come_again() {
+async fn a_change_too_large_for_a_message_makes_the_reader_watch_again() {
     let tell = || {
         let updates =
             [Update::Greeting(greeting()), Update::FullState(full_state(0)), Update::Change(full_state(60_000))];
@@ -108,7 +108,7 @@ async fn a_change_too_large_for_a_message_makes_the_reader_come_again() {
 }
 
 #[tokio::test]
-async fn a_reader_that_stands_still_holds_up_nobody_and_misses_nothing() {
+async fn a_stalled_reader_blocks_nothing_else_and_misses_nothing() {
     const CHANGES: usize = 3000;
     let taken = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&taken);
@@ -141,7 +141,7 @@ async fn a_reader_that_stands_still_holds_up_nobody_and_misses_nothing() {
     assert!(updates.next().await.is_none());
 }
 
-/// A story that stays open, and tells when nobody listens any more.
+/// A stream that stays open, and signals when it is dropped.
 fn open_story() -> (Fake, oneshot::Receiver<()>) {
     let (guard, dropped) = oneshot::channel::<()>();
     let guard = std::sync::Mutex::new(Some(guard));
@@ -176,7 +176,7 @@ async fn when_the_node_stops_its_streams_end() {
 }
 
 #[tokio::test]
-async fn when_nobody_listens_any_more_the_agent_hears_of_it() {
+async fn the_agents_stream_is_dropped_when_the_reader_leaves() {
     let (fake, dropped) = open_story();
     let (_node, agent) = connected(fake).await;
     let mut updates = agent.watch().await.unwrap();
@@ -199,7 +199,7 @@ async fn a_stream_keeps_its_connection_and_the_last_one_closes_it() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_cut_brings_an_error_at_once() {
+async fn a_broken_stream_yields_an_error_immediately() {
     let (fake, dropped) = open_story();
     let (_node, agent, end) = connected_through(fake).await;
     let mut updates = agent.watch().await.unwrap();
@@ -213,7 +213,7 @@ async fn a_stream_that_is_cut_brings_an_error_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_end_is_noticed_on_both_sides() {
+async fn a_silent_disconnect_is_detected_on_both_sides() {
     let (fake, dropped) = open_story();
     let (_node, agent, end) = connected_through(fake).await;
     let mut updates = agent.watch().await.unwrap();
@@ -227,7 +227,7 @@ async fn a_silent_end_is_noticed_on_both_sides() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_stream_lives_on() {
+async fn an_idle_stream_stays_open() {
     let (fake, _dropped) = open_story();
     let (_node, agent) = connected(fake).await;
     let mut updates = agent.watch().await.unwrap();
@@ -237,7 +237,7 @@ async fn a_quiet_stream_lives_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_never_accepts_a_watch_is_not_waited_for_for_ever() {
+async fn a_node_that_never_accepts_a_watch_is_timed_out() {
     let (here, _there) = wire();
     let tuning = quarry_agent::Tuning { watch_wait: Duration::from_secs(3), ..quarry_agent::Tuning::default() };
     let agent = RemoteAgent::tuned(here, NODE, &tuning).await.unwrap();
@@ -245,7 +245,7 @@ async fn a_node_that_never_accepts_a_watch_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn an_agent_that_fails_in_mid_stream_says_why() {
+async fn an_agent_that_fails_during_a_stream_reports_why() {
     let tell = || {
         let failed = Err(Error::host("the uevents are gone"));
         Ok(stream::iter([Ok(Update::Greeting(greeting())), Ok(Update::FullState(full_state(1))), failed]).boxed())
@@ -259,7 +259,7 @@ async fn an_agent_that_fails_in_mid_stream_says_why() {
 }
 
 #[tokio::test]
-async fn news_out_of_order_are_refused() {
+async fn updates_out_of_order_are_rejected() {
     let (greeting, full_state, change) =
         (|| Update::Greeting(greeting()), || Update::FullState(full_state(1)), || Update::Change(change()));
     let other =

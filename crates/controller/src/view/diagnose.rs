@@ -1,4 +1,4 @@
-//! What is wrong in the cluster, as far as the controller can tell from memory.
+//! Finds what is wrong in the cluster, from the controller's memory.
 
 mod nodes;
 mod storage;
@@ -13,13 +13,13 @@ use super::node_state::NodeState;
 use super::write::count;
 use crate::cluster::Cluster;
 
-/// After so many nodes, others get a turn.
+/// Yield to other tasks after this many nodes.
 const TURN: usize = 64;
-/// How many nodes' fates are asked for at once, and for how long in all.
+/// How many nodes' states are queried at once, and the timeout for all of them.
 const ASKING: usize = 16;
 const ASKING_WAIT: Duration = Duration::from_secs(5);
 
-/// Everything that is wrong, and what was looked at. `version` is our own.
+/// All findings, and what was checked. `version` is the controller's own.
 pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>, v1::Totals) {
     let wanted = cluster.inner.claims.handles();
     let mut nodes = Vec::new();
@@ -29,7 +29,7 @@ pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>,
         }
         nodes.push(NodeState::of(member, wanted.as_deref()));
     }
-    ask_fates(cluster, &mut nodes).await;
+    query_fates(cluster, &mut nodes).await;
 
     let totals = v1::Totals {
         nodes: count(nodes.len()),
@@ -44,15 +44,15 @@ pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>,
         findings.push(Finding::error(
             "nodes-not-listed",
             "controller",
-            "the nodes have not been listed yet, so that no request is served",
-            "wait, if the controller has just been started; else see its log: it cannot read from Kubernetes",
+            "the controller has not listed the nodes yet, so it serves no requests",
+            "if the controller has just started, wait; otherwise check its log: it cannot read from Kubernetes",
         ));
     } else if nodes.is_empty() {
         findings.push(Finding::error(
             "no-nodes",
             "cluster",
-            "no node has a plugin pod, so that there is no storage at all",
-            "see the node plugin's DaemonSet; without Kubernetes, the list of agents",
+            "no node has a plugin pod, so there is no storage",
+            "check the node plugin's DaemonSet; without Kubernetes, check the list of agents",
         ));
     }
     nodes::unreachable(&nodes, &mut findings);
@@ -66,8 +66,8 @@ pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>,
     (findings, totals)
 }
 
-/// Asks what has become of the nodes that are away. Those for which that takes too long stay unknown.
-async fn ask_fates(cluster: &Cluster, nodes: &mut [NodeState]) {
+/// Queries the state of unreachable nodes. Nodes whose query takes too long stay unknown.
+async fn query_fates(cluster: &Cluster, nodes: &mut [NodeState]) {
     let away: Vec<(usize, String)> = nodes
         .iter()
         .enumerate()
@@ -84,12 +84,12 @@ async fn ask_fates(cluster: &Cluster, nodes: &mut [NodeState]) {
             }
         }
     };
-    // What was told until then is kept.
+    // The states that arrived in time are kept.
     let _ = tokio::time::timeout(ASKING_WAIT, all).await;
 }
 
-/// A length of time for people: `42 s`, `5 min`, `3 h`, `12 days`.
-fn spoken(length: Duration) -> String {
+/// A duration for people: `42 s`, `5 min`, `3 h`, `12 days`.
+fn human_duration(length: Duration) -> String {
     let seconds = length.as_secs();
     match seconds {
         0..120 => format!("{seconds} s"),

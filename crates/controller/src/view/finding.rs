@@ -1,26 +1,26 @@
-//! Something that `quarry doctor` tells.
+//! A finding of `quarry doctor`.
 
 use quarry_proto::view::v1;
 
-/// How bad it is. The worst is the greatest.
+/// The severity. The most severe is the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// Good to know; nothing has to be done.
+    /// For information; no action is needed.
     Note,
-    /// Something will go wrong, or may.
+    /// Something will fail, or may fail.
     Warning,
     /// Something does not work.
     Error,
 }
 
-/// Something that was found, for an operator.
+/// A finding, for an operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub level: Level,
-    /// A short name of what was checked, for programs: `node-unreachable`. These names stay.
+    /// The short name of the check, for programs: `node-unreachable`. These names are stable.
     pub check: &'static str,
-    /// What it is about: `node worker-1`.
+    /// The subject: `node worker-1`.
     pub subject: String,
     /// What is wrong.
     pub problem: String,
@@ -39,7 +39,7 @@ impl Finding {
         Self { level: Level::Error, check, subject: subject.into(), problem: problem.into(), advice: advice.into() }
     }
 
-    /// Something that will go wrong, or may.
+    /// Something that will fail, or may fail.
     pub fn warning(
         check: &'static str,
         subject: impl Into<String>,
@@ -49,7 +49,7 @@ impl Finding {
         Self { level: Level::Warning, ..Self::error(check, subject, problem, advice) }
     }
 
-    /// Something that is good to know.
+    /// Something for information.
     pub fn note(
         check: &'static str,
         subject: impl Into<String>,

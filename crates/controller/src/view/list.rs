@@ -1,7 +1,7 @@
 //! Nodes, pools and volumes, in pages.
 //!
-//! A token names what the page before ended with, so that what comes and goes between two pages neither repeats nor hides
-//! anything else.
+//! A token names the last entry of the previous page, so that entries that come and go between two pages
+//! neither repeat nor hide others.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::cluster::Cluster;
 use crate::member::{Link, Member};
 use crate::orphans::AGE;
 
-/// The page of who asks for no particular size.
+/// The page size if the request does not set one.
 const PAGE: usize = 500;
-/// The longest page: a message stays well below what a gRPC client takes.
+/// The largest page: a message stays well below the limit of gRPC clients.
 const LONGEST: usize = 2000;
-/// After so many nodes, others get a turn.
+/// Yield to other tasks after this many nodes.
 const TURN: usize = 64;
 const PREFIX: &str = "after:";
 
@@ -30,7 +30,7 @@ fn size(asked: u32) -> usize {
     }
 }
 
-/// What the page before ended with.
+/// The last entry of the previous page.
 fn after(token: &str) -> Result<Option<&str>> {
     match token.strip_prefix(PREFIX) {
         Some(last) => Ok(Some(last)),
@@ -40,17 +40,17 @@ fn after(token: &str) -> Result<Option<&str>> {
 }
 
 fn foreign() -> Error {
-    Error::invalid("page_token was not made by this service: start again without one")
+    Error::invalid("page_token was not issued by this service: start again without a token")
 }
 
 fn unknown_node(name: &str) -> Error {
-    Error::not_found(format!("node {name:?} is not known: `quarry nodes` lists those that are"))
+    Error::not_found(format!("node {name:?} is not known: run `quarry nodes` to list the known nodes"))
 }
 
-/// The members that a list is about.
+/// The members that a request selects.
 ///
 /// # Errors
-/// `NotFound` for a node that is not known.
+/// `NotFound` for an unknown node.
 fn members(cluster: &Cluster, node: &str) -> Result<Vec<Arc<Member>>> {
     match node {
         "" => Ok(cluster.members()),
@@ -73,7 +73,7 @@ pub(super) fn nodes(cluster: &Cluster, request: &v1::ListNodesRequest) -> Result
 
 pub(super) fn pools(cluster: &Cluster, request: &v1::ListPoolsRequest) -> Result<v1::ListPoolsResponse> {
     let size = size(request.page_size);
-    // A node's name holds no slash.
+    // A node's name contains no slash.
     let after = match after(&request.page_token)? {
         Some(last) => Some(last.split_once('/').ok_or_else(foreign)?),
         None => None,
@@ -104,14 +104,14 @@ pub(super) async fn volumes(cluster: &Cluster, request: &v1::ListVolumesRequest)
     let wanted = cluster.inner.claims.handles();
     if request.orphans_only && wanted.is_none() {
         return Err(Error::precondition(
-            "which volumes are wanted is not known, so that orphans cannot be told from others: without Kubernetes \
-             nobody knows, and with it the PersistentVolumes have not been listed yet (see `quarry doctor`)",
+            "the controller does not know the PersistentVolumes, so it cannot detect orphans: either it runs without \
+             Kubernetes, or it has not listed the PersistentVolumes yet (see `quarry doctor`)",
         ));
     }
     let members = members(cluster, &request.node)?;
     if !request.pool.is_empty() && !members.iter().any(|member| has_pool(member, &request.pool)) {
         return Err(Error::not_found(format!(
-            "no node that was asked for has told of a pool {:?}: `quarry pools` lists those that are known",
+            "none of the selected nodes has reported a pool {:?}: run `quarry pools` to list the known pools",
             request.pool
         )));
     }
@@ -154,7 +154,8 @@ fn has_pool(member: &Member, name: &str) -> bool {
     member.memory().pools().any(|pool| pool.name == name)
 }
 
-/// Whether nobody names the volume. One that is younger than [`AGE`] may be about to be named.
+/// Whether no PersistentVolume references the volume. For a volume younger than [`AGE`] that may still
+/// happen.
 pub(super) fn is_orphan(wanted: &HashSet<String>, id: &VolumeId) -> bool {
     !wanted.contains(&id.to_string())
 }

@@ -1,7 +1,7 @@
-//! What an operator sees: nodes, pools, volumes and what is wrong, over `quarry.view.v1`.
+//! What an operator sees over `quarry.view.v1`: nodes, pools, volumes and findings.
 //!
-//! Everything is answered from memory, so that it works just when nothing else does. [`list`] cuts lists into pages,
-//! [`diagnose`] looks for what is wrong, [`cause`] says what to do about a node that is away.
+//! All answers come from memory, so that they are available when nothing else works. [`list`] splits lists
+//! into pages, [`diagnose`] finds problems, [`mod@unreachable`] gives advice about unreachable nodes.
 
 mod diagnose;
 mod finding;
@@ -26,19 +26,19 @@ pub use finding::{Finding, Level};
 
 use crate::cluster::Cluster;
 
-/// The service `quarry.view.v1.View`. It changes nothing, and asks no node.
+/// The service `quarry.view.v1.View`. It changes nothing, and calls no node.
 #[derive(Clone)]
 pub struct ViewService {
     cluster: Cluster,
     extras: Arc<dyn Fn() -> BoxFuture<'static, Vec<Finding>> + Send + Sync>,
 }
 
-/// How long a diagnosis waits for what is found outside of the cluster.
+/// The timeout for the findings from outside the cluster.
 const EXTRAS_WAIT: Duration = Duration::from_secs(10);
 
 impl ViewService {
-    /// The service in front of `cluster`. `extras` finds what is wrong outside of it: certificates, Kubernetes, commands
-    /// that hang. It is called for each diagnosis.
+    /// The service for `cluster`. `extras` adds findings from outside the cluster: certificates, Kubernetes,
+    /// hung commands. It is called for each diagnosis.
     #[must_use]
     pub fn new<F>(cluster: Cluster, extras: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
@@ -47,11 +47,13 @@ impl ViewService {
         Self { cluster, extras: Arc::new(move || extras().boxed()) }
     }
 
-    /// The lists are only true once all nodes are known.
+    /// The lists are complete only once all nodes are known.
     fn listed(&self) -> Result<(), Error> {
         match self.cluster.synced() {
             true => Ok(()),
-            false => Err(Error::unavailable("the nodes have not been listed yet: retry, and see `quarry doctor`")),
+            false => Err(Error::unavailable(
+                "the controller has not listed the nodes yet: retry; if it persists, run `quarry doctor`",
+            )),
         }
     }
 }
@@ -88,11 +90,11 @@ impl View for ViewService {
             vec![Finding::error(
                 "diagnosis-incomplete",
                 "controller",
-                format!("certificates and Kubernetes could not be looked at within {} s", EXTRAS_WAIT.as_secs()),
-                "see whether the Kubernetes API answers, and the controller's log",
+                format!("the checks of certificates and Kubernetes did not finish within {} s", EXTRAS_WAIT.as_secs()),
+                "check that the Kubernetes API responds, and see the controller's log",
             )]
         }));
-        // The worst first; what belongs together stays together.
+        // The most severe first; related findings stay together.
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
         Ok(Response::new(v1::DiagnoseResponse {
             findings: findings.into_iter().map(Finding::into).collect(),

@@ -1,4 +1,4 @@
-//! What is known of a node, copied at one instant, for checks that compare nodes with each other.
+//! What is known about a node, copied at one instant, for checks that compare nodes with each other.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -7,11 +7,11 @@ use quarry_volume::{Greeting, PoolState, Unreachable, VolumeId};
 
 use super::list::is_orphan;
 use super::unreachable::short;
+use crate::environment::Fate;
 use crate::member::{Link, Member};
 use crate::orphans::AGE;
-use crate::surroundings::Fate;
 
-/// Why a node cannot be reached, and for how long.
+/// Why a node is unreachable, and for how long.
 #[derive(Clone, Debug)]
 pub(super) struct Down {
     pub(super) cause: Unreachable,
@@ -19,35 +19,35 @@ pub(super) struct Down {
     pub(super) since: Duration,
 }
 
-/// A node as it is remembered.
+/// A node, from memory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct NodeState {
     pub(super) name: String,
-    /// `None` if it can be reached.
+    /// `None` if the node is connected.
     pub(super) down: Option<Down>,
-    /// What has become of a node that cannot be reached, as far as that was asked.
+    /// The state of an unreachable node as a machine, if it was queried.
     pub(super) fate: Option<Fate>,
     pub(super) greeting: Option<Greeting>,
     pub(super) pools: Vec<PoolState>,
     pub(super) volumes: usize,
     pub(super) orphans: usize,
-    /// What is wrong with volumes, by pool.
-    pub(super) ailing: BTreeMap<String, Ailing>,
+    /// Problems with volumes, by pool.
+    pub(super) volume_problems: BTreeMap<String, VolumeProblems>,
 }
 
 /// Volumes of one pool with problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ailing {
+pub(super) struct VolumeProblems {
     pub(super) count: usize,
-    /// How many of them were handed out.
+    /// How many of them have been published.
     pub(super) ready: usize,
-    /// The first that was handed out, or else the first, and what is wrong with it.
+    /// The first one that has been published, or else the first one, and its problem.
     pub(super) example: (VolumeId, String),
     ready_example: bool,
 }
 
 impl NodeState {
-    /// Copies what is remembered of a node; `wanted` are the handles of the volumes that somebody wants, if known.
+    /// Copies a node from memory; `wanted` are the handles of all PersistentVolumes, if known.
     pub(super) fn of(member: &Member, wanted: Option<&HashSet<String>>) -> Self {
         let down = match member.link() {
             Link::Up { .. } => None,
@@ -69,26 +69,26 @@ impl NodeState {
                 seen.orphans += 1;
             }
             if !volume.problem.is_empty() {
-                seen.set_trouble(&volume.pool, volume.ready, &volume.id, &volume.problem);
+                seen.add_problem(&volume.pool, volume.ready, &volume.id, &volume.problem);
             }
         }
         seen
     }
 
-    fn set_trouble(&mut self, pool: &str, ready: bool, id: &VolumeId, problem: &str) {
+    fn add_problem(&mut self, pool: &str, ready: bool, id: &VolumeId, problem: &str) {
         let example = || (id.clone(), problem.to_owned());
-        let ailing = self.ailing.entry(pool.to_owned()).or_insert_with(|| Ailing {
+        let volume_problems = self.volume_problems.entry(pool.to_owned()).or_insert_with(|| VolumeProblems {
             count: 0,
             ready: 0,
             example: example(),
             ready_example: ready,
         });
-        ailing.count += 1;
+        volume_problems.count += 1;
         if ready {
-            ailing.ready += 1;
-            if !ailing.ready_example {
-                ailing.example = example();
-                ailing.ready_example = true;
+            volume_problems.ready += 1;
+            if !volume_problems.ready_example {
+                volume_problems.example = example();
+                volume_problems.ready_example = true;
             }
         }
     }

@@ -1,4 +1,4 @@
-//! From our words to the messages of `quarry.view.v1`.
+//! Converts Quarry's types to the messages of `quarry.view.v1`.
 
 use quarry_proto::view::v1;
 use quarry_volume::{AccessTypes, Layout, PoolState, Volume};
@@ -6,12 +6,12 @@ use quarry_volume::{AccessTypes, Layout, PoolState, Volume};
 use super::unreachable::short;
 use crate::member::{Link, Member};
 
-/// A length as a message holds it.
+/// A length, as an integer in a message.
 pub(super) fn count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
-/// A node, as it is remembered.
+/// A node, from memory.
 pub(super) fn node(member: &Member) -> v1::Node {
     let (reachable, since, why) = match member.link() {
         Link::Up { since, .. } => (true, since, String::new()),
@@ -37,13 +37,13 @@ pub(super) fn node(member: &Member) -> v1::Node {
     }
 }
 
-/// What a pool can still give: nothing while it takes no new volumes.
+/// The free space of a pool: 0 while it takes no new volumes.
 pub(super) fn free(pool: &PoolState) -> u64 {
     if pool.space.closed.is_some() { 0 } else { pool.space.available() }
 }
 
-/// What new volumes may use of a pool's metadata area. The new copy is written beside the old one, so that half of the
-/// area is all there is.
+/// The part of a pool's metadata area that volumes can use. LVM writes a new copy beside the old one, so only
+/// half of the area is usable.
 pub(super) fn metadata_room(pool: &PoolState) -> u64 {
     pool.metadata_size / 2
 }
@@ -102,7 +102,7 @@ pub(super) fn volume(volume: &Volume, orphan: v1::Orphan, reachable: bool) -> v1
     }
 }
 
-/// A layout's name, as a StorageClass gives it.
+/// A layout's name, as in a StorageClass.
 fn kind(layout: &Layout) -> &'static str {
     match layout {
         Layout::Linear => "linear",

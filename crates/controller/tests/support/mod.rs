@@ -1,4 +1,4 @@
-//! Nodes in memory, behind the same trait as real ones, for tests of what the controller does with them.
+//! Nodes in memory, with the same trait as real ones, to test the controller.
 
 #![allow(
     clippy::unwrap_used,
@@ -74,7 +74,7 @@ impl FakeNode {
         change
     }
 
-    /// Breaks its connections, and refuses new ones.
+    /// Breaks its connections, and rejects new ones.
     pub fn cut(&self) {
         self.reachable.store(false, SeqCst);
         let _ = self.updates.send(Update::Greeting(Greeting::default()));
@@ -107,7 +107,7 @@ impl FakeNode {
     }
 }
 
-/// The connection to one.
+/// A connection to a node.
 struct Connected(Arc<FakeNode>);
 
 #[async_trait::async_trait]
@@ -119,7 +119,7 @@ impl Agent for Connected {
     async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, _wait: Duration) -> Result<(Volume, Change)> {
         self.0.check()?;
         if token.is_some_and(|token| token.fence < self.0.fence.load(SeqCst)) {
-            return Err(Error::unavailable("the chooser was replaced"));
+            return Err(Error::unavailable("another controller was elected"));
         }
         let existing = self.0.volumes.lock().unwrap().get(&spec.name).cloned();
         if let Some(volume) = existing {
@@ -169,13 +169,13 @@ impl Agent for Connected {
     }
 }
 
-/// Everything around the controllers of one test.
+/// The environment of the controllers in one test.
 pub struct World {
     pub nodes: BTreeMap<String, Arc<FakeNode>>,
     pub roster: watch::Sender<Option<Arc<Roster>>>,
     pub fates: Mutex<HashMap<String, Fate>>,
     pub given_up: Mutex<Vec<VolumeId>>,
-    pub chooser: AtomicBool,
+    pub elected: AtomicBool,
     pub term: AtomicU64,
     pub handles: Mutex<Option<std::collections::HashSet<String>>>,
     pub stop: CancellationToken,
@@ -184,7 +184,7 @@ pub struct World {
 #[async_trait::async_trait]
 impl Dial for World {
     async fn dial(&self, _node: &str, endpoint: &str) -> Result<Arc<dyn Agent>> {
-        let node = self.nodes.get(endpoint).ok_or_else(|| Error::unavailable("nobody there"))?;
+        let node = self.nodes.get(endpoint).ok_or_else(|| Error::unavailable("nothing listens there"))?;
         node.check()?;
         Ok(Arc::new(Connected(Arc::clone(node))))
     }
@@ -196,7 +196,7 @@ impl Nodes for World {
         self.fates.lock().unwrap().get(node).copied().unwrap_or(Fate::Ready)
     }
 
-    async fn gave_up(&self, id: &VolumeId) {
+    async fn report_abandoned(&self, id: &VolumeId) {
         self.given_up.lock().unwrap().push(id.clone());
     }
 }
@@ -204,9 +204,9 @@ impl Nodes for World {
 #[async_trait::async_trait]
 impl Election for World {
     async fn fence(&self) -> Result<u64> {
-        match self.chooser.load(SeqCst) {
+        match self.elected.load(SeqCst) {
             true => Ok(self.term.load(SeqCst)),
-            false => Err(Error::unavailable("another controller decides")),
+            false => Err(Error::unavailable("another controller is elected")),
         }
     }
 }
@@ -228,14 +228,14 @@ impl World {
             roster: watch::channel(Some(Arc::new(roster))).0,
             fates: Mutex::default(),
             given_up: Mutex::default(),
-            chooser: AtomicBool::new(true),
+            elected: AtomicBool::new(true),
             term: AtomicU64::new(1),
             handles: Mutex::default(),
             stop: CancellationToken::new(),
         })
     }
 
-    /// What a controller of this world consists of.
+    /// The parts of a controller in this world.
     pub fn parts(self: &Arc<Self>) -> Parts {
         Parts {
             dial: self.clone(),
@@ -247,16 +247,16 @@ impl World {
         }
     }
 
-    /// A controller that has heard every node that can be reached.
+    /// A controller that has the full state of every reachable node.
     pub async fn controller(self: &Arc<Self>) -> (Cluster, ControllerService) {
         let cluster = Cluster::follow(self.roster.subscribe(), self.parts(), self.stop.clone());
         let reachable = self.nodes.values().all(|node| node.reachable.load(SeqCst));
         let wait = if reachable { Duration::from_secs(20) } else { Duration::from_millis(300) };
-        assert!(cluster.heard(wait).await || !reachable);
+        assert!(cluster.all_reported(wait).await || !reachable);
         (cluster.clone(), ControllerService::new(cluster, KEY))
     }
 
-    /// How many volumes of this name there are, and where.
+    /// The nodes that hold a volume with this name.
     pub fn holders(&self, name: &str) -> Vec<&str> {
         let holds = |node: &&Arc<FakeNode>| node.volumes.lock().unwrap().contains_key(name);
         self.nodes.values().filter(holds).map(|node| node.name.as_str()).collect()
@@ -273,7 +273,7 @@ pub fn endpoint(name: &str) -> Endpoint {
     Endpoint { address: name.to_owned(), pod_uid: String::new() }
 }
 
-/// Waits for a condition that others bring about.
+/// Waits for a condition that other tasks make true.
 pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
     for _ in 0..2000 {
         if condition() {
@@ -281,7 +281,7 @@ pub async fn until(what: &str, mut condition: impl FnMut() -> bool) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("never came about: {what}");
+    panic!("timed out waiting until {what}");
 }
 
 fn topologies(nodes: &[&str]) -> Vec<csi::Topology> {
@@ -289,7 +289,7 @@ fn topologies(nodes: &[&str]) -> Vec<csi::Topology> {
     nodes.iter().map(topology).collect()
 }
 
-/// CreateVolume of that many MiB.
+/// Calls CreateVolume with this size in MiB.
 pub async fn create(
     service: &ControllerService,
     name: &str,
@@ -322,7 +322,7 @@ pub async fn delete(service: &ControllerService, id: &str) -> Result<(), Status>
     service.delete_volume(Request::new(request)).await.map(drop)
 }
 
-/// GetCapacity of a segment (of all), in MiB: all there is, and the largest volume.
+/// GetCapacity of a segment (or of all), in MiB: the total, and the largest volume.
 pub async fn capacity(service: &ControllerService, node: Option<&str>) -> Result<(i64, i64), Status> {
     let mib = i64::try_from(MIB).unwrap();
     let request = csi::GetCapacityRequest {

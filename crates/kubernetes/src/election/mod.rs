@@ -1,22 +1,25 @@
-//! One controller at a time decides where a volume goes if the request leaves a choice: the holder of a Lease.
+//! Elects the controller that selects nodes for requests that permit several: the holder of a Lease.
 //!
 //! # When it is held
 //!
-//! Lazily: the Lease is taken by the first request that needs a decision, and kept while such requests come; half a
-//! minute after the last it is given back. Most clusters provision with `--strict-topology`, where nothing is left to
-//! decide: they never see the Lease. And each request arrives at the controller beside the provisioner that leads, so
-//! when another provisioner takes over, the Lease must follow it: a controller that nobody asks must not keep it.
+//! Lazily: the first request that needs a selection takes the Lease, and it is kept while such requests
+//! arrive; half a minute after the last one it is released. Most clusters provision with `--strict-topology`,
+//! where requests permit only one node: they never use the Lease. Each request arrives at the controller
+//! beside the leading provisioner, so when another provisioner takes over, the Lease must follow it: a
+//! controller that receives no requests must not keep it.
 //!
-//! # Why two never decide at once
+//! # Why two controllers never select at once
 //!
-//! The holder counts its time from *before* it sent a renewal, and stops deciding after two thirds of the Lease's
-//! duration. Others count from *after* they have seen the renewal, and wait for all of it. Both measure by their own
-//! monotonic clock; the times in the object are for people. Every write names the version it is based on.
+//! The holder counts its time from *before* it sent a renewal, and stops selecting after two thirds of the
+//! Lease's duration. Others count from *after* they have seen the renewal, and wait for the whole duration.
+//! Both use their own monotonic clock; the times in the object are only for people. Every write names the
+//! version that it is based on.
 //!
-//! A process that was suspended can still act on an old decision. Therefore every term has a number (`leaseTransitions`,
-//! which here rises with *every* term, also if the same controller takes the Lease again), a request to a node carries
-//! it as a fence, and a node refuses a lower one than it has seen. The fence also covers the one thing that breaks the
-//! rule above, an operator who deletes the Lease: the number of a new one begins above that of the old.
+//! A process that was suspended can still act on an old selection. Therefore every term has a number
+//! (`leaseTransitions`, which here increases with *every* term, also if the same controller takes the Lease
+//! again). A request to a node carries it as the fencing token, and a node rejects a lower one than it has
+//! seen. The fencing token also covers the one exception to the rule above, an operator who deletes the
+//! Lease: the number of a new Lease starts above that of the old one.
 
 mod record;
 mod take;
@@ -37,16 +40,17 @@ use crate::connect::Connection;
 use crate::guard::{Clock, Task, lock};
 use take::Attempt;
 
-/// How the Lease is held.
+/// Settings of the Lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Its name.
     pub name: String,
-    /// For how long it is believed to be held after a renewal, in whole seconds. The holder itself counts on two thirds.
+    /// How long it counts as held after a renewal, in whole seconds. The holder itself relies on only two
+    /// thirds of this.
     pub duration: Duration,
     /// How often it is renewed.
     pub renew: Duration,
-    /// After how long without a request it is given back.
+    /// After how long without a request it is released.
     pub idle: Duration,
 }
 
@@ -61,18 +65,18 @@ impl Default for Settings {
     }
 }
 
-/// An answer of the API is used again for this long, when many requests wait for the same one.
+/// How long an answer of the API is reused when many requests wait for the same one.
 const REUSE: Duration = Duration::from_secs(1);
 
-/// Takes, keeps and gives back the Lease.
+/// Takes, keeps and releases the Lease.
 #[derive(Debug)]
 pub struct LeaseElection {
     inner: Arc<Inner>,
 }
 
 impl LeaseElection {
-    /// Nothing is sent until the first request for a decision. The identity in the Lease is the pod's name and a random
-    /// part, so a restarted process is never taken for the one before.
+    /// Sends nothing until the first request that needs a selection. The identity in the Lease is the pod's
+    /// name with a random suffix, so a restarted process is never mistaken for its predecessor.
     #[must_use]
     pub fn new(connection: &Connection, settings: Settings, clock: Clock) -> Self {
         let identity = format!("{}_{:016x}", connection.pod, fastrand::u64(..));
@@ -89,20 +93,20 @@ impl LeaseElection {
         }
     }
 
-    /// The fence of the present term, if it is surely ours at this instant. Asks nobody.
+    /// The fencing token of the current term, if this controller certainly holds it now. Sends nothing.
     #[must_use]
     pub fn holds(&self) -> Option<u64> {
         lock(&self.inner.state).held()
     }
 
-    /// What stands in the Lease while it is ours.
+    /// The holder identity in the Lease while this controller holds it.
     #[must_use]
     pub fn identity(&self) -> &str {
         &self.inner.identity
     }
 
-    /// Gives the Lease back, if it is ours, and takes it no more. To be called at shutdown: another controller need not
-    /// wait then. Takes a few seconds at most.
+    /// Releases the Lease, if this controller holds it, and does not take it again. For shutdown: another
+    /// controller then need not wait. Takes a few seconds at most.
     pub async fn close(&self) {
         {
             let mut state = lock(&self.inner.state);
@@ -141,7 +145,7 @@ struct Inner {
     identity: String,
     clock: Clock,
     state: Mutex<State>,
-    /// Held during each exchange with the API, so that they come one after the other.
+    /// Held during each exchange with the API, so that exchanges are serialised.
     view: tokio::sync::Mutex<View>,
 }
 
@@ -151,13 +155,13 @@ impl std::fmt::Debug for Inner {
     }
 }
 
-/// What decides an answer without asking the API. Never locked across an await.
+/// The state that answers without querying the API. Never locked across an await.
 struct State {
     term: Option<Term>,
-    /// When a decision was last asked for.
+    /// When a selection was last requested.
     used: Instant,
     closed: bool,
-    /// Renews; one per term.
+    /// The task that renews; one per term.
     keeper: Option<Task>,
 }
 
@@ -167,29 +171,29 @@ impl State {
     }
 }
 
-/// One uninterrupted time as the holder.
+/// One uninterrupted period as the holder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Term {
     transitions: i32,
-    /// We count on it until here.
+    /// This controller relies on the Lease until here.
     until: Instant,
 }
 
 /// What was seen of the Lease.
 #[derive(Default)]
 struct View {
-    /// The version last seen, and when it was first seen.
+    /// The version that was last seen, and when it was first seen.
     seen: Option<(String, Instant)>,
-    /// The highest number of a term that was ever seen.
+    /// The highest term number ever seen.
     highest: i32,
-    /// The object as it was last written or read, while it is ours.
+    /// The object as last written or read, while this controller holds it.
     ours: Option<Lease>,
-    /// The last refusal.
+    /// The last rejection.
     refused: Option<(Instant, Error)>,
 }
 
 impl View {
-    /// Takes note of the Lease as it was read just now. Returns since when it has been unchanged.
+    /// Records the Lease as just read. Returns since when it has been unchanged.
     fn observe(&mut self, lease: &Lease) -> Instant {
         self.highest = self.highest.max(record::transitions(lease));
         let version = record::version(lease);
@@ -206,12 +210,12 @@ impl View {
 
 impl Inner {
     async fn fence(this: &Arc<Self>) -> Result<u64> {
-        if let Some(fence) = this.note_use()? {
+        if let Some(fence) = this.record_use()? {
             return Ok(fence);
         }
         let mut view = this.view.lock().await;
-        // While we waited, another request may have done it, or been refused.
-        if let Some(fence) = this.note_use()? {
+        // While this request waited, another one may have taken the Lease, or been rejected.
+        if let Some(fence) = this.record_use()? {
             return Ok(fence);
         }
         if let Some((when, error)) = &view.refused
@@ -232,13 +236,11 @@ impl Inner {
         Err(error)
     }
 
-    /// Takes note that a decision is asked for; the fence if the term is ours.
-    fn note_use(&self) -> Result<Option<u64>> {
+    /// Records that a selection was requested; returns the fencing token if this controller holds the term.
+    fn record_use(&self) -> Result<Option<u64>> {
         let mut state = lock(&self.state);
         if state.closed {
-            return Err(Error::unavailable(
-                "this controller is shutting down and decides no more on which node a volume goes; retry",
-            ));
+            return Err(Error::unavailable("this controller is shutting down and no longer selects nodes; retry"));
         }
         state.used = Instant::now();
         Ok(state.held())
@@ -253,14 +255,14 @@ impl Inner {
         }
     }
 
-    /// Until when we count on a Lease whose write was sent at that instant.
+    /// Until when this controller relies on a Lease whose write was sent at that instant.
     fn deadline(&self, sent: Instant) -> Instant {
         sent + self.settings.duration * 2 / 3
     }
 
     fn failed(&self, attempted: &str, error: &Unanswered) -> Error {
         Error::unavailable(format!(
-            "cannot {attempted} the Lease {}, whose holder decides on which node a volume goes: {error}",
+            "cannot {attempted} the Lease {}, whose holder selects the nodes of new volumes: {error}",
             self.place
         ))
     }
@@ -268,7 +270,7 @@ impl Inner {
 
 fn busy(place: &str, holder: &str) -> Error {
     Error::unavailable(format!(
-        "this request leaves a choice of node, and such requests are decided by the holder of the Lease {place}, which is \
-         {holder} now; retry (the Lease changes hands within a minute of no longer being used there)"
+        "this request permits several nodes, so only the holder of the Lease {place} can select one; the holder is \
+         {holder}; retry (a Lease that is no longer used there is free within a minute)"
     ))
 }

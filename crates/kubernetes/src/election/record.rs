@@ -1,4 +1,4 @@
-//! What the Lease says, and what is written into it: pure functions on the object.
+//! Reads and writes the content of the Lease: pure functions on the object.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,10 +9,10 @@ use crate::guard::timestamp;
 
 /// 1 January 2025 in seconds since 1970: see [`first_transitions`].
 const EPOCH: u64 = 1_735_689_600;
-/// A holder that claims a longer time than this is not believed.
+/// The longest duration that is accepted from another holder.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Who holds it; `None` if nobody.
+/// The holder; `None` if there is none.
 pub(crate) fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }
@@ -27,29 +27,30 @@ pub(crate) fn version(lease: &Lease) -> &str {
     lease.metadata.resource_version.as_deref().unwrap_or_default()
 }
 
-/// How long others must see it unchanged before they may take it: what its holder wrote, but no less than what we would
-/// grant ourselves.
+/// How long others must see the Lease unchanged before they may take it: the duration written by its holder,
+/// but no less than this controller's own.
 pub(crate) fn duration(lease: &Lease, own: Duration) -> Duration {
     let told = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
     Duration::from_secs(u64::try_from(told).unwrap_or(0)).min(LONGEST).max(own)
 }
 
-/// The term with which a Lease begins that did not exist.
+/// The term number with which a new Lease starts.
 ///
-/// If somebody deletes the Lease, its number must not begin again: nodes refuse a fence lower than they have seen. So it
-/// begins with the number of seconds since 2025, which is ahead of any count of terms: those of the Lease before lasted
-/// longer than a second on average. It fits 31 bits until 2093.
+/// If an operator deletes the Lease, its number must not restart: nodes reject a lower fencing token than
+/// they have seen. So it starts with the number of seconds since 2025, which is above any count of terms,
+/// because the terms of the previous Lease lasted longer than a second on average. It fits 31 bits until
+/// 2093.
 pub(crate) fn first_transitions(now: SystemTime) -> i32 {
     let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     i32::try_from(seconds.saturating_sub(EPOCH)).unwrap_or(i32::MAX - 1)
 }
 
-/// The fence of a term.
+/// The fencing token of a term.
 pub(crate) fn fence(transitions: i32) -> u64 {
     u64::try_from(transitions).unwrap_or(0) + 1
 }
 
-/// A Lease that does not exist yet, held by `identity`.
+/// A new Lease, held by `identity`.
 pub(crate) fn made(name: &str, identity: &str, transitions: i32, duration: Duration, now: SystemTime) -> Lease {
     let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
     taken(Lease { metadata, spec: None }, identity, transitions, duration, now)
@@ -69,20 +70,20 @@ pub(crate) fn taken(lease: Lease, identity: &str, transitions: i32, duration: Du
     Lease { metadata: bare(lease.metadata), spec: Some(spec) }
 }
 
-/// The Lease, kept by its holder.
+/// The Lease, renewed by its holder.
 pub(crate) fn renewed(lease: Lease, now: SystemTime) -> Lease {
     let spec = LeaseSpec { renew_time: Some(MicroTime(timestamp(now))), ..lease.spec.unwrap_or_default() };
     Lease { metadata: bare(lease.metadata), spec: Some(spec) }
 }
 
-/// The Lease, given up by its holder: the next may take it at once.
+/// The Lease, released by its holder: another controller may take it immediately.
 pub(crate) fn released(lease: Lease, now: SystemTime) -> Lease {
     let lease = renewed(lease, now);
     let spec = LeaseSpec { holder_identity: None, lease_duration_seconds: Some(1), ..lease.spec.unwrap_or_default() };
     Lease { spec: Some(spec), ..lease }
 }
 
-/// Sent back unchanged, this is only weight.
+/// Sending these fields back unchanged would only waste space.
 fn bare(metadata: ObjectMeta) -> ObjectMeta {
     ObjectMeta { managed_fields: None, ..metadata }
 }
@@ -99,7 +100,7 @@ mod tests {
         UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    /// Golden: the order of fences across a deletion of the Lease depends on it.
+    /// Golden: the order of fencing tokens across a deletion of the Lease depends on it.
     #[test]
     fn a_new_lease_begins_with_the_clock() {
         assert_eq!(first_transitions(at(0)), 0);
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absurd_duration_does_not_lock_everybody_out() {
+    fn an_excessive_duration_does_not_block_other_controllers() {
         let lease = made("l", "me", 7, Duration::from_secs(1 << 40), at(EPOCH));
         assert_eq!(duration(&lease, Duration::from_secs(15)), LONGEST);
     }

@@ -1,4 +1,4 @@
-//! Takes the Lease, and begins a term with it.
+//! Takes the Lease, and starts a term with it.
 
 use std::sync::Arc;
 
@@ -11,16 +11,16 @@ use crate::guard::{Task, lock};
 
 /// How an attempt to take the Lease ended.
 pub(super) enum Attempt {
-    /// It is ours.
+    /// This controller holds it.
     Taken(Term),
-    /// Somebody was faster.
+    /// Another controller was faster.
     Beaten,
-    /// Somebody has it, or the API could not be asked.
+    /// Another controller holds it, or the API did not answer.
     Refused(Error),
 }
 
 impl Inner {
-    /// One attempt: reads the Lease, and takes it if nobody has it.
+    /// One attempt: reads the Lease, and takes it if it is free.
     pub(super) async fn take(&self, view: &mut View) -> Attempt {
         view.ours = None;
         let found = match ask(LIMIT, self.api.get_opt(&self.settings.name)).await {
@@ -44,7 +44,7 @@ impl Inner {
                 }
                 let Some(transitions) = view.highest.checked_add(1) else {
                     return Attempt::Refused(Error::unavailable(format!(
-                        "the Lease {} has had all the terms that can be counted; delete it",
+                        "the Lease {} has reached the highest term number; delete the Lease",
                         self.place
                     )));
                 };
@@ -60,22 +60,22 @@ impl Inner {
                 Attempt::Taken(Term { transitions, until: self.deadline(sent) })
             }
             Err(error) if error.is(409) || error.is(404) => Attempt::Beaten,
-            // It may be ours now, or may become so; the next attempt sees.
+            // This controller may hold the Lease now, or soon; the next attempt finds out.
             Err(error) => Attempt::Refused(self.failed("take", &error)),
         }
     }
 
-    /// Begins the term that was taken.
+    /// Starts the term that was taken.
     pub(super) fn begin(self: &Arc<Self>, term: Term) -> Result<u64> {
         let fence = record::fence(term.transitions);
         let mut state = lock(&self.state);
-        // The answer may have come too late, or the process may be on its way out.
+        // The answer may have arrived too late, or the process may be shutting down.
         if state.closed || Instant::now() >= term.until {
             return Err(self.failed("take", &Unanswered::Late(self.settings.duration * 2 / 3)));
         }
         state.term = Some(term);
         state.keeper = Some(Task::spawn(term::keep(Arc::clone(self), term.transitions)));
-        tracing::info!(lease = self.place, fence, "this controller now decides on which node a volume goes");
+        tracing::info!(lease = self.place, fence, "elected: this controller now selects the nodes of new volumes");
         Ok(fence)
     }
 }

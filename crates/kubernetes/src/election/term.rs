@@ -1,4 +1,4 @@
-//! Keeps the Lease for the length of one term: renews it, gives it back when nobody needs it, notices its loss.
+//! Keeps the Lease for one term: renews it, releases it when it is no longer needed, and detects its loss.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,16 +10,16 @@ use super::{Inner, State, View, record};
 use crate::ask::{LIMIT, ask};
 use crate::guard::lock;
 
-/// Between two attempts to renew after a failure.
+/// The delay between two attempts to renew after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// How a renewal ended.
 enum Renewal {
-    /// The Lease is ours from this instant on.
+    /// This controller holds the Lease from this instant on.
     Kept(Instant),
-    /// It is not known; worth another attempt.
+    /// Unknown; worth another attempt.
     Unknown(String),
-    /// Somebody else has it, or nobody.
+    /// Another controller holds it, or none does.
     Lost(String),
 }
 
@@ -32,7 +32,7 @@ pub(super) async fn keep(inner: Arc<Inner>, transitions: i32) {
         match inner.due(transitions) {
             Due::Renew => {}
             Due::GiveBack => {
-                tracing::info!(lease = inner.place, "no decision was asked for of late; giving the Lease back");
+                tracing::info!(lease = inner.place, "no request needed the Lease recently; releasing it");
                 inner.give_back(&mut view).await;
                 return;
             }
@@ -45,11 +45,11 @@ pub(super) async fn keep(inner: Arc<Inner>, transitions: i32) {
                 sent + pause
             }
             Renewal::Unknown(why) => {
-                tracing::warn!(lease = inner.place, "cannot renew the Lease: {why}; trying again");
+                tracing::warn!(lease = inner.place, "cannot renew the Lease: {why}; retrying");
                 Instant::now() + AGAIN
             }
             Renewal::Lost(why) => {
-                tracing::warn!(lease = inner.place, "the Lease is lost: {why}");
+                tracing::warn!(lease = inner.place, "lost the Lease: {why}");
                 inner.end(transitions);
                 return;
             }
@@ -57,7 +57,7 @@ pub(super) async fn keep(inner: Arc<Inner>, transitions: i32) {
     }
 }
 
-/// What is to be done at a renewal's time.
+/// What to do when a renewal is due.
 enum Due {
     Renew,
     GiveBack,
@@ -65,15 +65,16 @@ enum Due {
 }
 
 impl Inner {
-    /// Decides, and ends the term in the same breath where it is to be given back: no request may get its fence after.
+    /// Decides, and ends the term in the same critical section if the Lease must be released: no request may
+    /// get its fencing token afterwards.
     fn due(&self, transitions: i32) -> Due {
         let mut state = lock(&self.state);
         if state.closed || !is_current(&state, transitions) {
             return Due::Nothing;
         }
         if state.held().is_none() {
-            // Nobody got a fence since the deadline passed. Whoever asks next begins a new term.
-            tracing::warn!(lease = self.place, "the Lease could not be renewed in time");
+            // No request got a fencing token after the deadline. The next request starts a new term.
+            tracing::warn!(lease = self.place, "the Lease was not renewed in time");
             state.term = None;
             return Due::Nothing;
         }
@@ -88,7 +89,7 @@ impl Inner {
         let Some(mut lease) = view.ours.clone() else {
             return Renewal::Lost("it was not read".to_owned());
         };
-        // An earlier renewal whose answer was lost changed the version: read it and try once more.
+        // An earlier renewal with a lost answer changed the version: read it and try once more.
         for _ in 0..3 {
             let sent = Instant::now();
             let error = match self.write(&record::renewed(lease, (self.clock)()), true).await {
@@ -100,7 +101,7 @@ impl Inner {
                 Err(error) => error,
             };
             if error.is(404) {
-                return Renewal::Lost("somebody deleted it".to_owned());
+                return Renewal::Lost("it was deleted".to_owned());
             }
             if !error.is(409) {
                 return Renewal::Unknown(error.to_string());
@@ -109,23 +110,26 @@ impl Inner {
                 Ok(Some(found)) => {
                     view.observe(&found);
                     if !self.is_ours(&found, transitions) {
-                        return Renewal::Lost(format!("it is held by {}", record::holder(&found).unwrap_or("nobody")));
+                        return Renewal::Lost(format!(
+                            "it is held by {}",
+                            record::holder(&found).unwrap_or("no controller")
+                        ));
                     }
                     view.ours = Some(found.clone());
                     found
                 }
-                Ok(None) => return Renewal::Lost("somebody deleted it".to_owned()),
+                Ok(None) => return Renewal::Lost("it was deleted".to_owned()),
                 Err(error) => return Renewal::Unknown(error.to_string()),
             };
         }
-        Renewal::Unknown("it is changed by others all the time".to_owned())
+        Renewal::Unknown("others keep changing it".to_owned())
     }
 
     fn is_ours(&self, lease: &Lease, transitions: i32) -> bool {
         record::holder(lease) == Some(self.identity.as_str()) && record::transitions(lease) == transitions
     }
 
-    /// Counts on the Lease until then, if the term still goes on.
+    /// Extends the term to this instant, unless it has ended.
     fn extend(&self, transitions: i32, until: Instant) {
         let mut state = lock(&self.state);
         if let Some(term) = &mut state.term
@@ -142,16 +146,16 @@ impl Inner {
         }
     }
 
-    /// Writes that nobody holds it. The term must have ended for us before. If it fails, others wait for the Lease's
-    /// duration, that is all.
+    /// Writes that the Lease has no holder. The term must have ended before. If the write fails, others wait
+    /// for the Lease's duration, nothing worse.
     pub(super) async fn give_back(&self, view: &mut View) {
         let Some(lease) = view.ours.take() else { return };
         match self.write(&record::released(lease, (self.clock)()), true).await {
             Ok(written) => {
                 view.observe(&written);
-                tracing::info!(lease = self.place, "the Lease is given back");
+                tracing::info!(lease = self.place, "released the Lease");
             }
-            Err(error) => tracing::info!(lease = self.place, "the Lease was not given back: {error}"),
+            Err(error) => tracing::info!(lease = self.place, "cannot release the Lease: {error}"),
         }
     }
 }

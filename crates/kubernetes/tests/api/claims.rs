@@ -1,4 +1,4 @@
-//! Which volumes are said to be wanted.
+//! Which volumes are reported as claimed.
 
 use std::collections::HashSet;
 
@@ -39,9 +39,9 @@ async fn the_handles_of_this_driver_are_known_and_no_others() {
     until("both are gone", || handles(&claims) == set(&[])).await;
 }
 
-/// While changes do not arrive, a volume made meanwhile would look like one that nobody wants.
+/// While changes do not arrive, a volume created meanwhile would look unclaimed.
 #[tokio::test(start_paused = true)]
-async fn nothing_is_said_while_the_api_is_away() {
+async fn claims_are_unknown_while_the_api_is_unreachable() {
     let fake = Fake::new();
     fake.put(&volume_path("pv-1"), volume(DRIVER, "h1"));
     let claims = VolumeClaims::start(&fake.connection("quarry-0"), DRIVER);
@@ -51,7 +51,7 @@ async fn nothing_is_said_while_the_api_is_away() {
     seconds(120).await;
     assert_eq!(handles(&claims), None);
     fake.up();
-    // Nothing changes, so the watch says nothing: it is known all the same that it goes on.
+    // Nothing changes, so the watch is idle: it is still known to be working.
     until("the API is back", || claims.handles().is_some()).await;
     assert_eq!(handles(&claims), set(&["h1"]));
     assert_eq!(fake.count(|call| call.is_list() && !call.watches() && call.parameter("limit") != "1"), 1);

@@ -1,4 +1,4 @@
-//! Where the nodes' agents are said to be.
+//! Which addresses of agents are reported.
 
 use std::time::Duration;
 
@@ -103,11 +103,11 @@ async fn in_a_rolling_update_the_newest_ready_pod_is_taken() {
     fake.delete(&pod_path("newer"));
     until("the one that is left is taken", || address(&roster, "a") == "10.0.0.2:9810").await;
     fake.delete(&pod_path("new"));
-    until("nobody is left", || endpoint(&roster, "a").is_none()).await;
+    until("no pod is left", || endpoint(&roster, "a").is_none()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_new_address_is_noticed_and_what_means_nothing_wakes_nobody() {
+async fn a_new_address_is_reported_and_irrelevant_changes_are_not() {
     let fake = Fake::new();
     fake.put(&pod_path("p"), pod("p", "a", "10.0.0.1", true, 0));
     fake.put(&pod_path("q"), pod("q", "b", "10.0.0.2", true, 0));
@@ -125,7 +125,7 @@ async fn a_new_address_is_noticed_and_what_means_nothing_wakes_nobody() {
     until("the watch goes on", || address(&roster, "b") == "10.0.0.8:9810").await;
 }
 
-/// Watches end once a minute; what happens between two is told by the next.
+/// Watches end once a minute; changes in between are reported by the next one.
 #[tokio::test(start_paused = true)]
 async fn a_watch_that_ended_is_resumed_without_a_new_list() {
     let fake = Fake::new();
@@ -142,7 +142,7 @@ async fn a_watch_that_ended_is_resumed_without_a_new_list() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_missed_is_read_anew() {
+async fn missed_changes_are_read_again() {
     for gone_by_status in [false, true] {
         let fake = Fake::new();
         fake.put(&pod_path("stays"), pod("stays", "a", "10.0.0.1", true, 0));

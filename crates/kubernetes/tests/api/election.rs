@@ -1,4 +1,4 @@
-//! Who decides: one controller's life with the Lease.
+//! The election: one controller's use of the Lease.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +34,7 @@ async fn the_lease_is_taken_by_the_first_who_needs_it() {
     let fake = Fake::new();
     let (one, two) = (controller(&fake, "quarry-0"), controller(&fake, "quarry-1"));
     seconds(100).await;
-    assert_eq!(fake.count(|_| true), 0, "nobody needs it, nothing is sent");
+    assert_eq!(fake.count(|_| true), 0, "not needed, so nothing is sent");
     let fence = one.fence().await.unwrap();
     let lease = spec(&fake);
     assert_eq!(lease["holderIdentity"], one.identity());
@@ -55,7 +55,7 @@ async fn the_lease_is_taken_by_the_first_who_needs_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_kept_while_it_is_used_and_given_back_after() {
+async fn it_is_kept_while_it_is_used_and_released_afterwards() {
     let fake = Fake::new();
     let (one, two) = (controller(&fake, "quarry-0"), controller(&fake, "quarry-1"));
     let fence = one.fence().await.unwrap();
@@ -68,7 +68,7 @@ async fn it_is_kept_while_it_is_used_and_given_back_after() {
     seconds(6).await;
     assert_eq!(one.holds(), None);
     assert!(spec(&fake)["holderIdentity"].is_null());
-    // Nobody has to wait for what was given back.
+    // After a release, the next controller need not wait.
     let second = two.fence().await.unwrap();
     assert!(second > fence);
     let message = refused(&one).await;
@@ -76,7 +76,7 @@ async fn it_is_kept_while_it_is_used_and_given_back_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_term_has_a_higher_fence_also_of_the_same_controller() {
+async fn every_term_has_a_higher_fence_also_for_the_same_controller() {
     let fake = Fake::new();
     let one = controller(&fake, "quarry-0");
     let mut last = 0;
@@ -100,7 +100,7 @@ async fn every_term_has_a_higher_fence_also_of_the_same_controller() {
 
 /// Nodes remember the highest fence they have seen: deleting the Lease must not begin the count again.
 #[tokio::test(start_paused = true)]
-async fn a_deleted_lease_does_not_begin_again_below() {
+async fn a_new_lease_after_a_deletion_has_a_higher_fence() {
     let fake = Fake::new();
     let (one, two) = (controller(&fake, "quarry-0"), controller(&fake, "quarry-1"));
     let fence = one.fence().await.unwrap();
@@ -134,7 +134,7 @@ async fn a_holder_that_died_is_followed_after_the_whole_duration() {
     assert!((15..=17).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
 }
 
-/// The other one must not be believed dead because nobody has looked for a while.
+/// A holder must not be considered dead because its Lease was not read for a while.
 #[tokio::test(start_paused = true)]
 async fn a_look_that_is_old_is_not_counted_against_a_holder_that_renews() {
     let fake = Fake::new();
@@ -150,7 +150,7 @@ async fn a_look_that_is_old_is_not_counted_against_a_holder_that_renews() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_shutdown_it_is_given_back() {
+async fn it_is_released_at_shutdown() {
     let fake = Fake::new();
     let (one, two) = (controller(&fake, "quarry-0"), controller(&fake, "quarry-1"));
     let fence = one.fence().await.unwrap();
@@ -201,7 +201,7 @@ async fn a_renewal_whose_answer_was_lost_does_not_end_the_term() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_somebody_took_is_lost() {
+async fn a_lease_that_another_holder_took_is_lost() {
     let fake = Fake::new();
     let one = controller(&fake, "quarry-0");
     let fence = one.fence().await.unwrap();
@@ -217,7 +217,7 @@ async fn a_lease_that_somebody_took_is_lost() {
     assert!(one.fence().await.unwrap() > fence);
 }
 
-/// A caller that gives up while the answer is on its way leaves nothing half done.
+/// A caller that gives up during the exchange leaves nothing half done.
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_gives_up_does_no_harm() {
     let fake = Fake::new();

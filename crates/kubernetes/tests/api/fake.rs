@@ -136,13 +136,13 @@ impl Fake {
         self.cut();
     }
 
-    /// Makes or changes an object, as somebody else would.
+    /// Creates or changes an object, like another client.
     pub(crate) fn put(&self, path: &str, object: Value) {
         self.with(|world| world.put(path, object));
         self.announce();
     }
 
-    /// Deletes an object, as somebody else would.
+    /// Deletes an object, like another client.
     pub(crate) fn delete(&self, path: &str) {
         self.with(|world| {
             let Some(mut object) = world.objects.remove(path) else { panic!("{path} does not exist") };

@@ -1,4 +1,4 @@
-//! What is said to have become of nodes, and when.
+//! Which state of nodes is reported, and when.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::objects::{
     DRIVER, PORT, SELECTOR, clock_at, node, node_path, pod, pod_path, seconds, until, volume, volume_path,
 };
 
-/// All that has to run for the fate of nodes to be known.
+/// Everything that must run to know the state of nodes.
 pub(crate) struct Watching {
     pub(crate) nodes: ClusterNodes,
     _discovery: Discovery,
@@ -52,7 +52,7 @@ impl Watching {
         panic!("{node} has not become {fate:?}");
     }
 
-    /// Waits until the node is seen to have become unwell just now.
+    /// Waits until a new outage of the node is seen.
     async fn begins_an_outage(&self, node: &str) {
         for _ in 0..1_000 {
             if matches!(self.fate(node).await, Fate::NotReady(long) if long < Duration::from_secs(1)) {
@@ -60,11 +60,11 @@ impl Watching {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        panic!("{node} has not become unwell");
+        panic!("{node} has not become unready");
     }
 }
 
-/// How long it has been unwell, within a second (a change needs a moment to arrive).
+/// How long it has been unready, within a second (a change takes a moment to arrive).
 fn assert_not_ready(fate: Fate, seconds: u64) {
     let Fate::NotReady(long) = fate else { panic!("{fate:?}") };
     assert!((seconds..=seconds + 1).contains(&long.as_secs()), "{long:?} rather than {seconds} s");
@@ -109,7 +109,7 @@ async fn an_outage_that_was_seen_to_begin_is_measured_by_our_own_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_outage_is_asked_about_before_it_is_believed() {
+async fn a_long_outage_is_confirmed_by_the_api() {
     let fake = Fake::new();
     fake.put(&node_path("a"), node("Unknown", 0));
     let watching = Watching::started(&fake, clock_at(400)).await;
@@ -138,7 +138,7 @@ async fn nothing_is_known_before_the_first_list() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn gone_takes_five_minutes_from_the_first_question() {
+async fn a_node_is_gone_five_minutes_after_the_first_query() {
     let fake = Fake::new();
     fake.put(&node_path("other"), node("True", 0));
     let watching = Watching::started(&fake, clock_at(0)).await;
@@ -156,7 +156,7 @@ async fn gone_takes_five_minutes_from_the_first_question() {
 
 /// Everything that shows the node begins the five minutes anew.
 #[tokio::test(start_paused = true)]
-async fn whatever_shows_the_node_begins_the_wait_anew() {
+async fn every_sign_of_the_node_restarts_the_wait() {
     type Show = fn(&Fake);
     let shows: [(&str, Show); 6] = [
         ("a Node that came and went", |fake| {
@@ -214,7 +214,7 @@ async fn a_node_with_a_pod_of_the_plugin_is_not_gone() {
 
 /// It comes and goes while the last question is on its way.
 #[tokio::test(start_paused = true)]
-async fn what_shows_the_node_during_the_last_question_counts_too() {
+async fn a_sign_of_the_node_during_the_last_query_counts_too() {
     let fake = Fake::new();
     let watching = Watching::started(&fake, clock_at(0)).await;
     assert_eq!(watching.fate("a").await, Fate::Unknown);
@@ -234,7 +234,7 @@ async fn what_shows_the_node_during_the_last_question_counts_too() {
 
 /// The watches are behind, and only a look shows what is there.
 #[tokio::test(start_paused = true)]
-async fn a_live_look_has_the_last_word() {
+async fn a_live_query_is_authoritative() {
     for path in [node_path("a"), pod_path("p")] {
         let fake = Fake::new();
         let watching = Watching::started(&fake, clock_at(0)).await;
@@ -277,7 +277,7 @@ fn volume_of(node: &str, name: &str) -> VolumeId {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_volume_that_was_given_up_is_told_on_its_persistent_volume() {
+async fn an_abandoned_volume_is_reported_on_its_persistent_volume() {
     let fake = Fake::new();
     let (one, two, stray) = (volume_of("a", "one"), volume_of("a", "two"), volume_of("a", "stray"));
     fake.put(&volume_path("pvc-1"), volume(DRIVER, &one.to_string()));
@@ -285,9 +285,9 @@ async fn a_volume_that_was_given_up_is_told_on_its_persistent_volume() {
     fake.put(&pod_path("quarry-0"), pod("quarry-0", "m", "10.0.0.1", true, 0));
     let watching = Watching::started(&fake, clock_at(60)).await;
     let nodes: Arc<dyn quarry_controller::Nodes> = Arc::new(watching.nodes);
-    nodes.gave_up(&one).await;
-    nodes.gave_up(&two).await;
-    nodes.gave_up(&stray).await;
+    nodes.report_abandoned(&one).await;
+    nodes.report_abandoned(&two).await;
+    nodes.report_abandoned(&stray).await;
     let on_volumes = fake.all("/apis/events.k8s.io/v1/namespaces/default/events/");
     let mut regarding: Vec<_> = on_volumes.iter().map(|event| event["regarding"]["name"].as_str().unwrap()).collect();
     regarding.sort_unstable();

@@ -1,4 +1,4 @@
-//! What is said of nodes while the API cannot be reached: nothing. Above all, never that one is gone.
+//! While the API is unreachable, the state of every node is unknown. Above all, no node is reported as gone.
 
 use quarry_controller::Fate;
 
@@ -58,7 +58,7 @@ async fn no_failure_of_a_question_makes_a_node_gone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_does_not_come_makes_no_node_gone_and_nobody_wait_long() {
+async fn a_missing_answer_makes_no_node_gone_and_delays_no_caller() {
     let fake = Fake::new();
     let watching = Watching::started(&fake, clock_at(0)).await;
     assert_eq!(watching.fate("a").await, Fate::Unknown);

@@ -1,5 +1,6 @@
-//! Several controllers, an API that is slow, refuses, loses answers and goes away, and requests at any time, for hours of
-//! virtual time: never do two count on the Lease at once, and fences rise from term to term.
+//! Several controllers; an API that is slow, rejects requests, loses answers and becomes unreachable;
+//! requests at any time, for hours of virtual time: never do two controllers rely on the Lease at once, and
+//! fences rise from term to term.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -123,7 +124,7 @@ async fn never_two_at_once_and_fences_rise() {
     assert!(terms > 200 && handovers > 100, "{terms} terms, {handovers} handovers");
 }
 
-/// In fair weather the requests of the replica that is asked are decided, whoever decided before.
+/// In good conditions the replica that receives the requests is elected, whichever was elected before.
 #[tokio::test(start_paused = true)]
 async fn the_lease_follows_the_requests() {
     let fake = Fake::new();

@@ -95,7 +95,7 @@ async fn a_secret_made_in_advance_is_filled_and_keeps_what_is_not_ours() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_says_what_was_attempted_and_why() {
+async fn an_error_names_the_operation_and_the_cause() {
     let fake = Fake::new();
     let store = SecretStore::new(&fake.connection("quarry-0"), "quarry-tls");
     fake.plan(|_| Fault { refused: Some(403), ..Fault::default() });
@@ -104,9 +104,9 @@ async fn a_failure_says_what_was_attempted_and_why() {
     fake.no_plan();
     fake.down();
     let error = store.get(Item::Authority).await.unwrap_err().to_string();
-    assert!(error.contains("cannot be reached") && error.contains("connection refused"), "{error}");
+    assert!(error.contains("is unreachable") && error.contains("connection refused"), "{error}");
     fake.up();
     fake.plan(|_| Fault { after: Duration::from_secs(60), ..Fault::default() });
     let error = store.get(Item::Authority).await.unwrap_err().to_string();
-    assert!(error.contains("no answer within 4 s"), "{error}");
+    assert!(error.contains("did not answer within 4 s"), "{error}");
 }

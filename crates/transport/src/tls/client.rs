@@ -1,8 +1,9 @@
-//! The client's side: a handshake that only a node passes, over when the node has accepted us too.
+//! The client's side: a handshake that only a node passes, complete only when the node has accepted the
+//! client too.
 //!
-//! In TLS 1.3 the client is done before the server has looked at its certificate: a refusal would come with the first
-//! read, long after. So [`Connector::connect`] waits for the server's first bytes, which an HTTP/2 server sends without
-//! being asked (its SETTINGS), and a refusal is an error of `connect`.
+//! In TLS 1.3 the client finishes before the server has checked its certificate: a rejection would arrive
+//! with the first read, much later. So [`Connector::connect`] waits for the server's first bytes, which an
+//! HTTP/2 server sends without a request (its SETTINGS), and a rejection is an error of `connect`.
 
 use std::io;
 use std::pin::Pin;
@@ -19,46 +20,44 @@ use super::first::{First, NotTls};
 use super::refusal::find;
 use super::{HANDSHAKE_WAIT, PROTOCOL, Source};
 
-/// Why there is no connection to a node. Each says what can be done.
+/// Why there is no connection to a node. Each error says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
-    /// We have nothing to show.
-    #[error("we have no certificate of our own yet, or the authorities to believe")]
+    /// The client has no certificate.
+    #[error("this side has no certificate or no trusted authorities yet")]
     NotReady,
-    /// No answer, or not to the end.
-    #[error("the handshake was not done within {} s: the other side is overloaded, or silent", HANDSHAKE_WAIT.as_secs())]
+    /// The other side did not answer, or did not finish.
+    #[error("the handshake did not finish within {} s: the other side is overloaded or hung", HANDSHAKE_WAIT.as_secs())]
     TimedOut,
-    /// Something else than TLS answers.
-    #[error("the other side does not speak TLS ({0}): it is not a Quarry node, or something lies between")]
+    /// The other side does not speak TLS.
+    #[error("the other side does not speak TLS ({0}): it is not a Quarry node, or something is in between")]
     NotTls(String),
-    /// TLS answers, and not HTTP/2 in it.
-    #[error("the other side does not speak HTTP/2 (ALPN h2): it is not a Quarry node, or something lies between")]
+    /// The other side speaks TLS, but not HTTP/2.
+    #[error("the other side does not speak HTTP/2 (ALPN h2): it is not a Quarry node, or something is in between")]
     NotHttp2,
     /// The connection ended before it was confirmed.
     #[error(
-        "the other side ended the connection before it was confirmed ({0}): it may have no certificate yet; its log tells"
+        "the other side closed the connection before confirming it ({0}): it may have no certificate yet; see its log"
     )]
     Closed(String),
-    /// Their certificate's time is over.
-    #[error("the node's certificate has expired: {0}; see why it was not renewed, or set the clocks right")]
+    /// The node's certificate has expired.
+    #[error("the node's certificate has expired: {0}; find out why it was not renewed, or correct the clocks")]
     Expired(String),
-    /// Their certificate's time has not come.
-    #[error("the node's certificate is not valid yet: {0}; the clocks of the two hosts may differ")]
+    /// The node's certificate is not valid yet.
+    #[error("the node's certificate is not valid yet: {0}; compare the clocks of the two hosts")]
     NotYetValid(String),
-    /// Somebody else made their certificate.
+    /// The node's certificate was issued by another authority.
     #[error(
-        "the node's certificate comes from an authority that is not believed here: {0}; it must be among ours (ca.crt)"
+        "the node's certificate was issued by an untrusted authority: {0}; add the authority to the controller's ca.crt"
     )]
     OtherAuthority(String),
-    /// Their certificate is valid, but not a node's.
-    #[error(
-        "the other side shows a certificate that is not a node's: {0}; it needs serverAuth and the DNS name literally"
-    )]
+    /// The certificate is valid, but not a node's.
+    #[error("the other side's certificate is not a node's: {0}; it needs serverAuth and exactly this DNS name")]
     WrongRole(String),
-    /// They do not accept us.
-    #[error("the node refused our certificate: {0}")]
+    /// The node rejects the client's certificate.
+    #[error("the node rejected the controller's certificate: {0}")]
     RefusedOurs(String),
-    /// Anything else.
+    /// Any other error.
     #[error("the handshake failed: {0}")]
     Other(String),
 }
@@ -112,19 +111,19 @@ impl ConnectError {
         use AlertDescription as A;
         let meaning = match alert {
             A::CertificateExpired => "expired, or not valid yet by the node's clock",
-            A::UnknownCA => "it comes from an authority that the node does not believe",
+            A::UnknownCA => "it was issued by an authority that the node does not trust",
             A::UnsupportedCertificate => "it is not a controller's (extended key usage clientAuth)",
             A::BadCertificate => "it is not a controller's (DNS name), or damaged",
-            A::CertificateRequired => "none was shown",
+            A::CertificateRequired => "none was presented",
             A::CertificateRevoked => "revoked",
-            A::CertificateUnknown | A::AccessDenied | A::DecryptError => "for a reason that its log tells",
+            A::CertificateUnknown | A::AccessDenied | A::DecryptError => "see its log for the reason",
             other => return ConnectError::Other(format!("the other side sent the alert {other:?}")),
         };
         ConnectError::RefusedOurs(format!("{meaning} (alert {alert:?})"))
     }
 }
 
-/// Makes connections to nodes out of streams of bytes.
+/// Turns byte streams into connections to nodes.
 #[derive(Debug, Clone)]
 pub struct Connector {
     source: Source,
@@ -132,17 +131,18 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Shows and believes what is newest in `source`; the server must be [`super::NODE_NAME`].
+    /// Uses the newest material in `source`; the server must be [`super::NODE_NAME`].
     #[must_use]
     pub fn new(source: Source) -> Self {
         Self { source, server_name: super::NODE_NAME }
     }
 
-    /// The handshake and the node's confirmation, in [`HANDSHAKE_WAIT`] at most. The other side must be a server that
-    /// speaks first, as HTTP/2 has it; its first bytes are read by whoever reads the stream.
+    /// The handshake and the node's confirmation, within [`HANDSHAKE_WAIT`]. The other side must be a server
+    /// that sends first, as in HTTP/2; its first bytes stay in the stream for the reader.
     ///
     /// # Errors
-    /// [`ConnectError`], which tells apart what is wrong with them and what they find wrong with us.
+    /// [`ConnectError`], which distinguishes problems with the node's certificate from problems with the
+    /// client's.
     pub async fn connect<IO>(&self, io: IO) -> Result<ClientStream<IO>, ConnectError>
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -165,7 +165,7 @@ impl Connector {
     }
 }
 
-/// A connection to a node. An alert of the other side comes out of a read as an error whose text and source is a
+/// A connection to a node. An alert from the other side appears as a read error whose text and source is a
 /// [`ConnectError`].
 #[derive(Debug)]
 pub struct ClientStream<IO>(TlsStream<First<IO>>);

@@ -1,8 +1,8 @@
-//! Certificates from a directory: a Secret that kubelet mounts, or files that an operator or cert-manager puts there.
+//! Certificates from a directory: a Secret mounted by kubelet, or files from an operator or cert-manager.
 //!
-//! Kubelet replaces a mounted Secret by exchanging one symlink, `..data`, so a set read from behind that link is whole.
-//! Plain files are replaced one after another: a set whose key and certificate do not belong together is not used, and
-//! read again a little later.
+//! Kubelet replaces a mounted Secret by exchanging one symlink, `..data`, so files read through that link are
+//! consistent. Plain files are replaced one after another: if key and certificate do not match, they are not
+//! used, and read again a little later.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -20,23 +20,23 @@ use super::{Material, Pem, Slot, Source, slot};
 pub const CERTIFICATE: &str = "tls.crt";
 /// Its key.
 pub const KEY: &str = "tls.key";
-/// The authorities that are believed.
+/// The trusted authorities.
 pub const AUTHORITIES: &str = "ca.crt";
 
-/// The link behind which kubelet keeps the files of a mounted Secret.
+/// The symlink through which kubelet exposes the files of a mounted Secret.
 const DATA: &str = "..data";
-/// How often the files are read without a sign of change: a symlink elsewhere may have changed.
+/// How often the files are read without a change notification: a symlink elsewhere may have changed.
 const REREAD: Duration = Duration::from_secs(60);
-/// How often when the kernel does not tell of changes.
+/// How often, if the kernel sends no change notifications.
 const REREAD_BLIND: Duration = Duration::from_secs(5);
-/// How long after a set that does not fit together it is read again.
+/// How long after inconsistent files the next read follows.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long after a change the files are read: changes come in groups.
 const SETTLE: Duration = Duration::from_millis(50);
 
-/// Follows the files [`CERTIFICATE`], [`KEY`] and [`AUTHORITIES`] of `directory`, which need not exist yet, for as long
-/// as anybody looks at the source. Files that vanish or turn bad leave in use what was read before. Must be called
-/// within a tokio runtime.
+/// Follows the files [`CERTIFICATE`], [`KEY`] and [`AUTHORITIES`] in `directory`, which need not exist yet,
+/// for as long as the source is in use. If files disappear or become invalid, the previous ones stay in use.
+/// Must be called within a tokio runtime.
 #[must_use]
 pub fn watch(directory: impl Into<PathBuf>) -> Source {
     let (slot, source) = slot();
@@ -48,11 +48,11 @@ async fn follow(directory: PathBuf, slot: Slot) {
     let mut complaint = None;
     let mut bad_since: Option<Instant> = None;
     loop {
-        // Before the files are read, so that no change falls in between.
+        // Before the files are read, so that no change is missed in between.
         let changes = Changes::of(&directory);
         let set = read(&directory).await;
         let bad = set.as_ref().map_or(true, |pem| Material::parse(pem).is_err());
-        // What is missing or does not fit together may be just being replaced: it is worth a word only if it stays.
+        // Missing or inconsistent files may be in the middle of a replacement: logged only if it persists.
         let wait = if bad && bad_since.get_or_insert_with(Instant::now).elapsed() < RETRY {
             RETRY
         } else {
@@ -81,10 +81,10 @@ async fn follow(directory: PathBuf, slot: Slot) {
     }
 }
 
-/// All three files, from behind [`DATA`] if it is there.
+/// All three files, through [`DATA`] if it exists.
 async fn read(directory: &Path) -> io::Result<Pem> {
     let data = directory.join(DATA);
-    // Resolved once: a link that is exchanged meanwhile does not mix two sets.
+    // Resolved once: if the link is exchanged meanwhile, two sets are not mixed.
     let base = match tokio::fs::canonicalize(&data).await {
         Ok(base) => base,
         Err(error) if error.kind() == io::ErrorKind::NotFound => directory.to_owned(),
@@ -101,7 +101,7 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))
 }
 
-/// Waits for the first change; for ever if the kernel does not tell.
+/// Waits for the first change; forever if the kernel sends no notifications.
 async fn changed(changes: Option<&Changes>) {
     if let Some(changes) = changes
         && changes.0.readable().await.is_ok()
@@ -111,12 +111,12 @@ async fn changed(changes: Option<&Changes>) {
     std::future::pending().await
 }
 
-/// Tells that something in a directory changed, or that it came into being. For one use: the next look makes a new one,
-/// and so a directory that was replaced by another is nothing special.
+/// Reports that something in a directory changed, or that the directory was created. For one use: the next
+/// check creates a new watch, so a replaced directory needs no special case.
 struct Changes(AsyncFd<OwnedFd>);
 
 impl Changes {
-    /// `None` when the kernel has none to spare; the files are then read more often.
+    /// `None` if the kernel has no more watches; the files are then read more often.
     fn of(directory: &Path) -> Option<Self> {
         let notifier = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)
             .and_then(|inotify| watch_deepest(&inotify, directory).map(|()| OwnedFd::from(inotify)))
@@ -125,21 +125,21 @@ impl Changes {
         match notifier {
             Ok(notifier) => Some(Self(notifier)),
             Err(error) => {
-                tracing::debug!(%error, directory = %directory.display(), "no notice of changes: reading more often");
+                tracing::debug!(%error, directory = %directory.display(), "cannot watch it: reading more often");
                 None
             }
         }
     }
 }
 
-/// A descriptor whose events the runtime waits for.
+/// A file descriptor registered with the runtime.
 #[allow(unsafe_code)]
 fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is open for as long as it lives and always names the same descriptor; it is moved in here.
     Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
-/// Watches the directory, or the nearest one above it that exists.
+/// Watches the directory, or its nearest existing ancestor.
 fn watch_deepest(inotify: &Inotify, directory: &Path) -> nix::Result<()> {
     let mut watched = None;
     loop {
@@ -148,7 +148,7 @@ fn watch_deepest(inotify: &Inotify, directory: &Path) -> nix::Result<()> {
             .map(|path| if path == Path::new("") { Path::new(".") } else { path })
             .find(|path| path.is_dir())
             .unwrap_or(Path::new("/"));
-        // A directory that came into being while the one above it was being put under watch told nobody.
+        // A directory that was created while its parent was being watched caused no notification.
         if watched == Some(deepest) {
             return Ok(());
         }

@@ -1,4 +1,5 @@
-//! A look at the first byte: whoever does not speak TLS at all is told apart from whoever speaks it badly, at once.
+//! Checks the first byte, so that a peer without TLS is detected immediately and distinguished from a TLS
+//! error.
 
 use std::io;
 use std::pin::Pin;
@@ -6,17 +7,17 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The record type that a client begins with, and a server that goes on.
+/// The record type with which a client starts, and a server continues.
 const HANDSHAKE: u8 = 0x16;
-/// The record type that a server begins with when it refuses.
+/// The record type with which a server starts a rejection.
 const ALERT: u8 = 0x15;
 
-/// The first byte begins no TLS record.
+/// The first byte does not start a TLS record.
 #[derive(Debug, thiserror::Error)]
-#[error("the first byte is {0:#04x}, which begins no TLS handshake")]
+#[error("the first byte is {0:#04x}, which does not start a TLS handshake")]
 pub(super) struct NotTls(u8);
 
-/// Bytes whose first must begin a TLS record; reading fails with [`NotTls`] otherwise.
+/// A stream that must start with a TLS record; otherwise reading fails with [`NotTls`].
 #[derive(Debug)]
 pub(super) struct First<IO> {
     io: IO,

@@ -1,8 +1,10 @@
-//! A listener's connections with their handshakes done, side by side: a slow or bad one holds up no other.
+//! The connections of a listener after their handshakes, which run in parallel: a slow or bad one delays no
+//! other.
 //!
-//! Anybody who reaches the port can connect and say nothing, as often as they like. A controller sends its first message at
-//! once and is done within milliseconds, so where there is no room the oldest unfinished handshake is closed for the newest
-//! connection. Connections that say nothing then only close one another.
+//! Any client that reaches the port can connect and send nothing, as often as it likes. A controller sends
+//! its first message immediately and finishes within milliseconds, so if there are too many handshakes, the
+//! oldest unfinished one is closed for the newest connection. Connections that send nothing then only close
+//! one another.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,18 +19,19 @@ use tokio_stream::Stream;
 
 use super::{Acceptor, Reason, Refusal, ServerStream};
 
-/// How long no connection is taken after the system refused to give one: it is short of something, and asking at once
-/// would only burn a processor.
+/// How long accepting pauses after the system failed to accept a connection: it lacks a resource, and
+/// retrying immediately would only waste CPU time.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How long such an error stays out of the log after it was logged.
+/// How long such an error is not logged again.
 const QUIET: Duration = Duration::from_secs(60);
 
-/// How many handshakes may be under way. For one more the oldest is closed.
+/// How many handshakes may run. For each further one, the oldest is closed.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// In all. Where that many are under way, one of the address with the most of them is closed.
+    /// In total. If exceeded, a handshake from the address with the most handshakes is closed.
     pub handshakes: usize,
-    /// From one address: for one more, its own oldest is closed, so that no address can close all those of others.
+    /// From one address. If exceeded, the oldest one from that address is closed, so that no address can
+    /// displace all the others.
     pub per_peer: usize,
 }
 
@@ -38,8 +41,8 @@ impl Default for Limits {
     }
 }
 
-/// A stream of connections for tonic's `serve_with_incoming`. It yields no errors: a refused connection and one that the
-/// system did not give are logged, and it goes on with the next. It ends with `listener`.
+/// A stream of connections for tonic's `serve_with_incoming`. It yields no errors: rejected connections and
+/// accept errors are logged, and the stream continues. It ends with `listener`.
 pub fn incoming<L, IO>(listener: L, acceptor: Acceptor, limits: Limits) -> Incoming<L, IO>
 where
     L: Stream<Item = io::Result<(IO, String)>> + Unpin,
@@ -59,15 +62,15 @@ where
 /// See [`incoming`].
 #[derive(Debug)]
 pub struct Incoming<L, IO> {
-    /// Gives connections with the address they come from. `None` once it has ended.
+    /// Yields connections with their peer addresses. `None` once it has ended.
     listener: Option<L>,
     acceptor: Acceptor,
     limits: Limits,
     handshakes: JoinSet<Option<ServerStream<IO>>>,
     under_way: UnderWay,
-    /// Until when the listener is left alone.
+    /// Until when accepting pauses.
     pause: Option<Pin<Box<Sleep>>>,
-    /// When an error of the listener was logged.
+    /// When an accept error was last logged.
     logged: Option<Instant>,
 }
 
@@ -76,11 +79,11 @@ where
     L: Stream<Item = io::Result<(IO, String)>> + Unpin,
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    /// Begins a handshake, for which an older one is closed where there is no room.
+    /// Starts a handshake; closes an older one if there are too many.
     fn begin(&mut self, io: IO, peer: String) {
         if let Some(closed) = self.under_way.make_room(&peer, self.limits) {
             let detail =
-                "it was closed unfinished, as the oldest, when newer connections came; a controller is done sooner";
+                "closed as the oldest unfinished handshake, to make room for newer ones; a controller finishes sooner";
             self.acceptor.refuse(&closed, &Refusal::new(Reason::Displaced, detail));
         }
         let acceptor = self.acceptor.clone();
@@ -89,17 +92,17 @@ where
         self.under_way.0.push(Handshake { peer, handle: handshake });
     }
 
-    /// The listener could not give a connection.
+    /// Handles an accept error.
     fn failed(&mut self, error: &io::Error) {
         use io::ErrorKind as K;
-        // The client was gone before it was its turn: nothing is amiss here.
+        // The client disconnected before it was accepted: not an error here.
         if matches!(error.kind(), K::ConnectionAborted | K::ConnectionReset | K::Interrupted) {
             return;
         }
         self.pause = Some(Box::pin(sleep(PAUSE)));
         if self.logged.is_none_or(|at| at.elapsed() >= QUIET) {
             self.logged = Some(Instant::now());
-            tracing::error!(%error, "cannot take connections from controllers now; trying again every second");
+            tracing::error!(%error, "cannot accept connections from controllers; retrying every second");
         }
     }
 }
@@ -146,19 +149,20 @@ where
     }
 }
 
-/// A handshake that has not ended, as far as is known.
+/// A handshake that has not finished yet.
 #[derive(Debug)]
 struct Handshake {
     peer: String,
     handle: AbortHandle,
 }
 
-/// The handshakes under way, oldest first.
+/// The running handshakes, oldest first.
 #[derive(Debug, Default)]
 struct UnderWay(Vec<Handshake>);
 
 impl UnderWay {
-    /// Closes one for a new connection of `peer` where the limits demand it. Gives the address that it came from.
+    /// Closes a handshake for a new connection from `peer` if the limits require it. Returns the address of
+    /// the closed one.
     fn make_room(&mut self, peer: &str, limits: Limits) -> Option<String> {
         let of_peer = self.0.iter().filter(|handshake| handshake.peer == peer).count();
         let loser = if of_peer >= limits.per_peer.max(1) {
@@ -168,13 +172,13 @@ impl UnderWay {
         } else {
             return None;
         };
-        // One that has ended since is on its way out by itself.
+        // A handshake that has finished meanwhile needs no closing.
         let oldest = self.0.iter().position(|handshake| handshake.peer == loser && !handshake.handle.is_finished())?;
         self.0.remove(oldest).handle.abort();
         Some(loser)
     }
 
-    /// The address with the most handshakes; of several such, the one with the oldest.
+    /// The address with the most handshakes; if there are several, the one with the oldest.
     fn crowd(&self) -> Option<String> {
         let mut counts: HashMap<&str, usize> = HashMap::new();
         for handshake in &self.0 {

@@ -1,4 +1,4 @@
-//! What one side of a connection shows and believes, parsed and checked, and how it is replaced while in use.
+//! The certificates of one side, parsed and checked, and their replacement while in use.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,29 +18,29 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::role::{Controllers, Nodes};
 use super::{PROTOCOL, Pem};
 
-/// The newest material; `None` while there is none yet. Acceptors and connectors look at it at every handshake.
+/// The newest material; `None` while there is none. Acceptors and connectors read it at every handshake.
 pub type Source = watch::Receiver<Option<Arc<Material>>>;
 
-/// Why a [`Pem`] is of no use. Each names the part that is bad.
+/// Why a [`Pem`] cannot be used. Each error names the bad part.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MaterialError {
-    /// The certificate or one of its chain.
-    #[error("the certificate (tls.crt) cannot be used: {0}; it must be PEM, the own certificate first")]
+    /// The certificate or its chain.
+    #[error("the certificate (tls.crt) cannot be used: {0}; it must be PEM, with this side's certificate first")]
     Certificate(String),
     /// The private key.
     #[error(
         "the private key (tls.key) cannot be used: {0}; it must be one PEM block of ECDSA, Ed25519 or RSA, unencrypted"
     )]
     Key(String),
-    /// Certificate and key are each well, but not of each other.
-    #[error("the private key (tls.key) is not that of the certificate (tls.crt); replace both together")]
+    /// Certificate and key are each valid, but do not match.
+    #[error("the private key (tls.key) does not match the certificate (tls.crt); replace both together")]
     Mismatch,
     /// The authorities.
     #[error("the authorities (ca.crt) cannot be used: {0}; it must hold one or more PEM certificates")]
     Authorities(String),
 }
 
-/// Parsed and checked [`Pem`], ready for both roles: what can be wrong with it is known before it is used.
+/// A parsed and checked [`Pem`], ready for both roles: errors are found before it is used.
 pub struct Material {
     pem: Pem,
     server: Arc<ServerConfig>,
@@ -52,21 +52,21 @@ pub struct Material {
 }
 
 impl Material {
-    /// Parses and checks. Whether the certificate is still valid is not looked at: clocks may be off, and the other
-    /// side says so if it is not.
+    /// Parses and checks. Expiry is not checked: clocks may be wrong, and the other side rejects an expired
+    /// certificate.
     ///
     /// # Errors
-    /// [`MaterialError`], naming the part that is bad.
+    /// [`MaterialError`], which names the bad part.
     pub fn parse(pem: &Pem) -> Result<Self, MaterialError> {
         let provider = Arc::new(ring::default_provider());
 
         let chain: Vec<_> = CertificateDer::pem_slice_iter(pem.certificate.as_bytes())
             .collect::<Result<_, _>>()
             .map_err(|error| MaterialError::Certificate(error.to_string()))?;
-        let own = chain.first().ok_or_else(|| MaterialError::Certificate("it holds no certificate".into()))?;
+        let own = chain.first().ok_or_else(|| MaterialError::Certificate("it contains no certificate".into()))?;
         let fingerprint = fingerprint(own);
         let (_, parsed) = X509Certificate::from_der(own)
-            .map_err(|error| MaterialError::Certificate(format!("it is no X.509 certificate: {error}")))?;
+            .map_err(|error| MaterialError::Certificate(format!("it is not an X.509 certificate: {error}")))?;
         let not_after = parsed.validity().not_after;
         let expires = SystemTime::UNIX_EPOCH
             .checked_add(Duration::from_secs(u64::try_from(not_after.timestamp()).unwrap_or(0)))
@@ -89,19 +89,20 @@ impl Material {
         Ok(Self { pem: pem.clone(), server, client, expires, expires_text, fingerprint, authorities })
     }
 
-    /// When our own certificate expires.
+    /// When this side's certificate expires.
     #[must_use]
     pub fn expires(&self) -> SystemTime {
         self.expires
     }
 
-    /// SHA-256 of our own certificate, in hexadecimal, as `openssl x509 -fingerprint -sha256` shows it without colons.
+    /// SHA-256 of this side's certificate in hexadecimal, like `openssl x509 -fingerprint -sha256` without
+    /// colons.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
     }
 
-    /// The fingerprints of the authorities that are believed, in the order of `ca.crt`.
+    /// The fingerprints of the trusted authorities, in the order of `ca.crt`.
     #[must_use]
     pub fn authorities(&self) -> &[String] {
         &self.authorities
@@ -116,7 +117,7 @@ impl Material {
     }
 }
 
-/// The key never shows in a log.
+/// The key never appears in a log.
 impl std::fmt::Debug for Material {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Material")
@@ -147,7 +148,7 @@ fn roots(pem: &str) -> Result<(Arc<RootCertStore>, Vec<String>), MaterialError> 
         roots.add(certificate).map_err(|error| bad(error.to_string()))?;
     }
     if roots.is_empty() {
-        return Err(MaterialError::Authorities("it holds no certificate".into()));
+        return Err(MaterialError::Authorities("it contains no certificate".into()));
     }
     Ok((Arc::new(roots), fingerprints))
 }
@@ -164,7 +165,7 @@ fn server_config(
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::clone(identity) as Arc<_>);
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
-    // A resumed connection would not show its certificate again, which may have expired meanwhile.
+    // A resumed connection would not present its certificate again, which may have expired meanwhile.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
@@ -179,7 +180,7 @@ fn client_config(
     let mut config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_protocol_versions(&[&TLS13])
         .map_err(|error| MaterialError::Certificate(error.to_string()))?
-        // "Dangerous" is to verify less; ours does what webpki does, and then asks for more.
+        // "Dangerous" means verifying less; this verifier does what webpki does, and then checks more.
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(identity);
@@ -188,43 +189,43 @@ fn client_config(
     Ok(Arc::new(config))
 }
 
-/// Where new material is handed in; the [`Source`] of the same [`slot`] sees it.
+/// Where new material is offered; the [`Source`] of the same [`slot`] receives it.
 #[derive(Debug)]
 pub struct Slot {
     newest: watch::Sender<Option<Arc<Material>>>,
     /// The error that was logged last, so that it is logged once.
-    complaint: Mutex<Option<MaterialError>>,
+    last_error: Mutex<Option<MaterialError>>,
 }
 
-/// A place for material that changes, and the view of it for acceptors and connectors. It starts empty.
+/// A slot for replaceable material, and its source for acceptors and connectors. Initially empty.
 #[must_use]
 pub fn slot() -> (Slot, Source) {
     let (newest, source) = watch::channel(None);
-    (Slot { newest, complaint: Mutex::new(None) }, source)
+    (Slot { newest, last_error: Mutex::new(None) }, source)
 }
 
 impl Slot {
-    /// Puts `pem` in use for every handshake from now on; true if it differs from what is in use. Material that is bad
-    /// is refused and logged (once for the same fault), and the old one stays in use.
+    /// Uses `pem` for every handshake from now on; true if it differs from the current material. Invalid
+    /// material is rejected and logged (once per error), and the current material stays in use.
     ///
     /// # Errors
-    /// [`MaterialError`] for bad material.
+    /// [`MaterialError`] for invalid material.
     pub fn offer(&self, pem: &Pem) -> Result<bool, MaterialError> {
         if self.newest.borrow().as_ref().is_some_and(|current| current.pem == *pem) {
-            self.complain(None);
+            self.is_new_error(None);
             return Ok(false);
         }
         let material = match Material::parse(pem) {
             Ok(material) => material,
             Err(error) => {
-                if self.complain(Some(error.clone())) {
+                if self.is_new_error(Some(error.clone())) {
                     let kept = self.newest.borrow().is_some();
-                    tracing::error!(%error, old_stays_in_use = kept, "new certificates are refused");
+                    tracing::error!(%error, old_stays_in_use = kept, "new certificates are rejected");
                 }
                 return Err(error);
             }
         };
-        self.complain(None);
+        self.is_new_error(None);
         tracing::info!(
             fingerprint = material.fingerprint(),
             expires = material.expires_text,
@@ -234,23 +235,23 @@ impl Slot {
         if material.expires() < SystemTime::now() {
             tracing::warn!(
                 expires = material.expires_text,
-                "our certificate has expired: the other side will refuse it"
+                "this side's certificate has expired: the other side will reject it"
             );
         }
         self.newest.send_replace(Some(Arc::new(material)));
         Ok(true)
     }
 
-    /// Waits until nobody looks at the material any more.
+    /// Waits until the source is no longer in use.
     pub async fn closed(&self) {
         self.newest.closed().await;
     }
 
-    /// Remembers what is wrong now; true if that is new.
-    fn complain(&self, error: Option<MaterialError>) -> bool {
-        let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = *complaint != error;
-        *complaint = error;
+    /// Remembers the current error; true if it is new.
+    fn is_new_error(&self, error: Option<MaterialError>) -> bool {
+        let mut last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = *last_error != error;
+        *last_error = error;
         new
     }
 }

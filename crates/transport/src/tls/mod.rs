@@ -1,17 +1,19 @@
-//! Mutual TLS between controller and node: who may talk to whom, and how certificates change while the process runs.
+//! Mutual TLS between controller and node: which peers may connect, and how certificates change while the
+//! process runs.
 //!
-//! A connection stands only if each side shows a certificate of an authority that the other side believes, made for
-//! its role: the extended key usage and the DNS name [`CONTROLLER_NAME`] or [`NODE_NAME`]. TLS 1.3 only, one provider
-//! of cryptography (ring), no resumption: every connection is looked at anew. There is no way to listen without it.
+//! A connection requires that each side presents a certificate from an authority that the other side trusts,
+//! issued for its role: the extended key usage and the DNS name [`CONTROLLER_NAME`] or [`NODE_NAME`]. TLS 1.3
+//! only, one crypto provider (ring), no resumption: every connection is verified anew. There is no way to
+//! listen without TLS.
 //!
-//! * [`Pem`], [`Material`], [`Slot`] and [`Source`]: what one side shows and believes; the newest is used by every new
-//!   handshake, without a restart;
+//! * [`Pem`], [`Material`], [`Slot`] and [`Source`]: the certificates of one side; every new handshake uses
+//!   the newest ones, without a restart;
 //! * [`files`]: the same from a directory, a mounted Secret for example;
-//! * [`Acceptor`], [`bind`] and [`incoming`]: the server's side, with [`Refusals`] counted and logged, and connections
-//!   that end at a certain age, so that old certificates lose their effect;
+//! * [`Acceptor`], [`bind`] and [`incoming`]: the server's side; [`Refusals`] are counted and logged, and
+//!   connections have a maximum age, so that old certificates lose their effect;
 //! * [`Connector`] and [`dial`]: the client's side.
 //!
-//! Acceptor and connector work on any stream of bytes.
+//! Acceptor and connector work on any byte stream.
 
 pub mod files;
 
@@ -35,8 +37,8 @@ pub use refusal::{Reason, Refusal, Refusals};
 pub use server::{Acceptor, MAX_AGE, Peer, ServerStream};
 pub use tcp::{Listener, bind, dial};
 
-/// How long a handshake may take, from the first byte to the confirmation.
+/// The timeout of a handshake, from the first byte to the confirmation.
 pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
 
-/// What both sides agree to speak (ALPN): HTTP/2.
+/// The protocol of both sides (ALPN): HTTP/2.
 const PROTOCOL: &[u8] = b"h2";

@@ -1,4 +1,4 @@
-//! Connections that were refused: why, how many, and a log that a scan of the port cannot fill.
+//! Rejected connections: reasons, counts, and a log that a port scan cannot flood.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,36 +12,36 @@ use tokio::time::Instant;
 use super::first::NotTls;
 use super::{CONTROLLER_NAME, HANDSHAKE_WAIT};
 
-/// How long the same peer and reason stay out of the log.
+/// How long the same peer and reason are not logged again.
 const QUIET: Duration = Duration::from_secs(3600);
 /// How many pairs of peer and reason are remembered for that.
 const REMEMBERED: usize = 1024;
 
-/// Why a connection was refused.
+/// Why a connection was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// The first byte is not TLS.
     PlainText,
-    /// The client showed no certificate.
+    /// The client presented no certificate.
     NoCertificate,
-    /// The certificate is valid but not a controller's: another key usage or another name.
+    /// The certificate is valid but not a controller's: it has another key usage or another name.
     WrongRole,
     /// The certificate has expired or is not valid yet.
     Expired,
-    /// The certificate comes from an authority that is not believed.
+    /// The certificate was issued by an untrusted authority.
     UnknownAuthority,
-    /// The handshake was not done in time.
+    /// The handshake did not finish in time.
     TimeOut,
-    /// The handshake was not done when newer connections needed the room.
+    /// The handshake was displaced by newer connections.
     Displaced,
-    /// We have no certificate of our own yet.
+    /// This side has no certificate yet.
     NotReady,
-    /// Anything else; the detail tells.
+    /// Anything else; see the detail.
     Other,
 }
 
 impl Reason {
-    /// All of them, in the order of [`Refusals::counts`].
+    /// All reasons, in the order of [`Refusals::counts`].
     pub const ALL: [Reason; 9] = [
         Reason::PlainText,
         Reason::NoCertificate,
@@ -71,13 +71,13 @@ impl Reason {
     }
 }
 
-/// A connection that was refused.
+/// A rejected connection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("connection refused ({}): {detail}", reason.as_str())]
+#[error("connection rejected ({}): {detail}", reason.as_str())]
 pub struct Refusal {
-    /// Why, for a table.
+    /// The reason, as a value.
     pub reason: Reason,
-    /// Why, in words, with what can be done.
+    /// The reason, as text, with what to do.
     pub detail: String,
 }
 
@@ -87,25 +87,26 @@ impl Refusal {
     }
 
     pub(super) fn time_out() -> Self {
-        Self::new(Reason::TimeOut, format!("the handshake was not done within {} s", HANDSHAKE_WAIT.as_secs()))
+        Self::new(Reason::TimeOut, format!("the handshake did not finish within {} s", HANDSHAKE_WAIT.as_secs()))
     }
 
-    /// What a failed handshake means.
+    /// The reason for a failed handshake.
     pub(super) fn of(error: &io::Error) -> Self {
         if let Some(not_tls) = find::<NotTls>(error) {
-            return Self::new(Reason::PlainText, format!("{not_tls}; only mutual TLS is spoken here"));
+            return Self::new(Reason::PlainText, format!("{not_tls}; only mutual TLS is accepted here"));
         }
         let Some(error) = find::<Error>(error) else {
             return Self::new(Reason::Other, format!("the connection ended before the handshake did: {error}"));
         };
         match error {
             Error::NoCertificatesPresented => {
-                Self::new(Reason::NoCertificate, "the client showed no certificate; only a controller's is accepted")
+                Self::new(Reason::NoCertificate, "the client presented no certificate; only a controller's is accepted")
             }
             Error::InvalidCertificate(fault) => Self::of_certificate(fault),
-            Error::AlertReceived(alert) => {
-                Self::new(Reason::Other, format!("the client refused our certificate or the connection: {alert:?}"))
-            }
+            Error::AlertReceived(alert) => Self::new(
+                Reason::Other,
+                format!("the client rejected the node's certificate or the connection: {alert:?}"),
+            ),
             other => Self::new(Reason::Other, format!("the handshake failed: {other}")),
         }
     }
@@ -113,19 +114,15 @@ impl Refusal {
     fn of_certificate(fault: &CertificateError) -> Self {
         use CertificateError as C;
         let (reason, hint) = match fault {
-            C::Expired | C::ExpiredContext { .. } => (Reason::Expired, "renew it, or set the clocks right"),
-            C::NotValidYet | C::NotValidYetContext { .. } => {
-                (Reason::Expired, "the clocks of the two hosts may differ")
-            }
+            C::Expired | C::ExpiredContext { .. } => (Reason::Expired, "renew it, or correct the clocks"),
+            C::NotValidYet | C::NotValidYetContext { .. } => (Reason::Expired, "compare the clocks of the two hosts"),
             C::InvalidPurpose | C::InvalidPurposeContext { .. } => {
-                (Reason::WrongRole, "a controller's certificate has the extended key usage clientAuth")
+                (Reason::WrongRole, "a controller's certificate needs the extended key usage clientAuth")
             }
             C::NotValidForName | C::NotValidForNameContext { .. } => {
-                (Reason::WrongRole, "a controller's certificate has its DNS name, as expected here, literally")
+                (Reason::WrongRole, "a controller's certificate needs exactly this DNS name")
             }
-            C::UnknownIssuer | C::BadSignature => {
-                (Reason::UnknownAuthority, "its authority must be among ours (ca.crt)")
-            }
+            C::UnknownIssuer | C::BadSignature => (Reason::UnknownAuthority, "add its authority to the node's ca.crt"),
             _ => (Reason::Other, "it must be an ordinary X.509 certificate"),
         };
         let text = Error::from(fault.clone());
@@ -133,7 +130,7 @@ impl Refusal {
     }
 }
 
-/// Finds a cause of a certain type within an I/O error.
+/// Finds a cause of a given type within an I/O error.
 pub(super) fn find<E: std::error::Error + 'static>(error: &io::Error) -> Option<&E> {
     let mut cause: Option<&(dyn std::error::Error + 'static)> =
         error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
@@ -146,25 +143,26 @@ pub(super) fn find<E: std::error::Error + 'static>(error: &io::Error) -> Option<
     None
 }
 
-/// Counts refusals by reason, and logs each peer and reason once an hour. Clones share the figures.
+/// Counts rejected connections by reason, and logs each peer and reason once an hour. Clones share the
+/// counts.
 #[derive(Debug, Clone, Default)]
 pub struct Refusals(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     counts: [AtomicU64; Reason::ALL.len()],
-    /// When each pair was logged. `None` stands for all that found no place here.
+    /// When each pair was last logged. `None` stands for all pairs beyond the limit.
     logged: Mutex<HashMap<Option<(String, Reason)>, Instant>>,
 }
 
 impl Refusals {
-    /// Nothing refused yet.
+    /// No rejected connections yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// How many connections were refused, by reason; every reason is there.
+    /// The number of rejected connections by reason, including zeros.
     #[must_use]
     pub fn counts(&self) -> Vec<(&'static str, u64)> {
         Reason::ALL
@@ -174,7 +172,8 @@ impl Refusals {
             .collect()
     }
 
-    /// Counts a refusal, and logs it if this peer and reason were not logged within the last hour.
+    /// Counts a rejected connection, and logs it unless the same peer and reason were logged within the last
+    /// hour.
     pub fn note(&self, peer: &str, refusal: &Refusal) {
         let position = Reason::ALL.iter().position(|reason| *reason == refusal.reason);
         if let Some(count) = position.and_then(|position| self.0.counts.get(position)) {
@@ -185,13 +184,13 @@ impl Refusals {
                 peer,
                 reason = refusal.reason.as_str(),
                 detail = refusal.detail,
-                "refused a connection; the same is not logged again for an hour"
+                "rejected a connection; the same peer and reason are not logged again for an hour"
             ),
             Due::Overflow => tracing::warn!(
                 peer,
                 reason = refusal.reason.as_str(),
                 detail = refusal.detail,
-                "refused a connection; so many peers are refused that others are not logged for an hour"
+                "rejected a connection; too many peers are rejected, so others are not logged for an hour"
             ),
             Due::No => {}
         }
@@ -205,7 +204,7 @@ impl Refusals {
         if logged.get(&pair).is_some_and(recent) {
             return Due::No;
         }
-        // The place beyond these is the one of the overflow.
+        // The last entry is reserved for the overflow.
         if logged.len() >= REMEMBERED - 1 && !logged.contains_key(&pair) {
             logged.retain(|_, at| recent(at));
         }
@@ -221,14 +220,14 @@ impl Refusals {
     }
 }
 
-/// Whether a refusal is to be logged.
+/// Whether a rejected connection must be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
     /// Its peer and reason are new.
     Pair,
-    /// New too, but there is no place to remember them.
+    /// Also new, but the limit is reached.
     Overflow,
-    /// It was logged lately.
+    /// It was logged recently.
     No,
 }
 
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn memory_is_bounded_and_comes_free_again() {
+    async fn memory_is_limited_and_reclaimed() {
         let refusals = Refusals::new();
         let held = |refusals: &Refusals| refusals.0.logged.lock().unwrap().len();
         let mut pairs = 0;
@@ -265,6 +264,6 @@ mod tests {
         assert_eq!((pairs, overflows, held(&refusals)), (REMEMBERED - 1, 1, REMEMBERED));
         tokio::time::advance(QUIET).await;
         assert_eq!(refusals.due("peer-4999", Reason::PlainText), Due::Pair);
-        assert_eq!(held(&refusals), 1, "what is old makes place");
+        assert_eq!(held(&refusals), 1, "old entries are reclaimed");
     }
 }

@@ -1,5 +1,6 @@
-//! Whose certificate it is: what webpki verifies (chain, time, usage, name), and beyond it that the usage is stated, not
-//! merely not excluded, and that the name is the role's own, not one that a wildcard covers.
+//! Verifies the role of a certificate: in addition to webpki's checks (chain, time, usage, name), the usage
+//! must be stated, not merely permitted by omission, and the name must be the exact name of the role, not
+//! covered by a wildcard.
 
 use std::sync::Arc;
 
@@ -17,11 +18,11 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::CONTROLLER_NAME;
 
-/// A server's view: only controllers may be its clients.
+/// The server's verifier: its clients must be controllers.
 #[derive(Debug)]
 pub(super) struct Controllers(Arc<dyn ClientCertVerifier>);
 
-/// A client's view: only a node may be its server.
+/// The client's verifier: its server must be a node.
 #[derive(Debug)]
 pub(super) struct Nodes(Arc<WebPkiServerVerifier>);
 
@@ -43,7 +44,7 @@ impl Nodes {
     }
 }
 
-/// An authority of the same name with another key is another authority.
+/// An authority with the same name but another key is another authority.
 fn another_authority(error: Error) -> Error {
     match error {
         Error::InvalidCertificate(CertificateError::BadSignature) => CertificateError::UnknownIssuer.into(),
@@ -77,7 +78,7 @@ fn check(certificate: &CertificateDer<'_>, usage: fn(&ExtendedKeyUsage<'_>) -> b
     })
 }
 
-/// Only TLS 1.3 is spoken.
+/// Only TLS 1.3 is supported.
 fn never_tls12() -> Error {
     PeerMisbehaved::SelectedTls12UsingTls13VersionExtension.into()
 }

@@ -1,4 +1,4 @@
-//! The server's side: a handshake that only a controller passes, and connections that end at a certain age.
+//! The server's side: a handshake that only a controller passes, and connections with a maximum age.
 
 use std::io;
 use std::pin::Pin;
@@ -15,12 +15,12 @@ use super::first::First;
 use super::material::fingerprint;
 use super::{HANDSHAKE_WAIT, PROTOCOL, Reason, Refusal, Refusals, Source};
 
-/// How old a connection gets unless told otherwise: a certificate that was replaced or has expired is of no use for
-/// longer than this.
+/// The default maximum age of a connection: a replaced or expired certificate cannot be used for longer than
+/// this.
 pub const MAX_AGE: Duration = Duration::from_secs(3600);
-/// How long what was being answered may still be sent once a connection is too old.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Makes connections out of streams of bytes, for controllers only. Clones share the refusals.
+/// How long pending answers may still be sent on an expired connection.
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+/// Turns byte streams into connections from controllers. Clones share the counts of rejected connections.
 #[derive(Debug, Clone)]
 pub struct Acceptor {
     source: Source,
@@ -29,22 +29,22 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Shows and believes what is newest in `source`; counts and logs refusals in `refusals`.
+    /// Uses the newest material in `source`; counts and logs rejected connections in `refusals`.
     #[must_use]
     pub fn new(source: Source, refusals: Refusals) -> Self {
         Self { source, refusals, max_age: MAX_AGE }
     }
 
-    /// Ends connections at this age, give or take a tenth (so that they do not all end at once), instead of
-    /// [`MAX_AGE`]. A server that wants calls under way to finish asks its clients to leave somewhat earlier (tonic's
-    /// `max_connection_age`).
+    /// Sets the maximum age of connections instead of [`MAX_AGE`], randomised by a tenth (so that they do not
+    /// all end at once). A server that wants calls in progress to finish asks its clients to disconnect
+    /// somewhat earlier (tonic's `max_connection_age`).
     #[must_use]
     pub fn max_age(mut self, age: Duration) -> Self {
         self.max_age = age;
         self
     }
 
-    /// The handshake, in [`HANDSHAKE_WAIT`] at most. `peer` is the address for the log, without a port.
+    /// The handshake, within [`HANDSHAKE_WAIT`]. `peer` is the address for the log, without a port.
     ///
     /// # Errors
     /// [`Refusal`], already counted and logged.
@@ -56,7 +56,7 @@ impl Acceptor {
             Ok(tls) => {
                 let certificate = tls.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let peer = Peer { address: peer, fingerprint: certificate.map(fingerprint).unwrap_or_default() };
-                tracing::debug!(peer = peer.address, fingerprint = peer.fingerprint, "a controller is connected");
+                tracing::debug!(peer = peer.address, fingerprint = peer.fingerprint, "a controller has connected");
                 let age = self.max_age.mul_f64(0.9 + 0.2 * fastrand::f64());
                 Ok(ServerStream { tls, peer, age: Age::Young, until: Box::pin(sleep(age)) })
             }
@@ -67,7 +67,7 @@ impl Acceptor {
         }
     }
 
-    /// Refuses without a handshake.
+    /// Rejects the connection without a handshake.
     pub(super) fn refuse(&self, peer: &str, refusal: &Refusal) {
         self.refusals.note(peer, refusal);
     }
@@ -78,65 +78,64 @@ impl Acceptor {
     {
         let material = self.source.borrow().clone();
         let Some(material) = material else {
-            let detail =
-                "we have no certificate of our own yet; the controller, or the operator, provides it as a Secret";
+            let detail = "this node has no certificate yet; the controller, or the operator, provides it as a Secret";
             return Err(Refusal::new(Reason::NotReady, detail));
         };
         let handshake = TlsAcceptor::from(material.server()).accept(First::of_client(io));
         match timeout(HANDSHAKE_WAIT, handshake).await {
             Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(PROTOCOL) => Ok(tls),
             Ok(Ok(_)) => Err(Refusal::new(Reason::Other, "the client does not offer HTTP/2 (ALPN h2)")),
-            // The alert that says why to the client has been sent by now.
+            // The alert with the reason has been sent to the client by now.
             Ok(Err(error)) => Err(Refusal::of(&error)),
             Err(_) => Err(Refusal::time_out()),
         }
     }
 }
 
-/// Who is on the other end of a [`ServerStream`]; tonic puts it in a request's extensions.
+/// The peer of a [`ServerStream`]; tonic puts it into a request's extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// The address that was handed to [`Acceptor::accept`].
+    /// The address given to [`Acceptor::accept`].
     pub address: String,
-    /// SHA-256 of the certificate it showed, in hexadecimal.
+    /// SHA-256 of the peer's certificate, in hexadecimal.
     pub fingerprint: String,
 }
 
-/// How far a connection's life has come.
+/// The phase of a connection's life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Age {
     /// In use.
     Young,
-    /// Nothing is read any more; what was being answered may still be sent.
+    /// Nothing is read any more; pending answers may still be sent.
     Old,
-    /// Nothing goes through.
+    /// Nothing is read or written.
     Over,
 }
 
-/// A connection to a controller. At its age's end reading comes to an end, and a little later writing fails.
+/// A connection to a controller. At its maximum age reading ends, and a little later writing fails.
 #[derive(Debug)]
 pub struct ServerStream<IO> {
     tls: TlsStream<First<IO>>,
     peer: Peer,
     age: Age,
-    /// When the next age begins.
+    /// When the next phase starts.
     until: Pin<Box<Sleep>>,
 }
 
 impl<IO> ServerStream<IO> {
-    /// Who is on the other end.
+    /// The peer.
     #[must_use]
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
 
-    /// The age now; the task is woken when the next one begins.
+    /// The current phase; the task is woken when the next one starts.
     fn age(&mut self, cx: &mut Context<'_>) -> Age {
         while self.age != Age::Over && self.until.as_mut().poll(cx).is_ready() {
             self.age = match self.age {
                 Age::Young => {
-                    tracing::debug!(peer = self.peer.address, "a connection has reached its age and ends");
-                    self.until.as_mut().reset(Instant::now() + LAST_WORDS);
+                    tracing::debug!(peer = self.peer.address, "a connection has reached its maximum age and ends");
+                    self.until.as_mut().reset(Instant::now() + DRAIN_TIME);
                     Age::Old
                 }
                 Age::Old | Age::Over => Age::Over,
@@ -145,13 +144,13 @@ impl<IO> ServerStream<IO> {
         self.age
     }
 
-    /// Fails when nothing may be sent any more.
+    /// Fails if nothing may be sent any more.
     fn may_send(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.age(cx) {
             Age::Young | Age::Old => Ok(()),
             Age::Over => Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
-                "the connection has reached its age; the client connects anew",
+                "the connection has reached its maximum age; the client reconnects",
             )),
         }
     }

@@ -1,4 +1,4 @@
-//! TCP as both ends want it: small messages at once, and a peer that vanished without a word is noticed.
+//! TCP settings for both ends: small messages are sent immediately, and a vanished peer is detected.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,29 +14,29 @@ use tokio_stream::Stream;
 
 use super::HANDSHAKE_WAIT;
 
-/// How long a silent connection is left alone before it is probed, and how long between probes.
+/// How long a connection may be idle before it is probed, and the time between probes.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// After how many probes without an answer it is given up.
+/// After how many unanswered probes the connection is closed.
 const PROBES: u32 = 3;
 
-/// A listening port: a stream of connections and the addresses they come from, for [`super::incoming`].
+/// A listening port: a stream of connections with their peer addresses, for [`super::incoming`].
 #[derive(Debug)]
 pub struct Listener(TcpListener);
 
-/// Listens on `address`. Nobody is served before [`super::incoming`] has seen a certificate.
+/// Listens on `address`. No peer is served before [`super::incoming`] has verified its certificate.
 ///
 /// # Errors
-/// When the system refuses; the error says for which address.
+/// If the system rejects the address; the error names the address.
 pub async fn bind(address: SocketAddr) -> io::Result<Listener> {
     TcpListener::bind(address).await.map(Listener).map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {address} for controllers: {error}; choose a free port"))
     })
 }
 
-/// Connects to `address`, in [`HANDSHAKE_WAIT`] at most; for [`super::Connector::connect`].
+/// Connects to `address`, within [`HANDSHAKE_WAIT`]; for [`super::Connector::connect`].
 ///
 /// # Errors
-/// When nobody answers there, or not in time; the error says for which address.
+/// If the connection fails or times out; the error names the address.
 pub async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     let failed = |error: io::Error| io::Error::new(error.kind(), format!("cannot connect to {address}: {error}"));
     let stream = match timeout(HANDSHAKE_WAIT, TcpStream::connect(address)).await {
@@ -44,17 +44,18 @@ pub async fn dial(address: SocketAddr) -> io::Result<TcpStream> {
         Err(_) => return Err(failed(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))),
     };
     tune(&stream).map_err(failed)?;
-    // Once we have given up a connection, nothing of it may reach the node any more: the kernel would go on sending what a
-    // cut link has held up, and a call would be done long after its caller had been told otherwise.
+    // After a connection has been given up, none of its data may reach the node: otherwise the kernel would
+    // keep sending what an interrupted link has delayed, and a call would run long after its caller got an
+    // error.
     stream.set_zero_linger().map_err(failed)?;
     Ok(stream)
 }
 
 impl Listener {
-    /// The address in use, with the port that the system chose if it was asked to.
+    /// The address in use, with the port that the system assigned if none was requested.
     ///
     /// # Errors
-    /// When the system does not tell.
+    /// If the system call fails.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
     }
@@ -67,7 +68,7 @@ impl Stream for Listener {
         self.0.poll_accept(cx).map(|accepted| {
             Some(accepted.map(|(stream, address)| {
                 if let Err(error) = tune(&stream) {
-                    tracing::debug!(%error, peer = %address, "a connection keeps the system's settings");
+                    tracing::debug!(%error, peer = %address, "cannot set the TCP options of a connection");
                 }
                 // An IPv4 client of an IPv6 listener is the same client.
                 (stream, address.ip().to_canonical().to_string())

@@ -1,4 +1,4 @@
-//! Authorities and certificates of every kind, and two ends that meet.
+//! Authorities and certificates of every kind, and two ends that connect.
 
 // Each test binary uses a part of it; a helper that fails is a test that fails.
 #![allow(dead_code, clippy::unwrap_used, clippy::panic, unreachable_pub)]
@@ -19,13 +19,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
 pub use ExtendedKeyUsagePurpose::{ClientAuth, ServerAuth};
 
-/// One that signs certificates.
+/// An authority that signs certificates.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
 }
 
-/// What a certificate is to say.
+/// The contents of a certificate.
 #[derive(Clone)]
 pub struct Leaf {
     pub names: Vec<String>,
@@ -116,7 +116,7 @@ impl Authority {
         Issued { certificate, key: key.serialize_pem() }
     }
 
-    /// A certificate that believes its own authority.
+    /// A certificate that trusts its own authority.
     pub fn pem(&self, leaf: &Leaf) -> Pem {
         self.issue(leaf).believing(&[self])
     }
@@ -129,19 +129,19 @@ impl Issued {
     }
 }
 
-/// A source that holds just this.
+/// A source with only this material.
 pub fn fixed(pem: &Pem) -> Source {
     let (slot, source) = slot();
     slot.offer(pem).unwrap();
     source
 }
 
-/// A source that holds nothing.
+/// An empty source.
 pub fn empty() -> Source {
     slot().1
 }
 
-/// What a node sends unasked.
+/// What a node sends first.
 pub const GREETING: &[u8] = b"settings";
 
 pub type Met = (Result<ServerStream<DuplexStream>, Refusal>, Result<ClientStream<DuplexStream>, ConnectError>);
@@ -151,7 +151,7 @@ pub async fn meet(acceptor: &Acceptor, connector: &Connector) -> Met {
     let (ours, theirs) = duplex(64 * 1024);
     let server = async {
         let mut stream = acceptor.accept(ours, "10.0.0.9".into()).await?;
-        // A client that refuses us is gone; its own result tells.
+        // A client that rejects the server is gone; its own result says so.
         let _ = stream.write_all(GREETING).await;
         let _ = stream.flush().await;
         Ok(stream)
@@ -181,7 +181,7 @@ where
     Ok(())
 }
 
-/// Reads what the server sent unasked.
+/// Reads what the server sent first.
 pub async fn greeted<C: tokio::io::AsyncRead + Unpin>(client: &mut C) {
     let mut greeting = [0; GREETING.len()];
     client.read_exact(&mut greeting).await.unwrap();
@@ -213,8 +213,8 @@ impl Log {
     }
 }
 
-/// One subscriber for all threads, there before anything is logged: tracing remembers for the whole process which places
-/// in the code nobody listened to.
+/// One subscriber for all threads, installed before anything is logged: tracing remembers, for the whole
+/// process, which call sites have no subscriber.
 fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {

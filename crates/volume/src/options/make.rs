@@ -1,45 +1,45 @@
-//! `mkfsOptions` of a StorageClass, through the allow-list.
+//! `mkfsOptions` of a StorageClass, checked against the allow-list.
 
 use super::OptionError;
 use super::tables::{self, Flag, Takes};
 use super::value::{LONGEST, Value, quote};
 use crate::Filesystem;
 
-/// Options for mkfs that may be used: they name no device and no path, force nothing, and set no UUID.
+/// Permitted options for mkfs: they name no device and no path, force nothing, and set no UUID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MakeOptions {
     kind: Filesystem,
-    /// Each flag once, in the order given.
+    /// Each flag once, in the given order.
     args: Vec<Arg>,
 }
 
-/// A flag with everything that was given for it.
+/// A flag with all its values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Arg {
     flag: &'static str,
-    /// What goes with it; several are joined by commas.
+    /// Its values; several are joined by commas.
     values: Vec<String>,
 }
 
 impl MakeOptions {
-    /// No options: what mkfs does by itself, and what the running kernel asks for.
+    /// No options: the defaults of mkfs and of the running kernel.
     #[must_use]
     pub fn none(kind: Filesystem) -> Self {
         Self { kind, args: Vec::new() }
     }
 
-    /// Reads options as they would be typed after `mkfs.ext4`: words between white space, `-b 4096` as well as
-    /// `-b4096`. There is no quoting.
+    /// Parses options as on the command line of `mkfs.ext4`: words separated by white space, `-b 4096` as
+    /// well as `-b4096`. There is no quoting.
     ///
     /// # Errors
-    /// Anything that the allow-list of that filesystem does not name; the error lists what it does.
+    /// Any option that is not on the allow-list of that filesystem; the error lists the permitted ones.
     pub fn parse(kind: Filesystem, text: &str) -> Result<Self, OptionError> {
         let refuse = |problem: String| OptionError { place: "mkfsOptions", problem, allowed: allowed(kind) };
         if text.len() > LONGEST {
-            return Err(refuse(format!("{} bytes are too many", text.len())));
+            return Err(refuse(format!("{} bytes are too long", text.len())));
         }
         let mut options = Self::none(kind);
-        // ASCII white space only: any other is part of a word, and refused with it.
+        // ASCII white space only: any other white space is part of a word, and rejected with it.
         let mut words = text.split_ascii_whitespace();
         while let Some(word) = words.next() {
             let (flag, attached) =
@@ -59,13 +59,13 @@ impl MakeOptions {
         Ok(options)
     }
 
-    /// Whose options these are.
+    /// The filesystem of these options.
     #[must_use]
     pub fn kind(&self) -> Filesystem {
         self.kind
     }
 
-    /// The arguments for mkfs. Each flag stands once: mke2fs heeds only the last `-E` and the last `-O`.
+    /// The arguments for mkfs. Each flag occurs once: mke2fs uses only the last `-E` and the last `-O`.
     #[must_use]
     pub fn to_args(&self) -> Vec<String> {
         let mut args = Vec::new();
@@ -78,7 +78,7 @@ impl MakeOptions {
         args
     }
 
-    /// Adds `value` to what was given for the flag, unless the operator gave the same key or feature.
+    /// Adds `value` to the flag, unless the operator set the same key or feature.
     pub fn add_default(&mut self, flag: &'static str, value: &str) {
         match self.args.iter_mut().find(|arg| arg.flag == flag) {
             Some(arg) if arg.values.iter().any(|given| key(given) == key(value)) => {}
@@ -87,14 +87,14 @@ impl MakeOptions {
         }
     }
 
-    /// Adds a flag that takes no value, unless it is there.
+    /// Adds a flag without a value, unless it is already set.
     pub fn add_switch(&mut self, flag: &'static str) {
         if !self.args.iter().any(|arg| arg.flag == flag) {
             self.args.push(Arg { flag, values: Vec::new() });
         }
     }
 
-    /// Whether the operator gave that key with that flag.
+    /// Whether the operator set that key with that flag.
     #[must_use]
     pub fn mentions(&self, flag: &str, asked: &str) -> bool {
         self.args.iter().any(|arg| arg.flag == flag && arg.values.iter().any(|given| key(given) == asked))
@@ -133,13 +133,13 @@ impl MakeOptions {
     }
 }
 
-/// What a value is about: the name before `=`, without the `^` that turns a feature off.
+/// The subject of a value: the name before `=`, without the `^` that turns a feature off.
 fn key(value: &str) -> &str {
     let name = value.split_once('=').map_or(value, |(name, _)| name);
     name.strip_prefix('^').unwrap_or(name)
 }
 
-/// Finds the flag that a word is, or begins with; and what is attached to it.
+/// Finds the flag that a word is, or begins with, and the attached value.
 fn split(kind: Filesystem, word: &str) -> Option<(&'static Flag, Option<&str>)> {
     let flags = tables::mkfs(kind);
     if word.starts_with("--") {
@@ -153,7 +153,7 @@ fn split(kind: Filesystem, word: &str) -> Option<(&'static Flag, Option<&str>)> 
         .map(|(flag, attached)| (flag, (!attached.is_empty()).then_some(attached)))
 }
 
-/// The allow-list in words.
+/// The allow-list, as text.
 fn allowed(kind: Filesystem) -> String {
     let flags: Vec<String> = tables::mkfs(kind)
         .iter()
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_comes_through() {
+    fn permitted_options_are_accepted() {
         for kind in Filesystem::ALL {
             assert_eq!(args(kind, " \n\t "), "");
         }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_reaches_beyond_the_volume_is_refused() {
+    fn options_that_reach_beyond_the_volume_are_rejected() {
         let common = [
             "/dev/sda",
             "4096",
@@ -376,7 +376,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_comes_through_is_listed_flags_and_harmless_values(
+        fn accepted_options_are_listed_flags_with_harmless_values(
             text in "(-?-?[a-zA-Z]{0,3}[ =]?[a-z0-9=,^./\"' -]{0,14} ?){0,4}|-[bCEJOKdlmLn] ?[a-z0-9=,^/-]{0,12}|\\PC{0,40}",
         ) {
             for kind in Filesystem::ALL {
@@ -389,7 +389,7 @@ mod tests {
                         prop_assert!(!["device", "logdev", "rtdev", "name", "file", "uuid"].contains(&key(value)));
                     }
                 }
-                // What came through comes through again as it is.
+                // Accepted options are accepted again unchanged.
                 let again = options.to_args().join(" ");
                 prop_assert_eq!(MakeOptions::parse(kind, &again), Ok(options));
             }

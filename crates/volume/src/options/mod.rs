@@ -1,7 +1,7 @@
-//! Options for mkfs and mount(8) that a StorageClass may give, through an allow-list per filesystem.
+//! Options for mkfs and mount(8) in a StorageClass, checked against an allow-list per filesystem.
 //!
-//! Pure words: the controller refuses a bad option before any node is asked, and the node, which alone runs anything,
-//! checks once more.
+//! Text only: the controller rejects a bad option before it calls a node, and the node, which runs the
+//! commands, checks again.
 
 mod make;
 mod mount;
@@ -20,11 +20,11 @@ impl From<OptionError> for Error {
     }
 }
 
-/// Checks the options that a volume of this filesystem is to be mounted and made with. `mount_flags` are CSI's, one
-/// capability's; `mkfs_options` are words as they would be typed after `mkfs`.
+/// Checks the options for mounting and creating a volume with this filesystem. `mount_flags` are CSI's, from
+/// one capability; `mkfs_options` are words as on the command line of `mkfs`.
 ///
 /// # Errors
-/// `InvalidRequest` for the first option that the allow-list does not name; the message lists what it does.
+/// `InvalidRequest` for the first option that is not on the allow-list; the message lists the permitted ones.
 pub fn check_options(kind: Filesystem, mount_flags: &[String], mkfs_options: &str) -> Result<()> {
     MountOptions::parse(kind, mount_flags)?;
     MakeOptions::parse(kind, mkfs_options)?;
@@ -37,7 +37,7 @@ mod tests {
     use crate::Reason;
 
     #[test]
-    fn what_is_refused_is_the_requests_fault_and_named() {
+    fn a_rejected_option_is_an_invalid_request_that_names_it() {
         check_options(Filesystem::Ext4, &["noatime".to_owned()], "-m 0").unwrap();
         for (flags, options) in [(vec!["loop".to_owned()], ""), (vec![], "-F")] {
             let error = check_options(Filesystem::Ext4, &flags, options).unwrap_err();

@@ -1,4 +1,4 @@
-//! Mount options of a StorageClass, through the allow-list.
+//! Mount options of a StorageClass, checked against the allow-list.
 
 use std::collections::BTreeMap;
 
@@ -7,27 +7,27 @@ use super::tables;
 use super::value::{LONGEST, Value, quote};
 use crate::Filesystem;
 
-/// Words that ask for what is so anyway.
+/// Options that are the default anyway.
 const DEFAULTS: &[&str] = &["defaults", "rw", "atime", "diratime", "dev", "suid", "exec", "async"];
 
-/// Mount options that may be used. Two are equal when they ask for the same, in whatever order and however spelled.
+/// Permitted mount options. Two are equal if they have the same effect, in any order and spelling.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountOptions {
-    /// By what it is about, each option's word.
+    /// The options by subject.
     words: BTreeMap<String, String>,
 }
 
 impl MountOptions {
-    /// Reads CSI's `mount_flags`: each may hold several options, separated by commas (which count for nothing between
-    /// double quotes).
+    /// Parses CSI's `mount_flags`: each may hold several options, separated by commas (commas in double
+    /// quotes do not separate).
     ///
     /// # Errors
-    /// Anything that the allow-list of that filesystem does not name, and options that contradict each other.
+    /// Any option that is not on the allow-list of that filesystem, and options that contradict each other.
     pub fn parse(kind: Filesystem, flags: &[String]) -> Result<Self, OptionError> {
         let refuse = |problem: String| OptionError { place: "mountOptions", problem, allowed: allowed(kind) };
         let total: usize = flags.iter().map(String::len).sum();
         if total > LONGEST {
-            return Err(refuse(format!("{total} bytes are too many")));
+            return Err(refuse(format!("{total} bytes are too long")));
         }
         let known = |name: &str| table(kind).find(|(known, _)| *known == name).map(|(_, value)| value);
         let mut words = BTreeMap::new();
@@ -47,13 +47,13 @@ impl MountOptions {
         Ok(Self { words })
     }
 
-    /// The options, each a word, sorted by what they are about, as a mount takes them.
+    /// The options as words for mount, sorted by subject.
     #[must_use]
     pub fn to_words(&self) -> Vec<String> {
         self.words.values().cloned().collect()
     }
 
-    /// Whether a mount that refuses writes is asked for.
+    /// Whether the options request a read-only mount.
     #[must_use]
     pub fn read_only(&self) -> bool {
         self.words.values().any(|word| word == "ro")
@@ -64,7 +64,7 @@ fn table(kind: Filesystem) -> impl Iterator<Item = (&'static str, Value)> {
     tables::MOUNT_ANY.iter().chain(tables::mount(kind)).copied()
 }
 
-/// What an option is about, so that `atime` is seen to contradict `noatime`.
+/// The subject of an option, so that `atime` is recognised to contradict `noatime`.
 fn about(name: &str, known: impl Fn(&str) -> bool) -> String {
     match name {
         "ro" | "rw" => "ro".to_owned(),
@@ -77,13 +77,13 @@ fn about(name: &str, known: impl Fn(&str) -> bool) -> String {
     }
 }
 
-/// The kernel takes a context with commas in it only between quotes; quotes never hurt.
+/// The kernel accepts a context with commas only in quotes; quotes never hurt.
 fn quoted_context(word: &str) -> String {
     let bare = word.trim_start_matches("context=").trim_matches('"');
     format!("context=\"{bare}\"")
 }
 
-/// Splits at commas outside of double quotes; drops what is empty.
+/// Splits at commas outside of double quotes; drops empty parts.
 fn split(flag: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     flag.split(move |c| {
@@ -93,7 +93,7 @@ fn split(flag: &str) -> impl Iterator<Item = &str> {
     .filter(|word| !word.is_empty())
 }
 
-/// The allow-list in words.
+/// The allow-list, as text.
 fn allowed(kind: Filesystem) -> String {
     let words: Vec<String> = table(kind).map(|(name, value)| format!("{name}{}", value.describe())).collect();
     words.join(", ")
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_comes_through() {
+    fn permitted_options_are_accepted() {
         assert_eq!(
             words(Filesystem::Ext4, &["noatime,data=writeback", "commit=30"]),
             ["noatime", "commit=30", "data=writeback"]
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn contradictions_are_refused() {
+    fn contradictions_are_rejected() {
         for flags in ["ro,rw", "atime,noatime", "noatime,strictatime", "dev,nodev", "commit=1,commit=2", "sync,async"] {
             let error = parse(Filesystem::Ext4, &[flags]).unwrap_err();
             assert!(error.to_string().contains("contradicts"), "{flags}: {error}");
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_reaches_beyond_the_volume_is_refused() {
+    fn options_that_reach_beyond_the_volume_are_rejected() {
         let common = [
             "bind",
             "rbind",
@@ -260,7 +260,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_comes_through_can_be_more_than_one_option(
+        fn an_accepted_option_is_exactly_one_option(
             flags in proptest::collection::vec("[a-z0-9=,\":./ -]{0,24}|context=\"?[a-z:,]{1,9}\"?|ro|noatime,discard", 0..4),
         ) {
             for kind in Filesystem::ALL {
@@ -269,7 +269,7 @@ mod tests {
                     let context = word.starts_with("context=\"") && word.ends_with('"') && word.matches('"').count() == 2;
                     prop_assert!(context || !word.contains([',', '"', '/', ' ', '\\']), "{word:?}");
                 }
-                // What came through comes through again as it is.
+                // Accepted options are accepted again unchanged.
                 prop_assert_eq!(MountOptions::parse(kind, &options.to_words()), Ok(options));
             }
         }

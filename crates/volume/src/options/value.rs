@@ -1,39 +1,39 @@
-//! What mkfs options and mount options have in common: patterns for values, and the error.
+//! Common to mkfs options and mount options: patterns for values, and the error.
 
-/// An option that is not let through. Nothing was run or written.
+/// A rejected option. Nothing was run or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {problem}; allowed: {allowed}")]
 pub struct OptionError {
-    /// Where the option was given: `mkfsOptions` or `mountOptions`.
+    /// The source of the option: `mkfsOptions` or `mountOptions`.
     pub place: &'static str,
-    /// What is wrong with it.
+    /// What is wrong with the option.
     pub problem: String,
-    /// What would be right.
+    /// The permitted options.
     pub allowed: String,
 }
 
-/// More bytes of options than this are a mistake or an attack.
+/// The maximum length of options, in bytes: more is a mistake or an attack.
 pub(crate) const LONGEST: usize = 2048;
 
-/// What the value of an option may look like. Everything that is let through consists of letters, digits and a few
-/// signs: never a space, a quote, a slash or a control character.
+/// A pattern for the value of an option. Accepted values consist of letters, digits and a few signs: never a
+/// space, a quote, a slash or a control character.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Value {
-    /// None may be given.
+    /// No value.
     Nothing,
-    /// Decimal digits, perhaps with a fraction, perhaps with a unit of one letter.
+    /// Decimal digits, with an optional fraction and an optional unit of one letter.
     Number,
-    /// None, or a number.
+    /// No value, or a number.
     MaybeNumber,
     /// One of these.
     OneOf(&'static [&'static str]),
-    /// None, or one of these.
+    /// No value, or one of these.
     MaybeOneOf(&'static [&'static str]),
-    /// None, or a compression, perhaps followed by `:` and a level.
+    /// No value, or a compression, optionally followed by `:` and a level.
     MaybeCompression,
-    /// A filesystem's label of at most so many bytes.
+    /// A filesystem label with at most this many bytes.
     Label(usize),
-    /// An SELinux context, perhaps in double quotes.
+    /// An SELinux context, optionally in double quotes.
     Context,
 }
 
@@ -67,7 +67,7 @@ impl Value {
         }
     }
 
-    /// How the value is described to whoever got it wrong.
+    /// Describes the permitted values, for error messages.
     pub(crate) fn describe(self) -> String {
         match self {
             Self::Nothing => String::new(),
@@ -94,7 +94,7 @@ fn is_level(value: &str) -> bool {
     (1..=2).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A value for an error message: short, and nothing in it that could be taken for something else.
+/// Quotes a value for an error message: short, and with nothing that could be mistaken for something else.
 pub(crate) fn quote(text: &str) -> String {
     const MOST: usize = 60;
     if text.chars().count() <= MOST {

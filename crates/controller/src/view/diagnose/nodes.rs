@@ -1,25 +1,25 @@
-//! Nodes: whether they can be reached, and whether they are what they should be.
+//! Nodes: whether they are reachable, and whether their versions and identities are right.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use quarry_volume::{StorageId, Unreachable, some_of};
 
-use super::{plural, spoken};
-use crate::surroundings::Fate;
+use super::{human_duration, plural};
+use crate::environment::Fate;
 use crate::view::finding::{Finding, Level};
 use crate::view::node_state::{Down, NodeState};
 use crate::view::unreachable::advice;
 
-/// More nodes than this with one cause are told of in one sentence.
+/// If more nodes than this are unreachable for the same cause, they are one finding.
 const ONE_BY_ONE: usize = 10;
-/// For so long a first connection may take.
+/// How long a first connection may take.
 const FIRST: Duration = Duration::from_secs(60);
 
 const UNREACHABLE: &str = "node-unreachable";
-const OPERATING: &str = "docs/operating.md tells what becomes of its volumes";
+const OPERATING: &str = "docs/operating.md explains what happens to its volumes";
 
-/// Nodes that cannot be reached.
+/// Unreachable nodes.
 pub(super) fn unreachable(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     let mut by_cause: BTreeMap<Unreachable, Vec<(&NodeState, &str, Duration)>> = BTreeMap::new();
     for node in nodes {
@@ -38,15 +38,16 @@ pub(super) fn unreachable(nodes: &[NodeState], findings: &mut Vec<Finding>) {
 
 fn one(cause: Unreachable, node: &NodeState, why: &str, since: Duration) -> Finding {
     let subject = format!("node {}", node.name);
-    let problem = format!("cannot be reached, for {} now: {why}", spoken(since));
+    let problem = format!("unreachable for {}: {why}", human_duration(since));
     let level = level(cause, node, since);
     let advice = match node.fate {
         Some(Fate::Gone) => format!(
-            "nothing, if the node was removed for good: its volumes are given up, and their claims can be deleted; {OPERATING}"
+            "if the node was removed permanently, nothing: Quarry abandons its volumes, and their claims can be \
+             deleted; {OPERATING}"
         ),
         Some(Fate::NotReady(unwell)) => format!(
-            "Kubernetes says that the node itself has not been well for {}: bring it back; {OPERATING}",
-            spoken(unwell)
+            "Kubernetes reports that the node itself has not been ready for {}: repair it; {OPERATING}",
+            human_duration(unwell)
         ),
         _ => advice(cause).to_owned(),
     };
@@ -58,12 +59,12 @@ fn many(cause: Unreachable, away: &[(&NodeState, &str, Duration)]) -> Finding {
         format!("{}: {}", plural(away.len(), "node"), some_of(away.iter().map(|(node, ..)| node.name.as_str())));
     let longest = away.iter().map(|(.., since)| *since).max().unwrap_or_default();
     let why = away.first().map(|(_, why, _)| *why).unwrap_or_default();
-    let problem = format!("cannot be reached, the longest for {} now; the first because: {why}", spoken(longest));
+    let problem = format!("unreachable, for up to {}; the first one: {why}", human_duration(longest));
     let level = away.iter().map(|(node, _, since)| level(cause, node, *since)).max().unwrap_or(Level::Error);
     let unwell = away.iter().filter(|(node, ..)| matches!(node.fate, Some(Fate::NotReady(_)))).count();
     let host = match unwell {
         0 => String::new(),
-        unwell => format!("; Kubernetes says that {unwell} of them are not well themselves"),
+        unwell => format!("; Kubernetes reports that {unwell} of them are not ready"),
     };
     let advice = format!("{}{host}; `quarry nodes` lists all", advice(cause));
     Finding { level, ..Finding::error(UNREACHABLE, subject, problem, advice) }
@@ -71,14 +72,14 @@ fn many(cause: Unreachable, away: &[(&NodeState, &str, Duration)]) -> Finding {
 
 fn level(cause: Unreachable, node: &NodeState, since: Duration) -> Level {
     match (cause, node.fate) {
-        // It is forgotten by itself.
+        // Quarry forgets it without help.
         (_, Some(Fate::Gone)) => Level::Note,
         (Unreachable::Starting, _) if since < FIRST => Level::Warning,
         _ => Level::Error,
     }
 }
 
-/// Nodes whose version is too far from ours.
+/// Nodes whose version is too far from the controller's.
 pub(super) fn versions(nodes: &[NodeState], ours: &str, findings: &mut Vec<Finding>) {
     let Some(own) = release(ours) else { return };
     let mut by_version: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
@@ -93,21 +94,21 @@ pub(super) fn versions(nodes: &[NodeState], ours: &str, findings: &mut Vec<Findi
             findings.push(Finding::error(
                 "version-skew",
                 format!("{}: {}", plural(of.len(), "node"), some_of(of)),
-                format!("run version {version:?}, and this controller is {ours}: more than one minor version apart"),
-                "bring nodes and controller to the same version, one minor version at a time",
+                format!("run version {version:?}, but this controller runs {ours}: more than one minor version apart"),
+                "upgrade nodes and controller to the same version, one minor version at a time",
             ));
         }
     }
 }
 
-/// The major and minor version; `None` for what is no version.
+/// The major and minor version; `None` if the text is not a version.
 fn release(version: &str) -> Option<(u64, u64)> {
     let mut parts = version.split('.');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// Nodes that say they are the same run of the same kernel, and have the same storage. The boot ID alone is no sign: hosts that
-/// were started from one image of a running machine's memory share it, and have nothing else in common.
+/// Nodes that report the same boot ID and the same storage. The boot ID alone proves nothing: hosts that were
+/// started from the same snapshot of a running machine's memory share it, and have nothing else in common.
 pub(super) fn boots(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     let mut alike: BTreeMap<(&str, &StorageId), BTreeSet<&str>> = BTreeMap::new();
     for node in nodes.iter().filter(|node| node.down.is_none()) {
@@ -116,18 +117,18 @@ pub(super) fn boots(nodes: &[NodeState], findings: &mut Vec<Finding>) {
             alike.entry((&greeting.boot_id, storage)).or_default().insert(&node.name);
         }
     }
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for ((boot, _), of) in alike.into_iter().filter(|(_, of)| of.len() > 1) {
-        // Several pools of the same nodes are one finding.
-        if told.insert((boot, of.clone())) {
+        // Several pools on the same nodes are one finding.
+        if reported.insert((boot, of.clone())) {
             findings.push(Finding::warning(
                 "boot-id-shared",
                 format!("{}: {}", plural(of.len(), "node"), some_of(of)),
                 format!(
-                    "have the same boot ID, {boot}, and the same storage: two node plugins run on one host, or these are \
-                     copies of one machine"
+                    "have the same boot ID, {boot}, and the same storage: two node plugins run on one host, or the \
+                     nodes are copies of one machine"
                 ),
-                "run one node plugin per host; restart copies of a machine, and give each its own identity and disks",
+                "run one node plugin per host; restart copied machines, and give each its own identity and disks",
             ));
         }
     }

@@ -1,4 +1,4 @@
-//! Pools and volumes of the nodes that can be reached: what others had is told by their being away.
+//! Pools and volumes of reachable nodes: for the others, the finding is that they are unreachable.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,37 +9,37 @@ use crate::view::finding::Finding;
 use crate::view::node_state::NodeState;
 use crate::view::write::{free, metadata_room, problems};
 
-/// A pool with less than one part in so many free is nearly full.
+/// A pool is nearly full if less than one part in this many is free.
 const NEARLY_FULL: u64 = 10;
-/// The same of its metadata area; at half of that no new volumes are made.
+/// The same for its metadata area; when it is half full, no new volumes are created.
 const METADATA_NEARLY_FULL: u64 = 5;
 
 fn reachable(nodes: &[NodeState]) -> impl Iterator<Item = &NodeState> {
     nodes.iter().filter(|node| node.down.is_none())
 }
 
-/// Pools that do not work, soon will not, or are missing.
+/// Pools that do not work, that will stop working soon, or that are missing.
 pub(super) fn pools(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     for node in reachable(nodes) {
         if node.pools.is_empty() {
             findings.push(Finding::warning(
                 "node-without-pools",
                 format!("node {}", node.name),
-                "has no pool, so that no volume can be made there",
+                "has no pool, so no volume can be created there",
                 "configure a pool (docs/pools.md), or keep the node plugin off this node",
             ));
         }
         for pool in &node.pools {
-            findings.extend(of_pool(&node.name, pool));
+            findings.extend(pool_finding(&node.name, pool));
             findings.extend(pool.hints.iter().map(|hint| {
                 let subject = format!("pool {} on node {}", pool.name, node.name);
-                Finding::note("pool-hint", subject, hint, "nothing, if that is intended")
+                Finding::note("pool-hint", subject, hint, "nothing, if this is intended")
             }));
         }
     }
 }
 
-fn of_pool(node: &str, pool: &PoolState) -> Option<Finding> {
+fn pool_finding(node: &str, pool: &PoolState) -> Option<Finding> {
     let subject = format!("pool {} on node {node}", pool.name);
     let problems = problems(pool);
     if !problems.is_empty() {
@@ -47,7 +47,7 @@ fn of_pool(node: &str, pool: &PoolState) -> Option<Finding> {
             "pool-problem",
             subject,
             problems.join("; "),
-            "docs/pools.md, \"When a pool is not well\"; volumes that are not concerned go on",
+            "see docs/pools.md, \"When a pool is not well\"; unaffected volumes keep working",
         ));
     }
     let room = metadata_room(pool);
@@ -61,7 +61,7 @@ fn of_pool(node: &str, pool: &PoolState) -> Option<Finding> {
                 show_size(room),
                 pool.volumes
             ),
-            "delete volumes, or send new ones to another pool: a larger area needs a new volume group",
+            "delete volumes, or create new ones in another pool: a larger metadata area needs a new volume group",
         ));
     }
     if pool.size > 0 && free(pool) < pool.size / NEARLY_FULL {
@@ -78,7 +78,7 @@ fn of_pool(node: &str, pool: &PoolState) -> Option<Finding> {
     None
 }
 
-/// Pools of one name that are made of different things.
+/// Pools with the same name but of different kinds.
 pub(super) fn kinds(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     let mut by_name: BTreeMap<&str, BTreeMap<&str, Vec<&str>>> = BTreeMap::new();
     for node in reachable(nodes) {
@@ -92,13 +92,13 @@ pub(super) fn kinds(nodes: &[NodeState], findings: &mut Vec<Finding>) {
         findings.push(Finding::warning(
             "pool-kinds-differ",
             format!("pool {name}"),
-            format!("is not of the same kind everywhere: {}", each.join("; ")),
-            "give pools that differ different names: a StorageClass names a pool, and expects the same of it on each node",
+            format!("has different kinds: {}", each.join("; ")),
+            "give different pools different names: a StorageClass expects a pool to be the same on every node",
         ));
     }
 }
 
-/// Storage that two nodes say is theirs.
+/// Storage that two nodes report as their own.
 pub(super) fn twins(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     let mut by_storage: BTreeMap<&StorageId, BTreeSet<(&str, &str)>> = BTreeMap::new();
     for node in reachable(nodes) {
@@ -114,27 +114,31 @@ pub(super) fn twins(nodes: &[NodeState], findings: &mut Vec<Finding>) {
             findings.push(Finding::warning(
                 "storage-shared",
                 format!("{}: {}", plural(on.len(), "node"), some_of(on)),
-                format!("have storage of the same identity ({storage}): disks that several hosts see, or copies of one disk", storage = storage.as_str()),
-                "never let two hosts use one disk: it destroys data. Give copies an identity of their own before they hold \
-                 volumes (vgchange --uuid)",
+                format!(
+                    "have storage with the same identity ({}): several hosts share disks, or these are copies of one \
+                     disk",
+                    storage.as_str()
+                ),
+                "never let two hosts use the same disk: that destroys data. Give copies a new identity before they \
+                 hold volumes (vgchange --uuid)",
             ));
         }
     }
 }
 
-/// Volumes that have lost something.
+/// Volumes with a problem.
 pub(super) fn volumes(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     for node in reachable(nodes) {
-        for (pool, ailing) in &node.ailing {
-            let subject = format!("{} in pool {pool} on node {}", plural(ailing.count, "volume"), node.name);
-            let (id, why) = &ailing.example;
-            let problem = match ailing.count {
+        for (pool, volume_problems) in &node.volume_problems {
+            let subject = format!("{} in pool {pool} on node {}", plural(volume_problems.count, "volume"), node.name);
+            let (id, why) = &volume_problems.example;
+            let problem = match volume_problems.count {
                 1 => format!("{id}: {why}"),
                 _ => format!("the first is {id}: {why}"),
             };
-            let advice = format!("`quarry volumes --problems --node {} --pool {pool}` lists all", node.name);
-            findings.push(match ailing.ready {
-                // Nobody's data lies on a volume that was never handed out.
+            let advice = format!("`quarry volumes --problems --node {} --pool {pool}` lists all of them", node.name);
+            findings.push(match volume_problems.ready {
+                // A volume that was never published holds no data.
                 0 => Finding::warning("volume-problem", subject, problem, advice),
                 _ => Finding::error("volume-problem", subject, problem, advice),
             });
@@ -142,14 +146,14 @@ pub(super) fn volumes(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     }
 }
 
-/// Volumes that nobody wants; on nodes that are away, too.
+/// Orphans, also on unreachable nodes.
 pub(super) fn orphans(nodes: &[NodeState], known: bool, findings: &mut Vec<Finding>) {
     if !known {
         findings.push(Finding::note(
             "claims-unknown",
             "volumes",
-            "which of them are wanted is not known, so that orphans cannot be told from others",
-            "nothing without Kubernetes; with it, wait until the PersistentVolumes have been listed",
+            "the controller does not know the PersistentVolumes, so it cannot detect orphans",
+            "without Kubernetes, nothing; otherwise wait until the controller has listed the PersistentVolumes",
         ));
         return;
     }
@@ -159,8 +163,8 @@ pub(super) fn orphans(nodes: &[NodeState], known: bool, findings: &mut Vec<Findi
         findings.push(Finding::warning(
             "orphans",
             plural(orphans, "volume"),
-            format!("named by no PersistentVolume, on {}", some_of(on)),
-            "`quarry volumes --orphans` lists them; docs/operating.md tells where they come from and how to remove them",
+            format!("no PersistentVolume references them, on {}", some_of(on)),
+            "`quarry volumes --orphans` lists them; docs/operating.md explains their causes and how to remove them",
         ));
     }
 }

@@ -1,9 +1,9 @@
-//! What the doctor finds, and what it does not.
+//! What the doctor reports, and what it does not.
 
 use super::*;
 
-/// Findings as `level check subject: problem`, for a look at all of them.
-fn told(answer: &v1::DiagnoseResponse) -> Vec<String> {
+/// Findings as `level check subject: problem`, to compare all of them at once.
+fn lines(answer: &v1::DiagnoseResponse) -> Vec<String> {
     let line = |finding: &v1::Finding| {
         assert!(!finding.advice.is_empty(), "{finding:?}");
         let level = finding.level().as_str_name().trim_start_matches("LEVEL_").to_lowercase();
@@ -12,8 +12,8 @@ fn told(answer: &v1::DiagnoseResponse) -> Vec<String> {
     answer.findings.iter().map(line).collect()
 }
 
-/// A world in which nothing is unknown.
-fn calm(volumes: &[Volume]) -> World {
+/// A world in which everything is known.
+fn healthy(volumes: &[Volume]) -> World {
     let handles = volumes.iter().map(|volume| volume.id.to_string()).collect();
     World { handles: Some(Arc::new(handles)), ..World::default() }
 }
@@ -24,12 +24,12 @@ fn advice<'a>(answer: &'a v1::DiagnoseResponse, subject: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_well_has_no_findings() {
+async fn a_healthy_cluster_has_no_findings() {
     let volumes = [volume("n1", "fast", "pvc-a"), volume("n2", "fast", "pvc-b")];
     let of = |node: &str, volume: &Volume| here(node, vec![pool(node, "fast", 50 * GIB)], vec![volume.clone()]);
-    let view = view(vec![("n1", of("n1", &volumes[0])), ("n2", of("n2", &volumes[1]))], calm(&volumes)).await;
+    let view = view(vec![("n1", of("n1", &volumes[0])), ("n2", of("n2", &volumes[1]))], healthy(&volumes)).await;
     let answer = doctor(&view).await;
-    assert_eq!(told(&answer), Vec::<String>::new());
+    assert_eq!(lines(&answer), Vec::<String>::new());
     assert_eq!(
         answer.totals.unwrap(),
         v1::Totals { nodes: 2, reachable_nodes: 2, pools: 2, volumes: 2, orphans: 0, orphans_known: true }
@@ -38,18 +38,19 @@ async fn a_cluster_that_is_well_has_no_findings() {
 }
 
 #[tokio::test]
-async fn nodes_that_are_away_are_told_with_what_to_do() {
-    let away = |cause, why: &str| Told::Away(cause, why.into());
-    let mut world = calm(&[]);
+async fn unreachable_nodes_are_reported_with_advice() {
+    let away = |cause, why: &str| NodeFake::Away(cause, why.into());
+    let mut world = healthy(&[]);
     world.fates = [("n3", Fate::NotReady(Duration::from_secs(3 * 3600))), ("n4", Fate::Gone), ("n2", Fate::Ready)]
         .map(|(node, fate)| (node.to_owned(), fate))
         .into();
-    let expired = "node n2: no connection to 192.0.2.2:9810: the node's certificate has expired: x; it is tried again";
+    let expired =
+        "node n2: no connection to 192.0.2.2:9810: the node's certificate has expired: x; the controller retries";
     let nodes = vec![
         ("n1", here("n1", vec![pool("n1", "fast", 50 * GIB)], vec![])),
         ("n2", away(Unreachable::Certificate, expired)),
-        ("n3", away(Unreachable::NoAnswer, "192.0.2.3:9810 did not answer within 30s")),
-        ("n4", away(Unreachable::NoAnswer, "192.0.2.4:9810 did not answer within 30s")),
+        ("n3", away(Unreachable::NoAnswer, "192.0.2.3:9810 did not respond within 30s")),
+        ("n4", away(Unreachable::NoAnswer, "192.0.2.4:9810 did not respond within 30s")),
         (
             "n5",
             away(Unreachable::ConnectionRefused, "cannot connect to 192.0.2.5:9810: Connection refused (os error 111)"),
@@ -57,20 +58,20 @@ async fn nodes_that_are_away_are_told_with_what_to_do() {
     ];
     let answer = doctor(&view(nodes, world).await).await;
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         [
-            "error node-unreachable node n2: cannot be reached, for 0 s now: no connection to 192.0.2.2:9810: the node's \
+            "error node-unreachable node n2: unreachable for 0 s: no connection to 192.0.2.2:9810: the node's \
              certificate has expired: x",
-            "error node-unreachable node n5: cannot be reached, for 0 s now: cannot connect to 192.0.2.5:9810: \
+            "error node-unreachable node n5: unreachable for 0 s: cannot connect to 192.0.2.5:9810: \
              Connection refused (os error 111)",
-            "error node-unreachable node n3: cannot be reached, for 0 s now: 192.0.2.3:9810 did not answer within 30s",
-            "note node-unreachable node n4: cannot be reached, for 0 s now: 192.0.2.4:9810 did not answer within 30s",
+            "error node-unreachable node n3: unreachable for 0 s: 192.0.2.3:9810 did not respond within 30s",
+            "note node-unreachable node n4: unreachable for 0 s: 192.0.2.4:9810 did not respond within 30s",
         ]
     );
     for (node, named) in [
         ("node n2", "authority"),
-        ("node n3", "not been well for 3 h"),
-        ("node n4", "removed for good"),
+        ("node n3", "not been ready for 3 h"),
+        ("node n4", "removed permanently"),
         ("node n5", "kubectl logs"),
     ] {
         assert!(advice(&answer, node).contains(named), "{node}: {}", advice(&answer, node));
@@ -80,23 +81,23 @@ async fn nodes_that_are_away_are_told_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_whole_rack_that_is_away_is_one_finding() {
+async fn an_unreachable_rack_is_one_finding() {
     let names: Vec<String> = (10..40).map(|number| format!("n{number}")).collect();
     let why = "cannot connect to 192.0.2.3:9810: No route to host";
-    let nodes = names.iter().map(|name| (name.as_str(), Told::Away(Unreachable::NoAnswer, why.into()))).collect();
-    let answer = doctor(&view(nodes, calm(&[])).await).await;
+    let nodes = names.iter().map(|name| (name.as_str(), NodeFake::Away(Unreachable::NoAnswer, why.into()))).collect();
+    let answer = doctor(&view(nodes, healthy(&[])).await).await;
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         [format!(
-            "error node-unreachable 30 nodes: n10, n11, n12, n13, n14 and 25 more: cannot be reached, the longest for 0 \
-             s now; the first because: {why}"
+            "error node-unreachable 30 nodes: n10, n11, n12, n13, n14 and 25 more: unreachable, for up to 0 s; the \
+             first one: {why}"
         )]
     );
     assert!(advice(&answer, &answer.findings[0].subject).contains("firewall"));
 }
 
 #[tokio::test]
-async fn pools_that_are_not_well_or_nearly_full_are_told() {
+async fn degraded_and_nearly_full_pools_are_reported() {
     let lost = PoolState { problems: vec!["disk /dev/sdb is missing".into()], ..pool("n", "a-lost", 50 * GIB) };
     let mut closed = pool("n", "b-closed", GIB);
     closed.space.closed = Some("the metadata area is full".into());
@@ -111,14 +112,14 @@ async fn pools_that_are_not_well_or_nearly_full_are_told() {
             ("n", here("n", vec![lost, closed, full, not_full, metadata, enough, disks, grown], vec![])),
             ("o", here("o", vec![], vec![])),
         ],
-        calm(&[]),
+        healthy(&[]),
     )
     .await;
     let answer = doctor(&view).await;
     assert!(advice(&answer, "pool c-full on node n").contains("vgextend"));
     assert!(advice(&answer, "pool g-disks on node n").contains("selector"));
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         [
             "error pool-problem pool a-lost on node n: disk /dev/sdb is missing",
             "error pool-problem pool b-closed on node n: the metadata area is full",
@@ -126,14 +127,14 @@ async fn pools_that_are_not_well_or_nearly_full_are_told() {
             "warning pool-metadata-nearly-full pool e-metadata on node n: has 100Ki of 512Ki left in its metadata \
              area, with 0 volumes",
             "warning pool-nearly-full pool g-disks on node n: has 0 of 100Gi free for new volumes",
-            "warning node-without-pools node o: has no pool, so that no volume can be made there",
+            "warning node-without-pools node o: has no pool, so no volume can be created there",
             "note pool-hint pool h-grown on node n: /dev/sdc has grown",
         ]
     );
 }
 
 #[tokio::test]
-async fn volumes_with_problems_are_told_by_pool_and_data_counts_more() {
+async fn volumes_with_problems_are_reported_by_pool_and_published_ones_are_errors() {
     let ailing =
         |name: &str, ready: bool, problem: &str| Volume { ready, problem: problem.into(), ..volume("n", "fast", name) };
     let unused = Volume { ready: false, problem: "was interrupted".into(), ..volume("n", "slow", "pvc-d") };
@@ -143,12 +144,12 @@ async fn volumes_with_problems_are_told_by_pool_and_data_counts_more() {
         ailing("pvc-c", true, "is lost"),
         unused,
     ];
-    let world = calm(&volumes);
+    let world = healthy(&volumes);
     let pools = vec![pool("n", "fast", 50 * GIB), pool("n", "slow", 50 * GIB)];
     let (first, second) = (volumes[1].id.clone(), volumes[3].id.clone());
     let answer = doctor(&view(vec![("n", here("n", pools, volumes))], world).await).await;
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         [
             format!("error volume-problem 3 volumes in pool fast on node n: the first is {first}: has lost a mirror"),
             format!("warning volume-problem 1 volume in pool slow on node n: {second}: was interrupted"),
@@ -159,8 +160,8 @@ async fn volumes_with_problems_are_told_by_pool_and_data_counts_more() {
 }
 
 #[tokio::test]
-async fn nodes_are_compared_with_each_other_and_with_us() {
-    let mut told_by: Vec<Told> = Vec::new();
+async fn nodes_are_compared_with_each_other_and_with_the_controller() {
+    let mut fakes: Vec<NodeFake> = Vec::new();
     let part = |text: &str| text.parse::<u64>().unwrap();
     let (major, minor) = (part(env!("CARGO_PKG_VERSION_MAJOR")), part(env!("CARGO_PKG_VERSION_MINOR")));
     let (near, far) = (format!("{major}.{}.0", minor + 1), format!("{major}.{}.0", minor + 2));
@@ -168,7 +169,7 @@ async fn nodes_are_compared_with_each_other_and_with_us() {
     for (node, boot, version) in [
         ("n1", "boot-x", format!("{major}.{minor}.7")),
         ("n2", "boot-x", near),
-        // Started from the same image as the first two, with disks of its own.
+        // Started from the same image as the first two, but with its own disks.
         ("n3", "boot-x", far.clone()),
         ("n4", "", other.clone()),
         ("n5", "", "odd".to_owned()),
@@ -181,31 +182,30 @@ async fn nodes_are_compared_with_each_other_and_with_us() {
             greeting.boot_id = boot.into();
             greeting.version = version;
         });
-        told_by.push(told);
+        fakes.push(told);
     }
-    let nodes = ["n1", "n2", "n3", "n4", "n5"].into_iter().zip(told_by).collect();
-    let answer = doctor(&view(nodes, calm(&[])).await).await;
+    let nodes = ["n1", "n2", "n3", "n4", "n5"].into_iter().zip(fakes).collect();
+    let answer = doctor(&view(nodes, healthy(&[])).await).await;
     let ours = env!("CARGO_PKG_VERSION");
     let skew = |node: &str, version: &str| {
         format!(
-            "error version-skew 1 node: {node}: run version \"{version}\", and this controller is {ours}: more than one \
-             minor version apart"
+            "error version-skew 1 node: {node}: run version \"{version}\", but this controller runs {ours}: more than \
+             one minor version apart"
         )
     };
     assert_eq!(
-        told(&answer),
+        lines(&answer),
         [
             skew("n3", &far),
             skew("n4", &other),
             skew("n5", "odd"),
-            "warning boot-id-shared 2 nodes: n1, n2: have the same boot ID, boot-x, and the same storage: two node plugins \
-             run on one host, or these are copies of one machine"
+            "warning boot-id-shared 2 nodes: n1, n2: have the same boot ID, boot-x, and the same storage: two node \
+             plugins run on one host, or the nodes are copies of one machine"
                 .into(),
-            "warning pool-kinds-differ pool fast: is not of the same kind everywhere: disk on n3; lvm on n1, n2, n4, n5"
-                .into(),
+            "warning pool-kinds-differ pool fast: has different kinds: disk on n3; lvm on n1, n2, n4, n5".into(),
             format!(
-                "warning storage-shared 2 nodes: n1, n2: have storage of the same identity ({}): disks that several hosts \
-                 see, or copies of one disk",
+                "warning storage-shared 2 nodes: n1, n2: have storage with the same identity ({}): several hosts share \
+                 disks, or these are copies of one disk",
                 StorageId::of("one").as_str()
             ),
         ]
@@ -213,57 +213,56 @@ async fn nodes_are_compared_with_each_other_and_with_us() {
 }
 
 #[tokio::test]
-async fn what_nobody_knows_is_no_error() {
-    let told_by = here("n", vec![pool("n", "fast", 50 * GIB)], vec![volume("n", "fast", "pvc-a")]);
-    let answer = doctor(&view(vec![("n", told_by)], World::default()).await).await;
+async fn unknown_persistent_volumes_are_a_note_not_an_error() {
+    let fakes = here("n", vec![pool("n", "fast", 50 * GIB)], vec![volume("n", "fast", "pvc-a")]);
+    let answer = doctor(&view(vec![("n", fakes)], World::default()).await).await;
     assert_eq!(
-        told(&answer),
-        [
-            "note claims-unknown volumes: which of them are wanted is not known, so that orphans cannot be told from others"
-        ]
+        lines(&answer),
+        ["note claims-unknown volumes: the controller does not know the PersistentVolumes, so it cannot detect \
+             orphans"]
     );
     assert!(!answer.totals.unwrap().orphans_known);
 }
 
 #[tokio::test(start_paused = true)]
-async fn orphans_are_counted_and_the_command_named() {
+async fn orphans_are_counted_and_the_advice_names_the_command() {
     let volumes = vec![volume("n", "fast", "pvc-a"), volume("n", "fast", "pvc-b"), volume("n", "fast", "pvc-c")];
-    let world = calm(&volumes[..1]);
+    let world = healthy(&volumes[..1]);
     let view = view(vec![("n", here("n", vec![pool("n", "fast", 50 * GIB)], volumes))], world).await;
     tokio::time::advance(Duration::from_secs(301)).await;
     let answer = doctor(&view).await;
-    assert_eq!(told(&answer), ["warning orphans 2 volumes: named by no PersistentVolume, on n"]);
+    assert_eq!(lines(&answer), ["warning orphans 2 volumes: no PersistentVolume references them, on n"]);
     assert!(advice(&answer, "2 volumes").contains("`quarry volumes --orphans`"));
 }
 
 #[tokio::test]
 async fn an_empty_or_unlisted_cluster_is_an_error() {
-    let empty = doctor(&view(Vec::new(), calm(&[])).await).await;
-    assert_eq!(told(&empty), ["error no-nodes cluster: no node has a plugin pod, so that there is no storage at all"]);
+    let empty = doctor(&view(Vec::new(), healthy(&[])).await).await;
+    assert_eq!(lines(&empty), ["error no-nodes cluster: no node has a plugin pod, so there is no storage"]);
     let unlisted = doctor(&unlisted()).await;
-    assert!(told(&unlisted)[0].starts_with("error nodes-not-listed "), "{unlisted:?}");
+    assert!(lines(&unlisted)[0].starts_with("error nodes-not-listed "), "{unlisted:?}");
 }
 
 #[tokio::test]
-async fn the_binary_adds_what_it_knows_and_the_worst_comes_first() {
+async fn extra_findings_are_added_and_the_most_severe_comes_first() {
     let extras = || async {
         vec![
-            Finding::note("rotation", "certificates", "a rotation is under way", "nothing"),
+            Finding::note("rotation", "certificates", "a rotation is in progress", "nothing"),
             Finding::error("certificate-expired", "controller", "its certificate has expired", "issue another"),
         ]
     };
     let nodes = vec![("n", here("n", vec![pool("n", "fast", GIB)], vec![]))];
-    let answer = doctor(&view_with(nodes, calm(&[]), extras).await).await;
+    let answer = doctor(&view_with(nodes, healthy(&[]), extras).await).await;
     let checks: Vec<_> = answer.findings.iter().map(|finding| finding.check.as_str()).collect();
     assert_eq!(checks, ["certificate-expired", "pool-nearly-full", "rotation"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_diagnosis_does_not_wait_for_ever() {
+async fn a_diagnosis_has_a_timeout() {
     let nodes = vec![("n", here("n", vec![pool("n", "fast", 50 * GIB)], vec![]))];
-    let answer = doctor(&view_with(nodes, calm(&[]), std::future::pending).await).await;
+    let answer = doctor(&view_with(nodes, healthy(&[]), std::future::pending).await).await;
     assert_eq!(
-        told(&answer),
-        ["error diagnosis-incomplete controller: certificates and Kubernetes could not be looked at within 10 s"]
+        lines(&answer),
+        ["error diagnosis-incomplete controller: the checks of certificates and Kubernetes did not finish within 10 s"]
     );
 }

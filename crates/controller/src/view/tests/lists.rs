@@ -8,7 +8,7 @@ fn ids(volumes: &[v1::Volume]) -> Vec<&str> {
     volumes.iter().map(|volume| volume.id.as_str()).collect()
 }
 
-/// Follows the pages and gives all volumes, and how many pages there were.
+/// Follows the pages; returns all volumes and the number of pages.
 async fn all(view: &ViewService, request: v1::ListVolumesRequest) -> (Vec<v1::Volume>, usize) {
     let (mut found, mut pages, mut token) = (Vec::new(), 0, String::new());
     loop {
@@ -38,7 +38,7 @@ async fn ten_thousand_volumes_come_in_pages_each_once_and_in_order() {
     for node in nodes {
         assert_eq!(ids.iter().filter(|id| id.node == node).count(), 2500);
     }
-    // Pages that end with a node's last volume, pages that end anywhere, and a page that is longer than any may be.
+    // Pages that end with a node's last volume, pages that end anywhere, and a page larger than the limit.
     for (size, expected) in [(1250, 8), (999, 11), (5000, 5)] {
         let (again, pages) = all(&view, v1::ListVolumesRequest { page_size: size, ..Default::default() }).await;
         assert_eq!((again.len(), pages), (10_000, expected), "{size}");
@@ -51,7 +51,7 @@ async fn ten_thousand_volumes_come_in_pages_each_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_volume_is_told_with_all_that_is_known() {
+async fn a_volume_is_listed_with_everything_that_is_known() {
     let striped = Volume {
         layout: Some(Layout::Striped { stripes: 3, stripe_size: 65536 }),
         access: Some(AccessTypes::Both),
@@ -108,7 +108,7 @@ async fn a_volume_is_told_with_all_that_is_known() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn orphans_are_those_that_nobody_names_and_that_are_not_new() {
+async fn orphans_are_unreferenced_volumes_that_are_not_new() {
     let (wanted, orphan) = (volume("n1", "fast", "pvc-wanted"), volume("n2", "fast", "pvc-orphan"));
     let of = |node: &str, volume: &Volume| here(node, vec![pool(node, "fast", 50 * GIB)], vec![volume.clone()]);
     let handles = HashSet::from([wanted.id.to_string()]);
@@ -124,7 +124,8 @@ async fn orphans_are_those_that_nobody_names_and_that_are_not_new() {
     let found = volumes(&view, orphans()).await.unwrap().volumes;
     assert_eq!(ids(&found), [orphan.id.to_string()]);
     assert_eq!(found[0].orphan(), v1::Orphan::Yes);
-    // In a list of all, each volume says which it is. The same as the cluster itself says.
+    // In a list of all volumes, each one says whether it is an orphan, consistent with the cluster's own
+    // answer.
     let (every, _) = all(&view, v1::ListVolumesRequest::default()).await;
     let told: Vec<_> = every.iter().map(v1::Volume::orphan).collect();
     assert_eq!(told, [v1::Orphan::No, v1::Orphan::Yes]);
@@ -135,19 +136,19 @@ async fn orphans_are_those_that_nobody_names_and_that_are_not_new() {
 }
 
 #[tokio::test]
-async fn orphans_of_nobody_knows_what_are_refused() {
+async fn listing_orphans_without_persistent_volumes_is_rejected() {
     let told = here("n", vec![pool("n", "fast", GIB)], vec![volume("n", "fast", "pvc-a")]);
     let view = view(vec![("n", told)], World::default()).await;
     let refused =
         volumes(&view, v1::ListVolumesRequest { orphans_only: true, ..Default::default() }).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert!(refused.message().contains("without Kubernetes nobody knows"), "{refused}");
+    assert!(refused.message().contains("runs without Kubernetes"), "{refused}");
     let found = volumes(&view, v1::ListVolumesRequest::default()).await.unwrap().volumes;
     assert_eq!(found[0].orphan(), v1::Orphan::Unknown);
 }
 
 #[tokio::test]
-async fn what_is_not_known_is_not_listed_as_nothing() {
+async fn lists_fail_while_they_are_not_known() {
     let view = view(vec![("n", here("n", vec![pool("n", "fast", GIB)], vec![]))], World::default()).await;
     let request = |node: &str, pool: &str, token: &str| v1::ListVolumesRequest {
         node: node.into(),
@@ -184,7 +185,7 @@ async fn nodes_and_pools_come_in_pages_too() {
         vec![
             ("n1", here("n1", two("n1"), vec![volume("n1", "fast", "a"), volume("n1", "slow", "b")])),
             ("n2", here("n2", two("n2"), vec![])),
-            ("n3", Told::Away(Unreachable::NoAnswer, away.into())),
+            ("n3", NodeFake::Away(Unreachable::NoAnswer, away.into())),
         ],
         World::default(),
     )

@@ -1,4 +1,4 @@
-//! The service in front of a cluster whose nodes live in memory.
+//! The service for a cluster whose nodes live in memory.
 
 mod doctor;
 mod lists;
@@ -20,21 +20,21 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use super::{Finding, ViewService};
+use crate::environment::{AlwaysElected, Claims, Endpoint, Fate, Nodes, Roster};
 use crate::member::{Link, Timing};
-use crate::surroundings::{Alone, Claims, Endpoint, Fate, Nodes, Roster};
 use crate::{Cluster, Parts};
 
 const GIB: u64 = 1 << 30;
 
-/// What a node tells, or why nobody reaches it.
+/// What a node reports, or why it is unreachable.
 #[derive(Clone, Debug)]
-enum Told {
+enum NodeFake {
     Here { greeting: Greeting, pools: Vec<PoolState>, volumes: Vec<Volume> },
     Away(Unreachable, String),
 }
 
 /// A node with one volume group.
-fn here(node: &str, pools: Vec<PoolState>, volumes: Vec<Volume>) -> Told {
+fn here(node: &str, pools: Vec<PoolState>, volumes: Vec<Volume>) -> NodeFake {
     let greeting = Greeting {
         node: node.into(),
         instance: format!("run-{node}"),
@@ -42,10 +42,10 @@ fn here(node: &str, pools: Vec<PoolState>, volumes: Vec<Volume>) -> Told {
         version: env!("CARGO_PKG_VERSION").into(),
         ..Greeting::default()
     };
-    Told::Here { greeting, pools, volumes }
+    NodeFake::Here { greeting, pools, volumes }
 }
 
-/// A pool of 100 GiB with so much of it free.
+/// A pool of 100 GiB, of which `free` bytes are free.
 fn pool(node: &str, name: &str, free: u64) -> PoolState {
     PoolState {
         name: name.into(),
@@ -75,14 +75,14 @@ fn volume(node: &str, pool: &str, name: &str) -> Volume {
     }
 }
 
-fn greeting(told: &mut Told, change: impl FnOnce(&mut Greeting)) {
+fn greeting(told: &mut NodeFake, change: impl FnOnce(&mut Greeting)) {
     match told {
-        Told::Here { greeting, .. } => change(greeting),
-        Told::Away(_, why) => panic!("away: {why}"),
+        NodeFake::Here { greeting, .. } => change(greeting),
+        NodeFake::Away(_, why) => panic!("away: {why}"),
     }
 }
 
-struct TestAgent(Told);
+struct TestAgent(NodeFake);
 
 #[async_trait::async_trait]
 impl Agent for TestAgent {
@@ -91,25 +91,25 @@ impl Agent for TestAgent {
     }
 
     async fn create(&self, _: VolumeSpec, _: Option<FencingToken>, _: Duration) -> Result<(Volume, Change)> {
-        unreachable!("the view changes nothing")
+        unreachable!("the view is read-only")
     }
 
     async fn delete(&self, _: &VolumeId, _: Duration) -> Result<Change> {
-        unreachable!("the view changes nothing")
+        unreachable!("the view is read-only")
     }
 
     async fn get(&self, _: &VolumeId, _: Duration) -> Result<Volume> {
-        unreachable!("the view asks no node")
+        unreachable!("the view calls no node")
     }
 
     async fn find(&self, _: &str, _: u64, _: Duration) -> Result<NameLookup> {
-        unreachable!("the view asks no node")
+        unreachable!("the view calls no node")
     }
 
     async fn watch(&self) -> Result<UpdateStream> {
         match self.0.clone() {
-            Told::Away(cause, why) => Err(Error::unreachable(cause, why)),
-            Told::Here { greeting, pools, volumes } => {
+            NodeFake::Away(cause, why) => Err(Error::unreachable(cause, why)),
+            NodeFake::Here { greeting, pools, volumes } => {
                 let full_state = Change { generation: 1, pools, volumes, gone: Vec::new() };
                 let updates = [Ok(Update::Greeting(greeting)), Ok(Update::FullState(full_state))];
                 Ok(futures::stream::iter(updates).chain(futures::stream::pending()).boxed())
@@ -118,7 +118,7 @@ impl Agent for TestAgent {
     }
 }
 
-struct TestDial(BTreeMap<String, Told>);
+struct TestDial(BTreeMap<String, NodeFake>);
 
 #[async_trait::async_trait]
 impl Dial for TestDial {
@@ -127,7 +127,7 @@ impl Dial for TestDial {
     }
 }
 
-/// Kubernetes, as far as a view needs it.
+/// The part of Kubernetes that a view needs.
 #[derive(Clone, Default)]
 struct World {
     fates: BTreeMap<String, Fate>,
@@ -140,8 +140,8 @@ impl Nodes for World {
         self.fates.get(node).copied().unwrap_or(Fate::Unknown)
     }
 
-    async fn gave_up(&self, _: &VolumeId) {
-        unreachable!("the view gives nothing up")
+    async fn report_abandoned(&self, _: &VolumeId) {
+        unreachable!("the view is read-only")
     }
 }
 
@@ -151,20 +151,20 @@ impl Claims for World {
     }
 }
 
-/// A view of these nodes, once all have been heard or found to be away.
-async fn view(nodes: Vec<(&str, Told)>, world: World) -> ViewService {
+/// A view of these nodes, once all are connected or known to be unreachable.
+async fn view(nodes: Vec<(&str, NodeFake)>, world: World) -> ViewService {
     view_with(nodes, world, || async { Vec::new() }).await
 }
 
 async fn view_with<F>(
-    nodes: Vec<(&str, Told)>,
+    nodes: Vec<(&str, NodeFake)>,
     world: World,
     extras: impl Fn() -> F + Send + Sync + 'static,
 ) -> ViewService
 where
     F: Future<Output = Vec<Finding>> + Send + 'static,
 {
-    let told: BTreeMap<String, Told> = nodes.into_iter().map(|(name, told)| (name.to_owned(), told)).collect();
+    let told: BTreeMap<String, NodeFake> = nodes.into_iter().map(|(name, told)| (name.to_owned(), told)).collect();
     let endpoint = |name: &str| Endpoint { address: name.to_owned(), pod_uid: String::new() };
     let roster: Roster = told.keys().map(|name| (name.clone(), endpoint(name))).collect();
     let (sender, source) = watch::channel(Some(Arc::new(roster)));
@@ -172,19 +172,19 @@ where
         dial: Arc::new(TestDial(told.clone())),
         timing: Timing { age: Duration::from_secs(1 << 30), ..Timing::default() },
         nodes: Arc::new(world.clone()),
-        election: Arc::new(Alone),
+        election: Arc::new(AlwaysElected),
         claims: Arc::new(world),
         only: None,
     };
     let cluster = Cluster::follow(source, parts, CancellationToken::new());
-    // Whoever keeps the sender keeps the roster as it is.
+    // Keeping the sender alive keeps the roster unchanged.
     tokio::spawn(async move { sender.closed().await });
     let settled = async {
         loop {
             let members = cluster.members();
             let settled = members.iter().all(|member| match (&told[&member.name], member.link()) {
-                (Told::Here { .. }, Link::Up { .. }) => true,
-                (Told::Away(_, why), Link::Down { why: found, .. }) => *why == found,
+                (NodeFake::Here { .. }, Link::Up { .. }) => true,
+                (NodeFake::Away(_, why), Link::Down { why: found, .. }) => *why == found,
                 _ => false,
             });
             if cluster.synced() && members.len() == told.len() && settled {
@@ -193,11 +193,11 @@ where
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), settled).await.expect("the nodes settle");
+    tokio::time::timeout(Duration::from_secs(60), settled).await.expect("all nodes reach their state");
     ViewService::new(cluster, extras)
 }
 
-/// A view of a cluster whose nodes nobody has listed yet.
+/// A view of a cluster that has not listed its nodes yet.
 fn unlisted() -> ViewService {
     let (sender, source) = watch::channel(None);
     let world = Arc::new(World::default());
@@ -205,7 +205,7 @@ fn unlisted() -> ViewService {
         dial: Arc::new(TestDial(BTreeMap::new())),
         timing: Timing::default(),
         nodes: world.clone(),
-        election: Arc::new(Alone),
+        election: Arc::new(AlwaysElected),
         claims: world,
         only: None,
     };

@@ -1,4 +1,4 @@
-//! What a StorageClass may set for btrfs.
+//! The options that a StorageClass may set for btrfs.
 
 use super::Flag;
 use super::Takes::{Features, One};

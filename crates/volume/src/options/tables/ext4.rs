@@ -1,4 +1,4 @@
-//! What a StorageClass may set for ext4.
+//! The options that a StorageClass may set for ext4.
 
 use super::Takes::{Features, Keys, One};
 use super::{Flag, MAYBE_SWITCH};
@@ -32,7 +32,8 @@ pub(super) const FLAGS: &[Flag] = &[
         ]),
     },
     Flag {
-        // Without extents blkid may call it ext3, and without a journal it is not safe: neither can be chosen.
+        // Without extents, blkid may report ext3, and without a journal the filesystem is not safe: neither
+        // is permitted.
         name: "-O",
         takes: Features(&[
             "64bit",

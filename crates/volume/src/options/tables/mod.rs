@@ -1,8 +1,9 @@
 //! The allow-lists: every mkfs flag and mount option that a StorageClass may set, per filesystem.
 //!
-//! Left out on purpose is whatever names another device or a path on the host, forces, sets the UUID, is positional,
-//! leaves part of the volume unused, makes a filesystem that loses what was fsynced (no journal, no barriers), may stop
-//! the whole host (`errors=panic`), or hides damage (`norecovery`, `degraded`). What is in no list is refused.
+//! Omitted on purpose are options that name another device or a path on the host, force something, set the
+//! UUID, are positional, leave part of the volume unused, create a filesystem that loses fsynced data (no
+//! journal, no barriers), may stop the whole host (`errors=panic`), or hide damage (`norecovery`,
+//! `degraded`). Options on no list are rejected.
 
 mod btrfs;
 mod ext4;
@@ -13,19 +14,19 @@ use crate::Filesystem;
 
 /// A flag of mkfs.
 pub(crate) struct Flag {
-    /// As it is written: `-b`, `--csum`.
+    /// As it is typed: `-b`, `--csum`.
     pub(crate) name: &'static str,
-    /// What goes with it.
+    /// Its value.
     pub(crate) takes: Takes,
 }
 
-/// What goes with a flag.
+/// The value of a flag.
 pub(crate) enum Takes {
-    /// One value, or for [`Value::Nothing`] none.
+    /// One value, or none for [`Value::Nothing`].
     One(Value),
     /// A comma-separated list of `key` or `key=value`.
     Keys(&'static [(&'static str, Value)]),
-    /// A comma-separated list of features, each perhaps after a `^`, which turns it off.
+    /// A comma-separated list of features, each with an optional `^`, which turns it off.
     Features(&'static [&'static str]),
 }
 
@@ -33,7 +34,7 @@ use Value::{MaybeOneOf, Nothing, OneOf};
 
 const SWITCH: Value = OneOf(&["0", "1"]);
 const MAYBE_SWITCH: Value = MaybeOneOf(&["0", "1"]);
-/// What must not be turned off, but may be spelled out.
+/// Must not be turned off, but may be stated explicitly.
 const ON: Value = OneOf(&["1"]);
 
 /// The mkfs flags that a StorageClass may use.
@@ -45,7 +46,7 @@ pub(crate) fn mkfs(kind: Filesystem) -> &'static [Flag] {
     }
 }
 
-/// Mount options of every filesystem.
+/// Mount options for every filesystem.
 pub(crate) const MOUNT_ANY: &[(&str, Value)] = &[
     ("defaults", Nothing),
     ("ro", Nothing),
@@ -71,11 +72,11 @@ pub(crate) const MOUNT_ANY: &[(&str, Value)] = &[
     ("dirsync", Nothing),
     ("iversion", Nothing),
     ("noiversion", Nothing),
-    // Kubelet passes it where the CSIDriver says seLinuxMount.
+    // Kubelet passes it if the CSIDriver has seLinuxMount.
     ("context", Value::Context),
 ];
 
-/// The mount options of one filesystem, beside [`MOUNT_ANY`].
+/// The mount options of one filesystem, in addition to [`MOUNT_ANY`].
 pub(crate) fn mount(kind: Filesystem) -> &'static [(&'static str, Value)] {
     match kind {
         Filesystem::Ext4 => ext4::MOUNT,

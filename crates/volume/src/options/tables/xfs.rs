@@ -1,4 +1,4 @@
-//! What a StorageClass may set for xfs.
+//! The options that a StorageClass may set for xfs.
 
 use super::Takes::{Keys, One};
 use super::{Flag, MAYBE_SWITCH, ON, SWITCH};

@@ -1,0 +1,95 @@
+//! What a controller needs to know about the cluster around it. The source is Kubernetes, or files without
+//! it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_volume::{Result, VolumeId};
+use tokio::sync::watch;
+
+/// The address of one node's agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// `address:port`.
+    pub address: String,
+    /// The UID of the pod that serves there; empty if it is not known.
+    pub pod_uid: String,
+}
+
+/// The nodes that have an agent, by name.
+pub type Roster = BTreeMap<String, Endpoint>;
+
+/// The current roster; `None` until it has been read completely once.
+pub type RosterSource = watch::Receiver<Option<Arc<Roster>>>;
+
+/// The state of a node as a machine, independent of whether its agent responds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// The node exists and is ready.
+    Ready,
+    /// The node exists, and has not been ready for this long.
+    NotReady(Duration),
+    /// The node is gone for good: absent from every source that would know it, for long enough. Its disks
+    /// will not return under this name.
+    Gone,
+    /// No source knows.
+    Unknown,
+}
+
+/// Knows the nodes as machines.
+#[async_trait::async_trait]
+pub trait Nodes: Send + Sync {
+    /// The state of this node. Answered from memory if possible; `Gone` only after all sources that could
+    /// know the node have been queried.
+    async fn fate(&self, node: &str) -> Fate;
+
+    /// Reports, for example as an event, that a volume was abandoned because its node is gone for good.
+    async fn report_abandoned(&self, id: &VolumeId);
+}
+
+/// The election of the controller that selects nodes for requests that permit several: one at a time.
+#[async_trait::async_trait]
+pub trait Election: Send + Sync {
+    /// The fencing token of the current term: higher than that of any earlier term.
+    ///
+    /// # Errors
+    /// `Unavailable`, naming the elected controller, if it is not this one.
+    async fn fence(&self) -> Result<u64>;
+}
+
+/// The volumes that are still claimed.
+pub trait Claims: Send + Sync {
+    /// The volume handles of all PersistentVolumes of this driver; `None` if they are not known (yet).
+    fn handles(&self) -> Option<Arc<HashSet<String>>>;
+}
+
+/// Without Kubernetes: the agent is the only source of information about a node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoKubernetes;
+
+#[async_trait::async_trait]
+impl Nodes for NoKubernetes {
+    async fn fate(&self, _node: &str) -> Fate {
+        Fate::Unknown
+    }
+
+    async fn report_abandoned(&self, _id: &VolumeId) {}
+}
+
+impl Claims for NoKubernetes {
+    fn handles(&self) -> Option<Arc<HashSet<String>>> {
+        None
+    }
+}
+
+/// For an installation with a single controller: it is always elected.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AlwaysElected;
+
+#[async_trait::async_trait]
+impl Election for AlwaysElected {
+    async fn fence(&self) -> Result<u64> {
+        Ok(0)
+    }
+}
