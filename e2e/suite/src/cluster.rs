@@ -1,7 +1,7 @@
 //! Virtual nodes on one network, each with `quarry node`, and a machine for `quarry controller`.
 //!
-//! The certificates are the product's own, issued in a directory of the controllers' machine. What kubelet does with a
-//! mounted Secret is done here: the nodes get them as files behind a link that is swapped.
+//! Quarry issues the certificates itself, in a directory of the controllers' machine. This module does what
+//! kubelet does with a mounted Secret: the nodes get the files behind a symbolic link that is swapped.
 
 use std::collections::BTreeMap;
 use std::future::Future;

@@ -1,4 +1,4 @@
-//! In which guests scenarios run.
+//! The guests in which scenarios run.
 
 use std::fmt;
 use std::str::FromStr;

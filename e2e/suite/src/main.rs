@@ -1,7 +1,8 @@
 //! The tests on real LVM, disks, mounts and power cuts, in virtual nodes.
 //!
-//! Each scenario has virtual nodes of its own and drives the real `quarry` binary in them by real CSI calls. `make test`
-//! runs all of them, the long sweeps as a seeded sample; `make soak` runs the sweeps whole, in slices if asked.
+//! Each scenario starts its own virtual nodes and drives the real `quarry` binary in them by real CSI calls.
+//! `make test` runs all of them, with a seeded sample of the long sweeps; `make soak` runs the full sweeps,
+//! or slices of them.
 // A test that meets the unexpected ends there, with its reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 // One program: what its modules share is as public as it gets.

@@ -1,6 +1,6 @@
-//! What the slices of a soak have shown: one file a slice, and their sums.
+//! The results of the slices of a soak: one file per slice, and their sums.
 //!
-//! A slice that is run again replaces its file. The files lie in `target/soak`, or where `QUARRY_SOAK_DIR` says.
+//! If a slice runs again, it replaces its file. The files are in `target/soak`, or in `QUARRY_SOAK_DIR`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! Runs scenarios, some at once, and says how each ended.
+//! Runs scenarios, several at once, and reports their results.
 
 use std::future::Future;
 use std::pin::Pin;

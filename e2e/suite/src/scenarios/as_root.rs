@@ -1,5 +1,5 @@
-//! The tests of crates that mount and format loop devices. They need root, so they run in a virtual node, and no machine of
-//! a developer is touched.
+//! The tests of crates that mount and format loop devices. They need root, so they run in a virtual node and
+//! not on a developer's machine.
 
 use std::time::Duration;
 

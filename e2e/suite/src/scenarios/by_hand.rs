@@ -1,5 +1,5 @@
-//! Changes made by hand show within ten seconds, with udevd and without it, and an old volume group's identifiers are
-//! never taken for those of a new one of the same name.
+//! Changes made by hand are visible within ten seconds, with and without udevd, and identifiers of an old
+//! volume group never match a new one with the same name.
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Many callers at once: every volume once, every caller answered.
+//! Many concurrent callers: every volume exists once, and every caller gets an answer.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

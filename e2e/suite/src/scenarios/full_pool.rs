@@ -1,4 +1,4 @@
-//! The end of a pool: what GetCapacity says fits, fits to the last extent, and one extent more does not.
+//! A full pool: what GetCapacity reports fits to the last extent, and one extent more does not.
 
 use anyhow::{Context as _, Result, ensure};
 use tonic::Code;

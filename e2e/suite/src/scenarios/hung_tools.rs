@@ -1,4 +1,4 @@
-//! Tools that hang: a report is killed, a change is left alone, and neither stops what has nothing to do with it.
+//! Tools that hang: a report is killed, a change keeps running, and neither blocks unrelated calls.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

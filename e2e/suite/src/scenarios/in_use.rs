@@ -1,5 +1,5 @@
-//! What is in use is never taken away, nobody gets a second place who asked for one, and every unpublish and unstage
-//! ends clean whatever it finds.
+//! Storage in use is never removed, a request for one target never gets a second one, and every unpublish and
+//! unstage ends clean from any state.
 
 use anyhow::{Result, ensure};
 use quarry_proto::csi::v1::volume_capability::access_mode::Mode;

@@ -1,4 +1,4 @@
-//! One of two disks is pulled out under volumes that bear it, that do not notice, and that lie on it.
+//! One of two disks is removed below volumes that tolerate it, that do not use it, and that are on it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
-//! Nothing that may hold data is ever formatted, wiped or removed.
+//! Storage that may hold data is never formatted, wiped or removed.
 //!
-//! Every refusal is checked twice: the answer, and a checksum of all bytes of the device before and after.
+//! Every rejection is checked twice: the answer, and a checksum of all bytes of the device before and after.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Nobody sees what lay on the disk before: raw volumes read zero to the last byte, filesystems begin empty.
+//! Earlier data on the disk is never visible: raw volumes read zero to the last byte, filesystems start
+//! empty.
 
 use std::time::{Duration, Instant};
 

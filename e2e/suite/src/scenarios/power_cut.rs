@@ -1,4 +1,5 @@
-//! The power goes, on disks whose cache loses what was not flushed: whatever was answered OK, or fsynced, is there.
+//! Power cuts, on disks whose cache loses unflushed writes: everything that was answered OK, or fsynced, is
+//! there.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! What a volume costs beside the bare `lvcreate` that makes it, and what quarry costs while nothing happens. Figures
-//! for people: only what would be absurd on any machine fails.
+//! The cost of a volume compared with the plain `lvcreate` that creates it, and of quarry when idle. The
+//! figures are for people: only absurd values fail.
 
 use std::time::{Duration, Instant};
 

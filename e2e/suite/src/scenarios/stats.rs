@@ -1,5 +1,6 @@
-//! Stage, publish, stats, delete, for the filesystems that csi-sanity never asks for: it leaves the filesystem to the
-//! driver, so that its specs run on the default one. A soak takes every layout and every access mode.
+//! Stage, publish, stats, delete, for the filesystems that csi-sanity never requests: it leaves the
+//! filesystem to the driver, so its specs run on the default one. A soak uses every layout and every access
+//! mode.
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1 as csi;

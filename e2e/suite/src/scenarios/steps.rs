@@ -1,4 +1,4 @@
-//! Steps that scenarios take with a volume, and what they look at below it.
+//! Steps of scenarios on a volume, and checks of the storage below it.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! The beginning and the end of the process: what a wrong start says, what a missing volume group means, and that
-//! SIGTERM, however inconvenient, ends in time and loses nothing.
+//! Startup and shutdown of the process: the errors of a failed start, the effect of a missing volume group,
+//! and that SIGTERM, at any moment, ends it in time and loses nothing.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Whole disks, looked at by blkid, by what the kernel shows in /sys, and by `dd` of the documented bytes.
+//! Whole disks, read by blkid, from /sys, and by `dd` at the documented offsets.
 
 use std::time::Duration;
 

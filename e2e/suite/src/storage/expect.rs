@@ -1,4 +1,4 @@
-//! What a test expects to lie on a node's storage.
+//! The expected content of a node's storage.
 
 use std::time::{Duration, Instant};
 

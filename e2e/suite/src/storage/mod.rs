@@ -1,4 +1,4 @@
-//! What pool `main` of a node is made of, and what lies there by the word of the host's own tools, never by Quarry's.
+//! The storage of a node's pool `main`, as the host's own tools report it, never Quarry's.
 
 mod disks;
 mod expect;

@@ -1,4 +1,4 @@
-//! Whatever a request says that it should not: a clear error with the right code, nothing run, nothing changed.
+//! Every invalid request gets a clear error with the right code; nothing runs and nothing changes.
 
 mod call;
 mod controller;

@@ -1,4 +1,4 @@
-//! A node that cannot be reached is told apart at once and holds nobody up; it comes back with all it had.
+//! An unreachable node is reported at once and blocks no other; when it returns, it has all its volumes.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Certificates on the wire: who is let in, clocks that are off, and a rotation of the authority without an outage.
+//! Certificates on the wire: which peers are accepted, wrong clocks, and a rotation of the authority without
+//! an outage.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Controllers are killed at bad moments, and several get the same call: there is one volume, or none.
+//! Controllers are killed at bad moments, and several get the same call: the result is one volume, or none.
 
 use std::future::Future;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Volumes land on the node that was asked for, everybody is told what is where, and a volume that fits nowhere is
-//! refused with what is free where.
+//! Volumes are created on the requested node, every controller knows where each volume is, and a volume that
+//! fits nowhere is rejected with the free space of each node.
 
 use std::time::{Duration, Instant};
 

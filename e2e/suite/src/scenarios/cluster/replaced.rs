@@ -1,5 +1,5 @@
-//! A node that is not who it was: the same name with other disks, or another node's address. Nothing is made or deleted
-//! where it was not asked for.
+//! A node whose identity changed: the same name with other disks, or another node's address. Nothing is
+//! created or deleted on the wrong node.
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1 as csi;

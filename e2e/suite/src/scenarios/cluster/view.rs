@@ -1,4 +1,4 @@
-//! What an operator is shown by `quarry nodes`, `pools`, `volumes` and `doctor`: tables and JSON, and the truth.
+//! The output of `quarry nodes`, `pools`, `volumes` and `doctor`: tables, JSON, and whether it is correct.
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::Guest;

@@ -1,4 +1,4 @@
-//! A client that shows whatever certificate a test likes, and believes everybody; and certificates of any kind.
+//! A client that presents any certificate and trusts every server; and certificates of any kind.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

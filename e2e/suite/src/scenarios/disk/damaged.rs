@@ -1,5 +1,5 @@
-//! The claim on a disk is damaged while its volume is in use: the pod can end, nobody gets the disk, and when the claim is
-//! whole again the volume is back with its bytes.
+//! The claim on a disk is damaged while its volume is in use: the pod can end, nothing else gets the disk,
+//! and once the claim is repaired the volume is back with its data.
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::Disk;

@@ -1,4 +1,4 @@
-//! Volumes' whole lives on whole disks: virtio, NVMe and SCSI, with sectors of 512 and of 4096 bytes.
+//! The complete life of volumes on whole disks: virtio, NVMe and SCSI, with sectors of 512 and of 4096 bytes.
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Bus, Disk};

@@ -1,4 +1,4 @@
-//! Whole disks that come and go, fail, and change their names; and more callers than disks.
+//! Whole disks that appear, disappear, fail, and change their names; and more callers than disks.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Disks that must never be taken. Of each, three things are looked at: that CreateVolume gets no disk, that its answer
-//! names this one and says why, and that not one of its bytes is another afterwards.
+//! Disks that must never be used. For each, three things are checked: CreateVolume gets no disk, its answer
+//! names the disk and the reason, and no byte of the disk changes.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use quarry_vm::{Bus, Disk};

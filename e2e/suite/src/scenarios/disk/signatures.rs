@@ -1,5 +1,5 @@
-//! What makes a disk somebody else's: signatures, by the tools that make them; where the guest has none, their bytes where
-//! their formats say.
+//! What makes a disk foreign: signatures, written by the tools that own them; if the guest lacks the tool,
+//! their bytes at the documented offsets.
 
 /// A signature.
 pub struct Signature {

@@ -1,5 +1,5 @@
-//! A disk that takes a while to be wiped. Until it is, everybody is told so and nobody gets it; a restart goes on from what
-//! is noted on the disk.
+//! A disk whose wipe takes a while. Until it is done, the disk is reported as being wiped and not offered;
+//! after a restart the wipe continues from the progress that is stored on the disk.
 
 use std::time::{Duration, Instant};
 

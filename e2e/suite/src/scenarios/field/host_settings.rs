@@ -44,13 +44,13 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "host-settings",
-            about: "lvm.conf with every setting that could matter, its filters, the devices file: honoured or without effect, and named",
+            about: "lvm.conf with every setting that could matter, its filters, the devices file: honoured or without effect, and reported",
             limit: minutes(15),
             run: |_| Box::pin(settings()),
         },
         Scenario {
             name: "tenant-tricks",
-            about: "a tenant writes volume groups, copies of the pool's disk and arrays into raw volumes: nobody else notices",
+            about: "a tenant writes volume groups, copies of the pool's disk and arrays into raw volumes: no effect on others",
             limit: minutes(15),
             run: |_| Box::pin(tricks()),
         },

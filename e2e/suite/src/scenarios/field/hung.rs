@@ -1,4 +1,4 @@
-//! Disks that hang or answer with errors for a while.
+//! Disks that hang or return errors for a while.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -36,19 +36,19 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "hung-disk",
-            about: "one disk hangs: ten thousand calls on other volumes take their usual time and leave no thread behind",
+            about: "one disk hangs: ten thousand calls on other volumes take their usual time and leak no thread",
             limit: minutes(20),
             run: |context| Box::pin(hung(context)),
         },
         Scenario {
             name: "hung-flush",
-            about: "a disk hangs in a flush: named, no capacity, later changes are refused at once, and all is well after it",
+            about: "a disk hangs in a flush: reported, no capacity, changes are rejected at once, and it recovers",
             limit: minutes(12),
             run: |_| Box::pin(hung_flush()),
         },
         Scenario {
             name: "ill-disk",
-            about: "a disk answers with errors for a while: found again within ten seconds, without a restart, with few lvm processes",
+            about: "a disk returns errors for a while: it is back within ten seconds, without a restart, with few lvm processes",
             limit: minutes(12),
             run: |_| Box::pin(ill()),
         },

@@ -1,4 +1,4 @@
-//! Volumes that were renamed, moved, copied, or built upon by hand; and creations that fail half-way.
+//! Volumes that were renamed, moved, copied, or modified by hand; and creations that fail half-way.
 
 use std::time::Duration;
 
@@ -22,31 +22,31 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "identity-moved",
-            about: "two logical volumes with one record, vgsplit, vgmerge: never missing, never deleted, and told where they are",
+            about: "two logical volumes with one record, vgsplit, vgmerge: never missing, never deleted, and reported with their location",
             limit,
             run: |context| Box::pin(moved(context)),
         },
         Scenario {
             name: "identity-renamed",
-            about: "vgrename of a pool in use: the pool says its new name, and what is mounted goes on",
+            about: "vgrename of a pool in use: the pool reports its new name, and mounts keep working",
             limit,
             run: |context| Box::pin(renamed(context)),
         },
         Scenario {
             name: "identity-removed",
-            about: "a delete takes nothing with it that is not the volume's, also where that appears between two steps, and whatever it is killed in",
+            about: "a delete removes only the volume, even if something else appears between two steps, and wherever it is killed",
             limit,
             run: |context| Box::pin(removed(context)),
         },
         Scenario {
             name: "identity-unfinished",
-            about: "a creation whose record finds no room in the metadata area keeps its caller coming, and ends well when there is room",
+            about: "a creation whose record does not fit in the metadata area is retried, and succeeds when there is space",
             limit,
             run: |context| Box::pin(unfinished(context)),
         },
         Scenario {
             name: "identity-taken-back",
-            about: "a creation on bad sectors takes back what it made, and is killed in every step of that",
+            about: "a creation on bad sectors rolls back, and is killed in every step of that",
             limit,
             run: |context| Box::pin(taken_back(context)),
         },

@@ -1,5 +1,5 @@
-//! A volume that is not staged has no device: what lies under the volume group can be closed, and nothing of the host finds
-//! a device that no pod uses.
+//! A volume that is not staged has no device: the devices below the volume group can be closed, and nothing
+//! on the host sees a device that no pod uses.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! Room that cannot be used, raid legs, and volumes that are inactive while unstaged.
+//! Space that cannot be used, raid legs, and volumes that are inactive while unstaged.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -23,25 +23,25 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "raid-legs",
-            about: "a raid1's copy fails, is given up, comes back: what is said is true, and the command that is named mends it",
+            about: "a raid1's copy fails, is removed, returns: reports are correct, and the printed command repairs it",
             limit,
             run: |context| Box::pin(raid_legs(context)),
         },
         Scenario {
             name: "raid-one-disk",
-            about: "an lvm that puts both copies on one disk: refused, nothing left; and a volume that lies so is called not mirrored",
+            about: "an lvm that puts both copies on one disk: rejected, no remnants; such a volume is reported as not mirrored",
             limit,
             run: |context| Box::pin(one_disk(context)),
         },
         Scenario {
             name: "read-only-disk",
-            about: "a disk that the kernel does not let anybody write to: no room, with the reason, until it is writable again",
+            about: "a disk that the kernel has made read-only: no free space, with the reason, until it is writable again",
             limit,
             run: |context| Box::pin(read_only(context)),
         },
         Scenario {
             name: "idle-inactive",
-            about: "an unstaged volume is inactive: what lies under it can be closed; in use, restaged at once, killed meanwhile",
+            about: "an unstaged volume is inactive: devices below it can be closed; in use, restaged at once, killed meanwhile",
             limit,
             run: |context| Box::pin(idle::run(context)),
         },

@@ -1,5 +1,6 @@
-//! Hosts with systemd as the first process, and quarry in a container that does not see udevd's socket: systemd follows every
-//! device and every mount by udev's word, and unmounts what is mounted from a device that it takes for gone.
+//! Hosts with systemd as the first process, and quarry in a container without udevd's socket: systemd follows
+//! every device and mount by udev's events, and unmounts what is mounted from a device that it considers
+//! gone.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::scenarios::steps::{close, open, read, write};
 pub fn all() -> Vec<Scenario> {
     vec![Scenario {
         name: "systemd",
-        about: "volumes' lives at once and devices suspended under a mount: systemd unmounts nothing, links come and go",
+        about: "concurrent volumes and devices suspended under a mount: systemd unmounts nothing, links come and go",
         limit: Duration::from_secs(15 * 60),
         run: |context| Box::pin(run(context)),
     }]

@@ -22,13 +22,13 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "disk-claims-mended",
-            about: "whatever damages a claim, its name stays taken, and the commands that are printed mend it",
+            about: "whatever damages a claim, its name stays in use, and the printed commands repair it",
             limit: Duration::from_secs(20 * 60),
             run: |context| Box::pin(mended(context)),
         },
         Scenario {
             name: "disk-stale-names",
-            about: "names that udev wrote down of another disk select nothing",
+            about: "stale udev names of another disk select nothing",
             limit: Duration::from_secs(10 * 60),
             run: |context| Box::pin(stale_names(context)),
         },

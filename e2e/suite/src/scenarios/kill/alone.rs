@@ -1,7 +1,7 @@
-//! `kill -9` of quarry alone: the lvm or mkfs that it started lives on, and the retry comes at once.
+//! `kill -9` of quarry only: the lvm or mkfs that it started keeps running, and the retry comes at once.
 //!
-//! Wrappers in front of the real programs make them slow: before they begin, in their midst (stopped there), or after
-//! their work. They note when they begin and end, so that two writers at once are seen.
+//! Wrappers around the real programs make them slow: before they start, in the middle (stopped there), or
+//! after their work. They log when they start and end, so that concurrent writers are detected.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tonic::Code;

@@ -1,4 +1,4 @@
-//! The sweeps can fail: with a safeguard taken out of quarry, they find a violation.
+//! The sweeps can fail: with a safeguard of quarry disabled, they find a violation.
 
 use anyhow::{Context as _, Result, bail, ensure};
 

@@ -1,4 +1,4 @@
-//! The same kills on whole disks: a claim, a wipe or a release that was cut off is finished, or was none.
+//! The same kills on whole disks: an interrupted claim, wipe or release is completed, or has no effect.
 
 use std::collections::BTreeMap;
 

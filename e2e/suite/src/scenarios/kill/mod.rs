@@ -1,8 +1,8 @@
-//! Kills at any instant, then what an orchestrator does: the same call again.
+//! Kills at any instant, followed by an orchestrator's reaction: the same call again.
 //!
-//! A [`Life`] takes one volume from creation to deletion. Before each step a [`Plan`] may say how quarry dies in it; then
-//! quarry is started anew, the step is repeated, and what was promised is checked: exactly the volume that was asked for,
-//! or none; every byte that was written is there; nothing is left behind.
+//! A [`Life`] takes one volume from creation to deletion. A [`Plan`] may define how quarry dies in each step;
+//! then quarry is restarted, the step is repeated, and the promises are checked: exactly the requested
+//! volume, or none; every written byte is there; there are no remnants.
 
 pub mod alone;
 pub mod broken;

@@ -1,4 +1,4 @@
-//! `kill -9` of quarry and of everything that it started, at instants within lvm and mkfs.
+//! `kill -9` of quarry and everything that it started, at instants within lvm and mkfs.
 
 use std::collections::BTreeMap;
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! Gets csi-sanity: built by the Go client at a fixed version, kept in the cache beside the guests' images.
+//! Installs csi-sanity: the Go client builds a fixed version, which is kept in the cache next to the guests'
+//! images.
 #![allow(clippy::disallowed_types)] // quarry-exec is part of what is tested.
 
 use std::path::PathBuf;

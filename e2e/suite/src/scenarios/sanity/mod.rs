@@ -1,7 +1,7 @@
 //! csi-sanity, the conformance tests of the CSI community, against the real quarry in a guest.
 //!
-//! Every spec must pass, or be skipped for a reason that is written down here with the number of specs: a capability
-//! that is lost, or a spec that is skipped in silence, fails the scenario.
+//! Every spec must pass, or be skipped for a reason that is listed here with the number of specs: a lost
+//! capability or a silently skipped spec fails the scenario.
 
 mod install;
 

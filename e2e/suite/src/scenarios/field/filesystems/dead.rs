@@ -1,4 +1,4 @@
-//! Filesystems that do not serve any more. The kernel leaves their mounts where they are, and a bind of one looks whole.
+//! Filesystems that no longer work. The kernel keeps their mounts, and a bind mount of one looks intact.
 
 use anyhow::{Context as _, Result, ensure};
 use tonic::Code;

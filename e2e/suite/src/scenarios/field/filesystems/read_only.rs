@@ -1,5 +1,5 @@
-//! A raw block volume is published read-only to one pod while another writes, on LVM and on a whole disk; kills at each
-//! step of it.
+//! A raw block volume is published read-only to one pod while another writes, on LVM and on a whole disk;
+//! with kills at each step.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Signatures where file data lies: of arrays and filesystems that keep theirs at the end of a disk, or in its midst.
+//! Signatures in file data: of arrays and filesystems that keep theirs at the end or in the middle of a disk.
 
 use anyhow::{Context as _, Result, ensure};
 
