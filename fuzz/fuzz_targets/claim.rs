@@ -1,5 +1,5 @@
-//! Whatever lies where the reader of claims looks, it does not panic, a volume it tells of lies on the disk, and a disk in use
-//! is not taken for free as long as one copy of its record was not touched.
+//! Whatever bytes are at the places of a claim: the reader does not panic, a volume that it reports fits on
+//! the disk, and a disk in use is not reported as free as long as one copy of its record is intact.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,5 +1,5 @@
-//! Whether everything is right with a few hundred nodes and two controllers. No times are judged, but one: what one
-//! controller has changed, the other one knows soon.
+//! Checks a few hundred nodes with two controllers. It judges no times, except one: a change by one
+//! controller soon reaches the other.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The process of one controller: the product's, put together as the binary does it.
+//! The process of one controller, wired up as in the binary.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What so many nodes cost.
+//! Measures the cost of a number of nodes.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The processes of a measurement: started, told what to do line by line, and read.
+//! The processes of a measurement: starts them, sends them commands line by line, and reads their answers.
 #![allow(clippy::disallowed_types)] // quarry-exec waits for the end of what it starts; these live until they are told.
 
 use std::process::Stdio;

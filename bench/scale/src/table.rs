@@ -1,4 +1,4 @@
-//! The numbers of all sizes, side by side, and what they must not exceed.
+//! The results for all sizes, side by side, and their limits.
 
 use std::time::Duration;
 

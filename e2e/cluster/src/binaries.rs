@@ -1,12 +1,13 @@
-//! The programs that a Kubernetes consists of, built from their Go modules.
+//! The programs of Kubernetes, built from their Go modules.
 //!
-//! Nothing comes prebuilt, and no registry is asked: each folder in the crate's `binaries/` is a Go module whose `go.mod`
-//! requires an upstream module at one version and names its programs as tools, and whose `go.sum` verifies every source.
-//! [`build`] links them statically, for this machine and for the guests alike, and keeps them in the cache: a group of
-//! programs is built anew only when a file of its module, its flags or Go itself changes.
+//! Nothing is prebuilt and no registry is used: each folder in the crate's `binaries/` is a Go module whose
+//! `go.mod` requires an upstream module at one version and lists its programs as tools, and whose `go.sum`
+//! verifies every source. [`build`] links them statically, for this machine and for the guests, and keeps
+//! them in the cache: a group of programs is rebuilt only when a file of its module, its flags or Go itself
+//! changes.
 //!
-//! What Go keeps for itself stays where Go keeps it: it drops compiled packages by itself when they are not used for some
-//! days, and a build that was cut short goes on from there.
+//! Go's own cache stays in its usual place: Go drops compiled packages that were not used for some days, and
+//! an interrupted build resumes from there.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

@@ -1,5 +1,5 @@
-//! etcd, kube-apiserver, kube-controller-manager and kube-scheduler as plain processes of this machine, on its loopback
-//! interface. Nothing is faster, and nothing of the host is touched but one folder.
+//! etcd, kube-apiserver, kube-controller-manager and kube-scheduler as plain processes of this machine, on
+//! its loopback interface. This is the fastest way, and changes nothing on the host except one folder.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,6 +1,6 @@
-//! How the API server reaches kubelets: they are in virtual machines, to which there is no route from the host. The API
-//! server sends each connection through a proxy (HTTP CONNECT on a unix socket, its "egress selector"), and the proxy
-//! goes on through the guest that has the address.
+//! The API server's connection to kubelets: they run in virtual machines, and the host has no route to them.
+//! The API server sends each connection through a proxy (HTTP CONNECT on a unix socket, its "egress
+//! selector"), and the proxy forwards it through the guest that has the address.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};

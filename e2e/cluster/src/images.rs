@@ -1,4 +1,5 @@
-//! The images that nodes get, made here: no registry is asked. What is one static program is an image of one file.
+//! The images of the nodes, built here without a registry. A single static program becomes an image with one
+//! file.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

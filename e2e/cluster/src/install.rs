@@ -1,4 +1,4 @@
-//! Quarry in the cluster: the images that nodes get, the pools' volume groups, the chart, the example.
+//! Installs Quarry in the cluster: the images of the nodes, the pools' volume groups, the chart, the example.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! kubectl, as a person would use it.
+//! Runs kubectl as a person would.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

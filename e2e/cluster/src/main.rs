@@ -1,4 +1,5 @@
-//! `quarry-cluster`: brings a real Kubernetes up on virtual nodes, with Quarry installed by its chart, and takes it down.
+//! `quarry-cluster`: starts a real Kubernetes on virtual nodes, with Quarry installed from its chart, and
+//! stops it.
 #![allow(clippy::disallowed_types)] // quarry-exec ends what it starts; the cluster outlives the command that asks for it.
 
 use std::fs;

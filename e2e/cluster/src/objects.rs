@@ -1,4 +1,4 @@
-//! The Kubernetes objects that scenarios make, as JSON.
+//! The Kubernetes objects that scenarios create, as JSON.
 
 use serde_json::{Value, json};
 

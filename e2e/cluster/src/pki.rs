@@ -1,4 +1,5 @@
-//! The certificates of a cluster: one authority, and what it signs for the control plane, the nodes and people.
+//! The certificates of a cluster: one authority, and the certificates that it signs for the control plane,
+//! nodes and users.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The Quarry that an upgrade comes from: a commit of this repository, built as it was, with the chart that it had.
+//! The version that an upgrade starts from: a commit of this repository, built as it was, with its own chart.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

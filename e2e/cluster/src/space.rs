@@ -1,4 +1,4 @@
-//! A namespace of one scenario: what is made in it, waited for, and gone at its end.
+//! The namespace of one scenario: creates objects in it, waits for them, and deletes it at the end.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};

@@ -1,7 +1,8 @@
 //! A node of the cluster: a virtual machine with containerd and kubelet.
 //!
-//! Pods get addresses of 10.244.N.0/24 behind a bridge of the node, by the usual CNI plugins, and find those of other
-//! nodes by static routes. Nothing translates Services but two rules for the one that pods must reach, `kubernetes`.
+//! Pods get addresses of 10.244.N.0/24 behind a bridge of the node, from the usual CNI plugins, and reach
+//! those of other nodes by static routes. Services are not translated, except for two rules for the one that
+//! pods need, `kubernetes`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};

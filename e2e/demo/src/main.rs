@@ -1,7 +1,7 @@
-//! `make demo`: volumes' whole lives in a throw-away virtual node, shown step by step.
+//! `make demo`: the complete life of volumes in a temporary virtual node, step by step.
 //!
-//! Nothing of the host is touched but the build and cache folders. What is shown is what happens: each `quarry csi` line
-//! is a real call to a real driver on real LVM, and the demo fails if any of them does.
+//! It changes nothing on the host except the build and cache folders. The output is real: each `quarry csi`
+//! line is a real call to a real driver on real LVM, and the demo fails if any of them fails.
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! What must be true in the end, read from the storages themselves.
+//! The final checks, which read the storages themselves.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! Nothing here is left to chance but the seed: one process per run, and its randomness is made here.
+//! Only the seed decides what happens: each run is one process, and its randomness comes from here.
 //!
-//! The standard library orders its hash maps, and tokio the branches of `select!`, by what the kernel gives for random.
-//! In this process the kernel is not asked: [`getrandom`] stands in its place. With it, and with turmoil's time and one
-//! thread, a seed gives the same run again.
+//! The standard library orders its hash maps, and tokio the branches of `select!`, by the kernel's random
+//! numbers. In this process [`getrandom`] replaces the kernel's. With that, turmoil's time and one thread, a
+//! seed repeats the same run.
 
 use std::cell::RefCell;
 

@@ -1,4 +1,4 @@
-//! What goes wrong, and when: decided before the run begins, from its seed.
+//! The faults of a run and their times, derived from the seed before the run starts.
 
 use std::time::Duration;
 

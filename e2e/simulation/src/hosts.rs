@@ -1,4 +1,4 @@
-//! The programs that run on the simulated hosts: the real controller and the real agent, put together as the binary does.
+//! The programs on the simulated hosts: the real controller and the real agent, wired up as in the binary.
 
 use std::sync::Arc;
 use std::time::Duration;

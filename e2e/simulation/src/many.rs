@@ -1,4 +1,4 @@
-//! Many seeds, each in a process of its own, as many at once as there are processors.
+//! Runs many seeds, one process each, as many at once as there are processors.
 
 use std::process::ExitCode;
 use std::sync::OnceLock;

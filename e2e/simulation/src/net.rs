@@ -1,4 +1,4 @@
-//! Connections over turmoil's network, as both ends want them.
+//! Connections over turmoil's network, in the form that both ends need.
 
 use std::collections::HashMap;
 use std::io;

@@ -1,4 +1,4 @@
-//! One run: the hosts, what happens to them, and the wait until all has settled.
+//! One run: the hosts, the events, and the wait until everything is stable.
 
 mod act;
 

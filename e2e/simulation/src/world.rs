@@ -1,7 +1,7 @@
-//! What is true in one run, whoever knows of it: the nodes and their storages, the claims of the users, who decides.
+//! The true state of one run: the nodes and their storages, the users' claims, and the elected controller.
 //!
-//! It plays the part of everything that Quarry does not simulate but meets: the Kubernetes API with its claims and its
-//! lease, the machines, and the wall clock.
+//! It stands in for the parts that Quarry depends on but the simulation does not run: the Kubernetes API with
+//! its claims and lease, the machines, and the wall clock.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

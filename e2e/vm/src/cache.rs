@@ -1,8 +1,8 @@
-//! The cache of what is dear to build: the guest's image, the agent, saved machine states.
+//! The cache of expensive builds: the guest's image, the agent, saved machine states.
 //!
-//! Entries are folders named by kind and by a hash of everything that went into them, so a changed input builds anew and
-//! nothing is ever updated in place. An entry is built in a temporary folder under a lock and appears by one rename: two
-//! processes never build the same, and a build that was killed leaves nothing that looks complete.
+//! Entries are folders named by kind and by a hash of all inputs, so a changed input causes a new build and
+//! nothing is ever updated in place. An entry is built in a temporary folder under a lock and appears by one
+//! rename: two processes never build the same entry, and a killed build leaves nothing that looks complete.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! A program of the host that runs beside the guests for as long as a value lives.
+//! A host program that runs next to the guests for the lifetime of a value.
 #![allow(clippy::disallowed_types)] // quarry-exec ends what it starts; this lives on between calls.
 
 use std::ffi::OsStr;

@@ -1,4 +1,4 @@
-//! A port of the host that leads to a TCP port in a guest, or beyond it.
+//! Forwards a port of the host to a TCP port in a guest, or beyond it.
 
 use std::net::SocketAddr;
 

@@ -1,4 +1,4 @@
-//! The host's tools: which are needed, which Debian packages hold them, and how they are run.
+//! The host's tools: which are needed, which Debian packages provide them, and how to run them.
 #![allow(clippy::disallowed_types)] // quarry-exec is part of what virtual nodes test; the harness stands on its own feet.
 
 use std::ffi::OsStr;

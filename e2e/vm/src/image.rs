@@ -1,4 +1,4 @@
-//! What a guest boots from: Debian's packages as a root file system, its kernel, and our first process.
+//! The boot image of a guest: Debian's packages as a root file system, its kernel, and our first process.
 
 use std::fs;
 use std::path::{Path, PathBuf};

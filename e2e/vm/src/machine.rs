@@ -1,4 +1,4 @@
-//! One QEMU process: how it is described, started, watched and killed.
+//! One QEMU process: describes, starts, watches and kills it.
 #![allow(clippy::disallowed_types)] // quarry-exec ends what it starts; a machine lives on between calls.
 
 use std::net::TcpListener;

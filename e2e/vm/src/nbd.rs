@@ -1,7 +1,7 @@
-//! Serves a disk to QEMU by the NBD protocol, with the faults that a test asks for.
+//! Serves a disk to QEMU by the NBD protocol, with the faults that a test requests.
 //!
-//! The server is a thread of this process. When the machine is killed the thread sees its connection end, and what the
-//! disk's cache holds is lost or kept as the power cut decides.
+//! The server is a thread of this process. When the machine is killed, the thread's connection closes, and
+//! the power cut decides what of the disk's cache is lost or kept.
 
 use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;

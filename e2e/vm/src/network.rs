@@ -1,9 +1,9 @@
 //! A network of virtual nodes: an Ethernet switch inside this process.
 //!
-//! It needs no privileges, no multicast and no port of the host, and no other process of the host can look in or send:
-//! each node is a cable on an abstract unix socket that takes one connection. A frame goes to all other cables, as in a
-//! hub; the virtual network cards throw away what is not theirs. A cable whose node does not read loses frames, as real
-//! ones do, and holds nobody else up.
+//! It needs no privileges, no multicast and no port of the host, and other processes of the host cannot read
+//! or send frames: each node is a cable on an abstract unix socket that accepts one connection. A frame goes
+//! to all other cables, as in a hub; the virtual network cards drop frames for others. A cable whose node
+//! does not read loses frames, as real ones do, and blocks no other.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,4 @@
-//! What is done to a node once, before its state is saved: programs installed, images unpacked.
+//! What a node gets once, before its state is saved: installed programs, unpacked images.
 
 use std::fmt;
 use std::pin::Pin;

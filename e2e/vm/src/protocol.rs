@@ -1,8 +1,8 @@
-//! What the host and the guest's agent say to each other, shared by both.
+//! The protocol between the host and the guest's agent, shared by both.
 //!
-//! One TCP connection carries one request. The agent opens with [`HELLO`], so that the host can tell a guest that
-//! listens from a port forward that leads nowhere yet. After that both sides send frames: one byte of kind, four bytes of
-//! length (big endian), payload. The host's first frame is a [`Request`] as JSON.
+//! One TCP connection carries one request. The agent starts with [`HELLO`], so that the host can distinguish
+//! a listening guest from a port forward that is not connected yet. After that both sides send frames: one
+//! byte of kind, four bytes of length (big endian), payload. The host's first frame is a [`Request`] as JSON.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
-//! A virtual node's own folder: its overlay, its disks, its console's log.
+//! A virtual node's own folder: its overlay, its disks, its console log.
 //!
-//! The folder is removed with the node. A test that was killed cannot do that, so the next start removes folders whose
-//! lock nobody holds any more.
+//! The folder is removed with the node. A killed test cannot do that, so the next start removes folders whose
+//! lock is free.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

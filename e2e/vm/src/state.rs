@@ -1,4 +1,4 @@
-//! The saved state of a machine that has just booted: restoring it takes a second, booting takes ten.
+//! The saved state of a freshly booted machine: a restore takes a second, a boot takes ten.
 
 use std::fs;
 use std::os::unix::fs::symlink;

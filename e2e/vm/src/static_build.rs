@@ -1,7 +1,7 @@
 //! Builds programs that run in the guest, whatever C library the host has.
 //!
-//! The host's glibc may be newer than the guest's, so what is pushed into a guest is linked statically. That works with
-//! the ordinary glibc target; no other toolchain needs to be installed.
+//! The host's glibc may be newer than the guest's, so programs for a guest are linked statically. That works
+//! with the ordinary glibc target; no other toolchain is needed.
 #![allow(clippy::disallowed_types)] // quarry-exec is part of what is built here.
 
 use std::collections::BTreeMap;

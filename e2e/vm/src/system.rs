@@ -1,4 +1,4 @@
-//! Which operating system a guest runs.
+//! The operating system of a guest.
 
 use std::fmt;
 use std::future::Future;

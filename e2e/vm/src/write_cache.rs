@@ -1,8 +1,8 @@
 //! A disk with a write cache that a power cut really loses.
 //!
-//! QEMU over a plain file loses nothing when it is killed: the host's page cache lives on, and a test of "flushed before
-//! OK" could not fail. Here what the guest wrote stays in this process until the guest flushes it, or until the cache is
-//! full and part of it is written out, as a disk would do.
+//! QEMU over a plain file loses nothing when it is killed: the host's page cache survives, and a test of
+//! "flushed before OK" could not fail. Here the guest's writes stay in this process until the guest flushes
+//! them, or until the cache is full and part of it is written out, as a disk would do.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,6 +1,6 @@
-//! Virtual nodes themselves: what the tests of Quarry take for granted about them.
+//! Virtual nodes themselves: the properties that the tests of Quarry rely on.
 //!
-//! They boot machines, so they run when asked for: `cargo test -p quarry-vm -- --ignored`.
+//! They boot machines, so they run only on request: `cargo test -p quarry-vm -- --ignored`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};

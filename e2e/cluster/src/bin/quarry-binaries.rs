@@ -1,4 +1,4 @@
-//! `quarry-binaries`: builds the programs of a Kubernetes into the cache, and prints each one's name and path.
+//! `quarry-binaries`: builds the programs of Kubernetes into the cache, and prints the name and path of each.
 
 use anyhow::{Result, bail};
 use clap::Parser;

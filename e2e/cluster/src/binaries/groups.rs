@@ -1,4 +1,4 @@
-//! Which programs are built, from which modules, and with which flags.
+//! Which programs are built, from which modules and with which flags.
 
 /// Programs of one upstream module, built and cached together: what they share is compiled once.
 #[derive(Clone, Copy, Debug)]

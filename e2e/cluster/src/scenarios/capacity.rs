@@ -1,4 +1,4 @@
-//! Room: the scheduler knows where there is some, and what it did not know in time is put right.
+//! Capacity: the scheduler knows which nodes have free space, and recovers from outdated values.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};

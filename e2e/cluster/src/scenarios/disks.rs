@@ -1,4 +1,4 @@
-//! Whole disks: plugged in, made a pool of, and given out, one for each pod.
+//! Whole disks: plugged in, added to a pool, and allocated, one per pod.
 
 use anyhow::{Context, Result, ensure};
 use quarry_vm::{Bus, Disk};

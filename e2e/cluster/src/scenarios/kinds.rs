@@ -1,4 +1,4 @@
-//! The kinds of volumes that pods ask for.
+//! The kinds of volumes that pods request.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! What is shown on a real Kubernetes, one scenario after the other on one cluster.
+//! The scenarios on a real Kubernetes, one after the other on one cluster.
 
 mod capacity;
 mod disks;

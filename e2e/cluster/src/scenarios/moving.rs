@@ -1,4 +1,4 @@
-//! The ways of docs/migrating.md, from volumes that the static provisioner might have made.
+//! The procedures of docs/migrating.md, from volumes that the static provisioner might have created.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! A node loses its power, and comes back; a node never comes back.
+//! A node loses power and returns; a node never returns.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! From a claim and its pod to a running pod, beside the same pod with a hostPath volume; where the time goes; and how much
-//! memory our containers hold.
+//! The time from a claim and its pod to a running pod, compared with the same pod with a hostPath volume;
+//! which step takes how long; and the memory of Quarry's containers.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

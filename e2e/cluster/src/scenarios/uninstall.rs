@@ -1,4 +1,4 @@
-//! The chart is taken out and put back while volumes exist.
+//! The chart is uninstalled and reinstalled while volumes exist.
 
 use anyhow::{Result, ensure};
 

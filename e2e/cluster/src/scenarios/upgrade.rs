@@ -1,4 +1,4 @@
-//! The driver is upgraded from an older commit, and its controller taken back, under running pods.
+//! The driver is upgraded from an older commit, and its controller rolled back, under running pods.
 
 use anyhow::{Context, Result, ensure};
 use quarry_vm::Cache;

@@ -1,4 +1,4 @@
-//! A pod that writes twice a second while parts of the driver come and go, and whether anything has disturbed it.
+//! A pod that writes twice a second while parts of the driver restart, and checks for disturbances.
 
 use anyhow::{Result, ensure};
 use serde_json::Value;

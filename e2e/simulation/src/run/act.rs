@@ -1,4 +1,4 @@
-//! Makes one planned thing happen.
+//! Executes one planned event.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

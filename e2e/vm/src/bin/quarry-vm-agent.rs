@@ -1,8 +1,8 @@
 //! The agent inside a virtual node: runs commands, moves files, and gives a restored guest its own identity.
 //!
-//! It is started by the guest's init and trusts whoever reaches its port: the host, by its port forward,
-//! and the test's other nodes on the same network.
-//! A thread per connection and blocking calls keep it small: under an emulated processor every instruction counts.
+//! The guest's init starts it. It trusts every client of its port: the host, through its port forward, and
+//! the test's other nodes on the same network. A thread per connection and blocking calls keep it small:
+//! under an emulated processor every instruction counts.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)] // quarry-exec is part of what is tested here.
 
 use std::fmt::Display;

@@ -1,4 +1,4 @@
-//! A contributor's way into a virtual node: a shell, one command, the cache, and a check of the host.
+//! A contributor's access to a virtual node: a shell, one command, the cache, and a check of the host.
 
 use std::io::{BufRead, Write};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! A virtual node's disks: they come, go, fail, and may move to another node.
+//! A virtual node's disks: they are added, removed, fail, and may move to another node.
 
 use std::fmt;
 use std::fs::File;

@@ -1,7 +1,8 @@
-//! A virtual node's network card: its address, and its link, which can be cut while the host goes on commanding the guest.
+//! A virtual node's network card: its address, and its link, which can be cut while the host keeps control of
+//! the guest.
 //!
-//! The card is plugged in once the guest answers, not saved with its state: every restored guest has the same cards, and
-//! a node that is on no network has none.
+//! The card is plugged in once the guest answers, and is not saved with its state: every restored guest has
+//! the same cards, and a node without a network has none.
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! A virtual node: its whole life, its disks, and what may befall it.
+//! A virtual node: its life cycle, its disks, and its faults.
 
 mod disks;
 mod lan;
