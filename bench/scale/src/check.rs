@@ -21,7 +21,7 @@ const PART: u64 = 96 << 20;
 /// By when the other controller must know: a second is promised; slow machines get more.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Panics at what is wrong.
+/// Panics if a check fails.
 pub(crate) async fn run() {
     process::check_limit(NODES, 2);
     let directory = tempfile::tempdir().unwrap();

@@ -20,8 +20,8 @@ pub(crate) const KEY: &str = "topology.scale/node";
 /// How long to look for all nodes before this is called a failure.
 const PATIENCE: Duration = Duration::from_secs(500);
 
-/// Serves until the end of the input. `go` shows it the nodes, and is answered when all have told what they have; `lost`
-/// and `back` are answered when no node, and every node, is connected.
+/// Serves until the end of the input. `go` passes the nodes to it, and is answered when all have reported
+/// their state; `lost` and `back` are answered when no node, and every node, is connected.
 pub(crate) async fn run(number: &str, setting: Setting) {
     let source = tls::files::watch(setting.certificates("controller"));
     let (roster, known) = watch::channel(None);
@@ -67,7 +67,7 @@ fn all(nodes: usize) -> Roster {
     (0..nodes).map(entry).collect::<BTreeMap<_, _>>()
 }
 
-/// Until so many nodes are connected, as the metrics tell it.
+/// Waits until `count` nodes are connected, according to the metrics.
 async fn connected(metrics: &Metrics, nodes: usize) {
     let until = Instant::now() + PATIENCE;
     let wanted = format!("{nodes}");

@@ -34,7 +34,7 @@ pub(crate) struct Setting {
 }
 
 const USAGE: &str = "quarry-bench-scale [--check] [--volumes PER-NODE] [NODES…]";
-/// Volumes of each node unless told otherwise.
+/// The default number of volumes per node.
 const VOLUMES: usize = 20;
 
 fn main() {
@@ -64,7 +64,7 @@ impl Setting {
         Self { nodes: nodes.parse().unwrap(), volumes: volumes.parse().unwrap(), directory: PathBuf::from(directory) }
     }
 
-    /// What a process of this measurement is told.
+    /// The command-line options of a process.
     pub(crate) fn arguments(&self) -> [String; 3] {
         [self.nodes.to_string(), self.volumes.to_string(), self.directory.to_str().unwrap().to_owned()]
     }

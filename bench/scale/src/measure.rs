@@ -70,7 +70,7 @@ async fn capacity(client: &mut Client, nodes: usize) -> Spread {
     for round in 0..ROUNDS {
         let mut times = Vec::with_capacity(QUESTIONS);
         for question in 0..QUESTIONS {
-            // Neighbours in time are no neighbours in memory.
+            // Volumes created one after the other are not adjacent in memory.
             let node = (question * 7919 + round) % nodes;
             let began = Instant::now();
             client.capacity("fast", node).await;

@@ -24,7 +24,7 @@ pub(crate) const DISK: u64 = 50_000;
 pub(crate) const VOLUME: u64 = 256 << 20;
 /// Where agents listen, each at an address of its own.
 const PORT: u16 = 9810;
-/// Of the first this many nodes, each has a pool beside that has one gigabyte left.
+/// Each of the first this many nodes has a second pool with one gigabyte left.
 pub(crate) const NARROW: usize = 4;
 
 /// The name of a node.

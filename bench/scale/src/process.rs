@@ -33,7 +33,7 @@ pub(crate) fn check_limit(nodes: usize, controllers: usize) {
     );
 }
 
-/// A process of ours; killed when dropped.
+/// A child process; killed when dropped.
 pub(crate) struct Process {
     child: Child,
     commands: ChildStdin,

@@ -43,7 +43,7 @@ impl Row {
     }
 }
 
-/// Prints the table, as it stands in `docs/scale.md`.
+/// Prints the table in the format of `docs/scale.md`.
 #[allow(clippy::cast_precision_loss, reason = "for people")]
 pub(crate) fn print(rows: &[Row]) {
     let line = |what: &str, cell: &dyn Fn(&Row) -> String| {

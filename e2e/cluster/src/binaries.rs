@@ -31,10 +31,10 @@ const OLDEST_GO: (u32, u32) = (1, 21);
 /// For all of Kubernetes from nothing on a small machine that does other work as well.
 const DEADLINE: Duration = Duration::from_secs(3 * 3600);
 
-/// How often a long build says that it goes on.
+/// How often a long build reports that it is still running.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 
-/// Where the programs lie.
+/// The folder with the programs.
 #[derive(Clone, Debug)]
 pub struct Binaries {
     /// etcd.
@@ -67,7 +67,7 @@ impl Binaries {
     }
 }
 
-/// Builds what is not in the cache yet: all programs, for [`ARCHITECTURE`].
+/// Builds the programs that are not in the cache yet, for [`ARCHITECTURE`].
 ///
 /// # Errors
 /// When Go is missing or too old (the message says what to install), or when a build fails: with the end of what Go said.
@@ -110,7 +110,7 @@ pub async fn build_groups(
 }
 
 impl Group {
-    /// Where its `go.mod` and `go.sum` lie.
+    /// The folder of its `go.mod` and `go.sum`.
     fn source(&self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("binaries").join(self.name)
     }
@@ -181,7 +181,7 @@ fn version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
     })
 }
 
-/// The Go that builds this module, which may be a newer one than what is installed.
+/// The version of Go that builds this module, which may be newer than the installed one.
 async fn go_version(source: &Path) -> Result<String> {
     let need = format!(
         "Kubernetes is built with Go {}.{} or newer, which fetches the very version that it needs: install it from \
@@ -202,16 +202,16 @@ fn parse_go_version(version: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// Runs a command in a Go module, and gives its standard output. Variables may stand before the command.
+/// Runs a command in a Go module and returns its standard output. Variables may precede the command.
 async fn call<'a>(source: &'a Path, command: impl IntoIterator<Item = &'a str>) -> Result<String> {
-    // Our modules stand alone, whatever workspace or vendor folder the user's own settings name.
+    // These modules are standalone, whatever workspace or vendor folder the user's own settings name.
     let own = ["GOTOOLCHAIN=auto", "GOWORK=off", "GOFLAGS=-mod=readonly"];
     let folder = [OsStr::new("-C"), source.as_os_str()];
     let words = own.into_iter().chain(command).map(OsStr::new);
     run(Path::new("env"), folder.into_iter().chain(words), DEADLINE).await
 }
 
-/// Says each minute that a build goes on: Go itself is silent until it ends.
+/// Reports every minute that a build is running: Go itself prints nothing until it ends.
 async fn with_signs_of_life<T>(name: &str, work: impl Future<Output = T>) -> T {
     let begin = Instant::now();
     let mut ticks = tokio::time::interval(SIGN_OF_LIFE);

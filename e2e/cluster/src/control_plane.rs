@@ -89,7 +89,7 @@ impl ControlPlane {
         format!("https://{HOST}:{}", self.port)
     }
 
-    /// Where the administrator's kubeconfig lies.
+    /// The path of the administrator's kubeconfig.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
     }

@@ -35,7 +35,7 @@ impl Egress {
             while let Ok((client, _)) = listener.accept().await {
                 let known = known.clone();
                 tokio::spawn(async move {
-                    // The API server sees that the connection has ended, and says so to whoever asked.
+                    // The API server sees the closed connection and reports it to its client.
                     let _ = pass(client, &known).await;
                 });
             }
@@ -85,7 +85,7 @@ async fn connect(client: &mut BufReader<UnixStream>, guests: &Guests) -> Result<
     guest.connect_tcp(address).await
 }
 
-/// The address of the node that has this address, or whose pods have such: 10.244.N.x on node N.
+/// The address of the node that has this address, or whose pods have it: 10.244.N.x is on node N.
 fn node_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(pod) if pod.octets()[..2] == [10, 244] => IpAddr::V4(Network::address(pod.octets()[2])),

@@ -60,7 +60,7 @@ fn values(pools: &[Value], image: &str) -> Value {
 /// Installs the chart, or upgrades it.
 ///
 /// # Errors
-/// When helm fails, with what it said.
+/// helm fails; the error quotes its output.
 pub async fn install(cluster: &Cluster) -> Result<()> {
     install_chart(cluster, &Path::new(ROOT).join("deploy/chart"), images::QUARRY).await
 }
@@ -106,7 +106,8 @@ pub async fn uninstall(cluster: &Cluster) -> Result<()> {
     .await
 }
 
-/// Waits until all pods of ours are ready, the node plugin is registered on every node, and each has told its capacity.
+/// Waits until all pods of Quarry are ready, the node plugin is registered on every node, and each has
+/// reported its capacity.
 ///
 /// # Errors
 /// When they are not in time; with what their containers said.

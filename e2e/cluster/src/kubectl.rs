@@ -32,10 +32,10 @@ impl Kubectl {
         std::iter::once(cluster).chain(arguments.into_iter().map(Into::into)).collect()
     }
 
-    /// Runs a command and gives what it prints.
+    /// Runs a command and returns its output.
     ///
     /// # Errors
-    /// When it fails, with what it said, or does not end in time.
+    /// It fails (the error quotes its output) or times out.
     pub async fn run(&self, arguments: impl IntoIterator<Item = impl Into<String>>) -> Result<String> {
         quarry_vm::run(&self.program, self.arguments(arguments), DEADLINE).await
     }

@@ -34,7 +34,8 @@ pub(crate) async fn previous(cache: &Cache) -> Result<Previous> {
     let folder = cache
         .entry("previous", &cache_key([COMMIT, TAG].map(str::as_bytes)), async |folder: &Path| {
             eprintln!("quarry-cluster: building the Quarry of commit {COMMIT:.12} (once)");
-            // Beside the target folder, not in the cache: cargo knows a package by its path, and a build that was cut short goes on.
+            // Next to the target folder, not in the cache: cargo identifies a package by its path, and an
+            // interrupted build resumes.
             let source = source().await?;
             let build = Build { package: "quarry", bins: &["quarry"], features: &[], profile: "e2e" };
             let binary = build_static_in(&source, &build).await?.remove("quarry").context("cargo built no quarry")?;

@@ -10,7 +10,8 @@ use crate::cluster::{Cluster, is, items, text};
 
 /// How long anything may take that is waited for; an emulated processor is slow.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// How often it is looked at: each look is a kubectl, and takes a tenth of a second from the processors that nodes are emulated on.
+/// The polling interval: each poll is a kubectl, and takes a tenth of a second from the processors that
+/// emulate nodes.
 pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 /// A namespace.
@@ -34,7 +35,7 @@ impl<'a> Space<'a> {
     /// kubectl in this namespace.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// It fails; the error quotes its output.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let namespace = format!("--namespace={}", self.name);
         self.cluster.kubectl().run(std::iter::once(namespace.as_str()).chain(arguments.iter().copied())).await
@@ -137,7 +138,7 @@ impl<'a> Space<'a> {
     /// Runs a shell command in a pod.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// It fails; the error quotes its output.
     pub async fn exec(&self, pod: &str, script: &str) -> Result<String> {
         self.run(&["exec", pod, "--", "/bin/busybox", "sh", "-ec", script]).await
     }

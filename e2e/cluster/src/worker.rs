@@ -26,7 +26,7 @@ pub struct Worker {
     pub vm: Vm,
     /// Its name in Kubernetes.
     pub name: String,
-    /// How many disks it has beside the root.
+    /// The number of disks besides the root disk.
     pub disks: usize,
     number: u8,
     /// How many nodes there are, for the routes among them.
@@ -137,7 +137,7 @@ impl Worker {
     /// Ends kubelet, as an upgrade does. Containers run on.
     ///
     /// # Errors
-    /// When there is none.
+    /// There is no such disk.
     pub async fn stop_kubelet(&self) -> Result<()> {
         self.vm.sh("pkill -TERM -x kubelet; while pgrep -x kubelet >/dev/null; do sleep 0.1; done").await.map(drop)
     }
@@ -185,8 +185,8 @@ fn kubelet() -> serde_json::Value {
         // A Secret that is made after the pod that waits for it shows within this time.
         "syncFrequency": "15s",
         "failSwapOn": false,
-        // What an emulated processor is spared: control groups of pods that are read every two seconds, and figures of all
-        // containers that are only wanted to find whom to evict.
+        // Saves work on an emulated processor: control groups of pods are read every two seconds, and
+        // container metrics serve only to choose pods to evict.
         "cgroupsPerQOS": false,
         "enforceNodeAllocatable": [],
         "localStorageCapacityIsolation": false,

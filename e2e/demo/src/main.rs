@@ -123,7 +123,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Shows a command, runs it in the guest, and shows what it says and how long it took.
+    /// Shows a command, runs it in the guest, and shows its output and duration.
     async fn run(&self, script: &str) -> Result<String> {
         say(&format!("  $ {script}"));
         let began = Instant::now();

@@ -25,7 +25,7 @@ pub(crate) fn volumes(node: &Node) -> Vec<(String, String, u64)> {
     volumes.into_iter().map(describe).collect()
 }
 
-/// Puts volumes on a storage, past everybody.
+/// Puts volumes on a storage, bypassing all clients.
 pub(crate) fn put(pool: &SimulatedPool, specs: impl Iterator<Item = VolumeSpec>) {
     for spec in specs {
         now(pool.carve(&spec)).unwrap();
@@ -39,7 +39,7 @@ pub(crate) fn calm(pool: &SimulatedPool) {
     }
 }
 
-/// Looks through all storages. Returns how many volumes lie on nodes that were away for so long that they may.
+/// Checks all storages. Returns how many volumes remain on nodes that were down long enough to keep them.
 pub(crate) fn storages(shared: &Shared) -> usize {
     let mut world = shared.lock();
     let mut found: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
@@ -103,7 +103,7 @@ fn decoys(storage: &Storage, volumes: &[(String, String, u64)], node: &str) -> V
     gone.map(|decoy| format!("{node} has lost {decoy}, which nobody asked to delete")).collect()
 }
 
-/// What is used and what is free add up.
+/// Used and free space add up.
 fn sums(storage: &Storage, volumes: &[(String, String, u64)], node: &str) -> Option<String> {
     let used: u64 = volumes.iter().map(|(_, _, size)| size / MIB).sum();
     let free: u64 = storage.pool.free().iter().sum();

@@ -16,7 +16,7 @@ use crate::world::{Audit, Claim, ECHO, KEY, Life, MIB, NODES, Shared, Where, Wor
 /// How often the auditor looks.
 const AUDIT: Duration = Duration::from_millis(500);
 
-/// What is to be done next for a claim.
+/// The next step for a claim.
 enum Next {
     Create(csi::CreateVolumeRequest),
     Delete(String),
@@ -52,7 +52,7 @@ fn late<T>(_: tokio::time::error::Elapsed) -> Result<T, Status> {
     Err(Status::deadline_exceeded("the caller gave up"))
 }
 
-/// A call under way; one that is dropped before its end has an outcome that nobody knows.
+/// A running call; if it is dropped before its end, its outcome is unknown.
 struct Call {
     shared: Shared,
     claim: usize,
@@ -125,7 +125,7 @@ impl Drop for Call {
     }
 }
 
-/// Whether nothing of the call can be under way any more once it has ended with this code.
+/// Whether a call that ended with this code has certainly stopped.
 fn known(code: Code) -> bool {
     !matches!(code, Code::Aborted | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
@@ -232,7 +232,7 @@ pub(crate) async fn audit(shared: Shared, service: ControllerService, replica: u
     loop {
         tokio::time::sleep(AUDIT).await;
         if !shared.lock().auditing {
-            // Listed all the same, as sidecars do.
+            // Listed anyway, as sidecars do.
             if fastrand::u8(..) < 16 {
                 let _ = list(&service).await;
             }

@@ -12,7 +12,7 @@ use crate::world::{NODES, REPLICAS};
 pub(crate) enum Action {
     /// Messages between a controller and an address take this long.
     Slow { replica: usize, seat: usize, latency: Duration },
-    /// Now and then the link breaks, and mends with the next message but a few: what was on it is lost.
+    /// Now and then the link breaks and recovers a few messages later; the messages between are lost.
     Lossy { replica: usize, seat: usize },
     /// Messages wait, both ways.
     Hold { replica: usize, seat: usize },
@@ -22,7 +22,7 @@ pub(crate) enum Action {
     CutTo { replica: usize, seat: usize },
     /// Messages to the controller are lost.
     CutFrom { replica: usize, seat: usize },
-    /// The link is well; what waited is delivered.
+    /// The link works; waiting messages are delivered.
     Mend { replica: usize, seat: usize },
     /// An agent dies, without a word where `silent`: its connections stay half open.
     CrashSeat { seat: usize, silent: bool },

@@ -34,10 +34,10 @@ const USAGE: &str = "quarry-simulation [--runs N] [--seed FIRST] [--break name-l
 /// The safeguards that can be taken out.
 const SAFEGUARDS: [&str; 2] = ["name-lock", "fence"];
 
-/// What is to be done.
+/// The command-line options.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Arguments {
-    /// How many seeds; one alone is told in full.
+    /// The number of seeds; a single one is logged in full.
     runs: Option<u64>,
     /// The first one.
     seed: Option<u64>,

@@ -8,9 +8,9 @@ use futures::{StreamExt as _, stream};
 
 /// How long one run may take.
 const DEADLINE: Duration = Duration::from_secs(300);
-/// How many failing seeds are told.
+/// How many failing seeds are printed.
 const TOLD: usize = 5;
-/// How often progress is told, in runs.
+/// The interval of progress messages, in runs.
 const PROGRESS: u64 = 100;
 /// What the violations say that a safeguard is there for: two volumes of one name, or none.
 const UNSAFE: [&str; 4] = [" was answered with ", ", and there are ", "does not exist", "has lost"];

@@ -150,7 +150,7 @@ pub(crate) fn secured(
             let (acceptor, sender) = (acceptor.clone(), sender.clone());
             tokio::spawn(async move {
                 if let Ok(secured) = acceptor.accept(wire, "10.0.0.1".to_owned()).await {
-                    // Nobody listens any more when the host stops.
+                    // Nothing listens any longer when the host stops.
                     let _ = sender.send(Ok(secured)).await;
                 }
             });

@@ -25,13 +25,13 @@ use crate::{certificates, check};
 const TICK: Duration = Duration::from_millis(20);
 /// The usual latency of a link, at most.
 const LATENCY: Duration = Duration::from_millis(30);
-/// How long all may take to settle once nothing goes wrong any more.
+/// How long everything may take to become stable after the last fault.
 const SETTLING: Duration = Duration::from_secs(200);
 
 /// What came of a run.
 pub(crate) struct Report {
     pub(crate) violations: Vec<String>,
-    /// Volumes that lie on nodes which were away for too long, as they may.
+    /// Volumes on nodes that were down for too long, which may keep them.
     pub(crate) orphans: usize,
     pub(crate) digest: u64,
     pub(crate) simulated: Duration,
@@ -138,7 +138,7 @@ fn world(rng: &mut Rng, plan: &Plan, shown: bool) -> World {
     world
 }
 
-/// New disks, with volumes on them that nobody asked for.
+/// New disks, with foreign volumes on them.
 fn storage(rng: &mut Rng, uuid: &str, tight: bool, decoys: BTreeSet<String>) -> Storage {
     let most = if tight { 600 } else { 3000 };
     let disks: Vec<u64> = (0..rng.usize(1..4)).map(|_| rng.u64(most / 2..most)).collect();
@@ -183,7 +183,7 @@ fn claim(rng: &mut Rng, plan: &Plan, number: usize) -> Claim {
     }
 }
 
-/// Lets the simulated time pass, and makes happen what is planned.
+/// Advances the simulated time and executes planned events.
 struct Script<'a> {
     sim: Sim<'a>,
     shared: Shared,
@@ -264,7 +264,7 @@ impl Script<'_> {
         }
     }
 
-    /// Until every claim has come to its end, and nothing is under way any more.
+    /// Waits until every claim is done and no call is running.
     fn settle(&mut self) {
         let limit = self.now() + SETTLING;
         while self.now() < limit {
@@ -282,7 +282,7 @@ impl Script<'_> {
         }
     }
 
-    /// Until both controllers tell the truth.
+    /// Waits until both controllers report the true state.
     fn audit(&mut self) {
         self.shared.lock().auditing = true;
         let limit = self.now() + Duration::from_secs(100);
@@ -301,7 +301,7 @@ impl Script<'_> {
 }
 
 impl World {
-    /// Whether nothing is asked for any more, and nothing under way.
+    /// Whether nothing is requested any longer and no call is running.
     fn quiet(&self) -> bool {
         self.closed && self.claims.iter().all(|claim| claim.in_flight == 0)
     }

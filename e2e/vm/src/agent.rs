@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::machine::console_tail;
 use crate::protocol::{Exec, Exit, HELLO, Request, SEED, frame, kind, parse_header};
 
-/// How long a command may take unless told otherwise.
+/// The default timeout of a command.
 const COMMAND: Duration = Duration::from_secs(120);
 
 /// How long the agent may take to greet: far longer than it needs, for a host that is busy.
@@ -27,7 +27,7 @@ pub struct Command {
 }
 
 impl Command {
-    /// A program and its arguments; no shell is involved. It may take two minutes unless told otherwise.
+    /// A program and its arguments, without a shell. The default timeout is two minutes.
     #[must_use]
     pub fn new(argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let argv = argv.into_iter().map(Into::into).collect();
@@ -137,7 +137,7 @@ impl Guest {
         Self { port: Arc::new(AtomicU16::new(port)), folder }
     }
 
-    /// The machine was started anew and is reached by another port.
+    /// The machine was restarted and has another port.
     pub(crate) fn moved(&self, port: u16) {
         self.port.store(port, Ordering::Relaxed);
     }
@@ -236,7 +236,7 @@ impl Guest {
     /// Runs a command that must succeed, and gives its standard output without the last line break.
     ///
     /// # Errors
-    /// As [`Self::run`], and when the command fails: then with what it said.
+    /// As [`Self::run`], and the command fails; the error quotes its output.
     pub async fn check(&self, command: impl Into<Command>) -> Result<String> {
         let command = command.into();
         let shown = command.exec.argv.join(" ");
@@ -310,7 +310,7 @@ impl Guest {
     /// Connects to a unix socket in the guest, for a client on the host.
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// Nothing listens there.
     pub async fn connect(&self, socket: &str) -> Result<TcpStream> {
         let mut connection = self.request(&Request::Connect { path: socket.to_owned() }).await?;
         finished(&mut connection).await?;
@@ -322,7 +322,7 @@ impl Guest {
     /// that want an address.
     ///
     /// # Errors
-    /// When nobody listens there, or nothing answers.
+    /// Nothing listens there, or it does not answer.
     pub async fn connect_tcp(&self, address: SocketAddr) -> Result<TcpStream> {
         let mut connection = self.request(&Request::ConnectTcp { address }).await?;
         finished(&mut connection).await?;
@@ -404,7 +404,7 @@ impl Process {
         }
     }
 
-    /// Waits for the end and collects what is said until then.
+    /// Waits for the end and collects the output until then.
     ///
     /// # Errors
     /// When the guest is lost.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
-/// Entries that nobody used for this long are removed when a new one of their kind is built.
+/// Entries that were unused for this long are removed when a new one of their kind is built.
 const STALE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The cache's folder.
@@ -43,7 +43,7 @@ impl Cache {
         Ok(Self { root })
     }
 
-    /// Where the cache lies.
+    /// The path of the cache.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -68,7 +68,7 @@ impl Cache {
             return Ok(path);
         }
         let partial = self.root.join(format!("{kind}-{key}.partial"));
-        // A build that was killed leaves its folder behind; the lock says that nobody works in it.
+        // A killed build leaves its folder behind; the free lock shows that it is unused.
         remove(&partial)?;
         fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
         let begin = Instant::now();

@@ -22,7 +22,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a program with its output in `log`, which is made anew.
+    /// Starts a program with its output in `log`, which is truncated.
     ///
     /// # Errors
     /// When the log cannot be made or the program not be started.
@@ -52,7 +52,7 @@ impl Daemon {
     /// Fails, with the end of its log, if the program has ended.
     ///
     /// # Errors
-    /// When it has ended, or cannot be looked at.
+    /// It has exited, or its state cannot be read.
     pub fn check(&mut self) -> Result<()> {
         match self.child.try_wait().with_context(|| format!("cannot look at {}", self.name))? {
             None => Ok(()),
@@ -60,7 +60,7 @@ impl Daemon {
         }
     }
 
-    /// The end of what it wrote.
+    /// The end of its output.
     fn log_tail(&self) -> String {
         host::tail(&String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()), 30)
     }
@@ -69,7 +69,8 @@ impl Daemon {
 /// Runs a program of the host to its end and gives its standard output.
 ///
 /// # Errors
-/// When it cannot be started, outlives `deadline` (it is killed), or fails: then with the end of what it said.
+/// It cannot be started, runs past `deadline` (it is killed), or fails; the error quotes the end of its
+/// output.
 pub async fn run(
     program: &Path,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,

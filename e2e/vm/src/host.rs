@@ -20,7 +20,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("cc", "gcc"),
 ];
 
-/// What a user who is not root needs on top, to build a root file system whose files belong to root.
+/// What a non-root user needs in addition, to build a root file system whose files belong to root.
 const USER_TOOLS: &[(&str, &str)] = &[("fakeroot", "fakeroot"), ("fakechroot", "fakechroot")];
 
 /// Without Debian's keys nothing that is downloaded can be verified; Ubuntu does not carry them by itself.
@@ -46,7 +46,7 @@ fn on_path(program: &str) -> bool {
         .any(|folder| folder.join(program).is_file())
 }
 
-/// Fails with the line that installs what is missing.
+/// Fails with the command that installs what is missing.
 pub(crate) fn require_tools() -> Result<()> {
     let missing = missing_tools();
     if missing.is_empty() {
@@ -59,7 +59,7 @@ pub(crate) fn require_tools() -> Result<()> {
     )
 }
 
-/// Installs what is missing with apt-get when the caller is root.
+/// Installs missing packages with apt-get if the caller is root.
 ///
 /// # Errors
 /// When the caller is not root (the message holds the command to run), or when apt-get fails.
@@ -86,7 +86,8 @@ pub(crate) fn path() -> String {
 /// Runs a program to its end and gives its standard output.
 ///
 /// # Errors
-/// When it cannot be started, outlives `deadline` (it is killed), or fails: then with the end of what it said.
+/// It cannot be started, runs past `deadline` (it is killed), or fails; the error quotes the end of its
+/// output.
 pub(crate) async fn run(
     program: &str,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,

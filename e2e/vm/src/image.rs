@@ -63,11 +63,11 @@ pub(crate) struct Image {
     pub(crate) initrd: PathBuf,
     /// A hash of root file system and kernel.
     pub(crate) kernel_key: String,
-    /// A hash of all of it, for what is derived from it.
+    /// A hash of the whole image, for things derived from it.
     pub(crate) key: String,
 }
 
-/// The guests' busybox, a static program, for what is to run in containers.
+/// The guests' busybox, a static program, for use in containers.
 ///
 /// # Errors
 /// When the guests' image is not there and cannot be built.
@@ -160,7 +160,7 @@ fn load_order<'a>(dependencies: &'a str, built_in: &str, wanted: &[&str]) -> Res
             .filter_map(|line| line.split_once(':'))
             .find(|(module, _)| module.ends_with(&file))
             .with_context(|| format!("the kernel has no module {name}"))?;
-        // A line lists its needs so that the last is to be loaded first.
+        // A line lists its dependencies such that the last one is loaded first.
         for module in needs.split_whitespace().rev().chain([module]) {
             if !order.contains(&module) {
                 order.push(module);

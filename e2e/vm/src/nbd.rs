@@ -28,7 +28,7 @@ pub enum Fault {
     HangAtFlush,
 }
 
-/// The longest read or write that is served; QEMU splits what is longer when it is told so.
+/// The longest read or write that is served; QEMU is configured to split longer ones.
 const MAX_REQUEST: u32 = 32 << 20;
 
 mod wire {
@@ -68,7 +68,7 @@ struct Shared {
 #[derive(Clone, Copy, Default)]
 struct State {
     fault: Fault,
-    /// The machine is dead: what it asked for and was not answered never happens.
+    /// The machine is dead: its unanswered requests have no effect.
     dead: bool,
 }
 
@@ -98,7 +98,7 @@ impl Server {
         let thread = std::thread::spawn(move || {
             let Ok((stream, _)) = listener.accept() else { return };
             drop(listener);
-            // A machine that is killed breaks its connection: nothing to tell anyone.
+            // A killed machine breaks its connection: there is nothing to report.
             let _ = Connection { stream, shared: &shared }.serve();
         });
         self.connection = Some((name.clone(), thread));
@@ -116,7 +116,7 @@ impl Server {
         let Some((name, thread)) = self.connection.take() else { return Ok(()) };
         lock(&self.shared.state).dead = true;
         self.shared.changed.notify_all();
-        // A thread that nobody connected to would wait for ever.
+        // A thread without a connection would wait forever.
         if let Ok(socket) = SocketAddr::from_abstract_name(&name) {
             drop(UnixStream::connect_addr(&socket));
         }
@@ -219,7 +219,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Blocks while the disk hangs; gives what it does after.
+    /// Blocks while the disk hangs; returns the behaviour afterwards.
     fn wait_while_hung(&self, flush: bool) -> State {
         let state = lock(&self.shared.state);
         let hangs = |fault: Fault| fault == Fault::Hang || (flush && fault == Fault::HangAtFlush);
@@ -246,7 +246,7 @@ impl Connection<'_> {
             wire::WRITE => disk.write(offset, payload, through),
             wire::WRITE_ZEROES => disk.zero(offset, length.into(), through),
             wire::FLUSH => disk.flush(),
-            // A disk may keep what it is told to discard, and this one does: nobody may take a discard for a wipe.
+            // A disk may keep discarded data, and this one does: a discard is not a wipe.
             wire::TRIM => Ok(()),
             _ => return Err(wire::INVALID),
         };

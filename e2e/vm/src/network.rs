@@ -60,8 +60,8 @@ impl Network {
         Ipv4Addr::new(10, 77, 0, number)
     }
 
-    /// The network card's address that goes with [`Self::address`]. A node that takes over an address takes this over
-    /// too, so that nobody waits for stale entries of neighbours to expire.
+    /// The MAC address that goes with [`Self::address`]. A node that takes over an address takes this over
+    /// too, so that stale ARP entries do not delay connections.
     pub(crate) fn card(number: u8) -> String {
         format!("52:54:00:4d:00:{number:02x}")
     }
@@ -77,7 +77,7 @@ impl Network {
         thread::spawn(move || {
             let Ok((stream, _)) = listener.accept() else { return };
             drop(listener);
-            // The machine's end is the connection's end: nothing to tell anyone.
+            // The machine's exit closes the connection: there is nothing to report.
             let _ = switch.serve(number, stream);
             switch.cables().remove(&number);
         });
@@ -99,7 +99,7 @@ impl Cable {
 
 impl Drop for Cable {
     fn drop(&mut self) {
-        // A thread that nobody connected to would wait for ever.
+        // A thread without a connection would wait forever.
         if let Ok(socket) = SocketAddr::from_abstract_name(&self.name) {
             drop(UnixStream::connect_addr(&socket));
         }

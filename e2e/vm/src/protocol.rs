@@ -62,7 +62,8 @@ pub enum Request {
         /// Absolute path in the guest.
         path: String,
     },
-    /// Connect to a TCP port, of the guest or of what it can reach; after END the connection is that one.
+    /// Connect to a TCP port of the guest or of a host it can reach; after END this connection carries that
+    /// one.
     ConnectTcp {
         /// Where to connect to.
         address: std::net::SocketAddr,

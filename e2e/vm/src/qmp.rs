@@ -47,7 +47,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Runs one command and gives what it returned.
+    /// Runs one command and returns its result.
     ///
     /// # Errors
     /// When QEMU refuses it, does not answer in time, or has ended.

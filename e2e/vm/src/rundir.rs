@@ -27,7 +27,7 @@ impl RunDir {
         sweep(&runs);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = runs.join(format!("{name}-{}-{number}", std::process::id()));
-        // The lock comes before the folder, and lies beside it: a sweep sees no folder without its lock.
+        // The lock is created before the folder, next to it: a sweep never sees a folder without its lock.
         let lock_path = path.with_extension("lock");
         let lock = File::create(&lock_path).with_context(|| format!("cannot make {}", lock_path.display()))?;
         lock.lock().with_context(|| format!("cannot lock {}", lock_path.display()))?;

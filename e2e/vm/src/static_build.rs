@@ -38,7 +38,7 @@ pub struct Build<'a> {
 /// Builds statically linked programs and gives each one's path by its name. A build with nothing to do takes a moment.
 ///
 /// # Errors
-/// When cargo fails (with the end of what it said) or builds something else than was asked.
+/// cargo fails (the error quotes the end of its output) or builds something other than requested.
 pub async fn build_static(build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>> {
     build_static_in(&workspace(), build).await
 }
@@ -88,7 +88,7 @@ fn cargo(what: &str, sources: &Path) -> Command {
     command
         .args([what, "--message-format=json-render-diagnostics", "--target", TARGET])
         .current_dir(sources)
-        // A folder of its own: other flags would make cargo build everything anew at each turn.
+        // A separate folder: different flags would make cargo rebuild everything each time.
         .env("CARGO_TARGET_DIR", target.join("static"))
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");

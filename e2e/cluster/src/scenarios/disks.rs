@@ -27,7 +27,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
 
     let space = Space::new(cluster, "disks").await?;
     space.apply(&[class(POOL, POOL)]).await?;
-    // The largest disk of each node, less what lies around the volume.
+    // The largest disk of each node, less the space around the volume.
     told(cluster, 2 * GIB - (3 << 20)).await?;
     space.apply(&[stateful_set("db", 4, POOL, "512Mi")]).await?;
     let mut taken = Vec::new();
@@ -63,7 +63,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     space.ready("db-3").await?;
     let file = space.exec("db-3", "ls /data/data").await?;
     ensure!(file.trim() == "lost+found" || file.trim().is_empty(), "the new volume shows a former one's {file:?}");
-    // Those that stayed have what they had.
+    // The remaining pods still have their data.
     let before = text(&space.ready("db-0").await?, "/metadata/uid").to_owned();
     space.run(&["delete", "pod", "db-0"]).await?;
     space.wait("pod", "db-0", "another one", |pod| text(pod, "/metadata/uid") != before).await?;

@@ -9,7 +9,7 @@ use crate::install::{CLASS, SECOND_POOL};
 use crate::objects::{BUSYBOX, claim, class, pod, sleeper, sleeping, with};
 use crate::space::Space;
 
-/// Raw block, mount options, fsGroup and a user who is not root.
+/// Raw block, mount options, fsGroup and a non-root user.
 pub(super) async fn shapes(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "shapes").await?;
     let raw = with(claim("raw", CLASS, "64Mi"), json!({ "spec": { "volumeMode": "Block" } }));

@@ -31,7 +31,7 @@ pub const SYSTEM: &str = install::NAMESPACE;
 
 type Run<'a> = Pin<Box<dyn Future<Output = Result<String>> + 'a>>;
 
-/// A scenario: its name, what it shows, and how.
+/// A scenario: its name, a description, and the function that runs it.
 struct Scenario {
     name: &'static str,
     about: &'static str,
@@ -83,11 +83,11 @@ pub fn list() {
     }
 }
 
-/// Runs those whose name contains one of `only` (all, if there are none), as long as `end` is not over. Gives how many
-/// passed, and how many failed.
+/// Runs the scenarios whose name contains one of `only` (all, if it is empty), until `end`. Returns how many
+/// passed and how many failed.
 ///
 /// # Errors
-/// When there is none of such a name.
+/// No scenario has such a name.
 pub async fn run(cluster: &mut Cluster, only: &[String], end: Option<Instant>) -> Result<(usize, usize)> {
     let chosen: Vec<_> = ALL
         .iter()
@@ -150,7 +150,7 @@ async fn lies_on(space: &Space<'_>, claim: &str, worker: &Worker) -> Result<Stri
     Ok(name)
 }
 
-/// The last of the numbers that a pod told, a line each, before its node lost its power.
+/// The last number that a pod printed, one per line, before its node lost power.
 fn last_told(text: &str) -> Result<u64> {
     // The last line may have been cut.
     let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or_default());

@@ -29,7 +29,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     }
     copied(&space).await?;
     replicated(&space).await?;
-    // Removed by hand, as the page says; with the claims of ours goes what is ours.
+    // Deleted by hand, as the page says; with the claims, Quarry's volumes are deleted.
     space.run(&["delete", "pv", "old-web", "old-ring", "--wait=false"]).await?;
     space.run(&["delete", "storageclass", STATIC]).await?;
     space.end().await?;
@@ -81,7 +81,7 @@ async fn copied(space: &Space<'_>) -> Result<()> {
     space.run(&["patch", "pv", &new, delete]).await.map(drop)
 }
 
-/// "The application replicates": the pod comes back with an empty volume of ours, and the old one is kept.
+/// "The application replicates": the pod gets an empty Quarry volume, and the old one is kept.
 async fn replicated(space: &Space<'_>) -> Result<()> {
     let before = text(&space.ready("ring-0").await?, "/metadata/uid").to_owned();
     space.run(&["delete", "statefulset", "ring", "--cascade=orphan"]).await?;
@@ -107,7 +107,7 @@ async fn retain(space: &Space<'_>, volume: &str) -> Result<()> {
     space.run(&["patch", "pv", volume, retain]).await.map(drop)
 }
 
-/// Where the old data of a set lies on the node.
+/// The folder of a set's old data on the node.
 fn path(set: &str) -> String {
     format!("/var/tmp/old-{set}")
 }

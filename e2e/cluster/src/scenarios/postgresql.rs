@@ -19,7 +19,7 @@ const LOAD: Duration = Duration::from_secs(45);
 /// The node that it runs on: an image of that size is not for all.
 const NODE: &str = "node-2";
 
-/// Makes the database where there is none, and serves it.
+/// Creates the database if there is none, and serves it.
 const SERVE: &str = "export PGDATA=/data/data/pg PATH=/usr/lib/postgresql/15/bin:$PATH
     test -s $PGDATA/PG_VERSION || initdb --auth=trust --username=postgres --no-instructions
     exec postgres -k /tmp -c listen_addresses= -c shared_buffers=16MB -c max_connections=20 -c jit=off";
@@ -85,7 +85,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     Ok(format!("{acknowledged} acknowledged commits beside pgbench, all there after the power cut"))
 }
 
-/// Runs a statement in the database and gives what it prints.
+/// Runs a statement in the database and returns its output.
 async fn query(space: &Space<'_>, statement: &str) -> Result<String> {
     let psql = ["exec", "pg-0", "--", "psql", "-h", "/tmp", "-U", "postgres", "-X", "-A", "-t", "-c", statement];
     space.run(&psql).await

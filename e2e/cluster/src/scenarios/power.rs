@@ -25,7 +25,7 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
             space.ready(&format!("db-{number}")).await?;
         }
         let writer = space.ready("db-1").await?;
-        // Each number is told to us when it is flushed.
+        // Each number is printed once it is flushed.
         let script = "i=0; while :; do i=$((i+1)); echo $i >>/data/data/log; sync; echo $i; done";
         let told = cluster.kubeconfig().with_file_name("told");
         let exec = ["--namespace=power", "exec", "db-1", "--", "/bin/busybox", "sh", "-ec", script];

@@ -18,7 +18,7 @@ const ROUNDS: usize = 20;
 /// How many volumes there are when memory is measured the second time.
 const VOLUMES: usize = 100;
 
-/// Pods with a new volume of ours, and pods with a hostPath, one after the other in turn.
+/// Alternates pods with a new Quarry volume and pods with a hostPath.
 pub(super) async fn start(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "speed").await?;
     let host = json!({ "volumes": [{ "name": "data", "hostPath": { "path": "/var/tmp/speed", "type": "DirectoryOrCreate" } }] });
@@ -193,8 +193,8 @@ pub(super) async fn memory(cluster: &mut Cluster) -> Result<String> {
     Ok(figures)
 }
 
-/// The anonymous memory of each kind of container of ours, in bytes: the largest of its kind. File pages, such as the
-/// program itself, the kernel takes back when it likes.
+/// The anonymous memory of each kind of Quarry's containers, in bytes: the largest of its kind. The kernel
+/// can reclaim file pages, such as the program itself, at any time.
 async fn held(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
     let mut held = BTreeMap::new();
     for pod in our_pods(cluster).await? {

@@ -41,7 +41,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     for pod in &first {
         writer::undisturbed(&space, pod, "data").await.context("after the upgrade")?;
     }
-    // The newer one stages, deletes and makes volumes beside those of the older one.
+    // The newer version stages, deletes and creates volumes next to those of the older one.
     space.run(&["delete", "pod", "db-0", "doomed"]).await?;
     space.run(&["delete", "pvc", "doomed"]).await?;
     comes_back(&space, "db-0", &first).await?;

@@ -26,7 +26,7 @@ pub(super) async fn same(space: &Space<'_>, before: &Value) -> Result<Value> {
     Ok(now)
 }
 
-/// Fails unless a pod that was told to [`write`] is the same as before and has never stopped.
+/// Fails unless a pod that runs [`write`] is the same as before and has never stopped.
 pub(super) async fn undisturbed(space: &Space<'_>, before: &Value, volume: &str) -> Result<()> {
     let pod = same(space, before).await?;
     let name = text(&pod, "/metadata/name");

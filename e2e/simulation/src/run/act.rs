@@ -88,7 +88,7 @@ impl Script<'_> {
         self.sim.release(replica.as_str(), seat.as_str());
     }
 
-    /// Half the crashes are such that nobody is told: the machine is cut off first.
+    /// In half of the crashes no peer notices: the machine is cut off first.
     fn crash_seat(&mut self, seat: usize, silent: bool) {
         if !std::mem::replace(&mut self.seats[seat], false) {
             return;
@@ -153,7 +153,7 @@ impl Script<'_> {
         }
     }
 
-    /// Another machine of the same name: its disks hold volumes of the same names, which are somebody else's.
+    /// Another machine with the same name: its disks hold foreign volumes with the same names.
     fn replace(&mut self, seat: usize) {
         if !self.seats[seat] {
             return;
@@ -215,7 +215,7 @@ impl Script<'_> {
 }
 
 impl World {
-    /// The names of volumes that lie on this node and that nobody asks for any more.
+    /// The names of volumes on this node that no claim requests any longer.
     fn bound_for_sure(&self, now: Duration, node: usize) -> BTreeSet<String> {
         let node = &self.nodes[node];
         let here = |life: &Life| matches!(life, Life::Bound(id) if node.storage.holds(id, &node.name));

@@ -23,7 +23,8 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use quarry_vm::protocol::{Exec, Exit, HELLO, PORT, Request, SEED, frame, kind, parse_header};
 
-/// How long to go on reading a command's output after it ended: a child that it left behind may hold the pipes open.
+/// How long to keep reading a command's output after it ended: a child that it left behind may hold the pipes
+/// open.
 const DRAIN: Duration = Duration::from_millis(300);
 
 /// How long a TCP connection may take to be made; over a link that is down it never is.
@@ -34,7 +35,7 @@ fn main() -> io::Result<()> {
     loop {
         let Ok((connection, _)) = listener.accept() else { continue };
         thread::spawn(move || {
-            // The host sees a broken connection; there is nobody else to tell.
+            // The host sees a broken connection; there is no other way to report it.
             let _ = serve(connection);
         });
     }
@@ -148,7 +149,8 @@ fn report(
                     on_hang_up(true);
                 }
             }
-            // Nobody listens any more; the pipes are still read so that a detached command can go on writing.
+            // Nothing listens any longer; the pipes are still read so that a detached command can keep
+            // writing.
             Some(Happened::Output(..)) => {}
             Some(Happened::Closed) => open -= 1,
             Some(Happened::Ended(ended)) => exit = Some((ended, Instant::now() + DRAIN)),

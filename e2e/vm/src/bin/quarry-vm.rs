@@ -28,7 +28,7 @@ enum Action {
         #[arg(required = true, last = true)]
         command: Vec<String>,
     },
-    /// Show where the cache lies and how large it is, or empty it
+    /// Show the path and size of the cache, or empty it
     Cache {
         /// Remove everything; running nodes lose their disks
         #[arg(long)]
@@ -36,7 +36,7 @@ enum Action {
     },
     /// Say what the host lacks, then start a node to see that all works
     Doctor {
-        /// Install what is missing with apt-get; needs root
+        /// Install missing packages with apt-get; needs root
         #[arg(long)]
         install: bool,
     },

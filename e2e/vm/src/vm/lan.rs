@@ -43,9 +43,9 @@ pub(super) fn check(number: u8) -> Result<()> {
 }
 
 impl Vm {
-    /// Cuts the node's link, or mends it; returns when the guest knows. Nothing is told to those that it talked to:
-    /// they hear no more of it. Commands, [`Self::connect`] and [`crate::HOST`] go another way and work on. A link that
-    /// is cut stays so when the node boots again.
+    /// Cuts the node's link, or restores it; returns when the guest has noticed. Its peers get no
+    /// notification, only silence. Commands, [`Self::connect`] and [`crate::HOST`] use another path and keep
+    /// working. A link that is cut stays cut when the node boots again.
     ///
     /// # Errors
     /// When the node is on no network, or the guest does not notice.
