@@ -198,7 +198,7 @@ node-2  down     24h  ?            ?        ?     ?      ?  Connection refused
 NODE    POOL  KIND  ON    SIZE  FREE  LARGEST  VOLUMES  METADATA  STATE    PROBLEM
 n1      fast  lvm   vg0  100Gi  10Gi      5Gi       12       25%  ok       -
 n1      lost  lvm   vg0  100Gi  10Gi      5Gi       12         -  problem  a disk is missing; another too
-node-2  fast  lvm   vg0  100Gi  10Gi      5Gi       12       25%  ?        its node is down: this is how it was
+node-2  fast  lvm   vg0  100Gi  10Gi      5Gi       12       25%  ?        its node is down: last known state
 "
     );
     // One volume per page: later rows stay aligned as far as possible.
@@ -208,7 +208,7 @@ node-2  fast  lvm   vg0  100Gi  10Gi      5Gi       12       25%  ?        its n
 NODE  POOL  ID                      NAME    SIZE  ACCESS  FS   LAYOUT  STATE  ORPHAN  PROBLEM
 n1    fast  v1:aaaaaaaaaa:n1:pvc-a  pvc-a  1.5Gi  mount   xfs  linear  ready  -       -
 n1    fast  v1:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  has lost a mirror
-n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       its node is down: this is how it was
+n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       its node is down: last known state
 "
     );
     let empty = Controller::default();
