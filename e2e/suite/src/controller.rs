@@ -66,7 +66,7 @@ impl Controller {
         format!("/var/log/controller-{}.log", self.number)
     }
 
-    /// The socket for those who want to see.
+    /// The view socket.
     pub fn view(&self) -> String {
         format!("/run/quarry/view-{}.sock", self.number)
     }
@@ -93,7 +93,7 @@ impl Controller {
         Ok(())
     }
 
-    /// The sum of the samples of `/metrics` whose lines begin so.
+    /// The sum of the samples of `/metrics` whose lines start with this.
     pub async fn metric(&self, begins: &str) -> Result<f64> {
         node::metric(&self.guest, self.port(), begins).await
     }

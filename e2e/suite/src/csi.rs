@@ -149,7 +149,7 @@ pub fn segment(node: &str) -> csi::Topology {
     csi::Topology { segments: BTreeMap::from([(TOPOLOGY.to_owned(), node.to_owned())]) }
 }
 
-/// A volume with what is needed to use it.
+/// A volume and everything needed to use it.
 #[derive(Clone, Debug)]
 pub struct Made {
     pub id: String,
@@ -187,7 +187,7 @@ impl Made {
     }
 }
 
-/// A client of the quarry in a guest. Every connection is made anew when the last one broke.
+/// A client of the quarry in a guest. A broken connection is replaced by a new one.
 #[derive(Clone)]
 pub struct Csi {
     channel: Channel,
@@ -222,7 +222,7 @@ impl Csi {
         self.create_within(ask, PATIENCE).await
     }
 
-    /// One CreateVolume whose caller waits for `patience`.
+    /// One CreateVolume with the timeout `patience`.
     pub async fn create_within(&self, ask: &Ask, patience: Duration) -> Result<Made, Status> {
         let answer = self.controller().create_volume(timed(ask.request(), patience)).await?;
         let volume = answer.into_inner().volume.ok_or_else(|| Status::internal("the answer has no volume"))?;

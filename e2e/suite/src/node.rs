@@ -17,13 +17,13 @@ pub use crate::storage::GROUP;
 pub const SOCKET: &str = "/run/quarry/csi.sock";
 /// Where fault points are steered; see crates/fault.
 pub const FAULTS: &str = "/run/quarry-faults";
-/// Where the program lies in a guest.
+/// The path of the program in a guest.
 pub const BINARY: &str = "/usr/local/bin/quarry";
-/// Where the script that shows a program what its container would show lies in a guest.
+/// The path in a guest of the script that shows a program what its container would show.
 const IN_POD: &str = "/usr/local/bin/in-pod";
 /// What a node's quarry logs.
 pub const LOG: &str = "/var/log/quarry.log";
-/// Where the certificate of a node in a cluster lies, as a Secret that kubelet mounted.
+/// The folder of a cluster node's certificate, like a Secret that kubelet mounted.
 pub const TLS: &str = "/etc/quarry/tls";
 /// The port of a node's agent.
 pub const AGENT: u16 = 9810;
@@ -61,12 +61,12 @@ pub struct Node {
     pub csi: Csi,
     /// What pool `main` is made of.
     pub storage: &'static dyn Storage,
-    /// What lies on the storage and is nobody's business: see [`Node::ignore_what_is_there`].
+    /// Foreign content of the storage: see [`Node::ignore_what_is_there`].
     pub strangers: Vec<String>,
     quarry: Option<Process>,
-    /// What quarry is told besides the defaults; see [`Node::configure`].
+    /// The arguments of quarry besides the defaults; see [`Node::configure`].
     path: String,
-    /// The subcommand, with what it alone understands.
+    /// The subcommand, with its own arguments.
     role: String,
     /// What quarry is started by, such as `unshare`.
     starter: &'static str,
@@ -89,7 +89,7 @@ impl Node {
         Self::on(vm, &Group, &devices).await
     }
 
-    /// A node whose pool `main` gives out these disks, whole. Quarry does not run yet.
+    /// A node whose pool `main` allocates these disks, whole. Quarry does not run yet.
     pub async fn on_disks(name: &str, disks: Vec<Disk>) -> Result<Self> {
         let config = disks.into_iter().fold(Config::new(name), Config::disk);
         Self::on(Vm::start(config).await?, &WholeDisks, &[]).await
@@ -217,12 +217,12 @@ impl Node {
         Ok((began.elapsed(), output.exit))
     }
 
-    /// What quarry's port for those who watch answers: the status and the text.
+    /// The response of quarry's HTTP port: the status and the text.
     pub async fn http(&self, path: &str) -> Result<(u16, String)> {
         http(&self.vm, 9808, path).await
     }
 
-    /// The sum of the samples of `/metrics` whose lines begin so.
+    /// The sum of the samples of `/metrics` whose lines start with this.
     pub async fn metric(&self, begins: &str) -> Result<f64> {
         metric(&self.vm, 9808, begins).await
     }
@@ -267,7 +267,7 @@ pub async fn serving(csi: &Csi) -> Result<()> {
     }
 }
 
-/// What a quarry's port for those who watch answers: the status and the text.
+/// The response of a quarry's HTTP port: the status and the text.
 pub async fn http(guest: &Guest, port: u16, path: &str) -> Result<(u16, String)> {
     // Bash keeps its end open until the answer is there.
     let script = format!(
@@ -279,7 +279,7 @@ pub async fn http(guest: &Guest, port: u16, path: &str) -> Result<(u16, String)>
     Ok((status.with_context(|| format!("{path} answered {head:?}"))?, text.to_owned()))
 }
 
-/// The sum of the samples of `/metrics` at this port whose lines begin so.
+/// The sum of the samples of `/metrics` at this port whose lines start with this.
 pub async fn metric(guest: &Guest, port: u16, begins: &str) -> Result<f64> {
     let (status, text) = http(guest, port, "/metrics").await?;
     ensure!(status == 200, "/metrics answered {status}: {text}");

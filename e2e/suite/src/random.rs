@@ -45,7 +45,7 @@ impl Random {
     }
 }
 
-/// The commit that is checked out, as git names it; "unknown" where there is no repository.
+/// The hash of the checked-out commit; "unknown" outside a repository.
 pub async fn commit() -> String {
     let mut git = Command::new("git");
     git.args(["rev-parse", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null()).stderr(Stdio::null());

@@ -15,7 +15,7 @@ use crate::runner::Settings;
 /// How often a thing was tried, by its name.
 pub type Counts = BTreeMap<&'static str, u64>;
 
-/// Where the files of a soak lie.
+/// The folder with the files of a soak.
 fn folder() -> PathBuf {
     let target = || {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -24,7 +24,7 @@ fn folder() -> PathBuf {
     std::env::var_os("QUARRY_SOAK_DIR").map_or_else(|| target().join("soak"), PathBuf::from)
 }
 
-/// The file of one slice, written anew after each scenario, so that a slice that was cut off shows what it did.
+/// The file of one slice, rewritten after each scenario, so that an interrupted slice shows its results.
 pub struct Results {
     path: PathBuf,
     head: Value,

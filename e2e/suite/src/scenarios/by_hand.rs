@@ -13,7 +13,7 @@ use crate::node::{Node, device};
 use crate::runner::{Context, Passed};
 
 const DISK: u64 = 512 << 20;
-/// For so long quarry may answer from what it remembers.
+/// How long quarry may answer from its cache.
 const FRESH: Duration = Duration::from_secs(10);
 
 pub async fn run(_: Context) -> Passed {
@@ -54,7 +54,7 @@ impl Shown {
         format!("{} changes {how}, the slowest seen after {:.1} s", self.count, self.slowest.as_secs_f64())
     }
 
-    /// Asks until the answer is right. A call that begins when ten seconds are over has to be right.
+    /// Retries until the answer is right. A call that starts after ten seconds must be right.
     async fn wait<F: Future<Output = Result<bool, Status>>>(
         &mut self,
         what: &str,
@@ -102,7 +102,7 @@ async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
     ensure!(tag.starts_with("quarry1/"), "a volume's tag is {tag:?}");
     hand.lvm(node, &[format!("lvchange --deltag '{tag}' vg0/ours")]).await?;
     shown.wait("lvchange --deltag", || async { Ok(listed(&ours).await?.is_none()) }).await?;
-    // Without our mark it is not ours: not used, not deleted, and its name is taken.
+    // Without Quarry's tag the volume is foreign: not used, not deleted, and its name is in use.
     node.kubelet_folders(&ours).await?;
     refused("stage of what lost its record", csi.stage(&ours).await, Code::NotFound, "")?;
     csi.delete(&ours.id).await?;
@@ -129,7 +129,8 @@ async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
     Ok(shown)
 }
 
-/// The volume group is removed, and made anew under the same name: what was on the old one is not known to be gone.
+/// The volume group is removed and recreated with the same name: volumes on the old one are not known to be
+/// deleted.
 async fn anew(node: &Node, hand: &Hand) -> Result<()> {
     let csi = &node.csi;
     let old = csi.create(&Ask::mount("anew", "ext4")).await?;
@@ -140,7 +141,7 @@ async fn anew(node: &Node, hand: &Hand) -> Result<()> {
     unavailable("delete, without its volume group", csi.delete(&old.id).await)?;
     unavailable("stage, without its volume group", csi.stage(&old).await)?;
     unavailable("create, without its volume group", csi.create(&old.ask).await.map(drop))?;
-    // What is mounted nowhere is unpublished and unstaged all the same.
+    // A volume that is not mounted is unpublished and unstaged successfully.
     csi.unpublish(&old).await?;
     csi.unstage(&old).await?;
 

@@ -107,7 +107,7 @@ async fn layouts(node: &Node) -> Result<usize> {
     Ok(layouts.len())
 }
 
-/// Fails unless the volume is refused for want of room, with what was asked for and what there is.
+/// Fails unless the volume is rejected for lack of space, with the requested and the free size.
 async fn too_large(node: &Node, ask: &Ask, largest: i64) -> Result<()> {
     let error = match node.csi.create(ask).await {
         Err(status) => status,
@@ -120,7 +120,7 @@ async fn too_large(node: &Node, ask: &Ask, largest: i64) -> Result<()> {
     Ok(())
 }
 
-/// Breaks the free space into pieces: volumes that are not ours, at places of the disks chosen at random.
+/// Fragments the free space: foreign volumes, at random places of the disks.
 async fn fragment(node: &Node, random: &mut Random) -> Result<String> {
     let mut told = Vec::new();
     let mut script = String::new();
@@ -165,7 +165,7 @@ async fn to_the_end(node: &Node) -> Result<()> {
     let capacity = node.csi.capacity(&parameters).await?;
     ensure!(capacity == (0, 0), "a full pool has room: {capacity:?}");
     too_large(node, &ask("more", EXTENT, &[]), 0).await?;
-    // The same name again is no new volume, however full the pool is.
+    // The same name again is not a new volume, however full the pool is.
     let again = node.csi.create(&made[0].ask).await?;
     ensure!(again.id == made[0].id, "another volume: {} and {}", again.id, made[0].id);
     node.csi.delete(&made[1].id).await?;
@@ -176,8 +176,8 @@ async fn to_the_end(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Fills a small metadata area: at less than a tenth left there is no capacity and no new volume, and deleting goes on.
-/// Tells how many volumes a default area takes.
+/// Fills a small metadata area: below a tenth of free space there is no capacity and no new volume, but
+/// deletion works. Reports how many volumes a default area holds.
 async fn metadata(context: &Context, node: &Node) -> Result<String> {
     let on_tiny = |name: &str, layout: &[(&str, &str)]| {
         let ask = Ask::block(name).size(EXTENT).parameter("pool", "tiny");
@@ -187,7 +187,7 @@ async fn metadata(context: &Context, node: &Node) -> Result<String> {
     let pvc = |number: usize| format!("pvc-8c5a4bd6-7d0e-4a55-9c3c-{number:012}");
     let linear = node.csi.create(&on_tiny(&pvc(1), &[])).await?;
     let (size, empty) = area(node).await?;
-    // lvm tells what is left in whole sectors: of several volumes together it is exact enough.
+    // lvm reports the free space in whole sectors: over several volumes this is exact enough.
     let mut raids = Vec::new();
     for number in 0..4 {
         raids.push(node.csi.create(&on_tiny(&pvc(100 + number), raid1)).await?);
@@ -197,7 +197,7 @@ async fn metadata(context: &Context, node: &Node) -> Result<String> {
         node.csi.delete(&raid.id).await?;
     }
 
-    // Most of it is filled by hand, with a tag as long as ours; the rest by quarry.
+    // Most of it is filled by hand, with a tag as long as Quarry's; the rest by quarry.
     let tag =
         node.vm.sh(format!("lvs --noheadings -o lv_tags vgtiny/{}", pvc(1))).await?.trim().replace("quarry", "filler");
     let limit = size / 2 / 10;
@@ -240,7 +240,7 @@ async fn metadata(context: &Context, node: &Node) -> Result<String> {
     ensure!(refused.code() == Code::ResourceExhausted, "{refused:?}");
     ensure!(refused.message().contains("metadata area"), "{}", refused.message());
     ensure!(made.len() > 2, "the area was full before quarry made a volume: the test fills too much");
-    // Work on the volumes that are there goes on, and a few that are deleted make room.
+    // Calls for existing volumes keep working, and deleting a few frees space.
     let (_, before) = area(node).await?;
     let count = made.len();
     for volume in &made[..3] {

@@ -12,8 +12,8 @@ use crate::node::{Node, device};
 use crate::runner::{Context, Passed};
 
 const DISK: u64 = 512 << 20;
-/// Hides lvm: a command waits while the file of its name in /run/hang holds a word that is among its arguments. It does
-/// not heed SIGTERM, so whoever ends it has to kill it.
+/// Wraps lvm: a command waits while the file of its name in /run/hang contains one of its arguments. It
+/// ignores SIGTERM, so it has to be killed.
 pub const WRAPPER: &str = r#"#!/bin/sh
 word=
 if [ -e /run/hang/$1 ]; then read -r word < /run/hang/$1; fi
@@ -85,7 +85,7 @@ pub async fn wait_hung(node: &Node, subcommand: &str) -> Result<String> {
     }
 }
 
-/// Waits until the pool is told to have room, or none: while it cannot be read, nothing is to be placed there.
+/// Waits until the pool reports free space, or none: while it cannot be read, nothing may be placed there.
 async fn until_room(node: &Node, room: bool) -> Result<()> {
     let began = Instant::now();
     while (node.csi.capacity(&class("main")).await?.0 > 0) != room {
@@ -107,7 +107,7 @@ async fn hung_report(node: &Node) -> Result<String> {
         })
         .collect();
     wait_hung(node, "fullreport").await?;
-    // Meanwhile the other pool does its work, and those who watch are told.
+    // Meanwhile the other pool works, and the state is reported.
     let made = node.csi.create(&ask("beside", "other")).await?;
     node.csi.delete(&made.id).await?;
     let lives = !callers.iter().any(tokio::task::JoinHandle::is_finished);
@@ -115,7 +115,7 @@ async fn hung_report(node: &Node) -> Result<String> {
     ensure!(status == 503, "/readyz answered {status} while a report hung: {text}");
     let pids = hung(node, "fullreport").await?;
     let waiting = !callers.iter().any(tokio::task::JoinHandle::is_finished);
-    // Those who come while it hangs share it. The next one is started when it has been given up, and not before.
+    // Calls that arrive while it hangs share it. The next one starts only after it has timed out.
     ensure!(!waiting || pids.len() == 1, "three callers started {} reports", pids.len());
     let mut answers = Vec::new();
     for caller in callers {
@@ -150,7 +150,7 @@ async fn hung_change(node: &Node) -> Result<String> {
     // It waits for its turn on this volume group.
     let second = node.csi.create_within(&ask("second", "main"), Duration::from_secs(4)).await;
     ensure!(second.as_ref().is_err_and(is_passing), "a create behind it answered {second:?}");
-    // What needs no change goes on, on this volume group too.
+    // Calls that need no change keep working, on this volume group too.
     node.csi.publish(&kept).await?;
     let mut lives = 0;
     loop {
@@ -167,7 +167,8 @@ async fn hung_change(node: &Node) -> Result<String> {
     ensure!(node.metric("quarry_commands_overdue").await? == 1.0, "/metrics shows no overdue command");
     let age = node.metric("quarry_task_age_seconds{operation=\"create\",volume=\"first\"").await?;
     ensure!(age > 50.0, "/metrics gives the create the age {age}");
-    // A real lvm would hold the volume group's lock, so that reports hang too; and what was known is known no more.
+    // A real lvm would hold the volume group's lock, so reports hang too; and the cached state is no longer
+    // valid.
     node.vm.sh("echo vg0 > /run/hang/fullreport && vgchange -qq --addtag again vg0").await?;
     node.vm.sh("sleep 1").await?;
     let asked = Instant::now();

@@ -48,7 +48,7 @@ async fn deletes(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// A raw block volume is protected by its publication, and by whoever holds the device open.
+/// A raw block volume is protected by its publication, and by any process that holds the device open.
 async fn held_open(node: &Node) -> Result<()> {
     let made = node.csi.create(&Ask::block("held")).await?;
     node.kubelet_folders(&made).await?;
@@ -139,7 +139,7 @@ async fn exclusive(node: &Node, ask: &Ask) -> Result<()> {
     gone(node, made).await
 }
 
-/// A read-only publication beside a writable one, and what cannot be read-only.
+/// A read-only publication next to a writable one, and volumes that cannot be read-only.
 async fn read_only(node: &Node) -> Result<()> {
     let made = staged(node, &Ask::mount("read-only", "ext4")).await?;
     let (writable, reader) = (made.target(), second_target(node, &made).await?);
@@ -198,11 +198,11 @@ async fn odd_states(node: &Node) -> Result<()> {
     node.csi.publish(&made).await?;
     node.vm.sh(format!("echo kept > '{target}/file'")).await?;
 
-    // Something foreign over the target: left alone, and so is what is below. A bind shares its mounts with what it was
-    // made from: without `private` the foreign one would cover the staging path too.
+    // A foreign mount over the target: it is left alone, and so is everything below. A bind shares its mounts
+    // with its source: without `private` the foreign one would cover the staging path too.
     node.vm.sh(format!("mount --make-private '{target}' && mount -t tmpfs foreign '{target}'")).await?;
     refused("unpublish a foreign mount", node.csi.unpublish(&made).await, Code::FailedPrecondition, &target)?;
-    // Nor is it unmounted in the name of a volume that nobody knows.
+    // Nor is it unmounted for an unknown volume.
     let nobody = Made { id: "nobody".to_owned(), ..made.clone() };
     let answer = node.csi.unpublish(&nobody).await;
     refused("unpublish a foreign mount of nobody's", answer, Code::FailedPrecondition, &target)?;
@@ -217,7 +217,7 @@ async fn odd_states(node: &Node) -> Result<()> {
     node.vm.sh(format!("test ! -e '{target}'")).await?;
     node.csi.unpublish(&made).await?;
 
-    // Unmounted behind our back; and then something lies in the bare folder.
+    // Unmounted by hand; and then there is a file in the bare folder.
     node.csi.publish(&made).await?;
     node.vm.sh(format!("umount '{target}'")).await?;
     node.csi.publish(&made).await?;

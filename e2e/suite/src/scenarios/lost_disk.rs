@@ -81,7 +81,7 @@ async fn make(node: &Node) -> Result<Volumes> {
         open(node, used).await?;
         write(node, used).await?;
     }
-    // The test proves nothing if the volumes lie elsewhere.
+    // The test proves nothing if the volumes are elsewhere.
     let places = node.vm.sh(format!("lvs --noheadings -o lv_name,devices {GROUP}")).await?;
     let on = |name: &str, disk: &str| places.lines().any(|line| line.contains(name) && line.contains(disk));
     let second = node.vm.sh(format!("readlink -f {}", device("d2"))).await?;
@@ -131,7 +131,7 @@ async fn broken(node: &Node, volumes: &Volumes, lost: &str) -> Result<()> {
     closed(node, volumes, lost).await
 }
 
-/// The pool shows all its volumes, says what is wrong, and takes no new ones.
+/// The pool lists all its volumes, reports the problem, and accepts no new ones.
 async fn closed(node: &Node, volumes: &Volumes, lost: &str) -> Result<()> {
     expect_listed(node, &volumes.all()).await?;
     refused("create", node.csi.create(&Ask::mount("one-more", "ext4")).await, Code::ResourceExhausted, lost)?;
@@ -204,8 +204,8 @@ async fn room_again(node: &Node) -> Result<()> {
 }
 
 async fn back(node: &Node, volumes: &Volumes, deleted: bool) -> Result<()> {
-    // What an operator does (docs): a disk that was away while something changed is written off until told otherwise;
-    // devices that were active still point to the disk that went away.
+    // The operator's procedure (docs): a disk that was missing during a change is excluded until it is
+    // restored explicitly; devices that were active still refer to the removed disk.
     let flagged = node.vm.sh(format!("vgs --noheadings -o vg_missing_pv_count {GROUP}")).await?;
     if flagged.trim() != "0" {
         node.vm.sh(format!("vgextend -qq --restoremissing {GROUP} {}", device("d2"))).await?;
@@ -238,8 +238,8 @@ async fn back(node: &Node, volumes: &Volumes, deleted: bool) -> Result<()> {
     if !left.is_empty() {
         bail!("left behind:\n{left}");
     }
-    // lvm's own stand-ins for the parts that were missing when a raid was activated without its disk: lvm leaves them
-    // behind, and no lvm command removes them (docs).
+    // lvm's placeholders for the parts that were missing when a raid was activated without its disk: lvm
+    // leaves them behind, and no lvm command removes them (docs).
     node.vm.sh("for d in $(dmsetup ls | sed -n 's/^\\([^[:space:]]*-missing_[0-9_]*\\).*/\\1/p'); do dmsetup remove $d; done").await?;
     Ok(())
 }

@@ -41,7 +41,7 @@ async fn untouched(node: &Node, made: &Made, calls: impl AsyncFnOnce() -> Result
     Ok(())
 }
 
-/// Staging must fail, say what lies there, and leave it.
+/// Staging must fail, report what is there, and leave it.
 async fn stage_refused(node: &Node, made: &Made, what: &str, words: &str) -> Result<()> {
     node.kubelet_folders(made).await?;
     untouched(node, made, async || refused(what, node.csi.stage(made).await, Code::FailedPrecondition, words)).await
@@ -181,7 +181,7 @@ async fn restored_metadata(node: &Node) -> Result<usize> {
         node.csi.delete(&made.id).await?;
     }
 
-    // Of a raw device nobody can say whose its bytes are: it is not used, and not zeroed by a stage.
+    // The owner of a raw device's bytes cannot be determined: it is not used, and a stage does not zero it.
     let block = node.csi.create(&Ask::block("restored-block")).await?;
     open(node, &block).await?;
     write(node, &block).await?;
@@ -216,7 +216,7 @@ async fn not_ours(node: &Node) -> Result<usize> {
         let forged = Made { id, ask: Ask { name: name.to_owned(), ..ours.ask.clone() }, ..ours.clone() };
         node.kubelet_folders(&forged).await?;
         untouched(node, &forged, async || {
-            // It is no volume of ours: gone, as far as CSI is concerned.
+            // It is not a Quarry volume: CSI treats it as deleted.
             let _ = node.csi.delete(&forged.id).await;
             refused(name, node.csi.stage(&forged).await, Code::NotFound, "does not exist")?;
             refused(name, node.csi.publish(&forged).await, Code::NotFound, "does not exist")?;
@@ -226,7 +226,7 @@ async fn not_ours(node: &Node) -> Result<usize> {
         .with_context(|| format!("logical volume {name}"))?;
         count += 3;
     }
-    // A volume that loses its mark is nobody's of ours from then on, in use or not.
+    // A volume that loses its tag is foreign from then on, in use or not.
     open(node, &ours).await?;
     write(node, &ours).await?;
     let mark = tags(node, &ours).await?;

@@ -61,7 +61,7 @@ async fn expect_zero(node: &Node, made: &Made) -> Result<()> {
     node.vm.sh(script).await.with_context(|| format!("{} shows a former tenant's bytes", made.id)).map(drop)
 }
 
-/// A raw volume of a size that is no power of two; then the same with quarry killed at its fault points.
+/// A raw volume whose size is not a power of two; then the same with quarry killed at its fault points.
 async fn small_blocks(context: &Context, node: &mut Node) -> Result<usize> {
     let ask = Ask::block("small").size(52 * MIB);
     node.vm.sh(format!("rm -f {FAULTS}/log")).await?;
@@ -133,7 +133,8 @@ async fn filesystems(context: &Context, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// What was made for one use is never used otherwise: a raw device would show what nobody zeroed.
+/// A volume created for one use is never used otherwise: a raw device would expose bytes that were never
+/// zeroed.
 async fn types(node: &Node) -> Result<()> {
     let filesystem = node.csi.create(&Ask::mount("filesystem", "ext4")).await?;
     let block = node.csi.create(&Ask::block("raw")).await?;
@@ -202,7 +203,7 @@ async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
                     zeroed(status.message()).with_context(|| format!("no progress in {:?}", status.message()))?;
                 ensure!(done + 1.0 >= noted as f64, "{done} GiB zeroed, and the record said {noted} before");
             }
-            // Its answer came too late for the caller, which is no matter.
+            // Its answer came too late for the caller, which does not matter.
             Err(status) if is_passing(&status) => {}
             Err(status) => bail!("{:?}: {}", status.code(), status.message()),
         }

@@ -50,7 +50,7 @@ pub async fn run(context: Context) -> Passed {
     let config = Config::new("power-cut").disk(Disk::new("d1", 400 << 20)).disk(Disk::new("d2", 512 << 20));
     let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
     node.keep_active().await?;
-    // The guest's own disk is not what is tested: what is on it stays. Nor is vgcreate, which flushes nothing.
+    // The guest's own disk is not under test: its content stays. Nor is vgcreate, which flushes nothing.
     node.vm.sh(format!("sync; sync {} {}", device("d1"), device("d2"))).await?;
     node.serve().await?;
     let raid1 = Ask::mount("raid1", "ext4").parameter("layout", "raid1");
@@ -63,7 +63,7 @@ pub async fn run(context: Context) -> Passed {
     Ok(figures.tell())
 }
 
-/// The same on whole disks, whose every write has its order: they may lose what they like at any time.
+/// The same on whole disks, where every write is ordered: they may lose any unflushed writes at any time.
 pub async fn on_disks(context: Context) -> Passed {
     // No filesystem on NVMe: the emulated controller takes a write that has to be on the disk when it ends (FUA) for any other,
     // while the guest trusts in it, so that a journal's commit is lost although it was fsynced.
@@ -75,7 +75,7 @@ pub async fn on_disks(context: Context) -> Passed {
     let mut node = Node::on_disks("disk-power-cut", disks).await?;
     node.vm.sh("sync").await?;
     node.serve().await?;
-    // The smallest disk that fits is taken: the filesystem lies on the first, the raw volume on the second.
+    // The smallest disk that fits is used: the filesystem is on the first, the raw volume on the second.
     let creates = [Ask::mount("ext4", "ext4"), Ask::block("block").size(50 * MIB)];
     let figures = cuts(&context, &mut node, &creates, true).await?;
     // The least that a deletion flushes.
@@ -90,7 +90,7 @@ pub async fn on_disks(context: Context) -> Passed {
     Ok(figures.tell())
 }
 
-/// Cuts the power at many moments. `picks`: also what is cut off half-way may meet a disk that keeps some of it.
+/// Cuts the power at many moments. `picks`: interrupted work may also meet a disk that keeps some of it.
 async fn cuts(context: &Context, node: &mut Node, creates: &[Ask], picks: bool) -> Result<Figures> {
     let mut random = context.random();
     let mut figures = Figures::default();
@@ -146,7 +146,7 @@ fn plan(context: &Context, creates: &[Ask], random: &mut Random) -> Vec<(Moment,
     chosen
 }
 
-/// Cuts the power once, and finishes what was cut off.
+/// Cuts the power once, and finishes the interrupted work.
 async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random: &mut Random) -> Result<&'static str> {
     if ask.is_block() {
         node.vm.sh(node.storage.dirty()).await.context("writing a former tenant's bytes")?;
@@ -179,7 +179,7 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
                 async move { csi.stage(&made).await }
             });
             let instant = if matches!(moment, Moment::Mkfs) {
-                // Its fault point tells, since a process as short as this is easily missed.
+                // Its fault point reports it, since such a short process is easily missed.
                 let wait = format!("for i in $(seq 500); do grep -qs mkfs {FAULTS}/log && exit; done; true");
                 node.vm.sh(wait).await?;
                 random.below(600)
@@ -276,7 +276,7 @@ async fn delete_and_cut(node: &mut Node, ask: &Ask, loss: PowerCut, without: &[&
     let made = node.csi.create(ask).await?;
     open(node, &made).await?;
     close(node, &made).await?;
-    // The paths of its life are durable now: what comes back afterwards is the disks' doing.
+    // The paths of its life are durable now: remnants that reappear later come from the disks.
     node.vm.sh("sync").await?;
     for safeguard in without {
         node.vm.sh(format!("touch {FAULTS}/disable-{safeguard}")).await?;

@@ -16,9 +16,9 @@ use crate::scenarios::steps::offered;
 const PAIRS: usize = 15;
 /// How long quarry is left alone.
 const IDLE: Duration = Duration::from_secs(60);
-/// How often somebody looks at its metrics meanwhile.
+/// How often the metrics are scraped meanwhile.
 const SCRAPE: Duration = Duration::from_secs(12);
-/// Hides lvm, and writes down what it is told.
+/// Wraps lvm and records its arguments.
 const WRAPPER: &str = "#!/bin/sh\nprintf '%s\\n' \"$@\" > /run/told-$1\nexec /usr/sbin/lvm \"$@\"\n";
 
 pub async fn run(context: Context) -> Passed {
@@ -53,7 +53,7 @@ pub async fn run(context: Context) -> Passed {
     Ok(figures)
 }
 
-/// What quarry tells `lvm` to create a volume named `volume`, word by word.
+/// The arguments with which quarry calls `lvm` to create a volume named `volume`.
 async fn arguments(node: &mut Node) -> Result<Vec<String>> {
     node.vm.write("/opt/shadow/lvm", WRAPPER.as_bytes(), 0o755).await?;
     node.shadow_programs("/opt/shadow");
@@ -93,7 +93,7 @@ async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs
         let (mut create, mut lvcreate) = (0.0, 0.0);
         for turn in 0..2 {
             if turn == first {
-                // What was changed by hand is seen first: on a host nobody but quarry changes anything.
+                // Changes by hand are detected first: on a host only quarry changes anything.
                 let taken = if turn == 0 { 0 } else { Ask::mount(&name, "ext4").required };
                 offered(node, free - taken).await?;
                 node.vm.sh(format!("> {FAULTS}/log")).await?;
@@ -135,7 +135,7 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// How often somebody looked in an idle minute, and how many processes quarry started in it.
+/// How many scrapes an idle minute had, and how many processes quarry started in it.
 async fn idle(node: &Node) -> Result<(usize, usize)> {
     // The last change is seen, and udev has said all it has to say about it.
     node.vm.sh("udevadm settle").await?;

@@ -69,8 +69,8 @@ pub async fn live(node: &Node, ask: Ask) -> Result<()> {
     refused("stats after delete", stats(node, &made, &made.target()).await, Code::NotFound, &made.id)
 }
 
-/// What stats says of a filesystem is what the kernel says, where it is staged and where it is published, and it moves
-/// with what is written.
+/// The stats of a filesystem match the kernel's, where it is staged and where it is published, and follow
+/// writes.
 async fn measure(node: &Node, made: &Made) -> Result<()> {
     let target = made.target();
     let before = figures(&stats(node, made, &target).await?)?;

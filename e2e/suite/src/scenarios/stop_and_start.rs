@@ -13,7 +13,7 @@ use crate::runner::{Context, Passed};
 use crate::scenarios::hung_tools::{WRAPPER, class, wait_hung};
 
 const GIB: u64 = 1 << 30;
-/// What SIGTERM may take: 20 s for what is under way, and the way out.
+/// How long SIGTERM may take: 20 s for running calls, and the shutdown.
 const END: Duration = Duration::from_secs(25);
 /// More than anything here needs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -43,7 +43,7 @@ pub async fn run(_: Context) -> Passed {
     ))
 }
 
-/// Each mistake ends the start and is told with file, line and key.
+/// Each mistake stops the startup and is reported with file, line and key.
 async fn wrong_configurations(node: &Node) -> Result<()> {
     let good = "pools:\n  - name: main\n    lvm:\n      volumeGroup: vg0\n";
     let wrong = [
@@ -116,7 +116,7 @@ async fn sockets(node: &mut Node) -> Result<()> {
 }
 
 async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
-    // Somebody's bytes, where the last of the chunks will lie.
+    // Foreign bytes, at the place of the last chunks.
     let disk = device("d1");
     node.vm.sh(format!("yes somebodys | dd of={disk} bs=1M seek=2300 count=4 iflag=fullblock oflag=direct")).await?;
     // 1 GiB, the largest piece that is zeroed at once, takes 10 s.
@@ -131,7 +131,7 @@ async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
     while node.metric("quarry_task_age_seconds{operation=\"create\"").await? == 0.0 {
         ensure!(began.elapsed() < PATIENCE && !creating.is_finished(), "no creation is under way");
     }
-    // It tells its progress as soon as it has some: the volume is carved first.
+    // It reports progress as soon as it has some: the volume is allocated first.
     loop {
         match node.csi.create(&ask).await {
             Err(status) if status.code() == Code::Aborted && status.message().contains(" of 2.5 GiB") => break,

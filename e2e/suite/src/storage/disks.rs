@@ -47,7 +47,7 @@ const LOOK: &str = r#"
 done
 "#;
 
-/// Fills the volume's place on every disk that nothing lies on. Such a disk stays blank to a probe.
+/// Fills the volume's place on every disk that is empty. Such a disk stays blank to a probe.
 const DIRTY: &str = r#"
     length=$((sectors / 2048 * 1048576 - 3145728))
     if cmp -s -n 1048576 -i 1048576:0 /dev/$disk /dev/zero && ! blkid -p /dev/$disk >/dev/null; then
@@ -115,7 +115,7 @@ fn read_disk(line: &str) -> Result<Found> {
     let blkid = word()?.trim();
     let said: Vec<String> = slots.iter().map(|slot| slot.as_ref().map_or("no slot".to_owned(), Slot::words)).collect();
     let text = format!("{disk}: {}; {partitions} partitions; {blkid}", said.join(", "));
-    // A volume is what nobody can take for anything else: both copies of its record, both partitions, a sound table.
+    // A volume is unambiguous: both copies of its record, both partitions, a valid table.
     let volume = match &slots {
         [Some(one), Some(other)] if one.is_volume() && one == other => {
             let whole = partitions == "2" && blkid.contains("PTTYPE=gpt");
@@ -137,7 +137,7 @@ struct Slot {
 }
 
 impl Slot {
-    /// Reads its first bytes. `None`: it is none.
+    /// Reads its first bytes. `None`: it is not one.
     fn read(hexadecimal: &str) -> Result<Option<Self>> {
         let digits =
             (0..hexadecimal.len() / 2).map(|index| u8::from_str_radix(&hexadecimal[2 * index..2 * index + 2], 16));
@@ -153,7 +153,7 @@ impl Slot {
         Ok(Some(Self { mark: number(12), sequence, record: String::from_utf8_lossy(record).into_owned() }))
     }
 
-    /// Neither given up nor unknown.
+    /// Neither abandoned nor unknown.
     fn is_volume(&self) -> bool {
         matches!(self.mark, 1 | 2)
     }

@@ -353,7 +353,7 @@ fn taken(cases: &mut Vec<Case>) {
     cases.push(Case::new("create: mutable parameters", INVALID, Call::Create(request)));
 }
 
-/// Identifiers in our form that name no volume of ours, with what each is: (identifier, of another place).
+/// Identifiers in Quarry's format that match no volume: (identifier, whether it belongs to another node).
 pub fn wrong_identifiers(base: &Base) -> Vec<(String, bool)> {
     let id = &base.mount.id;
     let (front, _) = id.rsplit_once(':').expect("identifiers have parts");
@@ -390,7 +390,7 @@ fn identifiers(base: &Base, cases: &mut Vec<Case>) {
     };
     for text in texts() {
         let invalid = text.is_empty() || text.len() > 128 || text.chars().any(char::is_control);
-        // What is no identifier of ours was never made by us.
+        // Quarry never created a volume with an invalid identifier.
         push("delete", if invalid { INVALID } else { FINE }, &text, delete(&text));
         push("get", if invalid { INVALID } else { ABSENT }, &text, get(&text));
         push("validate", if invalid { INVALID } else { ABSENT }, &text, validate(&text));

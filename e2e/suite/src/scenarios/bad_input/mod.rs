@@ -16,7 +16,7 @@ use crate::runner::{Context, Passed};
 
 const GIB: u64 = 1 << 30;
 
-/// One bad request, and what it may be answered.
+/// One bad request, and its allowed answers.
 pub struct Case {
     /// What is bad about it.
     what: String,
@@ -31,7 +31,7 @@ impl Case {
     }
 }
 
-/// Texts that are no identifier, parameter or path, whatever the field.
+/// Texts that are not a valid identifier, parameter or path in any field.
 pub fn texts() -> Vec<String> {
     let long = "a".repeat(10_000);
     let texts = [
@@ -76,7 +76,7 @@ pub struct Base {
 
 pub async fn run(_: Context) -> Passed {
     let node = Node::start("bad-input", &[GIB]).await?;
-    // A volume that is not ours, and things of the host that must stay as they are.
+    // A foreign volume, and things of the host that must not change.
     node.vm
         .sh(format!(
             "lvcreate -qq -y -Wn -Zn -L 8M -n foreign {group} && mkdir -p /srv/full /srv/other && echo data > \

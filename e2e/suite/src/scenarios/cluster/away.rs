@@ -13,8 +13,8 @@ use crate::runner::{Context, Passed};
 use crate::scenarios::steps;
 
 const DISK: u64 = 512 << 20;
-/// An answer that waits for nothing comes within this, whatever the machine. The shortest wait that there is, for a
-/// connection that nobody takes, is five seconds.
+/// An answer that waits for nothing arrives within this time, whatever the machine. The shortest timeout, for
+/// a connection that is not accepted, is five seconds.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 pub async fn run(context: Context) -> Passed {
@@ -38,8 +38,8 @@ pub async fn run(context: Context) -> Passed {
     Ok(format!("{cut}; {dead}; {plugin}"))
 }
 
-/// Whatever is asked of the second node is refused at once, and the others go on as before. Says how long a refusal
-/// took, and how long the same call to a healthy node.
+/// Every call for the second node is rejected at once, and the others keep working. Returns how long a
+/// rejection took, and how long the same call to a healthy node.
 async fn others_go_on(cluster: &Cluster, controller: &Controller, made: &Made) -> Result<(Duration, Duration)> {
     let csi = &controller.csi;
     let mut slowest = Duration::ZERO;
@@ -52,7 +52,7 @@ async fn others_go_on(cluster: &Cluster, controller: &Controller, made: &Made) -
         refused("create", csi.create(&new).await, Code::Unavailable, "n2")?;
         slowest = slowest.max(began.elapsed());
         let began = Instant::now();
-        // The volume may exist where nobody can look.
+        // The volume may exist on the unreachable node.
         let anywhere = Ask::mount(&format!("any-{round}"), "ext4");
         refused("create anywhere", csi.create(&anywhere).await, Code::Unavailable, "n2")?;
         slowest = slowest.max(began.elapsed());
@@ -81,7 +81,7 @@ async fn cut_off(cluster: &mut Cluster, controller: &Controller, made: &Made) ->
     let (refusal, healthy) = others_go_on(cluster, controller, made).await?;
     let shown = view::tells(&cluster.control, controller, 3, Some("n2"), &[made]).await;
     shown.context("what is shown of a node that is cut off")?;
-    // Pods on a node that is cut off go on.
+    // Pods on a node that is cut off keep running.
     let node = cluster.of(made)?;
     steps::read(node, made).await?;
     steps::close(node, made).await?;

@@ -41,7 +41,8 @@ pub async fn run(context: Context) -> Passed {
     Ok(format!("{cases}; {rotation}"))
 }
 
-/// Three controllers start at the same instant where there is nothing; the nodes get what they issued.
+/// Three controllers start at the same instant without any certificates; the nodes get the certificates that
+/// they issued.
 async fn begin(cluster: &mut Cluster) -> Result<Vec<Controller>> {
     let arguments = arguments();
     let controllers = try_join_all((1..=3).map(|number| cluster.controller(number, &arguments))).await?;
@@ -104,7 +105,7 @@ enum Shows {
 }
 
 async fn strangers(cluster: &Cluster) -> Result<String> {
-    // The node whose clock is right.
+    // The node with the right clock.
     let node = cluster.node("n3")?;
     let there = node.vm.forward(format!("127.0.0.1:{AGENT}").parse()?).await?;
     let (ours, theirs) = (issuer(cluster).await?, authority()?);
@@ -192,7 +193,7 @@ async fn impostors(cluster: &mut Cluster, controller: &Controller) -> Result<()>
     Ok(())
 }
 
-/// The authority is replaced while calls go on and controllers come and go. One node is off for all of it.
+/// The authority is replaced during calls while controllers start and stop. One node is off for all of it.
 async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Result<String> {
     cluster.nodes[2].stop().await?;
     for controller in controllers.iter() {
@@ -226,7 +227,7 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
     let took = began.elapsed();
     // The last change is what ends the rotation, and is brought below.
     ensure!(deliveries >= 2 * 2, "a rotation changes the nodes' certificate twice on its way: {deliveries} deliveries");
-    // What the old authority signed is worth nothing once the nodes have what is final.
+    // Certificates of the old authority are rejected once the nodes have the final one.
     for index in 0..2 {
         cluster.deliver(&cluster.nodes[index]).await?;
     }
@@ -256,7 +257,7 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
     ))
 }
 
-/// What the controllers are told.
+/// The controllers' arguments.
 fn arguments() -> String {
     format!("--chooser /run/quarry/chooser --certificate-settle {SETTLE} --clocks-apart 3")
 }
@@ -288,7 +289,7 @@ async fn calls_go_on(controller: &Controller, calls: &mut usize) -> Result<()> {
     }
 }
 
-/// Starts a controller again and again, until it does not reach the nodes: each handshake shows and meets what is
+/// Restarts a controller until it does not reach the nodes: each handshake uses the certificates that are
 /// current at that moment.
 async fn restarted(controller: &mut Controller, restarts: &mut usize) -> Result<()> {
     loop {

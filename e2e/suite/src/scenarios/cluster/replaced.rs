@@ -59,7 +59,7 @@ async fn disks(cluster: &mut Cluster, controller: &Controller) -> Result<()> {
         refused("look-up", look_up(controller, made).await, Code::Unavailable, "n1")?;
         refused("stage", cluster.of(made)?.csi.stage(made).await, Code::Unavailable, "")?;
     }
-    // Also once nobody uses it.
+    // Also once it is unused.
     steps::close(cluster.of(&new)?, &new).await?;
     refused("delete", calls.delete(&old.id).await, Code::Unavailable, "n1")?;
     steps::open(cluster.of(&new)?, &new).await?;
@@ -92,7 +92,7 @@ async fn look_up(controller: &Controller, made: &Made) -> Result<(), tonic::Stat
     controller.csi.controller().controller_get_volume(request).await.map(drop)
 }
 
-/// Two nodes exchange their addresses, and the controller is not told.
+/// Two nodes exchange their addresses, and the controller is not informed.
 async fn addresses(cluster: &mut Cluster, controller: &Controller) -> Result<()> {
     let calls = &controller.csi;
     // Of one name on both, so that the wrong node has something to delete.

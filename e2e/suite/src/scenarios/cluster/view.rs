@@ -36,7 +36,8 @@ async fn table(guest: &Guest, controller: &Controller, question: &str, first: &s
     Ok(answer.text.lines().skip(1).map(row).collect())
 }
 
-/// Fails unless all questions are answered with what is so: the nodes n1, n2… of which `down` is down, and the volumes.
+/// Fails unless all commands report the true state: the nodes n1, n2… of which `down` is down, and the
+/// volumes.
 pub async fn tells(
     guest: &Guest,
     controller: &Controller,
@@ -71,7 +72,7 @@ pub async fn tells(
         ensure!(pool["node"] == name.as_str() && pool["on"] == "vg0", "pools -o json: {pool}");
         ensure!(pool["reachable"].as_bool() == Some(is_up(name)), "pools -o json: {pool}");
         let (free, _) = controller.csi.capacity_of(Some(name), &Default::default()).await?;
-        // What is told of a node that is away is how it was.
+        // For a node that is down, the last known state is shown.
         ensure!(!is_up(name) || pool["free_bytes"].as_i64() == Some(free), "pools -o json: {pool}, and free is {free}");
     }
 

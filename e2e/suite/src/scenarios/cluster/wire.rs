@@ -40,7 +40,7 @@ pub enum For {
     OtherClient,
 }
 
-/// An authority that nobody knows.
+/// An unknown authority.
 pub fn authority() -> Result<Certificate> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
@@ -121,7 +121,7 @@ fn config(show: Option<&Certificate>) -> Result<ClientConfig> {
     Ok(config)
 }
 
-/// Believes every server: it is not what is tested here.
+/// Trusts every server: the server is not under test here.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

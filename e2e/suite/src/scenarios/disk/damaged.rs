@@ -22,7 +22,7 @@ pub async fn published(node: &Node, disk: &Disk, made: &Made) -> Result<()> {
     node.vm.sh(copy("/dev/zero", &device)).await?;
 
     refused("delete of what is mounted", node.csi.delete(&made.id).await, Code::FailedPrecondition, "in use")?;
-    // Which partition it was can still be told, so that this is not somebody else's mount.
+    // The partition can still be identified, so the mount is not foreign.
     node.csi.unpublish(made).await.context("unpublishing a volume whose claim is damaged")?;
     node.csi.unstage(made).await.context("unstaging a volume whose claim is damaged")?;
     let left = node.vm.sh(format!("grep '{}' /proc/self/mountinfo || true", made.ask.name)).await?;

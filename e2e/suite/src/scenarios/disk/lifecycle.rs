@@ -16,7 +16,7 @@ use crate::storage::partition;
 const METADATA_TYPE: &str = "a7953e1b-d10f-418c-ac8a-a0e6afe8d458";
 const VOLUME_TYPE: &str = "4897e890-2b58-42b9-84ed-933a631248d1";
 
-/// Each larger than the one before. Sizes that are no whole MiB show what becomes of the rest.
+/// Each larger than the one before. Sizes that are not whole MiB show how they are rounded.
 fn disks() -> Vec<Disk> {
     vec![
         disk("v512", Bus::Virtio, 512, 48 * MIB),
@@ -85,7 +85,7 @@ pub async fn run(context: Context) -> Passed {
     Ok(format!("{lives} lives on {} disks", disks.len()))
 }
 
-/// What `quarry disks` says beside the quarry that serves: each disk with its state and the reason.
+/// `quarry disks` next to the running quarry: each disk with its state and the reason.
 async fn seen(node: &Node, disks: &[Disk], all: i64) -> Result<String> {
     let made = node.csi.create(&Ask::mount("pvc-listed", "ext4")).await?;
     let strange = disks[3].path();
@@ -174,7 +174,7 @@ async fn not_zeroed(node: &mut Node, policy: &str, disk: &Disk, all: i64) -> Res
         let passed = points(node).await?;
         let discarded = passed.iter().any(|point| point == "disk:discard:before");
         ensure!(discarded == (policy == "discard"), "what the deletion did to the disk: {passed:?}");
-        // Where signatures lie, whatever the policy.
+        // The places of signatures, whatever the policy.
         ensure!(passed.iter().any(|point| point == "device:zero:before"), "nothing was zeroed: {passed:?}");
     }
     Ok(())

@@ -31,7 +31,8 @@ pub async fn kernel_name(node: &Node, disk: &Disk) -> Result<String> {
     node.vm.sh(format!("basename $(readlink -f {})", disk.path())).await
 }
 
-/// What `quarry disks` says beside the quarry that serves. It fails when something could not be read, and prints all the same.
+/// The output of `quarry disks` next to the running quarry. It fails if something could not be read, but
+/// still prints the rest.
 async fn listed(node: &Node) -> Result<String> {
     node.vm.sh(format!("{BINARY} disks --config /etc/quarry/pools.yaml || true")).await
 }
@@ -42,7 +43,7 @@ fn row(table: &str, name: &str) -> String {
     rows.find(|row| row.starts_with(&format!("{name} "))).unwrap_or_default()
 }
 
-/// Fills where volumes lie with a former tenant's bytes. The disk stays blank to every probe.
+/// Fills the space for volumes with a former tenant's bytes. The disk stays blank to every probe.
 async fn fill(node: &Node, disk: &Disk) -> Result<()> {
     let length = capacity(disk.size);
     let script = format!(

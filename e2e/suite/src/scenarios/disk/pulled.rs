@@ -14,7 +14,8 @@ use crate::node::Node;
 use crate::runner::{Context, Passed};
 use crate::scenarios::steps::{close, offered, open, read, write};
 
-/// How long a new disk may take to be offered. Without the kernel's word of it, it is found by a look after four seconds.
+/// How long it may take until a new disk is offered. Without a kernel event, a scan after four seconds finds
+/// it.
 const NOTICED: Duration = Duration::from_secs(3);
 const DISKS: usize = 10;
 
@@ -79,7 +80,7 @@ pub async fn run(context: Context) -> Passed {
     ))
 }
 
-/// Every disk once, and every other caller is told that there is none.
+/// Every disk is allocated once, and every other caller gets an error that there is none.
 async fn twice_as_many_callers(node: &Node) -> Result<()> {
     let asks: Vec<Ask> = (0..2 * DISKS).map(|index| Ask::mount(&format!("many-{index}"), "ext4").size(1)).collect();
     let answers = join_all(asks.iter().map(|ask| retry(|| node.csi.create(ask)))).await;
@@ -110,7 +111,8 @@ async fn new_disk(node: &mut Node, all: i64) -> Result<f64> {
     Ok(noticed.as_secs_f64())
 }
 
-/// A disk that answers reads with errors is given to nobody, and named; the others go on where it is known to be empty.
+/// A disk that returns read errors is not allocated, and is reported; the others are used if they are known
+/// to be empty.
 async fn failing(node: &mut Node, all: i64) -> Result<()> {
     let failing = numbered(0);
     let name = kernel_name(node, &failing).await?;
@@ -125,7 +127,7 @@ async fn failing(node: &mut Node, all: i64) -> Result<()> {
     node.csi.delete(&made.id).await?;
     offered(node, all - capacity(failing.size)).await?;
 
-    // Nobody knows what is on it when nobody has read it yet.
+    // The content of a disk that was never read is unknown.
     node.stop().await?;
     node.serve().await?;
     named(node, &name).await?;
@@ -178,7 +180,7 @@ async fn pulled(node: &mut Node, disk: &Disk, made: &Made) -> Result<()> {
     let left = left.await?;
     ensure!(!left.contains('/'), "something is left of {}: {left}", made.id);
     refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, &words)?;
-    // The pool goes on.
+    // The pool keeps working.
     let beside =
         node.csi.create(&Ask::mount("beside", "ext4").size(1)).await.context("CreateVolume on another disk")?;
     open(node, &beside).await?;

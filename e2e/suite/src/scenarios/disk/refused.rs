@@ -12,12 +12,13 @@ use crate::node::Node;
 use crate::runner::{Context, Passed};
 use crate::scenarios::steps::offered;
 
-/// Where the pairs of disks lie, one of each size of sectors: as many as an answer has room to name, beside the root disk.
+/// The addresses of the pairs of disks, one of each sector size: as many as fit in an answer, besides the
+/// root disk.
 const BUSES: [Bus; 3] = [Bus::Virtio, Bus::Nvme, Bus::Scsi];
 /// The least that ZFS takes: libblkid looks for it on no smaller one.
 const SIZE: u64 = 64 * MIB;
 
-/// What one disk is given, and what is to be said of it.
+/// What is put on one disk, and the expected reason.
 struct Case<'a> {
     disk: &'a Disk,
     what: String,
@@ -30,7 +31,7 @@ pub async fn run(context: Context) -> Passed {
     let mut node = Node::on_disks("disk-refused", disks.clone()).await?;
     node.serve().await?;
     let all = capacity(SIZE) * i64::try_from(disks.len())?;
-    // Blank, each of them is offered: what is refused later is refused for what it carries.
+    // Blank, each disk is offered: later only its content is the reason for a rejection.
     offered(&node, all).await?;
 
     let mut refusals = 0;
@@ -49,12 +50,12 @@ pub async fn run(context: Context) -> Passed {
         context.say(batch.iter().map(|signature| signature.what).collect::<Vec<_>>().join("; "));
     }
     let signatures = refusals;
-    // The partition lies on NVMe, where the kernel names it another way.
+    // The partition is on NVMe, whose names have another format.
     let mut others = disks.clone();
     others.rotate_left(2);
     for (ways, disks) in [(WHOLE, &disks), (PARTS, &others)] {
         refusals += used(&node, ways, disks).await?;
-        // As they are now, they are offered: nothing but what was done to them was in the way.
+        // In this state they are offered: only the changes made to them were the reason.
         offered(&node, all).await?;
     }
     // The root disk was among them each time.
@@ -119,7 +120,7 @@ async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize
     for case in cases {
         names.push((kernel_name(node, case.disk).await?, case.what.as_str(), case.words.clone()));
     }
-    // What is said of each goes on to where the next is named.
+    // The text about each disk ends where the next one is named.
     let mut begins: Vec<(usize, &str)> = Vec::new();
     for (name, what, _) in &names {
         let at = [": ", "; "].iter().find_map(|before| message.find(&format!("{before}{name} ")));

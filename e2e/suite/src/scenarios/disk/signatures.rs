@@ -117,7 +117,7 @@ pub const ALL: &[Signature] = &[
     },
     Signature {
         what: "a boot sector and nothing else",
-        // An entry that is none, so that libblkid sees no table.
+        // An invalid entry, so that libblkid sees no table.
         make: Bytes(|_, _| vec![(446, vec![0x12]), (510, vec![0x55, 0xaa])]),
         words: &["has a boot signature in its first sector"],
     },
@@ -187,7 +187,7 @@ fn zfs(labels: &[u64], size: u64) -> Pieces {
 fn bcache() -> Vec<u8> {
     const MAGIC: [u8; 16] = *b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81";
     let mut block = vec![0; 208];
-    // Where it lies, in sectors of 512 bytes; the version of a backing device; its magic.
+    // Its address in sectors of 512 bytes; the version of a backing device; its magic.
     block[8..16].copy_from_slice(&8_u64.to_le_bytes());
     block[16..24].copy_from_slice(&1_u64.to_le_bytes());
     block[24..40].copy_from_slice(&MAGIC);
@@ -203,7 +203,7 @@ fn bcache_sum(bytes: &[u8]) -> u64 {
     !bytes.iter().fold(u64::MAX, |sum, byte| (0..8).fold(sum ^ u64::from(*byte) << 56, |sum, _| step(sum)))
 }
 
-/// A superblock of md, version 1, that lies at this byte.
+/// A superblock of md, version 1, at this byte.
 fn md_1(at: u64) -> Vec<u8> {
     let mut block = vec![0; 256 + 2 * 2];
     put(&mut block, 0, 0xa92b_4efc);

@@ -63,7 +63,7 @@ pub async fn run(context: Context) -> Passed {
     // It would show nothing if all had been wiped by now.
     ensure!(before > whole / 2, "only {before} bytes were left when quarry was to be killed");
     node.kill().await?;
-    // What has been wiped, and what has not: nobody else does it.
+    // What has been wiped, and what has not: nothing else wipes it.
     zero(&node, &disk, places[0]).await?;
     old(&node, &disk, places[2]).await?;
     node.serve().await?;
@@ -98,7 +98,7 @@ fn speed(bytes_per_second: u64) -> Throttle {
     Throttle { bytes_per_second, ..Throttle::default() }
 }
 
-/// There is no volume, no room, and everybody is told why.
+/// There is no volume and no space, and every report gives the reason.
 async fn told(node: &Node, disk: &Disk) -> Result<()> {
     let listed_volumes = node.csi.list().await?;
     ensure!(listed_volumes.is_empty(), "deleted, and listed: {listed_volumes:?}");
@@ -137,13 +137,13 @@ async fn remaining(node: &Node, enough: impl Fn(u64) -> bool) -> Result<u64> {
 /// What a former user wrote: a MiB of it.
 const OLD: &str = "yes \"a former user's secret\" | head -c 1048576";
 
-/// Fails unless the former user's bytes lie at this byte of the volume, on the disk itself.
+/// Fails unless the former user's bytes are at this byte of the volume, on the disk itself.
 async fn old(node: &Node, disk: &Disk, place: u64) -> Result<()> {
     let script = format!("{OLD} >/run/old; {} | cmp - /run/old", at(disk, place));
     node.vm.sh(script).await.with_context(|| format!("byte {place} should be as it was")).map(drop)
 }
 
-/// Fails unless zeros lie there.
+/// Fails unless there are zeros.
 async fn zero(node: &Node, disk: &Disk, place: u64) -> Result<()> {
     let script = format!("{} | cmp -n {MIB} - /dev/zero", at(disk, place));
     node.vm.sh(script).await.with_context(|| format!("a former user's bytes show at byte {place}")).map(drop)

@@ -21,13 +21,13 @@ const CALLS: usize = 10_000;
 const FEWER_CALLS: usize = 2_000;
 /// On how many volumes, at once.
 const VOLUMES: usize = 8;
-/// How many calls are measured on a node that is well.
+/// How many calls are measured on a healthy node.
 const MEASURED: usize = 500;
-/// How much longer a call may take beside a disk that hangs than without it.
+/// How much longer a call may take next to a hung disk than without it.
 const FACTOR: f64 = 2.0;
 /// How soon quarry gives up on a disk, and some time for an emulated processor.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How soon a disk that is well again has to be used again.
+/// How soon a recovered disk has to be used again.
 const SOON: Duration = Duration::from_secs(10);
 
 /// All of them.
@@ -134,7 +134,7 @@ async fn hung(context: Context) -> Passed {
     ))
 }
 
-/// What a disk that hangs is to those who watch.
+/// How a hung disk is reported.
 async fn told(node: &Node) -> Result<()> {
     let path = node.vm.sh(format!("readlink -f {}", device("d2"))).await?;
     let (_, ready) = node.http("/readyz").await?;
@@ -149,7 +149,8 @@ async fn told(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// `quarry disks` ends, though one disk of a pool and one that nobody uses hang, and its reader need not wait either.
+/// `quarry disks` ends although one disk of a pool and an unused one hang, and its reader does not wait
+/// either.
 async fn disks_end(node: &mut Node) -> Result<()> {
     node.vm.set_fault("d3", Fault::Hang)?;
     let script = "quarry disks 2>&1 | cat";
@@ -162,8 +163,8 @@ async fn disks_end(node: &mut Node) -> Result<()> {
     Ok(())
 }
 
-/// Makes calls on healthy volumes, one at a time on each, and a few on one whose disk hangs; the median of how long the
-/// former took.
+/// Makes calls on healthy volumes, one at a time on each, and a few on one whose disk hangs; returns the
+/// median duration of the former.
 async fn many(node: &Node, well: &[Made], ill: Option<&Made>, count: usize) -> Result<Duration> {
     let each = well.iter().map(|well| async move {
         let mut took = Vec::new();
@@ -232,7 +233,7 @@ async fn stats(csi: &crate::csi::Csi, made: &Made, patience: Duration) -> Result
     csi.node().node_get_volume_stats(request).await.map(drop)
 }
 
-/// Asks until the answer is yes. A call that begins when the time is over has to be right.
+/// Retries until the answer is yes. A call that starts after the deadline must be right.
 async fn until<F: Future<Output = Result<bool>>>(
     what: &str,
     within: Duration,

@@ -189,7 +189,7 @@ async fn removed(_: Context) -> Passed {
     node.vm.sh("lvremove -qq -y vg0/late").await?;
     seen().await;
 
-    // A volume whose bytes an operator has made a cache of.
+    // A volume that an operator has turned into a cache.
     let cache = used(&node, "cache").await?;
     node.vm.sh("lvchange -an vg0/cache; lvconvert -qq -y --type cache-pool vg0/cache").await?;
     seen().await;
@@ -221,7 +221,8 @@ async fn removed(_: Context) -> Passed {
     Ok("a snapshot made in between; a cache pool; two holders".to_owned())
 }
 
-/// A disk whose first 16 MiB and last 4 MiB are good: between them every access fails. Nothing else of the group has room.
+/// A disk whose first 16 MiB and last 4 MiB are good: between them every access fails. The rest of the group
+/// has no space.
 const BAD: &str = "
 vgcreate -qq vg1 $good
 sectors=$(blockdev --getsz $bad); size=$((sectors - 2048)); end=$((size - 8192))
@@ -230,7 +231,8 @@ pvcreate -qq -y /dev/mapper/bad && vgextend -qq vg1 /dev/mapper/bad
 lvcreate -qq -y -an -Wn -Zn -n filler -l 100%PVS vg1 $good
 ";
 
-/// A creation that cannot be prepared takes back what it made; killed at any step, it leaves no volume that is not listed.
+/// A creation that cannot be prepared rolls back; if killed at any step, it leaves no volume that is not
+/// listed.
 async fn taken_back(_: Context) -> Passed {
     let config = Config::new("identity-taken-back").disk(Disk::new("d1", 64 << 20)).disk(Disk::new("d2", DISK));
     let mut node = Node::with_vm(Vm::start(config).await?, 0).await?;

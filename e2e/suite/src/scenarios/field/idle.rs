@@ -134,7 +134,7 @@ async fn restages(node: &Node, made: &Made, idle: bool) -> Result<Duration> {
     Ok(times[times.len() / 2])
 }
 
-/// A pod that comes back at once: whatever the deactivation has come to, its volume is staged.
+/// A pod that returns at once: its volume is staged, whatever the state of the deactivation.
 async fn at_once(node: &Node, made: &Made) -> Result<()> {
     node.kubelet_folders(made).await?;
     for number in 0..2 * RESTAGES {

@@ -98,7 +98,8 @@ async fn failed_for_a_while(node: &mut Node, made: &Made) -> Result<String> {
     Ok(mended)
 }
 
-/// One copy is out of date, and the disk of the good one goes: nothing goes on, and nothing is said to.
+/// One copy is out of date, and the disk of the good one fails: nothing keeps working, and nothing is
+/// reported to.
 async fn second_too(node: &mut Node, made: &Made) -> Result<()> {
     lose_and_return(node, made).await?;
     node.vm.unplug("d1").await?;
@@ -210,7 +211,7 @@ async fn read_only(_context: Context) -> Passed {
     room(&node, false).await?;
     let storage = node.csi.storage_health().await?;
     ensure!(storage.len() == 1 && storage[0].message.contains(&words), "the node's storage: {storage:?}");
-    // What needs no room goes on. lvm's removals do without a disk, and bring its metadata up to date later.
+    // Calls that need no space keep working. lvm's removals do without a disk, and update its metadata later.
     open(&node, &kept).await?;
     write(&node, &kept).await?;
     close(&node, &kept).await?;
@@ -277,7 +278,7 @@ async fn wait_for(node: &Node, id: &str, reached: impl Fn(&Entries) -> bool) -> 
     }
 }
 
-/// The commands that a message names: they stand between backticks.
+/// The commands in a message, which are between backticks.
 fn commands(message: &str) -> Vec<String> {
     message.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }

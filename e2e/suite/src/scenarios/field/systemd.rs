@@ -29,7 +29,7 @@ const LIVES: usize = 200;
 const AT_ONCE: usize = 8;
 /// Without a soak none is born after this time.
 const SAMPLE: Duration = Duration::from_secs(120);
-/// When systemd must have done what it will do about a mount.
+/// When systemd must have finished its actions on a mount.
 const LATER: Duration = Duration::from_secs(5);
 /// How often a device is suspended under its mount.
 const SUSPENSIONS: usize = 5;
@@ -108,7 +108,7 @@ async fn mounted(node: &Node, made: &Made) -> Result<()> {
     Ok(())
 }
 
-/// Devices are suspended, made larger and loaded anew under their mounts, and udev looks at them meanwhile.
+/// Devices are suspended, extended and reloaded under their mounts, while udev probes them.
 async fn suspended(node: &Node) -> Result<()> {
     let mut all = Vec::new();
     for filesystem in ["ext4", "xfs", "btrfs"] {

@@ -121,7 +121,7 @@ async fn fresh_cache(node: &Node, name: &str) -> Result<()> {
     anyhow::bail!("ext4's mark is not there, but {magic:?}")
 }
 
-/// Damages the claim, restarts, tries to make the volume anew, mends the claim, and reads what was written.
+/// Damages the claim, restarts, tries to create the volume again, repairs the claim, and reads the data.
 async fn damaged(node: &mut Node, made: &Made, name: &str, harm: &str) -> Result<()> {
     on(node, name, harm).await?;
     node.stop().await?;
@@ -192,8 +192,8 @@ async fn measured(node: &Node, made: &Made, answers: bool) -> Result<()> {
     Ok(())
 }
 
-/// Two disks with the volume, which is mounted: every call says so and names both, and is to be repeated; only its pod can
-/// end. The name of the copy.
+/// Two disks with the volume, which is mounted: every call reports this, names both and is retryable; only
+/// its pod can end. Returns the name of the copy.
 async fn copied(node: &mut Node, made: &Made, name: &str) -> Result<String> {
     open(node, made).await?;
     node.vm.add_disks(vec![disk("copy")]).await?;

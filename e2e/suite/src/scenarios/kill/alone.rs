@@ -99,8 +99,8 @@ pub async fn slow_node(name: &str) -> Result<Node> {
     Ok(node)
 }
 
-/// Kills quarry alone while `program` is at work in `step`, repeats the call at once, and checks what comes of it.
-/// Returns how often the repeated call was told to come again.
+/// Kills only quarry while `program` works in `step`, repeats the call at once, and checks the result.
+/// Returns how often the repeated call had to be retried.
 pub async fn orphan(life: &mut Life<'_, Undisturbed>, step: Step, program: &str, when: When) -> Result<usize> {
     orphan_unchecked(life, step, program, when)
         .await
@@ -161,7 +161,7 @@ async fn begun(node: &Node, program: &str) -> Result<()> {
     node.vm.sh(script).await.map(drop).context("the program was not started")
 }
 
-/// Lets the orphan go on, and waits for its end.
+/// Lets the orphan continue, and waits for its end.
 pub async fn release(node: &Node) -> Result<()> {
     node.vm.sh(format!("rm -f {STATE}/held")).await?;
     ended(node).await

@@ -44,7 +44,7 @@ pub async fn run(context: Context) -> Passed {
     Ok("2 broken variants, 2 caught".to_owned())
 }
 
-/// An interrupted stage leaves a filesystem that nobody adopts.
+/// An interrupted stage leaves a filesystem that is not adopted.
 pub async fn adopt(node: &mut Node) -> Result<()> {
     let mut points = Points(Vec::new());
     let ask = Ask::mount("pvc-adopt", "ext4");
@@ -64,7 +64,7 @@ pub async fn adopt(node: &mut Node) -> Result<()> {
     clean(node, "adopt").await
 }
 
-/// The retry writes beside the mkfs that its predecessor left at work.
+/// The retry writes while the mkfs of its predecessor still runs.
 async fn exclusive(node: &mut Node) -> Result<()> {
     let ask = Ask::mount("pvc-exclusive", "ext4");
     let mut plan = Undisturbed;

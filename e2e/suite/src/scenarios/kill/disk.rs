@@ -18,11 +18,11 @@ use crate::scenarios::steps::checksum;
 /// A disk that is not Quarry's.
 const STRANGER: &str = "stranger";
 
-/// A node with small disks of every kind, one of which holds somebody's filesystem.
+/// A node with small disks of every kind, one of which holds a foreign filesystem.
 async fn node(name: &str) -> Result<Node> {
     const MIB: u64 = 1 << 20;
     let disks = vec![
-        // The volumes of the sweep lie on these two.
+        // The volumes of the sweep are on these two.
         Disk::new("d1", 16 * MIB).bus(Bus::Scsi),
         Disk::new("d2", 48 * MIB).bus(Bus::Nvme).block_size(4096),
         Disk::new("d3", 52 * MIB).bus(Bus::Nvme),

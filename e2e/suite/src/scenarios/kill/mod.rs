@@ -61,13 +61,13 @@ pub enum Blow {
 
 /// How a step with a blow ended.
 pub enum Struck {
-    /// quarry was killed, and serves again. `points` says what it had passed.
+    /// quarry was killed, and serves again. `points` lists the points that it had passed.
     Killed { points: Vec<String> },
     /// It answered before the blow fell, which was in vain. `points` says all that it passed.
     Missed { points: Vec<String> },
 }
 
-/// Says which blows fall, and hears what came of them.
+/// Decides which kills happen, and receives their results.
 pub trait Plan {
     /// The blow for this step. Asked again for the repeated call, with `repeated`.
     fn blow(&mut self, step: Step, repeated: bool) -> Option<Blow>;
@@ -75,7 +75,7 @@ pub trait Plan {
     fn struck(&mut self, step: Step, repeated: bool, struck: &Struck);
     /// The points of a step that nothing befell.
     fn passed(&mut self, _step: Step, _points: Vec<String>) {}
-    /// Whether an interrupted creation is given up: its caller deletes what it finds, and begins again.
+    /// Whether an interrupted creation is abandoned: its caller deletes what it finds, and starts again.
     fn give_up(&mut self) -> bool {
         false
     }
@@ -275,7 +275,8 @@ impl<'a, P: Plan> Life<'a, P> {
         self.made.as_ref().context("no volume was made")
     }
 
-    /// What is listed is deleted. Nothing is left then; of what was no volume yet, nothing once the next one is made.
+    /// Deletes everything that is listed. Then nothing is left; remnants of unfinished creations are gone
+    /// after the next creation.
     async fn give_up(&self) -> Result<()> {
         for volume in self.node.csi.list().await? {
             csi::retry(|| self.node.csi.delete(&volume.volume_id)).await?;
@@ -302,7 +303,7 @@ impl<'a, P: Plan> Life<'a, P> {
         self.expect_nothing_suspended().await
     }
 
-    /// A suspended device hangs whoever touches it.
+    /// A suspended device hangs every process that accesses it.
     async fn expect_nothing_suspended(&self) -> Result<()> {
         let suspended = self.node.vm.sh("grep -l 1 /sys/block/dm-*/dm/suspended 2>/dev/null || true").await?;
         ensure!(suspended.is_empty(), "left suspended: {suspended}");
@@ -321,7 +322,7 @@ impl<'a, P: Plan> Life<'a, P> {
                     "exactly the volume {} was asked for, not {listed:?}",
                     made.id
                 );
-                // By the host's own word, and with nothing beside it.
+                // As the host reports it, and with nothing else there.
                 self.node.expect_only(made).await?;
             }
             Step::Stage | Step::StageAgain if !self.ask.is_block() => {
@@ -364,7 +365,8 @@ impl<'a, P: Plan> Life<'a, P> {
         self.node.vm.sh(script).await.map(drop).context("a fresh volume is not empty")
     }
 
-    /// Writes bytes that [`Self::read`] finds again. A raw device is filled: the next volume lies there.
+    /// Writes bytes that [`Self::read`] finds again. A raw device is filled: the next volume is created
+    /// there.
     pub async fn write(&self) -> Result<()> {
         let made = self.made()?;
         let target = made.target();

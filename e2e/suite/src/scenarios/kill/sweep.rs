@@ -81,7 +81,7 @@ impl Plan for Sweep {
                 figures.ended = true;
                 figures.exist = figures.exist.max(points.len());
             }
-            // What goes on beside a step passes points as well, and not the same each time: another one is tried.
+            // Background work passes points as well, and not the same each time: then another point is tried.
             Struck::Missed { points } => {
                 figures.exist = points.len();
                 if figures.tried == 0 && figures.ahead.is_empty() && figures.exist > 0 {
@@ -114,7 +114,7 @@ pub async fn run(context: Context) -> Passed {
     sweep(&context, &mut node, kinds).await
 }
 
-/// Sweeps over these: what is made, whether it is used, and how many points of each step are tried in a sample.
+/// The sweeps: what is created, whether it is used, and how many points of each step a sample tries.
 pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(Ask, bool, usize); N]) -> Passed {
     let mut random = context.random();
     let whole = context.settings.soak.then_some(context.settings.slice);

@@ -170,8 +170,8 @@ async fn suspended(node: &mut Node) -> Result<()> {
     life.node.expect_empty().await
 }
 
-/// lvm dies when the kernel has the volume's device and not yet what it consists of: stage and delete go on as if it had
-/// never been there.
+/// lvm dies when the kernel has the volume's device but not yet its table: stage and delete continue as if it
+/// had never existed.
 async fn tableless(node: &mut Node, layout: &str) -> Result<()> {
     let mut nothing = Within { random: Random::new(0), markers: BTreeMap::new(), fell: BTreeMap::new(), missed: 0 };
     let ask = Ask::mount("pvc-tableless", "ext4").parameter("layout", layout);

@@ -25,9 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// How many specs of csi-sanity pass.
 const PASSED: usize = 48;
-/// Those that are skipped because Quarry does not offer what they are about: csi-sanity's reason, and how many.
+/// Specs that are skipped because Quarry lacks the feature: csi-sanity's reason, and how many.
 const SKIPPED: &[(&str, usize)] = &[
-    // A local volume is attached where it lies.
+    // A local volume needs no attachment.
     ("Controller Publish, UnpublishVolume not supported", 2),
     ("ControllerPublishVolume not supported", 7),
     ("ControllerUnpublishVolume not supported", 1),
@@ -145,7 +145,7 @@ async fn run(context: &Context, node: &Node, access: &str, controller: Option<&C
         bail!("csi-sanity on {access}: {}\nfailed: {}\n{}", specs, specs.failed.join("\n"), node.log_tail().await);
     }
     specs.check()?;
-    // csi-sanity removes what it made; what it does not see is looked for here.
+    // csi-sanity removes what it created; this checks what it does not see.
     node.expect_empty().await?;
     Ok(specs.to_string())
 }
@@ -168,7 +168,7 @@ impl Specs {
         let suites = report.as_array().context("csi-sanity's report is no list")?;
         for spec in suites.iter().filter_map(|suite| suite["SpecReports"].as_array()).flatten() {
             let text = |path: &str| spec.pointer(path).and_then(Value::as_str).unwrap_or_default();
-            // Nodes that run before or after the suite are no specs; they count when they fail.
+            // Nodes before or after the suite are not specs; they count if they fail.
             let is_spec = text("/LeafNodeType") == "It";
             match text("/State") {
                 "passed" if is_spec => specs.passed += 1,

@@ -44,7 +44,7 @@ async fn shut_down(node: &Node) -> Result<()> {
     let kept = format!("grep -qF ' {staging} ' /proc/self/mountinfo && grep -qF ' {target} ' /proc/self/mountinfo");
     node.vm.sh(kept).await.context("what was refused was unmounted")?;
 
-    // A dead mount that an earlier call left: kubelet never unpublishes what was refused.
+    // A dead mount that an earlier call left: kubelet never unpublishes after a rejected publish.
     node.vm.sh(format!("mkdir -p '{successor}' && mount --bind '{staging}' '{successor}'")).await?;
     refused("the left mount", node.csi.stage(&made).await, Code::FailedPrecondition, &successor)?;
     let again = node.csi.publish_at(&made, &successor, false).await;
@@ -96,7 +96,8 @@ async fn read_only(node: &Node, ask: &Ask, filesystem: &str) -> Result<()> {
     refused("the successor", node.csi.publish_at(&made, &successor, false).await, Code::FailedPrecondition, words)?;
     nothing_at(node, &successor).await?;
     refused("stage under the pod", node.csi.stage(&made).await, Code::FailedPrecondition, &target)?;
-    // A pod that only reads goes on, where the kernel still can: btrfs has lost what the unfinished transaction had moved.
+    // A pod that only reads keeps working if the kernel allows it: btrfs has lost what the unfinished
+    // transaction had moved.
     if filesystem == "ext4" {
         read(node, &made).await?;
         node.csi.publish_at(&made, &successor, true).await.context("a successor that reads")?;

@@ -97,7 +97,7 @@ async fn killed(node: &mut Node, made: &Made, reader: &str) -> Result<usize> {
             } else {
                 retry(|| node.csi.publish_at(made, reader, true)).await?;
             }
-            // The kernel's events of the last call have the pool looked at.
+            // The kernel events of the last call cause a scan of the pool.
             node.vm.sh("sleep 1").await?;
             forget_points(node, Some(at)).await?;
             let answer = call(node, made, reader, publish).await;

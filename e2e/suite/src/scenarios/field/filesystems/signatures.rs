@@ -9,12 +9,12 @@ use crate::scenarios::disk::signatures::{ALL, Make};
 use crate::scenarios::steps::{close, device_of, open, read, retag, tags, write};
 
 const GIB: u64 = 1 << 30;
-/// What lies before this is the filesystem's own, so that no file can hold it.
+/// The filesystem itself uses the space before this, so no file can be there.
 const OWN: u64 = 1 << 20;
-/// How many of the signatures blkid has to take for something at least, or they are no test.
+/// How many of the signatures blkid must detect, or the test proves nothing.
 const SEEN: usize = 8;
 
-/// A signature, and where on a device of that many bytes it lies.
+/// A signature, and its offset on a device of that many bytes.
 struct Planted {
     what: &'static str,
     pieces: Vec<(u64, Vec<u8>)>,
@@ -101,7 +101,7 @@ async fn old_record(node: &Node) -> Result<()> {
     node.csi.delete(&made.id).await.map(drop).map_err(Into::into)
 }
 
-/// The signatures that lie where files lie.
+/// The signatures at places that files use.
 fn at_the_end(size: u64) -> Vec<Planted> {
     let known = ALL.iter().filter_map(|signature| match signature.make {
         Make::Bytes(bytes) => Some(Planted { what: signature.what, pieces: bytes(size, 512) }),
@@ -149,7 +149,7 @@ fn adaptec() -> Vec<u8> {
     bytes
 }
 
-/// The metadata of DRBD 8.4, which lies at the end of its device.
+/// The metadata of DRBD 8.4, which is at the end of its device.
 fn drbd() -> Vec<u8> {
     let mut bytes = vec![0; 4096];
     bytes[60..64].copy_from_slice(&0x8374_026b_u32.to_be_bytes());
