@@ -135,7 +135,7 @@ impl Group {
                 let command = ["CGO_ENABLED=0", "GOOS=linux", &architecture, "go", "build", &output];
                 let command = command.into_iter().chain(flags.iter().map(String::as_str)).chain(["tool"]);
                 with_signs_of_life(self.name, call(&source, command)).await?;
-                self.settle(folder)
+                self.publish(folder)
             })
             .await
     }
@@ -157,7 +157,7 @@ impl Group {
     }
 
     /// Gives the programs our names, and sees that none is missing.
-    fn settle(&self, folder: &Path) -> Result<()> {
+    fn publish(&self, folder: &Path) -> Result<()> {
         for (built, name) in self.programs {
             fs::rename(folder.join(built), folder.join(name))
                 .with_context(|| format!("go built no program {built}: is it a tool in {}/go.mod?", self.name))?;
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_told_their_version() {
+    fn programs_get_their_version() {
         let flags = GROUPS[0].flags("v1.36.4");
         assert!(flags[3].contains("version.gitVersion=v1.36.4 "), "{flags:?}");
         assert!(flags[3].contains("version.gitMajor=1 ") && flags[3].ends_with("version.gitMinor=36"), "{flags:?}");

@@ -85,7 +85,7 @@ pub(crate) fn run(seed: u64, shown: bool) -> Report {
     }
     script.play(plan.trouble);
     script.heal();
-    script.settle();
+    script.wait_until_stable();
     let orphans = check::storages(&shared);
     script.audit();
     let world = shared.lock();
@@ -265,11 +265,11 @@ impl Script<'_> {
     }
 
     /// Waits until every claim is done and no call is running.
-    fn settle(&mut self) {
+    fn wait_until_stable(&mut self) {
         let limit = self.now() + SETTLING;
         while self.now() < limit {
             self.play(self.now() + Duration::from_secs(1));
-            if self.shared.lock().unsettled().is_empty() {
+            if self.shared.lock().unfinished().is_empty() {
                 self.shared.lock().closed = true;
             }
             if self.shared.lock().quiet() {
@@ -277,7 +277,7 @@ impl Script<'_> {
             }
         }
         let mut world = self.shared.lock();
-        for left in world.unsettled() {
+        for left in world.unfinished() {
             world.violated(format!("never settled: {left}"));
         }
     }
@@ -307,7 +307,7 @@ impl World {
     }
 
     /// What has not come to its end.
-    fn unsettled(&self) -> Vec<String> {
+    fn unfinished(&self) -> Vec<String> {
         let under_way = |claim: &&Claim| match &claim.life {
             Life::Wanted => {
                 !claim.refused.as_ref().is_some_and(|status| status.code() == tonic::Code::ResourceExhausted)

@@ -62,7 +62,7 @@ pub struct Node {
     /// What pool `main` is made of.
     pub storage: &'static dyn Storage,
     /// Foreign content of the storage: see [`Node::ignore_what_is_there`].
-    pub strangers: Vec<String>,
+    pub foreign: Vec<String>,
     quarry: Option<Process>,
     /// The arguments of quarry besides the defaults; see [`Node::configure`].
     path: String,
@@ -101,7 +101,7 @@ impl Node {
         vm.sh(storage.make(devices)).await?;
         let csi = Csi::new(vm.guest(), SOCKET);
         let (path, role) = (String::new(), "standalone".to_owned());
-        let node = Self { vm, csi, storage, strangers: Vec::new(), quarry: None, path, role, starter: "" };
+        let node = Self { vm, csi, storage, foreign: Vec::new(), quarry: None, path, role, starter: "" };
         node.configure(&format!("pools:\n  - name: main\n    {}\n", storage.section())).await?;
         Ok(node)
     }

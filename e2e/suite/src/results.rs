@@ -108,7 +108,7 @@ impl Sums {
         Some(())
     }
 
-    fn tell(&self, of: u64, guests: &str) {
+    fn print(&self, of: u64, guests: &str) {
         let list = |slices: &mut dyn Iterator<Item = u64>| {
             let words: Vec<String> = slices.map(|slice| slice.to_string()).collect();
             if words.is_empty() { "none".to_owned() } else { words.join(" ") }
@@ -151,7 +151,7 @@ pub fn sums() -> Result<usize> {
     }
     ensure!(!sets.is_empty(), "no slice was run: {} is empty", folder.display());
     for ((of, guests), sums) in &sets {
-        sums.tell(*of, guests);
+        sums.print(*of, guests);
     }
     Ok(sets.values().map(|sums| sums.failed.len()).sum())
 }

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_tell_parts_apart() {
+    fn keys_distinguish_parts() {
         assert_ne!(key([&b"ab"[..], b"c"]), key([&b"a"[..], b"bc"]));
         assert_eq!(key([&b"a"[..]]), key([&b"a"[..]]));
     }

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_reaches_all_others_of_its_network_and_nobody_else() {
+    fn a_frame_reaches_all_others_of_its_network_and_no_other() {
         let (network, elsewhere) = (Network::new(), Network::new());
         let (mut one, mut two, mut three) = (machine(&network), machine(&network), machine(&network));
         let mut stranger = machine(&elsewhere);
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_loses_frames_and_holds_nobody_up() {
+    fn a_reader_that_stalls_loses_frames_and_blocks_no_other() {
         let network = Network::new();
         let (mut one, mut two, deaf) = (machine(&network), machine(&network), machine(&network));
         let bytes = vec![7; 60_000];
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cable_that_nobody_took_ends() {
+    fn an_unused_cable_ends() {
         let network = Network::new();
         let cable = network.cable().unwrap();
         drop(cable);

@@ -28,7 +28,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "disks").await?;
     space.apply(&[class(POOL, POOL)]).await?;
     // The largest disk of each node, less the space around the volume.
-    told(cluster, 2 * GIB - (3 << 20)).await?;
+    reports_largest_free(cluster, 2 * GIB - (3 << 20)).await?;
     space.apply(&[stateful_set("db", 4, POOL, "512Mi")]).await?;
     let mut taken = Vec::new();
     for number in 0..4 {
@@ -77,7 +77,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
 }
 
 /// Waits until the scheduler knows of a volume that large on every node.
-async fn told(cluster: &Cluster, largest: u64) -> Result<()> {
+async fn reports_largest_free(cluster: &Cluster, largest: u64) -> Result<()> {
     let namespace = format!("--namespace={SYSTEM}");
     until("the capacity of whole disks", async || {
         let capacities = cluster.kubectl().get(["csistoragecapacities", &namespace]).await?;

@@ -151,7 +151,7 @@ async fn lies_on(space: &Space<'_>, claim: &str, worker: &Worker) -> Result<Stri
 }
 
 /// The last number that a pod printed, one per line, before its node lost power.
-fn last_told(text: &str) -> Result<u64> {
+fn last_number(text: &str) -> Result<u64> {
     // The last line may have been cut.
     let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or_default());
     let last = whole.lines().filter_map(|line| line.trim().parse().ok()).next_back();

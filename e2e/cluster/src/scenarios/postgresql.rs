@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use quarry_vm::{Cache, Daemon};
 use serde_json::json;
 
-use super::{last_told, node_of};
+use super::{last_number, node_of};
 use crate::cluster::Cluster;
 use crate::containerd;
 use crate::images;
@@ -66,7 +66,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         cluster.worker_mut(NODE)?.vm.power_cut().await?;
         let text = std::fs::read_to_string(&told).context("cannot read what was committed")?;
         drop((load, commits));
-        last_told(&text)?
+        last_number(&text)?
     };
     cluster.worker_mut(NODE)?.boot_again().await?;
     let space = Space { cluster, name: "postgresql".to_owned() };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use quarry_vm::Daemon;
 
-use super::{last_told, node_of};
+use super::{last_number, node_of};
 use crate::cluster::{Cluster, items, text};
 use crate::install::{self, CLASS};
 use crate::objects::{claim, pod, sleeper, stateful_set};
@@ -35,7 +35,7 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
         cluster.worker_mut(&name)?.vm.power_cut().await?;
         let text = std::fs::read_to_string(&told).context("cannot read what the pod told")?;
         drop(streaming);
-        (name, last_told(&text)?)
+        (name, last_number(&text)?)
     };
     cluster.worker_mut(&name)?.boot_again().await?;
     let space = Space { cluster, name: "power".to_owned() };

@@ -24,7 +24,7 @@ impl Script<'_> {
             Action::Cut { replica, seat } => self.sim.partition(replica_name(replica), seat_name(seat)),
             Action::CutTo { replica, seat } => self.sim.partition_oneway(replica_name(replica), seat_name(seat)),
             Action::CutFrom { replica, seat } => self.sim.partition_oneway(seat_name(seat), replica_name(replica)),
-            Action::Mend { replica, seat } => self.mend(replica, seat),
+            Action::Mend { replica, seat } => self.repair_link(replica, seat),
             Action::CrashSeat { seat, silent } => self.crash_seat(seat, silent),
             Action::StartSeat { seat } => self.start_seat(seat),
             Action::CrashReplica { replica, silent } => self.crash_replica(replica, silent),
@@ -81,7 +81,7 @@ impl Script<'_> {
         }
     }
 
-    fn mend(&mut self, replica: usize, seat: usize) {
+    fn repair_link(&mut self, replica: usize, seat: usize) {
         let (replica, seat) = (replica_name(replica), seat_name(seat));
         self.sim.set_link_fail_rate(replica.as_str(), seat.as_str(), 0.0);
         self.sim.set_link_max_message_latency(replica.as_str(), seat.as_str(), LATENCY);

@@ -141,7 +141,7 @@ async fn closed(node: &Node, volumes: &Volumes, lost: &str) -> Result<()> {
         ensure!((available, largest) == (0, 0), "layout {layout:?}: {available} bytes are offered, {largest} at most");
     }
     let (status, text) = node.http("/readyz").await?;
-    ensure!(status != 200 && text.contains(lost), "/readyz does not tell of {lost}: {status} {text}");
+    ensure!(status != 200 && text.contains(lost), "/readyz does not name {lost}: {status} {text}");
     for made in volumes.all() {
         // The same name again: the volume that is there, or a reason; never another volume, never "does not exist".
         match node.csi.create(&made.ask).await {

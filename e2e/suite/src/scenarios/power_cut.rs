@@ -37,7 +37,7 @@ struct Figures {
 }
 
 impl Figures {
-    fn tell(&self) -> String {
+    fn summary(&self) -> String {
         format!(
             "{} power cuts, {} after the answer, 0 violations; without our flush a deletion answered OK was undone",
             self.cut, self.answered
@@ -60,7 +60,7 @@ pub async fn run(context: Context) -> Passed {
     // what was answered, and so flushed, meets a disk that picks.
     let figures = cuts(&context, &mut node, &creates, false).await?;
     without_flush(&mut node, &["flush"]).await.context("with the flush taken out")?;
-    Ok(figures.tell())
+    Ok(figures.summary())
 }
 
 /// The same on whole disks, where every write is ordered: they may lose any unflushed writes at any time.
@@ -87,7 +87,7 @@ pub async fn on_disks(context: Context) -> Passed {
     without_flush(&mut node, &["claim-flush", "claim-flush-before", "wipe-flush"])
         .await
         .context("with the flushes taken out")?;
-    Ok(figures.tell())
+    Ok(figures.summary())
 }
 
 /// Cuts the power at many moments. `picks`: interrupted work may also meet a disk that keeps some of it.

@@ -12,13 +12,13 @@ impl Node {
     /// The content of the storage, as the host's own tools report it.
     pub async fn found(&self) -> Result<Vec<Found>> {
         let mut found = self.storage.read(&self.vm.sh(self.storage.look()).await?)?;
-        found.retain(|found| !self.strangers.contains(&found.text));
+        found.retain(|found| !self.foreign.contains(&found.text));
         Ok(found)
     }
 
     /// The current content of the storage is foreign: as long as it looks the same, it is ignored.
     pub async fn ignore_what_is_there(&mut self) -> Result<()> {
-        self.strangers = self.found().await?.into_iter().map(|found| found.text).collect();
+        self.foreign = self.found().await?.into_iter().map(|found| found.text).collect();
         Ok(())
     }
 

@@ -24,7 +24,7 @@ pub async fn run(context: Context) -> Passed {
     steps::open(cluster.of(&made)?, &made).await?;
     steps::write(cluster.of(&made)?, &made).await?;
 
-    view::tells(&cluster.control, &controller, 3, None, &[&made])
+    view::shows(&cluster.control, &controller, 3, None, &[&made])
         .await
         .context("what is shown of a cluster that is well")?;
     let cut = cut_off(&mut cluster, &controller, &made).await.context("a node that is cut off")?;
@@ -79,7 +79,7 @@ async fn cut_off(cluster: &mut Cluster, controller: &Controller, made: &Made) ->
     let began = Instant::now();
     let noticed = controller.connected(2).await?;
     let (refusal, healthy) = others_go_on(cluster, controller, made).await?;
-    let shown = view::tells(&cluster.control, controller, 3, Some("n2"), &[made]).await;
+    let shown = view::shows(&cluster.control, controller, 3, Some("n2"), &[made]).await;
     shown.context("what is shown of a node that is cut off")?;
     // Pods on a node that is cut off keep running.
     let node = cluster.of(made)?;

@@ -29,7 +29,7 @@ pub async fn run(context: Context) -> Passed {
     let mut third = controllers.pop().context("three controllers")?;
     third.stop().await?;
     clocks(&mut cluster, &controllers).await.context("clocks that are off")?;
-    let cases = strangers(&cluster).await.context("clients of a node")?;
+    let cases = foreign_clients(&cluster).await.context("clients of a node")?;
     context.say(&cases);
     impostors(&mut cluster, &controllers[0]).await.context("nodes that are not what they say")?;
     context.say("impostors are not used");
@@ -104,7 +104,7 @@ enum Shows {
     This(Certificate),
 }
 
-async fn strangers(cluster: &Cluster) -> Result<String> {
+async fn foreign_clients(cluster: &Cluster) -> Result<String> {
     // The node with the right clock.
     let node = cluster.node("n3")?;
     let there = node.vm.forward(format!("127.0.0.1:{AGENT}").parse()?).await?;
@@ -138,7 +138,7 @@ async fn strangers(cluster: &Cluster) -> Result<String> {
         let lines = node.vm.sh(format!("grep 'refused a connection' {LOG} | grep -c '{reason}' || true")).await?;
         ensure!(lines.trim() == "1", "{reason} was logged {lines} times");
     }
-    Ok(format!("{count} kinds of strangers refused, counted and logged once"))
+    Ok(format!("{count} kinds of foreign clients rejected, counted and logged once"))
 }
 
 /// It is refused twice, and counted.
@@ -211,7 +211,7 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
             eventually("the rotation is over", ROTATION, || async {
                 let shown = cluster.certificates("show").await?;
                 // The authority's own state is settled first; the certificates that believe it alone come after it.
-                let settled = shown.contains("phase steady") && !shown.contains("anew");
+                let settled = shown.contains("phase steady") && !shown.contains("renewed");
                 Ok(settled && issuer(cluster).await?.certificate != old_authority.certificate)
             })
             .await

@@ -38,7 +38,7 @@ async fn table(guest: &Guest, controller: &Controller, question: &str, first: &s
 
 /// Fails unless all commands report the true state: the nodes n1, n2… of which `down` is down, and the
 /// volumes.
-pub async fn tells(
+pub async fn shows(
     guest: &Guest,
     controller: &Controller,
     nodes: usize,

@@ -152,7 +152,7 @@ async fn named(node: &Node, name: &str) -> Result<()> {
         if status != 200 && text.contains(&format!("the disk {name} ")) {
             return Ok(());
         }
-        ensure!(began.elapsed() < Duration::from_secs(20), "/readyz does not tell of {name}: {status} {text}");
+        ensure!(began.elapsed() < Duration::from_secs(20), "/readyz does not name {name}: {status} {text}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }

@@ -53,7 +53,7 @@ pub async fn run(context: Context) -> Passed {
     let answered = began.elapsed();
     ensure!(answered < AT_ONCE, "DeleteVolume took {answered:?}");
     let first = remaining(&node, |left| left > 0).await?;
-    told(&node, &disk).await.context("while the disk is wiped")?;
+    reported_as_wiping(&node, &disk).await.context("while the disk is wiped")?;
     let later = remaining(&node, |left| left < first).await?;
     context.say(format_args!("deleted after {answered:?}; {} GiB were left, then {}", first / GIB, later / GIB));
 
@@ -72,7 +72,7 @@ pub async fn run(context: Context) -> Passed {
         after <= before + NOTE_EVERY && after < whole - NOTE_EVERY,
         "{before} bytes of {whole} were left before the kill, and after it {after}: more than lies between two notes"
     );
-    told(&node, &disk).await.context("after the restart")?;
+    reported_as_wiping(&node, &disk).await.context("after the restart")?;
     context.say(format_args!("killed when {} GiB were left; it went on at {}", before / GIB, after / GIB));
 
     node.vm.set_throttle(&disk.serial, Throttle::default()).await?;
@@ -99,7 +99,7 @@ fn speed(bytes_per_second: u64) -> Throttle {
 }
 
 /// There is no volume and no space, and every report gives the reason.
-async fn told(node: &Node, disk: &Disk) -> Result<()> {
+async fn reported_as_wiping(node: &Node, disk: &Disk) -> Result<()> {
     let listed_volumes = node.csi.list().await?;
     ensure!(listed_volumes.is_empty(), "deleted, and listed: {listed_volumes:?}");
     let (available, largest) = node.csi.capacity(&Default::default()).await?;

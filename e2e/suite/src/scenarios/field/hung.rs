@@ -115,7 +115,7 @@ async fn hung(context: Context) -> Passed {
     ensure!(call_ratio <= FACTOR, "a call took {calls_before:?}, and {calls:?} beside a disk that hangs");
     ensure!(life_ratio <= FACTOR, "a volume's life took {life_before:?}, and {life:?} beside a disk that hangs");
 
-    told(&node).await?;
+    reported_as_hung(&node).await?;
     disks_end(&mut node).await?;
 
     node.vm.set_fault("d2", Fault::None)?;
@@ -135,7 +135,7 @@ async fn hung(context: Context) -> Passed {
 }
 
 /// How a hung disk is reported.
-async fn told(node: &Node) -> Result<()> {
+async fn reported_as_hung(node: &Node) -> Result<()> {
     let path = node.vm.sh(format!("readlink -f {}", device("d2"))).await?;
     let (_, ready) = node.http("/readyz").await?;
     ensure!(ready.contains("pool ill") && ready.contains(path.trim()), "/readyz does not name {path}: {ready}");

@@ -24,7 +24,7 @@ pub fn all() -> Vec<Scenario> {
             name: "disk-claims-mended",
             about: "whatever damages a claim, its name stays in use, and the printed commands repair it",
             limit: Duration::from_secs(20 * 60),
-            run: |context| Box::pin(mended(context)),
+            run: |context| Box::pin(repaired(context)),
         },
         Scenario {
             name: "disk-stale-names",
@@ -57,7 +57,7 @@ const HARMS: [(&str, &str); 8] = [
     ),
 ];
 
-async fn mended(context: Context) -> Passed {
+async fn repaired(context: Context) -> Passed {
     let mut node = Node::on_disks("disk-claims-mended", vec![disk("claimed"), disk("spare")]).await?;
     node.serve().await?;
     let ask = Ask::mount("precious", "ext4");
@@ -136,14 +136,14 @@ async fn damaged(node: &mut Node, made: &Made, name: &str, harm: &str) -> Result
         refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, name)?;
         refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, name)?;
     }
-    mend(node, name, false).await?;
+    repair(node, name, false).await?;
     open(node, made).await?;
     read(node, made).await?;
     close(node, made).await
 }
 
 /// Runs what `quarry disks` prints. `mounted`: the filesystem is in use, and was not grown.
-async fn mend(node: &Node, name: &str, mounted: bool) -> Result<()> {
+async fn repair(node: &Node, name: &str, mounted: bool) -> Result<()> {
     let before = report(node, name).await?;
     let mends = before["mend"].as_array().cloned().unwrap_or_default();
     ensure!(!mends.is_empty(), "nothing is printed that mends it: {before}");
@@ -172,7 +172,7 @@ async fn mounted(node: &mut Node, made: &Made, name: &str) -> Result<()> {
     node.stop().await?;
     node.serve().await?;
     measured(node, made, true).await?;
-    mend(node, name, true).await.context("while it is mounted")?;
+    repair(node, name, true).await.context("while it is mounted")?;
     read(node, made).await?;
     close(node, made).await
 }

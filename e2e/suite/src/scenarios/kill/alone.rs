@@ -124,13 +124,13 @@ async fn orphan_unchecked(life: &mut Life<'_, Undisturbed>, step: Step, program:
     ensure!(under_way.await?.is_err(), "it was answered before quarry was killed");
     life.node.serve().await?;
 
-    let mut told = 0;
+    let mut retried = 0;
     let answer = loop {
         match call(&life.node.csi, step, &life.ask, life.made.as_ref()).await {
             Ok(answer) => break answer,
-            Err(status) if csi::is_passing(&status) && told < 200 => {
-                told += 1;
-                if told == 3 {
+            Err(status) if csi::is_passing(&status) && retried < 200 => {
+                retried += 1;
+                if retried == 3 {
                     life.node.vm.sh(format!("rm -f {STATE}/held")).await?;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(300)).await;
@@ -145,13 +145,13 @@ async fn orphan_unchecked(life: &mut Life<'_, Undisturbed>, step: Step, program:
     if mkfs {
         let alive = two_at_once(&log)?;
         ensure!(!alive, "two writers: OK was answered while the orphaned {program} was at work:\n{log}");
-        ensure!(told >= 3, "the repeated call did not meet the orphan:\n{log}");
+        ensure!(retried >= 3, "the repeated call did not meet the orphan:\n{log}");
     }
     life.check(step).await?;
     // The orphan must not do harm later either.
     ended(life.node).await?;
     life.check(step).await.context("when the orphan had ended")?;
-    Ok(told)
+    Ok(retried)
 }
 
 /// Waits until the program is at work.
@@ -222,7 +222,7 @@ fn two_at_once(log: &str) -> Result<bool> {
 pub async fn run(context: Context) -> Passed {
     let mut node = slow_node("kill-alone").await?;
     let mut random = context.random();
-    let (mut orphans, mut told) = (0, 0);
+    let (mut orphans, mut retried) = (0, 0);
     let kinds = [
         (Ask::mount("pvc-ext4", "ext4"), Some("mkfs.ext4")),
         (Ask::mount("pvc-xfs", "xfs"), Some("mkfs.xfs")),
@@ -246,13 +246,13 @@ pub async fn run(context: Context) -> Passed {
             let mut one = 0;
             // lvm's own part is swept with the layouts that differ, mkfs with the filesystems.
             if mkfs.is_none() || context.settings.soak {
-                told += orphan(&mut life, Step::Create, "lvcreate", create).await?;
+                retried += orphan(&mut life, Step::Create, "lvcreate", create).await?;
                 one += 1;
             } else {
                 life.quietly(Step::Create).await?;
             }
             if let Some(mkfs) = mkfs {
-                told += orphan(&mut life, Step::Stage, mkfs, stage).await?;
+                retried += orphan(&mut life, Step::Stage, mkfs, stage).await?;
                 one += 1;
                 life.quietly(Step::Publish).await?;
                 life.check_empty_volume().await?;
@@ -266,7 +266,7 @@ pub async fn run(context: Context) -> Passed {
                 }
             }
             if mkfs.is_none() || context.settings.soak {
-                told += orphan(&mut life, Step::Delete, "lvremove", delete).await?;
+                retried += orphan(&mut life, Step::Delete, "lvremove", delete).await?;
                 one += 1;
             } else {
                 life.quietly(Step::Delete).await?;
@@ -279,7 +279,7 @@ pub async fn run(context: Context) -> Passed {
     late(&mut node).await.context("an lvremove that outlives its quarry and its volume")?;
     orphans += 1;
     context.count("programs that outlived quarry", orphans);
-    Ok(format!("{orphans} orphans, {told} times told to come again, 0 violations"))
+    Ok(format!("{orphans} orphans, {retried} times retried to come again, 0 violations"))
 }
 
 fn pick(random: &mut Random) -> When {

@@ -31,21 +31,21 @@ async fn node(name: &str) -> Result<Node> {
         Disk::new(STRANGER, 40 * MIB),
     ];
     let mut node = Node::on_disks(name, disks).await?;
-    node.vm.sh(format!("mkfs.ext4 -q {0}; sync {0}; udevadm settle", stranger())).await?;
+    node.vm.sh(format!("mkfs.ext4 -q {0}; sync {0}; udevadm settle", foreign_disk())).await?;
     node.ignore_what_is_there().await?;
     node.serve().await?;
     Ok(node)
 }
 
-fn stranger() -> String {
+fn foreign_disk() -> String {
     Disk::new(STRANGER, 0).path()
 }
 
 /// Does this, and fails unless the disk that is not Quarry's has the same bytes afterwards.
-async fn beside_a_stranger(node: &mut Node, work: impl AsyncFnOnce(&mut Node) -> Passed) -> Passed {
-    let before = checksum(node, &stranger()).await?;
+async fn next_to_a_foreign_disk(node: &mut Node, work: impl AsyncFnOnce(&mut Node) -> Passed) -> Passed {
+    let before = checksum(node, &foreign_disk()).await?;
     let passed = work(node).await?;
-    let after = checksum(node, &stranger()).await?;
+    let after = checksum(node, &foreign_disk()).await?;
     ensure!(before == after, "the bytes of a disk that is not ours were changed");
     Ok(format!("{passed}, a stranger's disk untouched"))
 }
@@ -55,7 +55,7 @@ pub async fn points(context: Context) -> Passed {
     let mut node = node("disk-kill").await?;
     let kinds =
         [(Ask::block("pvc-block").size(8 * MIB), true, 2), (Ask::mount("pvc-ext4", "ext4").size(36 * MIB), true, 3)];
-    let passed = beside_a_stranger(&mut node, async |node| sweep::sweep(&context, node, kinds).await).await?;
+    let passed = next_to_a_foreign_disk(&mut node, async |node| sweep::sweep(&context, node, kinds).await).await?;
     adopt(&mut node).await.context("without the adoption of what an interrupted stage made")?;
     unmarked(&mut node).await.context("without the mark that a claim is being released")?;
     Ok(format!("{passed}; 2 broken variants, 2 caught"))
@@ -76,7 +76,7 @@ async fn unmarked(node: &mut Node) -> Result<()> {
 /// With all that quarry started, some time after it began to claim, to make a filesystem, to give up.
 pub async fn tree(context: Context) -> Passed {
     let mut node = node("disk-kill-tree").await?;
-    beside_a_stranger(&mut node, async |node| trees(&context, node).await).await
+    next_to_a_foreign_disk(&mut node, async |node| trees(&context, node).await).await
 }
 
 async fn trees(context: &Context, node: &mut Node) -> Passed {

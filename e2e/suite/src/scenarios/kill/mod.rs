@@ -219,10 +219,10 @@ impl<'a, P: Plan> Life<'a, P> {
     /// One step, with the blow that the plan has for it, repeated until it is done, and checked.
     pub async fn step(&mut self, step: Step) -> Result<()> {
         let mut fate = String::new();
-        self.step_and_tell(step, &mut fate).await.with_context(|| format!("{step} of {}{fate}", self.ask.name))
+        self.step_and_record(step, &mut fate).await.with_context(|| format!("{step} of {}{fate}", self.ask.name))
     }
 
-    async fn step_and_tell(&mut self, step: Step, fate: &mut String) -> Result<()> {
+    async fn step_and_record(&mut self, step: Step, fate: &mut String) -> Result<()> {
         let Some(blow) = self.plan.blow(step, false) else {
             forget_points(self.node, None).await?;
             self.quietly(step).await?;
