@@ -60,7 +60,7 @@ pub(crate) async fn run() {
         controller.ask("back").await;
     }
     pictures(&mut clients, NODES + NARROW * fitting()).await;
-    pass("all agents restarted at once: everything is known again");
+    pass("all agents restarted at once: the controller has the full state again");
     println!("{passed} passed, 0 failed");
 }
 
@@ -129,7 +129,7 @@ async fn race(clients: &[Client; 2], node: usize) {
     for client in clients {
         let (mut client, began) = (client.clone(), Instant::now());
         while client.capacity("narrow", node).await != left {
-            assert!(began.elapsed() < SOON, "node {node}: what is left is not {left}");
+            assert!(began.elapsed() < SOON, "node {node}: the free space is not {left}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

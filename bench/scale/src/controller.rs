@@ -49,11 +49,11 @@ pub(crate) async fn run(number: &str, setting: Setting) {
         match command.as_str() {
             "go" => {
                 roster.send_replace(Some(Arc::new(all(setting.nodes))));
-                assert!(cluster.heard(PATIENCE).await, "not all nodes were heard");
+                assert!(cluster.heard(PATIENCE).await, "not all nodes have reported");
             }
             "lost" => connected(&metrics, 0).await,
             "back" => connected(&metrics, setting.nodes).await,
-            other => panic!("what is {other:?}?"),
+            other => panic!("unknown command {other:?}"),
         }
         println!("{}", began.elapsed().as_secs_f64());
     }

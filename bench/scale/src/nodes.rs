@@ -61,7 +61,7 @@ pub(crate) async fn run(setting: Setting) {
                 serving = serve(&hosts, &source).await;
                 println!("started");
             }
-            other => panic!("what is {other:?}?"),
+            other => panic!("unknown command {other:?}"),
         }
     }
 }

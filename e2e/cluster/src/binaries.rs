@@ -135,7 +135,7 @@ impl Group {
                 let command = ["CGO_ENABLED=0", "GOOS=linux", &architecture, "go", "build", &output];
                 let command = command.into_iter().chain(flags.iter().map(String::as_str)).chain(["tool"]);
                 with_signs_of_life(self.name, call(&source, command)).await?;
-                self.publish(folder)
+                self.rename_programs(folder)
             })
             .await
     }
@@ -156,8 +156,8 @@ impl Group {
         ]
     }
 
-    /// Gives the programs our names, and sees that none is missing.
-    fn publish(&self, folder: &Path) -> Result<()> {
+    /// Renames the programs to the names used here, and fails if one is missing.
+    fn rename_programs(&self, folder: &Path) -> Result<()> {
         for (built, name) in self.programs {
             fs::rename(folder.join(built), folder.join(name))
                 .with_context(|| format!("go built no program {built}: is it a tool in {}/go.mod?", self.name))?;

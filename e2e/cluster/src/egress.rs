@@ -98,9 +98,9 @@ fn target(request: &str) -> Result<SocketAddr> {
     let mut words = request.split_whitespace();
     match (words.next(), words.next()) {
         (Some("CONNECT"), Some(address)) => {
-            address.parse().with_context(|| format!("{address:?} is no address and port"))
+            address.parse().with_context(|| format!("{address:?} is not an address and port"))
         }
-        _ => bail!("{request:?} is no CONNECT request"),
+        _ => bail!("{request:?} is not a CONNECT request"),
     }
 }
 

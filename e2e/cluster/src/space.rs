@@ -182,7 +182,7 @@ impl<'a> Space<'a> {
             }
             if moved.elapsed() > PATIENCE {
                 bail!(
-                    "the volumes {left:?} of a removed namespace are there, and none went in {} s",
+                    "the volumes {left:?} of a removed namespace still exist, and none was deleted within {} s",
                     PATIENCE.as_secs()
                 );
             }

@@ -102,7 +102,7 @@ impl Worker {
             }}\n"
         );
         self.vm.write("/etc/services.nft", rules.as_bytes(), 0o644).await?;
-        self.vm.sh(script).await.with_context(|| format!("cannot lay the routes of {}", self.name))?;
+        self.vm.sh(script).await.with_context(|| format!("cannot set the routes of {}", self.name))?;
         containerd::start(&self.vm).await.with_context(|| format!("on {}", self.name))
     }
 

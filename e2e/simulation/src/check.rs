@@ -81,7 +81,7 @@ pub(crate) fn storages(shared: &Shared) -> usize {
         }
     }
     for (name, places) in found {
-        wrong.push(format!("nobody asked for {name}: {places:?}"));
+        wrong.push(format!("{name} was never requested: {places:?}"));
     }
     wrong.into_iter().for_each(|wrong| world.violated(wrong));
     orphans
@@ -100,7 +100,7 @@ struct Kept {
 fn decoys(storage: &Storage, volumes: &[(String, String, u64)], node: &str) -> Vec<String> {
     let there = |decoy: &&String| volumes.iter().any(|(_, name, _)| name == *decoy);
     let gone = storage.decoys.iter().filter(|decoy| !there(decoy));
-    gone.map(|decoy| format!("{node} has lost {decoy}, which nobody asked to delete")).collect()
+    gone.map(|decoy| format!("{node} has lost {decoy}, whose deletion was never requested")).collect()
 }
 
 /// Used and free space add up.
@@ -126,10 +126,10 @@ pub(crate) fn audits(shared: &Shared) -> Vec<String> {
         let missing: Vec<_> = volumes.iter().filter(|one| !told.contains(one)).collect();
         let surplus: Vec<_> = told.iter().filter(|one| !volumes.contains(one)).collect();
         if !missing.is_empty() || !surplus.is_empty() || told.len() != volumes.len() {
-            wrong.push(format!("controller {replica} does not tell {missing:?}, and tells {surplus:?}"));
+            wrong.push(format!("controller {replica} lacks {missing:?} and has unexpected {surplus:?}"));
         }
         if audit.capacities != capacities {
-            wrong.push(format!("controller {replica} tells capacities {:?}, not {capacities:?}", audit.capacities));
+            wrong.push(format!("controller {replica} reports capacities {:?}, not {capacities:?}", audit.capacities));
         }
     }
     wrong

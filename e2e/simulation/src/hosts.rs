@@ -105,6 +105,6 @@ impl Nodes for Surroundings {
     }
 
     async fn gave_up(&self, id: &VolumeId) {
-        self.shared.lock().note(format_args!("given up: {id}"));
+        self.shared.lock().note(format_args!("abandoned: {id}"));
     }
 }

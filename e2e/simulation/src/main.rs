@@ -59,10 +59,11 @@ fn arguments() -> Result<Arguments, String> {
             "--break" => {
                 let name = value()?;
                 let known = SAFEGUARDS.into_iter().find(|known| *known == name);
-                arguments.without = Some(known.ok_or(format!("there is no safeguard {name:?}: {SAFEGUARDS:?}"))?);
+                arguments.without =
+                    Some(known.ok_or(format!("unknown safeguard {name:?}: expected one of {SAFEGUARDS:?}"))?);
             }
             "--child" => arguments.child = true,
-            _ => return Err(format!("what is {option:?}? {USAGE}")),
+            _ => return Err(format!("unknown option {option:?}: {USAGE}")),
         }
     }
     Ok(arguments)

@@ -229,7 +229,7 @@ impl Script<'_> {
 
     /// Ends all that goes wrong.
     fn heal(&mut self) {
-        self.shared.lock().note("all is well from here on");
+        self.shared.lock().note("no more faults from here on");
         let rest = std::mem::take(&mut self.agenda);
         for (_, action) in rest {
             if matches!(action, Action::Return { .. }) {

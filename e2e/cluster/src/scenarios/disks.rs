@@ -28,7 +28,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "disks").await?;
     space.apply(&[class(POOL, POOL)]).await?;
     // The largest disk of each node, less the space around the volume.
-    reports_largest_free(cluster, 2 * GIB - (3 << 20)).await?;
+    wait_for_largest_free(cluster, 2 * GIB - (3 << 20)).await?;
     space.apply(&[stateful_set("db", 4, POOL, "512Mi")]).await?;
     let mut taken = Vec::new();
     for number in 0..4 {
@@ -38,7 +38,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         let device = device.trim().to_owned();
         ensure!(
             device.ends_with("p2") || device.starts_with("/dev/sd"),
-            "{name} has {device}, which is no disk's second partition"
+            "{name} has {device}, which is not the second partition of a disk"
         );
         space.exec(&name, &format!("echo {number} >/data/data/file; sync")).await?;
         taken.push((node_of(cluster, &pod)?.name.clone(), device));
@@ -46,7 +46,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let mut different = taken.clone();
     different.sort();
     different.dedup();
-    ensure!(different.len() == 4, "four pods have {taken:?}, and not a disk each");
+    ensure!(different.len() == 4, "four pods have {taken:?}, not one disk each");
 
     // A fifth has to wait until one of them is deleted and wiped.
     space.run(&["scale", "statefulset", "db", "--replicas=5"]).await?;
@@ -77,7 +77,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
 }
 
 /// Waits until the scheduler knows of a volume that large on every node.
-async fn reports_largest_free(cluster: &Cluster, largest: u64) -> Result<()> {
+async fn wait_for_largest_free(cluster: &Cluster, largest: u64) -> Result<()> {
     let namespace = format!("--namespace={SYSTEM}");
     until("the capacity of whole disks", async || {
         let capacities = cluster.kubectl().get(["csistoragecapacities", &namespace]).await?;

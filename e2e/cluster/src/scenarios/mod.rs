@@ -52,11 +52,11 @@ const ALL: &[Scenario] = &[
         stateful::run
     ),
     scenario!("reclaim", "Delete removes the volume; Retain keeps it, and a new claim gets it", reclaim::run),
-    scenario!("block-and-options", "raw block, mount options, fsGroup, a user who is not root", kinds::shapes),
-    scenario!("sharing", "a read-only pod beside another; ReadWriteOncePod; ephemeral volumes", kinds::sharing),
+    scenario!("block-and-options", "raw block, mount options, fsGroup, a non-root user", kinds::shapes),
+    scenario!("sharing", "a read-only pod next to another; ReadWriteOncePod; ephemeral volumes", kinds::sharing),
     scenario!("classes", "two pools, Immediate binding, allowedTopologies", kinds::classes),
-    scenario!("moving", "from local volumes to ours, as docs/migrating.md says", moving::run),
-    scenario!("speed", "from claim and pod to a running pod, beside a hostPath", speed::start),
+    scenario!("moving", "from local volumes to Quarry, as in docs/migrating.md", moving::run),
+    scenario!("speed", "from claim and pod to a running pod, compared with a hostPath", speed::start),
     scenario!("memory", "what our containers hold at rest and with a hundred volumes", speed::memory),
     scenario!(
         "capacity",
@@ -155,5 +155,5 @@ fn last_number(text: &str) -> Result<u64> {
     // The last line may have been cut.
     let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or_default());
     let last = whole.lines().filter_map(|line| line.trim().parse().ok()).next_back();
-    last.with_context(|| format!("the pod told no number: {text}"))
+    last.with_context(|| format!("the pod printed no number: {text}"))
 }

@@ -33,7 +33,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     space.run(&["delete", "pv", "old-web", "old-ring", "--wait=false"]).await?;
     space.run(&["delete", "storageclass", STATIC]).await?;
     space.end().await?;
-    Ok("local volumes to ours: one copied and handed over, one made anew under its pod".to_owned())
+    Ok("local volumes to Quarry: one copied and handed over, one recreated under its pod".to_owned())
 }
 
 /// "The application does not replicate".

@@ -82,7 +82,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     query(&space, "select sum(abalance) from pgbench_accounts").await?;
     install::wait_running(cluster).await?;
     space.end().await?;
-    Ok(format!("{acknowledged} acknowledged commits beside pgbench, all there after the power cut"))
+    Ok(format!("{acknowledged} acknowledged commits next to pgbench, all there after the power cut"))
 }
 
 /// Runs a statement in the database and returns its output.

@@ -33,7 +33,7 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
         tokio::time::sleep(WRITING).await;
         let name = node_of(cluster, &writer)?.name.clone();
         cluster.worker_mut(&name)?.vm.power_cut().await?;
-        let text = std::fs::read_to_string(&told).context("cannot read what the pod told")?;
+        let text = std::fs::read_to_string(&told).context("cannot read the pod's output")?;
         drop(streaming);
         (name, last_number(&text)?)
     };

@@ -109,9 +109,9 @@ fn seconds(date: &str) -> Result<f64> {
     let numbers: Vec<f64> = date
         .trim_end_matches('Z')
         .split(['-', 'T', ':'])
-        .map(|part| part.parse::<f64>().with_context(|| format!("{date:?} is no date")))
+        .map(|part| part.parse::<f64>().with_context(|| format!("{date:?} is not a date")))
         .collect::<Result<_>>()?;
-    let [_, _, days, hours, minutes, seconds] = numbers[..] else { anyhow::bail!("{date:?} is no date") };
+    let [_, _, days, hours, minutes, seconds] = numbers[..] else { anyhow::bail!("{date:?} is not a date") };
     Ok(((days * 24.0 + hours) * 60.0 + minutes) * 60.0 + seconds)
 }
 
@@ -205,7 +205,8 @@ async fn held(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
             let id = text(&status, "/containerID").trim_start_matches("containerd://").to_owned();
             let script =
                 format!("awk '$1 == \"anon\" {{ print $2 }}' $(find /sys/fs/cgroup -path '*{id}/memory.stat')");
-            let bytes: u64 = worker.vm.sh(script).await?.trim().parse().context("a container's memory is no number")?;
+            let bytes: u64 =
+                worker.vm.sh(script).await?.trim().parse().context("a container's memory is not a number")?;
             let largest = held.entry(format!("{component}/{}", text(&status, "/name"))).or_insert(0);
             *largest = bytes.max(*largest);
         }

@@ -23,7 +23,7 @@ pub async fn run(_: Context) -> Passed {
     let with = changes(&node, &Hand { udev: true }).await.context("with udevd")?;
     node.vm.stop_udev().await?;
     let without = changes(&node, &Hand { udev: false }).await.context("without udevd")?;
-    anew(&node, &Hand { udev: false }).await.context("a volume group made anew")?;
+    anew(&node, &Hand { udev: false }).await.context("a recreated volume group")?;
     Ok(format!("{}; {}", with.figures("with udevd"), without.figures("without")))
 }
 
@@ -84,7 +84,7 @@ async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
     };
     let (ours, other) =
         (csi.create(&Ask::mount("ours", "ext4")).await?, csi.create(&Ask::mount("other", "ext4")).await?);
-    ensure!(listed(&ours).await?.is_some() && listed(&other).await?.is_some(), "what was made is not listed");
+    ensure!(listed(&ours).await?.is_some() && listed(&other).await?.is_some(), "a created volume is not listed");
 
     let before = free().await?;
     hand.lvm(node, &[format!("vgextend vg0 {}", device("d2"))]).await?;
@@ -93,7 +93,7 @@ async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
     let before = free().await?;
     hand.lvm(node, &["lvcreate -an -Zn -Wn -n somebodys -L 64M vg0".to_owned()]).await?;
     shown.wait("lvcreate", || async { Ok(free().await? == before - 64 * MIB) }).await?;
-    ensure!(csi.list().await?.len() == 2, "a logical volume of somebody else is listed");
+    ensure!(csi.list().await?.len() == 2, "a foreign logical volume is listed");
     let forged = ours.id.replace(":ours", ":somebodys");
     ensure!(forged != ours.id, "an identifier does not end in the volume's name");
     csi.delete(&forged).await?;
@@ -104,10 +104,10 @@ async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
     shown.wait("lvchange --deltag", || async { Ok(listed(&ours).await?.is_none()) }).await?;
     // Without Quarry's tag the volume is foreign: not used, not deleted, and its name is in use.
     node.kubelet_folders(&ours).await?;
-    refused("stage of what lost its record", csi.stage(&ours).await, Code::NotFound, "")?;
+    refused("stage of a volume without its record", csi.stage(&ours).await, Code::NotFound, "")?;
     csi.delete(&ours.id).await?;
     refused("create of that name", csi.create(&ours.ask).await, Code::AlreadyExists, "ours")?;
-    node.vm.sh("lvs vg0/ours vg0/somebodys").await.context("what is not ours was removed")?;
+    node.vm.sh("lvs vg0/ours vg0/somebodys").await.context("a foreign volume was removed")?;
     hand.lvm(node, &[format!("lvchange --addtag '{tag}' vg0/ours")]).await?;
     shown.wait("lvchange --addtag", || async { Ok(listed(&ours).await?.is_some()) }).await?;
 
@@ -119,7 +119,7 @@ async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
 
     hand.lvm(node, &["lvremove vg0/ours".to_owned()]).await?;
     shown.wait("lvremove", || async { Ok(listed(&ours).await?.is_none()) }).await?;
-    refused("stage of what was removed", csi.stage(&ours).await, Code::NotFound, "")?;
+    refused("stage of a removed volume", csi.stage(&ours).await, Code::NotFound, "")?;
     csi.delete(&ours.id).await?;
 
     csi.delete(&other.id).await?;

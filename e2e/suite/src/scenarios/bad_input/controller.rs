@@ -341,7 +341,7 @@ fn taken(cases: &mut Vec<Case>) {
         ("as mount", Ask::mount("pvc-raw", "ext4")),
         ("other mkfsOptions", Ask::mount("pvc-good", "ext4").parameter("mkfsOptions", "-m 3")),
         ("another layout", Ask::mount("pvc-good", "ext4").parameter("layout", "raid1")),
-        ("a logical volume that is not ours", Ask::mount("foreign", "ext4")),
+        ("a foreign logical volume", Ask::mount("foreign", "ext4")),
     ] {
         cases.push(Case::new(format!("create: a name that exists, {what}"), TAKEN, Call::Create(ask.request())));
     }

@@ -108,7 +108,7 @@ pub async fn run(_: Context) -> Passed {
         if !codes.contains(&code) {
             wrong.push(format!("{what}: {code:?} instead of {codes:?}: {message}"));
         } else if code != Code::Ok && (message.len() < 10 || message.len() > 2100) {
-            wrong.push(format!("{what}: a message of {} bytes tells nobody anything: {message:?}", message.len()));
+            wrong.push(format!("{what}: a message of {} bytes is not helpful: {message:?}", message.len()));
         }
     }
     ensure!(wrong.is_empty(), "{} of {total} bad requests went wrong:\n{}", wrong.len(), wrong.join("\n"));
@@ -126,7 +126,7 @@ pub async fn run(_: Context) -> Passed {
     }
     node.vm.sh(format!("lvremove -qq -y {}/foreign", crate::node::GROUP)).await?;
     node.expect_empty().await?;
-    Ok(format!("{total} bad requests refused, nothing run; {odd} odd paths and {named} odd names served"))
+    Ok(format!("{total} bad requests rejected, nothing run; {odd} odd paths and {named} odd names served"))
 }
 
 /// What a bad request must leave as it is.

@@ -24,9 +24,7 @@ pub async fn run(context: Context) -> Passed {
     steps::open(cluster.of(&made)?, &made).await?;
     steps::write(cluster.of(&made)?, &made).await?;
 
-    view::shows(&cluster.control, &controller, 3, None, &[&made])
-        .await
-        .context("what is shown of a cluster that is well")?;
+    view::shows(&cluster.control, &controller, 3, None, &[&made]).await.context("the view of a healthy cluster")?;
     let cut = cut_off(&mut cluster, &controller, &made).await.context("a node that is cut off")?;
     context.say(&cut);
     let dead = power(&mut cluster, &controller, &made).await.context("a node without power")?;
@@ -80,7 +78,7 @@ async fn cut_off(cluster: &mut Cluster, controller: &Controller, made: &Made) ->
     let noticed = controller.connected(2).await?;
     let (refusal, healthy) = others_go_on(cluster, controller, made).await?;
     let shown = view::shows(&cluster.control, controller, 3, Some("n2"), &[made]).await;
-    shown.context("what is shown of a node that is cut off")?;
+    shown.context("the view of a node that is cut off")?;
     // Pods on a node that is cut off keep running.
     let node = cluster.of(made)?;
     steps::read(node, made).await?;
@@ -89,7 +87,7 @@ async fn cut_off(cluster: &mut Cluster, controller: &Controller, made: &Made) ->
     steps::read(node, made).await?;
     // What is free there is believed for half a minute. Then nothing is said for a while: it may be restarting.
     let class = Default::default();
-    eventually("what is free on a node that is cut off is not known", PATIENCE, || async {
+    eventually("the free space of a node that is cut off is not known", PATIENCE, || async {
         let answer = controller.csi.capacity_of(Some("n2"), &class).await;
         Ok(answer.is_err_and(|status| status.code() == Code::Unavailable))
     })
@@ -102,7 +100,7 @@ async fn cut_off(cluster: &mut Cluster, controller: &Controller, made: &Made) ->
     ensure!(controller.csi.capacity_of(Some("n2"), &class).await?.0 > 0, "no room although it is back");
     again(controller, made).await?;
     Ok(format!(
-        "cut off: noticed after {:.0} s, refused in {} ms (healthy: {} ms), back after {:.0} s",
+        "cut off: noticed after {:.0} s, rejected in {} ms (healthy: {} ms), back after {:.0} s",
         noticed.as_secs_f64(),
         refusal.as_millis(),
         healthy.as_millis(),
@@ -135,7 +133,7 @@ async fn power(cluster: &mut Cluster, controller: &Controller, made: &Made) -> R
     steps::open(node, made).await?;
     steps::read(node, made).await?;
     Ok(format!(
-        "without power: noticed after {:.0} s, refused in {} ms, connected {:.0} s after it served again",
+        "without power: noticed after {:.0} s, rejected in {} ms, connected {:.0} s after it served again",
         noticed.as_secs_f64(),
         refusal.as_millis(),
         back.as_secs_f64()

@@ -25,7 +25,7 @@ const ROTATION: Duration = Duration::from_secs(300);
 pub async fn run(context: Context) -> Passed {
     let mut cluster = Cluster::bare("certificates", &[DISK; 3]).await?;
     let mut controllers = begin(&mut cluster).await.context("three controllers at once, and no authority")?;
-    context.say("three controllers made one authority");
+    context.say("three controllers created one authority");
     let mut third = controllers.pop().context("three controllers")?;
     third.stop().await?;
     clocks(&mut cluster, &controllers).await.context("clocks that are off")?;
@@ -59,7 +59,7 @@ async fn begin(cluster: &mut Cluster) -> Result<Vec<Controller>> {
         connected?;
     }
     // One that starts later finds the same.
-    ensure!(issuer(cluster).await?.certificate == first.certificate, "the authority was made twice");
+    ensure!(issuer(cluster).await?.certificate == first.certificate, "the authority was created twice");
     ensure!(cluster.issued("node").await? == files, "the nodes' certificate was issued twice");
     Ok(controllers)
 }
@@ -132,7 +132,7 @@ async fn foreign_clients(cluster: &Cluster) -> Result<String> {
         refuses(node, &there, shows, reason).await.with_context(|| format!("a client with {what}"))?;
     }
     // Everybody else was served meanwhile.
-    ensure!(served(&there, Some(&good)).await?, "the controller's certificate is refused after all that");
+    ensure!(served(&there, Some(&good)).await?, "the controller's certificate is rejected afterwards");
     // Each reason once from this peer, however often it came.
     for reason in ["plain_text", "time_out", "no_certificate", "wrong_role", "expired", "unknown_authority"] {
         let lines = node.vm.sh(format!("grep 'refused a connection' {LOG} | grep -c '{reason}' || true")).await?;

@@ -107,7 +107,7 @@ async fn killed(cluster: &Cluster, first: &mut Controller, other: &mut Controlle
     first.kill().await?;
     ensure!(call.await?.is_err(), "the call was answered by a controller that was killed");
     let meanwhile = other.csi.create_within(&ask, SHORT).await;
-    ensure!(meanwhile.as_ref().is_err_and(is_passing), "while the first attempt goes on: {meanwhile:?}");
+    ensure!(meanwhile.as_ref().is_err_and(is_passing), "during the first attempt: {meanwhile:?}");
     release(node, "lvcreate").await?;
     let made = until_done(|| other.csi.create(&ask)).await?;
     ensure!(made.node == "n1", "it was being made on n1, and is on {}", made.node);
@@ -126,7 +126,7 @@ async fn killed(cluster: &Cluster, first: &mut Controller, other: &mut Controlle
     let deleting = tokio::time::timeout(SHORT, other.csi.delete(&made.id)).await;
     ensure!(
         deleting.as_ref().map_or(true, |answer| answer.as_ref().is_err_and(is_passing)),
-        "while the first delete goes on: {deleting:?}"
+        "during the first delete: {deleting:?}"
     );
     release(node, "lvremove").await?;
     until_done(|| other.csi.delete(&made.id)).await?;
@@ -138,7 +138,7 @@ async fn killed(cluster: &Cluster, first: &mut Controller, other: &mut Controlle
 
 async fn one_only(cluster: &Cluster, made: &Made) -> Result<()> {
     let holders = cluster.holders(&made.ask.name).await?;
-    ensure!(holders == [made.node.clone()], "{} is on {}, and lies on {holders:?}", made.id, made.node);
+    ensure!(holders == [made.node.clone()], "{} is on {}, but is stored on {holders:?}", made.id, made.node);
     Ok(())
 }
 

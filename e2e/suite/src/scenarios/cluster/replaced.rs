@@ -21,7 +21,7 @@ pub async fn run(context: Context) -> Passed {
     let mut cluster = Cluster::start("replaced", &[DISK; 2]).await?;
     let mut controller = cluster.only_controller().await?;
     disks(&mut cluster, &controller).await.context("other disks under the same name")?;
-    context.say("other disks: nothing was taken for what it is not");
+    context.say("other disks: no volume was mistaken for another");
     addresses(&mut cluster, &controller).await.context("exchanged addresses")?;
     controller.stop().await?;
     cluster.expect_empty().await?;

@@ -105,7 +105,7 @@ async fn doctor(guest: &Guest, controller: &Controller, nodes: usize, down: Opti
         diagnosis["findings"].as_array().into_iter().flatten().filter(|finding| finding["level"] == "error").collect();
     let text = ask(guest, controller, "doctor").await?;
     match down {
-        None => ensure!(errors.is_empty() && text.success, "doctor finds errors where all is well: {}", text.text),
+        None => ensure!(errors.is_empty() && text.success, "doctor finds errors in a healthy cluster: {}", text.text),
         Some(down) => {
             let subject = format!("node {down}");
             let named = |error: &&Value| error["check"] == "node-unreachable" && error["subject"] == subject.as_str();

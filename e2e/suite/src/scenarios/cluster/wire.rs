@@ -51,7 +51,7 @@ pub fn authority() -> Result<Certificate> {
 
 /// A certificate of `authority`, valid from `from` to `to` in seconds from now.
 pub fn leaf(authority: &Certificate, whom: For, from: i64, to: i64) -> Result<Certificate> {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).context("a certificate that is no text");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).context("a certificate that is not text");
     let issuer = Issuer::from_ca_cert_pem(&text(&authority.certificate)?, KeyPair::from_pem(&text(&authority.key)?)?)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let (name, usage) = match whom {
@@ -81,13 +81,13 @@ pub async fn served(there: &Forward, show: Option<&Certificate>) -> Result<bool>
             Err(_) => anyhow::Ok(false),
         }
     };
-    tokio::time::timeout(PATIENCE, attempt).await.context("neither served nor refused")?
+    tokio::time::timeout(PATIENCE, attempt).await.context("neither served nor rejected")?
 }
 
 /// Whether a client that says these bytes, without TLS, is served HTTP/2 there.
 pub async fn served_plainly(there: &Forward, bytes: &[u8]) -> Result<bool> {
     let tcp = TcpStream::connect(there.local()).await?;
-    tokio::time::timeout(PATIENCE, begins(tcp, bytes)).await.context("neither served nor refused")
+    tokio::time::timeout(PATIENCE, begins(tcp, bytes)).await.context("neither served nor rejected")
 }
 
 /// Whether the other side begins to speak HTTP/2 after these bytes. Anything else it may say, and whatever end of the

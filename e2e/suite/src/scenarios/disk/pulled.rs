@@ -47,7 +47,7 @@ pub async fn run(context: Context) -> Passed {
 
     twice_as_many_callers(&node).await.context("twenty callers for ten disks")?;
     offered(&node, all).await?;
-    context.say("20 callers for 10 disks: 10 OK, 10 refused");
+    context.say("20 callers for 10 disks: 10 OK, 10 rejected");
     let noticed = new_disk(&mut node, all).await.context("a new disk")?;
     context.say(format_args!("a new disk was offered after {noticed:.2} s"));
     failing(&mut node, all).await.context("a disk that cannot be read")?;
@@ -64,12 +64,12 @@ pub async fn run(context: Context) -> Passed {
     context.say(format_args!("six disks exchanged their names; boots: {boots}"));
     for (index, made) in (3..6).zip(&volumes) {
         pulled(&mut node, &numbered(index), made).await.with_context(|| made.id.clone())?;
-        context.say(format_args!("{} pulled and put back", made.ask.name));
+        context.say(format_args!("{} unplugged and plugged in again", made.ask.name));
     }
     for (index, made) in [(6, &volumes[3]), (4, &volumes[1])] {
         damaged::published(&node, &numbered(index), made).await.with_context(|| format!("damaged: {}", made.id))?;
     }
-    context.say("two claims damaged and mended while published");
+    context.say("two claims damaged and repaired while published");
     for made in &volumes {
         node.csi.delete(&made.id).await?;
     }
@@ -107,7 +107,7 @@ async fn new_disk(node: &mut Node, all: i64) -> Result<f64> {
     let noticed = began.elapsed();
     ensure!(noticed < NOTICED, "it was offered after {noticed:?}");
     node.vm.take_disk("new").await?;
-    offered(node, all).await.context("after it was taken away")?;
+    offered(node, all).await.context("after it was removed")?;
     Ok(noticed.as_secs_f64())
 }
 
@@ -132,7 +132,7 @@ async fn failing(node: &mut Node, all: i64) -> Result<()> {
     node.serve().await?;
     named(node, &name).await?;
     let beside = node.csi.create(&Ask::mount("beside", "ext4").size(1)).await;
-    refused("create beside a disk that was never read", beside, Code::Unavailable, &name)?;
+    refused("create next to a disk that was never read", beside, Code::Unavailable, &name)?;
     node.vm.set_fault(&failing.serial, Fault::None)?;
     let made = create(node, Ask::mount("healed", "ext4").size(1)).await?;
     ensure!(made.size == capacity(failing.size), "{} bytes: which disk is that?", made.size);
@@ -140,7 +140,7 @@ async fn failing(node: &mut Node, all: i64) -> Result<()> {
     node.expect_empty().await?;
     offered(node, all).await?;
     let (status, text) = node.http("/readyz").await?;
-    ensure!(status == 200, "/readyz when all is well again: {status} {text}");
+    ensure!(status == 200, "/readyz after recovery: {status} {text}");
     Ok(())
 }
 
@@ -178,7 +178,7 @@ async fn pulled(node: &mut Node, disk: &Disk, made: &Made) -> Result<()> {
     let left =
         node.vm.sh(format!("grep {} /proc/self/mountinfo || true; ls -d '{}' || true", made.ask.name, made.target()));
     let left = left.await?;
-    ensure!(!left.contains('/'), "something is left of {}: {left}", made.id);
+    ensure!(!left.contains('/'), "remnants of {}: {left}", made.id);
     refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, &words)?;
     // The pool keeps working.
     let beside =

@@ -66,7 +66,7 @@ pub async fn run(context: Context) -> Passed {
     node.csi.delete(&made.id).await?;
     node.expect_empty().await?;
     Ok(format!(
-        "{refusals} signatures and states tried, {refusals} refused ({signatures} of them signatures), 0 bytes changed"
+        "{refusals} signatures and states tried, {refusals} rejected ({signatures} of them signatures), 0 bytes changed"
     ))
 }
 
@@ -113,7 +113,9 @@ async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize
     let before = checksums(node, cases).await?;
     let message = match node.csi.create(&Ask::mount("never", "ext4").size(1)).await {
         Err(status) if status.code() == Code::ResourceExhausted => status.message().to_owned(),
-        other => bail!("CreateVolume should be refused for want of a disk, not: {other:?}\n{}", node.contents().await?),
+        other => {
+            bail!("CreateVolume must fail because no disk is free, not with: {other:?}\n{}", node.contents().await?)
+        }
     };
     let after = checksums(node, cases).await?;
     let mut names = vec![("vda".to_owned(), "the root disk", vec!["is mounted on /"])];
@@ -162,7 +164,7 @@ const HOLD: &str = "use Fcntl; sysopen(my $disk, $ARGV[0], O_RDONLY | O_EXCL) or
 /// One disk for each.
 const WHOLE: &[Way] = &[
     Way {
-        what: "opened by a program for itself alone",
+        what: "opened exclusively by a program",
         begin: |disk| {
             format!(
                 "rm -f /run/held; setsid perl -e \"{}\" {disk} >/dev/null 2>&1 & until [ -s /run/held ]; do sleep 0.1; done",

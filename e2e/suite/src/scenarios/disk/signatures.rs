@@ -65,7 +65,7 @@ pub const ALL: &[Signature] = &[
         words: &["holds a member of a ZFS pool"],
     },
     Signature {
-        what: "ZFS, its labels at the end alone",
+        what: "ZFS, only its labels at the end",
         make: Bytes(|size, _| zfs(&[2, 3], size)),
         words: &["holds a member of a ZFS pool"],
     },

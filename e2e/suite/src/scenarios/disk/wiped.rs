@@ -34,7 +34,7 @@ pub async fn run(context: Context) -> Passed {
     offered(&node, all).await?;
 
     let made = node.csi.create(&Ask::mount("wiped", "ext4").size(1)).await?;
-    ensure!(made.size == all, "{} bytes, and the disk has room for {all}", made.size);
+    ensure!(made.size == all, "{} bytes, but the disk has space for {all}", made.size);
     let whole = made.size.unsigned_abs();
     // Early, where half of it is wiped, and last.
     let places = [5 * MIB, whole / 2 / MIB * MIB, whole - MIB];
@@ -70,10 +70,10 @@ pub async fn run(context: Context) -> Passed {
     let after = remaining(&node, |left| left > 0).await?;
     ensure!(
         after <= before + NOTE_EVERY && after < whole - NOTE_EVERY,
-        "{before} bytes of {whole} were left before the kill, and after it {after}: more than lies between two notes"
+        "{before} bytes of {whole} were left before the kill, and after it {after}: more than between two progress records"
     );
     reported_as_wiping(&node, &disk).await.context("after the restart")?;
-    context.say(format_args!("killed when {} GiB were left; it went on at {}", before / GIB, after / GIB));
+    context.say(format_args!("killed when {} GiB were left; resumed at {}", before / GIB, after / GIB));
 
     node.vm.set_throttle(&disk.serial, Throttle::default()).await?;
     offered(&node, all).await?;
@@ -85,7 +85,7 @@ pub async fn run(context: Context) -> Passed {
     let left = node.metric(REMAINING).await?;
     ensure!(left == 0.0, "{left} bytes are to be wiped of a disk that is free");
     Ok(format!(
-        "1 TiB deleted in {:.2} s and wiped in {:.0} s; killed when {} GiB were left, went on at {} GiB; {} places zeroed",
+        "1 TiB deleted in {:.2} s and wiped in {:.0} s; killed when {} GiB were left, resumed at {} GiB; {} places zeroed",
         answered.as_secs_f64(),
         took.as_secs_f64(),
         before / GIB,
@@ -109,7 +109,10 @@ async fn reported_as_wiping(node: &Node, disk: &Disk) -> Result<()> {
         Err(status) if status.code() == Code::ResourceExhausted => {
             let message = status.message();
             let why = message.find(&format!("; {name} ")).map(|at| &message[at..]).unwrap_or_default();
-            ensure!(why.contains("volume wiped, which was deleted and is being wiped"), "not told why: {message}");
+            ensure!(
+                why.contains("volume wiped, which was deleted and is being wiped"),
+                "the reason is missing: {message}"
+            );
         }
         other => bail!("a volume on a disk that is being wiped: {other:?}"),
     }

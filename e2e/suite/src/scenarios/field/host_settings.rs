@@ -180,7 +180,7 @@ async fn tricks() -> Passed {
     for made in &tenants {
         retry(|| node.csi.delete(&made.id)).await.with_context(|| format!("deleting {}", made.id))?;
     }
-    killed_while_releasing(&mut node).await.context("killed while a tenant's logical volume is taken off")?;
+    killed_while_releasing(&mut node).await.context("killed while a tenant's logical volume is deactivated")?;
     Ok(format!("{} raw volumes that look like something else", tenants.len()))
 }
 

@@ -112,8 +112,8 @@ async fn hung(context: Context) -> Passed {
     ensure!(threads_after <= threads + VOLUMES, "{threads} threads, and {threads_after} after {number} calls");
     let life = lives(&node, "while").await.context("volumes of the other pool")?;
     let (call_ratio, life_ratio) = (ratio(calls, calls_before), ratio(life, life_before));
-    ensure!(call_ratio <= FACTOR, "a call took {calls_before:?}, and {calls:?} beside a disk that hangs");
-    ensure!(life_ratio <= FACTOR, "a volume's life took {life_before:?}, and {life:?} beside a disk that hangs");
+    ensure!(call_ratio <= FACTOR, "a call took {calls_before:?}, and {calls:?} next to a hung disk");
+    ensure!(life_ratio <= FACTOR, "a volume's life took {life_before:?}, and {life:?} next to a hung disk");
 
     reported_as_hung(&node).await?;
     disks_end(&mut node).await?;
@@ -159,7 +159,7 @@ async fn disks_end(node: &mut Node) -> Result<()> {
     let text = output.context("`quarry disks` does not end")?.text();
     let unread = node.vm.sh(format!("basename $(readlink -f {})", device("d3"))).await?;
     let row = text.lines().find(|line| line.starts_with(unread.trim()));
-    ensure!(row.is_some_and(|row| row.contains("not answer")), "{unread} is not told to be silent:\n{text}");
+    ensure!(row.is_some_and(|row| row.contains("not answer")), "{unread} is not reported as unresponsive:\n{text}");
     Ok(())
 }
 
@@ -274,7 +274,7 @@ async fn hung_flush() -> Passed {
     node.csi.delete(&beside.id).await?;
 
     node.vm.set_fault("d2", Fault::None)?;
-    until("the pool is well again", SOON, || async { Ok(node.csi.capacity(&class("ill")).await?.0 > 0) }).await?;
+    until("the pool has recovered", SOON, || async { Ok(node.csi.capacity(&class("ill")).await?.0 > 0) }).await?;
     let made = crate::csi::retry(|| async { node.csi.create(&ask("first", "ill")).await }).await?;
     node.csi.delete(&made.id).await?;
     let left = node.contents().await?;
@@ -302,14 +302,14 @@ async fn ill() -> Passed {
         let before = reports().await?;
         tokio::time::sleep(Duration::from_secs(20)).await;
         let asked = reports().await? - before;
-        ensure!(asked <= 1, "{asked} reports within 20 s while a disk is ill and nothing changes");
+        ensure!(asked <= 1, "{asked} reports within 20 s while a disk fails and nothing changes");
         node.vm.set_fault("d2", Fault::None)?;
         let began = Instant::now();
         until("the disk is found again", SOON, || async { Ok(node.csi.capacity(&all).await?.0 > 0) }).await?;
         slowest = slowest.max(began.elapsed());
         let (status, text) = node.http("/readyz").await?;
         if status != 200 {
-            bail!("/readyz after the disk is well again: {status} {text}");
+            bail!("/readyz after the disk has recovered: {status} {text}");
         }
     }
     node.csi.delete(&made.id).await?;

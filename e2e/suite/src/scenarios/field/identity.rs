@@ -135,10 +135,10 @@ async fn renamed(_: Context) -> Passed {
     node.serve().await?;
     refused("delete, after a restart", node.csi.delete(&made.id).await, Code::Unavailable, "vg0")?;
     refused("create, after a restart", node.csi.create(&made.ask).await, Code::Unavailable, "vg0")?;
-    node.csi.publish(&made).await.context("publish of what is staged")?;
+    node.csi.publish(&made).await.context("publish of the staged volume")?;
     let stats =
         csi::NodeGetVolumeStatsRequest { volume_id: made.id.clone(), volume_path: made.target(), ..Default::default() };
-    node.csi.node().node_get_volume_stats(stats).await.context("stats of what is published")?;
+    node.csi.node().node_get_volume_stats(stats).await.context("stats of the published volume")?;
     node.vm.sh(format!("grep -q precious {}/data", made.target())).await?;
     node.csi.unpublish(&made).await?;
     node.csi.unstage(&made).await?;
@@ -245,14 +245,14 @@ async fn taken_back(_: Context) -> Passed {
     loop {
         let ask = Ask::mount(&format!("bad-{kills}"), "ext4").size(200 * MIB);
         forget_points(&node, Some(kills + 1)).await?;
-        ensure!(node.csi.create(&ask).await.is_err(), "a volume on bad sectors was made");
+        ensure!(node.csi.create(&ask).await.is_err(), "a volume on bad sectors was created");
         let passed = points(&node).await?.len() as u64;
         node.vm.sh("rm -f /run/quarry-faults/kill-at").await?;
         if passed > kills {
             node.wait_for_end().await?;
             node.serve().await?;
         }
-        let Err(answer) = node.csi.create(&ask).await else { bail!("a volume on bad sectors was made") };
+        let Err(answer) = node.csi.create(&ask).await else { bail!("a volume on bad sectors was created") };
         let there = node.vm.sh("lvs --noheadings -o lv_name vg1 | grep bad || true").await?;
         ensure!(
             is_passing(&answer) != there.trim().is_empty(),
@@ -273,7 +273,7 @@ async fn taken_back(_: Context) -> Passed {
     }
     ensure!(kept > 0, "no kill left a volume behind");
     Ok(format!(
-        "{kills} kills in a creation on bad sectors: {kept} volumes stayed and kept their caller coming, the others were taken back"
+        "{kills} kills in a creation on bad sectors: {kept} volumes stayed and were retried, the others were rolled back"
     ))
 }
 
@@ -315,7 +315,7 @@ async fn unfinished(context: Context) -> Passed {
     node.serve().await?;
     refused("create, with no room for its record", node.csi.create(&ask).await, Code::Unavailable, "")?;
     context.say("kept coming");
-    node.vm.sh("lvs vg1/late").await.context("what an earlier call made was removed")?;
+    node.vm.sh("lvs vg1/late").await.context("the result of an earlier call was removed")?;
     node.vm.sh("lvremove -qq -y vg1/filler").await?;
     let made = retry(|| node.csi.create(&ask)).await.context("with room again")?;
     node.csi.delete(&made.id).await?;

@@ -24,8 +24,8 @@ pub async fn run(context: Context) -> Passed {
     node.serve().await?;
     let made = node.csi.create(&Ask::mount("idle", "ext4")).await?;
 
-    can_be_closed(&node, &made).await.context("what lies under an unstaged volume")?;
-    stays_while_open(&node, &made).await.context("a volume that somebody else has open")?;
+    can_be_closed(&node, &made).await.context("the devices below an unstaged volume")?;
+    stays_while_open(&node, &made).await.context("a volume that another program has open")?;
     killed(&mut node, &made).await.context("killed while it deactivates")?;
     at_once(&node, &made).await.context("staged again at once")?;
     let with = restages(&node, &made, true).await.context("restaging")?;

@@ -39,7 +39,7 @@ pub async fn run(context: Context) -> Passed {
         beside_a_writer(&mut node, &made, &reader).await.with_context(|| format!("pool {pool}"))?;
         kills += killed(&mut node, &made, &reader).await.with_context(|| format!("pool {pool}, killed"))?;
         left(&mut node, &made, &reader).await.with_context(|| format!("pool {pool}, left behind"))?;
-        context.say(format_args!("pool {pool}: read-only beside a writer; {kills} kills in all"));
+        context.say(format_args!("pool {pool}: read-only next to a writer; {kills} kills in all"));
     }
     node.expect_empty().await?;
     Ok(format!("{kills} kills, no write through a read-only target, no mapping left"))
@@ -52,7 +52,7 @@ async fn beside_a_writer(node: &mut Node, made: &Made, reader: &str) -> Result<(
     node.csi.publish_at(made, reader, true).await?;
     node.csi.publish_at(made, reader, true).await.context("the same call again")?;
     reads_only(node, &target, reader).await?;
-    write(node, made).await.context("the writer beside it")?;
+    write(node, made).await.context("the writer next to it")?;
     read(node, made).await?;
     node.vm.sh(format!("test $(blockdev --getro '{target}') = 0")).await.context("the writer's device is read-only")?;
     refused("it, writable", node.csi.publish_at(made, reader, false).await, Code::AlreadyExists, "read-only")?;
@@ -166,10 +166,7 @@ async fn left(node: &mut Node, made: &Made, reader: &str) -> Result<()> {
     node.csi.unpublish(made).await?;
     let answer = node.csi.delete(&made.id).await;
     ensure!(answer.is_err(), "a volume was deleted that another mapping holds");
-    node.vm
-        .sh("dmsetup info stranger >/dev/null && dmsetup remove stranger")
-        .await
-        .context("the stranger's mapping")?;
+    node.vm.sh("dmsetup info stranger >/dev/null && dmsetup remove stranger").await.context("the foreign mapping")?;
     retry(|| node.csi.delete(&made.id)).await.map(drop).map_err(Into::into)
 }
 
