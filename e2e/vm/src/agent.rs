@@ -358,7 +358,7 @@ impl Guest {
         let mut random = tokio::fs::File::open("/dev/urandom").await.context("cannot open /dev/urandom")?;
         random.read_exact(&mut seed).await.context("cannot read /dev/urandom")?;
         let machine_id = blake3::hash(&seed).to_hex().chars().take(32).collect();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the host's clock stands before 1970")?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the host's clock is before 1970")?;
         let identify = Request::Identify {
             hostname: hostname.to_owned(),
             machine_id,

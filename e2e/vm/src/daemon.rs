@@ -45,7 +45,7 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let leader = child.id().with_context(|| format!("{name} ended at once"))?;
+        let leader = child.id().with_context(|| format!("{name} exited at once"))?;
         Ok(Self { name, child, log, _leash: Leash::new(leader, Signal::SIGKILL)? })
     }
 

@@ -109,7 +109,7 @@ pub(crate) async fn run_command(mut command: Command, deadline: Duration) -> Res
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start {program}"))?;
-    let leash = Leash::new(child.id().with_context(|| format!("{program} ended at once"))?, Signal::SIGTERM)?;
+    let leash = Leash::new(child.id().with_context(|| format!("{program} exited at once"))?, Signal::SIGTERM)?;
     let output = tokio::time::timeout(deadline, child.wait_with_output())
         .await
         .with_context(|| format!("{program} did not end within {deadline:?}"))?

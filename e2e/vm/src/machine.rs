@@ -206,7 +206,7 @@ impl Qemu {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {QEMU}"))?;
-        let pid = child.id().context("QEMU ended at once")?;
+        let pid = child.id().context("QEMU exited at once")?;
         let leash = Leash::new(pid, Signal::SIGKILL)?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("QEMU has no control connection");

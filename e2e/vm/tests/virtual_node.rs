@@ -194,7 +194,7 @@ async fn disks_of_all_kinds_come_and_go_and_fail() -> Result<()> {
     // A disk of a tebibyte is zeroed without filling the host, and not by a discard.
     let huge = "/dev/disk/by-id/virtio-huge";
     vm.sh(format!("blkdiscard {huge}")).await?;
-    assert_eq!(vm.sh(format!("head -c 4 {huge}")).await?, "huge", "a discard is no wipe");
+    assert_eq!(vm.sh(format!("head -c 4 {huge}")).await?, "huge", "a discard is not a wipe");
     let begin = Instant::now();
     vm.check(["blkdiscard", "--zeroout", huge]).await?;
     took("zeroing a tebibyte", begin);
@@ -325,7 +325,7 @@ async fn nodes_on_a_network_meet_part_and_swap_addresses() -> Result<()> {
     let direct = two.forward(SocketAddr::from((Ipv4Addr::LOCALHOST, 5000))).await?;
     assert_eq!(ask(by_network.local()).await?, "two heard hello\n");
     assert_eq!(ask(direct.local()).await?, "two heard hello\n");
-    assert!(one.connect_tcp(SocketAddr::from((two_address, 5001))).await.is_err(), "nobody listens there");
+    assert!(one.connect_tcp(SocketAddr::from((two_address, 5001))).await.is_err(), "nothing listens there");
     let mut idle = one.connect_tcp(SocketAddr::from((two_address, 5000))).await?;
     // A connection whose last handshake packet falls into the cut is not established: the other end forgets
     // it.

@@ -33,7 +33,7 @@ pub async fn run(context: Context) -> Passed {
     node.serve().await?;
     exact += layouts(&node).await.with_context(|| format!("fragmented by {holes}"))?;
     to_the_end(&node).await?;
-    Ok(format!("{exact} largest volumes exact to the extent; full: refused"))
+    Ok(format!("{exact} largest volumes exact to the extent; full: rejected"))
 }
 
 /// The metadata area is full before the disks are.
@@ -87,7 +87,7 @@ async fn layouts(node: &Node) -> Result<usize> {
             .with_context(|| format!("{}: {largest} bytes are said to fit, and do not", what()))?;
         ensure!(made.size == largest, "{}: {} bytes instead of {largest}", what(), made.size);
         let (_, after) = node.csi.capacity(&parameters).await?;
-        ensure!(after < largest, "{}: {after} bytes are said to be left after {largest} were taken", what());
+        ensure!(after < largest, "{}: {after} bytes are reported free after {largest} were allocated", what());
         if after == 0 {
             too_large(node, &ask("more", unit, layout), 0).await.with_context(what)?;
         } else {
@@ -111,7 +111,7 @@ async fn layouts(node: &Node) -> Result<usize> {
 async fn too_large(node: &Node, ask: &Ask, largest: i64) -> Result<()> {
     let error = match node.csi.create(ask).await {
         Err(status) => status,
-        Ok(made) => anyhow::bail!("{} bytes were carved, where {largest} are said to fit", made.size),
+        Ok(made) => anyhow::bail!("{} bytes were allocated, but only {largest} should fit", made.size),
     };
     ensure!(error.code() == Code::ResourceExhausted, "{error:?}");
     for part in ["pool main".to_owned(), largest.to_string()] {
@@ -225,13 +225,13 @@ async fn metadata(context: &Context, node: &Node) -> Result<String> {
             Ok(volume) => {
                 ensure!(
                     largest > 0,
-                    "a volume was made where no capacity was told, with {free} bytes of metadata left"
+                    "a volume was created although no capacity was reported, with {free} bytes of metadata left"
                 );
                 made.push(volume);
             }
             Err(status) => {
-                ensure!((available, largest) == (0, 0), "{largest} bytes were told to fit, then: {status:?}");
-                ensure!(free < limit, "refused with {free} of {} bytes left: {status:?}", size / 2);
+                ensure!((available, largest) == (0, 0), "{largest} bytes were reported to fit, then: {status:?}");
+                ensure!(free < limit, "rejected with {free} of {} bytes left: {status:?}", size / 2);
                 break status;
             }
         }
@@ -239,7 +239,7 @@ async fn metadata(context: &Context, node: &Node) -> Result<String> {
     };
     ensure!(refused.code() == Code::ResourceExhausted, "{refused:?}");
     ensure!(refused.message().contains("metadata area"), "{}", refused.message());
-    ensure!(made.len() > 2, "the area was full before quarry made a volume: the test fills too much");
+    ensure!(made.len() > 2, "the area was full before quarry created a volume: the test fills too much");
     // Calls for existing volumes keep working, and deleting a few frees space.
     let (_, before) = area(node).await?;
     let count = made.len();

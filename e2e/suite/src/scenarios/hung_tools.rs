@@ -125,7 +125,7 @@ async fn hung_report(node: &Node) -> Result<String> {
     for answer in answers {
         refused("a create that has to wait for the report", answer, Code::Unavailable, "fullreport")?;
     }
-    ensure!(took > Duration::from_secs(25), "the report was given up after {took:?}");
+    ensure!(took > Duration::from_secs(25), "the report was killed after {took:?}");
     node.vm
         .sh(format!("test ! -e /proc/{0} || grep -q 'State:.Z' /proc/{0}/status", pids[0]))
         .await
@@ -133,7 +133,7 @@ async fn hung_report(node: &Node) -> Result<String> {
     node.vm.sh("rm /run/hang/fullreport /run/hung-fullreport").await?;
     until_room(node, true).await.context("after the report was killed")?;
     wait_ready(node).await?;
-    let beside = if lives { "with the other pool at work meanwhile" } else { "(too slow to work beside it)" };
+    let beside = if lives { "with the other pool at work meanwhile" } else { "(too slow for other calls meanwhile)" };
     Ok(format!("hung report killed after {:.0} s {beside}", took.as_secs_f64()))
 }
 
@@ -154,7 +154,7 @@ async fn hung_change(node: &Node) -> Result<String> {
     node.csi.publish(&kept).await?;
     let mut lives = 0;
     loop {
-        life(node, lives).await.context("on the other pool, beside the change that hangs")?;
+        life(node, lives).await.context("on the other pool, during the hung change")?;
         lives += 1;
         let (status, text) = node.http("/readyz").await?;
         if status == 503 && text.contains("lvcreate") {
@@ -205,7 +205,7 @@ async fn hung_change(node: &Node) -> Result<String> {
         let count = list.lines().filter(|line| line.split(' ').next() == Some(name)).count();
         ensure!(count == 1, "{count} volumes {name}:\n{list}");
     }
-    ensure!(list.lines().count() == 4, "more than was asked for:\n{list}");
+    ensure!(list.lines().count() == 4, "more than requested:\n{list}");
     wait_ready(node).await?;
     ensure!(node.metric("quarry_commands_overdue").await? == 0.0, "/metrics still shows an overdue command");
     ensure!(node.metric("quarry_task_age_seconds").await? == 0.0, "/metrics still shows a task");
@@ -214,7 +214,7 @@ async fn hung_change(node: &Node) -> Result<String> {
     }
     node.expect_empty().await?;
     Ok(format!(
-        "hung lvcreate shown after {:.0} s, {lives} lives on the other pool meanwhile, 5 calls refused in {:.0} s",
+        "hung lvcreate shown after {:.0} s, {lives} lives on the other pool meanwhile, 5 calls rejected in {:.0} s",
         seen.as_secs_f64(),
         quick.as_secs_f64()
     ))

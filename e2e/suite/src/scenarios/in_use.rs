@@ -87,7 +87,7 @@ async fn second_targets(node: &Node) -> Result<()> {
             let (first, second) = (made.target(), &second);
             node.vm.sh(format!("echo shared > '{first}/file' && grep -q shared '{second}/file'")).await?;
             refused(
-                "publish again, read-only, of what is in use",
+                "publish again, read-only, of a volume in use",
                 {
                     // A file open for writing keeps it from being taken for a half-made read-only bind.
                     let script = format!("exec sleep 1000 > '{second}/open'");
@@ -205,7 +205,7 @@ async fn odd_states(node: &Node) -> Result<()> {
     // Nor is it unmounted for an unknown volume.
     let nobody = Made { id: "nobody".to_owned(), ..made.clone() };
     let answer = node.csi.unpublish(&nobody).await;
-    refused("unpublish a foreign mount of nobody's", answer, Code::FailedPrecondition, &target)?;
+    refused("unpublish a foreign mount of an unknown volume", answer, Code::FailedPrecondition, &target)?;
     refused("publish over it", node.csi.publish(&made).await, Code::FailedPrecondition, &target)?;
     node.vm.sh(format!("mountpoint -q '{target}' && umount '{target}' && grep -q kept '{target}/file'")).await?;
 

@@ -35,7 +35,7 @@ pub async fn run(context: Context) -> Passed {
     node.vm.unplug("d2").await?;
 
     go_on(&node, &volumes).await.context("what the loss does not touch")?;
-    broken(&node, &volumes, &lost).await.context("what lay on the lost disk")?;
+    broken(&node, &volumes, &lost).await.context("volumes on the lost disk")?;
     let restarted = {
         // Nor does it depend on what this process has seen.
         node.stop().await?;
@@ -47,7 +47,7 @@ pub async fn run(context: Context) -> Passed {
 
     context.say("plugging it in again");
     node.vm.replug("d2").await?;
-    back(&node, &volumes, deleted).await.context("after the disk came back")?;
+    back(&node, &volumes, deleted).await.context("after the disk returned")?;
     node.expect_empty().await?;
     Ok(format!(
         "7 volumes; a delete without the disk was {}",

@@ -26,7 +26,7 @@ pub async fn run(context: Context) -> Passed {
     inactive(&node).await.context("an inactive volume")?;
     refusals += restored_metadata(&node).await.context("metadata from before `ready`")?;
     context.say("inactive and restored volumes done");
-    refusals += not_ours(&node).await.context("a logical volume that is not ours")?;
+    refusals += not_ours(&node).await.context("a foreign logical volume")?;
     refusals += unreadable_records(&node).await.context("a record that this version does not know")?;
     node.expect_empty().await?;
     Ok(format!("{refusals} refusals, 0 bytes changed"))
@@ -237,7 +237,7 @@ async fn not_ours(node: &Node) -> Result<usize> {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let _ = node.csi.delete(&ours.id).await;
-    node.vm.sh(format!("lvs {GROUP}/ours")).await.context("a volume without its mark was removed")?;
+    node.vm.sh(format!("lvs {GROUP}/ours")).await.context("a volume without its tag was removed")?;
     retag_blank(node, &ours, &mark).await?;
     read(node, &ours).await?;
     close(node, &ours).await?;

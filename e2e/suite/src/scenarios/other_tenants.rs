@@ -34,7 +34,7 @@ pub async fn run(context: Context) -> Passed {
 
     let kills = small_blocks(&context, &mut node).await.context("small raw volumes")?;
     context.say("small raw volumes done");
-    filesystems(&context, &node).await.context("filesystems where old ones lay")?;
+    filesystems(&context, &node).await.context("filesystems in the place of old ones")?;
     context.say("filesystems done");
     types(&node).await.context("another access type")?;
     node.expect_empty().await?;
@@ -119,7 +119,7 @@ async fn filesystems(context: &Context, node: &Node) -> Result<()> {
             .context("making the old filesystem")?;
         let made = node.csi.create(&Ask::mount("empty", kind).size(extents * 4 * MIB)).await?;
         let place = node.vm.sh(format!("lvs --noheadings -o devices {GROUP}/empty")).await?;
-        ensure!(place.contains("(0)"), "it lies elsewhere: {place}");
+        ensure!(place.contains("(0)"), "it is elsewhere: {place}");
         let seen = node.vm.exec(["blkid", "-p", &device_of(&made)]).await?.text();
         ensure!(seen.is_empty(), "a {old} shows on a new volume: {seen}");
         open(node, &made).await.with_context(|| format!("{kind} where {old} was"))?;
@@ -231,7 +231,7 @@ async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
     let took = began.elapsed();
     ensure!(
         kills == 2 && told >= 2 && noted >= 64,
-        "{kills} kills, {told} answers with progress, {noted} GiB noted: too quick to show anything"
+        "{kills} kills, {told} answers with progress, {noted} GiB noted: too fast to prove anything"
     );
     node.vm.set_throttle("d2", Throttle::default()).await?;
     let record = node.vm.sh("lvs --noheadings -o lv_tags large/huge").await?;

@@ -59,7 +59,7 @@ pub async fn run(context: Context) -> Passed {
     // and loses the first tears the volume group, whoever called lvm. So what is cut off half-way loses all, and only
     // what was answered, and so flushed, meets a disk that picks.
     let figures = cuts(&context, &mut node, &creates, false).await?;
-    without_flush(&mut node, &["flush"]).await.context("with the flush taken out")?;
+    without_flush(&mut node, &["flush"]).await.context("with the flush disabled")?;
     Ok(figures.summary())
 }
 
@@ -86,7 +86,7 @@ pub async fn on_disks(context: Context) -> Passed {
     node.serve().await?;
     without_flush(&mut node, &["claim-flush", "claim-flush-before", "wipe-flush"])
         .await
-        .context("with the flushes taken out")?;
+        .context("with the flushes disabled")?;
     Ok(figures.summary())
 }
 

@@ -65,7 +65,7 @@ async fn arguments(node: &mut Node) -> Result<Vec<String>> {
     // An empty folder hides nothing.
     node.vm.sh("rm /opt/shadow/lvm").await?;
     let words: Vec<String> = told.lines().map(str::to_owned).collect();
-    ensure!(words.iter().filter(|word| *word == "volume").count() == 1, "lvcreate was told {words:?}");
+    ensure!(words.iter().filter(|word| *word == "volume").count() == 1, "the arguments of lvcreate are {words:?}");
     Ok(words)
 }
 
@@ -141,7 +141,7 @@ async fn idle(node: &Node) -> Result<(usize, usize)> {
     node.vm.sh("udevadm settle").await?;
     node.csi.capacity(&Default::default()).await?;
     let before = node.metric("quarry_commands_total").await?;
-    ensure!(before > PAIRS as f64, "the counter of started programs stands at {before}");
+    ensure!(before > PAIRS as f64, "the counter of started programs is {before}");
     node.vm.sh(format!("> {FAULTS}/log")).await?;
     let began = Instant::now();
     let mut scrapes = 0;

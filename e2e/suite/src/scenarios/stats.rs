@@ -105,7 +105,7 @@ fn figures(usage: &[csi::VolumeUsage]) -> Result<Figures> {
     let of = |unit: Unit| usage.iter().find(|usage| usage.unit == unit as i32).cloned();
     match (of(Unit::Bytes), of(Unit::Inodes)) {
         (Some(bytes), Some(inodes)) if usage.len() == 2 => Ok(Figures { bytes, inodes }),
-        _ => anyhow::bail!("bytes and inodes should be told: {usage:?}"),
+        _ => anyhow::bail!("bytes and inodes should be reported: {usage:?}"),
     }
 }
 

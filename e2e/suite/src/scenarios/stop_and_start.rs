@@ -138,7 +138,7 @@ async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
             Err(status) if status.code() == Code::Aborted => {}
             other => anyhow::bail!("create again answered {other:?}"),
         }
-        ensure!(began.elapsed() < PATIENCE && !creating.is_finished(), "no progress is told");
+        ensure!(began.elapsed() < PATIENCE && !creating.is_finished(), "no progress is reported");
         node.vm.sh("sleep 0.5").await?;
     }
     let csi = node.csi.clone();
@@ -149,7 +149,7 @@ async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
     let (took, exit) = ended?;
     ensure!(exit.success(), "quarry ended with {exit} after SIGTERM\n{}", node.log_tail().await);
     ensure!(took <= END, "quarry ended {took:?} after SIGTERM");
-    ensure!(refused_then.is_err(), "a new call was taken after SIGTERM");
+    ensure!(refused_then.is_err(), "a new call was accepted after SIGTERM");
     let first = creating.await?;
     refused("the create that was under way", first, Code::Aborted, "was stopped")?;
     node.vm.sh(format!("test ! -e {SOCKET}")).await.context("the socket is left behind")?;
@@ -159,7 +159,7 @@ async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
     let listed = node.csi.list().await?;
     ensure!(listed.len() == 1, "after the restart: {listed:?}");
     let made = retry(|| node.csi.create(&ask)).await?;
-    ensure!(made.id == listed[0].volume_id && node.csi.list().await?.len() == 1, "the retry made another volume");
+    ensure!(made.id == listed[0].volume_id && node.csi.list().await?.len() == 1, "the retry created another volume");
     node.kubelet_folders(&made).await?;
     node.csi.stage(&made).await?;
     node.csi.publish(&made).await?;
@@ -168,7 +168,7 @@ async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
         "dd if='{}' bs=1M skip=2290 count=20 iflag=direct status=none | cmp -n 20971520 - /dev/zero",
         made.target()
     );
-    node.vm.sh(script).await.context("somebody's bytes show")?;
+    node.vm.sh(script).await.context("foreign bytes are visible")?;
     node.csi.unpublish(&made).await?;
     node.csi.unstage(&made).await?;
     node.csi.delete(&made.id).await?;
@@ -233,7 +233,7 @@ async fn stay_while_changing(node: &mut Node) -> Result<Duration> {
     // Cut off, but not in the midst of its work.
     ensure!(creating.await?.is_err(), "a create was answered after SIGTERM");
     let list = node.contents().await?;
-    ensure!(list.lines().count() == 1 && list.contains("stayed"), "what lvm made while quarry stayed:\n{list}");
+    ensure!(list.lines().count() == 1 && list.contains("stayed"), "what lvm created while quarry stayed:\n{list}");
     node.first_process(false);
     node.serve().await?;
     let made = retry(|| node.csi.create(&ask)).await?;

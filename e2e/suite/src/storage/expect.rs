@@ -34,7 +34,7 @@ impl Node {
         let is_it = |found: &&Found| found.volume.as_ref().is_some_and(|volume| volume.size == made.size);
         let layout = made.ask.parameters.get("layout").map_or("linear", String::as_str);
         let whole = volumes.len() == 1 && volumes.iter().all(is_it) && parts.len() == self.storage.parts(layout);
-        ensure!(whole, "{} of {} bytes should lie there alone, not:\n{}", made.id, made.size, listed(&found));
+        ensure!(whole, "{} of {} bytes should be the only content, not:\n{}", made.id, made.size, listed(&found));
         Ok(())
     }
 

@@ -177,7 +177,7 @@ async fn doctor(install: bool) -> Result<ExitCode> {
     println!("packages: all there");
     let begin = Instant::now();
     let vm = Vm::start(Config::new("doctor").disk(Disk::new("d1", 1 << 30))).await?;
-    println!("a node stands in {:.1} s, under {}", begin.elapsed().as_secs_f32(), vm.accelerator());
+    println!("a node starts in {:.1} s, under {}", begin.elapsed().as_secs_f32(), vm.accelerator());
     let version = vm
         .sh(format!(
             "vgcreate -qq pool {} && lvcreate -qq -Wn -Zn -L 64M -n a pool && lvm version",

@@ -102,7 +102,7 @@ impl Vm {
         lan.cable = Some(cable);
         let (number, up) = (lan.number, lan.up);
         let backend = json!({ "type": "stream", "id": "cable", "server": false, "addr": socket });
-        qemu.qmp.call("netdev_add", backend).await.context("cannot lay the network cable")?;
+        qemu.qmp.call("netdev_add", backend).await.context("cannot connect the network cable")?;
         let card = Network::card(number);
         let device =
             json!({ "driver": "virtio-net-pci", "id": "lan", "netdev": "cable", "bus": LAN_SLOT, "mac": card });

@@ -48,8 +48,8 @@ async fn activation(_context: Context) -> Passed {
 
     let refused = node.csi.stage(&made).await.err().context("the stage was answered OK although its lvm was killed")?;
     ensure!(refused.message().contains("signal"), "{refused}");
-    nothing_suspended(&node).await.context("after the stage that was refused")?;
-    steps::read(&node, &other).await.context("the volume beside it")?;
+    nothing_suspended(&node).await.context("after the rejected stage")?;
+    steps::read(&node, &other).await.context("the volume next to it")?;
 
     steps::open(&node, &made).await?;
     for volume in [&made, &other] {

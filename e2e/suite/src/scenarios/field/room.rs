@@ -60,7 +60,7 @@ async fn raid_legs(context: Context) -> Passed {
     let away = failed_for_a_while(&mut node, &made).await.context("a disk that was away for a while")?;
     context.say(&away);
     second_too(&mut node, &made).await.context("the other copy's disk goes, too")?;
-    given_up(&mut node, &made).await.context("a disk that was given up, and comes back")?;
+    given_up(&mut node, &made).await.context("a disk that was removed from the raid and returns")?;
     mismatches(&node, &made).await.context("copies that differ")?;
     close(&node, &made).await?;
     node.csi.delete(&made.id).await?;
@@ -85,14 +85,16 @@ async fn failed_for_a_while(node: &mut Node, made: &Made) -> Result<String> {
     let command = command.with_context(|| format!("no command in {:?}", health[0].message))?;
     node.vm.sh(&command).await.with_context(|| format!("the command that is named: {command}"))?;
     let mended = if healthy(node, made).await.is_ok() {
-        format!("`{command}` mended a copy whose disk was pulled and put back")
+        format!("`{command}` repaired a copy whose disk was unplugged and plugged in again")
     } else {
         // The other way that the message names.
         close(node, made).await?;
         inactive(node, made).await?;
         open(node, made).await?;
         healthy(node, made).await.context("after it was unstaged and staged")?;
-        format!("`{command}` did not mend a copy whose disk was pulled and put back; unstage and stage did")
+        format!(
+            "`{command}` did not repair a copy whose disk was unplugged and plugged in again; unstage and stage did"
+        )
     };
     read(node, made).await?;
     Ok(mended)
@@ -109,10 +111,10 @@ async fn second_too(node: &mut Node, made: &Made) -> Result<()> {
     node.vm.replug("d1").await?;
     let began = Instant::now();
     while let Err(error) = open(node, made).await {
-        ensure!(began.elapsed() < PATIENCE, "after the good disk came back: {error:#}");
+        ensure!(began.elapsed() < PATIENCE, "after the good disk returned: {error:#}");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    healthy(node, made).await.context("after the good disk came back")?;
+    healthy(node, made).await.context("after the good disk returned")?;
     read(node, made).await
 }
 
@@ -180,7 +182,7 @@ async fn one_disk(_context: Context) -> Passed {
     node.serve().await?;
     let ask = |name: &str| Ask::mount(name, "ext4").parameter("layout", "raid1");
     refused("create", node.csi.create(&ask("shared")).await, Code::ResourceExhausted, "several copies on one disk")?;
-    node.expect_empty().await.context("after a create that was refused")?;
+    node.expect_empty().await.context("after a rejected create")?;
 
     node.vm.sh("rm /opt/shadow/lvm").await?;
     let made = node.csi.create(&ask("mirror")).await.context("with an lvm that allocates well")?;
@@ -216,7 +218,7 @@ async fn read_only(_context: Context) -> Passed {
     write(&node, &kept).await?;
     close(&node, &kept).await?;
     let deleted = node.csi.delete(&kept.id).await;
-    ensure!(deleted.is_ok() || deleted.is_err_and(|status| is_passing(&status)), "a delete is refused for good");
+    ensure!(deleted.is_ok() || deleted.is_err_and(|status| is_passing(&status)), "a delete is rejected permanently");
     node.vm.sh(format!("blockdev --setrw {disk}")).await?;
     room(&node, true).await?;
     ensure!(node.csi.storage_health().await?.is_empty());

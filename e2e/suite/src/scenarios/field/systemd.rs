@@ -59,7 +59,7 @@ async fn run(context: Context) -> Passed {
     suspended(&node).await?;
     content(&node).await.context("after suspensions")?;
     node.expect_empty().await?;
-    Ok(format!("{lived} lives, {AT_ONCE} at once; three filesystems suspended {SUSPENSIONS} times each"))
+    Ok(format!("{lived} volumes, {AT_ONCE} at a time; three filesystems suspended {SUSPENSIONS} times each"))
 }
 
 /// A volume's life, with a look at what systemd has made of it.

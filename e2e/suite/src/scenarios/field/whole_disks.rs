@@ -50,9 +50,9 @@ const HARMS: [(&str, &str); 8] = [
     ),
     ("a DOS partition table", "echo 'label: dos' | sfdisk --force --no-reread --wipe never $d"),
     ("another GPT", "sgdisk -o -n 1:2048: $d"),
-    ("the volume's partition made larger", "echo ', +' | sfdisk --force --no-reread -N 2 $d; partx --update $d"),
+    ("the volume's partition extended", "echo ', +' | sfdisk --force --no-reread -N 2 $d; partx --update $d"),
     (
-        "the volume's partition and its filesystem made larger",
+        "the volume's partition and its filesystem extended",
         "echo ', +' | sfdisk --force --no-reread -N 2 $d; partx --update $d; e2fsck -f -p ${d}2; resize2fs ${d}2",
     ),
 ];
@@ -70,12 +70,12 @@ async fn repaired(context: Context) -> Passed {
     fresh_cache(&node, &name).await.context("the disk's bytes after the unstage")?;
     for (what, harm) in HARMS {
         damaged(&mut node, &made, &name, harm).await.with_context(|| what.to_owned())?;
-        context.say(format_args!("{what}: mended by what was printed"));
+        context.say(format_args!("{what}: repaired by the printed commands"));
     }
     mounted(&mut node, &made, &name).await.context("damaged while mounted")?;
     let at = copied(&mut node, &made, &name).await.context("a copy of the disk")?;
     node.csi.delete(&made.id).await?;
-    Ok(format!("{} kinds of damage mended by the printed commands, a copy at {at} told of", HARMS.len()))
+    Ok(format!("{} kinds of damage repaired by the printed commands, a copy at {at} reported", HARMS.len()))
 }
 
 /// The kernel's name of the disk that the volume got.
@@ -146,7 +146,7 @@ async fn damaged(node: &mut Node, made: &Made, name: &str, harm: &str) -> Result
 async fn repair(node: &Node, name: &str, mounted: bool) -> Result<()> {
     let before = report(node, name).await?;
     let mends = before["mend"].as_array().cloned().unwrap_or_default();
-    ensure!(!mends.is_empty(), "nothing is printed that mends it: {before}");
+    ensure!(!mends.is_empty(), "no commands are printed that repair it: {before}");
     for step in &mends {
         let about = step["about"].as_str().unwrap_or_default();
         if about.contains("ceases to exist") || mounted && about.contains("made larger") {
@@ -161,7 +161,7 @@ async fn repair(node: &Node, name: &str, mounted: bool) -> Result<()> {
         }
     }
     let after = report(node, name).await?;
-    ensure!(after["mend"] == Value::Array(Vec::new()), "it is not mended: {after}");
+    ensure!(after["mend"] == Value::Array(Vec::new()), "it is not repaired: {after}");
     Ok(())
 }
 
@@ -219,7 +219,7 @@ async fn copied(node: &mut Node, made: &Made, name: &str) -> Result<String> {
     }
     close(node, made).await.context("while two disks hold it")?;
     node.vm.take_disk("copy").await?;
-    retry(|| node.csi.stage(made)).await.context("when the copy was taken away")?;
+    retry(|| node.csi.stage(made)).await.context("after the copy was removed")?;
     open(node, made).await?;
     read(node, made).await?;
     close(node, made).await?;
@@ -255,7 +255,7 @@ async fn stale_names(context: Context) -> Passed {
         );
         ensure!(report["pool"].is_null() && report["volume"].is_null(), "{report}");
         node.stop().await?;
-        context.say(format_args!("{select}: not taken"));
+        context.say(format_args!("{select}: not selected"));
     }
     Ok(format!("{} selectors did not take a disk by another's names", selections.len()))
 }

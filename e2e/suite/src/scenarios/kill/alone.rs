@@ -104,7 +104,7 @@ pub async fn slow_node(name: &str) -> Result<Node> {
 pub async fn orphan(life: &mut Life<'_, Undisturbed>, step: Step, program: &str, when: When) -> Result<usize> {
     orphan_unchecked(life, step, program, when)
         .await
-        .with_context(|| format!("{step} of {}, quarry killed alone, {program} slow ({})", life.ask.name, when.word()))
+        .with_context(|| format!("{step} of {}, only quarry killed, {program} slow ({})", life.ask.name, when.word()))
 }
 
 async fn orphan_unchecked(life: &mut Life<'_, Undisturbed>, step: Step, program: &str, when: When) -> Result<usize> {
@@ -192,9 +192,9 @@ async fn late(node: &mut Node) -> Result<()> {
     ensure!(under_way.await?.is_err(), "it was answered before quarry was killed");
     life.node.serve().await?;
     let csi = life.node.csi.clone();
-    refused("delete beside the orphan", csi.delete(&made.id).await, Code::Aborted, "outlived")?;
+    refused("delete next to the orphan", csi.delete(&made.id).await, Code::Aborted, "outlived")?;
     let other = csi.create(&Ask::mount("pvc-other", "ext4")).await;
-    refused("create beside the orphan", other, Code::Aborted, "outlived")?;
+    refused("create next to the orphan", other, Code::Aborted, "outlived")?;
     release(life.node).await?;
     life.quietly(Step::Delete).await?;
     life.quietly(Step::Create).await?;
@@ -279,7 +279,7 @@ pub async fn run(context: Context) -> Passed {
     late(&mut node).await.context("an lvremove that outlives its quarry and its volume")?;
     orphans += 1;
     context.count("programs that outlived quarry", orphans);
-    Ok(format!("{orphans} orphans, {retried} times retried to come again, 0 violations"))
+    Ok(format!("{orphans} orphans, {retried} retries, 0 violations"))
 }
 
 fn pick(random: &mut Random) -> When {

@@ -38,7 +38,7 @@ impl Plan for Points {
 
 pub async fn run(context: Context) -> Passed {
     let mut node = slow_node("kill-broken").await?;
-    adopt(&mut node).await.context("without the adoption of what an interrupted stage made")?;
+    adopt(&mut node).await.context("without the adoption of an interrupted stage")?;
     exclusive(&mut node).await.context("without the exclusive hold on the device")?;
     context.say("both broken variants were caught");
     Ok("2 broken variants, 2 caught".to_owned())
@@ -92,7 +92,7 @@ pub fn expect_violation(found: Result<()>, words: &str) -> Result<()> {
         Ok(()) => bail!("no violation was found: the sweep is blind"),
         Err(error) => {
             let text = format!("{error:#}");
-            ensure!(text.contains(words), "another failure than the one looked for ({words}): {text}");
+            ensure!(text.contains(words), "not the expected failure ({words}): {text}");
             Ok(())
         }
     }

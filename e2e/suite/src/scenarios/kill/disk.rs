@@ -46,8 +46,8 @@ async fn next_to_a_foreign_disk(node: &mut Node, work: impl AsyncFnOnce(&mut Nod
     let before = checksum(node, &foreign_disk()).await?;
     let passed = work(node).await?;
     let after = checksum(node, &foreign_disk()).await?;
-    ensure!(before == after, "the bytes of a disk that is not ours were changed");
-    Ok(format!("{passed}, a stranger's disk untouched"))
+    ensure!(before == after, "the bytes of a foreign disk were changed");
+    Ok(format!("{passed}, a foreign disk untouched"))
 }
 
 /// At every fault point.
@@ -56,7 +56,7 @@ pub async fn points(context: Context) -> Passed {
     let kinds =
         [(Ask::block("pvc-block").size(8 * MIB), true, 2), (Ask::mount("pvc-ext4", "ext4").size(36 * MIB), true, 3)];
     let passed = next_to_a_foreign_disk(&mut node, async |node| sweep::sweep(&context, node, kinds).await).await?;
-    adopt(&mut node).await.context("without the adoption of what an interrupted stage made")?;
+    adopt(&mut node).await.context("without the adoption of an interrupted stage")?;
     unmarked(&mut node).await.context("without the mark that a claim is being released")?;
     Ok(format!("{passed}; 2 broken variants, 2 caught"))
 }

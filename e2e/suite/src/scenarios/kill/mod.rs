@@ -83,7 +83,7 @@ pub trait Plan {
 
 /// One call of a step; the volume where it made one.
 pub async fn call(csi: &Csi, step: Step, ask: &Ask, made: Option<&Made>) -> Result<Option<Made>, Status> {
-    let made = || made.ok_or_else(|| Status::internal("the test has made no volume yet"));
+    let made = || made.ok_or_else(|| Status::internal("the test has not created a volume yet"));
     match step {
         Step::Create => return csi.create(ask).await.map(Some),
         Step::Stage | Step::StageAgain => csi.stage(made()?).await?,
@@ -246,7 +246,7 @@ impl<'a, P: Plan> Life<'a, P> {
                 self.check_between(step).await?;
             }
             if step == Step::Create && self.plan.give_up() {
-                fate.push_str(", then given up");
+                fate.push_str(", then abandoned");
                 self.give_up().await?;
             }
         }
@@ -272,7 +272,7 @@ impl<'a, P: Plan> Life<'a, P> {
     }
 
     fn made(&self) -> Result<&Made> {
-        self.made.as_ref().context("no volume was made")
+        self.made.as_ref().context("no volume was created")
     }
 
     /// Deletes everything that is listed. Then nothing is left; remnants of unfinished creations are gone
@@ -315,7 +315,7 @@ impl<'a, P: Plan> Life<'a, P> {
         let made = self.made()?;
         match step {
             Step::Create => {
-                ensure!(made.size >= self.ask.required, "{} bytes, less than asked", made.size);
+                ensure!(made.size >= self.ask.required, "{} bytes, less than requested", made.size);
                 let listed = self.node.csi.list().await?;
                 ensure!(
                     listed.len() == 1 && listed.iter().all(|volume| volume.volume_id == made.id),
@@ -391,7 +391,7 @@ impl<'a, P: Plan> Life<'a, P> {
             format!("seq 20000 | cmp - '{target}/file'")
         };
         if let Err(error) = self.node.vm.sh(script).await {
-            bail!("what was written is not there: {error:#}");
+            bail!("the written data is not there: {error:#}");
         }
         Ok(())
     }

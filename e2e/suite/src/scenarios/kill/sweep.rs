@@ -149,7 +149,7 @@ pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(
         context.count("kill points", sweep.steps.values().map(|figures| figures.tried).sum());
         context.count("kills in repeated calls", sweep.again);
         context.say(format_args!(
-            "{name}, {lives} lives: {}; {} more in repeated calls, {} creations given up",
+            "{name}, {lives} volumes: {}; {} more in repeated calls, {} creations abandoned",
             line.join(", "),
             sweep.again,
             sweep.given_up

@@ -165,7 +165,7 @@ impl Specs {
     fn read(report: &[u8]) -> Result<Self> {
         let report: Value = serde_json::from_slice(report).context("csi-sanity's report is not JSON")?;
         let mut specs = Self::default();
-        let suites = report.as_array().context("csi-sanity's report is no list")?;
+        let suites = report.as_array().context("csi-sanity's report is not a list")?;
         for spec in suites.iter().filter_map(|suite| suite["SpecReports"].as_array()).flatten() {
             let text = |path: &str| spec.pointer(path).and_then(Value::as_str).unwrap_or_default();
             // Nodes before or after the suite are not specs; they count if they fail.
