@@ -118,7 +118,7 @@ impl Cluster {
             // One link is followed once, so that all files are of one version.
             match self.files(&version).await {
                 Ok(files) => return Ok(files),
-                // A newer version came meanwhile, and the one that was read is gone.
+                // A newer version arrived meanwhile, and the one that was read is gone.
                 Err(error) => match current().await? {
                     same if same == version => return Err(error),
                     newer => version = newer,

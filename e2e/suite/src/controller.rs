@@ -103,7 +103,7 @@ impl Controller {
         Ok(self.metric("quarry_nodes{state=\"up\"}").await?.round() as usize)
     }
 
-    /// Waits until it is connected to so many nodes, no more and no less.
+    /// Waits until it is connected to exactly this many nodes.
     pub async fn connected(&self, nodes: usize) -> Result<Duration> {
         let what = format!("{nodes} nodes are connected");
         let took = eventually(&what, PATIENCE, || async { Ok(self.up().await? == nodes) }).await;

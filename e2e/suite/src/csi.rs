@@ -88,7 +88,7 @@ impl Ask {
         Self { mode, ..self }
     }
 
-    /// The same on this node alone, as for a pod that is scheduled already.
+    /// The same only on this node, as for a pod that is already scheduled.
     pub fn on(self, node: &str) -> Self {
         Self { requisite: vec![node.to_owned()], preferred: vec![node.to_owned()], ..self }
     }
@@ -368,7 +368,7 @@ pub fn is_passing(status: &Status) -> bool {
     matches!(status.code(), Code::Aborted | Code::DeadlineExceeded | Code::Unavailable | Code::Cancelled)
 }
 
-/// Repeats a call as an orchestrator does, until it ends well or for good.
+/// Repeats a call as an orchestrator does, until it succeeds or fails permanently.
 pub async fn retry<T, F: Future<Output = Result<T, Status>>>(mut call: impl FnMut() -> F) -> Result<T, Status> {
     // Ten minutes at least: fifty changes of one volume group wait for each other, on an emulated processor.
     for _ in 0..1200 {
@@ -380,7 +380,7 @@ pub async fn retry<T, F: Future<Output = Result<T, Status>>>(mut call: impl FnMu
     call().await
 }
 
-/// Fails unless the call was refused with this code and a message that has these words in it.
+/// Fails unless the call was rejected with this code and a message that contains these words.
 pub fn refused<T>(what: &str, result: Result<T, Status>, code: Code, words: &str) -> anyhow::Result<()> {
     match result {
         Err(status) if status.code() == code && status.message().contains(words) => Ok(()),

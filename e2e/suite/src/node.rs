@@ -59,7 +59,7 @@ pub async fn binary() -> Result<&'static Path> {
 pub struct Node {
     pub vm: Vm,
     pub csi: Csi,
-    /// What pool `main` is made of.
+    /// The storage of pool `main`.
     pub storage: &'static dyn Storage,
     /// Foreign content of the storage: see [`Node::ignore_what_is_there`].
     pub foreign: Vec<String>,
@@ -68,7 +68,7 @@ pub struct Node {
     path: String,
     /// The subcommand, with its own arguments.
     role: String,
-    /// What quarry is started by, such as `unshare`.
+    /// A prefix of quarry's command line, such as `unshare`.
     starter: &'static str,
 }
 
@@ -95,7 +95,7 @@ impl Node {
         Self::on(Vm::start(config).await?, &WholeDisks, &[]).await
     }
 
-    /// A node with this storage, made of these devices. Quarry does not run yet.
+    /// A node with this storage, created on these devices. Quarry does not run yet.
     async fn on(vm: Vm, storage: &'static dyn Storage, devices: &[String]) -> Result<Self> {
         vm.push(binary().await?, BINARY, 0o755).await?;
         vm.sh(storage.make(devices)).await?;
@@ -119,7 +119,8 @@ impl Node {
         self.vm.write("/etc/quarry/pools.yaml", yaml.as_bytes(), 0o644).await
     }
 
-    /// Keeps volumes active while they are unstaged, from the next start on: for tests that look at their devices then.
+    /// Keeps volumes active while they are unstaged, from the next start on: for tests that read their
+    /// devices then.
     pub async fn keep_active(&self) -> Result<()> {
         let section = format!("lvm: {{volumeGroup: {GROUP}, deactivate: false}}");
         self.configure(&format!("pools:\n  - name: main\n    {section}\n")).await
@@ -130,8 +131,8 @@ impl Node {
         self.path = format!("{folder}:");
     }
 
-    /// Makes quarry the first process of a container of its own, from its next start on: when it ends, all that it started
-    /// is killed.
+    /// Makes quarry the first process of a container, from its next start on: when it exits, all its children
+    /// are killed.
     pub fn first_process(&mut self, first: bool) {
         self.starter = if first { "unshare --pid --fork" } else { "" };
     }
@@ -169,7 +170,7 @@ impl Node {
         Ok(self.quarry.as_ref().context("quarry was not started")?.pid())
     }
 
-    /// `kill -9` of quarry alone: its children live on.
+    /// `kill -9` of only quarry: its children keep running.
     pub async fn kill(&mut self) -> Result<()> {
         let mut quarry = self.quarry.take().context("quarry was not started")?;
         quarry.signal(9).await?;
@@ -181,7 +182,7 @@ impl Node {
         self.kill_tree_when("true").await
     }
 
-    /// As [`Node::kill_tree`], once a shell script in the guest has ended.
+    /// As [`Node::kill_tree`], once a shell script in the guest has finished.
     pub async fn kill_tree_when(&mut self, script: &str) -> Result<()> {
         let pid = self.pid()?;
         // Stopped first, so that it starts nothing while its children are looked for.
@@ -194,7 +195,7 @@ impl Node {
         quarry.wait().await.map(drop)
     }
 
-    /// Waits until quarry has ended by itself, for example at a fault point.
+    /// Waits until quarry has exited by itself, for example at a fault point.
     pub async fn wait_for_end(&mut self) -> Result<()> {
         let mut quarry = self.quarry.take().context("quarry was not started")?;
         tokio::time::timeout(START, quarry.wait()).await.context("quarry did not end")?.map(drop)
@@ -208,7 +209,7 @@ impl Node {
         self.wait_for_end().await
     }
 
-    /// SIGTERM, and waits for the end: how long it took, and how it ended.
+    /// Sends SIGTERM and waits for the exit: returns how long it took, and the exit status.
     pub async fn terminate(&mut self) -> Result<(Duration, quarry_vm::Exit)> {
         let mut quarry = self.quarry.take().context("quarry was not started")?;
         let began = Instant::now();
@@ -247,7 +248,7 @@ impl Node {
         self.vm.sh(format!("tail -n 60 {LOG}")).await.unwrap_or_else(|error| format!("no log: {error:#}"))
     }
 
-    /// Makes the folders that kubelet makes before it calls: the staging path, and the target's parent.
+    /// Creates the folders that kubelet creates before its calls: the staging path, and the target's parent.
     pub async fn kubelet_folders(&self, made: &Made) -> Result<()> {
         self.vm.sh(format!("mkdir -p '{}' \"$(dirname '{}')\"", made.staging(), made.target())).await.map(drop)
     }
@@ -287,7 +288,7 @@ pub async fn metric(guest: &Guest, port: u16, begins: &str) -> Result<f64> {
     Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }
 
-/// The path of the disk of that serial number, which stays the same whatever its kernel name.
+/// The path of the disk with that serial number, which stays the same whatever its kernel name.
 pub fn device(serial: &str) -> String {
     format!("/dev/disk/by-id/virtio-{serial}")
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::runner::Settings;
 
-/// How often a thing was tried, by its name.
+/// How often something was tried, by its name.
 pub type Counts = BTreeMap<&'static str, u64>;
 
 /// The folder with the files of a soak.

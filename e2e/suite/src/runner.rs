@@ -92,7 +92,7 @@ impl Job {
     }
 }
 
-/// How a scenario ended.
+/// The result of a scenario.
 struct Ended {
     label: String,
     result: Passed,

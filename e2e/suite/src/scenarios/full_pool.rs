@@ -11,7 +11,7 @@ use crate::runner::{Context, Passed};
 const EXTENT: i64 = 4 * MIB;
 /// The disks of the pool: none of the size of another, and none a whole number of extents.
 const DISKS: [u64; 4] = [(201 << 20) + 4096, 150 << 20, (97 << 20) + 12288, 60 << 20];
-/// Metadata areas small enough to be filled; lvm makes them a little larger.
+/// Metadata areas small enough to fill; lvm makes them a little larger.
 const TINY: u64 = 32 << 10;
 
 pub async fn run(context: Context) -> Passed {
@@ -63,8 +63,8 @@ fn ask(name: &str, size: i64, layout: &[(&str, &str)]) -> Ask {
     layout.iter().fold(ask, |ask, (key, value)| ask.parameter(key, value))
 }
 
-/// For every layout: the largest volume can be made, and one extent (one row of stripes) more cannot. Returns how many
-/// there were.
+/// For every layout: the largest volume can be created, and one extent (one row of stripes) more cannot.
+/// Returns how many there were.
 async fn layouts(node: &Node) -> Result<usize> {
     let layouts: [(&[(&str, &str)], i64); 5] = [
         (&[], EXTENT),
@@ -144,14 +144,14 @@ async fn lvm_shell(node: &Node, script: &str) -> Result<()> {
     node.vm.write("/run/lvm-commands", script.as_bytes(), 0o644).await?;
     let shell = quarry_vm::Command::sh("lvm < /run/lvm-commands 2>&1").timeout(std::time::Duration::from_secs(600));
     let said = node.vm.check(shell).await?;
-    // The shell itself ends well, whatever its commands say.
+    // The shell itself succeeds, whatever its commands return.
     let made = said.lines().filter(|line| line.ends_with(" created.")).count();
     ensure!(made == script.lines().count(), "{made} of {} volumes were made:\n{said}", script.lines().count());
     Ok(())
 }
 
-/// Fills the pool with volumes until GetCapacity says 0: then every one more is refused, and the first that is deleted
-/// makes room again.
+/// Fills the pool with volumes until GetCapacity returns 0: then every further one is rejected, and the first
+/// deletion frees space again.
 async fn to_the_end(node: &Node) -> Result<()> {
     let parameters = ask("x", 0, &[]).parameters;
     let (_, largest) = node.csi.capacity(&parameters).await?;
@@ -215,7 +215,7 @@ async fn metadata(context: &Context, node: &Node) -> Result<String> {
     let one = (empty - area(node).await?.1) / i64::try_from(filled.max(1))?;
     ensure!(one > 0 && of_raid > one, "a linear volume takes {one} bytes of metadata, a raid1 {of_raid}");
     context.say(format_args!("{filled} volumes by hand, {one} bytes each"));
-    // Inactive volumes make no uevent; the header is compared before an older answer is used.
+    // Inactive volumes cause no uevent; the header is compared before an older answer is used.
     tokio::time::sleep(std::time::Duration::from_secs(11)).await;
     let mut made: Vec<Made> = vec![linear];
     let refused = loop {

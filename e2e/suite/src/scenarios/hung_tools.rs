@@ -97,7 +97,7 @@ async fn until_room(node: &Node, room: bool) -> Result<()> {
 
 async fn hung_report(node: &Node) -> Result<String> {
     ensure!(node.csi.capacity(&class("main")).await?.0 > 0, "the pool has no capacity to begin with");
-    // A change by hand makes the report old that quarry remembers.
+    // A manual change invalidates quarry's cached report.
     node.vm.sh("echo vg0 > /run/hang/fullreport && vgchange -qq --addtag by-hand vg0").await?;
     let began = Instant::now();
     let callers: Vec<_> = (0..3)
@@ -246,7 +246,7 @@ async fn wait_ready(node: &Node) -> Result<()> {
     }
 }
 
-/// A start without one of the tools ends at once and names it, and all others that are missing.
+/// A start without one of the tools fails at once and names it, and all others that are missing.
 async fn missing_tool(node: &Node) -> Result<()> {
     node.vm.sh("mv /usr/sbin/mkfs.xfs /usr/sbin/hidden-1; mv /usr/sbin/dmsetup /usr/sbin/hidden-2").await?;
     let command =

@@ -22,7 +22,7 @@ pub async fn run(_: Context) -> Passed {
     Ok("deletes, second targets, read-only, odd states: all as promised".to_owned())
 }
 
-/// Deleting a mounted volume is refused at every step of its life, and says where it is used.
+/// Deleting a mounted volume is rejected at every step of its life, and the error says where it is used.
 async fn deletes(node: &Node) -> Result<()> {
     let made = node.csi.create(&Ask::mount("deletes", "ext4")).await?;
     node.kubelet_folders(&made).await?;
@@ -31,7 +31,8 @@ async fn deletes(node: &Node) -> Result<()> {
     node.csi.publish(&made).await?;
     let target = made.target();
     node.vm.sh(format!("echo kept > '{target}/file'")).await?;
-    // Kubelet unstages last; with the stage taken away by hand, the publication alone has to protect the volume.
+    // Kubelet unstages last; if the stage is removed by hand, the publication alone has to protect the
+    // volume.
     node.vm.sh(format!("umount '{}'", made.staging())).await?;
     refused("delete while published", node.csi.delete(&made.id).await, Code::FailedPrecondition, &target)?;
     node.vm.sh(format!("grep -q kept '{target}/file' && echo more >> '{target}/file'")).await?;
@@ -89,7 +90,7 @@ async fn second_targets(node: &Node) -> Result<()> {
             refused(
                 "publish again, read-only, of a volume in use",
                 {
-                    // A file open for writing keeps it from being taken for a half-made read-only bind.
+                    // A file open for writing, so that it is not mistaken for an unfinished read-only bind.
                     let script = format!("exec sleep 1000 > '{second}/open'");
                     let mut writer = node.vm.spawn(quarry_vm::Command::sh(script)).await?;
                     node.vm.sh(format!("while ! fuser -s '{second}/open'; do sleep 0.1; done")).await?;

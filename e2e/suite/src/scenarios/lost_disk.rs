@@ -177,7 +177,8 @@ async fn expect_listed(node: &Node, volumes: &[&Made]) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a broken volume. Either that is refused, or it is really done: then the disk's return may not bring it back.
+/// Deletes a broken volume. Either that is rejected, or it is final: then the disk's return must not bring it
+/// back.
 async fn try_delete(node: &Node, volumes: &Volumes) -> Result<bool> {
     let [_, idle] = &volumes.broken;
     match node.csi.delete(&idle.id).await {

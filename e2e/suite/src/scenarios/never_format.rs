@@ -252,7 +252,7 @@ async fn retag_blank(node: &Node, made: &Made, tag: &str) -> Result<()> {
     node.vm.sh(format!("lvchange -qq --addtag '{tag}' {GROUP}/{} && {EVENT}", made.ask.name)).await.map(drop)
 }
 
-/// Records of a higher version and such that cannot be read: listed, unpublished and unstaged, nothing else.
+/// Records with a higher version and unreadable ones: listed, unpublished and unstaged, nothing else.
 async fn unreadable_records(node: &Node) -> Result<usize> {
     let made = node.csi.create(&Ask::mount("unreadable", "ext4")).await?;
     let record = {

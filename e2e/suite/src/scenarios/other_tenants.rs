@@ -12,7 +12,7 @@ use crate::node::{FAULTS, GROUP, Node, device};
 use crate::runner::{Context, Passed};
 use crate::scenarios::steps::{checksum, close, device_of, open, read, tags, write};
 
-/// The small disk: room for an xfs.
+/// The small disk: large enough for an xfs.
 const SMALL: u64 = 400 << 20;
 /// The large one.
 const LARGE: u64 = 1 << 40;
@@ -101,7 +101,8 @@ async fn kill_at(node: &mut Node, ask: &Ask, number: usize) -> Result<()> {
     node.expect_empty().await
 }
 
-/// A filesystem is carved exactly where another of the same kind, with a file in it, or a mixture lay.
+/// A filesystem is created exactly in the place of another of the same kind with a file in it, or of a
+/// mixture.
 async fn filesystems(context: &Context, node: &Node) -> Result<()> {
     let pairs =
         [("ext4", "ext4", 16), ("ext4", "xfs", 75), ("xfs", "ext4", 75), ("xfs", "xfs", 75), ("btrfs", "btrfs", 32)];
@@ -166,7 +167,7 @@ async fn types(node: &Node) -> Result<()> {
 /// A raw volume so large that no caller waits for it, with quarry killed on the way, twice.
 async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
     let mut random = context.random();
-    // A former tenant's bytes: at the beginning, the end, and somewhere between; 1 MiB each.
+    // A former tenant's bytes: at the start, the end, and in between; 1 MiB each.
     let last = (LARGE >> 20) - 2;
     let mut places: Vec<u64> = (0..30).map(|_| 1 + random.below(last)).chain([1, 2, last - 2, last]).collect();
     places.sort_unstable();
@@ -218,7 +219,7 @@ async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
         ensure!(now >= noted, "the record went back from {noted} to {now} GiB");
         noted = now;
         if kills < 2 && noted > 0 {
-            // Once alone, once with all that it started.
+            // Once only quarry, once with all its children.
             if kills == 0 {
                 node.kill().await?
             } else {
@@ -236,7 +237,7 @@ async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
     node.vm.set_throttle("d2", Throttle::default()).await?;
     let record = node.vm.sh("lvs --noheadings -o lv_tags large/huge").await?;
     ensure!(record.contains("/s=ready/") && !record.contains("/z="), "its record is {record}");
-    // The volume begins 1 MiB into the disk.
+    // The volume starts 1 MiB into the disk.
     let size = node.vm.sh("blockdev --getsize64 /dev/large/huge").await?.parse::<u64>()?;
     let checks: Vec<String> =
         places.iter().map(|at| at - 1).filter(|at| *at < size >> 20).map(|at| at.to_string()).collect();

@@ -46,7 +46,7 @@ impl Figures {
 }
 
 pub async fn run(context: Context) -> Passed {
-    // The smaller disk is the one that linear volumes are carved from.
+    // Linear volumes are allocated on the smaller disk.
     let config = Config::new("power-cut").disk(Disk::new("d1", 400 << 20)).disk(Disk::new("d2", 512 << 20));
     let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
     node.keep_active().await?;
@@ -55,9 +55,10 @@ pub async fn run(context: Context) -> Passed {
     node.serve().await?;
     let raid1 = Ask::mount("raid1", "ext4").parameter("layout", "raid1");
     let creates = vec![Ask::mount("ext4", "ext4"), Ask::block("block"), raid1];
-    // lvm writes its metadata and then the header that points to it, with no flush between: a disk that keeps the second
-    // and loses the first tears the volume group, whoever called lvm. So what is cut off half-way loses all, and only
-    // what was answered, and so flushed, meets a disk that picks.
+    // lvm writes its metadata and then the header that points to it, with no flush between: a disk that keeps
+    // the second and loses the first corrupts the volume group, whichever program called lvm. So interrupted
+    // work loses all unflushed writes, and only answered, and therefore flushed, work meets a disk that keeps
+    // some.
     let figures = cuts(&context, &mut node, &creates, false).await?;
     without_flush(&mut node, &["flush"]).await.context("with the flush disabled")?;
     Ok(figures.summary())
@@ -65,8 +66,8 @@ pub async fn run(context: Context) -> Passed {
 
 /// The same on whole disks, where every write is ordered: they may lose any unflushed writes at any time.
 pub async fn on_disks(context: Context) -> Passed {
-    // No filesystem on NVMe: the emulated controller takes a write that has to be on the disk when it ends (FUA) for any other,
-    // while the guest trusts in it, so that a journal's commit is lost although it was fsynced.
+    // No filesystem on NVMe: the emulated controller treats a write with FUA (on disk when it completes) like
+    // any other, but the guest relies on it, so a journal's commit is lost although it was fsynced.
     let disks = vec![
         Disk::new("d1", 48 << 20).bus(Bus::Scsi).block_size(4096),
         Disk::new("d2", 64 << 20).bus(Bus::Nvme),
@@ -222,7 +223,7 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
     Ok(if in_time { ANSWERED } else { UNANSWERED })
 }
 
-/// The volume that was answered is there, or none or one is; a retry gives it.
+/// An answered volume is there; otherwise there is none or one, and a retry returns it.
 async fn check(node: &Node, ask: &Ask, answered: Option<&Made>, used: bool) -> Result<Made> {
     node.vm.sh(node.storage.check()).await.context("the storage is damaged")?;
     let listed = node.csi.list().await?;
@@ -286,8 +287,8 @@ async fn delete_and_cut(node: &mut Node, ask: &Ask, loss: PowerCut, without: &[&
     boot(node).await
 }
 
-/// The same with our flushes after a change of the storage taken out: a deletion that was answered OK must be undone, or
-/// the flushing is done by others as well and the test shows nothing.
+/// The same with Quarry's flushes after a change of the storage disabled: a deletion that was answered OK
+/// must be undone, or something else flushes as well and the test proves nothing.
 async fn without_flush(node: &mut Node, safeguards: &[&str]) -> Result<()> {
     let ask = Ask::mount("unflushed", "ext4").size(32 * MIB);
     delete_and_cut(node, &ask, PowerCut::LoseAll, safeguards).await?;

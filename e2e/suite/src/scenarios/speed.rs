@@ -14,7 +14,7 @@ use crate::scenarios::steps::offered;
 
 /// How often CreateVolume and `lvcreate` are compared.
 const PAIRS: usize = 15;
-/// How long quarry is left alone.
+/// How long quarry is idle.
 const IDLE: Duration = Duration::from_secs(60);
 /// How often the metrics are scraped meanwhile.
 const SCRAPE: Duration = Duration::from_secs(12);
@@ -79,7 +79,7 @@ struct Pairs {
     processes: Vec<String>,
 }
 
-/// Both in turn, in an order left to chance, so that what else the machine does meets both alike.
+/// Alternates both in random order, so that other load on the machine affects both alike.
 async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs> {
     let (mut creates, mut bares, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut processes = Vec::new();

@@ -23,8 +23,8 @@ pub async fn close(node: &Node, made: &Made) -> Result<()> {
     retry(|| node.csi.unstage(made)).await.with_context(|| format!("unstaging {}", made.id))
 }
 
-/// Writes bytes of this volume's own through its published target, and makes them durable: a file, or the first bytes
-/// of a raw device.
+/// Writes bytes that are specific to this volume through its published target, and flushes them: a file, or
+/// the first bytes of a raw device.
 pub async fn write(node: &Node, made: &Made) -> Result<()> {
     let target = made.target();
     let script = if made.ask.is_block() {
@@ -83,7 +83,7 @@ pub async fn retag(node: &Node, made: &Made, tags: &[&str]) -> Result<()> {
 /// must see a manual change within ten seconds, sees it in the next call after an event.
 pub const EVENT: &str = "echo change >/sys/block/loop0/uevent";
 
-/// Waits until exactly so many bytes are offered in all.
+/// Waits until exactly this many bytes are free in total.
 pub async fn offered(node: &Node, bytes: i64) -> Result<()> {
     let began = Instant::now();
     loop {

@@ -66,7 +66,7 @@ async fn wrong_configurations(node: &Node) -> Result<()> {
     node.vm.sh("test ! -e /run/wrong.sock").await.map(drop)
 }
 
-/// Runs a second quarry that is expected to end at once.
+/// Runs a second quarry that is expected to exit at once.
 async fn start_another(node: &Node, config: &str, socket: &str) -> Result<quarry_vm::Output> {
     let command = format!("exec /usr/local/bin/quarry standalone --config {config} --endpoint unix://{socket}");
     node.vm.exec(Command::sh(command).timeout(PATIENCE)).await
@@ -163,7 +163,7 @@ async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
     node.kubelet_folders(&made).await?;
     node.csi.stage(&made).await?;
     node.csi.publish(&made).await?;
-    // The physical volume's data begins 1 MiB into the disk.
+    // The physical volume's data starts 1 MiB into the disk.
     let script = format!(
         "dd if='{}' bs=1M skip=2290 count=20 iflag=direct status=none | cmp -n 20971520 - /dev/zero",
         made.target()
@@ -193,7 +193,7 @@ async fn stop_while_changing(node: &mut Node) -> Result<Duration> {
     ensure!(first.as_ref().is_err_and(cut_off), "the create under way answered {first:?}");
     let alive = format!("test -e /proc/{pid} && ! grep -q 'State:.Z' /proc/{pid}/status");
     node.vm.sh(alive).await.context("the lvm that hangs was killed")?;
-    // Released in the instant of the retry: both run at once, and lvm's lock decides.
+    // Released at the moment of the retry: both run concurrently, and lvm's lock decides.
     node.serve().await?;
     node.vm.sh("rm /run/hang/lvcreate").await?;
     let made = retry(|| node.csi.create(&ask)).await?;
@@ -207,7 +207,7 @@ async fn stop_while_changing(node: &mut Node) -> Result<Duration> {
     Ok(took)
 }
 
-/// As a container's first process it would take the lvm along: it stays until that has ended.
+/// As a container's first process it would kill the lvm when it exits: it stays until the lvm has finished.
 async fn stay_while_changing(node: &mut Node) -> Result<Duration> {
     // Longer than quarry stays for its own sake.
     const WORK: Duration = Duration::from_secs(27);

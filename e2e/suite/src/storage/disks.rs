@@ -7,7 +7,7 @@ use quarry_vm::Guest;
 
 use super::{Found, Storage, Volume};
 
-/// Every disk of the machine, its root disk among them: that is for Quarry to leave alone.
+/// Every disk of the machine, including its root disk, which Quarry must leave alone.
 pub struct WholeDisks;
 
 /// What the selector of the pool means.
@@ -27,8 +27,8 @@ for folder in /sys/block/vd* /sys/block/sd* /sys/block/nvme*; do
     read sectors <$folder/size
 "#;
 
-/// A line for every disk that is not blank at its ends: name, bytes of the second partition (0: there is none), number of
-/// partitions, both copies of the record's slot in hexadecimal, and what blkid says.
+/// A line for every disk that is not blank at its ends: name, bytes of the second partition (0: there is
+/// none), number of partitions, both copies of the record's slot in hexadecimal, and blkid's output.
 const LOOK: &str = r#"
     slot() { dd if=/dev/$disk bs=64 skip=$1 count=6 status=none | od -An -v -tx1 | tr -d ' \n'; }
     partitions=0 second=0

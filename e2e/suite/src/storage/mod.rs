@@ -16,7 +16,7 @@ pub trait Storage: Send + Sync {
     /// The pool's configuration without its name: one pair of YAML.
     fn section(&self) -> String;
 
-    /// A script that makes the storage of these devices.
+    /// A script that creates the storage on these devices.
     fn make(&self, devices: &[String]) -> String;
 
     /// A script that prints everything on the storage, foreign or not. [`Self::read`] parses it.
@@ -25,7 +25,7 @@ pub trait Storage: Send + Sync {
     /// Everything on the storage. An empty list: nothing.
     ///
     /// # Errors
-    /// When `printed` is not what [`Self::look`] prints.
+    /// `printed` is not the output of [`Self::look`].
     fn read(&self, printed: &str) -> Result<Vec<Found>>;
 
     /// The device of a volume, as a word of a shell script. `name`: as in CreateVolume, if the storage

@@ -200,7 +200,7 @@ fn mkfs_options(cases: &mut Vec<Case>) {
     cases.push(Case::new("create: a raw block volume with mkfsOptions", INVALID, Call::Create(request)));
 }
 
-/// Mount options that are refused, per filesystem.
+/// Mount options that are rejected, per filesystem.
 pub fn bad_mount_options() -> Vec<(&'static str, &'static str)> {
     let common = [
         "bind",
@@ -331,7 +331,7 @@ fn topology(cases: &mut Vec<Case>) {
     }
 }
 
-/// Names that are taken, and things that are not offered.
+/// Names in use, and features that are not offered.
 fn taken(cases: &mut Vec<Case>) {
     const TAKEN: &[Code] = &[Code::AlreadyExists];
     for (what, ask) in [

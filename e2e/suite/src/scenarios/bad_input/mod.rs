@@ -64,13 +64,13 @@ pub fn shown(text: &str) -> String {
     if start.len() < text.len() { format!("{start:?}… ({} bytes)", text.len()) } else { format!("{start:?}") }
 }
 
-/// What the bad requests are made from.
+/// The parts of the bad requests.
 pub struct Base {
     /// An ext4 volume, staged and published.
     pub mount: Made,
     /// A raw block volume, staged.
     pub block: Made,
-    /// An ext4 volume that was never staged: a stage of it could still make its filesystem.
+    /// An ext4 volume that was never staged: a stage could still create its filesystem.
     pub fresh: Made,
 }
 
@@ -165,7 +165,7 @@ impl State {
     }
 }
 
-/// Whether a program only looks.
+/// Whether a program only reads.
 fn is_report(program: &str) -> bool {
     let words: Vec<&str> = program.split(' ').collect();
     matches!(

@@ -148,7 +148,7 @@ fn paths(base: &Base, cases: &mut Vec<Case>) {
             Call::Stats(csi::NodeGetVolumeStatsRequest { volume_path: given(), ..stats(made) }),
         );
     }
-    // Where something else is: it is left alone.
+    // Paths where something else exists: it is left alone.
     for path in ["/srv/full", "/srv/other", "/etc/passwd", "/dev/null", "/srv/full/file"] {
         let given = || path.to_owned();
         push(

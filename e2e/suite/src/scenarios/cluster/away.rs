@@ -73,7 +73,7 @@ async fn others_go_on(cluster: &Cluster, controller: &Controller, made: &Made) -
 
 async fn cut_off(cluster: &mut Cluster, controller: &Controller, made: &Made) -> Result<String> {
     cluster.nodes[1].vm.link(false).await?;
-    // A call that is under way when the link goes ends with it.
+    // A call that is running when the link is cut ends with it.
     let began = Instant::now();
     let noticed = controller.connected(2).await?;
     let (refusal, healthy) = others_go_on(cluster, controller, made).await?;

@@ -141,7 +141,7 @@ async fn foreign_clients(cluster: &Cluster) -> Result<String> {
     Ok(format!("{count} kinds of foreign clients rejected, counted and logged once"))
 }
 
-/// It is refused twice, and counted.
+/// It is rejected twice, and counted.
 async fn refuses(node: &Node, there: &Forward, shows: &Shows, reason: &str) -> Result<()> {
     let sample = format!("quarry_refused_connections_total{{reason=\"{reason}\"}}");
     let before = node.metric(&sample).await?;
@@ -210,7 +210,8 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
             cluster.certificates("rotate").await?;
             eventually("the rotation is over", ROTATION, || async {
                 let shown = cluster.certificates("show").await?;
-                // The authority's own state is settled first; the certificates that believe it alone come after it.
+                // The authority reaches its final state first; the certificates that trust only the new one
+                // follow.
                 let settled = shown.contains("phase steady") && !shown.contains("renewed");
                 Ok(settled && issuer(cluster).await?.certificate != old_authority.certificate)
             })
@@ -225,7 +226,7 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
         (calls, restarts, deliveries)
     };
     let took = began.elapsed();
-    // The last change is what ends the rotation, and is brought below.
+    // The last change completes the rotation, and is distributed below.
     ensure!(deliveries >= 2 * 2, "a rotation changes the nodes' certificate twice on its way: {deliveries} deliveries");
     // Certificates of the old authority are rejected once the nodes have the final one.
     for index in 0..2 {

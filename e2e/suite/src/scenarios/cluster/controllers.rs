@@ -93,8 +93,8 @@ async fn until_done<T, F: Future<Output = Result<T, tonic::Status>>>(mut call: i
     }
 }
 
-/// A controller is killed while the node makes the volume for it, and the other one gets the repetition; the same for
-/// the delete.
+/// A controller is killed while the node creates the volume for it, and the other one gets the retry; the
+/// same for the delete.
 async fn killed(cluster: &Cluster, first: &mut Controller, other: &mut Controller, strict: bool) -> Result<()> {
     let node = &cluster.nodes[0];
     let ask = ask("once", strict);
@@ -164,7 +164,7 @@ async fn at_once(cluster: &Cluster, one: &Controller, two: &Controller, name: &s
     Ok(())
 }
 
-/// The one that decides, or the other.
+/// The elected controller, or the other.
 async fn either(one: &Controller, two: &Controller, ask: &Ask) -> Result<Made, tonic::Status> {
     match one.csi.create(ask).await {
         Err(status) if is_passing(&status) => two.csi.create(ask).await,
@@ -172,7 +172,7 @@ async fn either(one: &Controller, two: &Controller, ask: &Ask) -> Result<Made, t
     }
 }
 
-/// One is killed so long after the call came, and the other gets the repetition at once.
+/// One is killed this long after the call arrived, and the other gets the retry at once.
 async fn killed_after(
     cluster: &Cluster,
     killed: &mut Controller,

@@ -17,9 +17,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// How an HTTP/2 client begins: the preface, and settings that say nothing.
+/// The start of an HTTP/2 client: the preface, and empty settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// The type of the frame that a server begins with.
+/// The type of the first frame of a server.
 const SETTINGS: u8 = 4;
 /// Longer than a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -90,8 +90,8 @@ pub async fn served_plainly(there: &Forward, bytes: &[u8]) -> Result<bool> {
     tokio::time::timeout(PATIENCE, begins(tcp, bytes)).await.context("neither served nor rejected")
 }
 
-/// Whether the other side begins to speak HTTP/2 after these bytes. Anything else it may say, and whatever end of the
-/// connection, is a refusal.
+/// Whether the other side starts to speak HTTP/2 after these bytes. Anything else, including any end of the
+/// connection, is a rejection.
 async fn begins(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> bool {
     let mut header = [0; 9];
     let sent = stream.write_all(bytes).await.is_ok() && stream.flush().await.is_ok();

@@ -108,7 +108,8 @@ async fn seen(node: &Node, disks: &[Disk], all: i64) -> Result<String> {
     Ok(table)
 }
 
-/// A whole life on this very disk, which held a former tenant's bytes, and is blank and zeroed afterwards.
+/// The complete life of a volume on this disk, which held a former tenant's bytes, and is blank and zeroed
+/// afterwards.
 async fn live(node: &Node, disk: &Disk, ask: Ask) -> Result<()> {
     fill(node, disk).await?;
     let made = retry(|| node.csi.create(&ask)).await?;
@@ -163,7 +164,7 @@ async fn not_zeroed(node: &mut Node, policy: &str, disk: &Disk, all: i64) -> Res
         forget_points(node, None).await?;
         lifecycle::live(node, ask).await?;
         if policy == "none" {
-            // At once, and without what could be taken for a signature.
+            // At once, and without bytes that could look like a signature.
             let (available, _) = node.csi.capacity(&Default::default()).await?;
             ensure!(available == all, "{available} bytes are offered, not {all}");
             let zeros = format!("cmp -n 65536 -i {VOLUME}:0 {} /dev/zero", disk.path());

@@ -19,18 +19,18 @@ use crate::scenarios::steps::{close, offered, open, read, write};
 const NOTICED: Duration = Duration::from_secs(3);
 const DISKS: usize = 10;
 
-/// The size of the disk of that number: no two are the same.
+/// The size of the disk with that number: all differ.
 fn size(index: usize) -> u64 {
     (40 + index as u64) * MIB
 }
 
-/// The disk of that number, on every bus in turn.
+/// The disk with that number; the buses alternate.
 fn numbered(index: usize) -> Disk {
     let bus = [Bus::Virtio, Bus::Nvme, Bus::Scsi][index % 3];
     disk(&format!("d{index}"), bus, [512, 4096][index / 3 % 2], size(index))
 }
 
-/// A volume on the disk of that number and no other.
+/// A volume that fits only on the disk with that number.
 fn on(index: usize, ask: Ask) -> Ask {
     Ask { required: capacity(size(index)), limit: capacity(size(index)), ..ask }
 }
@@ -117,7 +117,7 @@ async fn failing(node: &mut Node, all: i64) -> Result<()> {
     let failing = numbered(0);
     let name = kernel_name(node, &failing).await?;
     node.vm.set_fault(&failing.serial, Fault::Errors)?;
-    // The smallest is the one that fails; the next is taken.
+    // The smallest is the one that fails; the next is used.
     let made = create(node, Ask::mount("beside", "ext4").size(1)).await?;
     ensure!(made.size == capacity(size(1)), "{} bytes: which disk is that?\n{}", made.size, node.contents().await?);
     named(node, &name).await?;
@@ -157,7 +157,7 @@ async fn named(node: &Node, name: &str) -> Result<()> {
     }
 }
 
-/// A disk is pulled while its volume is published, and put back under another name.
+/// A disk is unplugged while its volume is published, and returns under another name.
 async fn pulled(node: &mut Node, disk: &Disk, made: &Made) -> Result<()> {
     open(node, made).await?;
     write(node, made).await?;
@@ -211,7 +211,8 @@ async fn swapped(node: &mut Node, volumes: &[Made; 6]) -> Result<usize> {
     let disks: Vec<Disk> = (3..9).map(numbered).collect();
     node.vm.sh("sync").await?;
     node.stop().await?;
-    // Until now they had names by the order in which they were plugged in; a boot gives them by their places.
+    // Until now their names followed the order in which they were plugged in; after a boot they follow their
+    // addresses.
     node.vm.reboot().await?;
     let mut wanted = names(node, &disks).await?;
     wanted.rotate_left(3);
@@ -233,7 +234,7 @@ async fn swapped(node: &mut Node, volumes: &[Made; 6]) -> Result<usize> {
         if after == wanted {
             break;
         }
-        // Disks are probed at once, so that the kernel may name a later one first.
+        // Disks are probed concurrently, so the kernel may name a later one first.
         ensure!(boots < 5, "their names should be {wanted:?}, and are {after:?}");
         node.vm.power_off().await?;
     }

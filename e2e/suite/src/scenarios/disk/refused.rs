@@ -15,7 +15,7 @@ use crate::scenarios::steps::offered;
 /// The addresses of the pairs of disks, one of each sector size: as many as fit in an answer, besides the
 /// root disk.
 const BUSES: [Bus; 3] = [Bus::Virtio, Bus::Nvme, Bus::Scsi];
-/// The least that ZFS takes: libblkid looks for it on no smaller one.
+/// The smallest size for ZFS: libblkid does not look for it on smaller disks.
 const SIZE: u64 = 64 * MIB;
 
 /// What is put on one disk, and the expected reason.
@@ -102,8 +102,8 @@ async fn checksums(node: &Node, cases: &[Case<'_>]) -> Result<String> {
     node.vm.sh(script).await
 }
 
-/// CreateVolume must be refused, name each of these disks, and change nothing. Returns how many they are.
-/// The other disks are made such that they are refused as well.
+/// CreateVolume must be rejected, name each of these disks, and change nothing. Returns their number. The
+/// other disks are prepared such that they are rejected as well.
 async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize> {
     for disk in disks.iter().filter(|disk| cases.iter().all(|case| case.disk != *disk)) {
         let boot_sector = format!("printf '\\125\\252' | dd of={} bs=1 seek=510 conv=notrunc status=none", disk.path());
@@ -149,15 +149,15 @@ async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize
 /// A way for a disk to be in use.
 struct Way {
     what: &'static str,
-    /// A script that begins it, from the disk's path.
+    /// A script that starts it, given the disk's path.
     begin: fn(&str) -> String,
     /// A script that ends it.
     end: fn(&str) -> String,
-    /// What Quarry says of such a disk.
+    /// Quarry's message about such a disk.
     words: &'static [&'static str],
 }
 
-/// Opens a disk for itself alone, as mkfs and virtual machines do.
+/// Opens a disk exclusively, as mkfs and virtual machines do.
 const HOLD: &str = "use Fcntl; sysopen(my $disk, $ARGV[0], O_RDONLY | O_EXCL) or die $!; open(my $held, '>', '/run/held'); \
                     print $held $$; close $held; sleep 3600";
 
@@ -239,7 +239,7 @@ const PARTS: &[Way] = &[
     },
 ];
 
-/// Puts disks to these uses, has them refused, and ends that.
+/// Puts disks to these uses, checks that they are rejected, and ends the uses.
 async fn used(node: &Node, ways: &[Way], disks: &[Disk]) -> Result<usize> {
     let mut cases = Vec::new();
     for (way, disk) in ways.iter().zip(disks) {

@@ -149,7 +149,8 @@ fn other(sector: u64) -> u64 {
     if sector == 512 { 4096 } else { 512 }
 }
 
-/// The table of a DOS partition table, from byte 446 on, with so many partitions of 1 MiB in 512-byte sectors.
+/// The table of a DOS partition table, from byte 446 on, with this many partitions of 1 MiB in 512-byte
+/// sectors.
 fn mbr(partitions: usize) -> Vec<u8> {
     let mut table = vec![0; 66];
     for entry in table[..64].chunks_mut(16).take(partitions) {
@@ -197,7 +198,8 @@ fn bcache() -> Vec<u8> {
     block
 }
 
-/// bcache's checksum: CRC-64 of the polynomial of ECMA-182, most significant bit first, begun and ended with all ones.
+/// bcache's checksum: CRC-64 with the polynomial of ECMA-182, most significant bit first, initial and final
+/// value all ones.
 fn bcache_sum(bytes: &[u8]) -> u64 {
     let step = |sum: u64| if sum >> 63 == 1 { sum << 1 ^ 0x42f0_e1eb_a9ea_3693 } else { sum << 1 };
     !bytes.iter().fold(u64::MAX, |sum, byte| (0..8).fold(sum ^ u64::from(*byte) << 56, |sum, _| step(sum)))

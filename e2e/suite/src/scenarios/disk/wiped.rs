@@ -15,9 +15,9 @@ use crate::scenarios::steps::{FREED, offered};
 
 const GIB: u64 = 1 << 30;
 const SIZE: u64 = 1 << 40;
-/// So slow that there is time to look while it is wiped, whatever the machine.
+/// Slow enough to observe the wipe, on any machine.
 const SPEED: u64 = 8 * GIB;
-/// So slow, while quarry starts, that one which begins again does not get as far as the one that was killed.
+/// Slow enough, while quarry starts, that a restarted wipe does not get as far as the one that was killed.
 const SLOWLY: u64 = 4 * GIB;
 /// How much is wiped between two notes on the disk: docs/pools.md.
 const NOTE_EVERY: u64 = 64 * GIB;
@@ -124,7 +124,7 @@ async fn reported_as_wiping(node: &Node, disk: &Disk) -> Result<()> {
 
 const REMAINING: &str = "quarry_pool_wipe_remaining_bytes{";
 
-/// Waits until so many bytes are still to be wiped, and returns how many.
+/// Waits until this many bytes are still to be wiped, and returns how many.
 async fn remaining(node: &Node, enough: impl Fn(u64) -> bool) -> Result<u64> {
     let began = Instant::now();
     loop {

@@ -12,7 +12,7 @@ use crate::runner::{Context, Passed, Scenario};
 const DISK: u64 = 1 << 30;
 /// For how long a case may run.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
-/// What every script begins with.
+/// The start of every script.
 const PRELUDE: &str = include_str!("cases/prelude.sh");
 
 macro_rules! cases {

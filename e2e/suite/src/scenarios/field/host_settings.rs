@@ -233,7 +233,7 @@ async fn mounted_inside(node: &Node, nested: &Made) -> Result<()> {
     Ok(())
 }
 
-/// A kill before or after the taking off ends with the volume gone by the next call.
+/// After a kill before or after the deactivation, the next call deletes the volume.
 async fn killed_while_releasing(node: &mut Node) -> Result<()> {
     let made = nested(node).await?;
     node.vm.sh(format!("rm -f {FAULTS}/log")).await?;

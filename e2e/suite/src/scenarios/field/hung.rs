@@ -19,13 +19,13 @@ const DISK: u64 = 512 << 20;
 const CALLS: usize = 10_000;
 /// The same in a sample.
 const FEWER_CALLS: usize = 2_000;
-/// On how many volumes, at once.
+/// The number of volumes in parallel.
 const VOLUMES: usize = 8;
 /// How many calls are measured on a healthy node.
 const MEASURED: usize = 500;
 /// How much longer a call may take next to a hung disk than without it.
 const FACTOR: f64 = 2.0;
-/// How soon quarry gives up on a disk, and some time for an emulated processor.
+/// The timeout after which quarry gives up on a disk, plus some time for an emulated processor.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How soon a recovered disk has to be used again.
 const SOON: Duration = Duration::from_secs(10);
@@ -108,7 +108,7 @@ async fn hung(context: Context) -> Passed {
     let (threads_after, stuck_after) = self::threads(&node).await?;
     context.say(format!("{number} calls: {threads} threads, then {threads_after}; stuck {stuck}, then {stuck_after}"));
     ensure!(stuck_after <= stuck && stuck <= 2, "threads that wait for the disk: {stuck}, then {stuck_after}");
-    // The runtime's idle threads come and go with the number of calls at once, not with their number in all.
+    // The number of the runtime's idle threads depends on concurrent calls, not on their total.
     ensure!(threads_after <= threads + VOLUMES, "{threads} threads, and {threads_after} after {number} calls");
     let life = lives(&node, "while").await.context("volumes of the other pool")?;
     let (call_ratio, life_ratio) = (ratio(calls, calls_before), ratio(life, life_before));
@@ -215,7 +215,7 @@ fn ratio(after: Duration, before: Duration) -> f64 {
     after.as_secs_f64() / before.as_secs_f64()
 }
 
-/// The number of quarry's threads, and of those that wait for a disk, where none can end.
+/// The number of quarry's threads, and of those that wait for a disk, while none can finish.
 async fn threads(node: &Node) -> Result<(usize, usize)> {
     // Threads that have nothing to do end after ten seconds.
     tokio::time::sleep(Duration::from_secs(12)).await;

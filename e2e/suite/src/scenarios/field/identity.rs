@@ -13,7 +13,7 @@ use crate::runner::{Context, Passed, Scenario};
 use crate::scenarios::kill::{forget_points, points};
 
 const DISK: u64 = 512 << 20;
-/// After this long a change made by hand is seen.
+/// A manual change is visible after this long.
 const SEEN: Duration = Duration::from_secs(6);
 
 /// All of them.
@@ -130,7 +130,7 @@ async fn renamed(_: Context) -> Passed {
     refused("delete", node.csi.delete(&made.id).await, Code::FailedPrecondition, &made.staging())?;
     let again = node.csi.create(&made.ask).await?;
     ensure!(again.id == made.id, "the same create answers {} after {}", again.id, made.id);
-    // A new process knows the group by its name alone.
+    // A new process knows the group only by its name.
     node.kill().await?;
     node.serve().await?;
     refused("delete, after a restart", node.csi.delete(&made.id).await, Code::Unavailable, "vg0")?;
@@ -164,7 +164,7 @@ async fn merged(node: &Node) -> Result<()> {
     node.vm.sh("lvs big/merged").await.context("the volume was removed").map(drop)
 }
 
-/// Makes a snapshot of the volume between the look of quarry and its lvremove.
+/// Creates a snapshot of the volume between quarry's check and its lvremove.
 const WRAPPER: &str = r#"#!/bin/sh
 if [ "$1" = lvremove ] && [ -e /run/race ]; then
     rm /run/race
@@ -199,7 +199,7 @@ async fn removed(_: Context) -> Passed {
     seen().await;
     node.csi.delete(&cache.id).await?;
 
-    // Open, by a loop device as kubelet makes one, and by a process.
+    // Open, by a loop device as kubelet creates it, and by a process.
     let raw = node.csi.create(&Ask::block("raw")).await?;
     node.vm.sh("losetup -f /dev/vg0/raw").await?;
     refused(

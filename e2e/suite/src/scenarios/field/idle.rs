@@ -143,7 +143,7 @@ async fn at_once(node: &Node, made: &Made) -> Result<()> {
         read(node, made).await?;
         node.csi.unpublish(made).await?;
         node.csi.unstage(made).await?;
-        // From before lvm is started until after it has ended.
+        // From before lvm starts until after it has exited.
         tokio::time::sleep(Duration::from_millis(40 * number as u64)).await;
     }
     inactive(node, made).await

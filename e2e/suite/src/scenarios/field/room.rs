@@ -118,7 +118,7 @@ async fn second_too(node: &mut Node, made: &Made) -> Result<()> {
     read(node, made).await
 }
 
-/// An operator gives a lost disk up; later it is put back, with lvm's metadata of before.
+/// An operator removes a lost disk from the group; later it returns, with lvm's old metadata.
 async fn given_up(node: &mut Node, made: &Made) -> Result<()> {
     node.vm.unplug("d2").await?;
     node.vm.sh(format!("vgreduce -qq --removemissing --force {GROUP}")).await?;
@@ -189,7 +189,7 @@ async fn one_disk(_context: Context) -> Passed {
     open(&node, &made).await?;
     close(&node, &made).await?;
     healthy(&node, &made).await?;
-    // The same volume as an older lvm may have made it: same name, same record.
+    // The same volume as an older lvm may have created it: same name, same record.
     let record = tags(&node, &made).await?;
     let first = device("d1");
     node.vm
@@ -231,7 +231,7 @@ async fn read_only(_context: Context) -> Passed {
     Ok(String::new())
 }
 
-/// Waits until room is offered, or none.
+/// Waits until free space is reported, or none.
 async fn room(node: &Node, some: bool) -> Result<()> {
     let began = Instant::now();
     while (node.csi.capacity(&BTreeMap::new()).await?.0 > 0) != some {

@@ -25,7 +25,7 @@ pub fn all() -> Vec<Scenario> {
 
 /// How many volumes live in a soak.
 const LIVES: usize = 200;
-/// How many of them at once.
+/// How many of them run at a time.
 const AT_ONCE: usize = 8;
 /// Without a soak none is born after this time.
 const SAMPLE: Duration = Duration::from_secs(120);
@@ -62,7 +62,7 @@ async fn run(context: Context) -> Passed {
     Ok(format!("{lived} volumes, {AT_ONCE} at a time; three filesystems suspended {SUSPENSIONS} times each"))
 }
 
-/// A volume's life, with a look at what systemd has made of it.
+/// The life of a volume, with checks of systemd's units for it.
 async fn live(node: &Node, index: usize) -> Result<()> {
     let name = format!("life{index}");
     let ask = match index % 8 {
@@ -88,8 +88,8 @@ async fn live(node: &Node, index: usize) -> Result<()> {
     node.vm.sh(gone).await.with_context(|| format!("links to {name} after its deletion")).map(drop)
 }
 
-/// A script that waits until the links of a volume are there: lvm's own, and those that udev makes. lvm without udev makes
-/// `/dev/mapper/…` as a device, not as a link, so that only its number leads to the kernel's name.
+/// A script that waits until the links of a volume exist: lvm's own, and those of udev. lvm without udev
+/// creates `/dev/mapper/…` as a device, not as a link, so only its number leads to the kernel's name.
 fn links(name: &str) -> String {
     format!(
         "for try in $(seq 100); do device=dm-$((0x$(stat -L -c %T /dev/{GROUP}/{name}))); \
@@ -138,7 +138,7 @@ async fn suspended(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Fails if systemd has met anything that it did not like, or ended a mount by itself, or if a link leads nowhere.
+/// Fails if systemd has logged an error or unmounted something itself, or if a link is dangling.
 async fn content(node: &Node) -> Result<()> {
     let script = "udevadm settle; systemctl list-units --all --state=failed --plain --no-legend; \
         journalctl --merge --quiet --output=cat | grep -iE \

@@ -104,7 +104,7 @@ async fn on(node: &Node, name: &str, script: &str) -> Result<String> {
         .await
 }
 
-/// A copy of the whole disk has the filesystem's bytes, not what was there before.
+/// A copy of the whole disk contains the filesystem's bytes, not the earlier ones.
 async fn fresh_cache(node: &Node, name: &str) -> Result<()> {
     // It goes soon after the unstage.
     let mut magic = String::new();
@@ -126,7 +126,7 @@ async fn damaged(node: &mut Node, made: &Made, name: &str, harm: &str) -> Result
     on(node, name, harm).await?;
     node.stop().await?;
     node.serve().await?;
-    // A volume with one good table is used as it is; of all others the operator has to look first.
+    // A volume with one valid table is used as it is; all others need the operator first.
     let before = report(node, name).await?;
     let usable = !before["mend"].to_string().contains("wipefs");
     if usable {
@@ -153,7 +153,7 @@ async fn repair(node: &Node, name: &str, mounted: bool) -> Result<()> {
             continue;
         }
         for command in step["commands"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            // The step for a filesystem that was grown does nothing to one that was not.
+            // The step for a filesystem that was extended does nothing to one that was not.
             node.vm
                 .sh(format!("{{ {command}\n}} >/tmp/mend.log 2>&1 || {{ cat /tmp/mend.log; exit 1; }}; udevadm settle"))
                 .await

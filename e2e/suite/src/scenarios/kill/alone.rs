@@ -16,8 +16,8 @@ const DISK: u64 = 400 << 20;
 const FOLDER: &str = "/opt/slow";
 const STATE: &str = "/run/slow";
 
-/// `mode` holds: when to be slow, for how many seconds, and which program (for lvm: which subcommand). Instead of a number
-/// it may say `held`: then for as long as the file of that name is there.
+/// `mode` contains: when to be slow, for how many seconds, and which program (for lvm: which subcommand).
+/// Instead of a number it may contain `held`: then for as long as the file of that name exists.
 const WRAPPER: &str = r#"#!/bin/sh
 name=${0##*/}
 real=/usr/sbin/$name
@@ -203,7 +203,7 @@ async fn late(node: &mut Node) -> Result<()> {
     life.node.expect_empty().await
 }
 
-/// Fails if two programs of the log were at work at once; says whether one still is.
+/// Fails if two programs in the log ran at the same time; returns whether one still runs.
 fn two_at_once(log: &str) -> Result<bool> {
     let mut at_work: Option<&str> = None;
     for line in log.lines() {

@@ -80,7 +80,7 @@ async fn exclusive(node: &mut Node) -> Result<()> {
     life.quietly(Step::Create).await?;
     let found = orphan(&mut life, Step::Stage, "mkfs.ext4", When::Before).await;
     expect_violation(found.map(drop), "two writers")?;
-    // The orphan ends before its volume goes.
+    // The orphan ends before its volume is removed.
     release(life.node).await?;
     csi::retry(|| life.node.csi.unstage(life.made.as_ref().expect("made"))).await?;
     clean(node, "exclusive").await

@@ -41,7 +41,7 @@ fn foreign_disk() -> String {
     Disk::new(STRANGER, 0).path()
 }
 
-/// Does this, and fails unless the disk that is not Quarry's has the same bytes afterwards.
+/// Runs `work`, and fails unless the foreign disk has the same bytes afterwards.
 async fn next_to_a_foreign_disk(node: &mut Node, work: impl AsyncFnOnce(&mut Node) -> Passed) -> Passed {
     let before = checksum(node, &foreign_disk()).await?;
     let passed = work(node).await?;
@@ -73,7 +73,7 @@ async fn unmarked(node: &mut Node) -> Result<()> {
     life.node.expect_empty().await
 }
 
-/// With all that quarry started, some time after it began to claim, to make a filesystem, to give up.
+/// With all children of quarry, some time after it started to claim, to create a filesystem, or to release.
 pub async fn tree(context: Context) -> Passed {
     let mut node = node("disk-kill-tree").await?;
     next_to_a_foreign_disk(&mut node, async |node| trees(&context, node).await).await
@@ -82,7 +82,8 @@ pub async fn tree(context: Context) -> Passed {
 async fn trees(context: &Context, node: &mut Node) -> Passed {
     let mut random = context.random();
     let mut fallen = Fallen::default();
-    // What makes a claim: its first write, its commit; the wipe of what lay there; the note that the volume is ready.
+    // The steps of a claim: its first write, its commit; the wipe of earlier data; the record that the volume
+    // is ready.
     let creates =
         ["claim:write record:before", "claim:write protective MBR:before", "device:zero:before", "exec:blkid:before"];
     let deletes = [

@@ -26,7 +26,7 @@ const DEACTIVATED: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
     Create,
-    /// The first stage: makes the filesystem.
+    /// The first stage: creates the filesystem.
     Stage,
     Publish,
     Unpublish,
@@ -59,7 +59,7 @@ pub enum Blow {
     Tree { marker: String, delay: f64 },
 }
 
-/// How a step with a blow ended.
+/// The result of a step with a kill.
 pub enum Struck {
     /// quarry was killed, and serves again. `points` lists the points that it had passed.
     Killed { points: Vec<String> },
@@ -81,7 +81,7 @@ pub trait Plan {
     }
 }
 
-/// One call of a step; the volume where it made one.
+/// One call of a step; returns the volume if it created one.
 pub async fn call(csi: &Csi, step: Step, ask: &Ask, made: Option<&Made>) -> Result<Option<Made>, Status> {
     let made = || made.ok_or_else(|| Status::internal("the test has not created a volume yet"));
     match step {
@@ -135,7 +135,7 @@ async fn disarm(node: &Node) -> Result<()> {
     node.vm.sh(format!("rm -f {FAULTS}/kill-at")).await.map(drop)
 }
 
-/// One call with a blow. Where it fell, quarry serves again afterwards.
+/// One call with a kill. If it happened, quarry serves again afterwards.
 pub async fn strike(node: &mut Node, step: Step, ask: &Ask, made: Option<&Made>, blow: &Blow) -> Result<Struck> {
     match blow {
         Blow::Point(at) => {
@@ -209,7 +209,7 @@ impl<'a, P: Plan> Life<'a, P> {
         self.node.expect_empty().await
     }
 
-    /// Creation and deletion alone.
+    /// Only creation and deletion.
     pub async fn short(&mut self) -> Result<()> {
         self.step(Step::Create).await?;
         self.step(Step::Delete).await?;
@@ -353,7 +353,7 @@ impl<'a, P: Plan> Life<'a, P> {
         Ok(())
     }
 
-    /// A fresh volume shows nothing of those that lay there before.
+    /// A fresh volume exposes nothing of earlier ones in its place.
     pub async fn check_empty_volume(&self) -> Result<()> {
         let made = self.made()?;
         let target = made.target();

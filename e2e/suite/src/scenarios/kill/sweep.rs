@@ -48,7 +48,7 @@ impl Sweep {
     fn choose(&mut self, count: usize) {
         for figures in self.steps.values_mut() {
             figures.ahead = match self.whole {
-                // On and on, until the step ends before the point is reached.
+                // Repeated until the step finishes before the point is reached.
                 Some(slice) => VecDeque::from([slice.first()]),
                 None => self.random.sample(count, figures.exist).into_iter().map(|index| index as u64 + 1).collect(),
             };
@@ -132,7 +132,7 @@ pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(
         }
         let mut line = Vec::new();
         for (step, figures) in &sweep.steps {
-            // A raw block volume is staged by looking at it alone.
+            // Staging a raw block volume only reads.
             let nothing_done = ask.is_block() && matches!(step, Step::Stage | Step::StageAgain | Step::Unstage);
             ensure!(
                 figures.exist > 0 || nothing_done,

@@ -42,7 +42,7 @@ const SKIPPED: &[(&str, usize)] = &[
     ("Snapshot not supported", 2),
     ("Volume Cloning not supported", 2),
     ("GroupControllerService not supported", 6),
-    // Nothing about a volume can be changed once it is made.
+    // Nothing about a volume can be changed after its creation.
     ("ControllerModifyVolume not supported", 6),
     ("Modify Volume not supported", 1),
     ("Modify volume not supported", 1),
@@ -150,7 +150,7 @@ async fn run(context: &Context, node: &Node, access: &str, controller: Option<&C
     Ok(specs.to_string())
 }
 
-/// How the specs of a run ended.
+/// The results of a run's specs.
 #[derive(Debug, Default)]
 struct Specs {
     passed: usize,

@@ -25,7 +25,7 @@ pub async fn run(_: Context) -> Passed {
     Ok("xfs shut down, ext4 and btrfs read-only, failing disks: rejected, reported, and recovered".to_owned())
 }
 
-/// Shut down under its pod, which ends while its successor is on the way.
+/// Shut down under its pod, which ends while its successor starts.
 async fn shut_down(node: &Node) -> Result<()> {
     let made = node.csi.create(&Ask::mount("shut-down", "xfs")).await?;
     open(node, &made).await?;
@@ -58,7 +58,7 @@ async fn shut_down(node: &Node) -> Result<()> {
     write(node, &made).await?;
     stats(node, &made).await.context("stats of the recovered volume")?;
 
-    // And without a stage between: unstage ends clean as well.
+    // Without a stage between: unstage ends clean as well.
     node.vm.sh(format!("xfs_io -x -c shutdown '{target}'")).await?;
     close(node, &made).await?;
     node.csi.delete(&made.id).await.map_err(Into::into)
@@ -79,7 +79,7 @@ async fn read_only(node: &Node, ask: &Ask, filesystem: &str) -> Result<()> {
             ))
             .await?;
     } else {
-        // What is not in a finished transaction goes with the one that the error ends.
+        // Data that is not in a finished transaction is lost with the one that the error aborts.
         node.vm.sh(format!("sync -f '{target}'")).await?;
         failing(node, &made, true).await?;
         node.vm

@@ -105,7 +105,7 @@ async fn killed(node: &mut Node, made: &Made, reader: &str) -> Result<usize> {
             node.vm.sh("rm -f /run/quarry-faults/kill-at").await?;
             if answer.is_ok() && lives(node).await? {
                 if (passed.len() as u64) >= at {
-                    // A look at the pool passed points of its own before the kill was armed.
+                    // A scan of the pool passed points of its own before the kill was armed.
                     continue;
                 }
                 ensure!(passed.iter().any(|point| point.starts_with("mapper:")), "no mapping was changed: {passed:?}");
@@ -141,8 +141,8 @@ async fn call(node: &Node, made: &Made, reader: &str, publish: bool) -> Result<(
     if publish { node.csi.publish_at(made, reader, true).await } else { node.csi.unpublish_at(made, reader).await }
 }
 
-/// A publish that was killed when its mapping was there, and is never repeated: the volume can be unstaged and deleted.
-/// A mapping that only looks like Quarry's, and holds the volume, stays.
+/// A publish that was killed after its mapping was created, and is never repeated: the volume can be unstaged
+/// and deleted. A mapping that only looks like Quarry's, and holds the volume, stays.
 async fn left(node: &mut Node, made: &Made, reader: &str) -> Result<()> {
     // A new process counts its points from the beginning. They are before and after each of: create, load, resume.
     node.kill().await?;

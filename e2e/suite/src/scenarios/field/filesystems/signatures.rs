@@ -38,7 +38,8 @@ pub async fn run(context: Context) -> Passed {
     Ok(lines.join("; "))
 }
 
-/// Plants each signature alone into the unused part of a volume that was in use, stages it, and takes it away again.
+/// Writes each signature on its own into the unused part of a volume that was in use, stages it, and removes
+/// it again.
 async fn every(node: &Node, made: &Made, filesystem: &str) -> Result<(usize, usize)> {
     open(node, made).await?;
     write(node, made).await?;
@@ -77,8 +78,8 @@ async fn every(node: &Node, made: &Made, filesystem: &str) -> Result<(usize, usi
     Ok((tried, seen))
 }
 
-/// An operator restored metadata from before the volume's first use: its record says `new`, and its data is there. A
-/// CreateVolume that comes again neither wipes it nor refuses it for what its files look like.
+/// An operator restored metadata from before the volume's first use: its record says `new`, but its data is
+/// there. A repeated CreateVolume neither wipes it nor rejects it because of its files.
 async fn old_record(node: &Node) -> Result<()> {
     let made = node.csi.create(&Ask::mount("restored", "ext4")).await?;
     let before = tags(node, &made).await?;
