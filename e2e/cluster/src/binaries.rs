@@ -70,7 +70,8 @@ impl Binaries {
 /// Builds the programs that are not in the cache yet, for [`ARCHITECTURE`].
 ///
 /// # Errors
-/// When Go is missing or too old (the message says what to install), or when a build fails: with the end of what Go said.
+/// Go is missing or too old (the message says what to install), or a build fails; the error quotes the end of
+/// Go's output.
 pub async fn build(cache: &Cache) -> Result<Binaries> {
     let built = build_groups(cache, GROUPS, ARCHITECTURE).await?;
     let one = |name: &str| built.get(name).cloned().with_context(|| format!("no group has the program {name}"));

@@ -24,7 +24,7 @@ pub struct Plan {
     pub images: Vec<Vec<PathBuf>>,
 }
 
-/// A running cluster. It ends when this value is dropped.
+/// A running cluster. It stops when this value is dropped.
 pub struct Cluster {
     /// Its nodes, `node-1` first.
     pub workers: Vec<Worker>,
@@ -153,7 +153,7 @@ pub(crate) fn is(object: &Value, condition: &str) -> bool {
 /// Recreates the folder of a cluster's files.
 ///
 /// # Errors
-/// When it cannot be made.
+/// The folder cannot be created.
 pub fn fresh_folder(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

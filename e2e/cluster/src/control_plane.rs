@@ -94,7 +94,7 @@ impl ControlPlane {
         self.folder.join("kubeconfig")
     }
 
-    /// Fails if a part of it has ended.
+    /// Fails if a part of it has exited.
     pub(crate) fn check(&mut self) -> Result<()> {
         self.daemons.iter_mut().try_for_each(Daemon::check)
     }
@@ -183,7 +183,7 @@ async fn ready(kubectl: &Kubectl, daemons: &mut [Daemon]) -> Result<()> {
     }
 }
 
-/// Ports that were free a moment ago. Who finds one taken says so and ends.
+/// Ports that were free a moment ago. A program that finds one in use reports it and exits.
 fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut ports = [0; N];
     let mut held = Vec::new();

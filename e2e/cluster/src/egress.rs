@@ -19,7 +19,7 @@ const LONGEST: u64 = 8 << 10;
 /// The guests by their addresses.
 pub(crate) type Guests = Arc<Mutex<BTreeMap<IpAddr, Guest>>>;
 
-/// The proxy. It ends when this value is dropped.
+/// The proxy. It stops when this value is dropped.
 pub(crate) struct Egress {
     guests: Guests,
     task: JoinHandle<()>,

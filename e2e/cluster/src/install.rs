@@ -14,7 +14,7 @@ use crate::worker::until;
 pub const UP: &str = "cluster: up";
 /// The namespace that Quarry is installed in.
 pub const NAMESPACE: &str = "quarry-system";
-/// The StorageClass that the chart makes, over the pool `main`.
+/// The StorageClass that the chart creates, for the pool `main`.
 pub const CLASS: &str = "quarry";
 /// The volume group of the second disk, and the pool over it.
 pub const SECOND_POOL: &str = "second";

@@ -26,7 +26,7 @@ impl Kubectl {
         &self.program
     }
 
-    /// The arguments of a command, with those that say which cluster.
+    /// The arguments of a command, including those that select the cluster.
     pub(crate) fn arguments(&self, arguments: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
         let cluster = format!("--kubeconfig={}", self.kubeconfig.display());
         std::iter::once(cluster).chain(arguments.into_iter().map(Into::into)).collect()

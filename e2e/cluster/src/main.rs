@@ -36,7 +36,7 @@ enum Action {
         nodes: u8,
         /// Only scenarios whose name contains one of these.
         only: Vec<String>,
-        /// How many minutes after the start a scenario may begin; those left out are named.
+        /// How many minutes after the start a scenario may still start; those left out are named.
         #[arg(long)]
         within: Option<u64>,
         /// Say what there is.

@@ -45,7 +45,7 @@ impl Authority {
         self.folder.join("ca.crt")
     }
 
-    /// The key that signs tokens of service accounts, and the one that checks them.
+    /// The key that signs service account tokens, and the one that verifies them.
     pub(crate) fn tokens(&self) -> (PathBuf, PathBuf) {
         (self.folder.join("tokens.key"), self.folder.join("tokens.pub"))
     }

@@ -26,7 +26,7 @@ impl<'a> Space<'a> {
     /// Makes a namespace.
     ///
     /// # Errors
-    /// When there is one of that name.
+    /// There is already a namespace with that name.
     pub async fn new(cluster: &'a Cluster, name: &str) -> Result<Self> {
         cluster.kubectl().run(["create", "namespace", name]).await?;
         Ok(Self { cluster, name: name.to_owned() })
@@ -44,7 +44,7 @@ impl<'a> Space<'a> {
     /// Makes objects, or changes those of the same name.
     ///
     /// # Errors
-    /// When the API server refuses one.
+    /// The API server rejects an object.
     pub async fn apply(&self, objects: &[Value]) -> Result<()> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -76,7 +76,7 @@ impl<'a> Space<'a> {
         Ok(items(&list).cloned().collect())
     }
 
-    /// Waits until an object is as asked, and gives it.
+    /// Waits until an object meets a condition, and returns it.
     ///
     /// # Errors
     /// When it is not so in time; with the object's status and events.
@@ -115,7 +115,7 @@ impl<'a> Space<'a> {
         Ok(())
     }
 
-    /// Waits until a pod is ready, and gives it.
+    /// Waits until a pod is ready, and returns it.
     ///
     /// # Errors
     /// As [`Self::wait`].

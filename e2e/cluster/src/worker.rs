@@ -45,7 +45,8 @@ impl Worker {
         disks: Vec<Disk>,
     ) -> Result<Self> {
         let name = format!("node-{number}");
-        // Several guests share few processors: one that waits for its other half to get its turn gets nowhere.
+        // Several guests share few processors: with two processors, a guest that waits for its second one
+        // makes no progress.
         let mut config = Config::new(&name).network(network, number).shape(Shape { memory: 2048, cpus: 1 });
         let count = disks.len();
         config.disks = disks;
@@ -126,7 +127,7 @@ impl Worker {
             "--kubeconfig=/etc/kubernetes/kubeconfig".to_owned(),
             format!("--hostname-override={}", self.name),
             format!("--node-ip={}", Network::address(self.number)),
-            // Nobody looks at the figures of containers here.
+            // The container statistics are unused here.
             "--housekeeping-interval=5m".to_owned(),
         ];
         containerd::daemon(&self.vm, "kubelet", &arguments).await?;
@@ -180,9 +181,9 @@ fn kubelet() -> serde_json::Value {
         "cgroupDriver": "cgroupfs",
         "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
         "resolvConf": "",
-        // Nobody is there; without it every pod gets a warning.
+        // There is no DNS server; without this every pod gets a warning.
         "clusterDNS": ["10.96.0.10"],
-        // A Secret that is made after the pod that waits for it shows within this time.
+        // A Secret that is created after the pod that waits for it is mounted within this time.
         "syncFrequency": "15s",
         "failSwapOn": false,
         // Saves work on an emulated processor: control groups of pods are read every two seconds, and

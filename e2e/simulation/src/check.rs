@@ -32,7 +32,7 @@ pub(crate) fn put(pool: &SimulatedPool, specs: impl Iterator<Item = VolumeSpec>)
     }
 }
 
-/// The storage does what it is told, and soon.
+/// The storage executes every request, soon.
 pub(crate) fn calm(pool: &SimulatedPool) {
     for operation in [Operation::Carve, Operation::Remove, Operation::Write, Operation::Read, Operation::SetRecord] {
         pool.set_delay(operation, Duration::from_millis(if operation == Operation::Read { 0 } else { 20 }));

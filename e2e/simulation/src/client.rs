@@ -13,7 +13,7 @@ use tonic::{Code, Request, Status};
 
 use crate::world::{Audit, Claim, ECHO, KEY, Life, MIB, NODES, Shared, Where, World};
 
-/// How often the auditor looks.
+/// The interval of the auditor's checks.
 const AUDIT: Duration = Duration::from_millis(500);
 
 /// The next step for a claim.
@@ -179,7 +179,7 @@ impl World {
             status.code(),
             Code::Aborted | Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted
         );
-        // A pool that was made to fail says so.
+        // A pool with an injected failure reports it.
         let planned = status.code() == Code::Internal && status.message().contains("made to fail");
         if !expected && !planned {
             let name = self.claims[index].name.clone();
@@ -227,7 +227,7 @@ impl Claim {
     }
 }
 
-/// Tells, once it is asked for, what this controller says there is. Never ends.
+/// Reports, on request, what this controller lists. Never ends.
 pub(crate) async fn audit(shared: Shared, service: ControllerService, replica: usize) {
     loop {
         tokio::time::sleep(AUDIT).await;

@@ -19,11 +19,11 @@ pub(crate) fn seed(seed: u64) {
 /// What libc offers under this name, from the seed. Threads without one get zeros: none of them decides anything.
 ///
 /// # Safety
-/// As for libc's: `buffer` has room for `length` bytes.
+/// As for libc's: `buffer` has space for `length` bytes.
 #[allow(unsafe_code, reason = "takes the place of libc's function")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, _flags: u32) -> isize {
-    // SAFETY: the caller gives a buffer of that length.
+    // SAFETY: the caller passes a buffer of that length.
     let bytes = unsafe { std::slice::from_raw_parts_mut(buffer, length) };
     let seeded = BYTES.try_with(|from| match &mut *from.borrow_mut() {
         Some(from) => {

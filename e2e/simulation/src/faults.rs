@@ -38,13 +38,13 @@ pub(crate) enum Action {
     Swap { one: usize, other: usize },
     /// A controller learns which agents there are.
     Learn { replica: usize },
-    /// The other replica gets the lease; the one that had it learns that late.
+    /// The other replica gets the lease; the previous holder learns that late.
     HandOver { late: Duration },
     /// A replica learns that it has lost the lease of that term.
     Disbelieve { replica: usize, term: u64 },
     /// A controller that held the lease before it was started again takes it for another term.
     Retake { replica: usize },
-    /// The other replica's sidecars look after the claims from now on.
+    /// From now on the other replica's sidecars handle the claims.
     Sidecars { to: Option<usize> },
     /// Operations on a node's storage take this long.
     SlowDisk { node: usize, operation: Operation, delay: Duration },
@@ -172,7 +172,7 @@ impl Plan {
         }
     }
 
-    /// The lease changes hands, often while the links of the one that loses it are slow.
+    /// The lease moves, often while the links of its previous holder are slow.
     fn lease(&mut self, rng: &mut Rng) {
         let mut at = seconds(rng, 3.0, 10.0);
         // As long as no controller crashes, they hold it by turns.

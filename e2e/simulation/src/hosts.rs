@@ -28,7 +28,7 @@ pub(crate) struct Common {
     pub(crate) closed: Closed,
     /// The certificates of the controllers and of the nodes; none where the run goes without.
     pub(crate) certificates: Option<(tls::Source, tls::Source)>,
-    /// How the links are made and kept.
+    /// How connections are made and kept.
     pub(crate) timing: Timing,
 }
 

@@ -31,7 +31,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "quarry-simulation [--runs N] [--seed FIRST] [--break name-lock|fence]";
 
-/// The safeguards that can be taken out.
+/// The safeguards that can be disabled.
 const SAFEGUARDS: [&str; 2] = ["name-lock", "fence"];
 
 /// The command-line options.
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     runs: Option<u64>,
     /// The first one.
     seed: Option<u64>,
-    /// The safeguard that is taken out.
+    /// The disabled safeguard.
     without: Option<&'static str>,
     /// Whether this is the process of one seed.
     child: bool,

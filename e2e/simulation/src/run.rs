@@ -35,7 +35,7 @@ pub(crate) struct Report {
     pub(crate) orphans: usize,
     pub(crate) digest: u64,
     pub(crate) simulated: Duration,
-    /// Claims by how they ended: with a volume, with their deletion, without room.
+    /// Claims by their result: with a volume, deleted, without space.
     pub(crate) ends: [usize; 3],
 }
 
@@ -321,7 +321,7 @@ impl World {
         self.claims.iter().filter(under_way).map(tell).collect()
     }
 
-    /// Whether a volume can never be deleted: its storage was taken away, and its node is still there.
+    /// Whether a volume can never be deleted: its storage was removed, and its node still exists.
     fn unreachable(&self, id: &str) -> bool {
         let retired = |node: &Node| node.retired.iter().any(|storage| storage.holds(id, &node.name));
         self.nodes.iter().any(|node| !node.gone && retired(node))

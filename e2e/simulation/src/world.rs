@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 /// How many nodes there are.
 pub(crate) const NODES: usize = 3;
-/// How many controllers serve at once.
+/// The number of controllers that serve.
 pub(crate) const REPLICAS: usize = 2;
 /// Where agents listen.
 pub(crate) const PORT: u16 = 9810;
@@ -121,7 +121,7 @@ pub(crate) struct Claim {
     pub(crate) born: Duration,
     /// When to delete it.
     pub(crate) dies: Option<Duration>,
-    /// Which replica's sidecar looks after it.
+    /// Which replica's sidecar handles it.
     pub(crate) owner: usize,
     pub(crate) life: Life,
     /// Calls under way.
@@ -149,7 +149,7 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    /// Tells two runs apart.
+    /// Distinguishes two runs.
     pub(crate) fn digest(&self) -> u64 {
         let bytes = self.lines.iter().flat_map(|line| line.bytes());
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))

@@ -5,7 +5,7 @@
 pub struct Group {
     /// The folder of its Go module.
     pub name: &'static str,
-    /// The upstream module, which gives the group its version.
+    /// The upstream module, whose version is the group's version.
     pub(super) module: &'static str,
     /// Go's build tags.
     pub(super) tags: &'static [&'static str],

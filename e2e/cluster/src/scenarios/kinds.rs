@@ -67,7 +67,7 @@ pub(super) async fn shapes(cluster: &mut Cluster) -> Result<String> {
     Ok("raw block of zeroes, xfs with noatime and nodev, fsGroup".to_owned())
 }
 
-/// Two pods of one volume, one pod alone, and a volume that lives with its pod.
+/// Two pods with one volume, one exclusive pod, and a volume that is deleted with its pod.
 pub(super) async fn sharing(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "sharing").await?;
     space.apply(&[claim("shared", CLASS, "64Mi"), pod("writer", sleeper(&["shared"]))]).await?;

@@ -112,7 +112,7 @@ fn path(set: &str) -> String {
     format!("/var/tmp/old-{set}")
 }
 
-/// A volume as the static provisioner makes it, for the claim of a set's first pod.
+/// A volume as the static provisioner creates it, for the claim of a set's first pod.
 fn local(set: &str) -> Value {
     let node = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": [NODE] });
     json!({

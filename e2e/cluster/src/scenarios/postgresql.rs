@@ -16,7 +16,7 @@ use crate::space::Space;
 
 /// For how long the database works before the power goes.
 const LOAD: Duration = Duration::from_secs(45);
-/// The node that it runs on: an image of that size is not for all.
+/// The node that it runs on: an image of that size does not go to all nodes.
 const NODE: &str = "node-2";
 
 /// Creates the database if there is none, and serves it.
@@ -41,7 +41,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
             );
         }
         let more = json!({
-            // PostgreSQL refuses a folder that kubelet, mounting it again, has opened to the group.
+            // PostgreSQL rejects a folder to which kubelet has given the group access when mounting it again.
             "securityContext": { "fsGroup": 5432, "fsGroupChangePolicy": "OnRootMismatch" },
             "nodeSelector": { "kubernetes.io/hostname": NODE },
         });

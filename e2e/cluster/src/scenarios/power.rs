@@ -53,7 +53,7 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
     Ok(format!("{acknowledged} flushed lines, all there after the boot of {name}"))
 }
 
-/// A node is destroyed and deleted: its claim can be deleted, and the pod gets a new volume elsewhere.
+/// A node is destroyed and deleted: its claim can be deleted, and the pod gets a new volume on another node.
 pub(super) async fn gone(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "gone").await?;
     let name = cluster.workers.last().context("there is no node")?.name.clone();

@@ -9,7 +9,7 @@ use crate::space::Space;
 /// How old the last line of a pod that writes may be, in seconds: emulated nodes are slow.
 const LATE: i64 = 10;
 
-/// Has a pod write lines to a volume of its own. A write that fails ends it and leaves a mark.
+/// Starts a pod that writes lines to a volume of its own. A failed write ends it and leaves a mark.
 pub(super) async fn write(space: &Space<'_>, pod: &str, volume: &str) -> Result<()> {
     let at = format!("/data/{volume}");
     let script = format!("(while date +%s >>{at}/log; do sleep 0.5; done; touch {at}/failed) >/dev/null 2>&1 &");
