@@ -13,7 +13,7 @@ use crate::{Setting, certificates};
 
 const NODES: usize = 200;
 const VOLUMES: usize = 10;
-/// What is made in addition.
+/// The additional volumes.
 const SIZE: u64 = 1 << 30;
 /// How many callers want a part of the last gigabyte, and how large a part.
 const CALLERS: usize = 32;
@@ -73,7 +73,7 @@ fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap()
 }
 
-/// What a node has free when so many bytes were made in addition.
+/// A node's free space after this many additional bytes were allocated.
 fn free(more: u64) -> i64 {
     signed(2 * DISK * EXTENT - u64::try_from(VOLUMES).unwrap() * VOLUME - more)
 }

@@ -17,7 +17,7 @@ use crate::{Setting, nodes};
 
 /// The key of the topology.
 pub(crate) const KEY: &str = "topology.scale/node";
-/// How long to look for all nodes before this is called a failure.
+/// How long to wait for all nodes before this counts as a failure.
 const PATIENCE: Duration = Duration::from_secs(500);
 
 /// Serves until the end of the input. `go` passes the nodes to it, and is answered when all have reported

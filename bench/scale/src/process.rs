@@ -21,8 +21,8 @@ pub(crate) fn raise_limit() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
-/// Fails early, and clearly, where so many nodes cannot be had: a node needs a listener and a connection for each
-/// controller and for the measurement itself, in one process.
+/// Fails early, with a clear error, if this many nodes are not possible: a node needs a listener, and a
+/// connection for each controller and for the measurement itself, in one process.
 pub(crate) fn check_limit(nodes: usize, controllers: usize) {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let needed = u64::try_from(nodes * (1 + controllers)).unwrap() + BESIDES;

@@ -12,7 +12,7 @@ pub(crate) struct Row {
     pub(crate) empty: u64,
     /// From the list of nodes to all their full state.
     pub(crate) start: f64,
-    /// After all agents were restarted at once, until all were connected again.
+    /// The time after all agents restarted at once, until all were connected again.
     pub(crate) back: f64,
     pub(crate) capacity: Spread,
     /// CreateVolume through the controller, and of the agent itself.

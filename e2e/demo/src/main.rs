@@ -98,7 +98,7 @@ impl Demo {
             "block" => format!("/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/publish/{name}/{pod}"),
             _ => format!("/var/lib/kubelet/pods/{pod}/volumes/kubernetes.io~csi/{name}/mount"),
         };
-        // Kubelet makes these folders before it calls a driver.
+        // Kubelet creates these folders before it calls a driver.
         let folders = format!("mkdir -p {staging} $(dirname {}) $(dirname {})", target("pod-a"), target("pod-b"));
         self.vm.sh(folders).await?;
 

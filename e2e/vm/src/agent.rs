@@ -34,7 +34,7 @@ impl Command {
         Self { exec: Exec { argv, ..Exec::default() }, timeout: COMMAND }
     }
 
-    /// A shell script, ended by its first command that fails.
+    /// A shell script that stops at its first failing command.
     #[must_use]
     pub fn sh(script: impl Into<String>) -> Self {
         Self::new(["sh".to_owned(), "-ec".to_owned(), script.into()])
@@ -88,10 +88,10 @@ impl From<Vec<String>> for Command {
     }
 }
 
-/// What a command said, and how it ended.
+/// A command's output and exit status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// How it ended.
+    /// The exit status.
     pub exit: Exit,
     /// All of its standard output.
     pub stdout: Vec<u8>,
@@ -120,7 +120,7 @@ pub enum Event {
     Stdout(Vec<u8>),
     /// Bytes of its standard error.
     Stderr(Vec<u8>),
-    /// It has ended. Children that it left behind may live on.
+    /// It has exited. Children that it left behind may still run.
     Exit(Exit),
 }
 
@@ -178,7 +178,7 @@ impl Guest {
         Ok(connection)
     }
 
-    /// Starts a command and gives a handle to follow it. The command's time-out does not apply.
+    /// Starts a command and returns a handle to follow it. The command's timeout does not apply.
     ///
     /// # Errors
     /// When the guest cannot be reached, or the program cannot be started there.
@@ -217,7 +217,7 @@ impl Guest {
         })?
     }
 
-    /// Runs a command to its end and collects its output, however it ends.
+    /// Runs a command to completion and collects its output, whatever its exit status.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -233,7 +233,7 @@ impl Guest {
         Ok(Output { exit, stdout, stderr })
     }
 
-    /// Runs a command that must succeed, and gives its standard output without the last line break.
+    /// Runs a command that must succeed, and returns its standard output without the last line break.
     ///
     /// # Errors
     /// As [`Self::run`], and the command fails; the error quotes its output.
@@ -247,7 +247,7 @@ impl Guest {
         Ok(output.text().trim_end_matches('\n').to_owned())
     }
 
-    /// As [`Self::check`], for a shell script that ends at its first failing command.
+    /// As [`Self::check`], for a shell script that stops at its first failing command.
     ///
     /// # Errors
     /// As [`Self::check`].
@@ -329,7 +329,8 @@ impl Guest {
         Ok(connection)
     }
 
-    /// Moves the guest's clock forward by so many seconds, or back. It runs on from there until the guest boots again.
+    /// Moves the guest's clock forward or back by this many seconds. It continues from there until the guest
+    /// boots again.
     ///
     /// # Errors
     /// When the guest cannot be reached.
@@ -386,8 +387,8 @@ impl Process {
         self.pid
     }
 
-    /// Waits for the next thing that happens. Nothing happens after [`Event::Exit`]. Not to be raced against other
-    /// futures: a call that is dropped half-way may lose bytes.
+    /// Waits for the next event. None follows [`Event::Exit`]. Do not race it against other futures: a call
+    /// that is dropped half-way may lose bytes.
     ///
     /// # Errors
     /// When the guest is lost.

@@ -23,7 +23,7 @@ impl Cache {
     /// Opens the cache: `$QUARRY_CACHE`, else `$XDG_CACHE_HOME/quarry`, else `~/.cache/quarry`.
     ///
     /// # Errors
-    /// When no such folder can be named or made.
+    /// No such folder can be determined or created.
     pub fn open() -> Result<Self> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let root = variable("QUARRY_CACHE")
@@ -37,7 +37,7 @@ impl Cache {
     /// A cache in a folder of the caller's choice.
     ///
     /// # Errors
-    /// When the folder cannot be made.
+    /// The folder cannot be created.
     pub fn at(root: PathBuf) -> Result<Self> {
         fs::create_dir_all(&root).with_context(|| format!("cannot make the cache folder {}", root.display()))?;
         Ok(Self { root })
@@ -51,7 +51,8 @@ impl Cache {
 
     /// Finds the entry of this kind and key, or has it built: `build` fills the folder it is given.
     ///
-    /// No kind's name may begin with another's and a hyphen: old entries are removed by their names' beginning.
+    /// The name of a kind must not start with that of another and a hyphen: old entries are removed by the
+    /// prefix of their names.
     ///
     /// # Errors
     /// When `build` fails, or the cache's folder cannot be written.
@@ -120,7 +121,7 @@ impl Cache {
     }
 }
 
-/// A short hash of everything that an entry is made from. Lengths are hashed too, so that parts cannot run together.
+/// A short hash of all inputs of an entry. Lengths are hashed too, so that parts cannot run together.
 #[must_use]
 pub fn key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hasher = blake3::Hasher::new();

@@ -25,7 +25,7 @@ impl Daemon {
     /// Starts a program with its output in `log`, which is truncated.
     ///
     /// # Errors
-    /// When the log cannot be made or the program not be started.
+    /// The log cannot be created or the program cannot be started.
     pub fn start(
         program: &Path,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -49,7 +49,7 @@ impl Daemon {
         Ok(Self { name, child, log, _leash: Leash::new(leader, Signal::SIGKILL)? })
     }
 
-    /// Fails, with the end of its log, if the program has ended.
+    /// Fails, with the end of its log, if the program has exited.
     ///
     /// # Errors
     /// It has exited, or its state cannot be read.
@@ -66,7 +66,7 @@ impl Daemon {
     }
 }
 
-/// Runs a program of the host to its end and gives its standard output.
+/// Runs a program of the host to completion and returns its standard output.
 ///
 /// # Errors
 /// It cannot be started, runs past `deadline` (it is killed), or fails; the error quotes the end of its

@@ -83,7 +83,7 @@ pub(crate) fn path() -> String {
     format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
-/// Runs a program to its end and gives its standard output.
+/// Runs a program to completion and returns its standard output.
 ///
 /// # Errors
 /// It cannot be started, runs past `deadline` (it is killed), or fails; the error quotes the end of its
@@ -128,7 +128,7 @@ pub(crate) struct Leash {
     group: Pid,
     signal: Signal,
     held: bool,
-    // Killed when dropped, before its pipe closes: it acts only when nobody could do so.
+    // Killed when dropped, before its pipe closes: it acts only if this process cannot.
     _shell: Child,
 }
 
@@ -142,14 +142,14 @@ impl Leash {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
-            // A terminal's Ctrl-C reaches us alone.
+            // A terminal's Ctrl-C reaches only this process.
             .process_group(0)
             .spawn()
             .context("cannot start sh")?;
         Ok(Self { group: Pid::from_raw(leader.cast_signed()), signal, held: true, _shell: shell })
     }
 
-    /// The group's leader has ended; its number may belong to another process soon.
+    /// The group's leader has exited; its number may soon belong to another process.
     pub(crate) fn release(mut self) {
         self.held = false;
     }
@@ -158,7 +158,7 @@ impl Leash {
 impl Drop for Leash {
     fn drop(&mut self) {
         if self.held {
-            // It may have ended by itself.
+            // It may have exited by itself.
             let _ = killpg(self.group, self.signal);
         }
     }

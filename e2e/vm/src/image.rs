@@ -18,7 +18,8 @@ const ARCHITECTURE: &str = "amd64";
 /// A kernel with few drivers: all that a virtual machine has, device-mapper included.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
-/// What a host that runs Quarry has, and what tests look with, in every guest; see also [`System::packages`].
+/// The packages of a host that runs Quarry, and the tools of the tests, in every guest; see also
+/// [`System::packages`].
 const PACKAGES: &[&str] = &[
     "btrfs-progs",
     "busybox-static",
@@ -147,7 +148,7 @@ fn initrd(boot: &Path, system: System, agent: &[u8]) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// The modules to load, each after those that it needs, from the texts of a modules.dep and a modules.builtin.
+/// The modules to load, each after its dependencies, from the texts of a modules.dep and a modules.builtin.
 fn load_order<'a>(dependencies: &'a str, built_in: &str, wanted: &[&str]) -> Result<Vec<&'a str>> {
     let mut order: Vec<&str> = Vec::new();
     for name in wanted {

@@ -218,7 +218,7 @@ impl Qemu {
         Ok(Self { qmp, port, child, leash: Some(leash) })
     }
 
-    /// Ends the machine at once, as if its power cord were pulled, and waits until it is gone.
+    /// Kills the machine at once, like pulling the power cord, and waits until it is gone.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         self.child.kill().await.context("cannot kill QEMU")?;
         self.released();
@@ -232,7 +232,7 @@ impl Qemu {
         }
     }
 
-    /// Waits until QEMU has ended by itself.
+    /// Waits until QEMU has exited by itself.
     pub(crate) async fn wait(&mut self, deadline: Duration) -> Result<()> {
         tokio::time::timeout(deadline, self.child.wait())
             .await
@@ -268,7 +268,7 @@ pub(crate) async fn accelerator(cache: &Cache, image: &Image) -> Result<Accelera
     Ok(if answer == "kvm" { Accelerator::Kvm } else { Accelerator::Tcg })
 }
 
-/// Boots the kernel under KVM and looks for our own first line: that /dev/kvm exists proves nothing.
+/// Boots the kernel under KVM and waits for our own first line: the existence of /dev/kvm proves nothing.
 async fn kvm_works(image: &Image, folder: &Path) -> bool {
     let console = folder.join("console.log");
     let mut command = Command::new(QEMU);

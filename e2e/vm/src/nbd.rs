@@ -111,7 +111,8 @@ impl Server {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until the connection has ended: QEMU must have closed it, or be dead. Requests that hang are dropped.
+    /// Waits until the connection has closed: QEMU must have closed it, or be dead. Hanging requests are
+    /// dropped.
     pub(crate) fn finish(&mut self) -> Result<()> {
         let Some((name, thread)) = self.connection.take() else { return Ok(()) };
         lock(&self.shared.state).dead = true;
@@ -137,7 +138,7 @@ impl Drop for Server {
     }
 }
 
-/// A panic elsewhere does not make the disk's content wrong.
+/// A panic in another thread does not corrupt the disk's content.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -28,7 +28,8 @@ const MAX_FRAME: usize = 68 << 10;
 /// Frames that wait for a node to read them; what comes beyond is lost.
 const QUEUE: usize = 512;
 
-/// A network of nodes, apart from every other: hand it to [`crate::Config::network`]. Clones are the same network.
+/// A network of nodes, separate from all others: pass it to [`crate::Config::network`]. Clones are the same
+/// network.
 ///
 /// Its addresses are 10.77.0.1 to 10.77.0.254, without a router: it leads nowhere else.
 #[derive(Clone, Default)]
@@ -107,7 +108,7 @@ impl Drop for Cable {
 }
 
 impl Switch {
-    /// A panic elsewhere does not make the list wrong.
+    /// A panic in another thread does not corrupt the list.
     fn cables(&self) -> MutexGuard<'_, BTreeMap<u32, SyncSender<Arc<[u8]>>>> {
         self.cables.lock().unwrap_or_else(PoisonError::into_inner)
     }

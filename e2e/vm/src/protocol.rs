@@ -34,7 +34,7 @@ pub mod kind {
     pub const STDOUT: u8 = b'o';
     /// Agent: bytes of the command's standard error.
     pub const STDERR: u8 = b'e';
-    /// Agent: the command has ended; an [`super::Exit`] as JSON.
+    /// Agent: the command has exited; an [`super::Exit`] as JSON.
     pub const EXIT: u8 = b'x';
     /// Agent: the request failed; why, as text.
     pub const FAILED: u8 = b'f';
@@ -47,7 +47,7 @@ pub enum Request {
     Exec(Exec),
     /// Write a file: DATA frames and END follow, the answer is END. The file appears at once, complete.
     Put {
-        /// Absolute path in the guest; its folder is made when missing.
+        /// Absolute path in the guest; its folder is created if missing.
         path: String,
         /// Permission bits.
         mode: u32,
@@ -107,17 +107,17 @@ pub struct Exec {
     pub detach: bool,
 }
 
-/// How a command ended.
+/// How a command exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// The exit code, unless a signal ended it.
+    /// The exit code, unless a signal killed it.
     pub code: Option<i32>,
-    /// The signal that ended it.
+    /// The signal that killed it.
     pub signal: Option<i32>,
 }
 
 impl Exit {
-    /// Whether the command ended with exit code 0.
+    /// Whether the command exited with code 0.
     #[must_use]
     pub fn success(&self) -> bool {
         self.code == Some(0)

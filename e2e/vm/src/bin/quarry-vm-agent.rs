@@ -27,7 +27,7 @@ use quarry_vm::protocol::{Exec, Exit, HELLO, PORT, Request, SEED, frame, kind, p
 /// open.
 const DRAIN: Duration = Duration::from_millis(300);
 
-/// How long a TCP connection may take to be made; over a link that is down it never is.
+/// The timeout of a TCP connection attempt; over a link that is down it never succeeds.
 const CONNECT: Duration = Duration::from_secs(30);
 
 fn main() -> io::Result<()> {
@@ -72,7 +72,7 @@ fn read_frame(connection: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     Ok((kind, payload))
 }
 
-/// What a command's threads report to the one that writes to the connection.
+/// What a command's threads send to the thread that writes to the connection.
 enum Happened {
     Output(u8, Vec<u8>),
     Closed,
@@ -125,7 +125,7 @@ fn run(connection: &mut TcpStream, exec: Exec) -> io::Result<()> {
     })
 }
 
-/// Passes on what happens until the command has ended and its output is drained.
+/// Forwards events until the command has exited and its output is drained.
 fn report(
     connection: &mut TcpStream,
     happened: &Receiver<Happened>,
@@ -254,7 +254,8 @@ fn refused(connection: &mut TcpStream, what: &dyn Display, error: &io::Error) ->
     connection.write_all(&frame(kind::FAILED, reason.as_bytes()))
 }
 
-/// Says that the connection is made, and passes bytes on both ways until both ends have ended.
+/// Reports that the connection is established, and forwards bytes in both directions until both ends have
+/// closed.
 fn relay<W: Write + Send + 'static>(
     mut connection: TcpStream,
     mut reader: impl Read,
@@ -303,7 +304,7 @@ struct Entropy {
     seed: [u8; SEED],
 }
 
-/// Gives the kernel entropy that counts, and makes it use it now, not at its next turn in some minutes.
+/// Adds entropy to the kernel and makes it use it now, not at its next reseed in some minutes.
 #[allow(unsafe_code)]
 fn reseed(random: &File, seed: &[u8]) -> io::Result<()> {
     // The kernel declares this call with two integers, whatever follows them.
