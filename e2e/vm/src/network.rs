@@ -186,7 +186,7 @@ mod tests {
         for other in [&mut two, &mut three] {
             assert_eq!(read_frame(other).unwrap(), frame(b"from one"));
         }
-        // What the sender and the stranger hear next is not what the sender said.
+        // The frame above does not return to its sender, and does not reach the other network.
         two.write_all(&frame(b"from two")).unwrap();
         assert_eq!(read_frame(&mut one).unwrap(), frame(b"from two"));
         machine(&elsewhere).write_all(&frame(b"from elsewhere")).unwrap();

@@ -74,7 +74,7 @@ pub enum Request {
         paths: Vec<String>,
         /// Whether to wait for their presence or for their absence.
         present: bool,
-        /// How long to wait, in milliseconds, before FAILED names one that is not as asked.
+        /// How long to wait, in milliseconds, before FAILED names a path in the wrong state.
         milliseconds: u64,
     },
     /// Become a machine of its own: every restored guest starts as the same one.
