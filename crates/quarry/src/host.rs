@@ -79,8 +79,8 @@ fn node_name(name: Option<String>) -> anyhow::Result<String> {
         || !edge(bytes.last())
     {
         bail!(
-            "{name:?} is not a valid node name: a node name has at most {} letters, digits, '-', '_' and '.', as the value of a Kubernetes \
-             label; set one with --node",
+            "{name:?} is not a valid node name: a node name has at most {} letters, digits, '-', '_' and '.', as the \
+             value of a Kubernetes label; set one with --node",
             quarry_volume::MAX_NODE
         );
     }

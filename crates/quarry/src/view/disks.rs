@@ -32,9 +32,7 @@ pub(crate) struct Args {
 pub(super) async fn run(args: Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let configured = args.config.as_deref().map(quarry_pool::load).transpose()?;
     if !quarry_exec::missing_tools(&["blkid"]).is_empty() {
-        bail!(
-            "the program blkid, which identifies what is on a disk, is missing from PATH; install the package util-linux"
-        );
+        bail!("the program blkid, which reads disk signatures, is missing from PATH; install the package util-linux");
     }
     let found = quarry_pool::list_disks(configured.as_deref()).await?;
     print(args.output, &found, out)

@@ -26,8 +26,8 @@ pub(crate) async fn certificates(source: tls::Source, authority: Option<Authorit
                 "store-unreadable",
                 "certificates",
                 format!("cannot be read from their store: {error}"),
-                "with Kubernetes, check that its API answers and that the controller's service account has its permissions; \
-                 without, check the directory given by --certificates",
+                "with Kubernetes, check that its API answers and that the controller's service account has its \
+                 permissions; without, check the directory given by --certificates",
             )),
         }
     }
@@ -109,7 +109,7 @@ fn issued(status: &Status, now: SystemTime) -> Vec<Finding> {
             "certificate-due",
             subject,
             problem,
-            "wait a minute for the controller to issue it; if it does not, see its log, or try `quarry certificates issue`",
+            "the controller issues it within a minute; if it does not, see its log, or try `quarry certificates issue`",
         ));
     }
     findings

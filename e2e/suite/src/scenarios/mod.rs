@@ -72,7 +72,7 @@ fn own() -> Vec<Scenario> {
         },
         Scenario {
             name: "disk-lifecycle",
-            about: "the complete life of a volume on whole disks: virtio, NVMe and SCSI, sectors of 512 and 4096 bytes, every wipe policy",
+            about: "the life of a volume on whole disks: virtio, NVMe, SCSI, 512- and 4096-byte sectors, all wipe policies",
             limit: minutes(15),
             run: |context| Box::pin(disk::lifecycle::run(context)),
         },
@@ -84,13 +84,13 @@ fn own() -> Vec<Scenario> {
         },
         Scenario {
             name: "disk-pulled",
-            about: "disks are removed, return under other names, are added, fail, are swapped; twenty callers want ten of them",
+            about: "disks are removed, renamed, added, fail, are swapped; twenty callers want ten of them",
             limit: minutes(15),
             run: |context| Box::pin(disk::pulled::run(context)),
         },
         Scenario {
             name: "disk-wiped",
-            about: "the disk of a deleted volume of 1 TiB: reported as being wiped, not offered, and the wipe resumes after a kill",
+            about: "a deleted volume of 1 TiB: its disk is reported as being wiped, and the wipe resumes after a kill",
             limit: minutes(10),
             run: |context| Box::pin(disk::wiped::run(context)),
         },
@@ -108,7 +108,7 @@ fn own() -> Vec<Scenario> {
         },
         Scenario {
             name: "disk-power-cut",
-            about: "power cuts while whole disks are claimed, used and released; any part of unflushed writes may survive",
+            about: "power cuts while whole disks are claimed, used and released; some unflushed writes survive",
             limit: minutes(15),
             run: |context| Box::pin(power_cut::on_disks(context)),
         },
@@ -156,7 +156,7 @@ fn own() -> Vec<Scenario> {
         },
         Scenario {
             name: "cluster-away",
-            about: "a node is cut off, loses power, restarts: calls fail at once, other nodes keep working, and nothing is lost",
+            about: "a node is cut off, loses power, restarts: calls fail at once, others keep working, nothing is lost",
             limit: minutes(12),
             run: |context| Box::pin(cluster::away::run(context)),
         },
@@ -204,13 +204,13 @@ fn own() -> Vec<Scenario> {
         },
         Scenario {
             name: "never-format",
-            about: "storage that may hold data is never formatted, wiped or removed: damage, foreign volumes, old metadata, unknown records",
+            about: "data is never formatted, wiped or removed: damage, foreign volumes, old metadata, unknown records",
             limit: minutes(15),
             run: |context| Box::pin(never_format::run(context)),
         },
         Scenario {
             name: "hung-tools",
-            about: "a hung lvm is killed if it only reports, waited for if it changes something, and blocks nothing else",
+            about: "a hung lvm is killed if it only reports, waited for if it makes changes, and blocks nothing else",
             limit: minutes(10),
             run: |context| Box::pin(hung_tools::run(context)),
         },
@@ -222,7 +222,7 @@ fn own() -> Vec<Scenario> {
         },
         Scenario {
             name: "lost-disk",
-            about: "one of two disks is removed: raid1 and healthy volumes keep working, a broken one reports why, none is lost",
+            about: "one of two disks is removed: raid1 and healthy volumes work, a broken one reports why, none is lost",
             limit: minutes(15),
             run: |context| Box::pin(lost_disk::run(context)),
         },
@@ -252,7 +252,7 @@ fn own() -> Vec<Scenario> {
         },
         Scenario {
             name: "full-metadata",
-            about: "a volume group whose metadata area is full: no capacity, no new volume, and other calls keep working",
+            about: "a volume group whose metadata area is full: no capacity, no new volume, other calls keep working",
             limit: minutes(12),
             run: |context| Box::pin(full_pool::metadata_area(context)),
         },

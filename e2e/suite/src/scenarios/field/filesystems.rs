@@ -20,7 +20,7 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "dead-filesystems",
-            about: "filesystems that are shut down, read-only after an error, or on a failing disk: none is staged or published",
+            about: "filesystems that are shut down, read-only or on a failing disk: none is staged or published",
             limit: Duration::from_secs(15 * 60),
             run: |context| Box::pin(dead::run(context)),
         },

@@ -45,13 +45,13 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "host-settings",
-            about: "lvm.conf with every setting that could matter, its filters, the devices file: honoured or without effect, and reported",
+            about: "lvm.conf with every relevant setting, its filters, the devices file: honoured or harmless, and reported",
             limit: minutes(15),
             run: |_| Box::pin(settings()),
         },
         Scenario {
             name: "tenant-tricks",
-            about: "a tenant writes volume groups, copies of the pool's disk and arrays into raw volumes: no effect on others",
+            about: "a tenant writes volume groups, copies of the pool's disk and arrays into raw volumes: no effect",
             limit: minutes(15),
             run: |_| Box::pin(tricks()),
         },

@@ -48,7 +48,7 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "ill-disk",
-            about: "a disk returns errors for a while: it is back within ten seconds, without a restart, with few lvm processes",
+            about: "a disk returns errors for a while: back within ten seconds, without a restart, with few processes",
             limit: minutes(12),
             run: |_| Box::pin(ill()),
         },

@@ -22,7 +22,7 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "identity-moved",
-            about: "two logical volumes with one record, vgsplit, vgmerge: never missing, never deleted, and reported with their location",
+            about: "two logical volumes with one record, vgsplit, vgmerge: never missing or deleted, always located",
             limit,
             run: |context| Box::pin(moved(context)),
         },
@@ -34,13 +34,13 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "identity-removed",
-            about: "a delete removes only the volume, even if something else appears between two steps, and wherever it is killed",
+            about: "a delete removes only the volume, even if something appears between two steps or it is killed",
             limit,
             run: |context| Box::pin(removed(context)),
         },
         Scenario {
             name: "identity-unfinished",
-            about: "a creation whose record does not fit in the metadata area is retried, and succeeds when there is space",
+            about: "a creation whose record does not fit in the metadata area is retried until there is space",
             limit,
             run: |context| Box::pin(unfinished(context)),
         },

@@ -29,19 +29,19 @@ pub fn all() -> Vec<Scenario> {
         },
         Scenario {
             name: "raid-one-disk",
-            about: "an lvm that puts both copies on one disk: rejected, no remnants; such a volume is reported as not mirrored",
+            about: "an lvm that puts both copies on one disk: rejected, no remnants; reported as not mirrored",
             limit,
             run: |context| Box::pin(one_disk(context)),
         },
         Scenario {
             name: "read-only-disk",
-            about: "a disk that the kernel has made read-only: no free space, with the reason, until it is writable again",
+            about: "a disk that the kernel has made read-only: no free space, with the reason, until it is writable",
             limit,
             run: |context| Box::pin(read_only(context)),
         },
         Scenario {
             name: "idle-inactive",
-            about: "an unstaged volume is inactive: devices below it can be closed; in use, restaged at once, killed meanwhile",
+            about: "an unstaged volume is inactive: devices below it can be closed; in use, restaged, killed meanwhile",
             limit,
             run: |context| Box::pin(idle::run(context)),
         },
