@@ -1,11 +1,12 @@
-# Two commands do everything: `make demo` shows the main job, `make test` runs all that must be green.
+# Two commands do everything: `make demo` shows the main workflow, `make test` runs everything that must be
+# green.
 .DEFAULT_GOAL := help
 .PHONY: help demo test image chart cluster cluster-down e2e soak soak-sums bench-scale check fmt clippy unit deny advisories fuzz clean-cache
 
 help: ## Show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: ## Carve, stage, publish, delete: volumes' whole lives in a throw-away virtual machine
+demo: ## Create, stage, publish, delete: the life of a volume in a temporary virtual machine
 	@e2e/needs.sh demo
 	@cargo run --quiet --locked --package quarry-demo
 
@@ -22,23 +23,24 @@ chart: ## Lint and test the Helm chart
 	@e2e/needs.sh test
 	@deploy/check.sh
 
-cluster: ## A real Kubernetes on virtual nodes with Quarry installed by its chart, until cluster-down
+cluster: ## Start a real Kubernetes on virtual nodes with Quarry installed from its chart; stop it with cluster-down
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- up
 
-cluster-down: ## End the cluster of `make cluster`
+cluster-down: ## Stop the cluster of `make cluster`
 	@cargo run --quiet --locked --package quarry-cluster -- down
 
 e2e: ## Scenarios on a real Kubernetes with virtual nodes
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-cluster -- test
 
-# SLICE=3/12 runs the third of twelve parts, each under an hour on two cores in one guest. GUEST=bookworm or trixie: in that one alone.
-soak: ## The long sweeps, whole: every kill point, many power cuts (hours); SLICE=3/12 runs a part
+# SLICE=3/12 runs the third of twelve parts, each under an hour on two cores in one guest. GUEST=bookworm or
+# trixie: only in that guest.
+soak: ## The full sweeps: every kill point, many power cuts (hours); SLICE=3/12 runs a part
 	@e2e/needs.sh test
 	@cargo run --quiet --locked --package quarry-e2e -- --soak --slice $(or $(SLICE),1/1) $(if $(GUEST),--guest $(GUEST))
 
-soak-sums: ## What the slices of `make soak` that were run add up to
+soak-sums: ## Add up the results of the slices of `make soak`
 	@cargo run --quiet --locked --package quarry-e2e -- --sums
 
 bench-scale: ## Memory and times with 500, 2,000 and 5,000 nodes behind one controller (docs/scale.md)
@@ -50,16 +52,16 @@ fmt: ## Formatting
 	@e2e/needs.sh check
 	cargo fmt --all --check
 
-clippy: ## Lints, warnings denied
+clippy: ## Lints; warnings are errors
 	cargo clippy --quiet --locked --workspace --all-targets -- --deny warnings
 
 unit: ## Tests that need no root and no virtual machine
 	cargo test --quiet --locked --workspace
 
-deny: ## Licences, duplicate crates, where crates come from
+deny: ## Licences, duplicate crates, sources of crates
 	@e2e/deny.sh check bans licenses sources
 
-advisories: ## Known vulnerabilities in what is used (needs the network)
+advisories: ## Known vulnerabilities in dependencies (needs the network)
 	@e2e/deny.sh check advisories
 
 fuzz: ## Fuzz the parsers of mountinfo, of LVM's report, of the record and of the claim, two minutes each

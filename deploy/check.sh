@@ -1,6 +1,6 @@
 #!/bin/bash
-# The chart's tests: what it must render, what it must refuse, and that deploy/quarry.yaml and the examples are what they say.
-# The last line is `N passed, N failed`.
+# The chart's tests: what it must render, what it must reject, and that deploy/quarry.yaml and the examples
+# are valid. The last line is `N passed, N failed`.
 set -uo pipefail
 cd "$(dirname "$0")"
 
@@ -8,7 +8,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 passed=0 failed=0
 
-# result NAME STATUS FILE: counts one test; FILE holds what it said.
+# result NAME STATUS FILE: counts one test; FILE holds its output.
 result() {
     if [ "$2" = 0 ]; then
         passed=$((passed + 1))
@@ -20,12 +20,12 @@ result() {
     fi
 }
 
-# The values of a test stand in a file, so that helm reads them as it reads an operator's.
+# The values of a test are in a file, so that helm reads them as it reads an operator's.
 render() {
     ./helm.sh template quarry chart --namespace quarry --values "$1"
 }
 
-# accepts NAME <VALUES: renders, and holds what every installation must hold.
+# accepts NAME <VALUES: the chart renders, and the result passes the checks of every installation.
 accepts() {
     cat >"$work/values.yaml"
     render "$work/values.yaml" >"$work/rendered.yaml" 2>"$work/said" &&
@@ -33,7 +33,7 @@ accepts() {
     result "$1" $? "$work/said"
 }
 
-# refuses NAME WORDS <VALUES: does not render, and says these words.
+# refuses NAME WORDS <VALUES: the chart does not render, and the error contains these words.
 refuses() {
     cat >"$work/values.yaml"
     if render "$work/values.yaml" >/dev/null 2>"$work/said"; then
@@ -45,13 +45,13 @@ refuses() {
     result "$1" $? "$work/said"
 }
 
-# holds NAME PATTERN: the last rendering has a line like this.
+# holds NAME PATTERN: the last rendering has a line that matches.
 holds() {
     grep -qE -- "$2" "$work/rendered.yaml"
     result "$1" $? /dev/null
 }
 
-# lacks NAME PATTERN: the last rendering has no line like this.
+# lacks NAME PATTERN: the last rendering has no line that matches.
 lacks() {
     ! grep -E -- "$2" "$work/rendered.yaml" >"$work/said"
     result "$1" $? "$work/said"
@@ -66,13 +66,13 @@ result "helm finds nothing wrong" $? "$work/said"
 ./render.sh - >"$work/quarry.yaml" 2>"$work/said" && diff -u quarry.yaml "$work/quarry.yaml" >"$work/said"
 result "quarry.yaml is up to date (else: deploy/render.sh)" $? "$work/said"
 "$check" installation quarry.yaml >"$work/said" 2>&1
-result "quarry.yaml holds what it must" $? "$work/said"
+result "quarry.yaml passes the checks of an installation" $? "$work/said"
 for example in ../examples/*.yaml; do
     "$check" example "$example" >"$work/said" 2>&1
-    result "examples/${example##*/} is understood" $? "$work/said"
+    result "examples/${example##*/} is valid" $? "$work/said"
 done
 
-accepts "the chart's own values" </dev/null
+accepts "the chart's default values" </dev/null
 accepts "hosts that differ" <<'END'
 nodeGroups:
   nvme:
@@ -87,7 +87,7 @@ nodeGroups:
     nodeSelector: {quarry.dev/disks: plain, zone: a}
 END
 holds "the group's own pools" 'volumeGroup: vg-scratch$'
-holds "a group without pools has everybody's" 'volumeGroup: quarry$'
+holds "a group without pools uses the common ones" 'volumeGroup: quarry$'
 holds "the group's own kubelet" 'path: /var/lib/k0s/kubelet/pods,'
 accepts "five thousand hosts" <<<'clusterSize: 5000'
 holds "rates grow" '^ *- --kube-api-capacity-qps=100$'
@@ -95,7 +95,7 @@ holds "threads grow" '^ *- --capacity-threads=16$'
 holds "memory grows" '^ *memory: 422Mi$'
 accepts "one host" <<<'{clusterSize: 1, controller: {replicas: 1}}'
 holds "rates have a floor" '^ *- --kube-api-capacity-qps=5$'
-accepts "certificates of one's own" <<<'certificates: {controllerSecret: mine-c, nodeSecret: mine-n}'
+accepts "certificates of your own" <<<'certificates: {controllerSecret: mine-c, nodeSecret: mine-n}'
 accepts "IPv6, and no network policy" <<<'{bindAddress: "[::]", networkPolicy: {enabled: false}}'
 holds "IPv6 is listened on" '^ *- --listen=\[::\]:9810$'
 accepts "metrics for one namespace" <<'END'
@@ -121,8 +121,8 @@ storageClasses:
     allowedTopologies:
       - matchLabelExpressions: [{key: topology.local.csi.quarry.dev/node, values: [worker-1]}]
 END
-holds "a class waits for its pod" '^volumeBindingMode: WaitForFirstConsumer$'
-holds "parameters are texts" '^  stripes: "2"$'
+holds "a class waits for the first consumer" '^volumeBindingMode: WaitForFirstConsumer$'
+holds "parameters are strings" '^  stripes: "2"$'
 
 accepts "whole disks" <<'END'
 pools:
@@ -136,10 +136,10 @@ pools:
 diskFolders: [/mnt/disks, /srv/more]
 storageClasses: [{name: whole, parameters: {pool: whole, wipe: none}}]
 END
-holds "a folder of links is shown" '^ *- \{name: disk-folder-0, mountPath: /mnt/disks, mountPropagation: HostToContainer, readOnly: true\}$'
-holds "and every other, which must be there" 'path: /srv/more, type: Directory\}$'
+holds "a disk folder is mounted" '^ *- \{name: disk-folder-0, mountPath: /mnt/disks, mountPropagation: HostToContainer, readOnly: true\}$'
+holds "every other disk folder is mounted too, and must exist" 'path: /srv/more, type: Directory\}$'
 holds "sizes stay as they are" 'atMost: 4000000000000$'
-accepts "a folder of links on some hosts" <<'END'
+accepts "a disk folder on some hosts" <<'END'
 nodeGroups:
   links:
     nodeSelector: {quarry.dev/disks: links}
@@ -148,22 +148,22 @@ nodeGroups:
   plain:
     nodeSelector: {quarry.dev/disks: plain}
 END
-accepts "a group without folders of links, beside everybody's" <<'END'
+accepts "a group that overrides the common disk folders with none" <<'END'
 diskFolders: [/mnt/disks]
 nodeGroups:
   none: {nodeSelector: {quarry.dev/disks: none}, diskFolders: []}
 END
-lacks "a group's own empty list counts" 'disk-folder-|/mnt/disks'
-accepts "a group that does not speak of folders" <<'END'
+lacks "the empty list of a group takes effect" 'disk-folder-|/mnt/disks'
+accepts "a group without a list of disk folders" <<'END'
 diskFolders: [/mnt/disks]
 nodeGroups:
   plain: {nodeSelector: {quarry.dev/disks: plain}}
 END
-holds "everybody's are shown to it" 'mountPath: /mnt/disks,'
-sight='means disks by the path "/mnt/disks/*", which the node plugin cannot see'
-refuses "links in a folder that is not shown" "$sight" <<<'{pools: [{name: a, disk: {select: {paths: ["/mnt/disks/*"]}}}], diskFolders: [/mnt/disk]}'
+holds "it uses the common ones" 'mountPath: /mnt/disks,'
+sight='selects disks by the path "/mnt/disks/*", which the node plugin cannot see'
+refuses "links in a folder that is not mounted" "$sight" <<<'{pools: [{name: a, disk: {select: {paths: ["/mnt/disks/*"]}}}], diskFolders: [/mnt/disk]}'
 refuses "the same in an exclusion" "$sight" <<<'pools: [{name: a, disk: {select: {rotational: true}, exclude: {paths: ["/mnt/disks/*"]}}}]'
-refuses "links in a folder that is shown to other groups alone" "$sight" <<'END'
+refuses "links in a folder that is mounted only for other groups" "$sight" <<'END'
 diskFolders: [/mnt/disks]
 nodeGroups:
   none:
@@ -171,30 +171,30 @@ nodeGroups:
     pools: [{name: a, disk: {select: {paths: ["/mnt/disks/*"]}}}]
     diskFolders: []
 END
-refuses "a folder that the plugin needs itself" "diskFolders" <<<'diskFolders: [/usr/disks]'
-refuses "a pool of nothing" 'the pool "a" is made of lvm or of disk' <<<'pools: [{name: a}]'
-refuses "a pool of both" 'the pool "a" is made of lvm or of disk' <<<'pools: [{name: a, lvm: {volumeGroup: b}, disk: {select: {rotational: true}}}]'
+refuses "a folder that the plugin uses itself" "diskFolders" <<<'diskFolders: [/usr/disks]'
+refuses "a pool without lvm and disk" 'the pool "a" must set exactly one of lvm and disk' <<<'pools: [{name: a}]'
+refuses "a pool with both lvm and disk" 'the pool "a" must set exactly one of lvm and disk' <<<'pools: [{name: a, lvm: {volumeGroup: b}, disk: {select: {rotational: true}}}]'
 refuses "a pool of all disks" "select" <<<'pools: [{name: a, disk: {select: {}}}]'
 refuses "an unknown criterion" "'byid'" <<<'pools: [{name: a, disk: {select: {byid: [x]}}}]'
 refuses "an unknown transport" "transports" <<<'pools: [{name: a, disk: {select: {transports: [floppy]}}}]'
 refuses "an unknown way to wipe" "wipe" <<<'pools: [{name: a, disk: {select: {rotational: true}, wipe: shred}}]'
 
-overlap='a host could be in "a" and in "b"'
-refuses "a group for every host beside another" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {}}, b: {nodeSelector: {disks: fast}}}'
+overlap='a host could match both "a" and "b"'
+refuses "a group for every host next to another" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {}}, b: {nodeSelector: {disks: fast}}}'
 refuses "groups of the same hosts" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {disks: fast}}, b: {nodeSelector: {disks: fast}}}'
 refuses "a group within another" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {disks: fast}}, b: {nodeSelector: {disks: fast, zone: here}}}'
-refuses "groups that a host could be in by two labels" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {disks: fast}}, b: {nodeSelector: {zone: here}}}'
+refuses "groups that a host could match by two labels" "$overlap" <<<'nodeGroups: {a: {nodeSelector: {disks: fast}}, b: {nodeSelector: {zone: here}}}'
 refuses "a group without a selector" "nodeSelector" <<<'nodeGroups: {a: {}}'
-refuses "a group's name that cannot be one" "'A_b'" <<<'nodeGroups: {A_b: {nodeSelector: {disks: fast}}}'
+refuses "an invalid name of a group" "'A_b'" <<<'nodeGroups: {A_b: {nodeSelector: {disks: fast}}}'
 refuses "an unknown key" "'nodeGroup'" <<<'nodeGroup: {}'
 refuses "an unknown key in a pool" "'volumegroup'" <<<'pools: [{name: a, lvm: {volumegroup: b}}]'
 refuses "no pool" "pools" <<<'pools: []'
 refuses "a name for two pools" 'two pools have the name "a"' <<<'pools: [{name: a, lvm: {volumeGroup: b}}, {name: a, lvm: {volumeGroup: c}}]'
 refuses "a volume group in two pools" 'two pools use the volume group "b"' <<<'pools: [{name: a, lvm: {volumeGroup: b}}, {name: c, lvm: {volumeGroup: b}}]'
-refuses "a size that is none" "reserve" <<<'pools: [{name: a, lvm: {volumeGroup: b, reserve: 10 Gi}}]'
+refuses "an invalid size" "reserve" <<<'pools: [{name: a, lvm: {volumeGroup: b, reserve: 10 Gi}}]'
 refuses "an unknown parameter of a class" "pol" <<<'storageClasses: [{name: a, parameters: {pol: b}}]'
-refuses "a certificate for one side alone" "name both Secrets" <<<'certificates: {nodeSecret: mine}'
-refuses "a driver's name that CSI does not admit" "driverName" <<<'driverName: Local_Disks'
+refuses "a certificate for only one side" "set both Secrets" <<<'certificates: {nodeSecret: mine}'
+refuses "a driver's name that CSI does not allow" "driverName" <<<'driverName: Local_Disks'
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

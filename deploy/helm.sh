@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the helm that the test cluster is installed with, built once into the cache. HELM names another program to run instead.
+# Runs the helm that installs the test cluster, built once into the cache. HELM overrides the program.
 set -eu
 if [ -z "${HELM:-}" ]; then
     manifest=$(dirname "$0")/../Cargo.toml

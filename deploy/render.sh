@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes deploy/quarry.yaml anew: the chart with its own values, for those who install without Helm.
+# Renders deploy/quarry.yaml: the chart with its default values, for installations without Helm.
 #
 #   render.sh          writes the file
 #   render.sh -        writes to standard output
@@ -8,16 +8,18 @@ cd "$(dirname "$0")"
 
 manifests() {
     cat <<'END'
-# Quarry, ready for `kubectl apply`. Made from deploy/chart by deploy/render.sh: change that, not this.
+# Quarry, ready for `kubectl apply`. Generated from deploy/chart by deploy/render.sh: edit the chart, not this
+# file.
 #
-# Volumes come from the volume group `quarry` of each host: `vgcreate quarry /dev/…`. docs/install.md tells more.
+# Volumes are created in the volume group `quarry` of each host: `vgcreate quarry /dev/…`. See
+# docs/install.md.
 ---
 apiVersion: v1
 kind: Namespace
 metadata:
   name: quarry
   labels:
-    # The node plugin is privileged: it makes devices and mounts.
+    # The node plugin is privileged: it creates devices and mounts.
     pod-security.kubernetes.io/enforce: privileged
 END
     ./helm.sh template quarry chart --namespace quarry

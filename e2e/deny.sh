@@ -7,9 +7,10 @@ root=$cache/tools/cargo-deny-$version
 if [ ! -x "$root/bin/cargo-deny" ]; then
     echo "building cargo-deny $version (once, some minutes) …"
     mkdir -p "$cache/tools"
-    # A folder of its own until it is whole, so that an interrupted build is never taken for a tool.
+    # A separate folder until the build is complete, so that an interrupted build is never used.
     rm -rf "$root.new"
-    # Unoptimised: it looks at some hundred crates, and is built in half the time; in less without what debuggers want.
+    # Unoptimised: it checks some hundred crates, and builds in half the time; in less without debug
+    # information.
     CARGO_PROFILE_DEV_DEBUG=false cargo install --quiet --locked --debug --version "$version" --root "$root.new" cargo-deny
     rm -rf "$root"
     mv "$root.new" "$root"

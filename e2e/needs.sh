@@ -1,6 +1,6 @@
 #!/bin/sh
-# Says what this machine lacks for `make demo`, `make test`, `make image` or `make check`, and installs what it can (apt-get, as
-# root).
+# Reports what this machine lacks for `make demo`, `make test`, `make image` or `make check`, and installs
+# what it can (apt-get, as root).
 #
 #   needs.sh demo|test|image|check
 set -eu
@@ -41,7 +41,7 @@ demo | test | image)
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || packages="$packages debian-archive-keyring"
     ;;
 esac
-# What runs in the guests is linked statically.
+# Programs for the guests are linked statically.
 echo 'int main(void){return 0;}' | cc -static -x c -o /dev/null - 2>/dev/null || packages="$packages libc6-dev"
 if [ -n "$packages" ]; then
     if [ "$(id -u)" = 0 ]; then

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Everything that must be green, one part after the other, with its time; the last line is `N passed, N failed`.
-# With CI=true it ends within eighty minutes on two processors: scenarios for which no time is left are left out, named, and
-# counted on the line before the last.
+# Everything that must be green, one part after the other, with its time; the last line is `N passed, N
+# failed`. With CI=true it ends within eighty minutes on two processors: scenarios for which no time is left
+# are skipped, named, and counted on the line before the last.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-# A failed test says where it failed; the stack of the harness around it only hides that.
+# A failed test says where it failed; the backtrace of the harness only hides that.
 export RUST_BACKTRACE=0
 
 passed=0 failed=0 left_out=0 began=$SECONDS
@@ -25,12 +25,13 @@ part() {
     fi
 }
 
-# sum WORDS FILE: the sum of the numbers that stand before these words.
+# sum WORDS FILE: the sum of the numbers before these words.
 sum() {
     grep -oE "[0-9]+ $1" "$2" | awk '{ n += $1 } END { print n + 0 }'
 }
 
-# counted NAME COMMAND…: a part that counts its tests itself, in lines with `N passed`, `N failed` and perhaps `N left out`.
+# counted NAME COMMAND…: a part that counts its own tests, in lines with `N passed`, `N failed` and perhaps `N
+# left out`.
 counted() {
     local name=$1 start=$SECONDS log status good wrong left
     shift
@@ -42,7 +43,7 @@ counted() {
     wrong=$(sum failed "$log")
     left=$(sum 'left out' "$log")
     rm -f "$log"
-    # A part that ends badly before it counts anything has failed all the same, and so has one that ran nothing.
+    # A part that fails before it counts anything has failed, and so has one that ran nothing.
     if [ "$status" != 0 ] && [ "$wrong" = 0 ] || [ "$((good + wrong + left))" = 0 ]; then
         wrong=$((wrong + 1))
     fi
@@ -53,10 +54,10 @@ counted() {
     echo "$name: $((SECONDS - start)) s"
 }
 
-# Random choices come from the commit: everybody who tests it makes the same, and the next commit makes others.
+# Random choices come from the commit: every run of a commit makes the same, and the next commit makes others.
 commit=$(git rev-parse HEAD 2>/dev/null || echo 00000001)
 seed=$((16#${commit:0:8}))
-# The whole list runs in one guest, and a few scenarios in the other one: see "on a host with systemd" below.
+# The whole list runs in one guest, and a few scenarios in the other: see "on a host with systemd" below.
 # QUARRY_VM_GUEST=trixie runs the whole list on Debian 13.
 export QUARRY_VM_GUEST=${QUARRY_VM_GUEST:-bookworm}
 echo "commit $commit, seed $seed, guest $QUARRY_VM_GUEST"
@@ -74,8 +75,8 @@ demo() {
     return $status
 }
 part demo demo
-# With the flags, and so the folder, of the programs that the demo has just built for its guest: what they have in common is
-# built once.
+# With the flags, and so the folder, of the programs that the demo has just built for its guest: what they
+# have in common is built once.
 target=x86_64-unknown-linux-gnu
 static=${CARGO_TARGET_DIR:-target}/static
 part "building simulation and scale" env CARGO_TARGET_DIR="$static" RUSTFLAGS="-C target-feature=+crt-static" \
@@ -87,28 +88,28 @@ counted "simulation without the fence" "$built/quarry-simulation" --runs 500 --b
 counted "scale" "$built/quarry-bench-scale" --check
 counted "virtual machines" cargo test --quiet --locked --package quarry-vm --test virtual_node -- --ignored --test-threads 2
 
-# within MINUTES: how many minutes after the start of this script the last scenario of a part may begin. Without CI=true nobody
-# waits for an answer by then.
+# within MINUTES: how many minutes after the start of this script the last scenario of a part may start.
+# Without CI=true there is no limit.
 within() {
     local minutes=$(($1 - (SECONDS - began) / 60))
     [ "${CI:-}" != true ] || echo "--within $((minutes > 0 ? minutes : 0))"
 }
 # shellcheck disable=SC2046 # an option and its value
 counted "on a host with systemd" cargo run --quiet --locked --package quarry-e2e -- --guest trixie $(within 55) systemd case-08
-# Three at once on two processors: a scenario spends a third of its time waiting for patience to end. On a machine with nothing
-# cached, Kubernetes needs the last twenty minutes.
+# Three at once on two processors: a scenario spends a third of its time waiting for timeouts. On a machine
+# without a cache, Kubernetes needs the last twenty minutes.
 # shellcheck disable=SC2046 # an option and its value
 counted "real LVM and whole disks" cargo run --quiet --locked --package quarry-e2e -- --jobs 3 $(within 55)
 
-# The four that tell most; `make e2e` runs all of them. On a machine with nothing cached the cluster's own programs take a good part
-# of an hour: then there is no time to begin.
+# The four most informative; `make e2e` runs all of them. On a machine without a cache the cluster's own
+# programs take a good part of an hour: then there is no time to start.
 kubernetes=(stateful-set capacity restarts power-cut)
 if [ "${CI:-}" != true ] || [ $(((SECONDS - began) / 60)) -le 62 ]; then
-    # Nodes of Debian 12: `QUARRY_VM_GUEST=trixie make e2e` has them boot systemd.
+    # Nodes run Debian 12: with `QUARRY_VM_GUEST=trixie make e2e` they boot systemd.
     # shellcheck disable=SC2046 # an option and its value
     counted "Kubernetes" env QUARRY_VM_GUEST=bookworm cargo run --quiet --locked --package quarry-cluster -- test $(within 75) "${kubernetes[@]}"
 else
-    echo "== Kubernetes: not run, for the parts before took $(((SECONDS - began) / 60)) minutes; make e2e runs it"
+    echo "== Kubernetes: not run, because the earlier parts took $(((SECONDS - began) / 60)) minutes; make e2e runs it"
     left_out=$((left_out + ${#kubernetes[@]}))
 fi
 

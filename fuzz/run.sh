@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fuzzes each target for SECONDS (120 unless given). cargo-fuzz is built once, into the cache; the compiler is the ordinary
-# one, told to take the options that fuzzing needs.
+# Fuzzes each target for SECONDS (default: 120). cargo-fuzz is built once, into the cache; the compiler is the
+# stable one, with the options enabled that fuzzing needs.
 set -eu
 cd "$(dirname "$0")/.."
 version=0.13.2

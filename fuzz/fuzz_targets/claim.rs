@@ -1,5 +1,5 @@
-//! Whatever lies where the reader of claims looks, it does not panic, a volume it tells of lies on the disk, and a disk in use
-//! is not taken for free as long as one copy of its record was not touched.
+//! Whatever bytes are at the places of a claim: the reader does not panic, a volume that it reports fits on
+//! the disk, and a disk in use is not reported as free as long as one copy of its record is intact.
 #![no_main]
 
 use std::cell::RefCell;
@@ -13,11 +13,11 @@ use quarry_disk::claim::{Found, Sectors, begin_release, claim, read, set_record}
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 16 * MIB;
 const PIECE: usize = 512;
-/// Where the reader looks, and what lies around that: docs/disk-format.md. The two copies of the record are the third and the
-/// fourth.
+/// The places that the reader reads, and their surroundings: docs/disk-format.md. The third and the fourth
+/// are the two copies of the record.
 const PLACES: [u64; 6] = [0, 4096, MIB, MIB + MIB / 2, SIZE - MIB, SIZE - (64 << 10)];
 
-/// A disk in memory. What was never written is zeros.
+/// A disk in memory. Bytes that were never written are zero.
 #[derive(Default)]
 struct Memory {
     sector_size: u32,
@@ -82,7 +82,7 @@ fuzz_target!(|input: (bool, bool, Vec<(u8, u16, Vec<u8>)>)| {
     }
     let Ok(found) = read(&disk) else { return };
     let _ = found.words();
-    // A copy that was written over may say anything.
+    // An overwritten copy may contain anything.
     let forged = touched[2] || touched[3];
     match found {
         Found::HalfClaimed(claim) => assert!(forged || releasing, "{claim:?}"),

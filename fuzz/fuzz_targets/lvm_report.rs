@@ -1,4 +1,4 @@
-//! No report of lvm makes the parser panic.
+//! No lvm report makes the parser panic.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,4 +1,4 @@
-//! No table of mounts makes the parser panic, and no broken line hides a good one.
+//! No mountinfo makes the parser panic, and no broken line hides a valid one.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

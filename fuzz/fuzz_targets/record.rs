@@ -1,4 +1,4 @@
-//! No tag makes the reader of records panic, and what was read is written the same.
+//! No tag makes the record parser panic, and what it read is written back unchanged.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

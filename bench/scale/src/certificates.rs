@@ -7,7 +7,7 @@ use quarry_certificates::{Authority, Item, Settings};
 
 use crate::Setting;
 
-/// Makes them, and puts them where the processes look for them.
+/// Issues them, and writes them where the processes expect them.
 pub(crate) async fn make(setting: &Setting) {
     let store = MemoryStore::default();
     let authority = Authority::new(Arc::new(store.clone()), Settings::default()).unwrap();

@@ -1,5 +1,5 @@
-//! Whether everything is right with a few hundred nodes and two controllers. No times are judged, but one: what one
-//! controller has changed, the other one knows soon.
+//! Checks a few hundred nodes with two controllers. It judges no times, except one: a change by one
+//! controller soon reaches the other.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::{Setting, certificates};
 
 const NODES: usize = 200;
 const VOLUMES: usize = 10;
-/// What is made in addition.
+/// The additional volumes.
 const SIZE: u64 = 1 << 30;
 /// How many callers want a part of the last gigabyte, and how large a part.
 const CALLERS: usize = 32;
@@ -21,7 +21,7 @@ const PART: u64 = 96 << 20;
 /// By when the other controller must know: a second is promised; slow machines get more.
 const SOON: Duration = Duration::from_secs(20);
 
-/// Panics at what is wrong.
+/// Panics if a check fails.
 pub(crate) async fn run() {
     process::check_limit(NODES, 2);
     let directory = tempfile::tempdir().unwrap();
@@ -60,7 +60,7 @@ pub(crate) async fn run() {
         controller.ask("back").await;
     }
     pictures(&mut clients, NODES + NARROW * fitting()).await;
-    pass("all agents restarted at once: everything is known again");
+    pass("all agents restarted at once: the controller has the full state again");
     println!("{passed} passed, 0 failed");
 }
 
@@ -73,7 +73,7 @@ fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap()
 }
 
-/// What a node has free when so many bytes were made in addition.
+/// A node's free space after this many additional bytes were allocated.
 fn free(more: u64) -> i64 {
     signed(2 * DISK * EXTENT - u64::try_from(VOLUMES).unwrap() * VOLUME - more)
 }
@@ -129,7 +129,7 @@ async fn race(clients: &[Client; 2], node: usize) {
     for client in clients {
         let (mut client, began) = (client.clone(), Instant::now());
         while client.capacity("narrow", node).await != left {
-            assert!(began.elapsed() < SOON, "node {node}: what is left is not {left}");
+            assert!(began.elapsed() < SOON, "node {node}: the free space is not {left}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

@@ -1,4 +1,4 @@
-//! The process of one controller: the product's, put together as the binary does it.
+//! The process of one controller, wired up as in the binary.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use crate::{Setting, nodes};
 
 /// The key of the topology.
 pub(crate) const KEY: &str = "topology.scale/node";
-/// How long to look for all nodes before this is called a failure.
+/// How long to wait for all nodes before this counts as a failure.
 const PATIENCE: Duration = Duration::from_secs(500);
 
-/// Serves until the end of the input. `go` shows it the nodes, and is answered when all have told what they have; `lost`
-/// and `back` are answered when no node, and every node, is connected.
+/// Serves until the end of the input. `go` passes the nodes to it, and is answered when all have reported
+/// their state; `lost` and `back` are answered when no node, and every node, is connected.
 pub(crate) async fn run(number: &str, setting: Setting) {
     let source = tls::files::watch(setting.certificates("controller"));
     let (roster, known) = watch::channel(None);
@@ -49,11 +49,11 @@ pub(crate) async fn run(number: &str, setting: Setting) {
         match command.as_str() {
             "go" => {
                 roster.send_replace(Some(Arc::new(all(setting.nodes))));
-                assert!(cluster.all_reported(PATIENCE).await, "not all nodes were heard");
+                assert!(cluster.all_reported(PATIENCE).await, "not all nodes have reported");
             }
             "lost" => connected(&metrics, 0).await,
             "back" => connected(&metrics, setting.nodes).await,
-            other => panic!("what is {other:?}?"),
+            other => panic!("unknown command {other:?}"),
         }
         println!("{}", began.elapsed().as_secs_f64());
     }
@@ -67,7 +67,7 @@ fn all(nodes: usize) -> Roster {
     (0..nodes).map(entry).collect::<BTreeMap<_, _>>()
 }
 
-/// Until so many nodes are connected, as the metrics tell it.
+/// Waits until `count` nodes are connected, according to the metrics.
 async fn connected(metrics: &Metrics, nodes: usize) {
     let until = Instant::now() + PATIENCE;
     let wanted = format!("{nodes}");

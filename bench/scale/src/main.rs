@@ -1,11 +1,11 @@
-//! Thousands of nodes behind one controller: what they cost, and whether all stays right.
+//! Thousands of nodes behind one controller: their cost, and whether everything still works.
 //!
-//! The nodes are real agents on simulated storage, each with an address of its own on the loopback network, all in one
-//! process; the controller is another process, so that its memory can be read; between them is the product's protocol over
-//! mutual TLS. The numbers are in `docs/scale.md`.
+//! The nodes are real agents on simulated storage, each with its own address on the loopback network, all in
+//! one process; the controller is another process, so that its memory can be measured; they use the product's
+//! protocol over mutual TLS. The results are in `docs/scale.md`.
 //!
-//! `quarry-bench-scale` measures 500, 2,000 and 5,000 nodes and prints a table; it fails if memory per node or the time of
-//! GetCapacity grows with the number of nodes. `--check` asks 200 nodes whether everything is right, and measures nothing.
+//! `quarry-bench-scale` measures 500, 2,000 and 5,000 nodes and prints a table; it fails if memory per node
+//! or the time of GetCapacity grows with the number of nodes. `--check` tests 200 nodes and measures nothing.
 
 // A harness: where it fails, it panics.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -34,7 +34,7 @@ pub(crate) struct Setting {
 }
 
 const USAGE: &str = "quarry-bench-scale [--check] [--volumes PER-NODE] [NODES…]";
-/// Volumes of each node unless told otherwise.
+/// The default number of volumes per node.
 const VOLUMES: usize = 20;
 
 fn main() {
@@ -64,7 +64,7 @@ impl Setting {
         Self { nodes: nodes.parse().unwrap(), volumes: volumes.parse().unwrap(), directory: PathBuf::from(directory) }
     }
 
-    /// What a process of this measurement is told.
+    /// The command-line options of a process.
     pub(crate) fn arguments(&self) -> [String; 3] {
         [self.nodes.to_string(), self.volumes.to_string(), self.directory.to_str().unwrap().to_owned()]
     }

@@ -1,4 +1,4 @@
-//! What so many nodes cost.
+//! Measures the cost of a number of nodes.
 
 use std::time::{Duration, Instant};
 
@@ -10,17 +10,18 @@ use crate::process::{self, Process};
 use crate::table::{self, Row, Spread};
 use crate::{Setting, certificates, nodes};
 
-/// How many times GetCapacity is asked, in each of so many rounds; the best round counts: others may use the processors.
+/// How many times GetCapacity is called in each round; the best round counts, because others may use the
+/// processors.
 const QUESTIONS: usize = 5000;
 const ROUNDS: usize = 5;
-/// How many volumes are made each way.
+/// How many volumes are created each way.
 const CREATIONS: usize = 500;
 /// The size of each.
 const SIZE: u64 = 64 << 20;
 /// What a call may take before something is wrong.
 const WAIT: Duration = Duration::from_secs(50);
 
-/// Measures each number of nodes, prints the table, and ends the process with a failure if it is not as it should be.
+/// Measures each number of nodes, prints the table, and exits with failure if a limit is exceeded.
 pub(crate) async fn run(numbers: &[usize], volumes: usize) {
     let mut rows = Vec::new();
     for nodes in numbers {
@@ -70,7 +71,7 @@ async fn capacity(client: &mut Client, nodes: usize) -> Spread {
     for round in 0..ROUNDS {
         let mut times = Vec::with_capacity(QUESTIONS);
         for question in 0..QUESTIONS {
-            // Neighbours in time are no neighbours in memory.
+            // Volumes created one after the other are not adjacent in memory.
             let node = (question * 7919 + round) % nodes;
             let began = Instant::now();
             client.capacity("fast", node).await;

@@ -24,7 +24,7 @@ pub(crate) const DISK: u64 = 50_000;
 pub(crate) const VOLUME: u64 = 256 << 20;
 /// Where agents listen, each at an address of its own.
 const PORT: u16 = 9810;
-/// Of the first this many nodes, each has a pool beside that has one gigabyte left.
+/// Each of the first this many nodes has a second pool with one gigabyte left.
 pub(crate) const NARROW: usize = 4;
 
 /// The name of a node.
@@ -61,7 +61,7 @@ pub(crate) async fn run(setting: Setting) {
                 serving = serve(&hosts, &source).await;
                 println!("started");
             }
-            other => panic!("what is {other:?}?"),
+            other => panic!("unknown command {other:?}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The processes of a measurement: started, told what to do line by line, and read.
+//! The processes of a measurement: starts them, sends them commands line by line, and reads their answers.
 #![allow(clippy::disallowed_types)] // quarry-exec waits for the end of what it starts; these live until they are told.
 
 use std::process::Stdio;
@@ -21,8 +21,8 @@ pub(crate) fn raise_limit() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
 }
 
-/// Fails early, and clearly, where so many nodes cannot be had: a node needs a listener and a connection for each
-/// controller and for the measurement itself, in one process.
+/// Fails early, with a clear error, if this many nodes are not possible: a node needs a listener, and a
+/// connection for each controller and for the measurement itself, in one process.
 pub(crate) fn check_limit(nodes: usize, controllers: usize) {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let needed = u64::try_from(nodes * (1 + controllers)).unwrap() + BESIDES;
@@ -33,7 +33,7 @@ pub(crate) fn check_limit(nodes: usize, controllers: usize) {
     );
 }
 
-/// A process of ours; killed when dropped.
+/// A child process; killed when dropped.
 pub(crate) struct Process {
     child: Child,
     commands: ChildStdin,

@@ -1,4 +1,4 @@
-//! The numbers of all sizes, side by side, and what they must not exceed.
+//! The results for all sizes, side by side, and their limits.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ pub(crate) struct Row {
     pub(crate) empty: u64,
     /// From the list of nodes to all their full state.
     pub(crate) start: f64,
-    /// After all agents were restarted at once, until all were connected again.
+    /// The time after all agents restarted at once, until all were connected again.
     pub(crate) back: f64,
     pub(crate) capacity: Spread,
     /// CreateVolume through the controller, and of the agent itself.
@@ -43,7 +43,7 @@ impl Row {
     }
 }
 
-/// Prints the table, as it stands in `docs/scale.md`.
+/// Prints the table in the format of `docs/scale.md`.
 #[allow(clippy::cast_precision_loss, reason = "for people")]
 pub(crate) fn print(rows: &[Row]) {
     let line = |what: &str, cell: &dyn Fn(&Row) -> String| {

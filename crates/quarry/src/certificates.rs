@@ -1,4 +1,4 @@
-//! Where the controller's certificate comes from, and `quarry certificates`, which looks after those that are issued.
+//! The source of the controller's certificate, and `quarry certificates`, which manages issued certificates.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,45 +11,49 @@ use tokio::sync::watch;
 
 use crate::kubernetes;
 
-/// The least that `--certificate-settle` may be, in seconds: the API is asked at a third of it, and at 0 all the time.
+/// The minimum of `--certificate-settle`, in seconds: the API is polled every third of it, so 0 would poll
+/// without a pause.
 const SHORTEST_SETTLE: u64 = 3;
-/// The least that `--certificate-life` may be, in seconds: certificates are renewed, and their Secrets written, at two thirds of it.
+/// The minimum of `--certificate-life`, in seconds: certificates are renewed, and their Secrets written,
+/// after two thirds of it.
 const SHORTEST_LIFE: u64 = 600;
 
-/// What a controller is told about certificates.
+/// A controller's options for certificates.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// The directory with a certificate that an operator or cert-manager provides: tls.crt, tls.key, ca.crt. Then none
-    /// are issued, for the nodes neither.
+    /// The directory with a certificate that you or cert-manager provide: tls.crt, tls.key, ca.crt. Quarry
+    /// then issues no certificates, not even for the nodes.
     #[arg(long, value_name = "DIR")]
     tls: Option<PathBuf>,
-    /// Without Kubernetes: the directory in which certificates are kept: the authority, the controller's, and the one
-    /// for the nodes, which has to be brought to them (DIR/node). They are issued, renewed and rotated there.
+    /// Without Kubernetes: the directory that holds the certificates of the authority, the controller and the
+    /// nodes. They are issued, renewed and rotated there. Copy the nodes' certificate (DIR/node) to the
+    /// nodes.
     #[arg(long, value_name = "DIR", conflicts_with = "tls")]
     certificates: Option<PathBuf>,
-    /// How long issued certificates last, in seconds.
+    /// The lifetime of issued certificates, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().leaf_life.as_secs(),
         value_parser = clap::value_parser!(u64).range(SHORTEST_LIFE..))]
     certificate_life: u64,
-    /// How long the slowest node may take to see a changed certificate, in seconds: each phase of the rotation of the
-    /// authority waits for that, and for clocks that lie apart. Certificates are looked at three times as often.
+    /// How long the slowest node takes to see a changed certificate, in seconds. Each phase of an authority
+    /// rotation waits for this time, plus the clock skew. Certificates are checked three times as often.
     #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().settle.as_secs(),
         value_parser = clap::value_parser!(u64).range(SHORTEST_SETTLE..))]
     certificate_settle: u64,
-    /// How far the clocks of two controllers may lie apart, in seconds.
+    /// The largest clock skew between two controllers, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().clocks_apart.as_secs())]
     clocks_apart: u64,
 }
 
-/// The controller's certificate as it changes, and who issues it; `None`: somebody else.
+/// The controller's certificate as it changes, and the authority that issues it; `None` if the certificate is
+/// provided.
 pub(crate) struct Certificates {
     pub(crate) source: tls::Source,
     pub(crate) authority: Option<Authority>,
 }
 
 impl Certificates {
-    /// Somebody else's.
+    /// For a certificate that an operator or cert-manager provides.
     fn given(directory: &Path) -> Self {
         Self { source: tls::files::watch(directory), authority: None }
     }
@@ -65,7 +69,7 @@ impl Args {
         }
     }
 
-    /// For a controller whose certificates lie in `store`, unless an operator gives one.
+    /// For a controller whose certificates are kept in `store`, unless an operator provides one.
     pub(crate) fn in_kubernetes(&self, store: Arc<dyn Store>) -> anyhow::Result<Certificates> {
         match &self.tls {
             Some(directory) => Ok(Certificates::given(directory)),
@@ -91,7 +95,7 @@ impl Args {
             loop {
                 let pem = changed.borrow_and_update().clone();
                 if let Some(pem) = pem {
-                    // Bad material is logged by the slot, and what was in use stays.
+                    // The slot logs bad material and keeps the certificate that was in use.
                     let _ = slot.offer(&pem);
                 }
                 if changed.changed().await.is_err() {
@@ -103,36 +107,37 @@ impl Args {
     }
 }
 
-/// What `quarry certificates` is told.
+/// The options of `quarry certificates`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Tool {
     #[command(subcommand)]
     action: Action,
-    /// The directory in which certificates are kept; Kubernetes' Secrets unless given.
+    /// The directory that holds the certificates; default: the Secrets in Kubernetes.
     #[arg(long, value_name = "DIR", global = true)]
     certificates: Option<PathBuf>,
-    /// A kubeconfig file; the pod's service account unless given.
+    /// A kubeconfig file; default: the pod's service account.
     #[arg(long, value_name = "FILE", global = true)]
     kubeconfig: Option<PathBuf>,
-    /// The namespace of the Secrets; our own unless given.
+    /// The namespace of the Secrets; default: the pod's own.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", global = true)]
     namespace: Option<String>,
-    /// What the names of the three Secrets begin with.
+    /// The prefix of the names of the three Secrets.
     #[arg(long, default_value = "quarry", value_name = "PREFIX", global = true)]
     secrets: String,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// Issue what is missing or due now, for example before the first controller runs.
+    /// Issue certificates that are missing or due, for example before the first controller starts.
     Issue,
-    /// Show what there is and when it expires.
+    /// Show the certificates and when they expire.
     Show,
-    /// Begin to replace the authority by a new one: in phases, without an outage. The controllers carry it on.
+    /// Start to replace the authority, in phases and without an outage. The controllers complete the
+    /// rotation.
     Rotate,
 }
 
-/// Looks after the certificates that Quarry issues itself.
+/// Manages the certificates that Quarry issues.
 pub(crate) async fn run(tool: Tool) -> anyhow::Result<String> {
     let store: Arc<dyn Store> = match &tool.certificates {
         Some(directory) => Arc::new(DirectoryStore::new(directory)),
@@ -146,8 +151,8 @@ pub(crate) async fn run(tool: Tool) -> anyhow::Result<String> {
         }
         Action::Show => Ok(show(&authority.status().await?)),
         Action::Rotate => Ok(match authority.rotate().await? {
-            Requested::Begun => "the rotation has begun; the controllers carry it on\n".to_owned(),
-            Requested::UnderWay(phase) => format!("a rotation is under way already, in phase {phase}\n"),
+            Requested::Begun => "the rotation has started; the controllers complete it\n".to_owned(),
+            Requested::UnderWay(phase) => format!("a rotation is already in progress, in phase {phase}\n"),
         }),
     }
 }
@@ -156,7 +161,7 @@ fn show(status: &Status) -> String {
     use std::fmt::Write as _;
 
     let mut text = match &status.authority {
-        AuthorityStatus::Missing => "authority   missing: a controller makes it\n".to_owned(),
+        AuthorityStatus::Missing => "authority   missing: a controller creates it\n".to_owned(),
         AuthorityStatus::Unusable { why } => format!("authority   unusable: {why}\n"),
         AuthorityStatus::Present { phase, expires, .. } => {
             format!("authority   expires {}, phase {phase}\n", when(*expires))
@@ -168,17 +173,17 @@ fn show(status: &Status) -> String {
             LeafStatus::Unreadable { why } => writeln!(text, "{name:<11} unreadable: {why}"),
             LeafStatus::Present { expires, due: None } => writeln!(text, "{name:<11} expires {}", when(*expires)),
             LeafStatus::Present { expires, due: Some(why) } => {
-                writeln!(text, "{name:<11} expires {}, to be issued anew: {why}", when(*expires))
+                writeln!(text, "{name:<11} expires {}, to be renewed: {why}", when(*expires))
             }
         };
     }
     text
 }
 
-/// A time as days from now: what an operator wants to know.
+/// The time until then, in days.
 fn when(at: SystemTime) -> String {
     match at.duration_since(SystemTime::now()) {
         Ok(left) => format!("in {:.1} days", left.as_secs_f64() / 86400.0),
-        Err(_) => "(has expired)".to_owned(),
+        Err(_) => "(expired)".to_owned(),
     }
 }

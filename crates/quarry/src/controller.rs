@@ -1,4 +1,5 @@
-//! `quarry controller`: CSI Controller on a unix socket, for the sidecars; it reaches the nodes over mutual TLS.
+//! `quarry controller`: serves CSI Controller on a unix socket for the sidecars, and reaches the nodes over
+//! mutual TLS.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,30 +19,30 @@ use quarry_transport::{tls, unix};
 
 use crate::{certificates, kubernetes, observe, view};
 
-/// What `quarry controller` is told.
+/// The options of `quarry controller`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The unix socket on which CSI Controller is served; its directory must exist.
+    /// The unix socket for CSI Controller; its directory must exist.
     #[arg(long, default_value = "unix:///run/quarry/csi.sock", value_name = "ENDPOINT")]
     endpoint: String,
-    /// The driver's name, as StorageClasses give it.
+    /// The driver's name, as in StorageClasses.
     #[arg(long, default_value = "local.csi.quarry.dev", value_name = "NAME")]
     driver: String,
     /// Without Kubernetes: the nodes and the addresses of their agents (YAML, see docs/controller.md).
     #[arg(long, value_name = "FILE")]
     agents: Option<PathBuf>,
-    /// Without Kubernetes: a lock file that the controllers of this host share, where several serve at once. Whoever
-    /// holds it decides on requests that leave a choice of node.
+    /// Without Kubernetes: a lock file that the controllers on this host share, if you run more than one. The
+    /// controller that holds the lock is elected: it handles requests that can go to more than one node.
     #[arg(long, value_name = "FILE", requires = "agents")]
     chooser: Option<PathBuf>,
     #[command(flatten)]
     certificates: certificates::Args,
     #[command(flatten)]
     kubernetes: kubernetes::Args,
-    /// Where /healthz, /readyz and /metrics are served; nowhere unless given.
+    /// The address for /healthz, /readyz and /metrics; not served by default.
     #[arg(long, value_name = "ADDRESS:PORT")]
     http: Option<SocketAddr>,
-    /// The unix socket on which `quarry nodes`, `pools`, `volumes` and `doctor` ask.
+    /// The unix socket for `quarry nodes`, `pools`, `volumes` and `doctor`.
     #[arg(long, default_value = "/run/quarry/view.sock", value_name = "FILE")]
     view: PathBuf,
 }

@@ -1,4 +1,5 @@
-//! A host with its pools, for the roles that have one: how it is opened, whether it is ready, and what it tells.
+//! A host with its pools, for the roles that have one: opens it, checks whether it is ready, and exports its
+//! metrics.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -18,29 +19,30 @@ use quarry_transport::metrics::{Metrics, Sample};
 use quarry_transport::shutdown::{GRACE, Shutdown};
 use quarry_volume::{Layout, PoolState, Space};
 
-/// The programs that a node runs beside those of its filesystems, with the packages that hold them; each missing one is named
-/// at the start.
+/// The programs that a node runs besides those of its filesystems, and their packages. Startup names each
+/// missing one.
 const TOOLS: [(&str, &str); 3] = [("lvm", "lvm2"), ("dmsetup", "dmsetup"), ("blkid", "util-linux")];
 
-/// What a role with a host is told about it.
+/// The options of a role with a host.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
     /// The pools of this node (YAML, see docs/pools.md).
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// This node's name; the host's name unless given.
+    /// This node's name; default: the hostname.
     #[arg(long, env = "QUARRY_NODE", value_name = "NAME")]
     node: Option<String>,
-    /// The UID of the pod that we run in, so that a controller can tell it from a pod that had its address before.
+    /// The UID of this process' pod, so that a controller can distinguish it from an earlier pod with the
+    /// same address.
     #[arg(long, env = "POD_UID", default_value = "", value_name = "UID")]
     pod_uid: String,
-    /// How many volumes of this driver the scheduler may have in use on this node at once; no limit unless given.
+    /// The maximum number of this driver's volumes that the scheduler places on this node; default: no limit.
     #[arg(long, env = "QUARRY_MAX_VOLUMES", value_name = "NUMBER")]
     pub(crate) max_volumes: Option<NonZeroU32>,
 }
 
-/// Opens the host: its tools are looked for, and its pools are read.
+/// Opens the host: looks for its tools and reads its pools.
 pub(crate) async fn open(args: Args) -> anyhow::Result<Host> {
     let node = node_name(args.node)?;
     let configured = quarry_pool::load(&args.config)?;
@@ -61,8 +63,8 @@ pub(crate) async fn open(args: Args) -> anyhow::Result<Host> {
 }
 
 /// The node's name, checked: it becomes the value of a label and a part of every volume's identifier.
-fn node_name(given: Option<String>) -> anyhow::Result<String> {
-    let name = match given {
+fn node_name(name: Option<String>) -> anyhow::Result<String> {
+    let name = match name {
         Some(name) => name,
         None => {
             std::fs::read_to_string("/proc/sys/kernel/hostname").context("reading the host's name")?.trim().to_owned()
@@ -77,27 +79,27 @@ fn node_name(given: Option<String>) -> anyhow::Result<String> {
         || !edge(bytes.last())
     {
         bail!(
-            "{name:?} cannot be a node's name: up to {} letters, digits, '-', '_' and '.', as the value of a Kubernetes \
-             label; give one with --node",
+            "{name:?} is not a valid node name: a node name has at most {} letters, digits, '-', '_' and '.', as the \
+             value of a Kubernetes label; set one with --node",
             quarry_volume::MAX_NODE
         );
     }
     Ok(name)
 }
 
-/// How long those who watch wait for one pool: less than they wait for the whole answer.
+/// How long a status request waits for one pool: shorter than the timeout of the whole answer.
 const POOL_WAIT: Duration = Duration::from_secs(3);
 
-/// What a pool answers, or that it does not answer soon, with the disk that it waits for if one is known.
+/// The pool's answer, or an error after [`POOL_WAIT`] that names the disk it waits for, if known.
 async fn soon<T>(pool: &dyn Pool, answer: impl Future<Output = T>) -> Result<T, String> {
     tokio::time::timeout(POOL_WAIT, answer).await.map_err(|_| match pool.silent_disks().first() {
         Some(disk) => disk.to_string(),
-        None => format!("it does not answer within {} s; see the log", POOL_WAIT.as_secs()),
+        None => format!("it did not answer within {} s; see the log", POOL_WAIT.as_secs()),
     })
 }
 
-/// What keeps CSI calls from being served at all: every pool being away. One pool of several that is away shows in
-/// `/readyz` and in the metrics, and the others go on.
+/// Why no CSI call can be served: every pool is unavailable. If only one of several pools is unavailable,
+/// `/readyz` and the metrics show it, and the others keep working.
 pub(crate) fn readiness(host: &Host) -> Readiness {
     let host = host.clone();
     Arc::new(move || {
@@ -120,9 +122,9 @@ pub(crate) fn readiness(host: &Host) -> Readiness {
     })
 }
 
-/// After the signal to stop, tasks that can stop between two steps do so, so that the calls that wait for them are
-/// answered; the others get what is left of the time. Whatever is cut off then is found again by the next start, exactly
-/// as after a power cut.
+/// After the signal to stop, tasks stop between two steps if they can, so that the calls that wait for them
+/// get an answer; the others get the rest of the time. The next start recovers from anything that is cut off,
+/// exactly as after a power cut.
 pub(crate) fn drain_on(shutdown: &Shutdown, host: &Host) {
     let (tasks, stopping) = (host.tasks().clone(), shutdown.stopping());
     tokio::spawn(async move {
@@ -131,13 +133,13 @@ pub(crate) fn drain_on(shutdown: &Shutdown, host: &Host) {
     });
 }
 
-/// Waits for the tasks of the last calls that were taken.
+/// Waits for the tasks of the last accepted calls.
 pub(crate) async fn drained(shutdown: &Shutdown, host: &Host) {
     let left = shutdown.bound(host.tasks().drain(GRACE)).await;
     tracing::info!(tasks_left = left.unwrap_or_else(|| host.tasks().list().len()), "stopped");
 }
 
-/// What each pool says of itself. One that does not answer soon offers nothing, and has that as its problem.
+/// The state of each pool. A pool that does not answer soon offers no storage, and its problem says so.
 async fn states(host: &Host) -> Vec<PoolState> {
     let of = |pool: Arc<dyn Pool>| async move {
         let state = soon(&*pool, pool.status()).await;
@@ -151,7 +153,7 @@ async fn states(host: &Host) -> Vec<PoolState> {
     join_all(host.pools().iter().cloned().map(of)).await
 }
 
-/// What keeps this host from doing its work, a line each.
+/// The problems that keep this host from working, one per line.
 pub(crate) async fn problems(host: &Host) -> Vec<String> {
     let mut problems = Vec::new();
     for state in states(host).await {
@@ -163,7 +165,7 @@ pub(crate) async fn problems(host: &Host) -> Vec<String> {
         problems.extend(state.problems.into_iter().map(named));
     }
     for command in quarry_exec::running().into_iter().filter(|command| command.overdue) {
-        // A pool that waits for it has named it.
+        // The problem of a pool that waits for this command already names it.
         if !problems.iter().any(|problem| problem.contains(&command.command)) {
             problems.push(format!("`{}` has been running for {} s", command.command, command.age.as_secs()));
         }
@@ -171,7 +173,7 @@ pub(crate) async fn problems(host: &Host) -> Vec<String> {
     problems
 }
 
-/// Registers what the host knows of itself. The answer brings the pools' figures up to date.
+/// Registers the host's metrics. The returned function refreshes the pools' figures.
 pub(crate) fn register(metrics: &Metrics, host: &Host) -> http::Refresh {
     let pools: Arc<Mutex<Vec<PoolState>>> = Arc::default();
     let per_pool = |name: &'static str, help: &'static str, figure: fn(&PoolState) -> u64| {
@@ -182,16 +184,16 @@ pub(crate) fn register(metrics: &Metrics, host: &Host) -> http::Refresh {
         });
     };
     per_pool("pool_size_bytes", "All storage of the pool", |pool| pool.size);
-    per_pool("pool_free_bytes", "What the pool can still give, its reserve taken off", |pool| pool.space.available());
-    per_pool("pool_largest_free_bytes", "The largest linear volume the pool can make", |pool| {
+    per_pool("pool_free_bytes", "Free storage of the pool, without its reserve", |pool| pool.space.available());
+    per_pool("pool_largest_free_bytes", "The largest linear volume that fits in the pool", |pool| {
         pool.space.largest(&Layout::Linear).bytes
     });
     per_pool("pool_metadata_size_bytes", "The pool's metadata area", |pool| pool.metadata_size);
-    per_pool("pool_metadata_free_bytes", "What is left of the pool's metadata area", |pool| pool.metadata_free);
+    per_pool("pool_metadata_free_bytes", "Free space in the pool's metadata area", |pool| pool.metadata_free);
     per_pool("pool_volumes", "Volumes in the pool", |pool| pool.volumes);
-    per_pool("pool_healthy", "Whether the pool takes new volumes", |pool| u64::from(pool.problems.is_empty()));
+    per_pool("pool_healthy", "Whether the pool accepts new volumes", |pool| u64::from(pool.problems.is_empty()));
     let wiped = host.clone();
-    metrics.gauge("pool_wipe_remaining_bytes", "What is still to be wiped before a disk is free", move || {
+    metrics.gauge("pool_wipe_remaining_bytes", "Bytes to wipe before a disk is free", move || {
         let of = |pool: &Arc<dyn Pool>| {
             let sample = |(disk, wiping): (String, quarry_pool::Wiping)| {
                 let left = Sample::count(wiping.total.saturating_sub(wiping.done));
@@ -202,7 +204,7 @@ pub(crate) fn register(metrics: &Metrics, host: &Host) -> http::Refresh {
         wiped.pools().iter().flat_map(of).collect()
     });
     let asked = host.clone();
-    metrics.gauge("disk_silent_seconds", "For how long a disk has not answered a read or a flush", move || {
+    metrics.gauge("disk_silent_seconds", "How long a disk has been unresponsive to a read or a flush", move || {
         let of = |pool: &Arc<dyn Pool>| {
             let sample = |silent: SilentDisk| {
                 let seconds = Sample::new(silent.age.as_secs_f64());
@@ -218,18 +220,18 @@ pub(crate) fn register(metrics: &Metrics, host: &Host) -> http::Refresh {
             .map(|(program, count)| Sample::count(count).label("program", program))
             .collect()
     });
-    metrics.counter("command_seconds", "How long programs took that have ended, by program", || {
+    metrics.counter("command_seconds", "Total run time of finished programs, by program", || {
         quarry_exec::spent()
             .into_iter()
             .map(|(program, time)| Sample::new(time.as_secs_f64()).label("program", program))
             .collect()
     });
-    metrics.gauge("commands_overdue", "Programs that should have ended long ago", || {
+    metrics.gauge("commands_overdue", "Programs that run for much longer than expected", || {
         let overdue = quarry_exec::running().iter().filter(|command| command.overdue).count();
         vec![Sample::count(u64::try_from(overdue).unwrap_or(u64::MAX))]
     });
     let tasks = host.tasks().clone();
-    metrics.gauge("task_age_seconds", "Operations on volumes under way, by their age", move || {
+    metrics.gauge("task_age_seconds", "The age of each running operation on a volume", move || {
         let sample = |task: quarry_node::TaskStatus| {
             Sample::new(task.age.as_secs_f64()).label("operation", task.what).label("volume", task.volume)
         };

@@ -1,4 +1,4 @@
-//! A controller in Kubernetes: what it reads from the API, wired together.
+//! A controller in Kubernetes: connects to the API and wires up what it reads.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,35 +12,35 @@ use quarry_kubernetes::{
     system_clock,
 };
 
-/// What a controller in Kubernetes is told.
+/// The options of a controller in Kubernetes.
 #[derive(Debug, clap::Args)]
 #[group(skip)]
 pub(crate) struct Args {
-    /// A kubeconfig file; the pod's service account unless given.
+    /// A kubeconfig file; default: the pod's service account.
     #[arg(long, value_name = "FILE", conflicts_with = "agents")]
     kubeconfig: Option<PathBuf>,
-    /// The namespace of the node plugin, of our Lease and of our Secrets; our own unless given.
+    /// The namespace of the node plugin, the Lease and the Secrets; default: the pod's own.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
     namespace: Option<String>,
-    /// The labels by which the node plugin's pods are known.
+    /// The labels that select the pods of the node plugin.
     #[arg(
         long,
         default_value = "app.kubernetes.io/name=quarry,app.kubernetes.io/component=node",
         value_name = "SELECTOR"
     )]
     node_pods: String,
-    /// The port on which the agents of the node plugin listen.
+    /// The port of the agents in the node plugin.
     #[arg(long, default_value_t = 9810, value_name = "PORT")]
     agent_port: u16,
-    /// The Lease of the controller that decides on requests that leave a choice of node.
+    /// The Lease of the elected controller, which handles requests that can go to more than one node.
     #[arg(long, default_value = "quarry-chooser", value_name = "NAME")]
     lease: String,
-    /// What the names of the three Secrets with certificates begin with.
+    /// The prefix of the names of the three Secrets with certificates.
     #[arg(long, default_value = "quarry", value_name = "PREFIX")]
     secrets: String,
 }
 
-/// What is followed in the API, for as long as this lives.
+/// What the controller follows in the API, for the lifetime of this value.
 pub(crate) struct Kubernetes {
     connection: Connection,
     secrets: String,
@@ -50,13 +50,14 @@ pub(crate) struct Kubernetes {
     election: Arc<LeaseElection>,
 }
 
-/// Connects, and begins to follow what a controller has to know.
+/// Connects, and starts to follow the objects that a controller needs.
 pub(crate) async fn connect(args: Args, driver: &str) -> anyhow::Result<Kubernetes> {
     let variables = Options::from_variables(|name| std::env::var(name).ok());
     let options =
         Options { kubeconfig: args.kubeconfig, namespace: args.namespace.or(variables.namespace), ..variables };
-    let connection =
-        quarry_kubernetes::connect(options).await.context("without Kubernetes, name the nodes with --agents FILE")?;
+    let connection = quarry_kubernetes::connect(options)
+        .await
+        .context("to run without Kubernetes, list the nodes with --agents FILE")?;
     let discovery = Discovery::start(&connection, &args.node_pods, args.agent_port);
     let claims = Arc::new(VolumeClaims::start(&connection, driver));
     let nodes = Arc::new(ClusterNodes::start(&connection, &discovery, &claims, driver, system_clock()));
@@ -65,7 +66,7 @@ pub(crate) async fn connect(args: Args, driver: &str) -> anyhow::Result<Kubernet
     Ok(Kubernetes { connection, secrets: args.secrets, discovery, claims, nodes, election })
 }
 
-/// Where the certificates are kept, for those who want nothing else of Kubernetes.
+/// The store of the certificates, for commands that need nothing else of Kubernetes.
 pub(crate) async fn store(
     kubeconfig: Option<PathBuf>,
     namespace: Option<String>,
@@ -75,22 +76,22 @@ pub(crate) async fn store(
     let options = Options { kubeconfig, namespace: namespace.or(variables.namespace), pod: variables.pod };
     let connection = quarry_kubernetes::connect(options)
         .await
-        .context("without Kubernetes, name the directory with --certificates DIR")?;
+        .context("to run without Kubernetes, set the directory with --certificates DIR")?;
     Ok(Arc::new(SecretStore::new(&connection, secrets)))
 }
 
 impl Kubernetes {
-    /// Where the certificates are kept.
+    /// The store of the certificates.
     pub(crate) fn store(&self) -> Arc<dyn Store> {
         Arc::new(SecretStore::new(&self.connection, &self.secrets))
     }
 
-    /// The nodes that have a pod of the plugin.
+    /// The nodes that run a pod of the plugin.
     pub(crate) fn roster(&self) -> RosterSource {
         self.discovery.roster()
     }
 
-    /// What the cluster of nodes consists of.
+    /// The parts that a cluster of nodes is built from.
     pub(crate) fn parts(&self, dial: Arc<dyn Dial>, timing: Timing) -> Parts {
         Parts {
             dial,
@@ -102,7 +103,7 @@ impl Kubernetes {
         }
     }
 
-    /// Gives back what others wait for.
+    /// Releases what other controllers wait for.
     pub(crate) async fn close(&self) {
         self.election.close().await;
     }

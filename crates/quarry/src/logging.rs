@@ -1,11 +1,11 @@
-//! Where the log goes and what it looks like: to stderr, as text for people or JSON for collectors.
+//! The destination and format of the log: stderr, as text for people or JSON for collectors.
 
 use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-/// What every subcommand understands.
+/// The options of every subcommand.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// What to log: a level (error, warn, info, debug, trace), or levels by module as in `info,quarry_lvm=debug`.
@@ -18,7 +18,7 @@ pub(crate) struct Args {
         global = true
     )]
     filter: String,
-    /// What a line of the log looks like.
+    /// The format of a log line.
     #[arg(
         long = "log-format",
         env = "QUARRY_LOG_FORMAT",
@@ -35,10 +35,10 @@ enum Format {
     Json,
 }
 
-/// Sends all log lines to stderr from now on.
+/// Starts to write all log lines to stderr.
 ///
 /// # Errors
-/// When the filter is not one.
+/// The filter is invalid.
 pub(crate) fn start(args: &Args) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt().with_env_filter(filter(&args.filter)?).with_writer(std::io::stderr);
     match args.format {
@@ -50,7 +50,9 @@ pub(crate) fn start(args: &Args) -> anyhow::Result<()> {
 
 fn filter(text: &str) -> anyhow::Result<EnvFilter> {
     EnvFilter::try_new(text).map_err(|error| {
-        anyhow::anyhow!("--log {text:?} is no filter: write a level, or module=level, separated by commas: {error}")
+        anyhow::anyhow!(
+            "--log {text:?} is not a valid filter: write a level or module=level, separated by commas: {error}"
+        )
     })
 }
 
@@ -59,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrong_filter_is_named() {
+    fn an_invalid_filter_is_quoted_in_the_error() {
         for good in ["info", "warn,quarry_lvm=debug", "off"] {
             filter(good).unwrap();
         }

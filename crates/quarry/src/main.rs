@@ -1,7 +1,7 @@
 //! The quarry binary: arguments and wiring only.
 
-mod apart;
 mod certificates;
+mod child;
 mod controller;
 mod csi;
 mod host;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 
-/// Local storage for Kubernetes: carves each host's own disks into volumes.
+/// Local storage for Kubernetes: creates volumes on each host's own disks.
 #[derive(Debug, Parser)]
 #[command(
     name = "quarry",
@@ -36,21 +36,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Look after the certificates of controller and nodes that Quarry issues itself.
+    /// Manage the certificates of the controller and the nodes that Quarry issues.
     Certificates(certificates::Tool),
-    /// Serve CSI Controller for a cluster: knows the nodes, and passes on to each what is its own.
+    /// Serve CSI Controller for a cluster: forwards requests to the nodes.
     Controller(controller::Args),
-    /// Make CSI calls by hand, to try or to debug a driver.
+    /// Make CSI calls by hand, to try or debug a driver.
     Csi(csi::Args),
-    /// List the disks of this host, which are free and why not; only looks, needs root and no server.
+    /// List the disks of this host, and which are free or why not; read-only; needs root but no server.
     Disks(view::Disks),
-    /// Show what is wrong in the cluster, and what to do about it; fails where something does not work.
+    /// Show what is wrong in the cluster and how to fix it; exits with failure if there are errors.
     Doctor(view::Common),
     /// Serve CSI Node on this host, and its storage to the controller.
     Node(node::Args),
-    /// List the nodes that the controller knows, and whether they can be reached.
+    /// List the nodes that the controller knows, and whether it can reach them.
     Nodes(view::Common),
-    /// List the pools of all nodes, and what they can still give.
+    /// List the pools of all nodes and their free storage.
     Pools(view::Pools),
     /// Serve CSI on this host alone: controller and node in one process, without Kubernetes.
     Standalone(standalone::Args),
@@ -74,7 +74,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Csi(args) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let answer = runtime.block_on(csi::run(args))?;
-            // Whoever reads may have read enough: a closed pipe is no failure.
+            // The reader may have stopped reading: a closed pipe is not a failure.
             let _ = std::io::stdout().write_all(answer.as_bytes());
         }
         Command::Certificates(tool) => {
@@ -83,7 +83,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let _ = std::io::stdout().write_all(answer.as_bytes());
         }
         Command::Controller(args) => serve(controller::run(args))?,
-        Command::Disks(args) => return apart::run(|| ask(view::Question::Disks(args))),
+        Command::Disks(args) => return child::run(|| ask(view::Question::Disks(args))),
         Command::Doctor(args) => return ask(view::Question::Doctor(args)),
         Command::Node(args) => serve(node::run(args))?,
         Command::Nodes(args) => return ask(view::Question::Nodes(args)),
@@ -97,17 +97,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 fn ask(question: view::Question) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let answered = runtime.block_on(view::run(question, &mut std::io::stdout().lock()));
-    // A disk that does not answer is not waited for.
+    // Do not wait for a disk that does not answer.
     runtime.shutdown_background();
     answered
 }
 
-/// How many mounts, unmounts and the like may wait for disks at once: one for each volume, so more than a node has volumes.
-/// Threads are made when they are needed. With fewer, the volumes of one disk that hangs could take all of them.
+/// How many mounts, unmounts and similar calls may wait for disks at once: one for each volume, so the limit
+/// is higher than the number of volumes on a node. Threads start on demand. With a lower limit, the volumes
+/// of one hung disk could take all of them.
 const BLOCKING: usize = 4096;
 
 fn serve(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    // Two threads serve: the work is done by other programs and the kernel, on threads of their own.
+    // Two threads serve: other programs and the kernel do the work, on threads of their own.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(BLOCKING)
@@ -119,34 +120,34 @@ fn serve(role: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     }
     runtime.block_on(role)?;
     if first {
-        runtime.block_on(changes_end());
+        runtime.block_on(wait_for_mutations());
     }
-    // A mutating lvm may still run: it is left to end by itself, and nobody waits for the thread that watches it.
+    // A mutating lvm may still run: it finishes by itself, and nothing waits for the thread that watches it.
     runtime.shutdown_background();
     Ok(())
 }
 
-/// How often the first process of a container looks for children that it was given.
+/// How often the first process of a container reaps adopted children.
 const REAP: Duration = Duration::from_secs(5);
 
-/// The first process of a container becomes the parent of those whose own parents end, and has to wait for them.
+/// The first process of a container adopts orphaned processes and has to reap them.
 fn reap() {
     loop {
         std::thread::sleep(REAP);
         let reaped = quarry_exec::reap_adopted();
         if reaped > 0 {
-            tracing::debug!(reaped, "processes that others left behind have ended");
+            tracing::debug!(reaped, "reaped orphaned processes");
         }
     }
 }
 
-/// How long a container's first process stays for the sake of commands that change something. With what work under way
-/// was given before, that is less than the 60 s that the chart's pods have.
+/// How long a container's first process waits for mutating commands before it exits. Together with the time
+/// that running calls get, this is shorter than the 60 s of the chart's pods.
 const STAY: Duration = Duration::from_secs(35);
 
-/// Waits until no command runs that changes something. A container ends with its first process: the kernel would kill such
-/// a command in the midst of its work, which nobody else ever does.
-async fn changes_end() {
+/// Waits until no mutating command runs. A container ends with its first process: the kernel would kill such
+/// a command in the middle of its work, which Quarry never does.
+async fn wait_for_mutations() {
     let began = Instant::now();
     loop {
         let changes = quarry_exec::running().into_iter().filter(|command| command.mutation);
@@ -155,7 +156,10 @@ async fn changes_end() {
             return;
         }
         if began.elapsed() > STAY {
-            tracing::warn!(?commands, "leaving while these run: a container's end kills them; the next start copes");
+            tracing::warn!(
+                ?commands,
+                "exiting while these commands run: the end of the container kills them; the next start recovers"
+            );
             return;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_that_would_be_asked_for_all_the_time_are_refused() {
+    fn values_that_would_poll_certificates_without_a_pause_are_rejected() {
         let parse = |option: &str, value: &str| Cli::try_parse_from(["quarry", "controller", option, value]);
         for (option, refused, taken) in
             [("--certificate-settle", ["0", "2"], "3"), ("--certificate-life", ["0", "599"], "600")]

@@ -1,4 +1,5 @@
-//! `quarry node`: CSI Node for kubelet on a unix socket, and the agent for the controller over mutual TLS.
+//! `quarry node`: serves CSI Node on a unix socket for kubelet, and the agent for the controller over mutual
+//! TLS.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,24 +17,25 @@ use quarry_transport::{tls, unix};
 
 use crate::{host, observe};
 
-/// What `quarry node` is told.
+/// The options of `quarry node`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     host: host::Args,
-    /// The unix socket on which CSI Node is served; its directory must exist.
+    /// The unix socket for CSI Node; its directory must exist.
     #[arg(long, default_value = "unix:///run/quarry/csi.sock", value_name = "ENDPOINT")]
     endpoint: String,
-    /// The driver's name, as StorageClasses give it.
+    /// The driver's name, as in StorageClasses.
     #[arg(long, default_value = "local.csi.quarry.dev", value_name = "NAME")]
     driver: String,
-    /// Where the controller reaches this node's agent.
+    /// The address on which the agent listens for the controller.
     #[arg(long, default_value = "0.0.0.0:9810", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
-    /// The directory with our certificate: tls.crt, tls.key, ca.crt. It may come later; changes are noticed.
+    /// The directory with this node's certificate: tls.crt, tls.key, ca.crt. It may appear later; changes are
+    /// picked up.
     #[arg(long, default_value = "/etc/quarry/tls", value_name = "DIR")]
     tls: PathBuf,
-    /// Where /healthz, /readyz and /metrics are served; nowhere unless given.
+    /// The address for /healthz, /readyz and /metrics; not served by default.
     #[arg(long, value_name = "ADDRESS:PORT")]
     http: Option<SocketAddr>,
 }
@@ -56,7 +58,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(address) = args.http {
         let refresh = host::register(&metrics, &host);
         observe::register_certificate(&metrics, &source);
-        metrics.counter("refused_connections", "Connections to the agent that were refused, by reason", move || {
+        metrics.counter("refused_connections", "Connections that the agent rejected, by reason", move || {
             let counts = refusals.counts().into_iter();
             counts.map(|(reason, count)| Sample::count(count).label("reason", reason)).collect()
         });
@@ -90,12 +92,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is wrong with the certificate, if anything.
+/// The problem with the certificate, if there is one.
 fn certificate_problem(source: &tls::Source, directory: &std::path::Path) -> Option<String> {
     match &*source.borrow() {
         None => Some(format!(
-            "there is no certificate in {} yet, so that no controller can connect: is the Secret of the node plugin \
-             mounted, and does a controller run?",
+            "there is no certificate in {} yet, so no controller can connect: is the Secret of the node plugin \
+             mounted, and is a controller running?",
             directory.display()
         )),
         Some(material) if material.expires() < std::time::SystemTime::now() => {

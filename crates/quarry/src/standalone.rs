@@ -22,32 +22,33 @@ use quarry_volume::{Agent, Result};
 
 use crate::{host, observe, view};
 
-/// How long the start waits for the host's first word of its pools. A disk that hangs must not hang the socket too.
-const FIRST_WORD: Duration = Duration::from_secs(10);
+/// How long startup waits for the host's first report of its pools. A hung disk must not block the socket
+/// too.
+const FIRST_STATE: Duration = Duration::from_secs(10);
 
-/// There are no certificates here whose change a connection has to follow.
+/// A connection lifetime without a limit: there are no certificates whose changes it has to follow.
 const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// What `quarry standalone` is told.
+/// The options of `quarry standalone`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     host: host::Args,
-    /// The unix socket on which CSI is served; its directory must exist.
+    /// The unix socket for CSI; its directory must exist.
     #[arg(long, default_value = "unix:///run/quarry/csi.sock", value_name = "ENDPOINT")]
     endpoint: String,
-    /// The driver's name, as StorageClasses give it.
+    /// The driver's name, as in StorageClasses.
     #[arg(long, default_value = "local.csi.quarry.dev", value_name = "NAME")]
     driver: String,
-    /// Where /healthz, /readyz and /metrics are served; nowhere unless given.
+    /// The address for /healthz, /readyz and /metrics; not served by default.
     #[arg(long, value_name = "ADDRESS:PORT")]
     http: Option<SocketAddr>,
-    /// The unix socket on which `quarry nodes`, `pools`, `volumes` and `doctor` ask; nowhere unless given.
+    /// The unix socket for `quarry nodes`, `pools`, `volumes` and `doctor`; not served by default.
     #[arg(long, value_name = "FILE")]
     view: Option<PathBuf>,
 }
 
-/// Controller and node are one process: no connection is needed.
+/// Controller and node are one process, so they need no connection.
 struct InProcess(Host);
 
 #[async_trait::async_trait]
@@ -86,7 +87,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         });
         observe::serve(address, &metrics, refresh, problems, &shutdown).await?;
     }
-    cluster.all_reported(FIRST_WORD).await;
+    cluster.all_reported(FIRST_STATE).await;
     if let Some(path) = &args.view {
         let service = ViewService::new(cluster.clone(), || async { view::extras::commands() });
         view::serve(path, service, shutdown.stopping());

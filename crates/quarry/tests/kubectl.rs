@@ -1,14 +1,15 @@
-//! `deploy/kubectl-quarry`, with a kubectl that only says what it was told.
-#![allow(clippy::disallowed_types)] // quarry-exec is for what Quarry starts.
+//! `deploy/kubectl-quarry`, with a fake kubectl that records its arguments.
+#![allow(clippy::disallowed_types)] // quarry-exec is only for programs that Quarry starts.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::process::{Command, Output};
 
 const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/kubectl-quarry");
-/// Where the kubectl lies that stands in.
+/// The directory of the fake kubectl.
 const FAKE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake");
 
-/// Runs the plugin in a cluster with these pods (`namespace name ready` each), and gives what kubectl was asked.
+/// Runs the plugin in a cluster with these pods (`namespace name ready` each), and returns its output and
+/// kubectl's arguments.
 fn run(pods: &str, arguments: &[&str]) -> (Output, Vec<String>) {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
@@ -30,7 +31,7 @@ fn run(pods: &str, arguments: &[&str]) -> (Output, Vec<String>) {
 }
 
 #[test]
-fn the_first_controller_that_is_ready_is_asked() {
+fn the_first_ready_controller_is_asked() {
     let pods = "storage controller-a False\nstorage controller-b True\nother controller-c True\n";
     let (output, asked) = run(pods, &["volumes", "--pool", "two words", "-o", "json"]);
     assert!(asked[0].starts_with("get|pods|--all-namespaces|--selector=app.kubernetes.io/name=quarry,"), "{asked:?}");
@@ -38,7 +39,7 @@ fn the_first_controller_that_is_ready_is_asked() {
         asked[1], "exec|--namespace=storage|controller-b|--|quarry|volumes|--pool|two words|-o|json|",
         "{asked:?}"
     );
-    // What quarry says and how it ends is what the plugin says and how it ends.
+    // The output and exit code of quarry are those of the plugin.
     assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(7), b"answer\n".as_slice()));
 }
 
@@ -51,7 +52,7 @@ fn kubectls_own_flags_reach_kubectl() {
 }
 
 #[test]
-fn one_that_is_not_ready_is_better_than_none() {
+fn a_controller_that_is_not_ready_is_used_if_there_is_no_other() {
     let (_, asked) = run("ns c False\n", &["doctor"]);
     assert_eq!(asked[1], "exec|--namespace=ns|c|--|quarry|doctor|");
     let (output, asked) = run("", &["doctor"]);
@@ -60,7 +61,7 @@ fn one_that_is_not_ready_is_better_than_none() {
 }
 
 #[test]
-fn disks_are_asked_for_where_they_are() {
+fn disks_are_read_on_their_node() {
     for arguments in
         [["disks", "--node", "worker 1", "-o", "json"].as_slice(), &["disks", "--node=worker 1", "-o", "json"]]
     {
@@ -75,13 +76,13 @@ fn disks_are_asked_for_where_they_are() {
         let (output, asked) = run("ns node-a True\n", arguments);
         assert_eq!((output.status.code(), asked.len()), (Some(2), 0));
     }
-    // Elsewhere a node is quarry's own to look for.
+    // For other commands, --node is an argument of quarry.
     let (_, asked) = run("ns c True\n", &["pools", "--node", "worker-1"]);
     assert_eq!(asked[1], "exec|--namespace=ns|c|--|quarry|pools|--node|worker-1|");
 }
 
 #[test]
-fn without_a_command_its_use_is_told() {
+fn without_a_command_usage_is_printed() {
     let (output, asked) = run("", &[]);
     assert_eq!((output.status.code(), asked.len()), (Some(2), 0));
     assert!(String::from_utf8_lossy(&output.stderr).contains("doctor"), "{output:?}");

@@ -1,6 +1,6 @@
 //! The real binary as controller and as client: `quarry controller` reaches agents over mutual TLS with certificates that
 //! it issues itself, and `quarry nodes`, `pools`, `volumes` and `doctor` ask it. The agents' storage is simulated.
-#![allow(clippy::disallowed_types)] // quarry-exec is part of what is tested.
+#![allow(clippy::disallowed_types)] // quarry-exec is under test here.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::net::SocketAddr;
@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 const QUARRY: &str = env!("CARGO_BIN_EXE_quarry");
 const GIB: u64 = 1 << 30;
 const EXTENT: u64 = 4 << 20;
-/// How long anything may take on a busy machine.
+/// The timeout of each step, generous for a busy machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A controller, and where it lies.
+/// A controller and its directory.
 struct Controller {
     directory: TempDir,
     process: Child,
@@ -40,7 +40,7 @@ impl Drop for Controller {
 }
 
 impl Controller {
-    /// Starts one that looks for these agents.
+    /// Starts a controller with these agents.
     fn start(directory: TempDir, agents: &[(&str, SocketAddr)]) -> Self {
         let at = |name: &str| directory.path().join(name);
         let list: String =
@@ -73,7 +73,7 @@ impl Controller {
         self.directory.path().join("view.sock")
     }
 
-    /// Runs `quarry LINE` against it. The commands end by themselves: they wait no longer than half a minute.
+    /// Runs `quarry LINE` against it. The commands time out by themselves, after at most half a minute.
     async fn ask(&self, line: &str) -> Output {
         let socket = self.socket();
         let line = line.to_owned();
@@ -115,12 +115,12 @@ async fn agent(name: &str, volumes: usize, certificates: &Path) -> SocketAddr {
     address
 }
 
-/// An address at which nobody listens.
-fn nobody() -> SocketAddr {
+/// An address without a listener.
+fn unused_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-/// Waits until so many nodes can be reached.
+/// Waits until `count` nodes are reachable.
 async fn until_up(controller: &Controller, count: usize) {
     let began = Instant::now();
     loop {
@@ -141,7 +141,8 @@ async fn an_operator_sees_the_cluster_through_the_real_binary() {
     let certificates = directory.path().join("certificates");
     let one = agent("worker-1", 3, &certificates).await;
     let two = agent("worker-2", 9, &certificates).await;
-    let controller = Controller::start(directory, &[("worker-1", one), ("worker-2", two), ("worker-3", nobody())]);
+    let controller =
+        Controller::start(directory, &[("worker-1", one), ("worker-2", two), ("worker-3", unused_address())]);
     until_up(&controller, 2).await;
     assert_eq!(std::fs::metadata(controller.socket()).unwrap().permissions().mode() & 0o777, 0o600);
 
@@ -172,13 +173,13 @@ async fn an_operator_sees_the_cluster_through_the_real_binary() {
     assert!(told.contains("ERROR  ") && told.contains("node worker-3: unreachable for"), "{told}");
     let found = controller.json("doctor").await;
     let checks: Vec<_> = found["findings"].as_array().unwrap().iter().map(|finding| &finding["check"]).collect();
-    // Both agents are on this kernel, and their storage differs: that is no finding.
+    // Both agents run on this kernel, and their storage differs: that is not a finding.
     assert_eq!(checks, ["node-unreachable", "claims-unknown"], "{found}");
     assert_eq!((&found["nodes"], &found["reachable_nodes"], &found["orphans"]), (&3.into(), &2.into(), &Value::Null));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_no_controller_runs_the_way_to_one_is_told() {
+async fn without_a_controller_the_error_says_where_to_run() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("view.sock");
     let output = Command::new(QUARRY).args(["pools", "--socket"]).arg(&socket).output().unwrap();

@@ -1,6 +1,6 @@
 {{/*
-The groups of hosts, as JSON: a list of what the DaemonSet of each needs. Refused are groups of which a host could be in two:
-it would run two node plugins over the same socket.
+The groups of hosts, as JSON: a list with the values that the DaemonSet of each needs. Groups that could share a host are
+rejected: it would run two node plugins over the same socket.
 */}}
 {{- define "quarry.groups" -}}
 {{- $root := . -}}
@@ -9,7 +9,7 @@ it would run two node plugins over the same socket.
 {{- if not $given -}}{{- $given = dict "" (dict "nodeSelector" dict) -}}{{- end -}}
 {{- range $name, $group := $given -}}
   {{- $pools := $group.pools | default $root.Values.pools -}}
-  {{- /* An empty list of its own counts as well: then nothing is shown to this group. */ -}}
+  {{- /* A list of its own counts even if it is empty: then no folder is mounted for this group. */ -}}
   {{- $diskFolders := ternary $group.diskFolders $root.Values.diskFolders (hasKey $group "diskFolders") -}}
   {{- include "quarry.checkPools" (dict "group" $name "pools" $pools "diskFolders" $diskFolders) -}}
   {{- $groups = append $groups (dict
@@ -31,7 +31,7 @@ it would run two node plugins over the same socket.
 {{- toJson $groups -}}
 {{- end }}
 
-{{/* No host has two values of one label: that is the only proof that it is not in both groups. */}}
+{{/* A host has one value per label: only different values prove that it is not in both groups. */}}
 {{- define "quarry.checkApart" -}}
 {{- $one := index . 0 -}}
 {{- $other := index . 1 -}}
@@ -40,11 +40,11 @@ it would run two node plugins over the same socket.
   {{- if and (hasKey $other.nodeSelector $key) (ne $value (index $other.nodeSelector $key)) -}}{{- $apart = true -}}{{- end -}}
 {{- end -}}
 {{- if not $apart -}}
-  {{- fail (printf "nodeGroups: a host could be in %q and in %q, and would run two node plugins; give both a label in nodeSelector that has different values" $one.name $other.name) -}}
+  {{- fail (printf "nodeGroups: a host could match both %q and %q and would run two node plugins; add a label with different values to both nodeSelectors" $one.name $other.name) -}}
 {{- end -}}
 {{- end }}
 
-{{/* What the node plugin would refuse at its start is refused here already. */}}
+{{/* Rejects at once what the node plugin would reject when it starts. */}}
 {{- define "quarry.checkPools" -}}
 {{- $where := ternary "pools" (printf "nodeGroups.%s.pools" .group) (eq .group "") -}}
 {{- $names := list -}}
@@ -52,7 +52,7 @@ it would run two node plugins over the same socket.
 {{- $diskFolders := .diskFolders -}}
 {{- range $pool := .pools -}}
   {{- if has .name $names -}}{{- fail (printf "%s: two pools have the name %q" $where .name) -}}{{- end -}}
-  {{- if eq (empty .lvm) (empty .disk) -}}{{- fail (printf "%s: the pool %q is made of lvm or of disk: name one of the two" $where .name) -}}{{- end -}}
+  {{- if eq (empty .lvm) (empty .disk) -}}{{- fail (printf "%s: the pool %q must set exactly one of lvm and disk" $where .name) -}}{{- end -}}
   {{- $names = append $names .name -}}
   {{- with .lvm -}}
     {{- if has .volumeGroup $volumeGroups -}}{{- fail (printf "%s: two pools use the volume group %q" $where .volumeGroup) -}}{{- end -}}
@@ -63,7 +63,7 @@ it would run two node plugins over the same socket.
       {{- $seen := hasPrefix "/dev/" $path -}}
       {{- range $folder := $diskFolders -}}{{- if hasPrefix (printf "%s/" $folder) $path -}}{{- $seen = true -}}{{- end -}}{{- end -}}
       {{- if not $seen -}}
-        {{- fail (printf "%s: the pool %q means disks by the path %q, which the node plugin cannot see: name its folder in diskFolders" $where $pool.name $path) -}}
+        {{- fail (printf "%s: the pool %q selects disks by the path %q, which the node plugin cannot see: add its folder to diskFolders" $where $pool.name $path) -}}
       {{- end -}}
     {{- end -}}
   {{- end -}}

@@ -1,13 +1,13 @@
 {{/* Names, labels and images that several templates use. */}}
 
-{{/* What the names of all objects begin with: the release, with "quarry" in it. */}}
+{{/* The prefix of the names of all objects: the release's name, with "quarry" in it. */}}
 {{- define "quarry.name" -}}
 {{- $name := .Release.Name -}}
 {{- if not (contains "quarry" $name) -}}{{- $name = printf "%s-quarry" $name -}}{{- end -}}
 {{- $name | trunc 40 | trimSuffix "-" -}}
 {{- end }}
 
-{{/* The labels by which pods are selected; they never change. Called with (dict "root" $ "component" NAME). */}}
+{{/* The labels that select the pods; they never change. Called with (dict "root" $ "component" NAME). */}}
 {{- define "quarry.selector" -}}
 app.kubernetes.io/name: quarry
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -25,7 +25,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
-{{/* The Secrets with the certificates of both sides: an operator's own, or those that the controllers fill. */}}
+{{/* The Secrets with the certificates of both sides: your own, or those that the controllers fill. */}}
 {{- define "quarry.controllerSecret" -}}
 {{ .Values.certificates.controllerSecret | default (printf "%s-controller" (include "quarry.name" .)) }}
 {{- end }}
@@ -33,7 +33,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{ .Values.certificates.nodeSecret | default (printf "%s-node" (include "quarry.name" .)) }}
 {{- end }}
 
-{{/* Of two numbers between the first and the last: (list LEAST N MOST). */}}
+{{/* A number limited to a range: (list MINIMUM N MAXIMUM). */}}
 {{- define "quarry.between" -}}
 {{- max (index . 0) (min (index . 1) (index . 2)) -}}
 {{- end }}

@@ -1,29 +1,29 @@
-//! What must be true of every installation, whatever the values.
+//! Checks that every installation must pass, whatever the values.
 
 use serde_json::Value;
 
 use crate::objects::{Objects, argument, container, has_argument, is, list, text};
 use crate::{network, nodes, permissions};
 
-/// What was found wrong, a line each.
+/// The failed checks, one per line.
 #[derive(Default)]
-pub(crate) struct Wrong(Vec<String>);
+pub(crate) struct Failures(Vec<String>);
 
-impl Wrong {
-    /// Takes note of what must be true, in words that say so.
+impl Failures {
+    /// Records a failure unless `holds`; `what` states the requirement.
     pub(crate) fn must(&mut self, what: &str, holds: bool) {
         if !holds {
-            self.0.push(format!("this must be true, and is not: {what}"));
+            self.0.push(format!("failed: {what}"));
         }
     }
 }
 
-/// All that is wrong with an installation; `source` is the text that `objects` were read from.
+/// All failed checks of an installation; `source` is the text that `objects` were read from.
 pub(crate) fn wrong(source: &str, objects: &Objects) -> Vec<String> {
-    let mut wrong = Wrong::default();
+    let mut wrong = Failures::default();
     let deployments: Vec<&Value> = objects.of("Deployment").collect();
     let [controller] = deployments.as_slice() else {
-        return vec!["there must be one Deployment, the controller".to_owned()];
+        return vec!["there must be exactly one Deployment, the controller".to_owned()];
     };
     let Some(quarry) = container(controller, "quarry") else {
         return vec!["the controller must have a container quarry".to_owned()];
@@ -41,17 +41,17 @@ pub(crate) fn wrong(source: &str, objects: &Objects) -> Vec<String> {
     wrong.0
 }
 
-fn driver(objects: &Objects, name: &str, wrong: &mut Wrong) {
+fn driver(objects: &Objects, name: &str, wrong: &mut Failures) {
     let Some(driver) = objects.named("CSIDriver", name) else {
-        wrong.must("the CSIDriver has the name that the controller is given", false);
+        wrong.must("the CSIDriver has the name in the controller's arguments", false);
         return;
     };
     wrong.must("volumes are not attached", is(driver, "/spec/attachRequired", false));
-    wrong.must("kubelet gives files to the pod's group", is(driver, "/spec/fsGroupPolicy", "File"));
-    wrong.must("the scheduler looks at capacities", is(driver, "/spec/storageCapacity", true));
-    wrong.must("volumes are persistent ones", is(driver, "/spec/volumeLifecycleModes", vec!["Persistent"]));
+    wrong.must("kubelet changes the group of files to the pod's", is(driver, "/spec/fsGroupPolicy", "File"));
+    wrong.must("the scheduler considers capacities", is(driver, "/spec/storageCapacity", true));
+    wrong.must("volumes are persistent", is(driver, "/spec/volumeLifecycleModes", vec!["Persistent"]));
     wrong.must(
-        "the CSIDriver outlives an uninstall",
+        "the CSIDriver survives an uninstall",
         is(driver, "/metadata/annotations/helm.sh~1resource-policy", "keep"),
     );
     for class in objects.of("StorageClass") {
@@ -59,26 +59,26 @@ fn driver(objects: &Objects, name: &str, wrong: &mut Wrong) {
     }
 }
 
-/// What holds for the pods of controller and nodes alike.
-fn pods(object: &Value, wrong: &mut Wrong) {
+/// Checks for the pods of both the controller and the nodes.
+fn pods(object: &Value, wrong: &mut Failures) {
     let name = text(object, "/metadata/name");
     let spec = "/spec/template/spec";
     let mut must = |what: &str, holds: bool| wrong.must(&format!("{name}: {what}"), holds);
     must("two containers", list(object, &format!("{spec}/containers")).len() == 2);
-    must("a minute to end", is(object, &format!("{spec}/terminationGracePeriodSeconds"), 60));
-    must("an important pod", text(object, &format!("{spec}/priorityClassName")).starts_with("system-"));
+    must("a grace period of a minute", is(object, &format!("{spec}/terminationGracePeriodSeconds"), 60));
+    must("a system priority class", text(object, &format!("{spec}/priorityClassName")).starts_with("system-"));
     let labels = object.pointer("/spec/template/metadata/labels");
     let selector = object.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
     let selected = |(key, value): (&String, &Value)| labels.and_then(|labels| labels.get(key)) == Some(value);
-    must("its selector fits its pods", selector.is_some_and(|selector| selector.iter().all(selected)));
+    must("its selector matches its pods", selector.is_some_and(|selector| selector.iter().all(selected)));
     let mut mounted = list(object, &format!("{spec}/containers")).iter().flat_map(|c| list(c, "/volumeMounts"));
     let volumes: Vec<&str> = list(object, &format!("{spec}/volumes")).iter().map(|v| text(v, "/name")).collect();
-    must("what is mounted exists", mounted.all(|mount| volumes.contains(&text(mount, "/name"))));
+    must("all mounted volumes exist", mounted.all(|mount| volumes.contains(&text(mount, "/name"))));
     for container in list(object, &format!("{spec}/containers")) {
         let mut must = |what: &str, holds: bool| must(&format!("{}: {what}", text(container, "/name")), holds);
         must("a read-only root file system", is(container, "/securityContext/readOnlyRootFilesystem", true));
-        must("it asks for memory", container.pointer("/resources/requests/memory").is_some());
-        must("whether it lives is looked at", container.pointer("/livenessProbe/httpGet").is_some());
+        must("it requests memory", container.pointer("/resources/requests/memory").is_some());
+        must("it has a liveness probe", container.pointer("/livenessProbe/httpGet").is_some());
         let privileged = is(container, "/securityContext/privileged", true);
         let closed = is(container, "/securityContext/capabilities/drop", vec!["ALL"])
             && is(container, "/securityContext/allowPrivilegeEscalation", false);
@@ -90,9 +90,12 @@ fn pods(object: &Value, wrong: &mut Wrong) {
     }
 }
 
-fn of_controller(controller: &Value, quarry: &Value, wrong: &mut Wrong) {
+fn of_controller(controller: &Value, quarry: &Value, wrong: &mut Failures) {
     let spec = "/spec/template/spec";
-    wrong.must("the controller is no root", is(controller, &format!("{spec}/securityContext/runAsNonRoot"), true));
+    wrong.must(
+        "the controller does not run as root",
+        is(controller, &format!("{spec}/securityContext/runAsNonRoot"), true),
+    );
     wrong.must(
         "the controller has the runtime's seccomp profile",
         is(controller, &format!("{spec}/securityContext/seccompProfile/type"), "RuntimeDefault"),
@@ -123,13 +126,13 @@ fn of_controller(controller: &Value, quarry: &Value, wrong: &mut Wrong) {
         (quarry, "POD_NAME", "metadata.name"),
         (quarry, "POD_NAMESPACE", "metadata.namespace"),
     ] {
-        wrong.must(&format!("the controller's pod is told {path} as {name}"), variable(container, name, path));
+        wrong.must(&format!("the controller's pod gets {path} as {name}"), variable(container, name, path));
     }
     let socket = argument(quarry, "endpoint").strip_prefix("unix://");
-    wrong.must("both containers speak over one socket", socket == Some(argument(provisioner, "csi-address")));
+    wrong.must("both containers use one socket", socket == Some(argument(provisioner, "csi-address")));
 }
 
-fn disruption(objects: &Objects, controller: &Value, wrong: &mut Wrong) {
+fn disruption(objects: &Objects, controller: &Value, wrong: &mut Failures) {
     let budget = objects.named("PodDisruptionBudget", text(controller, "/metadata/name"));
     let fits = |budget: &Value| {
         budget.pointer("/spec/selector") == controller.pointer("/spec/selector")
@@ -138,9 +141,9 @@ fn disruption(objects: &Objects, controller: &Value, wrong: &mut Wrong) {
     wrong.must("controllers are evicted one at a time", budget.is_some_and(fits));
 }
 
-/// The Secrets that the chart makes are those that the controller is told of; they hold nothing, so that nothing is
-/// overwritten by an upgrade.
-fn secrets(objects: &Objects, quarry: &Value, wrong: &mut Wrong) {
+/// The Secrets of the chart are those in the controller's arguments; they are empty, so that an upgrade
+/// overwrites nothing.
+fn secrets(objects: &Objects, quarry: &Value, wrong: &mut Failures) {
     let prefix = argument(quarry, "secrets");
     let mut names: Vec<&str> = objects.of("Secret").map(|secret| text(secret, "/metadata/name")).collect();
     names.sort_unstable();
@@ -150,9 +153,9 @@ fn secrets(objects: &Objects, quarry: &Value, wrong: &mut Wrong) {
     };
     wrong.must("the Secrets are those that the controller fills", names == expected);
     let empty = objects.of("Secret").all(|secret| secret.get("data").is_none() && secret.get("stringData").is_none());
-    wrong.must("the Secrets come empty", empty);
+    wrong.must("the Secrets are empty", empty);
     wrong.must(
-        "certificates are issued, or an operator's own are used",
+        "certificates are issued, or the operator provides them",
         prefix.is_empty() != argument(quarry, "tls").is_empty(),
     );
 }
@@ -168,23 +171,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shipped_is_right() {
+    fn the_shipped_manifests_are_valid() {
         assert_eq!(found(MANIFESTS), [""; 0]);
     }
 
-    /// Each is one change of what is shipped, and what must be said of it.
+    /// Each case changes the shipped manifests and names the failure that must follow.
     #[test]
-    fn what_is_wrong_is_found() {
+    fn each_change_is_detected() {
         for (from, to, said) in [
             ("attachRequired: false", "attachRequired: true", "not attached"),
-            ("helm.sh/resource-policy: keep", "a: b", "outlives"),
+            ("helm.sh/resource-policy: keep", "a: b", "survives"),
             ("name: local.csi.quarry.dev\n", "name: other.csi.quarry.dev\n", "CSIDriver has the name"),
             ("--strict-topology", "--no-topology", "--strict-topology"),
             ("--timeout=60s", "--timeout=10s", "--timeout=60s"),
-            ("runAsNonRoot: true", "runAsNonRoot: false", "no root"),
+            ("runAsNonRoot: true", "runAsNonRoot: false", "run as root"),
             ("name: NAMESPACE", "name: NAMESPACES", "NAMESPACE"),
             ("maxUnavailable: 1\n", "maxUnavailable: 2\n", "one at a time"),
-            ("type: Opaque", "type: Opaque\nstringData: {a: b}", "come empty"),
+            ("type: Opaque", "type: Opaque\nstringData: {a: b}", "are empty"),
             ("--secrets=quarry", "--secrets=other", "controller fills"),
             ("terminationGracePeriodSeconds: 60", "terminationGracePeriodSeconds: 30", "a minute"),
             ("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "read-only root"),
@@ -197,12 +200,12 @@ mod tests {
             ("mountPropagation: Bidirectional", "mountPropagation: HostToContainer", "kubelet's folders"),
             ("mountPath: /dev}", "mountPath: /devices}", "/dev"),
             ("path: /etc/lvm,", "path: /etc/lvm2,", ""),
-            ("mountPath: /run/udev/data,", "mountPath: /run/udev,", "the database alone"),
+            ("mountPath: /run/udev/data,", "mountPath: /run/udev,", "only the database"),
             ("path: /run/udev/data,", "path: /run/udev,", "udev's database is the host's"),
             ("mountPropagation: HostToContainer, readOnly", "readOnly", "raw `local` volumes"),
-            ("HostToContainer, readOnly: true", "HostToContainer", "to be read"),
+            ("HostToContainer, readOnly: true", "HostToContainer", "read-only"),
             ("QUARRY_CONFIG", "QUARRY_CONFIGS", "same pools"),
-            ("optional: true", "optional: false", "may come later"),
+            ("optional: true", "optional: false", "may appear later"),
             ("--listen=0.0.0.0:9810", "--listen=0.0.0.0:9811", "agent's port"),
             (
                 "--kubelet-registration-path=/var/lib/kubelet/plugins/local",
@@ -229,7 +232,7 @@ mod tests {
             ("policyTypes: [Ingress, Egress]", "policyTypes: [Ingress]", "no connections"),
             ("{protocol: TCP, port: agent}", "{protocol: TCP, port: http}", "reach the agents"),
         ] {
-            assert!(MANIFESTS.contains(from), "{from:?} is no part of what is shipped any more");
+            assert!(MANIFESTS.contains(from), "{from:?} is no longer in the shipped manifests");
             let wrong = found(&MANIFESTS.replacen(from, to, 1));
             let all = found(&MANIFESTS.replace(from, to));
             if said.is_empty() {

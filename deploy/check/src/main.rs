@@ -1,4 +1,4 @@
-//! Holds manifests against the types of the Kubernetes API, and against what must be true of every installation.
+//! Checks manifests against the types of the Kubernetes API and the requirements of every installation.
 //!
 //!     quarry-deploy-check installation FILE    what the chart renders
 //!     quarry-deploy-check example FILE         what a user applies
@@ -29,13 +29,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &[String]) -> anyhow::Result<()> {
-    let [what, file] = arguments else { bail!("say `installation FILE` or `example FILE`") };
+    let [what, file] = arguments else { bail!("usage: `installation FILE` or `example FILE`") };
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
     let objects = read::objects(&text).with_context(|| file.clone())?;
     let wrong = match what.as_str() {
         "installation" => installation::wrong(&text, &objects),
         "example" => Vec::new(),
-        other => bail!("{other} is none of installation, example"),
+        other => bail!("unknown command {other}: expected installation or example"),
     };
     if wrong.is_empty() { Ok(()) } else { bail!("{file}:\n{}", wrong.join("\n")) }
 }

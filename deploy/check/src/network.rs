@@ -1,11 +1,11 @@
-//! Who may reach whom, where there are network policies.
+//! Checks which pods may connect to which, if there are network policies.
 
 use serde_json::Value;
 
-use crate::installation::Wrong;
+use crate::installation::Failures;
 use crate::objects::{Objects, is, list, text};
 
-pub(crate) fn check(objects: &Objects, controller: &Value, wrong: &mut Wrong) {
+pub(crate) fn check(objects: &Objects, controller: &Value, wrong: &mut Failures) {
     if objects.of("NetworkPolicy").next().is_none() {
         return;
     }
@@ -32,7 +32,7 @@ pub(crate) fn check(objects: &Objects, controller: &Value, wrong: &mut Wrong) {
             let labels = from.first().and_then(|peer| peer.pointer("/podSelector/matchLabels"));
             from.len() == 1 && labels == controller.pointer("/spec/selector/matchLabels")
         };
-        wrong.must("the controllers, and they alone, reach the agents", agents.len() == 1 && agents.iter().all(from));
+        wrong.must("only the controllers reach the agents", agents.len() == 1 && agents.iter().all(from));
         let open = list(policy, "/spec/ingress")
             .iter()
             .any(|rule| list(rule, "/ports").is_empty() || list(rule, "/from").is_empty());

@@ -1,13 +1,13 @@
-//! What must be true of the node plugin's pods.
+//! Checks of the node plugin's pods.
 
 use serde_json::Value;
 
-use crate::installation::Wrong;
+use crate::installation::Failures;
 use crate::objects::{Objects, argument, container, is, list, port, text};
 
 const SPEC: &str = "/spec/template/spec";
 
-pub(crate) fn check(objects: &Objects, controller: &Value, wrong: &mut Wrong) {
+pub(crate) fn check(objects: &Objects, controller: &Value, wrong: &mut Failures) {
     let groups: Vec<&Value> = objects.of("DaemonSet").collect();
     wrong.must("there is a node plugin", !groups.is_empty());
     for group in &groups {
@@ -16,21 +16,21 @@ pub(crate) fn check(objects: &Objects, controller: &Value, wrong: &mut Wrong) {
     for (at, one) in groups.iter().enumerate() {
         for other in groups.iter().skip(at + 1) {
             let names = format!("{} and {}", text(one, "/metadata/name"), text(other, "/metadata/name"));
-            wrong.must(&format!("no host is in two groups: {names}"), apart(one, other));
+            wrong.must(&format!("no host matches two groups: {names}"), apart(one, other));
             let same = one.pointer("/spec/selector") == other.pointer("/spec/selector");
             wrong.must(&format!("each has its own pods: {names}"), !same);
         }
     }
 }
 
-fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Wrong) {
+fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Failures) {
     let name = text(group, "/metadata/name");
     let mut must = |what: &str, holds: bool| wrong.must(&format!("{name}: {what}"), holds);
     let (Some(quarry), Some(registrar)) = (container(group, "quarry"), container(group, "registrar")) else {
         must("its containers are quarry and registrar", false);
         return;
     };
-    // lvm waits for udevd by a semaphore of the host: with one of the two alone it would wait for ever.
+    // lvm waits for udevd by a semaphore of the host: with only one of the two it would wait forever.
     for shared in ["hostNetwork", "hostIPC", "hostPID"] {
         must(&format!("{shared} is off"), is(group, &format!("{SPEC}/{shared}"), false));
     }
@@ -46,7 +46,7 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Wr
     // The socket is what lvm looks for.
     let udev: Vec<&Value> = mounts.iter().filter(|mount| text(mount, "/mountPath").starts_with("/run/udev")).collect();
     must(
-        "of /run/udev the database alone is the host's, to be read",
+        "only the database of /run/udev is mounted from the host, read-only",
         matches!(udev.as_slice(), [data] if text(data, "/mountPath") == "/run/udev/data" && is(data, "/readOnly", true)),
     );
     must("udev's database is the host's", host("/run/udev/data") == Some("/run/udev/data"));
@@ -56,32 +56,36 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Wr
     must("lvm's configuration and archives are the host's", host("/etc/lvm").is_some_and(|path| path.starts_with('/')));
     let both: Vec<&Value> = mounts.iter().filter(|mount| text(mount, "/mountPropagation") == "Bidirectional").collect();
     let same = |mount: &&Value| source(group, text(mount, "/name")) == text(mount, "/mountPath");
-    must("mounts in kubelet's folders show on the host, at the same paths", both.len() == 2 && both.iter().all(same));
+    must(
+        "mounts in kubelet's folders propagate to the host, at the same paths",
+        both.len() == 2 && both.iter().all(same),
+    );
 
-    // Folders of links to disks, and what kubelet has given away of `local` volumes: later mounts have to show as well.
+    // Folders of links to disks, and the `local` volumes that kubelet has published: later mounts must
+    // propagate as well.
     let shown: Vec<&Value> =
         mounts.iter().filter(|mount| text(mount, "/mountPropagation") == "HostToContainer").collect();
     must(
-        "folders of links to disks are shown at their own paths, to be read",
+        "disk folders are mounted at their own paths, read-only",
         shown.iter().all(|mount| same(mount) && is(mount, "/readOnly", true)),
     );
     let local = |mount: &&&Value| text(mount, "/mountPath").ends_with("/plugins/kubernetes.io~local-volume");
-    must("raw `local` volumes that pods use are seen", shown.iter().filter(local).count() == 1);
+    must("raw `local` volumes that pods use are visible", shown.iter().filter(local).count() == 1);
 
     let driver = argument(quarry, "driver");
     must("controller and nodes are one driver", driver == argument(controller, "driver"));
     let socket = argument(quarry, "endpoint").strip_prefix("unix://").unwrap_or_default();
-    must("both containers speak over one socket", socket == argument(registrar, "csi-address"));
+    must("both containers use one socket", socket == argument(registrar, "csi-address"));
     let folder = host("/run/quarry").unwrap_or_default();
     let registered = argument(registrar, "kubelet-registration-path");
     let expected = socket.strip_prefix("/run/quarry/").map(|file| format!("{folder}/{file}"));
     must(
-        "the registrar tells kubelet where the socket is",
+        "the registrar passes the socket's path to kubelet",
         expected.is_some_and(|path| path == registered) && registered.contains(&format!("/plugins/{driver}/")),
     );
     let root = registered.split("/plugins/").next().unwrap_or_default();
     must(
-        "all of kubelet's folders are of one kubelet",
+        "all of kubelet's folders belong to one kubelet",
         both.iter().chain(shown.iter().filter(local)).all(|mount| text(mount, "/mountPath").starts_with(root)),
     );
     must(
@@ -91,16 +95,16 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Wr
     for (variable, path) in [("QUARRY_NODE", "spec.nodeName"), ("POD_UID", "metadata.uid")] {
         let told =
             |given: &Value| text(given, "/name") == variable && text(given, "/valueFrom/fieldRef/fieldPath") == path;
-        must(&format!("it is told {path} as {variable}"), list(quarry, "/env").iter().any(told));
+        must(&format!("it gets {path} as {variable}"), list(quarry, "/env").iter().any(told));
     }
 
     let secret = volume(group, "tls").and_then(|volume| volume.pointer("/secret"));
-    must("the certificate may come later", secret.is_some_and(|secret| is(secret, "/optional", true)));
+    must("the certificate may appear later", secret.is_some_and(|secret| is(secret, "/optional", true)));
     let prefix = argument(controller, "secrets");
     let named = secret.map(|secret| text(secret, "/secretName")).unwrap_or_default();
     must("the certificate is the node's", prefix.is_empty() || named == format!("{prefix}-node"));
     let whole = mounts.iter().any(|mount| text(mount, "/name") == "tls" && mount.get("subPath").is_none());
-    must("the whole Secret is mounted, or changes would not be seen", whole);
+    must("the whole Secret is mounted, so that changes are seen", whole);
 
     let pools = volume(group, "pools").map(|volume| text(volume, "/configMap/name")).unwrap_or_default();
     let file = argument(quarry, "config").rsplit('/').next().unwrap_or_default();
@@ -109,19 +113,19 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Wr
     must("its pools are configured", configured.is_some_and(|text| kinds.iter().any(|kind| text.contains(kind))));
     let shown = list(quarry, "/env").iter().find(|given| text(given, "/name") == "QUARRY_CONFIG");
     let told = shown.map(|given| text(given, "/value")) == Some(argument(quarry, "config"));
-    must("`quarry disks` is told of the same pools", told);
+    must("`quarry disks` uses the same pools", told);
 }
 
 fn volume<'a>(group: &'a Value, name: &str) -> Option<&'a Value> {
     list(group, &format!("{SPEC}/volumes")).iter().find(|volume| text(volume, "/name") == name)
 }
 
-/// The host's path behind a volume.
+/// The host's path of a volume.
 fn source<'a>(group: &'a Value, name: &str) -> &'a str {
     volume(group, name).map(|volume| text(volume, "/hostPath/path")).unwrap_or_default()
 }
 
-/// Whether some label must have different values.
+/// Whether a label has different values in both selectors.
 fn apart(one: &Value, other: &Value) -> bool {
     let selector = |group: &Value| group.pointer(&format!("{SPEC}/nodeSelector")).and_then(Value::as_object).cloned();
     let (Some(one), Some(other)) = (selector(one), selector(other)) else { return false };

@@ -1,4 +1,4 @@
-//! Finding one's way in manifests: objects by kind, texts by path, arguments of containers.
+//! Access to manifests: objects by kind, texts by path, arguments of containers.
 
 use serde_json::Value;
 
@@ -6,12 +6,12 @@ use serde_json::Value;
 pub(crate) struct Objects(pub(crate) Vec<Value>);
 
 impl Objects {
-    /// Those of one kind.
+    /// The objects of one kind.
     pub(crate) fn of<'a>(&'a self, kind: &'a str) -> impl Iterator<Item = &'a Value> {
         self.0.iter().filter(move |object| text(object, "/kind") == kind)
     }
 
-    /// The one of that kind and name.
+    /// The object with that kind and name.
     pub(crate) fn named(&self, kind: &str, name: &str) -> Option<&Value> {
         self.0.iter().find(|object| text(object, "/kind") == kind && text(object, "/metadata/name") == name)
     }
@@ -27,7 +27,7 @@ pub(crate) fn list<'a>(object: &'a Value, pointer: &str) -> &'a [Value] {
     object.pointer(pointer).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// Whether the value at a JSON pointer is this one.
+/// Whether the value at a JSON pointer equals `value`.
 pub(crate) fn is(object: &Value, pointer: &str, value: impl Into<Value>) -> bool {
     object.pointer(pointer) == Some(&value.into())
 }
@@ -43,7 +43,7 @@ pub(crate) fn argument<'a>(container: &'a Value, name: &str) -> &'a str {
     list(container, "/args").iter().find_map(value).unwrap_or_default()
 }
 
-/// Whether a container has this very argument.
+/// Whether a container has exactly this argument.
 pub(crate) fn has_argument(container: &Value, argument: &str) -> bool {
     list(container, "/args").iter().any(|given| given.as_str() == Some(argument))
 }

@@ -1,11 +1,11 @@
-//! Who may do what in the Kubernetes API.
+//! Checks of the permissions in the Kubernetes API.
 
 use serde_json::Value;
 
-use crate::installation::Wrong;
+use crate::installation::Failures;
 use crate::objects::{Objects, argument, container, is, list, text};
 
-pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: &mut Wrong) {
+pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: &mut Failures) {
     let account = text(controller, "/spec/template/spec/serviceAccountName");
     let bindings: Vec<&Value> = objects.of("RoleBinding").chain(objects.of("ClusterRoleBinding")).collect();
     let subjects = || bindings.iter().flat_map(|binding| list(binding, "/subjects"));
@@ -20,13 +20,13 @@ pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: 
         wrong.must("the node plugin mounts no token", none);
     }
     let ours = |subject: &Value| text(subject, "/kind") == "ServiceAccount" && text(subject, "/name") == account;
-    wrong.must("permissions are the controller's alone", subjects().all(ours) && subjects().next().is_some());
+    wrong.must("only the controller has permissions", subjects().all(ours) && subjects().next().is_some());
     for binding in &bindings {
         let role = objects.named(text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"));
-        wrong.must("bindings bind roles that exist", role.is_some());
+        wrong.must("bindings refer to existing roles", role.is_some());
     }
     for account in objects.of("ServiceAccount") {
-        wrong.must("pods say whether they mount a token", is(account, "/automountServiceAccountToken", false));
+        wrong.must("pods choose whether they mount a token", is(account, "/automountServiceAccountToken", false));
     }
 
     let rules: Vec<&Value> =
@@ -41,22 +41,23 @@ pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: 
     secrets(&rules, prefix, wrong);
     let lease = quarry.map(|quarry| argument(quarry, "lease")).unwrap_or_default();
     let driver = quarry.map(|quarry| argument(quarry, "driver")).unwrap_or_default();
-    // As the provisioner names its own.
+    // The provisioner names its own Lease like this.
     let names = [lease.to_owned(), driver.replace('.', "-")];
     let kept = about(&rules, "leases")
         .any(|rule| is(rule, "/resourceNames", names.to_vec()) && is(rule, "/verbs", vec!["get", "update"]));
-    wrong.must("the two Leases may be kept", kept);
+    wrong.must("the two Leases may be read and updated", kept);
 }
 
-/// Secrets are named, and nobody may list, watch or make them; with an operator's own certificates nobody reads any.
-fn secrets(rules: &[&Value], prefix: &str, wrong: &mut Wrong) {
+/// The rules name Secrets, and nothing may list, watch or create them; with the operator's own certificates
+/// nothing reads any.
+fn secrets(rules: &[&Value], prefix: &str, wrong: &mut Failures) {
     let names: Vec<String> =
         ["authority", "controller", "node"].iter().map(|item| format!("{prefix}-{item}")).collect();
     let narrow = |rule: &Value| is(rule, "/resourceNames", names.clone()) && is(rule, "/verbs", vec!["get", "update"]);
     let count = about(rules, "secrets").count();
     let expected = usize::from(!prefix.is_empty());
     wrong.must(
-        "the controller's three Secrets, and no others, may be read and filled",
+        "only the controller's three Secrets may be read and updated",
         count == expected && about(rules, "secrets").all(narrow),
     );
 }
@@ -66,12 +67,15 @@ fn about<'a>(rules: &'a [&'a Value], resource: &'a str) -> impl Iterator<Item = 
     rules.iter().filter(names).copied()
 }
 
-/// Each rule stands below a comment.
-fn said_why(source: &str, wrong: &mut Wrong) {
+/// Each rule has a comment above it.
+fn said_why(source: &str, wrong: &mut Failures) {
     let mut before = "";
     for line in source.lines().map(str::trim) {
         if line.starts_with("- apiGroups:") {
-            wrong.must(&format!("each rule says why: `{line}` after `{before}`"), before.starts_with('#'));
+            wrong.must(
+                &format!("each rule has a comment that says why: `{line}` after `{before}`"),
+                before.starts_with('#'),
+            );
         }
         before = line;
     }

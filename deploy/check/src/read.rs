@@ -1,4 +1,4 @@
-//! Reads manifests strictly: every key must be one that the Kubernetes API knows.
+//! Reads manifests strictly: every key must be known to the Kubernetes API.
 
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
@@ -18,16 +18,16 @@ use crate::objects::{Objects, text};
 /// All objects of a file with one or more YAML documents.
 ///
 /// # Errors
-/// A document that is no YAML, of a kind that is not expected here, or with a key or value that its kind does not have.
+/// A document is not YAML, its kind is not expected here, or a key or value is unknown to its kind.
 pub(crate) fn objects(text_of_file: &str) -> anyhow::Result<Objects> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text_of_file).context("not the YAML it should be")?;
+    let documents: Vec<Value> = serde_saphyr::from_multiple(text_of_file).context("invalid YAML")?;
     let documents: Vec<Value> = documents.into_iter().filter(|document| !document.is_null()).collect();
     for document in &documents {
         let (kind, name) = (text(document, "/kind"), text(document, "/metadata/name"));
         check(document).with_context(|| format!("{kind} {name}"))?;
     }
     if documents.is_empty() {
-        bail!("there is nothing in it");
+        bail!("the file contains no document");
     }
     Ok(Objects(documents))
 }
@@ -57,7 +57,8 @@ fn check(document: &Value) -> anyhow::Result<()> {
     }
 }
 
-/// Reads the document as a type of the API and writes it again: what is lost on the way, the API does not know either.
+/// Reads the document as a type of the API and writes it again: the API does not know what is lost on the
+/// way.
 fn typed<T: DeserializeOwned + Serialize>(document: &Value) -> anyhow::Result<()> {
     let object: T = serde_json::from_value(document.clone())?;
     lost(document, &serde_json::to_value(object)?, "")
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     fn error(text: &str) -> String {
-        format!("{:#}", objects(text).err().expect("refused"))
+        format!("{:#}", objects(text).err().expect("rejected"))
     }
 
     #[test]
@@ -101,10 +102,10 @@ mod tests {
     }
 
     #[test]
-    fn values_of_the_wrong_type_and_foreign_kinds_are_refused() {
+    fn values_of_the_wrong_type_and_unexpected_kinds_are_rejected() {
         assert!(error("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {hostIPC: 1}\n").contains("Pod a"));
         assert!(error("apiVersion: v1\nkind: Node\nmetadata: {name: a}\n").contains("not expected"));
-        assert!(error("# nothing\n").contains("nothing"));
+        assert!(error("# nothing\n").contains("no document"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The processor that an image is for, in the words of everyone who has one of their own.
+//! The processor architecture of an image, in the names that Debian, Rust and OCI use.
 
 use oci_spec::image::Arch;
 
@@ -12,13 +12,13 @@ pub enum Architecture {
 }
 
 impl Architecture {
-    /// The one that this program was built for.
+    /// The architecture that this program was built for.
     #[must_use]
     pub const fn of_this_host() -> Self {
         if cfg!(target_arch = "aarch64") { Self::Arm64 } else { Self::Amd64 }
     }
 
-    /// Debian's word, which is also that of container images.
+    /// Debian's name, which container images use as well.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl Architecture {
         }
     }
 
-    /// Rust's target.
+    /// Rust's target triple.
     pub(crate) const fn target(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-gnu",
@@ -35,7 +35,7 @@ impl Architecture {
         }
     }
 
-    /// The folder of its libraries, and the beginning of the names of its compilers.
+    /// Debian's multiarch triplet: the folder of its libraries, and the prefix of its compilers' names.
     pub(crate) const fn triplet(self) -> &'static str {
         match self {
             Self::Amd64 => "x86_64-linux-gnu",
@@ -43,7 +43,7 @@ impl Architecture {
         }
     }
 
-    /// The program that loads programs, where every dynamically linked one looks for it.
+    /// The dynamic loader, at the path where every dynamically linked program expects it.
     pub(crate) const fn loader(self) -> &'static str {
         match self {
             Self::Amd64 => "/lib64/ld-linux-x86-64.so.2",

@@ -1,4 +1,4 @@
-//! Reads an OCI archive back, trusting nothing in it: every blob must be what its digest says.
+//! Reads an OCI archive back and verifies everything: every blob must match its digest.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -11,12 +11,12 @@ use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest,
 
 use crate::oci::sha256;
 
-/// An archive with one image in it.
+/// An archive with one image.
 pub struct Archive {
     files: BTreeMap<String, Vec<u8>>,
     /// The image's manifest, as the index describes it: name, digest, platform.
     pub descriptor: Descriptor,
-    /// Its settings.
+    /// The image's configuration.
     pub configuration: ImageConfiguration,
     layers: Vec<Descriptor>,
 }
@@ -25,9 +25,9 @@ impl Archive {
     /// Reads and verifies an archive, down to the digest of every layer's unpacked bytes.
     ///
     /// # Errors
-    /// When the file cannot be read, or is not a complete and consistent OCI archive of one image.
+    /// The file cannot be read, or is not a complete and consistent OCI archive of one image.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read(path).with_context(|| format!("{} is no sound OCI archive", path.display()))
+        Self::read(path).with_context(|| format!("{} is not a valid OCI archive", path.display()))
     }
 
     fn read(path: &Path) -> Result<Self> {
@@ -44,7 +44,7 @@ impl Archive {
         }
         let index = files.get("index.json").context("it has no index.json")?;
         let index = ImageIndex::from_reader(index.as_slice())?;
-        let [descriptor] = index.manifests().as_slice() else { bail!("its index does not name exactly one image") };
+        let [descriptor] = index.manifests().as_slice() else { bail!("its index does not contain exactly one image") };
         let manifest = ImageManifest::from_reader(blob(&files, descriptor)?)?;
         let configuration = ImageConfiguration::from_reader(blob(&files, manifest.config())?)?;
         let archive = Self { descriptor: descriptor.clone(), configuration, layers: manifest.layers().clone(), files };
@@ -64,7 +64,7 @@ impl Archive {
     /// Unpacks all layers into an empty folder.
     ///
     /// # Errors
-    /// When a file cannot be written.
+    /// A file cannot be written.
     pub fn unpack(&self, folder: &Path) -> Result<()> {
         for layer in &self.layers {
             let tar = self.tar(layer)?;
@@ -91,7 +91,7 @@ impl Archive {
     }
 }
 
-/// The blob of this description, verified.
+/// The blob for this descriptor, verified.
 fn blob<'a>(files: &'a BTreeMap<String, Vec<u8>>, descriptor: &Descriptor) -> Result<&'a [u8]> {
     let digest = descriptor.as_digest_sha256().context("a digest is not SHA-256")?;
     let content = files.get(&format!("blobs/sha256/{digest}")).with_context(|| format!("blob {digest} is missing"))?;

@@ -1,6 +1,8 @@
-//! The bill of materials, in CycloneDX's JSON: every Debian package and every crate, with version, licence and digest.
+//! The bill of materials in CycloneDX JSON: every Debian package and every crate, with version, licence and
+//! digest.
 //!
-//! It bears no date and no random number: the same image has the same bill. The image's own digest ties the two.
+//! It contains no date and no random number: the same image has the same bill. The image's digest connects
+//! the two.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -9,7 +11,7 @@ use crate::debian::Package;
 use crate::oci::Written;
 use crate::program::Crate;
 
-/// What the bill is about.
+/// The contents of the bill.
 pub(crate) struct Bill<'a> {
     /// The image's full name, tag included.
     pub(crate) image: &'a str,
@@ -18,12 +20,12 @@ pub(crate) struct Bill<'a> {
     pub(crate) os_release: &'a str,
     pub(crate) packages: &'a [Package],
     pub(crate) crates: &'a [Crate],
-    /// The version of the C library inside the program.
+    /// The version of the C library that is linked into the program.
     pub(crate) c_library: Option<String>,
 }
 
 impl Bill<'_> {
-    /// Writes the bill down.
+    /// Writes the bill as JSON.
     pub(crate) fn json(&self) -> Result<String> {
         let (name, tag) = self.image.rsplit_once(':').context("the image's name has no tag")?;
         let digest = self.written.digest.strip_prefix("sha256:").context("the image's digest is not SHA-256")?;
@@ -88,14 +90,14 @@ fn cargo(crate_: &Crate) -> Value {
         "type": "library", "bom-ref": format!("cargo:{name}@{version}"), "name": name, "version": version,
         "licenses": [{"expression": licence}],
     });
-    // Ours are nowhere but here.
+    // Quarry's own crates are published nowhere else.
     if let (false, Some(object)) = (*ours, component.as_object_mut()) {
         object.insert("purl".to_owned(), format!("pkg:cargo/{}@{}", escape(name), escape(version)).into());
     }
     component
 }
 
-/// As package URLs want it: letters, digits and a few marks as they are, other bytes as percent and two digits.
+/// As package URLs require: letters, digits and a few marks stay, other bytes become percent and two digits.
 fn escape(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()

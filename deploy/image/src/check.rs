@@ -1,7 +1,8 @@
-//! Checks a built image by what its programs do in it: in a chroot of its unpacked layers, with none of the host's disks.
+//! Checks a built image by running its programs: in a chroot of its unpacked layers, without the host's
+//! disks.
 //!
-//! No list of libraries is kept anywhere. That nothing is missing is seen here: every program of the image is given to the
-//! image's own loader, and the tools that Quarry runs are run.
+//! There is no list of libraries. This check finds missing ones: it passes every program of the image to the
+//! image's own loader, and runs the tools that Quarry runs.
 #![allow(clippy::disallowed_types)] // Programs of the image, not of production; see crate::command.
 
 use std::fs;
@@ -14,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::command::{command, run};
 use crate::{Architecture, Archive};
 
-/// Each tool with arguments that make it say which it is.
+/// Each tool, with arguments that make it print its version or usage.
 const TOOLS: [&[&str]; 9] = [
     &["quarry", "--version"],
     &["lvm", "vgs", "--version", "--driverloaded", "n"],
@@ -27,7 +28,7 @@ const TOOLS: [&[&str]; 9] = [
     &["lsblk", "-V"],
 ];
 
-/// Each mkfs, to make a filesystem in a file.
+/// Each mkfs, with arguments to create a filesystem in a file.
 const MAKE: [&[&str]; 3] = [
     &["mkfs.ext4", "-q", "-F", "/tmp/ext4"],
     &["mkfs.xfs", "-q", "-f", "/tmp/xfs"],
@@ -44,13 +45,13 @@ for device in null random urandom; do
 done
 exec chroot "$root" "$@""#;
 
-/// Large enough for any filesystem; nothing of it is written but what mkfs writes.
+/// Large enough for any filesystem; only what mkfs writes takes space.
 const SIZE: u64 = 512 << 20;
 
-/// Unpacks the image and tries it. Needs root, or a kernel that lets users have namespaces.
+/// Unpacks the image and runs it. Needs root, or a kernel that allows user namespaces.
 ///
 /// # Errors
-/// When the archive is not sound, is for another processor than this host's, or anything in it does not run.
+/// The archive is invalid, is for another architecture than this host's, or something in it does not run.
 pub fn check(image: &Path) -> Result<()> {
     let archive = Archive::open(image)?;
     let architecture = Architecture::of_this_host();
@@ -91,22 +92,22 @@ impl Root {
         Ok(command)
     }
 
-    /// Every program finds its libraries, no link leads nowhere, and nobody gains rights by starting one.
+    /// Every program finds its libraries, no link is dangling, and no program is setuid or setgid.
     fn files(&self) -> Result<()> {
         let mut programs = 0;
         for folder in ["usr/bin", "usr/sbin"] {
             for entry in fs::read_dir(self.folder.join(folder)).context("the image has no programs")? {
                 let path = entry.context("cannot read the image's programs")?.path();
                 let name = format!("/{folder}/{}", path.file_name().unwrap_or_default().display());
-                let metadata = path.metadata().with_context(|| format!("{name} leads nowhere"))?;
-                ensure!(metadata.permissions().mode() & 0o6000 == 0, "{name} gives its user another's rights");
+                let metadata = path.metadata().with_context(|| format!("{name} is a dangling link"))?;
+                ensure!(metadata.permissions().mode() & 0o6000 == 0, "{name} is setuid or setgid");
                 if path.is_symlink() {
                     continue;
                 }
                 let bytes = fs::read(&path).with_context(|| format!("cannot read {name}"))?;
-                ensure!(bytes.starts_with(b"\x7fELF"), "{name} is no program, and there is no shell to run it");
+                ensure!(bytes.starts_with(b"\x7fELF"), "{name} is not a binary, and the image has no shell to run it");
                 programs += 1;
-                // What is linked statically has no business with the loader.
+                // Statically linked programs do not use the loader.
                 if name != "/usr/bin/quarry" {
                     let loader = Architecture::of_this_host().loader();
                     run(&mut self.inside(&[loader, "--list", &name])?)
@@ -140,18 +141,19 @@ impl Root {
             let kind = file.trim_start_matches("/tmp/");
             let path = self.folder.join(file.trim_start_matches('/'));
             fs::File::create(&path)?.set_len(SIZE)?;
-            run(&mut self.inside(make)?).with_context(|| format!("{kind} cannot be made in the image"))?;
+            run(&mut self.inside(make)?).with_context(|| format!("{kind} cannot be created in the image"))?;
             let seen = run(&mut self.inside(&["blkid", "-p", "-o", "value", "-s", "TYPE", file])?)?;
-            ensure!(seen.trim() == kind, "blkid sees {:?} where {kind} was made", seen.trim());
-            println!("{kind} is made, and seen");
+            ensure!(seen.trim() == kind, "blkid reports {:?} after {kind} was created", seen.trim());
+            println!("{kind} is created and detected");
         }
         Ok(())
     }
 
-    /// Quarry's own list of what it needs decides: it says at its start what is missing, before anything else fails.
+    /// Quarry's own list of required programs decides: at startup it reports what is missing, before anything
+    /// else fails.
     fn missing_tools_are_noticed(&self) -> Result<()> {
         fs::write(self.folder.join("tmp/pools.yaml"), "pools:\n  - name: p\n    lvm: {volumeGroup: none}\n")?;
-        // A socket where none can be: the program ends in any case.
+        // A socket that cannot exist: the program exits in any case.
         let start = [
             "quarry",
             "standalone",
@@ -165,12 +167,12 @@ impl Root {
         let refused = |said: &str| said.contains("missing from PATH");
         let said = self.refusal(&start)?;
         ensure!(!refused(&said), "{said}");
-        ensure!(said.contains("/proc/none/csi"), "quarry did not come as far as its socket:\n{said}");
+        ensure!(said.contains("/proc/none/csi"), "quarry did not get as far as its socket:\n{said}");
         let mkfs = self.folder.join("usr/sbin/mkfs.xfs");
         fs::remove_file(&mkfs).context("the image has no mkfs.xfs")?;
         let said = self.refusal(&start)?;
         ensure!(refused(&said) && said.contains("mkfs.xfs"), "quarry did not notice that mkfs.xfs is missing:\n{said}");
-        println!("quarry finds all that it needs");
+        println!("quarry finds all programs that it needs");
         Ok(())
     }
 
@@ -178,7 +180,7 @@ impl Root {
         let output = self.inside(words)?.output().context("cannot start quarry")?;
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         if output.status.success() {
-            bail!("quarry ended well where it cannot:\n{said}");
+            bail!("quarry succeeded although it must fail:\n{said}");
         }
         Ok(said)
     }

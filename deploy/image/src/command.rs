@@ -1,4 +1,4 @@
-//! Runs programs of this host: apt, dpkg, cargo, and a built image's own.
+//! Runs programs of this host (apt, dpkg, cargo) and of a built image.
 #![allow(clippy::disallowed_types)] // quarry-exec is for what Quarry runs in production; this builds and checks its image.
 
 use std::io::Read;
@@ -6,15 +6,15 @@ use std::process::{ChildStdout, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// Describes a command with nothing on its standard input. Words come from this crate alone; no shell reads them.
+/// A command with an empty standard input. All words come from this crate; no shell reads them.
 pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
-    // The same words and the same order in every country.
+    // The same words and the same sort order in every locale.
     command.args(arguments).env("LC_ALL", "C").stdin(Stdio::null());
     command
 }
 
-/// Runs a command to its end and gives what it printed.
+/// Runs a command to completion and returns its standard output.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("cannot start {name}; is it installed?"))?;
@@ -22,10 +22,10 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
     if !output.status.success() {
         bail!("{} failed ({}):\n{}", words(command), output.status, end(&said));
     }
-    String::from_utf8(output.stdout).with_context(|| format!("what {name} printed is not UTF-8"))
+    String::from_utf8(output.stdout).with_context(|| format!("the output of {name} is not UTF-8"))
 }
 
-/// As [`run`], and hands over what is printed while it comes. What the program says on standard error is shown.
+/// Like [`run`], but passes the output to `read` as it arrives. The program's standard error is shown.
 pub(crate) fn stream(command: &mut Command, read: impl FnOnce(ChildStdout) -> Result<()>) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot start {name}"))?;
@@ -38,13 +38,13 @@ pub(crate) fn stream(command: &mut Command, read: impl FnOnce(ChildStdout) -> Re
     outcome
 }
 
-/// Reads on to the end, so that the program at the other end of the pipe can finish.
+/// Reads to the end, so that the program at the other end of the pipe can finish.
 pub(crate) fn drain(mut rest: impl Read) -> Result<()> {
     std::io::copy(&mut rest, &mut std::io::sink()).context("cannot read to the end")?;
     Ok(())
 }
 
-/// The command as one would type it.
+/// The command as typed in a shell.
 fn words(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")

@@ -1,7 +1,7 @@
-//! One layer of an image: files by their paths, which become the same bytes whoever writes them, wherever and whenever.
+//! One layer of an image: files by their paths, with reproducible bytes.
 //!
-//! What varies from build to build is not kept: the order of folders, times (all are the epoch), names of users. What
-//! a container's runtime makes itself is not kept either: device nodes, sockets, pipes.
+//! It drops what varies between builds: the order of folders, times (all are the epoch), user names. It also
+//! drops what a container runtime creates itself: device nodes, sockets, pipes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -33,11 +33,11 @@ struct Entry {
 #[derive(Clone, Debug)]
 enum Kind {
     Directory,
-    /// What is in the file, or which file of this host it is read from when the layer is written.
+    /// The file's content, or the file of this host that it is read from when the layer is written.
     Bytes(Vec<u8>),
     Copy(PathBuf),
     Symlink(String),
-    /// The path, in this layer, of a file that this is another name of.
+    /// For a hard link: the path of its target in this layer.
     HardLink(String),
 }
 
@@ -48,38 +48,38 @@ impl Entry {
 }
 
 impl Layer {
-    /// A file of root's with this content; `mode` is its permissions.
+    /// Adds a file of root with this content; `mode` is its permissions.
     #[must_use]
     pub fn bytes(mut self, path: &str, content: impl Into<Vec<u8>>, mode: u32) -> Self {
         self.entries.insert(clean(path), Entry::of_root(Kind::Bytes(content.into()), mode));
         self
     }
 
-    /// A file of root's, copied from this host when the layer is written.
+    /// Adds a file of root, copied from this host when the layer is written.
     #[must_use]
     pub fn file(mut self, path: &str, from: impl Into<PathBuf>, mode: u32) -> Self {
         self.entries.insert(clean(path), Entry::of_root(Kind::Copy(from.into()), mode));
         self
     }
 
-    /// An empty directory of root's. Directories that hold something need not be named.
+    /// Adds an empty directory of root. Parent directories need no entry.
     #[must_use]
     pub fn directory(mut self, path: &str, mode: u32) -> Self {
         self.entries.insert(clean(path), Entry::of_root(Kind::Directory, mode));
         self
     }
 
-    /// A symbolic link.
+    /// Adds a symbolic link.
     #[must_use]
     pub fn symlink(mut self, path: &str, target: &str) -> Self {
         self.entries.insert(clean(path), Entry::of_root(Kind::Symlink(target.to_owned()), 0o777));
         self
     }
 
-    /// Takes in what lies in a folder of this host, with its owners, or in a tar archive.
+    /// Adds the content of a folder of this host, with its owners, or of a tar archive.
     ///
     /// # Errors
-    /// When something cannot be read, or a name is not UTF-8.
+    /// A file cannot be read, or a name is not UTF-8.
     pub fn add_tree(&mut self, from: &Path) -> Result<()> {
         if from.is_dir() {
             return self.add_folder(from, "");
@@ -96,7 +96,7 @@ impl Layer {
             let name = from.file_name().and_then(|name| name.to_str());
             let name = name.with_context(|| format!("the name of {} is not UTF-8", from.display()))?;
             let path = clean(&format!("{inside}/{name}"));
-            let metadata = from.symlink_metadata().with_context(|| format!("cannot look at {}", from.display()))?;
+            let metadata = from.symlink_metadata().with_context(|| format!("cannot stat {}", from.display()))?;
             let kind = if metadata.is_dir() {
                 self.add_folder(&from, &path)?;
                 Kind::Directory
@@ -115,10 +115,10 @@ impl Layer {
         Ok(())
     }
 
-    /// Takes in a tar archive. `place` says where an entry goes, or that it is left out.
+    /// Adds a tar archive. `place` returns the path of an entry in the layer, or none to leave it out.
     ///
     /// # Errors
-    /// When the archive cannot be read, or a name in it is not UTF-8.
+    /// The archive cannot be read, or a name in it is not UTF-8.
     pub fn add_tar(&mut self, archive: impl Read, place: impl Fn(&str) -> Option<String>) -> Result<()> {
         let mut archive = tar::Archive::new(archive);
         for entry in archive.entries().context("cannot read the tar archive")? {
@@ -156,7 +156,7 @@ impl Layer {
         Ok(())
     }
 
-    /// What a file holds. Symbolic links to a directory on the way are followed, as far as they name a sibling.
+    /// The content of a file. Symbolic links to a sibling directory are followed.
     #[must_use]
     pub fn content(&self, path: &str) -> Option<&[u8]> {
         let path = clean(path);
@@ -171,21 +171,21 @@ impl Layer {
         self.content(&format!("{beside}/{target}/{name}"))
     }
 
-    /// Keeps the files for which `keep` is true, given path and content; directories and links stay. Files that are
-    /// copied from this host stay too.
+    /// Keeps the files for which `keep` returns true, given path and content; directories and links stay.
+    /// Files that are copied from this host stay too.
     pub fn retain(&mut self, keep: impl Fn(&str, &[u8]) -> bool) {
         self.entries.retain(|path, entry| !matches!(&entry.kind, Kind::Bytes(bytes) if !keep(path, bytes)));
-        // What was another name of a file that is gone, is gone with it.
+        // Hard links to a removed file are removed too.
         let files: Vec<String> = self.entries.keys().cloned().collect();
         let gone = |target: &String| files.binary_search(target).is_err();
         self.entries.retain(|_, entry| !matches!(&entry.kind, Kind::HardLink(target) if gone(target)));
     }
 
-    /// Writes the layer as a tar archive: sorted by path, every directory before what it holds, and hard links last
-    /// because their target must be there before them.
+    /// Writes the layer as a tar archive: sorted by path, every directory before its content, and hard links
+    /// last because their targets must come first.
     ///
     /// # Errors
-    /// When a file of this host cannot be read, or the archive not be written.
+    /// A file of this host cannot be read, or the archive cannot be written.
     pub fn write(&self, to: impl Write) -> Result<()> {
         let mut entries = self.entries.clone();
         for path in self.entries.keys() {
@@ -229,10 +229,10 @@ fn append(archive: &mut tar::Builder<impl Write>, path: &str, entry: &Entry) -> 
             let file = File::open(from).with_context(|| format!("cannot open {}", from.display()))?;
             let metadata = file.metadata()?;
             if !metadata.is_file() {
-                bail!("{} is no file", from.display());
+                bail!("{} is not a file", from.display());
             }
             header.set_size(metadata.len());
-            // A file that grows meanwhile must not spoil what comes after it.
+            // A file that grows meanwhile must not corrupt what follows it.
             archive.append_data(&mut header, path, file.take(metadata.len()))?;
         }
         Kind::Symlink(target) => {
@@ -247,7 +247,7 @@ fn append(archive: &mut tar::Builder<impl Write>, path: &str, entry: &Entry) -> 
     Ok(())
 }
 
-/// A path in an image as it is written in a layer: from the root, without a slash or a dot before or after.
+/// The path in a layer's notation: from the root, without a leading or trailing slash or dot.
 fn clean(path: &str) -> String {
     let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
     parts.collect::<Vec<_>>().join("/")
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tar_archive_in_another_order_and_of_another_time_gives_the_same_bytes() {
+    fn order_and_times_of_a_tar_archive_do_not_change_the_bytes() {
         let make = |order: [&str; 2], time: u64| {
             let mut builder = tar::Builder::new(Vec::new());
             for name in order {
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hard_link_follows_its_target_wherever_that_is_placed() {
+    fn a_hard_link_follows_its_target() {
         let mut builder = tar::Builder::new(Vec::new());
         let mut header = Header::new_gnu();
         header.set_mode(0o755);
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_missing_is_named() {
+    fn an_error_names_the_missing_file() {
         let layer = Layer::default().file("/pause", "/no/such/file", 0o755);
         let error = format!("{:#}", layer.write(Vec::new()).unwrap_err());
         assert!(error.contains("/pause") && error.contains("/no/such/file"), "{error}");

@@ -1,7 +1,8 @@
-//! Writes OCI images without a registry, without a container engine and without root: Quarry's own, and those of tests.
+//! Writes OCI images without a registry, a container engine or root: Quarry's own, and those of tests.
 //!
-//! [`Image`] is for any image: files or trees in, an archive that container runtimes import out, the same bytes every
-//! time. [`quarry`] makes the one that is shipped: the program, and the tools it runs from Debian's packages.
+//! [`Image`] is for any image: files or trees in, an archive out that container runtimes import, the same
+//! bytes every time. [`quarry`] builds the released image: the program, and the tools that it runs from
+//! Debian's packages.
 
 mod architecture;
 mod archive;

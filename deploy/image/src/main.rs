@@ -7,13 +7,13 @@ use clap::Parser;
 use quarry_image::{Architecture, quarry};
 use quarry_vm::Cache;
 
-/// Quarry's OCI image, without a registry and without a container engine.
+/// Builds Quarry's OCI image without a registry or a container engine.
 #[derive(Parser)]
 #[command(version)]
 enum Arguments {
     /// Builds the image and its bill of materials
     Build {
-        /// The processor that it is for
+        /// The processor architecture
         #[arg(long, default_value = Architecture::of_this_host().name())]
         architecture: Architecture,
         /// The image's full name
@@ -22,14 +22,14 @@ enum Arguments {
         /// The folder for quarry.tar and quarry.cdx.json
         #[arg(long, default_value = "target/image")]
         output: PathBuf,
-        /// A statically linked program that was built before; none: it is built
+        /// An existing statically linked program; default: build it
         #[arg(long, value_name = "FILE")]
         binary: Option<PathBuf>,
-        /// The image's date, in seconds since the epoch; none: it has no date
+        /// The image's date, in seconds since the epoch; default: no date
         #[arg(long, env = "SOURCE_DATE_EPOCH", value_name = "SECONDS")]
         created: Option<i64>,
     },
-    /// Unpacks a built image and runs what is in it (as root, or with user namespaces)
+    /// Unpacks a built image and runs its programs (as root, or with user namespaces)
     Check {
         /// The image
         #[arg(default_value = "target/image/quarry.tar")]
@@ -55,7 +55,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Arguments::Check { image } => {
-            quarry_image::check(&image).with_context(|| format!("{} is not as it should be", image.display()))
+            quarry_image::check(&image).with_context(|| format!("checking {}", image.display()))
         }
     }
 }

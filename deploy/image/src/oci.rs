@@ -10,8 +10,8 @@
 //! # }
 //! ```
 //!
-//! The same files and settings give the same bytes. `ctr --namespace k8s.io images import FILE` makes the image known
-//! under its full name.
+//! The same files and settings give the same bytes. `ctr --namespace k8s.io images import FILE` imports the
+//! image under its full name.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -31,10 +31,10 @@ use serde::Serialize;
 
 use crate::{Architecture, Layer};
 
-/// Where containerd looks for an image's full name.
+/// The annotation from which containerd reads an image's full name.
 const CONTAINERD_NAME: &str = "io.containerd.image.name";
 
-/// An image to be written.
+/// An image to write.
 #[derive(Clone, Debug)]
 pub struct Image {
     name: String,
@@ -55,19 +55,19 @@ enum Source {
     Tree(PathBuf),
 }
 
-/// What was written.
+/// The result of writing an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// The digest of the manifest, by which the image can be named.
+    /// The digest of the manifest, which identifies the image.
     pub digest: String,
-    /// The bytes of all layers as they are written and sent.
+    /// The size of all layers as stored and transferred.
     pub compressed: u64,
-    /// The bytes of all layers when unpacked, headers of the tar format included.
+    /// The size of all layers when unpacked, tar headers included.
     pub unpacked: u64,
 }
 
 impl Image {
-    /// An empty image of this name, tag included, for the processor of this host.
+    /// An empty image with this name, tag included, for this host's architecture.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self {
@@ -84,7 +84,7 @@ impl Image {
         }
     }
 
-    /// For another processor.
+    /// Sets the architecture.
     #[must_use]
     pub fn architecture(mut self, architecture: Architecture) -> Self {
         self.architecture = architecture;
@@ -98,15 +98,15 @@ impl Image {
         self
     }
 
-    /// Adds a layer of what lies in a folder or in a tar archive, read when the image is written. Owners are taken as
-    /// they are: a folder whose files should be root's must be root's, or a tar archive.
+    /// Adds a layer with the content of a folder or a tar archive, read when the image is written. Owners are
+    /// kept: use a folder whose files belong to root, or a tar archive.
     #[must_use]
     pub fn tree(mut self, from: impl Into<PathBuf>) -> Self {
         self.layers.push(Source::Tree(from.into()));
         self
     }
 
-    /// Adds a file of root's with these permissions, copied from this host, to the last layer that is made of single files.
+    /// Adds a file of root with these permissions, copied from this host, to the last layer of single files.
     #[must_use]
     pub fn file(mut self, path: &str, from: impl Into<PathBuf>, mode: u32) -> Self {
         let last = match self.layers.pop() {
@@ -119,14 +119,14 @@ impl Image {
         self.layer(last.file(path, from, mode))
     }
 
-    /// What is started, whatever arguments a container has.
+    /// Sets the entrypoint, which runs whatever arguments a container has.
     #[must_use]
     pub fn entrypoint(mut self, words: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.entrypoint = words.into_iter().map(Into::into).collect();
         self
     }
 
-    /// The arguments of a container that says none.
+    /// Sets the default arguments of a container.
     #[must_use]
     pub fn command(mut self, words: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.command = words.into_iter().map(Into::into).collect();
@@ -140,7 +140,7 @@ impl Image {
         self
     }
 
-    /// The user as whom containers run that say nothing else: a number, or a name of the image's /etc/passwd.
+    /// Sets the default user of containers: a number, or a name in the image's /etc/passwd.
     #[must_use]
     pub fn user(mut self, user: &str) -> Self {
         self.user = Some(user.to_owned());
@@ -154,26 +154,27 @@ impl Image {
         self
     }
 
-    /// The image's date, in seconds since the epoch. Without it the image has none. Files are not concerned.
+    /// Sets the image's date, in seconds since the epoch. Without it the image has no date. Files are not
+    /// affected.
     #[must_use]
     pub fn created(mut self, seconds: i64) -> Self {
         self.created = Some(seconds);
         self
     }
 
-    /// Leaves the layers uncompressed: quicker to import on a slow processor.
+    /// Leaves the layers uncompressed: faster to import on a slow processor.
     #[must_use]
     pub fn uncompressed(mut self) -> Self {
         self.compressed = false;
         self
     }
 
-    /// Writes the archive. It appears under its name when it is complete.
+    /// Writes the archive. It appears under its name once it is complete.
     ///
     /// # Errors
-    /// When a file that belongs in it cannot be read, or the archive not be written.
+    /// A file of the image cannot be read, or the archive cannot be written.
     pub fn write(&self, to: &Path) -> Result<Written> {
-        let (blobs, written) = self.blobs().with_context(|| format!("cannot make the image {}", self.name))?;
+        let (blobs, written) = self.blobs().with_context(|| format!("cannot build the image {}", self.name))?;
         let partial = to.with_extension("partial");
         let write = || -> Result<()> {
             let mut archive = tar::Builder::new(BufWriter::new(File::create(&partial)?));
@@ -231,7 +232,7 @@ impl Image {
         Ok((blobs, written))
     }
 
-    /// What the image says of itself.
+    /// The image's configuration.
     fn configuration(&self, diff_ids: Vec<String>) -> Result<ImageConfiguration> {
         let mut config = ConfigBuilder::default().working_dir("/").env(self.environment.clone());
         if !self.entrypoint.is_empty() {
@@ -275,7 +276,7 @@ impl Source {
     }
 }
 
-/// Puts a blob under its digest, and describes it.
+/// Stores a blob by its digest and returns its descriptor.
 fn keep(blobs: &mut BTreeMap<String, Vec<u8>>, kind: MediaType, content: Vec<u8>) -> Result<Descriptor> {
     let digest = sha256(&content);
     let descriptor = Descriptor::new(kind, content.len().try_into()?, Sha256Digest::from_str(&digest)?);
@@ -284,7 +285,7 @@ fn keep(blobs: &mut BTreeMap<String, Vec<u8>>, kind: MediaType, content: Vec<u8>
 }
 
 fn gzip(content: &[u8]) -> Result<Vec<u8>> {
-    // No time and no name of a file are in the header.
+    // The header contains no time and no file name.
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(content)?;
     Ok(encoder.finish()?)

@@ -1,8 +1,8 @@
-//! The program that is shipped: how it is built, and what went into it.
+//! The released program: how it is built, and the crates in it.
 //!
-//! It is linked statically. So it runs whatever C library the machine that builds it has; it is the same kind of program
-//! that all tests in virtual nodes run; and the image's two parts can be renewed apart. The price: a fix in glibc
-//! reaches it by a build, so the bill of materials names the glibc that is inside.
+//! It is linked statically. So it runs with any C library on the machine that builds it; all tests in virtual
+//! nodes run the same kind of program; and the two layers of the image can be updated separately. The price:
+//! a fix in glibc requires a new build, so the bill of materials names the glibc that is linked.
 #![allow(clippy::disallowed_types)] // cargo is not what Quarry runs in production; see crate::command.
 
 use std::path::{Path, PathBuf};
@@ -20,18 +20,18 @@ pub(crate) struct Crate {
     pub(crate) version: String,
     /// An SPDX expression.
     pub(crate) licence: String,
-    /// Whether it is of this workspace rather than from crates.io.
+    /// Whether it belongs to this workspace rather than crates.io.
     pub(crate) ours: bool,
 }
 
-/// Builds the program as it is released; the paths of this machine are kept out of it.
+/// Builds the release program without the paths of this machine.
 pub(crate) fn build(architecture: Architecture) -> Result<PathBuf> {
     let (workspace, target) = (workspace()?, architecture.target());
     let outputs = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let outputs = outputs.join("image");
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    let home = home.context("no folder of cargo's is known: set CARGO_HOME, or HOME")?;
+    let home = home.context("cargo's folder is not known: set CARGO_HOME or HOME")?;
     let flags = format!(
         "-C target-feature=+crt-static --remap-path-prefix={}=/quarry --remap-path-prefix={}=/cargo",
         workspace.display(),
@@ -39,7 +39,7 @@ pub(crate) fn build(architecture: Architecture) -> Result<PathBuf> {
     );
     let arguments = ["build", "--locked", "--release", "--target", target, "--package", "quarry", "--bin", "quarry"];
     let mut cargo = cargo(&arguments, &workspace);
-    // A folder of its own: other flags would make cargo build everything anew at each turn.
+    // A separate folder: different flags would make cargo rebuild everything each time.
     cargo.env("CARGO_TARGET_DIR", &outputs).env("RUSTFLAGS", flags).env_remove("CARGO_ENCODED_RUSTFLAGS");
     let linker = format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"));
     if architecture != Architecture::of_this_host() && std::env::var_os(&linker).is_none() {
@@ -49,7 +49,7 @@ pub(crate) fn build(architecture: Architecture) -> Result<PathBuf> {
     Ok(outputs.join(target).join("release/quarry"))
 }
 
-/// The crates that are linked into the program: not those that only build it.
+/// The crates that are linked into the program, not those that only build it.
 pub(crate) fn crates(architecture: Architecture) -> Result<Vec<Crate>> {
     let arguments = [
         &["tree", "--locked", "--offline", "--package", "quarry", "--target", architecture.target()][..],
@@ -62,7 +62,8 @@ pub(crate) fn crates(architecture: Architecture) -> Result<Vec<Crate>> {
     Ok(crates)
 }
 
-/// A line of cargo's: name, version, perhaps a folder in parentheses, a tab, the licence, perhaps a mark of repetition.
+/// Parses a line of cargo tree: name, version, perhaps a folder in parentheses, a tab, the licence, perhaps a
+/// repetition mark.
 fn parse(line: &str) -> Result<Crate> {
     let parts = line.trim_end_matches(" (*)").split_once('\t');
     let (package, licence) = parts.with_context(|| format!("cargo listed no licence in: {line}"))?;
@@ -73,13 +74,13 @@ fn parse(line: &str) -> Result<Crate> {
     Ok(Crate {
         name: name.to_owned(),
         version: version.to_owned(),
-        // How licences were separated before SPDX expressions.
+        // The separator of licences before SPDX expressions.
         licence: licence.replace('/', " OR "),
         ours: package.contains(" (/"),
     })
 }
 
-/// The version of the C library that programs on this host are linked with, where dpkg knows it.
+/// The version of the C library that programs on this host are linked with, if dpkg knows it.
 pub(crate) fn c_library(architecture: Architecture) -> Option<String> {
     let package = if architecture == Architecture::of_this_host() {
         "libc6-dev".to_owned()
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_of_cargo_tree_are_read() {
+    fn lines_of_cargo_tree_are_parsed() {
         let found = parse("tokio v1.48.0\tMIT (*)").unwrap();
         assert_eq!((found.name.as_str(), found.version.as_str(), found.licence.as_str()), ("tokio", "1.48.0", "MIT"));
         assert!(!found.ours);

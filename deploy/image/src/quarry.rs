@@ -1,5 +1,5 @@
-//! Quarry's own image: Debian's tools in one layer, the program in another, so that a new version costs its users the
-//! smaller one.
+//! Quarry's image: Debian's tools in one layer, the program in another, so that a new version only downloads
+//! the smaller one.
 
 use std::path::{Path, PathBuf};
 
@@ -9,22 +9,22 @@ use quarry_vm::Cache;
 use crate::bom::Bill;
 use crate::{Architecture, Image, Layer, Written, debian, program};
 
-/// What is to be built.
+/// The options of a build.
 #[derive(Clone, Debug)]
 pub struct Build {
-    /// For which processor.
+    /// The processor architecture.
     pub architecture: Architecture,
     /// The image's full name, tag included.
     pub tag: String,
     /// The folder for `quarry.tar` and `quarry.cdx.json`.
     pub output: PathBuf,
-    /// A program that was built before, statically linked; none: it is built.
+    /// An existing statically linked program; if none, it is built.
     pub binary: Option<PathBuf>,
-    /// The image's date in seconds since the epoch, if it shall have one.
+    /// The image's date in seconds since the epoch, if it has one.
     pub created: Option<i64>,
 }
 
-/// What was built.
+/// The results of a build.
 #[derive(Clone, Debug)]
 pub struct Built {
     /// The image.
@@ -38,7 +38,7 @@ pub struct Built {
 /// Builds the image and its bill of materials.
 ///
 /// # Errors
-/// When the program does not build, Debian's packages cannot be had, or a file not be written.
+/// The program does not build, Debian's packages cannot be downloaded, or a file cannot be written.
 pub fn build(cache: &Cache, build: &Build) -> Result<Built> {
     let Build { architecture, tag, output, .. } = build;
     std::fs::create_dir_all(output).with_context(|| format!("cannot make the folder {}", output.display()))?;
@@ -85,8 +85,8 @@ fn describe(build: &Build, tools: Layer, binary: &Path) -> Image {
     }
 }
 
-/// The little that no package brings without its installation scripts, and the folders that are mounted over: with a
-/// read-only root nobody could make them later.
+/// The few files that no package provides without its installation scripts, and the mount points: with a
+/// read-only root they cannot be created later.
 fn base(tools: Layer) -> Layer {
     let layer = tools
         .bytes("/etc/passwd", include_bytes!("../etc/passwd"), 0o644)

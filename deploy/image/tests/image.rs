@@ -1,6 +1,6 @@
 //! Images are written, read back by the rules of the format, and written again.
 
-// A helper that fails is a test that fails.
+// A failing helper is a failing test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 const NAME: &str = "registry.k8s.io/pause:3.10";
 
-/// An image with two layers and one of every setting.
+/// An image with two layers and every setting.
 fn image(program: &Path) -> Image {
     Image::new(NAME)
         .architecture(Architecture::Arm64)
@@ -39,7 +39,7 @@ fn program() -> tempfile::TempDir {
 }
 
 #[test]
-fn what_is_written_can_be_read_and_unpacked() {
+fn a_written_image_can_be_read_and_unpacked() {
     let (folder, out) = (program(), tempfile::tempdir().unwrap());
     let file = out.path().join("pause.tar");
     let written = image(&folder.path().join("program")).write(&file).unwrap();

@@ -1,12 +1,13 @@
-//! The programs that a Kubernetes consists of, built from their Go modules.
+//! The programs of Kubernetes, built from their Go modules.
 //!
-//! Nothing comes prebuilt, and no registry is asked: each folder in the crate's `binaries/` is a Go module whose `go.mod`
-//! requires an upstream module at one version and names its programs as tools, and whose `go.sum` verifies every source.
-//! [`build`] links them statically, for this machine and for the guests alike, and keeps them in the cache: a group of
-//! programs is built anew only when a file of its module, its flags or Go itself changes.
+//! Nothing is prebuilt and no registry is used: each folder in the crate's `binaries/` is a Go module whose
+//! `go.mod` requires an upstream module at one version and lists its programs as tools, and whose `go.sum`
+//! verifies every source. [`build`] links them statically, for this machine and for the guests, and keeps
+//! them in the cache: a group of programs is rebuilt only when a file of its module, its flags or Go itself
+//! changes.
 //!
-//! What Go keeps for itself stays where Go keeps it: it drops compiled packages by itself when they are not used for some
-//! days, and a build that was cut short goes on from there.
+//! Go's own cache stays in its usual place: Go drops compiled packages that were not used for some days, and
+//! an interrupted build resumes from there.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -30,10 +31,10 @@ const OLDEST_GO: (u32, u32) = (1, 21);
 /// For all of Kubernetes from nothing on a small machine that does other work as well.
 const DEADLINE: Duration = Duration::from_secs(3 * 3600);
 
-/// How often a long build says that it goes on.
+/// How often a long build reports that it is still running.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(60);
 
-/// Where the programs lie.
+/// The folder with the programs.
 #[derive(Clone, Debug)]
 pub struct Binaries {
     /// etcd.
@@ -66,10 +67,11 @@ impl Binaries {
     }
 }
 
-/// Builds what is not in the cache yet: all programs, for [`ARCHITECTURE`].
+/// Builds the programs that are not in the cache yet, for [`ARCHITECTURE`].
 ///
 /// # Errors
-/// When Go is missing or too old (the message says what to install), or when a build fails: with the end of what Go said.
+/// Go is missing or too old (the message says what to install), or a build fails; the error quotes the end of
+/// Go's output.
 pub async fn build(cache: &Cache) -> Result<Binaries> {
     let built = build_groups(cache, GROUPS, ARCHITECTURE).await?;
     let one = |name: &str| built.get(name).cloned().with_context(|| format!("no group has the program {name}"));
@@ -109,7 +111,7 @@ pub async fn build_groups(
 }
 
 impl Group {
-    /// Where its `go.mod` and `go.sum` lie.
+    /// The folder of its `go.mod` and `go.sum`.
     fn source(&self) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("binaries").join(self.name)
     }
@@ -134,7 +136,7 @@ impl Group {
                 let command = ["CGO_ENABLED=0", "GOOS=linux", &architecture, "go", "build", &output];
                 let command = command.into_iter().chain(flags.iter().map(String::as_str)).chain(["tool"]);
                 with_signs_of_life(self.name, call(&source, command)).await?;
-                self.settle(folder)
+                self.rename_programs(folder)
             })
             .await
     }
@@ -155,8 +157,8 @@ impl Group {
         ]
     }
 
-    /// Gives the programs our names, and sees that none is missing.
-    fn settle(&self, folder: &Path) -> Result<()> {
+    /// Renames the programs to the names used here, and fails if one is missing.
+    fn rename_programs(&self, folder: &Path) -> Result<()> {
         for (built, name) in self.programs {
             fs::rename(folder.join(built), folder.join(name))
                 .with_context(|| format!("go built no program {built}: is it a tool in {}/go.mod?", self.name))?;
@@ -180,7 +182,7 @@ fn version<'a>(go_mod: &'a str, module: &str) -> Option<&'a str> {
     })
 }
 
-/// The Go that builds this module, which may be a newer one than what is installed.
+/// The version of Go that builds this module, which may be newer than the installed one.
 async fn go_version(source: &Path) -> Result<String> {
     let need = format!(
         "Kubernetes is built with Go {}.{} or newer, which fetches the very version that it needs: install it from \
@@ -201,16 +203,16 @@ fn parse_go_version(version: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
-/// Runs a command in a Go module, and gives its standard output. Variables may stand before the command.
+/// Runs a command in a Go module and returns its standard output. Variables may precede the command.
 async fn call<'a>(source: &'a Path, command: impl IntoIterator<Item = &'a str>) -> Result<String> {
-    // Our modules stand alone, whatever workspace or vendor folder the user's own settings name.
+    // These modules are standalone, whatever workspace or vendor folder the user's own settings name.
     let own = ["GOTOOLCHAIN=auto", "GOWORK=off", "GOFLAGS=-mod=readonly"];
     let folder = [OsStr::new("-C"), source.as_os_str()];
     let words = own.into_iter().chain(command).map(OsStr::new);
     run(Path::new("env"), folder.into_iter().chain(words), DEADLINE).await
 }
 
-/// Says each minute that a build goes on: Go itself is silent until it ends.
+/// Reports every minute that a build is running: Go itself prints nothing until it ends.
 async fn with_signs_of_life<T>(name: &str, work: impl Future<Output = T>) -> T {
     let begin = Instant::now();
     let mut ticks = tokio::time::interval(SIGN_OF_LIFE);
@@ -242,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_are_told_their_version() {
+    fn programs_get_their_version() {
         let flags = GROUPS[0].flags("v1.36.4");
         assert!(flags[3].contains("version.gitVersion=v1.36.4 "), "{flags:?}");
         assert!(flags[3].contains("version.gitMajor=1 ") && flags[3].ends_with("version.gitMinor=36"), "{flags:?}");

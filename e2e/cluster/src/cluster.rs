@@ -13,7 +13,7 @@ use crate::control_plane::ControlPlane;
 use crate::kubectl::Kubectl;
 use crate::worker::{Worker, until};
 
-/// What a cluster is to be.
+/// The options of a cluster.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// How many nodes, 1 to 100.
@@ -24,7 +24,7 @@ pub struct Plan {
     pub images: Vec<Vec<PathBuf>>,
 }
 
-/// A running cluster. It ends when this value is dropped.
+/// A running cluster. It stops when this value is dropped.
 pub struct Cluster {
     /// Its nodes, `node-1` first.
     pub workers: Vec<Worker>,
@@ -33,10 +33,11 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Brings a cluster up, with its files in `folder`, and waits until all nodes are ready. `say` is told of progress.
+    /// Starts a cluster with its files in `folder`, and waits until all nodes are ready. `say` receives
+    /// progress messages.
     ///
     /// # Errors
-    /// When a part does not come up, with the end of what it said.
+    /// A part does not start; the error quotes the end of its output.
     pub async fn start(binaries: &Binaries, folder: &Path, plan: Plan, say: &(dyn Fn(&str) + Sync)) -> Result<Self> {
         let began = Instant::now();
         let step = |what: &str| say(&format!("{what} ({:.0} s)", began.elapsed().as_secs_f64()));
@@ -76,7 +77,7 @@ impl Cluster {
     /// The node of this name.
     ///
     /// # Errors
-    /// When there is none.
+    /// There is no such node.
     pub fn worker(&self, name: &str) -> Result<&Worker> {
         let found = self.workers.iter().find(|worker| worker.name == name);
         found.with_context(|| format!("there is no node {name:?}"))
@@ -85,16 +86,16 @@ impl Cluster {
     /// The node of this name, to be changed.
     ///
     /// # Errors
-    /// When there is none.
+    /// There is no such node.
     pub fn worker_mut(&mut self, name: &str) -> Result<&mut Worker> {
         let found = self.workers.iter_mut().find(|worker| worker.name == name);
         found.with_context(|| format!("there is no node {name:?}"))
     }
 
-    /// Takes a node out, for what never comes back. Kubernetes is not told.
+    /// Removes a node permanently. Kubernetes is not informed.
     ///
     /// # Errors
-    /// When there is none.
+    /// There is no such node.
     pub fn lose_worker(&mut self, name: &str) -> Result<Worker> {
         let place = self.workers.iter().position(|worker| worker.name == name);
         Ok(self.workers.remove(place.with_context(|| format!("there is no node {name:?}"))?))
@@ -103,7 +104,7 @@ impl Cluster {
     /// Installs or upgrades a chart under the name `quarry`, with values given as `key=value`.
     ///
     /// # Errors
-    /// When helm fails, with what it said.
+    /// helm fails; the error quotes its output.
     pub async fn helm(&self, verb: &str, arguments: &[&str]) -> Result<String> {
         let kubeconfig = format!("--kubeconfig={}", self.kubeconfig().display());
         let all = [verb, &kubeconfig].into_iter().chain(arguments.iter().copied());
@@ -149,10 +150,10 @@ pub(crate) fn is(object: &Value, condition: &str) -> bool {
     conditions.into_iter().flatten().any(|found| text(found, "/type") == condition && text(found, "/status") == "True")
 }
 
-/// The folder for a cluster's files, made anew.
+/// Recreates the folder of a cluster's files.
 ///
 /// # Errors
-/// When it cannot be made.
+/// The folder cannot be created.
 pub fn fresh_folder(path: &Path) -> Result<()> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -11,9 +11,9 @@ use quarry_vm::{Command, Guest, Preparation, cache_key};
 
 use crate::binaries::Binaries;
 
-/// Where the programs lie in the guest.
+/// The folder of the programs in the guest.
 const PROGRAMS: &str = "/usr/local/bin";
-/// Where the CNI plugins lie.
+/// The folder of the CNI plugins.
 const PLUGINS: &str = "/opt/cni/bin";
 /// containerd's socket.
 pub(crate) const SOCKET: &str = "/run/containerd/containerd.sock";
@@ -75,8 +75,8 @@ pub(crate) async fn start(guest: &Guest) -> Result<()> {
     guest.sh(serves).await.map(drop).context("containerd does not serve; see /var/log/containerd.log")
 }
 
-/// Starts a program that stays. As on a host with systemd it is in a control group beside that of the pods: what is in none
-/// takes its processor from all pods together.
+/// Starts a long-running program. As on a host with systemd, it is in a control group next to that of the
+/// pods: without one it would take CPU time from all pods together.
 pub(crate) async fn daemon(guest: &Guest, name: &str, arguments: &[String]) -> Result<()> {
     let script = format!(
         "group=/sys/fs/cgroup/system.slice/{name}; mkdir -p $group
@@ -92,7 +92,7 @@ pub(crate) async fn daemon(guest: &Guest, name: &str, arguments: &[String]) -> R
 /// Imports an image archive.
 ///
 /// # Errors
-/// When it is no image, or the disk is full.
+/// It is not an image, or the disk is full.
 pub(crate) async fn import(guest: &Guest, archive: &Path) -> Result<()> {
     let remote = "/var/tmp/image.tar";
     guest.push(archive, remote, 0o600).await?;

@@ -1,5 +1,5 @@
-//! etcd, kube-apiserver, kube-controller-manager and kube-scheduler as plain processes of this machine, on its loopback
-//! interface. Nothing is faster, and nothing of the host is touched but one folder.
+//! etcd, kube-apiserver, kube-controller-manager and kube-scheduler as plain processes of this machine, on
+//! its loopback interface. This is the fastest way, and changes nothing on the host except one folder.
 
 use std::fs;
 use std::net::TcpListener;
@@ -89,12 +89,12 @@ impl ControlPlane {
         format!("https://{HOST}:{}", self.port)
     }
 
-    /// Where the administrator's kubeconfig lies.
+    /// The path of the administrator's kubeconfig.
     pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
     }
 
-    /// Fails if a part of it has ended.
+    /// Fails if a part of it has exited.
     pub(crate) fn check(&mut self) -> Result<()> {
         self.daemons.iter_mut().try_for_each(Daemon::check)
     }
@@ -183,7 +183,7 @@ async fn ready(kubectl: &Kubectl, daemons: &mut [Daemon]) -> Result<()> {
     }
 }
 
-/// Ports that were free a moment ago. Who finds one taken says so and ends.
+/// Ports that were free a moment ago. A program that finds one in use reports it and exits.
 fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut ports = [0; N];
     let mut held = Vec::new();

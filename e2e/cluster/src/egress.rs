@@ -1,6 +1,6 @@
-//! How the API server reaches kubelets: they are in virtual machines, to which there is no route from the host. The API
-//! server sends each connection through a proxy (HTTP CONNECT on a unix socket, its "egress selector"), and the proxy
-//! goes on through the guest that has the address.
+//! The API server's connection to kubelets: they run in virtual machines, and the host has no route to them.
+//! The API server sends each connection through a proxy (HTTP CONNECT on a unix socket, its "egress
+//! selector"), and the proxy forwards it through the guest that has the address.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +19,7 @@ const LONGEST: u64 = 8 << 10;
 /// The guests by their addresses.
 pub(crate) type Guests = Arc<Mutex<BTreeMap<IpAddr, Guest>>>;
 
-/// The proxy. It ends when this value is dropped.
+/// The proxy. It stops when this value is dropped.
 pub(crate) struct Egress {
     guests: Guests,
     task: JoinHandle<()>,
@@ -35,7 +35,7 @@ impl Egress {
             while let Ok((client, _)) = listener.accept().await {
                 let known = known.clone();
                 tokio::spawn(async move {
-                    // The API server sees that the connection has ended, and says so to whoever asked.
+                    // The API server sees the closed connection and reports it to its client.
                     let _ = pass(client, &known).await;
                 });
             }
@@ -85,7 +85,7 @@ async fn connect(client: &mut BufReader<UnixStream>, guests: &Guests) -> Result<
     guest.connect_tcp(address).await
 }
 
-/// The address of the node that has this address, or whose pods have such: 10.244.N.x on node N.
+/// The address of the node that has this address, or whose pods have it: 10.244.N.x is on node N.
 fn node_of(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(pod) if pod.octets()[..2] == [10, 244] => IpAddr::V4(Network::address(pod.octets()[2])),
@@ -98,9 +98,9 @@ fn target(request: &str) -> Result<SocketAddr> {
     let mut words = request.split_whitespace();
     match (words.next(), words.next()) {
         (Some("CONNECT"), Some(address)) => {
-            address.parse().with_context(|| format!("{address:?} is no address and port"))
+            address.parse().with_context(|| format!("{address:?} is not an address and port"))
         }
-        _ => bail!("{request:?} is no CONNECT request"),
+        _ => bail!("{request:?} is not a CONNECT request"),
     }
 }
 

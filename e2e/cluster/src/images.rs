@@ -1,4 +1,5 @@
-//! The images that nodes get, made here: no registry is asked. What is one static program is an image of one file.
+//! The images of the nodes, built here without a registry. A single static program becomes an image with one
+//! file.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,7 +29,7 @@ const APPLETS: &[&str] = &[
     "mount", "mv", "rm", "sed", "seq", "sh", "sleep", "stat", "sync", "tail", "test", "touch", "tr", "wc",
 ];
 
-/// The archives of all images but Quarry's own, from the cache or made.
+/// The archives of all images except Quarry's own, from the cache or newly built.
 ///
 /// # Errors
 /// When a part of an image is missing or cannot be read.
@@ -47,7 +48,8 @@ pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
     for (name, image) in [("pause", pause), ("busybox", shell), ("provisioner", provisioner), ("registrar", registrar)]
     {
         let image = image.uncompressed();
-        // What it is made of is in its description, and each program's path in the cache names what that was made of.
+        // The description lists the image's parts, and each program's path in the cache identifies its
+        // inputs.
         let key = cache_key([format!("{image:?}").as_bytes()]);
         let folder = cache
             .entry(&format!("container-{name}"), &key, async |folder: &Path| {
@@ -79,7 +81,7 @@ pub fn quarry(cache: &Cache, folder: &Path) -> Result<PathBuf> {
     Ok(built.image)
 }
 
-/// PostgreSQL from Debian's package, from the cache or made.
+/// PostgreSQL from Debian's package, from the cache or newly built.
 ///
 /// # Errors
 /// When the packages cannot be fetched.

@@ -1,4 +1,4 @@
-//! Quarry in the cluster: the images that nodes get, the pools' volume groups, the chart, the example.
+//! Installs Quarry in the cluster: the images of the nodes, the pools' volume groups, the chart, the example.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::worker::until;
 pub const UP: &str = "cluster: up";
 /// The namespace that Quarry is installed in.
 pub const NAMESPACE: &str = "quarry-system";
-/// The StorageClass that the chart makes, over the pool `main`.
+/// The StorageClass that the chart creates, for the pool `main`.
 pub const CLASS: &str = "quarry";
 /// The volume group of the second disk, and the pool over it.
 pub const SECOND_POOL: &str = "second";
@@ -60,7 +60,7 @@ fn values(pools: &[Value], image: &str) -> Value {
 /// Installs the chart, or upgrades it.
 ///
 /// # Errors
-/// When helm fails, with what it said.
+/// helm fails; the error quotes its output.
 pub async fn install(cluster: &Cluster) -> Result<()> {
     install_chart(cluster, &Path::new(ROOT).join("deploy/chart"), images::QUARRY).await
 }
@@ -106,7 +106,8 @@ pub async fn uninstall(cluster: &Cluster) -> Result<()> {
     .await
 }
 
-/// Waits until all pods of ours are ready, the node plugin is registered on every node, and each has told its capacity.
+/// Waits until all pods of Quarry are ready, the node plugin is registered on every node, and each has
+/// reported its capacity.
 ///
 /// # Errors
 /// When they are not in time; with what their containers said.

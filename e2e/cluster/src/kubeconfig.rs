@@ -1,4 +1,4 @@
-//! kubeconfig files: where the API server is, whom to believe, who one is. JSON, which is YAML too.
+//! kubeconfig files: the API server's address, its CA, and the user. They are JSON, which is valid YAML.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! kubectl, as a person would use it.
+//! Runs kubectl as a person would.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,16 +26,16 @@ impl Kubectl {
         &self.program
     }
 
-    /// The arguments of a command, with those that say which cluster.
+    /// The arguments of a command, including those that select the cluster.
     pub(crate) fn arguments(&self, arguments: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
         let cluster = format!("--kubeconfig={}", self.kubeconfig.display());
         std::iter::once(cluster).chain(arguments.into_iter().map(Into::into)).collect()
     }
 
-    /// Runs a command and gives what it prints.
+    /// Runs a command and returns its output.
     ///
     /// # Errors
-    /// When it fails, with what it said, or does not end in time.
+    /// It fails (the error quotes its output) or times out.
     pub async fn run(&self, arguments: impl IntoIterator<Item = impl Into<String>>) -> Result<String> {
         quarry_vm::run(&self.program, self.arguments(arguments), DEADLINE).await
     }

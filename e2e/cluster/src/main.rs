@@ -1,4 +1,5 @@
-//! `quarry-cluster`: brings a real Kubernetes up on virtual nodes, with Quarry installed by its chart, and takes it down.
+//! `quarry-cluster`: starts a real Kubernetes on virtual nodes, with Quarry installed from its chart, and
+//! stops it.
 #![allow(clippy::disallowed_types)] // quarry-exec ends what it starts; the cluster outlives the command that asks for it.
 
 use std::fs;
@@ -28,14 +29,14 @@ enum Action {
     },
     /// End the cluster and remove all its files.
     Down,
-    /// Run the scenarios on a cluster of their own, whose nodes have two disks each.
+    /// Run the scenarios on a new cluster whose nodes have two disks each.
     Test {
         /// How many nodes. Without KVM each takes most of a processor.
         #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(2..=9))]
         nodes: u8,
-        /// Only those whose name contains one of these.
+        /// Only scenarios whose name contains one of these.
         only: Vec<String>,
-        /// How many minutes after the start a scenario may begin; those left out are named.
+        /// How many minutes after the start a scenario may still start; those left out are named.
         #[arg(long)]
         within: Option<u64>,
         /// Say what there is.
@@ -70,7 +71,7 @@ async fn main() -> Result<()> {
     }
 }
 
-/// The file whose lock a running cluster holds, and which names its process.
+/// A running cluster holds the lock of this file, which contains its process ID.
 fn pid_file(folder: &Path) -> PathBuf {
     folder.with_extension("pid")
 }
@@ -85,7 +86,7 @@ fn running(folder: &Path) -> Option<Pid> {
     fs::read_to_string(pid_file(folder)).ok()?.trim().parse().ok().map(Pid::from_raw)
 }
 
-/// Starts the cluster's process and shows what it says until it is up.
+/// Starts the cluster's process and shows its output until it is up.
 async fn up(folder: &Path, nodes: u8) -> Result<()> {
     if let Some(pid) = running(folder) {
         bail!("a cluster runs already (process {pid}); `make cluster-down` ends it");
@@ -176,7 +177,7 @@ async fn serve(cache: &Cache, folder: &Path, nodes: u8) -> Result<()> {
     }
 }
 
-/// A cluster whose nodes have two disks each, and the scenarios on it. After `end` none begins.
+/// Starts a cluster whose nodes have two disks each, and runs the scenarios. None starts after `end`.
 async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>) -> Result<()> {
     let folder = cache.root().join(format!("cluster-test-{}", std::process::id()));
     fresh_folder(&folder)?;
@@ -190,7 +191,7 @@ async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>) -
     }
     .await;
     if std::env::var_os("QUARRY_VM_KEEP").is_none() {
-        // What is left of it harms nobody.
+        // Remnants do no harm.
         let _ = fs::remove_dir_all(&folder);
     }
     let (_, failed) = tested?;

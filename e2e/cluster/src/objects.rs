@@ -1,4 +1,4 @@
-//! The Kubernetes objects that scenarios make, as JSON.
+//! The Kubernetes objects that scenarios create, as JSON.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ pub fn claim(name: &str, class: &str, size: &str) -> Value {
     })
 }
 
-/// A StorageClass of ours for a pool, bound when the first pod comes.
+/// A StorageClass of Quarry for a pool, bound when the first pod is scheduled.
 #[must_use]
 pub fn class(name: &str, pool: &str) -> Value {
     json!({

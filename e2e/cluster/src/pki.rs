@@ -1,4 +1,5 @@
-//! The certificates of a cluster: one authority, and what it signs for the control plane, the nodes and people.
+//! The certificates of a cluster: one authority, and the certificates that it signs for the control plane,
+//! nodes and users.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ impl Authority {
         self.folder.join("ca.crt")
     }
 
-    /// The key that signs tokens of service accounts, and the one that checks them.
+    /// The key that signs service account tokens, and the one that verifies them.
     pub(crate) fn tokens(&self) -> (PathBuf, PathBuf) {
         (self.folder.join("tokens.key"), self.folder.join("tokens.pub"))
     }

@@ -1,4 +1,4 @@
-//! The Quarry that an upgrade comes from: a commit of this repository, built as it was, with the chart that it had.
+//! The version that an upgrade starts from: a commit of this repository, built as it was, with its own chart.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -34,7 +34,8 @@ pub(crate) async fn previous(cache: &Cache) -> Result<Previous> {
     let folder = cache
         .entry("previous", &cache_key([COMMIT, TAG].map(str::as_bytes)), async |folder: &Path| {
             eprintln!("quarry-cluster: building the Quarry of commit {COMMIT:.12} (once)");
-            // Beside the target folder, not in the cache: cargo knows a package by its path, and a build that was cut short goes on.
+            // Next to the target folder, not in the cache: cargo identifies a package by its path, and an
+            // interrupted build resumes.
             let source = source().await?;
             let build = Build { package: "quarry", bins: &["quarry"], features: &[], profile: "e2e" };
             let binary = build_static_in(&source, &build).await?.remove("quarry").context("cargo built no quarry")?;

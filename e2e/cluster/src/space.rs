@@ -1,4 +1,4 @@
-//! A namespace of one scenario: what is made in it, waited for, and gone at its end.
+//! The namespace of one scenario: creates objects in it, waits for them, and deletes it at the end.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use crate::cluster::{Cluster, is, items, text};
 
 /// How long anything may take that is waited for; an emulated processor is slow.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// How often it is looked at: each look is a kubectl, and takes a tenth of a second from the processors that nodes are emulated on.
+/// The polling interval: each poll is a kubectl, and takes a tenth of a second from the processors that
+/// emulate nodes.
 pub(crate) const LOOK: Duration = Duration::from_secs(1);
 
 /// A namespace.
@@ -25,7 +26,7 @@ impl<'a> Space<'a> {
     /// Makes a namespace.
     ///
     /// # Errors
-    /// When there is one of that name.
+    /// There is already a namespace with that name.
     pub async fn new(cluster: &'a Cluster, name: &str) -> Result<Self> {
         cluster.kubectl().run(["create", "namespace", name]).await?;
         Ok(Self { cluster, name: name.to_owned() })
@@ -34,7 +35,7 @@ impl<'a> Space<'a> {
     /// kubectl in this namespace.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// It fails; the error quotes its output.
     pub async fn run(&self, arguments: &[&str]) -> Result<String> {
         let namespace = format!("--namespace={}", self.name);
         self.cluster.kubectl().run(std::iter::once(namespace.as_str()).chain(arguments.iter().copied())).await
@@ -43,7 +44,7 @@ impl<'a> Space<'a> {
     /// Makes objects, or changes those of the same name.
     ///
     /// # Errors
-    /// When the API server refuses one.
+    /// The API server rejects an object.
     pub async fn apply(&self, objects: &[Value]) -> Result<()> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -75,7 +76,7 @@ impl<'a> Space<'a> {
         Ok(items(&list).cloned().collect())
     }
 
-    /// Waits until an object is as asked, and gives it.
+    /// Waits until an object meets a condition, and returns it.
     ///
     /// # Errors
     /// When it is not so in time; with the object's status and events.
@@ -114,7 +115,7 @@ impl<'a> Space<'a> {
         Ok(())
     }
 
-    /// Waits until a pod is ready, and gives it.
+    /// Waits until a pod is ready, and returns it.
     ///
     /// # Errors
     /// As [`Self::wait`].
@@ -137,7 +138,7 @@ impl<'a> Space<'a> {
     /// Runs a shell command in a pod.
     ///
     /// # Errors
-    /// When it fails, with what it said.
+    /// It fails; the error quotes its output.
     pub async fn exec(&self, pod: &str, script: &str) -> Result<String> {
         self.run(&["exec", pod, "--", "/bin/busybox", "sh", "-ec", script]).await
     }
@@ -181,7 +182,7 @@ impl<'a> Space<'a> {
             }
             if moved.elapsed() > PATIENCE {
                 bail!(
-                    "the volumes {left:?} of a removed namespace are there, and none went in {} s",
+                    "the volumes {left:?} of a removed namespace still exist, and none was deleted within {} s",
                     PATIENCE.as_secs()
                 );
             }

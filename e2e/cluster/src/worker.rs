@@ -1,7 +1,8 @@
 //! A node of the cluster: a virtual machine with containerd and kubelet.
 //!
-//! Pods get addresses of 10.244.N.0/24 behind a bridge of the node, by the usual CNI plugins, and find those of other
-//! nodes by static routes. Nothing translates Services but two rules for the one that pods must reach, `kubernetes`.
+//! Pods get addresses of 10.244.N.0/24 behind a bridge of the node, from the usual CNI plugins, and reach
+//! those of other nodes by static routes. Services are not translated, except for two rules for the one that
+//! pods need, `kubernetes`.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -25,7 +26,7 @@ pub struct Worker {
     pub vm: Vm,
     /// Its name in Kubernetes.
     pub name: String,
-    /// How many disks it has beside the root.
+    /// The number of disks besides the root disk.
     pub disks: usize,
     number: u8,
     /// How many nodes there are, for the routes among them.
@@ -44,7 +45,8 @@ impl Worker {
         disks: Vec<Disk>,
     ) -> Result<Self> {
         let name = format!("node-{number}");
-        // Several guests share few processors: one that waits for its other half to get its turn gets nowhere.
+        // Several guests share few processors: with two processors, a guest that waits for its second one
+        // makes no progress.
         let mut config = Config::new(&name).network(network, number).shape(Shape { memory: 2048, cpus: 1 });
         let count = disks.len();
         config.disks = disks;
@@ -101,7 +103,7 @@ impl Worker {
             }}\n"
         );
         self.vm.write("/etc/services.nft", rules.as_bytes(), 0o644).await?;
-        self.vm.sh(script).await.with_context(|| format!("cannot lay the routes of {}", self.name))?;
+        self.vm.sh(script).await.with_context(|| format!("cannot set the routes of {}", self.name))?;
         containerd::start(&self.vm).await.with_context(|| format!("on {}", self.name))
     }
 
@@ -125,7 +127,7 @@ impl Worker {
             "--kubeconfig=/etc/kubernetes/kubeconfig".to_owned(),
             format!("--hostname-override={}", self.name),
             format!("--node-ip={}", Network::address(self.number)),
-            // Nobody looks at the figures of containers here.
+            // The container statistics are unused here.
             "--housekeeping-interval=5m".to_owned(),
         ];
         containerd::daemon(&self.vm, "kubelet", &arguments).await?;
@@ -136,7 +138,7 @@ impl Worker {
     /// Ends kubelet, as an upgrade does. Containers run on.
     ///
     /// # Errors
-    /// When there is none.
+    /// There is no such disk.
     pub async fn stop_kubelet(&self) -> Result<()> {
         self.vm.sh("pkill -TERM -x kubelet; while pgrep -x kubelet >/dev/null; do sleep 0.1; done").await.map(drop)
     }
@@ -179,13 +181,13 @@ fn kubelet() -> serde_json::Value {
         "cgroupDriver": "cgroupfs",
         "containerRuntimeEndpoint": format!("unix://{}", containerd::SOCKET),
         "resolvConf": "",
-        // Nobody is there; without it every pod gets a warning.
+        // There is no DNS server; without this every pod gets a warning.
         "clusterDNS": ["10.96.0.10"],
-        // A Secret that is made after the pod that waits for it shows within this time.
+        // A Secret that is created after the pod that waits for it is mounted within this time.
         "syncFrequency": "15s",
         "failSwapOn": false,
-        // What an emulated processor is spared: control groups of pods that are read every two seconds, and figures of all
-        // containers that are only wanted to find whom to evict.
+        // Saves work on an emulated processor: control groups of pods are read every two seconds, and
+        // container metrics serve only to choose pods to evict.
         "cgroupsPerQOS": false,
         "enforceNodeAllocatable": [],
         "localStorageCapacityIsolation": false,

@@ -1,7 +1,7 @@
-//! `make demo`: volumes' whole lives in a throw-away virtual node, shown step by step.
+//! `make demo`: the complete life of volumes in a temporary virtual node, step by step.
 //!
-//! Nothing of the host is touched but the build and cache folders. What is shown is what happens: each `quarry csi` line
-//! is a real call to a real driver on real LVM, and the demo fails if any of them does.
+//! It changes nothing on the host except the build and cache folders. The output is real: each `quarry csi`
+//! line is a real call to a real driver on real LVM, and the demo fails if any of them fails.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -98,7 +98,7 @@ impl Demo {
             "block" => format!("/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices/publish/{name}/{pod}"),
             _ => format!("/var/lib/kubelet/pods/{pod}/volumes/kubernetes.io~csi/{name}/mount"),
         };
-        // Kubelet makes these folders before it calls a driver.
+        // Kubelet creates these folders before it calls a driver.
         let folders = format!("mkdir -p {staging} $(dirname {}) $(dirname {})", target("pod-a"), target("pod-b"));
         self.vm.sh(folders).await?;
 
@@ -123,7 +123,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Shows a command, runs it in the guest, and shows what it says and how long it took.
+    /// Shows a command, runs it in the guest, and shows its output and duration.
     async fn run(&self, script: &str) -> Result<String> {
         say(&format!("  $ {script}"));
         let began = Instant::now();

@@ -1,4 +1,4 @@
-//! What must be true in the end, read from the storages themselves.
+//! The final checks, which read the storages themselves.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,21 +25,21 @@ pub(crate) fn volumes(node: &Node) -> Vec<(String, String, u64)> {
     volumes.into_iter().map(describe).collect()
 }
 
-/// Puts volumes on a storage, past everybody.
+/// Puts volumes on a storage, bypassing all clients.
 pub(crate) fn put(pool: &SimulatedPool, specs: impl Iterator<Item = VolumeSpec>) {
     for spec in specs {
         now(pool.carve(&spec)).unwrap();
     }
 }
 
-/// The storage does what it is told, and soon.
+/// The storage executes every request, soon.
 pub(crate) fn calm(pool: &SimulatedPool) {
     for operation in [Operation::Carve, Operation::Remove, Operation::Write, Operation::Read, Operation::SetRecord] {
         pool.set_delay(operation, Duration::from_millis(if operation == Operation::Read { 0 } else { 20 }));
     }
 }
 
-/// Looks through all storages. Returns how many volumes lie on nodes that were away for so long that they may.
+/// Checks all storages. Returns how many volumes remain on nodes that were down long enough to keep them.
 pub(crate) fn storages(shared: &Shared) -> usize {
     let mut world = shared.lock();
     let mut found: BTreeMap<String, Vec<Kept>> = BTreeMap::new();
@@ -81,7 +81,7 @@ pub(crate) fn storages(shared: &Shared) -> usize {
         }
     }
     for (name, places) in found {
-        wrong.push(format!("nobody asked for {name}: {places:?}"));
+        wrong.push(format!("{name} was never requested: {places:?}"));
     }
     wrong.into_iter().for_each(|wrong| world.violated(wrong));
     orphans
@@ -100,10 +100,10 @@ struct Kept {
 fn decoys(storage: &Storage, volumes: &[(String, String, u64)], node: &str) -> Vec<String> {
     let there = |decoy: &&String| volumes.iter().any(|(_, name, _)| name == *decoy);
     let gone = storage.decoys.iter().filter(|decoy| !there(decoy));
-    gone.map(|decoy| format!("{node} has lost {decoy}, which nobody asked to delete")).collect()
+    gone.map(|decoy| format!("{node} has lost {decoy}, whose deletion was never requested")).collect()
 }
 
-/// What is used and what is free add up.
+/// Used and free space add up.
 fn sums(storage: &Storage, volumes: &[(String, String, u64)], node: &str) -> Option<String> {
     let used: u64 = volumes.iter().map(|(_, _, size)| size / MIB).sum();
     let free: u64 = storage.pool.free().iter().sum();
@@ -126,10 +126,10 @@ pub(crate) fn audits(shared: &Shared) -> Vec<String> {
         let missing: Vec<_> = volumes.iter().filter(|one| !told.contains(one)).collect();
         let surplus: Vec<_> = told.iter().filter(|one| !volumes.contains(one)).collect();
         if !missing.is_empty() || !surplus.is_empty() || told.len() != volumes.len() {
-            wrong.push(format!("controller {replica} does not tell {missing:?}, and tells {surplus:?}"));
+            wrong.push(format!("controller {replica} lacks {missing:?} and has unexpected {surplus:?}"));
         }
         if audit.capacities != capacities {
-            wrong.push(format!("controller {replica} tells capacities {:?}, not {capacities:?}", audit.capacities));
+            wrong.push(format!("controller {replica} reports capacities {:?}, not {capacities:?}", audit.capacities));
         }
     }
     wrong

@@ -13,10 +13,10 @@ use tonic::{Code, Request, Status};
 
 use crate::world::{Audit, Claim, ECHO, KEY, Life, MIB, NODES, Shared, Where, World};
 
-/// How often the auditor looks.
+/// The interval of the auditor's checks.
 const AUDIT: Duration = Duration::from_millis(500);
 
-/// What is to be done next for a claim.
+/// The next step for a claim.
 enum Next {
     Create(csi::CreateVolumeRequest),
     Delete(String),
@@ -52,7 +52,7 @@ fn late<T>(_: tokio::time::error::Elapsed) -> Result<T, Status> {
     Err(Status::deadline_exceeded("the caller gave up"))
 }
 
-/// A call under way; one that is dropped before its end has an outcome that nobody knows.
+/// A running call; if it is dropped before its end, its outcome is unknown.
 struct Call {
     shared: Shared,
     claim: usize,
@@ -125,7 +125,7 @@ impl Drop for Call {
     }
 }
 
-/// Whether nothing of the call can be under way any more once it has ended with this code.
+/// Whether a call that ended with this code has certainly stopped.
 fn known(code: Code) -> bool {
     !matches!(code, Code::Aborted | Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled)
 }
@@ -179,7 +179,7 @@ impl World {
             status.code(),
             Code::Aborted | Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted
         );
-        // A pool that was fails as configured says so.
+        // A pool with an injected failure reports it.
         let planned = status.code() == Code::Internal && status.message().contains("fails as configured");
         if !expected && !planned {
             let name = self.claims[index].name.clone();
@@ -227,12 +227,12 @@ impl Claim {
     }
 }
 
-/// Tells, once it is asked for, what this controller says there is. Never ends.
+/// Reports, on request, what this controller lists. Never ends.
 pub(crate) async fn audit(shared: Shared, service: ControllerService, replica: usize) {
     loop {
         tokio::time::sleep(AUDIT).await;
         if !shared.lock().auditing {
-            // Listed all the same, as sidecars do.
+            // Listed anyway, as sidecars do.
             if fastrand::u8(..) < 16 {
                 let _ = list(&service).await;
             }

@@ -1,8 +1,8 @@
-//! Nothing here is left to chance but the seed: one process per run, and its randomness is made here.
+//! Only the seed decides what happens: each run is one process, and its randomness comes from here.
 //!
-//! The standard library orders its hash maps, and tokio the branches of `select!`, by what the kernel gives for random.
-//! In this process the kernel is not asked: [`getrandom`] stands in its place. With it, and with turmoil's time and one
-//! thread, a seed gives the same run again.
+//! The standard library orders its hash maps, and tokio the branches of `select!`, by the kernel's random
+//! numbers. In this process [`getrandom`] replaces the kernel's. With that, turmoil's time and one thread, a
+//! seed repeats the same run.
 
 use std::cell::RefCell;
 
@@ -19,11 +19,11 @@ pub(crate) fn seed(seed: u64) {
 /// What libc offers under this name, from the seed. Threads without one get zeros: none of them decides anything.
 ///
 /// # Safety
-/// As for libc's: `buffer` has room for `length` bytes.
+/// As for libc's: `buffer` has space for `length` bytes.
 #[allow(unsafe_code, reason = "takes the place of libc's function")]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn getrandom(buffer: *mut u8, length: usize, _flags: u32) -> isize {
-    // SAFETY: the caller gives a buffer of that length.
+    // SAFETY: the caller passes a buffer of that length.
     let bytes = unsafe { std::slice::from_raw_parts_mut(buffer, length) };
     let seeded = BYTES.try_with(|from| match &mut *from.borrow_mut() {
         Some(from) => {

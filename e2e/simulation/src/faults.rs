@@ -1,4 +1,4 @@
-//! What goes wrong, and when: decided before the run begins, from its seed.
+//! The faults of a run and their times, derived from the seed before the run starts.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::world::{NODES, REPLICAS};
 pub(crate) enum Action {
     /// Messages between a controller and an address take this long.
     Slow { replica: usize, seat: usize, latency: Duration },
-    /// Now and then the link breaks, and mends with the next message but a few: what was on it is lost.
+    /// Now and then the link breaks and recovers a few messages later; the messages between are lost.
     Lossy { replica: usize, seat: usize },
     /// Messages wait, both ways.
     Hold { replica: usize, seat: usize },
@@ -22,7 +22,7 @@ pub(crate) enum Action {
     CutTo { replica: usize, seat: usize },
     /// Messages to the controller are lost.
     CutFrom { replica: usize, seat: usize },
-    /// The link is well; what waited is delivered.
+    /// The link works; waiting messages are delivered.
     Mend { replica: usize, seat: usize },
     /// An agent dies, without a word where `silent`: its connections stay half open.
     CrashSeat { seat: usize, silent: bool },
@@ -38,13 +38,13 @@ pub(crate) enum Action {
     Swap { one: usize, other: usize },
     /// A controller learns which agents there are.
     Learn { replica: usize },
-    /// The other replica gets the lease; the one that had it learns that late.
+    /// The other replica gets the lease; the previous holder learns that late.
     HandOver { late: Duration },
     /// A replica learns that it has lost the lease of that term.
     Disbelieve { replica: usize, term: u64 },
     /// A controller that held the lease before it was started again takes it for another term.
     Retake { replica: usize },
-    /// The other replica's sidecars look after the claims from now on.
+    /// From now on the other replica's sidecars handle the claims.
     Sidecars { to: Option<usize> },
     /// Operations on a node's storage take this long.
     SlowDisk { node: usize, operation: Operation, delay: Duration },
@@ -172,7 +172,7 @@ impl Plan {
         }
     }
 
-    /// The lease changes hands, often while the links of the one that loses it are slow.
+    /// The lease moves, often while the links of its previous holder are slow.
     fn lease(&mut self, rng: &mut Rng) {
         let mut at = seconds(rng, 3.0, 10.0);
         // As long as no controller crashes, they hold it by turns.

@@ -1,4 +1,4 @@
-//! The programs that run on the simulated hosts: the real controller and the real agent, put together as the binary does.
+//! The programs on the simulated hosts: the real controller and the real agent, wired up as in the binary.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(crate) struct Common {
     pub(crate) closed: Closed,
     /// The certificates of the controllers and of the nodes; none where the run goes without.
     pub(crate) certificates: Option<(tls::Source, tls::Source)>,
-    /// How the links are made and kept.
+    /// How connections are made and kept.
     pub(crate) timing: Timing,
 }
 
@@ -105,6 +105,6 @@ impl Nodes for Surroundings {
     }
 
     async fn report_abandoned(&self, id: &VolumeId) {
-        self.shared.lock().note(format_args!("given up: {id}"));
+        self.shared.lock().note(format_args!("abandoned: {id}"));
     }
 }

@@ -1,4 +1,5 @@
-//! Faults of the link between controllers and nodes, simulated: thousands of runs, each made by its seed.
+//! Simulated faults of the connections between controllers and nodes: thousands of runs, each derived from
+//! its seed.
 //!
 //! A run has two controllers with their sidecars and three nodes. The code is the product's: `quarry_controller` on one
 //! side, `quarry_node` on the other, `quarry_agent` between them. Simulated are the network and the time (turmoil), the
@@ -7,9 +8,9 @@
 //! is lost and its holder learns it late. In the end all is well again, and the storages are looked through: see
 //! [`check`].
 //!
-//! `--runs N` makes the runs of N seeds, a process each. `--seed N` makes one and tells all that happens: the same seed
-//! is the same run. `--break name-lock` and `--break fence` take a safeguard out: if no run finds what it guards
-//! against, the simulation is not worth its name, and that is a failure.
+//! `--runs N` runs N seeds, one process each. `--seed N` runs one and logs every event: the same seed gives
+//! the same run. `--break name-lock` and `--break fence` disable a safeguard: if no run then finds the
+//! violation, the simulation is useless, and that is a failure.
 
 // A harness: where it fails, it panics.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -30,17 +31,17 @@ use std::process::ExitCode;
 
 const USAGE: &str = "quarry-simulation [--runs N] [--seed FIRST] [--break name-lock|fence]";
 
-/// The safeguards that can be taken out.
+/// The safeguards that can be disabled.
 const SAFEGUARDS: [&str; 2] = ["name-lock", "fence"];
 
-/// What is to be done.
+/// The command-line options.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Arguments {
-    /// How many seeds; one alone is told in full.
+    /// The number of seeds; a single one is logged in full.
     runs: Option<u64>,
     /// The first one.
     seed: Option<u64>,
-    /// The safeguard that is taken out.
+    /// The disabled safeguard.
     without: Option<&'static str>,
     /// Whether this is the process of one seed.
     child: bool,
@@ -58,10 +59,11 @@ fn arguments() -> Result<Arguments, String> {
             "--break" => {
                 let name = value()?;
                 let known = SAFEGUARDS.into_iter().find(|known| *known == name);
-                arguments.without = Some(known.ok_or(format!("there is no safeguard {name:?}: {SAFEGUARDS:?}"))?);
+                arguments.without =
+                    Some(known.ok_or(format!("unknown safeguard {name:?}: expected one of {SAFEGUARDS:?}"))?);
             }
             "--child" => arguments.child = true,
-            _ => return Err(format!("what is {option:?}? {USAGE}")),
+            _ => return Err(format!("unknown option {option:?}: {USAGE}")),
         }
     }
     Ok(arguments)

@@ -1,4 +1,4 @@
-//! Many seeds, each in a process of its own, as many at once as there are processors.
+//! Runs many seeds, one process each, as many at once as there are processors.
 
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -8,9 +8,9 @@ use futures::{StreamExt as _, stream};
 
 /// How long one run may take.
 const DEADLINE: Duration = Duration::from_secs(300);
-/// How many failing seeds are told.
+/// How many failing seeds are printed.
 const TOLD: usize = 5;
-/// How often progress is told, in runs.
+/// The interval of progress messages, in runs.
 const PROGRESS: u64 = 100;
 /// What the violations say that a safeguard is there for: two volumes of one name, or none.
 const UNSAFE: [&str; 4] = [" was answered with ", ", and there are ", "does not exist", "has lost"];
@@ -23,7 +23,7 @@ struct Outcome {
     said: String,
 }
 
-/// Runs `runs` seeds from `first`. With a safeguard taken out a violation must be found.
+/// Runs `runs` seeds from `first`. With a disabled safeguard a violation must be found.
 pub(crate) fn run(first: u64, runs: u64, without: Option<&'static str>) -> ExitCode {
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -57,7 +57,7 @@ async fn same_again(seed: u64) {
     assert_eq!(one.said, other.said, "seed {seed} does not give the same run twice");
 }
 
-/// The seeds that failed; with a safeguard taken out, the first that shows it.
+/// The seeds that failed; with a disabled safeguard, the first that finds the violation.
 async fn all(first: u64, runs: u64, without: Option<&'static str>) -> Vec<Outcome> {
     let parallel = std::thread::available_parallelism().map_or(2, usize::from);
     let mut outcomes = stream::iter(first..first + runs).map(|seed| child(seed, without)).buffered(parallel);

@@ -1,4 +1,4 @@
-//! Connections over turmoil's network, as both ends want them.
+//! Connections over turmoil's network, in the form that both ends need.
 
 use std::collections::HashMap;
 use std::io;
@@ -150,7 +150,7 @@ pub(crate) fn secured(
             let (acceptor, sender) = (acceptor.clone(), sender.clone());
             tokio::spawn(async move {
                 if let Ok(secured) = acceptor.accept(wire, "10.0.0.1".to_owned()).await {
-                    // Nobody listens any more when the host stops.
+                    // Nothing listens any longer when the host stops.
                     let _ = sender.send(Ok(secured)).await;
                 }
             });

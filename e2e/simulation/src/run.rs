@@ -1,4 +1,4 @@
-//! One run: the hosts, what happens to them, and the wait until all has settled.
+//! One run: the hosts, the events, and the wait until everything is stable.
 
 mod act;
 
@@ -25,17 +25,17 @@ use crate::{certificates, check};
 const TICK: Duration = Duration::from_millis(20);
 /// The usual latency of a link, at most.
 const LATENCY: Duration = Duration::from_millis(30);
-/// How long all may take to settle once nothing goes wrong any more.
+/// How long everything may take to become stable after the last fault.
 const SETTLING: Duration = Duration::from_secs(200);
 
 /// What came of a run.
 pub(crate) struct Report {
     pub(crate) violations: Vec<String>,
-    /// Volumes that lie on nodes which were away for too long, as they may.
+    /// Volumes on nodes that were down for too long, which may keep them.
     pub(crate) orphans: usize,
     pub(crate) digest: u64,
     pub(crate) simulated: Duration,
-    /// Claims by how they ended: with a volume, with their deletion, without room.
+    /// Claims by their result: with a volume, deleted, without space.
     pub(crate) ends: [usize; 3],
 }
 
@@ -85,7 +85,7 @@ pub(crate) fn run(seed: u64, shown: bool) -> Report {
     }
     script.play(plan.trouble);
     script.heal();
-    script.settle();
+    script.wait_until_stable();
     let orphans = check::storages(&shared);
     script.audit();
     let world = shared.lock();
@@ -138,7 +138,7 @@ fn world(rng: &mut Rng, plan: &Plan, shown: bool) -> World {
     world
 }
 
-/// New disks, with volumes on them that nobody asked for.
+/// New disks, with foreign volumes on them.
 fn storage(rng: &mut Rng, uuid: &str, tight: bool, decoys: BTreeSet<String>) -> Storage {
     let most = if tight { 600 } else { 3000 };
     let disks: Vec<u64> = (0..rng.usize(1..4)).map(|_| rng.u64(most / 2..most)).collect();
@@ -183,7 +183,7 @@ fn claim(rng: &mut Rng, plan: &Plan, number: usize) -> Claim {
     }
 }
 
-/// Lets the simulated time pass, and makes happen what is planned.
+/// Advances the simulated time and executes planned events.
 struct Script<'a> {
     sim: Sim<'a>,
     shared: Shared,
@@ -229,7 +229,7 @@ impl Script<'_> {
 
     /// Ends all that goes wrong.
     fn heal(&mut self) {
-        self.shared.lock().note("all is well from here on");
+        self.shared.lock().note("no more faults from here on");
         let rest = std::mem::take(&mut self.agenda);
         for (_, action) in rest {
             if matches!(action, Action::Return { .. }) {
@@ -264,12 +264,12 @@ impl Script<'_> {
         }
     }
 
-    /// Until every claim has come to its end, and nothing is under way any more.
-    fn settle(&mut self) {
+    /// Waits until every claim is done and no call is running.
+    fn wait_until_stable(&mut self) {
         let limit = self.now() + SETTLING;
         while self.now() < limit {
             self.play(self.now() + Duration::from_secs(1));
-            if self.shared.lock().unsettled().is_empty() {
+            if self.shared.lock().unfinished().is_empty() {
                 self.shared.lock().closed = true;
             }
             if self.shared.lock().quiet() {
@@ -277,12 +277,12 @@ impl Script<'_> {
             }
         }
         let mut world = self.shared.lock();
-        for left in world.unsettled() {
+        for left in world.unfinished() {
             world.violated(format!("never settled: {left}"));
         }
     }
 
-    /// Until both controllers tell the truth.
+    /// Waits until both controllers report the true state.
     fn audit(&mut self) {
         self.shared.lock().auditing = true;
         let limit = self.now() + Duration::from_secs(100);
@@ -301,13 +301,13 @@ impl Script<'_> {
 }
 
 impl World {
-    /// Whether nothing is asked for any more, and nothing under way.
+    /// Whether nothing is requested any longer and no call is running.
     fn quiet(&self) -> bool {
         self.closed && self.claims.iter().all(|claim| claim.in_flight == 0)
     }
 
     /// What has not come to its end.
-    fn unsettled(&self) -> Vec<String> {
+    fn unfinished(&self) -> Vec<String> {
         let under_way = |claim: &&Claim| match &claim.life {
             Life::Wanted => {
                 !claim.refused.as_ref().is_some_and(|status| status.code() == tonic::Code::ResourceExhausted)
@@ -321,7 +321,7 @@ impl World {
         self.claims.iter().filter(under_way).map(tell).collect()
     }
 
-    /// Whether a volume can never be deleted: its storage was taken away, and its node is still there.
+    /// Whether a volume can never be deleted: its storage was removed, and its node still exists.
     fn unreachable(&self, id: &str) -> bool {
         let retired = |node: &Node| node.retired.iter().any(|storage| storage.holds(id, &node.name));
         self.nodes.iter().any(|node| !node.gone && retired(node))

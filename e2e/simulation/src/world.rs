@@ -1,7 +1,7 @@
-//! What is true in one run, whoever knows of it: the nodes and their storages, the claims of the users, who decides.
+//! The true state of one run: the nodes and their storages, the users' claims, and the elected controller.
 //!
-//! It plays the part of everything that Quarry does not simulate but meets: the Kubernetes API with its claims and its
-//! lease, the machines, and the wall clock.
+//! It stands in for the parts that Quarry depends on but the simulation does not run: the Kubernetes API with
+//! its claims and lease, the machines, and the wall clock.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 /// How many nodes there are.
 pub(crate) const NODES: usize = 3;
-/// How many controllers serve at once.
+/// The number of controllers that serve.
 pub(crate) const REPLICAS: usize = 2;
 /// Where agents listen.
 pub(crate) const PORT: u16 = 9810;
@@ -22,7 +22,7 @@ pub(crate) const PORT: u16 = 9810;
 pub(crate) const KEY: &str = "topology.simulated/node";
 /// One extent.
 pub(crate) const MIB: u64 = 1 << 20;
-/// For how long an attempt that was given up may still be on its way to a node: connections die of silence before.
+/// How long an abandoned attempt may still be on its way to a node: connections time out before.
 pub(crate) const ECHO: Duration = Duration::from_secs(30);
 
 /// The run as all its parts share it.
@@ -48,7 +48,7 @@ pub(crate) struct World {
     pub(crate) rosters: Vec<watch::Sender<Option<Arc<Roster>>>>,
     pub(crate) lease: Lease,
     pub(crate) claims: Vec<Claim>,
-    /// Whether nothing is asked for any more.
+    /// Whether nothing is requested any longer.
     pub(crate) closed: bool,
     /// What each controller says there is, once it is asked to.
     pub(crate) auditing: bool,
@@ -67,7 +67,7 @@ pub(crate) struct Node {
     pub(crate) down: Option<Duration>,
     /// Whether it was down for more than five minutes.
     pub(crate) long_away: bool,
-    /// Whether it will not come back.
+    /// Whether the node is permanently lost.
     pub(crate) gone: bool,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct Storage {
     pub(crate) pool: SimulatedPool,
     /// Extents of all disks.
     pub(crate) size: u64,
-    /// Volumes that lay there before, under names that others have as well: nobody asks for these ones to be deleted.
+    /// Earlier volumes, with names that others have as well: no claim requests their deletion.
     pub(crate) decoys: BTreeSet<String>,
 }
 
@@ -119,14 +119,14 @@ pub(crate) struct Claim {
     pub(crate) block: bool,
     pub(crate) place: Where,
     pub(crate) born: Duration,
-    /// When it is to be deleted.
+    /// When to delete it.
     pub(crate) dies: Option<Duration>,
-    /// Which replica's sidecar looks after it.
+    /// Which replica's sidecar handles it.
     pub(crate) owner: usize,
     pub(crate) life: Life,
     /// Calls under way.
     pub(crate) in_flight: usize,
-    /// When the last attempt ended whose outcome is not known.
+    /// When the last attempt with an unknown outcome ended.
     pub(crate) uncertain: Option<Duration>,
     /// The last error, with its code.
     pub(crate) refused: Option<tonic::Status>,
@@ -149,7 +149,7 @@ pub(crate) struct Trace {
 }
 
 impl Trace {
-    /// Tells two runs apart.
+    /// Distinguishes two runs.
     pub(crate) fn digest(&self) -> u64 {
         let bytes = self.lines.iter().flat_map(|line| line.bytes());
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))

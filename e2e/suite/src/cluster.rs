@@ -1,7 +1,7 @@
 //! Virtual nodes on one network, each with `quarry node`, and a machine for `quarry controller`.
 //!
-//! The certificates are the product's own, issued in a directory of the controllers' machine. What kubelet does with a
-//! mounted Secret is done here: the nodes get them as files behind a link that is swapped.
+//! Quarry issues the certificates itself, in a directory of the controllers' machine. This module does what
+//! kubelet does with a mounted Secret: the nodes get the files behind a symbolic link that is swapped.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -24,7 +24,7 @@ pub const AGENTS: &str = "/etc/quarry/agents.yaml";
 const CONTROL: u8 = 100;
 /// How long anything may take that is waited for; far more than it should need.
 pub const PATIENCE: Duration = Duration::from_secs(120);
-/// What a certificate consists of for those who use it.
+/// The parts of a certificate for its users.
 const FILES: [&str; 3] = ["tls.crt", "tls.key", "ca.crt"];
 
 /// Four machines are a lot for a small host: one cluster at a time.
@@ -38,8 +38,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster whose nodes have one disk each, of these sizes in bytes, for the pool `main`. The node plugins serve;
-    /// no controller runs.
+    /// A cluster whose nodes have one disk each, of these sizes in bytes, for the pool `main`. The node
+    /// plugins serve; no controller runs.
     pub async fn start(name: &str, sizes: &[u64]) -> Result<Self> {
         let mut cluster = Self::bare(name, sizes).await?;
         cluster.issue().await?;
@@ -118,7 +118,7 @@ impl Cluster {
             // One link is followed once, so that all files are of one version.
             match self.files(&version).await {
                 Ok(files) => return Ok(files),
-                // A newer version came meanwhile, and the one that was read is gone.
+                // A newer version arrived meanwhile, and the one that was read is gone.
                 Err(error) => match current().await? {
                     same if same == version => return Err(error),
                     newer => version = newer,
@@ -140,7 +140,7 @@ impl Cluster {
         mount_secret(&node.vm, TLS, &self.issued("node").await?).await
     }
 
-    /// Starts a controller. `number` tells it from others; `arguments` are given besides the usual ones.
+    /// Starts a controller. `number` distinguishes it from others; `arguments` are added to the usual ones.
     pub async fn controller(&self, number: u16, arguments: &str) -> Result<Controller> {
         Controller::start(self.control.guest(), number, arguments).await
     }
@@ -160,7 +160,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// The nodes that hold a logical volume whose name begins so, straight from lvm.
+    /// The nodes that have a logical volume with this prefix, directly from lvm.
     pub async fn holders(&self, name: &str) -> Result<Vec<String>> {
         let mut holders = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {

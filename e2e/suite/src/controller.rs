@@ -66,7 +66,7 @@ impl Controller {
         format!("/var/log/controller-{}.log", self.number)
     }
 
-    /// The socket for those who want to see.
+    /// The view socket.
     pub fn view(&self) -> String {
         format!("/run/quarry/view-{}.sock", self.number)
     }
@@ -93,7 +93,7 @@ impl Controller {
         Ok(())
     }
 
-    /// The sum of the samples of `/metrics` whose lines begin so.
+    /// The sum of the samples of `/metrics` whose lines start with this.
     pub async fn metric(&self, begins: &str) -> Result<f64> {
         node::metric(&self.guest, self.port(), begins).await
     }
@@ -103,7 +103,7 @@ impl Controller {
         Ok(self.metric("quarry_nodes{state=\"up\"}").await?.round() as usize)
     }
 
-    /// Waits until it is connected to so many nodes, no more and no less.
+    /// Waits until it is connected to exactly this many nodes.
     pub async fn connected(&self, nodes: usize) -> Result<Duration> {
         let what = format!("{nodes} nodes are connected");
         let took = eventually(&what, PATIENCE, || async { Ok(self.up().await? == nodes) }).await;

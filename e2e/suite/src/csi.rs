@@ -88,7 +88,7 @@ impl Ask {
         Self { mode, ..self }
     }
 
-    /// The same on this node alone, as for a pod that is scheduled already.
+    /// The same only on this node, as for a pod that is already scheduled.
     pub fn on(self, node: &str) -> Self {
         Self { requisite: vec![node.to_owned()], preferred: vec![node.to_owned()], ..self }
     }
@@ -149,7 +149,7 @@ pub fn segment(node: &str) -> csi::Topology {
     csi::Topology { segments: BTreeMap::from([(TOPOLOGY.to_owned(), node.to_owned())]) }
 }
 
-/// A volume with what is needed to use it.
+/// A volume and everything needed to use it.
 #[derive(Clone, Debug)]
 pub struct Made {
     pub id: String,
@@ -187,7 +187,7 @@ impl Made {
     }
 }
 
-/// A client of the quarry in a guest. Every connection is made anew when the last one broke.
+/// A client of the quarry in a guest. A broken connection is replaced by a new one.
 #[derive(Clone)]
 pub struct Csi {
     channel: Channel,
@@ -222,7 +222,7 @@ impl Csi {
         self.create_within(ask, PATIENCE).await
     }
 
-    /// One CreateVolume whose caller waits for `patience`.
+    /// One CreateVolume with the timeout `patience`.
     pub async fn create_within(&self, ask: &Ask, patience: Duration) -> Result<Made, Status> {
         let answer = self.controller().create_volume(timed(ask.request(), patience)).await?;
         let volume = answer.into_inner().volume.ok_or_else(|| Status::internal("the answer has no volume"))?;
@@ -368,7 +368,7 @@ pub fn is_passing(status: &Status) -> bool {
     matches!(status.code(), Code::Aborted | Code::DeadlineExceeded | Code::Unavailable | Code::Cancelled)
 }
 
-/// Repeats a call as an orchestrator does, until it ends well or for good.
+/// Repeats a call as an orchestrator does, until it succeeds or fails permanently.
 pub async fn retry<T, F: Future<Output = Result<T, Status>>>(mut call: impl FnMut() -> F) -> Result<T, Status> {
     // Ten minutes at least: fifty changes of one volume group wait for each other, on an emulated processor.
     for _ in 0..1200 {
@@ -380,7 +380,7 @@ pub async fn retry<T, F: Future<Output = Result<T, Status>>>(mut call: impl FnMu
     call().await
 }
 
-/// Fails unless the call was refused with this code and a message that has these words in it.
+/// Fails unless the call was rejected with this code and a message that contains these words.
 pub fn refused<T>(what: &str, result: Result<T, Status>, code: Code, words: &str) -> anyhow::Result<()> {
     match result {
         Err(status) if status.code() == code && status.message().contains(words) => Ok(()),

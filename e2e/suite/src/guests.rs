@@ -1,4 +1,4 @@
-//! In which guests scenarios run.
+//! The guests in which scenarios run.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,8 @@ pub struct Guests(&'static [System]);
 const BOTH: &str = "both";
 
 impl Guests {
-    /// The choice of a run that was not told: all guests in a soak, else what the environment says, else one by the seed.
+    /// The default choice: all guests in a soak; otherwise the environment variable; otherwise one by the
+    /// seed.
     pub fn unless_given(soak: bool, seed: u64) -> Result<Self> {
         if soak {
             return Ok(Self(&System::ALL));

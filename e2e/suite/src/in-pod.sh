@@ -1,5 +1,6 @@
 #!/bin/sh
-# Runs a program with /run/udev as the chart mounts it: the database alone, read-only. Needs a mount namespace of its own.
+# Runs a program with /run/udev as the chart mounts it: only the database, read-only. Needs its own mount
+# namespace.
 set -e
 mount --make-private /run
 mkdir -p /run/in-pod/data

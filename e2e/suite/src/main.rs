@@ -1,8 +1,9 @@
 //! The tests on real LVM, disks, mounts and power cuts, in virtual nodes.
 //!
-//! Each scenario has virtual nodes of its own and drives the real `quarry` binary in them by real CSI calls. `make test`
-//! runs all of them, the long sweeps as a seeded sample; `make soak` runs the sweeps whole, in slices if asked.
-// A test that meets the unexpected ends there, with its reason.
+//! Each scenario starts its own virtual nodes and drives the real `quarry` binary in them by real CSI calls.
+//! `make test` runs all of them, with a seeded sample of the long sweeps; `make soak` runs the full sweeps,
+//! or slices of them.
+// A test that fails an assumption panics there, with its reason.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 // One program: what its modules share is as public as it gets.
 #![allow(unreachable_pub)]
@@ -35,7 +36,7 @@ struct Args {
     /// Run the sweeps whole instead of a sample.
     #[arg(long)]
     soak: bool,
-    /// Only this part of the soak, such as 3/12: the third of twelve. What a slice did is kept in target/soak.
+    /// Only this slice of the soak, such as 3/12: the third of twelve. Its results are stored in target/soak.
     #[arg(long, requires = "soak")]
     slice: Option<Slice>,
     /// Prints what the slices that were run add up to, and runs nothing.
@@ -48,10 +49,10 @@ struct Args {
     /// the seed. A scenario that needs one guest runs in no other.
     #[arg(long)]
     guest: Option<Guests>,
-    /// How many scenarios run at once.
+    /// How many scenarios run at a time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
-    /// How many minutes after the start a scenario may begin; those left out are named.
+    /// How many minutes after the start a scenario may still start; those left out are named.
     #[arg(long)]
     within: Option<u64>,
     /// Lists the scenarios.

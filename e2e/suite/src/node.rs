@@ -17,13 +17,13 @@ pub use crate::storage::GROUP;
 pub const SOCKET: &str = "/run/quarry/csi.sock";
 /// Where fault points are steered; see crates/fault.
 pub const FAULTS: &str = "/run/quarry-faults";
-/// Where the program lies in a guest.
+/// The path of the program in a guest.
 pub const BINARY: &str = "/usr/local/bin/quarry";
-/// Where the script that shows a program what its container would show lies in a guest.
+/// The path in a guest of the script that shows a program what its container would show.
 const IN_POD: &str = "/usr/local/bin/in-pod";
 /// What a node's quarry logs.
 pub const LOG: &str = "/var/log/quarry.log";
-/// Where the certificate of a node in a cluster lies, as a Secret that kubelet mounted.
+/// The folder of a cluster node's certificate, like a Secret that kubelet mounted.
 pub const TLS: &str = "/etc/quarry/tls";
 /// The port of a node's agent.
 pub const AGENT: u16 = 9810;
@@ -59,16 +59,16 @@ pub async fn binary() -> Result<&'static Path> {
 pub struct Node {
     pub vm: Vm,
     pub csi: Csi,
-    /// What pool `main` is made of.
+    /// The storage of pool `main`.
     pub storage: &'static dyn Storage,
-    /// What lies on the storage and is nobody's business: see [`Node::ignore_what_is_there`].
-    pub strangers: Vec<String>,
+    /// Foreign content of the storage: see [`Node::ignore_what_is_there`].
+    pub foreign: Vec<String>,
     quarry: Option<Process>,
-    /// What quarry is told besides the defaults; see [`Node::configure`].
+    /// The arguments of quarry besides the defaults; see [`Node::configure`].
     path: String,
-    /// The subcommand, with what it alone understands.
+    /// The subcommand, with its own arguments.
     role: String,
-    /// What quarry is started by, such as `unshare`.
+    /// A prefix of quarry's command line, such as `unshare`.
     starter: &'static str,
 }
 
@@ -89,19 +89,19 @@ impl Node {
         Self::on(vm, &Group, &devices).await
     }
 
-    /// A node whose pool `main` gives out these disks, whole. Quarry does not run yet.
+    /// A node whose pool `main` allocates these disks, whole. Quarry does not run yet.
     pub async fn on_disks(name: &str, disks: Vec<Disk>) -> Result<Self> {
         let config = disks.into_iter().fold(Config::new(name), Config::disk);
         Self::on(Vm::start(config).await?, &WholeDisks, &[]).await
     }
 
-    /// A node with this storage, made of these devices. Quarry does not run yet.
+    /// A node with this storage, created on these devices. Quarry does not run yet.
     async fn on(vm: Vm, storage: &'static dyn Storage, devices: &[String]) -> Result<Self> {
         vm.push(binary().await?, BINARY, 0o755).await?;
         vm.sh(storage.make(devices)).await?;
         let csi = Csi::new(vm.guest(), SOCKET);
         let (path, role) = (String::new(), "standalone".to_owned());
-        let node = Self { vm, csi, storage, strangers: Vec::new(), quarry: None, path, role, starter: "" };
+        let node = Self { vm, csi, storage, foreign: Vec::new(), quarry: None, path, role, starter: "" };
         node.configure(&format!("pools:\n  - name: main\n    {}\n", storage.section())).await?;
         Ok(node)
     }
@@ -119,7 +119,8 @@ impl Node {
         self.vm.write("/etc/quarry/pools.yaml", yaml.as_bytes(), 0o644).await
     }
 
-    /// Keeps volumes active while they are unstaged, from the next start on: for tests that look at their devices then.
+    /// Keeps volumes active while they are unstaged, from the next start on: for tests that read their
+    /// devices then.
     pub async fn keep_active(&self) -> Result<()> {
         let section = format!("lvm: {{volumeGroup: {GROUP}, deactivate: false}}");
         self.configure(&format!("pools:\n  - name: main\n    {section}\n")).await
@@ -130,8 +131,8 @@ impl Node {
         self.path = format!("{folder}:");
     }
 
-    /// Makes quarry the first process of a container of its own, from its next start on: when it ends, all that it started
-    /// is killed.
+    /// Makes quarry the first process of a container, from its next start on: when it exits, all its children
+    /// are killed.
     pub fn first_process(&mut self, first: bool) {
         self.starter = if first { "unshare --pid --fork" } else { "" };
     }
@@ -169,7 +170,7 @@ impl Node {
         Ok(self.quarry.as_ref().context("quarry was not started")?.pid())
     }
 
-    /// `kill -9` of quarry alone: its children live on.
+    /// `kill -9` of only quarry: its children keep running.
     pub async fn kill(&mut self) -> Result<()> {
         let mut quarry = self.quarry.take().context("quarry was not started")?;
         quarry.signal(9).await?;
@@ -181,7 +182,7 @@ impl Node {
         self.kill_tree_when("true").await
     }
 
-    /// As [`Node::kill_tree`], once a shell script in the guest has ended.
+    /// As [`Node::kill_tree`], once a shell script in the guest has finished.
     pub async fn kill_tree_when(&mut self, script: &str) -> Result<()> {
         let pid = self.pid()?;
         // Stopped first, so that it starts nothing while its children are looked for.
@@ -194,7 +195,7 @@ impl Node {
         quarry.wait().await.map(drop)
     }
 
-    /// Waits until quarry has ended by itself, for example at a fault point.
+    /// Waits until quarry has exited by itself, for example at a fault point.
     pub async fn wait_for_end(&mut self) -> Result<()> {
         let mut quarry = self.quarry.take().context("quarry was not started")?;
         tokio::time::timeout(START, quarry.wait()).await.context("quarry did not end")?.map(drop)
@@ -208,7 +209,7 @@ impl Node {
         self.wait_for_end().await
     }
 
-    /// SIGTERM, and waits for the end: how long it took, and how it ended.
+    /// Sends SIGTERM and waits for the exit: returns how long it took, and the exit status.
     pub async fn terminate(&mut self) -> Result<(Duration, quarry_vm::Exit)> {
         let mut quarry = self.quarry.take().context("quarry was not started")?;
         let began = Instant::now();
@@ -217,12 +218,12 @@ impl Node {
         Ok((began.elapsed(), output.exit))
     }
 
-    /// What quarry's port for those who watch answers: the status and the text.
+    /// The response of quarry's HTTP port: the status and the text.
     pub async fn http(&self, path: &str) -> Result<(u16, String)> {
         http(&self.vm, 9808, path).await
     }
 
-    /// The sum of the samples of `/metrics` whose lines begin so.
+    /// The sum of the samples of `/metrics` whose lines start with this.
     pub async fn metric(&self, begins: &str) -> Result<f64> {
         metric(&self.vm, 9808, begins).await
     }
@@ -247,7 +248,7 @@ impl Node {
         self.vm.sh(format!("tail -n 60 {LOG}")).await.unwrap_or_else(|error| format!("no log: {error:#}"))
     }
 
-    /// Makes the folders that kubelet makes before it calls: the staging path, and the target's parent.
+    /// Creates the folders that kubelet creates before its calls: the staging path, and the target's parent.
     pub async fn kubelet_folders(&self, made: &Made) -> Result<()> {
         self.vm.sh(format!("mkdir -p '{}' \"$(dirname '{}')\"", made.staging(), made.target())).await.map(drop)
     }
@@ -267,7 +268,7 @@ pub async fn serving(csi: &Csi) -> Result<()> {
     }
 }
 
-/// What a quarry's port for those who watch answers: the status and the text.
+/// The response of a quarry's HTTP port: the status and the text.
 pub async fn http(guest: &Guest, port: u16, path: &str) -> Result<(u16, String)> {
     // Bash keeps its end open until the answer is there.
     let script = format!(
@@ -279,7 +280,7 @@ pub async fn http(guest: &Guest, port: u16, path: &str) -> Result<(u16, String)>
     Ok((status.with_context(|| format!("{path} answered {head:?}"))?, text.to_owned()))
 }
 
-/// The sum of the samples of `/metrics` at this port whose lines begin so.
+/// The sum of the samples of `/metrics` at this port whose lines start with this.
 pub async fn metric(guest: &Guest, port: u16, begins: &str) -> Result<f64> {
     let (status, text) = http(guest, port, "/metrics").await?;
     ensure!(status == 200, "/metrics answered {status}: {text}");
@@ -287,7 +288,7 @@ pub async fn metric(guest: &Guest, port: u16, begins: &str) -> Result<f64> {
     Ok(values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
 }
 
-/// The path of the disk of that serial number, which stays the same whatever its kernel name.
+/// The path of the disk with that serial number, which stays the same whatever its kernel name.
 pub fn device(serial: &str) -> String {
     format!("/dev/disk/by-id/virtio-{serial}")
 }

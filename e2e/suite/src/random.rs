@@ -1,7 +1,7 @@
-//! Seeded choices: a run that failed is run again with the seed that it printed.
+//! Seeded choices: run a failed scenario again with the seed that it printed.
 //!
-//! The seed comes from the commit, so that everybody who tests a commit tests the same, and the next commit is tested
-//! elsewhere.
+//! The seed comes from the commit, so every run of a commit tests the same, and the next commit tests
+//! something else.
 #![allow(clippy::disallowed_types)] // quarry-exec is part of what is tested.
 
 use std::process::Stdio;
@@ -45,7 +45,7 @@ impl Random {
     }
 }
 
-/// The commit that is checked out, as git names it; "unknown" where there is no repository.
+/// The hash of the checked-out commit; "unknown" outside a repository.
 pub async fn commit() -> String {
     let mut git = Command::new("git");
     git.args(["rev-parse", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).stdin(Stdio::null()).stderr(Stdio::null());

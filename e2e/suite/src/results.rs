@@ -1,6 +1,6 @@
-//! What the slices of a soak have shown: one file a slice, and their sums.
+//! The results of the slices of a soak: one file per slice, and their sums.
 //!
-//! A slice that is run again replaces its file. The files lie in `target/soak`, or where `QUARRY_SOAK_DIR` says.
+//! If a slice runs again, it replaces its file. The files are in `target/soak`, or in `QUARRY_SOAK_DIR`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 use crate::runner::Settings;
 
-/// How often a thing was tried, by its name.
+/// How often something was tried, by its name.
 pub type Counts = BTreeMap<&'static str, u64>;
 
-/// Where the files of a soak lie.
+/// The folder with the files of a soak.
 fn folder() -> PathBuf {
     let target = || {
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -24,7 +24,7 @@ fn folder() -> PathBuf {
     std::env::var_os("QUARRY_SOAK_DIR").map_or_else(|| target().join("soak"), PathBuf::from)
 }
 
-/// The file of one slice, written anew after each scenario, so that a slice that was cut off shows what it did.
+/// The file of one slice, rewritten after each scenario, so that an interrupted slice shows its results.
 pub struct Results {
     path: PathBuf,
     head: Value,
@@ -108,7 +108,7 @@ impl Sums {
         Some(())
     }
 
-    fn tell(&self, of: u64, guests: &str) {
+    fn print(&self, of: u64, guests: &str) {
         let list = |slices: &mut dyn Iterator<Item = u64>| {
             let words: Vec<String> = slices.map(|slice| slice.to_string()).collect();
             if words.is_empty() { "none".to_owned() } else { words.join(" ") }
@@ -151,7 +151,7 @@ pub fn sums() -> Result<usize> {
     }
     ensure!(!sets.is_empty(), "no slice was run: {} is empty", folder.display());
     for ((of, guests), sums) in &sets {
-        sums.tell(*of, guests);
+        sums.print(*of, guests);
     }
     Ok(sets.values().map(|sums| sums.failed.len()).sum())
 }

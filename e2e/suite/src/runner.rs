@@ -1,4 +1,4 @@
-//! Runs scenarios, some at once, and says how each ended.
+//! Runs scenarios, several at once, and reports their results.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -92,7 +92,7 @@ impl Job {
     }
 }
 
-/// How a scenario ended.
+/// The result of a scenario.
 struct Ended {
     label: String,
     result: Passed,
@@ -124,8 +124,8 @@ async fn one(job: Job) -> Ended {
     Ended { label, result, took: began.elapsed(), counts }
 }
 
-/// The scenarios whose name contains one of `only` (all, if there are none), in each guest. A slice of a soak has its part of
-/// each sweep, and each scenario that is no sweep is in one slice.
+/// The scenarios whose name contains one of `only` (all, if it is empty), in each guest. A slice of a soak
+/// contains its part of each sweep; each other scenario is in one slice.
 fn choose(only: &[String], settings: Settings) -> anyhow::Result<Vec<Job>> {
     let chosen = scenarios::all()
         .into_iter()
@@ -143,8 +143,8 @@ fn choose(only: &[String], settings: Settings) -> anyhow::Result<Vec<Job>> {
     Ok(sweeps.into_iter().chain(others.map(|(_, job)| job)).collect())
 }
 
-/// Runs the scenarios whose name contains one of `only` (all, if there are none), `jobs` at once; none begins after `end`.
-/// Returns how many failed.
+/// Runs the scenarios whose name contains one of `only` (all, if it is empty), `jobs` at once; none starts
+/// after `end`. Returns how many failed.
 pub async fn run(
     only: &[String],
     jobs: usize,
@@ -170,7 +170,8 @@ pub async fn run(
 
     let began = Instant::now();
     let total = chosen.len();
-    // A scenario with several virtual nodes has the machine for itself: beside another one, neither gets anywhere.
+    // A scenario with several virtual nodes runs alone on the machine: next to another one, neither gets
+    // anywhere.
     let (crowded, alone): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|job| job.scenario.name.starts_with("cluster-"));
     let run = |job: Job| async move {

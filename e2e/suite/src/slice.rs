@@ -1,4 +1,4 @@
-//! A part of a soak: `3/12` is the third of twelve slices, which together try everything once.
+//! A slice of a soak: `3/12` is the third of twelve, which together try everything once.
 
 use std::fmt;
 use std::str::FromStr;

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use crate::machine::console_tail;
 use crate::protocol::{Exec, Exit, HELLO, Request, SEED, frame, kind, parse_header};
 
-/// How long a command may take unless told otherwise.
+/// The default timeout of a command.
 const COMMAND: Duration = Duration::from_secs(120);
 
 /// How long the agent may take to greet: far longer than it needs, for a host that is busy.
@@ -27,14 +27,14 @@ pub struct Command {
 }
 
 impl Command {
-    /// A program and its arguments; no shell is involved. It may take two minutes unless told otherwise.
+    /// A program and its arguments, without a shell. The default timeout is two minutes.
     #[must_use]
     pub fn new(argv: impl IntoIterator<Item = impl Into<String>>) -> Self {
         let argv = argv.into_iter().map(Into::into).collect();
         Self { exec: Exec { argv, ..Exec::default() }, timeout: COMMAND }
     }
 
-    /// A shell script, ended by its first command that fails.
+    /// A shell script that stops at its first failing command.
     #[must_use]
     pub fn sh(script: impl Into<String>) -> Self {
         Self::new(["sh".to_owned(), "-ec".to_owned(), script.into()])
@@ -88,10 +88,10 @@ impl From<Vec<String>> for Command {
     }
 }
 
-/// What a command said, and how it ended.
+/// A command's output and exit status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Output {
-    /// How it ended.
+    /// The exit status.
     pub exit: Exit,
     /// All of its standard output.
     pub stdout: Vec<u8>,
@@ -120,7 +120,7 @@ pub enum Event {
     Stdout(Vec<u8>),
     /// Bytes of its standard error.
     Stderr(Vec<u8>),
-    /// It has ended. Children that it left behind may live on.
+    /// It has exited. Children that it left behind may still run.
     Exit(Exit),
 }
 
@@ -137,7 +137,7 @@ impl Guest {
         Self { port: Arc::new(AtomicU16::new(port)), folder }
     }
 
-    /// The machine was started anew and is reached by another port.
+    /// The machine was restarted and has another port.
     pub(crate) fn moved(&self, port: u16) {
         self.port.store(port, Ordering::Relaxed);
     }
@@ -178,7 +178,7 @@ impl Guest {
         Ok(connection)
     }
 
-    /// Starts a command and gives a handle to follow it. The command's time-out does not apply.
+    /// Starts a command and returns a handle to follow it. The command's timeout does not apply.
     ///
     /// # Errors
     /// When the guest cannot be reached, or the program cannot be started there.
@@ -217,7 +217,7 @@ impl Guest {
         })?
     }
 
-    /// Runs a command to its end and collects its output, however it ends.
+    /// Runs a command to completion and collects its output, whatever its exit status.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -233,10 +233,10 @@ impl Guest {
         Ok(Output { exit, stdout, stderr })
     }
 
-    /// Runs a command that must succeed, and gives its standard output without the last line break.
+    /// Runs a command that must succeed, and returns its standard output without the last line break.
     ///
     /// # Errors
-    /// As [`Self::run`], and when the command fails: then with what it said.
+    /// As [`Self::run`], and the command fails; the error quotes its output.
     pub async fn check(&self, command: impl Into<Command>) -> Result<String> {
         let command = command.into();
         let shown = command.exec.argv.join(" ");
@@ -247,7 +247,7 @@ impl Guest {
         Ok(output.text().trim_end_matches('\n').to_owned())
     }
 
-    /// As [`Self::check`], for a shell script that ends at its first failing command.
+    /// As [`Self::check`], for a shell script that stops at its first failing command.
     ///
     /// # Errors
     /// As [`Self::check`].
@@ -310,7 +310,7 @@ impl Guest {
     /// Connects to a unix socket in the guest, for a client on the host.
     ///
     /// # Errors
-    /// When nobody listens there.
+    /// Nothing listens there.
     pub async fn connect(&self, socket: &str) -> Result<TcpStream> {
         let mut connection = self.request(&Request::Connect { path: socket.to_owned() }).await?;
         finished(&mut connection).await?;
@@ -322,14 +322,15 @@ impl Guest {
     /// that want an address.
     ///
     /// # Errors
-    /// When nobody listens there, or nothing answers.
+    /// Nothing listens there, or it does not answer.
     pub async fn connect_tcp(&self, address: SocketAddr) -> Result<TcpStream> {
         let mut connection = self.request(&Request::ConnectTcp { address }).await?;
         finished(&mut connection).await?;
         Ok(connection)
     }
 
-    /// Moves the guest's clock forward by so many seconds, or back. It runs on from there until the guest boots again.
+    /// Moves the guest's clock forward or back by this many seconds. It continues from there until the guest
+    /// boots again.
     ///
     /// # Errors
     /// When the guest cannot be reached.
@@ -358,7 +359,7 @@ impl Guest {
         let mut random = tokio::fs::File::open("/dev/urandom").await.context("cannot open /dev/urandom")?;
         random.read_exact(&mut seed).await.context("cannot read /dev/urandom")?;
         let machine_id = blake3::hash(&seed).to_hex().chars().take(32).collect();
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the host's clock stands before 1970")?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the host's clock is before 1970")?;
         let identify = Request::Identify {
             hostname: hostname.to_owned(),
             machine_id,
@@ -386,8 +387,8 @@ impl Process {
         self.pid
     }
 
-    /// Waits for the next thing that happens. Nothing happens after [`Event::Exit`]. Not to be raced against other
-    /// futures: a call that is dropped half-way may lose bytes.
+    /// Waits for the next event. None follows [`Event::Exit`]. Do not race it against other futures: a call
+    /// that is dropped half-way may lose bytes.
     ///
     /// # Errors
     /// When the guest is lost.
@@ -404,7 +405,7 @@ impl Process {
         }
     }
 
-    /// Waits for the end and collects what is said until then.
+    /// Waits for the end and collects the output until then.
     ///
     /// # Errors
     /// When the guest is lost.

@@ -1,8 +1,8 @@
-//! The cache of what is dear to build: the guest's image, the agent, saved machine states.
+//! The cache of expensive builds: the guest's image, the agent, saved machine states.
 //!
-//! Entries are folders named by kind and by a hash of everything that went into them, so a changed input builds anew and
-//! nothing is ever updated in place. An entry is built in a temporary folder under a lock and appears by one rename: two
-//! processes never build the same, and a build that was killed leaves nothing that looks complete.
+//! Entries are folders named by kind and by a hash of all inputs, so a changed input causes a new build and
+//! nothing is ever updated in place. An entry is built in a temporary folder under a lock and appears by one
+//! rename: two processes never build the same entry, and a killed build leaves nothing that looks complete.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
-/// Entries that nobody used for this long are removed when a new one of their kind is built.
+/// Entries that were unused for this long are removed when a new one of their kind is built.
 const STALE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The cache's folder.
@@ -23,7 +23,7 @@ impl Cache {
     /// Opens the cache: `$QUARRY_CACHE`, else `$XDG_CACHE_HOME/quarry`, else `~/.cache/quarry`.
     ///
     /// # Errors
-    /// When no such folder can be named or made.
+    /// No such folder can be determined or created.
     pub fn open() -> Result<Self> {
         let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let root = variable("QUARRY_CACHE")
@@ -37,13 +37,13 @@ impl Cache {
     /// A cache in a folder of the caller's choice.
     ///
     /// # Errors
-    /// When the folder cannot be made.
+    /// The folder cannot be created.
     pub fn at(root: PathBuf) -> Result<Self> {
         fs::create_dir_all(&root).with_context(|| format!("cannot make the cache folder {}", root.display()))?;
         Ok(Self { root })
     }
 
-    /// Where the cache lies.
+    /// The path of the cache.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
@@ -51,7 +51,8 @@ impl Cache {
 
     /// Finds the entry of this kind and key, or has it built: `build` fills the folder it is given.
     ///
-    /// No kind's name may begin with another's and a hyphen: old entries are removed by their names' beginning.
+    /// The name of a kind must not start with that of another and a hyphen: old entries are removed by the
+    /// prefix of their names.
     ///
     /// # Errors
     /// When `build` fails, or the cache's folder cannot be written.
@@ -68,7 +69,7 @@ impl Cache {
             return Ok(path);
         }
         let partial = self.root.join(format!("{kind}-{key}.partial"));
-        // A build that was killed leaves its folder behind; the lock says that nobody works in it.
+        // A killed build leaves its folder behind; the free lock shows that it is unused.
         remove(&partial)?;
         fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
         let begin = Instant::now();
@@ -120,7 +121,7 @@ impl Cache {
     }
 }
 
-/// A short hash of everything that an entry is made from. Lengths are hashed too, so that parts cannot run together.
+/// A short hash of all inputs of an entry. Lengths are hashed too, so that parts cannot run together.
 #[must_use]
 pub fn key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hasher = blake3::Hasher::new();
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_tell_parts_apart() {
+    fn keys_distinguish_parts() {
         assert_ne!(key([&b"ab"[..], b"c"]), key([&b"a"[..], b"bc"]));
         assert_eq!(key([&b"a"[..]]), key([&b"a"[..]]));
     }

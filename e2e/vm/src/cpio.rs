@@ -1,4 +1,4 @@
-//! Writes the archive that the kernel unpacks as its first file system.
+//! Writes the archive that the kernel unpacks as its initial file system.
 
 /// An archive in the kernel's `newc` format, built in memory.
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! A program of the host that runs beside the guests for as long as a value lives.
+//! A host program that runs next to the guests for the lifetime of a value.
 #![allow(clippy::disallowed_types)] // quarry-exec ends what it starts; this lives on between calls.
 
 use std::ffi::OsStr;
@@ -22,10 +22,10 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts a program with its output in `log`, which is made anew.
+    /// Starts a program with its output in `log`, which is truncated.
     ///
     /// # Errors
-    /// When the log cannot be made or the program not be started.
+    /// The log cannot be created or the program cannot be started.
     pub fn start(
         program: &Path,
         arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -45,14 +45,14 @@ impl Daemon {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let leader = child.id().with_context(|| format!("{name} ended at once"))?;
+        let leader = child.id().with_context(|| format!("{name} exited at once"))?;
         Ok(Self { name, child, log, _leash: Leash::new(leader, Signal::SIGKILL)? })
     }
 
-    /// Fails, with the end of its log, if the program has ended.
+    /// Fails, with the end of its log, if the program has exited.
     ///
     /// # Errors
-    /// When it has ended, or cannot be looked at.
+    /// It has exited, or its state cannot be read.
     pub fn check(&mut self) -> Result<()> {
         match self.child.try_wait().with_context(|| format!("cannot look at {}", self.name))? {
             None => Ok(()),
@@ -60,16 +60,17 @@ impl Daemon {
         }
     }
 
-    /// The end of what it wrote.
+    /// The end of its output.
     fn log_tail(&self) -> String {
         host::tail(&String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()), 30)
     }
 }
 
-/// Runs a program of the host to its end and gives its standard output.
+/// Runs a program of the host to completion and returns its standard output.
 ///
 /// # Errors
-/// When it cannot be started, outlives `deadline` (it is killed), or fails: then with the end of what it said.
+/// It cannot be started, runs past `deadline` (it is killed), or fails; the error quotes the end of its
+/// output.
 pub async fn run(
     program: &Path,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,

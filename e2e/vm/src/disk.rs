@@ -1,4 +1,4 @@
-//! The disks of a virtual node: what can be asked for, and where the guest finds them.
+//! The disks of a virtual node: their options, and their paths in the guest.
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! A port of the host that leads to a TCP port in a guest, or beyond it.
+//! Forwards a port of the host to a TCP port in a guest, or beyond it.
 
 use std::net::SocketAddr;
 
@@ -9,8 +9,8 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::agent::Guest;
 
-/// A port on the host's loopback interface whose connections go on from inside a guest; see [`Guest::forward`]. It is
-/// closed, with all its connections, when this value is dropped.
+/// A port on the host's loopback interface whose connections continue from inside a guest; see
+/// [`Guest::forward`]. When this value is dropped, the port and all its connections are closed.
 #[derive(Debug)]
 pub struct Forward {
     local: SocketAddr,
@@ -32,10 +32,10 @@ impl Drop for Forward {
 }
 
 impl Guest {
-    /// Opens a port of the host that leads to `address` as seen from this guest. The guest's own addresses are reached
-    /// whether or not its link is up, since the host does not come by the network; another node's are reached through
-    /// the network, so a guest that does nothing else makes the host's programs part of it. Who connects where nobody
-    /// listens is accepted, and hung up on.
+    /// Opens a port of the host that leads to `address` as seen from this guest. The guest's own addresses
+    /// are reachable whether or not its link is up, since the host does not use the network; another node's
+    /// are reached through the network, so a guest that does nothing else connects the host's programs to it.
+    /// A connection to an address without a listener is accepted and then closed.
     ///
     /// # Errors
     /// When the host has no free port.

@@ -1,4 +1,4 @@
-//! The host's tools: which are needed, which Debian packages hold them, and how they are run.
+//! The host's tools: which are needed, which Debian packages provide them, and how to run them.
 #![allow(clippy::disallowed_types)] // quarry-exec is part of what virtual nodes test; the harness stands on its own feet.
 
 use std::ffi::OsStr;
@@ -20,7 +20,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("cc", "gcc"),
 ];
 
-/// What a user who is not root needs on top, to build a root file system whose files belong to root.
+/// What a non-root user needs in addition, to build a root file system whose files belong to root.
 const USER_TOOLS: &[(&str, &str)] = &[("fakeroot", "fakeroot"), ("fakechroot", "fakechroot")];
 
 /// Without Debian's keys nothing that is downloaded can be verified; Ubuntu does not carry them by itself.
@@ -46,7 +46,7 @@ fn on_path(program: &str) -> bool {
         .any(|folder| folder.join(program).is_file())
 }
 
-/// Fails with the line that installs what is missing.
+/// Fails with the command that installs what is missing.
 pub(crate) fn require_tools() -> Result<()> {
     let missing = missing_tools();
     if missing.is_empty() {
@@ -59,7 +59,7 @@ pub(crate) fn require_tools() -> Result<()> {
     )
 }
 
-/// Installs what is missing with apt-get when the caller is root.
+/// Installs missing packages with apt-get if the caller is root.
 ///
 /// # Errors
 /// When the caller is not root (the message holds the command to run), or when apt-get fails.
@@ -83,10 +83,11 @@ pub(crate) fn path() -> String {
     format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default())
 }
 
-/// Runs a program to its end and gives its standard output.
+/// Runs a program to completion and returns its standard output.
 ///
 /// # Errors
-/// When it cannot be started, outlives `deadline` (it is killed), or fails: then with the end of what it said.
+/// It cannot be started, runs past `deadline` (it is killed), or fails; the error quotes the end of its
+/// output.
 pub(crate) async fn run(
     program: &str,
     arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
@@ -108,7 +109,7 @@ pub(crate) async fn run_command(mut command: Command, deadline: Duration) -> Res
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot start {program}"))?;
-    let leash = Leash::new(child.id().with_context(|| format!("{program} ended at once"))?, Signal::SIGTERM)?;
+    let leash = Leash::new(child.id().with_context(|| format!("{program} exited at once"))?, Signal::SIGTERM)?;
     let output = tokio::time::timeout(deadline, child.wait_with_output())
         .await
         .with_context(|| format!("{program} did not end within {deadline:?}"))?
@@ -127,7 +128,7 @@ pub(crate) struct Leash {
     group: Pid,
     signal: Signal,
     held: bool,
-    // Killed when dropped, before its pipe closes: it acts only when nobody could do so.
+    // Killed when dropped, before its pipe closes: it acts only if this process cannot.
     _shell: Child,
 }
 
@@ -141,14 +142,14 @@ impl Leash {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(true)
-            // A terminal's Ctrl-C reaches us alone.
+            // A terminal's Ctrl-C reaches only this process.
             .process_group(0)
             .spawn()
             .context("cannot start sh")?;
         Ok(Self { group: Pid::from_raw(leader.cast_signed()), signal, held: true, _shell: shell })
     }
 
-    /// The group's leader has ended; its number may belong to another process soon.
+    /// The group's leader has exited; its number may soon belong to another process.
     pub(crate) fn release(mut self) {
         self.held = false;
     }
@@ -157,7 +158,7 @@ impl Leash {
 impl Drop for Leash {
     fn drop(&mut self) {
         if self.held {
-            // It may have ended by itself.
+            // It may have exited by itself.
             let _ = killpg(self.group, self.signal);
         }
     }

@@ -1,4 +1,4 @@
-//! What a guest boots from: Debian's packages as a root file system, its kernel, and our first process.
+//! The boot image of a guest: Debian's packages as a root file system, its kernel, and our first process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,8 @@ const ARCHITECTURE: &str = "amd64";
 /// A kernel with few drivers: all that a virtual machine has, device-mapper included.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
-/// What a host that runs Quarry has, and what tests look with, in every guest; see also [`System::packages`].
+/// The packages of a host that runs Quarry, and the tools of the tests, in every guest; see also
+/// [`System::packages`].
 const PACKAGES: &[&str] = &[
     "btrfs-progs",
     "busybox-static",
@@ -63,11 +64,11 @@ pub(crate) struct Image {
     pub(crate) initrd: PathBuf,
     /// A hash of root file system and kernel.
     pub(crate) kernel_key: String,
-    /// A hash of all of it, for what is derived from it.
+    /// A hash of the whole image, for things derived from it.
     pub(crate) key: String,
 }
 
-/// The guests' busybox, a static program, for what is to run in containers.
+/// The guests' busybox, a static program, for use in containers.
 ///
 /// # Errors
 /// When the guests' image is not there and cannot be built.
@@ -147,7 +148,7 @@ fn initrd(boot: &Path, system: System, agent: &[u8]) -> Result<Vec<u8>> {
     Ok(archive.finish())
 }
 
-/// The modules to load, each after those that it needs, from the texts of a modules.dep and a modules.builtin.
+/// The modules to load, each after its dependencies, from the texts of a modules.dep and a modules.builtin.
 fn load_order<'a>(dependencies: &'a str, built_in: &str, wanted: &[&str]) -> Result<Vec<&'a str>> {
     let mut order: Vec<&str> = Vec::new();
     for name in wanted {
@@ -160,7 +161,7 @@ fn load_order<'a>(dependencies: &'a str, built_in: &str, wanted: &[&str]) -> Res
             .filter_map(|line| line.split_once(':'))
             .find(|(module, _)| module.ends_with(&file))
             .with_context(|| format!("the kernel has no module {name}"))?;
-        // A line lists its needs so that the last is to be loaded first.
+        // A line lists its dependencies such that the last one is loaded first.
         for module in needs.split_whitespace().rev().chain([module]) {
             if !order.contains(&module) {
                 order.push(module);

@@ -1,9 +1,9 @@
 //! Virtual nodes: small guests with real LVM, for the demo and the tests.
 //!
-//! Real storage tests need device-mapper, disks that can be pulled and a power cord that can be cut; nobody wants them on
-//! their own machine. [`Vm::start`] gives a guest of its own within about a second: a small Debian is built once from its
-//! packages, booted once, and its saved state is restored for every test. Disks are plugged in while it runs. Nothing
-//! needs root, and nothing of the host is touched but the cache folder.
+//! Real storage tests need device-mapper, disks that can be removed and power that can be cut, which you do
+//! not want on your own machine. [`Vm::start`] starts a new guest within about a second: a small Debian is
+//! built once from its packages, booted once, and its saved state is restored for every test. Disks are
+//! plugged in while it runs. Nothing needs root, and only the cache folder of the host is used.
 //!
 //! ```no_run
 //! # async fn example() -> anyhow::Result<()> {

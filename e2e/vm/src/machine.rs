@@ -1,4 +1,4 @@
-//! One QEMU process: how it is described, started, watched and killed.
+//! One QEMU process: describes, starts, watches and kills it.
 #![allow(clippy::disallowed_types)] // quarry-exec ends what it starts; a machine lives on between calls.
 
 use std::net::TcpListener;
@@ -28,8 +28,8 @@ pub(crate) const SLOTS: usize = 16;
 /// pays nothing but an empty slot.
 pub(crate) const LAN_SLOT: &str = "lan-slot";
 
-/// What the guest's kernel is told. Code that is always loaded at the same addresses need not be translated anew for each
-/// process: under emulation `norandmaps` halves the time of an lvm command.
+/// The guest's kernel command line. Code that is always loaded at the same addresses need not be translated
+/// again for each process: under emulation `norandmaps` halves the time of an lvm command.
 const KERNEL_ARGUMENTS: &str =
     "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nowatchdog norandmaps rcupdate.rcu_expedited=1";
 
@@ -56,8 +56,8 @@ impl Accelerator {
     fn cpu(self) -> &'static str {
         match self {
             Self::Kvm => "host",
-            // The oldest with what is used (AES for TLS). Each further feature only costs: wide registers and five levels
-            // of page tables are slow to emulate.
+            // The oldest model with the features in use (AES for TLS). Each further feature only costs: wide
+            // registers and five levels of page tables are slow to emulate.
             Self::Tcg => "Westmere",
         }
     }
@@ -77,8 +77,8 @@ impl fmt::Display for Accelerator {
 pub struct Shape {
     /// Memory in MiB.
     pub memory: u32,
-    /// Virtual processors. Under emulation one does more work than two: what two of them tell each other costs more than
-    /// the second one gives.
+    /// Virtual processors. Under emulation one does more work than two: their communication costs more than
+    /// the second one gains.
     pub cpus: u8,
 }
 
@@ -149,9 +149,10 @@ impl Machine<'_> {
         Ok(key(parts.iter().map(String::as_bytes)))
     }
 
-    /// Starts QEMU in `folder`, which holds `root.qcow2`, with the processors stopped. With `restore` it waits for the
-    /// saved state in the file `state` there; otherwise it boots once it is told to go on. `reach_host` lets the guest
-    /// connect to the host's loopback interface; it never gets further, having no default route.
+    /// Starts QEMU in `folder`, which contains `root.qcow2`, with the processors stopped. With `restore` it
+    /// waits for the saved state in the file `state` there; otherwise it boots when it is continued.
+    /// `reach_host` lets the guest connect to the host's loopback interface; it gets no further, because it
+    /// has no default route.
     pub(crate) async fn start(&self, folder: &Path, restore: bool, reach_host: bool) -> Result<Qemu> {
         let port = free_port()?;
         let restrict = if reach_host { "off" } else { "on" };
@@ -205,7 +206,7 @@ impl Qemu {
             .process_group(0)
             .spawn()
             .with_context(|| format!("cannot start {QEMU}"))?;
-        let pid = child.id().context("QEMU ended at once")?;
+        let pid = child.id().context("QEMU exited at once")?;
         let leash = Leash::new(pid, Signal::SIGKILL)?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             bail!("QEMU has no control connection");
@@ -217,7 +218,7 @@ impl Qemu {
         Ok(Self { qmp, port, child, leash: Some(leash) })
     }
 
-    /// Ends the machine at once, as if its power cord were pulled, and waits until it is gone.
+    /// Kills the machine at once, like pulling the power cord, and waits until it is gone.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         self.child.kill().await.context("cannot kill QEMU")?;
         self.released();
@@ -231,7 +232,7 @@ impl Qemu {
         }
     }
 
-    /// Waits until QEMU has ended by itself.
+    /// Waits until QEMU has exited by itself.
     pub(crate) async fn wait(&mut self, deadline: Duration) -> Result<()> {
         tokio::time::timeout(deadline, self.child.wait())
             .await
@@ -267,7 +268,7 @@ pub(crate) async fn accelerator(cache: &Cache, image: &Image) -> Result<Accelera
     Ok(if answer == "kvm" { Accelerator::Kvm } else { Accelerator::Tcg })
 }
 
-/// Boots the kernel under KVM and looks for our own first line: that /dev/kvm exists proves nothing.
+/// Boots the kernel under KVM and waits for our own first line: the existence of /dev/kvm proves nothing.
 async fn kvm_works(image: &Image, folder: &Path) -> bool {
     let console = folder.join("console.log");
     let mut command = Command::new(QEMU);

@@ -1,7 +1,7 @@
-//! Serves a disk to QEMU by the NBD protocol, with the faults that a test asks for.
+//! Serves a disk to QEMU by the NBD protocol, with the faults that a test requests.
 //!
-//! The server is a thread of this process. When the machine is killed the thread sees its connection end, and what the
-//! disk's cache holds is lost or kept as the power cut decides.
+//! The server is a thread of this process. When the machine is killed, the thread's connection closes, and
+//! the power cut decides what of the disk's cache is lost or kept.
 
 use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
@@ -28,7 +28,7 @@ pub enum Fault {
     HangAtFlush,
 }
 
-/// The longest read or write that is served; QEMU splits what is longer when it is told so.
+/// The longest read or write that is served; QEMU is configured to split longer ones.
 const MAX_REQUEST: u32 = 32 << 20;
 
 mod wire {
@@ -68,7 +68,7 @@ struct Shared {
 #[derive(Clone, Copy, Default)]
 struct State {
     fault: Fault,
-    /// The machine is dead: what it asked for and was not answered never happens.
+    /// The machine is dead: its unanswered requests have no effect.
     dead: bool,
 }
 
@@ -98,7 +98,7 @@ impl Server {
         let thread = std::thread::spawn(move || {
             let Ok((stream, _)) = listener.accept() else { return };
             drop(listener);
-            // A machine that is killed breaks its connection: nothing to tell anyone.
+            // A killed machine breaks its connection: there is nothing to report.
             let _ = Connection { stream, shared: &shared }.serve();
         });
         self.connection = Some((name.clone(), thread));
@@ -111,12 +111,13 @@ impl Server {
         self.shared.changed.notify_all();
     }
 
-    /// Waits until the connection has ended: QEMU must have closed it, or be dead. Requests that hang are dropped.
+    /// Waits until the connection has closed: QEMU must have closed it, or be dead. Hanging requests are
+    /// dropped.
     pub(crate) fn finish(&mut self) -> Result<()> {
         let Some((name, thread)) = self.connection.take() else { return Ok(()) };
         lock(&self.shared.state).dead = true;
         self.shared.changed.notify_all();
-        // A thread that nobody connected to would wait for ever.
+        // A thread without a connection would wait forever.
         if let Ok(socket) = SocketAddr::from_abstract_name(&name) {
             drop(UnixStream::connect_addr(&socket));
         }
@@ -137,7 +138,7 @@ impl Drop for Server {
     }
 }
 
-/// A panic elsewhere does not make the disk's content wrong.
+/// A panic in another thread does not corrupt the disk's content.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -219,7 +220,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Blocks while the disk hangs; gives what it does after.
+    /// Blocks while the disk hangs; returns the behaviour afterwards.
     fn wait_while_hung(&self, flush: bool) -> State {
         let state = lock(&self.shared.state);
         let hangs = |fault: Fault| fault == Fault::Hang || (flush && fault == Fault::HangAtFlush);
@@ -246,7 +247,7 @@ impl Connection<'_> {
             wire::WRITE => disk.write(offset, payload, through),
             wire::WRITE_ZEROES => disk.zero(offset, length.into(), through),
             wire::FLUSH => disk.flush(),
-            // A disk may keep what it is told to discard, and this one does: nobody may take a discard for a wipe.
+            // A disk may keep discarded data, and this one does: a discard is not a wipe.
             wire::TRIM => Ok(()),
             _ => return Err(wire::INVALID),
         };

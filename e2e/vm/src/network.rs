@@ -1,9 +1,9 @@
 //! A network of virtual nodes: an Ethernet switch inside this process.
 //!
-//! It needs no privileges, no multicast and no port of the host, and no other process of the host can look in or send:
-//! each node is a cable on an abstract unix socket that takes one connection. A frame goes to all other cables, as in a
-//! hub; the virtual network cards throw away what is not theirs. A cable whose node does not read loses frames, as real
-//! ones do, and holds nobody else up.
+//! It needs no privileges, no multicast and no port of the host, and other processes of the host cannot read
+//! or send frames: each node is a cable on an abstract unix socket that accepts one connection. A frame goes
+//! to all other cables, as in a hub; the virtual network cards drop frames for others. A cable whose node
+//! does not read loses frames, as real ones do, and blocks no other.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,7 +28,8 @@ const MAX_FRAME: usize = 68 << 10;
 /// Frames that wait for a node to read them; what comes beyond is lost.
 const QUEUE: usize = 512;
 
-/// A network of nodes, apart from every other: hand it to [`crate::Config::network`]. Clones are the same network.
+/// A network of nodes, separate from all others: pass it to [`crate::Config::network`]. Clones are the same
+/// network.
 ///
 /// Its addresses are 10.77.0.1 to 10.77.0.254, without a router: it leads nowhere else.
 #[derive(Clone, Default)]
@@ -60,8 +61,8 @@ impl Network {
         Ipv4Addr::new(10, 77, 0, number)
     }
 
-    /// The network card's address that goes with [`Self::address`]. A node that takes over an address takes this over
-    /// too, so that nobody waits for stale entries of neighbours to expire.
+    /// The MAC address that goes with [`Self::address`]. A node that takes over an address takes this over
+    /// too, so that stale ARP entries do not delay connections.
     pub(crate) fn card(number: u8) -> String {
         format!("52:54:00:4d:00:{number:02x}")
     }
@@ -77,7 +78,7 @@ impl Network {
         thread::spawn(move || {
             let Ok((stream, _)) = listener.accept() else { return };
             drop(listener);
-            // The machine's end is the connection's end: nothing to tell anyone.
+            // The machine's exit closes the connection: there is nothing to report.
             let _ = switch.serve(number, stream);
             switch.cables().remove(&number);
         });
@@ -99,7 +100,7 @@ impl Cable {
 
 impl Drop for Cable {
     fn drop(&mut self) {
-        // A thread that nobody connected to would wait for ever.
+        // A thread without a connection would wait forever.
         if let Ok(socket) = SocketAddr::from_abstract_name(&self.name) {
             drop(UnixStream::connect_addr(&socket));
         }
@@ -107,7 +108,7 @@ impl Drop for Cable {
 }
 
 impl Switch {
-    /// A panic elsewhere does not make the list wrong.
+    /// A panic in another thread does not corrupt the list.
     fn cables(&self) -> MutexGuard<'_, BTreeMap<u32, SyncSender<Arc<[u8]>>>> {
         self.cables.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_reaches_all_others_of_its_network_and_nobody_else() {
+    fn a_frame_reaches_all_others_of_its_network_and_no_other() {
         let (network, elsewhere) = (Network::new(), Network::new());
         let (mut one, mut two, mut three) = (machine(&network), machine(&network), machine(&network));
         let mut stranger = machine(&elsewhere);
@@ -185,7 +186,7 @@ mod tests {
         for other in [&mut two, &mut three] {
             assert_eq!(read_frame(other).unwrap(), frame(b"from one"));
         }
-        // What the sender and the stranger hear next is not what the sender said.
+        // The frame above does not return to its sender, and does not reach the other network.
         two.write_all(&frame(b"from two")).unwrap();
         assert_eq!(read_frame(&mut one).unwrap(), frame(b"from two"));
         machine(&elsewhere).write_all(&frame(b"from elsewhere")).unwrap();
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_read_loses_frames_and_holds_nobody_up() {
+    fn a_reader_that_stalls_loses_frames_and_blocks_no_other() {
         let network = Network::new();
         let (mut one, mut two, deaf) = (machine(&network), machine(&network), machine(&network));
         let bytes = vec![7; 60_000];
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cable_that_nobody_took_ends() {
+    fn an_unused_cable_ends() {
         let network = Network::new();
         let cable = network.cable().unwrap();
         drop(cable);

@@ -1,4 +1,4 @@
-//! What is done to a node once, before its state is saved: programs installed, images unpacked.
+//! What a node gets once, before its state is saved: installed programs, unpacked images.
 
 use std::fmt;
 use std::pin::Pin;
@@ -13,15 +13,15 @@ type Work = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 /// A step that changes a node's root file system, done once for all nodes that ask for it and kept in the cache.
 #[derive(Clone)]
 pub struct Preparation {
-    /// In a few words, for those who wait.
+    /// A short description for progress messages.
     pub(crate) name: String,
     pub(crate) key: String,
     pub(crate) work: Arc<dyn Fn(Guest) -> Work + Send + Sync>,
 }
 
 impl Preparation {
-    /// A step of this name. `key` is a hash of everything that it puts into the guest; it runs as the guest's root, and what
-    /// it leaves on disk is there in every node, while what it leaves in memory and its processes are gone.
+    /// A step with this name. `key` is a hash of everything that it puts into the guest; it runs as the
+    /// guest's root, and its changes on disk are in every node, while memory and processes are not kept.
     pub fn new<F, W>(name: impl Into<String>, key: impl Into<String>, work: F) -> Self
     where
         F: Fn(Guest) -> W + Send + Sync + 'static,

@@ -1,8 +1,8 @@
-//! What the host and the guest's agent say to each other, shared by both.
+//! The protocol between the host and the guest's agent, shared by both.
 //!
-//! One TCP connection carries one request. The agent opens with [`HELLO`], so that the host can tell a guest that
-//! listens from a port forward that leads nowhere yet. After that both sides send frames: one byte of kind, four bytes of
-//! length (big endian), payload. The host's first frame is a [`Request`] as JSON.
+//! One TCP connection carries one request. The agent starts with [`HELLO`], so that the host can distinguish
+//! a listening guest from a port forward that is not connected yet. After that both sides send frames: one
+//! byte of kind, four bytes of length (big endian), payload. The host's first frame is a [`Request`] as JSON.
 
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +34,7 @@ pub mod kind {
     pub const STDOUT: u8 = b'o';
     /// Agent: bytes of the command's standard error.
     pub const STDERR: u8 = b'e';
-    /// Agent: the command has ended; an [`super::Exit`] as JSON.
+    /// Agent: the command has exited; an [`super::Exit`] as JSON.
     pub const EXIT: u8 = b'x';
     /// Agent: the request failed; why, as text.
     pub const FAILED: u8 = b'f';
@@ -47,7 +47,7 @@ pub enum Request {
     Exec(Exec),
     /// Write a file: DATA frames and END follow, the answer is END. The file appears at once, complete.
     Put {
-        /// Absolute path in the guest; its folder is made when missing.
+        /// Absolute path in the guest; its folder is created if missing.
         path: String,
         /// Permission bits.
         mode: u32,
@@ -62,7 +62,8 @@ pub enum Request {
         /// Absolute path in the guest.
         path: String,
     },
-    /// Connect to a TCP port, of the guest or of what it can reach; after END the connection is that one.
+    /// Connect to a TCP port of the guest or of a host it can reach; after END this connection carries that
+    /// one.
     ConnectTcp {
         /// Where to connect to.
         address: std::net::SocketAddr,
@@ -73,7 +74,7 @@ pub enum Request {
         paths: Vec<String>,
         /// Whether to wait for their presence or for their absence.
         present: bool,
-        /// How long to wait, in milliseconds, before FAILED names one that is not as asked.
+        /// How long to wait, in milliseconds, before FAILED names a path in the wrong state.
         milliseconds: u64,
     },
     /// Become a machine of its own: every restored guest starts as the same one.
@@ -106,17 +107,17 @@ pub struct Exec {
     pub detach: bool,
 }
 
-/// How a command ended.
+/// How a command exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
-    /// The exit code, unless a signal ended it.
+    /// The exit code, unless a signal killed it.
     pub code: Option<i32>,
-    /// The signal that ended it.
+    /// The signal that killed it.
     pub signal: Option<i32>,
 }
 
 impl Exit {
-    /// Whether the command ended with exit code 0.
+    /// Whether the command exited with code 0.
     #[must_use]
     pub fn success(&self) -> bool {
         self.code == Some(0)

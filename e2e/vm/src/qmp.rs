@@ -47,7 +47,7 @@ impl Qmp {
         Ok(qmp)
     }
 
-    /// Runs one command and gives what it returned.
+    /// Runs one command and returns its result.
     ///
     /// # Errors
     /// When QEMU refuses it, does not answer in time, or has ended.
@@ -65,7 +65,7 @@ impl Qmp {
             .with_context(|| format!("QEMU did not answer {command}"))?;
         if let Some(error) = answer.get("error") {
             let why = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
-            bail!("QEMU refused {command} {arguments}: {why}");
+            bail!("QEMU rejected {command} {arguments}: {why}");
         }
         answer.get_mut("return").map(Value::take).with_context(|| format!("QEMU's answer to {command} says nothing"))
     }

@@ -1,7 +1,7 @@
-//! A virtual node's own folder: its overlay, its disks, its console's log.
+//! A virtual node's own folder: its overlay, its disks, its console log.
 //!
-//! The folder is removed with the node. A test that was killed cannot do that, so the next start removes folders whose
-//! lock nobody holds any more.
+//! The folder is removed with the node. A killed test cannot do that, so the next start removes folders whose
+//! lock is free.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ impl RunDir {
         sweep(&runs);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = runs.join(format!("{name}-{}-{number}", std::process::id()));
-        // The lock comes before the folder, and lies beside it: a sweep sees no folder without its lock.
+        // The lock is created before the folder, next to it: a sweep never sees a folder without its lock.
         let lock_path = path.with_extension("lock");
         let lock = File::create(&lock_path).with_context(|| format!("cannot make {}", lock_path.display()))?;
         lock.lock().with_context(|| format!("cannot lock {}", lock_path.display()))?;

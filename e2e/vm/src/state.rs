@@ -1,4 +1,4 @@
-//! The saved state of a machine that has just booted: restoring it takes a second, booting takes ten.
+//! The saved state of a freshly booted machine: a restore takes a second, a boot takes ten.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -78,7 +78,7 @@ pub(crate) async fn power_off(guest: &Guest, mut qemu: Qemu) -> Result<()> {
 
 async fn prepare(machine: &Machine<'_>, before: &Path, preparation: &Preparation, folder: &Path) -> Result<()> {
     let (qemu, guest) = restore(machine, before, folder, false).await?;
-    // Certificates and archives have dates: the guest's clock stands still in the saved state.
+    // Certificates and archives have dates: the guest's clock is stopped in the saved state.
     guest.identify("quarry-vm").await?;
     (preparation.work)(guest.clone()).await?;
     // Its memory is not wanted: a guest that has just booted is a smaller state, and the same for whatever was done.
@@ -93,7 +93,7 @@ async fn save(machine: &Machine<'_>, folder: &Path) -> Result<()> {
     qemu.qmp.call("cont", json!({})).await?;
     let guest = Guest::new(qemu.port, folder.to_owned());
     guest.wait_ready(BOOT).await?;
-    // What is cached would make the state larger than what it saves.
+    // The page cache would make the state larger than the time that it saves is worth.
     guest.sh("sync && echo 3 >/proc/sys/vm/drop_caches").await?;
     qemu.qmp.call("stop", json!({})).await?;
     qemu.qmp.call("migrate", json!({ "uri": "exec:cat >state" })).await?;

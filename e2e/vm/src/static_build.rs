@@ -1,7 +1,7 @@
 //! Builds programs that run in the guest, whatever C library the host has.
 //!
-//! The host's glibc may be newer than the guest's, so what is pushed into a guest is linked statically. That works with
-//! the ordinary glibc target; no other toolchain needs to be installed.
+//! The host's glibc may be newer than the guest's, so programs for a guest are linked statically. That works
+//! with the ordinary glibc target; no other toolchain is needed.
 #![allow(clippy::disallowed_types)] // quarry-exec is part of what is built here.
 
 use std::collections::BTreeMap;
@@ -38,7 +38,7 @@ pub struct Build<'a> {
 /// Builds statically linked programs and gives each one's path by its name. A build with nothing to do takes a moment.
 ///
 /// # Errors
-/// When cargo fails (with the end of what it said) or builds something else than was asked.
+/// cargo fails (the error quotes the end of its output) or builds something other than requested.
 pub async fn build_static(build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>> {
     build_static_in(&workspace(), build).await
 }
@@ -88,7 +88,7 @@ fn cargo(what: &str, sources: &Path) -> Command {
     command
         .args([what, "--message-format=json-render-diagnostics", "--target", TARGET])
         .current_dir(sources)
-        // A folder of its own: other flags would make cargo build everything anew at each turn.
+        // A separate folder: different flags would make cargo rebuild everything each time.
         .env("CARGO_TARGET_DIR", target.join("static"))
         .env("RUSTFLAGS", "-C target-feature=+crt-static")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");

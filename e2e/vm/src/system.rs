@@ -1,4 +1,4 @@
-//! Which operating system a guest runs.
+//! The operating system of a guest.
 
 use std::fmt;
 use std::future::Future;
@@ -47,7 +47,7 @@ impl System {
         if name.is_empty() { Ok(None) } else { name.parse().map(Some) }
     }
 
-    /// Runs a future whose guests are of this system unless it says otherwise. Tasks that it spawns do not inherit the choice.
+    /// Runs a future whose guests use this system by default. Tasks that it spawns do not inherit the choice.
     pub async fn scope<F: Future>(self, future: F) -> F::Output {
         CURRENT.scope(self, future).await
     }

@@ -1,8 +1,8 @@
 //! A disk with a write cache that a power cut really loses.
 //!
-//! QEMU over a plain file loses nothing when it is killed: the host's page cache lives on, and a test of "flushed before
-//! OK" could not fail. Here what the guest wrote stays in this process until the guest flushes it, or until the cache is
-//! full and part of it is written out, as a disk would do.
+//! QEMU over a plain file loses nothing when it is killed: the host's page cache survives, and a test of
+//! "flushed before OK" could not fail. Here the guest's writes stay in this process until the guest flushes
+//! them, or until the cache is full and part of it is written out, as a disk would do.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -43,7 +43,7 @@ impl Extent {
     }
 }
 
-/// A disk's content: what is stable in a sparse file, and on top what is not.
+/// A disk's content: stable data in a sparse file, and unflushed data on top.
 pub(crate) struct CachedDisk {
     stable: File,
     size: u64,
@@ -54,7 +54,7 @@ pub(crate) struct CachedDisk {
 }
 
 impl CachedDisk {
-    /// A disk whose stable part is this file, which is `size` bytes long.
+    /// A disk whose stable data is in this file, which is `size` bytes long.
     pub(crate) fn new(stable: File, size: u64) -> Self {
         Self { stable, size, unflushed: BTreeMap::new(), held: 0 }
     }
@@ -63,7 +63,7 @@ impl CachedDisk {
         self.size
     }
 
-    /// Reads what was written last, flushed or not.
+    /// Reads the last written data, flushed or not.
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let end = self.check(offset, buffer.len() as u64)?;
         self.stable.read_exact_at(buffer, offset)?;
@@ -127,7 +127,7 @@ impl CachedDisk {
         Ok(())
     }
 
-    /// Forgets what is cached between two offsets; what reaches beyond them stays.
+    /// Drops cached data between two offsets; data beyond them stays.
     fn cut(&mut self, offset: u64, end: u64) {
         let first = self.before(offset).unwrap_or(offset);
         let touched: Vec<u64> = self.unflushed.range(first..end).map(|(start, _)| *start).collect();
@@ -183,7 +183,7 @@ impl CachedDisk {
         }
     }
 
-    /// The end of a range that must lie on the disk.
+    /// The end of a range that must be on the disk.
     fn check(&self, offset: u64, length: u64) -> io::Result<u64> {
         offset.checked_add(length).filter(|end| *end <= self.size).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, format!("{length} bytes at {offset} are not on the disk"))

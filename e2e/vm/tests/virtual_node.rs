@@ -1,6 +1,6 @@
-//! Virtual nodes themselves: what the tests of Quarry take for granted about them.
+//! Virtual nodes themselves: the properties that the tests of Quarry rely on.
 //!
-//! They boot machines, so they run when asked for: `cargo test -p quarry-vm -- --ignored`.
+//! They boot machines, so they run only on request: `cargo test -p quarry-vm -- --ignored`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -67,7 +67,7 @@ async fn commands_and_files() -> Result<()> {
     process.signal(15).await?;
     assert_eq!(process.wait().await?.exit.signal, Some(15));
 
-    // A command whose child lives on with its output open ends when it ends; the child is left alone.
+    // A command whose child keeps running with its output open ends when it ends; the child keeps running.
     let begin = Instant::now();
     vm.sh("sleep 5 & exit 0").await?;
     assert!(begin.elapsed() < Duration::from_secs(4));
@@ -194,7 +194,7 @@ async fn disks_of_all_kinds_come_and_go_and_fail() -> Result<()> {
     // A disk of a tebibyte is zeroed without filling the host, and not by a discard.
     let huge = "/dev/disk/by-id/virtio-huge";
     vm.sh(format!("blkdiscard {huge}")).await?;
-    assert_eq!(vm.sh(format!("head -c 4 {huge}")).await?, "huge", "a discard is no wipe");
+    assert_eq!(vm.sh(format!("head -c 4 {huge}")).await?, "huge", "a discard is not a wipe");
     let begin = Instant::now();
     vm.check(["blkdiscard", "--zeroout", huge]).await?;
     took("zeroing a tebibyte", begin);
@@ -282,7 +282,7 @@ async fn wait_reaches(from: &Vm, to: Ipv4Addr, wanted: bool) -> Result<()> {
     Ok(())
 }
 
-/// A server that answers each connection with the node's name and the line it hears.
+/// A server that answers each connection with the node's name and the line it receives.
 async fn serve_name(vm: &Vm) -> Result<Process> {
     let server = "use IO::Socket::INET; use Sys::Hostname; $| = 1; $SIG{CHLD} = 'IGNORE'; \
                   my $l = IO::Socket::INET->new(LocalPort => 5000, Listen => 9, ReuseAddr => 1) or die; print \"up\\n\"; \
@@ -325,9 +325,10 @@ async fn nodes_on_a_network_meet_part_and_swap_addresses() -> Result<()> {
     let direct = two.forward(SocketAddr::from((Ipv4Addr::LOCALHOST, 5000))).await?;
     assert_eq!(ask(by_network.local()).await?, "two heard hello\n");
     assert_eq!(ask(direct.local()).await?, "two heard hello\n");
-    assert!(one.connect_tcp(SocketAddr::from((two_address, 5001))).await.is_err(), "nobody listens there");
+    assert!(one.connect_tcp(SocketAddr::from((two_address, 5001))).await.is_err(), "nothing listens there");
     let mut idle = one.connect_tcp(SocketAddr::from((two_address, 5000))).await?;
-    // A connection whose last handshake packet falls into the cut is none: the other end forgets it.
+    // A connection whose last handshake packet falls into the cut is not established: the other end forgets
+    // it.
     let established = "ss -Htn state established '( sport = :5000 )' | grep -q 10.77.0.1:";
     two.sh(format!("until {established}; do sleep 0.05; done")).await?;
 
@@ -399,7 +400,7 @@ async fn disks_move_to_another_node() -> Result<()> {
     assert_eq!(two.sh("vgs --noheadings -o vg_uuid pool").await?, identity);
     two.sh("for i in $(seq 100); do test -e /dev/pool/a && exit; sleep 0.1; done; exit 1").await?;
 
-    // The same machine comes back with other disks under the old names.
+    // The same machine returns with other disks under the old names.
     one.sh("echo kept >/root/mark").await?;
     one.power_off().await?;
     drop(one.take_disk("d2").await?);

@@ -1,4 +1,4 @@
-//! How a volume is to be used, as flags.
+//! Flags that describe how a volume is used.
 
 use clap::ValueEnum;
 use quarry_proto::csi::v1::VolumeCapability;
@@ -11,13 +11,13 @@ pub(crate) struct Use {
     /// A mounted filesystem of this type; without --fs and --block the driver chooses one.
     #[arg(long = "fs", value_name = "TYPE")]
     filesystem: Option<String>,
-    /// The raw block device.
+    /// A raw block device.
     #[arg(long)]
     block: bool,
-    /// An option for mount; may be given several times.
+    /// A mount option; may be given several times.
     #[arg(long = "mount-option", value_name = "OPTION")]
     mount_options: Vec<String>,
-    /// By whom the volume is used.
+    /// The access mode.
     #[arg(long = "access", value_name = "MODE", value_delimiter = ',', default_value = "single-node-writer")]
     modes: Vec<Access>,
 }
@@ -35,8 +35,8 @@ enum Access {
 }
 
 impl Use {
-    /// Every combination that the flags name: a volume may be made for a filesystem and for block, and for several
-    /// access modes.
+    /// Every combination of the flags: a volume may be created for a filesystem and for block, and for
+    /// several access modes.
     pub(crate) fn all(&self) -> Vec<VolumeCapability> {
         let mut types = Vec::new();
         if self.filesystem.is_some() || !self.block {
@@ -61,13 +61,13 @@ impl Use {
     /// The one use that the flags describe.
     ///
     /// # Errors
-    /// When they describe several.
+    /// The flags describe more than one use.
     pub(crate) fn one(&self) -> anyhow::Result<VolumeCapability> {
         let mut all = self.all();
         match (all.pop(), all.is_empty()) {
             (Some(only), true) => Ok(only),
             _ => anyhow::bail!(
-                "a volume is staged or published for one use: give either --fs or --block, and one --access"
+                "a volume is staged or published for one use: give either --fs or --block, and one --access mode"
             ),
         }
     }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn several_uses_are_for_create_only() {
+    fn only_create_accepts_several_uses() {
         let both = read("--fs ext4 --block --access single-node-single-writer,single-node-multi-writer");
         assert_eq!(both.all().len(), 4);
         assert!(both.one().unwrap_err().to_string().contains("--block"));

@@ -1,4 +1,4 @@
-//! The calls themselves.
+//! The CSI calls.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{Call, Outcome, answer, map};
 
-/// Large enough for every volume of a node in one answer.
+/// Large enough to list every volume of a node in one answer.
 const LARGEST_ANSWER: usize = 64 << 20;
 
 /// The clients of one socket's services.
@@ -31,7 +31,7 @@ impl Client {
         let channel = match tokio::time::timeout(timeout, unix::connect(&path)).await {
             Ok(Ok(channel)) => channel,
             Ok(Err(error)) => anyhow::bail!("{}: {error}", code_name(Code::Unavailable)),
-            Err(_) => anyhow::bail!("{}: nobody accepts on {endpoint}", code_name(Code::DeadlineExceeded)),
+            Err(_) => anyhow::bail!("{}: nothing accepts connections on {endpoint}", code_name(Code::DeadlineExceeded)),
         };
         Ok(Self {
             identity: IdentityClient::new(channel.clone()),
@@ -143,7 +143,7 @@ impl Client {
         })
     }
 
-    /// A socket serves the controller, the node, or both: what is not served is null.
+    /// A socket serves the controller, the node, or both; a service that is not served is null.
     async fn capabilities(&mut self) -> anyhow::Result<Value> {
         let timeout = self.timeout;
         let plugin = csi::GetPluginCapabilitiesRequest {};
@@ -159,7 +159,7 @@ impl Client {
         }))
     }
 
-    /// Every page.
+    /// Lists all pages.
     async fn list(&mut self, page: i32) -> anyhow::Result<Value> {
         let mut rows = Vec::new();
         let mut starting_token = String::new();
@@ -173,7 +173,7 @@ impl Client {
                 }
                 rows.push(row);
             }
-            // A driver that gives the same token again would keep us here for ever.
+            // A driver that returns the same token again would cause an endless loop.
             if told.next_token.is_empty() || told.next_token == starting_token {
                 return Ok(Value::Array(rows));
             }
@@ -182,7 +182,7 @@ impl Client {
     }
 }
 
-/// A refusal, as one line. The code stays at hand for those who act on it.
+/// A rejected call, as one line. The code is available to callers that act on it.
 #[derive(Debug)]
 struct Refused {
     code: Code,
@@ -197,7 +197,7 @@ impl std::fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// Makes one call, and tells the driver how long we are going to wait.
+/// Makes one call, and sends the driver our timeout.
 async fn ask<Req, Res, F>(timeout: Duration, request: Req, call: impl FnOnce(Request<Req>) -> F) -> Result<Res, Refused>
 where
     F: Future<Output = Result<Response<Res>, Status>>,
@@ -207,10 +207,10 @@ where
     let started = Instant::now();
     match call(request).await {
         Ok(response) => Ok(response.into_inner()),
-        // tonic ends a call that takes too long as cancelled.
+        // tonic reports a call that times out as cancelled.
         Err(status) if status.code() == Code::Cancelled && started.elapsed() >= timeout => Err(Refused {
             code: Code::DeadlineExceeded,
-            message: format!("no answer within {} s; the driver may still be at it", timeout.as_secs_f64()),
+            message: format!("no answer within {} s; the driver may still be working on it", timeout.as_secs_f64()),
         }),
         Err(status) => Err(Refused { code: status.code(), message: status.message().to_owned() }),
     }

@@ -1,7 +1,7 @@
 //! `quarry csi …`: CSI calls by hand, against any driver's socket.
 //!
-//! The flags say what a container orchestrator would say; nothing is checked here that the driver has to check. An
-//! error is one line, `CODE: message`, with gRPC's name of the code.
+//! The flags express what a container orchestrator would send; nothing is checked here that the driver has to
+//! check. An error is one line, `CODE: message`, with the gRPC name of the code.
 
 mod answer;
 mod capability;
@@ -19,10 +19,10 @@ use serde_json::Value;
 use capability::Use;
 use client::Client;
 
-/// Where --help shows what every call understands.
+/// The heading under which --help lists the options of every call.
 const EVERY_CALL: &str = "Every call";
 
-/// Which driver to ask, and for what.
+/// The driver to call, and the call.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The driver's socket.
@@ -35,10 +35,10 @@ pub(crate) struct Args {
         global = true
     )]
     endpoint: String,
-    /// How the answer is printed.
+    /// The output format.
     #[arg(short, long, default_value = "text", help_heading = EVERY_CALL, global = true)]
     output: Output,
-    /// How long to wait for each call, in seconds; kubelet waits for 120.
+    /// The timeout of each call, in seconds; kubelet uses 120.
     #[arg(long, default_value = "120", value_parser = seconds, value_name = "SECONDS", help_heading = EVERY_CALL, global = true)]
     timeout: Duration,
     #[command(subcommand)]
@@ -47,145 +47,146 @@ pub(crate) struct Args {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Output {
-    /// For people.
+    /// Text for people.
     Text,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 enum Call {
-    /// The driver's name and version, and whether it is ready.
+    /// Show the driver's name and version, and whether it is ready.
     Identity,
-    /// What the driver, its controller and its node service can do.
+    /// Show the capabilities of the driver, its controller and its node service.
     Capabilities,
-    /// Make a volume. The same name again is the same volume.
+    /// Create a volume. The call is idempotent: the same name returns the same volume.
     Create {
         /// The volume's name.
         name: String,
-        /// The least size, as in 1Gi.
+        /// The minimum size, as in 1Gi.
         #[arg(long, value_parser = size, value_name = "SIZE")]
         size: Option<i64>,
-        /// The largest size.
+        /// The maximum size.
         #[arg(long, value_parser = size, value_name = "SIZE")]
         limit: Option<i64>,
         /// A parameter, as in a StorageClass; may be given several times.
         #[arg(long = "param", value_parser = pair, value_name = "KEY=VALUE")]
         parameters: Vec<(String, String)>,
-        /// Where the volume must be usable: all segments together are one place.
+        /// Where the volume must be accessible; all segments together describe one topology.
         #[arg(long = "segment", value_parser = pair, value_name = "KEY=VALUE")]
         segments: Vec<(String, String)>,
         #[command(flatten)]
         usage: Use,
     },
-    /// Delete a volume. One that is gone already counts as deleted.
+    /// Delete a volume. A volume that does not exist counts as deleted.
     Delete {
         /// The volume's ID.
         volume_id: String,
     },
-    /// Ask whether a volume can be used in a way.
+    /// Check whether a volume supports a use.
     Validate {
         /// The volume's ID.
         volume_id: String,
         #[command(flatten)]
         usage: Use,
     },
-    /// All volumes.
+    /// List all volumes.
     List {
-        /// Ask for at most this many at a time; all are printed anyway.
+        /// The page size; all pages are printed.
         #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..), value_name = "ENTRIES")]
         page: i32,
     },
-    /// One volume.
+    /// Show one volume.
     Get {
         /// The volume's ID.
         volume_id: String,
     },
-    /// How much room there is for new volumes.
+    /// Show the free capacity for new volumes.
     Capacity {
         /// A parameter, as in a StorageClass; may be given several times.
         #[arg(long = "param", value_parser = pair, value_name = "KEY=VALUE")]
         parameters: Vec<(String, String)>,
-        /// Where: all segments together are one place.
+        /// Where to look; all segments together describe one topology.
         #[arg(long = "segment", value_parser = pair, value_name = "KEY=VALUE")]
         segments: Vec<(String, String)>,
     },
-    /// Make a volume usable on this node: mount it at the staging path.
+    /// Stage a volume on this node: mount it at the staging path.
     Stage {
         /// The volume's ID.
         volume_id: String,
-        /// A directory that exists.
+        /// An existing directory.
         #[arg(long, value_name = "PATH")]
         staging_path: String,
-        /// Something that create answered as volume_context; may be given several times.
+        /// An entry of the volume_context that create returned; may be given several times.
         #[arg(long, value_parser = pair, value_name = "KEY=VALUE")]
         context: Vec<(String, String)>,
         #[command(flatten)]
         usage: Use,
     },
-    /// Undo stage.
+    /// Unstage a volume.
     Unstage {
         /// The volume's ID.
         volume_id: String,
-        /// The directory it was staged to.
+        /// The directory where it is staged.
         #[arg(long, value_name = "PATH")]
         staging_path: String,
     },
-    /// Hand a staged volume to a workload.
+    /// Publish a staged volume to a workload.
     Publish {
         /// The volume's ID.
         volume_id: String,
-        /// Where the workload finds it; the driver makes it, its parent exists.
+        /// The path in the workload's filesystem; its parent must exist, the driver creates the rest.
         #[arg(long, value_name = "PATH")]
         target_path: String,
-        /// The directory it was staged to.
+        /// The directory where it is staged.
         #[arg(long, value_name = "PATH", default_value = "")]
         staging_path: String,
-        /// The workload may not write.
+        /// Publish it read-only.
         #[arg(long)]
         readonly: bool,
-        /// Something that create answered as volume_context; may be given several times.
+        /// An entry of the volume_context that create returned; may be given several times.
         #[arg(long, value_parser = pair, value_name = "KEY=VALUE")]
         context: Vec<(String, String)>,
         #[command(flatten)]
         usage: Use,
     },
-    /// Undo publish.
+    /// Unpublish a volume.
     Unpublish {
         /// The volume's ID.
         volume_id: String,
-        /// Where the workload found it.
+        /// The path where it is published.
         #[arg(long, value_name = "PATH")]
         target_path: String,
     },
-    /// How full a volume is.
+    /// Show how full a volume is.
     Stats {
         /// The volume's ID.
         volume_id: String,
-        /// Where it is staged or published.
+        /// The path where it is staged or published.
         #[arg(long, value_name = "PATH")]
         path: String,
-        /// The directory it was staged to.
+        /// The directory where it is staged.
         #[arg(long, value_name = "PATH", default_value = "")]
         staging_path: String,
     },
-    /// The node's ID, where it is and how many volumes it takes.
+    /// Show the node's ID, topology and maximum number of volumes.
     NodeInfo,
 }
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Debug)]
 enum Outcome {
-    /// The driver answered with this.
+    /// The driver returned this answer.
     Told(Value),
-    /// The driver did it and had nothing to say; this tells people what was done.
+    /// The call returned nothing; this text says what was done.
     Done(String),
 }
 
-/// Makes the call and gives what is to be printed.
+/// Makes the call and returns the text to print.
 ///
 /// # Errors
-/// When the flags contradict each other, nobody answers, or the driver refuses: `CODE: message`.
+/// The flags contradict each other, nothing listens on the socket, or the driver rejects the call: `CODE:
+/// message`.
 pub(crate) async fn run(args: Args) -> anyhow::Result<String> {
     let mut client = Client::connect(&args.endpoint, args.timeout).await?;
     let outcome = client.call(args.call).await?;
@@ -197,7 +198,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<String> {
     })
 }
 
-/// `KEY=VALUE`; the value may hold more of the sign, or be empty.
+/// `KEY=VALUE`; the value may be empty or contain more `=`.
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -207,7 +208,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 fn size(text: &str) -> Result<i64, String> {
     let bytes = quarry_volume::parse_size(text)?;
-    i64::try_from(bytes).map_err(|_| format!("{text:?} is more than CSI can say"))
+    i64::try_from(bytes).map_err(|_| format!("{text:?} is larger than CSI allows"))
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

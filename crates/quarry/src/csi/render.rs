@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 
 /// Fields that hold a size in bytes.
 const SIZES: [&str; 4] = ["capacity_bytes", "available_capacity", "maximum_volume_size", "minimum_volume_size"];
-/// An object of this name holds sizes only.
+/// Every field of an object with this name is a size.
 const ALL_SIZES: &str = "bytes";
 const NOTHING: &str = "-";
 
-/// The whole answer, with a line end after each line.
+/// The whole answer; each line ends with a newline.
 pub(crate) fn text(answer: &Value) -> String {
     match answer {
         Value::Array(rows) => table(rows),
@@ -38,7 +38,7 @@ fn object(fields: &Map<String, Value>, name: &str, indent: usize, lines: &mut St
     }
 }
 
-/// A column for each key of the first row; every row has the same ones.
+/// A column for each key of the first row; all rows have the same keys.
 fn table(rows: &[Value]) -> String {
     let Some(Value::Object(first)) = rows.first() else { return "none\n".to_owned() };
     let keys: Vec<&String> = first.keys().collect();
@@ -57,7 +57,7 @@ fn table(rows: &[Value]) -> String {
     lines
 }
 
-/// A value on one line. `parent` and `key` tell what a number is.
+/// A value on one line. `parent` and `key` decide whether a number is a size.
 fn inline(parent: &str, key: &str, value: &Value) -> String {
     match value {
         Value::Null => NOTHING.to_owned(),
@@ -79,7 +79,7 @@ fn inline(parent: &str, key: &str, value: &Value) -> String {
     }
 }
 
-/// What a server sends is not to steer the terminal.
+/// Escapes control characters, so that a server cannot steer the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_is_not_steered() {
+    fn control_characters_are_escaped() {
         assert_eq!(text(&json!({"a\u{1b}": "x\u{1b}[2J\ny"})), "a\\u{1b}: x\\u{1b}[2J\\ny\n");
     }
 }

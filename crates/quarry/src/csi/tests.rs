@@ -1,4 +1,4 @@
-//! The client against a small driver on a real socket: what is sent, what is printed, how errors look.
+//! The client against a small driver on a real socket: the requests, the output and the errors.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -20,14 +20,14 @@ struct Line {
     args: Args,
 }
 
-/// Remembers what it was asked; every volume there is has a page of its own.
+/// Records its requests, and returns each volume on a page of its own.
 #[derive(Clone, Default)]
 struct Driver {
     asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Driver {
-    fn note<T: std::fmt::Debug>(&self, request: Request<T>) -> T {
+    fn record<T: std::fmt::Debug>(&self, request: Request<T>) -> T {
         let request = request.into_inner();
         self.asked.lock().unwrap().push(format!("{request:?}"));
         request
@@ -57,7 +57,7 @@ impl Controller for Driver {
         &self,
         request: Request<csi::CreateVolumeRequest>,
     ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
-        let request = self.note(request);
+        let request = self.record(request);
         match request.name.as_str() {
             "full" => Err(Status::resource_exhausted("pool fast: 3 extents are free")),
             "slow" => std::future::pending().await,
@@ -69,7 +69,7 @@ impl Controller for Driver {
         &self,
         request: Request<csi::ListVolumesRequest>,
     ) -> Result<Response<csi::ListVolumesResponse>, Status> {
-        let request = self.note(request);
+        let request = self.record(request);
         let (id, next_token) = match request.starting_token.as_str() {
             "" => ("first", "2".to_owned()),
             _ => ("second", String::new()),
@@ -85,7 +85,7 @@ impl Node for Driver {
         &self,
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
-        self.note(request);
+        self.record(request);
         Ok(Response::new(csi::NodePublishVolumeResponse {}))
     }
 
@@ -106,7 +106,7 @@ fn read(path: &Path, line: &str) -> Args {
     Line::try_parse_from(words.chain(line.split_whitespace().map(str::to_owned))).unwrap().args
 }
 
-/// Starts a driver, makes one call, and gives what is printed (or the error) and what the driver was asked.
+/// Starts a driver, makes one call, and returns the output (or the error) and the recorded requests.
 async fn try_line(line: &str) -> (Result<String, String>, Vec<String>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("csi.sock");
@@ -123,7 +123,7 @@ async fn try_line(line: &str) -> (Result<String, String>, Vec<String>) {
 }
 
 #[tokio::test]
-async fn create_sends_what_the_flags_say_and_prints_the_volume() {
+async fn create_sends_the_flags_and_prints_the_volume() {
     let (printed, asked) = try_line(
         "create v1 --size 1Gi --limit 2Gi --param pool=fast --param a=b=c --fs xfs --mount-option noatime \
          --segment t/node=n1 --access single-node-multi-writer",
@@ -145,7 +145,7 @@ async fn create_sends_what_the_flags_say_and_prints_the_volume() {
 }
 
 #[tokio::test]
-async fn json_comes_as_one_document() {
+async fn json_output_is_one_document() {
     let (printed, _) = try_line("-o json create v1").await;
     let printed: Value = serde_json::from_str(&printed.unwrap()).unwrap();
     assert_eq!(printed["volume_id"], "v1");

@@ -1,4 +1,4 @@
-//! The calls to the controller.
+//! Calls to the controller.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,23 +10,23 @@ use quarry_transport::unix;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-/// How long one answer may take: it comes from memory.
+/// The timeout of one answer, which comes from memory.
 const WAIT: Duration = Duration::from_secs(30);
-/// Large enough for the diagnosis of a cluster in which everything is wrong.
+/// Large enough for the diagnosis of a cluster with problems everywhere.
 const LARGEST_ANSWER: usize = 64 << 20;
 
 pub(super) struct Client(ViewClient<Channel>);
 
 impl Client {
-    /// Connects; `command` is what the operator typed.
+    /// Connects. Errors quote `command`, which the operator typed.
     ///
     /// # Errors
-    /// Where the command has to run.
+    /// The connection failed; the error says where the command has to run.
     pub(super) async fn connect(socket: &Path, command: &str) -> anyhow::Result<Self> {
         match unix::connect(socket).await {
             Ok(channel) => Ok(Self(ViewClient::new(channel).max_decoding_message_size(LARGEST_ANSWER))),
             Err(error) => anyhow::bail!(
-                "{}: {error}\nThe controller answers this on a socket of its own, to root, where it runs: in its pod \
+                "{}: {error}\nThe controller answers this on a unix socket, to root only, where it runs: in its pod \
                  (`kubectl quarry {command}`), or on the host of `quarry controller` or `quarry standalone --view PATH`; \
                  --socket names another path.",
                 code_name(Code::Unavailable)
@@ -64,16 +64,16 @@ fn answer<T>(answer: Result<Response<T>, Status>) -> anyhow::Result<T> {
     }
 }
 
-/// Goes on to the next page, if there is one.
+/// Moves on to the next page; false if there is none.
 ///
 /// # Errors
-/// When the pages turn in a circle.
-pub(super) fn turn(token: &mut String, next: String) -> anyhow::Result<bool> {
+/// The controller returned the same page twice.
+pub(super) fn next_page(token: &mut String, next: String) -> anyhow::Result<bool> {
     if next.is_empty() {
         return Ok(false);
     }
     if next == *token {
-        anyhow::bail!("{}: the controller gives the same page again and again", code_name(Code::Internal));
+        anyhow::bail!("{}: the controller returned the same page twice", code_name(Code::Internal));
     }
     *token = next;
     Ok(true)

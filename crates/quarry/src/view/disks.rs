@@ -1,7 +1,7 @@
-//! `quarry disks`: every disk of the host that it runs on, and why each is free or not.
+//! `quarry disks`: lists every disk of the host that it runs on, and why each is free or not.
 //!
-//! It asks no server and changes nothing, so it can be used before there is a pool; beside a node plugin it sees what that
-//! sees.
+//! It calls no server and changes nothing, so it works before there is a pool. Next to a node plugin it sees
+//! the same as the plugin.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -13,33 +13,32 @@ use quarry_pool::{DiskList, DiskReport};
 
 use super::{List, Output, json, rows};
 
-/// What `quarry disks` is told.
+/// The options of `quarry disks`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// How the answer is printed.
+    /// The output format.
     #[arg(short, long, default_value = "table")]
     output: Output,
-    /// The pools of this node (YAML, see docs/pools.md), to be told which disk is whose.
+    /// The pools of this node (YAML, see docs/pools.md), to show which pool each disk belongs to.
     #[arg(long, env = "QUARRY_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
-/// Looks at the disks, and prints what they are.
+/// Reads the disks and prints them.
 ///
 /// # Errors
-/// The configuration is wrong, nothing can be told of any disk, or not all of some: then the others were printed.
+/// The configuration is invalid, no disk can be read, or some cannot be read fully; the others have then been
+/// printed.
 pub(super) async fn run(args: Args, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let configured = args.config.as_deref().map(quarry_pool::load).transpose()?;
     if !quarry_exec::missing_tools(&["blkid"]).is_empty() {
-        bail!(
-            "the program blkid is missing from PATH, which tells what lies on a disk; install the package util-linux"
-        );
+        bail!("the program blkid, which reads disk signatures, is missing from PATH; install the package util-linux");
     }
     let found = quarry_pool::list_disks(configured.as_deref()).await?;
     print(args.output, &found, out)
 }
 
-/// Prints the disks; fails afterwards if something could not be found out.
+/// Prints the disks, then fails if some could not be read fully.
 pub(super) fn print(output: Output, found: &DiskList, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut list = List::new(output, "disks", &rows::DISKS);
     list.print(out, &found.disks, rows::disk, json::disk)?;
@@ -58,19 +57,19 @@ pub(super) fn print(output: Output, found: &DiskList, out: &mut impl Write) -> a
     let mut wrong = found.failed.clone();
     if !unknown.is_empty() {
         wrong.push(format!(
-            "nobody knows yet whether these are free: {}; disks are read by root, on their host or in the pod of its \
-             node plugin (`kubectl quarry disks --node NAME`)",
+            "it is not known yet whether these are free: {}; run this as root, on their host or in the pod of its node \
+             plugin (`kubectl quarry disks --node NAME`)",
             unknown.join(", ")
         ));
     }
     if wrong.is_empty() { Ok(ExitCode::SUCCESS) } else { bail!("{}", wrong.join("\n")) }
 }
 
-/// The commands that mend a disk's claim, each after what it does.
+/// The commands that repair a disk's claim, each with a description.
 fn mends(report: &DiskReport) -> String {
     let mut text = String::new();
     if !report.mends.is_empty() {
-        text = format!("\nTo mend the claim on {}:\n", report.disk.name);
+        text = format!("\nTo repair the claim on {}:\n", report.disk.name);
     }
     for mend in &report.mends {
         text.push_str(&format!("\n{}\n\n", mend.about));
@@ -125,7 +124,7 @@ mod tests {
         State::Claimed { what: format!("volume {volume}") }
     }
 
-    fn some() -> DiskList {
+    fn example() -> DiskList {
         let system = DiskReport {
             owner: Some(Owner::Nobody),
             ..disk("nvme0n1", State::InUse { why: "is mounted on / (nvme0n1p2)".to_owned() })
@@ -159,7 +158,7 @@ mod tests {
 
     #[test]
     fn every_disk_is_a_row_with_its_reason() {
-        let (text, ended) = printed(Output::Table, &some());
+        let (text, ended) = printed(Output::Table, &example());
         assert_eq!(ended, Ok(ExitCode::SUCCESS));
         assert_eq!(
             text,
@@ -183,7 +182,7 @@ sdb      1.5Gi  \
     }
 
     #[test]
-    fn what_mends_a_claim_is_printed_so_that_it_can_be_pasted() {
+    fn commands_that_repair_a_claim_can_be_pasted() {
         let mend = |about: &str, commands: &[&str]| Mend {
             about: about.to_owned(),
             commands: commands.iter().map(|command| (*command).to_owned()).collect(),
@@ -194,14 +193,14 @@ sdb      1.5Gi  \
         let (text, ended) = printed(Output::Table, &found);
         assert_eq!(ended, Ok(ExitCode::SUCCESS));
         let (_, after) = text.split_once("\n\n").unwrap();
-        assert_eq!(after, "To mend the claim on sda:\n\nFirst.\n\na <<'END'\nlabel: gpt\nEND\nb\n\nThen.\n\nc\n");
+        assert_eq!(after, "To repair the claim on sda:\n\nFirst.\n\na <<'END'\nlabel: gpt\nEND\nb\n\nThen.\n\nc\n");
         let answer: Value = serde_json::from_str(&printed(Output::Json, &found).0).unwrap();
         assert_eq!(answer["disks"][0]["mend"][1], json!({"about": "Then.", "commands": ["c"]}));
     }
 
     #[test]
     fn json_has_stable_names_and_bytes_as_numbers() {
-        let (text, ended) = printed(Output::Json, &some());
+        let (text, ended) = printed(Output::Json, &example());
         assert_eq!(ended, Ok(ExitCode::SUCCESS));
         let disks: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
@@ -224,8 +223,8 @@ sdb      1.5Gi  \
     }
 
     #[test]
-    fn what_could_not_be_found_out_is_a_failure_after_the_rest() {
-        let mut found = some();
+    fn unreadable_disks_fail_the_command_after_the_rest_is_printed() {
+        let mut found = example();
         found.disks.push(disk("sdc", State::Unknown { why: "only root can read its contents".to_owned() }));
         found.failed.push("cannot use the disk sdd: …".to_owned());
         let (text, ended) = printed(Output::Table, &found);
@@ -238,7 +237,7 @@ sdb      1.5Gi  \
     }
 
     #[tokio::test]
-    async fn a_wrong_configuration_is_named() {
+    async fn an_invalid_configuration_is_named() {
         let args = Args { output: Output::Table, config: Some("/nonexistent/pools.yaml".into()) };
         let error = run(args, &mut Vec::new()).await.unwrap_err().to_string();
         assert!(error.contains("/nonexistent/pools.yaml"), "{error}");

@@ -1,4 +1,4 @@
-//! What `quarry doctor` tells besides the cluster: certificates, the place where they are kept, commands that hang.
+//! Findings of `quarry doctor` beyond the cluster: certificates, their store, and commands that hang.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,15 +6,15 @@ use quarry_certificates::{Authority, AuthorityStatus, LeafStatus, Phase, Status}
 use quarry_controller::Finding;
 use quarry_transport::tls;
 
-/// A certificate that somebody else issues is to be replaced with this much left of it.
+/// Warn if a provided certificate has less than this left.
 const GIVEN_LEFT: Duration = Duration::from_secs(7 * 86400);
-/// The same of our own authority.
+/// The same for an authority that Quarry issued.
 const AUTHORITY_LEFT: Duration = Duration::from_secs(30 * 86400);
 
 const SUBJECT: &str = "controller";
 const DOCUMENT: &str = "docs/certificates.md";
 
-/// What is wrong with the certificates of a controller: the one in use, and those that `authority` issues.
+/// Problems with a controller's certificates: the one in use, and those that `authority` issues.
 pub(crate) async fn certificates(source: tls::Source, authority: Option<Authority>) -> Vec<Finding> {
     let now = SystemTime::now();
     let expires = source.borrow().as_ref().map(|material| material.expires());
@@ -25,51 +25,51 @@ pub(crate) async fn certificates(source: tls::Source, authority: Option<Authorit
             Err(error) => findings.push(Finding::error(
                 "store-unreadable",
                 "certificates",
-                format!("cannot be read where they are kept: {error}"),
-                "with Kubernetes, see whether its API answers and what the controller's service account may do; without, \
-                 see the directory given by --certificates",
+                format!("cannot be read from their store: {error}"),
+                "with Kubernetes, check that its API answers and that the controller's service account has its \
+                 permissions; without, check the directory given by --certificates",
             )),
         }
     }
     findings
 }
 
-/// The certificate that the controller shows to nodes.
+/// The certificate that the controller presents to nodes.
 fn in_use(expires: Option<SystemTime>, given: bool, now: SystemTime) -> Option<Finding> {
     let Some(expires) = expires else {
         return Some(Finding::error(
             "certificate-missing",
             SUBJECT,
-            "has no certificate to show to nodes, so that none can be reached",
-            format!("see its log for why, and {DOCUMENT}"),
+            "has no certificate to present to nodes, so it cannot reach any",
+            format!("see its log for the reason, and {DOCUMENT}"),
         ));
     };
     match expires.duration_since(now) {
         Err(over) => Some(Finding::error(
             "certificate-expired",
             SUBJECT,
-            format!("shows a certificate that expired {} ago", spoken(over.duration())),
-            format!("issue another, or see the controller's log for why none was issued; {DOCUMENT}"),
+            format!("presents a certificate that expired {} ago", spoken(over.duration())),
+            format!("issue a new one, or see the controller's log for why none was issued; {DOCUMENT}"),
         )),
         Ok(left) if given && left < GIVEN_LEFT => Some(Finding::warning(
             "certificate-expires",
             SUBJECT,
-            format!("shows a certificate that expires in {}", spoken(left)),
-            "whoever issues it (--tls) has to replace it; the controller takes the new one without a restart",
+            format!("presents a certificate that expires in {}", spoken(left)),
+            "replace it in the directory of --tls; the controller loads the new one without a restart",
         )),
         Ok(_) => None,
     }
 }
 
-/// What we issue ourselves.
+/// The certificates that Quarry issues.
 fn issued(status: &Status, now: SystemTime) -> Vec<Finding> {
     let mut findings = Vec::new();
     match &status.authority {
         AuthorityStatus::Missing => findings.push(Finding::error(
             "authority-missing",
             "certificate authority",
-            "there is none yet, so that no certificate can be issued",
-            "wait, if the controller has just been started; else see its log",
+            "is missing, so no certificate can be issued",
+            "if the controller has just started, wait; otherwise see its log",
         )),
         AuthorityStatus::Unusable { why } => findings.push(Finding::error(
             "authority-unusable",
@@ -83,7 +83,7 @@ fn issued(status: &Status, now: SystemTime) -> Vec<Finding> {
                     "authority-rotation",
                     "certificate authority",
                     format!("is being replaced by a new one, in phase {phase}"),
-                    "nothing: the controllers carry it on; `quarry certificates show` tells how far it is",
+                    "nothing: the controllers complete it; `quarry certificates show` shows its progress",
                 ));
             }
             let left = next_expires.unwrap_or(*expires).duration_since(now).unwrap_or_default();
@@ -91,9 +91,9 @@ fn issued(status: &Status, now: SystemTime) -> Vec<Finding> {
                 findings.push(Finding::warning(
                     "authority-expires",
                     "certificate authority",
-                    format!("expires in {}, and all certificates with it", spoken(left)),
-                    "the controllers replace it in time by themselves: see their logs for why that has not happened, or \
-                     begin with `quarry certificates rotate`",
+                    format!("expires in {}, and with it all certificates", spoken(left)),
+                    "the controllers should have replaced it by now: see their logs for why they did not, or \
+                     start with `quarry certificates rotate`",
                 ));
             }
         }
@@ -102,20 +102,20 @@ fn issued(status: &Status, now: SystemTime) -> Vec<Finding> {
         let problem = match leaf {
             LeafStatus::Missing => "is missing".to_owned(),
             LeafStatus::Unreadable { why } => format!("cannot be read: {why}"),
-            LeafStatus::Present { due: Some(why), .. } => format!("is to be issued anew: {why}"),
+            LeafStatus::Present { due: Some(why), .. } => format!("must be renewed: {why}"),
             LeafStatus::Present { due: None, .. } => continue,
         };
         findings.push(Finding::warning(
             "certificate-due",
             subject,
             problem,
-            "wait a minute: the controller issues it; if it does not, see its log, or try `quarry certificates issue`",
+            "the controller issues it within a minute; if it does not, see its log, or try `quarry certificates issue`",
         ));
     }
     findings
 }
 
-/// Commands of this host that should have ended long ago.
+/// Commands of this host that run for much longer than expected.
 pub(crate) fn commands() -> Vec<Finding> {
     let overdue = quarry_exec::running().into_iter().filter(|command| command.overdue);
     overdue
@@ -145,19 +145,20 @@ mod tests {
     }
 
     #[test]
-    fn the_certificate_in_use_is_judged_by_what_is_left_of_it() {
+    fn the_certificate_in_use_is_judged_by_its_remaining_time() {
         let now = SystemTime::now();
         let check = |expires: Option<SystemTime>, given| in_use(expires, given, now).map(|finding| finding.check);
         assert_eq!(check(None, false), Some("certificate-missing"));
         assert_eq!(check(Some(now - DAY), false), Some("certificate-expired"));
         assert_eq!(check(Some(now + 6 * DAY), true), Some("certificate-expires"));
         assert_eq!(check(Some(now + 8 * DAY), true), None);
-        // Ours are renewed in time whatever is left of them: that they are due is told by their status.
+        // Issued certificates are renewed in time, whatever is left of them: their status reports that they
+        // are due.
         assert_eq!(check(Some(now + DAY), false), None);
     }
 
     #[test]
-    fn what_is_issued_is_told_when_it_needs_somebody() {
+    fn issued_certificates_are_reported_when_they_need_attention() {
         let now = SystemTime::now();
         let leaf = |due: Option<&str>| LeafStatus::Present { expires: now + 20 * DAY, due: due.map(str::to_owned) };
         let authority = |phase, left: Duration| AuthorityStatus::Present {
@@ -188,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_is_looked_at_as_it_is() {
+    async fn a_directory_is_read_as_it_is() {
         let directory = tempfile::tempdir().unwrap();
         let store = std::sync::Arc::new(quarry_certificates::DirectoryStore::new(directory.path()));
         let authority = Authority::new(store, quarry_certificates::Settings::default()).unwrap();

@@ -1,4 +1,4 @@
-//! Answers as JSON. Programs read this: names and types of fields stay, and what is not known is null.
+//! Answers as JSON. Programs read this: field names and types are stable, and unknown values are null.
 
 use quarry_pool::DiskReport;
 use quarry_proto::view::v1;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::rows;
 
 pub(super) fn node(node: &v1::Node) -> Value {
-    // Of a node that was never heard nothing is known.
+    // Nothing is known of a node that never reported.
     let told = |value: Value| if node.heard { value } else { Value::Null };
     json!({
         "name": node.name,

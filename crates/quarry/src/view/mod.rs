@@ -1,8 +1,8 @@
-//! `quarry nodes`, `pools`, `volumes` and `doctor`: what an operator wants to see, asked of the controller; and `quarry
-//! disks`, which looks for itself.
+//! `quarry nodes`, `pools`, `volumes` and `doctor`, which ask the controller; and `quarry disks`, which reads
+//! the disks itself.
 //!
-//! Tables are for people; `-o json` is for programs: one object, sizes in bytes, names of fields that stay. Lists come in
-//! pages and are printed as they come, so that no list is too long.
+//! Tables are for people; `-o json` is for programs: one object, sizes in bytes, stable field names. Lists
+//! come in pages and each page is printed as it arrives, so that no list is too long.
 
 mod client;
 mod disks;
@@ -27,50 +27,50 @@ pub(crate) use serve::serve;
 
 use client::Client;
 
-/// Where the answer is asked for, and how it is printed.
+/// The controller's socket, and the output format.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Common {
-    /// How the answer is printed.
+    /// The output format.
     #[arg(short, long, default_value = "table")]
     output: Output,
-    /// The controller's socket for questions.
+    /// The controller's view socket.
     #[arg(long, env = "QUARRY_VIEW", default_value = "/run/quarry/view.sock", value_name = "PATH")]
     socket: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Output {
-    /// For people.
+    /// Tables for people.
     Table,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
-/// What `quarry pools` is told.
+/// The options of `quarry pools`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Pools {
     #[command(flatten)]
     common: Common,
-    /// Only those of this node.
+    /// Only pools of this node.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
     node: String,
 }
 
-/// What `quarry volumes` is told.
+/// The options of `quarry volumes`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Volumes {
     #[command(flatten)]
     common: Common,
-    /// Only those on this node.
+    /// Only volumes on this node.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
     node: String,
-    /// Only those in pools of this name.
+    /// Only volumes in pools with this name.
     #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
     pool: String,
-    /// Only those that no PersistentVolume names.
+    /// Only volumes without a PersistentVolume.
     #[arg(long)]
     orphans: bool,
-    /// Only those with a problem.
+    /// Only volumes with a problem.
     #[arg(long)]
     problems: bool,
 }
@@ -90,10 +90,11 @@ pub(crate) enum Question {
     Doctor(Common),
 }
 
-/// Asks, and prints the answer to `out`. `quarry doctor` ends with failure where something does not work.
+/// Asks, and prints the answer to `out`. `quarry doctor` fails if it finds errors.
 ///
 /// # Errors
-/// When the controller cannot be asked, or refuses: `CODE: message`. Of disks: when not all could be found out.
+/// The controller cannot be reached or rejects the request (`CODE: message`); for disks, some could not be
+/// read fully.
 pub(crate) async fn run(question: Question, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let answered = match question {
         Question::Disks(args) => disks::run(args, out).await,
@@ -103,13 +104,13 @@ pub(crate) async fn run(question: Question, out: &mut impl Write) -> anyhow::Res
         Question::Doctor(common) => doctor(&common, out).await,
     };
     match answered {
-        // Whoever reads has read enough.
+        // The reader has stopped reading.
         Err(error) if closed(&error) => Ok(ExitCode::SUCCESS),
         other => other,
     }
 }
 
-/// Whether nobody reads what is printed.
+/// Whether the reader has closed the pipe.
 fn closed(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
@@ -121,7 +122,7 @@ async fn nodes(common: &Common, out: &mut impl Write) -> anyhow::Result<ExitCode
     loop {
         let page = client.nodes(request.clone()).await?;
         list.print(out, &page.nodes, rows::node, json::node)?;
-        if !client::turn(&mut request.page_token, page.next_page_token)? {
+        if !client::next_page(&mut request.page_token, page.next_page_token)? {
             return list.end(out);
         }
     }
@@ -134,7 +135,7 @@ async fn pools(args: Pools, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     loop {
         let page = client.pools(request.clone()).await?;
         list.print(out, &page.pools, rows::pool, json::pool)?;
-        if !client::turn(&mut request.page_token, page.next_page_token)? {
+        if !client::next_page(&mut request.page_token, page.next_page_token)? {
             return list.end(out);
         }
     }
@@ -153,7 +154,7 @@ async fn volumes(args: Volumes, out: &mut impl Write) -> anyhow::Result<ExitCode
     loop {
         let page = client.volumes(request.clone()).await?;
         list.print(out, &page.volumes, rows::volume, json::volume)?;
-        if !client::turn(&mut request.page_token, page.next_page_token)? {
+        if !client::next_page(&mut request.page_token, page.next_page_token)? {
             return list.end(out);
         }
     }

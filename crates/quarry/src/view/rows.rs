@@ -10,9 +10,9 @@ use quarry_volume::show_size;
 use super::table::Column;
 
 const NOTHING: &str = "-";
-/// What cannot be known.
+/// An unknown value.
 const UNKNOWN: &str = "?";
-/// How wide text is that is broken into lines.
+/// The width at which text is wrapped.
 const WIDTH: u16 = 120;
 
 pub(super) const NODES: [Column; 9] = [
@@ -67,11 +67,11 @@ pub(super) const DISKS: [Column; 9] = [
     Column::words("REASON"),
 ];
 
-/// Said where a list shows what a node told before it went away.
-const STALE: &str = "its node is down: this is how it was";
+/// Marks the last reported state of a node that is now down.
+const STALE: &str = "its node is down: last known state";
 
 pub(super) fn node(node: &v1::Node) -> Vec<String> {
-    // A node that was never heard has said nothing of its pools, not even that there are none.
+    // A node that never reported has not reported its pools, not even that there are none.
     let told = |text: String| if node.heard { text } else { UNKNOWN.to_owned() };
     vec![
         node.name.clone(),
@@ -155,7 +155,7 @@ pub(super) fn disk(report: &DiskReport) -> Vec<String> {
     ]
 }
 
-/// What `quarry doctor` says to people: the findings, and what was looked at.
+/// The text of `quarry doctor`: the findings, and what was checked.
 pub(super) fn diagnosis(answer: &v1::DiagnoseResponse) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
@@ -176,11 +176,11 @@ pub(super) fn diagnosis(answer: &v1::DiagnoseResponse) -> String {
         text.push_str("\n\n");
     }
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "{}; {}", found(answer), looked_at(answer));
+    let _ = writeln!(text, "{}; {}", count_findings(answer), checked(answer));
     text
 }
 
-fn found(answer: &v1::DiagnoseResponse) -> String {
+fn count_findings(answer: &v1::DiagnoseResponse) -> String {
     let count = |of: v1::Level| answer.findings.iter().filter(|finding| finding.level() == of).count();
     let (errors, warnings) = (count(v1::Level::Error), count(v1::Level::Warning));
     match (errors, warnings) {
@@ -189,7 +189,7 @@ fn found(answer: &v1::DiagnoseResponse) -> String {
     }
 }
 
-fn looked_at(answer: &v1::DiagnoseResponse) -> String {
+fn checked(answer: &v1::DiagnoseResponse) -> String {
     let totals = answer.totals.unwrap_or_default();
     let orphans = match totals.orphans_known {
         true => totals.orphans.to_string(),
@@ -232,7 +232,7 @@ fn problem(problem: &str, reachable: bool) -> String {
     }
 }
 
-/// How much of something is used up, in percent.
+/// The used share, in percent.
 fn used(room: u64, free: u64) -> String {
     match room {
         0 => NOTHING.to_owned(),
@@ -240,7 +240,7 @@ fn used(room: u64, free: u64) -> String {
     }
 }
 
-/// A length of time as kubectl shows it: `42s`, `5m`, `3h`, `12d`.
+/// A duration as kubectl shows it: `42s`, `5m`, `3h`, `12d`.
 pub(super) fn length(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
@@ -250,7 +250,7 @@ pub(super) fn length(seconds: u64) -> String {
     }
 }
 
-/// What a server sends is not to steer the terminal, nor to break lines.
+/// Escapes control characters, so that a server cannot steer the terminal or break lines.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }

@@ -2,7 +2,7 @@
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Width, presets};
 
-/// Blanks between two columns.
+/// The number of spaces between two columns.
 const GAP: u16 = 2;
 
 /// A column of a table.
@@ -13,22 +13,22 @@ pub(super) struct Column {
 }
 
 impl Column {
-    /// A column of words.
+    /// A column of text, aligned left.
     pub(super) const fn words(title: &'static str) -> Self {
         Self { title, number: false }
     }
 
-    /// A column of figures, which stand one under the other.
+    /// A column of figures, aligned right.
     pub(super) const fn figures(title: &'static str) -> Self {
         Self { title, number: true }
     }
 }
 
-/// A table of which some has been printed.
+/// A table that is printed in parts.
 pub(super) struct Table {
     columns: Vec<Column>,
-    /// How wide each column was, its gap included. A later page is never narrower, so that columns stay in line unless
-    /// something longer comes.
+    /// The width of each column so far, its gap included. A later page is never narrower, so the columns stay
+    /// aligned unless a longer cell comes.
     widths: Vec<u16>,
 }
 
@@ -42,7 +42,7 @@ impl Table {
         self.widths.is_empty()
     }
 
-    /// The next rows, with a line end after each; the titles first, before the first row.
+    /// The next rows; each line ends with a newline. The titles come first, before the first row.
     pub(super) fn page(&mut self, rows: impl Iterator<Item = Vec<String>>) -> String {
         let mut rows = rows.peekable();
         if rows.peek().is_none() {
@@ -51,7 +51,7 @@ impl Table {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         if self.is_empty() {
-            // As a row: titles stand above their columns as the cells do, figures to the right.
+            // Titles are laid out like a row: aligned as the cells below them, figures to the right.
             table.add_row(self.columns.iter().map(|column| column.title));
         }
         table.add_rows(rows.map(printable));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_is_one_line_and_steers_no_terminal() {
+    fn a_cell_is_one_line_without_control_characters() {
         let mut table = Table::new(&[Column::words("A"), Column::words("B")]);
         assert_eq!(table.page(rows(&[["x\u{1b}[2J\ny", "z"]])), "A              B\nx\\u{1b}[2J\\ny  z\n");
     }

@@ -1,4 +1,4 @@
-//! The commands against a small controller on a real socket: what is asked, what is printed, how errors look.
+//! The commands against a small controller on a real socket: the requests, the output and the errors.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ enum Line {
     Doctor(Common),
 }
 
-/// Answers what it is given, `page` volumes at a time (one, unless it is set), and remembers what it was asked for.
+/// Returns its fields, `page` volumes at a time (default: one), and records its requests.
 #[derive(Clone, Default)]
 struct Controller {
     nodes: Vec<v1::Node>,
@@ -75,7 +75,7 @@ fn question(line: &str, socket: &Path) -> Question {
     }
 }
 
-/// Asks `controller` and gives what is printed, and how the command ends.
+/// Asks `controller`, and returns the output and how the command ended.
 async fn ask(controller: &Controller, line: &str) -> (String, Result<ExitCode, String>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("view.sock");
@@ -111,7 +111,7 @@ fn volume(name: &str) -> v1::Volume {
     }
 }
 
-fn some() -> Controller {
+fn example() -> Controller {
     let up = v1::Node {
         name: "n1".into(),
         reachable: true,
@@ -183,7 +183,7 @@ fn some() -> Controller {
 
 #[tokio::test]
 async fn tables_are_aligned_and_sizes_readable() {
-    let controller = some();
+    let controller = example();
     assert_eq!(
         printed(&controller, "nodes").await,
         "\
@@ -198,17 +198,17 @@ node-2  down     24h  ?            ?        ?     ?      ?  Connection refused
 NODE    POOL  KIND  ON    SIZE  FREE  LARGEST  VOLUMES  METADATA  STATE    PROBLEM
 n1      fast  lvm   vg0  100Gi  10Gi      5Gi       12       25%  ok       -
 n1      lost  lvm   vg0  100Gi  10Gi      5Gi       12         -  problem  a disk is missing; another too
-node-2  fast  lvm   vg0  100Gi  10Gi      5Gi       12       25%  ?        its node is down: this is how it was
+node-2  fast  lvm   vg0  100Gi  10Gi      5Gi       12       25%  ?        its node is down: last known state
 "
     );
-    // One volume to the page: later rows stay in line as far as they can.
+    // One volume per page: later rows stay aligned as far as possible.
     assert_eq!(
         printed(&controller, "volumes").await,
         "\
 NODE  POOL  ID                      NAME    SIZE  ACCESS  FS   LAYOUT  STATE  ORPHAN  PROBLEM
 n1    fast  v1:aaaaaaaaaa:n1:pvc-a  pvc-a  1.5Gi  mount   xfs  linear  ready  -       -
 n1    fast  v1:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  has lost a mirror
-n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       its node is down: this is how it was
+n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       its node is down: last known state
 "
     );
     let empty = Controller::default();
@@ -219,7 +219,7 @@ n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?      
 
 #[tokio::test]
 async fn json_is_one_object_with_stable_names_and_bytes_as_numbers() {
-    let controller = some();
+    let controller = example();
     let read = |text: String| serde_json::from_str::<Value>(&text).unwrap();
     let nodes = read(printed(&controller, "nodes -o json").await);
     assert_eq!(
@@ -267,8 +267,8 @@ async fn json_is_one_object_with_stable_names_and_bytes_as_numbers() {
 }
 
 #[tokio::test]
-async fn flags_say_which_volumes_and_all_pages_are_asked_for() {
-    let controller = some();
+async fn flags_filter_volumes_and_all_pages_are_requested() {
+    let controller = example();
     printed(&controller, "volumes --node n1 --pool fast --orphans --problems").await;
     let asked = controller.asked.lock().unwrap().clone();
     let tokens: Vec<_> = asked.iter().map(|request| request.page_token.as_str()).collect();
@@ -286,7 +286,7 @@ async fn ten_thousand_volumes_are_printed() {
     let table = printed(&controller, "volumes").await;
     let lines: Vec<_> = table.lines().collect();
     assert_eq!(lines.len(), 10_001);
-    assert!(lines.iter().skip(1).all(|line| line.len() == lines[1].len()), "in line over all pages");
+    assert!(lines.iter().skip(1).all(|line| line.len() == lines[1].len()), "aligned over all pages");
     let json: Value = serde_json::from_str(&printed(&controller, "volumes -o json").await).unwrap();
     assert_eq!(json["volumes"].as_array().unwrap().len(), 10_000);
 }
@@ -302,7 +302,7 @@ fn finding(level: v1::Level, subject: &str) -> v1::Finding {
 }
 
 #[tokio::test]
-async fn the_doctor_fails_for_errors_alone() {
+async fn doctor_fails_only_for_errors() {
     let totals = v1::Totals { nodes: 3, reachable_nodes: 2, pools: 4, volumes: 5, orphans: 1, orphans_known: true };
     let with = |findings: Vec<v1::Finding>| Controller {
         diagnosis: v1::DiagnoseResponse { findings, totals: Some(totals), version: "0.1.0".into() },
@@ -342,7 +342,7 @@ WARNING  pool \\u{{1b}}[2J: is not as it should be
 }
 
 #[tokio::test]
-async fn long_advice_is_broken_into_lines() {
+async fn long_advice_is_wrapped() {
     let long = v1::Finding { advice: "do this and ".repeat(30), ..finding(v1::Level::Error, "node n") };
     let diagnosis = v1::DiagnoseResponse { findings: vec![long], ..Default::default() };
     let (out, _) = ask(&Controller { diagnosis, ..Default::default() }, "doctor").await;
@@ -353,8 +353,8 @@ async fn long_advice_is_broken_into_lines() {
 }
 
 #[tokio::test]
-async fn errors_say_what_and_where_to_run() {
-    let refusing = Controller { refuses: true, ..some() };
+async fn errors_say_what_to_run_and_where() {
+    let refusing = Controller { refuses: true, ..example() };
     let (_, refused) = ask(&refusing, "volumes --orphans").await;
     assert_eq!(refused.unwrap_err(), "FAILED_PRECONDITION: which volumes are wanted is not known");
 
@@ -364,7 +364,7 @@ async fn errors_say_what_and_where_to_run() {
     assert!(error.contains("`kubectl quarry doctor`") && error.contains("--socket"), "{error}");
 }
 
-/// Somebody who stops reading, like `head`.
+/// A reader that closes the pipe early, like `head`.
 struct Closed;
 
 impl Write for Closed {
@@ -378,10 +378,10 @@ impl Write for Closed {
 }
 
 #[tokio::test]
-async fn whoever_has_read_enough_is_no_failure() {
+async fn a_closed_pipe_is_not_a_failure() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("view.sock");
-    let server = Server::builder().add_service(ViewServer::new(some()));
+    let server = Server::builder().add_service(ViewServer::new(example()));
     let server = tokio::spawn(server.serve_with_incoming(unix::listen(&path).unwrap()));
     for line in ["volumes", "nodes -o json", "doctor"] {
         assert_eq!(run(question(line, &path), &mut Closed).await.unwrap(), ExitCode::SUCCESS, "{line}");

@@ -1,7 +1,8 @@
-//! Downloads packages with apt, which verifies them against Debian's signed index; nothing of this host's apt is touched.
+//! Downloads packages with apt, which verifies them against Debian's signed index; this host's apt is not
+//! changed.
 //!
-//! apt's own folder in the cache is all there is to cache: indexes are asked for again each time, so that security
-//! updates come in, and only what has changed is downloaded. Without a network, what came last is used, and said so.
+//! Only apt's own folder is cached: indexes are updated each time, so that security updates arrive, and only
+//! changes are downloaded. Without a network, the last download is used, with a warning.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -26,7 +27,7 @@ pub(super) struct Deb {
 /// Downloads packages, sorted by name.
 pub(super) fn download(cache: &Cache, architecture: Architecture, packages: &[&str]) -> Result<Vec<Deb>> {
     if !Path::new(KEYRING).exists() {
-        bail!("there are no keys to verify Debian's packages with; install the package debian-archive-keyring");
+        bail!("the keys to verify Debian's packages are missing; install the package debian-archive-keyring");
     }
     let folder = cache.root().join(format!("debian-packages-{RELEASE}-{}", architecture.name()));
     let debs = folder.join("debs");
@@ -44,30 +45,32 @@ pub(super) fn download(cache: &Cache, architecture: Architecture, packages: &[&s
 
     let complete = folder.join("complete");
     match apt(&["update", "-qq", "-o", "APT::Update::Error-Mode=any"], &folder) {
-        Ok(_) => fs::write(&complete, "").context("cannot note that the indexes are complete")?,
+        Ok(_) => fs::write(&complete, "").context("cannot record that the indexes are complete")?,
         Err(error) if complete.exists() => {
-            eprintln!("quarry-image: Debian's mirror cannot be asked; packages are those of the last time\n{error:#}");
+            eprintln!(
+                "quarry-image: Debian's mirror is unreachable; using the packages of the last download\n{error:#}"
+            );
         }
         Err(error) => {
             return Err(error.context(
-                "cannot ask for Debian's packages (QUARRY_DEBIAN_MIRROR and QUARRY_DEBIAN_SECURITY_MIRROR name other mirrors)",
+                "cannot update Debian's package indexes (QUARRY_DEBIAN_MIRROR and QUARRY_DEBIAN_SECURITY_MIRROR set other mirrors)",
             ));
         }
     }
-    // Not where the files are: those that are there would not be listed.
+    // Not in the folder with the files: apt does not list those that already exist.
     let listed = apt(&[&["download", "-qq", "--print-uris"], packages].concat(), &folder)?;
     let mut found = listed.lines().map(|line| deb(line, &debs)).collect::<Result<Vec<_>>>()?;
     if found.len() != packages.len() {
         bail!("apt knows {} of {} packages:\n{listed}", found.len(), packages.len());
     }
-    // A file that is there is verified by its digest too, and downloaded again where it differs.
+    // An existing file is verified by its digest too, and downloaded again if it differs.
     apt(&[&["download", "-qq"], packages].concat(), &debs).context("cannot download Debian's packages")?;
     found.sort_by(|one, other| one.path.cmp(&other.path));
     remove_others(&debs, &found)?;
     Ok(found)
 }
 
-/// Takes a line of what is to be downloaded apart: 'address' name size SHA256:digest.
+/// Parses a line of the download list: 'address' name size SHA256:digest.
 fn deb(line: &str, folder: &Path) -> Result<Deb> {
     let mut words = line.split(' ').skip(1);
     let (name, digest) = (words.next(), words.nth(1).and_then(|word| word.strip_prefix("SHA256:")));
@@ -75,7 +78,7 @@ fn deb(line: &str, folder: &Path) -> Result<Deb> {
     Ok(Deb { path: folder.join(name), sha256: sha256.to_owned() })
 }
 
-/// Removes files of versions that were replaced.
+/// Removes files of superseded versions.
 fn remove_others(folder: &Path, keep: &[Deb]) -> Result<()> {
     for entry in fs::read_dir(folder).context("cannot read the folder of packages")? {
         let path = entry.context("cannot read the folder of packages")?.path();
@@ -86,7 +89,8 @@ fn remove_others(folder: &Path, keep: &[Deb]) -> Result<()> {
     Ok(())
 }
 
-/// Apt's folders are ours and no package is installed; this host's other settings, such as a proxy, hold.
+/// Uses Quarry's own folders and installs no package; this host's other settings, such as a proxy, still
+/// apply.
 fn configure(folder: &Path, architecture: Architecture) -> String {
     let (folder, name) = (folder.display(), architecture.name());
     format!(
@@ -100,7 +104,7 @@ Dir::State::Lists "{folder}/lists";
 Dir::State::status "/dev/null";
 APT::Architecture "{name}";
 APT::Architectures {{ "{name}"; }};
-// Where apt runs as root it would drop to _apt, who may not write here.
+// As root, apt would drop to _apt, which may not write here.
 APT::Sandbox::User "root";
 Acquire::Languages "none";
 Acquire::Retries "3";
@@ -124,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_apts_is_taken_apart() {
+    fn a_line_of_apt_is_parsed() {
         let line = "'http://deb.debian.org/debian/pool/a%2bb.deb' a_1+b_amd64.deb 70936 SHA256:3eb1";
         let found = deb(line, Path::new("/debs")).unwrap();
         assert_eq!((found.path.to_str().unwrap(), found.sha256.as_str()), ("/debs/a_1+b_amd64.deb", "3eb1"));

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-/// The short names, sorted, if the file is in Debian's format for machines; else nothing, for a guess would be worse.
+/// The short names, sorted, if the file is in Debian's machine-readable format; otherwise none: a guess would
+/// be worse.
 pub(super) fn of(copyright: &str) -> Vec<String> {
     if !copyright.lines().take(5).any(|line| line.starts_with("Format:")) {
         return Vec::new();
@@ -24,7 +25,7 @@ mod tests {
     }
 
     #[test]
-    fn prose_is_not_guessed_at() {
+    fn prose_gives_no_licence() {
         assert!(of("This program is free software. License: see below").is_empty());
     }
 }

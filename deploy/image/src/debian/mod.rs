@@ -1,8 +1,9 @@
-//! The part of the image that is Debian's: tools, the libraries they load, and a record of each package.
+//! The image's layer from Debian: tools, the libraries they load, and a record of each package.
 //!
-//! Packages are downloaded and verified by apt and unpacked here, file by file; none is installed. So it takes no root, no
-//! chroot, no emulation for another processor, and nothing depends on what installation scripts do. A record of each lies
-//! in `/var/lib/dpkg/status.d`, where scanners for known vulnerabilities look in images without dpkg.
+//! apt downloads and verifies the packages, and they are unpacked here, file by file; none is installed. So
+//! this needs no root, no chroot and no emulation for another architecture, and nothing depends on
+//! installation scripts. Each package has a record in `/var/lib/dpkg/status.d`, where vulnerability scanners
+//! look in images without dpkg.
 
 mod apt;
 mod licences;
@@ -14,21 +15,21 @@ use quarry_vm::Cache;
 use crate::command::{command, drain, run, stream};
 use crate::{Architecture, Layer};
 
-/// Debian's release: the one whose tools the tests on real LVM run, crash sweeps included. They and the image change
-/// together. Newer tools would also write formats that hosts' own older ones do not read.
+/// Debian's release: the tests on real LVM, crash sweeps included, run its tools. Tests and image change
+/// together. Newer tools would also write formats that older tools on hosts cannot read.
 pub(crate) const RELEASE: &str = "bookworm";
 
-/// Every package, libraries included: what comes into the image is read here, not decided by a resolver. Whatever a
-/// program lacks, the image's check finds.
+/// Every package, libraries included: this list decides what is in the image, not a resolver. The image's
+/// check finds what a program lacks.
 const PACKAGES: &[&str] = &[
-    // What Quarry runs.
+    // The tools that Quarry runs.
     "btrfs-progs",
     "dmsetup",
     "e2fsprogs",
     "lvm2",
     "util-linux",
     "xfsprogs",
-    // Which Debian this is, and the licences.
+    // The release files and the licences.
     "base-files",
     // Libraries.
     "libaio1",
@@ -62,7 +63,7 @@ const PACKAGES: &[&str] = &[
     "libuuid1",
     "libzstd1",
     "zlib1g",
-    // Loaded by name when a thread is ended (mkfs.btrfs); its licence lies with its compiler.
+    // Loaded by name when a thread ends (mkfs.btrfs); its licence is in the compiler's package.
     "gcc-12-base",
     "libgcc-s1",
 ];
@@ -73,18 +74,18 @@ pub(crate) struct Package {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) architecture: String,
-    /// The source package it was built from, which advisories are about.
+    /// The source package, which advisories refer to.
     pub(crate) source: String,
-    /// The SHA-256 of the package's file, as Debian's signed index has it.
+    /// The SHA-256 of the package's file, from Debian's signed index.
     pub(crate) sha256: String,
-    /// The short names of its licences, where its copyright file is in the format for machines.
+    /// The short names of its licences, if its copyright file is machine-readable.
     pub(crate) licences: Vec<String>,
 }
 
-/// Builds the layer, and says what is in it.
+/// Builds the layer and returns it with its packages.
 pub(crate) fn layer(cache: &Cache, architecture: Architecture) -> Result<(Layer, Vec<Package>)> {
     let mut layer = select::MERGED.iter().fold(Layer::default(), |layer, top| match *top {
-        // Only where the loader of programs is expected there.
+        // Only if the loader is expected there.
         "lib64" if architecture != Architecture::Amd64 => layer,
         top => layer.symlink(top, &format!("usr/{top}")),
     });
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_control_file_is_read() {
+    fn a_control_file_is_parsed() {
         let control = "Package: libudev1\nSource: systemd (252.39)\nVersion: 252.39-1~deb12u2\nArchitecture: amd64\n \
                        Version: no field\n";
         let package = package(control, "00".to_owned()).unwrap();
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn no_package_is_named_twice() {
+    fn no_package_is_listed_twice() {
         let mut names = PACKAGES.to_vec();
         names.sort_unstable();
         names.dedup();

@@ -1,21 +1,21 @@
-//! Which files of Debian's packages the image takes, and where they go.
+//! Selects which files of Debian's packages go into the image, and where.
 //!
-//! A short list of what is wanted, not a long one of what is not: programs, the libraries they load, the few files they
-//! read, and every licence. There is no shell in the image, so no scripts either; with that go the packages'
-//! installation scripts, and nobody but the kernel ever runs anything that is not named here.
+//! A short list of what is included, not a long one of what is not: programs, the libraries they load, the
+//! few files they read, and every licence. The image has no shell, so it needs no scripts, and no
+//! installation scripts either; only the kernel starts programs that are not listed here.
 
 use crate::{Architecture, Layer};
 
-/// Programs that would need libraries (PAM, ICU) which nothing else in the image does.
+/// Programs that would need libraries (PAM, ICU) that nothing else in the image needs.
 const WITHOUT: [&str; 3] = ["usr/bin/su", "usr/sbin/runuser", "usr/sbin/xfs_scrub"];
 
-/// Files by their full names.
+/// Files by their full paths.
 const FILES: [&str; 4] = ["etc/debian_version", "etc/mke2fs.conf", "etc/os-release", "usr/lib/os-release"];
 
-/// Folders that packages still fill although Debian's systems have them as links into /usr.
+/// Folders that packages still use although they are links into /usr on Debian's systems.
 pub(super) const MERGED: [&str; 4] = ["bin", "sbin", "lib", "lib64"];
 
-/// Where a package's file goes, or nothing if it is left out.
+/// The path of a package's file in the image, or none if it is left out.
 pub(super) fn place(path: &str, architecture: Architecture) -> Option<String> {
     let top = path.split('/').next().unwrap_or_default();
     let path = if MERGED.contains(&top) { format!("usr/{path}") } else { path.to_owned() };
@@ -29,13 +29,13 @@ pub(super) fn place(path: &str, architecture: Architecture) -> Option<String> {
         || path.starts_with("usr/lib/ld-linux-")
         || directly_in("usr/share/common-licenses/")
         || path.ends_with("/copyright")
-        // Some packages' folder is a link to another's.
+        // In some packages the folder is a link to another package's.
         || directly_in("usr/share/doc/")
         || FILES.contains(&path.as_str());
     (wanted && !WITHOUT.contains(&path.as_str())).then_some(path)
 }
 
-/// Removes what came along but cannot run: scripts.
+/// Removes scripts, which cannot run.
 pub(super) fn only_programs(layer: &mut Layer) {
     layer.retain(|path, content| {
         let program = path.starts_with("usr/bin/") || path.starts_with("usr/sbin/");
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_runs_or_reads_stays_out() {
+    fn unused_files_are_left_out() {
         for path in [
             "usr/share/man/man8/lvm.8.gz",
             "usr/share/locale/de/LC_MESSAGES/e2fsprogs.mo",

@@ -1,7 +1,7 @@
-// Registers a CSI driver with kubelet: our stand-in, in tests alone, for Kubernetes' node-driver-registrar.
-//
-// The real one cannot be required at a released version: its tags are v2 and its module path is not. This program takes
-// the flags that our chart gives the real one, and speaks the same two protocols through the same libraries.
+// Registers a CSI driver with kubelet: a test-only replacement for Kubernetes' node-driver-registrar, which
+// cannot be required at a released version: its tags are v2 and its module path is not. This program accepts
+// the flags that the chart passes to the real one, and uses the same two protocols through the same
+// libraries.
 package main
 
 import (
@@ -32,7 +32,7 @@ type registrar struct {
 	refused  chan error
 }
 
-// GetInfo tells kubelet which driver this is and where its CSI socket lies on the host.
+// GetInfo returns the driver's name and the path of its CSI socket on the host.
 func (r *registrar) GetInfo(context.Context, *registration.InfoRequest) (*registration.PluginInfo, error) {
 	return &registration.PluginInfo{
 		Type:              registration.CSIPlugin,
@@ -42,7 +42,8 @@ func (r *registrar) GetInfo(context.Context, *registration.InfoRequest) (*regist
 	}, nil
 }
 
-// NotifyRegistrationStatus takes kubelet's verdict. After a refusal this program ends, so that its restart tries again.
+// NotifyRegistrationStatus receives kubelet's result. If kubelet rejects the driver, this program exits, so
+// that its restart tries again.
 func (r *registrar) NotifyRegistrationStatus(
 	_ context.Context, status *registration.RegistrationStatus,
 ) (*registration.RegistrationStatusResponse, error) {
@@ -66,12 +67,12 @@ func main() {
 	}
 }
 
-// run registers the driver, and goes on until it is told to end, or until kubelet refuses the driver.
+// run registers the driver, and runs until it is stopped or kubelet rejects the driver.
 func run(csiAddress, endpoint, folder, health string, timeout time.Duration) error {
 	if endpoint == "" {
 		return errors.New("--kubelet-registration-path is missing")
 	}
-	// Before any socket appears: an end that comes early must not leave one behind.
+	// Before any socket appears: an early stop must not leave one behind.
 	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	driver, err := driverName(ended, csiAddress, timeout)
@@ -79,7 +80,7 @@ func run(csiAddress, endpoint, folder, health string, timeout time.Duration) err
 		return err
 	}
 	socket := filepath.Join(folder, driver+"-reg.sock")
-	// One that was killed leaves its socket behind.
+	// A killed instance leaves its socket behind.
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("cannot remove the old registration socket: %w", err)
 	}
@@ -104,7 +105,8 @@ func run(csiAddress, endpoint, folder, health string, timeout time.Duration) err
 	}
 }
 
-// healthz says whether kubelet can still find us: another registrar that goes may remove the socket.
+// healthz reports whether kubelet can still find this program: another registrar that exits may remove the
+// socket.
 func healthz(socket string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(answer http.ResponseWriter, _ *http.Request) {
@@ -130,7 +132,8 @@ func driverName(ended context.Context, address string, timeout time.Duration) (s
 	}
 }
 
-// askName asks once, over a connection of its own: one that failed would wait longer and longer before it tries again.
+// askName asks once, over a new connection: a failed connection would wait longer and longer before each
+// retry.
 func askName(ended context.Context, address string, timeout time.Duration) (string, error) {
 	connection, err := grpc.NewClient("unix:"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -1,4 +1,4 @@
-//! `quarry-binaries`: builds the programs of a Kubernetes into the cache, and prints each one's name and path.
+//! `quarry-binaries`: builds the programs of Kubernetes into the cache, and prints the name and path of each.
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -21,7 +21,7 @@ async fn main() -> Result<()> {
     let known = |name: &String| GROUPS.iter().any(|group| group.name == name);
     if let Some(unknown) = arguments.groups.iter().find(|name| !known(name)) {
         let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
-        bail!("there is no group {unknown}: name some of {}", names.join(", "));
+        bail!("unknown group {unknown}: expected some of {}", names.join(", "));
     }
     let asked = |name: &str| arguments.groups.is_empty() || arguments.groups.iter().any(|group| group == name);
     let groups: Vec<_> = GROUPS.iter().filter(|group| asked(group.name)).copied().collect();

@@ -1,17 +1,18 @@
-//! Which programs are built, from which modules, and with which flags.
+//! Which programs are built, from which modules and with which flags.
 
-/// Programs of one upstream module, built and cached together: what they share is compiled once.
+/// Programs of one upstream module, built and cached together: shared packages are compiled once.
 #[derive(Clone, Copy, Debug)]
 pub struct Group {
     /// The folder of its Go module.
     pub name: &'static str,
-    /// The upstream module, which gives the group its version.
+    /// The upstream module, whose version is the group's version.
     pub(super) module: &'static str,
     /// Go's build tags.
     pub(super) tags: &'static [&'static str],
-    /// Go variables that tell the programs their version: `VERSION` stands for it, `MAJOR` and `MINOR` for its parts.
+    /// Go variables that contain the programs' version: `VERSION` stands for it, `MAJOR` and `MINOR` for its
+    /// parts.
     pub(super) variables: &'static [&'static str],
-    /// Go's name of each program and, where that says little, ours.
+    /// Go's name of each program, and a clearer name if that is not enough.
     pub(super) programs: &'static [(&'static str, &'static str)],
 }
 
@@ -44,7 +45,7 @@ pub const GROUPS: &[Group] = &[
     Group {
         name: "containerd",
         module: "github.com/containerd/containerd/v2",
-        // Snapshots live in overlayfs; nobody traces the container runtime.
+        // Snapshots are in overlayfs; the container runtime is not traced.
         tags: &["no_devmapper", "no_tracing", "no_zfs"],
         variables: &["github.com/containerd/containerd/v2/version.Version=VERSION"],
         programs: &[
@@ -81,7 +82,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         name: "registrar",
-        // It is ours; see its source for why.
+        // Quarry's own program; its source says why.
         module: "k8s.io/kubelet",
         tags: &[],
         variables: &[],

@@ -1,4 +1,4 @@
-//! Room: the scheduler knows where there is some, and what it did not know in time is put right.
+//! Capacity: the scheduler knows which nodes have free space, and recovers from outdated values.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::objects::{claim, pod, sleeper, with};
 use crate::space::Space;
 use crate::worker::until;
 
-/// Half of a node's pool and a bit: one such volume fits, two do not.
+/// A little more than half of a node's pool: one such volume fits, two do not.
 const HALF: &str = "6Gi";
 
 pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
@@ -38,7 +38,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let second = node_of(cluster, &elsewhere)?.name.clone();
     ensure!(second != "node-1", "the scheduler chose a node without room");
 
-    // Two at once want the last room of one node.
+    // Two concurrent claims want the last free space of one node.
     space.run(&["delete", "pod", "filler", "elsewhere"]).await?;
     space.run(&["delete", "pvc", "filler", "elsewhere"]).await?;
     until("the room of the deleted volumes", async || {

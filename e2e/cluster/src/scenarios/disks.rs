@@ -1,4 +1,4 @@
-//! Whole disks: plugged in, made a pool of, and given out, one for each pod.
+//! Whole disks: plugged in, added to a pool, and allocated, one per pod.
 
 use anyhow::{Context, Result, ensure};
 use quarry_vm::{Bus, Disk};
@@ -27,8 +27,8 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
 
     let space = Space::new(cluster, "disks").await?;
     space.apply(&[class(POOL, POOL)]).await?;
-    // The largest disk of each node, less what lies around the volume.
-    told(cluster, 2 * GIB - (3 << 20)).await?;
+    // The largest disk of each node, less the space around the volume.
+    wait_for_largest_free(cluster, 2 * GIB - (3 << 20)).await?;
     space.apply(&[stateful_set("db", 4, POOL, "512Mi")]).await?;
     let mut taken = Vec::new();
     for number in 0..4 {
@@ -38,7 +38,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         let device = device.trim().to_owned();
         ensure!(
             device.ends_with("p2") || device.starts_with("/dev/sd"),
-            "{name} has {device}, which is no disk's second partition"
+            "{name} has {device}, which is not the second partition of a disk"
         );
         space.exec(&name, &format!("echo {number} >/data/data/file; sync")).await?;
         taken.push((node_of(cluster, &pod)?.name.clone(), device));
@@ -46,7 +46,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let mut different = taken.clone();
     different.sort();
     different.dedup();
-    ensure!(different.len() == 4, "four pods have {taken:?}, and not a disk each");
+    ensure!(different.len() == 4, "four pods have {taken:?}, not one disk each");
 
     // A fifth has to wait until one of them is deleted and wiped.
     space.run(&["scale", "statefulset", "db", "--replicas=5"]).await?;
@@ -63,7 +63,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     space.ready("db-3").await?;
     let file = space.exec("db-3", "ls /data/data").await?;
     ensure!(file.trim() == "lost+found" || file.trim().is_empty(), "the new volume shows a former one's {file:?}");
-    // Those that stayed have what they had.
+    // The remaining pods still have their data.
     let before = text(&space.ready("db-0").await?, "/metadata/uid").to_owned();
     space.run(&["delete", "pod", "db-0"]).await?;
     space.wait("pod", "db-0", "another one", |pod| text(pod, "/metadata/uid") != before).await?;
@@ -77,7 +77,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
 }
 
 /// Waits until the scheduler knows of a volume that large on every node.
-async fn told(cluster: &Cluster, largest: u64) -> Result<()> {
+async fn wait_for_largest_free(cluster: &Cluster, largest: u64) -> Result<()> {
     let namespace = format!("--namespace={SYSTEM}");
     until("the capacity of whole disks", async || {
         let capacities = cluster.kubectl().get(["csistoragecapacities", &namespace]).await?;

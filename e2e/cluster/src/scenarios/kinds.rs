@@ -1,4 +1,4 @@
-//! The kinds of volumes that pods ask for.
+//! The kinds of volumes that pods request.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::install::{CLASS, SECOND_POOL};
 use crate::objects::{BUSYBOX, claim, class, pod, sleeper, sleeping, with};
 use crate::space::Space;
 
-/// Raw block, mount options, fsGroup and a user who is not root.
+/// Raw block, mount options, fsGroup and a non-root user.
 pub(super) async fn shapes(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "shapes").await?;
     let raw = with(claim("raw", CLASS, "64Mi"), json!({ "spec": { "volumeMode": "Block" } }));
@@ -67,7 +67,7 @@ pub(super) async fn shapes(cluster: &mut Cluster) -> Result<String> {
     Ok("raw block of zeroes, xfs with noatime and nodev, fsGroup".to_owned())
 }
 
-/// Two pods of one volume, one pod alone, and a volume that lives with its pod.
+/// Two pods with one volume, one exclusive pod, and a volume that is deleted with its pod.
 pub(super) async fn sharing(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "sharing").await?;
     space.apply(&[claim("shared", CLASS, "64Mi"), pod("writer", sleeper(&["shared"]))]).await?;
@@ -97,7 +97,7 @@ pub(super) async fn sharing(cluster: &mut Cluster) -> Result<String> {
         let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
         conditions.into_iter().flatten().any(|found| text(found, "/message").contains("ReadWriteOncePod"))
     };
-    space.wait("pod", "too-many", "refused for ReadWriteOncePod", refused).await?;
+    space.wait("pod", "too-many", "rejected for ReadWriteOncePod", refused).await?;
 
     let brief = space.ready("brief").await?;
     let name = lies_on(&space, "brief-scratch", node_of(cluster, &brief)?).await?;
@@ -105,7 +105,8 @@ pub(super) async fn sharing(cluster: &mut Cluster) -> Result<String> {
     space.wait_gone("pv", &name).await?;
     ensure!(!volumes_on(node_of(cluster, &brief)?).await?.contains(&name), "the ephemeral volume outlives its pod");
     space.end().await?;
-    Ok("reader beside writer, ReadWriteOncePod refused to a second pod, ephemeral gone with its pod".to_owned())
+    Ok("reader next to writer, ReadWriteOncePod rejected for a second pod, ephemeral volume deleted with its pod"
+        .to_owned())
 }
 
 /// Which pool and which node a class leads to.
@@ -132,14 +133,10 @@ pub(super) async fn classes(cluster: &mut Cluster) -> Result<String> {
     lies_on(&space, "at-once", node_of(cluster, &late)?).await?;
 
     let both = space.ready("both").await?;
-    ensure!(
-        node_of(cluster, &both)?.name == there,
-        "the class allows {there} alone: {}",
-        text(&both, "/spec/nodeName")
-    );
+    ensure!(node_of(cluster, &both)?.name == there, "the class allows only {there}: {}", text(&both, "/spec/nodeName"));
     let name = lies_on(&space, "second", cluster.worker(there)?).await?;
     let group = cluster.worker(there)?.vm.sh(format!("lvs --noheadings -o vg_name --select lv_name={name}")).await?;
-    ensure!(group.trim() == SECOND_POOL, "a volume of pool {SECOND_POOL} lies in volume group {group:?}");
+    ensure!(group.trim() == SECOND_POOL, "a volume of pool {SECOND_POOL} is in volume group {group:?}");
     for class in ["second", "at-once", "there"] {
         space.run(&["delete", "storageclass", class]).await?;
     }

@@ -1,4 +1,4 @@
-//! What is shown on a real Kubernetes, one scenario after the other on one cluster.
+//! The scenarios on a real Kubernetes, one after the other on one cluster.
 
 mod capacity;
 mod disks;
@@ -31,7 +31,7 @@ pub const SYSTEM: &str = install::NAMESPACE;
 
 type Run<'a> = Pin<Box<dyn Future<Output = Result<String>> + 'a>>;
 
-/// A scenario: its name, what it shows, and how.
+/// A scenario: its name, a description, and the function that runs it.
 struct Scenario {
     name: &'static str,
     about: &'static str,
@@ -52,11 +52,11 @@ const ALL: &[Scenario] = &[
         stateful::run
     ),
     scenario!("reclaim", "Delete removes the volume; Retain keeps it, and a new claim gets it", reclaim::run),
-    scenario!("block-and-options", "raw block, mount options, fsGroup, a user who is not root", kinds::shapes),
-    scenario!("sharing", "a read-only pod beside another; ReadWriteOncePod; ephemeral volumes", kinds::sharing),
+    scenario!("block-and-options", "raw block, mount options, fsGroup, a non-root user", kinds::shapes),
+    scenario!("sharing", "a read-only pod next to another; ReadWriteOncePod; ephemeral volumes", kinds::sharing),
     scenario!("classes", "two pools, Immediate binding, allowedTopologies", kinds::classes),
-    scenario!("moving", "from local volumes to ours, as docs/migrating.md says", moving::run),
-    scenario!("speed", "from claim and pod to a running pod, beside a hostPath", speed::start),
+    scenario!("moving", "from local volumes to Quarry, as in docs/migrating.md", moving::run),
+    scenario!("speed", "from claim and pod to a running pod, compared with a hostPath", speed::start),
     scenario!("memory", "what our containers hold at rest and with a hundred volumes", speed::memory),
     scenario!(
         "capacity",
@@ -83,11 +83,11 @@ pub fn list() {
     }
 }
 
-/// Runs those whose name contains one of `only` (all, if there are none), as long as `end` is not over. Gives how many
-/// passed, and how many failed.
+/// Runs the scenarios whose name contains one of `only` (all, if it is empty), until `end`. Returns how many
+/// passed and how many failed.
 ///
 /// # Errors
-/// When there is none of such a name.
+/// No scenario has such a name.
 pub async fn run(cluster: &mut Cluster, only: &[String], end: Option<Instant>) -> Result<(usize, usize)> {
     let chosen: Vec<_> = ALL
         .iter()
@@ -150,10 +150,10 @@ async fn lies_on(space: &Space<'_>, claim: &str, worker: &Worker) -> Result<Stri
     Ok(name)
 }
 
-/// The last of the numbers that a pod told, a line each, before its node lost its power.
-fn last_told(text: &str) -> Result<u64> {
+/// The last number that a pod printed, one per line, before its node lost power.
+fn last_number(text: &str) -> Result<u64> {
     // The last line may have been cut.
     let whole = text.rfind('\n').map_or("", |end| text.get(..end).unwrap_or_default());
     let last = whole.lines().filter_map(|line| line.trim().parse().ok()).next_back();
-    last.with_context(|| format!("the pod told no number: {text}"))
+    last.with_context(|| format!("the pod printed no number: {text}"))
 }

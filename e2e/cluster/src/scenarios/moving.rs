@@ -1,4 +1,4 @@
-//! The ways of docs/migrating.md, from volumes that the static provisioner might have made.
+//! The procedures of docs/migrating.md, from volumes that the static provisioner might have created.
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
@@ -29,11 +29,11 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     }
     copied(&space).await?;
     replicated(&space).await?;
-    // Removed by hand, as the page says; with the claims of ours goes what is ours.
+    // Deleted by hand, as the page says; with the claims, Quarry's volumes are deleted.
     space.run(&["delete", "pv", "old-web", "old-ring", "--wait=false"]).await?;
     space.run(&["delete", "storageclass", STATIC]).await?;
     space.end().await?;
-    Ok("local volumes to ours: one copied and handed over, one made anew under its pod".to_owned())
+    Ok("local volumes to Quarry: one copied and handed over, one recreated under its pod".to_owned())
 }
 
 /// "The application does not replicate".
@@ -81,7 +81,7 @@ async fn copied(space: &Space<'_>) -> Result<()> {
     space.run(&["patch", "pv", &new, delete]).await.map(drop)
 }
 
-/// "The application replicates": the pod comes back with an empty volume of ours, and the old one is kept.
+/// "The application replicates": the pod gets an empty Quarry volume, and the old one is kept.
 async fn replicated(space: &Space<'_>) -> Result<()> {
     let before = text(&space.ready("ring-0").await?, "/metadata/uid").to_owned();
     space.run(&["delete", "statefulset", "ring", "--cascade=orphan"]).await?;
@@ -107,12 +107,12 @@ async fn retain(space: &Space<'_>, volume: &str) -> Result<()> {
     space.run(&["patch", "pv", volume, retain]).await.map(drop)
 }
 
-/// Where the old data of a set lies on the node.
+/// The folder of a set's old data on the node.
 fn path(set: &str) -> String {
     format!("/var/tmp/old-{set}")
 }
 
-/// A volume as the static provisioner makes it, for the claim of a set's first pod.
+/// A volume as the static provisioner creates it, for the claim of a set's first pod.
 fn local(set: &str) -> Value {
     let node = json!({ "key": "kubernetes.io/hostname", "operator": "In", "values": [NODE] });
     json!({

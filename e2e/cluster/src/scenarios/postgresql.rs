@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use quarry_vm::{Cache, Daemon};
 use serde_json::json;
 
-use super::{last_told, node_of};
+use super::{last_number, node_of};
 use crate::cluster::Cluster;
 use crate::containerd;
 use crate::images;
@@ -16,10 +16,10 @@ use crate::space::Space;
 
 /// For how long the database works before the power goes.
 const LOAD: Duration = Duration::from_secs(45);
-/// The node that it runs on: an image of that size is not for all.
+/// The node that it runs on: an image of that size does not go to all nodes.
 const NODE: &str = "node-2";
 
-/// Makes the database where there is none, and serves it.
+/// Creates the database if there is none, and serves it.
 const SERVE: &str = "export PGDATA=/data/data/pg PATH=/usr/lib/postgresql/15/bin:$PATH
     test -s $PGDATA/PG_VERSION || initdb --auth=trust --username=postgres --no-instructions
     exec postgres -k /tmp -c listen_addresses= -c shared_buffers=16MB -c max_connections=20 -c jit=off";
@@ -41,7 +41,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
             );
         }
         let more = json!({
-            // PostgreSQL refuses a folder that kubelet, mounting it again, has opened to the group.
+            // PostgreSQL rejects a folder to which kubelet has given the group access when mounting it again.
             "securityContext": { "fsGroup": 5432, "fsGroupChangePolicy": "OnRootMismatch" },
             "nodeSelector": { "kubernetes.io/hostname": NODE },
         });
@@ -66,7 +66,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         cluster.worker_mut(NODE)?.vm.power_cut().await?;
         let text = std::fs::read_to_string(&told).context("cannot read what was committed")?;
         drop((load, commits));
-        last_told(&text)?
+        last_number(&text)?
     };
     cluster.worker_mut(NODE)?.boot_again().await?;
     let space = Space { cluster, name: "postgresql".to_owned() };
@@ -82,10 +82,10 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     query(&space, "select sum(abalance) from pgbench_accounts").await?;
     install::wait_running(cluster).await?;
     space.end().await?;
-    Ok(format!("{acknowledged} acknowledged commits beside pgbench, all there after the power cut"))
+    Ok(format!("{acknowledged} acknowledged commits next to pgbench, all there after the power cut"))
 }
 
-/// Runs a statement in the database and gives what it prints.
+/// Runs a statement in the database and returns its output.
 async fn query(space: &Space<'_>, statement: &str) -> Result<String> {
     let psql = ["exec", "pg-0", "--", "psql", "-h", "/tmp", "-U", "postgres", "-X", "-A", "-t", "-c", statement];
     space.run(&psql).await

@@ -1,11 +1,11 @@
-//! A node loses its power, and comes back; a node never comes back.
+//! A node loses power and returns; a node never returns.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use quarry_vm::Daemon;
 
-use super::{last_told, node_of};
+use super::{last_number, node_of};
 use crate::cluster::{Cluster, items, text};
 use crate::install::{self, CLASS};
 use crate::objects::{claim, pod, sleeper, stateful_set};
@@ -25,7 +25,7 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
             space.ready(&format!("db-{number}")).await?;
         }
         let writer = space.ready("db-1").await?;
-        // Each number is told to us when it is flushed.
+        // Each number is printed once it is flushed.
         let script = "i=0; while :; do i=$((i+1)); echo $i >>/data/data/log; sync; echo $i; done";
         let told = cluster.kubeconfig().with_file_name("told");
         let exec = ["--namespace=power", "exec", "db-1", "--", "/bin/busybox", "sh", "-ec", script];
@@ -33,9 +33,9 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
         tokio::time::sleep(WRITING).await;
         let name = node_of(cluster, &writer)?.name.clone();
         cluster.worker_mut(&name)?.vm.power_cut().await?;
-        let text = std::fs::read_to_string(&told).context("cannot read what the pod told")?;
+        let text = std::fs::read_to_string(&told).context("cannot read the pod's output")?;
         drop(streaming);
-        (name, last_told(&text)?)
+        (name, last_number(&text)?)
     };
     cluster.worker_mut(&name)?.boot_again().await?;
     let space = Space { cluster, name: "power".to_owned() };
@@ -53,7 +53,7 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
     Ok(format!("{acknowledged} flushed lines, all there after the boot of {name}"))
 }
 
-/// A node is destroyed and deleted: its claim can be deleted, and the pod gets a new volume elsewhere.
+/// A node is destroyed and deleted: its claim can be deleted, and the pod gets a new volume on another node.
 pub(super) async fn gone(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "gone").await?;
     let name = cluster.workers.last().context("there is no node")?.name.clone();

@@ -1,4 +1,4 @@
-//! What becomes of a volume when its claim is deleted.
+//! What happens to a volume when its claim is deleted.
 
 use anyhow::{Result, ensure};
 use serde_json::json;

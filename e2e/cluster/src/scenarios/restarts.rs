@@ -1,4 +1,5 @@
-//! Parts of the driver and kubelet restart: running pods notice nothing, and pods that start meanwhile come up.
+//! Parts of the driver and kubelet restart: running pods are not affected, and pods that start meanwhile come
+//! up.
 
 use anyhow::Result;
 

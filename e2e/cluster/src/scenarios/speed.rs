@@ -1,5 +1,5 @@
-//! From a claim and its pod to a running pod, beside the same pod with a hostPath volume; where the time goes; and how much
-//! memory our containers hold.
+//! The time from a claim and its pod to a running pod, compared with the same pod with a hostPath volume;
+//! which step takes how long; and the memory of Quarry's containers.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ const ROUNDS: usize = 20;
 /// How many volumes there are when memory is measured the second time.
 const VOLUMES: usize = 100;
 
-/// Pods with a new volume of ours, and pods with a hostPath, one after the other in turn.
+/// Alternates pods with a new Quarry volume and pods with a hostPath.
 pub(super) async fn start(cluster: &mut Cluster) -> Result<String> {
     let space = Space::new(cluster, "speed").await?;
     let host = json!({ "volumes": [{ "name": "data", "hostPath": { "path": "/var/tmp/speed", "type": "DirectoryOrCreate" } }] });
@@ -109,9 +109,9 @@ fn seconds(date: &str) -> Result<f64> {
     let numbers: Vec<f64> = date
         .trim_end_matches('Z')
         .split(['-', 'T', ':'])
-        .map(|part| part.parse::<f64>().with_context(|| format!("{date:?} is no date")))
+        .map(|part| part.parse::<f64>().with_context(|| format!("{date:?} is not a date")))
         .collect::<Result<_>>()?;
-    let [_, _, days, hours, minutes, seconds] = numbers[..] else { anyhow::bail!("{date:?} is no date") };
+    let [_, _, days, hours, minutes, seconds] = numbers[..] else { anyhow::bail!("{date:?} is not a date") };
     Ok(((days * 24.0 + hours) * 60.0 + minutes) * 60.0 + seconds)
 }
 
@@ -193,8 +193,8 @@ pub(super) async fn memory(cluster: &mut Cluster) -> Result<String> {
     Ok(figures)
 }
 
-/// The anonymous memory of each kind of container of ours, in bytes: the largest of its kind. File pages, such as the
-/// program itself, the kernel takes back when it likes.
+/// The anonymous memory of each kind of Quarry's containers, in bytes: the largest of its kind. The kernel
+/// can reclaim file pages, such as the program itself, at any time.
 async fn held(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
     let mut held = BTreeMap::new();
     for pod in our_pods(cluster).await? {
@@ -205,7 +205,8 @@ async fn held(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
             let id = text(&status, "/containerID").trim_start_matches("containerd://").to_owned();
             let script =
                 format!("awk '$1 == \"anon\" {{ print $2 }}' $(find /sys/fs/cgroup -path '*{id}/memory.stat')");
-            let bytes: u64 = worker.vm.sh(script).await?.trim().parse().context("a container's memory is no number")?;
+            let bytes: u64 =
+                worker.vm.sh(script).await?.trim().parse().context("a container's memory is not a number")?;
             let largest = held.entry(format!("{component}/{}", text(&status, "/name"))).or_insert(0);
             *largest = bytes.max(*largest);
         }

@@ -19,7 +19,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     let waiting = space.wait("pvc", "waiting", "there", |_| true).await?;
     ensure!(text(&waiting, "/status/phase") == "Pending", "a claim without a pod is bound: {waiting}");
 
-    // A pod that is deleted comes back to its data.
+    // The replacement of a deleted pod finds the data.
     let before = text(&space.ready("db-1").await?, "/metadata/uid").to_owned();
     space.run(&["delete", "pod", "db-1"]).await?;
     space.wait("pod", "db-1", "another one", |pod| text(pod, "/metadata/uid") != before).await?;

@@ -1,4 +1,4 @@
-//! The chart is taken out and put back while volumes exist.
+//! The chart is uninstalled and reinstalled while volumes exist.
 
 use anyhow::{Result, ensure};
 
@@ -17,7 +17,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     space.exec("user", "echo precious >/data/data/file; sync").await?;
 
     install::uninstall(cluster).await?;
-    // The pod goes on without us.
+    // The pod keeps running without Quarry.
     let found = space.exec("user", "cat /data/data/file; echo more >>/data/data/file").await?;
     ensure!(found.trim() == "precious", "the running pod finds {found:?}");
     ensure!(super::volumes_on(node).await?.contains(&name), "the logical volume is gone with the chart");

@@ -1,4 +1,4 @@
-//! The driver is upgraded from an older commit, and its controller taken back, under running pods.
+//! The driver is upgraded from an older commit, and its controller rolled back, under running pods.
 
 use anyhow::{Context, Result, ensure};
 use quarry_vm::Cache;
@@ -41,11 +41,13 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     for pod in &first {
         writer::undisturbed(&space, pod, "data").await.context("after the upgrade")?;
     }
-    // The newer one stages, deletes and makes volumes beside those of the older one.
+    // The newer version stages, deletes and creates volumes next to those of the older one.
     space.run(&["delete", "pod", "db-0", "doomed"]).await?;
     space.run(&["delete", "pvc", "doomed"]).await?;
     comes_back(&space, "db-0", &first).await?;
-    deleted(&space, &doomed_volume, doomed_node).await.context("made by the older Quarry, deleted by the newer one")?;
+    deleted(&space, &doomed_volume, doomed_node)
+        .await
+        .context("created by the older Quarry, deleted by the newer one")?;
     space.apply(&[claim("fresh", CLASS, "64Mi"), pod("fresh", sleeper(&["fresh"]))]).await?;
     space.ready("fresh").await?;
 
@@ -67,11 +69,11 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     comes_back(&space, "db-1", &second).await?;
     deleted(&space, &fresh_volume, fresh_node)
         .await
-        .context("made by the newer Quarry, deleted by the older controller")?;
+        .context("created by the newer Quarry, deleted by the older controller")?;
 
     controller(cluster, images::QUARRY).await.context("the newer controller again")?;
     space.end().await?;
-    Ok("older to newer, and the controller back and forth: 2 pods wrote all the while; volumes made by each, served and deleted by the other".to_owned())
+    Ok("older to newer, and the controller back and forth: 2 pods kept writing; volumes created by each, served and deleted by the other".to_owned())
 }
 
 /// The StatefulSet's pods, ready.

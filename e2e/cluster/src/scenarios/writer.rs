@@ -1,4 +1,4 @@
-//! A pod that writes twice a second while parts of the driver come and go, and whether anything has disturbed it.
+//! A pod that writes twice a second while parts of the driver restart, and checks for disturbances.
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::space::Space;
 /// How old the last line of a pod that writes may be, in seconds: emulated nodes are slow.
 const LATE: i64 = 10;
 
-/// Has a pod write lines to a volume of its own. A write that fails ends it and leaves a mark.
+/// Starts a pod that writes lines to a volume of its own. A failed write ends it and leaves a mark.
 pub(super) async fn write(space: &Space<'_>, pod: &str, volume: &str) -> Result<()> {
     let at = format!("/data/{volume}");
     let script = format!("(while date +%s >>{at}/log; do sleep 0.5; done; touch {at}/failed) >/dev/null 2>&1 &");
@@ -26,7 +26,7 @@ pub(super) async fn same(space: &Space<'_>, before: &Value) -> Result<Value> {
     Ok(now)
 }
 
-/// Fails unless a pod that was told to [`write`] is the same as before and has never stopped.
+/// Fails unless a pod that runs [`write`] is the same as before and has never stopped.
 pub(super) async fn undisturbed(space: &Space<'_>, before: &Value, volume: &str) -> Result<()> {
     let pod = same(space, before).await?;
     let name = text(&pod, "/metadata/name");

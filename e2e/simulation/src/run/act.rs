@@ -1,4 +1,4 @@
-//! Makes one planned thing happen.
+//! Executes one planned event.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,7 +24,7 @@ impl Script<'_> {
             Action::Cut { replica, seat } => self.sim.partition(replica_name(replica), seat_name(seat)),
             Action::CutTo { replica, seat } => self.sim.partition_oneway(replica_name(replica), seat_name(seat)),
             Action::CutFrom { replica, seat } => self.sim.partition_oneway(seat_name(seat), replica_name(replica)),
-            Action::Mend { replica, seat } => self.mend(replica, seat),
+            Action::Mend { replica, seat } => self.repair_link(replica, seat),
             Action::CrashSeat { seat, silent } => self.crash_seat(seat, silent),
             Action::StartSeat { seat } => self.start_seat(seat),
             Action::CrashReplica { replica, silent } => self.crash_replica(replica, silent),
@@ -81,14 +81,14 @@ impl Script<'_> {
         }
     }
 
-    fn mend(&mut self, replica: usize, seat: usize) {
+    fn repair_link(&mut self, replica: usize, seat: usize) {
         let (replica, seat) = (replica_name(replica), seat_name(seat));
         self.sim.set_link_fail_rate(replica.as_str(), seat.as_str(), 0.0);
         self.sim.set_link_max_message_latency(replica.as_str(), seat.as_str(), LATENCY);
         self.sim.release(replica.as_str(), seat.as_str());
     }
 
-    /// Half the crashes are such that nobody is told: the machine is cut off first.
+    /// In half of the crashes no peer notices: the machine is cut off first.
     fn crash_seat(&mut self, seat: usize, silent: bool) {
         if !std::mem::replace(&mut self.seats[seat], false) {
             return;
@@ -153,7 +153,7 @@ impl Script<'_> {
         }
     }
 
-    /// Another machine of the same name: its disks hold volumes of the same names, which are somebody else's.
+    /// Another machine with the same name: its disks hold foreign volumes with the same names.
     fn replace(&mut self, seat: usize) {
         if !self.seats[seat] {
             return;
@@ -215,7 +215,7 @@ impl Script<'_> {
 }
 
 impl World {
-    /// The names of volumes that lie on this node and that nobody asks for any more.
+    /// The names of volumes on this node that no claim requests any longer.
     fn bound_for_sure(&self, now: Duration, node: usize) -> BTreeSet<String> {
         let node = &self.nodes[node];
         let here = |life: &Life| matches!(life, Life::Bound(id) if node.storage.holds(id, &node.name));

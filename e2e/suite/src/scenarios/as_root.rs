@@ -1,5 +1,5 @@
-//! The tests of crates that mount and format loop devices. They need root, so they run in a virtual node, and no machine of
-//! a developer is touched.
+//! The tests of crates that mount and format loop devices. They need root, so they run in a virtual node and
+//! not on a developer's machine.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use quarry_vm::{Command, Config, Disk, Vm, build_static_tests};
 
 use crate::runner::{Context, Passed};
 
-/// The packages with such tests, which all lie in `tests/as_root.rs`.
+/// The packages with such tests, all in `tests/as_root.rs`.
 const PACKAGES: [&str; 2] = ["quarry-mount", "quarry-filesystem"];
 /// How long the tests of one package may take.
 const DEADLINE: Duration = Duration::from_secs(600);
 
 pub async fn run(context: Context) -> Passed {
     let vm = Vm::start(Config::new("as-root").disk(Disk::new("room", 4 << 30))).await?;
-    // The images of the loop devices lie on a disk of their own.
+    // The images of the loop devices are on a disk of their own.
     vm.sh(
         "mkfs.ext4 -q /dev/disk/by-id/virtio-room; mkdir /room; mount /dev/disk/by-id/virtio-room /room; modprobe loop",
     )

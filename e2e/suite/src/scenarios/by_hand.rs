@@ -1,5 +1,5 @@
-//! Changes made by hand show within ten seconds, with udevd and without it, and an old volume group's identifiers are
-//! never taken for those of a new one of the same name.
+//! Changes made by hand are visible within ten seconds, with and without udevd, and identifiers of an old
+//! volume group never match a new one with the same name.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::node::{Node, device};
 use crate::runner::{Context, Passed};
 
 const DISK: u64 = 512 << 20;
-/// For so long quarry may answer from what it remembers.
+/// How long quarry may answer from its cache.
 const FRESH: Duration = Duration::from_secs(10);
 
 pub async fn run(_: Context) -> Passed {
@@ -23,7 +23,7 @@ pub async fn run(_: Context) -> Passed {
     let with = changes(&node, &Hand { udev: true }).await.context("with udevd")?;
     node.vm.stop_udev().await?;
     let without = changes(&node, &Hand { udev: false }).await.context("without udevd")?;
-    anew(&node, &Hand { udev: false }).await.context("a volume group made anew")?;
+    anew(&node, &Hand { udev: false }).await.context("a recreated volume group")?;
     Ok(format!("{}; {}", with.figures("with udevd"), without.figures("without")))
 }
 
@@ -54,7 +54,7 @@ impl Shown {
         format!("{} changes {how}, the slowest seen after {:.1} s", self.count, self.slowest.as_secs_f64())
     }
 
-    /// Asks until the answer is right. A call that begins when ten seconds are over has to be right.
+    /// Retries until the answer is right. A call that starts after ten seconds must be right.
     async fn wait<F: Future<Output = Result<bool, Status>>>(
         &mut self,
         what: &str,
@@ -84,7 +84,7 @@ async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
     };
     let (ours, other) =
         (csi.create(&Ask::mount("ours", "ext4")).await?, csi.create(&Ask::mount("other", "ext4")).await?);
-    ensure!(listed(&ours).await?.is_some() && listed(&other).await?.is_some(), "what was made is not listed");
+    ensure!(listed(&ours).await?.is_some() && listed(&other).await?.is_some(), "a created volume is not listed");
 
     let before = free().await?;
     hand.lvm(node, &[format!("vgextend vg0 {}", device("d2"))]).await?;
@@ -93,7 +93,7 @@ async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
     let before = free().await?;
     hand.lvm(node, &["lvcreate -an -Zn -Wn -n somebodys -L 64M vg0".to_owned()]).await?;
     shown.wait("lvcreate", || async { Ok(free().await? == before - 64 * MIB) }).await?;
-    ensure!(csi.list().await?.len() == 2, "a logical volume of somebody else is listed");
+    ensure!(csi.list().await?.len() == 2, "a foreign logical volume is listed");
     let forged = ours.id.replace(":ours", ":somebodys");
     ensure!(forged != ours.id, "an identifier does not end in the volume's name");
     csi.delete(&forged).await?;
@@ -102,12 +102,12 @@ async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
     ensure!(tag.starts_with("quarry1/"), "a volume's tag is {tag:?}");
     hand.lvm(node, &[format!("lvchange --deltag '{tag}' vg0/ours")]).await?;
     shown.wait("lvchange --deltag", || async { Ok(listed(&ours).await?.is_none()) }).await?;
-    // Without our mark it is not ours: not used, not deleted, and its name is taken.
+    // Without Quarry's tag the volume is foreign: not used, not deleted, and its name is in use.
     node.kubelet_folders(&ours).await?;
-    refused("stage of what lost its record", csi.stage(&ours).await, Code::NotFound, "")?;
+    refused("stage of a volume without its record", csi.stage(&ours).await, Code::NotFound, "")?;
     csi.delete(&ours.id).await?;
     refused("create of that name", csi.create(&ours.ask).await, Code::AlreadyExists, "ours")?;
-    node.vm.sh("lvs vg0/ours vg0/somebodys").await.context("what is not ours was removed")?;
+    node.vm.sh("lvs vg0/ours vg0/somebodys").await.context("a foreign volume was removed")?;
     hand.lvm(node, &[format!("lvchange --addtag '{tag}' vg0/ours")]).await?;
     shown.wait("lvchange --addtag", || async { Ok(listed(&ours).await?.is_some()) }).await?;
 
@@ -119,7 +119,7 @@ async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
 
     hand.lvm(node, &["lvremove vg0/ours".to_owned()]).await?;
     shown.wait("lvremove", || async { Ok(listed(&ours).await?.is_none()) }).await?;
-    refused("stage of what was removed", csi.stage(&ours).await, Code::NotFound, "")?;
+    refused("stage of a removed volume", csi.stage(&ours).await, Code::NotFound, "")?;
     csi.delete(&ours.id).await?;
 
     csi.delete(&other.id).await?;
@@ -129,7 +129,8 @@ async fn changes(node: &Node, hand: &Hand) -> Result<Shown> {
     Ok(shown)
 }
 
-/// The volume group is removed, and made anew under the same name: what was on the old one is not known to be gone.
+/// The volume group is removed and recreated with the same name: volumes on the old one are not known to be
+/// deleted.
 async fn anew(node: &Node, hand: &Hand) -> Result<()> {
     let csi = &node.csi;
     let old = csi.create(&Ask::mount("anew", "ext4")).await?;
@@ -140,7 +141,7 @@ async fn anew(node: &Node, hand: &Hand) -> Result<()> {
     unavailable("delete, without its volume group", csi.delete(&old.id).await)?;
     unavailable("stage, without its volume group", csi.stage(&old).await)?;
     unavailable("create, without its volume group", csi.create(&old.ask).await.map(drop))?;
-    // What is mounted nowhere is unpublished and unstaged all the same.
+    // A volume that is not mounted is unpublished and unstaged successfully.
     csi.unpublish(&old).await?;
     csi.unstage(&old).await?;
 

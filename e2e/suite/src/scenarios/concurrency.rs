@@ -1,4 +1,4 @@
-//! Many callers at once: every volume once, every caller answered.
+//! Many concurrent callers: every volume exists once, and every caller gets an answer.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::random::Random;
 use crate::runner::{Context, Passed};
 
 const GIB: u64 = 1 << 30;
-/// How many volumes are made and deleted at once.
+/// How many volumes are created and deleted at a time.
 const MANY: usize = 50;
 /// How many callers ask for the same name.
 const CALLERS: usize = 10;
 
 pub async fn run(context: Context) -> Passed {
     let mut random = context.random();
-    // Two processors, unlike elsewhere: what runs at once does so in truth.
+    // Two processors, unlike in other scenarios: concurrent calls really run in parallel.
     let machine = Config::new("concurrency").disk(Disk::new("d1", GIB)).shape(Shape { cpus: 2, ..Shape::default() });
     let mut node = Node::with_vm(Vm::start(machine).await?, 1).await?;
     node.serve().await?;
@@ -38,7 +38,7 @@ pub async fn run(context: Context) -> Passed {
     ))
 }
 
-/// [`MANY`] creates at once, then as many deletes.
+/// [`MANY`] creates at a time, then as many deletes.
 async fn many(context: &Context, node: &Node) -> Result<()> {
     let (free, _) = node.csi.capacity(&Default::default()).await?;
     let asks: Vec<Ask> = (0..MANY).map(|index| Ask::mount(&format!("many-{index}"), "ext4").size(16 * MIB)).collect();
@@ -51,7 +51,7 @@ async fn many(context: &Context, node: &Node) -> Result<()> {
     ensure!(ids.iter().copied().eq(listed.iter().map(String::as_str)), "made {ids:?}, listed {listed:?}");
     let lines = node.contents().await?;
     ensure!(lines.lines().count() == MANY, "{MANY} volumes were asked for; lvm has\n{lines}");
-    // Every byte is accounted for: nothing was carved twice and dropped.
+    // Every byte is accounted for: nothing was allocated twice and dropped.
     let (left, _) = node.csi.capacity(&Default::default()).await?;
     let carved: i64 = made.iter().map(|made| made.size).sum();
     ensure!(free - left == carved, "{carved} bytes were carved, and the free space fell from {free} to {left}");
@@ -89,14 +89,14 @@ async fn same_name(node: &Node) -> Result<()> {
     node.expect_empty().await
 }
 
-/// Create and delete of one name at once. Whoever comes last, there is one whole volume or none. Returns how often
-/// there was one.
+/// Create and delete of one name at the same time. Whichever is last, there is one complete volume or none.
+/// Returns how often there was one.
 async fn create_against_delete(node: &Node, random: &mut Random, races: usize) -> Result<usize> {
     let mut existed = 0;
     for race in 0..races {
         let ask = if race % 2 == 0 { Ask::mount("race", "ext4") } else { Ask::block("race").size(8 * MIB) };
         let made = retry(|| node.csi.create(&ask)).await?;
-        // Each side in turn gets a start, so that every order happens.
+        // Each side in turn gets a head start, so that every order occurs.
         let (before_delete, before_create) = (random.below(2_000), random.below(2_000));
         let delete = async {
             tokio::time::sleep(Duration::from_millis(before_delete)).await;
@@ -121,7 +121,8 @@ async fn create_against_delete(node: &Node, random: &mut Random, races: usize) -
     Ok(existed)
 }
 
-/// Callers that give up before the volume is made, by their own deadline or by going away. Returns how many did.
+/// Callers that give up before the volume exists, by their own deadline or by disconnecting. Returns how many
+/// did.
 async fn deadlines(node: &Node, random: &mut Random) -> Result<usize> {
     let mut late = 0;
     for (index, patience) in [1, 20, 100, 300, 600].into_iter().enumerate() {
@@ -146,7 +147,7 @@ async fn deadlines(node: &Node, random: &mut Random) -> Result<usize> {
         retry(|| node.csi.delete(&made.id)).await?;
         node.expect_empty().await?;
     }
-    // No disk makes and wipes a volume in a millisecond.
+    // No disk creates and wipes a volume in a millisecond.
     ensure!(late > 0, "no caller was too late: the deadlines prove nothing");
     Ok(late)
 }

@@ -1,4 +1,4 @@
-//! The end of a pool: what GetCapacity says fits, fits to the last extent, and one extent more does not.
+//! A full pool: what GetCapacity reports fits to the last extent, and one extent more does not.
 
 use anyhow::{Context as _, Result, ensure};
 use tonic::Code;
@@ -11,7 +11,7 @@ use crate::runner::{Context, Passed};
 const EXTENT: i64 = 4 * MIB;
 /// The disks of the pool: none of the size of another, and none a whole number of extents.
 const DISKS: [u64; 4] = [(201 << 20) + 4096, 150 << 20, (97 << 20) + 12288, 60 << 20];
-/// Metadata areas small enough to be filled; lvm makes them a little larger.
+/// Metadata areas small enough to fill; lvm makes them a little larger.
 const TINY: u64 = 32 << 10;
 
 pub async fn run(context: Context) -> Passed {
@@ -33,7 +33,7 @@ pub async fn run(context: Context) -> Passed {
     node.serve().await?;
     exact += layouts(&node).await.with_context(|| format!("fragmented by {holes}"))?;
     to_the_end(&node).await?;
-    Ok(format!("{exact} largest volumes exact to the extent; full: refused"))
+    Ok(format!("{exact} largest volumes exact to the extent; full: rejected"))
 }
 
 /// The metadata area is full before the disks are.
@@ -63,8 +63,8 @@ fn ask(name: &str, size: i64, layout: &[(&str, &str)]) -> Ask {
     layout.iter().fold(ask, |ask, (key, value)| ask.parameter(key, value))
 }
 
-/// For every layout: the largest volume can be made, and one extent (one row of stripes) more cannot. Returns how many
-/// there were.
+/// For every layout: the largest volume can be created, and one extent (one row of stripes) more cannot.
+/// Returns how many there were.
 async fn layouts(node: &Node) -> Result<usize> {
     let layouts: [(&[(&str, &str)], i64); 5] = [
         (&[], EXTENT),
@@ -87,7 +87,7 @@ async fn layouts(node: &Node) -> Result<usize> {
             .with_context(|| format!("{}: {largest} bytes are said to fit, and do not", what()))?;
         ensure!(made.size == largest, "{}: {} bytes instead of {largest}", what(), made.size);
         let (_, after) = node.csi.capacity(&parameters).await?;
-        ensure!(after < largest, "{}: {after} bytes are said to be left after {largest} were taken", what());
+        ensure!(after < largest, "{}: {after} bytes are reported free after {largest} were allocated", what());
         if after == 0 {
             too_large(node, &ask("more", unit, layout), 0).await.with_context(what)?;
         } else {
@@ -107,11 +107,11 @@ async fn layouts(node: &Node) -> Result<usize> {
     Ok(layouts.len())
 }
 
-/// Fails unless the volume is refused for want of room, with what was asked for and what there is.
+/// Fails unless the volume is rejected for lack of space, with the requested and the free size.
 async fn too_large(node: &Node, ask: &Ask, largest: i64) -> Result<()> {
     let error = match node.csi.create(ask).await {
         Err(status) => status,
-        Ok(made) => anyhow::bail!("{} bytes were carved, where {largest} are said to fit", made.size),
+        Ok(made) => anyhow::bail!("{} bytes were allocated, but only {largest} should fit", made.size),
     };
     ensure!(error.code() == Code::ResourceExhausted, "{error:?}");
     for part in ["pool main".to_owned(), largest.to_string()] {
@@ -120,7 +120,7 @@ async fn too_large(node: &Node, ask: &Ask, largest: i64) -> Result<()> {
     Ok(())
 }
 
-/// Breaks the free space into pieces: volumes that are not ours, at places of the disks chosen at random.
+/// Fragments the free space: foreign volumes, at random places of the disks.
 async fn fragment(node: &Node, random: &mut Random) -> Result<String> {
     let mut told = Vec::new();
     let mut script = String::new();
@@ -144,14 +144,14 @@ async fn lvm_shell(node: &Node, script: &str) -> Result<()> {
     node.vm.write("/run/lvm-commands", script.as_bytes(), 0o644).await?;
     let shell = quarry_vm::Command::sh("lvm < /run/lvm-commands 2>&1").timeout(std::time::Duration::from_secs(600));
     let said = node.vm.check(shell).await?;
-    // The shell itself ends well, whatever its commands say.
+    // The shell itself succeeds, whatever its commands return.
     let made = said.lines().filter(|line| line.ends_with(" created.")).count();
     ensure!(made == script.lines().count(), "{made} of {} volumes were made:\n{said}", script.lines().count());
     Ok(())
 }
 
-/// Fills the pool with volumes until GetCapacity says 0: then every one more is refused, and the first that is deleted
-/// makes room again.
+/// Fills the pool with volumes until GetCapacity returns 0: then every further one is rejected, and the first
+/// deletion frees space again.
 async fn to_the_end(node: &Node) -> Result<()> {
     let parameters = ask("x", 0, &[]).parameters;
     let (_, largest) = node.csi.capacity(&parameters).await?;
@@ -165,7 +165,7 @@ async fn to_the_end(node: &Node) -> Result<()> {
     let capacity = node.csi.capacity(&parameters).await?;
     ensure!(capacity == (0, 0), "a full pool has room: {capacity:?}");
     too_large(node, &ask("more", EXTENT, &[]), 0).await?;
-    // The same name again is no new volume, however full the pool is.
+    // The same name again is not a new volume, however full the pool is.
     let again = node.csi.create(&made[0].ask).await?;
     ensure!(again.id == made[0].id, "another volume: {} and {}", again.id, made[0].id);
     node.csi.delete(&made[1].id).await?;
@@ -176,8 +176,8 @@ async fn to_the_end(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Fills a small metadata area: at less than a tenth left there is no capacity and no new volume, and deleting goes on.
-/// Tells how many volumes a default area takes.
+/// Fills a small metadata area: below a tenth of free space there is no capacity and no new volume, but
+/// deletion works. Reports how many volumes a default area holds.
 async fn metadata(context: &Context, node: &Node) -> Result<String> {
     let on_tiny = |name: &str, layout: &[(&str, &str)]| {
         let ask = Ask::block(name).size(EXTENT).parameter("pool", "tiny");
@@ -187,7 +187,7 @@ async fn metadata(context: &Context, node: &Node) -> Result<String> {
     let pvc = |number: usize| format!("pvc-8c5a4bd6-7d0e-4a55-9c3c-{number:012}");
     let linear = node.csi.create(&on_tiny(&pvc(1), &[])).await?;
     let (size, empty) = area(node).await?;
-    // lvm tells what is left in whole sectors: of several volumes together it is exact enough.
+    // lvm reports the free space in whole sectors: over several volumes this is exact enough.
     let mut raids = Vec::new();
     for number in 0..4 {
         raids.push(node.csi.create(&on_tiny(&pvc(100 + number), raid1)).await?);
@@ -197,7 +197,7 @@ async fn metadata(context: &Context, node: &Node) -> Result<String> {
         node.csi.delete(&raid.id).await?;
     }
 
-    // Most of it is filled by hand, with a tag as long as ours; the rest by quarry.
+    // Most of it is filled by hand, with a tag as long as Quarry's; the rest by quarry.
     let tag =
         node.vm.sh(format!("lvs --noheadings -o lv_tags vgtiny/{}", pvc(1))).await?.trim().replace("quarry", "filler");
     let limit = size / 2 / 10;
@@ -215,7 +215,7 @@ async fn metadata(context: &Context, node: &Node) -> Result<String> {
     let one = (empty - area(node).await?.1) / i64::try_from(filled.max(1))?;
     ensure!(one > 0 && of_raid > one, "a linear volume takes {one} bytes of metadata, a raid1 {of_raid}");
     context.say(format_args!("{filled} volumes by hand, {one} bytes each"));
-    // Inactive volumes make no uevent; the header is compared before an older answer is used.
+    // Inactive volumes cause no uevent; the header is compared before an older answer is used.
     tokio::time::sleep(std::time::Duration::from_secs(11)).await;
     let mut made: Vec<Made> = vec![linear];
     let refused = loop {
@@ -225,13 +225,13 @@ async fn metadata(context: &Context, node: &Node) -> Result<String> {
             Ok(volume) => {
                 ensure!(
                     largest > 0,
-                    "a volume was made where no capacity was told, with {free} bytes of metadata left"
+                    "a volume was created although no capacity was reported, with {free} bytes of metadata left"
                 );
                 made.push(volume);
             }
             Err(status) => {
-                ensure!((available, largest) == (0, 0), "{largest} bytes were told to fit, then: {status:?}");
-                ensure!(free < limit, "refused with {free} of {} bytes left: {status:?}", size / 2);
+                ensure!((available, largest) == (0, 0), "{largest} bytes were reported to fit, then: {status:?}");
+                ensure!(free < limit, "rejected with {free} of {} bytes left: {status:?}", size / 2);
                 break status;
             }
         }
@@ -239,8 +239,8 @@ async fn metadata(context: &Context, node: &Node) -> Result<String> {
     };
     ensure!(refused.code() == Code::ResourceExhausted, "{refused:?}");
     ensure!(refused.message().contains("metadata area"), "{}", refused.message());
-    ensure!(made.len() > 2, "the area was full before quarry made a volume: the test fills too much");
-    // Work on the volumes that are there goes on, and a few that are deleted make room.
+    ensure!(made.len() > 2, "the area was full before quarry created a volume: the test fills too much");
+    // Calls for existing volumes keep working, and deleting a few frees space.
     let (_, before) = area(node).await?;
     let count = made.len();
     for volume in &made[..3] {

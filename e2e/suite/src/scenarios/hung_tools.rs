@@ -1,4 +1,4 @@
-//! Tools that hang: a report is killed, a change is left alone, and neither stops what has nothing to do with it.
+//! Tools that hang: a report is killed, a change keeps running, and neither blocks unrelated calls.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use crate::node::{Node, device};
 use crate::runner::{Context, Passed};
 
 const DISK: u64 = 512 << 20;
-/// Hides lvm: a command waits while the file of its name in /run/hang holds a word that is among its arguments. It does
-/// not heed SIGTERM, so whoever ends it has to kill it.
+/// Wraps lvm: a command waits while the file of its name in /run/hang contains one of its arguments. It
+/// ignores SIGTERM, so it has to be killed.
 pub const WRAPPER: &str = r#"#!/bin/sh
 word=
 if [ -e /run/hang/$1 ]; then read -r word < /run/hang/$1; fi
@@ -85,7 +85,7 @@ pub async fn wait_hung(node: &Node, subcommand: &str) -> Result<String> {
     }
 }
 
-/// Waits until the pool is told to have room, or none: while it cannot be read, nothing is to be placed there.
+/// Waits until the pool reports free space, or none: while it cannot be read, nothing may be placed there.
 async fn until_room(node: &Node, room: bool) -> Result<()> {
     let began = Instant::now();
     while (node.csi.capacity(&class("main")).await?.0 > 0) != room {
@@ -97,7 +97,7 @@ async fn until_room(node: &Node, room: bool) -> Result<()> {
 
 async fn hung_report(node: &Node) -> Result<String> {
     ensure!(node.csi.capacity(&class("main")).await?.0 > 0, "the pool has no capacity to begin with");
-    // A change by hand makes the report old that quarry remembers.
+    // A manual change invalidates quarry's cached report.
     node.vm.sh("echo vg0 > /run/hang/fullreport && vgchange -qq --addtag by-hand vg0").await?;
     let began = Instant::now();
     let callers: Vec<_> = (0..3)
@@ -107,7 +107,7 @@ async fn hung_report(node: &Node) -> Result<String> {
         })
         .collect();
     wait_hung(node, "fullreport").await?;
-    // Meanwhile the other pool does its work, and those who watch are told.
+    // Meanwhile the other pool works, and the state is reported.
     let made = node.csi.create(&ask("beside", "other")).await?;
     node.csi.delete(&made.id).await?;
     let lives = !callers.iter().any(tokio::task::JoinHandle::is_finished);
@@ -115,7 +115,7 @@ async fn hung_report(node: &Node) -> Result<String> {
     ensure!(status == 503, "/readyz answered {status} while a report hung: {text}");
     let pids = hung(node, "fullreport").await?;
     let waiting = !callers.iter().any(tokio::task::JoinHandle::is_finished);
-    // Those who come while it hangs share it. The next one is started when it has been given up, and not before.
+    // Calls that arrive while it hangs share it. The next one starts only after it has timed out.
     ensure!(!waiting || pids.len() == 1, "three callers started {} reports", pids.len());
     let mut answers = Vec::new();
     for caller in callers {
@@ -125,7 +125,7 @@ async fn hung_report(node: &Node) -> Result<String> {
     for answer in answers {
         refused("a create that has to wait for the report", answer, Code::Unavailable, "fullreport")?;
     }
-    ensure!(took > Duration::from_secs(25), "the report was given up after {took:?}");
+    ensure!(took > Duration::from_secs(25), "the report was killed after {took:?}");
     node.vm
         .sh(format!("test ! -e /proc/{0} || grep -q 'State:.Z' /proc/{0}/status", pids[0]))
         .await
@@ -133,7 +133,7 @@ async fn hung_report(node: &Node) -> Result<String> {
     node.vm.sh("rm /run/hang/fullreport /run/hung-fullreport").await?;
     until_room(node, true).await.context("after the report was killed")?;
     wait_ready(node).await?;
-    let beside = if lives { "with the other pool at work meanwhile" } else { "(too slow to work beside it)" };
+    let beside = if lives { "with the other pool at work meanwhile" } else { "(too slow for other calls meanwhile)" };
     Ok(format!("hung report killed after {:.0} s {beside}", took.as_secs_f64()))
 }
 
@@ -150,11 +150,11 @@ async fn hung_change(node: &Node) -> Result<String> {
     // It waits for its turn on this volume group.
     let second = node.csi.create_within(&ask("second", "main"), Duration::from_secs(4)).await;
     ensure!(second.as_ref().is_err_and(is_passing), "a create behind it answered {second:?}");
-    // What needs no change goes on, on this volume group too.
+    // Calls that need no change keep working, on this volume group too.
     node.csi.publish(&kept).await?;
     let mut lives = 0;
     loop {
-        life(node, lives).await.context("on the other pool, beside the change that hangs")?;
+        life(node, lives).await.context("on the other pool, during the hung change")?;
         lives += 1;
         let (status, text) = node.http("/readyz").await?;
         if status == 503 && text.contains("lvcreate") {
@@ -167,7 +167,8 @@ async fn hung_change(node: &Node) -> Result<String> {
     ensure!(node.metric("quarry_commands_overdue").await? == 1.0, "/metrics shows no overdue command");
     let age = node.metric("quarry_task_age_seconds{operation=\"create\",volume=\"first\"").await?;
     ensure!(age > 50.0, "/metrics gives the create the age {age}");
-    // A real lvm would hold the volume group's lock, so that reports hang too; and what was known is known no more.
+    // A real lvm would hold the volume group's lock, so reports hang too; and the cached state is no longer
+    // valid.
     node.vm.sh("echo vg0 > /run/hang/fullreport && vgchange -qq --addtag again vg0").await?;
     node.vm.sh("sleep 1").await?;
     let asked = Instant::now();
@@ -204,7 +205,7 @@ async fn hung_change(node: &Node) -> Result<String> {
         let count = list.lines().filter(|line| line.split(' ').next() == Some(name)).count();
         ensure!(count == 1, "{count} volumes {name}:\n{list}");
     }
-    ensure!(list.lines().count() == 4, "more than was asked for:\n{list}");
+    ensure!(list.lines().count() == 4, "more than requested:\n{list}");
     wait_ready(node).await?;
     ensure!(node.metric("quarry_commands_overdue").await? == 0.0, "/metrics still shows an overdue command");
     ensure!(node.metric("quarry_task_age_seconds").await? == 0.0, "/metrics still shows a task");
@@ -213,7 +214,7 @@ async fn hung_change(node: &Node) -> Result<String> {
     }
     node.expect_empty().await?;
     Ok(format!(
-        "hung lvcreate shown after {:.0} s, {lives} lives on the other pool meanwhile, 5 calls refused in {:.0} s",
+        "hung lvcreate shown after {:.0} s, {lives} lives on the other pool meanwhile, 5 calls rejected in {:.0} s",
         seen.as_secs_f64(),
         quick.as_secs_f64()
     ))
@@ -245,7 +246,7 @@ async fn wait_ready(node: &Node) -> Result<()> {
     }
 }
 
-/// A start without one of the tools ends at once and names it, and all others that are missing.
+/// A start without one of the tools fails at once and names it, and all others that are missing.
 async fn missing_tool(node: &Node) -> Result<()> {
     node.vm.sh("mv /usr/sbin/mkfs.xfs /usr/sbin/hidden-1; mv /usr/sbin/dmsetup /usr/sbin/hidden-2").await?;
     let command =

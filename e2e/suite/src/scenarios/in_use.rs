@@ -1,5 +1,5 @@
-//! What is in use is never taken away, nobody gets a second place who asked for one, and every unpublish and unstage
-//! ends clean whatever it finds.
+//! Storage in use is never removed, a request for one target never gets a second one, and every unpublish and
+//! unstage ends clean from any state.
 
 use anyhow::{Result, ensure};
 use quarry_proto::csi::v1::volume_capability::access_mode::Mode;
@@ -22,7 +22,7 @@ pub async fn run(_: Context) -> Passed {
     Ok("deletes, second targets, read-only, odd states: all as promised".to_owned())
 }
 
-/// Deleting a mounted volume is refused at every step of its life, and says where it is used.
+/// Deleting a mounted volume is rejected at every step of its life, and the error says where it is used.
 async fn deletes(node: &Node) -> Result<()> {
     let made = node.csi.create(&Ask::mount("deletes", "ext4")).await?;
     node.kubelet_folders(&made).await?;
@@ -31,7 +31,8 @@ async fn deletes(node: &Node) -> Result<()> {
     node.csi.publish(&made).await?;
     let target = made.target();
     node.vm.sh(format!("echo kept > '{target}/file'")).await?;
-    // Kubelet unstages last; with the stage taken away by hand, the publication alone has to protect the volume.
+    // Kubelet unstages last; if the stage is removed by hand, the publication alone has to protect the
+    // volume.
     node.vm.sh(format!("umount '{}'", made.staging())).await?;
     refused("delete while published", node.csi.delete(&made.id).await, Code::FailedPrecondition, &target)?;
     node.vm.sh(format!("grep -q kept '{target}/file' && echo more >> '{target}/file'")).await?;
@@ -48,7 +49,7 @@ async fn deletes(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// A raw block volume is protected by its publication, and by whoever holds the device open.
+/// A raw block volume is protected by its publication, and by any process that holds the device open.
 async fn held_open(node: &Node) -> Result<()> {
     let made = node.csi.create(&Ask::block("held")).await?;
     node.kubelet_folders(&made).await?;
@@ -87,9 +88,9 @@ async fn second_targets(node: &Node) -> Result<()> {
             let (first, second) = (made.target(), &second);
             node.vm.sh(format!("echo shared > '{first}/file' && grep -q shared '{second}/file'")).await?;
             refused(
-                "publish again, read-only, of what is in use",
+                "publish again, read-only, of a volume in use",
                 {
-                    // A file open for writing keeps it from being taken for a half-made read-only bind.
+                    // A file open for writing, so that it is not mistaken for an unfinished read-only bind.
                     let script = format!("exec sleep 1000 > '{second}/open'");
                     let mut writer = node.vm.spawn(quarry_vm::Command::sh(script)).await?;
                     node.vm.sh(format!("while ! fuser -s '{second}/open'; do sleep 0.1; done")).await?;
@@ -139,7 +140,7 @@ async fn exclusive(node: &Node, ask: &Ask) -> Result<()> {
     gone(node, made).await
 }
 
-/// A read-only publication beside a writable one, and what cannot be read-only.
+/// A read-only publication next to a writable one, and volumes that cannot be read-only.
 async fn read_only(node: &Node) -> Result<()> {
     let made = staged(node, &Ask::mount("read-only", "ext4")).await?;
     let (writable, reader) = (made.target(), second_target(node, &made).await?);
@@ -198,14 +199,14 @@ async fn odd_states(node: &Node) -> Result<()> {
     node.csi.publish(&made).await?;
     node.vm.sh(format!("echo kept > '{target}/file'")).await?;
 
-    // Something foreign over the target: left alone, and so is what is below. A bind shares its mounts with what it was
-    // made from: without `private` the foreign one would cover the staging path too.
+    // A foreign mount over the target: it is left alone, and so is everything below. A bind shares its mounts
+    // with its source: without `private` the foreign one would cover the staging path too.
     node.vm.sh(format!("mount --make-private '{target}' && mount -t tmpfs foreign '{target}'")).await?;
     refused("unpublish a foreign mount", node.csi.unpublish(&made).await, Code::FailedPrecondition, &target)?;
-    // Nor is it unmounted in the name of a volume that nobody knows.
+    // Nor is it unmounted for an unknown volume.
     let nobody = Made { id: "nobody".to_owned(), ..made.clone() };
     let answer = node.csi.unpublish(&nobody).await;
-    refused("unpublish a foreign mount of nobody's", answer, Code::FailedPrecondition, &target)?;
+    refused("unpublish a foreign mount of an unknown volume", answer, Code::FailedPrecondition, &target)?;
     refused("publish over it", node.csi.publish(&made).await, Code::FailedPrecondition, &target)?;
     node.vm.sh(format!("mountpoint -q '{target}' && umount '{target}' && grep -q kept '{target}/file'")).await?;
 
@@ -217,7 +218,7 @@ async fn odd_states(node: &Node) -> Result<()> {
     node.vm.sh(format!("test ! -e '{target}'")).await?;
     node.csi.unpublish(&made).await?;
 
-    // Unmounted behind our back; and then something lies in the bare folder.
+    // Unmounted by hand; and then there is a file in the bare folder.
     node.csi.publish(&made).await?;
     node.vm.sh(format!("umount '{target}'")).await?;
     node.csi.publish(&made).await?;

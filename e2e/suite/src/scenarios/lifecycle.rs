@@ -1,4 +1,4 @@
-//! A volume's whole life, for every filesystem, raw block and every layout.
+//! The complete life of a volume, for every filesystem, raw block and every layout.
 
 use anyhow::{Context as _, Result, ensure};
 

@@ -1,4 +1,4 @@
-//! One of two disks is pulled out under volumes that bear it, that do not notice, and that lie on it.
+//! One of two disks is removed below volumes that tolerate it, that do not use it, and that are on it.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ pub async fn run(context: Context) -> Passed {
     node.vm.unplug("d2").await?;
 
     go_on(&node, &volumes).await.context("what the loss does not touch")?;
-    broken(&node, &volumes, &lost).await.context("what lay on the lost disk")?;
+    broken(&node, &volumes, &lost).await.context("volumes on the lost disk")?;
     let restarted = {
         // Nor does it depend on what this process has seen.
         node.stop().await?;
@@ -47,7 +47,7 @@ pub async fn run(context: Context) -> Passed {
 
     context.say("plugging it in again");
     node.vm.replug("d2").await?;
-    back(&node, &volumes, deleted).await.context("after the disk came back")?;
+    back(&node, &volumes, deleted).await.context("after the disk returned")?;
     node.expect_empty().await?;
     Ok(format!(
         "7 volumes; a delete without the disk was {}",
@@ -81,7 +81,7 @@ async fn make(node: &Node) -> Result<Volumes> {
         open(node, used).await?;
         write(node, used).await?;
     }
-    // The test proves nothing if the volumes lie elsewhere.
+    // The test proves nothing if the volumes are elsewhere.
     let places = node.vm.sh(format!("lvs --noheadings -o lv_name,devices {GROUP}")).await?;
     let on = |name: &str, disk: &str| places.lines().any(|line| line.contains(name) && line.contains(disk));
     let second = node.vm.sh(format!("readlink -f {}", device("d2"))).await?;
@@ -131,7 +131,7 @@ async fn broken(node: &Node, volumes: &Volumes, lost: &str) -> Result<()> {
     closed(node, volumes, lost).await
 }
 
-/// The pool shows all its volumes, says what is wrong, and takes no new ones.
+/// The pool lists all its volumes, reports the problem, and accepts no new ones.
 async fn closed(node: &Node, volumes: &Volumes, lost: &str) -> Result<()> {
     expect_listed(node, &volumes.all()).await?;
     refused("create", node.csi.create(&Ask::mount("one-more", "ext4")).await, Code::ResourceExhausted, lost)?;
@@ -141,7 +141,7 @@ async fn closed(node: &Node, volumes: &Volumes, lost: &str) -> Result<()> {
         ensure!((available, largest) == (0, 0), "layout {layout:?}: {available} bytes are offered, {largest} at most");
     }
     let (status, text) = node.http("/readyz").await?;
-    ensure!(status != 200 && text.contains(lost), "/readyz does not tell of {lost}: {status} {text}");
+    ensure!(status != 200 && text.contains(lost), "/readyz does not name {lost}: {status} {text}");
     for made in volumes.all() {
         // The same name again: the volume that is there, or a reason; never another volume, never "does not exist".
         match node.csi.create(&made.ask).await {
@@ -177,7 +177,8 @@ async fn expect_listed(node: &Node, volumes: &[&Made]) -> Result<()> {
     Ok(())
 }
 
-/// Deletes a broken volume. Either that is refused, or it is really done: then the disk's return may not bring it back.
+/// Deletes a broken volume. Either that is rejected, or it is final: then the disk's return must not bring it
+/// back.
 async fn try_delete(node: &Node, volumes: &Volumes) -> Result<bool> {
     let [_, idle] = &volumes.broken;
     match node.csi.delete(&idle.id).await {
@@ -204,8 +205,8 @@ async fn room_again(node: &Node) -> Result<()> {
 }
 
 async fn back(node: &Node, volumes: &Volumes, deleted: bool) -> Result<()> {
-    // What an operator does (docs): a disk that was away while something changed is written off until told otherwise;
-    // devices that were active still point to the disk that went away.
+    // The operator's procedure (docs): a disk that was missing during a change is excluded until it is
+    // restored explicitly; devices that were active still refer to the removed disk.
     let flagged = node.vm.sh(format!("vgs --noheadings -o vg_missing_pv_count {GROUP}")).await?;
     if flagged.trim() != "0" {
         node.vm.sh(format!("vgextend -qq --restoremissing {GROUP} {}", device("d2"))).await?;
@@ -238,8 +239,8 @@ async fn back(node: &Node, volumes: &Volumes, deleted: bool) -> Result<()> {
     if !left.is_empty() {
         bail!("left behind:\n{left}");
     }
-    // lvm's own stand-ins for the parts that were missing when a raid was activated without its disk: lvm leaves them
-    // behind, and no lvm command removes them (docs).
+    // lvm's placeholders for the parts that were missing when a raid was activated without its disk: lvm
+    // leaves them behind, and no lvm command removes them (docs).
     node.vm.sh("for d in $(dmsetup ls | sed -n 's/^\\([^[:space:]]*-missing_[0-9_]*\\).*/\\1/p'); do dmsetup remove $d; done").await?;
     Ok(())
 }

@@ -1,6 +1,6 @@
-//! Nothing that may hold data is ever formatted, wiped or removed.
+//! Storage that may hold data is never formatted, wiped or removed.
 //!
-//! Every refusal is checked twice: the answer, and a checksum of all bytes of the device before and after.
+//! Every rejection is checked twice: the answer, and a checksum of all bytes of the device before and after.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ pub async fn run(context: Context) -> Passed {
     inactive(&node).await.context("an inactive volume")?;
     refusals += restored_metadata(&node).await.context("metadata from before `ready`")?;
     context.say("inactive and restored volumes done");
-    refusals += not_ours(&node).await.context("a logical volume that is not ours")?;
+    refusals += not_ours(&node).await.context("a foreign logical volume")?;
     refusals += unreadable_records(&node).await.context("a record that this version does not know")?;
     node.expect_empty().await?;
     Ok(format!("{refusals} refusals, 0 bytes changed"))
@@ -41,7 +41,7 @@ async fn untouched(node: &Node, made: &Made, calls: impl AsyncFnOnce() -> Result
     Ok(())
 }
 
-/// Staging must fail, say what lies there, and leave it.
+/// Staging must fail, report what is there, and leave it.
 async fn stage_refused(node: &Node, made: &Made, what: &str, words: &str) -> Result<()> {
     node.kubelet_folders(made).await?;
     untouched(node, made, async || refused(what, node.csi.stage(made).await, Code::FailedPrecondition, words)).await
@@ -181,7 +181,7 @@ async fn restored_metadata(node: &Node) -> Result<usize> {
         node.csi.delete(&made.id).await?;
     }
 
-    // Of a raw device nobody can say whose its bytes are: it is not used, and not zeroed by a stage.
+    // The owner of a raw device's bytes cannot be determined: it is not used, and a stage does not zero it.
     let block = node.csi.create(&Ask::block("restored-block")).await?;
     open(node, &block).await?;
     write(node, &block).await?;
@@ -216,7 +216,7 @@ async fn not_ours(node: &Node) -> Result<usize> {
         let forged = Made { id, ask: Ask { name: name.to_owned(), ..ours.ask.clone() }, ..ours.clone() };
         node.kubelet_folders(&forged).await?;
         untouched(node, &forged, async || {
-            // It is no volume of ours: gone, as far as CSI is concerned.
+            // It is not a Quarry volume: CSI treats it as deleted.
             let _ = node.csi.delete(&forged.id).await;
             refused(name, node.csi.stage(&forged).await, Code::NotFound, "does not exist")?;
             refused(name, node.csi.publish(&forged).await, Code::NotFound, "does not exist")?;
@@ -226,7 +226,7 @@ async fn not_ours(node: &Node) -> Result<usize> {
         .with_context(|| format!("logical volume {name}"))?;
         count += 3;
     }
-    // A volume that loses its mark is nobody's of ours from then on, in use or not.
+    // A volume that loses its tag is foreign from then on, in use or not.
     open(node, &ours).await?;
     write(node, &ours).await?;
     let mark = tags(node, &ours).await?;
@@ -237,7 +237,7 @@ async fn not_ours(node: &Node) -> Result<usize> {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let _ = node.csi.delete(&ours.id).await;
-    node.vm.sh(format!("lvs {GROUP}/ours")).await.context("a volume without its mark was removed")?;
+    node.vm.sh(format!("lvs {GROUP}/ours")).await.context("a volume without its tag was removed")?;
     retag_blank(node, &ours, &mark).await?;
     read(node, &ours).await?;
     close(node, &ours).await?;
@@ -252,7 +252,7 @@ async fn retag_blank(node: &Node, made: &Made, tag: &str) -> Result<()> {
     node.vm.sh(format!("lvchange -qq --addtag '{tag}' {GROUP}/{} && {EVENT}", made.ask.name)).await.map(drop)
 }
 
-/// Records of a higher version and such that cannot be read: listed, unpublished and unstaged, nothing else.
+/// Records with a higher version and unreadable ones: listed, unpublished and unstaged, nothing else.
 async fn unreadable_records(node: &Node) -> Result<usize> {
     let made = node.csi.create(&Ask::mount("unreadable", "ext4")).await?;
     let record = {

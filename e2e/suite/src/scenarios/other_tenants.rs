@@ -1,4 +1,5 @@
-//! Nobody sees what lay on the disk before: raw volumes read zero to the last byte, filesystems begin empty.
+//! Earlier data on the disk is never visible: raw volumes read zero to the last byte, filesystems start
+//! empty.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use crate::node::{FAULTS, GROUP, Node, device};
 use crate::runner::{Context, Passed};
 use crate::scenarios::steps::{checksum, close, device_of, open, read, tags, write};
 
-/// The small disk: room for an xfs.
+/// The small disk: large enough for an xfs.
 const SMALL: u64 = 400 << 20;
 /// The large one.
 const LARGE: u64 = 1 << 40;
@@ -33,7 +34,7 @@ pub async fn run(context: Context) -> Passed {
 
     let kills = small_blocks(&context, &mut node).await.context("small raw volumes")?;
     context.say("small raw volumes done");
-    filesystems(&context, &node).await.context("filesystems where old ones lay")?;
+    filesystems(&context, &node).await.context("filesystems in the place of old ones")?;
     context.say("filesystems done");
     types(&node).await.context("another access type")?;
     node.expect_empty().await?;
@@ -60,7 +61,7 @@ async fn expect_zero(node: &Node, made: &Made) -> Result<()> {
     node.vm.sh(script).await.with_context(|| format!("{} shows a former tenant's bytes", made.id)).map(drop)
 }
 
-/// A raw volume of a size that is no power of two; then the same with quarry killed at its fault points.
+/// A raw volume whose size is not a power of two; then the same with quarry killed at its fault points.
 async fn small_blocks(context: &Context, node: &mut Node) -> Result<usize> {
     let ask = Ask::block("small").size(52 * MIB);
     node.vm.sh(format!("rm -f {FAULTS}/log")).await?;
@@ -100,7 +101,8 @@ async fn kill_at(node: &mut Node, ask: &Ask, number: usize) -> Result<()> {
     node.expect_empty().await
 }
 
-/// A filesystem is carved exactly where another of the same kind, with a file in it, or a mixture lay.
+/// A filesystem is created exactly in the place of another of the same kind with a file in it, or of a
+/// mixture.
 async fn filesystems(context: &Context, node: &Node) -> Result<()> {
     let pairs =
         [("ext4", "ext4", 16), ("ext4", "xfs", 75), ("xfs", "ext4", 75), ("xfs", "xfs", 75), ("btrfs", "btrfs", 32)];
@@ -118,7 +120,7 @@ async fn filesystems(context: &Context, node: &Node) -> Result<()> {
             .context("making the old filesystem")?;
         let made = node.csi.create(&Ask::mount("empty", kind).size(extents * 4 * MIB)).await?;
         let place = node.vm.sh(format!("lvs --noheadings -o devices {GROUP}/empty")).await?;
-        ensure!(place.contains("(0)"), "it lies elsewhere: {place}");
+        ensure!(place.contains("(0)"), "it is elsewhere: {place}");
         let seen = node.vm.exec(["blkid", "-p", &device_of(&made)]).await?.text();
         ensure!(seen.is_empty(), "a {old} shows on a new volume: {seen}");
         open(node, &made).await.with_context(|| format!("{kind} where {old} was"))?;
@@ -132,7 +134,8 @@ async fn filesystems(context: &Context, node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// What was made for one use is never used otherwise: a raw device would show what nobody zeroed.
+/// A volume created for one use is never used otherwise: a raw device would expose bytes that were never
+/// zeroed.
 async fn types(node: &Node) -> Result<()> {
     let filesystem = node.csi.create(&Ask::mount("filesystem", "ext4")).await?;
     let block = node.csi.create(&Ask::block("raw")).await?;
@@ -164,7 +167,7 @@ async fn types(node: &Node) -> Result<()> {
 /// A raw volume so large that no caller waits for it, with quarry killed on the way, twice.
 async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
     let mut random = context.random();
-    // A former tenant's bytes: at the beginning, the end, and somewhere between; 1 MiB each.
+    // A former tenant's bytes: at the start, the end, and in between; 1 MiB each.
     let last = (LARGE >> 20) - 2;
     let mut places: Vec<u64> = (0..30).map(|_| 1 + random.below(last)).chain([1, 2, last - 2, last]).collect();
     places.sort_unstable();
@@ -201,7 +204,7 @@ async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
                     zeroed(status.message()).with_context(|| format!("no progress in {:?}", status.message()))?;
                 ensure!(done + 1.0 >= noted as f64, "{done} GiB zeroed, and the record said {noted} before");
             }
-            // Its answer came too late for the caller, which is no matter.
+            // Its answer came too late for the caller, which does not matter.
             Err(status) if is_passing(&status) => {}
             Err(status) => bail!("{:?}: {}", status.code(), status.message()),
         }
@@ -216,7 +219,7 @@ async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
         ensure!(now >= noted, "the record went back from {noted} to {now} GiB");
         noted = now;
         if kills < 2 && noted > 0 {
-            // Once alone, once with all that it started.
+            // Once only quarry, once with all its children.
             if kills == 0 {
                 node.kill().await?
             } else {
@@ -229,12 +232,12 @@ async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
     let took = began.elapsed();
     ensure!(
         kills == 2 && told >= 2 && noted >= 64,
-        "{kills} kills, {told} answers with progress, {noted} GiB noted: too quick to show anything"
+        "{kills} kills, {told} answers with progress, {noted} GiB noted: too fast to prove anything"
     );
     node.vm.set_throttle("d2", Throttle::default()).await?;
     let record = node.vm.sh("lvs --noheadings -o lv_tags large/huge").await?;
     ensure!(record.contains("/s=ready/") && !record.contains("/z="), "its record is {record}");
-    // The volume begins 1 MiB into the disk.
+    // The volume starts 1 MiB into the disk.
     let size = node.vm.sh("blockdev --getsize64 /dev/large/huge").await?.parse::<u64>()?;
     let checks: Vec<String> =
         places.iter().map(|at| at - 1).filter(|at| *at < size >> 20).map(|at| at.to_string()).collect();

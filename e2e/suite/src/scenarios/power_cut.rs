@@ -1,4 +1,5 @@
-//! The power goes, on disks whose cache loses what was not flushed: whatever was answered OK, or fsynced, is there.
+//! Power cuts, on disks whose cache loses unflushed writes: everything that was answered OK, or fsynced, is
+//! there.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,7 @@ struct Figures {
 }
 
 impl Figures {
-    fn tell(&self) -> String {
+    fn summary(&self) -> String {
         format!(
             "{} power cuts, {} after the answer, 0 violations; without our flush a deletion answered OK was undone",
             self.cut, self.answered
@@ -45,27 +46,28 @@ impl Figures {
 }
 
 pub async fn run(context: Context) -> Passed {
-    // The smaller disk is the one that linear volumes are carved from.
+    // Linear volumes are allocated on the smaller disk.
     let config = Config::new("power-cut").disk(Disk::new("d1", 400 << 20)).disk(Disk::new("d2", 512 << 20));
     let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
     node.keep_active().await?;
-    // The guest's own disk is not what is tested: what is on it stays. Nor is vgcreate, which flushes nothing.
+    // The guest's own disk is not under test: its content stays. Nor is vgcreate, which flushes nothing.
     node.vm.sh(format!("sync; sync {} {}", device("d1"), device("d2"))).await?;
     node.serve().await?;
     let raid1 = Ask::mount("raid1", "ext4").parameter("layout", "raid1");
     let creates = vec![Ask::mount("ext4", "ext4"), Ask::block("block"), raid1];
-    // lvm writes its metadata and then the header that points to it, with no flush between: a disk that keeps the second
-    // and loses the first tears the volume group, whoever called lvm. So what is cut off half-way loses all, and only
-    // what was answered, and so flushed, meets a disk that picks.
+    // lvm writes its metadata and then the header that points to it, with no flush between: a disk that keeps
+    // the second and loses the first corrupts the volume group, whichever program called lvm. So interrupted
+    // work loses all unflushed writes, and only answered, and therefore flushed, work meets a disk that keeps
+    // some.
     let figures = cuts(&context, &mut node, &creates, false).await?;
-    without_flush(&mut node, &["flush"]).await.context("with the flush taken out")?;
-    Ok(figures.tell())
+    without_flush(&mut node, &["flush"]).await.context("with the flush disabled")?;
+    Ok(figures.summary())
 }
 
-/// The same on whole disks, whose every write has its order: they may lose what they like at any time.
+/// The same on whole disks, where every write is ordered: they may lose any unflushed writes at any time.
 pub async fn on_disks(context: Context) -> Passed {
-    // No filesystem on NVMe: the emulated controller takes a write that has to be on the disk when it ends (FUA) for any other,
-    // while the guest trusts in it, so that a journal's commit is lost although it was fsynced.
+    // No filesystem on NVMe: the emulated controller treats a write with FUA (on disk when it completes) like
+    // any other, but the guest relies on it, so a journal's commit is lost although it was fsynced.
     let disks = vec![
         Disk::new("d1", 48 << 20).bus(Bus::Scsi).block_size(4096),
         Disk::new("d2", 64 << 20).bus(Bus::Nvme),
@@ -74,7 +76,7 @@ pub async fn on_disks(context: Context) -> Passed {
     let mut node = Node::on_disks("disk-power-cut", disks).await?;
     node.vm.sh("sync").await?;
     node.serve().await?;
-    // The smallest disk that fits is taken: the filesystem lies on the first, the raw volume on the second.
+    // The smallest disk that fits is used: the filesystem is on the first, the raw volume on the second.
     let creates = [Ask::mount("ext4", "ext4"), Ask::block("block").size(50 * MIB)];
     let figures = cuts(&context, &mut node, &creates, true).await?;
     // The least that a deletion flushes.
@@ -85,11 +87,11 @@ pub async fn on_disks(context: Context) -> Passed {
     node.serve().await?;
     without_flush(&mut node, &["claim-flush", "claim-flush-before", "wipe-flush"])
         .await
-        .context("with the flushes taken out")?;
-    Ok(figures.tell())
+        .context("with the flushes disabled")?;
+    Ok(figures.summary())
 }
 
-/// Cuts the power at many moments. `picks`: also what is cut off half-way may meet a disk that keeps some of it.
+/// Cuts the power at many moments. `picks`: interrupted work may also meet a disk that keeps some of it.
 async fn cuts(context: &Context, node: &mut Node, creates: &[Ask], picks: bool) -> Result<Figures> {
     let mut random = context.random();
     let mut figures = Figures::default();
@@ -145,7 +147,7 @@ fn plan(context: &Context, creates: &[Ask], random: &mut Random) -> Vec<(Moment,
     chosen
 }
 
-/// Cuts the power once, and finishes what was cut off.
+/// Cuts the power once, and finishes the interrupted work.
 async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random: &mut Random) -> Result<&'static str> {
     if ask.is_block() {
         node.vm.sh(node.storage.dirty()).await.context("writing a former tenant's bytes")?;
@@ -178,7 +180,7 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
                 async move { csi.stage(&made).await }
             });
             let instant = if matches!(moment, Moment::Mkfs) {
-                // Its fault point tells, since a process as short as this is easily missed.
+                // Its fault point reports it, since such a short process is easily missed.
                 let wait = format!("for i in $(seq 500); do grep -qs mkfs {FAULTS}/log && exit; done; true");
                 node.vm.sh(wait).await?;
                 random.below(600)
@@ -221,7 +223,7 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
     Ok(if in_time { ANSWERED } else { UNANSWERED })
 }
 
-/// The volume that was answered is there, or none or one is; a retry gives it.
+/// An answered volume is there; otherwise there is none or one, and a retry returns it.
 async fn check(node: &Node, ask: &Ask, answered: Option<&Made>, used: bool) -> Result<Made> {
     node.vm.sh(node.storage.check()).await.context("the storage is damaged")?;
     let listed = node.csi.list().await?;
@@ -275,7 +277,7 @@ async fn delete_and_cut(node: &mut Node, ask: &Ask, loss: PowerCut, without: &[&
     let made = node.csi.create(ask).await?;
     open(node, &made).await?;
     close(node, &made).await?;
-    // The paths of its life are durable now: what comes back afterwards is the disks' doing.
+    // The paths of its life are durable now: remnants that reappear later come from the disks.
     node.vm.sh("sync").await?;
     for safeguard in without {
         node.vm.sh(format!("touch {FAULTS}/disable-{safeguard}")).await?;
@@ -285,8 +287,8 @@ async fn delete_and_cut(node: &mut Node, ask: &Ask, loss: PowerCut, without: &[&
     boot(node).await
 }
 
-/// The same with our flushes after a change of the storage taken out: a deletion that was answered OK must be undone, or
-/// the flushing is done by others as well and the test shows nothing.
+/// The same with Quarry's flushes after a change of the storage disabled: a deletion that was answered OK
+/// must be undone, or something else flushes as well and the test proves nothing.
 async fn without_flush(node: &mut Node, safeguards: &[&str]) -> Result<()> {
     let ask = Ask::mount("unflushed", "ext4").size(32 * MIB);
     delete_and_cut(node, &ask, PowerCut::LoseAll, safeguards).await?;

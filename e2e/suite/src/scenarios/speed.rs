@@ -1,5 +1,5 @@
-//! What a volume costs beside the bare `lvcreate` that makes it, and what quarry costs while nothing happens. Figures
-//! for people: only what would be absurd on any machine fails.
+//! The cost of a volume compared with the plain `lvcreate` that creates it, and of quarry when idle. The
+//! figures are for people: only absurd values fail.
 
 use std::time::{Duration, Instant};
 
@@ -14,11 +14,11 @@ use crate::scenarios::steps::offered;
 
 /// How often CreateVolume and `lvcreate` are compared.
 const PAIRS: usize = 15;
-/// How long quarry is left alone.
+/// How long quarry is idle.
 const IDLE: Duration = Duration::from_secs(60);
-/// How often somebody looks at its metrics meanwhile.
+/// How often the metrics are scraped meanwhile.
 const SCRAPE: Duration = Duration::from_secs(12);
-/// Hides lvm, and writes down what it is told.
+/// Wraps lvm and records its arguments.
 const WRAPPER: &str = "#!/bin/sh\nprintf '%s\\n' \"$@\" > /run/told-$1\nexec /usr/sbin/lvm \"$@\"\n";
 
 pub async fn run(context: Context) -> Passed {
@@ -53,7 +53,7 @@ pub async fn run(context: Context) -> Passed {
     Ok(figures)
 }
 
-/// What quarry tells `lvm` to create a volume named `volume`, word by word.
+/// The arguments with which quarry calls `lvm` to create a volume named `volume`.
 async fn arguments(node: &mut Node) -> Result<Vec<String>> {
     node.vm.write("/opt/shadow/lvm", WRAPPER.as_bytes(), 0o755).await?;
     node.shadow_programs("/opt/shadow");
@@ -65,7 +65,7 @@ async fn arguments(node: &mut Node) -> Result<Vec<String>> {
     // An empty folder hides nothing.
     node.vm.sh("rm /opt/shadow/lvm").await?;
     let words: Vec<String> = told.lines().map(str::to_owned).collect();
-    ensure!(words.iter().filter(|word| *word == "volume").count() == 1, "lvcreate was told {words:?}");
+    ensure!(words.iter().filter(|word| *word == "volume").count() == 1, "the arguments of lvcreate are {words:?}");
     Ok(words)
 }
 
@@ -79,7 +79,7 @@ struct Pairs {
     processes: Vec<String>,
 }
 
-/// Both in turn, in an order left to chance, so that what else the machine does meets both alike.
+/// Alternates both in random order, so that other load on the machine affects both alike.
 async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs> {
     let (mut creates, mut bares, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut processes = Vec::new();
@@ -93,7 +93,7 @@ async fn pairs(node: &Node, bare: &[String], mut random: Random) -> Result<Pairs
         let (mut create, mut lvcreate) = (0.0, 0.0);
         for turn in 0..2 {
             if turn == first {
-                // What was changed by hand is seen first: on a host nobody but quarry changes anything.
+                // Changes by hand are detected first: on a host only quarry changes anything.
                 let taken = if turn == 0 { 0 } else { Ask::mount(&name, "ext4").required };
                 offered(node, free - taken).await?;
                 node.vm.sh(format!("> {FAULTS}/log")).await?;
@@ -135,13 +135,13 @@ fn median(mut figures: Vec<f64>) -> f64 {
     figures[figures.len() / 2]
 }
 
-/// How often somebody looked in an idle minute, and how many processes quarry started in it.
+/// How many scrapes an idle minute had, and how many processes quarry started in it.
 async fn idle(node: &Node) -> Result<(usize, usize)> {
     // The last change is seen, and udev has said all it has to say about it.
     node.vm.sh("udevadm settle").await?;
     node.csi.capacity(&Default::default()).await?;
     let before = node.metric("quarry_commands_total").await?;
-    ensure!(before > PAIRS as f64, "the counter of started programs stands at {before}");
+    ensure!(before > PAIRS as f64, "the counter of started programs is {before}");
     node.vm.sh(format!("> {FAULTS}/log")).await?;
     let began = Instant::now();
     let mut scrapes = 0;

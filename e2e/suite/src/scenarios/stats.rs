@@ -1,5 +1,6 @@
-//! Stage, publish, stats, delete, for the filesystems that csi-sanity never asks for: it leaves the filesystem to the
-//! driver, so that its specs run on the default one. A soak takes every layout and every access mode.
+//! Stage, publish, stats, delete, for the filesystems that csi-sanity never requests: it leaves the
+//! filesystem to the driver, so its specs run on the default one. A soak uses every layout and every access
+//! mode.
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1 as csi;
@@ -68,8 +69,8 @@ pub async fn live(node: &Node, ask: Ask) -> Result<()> {
     refused("stats after delete", stats(node, &made, &made.target()).await, Code::NotFound, &made.id)
 }
 
-/// What stats says of a filesystem is what the kernel says, where it is staged and where it is published, and it moves
-/// with what is written.
+/// The stats of a filesystem match the kernel's, where it is staged and where it is published, and follow
+/// writes.
 async fn measure(node: &Node, made: &Made) -> Result<()> {
     let target = made.target();
     let before = figures(&stats(node, made, &target).await?)?;
@@ -104,7 +105,7 @@ fn figures(usage: &[csi::VolumeUsage]) -> Result<Figures> {
     let of = |unit: Unit| usage.iter().find(|usage| usage.unit == unit as i32).cloned();
     match (of(Unit::Bytes), of(Unit::Inodes)) {
         (Some(bytes), Some(inodes)) if usage.len() == 2 => Ok(Figures { bytes, inodes }),
-        _ => anyhow::bail!("bytes and inodes should be told: {usage:?}"),
+        _ => anyhow::bail!("bytes and inodes should be reported: {usage:?}"),
     }
 }
 

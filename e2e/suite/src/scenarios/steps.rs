@@ -1,4 +1,4 @@
-//! Steps that scenarios take with a volume, and what they look at below it.
+//! Steps of scenarios on a volume, and checks of the storage below it.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::csi::{Ask, Made, retry};
 use crate::node::{GROUP, Node};
 
-/// How long what was deleted may take to be offered again: small disks are wiped before, emulated.
+/// How long it may take until deleted space is offered again: small, emulated disks are wiped first.
 pub const FREED: Duration = Duration::from_secs(120);
 
 /// Stage and publish, as kubelet does.
@@ -23,8 +23,8 @@ pub async fn close(node: &Node, made: &Made) -> Result<()> {
     retry(|| node.csi.unstage(made)).await.with_context(|| format!("unstaging {}", made.id))
 }
 
-/// Writes bytes of this volume's own through its published target, and makes them durable: a file, or the first bytes
-/// of a raw device.
+/// Writes bytes that are specific to this volume through its published target, and flushes them: a file, or
+/// the first bytes of a raw device.
 pub async fn write(node: &Node, made: &Made) -> Result<()> {
     let target = made.target();
     let script = if made.ask.is_block() {
@@ -55,7 +55,7 @@ pub async fn checksum(node: &Node, device: &str) -> Result<String> {
     node.vm.sh(format!("dd if='{device}' bs=1M iflag=direct status=none | md5sum")).await
 }
 
-/// The node of a volume whose name lvm takes as it is.
+/// The device node of a volume whose name lvm accepts unchanged.
 pub fn device_of(made: &Made) -> String {
     format!("/dev/{GROUP}/{}", made.ask.name)
 }
@@ -79,11 +79,11 @@ pub async fn retag(node: &Node, made: &Made, tags: &[&str]) -> Result<()> {
     node.vm.sh(format!("{command} {GROUP}/{} && {EVENT}", made.ask.name)).await.map(drop)
 }
 
-/// An event of a block device. udevd makes one too when lvm has written to a disk, some time later; quarry, which has to
-/// see a change by hand within ten seconds, sees it in the next call when it was told of one.
+/// An event of a block device. udevd also sends one some time after lvm has written to a disk; quarry, which
+/// must see a manual change within ten seconds, sees it in the next call after an event.
 pub const EVENT: &str = "echo change >/sys/block/loop0/uevent";
 
-/// Waits until exactly so many bytes are offered in all.
+/// Waits until exactly this many bytes are free in total.
 pub async fn offered(node: &Node, bytes: i64) -> Result<()> {
     let began = Instant::now();
     loop {

@@ -1,5 +1,5 @@
-//! The beginning and the end of the process: what a wrong start says, what a missing volume group means, and that
-//! SIGTERM, however inconvenient, ends in time and loses nothing.
+//! Startup and shutdown of the process: the errors of a failed start, the effect of a missing volume group,
+//! and that SIGTERM, at any moment, ends it in time and loses nothing.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::runner::{Context, Passed};
 use crate::scenarios::hung_tools::{WRAPPER, class, wait_hung};
 
 const GIB: u64 = 1 << 30;
-/// What SIGTERM may take: 20 s for what is under way, and the way out.
+/// How long SIGTERM may take: 20 s for running calls, and the shutdown.
 const END: Duration = Duration::from_secs(25);
 /// More than anything here needs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -43,7 +43,7 @@ pub async fn run(_: Context) -> Passed {
     ))
 }
 
-/// Each mistake ends the start and is told with file, line and key.
+/// Each mistake stops the startup and is reported with file, line and key.
 async fn wrong_configurations(node: &Node) -> Result<()> {
     let good = "pools:\n  - name: main\n    lvm:\n      volumeGroup: vg0\n";
     let wrong = [
@@ -66,7 +66,7 @@ async fn wrong_configurations(node: &Node) -> Result<()> {
     node.vm.sh("test ! -e /run/wrong.sock").await.map(drop)
 }
 
-/// Runs a second quarry that is expected to end at once.
+/// Runs a second quarry that is expected to exit at once.
 async fn start_another(node: &Node, config: &str, socket: &str) -> Result<quarry_vm::Output> {
     let command = format!("exec /usr/local/bin/quarry standalone --config {config} --endpoint unix://{socket}");
     node.vm.exec(Command::sh(command).timeout(PATIENCE)).await
@@ -116,7 +116,7 @@ async fn sockets(node: &mut Node) -> Result<()> {
 }
 
 async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
-    // Somebody's bytes, where the last of the chunks will lie.
+    // Foreign bytes, at the place of the last chunks.
     let disk = device("d1");
     node.vm.sh(format!("yes somebodys | dd of={disk} bs=1M seek=2300 count=4 iflag=fullblock oflag=direct")).await?;
     // 1 GiB, the largest piece that is zeroed at once, takes 10 s.
@@ -131,14 +131,14 @@ async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
     while node.metric("quarry_task_age_seconds{operation=\"create\"").await? == 0.0 {
         ensure!(began.elapsed() < PATIENCE && !creating.is_finished(), "no creation is under way");
     }
-    // It tells its progress as soon as it has some: the volume is carved first.
+    // It reports progress as soon as it has some: the volume is allocated first.
     loop {
         match node.csi.create(&ask).await {
             Err(status) if status.code() == Code::Aborted && status.message().contains(" of 2.5 GiB") => break,
             Err(status) if status.code() == Code::Aborted => {}
             other => anyhow::bail!("create again answered {other:?}"),
         }
-        ensure!(began.elapsed() < PATIENCE && !creating.is_finished(), "no progress is told");
+        ensure!(began.elapsed() < PATIENCE && !creating.is_finished(), "no progress is reported");
         node.vm.sh("sleep 0.5").await?;
     }
     let csi = node.csi.clone();
@@ -149,7 +149,7 @@ async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
     let (took, exit) = ended?;
     ensure!(exit.success(), "quarry ended with {exit} after SIGTERM\n{}", node.log_tail().await);
     ensure!(took <= END, "quarry ended {took:?} after SIGTERM");
-    ensure!(refused_then.is_err(), "a new call was taken after SIGTERM");
+    ensure!(refused_then.is_err(), "a new call was accepted after SIGTERM");
     let first = creating.await?;
     refused("the create that was under way", first, Code::Aborted, "was stopped")?;
     node.vm.sh(format!("test ! -e {SOCKET}")).await.context("the socket is left behind")?;
@@ -159,16 +159,16 @@ async fn stop_while_zeroing(node: &mut Node) -> Result<Duration> {
     let listed = node.csi.list().await?;
     ensure!(listed.len() == 1, "after the restart: {listed:?}");
     let made = retry(|| node.csi.create(&ask)).await?;
-    ensure!(made.id == listed[0].volume_id && node.csi.list().await?.len() == 1, "the retry made another volume");
+    ensure!(made.id == listed[0].volume_id && node.csi.list().await?.len() == 1, "the retry created another volume");
     node.kubelet_folders(&made).await?;
     node.csi.stage(&made).await?;
     node.csi.publish(&made).await?;
-    // The physical volume's data begins 1 MiB into the disk.
+    // The physical volume's data starts 1 MiB into the disk.
     let script = format!(
         "dd if='{}' bs=1M skip=2290 count=20 iflag=direct status=none | cmp -n 20971520 - /dev/zero",
         made.target()
     );
-    node.vm.sh(script).await.context("somebody's bytes show")?;
+    node.vm.sh(script).await.context("foreign bytes are visible")?;
     node.csi.unpublish(&made).await?;
     node.csi.unstage(&made).await?;
     node.csi.delete(&made.id).await?;
@@ -193,7 +193,7 @@ async fn stop_while_changing(node: &mut Node) -> Result<Duration> {
     ensure!(first.as_ref().is_err_and(cut_off), "the create under way answered {first:?}");
     let alive = format!("test -e /proc/{pid} && ! grep -q 'State:.Z' /proc/{pid}/status");
     node.vm.sh(alive).await.context("the lvm that hangs was killed")?;
-    // Released in the instant of the retry: both run at once, and lvm's lock decides.
+    // Released at the moment of the retry: both run concurrently, and lvm's lock decides.
     node.serve().await?;
     node.vm.sh("rm /run/hang/lvcreate").await?;
     let made = retry(|| node.csi.create(&ask)).await?;
@@ -207,7 +207,7 @@ async fn stop_while_changing(node: &mut Node) -> Result<Duration> {
     Ok(took)
 }
 
-/// As a container's first process it would take the lvm along: it stays until that has ended.
+/// As a container's first process it would kill the lvm when it exits: it stays until the lvm has finished.
 async fn stay_while_changing(node: &mut Node) -> Result<Duration> {
     // Longer than quarry stays for its own sake.
     const WORK: Duration = Duration::from_secs(27);
@@ -233,7 +233,7 @@ async fn stay_while_changing(node: &mut Node) -> Result<Duration> {
     // Cut off, but not in the midst of its work.
     ensure!(creating.await?.is_err(), "a create was answered after SIGTERM");
     let list = node.contents().await?;
-    ensure!(list.lines().count() == 1 && list.contains("stayed"), "what lvm made while quarry stayed:\n{list}");
+    ensure!(list.lines().count() == 1 && list.contains("stayed"), "what lvm created while quarry stayed:\n{list}");
     node.first_process(false);
     node.serve().await?;
     let made = retry(|| node.csi.create(&ask)).await?;

@@ -1,4 +1,4 @@
-//! Whole disks, looked at by blkid, by what the kernel shows in /sys, and by `dd` of the documented bytes.
+//! Whole disks, read by blkid, from /sys, and by `dd` at the documented offsets.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use quarry_vm::Guest;
 
 use super::{Found, Storage, Volume};
 
-/// Every disk of the machine, its root disk among them: that is for Quarry to leave alone.
+/// Every disk of the machine, including its root disk, which Quarry must leave alone.
 pub struct WholeDisks;
 
 /// What the selector of the pool means.
@@ -27,8 +27,8 @@ for folder in /sys/block/vd* /sys/block/sd* /sys/block/nvme*; do
     read sectors <$folder/size
 "#;
 
-/// A line for every disk that is not blank at its ends: name, bytes of the second partition (0: there is none), number of
-/// partitions, both copies of the record's slot in hexadecimal, and what blkid says.
+/// A line for every disk that is not blank at its ends: name, bytes of the second partition (0: there is
+/// none), number of partitions, both copies of the record's slot in hexadecimal, and blkid's output.
 const LOOK: &str = r#"
     slot() { dd if=/dev/$disk bs=64 skip=$1 count=6 status=none | od -An -v -tx1 | tr -d ' \n'; }
     partitions=0 second=0
@@ -47,7 +47,7 @@ const LOOK: &str = r#"
 done
 "#;
 
-/// Fills the volume's place on every disk that nothing lies on. Such a disk stays blank to a probe.
+/// Fills the volume's place on every disk that is empty. Such a disk stays blank to a probe.
 const DIRTY: &str = r#"
     length=$((sectors / 2048 * 1048576 - 3145728))
     if cmp -s -n 1048576 -i 1048576:0 /dev/$disk /dev/zero && ! blkid -p /dev/$disk >/dev/null; then
@@ -115,7 +115,7 @@ fn read_disk(line: &str) -> Result<Found> {
     let blkid = word()?.trim();
     let said: Vec<String> = slots.iter().map(|slot| slot.as_ref().map_or("no slot".to_owned(), Slot::words)).collect();
     let text = format!("{disk}: {}; {partitions} partitions; {blkid}", said.join(", "));
-    // A volume is what nobody can take for anything else: both copies of its record, both partitions, a sound table.
+    // A volume is unambiguous: both copies of its record, both partitions, a valid table.
     let volume = match &slots {
         [Some(one), Some(other)] if one.is_volume() && one == other => {
             let whole = partitions == "2" && blkid.contains("PTTYPE=gpt");
@@ -137,7 +137,7 @@ struct Slot {
 }
 
 impl Slot {
-    /// Reads its first bytes. `None`: it is none.
+    /// Reads its first bytes. `None`: it is not one.
     fn read(hexadecimal: &str) -> Result<Option<Self>> {
         let digits =
             (0..hexadecimal.len() / 2).map(|index| u8::from_str_radix(&hexadecimal[2 * index..2 * index + 2], 16));
@@ -153,7 +153,7 @@ impl Slot {
         Ok(Some(Self { mark: number(12), sequence, record: String::from_utf8_lossy(record).into_owned() }))
     }
 
-    /// Neither given up nor unknown.
+    /// Neither abandoned nor unknown.
     fn is_volume(&self) -> bool {
         matches!(self.mark, 1 | 2)
     }

@@ -1,4 +1,4 @@
-//! What a test expects to lie on a node's storage.
+//! The expected content of a node's storage.
 
 use std::time::{Duration, Instant};
 
@@ -9,16 +9,16 @@ use crate::csi::Made;
 use crate::node::{FAULTS, Node};
 
 impl Node {
-    /// What lies on the storage, by the word of the host's own tools.
+    /// The content of the storage, as the host's own tools report it.
     pub async fn found(&self) -> Result<Vec<Found>> {
         let mut found = self.storage.read(&self.vm.sh(self.storage.look()).await?)?;
-        found.retain(|found| !self.strangers.contains(&found.text));
+        found.retain(|found| !self.foreign.contains(&found.text));
         Ok(found)
     }
 
-    /// What lies on the storage now is a stranger's: as long as it looks the same, it counts as nothing.
+    /// The current content of the storage is foreign: as long as it looks the same, it is ignored.
     pub async fn ignore_what_is_there(&mut self) -> Result<()> {
-        self.strangers = self.found().await?.into_iter().map(|found| found.text).collect();
+        self.foreign = self.found().await?.into_iter().map(|found| found.text).collect();
         Ok(())
     }
 
@@ -27,18 +27,19 @@ impl Node {
         Ok(listed(&self.found().await?))
     }
 
-    /// Fails unless this volume lies on the storage, as large as it was told, and nothing but what belongs to it.
+    /// Fails unless this volume is on the storage, with the expected size, and nothing but its parts.
     pub async fn expect_only(&self, made: &Made) -> Result<()> {
         let found = self.found().await?;
         let (volumes, parts): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|found| found.volume.is_some());
         let is_it = |found: &&Found| found.volume.as_ref().is_some_and(|volume| volume.size == made.size);
         let layout = made.ask.parameters.get("layout").map_or("linear", String::as_str);
         let whole = volumes.len() == 1 && volumes.iter().all(is_it) && parts.len() == self.storage.parts(layout);
-        ensure!(whole, "{} of {} bytes should lie there alone, not:\n{}", made.id, made.size, listed(&found));
+        ensure!(whole, "{} of {} bytes should be the only content, not:\n{}", made.id, made.size, listed(&found));
         Ok(())
     }
 
-    /// Fails if a volume lies on the storage, or anything for longer than the storage has time to settle.
+    /// Fails if a volume is on the storage, or anything else for longer than the storage needs to become
+    /// stable.
     pub async fn expect_nothing_stored(&self) -> Result<()> {
         let began = Instant::now();
         loop {

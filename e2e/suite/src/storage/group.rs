@@ -1,4 +1,4 @@
-//! A volume group, looked at by lvm.
+//! A volume group, read by lvm.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What pool `main` of a node is made of, and what lies there by the word of the host's own tools, never by Quarry's.
+//! The storage of a node's pool `main`, as the host's own tools report it, never Quarry's.
 
 mod disks;
 mod expect;
@@ -16,47 +16,50 @@ pub trait Storage: Send + Sync {
     /// The pool's configuration without its name: one pair of YAML.
     fn section(&self) -> String;
 
-    /// A script that makes the storage of these devices.
+    /// A script that creates the storage on these devices.
     fn make(&self, devices: &[String]) -> String;
 
-    /// A script that prints what lies there, whoever put it there. [`Self::read`] understands it.
+    /// A script that prints everything on the storage, foreign or not. [`Self::read`] parses it.
     fn look(&self) -> String;
 
-    /// Everything that lies there. Nothing at all: an empty list.
+    /// Everything on the storage. An empty list: nothing.
     ///
     /// # Errors
-    /// When `printed` is not what [`Self::look`] prints.
+    /// `printed` is not the output of [`Self::look`].
     fn read(&self, printed: &str) -> Result<Vec<Found>>;
 
-    /// The device of a volume, as a word of a shell script. `name`: as CreateVolume was given it, if the storage takes it as it is.
+    /// The device of a volume, as a word of a shell script. `name`: as in CreateVolume, if the storage
+    /// accepts it unchanged.
     fn device(&self, name: &str) -> String;
 
-    /// A script that writes a former tenant's bytes where the next small volume will lie, and leaves nothing else.
+    /// A script that writes a former tenant's bytes where the next small volume will be, and leaves nothing
+    /// else.
     fn dirty(&self) -> String;
 
     /// A script that fails if the storage itself, or what says which volumes there are, is damaged.
     fn check(&self) -> String;
 
-    /// For how long after a deletion was answered OK something may still lie there. Never a volume.
+    /// How long after a deletion was answered OK remnants may exist. Never a volume.
     fn settles(&self) -> Duration;
 
-    /// Whether what a creation has left that was cut off before there was a volume may lie there until the next volume is made.
+    /// Whether remnants of a creation that was interrupted before there was a volume may exist until the next
+    /// creation.
     fn keeps_halves(&self) -> bool;
 
-    /// What lies there beside a volume of this layout and belongs to it: so many [`Found`].
+    /// What exists besides a volume of this layout and belongs to it: so many [`Found`].
     fn parts(&self, layout: &str) -> usize;
 }
 
-/// Something that lies on the storage.
+/// Something on the storage.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// What it is, for whoever reads a failure.
+    /// Its description, for readers of a failure.
     pub text: String,
     /// The volume that it is, if it is one.
     pub volume: Option<Volume>,
 }
 
-/// A volume, as it lies there.
+/// A volume on the storage.
 #[derive(Clone, Debug)]
 pub struct Volume {
     /// Its size in bytes.

@@ -1,8 +1,8 @@
 //! The agent inside a virtual node: runs commands, moves files, and gives a restored guest its own identity.
 //!
-//! It is started by the guest's init and trusts whoever reaches its port: the host, by its port forward,
-//! and the test's other nodes on the same network.
-//! A thread per connection and blocking calls keep it small: under an emulated processor every instruction counts.
+//! The guest's init starts it. It trusts every client of its port: the host, through its port forward, and
+//! the test's other nodes on the same network. A thread per connection and blocking calls keep it small:
+//! under an emulated processor every instruction counts.
 #![allow(clippy::disallowed_types, clippy::disallowed_methods)] // quarry-exec is part of what is tested here.
 
 use std::fmt::Display;
@@ -23,10 +23,11 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use quarry_vm::protocol::{Exec, Exit, HELLO, PORT, Request, SEED, frame, kind, parse_header};
 
-/// How long to go on reading a command's output after it ended: a child that it left behind may hold the pipes open.
+/// How long to keep reading a command's output after it ended: a child that it left behind may hold the pipes
+/// open.
 const DRAIN: Duration = Duration::from_millis(300);
 
-/// How long a TCP connection may take to be made; over a link that is down it never is.
+/// The timeout of a TCP connection attempt; over a link that is down it never succeeds.
 const CONNECT: Duration = Duration::from_secs(30);
 
 fn main() -> io::Result<()> {
@@ -34,7 +35,7 @@ fn main() -> io::Result<()> {
     loop {
         let Ok((connection, _)) = listener.accept() else { continue };
         thread::spawn(move || {
-            // The host sees a broken connection; there is nobody else to tell.
+            // The host sees a broken connection; there is no other way to report it.
             let _ = serve(connection);
         });
     }
@@ -71,7 +72,7 @@ fn read_frame(connection: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     Ok((kind, payload))
 }
 
-/// What a command's threads report to the one that writes to the connection.
+/// What a command's threads send to the thread that writes to the connection.
 enum Happened {
     Output(u8, Vec<u8>),
     Closed,
@@ -124,7 +125,7 @@ fn run(connection: &mut TcpStream, exec: Exec) -> io::Result<()> {
     })
 }
 
-/// Passes on what happens until the command has ended and its output is drained.
+/// Forwards events until the command has exited and its output is drained.
 fn report(
     connection: &mut TcpStream,
     happened: &Receiver<Happened>,
@@ -148,7 +149,8 @@ fn report(
                     on_hang_up(true);
                 }
             }
-            // Nobody listens any more; the pipes are still read so that a detached command can go on writing.
+            // Nothing listens any longer; the pipes are still read so that a detached command can keep
+            // writing.
             Some(Happened::Output(..)) => {}
             Some(Happened::Closed) => open -= 1,
             Some(Happened::Ended(ended)) => exit = Some((ended, Instant::now() + DRAIN)),
@@ -252,7 +254,8 @@ fn refused(connection: &mut TcpStream, what: &dyn Display, error: &io::Error) ->
     connection.write_all(&frame(kind::FAILED, reason.as_bytes()))
 }
 
-/// Says that the connection is made, and passes bytes on both ways until both ends have ended.
+/// Reports that the connection is established, and forwards bytes in both directions until both ends have
+/// closed.
 fn relay<W: Write + Send + 'static>(
     mut connection: TcpStream,
     mut reader: impl Read,
@@ -301,7 +304,7 @@ struct Entropy {
     seed: [u8; SEED],
 }
 
-/// Gives the kernel entropy that counts, and makes it use it now, not at its next turn in some minutes.
+/// Adds entropy to the kernel and makes it use it now, not at its next reseed in some minutes.
 #[allow(unsafe_code)]
 fn reseed(random: &File, seed: &[u8]) -> io::Result<()> {
     // The kernel declares this call with two integers, whatever follows them.

@@ -1,4 +1,4 @@
-//! A contributor's way into a virtual node: a shell, one command, the cache, and a check of the host.
+//! A contributor's access to a virtual node: a shell, one command, the cache, and a check of the host.
 
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
@@ -28,7 +28,7 @@ enum Action {
         #[arg(required = true, last = true)]
         command: Vec<String>,
     },
-    /// Show where the cache lies and how large it is, or empty it
+    /// Show the path and size of the cache, or empty it
     Cache {
         /// Remove everything; running nodes lose their disks
         #[arg(long)]
@@ -36,7 +36,7 @@ enum Action {
     },
     /// Say what the host lacks, then start a node to see that all works
     Doctor {
-        /// Install what is missing with apt-get; needs root
+        /// Install missing packages with apt-get; needs root
         #[arg(long)]
         install: bool,
     },
@@ -177,7 +177,7 @@ async fn doctor(install: bool) -> Result<ExitCode> {
     println!("packages: all there");
     let begin = Instant::now();
     let vm = Vm::start(Config::new("doctor").disk(Disk::new("d1", 1 << 30))).await?;
-    println!("a node stands in {:.1} s, under {}", begin.elapsed().as_secs_f32(), vm.accelerator());
+    println!("a node starts in {:.1} s, under {}", begin.elapsed().as_secs_f32(), vm.accelerator());
     let version = vm
         .sh(format!(
             "vgcreate -qq pool {} && lvcreate -qq -Wn -Zn -L 64M -n a pool && lvm version",

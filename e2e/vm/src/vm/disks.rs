@@ -1,4 +1,4 @@
-//! A virtual node's disks: they come, go, fail, and may move to another node.
+//! A virtual node's disks: they are added, removed, fail, and may move to another node.
 
 use std::fmt;
 use std::fs::File;
@@ -21,7 +21,7 @@ pub(super) struct Attached {
     pub(super) plugged: bool,
 }
 
-/// A disk in no machine, with what it holds: see [`Vm::take_disk`].
+/// A disk outside any machine, with its content: see [`Vm::take_disk`].
 pub struct SpareDisk {
     disk: Disk,
     server: Server,
@@ -50,8 +50,8 @@ impl Vm {
         self.wait_for_udev(paths).await
     }
 
-    /// Takes a disk out of the machine for good, with what it holds: pulled out as by [`Self::unplug`] when the machine
-    /// runs. What a power cut did to it is done.
+    /// Removes a disk from the machine permanently, with its content: unplugged as by [`Self::unplug`] if the
+    /// machine runs. The effects of a power cut on it are final.
     ///
     /// # Errors
     /// As [`Self::unplug`].
@@ -94,7 +94,7 @@ impl Vm {
     /// Pulls a disk out, whatever uses it. A disk that hangs must be healed first: QEMU waits for its answers.
     ///
     /// # Errors
-    /// When there is no such disk, or the guest does not let go of it.
+    /// There is no such disk, or the guest does not release it.
     pub async fn unplug(&mut self, serial: &str) -> Result<()> {
         let (qemu, attached) = self.find(serial)?;
         if !attached.plugged {
@@ -114,10 +114,10 @@ impl Vm {
         self.guest.wait_paths(vec![path], false, PLUG).await
     }
 
-    /// Puts a disk that was pulled out back in, with what it holds.
+    /// Plugs an unplugged disk in again, with its content.
     ///
     /// # Errors
-    /// When there is no such disk, or the guest does not see it.
+    /// There is no such disk, or the guest does not see it.
     pub async fn replug(&mut self, serial: &str) -> Result<()> {
         let (qemu, attached) = self.find(serial)?;
         if attached.plugged {
@@ -132,7 +132,7 @@ impl Vm {
     /// Makes a disk fail, hang or work again.
     ///
     /// # Errors
-    /// When there is no such disk, or the machine is not running.
+    /// There is no such disk, or the machine is not running.
     pub fn set_fault(&mut self, serial: &str, fault: Fault) -> Result<()> {
         let (_, attached) = self.find(serial)?;
         attached.spare.server.set_fault(fault);
@@ -142,7 +142,7 @@ impl Vm {
     /// Limits a disk's speed from now on.
     ///
     /// # Errors
-    /// When there is no such disk, or the machine is not running.
+    /// There is no such disk, or the machine is not running.
     pub async fn set_throttle(&mut self, serial: &str, throttle: Throttle) -> Result<()> {
         let (qemu, attached) = self.find(serial)?;
         attached.spare.disk.throttle = throttle;

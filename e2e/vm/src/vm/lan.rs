@@ -1,7 +1,8 @@
-//! A virtual node's network card: its address, and its link, which can be cut while the host goes on commanding the guest.
+//! A virtual node's network card: its address, and its link, which can be cut while the host keeps control of
+//! the guest.
 //!
-//! The card is plugged in once the guest answers, not saved with its state: every restored guest has the same cards, and
-//! a node that is on no network has none.
+//! The card is plugged in once the guest answers, and is not saved with its state: every restored guest has
+//! the same cards, and a node without a network has none.
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -42,9 +43,9 @@ pub(super) fn check(number: u8) -> Result<()> {
 }
 
 impl Vm {
-    /// Cuts the node's link, or mends it; returns when the guest knows. Nothing is told to those that it talked to:
-    /// they hear no more of it. Commands, [`Self::connect`] and [`crate::HOST`] go another way and work on. A link that
-    /// is cut stays so when the node boots again.
+    /// Cuts the node's link, or restores it; returns when the guest has noticed. Its peers get no
+    /// notification, only silence. Commands, [`Self::connect`] and [`crate::HOST`] use another path and keep
+    /// working. A link that is cut stays cut when the node boots again.
     ///
     /// # Errors
     /// When the node is on no network, or the guest does not notice.
@@ -101,7 +102,7 @@ impl Vm {
         lan.cable = Some(cable);
         let (number, up) = (lan.number, lan.up);
         let backend = json!({ "type": "stream", "id": "cable", "server": false, "addr": socket });
-        qemu.qmp.call("netdev_add", backend).await.context("cannot lay the network cable")?;
+        qemu.qmp.call("netdev_add", backend).await.context("cannot connect the network cable")?;
         let card = Network::card(number);
         let device =
             json!({ "driver": "virtio-net-pci", "id": "lan", "netdev": "cable", "bus": LAN_SLOT, "mac": card });

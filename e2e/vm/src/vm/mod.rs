@@ -1,4 +1,4 @@
-//! A virtual node: its whole life, its disks, and what may befall it.
+//! A virtual node: its life cycle, its disks, and its faults.
 
 mod disks;
 mod lan;
@@ -30,7 +30,7 @@ pub use disks::SpareDisk;
 /// How long a disk or a network card may take to come or go in the guest.
 const PLUG: Duration = Duration::from_secs(60);
 
-/// What a virtual node is to be.
+/// The options of a virtual node.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The guest's host name.
@@ -98,7 +98,7 @@ impl Config {
     }
 }
 
-/// What a power cut leaves of what was written and not flushed.
+/// What a power cut leaves of unflushed writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PowerCut {
     /// Nothing: all of it was in the disks' caches.
@@ -134,7 +134,8 @@ impl Deref for Vm {
 }
 
 impl Vm {
-    /// Starts a node from the saved state and plugs its disks in. The first start of all builds what is missing.
+    /// Starts a node from the saved state and plugs its disks in. The very first start builds what is
+    /// missing.
     ///
     /// # Errors
     /// When the host lacks tools (the message names the packages), a build fails, or the guest does not come up.
@@ -227,8 +228,9 @@ impl Vm {
         Ok(())
     }
 
-    /// Boots the machine anew after [`Self::power_cut`] or [`Self::power_off`]: a real boot, not the saved state, with
-    /// the same disks and the same root file system. The root has a journal; what was synced there is there.
+    /// Boots the machine again after [`Self::power_cut`] or [`Self::power_off`]: a real boot, not the saved
+    /// state, with the same disks and the same root file system. The root has a journal; synced files are
+    /// there.
     ///
     /// # Errors
     /// When the machine still runs, or the guest does not come up.
@@ -251,7 +253,7 @@ impl Vm {
         self.join_network().await
     }
 
-    /// Takes udevd away: device nodes and links are no longer made, and nothing listens on its sockets.
+    /// Removes udevd: device nodes and links are no longer created, and nothing listens on its sockets.
     ///
     /// # Errors
     /// When it does not end.
@@ -285,7 +287,7 @@ impl Vm {
         self.boot_again().await
     }
 
-    /// Ends the machine and removes its files. Nothing of it is wanted any more, so it is simply killed.
+    /// Kills the machine and removes its files, since nothing of it is needed any longer.
     ///
     /// # Errors
     /// When QEMU cannot be killed.

@@ -34,7 +34,7 @@ impl Call {
             Self::Delete(request) => controller.delete_volume(timed(request)).await.map(drop),
             Self::Validate(request) => {
                 let answer = controller.validate_volume_capabilities(timed(request)).await?.into_inner();
-                // "Not confirmed" is no error in CSI; for the table it is a refusal.
+                // "Not confirmed" is not an error in CSI; for the table it is a rejection.
                 if answer.confirmed.is_some() { Ok(()) } else { Err(Status::invalid_argument(answer.message)) }
             }
             Self::List(request) => controller.list_volumes(timed(request)).await.map(drop),

@@ -200,7 +200,7 @@ fn mkfs_options(cases: &mut Vec<Case>) {
     cases.push(Case::new("create: a raw block volume with mkfsOptions", INVALID, Call::Create(request)));
 }
 
-/// Mount options that are refused, per filesystem.
+/// Mount options that are rejected, per filesystem.
 pub fn bad_mount_options() -> Vec<(&'static str, &'static str)> {
     let common = [
         "bind",
@@ -331,7 +331,7 @@ fn topology(cases: &mut Vec<Case>) {
     }
 }
 
-/// Names that are taken, and things that are not offered.
+/// Names in use, and features that are not offered.
 fn taken(cases: &mut Vec<Case>) {
     const TAKEN: &[Code] = &[Code::AlreadyExists];
     for (what, ask) in [
@@ -341,7 +341,7 @@ fn taken(cases: &mut Vec<Case>) {
         ("as mount", Ask::mount("pvc-raw", "ext4")),
         ("other mkfsOptions", Ask::mount("pvc-good", "ext4").parameter("mkfsOptions", "-m 3")),
         ("another layout", Ask::mount("pvc-good", "ext4").parameter("layout", "raid1")),
-        ("a logical volume that is not ours", Ask::mount("foreign", "ext4")),
+        ("a foreign logical volume", Ask::mount("foreign", "ext4")),
     ] {
         cases.push(Case::new(format!("create: a name that exists, {what}"), TAKEN, Call::Create(ask.request())));
     }
@@ -353,7 +353,7 @@ fn taken(cases: &mut Vec<Case>) {
     cases.push(Case::new("create: mutable parameters", INVALID, Call::Create(request)));
 }
 
-/// Identifiers in our form that name no volume of ours, with what each is: (identifier, of another place).
+/// Identifiers in Quarry's format that match no volume: (identifier, whether it belongs to another node).
 pub fn wrong_identifiers(base: &Base) -> Vec<(String, bool)> {
     let id = &base.mount.id;
     let (front, _) = id.rsplit_once(':').expect("identifiers have parts");
@@ -390,7 +390,7 @@ fn identifiers(base: &Base, cases: &mut Vec<Case>) {
     };
     for text in texts() {
         let invalid = text.is_empty() || text.len() > 128 || text.chars().any(char::is_control);
-        // What is no identifier of ours was never made by us.
+        // Quarry never created a volume with an invalid identifier.
         push("delete", if invalid { INVALID } else { FINE }, &text, delete(&text));
         push("get", if invalid { INVALID } else { ABSENT }, &text, get(&text));
         push("validate", if invalid { INVALID } else { ABSENT }, &text, validate(&text));

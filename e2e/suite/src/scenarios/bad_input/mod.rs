@@ -1,4 +1,4 @@
-//! Whatever a request says that it should not: a clear error with the right code, nothing run, nothing changed.
+//! Every invalid request gets a clear error with the right code; nothing runs and nothing changes.
 
 mod call;
 mod controller;
@@ -16,7 +16,7 @@ use crate::runner::{Context, Passed};
 
 const GIB: u64 = 1 << 30;
 
-/// One bad request, and what it may be answered.
+/// One bad request, and its allowed answers.
 pub struct Case {
     /// What is bad about it.
     what: String,
@@ -31,7 +31,7 @@ impl Case {
     }
 }
 
-/// Texts that are no identifier, parameter or path, whatever the field.
+/// Texts that are not a valid identifier, parameter or path in any field.
 pub fn texts() -> Vec<String> {
     let long = "a".repeat(10_000);
     let texts = [
@@ -64,19 +64,19 @@ pub fn shown(text: &str) -> String {
     if start.len() < text.len() { format!("{start:?}… ({} bytes)", text.len()) } else { format!("{start:?}") }
 }
 
-/// What the bad requests are made from.
+/// The parts of the bad requests.
 pub struct Base {
     /// An ext4 volume, staged and published.
     pub mount: Made,
     /// A raw block volume, staged.
     pub block: Made,
-    /// An ext4 volume that was never staged: a stage of it could still make its filesystem.
+    /// An ext4 volume that was never staged: a stage could still create its filesystem.
     pub fresh: Made,
 }
 
 pub async fn run(_: Context) -> Passed {
     let node = Node::start("bad-input", &[GIB]).await?;
-    // A volume that is not ours, and things of the host that must stay as they are.
+    // A foreign volume, and things of the host that must not change.
     node.vm
         .sh(format!(
             "lvcreate -qq -y -Wn -Zn -L 8M -n foreign {group} && mkdir -p /srv/full /srv/other && echo data > \
@@ -108,7 +108,7 @@ pub async fn run(_: Context) -> Passed {
         if !codes.contains(&code) {
             wrong.push(format!("{what}: {code:?} instead of {codes:?}: {message}"));
         } else if code != Code::Ok && (message.len() < 10 || message.len() > 2100) {
-            wrong.push(format!("{what}: a message of {} bytes tells nobody anything: {message:?}", message.len()));
+            wrong.push(format!("{what}: a message of {} bytes is not helpful: {message:?}", message.len()));
         }
     }
     ensure!(wrong.is_empty(), "{} of {total} bad requests went wrong:\n{}", wrong.len(), wrong.join("\n"));
@@ -126,7 +126,7 @@ pub async fn run(_: Context) -> Passed {
     }
     node.vm.sh(format!("lvremove -qq -y {}/foreign", crate::node::GROUP)).await?;
     node.expect_empty().await?;
-    Ok(format!("{total} bad requests refused, nothing run; {odd} odd paths and {named} odd names served"))
+    Ok(format!("{total} bad requests rejected, nothing run; {odd} odd paths and {named} odd names served"))
 }
 
 /// What a bad request must leave as it is.
@@ -165,7 +165,7 @@ impl State {
     }
 }
 
-/// Whether a program only looks.
+/// Whether a program only reads.
 fn is_report(program: &str) -> bool {
     let words: Vec<&str> = program.split(' ').collect();
     matches!(

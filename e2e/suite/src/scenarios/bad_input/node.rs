@@ -75,7 +75,7 @@ fn identifiers(base: &Base, cases: &mut Vec<Case>) {
             Call::Publish(csi::NodePublishVolumeRequest { volume_id: volume_id(), ..publish(made) }),
         );
         push("stats", mounted, Call::Stats(csi::NodeGetVolumeStatsRequest { volume_id: volume_id(), ..stats(made) }));
-        // Ends of what is not there are fine; at a path of their own, where nothing is.
+        // Unpublishing something that does not exist succeeds; each with its own unused path.
         let nowhere = || "/var/lib/kubelet/pods/none/mount".to_owned();
         let request = csi::NodeUnstageVolumeRequest { volume_id: volume_id(), staging_target_path: nowhere() };
         push("unstage", ends, Call::Unstage(request));
@@ -90,7 +90,7 @@ fn identifiers(base: &Base, cases: &mut Vec<Case>) {
     let (version, storage, name) = (parts.next(), parts.next(), parts.nth(1));
     for (id, elsewhere) in wrong_identifiers(base) {
         let codes = if elsewhere { NOT_HERE } else { ABSENT };
-        // What is mounted is known by its storage and its name, whatever node its identifier tells.
+        // Mounts are identified by storage and name, whatever node the identifier contains.
         let mut parts = id.split(':');
         let is_mounted = (parts.next(), parts.next(), parts.nth(1)) == (version, storage, name);
         let mounted = if is_mounted { &[Code::Ok] } else { codes };
@@ -148,7 +148,7 @@ fn paths(base: &Base, cases: &mut Vec<Case>) {
             Call::Stats(csi::NodeGetVolumeStatsRequest { volume_path: given(), ..stats(made) }),
         );
     }
-    // Where something else is: it is left alone.
+    // Paths where something else exists: it is left alone.
     for path in ["/srv/full", "/srv/other", "/etc/passwd", "/dev/null", "/srv/full/file"] {
         let given = || path.to_owned();
         push(

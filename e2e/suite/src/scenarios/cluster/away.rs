@@ -1,4 +1,4 @@
-//! A node that cannot be reached is told apart at once and holds nobody up; it comes back with all it had.
+//! An unreachable node is reported at once and blocks no other; when it returns, it has all its volumes.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,8 @@ use crate::runner::{Context, Passed};
 use crate::scenarios::steps;
 
 const DISK: u64 = 512 << 20;
-/// An answer that waits for nothing comes within this, whatever the machine. The shortest wait that there is, for a
-/// connection that nobody takes, is five seconds.
+/// An answer that waits for nothing arrives within this time, whatever the machine. The shortest timeout, for
+/// a connection that is not accepted, is five seconds.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 pub async fn run(context: Context) -> Passed {
@@ -24,9 +24,7 @@ pub async fn run(context: Context) -> Passed {
     steps::open(cluster.of(&made)?, &made).await?;
     steps::write(cluster.of(&made)?, &made).await?;
 
-    view::tells(&cluster.control, &controller, 3, None, &[&made])
-        .await
-        .context("what is shown of a cluster that is well")?;
+    view::shows(&cluster.control, &controller, 3, None, &[&made]).await.context("the view of a healthy cluster")?;
     let cut = cut_off(&mut cluster, &controller, &made).await.context("a node that is cut off")?;
     context.say(&cut);
     let dead = power(&mut cluster, &controller, &made).await.context("a node without power")?;
@@ -38,8 +36,8 @@ pub async fn run(context: Context) -> Passed {
     Ok(format!("{cut}; {dead}; {plugin}"))
 }
 
-/// Whatever is asked of the second node is refused at once, and the others go on as before. Says how long a refusal
-/// took, and how long the same call to a healthy node.
+/// Every call for the second node is rejected at once, and the others keep working. Returns how long a
+/// rejection took, and how long the same call to a healthy node.
 async fn others_go_on(cluster: &Cluster, controller: &Controller, made: &Made) -> Result<(Duration, Duration)> {
     let csi = &controller.csi;
     let mut slowest = Duration::ZERO;
@@ -52,7 +50,7 @@ async fn others_go_on(cluster: &Cluster, controller: &Controller, made: &Made) -
         refused("create", csi.create(&new).await, Code::Unavailable, "n2")?;
         slowest = slowest.max(began.elapsed());
         let began = Instant::now();
-        // The volume may exist where nobody can look.
+        // The volume may exist on the unreachable node.
         let anywhere = Ask::mount(&format!("any-{round}"), "ext4");
         refused("create anywhere", csi.create(&anywhere).await, Code::Unavailable, "n2")?;
         slowest = slowest.max(began.elapsed());
@@ -75,13 +73,13 @@ async fn others_go_on(cluster: &Cluster, controller: &Controller, made: &Made) -
 
 async fn cut_off(cluster: &mut Cluster, controller: &Controller, made: &Made) -> Result<String> {
     cluster.nodes[1].vm.link(false).await?;
-    // A call that is under way when the link goes ends with it.
+    // A call that is running when the link is cut ends with it.
     let began = Instant::now();
     let noticed = controller.connected(2).await?;
     let (refusal, healthy) = others_go_on(cluster, controller, made).await?;
-    let shown = view::tells(&cluster.control, controller, 3, Some("n2"), &[made]).await;
-    shown.context("what is shown of a node that is cut off")?;
-    // Pods on a node that is cut off go on.
+    let shown = view::shows(&cluster.control, controller, 3, Some("n2"), &[made]).await;
+    shown.context("the view of a node that is cut off")?;
+    // Pods on a node that is cut off keep running.
     let node = cluster.of(made)?;
     steps::read(node, made).await?;
     steps::close(node, made).await?;
@@ -89,7 +87,7 @@ async fn cut_off(cluster: &mut Cluster, controller: &Controller, made: &Made) ->
     steps::read(node, made).await?;
     // What is free there is believed for half a minute. Then nothing is said for a while: it may be restarting.
     let class = Default::default();
-    eventually("what is free on a node that is cut off is not known", PATIENCE, || async {
+    eventually("the free space of a node that is cut off is not known", PATIENCE, || async {
         let answer = controller.csi.capacity_of(Some("n2"), &class).await;
         Ok(answer.is_err_and(|status| status.code() == Code::Unavailable))
     })
@@ -102,7 +100,7 @@ async fn cut_off(cluster: &mut Cluster, controller: &Controller, made: &Made) ->
     ensure!(controller.csi.capacity_of(Some("n2"), &class).await?.0 > 0, "no room although it is back");
     again(controller, made).await?;
     Ok(format!(
-        "cut off: noticed after {:.0} s, refused in {} ms (healthy: {} ms), back after {:.0} s",
+        "cut off: noticed after {:.0} s, rejected in {} ms (healthy: {} ms), back after {:.0} s",
         noticed.as_secs_f64(),
         refusal.as_millis(),
         healthy.as_millis(),
@@ -135,7 +133,7 @@ async fn power(cluster: &mut Cluster, controller: &Controller, made: &Made) -> R
     steps::open(node, made).await?;
     steps::read(node, made).await?;
     Ok(format!(
-        "without power: noticed after {:.0} s, refused in {} ms, connected {:.0} s after it served again",
+        "without power: noticed after {:.0} s, rejected in {} ms, connected {:.0} s after it served again",
         noticed.as_secs_f64(),
         refusal.as_millis(),
         back.as_secs_f64()

@@ -1,4 +1,5 @@
-//! Certificates on the wire: who is let in, clocks that are off, and a rotation of the authority without an outage.
+//! Certificates on the wire: which peers are accepted, wrong clocks, and a rotation of the authority without
+//! an outage.
 
 use std::time::{Duration, Instant};
 
@@ -24,11 +25,11 @@ const ROTATION: Duration = Duration::from_secs(300);
 pub async fn run(context: Context) -> Passed {
     let mut cluster = Cluster::bare("certificates", &[DISK; 3]).await?;
     let mut controllers = begin(&mut cluster).await.context("three controllers at once, and no authority")?;
-    context.say("three controllers made one authority");
+    context.say("three controllers created one authority");
     let mut third = controllers.pop().context("three controllers")?;
     third.stop().await?;
     clocks(&mut cluster, &controllers).await.context("clocks that are off")?;
-    let cases = strangers(&cluster).await.context("clients of a node")?;
+    let cases = foreign_clients(&cluster).await.context("clients of a node")?;
     context.say(&cases);
     impostors(&mut cluster, &controllers[0]).await.context("nodes that are not what they say")?;
     context.say("impostors are not used");
@@ -40,7 +41,8 @@ pub async fn run(context: Context) -> Passed {
     Ok(format!("{cases}; {rotation}"))
 }
 
-/// Three controllers start at the same instant where there is nothing; the nodes get what they issued.
+/// Three controllers start at the same instant without any certificates; the nodes get the certificates that
+/// they issued.
 async fn begin(cluster: &mut Cluster) -> Result<Vec<Controller>> {
     let arguments = arguments();
     let controllers = try_join_all((1..=3).map(|number| cluster.controller(number, &arguments))).await?;
@@ -57,7 +59,7 @@ async fn begin(cluster: &mut Cluster) -> Result<Vec<Controller>> {
         connected?;
     }
     // One that starts later finds the same.
-    ensure!(issuer(cluster).await?.certificate == first.certificate, "the authority was made twice");
+    ensure!(issuer(cluster).await?.certificate == first.certificate, "the authority was created twice");
     ensure!(cluster.issued("node").await? == files, "the nodes' certificate was issued twice");
     Ok(controllers)
 }
@@ -102,8 +104,8 @@ enum Shows {
     This(Certificate),
 }
 
-async fn strangers(cluster: &Cluster) -> Result<String> {
-    // The node whose clock is right.
+async fn foreign_clients(cluster: &Cluster) -> Result<String> {
+    // The node with the right clock.
     let node = cluster.node("n3")?;
     let there = node.vm.forward(format!("127.0.0.1:{AGENT}").parse()?).await?;
     let (ours, theirs) = (issuer(cluster).await?, authority()?);
@@ -130,16 +132,16 @@ async fn strangers(cluster: &Cluster) -> Result<String> {
         refuses(node, &there, shows, reason).await.with_context(|| format!("a client with {what}"))?;
     }
     // Everybody else was served meanwhile.
-    ensure!(served(&there, Some(&good)).await?, "the controller's certificate is refused after all that");
+    ensure!(served(&there, Some(&good)).await?, "the controller's certificate is rejected afterwards");
     // Each reason once from this peer, however often it came.
     for reason in ["plain_text", "time_out", "no_certificate", "wrong_role", "expired", "unknown_authority"] {
         let lines = node.vm.sh(format!("grep 'refused a connection' {LOG} | grep -c '{reason}' || true")).await?;
         ensure!(lines.trim() == "1", "{reason} was logged {lines} times");
     }
-    Ok(format!("{count} kinds of strangers refused, counted and logged once"))
+    Ok(format!("{count} kinds of foreign clients rejected, counted and logged once"))
 }
 
-/// It is refused twice, and counted.
+/// It is rejected twice, and counted.
 async fn refuses(node: &Node, there: &Forward, shows: &Shows, reason: &str) -> Result<()> {
     let sample = format!("quarry_refused_connections_total{{reason=\"{reason}\"}}");
     let before = node.metric(&sample).await?;
@@ -191,7 +193,7 @@ async fn impostors(cluster: &mut Cluster, controller: &Controller) -> Result<()>
     Ok(())
 }
 
-/// The authority is replaced while calls go on and controllers come and go. One node is off for all of it.
+/// The authority is replaced during calls while controllers start and stop. One node is off for all of it.
 async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Result<String> {
     cluster.nodes[2].stop().await?;
     for controller in controllers.iter() {
@@ -208,8 +210,9 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
             cluster.certificates("rotate").await?;
             eventually("the rotation is over", ROTATION, || async {
                 let shown = cluster.certificates("show").await?;
-                // The authority's own state is settled first; the certificates that believe it alone come after it.
-                let settled = shown.contains("phase steady") && !shown.contains("anew");
+                // The authority reaches its final state first; the certificates that trust only the new one
+                // follow.
+                let settled = shown.contains("phase steady") && !shown.contains("renewed");
                 Ok(settled && issuer(cluster).await?.certificate != old_authority.certificate)
             })
             .await
@@ -223,9 +226,9 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
         (calls, restarts, deliveries)
     };
     let took = began.elapsed();
-    // The last change is what ends the rotation, and is brought below.
+    // The last change completes the rotation, and is distributed below.
     ensure!(deliveries >= 2 * 2, "a rotation changes the nodes' certificate twice on its way: {deliveries} deliveries");
-    // What the old authority signed is worth nothing once the nodes have what is final.
+    // Certificates of the old authority are rejected once the nodes have the final one.
     for index in 0..2 {
         cluster.deliver(&cluster.nodes[index]).await?;
     }
@@ -255,7 +258,7 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
     ))
 }
 
-/// What the controllers are told.
+/// The controllers' arguments.
 fn arguments() -> String {
     format!("--chooser /run/quarry/chooser --certificate-settle {SETTLE} --clocks-apart 3")
 }
@@ -287,7 +290,7 @@ async fn calls_go_on(controller: &Controller, calls: &mut usize) -> Result<()> {
     }
 }
 
-/// Starts a controller again and again, until it does not reach the nodes: each handshake shows and meets what is
+/// Restarts a controller until it does not reach the nodes: each handshake uses the certificates that are
 /// current at that moment.
 async fn restarted(controller: &mut Controller, restarts: &mut usize) -> Result<()> {
     loop {

@@ -1,4 +1,4 @@
-//! Controllers are killed at bad moments, and several get the same call: there is one volume, or none.
+//! Controllers are killed at bad moments, and several get the same call: the result is one volume, or none.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -93,8 +93,8 @@ async fn until_done<T, F: Future<Output = Result<T, tonic::Status>>>(mut call: i
     }
 }
 
-/// A controller is killed while the node makes the volume for it, and the other one gets the repetition; the same for
-/// the delete.
+/// A controller is killed while the node creates the volume for it, and the other one gets the retry; the
+/// same for the delete.
 async fn killed(cluster: &Cluster, first: &mut Controller, other: &mut Controller, strict: bool) -> Result<()> {
     let node = &cluster.nodes[0];
     let ask = ask("once", strict);
@@ -107,7 +107,7 @@ async fn killed(cluster: &Cluster, first: &mut Controller, other: &mut Controlle
     first.kill().await?;
     ensure!(call.await?.is_err(), "the call was answered by a controller that was killed");
     let meanwhile = other.csi.create_within(&ask, SHORT).await;
-    ensure!(meanwhile.as_ref().is_err_and(is_passing), "while the first attempt goes on: {meanwhile:?}");
+    ensure!(meanwhile.as_ref().is_err_and(is_passing), "during the first attempt: {meanwhile:?}");
     release(node, "lvcreate").await?;
     let made = until_done(|| other.csi.create(&ask)).await?;
     ensure!(made.node == "n1", "it was being made on n1, and is on {}", made.node);
@@ -126,7 +126,7 @@ async fn killed(cluster: &Cluster, first: &mut Controller, other: &mut Controlle
     let deleting = tokio::time::timeout(SHORT, other.csi.delete(&made.id)).await;
     ensure!(
         deleting.as_ref().map_or(true, |answer| answer.as_ref().is_err_and(is_passing)),
-        "while the first delete goes on: {deleting:?}"
+        "during the first delete: {deleting:?}"
     );
     release(node, "lvremove").await?;
     until_done(|| other.csi.delete(&made.id)).await?;
@@ -138,7 +138,7 @@ async fn killed(cluster: &Cluster, first: &mut Controller, other: &mut Controlle
 
 async fn one_only(cluster: &Cluster, made: &Made) -> Result<()> {
     let holders = cluster.holders(&made.ask.name).await?;
-    ensure!(holders == [made.node.clone()], "{} is on {}, and lies on {holders:?}", made.id, made.node);
+    ensure!(holders == [made.node.clone()], "{} is on {}, but is stored on {holders:?}", made.id, made.node);
     Ok(())
 }
 
@@ -164,7 +164,7 @@ async fn at_once(cluster: &Cluster, one: &Controller, two: &Controller, name: &s
     Ok(())
 }
 
-/// The one that decides, or the other.
+/// The elected controller, or the other.
 async fn either(one: &Controller, two: &Controller, ask: &Ask) -> Result<Made, tonic::Status> {
     match one.csi.create(ask).await {
         Err(status) if is_passing(&status) => two.csi.create(ask).await,
@@ -172,7 +172,7 @@ async fn either(one: &Controller, two: &Controller, ask: &Ask) -> Result<Made, t
     }
 }
 
-/// One is killed so long after the call came, and the other gets the repetition at once.
+/// One is killed this long after the call arrived, and the other gets the retry at once.
 async fn killed_after(
     cluster: &Cluster,
     killed: &mut Controller,

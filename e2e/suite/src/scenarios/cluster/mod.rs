@@ -1,4 +1,4 @@
-//! Scenarios on several virtual nodes with controllers apart from them, over mutual TLS.
+//! Scenarios with several virtual nodes and separate controllers, over mutual TLS.
 
 pub mod away;
 pub mod certificates;

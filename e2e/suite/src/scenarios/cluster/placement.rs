@@ -1,5 +1,5 @@
-//! Volumes land on the node that was asked for, everybody is told what is where, and a volume that fits nowhere is
-//! refused with what is free where.
+//! Volumes are created on the requested node, every controller knows where each volume is, and a volume that
+//! fits nowhere is rejected with the free space of each node.
 
 use std::time::{Duration, Instant};
 
@@ -26,8 +26,8 @@ pub async fn run(context: Context) -> Passed {
     two.connected(3).await?;
     context.say("three nodes are connected to two controllers");
     let made = placed(&cluster, &one).await.context("where volumes go")?;
-    listed(&one, &made).await.context("what is listed")?;
-    free(&cluster, &one).await.context("what is free")?;
+    listed(&one, &made).await.context("the list")?;
+    free(&cluster, &one).await.context("the free space")?;
     nowhere(&one).await.context("volumes that fit nowhere")?;
     used(&cluster, &made).await.context("the volumes in use")?;
     for made in &made {
@@ -69,7 +69,7 @@ async fn placed(cluster: &Cluster, controller: &Controller) -> Result<Vec<Made>>
         let again = csi.create(&ask).await?;
         ensure!(again.id == volume.id && again.node == volume.node, "{name} again is {again:?}, and was {volume:?}");
         let holders = cluster.holders(&name).await?;
-        ensure!(holders == [volume.node.clone()], "{name} lies on {holders:?}, not on {}", volume.node);
+        ensure!(holders == [volume.node.clone()], "{name} is on {holders:?}, not on {}", volume.node);
         made.push(volume);
     }
     Ok(made)

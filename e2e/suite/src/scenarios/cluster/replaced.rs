@@ -1,5 +1,5 @@
-//! A node that is not who it was: the same name with other disks, or another node's address. Nothing is made or deleted
-//! where it was not asked for.
+//! A node whose identity changed: the same name with other disks, or another node's address. Nothing is
+//! created or deleted on the wrong node.
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_proto::csi::v1 as csi;
@@ -21,7 +21,7 @@ pub async fn run(context: Context) -> Passed {
     let mut cluster = Cluster::start("replaced", &[DISK; 2]).await?;
     let mut controller = cluster.only_controller().await?;
     disks(&mut cluster, &controller).await.context("other disks under the same name")?;
-    context.say("other disks: nothing was taken for what it is not");
+    context.say("other disks: no volume was mistaken for another");
     addresses(&mut cluster, &controller).await.context("exchanged addresses")?;
     controller.stop().await?;
     cluster.expect_empty().await?;
@@ -59,7 +59,7 @@ async fn disks(cluster: &mut Cluster, controller: &Controller) -> Result<()> {
         refused("look-up", look_up(controller, made).await, Code::Unavailable, "n1")?;
         refused("stage", cluster.of(made)?.csi.stage(made).await, Code::Unavailable, "")?;
     }
-    // Also once nobody uses it.
+    // Also once it is unused.
     steps::close(cluster.of(&new)?, &new).await?;
     refused("delete", calls.delete(&old.id).await, Code::Unavailable, "n1")?;
     steps::open(cluster.of(&new)?, &new).await?;
@@ -92,7 +92,7 @@ async fn look_up(controller: &Controller, made: &Made) -> Result<(), tonic::Stat
     controller.csi.controller().controller_get_volume(request).await.map(drop)
 }
 
-/// Two nodes exchange their addresses, and the controller is not told.
+/// Two nodes exchange their addresses, and the controller is not informed.
 async fn addresses(cluster: &mut Cluster, controller: &Controller) -> Result<()> {
     let calls = &controller.csi;
     // Of one name on both, so that the wrong node has something to delete.

@@ -1,4 +1,4 @@
-//! What an operator is shown by `quarry nodes`, `pools`, `volumes` and `doctor`: tables and JSON, and the truth.
+//! The output of `quarry nodes`, `pools`, `volumes` and `doctor`: tables, JSON, and whether it is correct.
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::Guest;
@@ -36,8 +36,9 @@ async fn table(guest: &Guest, controller: &Controller, question: &str, first: &s
     Ok(answer.text.lines().skip(1).map(row).collect())
 }
 
-/// Fails unless all questions are answered with what is so: the nodes n1, n2… of which `down` is down, and the volumes.
-pub async fn tells(
+/// Fails unless all commands report the true state: the nodes n1, n2… of which `down` is down, and the
+/// volumes.
+pub async fn shows(
     guest: &Guest,
     controller: &Controller,
     nodes: usize,
@@ -71,7 +72,7 @@ pub async fn tells(
         ensure!(pool["node"] == name.as_str() && pool["on"] == "vg0", "pools -o json: {pool}");
         ensure!(pool["reachable"].as_bool() == Some(is_up(name)), "pools -o json: {pool}");
         let (free, _) = controller.csi.capacity_of(Some(name), &Default::default()).await?;
-        // What is told of a node that is away is how it was.
+        // For a node that is down, the last known state is shown.
         ensure!(!is_up(name) || pool["free_bytes"].as_i64() == Some(free), "pools -o json: {pool}, and free is {free}");
     }
 
@@ -104,7 +105,7 @@ async fn doctor(guest: &Guest, controller: &Controller, nodes: usize, down: Opti
         diagnosis["findings"].as_array().into_iter().flatten().filter(|finding| finding["level"] == "error").collect();
     let text = ask(guest, controller, "doctor").await?;
     match down {
-        None => ensure!(errors.is_empty() && text.success, "doctor finds errors where all is well: {}", text.text),
+        None => ensure!(errors.is_empty() && text.success, "doctor finds errors in a healthy cluster: {}", text.text),
         Some(down) => {
             let subject = format!("node {down}");
             let named = |error: &&Value| error["check"] == "node-unreachable" && error["subject"] == subject.as_str();

@@ -1,4 +1,4 @@
-//! A client that shows whatever certificate a test likes, and believes everybody; and certificates of any kind.
+//! A client that presents any certificate and trusts every server; and certificates of any kind.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -17,9 +17,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// How an HTTP/2 client begins: the preface, and settings that say nothing.
+/// The start of an HTTP/2 client: the preface, and empty settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-/// The type of the frame that a server begins with.
+/// The type of the first frame of a server.
 const SETTINGS: u8 = 4;
 /// Longer than a handshake may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ pub enum For {
     OtherClient,
 }
 
-/// An authority that nobody knows.
+/// An unknown authority.
 pub fn authority() -> Result<Certificate> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = CertificateParams::default();
@@ -51,7 +51,7 @@ pub fn authority() -> Result<Certificate> {
 
 /// A certificate of `authority`, valid from `from` to `to` in seconds from now.
 pub fn leaf(authority: &Certificate, whom: For, from: i64, to: i64) -> Result<Certificate> {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).context("a certificate that is no text");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).context("a certificate that is not text");
     let issuer = Issuer::from_ca_cert_pem(&text(&authority.certificate)?, KeyPair::from_pem(&text(&authority.key)?)?)?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let (name, usage) = match whom {
@@ -81,17 +81,17 @@ pub async fn served(there: &Forward, show: Option<&Certificate>) -> Result<bool>
             Err(_) => anyhow::Ok(false),
         }
     };
-    tokio::time::timeout(PATIENCE, attempt).await.context("neither served nor refused")?
+    tokio::time::timeout(PATIENCE, attempt).await.context("neither served nor rejected")?
 }
 
 /// Whether a client that says these bytes, without TLS, is served HTTP/2 there.
 pub async fn served_plainly(there: &Forward, bytes: &[u8]) -> Result<bool> {
     let tcp = TcpStream::connect(there.local()).await?;
-    tokio::time::timeout(PATIENCE, begins(tcp, bytes)).await.context("neither served nor refused")
+    tokio::time::timeout(PATIENCE, begins(tcp, bytes)).await.context("neither served nor rejected")
 }
 
-/// Whether the other side begins to speak HTTP/2 after these bytes. Anything else it may say, and whatever end of the
-/// connection, is a refusal.
+/// Whether the other side starts to speak HTTP/2 after these bytes. Anything else, including any end of the
+/// connection, is a rejection.
 async fn begins(mut stream: impl AsyncRead + AsyncWrite + Unpin, bytes: &[u8]) -> bool {
     let mut header = [0; 9];
     let sent = stream.write_all(bytes).await.is_ok() && stream.flush().await.is_ok();
@@ -121,7 +121,7 @@ fn config(show: Option<&Certificate>) -> Result<ClientConfig> {
     Ok(config)
 }
 
-/// Believes every server: it is not what is tested here.
+/// Trusts every server: the server is not under test here.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

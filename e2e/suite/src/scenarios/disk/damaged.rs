@@ -1,5 +1,5 @@
-//! The claim on a disk is damaged while its volume is in use: the pod can end, nobody gets the disk, and when the claim is
-//! whole again the volume is back with its bytes.
+//! The claim on a disk is damaged while its volume is in use: the pod can end, nothing else gets the disk,
+//! and once the claim is repaired the volume is back with its data.
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::Disk;
@@ -21,12 +21,12 @@ pub async fn published(node: &Node, disk: &Disk, made: &Made) -> Result<()> {
     node.vm.sh(copy(&device, "/root/first-sector")).await?;
     node.vm.sh(copy("/dev/zero", &device)).await?;
 
-    refused("delete of what is mounted", node.csi.delete(&made.id).await, Code::FailedPrecondition, "in use")?;
-    // Which partition it was can still be told, so that this is not somebody else's mount.
+    refused("delete of a mounted volume", node.csi.delete(&made.id).await, Code::FailedPrecondition, "in use")?;
+    // The partition can still be identified, so the mount is not foreign.
     node.csi.unpublish(made).await.context("unpublishing a volume whose claim is damaged")?;
     node.csi.unstage(made).await.context("unstaging a volume whose claim is damaged")?;
     let left = node.vm.sh(format!("grep '{}' /proc/self/mountinfo || true", made.ask.name)).await?;
-    ensure!(left.is_empty(), "something is left of {}: {left}", made.id);
+    ensure!(left.is_empty(), "remnants of {}: {left}", made.id);
     refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, &name)?;
     refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, &name)?;
     let table = listed(node).await?;

@@ -1,4 +1,4 @@
-//! Volumes' whole lives on whole disks: virtio, NVMe and SCSI, with sectors of 512 and of 4096 bytes.
+//! The complete life of volumes on whole disks: virtio, NVMe and SCSI, with sectors of 512 and of 4096 bytes.
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Bus, Disk};
@@ -16,7 +16,7 @@ use crate::storage::partition;
 const METADATA_TYPE: &str = "a7953e1b-d10f-418c-ac8a-a0e6afe8d458";
 const VOLUME_TYPE: &str = "4897e890-2b58-42b9-84ed-933a631248d1";
 
-/// Each larger than the one before. Sizes that are no whole MiB show what becomes of the rest.
+/// Each larger than the one before. Sizes that are not whole MiB show how they are rounded.
 fn disks() -> Vec<Disk> {
     vec![
         disk("v512", Bus::Virtio, 512, 48 * MIB),
@@ -85,7 +85,7 @@ pub async fn run(context: Context) -> Passed {
     Ok(format!("{lives} lives on {} disks", disks.len()))
 }
 
-/// What `quarry disks` says beside the quarry that serves: each disk with its state and the reason.
+/// `quarry disks` next to the running quarry: each disk with its state and the reason.
 async fn seen(node: &Node, disks: &[Disk], all: i64) -> Result<String> {
     let made = node.csi.create(&Ask::mount("pvc-listed", "ext4")).await?;
     let strange = disks[3].path();
@@ -108,7 +108,8 @@ async fn seen(node: &Node, disks: &[Disk], all: i64) -> Result<String> {
     Ok(table)
 }
 
-/// A whole life on this very disk, which held a former tenant's bytes, and is blank and zeroed afterwards.
+/// The complete life of a volume on this disk, which held a former tenant's bytes, and is blank and zeroed
+/// afterwards.
 async fn live(node: &Node, disk: &Disk, ask: Ask) -> Result<()> {
     fill(node, disk).await?;
     let made = retry(|| node.csi.create(&ask)).await?;
@@ -163,7 +164,7 @@ async fn not_zeroed(node: &mut Node, policy: &str, disk: &Disk, all: i64) -> Res
         forget_points(node, None).await?;
         lifecycle::live(node, ask).await?;
         if policy == "none" {
-            // At once, and without what could be taken for a signature.
+            // At once, and without bytes that could look like a signature.
             let (available, _) = node.csi.capacity(&Default::default()).await?;
             ensure!(available == all, "{available} bytes are offered, not {all}");
             let zeros = format!("cmp -n 65536 -i {VOLUME}:0 {} /dev/zero", disk.path());
@@ -174,7 +175,7 @@ async fn not_zeroed(node: &mut Node, policy: &str, disk: &Disk, all: i64) -> Res
         let passed = points(node).await?;
         let discarded = passed.iter().any(|point| point == "disk:discard:before");
         ensure!(discarded == (policy == "discard"), "what the deletion did to the disk: {passed:?}");
-        // Where signatures lie, whatever the policy.
+        // The places of signatures, whatever the policy.
         ensure!(passed.iter().any(|point| point == "device:zero:before"), "nothing was zeroed: {passed:?}");
     }
     Ok(())

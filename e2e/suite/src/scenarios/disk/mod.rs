@@ -13,7 +13,7 @@ use quarry_vm::{Bus, Disk};
 use crate::node::{BINARY, Node};
 
 const MIB: u64 = 1 << 20;
-/// Where a volume begins on its disk: docs/disk-format.md.
+/// The offset of a volume on its disk: docs/disk-format.md.
 const VOLUME: u64 = 2 * MIB;
 
 /// The size of the volume that a disk of `size` bytes becomes: docs/disk-format.md.
@@ -31,18 +31,19 @@ pub async fn kernel_name(node: &Node, disk: &Disk) -> Result<String> {
     node.vm.sh(format!("basename $(readlink -f {})", disk.path())).await
 }
 
-/// What `quarry disks` says beside the quarry that serves. It fails when something could not be read, and prints all the same.
+/// The output of `quarry disks` next to the running quarry. It fails if something could not be read, but
+/// still prints the rest.
 async fn listed(node: &Node) -> Result<String> {
     node.vm.sh(format!("{BINARY} disks --config /etc/quarry/pools.yaml || true")).await
 }
 
-/// A disk's row in it, by the kernel's name, its words one space apart. Empty: it has none.
+/// A disk's row in it, by the kernel's name, with its words one space apart. Empty if there is none.
 fn row(table: &str, name: &str) -> String {
     let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
     rows.find(|row| row.starts_with(&format!("{name} "))).unwrap_or_default()
 }
 
-/// Fills where volumes lie with a former tenant's bytes. The disk stays blank to every probe.
+/// Fills the space for volumes with a former tenant's bytes. The disk stays blank to every probe.
 async fn fill(node: &Node, disk: &Disk) -> Result<()> {
     let length = capacity(disk.size);
     let script = format!(

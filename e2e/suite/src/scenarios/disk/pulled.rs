@@ -1,4 +1,4 @@
-//! Whole disks that come and go, fail, and change their names; and more callers than disks.
+//! Whole disks that appear, disappear, fail, and change their names; and more callers than disks.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -14,22 +14,23 @@ use crate::node::Node;
 use crate::runner::{Context, Passed};
 use crate::scenarios::steps::{close, offered, open, read, write};
 
-/// How long a new disk may take to be offered. Without the kernel's word of it, it is found by a look after four seconds.
+/// How long it may take until a new disk is offered. Without a kernel event, a scan after four seconds finds
+/// it.
 const NOTICED: Duration = Duration::from_secs(3);
 const DISKS: usize = 10;
 
-/// The size of the disk of that number: no two are the same.
+/// The size of the disk with that number: all differ.
 fn size(index: usize) -> u64 {
     (40 + index as u64) * MIB
 }
 
-/// The disk of that number, on every bus in turn.
+/// The disk with that number; the buses alternate.
 fn numbered(index: usize) -> Disk {
     let bus = [Bus::Virtio, Bus::Nvme, Bus::Scsi][index % 3];
     disk(&format!("d{index}"), bus, [512, 4096][index / 3 % 2], size(index))
 }
 
-/// A volume on the disk of that number and no other.
+/// A volume that fits only on the disk with that number.
 fn on(index: usize, ask: Ask) -> Ask {
     Ask { required: capacity(size(index)), limit: capacity(size(index)), ..ask }
 }
@@ -46,7 +47,7 @@ pub async fn run(context: Context) -> Passed {
 
     twice_as_many_callers(&node).await.context("twenty callers for ten disks")?;
     offered(&node, all).await?;
-    context.say("20 callers for 10 disks: 10 OK, 10 refused");
+    context.say("20 callers for 10 disks: 10 OK, 10 rejected");
     let noticed = new_disk(&mut node, all).await.context("a new disk")?;
     context.say(format_args!("a new disk was offered after {noticed:.2} s"));
     failing(&mut node, all).await.context("a disk that cannot be read")?;
@@ -63,12 +64,12 @@ pub async fn run(context: Context) -> Passed {
     context.say(format_args!("six disks exchanged their names; boots: {boots}"));
     for (index, made) in (3..6).zip(&volumes) {
         pulled(&mut node, &numbered(index), made).await.with_context(|| made.id.clone())?;
-        context.say(format_args!("{} pulled and put back", made.ask.name));
+        context.say(format_args!("{} unplugged and plugged in again", made.ask.name));
     }
     for (index, made) in [(6, &volumes[3]), (4, &volumes[1])] {
         damaged::published(&node, &numbered(index), made).await.with_context(|| format!("damaged: {}", made.id))?;
     }
-    context.say("two claims damaged and mended while published");
+    context.say("two claims damaged and repaired while published");
     for made in &volumes {
         node.csi.delete(&made.id).await?;
     }
@@ -79,7 +80,7 @@ pub async fn run(context: Context) -> Passed {
     ))
 }
 
-/// Every disk once, and every other caller is told that there is none.
+/// Every disk is allocated once, and every other caller gets an error that there is none.
 async fn twice_as_many_callers(node: &Node) -> Result<()> {
     let asks: Vec<Ask> = (0..2 * DISKS).map(|index| Ask::mount(&format!("many-{index}"), "ext4").size(1)).collect();
     let answers = join_all(asks.iter().map(|ask| retry(|| node.csi.create(ask)))).await;
@@ -106,16 +107,17 @@ async fn new_disk(node: &mut Node, all: i64) -> Result<f64> {
     let noticed = began.elapsed();
     ensure!(noticed < NOTICED, "it was offered after {noticed:?}");
     node.vm.take_disk("new").await?;
-    offered(node, all).await.context("after it was taken away")?;
+    offered(node, all).await.context("after it was removed")?;
     Ok(noticed.as_secs_f64())
 }
 
-/// A disk that answers reads with errors is given to nobody, and named; the others go on where it is known to be empty.
+/// A disk that returns read errors is not allocated, and is reported; the others are used if they are known
+/// to be empty.
 async fn failing(node: &mut Node, all: i64) -> Result<()> {
     let failing = numbered(0);
     let name = kernel_name(node, &failing).await?;
     node.vm.set_fault(&failing.serial, Fault::Errors)?;
-    // The smallest is the one that fails; the next is taken.
+    // The smallest is the one that fails; the next is used.
     let made = create(node, Ask::mount("beside", "ext4").size(1)).await?;
     ensure!(made.size == capacity(size(1)), "{} bytes: which disk is that?\n{}", made.size, node.contents().await?);
     named(node, &name).await?;
@@ -125,12 +127,12 @@ async fn failing(node: &mut Node, all: i64) -> Result<()> {
     node.csi.delete(&made.id).await?;
     offered(node, all - capacity(failing.size)).await?;
 
-    // Nobody knows what is on it when nobody has read it yet.
+    // The content of a disk that was never read is unknown.
     node.stop().await?;
     node.serve().await?;
     named(node, &name).await?;
     let beside = node.csi.create(&Ask::mount("beside", "ext4").size(1)).await;
-    refused("create beside a disk that was never read", beside, Code::Unavailable, &name)?;
+    refused("create next to a disk that was never read", beside, Code::Unavailable, &name)?;
     node.vm.set_fault(&failing.serial, Fault::None)?;
     let made = create(node, Ask::mount("healed", "ext4").size(1)).await?;
     ensure!(made.size == capacity(failing.size), "{} bytes: which disk is that?", made.size);
@@ -138,7 +140,7 @@ async fn failing(node: &mut Node, all: i64) -> Result<()> {
     node.expect_empty().await?;
     offered(node, all).await?;
     let (status, text) = node.http("/readyz").await?;
-    ensure!(status == 200, "/readyz when all is well again: {status} {text}");
+    ensure!(status == 200, "/readyz after recovery: {status} {text}");
     Ok(())
 }
 
@@ -150,12 +152,12 @@ async fn named(node: &Node, name: &str) -> Result<()> {
         if status != 200 && text.contains(&format!("the disk {name} ")) {
             return Ok(());
         }
-        ensure!(began.elapsed() < Duration::from_secs(20), "/readyz does not tell of {name}: {status} {text}");
+        ensure!(began.elapsed() < Duration::from_secs(20), "/readyz does not name {name}: {status} {text}");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
 
-/// A disk is pulled while its volume is published, and put back under another name.
+/// A disk is unplugged while its volume is published, and returns under another name.
 async fn pulled(node: &mut Node, disk: &Disk, made: &Made) -> Result<()> {
     open(node, made).await?;
     write(node, made).await?;
@@ -176,9 +178,9 @@ async fn pulled(node: &mut Node, disk: &Disk, made: &Made) -> Result<()> {
     let left =
         node.vm.sh(format!("grep {} /proc/self/mountinfo || true; ls -d '{}' || true", made.ask.name, made.target()));
     let left = left.await?;
-    ensure!(!left.contains('/'), "something is left of {}: {left}", made.id);
+    ensure!(!left.contains('/'), "remnants of {}: {left}", made.id);
     refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, &words)?;
-    // The pool goes on.
+    // The pool keeps working.
     let beside =
         node.csi.create(&Ask::mount("beside", "ext4").size(1)).await.context("CreateVolume on another disk")?;
     open(node, &beside).await?;
@@ -209,7 +211,8 @@ async fn swapped(node: &mut Node, volumes: &[Made; 6]) -> Result<usize> {
     let disks: Vec<Disk> = (3..9).map(numbered).collect();
     node.vm.sh("sync").await?;
     node.stop().await?;
-    // Until now they had names by the order in which they were plugged in; a boot gives them by their places.
+    // Until now their names followed the order in which they were plugged in; after a boot they follow their
+    // addresses.
     node.vm.reboot().await?;
     let mut wanted = names(node, &disks).await?;
     wanted.rotate_left(3);
@@ -231,7 +234,7 @@ async fn swapped(node: &mut Node, volumes: &[Made; 6]) -> Result<usize> {
         if after == wanted {
             break;
         }
-        // Disks are probed at once, so that the kernel may name a later one first.
+        // Disks are probed concurrently, so the kernel may name a later one first.
         ensure!(boots < 5, "their names should be {wanted:?}, and are {after:?}");
         node.vm.power_off().await?;
     }

@@ -1,5 +1,5 @@
-//! Disks that must never be taken. Of each, three things are looked at: that CreateVolume gets no disk, that its answer
-//! names this one and says why, and that not one of its bytes is another afterwards.
+//! Disks that must never be used. For each, three things are checked: CreateVolume gets no disk, its answer
+//! names the disk and the reason, and no byte of the disk changes.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use quarry_vm::{Bus, Disk};
@@ -12,12 +12,13 @@ use crate::node::Node;
 use crate::runner::{Context, Passed};
 use crate::scenarios::steps::offered;
 
-/// Where the pairs of disks lie, one of each size of sectors: as many as an answer has room to name, beside the root disk.
+/// The addresses of the pairs of disks, one of each sector size: as many as fit in an answer, besides the
+/// root disk.
 const BUSES: [Bus; 3] = [Bus::Virtio, Bus::Nvme, Bus::Scsi];
-/// The least that ZFS takes: libblkid looks for it on no smaller one.
+/// The smallest size for ZFS: libblkid does not look for it on smaller disks.
 const SIZE: u64 = 64 * MIB;
 
-/// What one disk is given, and what is to be said of it.
+/// What is put on one disk, and the expected reason.
 struct Case<'a> {
     disk: &'a Disk,
     what: String,
@@ -30,7 +31,7 @@ pub async fn run(context: Context) -> Passed {
     let mut node = Node::on_disks("disk-refused", disks.clone()).await?;
     node.serve().await?;
     let all = capacity(SIZE) * i64::try_from(disks.len())?;
-    // Blank, each of them is offered: what is refused later is refused for what it carries.
+    // Blank, each disk is offered: later only its content is the reason for a rejection.
     offered(&node, all).await?;
 
     let mut refusals = 0;
@@ -49,12 +50,12 @@ pub async fn run(context: Context) -> Passed {
         context.say(batch.iter().map(|signature| signature.what).collect::<Vec<_>>().join("; "));
     }
     let signatures = refusals;
-    // The partition lies on NVMe, where the kernel names it another way.
+    // The partition is on NVMe, whose names have another format.
     let mut others = disks.clone();
     others.rotate_left(2);
     for (ways, disks) in [(WHOLE, &disks), (PARTS, &others)] {
         refusals += used(&node, ways, disks).await?;
-        // As they are now, they are offered: nothing but what was done to them was in the way.
+        // In this state they are offered: only the changes made to them were the reason.
         offered(&node, all).await?;
     }
     // The root disk was among them each time.
@@ -65,7 +66,7 @@ pub async fn run(context: Context) -> Passed {
     node.csi.delete(&made.id).await?;
     node.expect_empty().await?;
     Ok(format!(
-        "{refusals} signatures and states tried, {refusals} refused ({signatures} of them signatures), 0 bytes changed"
+        "{refusals} signatures and states tried, {refusals} rejected ({signatures} of them signatures), 0 bytes changed"
     ))
 }
 
@@ -101,8 +102,8 @@ async fn checksums(node: &Node, cases: &[Case<'_>]) -> Result<String> {
     node.vm.sh(script).await
 }
 
-/// CreateVolume must be refused, name each of these disks, and change nothing. Returns how many they are.
-/// The other disks are made such that they are refused as well.
+/// CreateVolume must be rejected, name each of these disks, and change nothing. Returns their number. The
+/// other disks are prepared such that they are rejected as well.
 async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize> {
     for disk in disks.iter().filter(|disk| cases.iter().all(|case| case.disk != *disk)) {
         let boot_sector = format!("printf '\\125\\252' | dd of={} bs=1 seek=510 conv=notrunc status=none", disk.path());
@@ -112,14 +113,16 @@ async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize
     let before = checksums(node, cases).await?;
     let message = match node.csi.create(&Ask::mount("never", "ext4").size(1)).await {
         Err(status) if status.code() == Code::ResourceExhausted => status.message().to_owned(),
-        other => bail!("CreateVolume should be refused for want of a disk, not: {other:?}\n{}", node.contents().await?),
+        other => {
+            bail!("CreateVolume must fail because no disk is free, not with: {other:?}\n{}", node.contents().await?)
+        }
     };
     let after = checksums(node, cases).await?;
     let mut names = vec![("vda".to_owned(), "the root disk", vec!["is mounted on /"])];
     for case in cases {
         names.push((kernel_name(node, case.disk).await?, case.what.as_str(), case.words.clone()));
     }
-    // What is said of each goes on to where the next is named.
+    // The text about each disk ends where the next one is named.
     let mut begins: Vec<(usize, &str)> = Vec::new();
     for (name, what, _) in &names {
         let at = [": ", "; "].iter().find_map(|before| message.find(&format!("{before}{name} ")));
@@ -146,22 +149,22 @@ async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize
 /// A way for a disk to be in use.
 struct Way {
     what: &'static str,
-    /// A script that begins it, from the disk's path.
+    /// A script that starts it, given the disk's path.
     begin: fn(&str) -> String,
     /// A script that ends it.
     end: fn(&str) -> String,
-    /// What Quarry says of such a disk.
+    /// Quarry's message about such a disk.
     words: &'static [&'static str],
 }
 
-/// Opens a disk for itself alone, as mkfs and virtual machines do.
+/// Opens a disk exclusively, as mkfs and virtual machines do.
 const HOLD: &str = "use Fcntl; sysopen(my $disk, $ARGV[0], O_RDONLY | O_EXCL) or die $!; open(my $held, '>', '/run/held'); \
                     print $held $$; close $held; sleep 3600";
 
 /// One disk for each.
 const WHOLE: &[Way] = &[
     Way {
-        what: "opened by a program for itself alone",
+        what: "opened exclusively by a program",
         begin: |disk| {
             format!(
                 "rm -f /run/held; setsid perl -e \"{}\" {disk} >/dev/null 2>&1 & until [ -s /run/held ]; do sleep 0.1; done",
@@ -236,7 +239,7 @@ const PARTS: &[Way] = &[
     },
 ];
 
-/// Puts disks to these uses, has them refused, and ends that.
+/// Puts disks to these uses, checks that they are rejected, and ends the uses.
 async fn used(node: &Node, ways: &[Way], disks: &[Disk]) -> Result<usize> {
     let mut cases = Vec::new();
     for (way, disk) in ways.iter().zip(disks) {

@@ -1,5 +1,5 @@
-//! What makes a disk somebody else's: signatures, by the tools that make them; where the guest has none, their bytes where
-//! their formats say.
+//! What makes a disk foreign: signatures, written by the tools that own them; if the guest lacks the tool,
+//! their bytes at the documented offsets.
 
 /// A signature.
 pub struct Signature {
@@ -65,7 +65,7 @@ pub const ALL: &[Signature] = &[
         words: &["holds a member of a ZFS pool"],
     },
     Signature {
-        what: "ZFS, its labels at the end alone",
+        what: "ZFS, only its labels at the end",
         make: Bytes(|size, _| zfs(&[2, 3], size)),
         words: &["holds a member of a ZFS pool"],
     },
@@ -117,7 +117,7 @@ pub const ALL: &[Signature] = &[
     },
     Signature {
         what: "a boot sector and nothing else",
-        // An entry that is none, so that libblkid sees no table.
+        // An invalid entry, so that libblkid sees no table.
         make: Bytes(|_, _| vec![(446, vec![0x12]), (510, vec![0x55, 0xaa])]),
         words: &["has a boot signature in its first sector"],
     },
@@ -149,7 +149,8 @@ fn other(sector: u64) -> u64 {
     if sector == 512 { 4096 } else { 512 }
 }
 
-/// The table of a DOS partition table, from byte 446 on, with so many partitions of 1 MiB in 512-byte sectors.
+/// The table of a DOS partition table, from byte 446 on, with this many partitions of 1 MiB in 512-byte
+/// sectors.
 fn mbr(partitions: usize) -> Vec<u8> {
     let mut table = vec![0; 66];
     for entry in table[..64].chunks_mut(16).take(partitions) {
@@ -187,7 +188,7 @@ fn zfs(labels: &[u64], size: u64) -> Pieces {
 fn bcache() -> Vec<u8> {
     const MAGIC: [u8; 16] = *b"\xc6\x85\x73\xf6\x4e\x1a\x45\xca\x82\x65\xf5\x7f\x48\xba\x6d\x81";
     let mut block = vec![0; 208];
-    // Where it lies, in sectors of 512 bytes; the version of a backing device; its magic.
+    // Its address in sectors of 512 bytes; the version of a backing device; its magic.
     block[8..16].copy_from_slice(&8_u64.to_le_bytes());
     block[16..24].copy_from_slice(&1_u64.to_le_bytes());
     block[24..40].copy_from_slice(&MAGIC);
@@ -197,13 +198,14 @@ fn bcache() -> Vec<u8> {
     block
 }
 
-/// bcache's checksum: CRC-64 of the polynomial of ECMA-182, most significant bit first, begun and ended with all ones.
+/// bcache's checksum: CRC-64 with the polynomial of ECMA-182, most significant bit first, initial and final
+/// value all ones.
 fn bcache_sum(bytes: &[u8]) -> u64 {
     let step = |sum: u64| if sum >> 63 == 1 { sum << 1 ^ 0x42f0_e1eb_a9ea_3693 } else { sum << 1 };
     !bytes.iter().fold(u64::MAX, |sum, byte| (0..8).fold(sum ^ u64::from(*byte) << 56, |sum, _| step(sum)))
 }
 
-/// A superblock of md, version 1, that lies at this byte.
+/// A superblock of md, version 1, at this byte.
 fn md_1(at: u64) -> Vec<u8> {
     let mut block = vec![0; 256 + 2 * 2];
     put(&mut block, 0, 0xa92b_4efc);

@@ -1,5 +1,5 @@
-//! A disk that takes a while to be wiped. Until it is, everybody is told so and nobody gets it; a restart goes on from what
-//! is noted on the disk.
+//! A disk whose wipe takes a while. Until it is done, the disk is reported as being wiped and not offered;
+//! after a restart the wipe continues from the progress that is stored on the disk.
 
 use std::time::{Duration, Instant};
 
@@ -15,9 +15,9 @@ use crate::scenarios::steps::{FREED, offered};
 
 const GIB: u64 = 1 << 30;
 const SIZE: u64 = 1 << 40;
-/// So slow that there is time to look while it is wiped, whatever the machine.
+/// Slow enough to observe the wipe, on any machine.
 const SPEED: u64 = 8 * GIB;
-/// So slow, while quarry starts, that one which begins again does not get as far as the one that was killed.
+/// Slow enough, while quarry starts, that a restarted wipe does not get as far as the one that was killed.
 const SLOWLY: u64 = 4 * GIB;
 /// How much is wiped between two notes on the disk: docs/pools.md.
 const NOTE_EVERY: u64 = 64 * GIB;
@@ -34,7 +34,7 @@ pub async fn run(context: Context) -> Passed {
     offered(&node, all).await?;
 
     let made = node.csi.create(&Ask::mount("wiped", "ext4").size(1)).await?;
-    ensure!(made.size == all, "{} bytes, and the disk has room for {all}", made.size);
+    ensure!(made.size == all, "{} bytes, but the disk has space for {all}", made.size);
     let whole = made.size.unsigned_abs();
     // Early, where half of it is wiped, and last.
     let places = [5 * MIB, whole / 2 / MIB * MIB, whole - MIB];
@@ -53,7 +53,7 @@ pub async fn run(context: Context) -> Passed {
     let answered = began.elapsed();
     ensure!(answered < AT_ONCE, "DeleteVolume took {answered:?}");
     let first = remaining(&node, |left| left > 0).await?;
-    told(&node, &disk).await.context("while the disk is wiped")?;
+    reported_as_wiping(&node, &disk).await.context("while the disk is wiped")?;
     let later = remaining(&node, |left| left < first).await?;
     context.say(format_args!("deleted after {answered:?}; {} GiB were left, then {}", first / GIB, later / GIB));
 
@@ -63,17 +63,17 @@ pub async fn run(context: Context) -> Passed {
     // It would show nothing if all had been wiped by now.
     ensure!(before > whole / 2, "only {before} bytes were left when quarry was to be killed");
     node.kill().await?;
-    // What has been wiped, and what has not: nobody else does it.
+    // What has been wiped, and what has not: nothing else wipes it.
     zero(&node, &disk, places[0]).await?;
     old(&node, &disk, places[2]).await?;
     node.serve().await?;
     let after = remaining(&node, |left| left > 0).await?;
     ensure!(
         after <= before + NOTE_EVERY && after < whole - NOTE_EVERY,
-        "{before} bytes of {whole} were left before the kill, and after it {after}: more than lies between two notes"
+        "{before} bytes of {whole} were left before the kill, and after it {after}: more than between two progress records"
     );
-    told(&node, &disk).await.context("after the restart")?;
-    context.say(format_args!("killed when {} GiB were left; it went on at {}", before / GIB, after / GIB));
+    reported_as_wiping(&node, &disk).await.context("after the restart")?;
+    context.say(format_args!("killed when {} GiB were left; resumed at {}", before / GIB, after / GIB));
 
     node.vm.set_throttle(&disk.serial, Throttle::default()).await?;
     offered(&node, all).await?;
@@ -85,7 +85,7 @@ pub async fn run(context: Context) -> Passed {
     let left = node.metric(REMAINING).await?;
     ensure!(left == 0.0, "{left} bytes are to be wiped of a disk that is free");
     Ok(format!(
-        "1 TiB deleted in {:.2} s and wiped in {:.0} s; killed when {} GiB were left, went on at {} GiB; {} places zeroed",
+        "1 TiB deleted in {:.2} s and wiped in {:.0} s; killed when {} GiB were left, resumed at {} GiB; {} places zeroed",
         answered.as_secs_f64(),
         took.as_secs_f64(),
         before / GIB,
@@ -98,8 +98,8 @@ fn speed(bytes_per_second: u64) -> Throttle {
     Throttle { bytes_per_second, ..Throttle::default() }
 }
 
-/// There is no volume, no room, and everybody is told why.
-async fn told(node: &Node, disk: &Disk) -> Result<()> {
+/// There is no volume and no space, and every report gives the reason.
+async fn reported_as_wiping(node: &Node, disk: &Disk) -> Result<()> {
     let listed_volumes = node.csi.list().await?;
     ensure!(listed_volumes.is_empty(), "deleted, and listed: {listed_volumes:?}");
     let (available, largest) = node.csi.capacity(&Default::default()).await?;
@@ -109,7 +109,10 @@ async fn told(node: &Node, disk: &Disk) -> Result<()> {
         Err(status) if status.code() == Code::ResourceExhausted => {
             let message = status.message();
             let why = message.find(&format!("; {name} ")).map(|at| &message[at..]).unwrap_or_default();
-            ensure!(why.contains("volume wiped, which was deleted and is being wiped"), "not told why: {message}");
+            ensure!(
+                why.contains("volume wiped, which was deleted and is being wiped"),
+                "the reason is missing: {message}"
+            );
         }
         other => bail!("a volume on a disk that is being wiped: {other:?}"),
     }
@@ -121,7 +124,7 @@ async fn told(node: &Node, disk: &Disk) -> Result<()> {
 
 const REMAINING: &str = "quarry_pool_wipe_remaining_bytes{";
 
-/// Waits until so many bytes are still to be wiped, and returns how many.
+/// Waits until this many bytes are still to be wiped, and returns how many.
 async fn remaining(node: &Node, enough: impl Fn(u64) -> bool) -> Result<u64> {
     let began = Instant::now();
     loop {
@@ -137,13 +140,13 @@ async fn remaining(node: &Node, enough: impl Fn(u64) -> bool) -> Result<u64> {
 /// What a former user wrote: a MiB of it.
 const OLD: &str = "yes \"a former user's secret\" | head -c 1048576";
 
-/// Fails unless the former user's bytes lie at this byte of the volume, on the disk itself.
+/// Fails unless the former user's bytes are at this byte of the volume, on the disk itself.
 async fn old(node: &Node, disk: &Disk, place: u64) -> Result<()> {
     let script = format!("{OLD} >/run/old; {} | cmp - /run/old", at(disk, place));
     node.vm.sh(script).await.with_context(|| format!("byte {place} should be as it was")).map(drop)
 }
 
-/// Fails unless zeros lie there.
+/// Fails unless there are zeros.
 async fn zero(node: &Node, disk: &Disk, place: u64) -> Result<()> {
     let script = format!("{} | cmp -n {MIB} - /dev/zero", at(disk, place));
     node.vm.sh(script).await.with_context(|| format!("a former user's bytes show at byte {place}")).map(drop)

@@ -12,7 +12,7 @@ use crate::runner::{Context, Passed, Scenario};
 const DISK: u64 = 1 << 30;
 /// For how long a case may run.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
-/// What every script begins with.
+/// The start of every script.
 const PRELUDE: &str = include_str!("cases/prelude.sh");
 
 macro_rules! cases {
@@ -38,11 +38,11 @@ cases! {
     "02": "a tenant's volume group with the pool's name, inside a raw block volume, changes nothing",
     "02b": "a tenant's volume group that the host activated does not stop the deletion of its volume without a reason",
     "03": "a volume that an operator renamed is neither missing nor deleted",
-    "04": "a raid1 leg that failed for a moment is shown, with the command that mends it",
+    "04": "a raid1 leg that failed for a moment is shown, with the command that repairs it",
     "05": "a delete does not take an operator's snapshot with it",
     "06": "a disk that hangs does not stop another pool, and calls leave no threads behind",
-    "08": "a new volume on extents that hold an md or LVM superblock is made and deleted",
-    "09": "the copies of a raid1 volume lie on different disks",
+    "08": "a new volume on extents that hold an md or LVM superblock is created and deleted",
+    "09": "the copies of a raid1 volume are on different disks",
     "10": "a copy of a physical volume: no room is offered, and both disks are named",
     "11": "lines in the host's lvm.conf change nothing",
     "12": "bad sectors under a new volume: nothing is left behind",

@@ -1,4 +1,5 @@
-//! What is published: signatures in file data, filesystems that are shut down or refuse writes, raw volumes for readers.
+//! Publishing in odd states: signatures in file data, filesystems that are shut down or reject writes, raw
+//! volumes for readers.
 
 mod dead;
 mod read_only;
@@ -13,19 +14,19 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "signatures-in-data",
-            about: "whatever a tenant's files look like to a prober, his ready volume is staged",
+            about: "a ready volume is staged, whatever its files look like to blkid",
             limit: Duration::from_secs(15 * 60),
             run: |context| Box::pin(signatures::run(context)),
         },
         Scenario {
             name: "dead-filesystems",
-            about: "filesystems that are shut down, read-only after an error, or on a failing disk: nothing is built on them",
+            about: "filesystems that are shut down, read-only or on a failing disk: none is staged or published",
             limit: Duration::from_secs(15 * 60),
             run: |context| Box::pin(dead::run(context)),
         },
         Scenario {
             name: "raw-read-only",
-            about: "a raw block volume is published read-only beside a writer, through kills at each step",
+            about: "a raw block volume is published read-only next to a writer, with kills at each step",
             limit: Duration::from_secs(15 * 60),
             run: |context| Box::pin(read_only::run(context)),
         },

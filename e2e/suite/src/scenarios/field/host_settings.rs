@@ -13,7 +13,8 @@ use crate::scenarios::steps::{close, open};
 const DISK: u64 = 512 << 20;
 /// Takes precedence over lvm.conf.
 const LOCAL: &str = "/etc/lvm/lvmlocal.conf";
-/// What an operator may have set, all at once: sections of lvm.conf of which each has tripped somebody.
+/// Settings of an operator, all at once: sections of lvm.conf, each of which has caused trouble for a real
+/// user.
 const SETTINGS: [(&str, &str); 4] = [
     (
         "reports",
@@ -44,13 +45,13 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "host-settings",
-            about: "lvm.conf with every setting that could matter, its filters, the devices file: honoured or without effect, and named",
+            about: "lvm.conf with every relevant setting, its filters, the devices file: honoured or harmless, and reported",
             limit: minutes(15),
             run: |_| Box::pin(settings()),
         },
         Scenario {
             name: "tenant-tricks",
-            about: "a tenant writes volume groups, copies of the pool's disk and arrays into raw volumes: nobody else notices",
+            about: "a tenant writes volume groups, copies of the pool's disk and arrays into raw volumes: no effect",
             limit: minutes(15),
             run: |_| Box::pin(tricks()),
         },
@@ -78,7 +79,7 @@ async fn settings() -> Passed {
     Ok(figures)
 }
 
-/// Writes the host's settings, and starts quarry anew.
+/// Writes the host's settings, and restarts quarry.
 async fn configure(node: &mut Node, text: &str) -> Result<()> {
     node.stop().await?;
     node.vm.write(LOCAL, format!("{text}\n").as_bytes(), 0o644).await?;
@@ -127,7 +128,7 @@ async fn devices_file(node: &mut Node) -> Result<String> {
     let enabled = "devices { use_devicesfile=1 }";
     configure(node, enabled).await?;
     node.vm.sh(listing(&["d1", "d2"])).await?;
-    // As a host writes it whose lvm is newer, and whose name is not the pod's.
+    // As written by a host with a newer lvm, whose name is not the pod's.
     node.vm.sh(format!("sed -i '1a HOSTNAME=another-name' {FILE}")).await?;
     configure(node, enabled).await?;
     let state = format!("sha256sum {FILE}; stat -c %y {FILE}; ls /etc/lvm/devices");
@@ -179,7 +180,7 @@ async fn tricks() -> Passed {
     for made in &tenants {
         retry(|| node.csi.delete(&made.id)).await.with_context(|| format!("deleting {}", made.id))?;
     }
-    killed_while_releasing(&mut node).await.context("killed while a tenant's logical volume is taken off")?;
+    killed_while_releasing(&mut node).await.context("killed while a tenant's logical volume is deactivated")?;
     Ok(format!("{} raw volumes that look like something else", tenants.len()))
 }
 
@@ -192,7 +193,7 @@ async fn tenants(node: &Node) -> Result<Vec<Made>> {
             "nested",
             "pvcreate -qy $loop && vgcreate -qy tenantvg $loop && lvcreate -qy -l 5 -n inner tenantvg && mkfs.ext4 -q /dev/tenantvg/inner",
         ),
-        // A volume group with the pool's own name, made where there is no other.
+        // A volume group with the pool's own name, created where there is no other.
         (
             "named",
             "pvcreate -qy --config \"$only\" $loop && vgcreate -qy --config \"$only\" vg0 $loop && \
@@ -217,7 +218,7 @@ async fn tenants(node: &Node) -> Result<Vec<Made>> {
         node.vm.sh(script).await.with_context(|| format!("the tenant of {name}"))?;
         all.push(made);
     }
-    // kubelet has been told about all of them; udev has seen what is on them.
+    // kubelet knows all of them; udev has read them.
     tokio::time::sleep(Duration::from_secs(12)).await;
     Ok(all)
 }
@@ -232,7 +233,7 @@ async fn mounted_inside(node: &Node, nested: &Made) -> Result<()> {
     Ok(())
 }
 
-/// A kill before or after the taking off ends with the volume gone by the next call.
+/// After a kill before or after the deactivation, the next call deletes the volume.
 async fn killed_while_releasing(node: &mut Node) -> Result<()> {
     let made = nested(node).await?;
     node.vm.sh(format!("rm -f {FAULTS}/log")).await?;

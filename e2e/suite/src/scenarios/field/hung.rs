@@ -1,4 +1,4 @@
-//! Disks that hang or answer with errors for a while.
+//! Disks that hang or return errors for a while.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -19,15 +19,15 @@ const DISK: u64 = 512 << 20;
 const CALLS: usize = 10_000;
 /// The same in a sample.
 const FEWER_CALLS: usize = 2_000;
-/// On how many volumes, at once.
+/// The number of volumes in parallel.
 const VOLUMES: usize = 8;
-/// How many calls are measured on a node that is well.
+/// How many calls are measured on a healthy node.
 const MEASURED: usize = 500;
-/// How much longer a call may take beside a disk that hangs than without it.
+/// How much longer a call may take next to a hung disk than without it.
 const FACTOR: f64 = 2.0;
-/// How soon quarry gives up on a disk, and some time for an emulated processor.
+/// The timeout after which quarry gives up on a disk, plus some time for an emulated processor.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How soon a disk that is well again has to be used again.
+/// How soon a recovered disk has to be used again.
 const SOON: Duration = Duration::from_secs(10);
 
 /// All of them.
@@ -36,19 +36,19 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "hung-disk",
-            about: "one disk hangs: ten thousand calls on other volumes take their usual time and leave no thread behind",
+            about: "one disk hangs: ten thousand calls on other volumes take their usual time and leak no thread",
             limit: minutes(20),
             run: |context| Box::pin(hung(context)),
         },
         Scenario {
             name: "hung-flush",
-            about: "a disk hangs in a flush: named, no capacity, later changes are refused at once, and all is well after it",
+            about: "a disk hangs in a flush: reported, no capacity, changes are rejected at once, and it recovers",
             limit: minutes(12),
             run: |_| Box::pin(hung_flush()),
         },
         Scenario {
             name: "ill-disk",
-            about: "a disk answers with errors for a while: found again within ten seconds, without a restart, with few lvm processes",
+            about: "a disk returns errors for a while: back within ten seconds, without a restart, with few processes",
             limit: minutes(12),
             run: |_| Box::pin(ill()),
         },
@@ -108,10 +108,10 @@ async fn hung(context: Context) -> Passed {
     let (threads_after, stuck_after) = self::threads(&node).await?;
     context.say(format!("{number} calls: {threads} threads, then {threads_after}; stuck {stuck}, then {stuck_after}"));
     ensure!(stuck_after <= stuck && stuck <= 2, "threads that wait for the disk: {stuck}, then {stuck_after}");
-    // The runtime's idle threads come and go with the number of calls at once, not with their number in all.
+    // The number of the runtime's idle threads depends on concurrent calls, not on their total.
     ensure!(threads_after <= threads + VOLUMES, "{threads} threads, and {threads_after} after {number} calls");
     let life = lives(&node, "while").await.context("volumes of the other pool")?;
-    told(&node).await?;
+    reported_as_hung(&node).await?;
     disks_end(&mut node).await?;
 
     node.vm.set_fault("d2", Fault::None)?;
@@ -120,12 +120,12 @@ async fn hung(context: Context) -> Passed {
     })
     .await?;
     stats(&node.csi, &ill, PATIENCE).await?;
-    // Other guests come and go beside this one: what is usual is measured before and after, and the slower counts.
+    // Other guests start and stop next to this one, so the baseline is measured before and after. The slower one counts.
     let calls_usual = calls_before.max(many(&node, &well, None, MEASURED).await?);
     let life_usual = life_before.max(lives(&node, "after").await?);
     let (call_ratio, life_ratio) = (ratio(calls, calls_usual), ratio(life, life_usual));
-    ensure!(call_ratio <= FACTOR, "a call took {calls_usual:?}, and {calls:?} beside a disk that hangs");
-    ensure!(life_ratio <= FACTOR, "a volume's life took {life_usual:?}, and {life:?} beside a disk that hangs");
+    ensure!(call_ratio <= FACTOR, "a call took {calls_usual:?}, and {calls:?} next to a hung disk");
+    ensure!(life_ratio <= FACTOR, "a volume's life took {life_usual:?}, and {life:?} next to a hung disk");
     for made in well.iter().chain([&ill]) {
         close(&node, made).await?;
         node.csi.delete(&made.id).await?;
@@ -136,8 +136,8 @@ async fn hung(context: Context) -> Passed {
     ))
 }
 
-/// What a disk that hangs is to those who watch.
-async fn told(node: &Node) -> Result<()> {
+/// How a hung disk is reported.
+async fn reported_as_hung(node: &Node) -> Result<()> {
     let path = node.vm.sh(format!("readlink -f {}", device("d2"))).await?;
     let (_, ready) = node.http("/readyz").await?;
     ensure!(ready.contains("pool ill") && ready.contains(path.trim()), "/readyz does not name {path}: {ready}");
@@ -151,7 +151,8 @@ async fn told(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// `quarry disks` ends, though one disk of a pool and one that nobody uses hang, and its reader need not wait either.
+/// `quarry disks` ends although one disk of a pool and an unused one hang, and its reader does not wait
+/// either.
 async fn disks_end(node: &mut Node) -> Result<()> {
     node.vm.set_fault("d3", Fault::Hang)?;
     let script = "quarry disks 2>&1 | cat";
@@ -160,12 +161,12 @@ async fn disks_end(node: &mut Node) -> Result<()> {
     let text = output.context("`quarry disks` does not end")?.text();
     let unread = node.vm.sh(format!("basename $(readlink -f {})", device("d3"))).await?;
     let row = text.lines().find(|line| line.starts_with(unread.trim()));
-    ensure!(row.is_some_and(|row| row.contains("not answer")), "{unread} is not told to be silent:\n{text}");
+    ensure!(row.is_some_and(|row| row.contains("not answer")), "{unread} is not reported as unresponsive:\n{text}");
     Ok(())
 }
 
-/// Makes calls on healthy volumes, one at a time on each, and a few on one whose disk hangs; the median of how long the
-/// former took.
+/// Makes calls on healthy volumes, one at a time on each, and a few on one whose disk hangs; returns the
+/// median duration of the former.
 async fn many(node: &Node, well: &[Made], ill: Option<&Made>, count: usize) -> Result<Duration> {
     let each = well.iter().map(|well| async move {
         let mut took = Vec::new();
@@ -216,7 +217,7 @@ fn ratio(after: Duration, before: Duration) -> f64 {
     after.as_secs_f64() / before.as_secs_f64()
 }
 
-/// The number of quarry's threads, and of those that wait for a disk, where none can end.
+/// The number of quarry's threads, and of those that wait for a disk, while none can finish.
 async fn threads(node: &Node) -> Result<(usize, usize)> {
     // Threads that have nothing to do end after ten seconds.
     tokio::time::sleep(Duration::from_secs(12)).await;
@@ -234,7 +235,7 @@ async fn stats(csi: &crate::csi::Csi, made: &Made, patience: Duration) -> Result
     csi.node().node_get_volume_stats(request).await.map(drop)
 }
 
-/// Asks until the answer is yes. A call that begins when the time is over has to be right.
+/// Retries until the answer is yes. A call that starts after the deadline must be right.
 async fn until<F: Future<Output = Result<bool>>>(
     what: &str,
     within: Duration,
@@ -275,7 +276,7 @@ async fn hung_flush() -> Passed {
     node.csi.delete(&beside.id).await?;
 
     node.vm.set_fault("d2", Fault::None)?;
-    until("the pool is well again", SOON, || async { Ok(node.csi.capacity(&class("ill")).await?.0 > 0) }).await?;
+    until("the pool has recovered", SOON, || async { Ok(node.csi.capacity(&class("ill")).await?.0 > 0) }).await?;
     let made = crate::csi::retry(|| async { node.csi.create(&ask("first", "ill")).await }).await?;
     node.csi.delete(&made.id).await?;
     let left = node.contents().await?;
@@ -303,14 +304,14 @@ async fn ill() -> Passed {
         let before = reports().await?;
         tokio::time::sleep(Duration::from_secs(20)).await;
         let asked = reports().await? - before;
-        ensure!(asked <= 1, "{asked} reports within 20 s while a disk is ill and nothing changes");
+        ensure!(asked <= 1, "{asked} reports within 20 s while a disk fails and nothing changes");
         node.vm.set_fault("d2", Fault::None)?;
         let began = Instant::now();
         until("the disk is found again", SOON, || async { Ok(node.csi.capacity(&all).await?.0 > 0) }).await?;
         slowest = slowest.max(began.elapsed());
         let (status, text) = node.http("/readyz").await?;
         if status != 200 {
-            bail!("/readyz after the disk is well again: {status} {text}");
+            bail!("/readyz after the disk has recovered: {status} {text}");
         }
     }
     node.csi.delete(&made.id).await?;

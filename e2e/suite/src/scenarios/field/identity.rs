@@ -1,4 +1,4 @@
-//! Volumes that were renamed, moved, copied, or built upon by hand; and creations that fail half-way.
+//! Volumes that were renamed, moved, copied, or modified by hand; and creations that fail half-way.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::runner::{Context, Passed, Scenario};
 use crate::scenarios::kill::{forget_points, points};
 
 const DISK: u64 = 512 << 20;
-/// After this long a change made by hand is seen.
+/// A manual change is visible after this long.
 const SEEN: Duration = Duration::from_secs(6);
 
 /// All of them.
@@ -22,31 +22,31 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "identity-moved",
-            about: "two logical volumes with one record, vgsplit, vgmerge: never missing, never deleted, and told where they are",
+            about: "two logical volumes with one record, vgsplit, vgmerge: never missing or deleted, always located",
             limit,
             run: |context| Box::pin(moved(context)),
         },
         Scenario {
             name: "identity-renamed",
-            about: "vgrename of a pool in use: the pool says its new name, and what is mounted goes on",
+            about: "vgrename of a pool in use: the pool reports its new name, and mounts keep working",
             limit,
             run: |context| Box::pin(renamed(context)),
         },
         Scenario {
             name: "identity-removed",
-            about: "a delete takes nothing with it that is not the volume's, also where that appears between two steps, and whatever it is killed in",
+            about: "a delete removes only the volume, even if something appears between two steps or it is killed",
             limit,
             run: |context| Box::pin(removed(context)),
         },
         Scenario {
             name: "identity-unfinished",
-            about: "a creation whose record finds no room in the metadata area keeps its caller coming, and ends well when there is room",
+            about: "a creation whose record does not fit in the metadata area is retried until there is space",
             limit,
             run: |context| Box::pin(unfinished(context)),
         },
         Scenario {
             name: "identity-taken-back",
-            about: "a creation on bad sectors takes back what it made, and is killed in every step of that",
+            about: "a creation on bad sectors rolls back, and is killed in every step of that",
             limit,
             run: |context| Box::pin(taken_back(context)),
         },
@@ -130,15 +130,15 @@ async fn renamed(_: Context) -> Passed {
     refused("delete", node.csi.delete(&made.id).await, Code::FailedPrecondition, &made.staging())?;
     let again = node.csi.create(&made.ask).await?;
     ensure!(again.id == made.id, "the same create answers {} after {}", again.id, made.id);
-    // A new process knows the group by its name alone.
+    // A new process knows the group only by its name.
     node.kill().await?;
     node.serve().await?;
     refused("delete, after a restart", node.csi.delete(&made.id).await, Code::Unavailable, "vg0")?;
     refused("create, after a restart", node.csi.create(&made.ask).await, Code::Unavailable, "vg0")?;
-    node.csi.publish(&made).await.context("publish of what is staged")?;
+    node.csi.publish(&made).await.context("publish of the staged volume")?;
     let stats =
         csi::NodeGetVolumeStatsRequest { volume_id: made.id.clone(), volume_path: made.target(), ..Default::default() };
-    node.csi.node().node_get_volume_stats(stats).await.context("stats of what is published")?;
+    node.csi.node().node_get_volume_stats(stats).await.context("stats of the published volume")?;
     node.vm.sh(format!("grep -q precious {}/data", made.target())).await?;
     node.csi.unpublish(&made).await?;
     node.csi.unstage(&made).await?;
@@ -164,7 +164,7 @@ async fn merged(node: &Node) -> Result<()> {
     node.vm.sh("lvs big/merged").await.context("the volume was removed").map(drop)
 }
 
-/// Makes a snapshot of the volume between the look of quarry and its lvremove.
+/// Creates a snapshot of the volume between quarry's check and its lvremove.
 const WRAPPER: &str = r#"#!/bin/sh
 if [ "$1" = lvremove ] && [ -e /run/race ]; then
     rm /run/race
@@ -189,7 +189,7 @@ async fn removed(_: Context) -> Passed {
     node.vm.sh("lvremove -qq -y vg0/late").await?;
     seen().await;
 
-    // A volume whose bytes an operator has made a cache of.
+    // A volume that an operator has turned into a cache.
     let cache = used(&node, "cache").await?;
     node.vm.sh("lvchange -an vg0/cache; lvconvert -qq -y --type cache-pool vg0/cache").await?;
     seen().await;
@@ -199,7 +199,7 @@ async fn removed(_: Context) -> Passed {
     seen().await;
     node.csi.delete(&cache.id).await?;
 
-    // Open, by a loop device as kubelet makes one, and by a process.
+    // Open, by a loop device as kubelet creates it, and by a process.
     let raw = node.csi.create(&Ask::block("raw")).await?;
     node.vm.sh("losetup -f /dev/vg0/raw").await?;
     refused(
@@ -221,7 +221,8 @@ async fn removed(_: Context) -> Passed {
     Ok("a snapshot made in between; a cache pool; two holders".to_owned())
 }
 
-/// A disk whose first 16 MiB and last 4 MiB are good: between them every access fails. Nothing else of the group has room.
+/// A disk whose first 16 MiB and last 4 MiB are good: between them every access fails. The rest of the group
+/// has no space.
 const BAD: &str = "
 vgcreate -qq vg1 $good
 sectors=$(blockdev --getsz $bad); size=$((sectors - 2048)); end=$((size - 8192))
@@ -230,7 +231,8 @@ pvcreate -qq -y /dev/mapper/bad && vgextend -qq vg1 /dev/mapper/bad
 lvcreate -qq -y -an -Wn -Zn -n filler -l 100%PVS vg1 $good
 ";
 
-/// A creation that cannot be prepared takes back what it made; killed at any step, it leaves no volume that is not listed.
+/// A creation that cannot be prepared rolls back; if killed at any step, it leaves no volume that is not
+/// listed.
 async fn taken_back(_: Context) -> Passed {
     let config = Config::new("identity-taken-back").disk(Disk::new("d1", 64 << 20)).disk(Disk::new("d2", DISK));
     let mut node = Node::with_vm(Vm::start(config).await?, 0).await?;
@@ -243,14 +245,14 @@ async fn taken_back(_: Context) -> Passed {
     loop {
         let ask = Ask::mount(&format!("bad-{kills}"), "ext4").size(200 * MIB);
         forget_points(&node, Some(kills + 1)).await?;
-        ensure!(node.csi.create(&ask).await.is_err(), "a volume on bad sectors was made");
+        ensure!(node.csi.create(&ask).await.is_err(), "a volume on bad sectors was created");
         let passed = points(&node).await?.len() as u64;
         node.vm.sh("rm -f /run/quarry-faults/kill-at").await?;
         if passed > kills {
             node.wait_for_end().await?;
             node.serve().await?;
         }
-        let Err(answer) = node.csi.create(&ask).await else { bail!("a volume on bad sectors was made") };
+        let Err(answer) = node.csi.create(&ask).await else { bail!("a volume on bad sectors was created") };
         let there = node.vm.sh("lvs --noheadings -o lv_name vg1 | grep bad || true").await?;
         ensure!(
             is_passing(&answer) != there.trim().is_empty(),
@@ -271,7 +273,7 @@ async fn taken_back(_: Context) -> Passed {
     }
     ensure!(kept > 0, "no kill left a volume behind");
     Ok(format!(
-        "{kills} kills in a creation on bad sectors: {kept} volumes stayed and kept their caller coming, the others were taken back"
+        "{kills} kills in a creation on bad sectors: {kept} volumes stayed and were retried, the others were rolled back"
     ))
 }
 
@@ -313,7 +315,7 @@ async fn unfinished(context: Context) -> Passed {
     node.serve().await?;
     refused("create, with no room for its record", node.csi.create(&ask).await, Code::Unavailable, "")?;
     context.say("kept coming");
-    node.vm.sh("lvs vg1/late").await.context("what an earlier call made was removed")?;
+    node.vm.sh("lvs vg1/late").await.context("the result of an earlier call was removed")?;
     node.vm.sh("lvremove -qq -y vg1/filler").await?;
     let made = retry(|| node.csi.create(&ask)).await.context("with room again")?;
     node.csi.delete(&made.id).await?;

@@ -1,5 +1,5 @@
-//! A volume that is not staged has no device: what lies under the volume group can be closed, and nothing of the host finds
-//! a device that no pod uses.
+//! A volume that is not staged has no device: the devices below the volume group can be closed, and nothing
+//! on the host sees a device that no pod uses.
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,8 @@ pub async fn run(context: Context) -> Passed {
     node.serve().await?;
     let made = node.csi.create(&Ask::mount("idle", "ext4")).await?;
 
-    can_be_closed(&node, &made).await.context("what lies under an unstaged volume")?;
-    stays_while_open(&node, &made).await.context("a volume that somebody else has open")?;
+    can_be_closed(&node, &made).await.context("the devices below an unstaged volume")?;
+    stays_while_open(&node, &made).await.context("a volume that another program has open")?;
     killed(&mut node, &made).await.context("killed while it deactivates")?;
     at_once(&node, &made).await.context("staged again at once")?;
     let with = restages(&node, &made, true).await.context("restaging")?;
@@ -134,7 +134,7 @@ async fn restages(node: &Node, made: &Made, idle: bool) -> Result<Duration> {
     Ok(times[times.len() / 2])
 }
 
-/// A pod that comes back at once: whatever the deactivation has come to, its volume is staged.
+/// A pod that returns at once: its volume is staged, whatever the state of the deactivation.
 async fn at_once(node: &Node, made: &Made) -> Result<()> {
     node.kubelet_folders(made).await?;
     for number in 0..2 * RESTAGES {
@@ -143,7 +143,7 @@ async fn at_once(node: &Node, made: &Made) -> Result<()> {
         read(node, made).await?;
         node.csi.unpublish(made).await?;
         node.csi.unstage(made).await?;
-        // From before lvm is started until after it has ended.
+        // From before lvm starts until after it has exited.
         tokio::time::sleep(Duration::from_millis(40 * number as u64)).await;
     }
     inactive(node, made).await

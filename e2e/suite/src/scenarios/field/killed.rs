@@ -1,4 +1,4 @@
-//! An lvm that somebody else kills: the out-of-memory killer, an operator.
+//! An lvm that is killed from outside: by the out-of-memory killer, or by an operator.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ exec /usr/sbin/lvm "$@"
 pub fn all() -> Vec<Scenario> {
     vec![Scenario {
         name: "killed-activation",
-        about: "an lvm that a signal ends while it activates a volume leaves no device of another volume suspended",
+        about: "an lvm that is killed while it activates a volume leaves no device of another volume suspended",
         limit: Duration::from_secs(600),
         run: |context| Box::pin(activation(context)),
     }]
@@ -48,8 +48,8 @@ async fn activation(_context: Context) -> Passed {
 
     let refused = node.csi.stage(&made).await.err().context("the stage was answered OK although its lvm was killed")?;
     ensure!(refused.message().contains("signal"), "{refused}");
-    nothing_suspended(&node).await.context("after the stage that was refused")?;
-    steps::read(&node, &other).await.context("the volume beside it")?;
+    nothing_suspended(&node).await.context("after the rejected stage")?;
+    steps::read(&node, &other).await.context("the volume next to it")?;
 
     steps::open(&node, &made).await?;
     for volume in [&made, &other] {

@@ -1,8 +1,9 @@
-//! States that real clusters got into, each from a public report about a driver like this one, about LVM, udev or kubelet:
-//! hung and ill disks, bytes that tenants write, changes that operators make by hand, settings of the host.
+//! States that occurred in real clusters, each from a public report about a similar driver, LVM, udev or
+//! kubelet: hung and failing disks, bytes that tenants write, changes that operators make by hand, settings
+//! of the host.
 //!
-//! The cases are shell scripts (`cases/`), so that a person can run one by hand in a guest. What needs the machine's
-//! monitor, several pools or many calls is written in Rust, in a file for each subject.
+//! The cases are shell scripts (`cases/`), so that you can run one by hand in a guest. Cases that need the
+//! machine's monitor, several pools or many calls are written in Rust, one file per subject.
 
 mod cases;
 mod filesystems;

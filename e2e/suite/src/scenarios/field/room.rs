@@ -1,4 +1,4 @@
-//! Room that cannot be used, raid legs, and volumes that are inactive while unstaged.
+//! Space that cannot be used, raid legs, and volumes that are inactive while unstaged.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -23,25 +23,25 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "raid-legs",
-            about: "a raid1's copy fails, is given up, comes back: what is said is true, and the command that is named mends it",
+            about: "a raid1's copy fails, is removed, returns: reports are correct, and the printed command repairs it",
             limit,
             run: |context| Box::pin(raid_legs(context)),
         },
         Scenario {
             name: "raid-one-disk",
-            about: "an lvm that puts both copies on one disk: refused, nothing left; and a volume that lies so is called not mirrored",
+            about: "an lvm that puts both copies on one disk: rejected, no remnants; reported as not mirrored",
             limit,
             run: |context| Box::pin(one_disk(context)),
         },
         Scenario {
             name: "read-only-disk",
-            about: "a disk that the kernel does not let anybody write to: no room, with the reason, until it is writable again",
+            about: "a disk that the kernel has made read-only: no free space, with the reason, until it is writable",
             limit,
             run: |context| Box::pin(read_only(context)),
         },
         Scenario {
             name: "idle-inactive",
-            about: "an unstaged volume is inactive: what lies under it can be closed; in use, restaged at once, killed meanwhile",
+            about: "an unstaged volume is inactive: devices below it can be closed; in use, restaged, killed meanwhile",
             limit,
             run: |context| Box::pin(idle::run(context)),
         },
@@ -60,7 +60,7 @@ async fn raid_legs(context: Context) -> Passed {
     let away = failed_for_a_while(&mut node, &made).await.context("a disk that was away for a while")?;
     context.say(&away);
     second_too(&mut node, &made).await.context("the other copy's disk goes, too")?;
-    given_up(&mut node, &made).await.context("a disk that was given up, and comes back")?;
+    given_up(&mut node, &made).await.context("a disk that was removed from the raid and returns")?;
     mismatches(&node, &made).await.context("copies that differ")?;
     close(&node, &made).await?;
     node.csi.delete(&made.id).await?;
@@ -85,20 +85,23 @@ async fn failed_for_a_while(node: &mut Node, made: &Made) -> Result<String> {
     let command = command.with_context(|| format!("no command in {:?}", health[0].message))?;
     node.vm.sh(&command).await.with_context(|| format!("the command that is named: {command}"))?;
     let mended = if healthy(node, made).await.is_ok() {
-        format!("`{command}` mended a copy whose disk was pulled and put back")
+        format!("`{command}` repaired a copy whose disk was unplugged and plugged in again")
     } else {
         // The other way that the message names.
         close(node, made).await?;
         inactive(node, made).await?;
         open(node, made).await?;
         healthy(node, made).await.context("after it was unstaged and staged")?;
-        format!("`{command}` did not mend a copy whose disk was pulled and put back; unstage and stage did")
+        format!(
+            "`{command}` did not repair a copy whose disk was unplugged and plugged in again; unstage and stage did"
+        )
     };
     read(node, made).await?;
     Ok(mended)
 }
 
-/// One copy is out of date, and the disk of the good one goes: nothing goes on, and nothing is said to.
+/// One copy is out of date, and the disk of the good one fails: nothing keeps working, and nothing is
+/// reported to.
 async fn second_too(node: &mut Node, made: &Made) -> Result<()> {
     lose_and_return(node, made).await?;
     node.vm.unplug("d1").await?;
@@ -108,14 +111,14 @@ async fn second_too(node: &mut Node, made: &Made) -> Result<()> {
     node.vm.replug("d1").await?;
     let began = Instant::now();
     while let Err(error) = open(node, made).await {
-        ensure!(began.elapsed() < PATIENCE, "after the good disk came back: {error:#}");
+        ensure!(began.elapsed() < PATIENCE, "after the good disk returned: {error:#}");
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    healthy(node, made).await.context("after the good disk came back")?;
+    healthy(node, made).await.context("after the good disk returned")?;
     read(node, made).await
 }
 
-/// An operator gives a lost disk up; later it is put back, with lvm's metadata of before.
+/// An operator removes a lost disk from the group; later it returns, with lvm's old metadata.
 async fn given_up(node: &mut Node, made: &Made) -> Result<()> {
     node.vm.unplug("d2").await?;
     node.vm.sh(format!("vgreduce -qq --removemissing --force {GROUP}")).await?;
@@ -179,14 +182,14 @@ async fn one_disk(_context: Context) -> Passed {
     node.serve().await?;
     let ask = |name: &str| Ask::mount(name, "ext4").parameter("layout", "raid1");
     refused("create", node.csi.create(&ask("shared")).await, Code::ResourceExhausted, "several copies on one disk")?;
-    node.expect_empty().await.context("after a create that was refused")?;
+    node.expect_empty().await.context("after a rejected create")?;
 
     node.vm.sh("rm /opt/shadow/lvm").await?;
     let made = node.csi.create(&ask("mirror")).await.context("with an lvm that allocates well")?;
     open(&node, &made).await?;
     close(&node, &made).await?;
     healthy(&node, &made).await?;
-    // The same volume as an older lvm may have made it: same name, same record.
+    // The same volume as an older lvm may have created it: same name, same record.
     let record = tags(&node, &made).await?;
     let first = device("d1");
     node.vm
@@ -210,12 +213,12 @@ async fn read_only(_context: Context) -> Passed {
     room(&node, false).await?;
     let storage = node.csi.storage_health().await?;
     ensure!(storage.len() == 1 && storage[0].message.contains(&words), "the node's storage: {storage:?}");
-    // What needs no room goes on. lvm's removals do without a disk, and bring its metadata up to date later.
+    // Calls that need no space keep working. lvm's removals do without a disk, and update its metadata later.
     open(&node, &kept).await?;
     write(&node, &kept).await?;
     close(&node, &kept).await?;
     let deleted = node.csi.delete(&kept.id).await;
-    ensure!(deleted.is_ok() || deleted.is_err_and(|status| is_passing(&status)), "a delete is refused for good");
+    ensure!(deleted.is_ok() || deleted.is_err_and(|status| is_passing(&status)), "a delete is rejected permanently");
     node.vm.sh(format!("blockdev --setrw {disk}")).await?;
     room(&node, true).await?;
     ensure!(node.csi.storage_health().await?.is_empty());
@@ -228,7 +231,7 @@ async fn read_only(_context: Context) -> Passed {
     Ok(String::new())
 }
 
-/// Waits until room is offered, or none.
+/// Waits until free space is reported, or none.
 async fn room(node: &Node, some: bool) -> Result<()> {
     let began = Instant::now();
     while (node.csi.capacity(&BTreeMap::new()).await?.0 > 0) != some {
@@ -277,7 +280,7 @@ async fn wait_for(node: &Node, id: &str, reached: impl Fn(&Entries) -> bool) -> 
     }
 }
 
-/// The commands that a message names: they stand between backticks.
+/// The commands in a message, which are between backticks.
 fn commands(message: &str) -> Vec<String> {
     message.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }

@@ -1,5 +1,6 @@
-//! Hosts with systemd as the first process, and quarry in a container that does not see udevd's socket: systemd follows every
-//! device and every mount by udev's word, and unmounts what is mounted from a device that it takes for gone.
+//! Hosts with systemd as the first process, and quarry in a container without udevd's socket: systemd follows
+//! every device and mount by udev's events, and unmounts what is mounted from a device that it considers
+//! gone.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::scenarios::steps::{close, open, read, write};
 pub fn all() -> Vec<Scenario> {
     vec![Scenario {
         name: "systemd",
-        about: "volumes' lives at once and devices suspended under a mount: systemd unmounts nothing, links come and go",
+        about: "concurrent volumes and devices suspended under a mount: systemd unmounts nothing, links come and go",
         limit: Duration::from_secs(15 * 60),
         run: |context| Box::pin(run(context)),
     }]
@@ -24,11 +25,11 @@ pub fn all() -> Vec<Scenario> {
 
 /// How many volumes live in a soak.
 const LIVES: usize = 200;
-/// How many of them at once.
+/// How many of them run at a time.
 const AT_ONCE: usize = 8;
 /// Without a soak none is born after this time.
 const SAMPLE: Duration = Duration::from_secs(120);
-/// When systemd must have done what it will do about a mount.
+/// When systemd must have finished its actions on a mount.
 const LATER: Duration = Duration::from_secs(5);
 /// How often a device is suspended under its mount.
 const SUSPENSIONS: usize = 5;
@@ -58,10 +59,10 @@ async fn run(context: Context) -> Passed {
     suspended(&node).await?;
     content(&node).await.context("after suspensions")?;
     node.expect_empty().await?;
-    Ok(format!("{lived} lives, {AT_ONCE} at once; three filesystems suspended {SUSPENSIONS} times each"))
+    Ok(format!("{lived} volumes, {AT_ONCE} at a time; three filesystems suspended {SUSPENSIONS} times each"))
 }
 
-/// A volume's life, with a look at what systemd has made of it.
+/// The life of a volume, with checks of systemd's units for it.
 async fn live(node: &Node, index: usize) -> Result<()> {
     let name = format!("life{index}");
     let ask = match index % 8 {
@@ -87,8 +88,8 @@ async fn live(node: &Node, index: usize) -> Result<()> {
     node.vm.sh(gone).await.with_context(|| format!("links to {name} after its deletion")).map(drop)
 }
 
-/// A script that waits until the links of a volume are there: lvm's own, and those that udev makes. lvm without udev makes
-/// `/dev/mapper/…` as a device, not as a link, so that only its number leads to the kernel's name.
+/// A script that waits until the links of a volume exist: lvm's own, and those of udev. lvm without udev
+/// creates `/dev/mapper/…` as a device, not as a link, so only its number leads to the kernel's name.
 fn links(name: &str) -> String {
     format!(
         "for try in $(seq 100); do device=dm-$((0x$(stat -L -c %T /dev/{GROUP}/{name}))); \
@@ -107,7 +108,7 @@ async fn mounted(node: &Node, made: &Made) -> Result<()> {
     Ok(())
 }
 
-/// Devices are suspended, made larger and loaded anew under their mounts, and udev looks at them meanwhile.
+/// Devices are suspended, extended and reloaded under their mounts, while udev probes them.
 async fn suspended(node: &Node) -> Result<()> {
     let mut all = Vec::new();
     for filesystem in ["ext4", "xfs", "btrfs"] {
@@ -137,7 +138,7 @@ async fn suspended(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Fails if systemd has met anything that it did not like, or ended a mount by itself, or if a link leads nowhere.
+/// Fails if systemd has logged an error or unmounted something itself, or if a link is dangling.
 async fn content(node: &Node) -> Result<()> {
     let script = "udevadm settle; systemctl list-units --all --state=failed --plain --no-legend; \
         journalctl --merge --quiet --output=cat | grep -iE \

@@ -22,13 +22,13 @@ pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "disk-claims-mended",
-            about: "whatever damages a claim, its name stays taken, and the commands that are printed mend it",
+            about: "whatever damages a claim, its name stays in use, and the printed commands repair it",
             limit: Duration::from_secs(20 * 60),
-            run: |context| Box::pin(mended(context)),
+            run: |context| Box::pin(repaired(context)),
         },
         Scenario {
             name: "disk-stale-names",
-            about: "names that udev wrote down of another disk select nothing",
+            about: "stale udev names of another disk select nothing",
             limit: Duration::from_secs(10 * 60),
             run: |context| Box::pin(stale_names(context)),
         },
@@ -50,14 +50,14 @@ const HARMS: [(&str, &str); 8] = [
     ),
     ("a DOS partition table", "echo 'label: dos' | sfdisk --force --no-reread --wipe never $d"),
     ("another GPT", "sgdisk -o -n 1:2048: $d"),
-    ("the volume's partition made larger", "echo ', +' | sfdisk --force --no-reread -N 2 $d; partx --update $d"),
+    ("the volume's partition extended", "echo ', +' | sfdisk --force --no-reread -N 2 $d; partx --update $d"),
     (
-        "the volume's partition and its filesystem made larger",
+        "the volume's partition and its filesystem extended",
         "echo ', +' | sfdisk --force --no-reread -N 2 $d; partx --update $d; e2fsck -f -p ${d}2; resize2fs ${d}2",
     ),
 ];
 
-async fn mended(context: Context) -> Passed {
+async fn repaired(context: Context) -> Passed {
     let mut node = Node::on_disks("disk-claims-mended", vec![disk("claimed"), disk("spare")]).await?;
     node.serve().await?;
     let ask = Ask::mount("precious", "ext4");
@@ -70,12 +70,12 @@ async fn mended(context: Context) -> Passed {
     fresh_cache(&node, &name).await.context("the disk's bytes after the unstage")?;
     for (what, harm) in HARMS {
         damaged(&mut node, &made, &name, harm).await.with_context(|| what.to_owned())?;
-        context.say(format_args!("{what}: mended by what was printed"));
+        context.say(format_args!("{what}: repaired by the printed commands"));
     }
     mounted(&mut node, &made, &name).await.context("damaged while mounted")?;
     let at = copied(&mut node, &made, &name).await.context("a copy of the disk")?;
     node.csi.delete(&made.id).await?;
-    Ok(format!("{} kinds of damage mended by the printed commands, a copy at {at} told of", HARMS.len()))
+    Ok(format!("{} kinds of damage repaired by the printed commands, a copy at {at} reported", HARMS.len()))
 }
 
 /// The kernel's name of the disk that the volume got.
@@ -104,7 +104,7 @@ async fn on(node: &Node, name: &str, script: &str) -> Result<String> {
         .await
 }
 
-/// A copy of the whole disk has the filesystem's bytes, not what was there before.
+/// A copy of the whole disk contains the filesystem's bytes, not the earlier ones.
 async fn fresh_cache(node: &Node, name: &str) -> Result<()> {
     // It goes soon after the unstage.
     let mut magic = String::new();
@@ -121,12 +121,12 @@ async fn fresh_cache(node: &Node, name: &str) -> Result<()> {
     anyhow::bail!("ext4's mark is not there, but {magic:?}")
 }
 
-/// Damages the claim, restarts, tries to make the volume anew, mends the claim, and reads what was written.
+/// Damages the claim, restarts, tries to create the volume again, repairs the claim, and reads the data.
 async fn damaged(node: &mut Node, made: &Made, name: &str, harm: &str) -> Result<()> {
     on(node, name, harm).await?;
     node.stop().await?;
     node.serve().await?;
-    // A volume with one good table is used as it is; of all others the operator has to look first.
+    // A volume with one valid table is used as it is; all others need the operator first.
     let before = report(node, name).await?;
     let usable = !before["mend"].to_string().contains("wipefs");
     if usable {
@@ -136,24 +136,24 @@ async fn damaged(node: &mut Node, made: &Made, name: &str, harm: &str) -> Result
         refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, name)?;
         refused("delete", node.csi.delete(&made.id).await, Code::Unavailable, name)?;
     }
-    mend(node, name, false).await?;
+    repair(node, name, false).await?;
     open(node, made).await?;
     read(node, made).await?;
     close(node, made).await
 }
 
 /// Runs what `quarry disks` prints. `mounted`: the filesystem is in use, and was not grown.
-async fn mend(node: &Node, name: &str, mounted: bool) -> Result<()> {
+async fn repair(node: &Node, name: &str, mounted: bool) -> Result<()> {
     let before = report(node, name).await?;
     let mends = before["mend"].as_array().cloned().unwrap_or_default();
-    ensure!(!mends.is_empty(), "nothing is printed that mends it: {before}");
+    ensure!(!mends.is_empty(), "no commands are printed that repair it: {before}");
     for step in &mends {
         let about = step["about"].as_str().unwrap_or_default();
         if about.contains("ceases to exist") || mounted && about.contains("larger than the volume") {
             continue;
         }
         for command in step["commands"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            // The step for a filesystem that was grown does nothing to one that was not.
+            // The step for a filesystem that was extended does nothing to one that was not.
             node.vm
                 .sh(format!("{{ {command}\n}} >/tmp/mend.log 2>&1 || {{ cat /tmp/mend.log; exit 1; }}; udevadm settle"))
                 .await
@@ -161,7 +161,7 @@ async fn mend(node: &Node, name: &str, mounted: bool) -> Result<()> {
         }
     }
     let after = report(node, name).await?;
-    ensure!(after["mend"] == Value::Array(Vec::new()), "it is not mended: {after}");
+    ensure!(after["mend"] == Value::Array(Vec::new()), "it is not repaired: {after}");
     Ok(())
 }
 
@@ -172,7 +172,7 @@ async fn mounted(node: &mut Node, made: &Made, name: &str) -> Result<()> {
     node.stop().await?;
     node.serve().await?;
     measured(node, made, true).await?;
-    mend(node, name, true).await.context("while it is mounted")?;
+    repair(node, name, true).await.context("while it is mounted")?;
     read(node, made).await?;
     close(node, made).await
 }
@@ -192,8 +192,8 @@ async fn measured(node: &Node, made: &Made, answers: bool) -> Result<()> {
     Ok(())
 }
 
-/// Two disks with the volume, which is mounted: every call says so and names both, and is to be repeated; only its pod can
-/// end. The name of the copy.
+/// Two disks with the volume, which is mounted: every call reports this, names both and is retryable; only
+/// its pod can end. Returns the name of the copy.
 async fn copied(node: &mut Node, made: &Made, name: &str) -> Result<String> {
     open(node, made).await?;
     node.vm.add_disks(vec![disk("copy")]).await?;
@@ -219,7 +219,7 @@ async fn copied(node: &mut Node, made: &Made, name: &str) -> Result<String> {
     }
     close(node, made).await.context("while two disks hold it")?;
     node.vm.take_disk("copy").await?;
-    retry(|| node.csi.stage(made)).await.context("when the copy was taken away")?;
+    retry(|| node.csi.stage(made)).await.context("after the copy was removed")?;
     open(node, made).await?;
     read(node, made).await?;
     close(node, made).await?;
@@ -255,7 +255,7 @@ async fn stale_names(context: Context) -> Passed {
         );
         ensure!(report["pool"].is_null() && report["volume"].is_null(), "{report}");
         node.stop().await?;
-        context.say(format_args!("{select}: not taken"));
+        context.say(format_args!("{select}: not selected"));
     }
     Ok(format!("{} selectors did not take a disk by another's names", selections.len()))
 }

@@ -1,7 +1,7 @@
-//! `kill -9` of quarry alone: the lvm or mkfs that it started lives on, and the retry comes at once.
+//! `kill -9` of quarry only: the lvm or mkfs that it started keeps running, and the retry comes at once.
 //!
-//! Wrappers in front of the real programs make them slow: before they begin, in their midst (stopped there), or after
-//! their work. They note when they begin and end, so that two writers at once are seen.
+//! Wrappers around the real programs make them slow: before they start, in the middle (stopped there), or
+//! after their work. They log when they start and end, so that concurrent writers are detected.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tonic::Code;
@@ -16,8 +16,8 @@ const DISK: u64 = 400 << 20;
 const FOLDER: &str = "/opt/slow";
 const STATE: &str = "/run/slow";
 
-/// `mode` holds: when to be slow, for how many seconds, and which program (for lvm: which subcommand). Instead of a number
-/// it may say `held`: then for as long as the file of that name is there.
+/// `mode` contains: when to be slow, for how many seconds, and which program (for lvm: which subcommand).
+/// Instead of a number it may contain `held`: then for as long as the file of that name exists.
 const WRAPPER: &str = r#"#!/bin/sh
 name=${0##*/}
 real=/usr/sbin/$name
@@ -99,12 +99,12 @@ pub async fn slow_node(name: &str) -> Result<Node> {
     Ok(node)
 }
 
-/// Kills quarry alone while `program` is at work in `step`, repeats the call at once, and checks what comes of it.
-/// Returns how often the repeated call was told to come again.
+/// Kills only quarry while `program` works in `step`, repeats the call at once, and checks the result.
+/// Returns how often the repeated call had to be retried.
 pub async fn orphan(life: &mut Life<'_, Undisturbed>, step: Step, program: &str, when: When) -> Result<usize> {
     orphan_unchecked(life, step, program, when)
         .await
-        .with_context(|| format!("{step} of {}, quarry killed alone, {program} slow ({})", life.ask.name, when.word()))
+        .with_context(|| format!("{step} of {}, only quarry killed, {program} slow ({})", life.ask.name, when.word()))
 }
 
 async fn orphan_unchecked(life: &mut Life<'_, Undisturbed>, step: Step, program: &str, when: When) -> Result<usize> {
@@ -124,13 +124,13 @@ async fn orphan_unchecked(life: &mut Life<'_, Undisturbed>, step: Step, program:
     ensure!(under_way.await?.is_err(), "it was answered before quarry was killed");
     life.node.serve().await?;
 
-    let mut told = 0;
+    let mut retried = 0;
     let answer = loop {
         match call(&life.node.csi, step, &life.ask, life.made.as_ref()).await {
             Ok(answer) => break answer,
-            Err(status) if csi::is_passing(&status) && told < 200 => {
-                told += 1;
-                if told == 3 {
+            Err(status) if csi::is_passing(&status) && retried < 200 => {
+                retried += 1;
+                if retried == 3 {
                     life.node.vm.sh(format!("rm -f {STATE}/held")).await?;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(300)).await;
@@ -145,13 +145,13 @@ async fn orphan_unchecked(life: &mut Life<'_, Undisturbed>, step: Step, program:
     if mkfs {
         let alive = two_at_once(&log)?;
         ensure!(!alive, "two writers: OK was answered while the orphaned {program} was at work:\n{log}");
-        ensure!(told >= 3, "the repeated call did not meet the orphan:\n{log}");
+        ensure!(retried >= 3, "the repeated call did not meet the orphan:\n{log}");
     }
     life.check(step).await?;
     // The orphan must not do harm later either.
     ended(life.node).await?;
     life.check(step).await.context("when the orphan had ended")?;
-    Ok(told)
+    Ok(retried)
 }
 
 /// Waits until the program is at work.
@@ -161,7 +161,7 @@ async fn begun(node: &Node, program: &str) -> Result<()> {
     node.vm.sh(script).await.map(drop).context("the program was not started")
 }
 
-/// Lets the orphan go on, and waits for its end.
+/// Lets the orphan continue, and waits for its end.
 pub async fn release(node: &Node) -> Result<()> {
     node.vm.sh(format!("rm -f {STATE}/held")).await?;
     ended(node).await
@@ -192,9 +192,9 @@ async fn late(node: &mut Node) -> Result<()> {
     ensure!(under_way.await?.is_err(), "it was answered before quarry was killed");
     life.node.serve().await?;
     let csi = life.node.csi.clone();
-    refused("delete beside the orphan", csi.delete(&made.id).await, Code::Aborted, "outlived")?;
+    refused("delete next to the orphan", csi.delete(&made.id).await, Code::Aborted, "outlived")?;
     let other = csi.create(&Ask::mount("pvc-other", "ext4")).await;
-    refused("create beside the orphan", other, Code::Aborted, "outlived")?;
+    refused("create next to the orphan", other, Code::Aborted, "outlived")?;
     release(life.node).await?;
     life.quietly(Step::Delete).await?;
     life.quietly(Step::Create).await?;
@@ -203,7 +203,7 @@ async fn late(node: &mut Node) -> Result<()> {
     life.node.expect_empty().await
 }
 
-/// Fails if two programs of the log were at work at once; says whether one still is.
+/// Fails if two programs in the log ran at the same time; returns whether one still runs.
 fn two_at_once(log: &str) -> Result<bool> {
     let mut at_work: Option<&str> = None;
     for line in log.lines() {
@@ -222,7 +222,7 @@ fn two_at_once(log: &str) -> Result<bool> {
 pub async fn run(context: Context) -> Passed {
     let mut node = slow_node("kill-alone").await?;
     let mut random = context.random();
-    let (mut orphans, mut told) = (0, 0);
+    let (mut orphans, mut retried) = (0, 0);
     let kinds = [
         (Ask::mount("pvc-ext4", "ext4"), Some("mkfs.ext4")),
         (Ask::mount("pvc-xfs", "xfs"), Some("mkfs.xfs")),
@@ -246,13 +246,13 @@ pub async fn run(context: Context) -> Passed {
             let mut one = 0;
             // lvm's own part is swept with the layouts that differ, mkfs with the filesystems.
             if mkfs.is_none() || context.settings.soak {
-                told += orphan(&mut life, Step::Create, "lvcreate", create).await?;
+                retried += orphan(&mut life, Step::Create, "lvcreate", create).await?;
                 one += 1;
             } else {
                 life.quietly(Step::Create).await?;
             }
             if let Some(mkfs) = mkfs {
-                told += orphan(&mut life, Step::Stage, mkfs, stage).await?;
+                retried += orphan(&mut life, Step::Stage, mkfs, stage).await?;
                 one += 1;
                 life.quietly(Step::Publish).await?;
                 life.check_empty_volume().await?;
@@ -266,7 +266,7 @@ pub async fn run(context: Context) -> Passed {
                 }
             }
             if mkfs.is_none() || context.settings.soak {
-                told += orphan(&mut life, Step::Delete, "lvremove", delete).await?;
+                retried += orphan(&mut life, Step::Delete, "lvremove", delete).await?;
                 one += 1;
             } else {
                 life.quietly(Step::Delete).await?;
@@ -279,7 +279,7 @@ pub async fn run(context: Context) -> Passed {
     late(&mut node).await.context("an lvremove that outlives its quarry and its volume")?;
     orphans += 1;
     context.count("programs that outlived quarry", orphans);
-    Ok(format!("{orphans} orphans, {told} times told to come again, 0 violations"))
+    Ok(format!("{orphans} orphans, {retried} retries, 0 violations"))
 }
 
 fn pick(random: &mut Random) -> When {

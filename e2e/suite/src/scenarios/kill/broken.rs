@@ -1,4 +1,4 @@
-//! The sweeps can fail: with a safeguard taken out of quarry, they find a violation.
+//! The sweeps can fail: with a safeguard of quarry disabled, they find a violation.
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -38,13 +38,13 @@ impl Plan for Points {
 
 pub async fn run(context: Context) -> Passed {
     let mut node = slow_node("kill-broken").await?;
-    adopt(&mut node).await.context("without the adoption of what an interrupted stage made")?;
+    adopt(&mut node).await.context("without the adoption of an interrupted stage")?;
     exclusive(&mut node).await.context("without the exclusive hold on the device")?;
     context.say("both broken variants were caught");
     Ok("2 broken variants, 2 caught".to_owned())
 }
 
-/// An interrupted stage leaves a filesystem that nobody adopts.
+/// An interrupted stage leaves a filesystem that is not adopted.
 pub async fn adopt(node: &mut Node) -> Result<()> {
     let mut points = Points(Vec::new());
     let ask = Ask::mount("pvc-adopt", "ext4");
@@ -64,7 +64,7 @@ pub async fn adopt(node: &mut Node) -> Result<()> {
     clean(node, "adopt").await
 }
 
-/// The retry writes beside the mkfs that its predecessor left at work.
+/// The retry writes while the mkfs of its predecessor still runs.
 async fn exclusive(node: &mut Node) -> Result<()> {
     let ask = Ask::mount("pvc-exclusive", "ext4");
     let mut plan = Undisturbed;
@@ -80,7 +80,7 @@ async fn exclusive(node: &mut Node) -> Result<()> {
     life.quietly(Step::Create).await?;
     let found = orphan(&mut life, Step::Stage, "mkfs.ext4", When::Before).await;
     expect_violation(found.map(drop), "two writers")?;
-    // The orphan ends before its volume goes.
+    // The orphan ends before its volume is removed.
     release(life.node).await?;
     csi::retry(|| life.node.csi.unstage(life.made.as_ref().expect("made"))).await?;
     clean(node, "exclusive").await
@@ -92,7 +92,7 @@ pub fn expect_violation(found: Result<()>, words: &str) -> Result<()> {
         Ok(()) => bail!("no violation was found: the sweep is blind"),
         Err(error) => {
             let text = format!("{error:#}");
-            ensure!(text.contains(words), "another failure than the one looked for ({words}): {text}");
+            ensure!(text.contains(words), "not the expected failure ({words}): {text}");
             Ok(())
         }
     }

@@ -1,4 +1,4 @@
-//! The same kills on whole disks: a claim, a wipe or a release that was cut off is finished, or was none.
+//! The same kills on whole disks: an interrupted claim, wipe or release is completed, or has no effect.
 
 use std::collections::BTreeMap;
 
@@ -18,11 +18,11 @@ use crate::scenarios::steps::checksum;
 /// A disk that is not Quarry's.
 const STRANGER: &str = "stranger";
 
-/// A node with small disks of every kind, one of which holds somebody's filesystem.
+/// A node with small disks of every kind, one of which holds a foreign filesystem.
 async fn node(name: &str) -> Result<Node> {
     const MIB: u64 = 1 << 20;
     let disks = vec![
-        // The volumes of the sweep lie on these two.
+        // The volumes of the sweep are on these two.
         Disk::new("d1", 16 * MIB).bus(Bus::Scsi),
         Disk::new("d2", 48 * MIB).bus(Bus::Nvme).block_size(4096),
         Disk::new("d3", 52 * MIB).bus(Bus::Nvme),
@@ -31,23 +31,23 @@ async fn node(name: &str) -> Result<Node> {
         Disk::new(STRANGER, 40 * MIB),
     ];
     let mut node = Node::on_disks(name, disks).await?;
-    node.vm.sh(format!("mkfs.ext4 -q {0}; sync {0}; udevadm settle", stranger())).await?;
+    node.vm.sh(format!("mkfs.ext4 -q {0}; sync {0}; udevadm settle", foreign_disk())).await?;
     node.ignore_what_is_there().await?;
     node.serve().await?;
     Ok(node)
 }
 
-fn stranger() -> String {
+fn foreign_disk() -> String {
     Disk::new(STRANGER, 0).path()
 }
 
-/// Does this, and fails unless the disk that is not Quarry's has the same bytes afterwards.
-async fn beside_a_stranger(node: &mut Node, work: impl AsyncFnOnce(&mut Node) -> Passed) -> Passed {
-    let before = checksum(node, &stranger()).await?;
+/// Runs `work`, and fails unless the foreign disk has the same bytes afterwards.
+async fn next_to_a_foreign_disk(node: &mut Node, work: impl AsyncFnOnce(&mut Node) -> Passed) -> Passed {
+    let before = checksum(node, &foreign_disk()).await?;
     let passed = work(node).await?;
-    let after = checksum(node, &stranger()).await?;
-    ensure!(before == after, "the bytes of a disk that is not ours were changed");
-    Ok(format!("{passed}, a stranger's disk untouched"))
+    let after = checksum(node, &foreign_disk()).await?;
+    ensure!(before == after, "the bytes of a foreign disk were changed");
+    Ok(format!("{passed}, a foreign disk untouched"))
 }
 
 /// At every fault point.
@@ -55,8 +55,8 @@ pub async fn points(context: Context) -> Passed {
     let mut node = node("disk-kill").await?;
     let kinds =
         [(Ask::block("pvc-block").size(8 * MIB), true, 2), (Ask::mount("pvc-ext4", "ext4").size(36 * MIB), true, 3)];
-    let passed = beside_a_stranger(&mut node, async |node| sweep::sweep(&context, node, kinds).await).await?;
-    adopt(&mut node).await.context("without the adoption of what an interrupted stage made")?;
+    let passed = next_to_a_foreign_disk(&mut node, async |node| sweep::sweep(&context, node, kinds).await).await?;
+    adopt(&mut node).await.context("without the adoption of an interrupted stage")?;
     unmarked(&mut node).await.context("without the mark that a claim is being released")?;
     Ok(format!("{passed}; 2 broken variants, 2 caught"))
 }
@@ -73,16 +73,17 @@ async fn unmarked(node: &mut Node) -> Result<()> {
     life.node.expect_empty().await
 }
 
-/// With all that quarry started, some time after it began to claim, to make a filesystem, to give up.
+/// With all children of quarry, some time after it started to claim, to create a filesystem, or to release.
 pub async fn tree(context: Context) -> Passed {
     let mut node = node("disk-kill-tree").await?;
-    beside_a_stranger(&mut node, async |node| trees(&context, node).await).await
+    next_to_a_foreign_disk(&mut node, async |node| trees(&context, node).await).await
 }
 
 async fn trees(context: &Context, node: &mut Node) -> Passed {
     let mut random = context.random();
     let mut fallen = Fallen::default();
-    // What makes a claim: its first write, its commit; the wipe of what lay there; the note that the volume is ready.
+    // The steps of a claim: its first write, its commit; the wipe of earlier data; the record that the volume
+    // is ready.
     let creates =
         ["claim:write record:before", "claim:write protective MBR:before", "device:zero:before", "exec:blkid:before"];
     let deletes = [

@@ -1,8 +1,8 @@
-//! Kills at any instant, then what an orchestrator does: the same call again.
+//! Kills at any instant, followed by an orchestrator's reaction: the same call again.
 //!
-//! A [`Life`] takes one volume from creation to deletion. Before each step a [`Plan`] may say how quarry dies in it; then
-//! quarry is started anew, the step is repeated, and what was promised is checked: exactly the volume that was asked for,
-//! or none; every byte that was written is there; nothing is left behind.
+//! A [`Life`] takes one volume from creation to deletion. A [`Plan`] may define how quarry dies in each step;
+//! then quarry is restarted, the step is repeated, and the promises are checked: exactly the requested
+//! volume, or none; every written byte is there; there are no remnants.
 
 pub mod alone;
 pub mod broken;
@@ -26,7 +26,7 @@ const DEACTIVATED: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
     Create,
-    /// The first stage: makes the filesystem.
+    /// The first stage: creates the filesystem.
     Stage,
     Publish,
     Unpublish,
@@ -59,15 +59,15 @@ pub enum Blow {
     Tree { marker: String, delay: f64 },
 }
 
-/// How a step with a blow ended.
+/// The result of a step with a kill.
 pub enum Struck {
-    /// quarry was killed, and serves again. `points` says what it had passed.
+    /// quarry was killed, and serves again. `points` lists the points that it had passed.
     Killed { points: Vec<String> },
     /// It answered before the blow fell, which was in vain. `points` says all that it passed.
     Missed { points: Vec<String> },
 }
 
-/// Says which blows fall, and hears what came of them.
+/// Decides which kills happen, and receives their results.
 pub trait Plan {
     /// The blow for this step. Asked again for the repeated call, with `repeated`.
     fn blow(&mut self, step: Step, repeated: bool) -> Option<Blow>;
@@ -75,15 +75,15 @@ pub trait Plan {
     fn struck(&mut self, step: Step, repeated: bool, struck: &Struck);
     /// The points of a step that nothing befell.
     fn passed(&mut self, _step: Step, _points: Vec<String>) {}
-    /// Whether an interrupted creation is given up: its caller deletes what it finds, and begins again.
+    /// Whether an interrupted creation is abandoned: its caller deletes what it finds, and starts again.
     fn give_up(&mut self) -> bool {
         false
     }
 }
 
-/// One call of a step; the volume where it made one.
+/// One call of a step; returns the volume if it created one.
 pub async fn call(csi: &Csi, step: Step, ask: &Ask, made: Option<&Made>) -> Result<Option<Made>, Status> {
-    let made = || made.ok_or_else(|| Status::internal("the test has made no volume yet"));
+    let made = || made.ok_or_else(|| Status::internal("the test has not created a volume yet"));
     match step {
         Step::Create => return csi.create(ask).await.map(Some),
         Step::Stage | Step::StageAgain => csi.stage(made()?).await?,
@@ -135,7 +135,7 @@ async fn disarm(node: &Node) -> Result<()> {
     node.vm.sh(format!("rm -f {FAULTS}/kill-at")).await.map(drop)
 }
 
-/// One call with a blow. Where it fell, quarry serves again afterwards.
+/// One call with a kill. If it happened, quarry serves again afterwards.
 pub async fn strike(node: &mut Node, step: Step, ask: &Ask, made: Option<&Made>, blow: &Blow) -> Result<Struck> {
     match blow {
         Blow::Point(at) => {
@@ -209,7 +209,7 @@ impl<'a, P: Plan> Life<'a, P> {
         self.node.expect_empty().await
     }
 
-    /// Creation and deletion alone.
+    /// Only creation and deletion.
     pub async fn short(&mut self) -> Result<()> {
         self.step(Step::Create).await?;
         self.step(Step::Delete).await?;
@@ -219,10 +219,10 @@ impl<'a, P: Plan> Life<'a, P> {
     /// One step, with the blow that the plan has for it, repeated until it is done, and checked.
     pub async fn step(&mut self, step: Step) -> Result<()> {
         let mut fate = String::new();
-        self.step_and_tell(step, &mut fate).await.with_context(|| format!("{step} of {}{fate}", self.ask.name))
+        self.step_and_record(step, &mut fate).await.with_context(|| format!("{step} of {}{fate}", self.ask.name))
     }
 
-    async fn step_and_tell(&mut self, step: Step, fate: &mut String) -> Result<()> {
+    async fn step_and_record(&mut self, step: Step, fate: &mut String) -> Result<()> {
         let Some(blow) = self.plan.blow(step, false) else {
             forget_points(self.node, None).await?;
             self.quietly(step).await?;
@@ -246,7 +246,7 @@ impl<'a, P: Plan> Life<'a, P> {
                 self.check_between(step).await?;
             }
             if step == Step::Create && self.plan.give_up() {
-                fate.push_str(", then given up");
+                fate.push_str(", then abandoned");
                 self.give_up().await?;
             }
         }
@@ -272,10 +272,11 @@ impl<'a, P: Plan> Life<'a, P> {
     }
 
     fn made(&self) -> Result<&Made> {
-        self.made.as_ref().context("no volume was made")
+        self.made.as_ref().context("no volume was created")
     }
 
-    /// What is listed is deleted. Nothing is left then; of what was no volume yet, nothing once the next one is made.
+    /// Deletes everything that is listed. Then nothing is left; remnants of unfinished creations are gone
+    /// after the next creation.
     async fn give_up(&self) -> Result<()> {
         for volume in self.node.csi.list().await? {
             csi::retry(|| self.node.csi.delete(&volume.volume_id)).await?;
@@ -302,7 +303,7 @@ impl<'a, P: Plan> Life<'a, P> {
         self.expect_nothing_suspended().await
     }
 
-    /// A suspended device hangs whoever touches it.
+    /// A suspended device hangs every process that accesses it.
     async fn expect_nothing_suspended(&self) -> Result<()> {
         let suspended = self.node.vm.sh("grep -l 1 /sys/block/dm-*/dm/suspended 2>/dev/null || true").await?;
         ensure!(suspended.is_empty(), "left suspended: {suspended}");
@@ -314,14 +315,14 @@ impl<'a, P: Plan> Life<'a, P> {
         let made = self.made()?;
         match step {
             Step::Create => {
-                ensure!(made.size >= self.ask.required, "{} bytes, less than asked", made.size);
+                ensure!(made.size >= self.ask.required, "{} bytes, less than requested", made.size);
                 let listed = self.node.csi.list().await?;
                 ensure!(
                     listed.len() == 1 && listed.iter().all(|volume| volume.volume_id == made.id),
                     "exactly the volume {} was asked for, not {listed:?}",
                     made.id
                 );
-                // By the host's own word, and with nothing beside it.
+                // As the host reports it, and with nothing else there.
                 self.node.expect_only(made).await?;
             }
             Step::Stage | Step::StageAgain if !self.ask.is_block() => {
@@ -352,7 +353,7 @@ impl<'a, P: Plan> Life<'a, P> {
         Ok(())
     }
 
-    /// A fresh volume shows nothing of those that lay there before.
+    /// A fresh volume exposes nothing of earlier ones in its place.
     pub async fn check_empty_volume(&self) -> Result<()> {
         let made = self.made()?;
         let target = made.target();
@@ -364,7 +365,8 @@ impl<'a, P: Plan> Life<'a, P> {
         self.node.vm.sh(script).await.map(drop).context("a fresh volume is not empty")
     }
 
-    /// Writes bytes that [`Self::read`] finds again. A raw device is filled: the next volume lies there.
+    /// Writes bytes that [`Self::read`] finds again. A raw device is filled: the next volume is created
+    /// there.
     pub async fn write(&self) -> Result<()> {
         let made = self.made()?;
         let target = made.target();
@@ -389,7 +391,7 @@ impl<'a, P: Plan> Life<'a, P> {
             format!("seq 20000 | cmp - '{target}/file'")
         };
         if let Err(error) = self.node.vm.sh(script).await {
-            bail!("what was written is not there: {error:#}");
+            bail!("the written data is not there: {error:#}");
         }
         Ok(())
     }

@@ -48,7 +48,7 @@ impl Sweep {
     fn choose(&mut self, count: usize) {
         for figures in self.steps.values_mut() {
             figures.ahead = match self.whole {
-                // On and on, until the step ends before the point is reached.
+                // Repeated until the step finishes before the point is reached.
                 Some(slice) => VecDeque::from([slice.first()]),
                 None => self.random.sample(count, figures.exist).into_iter().map(|index| index as u64 + 1).collect(),
             };
@@ -81,7 +81,7 @@ impl Plan for Sweep {
                 figures.ended = true;
                 figures.exist = figures.exist.max(points.len());
             }
-            // What goes on beside a step passes points as well, and not the same each time: another one is tried.
+            // Background work passes points as well, and not the same each time: then another point is tried.
             Struck::Missed { points } => {
                 figures.exist = points.len();
                 if figures.tried == 0 && figures.ahead.is_empty() && figures.exist > 0 {
@@ -114,7 +114,7 @@ pub async fn run(context: Context) -> Passed {
     sweep(&context, &mut node, kinds).await
 }
 
-/// Sweeps over these: what is made, whether it is used, and how many points of each step are tried in a sample.
+/// The sweeps: what is created, whether it is used, and how many points of each step a sample tries.
 pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(Ask, bool, usize); N]) -> Passed {
     let mut random = context.random();
     let whole = context.settings.soak.then_some(context.settings.slice);
@@ -132,7 +132,7 @@ pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(
         }
         let mut line = Vec::new();
         for (step, figures) in &sweep.steps {
-            // A raw block volume is staged by looking at it alone.
+            // Staging a raw block volume only reads.
             let nothing_done = ask.is_block() && matches!(step, Step::Stage | Step::StageAgain | Step::Unstage);
             ensure!(
                 figures.exist > 0 || nothing_done,
@@ -149,7 +149,7 @@ pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(
         context.count("kill points", sweep.steps.values().map(|figures| figures.tried).sum());
         context.count("kills in repeated calls", sweep.again);
         context.say(format_args!(
-            "{name}, {lives} lives: {}; {} more in repeated calls, {} creations given up",
+            "{name}, {lives} volumes: {}; {} more in repeated calls, {} creations abandoned",
             line.join(", "),
             sweep.again,
             sweep.given_up

@@ -1,4 +1,4 @@
-//! `kill -9` of quarry and of everything that it started, at instants within lvm and mkfs.
+//! `kill -9` of quarry and everything that it started, at instants within lvm and mkfs.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -16,8 +16,8 @@ const DISK: u64 = 400 << 20;
 /// Blows within the programs that do the work.
 struct Within {
     random: Random,
-    /// For each step the point after which quarry and what it started die, and about how long, in seconds, what comes then
-    /// takes.
+    /// For each step the point after which quarry and its children are killed, and roughly how long, in
+    /// seconds, the rest of the step takes.
     markers: BTreeMap<Step, (String, f64)>,
     /// Kills by the last point passed before.
     fell: BTreeMap<String, usize>,
@@ -64,7 +64,7 @@ impl Fallen {
         self.by_point.values().sum()
     }
 
-    /// Kills that fell and such that came too late.
+    /// Kills that happened, and kills that came too late.
     pub fn figures(&self) -> Result<String> {
         let kills = self.kills();
         ensure!(kills > 0, "no kill fell in time");
@@ -77,8 +77,8 @@ impl Fallen {
         within.collect::<Vec<_>>().join(", ")
     }
 
-    /// A life with a blow in each of these steps, some time after quarry has passed the point. `short`: creation and
-    /// deletion alone.
+    /// A life with a kill in each of these steps, some time after quarry has passed the point. `short`: only
+    /// creation and deletion.
     pub async fn live(
         &mut self,
         node: &mut Node,
@@ -170,8 +170,8 @@ async fn suspended(node: &mut Node) -> Result<()> {
     life.node.expect_empty().await
 }
 
-/// lvm dies when the kernel has the volume's device and not yet what it consists of: stage and delete go on as if it had
-/// never been there.
+/// lvm dies when the kernel has the volume's device but not yet its table: stage and delete continue as if it
+/// had never existed.
 async fn tableless(node: &mut Node, layout: &str) -> Result<()> {
     let mut nothing = Within { random: Random::new(0), markers: BTreeMap::new(), fell: BTreeMap::new(), missed: 0 };
     let ask = Ask::mount("pvc-tableless", "ext4").parameter("layout", layout);
@@ -186,7 +186,7 @@ async fn tableless(node: &mut Node, layout: &str) -> Result<()> {
              dmsetup remove --retry {device}; dmsetup create {device} --notable --uuid $uuid; dmsetup load {device} /tmp/table"
         );
         life.node.vm.sh(unfinished).await?;
-        // udev need not have made a link for it.
+        // udev need not have created a link for it.
         let size = format!("cat $(dirname $(grep -lx {device} /sys/block/dm-*/dm/name))/../size");
         ensure!(life.node.vm.sh(size).await? == "0", "the test left the device its table");
         life.node.serve().await?;

@@ -1,4 +1,5 @@
-//! Gets csi-sanity: built by the Go client at a fixed version, kept in the cache beside the guests' images.
+//! Installs csi-sanity: the Go client builds a fixed version, which is kept in the cache next to the guests'
+//! images.
 #![allow(clippy::disallowed_types)] // quarry-exec is part of what is tested.
 
 use std::path::PathBuf;
@@ -15,7 +16,7 @@ pub const VERSION: &str = "v5.6.0";
 const PACKAGE: &str = "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity";
 /// What csi-sanity asks for.
 const GO: (u32, u32) = (1, 25);
-/// From this version on, an older Go fetches the one that it needs.
+/// From this version on, an older Go downloads the one that it needs.
 const GO_FETCHES: (u32, u32) = (1, 21);
 /// For a first build from nothing on a small machine.
 const DEADLINE: Duration = Duration::from_secs(900);
@@ -36,7 +37,7 @@ async fn install() -> Result<PathBuf> {
     }
     require_go().await?;
     println!("building csi-sanity {VERSION} …");
-    // Of this process alone until it is complete; a second process that does the same loses nothing but time.
+    // Private to this process until it is complete; a second process that does the same loses only time.
     let partial = cache.root().join(format!("csi-sanity-{VERSION}.{}.partial", std::process::id()));
     std::fs::create_dir_all(&partial).with_context(|| format!("cannot make {}", partial.display()))?;
     let mut command = go();
@@ -44,7 +45,7 @@ async fn install() -> Result<PathBuf> {
     command.env("GOBIN", &partial).env("CGO_ENABLED", "0");
     let built = run(command).await.with_context(|| format!("cannot build {PACKAGE}@{VERSION}"));
     if built.is_ok() && !program.is_file() {
-        // Of two processes one comes second, and finds the folder taken by the same program.
+        // The second of two processes finds the folder in use by the same program.
         if let Err(error) = std::fs::rename(&partial, &folder)
             && !program.is_file()
         {
@@ -58,7 +59,7 @@ async fn install() -> Result<PathBuf> {
 
 fn go() -> Command {
     let mut command = Command::new("go");
-    // A Go that is too old fetches the one that the module names, through the same proxy.
+    // A Go that is too old downloads the one that the module names, through the same proxy.
     command.env("GOTOOLCHAIN", "auto").current_dir(std::env::temp_dir());
     command
 }

@@ -1,7 +1,7 @@
 //! csi-sanity, the conformance tests of the CSI community, against the real quarry in a guest.
 //!
-//! Every spec must pass, or be skipped for a reason that is written down here with the number of specs: a capability
-//! that is lost, or a spec that is skipped in silence, fails the scenario.
+//! Every spec must pass, or be skipped for a reason that is listed here with the number of specs: a lost
+//! capability or a silently skipped spec fails the scenario.
 
 mod install;
 
@@ -25,9 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 
 /// How many specs of csi-sanity pass.
 const PASSED: usize = 48;
-/// Those that are skipped because Quarry does not offer what they are about: csi-sanity's reason, and how many.
+/// Specs that are skipped because Quarry lacks the feature: csi-sanity's reason, and how many.
 const SKIPPED: &[(&str, usize)] = &[
-    // A local volume is attached where it lies.
+    // A local volume needs no attachment.
     ("Controller Publish, UnpublishVolume not supported", 2),
     ("ControllerPublishVolume not supported", 7),
     ("ControllerUnpublishVolume not supported", 1),
@@ -42,7 +42,7 @@ const SKIPPED: &[(&str, usize)] = &[
     ("Snapshot not supported", 2),
     ("Volume Cloning not supported", 2),
     ("GroupControllerService not supported", 6),
-    // Nothing about a volume can be changed once it is made.
+    // Nothing about a volume can be changed after its creation.
     ("ControllerModifyVolume not supported", 6),
     ("Modify Volume not supported", 1),
     ("Modify volume not supported", 1),
@@ -145,12 +145,12 @@ async fn run(context: &Context, node: &Node, access: &str, controller: Option<&C
         bail!("csi-sanity on {access}: {}\nfailed: {}\n{}", specs, specs.failed.join("\n"), node.log_tail().await);
     }
     specs.check()?;
-    // csi-sanity removes what it made; what it does not see is looked for here.
+    // csi-sanity removes what it created; this checks what it does not see.
     node.expect_empty().await?;
     Ok(specs.to_string())
 }
 
-/// How the specs of a run ended.
+/// The results of a run's specs.
 #[derive(Debug, Default)]
 struct Specs {
     passed: usize,
@@ -165,10 +165,10 @@ impl Specs {
     fn read(report: &[u8]) -> Result<Self> {
         let report: Value = serde_json::from_slice(report).context("csi-sanity's report is not JSON")?;
         let mut specs = Self::default();
-        let suites = report.as_array().context("csi-sanity's report is no list")?;
+        let suites = report.as_array().context("csi-sanity's report is not a list")?;
         for spec in suites.iter().filter_map(|suite| suite["SpecReports"].as_array()).flatten() {
             let text = |path: &str| spec.pointer(path).and_then(Value::as_str).unwrap_or_default();
-            // Nodes that run before or after the suite are no specs; they count when they fail.
+            // Nodes before or after the suite are not specs; they count if they fail.
             let is_spec = text("/LeafNodeType") == "It";
             match text("/State") {
                 "passed" if is_spec => specs.passed += 1,

@@ -4,11 +4,11 @@ for fs in ext4 xfs btrfs; do
   name=case01-$fs; id=$(create "$name" --size 300Mi --fs $fs); stage=$(staging "$name"); pod=$(target "$name")
   quarry csi stage "$id" --fs $fs --staging-path "$stage" >/dev/null
   quarry csi publish "$id" --fs $fs --staging-path "$stage" --target-path "$pod" >/dev/null
-  # As the tenant: a file whose every sector begins with the letters JM, until the filesystem is full.
+  # As the tenant: a file in which every sector starts with the letters JM, until the filesystem is full.
   perl -e '$block = ("JM" . "\0" x 510) x 2048; while (print $block) {}' >"$pod/data" 2>/dev/null; sync
   quarry csi unpublish "$id" --target-path "$pod" >/dev/null
   quarry csi unstage "$id" --staging-path "$stage" >/dev/null
-  # It is deactivated soon after it was unstaged.
+  # It is deactivated soon after the unstage.
   for _ in $(seq 50); do [ -e /dev/vg0/$name ] || break; sleep 0.1; done; lvchange -qay vg0/$name
   dev=/dev/vg0/$name size=$(blockdev --getsize64 /dev/vg0/$name)
   last=$(dd if=$dev bs=512 skip=$((size / 512 - 1)) count=1 status=none | head -c 2 | tr -d '\0')

@@ -1,9 +1,10 @@
-# A tenant writes the image of a disk with a volume group vg0 of his own onto his raw block volume, which is then seen as a loop
-# device, as kubelet makes it one.
+# A tenant writes the image of a disk with a volume group vg0 onto his raw block volume, which then appears as
+# a loop device, as kubelet creates it.
 start_quarry
 id=$(create case02blk --size 64Mi --block); ok=$(create case02ok --size 32Mi --fs ext4); stage=$(staging case02ok)
 quarry csi stage "$ok" --fs ext4 --staging-path "$stage" >/dev/null; quarry csi unstage "$ok" --staging-path "$stage" >/dev/null
-# Elsewhere (here: with a configuration of its own, so that this host's lvm has no part in it) the image is made.
+# The image is created elsewhere (here: with a separate configuration, so that this host's lvm is not
+# involved).
 image=/root/tenant.img; truncate -s 64M $image; mine=$(losetup -f --show $image)
 mkdir -p /run/elsewhere
 only="devices { dir=\"/run/elsewhere\" filter=[\"a|^$mine\$|\",\"r|.*|\"] scan=[\"/dev\"] hints=\"none\" }"

@@ -1,5 +1,5 @@
-# A tenant makes a volume group of his own (any name) on his raw block volume; the host's udev activates it, and the volume is
-# not deleted any more.
+# A tenant creates a volume group (any name) on his raw block volume; the host's udev activates it, and the
+# volume can no longer be deleted.
 start_quarry
 id=$(create case02b --size 64Mi --block)
 loop=$(losetup -f --show /dev/vg0/case02b) # as kubelet does

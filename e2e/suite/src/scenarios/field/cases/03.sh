@@ -1,4 +1,4 @@
-# An operator renames the logical volume of an unstaged, used volume. What do the calls say of it?
+# An operator renames the logical volume of an unstaged, used volume. What do the calls report?
 start_quarry
 id=$(create case03 --size 64Mi --fs ext4); stage=$(staging case03)
 quarry csi stage "$id" --fs ext4 --staging-path "$stage" >/dev/null

@@ -1,4 +1,4 @@
-# An operator keeps a snapshot of his own of a volume; the claim is deleted.
+# An operator keeps a snapshot of a volume; the claim is deleted.
 start_quarry
 id=$(create case05 --size 64Mi --fs ext4); stage=$(staging case05)
 quarry csi stage "$id" --fs ext4 --staging-path "$stage" >/dev/null; echo precious >"$stage/data"; sync
@@ -8,7 +8,7 @@ if said=$(quarry csi delete "$id" 2>&1); then
   lvs vg0/before-upgrade >/dev/null 2>&1 || fails "delete answers '$said' and has taken the snapshot vg0/before-upgrade, which is not Quarry's, with it"
 else echo "delete: $said"; fi
 lvremove -qy vg0/before-upgrade vg0/case05 >/dev/null 2>&1
-echo "--- the same, the snapshot being mounted"
+echo "--- the same with the snapshot mounted"
 id=$(create case05b --size 64Mi --fs ext4); stage=$(staging case05b)
 quarry csi stage "$id" --fs ext4 --staging-path "$stage" >/dev/null; quarry csi unstage "$id" --staging-path "$stage" >/dev/null
 lvcreate -q -s -L 32M -n snap-b vg0/case05b >/dev/null; mkdir -p /mnt/snap; mount -o ro /dev/vg0/snap-b /mnt/snap; sleep 11

@@ -1,4 +1,5 @@
-# Two pools; the disk of one of them hangs. What does the other one notice? And what does each stats call leave behind?
+# Two pools; the disk of one of them hangs. Is the other one affected? And what does each stats call leave
+# behind?
 kill "$(pidof quarry)" 2>/dev/null; while pidof quarry >/dev/null; do sleep 0.2; done
 mkdir -p /etc/quarry /run/quarry
 truncate -s 700M /var/tmp/hang.img; loop=$(losetup -f --show /var/tmp/hang.img); size=$(blockdev --getsz "$loop")
@@ -17,12 +18,12 @@ sleep 2; p=$(pidof quarry)
 waiting() { cat /proc/$p/task/*/stat | awk '$3 == "D"' | wc -l; }
 for n in 10 20 30 40; do
   for _ in $(seq 10); do (quarry csi stats "$h" --path "$sh" --timeout 5 >/dev/null 2>&1 &); done; sleep 9
-  echo "after $n stats calls, all given up by their callers: $(waiting) threads of quarry wait for the disk"
+  echo "after $n stats calls, all timed out: $(waiting) threads of quarry wait for the disk"
 done
 [ "$(waiting)" -lt 10 ] || fails "each call for the hanging volume leaves a thread behind"
 quick() { # WHAT COMMAND…
   local what=$1 began=$SECONDS; shift
-  said=$("$@" --timeout 20 2>&1) && echo "$what: right, $((SECONDS - began)) s" || fails "$what, which has nothing to do with that disk: $said"
+  said=$("$@" --timeout 20 2>&1) && echo "$what: right, $((SECONDS - began)) s" || fails "$what, which does not use that disk: $said"
 }
 quick "stage in the other pool" quarry csi stage "$b" --fs ext4 --staging-path "$sb"
 quick "stats in the other pool" quarry csi stats "$b" --path "$sb"

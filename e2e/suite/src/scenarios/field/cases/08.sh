@@ -1,6 +1,7 @@
-# A new volume gets extents on which a degraded mirror of md's, or another's volume group, once began. Needs mdadm with its udev rules.
+# A new volume gets extents where an md mirror or a foreign volume group started before. Needs mdadm with its
+# udev rules.
 start_quarry
-# The guest keeps them apart from udev's, for other tests write such signatures.
+# The guest keeps them out of udev's folder, because other tests write such signatures.
 cp /usr/share/mdadm-rules/*.rules /usr/lib/udev/rules.d/ && udevadm control --reload
 assembly() { # on|off: whether udev assembles what it finds
   mkdir -p /run/udev/rules.d; rm -f /run/udev/rules.d/64-md-raid-assembly.rules

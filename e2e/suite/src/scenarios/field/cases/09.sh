@@ -1,4 +1,4 @@
-# raid1 where the free room of both disks lies in pieces: does each copy get a disk of its own?
+# raid1 with fragmented free space on both disks: does each copy get its own disk?
 start_quarry
 fill() { lvcreate -qyn "$1" -Wn -Zn -l "$2" vg0 "$3" >/dev/null || exit 2; }
 try() { # NAME SIZE LAYOUT…: creates it, and looks where its legs lie
@@ -17,7 +17,7 @@ try case09a 120Mi --param layout=raid1
 try case09b 100Mi --param layout=raid1
 try case09c 140Mi --param layout=raid1
 lvremove -qy vg0/a1 vg0/a2 vg0/a3 vg0/b1 vg0/b2 >/dev/null
-# Many other pieces, by chance (always the same).
+# Many other fragments, at random (always the same).
 RANDOM=7
 for round in $(seq 8); do
   for disk in /dev/vdb /dev/vdc; do

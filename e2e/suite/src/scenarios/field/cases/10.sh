@@ -1,10 +1,11 @@
-# A second disk that is a copy of a disk of the pool's appears (needs an empty third disk, /dev/vdd, as large as /dev/vdb).
+# A second disk appears that is a copy of one of the pool's disks (needs an empty third disk, /dev/vdd, as
+# large as /dev/vdb).
 start_quarry
 a=$(create case10a --size 64Mi --fs ext4); b=$(create case10b --size 64Mi --fs ext4); sa=$(staging case10a); sb=$(staging case10b)
 quarry csi stage "$a" --fs ext4 --staging-path "$sa" >/dev/null; echo active >"$sa/data"
 quarry csi stage "$b" --fs ext4 --staging-path "$sb" >/dev/null; quarry csi unstage "$b" --staging-path "$sb" >/dev/null; lvchange -qan vg0/case10b
 sync; dd if=/dev/vdb of=/dev/vdd bs=4M conv=fsync status=none
-# As when the copy is plugged in: lvm forgets which disks it need not look at.
+# As when the copy is plugged in: lvm forgets which disks it can skip.
 rm -f /run/lvm/hints; udevadm trigger --settle --action=add /sys/block/vdd; sleep 12
 pvs
 said=$(quarry csi capacity --param pool=fast | head -n 1); echo "capacity: $said"
@@ -22,7 +23,7 @@ case $said in INTERNAL*) fails "delete is INTERNAL" ;; esac
 quarry disks --config /etc/quarry/pools.yaml
 echo "--- cleaning up"
 dd if=/dev/zero of=/dev/vdd bs=1M count=4 conv=fsync status=none; pvscan --cache >/dev/null 2>&1; udevadm settle; sleep 12
-echo "capacity, the copy being gone: $(quarry csi capacity --param pool=fast | head -n 1)"
+echo "capacity without the copy: $(quarry csi capacity --param pool=fast | head -n 1)"
 quarry csi unstage "$a" --staging-path "$sa"; quarry csi unstage "$b" --staging-path "$sb"; for id in "$a" "$b"; do quarry csi delete "$id"; done
 quarry csi list -o json | grep case10
 exit $bad

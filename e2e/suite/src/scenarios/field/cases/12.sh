@@ -1,9 +1,10 @@
-# Bad sectors lie where a new volume is carved: the create fails for good. What is left when the claim is deleted?
+# Bad sectors at the place of a new volume: the create fails permanently. What is left when the claim is
+# deleted?
 start_quarry
 vgreduce -q vg0 /dev/vdc >/dev/null && pvremove -q /dev/vdc >/dev/null || exit 2
 sectors=$(blockdev --getsz /dev/vdc)
 # The first 16 MiB (labels, metadata, some extents) and the last 4 MiB are good; between them every access fails.
-# It begins 1 MiB into the disk, so that lvm does not see the same label twice.
+# It starts 1 MiB into the disk, so that lvm does not see the same label twice.
 size=$((sectors - 2048)); end=$((size - 8192))
 printf '0 32768 linear /dev/vdc 2048\n32768 %s error\n%s 8192 linear /dev/vdc %s\n' $((end - 32768)) $end $((end + 2048)) | dmsetup create bad
 pvcreate -qy /dev/mapper/bad >/dev/null; vgextend -q vg0 /dev/mapper/bad >/dev/null
@@ -13,7 +14,7 @@ for kind in "--fs ext4" --block; do
   said=$(quarry csi create "case12${kind##*[- ]}" --size 200Mi $kind --param pool=fast 2>&1); echo "create $kind: $said"
 done
 sleep 2
-# external-provisioner asks no more after INTERNAL once the claim is gone, and never learned an ID to delete.
+# external-provisioner stops after INTERNAL once the claim is deleted, and never learned an ID to delete.
 left=$(lvs --noheadings -o lv_name,lv_size,lv_tags vg0 | grep case12)
 [ -z "$left" ] || fails "free before:$before, now:$(vgs --noheadings --units m -o vg_free vg0); left behind:
 $left"

@@ -1,4 +1,4 @@
-# What lvm's own archive of metadata costs over many creates and deletes.
+# The cost of lvm's metadata archive over many creates and deletes.
 N=${N:-40}
 LVM=', archives: 20'
 start_quarry

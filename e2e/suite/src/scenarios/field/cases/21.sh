@@ -1,4 +1,4 @@
-# (b) a disk grown without pvresize, (a) with it, (c) a disk that is now smaller than lvm's metadata says.
+# (b) a disk extended without pvresize, (a) with it, (c) a disk that is now smaller than in lvm's metadata.
 start_quarry
 vgreduce -q vg0 /dev/vdc >/dev/null && pvremove -q /dev/vdc >/dev/null || exit 2
 sectors=$(($(blockdev --getsz /dev/vdc) - 2048))
@@ -6,7 +6,7 @@ resize() { dmsetup suspend disk3; dmsetup load disk3 --table "0 $1 linear /dev/v
 dmsetup create disk3 --table "0 $((sectors / 2)) linear /dev/vdc 2048"; pvcreate -qy /dev/mapper/disk3 >/dev/null; vgextend -q vg0 /dev/mapper/disk3 >/dev/null
 room() { quarry csi capacity --param pool=fast | sed -n 1p; }
 sleep 11; echo "before: $(room)"
-resize $sectors; sleep 11; echo "(b) grown, no pvresize: $(room)"; quarry doctor --socket /run/quarry/view.sock | grep -i -m1 'pvresize\|grown\|larger' || echo "    doctor says nothing of it"
+resize $sectors; sleep 11; echo "(b) grown, no pvresize: $(room)"; quarry doctor --socket /run/quarry/view.sock | grep -i -m1 'pvresize\|grown\|larger' || echo "    doctor does not report it"
 pvresize -q /dev/mapper/disk3 >/dev/null; sleep 10; echo "(a) after pvresize: $(room)"
 id=$(create case21a --size 32Mi --fs ext4)
 lvcreate -qyn filler -Wn -Zn -l 100%PVS vg0 /dev/vdb >/dev/null

@@ -1,4 +1,5 @@
-# The operator's own lvm at work on volumes: pvmove, lvconvert, a cache, vgsplit. Needs a third disk, /dev/vdd.
+# The operator's own lvm commands on volumes: pvmove, lvconvert, a cache, vgsplit. Needs a third disk,
+# /dev/vdd.
 start_quarry
 pvcreate -qy /dev/vdd >/dev/null; vgextend -q vg0 /dev/vdd >/dev/null; sleep 11
 ask() { echo "  $1: $(shift; "$@" 2>&1 | head -n 1 | cut -c1-500)"; }
@@ -40,7 +41,7 @@ lvremove -qy vg0/fastpart >/dev/null 2>&1
 echo "=== (f) vgsplit"; make case22f; quarry csi unstage "$id" --staging-path "$stage" >/dev/null; lvchange -an vg0/case22f; from=$(on case22f)
 vgsplit -q vg0 vgsplit "$from" >/dev/null; sleep 11; vgs --noheadings
 ask stage quarry csi stage "$id" --fs ext4 --staging-path "$stage"; quarry csi unstage "$id" --staging-path "$stage" >/dev/null
-said=$(quarry csi delete "$id" 2>&1); echo "  delete: $said"; case $said in deleted*) lvs vgsplit/case22f >/dev/null 2>&1 && fails "delete is OK, and the volume lies in vgsplit" ;; esac
+said=$(quarry csi delete "$id" 2>&1); echo "  delete: $said"; case $said in deleted*) lvs vgsplit/case22f >/dev/null 2>&1 && fails "delete is OK, but the volume is in vgsplit" ;; esac
 ask create-again quarry csi create case22f --size 96Mi --fs ext4 --param pool=fast
 quarry csi list | grep case22f
 lvremove -qy vgsplit/case22f >/dev/null; vgmerge -q vg0 vgsplit >/dev/null; sleep 11; quarry csi list -o json | sed -n 's/.*"volume_id": *"\([^"]*case22[^"]*\)".*/\1/p' | while read -r i; do quarry csi delete "$i"; done

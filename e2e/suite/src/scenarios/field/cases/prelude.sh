@@ -1,5 +1,5 @@
-# What every case begins with: run as root in a guest with volume group vg0 on /dev/vdb and /dev/vdc and an empty /dev/vdd.
-# A case prints a line that begins with WRONG for each thing that is not as it should be, and then exits with 1.
+# The start of every case: run as root in a guest with volume group vg0 on /dev/vdb and /dev/vdc and an empty
+# /dev/vdd. A case prints a line that starts with WRONG for each failed check, and then exits with 1.
 set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 KUBE=/var/lib/kubelet
@@ -19,7 +19,7 @@ create() { # NAME ARGS…: prints the volume's ID
 staging() { mkdir -p "$KUBE/plugins/kubernetes.io/csi/local.csi.quarry.dev/$1/globalmount"; echo "$KUBE/plugins/kubernetes.io/csi/local.csi.quarry.dev/$1/globalmount"; }
 target() { mkdir -p "$KUBE/pods/$1/volumes/kubernetes.io~csi/$1"; echo "$KUBE/pods/$1/volumes/kubernetes.io~csi/$1/mount"; }
 fails() { echo "WRONG: $*"; bad=1; }
-# Puts a dm device between /dev/vdc and the group, so that the disk can fail and heal within one guest.
+# Puts a dm device between /dev/vdc and the group, so that the disk can fail and recover within one guest.
 thin_disk2() {
   vgreduce -q vg0 /dev/vdc >/dev/null && pvremove -q /dev/vdc >/dev/null || exit 2
   sectors=$(($(blockdev --getsz /dev/vdc) - 2048))

@@ -1,4 +1,4 @@
-//! Filesystems that do not serve any more. The kernel leaves their mounts where they are, and a bind of one looks whole.
+//! Filesystems that no longer work. The kernel keeps their mounts, and a bind mount of one looks intact.
 
 use anyhow::{Context as _, Result, ensure};
 use tonic::Code;
@@ -22,10 +22,10 @@ pub async fn run(_: Context) -> Passed {
     failing_disk(&node).await.context("a disk that fails")?;
     stuck(&node).await.context("a filesystem that does not answer")?;
     node.expect_empty().await?;
-    Ok("xfs shut down, ext4 and btrfs read-only, failing disks: refused, named, and recovered".to_owned())
+    Ok("xfs shut down, ext4 and btrfs read-only, failing disks: rejected, reported, and recovered".to_owned())
 }
 
-/// Shut down under its pod, which ends while its successor is on the way.
+/// Shut down under its pod, which ends while its successor starts.
 async fn shut_down(node: &Node) -> Result<()> {
     let made = node.csi.create(&Ask::mount("shut-down", "xfs")).await?;
     open(node, &made).await?;
@@ -42,9 +42,9 @@ async fn shut_down(node: &Node) -> Result<()> {
     // What has to go first is named.
     refused("stage under the pod", node.csi.stage(&made).await, Code::FailedPrecondition, &target)?;
     let kept = format!("grep -qF ' {staging} ' /proc/self/mountinfo && grep -qF ' {target} ' /proc/self/mountinfo");
-    node.vm.sh(kept).await.context("what was refused was unmounted")?;
+    node.vm.sh(kept).await.context("the rejected mount was unmounted")?;
 
-    // A dead mount that an earlier call left: kubelet never unpublishes what was refused.
+    // A dead mount that an earlier call left: kubelet never unpublishes after a rejected publish.
     node.vm.sh(format!("mkdir -p '{successor}' && mount --bind '{staging}' '{successor}'")).await?;
     refused("the left mount", node.csi.stage(&made).await, Code::FailedPrecondition, &successor)?;
     let again = node.csi.publish_at(&made, &successor, false).await;
@@ -56,9 +56,9 @@ async fn shut_down(node: &Node) -> Result<()> {
     node.csi.publish(&made).await?;
     read(node, &made).await?;
     write(node, &made).await?;
-    stats(node, &made).await.context("stats of what was recovered")?;
+    stats(node, &made).await.context("stats of the recovered volume")?;
 
-    // And without a stage between: unstage ends clean as well.
+    // Without a stage between: unstage ends clean as well.
     node.vm.sh(format!("xfs_io -x -c shutdown '{target}'")).await?;
     close(node, &made).await?;
     node.csi.delete(&made.id).await.map_err(Into::into)
@@ -79,7 +79,7 @@ async fn read_only(node: &Node, ask: &Ask, filesystem: &str) -> Result<()> {
             ))
             .await?;
     } else {
-        // What is not in a finished transaction goes with the one that the error ends.
+        // Data that is not in a finished transaction is lost with the one that the error aborts.
         node.vm.sh(format!("sync -f '{target}'")).await?;
         failing(node, &made, true).await?;
         node.vm
@@ -96,7 +96,8 @@ async fn read_only(node: &Node, ask: &Ask, filesystem: &str) -> Result<()> {
     refused("the successor", node.csi.publish_at(&made, &successor, false).await, Code::FailedPrecondition, words)?;
     nothing_at(node, &successor).await?;
     refused("stage under the pod", node.csi.stage(&made).await, Code::FailedPrecondition, &target)?;
-    // A pod that only reads goes on, where the kernel still can: btrfs has lost what the unfinished transaction had moved.
+    // A pod that only reads keeps working if the kernel allows it: btrfs has lost what the unfinished
+    // transaction had moved.
     if filesystem == "ext4" {
         read(node, &made).await?;
         node.csi.publish_at(&made, &successor, true).await.context("a successor that reads")?;
@@ -108,7 +109,7 @@ async fn read_only(node: &Node, ask: &Ask, filesystem: &str) -> Result<()> {
     node.csi.publish(&made).await?;
     read(node, &made).await?;
     node.vm.sh(format!("touch '{target}/more'")).await.context("the pod cannot write")?;
-    stats(node, &made).await.context("stats of what was recovered")?;
+    stats(node, &made).await.context("stats of the recovered volume")?;
     close(node, &made).await?;
     node.csi.delete(&made.id).await.map_err(Into::into)
 }
@@ -123,7 +124,7 @@ async fn failing_disk(node: &Node) -> Result<()> {
             refused(what, node.csi.stage(&made).await, Code::Unavailable, "").with_context(|| filesystem.to_owned())?;
             node.vm.sh(format!("! mountpoint -q '{}'", made.staging())).await?;
             failing(node, &made, false).await?;
-            open(node, &made).await.with_context(|| format!("{filesystem}, {what}, once the disk is well"))?;
+            open(node, &made).await.with_context(|| format!("{filesystem}, {what}, once the disk has recovered"))?;
             close(node, &made).await?;
         }
         node.csi.delete(&made.id).await?;
@@ -204,6 +205,6 @@ async fn successor(node: &Node, made: &Made) -> Result<String> {
 async fn nothing_at(node: &Node, target: &str) -> Result<()> {
     let left =
         node.vm.sh(format!("grep -F ' {target} ' /proc/self/mountinfo || true; ls -d '{target}' 2>&1 || true")).await?;
-    ensure!(left.contains("No such file"), "left at the target of a refused publish: {left}");
+    ensure!(left.contains("No such file"), "left at the target of a rejected publish: {left}");
     Ok(())
 }

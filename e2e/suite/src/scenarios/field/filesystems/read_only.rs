@@ -1,5 +1,5 @@
-//! A raw block volume is published read-only to one pod while another writes, on LVM and on a whole disk; kills at each
-//! step of it.
+//! A raw block volume is published read-only to one pod while another writes, on LVM and on a whole disk;
+//! with kills at each step.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub async fn run(context: Context) -> Passed {
         beside_a_writer(&mut node, &made, &reader).await.with_context(|| format!("pool {pool}"))?;
         kills += killed(&mut node, &made, &reader).await.with_context(|| format!("pool {pool}, killed"))?;
         left(&mut node, &made, &reader).await.with_context(|| format!("pool {pool}, left behind"))?;
-        context.say(format_args!("pool {pool}: read-only beside a writer; {kills} kills in all"));
+        context.say(format_args!("pool {pool}: read-only next to a writer; {kills} kills in all"));
     }
     node.expect_empty().await?;
     Ok(format!("{kills} kills, no write through a read-only target, no mapping left"))
@@ -52,7 +52,7 @@ async fn beside_a_writer(node: &mut Node, made: &Made, reader: &str) -> Result<(
     node.csi.publish_at(made, reader, true).await?;
     node.csi.publish_at(made, reader, true).await.context("the same call again")?;
     reads_only(node, &target, reader).await?;
-    write(node, made).await.context("the writer beside it")?;
+    write(node, made).await.context("the writer next to it")?;
     read(node, made).await?;
     node.vm.sh(format!("test $(blockdev --getro '{target}') = 0")).await.context("the writer's device is read-only")?;
     refused("it, writable", node.csi.publish_at(made, reader, false).await, Code::AlreadyExists, "read-only")?;
@@ -97,7 +97,7 @@ async fn killed(node: &mut Node, made: &Made, reader: &str) -> Result<usize> {
             } else {
                 retry(|| node.csi.publish_at(made, reader, true)).await?;
             }
-            // The kernel's events of the last call have the pool looked at.
+            // The kernel events of the last call cause a scan of the pool.
             node.vm.sh("sleep 1").await?;
             forget_points(node, Some(at)).await?;
             let answer = call(node, made, reader, publish).await;
@@ -105,7 +105,7 @@ async fn killed(node: &mut Node, made: &Made, reader: &str) -> Result<usize> {
             node.vm.sh("rm -f /run/quarry-faults/kill-at").await?;
             if answer.is_ok() && lives(node).await? {
                 if (passed.len() as u64) >= at {
-                    // A look at the pool passed points of its own before the kill was armed.
+                    // A scan of the pool passed points of its own before the kill was armed.
                     continue;
                 }
                 ensure!(passed.iter().any(|point| point.starts_with("mapper:")), "no mapping was changed: {passed:?}");
@@ -141,8 +141,8 @@ async fn call(node: &Node, made: &Made, reader: &str, publish: bool) -> Result<(
     if publish { node.csi.publish_at(made, reader, true).await } else { node.csi.unpublish_at(made, reader).await }
 }
 
-/// A publish that was killed when its mapping was there, and is never repeated: the volume can be unstaged and deleted.
-/// A mapping that only looks like Quarry's, and holds the volume, stays.
+/// A publish that was killed after its mapping was created, and is never repeated: the volume can be unstaged
+/// and deleted. A mapping that only looks like Quarry's, and holds the volume, stays.
 async fn left(node: &mut Node, made: &Made, reader: &str) -> Result<()> {
     // A new process counts its points from the beginning. They are before and after each of: create, load, resume.
     node.kill().await?;
@@ -166,10 +166,7 @@ async fn left(node: &mut Node, made: &Made, reader: &str) -> Result<()> {
     node.csi.unpublish(made).await?;
     let answer = node.csi.delete(&made.id).await;
     ensure!(answer.is_err(), "a volume was deleted that another mapping holds");
-    node.vm
-        .sh("dmsetup info stranger >/dev/null && dmsetup remove stranger")
-        .await
-        .context("the stranger's mapping")?;
+    node.vm.sh("dmsetup info stranger >/dev/null && dmsetup remove stranger").await.context("the foreign mapping")?;
     retry(|| node.csi.delete(&made.id)).await.map(drop).map_err(Into::into)
 }
 

@@ -1,4 +1,4 @@
-//! Signatures where file data lies: of arrays and filesystems that keep theirs at the end of a disk, or in its midst.
+//! Signatures in file data: of arrays and filesystems that keep theirs at the end or in the middle of a disk.
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -9,12 +9,12 @@ use crate::scenarios::disk::signatures::{ALL, Make};
 use crate::scenarios::steps::{close, device_of, open, read, retag, tags, write};
 
 const GIB: u64 = 1 << 30;
-/// What lies before this is the filesystem's own, so that no file can hold it.
+/// The filesystem itself uses the space before this, so no file can be there.
 const OWN: u64 = 1 << 20;
-/// How many of the signatures blkid has to take for something at least, or they are no test.
+/// How many of the signatures blkid must detect, or the test proves nothing.
 const SEEN: usize = 8;
 
-/// A signature, and where on a device of that many bytes it lies.
+/// A signature, and its offset on a device of that many bytes.
 struct Planted {
     what: &'static str,
     pieces: Vec<(u64, Vec<u8>)>,
@@ -38,7 +38,8 @@ pub async fn run(context: Context) -> Passed {
     Ok(lines.join("; "))
 }
 
-/// Plants each signature alone into the unused part of a volume that was in use, stages it, and takes it away again.
+/// Writes each signature on its own into the unused part of a volume that was in use, stages it, and removes
+/// it again.
 async fn every(node: &Node, made: &Made, filesystem: &str) -> Result<(usize, usize)> {
     open(node, made).await?;
     write(node, made).await?;
@@ -77,8 +78,8 @@ async fn every(node: &Node, made: &Made, filesystem: &str) -> Result<(usize, usi
     Ok((tried, seen))
 }
 
-/// An operator restored metadata from before the volume's first use: its record says `new`, and its data is there. A
-/// CreateVolume that comes again neither wipes it nor refuses it for what its files look like.
+/// An operator restored metadata from before the volume's first use: its record says `new`, but its data is
+/// there. A repeated CreateVolume neither wipes it nor rejects it because of its files.
 async fn old_record(node: &Node) -> Result<()> {
     let made = node.csi.create(&Ask::mount("restored", "ext4")).await?;
     let before = tags(node, &made).await?;
@@ -101,7 +102,7 @@ async fn old_record(node: &Node) -> Result<()> {
     node.csi.delete(&made.id).await.map(drop).map_err(Into::into)
 }
 
-/// The signatures that lie where files lie.
+/// The signatures at places that files use.
 fn at_the_end(size: u64) -> Vec<Planted> {
     let known = ALL.iter().filter_map(|signature| match signature.make {
         Make::Bytes(bytes) => Some(Planted { what: signature.what, pieces: bytes(size, 512) }),
@@ -149,7 +150,7 @@ fn adaptec() -> Vec<u8> {
     bytes
 }
 
-/// The metadata of DRBD 8.4, which lies at the end of its device.
+/// The metadata of DRBD 8.4, which is at the end of its device.
 fn drbd() -> Vec<u8> {
     let mut bytes = vec![0; 4096];
     bytes[60..64].copy_from_slice(&0x8374_026b_u32.to_be_bytes());
