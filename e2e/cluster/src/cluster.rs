@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use quarry_vm::{Disk, Network};
+use quarry_vm::{Disk, Network, System};
 use serde_json::Value;
 
 use crate::binaries::Binaries;
@@ -20,8 +20,22 @@ pub struct Plan {
     pub nodes: u8,
     /// The disks of each node.
     pub disks: Vec<Disk>,
+    /// The operating systems of the nodes, which take turns: with two of them, `node-1` has the first and `node-2` the second.
+    pub systems: Vec<System>,
     /// Image archives that every node gets, in groups: what changes seldom comes first, and is prepared once.
     pub images: Vec<Vec<PathBuf>>,
+}
+
+impl Plan {
+    /// The operating system of a node; the first node is 1.
+    fn system(&self, node: u8) -> Result<System> {
+        self.systems
+            .iter()
+            .copied()
+            .cycle()
+            .nth(usize::from(node.saturating_sub(1)))
+            .context("a cluster without an operating system")
+    }
 }
 
 /// A running cluster. It stops when this value is dropped.
@@ -48,8 +62,8 @@ impl Cluster {
         let starts = (1..=plan.nodes).map(|number| {
             let (control, network, plan, preparations) = (&control, &network, &plan, &preparations);
             async move {
-                let disks = plan.disks.clone();
-                let worker = Worker::start(control, preparations, network, number, plan.nodes, disks).await?;
+                let (disks, system) = (plan.disks.clone(), plan.system(number)?);
+                let worker = Worker::start(control, preparations, network, number, plan.nodes, disks, system).await?;
                 worker.start_kubelet().await?;
                 anyhow::Ok(worker)
             }

@@ -75,11 +75,17 @@ pub(crate) async fn start(guest: &Guest) -> Result<()> {
     guest.sh(serves).await.map(drop).context("containerd does not serve; see /var/log/containerd.log")
 }
 
-/// Starts a long-running program. As on a host with systemd, it is in a control group next to that of the
-/// pods: without one it would take CPU time from all pods together.
+/// Starts a long-running program: as a service where systemd is the first process. Elsewhere it is in a control group next to
+/// that of the pods, as a service would be: without one it would take CPU time from all pods together.
 pub(crate) async fn daemon(guest: &Guest, name: &str, arguments: &[String]) -> Result<()> {
     let script = format!(
-        "group=/sys/fs/cgroup/system.slice/{name}; mkdir -p $group
+        "if [ -d /run/systemd/system ]; then
+            while [ \"$(systemctl show --property LoadState --value {name})\" = loaded ]; do sleep 0.1; done
+            log=append:/var/log/{name}.log
+            exec systemd-run --quiet --collect --unit {name} --setenv GOGC --property Delegate=yes --property KillMode=process \
+                --property StandardOutput=$log --property StandardError=$log \"$(command -v {name})\" \"$@\"
+        fi
+        group=/sys/fs/cgroup/system.slice/{name}; mkdir -p $group
         for folder in /sys/fs/cgroup $group/..; do echo +cpu >$folder/cgroup.subtree_control; done
         echo $$ >$group/cgroup.procs; exec {name} \"$@\" >>/var/log/{name}.log 2>&1"
     );

@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use quarry_cluster::binaries::Binaries;
 use quarry_cluster::{Cluster, Plan, binaries, fresh_folder, images, install, scenarios};
-use quarry_vm::{Cache, Disk};
+use quarry_vm::{Cache, Disk, System};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A Kubernetes cluster on virtual nodes of this machine.
@@ -158,8 +158,10 @@ async fn serve(cache: &Cache, folder: &Path, nodes: u8) -> Result<()> {
         let began = Instant::now();
         let (binaries, images) = parts(cache, folder).await?;
         let disks = vec![Disk::new("d1", 10 << 30)];
+        let systems = vec![System::current()?];
         let cluster =
-            Cluster::start(&binaries, folder, Plan { nodes, disks, images }, &|line| println!("{line}")).await?;
+            Cluster::start(&binaries, folder, Plan { nodes, disks, systems, images }, &|line| println!("{line}"))
+                .await?;
         install::quarry(&cluster, &|line| println!("{line}")).await?;
         install::example(&cluster, &|line| println!("{line}")).await?;
         println!(
@@ -183,9 +185,11 @@ async fn test(cache: &Cache, nodes: u8, only: &[String], end: Option<Instant>) -
     fresh_folder(&folder)?;
     let (binaries, images) = parts(cache, &folder).await?;
     let disks = vec![Disk::new("d1", 10 << 30), Disk::new("d2", 4 << 30)];
+    // Every other node boots systemd, unless QUARRY_VM_GUEST selects one system for all nodes.
+    let systems = System::by_environment()?.map_or_else(|| System::ALL.to_vec(), |system| vec![system]);
     let say = |line: &str| println!("      {line}");
     let tested = async {
-        let mut cluster = Cluster::start(&binaries, &folder, Plan { nodes, disks, images }, &say).await?;
+        let mut cluster = Cluster::start(&binaries, &folder, Plan { nodes, disks, systems, images }, &say).await?;
         install::quarry(&cluster, &say).await?;
         scenarios::run(&mut cluster, only, end).await
     }

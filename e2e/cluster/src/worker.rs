@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use quarry_vm::{Config, Disk, HOST, Network, Preparation, Shape, Vm};
+use quarry_vm::{Config, Disk, HOST, Network, Preparation, Shape, System, Vm};
 use serde_json::json;
 
 use crate::containerd;
@@ -43,11 +43,13 @@ impl Worker {
         number: u8,
         nodes: u8,
         disks: Vec<Disk>,
+        system: System,
     ) -> Result<Self> {
         let name = format!("node-{number}");
         // Several guests share few processors: with two processors, a guest that waits for its second one
         // makes no progress.
-        let mut config = Config::new(&name).network(network, number).shape(Shape { memory: 2048, cpus: 1 });
+        let mut config =
+            Config::new(&name).system(system).network(network, number).shape(Shape { memory: 2048, cpus: 1 });
         let count = disks.len();
         config.disks = disks;
         config.preparations = preparations.to_vec();

@@ -8,6 +8,7 @@ mod postgresql;
 mod power;
 mod reclaim;
 mod restarts;
+mod rolled;
 mod speed;
 mod stateful;
 mod uninstall;
@@ -64,6 +65,11 @@ const ALL: &[Scenario] = &[
         capacity::run
     ),
     scenario!("restarts", "node plugin, controller and kubelet restart under running pods", restarts::run),
+    scenario!(
+        "rolled",
+        "what the scheduler knows of free space survives a new leader, a killed registrar, replaced plugins",
+        rolled::run
+    ),
     scenario!(
         "uninstall",
         "an uninstalled chart loses nothing; installed again it serves the same volumes",
