@@ -208,13 +208,24 @@ async fn make_or_adopt(
         return Err(Error::precondition("it is not completely zeroed; retry CreateVolume until it returns OK"));
     }
     let uuid = filesystem::filesystem_uuid(&volume.uuid);
-    match own_superblock(kind, device, &uuid).await?.filter(|_| !quarry_fault::disabled("adopt")) {
+    let own = async || {
+        let found = own_superblock(kind, device, &uuid).await?;
+        Ok::<_, Error>(found.filter(|_| !quarry_fault::disabled("adopt")))
+    };
+    match own().await? {
         // mkfs.xfs was interrupted, so the filesystem was never mounted: `make` wipes it and starts again.
         Some(Superblock { in_progress: true, .. }) => make(record, kind, device, &uuid, mkfs_options).await?,
         Some(_) => adopt(volume, kind, device).await?,
         None => match filesystem::probe(device).await.map_err(errors::filesystem)? {
             Probe::Blank => make(record, kind, device, &uuid, mkfs_options).await?,
             other => {
+                // An mkfs that outlived the Quarry process that started it may have ended between the two reads.
+                if own().await?.is_some() {
+                    return Err(Error::new(
+                        Reason::UnderWay,
+                        "the mkfs of an earlier call has just made its filesystem; retry",
+                    ));
+                }
                 return Err(Error::precondition(format!(
                     "it is new, but it contains {}, which Quarry did not make; nothing was changed: if this data is \
                      not needed, delete the volume and request it again",
