@@ -135,7 +135,7 @@ async fn foreign_clients(cluster: &Cluster) -> Result<String> {
     ensure!(served(&there, Some(&good)).await?, "the controller's certificate is rejected afterwards");
     // Each reason once from this peer, however often it came.
     for reason in ["plain_text", "time_out", "no_certificate", "wrong_role", "expired", "unknown_authority"] {
-        let lines = node.vm.sh(format!("grep 'refused a connection' {LOG} | grep -c '{reason}' || true")).await?;
+        let lines = node.vm.sh(format!("grep 'rejected a connection' {LOG} | grep -c '{reason}' || true")).await?;
         ensure!(lines.trim() == "1", "{reason} was logged {lines} times");
     }
     Ok(format!("{count} kinds of foreign clients rejected, counted and logged once"))
