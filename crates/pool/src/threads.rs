@@ -1,9 +1,9 @@
 //! Threads for work that may wait for a disk forever: at most one for each disk.
 //!
-//! Nothing can call back a thread that waits for a disk in the kernel. So everything that reads or flushes a disk of a
-//! pool goes through here. While a disk has not answered, no second thread is started for it, and callers learn
-//! since when it has been silent. These are threads of their own: the runtime's threads for blocking work are shared by
-//! all, and a disk that hangs would use them up.
+//! A thread that waits for a disk in the kernel cannot be interrupted. So everything that reads or flushes a
+//! disk of a pool uses this module. As long as a disk has not answered, no second thread is started for it,
+//! and callers get the error how long it has been unresponsive. These are separate threads: the runtime's
+//! threads for blocking work are shared, and a hanging disk would use them up.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,31 +14,31 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
-/// How long a disk may take to answer: one that sleeps has to spin up.
+/// How long a disk may take to answer: a sleeping disk has to spin up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// After how long it is worth telling that a disk has not answered yet.
+/// How long a disk must have been unresponsive to be reported.
 pub(crate) const NOTEWORTHY: Duration = Duration::from_secs(2);
 
 /// A disk that has not answered for some time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("disk {disk} has not answered a {request} for {} s; see the kernel log", .age.as_secs())]
 pub struct SilentDisk {
-    /// Its name or the path of its device.
+    /// The disk's name, or the path of its device.
     pub disk: String,
-    /// What it was asked for: `read` or `flush`.
+    /// The pending request: `read` or `flush`.
     pub request: &'static str,
-    /// How long ago that was.
+    /// How long the request has been pending.
     pub age: Duration,
 }
 
-/// What a disk has been asked for and has not answered yet.
+/// A request that a disk has not answered yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
     pub(crate) request: &'static str,
     pub(crate) since: Instant,
 }
 
-/// The disks, named by `K`, that are being asked something. All clones share one record.
+/// The disks, identified by `K`, with a pending request. All clones share the same state.
 pub(crate) struct DiskThreads<K> {
     /// How long a disk may take to answer.
     pub(crate) patience: Duration,
@@ -51,7 +51,7 @@ struct Shared<K> {
     answered: Notify,
 }
 
-/// The right to ask a disk; given back when it is dropped.
+/// The right to send a request to a disk, until it is dropped.
 pub(crate) struct Permit<K: Eq + Hash> {
     disk: K,
     shared: Arc<Shared<K>>,
@@ -64,12 +64,12 @@ impl<K> Clone for DiskThreads<K> {
 }
 
 impl<K> DiskThreads<K> {
-    /// No disk is being asked anything yet.
+    /// Without any pending request.
     pub(crate) fn new(patience: Duration) -> Self {
         Self { patience, shared: Arc::new(Shared { pending: Mutex::default(), answered: Notify::new() }) }
     }
 
-    /// The same threads, for one who has less patience.
+    /// The same threads, with a shorter time limit.
     pub(crate) fn within(&self, patience: Duration) -> Self {
         Self { patience: patience.min(self.patience), shared: Arc::clone(&self.shared) }
     }
@@ -82,7 +82,7 @@ impl<K> Shared<K> {
 }
 
 impl<K: Clone + Eq + Hash + Send + 'static> DiskThreads<K> {
-    /// Takes the place of the one who may ask this disk.
+    /// Acquires the right to send a request to this disk.
     ///
     /// # Errors
     /// It has not answered an earlier request yet.
@@ -104,11 +104,11 @@ impl<K: Clone + Eq + Hash + Send + 'static> DiskThreads<K> {
 }
 
 impl<K: Eq + Hash + Send + Sync + 'static> Permit<K> {
-    /// Does the work on a thread of its own, and then calls `tell` with the result. The disk may be asked again before
-    /// `tell` is called.
+    /// Runs the work in a separate thread, and then calls `report` with the result. The permit is released
+    /// before `report` is called.
     ///
     /// # Errors
-    /// There is no thread for it.
+    /// The thread cannot be started.
     pub(crate) fn run<T>(
         self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -131,10 +131,10 @@ impl<K: Eq + Hash> Drop for Permit<K> {
 }
 
 impl DiskThreads<PathBuf> {
-    /// Asks the disk with this device, after whatever it is asked already, and waits for its answer.
+    /// Sends a request to the disk with this device, after any pending request, and waits for the answer.
     ///
     /// # Errors
-    /// The disk is silent: it has not answered within our patience, or had not answered an earlier request for as long.
+    /// The disk is unresponsive: it has not answered this request, or an earlier one, within the time limit.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
         device: &Path,
@@ -144,7 +144,7 @@ impl DiskThreads<PathBuf> {
         let place = self.wait_for_place(device, request).await?;
         let asked = Pending { request, since: Instant::now() };
         let (tell, answer) = oneshot::channel();
-        // If nobody waits any more, the answer is dropped.
+        // If the receiver is gone, the answer is dropped.
         if let Err(error) = place.run(work, move |answer| drop(tell.send(answer))) {
             return Ok(Err(error));
         }
@@ -159,7 +159,7 @@ impl DiskThreads<PathBuf> {
         loop {
             let answered = self.shared.answered.notified();
             tokio::pin!(answered);
-            // Before the look: what is answered in between counts.
+            // Before the attempt, so that an answer in between is noticed.
             answered.as_mut().enable();
             let earlier = match self.take(device.to_owned(), request) {
                 Ok(place) => return Ok(place),
@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    /// Work that waits until the sender is dropped, as for a disk that hangs.
+    /// Work that waits until the sender is dropped, like that of a hanging disk.
     fn hanging() -> (mpsc::Sender<()>, impl FnOnce() -> io::Result<&'static str> + Send + 'static) {
         let (heal, healed) = mpsc::channel();
         let work = move || {
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_disk_has_one_thread_and_holds_up_no_other() {
+    async fn an_unresponsive_disk_has_one_thread_and_delays_no_other() {
         let threads = DiskThreads::new(Duration::from_millis(100));
         let (vda, vdb) = (Path::new("/dev/vda"), Path::new("/dev/vdb"));
         let (heal, work) = hanging();
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_answer_is_waited_for_by_the_next_request() {
+    async fn the_next_request_waits_for_a_slow_answer() {
         let threads = DiskThreads::new(Duration::from_secs(10));
         let device = Path::new("/dev/vda");
         let slow = || {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_leaves_no_disk_silent() {
+    async fn a_panic_leaves_no_disk_unresponsive() {
         let threads = DiskThreads::new(Duration::from_secs(10));
         let device = Path::new("/dev/vda");
         let broken = threads.ask(device, "read", || -> io::Result<()> { panic!("on purpose") }).await;

@@ -1,6 +1,6 @@
-//! The simulated pool keeps the promises that tests above it rely on.
+//! The simulated pool behaves as the tests that use it expect.
 
-// Helpers of tests may fail like tests.
+// Test helpers may panic like tests.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn a_volume_is_made_noted_and_removed() {
+fn a_volume_is_created_changed_and_removed() {
     let pool = pool(&[10, 10]);
     now(async {
         let made = pool.carve(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
@@ -45,7 +45,7 @@ fn a_volume_is_made_noted_and_removed() {
 }
 
 #[test]
-fn failures_come_before_or_after_the_deed() {
+fn failures_come_before_or_after_the_operation() {
     let pool = pool(&[10]);
     now(async {
         pool.fail_next(Operation::Carve, Failure::Before);
@@ -66,9 +66,10 @@ fn failures_come_before_or_after_the_deed() {
 }
 
 proptest! {
-    /// Whatever was carved before: the largest volume that the pool tells can be made, and one unit more cannot.
+    /// Whatever was created before: the largest size that the pool reports can be created, and one unit more
+    /// cannot.
     #[test]
-    fn what_is_told_can_be_made_and_no_more(
+    fn the_reported_size_can_be_created_and_nothing_larger(
         disks in prop::collection::vec(0_u64..40, 1..5),
         before in prop::collection::vec((1_u64..12, 0_usize..3), 0..8),
         kind in 0_usize..3,

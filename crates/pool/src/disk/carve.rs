@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_disk::claim::{self, Claim, ClaimState, Identity};
-use quarry_disk::{Alone, Disk, State};
+use quarry_disk::{Disk, ExclusiveOpen, State};
 use quarry_filesystem::{minimum_size, signature_places};
 use quarry_lvm::safe_name;
 use quarry_volume::{Error, Layout, Reason, Result, SizeRange, VolumeSpec, show_size};
@@ -24,7 +24,7 @@ pub const VOLUME_PARTITION: (u32, u64) = (2, VOLUME_OFFSET);
 
 /// Why a disk was not claimed.
 enum Refused {
-    /// It is not free after all; nothing was written. Another disk may do.
+    /// It is not free after all; nothing was written. Another disk may be suitable.
     Taken(String),
     /// It is not known how far the claim came. The retry checks it.
     Failed(Error),
@@ -208,10 +208,10 @@ impl Inner {
             Ok(ClaimState::HalfClaimed(claim)) => resume && claim.identity == Identity::of(name),
             _ => false,
         };
-        match raw.judge(Some(probe), || Alone::Yes) {
+        match raw.state(Some(probe), || ExclusiveOpen::Possible) {
             State::Free if fits => {}
             State::Free => return Err(Refused::Taken("was claimed or cleared in the meantime".to_owned())),
-            state => return Err(Refused::Taken(state.why().unwrap_or_default().to_owned())),
+            state => return Err(Refused::Taken(state.reason().unwrap_or_default().to_owned())),
         }
         let (inner, name) = (Arc::clone(self), name.to_owned());
         let claimed = blocking(move || inner.claim(&*held, &raw, &name, &record)).await.map_err(Refused::Failed)?;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use nix::unistd::geteuid;
-use quarry_disk::{Alone, Contents, Disk, Remains, Selector, State, judge};
+use quarry_disk::{Contents, Disk, ExclusiveOpen, Remnants, Selector, State, classify};
 use quarry_filesystem::Probe;
 use quarry_volume::{Error, Result};
 use tokio::task::JoinSet;
@@ -103,11 +103,11 @@ async fn judged(disks: &Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk, String> {
     seen.into_iter().next().ok_or_else(|| "was not judged: please report it".to_owned())
 }
 
-/// What the kernel's tables alone say about a disk that was not read: that it is in use or unusable. `why` is
-/// the reason why it was not read, phrased to follow "it".
+/// The state according to the kernel's tables of a disk that was not read: in use or unusable. `why` is the
+/// reason why it was not read, phrased to follow "it".
 fn by_tables(disk: &Disk, why: String) -> State {
-    let nothing = Contents::Other { probe: Probe::Blank, remains: Remains::default() };
-    match judge(disk, &nothing, || Alone::Unknown { why: why.clone() }) {
+    let nothing = Contents::Other { probe: Probe::Blank, remnants: Remnants::default() };
+    match classify(disk, &nothing, || ExclusiveOpen::Unknown { why: why.clone() }) {
         state @ State::InUse { .. } => state,
         state @ State::Unusable { .. } if look::is_unreadable(disk) => state,
         // Its partitions may be those of a volume.

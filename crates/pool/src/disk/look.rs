@@ -1,14 +1,15 @@
-//! A look at the disks: which are the pool's, what lies on each, and whether it is free.
+//! Reads the disks: which ones belong to the pool, what each one holds, and whether it is free.
 //!
-//! Claims are looked for on every disk of the host: a volume whose disk the selector does not mean any more (a link of
-//! udev's is not there yet, a line of the configuration was changed, another pool has it now) has not ceased to exist.
+//! Claims are searched for on every disk of the host: a volume still exists if the selector no longer matches
+//! its disk (a udev link is not there yet, the configuration was changed, the disk belongs to another pool
+//! now).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quarry_disk::claim::{self, ClaimState};
-use quarry_disk::{Conflict, Contents, Disk, Remains, Selector, State, judge, remains};
+use quarry_disk::{Conflict, Contents, Disk, Remnants, Selector, State, classify, find_remnants};
 use quarry_filesystem::Probe;
 use quarry_volume::{Error, Result};
 use tokio::task::JoinSet;
@@ -21,21 +22,21 @@ use super::report::Owner;
 use super::view::title;
 use crate::Uevents;
 
-/// How long libblkid and the kernel may take to answer what is asked of a disk that was just read.
+/// How long libblkid and the kernel may take to answer about a disk that was just read.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A disk, and what lies on it.
+/// A disk and its contents.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Raw {
     pub(super) disk: Disk,
-    /// What had been heard of it before it was read: [`crate::Uevents::of_disk`].
+    /// The number of events of the disk before it was read: [`crate::Uevents::count_of_disk`].
     pub(super) heard: u64,
-    /// Or why it could not be read.
+    /// The claim state, or why the disk could not be read.
     pub(super) found: Result<ClaimState, String>,
-    pub(super) remains: Result<Remains, String>,
+    pub(super) remnants: Result<Remnants, String>,
 }
 
-/// A disk of the pool.
+/// A disk that belongs to the pool.
 #[derive(Clone, Debug)]
 pub(super) struct PoolDisk {
     pub(super) raw: Raw,
@@ -43,42 +44,43 @@ pub(super) struct PoolDisk {
 }
 
 impl PoolDisk {
-    /// Whether it may be free by now without a word of it: all that kept it from being so was somebody who had it to
-    /// himself, which no table shows, or that it did not answer.
+    /// Whether it may have become free without any event: the only obstacle was an exclusive holder, which no
+    /// table shows, or that the disk did not answer.
     pub(super) fn may_change_untold(&self) -> bool {
         let shown = !self.raw.disk.holders.is_empty() || !self.raw.disk.uses.is_empty();
         matches!(self.state, State::InUse { .. }) && !shown || matches!(self.state, State::Unknown { .. })
     }
 }
 
-/// A disk that is not the pool's.
+/// A disk that does not belong to the pool.
 #[derive(Debug)]
 pub(super) struct Other {
     pub(super) raw: Raw,
-    /// Why it is not.
+    /// The reason.
     pub(super) why: String,
-    /// Whether it is the pool's once a doubt is settled: until then, what cannot be read there counts as on its own disks.
+    /// Whether it may belong to the pool once a doubt is resolved. Until then, an unreadable disk counts like
+    /// one of the pool's.
     pub(super) may_be_ours: bool,
-    /// Whether another pool has it, which tells of what is wrong there.
+    /// Whether it belongs to another pool, which then reports its problems.
     pub(super) has_pool: bool,
 }
 
-/// All that a look found.
+/// Everything that was found.
 #[derive(Debug)]
 pub(super) struct Gathered<T> {
-    /// The pool's own disks.
+    /// The disks of the pool.
     pub(super) own: Vec<T>,
-    /// All others.
+    /// All other disks.
     pub(super) others: Vec<Other>,
-    /// Disks that this pool and another mean.
+    /// Disks that this pool and another one select.
     pub(super) conflicts: Vec<Conflict>,
-    /// Disks of which the kernel says what cannot be.
+    /// Disks for which the kernel reports impossible values.
     pub(super) failed: Vec<String>,
 }
 
-/// Reads every disk that may be the pool's. Blocks. `earlier`: what was read a short while ago, and is believed of a disk
-/// that could be read, of which the kernel tells the same as then and nothing was heard since: so that a disk that sleeps
-/// is let sleep, and what happens to one is no reason to ask all.
+/// Reads every disk that may belong to the pool. Blocks. `earlier` is what was read a short while ago. It is
+/// used again for a disk that could be read, if the kernel's facts are the same and there was no event for
+/// it: so a sleeping disk is not woken up, and an event for one disk does not cause reads of all.
 pub(super) fn gather(
     disks: &Arc<dyn Disks>,
     reader: &Reader,
@@ -100,11 +102,11 @@ pub(super) fn gather(
             .cloned()
             .collect(),
     };
-    // Before anything is read: what is heard meanwhile is a reason to read again.
+    // Before anything is read, so that an event during the read causes another read.
     let heard: HashMap<String, u64> =
         found.disks.iter().map(|disk| (disk.name.clone(), uevents.of_disk(&disk.name))).collect();
     let heard = |disk: &Disk| heard.get(&disk.name).copied().unwrap_or_default();
-    let believed = |raw: &&Raw| raw.found.is_ok() && raw.remains.is_ok() && raw.heard == heard(&raw.disk);
+    let believed = |raw: &&Raw| raw.found.is_ok() && raw.remnants.is_ok() && raw.heard == heard(&raw.disk);
     let known = |disk: &Disk| earlier.iter().find(|raw| raw.disk == *disk).filter(believed);
     let owned = found.disks.into_iter().map(|disk| (Owner::of(&assignment, &disk), disk));
     let asked: Vec<(Owner, Disk)> =
@@ -132,63 +134,63 @@ pub(super) fn gather(
     Ok(gathered)
 }
 
-/// Whether there is no use in reading it: nothing can be on a disk without a size, and one of several paths to a disk may
-/// lead nowhere, while the disk is read by another.
+/// Whether reading it is useless: a disk without a size cannot hold anything, and one of several paths to a
+/// disk may be dead, while the disk is read through another path.
 pub(super) fn is_unreadable(disk: &Disk) -> bool {
     disk.size == 0 || disk.multipath
 }
 
-/// Looks at one disk that is held, as it is now. Blocks.
+/// Reads one disk that is held. Blocks.
 pub(super) fn read_held(device: &dyn claim::Sectors, disk: &Disk) -> Raw {
     let found = claim::read(&Any(device)).map_err(|error| error.to_string());
-    let remains = remains(&Any(device), device.size()).map_err(|error| error.to_string());
-    Raw { disk: disk.clone(), heard: 0, found, remains }
+    let remnants = find_remnants(&Any(device), device.size()).map_err(|error| error.to_string());
+    Raw { disk: disk.clone(), heard: 0, found, remnants }
 }
 
 impl Raw {
-    /// A disk that could not be read, and why.
+    /// A disk that could not be read, with the reason.
     pub(super) fn unreadable(disk: Disk, why: &str) -> Self {
-        Self { disk, heard: 0, found: Err(why.to_owned()), remains: Err(why.to_owned()) }
+        Self { disk, heard: 0, found: Err(why.to_owned()), remnants: Err(why.to_owned()) }
     }
 
-    /// Whether it is worth asking libblkid about it.
+    /// Whether libblkid should probe it.
     fn is_unclaimed(&self) -> bool {
         matches!(self.found, Ok(ClaimState::Nothing | ClaimState::HalfClaimed(_) | ClaimState::Foreign { .. }))
-            && self.remains.is_ok()
+            && self.remnants.is_ok()
     }
 
-    /// What it is to us. `last` is asked only when all else says that it is free.
-    pub(super) fn judge(
+    /// The disk's state. `last` is called only if all other checks say that the disk is free.
+    pub(super) fn state(
         &self,
         probe: Option<Result<Probe, String>>,
-        last: impl FnOnce() -> quarry_disk::Alone,
+        last: impl FnOnce() -> quarry_disk::ExclusiveOpen,
     ) -> State {
-        let contents = match (&self.found, &self.remains, probe) {
+        let contents = match (&self.found, &self.remnants, probe) {
             (Err(why), ..) | (_, Err(why), _) => Contents::Unreadable { why: why.clone() },
             (_, _, Some(Err(why))) => Contents::Unreadable { why },
-            // What is left of its tables is our own. To a probe, half a claim is blank.
+            // The remnants of its tables are Quarry's own. A probe does not see a half-made claim.
             (Ok(ClaimState::HalfClaimed(_)), _, Some(Ok(probe))) => {
-                Contents::Other { probe, remains: Remains::default() }
+                Contents::Other { probe, remnants: Remnants::default() }
             }
-            (Ok(ClaimState::Nothing | ClaimState::Foreign { .. }), Ok(remains), Some(Ok(probe))) => {
-                Contents::Other { probe, remains: remains.clone() }
+            (Ok(ClaimState::Nothing | ClaimState::Foreign { .. }), Ok(remnants), Some(Ok(probe))) => {
+                Contents::Other { probe, remnants: remnants.clone() }
             }
-            (Ok(ClaimState::Claimed(claim)), ..) => Contents::Ours { what: title(claim) },
+            (Ok(ClaimState::Claimed(claim)), ..) => Contents::Claimed { what: title(claim) },
             (Ok(ClaimState::Releasing(claim)), ..) => {
-                Contents::Ours { what: format!("{}, which was deleted and is being wiped", title(claim)) }
+                Contents::Claimed { what: format!("{}, which was deleted and is being wiped", title(claim)) }
             }
-            (Ok(found), _, _) => Contents::Ours { what: found.words() },
+            (Ok(found), _, _) => Contents::Claimed { what: found.describe() },
         };
-        match (judge(&self.disk, &contents, last), &self.found) {
-            // Doubt: one look saw what another did not.
+        match (classify(&self.disk, &contents, last), &self.found) {
+            // In doubt, it is not free: one check found something that the other did not.
             (State::Free, Ok(ClaimState::Foreign { what, .. })) => State::NotEmpty { why: format!("holds {what}") },
             (state, _) => state,
         }
     }
 }
 
-/// Judges the pool's disks, all at once. What an earlier look said of a disk that is the same in all that can be read, and
-/// of which nothing was heard, is not asked again: it takes a program for each disk.
+/// Determines the states of the pool's disks, all at once. A disk that has the same contents as in `earlier`,
+/// without any event since, keeps its state: determining it takes a program for each disk.
 pub(super) async fn judge_all(
     disks: &Arc<dyn Disks>,
     judges: &Judges,
@@ -215,7 +217,7 @@ pub(super) async fn judge_all(
     Ok(judged.into_iter().map(|(_, seen)| seen).collect())
 }
 
-/// Questions about disks that have not been answered yet: one that hangs occupies one task, and holds up nobody else.
+/// Pending queries about disks: one that hangs occupies one task, and delays nothing else.
 #[derive(Clone, Default)]
 pub(super) struct Judges {
     under_way: Arc<Mutex<HashSet<DiskKey>>>,
@@ -247,7 +249,7 @@ impl Judges {
     }
 }
 
-/// A question under way; it has come back when this is dropped.
+/// Marks a query as pending until it is dropped.
 struct Question {
     judges: Judges,
     disk: DiskKey,
@@ -265,7 +267,7 @@ async fn judge_one(disks: Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk> {
         false => None,
     };
     blocking(move || {
-        let state = raw.judge(probe, || disks.alone(&raw.disk));
+        let state = raw.state(probe, || disks.try_exclusive_open(&raw.disk));
         Ok(PoolDisk { raw, state })
     })
     .await

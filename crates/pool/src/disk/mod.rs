@@ -1,8 +1,8 @@
-//! A pool that gives out whole disks: one volume, one disk.
+//! A pool of whole disks: each volume is one disk.
 //!
-//! A disk is a volume's by the claim that lies on it (docs/disk-format.md), and nothing is kept anywhere else. What is
-//! remembered here saves questions, and decides in one direction only: a volume whose disk is pulled while this process
-//! runs is lost, and is never said not to exist.
+//! The claim written on a disk assigns it to a volume (docs/disk-format.md); no state is kept anywhere else.
+//! What this module remembers only saves reads, with one exception: a volume whose disk is pulled while this
+//! process runs counts as lost, and never as nonexistent.
 
 mod carve;
 mod change;
@@ -52,18 +52,18 @@ use crate::pool::{Device, Reading, Volumes};
 use crate::threads::NOTEWORTHY;
 use crate::{Health, Heard, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
 
-/// For how long a look is believed where nothing was heard of any disk.
+/// How long what was read is used if there was no event for any disk.
 const FRESH: Duration = Duration::from_secs(4);
-/// After how long it is asked again what no event tells of: whether a program has let go of a disk that it had to itself,
-/// whether one that did not answer does now, and what is on a disk of which udev tells nothing.
+/// How often conditions without events are checked again: whether a program has released a disk that it held,
+/// whether an unresponsive disk answers again, and the contents of disks for which udev reports nothing.
 const UNTOLD: Duration = Duration::from_secs(60);
 
 /// A pool of kind `disk`.
 ///
-/// Its storage has an identity of its own, which follows from the pool's name: a volume's own storage is its disk, and
-/// of a disk that is not there nobody can say whether it was pulled or released. So the whole pool is what has to be
-/// read before a volume is said not to exist, and renaming a pool makes its volumes unreachable until it has its name
-/// again.
+/// The identity of its storage is derived from the pool's name. The storage of a volume is its disk, but if
+/// the disk is absent, nothing shows whether it was pulled or released. So the whole pool must be read before
+/// a volume counts as nonexistent, and renaming a pool makes its volumes unreachable until it has its old
+/// name again.
 pub struct DiskPool {
     inner: Arc<Inner>,
 }
@@ -71,19 +71,19 @@ pub struct DiskPool {
 struct Inner {
     name: String,
     wipe: Wipe,
-    /// Those of all pools of disks, by their names.
+    /// The selectors of all disk pools, with the names of their pools.
     selectors: Arc<[(String, Selector)]>,
     disks: Arc<dyn Disks>,
     reader: Reader,
     uevents: Uevents,
     memory: Mutex<Memory>,
-    /// Held during a look: callers that come meanwhile share it.
+    /// Held during a scan: concurrent callers share it.
     looking: tokio::sync::Mutex<()>,
-    /// Who changes what at this moment.
+    /// The locks of the volumes that are being changed.
     changing: Arc<Turns>,
-    /// Disks that could not be written when they were to be taken.
+    /// Disks that could not be written when they were to be claimed.
     failures: Failures,
-    /// Questions to libblkid and the kernel that have not come back.
+    /// Pending queries to libblkid and the kernel.
     judges: look::Judges,
     releases: Releases,
     opened: OpenPartitions,
@@ -92,10 +92,11 @@ struct Inner {
 #[derive(Default)]
 struct Memory {
     seen: Option<Kept>,
-    /// Counts our own changes.
+    /// Counts Quarry's own changes.
     changes: u64,
     known: Known,
-    /// Volumes that were deleted, and how many changes there had been then: a look that began before may still show them.
+    /// Deleted volumes, with the number of changes at that time: a scan that started earlier may still show
+    /// them.
     deleted: Vec<(Uuid, u64)>,
     read_before: Vec<DiskKey>,
 }
@@ -106,14 +107,14 @@ struct Kept {
     heard: Heard,
     changes: u64,
     at: Instant,
-    /// What was read, and when what no event tells of was asked last.
+    /// What was read, and when conditions without events were last checked.
     raws: Arc<[Raw]>,
     asked: Instant,
 }
 
 impl DiskPool {
-    /// Opens the pool: looks at its disks, and goes on with wiping what was deleted. `selectors` are those of all pools of
-    /// disks of this node, this one's among them: a disk that two of them mean is none's.
+    /// Opens the pool: reads its disks, and resumes wiping deleted volumes. `selectors` are those of all disk
+    /// pools of this node, including this one: a disk that two of them match belongs to neither.
     pub async fn open(
         name: impl Into<String>,
         wipe: Wipe,
@@ -152,12 +153,12 @@ impl DiskPool {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Every disk of the pool, and what it is to us.
+    /// Every disk of the pool, with its state.
     #[cfg(test)]
     async fn disks(&self) -> Result<Vec<DiskReport>> {
         let view = self.inner.view().await?;
         let report = |seen: &look::PoolDisk| {
-            // What is under way here is further than what the disk says.
+            // The release in this process may be further than the progress on the disk.
             let wiping = self.inner.releases.of(&DiskKey::of(&seen.raw.disk));
             let report = DiskReport::of(seen.clone(), Some(Owner::Pool(self.inner.name.clone())));
             DiskReport { wiping: wiping.or(report.wiping), ..report }
@@ -171,24 +172,24 @@ impl Inner {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the next question look at the disks, whatever is remembered.
+    /// Makes the next call read the disks, whatever is cached.
     fn invalidate(&self) {
         self.memory().changes += 1;
     }
 
-    /// Says that a disk was changed by us, or may have been.
+    /// Records that Quarry has changed a disk, or may have.
     fn touched(&self, disk: &Disk) {
         self.uevents.touch(&disk.name);
         self.invalidate();
     }
 
-    /// The disks as they are: from memory where nothing was heard or changed since, else by a look.
+    /// The current disks: cached if there was no event and no change since, otherwise from a new scan.
     async fn view(self: &Arc<Self>) -> Result<Arc<View>> {
         if let Some(view) = self.remembered() {
             return Ok(view);
         }
         let inner = Arc::clone(self);
-        // A task of its own: a look is not given up half-way because the one who asked for it does.
+        // A separate task, so that the scan continues if its caller gives up.
         let look = tokio::spawn(async move {
             let _turn = inner.looking.lock().await;
             match inner.remembered() {
@@ -215,8 +216,9 @@ impl Inner {
         };
         let asked = before.as_ref().map(|kept| kept.asked).filter(|asked| asked.elapsed() < UNTOLD);
         let anew = asked.is_none();
-        // A disk of which udev tells is read when it does, so that one that sleeps is let sleep.
-        let told = |raw: &&Raw| !anew || raw.disk.udev == Udev::Told;
+        // A disk for which udev reports events is read only after one, so that a sleeping disk is not woken
+        // up.
+        let told = |raw: &&Raw| !anew || raw.disk.udev == Udev::Current;
         let raws: Vec<Raw> = before.iter().flat_map(|kept| kept.raws.iter()).filter(told).cloned().collect();
         let gathered = {
             let inner = Arc::clone(self);
@@ -251,7 +253,7 @@ impl Inner {
             memory.seen = Some(Kept { view: Arc::clone(&view), heard, changes, at, raws, asked });
             view
         };
-        // A disk that was pulled shall not be kept by us. To close it may take the kernel a while.
+        // Do not keep a pulled disk open. Closing it may take the kernel a while.
         let gone = self.opened.take_gone(|guid| view.claim(guid).is_some());
         if !gone.is_empty() {
             drop(tokio::task::spawn_blocking(move || drop(gone)));
@@ -261,13 +263,14 @@ impl Inner {
     }
 }
 
-/// Whether a storage is that of a pool of whole disks of this name: its volumes are partitions, not logical volumes.
+/// Whether the storage is a pool of whole disks with this name: its volumes are partitions, not logical
+/// volumes.
 #[must_use]
 pub fn is_of_disks(pool: &str, storage: &StorageId) -> bool {
     view::storage(pool) == *storage
 }
 
-/// Runs what blocks (reading disks, ioctls) where it may block.
+/// Runs blocking work (reading disks, ioctls) on a thread for blocking work.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
@@ -323,7 +326,7 @@ impl Pool for DiskPool {
     }
 
     fn last_storage(&self) -> Option<StorageId> {
-        // It follows from the pool's name.
+        // It is derived from the pool's name.
         Some(view::storage(&self.inner.name))
     }
 
@@ -342,9 +345,9 @@ impl Pool for DiskPool {
     }
 
     async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
-        // Half a claim was never handed out: it is not what an interrupted creation left.
+        // A half-made claim was never handed out, so it does not count as a volume.
         let found = self.inner.view().await?.volume(&self.inner.name, &safe_name(name), false)?;
-        // Its record may be lost, and its name is taken all the same.
+        // The name is taken even if its record is lost.
         if let Some(PoolVolume {
             health: Health::Lost(why), record: Recorded::Broken(_) | Recorded::Newer(_), ..
         }) = &found
@@ -352,7 +355,8 @@ impl Pool for DiskPool {
             return Err(Error::unavailable(format!("pool {}: {why}", self.inner.name)));
         }
         let found = found.filter(|volume| volume.record().is_ok_and(|record| record.name == name));
-        // The caller is about to answer that it is there. One that is lost is not answered for.
+        // The caller is about to report that the volume exists, so its record must be durable. A lost one is
+        // not reported as such.
         if let Some(volume) = found.as_ref().filter(|volume| !matches!(volume.health, Health::Lost(_))) {
             self.inner.settle(volume).await?;
         }
@@ -360,7 +364,8 @@ impl Pool for DiskPool {
     }
 
     async fn storage(&self) -> Result<StorageId> {
-        // Whether all of it can be read is asked where it matters: a volume that is there can be used all the same.
+        // A volume that is present can be used even if a disk of the pool is unreadable; other calls check
+        // that.
         self.inner.view().await?;
         Ok(view::storage(&self.inner.name))
     }

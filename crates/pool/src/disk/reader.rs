@@ -1,21 +1,21 @@
-//! Reads disks, each for a while at most: one that hangs holds up nobody but itself.
+//! Reads disks with a time limit: a hanging disk delays nothing else.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{self, ClaimState};
-use quarry_disk::{Disk, remains};
+use quarry_disk::{Disk, find_remnants};
 
 use super::disks::{Any, Disks};
 use super::key::DiskKey;
 use super::look::Raw;
 use crate::threads::{DiskThreads, PATIENCE, Pending, SilentDisk};
 
-/// Reads disks, each on one thread at most.
+/// Reads disks, each in at most one thread.
 #[derive(Clone)]
 pub(super) struct Reader {
-    /// Whether a claim that is read is flushed.
+    /// Whether a disk with a claim is flushed after it was read.
     lasting: bool,
     threads: DiskThreads<DiskKey>,
 }
@@ -26,7 +26,7 @@ impl Default for Reader {
     }
 }
 
-/// For who only looks, and answers for nothing.
+/// A reader for reports only, which does not flush.
 pub(super) fn onlooker() -> Reader {
     Reader { lasting: false, ..Reader::default() }
 }
@@ -47,7 +47,7 @@ impl Reader {
         silent.map(words).collect()
     }
 
-    /// Reads all of them at once, and returns what was read in the same order. Blocks.
+    /// Reads all of them at once, and returns the results in the same order. Blocks.
     pub(super) fn read(&self, disks: &Arc<dyn Disks>, which: Vec<Disk>) -> Vec<Raw> {
         let patience = self.threads.patience;
         let end = Instant::now() + patience;
@@ -69,16 +69,17 @@ impl Reader {
         begun.into_iter().map(wait).collect()
     }
 
-    /// Has a thread of its own read the disk: nothing can call back one that waits for a disk.
+    /// Reads the disk in a separate thread: a thread that waits for a disk cannot be interrupted.
     fn begin(&self, disks: &Arc<dyn Disks>, disk: Disk) -> Result<Receiver<Raw>, String> {
-        // Always the same words: they are part of the volumes' state, and each change of the state is published.
+        // The same text every time: it is part of the volumes' state, and every change of the state is
+        // published.
         let turn = self
             .threads
             .take(DiskKey::of(&disk), "read")
             .map_err(|_| "it is unresponsive: an earlier read has not returned; see the kernel log".to_owned())?;
         let (tell, answer) = mpsc::channel();
         let (lasting, disks) = (self.lasting, Arc::clone(disks));
-        // If nobody waits any more, the answer is dropped.
+        // If the receiver is gone, the answer is dropped.
         turn.run(move || read(&*disks, disk, lasting), move |raw| drop(tell.send(raw)))
             .map_err(|error| format!("cannot start a thread to read it: {error}"))?;
         Ok(answer)
@@ -91,8 +92,8 @@ fn read(disks: &dyn Disks, disk: Disk, lasting: bool) -> Raw {
         Err(error) => return Raw::unreadable(disk, &error.message),
     };
     let found = claim::read(&Any(&*device)).map_err(|error| error.to_string());
-    // It may be the word of a Quarry that was killed before its flush, and what is believed here is answered for: that a volume
-    // is there, or is not any more.
+    // The claim may have been written by a Quarry process that was killed before its flush. Flush it before
+    // anything relies on it: on the volume's existence, or on its deletion.
     let lasting = match &found {
         Ok(ClaimState::Claimed(_) | ClaimState::Releasing(_)) if lasting => {
             device.flush().map_err(|error| format!("flushing it: {error}"))
@@ -100,6 +101,6 @@ fn read(disks: &dyn Disks, disk: Disk, lasting: bool) -> Raw {
         _ => Ok(()),
     };
     let found = lasting.and(found);
-    let remains = remains(&Any(&*device), device.size()).map_err(|error| error.to_string());
-    Raw { disk, heard: 0, found, remains }
+    let remnants = find_remnants(&Any(&*device), device.size()).map_err(|error| error.to_string());
+    Raw { disk, heard: 0, found, remnants }
 }

@@ -1,5 +1,5 @@
-//! Changes of a pool's disks: one of each volume at a time, each disk in one hand, and which change has been at it for
-//! too long. A change that hangs holds up its own volume and its own disk, and nothing else.
+//! Locks for changes of a pool's disks: each volume has one, each disk can be reserved, and changes that take
+//! too long are reported. A hanging change blocks its own volume and its own disk, and nothing else.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,10 +10,10 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::key::DiskKey;
 
-/// How long a change may take before it is a problem to be shown: a disk that hangs, most likely.
+/// When a running change is reported as a problem: most likely, its disk hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The turns of those who change something.
+/// The locks of the volumes, and the reservations of disks.
 #[derive(Default)]
 pub(super) struct Turns {
     state: Mutex<State>,
@@ -21,23 +21,24 @@ pub(super) struct Turns {
 
 #[derive(Default)]
 struct State {
-    /// One for each volume that somebody changes or waits to change.
+    /// One for each volume that is being changed, or has waiting callers.
     locks: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
-    /// Counts the turns.
+    /// Counts the locks that were taken.
     count: u64,
     under_way: BTreeMap<u64, Change>,
-    /// The disks that are being taken for volumes.
+    /// The disks that are being claimed for volumes.
     taken: HashSet<DiskKey>,
 }
 
-/// A change under way.
+/// A running change.
 struct Change {
     what: String,
     disk: Option<String>,
     since: Instant,
 }
 
-/// A turn; it ends when this is dropped. It belongs to the task that does the work, so that it lasts as long as that.
+/// The lock of a volume, until it is dropped. It belongs to the task that does the work, so it lasts as long
+/// as the work.
 pub(super) struct Turn {
     turns: Arc<Turns>,
     number: u64,
@@ -50,7 +51,7 @@ impl Drop for Turn {
         let mut state = self.turns.state();
         state.under_way.remove(&self.number);
         self.lock = None;
-        // Callers that wait for the lock share it.
+        // The last waiting caller removes the entry.
         if state.locks.get(&self.volume).is_some_and(|lock| Arc::strong_count(lock) == 1) {
             state.locks.remove(&self.volume);
         }
@@ -58,7 +59,7 @@ impl Drop for Turn {
 }
 
 impl Turn {
-    /// Says on which disk the change is.
+    /// Records which disk is being changed.
     pub(super) fn is_at(&self, disk: &str) {
         if let Some(change) = self.turns.state().under_way.get_mut(&self.number) {
             change.disk = Some(disk.to_owned());
@@ -66,7 +67,7 @@ impl Turn {
     }
 }
 
-/// A disk that is being taken for a volume, until this is dropped.
+/// The reservation of a disk for a volume, until it is dropped.
 pub(super) struct Reserved {
     turns: Arc<Turns>,
     disk: DiskKey,
@@ -79,8 +80,8 @@ impl Drop for Reserved {
 }
 
 impl Turns {
-    /// Waits for the turn to change a volume, which `volume` stands for. `what` goes on after "for … s": "volume x is
-    /// made".
+    /// Waits for the lock of a volume, which `volume` identifies. `what` describes the change, phrased to
+    /// precede ", for … s": "volume x is being created".
     pub(super) async fn take(self: &Arc<Self>, volume: &str, what: String) -> Turn {
         let lock = Arc::clone(self.state().locks.entry(volume.to_owned()).or_default());
         let lock = lock.lock_owned().await;
@@ -91,24 +92,24 @@ impl Turns {
         Turn { turns: Arc::clone(self), number, volume: volume.to_owned(), lock: Some(lock) }
     }
 
-    /// Has nobody else take that disk. `None`: somebody does.
+    /// Reserves a disk. `None`: it is reserved already.
     pub(super) fn reserve(self: &Arc<Self>, disk: &Disk) -> Option<Reserved> {
         let disk = DiskKey::of(disk);
         let first = self.state().taken.insert(disk.clone());
         first.then(|| Reserved { turns: Arc::clone(self), disk })
     }
 
-    /// Whether somebody takes that disk for a volume at this moment.
+    /// Whether the disk is being claimed for a volume.
     pub(super) fn is_reserved(&self, disk: &Disk) -> bool {
         self.state().taken.contains(&DiskKey::of(disk))
     }
 
-    /// Whether somebody has a turn, and has not had it for too long.
+    /// Whether a change is running that has not taken too long yet.
     pub(super) fn is_taken(&self) -> bool {
         self.state().under_way.values().any(|change| change.since.elapsed() <= PATIENCE)
     }
 
-    /// What has been under way for too long, in words.
+    /// The changes that have taken too long, as problems to report.
     pub(super) fn overdue(&self) -> Vec<String> {
         let state = self.state();
         let overdue = state.under_way.values().filter(|change| change.since.elapsed() > PATIENCE);
@@ -133,7 +134,7 @@ mod tests {
     use super::*;
 
     impl Turns {
-        /// As if the changes under way had begun so much earlier.
+        /// As if the running changes had started this much earlier.
         fn age(&self, by: Duration) {
             for change in self.state().under_way.values_mut() {
                 change.since = change.since.checked_sub(by).unwrap();
@@ -154,7 +155,7 @@ mod tests {
         let overdue = turns.overdue();
         assert!(overdue[0].starts_with("volume a is made (disk vdc), for 31 s now"), "{overdue:?}");
         assert!(!turns.is_taken(), "nobody waits for it to read the pool");
-        // Another one goes on meanwhile, and its time is its own.
+        // Another change works meanwhile, and has its own time.
         let other = turns.take("b", "volume b is deleted".to_owned()).await;
         assert_eq!((turns.is_taken(), turns.overdue().len()), (true, 1));
         drop((turn, other));
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_volume_is_changed_by_one_at_a_time() {
+    async fn only_one_change_of_a_volume_runs_at_a_time() {
         let turns = Arc::new(Turns::default());
         let first = turns.take("a", "one".to_owned()).await;
         let second = {

@@ -1,4 +1,4 @@
-//! What a look at the disks comes to: volumes, room, and what is wrong.
+//! The result of a scan of the disks: volumes, space and problems.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -15,35 +15,36 @@ use super::look::{Gathered, Other, PoolDisk, Raw};
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
-/// The room on disks is told in these.
+/// The unit in which space on disks is reported.
 pub(super) const MIB: u64 = 1 << 20;
 
-/// The pool's volumes that were seen since the start. One whose disk is pulled is lost, and has not ceased to exist.
+/// The pool's volumes that were seen since the start. A volume whose disk is pulled is lost, but still
+/// exists.
 pub(super) type Known = HashMap<Uuid, (DiskKey, PoolVolume)>;
 
 /// The disks at one instant.
 pub(super) struct View {
-    /// Another one where the volumes may be others.
+    /// Changes whenever the volumes may have changed.
     pub(super) number: u64,
     /// The pool's disks.
     pub(super) disks: Vec<PoolDisk>,
     volumes: BTreeMap<Uuid, PoolVolume>,
-    /// Claims on disks that are no pool's, and what is to be said of them.
+    /// Claims on disks that belong to no pool, with the problem to report.
     elsewhere: BTreeMap<Uuid, String>,
-    /// The same on other pools' disks. Asked for a name, those pools answer for themselves; a volume that was this pool's
-    /// has not ceased to exist because its disk was given to another.
+    /// Claims on other pools' disks, with the problem to report. Calls by name are answered by those pools;
+    /// but a volume of this pool still exists after its disk was assigned to another pool.
     of_others: BTreeMap<Uuid, String>,
-    /// Volumes that more than one disk holds, on whosever disks, and what is to be said of them.
+    /// Volumes that more than one disk holds, on disks of any pool, with the problem to report.
     twice: BTreeMap<Uuid, String>,
-    /// Disks that could not be read and were never read before: any volume may be there.
+    /// Disks that were never read successfully: they may hold any volume.
     unread: Vec<String>,
-    /// Disks with a claim of which nobody can tell whose it is: volumes may be there that were handed out.
+    /// Disks with a claim of an unknown volume: they may hold volumes that were handed out.
     damaged: Vec<String>,
     pub(super) problems: Vec<String>,
 }
 
 impl View {
-    /// `read_before`: disks that were read at least once, whatever was on them.
+    /// `read_before`: disks that were read at least once, whatever they held.
     pub(super) fn of(
         pool: &str,
         gathered: Gathered<PoolDisk>,
@@ -97,8 +98,8 @@ impl View {
             }
             let holds = match (&raw.found, claim) {
                 (Ok(ClaimState::Claimed(claim)), _) => title(claim),
-                (Ok(found), Some(claim)) => format!("{} ({})", title(claim), found.words()),
-                (Ok(found), None) => format!("a volume with the GUID {} ({})", identity.disk, found.words()),
+                (Ok(found), Some(claim)) => format!("{} ({})", title(claim), found.describe()),
+                (Ok(found), None) => format!("a volume with the GUID {} ({})", identity.disk, found.describe()),
                 (Err(_), _) => continue,
             };
             let text = format!("the disk {} holds {holds}, but no longer belongs to the pool: {why}", raw.disk.name);
@@ -115,12 +116,12 @@ impl View {
         }
     }
 
-    /// What lies on the disk is not known: any volume may.
+    /// The contents of the disk are unknown: it may hold any volume.
     fn note_unknown(&mut self, raw: &Raw, read_before: &[DiskKey]) {
         let disk = &raw.disk;
         match &raw.found {
             Ok(found) => {
-                let why = format!("the disk {} holds {}; see docs/disk-format.md", disk.name, found.words());
+                let why = format!("the disk {} holds {}; see docs/disk-format.md", disk.name, found.describe());
                 self.damaged.push(why.clone());
                 self.problems.push(why);
             }
@@ -141,8 +142,8 @@ impl View {
         let problem = match &raw.found {
             Ok(ClaimState::Claimed(_)) => None,
             Ok(found) if !volumes.is_empty() => {
-                let why = format!("the disk {} holds {}", raw.disk.name, found.words());
-                Some(if found.mends(&raw.disk.node).is_empty() {
+                let why = format!("the disk {} holds {}", raw.disk.name, found.describe());
+                Some(if found.repairs(&raw.disk.node).is_empty() {
                     format!("{why}; see docs/disk-format.md")
                 } else {
                     format!("{why}; `quarry disks` on this node prints the commands that repair it")
@@ -185,9 +186,9 @@ impl View {
                     None,
                     Some(Ok(found @ (ClaimState::Damaged(_) | ClaimState::Newer { .. } | ClaimState::Foreign { .. }))),
                 ) => {
-                    format!("the disk {} now holds {}", seen_on.name, found.words())
+                    format!("the disk {} now holds {}", seen_on.name, found.describe())
                 }
-                // The very disk is there, and the claim is not: somebody took it away by hand.
+                // The same disk is there without the claim: the claim was removed by hand.
                 (None, Some(Ok(_))) if seen_on.sequence.is_some() => return false,
                 (None, _) => format!(
                     "volume {} is on the disk {}, which is missing: put the disk back; if it is lost for good, \
@@ -214,7 +215,7 @@ impl View {
         self.volumes.len() == other.volumes.len() && self.volumes().zip(other.volumes()).all(same)
     }
 
-    /// Refuses to say that a volume does not exist while a disk was never read.
+    /// Fails if a disk was never read: then no volume can be reported as nonexistent.
     ///
     /// # Errors
     /// `Unavailable`, naming the disk.
@@ -225,11 +226,11 @@ impl View {
         }
     }
 
-    /// The volume of that name on the storage. `handed_out`: it is known to have been made in this pool, so that it may be
-    /// the one whose claim is damaged, or whose disk another pool has now.
+    /// The volume with that name on the storage. `handed_out`: it is known to have been created in this pool,
+    /// so it may be the one with a damaged claim, or the one whose disk belongs to another pool now.
     ///
     /// # Errors
-    /// `Unavailable` if it was not found, and may be there; or if two disks hold it.
+    /// `Unavailable` if it was not found, but may exist; or if two disks hold it.
     pub(super) fn volume(&self, pool: &str, name: &str, handed_out: bool) -> Result<Option<PoolVolume>> {
         let guid = Identity::of(name).disk;
         if let Some(why) = self.twice.get(&guid) {
@@ -252,7 +253,7 @@ impl View {
         }
     }
 
-    /// What is to be said of a volume that two disks hold.
+    /// The problem to report for a volume that two disks hold.
     pub(super) fn twice(&self, guid: &str) -> Option<&str> {
         self.twice.iter().find(|(twice, _)| twice.to_string() == guid).map(|(_, why)| why.as_str())
     }
@@ -265,7 +266,7 @@ impl View {
         })
     }
 
-    /// The free disks, with the bytes of the volume that each can be, the smallest first.
+    /// The free disks, with the size in bytes of a volume on each; the smallest first.
     pub(super) fn free(&self) -> Vec<(u64, &PoolDisk)> {
         let free = self.disks.iter().filter(|seen| seen.state == State::Free);
         let mut free: Vec<_> =
@@ -274,7 +275,7 @@ impl View {
         free
     }
 
-    /// What new volumes can get. `is_reserved`: whether a disk is being taken for one already.
+    /// The space for new volumes. `is_reserved`: whether a disk is being claimed for one.
     pub(super) fn space(&self, pool: &str, is_reserved: impl Fn(&Disk) -> bool) -> Space {
         let free = self.free().into_iter().filter(|(_, seen)| !is_reserved(&seen.raw.disk));
         let mut free: Vec<u64> = free.map(|(bytes, _)| bytes / MIB).collect();
@@ -288,16 +289,16 @@ impl View {
         }
     }
 
-    /// What all disks of the pool together can hold, in bytes.
+    /// The total size of all disks of the pool, in bytes.
     pub(super) fn size(&self) -> u64 {
         self.disks.iter().fold(0, |sum, seen| sum.saturating_add(capacity(seen.raw.disk.size)))
     }
 
-    /// Every disk that is not free, and why, in words for one who finds no room.
+    /// Every disk that is not free, with the reason, for an error about missing space.
     pub(super) fn taken(&self) -> String {
         const MOST: usize = 8;
         let taken: Vec<_> = self.disks.iter().filter(|seen| seen.state != State::Free).collect();
-        let word = |seen: &&PoolDisk| format!("{} {}", seen.raw.disk.name, seen.state.why().unwrap_or_default());
+        let word = |seen: &&PoolDisk| format!("{} {}", seen.raw.disk.name, seen.state.reason().unwrap_or_default());
         let mut words: Vec<String> = taken.iter().take(MOST).map(word).collect();
         if taken.len() > MOST {
             words.push(format!("and {} more", taken.len() - MOST));
@@ -310,12 +311,12 @@ impl View {
     }
 }
 
-/// The identity of the storage of a pool of that name: see [`super::DiskPool`].
+/// The identity of the storage of a pool with that name: see [`super::DiskPool`].
 pub(super) fn storage(pool: &str) -> StorageId {
     StorageId::of(&format!("disk pool {pool}"))
 }
 
-/// Whose a claim is, in words.
+/// The volume of a claim, as text.
 pub(super) fn title(claim: &Claim) -> String {
     match name(claim) {
         Some(name) => format!("volume {name}"),
@@ -323,7 +324,7 @@ pub(super) fn title(claim: &Claim) -> String {
     }
 }
 
-/// The name of the volume that a claim is of, if its record can be read.
+/// The name of a claim's volume, if its record can be read.
 pub(super) fn name(claim: &Claim) -> Option<String> {
     record(claim).map(|record| record.name)
 }
@@ -340,7 +341,7 @@ pub(super) fn record(claim: &Claim) -> Option<Record> {
 fn unread(pool: &str, identity: Identity, found: &ClaimState) -> PoolVolume {
     let record = match found {
         ClaimState::Newer { version, .. } => Recorded::Newer(*version),
-        _ => Recorded::Broken(found.words()),
+        _ => Recorded::Broken(found.describe()),
     };
     let size = if let ClaimState::Damaged(damaged) = found { damaged.partition.unwrap_or_default() } else { 0 };
     PoolVolume {
@@ -355,7 +356,7 @@ fn unread(pool: &str, identity: Identity, found: &ClaimState) -> PoolVolume {
     }
 }
 
-/// A claim as a volume.
+/// Converts a claim to a volume.
 pub(super) fn describe(pool: &str, claim: &Claim) -> PoolVolume {
     let guid = claim.identity.disk;
     let record = match std::str::from_utf8(&claim.record).map(Record::parse) {
@@ -375,7 +376,7 @@ pub(super) fn describe(pool: &str, claim: &Claim) -> PoolVolume {
         }
         other => (guid.to_string(), other),
     };
-    // A copy of the record that is older is brought up to date before anything is done with the volume.
+    // An outdated copy of the record is repaired before the volume is used.
     let degraded: Vec<String> =
         claim.degraded.iter().filter(|what| **what != Degraded::Record).map(ToString::to_string).collect();
     let health = match degraded.is_empty() {

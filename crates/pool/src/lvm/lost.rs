@@ -1,8 +1,8 @@
-//! Physical volumes that lvm did not find, and how it is noticed that they are back.
+//! Physical volumes that lvm did not find, and how their return is noticed.
 //!
-//! A disk that answered with errors for a while and is well again sends no event, and no header of the other disks
-//! changes. So while a physical volume is missing, its label is looked for: one small read of each device that may carry
-//! it, and no lvm process.
+//! If a disk answered with errors for a while and works again, there is no event, and no header on the other
+//! disks changes. So while a physical volume is missing, its label is searched for: one small read of each
+//! device that may have it, and no lvm process.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,8 +15,8 @@ use quarry_lvm::VolumeGroup;
 use super::disks::LvmDisks;
 use crate::Heard;
 
-/// How soon lvm is asked again where a label is seen and lvm does not find its physical volume; doubled each time. The
-/// device may have come back just after lvm looked, or the host's settings may hide it.
+/// How soon lvm is run again if a label is visible but lvm does not find its physical volume; doubled each
+/// time. The device may have come back just after lvm scanned it, or the host's settings may hide it.
 const FIRST_PAUSE: Duration = Duration::from_secs(4);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -25,15 +25,16 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Lost {
     uuids: Vec<String>,
-    /// The devices that carried their labels right after the report.
+    /// The devices with their labels right after the report.
     visible: Vec<PathBuf>,
     pause: Duration,
-    /// When lvm is asked again, if their labels are visible.
+    /// When lvm is run again, if their labels are visible.
     again: Instant,
 }
 
 impl Lost {
-    /// What a report did not find; `None` if it found everything. `before`: the same of the report before it.
+    /// The physical volumes that a report did not find; `None` if it found all. `before`: the result for the
+    /// previous report.
     pub(super) async fn of(
         group: &VolumeGroup,
         search: &Search,
@@ -68,15 +69,15 @@ impl Lost {
     }
 }
 
-/// Looks for the labels of physical volumes.
+/// Searches for the labels of physical volumes.
 pub(super) struct Search {
-    /// Where the kernel lists its block devices.
+    /// The kernel's folder of block devices.
     block: PathBuf,
     others: Mutex<Others>,
 }
 
-/// Devices that answered and carry no label that was looked for: they are not read again until an event of any device,
-/// so that a disk that sleeps is not woken up.
+/// Devices that answered and do not have any of the labels. They are not read again until an event of any
+/// device, so that a sleeping disk is not woken up.
 #[derive(Default)]
 struct Others {
     heard: Heard,
@@ -90,7 +91,7 @@ impl Default for Search {
 }
 
 impl Search {
-    /// The devices, in order, that carry the label of one of these physical volumes.
+    /// The devices, sorted, with the label of one of these physical volumes.
     async fn find(&self, uuids: &[String], group: &VolumeGroup, disks: &LvmDisks, heard: Heard) -> Vec<PathBuf> {
         let known: HashSet<PathBuf> = group.physical_volumes.iter().filter_map(|pv| pv.device.clone()).collect();
         let candidates = {
@@ -106,7 +107,7 @@ impl Search {
             match label {
                 Ok(Some(uuid)) if uuids.contains(&uuid) => visible.push(device),
                 Ok(_) => other.push(device),
-                // It may be the one, and ill.
+                // It may be the right one, with read errors.
                 Err(_) => {}
             }
         }
@@ -119,7 +120,7 @@ impl Search {
     }
 }
 
-/// The devices that may carry a physical volume: all that have a size and are not logical volumes themselves.
+/// The devices that may have a physical volume: all that have a size and are not logical volumes themselves.
 fn candidates(block: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(block) else { return Vec::new() };
     let device = |entry: fs::DirEntry| {
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn logical_volumes_and_empty_drives_carry_no_physical_volume() {
+    fn logical_volumes_and_empty_drives_are_not_candidates() {
         let folder = block(&[
             ("vda", "8192", ""),
             ("sr0", "0", ""),
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disk_that_is_well_again_is_noticed_and_others_are_read_once() {
+    async fn a_recovered_disk_is_noticed_and_others_are_read_once() {
         let folder = block(&[("vdb", "8192", ""), ("vdc", "8192", ""), ("vdd", "8192", ""), ("vde", "8192", "")]);
         let search = Search { block: folder.path().to_owned(), others: Mutex::default() };
         let [vdb, vdc, vdd, vde] = ["/dev/vdb", "/dev/vdc", "/dev/vdd", "/dev/vde"].map(PathBuf::from);
@@ -196,7 +197,7 @@ mod tests {
 
         io.change(|state| state.failing.clear());
         assert!(before.may_be_back(&group, &search, &disks, (0, 0)).await);
-        // lvm is asked, and says that it is lost all the same: more and more rarely.
+        // lvm is run and still reports it as lost: the pauses become longer.
         let again = Lost::of(&group, &search, &disks, (0, 0), Some(&before)).await.expect("still lost");
         assert_eq!((again.pause, again.visible.as_slice()), (FIRST_PAUSE, [vdc.clone()].as_slice()));
         assert!(!again.may_be_back(&group, &search, &disks, (0, 0)).await, "not at once");
@@ -204,7 +205,7 @@ mod tests {
         assert_eq!(third.pause, 2 * FIRST_PAUSE);
         let due = Lost { again: Instant::now(), ..third };
         assert!(due.may_be_back(&group, &search, &disks, (0, 0)).await);
-        // After an event of any device all are read again.
+        // After an event of any device, all are read again.
         due.may_be_back(&group, &search, &disks, (1, 0)).await;
         assert_eq!(read(&vdd), 2);
         assert_eq!(read(&vde), 1, "still one request for the one that hangs");

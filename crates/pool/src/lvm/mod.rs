@@ -1,4 +1,4 @@
-//! A pool that carves logical volumes from a volume group.
+//! A pool that creates logical volumes in a volume group.
 
 mod cache;
 mod carve;
@@ -34,8 +34,8 @@ use crate::record::State;
 use crate::threads::NOTEWORTHY;
 use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
 
-/// How long the start waits for the first look at the volume group: a disk that hangs must not keep the other pools from
-/// being served. The look goes on, and what it was for is done before the first change.
+/// How long the start waits for the first report on the volume group: a hanging disk must not delay the other
+/// pools. The report continues, and the recovery that it is needed for is done before the first change.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
 
 /// A pool of kind `lvm`.
@@ -45,19 +45,19 @@ pub struct LvmPool {
     cache: Arc<Cache>,
     observer: Arc<Observer>,
     idle: Idle,
-    /// A turn is held while the volume group is changed: capacity is checked and used up as one step.
+    /// The pool lock, held while the volume group is changed: checking and using capacity is one step.
     changing: Turns,
     /// Which changes have been flushed.
     flushes: Flushes,
     /// The names of the volumes that this process has seen in the volume group, and has not removed.
     seen: std::sync::Mutex<BTreeSet<String>>,
-    /// The lvm commands of an earlier Quarry that were still at work when this one started.
+    /// The lvm commands of an earlier Quarry process that were still running when this one started.
     orphans: std::sync::Mutex<Vec<Orphan>>,
 }
 
 impl LvmPool {
-    /// Opens the pool: reads its volume group and resumes devices that a killed lvm left suspended. A volume group that
-    /// is not there is no error: the pool says so, and serves when it comes.
+    /// Opens the pool: reads its volume group, and resumes devices that a killed lvm left suspended. A
+    /// missing volume group is not an error: the pool reports it, and works when the group appears.
     pub(crate) async fn open(name: String, config: LvmConfig, uevents: Uevents, disks: LvmDisks) -> Self {
         let cache = Cache::new(&config.volume_group, config.archives, uevents, disks);
         let orphans = std::sync::Mutex::new(quarry_exec::orphans(&config.volume_group));
@@ -73,7 +73,8 @@ impl LvmPool {
             orphans,
         };
         if let Some(orphan) = pool.orphan() {
-            // It may hold the volume group's lock, for which a report would wait. Both come later: see `turn`.
+            // It may hold the volume group's lock, and a report would wait for that. Both are done later: see
+            // `lock`.
             tracing::warn!(pool = pool.name, orphan, "no changes until the process has ended");
             return pool;
         }
@@ -85,15 +86,15 @@ impl LvmPool {
         pool
     }
 
-    /// The volume group as it is.
+    /// The current volume group.
     ///
-    /// A report waits for the volume group's lock. While a command that may hold it is overdue, none is asked for: only
-    /// what is known without one is answered.
+    /// A report waits for the volume group's lock. While a command that may hold it is overdue, no report is
+    /// made: only what is known without one is returned.
     async fn group(&self) -> Result<Arc<VolumeGroup>> {
         Ok(self.numbered().await?.0)
     }
 
-    /// The volume group as it is, with a number that is another one where anything may be different.
+    /// The current volume group, with a mark that is different whenever anything may have changed.
     async fn numbered(&self) -> Result<(Arc<VolumeGroup>, u64)> {
         let view = match self.overdue_command() {
             None => self.cache.view().await,
@@ -114,20 +115,20 @@ impl LvmPool {
         self.orphans.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// An lvm command on this volume group that outlived the Quarry that started it, in words. A change made meanwhile
-    /// would have it come after: a volume that was deleted could be made once more.
+    /// A description of an lvm command on this volume group that outlived the Quarry process that started it.
+    /// If Quarry made a change now, that command could run after it: a deleted volume could be created again.
     fn orphan(&self) -> Option<String> {
         self.known_orphans().iter().find(|orphan| orphan.is_running()).map(|orphan| {
             format!("`{}` (process {}), which outlived the Quarry process that started it,", orphan.command, orphan.pid)
         })
     }
 
-    /// What takes too long on this volume group, in words: a command of lvm, or a disk that does not answer.
+    /// A description of what takes too long on this volume group: an lvm command, or an unresponsive disk.
     fn overdue(&self) -> Option<String> {
         self.overdue_command().or_else(|| self.cache.overdue().map(|disk| disk.to_string()))
     }
 
-    /// The lvm command on this volume group that should have ended long ago, in words.
+    /// A description of the overdue lvm command on this volume group.
     fn overdue_command(&self) -> Option<String> {
         let mut running = quarry_exec::running();
         running.retain(|command| command.overdue && command.subject.as_deref() == Some(&self.config.volume_group));
@@ -145,12 +146,13 @@ impl LvmPool {
         })
     }
 
-    /// A failure of lvm as the reason of an answer.
+    /// Converts an lvm error.
     fn explain(&self, error: quarry_lvm::Error) -> Error {
         use quarry_lvm::Error as Lvm;
         let reason = match &error {
             Lvm::NoSpace { .. } => Reason::NoSpace,
-            // It was not there when this change began: somebody made it since. The retry looks at what it is.
+            // The name was free when this change started, so something else has created it since. A retry
+            // checks what it is.
             Lvm::AlreadyExists { .. } | Lvm::Changing { .. } => Reason::UnderWay,
             Lvm::InUse { .. } => Reason::InUse,
             Lvm::NotFound { .. }
@@ -165,7 +167,7 @@ impl LvmPool {
         Error::new(reason, format!("pool {}: {error}", self.name))
     }
 
-    /// Refuses a change while a disk is missing: LVM would commit it, and expel that disk with the same commit, so that it
+    /// Rejects a change while a disk is missing: LVM would expel that disk with the same commit, so that it
     /// would not come back by itself.
     fn complete(&self, group: &VolumeGroup) -> Result<()> {
         if let Some(why) = capacity::duplicated(group) {
@@ -181,10 +183,10 @@ impl LvmPool {
         )))
     }
 
-    /// The volume as it is now, and its logical volume; what was looked up earlier may have changed.
+    /// The current state of the volume, and its logical volume; what was looked up earlier may have changed.
     ///
     /// # Errors
-    /// `Unavailable` if it is not there any more, or not alone in being it.
+    /// `Unavailable` if it is gone, or ambiguous.
     fn current<'a>(&self, group: &'a VolumeGroup, volume: &PoolVolume) -> Result<(PoolVolume, &'a LogicalVolume)> {
         let current = volume::named(group, &volume.name);
         if let Some(current) = current.as_ref().filter(|current| matches!(current.record, Recorded::Ambiguous(_))) {
@@ -278,7 +280,7 @@ impl Pool for LvmPool {
                 self.is_unused(&safe_name(name)).await?;
                 Ok(None)
             }
-            // It may be about to make it.
+            // The orphan may be about to create it.
             (None, Some(orphan)) => Err(Error::new(
                 Reason::UnderWay,
                 format!("pool {}: its volumes cannot be listed before {orphan} has ended; retry", self.name),
@@ -345,13 +347,14 @@ impl Pool for LvmPool {
         let _turn = self.turn().await?;
         let group = self.group().await?;
         let (current, found) = self.current(&group, volume)?;
-        // A creation may be preparing a `new` one; what depends on a volume, such as a snapshot, would go with it.
+        // A `new` volume may still be prepared by its creation; a dependent, such as a snapshot, would be
+        // deactivated too.
         let is_ready = current.record().is_ok_and(|record| record.state == State::Ready);
         if !is_ready || !group.removed_with(found).is_empty() {
             return Ok(());
         }
         let Some(_going) = self.idle.begin(&volume.uuid, unused_since) else { return Ok(()) };
-        // Somebody else may use it: an operator's mount, a tenant's volume group that the host activated.
+        // Something else may use it: an operator's mount, or a tenant's volume group that the host activated.
         if quarry_lvm::open_count(&group.uuid, &volume.uuid) != Some(0) {
             return Ok(());
         }

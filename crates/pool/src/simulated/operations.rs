@@ -1,4 +1,4 @@
-//! What a simulated pool does, and how long it takes.
+//! The operations of a simulated pool, and their duration.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::pool::{Device, Reading, Volumes};
 use crate::{Health, Pool, PoolVolume, Record, Recorded, Tag, Uevents};
 
 impl Inner {
-    /// Does `work` in the middle of the time that the operation takes.
+    /// Runs `work` in the middle of the time that the operation takes.
     pub(super) async fn run<T>(&self, operation: Operation, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        // The sender lives as long as `self`: this cannot fail.
+        // The sender lives as long as `self`, so this cannot fail.
         let _ = self.awake.subscribe().wait_for(|awake| *awake).await;
         let (delay, failure, unreadable) = {
             let mut plan = self.plan();
@@ -82,7 +82,7 @@ impl Inner {
         }
     }
 
-    /// The volume as it is now, for a change of it.
+    /// The current state of a volume, for a change.
     fn current(&self, disks: &Disks, volume: &PoolVolume) -> Result<PoolVolume> {
         let current = disks.get(&volume.name).map(|slot| self.describe(&volume.name, slot));
         current.filter(|current| current.uuid == volume.uuid).ok_or_else(|| {
@@ -91,7 +91,7 @@ impl Inner {
     }
 }
 
-/// Lets time pass, and others run.
+/// Lets time pass, and other tasks run.
 async fn pass(time: Duration) {
     if time.is_zero() {
         tokio::task::yield_now().await;

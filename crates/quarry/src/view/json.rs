@@ -96,7 +96,7 @@ pub(super) fn disk(report: &DiskReport) -> Value {
         "volume": report.volume,
         "wiped_bytes": wiping.map(|wiping| wiping.done),
         "to_wipe_bytes": wiping.map(|wiping| wiping.total),
-        "mend": report.mends.iter().map(|mend| json!({ "about": mend.about, "commands": mend.commands })).collect::<Vec<_>>(),
+        "mend": report.repairs.iter().map(|repair| json!({ "about": repair.about, "commands": repair.commands })).collect::<Vec<_>>(),
     })
 }
 

@@ -1,9 +1,9 @@
-//! The process is killed before each of its deeds, and another one goes on.
+//! The process is killed before each of its operations, and another process continues.
 
 use super::*;
 use crate::Tag;
 
-/// Makes the volume `a`, and says that it was used.
+/// Creates the volume `a`, and marks it as used.
 fn used(host: &Host, wipe: Wipe) {
     run(async {
         let pool = start(host, wipe);
@@ -12,7 +12,7 @@ fn used(host: &Host, wipe: Wipe) {
     });
 }
 
-/// Deletes the volume `a` on the first disk, and waits for its bytes to be wiped, or for that to fail.
+/// Deletes the volume `a` on the first disk, and waits until its data is wiped, or until that fails.
 fn delete(host: &Host, way: Wipe) {
     run(async {
         let pool = start(host, way);
@@ -27,9 +27,9 @@ fn delete(host: &Host, way: Wipe) {
     });
 }
 
-/// A long wipe goes on where it was cut off, and by no means further.
+/// An interrupted long wipe continues where it stopped, and never further on.
 #[test]
-fn a_long_wipe_goes_on_where_it_was() {
+fn an_interrupted_long_wipe_continues_where_it_stopped() {
     const GIB: u64 = 1 << 30;
     let prepared = || {
         let host = Host::default();
@@ -70,9 +70,9 @@ fn a_long_wipe_goes_on_where_it_was() {
     assert_eq!(noted, [0, 64, 128, 192].into());
 }
 
-/// After a restart the way to wipe may be another one, so what was discarded is not noted as wiped.
+/// The wipe mode may differ after a restart, so discarded ranges are not recorded as wiped.
 #[test]
-fn a_long_discard_notes_nothing_and_begins_anew() {
+fn an_interrupted_long_discard_starts_again() {
     const GIB: u64 = 1 << 30;
     const SECRET: u64 = VOLUME_OFFSET + 100 * GIB;
     let prepared = || {
@@ -101,7 +101,7 @@ fn a_long_discard_notes_nothing_and_begins_anew() {
         if host.peek(1, SECRET, 6) == [0; 6] {
             far += 1;
         }
-        // A disk may show again what was discarded; another pool's way zeroes it.
+        // A disk may return discarded data again; with another pool's mode, it is zeroed.
         host.poke(1, SECRET, b"secret");
         delete(&host, Wipe::Zero);
         assert_eq!((word(&host, 1), host.peek(1, SECRET, 6)), ("nothing", vec![0; 6]), "killed before deed {kill}");
@@ -109,7 +109,7 @@ fn a_long_discard_notes_nothing_and_begins_anew() {
     assert!(far > 0, "no kill fell after more was discarded than is noted of zeroing at once");
 }
 
-/// How many deeds it takes.
+/// The number of operations that it takes.
 fn deeds(work: impl FnOnce(&Host)) -> usize {
     let host = Host::default();
     work(&host);
@@ -117,7 +117,7 @@ fn deeds(work: impl FnOnce(&Host)) -> usize {
 }
 
 #[test]
-fn a_creation_that_is_killed_anywhere_is_repeated_to_one_volume() {
+fn a_create_killed_anywhere_can_be_retried_and_makes_one_volume() {
     let create = |host: &Host| run(async { start(host, Wipe::None).carve(&spec("a", 1)).await });
     let total = deeds(|host| {
         host.disk("vdb", 16);
@@ -130,7 +130,7 @@ fn a_creation_that_is_killed_anywhere_is_repeated_to_one_volume() {
         host.kill_after(kill);
         let _ = create(&host);
         host.reboot();
-        // Whoever comes in between finds room for one volume more, or two.
+        // A process that starts in between reports space for one more volume, or for two.
         let there = run(async {
             let pool = start(&host, Wipe::None);
             let there = pool.asked("a").await.unwrap();
@@ -155,7 +155,7 @@ fn a_creation_that_is_killed_anywhere_is_repeated_to_one_volume() {
 }
 
 #[test]
-fn a_change_of_the_record_that_is_killed_anywhere_leaves_the_old_one_or_the_new_one() {
+fn a_record_change_killed_anywhere_leaves_the_old_or_the_new_one() {
     let change = |host: &Host| {
         run(async {
             let pool = start(host, Wipe::None);
@@ -174,7 +174,7 @@ fn a_change_of_the_record_that_is_killed_anywhere_leaves_the_old_one_or_the_new_
     change(&host).unwrap();
     let total = host.operations() - before;
     let mut seen = [false; 2];
-    // What stands in one copy only is written again before it is answered for, and before it is acted upon.
+    // A record that only one copy has is written again, both before it is reported and before it is used.
     for (kill, answered) in (0..total).flat_map(|kill| [(kill, true), (kill, false)]) {
         let host = prepared();
         host.kill_after(kill);
@@ -199,7 +199,7 @@ fn a_change_of_the_record_that_is_killed_anywhere_leaves_the_old_one_or_the_new_
 }
 
 #[test]
-fn a_removal_that_is_killed_anywhere_is_brought_to_its_end() {
+fn a_removal_killed_anywhere_is_completed() {
     const SECRET: u64 = VOLUME_OFFSET + 9 * MIB;
     for wipe in [Wipe::None, Wipe::Zero, Wipe::Discard] {
         let remove = |host: &Host| {
@@ -207,7 +207,7 @@ fn a_removal_that_is_killed_anywhere_is_brought_to_its_end() {
                 let pool = start(host, wipe);
                 let Ok(Some(volume)) = pool.asked("a").await else { return };
                 if pool.remove(&volume).await.is_ok() {
-                    // What is left of it is done in the background; a kill there is one as well.
+                    // The rest is done in the background; a kill during that counts as well.
                     for _ in 0..100 {
                         if pool.status().await.problems.is_empty() && word(host, 1) == "releasing" {
                             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -261,10 +261,10 @@ fn a_removal_that_is_killed_anywhere_is_brought_to_its_end() {
     }
 }
 
-/// A release that is gone on with wipes nothing before both slots say that the volume is gone: of one, the sector may be lost,
-/// and with it the word, and a volume would be back without its bytes.
+/// A resumed release does not wipe before both slots have the mark: if only one has it, its sector may be
+/// lost, and the volume would come back without its data.
 #[test]
-fn what_goes_on_with_a_release_says_so_twice_before_it_wipes() {
+fn a_resumed_release_marks_both_slots_before_it_wipes() {
     const SECRET: u64 = VOLUME_OFFSET + 9 * MIB;
     let prepared = |kill: usize| {
         let host = Host::default();
@@ -286,7 +286,7 @@ fn what_goes_on_with_a_release_says_so_twice_before_it_wipes() {
         ClaimState::Claimed(_) => panic!("a volume is back"),
         _ => false,
     };
-    // The kill that leaves the word in one slot.
+    // Find the kill that leaves the mark in one slot only.
     let first = (0..20).find(|kill| {
         let host = prepared(*kill);
         matches!(found(&host, 1), ClaimState::Releasing(_)) && degraded(&host)
@@ -313,9 +313,9 @@ fn what_goes_on_with_a_release_says_so_twice_before_it_wipes() {
     assert!(wiped > 0, "no kill fell while it was being wiped");
 }
 
-/// What a look saw is over by the time that somebody goes on with it.
+/// The release that a scan saw has ended before it is resumed.
 #[test]
-fn a_release_that_has_ended_is_no_failure() {
+fn a_completed_release_is_not_a_failure() {
     let host = Host::default();
     host.disk("vdb", 16);
     run(async {

@@ -1,8 +1,8 @@
-//! A disk that hangs while it is written to: it holds up its own volume, and nobody else.
+//! A disk that hangs during a write: it delays its own volume, and nothing else.
 
 use super::*;
 
-/// Does something that hangs, and returns when it does.
+/// Starts an operation that hangs, and returns when it does.
 async fn hanging<T: Send + 'static>(
     host: &Host,
     disk: u64,
@@ -17,7 +17,7 @@ async fn hanging<T: Send + 'static>(
 }
 
 #[test]
-fn one_disk_that_hangs_in_a_write_holds_up_only_itself() {
+fn a_disk_that_hangs_in_a_write_delays_only_itself() {
     let host = Host::default();
     let [first, _, _] = [("vdb", 16), ("vdc", 24), ("vdd", 40)].map(|(name, mib)| host.disk(name, mib));
     run(async {
@@ -28,7 +28,7 @@ fn one_disk_that_hangs_in_a_write_holds_up_only_itself() {
             async move { pool.carve(&spec("a", 1)).await }
         };
         let making = hanging(&host, first, making).await;
-        // Others are made, staged, changed and deleted.
+        // Other volumes can be created, staged, changed and deleted.
         let state = pool.status().await;
         assert_eq!(state.space.available(), 37 * MIB, "the disk is not offered");
         let made = pool.carve(&spec("b", 1)).await.unwrap();
@@ -38,7 +38,7 @@ fn one_disk_that_hangs_in_a_write_holds_up_only_itself() {
         pool.remove(&pool.volume("other").await.unwrap().unwrap()).await.unwrap();
         let error = pool.carve(&spec("c", 30)).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoSpace);
-        // Its own name waits for it.
+        // Its own name is blocked.
         let again = tokio::time::timeout(Duration::from_millis(50), pool.carve(&spec("a", 1))).await;
         assert!(again.is_err());
         host.set_stuck(first, false);
@@ -46,9 +46,10 @@ fn one_disk_that_hangs_in_a_write_holds_up_only_itself() {
     });
 }
 
-/// A question mends a record and its caller goes away: no one else writes to the disk until the write has ended.
+/// A call repairs a record and its caller goes away: nothing else writes to the disk until that write has
+/// ended.
 #[test]
-fn a_turn_lasts_as_long_as_its_write() {
+fn a_lock_lasts_as_long_as_its_write() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     run(async {
@@ -81,9 +82,10 @@ fn a_turn_lasts_as_long_as_its_write() {
     });
 }
 
-/// A look that began before a volume was deleted ends after it, on a kernel that does not count its disks.
+/// A scan starts before a volume is deleted and ends after that, on a kernel without sequence numbers of
+/// disks.
 #[test]
-fn a_deleted_volume_is_not_lost_where_disks_are_not_counted() {
+fn a_deleted_volume_is_not_lost_without_sequence_numbers() {
     let host = Host::default();
     let [disk, slow] = ["vdb", "vdc"].map(|name| host.disk(name, 16));
     host.change(disk, |disk| disk.sequence = None);
@@ -94,7 +96,8 @@ fn a_deleted_volume_is_not_lost_where_disks_are_not_counted() {
         let looking = {
             let (pool, runtime) = (Arc::clone(&pool), tokio::runtime::Handle::current());
             let (tell, answer) = std::sync::mpsc::channel();
-            // Right before the disk is released: it is read as it was, and the look waits for the other disk.
+            // Just before the disk is released: it is read in its old state, and the scan waits for the other
+            // disk.
             host.before_hold(move |host| {
                 host.set_hanging(slow, true);
                 for name in ["vdb", "vdc"] {

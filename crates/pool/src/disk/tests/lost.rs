@@ -1,4 +1,4 @@
-//! Disks that are pulled, unreadable or damaged: nothing is said not to exist that may.
+//! Disks that are pulled, unreadable or damaged: a volume that may exist is never reported as nonexistent.
 
 use super::*;
 
@@ -22,7 +22,7 @@ fn a_volume_whose_disk_is_pulled_is_lost_and_found_again_under_another_name() {
         assert_eq!(pool.activate(&volume).await.unwrap_err().reason, Reason::Precondition);
         assert_eq!(pool.remove(&volume).await.unwrap_err().reason, Reason::Unavailable);
         assert_eq!(pool.carve(&spec("a", 1)).await.unwrap_err().reason, Reason::Exists, "not twice");
-        // The others go on.
+        // The other volumes work.
         pool.carve(&spec("b", 1)).await.unwrap();
 
         host.put_back(disk, "vdz");
@@ -54,7 +54,7 @@ fn two_disks_that_swapped_their_names_keep_their_volumes() {
 }
 
 #[test]
-fn a_disk_that_was_never_read_may_hold_any_volume() {
+fn an_unread_disk_may_hold_any_volume() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     host.disk("vdc", 16);
@@ -78,7 +78,7 @@ fn a_disk_that_was_never_read_may_hold_any_volume() {
 }
 
 #[test]
-fn a_disk_that_fails_later_takes_its_own_volume_alone() {
+fn a_disk_that_fails_later_affects_only_its_own_volume() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     host.disk("vdc", 24);
@@ -98,7 +98,7 @@ fn a_disk_that_fails_later_takes_its_own_volume_alone() {
 }
 
 #[test]
-fn a_volume_whose_table_was_overwritten_is_neither_free_nor_forgotten() {
+fn a_disk_with_an_overwritten_table_is_neither_free_nor_forgotten() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     run(async {
@@ -110,7 +110,7 @@ fn a_volume_whose_table_was_overwritten_is_neither_free_nor_forgotten() {
     host.reboot();
     let before = host.image(disk);
     run(async {
-        // Another process, which has never seen it whole.
+        // A new process that has never seen the claim intact.
         let pool = start(&host, Wipe::Zero);
         let state = pool.status().await;
         assert!(state.problems.iter().any(|problem| problem.contains("damaged")), "{:?}", state.problems);
@@ -121,7 +121,7 @@ fn a_volume_whose_table_was_overwritten_is_neither_free_nor_forgotten() {
 }
 
 #[test]
-fn a_disk_that_hangs_holds_up_nobody_but_itself() {
+fn a_hanging_disk_delays_only_itself() {
     let host = Host::default();
     let [hanging, _] = ["vdb", "vdc"].map(|name| host.disk(name, 16));
     host.set_hanging(hanging, true);
@@ -134,7 +134,7 @@ fn a_disk_that_hangs_holds_up_nobody_but_itself() {
             "{state:?}"
         );
         assert_eq!(pool.volume("a").await.unwrap_err().reason, Reason::Unavailable, "it may be there");
-        // One that does not answer is not asked again, and not waited for.
+        // An unresponsive disk is not read again, and nothing waits for it.
         pool.uevents().count(false);
         let began = Instant::now();
         let state = pool.status().await;
@@ -153,9 +153,9 @@ fn a_disk_that_hangs_holds_up_nobody_but_itself() {
     });
 }
 
-/// A disk that could be read may still hang when blkid asks it.
+/// A disk that could be read may still hang when blkid probes it.
 #[test]
-fn a_disk_whose_answer_does_not_come_is_unknown_and_not_asked_again() {
+fn an_unresponsive_disk_is_unknown_and_not_probed_again() {
     let host = Host::default();
     let [silent, _] = ["vdb", "vdc"].map(|name| host.disk(name, 16));
     host.set_silent(silent, true);
@@ -190,7 +190,7 @@ fn a_disk_whose_answer_does_not_come_is_unknown_and_not_asked_again() {
 }
 
 #[test]
-fn a_disk_that_the_selector_means_no_more_keeps_its_volume_from_being_denied() {
+fn a_volume_on_an_unselected_disk_still_exists() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     run(async { start(&host, Wipe::None).carve(&spec("a", 1)).await.unwrap() });
@@ -204,9 +204,9 @@ fn a_disk_that_the_selector_means_no_more_keeps_its_volume_from_being_denied() {
     });
 }
 
-/// The configuration was changed: the disk of a volume is another pool's now.
+/// The configuration was changed: the volume's disk belongs to another pool now.
 #[test]
-fn a_disk_that_another_pool_has_now_keeps_its_volume_from_being_denied() {
+fn a_volume_on_a_disk_of_another_pool_still_exists() {
     let host = Host::default();
     host.disk("vdb", 16);
     run(async { start(&host, Wipe::None).carve(&spec("a", 1)).await.unwrap() });
@@ -217,7 +217,7 @@ fn a_disk_that_another_pool_has_now_keeps_its_volume_from_being_denied() {
         assert_eq!(error.reason, Reason::Unavailable);
         assert!(error.message.contains("vdb") && error.message.contains("pool other's"), "{}", error.message);
         assert!(pool.volume("b").await.unwrap().is_none());
-        // It is no trouble of this pool's; and by its name, the other one answers for it.
+        // It is not a problem of this pool; for its name, the other pool is responsible.
         assert_eq!(pool.status().await.problems, Vec::<String>::new());
         assert!(pool.asked("a").await.unwrap().is_none());
         let other = start_of(&host, Wipe::None, "other", &pools);
@@ -225,9 +225,10 @@ fn a_disk_that_another_pool_has_now_keeps_its_volume_from_being_denied() {
     });
 }
 
-/// Two pools mean it: it may be the one's once that is settled, and until then it may hold any volume of theirs.
+/// Two pools select it: it may belong to this one once that is resolved, and until then, it may hold any
+/// volume of either.
 #[test]
-fn a_disk_in_doubt_that_cannot_be_read_may_hold_any_volume() {
+fn an_unreadable_doubtful_disk_may_hold_any_volume() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     host.disk("vdc", 16);
@@ -238,7 +239,7 @@ fn a_disk_in_doubt_that_cannot_be_read_may_hold_any_volume() {
         let error = pool.volume("a").await.unwrap_err();
         assert!(error.reason == Reason::Unavailable && error.message.contains("vdb"), "{}", error.message);
         assert_eq!(pool.carve(&spec("a", 1)).await.unwrap_err().reason, Reason::Unavailable);
-        // A pool that does not mean it goes on.
+        // A pool that does not select it is not affected.
         let third = start_of(&host, Wipe::None, "third", &pools);
         assert!(third.volume("a").await.unwrap().is_none());
     });

@@ -1,4 +1,5 @@
-//! The pool over disks made of files: what it takes, what it never takes, and what a kill leaves.
+//! Tests of the pool on disks made of files: which disks it claims, which it never claims, and what a kill
+//! leaves.
 
 mod cuts;
 mod damaged;
@@ -27,7 +28,7 @@ fn selector(by_id: &str) -> Selector {
     Selector::new(include, Criteria::default()).unwrap()
 }
 
-/// A process that serves the pool `whole` of all of the host's disks.
+/// A process that serves the pool `whole`, which has all disks of the host.
 fn start(host: &Host, wipe: Wipe) -> DiskPool {
     start_of(host, wipe, "whole", &[("whole", "x-*")])
 }
@@ -41,13 +42,13 @@ fn spec(name: &str, mib: u64) -> VolumeSpec {
     VolumeSpec::block(name, mib * MIB)
 }
 
-/// Runs what a process does; when it returns, the process and all that it had begun is gone.
+/// Runs a process; when it returns, the process and everything that it had started is gone.
 fn run<T>(work: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).enable_time().build().unwrap().block_on(work)
 }
 
-/// What lies on each disk, by its number.
+/// The claim state of a disk, by its number.
 fn found(host: &Host, number: u64) -> ClaimState {
     let disks = host.find().unwrap().disks;
     let disk = disks.iter().find(|disk| disk.number.minor == 16 * number).unwrap();
@@ -64,7 +65,7 @@ fn word(host: &Host, number: u64) -> &'static str {
     }
 }
 
-/// Waits until no release is under way.
+/// Waits until no release is running.
 async fn settled(pool: &DiskPool) {
     for _ in 0..2000 {
         let view = pool.inner.view().await.unwrap();
@@ -78,7 +79,7 @@ async fn settled(pool: &DiskPool) {
 }
 
 #[test]
-fn the_smallest_disk_that_fits_is_taken_whole() {
+fn the_smallest_fitting_disk_is_claimed() {
     let host = Host::default();
     let [large, small, middle] = [("vdb", 40), ("vdc", 16), ("vdd", 24)].map(|(name, mib)| host.disk(name, mib));
     run(async {
@@ -95,7 +96,7 @@ fn the_smallest_disk_that_fits_is_taken_whole() {
         assert_eq!((claim.offset, claim.length), (VOLUME_OFFSET, 21 * MIB));
         assert_eq!([word(&host, small), word(&host, large)], ["nothing", "nothing"]);
         assert_eq!(pool.carve(&spec("a", 14)).await.unwrap_err().reason, Reason::Exists);
-        // Within the limit, or not at all.
+        // The size must be within the limit.
         let size = SizeRange { required: 0, limit: Some(12 * MIB) };
         let error = pool.carve(&VolumeSpec { size, ..spec("b", 1) }).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoSpace);
@@ -112,7 +113,7 @@ fn the_smallest_disk_that_fits_is_taken_whole() {
 }
 
 #[test]
-fn a_volume_lives_and_ends() {
+fn a_volume_is_created_used_and_removed() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     run(async {
@@ -134,7 +135,7 @@ fn a_volume_lives_and_ends() {
         assert_eq!(now.record().unwrap().state, State::Ready);
         assert_eq!(now.storage, pool.storage().await.unwrap());
 
-        // In use in three ways, of which each is enough.
+        // Three kinds of use; each of them is enough.
         host.open_partition(disk, true);
         assert_eq!(pool.remove(&now).await.unwrap_err().reason, Reason::InUse);
         host.open_partition(disk, false);
@@ -162,7 +163,7 @@ fn a_volume_lives_and_ends() {
 }
 
 #[test]
-fn the_smallest_disk_that_its_filesystem_fits_is_taken() {
+fn the_smallest_disk_that_fits_the_filesystem_is_claimed() {
     let host = Host::default();
     let [small, large] = [("vdb", 16), ("vdc", 40)].map(|(name, mib)| host.disk(name, mib));
     run(async {
@@ -171,23 +172,23 @@ fn the_smallest_disk_that_its_filesystem_fits_is_taken() {
             |size| VolumeSpec { access: AccessTypes::Mount, filesystem: Some(Filesystem::Ext4), size, ..spec("a", 1) };
         let wanted = ext4(SizeRange { required: MIB, limit: None });
         assert_eq!(pool.size_of(&wanted).await.unwrap(), 37 * MIB);
-        // Less than the filesystem needs is no matter of another disk, or of another node.
+        // A limit below the filesystem's minimum cannot be met by another disk or another node either.
         let limited = ext4(SizeRange { required: MIB, limit: Some(13 * MIB) });
         for error in [pool.size_of(&limited).await.map(drop), pool.carve(&limited).await.map(drop)] {
             let error = error.unwrap_err();
             assert_eq!(error.reason, Reason::SizeOutOfRange, "{}", error.message);
         }
         assert_eq!(pool.carve(&wanted).await.unwrap().size, 37 * MIB);
-        // Where no disk is large enough, another node may have one.
+        // If no disk is large enough, another node may have one.
         let error = pool.carve(&VolumeSpec { name: "b".to_owned(), ..wanted }).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoSpace, "{}", error.message);
     });
     assert_eq!([word(&host, small), word(&host, large)], ["nothing", "claimed"]);
 }
 
-/// Zeroed to its end, and then given a filesystem by a stage that did not come to its end.
+/// A volume was zeroed completely, and then got a filesystem from an interrupted stage.
 #[test]
-fn what_mkfs_wrote_is_wiped_although_the_volume_was_zeroed() {
+fn data_of_mkfs_is_wiped_although_the_volume_was_zeroed() {
     let host = Host::default();
     let disk = host.disk("vdb", 40);
     run(async {
@@ -205,9 +206,9 @@ fn what_mkfs_wrote_is_wiped_although_the_volume_was_zeroed() {
     });
 }
 
-/// What is open keeps the kernel from forgetting what it has read of the whole disk.
+/// As long as the partition is open, the kernel keeps the cached pages of the whole disk.
 #[test]
-fn nothing_stays_open_that_is_not_in_use() {
+fn unused_partitions_do_not_stay_open() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     run(async {
@@ -217,7 +218,7 @@ fn nothing_stays_open_that_is_not_in_use() {
         pool.activate(&volume).await.unwrap();
         assert!(pool.inner.opened.take_unstaged(&volume.group).is_some(), "only its creation has asked for it");
         pool.activate(&volume).await.unwrap();
-        // It is staged again while its unstage is being ended.
+        // It is staged again while its unstage is being completed.
         let unstaged = Instant::now();
         pool.activate(&volume).await.unwrap();
         pool.activate(&volume).await.unwrap();
@@ -232,7 +233,7 @@ fn nothing_stays_open_that_is_not_in_use() {
 }
 
 #[test]
-fn a_class_has_its_own_way_to_wipe() {
+fn a_class_can_set_its_own_wipe_mode() {
     const SECRET: u64 = VOLUME_OFFSET + 6 * MIB;
     for (pool, class, stays) in
         [(Wipe::Zero, Some(Wipe::None), true), (Wipe::None, Some(Wipe::Zero), false), (Wipe::None, None, true)]
@@ -255,7 +256,7 @@ fn a_class_has_its_own_way_to_wipe() {
 }
 
 #[test]
-fn what_a_former_volume_of_that_name_left_is_not_adopted() {
+fn data_of_a_former_volume_with_the_same_name_is_not_adopted() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     run(async {
@@ -273,7 +274,7 @@ fn what_a_former_volume_of_that_name_left_is_not_adopted() {
 }
 
 #[test]
-fn one_free_disk_is_given_once_and_ten_disks_ten_times() {
+fn each_free_disk_is_claimed_exactly_once() {
     for (disks, volumes) in [(1, 2), (10, 20)] {
         let host = Host::default();
         for index in 0..disks {
@@ -299,7 +300,7 @@ fn one_free_disk_is_given_once_and_ten_disks_ten_times() {
 }
 
 #[test]
-fn looking_again_asks_no_program() {
+fn scanning_again_starts_no_program() {
     let host = Host::default();
     host.disk("vdb", 16);
     host.disk("vdc", 16);
@@ -315,7 +316,7 @@ fn looking_again_asks_no_program() {
             pool.status().await;
         }
         assert_eq!(host.probes(), before);
-        // An event may be that of a program that wrote to a disk: that disk alone is asked.
+        // An event may come from a program that wrote to a disk: only that disk is read.
         host.poke(1, SIGNATURE.0, SIGNATURE.1);
         pool.uevents().touch("vdb");
         pool.uevents().count(false);

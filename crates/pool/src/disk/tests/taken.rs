@@ -1,9 +1,9 @@
-//! Disks that are never taken, and halves of claims that are.
+//! Disks that are never claimed, and half-made claims that are finished.
 
 use super::double::SIGNATURE;
 use super::*;
 
-/// A pool whose one disk was spoiled in some way.
+/// A pool whose only disk is unsuitable for some reason.
 fn refuses(why: &str, spoil: impl FnOnce(&Host, u64)) {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
@@ -20,7 +20,7 @@ fn refuses(why: &str, spoil: impl FnOnce(&Host, u64)) {
 }
 
 #[test]
-fn what_is_not_free_is_not_taken_and_not_touched() {
+fn a_disk_that_is_not_free_is_not_claimed_or_changed() {
     refuses("somebody's data", |host, disk| host.poke(disk, SIGNATURE.0, SIGNATURE.1));
     for at in [512, 4096, (16 << 20) - 512, (16 << 20) - 4096] {
         refuses("EFI PART", |host, disk| host.poke(disk, at, b"EFI PART"));
@@ -36,9 +36,9 @@ fn what_is_not_free_is_not_taken_and_not_touched() {
     refuses("matches no other disk", |host, disk| host.change(disk, |disk| disk.by_id.clear()));
 }
 
-/// Between the look and the moment when the disk is ours, somebody else was quicker.
+/// Between the scan and the moment when the disk is held, something else used it.
 #[test]
-fn nothing_is_believed_that_was_seen_before_the_disk_was_held() {
+fn everything_is_checked_again_once_the_disk_is_held() {
     type Spoil = fn(&Host, u64);
     let spoils: [(&str, Spoil); 6] = [
         ("somebody's data", |host, disk| host.poke(disk, SIGNATURE.0, SIGNATURE.1)),
@@ -64,7 +64,7 @@ fn nothing_is_believed_that_was_seen_before_the_disk_was_held() {
 }
 
 #[test]
-fn a_disk_of_two_pools_is_nobodys() {
+fn a_disk_of_two_pools_belongs_to_neither() {
     let host = Host::default();
     let both = host.disk("vdb", 16);
     let pools = [("one", "x-vdb"), ("two", "x-*")];
@@ -78,7 +78,7 @@ fn a_disk_of_two_pools_is_nobodys() {
             assert_eq!(pool.carve(&spec("a", 1)).await.unwrap_err().reason, Reason::NoSpace);
         }
         assert_eq!(word(&host, both), "nothing");
-        // A claim on such a disk has not ceased to exist, and is nobody's to change.
+        // A volume on such a disk still exists, and neither pool may change it.
         let alone = start_of(&host, Wipe::None, "two", &pools[1..]);
         let volume = alone.carve(&spec("a", 1)).await.unwrap();
         for name in ["one", "two"] {
@@ -93,7 +93,7 @@ fn a_disk_of_two_pools_is_nobodys() {
     });
 }
 
-/// A disk with half a claim of volume `a`, as an interrupted creation leaves it.
+/// A disk with a half-made claim of volume `a`, as an interrupted creation leaves it.
 fn half(host: &Host, disk: u64, kill_after: usize) {
     host.kill_after(kill_after);
     run(async { start(host, Wipe::None).carve(&spec("a", 1)).await.unwrap_err() });
@@ -102,7 +102,7 @@ fn half(host: &Host, disk: u64, kill_after: usize) {
 }
 
 #[test]
-fn half_a_claim_is_finished_for_its_own_volume_and_cleared_for_another() {
+fn a_half_made_claim_is_finished_for_its_own_volume_and_cleared_for_another() {
     for (asked, size, sequence) in [("a", 1, Some(1)), ("a", 2, Some(1)), ("b", 1, Some(1)), ("b", 20, None)] {
         let host = Host::default();
         let disk = host.disk("vdb", 16);
@@ -128,7 +128,7 @@ fn half_a_claim_is_finished_for_its_own_volume_and_cleared_for_another() {
 }
 
 #[test]
-fn half_a_claim_that_somebody_else_has_used_since_is_left_alone() {
+fn a_half_made_claim_on_a_disk_in_use_is_not_changed() {
     for asked in ["a", "b"] {
         let host = Host::default();
         let disk = host.disk("vdb", 16);
@@ -143,9 +143,9 @@ fn half_a_claim_that_somebody_else_has_used_since_is_left_alone() {
     }
 }
 
-/// Nothing tells of it when a program lets a disk go that it had to itself.
+/// There is no event when a program releases a disk that it held exclusively.
 #[test]
-fn a_disk_that_was_held_is_free_a_while_after_it_is_let_go() {
+fn a_released_disk_becomes_free_without_an_event() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     host.set_held(disk, true);
@@ -160,9 +160,9 @@ fn a_disk_that_was_held_is_free_a_while_after_it_is_let_go() {
     });
 }
 
-/// A worn disk answers reads and refuses writes. It fits best, and must not be in the way of all that fit worse.
+/// A worn disk can be read but not written. It fits best, and must not block the others.
 #[test]
-fn a_disk_that_cannot_be_written_is_passed_over_for_a_while() {
+fn an_unwritable_disk_is_skipped_for_a_while() {
     let host = Host::default();
     let [worn, other] = [host.disk("vdb", 16), host.disk("vdc", 24)];
     host.set_unwritable(worn, true);
@@ -185,9 +185,10 @@ fn a_disk_that_cannot_be_written_is_passed_over_for_a_while() {
     assert_eq!([worn, other].map(|disk| word(&host, disk)), ["claimed"; 2]);
 }
 
-/// Its claim is begun, and cannot be finished: another disk is taken, and what is left there is cleared when it can be.
+/// Its claim was started and cannot be finished: another disk is used, and the half-made claim is cleared
+/// when possible.
 #[test]
-fn half_a_claim_that_cannot_be_finished_does_not_hold_its_volume_up() {
+fn an_unfinishable_half_made_claim_does_not_block_its_volume() {
     let host = Host::default();
     let [worn, other] = [host.disk("vdb", 16), host.disk("vdc", 24)];
     half(&host, worn, 6);

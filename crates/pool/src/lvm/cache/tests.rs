@@ -1,4 +1,5 @@
-//! What is remembered of a volume group while its disks hang, change and fail. No lvm is needed: the report is given.
+//! The cache of a volume group while its disks hang, change and fail. These tests need no lvm: the report is
+//! given.
 
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use quarry_lvm::PhysicalVolume;
 use super::super::disks::double::FakeDisks;
 use super::*;
 
-/// The cache of a volume group on one device, as after a report.
+/// The cache of a volume group on one device, after a report.
 async fn reported(name: &str, device: &Path, disks: &LvmDisks) -> Arc<Cache> {
     let cache = Cache::new(name, 1, Uevents::default(), disks.clone());
     let carrying = PhysicalVolume { device: Some(device.to_owned()), metadata_areas: 1, ..PhysicalVolume::default() };
@@ -28,7 +29,7 @@ async fn reported(name: &str, device: &Path, disks: &LvmDisks) -> Arc<Cache> {
     cache
 }
 
-/// As if the last look at the disks were too long ago to be believed.
+/// As if the last check of the disks were too old.
 fn age(cache: &Cache) {
     let mut state = cache.state();
     let seen = state.seen.as_mut().expect("seen");
@@ -36,7 +37,7 @@ fn age(cache: &Cache) {
 }
 
 #[tokio::test]
-async fn a_disk_that_hangs_costs_one_thread_and_its_own_group() {
+async fn a_hanging_disk_affects_one_thread_and_its_own_group() {
     let io = Arc::new(FakeDisks::default());
     let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
     let (bad, good) = (Path::new("/dev/vdb"), Path::new("/dev/vdc"));
@@ -47,7 +48,7 @@ async fn a_disk_that_hangs_costs_one_thread_and_its_own_group() {
     });
     age(&ill);
 
-    // All come at once: one asks the disk, and the others are answered from what it learns.
+    // All callers arrive at once: one reads the disk, and the others get its result.
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..500 {
         let ill = Arc::clone(&ill);
@@ -57,7 +58,8 @@ async fn a_disk_that_hangs_costs_one_thread_and_its_own_group() {
         let View::Absent(why) = view else { panic!("the group was told to be well") };
         assert!(why.contains("volume group ill cannot be read: disk /dev/vdb has not answered a read for"), "{why}");
     }
-    // And nobody waits for it any more, nor asks lvm, not even after one of our own changes or when a disk comes or goes.
+    // Then nothing waits for the disk or runs lvm any more, not even after one of Quarry's own changes, or
+    // when a disk appears or disappears.
     ill.invalidate();
     let began = Instant::now();
     for _ in 0..500 {
@@ -76,7 +78,7 @@ async fn a_disk_that_hangs_costs_one_thread_and_its_own_group() {
 }
 
 #[tokio::test]
-async fn a_disk_that_answers_again_is_believed_again() {
+async fn a_disk_that_answers_again_is_used_again() {
     let io = Arc::new(FakeDisks::default());
     let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
     let device = Path::new("/dev/vdb");
@@ -91,7 +93,7 @@ async fn a_disk_that_answers_again_is_believed_again() {
     }
     assert!(matches!(cache.remembered().await, Some(View::Found(..))));
 
-    // It changed while nobody looked, or fails: only lvm can say what there is.
+    // The disk was changed in the meantime, or fails: only lvm can report the current state.
     age(&cache);
     io.change(|state| state.generations.insert(device.to_owned(), 1));
     assert!(cache.remembered().await.is_none());
@@ -103,7 +105,7 @@ async fn a_disk_that_answers_again_is_believed_again() {
 }
 
 #[tokio::test]
-async fn a_flush_that_hangs_is_named_and_ends_the_wait() {
+async fn a_hanging_flush_is_named_and_ends_the_wait() {
     let io = Arc::new(FakeDisks::default());
     let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
     let device = Path::new("/dev/vdb");
