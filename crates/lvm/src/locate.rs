@@ -433,7 +433,11 @@ mod tests {
             ("/dev/vdd", "1", Some(("vg0", A))),
             ("/dev/vde", "5", None),
         ]);
-        assert_eq!(location(&known).2, ["/dev/vdb", "/dev/vdd"], "a copy is shown to lvm, which refuses to choose");
+        assert_eq!(
+            location(&known).2,
+            ["/dev/vdb", "/dev/vdd"],
+            "lvm gets access to a copy, and refuses to use either"
+        );
         // lvm reports that the second physical volume is missing, because it had no access to it.
         assert!(!learn(&mut known, &reported(A, &[("1", Some("/dev/vdb")), ("2", None)])));
         assert_eq!(location(&known).2, ["/dev/vdb", "/dev/vdc", "/dev/vdd"]);

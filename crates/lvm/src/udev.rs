@@ -46,10 +46,10 @@ mod tests {
 
         let server = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
         bind(server.as_raw_fd(), &UnixAddr::new(&control).expect("address")).expect("bind");
-        assert!(!listening_on(&control), "nobody listens yet");
+        assert!(!listening_on(&control), "not listening yet");
         listen(&server, Backlog::new(1).expect("backlog")).expect("listen");
         for _ in 0..5 {
-            assert!(listening_on(&control), "nobody accepts, but somebody listens");
+            assert!(listening_on(&control), "listening, although connections are not accepted");
         }
         drop(server);
         assert!(control.exists() && !listening_on(&control), "left behind");

@@ -80,7 +80,7 @@ fn golden() {
 fn a_name_that_looks_safe_is_replaced() {
     let safe = safe_name("snapshot");
     let again = safe_name(&safe);
-    assert_ne!(safe, again, "or a volume of that name would meet the other");
+    assert_ne!(safe, again, "otherwise two names would lead to the same volume");
     assert_eq!(again.len(), 27);
 }
 

@@ -23,5 +23,5 @@ pub use pool::{Device, Health, Pool, PoolVolume, Reading, Recorded, Volumes};
 pub use quarry_lvm::safe_name as volume_name;
 pub use record::{MAX_RECORD, Record, State, Tag, VERSION};
 pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
-pub use threads::SilentDisk;
-pub use uevent::{Heard, Uevents};
+pub use threads::UnresponsiveDisk;
+pub use uevent::{EventCounts, Uevents};

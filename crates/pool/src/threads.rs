@@ -17,12 +17,12 @@ use tokio::sync::{Notify, oneshot};
 /// How long a disk may take to answer: a sleeping disk has to spin up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a disk must have been unresponsive to be reported.
-pub(crate) const NOTEWORTHY: Duration = Duration::from_secs(2);
+pub(crate) const REPORT_AFTER: Duration = Duration::from_secs(2);
 
 /// A disk that has not answered for some time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("disk {disk} has not answered a {request} for {} s; see the kernel log", .age.as_secs())]
-pub struct SilentDisk {
+pub struct UnresponsiveDisk {
     /// The disk's name, or the path of its device.
     pub disk: String,
     /// The pending request: `read` or `flush`.
@@ -70,7 +70,7 @@ impl<K> DiskThreads<K> {
     }
 
     /// The same threads, with a shorter time limit.
-    pub(crate) fn within(&self, patience: Duration) -> Self {
+    pub(crate) fn with_patience(&self, patience: Duration) -> Self {
         Self { patience: patience.min(self.patience), shared: Arc::clone(&self.shared) }
     }
 }
@@ -86,7 +86,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> DiskThreads<K> {
     ///
     /// # Errors
     /// It has not answered an earlier request yet.
-    pub(crate) fn take(&self, disk: K, request: &'static str) -> Result<Permit<K>, Pending> {
+    pub(crate) fn acquire(&self, disk: K, request: &'static str) -> Result<Permit<K>, Pending> {
         let mut pending = self.shared.pending();
         if let Some(earlier) = pending.get(&disk) {
             return Err(*earlier);
@@ -96,7 +96,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> DiskThreads<K> {
     }
 
     /// The disks that have not answered for at least `age`.
-    pub(crate) fn silent(&self, age: Duration) -> Vec<(K, Pending)> {
+    pub(crate) fn unresponsive(&self, age: Duration) -> Vec<(K, Pending)> {
         let pending = self.shared.pending();
         let old = pending.iter().filter(|(_, pending)| pending.since.elapsed() >= age);
         old.map(|(disk, pending)| (disk.clone(), *pending)).collect()
@@ -112,12 +112,12 @@ impl<K: Eq + Hash + Send + Sync + 'static> Permit<K> {
     pub(crate) fn run<T>(
         self,
         work: impl FnOnce() -> T + Send + 'static,
-        tell: impl FnOnce(T) + Send + 'static,
+        report: impl FnOnce(T) + Send + 'static,
     ) -> io::Result<()> {
         let thread = move || {
             let answer = work();
             drop(self);
-            tell(answer);
+            report(answer);
         };
         std::thread::Builder::new().name("ask disk".to_owned()).spawn(thread).map(drop)
     }
@@ -140,12 +140,12 @@ impl DiskThreads<PathBuf> {
         device: &Path,
         request: &'static str,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> Result<io::Result<T>, SilentDisk> {
-        let place = self.wait_for_place(device, request).await?;
+    ) -> Result<io::Result<T>, UnresponsiveDisk> {
+        let permit = self.wait_for_permit(device, request).await?;
         let asked = Pending { request, since: Instant::now() };
-        let (tell, answer) = oneshot::channel();
+        let (report, answer) = oneshot::channel();
         // If the receiver is gone, the answer is dropped.
-        if let Err(error) = place.run(work, move |answer| drop(tell.send(answer))) {
+        if let Err(error) = permit.run(work, move |answer| drop(report.send(answer))) {
             return Ok(Err(error));
         }
         match tokio::time::timeout(self.patience, answer).await {
@@ -155,14 +155,14 @@ impl DiskThreads<PathBuf> {
         }
     }
 
-    async fn wait_for_place(&self, device: &Path, request: &'static str) -> Result<Permit<PathBuf>, SilentDisk> {
+    async fn wait_for_permit(&self, device: &Path, request: &'static str) -> Result<Permit<PathBuf>, UnresponsiveDisk> {
         loop {
             let answered = self.shared.answered.notified();
             tokio::pin!(answered);
             // Before the attempt, so that an answer in between is noticed.
             answered.as_mut().enable();
-            let earlier = match self.take(device.to_owned(), request) {
-                Ok(place) => return Ok(place),
+            let earlier = match self.acquire(device.to_owned(), request) {
+                Ok(permit) => return Ok(permit),
                 Err(earlier) => earlier,
             };
             let left = self.patience.saturating_sub(earlier.since.elapsed());
@@ -173,15 +173,15 @@ impl DiskThreads<PathBuf> {
     }
 
     /// Those of these devices that have not answered for at least `age`.
-    pub(crate) fn silent_among(&self, devices: &[PathBuf], age: Duration) -> Vec<SilentDisk> {
-        let silent = self.silent(age).into_iter().filter(|(device, _)| devices.contains(device));
-        silent.map(|(device, pending)| pending.of(&device)).collect()
+    pub(crate) fn unresponsive_among(&self, devices: &[PathBuf], age: Duration) -> Vec<UnresponsiveDisk> {
+        let unresponsive = self.unresponsive(age).into_iter().filter(|(device, _)| devices.contains(device));
+        unresponsive.map(|(device, pending)| pending.of(&device)).collect()
     }
 }
 
 impl Pending {
-    fn of(self, device: &Path) -> SilentDisk {
-        SilentDisk { disk: device.display().to_string(), request: self.request, age: self.since.elapsed() }
+    fn of(self, device: &Path) -> UnresponsiveDisk {
+        UnresponsiveDisk { disk: device.display().to_string(), request: self.request, age: self.since.elapsed() }
     }
 }
 
@@ -206,21 +206,22 @@ mod tests {
         let threads = DiskThreads::new(Duration::from_millis(100));
         let (vda, vdb) = (Path::new("/dev/vda"), Path::new("/dev/vdb"));
         let (heal, work) = hanging();
-        let silent = threads.ask(vda, "flush", work).await.expect_err("it hangs");
-        assert_eq!((silent.disk.as_str(), silent.request), ("/dev/vda", "flush"));
-        assert!(silent.age >= Duration::from_millis(100), "{silent:?}");
+        let unresponsive = threads.ask(vda, "flush", work).await.expect_err("it hangs");
+        assert_eq!((unresponsive.disk.as_str(), unresponsive.request), ("/dev/vda", "flush"));
+        assert!(unresponsive.age >= Duration::from_millis(100), "{unresponsive:?}");
         let began = Instant::now();
         for _ in 0..1000 {
-            let silent = threads.ask(vda, "read", || -> io::Result<()> { panic!("a second thread was started") }).await;
-            assert_eq!(silent.expect_err("it still hangs").request, "flush", "what it was asked first is named");
+            let unresponsive =
+                threads.ask(vda, "read", || -> io::Result<()> { panic!("a second thread was started") }).await;
+            assert_eq!(unresponsive.expect_err("it still hangs").request, "flush", "the first request is named");
         }
-        assert!(began.elapsed() < 100 * threads.patience, "nobody waits for it again");
+        assert!(began.elapsed() < 100 * threads.patience, "nothing waits for it again");
         assert_eq!(threads.ask(vdb, "read", || Ok(7)).await.expect("it answers").expect("read"), 7);
-        assert_eq!(threads.silent_among(&[vdb.to_owned()], Duration::ZERO), []);
-        assert_eq!(threads.silent_among(&[vda.to_owned()], Duration::ZERO).len(), 1);
+        assert_eq!(threads.unresponsive_among(&[vdb.to_owned()], Duration::ZERO), []);
+        assert_eq!(threads.unresponsive_among(&[vda.to_owned()], Duration::ZERO).len(), 1);
 
         drop(heal);
-        while !threads.silent(Duration::ZERO).is_empty() {
+        while !threads.unresponsive(Duration::ZERO).is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let well = threads.ask(vda, "read", || Ok(8)).await;
@@ -244,7 +245,7 @@ mod tests {
         let threads = DiskThreads::new(Duration::from_secs(10));
         let device = Path::new("/dev/vda");
         let broken = threads.ask(device, "read", || -> io::Result<()> { panic!("on purpose") }).await;
-        assert!(broken.expect("not silent").is_err());
-        threads.ask(device, "read", || Ok(())).await.expect("not silent").expect("read");
+        assert!(broken.expect("responsive").is_err());
+        threads.ask(device, "read", || Ok(())).await.expect("responsive").expect("read");
     }
 }

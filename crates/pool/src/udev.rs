@@ -104,15 +104,15 @@ mod tests {
             fs::create_dir_all(path(folder)).unwrap();
         }
         let mut names = Names { data: path("data"), devices: path("dev"), known: HashMap::new() };
-        let mut told = |entry: &str, text: &str| {
+        let mut changed = |entry: &str, text: &str| {
             fs::write(path("data").join(entry), text).unwrap();
             names.has_changed(entry)
         };
-        assert!(told("b8:16", "S:disk/by-id/wwn-1\nE:ID_FS_TYPE=ext4\n"), "it is new");
-        assert!(!told("b8:16", "S:disk/by-id/wwn-1\nS:disk/by-uuid/2\n"), "only what lies on it is different");
-        assert!(told("b8:16", "S:disk/by-id/wwn-2\n"));
+        assert!(changed("b8:16", "S:disk/by-id/wwn-1\nE:ID_FS_TYPE=ext4\n"), "it is new");
+        assert!(!changed("b8:16", "S:disk/by-id/wwn-1\nS:disk/by-uuid/2\n"), "only its contents have changed");
+        assert!(changed("b8:16", "S:disk/by-id/wwn-2\n"));
         for entry in ["b8:17", "b253:0", "b8:32", "c1:3", "+block:x"] {
-            assert!(!told(entry, "S:disk/by-id/wwn-1\n"), "{entry}");
+            assert!(!changed(entry, "S:disk/by-id/wwn-1\n"), "{entry}");
         }
     }
 
@@ -122,8 +122,8 @@ mod tests {
         let inotify = open(host.path()).unwrap();
         fs::write(host.path().join("b8:16.tmp"), "").unwrap();
         fs::rename(host.path().join("b8:16.tmp"), host.path().join("b8:16")).unwrap();
-        let heard: Vec<_> = inotify.read_events().unwrap().into_iter().filter_map(|event| event.name).collect();
-        assert!(heard.iter().any(|name| name == "b8:16"), "{heard:?}");
+        let renamed: Vec<_> = inotify.read_events().unwrap().into_iter().filter_map(|event| event.name).collect();
+        assert!(renamed.iter().any(|name| name == "b8:16"), "{renamed:?}");
         assert!(open(&host.path().join("none")).is_err());
     }
 }

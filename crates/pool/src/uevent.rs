@@ -19,12 +19,12 @@ const KERNEL_GROUP: u32 = 1;
 
 /// The number of events of block devices, and how many of them were disks or partitions that appeared or
 /// disappeared.
-pub type Heard = (u64, u64);
+pub type EventCounts = (u64, u64);
 
 /// Counts the events since the start. Cheap to clone; all clones share the counts.
 #[derive(Clone, Debug, Default)]
 pub struct Uevents {
-    heard: Arc<watch::Sender<Heard>>,
+    counts: Arc<watch::Sender<EventCounts>>,
     disks: Arc<Mutex<Disks>>,
 }
 
@@ -43,11 +43,11 @@ impl Uevents {
     #[must_use]
     pub fn listen() -> Self {
         let events = Self::default();
-        let heard = events.clone();
+        let listener = events.clone();
         let started = open().and_then(|socket| {
             std::thread::Builder::new()
                 .name("uevents".to_owned())
-                .spawn(move || heard.run(&socket))
+                .spawn(move || listener.run(&socket))
                 .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or_default()))
         });
         if let Err(error) = started {
@@ -58,20 +58,20 @@ impl Uevents {
 
     /// The number of events of block devices, and how many of them were disks that appeared or disappeared.
     #[must_use]
-    pub fn heard(&self) -> Heard {
-        *self.heard.borrow()
+    pub fn counts(&self) -> EventCounts {
+        *self.counts.borrow()
     }
 
     /// Waits until the counts differ from `counts`.
-    pub async fn beyond(&self, heard: Heard) {
-        let mut now = self.heard.subscribe();
+    pub async fn changed(&self, counts: EventCounts) {
+        let mut now = self.counts.subscribe();
         // The sender lives as long as `self`, so this cannot fail.
-        let _ = now.wait_for(|now| *now != heard).await;
+        let _ = now.wait_for(|now| *now != counts).await;
     }
 
     /// Counts an event. `disk`: whether its device is a disk.
     pub(crate) fn count(&self, disk: bool) {
-        self.heard.send_modify(|(any, disks)| {
+        self.counts.send_modify(|(any, disks)| {
             *any += 1;
             *disks += u64::from(disk);
         });
@@ -79,13 +79,13 @@ impl Uevents {
 
     /// The number of events of the disk with that name and of its partitions. It changes with every such
     /// event.
-    pub(crate) fn of_disk(&self, name: &str) -> u64 {
+    pub(crate) fn count_of_disk(&self, name: &str) -> u64 {
         let disks = self.disks();
         disks.any + disks.each.get(name).copied().unwrap_or_default()
     }
 
     /// Records an event of the disk with that name.
-    pub(crate) fn touch(&self, name: &str) {
+    pub(crate) fn count_disk(&self, name: &str) {
         *self.disks().each.entry(name.to_owned()).or_default() += 1;
     }
 
@@ -97,7 +97,7 @@ impl Uevents {
         let mut buffer = vec![0; 64 << 10];
         loop {
             match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(length) => self.note(buffer.get(..length).unwrap_or_default()),
+                Ok(length) => self.handle(buffer.get(..length).unwrap_or_default()),
                 // Messages were lost, so anything may have happened.
                 Err(Errno::ENOBUFS) => {
                     self.disks().any += 1;
@@ -112,7 +112,7 @@ impl Uevents {
         }
     }
 
-    fn note(&self, message: &[u8]) {
+    fn handle(&self, message: &[u8]) {
         let fields: Vec<&[u8]> = message.split(|byte| *byte == 0).collect();
         if !fields.contains(&b"SUBSYSTEM=block".as_slice()) {
             return;
@@ -120,7 +120,7 @@ impl Uevents {
         let came_or_went = fields.iter().any(|field| matches!(*field, b"ACTION=add" | b"ACTION=remove"));
         // This must come first: a receiver of the event then reads the counts of the disks.
         if let Some(disk) = disk_of(&fields) {
-            self.touch(&disk);
+            self.count_disk(&disk);
         }
         let mapped = fields.iter().any(|field| field.starts_with(b"DEVNAME=dm-"));
         self.count(came_or_went && !mapped);
@@ -157,41 +157,41 @@ mod tests {
     #[test]
     fn disk_events_are_distinguished_from_others() {
         let events = Uevents::default();
-        events.note(b"change@/devices/virtual/block/dm-0\0ACTION=change\0SUBSYSTEM=block\0DEVNAME=dm-0\0");
-        assert_eq!(events.heard(), (1, 0));
-        events.note(b"add@/devices/virtual/block/dm-1\0ACTION=add\0SUBSYSTEM=block\0DEVNAME=dm-1\0");
-        assert_eq!(events.heard(), (2, 0));
-        events.note(b"remove@/devices/pci/vdb\0ACTION=remove\0SUBSYSTEM=block\0DEVNAME=vdb\0");
-        assert_eq!(events.heard(), (3, 1));
-        events.note(b"add@/devices/x\0ACTION=add\0SUBSYSTEM=net\0");
-        events.note(b"\xff\0\0");
-        assert_eq!(events.heard(), (3, 1));
+        events.handle(b"change@/devices/virtual/block/dm-0\0ACTION=change\0SUBSYSTEM=block\0DEVNAME=dm-0\0");
+        assert_eq!(events.counts(), (1, 0));
+        events.handle(b"add@/devices/virtual/block/dm-1\0ACTION=add\0SUBSYSTEM=block\0DEVNAME=dm-1\0");
+        assert_eq!(events.counts(), (2, 0));
+        events.handle(b"remove@/devices/pci/vdb\0ACTION=remove\0SUBSYSTEM=block\0DEVNAME=vdb\0");
+        assert_eq!(events.counts(), (3, 1));
+        events.handle(b"add@/devices/x\0ACTION=add\0SUBSYSTEM=net\0");
+        events.handle(b"\xff\0\0");
+        assert_eq!(events.counts(), (3, 1));
     }
 
     #[test]
     fn events_are_counted_for_the_right_disk() {
         let events = Uevents::default();
-        let told = |names: [&str; 3]| names.map(|name| events.of_disk(name));
+        let counts = |names: [&str; 3]| names.map(|name| events.count_of_disk(name));
         let names = ["vdb", "nvme0n1", "cciss!c0d0"];
-        events.note(b"change@/x\0ACTION=change\0DEVPATH=/devices/pci0/virtio1/block/vdb\0SUBSYSTEM=block\0DEVNAME=vdb\0DEVTYPE=disk\0");
-        assert_eq!(told(names), [1, 0, 0]);
-        events.note(b"add@/x\0ACTION=add\0DEVPATH=/devices/pci0/nvme/nvme0/nvme0n1/nvme0n1p2\0SUBSYSTEM=block\0DEVNAME=nvme0n1p2\0DEVTYPE=partition\0");
-        assert_eq!(told(names), [1, 1, 0]);
-        events.note(b"add@/x\0ACTION=add\0DEVPATH=/devices/x/block/cciss!c0d0\0SUBSYSTEM=block\0DEVNAME=cciss/c0d0\0DEVTYPE=disk\0");
-        assert_eq!(told(names), [1, 1, 1]);
-        assert_eq!(events.heard(), (3, 2));
+        events.handle(b"change@/x\0ACTION=change\0DEVPATH=/devices/pci0/virtio1/block/vdb\0SUBSYSTEM=block\0DEVNAME=vdb\0DEVTYPE=disk\0");
+        assert_eq!(counts(names), [1, 0, 0]);
+        events.handle(b"add@/x\0ACTION=add\0DEVPATH=/devices/pci0/nvme/nvme0/nvme0n1/nvme0n1p2\0SUBSYSTEM=block\0DEVNAME=nvme0n1p2\0DEVTYPE=partition\0");
+        assert_eq!(counts(names), [1, 1, 0]);
+        events.handle(b"add@/x\0ACTION=add\0DEVPATH=/devices/x/block/cciss!c0d0\0SUBSYSTEM=block\0DEVNAME=cciss/c0d0\0DEVTYPE=disk\0");
+        assert_eq!(counts(names), [1, 1, 1]);
+        assert_eq!(events.counts(), (3, 2));
     }
 
     #[tokio::test]
     async fn waiting_ends_with_the_next_event() {
         let events = Uevents::default();
-        let before = events.heard();
+        let before = events.counts();
         events.count(true);
         // Events before the call count.
-        events.beyond(before).await;
+        events.changed(before).await;
         let waiting = tokio::spawn({
             let events = events.clone();
-            async move { events.beyond(events.heard()).await }
+            async move { events.changed(events.counts()).await }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());

@@ -20,7 +20,7 @@ impl HeaderLocation {
     }
 }
 
-/// What is at such a location.
+/// The table at such a location.
 #[derive(Debug)]
 pub(super) enum Table {
     /// No `EFI PART`.

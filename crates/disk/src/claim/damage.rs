@@ -1,4 +1,4 @@
-//! A damaged claim: what is wrong with it, and which volume it belongs to.
+//! A damaged claim: the kind of damage, and the volume that it belongs to.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::state::Claim;
 /// volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
-    /// What is wrong.
+    /// The kind of damage.
     pub damage: Damage,
     /// The claims in the copies of the record, without duplicates, the one that counts first. Empty if
     /// neither can be read.
@@ -24,7 +24,7 @@ pub struct Damaged {
     pub sector_size: u32,
 }
 
-/// What is wrong with a claim.
+/// The kind of damage to a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
     /// The two copies of the record contradict each other.

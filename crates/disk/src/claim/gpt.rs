@@ -160,7 +160,7 @@ pub(super) struct Header {
     entries_checksum: u32,
 }
 
-/// What is at a place where a header may be.
+/// The result of reading a place where a header may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Head {
     /// No `EFI PART`.

@@ -46,7 +46,7 @@ pub(super) struct Slot {
     pub(super) record: Vec<u8>,
 }
 
-/// What is at the place of a slot.
+/// The result of reading the place of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
     /// It does not have the magic of a slot.

@@ -160,7 +160,7 @@ mod tests {
         let mut names = HostPaths.names_in(folder.path());
         names.sort_unstable();
         assert_eq!(names, ["dangling", "file"]);
-        assert_eq!(HostPaths.device(&folder.path().join("file")), None, "a file is no device");
+        assert_eq!(HostPaths.device(&folder.path().join("file")), None, "a regular file is not a device");
         assert_eq!(HostPaths.device(&folder.path().join("dangling")), None);
         assert_eq!(HostPaths.names_in(&folder.path().join("file")), [""; 0]);
     }

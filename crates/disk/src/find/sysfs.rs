@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn a_serial_page_is_read() {
         assert_eq!(serial_page(b"\0\x80\0\x08  ABC123").unwrap(), "ABC123");
-        assert_eq!(serial_page(b"\0\x80\0\x04ABC123").unwrap(), "ABC1", "no further than it says");
+        assert_eq!(serial_page(b"\0\x80\0\x04ABC123").unwrap(), "ABC1", "not beyond the stated length");
         for broken in [&b""[..], b"\0\x80\0", b"\0\x83\0\x04ABCD", b"\0\x80\0\x05ABCD", b"\0\x80\0\x02  "] {
             assert_eq!(serial_page(broken), None, "{broken:?}");
         }

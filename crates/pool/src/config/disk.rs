@@ -140,7 +140,7 @@ mod tests {
         let exclude = Criteria { by_id: Some(vec!["*-9".parse().unwrap()]), ..Criteria::default() };
         assert_eq!(config, DiskConfig { selector: Selector::new(include, exclude).unwrap(), wipe: Wipe::Discard });
         let plain = read("pools:\n  - name: whole\n    disk: {select: {rotational: true}}\n");
-        assert_eq!(plain.wipe, Wipe::Zero, "unless said");
+        assert_eq!(plain.wipe, Wipe::Zero, "the default");
         assert_eq!(read("pools: [{name: a, disk: {select: {rotational: true}, wipe: none}}]").wipe, Wipe::None);
     }
 

@@ -41,7 +41,7 @@ pub(crate) trait Disks: Send + Sync {
 
     /// The node of the volume's partition if the claim is damaged: it is the one that is mounted, even if
     /// another program has changed its size.
-    fn partition_as_it_is(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf>;
+    fn partition_of_damaged(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf>;
 
     /// Drops the kernel's cached pages of the whole disk, except those that are not written back yet.
     fn drop_cache(&self, disk: &Disk) -> Result<()>;

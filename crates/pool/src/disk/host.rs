@@ -105,8 +105,8 @@ impl Disks for HostDisks {
         })
     }
 
-    fn partition_as_it_is(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
-        partitions::volume_as_it_is(&self.roots, disk, claim)
+    fn partition_of_damaged(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
+        partitions::volume_of_damaged(&self.roots, disk, claim)
     }
 
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {

@@ -4,23 +4,23 @@
 //! What this module remembers only saves reads, with one exception: a volume whose disk is pulled while this
 //! process runs counts as lost, and never as nonexistent.
 
-mod carve;
 mod change;
 mod copies;
+mod create;
 mod disks;
 mod failures;
 mod host;
 mod key;
 mod list;
-mod look;
+mod locks;
 mod opened;
 mod partitions;
 mod reader;
 mod release;
 mod report;
+mod scan;
 #[cfg(test)]
 mod tests;
-mod turns;
 mod view;
 mod wipe;
 
@@ -34,29 +34,29 @@ use quarry_lvm::safe_name;
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe};
 use uuid::Uuid;
 
-pub use self::carve::VOLUME_PARTITION;
+pub use self::create::VOLUME_PARTITION;
 use self::disks::Disks;
 use self::failures::Failures;
 use self::host::HostDisks;
 use self::key::DiskKey;
 pub use self::list::{DiskList, list_disks};
-use self::look::Raw;
+use self::locks::VolumeLocks;
 use self::opened::OpenPartitions;
 use self::reader::Reader;
 use self::release::Releases;
 pub use self::release::Wiping;
 pub use self::report::{DiskReport, Owner};
-use self::turns::Turns;
+use self::scan::Raw;
 use self::view::{Known, View};
 use crate::pool::{Device, Reading, Volumes};
-use crate::threads::NOTEWORTHY;
-use crate::{Health, Heard, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
+use crate::threads::REPORT_AFTER;
+use crate::{EventCounts, Health, Pool, PoolVolume, Record, Recorded, Uevents, UnresponsiveDisk};
 
 /// How long what was read is used if there was no event for any disk.
 const FRESH: Duration = Duration::from_secs(4);
 /// How often conditions without events are checked again: whether a program has released a disk that it held,
 /// whether an unresponsive disk answers again, and the contents of disks for which udev reports nothing.
-const UNTOLD: Duration = Duration::from_secs(60);
+const RECHECK: Duration = Duration::from_secs(60);
 
 /// A pool of kind `disk`.
 ///
@@ -78,13 +78,13 @@ struct Inner {
     uevents: Uevents,
     memory: Mutex<Memory>,
     /// Held during a scan: concurrent callers share it.
-    looking: tokio::sync::Mutex<()>,
+    scanning: tokio::sync::Mutex<()>,
     /// The locks of the volumes that are being changed.
-    changing: Arc<Turns>,
+    locks: Arc<VolumeLocks>,
     /// Disks that could not be written when they were to be claimed.
     failures: Failures,
     /// Pending queries to libblkid and the kernel.
-    judges: look::Judges,
+    queries: scan::Queries,
     releases: Releases,
     opened: OpenPartitions,
 }
@@ -104,7 +104,7 @@ struct Memory {
 #[derive(Clone)]
 struct Kept {
     view: Arc<View>,
-    heard: Heard,
+    counts: EventCounts,
     changes: u64,
     at: Instant,
     /// What was read, and when conditions without events were last checked.
@@ -143,10 +143,10 @@ impl DiskPool {
             reader: Reader::default(),
             uevents,
             memory: Mutex::default(),
-            looking: tokio::sync::Mutex::default(),
-            changing: Arc::default(),
+            scanning: tokio::sync::Mutex::default(),
+            locks: Arc::default(),
             failures: Failures::default(),
-            judges: look::Judges::default(),
+            queries: scan::Queries::default(),
             releases: Releases::default(),
             opened: OpenPartitions::default(),
         };
@@ -157,7 +157,7 @@ impl DiskPool {
     #[cfg(test)]
     async fn disks(&self) -> Result<Vec<DiskReport>> {
         let view = self.inner.view().await?;
-        let report = |seen: &look::PoolDisk| {
+        let report = |seen: &scan::PoolDisk| {
             // The release in this process may be further than the progress on the disk.
             let wiping = self.inner.releases.of(&DiskKey::of(&seen.raw.disk));
             let report = DiskReport::of(seen.clone(), Some(Owner::Pool(self.inner.name.clone())));
@@ -178,63 +178,65 @@ impl Inner {
     }
 
     /// Records that Quarry has changed a disk, or may have.
-    fn touched(&self, disk: &Disk) {
-        self.uevents.touch(&disk.name);
+    fn mark_changed(&self, disk: &Disk) {
+        self.uevents.count_disk(&disk.name);
         self.invalidate();
     }
 
     /// The current disks: cached if there was no event and no change since, otherwise from a new scan.
     async fn view(self: &Arc<Self>) -> Result<Arc<View>> {
-        if let Some(view) = self.remembered() {
+        if let Some(view) = self.cached() {
             return Ok(view);
         }
         let inner = Arc::clone(self);
         // A separate task, so that the scan continues if its caller gives up.
-        let look = tokio::spawn(async move {
-            let _turn = inner.looking.lock().await;
-            match inner.remembered() {
+        let scan = tokio::spawn(async move {
+            let _guard = inner.scanning.lock().await;
+            match inner.cached() {
                 Some(view) => Ok(view),
-                None => inner.look().await,
+                None => inner.scan().await,
             }
         });
-        look.await
+        scan.await
             .unwrap_or_else(|join| Err(Error::host(format!("listing the disks panicked ({join}); please report it"))))
     }
 
-    fn remembered(&self) -> Option<Arc<View>> {
-        let heard = self.uevents.heard();
+    fn cached(&self) -> Option<Arc<View>> {
+        let counts = self.uevents.counts();
         let memory = self.memory();
         let kept = memory.seen.as_ref()?;
-        let same = kept.changes == memory.changes && kept.heard == heard && kept.at.elapsed() < FRESH;
+        let same = kept.changes == memory.changes && kept.counts == counts && kept.at.elapsed() < FRESH;
         same.then(|| Arc::clone(&kept.view))
     }
 
-    async fn look(self: &Arc<Self>) -> Result<Arc<View>> {
-        let (before, changes, heard, at) = {
+    async fn scan(self: &Arc<Self>) -> Result<Arc<View>> {
+        let (before, changes, counts, at) = {
             let memory = self.memory();
-            (memory.seen.clone(), memory.changes, self.uevents.heard(), Instant::now())
+            (memory.seen.clone(), memory.changes, self.uevents.counts(), Instant::now())
         };
-        let asked = before.as_ref().map(|kept| kept.asked).filter(|asked| asked.elapsed() < UNTOLD);
-        let anew = asked.is_none();
+        let asked = before.as_ref().map(|kept| kept.asked).filter(|asked| asked.elapsed() < RECHECK);
+        let recheck = asked.is_none();
         // A disk for which udev reports events is read only after one, so that a sleeping disk is not woken
         // up.
-        let told = |raw: &&Raw| !anew || raw.disk.udev == Udev::Current;
-        let raws: Vec<Raw> = before.iter().flat_map(|kept| kept.raws.iter()).filter(told).cloned().collect();
+        let is_current = |raw: &&Raw| !recheck || raw.disk.udev == Udev::Current;
+        let raws: Vec<Raw> = before.iter().flat_map(|kept| kept.raws.iter()).filter(is_current).cloned().collect();
         let gathered = {
             let inner = Arc::clone(self);
             blocking(move || {
-                look::gather(&inner.disks, &inner.reader, &inner.uevents, &inner.name, &inner.selectors, &raws)
+                scan::gather(&inner.disks, &inner.reader, &inner.uevents, &inner.name, &inner.selectors, &raws)
             })
             .await?
         };
         let raws = gathered.own.iter().chain(gathered.others.iter().map(|other| &other.raw)).cloned().collect();
         let earlier = before.iter().flat_map(|kept| &kept.view.disks);
-        let stands = |seen: &&look::PoolDisk| !(self.failures.has(&seen.raw.disk) || anew && seen.may_change_untold());
-        let earlier: Vec<look::PoolDisk> = earlier.filter(stands).cloned().collect();
-        let mut own = look::judge_all(&self.disks, &self.judges, gathered.own, &earlier).await?;
+        let is_valid = |seen: &&scan::PoolDisk| {
+            !(self.failures.contains(&seen.raw.disk) || recheck && seen.may_change_without_event())
+        };
+        let earlier: Vec<scan::PoolDisk> = earlier.filter(is_valid).cloned().collect();
+        let mut own = scan::determine_states(&self.disks, &self.queries, gathered.own, &earlier).await?;
         self.failures.mark(&mut own);
         let gathered =
-            look::Gathered { own, others: gathered.others, conflicts: gathered.conflicts, failed: gathered.failed };
+            scan::Gathered { own, others: gathered.others, conflicts: gathered.conflicts, failed: gathered.failed };
         let view = {
             let mut memory = self.memory();
             let Memory { known, read_before, deleted, .. } = &mut *memory;
@@ -250,7 +252,7 @@ impl Inner {
             };
             let view = Arc::new(view.numbered(number));
             let asked = asked.unwrap_or(at);
-            memory.seen = Some(Kept { view: Arc::clone(&view), heard, changes, at, raws, asked });
+            memory.seen = Some(Kept { view: Arc::clone(&view), counts, changes, at, raws, asked });
             view
         };
         // Do not keep a pulled disk open. Closing it may take the kernel a while.
@@ -258,7 +260,7 @@ impl Inner {
         if !gone.is_empty() {
             drop(tokio::task::spawn_blocking(move || drop(gone)));
         }
-        self.go_on_releasing(&view);
+        self.resume_releases(&view);
         Ok(view)
     }
 }
@@ -301,11 +303,11 @@ impl Pool for DiskPool {
             }
         };
         state.size = view.size();
-        state.space = view.space(name, |disk| self.inner.changing.is_reserved(disk));
+        state.space = view.space(name, |disk| self.inner.locks.is_reserved(disk));
         state.problems = view.problems.iter().cloned().chain(self.inner.releases.problems()).collect();
         state.problems.extend(self.inner.failures.problems());
-        state.problems.extend(self.inner.changing.overdue());
-        if view.complete(name).is_err() {
+        state.problems.extend(self.inner.locks.overdue());
+        if view.check_complete(name).is_err() {
             return Reading { state, mark: 0, volumes: Volumes::Unreadable };
         }
         state.storage = Some(view::storage(name));
@@ -322,7 +324,7 @@ impl Pool for DiskPool {
     }
 
     fn changing(&self) -> bool {
-        self.inner.changing.is_taken()
+        self.inner.locks.is_changing()
     }
 
     fn last_storage(&self) -> Option<StorageId> {
@@ -330,13 +332,13 @@ impl Pool for DiskPool {
         Some(view::storage(&self.inner.name))
     }
 
-    fn silent_disks(&self) -> Vec<SilentDisk> {
-        self.inner.reader.silent(NOTEWORTHY)
+    fn unresponsive_disks(&self) -> Vec<UnresponsiveDisk> {
+        self.inner.reader.unresponsive(REPORT_AFTER)
     }
 
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {
         let view = self.inner.view().await?;
-        view.complete(&self.inner.name)?;
+        view.check_complete(&self.inner.name)?;
         Ok(view.volumes().cloned().collect())
     }
 
@@ -344,7 +346,7 @@ impl Pool for DiskPool {
         self.inner.view().await?.volume(&self.inner.name, name, true)
     }
 
-    async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
+    async fn find_requested(&self, name: &str) -> Result<Option<PoolVolume>> {
         // A half-made claim was never handed out, so it does not count as a volume.
         let found = self.inner.view().await?.volume(&self.inner.name, &safe_name(name), false)?;
         // The name is taken even if its record is lost.
@@ -358,7 +360,7 @@ impl Pool for DiskPool {
         // The caller is about to report that the volume exists, so its record must be durable. A lost one is
         // not reported as such.
         if let Some(volume) = found.as_ref().filter(|volume| !matches!(volume.health, Health::Lost(_))) {
-            self.inner.settle(volume).await?;
+            self.inner.repair_record(volume).await?;
         }
         Ok(found)
     }
@@ -381,12 +383,12 @@ impl Pool for DiskPool {
         let range = self.inner.range(spec)?;
         match resumed.filter(|size| range.admits(*size)) {
             Some(size) => Ok(size),
-            None => self.inner.fitting(&view, spec).map(|(size, _)| size),
+            None => self.inner.smallest_fitting(&view, spec).map(|(size, _)| size),
         }
     }
 
-    async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
-        self.inner.carve(spec).await
+    async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+        self.inner.create(spec).await
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {

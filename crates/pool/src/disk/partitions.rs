@@ -51,7 +51,13 @@ mod ioctl {
 }
 
 #[allow(unsafe_code)]
-fn ask(disk: &File, operation: libc::c_int, number: libc::c_int, start: u64, length: u64) -> Result<(), Errno> {
+fn change_partition(
+    disk: &File,
+    operation: libc::c_int,
+    number: libc::c_int,
+    start: u64,
+    length: u64,
+) -> Result<(), Errno> {
     let signed = |bytes: u64| libc::c_longlong::try_from(bytes).map_err(|_| Errno::EOVERFLOW);
     let mut partition = Partition { start: signed(start)?, length: signed(length)?, number, names: [0; 128] };
     let size = libc::c_int::try_from(size_of::<Partition>()).map_err(|_| Errno::EOVERFLOW)?;
@@ -69,7 +75,7 @@ fn ask(disk: &File, operation: libc::c_int, number: libc::c_int, start: u64, len
 /// number; [`volume`] checks whether it is the right one.
 pub(super) fn add(file: &File, disk: &Disk, claim: &Claim) -> Result<()> {
     for (number, start, length) in [(METADATA, MIB, claim.offset - MIB), (VOLUME, claim.offset, claim.length)] {
-        match ask(file, ADD, number, start, length) {
+        match change_partition(file, ADD, number, start, length) {
             Ok(()) | Err(Errno::EBUSY | Errno::EEXIST) => {}
             Err(errno) => {
                 return Err(Error::host(format!(
@@ -88,7 +94,7 @@ pub(super) fn add(file: &File, disk: &Disk, claim: &Claim) -> Result<()> {
 /// `EBUSY` while one of them is open anywhere.
 pub(super) fn drop_both(disk: &File) -> Result<(), Errno> {
     for number in [VOLUME, METADATA] {
-        match ask(disk, DELETE, number, 0, 0) {
+        match change_partition(disk, DELETE, number, 0, 0) {
             Ok(()) | Err(Errno::ENXIO) => {}
             Err(errno) => return Err(errno),
         }
@@ -127,7 +133,7 @@ struct Partition2 {
 }
 
 /// The kernel's partition 2 of that disk.
-fn second(roots: &Roots, disk: &Disk) -> Option<Partition2> {
+fn partition_2(roots: &Roots, disk: &Disk) -> Option<Partition2> {
     let folder = roots.sys.join("block").join(&disk.name);
     let read = |path: PathBuf| fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
     let number = format!("{}:{}", disk.number.major, disk.number.minor);
@@ -158,7 +164,7 @@ impl Partition2 {
 
 /// The node of the volume's partition, if the kernel has it with the claim's offset and length.
 pub(super) fn volume(roots: &Roots, disk: &Disk, claim: &Claim) -> Result<Option<PathBuf>> {
-    let Some(partition) = second(roots, disk) else { return Ok(None) };
+    let Some(partition) = partition_2(roots, disk) else { return Ok(None) };
     if partition.place != (Some(claim.offset), Some(claim.length)) {
         return Err(Error::host(format!(
             "the kernel's partition {VOLUME} of the disk {0} does not match the disk's claim; make the kernel read \
@@ -177,8 +183,8 @@ pub(super) fn volume(roots: &Roots, disk: &Disk, claim: &Claim) -> Result<Option
 }
 
 /// The node of the partition with the volume's offset, whatever its length is.
-pub(super) fn volume_as_it_is(roots: &Roots, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
-    let partition = second(roots, disk)?;
+pub(super) fn volume_of_damaged(roots: &Roots, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
+    let partition = partition_2(roots, disk)?;
     (partition.place.0 == Some(claim.offset) && partition.has_its_node()).then_some(partition.node)
 }
 

@@ -9,14 +9,14 @@ use quarry_disk::{Disk, find_remnants};
 
 use super::disks::{Any, Disks};
 use super::key::DiskKey;
-use super::look::Raw;
-use crate::threads::{DiskThreads, PATIENCE, Pending, SilentDisk};
+use super::scan::Raw;
+use crate::threads::{DiskThreads, PATIENCE, Pending, UnresponsiveDisk};
 
 /// Reads disks, each in at most one thread.
 #[derive(Clone)]
 pub(super) struct Reader {
     /// Whether a disk with a claim is flushed after it was read.
-    lasting: bool,
+    flushes: bool,
     threads: DiskThreads<DiskKey>,
 }
 
@@ -27,24 +27,24 @@ impl Default for Reader {
 }
 
 /// A reader for reports only, which does not flush.
-pub(super) fn onlooker() -> Reader {
-    Reader { lasting: false, ..Reader::default() }
+pub(super) fn read_only_reader() -> Reader {
+    Reader { flushes: false, ..Reader::default() }
 }
 
 impl Reader {
     pub(super) fn with_patience(patience: Duration) -> Self {
-        Self { lasting: true, threads: DiskThreads::new(patience) }
+        Self { flushes: true, threads: DiskThreads::new(patience) }
     }
 
     /// The disks that have not answered for at least `age`.
-    pub(super) fn silent(&self, age: Duration) -> Vec<SilentDisk> {
-        let silent = self.threads.silent(age).into_iter();
-        let words = |(DiskKey { name: disk, .. }, pending): (DiskKey, Pending)| SilentDisk {
+    pub(super) fn unresponsive(&self, age: Duration) -> Vec<UnresponsiveDisk> {
+        let unresponsive = self.threads.unresponsive(age).into_iter();
+        let describe = |(DiskKey { name: disk, .. }, pending): (DiskKey, Pending)| UnresponsiveDisk {
             disk,
             request: pending.request,
             age: pending.since.elapsed(),
         };
-        silent.map(words).collect()
+        unresponsive.map(describe).collect()
     }
 
     /// Reads all of them at once, and returns the results in the same order. Blocks.
@@ -73,20 +73,21 @@ impl Reader {
     fn begin(&self, disks: &Arc<dyn Disks>, disk: Disk) -> Result<Receiver<Raw>, String> {
         // The same text every time: it is part of the volumes' state, and every change of the state is
         // published.
-        let turn = self
+        let permit = self
             .threads
-            .take(DiskKey::of(&disk), "read")
+            .acquire(DiskKey::of(&disk), "read")
             .map_err(|_| "it is unresponsive: an earlier read has not returned; see the kernel log".to_owned())?;
-        let (tell, answer) = mpsc::channel();
-        let (lasting, disks) = (self.lasting, Arc::clone(disks));
+        let (sender, answer) = mpsc::channel();
+        let (flushes, disks) = (self.flushes, Arc::clone(disks));
         // If the receiver is gone, the answer is dropped.
-        turn.run(move || read(&*disks, disk, lasting), move |raw| drop(tell.send(raw)))
+        permit
+            .run(move || read(&*disks, disk, flushes), move |raw| drop(sender.send(raw)))
             .map_err(|error| format!("cannot start a thread to read it: {error}"))?;
         Ok(answer)
     }
 }
 
-fn read(disks: &dyn Disks, disk: Disk, lasting: bool) -> Raw {
+fn read(disks: &dyn Disks, disk: Disk, flushes: bool) -> Raw {
     let device = match disks.read(&disk) {
         Ok(device) => device,
         Err(error) => return Raw::unreadable(disk, &error.message),
@@ -94,13 +95,13 @@ fn read(disks: &dyn Disks, disk: Disk, lasting: bool) -> Raw {
     let found = claim::read(&Any(&*device)).map_err(|error| error.to_string());
     // The claim may have been written by a Quarry process that was killed before its flush. Flush it before
     // anything relies on it: on the volume's existence, or on its deletion.
-    let lasting = match &found {
-        Ok(ClaimState::Claimed(_) | ClaimState::Releasing(_)) if lasting => {
+    let flushed = match &found {
+        Ok(ClaimState::Claimed(_) | ClaimState::Releasing(_)) if flushes => {
             device.flush().map_err(|error| format!("flushing it: {error}"))
         }
         _ => Ok(()),
     };
-    let found = lasting.and(found);
+    let found = flushed.and(found);
     let remnants = find_remnants(&Any(&*device), device.size()).map_err(|error| error.to_string());
-    Raw { disk, heard: 0, found, remnants }
+    Raw { disk, events: 0, found, remnants }
 }

@@ -81,7 +81,7 @@ impl Releases {
     }
 
     /// Like [`Self::begin`], unless the release is running, or has failed recently.
-    fn begin_again(&self, disk: &DiskKey) -> bool {
+    fn begin_retry(&self, disk: &DiskKey) -> bool {
         let mut jobs = self.jobs();
         let may = match jobs.get(disk).map(|job| &job.failed) {
             None => true,
@@ -147,11 +147,11 @@ impl Releases {
 
 impl Inner {
     /// Resumes releases that an earlier process, or an earlier attempt, did not complete.
-    pub(super) fn go_on_releasing(self: &Arc<Self>, view: &View) {
+    pub(super) fn resume_releases(self: &Arc<Self>, view: &View) {
         self.releases.retain(view);
         for seen in view.disks.iter().filter(|seen| matches!(seen.raw.found, Ok(ClaimState::Releasing(_)))) {
             let disk = seen.raw.disk.clone();
-            if self.releases.begin_again(&DiskKey::of(&disk)) {
+            if self.releases.begin_retry(&DiskKey::of(&disk)) {
                 tokio::spawn(Arc::clone(self).release(disk, None));
             }
         }
@@ -162,7 +162,7 @@ impl Inner {
         let here = DiskKey::of(&disk);
         let progress = self.releases.progress(&here);
         let result = self.wipe_and_release(&disk, held, &progress).await;
-        self.touched(&disk);
+        self.mark_changed(&disk);
         match result {
             Ok(()) => {
                 self.releases.end(&here);

@@ -3,8 +3,8 @@
 use quarry_disk::claim::{Claim, ClaimState, Degraded, Repair};
 use quarry_disk::{Assignment, Conflict, Disk, State, Udev};
 
-use super::look::PoolDisk;
 use super::release::Wiping;
+use super::scan::PoolDisk;
 use super::view;
 
 /// A disk, for an operator.
@@ -42,7 +42,7 @@ pub enum Owner {
         why: String,
     },
     /// No pool selects it.
-    Nobody,
+    NoPool,
 }
 
 impl Owner {
@@ -52,8 +52,8 @@ impl Owner {
         match (assignment.pools.get(&disk.name), conflict, assignment.doubtful.get(&disk.name)) {
             (Some(pool), ..) => Self::Pool(pool.clone()),
             (None, Some(conflict), _) => Self::Conflict(conflict.clone()),
-            (None, None, Some(pool)) => Self::Doubtful { pool: pool.clone(), why: doubt(disk) },
-            (None, None, None) => Self::Nobody,
+            (None, None, Some(pool)) => Self::Doubtful { pool: pool.clone(), why: why_doubtful(disk) },
+            (None, None, None) => Self::NoPool,
         }
     }
 
@@ -62,24 +62,24 @@ impl Owner {
     pub fn pool(&self) -> Option<&str> {
         match self {
             Self::Pool(pool) => Some(pool),
-            Self::Conflict(_) | Self::Doubtful { .. } | Self::Nobody => None,
+            Self::Conflict(_) | Self::Doubtful { .. } | Self::NoPool => None,
         }
     }
 
     /// Why no pool uses it; `None` if one does.
     #[must_use]
-    pub fn why_none(&self) -> Option<String> {
+    pub fn why_no_pool(&self) -> Option<String> {
         match self {
             Self::Pool(_) => None,
             Self::Conflict(conflict) => Some(conflict.to_string()),
             Self::Doubtful { why, .. } => Some(why.clone()),
-            Self::Nobody => Some("no pool's selector matches it".to_owned()),
+            Self::NoPool => Some("no pool's selector matches it".to_owned()),
         }
     }
 }
 
 /// Why it is not known whether a pool selects a disk.
-fn doubt(disk: &Disk) -> String {
+fn why_doubtful(disk: &Disk) -> String {
     match &disk.udev {
         Udev::Stale { why } => format!(
             "{why}: its names may belong to another disk, so no pool selects it; run systemctl start systemd-udevd, \
@@ -136,7 +136,7 @@ impl DiskReport {
 
     /// The name of the disk's state, or `wiping`.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn state_name(&self) -> &'static str {
         if self.wiping.is_some() { "wiping" } else { self.state.name() }
     }
 
@@ -152,10 +152,10 @@ impl DiskReport {
             None => self.state.reason().map(str::to_owned),
         };
         // That no pool selects a disk is only worth reporting for a disk that should belong to a pool.
-        let ours = matches!(self.state, State::Claimed { .. }) || self.wiping.is_some();
-        let owner = self.owner.as_ref().filter(|owner| ours || **owner != Owner::Nobody);
+        let is_claimed = matches!(self.state, State::Claimed { .. }) || self.wiping.is_some();
+        let owner = self.owner.as_ref().filter(|owner| is_claimed || **owner != Owner::NoPool);
         let reasons: Vec<String> =
-            why.into_iter().chain(self.notes.iter().cloned()).chain(owner.and_then(Owner::why_none)).collect();
+            why.into_iter().chain(self.notes.iter().cloned()).chain(owner.and_then(Owner::why_no_pool)).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::copies::copies;
 use super::key::DiskKey;
-use super::look::{Gathered, Other, PoolDisk, Raw};
+use super::scan::{Gathered, Other, PoolDisk, Raw};
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
@@ -30,12 +30,12 @@ pub(super) struct View {
     pub(super) disks: Vec<PoolDisk>,
     volumes: BTreeMap<Uuid, PoolVolume>,
     /// Claims on disks that belong to no pool, with the problem to report.
-    elsewhere: BTreeMap<Uuid, String>,
+    in_no_pool: BTreeMap<Uuid, String>,
     /// Claims on other pools' disks, with the problem to report. Calls by name are answered by those pools;
     /// but a volume of this pool still exists after its disk was assigned to another pool.
-    of_others: BTreeMap<Uuid, String>,
+    in_other_pools: BTreeMap<Uuid, String>,
     /// Volumes that more than one disk holds, on disks of any pool, with the problem to report.
-    twice: BTreeMap<Uuid, String>,
+    duplicates: BTreeMap<Uuid, String>,
     /// Disks that were never read successfully: they may hold any volume.
     unread: Vec<String>,
     /// Disks with a claim of an unknown volume: they may hold volumes that were handed out.
@@ -56,9 +56,9 @@ impl View {
             number: 0,
             disks: Vec::new(),
             volumes: BTreeMap::new(),
-            elsewhere: BTreeMap::new(),
-            of_others: BTreeMap::new(),
-            twice: copies(own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)))
+            in_no_pool: BTreeMap::new(),
+            in_other_pools: BTreeMap::new(),
+            duplicates: copies(own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)))
                 .into_iter()
                 .map(|copies| (copies.volume, copies.why))
                 .collect(),
@@ -67,30 +67,30 @@ impl View {
             problems: conflicts.iter().map(ToString::to_string).chain(failed).collect(),
         };
         for PoolDisk { raw, .. } in &own {
-            view.note_own(pool, raw, read_before);
+            view.add_own(pool, raw, read_before);
         }
         for other in &others {
-            view.note_other(other, read_before);
+            view.add_other(other, read_before);
         }
-        view.remember(known, own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)));
+        view.add_lost(known, own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)));
         for PoolDisk { raw, .. } in &own {
             for (identity, _) in raw.found.iter().flat_map(ClaimState::volumes) {
                 if let Some(volume) =
-                    view.volumes.get(&identity.disk).filter(|_| !view.twice.contains_key(&identity.disk))
+                    view.volumes.get(&identity.disk).filter(|_| !view.duplicates.contains_key(&identity.disk))
                 {
                     known.insert(identity.disk, (DiskKey::of(&raw.disk), volume.clone()));
                 }
             }
         }
-        let concerns = |guid: &&Uuid| view.volumes.contains_key(guid) || view.elsewhere.contains_key(guid);
-        let twice: Vec<String> =
-            view.twice.iter().filter(|(guid, _)| concerns(guid)).map(|(_, why)| why.clone()).collect();
-        view.problems.extend(twice);
+        let concerns = |guid: &&Uuid| view.volumes.contains_key(guid) || view.in_no_pool.contains_key(guid);
+        let duplicates: Vec<String> =
+            view.duplicates.iter().filter(|(guid, _)| concerns(guid)).map(|(_, why)| why.clone()).collect();
+        view.problems.extend(duplicates);
         view.disks = own;
         view
     }
 
-    fn note_other(&mut self, Other { raw, why, may_be_ours, has_pool }: &Other, read_before: &[DiskKey]) {
+    fn add_other(&mut self, Other { raw, why, may_belong, has_pool }: &Other, read_before: &[DiskKey]) {
         let volumes = raw.found.as_ref().map(ClaimState::volumes).unwrap_or_default();
         for (identity, claim) in &volumes {
             if self.volumes.contains_key(&identity.disk) {
@@ -104,20 +104,20 @@ impl View {
             };
             let text = format!("the disk {} holds {holds}, but no longer belongs to the pool: {why}", raw.disk.name);
             if *has_pool {
-                self.of_others.insert(identity.disk, text);
+                self.in_other_pools.insert(identity.disk, text);
             } else {
                 self.problems.push(text.clone());
-                self.elsewhere.insert(identity.disk, text);
+                self.in_no_pool.insert(identity.disk, text);
             }
         }
         let is_unknown = matches!(raw.found, Ok(ClaimState::Damaged(_) | ClaimState::Newer { .. }) | Err(_));
-        if *may_be_ours && volumes.is_empty() && is_unknown {
-            self.note_unknown(raw, read_before);
+        if *may_belong && volumes.is_empty() && is_unknown {
+            self.add_unknown(raw, read_before);
         }
     }
 
     /// The contents of the disk are unknown: it may hold any volume.
-    fn note_unknown(&mut self, raw: &Raw, read_before: &[DiskKey]) {
+    fn add_unknown(&mut self, raw: &Raw, read_before: &[DiskKey]) {
         let disk = &raw.disk;
         match &raw.found {
             Ok(found) => {
@@ -136,7 +136,7 @@ impl View {
         }
     }
 
-    fn note_own(&mut self, pool: &str, raw: &Raw, read_before: &mut Vec<DiskKey>) {
+    fn add_own(&mut self, pool: &str, raw: &Raw, read_before: &mut Vec<DiskKey>) {
         let here = DiskKey::of(&raw.disk);
         let volumes = raw.found.as_ref().map(ClaimState::volumes).unwrap_or_default();
         let problem = match &raw.found {
@@ -150,18 +150,18 @@ impl View {
                 })
             }
             Ok(ClaimState::Damaged(_) | ClaimState::Newer { .. }) | Err(_) => {
-                self.note_unknown(raw, read_before);
+                self.add_unknown(raw, read_before);
                 None
             }
             Ok(_) => None,
         };
         for (identity, claim) in volumes {
             let volume = match (claim, &raw.found) {
-                (Some(claim), _) => describe(pool, claim),
-                (None, Ok(found)) => unread(pool, identity, found),
+                (Some(claim), _) => to_volume(pool, claim),
+                (None, Ok(found)) => unreadable_volume(pool, identity, found),
                 (None, Err(_)) => continue,
             };
-            let lost = self.twice.get(&identity.disk).or(problem.as_ref());
+            let lost = self.duplicates.get(&identity.disk).or(problem.as_ref());
             let health = lost.map_or(volume.health.clone(), |why| Health::Lost(why.clone()));
             self.volumes.entry(identity.disk).or_insert(PoolVolume { health, ..volume });
         }
@@ -172,14 +172,14 @@ impl View {
     }
 
     /// Adds the volumes that were seen earlier and have lost their disk.
-    fn remember<'a>(&mut self, known: &mut Known, raws: impl Iterator<Item = &'a Raw> + Clone) {
+    fn add_lost<'a>(&mut self, known: &mut Known, raws: impl Iterator<Item = &'a Raw> + Clone) {
         known.retain(|guid, (seen_on, volume)| {
             if self.volumes.contains_key(guid) {
                 return true;
             }
             let there = raws.clone().find(|raw| DiskKey::of(&raw.disk) == *seen_on);
-            let elsewhere = self.elsewhere.get(guid).or(self.of_others.get(guid));
-            let why = match (elsewhere, there.map(|raw| &raw.found)) {
+            let in_no_pool = self.in_no_pool.get(guid).or(self.in_other_pools.get(guid));
+            let why = match (in_no_pool, there.map(|raw| &raw.found)) {
                 (Some(why), _) => why.clone(),
                 (None, Some(Err(why))) => format!("the disk {} cannot be read: {why}", seen_on.name),
                 (
@@ -219,7 +219,7 @@ impl View {
     ///
     /// # Errors
     /// `Unavailable`, naming the disk.
-    pub(super) fn complete(&self, pool: &str) -> Result<()> {
+    pub(super) fn check_complete(&self, pool: &str) -> Result<()> {
         match self.unread.first() {
             None => Ok(()),
             Some(why) => Err(Error::unavailable(format!("pool {pool}: its volumes are not fully known while {why}"))),
@@ -233,17 +233,17 @@ impl View {
     /// `Unavailable` if it was not found, but may exist; or if two disks hold it.
     pub(super) fn volume(&self, pool: &str, name: &str, handed_out: bool) -> Result<Option<PoolVolume>> {
         let guid = Identity::of(name).disk;
-        if let Some(why) = self.twice.get(&guid) {
+        if let Some(why) = self.duplicates.get(&guid) {
             return Err(Error::unavailable(format!("pool {pool}: {why}")));
         }
         if let Some(volume) = self.volumes.get(&guid) {
             return Ok(Some(volume.clone()));
         }
-        let of_others = self.of_others.get(&guid).filter(|_| handed_out);
-        if let Some(why) = self.elsewhere.get(&guid).or(of_others) {
+        let in_other_pools = self.in_other_pools.get(&guid).filter(|_| handed_out);
+        if let Some(why) = self.in_no_pool.get(&guid).or(in_other_pools) {
             return Err(Error::unavailable(format!("pool {pool}: {why}")));
         }
-        self.complete(pool)?;
+        self.check_complete(pool)?;
         match self.damaged.first().filter(|_| handed_out) {
             Some(why) => Err(Error::unavailable(format!(
                 "pool {pool}: volume {name} may be on an unreadable disk: \
@@ -254,8 +254,8 @@ impl View {
     }
 
     /// The problem to report for a volume that two disks hold.
-    pub(super) fn twice(&self, guid: &str) -> Option<&str> {
-        self.twice.iter().find(|(twice, _)| twice.to_string() == guid).map(|(_, why)| why.as_str())
+    pub(super) fn duplicates(&self, guid: &str) -> Option<&str> {
+        self.duplicates.iter().find(|(duplicates, _)| duplicates.to_string() == guid).map(|(_, why)| why.as_str())
     }
 
     /// The disk and the claim of a volume.
@@ -284,7 +284,7 @@ impl View {
             extent: MIB,
             free,
             reserve: 0,
-            closed: self.complete(pool).err().map(|error| error.message),
+            closed: self.check_complete(pool).err().map(|error| error.message),
             whole: true,
         }
     }
@@ -295,15 +295,15 @@ impl View {
     }
 
     /// Every disk that is not free, with the reason, for an error about missing space.
-    pub(super) fn taken(&self) -> String {
+    pub(super) fn list_not_free(&self) -> String {
         const MOST: usize = 8;
         let taken: Vec<_> = self.disks.iter().filter(|seen| seen.state != State::Free).collect();
-        let word = |seen: &&PoolDisk| format!("{} {}", seen.raw.disk.name, seen.state.reason().unwrap_or_default());
-        let mut words: Vec<String> = taken.iter().take(MOST).map(word).collect();
+        let entry = |seen: &&PoolDisk| format!("{} {}", seen.raw.disk.name, seen.state.reason().unwrap_or_default());
+        let mut parts: Vec<String> = taken.iter().take(MOST).map(entry).collect();
         if taken.len() > MOST {
-            words.push(format!("and {} more", taken.len() - MOST));
+            parts.push(format!("and {} more", taken.len() - MOST));
         }
-        if words.is_empty() { "the pool's selector matches no other disk".to_owned() } else { words.join("; ") }
+        if parts.is_empty() { "the pool's selector matches no other disk".to_owned() } else { parts.join("; ") }
     }
 
     pub(super) fn numbered(self, number: u64) -> Self {
@@ -338,7 +338,7 @@ pub(super) fn record(claim: &Claim) -> Option<Record> {
 }
 
 /// A volume whose record cannot be read.
-fn unread(pool: &str, identity: Identity, found: &ClaimState) -> PoolVolume {
+fn unreadable_volume(pool: &str, identity: Identity, found: &ClaimState) -> PoolVolume {
     let record = match found {
         ClaimState::Newer { version, .. } => Recorded::Newer(*version),
         _ => Recorded::Broken(found.describe()),
@@ -357,7 +357,7 @@ fn unread(pool: &str, identity: Identity, found: &ClaimState) -> PoolVolume {
 }
 
 /// Converts a claim to a volume.
-pub(super) fn describe(pool: &str, claim: &Claim) -> PoolVolume {
+pub(super) fn to_volume(pool: &str, claim: &Claim) -> PoolVolume {
     let guid = claim.identity.disk;
     let record = match std::str::from_utf8(&claim.record).map(Record::parse) {
         Ok(Tag::Record(record)) => Recorded::Here(record),

@@ -20,11 +20,11 @@ const GIB: u64 = 1 << 30;
 /// The largest range that is wiped at once: the process can end between two of them.
 const CHUNK: u64 = GIB;
 /// How much is wiped between two updates of the progress on the disk. Each update takes two flushed writes.
-const NOTE_EVERY: u64 = 64 * GIB;
+const RECORD_EVERY: u64 = 64 * GIB;
 
 impl Inner {
     /// The mode in which a volume with this record is wiped: its class's, otherwise the pool's.
-    pub(super) fn way(&self, record: Option<&Record>) -> Wipe {
+    pub(super) fn wipe_mode(&self, record: Option<&Record>) -> Wipe {
         record.and_then(|record| record.wipe).unwrap_or(self.wipe)
     }
 
@@ -41,15 +41,15 @@ impl Inner {
             Ok(Tag::Record(record)) => Some(*record),
             _ => None,
         };
-        let way = self.way(record.as_ref());
-        if way != Wipe::None {
-            let mut discard = way == Wipe::Discard;
+        let mode = self.wipe_mode(record.as_ref());
+        if mode != Wipe::None {
+            let mut discard = mode == Wipe::Discard;
             // If the creation of a volume was given up, these are the bytes that the creation zeroed; the
             // volume was never used. But a volume that was zeroed completely may have a filesystem since,
             // which its record does not show.
             let zeroed = record.as_ref().map_or(0, |record| record.zeroed.saturating_mul(GIB));
             let mut done = if zeroed < claim.length { zeroed } else { 0 };
-            let mut noted = done;
+            let mut recorded = done;
             progress.total.store(claim.length, Ordering::Relaxed);
             progress.done.store(done, Ordering::Relaxed);
             while done < claim.length {
@@ -65,28 +65,28 @@ impl Inner {
                 progress.done.store(done, Ordering::Relaxed);
                 // Discarded ranges are not recorded, because the mode may differ after a restart.
                 if let Some(record) = &record
-                    && way == Wipe::Zero
-                    && done - noted >= NOTE_EVERY
+                    && mode == Wipe::Zero
+                    && done - recorded >= RECORD_EVERY
                     && done < claim.length
                 {
                     let text = record.zeroed(done / GIB).to_string();
                     let (inner, device) = (Arc::clone(self), Arc::clone(held));
                     claim = blocking(move || {
                         flush(&*device, done)?;
-                        let noted = claim::set_record(&Any(&*device), &claim, text.as_bytes());
-                        noted.map_err(|error| inner.explain(&error))
+                        let recorded = claim::set_record(&Any(&*device), &claim, text.as_bytes());
+                        recorded.map_err(|error| inner.explain(&error))
                     })
                     .await?;
-                    noted = done;
+                    recorded = done;
                 }
             }
         }
         let (device, length) = (Arc::clone(held), claim.length);
         blocking(move || {
             // If the disk still returns the old contents, a signature would keep it from being free.
-            if way != Wipe::Zero {
+            if mode != Wipe::Zero {
                 for (at, length) in signature_places(length) {
-                    device.zero(super::carve::VOLUME_OFFSET + at, length)?;
+                    device.zero(super::create::VOLUME_OFFSET + at, length)?;
                 }
             }
             flush(&*device, length)

@@ -20,7 +20,7 @@ use quarry_volume::StorageId;
 
 use super::disks::{Fingerprints, LvmDisks};
 use super::lost::{Lost, Search};
-use crate::{SilentDisk, Uevents};
+use crate::{Uevents, UnresponsiveDisk};
 
 /// How long a report is used without reading the disks. This is less than the interval at which the node
 /// checks for changes from outside, so that each check sees them.
@@ -46,7 +46,7 @@ struct CachedReport {
     /// [`State::changes`] at that time.
     changes: u64,
     /// [`Uevents::counts`] at that time, or at the last comparison of the fingerprints.
-    heard: (u64, u64),
+    counts: (u64, u64),
     /// When the fingerprints were last known to match.
     checked: Instant,
     /// The physical volumes that the report did not find.
@@ -71,9 +71,9 @@ struct State {
 }
 
 /// The answer from memory alone.
-enum Glance {
+enum FromMemory {
     /// This is the answer.
-    Told(View),
+    Answer(View),
     /// This is the answer if the fingerprints still match.
     Compare(Box<CachedReport>),
 }
@@ -89,7 +89,7 @@ pub(crate) struct Cache {
     /// Held while the fingerprints are compared: concurrent callers wait for that comparison.
     comparing: tokio::sync::Mutex<()>,
     /// Held during a report: concurrent callers share it. Contains when and why the last one failed.
-    asking: Arc<tokio::sync::Mutex<Option<(Instant, View)>>>,
+    reporting: Arc<tokio::sync::Mutex<Option<(Instant, View)>>>,
 }
 
 impl Cache {
@@ -102,7 +102,7 @@ impl Cache {
             search: Search::default(),
             state: Mutex::default(),
             comparing: tokio::sync::Mutex::default(),
-            asking: Arc::default(),
+            reporting: Arc::default(),
         })
     }
 
@@ -122,11 +122,11 @@ impl Cache {
     /// The current volume group: from memory if that is known to be valid, otherwise from lvm.
     pub(crate) async fn view(self: &Arc<Self>) -> View {
         let came = Instant::now();
-        if let Some(view) = self.remembered().await {
+        if let Some(view) = self.cached().await {
             return view;
         }
-        let mut last_failure = Arc::clone(&self.asking).lock_owned().await;
-        if let Some(view) = self.remembered().await {
+        let mut last_failure = Arc::clone(&self.reporting).lock_owned().await;
+        if let Some(view) = self.cached().await {
             return view;
         }
         // Do not wait for a second report, which may hang like the first one.
@@ -137,7 +137,7 @@ impl Cache {
         // another report that hangs.
         let cache = Arc::clone(self);
         let asked = tokio::spawn(async move {
-            let answer = cache.ask().await;
+            let answer = cache.report().await;
             *last_failure = answer.as_ref().err().map(|view| (Instant::now(), view.clone()));
             answer.unwrap_or_else(|view| view)
         });
@@ -145,82 +145,82 @@ impl Cache {
     }
 
     /// The answer without lvm: the cached view, if it is known to be valid, or that a disk is unresponsive.
-    pub(crate) async fn remembered(&self) -> Option<View> {
-        match self.glance()? {
-            Glance::Told(view) => return Some(view),
-            Glance::Compare(_) => {}
+    pub(crate) async fn cached(&self) -> Option<View> {
+        match self.from_memory()? {
+            FromMemory::Answer(view) => return Some(view),
+            FromMemory::Compare(_) => {}
         }
-        let _turn = self.comparing.lock().await;
-        match self.glance()? {
-            Glance::Told(view) => Some(view),
-            Glance::Compare(seen) => self.compare(*seen).await,
+        let _guard = self.comparing.lock().await;
+        match self.from_memory()? {
+            FromMemory::Answer(view) => Some(view),
+            FromMemory::Compare(seen) => self.compare(*seen).await,
         }
     }
 
     /// The answer from memory, without reading the disks. `None`: the report itself is outdated.
-    fn glance(&self) -> Option<Glance> {
-        let heard = self.uevents.heard();
+    fn from_memory(&self) -> Option<FromMemory> {
+        let counts = self.uevents.counts();
         let state = self.state();
         let seen = state.seen.as_ref()?;
         // lvm would hang on it, too.
-        if let Some(silent) = self.disks.overdue(&seen.devices()) {
-            return Some(Glance::Told(self.silent_view(&silent)));
+        if let Some(unresponsive) = self.disks.overdue(&seen.devices()) {
+            return Some(FromMemory::Answer(self.unresponsive_view(&unresponsive)));
         }
         // A disk appeared or disappeared, or Quarry made a change.
-        if seen.changes != state.changes || seen.heard.1 != heard.1 {
+        if seen.changes != state.changes || seen.counts.1 != counts.1 {
             return None;
         }
         let young = seen.checked.elapsed() < FRESH;
-        if young && seen.heard == heard {
-            return Some(Glance::Told(seen.view.clone()));
+        if young && seen.counts == counts {
+            return Some(FromMemory::Answer(seen.view.clone()));
         }
         match &seen.view {
             // There are no fingerprints to compare, and the missing group may have appeared.
             View::Absent(_) => None,
-            View::Found(..) => Some(Glance::Compare(Box::new(seen.clone()))),
+            View::Found(..) => Some(FromMemory::Compare(Box::new(seen.clone()))),
         }
     }
 
     /// Compares the fingerprints of the disks with those at the time of the report.
     async fn compare(&self, seen: CachedReport) -> Option<View> {
-        let (heard, began) = (self.uevents.heard(), Instant::now());
+        let (counts, began) = (self.uevents.counts(), Instant::now());
         let now = match self.disks.fingerprints(seen.devices()).await {
             Ok(now) => now,
-            Err(silent) => return Some(self.silent_view(&silent)),
+            Err(unresponsive) => return Some(self.unresponsive_view(&unresponsive)),
         };
         if now != seen.fingerprints || now.iter().any(|(_, fingerprint)| fingerprint.is_none()) {
             return None;
         }
         if let (Some(lost), View::Found(group, _)) = (&seen.lost, &seen.view)
-            && lost.may_be_back(group, &self.search, &self.disks, heard).await
+            && lost.may_be_back(group, &self.search, &self.disks, counts).await
         {
             return None;
         }
         let mut state = self.state();
         if let Some(same) = state.seen.as_mut().filter(|same| same.fingerprints == seen.fingerprints) {
             same.checked = began;
-            same.heard = heard;
+            same.counts = counts;
         }
         Some(seen.view)
     }
 
-    fn silent_view(&self, silent: &SilentDisk) -> View {
-        View::Absent(format!("volume group {} cannot be read: {silent}", self.group))
+    fn unresponsive_view(&self, unresponsive: &UnresponsiveDisk) -> View {
+        View::Absent(format!("volume group {} cannot be read: {unresponsive}", self.group))
     }
 
     /// Flushes the disks with the volume group's metadata.
-    pub(crate) async fn flush(&self, group: &VolumeGroup) -> Vec<(PathBuf, Result<io::Result<()>, SilentDisk>)> {
+    pub(crate) async fn flush(&self, group: &VolumeGroup) -> Vec<(PathBuf, Result<io::Result<()>, UnresponsiveDisk>)> {
         self.disks.flush(group.metadata_devices()).await
     }
 
     /// The disks of the volume group, as last seen, that have not answered for at least `age`.
-    pub(crate) fn silent(&self, age: Duration) -> Vec<SilentDisk> {
+    pub(crate) fn unresponsive(&self, age: Duration) -> Vec<UnresponsiveDisk> {
         let devices = self.state().seen.as_ref().map(CachedReport::devices).unwrap_or_default();
-        self.disks.silent(&devices, age)
+        self.disks.unresponsive(&devices, age)
     }
 
     /// The first of them that takes longer than a healthy disk.
-    pub(crate) fn overdue(&self) -> Option<SilentDisk> {
+    pub(crate) fn overdue(&self) -> Option<UnresponsiveDisk> {
         let devices = self.state().seen.as_ref().map(CachedReport::devices).unwrap_or_default();
         self.disks.overdue(&devices)
     }
@@ -232,7 +232,7 @@ impl Cache {
 
     /// Runs lvm. The headers are read first, so that a change during the report is noticed by the next call.
     /// A result that must not be cached is returned as an error.
-    async fn ask(&self) -> Result<View, View> {
+    async fn report(&self) -> Result<View, View> {
         let (mut devices, lost) = {
             let state = self.state();
             let seen = state.seen.as_ref();
@@ -240,11 +240,11 @@ impl Cache {
         };
         for _ in 0..TRIES {
             let changes = self.state().changes;
-            let heard = self.uevents.heard();
+            let counts = self.uevents.counts();
             let checked = Instant::now();
             let read = self.disks.fingerprints(devices.clone()).await;
-            let before = read.map_err(|silent| self.silent_view(&silent))?;
-            let view = match self.locator.report(heard.1).await {
+            let before = read.map_err(|unresponsive| self.unresponsive_view(&unresponsive))?;
+            let view = match self.locator.report(counts.1).await {
                 Ok(Lookup::Found(group)) => {
                     let mut state = self.state();
                     state.reports += 1;
@@ -265,7 +265,7 @@ impl Cache {
             };
             let View::Found(group, _) = &view else {
                 let seen =
-                    CachedReport { view: view.clone(), fingerprints: Vec::new(), changes, heard, checked, lost: None };
+                    CachedReport { view: view.clone(), fingerprints: Vec::new(), changes, counts, checked, lost: None };
                 self.state().seen = Some(seen);
                 return Ok(view);
             };
@@ -273,8 +273,8 @@ impl Cache {
             let same = found == devices;
             devices = found;
             if same {
-                let lost = Lost::of(group, &self.search, &self.disks, heard, lost.as_ref()).await;
-                let seen = CachedReport { view: view.clone(), fingerprints: before, changes, heard, checked, lost };
+                let lost = Lost::of(group, &self.search, &self.disks, counts, lost.as_ref()).await;
+                let seen = CachedReport { view: view.clone(), fingerprints: before, changes, counts, checked, lost };
                 self.state().seen = Some(seen);
                 return Ok(view);
             }

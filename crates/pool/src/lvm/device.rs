@@ -98,7 +98,7 @@ fn node(folder: &Path) -> io::Result<Option<PathBuf>> {
     let (named, own) = (Path::new("/dev/mapper").join(mapped), Path::new("/dev").join(name));
     let linked = fs::canonicalize(&named).is_ok_and(|target| target == own);
     let candidates = if linked { [named, own] } else { [own, named] };
-    match candidates.into_iter().find(|path| is(path, &number)) {
+    match candidates.into_iter().find(|path| is_node_of(path, &number)) {
         Some(path) => Ok(Some(path)),
         None => Err(io::Error::other(format!(
             "the kernel has {} ({number}), but neither /dev/mapper nor /dev has a node for it: is the host's /dev \
@@ -133,7 +133,7 @@ fn uuid_in(block: &Path, group: &str, group_uuid: &str, volume: &str, size: u64)
     None
 }
 
-fn is(path: &Path, number: &str) -> bool {
+fn is_node_of(path: &Path, number: &str) -> bool {
     fs::metadata(path).is_ok_and(|metadata| {
         let rdev = metadata.rdev();
         metadata.file_type().is_block_device()
@@ -206,9 +206,9 @@ mod tests {
         fs::create_dir(block.path().join("vda")).unwrap();
         let found = |volume: &str, size: u64| uuid_in(block.path(), "vg-0", GROUP, volume, size);
         assert_eq!(found("pvc-1", 4 << 20).unwrap(), VOLUME);
-        assert_eq!(found("pvc-1", 8 << 20), None, "of another size");
+        assert_eq!(found("pvc-1", 8 << 20), None, "another size");
         assert_eq!(found("layered", 4 << 20), None, "a layer of a volume");
-        assert_eq!(found("other", 4 << 20), None, "of another volume group");
+        assert_eq!(found("other", 4 << 20), None, "another volume group");
         assert_eq!(found("none", 4 << 20), None);
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::SilentDisk;
-use crate::threads::{DiskThreads, NOTEWORTHY, PATIENCE};
+use crate::UnresponsiveDisk;
+use crate::threads::{DiskThreads, PATIENCE, REPORT_AFTER};
 
 /// The operations on a device. Every function may block forever; tests use doubles.
 pub(super) trait DiskIo: Send + Sync {
@@ -63,38 +63,42 @@ impl LvmDisks {
     ///
     /// # Errors
     /// One of them is unresponsive.
-    pub(super) async fn fingerprints(&self, devices: Vec<PathBuf>) -> Result<Fingerprints, SilentDisk> {
+    pub(super) async fn fingerprints(&self, devices: Vec<PathBuf>) -> Result<Fingerprints, UnresponsiveDisk> {
         let read = self.ask_all(devices, "read", |io, device| io.fingerprint(device)).await;
         read.into_iter().map(|(device, answer)| Ok((device, answer?.ok()))).collect()
     }
 
     /// Flushes the caches of all these devices at once.
-    pub(super) async fn flush(&self, devices: Vec<PathBuf>) -> Vec<(PathBuf, Result<io::Result<()>, SilentDisk>)> {
+    pub(super) async fn flush(
+        &self,
+        devices: Vec<PathBuf>,
+    ) -> Vec<(PathBuf, Result<io::Result<()>, UnresponsiveDisk>)> {
         self.ask_all(devices, "flush", |io, device| io.flush(device)).await
     }
 
     /// Reads the labels of all these devices at once. A device that does not answer soon counts as
     /// unreadable.
     pub(super) async fn labels(&self, devices: Vec<PathBuf>) -> Vec<(PathBuf, io::Result<Option<String>>)> {
-        let read = self.within(NOTEWORTHY).ask_all(devices, "read", |io, device| io.label_uuid(device)).await;
-        let flat =
-            |answer: Result<io::Result<_>, SilentDisk>| answer.unwrap_or_else(|silent| Err(io::Error::other(silent)));
+        let read = self.with_patience(REPORT_AFTER).ask_all(devices, "read", |io, device| io.label_uuid(device)).await;
+        let flat = |answer: Result<io::Result<_>, UnresponsiveDisk>| {
+            answer.unwrap_or_else(|unresponsive| Err(io::Error::other(unresponsive)))
+        };
         read.into_iter().map(|(device, answer)| (device, flat(answer))).collect()
     }
 
     /// The same disks, with a shorter time limit.
-    fn within(&self, patience: Duration) -> Self {
-        Self { io: Arc::clone(&self.io), threads: self.threads.within(patience) }
+    fn with_patience(&self, patience: Duration) -> Self {
+        Self { io: Arc::clone(&self.io), threads: self.threads.with_patience(patience) }
     }
 
     /// Those of these devices that have not answered for at least `age`.
-    pub(super) fn silent(&self, devices: &[PathBuf], age: Duration) -> Vec<SilentDisk> {
-        self.threads.silent_among(devices, age)
+    pub(super) fn unresponsive(&self, devices: &[PathBuf], age: Duration) -> Vec<UnresponsiveDisk> {
+        self.threads.unresponsive_among(devices, age)
     }
 
     /// The first of these devices that has not answered for longer than a healthy disk takes.
-    pub(super) fn overdue(&self, devices: &[PathBuf]) -> Option<SilentDisk> {
-        self.silent(devices, self.threads.patience).into_iter().next()
+    pub(super) fn overdue(&self, devices: &[PathBuf]) -> Option<UnresponsiveDisk> {
+        self.unresponsive(devices, self.threads.patience).into_iter().next()
     }
 
     /// Sends the same request to all devices at once, and returns the answers in the order of the devices.
@@ -103,7 +107,7 @@ impl LvmDisks {
         devices: Vec<PathBuf>,
         request: &'static str,
         work: fn(&dyn DiskIo, &Path) -> io::Result<T>,
-    ) -> Vec<(PathBuf, Result<io::Result<T>, SilentDisk>)> {
+    ) -> Vec<(PathBuf, Result<io::Result<T>, UnresponsiveDisk>)> {
         let mut asked = JoinSet::new();
         for (index, device) in devices.into_iter().enumerate() {
             let (io, threads, of) = (Arc::clone(&self.io), self.threads.clone(), device.clone());

@@ -39,11 +39,11 @@ impl LvmPool {
     /// Checks that a name which the volume group does not have can be used for a new volume. A volume that
     /// this process has seen there, and has not removed, may be elsewhere: a second volume with that name
     /// would have the same ID.
-    pub(super) async fn is_unused(&self, name: &str) -> Result<()> {
+    pub(super) async fn check_unused(&self, name: &str) -> Result<()> {
         if !self.seen().contains(name) {
             return Ok(());
         }
-        match self.find_elsewhere(name).await? {
+        match self.search_elsewhere(name).await? {
             Some(place) => Err(Error::unavailable(format!("pool {}: volume {name} still exists: {place}", self.name))),
             None => {
                 self.forget(name);
@@ -53,7 +53,7 @@ impl LvmPool {
     }
 
     /// See [`crate::Pool::find_elsewhere`].
-    pub(super) async fn find_elsewhere(&self, name: &str) -> Result<Option<String>> {
+    pub(super) async fn search_elsewhere(&self, name: &str) -> Result<Option<String>> {
         let group = self.group().await?;
         if let Some(part) = volume::hidden(&group, name) {
             return Ok(Some(format!(
@@ -96,7 +96,8 @@ fn in_groups(groups: &[VolumeGroup], own: &str, name: &str) -> Option<String> {
     let others = groups.iter().filter(|group| group.uuid != own && !on_loops(group));
     let mut volumes = others.flat_map(|group| group.logical_volumes.iter().map(move |volume| (group, volume)));
     let (group, volume) = volumes.find(|(_, volume)| {
-        !volume.is_raid_part() && volume.tags.iter().filter_map(|tag| volume::named_by(tag)).any(|found| found == name)
+        !volume.is_raid_part()
+            && volume.tags.iter().filter_map(|tag| volume::name_in_tag(tag)).any(|found| found == name)
     })?;
     Some(format!("{}/{}", group.name, volume.name))
 }

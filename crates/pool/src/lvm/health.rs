@@ -55,9 +55,9 @@ fn missing<'a>(group: &'a VolumeGroup, volume: &'a LogicalVolume) -> impl Iterat
 enum Copy {
     Whole,
     /// Its disk is missing, or too small.
-    Away(String),
+    Missing(String),
     /// An operator removed its disk from the volume group.
-    GivenUp,
+    Removed,
     /// It failed, and has not been written since.
     OutOfDate(String),
     Rebuilding(String),
@@ -69,7 +69,7 @@ fn of_mirror(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
     let whole = copies.iter().filter(|copy| matches!(copy, Copy::Whole)).count();
     let full_name = format!("{}/{}", group.name, volume.name);
     if whole == 0 && !copies.is_empty() {
-        let each: Vec<String> = copies.iter().filter_map(Copy::words).collect();
+        let each: Vec<String> = copies.iter().filter_map(Copy::describe).collect();
         return Health::Lost(format!(
             "volume {} has no intact copy left: {}; bring back the disk that was written last, and repair nothing \
              before that",
@@ -123,13 +123,13 @@ fn copy(group: &VolumeGroup, volume: &LogicalVolume, image: &LogicalVolume, inde
     let disks = disks.join(", ");
     let absent: Vec<&str> = missing(group, image).collect();
     if !absent.is_empty() {
-        return Copy::Away(format!("physical volume {} is missing", absent.join(", ")));
+        return Copy::Missing(format!("physical volume {} is missing", absent.join(", ")));
     }
     if image.segment_types.contains("error") {
-        return Copy::GivenUp;
+        return Copy::Removed;
     }
     if group.cut_off_under(image).next().is_some() {
-        return Copy::Away(format!("{disks} is smaller than its physical volume says"));
+        return Copy::Missing(format!("{disks} is smaller than its physical volume says"));
     }
     match volume.raid.as_ref().and_then(|raid| raid.images.get(index)) {
         Some(ImageState::Failed | ImageState::Absent) => Copy::OutOfDate(disks),
@@ -144,11 +144,11 @@ fn copy(group: &VolumeGroup, volume: &LogicalVolume, image: &LogicalVolume, inde
 
 impl Copy {
     /// A description of the problem; `None` without a problem.
-    fn words(&self) -> Option<String> {
+    fn describe(&self) -> Option<String> {
         match self {
             Self::Whole => None,
-            Self::Away(why) => Some(why.clone()),
-            Self::GivenUp => Some("one copy was removed together with its disk".to_owned()),
+            Self::Missing(why) => Some(why.clone()),
+            Self::Removed => Some("one copy was removed together with its disk".to_owned()),
             Self::OutOfDate(disks) => Some(format!("the copy on {disks} failed and is out of date")),
             Self::Rebuilding(disks) => Some(format!("the copy on {disks} was not rebuilt completely")),
         }
@@ -158,10 +158,10 @@ impl Copy {
     fn degraded(&self, full_name: &str) -> Option<String> {
         match self {
             Self::Whole => None,
-            Self::Away(why) => Some(format!(
+            Self::Missing(why) => Some(format!(
                 "{why}; bring the disk back, or replace it and repair the volume (`lvconvert --repair {full_name}`)"
             )),
-            Self::GivenUp => Some(format!(
+            Self::Removed => Some(format!(
                 "repair needed: one copy was removed together with its disk; when another disk has space, `lvconvert \
                  --repair {full_name}` creates a new copy"
             )),
@@ -241,7 +241,7 @@ mod tests {
         group.logical_volumes.iter_mut().find(|volume| volume.name == name).unwrap()
     }
 
-    fn judged(group: &VolumeGroup, state: &str) -> Health {
+    fn health_of(group: &VolumeGroup, state: &str) -> Health {
         let record: Tag = Record::parse(&format!("quarry1/s={state}/n=a/b=0/a=m/f=ext4/l=r1.1/p=x"));
         let Tag::Record(record) = record else { panic!("{record:?}") };
         health(group, group.logical_volume("a").unwrap(), &Recorded::Here(record))
@@ -254,24 +254,24 @@ mod tests {
     }
 
     fn degraded(group: &VolumeGroup) -> String {
-        let health = judged(group, "ready");
+        let health = health_of(group, "ready");
         let Health::Degraded(why) = health else { panic!("{health:?}") };
         why
     }
 
     #[test]
     fn a_failed_copy_needs_a_refresh() {
-        assert_eq!(judged(&with_status("raid1 2 AA 100/100 idle 0 0 -"), "ready"), Health::Whole);
+        assert_eq!(health_of(&with_status("raid1 2 AA 100/100 idle 0 0 -"), "ready"), Health::Whole);
         let why = degraded(&with_status("raid1 2 AD 100/100 idle 0 0 -"));
         assert!(why.contains("refresh needed: the copy on /dev/q") && why.contains("lvchange --refresh vg/a"), "{why}");
         let why = degraded(&with_status("raid1 2 Aa 40/100 recover 0 0 -"));
         assert!(why.contains("being rebuilt (/dev/q, 40 %)"), "{why}");
         // After an unclean stop, all copies are equally valid.
-        assert_eq!(judged(&with_status("raid1 2 aa 40/100 resync 0 0 -"), "ready"), Health::Whole);
+        assert_eq!(health_of(&with_status("raid1 2 aa 40/100 resync 0 0 -"), "ready"), Health::Whole);
         // lvm's state from the report is older than the kernel's, and counts only if the kernel has none.
         let mut group = with_status("raid1 2 AA 100/100 idle 0 0 -");
         lv(&mut group, "a").health = "refresh needed".into();
-        assert_eq!(judged(&group, "ready"), Health::Whole);
+        assert_eq!(health_of(&group, "ready"), Health::Whole);
         lv(&mut group, "a").raid = None;
         assert!(degraded(&group).contains("refresh needed"));
     }
@@ -284,12 +284,12 @@ mod tests {
         // The remaining copy had failed before.
         let mut group = with_status("raid1 2 AD 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;
-        let Health::Lost(why) = judged(&group, "ready") else { panic!() };
+        let Health::Lost(why) = health_of(&group, "ready") else { panic!() };
         assert!(why.contains("no intact copy left") && why.contains("/dev/q failed and is out of date"), "{why}");
         // Or it was being rebuilt from the missing one.
         let mut group = with_status("raid1 2 Aa 40/100 recover 0 0 -");
         group.physical_volumes[0].missing = true;
-        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("not rebuilt completely")));
+        assert!(matches!(health_of(&group, "ready"), Health::Lost(why) if why.contains("not rebuilt completely")));
     }
 
     #[test]
@@ -316,8 +316,8 @@ mod tests {
         let why = degraded(&group);
         assert!(why.contains("not mirrored") && why.contains("/dev/p"), "{why}");
         // A volume that was never handed out is created again.
-        assert!(matches!(judged(&group, "new"), Health::Incomplete(why) if why.contains("share a disk")));
-        assert_eq!(judged(&mirror(), "new"), Health::Whole);
+        assert!(matches!(health_of(&group, "new"), Health::Incomplete(why) if why.contains("share a disk")));
+        assert_eq!(health_of(&mirror(), "new"), Health::Whole);
     }
 
     #[test]
@@ -328,9 +328,9 @@ mod tests {
         let used = |start| vec![Used { start, extents: 2, volume: "uuid-a".into() }];
         group.physical_volumes[1].device_size = Some(8 * (4 << 20));
         group.physical_volumes[1].used = used(6);
-        assert_eq!(judged(&group, "ready"), Health::Whole);
+        assert_eq!(health_of(&group, "ready"), Health::Whole);
         group.physical_volumes[1].used = used(7);
-        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("beyond the end of /dev/q")));
+        assert!(matches!(health_of(&group, "ready"), Health::Lost(why) if why.contains("beyond the end of /dev/q")));
         // A mirror tolerates it.
         let mut group = mirror();
         group.physical_volumes[1].device_size = Some(8 * (4 << 20));

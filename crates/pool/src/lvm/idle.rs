@@ -19,33 +19,33 @@ struct State {
     /// When the volume was last activated.
     activated: HashMap<String, Instant>,
     /// The volume that is being deactivated: one at a time, under the pool lock.
-    going: Option<String>,
+    deactivating: Option<String>,
 }
 
 /// A running deactivation, until it is dropped.
 #[must_use]
-pub(super) struct Going<'a> {
+pub(super) struct Deactivation<'a> {
     idle: &'a Idle,
 }
 
 impl Idle {
     /// Records that the volume must be active from now on. Returns whether it is being deactivated now: then
     /// its device is about to disappear, and it must be activated again under the pool lock.
-    pub(super) fn wanted(&self, uuid: &str) -> bool {
+    pub(super) fn mark_activated(&self, uuid: &str) -> bool {
         let mut state = self.lock();
         state.activated.insert(uuid.to_owned(), Instant::now());
-        state.going.as_deref() == Some(uuid)
+        state.deactivating.as_deref() == Some(uuid)
     }
 
     /// Starts deactivating the volume, unless it was activated after `since`.
-    pub(super) fn begin(&self, uuid: &str, since: Instant) -> Option<Going<'_>> {
+    pub(super) fn begin(&self, uuid: &str, since: Instant) -> Option<Deactivation<'_>> {
         let mut state = self.lock();
         if state.activated.get(uuid).is_some_and(|activated| *activated > since) {
             return None;
         }
         state.activated.remove(uuid);
-        state.going = Some(uuid.to_owned());
-        Some(Going { idle: self })
+        state.deactivating = Some(uuid.to_owned());
+        Some(Deactivation { idle: self })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -53,9 +53,9 @@ impl Idle {
     }
 }
 
-impl Drop for Going<'_> {
+impl Drop for Deactivation<'_> {
     fn drop(&mut self) {
-        self.idle.lock().going = None;
+        self.idle.lock().deactivating = None;
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
     fn a_volume_that_was_activated_since_stays_active() {
         let idle = Idle::default();
         let unstaged = Instant::now();
-        assert!(!idle.wanted("a"));
+        assert!(!idle.mark_activated("a"));
         assert!(idle.begin("a", unstaged).is_none());
         assert!(idle.begin("b", unstaged).is_some(), "another volume");
         assert!(idle.begin("a", Instant::now()).is_some(), "unstaged after it was activated");
@@ -76,10 +76,10 @@ mod tests {
     #[test]
     fn an_activation_detects_a_running_deactivation() {
         let idle = Idle::default();
-        let going = idle.begin("a", Instant::now()).unwrap();
-        assert!(!idle.wanted("b"));
-        assert!(idle.wanted("a"));
-        drop(going);
-        assert!(!idle.wanted("a"));
+        let deactivating = idle.begin("a", Instant::now()).unwrap();
+        assert!(!idle.mark_activated("b"));
+        assert!(idle.mark_activated("a"));
+        drop(deactivating);
+        assert!(!idle.mark_activated("a"));
     }
 }

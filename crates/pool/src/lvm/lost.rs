@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use quarry_lvm::VolumeGroup;
 
 use super::disks::LvmDisks;
-use crate::Heard;
+use crate::EventCounts;
 
 /// How soon lvm is run again if a label is visible but lvm does not find its physical volume; doubled each
 /// time. The device may have come back just after lvm scanned it, or the host's settings may hide it.
@@ -39,14 +39,14 @@ impl Lost {
         group: &VolumeGroup,
         search: &Search,
         disks: &LvmDisks,
-        heard: Heard,
+        counts: EventCounts,
         before: Option<&Self>,
     ) -> Option<Self> {
         let uuids = group.lost_physical_volumes();
         if uuids.is_empty() {
             return None;
         }
-        let visible = search.find(&uuids, group, disks, heard).await;
+        let visible = search.find(&uuids, group, disks, counts).await;
         let pause = match before {
             Some(before) if before.uuids == uuids && before.visible == visible => {
                 before.pause.saturating_mul(2).min(LONGEST_PAUSE)
@@ -62,9 +62,9 @@ impl Lost {
         group: &VolumeGroup,
         search: &Search,
         disks: &LvmDisks,
-        heard: Heard,
+        counts: EventCounts,
     ) -> bool {
-        let visible = search.find(&self.uuids, group, disks, heard).await;
+        let visible = search.find(&self.uuids, group, disks, counts).await;
         visible != self.visible || (!visible.is_empty() && Instant::now() >= self.again)
     }
 }
@@ -80,7 +80,7 @@ pub(super) struct Search {
 /// device, so that a sleeping disk is not woken up.
 #[derive(Default)]
 struct Others {
-    heard: Heard,
+    counts: EventCounts,
     devices: HashSet<PathBuf>,
 }
 
@@ -92,12 +92,12 @@ impl Default for Search {
 
 impl Search {
     /// The devices, sorted, with the label of one of these physical volumes.
-    async fn find(&self, uuids: &[String], group: &VolumeGroup, disks: &LvmDisks, heard: Heard) -> Vec<PathBuf> {
+    async fn find(&self, uuids: &[String], group: &VolumeGroup, disks: &LvmDisks, counts: EventCounts) -> Vec<PathBuf> {
         let known: HashSet<PathBuf> = group.physical_volumes.iter().filter_map(|pv| pv.device.clone()).collect();
         let candidates = {
             let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-            if others.heard != heard {
-                *others = Others { heard, devices: HashSet::new() };
+            if others.counts != counts {
+                *others = Others { counts, devices: HashSet::new() };
             }
             let unknown = |device: &PathBuf| !known.contains(device) && !others.devices.contains(device);
             candidates(&self.block).into_iter().filter(unknown).collect()
@@ -112,7 +112,7 @@ impl Search {
             }
         }
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        if others.heard == heard {
+        if others.counts == counts {
             others.devices.extend(other);
         }
         visible.sort();
@@ -189,7 +189,7 @@ mod tests {
 
         let before = Lost::of(&group, &search, &disks, (0, 0), None).await.expect("one is lost");
         for _ in 0..5 {
-            assert!(!before.may_be_back(&group, &search, &disks, (0, 0)).await, "it is still ill");
+            assert!(!before.may_be_back(&group, &search, &disks, (0, 0)).await, "it still fails");
         }
         let read = |device: &Path| io.change(|state| state.begun.iter().filter(|(_, read)| read == device).count());
         assert_eq!((read(&vdb), read(&vdd), read(&vde)), (0, 1, 1), "present, something else, hanging");

@@ -1,7 +1,8 @@
 //! A pool that creates logical volumes in a volume group.
 
 mod cache;
-mod carve;
+mod change;
+mod create;
 mod device;
 mod disks;
 mod elsewhere;
@@ -10,7 +11,6 @@ mod idle;
 mod lost;
 mod observe;
 mod removal;
-mod turn;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -24,15 +24,15 @@ use quarry_lvm::{LogicalVolume, VolumeGroup, capacity, safe_name};
 use quarry_volume::{Error, PoolState, Reason, Result, StorageId, VolumeSpec};
 
 use self::cache::{Cache, View};
+use self::change::{ChangeLock, Flushes};
 pub use self::device::{Active, active};
 pub(crate) use self::disks::LvmDisks;
 use self::idle::Idle;
 use self::observe::Observer;
-use self::turn::{Flushes, Turns};
 use crate::pool::{Device, Reading, Volumes};
 use crate::record::State;
-use crate::threads::NOTEWORTHY;
-use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
+use crate::threads::REPORT_AFTER;
+use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, Uevents, UnresponsiveDisk};
 
 /// How long the start waits for the first report on the volume group: a hanging disk must not delay the other
 /// pools. The report continues, and the recovery that it is needed for is done before the first change.
@@ -46,7 +46,7 @@ pub struct LvmPool {
     observer: Arc<Observer>,
     idle: Idle,
     /// The pool lock, held while the volume group is changed: checking and using capacity is one step.
-    changing: Turns,
+    change_lock: ChangeLock,
     /// Which changes have been flushed.
     flushes: Flushes,
     /// The names of the volumes that this process has seen in the volume group, and has not removed.
@@ -67,7 +67,7 @@ impl LvmPool {
             cache,
             observer: Arc::default(),
             idle: Idle::default(),
-            changing: Turns::default(),
+            change_lock: ChangeLock::default(),
             flushes: Flushes::default(),
             seen: std::sync::Mutex::default(),
             orphans,
@@ -91,20 +91,20 @@ impl LvmPool {
     /// A report waits for the volume group's lock. While a command that may hold it is overdue, no report is
     /// made: only what is known without one is returned.
     async fn group(&self) -> Result<Arc<VolumeGroup>> {
-        Ok(self.numbered().await?.0)
+        Ok(self.group_with_mark().await?.0)
     }
 
     /// The current volume group, with a mark that is different whenever anything may have changed.
-    async fn numbered(&self) -> Result<(Arc<VolumeGroup>, u64)> {
+    async fn group_with_mark(&self) -> Result<(Arc<VolumeGroup>, u64)> {
         let view = match self.overdue_command() {
             None => self.cache.view().await,
-            Some(command) => self.cache.remembered().await.unwrap_or_else(|| {
+            Some(command) => self.cache.cached().await.unwrap_or_else(|| {
                 View::Absent(format!("volume group {} cannot be read now: {command}", self.config.volume_group))
             }),
         };
         match view {
             View::Found(group, report) => {
-                self.flush_what_is_owed(&group).await?;
+                self.flush_pending(&group).await?;
                 Ok(self.observer.observe(group, report).await)
             }
             View::Absent(why) => Err(Error::unavailable(format!("pool {}: {why}", self.name))),
@@ -169,7 +169,7 @@ impl LvmPool {
 
     /// Rejects a change while a disk is missing: LVM would expel that disk with the same commit, so that it
     /// would not come back by itself.
-    fn complete(&self, group: &VolumeGroup) -> Result<()> {
+    fn check_complete(&self, group: &VolumeGroup) -> Result<()> {
         if let Some(why) = capacity::duplicated(group) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
@@ -216,7 +216,7 @@ impl Pool for LvmPool {
             problems: self.overdue().into_iter().chain(self.orphan()).collect(),
             ..PoolState::default()
         };
-        let (group, mark) = match self.numbered().await {
+        let (group, mark) = match self.group_with_mark().await {
             Ok(found) => found,
             Err(error) => {
                 state.space.closed = Some(error.message.clone());
@@ -249,11 +249,11 @@ impl Pool for LvmPool {
     }
 
     fn changing(&self) -> bool {
-        self.changing.is_taken() && self.overdue().is_none()
+        self.change_lock.is_held() && self.overdue().is_none()
     }
 
-    fn silent_disks(&self) -> Vec<SilentDisk> {
-        self.cache.silent(NOTEWORTHY)
+    fn unresponsive_disks(&self) -> Vec<UnresponsiveDisk> {
+        self.cache.unresponsive(REPORT_AFTER)
     }
 
     fn last_storage(&self) -> Option<StorageId> {
@@ -268,7 +268,7 @@ impl Pool for LvmPool {
         Ok(volume::named(&*self.group().await?, name))
     }
 
-    async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
+    async fn find_requested(&self, name: &str) -> Result<Option<PoolVolume>> {
         let found = self.volume(&safe_name(name)).await?.filter(|volume| match &volume.record {
             Recorded::Here(record) => record.name == name,
             Recorded::Ambiguous(_) => true,
@@ -277,7 +277,7 @@ impl Pool for LvmPool {
         match (found, self.orphan()) {
             (Some(volume), _) => Ok(Some(volume)),
             (None, None) => {
-                self.is_unused(&safe_name(name)).await?;
+                self.check_unused(&safe_name(name)).await?;
                 Ok(None)
             }
             // The orphan may be about to create it.
@@ -288,8 +288,8 @@ impl Pool for LvmPool {
         }
     }
 
-    async fn elsewhere(&self, name: &str) -> Result<Option<String>> {
-        self.find_elsewhere(name).await
+    async fn find_elsewhere(&self, name: &str) -> Result<Option<String>> {
+        self.search_elsewhere(name).await
     }
 
     async fn storage(&self) -> Result<StorageId> {
@@ -311,19 +311,19 @@ impl Pool for LvmPool {
         spec.size.choose(Self::unit(&group, &spec.class.layout))
     }
 
-    async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
-        let _turn = self.turn().await?;
-        self.make(spec).await
+    async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+        let _lock = self.lock().await?;
+        self.create_volume(spec).await
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {
-        let going = self.idle.wanted(&volume.uuid);
+        let deactivating = self.idle.mark_activated(&volume.uuid);
         if let Some(device) = self.device(volume)?
-            && !going
+            && !deactivating
         {
             return Ok(Device::Node(device));
         }
-        let _turn = self.turn().await?;
+        let _lock = self.lock().await?;
         let group = self.group().await?;
         let (current, _) = self.current(&group, volume)?;
         if let Some(why) = capacity::duplicated(&group) {
@@ -344,7 +344,7 @@ impl Pool for LvmPool {
         if !self.config.deactivate || self.device(volume)?.is_none() {
             return Ok(());
         }
-        let _turn = self.turn().await?;
+        let _lock = self.lock().await?;
         let group = self.group().await?;
         let (current, found) = self.current(&group, volume)?;
         // A `new` volume may still be prepared by its creation; a dependent, such as a snapshot, would be
@@ -353,7 +353,7 @@ impl Pool for LvmPool {
         if !is_ready || !group.removed_with(found).is_empty() {
             return Ok(());
         }
-        let Some(_going) = self.idle.begin(&volume.uuid, unused_since) else { return Ok(()) };
+        let Some(_deactivation) = self.idle.begin(&volume.uuid, unused_since) else { return Ok(()) };
         // Something else may use it: an operator's mount, or a tenant's volume group that the host activated.
         if quarry_lvm::open_count(&group.uuid, &volume.uuid) != Some(0) {
             return Ok(());
@@ -377,7 +377,7 @@ impl Pool for LvmPool {
         if before == after {
             return Ok(());
         }
-        let _turn = self.turn().await?;
+        let _lock = self.lock().await?;
         let group = self.group().await?;
         let (current, _) = self.current(&group, volume)?;
         if current.record != volume.record {
@@ -386,19 +386,19 @@ impl Pool for LvmPool {
                 volume.name
             )));
         }
-        self.complete(&group)?;
+        self.check_complete(&group)?;
         let changed = commands::change_tags(&group, &current.stored_as, &volume.uuid, &[&before], &[&after]).await;
         self.commit(&group, changed).await
     }
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
-        let _turn = self.turn().await?;
+        let _lock = self.lock().await?;
         let group = self.group().await?;
         let (current, found) = self.current(&group, volume)?;
         current.record()?;
-        self.same_name(&group, &current)?;
-        self.complete(&group)?;
-        self.take_away(&group, found).await?;
+        self.check_not_renamed(&group, &current)?;
+        self.check_complete(&group)?;
+        self.remove_volume(&group, found).await?;
         self.forget(&volume.name);
         Ok(())
     }

@@ -31,10 +31,10 @@ impl Observer {
         let unobserved = (Arc::clone(&group), report);
         // Reads sysfs and calls an ioctl: nothing that waits for a disk, but too slow for a thread that
         // serves calls.
-        tokio::task::spawn_blocking(move || observer.look(&group, report)).await.unwrap_or(unobserved)
+        tokio::task::spawn_blocking(move || observer.observe_now(&group, report)).await.unwrap_or(unobserved)
     }
 
-    fn look(&self, group: &Arc<VolumeGroup>, report: u64) -> (Arc<VolumeGroup>, u64) {
+    fn observe_now(&self, group: &Arc<VolumeGroup>, report: u64) -> (Arc<VolumeGroup>, u64) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let before = last.as_ref().map(|last| last.facts.clone()).unwrap_or_default();
         let facts = kernel::facts(group, &before);

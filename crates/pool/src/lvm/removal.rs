@@ -8,7 +8,7 @@ use crate::PoolVolume;
 
 impl LvmPool {
     /// Rejects the removal of a volume that was renamed by hand, often in order to keep it.
-    pub(super) fn same_name(&self, group: &VolumeGroup, volume: &PoolVolume) -> Result<()> {
+    pub(super) fn check_not_renamed(&self, group: &VolumeGroup, volume: &PoolVolume) -> Result<()> {
         if volume.stored_as == volume.name {
             return Ok(());
         }
@@ -24,15 +24,15 @@ impl LvmPool {
     /// # Errors
     /// `Precondition` if something else would be removed with it; `UnderWay` while lvm moves or converts it.
     /// In both cases, nothing was removed.
-    pub(super) async fn take_away(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
-        self.removable(group, volume)?;
+    pub(super) async fn remove_volume(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
+        self.check_removable(group, volume)?;
         let parts: Vec<String> = group.parts_of(&volume.name).map(|part| part.uuid.clone()).collect();
         let removed = commands::remove(group, &volume.name, &volume.uuid).await;
         self.commit(group, removed).await?;
         let group = self.group().await?;
         if let Some(volume) = group.logical_volumes.iter().find(|found| found.uuid == volume.uuid) {
             // The selection for lvm excludes a volume that has got dependents since.
-            self.removable(&group, volume)?;
+            self.check_removable(&group, volume)?;
             return Err(Error::unavailable(format!(
                 "pool {}: lvm did not remove {}/{}, because it was changed in the meantime: retry",
                 self.name, group.name, volume.name
@@ -48,7 +48,7 @@ impl LvmPool {
     }
 
     /// Checks that lvm would remove that volume now, and nothing else with it.
-    fn removable(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
+    fn check_removable(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
         if let Some(why) = group.operation_in_progress(volume) {
             return Err(Error::new(
                 Reason::UnderWay,

@@ -9,18 +9,18 @@ use crate::{PoolVolume, Recorded};
 
 /// The volumes of a volume group that have Quarry's mark, without duplicates.
 pub(crate) fn all(group: &VolumeGroup) -> Vec<PoolVolume> {
-    each_once(group, group.volumes().filter_map(|volume| ours(group, volume)).collect())
+    merge_duplicates(group, group.volumes().filter_map(|volume| from_logical(group, volume)).collect())
 }
 
 /// The volume with that name in its ID, whatever the name of its logical volume is now.
 pub(crate) fn named(group: &VolumeGroup, name: &str) -> Option<PoolVolume> {
-    let found = group.volumes().filter_map(|volume| ours(group, volume)).filter(|volume| volume.name == name);
-    each_once(group, found.collect()).pop()
+    let found = group.volumes().filter_map(|volume| from_logical(group, volume)).filter(|volume| volume.name == name);
+    merge_duplicates(group, found.collect()).pop()
 }
 
 /// Merges logical volumes with the record of the same volume into one that is ambiguous. It is represented by
 /// the one with the volume's own name.
-fn each_once(group: &VolumeGroup, mut volumes: Vec<PoolVolume>) -> Vec<PoolVolume> {
+fn merge_duplicates(group: &VolumeGroup, mut volumes: Vec<PoolVolume>) -> Vec<PoolVolume> {
     let path = |volume: &PoolVolume| format!("{}/{}", group.name, volume.stored_as);
     let renamed = |volume: &PoolVolume| volume.stored_as != volume.name;
     volumes.sort_by(|one, other| (&one.name, renamed(one)).cmp(&(&other.name, renamed(other))));
@@ -43,13 +43,13 @@ fn each_once(group: &VolumeGroup, mut volumes: Vec<PoolVolume>) -> Vec<PoolVolum
 /// count.
 pub(crate) fn hidden<'a>(group: &'a VolumeGroup, name: &str) -> Option<&'a LogicalVolume> {
     group.logical_volumes.iter().find(|volume| {
-        let records = || volume.tags.iter().filter_map(|tag| named_by(tag));
+        let records = || volume.tags.iter().filter_map(|tag| name_in_tag(tag));
         volume.internal && !volume.is_raid_part() && records().any(|found| found == name)
     })
 }
 
 /// The name in the ID of a volume with this tag; `None` if the tag is not a readable record.
-pub(crate) fn named_by(tag: &str) -> Option<String> {
+pub(crate) fn name_in_tag(tag: &str) -> Option<String> {
     match Record::parse(tag) {
         Tag::Record(record) => Some(safe_name(&record.name)),
         Tag::Foreign | Tag::Newer { .. } | Tag::Broken { .. } => None,
@@ -57,7 +57,7 @@ pub(crate) fn named_by(tag: &str) -> Option<String> {
 }
 
 /// Converts a logical volume; `None` if it does not have Quarry's mark.
-pub(crate) fn ours(group: &VolumeGroup, volume: &LogicalVolume) -> Option<PoolVolume> {
+pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Option<PoolVolume> {
     if volume.internal {
         return None;
     }

@@ -72,7 +72,7 @@ impl Disks {
     }
 
     /// Creates a volume that is known to fit, on the disks that a volume group would use.
-    pub(super) fn carve(&mut self, name: &str, extents: u64, layout: &Layout, size: u64, record: String) {
+    pub(super) fn create(&mut self, name: &str, extents: u64, layout: &Layout, size: u64, record: String) {
         let mut order: Vec<usize> = (0..self.free.len()).collect();
         let free = |disk: &usize| self.free.get(*disk).copied().unwrap_or_default();
         order.sort_by_key(|disk| Reverse(free(disk)));

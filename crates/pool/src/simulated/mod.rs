@@ -27,7 +27,7 @@ pub enum Operation {
     /// Any read of the storage.
     Read,
     /// Creating a volume.
-    Carve,
+    Create,
     /// Changing a record.
     SetRecord,
     /// Removing a volume.
@@ -148,7 +148,7 @@ impl SimulatedPool {
     pub fn fill(&self, spec: &VolumeSpec, count: usize) -> usize {
         let name = |number: usize| format!("{}-{number}", spec.name);
         let specs = (0..count).map(|number| VolumeSpec { name: name(number), ..spec.clone() });
-        specs.map_while(|spec| self.inner.carve(&spec).ok()).count()
+        specs.map_while(|spec| self.inner.create(&spec).ok()).count()
     }
 
     /// The requested names of the volumes, sorted by their names on the storage.

@@ -191,7 +191,7 @@ fn sweep_release(disk: &Double) -> Swept {
         claim_other(cut)?;
     }
     if releasing == 0 {
-        return Err("the sweep saw nothing".to_owned());
+        return Err("the sweep missed the state".to_owned());
     }
     Ok(count)
 }
@@ -218,7 +218,7 @@ fn sweep_wipe(disk: &Double) -> Swept {
         claim_other(&cut)?;
     }
     if wiped == 0 {
-        return Err("the sweep saw nothing".to_owned());
+        return Err("the sweep missed the state".to_owned());
     }
     Ok(count)
 }
@@ -293,7 +293,7 @@ fn least(disk: &Double) -> usize {
 fn claiming_survives_a_power_cut_at_every_instant() {
     for disk in disks() {
         let count = sweep_claim(&disk).unwrap();
-        assert!(count > least(&disk), "only {count} disks were looked at");
+        assert!(count > least(&disk), "only {count} disks were checked");
     }
 }
 
@@ -326,7 +326,7 @@ fn wipe_progress_survives_a_power_cut_at_every_instant() {
         let claim = claim(&disk, NAME, NEW).unwrap();
         set_record(&disk, &claim, READY).unwrap();
         let count = sweep_wipe(&disk.copy()).unwrap();
-        assert!(count > 20, "only {count} disks were looked at");
+        assert!(count > 20, "only {count} disks were checked");
     }
 }
 
@@ -345,7 +345,7 @@ fn a_released_disk_is_blank_again() {
 fn operations_recover_from_a_kill_at_every_write_and_flush() {
     for sector_size in [512, 4096] {
         let count = sweep_all_kills(sector_size).unwrap();
-        assert!(count > 1000, "only {count} disks were looked at");
+        assert!(count > 1000, "only {count} disks were checked");
     }
 }
 

@@ -6,7 +6,7 @@ use super::*;
 fn refuses<T: std::fmt::Debug>(disk: &Double, act: impl FnOnce(&Double) -> Result<T, Error>) -> Error {
     let operations = disk.operations.get();
     let error = act(disk).unwrap_err();
-    assert_eq!(disk.operations.get(), operations, "it wrote or flushed, and then said {error}");
+    assert_eq!(disk.operations.get(), operations, "it wrote or flushed before it failed: {error}");
     error
 }
 

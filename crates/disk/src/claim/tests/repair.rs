@@ -117,7 +117,7 @@ async fn printed_commands_repair_the_tables() {
     ];
     for (number, harm) in harms.into_iter().enumerate() {
         let claim = repaired(harm).await;
-        assert_eq!((claim.degraded, claim.record.as_slice()), (vec![], READY), "harm {number}");
+        assert_eq!((claim.degraded, claim.record.as_slice()), (vec![], READY), "damage {number}");
     }
 }
 
@@ -181,9 +181,9 @@ fn no_commands_are_printed_if_none_can_help() {
     let (disk, _) = ready(512);
     assert!(commands(&disk).is_empty(), "nothing is wrong");
     disk.attach(32 * MIB, 512);
-    assert!(commands(&disk).is_empty(), "a disk that has grown needs nothing");
+    assert!(commands(&disk).is_empty(), "a grown disk needs no repair");
     disk.attach(8 * MIB, 512);
-    assert!(commands(&disk).is_empty(), "the bytes are not on it");
+    assert!(commands(&disk).is_empty(), "the data is not on it");
     // The record cannot be restored, but the files can be copied.
     let (disk, _) = ready(512);
     disk.poke(MIB, b"#");

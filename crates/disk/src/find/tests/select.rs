@@ -101,9 +101,9 @@ fn unknown_facts_match_no_criterion() {
 /// Its links may belong to the disk that had its number before.
 #[test]
 fn stale_names_select_nothing() {
-    let settled = blank("sdb");
+    let with_entry = blank("sdb");
     let why = "the entry describes another disk".to_owned();
-    let disk = Disk { udev: Udev::Stale { why }, by_id: Vec::new(), ..settled.clone() };
+    let disk = Disk { udev: Udev::Stale { why }, by_id: Vec::new(), ..with_entry.clone() };
     let size = Some(Sizes { at_least: Some(1), at_most: None });
     let no_names = Criteria { size, ..Criteria::default() };
     let names = [
@@ -113,7 +113,7 @@ fn stale_names_select_nothing() {
     ];
     for include in names {
         let nothing = Criteria::default();
-        assert_eq!(verdict(&include, &nothing, &settled), Verdict::Selected, "{include:?}");
+        assert_eq!(verdict(&include, &nothing, &with_entry), Verdict::Selected, "{include:?}");
         assert_eq!(verdict(&include, &nothing, &disk), Verdict::Doubtful, "{include:?}");
         // If a fact from the kernel does not match, the disk is not doubtful.
         let turning = Criteria { rotational: Some(true), ..include };
@@ -125,8 +125,8 @@ fn stale_names_select_nothing() {
 
 #[test]
 fn an_exclusion_waits_for_udev() {
-    let settled = blank("sdb");
-    let disk = Disk { udev: Udev::Missing, ..settled.clone() };
+    let with_entry = blank("sdb");
+    let disk = Disk { udev: Udev::Missing, ..with_entry.clone() };
     let include = Criteria { rotational: Some(false), ..Criteria::default() };
     let exclusions = [
         by_id(&["ata-system-*"]),
@@ -135,7 +135,7 @@ fn an_exclusion_waits_for_udev() {
     ];
     for exclude in exclusions {
         assert_eq!(verdict(&include, &exclude, &disk), Verdict::Doubtful, "{exclude:?}");
-        assert_eq!(verdict(&include, &exclude, &settled), Verdict::Selected, "{exclude:?}");
+        assert_eq!(verdict(&include, &exclude, &with_entry), Verdict::Selected, "{exclude:?}");
     }
     // Facts from the kernel do not need udev.
     let exclude = Criteria { transports: Some(vec![Transport::Usb]), ..Criteria::default() };
@@ -173,7 +173,7 @@ fn each_disk_belongs_to_one_pool_or_none() {
     let pools = [pool("fast", paths), pool("slow", by_id(&["scsi-sd[cd]"])), pool("none", by_id(&["x"]))];
     let assignment = assign(&pools, &disks, &Links);
     let owners: Vec<_> = assignment.pools.iter().map(|(disk, pool)| (disk.as_str(), pool.as_str())).collect();
-    assert_eq!(owners, [("sdb", "fast"), ("sdd", "slow")], "a disk of two pools belongs to none");
+    assert_eq!(owners, [("sdb", "fast"), ("sdd", "slow")], "a disk of two pools belongs to neither");
     let [conflict] = assignment.conflicts.as_slice() else { panic!("{assignment:?}") };
     let text = conflict.to_string();
     assert!(text.contains("the disk sdc (scsi-sdc) belongs to the pools fast and slow"), "{text}");

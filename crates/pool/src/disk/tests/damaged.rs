@@ -48,7 +48,7 @@ fn used() -> (Host, [u64; 2]) {
     let disks = [host.disk("vdb", 16), host.disk("vdc", 24)];
     run(async {
         let pool = start(&host, Wipe::None);
-        let volume = pool.carve(&spec("a", 1)).await.unwrap();
+        let volume = pool.create(&spec("a", 1)).await.unwrap();
         pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
     });
     (host, disks)
@@ -69,22 +69,22 @@ fn a_damaged_claim_keeps_its_name_and_id_after_a_restart() {
             );
             assert_eq!(pool.volumes().await.unwrap().len(), 1, "it is listed");
             // For the same name, the volume is returned, or nothing is created.
-            let asked = pool.asked("a").await;
+            let asked = pool.find_requested("a").await;
             match &volume.record {
                 Recorded::Here(_) => assert!(matches!(asked.unwrap().unwrap().health, Health::Lost(_)), "{why}"),
                 _ => assert_eq!(asked.unwrap_err().reason, Reason::Unavailable, "{why}"),
             }
-            let error = pool.carve(&spec("a", 1)).await.unwrap_err();
+            let error = pool.create(&spec("a", 1)).await.unwrap_err();
             assert!(matches!(error.reason, Reason::Exists | Reason::Precondition), "{why}: {}", error.message);
             assert_eq!(pool.activate(&volume).await.unwrap_err().reason, Reason::Precondition, "{why}");
             assert_eq!(pool.remove(&volume).await.unwrap_err().reason, Reason::Unavailable, "{why}");
             // Nothing else is affected.
             assert!(pool.volume("b").await.unwrap().is_none());
-            assert_eq!(pool.carve(&spec("b", 1)).await.unwrap().size, 21 * MIB);
+            assert_eq!(pool.create(&spec("b", 1)).await.unwrap().size, 21 * MIB);
             let problems = pool.status().await.problems;
             assert!(problems.iter().any(|problem| problem.contains(why)), "{problems:?}");
         });
-        assert_eq!(word(&host, other), "claimed");
+        assert_eq!(state_name(&host, other), "claimed");
     }
 }
 
@@ -98,7 +98,7 @@ fn a_damaged_claim_keeps_its_name_when_its_disk_is_pulled() {
         pool.volumes().await.unwrap();
         host.pull(disk);
         pool.uevents().count(true);
-        assert_eq!(pool.carve(&spec("a", 1)).await.unwrap_err().reason, Reason::Exists);
+        assert_eq!(pool.create(&spec("a", 1)).await.unwrap_err().reason, Reason::Exists);
     });
 }
 
@@ -125,10 +125,10 @@ fn a_damaged_claim_that_is_erased_frees_its_name() {
         pool.volumes().await.unwrap();
         host.poke(disk, 0, &[0; 2 << 20]);
         host.poke(disk, 15 * MIB, &[0; 1 << 20]);
-        pool.uevents().touch("vdb");
+        pool.uevents().count_disk("vdb");
         pool.uevents().count(false);
         assert!(pool.volume("a").await.unwrap().is_none());
-        pool.carve(&spec("a", 1)).await.unwrap();
+        pool.create(&spec("a", 1)).await.unwrap();
     });
 }
 
@@ -159,8 +159,8 @@ fn a_copy_makes_both_disks_unusable_and_both_are_named() {
             let ready = before.record().unwrap().ready().zeroed(1);
             for error in [
                 pool.volume("a").await.map(drop),
-                pool.asked("a").await.map(drop),
-                pool.carve(&spec("a", 1)).await.map(drop),
+                pool.find_requested("a").await.map(drop),
+                pool.create(&spec("a", 1)).await.map(drop),
                 pool.activate(&before).await.map(drop),
                 pool.set_record(&before, &ready).await,
                 pool.remove(&before).await,

@@ -20,7 +20,7 @@ use quarry_volume::{Error, Reason, Result};
 use crate::disk::disks::{Disks, Held, Opened};
 
 /// What the simulated blkid detects as foreign data, and where.
-pub(super) const SIGNATURE: (u64, &[u8]) = (1080, b"SOMEBODYS");
+pub(super) const SIGNATURE: (u64, &[u8]) = (1080, b"FOREIGN!!");
 
 /// A host whose disks are files. All clones share the same disks.
 #[derive(Clone, Default)]
@@ -28,7 +28,7 @@ pub(super) struct Host {
     state: Arc<Mutex<State>>,
 }
 
-type Deed = Box<dyn FnOnce(&Host) + Send>;
+type Operation = Box<dyn FnOnce(&Host) + Send>;
 
 #[derive(Default)]
 struct State {
@@ -38,7 +38,7 @@ struct State {
     operations: usize,
     probes: usize,
     /// Runs just before the next disk is held.
-    before_hold: Option<Deed>,
+    before_hold: Option<Operation>,
 }
 
 /// A disk.
@@ -50,7 +50,7 @@ struct Slot {
     unwritable: bool,
     hangs: bool,
     /// Whether blkid gets no answer from it.
-    silent: bool,
+    unresponsive: bool,
     /// Whether it supports discard.
     discards: bool,
     /// Whether it is held exclusively, by Quarry or by something else.
@@ -108,7 +108,7 @@ impl Host {
             unreadable: false,
             unwritable: false,
             hangs: false,
-            silent: false,
+            unresponsive: false,
             discards: false,
             held: false,
             partitions: false,
@@ -143,8 +143,8 @@ impl Host {
     }
 
     /// Makes blkid wait for the disk, or ends that.
-    pub(super) fn set_silent(&self, number: u64, silent: bool) {
-        self.with(number, |slot| slot.silent = silent);
+    pub(super) fn set_unresponsive(&self, number: u64, unresponsive: bool) {
+        self.with(number, |slot| slot.unresponsive = unresponsive);
     }
 
     pub(super) fn set_discards(&self, number: u64) {
@@ -249,7 +249,7 @@ impl Host {
         }
     }
 
-    fn deed(&self) -> Result<()> {
+    fn operation(&self) -> Result<()> {
         self.spend().map_err(|error| Error::host(error.to_string()))
     }
 
@@ -324,12 +324,12 @@ impl Disks for Host {
     async fn probe(&self, disk: &Disk) -> Result<Probe> {
         self.state().probes += 1;
         let number = self.number_of(disk)?;
-        while self.with(number, |slot| slot.silent) {
+        while self.with(number, |slot| slot.unresponsive) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let (at, signature) = SIGNATURE;
         Ok(match self.peek(number, at, signature.len()) == signature {
-            true => Probe::Other { what: "somebody's data".to_owned() },
+            true => Probe::Other { what: "foreign data".to_owned() },
             false => Probe::Blank,
         })
     }
@@ -345,12 +345,12 @@ impl Disks for Host {
         Ok(())
     }
 
-    fn partition_as_it_is(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
+    fn partition_of_damaged(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
         self.partition(disk, claim).ok().flatten()
     }
 
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
-        self.deed()?;
+        self.operation()?;
         let number = self.number_of(disk)?;
         self.with(number, |slot| {
             slot.partitions = true;
@@ -449,14 +449,14 @@ impl Held for Handle {
     fn zero(&self, offset: u64, length: u64) -> Result<()> {
         assert!(self.holds);
         self.worn().map_err(|error| Error::host(error.to_string()))?;
-        let failed = self.host.deed();
+        let failed = self.host.operation();
         // The operation had begun.
         self.punch(offset, if failed.is_err() { length / 2 } else { length });
         failed
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<bool> {
-        self.host.deed()?;
+        self.host.operation()?;
         let discards = self.host.with(self.number, |slot| slot.discards);
         if discards {
             self.punch(offset, length);
@@ -466,7 +466,7 @@ impl Held for Handle {
 
     fn drop_partitions(&self) -> Result<()> {
         assert!(self.holds);
-        self.host.deed()?;
+        self.host.operation()?;
         self.host.with(self.number, |slot| {
             if slot.opened > 0 {
                 return Err(Error::new(Reason::InUse, "a partition is open"));

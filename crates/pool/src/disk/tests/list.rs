@@ -18,7 +18,7 @@ fn listed(host: &Host, selectors: Option<Selectors>, root: bool) -> Vec<String> 
     let disks: Arc<dyn Disks> = Arc::new(host.clone());
     let line = |report: &DiskReport| {
         let pool = report.owner.as_ref().and_then(Owner::pool).unwrap_or("-");
-        format!("{} {pool} {} {}", report.disk.name, report.word(), report.reason().unwrap_or_default())
+        format!("{} {pool} {} {}", report.disk.name, report.state_name(), report.reason().unwrap_or_default())
     };
     run(async { list(&disks, selectors, root).await.unwrap().disks.iter().map(line).collect() })
 }
@@ -54,7 +54,7 @@ fn every_disk_is_listed_with_its_reason() {
     let expected = [
         "other - unusable ",
         "vda whole free ",
-        "vdb whole not-empty holds somebody's data",
+        "vdb whole not-empty holds foreign data",
         "vdc whole in-use is used by md0",
         "vdd whole in-use is held by another program or the kernel",
         "vde whole unusable ",
@@ -101,7 +101,7 @@ fn interrupted_operations_are_listed() {
     for budget in 0.. {
         host.kill_after(budget);
         let _ = claim::release(&Any(&*host.hold(&vdb).unwrap()), &whole);
-        if word(&host, disk) == "releasing" {
+        if state_name(&host, disk) == "releasing" {
             break;
         }
     }
@@ -110,7 +110,7 @@ fn interrupted_operations_are_listed() {
     let record = Record::new(&spec("c", 1), 1).to_string();
     claim::claim(&Any(&*host.hold(&vdc).unwrap()), "c", record.as_bytes()).unwrap_err();
     host.reboot();
-    assert_eq!(word(&host, half), "half");
+    assert_eq!(state_name(&host, half), "half");
     host.change(disk, |disk| disk.partitions.clear());
     // 1 GiB of 4093 MiB.
     assert_eq!(

@@ -7,7 +7,7 @@ mod double;
 mod hang;
 mod list;
 mod lost;
-mod taken;
+mod not_free;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use quarry_disk::{Criteria, How, Selector, State as Disk};
 use quarry_volume::{AccessTypes, Filesystem, Layout, Parameters, Reason, SizeRange, VolumeSpec};
 
 use self::double::{Host, SIGNATURE};
-use super::carve::VOLUME_OFFSET;
+use super::create::VOLUME_OFFSET;
 use super::disks::{Any, Disks as _};
 use super::view::MIB;
 use super::*;
@@ -55,7 +55,7 @@ fn found(host: &Host, number: u64) -> ClaimState {
     claim::read(&Any(&*host.read(disk).unwrap())).unwrap()
 }
 
-fn word(host: &Host, number: u64) -> &'static str {
+fn state_name(host: &Host, number: u64) -> &'static str {
     match found(host, number) {
         ClaimState::Nothing => "nothing",
         ClaimState::Claimed(_) => "claimed",
@@ -66,7 +66,7 @@ fn word(host: &Host, number: u64) -> &'static str {
 }
 
 /// Waits until no release is running.
-async fn settled(pool: &DiskPool) {
+async fn releases_done(pool: &DiskPool) {
     for _ in 0..2000 {
         let view = pool.inner.view().await.unwrap();
         let releasing = view.disks.iter().any(|seen| matches!(seen.raw.found, Ok(ClaimState::Releasing(_))));
@@ -75,7 +75,7 @@ async fn settled(pool: &DiskPool) {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("a release does not end: {:?}", pool.inner.releases.problems());
+    panic!("a release does not finish: {:?}", pool.inner.releases.problems());
 }
 
 #[test]
@@ -89,24 +89,24 @@ fn the_smallest_fitting_disk_is_claimed() {
         assert_eq!((capacity.available, capacity.largest), ((37 + 13 + 21) * MIB, 37 * MIB));
         assert_eq!((state.size, state.problems.len()), ((37 + 13 + 21) * MIB, 0));
         assert_eq!(pool.size_of(&spec("a", 14)).await.unwrap(), 21 * MIB);
-        let volume = pool.carve(&spec("a", 14)).await.unwrap();
+        let volume = pool.create(&spec("a", 14)).await.unwrap();
         assert_eq!(volume.size, 21 * MIB);
         assert_eq!(volume.record().unwrap().state, State::New);
         let ClaimState::Claimed(claim) = found(&host, middle) else { panic!("not claimed") };
         assert_eq!((claim.offset, claim.length), (VOLUME_OFFSET, 21 * MIB));
-        assert_eq!([word(&host, small), word(&host, large)], ["nothing", "nothing"]);
-        assert_eq!(pool.carve(&spec("a", 14)).await.unwrap_err().reason, Reason::Exists);
+        assert_eq!([state_name(&host, small), state_name(&host, large)], ["nothing", "nothing"]);
+        assert_eq!(pool.create(&spec("a", 14)).await.unwrap_err().reason, Reason::Exists);
         // The size must be within the limit.
         let size = SizeRange { required: 0, limit: Some(12 * MIB) };
-        let error = pool.carve(&VolumeSpec { size, ..spec("b", 1) }).await.unwrap_err();
+        let error = pool.create(&VolumeSpec { size, ..spec("b", 1) }).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoSpace);
         for part in ["vdc (13Mi), vdb (37Mi)", "vdd volume a", "at most 12582912"] {
             assert!(error.message.contains(part), "{}", error.message);
         }
-        assert_eq!(pool.carve(&spec("c", 0)).await.unwrap().size, 13 * MIB);
+        assert_eq!(pool.create(&spec("c", 0)).await.unwrap().size, 13 * MIB);
         assert_eq!(pool.status().await.space.capacity(&Layout::Linear).available, 37 * MIB);
         for layout in [Layout::Striped { stripes: 2, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }] {
-            let error = pool.carve(&spec("d", 1).with_layout(layout)).await.unwrap_err();
+            let error = pool.create(&spec("d", 1).with_layout(layout)).await.unwrap_err();
             assert_eq!(error.reason, Reason::NoSpace, "{}", error.message);
         }
     });
@@ -118,9 +118,9 @@ fn a_volume_is_created_used_and_removed() {
     let disk = host.disk("vdb", 16);
     run(async {
         let pool = start(&host, Wipe::Zero);
-        let volume = pool.carve(&spec("a", 10)).await.unwrap();
+        let volume = pool.create(&spec("a", 10)).await.unwrap();
         let reading = pool.read(None).await;
-        let Volumes::All(volumes) = reading.volumes else { panic!("not told") };
+        let Volumes::All(volumes) = reading.volumes else { panic!("no volumes reported") };
         assert_eq!((volumes.len(), reading.state.volumes), (1, 1));
         assert!(matches!(pool.read(Some(reading.mark)).await.volumes, Volumes::Same));
         assert_eq!(pool.activate(&volume).await.unwrap().node().unwrap(), PathBuf::from("/dev/vdb2"));
@@ -131,7 +131,7 @@ fn a_volume_is_created_used_and_removed() {
         assert!(matches!(pool.read(Some(reading.mark)).await.volumes, Volumes::All(_)), "another record");
         let stale = pool.set_record(&volume, &volume.record().unwrap().zeroed(1)).await.unwrap_err();
         assert_eq!(stale.reason, Reason::Precondition);
-        let now = pool.asked("a").await.unwrap().unwrap();
+        let now = pool.find_requested("a").await.unwrap().unwrap();
         assert_eq!(now.record().unwrap().state, State::Ready);
         assert_eq!(now.storage, pool.storage().await.unwrap());
 
@@ -153,9 +153,9 @@ fn a_volume_is_created_used_and_removed() {
         pool.activate(&now).await.unwrap();
         pool.remove(&now).await.unwrap();
         assert!(pool.volume("a").await.unwrap().is_none());
-        settled(&pool).await;
+        releases_done(&pool).await;
         assert_eq!(host.peek(disk, claim.offset + 5 * MIB, 6), [0; 6]);
-        assert_eq!(word(&host, disk), "nothing");
+        assert_eq!(state_name(&host, disk), "nothing");
         assert_eq!(pool.disks().await.unwrap()[0].state, Disk::Free);
         assert_eq!(pool.disks().await.unwrap()[0].wiping, None);
         assert_eq!(pool.remove(&now).await.unwrap_err().reason, Reason::Unavailable, "it is gone");
@@ -174,16 +174,16 @@ fn the_smallest_disk_that_fits_the_filesystem_is_claimed() {
         assert_eq!(pool.size_of(&wanted).await.unwrap(), 37 * MIB);
         // A limit below the filesystem's minimum cannot be met by another disk or another node either.
         let limited = ext4(SizeRange { required: MIB, limit: Some(13 * MIB) });
-        for error in [pool.size_of(&limited).await.map(drop), pool.carve(&limited).await.map(drop)] {
+        for error in [pool.size_of(&limited).await.map(drop), pool.create(&limited).await.map(drop)] {
             let error = error.unwrap_err();
             assert_eq!(error.reason, Reason::SizeOutOfRange, "{}", error.message);
         }
-        assert_eq!(pool.carve(&wanted).await.unwrap().size, 37 * MIB);
+        assert_eq!(pool.create(&wanted).await.unwrap().size, 37 * MIB);
         // If no disk is large enough, another node may have one.
-        let error = pool.carve(&VolumeSpec { name: "b".to_owned(), ..wanted }).await.unwrap_err();
+        let error = pool.create(&VolumeSpec { name: "b".to_owned(), ..wanted }).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoSpace, "{}", error.message);
     });
-    assert_eq!([word(&host, small), word(&host, large)], ["nothing", "claimed"]);
+    assert_eq!([state_name(&host, small), state_name(&host, large)], ["nothing", "claimed"]);
 }
 
 /// A volume was zeroed completely, and then got a filesystem from an interrupted stage.
@@ -194,14 +194,14 @@ fn data_of_mkfs_is_wiped_although_the_volume_was_zeroed() {
     run(async {
         let pool = start(&host, Wipe::Zero);
         let both = VolumeSpec { access: AccessTypes::Both, filesystem: Some(Filesystem::Ext4), ..spec("a", 1) };
-        let volume = pool.carve(&both).await.unwrap();
+        let volume = pool.create(&both).await.unwrap();
         pool.set_record(&volume, &volume.record().unwrap().zeroed(1)).await.unwrap();
         let volume = pool.volume("a").await.unwrap().unwrap();
         for at in [1024, 20 * MIB] {
             host.poke(disk, VOLUME_OFFSET + at, b"mkfs");
         }
         pool.remove(&volume).await.unwrap();
-        settled(&pool).await;
+        releases_done(&pool).await;
         assert_eq!([1024, 20 * MIB].map(|at| host.peek(disk, VOLUME_OFFSET + at, 4)), [[0; 4]; 2]);
     });
 }
@@ -213,10 +213,10 @@ fn unused_partitions_do_not_stay_open() {
     let disk = host.disk("vdb", 16);
     run(async {
         let pool = start(&host, Wipe::None);
-        let volume = pool.carve(&spec("a", 1)).await.unwrap();
-        assert_eq!(host.open_and_dropped(disk), (1, 1), "what the probe read is forgotten");
+        let volume = pool.create(&spec("a", 1)).await.unwrap();
+        assert_eq!(host.open_and_dropped(disk), (1, 1), "the pages read by the probe are dropped");
         pool.activate(&volume).await.unwrap();
-        assert!(pool.inner.opened.take_unstaged(&volume.group).is_some(), "only its creation has asked for it");
+        assert!(pool.inner.opened.take_unstaged(&volume.group).is_some(), "only its creation has requested it");
         pool.activate(&volume).await.unwrap();
         // It is staged again while its unstage is being completed.
         let unstaged = Instant::now();
@@ -243,12 +243,12 @@ fn a_class_can_set_its_own_wipe_mode() {
         run(async {
             let pool = start(&host, pool);
             let volume = pool
-                .carve(&VolumeSpec { class: Parameters { wipe: class, ..Parameters::default() }, ..spec("a", 1) })
+                .create(&VolumeSpec { class: Parameters { wipe: class, ..Parameters::default() }, ..spec("a", 1) })
                 .await
                 .unwrap();
             host.poke(disk, SECRET, b"secret");
             pool.remove(&volume).await.unwrap();
-            settled(&pool).await;
+            releases_done(&pool).await;
             assert_eq!(host.peek(disk, SECRET, 6) == b"secret", stays, "{class:?}");
             assert_eq!(pool.disks().await.unwrap()[0].state, Disk::Free);
         });
@@ -261,14 +261,14 @@ fn data_of_a_former_volume_with_the_same_name_is_not_adopted() {
     let disk = host.disk("vdb", 16);
     run(async {
         let pool = start(&host, Wipe::None);
-        let volume = pool.carve(&spec("a", 10)).await.unwrap();
+        let volume = pool.create(&spec("a", 10)).await.unwrap();
         host.poke(disk, VOLUME_OFFSET + 1024, b"a filesystem's superblock");
         pool.remove(&volume).await.unwrap();
-        assert_eq!(word(&host, disk), "nothing", "there is nothing to wipe");
-        assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 1), [0], "where signatures lie nothing stays");
+        assert_eq!(state_name(&host, disk), "nothing", "there is nothing to wipe");
+        assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 1), [0], "the places of signatures are zeroed");
         host.poke(disk, VOLUME_OFFSET + 1024, b"a filesystem's superblock");
-        let again = pool.carve(&spec("a", 10)).await.unwrap();
-        assert_eq!(again.uuid, volume.uuid, "so the filesystem's UUID is the same");
+        let again = pool.create(&spec("a", 10)).await.unwrap();
+        assert_eq!(again.uuid, volume.uuid, "so the filesystem gets the same UUID");
         assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 25), [0; 25]);
     });
 }
@@ -282,12 +282,12 @@ fn each_free_disk_is_claimed_exactly_once() {
         }
         run(async {
             let pool = Arc::new(start(&host, Wipe::None));
-            let carve = |index: usize| {
+            let create = |index: usize| {
                 let pool = Arc::clone(&pool);
-                tokio::spawn(async move { pool.carve(&spec(&format!("v{index}"), 5)).await })
+                tokio::spawn(async move { pool.create(&spec(&format!("v{index}"), 5)).await })
             };
             let mut made = 0;
-            for task in (0..volumes).map(carve).collect::<Vec<_>>() {
+            for task in (0..volumes).map(create).collect::<Vec<_>>() {
                 match task.await.unwrap() {
                     Ok(_) => made += 1,
                     Err(error) => assert_eq!(error.reason, Reason::NoSpace, "{}", error.message),
@@ -318,7 +318,7 @@ fn scanning_again_starts_no_program() {
         assert_eq!(host.probes(), before);
         // An event may come from a program that wrote to a disk: only that disk is read.
         host.poke(1, SIGNATURE.0, SIGNATURE.1);
-        pool.uevents().touch("vdb");
+        pool.uevents().count_disk("vdb");
         pool.uevents().count(false);
         assert_eq!(pool.status().await.space.available(), 13 * MIB);
         assert_eq!(host.probes(), before + 1);

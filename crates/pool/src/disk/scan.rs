@@ -30,7 +30,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Raw {
     pub(super) disk: Disk,
     /// The number of events of the disk before it was read: [`crate::Uevents::count_of_disk`].
-    pub(super) heard: u64,
+    pub(super) events: u64,
     /// The claim state, or why the disk could not be read.
     pub(super) found: Result<ClaimState, String>,
     pub(super) remnants: Result<Remnants, String>,
@@ -46,7 +46,7 @@ pub(super) struct PoolDisk {
 impl PoolDisk {
     /// Whether it may have become free without any event: the only obstacle was an exclusive holder, which no
     /// table shows, or that the disk did not answer.
-    pub(super) fn may_change_untold(&self) -> bool {
+    pub(super) fn may_change_without_event(&self) -> bool {
         let shown = !self.raw.disk.holders.is_empty() || !self.raw.disk.uses.is_empty();
         matches!(self.state, State::InUse { .. }) && !shown || matches!(self.state, State::Unknown { .. })
     }
@@ -60,7 +60,7 @@ pub(super) struct Other {
     pub(super) why: String,
     /// Whether it may belong to the pool once a doubt is resolved. Until then, an unreadable disk counts like
     /// one of the pool's.
-    pub(super) may_be_ours: bool,
+    pub(super) may_belong: bool,
     /// Whether it belongs to another pool, which then reports its problems.
     pub(super) has_pool: bool,
 }
@@ -103,18 +103,18 @@ pub(super) fn gather(
             .collect(),
     };
     // Before anything is read, so that an event during the read causes another read.
-    let heard: HashMap<String, u64> =
-        found.disks.iter().map(|disk| (disk.name.clone(), uevents.of_disk(&disk.name))).collect();
-    let heard = |disk: &Disk| heard.get(&disk.name).copied().unwrap_or_default();
-    let believed = |raw: &&Raw| raw.found.is_ok() && raw.remnants.is_ok() && raw.heard == heard(&raw.disk);
-    let known = |disk: &Disk| earlier.iter().find(|raw| raw.disk == *disk).filter(believed);
+    let events: HashMap<String, u64> =
+        found.disks.iter().map(|disk| (disk.name.clone(), uevents.count_of_disk(&disk.name))).collect();
+    let events = |disk: &Disk| events.get(&disk.name).copied().unwrap_or_default();
+    let is_unchanged = |raw: &&Raw| raw.found.is_ok() && raw.remnants.is_ok() && raw.events == events(&raw.disk);
+    let known = |disk: &Disk| earlier.iter().find(|raw| raw.disk == *disk).filter(is_unchanged);
     let owned = found.disks.into_iter().map(|disk| (Owner::of(&assignment, &disk), disk));
     let asked: Vec<(Owner, Disk)> =
         owned.filter(|(owner, disk)| owner.pool() == Some(pool) || !is_unreadable(disk)).collect();
     let unread = asked.iter().map(|(_, disk)| disk).filter(|disk| known(disk).is_none()).cloned().collect();
     let mut fresh = reader.read(disks, unread).into_iter();
     for (owner, disk) in &asked {
-        let read = |raw: Raw| Raw { heard: heard(disk), ..raw };
+        let read = |raw: Raw| Raw { events: events(disk), ..raw };
         let Some(raw) = known(disk).cloned().or_else(|| fresh.next().map(read)) else { continue };
         let why = match owner {
             Owner::Pool(owner) if owner == pool => {
@@ -122,14 +122,14 @@ pub(super) fn gather(
                 continue;
             }
             Owner::Pool(other) => format!("it is pool {other}'s"),
-            _ => owner.why_none().unwrap_or_default(),
+            _ => owner.why_no_pool().unwrap_or_default(),
         };
-        let may_be_ours = match owner {
+        let may_belong = match owner {
             Owner::Conflict(conflict) => conflict.pools.iter().any(|name| name == pool),
             Owner::Doubtful { pool: would_be, .. } => would_be == pool,
-            Owner::Pool(_) | Owner::Nobody => false,
+            Owner::Pool(_) | Owner::NoPool => false,
         };
-        gathered.others.push(Other { raw, why, may_be_ours, has_pool: owner.pool().is_some() });
+        gathered.others.push(Other { raw, why, may_belong, has_pool: owner.pool().is_some() });
     }
     Ok(gathered)
 }
@@ -144,13 +144,13 @@ pub(super) fn is_unreadable(disk: &Disk) -> bool {
 pub(super) fn read_held(device: &dyn claim::Sectors, disk: &Disk) -> Raw {
     let found = claim::read(&Any(device)).map_err(|error| error.to_string());
     let remnants = find_remnants(&Any(device), device.size()).map_err(|error| error.to_string());
-    Raw { disk: disk.clone(), heard: 0, found, remnants }
+    Raw { disk: disk.clone(), events: 0, found, remnants }
 }
 
 impl Raw {
     /// A disk that could not be read, with the reason.
     pub(super) fn unreadable(disk: Disk, why: &str) -> Self {
-        Self { disk, heard: 0, found: Err(why.to_owned()), remnants: Err(why.to_owned()) }
+        Self { disk, events: 0, found: Err(why.to_owned()), remnants: Err(why.to_owned()) }
     }
 
     /// Whether libblkid should probe it.
@@ -191,50 +191,50 @@ impl Raw {
 
 /// Determines the states of the pool's disks, all at once. A disk that has the same contents as in `earlier`,
 /// without any event since, keeps its state: determining it takes a program for each disk.
-pub(super) async fn judge_all(
+pub(super) async fn determine_states(
     disks: &Arc<dyn Disks>,
-    judges: &Judges,
+    queries: &Queries,
     own: Vec<Raw>,
     earlier: &[PoolDisk],
 ) -> Result<Vec<PoolDisk>> {
-    let mut judged = Vec::with_capacity(own.len());
+    let mut states = Vec::with_capacity(own.len());
     let mut asked = JoinSet::new();
     for (index, raw) in own.into_iter().enumerate() {
         match earlier.iter().find(|seen| seen.raw == raw) {
-            Some(seen) => judged.push((index, seen.clone())),
+            Some(seen) => states.push((index, seen.clone())),
             None => {
-                let (disks, judges) = (Arc::clone(disks), judges.clone());
-                asked.spawn(async move { (index, judges.judge(disks, raw).await) });
+                let (disks, queries) = (Arc::clone(disks), queries.clone());
+                asked.spawn(async move { (index, queries.state_of(disks, raw).await) });
             }
         }
     }
     while let Some(ended) = asked.join_next().await {
         let (index, seen) =
             ended.map_err(|join| Error::host(format!("reading a disk panicked ({join}); please report it")))?;
-        judged.push((index, seen?));
+        states.push((index, seen?));
     }
-    judged.sort_by_key(|(index, _)| *index);
-    Ok(judged.into_iter().map(|(_, seen)| seen).collect())
+    states.sort_by_key(|(index, _)| *index);
+    Ok(states.into_iter().map(|(_, seen)| seen).collect())
 }
 
 /// Pending queries about disks: one that hangs occupies one task, and delays nothing else.
 #[derive(Clone, Default)]
-pub(super) struct Judges {
+pub(super) struct Queries {
     under_way: Arc<Mutex<HashSet<DiskKey>>>,
 }
 
-impl Judges {
-    async fn judge(&self, disks: Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk> {
+impl Queries {
+    async fn state_of(&self, disks: Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk> {
         let here = DiskKey::of(&raw.disk);
         let unknown = |raw: Raw, why: String| Ok(PoolDisk { raw, state: State::Unknown { why } });
         if !self.under_way().insert(here.clone()) {
             return unknown(raw, "is unresponsive: an earlier request has not returned; see the kernel log".to_owned());
         }
-        let question = Question { judges: self.clone(), disk: here };
+        let pending = PendingQuery { queries: self.clone(), disk: here };
         let asked = raw.clone();
         let asking = tokio::spawn(async move {
-            let seen = judge_one(disks, asked).await;
-            drop(question);
+            let seen = determine_state(disks, asked).await;
+            drop(pending);
             seen
         });
         match tokio::time::timeout(PATIENCE, asking).await {
@@ -250,18 +250,18 @@ impl Judges {
 }
 
 /// Marks a query as pending until it is dropped.
-struct Question {
-    judges: Judges,
+struct PendingQuery {
+    queries: Queries,
     disk: DiskKey,
 }
 
-impl Drop for Question {
+impl Drop for PendingQuery {
     fn drop(&mut self) {
-        self.judges.under_way().remove(&self.disk);
+        self.queries.under_way().remove(&self.disk);
     }
 }
 
-async fn judge_one(disks: Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk> {
+async fn determine_state(disks: Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk> {
     let probe = match raw.is_unclaimed() {
         true => Some(disks.probe(&raw.disk).await.map_err(|error| error.message)),
         false => None,

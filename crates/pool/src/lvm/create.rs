@@ -16,10 +16,10 @@ impl LvmPool {
     }
 
     /// Creates the volume. The caller holds the pool lock.
-    pub(super) async fn make(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+    pub(super) async fn create_volume(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
         let group = self.group().await?;
         let name = safe_name(&spec.name);
-        self.is_free(&group, &name)?;
+        self.check_name_free(&group, &name)?;
         let size = spec.size.choose(Self::unit(&group, &spec.class.layout))?;
         let extents = size / group.extent_size.max(1);
         let Some(pvs) = capacity::choose(&group, &spec.class.layout, extents, self.config.reserve) else {
@@ -31,14 +31,14 @@ impl LvmPool {
         let made = commands::create(&group, &request).await;
         let refused = made.is_err();
         if let Err(error) = self.commit(&group, made).await {
-            return Err(if refused { self.unmade(&name, &record, error).await } else { error.not_final() });
+            return Err(if refused { self.undo_create(&name, &record, error).await } else { error.not_final() });
         }
-        if let Some(volume) = as_made(&group, &name, &record) {
+        if let Some(volume) = created_volume(&group, &name, &record) {
             return Ok(volume);
         }
         let after = self.group().await.map_err(Error::not_final)?;
         let found = after.logical_volume(&name);
-        let made = found.and_then(|found| volume::ours(&after, found)).ok_or_else(|| {
+        let made = found.and_then(|found| volume::from_logical(&after, found)).ok_or_else(|| {
             Error::unavailable(format!("{}/{name} was created, but was removed in the meantime; retry", after.name))
         })?;
         let shared = found.map(|found| after.shared_by_images(found)).unwrap_or_default();
@@ -51,14 +51,14 @@ impl LvmPool {
             shared.join(", ")
         );
         let error = self.no_space(&group, spec, size, &[why]);
-        Err(self.unmade(&name, &record, error).await)
+        Err(self.undo_create(&name, &record, error).await)
     }
 
     /// Rejects a name that a logical volume already has.
-    fn is_free(&self, group: &VolumeGroup, name: &str) -> Result<()> {
+    fn check_name_free(&self, group: &VolumeGroup, name: &str) -> Result<()> {
         let Some(found) = group.logical_volume(name) else { return Ok(()) };
         // Do not advise to rename or remove a volume of Quarry that this version cannot read.
-        if let Some(volume) = volume::ours(group, found) {
+        if let Some(volume) = volume::from_logical(group, found) {
             volume.record()?;
         }
         Err(Error::new(
@@ -89,7 +89,7 @@ impl LvmPool {
     /// before the activation of its device failed, or in the first of two commits. The volume was never
     /// handed out, so it is removed again. The caller holds the pool lock, and has held it since the name was
     /// free.
-    pub(super) async fn unmade(&self, name: &str, record: &Record, error: Error) -> Error {
+    pub(super) async fn undo_create(&self, name: &str, record: &Record, error: Error) -> Error {
         if !error.reason.is_final() {
             return error;
         }
@@ -97,7 +97,7 @@ impl LvmPool {
         let record = record.to_string();
         let made = group.volumes().find(|volume| volume.name == name && volume.tags.contains(&record));
         let Some(made) = made else { return error };
-        match self.take_away(&group, made).await {
+        match self.remove_volume(&group, made).await {
             Ok(()) => error,
             Err(why) => Error::unavailable(format!(
                 "{}; lvm created {}/{name} nevertheless, and it could not be removed: {}",
@@ -109,7 +109,7 @@ impl LvmPool {
 
 /// The volume that lvcreate has just created, if no report is needed to describe it: these layouts take a
 /// single commit of lvm, and the kernel has the complete device. The next call makes a report.
-fn as_made(group: &VolumeGroup, name: &str, record: &Record) -> Option<PoolVolume> {
+fn created_volume(group: &VolumeGroup, name: &str, record: &Record) -> Option<PoolVolume> {
     if !matches!(record.layout, Layout::Linear | Layout::Striped { .. }) {
         return None;
     }

@@ -17,7 +17,7 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// The pool lock, which serializes changes of the volume group.
 #[derive(Default)]
-pub(super) struct Turns {
+pub(super) struct ChangeLock {
     lock: tokio::sync::Mutex<()>,
     since: Mutex<Option<Instant>>,
     /// Whether the state that an earlier Quarry process left has been recovered.
@@ -25,24 +25,24 @@ pub(super) struct Turns {
 }
 
 /// The pool lock while it is held, until it is dropped.
-pub(super) struct Turn<'a> {
-    turns: &'a Turns,
+pub(super) struct ChangeGuard<'a> {
+    owner: &'a ChangeLock,
     _lock: tokio::sync::MutexGuard<'a, ()>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for ChangeGuard<'_> {
     fn drop(&mut self) {
-        *self.turns.since() = None;
+        *self.owner.since() = None;
     }
 }
 
-impl Turns {
+impl ChangeLock {
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the lock is held, but not for long.
-    pub(super) fn is_taken(&self) -> bool {
+    pub(super) fn is_held(&self) -> bool {
         self.since().is_some_and(|since| since.elapsed() < LONG)
     }
 }
@@ -69,7 +69,7 @@ impl Flushes {
     }
 
     /// The number of the newest change, if it was not flushed.
-    fn owed(&self) -> Option<u64> {
+    fn pending(&self) -> Option<u64> {
         let changes = self.changes.load(Ordering::SeqCst);
         (changes > self.flushed.load(Ordering::SeqCst)).then_some(changes)
     }
@@ -85,8 +85,8 @@ impl LvmPool {
     ///
     /// While an earlier lvm command on the group or a disk below it hangs, it fails instead: the wait might
     /// never end.
-    pub(super) async fn turn(&self) -> Result<Turn<'_>> {
-        let lock = self.changing.lock.lock();
+    pub(super) async fn lock(&self) -> Result<ChangeGuard<'_>> {
+        let lock = self.change_lock.lock.lock();
         tokio::pin!(lock);
         let lock = loop {
             if let Some(why) = self.overdue() {
@@ -96,8 +96,8 @@ impl LvmPool {
                 break lock;
             }
         };
-        *self.changing.since() = Some(Instant::now());
-        let turn = Turn { turns: &self.changing, _lock: lock };
+        *self.change_lock.since() = Some(Instant::now());
+        let guard = ChangeGuard { owner: &self.change_lock, _lock: lock };
         // The change before may have ended because a disk did not answer.
         if let Some(why) = self.overdue() {
             return Err(Error::unavailable(format!("pool {} cannot be changed now: {why}", self.name)));
@@ -114,17 +114,17 @@ impl LvmPool {
             self.cache.invalidate();
             self.recover_first().await?;
             self.known_orphans().clear();
-        } else if !self.changing.recovered.load(Ordering::SeqCst) {
+        } else if !self.change_lock.recovered.load(Ordering::SeqCst) {
             self.recover_first().await?;
         }
-        Ok(turn)
+        Ok(guard)
     }
 
     /// Recovers from what an earlier Quarry process left.
     pub(super) async fn recover_first(&self) -> Result<()> {
         let group = self.group().await?;
         self.recover(&group).await;
-        self.changing.recovered.store(true, Ordering::SeqCst);
+        self.change_lock.recovered.store(true, Ordering::SeqCst);
         Ok(())
     }
 
@@ -190,11 +190,11 @@ impl LvmPool {
     /// Quarry process may change something at any moment, until it has ended.
     ///
     /// One disk that answers is enough: each has all the metadata, and lvm uses the newest.
-    pub(super) async fn flush_what_is_owed(&self, group: &VolumeGroup) -> Result<()> {
+    pub(super) async fn flush_pending(&self, group: &VolumeGroup) -> Result<()> {
         if self.orphan().is_some() {
             self.flushes.changed();
         }
-        let Some(change) = self.flushes.owed() else { return Ok(()) };
+        let Some(change) = self.flushes.pending() else { return Ok(()) };
         let flushed = self.flush(group).await;
         let failed = flushed.iter().filter(|(_, flushed)| flushed.is_err()).count();
         let any = failed < flushed.len() || flushed.is_empty();
@@ -220,9 +220,9 @@ impl LvmPool {
             return Vec::new();
         }
         let flushed = self.cache.flush(group).await;
-        let flat = |answer: Result<std::io::Result<()>, crate::SilentDisk>| match answer {
+        let flat = |answer: Result<std::io::Result<()>, crate::UnresponsiveDisk>| match answer {
             Ok(flushed) => flushed.map_err(|error| error.to_string()),
-            Err(silent) => Err(silent.to_string()),
+            Err(unresponsive) => Err(unresponsive.to_string()),
         };
         flushed.into_iter().map(|(device, answer)| (device, flat(answer))).collect()
     }
@@ -235,15 +235,15 @@ mod tests {
     #[test]
     fn earlier_changes_and_each_new_one_are_pending_until_flushed() {
         let flushes = Flushes::default();
-        let first = flushes.owed().expect("an earlier Quarry may have changed something");
+        let first = flushes.pending().expect("an earlier Quarry may have changed something");
         flushes.changed();
         flushes.flushed(first);
-        let second = flushes.owed().expect("changed while the flush was under way");
+        let second = flushes.pending().expect("changed while the flush was under way");
         flushes.flushed(second);
-        assert_eq!(flushes.owed(), None);
+        assert_eq!(flushes.pending(), None);
         flushes.flushed(first);
-        assert_eq!(flushes.owed(), None, "an older flush ends later");
+        assert_eq!(flushes.pending(), None, "an older flush ends later");
         flushes.changed();
-        assert!(flushes.owed().is_some());
+        assert!(flushes.pending().is_some());
     }
 }
