@@ -384,7 +384,7 @@ mod tests {
         }))
     }
 
-    fn learn(known: &mut Known, lookup: &Lookup) -> bool {
+    fn remember(known: &mut Known, lookup: &Lookup) -> bool {
         let Ok(location) = known.locate("vg0", 1) else { panic!("not found") };
         known.remember(&location, lookup)
     }
@@ -439,14 +439,14 @@ mod tests {
             "lvm gets access to a copy, and refuses to use either"
         );
         // lvm reports that the second physical volume is missing, because it had no access to it.
-        assert!(!learn(&mut known, &reported(A, &[("1", Some("/dev/vdb")), ("2", None)])));
+        assert!(!remember(&mut known, &reported(A, &[("1", Some("/dev/vdb")), ("2", None)])));
         assert_eq!(location(&known).2, ["/dev/vdb", "/dev/vdc", "/dev/vdd"]);
-        assert!(learn(&mut known, &reported(A, &[("1", Some("/dev/vdb")), ("2", Some("/dev/vdc"))])));
+        assert!(remember(&mut known, &reported(A, &[("1", Some("/dev/vdb")), ("2", Some("/dev/vdc"))])));
         // It was removed by hand (vgreduce), so it is not opened any more.
-        assert!(learn(&mut known, &reported(A, &[("1", Some("/dev/vdb"))])));
+        assert!(remember(&mut known, &reported(A, &[("1", Some("/dev/vdb"))])));
         assert_eq!(location(&known).2, ["/dev/vdb", "/dev/vdd"]);
-        assert!(!learn(&mut known, &reported(B, &[("1", Some("/dev/vdb"))])), "another group");
-        assert!(!learn(&mut known, &Lookup::Missing));
+        assert!(!remember(&mut known, &reported(B, &[("1", Some("/dev/vdb"))])), "another group");
+        assert!(!remember(&mut known, &Lookup::Missing));
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub(super) fn entries(geometry: Geometry, identity: &Identity) -> Vec<u8> {
 
 /// One of the two tables of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
+pub(super) enum TableCopy {
     /// The one at the start.
     Primary,
     /// The one at the end.
@@ -67,19 +67,19 @@ pub(super) enum Which {
 }
 
 /// The positions of the header and of the entries of a claim's table, in sectors.
-pub(super) fn positions(geometry: Geometry, which: Which) -> (u64, u64) {
-    match which {
-        Which::Primary => (1, 2),
-        Which::Backup => (geometry.last(), geometry.last() - geometry.entries_sectors()),
+pub(super) fn positions(geometry: Geometry, copy: TableCopy) -> (u64, u64) {
+    match copy {
+        TableCopy::Primary => (1, 2),
+        TableCopy::Backup => (geometry.last(), geometry.last() - geometry.entries_sectors()),
     }
 }
 
 /// The header of a claim's table: one sector.
-pub(super) fn header(geometry: Geometry, identity: &Identity, which: Which) -> Vec<u8> {
-    let (here, entries_at) = positions(geometry, which);
-    let other = match which {
-        Which::Primary => geometry.last(),
-        Which::Backup => 1,
+pub(super) fn header(geometry: Geometry, identity: &Identity, copy: TableCopy) -> Vec<u8> {
+    let (here, entries_at) = positions(geometry, copy);
+    let other = match copy {
+        TableCopy::Primary => geometry.last(),
+        TableCopy::Backup => 1,
     };
     let first_usable = 2 + geometry.entries_sectors();
     let last_usable = geometry.last() - geometry.entries_sectors() - 1;

@@ -23,7 +23,7 @@ pub fn read(disk: &impl Sectors) -> Result<ClaimState, Error> {
 }
 
 /// How a partition table relates to the claim in the slots.
-enum Standing {
+enum Relation {
     /// The table is missing.
     Absent,
     /// It is the claim's table, intact.
@@ -155,13 +155,13 @@ impl DiskContents {
         let (mut foreign, mut unknown, mut altered) = (false, false, false);
         let unreadable = self.take_unreadable();
         for (place, table) in &self.tables {
-            match standing(*place, table, geometry, slot.disk) {
-                Standing::Good if place.sector == 1 => primary = true,
-                Standing::Good => backup = true,
-                Standing::Absent | Standing::Partial => {}
-                Standing::Foreign => foreign = true,
-                Standing::Unknown => unknown = true,
-                Standing::Altered => altered = true,
+            match relation(*place, table, geometry, slot.disk) {
+                Relation::Good if place.sector == 1 => primary = true,
+                Relation::Good => backup = true,
+                Relation::Absent | Relation::Partial => {}
+                Relation::Foreign => foreign = true,
+                Relation::Unknown => unknown = true,
+                Relation::Altered => altered = true,
             }
         }
         let good = primary || backup;
@@ -223,18 +223,18 @@ fn whole(slot: &Parsed) -> Option<&Slot> {
     }
 }
 
-fn standing(place: HeaderLocation, table: &Table, geometry: Geometry, disk: Uuid) -> Standing {
+fn relation(place: HeaderLocation, table: &Table, geometry: Geometry, disk: Uuid) -> Relation {
     match table {
-        Table::Absent | Table::Unreadable(_) => Standing::Absent,
-        Table::Broken { disk: Some(named) } if *named == disk => Standing::Partial,
-        Table::Broken { .. } => Standing::Unknown,
-        Table::Foreign => Standing::Foreign,
+        Table::Absent | Table::Unreadable(_) => Relation::Absent,
+        Table::Broken { disk: Some(named) } if *named == disk => Relation::Partial,
+        Table::Broken { .. } => Relation::Unknown,
+        Table::Foreign => Relation::Foreign,
         Table::Quarry(table) => {
             let expected = gpt::partitions(geometry, &Identity::from_disk(disk));
             let same = place.sector_size == geometry.sector_size()
                 && table.disk == disk
                 && table.partitions.as_slice() == expected.as_slice();
-            if same { Standing::Good } else { Standing::Altered }
+            if same { Relation::Good } else { Relation::Altered }
         }
     }
 }

@@ -158,7 +158,7 @@ mod tests {
 
     const GOLDEN_CHECKSUM: u32 = 0x8df2_8b24;
 
-    fn sealed(change: impl FnOnce(&mut Vec<u8>)) -> Parsed {
+    fn with_checksum(change: impl FnOnce(&mut Vec<u8>)) -> Parsed {
         let mut bytes = sample().encode();
         change(&mut bytes);
         let checksum = crc32fast::hash(&bytes[..4092]);
@@ -168,12 +168,12 @@ mod tests {
 
     #[test]
     fn newer_broken_and_absent_slots_are_distinguished() {
-        assert_eq!(sealed(|bytes| bytes[8] = 2), Parsed::Newer(2));
-        assert_eq!(sealed(|bytes| bytes[8] = 0), Parsed::Broken);
-        assert_eq!(sealed(|bytes| bytes[12] = 4), Parsed::Broken);
-        assert_eq!(sealed(|bytes| bytes[36..38].copy_from_slice(&2049_u16.to_le_bytes())), Parsed::Broken);
-        assert_eq!(sealed(|bytes| bytes[33] = 4), Parsed::Broken);
-        assert_eq!(sealed(|bytes| bytes[0] = b'q'), Parsed::Absent);
+        assert_eq!(with_checksum(|bytes| bytes[8] = 2), Parsed::Newer(2));
+        assert_eq!(with_checksum(|bytes| bytes[8] = 0), Parsed::Broken);
+        assert_eq!(with_checksum(|bytes| bytes[12] = 4), Parsed::Broken);
+        assert_eq!(with_checksum(|bytes| bytes[36..38].copy_from_slice(&2049_u16.to_le_bytes())), Parsed::Broken);
+        assert_eq!(with_checksum(|bytes| bytes[33] = 4), Parsed::Broken);
+        assert_eq!(with_checksum(|bytes| bytes[0] = b'q'), Parsed::Absent);
         assert_eq!(Slot::parse(&[]), Parsed::Absent);
         assert_eq!(Slot::parse(MAGIC), Parsed::Broken);
     }

@@ -7,7 +7,7 @@
 
 use super::contents::{DiskContents, HeaderLocation, fetch};
 use super::geometry::{Geometry, METADATA_LENGTH, METADATA_OFFSET, SLOT_OFFSETS};
-use super::gpt::{self, FirstSector, Which};
+use super::gpt::{self, FirstSector, TableCopy};
 use super::identity::Identity;
 use super::interpret::read;
 use super::slot::{MAX_RECORD, Mark, Parsed, SLOT_LENGTH, Slot};
@@ -174,10 +174,10 @@ pub fn clear(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
 /// Writes both tables, then the protective MBR.
 fn write_tables(disk: &impl Sectors, geometry: Geometry, identity: &Identity) -> Result<(), Error> {
     let entries = gpt::entries(geometry, identity);
-    for (which, what) in [(Which::Backup, "backup table"), (Which::Primary, "primary table")] {
-        let (header_at, entries_at) = gpt::positions(geometry, which);
+    for (copy, what) in [(TableCopy::Backup, "backup table"), (TableCopy::Primary, "primary table")] {
+        let (header_at, entries_at) = gpt::positions(geometry, copy);
         write_at(disk, what, entries_at * geometry.sector_size(), &entries)?;
-        write_at(disk, what, header_at * geometry.sector_size(), &gpt::header(geometry, identity, which))?;
+        write_at(disk, what, header_at * geometry.sector_size(), &gpt::header(geometry, identity, copy))?;
         flush(disk, what)?;
     }
     write_at(disk, "protective MBR", 0, &gpt::protective_mbr(geometry))?;

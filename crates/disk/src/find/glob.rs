@@ -215,13 +215,14 @@ mod tests {
     }
 
     /// The same, as a simple recursive search.
-    fn plainly(tokens: &[Token], name: &[char]) -> bool {
+    fn matches_naively(tokens: &[Token], name: &[char]) -> bool {
         match (tokens, name) {
             ([], []) => true,
             ([Token::Star, behind @ ..], _) => {
-                plainly(behind, name) || name.split_first().is_some_and(|(_, rest)| plainly(tokens, rest))
+                matches_naively(behind, name)
+                    || name.split_first().is_some_and(|(_, rest)| matches_naively(tokens, rest))
             }
-            ([token, behind @ ..], [letter, rest @ ..]) => token.matches(*letter) && plainly(behind, rest),
+            ([token, behind @ ..], [letter, rest @ ..]) => token.matches(*letter) && matches_naively(behind, rest),
             _ => false,
         }
     }
@@ -238,7 +239,7 @@ mod tests {
         fn matching_agrees_with_a_naive_search(text in "[ab*?]{1,9}", name in "[ab]{0,9}") {
             let glob: Glob = text.parse().unwrap();
             let letters: Vec<char> = name.chars().collect();
-            prop_assert_eq!(glob.matches(&name), plainly(&glob.tokens, &letters));
+            prop_assert_eq!(glob.matches(&name), matches_naively(&glob.tokens, &letters));
         }
 
         #[test]

@@ -160,7 +160,7 @@ impl Inner {
     /// The node of the volume's partition if it needs no more work: then there is no need to wait for the
     /// lock.
     async fn active(self: &Arc<Self>, volume: &PoolVolume) -> Result<Option<PathBuf>> {
-        if !self.opened.is_used(&volume.group) {
+        if !self.opened.mark_used(&volume.group) {
             return Ok(None);
         }
         let view = self.view().await?;

@@ -47,7 +47,7 @@ use self::release::Releases;
 pub use self::release::Wiping;
 pub use self::report::{DiskReport, Owner};
 use self::scan::Raw;
-use self::view::{Known, View};
+use self::view::{SeenVolumes, View};
 use crate::pool::{Device, Reading, Volumes};
 use crate::threads::REPORT_AFTER;
 use crate::{EventCounts, Health, Pool, PoolVolume, Record, Recorded, Uevents, UnresponsiveDisk};
@@ -91,10 +91,10 @@ struct Inner {
 
 #[derive(Default)]
 struct Memory {
-    seen: Option<Kept>,
+    seen: Option<CachedView>,
     /// Counts Quarry's own changes.
     changes: u64,
-    known: Known,
+    known: SeenVolumes,
     /// Deleted volumes, with the number of changes at that time: a scan that started earlier may still show
     /// them.
     deleted: Vec<(Uuid, u64)>,
@@ -102,7 +102,7 @@ struct Memory {
 }
 
 #[derive(Clone)]
-struct Kept {
+struct CachedView {
     view: Arc<View>,
     counts: EventCounts,
     changes: u64,
@@ -250,9 +250,9 @@ impl Inner {
                 Some(kept) => kept.view.number + 1,
                 None => 1,
             };
-            let view = Arc::new(view.numbered(number));
+            let view = Arc::new(view.with_number(number));
             let asked = asked.unwrap_or(at);
-            memory.seen = Some(Kept { view: Arc::clone(&view), counts, changes, at, raws, asked });
+            memory.seen = Some(CachedView { view: Arc::clone(&view), counts, changes, at, raws, asked });
             view
         };
         // Do not keep a pulled disk open. Closing it may take the kernel a while.

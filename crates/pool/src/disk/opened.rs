@@ -35,7 +35,7 @@ impl OpenPartitions {
     }
 
     /// Records that a volume's device was requested. `false`: it is not open.
-    pub(super) fn is_used(&self, volume: &str) -> bool {
+    pub(super) fn mark_used(&self, volume: &str) -> bool {
         let mut by_volume = self.by_volume();
         let entry = by_volume.get_mut(volume);
         entry.is_some_and(|entry| {

@@ -54,7 +54,7 @@ impl PoolDisk {
 
 /// A disk that does not belong to the pool.
 #[derive(Debug)]
-pub(super) struct Other {
+pub(super) struct OtherDisk {
     pub(super) raw: Raw,
     /// The reason.
     pub(super) why: String,
@@ -71,7 +71,7 @@ pub(super) struct Gathered<T> {
     /// The disks of the pool.
     pub(super) own: Vec<T>,
     /// All other disks.
-    pub(super) others: Vec<Other>,
+    pub(super) others: Vec<OtherDisk>,
     /// Disks that this pool and another one select.
     pub(super) conflicts: Vec<Conflict>,
     /// Disks for which the kernel reports impossible values.
@@ -129,7 +129,7 @@ pub(super) fn gather(
             Owner::Doubtful { pool: would_be, .. } => would_be == pool,
             Owner::Pool(_) | Owner::NoPool => false,
         };
-        gathered.others.push(Other { raw, why, may_belong, has_pool: owner.pool().is_some() });
+        gathered.others.push(OtherDisk { raw, why, may_belong, has_pool: owner.pool().is_some() });
     }
     Ok(gathered)
 }
@@ -220,14 +220,14 @@ pub(super) async fn determine_states(
 /// Pending queries about disks: one that hangs occupies one task, and delays nothing else.
 #[derive(Clone, Default)]
 pub(super) struct Queries {
-    under_way: Arc<Mutex<HashSet<DiskKey>>>,
+    running: Arc<Mutex<HashSet<DiskKey>>>,
 }
 
 impl Queries {
     async fn state_of(&self, disks: Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk> {
         let here = DiskKey::of(&raw.disk);
         let unknown = |raw: Raw, why: String| Ok(PoolDisk { raw, state: State::Unknown { why } });
-        if !self.under_way().insert(here.clone()) {
+        if !self.running().insert(here.clone()) {
             return unknown(raw, "is unresponsive: an earlier request has not returned; see the kernel log".to_owned());
         }
         let pending = PendingQuery { queries: self.clone(), disk: here };
@@ -244,8 +244,8 @@ impl Queries {
         }
     }
 
-    fn under_way(&self) -> MutexGuard<'_, HashSet<DiskKey>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    fn running(&self) -> MutexGuard<'_, HashSet<DiskKey>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -257,7 +257,7 @@ struct PendingQuery {
 
 impl Drop for PendingQuery {
     fn drop(&mut self) {
-        self.queries.under_way().remove(&self.disk);
+        self.queries.running().remove(&self.disk);
     }
 }
 

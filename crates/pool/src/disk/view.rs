@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::copies::copies;
 use super::key::DiskKey;
-use super::scan::{Gathered, Other, PoolDisk, Raw};
+use super::scan::{Gathered, OtherDisk, PoolDisk, Raw};
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
@@ -20,7 +20,7 @@ pub(super) const MIB: u64 = 1 << 20;
 
 /// The pool's volumes that were seen since the start. A volume whose disk is pulled is lost, but still
 /// exists.
-pub(super) type Known = HashMap<Uuid, (DiskKey, PoolVolume)>;
+pub(super) type SeenVolumes = HashMap<Uuid, (DiskKey, PoolVolume)>;
 
 /// The disks at one instant.
 pub(super) struct View {
@@ -48,7 +48,7 @@ impl View {
     pub(super) fn of(
         pool: &str,
         gathered: Gathered<PoolDisk>,
-        known: &mut Known,
+        known: &mut SeenVolumes,
         read_before: &mut Vec<DiskKey>,
     ) -> Self {
         let Gathered { own, others, conflicts, failed } = gathered;
@@ -90,7 +90,7 @@ impl View {
         view
     }
 
-    fn add_other(&mut self, Other { raw, why, may_belong, has_pool }: &Other, read_before: &[DiskKey]) {
+    fn add_other(&mut self, OtherDisk { raw, why, may_belong, has_pool }: &OtherDisk, read_before: &[DiskKey]) {
         let volumes = raw.found.as_ref().map(ClaimState::volumes).unwrap_or_default();
         for (identity, claim) in &volumes {
             if self.volumes.contains_key(&identity.disk) {
@@ -172,7 +172,7 @@ impl View {
     }
 
     /// Adds the volumes that were seen earlier and have lost their disk.
-    fn add_lost<'a>(&mut self, known: &mut Known, raws: impl Iterator<Item = &'a Raw> + Clone) {
+    fn add_lost<'a>(&mut self, known: &mut SeenVolumes, raws: impl Iterator<Item = &'a Raw> + Clone) {
         known.retain(|guid, (seen_on, volume)| {
             if self.volumes.contains_key(guid) {
                 return true;
@@ -306,7 +306,7 @@ impl View {
         if parts.is_empty() { "the pool's selector matches no other disk".to_owned() } else { parts.join("; ") }
     }
 
-    pub(super) fn numbered(self, number: u64) -> Self {
+    pub(super) fn with_number(self, number: u64) -> Self {
         Self { number, ..self }
     }
 }

@@ -19,7 +19,7 @@ use quarry_lvm::{Locator, Lookup, VolumeGroup};
 use quarry_volume::StorageId;
 
 use super::disks::{Fingerprints, LvmDisks};
-use super::lost::{Lost, Search};
+use super::lost::{LostVolumes, Search};
 use crate::{Uevents, UnresponsiveDisk};
 
 /// How long a report is used without reading the disks. This is less than the interval at which the node
@@ -50,7 +50,7 @@ struct CachedReport {
     /// When the fingerprints were last known to match.
     checked: Instant,
     /// The physical volumes that the report did not find.
-    lost: Option<Lost>,
+    lost: Option<LostVolumes>,
 }
 
 impl CachedReport {
@@ -192,7 +192,7 @@ impl Cache {
             return None;
         }
         if let (Some(lost), View::Found(group, _)) = (&seen.lost, &seen.view)
-            && lost.may_be_back(group, &self.search, &self.disks, counts).await
+            && lost.may_have_returned(group, &self.search, &self.disks, counts).await
         {
             return None;
         }
@@ -273,7 +273,7 @@ impl Cache {
             let same = found == devices;
             devices = found;
             if same {
-                let lost = Lost::of(group, &self.search, &self.disks, counts, lost.as_ref()).await;
+                let lost = LostVolumes::of(group, &self.search, &self.disks, counts, lost.as_ref()).await;
                 let seen = CachedReport { view: view.clone(), fingerprints: before, changes, counts, checked, lost };
                 self.state().seen = Some(seen);
                 return Ok(view);

@@ -11,7 +11,7 @@ use quarry_volume::{Error, Reason, Result};
 use super::LvmPool;
 
 /// How often waiting callers check whether the running change hangs.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a change may take before the pool is read nevertheless: the published state may be stale by then.
 const LONG: Duration = Duration::from_secs(30);
 
@@ -92,7 +92,7 @@ impl LvmPool {
             if let Some(why) = self.overdue() {
                 return Err(Error::unavailable(format!("pool {} cannot be changed now: {why}", self.name)));
             }
-            if let Ok(lock) = tokio::time::timeout(LOOK, &mut lock).await {
+            if let Ok(lock) = tokio::time::timeout(CHECK_INTERVAL, &mut lock).await {
                 break lock;
             }
         };

@@ -145,7 +145,7 @@ pub(super) mod double {
         /// Every request that was started: its kind and its device.
         pub(crate) begun: Vec<(&'static str, PathBuf)>,
         /// The number of running requests.
-        pub(crate) under_way: usize,
+        pub(crate) running: usize,
     }
 
     impl FakeDisks {
@@ -158,9 +158,9 @@ pub(super) mod double {
         fn serve<T>(&self, request: &'static str, device: &Path, answer: impl FnOnce(&State) -> T) -> io::Result<T> {
             let mut state = self.state.lock().unwrap();
             state.begun.push((request, device.to_owned()));
-            state.under_way += 1;
+            state.running += 1;
             let mut state = self.healed.wait_while(state, |state| state.hanging.contains(device)).unwrap();
-            state.under_way -= 1;
+            state.running -= 1;
             if state.failing.contains(device) {
                 return Err(io::Error::from_raw_os_error(nix::libc::EIO));
             }

@@ -15,7 +15,7 @@ pub(super) fn health(group: &VolumeGroup, volume: &LogicalVolume, record: &Recor
         return Health::Incomplete(why);
     }
     if is_mirror(volume) {
-        return of_mirror(group, volume);
+        return mirror_health(group, volume);
     }
     lost(group, volume).map_or(Health::Whole, Health::Lost)
 }
@@ -63,7 +63,7 @@ enum Copy {
     Rebuilding(String),
 }
 
-fn of_mirror(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
+fn mirror_health(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
     let images = group.images_of(&volume.name);
     let copies: Vec<Copy> = images.iter().enumerate().map(|(index, image)| copy(group, volume, image, index)).collect();
     let whole = copies.iter().filter(|copy| matches!(copy, Copy::Whole)).count();
@@ -95,11 +95,11 @@ fn of_mirror(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
             shared.join(", ")
         ));
     }
-    by_lvm_and_check(volume, &full_name)
+    health_from_report(volume, &full_name)
 }
 
 /// The health of a mirror whose copies are all intact, from lvm's report and the last check.
-fn by_lvm_and_check(volume: &LogicalVolume, full_name: &str) -> Health {
+fn health_from_report(volume: &LogicalVolume, full_name: &str) -> Health {
     let LogicalVolume { name, raid, health, .. } = volume;
     match raid {
         Some(status) if status.mismatches > 0 => Health::Degraded(format!(

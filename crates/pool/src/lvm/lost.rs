@@ -23,7 +23,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// The physical volumes that a report did not find.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Lost {
+pub(super) struct LostVolumes {
     uuids: Vec<String>,
     /// The devices with their labels right after the report.
     visible: Vec<PathBuf>,
@@ -32,7 +32,7 @@ pub(super) struct Lost {
     again: Instant,
 }
 
-impl Lost {
+impl LostVolumes {
     /// The physical volumes that a report did not find; `None` if it found all. `before`: the result for the
     /// previous report.
     pub(super) async fn of(
@@ -57,7 +57,7 @@ impl Lost {
     }
 
     /// Whether a new report may find one of them.
-    pub(super) async fn may_be_back(
+    pub(super) async fn may_have_returned(
         &self,
         group: &VolumeGroup,
         search: &Search,
@@ -73,13 +73,13 @@ impl Lost {
 pub(super) struct Search {
     /// The kernel's folder of block devices.
     block: PathBuf,
-    others: Mutex<Others>,
+    others: Mutex<OtherDevices>,
 }
 
 /// Devices that answered and do not have any of the labels. They are not read again until an event of any
 /// device, so that a sleeping disk is not woken up.
 #[derive(Default)]
-struct Others {
+struct OtherDevices {
     counts: EventCounts,
     devices: HashSet<PathBuf>,
 }
@@ -97,7 +97,7 @@ impl Search {
         let candidates = {
             let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
             if others.counts != counts {
-                *others = Others { counts, devices: HashSet::new() };
+                *others = OtherDevices { counts, devices: HashSet::new() };
             }
             let unknown = |device: &PathBuf| !known.contains(device) && !others.devices.contains(device);
             candidates(&self.block).into_iter().filter(unknown).collect()
@@ -187,31 +187,31 @@ mod tests {
         let lost = PhysicalVolume { uuid: LOST.to_owned(), ..PhysicalVolume::default() };
         let group = VolumeGroup { physical_volumes: vec![present, lost], ..VolumeGroup::default() };
 
-        let before = Lost::of(&group, &search, &disks, (0, 0), None).await.expect("one is lost");
+        let before = LostVolumes::of(&group, &search, &disks, (0, 0), None).await.expect("one is lost");
         for _ in 0..5 {
-            assert!(!before.may_be_back(&group, &search, &disks, (0, 0)).await, "it still fails");
+            assert!(!before.may_have_returned(&group, &search, &disks, (0, 0)).await, "it still fails");
         }
         let read = |device: &Path| io.change(|state| state.begun.iter().filter(|(_, read)| read == device).count());
         assert_eq!((read(&vdb), read(&vdd), read(&vde)), (0, 1, 1), "present, something else, hanging");
         assert_eq!(read(&vdc), 6);
 
         io.change(|state| state.failing.clear());
-        assert!(before.may_be_back(&group, &search, &disks, (0, 0)).await);
+        assert!(before.may_have_returned(&group, &search, &disks, (0, 0)).await);
         // lvm is run and still reports it as lost: the pauses become longer.
-        let again = Lost::of(&group, &search, &disks, (0, 0), Some(&before)).await.expect("still lost");
+        let again = LostVolumes::of(&group, &search, &disks, (0, 0), Some(&before)).await.expect("still lost");
         assert_eq!((again.pause, again.visible.as_slice()), (FIRST_PAUSE, [vdc.clone()].as_slice()));
-        assert!(!again.may_be_back(&group, &search, &disks, (0, 0)).await, "not at once");
-        let third = Lost::of(&group, &search, &disks, (0, 0), Some(&again)).await.expect("still lost");
+        assert!(!again.may_have_returned(&group, &search, &disks, (0, 0)).await, "not at once");
+        let third = LostVolumes::of(&group, &search, &disks, (0, 0), Some(&again)).await.expect("still lost");
         assert_eq!(third.pause, 2 * FIRST_PAUSE);
-        let due = Lost { again: Instant::now(), ..third };
-        assert!(due.may_be_back(&group, &search, &disks, (0, 0)).await);
+        let due = LostVolumes { again: Instant::now(), ..third };
+        assert!(due.may_have_returned(&group, &search, &disks, (0, 0)).await);
         // After an event of any device, all are read again.
-        due.may_be_back(&group, &search, &disks, (1, 0)).await;
+        due.may_have_returned(&group, &search, &disks, (1, 0)).await;
         assert_eq!(read(&vdd), 2);
         assert_eq!(read(&vde), 1, "still one request for the one that hangs");
 
         let whole = VolumeGroup { physical_volumes: group.physical_volumes[..1].to_vec(), ..VolumeGroup::default() };
-        assert_eq!(Lost::of(&whole, &search, &disks, (1, 0), None).await, None);
+        assert_eq!(LostVolumes::of(&whole, &search, &disks, (1, 0), None).await, None);
         io.change(|state| state.hanging.clear());
     }
 }

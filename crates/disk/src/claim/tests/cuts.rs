@@ -285,7 +285,7 @@ fn sweep_all_kills(sector_size: u32) -> Swept {
 }
 
 /// A sweep that checks fewer disks has missed some cuts.
-fn least(disk: &Double) -> usize {
+fn minimum(disk: &Double) -> usize {
     if disk.size() == 4 * MIB { 100 } else { 20 }
 }
 
@@ -293,7 +293,7 @@ fn least(disk: &Double) -> usize {
 fn claiming_survives_a_power_cut_at_every_instant() {
     for disk in disks() {
         let count = sweep_claim(&disk).unwrap();
-        assert!(count > least(&disk), "only {count} disks were checked");
+        assert!(count > minimum(&disk), "only {count} disks were checked");
     }
 }
 
@@ -314,9 +314,9 @@ fn record_changes_survive_a_power_cut_at_every_instant() {
 fn releasing_survives_a_power_cut_at_every_instant() {
     for disk in disks() {
         let new = claim(&disk, NAME, NEW).unwrap();
-        assert!(sweep_release(&disk.copy()).unwrap() > least(&disk));
+        assert!(sweep_release(&disk.copy()).unwrap() > minimum(&disk));
         set_record(&disk, &new, READY).unwrap();
-        assert!(sweep_release(&disk.copy()).unwrap() > least(&disk));
+        assert!(sweep_release(&disk.copy()).unwrap() > minimum(&disk));
     }
 }
 

@@ -129,7 +129,7 @@ impl Host {
         self.with(number, |slot| change(&mut slot.disk));
     }
 
-    pub(super) fn use_it(&self, number: u64, how: quarry_disk::How) {
+    pub(super) fn set_use(&self, number: u64, how: quarry_disk::How) {
         self.change(number, |disk| disk.uses = vec![Use { device: disk.name.clone(), how }]);
     }
 

@@ -130,7 +130,7 @@ fn without_permission_to_read_no_disk_is_listed_as_free() {
         host.set_unreadable(disk);
         host.change(disk, |disk| disk.partitions = vec![format!("{name}1")]);
         if mounted {
-            host.use_it(disk, How::Mounted { at: "/".into() });
+            host.set_use(disk, How::Mounted { at: "/".into() });
         }
     }
     assert_eq!(

@@ -142,7 +142,7 @@ fn a_volume_is_created_used_and_removed() {
         host.set_held(disk, true);
         assert_eq!(pool.remove(&now).await.unwrap_err().reason, Reason::InUse);
         host.set_held(disk, false);
-        host.use_it(disk, How::Published { at: "/pods/a".into() });
+        host.set_use(disk, How::Published { at: "/pods/a".into() });
         let error = pool.remove(&now).await.unwrap_err();
         assert!(error.reason == Reason::InUse && error.message.contains("/pods/a"), "{}", error.message);
         host.change(disk, |disk| disk.uses.clear());

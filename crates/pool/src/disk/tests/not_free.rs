@@ -30,8 +30,8 @@ fn a_disk_that_is_not_free_is_not_claimed_or_changed() {
     refuses("is read-only", |host, disk| host.change(disk, |disk| disk.read_only = true));
     refuses("has partitions vdb1", |host, disk| host.change(disk, |disk| disk.partitions = vec!["vdb1".into()]));
     refuses("used by md0", |host, disk| host.change(disk, |disk| disk.holders = vec!["md0".into()]));
-    refuses("is mounted on /x", |host, disk| host.use_it(disk, How::Mounted { at: "/x".into() }));
-    refuses("is a raw block volume", |host, disk| host.use_it(disk, How::Published { at: "/x".into() }));
+    refuses("is mounted on /x", |host, disk| host.set_use(disk, How::Mounted { at: "/x".into() }));
+    refuses("is a raw block volume", |host, disk| host.set_use(disk, How::Published { at: "/x".into() }));
     refuses("same world-wide name", |host, disk| host.change(disk, |disk| disk.same_as = vec!["vdc".into()]));
     refuses("matches no other disk", |host, disk| host.change(disk, |disk| disk.by_id.clear()));
 }
@@ -43,7 +43,7 @@ fn everything_is_checked_again_once_the_disk_is_held() {
     let spoils: [(&str, Spoil); 6] = [
         ("foreign data", |host, disk| host.poke(disk, SIGNATURE.0, SIGNATURE.1)),
         ("EFI PART", |host, disk| host.poke(disk, 512, b"EFI PART")),
-        ("is mounted on /x", |host, disk| host.use_it(disk, How::Mounted { at: "/x".into() })),
+        ("is mounted on /x", |host, disk| host.set_use(disk, How::Mounted { at: "/x".into() })),
         ("is held by another program", |host, disk| host.set_held(disk, true)),
         ("matches no other disk", |host, disk| host.pull(disk)),
         ("is gone", |host, disk| host.put_back(disk, "vdc")),

@@ -66,7 +66,7 @@ async fn a_hanging_disk_affects_one_thread_and_its_own_group() {
         assert!(matches!(bad_cache.view().await, View::Absent(_)));
     }
     assert!(began.elapsed() < Duration::from_secs(10), "each waited: {:?}", began.elapsed());
-    assert_eq!(io.change(|state| (state.under_way, state.begun.len())), (1, 1), "one thread, one read");
+    assert_eq!(io.change(|state| (state.running, state.begun.len())), (1, 1), "one thread, one read");
     assert_eq!(bad_cache.overdue().expect("overdue").disk, "/dev/vdb");
     assert_eq!(bad_cache.last_storage(), Some(StorageId::of("ill")), "the storage is still known");
 
@@ -118,6 +118,6 @@ async fn a_hanging_flush_is_named_and_ends_the_wait() {
         assert_eq!((of.as_path(), unresponsive.request), (device, "flush"));
     }
     assert_eq!(cache.overdue().expect("overdue").request, "flush");
-    assert_eq!(io.change(|state| state.under_way), 1);
+    assert_eq!(io.change(|state| state.running), 1);
     io.change(|state| state.hanging.clear());
 }
