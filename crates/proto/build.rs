@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use prost_types::{DescriptorProto, FileDescriptorSet};
 
 const ROOT: &str = "../../proto";
-const FILES: [&str; 3] = ["csi/v1/csi.proto", "quarry/agent/v1/agent.proto", "quarry/view/v1/view.proto"];
+const FILES: [&str; 4] =
+    ["csi/v1/csi.proto", "quarry/agent/v1/agent.proto", "quarry/view/v1/view.proto", "quarry/volume/v1/volume.proto"];
 /// The field that `Debug` never shows.
 const SECRETS: &str = "secrets";
 

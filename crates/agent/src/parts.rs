@@ -6,9 +6,9 @@ use prost::Message as _;
 use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::watch_response::Update as Message;
 use quarry_volume::{Change, Error, PoolState, Update, Volume};
+use quarry_wire::agent::{write_change, write_greeting};
+use quarry_wire::{pool, volume};
 use tonic::Status;
-
-use crate::wire::write;
 
 /// The most volumes in one message.
 const MAX_VOLUMES: usize = 500;
@@ -21,7 +21,7 @@ const MAX_CHANGE: usize = 3 << 20;
 /// The messages for one update. They are created one by one, as the reader takes them.
 pub(crate) fn messages(node: &str, updates: Update) -> Messages {
     match updates {
-        Update::Greeting(greeting) => Messages::One(Some(Ok(Message::Greeting(write::greeting(greeting))))),
+        Update::Greeting(greeting) => Messages::One(Some(Ok(Message::Greeting(write_greeting(greeting))))),
         Update::FullState(full_state) => Messages::FullState(Parts {
             generation: full_state.generation,
             pools: full_state.pools.into_iter(),
@@ -35,7 +35,7 @@ pub(crate) fn messages(node: &str, updates: Update) -> Messages {
 /// A change is one message: half of it would be taken for all of it. If it is too large, the reader must
 /// request the full state again.
 fn one_change(node: &str, change: Change) -> Result<Message, Status> {
-    let change = write::change(change);
+    let change = write_change(change);
     if change.encoded_len() > MAX_CHANGE {
         let why = format!("node {node}: the change is too large for one message; watch again to get the full state");
         return Err(Error::unavailable(why).into());
@@ -82,13 +82,13 @@ impl Iterator for Parts {
         let mut bytes = 0_usize;
         while bytes < ENOUGH {
             let Some(pool) = self.pools.next() else { break };
-            let pool = write::pool(pool);
+            let pool = pool::write(pool);
             bytes = bytes.saturating_add(pool.encoded_len());
             part.pools.push(pool);
         }
         while bytes < ENOUGH && part.volumes.len() < MAX_VOLUMES {
             let Some(volume) = self.volumes.next() else { break };
-            let volume = write::volume(volume);
+            let volume = volume::write(volume);
             bytes = bytes.saturating_add(volume.encoded_len());
             part.volumes.push(volume);
         }

@@ -8,12 +8,13 @@ use futures::{StreamExt as _, stream};
 use quarry_proto::agent::v1;
 use quarry_transport::deadline;
 use quarry_volume::{Agent, Error, Reason, Result, Unreachable, VolumeId, wire::required};
+use quarry_wire::agent::{read_id, read_token, write_change};
+use quarry_wire::volume::{self, read_spec};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::parts;
-use crate::wire::{read, write};
 
 /// How long a call waits if its caller sets no deadline, and the maximum for any caller.
 const MOST: Duration = Duration::from_secs(50);
@@ -54,7 +55,7 @@ impl AgentService {
 
     /// Parses the identifier of a volume on this node.
     fn own_volume(&self, id: &str) -> Result<VolumeId> {
-        let id = read::id(id)?;
+        let id = read_id(id)?;
         if id.node == self.agent.node() {
             return Ok(id);
         }
@@ -90,12 +91,12 @@ impl v1::agent_server::Agent for AgentService {
         let (ask, wait) = waits(request.metadata());
         let request = request.into_inner();
         self.check_node(&request.node)?;
-        let spec = read::spec(request.spec)?;
-        let token = request.token.map(read::token);
+        let spec = read_spec(request.spec)?;
+        let token = request.token.map(read_token);
         let (volume, change) = bounded(self.agent.node(), wait, self.agent.create(spec, token, ask)).await?;
         Ok(Response::new(v1::CreateVolumeResponse {
-            volume: Some(write::volume(volume)),
-            change: Some(write::change(change)),
+            volume: Some(volume::write(volume)),
+            change: Some(write_change(change)),
         }))
     }
 
@@ -108,7 +109,7 @@ impl v1::agent_server::Agent for AgentService {
         self.check_node(&request.node)?;
         let id = self.own_volume(&request.id)?;
         let change = bounded(self.agent.node(), wait, self.agent.delete(&id, ask)).await?;
-        Ok(Response::new(v1::DeleteVolumeResponse { change: Some(write::change(change)) }))
+        Ok(Response::new(v1::DeleteVolumeResponse { change: Some(write_change(change)) }))
     }
 
     async fn get_volume(
@@ -120,7 +121,7 @@ impl v1::agent_server::Agent for AgentService {
         self.check_node(&request.node)?;
         let id = self.own_volume(&request.id)?;
         let volume = bounded(self.agent.node(), wait, self.agent.get(&id, ask)).await?;
-        Ok(Response::new(v1::GetVolumeResponse { volume: Some(write::volume(volume)) }))
+        Ok(Response::new(v1::GetVolumeResponse { volume: Some(volume::write(volume)) }))
     }
 
     async fn find_volume(
@@ -132,7 +133,7 @@ impl v1::agent_server::Agent for AgentService {
         self.check_node(&request.node)?;
         let name = required("name", &request.name)?;
         let found = bounded(self.agent.node(), wait, self.agent.find(name, request.fence, ask)).await?;
-        Ok(Response::new(v1::FindVolumeResponse { instance: found.instance, volume: found.volume.map(write::volume) }))
+        Ok(Response::new(v1::FindVolumeResponse { instance: found.instance, volume: found.volume.map(volume::write) }))
     }
 
     async fn watch(

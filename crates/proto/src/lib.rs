@@ -34,6 +34,16 @@ pub mod view {
     }
 }
 
+/// Volumes and pools, in both of Quarry's protocols.
+pub mod volume {
+    /// Version 1 of the messages.
+    // Generated code does not follow Quarry's lints.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
+    pub mod v1 {
+        tonic::include_proto!("quarry.volume.v1");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::csi::v1::{CreateVolumeRequest, NodeStageVolumeRequest};

@@ -88,6 +88,33 @@ pub struct PoolState {
     pub hints: Vec<String>,
 }
 
+impl PoolState {
+    /// The space for new volumes, in bytes: 0 while the pool takes none.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        if self.space.closed.is_some() { 0 } else { self.space.available() }
+    }
+
+    /// The part of the metadata area that volumes can use, in bytes. LVM writes a new copy beside the old one,
+    /// so only half of the area is usable.
+    #[must_use]
+    pub fn usable_metadata(&self) -> u64 {
+        self.metadata_size / 2
+    }
+
+    /// Why the pool takes no new volumes, or cannot be read at all, each reason once.
+    #[must_use]
+    pub fn all_problems(&self) -> Vec<String> {
+        let mut problems = self.problems.clone();
+        if let Some(closed) = &self.space.closed
+            && !problems.contains(closed)
+        {
+            problems.push(closed.clone());
+        }
+        problems
+    }
+}
+
 /// The identity of a node, sent first on every stream of updates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Greeting {

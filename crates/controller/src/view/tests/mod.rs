@@ -15,6 +15,7 @@ use quarry_volume::{
     AccessTypes, Agent, Change, Condition, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Result, Space,
     StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
+use quarry_wire::view::{ListedVolume, read_pool, read_volume};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
@@ -214,8 +215,10 @@ fn unlisted() -> ViewService {
     ViewService::new(cluster, || async { Vec::new() })
 }
 
-async fn volumes(view: &ViewService, request: v1::ListVolumesRequest) -> Result<v1::ListVolumesResponse, Status> {
-    view.list_volumes(Request::new(request)).await.map(tonic::Response::into_inner)
+/// A page of volumes, and the token of the next one.
+async fn volumes(view: &ViewService, request: v1::ListVolumesRequest) -> Result<(Vec<ListedVolume>, String), Status> {
+    let page = view.list_volumes(Request::new(request)).await?.into_inner();
+    Ok((page.volumes.into_iter().map(|listed| read_volume(listed).unwrap()).collect(), page.next_page_token))
 }
 
 async fn doctor(view: &ViewService) -> v1::DiagnoseResponse {

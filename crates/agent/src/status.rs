@@ -66,3 +66,33 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: &str = "n-1";
+
+    #[test]
+    fn a_status_from_the_node_keeps_its_code_and_message() {
+        for reason in Reason::ALL {
+            let error = super::error(&Error::new(reason, "why").into(), NODE, "GetVolume", false, None);
+            assert_eq!((error.reason.code(), error.message.as_str()), (reason.code(), "why"));
+        }
+    }
+
+    #[test]
+    fn any_other_status_is_a_lost_connection() {
+        for code in [Code::Cancelled, Code::Unknown, Code::DataLoss, Code::PermissionDenied, Code::Unauthenticated] {
+            let error = super::error(&Status::new(code, "odd"), NODE, "GetVolume", false, None);
+            assert_eq!(error.reason, Reason::Unavailable, "{code:?}");
+            assert_eq!(error.message, "node n-1: connection lost during GetVolume: odd; retry");
+        }
+        let late = super::error(&Status::new(Code::Cancelled, "Timeout expired"), NODE, "GetVolume", true, None);
+        assert_eq!(late.reason, Reason::TimedOut);
+        // On this side of the wire, whatever code tonic finds for it.
+        let broken = Status::from_error(Box::new(std::io::Error::other("torn")));
+        let error = super::error(&broken, NODE, "GetVolume", true, None);
+        assert_eq!((error.reason, error.message.contains("torn")), (Reason::Unavailable, true), "{error}");
+    }
+}
