@@ -11,7 +11,7 @@ use quarry_wire::agent::{read_change, read_greeting};
 use tonic::Streaming;
 
 use crate::connection::Connection;
-use crate::status;
+use crate::failure;
 
 /// The maximum size of a full state, in bytes on the wire: a quarter of a million volumes. A malfunctioning
 /// node must not fill the controller's memory.
@@ -60,7 +60,7 @@ impl Follower {
                 .messages
                 .message()
                 .await
-                .map_err(|status| status::error(&status, &self.node, "Watch", false, self.connection.cause()))?;
+                .map_err(|status| failure::error(&status, &self.node, "Watch", false, self.connection.cause()))?;
             let Some(message) = message else { return Ok(None) };
             let bytes = message.encoded_len();
             // An update of a newer version: ignored.

@@ -10,12 +10,12 @@
 
 mod connection;
 mod dial;
+mod failure;
 mod follow;
 mod parts;
 mod remote;
 mod serve;
 mod service;
-mod status;
 
 pub use connection::Tuning;
 pub use dial::{Dial, TlsDial};

@@ -5,10 +5,9 @@ use std::vec::IntoIter;
 use prost::Message as _;
 use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::watch_response::Update as Message;
-use quarry_volume::{Change, Error, PoolState, Update, Volume};
+use quarry_volume::{Change, Error, PoolState, Result, Update, Volume};
 use quarry_wire::agent::{write_change, write_greeting};
 use quarry_wire::{pool, volume};
-use tonic::Status;
 
 /// The most volumes in one message.
 const MAX_VOLUMES: usize = 500;
@@ -34,11 +33,11 @@ pub(crate) fn messages(node: &str, updates: Update) -> Messages {
 
 /// A change is one message: half of it would be taken for all of it. If it is too large, the reader must
 /// request the full state again.
-fn one_change(node: &str, change: Change) -> Result<Message, Status> {
+fn one_change(node: &str, change: Change) -> Result<Message> {
     let change = write_change(change);
     if change.encoded_len() > MAX_CHANGE {
         let why = format!("node {node}: the change is too large for one message; watch again to get the full state");
-        return Err(Error::unavailable(why).into());
+        return Err(Error::unavailable(why));
     }
     Ok(Message::Change(change))
 }
@@ -46,13 +45,13 @@ fn one_change(node: &str, change: Change) -> Result<Message, Status> {
 /// See [`messages`].
 pub(crate) enum Messages {
     /// Small enough for one message.
-    One(Option<Result<Message, Status>>),
+    One(Option<Result<Message>>),
     /// Split into parts.
     FullState(Parts),
 }
 
 impl Iterator for Messages {
-    type Item = Result<v1::WatchResponse, Status>;
+    type Item = Result<v1::WatchResponse>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let message = match self {

@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
 use crate::connection::{Connection, Tuning};
-use crate::{follow, status};
+use crate::{failure, follow};
 
 /// The node plugin of one node, over one connection. A clone uses the same connection.
 ///
@@ -82,12 +82,12 @@ impl RemoteAgent {
         match timeout(wait, send(self.client(), request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(self.failed(&status, name, began.elapsed() >= deadline::wait_for(wait))),
-            Err(_) => Err(status::late(&self.node, name)),
+            Err(_) => Err(failure::late(&self.node, name)),
         }
     }
 
     fn failed(&self, status: &Status, call: &str, overdue: bool) -> Error {
-        status::error(status, &self.node, call, overdue, self.connection.cause())
+        failure::error(status, &self.node, call, overdue, self.connection.cause())
     }
 
     /// The volume in an answer that must contain one.
@@ -167,7 +167,7 @@ impl Agent for RemoteAgent {
         match timeout(self.watch_wait, client.watch(message)).await {
             Ok(Ok(answer)) => Ok(follow::updates(Arc::clone(&self.node), self.connection.clone(), answer.into_inner())),
             Ok(Err(status)) => Err(self.failed(&status, "Watch", false)),
-            Err(_) => Err(status::late(&self.node, "Watch")),
+            Err(_) => Err(failure::late(&self.node, "Watch")),
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What only `quarry.agent.v1` sends: changes, greetings, fencing tokens, identifiers in requests.
 
 use quarry_proto::agent::v1;
-use quarry_volume::{Change, Error, FencingToken, Greeting, MAX_ID, Result, VolumeId, wire::required};
+use quarry_volume::{Change, Error, FencingToken, Greeting, MAX_ID, Result, VolumeId};
 
+use crate::field::required;
 use crate::{pool, volume};
 
 /// A change.

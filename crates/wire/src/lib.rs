@@ -10,7 +10,10 @@
 //! The tests send arbitrary values there and back.
 
 pub mod agent;
+pub mod csi;
+pub mod field;
 pub mod pool;
+pub mod status;
 #[cfg(test)]
 mod tests;
 mod text;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use quarry_proto::volume::v1;
 use quarry_volume::{
     AccessTypes, Condition, Error, Filesystem, Layout, Parameters, Reason, Result, SizeRange, Volume, VolumeSpec, Wipe,
-    wire::required,
 };
 
+use crate::field::required;
 use crate::text::truncated;
 
 /// A requested volume.
