@@ -147,10 +147,9 @@ impl v1::agent_server::Agent for AgentService {
         .await
     }
 
-    async fn watch(
-        &self,
-        request: Request<v1::WatchRequest>,
-    ) -> Result<Response<BoxStream<'static, Result<v1::WatchResponse, Status>>>, Status> {
+    type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         answer(async move {
             self.check_node(&request.get_ref().node)?;
             let node = self.agent.node().to_owned();

@@ -11,7 +11,7 @@ use quarry_volume::{
 };
 use quarry_wire::csi::capabilities;
 use quarry_wire::field::{existing_volume, required, signed};
-use quarry_wire::status::{self, answer};
+use quarry_wire::status::{self, answer, unsupported};
 use tonic::{Request, Response, Status};
 
 use crate::cluster::Cluster;
@@ -287,6 +287,64 @@ impl csi::controller_server::Controller for ControllerService {
             })
         })
         .await
+    }
+
+    // Calls that are not supported. No capability advertises them.
+
+    async fn controller_publish_volume(
+        &self,
+        _request: Request<csi::ControllerPublishVolumeRequest>,
+    ) -> Result<Response<csi::ControllerPublishVolumeResponse>, Status> {
+        unsupported("ControllerPublishVolume is not supported: a local volume needs no attaching")
+    }
+
+    async fn controller_unpublish_volume(
+        &self,
+        _request: Request<csi::ControllerUnpublishVolumeRequest>,
+    ) -> Result<Response<csi::ControllerUnpublishVolumeResponse>, Status> {
+        unsupported("ControllerUnpublishVolume is not supported: a local volume needs no detaching")
+    }
+
+    async fn create_snapshot(
+        &self,
+        _request: Request<csi::CreateSnapshotRequest>,
+    ) -> Result<Response<csi::CreateSnapshotResponse>, Status> {
+        unsupported("CreateSnapshot is not supported: this driver has no snapshots")
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _request: Request<csi::DeleteSnapshotRequest>,
+    ) -> Result<Response<csi::DeleteSnapshotResponse>, Status> {
+        unsupported("DeleteSnapshot is not supported: this driver has no snapshots")
+    }
+
+    async fn list_snapshots(
+        &self,
+        _request: Request<csi::ListSnapshotsRequest>,
+    ) -> Result<Response<csi::ListSnapshotsResponse>, Status> {
+        unsupported("ListSnapshots is not supported: this driver has no snapshots")
+    }
+
+    async fn get_snapshot(
+        &self,
+        _request: Request<csi::GetSnapshotRequest>,
+    ) -> Result<Response<csi::GetSnapshotResponse>, Status> {
+        unsupported("GetSnapshot is not supported: this driver has no snapshots")
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        _request: Request<csi::ControllerExpandVolumeRequest>,
+    ) -> Result<Response<csi::ControllerExpandVolumeResponse>, Status> {
+        unsupported("ControllerExpandVolume is not supported: volumes cannot be expanded")
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        _request: Request<csi::ControllerModifyVolumeRequest>,
+    ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
+        unsupported("ControllerModifyVolume is not supported: the parameters of a volume are fixed when it is created")
     }
 }
 

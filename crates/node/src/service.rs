@@ -10,7 +10,7 @@ use quarry_transport::deadline;
 use quarry_volume::{Capability, Error, MKFS_OPTIONS, Result};
 use quarry_wire::csi as wire_csi;
 use quarry_wire::field::{existing_volume, required, signed};
-use quarry_wire::status::answer;
+use quarry_wire::status::{answer, unsupported};
 use tonic::{Request, Response, Status};
 
 use crate::host::Host;
@@ -243,6 +243,15 @@ impl csi::node_server::Node for NodeService {
             max_volumes_per_node: self.max_volumes,
             accessible_topology: Some(csi::Topology { segments: BTreeMap::from([(self.topology_key.clone(), node)]) }),
         }))
+    }
+
+    // Calls that are not supported. No capability advertises them.
+
+    async fn node_expand_volume(
+        &self,
+        _request: Request<csi::NodeExpandVolumeRequest>,
+    ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
+        unsupported("NodeExpandVolume is not supported: volumes cannot be expanded")
     }
 }
 

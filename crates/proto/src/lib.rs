@@ -1,7 +1,7 @@
 //! Generated types of Quarry's protocols; no logic.
 //!
-//! The sources are in `proto/`. Maps are `BTreeMap`s. A call that a service does not implement returns
-//! UNIMPLEMENTED. `Debug` of a message never shows its secrets.
+//! The sources are in `proto/`. Maps are `BTreeMap`s. A service implements every call by name.
+//! `Debug` of a message never shows its secrets.
 
 /// The Container Storage Interface.
 pub mod csi {

@@ -88,6 +88,14 @@ pub async fn answer<T>(work: impl Future<Output = Result<T>>) -> Result<Response
     work.await.map(Response::new).map_err(write)
 }
 
+/// The answer to a call that Quarry does not support, and does not advertise.
+///
+/// # Errors
+/// Always: UNIMPLEMENTED, with `why` as the message.
+pub fn unsupported<T>(why: &str) -> Result<Response<T>, Status> {
+    Err(write(Error::new(Reason::Unsupported, why)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

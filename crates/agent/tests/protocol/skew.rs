@@ -1,5 +1,6 @@
 //! One version apart: messages as bytes, with their numbers, and what an older or a newer peer leaves out or adds.
 
+use futures::stream::BoxStream;
 use prost::bytes::{Buf as _, BufMut as _, Bytes};
 use quarry_agent::RemoteAgent;
 use quarry_proto::agent::v1;
@@ -170,6 +171,12 @@ impl v1::agent_server::Agent for Sparse {
     async fn find_volume(&self, _: Request<v1::FindVolumeRequest>) -> Result<Response<v1::FindVolumeResponse>, Status> {
         let volume = volume_v1::Volume { id: "v2:from a later version".into(), ..volume_v1::Volume::default() };
         Ok(Response::new(v1::FindVolumeResponse { instance: String::new(), volume: Some(volume) }))
+    }
+
+    type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
+
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("an older node"))
     }
 }
 
