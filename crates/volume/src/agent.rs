@@ -35,6 +35,25 @@ pub struct Volume {
     pub condition: Condition,
 }
 
+impl Volume {
+    /// A healthy, new volume of which only the identifier is known.
+    #[must_use]
+    pub fn new(id: VolumeId) -> Self {
+        Self {
+            name: id.volume.clone(),
+            id,
+            size: 0,
+            pool: String::new(),
+            access: None,
+            filesystem: None,
+            layout: None,
+            ready: false,
+            problem: String::new(),
+            condition: Condition::Healthy,
+        }
+    }
+}
+
 /// What a pool can still allocate for one layout, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {

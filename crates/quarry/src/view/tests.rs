@@ -99,16 +99,13 @@ async fn printed(controller: &Controller, line: &str) -> String {
 
 fn volume(name: &str) -> Volume {
     Volume {
-        id: format!("v1:aaaaaaaaaa:n1:{name}").parse().unwrap(),
-        name: name.into(),
         size: 3 * GIB / 2,
         pool: "fast".into(),
         access: Some(AccessTypes::Mount),
         filesystem: Some(Filesystem::Xfs),
         layout: Some(Layout::Linear),
         ready: true,
-        problem: String::new(),
-        condition: Condition::Healthy,
+        ..Volume::new(format!("v1:aaaaaaaaaa:n1:{name}").parse().unwrap())
     }
 }
 

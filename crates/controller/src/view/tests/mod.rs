@@ -12,8 +12,8 @@ use quarry_agent::Dial;
 use quarry_proto::view::v1;
 use quarry_proto::view::v1::view_server::View as _;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Condition, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Result, Space,
-    StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    AccessTypes, Agent, Change, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Result, Space, StorageId,
+    Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use quarry_wire::view::{ListedVolume, read_pool, read_volume};
 use tokio::sync::watch;
@@ -62,17 +62,15 @@ fn pool(node: &str, name: &str, free: u64) -> PoolState {
 }
 
 fn volume(node: &str, pool: &str, name: &str) -> Volume {
+    let id = VolumeId { storage: StorageId::of(&format!("{node}/{pool}")), node: node.into(), volume: name.into() };
     Volume {
-        id: VolumeId { storage: StorageId::of(&format!("{node}/{pool}")), node: node.into(), volume: name.into() },
-        name: name.into(),
         size: GIB,
         pool: pool.into(),
         access: Some(AccessTypes::Mount),
         filesystem: "xfs".parse().ok(),
         layout: Some(Layout::Linear),
         ready: true,
-        problem: String::new(),
-        condition: Condition::Healthy,
+        ..Volume::new(id)
     }
 }
 
