@@ -16,7 +16,7 @@ use tonic::body::Body;
 
 use quarry_volume::Unreachable;
 
-use crate::wire::status::{Lost, chain};
+use crate::failure::{Lost, chain};
 
 /// The flow-control window of a stream, in bytes: the memory that a stalled reader occupies.
 pub(crate) const STREAM_WINDOW: u32 = 64 << 10;

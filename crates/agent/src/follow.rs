@@ -7,10 +7,11 @@ use prost::Message as _;
 use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::watch_response::Update as Message;
 use quarry_volume::{Change, Error, Reason, Result, Unreachable, Update, UpdateStream};
+use quarry_wire::agent::{read_change, read_greeting};
 use tonic::Streaming;
 
 use crate::connection::Connection;
-use crate::wire::{read, status};
+use crate::failure;
 
 /// The maximum size of a full state, in bytes on the wire: a quarter of a million volumes. A malfunctioning
 /// node must not fill the controller's memory.
@@ -59,7 +60,7 @@ impl Follower {
                 .messages
                 .message()
                 .await
-                .map_err(|status| status::error(&status, &self.node, "Watch", false, self.connection.cause()))?;
+                .map_err(|status| failure::error(&status, &self.node, "Watch", false, self.connection.cause()))?;
             let Some(message) = message else { return Ok(None) };
             let bytes = message.encoded_len();
             // An update of a newer version: ignored.
@@ -84,14 +85,14 @@ impl Follower {
                     ));
                 }
                 self.stage = Stage::full_state();
-                Ok(Some(Update::Greeting(read::greeting(greeting))))
+                Ok(Some(Update::Greeting(read_greeting(greeting))))
             }
             (Message::FullState(part), Stage::FullState { so_far, bytes: sum }) => {
                 *sum = sum.saturating_add(bytes);
                 if *sum > MAX_FULL_STATE {
                     return Err(self.violated(&format!("its full state is larger than {MAX_FULL_STATE} bytes")));
                 }
-                let mut more = read::change(&self.node, part.part.unwrap_or_default());
+                let mut more = read_change(&self.node, part.part.unwrap_or_default());
                 so_far.generation = so_far.generation.max(more.generation);
                 so_far.pools.append(&mut more.pools);
                 so_far.volumes.append(&mut more.volumes);
@@ -108,7 +109,7 @@ impl Follower {
                 self.stage = Stage::full_state();
                 self.take(part, bytes)
             }
-            (Message::Change(change), Stage::Changes) => Ok(Some(Update::Change(read::change(&self.node, change)))),
+            (Message::Change(change), Stage::Changes) => Ok(Some(Update::Change(read_change(&self.node, change)))),
             (Message::Greeting(_), _) => Err(self.violated("it sent a second greeting")),
             (Message::FullState(_), Stage::Greeting) => {
                 Err(self.violated("it sent its full state before its greeting"))

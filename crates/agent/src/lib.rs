@@ -2,19 +2,20 @@
 //!
 //! * [`AgentService`] and [`serve`]: the node's end, for any [`quarry_volume::Agent`];
 //! * [`RemoteAgent`]: the controller's end, again a [`quarry_volume::Agent`], over one connection;
-//! * [`Dial`]: how a controller connects to a node;
-//! * [`wire`]: conversion between the messages and the types of [`quarry_volume`].
+//! * [`Dial`]: how a controller connects to a node.
+//!
+//! `quarry_wire` converts between the messages and the types of [`quarry_volume`].
 //!
 //! `docs/agent-protocol.md` describes what each call guarantees and how a caller handles each error.
 
 mod connection;
 mod dial;
+mod failure;
 mod follow;
 mod parts;
 mod remote;
 mod serve;
 mod service;
-pub mod wire;
 
 pub use connection::Tuning;
 pub use dial::{Dial, TlsDial};

@@ -5,10 +5,9 @@ use std::vec::IntoIter;
 use prost::Message as _;
 use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::watch_response::Update as Message;
-use quarry_volume::{Change, Error, PoolState, Update, Volume};
-use tonic::Status;
-
-use crate::wire::write;
+use quarry_volume::{Change, Error, PoolState, Result, Update, Volume};
+use quarry_wire::agent::{write_change, write_greeting};
+use quarry_wire::{pool, volume};
 
 /// The most volumes in one message.
 const MAX_VOLUMES: usize = 500;
@@ -21,7 +20,7 @@ const MAX_CHANGE: usize = 3 << 20;
 /// The messages for one update. They are created one by one, as the reader takes them.
 pub(crate) fn messages(node: &str, updates: Update) -> Messages {
     match updates {
-        Update::Greeting(greeting) => Messages::One(Some(Ok(Message::Greeting(write::greeting(greeting))))),
+        Update::Greeting(greeting) => Messages::One(Some(Ok(Message::Greeting(write_greeting(greeting))))),
         Update::FullState(full_state) => Messages::FullState(Parts {
             generation: full_state.generation,
             pools: full_state.pools.into_iter(),
@@ -34,11 +33,11 @@ pub(crate) fn messages(node: &str, updates: Update) -> Messages {
 
 /// A change is one message: half of it would be taken for all of it. If it is too large, the reader must
 /// request the full state again.
-fn one_change(node: &str, change: Change) -> Result<Message, Status> {
-    let change = write::change(change);
+fn one_change(node: &str, change: Change) -> Result<Message> {
+    let change = write_change(change);
     if change.encoded_len() > MAX_CHANGE {
         let why = format!("node {node}: the change is too large for one message; watch again to get the full state");
-        return Err(Error::unavailable(why).into());
+        return Err(Error::unavailable(why));
     }
     Ok(Message::Change(change))
 }
@@ -46,13 +45,13 @@ fn one_change(node: &str, change: Change) -> Result<Message, Status> {
 /// See [`messages`].
 pub(crate) enum Messages {
     /// Small enough for one message.
-    One(Option<Result<Message, Status>>),
+    One(Option<Result<Message>>),
     /// Split into parts.
     FullState(Parts),
 }
 
 impl Iterator for Messages {
-    type Item = Result<v1::WatchResponse, Status>;
+    type Item = Result<v1::WatchResponse>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let message = match self {
@@ -82,13 +81,13 @@ impl Iterator for Parts {
         let mut bytes = 0_usize;
         while bytes < ENOUGH {
             let Some(pool) = self.pools.next() else { break };
-            let pool = write::pool(pool);
+            let pool = pool::write(pool);
             bytes = bytes.saturating_add(pool.encoded_len());
             part.pools.push(pool);
         }
         while bytes < ENOUGH && part.volumes.len() < MAX_VOLUMES {
             let Some(volume) = self.volumes.next() else { break };
-            let volume = write::volume(volume);
+            let volume = volume::write(volume);
             bytes = bytes.saturating_add(volume.encoded_len());
             part.volumes.push(volume);
         }

@@ -6,18 +6,20 @@ use std::time::Duration;
 use http::Uri;
 use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::agent_client::AgentClient;
+use quarry_proto::volume::v1 as volume_v1;
 use quarry_transport::deadline;
 use quarry_volume::{
     Agent, Change, Error, FencingToken, NameLookup, Reason, Result, Unreachable, UpdateStream, Volume, VolumeId,
     VolumeSpec,
 };
+use quarry_wire::agent::{read_change, write_token};
+use quarry_wire::volume::{self, write_spec};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
 
 use crate::connection::{Connection, Tuning};
-use crate::follow;
-use crate::wire::{read, status, write};
+use crate::{failure, follow};
 
 /// The node plugin of one node, over one connection. A clone uses the same connection.
 ///
@@ -80,17 +82,17 @@ impl RemoteAgent {
         match timeout(wait, send(self.client(), request)).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(self.failed(&status, name, began.elapsed() >= deadline::wait_for(wait))),
-            Err(_) => Err(status::late(&self.node, name)),
+            Err(_) => Err(failure::late(&self.node, name)),
         }
     }
 
     fn failed(&self, status: &Status, call: &str, overdue: bool) -> Error {
-        status::error(status, &self.node, call, overdue, self.connection.cause())
+        failure::error(status, &self.node, call, overdue, self.connection.cause())
     }
 
     /// The volume in an answer that must contain one.
-    fn volume(&self, volume: Option<v1::Volume>, call: &str) -> Result<Volume> {
-        volume.and_then(read::volume).filter(|volume| volume.id.node == *self.node).ok_or_else(|| {
+    fn volume(&self, volume: Option<volume_v1::Volume>, call: &str) -> Result<Volume> {
+        volume.and_then(volume::read).filter(|volume| volume.id.node == *self.node).ok_or_else(|| {
             Error::new(
                 Reason::Host,
                 format!(
@@ -104,7 +106,7 @@ impl RemoteAgent {
 
     /// The change in the answer; a node that omits it sends the change on its stream.
     fn change(&self, change: Option<v1::Change>) -> Change {
-        read::change(&self.node, change.unwrap_or_default())
+        read_change(&self.node, change.unwrap_or_default())
     }
 }
 
@@ -117,8 +119,8 @@ impl Agent for RemoteAgent {
     async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, wait: Duration) -> Result<(Volume, Change)> {
         let message = v1::CreateVolumeRequest {
             node: self.node.to_string(),
-            spec: Some(write::spec(spec)),
-            token: token.map(write::token),
+            spec: Some(write_spec(spec)),
+            token: token.map(write_token),
         };
         let answer =
             self.call("CreateVolume", message, wait, |mut client, request| async move {
@@ -165,7 +167,7 @@ impl Agent for RemoteAgent {
         match timeout(self.watch_wait, client.watch(message)).await {
             Ok(Ok(answer)) => Ok(follow::updates(Arc::clone(&self.node), self.connection.clone(), answer.into_inner())),
             Ok(Err(status)) => Err(self.failed(&status, "Watch", false)),
-            Err(_) => Err(status::late(&self.node, "Watch")),
+            Err(_) => Err(failure::late(&self.node, "Watch")),
         }
     }
 }

@@ -7,13 +7,16 @@ use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
 use quarry_proto::agent::v1;
 use quarry_transport::deadline;
-use quarry_volume::{Agent, Error, Reason, Result, Unreachable, VolumeId, wire::required};
+use quarry_volume::{Agent, Error, Reason, Result, Unreachable, VolumeId};
+use quarry_wire::agent::{read_id, read_token, write_change};
+use quarry_wire::field::required;
+use quarry_wire::status::{self, answer};
+use quarry_wire::volume::{self, read_spec};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use crate::parts;
-use crate::wire::{read, write};
 
 /// How long a call waits if its caller sets no deadline, and the maximum for any caller.
 const MOST: Duration = Duration::from_secs(50);
@@ -54,7 +57,7 @@ impl AgentService {
 
     /// Parses the identifier of a volume on this node.
     fn own_volume(&self, id: &str) -> Result<VolumeId> {
-        let id = read::id(id)?;
+        let id = read_id(id)?;
         if id.node == self.agent.node() {
             return Ok(id);
         }
@@ -87,65 +90,77 @@ impl v1::agent_server::Agent for AgentService {
         &self,
         request: Request<v1::CreateVolumeRequest>,
     ) -> Result<Response<v1::CreateVolumeResponse>, Status> {
-        let (ask, wait) = waits(request.metadata());
-        let request = request.into_inner();
-        self.check_node(&request.node)?;
-        let spec = read::spec(request.spec)?;
-        let token = request.token.map(read::token);
-        let (volume, change) = bounded(self.agent.node(), wait, self.agent.create(spec, token, ask)).await?;
-        Ok(Response::new(v1::CreateVolumeResponse {
-            volume: Some(write::volume(volume)),
-            change: Some(write::change(change)),
-        }))
+        answer(async move {
+            let (ask, wait) = waits(request.metadata());
+            let request = request.into_inner();
+            self.check_node(&request.node)?;
+            let spec = read_spec(request.spec)?;
+            let token = request.token.map(read_token);
+            let (volume, change) = bounded(self.agent.node(), wait, self.agent.create(spec, token, ask)).await?;
+            Ok(v1::CreateVolumeResponse { volume: Some(volume::write(volume)), change: Some(write_change(change)) })
+        })
+        .await
     }
 
     async fn delete_volume(
         &self,
         request: Request<v1::DeleteVolumeRequest>,
     ) -> Result<Response<v1::DeleteVolumeResponse>, Status> {
-        let (ask, wait) = waits(request.metadata());
-        let request = request.into_inner();
-        self.check_node(&request.node)?;
-        let id = self.own_volume(&request.id)?;
-        let change = bounded(self.agent.node(), wait, self.agent.delete(&id, ask)).await?;
-        Ok(Response::new(v1::DeleteVolumeResponse { change: Some(write::change(change)) }))
+        answer(async move {
+            let (ask, wait) = waits(request.metadata());
+            let request = request.into_inner();
+            self.check_node(&request.node)?;
+            let id = self.own_volume(&request.id)?;
+            let change = bounded(self.agent.node(), wait, self.agent.delete(&id, ask)).await?;
+            Ok(v1::DeleteVolumeResponse { change: Some(write_change(change)) })
+        })
+        .await
     }
 
     async fn get_volume(
         &self,
         request: Request<v1::GetVolumeRequest>,
     ) -> Result<Response<v1::GetVolumeResponse>, Status> {
-        let (ask, wait) = waits(request.metadata());
-        let request = request.into_inner();
-        self.check_node(&request.node)?;
-        let id = self.own_volume(&request.id)?;
-        let volume = bounded(self.agent.node(), wait, self.agent.get(&id, ask)).await?;
-        Ok(Response::new(v1::GetVolumeResponse { volume: Some(write::volume(volume)) }))
+        answer(async move {
+            let (ask, wait) = waits(request.metadata());
+            let request = request.into_inner();
+            self.check_node(&request.node)?;
+            let id = self.own_volume(&request.id)?;
+            let volume = bounded(self.agent.node(), wait, self.agent.get(&id, ask)).await?;
+            Ok(v1::GetVolumeResponse { volume: Some(volume::write(volume)) })
+        })
+        .await
     }
 
     async fn find_volume(
         &self,
         request: Request<v1::FindVolumeRequest>,
     ) -> Result<Response<v1::FindVolumeResponse>, Status> {
-        let (ask, wait) = waits(request.metadata());
-        let request = request.into_inner();
-        self.check_node(&request.node)?;
-        let name = required("name", &request.name)?;
-        let found = bounded(self.agent.node(), wait, self.agent.find(name, request.fence, ask)).await?;
-        Ok(Response::new(v1::FindVolumeResponse { instance: found.instance, volume: found.volume.map(write::volume) }))
+        answer(async move {
+            let (ask, wait) = waits(request.metadata());
+            let request = request.into_inner();
+            self.check_node(&request.node)?;
+            let name = required("name", &request.name)?;
+            let found = bounded(self.agent.node(), wait, self.agent.find(name, request.fence, ask)).await?;
+            Ok(v1::FindVolumeResponse { instance: found.instance, volume: found.volume.map(volume::write) })
+        })
+        .await
     }
 
-    async fn watch(
-        &self,
-        request: Request<v1::WatchRequest>,
-    ) -> Result<Response<BoxStream<'static, Result<v1::WatchResponse, Status>>>, Status> {
-        self.check_node(&request.get_ref().node)?;
-        let node = self.agent.node().to_owned();
-        // Nothing is buffered ahead: a stalled reader blocks only its own stream.
-        let messages = self.agent.watch().await?.flat_map(move |updates| match updates {
-            Ok(updates) => stream::iter(parts::messages(&node, updates)).left_stream(),
-            Err(error) => stream::iter([Err(Status::from(error))]).right_stream(),
-        });
-        Ok(Response::new(messages.take_until(self.stopping.clone().cancelled_owned()).boxed()))
+    type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        answer(async move {
+            self.check_node(&request.get_ref().node)?;
+            let node = self.agent.node().to_owned();
+            // Nothing is buffered ahead: a stalled reader blocks only its own stream.
+            let messages = self.agent.watch().await?.flat_map(move |updates| match updates {
+                Ok(updates) => stream::iter(parts::messages(&node, updates)).left_stream(),
+                Err(error) => stream::iter([Err(error)]).right_stream(),
+            });
+            let messages = messages.map(|message| message.map_err(status::write));
+            Ok(messages.take_until(self.stopping.clone().cancelled_owned()).boxed())
+        })
+        .await
     }
 }

@@ -8,7 +8,7 @@ use crate::paging;
 
 /// The health of one volume.
 pub(crate) fn of(volume: &Volume) -> csi::VolumeHealth {
-    volume.condition.health(volume.id.to_string(), &volume.problem)
+    quarry_wire::csi::health(volume.condition, volume.id.to_string(), &volume.problem)
 }
 
 /// A page of the volumes that have a problem; healthy volumes are omitted.

@@ -211,7 +211,7 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use quarry_volume::{AccessTypes, Condition, Layout, Space, StorageId, Wipe};
+    use quarry_volume::{AccessTypes, Layout, Space, StorageId, Wipe};
 
     use super::*;
 
@@ -221,16 +221,11 @@ mod tests {
 
     fn volume(name: &str, size: u64) -> Volume {
         Volume {
-            id: VolumeId { storage: StorageId::of("vg"), node: "n".into(), volume: name.into() },
-            name: name.into(),
             size,
             pool: "p".into(),
             access: Some(AccessTypes::Block),
-            filesystem: None,
             layout: Some(Layout::Linear),
-            ready: false,
-            problem: String::new(),
-            condition: Condition::Healthy,
+            ..Volume::new(VolumeId { storage: StorageId::of("vg"), node: "n".into(), volume: name.into() })
         }
     }
 

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use quarry_proto::csi::v1 as csi;
 use quarry_transport::deadline;
-use quarry_volume::wire::{existing_volume, required, signed};
 use quarry_volume::{
-    Capability, Error, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume, VolumeId, VolumeSpec, capabilities,
-    check_options,
+    Capability, Error, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume, VolumeId, VolumeSpec, check_options,
 };
+use quarry_wire::csi::capabilities;
+use quarry_wire::field::{existing_volume, required, signed};
+use quarry_wire::status::{self, answer, unsupported};
 use tonic::{Request, Response, Status};
 
 use crate::cluster::Cluster;
@@ -111,121 +112,143 @@ impl csi::controller_server::Controller for ControllerService {
         &self,
         request: Request<csi::CreateVolumeRequest>,
     ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
-        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
-        let request = request.into_inner();
-        let (spec, capabilities, usage) = spec(&request)?;
-        check_all_options(&capabilities, usage, &spec.class.mkfs_options)?;
-        let candidates = placement::candidates(request.accessibility_requirements.as_ref(), &self.topology_key);
-        let context = context(&spec.class.mkfs_options);
-        let volume = placement::place(&self.cluster, spec, candidates, wait).await?;
-        Ok(Response::new(csi::CreateVolumeResponse { volume: Some(self.describe(&volume, context)) }))
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            let (spec, capabilities, usage) = spec(&request)?;
+            check_all_options(&capabilities, usage, &spec.class.mkfs_options)?;
+            let candidates = placement::candidates(request.accessibility_requirements.as_ref(), &self.topology_key);
+            let context = context(&spec.class.mkfs_options);
+            let volume = placement::place(&self.cluster, spec, candidates, wait).await?;
+            Ok(csi::CreateVolumeResponse { volume: Some(self.describe(&volume, context)) })
+        })
+        .await
     }
 
     async fn delete_volume(
         &self,
         request: Request<csi::DeleteVolumeRequest>,
     ) -> Result<Response<csi::DeleteVolumeResponse>, Status> {
-        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
-        let request = request.into_inner();
-        required("volume_id", &request.volume_id)?;
-        // An ID in another format was never issued by Quarry: there is nothing to delete.
-        if let Ok(id) = request.volume_id.parse::<VolumeId>() {
-            self.cluster.delete(&id, wait).await?;
-        }
-        Ok(Response::new(csi::DeleteVolumeResponse {}))
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            required("volume_id", &request.volume_id)?;
+            // An ID in another format was never issued by Quarry: there is nothing to delete.
+            if let Ok(id) = request.volume_id.parse::<VolumeId>() {
+                self.cluster.delete(&id, wait).await?;
+            }
+            Ok(csi::DeleteVolumeResponse {})
+        })
+        .await
     }
 
     async fn validate_volume_capabilities(
         &self,
         request: Request<csi::ValidateVolumeCapabilitiesRequest>,
     ) -> Result<Response<csi::ValidateVolumeCapabilitiesResponse>, Status> {
-        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
-        let request = request.into_inner();
-        required("volume_id", &request.volume_id)?;
-        map("parameters", &request.parameters)?;
-        if request.volume_capabilities.is_empty() {
-            return Err(Error::invalid("volume_capabilities is empty: list the capabilities to validate").into());
-        }
-        let volume = self.cluster.get(&existing_volume(&request.volume_id)?, wait).await?;
-        let refused = |error: Error| {
-            // Limited to the same length as any other message.
-            let message = Status::from(error).message().to_owned();
-            Ok(Response::new(csi::ValidateVolumeCapabilitiesResponse { message, ..Default::default() }))
-        };
-        let capabilities = match capabilities(&request.volume_capabilities) {
-            Ok(capabilities) => capabilities,
-            Err(error) => return refused(error),
-        };
-        if let Err(error) = confirm(&volume, &capabilities) {
-            return refused(error);
-        }
-        Ok(Response::new(csi::ValidateVolumeCapabilitiesResponse {
-            confirmed: Some(csi::validate_volume_capabilities_response::Confirmed {
-                volume_context: request.volume_context,
-                volume_capabilities: request.volume_capabilities,
-                parameters: request.parameters,
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            required("volume_id", &request.volume_id)?;
+            map("parameters", &request.parameters)?;
+            if request.volume_capabilities.is_empty() {
+                return Err(Error::invalid("volume_capabilities is empty: list the capabilities to validate"));
+            }
+            let volume = self.cluster.get(&existing_volume(&request.volume_id)?, wait).await?;
+            let refused = |error: Error| {
+                // Limited to the same length as any other message.
+                let message = status::write(error).message().to_owned();
+                Ok(csi::ValidateVolumeCapabilitiesResponse { message, ..Default::default() })
+            };
+            let capabilities = match capabilities(&request.volume_capabilities) {
+                Ok(capabilities) => capabilities,
+                Err(error) => return refused(error),
+            };
+            if let Err(error) = confirm(&volume, &capabilities) {
+                return refused(error);
+            }
+            Ok(csi::ValidateVolumeCapabilitiesResponse {
+                confirmed: Some(csi::validate_volume_capabilities_response::Confirmed {
+                    volume_context: request.volume_context,
+                    volume_capabilities: request.volume_capabilities,
+                    parameters: request.parameters,
+                    ..Default::default()
+                }),
                 ..Default::default()
-            }),
-            ..Default::default()
-        }))
+            })
+        })
+        .await
     }
 
     async fn list_volumes(
         &self,
         request: Request<csi::ListVolumesRequest>,
     ) -> Result<Response<csi::ListVolumesResponse>, Status> {
-        let request = request.into_inner();
-        let (after, most) = (paging::after(&request.starting_token)?, paging::most(request.max_entries)?);
-        let (volumes, more) = self.cluster.volumes(after.as_ref(), most)?;
-        let next_token = match volumes.last() {
-            Some(last) if more => paging::token(&last.id),
-            _ => String::new(),
-        };
-        let entry = |volume: &Volume| csi::list_volumes_response::Entry {
-            volume: Some(self.describe(volume, BTreeMap::new())),
-            status: None,
-        };
-        Ok(Response::new(csi::ListVolumesResponse { entries: volumes.iter().map(entry).collect(), next_token }))
+        answer(async move {
+            let request = request.into_inner();
+            let (after, most) = (paging::after(&request.starting_token)?, paging::most(request.max_entries)?);
+            let (volumes, more) = self.cluster.volumes(after.as_ref(), most)?;
+            let next_token = match volumes.last() {
+                Some(last) if more => paging::token(&last.id),
+                _ => String::new(),
+            };
+            let entry = |volume: &Volume| csi::list_volumes_response::Entry {
+                volume: Some(self.describe(volume, BTreeMap::new())),
+                status: None,
+            };
+            Ok(csi::ListVolumesResponse { entries: volumes.iter().map(entry).collect(), next_token })
+        })
+        .await
     }
 
     async fn controller_list_volume_health(
         &self,
         request: Request<csi::ControllerListVolumeHealthRequest>,
     ) -> Result<Response<csi::ControllerListVolumeHealthResponse>, Status> {
-        let request = request.into_inner();
-        Ok(Response::new(health::list(&self.cluster, request.max_entries, &request.starting_token)?))
+        answer(async move {
+            let request = request.into_inner();
+            health::list(&self.cluster, request.max_entries, &request.starting_token)
+        })
+        .await
     }
 
     async fn controller_get_volume_health(
         &self,
         request: Request<csi::ControllerGetVolumeHealthRequest>,
     ) -> Result<Response<csi::ControllerGetVolumeHealthResponse>, Status> {
-        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
-        let request = request.into_inner();
-        required("volume_id", &request.volume_id)?;
-        let volume = self.cluster.get(&existing_volume(&request.volume_id)?, wait).await?;
-        Ok(Response::new(csi::ControllerGetVolumeHealthResponse { volume_health: Some(health::of(&volume)) }))
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            required("volume_id", &request.volume_id)?;
+            let volume = self.cluster.get(&existing_volume(&request.volume_id)?, wait).await?;
+            Ok(csi::ControllerGetVolumeHealthResponse { volume_health: Some(health::of(&volume)) })
+        })
+        .await
     }
 
     async fn get_capacity(
         &self,
         request: Request<csi::GetCapacityRequest>,
     ) -> Result<Response<csi::GetCapacityResponse>, Status> {
-        let request = request.into_inner();
-        map("parameters", &request.parameters)?;
-        let capabilities = capabilities(&request.volume_capabilities)?;
-        let parameters = Parameters::parse(&request.parameters)?;
-        if !capabilities.is_empty() {
-            check_all_options(&capabilities, Usage::of(&capabilities)?, &parameters.mkfs_options)?;
-        }
-        // A segment without Quarry's key does not name a node.
-        let node = request.accessible_topology.as_ref().and_then(|topology| topology.segments.get(&self.topology_key));
-        let capacity = self.cluster.published_capacity(node.map(String::as_str), &parameters).await?;
-        Ok(Response::new(csi::GetCapacityResponse {
-            available_capacity: signed(capacity.available),
-            maximum_volume_size: Some(signed(capacity.largest)),
-            minimum_volume_size: Some(signed(capacity.smallest)),
-        }))
+        answer(async move {
+            let request = request.into_inner();
+            map("parameters", &request.parameters)?;
+            let capabilities = capabilities(&request.volume_capabilities)?;
+            let parameters = Parameters::parse(&request.parameters)?;
+            if !capabilities.is_empty() {
+                check_all_options(&capabilities, Usage::of(&capabilities)?, &parameters.mkfs_options)?;
+            }
+            // A segment without Quarry's key does not name a node.
+            let node =
+                request.accessible_topology.as_ref().and_then(|topology| topology.segments.get(&self.topology_key));
+            let capacity = self.cluster.published_capacity(node.map(String::as_str), &parameters).await?;
+            Ok(csi::GetCapacityResponse {
+                available_capacity: signed(capacity.available),
+                maximum_volume_size: Some(signed(capacity.largest)),
+                minimum_volume_size: Some(signed(capacity.smallest)),
+            })
+        })
+        .await
     }
 
     async fn controller_get_capabilities(
@@ -254,13 +277,74 @@ impl csi::controller_server::Controller for ControllerService {
         &self,
         request: Request<csi::ControllerGetVolumeRequest>,
     ) -> Result<Response<csi::ControllerGetVolumeResponse>, Status> {
-        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
-        let request = request.into_inner();
-        let volume = self.cluster.get(&existing_volume(&request.volume_id)?, wait).await?;
-        Ok(Response::new(csi::ControllerGetVolumeResponse {
-            volume: Some(self.describe(&volume, BTreeMap::new())),
-            status: Some(csi::controller_get_volume_response::VolumeStatus::default()),
-        }))
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            let volume = self.cluster.get(&existing_volume(&request.volume_id)?, wait).await?;
+            Ok(csi::ControllerGetVolumeResponse {
+                volume: Some(self.describe(&volume, BTreeMap::new())),
+                status: Some(csi::controller_get_volume_response::VolumeStatus::default()),
+            })
+        })
+        .await
+    }
+
+    // Calls that are not supported. No capability advertises them.
+
+    async fn controller_publish_volume(
+        &self,
+        _request: Request<csi::ControllerPublishVolumeRequest>,
+    ) -> Result<Response<csi::ControllerPublishVolumeResponse>, Status> {
+        unsupported("ControllerPublishVolume is not supported: a local volume needs no attaching")
+    }
+
+    async fn controller_unpublish_volume(
+        &self,
+        _request: Request<csi::ControllerUnpublishVolumeRequest>,
+    ) -> Result<Response<csi::ControllerUnpublishVolumeResponse>, Status> {
+        unsupported("ControllerUnpublishVolume is not supported: a local volume needs no detaching")
+    }
+
+    async fn create_snapshot(
+        &self,
+        _request: Request<csi::CreateSnapshotRequest>,
+    ) -> Result<Response<csi::CreateSnapshotResponse>, Status> {
+        unsupported("CreateSnapshot is not supported: this driver has no snapshots")
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _request: Request<csi::DeleteSnapshotRequest>,
+    ) -> Result<Response<csi::DeleteSnapshotResponse>, Status> {
+        unsupported("DeleteSnapshot is not supported: this driver has no snapshots")
+    }
+
+    async fn list_snapshots(
+        &self,
+        _request: Request<csi::ListSnapshotsRequest>,
+    ) -> Result<Response<csi::ListSnapshotsResponse>, Status> {
+        unsupported("ListSnapshots is not supported: this driver has no snapshots")
+    }
+
+    async fn get_snapshot(
+        &self,
+        _request: Request<csi::GetSnapshotRequest>,
+    ) -> Result<Response<csi::GetSnapshotResponse>, Status> {
+        unsupported("GetSnapshot is not supported: this driver has no snapshots")
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        _request: Request<csi::ControllerExpandVolumeRequest>,
+    ) -> Result<Response<csi::ControllerExpandVolumeResponse>, Status> {
+        unsupported("ControllerExpandVolume is not supported: volumes cannot be expanded")
+    }
+
+    async fn controller_modify_volume(
+        &self,
+        _request: Request<csi::ControllerModifyVolumeRequest>,
+    ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
+        unsupported("ControllerModifyVolume is not supported: the parameters of a volume are fixed when it is created")
     }
 }
 

@@ -7,12 +7,29 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use quarry_controller::Fate;
+use quarry_proto::csi::v1 as csi;
+use quarry_proto::csi::v1::controller_server::Controller as _;
 use support::{World, capacity, create, delete, until};
-use tonic::Code;
+use tonic::{Code, Request};
 
 #[allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
-fn node_of(volume: &quarry_proto::csi::v1::Volume) -> &str {
+fn node_of(volume: &csi::Volume) -> &str {
     &volume.accessible_topology[0].segments[support::KEY]
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_supported_says_so() {
+    let (_, service) = World::new(&[("a", 100)]).controller().await;
+    let snapshot = service.create_snapshot(Request::new(csi::CreateSnapshotRequest::default())).await.map(drop);
+    let expand = Request::new(csi::ControllerExpandVolumeRequest::default());
+    let expand = service.controller_expand_volume(expand).await.map(drop);
+    for (answer, message) in [
+        (snapshot, "CreateSnapshot is not supported: this driver has no snapshots"),
+        (expand, "ControllerExpandVolume is not supported: volumes cannot be expanded"),
+    ] {
+        let status = answer.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
+    }
 }
 
 #[tokio::test]

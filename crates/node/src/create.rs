@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quarry_filesystem as filesystem;
 use quarry_pool::{Health, Pool, PoolVolume, State};
-use quarry_volume::{Change, Error, Filesystem, Reason, Result, Volume, VolumeId, VolumeSpec, Wipe, check_options};
+use quarry_volume::{Change, Error, Reason, Result, Volume, VolumeId, VolumeSpec, check_options};
 
 use crate::host::{Host, Located};
 use crate::prepare::prepare;
@@ -143,22 +143,8 @@ fn compatible(spec: &VolumeSpec, requested: &str, pool: &str, volume: &PoolVolum
             spec.size.limit.map_or_else(String::new, |limit| format!(" and at most {limit}"))
         ));
     }
-    if spec.access != record.access {
-        return conflict(format!("created for use as {}, not as {}", record.access, spec.access));
+    match record.conflict(spec) {
+        Some(what) => conflict(what),
+        None => Ok(()),
     }
-    if spec.filesystem != record.filesystem {
-        let name = |filesystem: Option<Filesystem>| filesystem.map_or("no filesystem", Filesystem::as_str);
-        return conflict(format!("with {}, not {}", name(record.filesystem), name(spec.filesystem)));
-    }
-    if spec.class.layout != record.layout {
-        return conflict(format!("{}, not {}", record.layout, spec.class.layout));
-    }
-    if spec.parameters_hash() != record.parameters {
-        return conflict("created with other mkfsOptions".to_owned());
-    }
-    if spec.class.wipe != record.wipe {
-        let mode = |wipe: Option<Wipe>| wipe.map_or("set by the pool", Wipe::as_str);
-        return conflict(format!("with wipe mode {}, not {}", mode(record.wipe), mode(spec.class.wipe)));
-    }
-    Ok(())
 }

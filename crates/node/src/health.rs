@@ -8,6 +8,7 @@ use futures::future::join_all;
 use quarry_pool::{Health, Pool, PoolVolume, Recorded};
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{Condition, Error, PoolState, Reason, Result, VolumeId};
+use quarry_wire::csi::health;
 
 use self::csi::StorageHealthErrorType as Status;
 use self::csi::node_get_storage_health_response::StorageBackendHealth;
@@ -54,12 +55,12 @@ impl Host {
                 }
                 let mut volume = describe(self.node(), located.pool.name(), &located.volume);
                 self.publisher().add_filesystem_problems(std::slice::from_mut(&mut volume));
-                Ok(volume.condition.health(id.to_string(), &volume.problem))
+                Ok(health(volume.condition, id.to_string(), &volume.problem))
             }
             Ok(None) => Err(Error::not_found(format!("volume {id} does not exist"))),
             // Its storage is on this node, but cannot be read.
             Err(error) if error.reason == Reason::Unavailable && id.node == self.node() => {
-                Ok(Condition::StorageUnreadable.health(id.to_string(), &error.message))
+                Ok(health(Condition::StorageUnreadable, id.to_string(), &error.message))
             }
             Err(error) => Err(error),
         }

@@ -238,7 +238,7 @@ impl StatePublisher {
             if let Some(why) = problems.get(&volume.id) {
                 let separator = if volume.problem.is_empty() { "" } else { "; " };
                 volume.problem = format!("{}{separator}{why}", volume.problem);
-                if volume.condition.status().is_none() {
+                if volume.condition == Condition::Healthy {
                     volume.condition = Condition::FilesystemFailed;
                 }
             }

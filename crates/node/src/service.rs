@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use quarry_proto::csi::v1 as csi;
 use quarry_transport::deadline;
-use quarry_volume::wire::{existing_volume, required, signed};
 use quarry_volume::{Capability, Error, MKFS_OPTIONS, Result};
+use quarry_wire::csi as wire_csi;
+use quarry_wire::field::{existing_volume, required, signed};
+use quarry_wire::status::{answer, unsupported};
 use tonic::{Request, Response, Status};
 
 use crate::host::Host;
@@ -65,7 +67,7 @@ fn path(field: &str, value: &str) -> Result<PathBuf> {
 }
 
 fn capability(value: Option<&csi::VolumeCapability>) -> Result<Capability> {
-    value.ok_or_else(|| Error::invalid("volume_capability is missing"))?.try_into()
+    wire_csi::capability(value.ok_or_else(|| Error::invalid("volume_capability is missing"))?)
 }
 
 fn mkfs_options(context: &BTreeMap<String, String>) -> String {
@@ -78,111 +80,129 @@ impl csi::node_server::Node for NodeService {
         &self,
         request: Request<csi::NodeStageVolumeRequest>,
     ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
-        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
-        let request = request.into_inner();
-        required("volume_id", &request.volume_id)?;
-        let stage = Stage {
-            staging: path("staging_target_path", &request.staging_target_path)?,
-            capability: capability(request.volume_capability.as_ref())?,
-            id: existing_volume(&request.volume_id)?,
-            mkfs_options: mkfs_options(&request.volume_context),
-        };
-        self.host.stage(stage, wait).await?;
-        Ok(Response::new(csi::NodeStageVolumeResponse {}))
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            required("volume_id", &request.volume_id)?;
+            let stage = Stage {
+                staging: path("staging_target_path", &request.staging_target_path)?,
+                capability: capability(request.volume_capability.as_ref())?,
+                id: existing_volume(&request.volume_id)?,
+                mkfs_options: mkfs_options(&request.volume_context),
+            };
+            self.host.stage(stage, wait).await?;
+            Ok(csi::NodeStageVolumeResponse {})
+        })
+        .await
     }
 
     async fn node_unstage_volume(
         &self,
         request: Request<csi::NodeUnstageVolumeRequest>,
     ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
-        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
-        let request = request.into_inner();
-        let id = required("volume_id", &request.volume_id)?;
-        let began = Instant::now();
-        self.host.unstage(id, path("staging_target_path", &request.staging_target_path)?, wait).await?;
-        self.host.deactivate_later(id, began);
-        Ok(Response::new(csi::NodeUnstageVolumeResponse {}))
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            let id = required("volume_id", &request.volume_id)?;
+            let began = Instant::now();
+            self.host.unstage(id, path("staging_target_path", &request.staging_target_path)?, wait).await?;
+            self.host.deactivate_later(id, began);
+            Ok(csi::NodeUnstageVolumeResponse {})
+        })
+        .await
     }
 
     async fn node_publish_volume(
         &self,
         request: Request<csi::NodePublishVolumeRequest>,
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
-        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
-        let request = request.into_inner();
-        required("volume_id", &request.volume_id)?;
-        let target = path("target_path", &request.target_path)?;
-        let capability = capability(request.volume_capability.as_ref())?;
-        let id = existing_volume(&request.volume_id)?;
-        if request.staging_target_path.is_empty() {
-            return Err(Error::precondition("staging_target_path is missing: stage the volume first").into());
-        }
-        let publish = Publish {
-            id,
-            staging: path("staging_target_path", &request.staging_target_path)?,
-            target,
-            capability,
-            read_only: request.readonly,
-        };
-        self.host.publish(publish, wait).await?;
-        Ok(Response::new(csi::NodePublishVolumeResponse {}))
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            required("volume_id", &request.volume_id)?;
+            let target = path("target_path", &request.target_path)?;
+            let capability = capability(request.volume_capability.as_ref())?;
+            let id = existing_volume(&request.volume_id)?;
+            if request.staging_target_path.is_empty() {
+                return Err(Error::precondition("staging_target_path is missing: stage the volume first"));
+            }
+            let publish = Publish {
+                id,
+                staging: path("staging_target_path", &request.staging_target_path)?,
+                target,
+                capability,
+                read_only: request.readonly,
+            };
+            self.host.publish(publish, wait).await?;
+            Ok(csi::NodePublishVolumeResponse {})
+        })
+        .await
     }
 
     async fn node_unpublish_volume(
         &self,
         request: Request<csi::NodeUnpublishVolumeRequest>,
     ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
-        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
-        let request = request.into_inner();
-        let id = required("volume_id", &request.volume_id)?;
-        self.host.unpublish(id, path("target_path", &request.target_path)?, wait).await?;
-        Ok(Response::new(csi::NodeUnpublishVolumeResponse {}))
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            let id = required("volume_id", &request.volume_id)?;
+            self.host.unpublish(id, path("target_path", &request.target_path)?, wait).await?;
+            Ok(csi::NodeUnpublishVolumeResponse {})
+        })
+        .await
     }
 
     async fn node_get_volume_stats(
         &self,
         request: Request<csi::NodeGetVolumeStatsRequest>,
     ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
-        use csi::volume_usage::Unit;
+        answer(async move {
+            use csi::volume_usage::Unit;
 
-        let request = request.into_inner();
-        required("volume_id", &request.volume_id)?;
-        if request.volume_path.is_empty() {
-            return Err(Error::invalid("volume_path is missing").into());
-        }
-        let id = existing_volume(&request.volume_id)?;
-        // An invalid path gets the same response as a path without this volume.
-        let path = path("volume_path", &request.volume_path)
-            .map_err(|error| Error::not_found(format!("volume {id} is not at this path: {error}")))?;
-        let usage = |unit: Unit, total: u64, used: u64, available: u64| csi::VolumeUsage {
-            unit: unit as i32,
-            total: signed(total),
-            used: signed(used),
-            available: signed(available),
-        };
-        let usage = match self.host.stats(&id, &path).await? {
-            Stats::Block { size } => vec![usage(Unit::Bytes, size, 0, 0)],
-            Stats::Filesystem(stats) => vec![
-                usage(Unit::Bytes, stats.total, stats.used, stats.available),
-                usage(Unit::Inodes, stats.inodes, stats.inodes_used, stats.inodes_free),
-            ],
-        };
-        Ok(Response::new(csi::NodeGetVolumeStatsResponse { usage }))
+            let request = request.into_inner();
+            required("volume_id", &request.volume_id)?;
+            if request.volume_path.is_empty() {
+                return Err(Error::invalid("volume_path is missing"));
+            }
+            let id = existing_volume(&request.volume_id)?;
+            // An invalid path gets the same response as a path without this volume.
+            let path = path("volume_path", &request.volume_path)
+                .map_err(|error| Error::not_found(format!("volume {id} is not at this path: {error}")))?;
+            let usage = |unit: Unit, total: u64, used: u64, available: u64| csi::VolumeUsage {
+                unit: unit as i32,
+                total: signed(total),
+                used: signed(used),
+                available: signed(available),
+            };
+            let usage = match self.host.stats(&id, &path).await? {
+                Stats::Block { size } => vec![usage(Unit::Bytes, size, 0, 0)],
+                Stats::Filesystem(stats) => vec![
+                    usage(Unit::Bytes, stats.total, stats.used, stats.available),
+                    usage(Unit::Inodes, stats.inodes, stats.inodes_used, stats.inodes_free),
+                ],
+            };
+            Ok(csi::NodeGetVolumeStatsResponse { usage })
+        })
+        .await
     }
 
     async fn node_get_volume_health(
         &self,
         request: Request<csi::NodeGetVolumeHealthRequest>,
     ) -> Result<Response<csi::NodeGetVolumeHealthResponse>, Status> {
-        let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
-        let request = request.into_inner();
-        required("volume_id", &request.volume_id)?;
-        let id = existing_volume(&request.volume_id)?;
-        let given =
-            [&request.volume_publish_path, &request.staging_target_path].into_iter().find(|path| !path.is_empty());
-        let mounted = given.map(|given| path("volume_publish_path or staging_target_path", given)).transpose()?;
-        let health = self.host.volume_health(&id, mounted.as_deref(), wait).await?;
-        Ok(Response::new(csi::NodeGetVolumeHealthResponse { volume_health: Some(health) }))
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            required("volume_id", &request.volume_id)?;
+            let id = existing_volume(&request.volume_id)?;
+            let given =
+                [&request.volume_publish_path, &request.staging_target_path].into_iter().find(|path| !path.is_empty());
+            let mounted = given.map(|given| path("volume_publish_path or staging_target_path", given)).transpose()?;
+            let health = self.host.volume_health(&id, mounted.as_deref(), wait).await?;
+            Ok(csi::NodeGetVolumeHealthResponse { volume_health: Some(health) })
+        })
+        .await
     }
 
     async fn node_get_storage_health(
@@ -223,6 +243,15 @@ impl csi::node_server::Node for NodeService {
             max_volumes_per_node: self.max_volumes,
             accessible_topology: Some(csi::Topology { segments: BTreeMap::from([(self.topology_key.clone(), node)]) }),
         }))
+    }
+
+    // Calls that are not supported. No capability advertises them.
+
+    async fn node_expand_volume(
+        &self,
+        _request: Request<csi::NodeExpandVolumeRequest>,
+    ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
+        unsupported("NodeExpandVolume is not supported: volumes cannot be expanded")
     }
 }
 

@@ -7,7 +7,7 @@
 use std::fmt;
 
 use data_encoding::BASE32_NOPAD;
-use quarry_volume::{AccessTypes, Filesystem, Layout, Wipe};
+use quarry_volume::{AccessTypes, Filesystem, Layout, VolumeSpec, Wipe};
 
 /// The beginning of every record, whatever its version.
 const MARK: &str = "quarry";
@@ -72,7 +72,7 @@ pub enum Tag {
 impl Record {
     /// The record of a new volume.
     #[must_use]
-    pub fn new(spec: &quarry_volume::VolumeSpec, size: u64) -> Self {
+    pub fn new(spec: &VolumeSpec, size: u64) -> Self {
         Self {
             state: State::New,
             name: spec.name.clone(),
@@ -97,6 +97,30 @@ impl Record {
     #[must_use]
     pub fn zeroed(&self, zeroed: u64) -> Self {
         Self { zeroed, ..self.clone() }
+    }
+
+    /// In what the volume differs from the requested one, for a sentence that ends with it; `None` if a retry
+    /// of that request finds this volume (CSI `CreateVolume`, idempotency). Its size and pool are not compared.
+    #[must_use]
+    pub fn conflict(&self, spec: &VolumeSpec) -> Option<String> {
+        if self.access != spec.access {
+            return Some(format!("created for use as {}, not as {}", self.access, spec.access));
+        }
+        if self.filesystem != spec.filesystem {
+            let name = |filesystem: Option<Filesystem>| filesystem.map_or("no filesystem", Filesystem::as_str);
+            return Some(format!("with {}, not {}", name(self.filesystem), name(spec.filesystem)));
+        }
+        if self.layout != spec.class.layout {
+            return Some(format!("{}, not {}", self.layout, spec.class.layout));
+        }
+        if self.parameters != spec.parameters_hash() {
+            return Some("created with other mkfsOptions".to_owned());
+        }
+        if self.wipe != spec.class.wipe {
+            let mode = |wipe: Option<Wipe>| wipe.map_or("set by the pool", Wipe::as_str);
+            return Some(format!("with wipe mode {}, not {}", mode(self.wipe), mode(spec.class.wipe)));
+        }
+        None
     }
 
     /// Parses one tag.
@@ -278,6 +302,27 @@ mod tests {
         ] {
             assert_eq!(record.to_string(), text);
             assert_eq!(Record::parse(text), Tag::Record(Box::new(record)));
+        }
+    }
+
+    #[test]
+    fn a_request_that_differs_from_the_record_is_a_conflict() {
+        let spec = VolumeSpec::mount("a", 1 << 30, Filesystem::Ext4);
+        let record = Record::new(&spec, 1 << 30);
+        assert_eq!(record.conflict(&spec), None);
+        let mut discards = spec.clone();
+        discards.class.wipe = Some(Wipe::Discard);
+        let mut options = spec.clone();
+        options.class.mkfs_options = "-m 0".to_owned();
+        for (other, named) in [
+            (VolumeSpec::block("a", 1 << 30), "a raw block device"),
+            (VolumeSpec::mount("a", 1 << 30, Filesystem::Xfs), "xfs"),
+            (spec.with_layout(Layout::Raid1 { mirrors: 1 }), "raid1"),
+            (options, "mkfsOptions"),
+            (discards, "discard"),
+        ] {
+            let conflict = record.conflict(&other).unwrap();
+            assert!(conflict.contains(named), "{conflict}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! Generated types of Quarry's protocols; no logic.
 //!
-//! The sources are in `proto/`. Maps are `BTreeMap`s. A call that a service does not implement returns
-//! UNIMPLEMENTED. `Debug` of a message never shows its secrets.
+//! The sources are in `proto/`. Maps are `BTreeMap`s. A service implements every call by name.
+//! `Debug` of a message never shows its secrets.
 
 /// The Container Storage Interface.
 pub mod csi {
@@ -31,6 +31,16 @@ pub mod view {
     #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
     pub mod v1 {
         tonic::include_proto!("quarry.view.v1");
+    }
+}
+
+/// Volumes and pools, in both of Quarry's protocols.
+pub mod volume {
+    /// Version 1 of the messages.
+    // Generated code does not follow Quarry's lints.
+    #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
+    pub mod v1 {
+        tonic::include_proto!("quarry.volume.v1");
     }
 }
 

@@ -40,6 +40,13 @@ impl Identity for Scripted {
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         pending().await
     }
+
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<quarry_proto::csi::v1::GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<quarry_proto::csi::v1::GetPluginCapabilitiesResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
 }
 
 async fn start(path: &Path, metrics: &Metrics) -> IdentityClient<tonic::transport::Channel> {

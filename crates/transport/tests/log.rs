@@ -28,6 +28,20 @@ impl Identity for Scripted {
             None => Ok(Response::new(GetPluginInfoResponse::default())),
         }
     }
+
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<quarry_proto::csi::v1::GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<quarry_proto::csi::v1::GetPluginCapabilitiesResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn probe(
+        &self,
+        _: Request<quarry_proto::csi::v1::ProbeRequest>,
+    ) -> Result<Response<quarry_proto::csi::v1::ProbeResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
 }
 
 /// The log, for a test to read.

@@ -175,6 +175,20 @@ impl Identity for WhoAmI {
             ..Default::default()
         }))
     }
+
+    async fn get_plugin_capabilities(
+        &self,
+        _: Request<quarry_proto::csi::v1::GetPluginCapabilitiesRequest>,
+    ) -> Result<Response<quarry_proto::csi::v1::GetPluginCapabilitiesResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn probe(
+        &self,
+        _: Request<quarry_proto::csi::v1::ProbeRequest>,
+    ) -> Result<Response<quarry_proto::csi::v1::ProbeResponse>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
 }
 
 /// A tonic channel over Quarry's connector.

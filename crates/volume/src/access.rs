@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use quarry_proto::csi::v1 as csi;
-
 use crate::{Error, Filesystem, Result};
 
 /// Mounted as a filesystem, or published as a raw block device.
@@ -96,54 +94,6 @@ pub struct Capability {
     pub mode: AccessMode,
 }
 
-impl TryFrom<&csi::VolumeCapability> for Capability {
-    type Error = Error;
-
-    fn try_from(capability: &csi::VolumeCapability) -> Result<Self> {
-        use csi::volume_capability::AccessType as Csi;
-        use csi::volume_capability::access_mode::Mode;
-
-        let mode = capability
-            .access_mode
-            .as_ref()
-            .ok_or_else(|| Error::invalid("volume_capability.access_mode is missing"))?
-            .mode;
-        let mode = match Mode::try_from(mode) {
-            Ok(Mode::SingleNodeWriter) => AccessMode::Writer,
-            Ok(Mode::SingleNodeReaderOnly) => AccessMode::ReaderOnly,
-            Ok(Mode::SingleNodeSingleWriter) => AccessMode::SingleWriter,
-            Ok(Mode::SingleNodeMultiWriter) => AccessMode::MultiWriter,
-            Ok(Mode::Unknown) => return Err(Error::invalid("volume_capability.access_mode is not set")),
-            Ok(other) => {
-                return Err(Error::invalid(format!(
-                    "access mode {} needs a volume that several nodes can share; a local volume is on one node: use a \
-                     single-node mode (ReadWriteOnce, ReadWriteOncePod)",
-                    other.as_str_name()
-                )));
-            }
-            Err(_) => return Err(Error::invalid(format!("access mode {mode} is unknown"))),
-        };
-        match &capability.access_type {
-            None => Err(Error::invalid("volume_capability.access_type is missing: set mount or block")),
-            Some(Csi::Block(_)) => {
-                Ok(Self { access: AccessType::Block, filesystem: None, mount_flags: Vec::new(), mode })
-            }
-            Some(Csi::Mount(mount)) => {
-                if !mount.volume_mount_group.is_empty() {
-                    return Err(Error::invalid(
-                        "volume_mount_group is not supported (the node has no capability VOLUME_MOUNT_GROUP)",
-                    ));
-                }
-                let filesystem = match mount.fs_type.as_str() {
-                    "" => None,
-                    name => Some(name.parse::<Filesystem>().map_err(|error| Error::invalid(error.to_string()))?),
-                };
-                Ok(Self { access: AccessType::Mount, filesystem, mount_flags: mount.mount_flags.clone(), mode })
-            }
-        }
-    }
-}
-
 /// The combination of all capabilities in one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Usage {
@@ -185,12 +135,4 @@ impl Usage {
             }
         }
     }
-}
-
-/// Parses all capabilities of a request.
-///
-/// # Errors
-/// `InvalidRequest` for the first one that is malformed or not supported.
-pub fn capabilities(list: &[csi::VolumeCapability]) -> Result<Vec<Capability>> {
-    list.iter().map(Capability::try_from).collect()
 }

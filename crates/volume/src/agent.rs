@@ -35,6 +35,25 @@ pub struct Volume {
     pub condition: Condition,
 }
 
+impl Volume {
+    /// A healthy, new volume of which only the identifier is known.
+    #[must_use]
+    pub fn new(id: VolumeId) -> Self {
+        Self {
+            name: id.volume.clone(),
+            id,
+            size: 0,
+            pool: String::new(),
+            access: None,
+            filesystem: None,
+            layout: None,
+            ready: false,
+            problem: String::new(),
+            condition: Condition::Healthy,
+        }
+    }
+}
+
 /// What a pool can still allocate for one layout, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Capacity {
@@ -86,6 +105,33 @@ pub struct PoolState {
     pub problems: Vec<String>,
     /// What an operator could improve although nothing is wrong.
     pub hints: Vec<String>,
+}
+
+impl PoolState {
+    /// The space for new volumes, in bytes: 0 while the pool takes none.
+    #[must_use]
+    pub fn free(&self) -> u64 {
+        if self.space.closed.is_some() { 0 } else { self.space.available() }
+    }
+
+    /// The part of the metadata area that volumes can use, in bytes. LVM writes a new copy beside the old one,
+    /// so only half of the area is usable.
+    #[must_use]
+    pub fn usable_metadata(&self) -> u64 {
+        self.metadata_size / 2
+    }
+
+    /// Why the pool takes no new volumes, or cannot be read at all, each reason once.
+    #[must_use]
+    pub fn all_problems(&self) -> Vec<String> {
+        let mut problems = self.problems.clone();
+        if let Some(closed) = &self.space.closed
+            && !problems.contains(closed)
+        {
+            problems.push(closed.clone());
+        }
+        problems
+    }
 }
 
 /// The identity of a node, sent first on every stream of updates.

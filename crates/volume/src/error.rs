@@ -1,18 +1,11 @@
-//! The errors of requests, and the one table that maps them to gRPC codes.
+//! The errors of requests.
 //!
-//! Every failure of a CSI call is an [`Error`]. The codes are the ones that the CSI specification defines for
-//! each call; they decide what a container orchestrator does next: external-provisioner reschedules on
-//! `RESOURCE_EXHAUSTED`, retries on the same node after `ABORTED`, `UNAVAILABLE` and `DEADLINE_EXCEEDED`, and
-//! delays a claim for minutes after `INVALID_ARGUMENT`.
-
-use tonic::Code;
+//! Every failure of a CSI call is an [`Error`]. Its [`Reason`] selects the gRPC code, and that decides what a
+//! container orchestrator does next. The table of codes is in `quarry_wire::status`.
 
 use crate::Unreachable;
 
-/// The metadata of a status that names an [`Unreachable`].
-const UNREACHABLE: &str = "quarry-unreachable";
-
-/// Why a request failed. The table in [`Reason::code`] is the only place where a gRPC code is selected.
+/// Why a request failed. `quarry_wire::status` maps each reason to a gRPC code; no other place selects one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// A field is missing, malformed, or names something that does not exist by design.
@@ -61,55 +54,12 @@ impl Reason {
         Self::Host,
     ];
 
-    /// The gRPC code of this reason (CSI 1.13, "Error Scheme").
-    #[must_use]
-    pub fn code(self) -> Code {
-        match self {
-            Self::InvalidRequest => Code::InvalidArgument,
-            Self::NotFound => Code::NotFound,
-            Self::Exists => Code::AlreadyExists,
-            Self::NoSpace => Code::ResourceExhausted,
-            Self::SizeOutOfRange => Code::OutOfRange,
-            Self::InUse | Self::Precondition => Code::FailedPrecondition,
-            Self::UnderWay | Self::BadPageToken => Code::Aborted,
-            Self::Unavailable => Code::Unavailable,
-            Self::TimedOut => Code::DeadlineExceeded,
-            Self::Unsupported => Code::Unimplemented,
-            Self::Host => Code::Internal,
-        }
-    }
-
     /// Whether a caller treats an answer with this reason as final. After any other reason the caller does
     /// not know what was done, and retries: external-provisioner does so even if the claim is deleted
     /// meanwhile.
     #[must_use]
     pub fn is_final(self) -> bool {
-        !matches!(self.code(), Code::Aborted | Code::Cancelled | Code::DeadlineExceeded | Code::Unavailable)
-    }
-
-    /// The reason for a code from another Quarry process; if several reasons share the code, the least
-    /// specific one. `None` for codes that no reason maps to: Quarry did not select them.
-    #[must_use]
-    pub fn of_code(code: Code) -> Option<Self> {
-        match code {
-            Code::InvalidArgument => Some(Self::InvalidRequest),
-            Code::NotFound => Some(Self::NotFound),
-            Code::AlreadyExists => Some(Self::Exists),
-            Code::ResourceExhausted => Some(Self::NoSpace),
-            Code::OutOfRange => Some(Self::SizeOutOfRange),
-            Code::FailedPrecondition => Some(Self::Precondition),
-            Code::Aborted => Some(Self::UnderWay),
-            Code::Unavailable => Some(Self::Unavailable),
-            Code::DeadlineExceeded => Some(Self::TimedOut),
-            Code::Unimplemented => Some(Self::Unsupported),
-            Code::Internal => Some(Self::Host),
-            Code::Ok
-            | Code::Cancelled
-            | Code::Unknown
-            | Code::PermissionDenied
-            | Code::DataLoss
-            | Code::Unauthenticated => None,
-        }
+        !matches!(self, Self::UnderWay | Self::BadPageToken | Self::TimedOut | Self::Unavailable)
     }
 }
 
@@ -165,12 +115,6 @@ impl Error {
         Self { unreachable: Some(cause), ..Self::unavailable(message) }
     }
 
-    /// Why the node was unreachable, from the other side's status; `None` if it was reachable.
-    #[must_use]
-    pub fn unreachable_of(status: &tonic::Status) -> Option<Unreachable> {
-        Unreachable::parse(status.metadata().get(UNREACHABLE)?.to_str().ok()?)
-    }
-
     /// The same error, with a reason after which the caller retries. For a creation that leaves a volume
     /// behind: after a final answer the caller would never retry, and the volume would never be deleted.
     #[must_use]
@@ -185,25 +129,6 @@ impl Error {
     #[must_use]
     pub fn context(self, attempted: impl std::fmt::Display) -> Self {
         Self { message: format!("{attempted}: {}", self.message), ..self }
-    }
-}
-
-/// gRPC sends messages in an HTTP header; many proxies and clients limit all headers together to 8 KiB.
-const MAX_MESSAGE: usize = 2048;
-
-impl From<Error> for tonic::Status {
-    fn from(error: Error) -> Self {
-        let mut message = error.message;
-        if message.len() > MAX_MESSAGE {
-            let end = (0..=MAX_MESSAGE).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
-            message.truncate(end);
-            message.push('…');
-        }
-        let mut status = Self::new(error.reason.code(), message);
-        if let Some(cause) = error.unreachable {
-            status.metadata_mut().insert(UNREACHABLE, tonic::metadata::MetadataValue::from_static(cause.as_str()));
-        }
-        status
     }
 }
 
@@ -222,67 +147,6 @@ pub fn some_of<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The codes are a contract with external-provisioner and kubelet: changing one changes what they do
-    /// next.
-    #[test]
-    fn every_reason_has_the_code_that_the_sidecars_expect() {
-        let table: Vec<(Reason, i32)> = Reason::ALL.iter().map(|reason| (*reason, reason.code() as i32)).collect();
-        assert_eq!(
-            table,
-            [
-                (Reason::InvalidRequest, 3),
-                (Reason::NotFound, 5),
-                (Reason::Exists, 6),
-                (Reason::NoSpace, 8),
-                (Reason::SizeOutOfRange, 11),
-                (Reason::InUse, 9),
-                (Reason::Precondition, 9),
-                (Reason::UnderWay, 10),
-                (Reason::BadPageToken, 10),
-                (Reason::Unavailable, 14),
-                (Reason::TimedOut, 4),
-                (Reason::Unsupported, 12),
-                (Reason::Host, 13),
-            ]
-        );
-    }
-
-    #[test]
-    fn every_used_code_maps_back_to_a_reason_with_the_same_code() {
-        for reason in Reason::ALL {
-            assert_eq!(Reason::of_code(reason.code()).map(Reason::code), Some(reason.code()), "{reason:?}");
-        }
-        for code in (0..=16).map(Code::from_i32).filter(|code| Reason::ALL.iter().all(|ours| ours.code() != *code)) {
-            assert_eq!(Reason::of_code(code), None, "{code:?}");
-        }
-    }
-
-    /// The four codes after which external-provisioner retries (`checkError` in its controller.go).
-    #[test]
-    fn retried_reasons_are_kept_and_final_ones_become_unavailable() {
-        for reason in Reason::ALL {
-            let error = Error::new(reason, "why").not_final();
-            let code = reason.code() as i32;
-            let expected = if [1, 4, 10, 14].contains(&code) { reason } else { Reason::Unavailable };
-            assert_eq!((error.reason, error.message.as_str()), (expected, "why"), "{reason:?}");
-        }
-    }
-
-    #[test]
-    fn the_cause_of_an_unreachable_node_is_sent_beside_the_message() {
-        let error = Error::unreachable(Unreachable::OtherNode, "this is b").context("creating");
-        let status = tonic::Status::from(error.not_final());
-        assert_eq!(Error::unreachable_of(&status), Some(Unreachable::OtherNode));
-        assert_eq!(Error::unreachable_of(&Error::unavailable("busy").into()), None);
-    }
-
-    #[test]
-    fn a_long_message_is_cut_at_a_character() {
-        let status = tonic::Status::from(Error::invalid("é".repeat(5000)));
-        assert!(status.message().len() <= MAX_MESSAGE + '…'.len_utf8());
-        assert!(status.message().ends_with('…'));
-    }
 
     #[test]
     fn many_names_are_counted() {

@@ -107,6 +107,16 @@ impl Layout {
         }
     }
 
+    /// Its name, as in a StorageClass.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Linear => "linear",
+            Self::Striped { .. } => "striped",
+            Self::Raid1 { .. } => "raid1",
+        }
+    }
+
     /// The short form for the record. Frozen.
     #[must_use]
     pub fn code(&self) -> String {

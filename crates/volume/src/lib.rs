@@ -16,9 +16,8 @@ mod size;
 mod space;
 mod unreachable;
 mod wipe;
-pub mod wire;
 
-pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage, capabilities};
+pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage};
 pub use agent::{Agent, Capacity, Change, FencingToken, Greeting, NameLookup, PoolState, Update, UpdateStream, Volume};
 pub use error::{Error, Reason, Result, some_of};
 pub use filesystem::{Filesystem, UnknownFilesystem};

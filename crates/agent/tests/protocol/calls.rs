@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use quarry_agent::RemoteAgent;
 use quarry_volume::{Agent as _, Error, FencingToken, Reason, Result};
+use quarry_wire::status::code;
 use tokio::time::Instant;
 
 use crate::common::{
@@ -56,7 +57,7 @@ async fn every_reason_comes_back_with_its_code_and_message() {
         *node.fake.fail.lock().unwrap() = Some(Error::new(reason, message.clone()));
         for (call, answer) in all_calls(&agent, WAIT).await {
             let error = answer.expect_err(call);
-            assert_eq!(error.reason.code(), reason.code(), "{call}");
+            assert_eq!(code(error.reason), code(reason), "{call}");
             assert_eq!(error.message, message, "{call}");
         }
     }

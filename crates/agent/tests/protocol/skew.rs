@@ -1,9 +1,11 @@
 //! One version apart: messages as bytes, with their numbers, and what an older or a newer peer leaves out or adds.
 
+use futures::stream::BoxStream;
 use prost::bytes::{Buf as _, BufMut as _, Bytes};
 use quarry_agent::RemoteAgent;
 use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::agent_server::AgentServer;
+use quarry_proto::volume::v1 as volume_v1;
 use quarry_volume::{Agent as _, Change, FencingToken, Reason};
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -151,7 +153,7 @@ impl v1::agent_server::Agent for Sparse {
         request: Request<v1::CreateVolumeRequest>,
     ) -> Result<Response<v1::CreateVolumeResponse>, Status> {
         let id = Some(id("a").to_string()).filter(|_| request.get_ref().token.is_none());
-        let volume = v1::Volume { id: id.unwrap_or_default(), ..v1::Volume::default() };
+        let volume = volume_v1::Volume { id: id.unwrap_or_default(), ..volume_v1::Volume::default() };
         Ok(Response::new(v1::CreateVolumeResponse { volume: Some(volume), change: None }))
     }
 
@@ -167,8 +169,14 @@ impl v1::agent_server::Agent for Sparse {
     }
 
     async fn find_volume(&self, _: Request<v1::FindVolumeRequest>) -> Result<Response<v1::FindVolumeResponse>, Status> {
-        let volume = v1::Volume { id: "v2:from a later version".into(), ..v1::Volume::default() };
+        let volume = volume_v1::Volume { id: "v2:from a later version".into(), ..volume_v1::Volume::default() };
         Ok(Response::new(v1::FindVolumeResponse { instance: String::new(), volume: Some(volume) }))
+    }
+
+    type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
+
+    async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("an older node"))
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use quarry_proto::view::v1;
 use quarry_volume::{Error, Result, VolumeId};
+use quarry_wire::view::{ListedPool, ListedVolume, write_pool, write_volume};
 
 use super::write;
 use crate::cluster::Cluster;
@@ -78,21 +79,25 @@ pub(super) fn pools(cluster: &Cluster, request: &v1::ListPoolsRequest) -> Result
         Some(last) => Some(last.split_once('/').ok_or_else(foreign)?),
         None => None,
     };
-    let mut pools: Vec<v1::Pool> = Vec::new();
-    for member in members(cluster, &request.node)? {
+    let mut pools: Vec<ListedPool> = Vec::new();
+    let mut next = None;
+    'nodes: for member in members(cluster, &request.node)? {
         let reachable = reachable(&member);
         for pool in member.memory().pools() {
             if after.is_some_and(|after| (member.name.as_str(), pool.name.as_str()) <= after) {
                 continue;
             }
             if pools.len() == size {
-                let last = pools.last().map(|last| format!("{PREFIX}{}/{}", last.node, last.name));
-                return Ok(v1::ListPoolsResponse { pools, next_page_token: last.unwrap_or_default() });
+                next = pools.last().map(|last| format!("{PREFIX}{}/{}", last.node, last.pool.name));
+                break 'nodes;
             }
-            pools.push(write::pool(&member.name, pool, reachable));
+            pools.push(ListedPool { node: member.name.clone(), pool: pool.clone(), reachable });
         }
     }
-    Ok(v1::ListPoolsResponse { pools, next_page_token: String::new() })
+    Ok(v1::ListPoolsResponse {
+        pools: pools.into_iter().map(write_pool).collect(),
+        next_page_token: next.unwrap_or_default(),
+    })
 }
 
 pub(super) async fn volumes(cluster: &Cluster, request: &v1::ListVolumesRequest) -> Result<v1::ListVolumesResponse> {
@@ -115,8 +120,9 @@ pub(super) async fn volumes(cluster: &Cluster, request: &v1::ListVolumesRequest)
             request.pool
         )));
     }
-    let mut volumes: Vec<v1::Volume> = Vec::new();
-    for (position, member) in members.iter().enumerate() {
+    let mut volumes: Vec<ListedVolume> = Vec::new();
+    let mut next = None;
+    'nodes: for (position, member) in members.iter().enumerate() {
         if after.as_ref().is_some_and(|after| member.name < after.node) {
             continue;
         }
@@ -132,22 +138,21 @@ pub(super) async fn volumes(cluster: &Cluster, request: &v1::ListVolumesRequest)
             {
                 continue;
             }
-            let orphan = match &wanted {
-                None => v1::Orphan::Unknown,
-                Some(wanted) if age >= AGE && is_orphan(wanted, &volume.id) => v1::Orphan::Yes,
-                Some(_) => v1::Orphan::No,
-            };
-            if request.orphans_only && orphan != v1::Orphan::Yes {
+            let orphan = wanted.as_ref().map(|wanted| age >= AGE && is_orphan(wanted, &volume.id));
+            if request.orphans_only && orphan != Some(true) {
                 continue;
             }
             if volumes.len() == size {
-                let last = volumes.last().map(|last| format!("{PREFIX}{}", last.id));
-                return Ok(v1::ListVolumesResponse { volumes, next_page_token: last.unwrap_or_default() });
+                next = volumes.last().map(|last| format!("{PREFIX}{}", last.volume.id));
+                break 'nodes;
             }
-            volumes.push(write::volume(volume, orphan, reachable));
+            volumes.push(ListedVolume { volume: volume.clone(), orphan, reachable });
         }
     }
-    Ok(v1::ListVolumesResponse { volumes, next_page_token: String::new() })
+    Ok(v1::ListVolumesResponse {
+        volumes: volumes.into_iter().map(write_volume).collect(),
+        next_page_token: next.unwrap_or_default(),
+    })
 }
 
 fn has_pool(member: &Member, name: &str) -> bool {

@@ -20,6 +20,7 @@ use futures::future::BoxFuture;
 use quarry_proto::view::v1;
 use quarry_proto::view::v1::view_server::View;
 use quarry_volume::Error;
+use quarry_wire::status::answer;
 use tonic::{Request, Response, Status};
 
 pub use finding::{Finding, Level};
@@ -64,24 +65,33 @@ impl View for ViewService {
         &self,
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
-        self.listed()?;
-        Ok(Response::new(list::nodes(&self.cluster, &request.into_inner())?))
+        answer(async move {
+            self.listed()?;
+            list::nodes(&self.cluster, &request.into_inner())
+        })
+        .await
     }
 
     async fn list_pools(
         &self,
         request: Request<v1::ListPoolsRequest>,
     ) -> Result<Response<v1::ListPoolsResponse>, Status> {
-        self.listed()?;
-        Ok(Response::new(list::pools(&self.cluster, &request.into_inner())?))
+        answer(async move {
+            self.listed()?;
+            list::pools(&self.cluster, &request.into_inner())
+        })
+        .await
     }
 
     async fn list_volumes(
         &self,
         request: Request<v1::ListVolumesRequest>,
     ) -> Result<Response<v1::ListVolumesResponse>, Status> {
-        self.listed()?;
-        Ok(Response::new(list::volumes(&self.cluster, &request.into_inner()).await?))
+        answer(async move {
+            self.listed()?;
+            list::volumes(&self.cluster, &request.into_inner()).await
+        })
+        .await
     }
 
     async fn diagnose(&self, _request: Request<v1::DiagnoseRequest>) -> Result<Response<v1::DiagnoseResponse>, Status> {

@@ -19,8 +19,8 @@ use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
-    Agent, Change, Condition, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason, Result, Space,
-    StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason, Result, Space, StorageId,
+    Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -83,16 +83,12 @@ impl FakeNode {
     pub fn put(&self, name: &str, size: u64) -> VolumeId {
         let id = VolumeId { storage: StorageId::of(&self.name), node: self.name.clone(), volume: name.into() };
         let volume = Volume {
-            id: id.clone(),
-            name: name.into(),
             size,
             pool: "fast".into(),
             access: Some(quarry_volume::AccessTypes::Mount),
             filesystem: Some(quarry_volume::Filesystem::Ext4),
             layout: Some(Layout::Linear),
-            ready: false,
-            problem: String::new(),
-            condition: Condition::Healthy,
+            ..Volume::new(id.clone())
         };
         self.volumes.lock().unwrap().insert(name.into(), volume.clone());
         self.change(vec![volume], vec![]);

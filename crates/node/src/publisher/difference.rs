@@ -31,22 +31,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
-    use quarry_volume::{Condition, StorageId};
+    use quarry_volume::StorageId;
 
     use super::*;
 
     fn volumes(map: &BTreeMap<u8, u64>) -> Vec<Volume> {
         let volume = |(number, size): (&u8, &u64)| Volume {
-            id: VolumeId { storage: StorageId::of("s"), node: "n".into(), volume: format!("{number:03}") },
-            name: String::new(),
             size: *size,
-            pool: String::new(),
-            access: None,
-            filesystem: None,
-            layout: None,
-            ready: false,
-            problem: String::new(),
-            condition: Condition::Healthy,
+            ..Volume::new(VolumeId { storage: StorageId::of("s"), node: "n".into(), volume: format!("{number:03}") })
         };
         map.iter().map(volume).collect()
     }

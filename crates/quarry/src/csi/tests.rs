@@ -38,66 +38,111 @@ fn volume(id: &str) -> Volume {
     Volume { volume_id: id.into(), capacity_bytes: 1 << 30, ..Default::default() }
 }
 
-#[tonic::async_trait]
-impl Identity for Driver {
-    async fn get_plugin_capabilities(
-        &self,
-        _: Request<csi::GetPluginCapabilitiesRequest>,
-    ) -> Result<Response<csi::GetPluginCapabilitiesResponse>, Status> {
-        use csi::plugin_capability::{Service, Type, service};
-        let service = Service { r#type: service::Type::ControllerService.into() };
-        let capabilities = vec![csi::PluginCapability { r#type: Some(Type::Service(service)) }];
-        Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))
-    }
+/// A service of [`Driver`]: some calls, and UNIMPLEMENTED for the others.
+macro_rules! serve {
+    ($service:ident { $($calls:tt)* } others: $($call:ident($request:ident) -> $response:ident,)*) => {
+        #[tonic::async_trait]
+        impl $service for Driver {
+            $($calls)*
+
+            $(async fn $call(&self, _: Request<csi::$request>) -> Result<Response<csi::$response>, Status> {
+                Err(Status::unimplemented("not in this test"))
+            })*
+        }
+    };
 }
 
-#[tonic::async_trait]
-impl Controller for Driver {
-    async fn create_volume(
-        &self,
-        request: Request<csi::CreateVolumeRequest>,
-    ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
-        let request = self.record(request);
-        match request.name.as_str() {
-            "full" => Err(Status::resource_exhausted("pool fast: 3 extents are free")),
-            "slow" => std::future::pending().await,
-            name => Ok(Response::new(csi::CreateVolumeResponse { volume: Some(volume(name)) })),
+serve! {
+    Identity {
+        async fn get_plugin_capabilities(
+            &self,
+            _: Request<csi::GetPluginCapabilitiesRequest>,
+        ) -> Result<Response<csi::GetPluginCapabilitiesResponse>, Status> {
+            use csi::plugin_capability::{Service, Type, service};
+            let service = Service { r#type: service::Type::ControllerService.into() };
+            let capabilities = vec![csi::PluginCapability { r#type: Some(Type::Service(service)) }];
+            Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))
         }
     }
-
-    async fn list_volumes(
-        &self,
-        request: Request<csi::ListVolumesRequest>,
-    ) -> Result<Response<csi::ListVolumesResponse>, Status> {
-        let request = self.record(request);
-        let (id, next_token) = match request.starting_token.as_str() {
-            "" => ("first", "2".to_owned()),
-            _ => ("second", String::new()),
-        };
-        let entries = vec![csi::list_volumes_response::Entry { volume: Some(volume(id)), status: None }];
-        Ok(Response::new(csi::ListVolumesResponse { entries, next_token }))
-    }
+    others:
+        get_plugin_info(GetPluginInfoRequest) -> GetPluginInfoResponse,
+        probe(ProbeRequest) -> ProbeResponse,
 }
 
-#[tonic::async_trait]
-impl Node for Driver {
-    async fn node_publish_volume(
-        &self,
-        request: Request<csi::NodePublishVolumeRequest>,
-    ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
-        self.record(request);
-        Ok(Response::new(csi::NodePublishVolumeResponse {}))
-    }
+serve! {
+    Controller {
+        async fn create_volume(
+            &self,
+            request: Request<csi::CreateVolumeRequest>,
+        ) -> Result<Response<csi::CreateVolumeResponse>, Status> {
+            let request = self.record(request);
+            match request.name.as_str() {
+                "full" => Err(Status::resource_exhausted("pool fast: 3 extents are free")),
+                "slow" => std::future::pending().await,
+                name => Ok(Response::new(csi::CreateVolumeResponse { volume: Some(volume(name)) })),
+            }
+        }
 
-    async fn node_get_volume_stats(
-        &self,
-        _: Request<csi::NodeGetVolumeStatsRequest>,
-    ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
-        use csi::volume_usage::Unit;
-        let usage = |unit: Unit, total| csi::VolumeUsage { available: 1, total, used: total - 1, unit: unit.into() };
-        let usage = vec![usage(Unit::Bytes, 1 << 20), usage(Unit::Inodes, 4096)];
-        Ok(Response::new(csi::NodeGetVolumeStatsResponse { usage }))
+        async fn list_volumes(
+            &self,
+            request: Request<csi::ListVolumesRequest>,
+        ) -> Result<Response<csi::ListVolumesResponse>, Status> {
+            let request = self.record(request);
+            let (id, next_token) = match request.starting_token.as_str() {
+                "" => ("first", "2".to_owned()),
+                _ => ("second", String::new()),
+            };
+            let entries = vec![csi::list_volumes_response::Entry { volume: Some(volume(id)), status: None }];
+            Ok(Response::new(csi::ListVolumesResponse { entries, next_token }))
+        }
     }
+    others:
+        delete_volume(DeleteVolumeRequest) -> DeleteVolumeResponse,
+        controller_publish_volume(ControllerPublishVolumeRequest) -> ControllerPublishVolumeResponse,
+        controller_unpublish_volume(ControllerUnpublishVolumeRequest) -> ControllerUnpublishVolumeResponse,
+        validate_volume_capabilities(ValidateVolumeCapabilitiesRequest) -> ValidateVolumeCapabilitiesResponse,
+        controller_list_volume_health(ControllerListVolumeHealthRequest) -> ControllerListVolumeHealthResponse,
+        controller_get_volume_health(ControllerGetVolumeHealthRequest) -> ControllerGetVolumeHealthResponse,
+        get_capacity(GetCapacityRequest) -> GetCapacityResponse,
+        controller_get_capabilities(ControllerGetCapabilitiesRequest) -> ControllerGetCapabilitiesResponse,
+        create_snapshot(CreateSnapshotRequest) -> CreateSnapshotResponse,
+        delete_snapshot(DeleteSnapshotRequest) -> DeleteSnapshotResponse,
+        list_snapshots(ListSnapshotsRequest) -> ListSnapshotsResponse,
+        get_snapshot(GetSnapshotRequest) -> GetSnapshotResponse,
+        controller_expand_volume(ControllerExpandVolumeRequest) -> ControllerExpandVolumeResponse,
+        controller_get_volume(ControllerGetVolumeRequest) -> ControllerGetVolumeResponse,
+        controller_modify_volume(ControllerModifyVolumeRequest) -> ControllerModifyVolumeResponse,
+}
+
+serve! {
+    Node {
+        async fn node_publish_volume(
+            &self,
+            request: Request<csi::NodePublishVolumeRequest>,
+        ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
+            self.record(request);
+            Ok(Response::new(csi::NodePublishVolumeResponse {}))
+        }
+
+        async fn node_get_volume_stats(
+            &self,
+            _: Request<csi::NodeGetVolumeStatsRequest>,
+        ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
+            use csi::volume_usage::Unit;
+            let usage = |unit: Unit, total| csi::VolumeUsage { available: 1, total, used: total - 1, unit: unit.into() };
+            let usage = vec![usage(Unit::Bytes, 1 << 20), usage(Unit::Inodes, 4096)];
+            Ok(Response::new(csi::NodeGetVolumeStatsResponse { usage }))
+        }
+    }
+    others:
+        node_stage_volume(NodeStageVolumeRequest) -> NodeStageVolumeResponse,
+        node_unstage_volume(NodeUnstageVolumeRequest) -> NodeUnstageVolumeResponse,
+        node_unpublish_volume(NodeUnpublishVolumeRequest) -> NodeUnpublishVolumeResponse,
+        node_get_volume_health(NodeGetVolumeHealthRequest) -> NodeGetVolumeHealthResponse,
+        node_get_storage_health(NodeGetStorageHealthRequest) -> NodeGetStorageHealthResponse,
+        node_expand_volume(NodeExpandVolumeRequest) -> NodeExpandVolumeResponse,
+        node_get_capabilities(NodeGetCapabilitiesRequest) -> NodeGetCapabilitiesResponse,
+        node_get_info(NodeGetInfoRequest) -> NodeGetInfoResponse,
 }
 
 fn read(path: &Path, line: &str) -> Args {

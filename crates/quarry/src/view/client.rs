@@ -7,6 +7,7 @@ use quarry_proto::view::v1;
 use quarry_proto::view::v1::view_client::ViewClient;
 use quarry_transport::call::code_name;
 use quarry_transport::unix;
+use quarry_wire::view::{ListedPool, ListedVolume, read_pool, read_volume};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
@@ -38,12 +39,27 @@ impl Client {
         answer(self.0.list_nodes(asked(request)).await)
     }
 
-    pub(super) async fn pools(&mut self, request: v1::ListPoolsRequest) -> anyhow::Result<v1::ListPoolsResponse> {
-        answer(self.0.list_pools(asked(request)).await)
+    /// A page of pools, and the token of the next page.
+    pub(super) async fn pools(&mut self, request: v1::ListPoolsRequest) -> anyhow::Result<(Vec<ListedPool>, String)> {
+        let page = answer(self.0.list_pools(asked(request)).await)?;
+        Ok((page.pools.into_iter().map(read_pool).collect(), page.next_page_token))
     }
 
-    pub(super) async fn volumes(&mut self, request: v1::ListVolumesRequest) -> anyhow::Result<v1::ListVolumesResponse> {
-        answer(self.0.list_volumes(asked(request)).await)
+    /// A page of volumes, and the token of the next page.
+    pub(super) async fn volumes(
+        &mut self,
+        request: v1::ListVolumesRequest,
+    ) -> anyhow::Result<(Vec<ListedVolume>, String)> {
+        let page = answer(self.0.list_volumes(asked(request)).await)?;
+        let volumes: Option<Vec<_>> = page.volumes.into_iter().map(read_volume).collect();
+        let Some(volumes) = volumes else {
+            anyhow::bail!(
+                "{}: the controller listed a volume with an identifier that this version cannot parse; use the \
+                 `quarry` of the controller's own version",
+                code_name(Code::Internal)
+            );
+        };
+        Ok((volumes, page.next_page_token))
     }
 
     pub(super) async fn diagnose(&mut self) -> anyhow::Result<v1::DiagnoseResponse> {

@@ -2,6 +2,8 @@
 
 use quarry_pool::DiskReport;
 use quarry_proto::view::v1;
+use quarry_volume::{Filesystem, Layout, StorageId};
+use quarry_wire::view::{ListedPool, ListedVolume};
 use serde_json::{Value, json};
 
 use super::rows;
@@ -25,50 +27,41 @@ pub(super) fn node(node: &v1::Node) -> Value {
     })
 }
 
-pub(super) fn pool(pool: &v1::Pool) -> Value {
+pub(super) fn pool(listed: &ListedPool) -> Value {
+    let ListedPool { node, pool, reachable } = listed;
     json!({
-        "node": pool.node,
+        "node": node,
         "name": pool.name,
         "kind": pool.kind,
         "on": pool.on,
-        "storage": text(&pool.storage),
-        "bytes": pool.bytes,
-        "free_bytes": pool.free_bytes,
-        "largest_bytes": pool.largest_bytes,
-        "metadata_bytes": pool.metadata_bytes,
-        "metadata_free_bytes": pool.metadata_free_bytes,
+        "storage": pool.storage.as_ref().map(StorageId::as_str),
+        "bytes": pool.size,
+        "free_bytes": pool.free(),
+        "largest_bytes": pool.space.largest(&Layout::Linear).bytes,
+        "metadata_bytes": pool.usable_metadata(),
+        "metadata_free_bytes": pool.metadata_free.min(pool.usable_metadata()),
         "volumes": pool.volumes,
-        "problems": pool.problems,
-        "reachable": pool.reachable,
+        "problems": pool.all_problems(),
+        "reachable": reachable,
     })
 }
 
-pub(super) fn volume(volume: &v1::Volume) -> Value {
-    let access = match volume.access() {
-        v1::Access::Mount => json!("mount"),
-        v1::Access::Block => json!("block"),
-        v1::Access::Both => json!("both"),
-        v1::Access::Unknown => Value::Null,
-    };
-    let orphan = match volume.orphan() {
-        v1::Orphan::Yes => json!(true),
-        v1::Orphan::No => json!(false),
-        v1::Orphan::Unknown => Value::Null,
-    };
+pub(super) fn volume(listed: &ListedVolume) -> Value {
+    let ListedVolume { volume, orphan, reachable } = listed;
     json!({
-        "id": volume.id,
+        "id": volume.id.to_string(),
         "name": volume.name,
-        "node": volume.node,
+        "node": volume.id.node,
         "pool": volume.pool,
-        "bytes": volume.bytes,
-        "access": access,
-        "filesystem": text(&volume.filesystem),
-        "layout": text(&volume.layout),
-        "disks": volume.disks,
+        "bytes": volume.size,
+        "access": volume.access.map(rows::access),
+        "filesystem": volume.filesystem.map(Filesystem::as_str),
+        "layout": volume.layout.as_ref().map(Layout::kind),
+        "disks": volume.layout.as_ref().map_or(0, Layout::width),
         "ready": volume.ready,
         "problem": volume.problem,
         "orphan": orphan,
-        "reachable": volume.reachable,
+        "reachable": reachable,
     })
 }
 
@@ -120,8 +113,4 @@ pub(super) fn diagnosis(answer: &v1::DiagnoseResponse) -> Value {
         "orphans": totals.orphans_known.then_some(totals.orphans),
         "findings": answer.findings.iter().map(finding).collect::<Value>(),
     })
-}
-
-fn text(text: &str) -> Value {
-    if text.is_empty() { Value::Null } else { json!(text) }
 }

@@ -133,9 +133,9 @@ async fn pools(args: Pools, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut list = List::new(args.common.output, "pools", &rows::POOLS);
     let mut request = v1::ListPoolsRequest { node: args.node, ..Default::default() };
     loop {
-        let page = client.pools(request.clone()).await?;
-        list.print(out, &page.pools, rows::pool, json::pool)?;
-        if !client::next_page(&mut request.page_token, page.next_page_token)? {
+        let (page, next) = client.pools(request.clone()).await?;
+        list.print(out, &page, rows::pool, json::pool)?;
+        if !client::next_page(&mut request.page_token, next)? {
             return list.end(out);
         }
     }
@@ -152,9 +152,9 @@ async fn volumes(args: Volumes, out: &mut impl Write) -> anyhow::Result<ExitCode
         ..Default::default()
     };
     loop {
-        let page = client.volumes(request.clone()).await?;
-        list.print(out, &page.volumes, rows::volume, json::volume)?;
-        if !client::next_page(&mut request.page_token, page.next_page_token)? {
+        let (page, next) = client.volumes(request.clone()).await?;
+        list.print(out, &page, rows::volume, json::volume)?;
+        if !client::next_page(&mut request.page_token, next)? {
             return list.end(out);
         }
     }

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
 use quarry_proto::view::v1;
-use quarry_volume::show_size;
+use quarry_volume::{AccessTypes, Filesystem, Layout, show_size};
+use quarry_wire::view::{ListedPool, ListedVolume};
 
 use super::table::Column;
 
@@ -86,57 +87,63 @@ pub(super) fn node(node: &v1::Node) -> Vec<String> {
     ]
 }
 
-pub(super) fn pool(pool: &v1::Pool) -> Vec<String> {
-    let state = match (pool.reachable, pool.problems.is_empty()) {
+pub(super) fn pool(listed: &ListedPool) -> Vec<String> {
+    let ListedPool { node, pool, reachable } = listed;
+    let problems = pool.all_problems();
+    let state = match (reachable, problems.is_empty()) {
         (false, _) => UNKNOWN,
         (true, true) => "ok",
         (true, false) => "problem",
     };
     vec![
-        pool.node.clone(),
+        node.clone(),
         pool.name.clone(),
         or(&pool.kind, UNKNOWN),
         or(&pool.on, UNKNOWN),
-        show_size(pool.bytes),
-        show_size(pool.free_bytes),
-        show_size(pool.largest_bytes),
+        show_size(pool.size),
+        show_size(pool.free()),
+        show_size(pool.space.largest(&Layout::Linear).bytes),
         pool.volumes.to_string(),
-        used(pool.metadata_bytes, pool.metadata_free_bytes),
+        used(pool.usable_metadata(), pool.metadata_free),
         state.to_owned(),
-        problem(&pool.problems.join("; "), pool.reachable),
+        problem(&problems.join("; "), *reachable),
     ]
 }
 
-pub(super) fn volume(volume: &v1::Volume) -> Vec<String> {
-    let access = match volume.access() {
-        v1::Access::Mount => "mount",
-        v1::Access::Block => "block",
-        v1::Access::Both => "both",
-        v1::Access::Unknown => UNKNOWN,
+pub(super) fn volume(listed: &ListedVolume) -> Vec<String> {
+    let ListedVolume { volume, orphan, reachable } = listed;
+    let orphan = match orphan {
+        Some(true) => "ORPHAN",
+        Some(false) => NOTHING,
+        None => UNKNOWN,
     };
-    let orphan = match volume.orphan() {
-        v1::Orphan::Yes => "ORPHAN",
-        v1::Orphan::No => NOTHING,
-        v1::Orphan::Unknown => UNKNOWN,
-    };
-    let layout = match (volume.layout.as_str(), volume.disks) {
-        ("", _) => UNKNOWN.to_owned(),
-        (layout, 0 | 1) => layout.to_owned(),
-        (layout, disks) => format!("{layout} x{disks}"),
+    let layout = match &volume.layout {
+        None => UNKNOWN.to_owned(),
+        Some(layout) if layout.width() <= 1 => layout.kind().to_owned(),
+        Some(layout) => format!("{} x{}", layout.kind(), layout.width()),
     };
     vec![
-        volume.node.clone(),
+        volume.id.node.clone(),
         volume.pool.clone(),
-        volume.id.clone(),
+        volume.id.to_string(),
         volume.name.clone(),
-        show_size(volume.bytes),
-        access.to_owned(),
-        or(&volume.filesystem, NOTHING),
+        show_size(volume.size),
+        volume.access.map_or(UNKNOWN, access).to_owned(),
+        volume.filesystem.map_or(NOTHING, Filesystem::as_str).to_owned(),
         layout,
         if volume.ready { "ready" } else { "new" }.to_owned(),
         orphan.to_owned(),
-        problem(&volume.problem, volume.reachable),
+        problem(&volume.problem, *reachable),
     ]
+}
+
+/// The name of the access types.
+pub(super) fn access(access: AccessTypes) -> &'static str {
+    match access {
+        AccessTypes::Mount => "mount",
+        AccessTypes::Block => "block",
+        AccessTypes::Both => "both",
+    }
 }
 
 pub(super) fn disk(report: &DiskReport) -> Vec<String> {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use clap::Parser as _;
 use quarry_proto::view::v1::view_server::{View, ViewServer};
 use quarry_transport::unix;
+use quarry_volume::{AccessTypes, Condition, Filesystem, Layout, PoolState, Space, Volume};
+use quarry_wire::view::{ListedPool, ListedVolume, write_pool, write_volume};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -25,8 +27,8 @@ enum Line {
 #[derive(Clone, Default)]
 struct Controller {
     nodes: Vec<v1::Node>,
-    pools: Vec<v1::Pool>,
-    volumes: Vec<v1::Volume>,
+    pools: Vec<ListedPool>,
+    volumes: Vec<ListedVolume>,
     diagnosis: v1::DiagnoseResponse,
     refuses: bool,
     page: usize,
@@ -40,7 +42,8 @@ impl View for Controller {
     }
 
     async fn list_pools(&self, _: Request<v1::ListPoolsRequest>) -> Result<Response<v1::ListPoolsResponse>, Status> {
-        Ok(Response::new(v1::ListPoolsResponse { pools: self.pools.clone(), ..Default::default() }))
+        let pools = self.pools.iter().cloned().map(write_pool).collect();
+        Ok(Response::new(v1::ListPoolsResponse { pools, ..Default::default() }))
     }
 
     async fn list_volumes(
@@ -53,7 +56,8 @@ impl View for Controller {
             return Err(Status::failed_precondition("which volumes are wanted is not known"));
         }
         let first: usize = request.page_token.parse().unwrap_or_default();
-        let volumes: Vec<_> = self.volumes.iter().skip(first).take(self.page.max(1)).cloned().collect();
+        let page = self.volumes.iter().skip(first).take(self.page.max(1)).cloned();
+        let volumes: Vec<_> = page.map(write_volume).collect();
         let next = first + volumes.len();
         let next_page_token = if next < self.volumes.len() { next.to_string() } else { String::new() };
         Ok(Response::new(v1::ListVolumesResponse { volumes, next_page_token }))
@@ -93,22 +97,20 @@ async fn printed(controller: &Controller, line: &str) -> String {
     out
 }
 
-fn volume(name: &str) -> v1::Volume {
-    v1::Volume {
-        id: format!("v1:aaaaaaaaaa:n1:{name}"),
-        name: name.into(),
-        node: "n1".into(),
+fn volume(name: &str) -> Volume {
+    Volume {
+        size: 3 * GIB / 2,
         pool: "fast".into(),
-        bytes: 3 * GIB / 2,
-        access: v1::Access::Mount.into(),
-        filesystem: "xfs".into(),
-        layout: "linear".into(),
-        disks: 1,
+        access: Some(AccessTypes::Mount),
+        filesystem: Some(Filesystem::Xfs),
+        layout: Some(Layout::Linear),
         ready: true,
-        problem: String::new(),
-        orphan: v1::Orphan::No.into(),
-        reachable: true,
+        ..Volume::new(format!("v1:aaaaaaaaaa:n1:{name}").parse().unwrap())
     }
+}
+
+fn listed(volume: Volume) -> ListedVolume {
+    ListedVolume { volume, orphan: Some(false), reachable: true }
 }
 
 fn example() -> Controller {
@@ -132,51 +134,46 @@ fn example() -> Controller {
         why: "Connection refused".into(),
         ..Default::default()
     };
-    let fast = v1::Pool {
-        node: "n1".into(),
+    let fast = PoolState {
         name: "fast".into(),
         kind: "lvm".into(),
         on: "vg0".into(),
-        storage: "aaaaaaaaaa".into(),
-        bytes: 100 * GIB,
-        free_bytes: 10 * GIB,
-        largest_bytes: 5 * GIB,
-        metadata_bytes: 1000,
-        metadata_free_bytes: 750,
+        storage: "aaaaaaaaaa".parse().ok(),
+        size: 100 * GIB,
+        // Two disks, of which a volume takes one.
+        space: Space { extent: GIB, free: vec![5, 5], whole: true, ..Space::default() },
+        // Half of the area is usable.
+        metadata_size: 2000,
+        metadata_free: 750,
         volumes: 12,
-        problems: Vec::new(),
-        reachable: true,
+        ..PoolState::default()
     };
-    let lost = v1::Pool {
+    let lost = PoolState {
         name: "lost".into(),
         problems: vec!["a disk is missing".into(), "another too".into()],
-        metadata_bytes: 0,
+        metadata_size: 0,
         ..fast.clone()
     };
-    let old = v1::Pool { node: "node-2".into(), reachable: false, ..fast.clone() };
-    let raw = v1::Volume {
-        access: v1::Access::Block.into(),
-        filesystem: String::new(),
-        layout: "raid1".into(),
-        disks: 2,
+    let pool =
+        |node: &str, pool: &PoolState, reachable: bool| ListedPool { node: node.into(), pool: pool.clone(), reachable };
+    let raw = Volume {
+        access: Some(AccessTypes::Block),
+        filesystem: None,
+        layout: Some(Layout::Raid1 { mirrors: 1 }),
         ready: false,
-        orphan: v1::Orphan::Yes.into(),
         problem: "has lost a mirror".into(),
+        condition: Condition::Degraded,
         ..volume("pvc-longer")
     };
-    let newer = v1::Volume {
-        access: v1::Access::Unknown.into(),
-        filesystem: String::new(),
-        layout: String::new(),
-        disks: 0,
-        orphan: v1::Orphan::Unknown.into(),
-        reachable: false,
-        ..volume("pvc-c")
-    };
+    let newer = Volume { access: None, filesystem: None, layout: None, ..volume("pvc-c") };
     Controller {
         nodes: vec![up, away],
-        pools: vec![fast, lost, old],
-        volumes: vec![volume("pvc-a"), raw, newer],
+        pools: vec![pool("n1", &fast, true), pool("n1", &lost, true), pool("node-2", &fast, false)],
+        volumes: vec![
+            listed(volume("pvc-a")),
+            ListedVolume { orphan: Some(true), ..listed(raw) },
+            ListedVolume { orphan: None, reachable: false, ..listed(newer) },
+        ],
         ..Default::default()
     }
 }
@@ -281,7 +278,7 @@ async fn flags_filter_volumes_and_all_pages_are_requested() {
 
 #[tokio::test]
 async fn ten_thousand_volumes_are_printed() {
-    let volumes = (0..10_000).map(|number| volume(&format!("pvc-{number:05}"))).collect();
+    let volumes = (0..10_000).map(|number| listed(volume(&format!("pvc-{number:05}")))).collect();
     let controller = Controller { volumes, page: 500, ..Default::default() };
     let table = printed(&controller, "volumes").await;
     let lines: Vec<_> = table.lines().collect();

@@ -7,7 +7,6 @@ use quarry_volume::{PoolState, StorageId, show_size, some_of};
 use super::plural;
 use crate::view::finding::Finding;
 use crate::view::node_state::NodeState;
-use crate::view::write::{free, metadata_room, problems};
 
 /// A pool is nearly full if less than one part in this many is free.
 const NEARLY_FULL: u64 = 10;
@@ -41,7 +40,7 @@ pub(super) fn pools(nodes: &[NodeState], findings: &mut Vec<Finding>) {
 
 fn pool_finding(node: &str, pool: &PoolState) -> Option<Finding> {
     let subject = format!("pool {} on node {node}", pool.name);
-    let problems = problems(pool);
+    let problems = pool.all_problems();
     if !problems.is_empty() {
         return Some(Finding::error(
             "pool-problem",
@@ -50,7 +49,7 @@ fn pool_finding(node: &str, pool: &PoolState) -> Option<Finding> {
             "see docs/pools.md, \"When a pool is not well\"; unaffected volumes keep working",
         ));
     }
-    let room = metadata_room(pool);
+    let room = pool.usable_metadata();
     if room > 0 && pool.metadata_free < room / METADATA_NEARLY_FULL {
         return Some(Finding::warning(
             "pool-metadata-nearly-full",
@@ -64,11 +63,11 @@ fn pool_finding(node: &str, pool: &PoolState) -> Option<Finding> {
             "delete volumes, or create new ones in another pool: a larger metadata area needs a new volume group",
         ));
     }
-    if pool.size > 0 && free(pool) < pool.size / NEARLY_FULL {
+    if pool.size > 0 && pool.free() < pool.size / NEARLY_FULL {
         return Some(Finding::warning(
             "pool-nearly-full",
             subject,
-            format!("has {} of {} free for new volumes", show_size(free(pool)), show_size(pool.size)),
+            format!("has {} of {} free for new volumes", show_size(pool.free()), show_size(pool.size)),
             match pool.kind.as_str() {
                 "disk" => "add a disk that its selector matches, or delete volumes; `quarry volumes --pool` lists them",
                 _ => "add a disk to it (vgextend), or delete volumes; `quarry volumes --pool` lists them",

@@ -4,18 +4,19 @@ use tonic::Code;
 
 use super::*;
 
-fn ids(volumes: &[v1::Volume]) -> Vec<&str> {
-    volumes.iter().map(|volume| volume.id.as_str()).collect()
+fn ids(listed: &[ListedVolume]) -> Vec<String> {
+    listed.iter().map(|listed| listed.volume.id.to_string()).collect()
 }
 
 /// Follows the pages; returns all volumes and the number of pages.
-async fn all(view: &ViewService, request: v1::ListVolumesRequest) -> (Vec<v1::Volume>, usize) {
+async fn all(view: &ViewService, request: v1::ListVolumesRequest) -> (Vec<ListedVolume>, usize) {
     let (mut found, mut pages, mut token) = (Vec::new(), 0, String::new());
     loop {
-        let page = volumes(view, v1::ListVolumesRequest { page_token: token, ..request.clone() }).await.unwrap();
+        let (page, next) =
+            volumes(view, v1::ListVolumesRequest { page_token: token, ..request.clone() }).await.unwrap();
         pages += 1;
-        found.extend(page.volumes);
-        token = page.next_page_token;
+        found.extend(page);
+        token = next;
         if token.is_empty() {
             return (found, pages);
         }
@@ -33,7 +34,7 @@ async fn ten_thousand_volumes_come_in_pages_each_once_and_in_order() {
 
     let (found, pages) = all(&view, v1::ListVolumesRequest::default()).await;
     assert_eq!((found.len(), pages), (10_000, 20));
-    let ids: Vec<VolumeId> = found.iter().map(|volume| volume.id.parse().unwrap()).collect();
+    let ids: Vec<VolumeId> = found.iter().map(|listed| listed.volume.id.clone()).collect();
     assert!(ids.windows(2).all(|pair| (&pair[0].node, &pair[0]) < (&pair[1].node, &pair[1])));
     for node in nodes {
         assert_eq!(ids.iter().filter(|id| id.node == node).count(), 2500);
@@ -47,7 +48,7 @@ async fn ten_thousand_volumes_come_in_pages_each_once_and_in_order() {
     let one = v1::ListVolumesRequest { node: "n3".into(), page_size: 700, ..Default::default() };
     let (of_one, pages) = all(&view, one).await;
     assert_eq!((of_one.len(), pages), (2500, 4));
-    assert!(of_one.iter().all(|volume| volume.node == "n3"));
+    assert!(of_one.iter().all(|listed| listed.volume.id.node == "n3"));
 }
 
 #[tokio::test]
@@ -69,42 +70,14 @@ async fn a_volume_is_listed_with_everything_that_is_known() {
     )
     .await;
     let request = v1::ListVolumesRequest { pool: "fast".into(), ..Default::default() };
-    let found = volumes(&view, request).await.unwrap().volumes;
-    assert_eq!(
-        found,
-        [
-            v1::Volume {
-                id: striped.id.to_string(),
-                name: "pvc-a".into(),
-                node: "n".into(),
-                pool: "fast".into(),
-                bytes: GIB,
-                access: v1::Access::Both.into(),
-                filesystem: "xfs".into(),
-                layout: "striped".into(),
-                disks: 3,
-                ready: false,
-                problem: "a disk is gone".into(),
-                orphan: v1::Orphan::Unknown.into(),
-                reachable: true,
-            },
-            v1::Volume {
-                id: newer.id.to_string(),
-                name: "pvc-b".into(),
-                node: "n".into(),
-                pool: "fast".into(),
-                bytes: GIB,
-                ready: true,
-                reachable: true,
-                ..Default::default()
-            },
-        ]
-    );
+    let (found, _) = volumes(&view, request).await.unwrap();
+    let listed = |volume: &Volume| ListedVolume { volume: volume.clone(), orphan: None, reachable: true };
+    assert_eq!(found, [listed(&striped), listed(&newer)]);
     let problems = v1::ListVolumesRequest { problems_only: true, ..Default::default() };
-    let found = volumes(&view, problems).await.unwrap().volumes;
+    let (found, _) = volumes(&view, problems).await.unwrap();
     assert_eq!(ids(&found), [striped.id.to_string()]);
     let slow = v1::ListVolumesRequest { pool: "slow".into(), ..Default::default() };
-    assert_eq!(volumes(&view, slow).await.unwrap().volumes, []);
+    assert_eq!(volumes(&view, slow).await.unwrap().0, []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,19 +89,19 @@ async fn orphans_are_unreferenced_volumes_that_are_not_new() {
     let view = view(vec![("n1", of("n1", &wanted)), ("n2", of("n2", &orphan))], world).await;
 
     let orphans = || v1::ListVolumesRequest { orphans_only: true, ..Default::default() };
-    assert_eq!(volumes(&view, orphans()).await.unwrap().volumes, []);
+    assert_eq!(volumes(&view, orphans()).await.unwrap().0, []);
     assert_eq!(doctor(&view).await.totals.unwrap().orphans, 0);
     tokio::time::advance(Duration::from_secs(299)).await;
-    assert_eq!(volumes(&view, orphans()).await.unwrap().volumes, []);
+    assert_eq!(volumes(&view, orphans()).await.unwrap().0, []);
     tokio::time::advance(Duration::from_secs(2)).await;
-    let found = volumes(&view, orphans()).await.unwrap().volumes;
+    let (found, _) = volumes(&view, orphans()).await.unwrap();
     assert_eq!(ids(&found), [orphan.id.to_string()]);
-    assert_eq!(found[0].orphan(), v1::Orphan::Yes);
+    assert_eq!(found[0].orphan, Some(true));
     // In a list of all volumes, each one says whether it is an orphan, consistent with the cluster's own
     // answer.
     let (every, _) = all(&view, v1::ListVolumesRequest::default()).await;
-    let known: Vec<_> = every.iter().map(v1::Volume::orphan).collect();
-    assert_eq!(known, [v1::Orphan::No, v1::Orphan::Yes]);
+    let known: Vec<_> = every.iter().map(|listed| listed.orphan).collect();
+    assert_eq!(known, [Some(false), Some(true)]);
     let cluster: Vec<_> =
         view.cluster.orphans(None, 10).unwrap().0.iter().map(|volume| volume.id.to_string()).collect();
     assert_eq!(cluster, ids(&found));
@@ -143,8 +116,8 @@ async fn listing_orphans_without_persistent_volumes_is_rejected() {
         volumes(&view, v1::ListVolumesRequest { orphans_only: true, ..Default::default() }).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("runs without Kubernetes"), "{refused}");
-    let found = volumes(&view, v1::ListVolumesRequest::default()).await.unwrap().volumes;
-    assert_eq!(found[0].orphan(), v1::Orphan::Unknown);
+    let (found, _) = volumes(&view, v1::ListVolumesRequest::default()).await.unwrap();
+    assert_eq!(found[0].orphan, None);
 }
 
 #[tokio::test]
@@ -210,15 +183,15 @@ async fn nodes_and_pools_come_in_pages_too() {
         let request = v1::ListPoolsRequest { page_size: 3, page_token: token, ..Default::default() };
         let page = view.list_pools(Request::new(request)).await.unwrap().into_inner();
         pages += 1;
-        pools.extend(page.pools);
+        pools.extend(page.pools.into_iter().map(read_pool));
         token = page.next_page_token;
         if token.is_empty() {
             break;
         }
     }
-    let names: Vec<_> = pools.iter().map(|pool| (pool.node.as_str(), pool.name.as_str())).collect();
+    let names: Vec<_> = pools.iter().map(|pool| (pool.node.as_str(), pool.pool.name.as_str())).collect();
     assert_eq!((names, pages), (vec![("n1", "fast"), ("n1", "slow"), ("n2", "fast"), ("n2", "slow")], 2));
-    let fast = &pools[0];
-    assert_eq!((fast.bytes, fast.free_bytes, fast.largest_bytes), (100 * GIB, 50 * GIB, 50 * GIB));
-    assert_eq!((fast.metadata_bytes, fast.metadata_free_bytes), (512 << 10, 500 << 10));
+    let fast = &pools[0].pool;
+    assert_eq!((fast.size, fast.free(), fast.space.largest(&Layout::Linear).bytes), (100 * GIB, 50 * GIB, 50 * GIB));
+    assert_eq!((fast.usable_metadata(), fast.metadata_free), (512 << 10, 500 << 10));
 }

@@ -12,9 +12,10 @@ use quarry_agent::Dial;
 use quarry_proto::view::v1;
 use quarry_proto::view::v1::view_server::View as _;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Condition, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Result, Space,
-    StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    AccessTypes, Agent, Change, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Result, Space, StorageId,
+    Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
+use quarry_wire::view::{ListedVolume, read_pool, read_volume};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
@@ -61,17 +62,15 @@ fn pool(node: &str, name: &str, free: u64) -> PoolState {
 }
 
 fn volume(node: &str, pool: &str, name: &str) -> Volume {
+    let id = VolumeId { storage: StorageId::of(&format!("{node}/{pool}")), node: node.into(), volume: name.into() };
     Volume {
-        id: VolumeId { storage: StorageId::of(&format!("{node}/{pool}")), node: node.into(), volume: name.into() },
-        name: name.into(),
         size: GIB,
         pool: pool.into(),
         access: Some(AccessTypes::Mount),
         filesystem: "xfs".parse().ok(),
         layout: Some(Layout::Linear),
         ready: true,
-        problem: String::new(),
-        condition: Condition::Healthy,
+        ..Volume::new(id)
     }
 }
 
@@ -214,8 +213,10 @@ fn unlisted() -> ViewService {
     ViewService::new(cluster, || async { Vec::new() })
 }
 
-async fn volumes(view: &ViewService, request: v1::ListVolumesRequest) -> Result<v1::ListVolumesResponse, Status> {
-    view.list_volumes(Request::new(request)).await.map(tonic::Response::into_inner)
+/// A page of volumes, and the token of the next one.
+async fn volumes(view: &ViewService, request: v1::ListVolumesRequest) -> Result<(Vec<ListedVolume>, String), Status> {
+    let page = view.list_volumes(Request::new(request)).await?.into_inner();
+    Ok((page.volumes.into_iter().map(|listed| read_volume(listed).unwrap()).collect(), page.next_page_token))
 }
 
 async fn doctor(view: &ViewService) -> v1::DiagnoseResponse {

@@ -1,6 +1,6 @@
-//! Parsing and writing fields that all CSI requests have in common.
+//! Fields that all requests have in common.
 
-use crate::{Error, MAX_ID, Result, VolumeId};
+use quarry_volume::{Error, MAX_ID, Result, VolumeId};
 
 /// Checks a required string.
 ///
@@ -36,7 +36,7 @@ pub fn signed(number: u64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Reason;
+    use quarry_volume::Reason;
 
     #[test]
     fn fields_are_checked_before_they_are_used() {

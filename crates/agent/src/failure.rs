@@ -1,4 +1,4 @@
-//! Converts a gRPC status back to an error.
+//! The errors of calls that failed.
 //!
 //! A status from the node keeps its code and message. A status that originated on this side, because the
 //! connection broke, says nothing about what the node did: it becomes `Unavailable`, so that the caller
@@ -8,6 +8,7 @@ use std::error::Error as _;
 use std::fmt::Write as _;
 
 use quarry_volume::{Error, Reason, Unreachable};
+use quarry_wire::status;
 use tonic::{Code, Status};
 
 /// tonic's message when an answer ends in the middle of a message: it has no source error.
@@ -15,17 +16,17 @@ const CUT: &str = "Unexpected EOF";
 
 /// Why a connection ended.
 #[derive(Clone, Debug)]
-pub struct Lost {
+pub(crate) struct Lost {
     /// The cause, as a value.
-    pub cause: Unreachable,
+    pub(crate) cause: Unreachable,
     /// The cause, as text.
-    pub why: String,
+    pub(crate) why: String,
 }
 
 /// The error of a failed call. `call` was sent to `node`; `overdue` if its time is over; `cause` if it is
 /// known why the connection ended.
 #[must_use]
-pub fn error(status: &Status, node: &str, call: &str, overdue: bool, cause: Option<&Lost>) -> Error {
+pub(crate) fn error(status: &Status, node: &str, call: &str, overdue: bool, cause: Option<&Lost>) -> Error {
     let lost = |why: &str| {
         let (cause, why) = cause.map_or((Unreachable::Ended, why), |lost| (lost.cause, lost.why.as_str()));
         Error::unreachable(cause, format!("node {node}: connection lost during {call}: {why}; retry"))
@@ -34,10 +35,8 @@ pub fn error(status: &Status, node: &str, call: &str, overdue: bool, cause: Opti
         return lost(&chain(source));
     }
     let cut = status.code() == Code::Internal && status.message().starts_with(CUT);
-    match Reason::of_code(status.code()) {
-        Some(reason) if !cut => {
-            Error { unreachable: Error::unreachable_of(status), ..Error::new(reason, status.message()) }
-        }
+    match status::read(status) {
+        Some(error) if !cut => error,
         // The other end's own timeout: it expires slightly before the one here.
         None if overdue && status.code() == Code::Cancelled => late(node, call),
         _ => lost(status.message()),
@@ -46,14 +45,14 @@ pub fn error(status: &Status, node: &str, call: &str, overdue: bool, cause: Opti
 
 /// The error if the wait for an answer ended.
 #[must_use]
-pub fn late(node: &str, call: &str) -> Error {
+pub(crate) fn late(node: &str, call: &str) -> Error {
     let message = format!("node {node} did not answer {call} in time; the operation continues there; retry");
     Error { unreachable: Some(Unreachable::NoAnswer), ..Error::new(Reason::TimedOut, message) }
 }
 
 /// An error with all its causes: tonic and hyper hide the reason inside.
 #[must_use]
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut below = error.source();
     while let Some(error) = below {
@@ -65,4 +64,34 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         below = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: &str = "n-1";
+
+    #[test]
+    fn a_status_from_the_node_keeps_its_code_and_message() {
+        for reason in Reason::ALL {
+            let error = super::error(&status::write(Error::new(reason, "why")), NODE, "GetVolume", false, None);
+            assert_eq!((status::code(error.reason), error.message.as_str()), (status::code(reason), "why"));
+        }
+    }
+
+    #[test]
+    fn any_other_status_is_a_lost_connection() {
+        for code in [Code::Cancelled, Code::Unknown, Code::DataLoss, Code::PermissionDenied, Code::Unauthenticated] {
+            let error = super::error(&Status::new(code, "odd"), NODE, "GetVolume", false, None);
+            assert_eq!(error.reason, Reason::Unavailable, "{code:?}");
+            assert_eq!(error.message, "node n-1: connection lost during GetVolume: odd; retry");
+        }
+        let late = super::error(&Status::new(Code::Cancelled, "Timeout expired"), NODE, "GetVolume", true, None);
+        assert_eq!(late.reason, Reason::TimedOut);
+        // On this side of the wire, whatever code tonic finds for it.
+        let broken = Status::from_error(Box::new(std::io::Error::other("torn")));
+        let error = super::error(&broken, NODE, "GetVolume", true, None);
+        assert_eq!((error.reason, error.message.contains("torn")), (Reason::Unavailable, true), "{error}");
+    }
 }
