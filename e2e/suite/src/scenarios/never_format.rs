@@ -264,7 +264,7 @@ async fn unreadable_records(node: &Node) -> Result<usize> {
     let mut count = 0;
     for (what, tags, words) in [
         ("a newer record", vec!["quarry2/s=frozen/of=another&kind"], "newer Quarry"),
-        ("a broken record", vec!["quarry1/s=old/n=a"], "cannot be read"),
+        ("a broken record", vec!["quarry1/s=old/n=a"], "is invalid"),
         ("two records", vec![record.as_str(), double.as_str()], "several records"),
     ] {
         retag(node, &made, &tags).await?;
