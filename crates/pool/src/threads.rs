@@ -2,7 +2,7 @@
 //!
 //! A thread that waits for a disk in the kernel cannot be interrupted. So everything that reads or flushes a
 //! disk of a pool uses this module. As long as a disk has not answered, no second thread is started for it,
-//! and callers get the error how long it has been unresponsive. These are separate threads: the runtime's
+//! and callers learn how long it has been unresponsive. These are separate threads: the runtime's
 //! threads for blocking work are shared, and a hanging disk would use them up.
 
 use std::collections::HashMap;

@@ -71,7 +71,7 @@ struct State {
 }
 
 /// The answer from memory alone.
-enum FromMemory {
+enum CacheCheck {
     /// This is the answer.
     Answer(View),
     /// This is the answer if the fingerprints still match.
@@ -146,25 +146,25 @@ impl Cache {
 
     /// The answer without lvm: the cached view, if it is known to be valid, or that a disk is unresponsive.
     pub(crate) async fn cached(&self) -> Option<View> {
-        match self.from_memory()? {
-            FromMemory::Answer(view) => return Some(view),
-            FromMemory::Compare(_) => {}
+        match self.check_cache()? {
+            CacheCheck::Answer(view) => return Some(view),
+            CacheCheck::Compare(_) => {}
         }
         let _guard = self.comparing.lock().await;
-        match self.from_memory()? {
-            FromMemory::Answer(view) => Some(view),
-            FromMemory::Compare(seen) => self.compare(*seen).await,
+        match self.check_cache()? {
+            CacheCheck::Answer(view) => Some(view),
+            CacheCheck::Compare(seen) => self.compare(*seen).await,
         }
     }
 
     /// The answer from memory, without reading the disks. `None`: the report itself is outdated.
-    fn from_memory(&self) -> Option<FromMemory> {
+    fn check_cache(&self) -> Option<CacheCheck> {
         let counts = self.uevents.counts();
         let state = self.state();
         let seen = state.seen.as_ref()?;
         // lvm would hang on it, too.
         if let Some(unresponsive) = self.disks.overdue(&seen.devices()) {
-            return Some(FromMemory::Answer(self.unresponsive_view(&unresponsive)));
+            return Some(CacheCheck::Answer(self.unresponsive_view(&unresponsive)));
         }
         // A disk appeared or disappeared, or Quarry made a change.
         if seen.changes != state.changes || seen.counts.1 != counts.1 {
@@ -172,12 +172,12 @@ impl Cache {
         }
         let young = seen.checked.elapsed() < FRESH;
         if young && seen.counts == counts {
-            return Some(FromMemory::Answer(seen.view.clone()));
+            return Some(CacheCheck::Answer(seen.view.clone()));
         }
         match &seen.view {
             // There are no fingerprints to compare, and the missing group may have appeared.
             View::Absent(_) => None,
-            View::Found(..) => Some(FromMemory::Compare(Box::new(seen.clone()))),
+            View::Found(..) => Some(CacheCheck::Compare(Box::new(seen.clone()))),
         }
     }
 

@@ -24,7 +24,7 @@ pub(super) struct ChangeLock {
     recovered: AtomicBool,
 }
 
-/// The pool lock while it is held, until it is dropped.
+/// Holds the pool lock until it is dropped.
 pub(super) struct ChangeGuard<'a> {
     owner: &'a ChangeLock,
     _lock: tokio::sync::MutexGuard<'a, ()>,
