@@ -62,7 +62,8 @@ pub fn running() -> Vec<Running> {
     entries.running.values().map(describe).collect()
 }
 
-/// How many processes were started since this process began, by label: the program, and for lvm `lvm SUBCOMMAND`.
+/// How many processes were started since this process began, by label: the program, with its subcommand if it
+/// has one (`lvm lvcreate`).
 #[must_use]
 pub fn started() -> BTreeMap<String, u64> {
     registry().started.clone()

@@ -314,7 +314,7 @@ async fn hidden(group: &VolumeGroup, place: &GroupLocation, known: &Known) -> Ve
 async fn refused(devices: &[PathBuf], scope: &Scope) -> Vec<String> {
     let mut why = Vec::new();
     for device in devices {
-        let command = Command::query("lvm").arg("pvs").hidden_args(scope.settings()).arg(device);
+        let command = Command::query("lvm").subcommand("pvs").hidden_args(scope.settings()).arg(device);
         let words = match command.run().await {
             Ok(output) if output.success() => continue,
             Ok(output) => crate::error::one_line(&output.stderr),
