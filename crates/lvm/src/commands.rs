@@ -17,7 +17,7 @@ use crate::{Error, VolumeGroup, activation, nested, vg_name_fits};
 /// A logical volume to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateLv {
-    /// The name, as [`crate::safe_name`] gives it.
+    /// The name, as [`quarry_volume::safe_name`] gives it.
     pub name: String,
     /// Extents that the volume offers, layout overhead not counted; for striped a multiple of the stripes.
     pub extents: u64,

@@ -4,7 +4,7 @@
 //! programs. A [`Locator`] finds a volume group and asks everything about it in one process; each function of [`commands`]
 //! is one mutation. Each command opens the devices of its own volume group alone ([`Scope`]), with Quarry's own settings
 //! that matter. No report is cached here, and lvm under its own lock decides each mutation. What is pure stands apart and is
-//! tested apart: [`parse`] (the report), [`classify`] (the errors), [`safe_name`] (the names), [`capacity`].
+//! tested apart: [`parse`] (the report), [`classify`] (the errors), [`capacity`].
 
 mod activation;
 mod archive;
@@ -37,7 +37,7 @@ pub use error::{Error, Kind, classify};
 pub use header::{flush, hyphenated, label_uuid, metadata_fingerprint};
 pub use locate::Locator;
 pub use lookup::Lookup;
-pub use name::{safe_name, vg_name_fits};
+pub use name::vg_name_fits;
 pub use raid::{ImageState, RaidStatus, raid_status};
 pub use report::{ParseError, parse};
 pub use search::{EVERYWHERE, everywhere};

@@ -30,8 +30,7 @@ use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{ClaimState, Identity};
 use quarry_disk::{Disk, Selector, Udev};
-use quarry_lvm::safe_name;
-use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe};
+use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe, safe_name};
 use uuid::Uuid;
 
 pub use self::carve::VOLUME_PARTITION;

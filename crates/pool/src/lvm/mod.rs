@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use quarry_exec::Orphan;
 use quarry_lvm::commands;
-use quarry_lvm::{LogicalVolume, VolumeGroup, capacity, safe_name};
-use quarry_volume::{Error, PoolState, Reason, Result, StorageId, VolumeSpec};
+use quarry_lvm::{LogicalVolume, VolumeGroup, capacity};
+use quarry_volume::{Error, PoolState, Reason, Result, StorageId, VolumeSpec, safe_name};
 
 use self::cache::{Cache, View};
 pub use self::device::{Active, active};

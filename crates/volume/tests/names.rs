@@ -1,9 +1,9 @@
-//! Names that lvm takes, and those it gets instead.
+//! Names that are used unchanged, and the safe forms of the others.
 
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use quarry_lvm::{mapper_path, safe_name, vg_name_fits};
+use quarry_volume::safe_name;
 
 #[test]
 fn good_names_stay() {
@@ -15,7 +15,7 @@ fn good_names_stay() {
     assert_eq!(safe_name(&"a".repeat(48)), "a".repeat(48));
 }
 
-/// Each of these was refused by lvcreate 2.03.16, or is too long for a device's name.
+/// Each of these was rejected by lvcreate 2.03.16, or is too long for a device's name.
 #[test]
 fn bad_names_are_replaced() {
     let refused = [
@@ -68,7 +68,7 @@ fn bad_names_are_replaced() {
     }
 }
 
-/// Frozen: these names stand on disks.
+/// Frozen: these names are on disks.
 #[test]
 fn golden() {
     assert_eq!(safe_name(""), "qv4jutopv7gq2nicajxvdnxgjjg");
@@ -80,20 +80,8 @@ fn golden() {
 fn a_name_that_looks_safe_is_replaced() {
     let safe = safe_name("snapshot");
     let again = safe_name(&safe);
-    assert_ne!(safe, again, "or a volume of that name would meet the other");
+    assert_ne!(safe, again, "a volume of that name must not get the other's name");
     assert_eq!(again.len(), 27);
-}
-
-#[test]
-fn volume_group_names() {
-    for name in ["vg0", "pool-a", "data_1.x+y", &"v".repeat(53), &"-v".repeat(17)[1..]] {
-        assert!(vg_name_fits(name), "{name}");
-    }
-    for name in ["", ".", "..", "-vg", "a/b", "a b", "ä", &"v".repeat(54), &"v-".repeat(18)] {
-        assert!(!vg_name_fits(name), "{name}");
-    }
-    let longest = mapper_path(&"v".repeat(53), &safe_name(&"a".repeat(48))).file_name().expect("a name").len();
-    assert!(longest + "_rimage_127".len() <= 127);
 }
 
 proptest! {
