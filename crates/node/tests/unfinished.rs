@@ -77,7 +77,7 @@ async fn an_unprepared_volume_shows_its_problem_until_it_is_prepared() {
     follower
         .until("the problem", |follower| problem(follower).iter().any(|why| why.contains("its creation failed")))
         .await;
-    assert!(problem(&follower)[0].contains("Write was made to fail"), "{:?}", problem(&follower));
+    assert!(problem(&follower)[0].contains("Write fails as configured"), "{:?}", problem(&follower));
     host.create(spec("a", 40 * MIB), None, LONG).await.unwrap();
     follower.until("that it is prepared", |follower| problem(follower) == [""]).await;
     // A later volume of the same name does not show the problem.
