@@ -7,14 +7,14 @@
 //! volume group alone.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::libc::O_DIRECT;
+use quarry_block::read_direct;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -171,7 +171,7 @@ pub(crate) async fn scan(candidates: &[Candidate], patience: Duration) -> Scan {
         let Some(reading) = Reading::begin(number) else { continue };
         let (device, sender) = (device.clone(), sender.clone());
         let started = std::thread::Builder::new().name("label".to_owned()).spawn(move || {
-            let label = open_and_read(&device);
+            let label = read_direct(&device, read_label);
             drop(reading);
             // Nobody listens when the patience was over.
             let _ = sender.send((device, label));
@@ -205,16 +205,10 @@ fn no_medium(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENOMEDIUM | ENXIO | ENODEV | EMEDIUMTYPE | ENOENT))
 }
 
-/// Past the page cache, which may hold what was there before; where that is refused, through it.
-fn open_and_read(device: &Path) -> io::Result<Option<Label>> {
-    match File::options().read(true).custom_flags(O_DIRECT).open(device).and_then(|file| read_label(&file)) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => read_label(&File::open(device)?),
-        result => result,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     struct Host(tempfile::TempDir);
