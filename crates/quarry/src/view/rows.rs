@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
 use quarry_proto::view::v1;
-use quarry_volume::show_size;
+use quarry_volume::{printable, show_size};
 
-use super::table::Column;
+use crate::table::Column;
 
 const NOTHING: &str = "-";
 /// An unknown value.
@@ -248,9 +248,4 @@ pub(super) fn length(seconds: u64) -> String {
         7200..172_800 => format!("{}h", seconds / 3600),
         _ => format!("{}d", seconds / 86400),
     }
-}
-
-/// Escapes control characters, so that a server cannot steer the terminal or break lines.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
