@@ -32,7 +32,7 @@ pub struct Record {
     pub state: State,
     /// The name that CreateVolume was given.
     pub name: String,
-    /// The size that was asked for, in bytes, before rounding.
+    /// The size that it was created with, in bytes: the requested size, rounded to the units of the storage.
     pub size: u64,
     /// What the volume was made for.
     pub access: AccessTypes,
