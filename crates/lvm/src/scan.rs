@@ -11,9 +11,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_block::read_direct;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
@@ -138,7 +138,7 @@ fn is_node(device: &Path, number: &str) -> bool {
 static UNDER_WAY: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 fn under_way() -> MutexGuard<'static, BTreeSet<String>> {
-    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+    UNDER_WAY.lock()
 }
 
 /// Held during a look: two at once would each find the devices that the other is reading, and take them for silent.

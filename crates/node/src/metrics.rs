@@ -1,7 +1,8 @@
 //! The metrics of a host, besides its calls.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use quarry_pool::{Pool, SilentDisk, Wiping};
 use quarry_transport::http;
 use quarry_transport::metrics::{Metrics, Sample};
@@ -28,7 +29,7 @@ impl Host {
             let (host, pools) = (host.clone(), Arc::clone(&pools));
             Box::pin(async move {
                 let now = host.states().await;
-                *pools.lock().unwrap_or_else(PoisonError::into_inner) = now;
+                *pools.lock() = now;
             })
         })
     }
@@ -66,7 +67,7 @@ fn register_pools(metrics: &Metrics) -> Arc<Mutex<Vec<PoolState>>> {
     let per_pool = |name: &'static str, help: &'static str, figure: fn(&PoolState) -> u64| {
         let pools = Arc::clone(&pools);
         metrics.gauge(name, help, move || {
-            let pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
+            let pools = pools.lock();
             pools.iter().map(|pool| Sample::count(figure(pool)).label("pool", pool.name.as_str())).collect()
         });
     };

@@ -5,12 +5,13 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket, sockopt,
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 /// The multicast group on which the kernel itself speaks; udevd's own words are in another.
@@ -86,7 +87,7 @@ impl Uevents {
     }
 
     fn disks(&self) -> MutexGuard<'_, Disks> {
-        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.disks.lock()
     }
 
     fn run(&self, socket: &OwnedFd) {

@@ -4,9 +4,10 @@
 //! udev's is not there yet, a line of the configuration was changed, another pool has it now) has not ceased to exist.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_disk::claim::{self, ClaimState};
 use quarry_disk::{Conflict, Contents, Disk, Remains, Selector, State, judge, remains};
 use quarry_filesystem::Probe;
@@ -243,7 +244,7 @@ impl Judges {
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashSet<DiskKey>> {
-        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock()
     }
 }
 

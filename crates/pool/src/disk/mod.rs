@@ -24,8 +24,10 @@ mod turns;
 mod view;
 mod wipe;
 
+use parking_lot::{Mutex, MutexGuard};
+
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{ClaimState, Identity};
@@ -167,7 +169,7 @@ impl DiskPool {
 
 impl Inner {
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 
     /// Has the next question look at the disks, whatever is remembered.

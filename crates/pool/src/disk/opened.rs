@@ -6,10 +6,10 @@
 //! filesystem was made. So a partition is closed as soon as it is not in use.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::disks::Opened;
+use parking_lot::{Mutex, MutexGuard};
 
 /// The open partitions, by the GUIDs of their disks.
 #[derive(Default)]
@@ -68,6 +68,6 @@ impl OpenPartitions {
     }
 
     fn by_volume(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.by_volume.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_volume.lock()
     }
 }

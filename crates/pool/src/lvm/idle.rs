@@ -4,8 +4,9 @@
 //! that stage may already have its device. So every activation is noted, and the two exclude each other.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// Activations by the volume's UUID, and the deactivation that is under way.
 #[derive(Default)]
@@ -48,7 +49,7 @@ impl Idle {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

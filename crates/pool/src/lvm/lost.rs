@@ -7,9 +7,9 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use quarry_lvm::VolumeGroup;
 
 use super::disks::LvmDisks;
@@ -94,7 +94,7 @@ impl Search {
     async fn find(&self, uuids: &[String], group: &VolumeGroup, disks: &LvmDisks, heard: Heard) -> Vec<PathBuf> {
         let known: HashSet<PathBuf> = group.physical_volumes.iter().filter_map(|pv| pv.device.clone()).collect();
         let candidates = {
-            let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut others = self.others.lock();
             if others.heard != heard {
                 *others = Others { heard, devices: HashSet::new() };
             }
@@ -110,7 +110,7 @@ impl Search {
                 Err(_) => {}
             }
         }
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = self.others.lock();
         if others.heard == heard {
             others.devices.extend(other);
         }

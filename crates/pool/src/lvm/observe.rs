@@ -1,8 +1,9 @@
 //! What the kernel says of a volume group's disks and raids, added to the report: sizes, write protection, failed images.
 //! It changes without any change of lvm's metadata, so that no report may be remembered for it; it is asked each time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use quarry_lvm::VolumeGroup;
 use quarry_lvm::kernel::{self, Facts};
 
@@ -33,7 +34,7 @@ impl Observer {
     }
 
     fn look(&self, group: &Arc<VolumeGroup>, report: u64) -> (Arc<VolumeGroup>, u64) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         let before = last.as_ref().map(|last| last.facts.clone()).unwrap_or_default();
         let facts = kernel::facts(group, &before);
         if let Some(last) = last.as_ref().filter(|last| last.report == report && last.facts == facts) {

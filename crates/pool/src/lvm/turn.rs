@@ -1,9 +1,9 @@
 //! Changes of a volume group: one at a time, none after one that hangs, and each flushed before it is answered for.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_lvm::VolumeGroup;
 use quarry_volume::{Error, Reason, Result};
 
@@ -37,7 +37,7 @@ impl Drop for Turn<'_> {
 
 impl Turns {
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+        self.since.lock()
     }
 
     /// Whether somebody has a turn, and has not had it for long.
