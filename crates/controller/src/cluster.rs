@@ -1,9 +1,10 @@
 //! The nodes of the cluster: their names, their addresses and what the controller knows about them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use quarry_agent::Dial;
 use quarry_volume::{Agent, Capacity, Error, Parameters, Result, Unreachable, Volume, VolumeId};
 use tokio::sync::Semaphore;
@@ -132,12 +133,12 @@ impl Cluster {
         }
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Members> {
-        self.inner.members.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Members> {
+        self.inner.members.write()
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Members> {
-        self.inner.members.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Members> {
+        self.inner.members.read()
     }
 
     fn enter(&self, name: &str) -> Arc<Member> {

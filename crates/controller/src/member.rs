@@ -3,10 +3,11 @@
 //! There is one connection per node. A task opens it, follows the node's updates, and opens it again when it
 //! is lost. A call uses the connection if there is one, and fails immediately if there is none.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use parking_lot::{Mutex, MutexGuard};
 use quarry_agent::Dial;
 use quarry_volume::{Agent, Change, Error, Greeting, Result, Unreachable, Update, UpdateStream};
 use tokio::sync::Semaphore;
@@ -82,7 +83,7 @@ impl Member {
     }
 
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 
     pub(crate) fn link(&self) -> Link {
@@ -90,7 +91,7 @@ impl Member {
     }
 
     fn lock_link(&self) -> MutexGuard<'_, Link> {
-        self.link.lock().unwrap_or_else(PoisonError::into_inner)
+        self.link.lock()
     }
 
     pub(crate) fn counts(&self) -> &Counts {

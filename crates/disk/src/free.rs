@@ -12,6 +12,7 @@ mod tests;
 use std::fmt;
 
 use quarry_filesystem::Probe;
+use quarry_volume::{printable, some_of};
 
 pub use exclusive_open::{ExclusiveOpen, try_exclusive_open};
 pub use remnants::{BootSector, ReadError, Remnants, find_remnants};
@@ -121,7 +122,7 @@ pub fn classify(disk: &Disk, contents: &Contents, last: impl FnOnce() -> Exclusi
     let mut unusable = unusable(disk);
     let mut not_empty = Vec::new();
     if !disk.partitions.is_empty() {
-        not_empty.push(format!("has partitions {}", listed(&disk.partitions)));
+        not_empty.push(format!("has partitions {}", some_of(&disk.partitions)));
     }
     match contents {
         Contents::Claimed { .. } => {}
@@ -155,9 +156,9 @@ fn in_use(disk: &Disk) -> Vec<String> {
     for one in &disk.uses {
         let part = if one.device == disk.name { String::new() } else { format!(" ({})", one.device) };
         match &one.how {
-            How::Mounted { at } => mounts.push(format!("{}{part}", shown(&at.to_string_lossy()))),
+            How::Mounted { at } => mounts.push(format!("{}{part}", printable(&at.to_string_lossy()))),
             How::Published { at } => {
-                reasons.push(format!("is a raw block volume at {}{part}", shown(&at.to_string_lossy())))
+                reasons.push(format!("is a raw block volume at {}{part}", printable(&at.to_string_lossy())))
             }
             How::Swap => reasons.push(format!("is used as swap{part}")),
             How::Loop { name } => users.push(name.clone()),
@@ -168,10 +169,10 @@ fn in_use(disk: &Disk) -> Vec<String> {
         // A pod's mount of a part of a filesystem looks like any other mount; the shortest path is the most
         // useful one.
         mounts.sort_by_key(|mount| (mount.len(), mount.clone()));
-        reasons.insert(0, format!("is mounted on {}", listed(&mounts)));
+        reasons.insert(0, format!("is mounted on {}", some_of(&mounts)));
     }
     if !users.is_empty() {
-        reasons.insert(0, format!("is used by {}", listed(&users)));
+        reasons.insert(0, format!("is used by {}", some_of(&users)));
     }
     reasons
 }
@@ -196,7 +197,7 @@ fn unusable(disk: &Disk) -> Vec<String> {
     if !disk.same_as.is_empty() {
         reasons.push(format!(
             "has the same world-wide name as {}: one disk with two paths, or a clone",
-            listed(&disk.same_as)
+            some_of(&disk.same_as)
         ));
     }
     reasons
@@ -208,24 +209,9 @@ fn describe_contents(probe: &Probe, remnants: &Remnants) -> Option<String> {
         Probe::Blank => remnants.describe(),
         Probe::Filesystem { kind, label, in_progress, .. } => {
             let kind = if *in_progress { format!("an unfinished {kind}") } else { kind.with_article().to_owned() };
-            let label = label.as_ref().map(|label| format!(", label {}", shown(label))).unwrap_or_default();
+            let label = label.as_ref().map(|label| format!(", label {}", printable(label))).unwrap_or_default();
             Some(format!("has {kind} filesystem{label}"))
         }
         Probe::Other { what } | Probe::Ambivalent { what } => Some(format!("holds {what}")),
     }
-}
-
-/// The first entries, and the number of the others.
-fn listed(all: &[String]) -> String {
-    const MOST: usize = 4;
-    let first: Vec<&str> = all.iter().take(MOST).map(String::as_str).collect();
-    match all.len().saturating_sub(MOST) {
-        0 => first.join(", "),
-        more => format!("{} and {more} more", first.join(", ")),
-    }
-}
-
-/// Text chosen by others, without characters that would change the operator's terminal.
-fn shown(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }

@@ -7,10 +7,10 @@
 //! their own threads wait for them and need the exit status, so they must never be reaped here.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use parking_lot::{Mutex, MutexGuard};
 
 /// The children that this crate has started and has not waited for yet.
 struct Own {
@@ -22,7 +22,7 @@ struct Own {
 static OWN: Mutex<Own> = Mutex::new(Own { starting: 0, started: BTreeSet::new() });
 
 fn own() -> MutexGuard<'static, Own> {
-    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+    OWN.lock()
 }
 
 /// Runs `spawn`, which starts a child, and records the child's process ID, which `id` returns, as started by

@@ -19,6 +19,7 @@ const MUTATION_DEADLINE: Duration = Duration::from_secs(60);
 #[must_use = "a command does nothing until it is run"]
 pub struct Command {
     pub(crate) program: &'static str,
+    subcommand: Option<&'static str>,
     pub(crate) args: Vec<OsString>,
     /// Positions in `args` of the arguments that are not shown in command lines.
     hidden: Vec<usize>,
@@ -34,6 +35,7 @@ impl Command {
     pub fn query(program: &'static str) -> Self {
         Self {
             program,
+            subcommand: None,
             args: Vec::new(),
             hidden: Vec::new(),
             mutation: false,
@@ -48,6 +50,7 @@ impl Command {
     pub fn mutation(program: &'static str) -> Self {
         Self {
             program,
+            subcommand: None,
             args: Vec::new(),
             hidden: Vec::new(),
             mutation: true,
@@ -55,6 +58,13 @@ impl Command {
             subject: None,
             held: None,
         }
+    }
+
+    /// Adds the argument that says what the program does. The command is then counted and logged under both
+    /// names: `lvm lvcreate`.
+    pub fn subcommand(mut self, subcommand: &'static str) -> Self {
+        self.subcommand = Some(subcommand);
+        self.arg(subcommand)
     }
 
     /// Adds one argument.
@@ -124,13 +134,9 @@ impl Command {
         process::start(self)?.await.map_err(|_| abandoned())?
     }
 
-    /// The name under which the command is counted and logged: the program, and for lvm also the subcommand.
+    /// The name under which the command is counted and logged: the program, and its subcommand if one was set.
     pub(crate) fn label(&self) -> String {
-        let subcommand = match self.program {
-            "lvm" => self.args.first().and_then(|arg| arg.to_str()),
-            _ => None,
-        };
-        match subcommand {
+        match self.subcommand {
             Some(subcommand) => format!("{} {subcommand}", self.program),
             None => self.program.to_owned(),
         }

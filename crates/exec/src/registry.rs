@@ -1,10 +1,10 @@
 //! The commands that are running now, and how often each was started: for health, metrics and tests.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::Command;
+use parking_lot::{Mutex, MutexGuard};
 
 /// A command that has not ended yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,9 +40,9 @@ struct Registry {
 static REGISTRY: Mutex<Registry> =
     Mutex::new(Registry { next: 0, running: BTreeMap::new(), started: BTreeMap::new(), spent: BTreeMap::new() });
 
-/// The registry is consistent between any two statements, so a poisoned lock can be used.
+/// The registry is consistent between any two statements, so a panic with the lock held does no harm.
 fn registry() -> MutexGuard<'static, Registry> {
-    REGISTRY.lock().unwrap_or_else(PoisonError::into_inner)
+    REGISTRY.lock()
 }
 
 /// The commands that have not ended yet, oldest first.
@@ -62,7 +62,8 @@ pub fn running() -> Vec<Running> {
     entries.running.values().map(describe).collect()
 }
 
-/// How many processes were started since this process began, by label: the program, and for lvm `lvm SUBCOMMAND`.
+/// How many processes were started since this process began, by label: the program, with its subcommand if it
+/// has one (`lvm lvcreate`).
 #[must_use]
 pub fn started() -> BTreeMap<String, u64> {
     registry().started.clone()

@@ -223,6 +223,9 @@ async fn starts_are_counted_by_label() {
     }
     assert_eq!(count("uname") - before, 3);
     assert_eq!(count("quarry-no-such-tool"), 0);
+    let output = Command::query("uname").subcommand("-m").arg("-s").run().await.expect("runs");
+    assert_eq!(output.command, "uname -m -s");
+    assert_eq!((count("uname -m"), count("uname") - before), (1, 3));
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::marker::PhantomData;
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
 
 static DIRECTORY: OnceLock<Option<PathBuf>> = OnceLock::new();
 /// Number of points passed since `kill-at` appeared.
@@ -18,7 +20,7 @@ fn directory() -> Option<&'static PathBuf> {
 pub(crate) fn point(name: &str) {
     let Some(directory) = directory() else { return };
     // One point at a time, so that the log has the order in which the points were passed.
-    let mut passed = PASSED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut passed = PASSED.lock();
     if let Ok(mut log) = OpenOptions::new().append(true).create(true).open(directory.join("log")) {
         let _ = log.write_all(format!("{name}\n").as_bytes());
     }

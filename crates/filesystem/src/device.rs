@@ -2,20 +2,14 @@
 
 use std::fs::File;
 use std::ops::Deref;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
 use crate::Error;
-
-#[allow(unsafe_code, missing_docs)]
-mod ioctl {
-    nix::ioctl_read!(blkgetsize64, 0x12, 114, u64);
-}
 
 /// The size of a block device in bytes.
 ///
@@ -23,20 +17,10 @@ mod ioctl {
 /// It cannot be opened, is not a block device, or has a size of 0.
 pub fn device_size(device: &Path) -> Result<u64, Error> {
     let file = File::open(device).map_err(|source| Error::io("open", device, source))?;
-    match size_of(&file).map_err(|errno| Error::io("read the size of", device, errno))? {
+    match quarry_block::size(&file).map_err(|source| Error::io("read the size of", device, source))? {
         0 => Err(Error::NoSize { device: device.to_owned() }),
         size => Ok(size),
     }
-}
-
-/// The size in bytes of an open block device.
-#[allow(unsafe_code)]
-pub(crate) fn size_of(file: &File) -> Result<u64, Errno> {
-    let mut size = 0u64;
-    // SAFETY: BLKGETSIZE64 writes one u64 through the pointer, and the descriptor is open until the call
-    // returns.
-    unsafe { ioctl::blkgetsize64(file.as_raw_fd(), &raw mut size) }?;
-    Ok(size)
 }
 
 /// A device that is held exclusively: until this value is dropped, nothing else mounts, formats or wipes it.

@@ -119,13 +119,41 @@ mod tests {
 
     #[test]
     fn the_arguments_of_mkfs() {
-        assert_eq!(args(Filesystem::Ext4, ""), format!("-q -U {UUID} -E nodiscard"));
-        assert_eq!(args(Filesystem::Ext4, "-E stride=16 -m0"), format!("-q -U {UUID} -E stride=16,nodiscard -m 0"));
-        assert_eq!(args(Filesystem::Ext4, "-E discard"), format!("-q -U {UUID} -E discard"));
-        assert_eq!(args(Filesystem::Ext4, "-E nodiscard"), format!("-q -U {UUID} -E nodiscard"));
+        const SEED: &str = "-O metadata_csum,metadata_csum_seed";
+        assert_eq!(args(Filesystem::Ext4, ""), format!("-q -U {UUID} -E nodiscard {SEED}"));
+        assert_eq!(
+            args(Filesystem::Ext4, "-E stride=16 -m0"),
+            format!("-q -U {UUID} -E stride=16,nodiscard -m 0 {SEED}")
+        );
+        assert_eq!(args(Filesystem::Ext4, "-E discard"), format!("-q -U {UUID} -E discard {SEED}"));
+        assert_eq!(args(Filesystem::Ext4, "-E nodiscard"), format!("-q -U {UUID} -E nodiscard {SEED}"));
         assert_eq!(args(Filesystem::Xfs, ""), format!("-q -m uuid={UUID} -K"));
         assert_eq!(args(Filesystem::Xfs, "-K -m reflink=0"), format!("-q -K -m reflink=0,uuid={UUID}"));
         assert_eq!(args(Filesystem::Btrfs, "--csum=xxhash"), format!("-q -U {UUID} --csum xxhash -K"));
+    }
+
+    #[test]
+    fn an_ext4_has_a_seed_of_its_checksums_unless_the_operator_says_otherwise() {
+        let features =
+            |options: &str| args(Filesystem::Ext4, options).split_once(" -E nodiscard").unwrap().0.to_owned();
+        for (options, features_made) in [
+            ("-O quota", "quota,metadata_csum,metadata_csum_seed"),
+            ("-O metadata_csum,^orphan_file", "metadata_csum,^orphan_file,metadata_csum_seed"),
+            ("-O metadata_csum_seed", "metadata_csum_seed,metadata_csum"),
+            ("-O ^metadata_csum_seed", "^metadata_csum_seed"),
+            // mkfs rejects a seed without checksums.
+            ("-O ^metadata_csum", "^metadata_csum"),
+        ] {
+            assert_eq!(features(options), format!("-q -U {UUID} -O {features_made}"), "{options}");
+        }
+    }
+
+    #[test]
+    fn an_old_kernel_gets_no_seed_of_checksums() {
+        let mut options = MakeOptions::none(Filesystem::Ext4);
+        options.add_default("-O", "^metadata_csum_seed");
+        let args = arguments(Filesystem::Ext4, UUID, options).join(" ");
+        assert_eq!(args, format!("-q -U {UUID} -O ^metadata_csum_seed -E nodiscard"));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use quarry_exec::Command;
 use quarry_volume::Filesystem;
 
 use crate::thread::blocking;
-use crate::{Error, device, kinds};
+use crate::{Error, kinds};
 
 /// The contents of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,7 +99,7 @@ const MUST_READ: usize = 1 << 20;
 fn read_start(device: &Path) -> Result<Option<(Filesystem, String)>, Error> {
     let failed = |attempted| move |source: std::io::Error| Error::io(attempted, device, source);
     let file = File::open(device).map_err(failed("open"))?;
-    let size = device::size_of(&file).map_err(|errno| Error::io("read the size of", device, errno))?;
+    let size = quarry_block::size(&file).map_err(|source| Error::io("read the size of", device, source))?;
     if size == 0 {
         return Err(Error::NoSize { device: device.to_owned() });
     }

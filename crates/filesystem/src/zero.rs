@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
-use crate::{Error, device};
+use crate::Error;
 
 #[allow(unsafe_code, missing_docs)]
 mod ioctl {
@@ -50,8 +50,7 @@ fn zero_out(device: &File, offset: u64, len: u64) -> nix::Result<()> {
 /// # Errors
 /// Errors of the device.
 pub fn wipe_signatures(device: &File) -> Result<(), Error> {
-    let failed = |attempted| move |errno: nix::Error| Error::io(attempted, &path_of(device), errno);
-    let size = device::size_of(device).map_err(failed("read the size of"))?;
+    let size = quarry_block::size(device).map_err(|source| Error::io("read the size of", &path_of(device), source))?;
     for (offset, len) in signature_places(size) {
         zero_range(device, offset, len)?;
     }

@@ -115,6 +115,30 @@ async fn each_filesystem_is_made_at_its_minimum_size_and_found_again() {
     }
 }
 
+/// The features of an ext4 that older implementations must not mount, from its superblock.
+fn incompatible_features(disk: &Loop) -> u32 {
+    use std::os::unix::fs::FileExt as _;
+    let mut word = [0; 4];
+    std::fs::File::open(&disk.device).unwrap().read_exact_at(&mut word, 1024 + 0x60).unwrap();
+    u32::from_le_bytes(word)
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn an_ext4_gets_a_seed_of_its_checksums_unless_that_is_turned_off() {
+    const METADATA_CSUM_SEED: u32 = 0x2000;
+    let disk = Loop::new(minimum_size(Filesystem::Ext4)).await;
+    for (options, seed) in
+        [("", true), ("-O ^metadata_csum_seed", false), ("-O ^metadata_csum", false), ("-O quota", true)]
+    {
+        make(Filesystem::Ext4, &disk.device, UUID, &MakeOptions::parse(Filesystem::Ext4, options).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(incompatible_features(&disk) & METADATA_CSUM_SEED != 0, seed, "{options}");
+        wipe_signatures(&exclusive(&disk.device).unwrap()).unwrap();
+    }
+}
+
 #[tokio::test]
 #[ignore = "needs root"]
 async fn options_reach_mkfs() {

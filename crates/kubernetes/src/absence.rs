@@ -5,11 +5,10 @@
 //! new list ends all absences, because a node may have appeared and disappeared unseen before it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
-
-use crate::guard::lock;
 
 /// The absences that were queried; shared by the watches of pods and nodes. In memory only: a restarted
 /// controller starts waiting again.
@@ -19,21 +18,21 @@ pub(crate) struct Absences(Arc<Mutex<HashMap<String, Instant>>>);
 impl Absences {
     /// The node, or a pod on it, was seen.
     pub(crate) fn seen(&self, node: &str) {
-        lock(&self.0).remove(node);
+        self.0.lock().remove(node);
     }
 
     /// Changes may have been missed.
     pub(crate) fn reset(&self) {
-        lock(&self.0).clear();
+        self.0.lock().clear();
     }
 
     /// Since when the node has been absent: from now on, if nothing is known.
     pub(crate) fn since(&self, node: &str) -> Instant {
-        *lock(&self.0).entry(node.to_owned()).or_insert_with(Instant::now)
+        *self.0.lock().entry(node.to_owned()).or_insert_with(Instant::now)
     }
 
     /// Whether it has been absent without interruption since that instant.
     pub(crate) fn lasts_since(&self, node: &str, since: Instant) -> bool {
-        lock(&self.0).get(node) == Some(&since)
+        self.0.lock().get(node) == Some(&since)
     }
 }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use quarry_volume::with_causes;
+
 /// The timeout of a request. Well below the ten seconds for which external-provisioner waits for the driver.
 pub(crate) const LIMIT: Duration = Duration::from_secs(4);
 
@@ -44,25 +46,10 @@ pub(crate) fn explain(error: &kube::Error) -> String {
         }
         kube::Error::Api(status) => format!("the Kubernetes API answered {}: {}", status.code, status.message),
         kube::Error::Service(error) => {
-            format!("the Kubernetes API is unreachable: {}", with_sources(error.as_ref()))
+            format!("the Kubernetes API is unreachable: {}", with_causes(error.as_ref()))
         }
-        other => with_sources(other),
+        other => with_causes(other),
     }
-}
-
-/// An error and its causes: hyper's outermost message ("client error") says nothing.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// Sends a request and waits for its answer, for at most `limit`.

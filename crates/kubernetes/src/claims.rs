@@ -5,15 +5,16 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PersistentVolume;
 use kube::Api;
+use parking_lot::Mutex;
 use quarry_controller::Claims;
 
 use crate::connect::Connection;
 use crate::follow::{Mirror, Selection, follow};
-use crate::guard::{Task, lock};
+use crate::guard::Task;
 
 /// Follows the PersistentVolumes until it is dropped.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl VolumeClaims {
 impl Claims for VolumeClaims {
     /// Also `None` while no changes arrive: a volume created meanwhile would look unclaimed.
     fn handles(&self) -> Option<Arc<HashSet<String>>> {
-        let state = lock(&self.index.state);
+        let state = self.index.state.lock();
         state.volumes.as_ref().filter(|_| state.current).map(|volumes| Arc::clone(&volumes.handles))
     }
 }
@@ -69,7 +70,7 @@ impl std::fmt::Debug for Index {
 impl Index {
     /// The name of a PersistentVolume with this handle.
     pub(crate) fn volume_of(&self, handle: &str) -> Option<String> {
-        lock(&self.state).volumes.as_ref()?.name_of(handle).map(str::to_owned)
+        self.state.lock().volumes.as_ref()?.name_of(handle).map(str::to_owned)
     }
 }
 
@@ -138,13 +139,13 @@ impl Mirror<PersistentVolume> for VolumeMirror {
 
     fn complete(&mut self) {
         if let Some(fresh) = self.fresh.take() {
-            lock(&self.index.state).volumes = Some(fresh);
+            self.index.state.lock().volumes = Some(fresh);
         }
     }
 
     fn applied(&mut self, volume: PersistentVolume) {
         if let Some((name, handle)) = self.ours(volume)
-            && let Some(volumes) = &mut lock(&self.index.state).volumes
+            && let Some(volumes) = &mut self.index.state.lock().volumes
         {
             volumes.insert(&name, &handle);
         }
@@ -152,14 +153,14 @@ impl Mirror<PersistentVolume> for VolumeMirror {
 
     fn deleted(&mut self, volume: PersistentVolume) {
         if let Some((name, handle)) = self.ours(volume)
-            && let Some(volumes) = &mut lock(&self.index.state).volumes
+            && let Some(volumes) = &mut self.index.state.lock().volumes
         {
             volumes.remove(&name, &handle);
         }
     }
 
     fn current(&mut self, current: bool) {
-        lock(&self.index.state).current = current;
+        self.index.state.lock().current = current;
     }
 }
 

@@ -7,11 +7,12 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::ListParams;
+use parking_lot::Mutex;
 use quarry_controller::{Endpoint, Roster, RosterSource};
 use tokio::sync::watch;
 
@@ -19,7 +20,7 @@ use crate::absence::Absences;
 use crate::ask::{LIMIT, Unanswered, ask};
 use crate::connect::Connection;
 use crate::follow::{Mirror, Selection, follow};
-use crate::guard::{Task, lock};
+use crate::guard::Task;
 
 /// Follows the pods of the node plugin until it is dropped.
 #[derive(Debug)]
@@ -80,7 +81,7 @@ impl std::fmt::Debug for Plugins {
 impl Plugins {
     /// Whether a pod is assigned to the node, from memory; `None` if the pods have not been read yet.
     pub(crate) fn cached_on(&self, node: &str) -> Option<bool> {
-        lock(&self.pods).as_ref().map(|pods| pods.contains_key(node))
+        self.pods.lock().as_ref().map(|pods| pods.contains_key(node))
     }
 
     /// The same, queried from the API now.
@@ -175,7 +176,7 @@ impl Mirror<Pod> for PodMirror {
         let Some(fresh) = self.fresh.take() else { return };
         let roster: BTreeMap<String, Endpoint> =
             fresh.iter().filter_map(|(node, pods)| Some((node.clone(), chosen(pods, self.port)?))).collect();
-        *lock(&self.plugins.pods) = Some(fresh);
+        *self.plugins.pods.lock() = Some(fresh);
         self.plugins.absences.reset();
         self.roster.send_if_modified(|known| {
             let changed = known.as_deref() != Some(&roster);
@@ -190,7 +191,7 @@ impl Mirror<Pod> for PodMirror {
         let Some((node, plugin)) = Plugin::of(pod) else { return };
         self.plugins.absences.seen(&node);
         let endpoint = {
-            let mut known = lock(&self.plugins.pods);
+            let mut known = self.plugins.pods.lock();
             let Some(pods) = known.as_mut() else { return };
             let pods = pods.entry(node.clone()).or_default();
             put(pods, plugin);
@@ -204,7 +205,7 @@ impl Mirror<Pod> for PodMirror {
         // The pod existed until now: the absence can only start after this.
         self.plugins.absences.seen(&node);
         let endpoint = {
-            let mut known = lock(&self.plugins.pods);
+            let mut known = self.plugins.pods.lock();
             let Some(by_node) = known.as_mut() else { return };
             let Some(pods) = by_node.get_mut(&node) else { return };
             pods.retain(|known| known.uid != plugin.uid);

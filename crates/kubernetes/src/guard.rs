@@ -1,6 +1,6 @@
-//! Small helpers: a mutex that cannot fail, a task that ends with its owner, the wall clock.
+//! Small helpers: a task that ends with its owner, the wall clock.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use k8s_openapi::jiff::Timestamp;
@@ -13,12 +13,6 @@ pub type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 #[must_use]
 pub fn system_clock() -> Clock {
     Arc::new(SystemTime::now)
-}
-
-/// Locks; a thread that panicked with the lock held left data that is replaced as a whole, so it is still
-/// usable.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A background task that is aborted when this is dropped.

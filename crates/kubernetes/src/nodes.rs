@@ -6,12 +6,13 @@
 //! never "gone".
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::Api;
+use parking_lot::Mutex;
 use quarry_controller::{Fate, Nodes};
 use quarry_volume::VolumeId;
 use tokio::time::Instant;
@@ -22,7 +23,7 @@ use crate::connect::Connection;
 use crate::discovery::{Discovery, Plugins};
 use crate::events::EventReporter;
 use crate::follow::{Mirror, Selection, follow};
-use crate::guard::{Clock, Task, lock, timestamp};
+use crate::guard::{Clock, Task, timestamp};
 
 /// How long a node must be absent from every source before it is gone for good; also how long it must have
 /// been unready before memory alone is no longer trusted. The five minutes of the design.
@@ -140,7 +141,7 @@ impl ClusterNodes {
             absences.seen(node);
             return Health::of(&found, Ok(remembered)).fate();
         }
-        let in_list = lock(&self.memory).nodes.as_ref().is_none_or(|nodes| nodes.contains_key(node));
+        let in_list = self.memory.lock().nodes.as_ref().is_none_or(|nodes| nodes.contains_key(node));
         if in_list || self.plugins.cached_on(node) != Some(false) {
             absences.seen(node);
             return Fate::Unknown;
@@ -167,7 +168,7 @@ impl ClusterNodes {
     }
 
     fn recently(&self, node: &str) -> Option<Fate> {
-        let recent = lock(&self.recent);
+        let recent = self.recent.lock();
         recent.get(node).filter(|(when, _)| when.elapsed() < REUSE).map(|(_, fate)| *fate)
     }
 }
@@ -176,7 +177,7 @@ impl ClusterNodes {
 impl Nodes for ClusterNodes {
     async fn fate(&self, node: &str) -> Fate {
         let (remembered, current) = {
-            let memory = lock(&self.memory);
+            let memory = self.memory.lock();
             let Some(nodes) = &memory.nodes else { return Fate::Unknown };
             (nodes.get(node).copied(), memory.current)
         };
@@ -190,7 +191,7 @@ impl Nodes for ClusterNodes {
             return fate;
         }
         let fate = self.look(node, remembered).await;
-        let mut recent = lock(&self.recent);
+        let mut recent = self.recent.lock();
         recent.retain(|_, (when, _)| when.elapsed() < REUSE);
         recent.insert(node.to_owned(), (Instant::now(), fate));
         fate
@@ -211,7 +212,7 @@ struct NodeMirror {
 
 impl NodeMirror {
     fn health(&self, node: &Node, name: &str) -> Health {
-        let before = match &lock(&self.memory).nodes {
+        let before = match &self.memory.lock().nodes {
             Some(nodes) => Ok(nodes.get(name).copied()),
             None => Err(timestamp((self.clock)())),
         };
@@ -234,7 +235,7 @@ impl Mirror<Node> for NodeMirror {
 
     fn complete(&mut self) {
         if let Some(fresh) = self.fresh.take() {
-            lock(&self.memory).nodes = Some(fresh);
+            self.memory.lock().nodes = Some(fresh);
             self.plugins.absences.reset();
         }
     }
@@ -242,7 +243,7 @@ impl Mirror<Node> for NodeMirror {
     fn applied(&mut self, node: Node) {
         let Some(name) = node.metadata.name.as_deref() else { return };
         let health = self.health(&node, name);
-        if let Some(nodes) = &mut lock(&self.memory).nodes {
+        if let Some(nodes) = &mut self.memory.lock().nodes {
             nodes.insert(name.to_owned(), health);
         }
         self.plugins.absences.seen(name);
@@ -250,7 +251,7 @@ impl Mirror<Node> for NodeMirror {
 
     fn deleted(&mut self, node: Node) {
         let Some(name) = node.metadata.name.as_deref() else { return };
-        if let Some(nodes) = &mut lock(&self.memory).nodes {
+        if let Some(nodes) = &mut self.memory.lock().nodes {
             nodes.remove(name);
         }
         // The node existed until now: the absence can only start after this.
@@ -258,6 +259,6 @@ impl Mirror<Node> for NodeMirror {
     }
 
     fn current(&mut self, current: bool) {
-        lock(&self.memory).current = current;
+        self.memory.lock().current = current;
     }
 }

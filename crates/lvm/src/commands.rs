@@ -18,7 +18,7 @@ use crate::{Error, VolumeGroup, activation, nested, vg_name_fits};
 /// A logical volume to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateLv {
-    /// The name, as returned by [`crate::safe_name`].
+    /// The name, as returned by [`quarry_volume::safe_name`].
     pub name: String,
     /// The usable extents, without the layout's overhead. For striped, a multiple of the stripes.
     pub extents: u64,

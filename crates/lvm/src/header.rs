@@ -2,38 +2,25 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use nix::libc::O_DIRECT;
+use quarry_block::{ALIGNMENT, read_aligned, read_direct};
 
 use crate::label::{label_sector, metadata_areas, pv_uuid};
 
 /// The label is in one of the first four sectors. The first metadata area begins at 4096, or at the page size
 /// if that is larger. A commit changes the area's header: offset, length and checksum of the newest metadata.
 pub(crate) const BEGINNING: usize = 8192;
-/// Enough for a direct read on any disk, and for the header of an area.
-pub(crate) const ALIGNMENT: usize = 4096;
 
 /// Hashes the label of a physical volume and the headers of its metadata areas: another value means that the
 /// volume group has changed. Usually one read of 8 KiB, and no lvm process.
 ///
-/// lvm writes with O_DIRECT, bypassing the page cache. The kernel then drops cached pages of that range, but
-/// a page that is read into the cache during the write may stay and hide the change. So this reads with
-/// O_DIRECT, too; if that is not supported, it drops the range from the cache first.
+/// lvm writes with O_DIRECT, bypassing the page cache, so this bypasses it, too: see [`read_direct`].
 ///
 /// # Errors
 /// The device cannot be opened or read.
 pub fn metadata_fingerprint(device: &Path) -> io::Result<[u8; 32]> {
-    match File::options().read(true).custom_flags(O_DIRECT).open(device).and_then(|file| fingerprint(&file)) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {
-            let file = File::open(device)?;
-            // From the beginning to the end.
-            nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
-            fingerprint(&file)
-        }
-        result => result,
-    }
+    read_direct(device, fingerprint)
 }
 
 fn fingerprint(file: &File) -> io::Result<[u8; 32]> {
@@ -47,16 +34,6 @@ fn fingerprint(file: &File) -> io::Result<[u8; 32]> {
         }
     }
     Ok(hasher.finalize().into())
-}
-
-/// Reads into an aligned part of a larger buffer, as O_DIRECT requires.
-pub(crate) fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-    let mut buffer = vec![0_u8; length + ALIGNMENT];
-    let skip = buffer.as_ptr().align_offset(ALIGNMENT);
-    let aligned = buffer.get_mut(skip..).and_then(|rest| rest.get_mut(..length));
-    let aligned = aligned.ok_or_else(|| io::Error::other("no aligned buffer"))?;
-    file.read_exact_at(aligned, offset)?;
-    Ok(aligned.to_vec())
 }
 
 fn to_u64(length: usize) -> u64 {
@@ -82,12 +59,7 @@ pub fn flush(device: &Path) -> io::Result<()> {
 /// # Errors
 /// The device cannot be opened or read.
 pub fn label_uuid(device: &Path) -> io::Result<Option<String>> {
-    let beginning = match File::options().read(true).custom_flags(O_DIRECT).open(device) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {
-            read_aligned(&File::open(device)?, 0, ALIGNMENT)?
-        }
-        file => read_aligned(&file?, 0, ALIGNMENT)?,
-    };
+    let beginning = read_direct(device, |file| read_aligned(file, 0, ALIGNMENT))?;
     Ok(label_sector(&beginning).and_then(pv_uuid))
 }
 

@@ -51,7 +51,7 @@ pub(crate) async fn host_devices() -> Result<HostDevices, Error> {
 /// lvm cannot be run.
 pub(crate) async fn section(name: &str) -> Result<String, Error> {
     // Without the merge, lvmconfig prints only what `--config` sets.
-    let command = Command::query("lvm").arg("lvmconfig").args(["--type", "current", "--mergedconfig"]);
+    let command = Command::query("lvm").subcommand("lvmconfig").args(["--type", "current", "--mergedconfig"]);
     let command = command.hidden_args(["--config", "config/checks=0 config/abort_on_errors=0"]).arg(name);
     // It exits with an error if nothing is set.
     Ok(String::from_utf8_lossy(&command.run().await?.stdout).into_owned())

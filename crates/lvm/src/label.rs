@@ -7,7 +7,9 @@
 use std::fs::File;
 use std::io;
 
-use crate::header::{ALIGNMENT, BEGINNING, hyphenated, read_aligned};
+use quarry_block::{ALIGNMENT, read_aligned};
+
+use crate::header::{BEGINNING, hyphenated};
 
 /// The magic number in the header of a metadata area.
 const AREA_MAGIC: &[u8; 16] = b"\x20LVM2\x20x[5A%r0N*>";

@@ -5,7 +5,7 @@
 //! mutation. Each command opens only the devices of its own volume group ([`Scope`]), with Quarry's own
 //! settings where they matter. This crate caches no report, and lvm decides each mutation under its own lock.
 //! Pure functions are separate, and tested separately: [`parse`] (the report), [`classify`] (the errors),
-//! [`safe_name`] (the names), [`capacity`].
+//! [`capacity`].
 
 mod activation;
 mod archive;
@@ -38,7 +38,7 @@ pub use error::{Error, Kind, classify};
 pub use header::{flush, hyphenated, label_uuid, metadata_fingerprint};
 pub use locate::Locator;
 pub use lookup::Lookup;
-pub use name::{safe_name, vg_name_fits};
+pub use name::vg_name_fits;
 pub use raid::{ImageState, RaidStatus, raid_status};
 pub use report::{ParseError, parse};
 pub use search::{ALL_VOLUME_GROUPS, all_volume_groups};

@@ -317,7 +317,7 @@ async fn hidden(group: &VolumeGroup, location: &GroupLocation, known: &Known) ->
 async fn reasons_not_used(devices: &[PathBuf], scope: &Scope) -> Vec<String> {
     let mut why = Vec::new();
     for device in devices {
-        let command = Command::query("lvm").arg("pvs").hidden_args(scope.settings()).arg(device);
+        let command = Command::query("lvm").subcommand("pvs").hidden_args(scope.settings()).arg(device);
         let message = match command.run().await {
             Ok(output) if output.success() => continue,
             Ok(output) => crate::error::one_line(&output.stderr),

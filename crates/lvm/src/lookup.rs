@@ -27,7 +27,7 @@ pub enum Lookup {
 
 /// A command that reports everything that Quarry needs about volume groups, from the devices of `scope` only.
 pub(crate) fn full_report(scope: &Scope) -> Command {
-    let mut command = Command::query("lvm").arg("fullreport").hidden_args(scope.settings());
+    let mut command = Command::query("lvm").subcommand("fullreport").hidden_args(scope.settings());
     command = command.hidden_args(["--reportformat", "json", "--binary", "--units", "b", "--nosuffix", "--all"]);
     for (table, columns) in COLUMNS {
         command = command.hidden_args(["--configreport", table, "-o", columns]);

@@ -56,7 +56,7 @@ impl<'a> Mutation<'a> {
     }
 
     fn command(&self, settings: [String; 2]) -> Command {
-        let command = Command::mutation("lvm").arg(self.subcommand).hidden_args(settings);
+        let command = Command::mutation("lvm").subcommand(self.subcommand).hidden_args(settings);
         command.args(self.args.iter().cloned()).on(&self.group.name)
     }
 }

@@ -7,14 +7,14 @@
 //! tenants' data is. lvm then gets access to the devices of one volume group only.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nix::libc::O_DIRECT;
+use parking_lot::{Mutex, MutexGuard};
+use quarry_block::read_direct;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
@@ -139,7 +139,7 @@ fn is_node(device: &Path, number: &str) -> bool {
 static IN_PROGRESS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 fn in_progress() -> MutexGuard<'static, BTreeSet<String>> {
-    IN_PROGRESS.lock().unwrap_or_else(PoisonError::into_inner)
+    IN_PROGRESS.lock()
 }
 
 /// Held during a scan. Two concurrent scans would each find the devices that the other is reading, and report
@@ -173,7 +173,7 @@ pub(crate) async fn scan(candidates: &[Candidate], patience: Duration) -> Scan {
         let Some(reading) = Reading::begin(number) else { continue };
         let (device, sender) = (device.clone(), sender.clone());
         let started = std::thread::Builder::new().name("label".to_owned()).spawn(move || {
-            let label = open_and_read(&device);
+            let label = read_direct(&device, read_label);
             drop(reading);
             // The receiver is gone if the deadline has passed.
             let _ = sender.send((device, label));
@@ -207,16 +207,10 @@ fn no_medium(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENOMEDIUM | ENXIO | ENODEV | EMEDIUMTYPE | ENOENT))
 }
 
-/// Bypasses the page cache, which may have old contents. If that is not supported, reads through it.
-fn open_and_read(device: &Path) -> io::Result<Option<Label>> {
-    match File::options().read(true).custom_flags(O_DIRECT).open(device).and_then(|file| read_label(&file)) {
-        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => read_label(&File::open(device)?),
-        result => result,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     struct Host(tempfile::TempDir);

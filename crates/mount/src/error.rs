@@ -1,5 +1,6 @@
 //! Errors of mount operations, with messages for operators.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -125,10 +126,10 @@ pub enum Error {
         found: String,
     },
     /// A system call failed.
-    #[error("cannot {attempted} {on:?}: {source}{}", remedy(.attempted, *.source))]
+    #[error("cannot {attempted} {on:?}: {source}{}", remedy(*.attempted, *.source))]
     Syscall {
         /// What was attempted.
-        attempted: &'static str,
+        attempted: Attempt,
         /// On what.
         on: PathBuf,
         /// Why it failed.
@@ -139,10 +140,37 @@ pub enum Error {
     Table(#[source] std::io::Error),
 }
 
+/// What a failed system call was to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// Mount a device.
+    Mount,
+    /// Bind-mount something.
+    Bind,
+    /// Make a mount read-only.
+    MakeReadOnly,
+    /// Unmount.
+    Unmount,
+    /// Anything else, in words that follow "cannot".
+    Other(&'static str),
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mount => "mount",
+            Self::Bind => "bind-mount at",
+            Self::MakeReadOnly => "make the mount read-only at",
+            Self::Unmount => "unmount",
+            Self::Other(words) => words,
+        })
+    }
+}
+
 /// What the operator can do, if the error number shows it.
-fn remedy(attempted: &str, source: Errno) -> &'static str {
+fn remedy(attempted: Attempt, source: Errno) -> &'static str {
     match source {
-        Errno::EINVAL if attempted.contains("mount") => {
+        Errno::EINVAL if !matches!(attempted, Attempt::Other(_)) => {
             "; this kernel does not know an option, or the superblock is damaged: see the kernel log"
         }
         Errno::ENODEV => "; this kernel does not have the filesystem: load its module",
@@ -159,6 +187,23 @@ impl Error {
     /// A failed call of the standard library.
     pub(crate) fn io(attempted: &'static str, on: &std::path::Path, error: &std::io::Error) -> Self {
         let source = error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
-        Self::Syscall { attempted, on: on.to_owned(), source }
+        Self::Syscall { attempted: Attempt::Other(attempted), on: on.to_owned(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_invalid_argument_of_a_mount_has_a_remedy() {
+        let text = |attempted| Error::Syscall { attempted, on: "/t".into(), source: Errno::EINVAL }.to_string();
+        assert_eq!(
+            text(Attempt::Mount),
+            "cannot mount \"/t\": EINVAL: Invalid argument; this kernel does not know an option, or the superblock is \
+             damaged: see the kernel log"
+        );
+        assert!(text(Attempt::Bind).starts_with("cannot bind-mount at \"/t\""));
+        assert_eq!(text(Attempt::Other("look up")), "cannot look up \"/t\": EINVAL: Invalid argument");
     }
 }

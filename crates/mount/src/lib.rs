@@ -21,7 +21,7 @@ mod syscalls;
 mod target;
 mod unmount;
 
-pub use error::Error;
+pub use error::{Attempt, Error};
 pub use mapper::{Mapping, READ_ONLY_UUID, map_read_only, read_only_mappings, unmap_read_only};
 pub use mountinfo::{Device, Entry, NotADevice, all_at, at, mounts_of_device, parse, publications_of_block, table};
 pub use open::holders;

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::{Device, Error};
+use crate::{Attempt, Device, Error};
 
 /// The prefix of the device-mapper UUIDs of these mappings.
 pub const READ_ONLY_UUID: &str = "QUARRY-RO-";
@@ -146,7 +146,11 @@ fn maps(mapping: Device, device: Device) -> bool {
 fn sectors_of(device: Device) -> Result<u64, Error> {
     let path = sysfs(device).join("size");
     let text = fs::read_to_string(&path).map_err(|error| Error::io("read", &path, &error))?;
-    text.trim().parse().map_err(|_| Error::Syscall { attempted: "parse", on: path, source: Errno::EINVAL })
+    text.trim().parse().map_err(|_| Error::Syscall {
+        attempted: Attempt::Other("parse"),
+        on: path,
+        source: Errno::EINVAL,
+    })
 }
 
 fn sysfs(device: Device) -> PathBuf {
@@ -163,9 +167,11 @@ fn node_of(mapping: Device) -> Result<PathBuf, Error> {
     match Device::of_node(&node) {
         Some(found) if found == mapping => Ok(node),
         // Is /dev the host's?
-        _ => {
-            Err(Error::Syscall { attempted: "find the node of the read-only mapping", on: node, source: Errno::ENOENT })
-        }
+        _ => Err(Error::Syscall {
+            attempted: Attempt::Other("find the node of the read-only mapping"),
+            on: node,
+            source: Errno::ENOENT,
+        }),
     }
 }
 
@@ -276,7 +282,7 @@ fn call(uuid: &str, what: &'static str, request: &mut Request, ioctl: Call) -> R
     quarry_fault::point(|| format!("mapper:{what}:before"));
     let result = make(&control, request, ioctl);
     quarry_fault::point(|| format!("mapper:{what}:after"));
-    result.map_err(|source| Error::Syscall { attempted: what, on: PathBuf::from(uuid), source })
+    result.map_err(|source| Error::Syscall { attempted: Attempt::Other(what), on: PathBuf::from(uuid), source })
 }
 
 /// Whether a mapping with that UUID exists, even without a table. If there is no device-mapper, or Quarry
@@ -291,7 +297,7 @@ fn exists(uuid: &str) -> Result<bool, Error> {
     match make(&control, &mut Request::new(uuid, false), ioctl::dev_status) {
         Ok(()) => Ok(true),
         Err(Errno::ENXIO) => Ok(false),
-        Err(source) => Err(Error::Syscall { attempted: "look up", on: PathBuf::from(uuid), source }),
+        Err(source) => Err(Error::Syscall { attempted: Attempt::Other("look up"), on: PathBuf::from(uuid), source }),
     }
 }
 

@@ -10,7 +10,7 @@ use sys_mount::MountFlags;
 
 use crate::mountinfo::{Device, Entry, stack_at};
 use crate::target::{PathKind, path_kind, resolve_existing};
-use crate::{Error, options, remove_target, syscalls};
+use crate::{Attempt, Error, options, remove_target, syscalls};
 
 /// The longest option text that mount(2) accepts, in bytes: one page including the terminating NUL.
 const DATA_MAX: usize = 4095;
@@ -27,14 +27,14 @@ const DATA_MAX: usize = 4095;
 pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[String]) -> Result<(), Error> {
     let attempted = "mount the volume";
     let number = Device::of_node(device).ok_or_else(|| Error::Syscall {
-        attempted: "find the block device",
+        attempted: Attempt::Other("find the block device"),
         on: device.to_owned(),
         source: Errno::ENOTBLK,
     })?;
     let (flags, data) = options::split(options);
     if data.len() > DATA_MAX {
         return Err(Error::Syscall {
-            attempted: "pass that many options to",
+            attempted: Attempt::Other("pass that many options to"),
             on: device.to_owned(),
             source: Errno::E2BIG,
         });
@@ -68,7 +68,7 @@ pub fn mount_filesystem(device: &Path, target: &Path, fstype: &str, options: &[S
         (Some(entry), Ok(())) => check(&entry),
         (None, Ok(())) => Err(unverified("the mount", &target, "nothing")),
         (_, Err(Errno::EBUSY)) => Err(Error::DeviceBusy { device: device.to_owned(), target }),
-        (_, Err(source)) => Err(Error::Syscall { attempted: "mount", on: device.to_owned(), source }),
+        (_, Err(source)) => Err(Error::Syscall { attempted: Attempt::Mount, on: device.to_owned(), source }),
     }
 }
 
@@ -155,9 +155,7 @@ fn make_read_only(target: &Path, entry: &Entry) -> Result<(), Error> {
             asked: "read-only".to_owned(),
             found: "writable, and files on it are open for writing".to_owned(),
         }),
-        (_, Err(source)) => {
-            Err(Error::Syscall { attempted: "make the mount read-only at", on: target.to_owned(), source })
-        }
+        (_, Err(source)) => Err(Error::Syscall { attempted: Attempt::MakeReadOnly, on: target.to_owned(), source }),
     }
 }
 
@@ -172,7 +170,7 @@ pub fn bind_device(device: &Path, target: &Path) -> Result<(), Error> {
     let attempted = "publish the device";
     let device = device.canonicalize().map_err(|error| Error::io("find the block device", device, &error))?;
     let number = Device::of_node(&device).ok_or_else(|| Error::Syscall {
-        attempted: "publish as a block device",
+        attempted: Attempt::Other("publish as a block device"),
         on: device.clone(),
         source: Errno::ENOTBLK,
     })?;
@@ -197,7 +195,7 @@ fn bind_once(source: &Path, target: &Path, what: &'static str) -> Result<(), Err
     quarry_fault::point(|| format!("mount:{what}:before"));
     let result = syscalls::bind(source, target);
     quarry_fault::point(|| format!("mount:{what}:after"));
-    result.map_err(|source| Error::Syscall { attempted: "bind-mount at", on: target.to_owned(), source })
+    result.map_err(|source| Error::Syscall { attempted: Attempt::Bind, on: target.to_owned(), source })
 }
 
 /// The topmost mount at a resolved path; rejects a symbolic link.

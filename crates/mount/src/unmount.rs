@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use crate::mountinfo::stack_at;
 use crate::target::{PathKind, path_kind, resolve};
-use crate::{Error, holders, syscalls};
+use crate::{Attempt, Error, holders, syscalls};
 
 /// More stacked mounts on one target than any error could cause.
 const DEEPEST_STACK: usize = 256;
@@ -39,7 +39,7 @@ pub fn unmount(target: &Path) -> Result<(), Error> {
             }
             // Another process unmounted it first; the next iteration checks.
             Err(Errno::EINVAL | Errno::ENOENT) if stack_at(&target)?.first() != Some(&entry) => {}
-            Err(source) => return Err(Error::Syscall { attempted: "unmount", on: target, source }),
+            Err(source) => return Err(Error::Syscall { attempted: Attempt::Unmount, on: target, source }),
         }
     }
     Err(Error::Unverified {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_mount as mount;
-use quarry_pool::{Pool, PoolVolume, volume_name};
+use quarry_pool::{Pool, PoolVolume};
 use quarry_volume::{
     Agent, Change, Error, FencingToken, NameLookup, Reason, Result, UpdateStream, Volume, VolumeId, VolumeSpec,
+    safe_name,
 };
 use tokio::time::Instant;
 
@@ -25,7 +26,7 @@ impl Agent for Host {
 
     async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, wait: Duration) -> Result<(Volume, Change)> {
         let host = self.clone();
-        let key = volume_name(&spec.name);
+        let key = safe_name(&spec.name);
         let name = spec.name.clone();
         self.tasks()
             .run(&key, CREATE, wait, |handle| async move {
@@ -71,7 +72,7 @@ impl Agent for Host {
     async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<NameLookup> {
         // In this order: a creation that passed the check with a lower token already holds the name.
         self.raise_fence(fence)?;
-        self.tasks().require_none(&volume_name(name), &[CREATE, DELETE])?;
+        self.tasks().require_none(&safe_name(name), &[CREATE, DELETE])?;
         let found = within(wait, self.find_anywhere(name)).await;
         let found = found.map_err(|error| error.context(format_args!("looking up volume {name:?}")))?;
         let volume = found.map(|Located { pool, volume }| self.describe(&pool, &volume));

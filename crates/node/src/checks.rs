@@ -6,9 +6,10 @@
 //! not answered.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_filesystem::on_own_thread;
 use quarry_volume::{Error, Reason, Result};
 use tokio::sync::watch;
@@ -44,7 +45,7 @@ impl Drop for Registered {
 
 impl Checks {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Check>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock()
     }
 
     /// Waits until no other check of the volume is running, runs `check` on its own thread, and waits for its

@@ -1,10 +1,11 @@
 //! One host: its pools, and the operations in progress on them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use parking_lot::Mutex;
 use quarry_pool::{Pool, PoolVolume};
 use quarry_volume::{Error, FencingToken, Reason, Result, StorageId, VolumeId};
 
@@ -104,7 +105,7 @@ impl Host {
     /// # Errors
     /// `Unavailable` if a higher token has been seen.
     pub(crate) fn raise_fence(&self, fence: u64) -> Result<()> {
-        let mut seen = self.inner.fence.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = self.inner.fence.lock();
         if fence < *seen {
             return Err(Error::unavailable(format!(
                 "node {} rejected fencing token {fence}, because it has seen token {seen}: another controller has been \

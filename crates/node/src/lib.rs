@@ -14,6 +14,7 @@ mod errors;
 mod health;
 mod host;
 mod kernel;
+mod metrics;
 mod prepare;
 mod publish;
 mod publisher;
@@ -21,6 +22,7 @@ mod read_only;
 mod service;
 mod stage;
 mod stats;
+mod status;
 mod tasks;
 mod unmount;
 

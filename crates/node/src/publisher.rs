@@ -12,9 +12,10 @@
 //! changed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
 use quarry_volume::{Change, Condition, Greeting, PoolState, Space, Volume, VolumeId};
 use tokio::sync::broadcast;
@@ -246,7 +247,7 @@ impl StatePublisher {
     }
 
     fn filesystem_problems(&self) -> MutexGuard<'_, BTreeMap<VolumeId, String>> {
-        self.inner.filesystem_problems.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.filesystem_problems.lock()
     }
 
     /// Publishes a change by Quarry in a pool that cannot be read.
@@ -303,7 +304,7 @@ impl StatePublisher {
     }
 
     fn published(&self) -> MutexGuard<'_, Published> {
-        self.inner.published.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.published.lock()
     }
 }
 

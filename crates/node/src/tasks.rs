@@ -7,9 +7,10 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_volume::{Error, Reason, Result};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -78,7 +79,7 @@ impl Drop for Registered {
 
 impl Tasks {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock()
     }
 
     /// Runs `work` on `volume` as its own task and waits for it, at most `wait`.

@@ -20,7 +20,6 @@ pub use disk::{DiskList, DiskPool, DiskReport, Owner, VOLUME_PARTITION, Wiping, 
 pub use lvm::{Active, LvmPool, active};
 pub use open::open;
 pub use pool::{Device, Health, Pool, PoolVolume, Reading, Recorded, Volumes};
-pub use quarry_lvm::safe_name as volume_name;
 pub use record::{MAX_RECORD, Record, State, Tag, VERSION};
 pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
 pub use threads::UnresponsiveDisk;

@@ -32,7 +32,7 @@ pub struct Record {
     pub state: State,
     /// The name in CreateVolume.
     pub name: String,
-    /// The requested size in bytes, before rounding.
+    /// The size that it was created with, in bytes: the requested size, rounded to the units of the storage.
     pub size: u64,
     /// How the volume may be used.
     pub access: AccessTypes,

@@ -9,9 +9,10 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, oneshot};
 
 /// How long a disk may take to answer: a sleeping disk has to spin up.
@@ -77,7 +78,7 @@ impl<K> DiskThreads<K> {
 
 impl<K> Shared<K> {
     fn pending(&self) -> MutexGuard<'_, HashMap<K, Pending>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock()
     }
 }
 

@@ -6,12 +6,13 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, setsockopt, socket, sockopt,
 };
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 /// The multicast group of the kernel's own events; udevd's events are in another group.
@@ -90,7 +91,7 @@ impl Uevents {
     }
 
     fn disks(&self) -> MutexGuard<'_, Disks> {
-        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.disks.lock()
     }
 
     fn run(&self, socket: &OwnedFd) {

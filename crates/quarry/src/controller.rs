@@ -8,9 +8,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use quarry_agent::TlsDial;
 use quarry_controller::{
-    AlwaysElected, Cluster, ControllerService, Election, FileElection, IdentityService, NoKubernetes, Parts, Readiness,
-    Timing, ViewService, follow_agents,
+    AlwaysElected, Cluster, ControllerService, Election, FileElection, NoKubernetes, Parts, Timing, ViewService,
+    follow_agents,
 };
+use quarry_identity::{IdentityService, Readiness};
 use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
 use quarry_transport::metrics::Metrics;

@@ -1,23 +1,15 @@
-//! A host with its pools, for the roles that have one: opens it, checks whether it is ready, and exports its
-//! metrics.
+//! A host with its pools, for the roles that have one: its options, its start and its end.
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use futures::StreamExt as _;
-use futures::future::join_all;
-use futures::stream::FuturesUnordered;
-use quarry_controller::Readiness;
+use quarry_identity::Readiness;
 use quarry_node::Host;
-use quarry_pool::{Pool, Uevents, UnresponsiveDisk};
-use quarry_transport::http;
-use quarry_transport::metrics::{Metrics, Sample};
+use quarry_pool::Uevents;
 use quarry_transport::shutdown::{GRACE, Shutdown};
-use quarry_volume::{Layout, PoolState, Space};
 
 /// The programs that a node runs besides those of its filesystems, and their packages. Startup names each
 /// missing one.
@@ -87,38 +79,12 @@ fn node_name(name: Option<String>) -> anyhow::Result<String> {
     Ok(name)
 }
 
-/// How long a status request waits for one pool: shorter than the timeout of the whole answer.
-const POOL_WAIT: Duration = Duration::from_secs(3);
-
-/// The pool's answer, or an error after [`POOL_WAIT`] that names the disk it waits for, if known.
-async fn soon<T>(pool: &dyn Pool, answer: impl Future<Output = T>) -> Result<T, String> {
-    tokio::time::timeout(POOL_WAIT, answer).await.map_err(|_| match pool.unresponsive_disks().first() {
-        Some(disk) => disk.to_string(),
-        None => format!("it did not answer within {} s; see the log", POOL_WAIT.as_secs()),
-    })
-}
-
-/// Why no CSI call can be served: every pool is unavailable. If only one of several pools is unavailable,
-/// `/readyz` and the metrics show it, and the others keep working.
+/// Ready means that CSI calls can be served: see [`Host::unavailable`].
 pub(crate) fn readiness(host: &Host) -> Readiness {
     let host = host.clone();
     Arc::new(move || {
         let host = host.clone();
-        Box::pin(async move {
-            let mut problems = Vec::new();
-            let of = |pool: Arc<dyn Pool>| async move {
-                let storage = soon(&*pool, pool.storage()).await;
-                storage.map_err(|why| format!("pool {}: {why}", pool.name()))?.map_err(|error| error.message)
-            };
-            let mut storages: FuturesUnordered<_> = host.pools().iter().cloned().map(of).collect();
-            while let Some(storage) = storages.next().await {
-                match storage {
-                    Ok(_) => return Vec::new(),
-                    Err(why) => problems.push(why),
-                }
-            }
-            problems
-        })
+        Box::pin(async move { host.unavailable().await })
     })
 }
 
@@ -137,114 +103,6 @@ pub(crate) fn drain_on(shutdown: &Shutdown, host: &Host) {
 pub(crate) async fn drained(shutdown: &Shutdown, host: &Host) {
     let left = shutdown.bound(host.tasks().drain(GRACE)).await;
     tracing::info!(tasks_left = left.unwrap_or_else(|| host.tasks().list().len()), "stopped");
-}
-
-/// The state of each pool. A pool that does not answer soon offers no storage, and its problem says so.
-async fn states(host: &Host) -> Vec<PoolState> {
-    let of = |pool: Arc<dyn Pool>| async move {
-        let state = soon(&*pool, pool.status()).await;
-        state.unwrap_or_else(|why| PoolState {
-            name: pool.name().to_owned(),
-            space: Space { closed: Some(why.clone()), ..Space::default() },
-            problems: vec![why],
-            ..PoolState::default()
-        })
-    };
-    join_all(host.pools().iter().cloned().map(of)).await
-}
-
-/// The problems that keep this host from working, one per line.
-pub(crate) async fn problems(host: &Host) -> Vec<String> {
-    let mut problems = Vec::new();
-    for state in states(host).await {
-        let of_pool = format!("pool {}", state.name);
-        let named = |problem: String| match problem.starts_with(&of_pool) {
-            true => problem,
-            false => format!("{of_pool}: {problem}"),
-        };
-        problems.extend(state.problems.into_iter().map(named));
-    }
-    for command in quarry_exec::running().into_iter().filter(|command| command.overdue) {
-        // The problem of a pool that waits for this command already names it.
-        if !problems.iter().any(|problem| problem.contains(&command.command)) {
-            problems.push(format!("`{}` has been running for {} s", command.command, command.age.as_secs()));
-        }
-    }
-    problems
-}
-
-/// Registers the host's metrics. The returned function refreshes the pools' figures.
-pub(crate) fn register(metrics: &Metrics, host: &Host) -> http::Refresh {
-    let pools: Arc<Mutex<Vec<PoolState>>> = Arc::default();
-    let per_pool = |name: &'static str, help: &'static str, figure: fn(&PoolState) -> u64| {
-        let pools = Arc::clone(&pools);
-        metrics.gauge(name, help, move || {
-            let pools = pools.lock().unwrap_or_else(PoisonError::into_inner);
-            pools.iter().map(|pool| Sample::count(figure(pool)).label("pool", pool.name.as_str())).collect()
-        });
-    };
-    per_pool("pool_size_bytes", "All storage of the pool", |pool| pool.size);
-    per_pool("pool_free_bytes", "Free storage of the pool, without its reserve", |pool| pool.space.available());
-    per_pool("pool_largest_free_bytes", "The largest linear volume that fits in the pool", |pool| {
-        pool.space.largest(&Layout::Linear).bytes
-    });
-    per_pool("pool_metadata_size_bytes", "The pool's metadata area", |pool| pool.metadata_size);
-    per_pool("pool_metadata_free_bytes", "Free space in the pool's metadata area", |pool| pool.metadata_free);
-    per_pool("pool_volumes", "Volumes in the pool", |pool| pool.volumes);
-    per_pool("pool_healthy", "Whether the pool accepts new volumes", |pool| u64::from(pool.problems.is_empty()));
-    let wiped = host.clone();
-    metrics.gauge("pool_wipe_remaining_bytes", "Bytes to wipe before a disk is free", move || {
-        let of = |pool: &Arc<dyn Pool>| {
-            let sample = |(disk, wiping): (String, quarry_pool::Wiping)| {
-                let left = Sample::count(wiping.total.saturating_sub(wiping.done));
-                left.label("pool", pool.name()).label("disk", disk)
-            };
-            pool.wiping().into_iter().map(sample).collect::<Vec<_>>()
-        };
-        wiped.pools().iter().flat_map(of).collect()
-    });
-    let asked = host.clone();
-    metrics.gauge("disk_silent_seconds", "How long a disk has been unresponsive to a read or a flush", move || {
-        let of = |pool: &Arc<dyn Pool>| {
-            let sample = |silent: UnresponsiveDisk| {
-                let seconds = Sample::new(silent.age.as_secs_f64());
-                seconds.label("pool", pool.name()).label("disk", silent.disk).label("request", silent.request)
-            };
-            pool.unresponsive_disks().into_iter().map(sample).collect::<Vec<_>>()
-        };
-        asked.pools().iter().flat_map(of).collect()
-    });
-    metrics.counter("commands", "Programs started, by program", || {
-        quarry_exec::started()
-            .into_iter()
-            .map(|(program, count)| Sample::count(count).label("program", program))
-            .collect()
-    });
-    metrics.counter("command_seconds", "Total run time of finished programs, by program", || {
-        quarry_exec::spent()
-            .into_iter()
-            .map(|(program, time)| Sample::new(time.as_secs_f64()).label("program", program))
-            .collect()
-    });
-    metrics.gauge("commands_overdue", "Programs that run for much longer than expected", || {
-        let overdue = quarry_exec::running().iter().filter(|command| command.overdue).count();
-        vec![Sample::count(u64::try_from(overdue).unwrap_or(u64::MAX))]
-    });
-    let tasks = host.tasks().clone();
-    metrics.gauge("task_age_seconds", "The age of each running operation on a volume", move || {
-        let sample = |task: quarry_node::TaskStatus| {
-            Sample::new(task.age.as_secs_f64()).label("operation", task.what).label("volume", task.volume)
-        };
-        tasks.list().into_iter().map(sample).collect()
-    });
-    let host = host.clone();
-    Arc::new(move || {
-        let (host, pools) = (host.clone(), Arc::clone(&pools));
-        Box::pin(async move {
-            let now = states(&host).await;
-            *pools.lock().unwrap_or_else(PoisonError::into_inner) = now;
-        })
-    })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod logging;
 mod node;
 mod observe;
 mod standalone;
+mod table;
 mod view;
 
 use std::io::Write as _;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use quarry_agent::AgentService;
-use quarry_controller::IdentityService;
+use quarry_identity::IdentityService;
 use quarry_node::NodeService;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
 use quarry_proto::csi::v1::node_server::NodeServer;
@@ -56,7 +56,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let path = unix::path_of(&args.endpoint)?;
     let socket = unix::listen(&path)?;
     if let Some(address) = args.http {
-        let refresh = host::register(&metrics, &host);
+        let refresh = host.register(&metrics);
         observe::register_certificate(&metrics, &source);
         metrics.counter("refused_connections", "Connections that the agent rejected, by reason", move || {
             let counts = refusals.counts().into_iter();
@@ -67,7 +67,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
             let host = of.clone();
             let certificate = certificate_problem(&source, &directory);
             Box::pin(async move {
-                let mut problems = host::problems(&host).await;
+                let mut problems = host.problems().await;
                 problems.extend(certificate);
                 problems
             })

@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use quarry_agent::Dial;
 use quarry_controller::{
-    AlwaysElected, Cluster, ControllerService, Endpoint, IdentityService, NoKubernetes, Parts, Roster, Timing,
-    ViewService,
+    AlwaysElected, Cluster, ControllerService, Endpoint, NoKubernetes, Parts, Roster, Timing, ViewService,
 };
+use quarry_identity::IdentityService;
 use quarry_node::{Host, NodeService};
 use quarry_proto::csi::v1::controller_server::ControllerServer;
 use quarry_proto::csi::v1::identity_server::IdentityServer;
@@ -79,11 +79,11 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     };
     let cluster = Cluster::follow(roster, parts, shutdown.overdue());
     if let Some(address) = args.http {
-        let refresh = host::register(&metrics, &host);
+        let refresh = host.register(&metrics);
         let of = host.clone();
         let problems: observe::Problems = Arc::new(move || {
             let host = of.clone();
-            Box::pin(async move { host::problems(&host).await })
+            Box::pin(async move { host.problems().await })
         });
         observe::serve(address, &metrics, refresh, problems, &shutdown).await?;
     }

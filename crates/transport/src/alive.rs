@@ -4,9 +4,10 @@
 //! work, and their number is limited. If all of them wait for something that never comes, the process still
 //! answers but does no work. Only a restart helps then, so the liveness probe checks this.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +34,7 @@ impl Alive {
                 if tokio::task::spawn_blocking(|| ()).await.is_err() {
                     return;
                 }
-                *watched.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                *watched.last.lock() = Instant::now();
                 tokio::time::sleep(PAUSE).await;
             }
         }));
@@ -42,7 +43,7 @@ impl Alive {
 
     /// Why the process cannot work; `None` if it can.
     pub(crate) fn problem(&self) -> Option<String> {
-        let age = self.last.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        let age = self.last.lock().elapsed();
         (age > PATIENCE).then(|| {
             format!(
                 "no blocking work has been done for {} s: all its threads are blocked (by a disk that hangs?); \

@@ -5,9 +5,10 @@
 //! code has to keep a metric up to date, and no metric outlives what it measures.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, EncodeLabel as _, EncodeLabelSet, EncodeMetric as _, LabelSetEncoder, MetricEncoder, text,
@@ -109,7 +110,7 @@ impl Metrics {
 
     /// Adds a custom collector.
     pub fn register(&self, collector: Box<dyn Collector>) {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner).register_collector(collector);
+        self.registry.lock().register_collector(collector);
     }
 
     /// All metrics, in the format of `/metrics` (`application/openmetrics-text; version=1.0.0`).
@@ -118,7 +119,7 @@ impl Metrics {
     /// When a collector fails.
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        text::encode(&mut text, &self.registry.lock().unwrap_or_else(PoisonError::into_inner))?;
+        text::encode(&mut text, &self.registry.lock())?;
         Ok(text)
     }
 
@@ -218,7 +219,7 @@ mod tests {
         let free = Arc::new(Mutex::new(1_u64 << 40));
         let seen = Arc::clone(&free);
         metrics.gauge("pool_free_bytes", "Free", move || {
-            vec![Sample::count(*seen.lock().unwrap()).label("pool", "a\"b"), Sample::new(0.5).label("pool", "c")]
+            vec![Sample::count(*seen.lock()).label("pool", "a\"b"), Sample::new(0.5).label("pool", "c")]
         });
         metrics.counter("commands", "Commands run", || vec![Sample::count(3)]);
         metrics.gauge("tasks", "None now", Vec::new);
@@ -233,7 +234,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");
         }
-        *free.lock().unwrap() = 7;
+        *free.lock() = 7;
         assert!(metrics.encode().unwrap().contains(r#"{pool="a\"b"} 7.0"#));
     }
 

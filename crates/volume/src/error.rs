@@ -131,28 +131,3 @@ impl Error {
         Self { message: format!("{attempted}: {}", self.message), ..self }
     }
 }
-
-/// The first few of these names for a sentence, and the number of the others: `a, b and 17 more`. Keeps a
-/// message readable with any number of names.
-pub fn some_of<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
-    const MOST: usize = 5;
-    let all: Vec<S> = names.into_iter().collect();
-    let some: Vec<&str> = all.iter().take(MOST).map(AsRef::as_ref).collect();
-    match all.len().saturating_sub(MOST) {
-        0 => some.join(", "),
-        more => format!("{} and {more} more", some.join(", ")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_names_are_counted() {
-        assert_eq!(some_of::<&str>([]), "");
-        assert_eq!(some_of(["a", "b"]), "a, b");
-        assert_eq!(some_of(["a", "b", "c", "d", "e"]), "a, b, c, d, e");
-        assert_eq!(some_of((0..52).map(|n| n.to_string())), "0, 1, 2, 3, 4 and 47 more");
-    }
-}

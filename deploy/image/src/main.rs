@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use quarry_cache::Cache;
 use quarry_image::{Architecture, quarry};
-use quarry_vm::Cache;
 
 /// Builds Quarry's OCI image without a registry or a container engine.
 #[derive(Parser)]

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use quarry_vm::Cache;
+use quarry_cache::Cache;
 
 use crate::bom::Bill;
 use crate::{Architecture, Image, Layer, Written, debian, program};

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use quarry_vm::{Cache, cache_key, run};
+use quarry_cache::Cache;
+use quarry_vm::run;
 
 mod groups;
 
@@ -128,7 +129,7 @@ impl Group {
         let files = contents(&source).with_context(|| format!("cannot read {}", source.display()))?;
         let parts = [go.as_bytes(), architecture.as_bytes()].into_iter();
         let parts = parts.chain(flags.iter().map(String::as_bytes)).chain(files.iter().map(Vec::as_slice));
-        let key = format!("{version}-{architecture}-{}", cache_key(parts));
+        let key = format!("{version}-{architecture}-{}", quarry_cache::key(parts));
         cache
             .entry(&format!("go-{}", self.name), &key, async |folder: &Path| {
                 eprintln!("quarry-cluster: building {} {version} with {go} (once)", self.name);

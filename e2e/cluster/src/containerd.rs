@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use quarry_vm::{Command, Guest, Preparation, cache_key};
+use quarry_vm::{Command, Guest, Preparation};
 
 use crate::binaries::Binaries;
 
@@ -64,7 +64,7 @@ fn contents<'a>(files: impl Iterator<Item = &'a Path>, more: &str) -> Result<Str
     let files: Vec<Vec<u8>> = files
         .map(|file| std::fs::read(file).with_context(|| format!("cannot read {}", file.display())))
         .collect::<Result<_>>()?;
-    Ok(cache_key(files.iter().map(Vec::as_slice).chain([more.as_bytes()])))
+    Ok(quarry_cache::key(files.iter().map(Vec::as_slice).chain([more.as_bytes()])))
 }
 
 /// Starts containerd and waits until it serves.

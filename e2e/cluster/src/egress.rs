@@ -5,9 +5,10 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
 use quarry_vm::{Guest, Network};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
@@ -45,7 +46,7 @@ impl Egress {
 
     /// Makes a guest reachable at an address.
     pub(crate) fn add(&self, address: IpAddr, guest: Guest) {
-        self.guests.lock().unwrap_or_else(PoisonError::into_inner).insert(address, guest);
+        self.guests.lock().insert(address, guest);
     }
 }
 
@@ -80,7 +81,7 @@ async fn connect(client: &mut BufReader<UnixStream>, guests: &Guests) -> Result<
         line.clear();
     }
     let address = target(&request)?;
-    let guest = guests.lock().unwrap_or_else(PoisonError::into_inner).get(&node_of(address.ip())).cloned();
+    let guest = guests.lock().get(&node_of(address.ip())).cloned();
     let guest = guest.with_context(|| format!("no node has the address {}, or pods of such", address.ip()))?;
     guest.connect_tcp(address).await
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use quarry_cache::Cache;
 use quarry_image::{Architecture, Image, Layer, quarry};
-use quarry_vm::{Cache, cache_key};
 
 use crate::binaries::Binaries;
 use crate::objects::BUSYBOX;
@@ -50,7 +50,7 @@ pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
         let image = image.uncompressed();
         // The description lists the image's parts, and each program's path in the cache identifies its
         // inputs.
-        let key = cache_key([format!("{image:?}").as_bytes()]);
+        let key = quarry_cache::key([format!("{image:?}").as_bytes()]);
         let folder = cache
             .entry(&format!("container-{name}"), &key, async |folder: &Path| {
                 image
@@ -103,7 +103,7 @@ pub(crate) async fn postgresql(cache: &Cache) -> Result<PathBuf> {
             \"$1\"/usr/lib/postgresql/15/lib/bitcode \"$1\"/var/lib/apt \"$1\"/var/cache/apt",
         "bookworm",
     ];
-    let key = cache_key(options.iter().copied().chain([POSTGRESQL]).map(str::as_bytes));
+    let key = quarry_cache::key(options.iter().copied().chain([POSTGRESQL]).map(str::as_bytes));
     let folder = cache
         .entry("container-postgresql", &key, async |folder: &Path| {
             let root = folder.join("root.tar");

@@ -13,9 +13,10 @@ use anyhow::{Context, Result, bail};
 use clap::Parser;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use quarry_cache::Cache;
 use quarry_cluster::binaries::Binaries;
 use quarry_cluster::{Cluster, Plan, binaries, fresh_folder, images, install, scenarios};
-use quarry_vm::{Cache, Disk, System};
+use quarry_vm::{Disk, System};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A Kubernetes cluster on virtual nodes of this machine.

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use quarry_cache::Cache;
 use quarry_image::{Architecture, quarry};
-use quarry_vm::{Build, Cache, build_static_in, cache_key};
+use quarry_vm::{Build, build_static_in};
 
 /// The commit: the last one before Quarry ran in a real Kubernetes. Later ones follow with each release.
 const COMMIT: &str = "b2d23b50b3abf4aabeebe2dc654481100797b079";
@@ -32,7 +33,7 @@ pub(crate) struct Previous {
 /// When the commit is not there (a clone without history), or does not build.
 pub(crate) async fn previous(cache: &Cache) -> Result<Previous> {
     let folder = cache
-        .entry("previous", &cache_key([COMMIT, TAG].map(str::as_bytes)), async |folder: &Path| {
+        .entry("previous", &quarry_cache::key([COMMIT, TAG].map(str::as_bytes)), async |folder: &Path| {
             eprintln!("quarry-cluster: building the Quarry of commit {COMMIT:.12} (once)");
             // Next to the target folder, not in the cache: cargo identifies a package by its path, and an
             // interrupted build resumes.

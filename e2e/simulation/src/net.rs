@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
+use parking_lot::Mutex;
 use quarry_agent::{Dial, RemoteAgent, Tuning};
 use quarry_transport::tls;
 use quarry_volume::{Agent, Error, Result};
@@ -45,7 +46,7 @@ impl Wire {
     }
 
     fn dead(&self) -> bool {
-        let closed = self.closed.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = self.closed.0.lock();
         let now = self.shared.lock().now;
         closed.get(&self.pair).is_some_and(|at| now > *at + AFTERGLOW)
     }
@@ -55,7 +56,7 @@ impl Drop for Wire {
     fn drop(&mut self) {
         if self.client {
             let now = self.shared.lock().now;
-            self.closed.0.lock().unwrap_or_else(PoisonError::into_inner).insert(self.pair, now);
+            self.closed.0.lock().insert(self.pair, now);
         }
     }
 }

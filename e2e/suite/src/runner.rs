@@ -2,10 +2,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
+use parking_lot::Mutex;
 use quarry_vm::System;
 
 use crate::guests::Guests;
@@ -49,7 +50,7 @@ impl Context {
 
     /// Counts what a sweep tried, under its name in the sums of a soak.
     pub fn count(&self, name: &'static str, number: usize) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock();
         *counts.entry(name).or_default() += number as u64;
     }
 
@@ -120,7 +121,7 @@ async fn one(job: Job) -> Ended {
             Err(anyhow::anyhow!("it did not end within {} s", limit.as_secs()))
         }
     };
-    let counts = counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let counts = counts.lock().clone();
     Ended { label, result, took: began.elapsed(), counts }
 }
 

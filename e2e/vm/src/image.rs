@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use quarry_cache::{Cache, key};
 
-use crate::cache::{Cache, key};
 use crate::cpio::Archive;
 use crate::host;
 use crate::static_build;

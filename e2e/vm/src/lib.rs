@@ -16,7 +16,6 @@
 //! ```
 
 mod agent;
-mod cache;
 mod cpio;
 mod daemon;
 mod disk;
@@ -37,7 +36,6 @@ mod vm;
 mod write_cache;
 
 pub use agent::{Command, Event, Guest, Output, Process};
-pub use cache::{Cache, key as cache_key};
 pub use daemon::{Daemon, run};
 pub use disk::{Bus, Disk, Throttle};
 pub use forward::Forward;

@@ -9,10 +9,10 @@ use std::{fmt, fs};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
+use quarry_cache::{Cache, key};
 use serde_json::json;
 use tokio::process::{Child, Command};
 
-use crate::cache::{Cache, key};
 use crate::host::{self, Leash};
 use crate::image::Image;
 use crate::protocol::PORT;

@@ -6,11 +6,12 @@
 use std::io::{self, Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow};
+use parking_lot::{Condvar, Mutex};
 
 use crate::write_cache::CachedDisk;
 
@@ -94,7 +95,7 @@ impl Server {
         let socket = SocketAddr::from_abstract_name(&name).context("cannot name the disk's socket")?;
         let listener = UnixListener::bind_addr(&socket).context("cannot open the disk's socket")?;
         let shared = self.shared.clone();
-        lock(&shared.state).dead = false;
+        shared.state.lock().dead = false;
         let thread = std::thread::spawn(move || {
             let Ok((stream, _)) = listener.accept() else { return };
             drop(listener);
@@ -107,7 +108,7 @@ impl Server {
 
     /// From now on the disk does this.
     pub(crate) fn set_fault(&self, fault: Fault) {
-        lock(&self.shared.state).fault = fault;
+        self.shared.state.lock().fault = fault;
         self.shared.changed.notify_all();
     }
 
@@ -115,7 +116,7 @@ impl Server {
     /// dropped.
     pub(crate) fn finish(&mut self) -> Result<()> {
         let Some((name, thread)) = self.connection.take() else { return Ok(()) };
-        lock(&self.shared.state).dead = true;
+        self.shared.state.lock().dead = true;
         self.shared.changed.notify_all();
         // A thread without a connection would wait forever.
         if let Ok(socket) = SocketAddr::from_abstract_name(&name) {
@@ -127,7 +128,7 @@ impl Server {
     /// What a power cut does to the disk, after the machine is dead. See [`CachedDisk::lose_power`].
     pub(crate) fn lose_power(&mut self, survives: impl FnMut() -> bool) -> Result<()> {
         self.finish()?;
-        lock(&self.shared.disk).lose_power(survives).context("cannot write a disk's file")
+        self.shared.disk.lock().lose_power(survives).context("cannot write a disk's file")
     }
 }
 
@@ -136,11 +137,6 @@ impl Drop for Server {
         // An error here is a panic that the thread has printed already.
         let _ = self.finish();
     }
-}
-
-/// A panic in another thread does not corrupt the disk's content.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Connection<'a> {
@@ -155,7 +151,7 @@ impl Connection<'_> {
 
     /// Agrees on the one export there is. False when the client went away instead.
     fn negotiate(&mut self) -> io::Result<bool> {
-        let size = lock(&self.shared.disk).size();
+        let size = self.shared.disk.lock().size();
         self.stream.write_all(wire::OPENING)?;
         self.stream.write_all(&wire::FIXED_NEWSTYLE_NO_ZEROES.to_be_bytes())?;
         let _client_flags = self.u32()?;
@@ -222,10 +218,11 @@ impl Connection<'_> {
 
     /// Blocks while the disk hangs; returns the behaviour afterwards.
     fn wait_while_hung(&self, flush: bool) -> State {
-        let state = lock(&self.shared.state);
+        let mut state = self.shared.state.lock();
         let hangs = |fault: Fault| fault == Fault::Hang || (flush && fault == Fault::HangAtFlush);
         let hung = |state: &mut State| hangs(state.fault) && !state.dead;
-        *self.shared.changed.wait_while(state, hung).unwrap_or_else(PoisonError::into_inner)
+        self.shared.changed.wait_while(&mut state, hung);
+        *state
     }
 
     fn perform(
@@ -237,7 +234,7 @@ impl Connection<'_> {
         payload: Vec<u8>,
     ) -> std::result::Result<Vec<u8>, u32> {
         let through = flags & wire::FORCE_UNIT_ACCESS != 0;
-        let mut disk = lock(&self.shared.disk);
+        let mut disk = self.shared.disk.lock();
         let mut data = Vec::new();
         let done = match command {
             wire::READ if length <= MAX_REQUEST => {

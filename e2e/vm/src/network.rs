@@ -11,12 +11,13 @@ use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, SyncSender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Where a program of the host that listens on 127.0.0.1 is found from inside a node that has a [`Network`]: at the same
 /// port of this address. It is another way than the network, so it works also while the node's link is down.
@@ -110,7 +111,7 @@ impl Drop for Cable {
 impl Switch {
     /// A panic in another thread does not corrupt the list.
     fn cables(&self) -> MutexGuard<'_, BTreeMap<u32, SyncSender<Arc<[u8]>>>> {
-        self.cables.lock().unwrap_or_else(PoisonError::into_inner)
+        self.cables.lock()
     }
 
     /// Passes frames on between one machine and all others, until it hangs up.

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
-
-use crate::cache::Cache;
+use quarry_cache::Cache;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 

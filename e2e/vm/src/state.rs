@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use quarry_cache::{Cache, key};
 use serde_json::json;
 
 use crate::agent::Guest;
-use crate::cache::{Cache, key};
 use crate::host;
 use crate::machine::{Machine, Qemu, console_tail};
 use crate::preparation::Preparation;

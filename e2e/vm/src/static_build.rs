@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use quarry_cache::{Cache, key};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::cache::{Cache, key};
 use crate::host;
 
 /// The guest's architecture, in Rust's words.

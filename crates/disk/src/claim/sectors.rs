@@ -2,21 +2,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
+use std::ops::Deref;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use nix::libc;
-
 use super::Error;
-
-#[allow(unsafe_code, missing_docs)]
-mod ioctl {
-    use nix::libc;
-
-    nix::ioctl_read!(blkgetsize64, 0x12, 114, u64);
-    nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), libc::c_int);
-}
 
 /// A disk as a sequence of sectors. All offsets and lengths are in bytes; writes cover whole sectors.
 pub trait Sectors {
@@ -47,35 +37,32 @@ pub trait Sectors {
 ///
 /// To write, use the file that [`quarry_filesystem::exclusive`] returns.
 #[derive(Debug)]
-pub struct BlockDevice<'a> {
-    file: &'a File,
+pub struct BlockDevice<F> {
+    file: F,
     path: PathBuf,
     size: u64,
     sector_size: u32,
 }
 
-impl<'a> BlockDevice<'a> {
+impl<F: Deref<Target = File>> BlockDevice<F> {
     /// Asks the kernel for the size and the sector size of an open device. `path` is for messages.
     ///
     /// # Errors
     /// The file is not a block device.
-    #[allow(unsafe_code)]
-    pub fn of(file: &'a File, path: &Path) -> Result<Self, Error> {
-        let failed = |attempted| move |errno: nix::Error| Error::io(attempted, path, errno.into());
-        let mut size = 0_u64;
-        // SAFETY: BLKGETSIZE64 writes one u64 to the given address, and the descriptor is open during the
-        // call.
-        unsafe { ioctl::blkgetsize64(file.as_raw_fd(), &raw mut size) }.map_err(failed("read the size of"))?;
-        let mut sector_size: libc::c_int = 0;
-        // SAFETY: BLKSSZGET writes one int to the given address, and the descriptor is open during the call.
-        unsafe { ioctl::blksszget(file.as_raw_fd(), &raw mut sector_size) }
-            .map_err(failed("read the sector size of"))?;
-        let sector_size = u32::try_from(sector_size).unwrap_or_default();
+    pub fn of(file: F, path: &Path) -> Result<Self, Error> {
+        let failed = |attempted| move |source| Error::io(attempted, path, source);
+        let size = quarry_block::size(&file).map_err(failed("read the size of"))?;
+        let sector_size = quarry_block::sector_size(&file).map_err(failed("read the sector size of"))?;
         Ok(Self { file, path: path.to_owned(), size, sector_size })
+    }
+
+    /// The open device.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 }
 
-impl Sectors for BlockDevice<'_> {
+impl<F: Deref<Target = File>> Sectors for BlockDevice<F> {
     fn path(&self) -> &Path {
         &self.path
     }

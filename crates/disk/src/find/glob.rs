@@ -5,19 +5,11 @@ use std::str::FromStr;
 
 /// A pattern that must match a whole name, including letter case. `*` matches any characters or none, `?` one
 /// character, `[a-cx]` one of these, `[!a-c]` or `[^a-c]` any character except these; `[*]` matches a literal
-/// star.
+/// star. No other character is special.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Glob {
     text: String,
-    tokens: Vec<Token>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Token {
-    Letter(char),
-    AnyLetter,
-    Letters { negated: bool, ranges: Vec<(char, char)> },
-    Star,
+    pattern: glob::Pattern,
 }
 
 /// Why a text is not a valid pattern.
@@ -33,107 +25,70 @@ impl FromStr for Glob {
 
     fn from_str(text: &str) -> Result<Self, GlobError> {
         let wrong = |why| GlobError { text: text.to_owned(), why };
-        let mut letters = text.chars();
-        let mut tokens = Vec::new();
-        while let Some(letter) = letters.next() {
-            tokens.push(match letter {
-                '*' => Token::Star,
-                '?' => Token::AnyLetter,
-                '[' => {
-                    let (token, rest) = set(letters.as_str()).map_err(wrong)?;
-                    letters = rest.chars();
-                    token
-                }
-                letter => Token::Letter(letter),
-            });
-        }
-        if tokens.is_empty() {
+        if text.is_empty() {
             return Err(wrong("it is empty; write * to match any name"));
         }
-        Ok(Self { text: text.to_owned(), tokens })
+        let pattern = plain(text).map_err(wrong)?;
+        let pattern = glob::Pattern::new(&pattern).map_err(|error| wrong(error.msg))?;
+        Ok(Self { text: text.to_owned(), pattern })
     }
 }
 
-/// Reads a set after its opening bracket, and returns what follows.
-fn set(text: &str) -> Result<(Token, &str), &'static str> {
-    let (negated, inner) = match text.strip_prefix(['!', '^']) {
-        Some(inner) => (true, inner),
-        None => (false, text),
+/// The same pattern as the crate `glob` writes it: there, `**` has a meaning of its own, `[^` is not known, and a
+/// reversed range matches nothing.
+fn plain(text: &str) -> Result<String, &'static str> {
+    let mut pattern = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        rest = rest.get(character.len_utf8()..).unwrap_or_default();
+        match character {
+            '*' if pattern.ends_with('*') => {}
+            '[' => {
+                let (set, behind) = set(rest)?;
+                pattern.push_str(&set);
+                rest = behind;
+            }
+            character => pattern.push(character),
+        }
+    }
+    Ok(pattern)
+}
+
+/// Reads a set after its opening bracket. Returns it with its brackets, and what follows it.
+fn set(text: &str) -> Result<(String, &str), &'static str> {
+    let (negation, inner) = match text.strip_prefix(['!', '^']) {
+        Some(inner) => ("!", inner),
+        None => ("", text),
     };
     // A closing bracket in the first place is a literal character.
     let end = inner.char_indices().skip(1).find(|(_, letter)| *letter == ']').map(|(end, _)| end);
     let (letters, rest) = end.and_then(|end| inner.split_at_checked(end)).ok_or("a [ has no matching ]")?;
-    let mut ranges = Vec::new();
-    let mut letters = letters.chars().peekable();
-    while let Some(first) = letters.next() {
-        let mut ahead = letters.clone();
-        let last = match (ahead.next(), ahead.next()) {
-            (Some('-'), Some(last)) => {
-                letters = ahead;
-                last
-            }
-            _ => first,
+    let mut left: &[char] = &letters.chars().collect::<Vec<_>>();
+    while let [first, behind @ ..] = left {
+        left = match behind {
+            ['-', last, ..] if last < first => return Err("the characters of a range are in the wrong order"),
+            ['-', _, behind @ ..] => behind,
+            behind => behind,
         };
-        if last < first {
-            return Err("the characters of a range are in the wrong order");
-        }
-        ranges.push((first, last));
     }
-    Ok((Token::Letters { negated, ranges }, rest.strip_prefix(']').unwrap_or(rest)))
-}
-
-impl Token {
-    fn matches(&self, letter: char) -> bool {
-        match self {
-            Self::Letter(own) => *own == letter,
-            Self::AnyLetter | Self::Star => true,
-            Self::Letters { negated, ranges } => {
-                ranges.iter().any(|(first, last)| (*first..=*last).contains(&letter)) != *negated
-            }
-        }
-    }
+    Ok((format!("[{negation}{letters}]"), rest.strip_prefix(']').unwrap_or(rest)))
 }
 
 impl Glob {
-    /// Whether the whole name matches. The time is at most proportional to the product of both lengths.
+    /// Whether the whole name matches.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
-        let mut tokens = self.tokens.as_slice();
-        let mut letters = name.chars();
-        // After the last star that was passed: the tokens after it, and where in the name to continue.
-        let mut retry: Option<(&[Token], std::str::Chars<'_>)> = None;
-        loop {
-            match (tokens.split_first(), letters.clone().next()) {
-                (Some((Token::Star, behind)), _) => {
-                    tokens = behind;
-                    retry = Some((behind, letters.clone()));
-                }
-                (Some((token, behind)), Some(letter)) if token.matches(letter) => {
-                    tokens = behind;
-                    letters.next();
-                }
-                (None, None) => return true,
-                // The last star has to match one more character; extending an earlier star could not help.
-                _ => {
-                    let Some((behind, from)) = &mut retry else { return false };
-                    if from.next().is_none() {
-                        return false;
-                    }
-                    tokens = behind;
-                    letters = from.clone();
-                }
-            }
-        }
+        self.pattern.matches(name)
     }
 
     /// The name itself, if the pattern has no wildcards.
     pub(super) fn literal(&self) -> Option<&str> {
-        self.tokens.iter().all(|token| matches!(token, Token::Letter(_))).then_some(self.text.as_str())
+        (!self.text.contains(['*', '?', '['])).then_some(self.text.as_str())
     }
 
     /// Whether the pattern starts with a literal dot.
     pub(super) fn begins_with_dot(&self) -> bool {
-        matches!(self.tokens.first(), Some(Token::Letter('.')))
+        self.text.starts_with('.')
     }
 
     /// The pattern as it was written.
@@ -214,15 +169,66 @@ mod tests {
         assert!(!matches(&format!("{}b", "*a".repeat(200)), &"a".repeat(5000)));
     }
 
-    /// The same, as a simple recursive search.
-    fn matches_naively(tokens: &[Token], name: &[char]) -> bool {
-        match (tokens, name) {
+    /// Crates for patterns differ in these cases. Configurations may rely on each of them.
+    #[test]
+    fn no_other_character_is_special() {
+        for (glob, name) in [
+            ("{a,b}", "{a,b}"),
+            (r"a\x20*", r"a\x20b"),
+            (r"\*", r"\a"),
+            ("a/*", "a/b/c"),
+            ("a?b", "a/b"),
+            ("*", ".hidden"),
+            ("?x", ".x"),
+            ("**", "a/b"),
+            ("a/**/b", "a/x/b"),
+            ("a/**/b", "a//b"),
+            ("a***b", "a-b"),
+            ("a]b", "a]b"),
+            ("?", "ä"),
+            ("[ä-ü]", "ö"),
+            ("[!ä]", "ö"),
+            ("[a-b-c]", "-"),
+            ("[--0]", "."),
+            ("[]-a]", "_"),
+            ("[^^]", "a"),
+            ("[^!a]", "b"),
+            ("[!^a]", "b"),
+            ("[a^]", "^"),
+            ("[a!]", "!"),
+            ("[[]", "["),
+            ("[?]", "?"),
+            ("*[*]", "a*"),
+        ] {
+            assert!(matches(glob, name), "{glob} {name}");
+        }
+        for (glob, name) in [
+            ("{a,b}", "a"),
+            (r"\*", "*"),
+            ("a/**/b", "a/b"),
+            ("**/b", "b"),
+            ("[a-b-c]", "d"),
+            ("[a-c-e]", "d"),
+            ("[^^]", "^"),
+            ("[^!a]", "!"),
+            ("[!^a]", "^"),
+            ("[ä]", "\u{c3}"),
+            ("[*]*", "ab"),
+            ("a", "A"),
+            ("[a]", "A"),
+        ] {
+            assert!(!matches(glob, name), "{glob} {name}");
+        }
+    }
+
+    /// A plain search for patterns without sets.
+    fn search(glob: &[char], name: &[char]) -> bool {
+        match (glob, name) {
             ([], []) => true,
-            ([Token::Star, behind @ ..], _) => {
-                matches_naively(behind, name)
-                    || name.split_first().is_some_and(|(_, rest)| matches_naively(tokens, rest))
+            (['*', behind @ ..], _) => {
+                search(behind, name) || name.split_first().is_some_and(|(_, rest)| search(glob, rest))
             }
-            ([token, behind @ ..], [letter, rest @ ..]) => token.matches(*letter) && matches_naively(behind, rest),
+            ([token, behind @ ..], [letter, rest @ ..]) => (*token == '?' || token == letter) && search(behind, rest),
             _ => false,
         }
     }
@@ -236,10 +242,9 @@ mod tests {
         }
 
         #[test]
-        fn matching_agrees_with_a_naive_search(text in "[ab*?]{1,9}", name in "[ab]{0,9}") {
-            let glob: Glob = text.parse().unwrap();
-            let letters: Vec<char> = name.chars().collect();
-            prop_assert_eq!(glob.matches(&name), matches_naively(&glob.tokens, &letters));
+        fn stars_are_tried_as_a_plain_search_would(text in "[ab*?]{1,9}", name in "[ab]{0,9}") {
+            let [glob, letters] = [&text, &name].map(|text| text.chars().collect::<Vec<_>>());
+            prop_assert_eq!(matches(&text, &name), search(&glob, &letters));
         }
 
         #[test]

@@ -185,13 +185,16 @@ impl Sizes {
 /// for both.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the disk {disk} belongs to the pools {}: change their selectors so that only one of them matches it; until then, \
+    "the disk {disk}{} belongs to the pools {}: change their selectors so that only one of them matches it; until then, \
      no pool uses it",
+    by_id.as_ref().map(|name| format!(" ({name})")).unwrap_or_default(),
     pools.join(" and ")
 )]
 pub struct Conflict {
-    /// The disk: its kernel name, and the first of its names in `by-id`.
+    /// The disk's kernel name.
     pub disk: String,
+    /// The first of its names in `by-id`.
+    pub by_id: Option<String>,
     /// The pools, in the order of the configuration.
     pub pools: Vec<String>,
 }
@@ -233,8 +236,8 @@ pub fn assign(pools: &[(String, Selector)], disks: &[Disk], paths: &impl Paths) 
                 assignment.pools.insert(disk.name.clone(), pool.clone());
             }
             (_, None) => {
-                let also = disk.by_id.first().map(|name| format!(" ({name})")).unwrap_or_default();
-                assignment.conflicts.push(Conflict { disk: format!("{}{also}", disk.name), pools: selected });
+                let by_id = disk.by_id.first().cloned();
+                assignment.conflicts.push(Conflict { disk: disk.name.clone(), by_id, pools: selected });
             }
         }
     }

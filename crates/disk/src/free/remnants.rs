@@ -105,15 +105,8 @@ fn places(size: u64) -> Vec<(u64, Vec<u64>)> {
 
 /// Reads the block, or what is left of it at the end of a disk.
 fn read_block(disk: &impl FileExt, block: u64, size: u64) -> io::Result<Vec<u8>> {
-    let to_usize = |length: u64| usize::try_from(length).map_err(io::Error::other);
-    let length = to_usize((size - block).min(BLOCK))?;
-    let alignment = to_usize(BLOCK)?;
-    let mut buffer = vec![0_u8; length + alignment];
-    let skip = buffer.as_ptr().align_offset(alignment);
-    let aligned = buffer.get_mut(skip..).and_then(|rest| rest.get_mut(..length));
-    let aligned = aligned.ok_or_else(|| io::Error::other("no aligned buffer"))?;
-    disk.read_exact_at(aligned, block)?;
-    Ok(aligned.to_vec())
+    let length = usize::try_from((size - block).min(BLOCK)).map_err(io::Error::other)?;
+    quarry_block::read_aligned(disk, block, length)
 }
 
 fn boot_sector(start: &[u8]) -> Option<BootSector> {

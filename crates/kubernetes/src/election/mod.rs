@@ -25,19 +25,20 @@ mod record;
 mod take;
 mod term;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use kube::api::PostParams;
+use parking_lot::Mutex;
 use quarry_controller::Election;
 use quarry_volume::{Error, Result};
 use tokio::time::Instant;
 
 use crate::ask::{LIMIT, Unanswered, ask};
 use crate::connect::Connection;
-use crate::guard::{Clock, Task, lock};
+use crate::guard::{Clock, Task};
 use take::Attempt;
 
 /// Settings of the Lease.
@@ -96,7 +97,7 @@ impl LeaseElection {
     /// The fencing token of the current term, if this controller certainly holds it now. Sends nothing.
     #[must_use]
     pub fn holds(&self) -> Option<u64> {
-        lock(&self.inner.state).held()
+        self.inner.state.lock().held()
     }
 
     /// The holder identity in the Lease while this controller holds it.
@@ -109,12 +110,12 @@ impl LeaseElection {
     /// controller then need not wait. Takes a few seconds at most.
     pub async fn close(&self) {
         {
-            let mut state = lock(&self.inner.state);
+            let mut state = self.inner.state.lock();
             state.closed = true;
             state.keeper = None;
         }
         let mut view = self.inner.view.lock().await;
-        let term = lock(&self.inner.state).term.take();
+        let term = self.inner.state.lock().term.take();
         if term.is_some() {
             self.inner.give_back(&mut view).await;
         }
@@ -123,7 +124,7 @@ impl LeaseElection {
 
 impl Drop for LeaseElection {
     fn drop(&mut self) {
-        let mut state = lock(&self.inner.state);
+        let mut state = self.inner.state.lock();
         state.closed = true;
         state.term = None;
         state.keeper = None;
@@ -238,7 +239,7 @@ impl Inner {
 
     /// Records that a selection was requested; returns the fencing token if this controller holds the term.
     fn record_use(&self) -> Result<Option<u64>> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.closed {
             return Err(Error::unavailable("this controller is shutting down and no longer selects nodes; retry"));
         }

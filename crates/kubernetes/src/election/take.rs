@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{Inner, Term, View, busy, record, term};
 use crate::ask::{LIMIT, Unanswered, ask};
-use crate::guard::{Task, lock};
+use crate::guard::Task;
 
 /// How an attempt to take the Lease ended.
 pub(super) enum Attempt {
@@ -68,7 +68,7 @@ impl Inner {
     /// Starts the term that was taken.
     pub(super) fn begin(self: &Arc<Self>, term: Term) -> Result<u64> {
         let fence = record::fence(term.transitions);
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         // The answer may have arrived too late, or the process may be shutting down.
         if state.closed || Instant::now() >= term.until {
             return Err(self.failed("take", &Unanswered::Late(self.settings.duration * 2 / 3)));

@@ -8,7 +8,6 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Inner, State, View, record};
 use crate::ask::{LIMIT, ask};
-use crate::guard::lock;
 
 /// The delay between two attempts to renew after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -68,7 +67,7 @@ impl Inner {
     /// Decides, and ends the term in the same critical section if the Lease must be released: no request may
     /// get its fencing token afterwards.
     fn due(&self, transitions: i32) -> Due {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if state.closed || !is_current(&state, transitions) {
             return Due::Nothing;
         }
@@ -131,7 +130,7 @@ impl Inner {
 
     /// Extends the term to this instant, unless it has ended.
     fn extend(&self, transitions: i32, until: Instant) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Some(term) = &mut state.term
             && term.transitions == transitions
         {
@@ -140,7 +139,7 @@ impl Inner {
     }
 
     fn end(&self, transitions: i32) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if is_current(&state, transitions) {
             state.term = None;
         }

@@ -6,8 +6,7 @@ use std::time::Duration;
 use quarry_disk::claim::{self, Claim, ClaimState, Identity};
 use quarry_disk::{Disk, ExclusiveOpen, State};
 use quarry_filesystem::{minimum_size, signature_places};
-use quarry_lvm::safe_name;
-use quarry_volume::{Error, Layout, Reason, Result, SizeRange, VolumeSpec, show_size};
+use quarry_volume::{Error, Layout, Reason, Result, SizeRange, VolumeSpec, safe_name, show_size};
 
 use super::disks::{Any, Disks, Held};
 use super::locks::VolumeLock;

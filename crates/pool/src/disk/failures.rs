@@ -2,9 +2,9 @@
 //! written does not come first each time.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_disk::{Disk, State};
 
 use super::key::DiskKey;
@@ -60,6 +60,6 @@ impl Failures {
     }
 
     fn by_disk(&self) -> MutexGuard<'_, HashMap<DiskKey, (String, Instant)>> {
-        self.by_disk.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_disk.lock()
     }
 }

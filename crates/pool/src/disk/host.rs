@@ -1,9 +1,9 @@
 //! The disks of the host that this process runs on.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -60,14 +60,14 @@ impl Disks for HostDisks {
 
     fn read(&self, disk: &Disk) -> Result<Box<dyn Sectors>> {
         let file = quarry_disk::open(&self.roots, disk).map_err(|error| Error::unavailable(error.to_string()))?;
-        Ok(Box::new(Open::new(file, &disk.node)?))
+        Ok(Box::new(opened(Box::new(file), disk)?))
     }
 
     fn write(&self, disk: &Disk) -> Result<Box<dyn Sectors>> {
         let file = File::options().read(true).write(true).open(&disk.node);
         let file = file.map_err(|error| Error::host(format!("opening the disk {} for writing: {error}", disk.name)))?;
         self.check(&file, disk)?;
-        Ok(Box::new(Open::new(file, &disk.node)?))
+        Ok(Box::new(opened(Box::new(file), disk)?))
     }
 
     fn hold(&self, disk: &Disk) -> Result<Arc<dyn Held>> {
@@ -79,7 +79,7 @@ impl Disks for HostDisks {
             Error::new(reason, error.to_string())
         })?;
         self.check(&held, disk)?;
-        Ok(Arc::new(Open::new(held, &disk.node)?))
+        Ok(Arc::new(opened(held, disk)?))
     }
 
     fn try_exclusive_open(&self, disk: &Disk) -> ExclusiveOpen {
@@ -127,71 +127,18 @@ impl Disks for HostDisks {
 }
 
 /// An open disk.
-struct Open<F> {
-    file: F,
-    path: PathBuf,
-    size: u64,
-    sector_size: u32,
+fn opened<F: Deref<Target = File>>(file: F, disk: &Disk) -> Result<BlockDevice<F>> {
+    BlockDevice::of(file, &disk.node).map_err(|error| Error::host(error.to_string()))
 }
 
-trait AsFile {
-    fn file(&self) -> &File;
-}
-
-impl AsFile for File {
-    fn file(&self) -> &File {
-        self
-    }
-}
-
-impl AsFile for Exclusive {
-    fn file(&self) -> &File {
-        self
-    }
-}
-
-impl<F: AsFile> Open<F> {
-    fn new(file: F, path: &Path) -> Result<Self> {
-        let device = BlockDevice::of(file.file(), path).map_err(|error| Error::host(error.to_string()))?;
-        let (size, sector_size) = (device.size(), device.sector_size());
-        Ok(Self { file, path: path.to_owned(), size, sector_size })
-    }
-}
-
-impl<F: AsFile> Sectors for Open<F> {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn sector_size(&self) -> u32 {
-        self.sector_size
-    }
-
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.file.file().read_exact_at(buffer, offset)
-    }
-
-    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.file.file().write_all_at(bytes, offset)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.file.file().sync_all()
-    }
-}
-
-impl Held for Open<Exclusive> {
+impl Held for BlockDevice<Exclusive> {
     fn zero(&self, offset: u64, length: u64) -> Result<()> {
-        filesystem::zero_range(&self.file, offset, length).map_err(|error| Error::host(error.to_string()))
+        filesystem::zero_range(self.file(), offset, length).map_err(|error| Error::host(error.to_string()))
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<bool> {
-        partitions::discard(self.file.file(), offset, length).map_err(|errno| {
-            Error::host(format!("discarding bytes of {}: {errno}; see the kernel log", self.path.display()))
+        partitions::discard(self.file(), offset, length).map_err(|errno| {
+            Error::host(format!("discarding bytes of {}: {errno}; see the kernel log", self.path().display()))
         })
     }
 
@@ -199,7 +146,7 @@ impl Held for Open<Exclusive> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match partitions::drop_both(self.file.file()) {
+            match partitions::drop_both(self.file()) {
                 Ok(()) => return Ok(()),
                 Err(Errno::EBUSY) if tries < TRIES => std::thread::sleep(PAUSE),
                 Err(Errno::EBUSY) => {
@@ -208,12 +155,12 @@ impl Held for Open<Exclusive> {
                         format!(
                             "removing the partitions of {}: a program has one of them open; end it \
                                  first",
-                            self.path.display()
+                            self.path().display()
                         ),
                     ));
                 }
                 Err(errno) => {
-                    return Err(Error::host(format!("removing the partitions of {}: {errno}", self.path.display())));
+                    return Err(Error::host(format!("removing the partitions of {}: {errno}", self.path().display())));
                 }
             }
         }

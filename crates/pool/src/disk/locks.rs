@@ -2,9 +2,10 @@
 //! too long are reported. A hanging change blocks its own volume and its own disk, and nothing else.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_disk::Disk;
 use tokio::sync::OwnedMutexGuard;
 
@@ -125,7 +126,7 @@ impl VolumeLocks {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

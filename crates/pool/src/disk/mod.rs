@@ -24,14 +24,15 @@ mod tests;
 mod view;
 mod wipe;
 
+use parking_lot::{Mutex, MutexGuard};
+
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{ClaimState, Identity};
 use quarry_disk::{Disk, Selector, Udev};
-use quarry_lvm::safe_name;
-use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe};
+use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe, safe_name};
 use uuid::Uuid;
 
 pub use self::create::VOLUME_PARTITION;
@@ -169,7 +170,7 @@ impl DiskPool {
 
 impl Inner {
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 
     /// Makes the next call read the disks, whatever is cached.

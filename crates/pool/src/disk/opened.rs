@@ -7,10 +7,10 @@
 //! not in use.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::disks::Opened;
+use parking_lot::{Mutex, MutexGuard};
 
 /// The open partitions, by the GUIDs of their disks.
 #[derive(Default)]
@@ -69,6 +69,6 @@ impl OpenPartitions {
     }
 
     fn by_volume(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.by_volume.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_volume.lock()
     }
 }

@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_disk::claim::{self, ClaimState};
 use quarry_disk::{Disk, find_remnants};
 use quarry_volume::{Error, Result};
@@ -67,7 +68,7 @@ pub(super) struct Progress {
 
 impl Releases {
     fn jobs(&self) -> MutexGuard<'_, HashMap<DiskKey, Job>> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.jobs.lock()
     }
 
     /// Marks a release as running.

@@ -48,7 +48,7 @@ pub enum Owner {
 impl Owner {
     /// The ownership that an assignment gives a disk.
     pub(super) fn of(assignment: &Assignment, disk: &Disk) -> Self {
-        let conflict = assignment.conflicts.iter().find(|one| one.disk.split(' ').next() == Some(&*disk.name));
+        let conflict = assignment.conflicts.iter().find(|one| one.disk == disk.name);
         match (assignment.pools.get(&disk.name), conflict, assignment.doubtful.get(&disk.name)) {
             (Some(pool), ..) => Self::Pool(pool.clone()),
             (None, Some(conflict), _) => Self::Conflict(conflict.clone()),

@@ -5,9 +5,10 @@
 //! now).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_disk::claim::{self, ClaimState};
 use quarry_disk::{Conflict, Contents, Disk, Remnants, Selector, State, classify, find_remnants};
 use quarry_filesystem::Probe;
@@ -245,7 +246,7 @@ impl Queries {
     }
 
     fn running(&self) -> MutexGuard<'_, HashSet<DiskKey>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock()
     }
 }
 

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use quarry_disk::claim::{Claim, ClaimState, Degraded, Identity, capacity};
 use quarry_disk::{Disk, State};
-use quarry_lvm::safe_name;
-use quarry_volume::{Error, Result, Space, StorageId};
+use quarry_volume::{Error, Result, Space, StorageId, safe_name};
 use uuid::Uuid;
 
 use super::copies::copies;

@@ -2,9 +2,9 @@
 //! reported.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_lvm::VolumeGroup;
 use quarry_volume::{Error, Reason, Result};
 
@@ -38,7 +38,7 @@ impl Drop for ChangeGuard<'_> {
 
 impl ChangeLock {
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
+        self.since.lock()
     }
 
     /// Whether the lock is held, but not for long.

@@ -2,8 +2,8 @@
 //! the volume is gone again.
 
 use quarry_lvm::commands::{self, CreateLv};
-use quarry_lvm::{VolumeGroup, capacity, safe_name};
-use quarry_volume::{Error, Layout, Reason, Result, StorageId, VolumeSpec};
+use quarry_lvm::{VolumeGroup, capacity};
+use quarry_volume::{Error, Layout, Reason, Result, StorageId, VolumeSpec, safe_name};
 
 use super::{LvmPool, device, volume};
 use crate::record::Tag;

@@ -5,9 +5,10 @@
 //! disk, so it is done only for this purpose, and once for all concurrent callers.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
+use parking_lot::MutexGuard;
 use quarry_lvm::VolumeGroup;
 use quarry_volume::{Error, Result, StorageId};
 use tokio::sync::Mutex;
@@ -23,7 +24,7 @@ static SEARCH: Mutex<Option<(Instant, Groups)>> = Mutex::const_new(None);
 
 impl LvmPool {
     fn seen(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        self.seen.lock()
     }
 
     /// Remembers the names of the volumes in a report.

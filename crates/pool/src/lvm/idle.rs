@@ -5,8 +5,9 @@
 //! exclude each other.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// The activations by the volume's UUID, and the running deactivation.
 #[derive(Default)]
@@ -49,7 +50,7 @@ impl Idle {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

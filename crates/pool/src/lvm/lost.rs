@@ -7,9 +7,9 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use quarry_lvm::VolumeGroup;
 
 use super::disks::LvmDisks;
@@ -95,7 +95,7 @@ impl Search {
     async fn find(&self, uuids: &[String], group: &VolumeGroup, disks: &LvmDisks, counts: EventCounts) -> Vec<PathBuf> {
         let known: HashSet<PathBuf> = group.physical_volumes.iter().filter_map(|pv| pv.device.clone()).collect();
         let candidates = {
-            let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut others = self.others.lock();
             if others.counts != counts {
                 *others = OtherDevices { counts, devices: HashSet::new() };
             }
@@ -111,7 +111,7 @@ impl Search {
                 Err(_) => {}
             }
         }
-        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut others = self.others.lock();
         if others.counts == counts {
             others.devices.extend(other);
         }

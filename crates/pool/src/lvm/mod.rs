@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use quarry_exec::Orphan;
 use quarry_lvm::commands;
-use quarry_lvm::{LogicalVolume, VolumeGroup, capacity, safe_name};
-use quarry_volume::{Error, PoolState, Reason, Result, StorageId, VolumeSpec};
+use quarry_lvm::{LogicalVolume, VolumeGroup, capacity};
+use quarry_volume::{Error, PoolState, Reason, Result, StorageId, VolumeSpec, safe_name};
 
 use self::cache::{Cache, View};
 use self::change::{ChangeLock, Flushes};
@@ -50,9 +50,9 @@ pub struct LvmPool {
     /// Which changes have been flushed.
     flushes: Flushes,
     /// The names of the volumes that this process has seen in the volume group, and has not removed.
-    seen: std::sync::Mutex<BTreeSet<String>>,
+    seen: parking_lot::Mutex<BTreeSet<String>>,
     /// The lvm commands of an earlier Quarry process that were still running when this one started.
-    orphans: std::sync::Mutex<Vec<Orphan>>,
+    orphans: parking_lot::Mutex<Vec<Orphan>>,
 }
 
 impl LvmPool {
@@ -60,7 +60,7 @@ impl LvmPool {
     /// missing volume group is not an error: the pool reports it, and works when the group appears.
     pub(crate) async fn open(name: String, config: LvmConfig, uevents: Uevents, disks: LvmDisks) -> Self {
         let cache = Cache::new(&config.volume_group, config.archives, uevents, disks);
-        let orphans = std::sync::Mutex::new(quarry_exec::orphans(&config.volume_group));
+        let orphans = parking_lot::Mutex::new(quarry_exec::orphans(&config.volume_group));
         let pool = Self {
             name,
             config,
@@ -69,7 +69,7 @@ impl LvmPool {
             idle: Idle::default(),
             change_lock: ChangeLock::default(),
             flushes: Flushes::default(),
-            seen: std::sync::Mutex::default(),
+            seen: parking_lot::Mutex::default(),
             orphans,
         };
         if let Some(orphan) = pool.orphan() {
@@ -111,8 +111,8 @@ impl LvmPool {
         }
     }
 
-    fn known_orphans(&self) -> std::sync::MutexGuard<'_, Vec<Orphan>> {
-        self.orphans.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn known_orphans(&self) -> parking_lot::MutexGuard<'_, Vec<Orphan>> {
+        self.orphans.lock()
     }
 
     /// A description of an lvm command on this volume group that outlived the Quarry process that started it.

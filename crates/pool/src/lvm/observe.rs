@@ -1,8 +1,9 @@
 //! Adds the kernel's facts about a volume group's disks and raids to the report: sizes, write protection,
 //! failed images. They change without any change of lvm's metadata, so they are read each time.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use quarry_lvm::VolumeGroup;
 use quarry_lvm::kernel::{self, Facts};
 
@@ -35,7 +36,7 @@ impl Observer {
     }
 
     fn observe_now(&self, group: &Arc<VolumeGroup>, report: u64) -> (Arc<VolumeGroup>, u64) {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         let before = last.as_ref().map(|last| last.facts.clone()).unwrap_or_default();
         let facts = kernel::facts(group, &before);
         if let Some(last) = last.as_ref().filter(|last| last.report == report && last.facts == facts) {

@@ -1,7 +1,7 @@
 //! Converts logical volumes in a report to Quarry volumes.
 
-use quarry_lvm::{LogicalVolume, VolumeGroup, safe_name};
-use quarry_volume::StorageId;
+use quarry_lvm::{LogicalVolume, VolumeGroup};
+use quarry_volume::{StorageId, safe_name};
 
 use super::health::health;
 use crate::record::{Record, Tag};

@@ -6,9 +6,10 @@
 //! and can be made to fail or hang.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use quarry_volume::{Space, VolumeSpec};
 use tokio::sync::watch;
 
@@ -183,11 +184,11 @@ impl SimulatedPool {
 
 impl Inner {
     fn disks(&self) -> MutexGuard<'_, Disks> {
-        self.disks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.disks.lock()
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+        self.plan.lock()
     }
 
     fn space(&self, disks: &Disks) -> Space {

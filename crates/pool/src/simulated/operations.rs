@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quarry_lvm::safe_name;
-use quarry_volume::{Error, PoolState, Reason, Result, Space, StorageId, VolumeSpec};
+use quarry_volume::{Error, PoolState, Reason, Result, Space, StorageId, VolumeSpec, safe_name};
 
 use super::disks::{Disks, Slot};
 use super::{Failure, Inner, Operation, SimulatedDevice, SimulatedPool};

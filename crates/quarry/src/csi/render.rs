@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
+use quarry_volume::printable;
 use serde_json::{Map, Value};
+
+use crate::table::{Column, Table};
 
 /// Fields that hold a size in bytes.
 const SIZES: [&str; 4] = ["capacity_bytes", "available_capacity", "maximum_volume_size", "minimum_volume_size"];
@@ -41,20 +44,11 @@ fn object(fields: &Map<String, Value>, name: &str, indent: usize, lines: &mut St
 /// A column for each key of the first row; all rows have the same keys.
 fn table(rows: &[Value]) -> String {
     let Some(Value::Object(first)) = rows.first() else { return "none\n".to_owned() };
-    let keys: Vec<&String> = first.keys().collect();
-    let mut cells: Vec<Vec<String>> = vec![keys.iter().map(|key| key.replace('_', " ").to_uppercase()).collect()];
-    for row in rows {
-        cells.push(keys.iter().map(|key| inline("", key, row.get(key.as_str()).unwrap_or(&Value::Null))).collect());
-    }
-    let width = |column: usize| cells.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
-    let widths: Vec<usize> = (0..keys.len()).map(|column| width(column).unwrap_or(0)).collect();
-    let mut lines = String::new();
-    for row in &cells {
-        let line: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}  ")).collect();
-        lines.push_str(line.trim_end());
-        lines.push('\n');
-    }
-    lines
+    let columns: Vec<Column> =
+        first.keys().map(|key| Column::named(printable(&key.replace('_', " ")).to_uppercase())).collect();
+    let cells =
+        |row: &Value| first.keys().map(|key| inline("", key, row.get(key.as_str()).unwrap_or(&Value::Null))).collect();
+    Table::new(&columns).page(rows.iter().map(cells))
 }
 
 /// A value on one line. `parent` and `key` decide whether a number is a size.
@@ -77,11 +71,6 @@ fn inline(parent: &str, key: &str, value: &Value) -> String {
             .join(" "),
         other => other.to_string(),
     }
-}
-
-/// Escapes control characters, so that a server cannot steer the terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 
 /// A size with its largest binary unit: `1 GiB`, `1.50 GiB`.

@@ -131,7 +131,8 @@ mod tests {
         };
         let mut old = disk("sda", State::NotEmpty { why: "has an ext4 filesystem, label data".to_owned() });
         (old.disk.model, old.disk.serial, old.disk.transport, old.disk.rotational) = (None, None, Transport::Ata, true);
-        let conflict = Conflict { disk: "sdb".to_owned(), pools: vec!["one".to_owned(), "two".to_owned()] };
+        let conflict =
+            Conflict { disk: "sdb".to_owned(), by_id: None, pools: vec!["one".to_owned(), "two".to_owned()] };
         let wiping = Wiping { done: 370, total: 1000, failed: None };
         DiskList {
             disks: vec![

@@ -10,7 +10,6 @@ pub(crate) mod extras;
 mod json;
 mod rows;
 mod serve;
-mod table;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +25,8 @@ pub(crate) use disks::Args as Disks;
 pub(crate) use serve::serve;
 
 use client::Client;
+
+use crate::table::{Column, Table};
 
 /// The controller's socket, and the output format.
 #[derive(Debug, clap::Args)]
@@ -174,14 +175,14 @@ async fn doctor(common: &Common, out: &mut impl Write) -> anyhow::Result<ExitCod
 
 /// A list that is printed page by page.
 enum List {
-    Table(table::Table),
+    Table(Table),
     Json { name: &'static str, items: u64 },
 }
 
 impl List {
-    fn new(output: Output, name: &'static str, columns: &[table::Column]) -> Self {
+    fn new(output: Output, name: &'static str, columns: &[Column]) -> Self {
         match output {
-            Output::Table => Self::Table(table::Table::new(columns)),
+            Output::Table => Self::Table(Table::new(columns)),
             Output::Json => Self::Json { name, items: 0 },
         }
     }

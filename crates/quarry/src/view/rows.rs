@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
 use quarry_proto::view::v1;
-use quarry_volume::{AccessTypes, Filesystem, Layout, show_size};
+use quarry_volume::{AccessTypes, Filesystem, Layout, printable, show_size};
 use quarry_wire::view::{ListedPool, ListedVolume};
 
-use super::table::Column;
+use crate::table::Column;
 
 const NOTHING: &str = "-";
 /// An unknown value.
@@ -255,9 +255,4 @@ pub(super) fn length(seconds: u64) -> String {
         7200..172_800 => format!("{}h", seconds / 3600),
         _ => format!("{}d", seconds / 86400),
     }
-}
-
-/// Escapes control characters, so that a server cannot steer the terminal or break lines.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }

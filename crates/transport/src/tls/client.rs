@@ -63,24 +63,6 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// A short name for metrics.
-    #[must_use]
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            ConnectError::NotReady => "not_ready",
-            ConnectError::TimedOut => "time_out",
-            ConnectError::NotTls(_) => "plain_text",
-            ConnectError::NotHttp2 => "not_http2",
-            ConnectError::Closed(_) => "closed",
-            ConnectError::Expired(_) => "expired",
-            ConnectError::NotYetValid(_) => "not_yet_valid",
-            ConnectError::OtherAuthority(_) => "unknown_authority",
-            ConnectError::WrongRole(_) => "wrong_role",
-            ConnectError::RefusedOurs(_) => "refused_ours",
-            ConnectError::Other(_) => "other",
-        }
-    }
-
     fn of(error: &io::Error) -> Self {
         if let Some(not_tls) = find::<NotTls>(error) {
             return ConnectError::NotTls(not_tls.to_string());

@@ -1,9 +1,10 @@
 //! The certificates of one side, parsed and checked, and their replacement while in use.
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::server::NoServerSessionStorage;
@@ -249,7 +250,7 @@ impl Slot {
 
     /// Remembers the current error; true if it is new.
     fn is_new_error(&self, error: Option<MaterialError>) -> bool {
-        let mut last_error = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last_error = self.last_error.lock();
         let new = *last_error != error;
         *last_error = error;
         new

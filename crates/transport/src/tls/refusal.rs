@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustls::{CertificateError, Error};
 use tokio::time::Instant;
 
@@ -198,7 +199,7 @@ impl Refusals {
 
     fn due(&self, peer: &str, reason: Reason) -> Due {
         let now = Instant::now();
-        let mut logged = self.0.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logged = self.0.logged.lock();
         let recent = |at: &Instant| now.saturating_duration_since(*at) < QUIET;
         let pair = Some((peer.to_owned(), reason));
         if logged.get(&pair).is_some_and(recent) {
@@ -251,7 +252,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn memory_is_limited_and_reclaimed() {
         let refusals = Refusals::new();
-        let held = |refusals: &Refusals| refusals.0.logged.lock().unwrap().len();
+        let held = |refusals: &Refusals| refusals.0.logged.lock().len();
         let mut pairs = 0;
         let mut overflows = 0;
         for index in 0..5000 {

@@ -123,12 +123,6 @@ pub struct ServerStream<IO> {
 }
 
 impl<IO> ServerStream<IO> {
-    /// The peer.
-    #[must_use]
-    pub fn peer(&self) -> &Peer {
-        &self.peer
-    }
-
     /// The current phase; the task is woken when the next one starts.
     fn age(&mut self, cx: &mut Context<'_>) -> Age {
         while self.age != Age::Over && self.until.as_mut().poll(cx).is_ready() {

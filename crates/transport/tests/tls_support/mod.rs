@@ -243,3 +243,20 @@ impl io::Write for ToThread {
         Ok(())
     }
 }
+
+/// The kind of an error, for tables of expectations.
+pub(crate) fn kind(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::NotReady => "not_ready",
+        ConnectError::TimedOut => "time_out",
+        ConnectError::NotTls(_) => "plain_text",
+        ConnectError::NotHttp2 => "not_http2",
+        ConnectError::Closed(_) => "closed",
+        ConnectError::Expired(_) => "expired",
+        ConnectError::NotYetValid(_) => "not_yet_valid",
+        ConnectError::OtherAuthority(_) => "unknown_authority",
+        ConnectError::WrongRole(_) => "wrong_role",
+        ConnectError::RefusedOurs(_) => "refused_ours",
+        ConnectError::Other(_) => "other",
+    }
+}

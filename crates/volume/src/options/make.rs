@@ -100,6 +100,13 @@ impl MakeOptions {
         self.args.iter().any(|arg| arg.flag == flag && arg.values.iter().any(|given| key(given) == asked))
     }
 
+    /// Whether the operator turned that feature off (`^NAME`).
+    #[must_use]
+    pub fn turns_off(&self, flag: &str, feature: &str) -> bool {
+        let off = |given: &String| given.strip_prefix('^') == Some(feature);
+        self.args.iter().any(|arg| arg.flag == flag && arg.values.iter().any(off))
+    }
+
     fn add(&mut self, flag: &Flag, value: &str) -> Result<(), String> {
         let allowed = |item: &str| match flag.takes {
             Takes::One(pattern) => pattern.accepts((!item.is_empty()).then_some(item)),
@@ -178,6 +185,15 @@ mod tests {
 
     fn args(kind: Filesystem, text: &str) -> String {
         MakeOptions::parse(kind, text).unwrap_or_else(|error| panic!("{text}: {error}")).to_args().join(" ")
+    }
+
+    #[test]
+    fn a_feature_that_is_off_is_recognized() {
+        let options = MakeOptions::parse(Filesystem::Ext4, "-O quota,^metadata_csum").unwrap();
+        assert!(options.turns_off("-O", "metadata_csum") && options.mentions("-O", "metadata_csum"));
+        for feature in ["quota", "metadata_csum_seed", "^metadata_csum"] {
+            assert!(!options.turns_off("-O", feature), "{feature}");
+        }
     }
 
     #[test]

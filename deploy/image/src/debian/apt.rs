@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use quarry_vm::Cache;
+use quarry_cache::Cache;
 
 use super::RELEASE;
 use crate::Architecture;

@@ -10,7 +10,7 @@ mod licences;
 mod select;
 
 use anyhow::{Context, Result};
-use quarry_vm::Cache;
+use quarry_cache::Cache;
 
 use crate::command::{command, drain, run, stream};
 use crate::{Architecture, Layer};

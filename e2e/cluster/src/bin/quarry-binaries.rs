@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail};
 use clap::Parser;
+use quarry_cache::Cache;
 use quarry_cluster::binaries::{self, GROUPS};
-use quarry_vm::Cache;
 
 /// Builds the programs of a Kubernetes from their Go modules, and prints each one's name and path.
 #[derive(Parser)]

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use quarry_vm::{Cache, Daemon};
+use quarry_cache::Cache;
+use quarry_vm::Daemon;
 use serde_json::json;
 
 use super::{last_number, node_of};

@@ -1,7 +1,7 @@
 //! The driver is upgraded from an older commit, and its controller rolled back, under running pods.
 
 use anyhow::{Context, Result, ensure};
-use quarry_vm::Cache;
+use quarry_cache::Cache;
 use serde_json::Value;
 
 use super::{SYSTEM, lies_on, node_of, volumes_on, writer};

@@ -2,7 +2,7 @@
 //! volume group never match a new one with the same name.
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Config, Disk, Vm};
@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use crate::csi::{Ask, MIB, Made, refused};
 use crate::node::{Node, device};
 use crate::runner::{Context, Passed};
+use crate::scenarios::steps::until;
 
 const DISK: u64 = 512 << 20;
 /// How long quarry may answer from its cache.
@@ -60,17 +61,13 @@ impl Shown {
         what: &str,
         mut right: impl FnMut() -> F,
     ) -> Result<()> {
-        let began = Instant::now();
-        loop {
-            let asked = began.elapsed();
-            if right().await.with_context(|| what.to_owned())? {
-                self.count += 1;
-                self.slowest = self.slowest.max(asked);
-                return Ok(());
-            }
-            ensure!(asked <= FRESH, "{what}: not seen by a call {asked:.1?} later");
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
+        let right = || {
+            let answer = right();
+            async { Ok(answer.await?) }
+        };
+        self.slowest = self.slowest.max(until(what, FRESH, right).await?);
+        self.count += 1;
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! One of two disks is removed below volumes that tolerate it, that do not use it, and that are on it.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tonic::{Code, Status};
@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 use crate::csi::{Ask, MIB, Made, refused};
 use crate::node::{GROUP, Node, device};
 use crate::runner::{Context, Passed};
-use crate::scenarios::steps::{close, open, read, write};
+use crate::scenarios::steps::{close, open, read, until, write};
 
 /// The volumes: `-used` ones are published when the disk goes, `-idle` ones were used before.
 struct Volumes {
@@ -193,13 +193,10 @@ async fn try_delete(node: &Node, volumes: &Volumes) -> Result<bool> {
 
 /// Room is offered again within ten seconds of a disk's return.
 async fn room_again(node: &Node) -> Result<()> {
-    let began = Instant::now();
-    while node.csi.capacity(&Default::default()).await?.0 == 0 {
-        if began.elapsed() > Duration::from_secs(10) {
-            let answer = node.csi.create(&Ask::block("never").size(1 << 50)).await;
-            bail!("nothing is offered: {:?}", answer.err());
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+    let offered = || async { Ok(node.csi.capacity(&Default::default()).await?.0 > 0) };
+    if let Err(late) = until("room is offered", Duration::from_secs(10), offered).await {
+        let answer = node.csi.create(&Ask::block("never").size(1 << 50)).await;
+        bail!("{late:#}: {:?}", answer.err());
     }
     Ok(())
 }

@@ -2,13 +2,31 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::csi::{Ask, Made, retry};
 use crate::node::{GROUP, Node};
 
 /// How long it may take until deleted space is offered again: small, emulated disks are wiped first.
 pub const FREED: Duration = Duration::from_secs(120);
+
+/// Retries until the answer is yes, and returns when the call began that got it. A call that starts after `within` must
+/// be right.
+pub async fn until<F: Future<Output = Result<bool>>>(
+    what: &str,
+    within: Duration,
+    mut right: impl FnMut() -> F,
+) -> Result<Duration> {
+    let began = Instant::now();
+    loop {
+        let asked = began.elapsed();
+        if right().await.with_context(|| what.to_owned())? {
+            return Ok(asked);
+        }
+        ensure!(asked <= within, "{what}: not so after {asked:.1?}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
 
 /// Stage and publish, as kubelet does.
 pub async fn open(node: &Node, made: &Made) -> Result<()> {

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
-use quarry_vm::{Bus, Cache, Command, Config, Disk, Event, Shape, System, Vm, install_tools, missing_tools};
+use quarry_cache::Cache;
+use quarry_vm::{Bus, Command, Config, Disk, Event, Shape, System, Vm, install_tools, missing_tools};
 
 /// Starts virtual nodes: small guests with real LVM, gone when you are done.
 #[derive(Parser)]

@@ -9,10 +9,10 @@ use std::sync::Once;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use quarry_cache::Cache;
 use serde_json::json;
 
 use crate::agent::Guest;
-use crate::cache::Cache;
 use crate::disk::Disk;
 use crate::host;
 use crate::image::{self, Image};

@@ -1,6 +1,5 @@
 //! Disks that hang or return errors for a while.
 
-use std::future::Future;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -12,7 +11,7 @@ use crate::csi::{Ask, Made, refused};
 use crate::node::{Node, device};
 use crate::runner::{Context, Passed, Scenario};
 use crate::scenarios::hung_tools::class;
-use crate::scenarios::steps::{close, open};
+use crate::scenarios::steps::{close, open, until};
 
 const DISK: u64 = 512 << 20;
 /// How many calls are made while a disk hangs.
@@ -233,23 +232,6 @@ async fn stats(csi: &crate::csi::Csi, made: &Made, patience: Duration) -> Result
     });
     request.set_timeout(patience);
     csi.node().node_get_volume_stats(request).await.map(drop)
-}
-
-/// Retries until the answer is yes. A call that starts after the deadline must be right.
-async fn until<F: Future<Output = Result<bool>>>(
-    what: &str,
-    within: Duration,
-    mut right: impl FnMut() -> F,
-) -> Result<()> {
-    let began = Instant::now();
-    loop {
-        let asked = began.elapsed();
-        if right().await.with_context(|| what.to_owned())? {
-            return Ok(());
-        }
-        ensure!(asked <= within, "{what}: not so after {asked:.1?}");
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    }
 }
 
 async fn hung_flush() -> Passed {

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use quarry_vm::Cache;
+use quarry_cache::Cache;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 

@@ -1,9 +1,9 @@
-//! Names that lvm accepts, and replacements for others.
+//! Names that are used unchanged, and the safe forms of the others.
 
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use quarry_lvm::{mapper_path, safe_name, vg_name_fits};
+use quarry_volume::safe_name;
 
 #[test]
 fn valid_names_are_kept() {
@@ -82,18 +82,6 @@ fn a_name_that_looks_safe_is_replaced() {
     let again = safe_name(&safe);
     assert_ne!(safe, again, "otherwise two names would lead to the same volume");
     assert_eq!(again.len(), 27);
-}
-
-#[test]
-fn volume_group_names() {
-    for name in ["vg0", "pool-a", "data_1.x+y", &"v".repeat(53), &"-v".repeat(17)[1..]] {
-        assert!(vg_name_fits(name), "{name}");
-    }
-    for name in ["", ".", "..", "-vg", "a/b", "a b", "ä", &"v".repeat(54), &"v-".repeat(18)] {
-        assert!(!vg_name_fits(name), "{name}");
-    }
-    let longest = mapper_path(&"v".repeat(53), &safe_name(&"a".repeat(48))).file_name().expect("a name").len();
-    assert!(longest + "_rimage_127".len() <= 127);
 }
 
 proptest! {

@@ -1,4 +1,5 @@
-//! The CSI Identity service: the driver's name and version, and whether it is ready.
+//! The CSI Identity service: the driver's name and version, and whether it is ready. Controller and node both
+//! serve it, so it belongs to neither.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,31 +1,38 @@
 //! Tables for people, without borders, printed page by page.
 
+use std::borrow::Cow;
+
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Width, presets};
 
 /// The number of spaces between two columns.
 const GAP: u16 = 2;
 
 /// A column of a table.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Column {
-    title: &'static str,
+#[derive(Clone, Debug)]
+pub(crate) struct Column {
+    title: Cow<'static, str>,
     number: bool,
 }
 
 impl Column {
     /// A column of text, aligned left.
-    pub(super) const fn words(title: &'static str) -> Self {
-        Self { title, number: false }
+    pub(crate) const fn words(title: &'static str) -> Self {
+        Self { title: Cow::Borrowed(title), number: false }
     }
 
     /// A column of figures, aligned right.
-    pub(super) const fn figures(title: &'static str) -> Self {
-        Self { title, number: true }
+    pub(crate) const fn figures(title: &'static str) -> Self {
+        Self { title: Cow::Borrowed(title), number: true }
+    }
+
+    /// A column of text whose title is known only when the program runs.
+    pub(crate) fn named(title: String) -> Self {
+        Self { title: Cow::Owned(title), number: false }
     }
 }
 
 /// A table that is printed in parts.
-pub(super) struct Table {
+pub(crate) struct Table {
     columns: Vec<Column>,
     /// The width of each column so far, its gap included. A later page is never narrower, so the columns stay
     /// aligned unless a longer cell comes.
@@ -33,17 +40,17 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn new(columns: &[Column]) -> Self {
+    pub(crate) fn new(columns: &[Column]) -> Self {
         Self { columns: columns.to_vec(), widths: Vec::new() }
     }
 
     /// Whether nothing has been printed yet.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.widths.is_empty()
     }
 
     /// The next rows; each line ends with a newline. The titles come first, before the first row.
-    pub(super) fn page(&mut self, rows: impl Iterator<Item = Vec<String>>) -> String {
+    pub(crate) fn page(&mut self, rows: impl Iterator<Item = Vec<String>>) -> String {
         let mut rows = rows.peekable();
         if rows.peek().is_none() {
             return String::new();
@@ -52,7 +59,7 @@ impl Table {
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
         if self.is_empty() {
             // Titles are laid out like a row: aligned as the cells below them, figures to the right.
-            table.add_row(self.columns.iter().map(|column| column.title));
+            table.add_row(self.columns.iter().map(|column| column.title.as_ref()));
         }
         table.add_rows(rows.map(printable));
         for (index, column) in self.columns.iter().enumerate() {
@@ -79,7 +86,7 @@ impl Table {
 }
 
 fn printable(row: Vec<String>) -> Vec<String> {
-    row.into_iter().map(|cell| super::rows::printable(&cell)).collect()
+    row.into_iter().map(|cell| quarry_volume::printable(&cell)).collect()
 }
 
 #[cfg(test)]

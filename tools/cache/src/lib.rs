@@ -1,4 +1,4 @@
-//! The cache of expensive builds: the guest's image, the agent, saved machine states.
+//! The cache of expensive builds: the guest's image, saved machine states, binaries, downloads.
 //!
 //! Entries are folders named by kind and by a hash of all inputs, so a changed input causes a new build and
 //! nothing is ever updated in place. An entry is built in a temporary folder under a lock and appears by one
@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 /// Entries that were unused for this long are removed when a new one of their kind is built.
 const STALE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// The cache's folder.
+/// The cache's folder, outside the source tree.
 #[derive(Clone, Debug)]
 pub struct Cache {
     root: PathBuf,
@@ -79,7 +79,7 @@ impl Cache {
         }
         fs::write(partial.join("used"), "").context("cannot mark the cache entry as used")?;
         fs::rename(&partial, &path).with_context(|| format!("cannot move the new entry to {}", path.display()))?;
-        eprintln!("quarry-vm: {kind} built in {:.1} s", begin.elapsed().as_secs_f32());
+        eprintln!("quarry-cache: {kind} built in {:.1} s", begin.elapsed().as_secs_f32());
         self.prune(kind, &path);
         Ok(path)
     }
@@ -112,7 +112,7 @@ impl Cache {
         }
     }
 
-    /// Removes everything that is cached, by whomever. Machines that run lose their disks.
+    /// Removes the whole cache. Machines that run lose their disks.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -135,7 +135,7 @@ pub fn key<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
 /// Whether the entry exists; if so it is marked as used now.
 fn touch(path: &Path) -> bool {
     let Ok(file) = File::options().write(true).open(path.join("used")) else { return false };
-    // A cache that may only be read is a cache still.
+    // A read-only cache is usable too.
     let _ = file.set_modified(SystemTime::now());
     true
 }
@@ -153,10 +153,10 @@ fn remove(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn scratch(name: &str) -> Cache {
-        let root = std::env::temp_dir().join(format!("quarry-vm-cache-{}-{name}", std::process::id()));
-        let _ = fs::remove_dir_all(&root);
-        Cache::at(root).unwrap()
+    fn scratch() -> (tempfile::TempDir, Cache) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::at(folder.path().join("cache")).unwrap();
+        (folder, cache)
     }
 
     #[test]
@@ -167,7 +167,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_entry_is_built_once_and_never_half() {
-        let cache = scratch("once");
+        let (_folder, cache) = scratch();
         let failed = cache.entry("image", "k", async |_: &Path| anyhow::bail!("no network")).await;
         assert!(failed.is_err());
         for expected in ["first", "first"] {
@@ -183,7 +183,7 @@ mod tests {
 
     #[tokio::test]
     async fn two_builders_of_the_same_take_turns() {
-        let cache = scratch("turns");
+        let (_folder, cache) = scratch();
         let build = async |folder: &Path| {
             assert!(!folder.join("file").exists());
             fs::write(folder.join("file"), "")?;
@@ -193,5 +193,36 @@ mod tests {
         let (one, two) = tokio::join!(cache.entry("image", "k", build), cache.entry("image", "k", build));
         assert_eq!(one.unwrap(), two.unwrap());
         cache.clean().unwrap();
+    }
+
+    /// Ages an entry beyond [`STALE`].
+    fn age(entry: &Path) {
+        let long_ago = SystemTime::now() - 2 * STALE;
+        File::options().write(true).open(entry.join("used")).unwrap().set_modified(long_ago).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_new_entry_removes_stale_ones_of_its_kind() {
+        let (_folder, cache) = scratch();
+        let build = async |folder: &Path| Ok(fs::write(folder.join("file"), "")?);
+        let old = cache.entry("image", "1", build).await.unwrap();
+        let used = cache.entry("image", "2", build).await.unwrap();
+        let other = cache.entry("agent", "1", build).await.unwrap();
+        for entry in [&old, &used, &other] {
+            age(entry);
+        }
+        assert_eq!(cache.entry("image", "2", build).await.unwrap(), used, "an entry that is found counts as used");
+        cache.entry("image", "3", build).await.unwrap();
+        assert!(!old.exists() && used.exists() && other.exists());
+    }
+
+    #[tokio::test]
+    async fn the_remains_of_a_killed_build_are_not_used() {
+        let (_folder, cache) = scratch();
+        let partial = cache.root().join("image-k.partial");
+        fs::create_dir(&partial).unwrap();
+        fs::write(partial.join("half"), "").unwrap();
+        let entry = cache.entry("image", "k", async |_: &Path| Ok(())).await.unwrap();
+        assert!(!entry.join("half").exists() && !partial.exists());
     }
 }

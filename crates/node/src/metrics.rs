@@ -1,0 +1,100 @@
+//! The metrics of a host, besides its calls.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use quarry_pool::{Pool, UnresponsiveDisk, Wiping};
+use quarry_transport::http;
+use quarry_transport::metrics::{Metrics, Sample};
+use quarry_volume::{Layout, PoolState};
+
+use crate::TaskStatus;
+use crate::host::Host;
+
+impl Host {
+    /// Registers the metrics of this host. The returned function refreshes the pools' figures.
+    pub fn register(&self, metrics: &Metrics) -> http::Refresh {
+        let pools = register_pools(metrics);
+        self.register_disks(metrics);
+        register_commands(metrics);
+        let tasks = self.tasks().clone();
+        metrics.gauge("task_age_seconds", "The age of each running operation on a volume", move || {
+            let sample = |task: TaskStatus| {
+                Sample::new(task.age.as_secs_f64()).label("operation", task.what).label("volume", task.volume)
+            };
+            tasks.list().into_iter().map(sample).collect()
+        });
+        let host = self.clone();
+        Arc::new(move || {
+            let (host, pools) = (host.clone(), Arc::clone(&pools));
+            Box::pin(async move {
+                let now = host.states().await;
+                *pools.lock() = now;
+            })
+        })
+    }
+
+    /// What the disks of the pools are busy with. These figures are collected from memory.
+    fn register_disks(&self, metrics: &Metrics) {
+        let host = self.clone();
+        metrics.gauge("pool_wipe_remaining_bytes", "Bytes to wipe before a disk is free", move || {
+            let of = |pool: &Arc<dyn Pool>| {
+                let sample = |(disk, wiping): (String, Wiping)| {
+                    let left = Sample::count(wiping.total.saturating_sub(wiping.done));
+                    left.label("pool", pool.name()).label("disk", disk)
+                };
+                pool.wiping().into_iter().map(sample).collect::<Vec<_>>()
+            };
+            host.pools().iter().flat_map(of).collect()
+        });
+        let host = self.clone();
+        metrics.gauge("disk_silent_seconds", "How long a disk has been unresponsive to a read or a flush", move || {
+            let of = |pool: &Arc<dyn Pool>| {
+                let sample = |disk: UnresponsiveDisk| {
+                    let seconds = Sample::new(disk.age.as_secs_f64());
+                    seconds.label("pool", pool.name()).label("disk", disk.disk).label("request", disk.request)
+                };
+                pool.unresponsive_disks().into_iter().map(sample).collect::<Vec<_>>()
+            };
+            host.pools().iter().flat_map(of).collect()
+        });
+    }
+}
+
+/// The figures of the pools, as they were at the last refresh: reading them can take seconds.
+fn register_pools(metrics: &Metrics) -> Arc<Mutex<Vec<PoolState>>> {
+    let pools: Arc<Mutex<Vec<PoolState>>> = Arc::default();
+    let per_pool = |name: &'static str, help: &'static str, figure: fn(&PoolState) -> u64| {
+        let pools = Arc::clone(&pools);
+        metrics.gauge(name, help, move || {
+            let pools = pools.lock();
+            pools.iter().map(|pool| Sample::count(figure(pool)).label("pool", pool.name.as_str())).collect()
+        });
+    };
+    per_pool("pool_size_bytes", "All storage of the pool", |pool| pool.size);
+    per_pool("pool_free_bytes", "Free storage of the pool, without its reserve", |pool| pool.space.available());
+    per_pool("pool_largest_free_bytes", "The largest linear volume that fits in the pool", |pool| {
+        pool.space.largest(&Layout::Linear).bytes
+    });
+    per_pool("pool_metadata_size_bytes", "The pool's metadata area", |pool| pool.metadata_size);
+    per_pool("pool_metadata_free_bytes", "Free space in the pool's metadata area", |pool| pool.metadata_free);
+    per_pool("pool_volumes", "Volumes in the pool", |pool| pool.volumes);
+    per_pool("pool_healthy", "Whether the pool accepts new volumes", |pool| u64::from(pool.problems.is_empty()));
+    pools
+}
+
+/// The programs that this process runs.
+fn register_commands(metrics: &Metrics) {
+    metrics.counter("commands", "Programs started, by program", || {
+        let started = quarry_exec::started().into_iter();
+        started.map(|(program, count)| Sample::count(count).label("program", program)).collect()
+    });
+    metrics.counter("command_seconds", "Total run time of finished programs, by program", || {
+        let spent = quarry_exec::spent().into_iter();
+        spent.map(|(program, time)| Sample::new(time.as_secs_f64()).label("program", program)).collect()
+    });
+    metrics.gauge("commands_overdue", "Programs that run for much longer than expected", || {
+        let overdue = quarry_exec::running().iter().filter(|command| command.overdue).count();
+        vec![Sample::count(u64::try_from(overdue).unwrap_or(u64::MAX))]
+    });
+}

@@ -1,0 +1,90 @@
+//! The name that a volume gets on its storage and in its identifier, and a safe form for names that storage would
+//! reject. lvm is the strictest kind of storage, so its rules apply to all.
+
+use data_encoding::{Encoding, Specification};
+
+/// The maximum length in bytes of a name that is used unchanged.
+const LONGEST: usize = 48;
+/// The maximum length of such a name with every hyphen counted twice, as in device-mapper names.
+const LONGEST_DOUBLED: usize = 60;
+/// The length of the safe form: `q` and 26 base32 characters, which are 130 bits of a hash.
+const SAFE_LENGTH: usize = 27;
+
+/// Prefixes that lvm2 reserves (2.03: `apply_lvname_restrictions`).
+const RESERVED_PREFIXES: [&str; 2] = ["snapshot", "pvmove"];
+/// Strings that lvm2 reserves anywhere in a name. Later versions add to the list. A name with an underscore
+/// and one of these is rare, so using the safe form for it costs nothing.
+const RESERVED_PARTS: [&str; 20] = [
+    "_cdata",
+    "_cmeta",
+    "_corig",
+    "_cpool",
+    "_cvol",
+    "_wcorig",
+    "_iorig",
+    "_imeta",
+    "_mimage",
+    "_mlog",
+    "_pmspare",
+    "_rimage",
+    "_rmeta",
+    "_tdata",
+    "_tmeta",
+    "_tpool",
+    "_vdata",
+    "_vorigin",
+    "_vpool",
+    "_extracted",
+];
+
+/// The name that a volume gets on its storage for the requested name: that name itself if lvm accepts it,
+/// otherwise the safe form, `q` followed by 26 characters of its hash.
+///
+/// The same request always leads to the same name, and two different requests never to the same one, because
+/// a name that looks like a safe form is itself replaced by its safe form.
+#[must_use]
+pub fn safe_name(asked: &str) -> String {
+    if fits(asked) { asked.to_owned() } else { safe_form(asked) }
+}
+
+fn fits(name: &str) -> bool {
+    is_plain_name(name)
+        && name.len() <= LONGEST
+        && doubled(name) <= LONGEST_DOUBLED
+        && !RESERVED_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        && !RESERVED_PARTS.iter().any(|part| name.contains(part))
+        && !looks_safe(name)
+}
+
+/// Whether a name follows lvm's rules for all names: ASCII letters, digits and `+_.-`, no hyphen at the
+/// beginning, and not `.` or `..`.
+#[must_use]
+pub fn is_plain_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+_.-".contains(&byte);
+    !matches!(name, "" | "." | "..") && !name.starts_with('-') && name.bytes().all(allowed)
+}
+
+fn doubled(name: &str) -> usize {
+    name.len() + name.bytes().filter(|byte| *byte == b'-').count()
+}
+
+fn looks_safe(name: &str) -> bool {
+    let base32 = |byte: u8| byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte);
+    name.len() == SAFE_LENGTH && name.starts_with('q') && name.bytes().all(base32)
+}
+
+/// Frozen: these names are on disks.
+fn safe_form(asked: &str) -> String {
+    let hash = blake3::hash(asked.as_bytes());
+    let mut name = String::from("q");
+    name.extend(base32().encode(hash.as_bytes()).chars().take(SAFE_LENGTH - 1));
+    name
+}
+
+/// Lower-case RFC 4648 base32 without padding.
+fn base32() -> Encoding {
+    let mut specification = Specification::new();
+    specification.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
+    // The alphabet is a constant with 32 distinct characters, so the fallback is never used.
+    specification.encoding().unwrap_or(data_encoding::BASE32_NOPAD)
+}

@@ -1,0 +1,66 @@
+//! Text in messages: lists, the causes of an error, and text from others.
+
+/// The first few of these names for a sentence, and the number of the others: `a, b and 17 more`. Keeps a
+/// message readable with any number of names.
+pub fn some_of<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
+    const MOST: usize = 5;
+    let all: Vec<S> = names.into_iter().collect();
+    let some: Vec<&str> = all.iter().take(MOST).map(AsRef::as_ref).collect();
+    match all.len().saturating_sub(MOST) {
+        0 => some.join(", "),
+        more => format!("{} and {more} more", some.join(", ")),
+    }
+}
+
+/// An error with all its causes in one line. Libraries hide the reason inside: the outermost message of hyper is
+/// "client error". A cause that the message before it already ends with is not repeated.
+#[must_use]
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut below = error.source();
+    while let Some(cause) = below {
+        let why = cause.to_string();
+        if !text.ends_with(&why) {
+            text.push_str(": ");
+            text.push_str(&why);
+        }
+        below = cause.source();
+    }
+    text
+}
+
+/// Text from others with its control characters escaped, so that it cannot steer the terminal or break lines.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_names_are_counted() {
+        assert_eq!(some_of::<&str>([]), "");
+        assert_eq!(some_of(["a", "b"]), "a, b");
+        assert_eq!(some_of(["a", "b", "c", "d", "e"]), "a, b, c, d, e");
+        assert_eq!(some_of((0..52).map(|n| n.to_string())), "0, 1, 2, 3, 4 and 47 more");
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Layer(&'static str, #[source] Option<Box<Layer>>);
+
+    #[test]
+    fn causes_follow_the_message_once() {
+        let layer = |text, below| Layer(text, Some(Box::new(below)));
+        let error = layer("transport error", layer("cannot connect: refused", layer("refused", Layer("port 1", None))));
+        assert_eq!(with_causes(&error), "transport error: cannot connect: refused: port 1");
+        assert_eq!(with_causes(&Layer("alone", None)), "alone");
+    }
+
+    #[test]
+    fn control_characters_are_escaped() {
+        assert_eq!(printable("ä x\u{1b}[2J\ny"), "ä x\\u{1b}[2J\\ny");
+    }
+}
