@@ -12,10 +12,11 @@ use quarry_volume::{
 };
 use tokio::time::Instant;
 
+use crate::device::VolumeDevice;
 use crate::host::{Host, Located};
 use crate::publisher::describe;
 use crate::unmount::{UNPUBLISH, UNSTAGE};
-use crate::{errors, read_only};
+use crate::{device, errors, read_only};
 
 #[async_trait::async_trait]
 impl Agent for Host {
@@ -104,23 +105,23 @@ impl Host {
         let Some(Located { pool, volume }) = self.locate(id).await? else {
             // Quarry does not remove a volume without its tag. But a mounted volume is not reported as
             // deleted.
-            let active = quarry_pool::active(&id.storage, &id.volume);
-            if let Ok(Some(active)) = active {
-                require_unused(id, active.node).await?;
+            if let Some(active) = device::active_in_kernel(id) {
+                require_unused(id, active).await?;
             }
             let pool = self.pool_of(id).await?;
             return Ok(self.publisher().changed(pool.name(), id, None).await);
         };
         // Only a volume with a readable record is removed: the tag alone is not enough.
         volume.record()?;
-        let device = pool.device(&volume)?;
+        let device = device::active(&pool, &volume)?;
         if let Some(device) = device.clone() {
             require_unused(id, device).await?;
         }
         if let Err(mut error) = pool.remove(&volume).await {
             self.publisher().refresh_soon(pool.name());
             if let (Reason::InUse, Some(device)) = (error.reason, &device) {
-                error.message.push_str(&errors::held_by(device));
+                // The pool removes its own device, so what holds that one is in the way.
+                error.message.push_str(&errors::held_by(&device.raw));
             }
             return Err(error);
         }
@@ -129,9 +130,9 @@ impl Host {
 }
 
 /// Fails if the volume is in use anywhere that this process can see.
-async fn require_unused(id: &VolumeId, device: PathBuf) -> Result<()> {
+async fn require_unused(id: &VolumeId, device: VolumeDevice) -> Result<()> {
     let id = id.clone();
-    errors::blocking(move || unused(&device).and_then(|()| read_only::require_unpublished(&id))).await
+    errors::blocking(move || unused(&device.top).and_then(|()| read_only::require_unpublished(&id))).await
 }
 
 /// Fails if the device is mounted or published anywhere that this process can see.

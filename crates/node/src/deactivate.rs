@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use quarry_volume::VolumeId;
 
-use crate::errors;
 use crate::host::Host;
+use crate::{device, errors};
 
 impl Host {
     /// Deactivates a volume in the background, unless it is staged again first. `unused_since`: when the
@@ -19,8 +19,8 @@ impl Host {
             // device. A pool of whole disks knows from memory which partitions it has open.
             let on_disks = host.pools().iter().any(|pool| quarry_pool::is_of_disks(pool.name(), &id.storage));
             let kernel_id = id.clone();
-            let active =
-                move || Ok(quarry_pool::active(&kernel_id.storage, &kernel_id.volume).is_ok_and(|it| it.is_some()));
+            // Whether the pool's own device exists, whatever is on top of it.
+            let active = move || Ok(device::active_in_kernel(&kernel_id).is_some());
             if !on_disks && !errors::blocking(active).await.unwrap_or_default() {
                 return;
             }

@@ -7,16 +7,15 @@
 use quarry_mount as mount;
 use quarry_volume::VolumeId;
 
-use crate::read_only;
+use crate::{device, read_only};
 
 /// Whether sysfs proves that the device is that volume, or a read-only mapping of it.
-pub(crate) fn is_volume(device: mount::Device, id: &VolumeId) -> bool {
-    if std::fs::read_to_string(format!("/sys/dev/block/{device}/dm/uuid")).is_ok_and(|uuid| read_only::is_of(&uuid, id))
+pub(crate) fn is_volume(number: mount::Device, id: &VolumeId) -> bool {
+    if std::fs::read_to_string(format!("/sys/dev/block/{number}/dm/uuid")).is_ok_and(|uuid| read_only::is_of(&uuid, id))
     {
         return true;
     }
-    let active = quarry_pool::active(&id.storage, &id.volume);
-    matches!(active, Ok(Some(active)) if mount::Device::of_node(&active.node) == Some(device))
+    device::active_in_kernel(id).is_some_and(|active| mount::Device::of_node(&active.top) == Some(number))
 }
 
 /// Whether the kernel proves that this is a mount of that volume: of its filesystem, or of its device node.

@@ -10,6 +10,7 @@ mod checks;
 mod condition;
 mod create;
 mod deactivate;
+mod device;
 mod errors;
 mod health;
 mod host;

@@ -12,6 +12,7 @@ use quarry_pool::{Device, Pool, PoolVolume, Record, Recorded, State};
 use quarry_volume::{AccessTypes, Error, Reason, Result};
 
 use crate::bytes::Bytes;
+use crate::device;
 use crate::stage::own_superblock;
 use crate::tasks::Handle;
 
@@ -41,7 +42,7 @@ pub(crate) async fn prepare(
     if record.state == State::Ready || (record.access.shows_bytes() && is_zeroed(&record, volume.size)) {
         return Ok(volume);
     }
-    let device = pool.activate(&volume).await?;
+    let device = device::activate_bytes(pool, &volume).await?;
     if record.access.shows_bytes() {
         zero(pool, &mut volume, record, device, handle).await?;
     } else if fresh || !carries_own_filesystem(&volume, &device).await? {

@@ -10,7 +10,7 @@ use quarry_volume::{AccessMode, AccessType, Capability, Error, Reason, Result, V
 
 use crate::condition::{Check, RECOVERY};
 use crate::host::{Host, Located};
-use crate::{errors, kernel, read_only};
+use crate::{device, errors, kernel, read_only};
 
 /// The parameters of NodePublishVolume.
 #[derive(Clone, Debug)]
@@ -37,7 +37,8 @@ impl Host {
             Ok(found) => found,
             Err(error) => return self.publish_without_pool(publish, error).await,
         };
-        let device = pool.device(&volume)?.ok_or_else(|| Error::precondition("it is not active: stage it first"))?;
+        let device = device::active(&pool, &volume)?;
+        let device = device.ok_or_else(|| Error::precondition("it is not active: stage it first"))?.top;
         let number = mount::Device::of_node(&device)
             .ok_or_else(|| Error::host(format!("{} is not a block device", device.display())))?;
         match publish.capability.access {
@@ -58,8 +59,8 @@ impl Host {
         if error.reason != Reason::Unavailable || publish.capability.access != AccessType::Mount {
             return Err(error);
         }
-        let active = quarry_pool::active(&publish.id.storage, &publish.id.volume).ok().flatten();
-        match active.and_then(|active| mount::Device::of_node(&active.node)) {
+        let active = device::active_in_kernel(&publish.id);
+        match active.and_then(|active| mount::Device::of_node(&active.top)) {
             Some(number) => self.publish_filesystem(publish, number).await,
             None => Err(error),
         }

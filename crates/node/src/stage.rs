@@ -16,9 +16,9 @@ use quarry_volume::{
 };
 
 use crate::condition::{Check, RECOVERY};
-use crate::errors;
 use crate::host::{Host, Located};
 use crate::prepare::{is_zeroed, update_record};
+use crate::{device, errors};
 
 /// How long a pool may take to look up a volume ID: a little longer than a report may take.
 const QUESTION: Duration = Duration::from_secs(40);
@@ -45,7 +45,7 @@ impl Host {
 
     async fn stage_now(&self, stage: Stage) -> Result<()> {
         let (Located { pool, mut volume }, record) = self.usable(&stage.id, &stage.capability).await?;
-        let device = pool.activate(&volume).await?.node()?;
+        let device = device::activate(&pool, &volume).await?.top;
         let Some(kind) = record.filesystem.filter(|_| stage.capability.access == AccessType::Mount) else {
             let staged = stage_block(&pool, &mut volume, &record).await;
             self.refresh_after_first_use(&pool, &record);

@@ -9,7 +9,7 @@ use quarry_volume::{Error, Reason, Result, VolumeId};
 
 use crate::condition::{Check, RECOVERY, condition};
 use crate::host::{Host, Located};
-use crate::{errors, kernel};
+use crate::{device, errors, kernel};
 
 /// How long a pool may take to find the volume's device, if the kernel's answer is not conclusive.
 const QUESTION: Duration = Duration::from_secs(20);
@@ -76,7 +76,7 @@ impl Host {
             Error::new(Reason::Unavailable, format!("its pool did not answer within {} s", QUESTION.as_secs()))
         })??;
         let Located { pool, volume } = located.ok_or_else(|| Error::not_found("it does not exist"))?;
-        Ok(pool.device(&volume)?.and_then(|device| mount::Device::of_node(&device)))
+        Ok(device::active(&pool, &volume)?.and_then(|device| mount::Device::of_node(&device.top)))
     }
 }
 

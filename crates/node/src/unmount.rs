@@ -11,7 +11,7 @@ use quarry_mount as mount;
 use quarry_volume::{Error, Result, VolumeId};
 
 use crate::host::Host;
-use crate::{errors, kernel, read_only};
+use crate::{device, errors, kernel, read_only};
 
 /// The task that unmounts a volume's staging path.
 pub(crate) const UNSTAGE: &str = "unstage";
@@ -73,8 +73,8 @@ impl Host {
     /// The device number of a volume, if its pool finds it in time.
     async fn device_of(&self, id: &VolumeId) -> Option<mount::Device> {
         let located = tokio::time::timeout(QUESTION, self.locate(id)).await.ok()?.ok()??;
-        let path = located.pool.device(&located.volume).ok()??;
-        mount::Device::of_node(&path)
+        let device = device::active(&located.pool, &located.volume).ok()??;
+        mount::Device::of_node(&device.top)
     }
 }
 
