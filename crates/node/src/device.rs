@@ -6,6 +6,8 @@ use std::sync::Arc;
 use quarry_pool::{Device, Pool, PoolVolume};
 use quarry_volume::{Result, VolumeId};
 
+use crate::kernel::Mounts;
+
 /// The devices of an active volume.
 ///
 /// Whatever mounts, measures, formats, zeroes or publishes a volume, or checks whether it is used, uses
@@ -56,7 +58,6 @@ pub(crate) fn active(pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<Option
 
 /// The volume's device according to the kernel alone, which shows only volumes on LVM. `None`: the kernel does
 /// not show it, or cannot be asked.
-pub(crate) fn active_in_kernel(id: &VolumeId) -> Option<VolumeDevice> {
-    let active = quarry_pool::active(&id.storage, &id.volume).ok().flatten()?;
-    Some(VolumeDevice::on(active.node))
+pub(crate) fn active_in_kernel(mounts: &dyn Mounts, id: &VolumeId) -> Option<VolumeDevice> {
+    mounts.active_volume(id).map(VolumeDevice::on)
 }

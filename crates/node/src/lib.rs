@@ -14,6 +14,7 @@ mod device;
 mod errors;
 mod health;
 mod host;
+mod identity;
 mod kernel;
 mod prepare;
 mod publish;
