@@ -24,6 +24,8 @@ mod service;
 mod stage;
 mod stats;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod unmount;
 
 pub use host::Host;
