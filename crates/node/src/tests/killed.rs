@@ -17,8 +17,6 @@ enum Then {
     PowerCut,
 }
 
-const THEN: [Then; 3] = [Then::MkfsCompletes, Then::MkfsEnds, Then::PowerCut];
-
 /// The worlds in which `call` was killed before each of its effects, after all calls before it in a volume's
 /// life.
 fn killed(usage: Use, call: Call) -> impl Iterator<Item = World> {
@@ -33,8 +31,20 @@ fn killed(usage: Use, call: Call) -> impl Iterator<Item = World> {
     })
 }
 
-/// Ends what a process left running that was killed in `call`, so that a retry can succeed. While an mkfs
-/// runs, nothing else writes to its device.
+/// The worlds of [`killed`], with everything that can happen next, up to the point where a retry can succeed.
+fn settled(usage: Use, call: Call) -> impl Iterator<Item = (World, Then)> {
+    [Then::MkfsCompletes, Then::MkfsEnds, Then::PowerCut].into_iter().flat_map(move |then| {
+        // Without an mkfs, the first two are the same.
+        let differs = move |world: &World| then != Then::MkfsEnds || world.machine.has_orphans();
+        killed(usage, call).filter(differs).map(move |world| {
+            proceed(&world, call, then);
+            (world, then)
+        })
+    })
+}
+
+/// Ends what a process left running that was killed in `call`. While an mkfs runs, nothing else writes to its
+/// device.
 fn proceed(world: &World, call: Call, then: Then) {
     if world.machine.has_orphans() {
         let made = world.machine.state().made;
@@ -53,77 +63,86 @@ fn proceed(world: &World, call: Call, then: Then) {
     }
 }
 
+/// The calls in a volume's life, from `call` on.
+fn from(call: Call) -> impl Iterator<Item = Call> {
+    LIFE.into_iter().skip_while(move |other| *other != call)
+}
+
+/// Tests every case on its own thread: most of the time is spent waiting for other threads.
+fn test_all<T: Send>(cases: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| test(case));
+        }
+    });
+}
+
+/// These ways of use, each with every call.
+fn with_calls(usages: impl IntoIterator<Item = Use>) -> impl Iterator<Item = (Use, Call)> {
+    usages.into_iter().flat_map(|usage| LIFE.map(|call| (usage, call)))
+}
+
 #[test]
 fn a_retry_completes_a_killed_call() {
-    for usage in Use::ALL {
-        for call in LIFE {
-            for then in THEN {
-                for world in killed(usage, call) {
-                    proceed(&world, call, then);
-                    LIFE.into_iter().skip_while(|other| *other != call).for_each(|call| world.succeeds(call));
-                    world.is_clean();
-                }
-            }
+    test_all(with_calls(Use::ALL), |(usage, call)| {
+        for (world, _) in settled(usage, call) {
+            from(call).for_each(|call| world.succeeds(call));
+            world.is_clean();
         }
-    }
+    });
 }
 
 #[test]
 fn all_calls_can_be_repeated_after_a_killed_one() {
-    for usage in Use::ALL {
-        for call in LIFE.into_iter().filter(|call| *call != Call::Delete) {
-            for then in THEN {
-                for world in killed(usage, call) {
-                    proceed(&world, call, then);
-                    for call in LIFE {
-                        world.succeeds(call);
-                        world.succeeds(call);
-                    }
-                    world.is_clean();
-                }
+    // What was deleted cannot be used again.
+    let cases = with_calls(Use::ALL).filter(|(_, call)| *call != Call::Delete);
+    test_all(cases, |(usage, call)| {
+        for (world, _) in settled(usage, call) {
+            for call in LIFE {
+                world.succeeds(call);
+                world.succeeds(call);
             }
+            world.is_clean();
         }
-    }
+    });
 }
 
 #[test]
 fn any_two_calls_after_a_killed_one_do_no_harm() {
-    for usage in [Use::MOUNT, Use::READ_ONLY_BLOCK] {
-        for call in LIFE {
-            for (first, second) in LIFE.iter().flat_map(|first| LIFE.iter().map(move |second| (*first, *second))) {
-                for world in killed(usage, call) {
-                    // `World` checks each answer, whatever it is.
-                    world.call(first);
-                    world.call(second);
-                    world.machine.end_orphans(true);
-                    [Call::Unpublish, Call::Unstage, Call::Delete].into_iter().for_each(|call| world.succeeds(call));
-                    world.is_clean();
-                }
+    // A raw block volume differs from the publication on.
+    let block = from(Call::Publish).map(|call| (Use::READ_ONLY_BLOCK, call));
+    let cases = with_calls([Use::MOUNT]).chain(block).flat_map(|case| LIFE.map(|first| (case, first)));
+    test_all(cases, |((usage, call), first)| {
+        for second in LIFE {
+            for world in killed(usage, call) {
+                // `World` checks each answer, whatever it is.
+                world.call(first);
+                world.call(second);
+                world.machine.end_orphans(true);
+                [Call::Unpublish, Call::Unstage, Call::Delete].into_iter().for_each(|call| world.succeeds(call));
+                world.is_clean();
             }
         }
-    }
+    });
 }
 
 #[test]
 fn a_retry_can_be_killed_too() {
-    for usage in [Use::READ_ONLY_XFS, Use::BOTH, Use::READ_ONLY_BLOCK] {
-        for call in LIFE {
-            for then in THEN {
-                let mut before = 0;
-                while killed(usage, call).fold(false, |any, world| {
-                    proceed(&world, call, then);
-                    let retry = Process::new(&world.machine, Plan::Killed { before });
-                    let again = matches!(world.call_as(&retry, call), Answer::Killed);
-                    world.machine.end_orphans(then == Then::MkfsCompletes);
-                    LIFE.into_iter().skip_while(|other| *other != call).for_each(|call| world.succeeds(call));
-                    world.is_clean();
-                    any || again
-                }) {
-                    before += 1;
-                }
+    test_all(with_calls([Use::READ_ONLY_XFS, Use::BOTH, Use::READ_ONLY_BLOCK]), |(usage, call)| {
+        for before in 0.. {
+            let mut any = false;
+            for (world, then) in settled(usage, call) {
+                let retry = Process::new(&world.machine, Plan::Killed { before });
+                any |= matches!(world.call_as(&retry, call), Answer::Killed);
+                world.machine.end_orphans(then == Then::MkfsCompletes);
+                from(call).for_each(|call| world.succeeds(call));
+                world.is_clean();
+            }
+            if !any {
+                break;
             }
         }
-    }
+    });
 }
 
 /// The record still says `new`, but the device contains the user's data: an operator restored old metadata.

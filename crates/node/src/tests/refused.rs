@@ -40,6 +40,18 @@ fn no_filesystem_is_made_for_a_target_that_cannot_be_mounted() {
 }
 
 #[test]
+fn a_used_volume_without_its_superblock_is_not_formatted() {
+    let world = World::after(Use::READ_ONLY_XFS, &[Call::Create, Call::Stage, Call::Publish]);
+    [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
+    world.machine.lose_superblock(&world.id.volume);
+    let (before, made) = (world.disk().bytes, world.machine.state().made);
+    let message = world.refuses(Call::Stage, Reason::Precondition);
+    assert!(message.contains("the superblock is missing"), "{message}");
+    world.succeeds(Call::Create);
+    assert_eq!((world.disk().bytes, world.machine.state().made), (before, made));
+}
+
+#[test]
 fn an_exclusive_volume_has_one_target() {
     for usage in [Use::MOUNT, Use::BLOCK, Use::READ_ONLY_BLOCK] {
         let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);

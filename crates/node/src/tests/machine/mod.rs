@@ -165,6 +165,14 @@ impl Machine {
         }
     }
 
+    /// The superblock of a volume is lost, so that a probe finds nothing.
+    pub(super) fn lose_superblock(&self, volume: &str) {
+        if let Some(disk) = self.state().disks.get_mut(&node(volume)) {
+            disk.bytes.content = Content::Blank;
+            disk.durable = disk.bytes.clone();
+        }
+    }
+
     /// See [`State::write_foreign`].
     pub(super) fn write_foreign(&self) -> bool {
         self.state().write_foreign()
