@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_mount as mount;
 use quarry_pool::{Pool, PoolVolume};
 use quarry_volume::{
     Agent, Change, Error, FencingToken, NameLookup, Reason, Result, UpdateStream, Volume, VolumeId, VolumeSpec,
@@ -13,10 +12,12 @@ use quarry_volume::{
 };
 use tokio::time::Instant;
 
+use crate::device::VolumeDevice;
 use crate::host::{Host, Located};
+use crate::kernel::Mounts;
 use crate::publisher::describe;
 use crate::unmount::{UNPUBLISH, UNSTAGE};
-use crate::{errors, read_only};
+use crate::{device, errors, read_only};
 
 #[async_trait::async_trait]
 impl Agent for Host {
@@ -105,41 +106,45 @@ impl Host {
         let Some(Located { pool, volume }) = self.locate(id).await? else {
             // Quarry does not remove a volume without its tag. But a mounted volume is not reported as
             // deleted.
-            let active = quarry_pool::active(&id.storage, &id.volume);
-            if let Ok(Some(active)) = active {
-                require_unused(id, active.node).await?;
+            if let Some(active) = device::active_in_kernel(&**self.kernel(), id) {
+                self.require_unused(id, active).await?;
             }
             let pool = self.pool_of(id).await?;
             return Ok(self.publisher().changed(pool.name(), id, None).await);
         };
         // Only a volume with a readable record is removed: the tag alone is not enough.
         volume.record()?;
-        let device = pool.device(&volume)?;
+        let device = device::active(&pool, &volume)?;
         if let Some(device) = device.clone() {
-            require_unused(id, device).await?;
+            self.require_unused(id, device).await?;
         }
         if let Err(mut error) = pool.remove(&volume).await {
             self.publisher().refresh_soon(pool.name());
             if let (Reason::InUse, Some(device)) = (error.reason, &device) {
-                error.message.push_str(&errors::held_by(device));
+                // The pool removes its own device, so what holds that one is in the way.
+                error.message.push_str(&self.kernel().held_by(&device.raw));
             }
             return Err(error);
         }
         Ok(self.publisher().changed(pool.name(), id, None).await)
     }
-}
 
-/// Fails if the volume is in use anywhere that this process can see.
-async fn require_unused(id: &VolumeId, device: PathBuf) -> Result<()> {
-    let id = id.clone();
-    errors::blocking(move || unused(&device).and_then(|()| read_only::require_unpublished(&id))).await
+    /// Fails if the volume is in use anywhere that this process can see.
+    async fn require_unused(&self, id: &VolumeId, device: VolumeDevice) -> Result<()> {
+        let (id, kernel) = (id.clone(), Arc::clone(self.kernel()));
+        errors::blocking(move || {
+            unused(&*kernel, &device.top)?;
+            read_only::require_unpublished(&*kernel, &id)
+        })
+        .await
+    }
 }
 
 /// Fails if the device is mounted or published anywhere that this process can see.
-fn unused(device: &Path) -> Result<()> {
-    let Some(number) = mount::Device::of_node(device) else { return Ok(()) };
-    let mut users = mount::mounts_of_device(number).map_err(errors::mount)?;
-    users.extend(mount::publications_of_block(number).map_err(errors::mount)?);
+fn unused(mounts: &dyn Mounts, device: &Path) -> Result<()> {
+    let Some(number) = mounts.number(device) else { return Ok(()) };
+    let mut users = mounts.mounts_of_device(number)?;
+    users.extend(mounts.publications_of_block(number)?);
     // One mount can appear several times at one path if kubelet's directory is bind-mounted on itself to make
     // it shared.
     let places: BTreeSet<PathBuf> = users.into_iter().map(|entry| entry.target).collect();

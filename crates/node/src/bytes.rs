@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use quarry_filesystem as filesystem;
 use quarry_pool::{Device, SimulatedDevice};
 use quarry_volume::{Error, Result};
 
 use crate::errors;
+use crate::kernel::{HeldDevice, Kernel};
 
 /// A device that is held exclusively: until this value is dropped, nothing else mounts, formats or wipes it.
 /// Or its replacement in a simulated pool.
 pub(crate) enum Bytes {
-    Device(Arc<filesystem::Exclusive>),
+    Device(Arc<dyn HeldDevice>),
     Simulated(SimulatedDevice),
 }
 
@@ -20,11 +20,11 @@ impl Bytes {
     ///
     /// # Errors
     /// `UnderWay` if it is in use.
-    pub(crate) async fn hold(device: Device) -> Result<Self> {
+    pub(crate) async fn hold(kernel: &Arc<dyn Kernel>, device: Device) -> Result<Self> {
         match device {
             Device::Node(path) => {
-                let held = errors::blocking(move || filesystem::exclusive(&path).map_err(errors::filesystem)).await?;
-                Ok(Self::Device(Arc::new(held)))
+                let kernel = Arc::clone(kernel);
+                Ok(Self::Device(errors::blocking(move || kernel.exclusive(&path)).await?))
             }
             Device::Simulated(device) => Ok(Self::Simulated(device)),
         }
@@ -35,7 +35,7 @@ impl Bytes {
         match self {
             Self::Device(held) => {
                 let held = Arc::clone(held);
-                errors::blocking(move || filesystem::wipe_signatures(&held).map_err(errors::zeroing)).await
+                errors::blocking(move || held.wipe_signatures()).await
             }
             Self::Simulated(device) => device.wipe().await,
         }
@@ -46,7 +46,7 @@ impl Bytes {
         match self {
             Self::Device(held) => {
                 let held = Arc::clone(held);
-                errors::blocking(move || filesystem::zero_range(&held, offset, length).map_err(errors::zeroing)).await
+                errors::blocking(move || held.zero_range(offset, length)).await
             }
             Self::Simulated(device) => device.zero(offset, length).await,
         }
@@ -58,7 +58,7 @@ impl Bytes {
             Self::Device(held) => {
                 let held = Arc::clone(held);
                 errors::blocking(move || {
-                    held.sync_all().map_err(|error| {
+                    held.flush().map_err(|error| {
                         Error::host(format!("cannot flush the zeros to the device: {error}; see the kernel log"))
                     })
                 })

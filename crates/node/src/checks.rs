@@ -132,7 +132,7 @@ mod tests {
             assert!(error.message.contains("has not answered for"), "{error}");
         }
         assert_eq!(checks.lock().len(), 1);
-        assert_eq!(checks.within(SHORT, "other", || Ok(7)).await.unwrap(), 7);
+        assert_eq!(checks.run("other", || Ok(7)).await.unwrap(), 7);
         go.send(()).unwrap();
         // Calls succeed again as soon as the first check has returned.
         assert_eq!(checks.run("v", || Ok(8)).await.unwrap(), 8);

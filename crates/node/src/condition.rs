@@ -1,11 +1,14 @@
 //! Checks whether a mounted filesystem works. It is checked before each use, and the state publisher reports
 //! problems.
 
-use quarry_filesystem::{self as filesystem, Mounted, Trouble};
-use quarry_mount as mount;
+use std::sync::Arc;
+
+use quarry_filesystem::Trouble;
+use quarry_mount::Entry;
 use quarry_volume::{Filesystem, Result, VolumeId};
 
 use crate::host::Host;
+use crate::kernel::Kernel;
 
 /// What a check is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,28 +30,21 @@ impl Host {
     ///
     /// # Errors
     /// `Unavailable` if it does not answer.
-    pub(crate) async fn condition(&self, id: &VolumeId, entry: mount::Entry, check: Check) -> Result<Option<Trouble>> {
-        let trouble = self.checks().run(&id.to_string(), move || Ok(condition(&entry, check))).await?;
+    pub(crate) async fn condition(&self, id: &VolumeId, entry: Entry, check: Check) -> Result<Option<Trouble>> {
+        let kernel = Arc::clone(self.kernel());
+        let trouble = self.checks().run(&id.to_string(), move || Ok(condition(&*kernel, &entry, check))).await?;
         self.publisher().set_filesystem_problem(id, trouble.as_ref().map(Trouble::to_string));
         Ok(trouble)
     }
 }
 
 /// The problem of the mounted filesystem, if it matters for this use. Blocks if its disk hangs.
-pub(crate) fn condition(entry: &mount::Entry, check: Check) -> Option<Trouble> {
+pub(crate) fn condition(kernel: &dyn Kernel, entry: &Entry, check: Check) -> Option<Trouble> {
     let kind = entry.fstype.parse::<Filesystem>().ok()?;
-    let device = entry.device.kernel_name();
-    let mounted = Mounted {
-        path: &entry.target,
-        kind,
-        read_only: entry.read_only(),
-        super_options: &entry.super_options,
-        device: device.as_deref(),
-    };
-    let trouble = filesystem::check_mounted(&mounted);
+    let trouble = kernel.check_mounted(kind, entry);
     match check {
         Check::Read => trouble.filter(|trouble| matches!(trouble, Trouble::ShutDown(_))),
-        Check::Write if trouble.is_none() && !entry.read_only() => filesystem::try_write(&entry.target),
+        Check::Write if trouble.is_none() && !entry.read_only() => kernel.try_write(&entry.target),
         Check::Write | Check::Stats => trouble,
     }
 }

@@ -49,7 +49,7 @@ impl Host {
             }
             None => (Arc::clone(requested), self.create_in_pool(requested, spec).await?, true),
         };
-        match prepare(&pool, volume.clone(), fresh, handle).await {
+        match prepare(self.kernel(), &pool, volume.clone(), fresh, handle).await {
             Ok(volume) => Ok((pool, volume)),
             Err(error) => Err(self.clean_up_unprepared(&pool, &volume, fresh, error).await),
         }

@@ -1,12 +1,13 @@
 //! Deactivates a volume after it was unstaged, so that nothing on the host (udev, a nested volume group, a
 //! shutdown) uses a device that no pod uses. No caller waits for this; if it fails, the volume stays active.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use quarry_volume::VolumeId;
 
-use crate::errors;
 use crate::host::Host;
+use crate::{device, errors};
 
 impl Host {
     /// Deactivates a volume in the background, unless it is staged again first. `unused_since`: when the
@@ -18,9 +19,9 @@ impl Host {
             // Check the kernel first: a volume group that may hang is not asked about a volume without a
             // device. A pool of whole disks knows from memory which partitions it has open.
             let on_disks = host.pools().iter().any(|pool| quarry_pool::is_of_disks(pool.name(), &id.storage));
-            let kernel_id = id.clone();
-            let active =
-                move || Ok(quarry_pool::active(&kernel_id.storage, &kernel_id.volume).is_ok_and(|it| it.is_some()));
+            let (kernel, kernel_id) = (Arc::clone(host.kernel()), id.clone());
+            // Whether the pool's own device exists, whatever is on top of it.
+            let active = move || Ok(device::active_in_kernel(&*kernel, &kernel_id).is_some());
             if !on_disks && !errors::blocking(active).await.unwrap_or_default() {
                 return;
             }

@@ -10,6 +10,7 @@ use quarry_pool::{Pool, PoolVolume};
 use quarry_volume::{Error, FencingToken, Reason, Result, StorageId, VolumeId};
 
 use crate::checks::Checks;
+use crate::kernel::{Kernel, Linux};
 use crate::publisher::StatePublisher;
 use crate::tasks::Tasks;
 
@@ -29,6 +30,7 @@ pub struct Host {
 struct Inner {
     node: String,
     pools: Vec<Arc<dyn Pool>>,
+    kernel: Arc<dyn Kernel>,
     tasks: Tasks,
     checks: Checks,
     publisher: StatePublisher,
@@ -60,10 +62,20 @@ impl Host {
     /// Like [`Host::new`], for an agent that runs in the pod with that UID.
     #[must_use]
     pub fn in_pod(node: impl Into<String>, pools: Vec<Arc<dyn Pool>>, pod_uid: impl Into<String>) -> Self {
+        Self::on_kernel(node, pools, pod_uid, Arc::new(Linux))
+    }
+
+    /// Like [`Host::in_pod`], on that kernel.
+    pub(crate) fn on_kernel(
+        node: impl Into<String>,
+        pools: Vec<Arc<dyn Pool>>,
+        pod_uid: impl Into<String>,
+        kernel: Arc<dyn Kernel>,
+    ) -> Self {
         let node = node.into();
         let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone());
         let (tasks, checks, fence) = (Tasks::default(), Checks::default(), Mutex::new(0));
-        Self { inner: Arc::new(Inner { node, pools, tasks, checks, publisher, fence }) }
+        Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, publisher, fence }) }
     }
 
     /// The node's name.
@@ -76,6 +88,11 @@ impl Host {
     #[must_use]
     pub fn pools(&self) -> &[Arc<dyn Pool>] {
         &self.inner.pools
+    }
+
+    /// The kernel of this host.
+    pub(crate) fn kernel(&self) -> &Arc<dyn Kernel> {
+        &self.inner.kernel
     }
 
     /// The operations in progress on the volumes.

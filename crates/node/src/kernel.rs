@@ -1,31 +1,142 @@
-//! Checks in sysfs which volume a device belongs to.
+//! The seam between this crate and the kernel: what the operations on volumes read from this host, and what
+//! they change on it, besides the pools.
 //!
-//! For a volume on LVM, device-mapper shows in sysfs everything that its volume ID consists of. If they
-//! match, no pool has to be asked, so an unresponsive pool blocks nothing. If they do not match, the device
-//! can still be this volume (an operator renamed it, or it is a whole disk): then the pool decides.
+//! [`Linux`] is the real host: it calls the crates `mount` and `filesystem`, which keep their guarantees. The
+//! unit tests of this crate use a host in memory instead, which can be stopped before any of its changes.
+//!
+//! Errors already have the reason of the CSI response. Functions that are not async block, possibly for as
+//! long as a disk hangs: call them on a thread of their own ([`errors::blocking`] or
+//! [`Checks::run`](crate::checks::Checks::run)), except those that only read the kernel's tables.
+//!
+//! [`errors::blocking`]: crate::errors::blocking
 
-use quarry_mount as mount;
-use quarry_volume::VolumeId;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::read_only;
+use quarry_filesystem::{Probe, Superblock, Trouble, Usage};
+use quarry_mount::{Device, Entry, Mapping};
+use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
 
-/// Whether sysfs proves that the device is that volume, or a read-only mapping of it.
-pub(crate) fn is_volume(device: mount::Device, id: &VolumeId) -> bool {
-    if std::fs::read_to_string(format!("/sys/dev/block/{device}/dm/uuid")).is_ok_and(|uuid| read_only::is_of(&uuid, id))
-    {
-        return true;
+pub(crate) use linux::Linux;
+
+mod linux;
+
+/// The kernel of one host.
+pub(crate) trait Kernel: Mounts + Filesystems {}
+
+impl<T: Mounts + Filesystems> Kernel for T {}
+
+/// Block devices and mounts. The functions have the semantics of those of the same name in the crate `mount`.
+pub(crate) trait Mounts: Send + Sync {
+    /// The number of the block device at `node`; symbolic links are followed. `None` if there is no block
+    /// device. Reads only the kernel's tables.
+    fn number(&self, node: &Path) -> Option<Device>;
+
+    /// The UUID of a device-mapper device. `None` if it is not one. Reads only the kernel's tables.
+    fn mapper_uuid(&self, device: Device) -> Option<String>;
+
+    /// The node of the pool's device of an active volume, if the kernel alone can show it (see
+    /// [`quarry_pool::active`]). `None` also if the kernel cannot be asked. Reads only the kernel's tables.
+    fn active_volume(&self, id: &VolumeId) -> Option<PathBuf>;
+
+    /// What holds a device open, as text to append to a message; empty if no holder is visible.
+    fn held_by(&self, device: &Path) -> String;
+
+    /// The topmost mount at `target`.
+    fn at(&self, target: &Path) -> Result<Option<Entry>> {
+        Ok(self.all_at(target)?.into_iter().next())
     }
-    let active = quarry_pool::active(&id.storage, &id.volume);
-    matches!(active, Ok(Some(active)) if mount::Device::of_node(&active.node) == Some(device))
+
+    /// All mounts at `target`, the topmost first.
+    fn all_at(&self, target: &Path) -> Result<Vec<Entry>>;
+
+    /// Every mount of the filesystem on that block device.
+    fn mounts_of_device(&self, device: Device) -> Result<Vec<Entry>>;
+
+    /// Every mount of the node of that block device.
+    fn publications_of_block(&self, device: Device) -> Result<Vec<Entry>>;
+
+    /// Whether this is a mount of the filesystem on that block device. Reads only the kernel's tables.
+    fn is_of_device(&self, entry: &Entry, device: Device) -> bool;
+
+    /// The number of the block device whose node this mount shows.
+    fn node_device(&self, entry: &Entry) -> Option<Device>;
+
+    /// The number of the mounted partition, and its offset on the disk in bytes.
+    fn partition(&self, entry: &Entry) -> Option<(u32, u64)>;
+
+    /// Whether the block device of this mount is gone.
+    fn is_device_gone(&self, entry: &Entry) -> bool;
+
+    /// Checks that a filesystem can be mounted at the target.
+    fn check_target(&self, target: &Path) -> Result<()>;
+
+    /// Mounts the filesystem on a device at the target; succeeds if that is already so.
+    fn mount_filesystem(&self, device: &Path, target: &Path, kind: Filesystem, options: &[String]) -> Result<()>;
+
+    /// Binds the mount at `source` at the target; succeeds if that is already so.
+    fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<()>;
+
+    /// Binds the node of a block device at the target; succeeds if that is already so.
+    fn bind_device(&self, device: &Path, target: &Path) -> Result<()>;
+
+    /// Unmounts everything at the target.
+    fn unmount(&self, target: &Path) -> Result<()>;
+
+    /// Removes the directory or the empty file that was made for a mount.
+    fn remove_target(&self, target: &Path) -> Result<()>;
+
+    /// All read-only mappings whose keys start with `key`.
+    fn read_only_mappings(&self, key: &str) -> Result<Vec<Mapping>>;
+
+    /// Makes the read-only mapping of the device with that key, and returns its node.
+    fn map_read_only(&self, device: Device, key: &str) -> Result<PathBuf>;
+
+    /// Removes the read-only mapping with that key.
+    fn unmap_read_only(&self, key: &str) -> Result<()>;
 }
 
-/// Whether the kernel proves that this is a mount of that volume: of its filesystem, or of its device node.
-pub(crate) fn is_mounted(entry: &mount::Entry, id: &VolumeId) -> bool {
-    let device = match entry.device.major {
-        // btrfs mounts have anonymous device numbers: use the source's device node instead.
-        0 if entry.source.is_absolute() => mount::Device::of_node(&entry.source),
-        0 => entry.node_device(),
-        _ => Some(entry.device),
-    };
-    device.is_some_and(|device| is_volume(device, id))
+/// What is on block devices. The functions have the semantics of those of the same name in the crate
+/// `filesystem`.
+#[async_trait::async_trait]
+pub(crate) trait Filesystems: Send + Sync {
+    /// The superblock of a filesystem of that kind on the device.
+    async fn superblock(&self, kind: Filesystem, device: &Path) -> Result<Option<Superblock>>;
+
+    /// What the device contains.
+    async fn probe(&self, device: &Path) -> Result<Probe>;
+
+    /// Makes a filesystem on a device, which is probed again while it is held exclusively.
+    async fn make(&self, kind: Filesystem, device: &Path, uuid: &str, options: &MakeOptions) -> Result<()>;
+
+    /// Checks a complete filesystem before it is adopted.
+    async fn check_before_adoption(&self, kind: Filesystem, device: &Path) -> Result<()>;
+
+    /// Opens a device exclusively.
+    fn exclusive(&self, device: &Path) -> Result<Arc<dyn HeldDevice>>;
+
+    /// The problem of a mounted filesystem of that kind, if it shows one.
+    fn check_mounted(&self, kind: Filesystem, entry: &Entry) -> Option<Trouble>;
+
+    /// The problem of a mounted filesystem that a write shows.
+    fn try_write(&self, path: &Path) -> Option<Trouble>;
+
+    /// How full the mounted filesystem is.
+    fn usage(&self, path: &Path) -> Result<Usage>;
+
+    /// The size of a block device in bytes.
+    fn device_size(&self, device: &Path) -> Result<u64>;
+}
+
+/// A device that is held exclusively: until this value is dropped, nothing else mounts, formats or wipes it.
+pub(crate) trait HeldDevice: Send + Sync {
+    /// Zeroes everything that a probe could recognize, and flushes.
+    fn wipe_signatures(&self) -> Result<()>;
+
+    /// Zeroes `length` bytes from `offset`; not flushed.
+    fn zero_range(&self, offset: u64, length: u64) -> Result<()>;
+
+    /// Flushes all writes to the disk.
+    fn flush(&self) -> io::Result<()>;
 }

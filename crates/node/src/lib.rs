@@ -10,9 +10,11 @@ mod checks;
 mod condition;
 mod create;
 mod deactivate;
+mod device;
 mod errors;
 mod health;
 mod host;
+mod identity;
 mod kernel;
 mod metrics;
 mod prepare;
@@ -24,6 +26,8 @@ mod stage;
 mod stats;
 mod status;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod unmount;
 
 pub use host::Host;

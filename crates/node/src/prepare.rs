@@ -12,6 +12,8 @@ use quarry_pool::{Device, Pool, PoolVolume, Record, Recorded, State};
 use quarry_volume::{AccessTypes, Error, Reason, Result};
 
 use crate::bytes::Bytes;
+use crate::device;
+use crate::kernel::Kernel;
 use crate::stage::own_superblock;
 use crate::tasks::Handle;
 
@@ -32,6 +34,7 @@ pub(crate) fn is_zeroed(record: &Record, size: u64) -> bool {
 /// # Errors
 /// `UnderWay` if something holds the device exclusively, or the task was asked to stop.
 pub(crate) async fn prepare(
+    kernel: &Arc<dyn Kernel>,
     pool: &Arc<dyn Pool>,
     mut volume: PoolVolume,
     fresh: bool,
@@ -41,11 +44,11 @@ pub(crate) async fn prepare(
     if record.state == State::Ready || (record.access.shows_bytes() && is_zeroed(&record, volume.size)) {
         return Ok(volume);
     }
-    let device = pool.activate(&volume).await?;
+    let device = device::activate_bytes(pool, &volume).await?;
     if record.access.shows_bytes() {
-        zero(pool, &mut volume, record, device, handle).await?;
-    } else if fresh || !carries_own_filesystem(&volume, &device).await? {
-        Bytes::hold(device).await?.wipe().await?;
+        zero(kernel, pool, &mut volume, record, device, handle).await?;
+    } else if fresh || !carries_own_filesystem(kernel, &volume, &device).await? {
+        Bytes::hold(kernel, device).await?.wipe().await?;
     }
     Ok(volume)
 }
@@ -53,16 +56,17 @@ pub(crate) async fn prepare(
 /// Whether a `new` volume contains the filesystem that a stage made for it. If so, that stage was
 /// interrupted, or an operator restored old metadata and it is a user's data. In both cases it is not wiped,
 /// whatever else is on it.
-async fn carries_own_filesystem(volume: &PoolVolume, device: &Device) -> Result<bool> {
+async fn carries_own_filesystem(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, device: &Device) -> Result<bool> {
     // In a simulated pool, no stage ever makes a filesystem.
     let (Device::Node(device), Some(kind)) = (device, volume.record()?.filesystem) else { return Ok(false) };
     let own = filesystem::filesystem_uuid(&volume.uuid);
-    Ok(own_superblock(kind, device, &own).await?.is_some())
+    Ok(own_superblock(kernel, kind, device, &own).await?.is_some())
 }
 
 /// Zeroes the device from the offset in the record to the end, and marks the volume `ready` (or, for both
 /// access types, zeroed).
 async fn zero(
+    kernel: &Arc<dyn Kernel>,
     pool: &Arc<dyn Pool>,
     volume: &mut PoolVolume,
     record: Record,
@@ -78,7 +82,7 @@ async fn zero(
         handle.progress(format!("zeroed {:.1} of {:.1} GiB", gib(offset), gib(size)));
     };
     report(offset);
-    let bytes = Bytes::hold(device).await?;
+    let bytes = Bytes::hold(kernel, device).await?;
     while offset < size {
         if handle.cancel.is_cancelled() {
             return Err(Error::new(

@@ -1,16 +1,18 @@
 //! Publish: makes a staged volume available at a pod's target path, as a bind mount or as a device node.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_filesystem::Trouble;
-use quarry_mount as mount;
+use quarry_mount::{Device, Entry};
 use quarry_pool::State;
 use quarry_volume::{AccessMode, AccessType, Capability, Error, Reason, Result, VolumeId};
 
 use crate::condition::{Check, RECOVERY};
 use crate::host::{Host, Located};
-use crate::{errors, kernel, read_only};
+use crate::kernel::Mounts;
+use crate::{device, errors, identity, read_only};
 
 /// The parameters of NodePublishVolume.
 #[derive(Clone, Debug)]
@@ -37,8 +39,11 @@ impl Host {
             Ok(found) => found,
             Err(error) => return self.publish_without_pool(publish, error).await,
         };
-        let device = pool.device(&volume)?.ok_or_else(|| Error::precondition("it is not active: stage it first"))?;
-        let number = mount::Device::of_node(&device)
+        let device = device::active(&pool, &volume)?;
+        let device = device.ok_or_else(|| Error::precondition("it is not active: stage it first"))?.top;
+        let number = self
+            .kernel()
+            .number(&device)
             .ok_or_else(|| Error::host(format!("{} is not a block device", device.display())))?;
         match publish.capability.access {
             AccessType::Mount => self.publish_filesystem(publish, number).await,
@@ -46,7 +51,8 @@ impl Host {
                 if record.state != State::Ready {
                     return Err(Error::precondition("it has never been staged: stage it first"));
                 }
-                errors::blocking(move || publish_device(&publish, &device, number)).await
+                let kernel = Arc::clone(self.kernel());
+                errors::blocking(move || publish_device(&*kernel, &publish, &device, number)).await
             }
         }
     }
@@ -58,34 +64,36 @@ impl Host {
         if error.reason != Reason::Unavailable || publish.capability.access != AccessType::Mount {
             return Err(error);
         }
-        let active = quarry_pool::active(&publish.id.storage, &publish.id.volume).ok().flatten();
-        match active.and_then(|active| mount::Device::of_node(&active.node)) {
+        let active = device::active_in_kernel(&**self.kernel(), &publish.id);
+        match active.and_then(|active| self.kernel().number(&active.top)) {
             Some(number) => self.publish_filesystem(publish, number).await,
             None => Err(error),
         }
     }
 
-    async fn publish_filesystem(&self, publish: Publish, number: mount::Device) -> Result<()> {
-        let staging = publish.staging.clone();
-        let staged = errors::blocking(move || mount::at(&staging).map_err(errors::mount)).await?;
-        let Some(staged) = staged.filter(|entry| entry.is_of_device(number)) else {
+    async fn publish_filesystem(&self, publish: Publish, number: Device) -> Result<()> {
+        let (kernel, staging) = (Arc::clone(self.kernel()), publish.staging.clone());
+        let staged = errors::blocking(move || kernel.at(&staging)).await?;
+        let Some(staged) = staged.filter(|entry| self.kernel().is_of_device(entry, number)) else {
             return Err(Error::precondition(format!("it is not staged at {:?}: stage it first", publish.staging)));
         };
         let check = if publish.is_read_only() { Check::Read } else { Check::Write };
         let trouble = self.condition(&publish.id, staged.clone(), check).await?;
+        let kernel = Arc::clone(self.kernel());
         errors::blocking(move || {
             if let Some(trouble) = trouble {
-                let cleared = clear_dead(&publish.target, number, &trouble);
+                let cleared = clear_dead(&*kernel, &publish.target, number, &trouble);
                 return Err(Error::precondition(format!("{trouble}; {RECOVERY}{cleared}")));
             }
             if publish.capability.mode.is_exclusive() {
-                let others = mount::mounts_of_device(number).map_err(errors::mount)?;
+                let others = kernel.mounts_of_device(number)?;
                 require_single_target(
+                    &*kernel,
                     others.into_iter().filter(|entry| entry.target != staged.target),
                     &publish.target,
                 )?;
             }
-            mount::bind(&publish.staging, &publish.target, publish.is_read_only()).map_err(errors::mount)
+            kernel.bind(&publish.staging, &publish.target, publish.is_read_only())
         })
         .await
     }
@@ -101,27 +109,27 @@ impl Publish {
 /// Unmounts this volume from a target if the publish is rejected because the filesystem is shut down: the
 /// mount is useless, and the volume cannot be staged again while it exists. Returns the text to append to the
 /// error.
-fn clear_dead(target: &Path, number: mount::Device, trouble: &Trouble) -> String {
+fn clear_dead(mounts: &dyn Mounts, target: &Path, number: Device, trouble: &Trouble) -> String {
     let is_dead = matches!(trouble, Trouble::ShutDown(_));
-    match mount::at(target) {
-        Ok(Some(entry)) if is_dead && entry.is_of_device(number) => {}
+    match mounts.at(target) {
+        Ok(Some(entry)) if is_dead && mounts.is_of_device(&entry, number) => {}
         _ => return String::new(),
     }
-    match mount::unmount(target).and_then(|()| mount::remove_target(target)) {
+    match mounts.unmount(target).and_then(|()| mounts.remove_target(target)) {
         Ok(()) => "; the dead mount that an earlier call left at the target was unmounted".to_owned(),
         Err(error) => format!("; a dead mount at the target could not be removed: {error}"),
     }
 }
 
 /// Publishes the node of the volume's device, or of a read-only mapping of it if the pod must not write.
-fn publish_device(publish: &Publish, device: &Path, number: mount::Device) -> Result<()> {
-    read_only::clean(&publish.id, Some(&publish.target))?;
+fn publish_device(mounts: &dyn Mounts, publish: &Publish, device: &Path, number: Device) -> Result<()> {
+    read_only::clean(mounts, &publish.id, Some(&publish.target))?;
     if publish.capability.mode.is_exclusive() {
-        let mut others = mount::publications_of_block(number).map_err(errors::mount)?;
-        others.extend(read_only::publications(&publish.id)?);
-        require_single_target(others.into_iter(), &publish.target)?;
+        let mut others = mounts.publications_of_block(number)?;
+        others.extend(read_only::publications(mounts, &publish.id)?);
+        require_single_target(mounts, others.into_iter(), &publish.target)?;
     }
-    let here = mount::at(&publish.target).map_err(errors::mount)?.and_then(|entry| entry.node_device());
+    let here = mounts.at(&publish.target)?.and_then(|entry| mounts.node_device(&entry));
     let otherwise = |found: &str, asked: &str| {
         let target = &publish.target;
         Error::new(
@@ -131,22 +139,21 @@ fn publish_device(publish: &Publish, device: &Path, number: mount::Device) -> Re
     };
     match (publish.is_read_only(), here) {
         (true, Some(found)) if found == number => Err(otherwise("writable", "read-only")),
-        (false, Some(found)) if found != number && kernel::is_volume(found, &publish.id) => {
+        (false, Some(found)) if found != number && identity::is_volume(mounts, found, &publish.id) => {
             Err(otherwise("read-only", "writable"))
         }
-        (true, _) => read_only::publish(&publish.id, &publish.target, number),
-        (false, _) => mount::bind_device(device, &publish.target).map_err(errors::mount),
+        (true, _) => read_only::publish(mounts, &publish.id, &publish.target, number),
+        (false, _) => mounts.bind_device(device, &publish.target),
     }
 }
 
 /// Rejects a second target for a volume with an exclusive access mode (CSI `NodePublishVolume`). Bind mounts
 /// that kubelet makes of a published volume do not count as targets: sub-paths of a pod, and its map of a raw
 /// device.
-fn require_single_target(entries: impl Iterator<Item = mount::Entry>, target: &Path) -> Result<()> {
+fn require_single_target(mounts: &dyn Mounts, entries: impl Iterator<Item = Entry>, target: &Path) -> Result<()> {
     // Use the kernel's spelling, because a parent of the target may be a symbolic link. One mount can appear
     // several times at one path if kubelet's directory is bind-mounted on itself to make it shared.
-    let here: Vec<PathBuf> =
-        mount::all_at(target).map_err(errors::mount)?.into_iter().map(|entry| entry.target).collect();
+    let here: Vec<PathBuf> = mounts.all_at(target)?.into_iter().map(|entry| entry.target).collect();
     let kubelets = |path: &Path| {
         let parts: Vec<_> = path.iter().collect();
         parts.iter().any(|part| *part == "volume-subpaths")

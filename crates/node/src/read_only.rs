@@ -6,11 +6,11 @@
 
 use std::path::{Path, PathBuf};
 
-use quarry_mount as mount;
+use quarry_mount::{Device, Entry, READ_ONLY_UUID};
 use quarry_volume::{Error, Reason, Result, VolumeId};
 use uuid::{Uuid, uuid};
 
-use crate::errors;
+use crate::kernel::Mounts;
 
 /// The namespace of the hashes in the keys.
 const NAMESPACE: Uuid = uuid!("0c7d8a52-3f19-4c1e-9b57-64e2a1d0f8b3");
@@ -29,44 +29,44 @@ fn key(id: &VolumeId, target: &Path) -> String {
 
 /// Whether a device-mapper UUID belongs to a mapping of the volume.
 pub(crate) fn is_of(uuid: &str, id: &VolumeId) -> bool {
-    uuid.strip_prefix(mount::READ_ONLY_UUID).is_some_and(|key| key.starts_with(&prefix(id)))
+    uuid.strip_prefix(READ_ONLY_UUID).is_some_and(|key| key.starts_with(&prefix(id)))
 }
 
 /// Publishes a read-only mapping of the device at the target. Removes the mapping if that fails.
-pub(crate) fn publish(id: &VolumeId, target: &Path, device: mount::Device) -> Result<()> {
+pub(crate) fn publish(mounts: &dyn Mounts, id: &VolumeId, target: &Path, device: Device) -> Result<()> {
     let key = key(id, target);
-    let node = mount::map_read_only(device, &key).map_err(errors::mount)?;
-    mount::bind_device(&node, target).map_err(errors::mount).inspect_err(|_| {
+    let node = mounts.map_read_only(device, &key)?;
+    mounts.bind_device(&node, target).inspect_err(|_| {
         // If this fails, the next call removes the mapping.
-        let _ = mount::unmap_read_only(&key);
+        let _ = mounts.unmap_read_only(&key);
     })
 }
 
 /// Removes the mapping of a target that is already unmounted.
-pub(crate) fn unpublish(id: &VolumeId, target: &Path) -> Result<()> {
-    mount::unmap_read_only(&key(id, target)).map_err(errors::mount)
+pub(crate) fn unpublish(mounts: &dyn Mounts, id: &VolumeId, target: &Path) -> Result<()> {
+    mounts.unmap_read_only(&key(id, target))
 }
 
 /// Where the volume is published read-only.
-pub(crate) fn publications(id: &VolumeId) -> Result<Vec<mount::Entry>> {
+pub(crate) fn publications(mounts: &dyn Mounts, id: &VolumeId) -> Result<Vec<Entry>> {
     let mut entries = Vec::new();
-    for mapping in mount::read_only_mappings(&prefix(id)).map_err(errors::mount)? {
-        entries.extend(mount::publications_of_block(mapping.device).map_err(errors::mount)?);
+    for mapping in mounts.read_only_mappings(&prefix(id))? {
+        entries.extend(mounts.publications_of_block(mapping.device)?);
     }
     Ok(entries)
 }
 
 /// Removes the mappings of the volume that are mounted nowhere, which killed processes left. Keeps the
 /// mapping of the target `but`, and mappings that a program has open.
-pub(crate) fn clean(id: &VolumeId, but: Option<&Path>) -> Result<()> {
+pub(crate) fn clean(mounts: &dyn Mounts, id: &VolumeId, but: Option<&Path>) -> Result<()> {
     let kept = but.map(|target| key(id, target));
-    for mapping in mount::read_only_mappings(&prefix(id)).map_err(errors::mount)? {
-        let published = !mount::publications_of_block(mapping.device).map_err(errors::mount)?.is_empty();
+    for mapping in mounts.read_only_mappings(&prefix(id))? {
+        let published = !mounts.publications_of_block(mapping.device)?.is_empty();
         if published || kept.as_ref() == Some(&mapping.key) {
             continue;
         }
         tracing::info!(volume = %id, mapping = mapping.key, "removing a read-only mapping that is published nowhere");
-        if let Err(error) = mount::unmap_read_only(&mapping.key) {
+        if let Err(error) = mounts.unmap_read_only(&mapping.key) {
             tracing::warn!(volume = %id, %error, "cannot remove an unused read-only mapping");
         }
     }
@@ -74,9 +74,9 @@ pub(crate) fn clean(id: &VolumeId, but: Option<&Path>) -> Result<()> {
 }
 
 /// Fails if the volume is published read-only anywhere. Removes mappings that are published nowhere first.
-pub(crate) fn require_unpublished(id: &VolumeId) -> Result<()> {
-    clean(id, None)?;
-    match publications(id)?.first() {
+pub(crate) fn require_unpublished(mounts: &dyn Mounts, id: &VolumeId) -> Result<()> {
+    clean(mounts, id, None)?;
+    match publications(mounts, id)?.first() {
         None => Ok(()),
         Some(first) => Err(Error::new(
             Reason::InUse,
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(at("/pods/1/dev"), at("/pods//1/dev/"));
         assert_ne!(at("/pods/1/dev"), at("/pods/2/dev"));
         assert_ne!(at("/pods/1/dev"), key(&other, Path::new("/pods/1/dev")));
-        let uuid = format!("{}{}", mount::READ_ONLY_UUID, at("/pods/1/dev"));
+        let uuid = format!("{}{}", READ_ONLY_UUID, at("/pods/1/dev"));
         assert!(is_of(&uuid, &one) && !is_of(&uuid, &other) && !is_of("LVM-x", &one));
         // The kernel takes names and UUIDs of up to 127 bytes.
         assert!(uuid.len() < 128);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_filesystem::{self as filesystem, Probe, Superblock};
-use quarry_mount as mount;
+use quarry_mount::Entry;
 use quarry_pool::{Health, Pool, PoolVolume, Record, State};
 use quarry_volume::{
     AccessMode, AccessType, AccessTypes, Capability, Error, Filesystem, MakeOptions, MountOptions, Reason, Result,
@@ -16,9 +16,10 @@ use quarry_volume::{
 };
 
 use crate::condition::{Check, RECOVERY};
-use crate::errors;
 use crate::host::{Host, Located};
+use crate::kernel::Kernel;
 use crate::prepare::{is_zeroed, update_record};
+use crate::{device, errors};
 
 /// How long a pool may take to look up a volume ID: a little longer than a report may take.
 const QUESTION: Duration = Duration::from_secs(40);
@@ -45,7 +46,7 @@ impl Host {
 
     async fn stage_now(&self, stage: Stage) -> Result<()> {
         let (Located { pool, mut volume }, record) = self.usable(&stage.id, &stage.capability).await?;
-        let device = pool.activate(&volume).await?.node()?;
+        let device = device::activate(&pool, &volume).await?.top;
         let Some(kind) = record.filesystem.filter(|_| stage.capability.access == AccessType::Mount) else {
             let staged = stage_block(&pool, &mut volume, &record).await;
             self.refresh_after_first_use(&pool, &record);
@@ -59,19 +60,21 @@ impl Host {
         if self.staged(&stage, &device, check).await?.is_none() {
             match record.state {
                 State::New => {
-                    let made = make_or_adopt(&pool, &mut volume, &record, kind, &device, &stage.mkfs_options).await;
+                    let made =
+                        make_or_adopt(self.kernel(), &pool, &mut volume, &record, kind, &device, &stage.mkfs_options)
+                            .await;
                     self.refresh_after_first_use(&pool, &record);
                     made?;
                 }
-                State::Ready => verify(&volume, kind, &device).await?,
+                State::Ready => verify(self.kernel(), &volume, kind, &device).await?,
             }
         }
         // If something is mounted already, `mount_filesystem` checks that it is this volume with these
         // options.
-        let staging = stage.staging.clone();
+        let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
         let mounted = errors::blocking(move || {
-            mount::mount_filesystem(&device, &staging, kind.as_str(), &options.to_words()).map_err(errors::mount)?;
-            mount::at(&staging).map_err(errors::mount)
+            kernel.mount_filesystem(&device, &staging, kind, &options.to_words())?;
+            kernel.at(&staging)
         })
         .await?;
         match mounted {
@@ -85,28 +88,28 @@ impl Host {
 
     /// The mount at the staging path. If it is this volume's filesystem, it no longer works, and nothing else
     /// uses it, it is unmounted first: the next mount recovers it.
-    async fn staged(&self, stage: &Stage, device: &Path, check: Check) -> Result<Option<mount::Entry>> {
-        let staging = stage.staging.clone();
+    async fn staged(&self, stage: &Stage, device: &Path, check: Check) -> Result<Option<Entry>> {
+        let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
         let entry = errors::blocking(move || {
-            let entry = mount::at(&staging).map_err(errors::mount)?;
+            let entry = kernel.at(&staging)?;
             if entry.is_none() {
                 // Check before mkfs: do not make a filesystem that cannot be mounted.
-                mount::check_target(&staging).map_err(errors::mount)?;
+                kernel.check_target(&staging)?;
             }
             Ok(entry)
         })
         .await?;
-        let number = mount::Device::of_node(device);
+        let number = self.kernel().number(device);
         let Some(entry) = entry else { return Ok(None) };
-        if !number.is_some_and(|number| entry.is_of_device(number)) {
+        if !number.is_some_and(|number| self.kernel().is_of_device(&entry, number)) {
             // `mount_filesystem` rejects it.
             return Ok(Some(entry));
         }
         let Some(trouble) = self.condition(&stage.id, entry.clone(), check).await? else { return Ok(Some(entry)) };
-        let staging = stage.staging.clone();
+        let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
         errors::blocking(move || {
-            let here = mount::all_at(&staging).map_err(errors::mount)?;
-            let users = number.map(mount::mounts_of_device).transpose().map_err(errors::mount)?.unwrap_or_default();
+            let here = kernel.all_at(&staging)?;
+            let users = number.map(|number| kernel.mounts_of_device(number)).transpose()?.unwrap_or_default();
             let others: Vec<_> =
                 users.iter().filter(|user| !here.iter().any(|entry| entry.target == user.target)).collect();
             if !others.is_empty() {
@@ -116,18 +119,18 @@ impl Host {
                 )));
             }
             tracing::warn!(%trouble, ?staging, "unmounting a failed filesystem to mount it again");
-            mount::unmount(&staging).map_err(errors::mount)
+            kernel.unmount(&staging)
         })
         .await?;
         Ok(None)
     }
 
     /// Fails if the filesystem does not work although it was just mounted, and unmounts it.
-    async fn require_working(&self, stage: &Stage, mounted: mount::Entry, check: Check) -> Result<()> {
+    async fn require_working(&self, stage: &Stage, mounted: Entry, check: Check) -> Result<()> {
         let Some(trouble) = self.condition(&stage.id, mounted, check).await? else { return Ok(()) };
-        let staging = stage.staging.clone();
+        let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
         errors::blocking(move || {
-            mount::unmount(&staging).map_err(errors::mount)?;
+            kernel.unmount(&staging)?;
             Err(Error::precondition(format!(
                 "{trouble}, even after a new mount: a container still uses the volume, its disk fails, or the \
                  filesystem is damaged; see the kernel log, and check the filesystem (fsck) while nothing uses it"
@@ -172,7 +175,7 @@ impl Host {
 }
 
 /// The targets of these mounts, as text.
-pub(crate) fn listed(entries: &[&mount::Entry]) -> String {
+pub(crate) fn listed(entries: &[&Entry]) -> String {
     let mut targets: Vec<_> = entries.iter().map(|entry| &entry.target).collect();
     targets.dedup();
     targets.iter().map(|target| format!("{target:?}")).collect::<Vec<_>>().join(", ")
@@ -197,6 +200,7 @@ async fn stage_block(pool: &Arc<dyn Pool>, volume: &mut PoolVolume, record: &Rec
 /// Makes the filesystem of a `new` volume, or adopts the one that an interrupted stage made; then marks the
 /// volume `ready`.
 async fn make_or_adopt(
+    kernel: &Arc<dyn Kernel>,
     pool: &Arc<dyn Pool>,
     volume: &mut PoolVolume,
     record: &Record,
@@ -209,15 +213,15 @@ async fn make_or_adopt(
     }
     let uuid = filesystem::filesystem_uuid(&volume.uuid);
     let own = async || {
-        let found = own_superblock(kind, device, &uuid).await?;
+        let found = own_superblock(kernel, kind, device, &uuid).await?;
         Ok::<_, Error>(found.filter(|_| !quarry_fault::disabled("adopt")))
     };
     match own().await? {
         // mkfs.xfs was interrupted, so the filesystem was never mounted: `make` wipes it and starts again.
-        Some(Superblock { in_progress: true, .. }) => make(record, kind, device, &uuid, mkfs_options).await?,
-        Some(_) => adopt(volume, kind, device).await?,
-        None => match filesystem::probe(device).await.map_err(errors::filesystem)? {
-            Probe::Blank => make(record, kind, device, &uuid, mkfs_options).await?,
+        Some(Superblock { in_progress: true, .. }) => make(kernel, record, kind, device, &uuid, mkfs_options).await?,
+        Some(_) => adopt(kernel, volume, kind, device).await?,
+        None => match kernel.probe(device).await? {
+            Probe::Blank => make(kernel, record, kind, device, &uuid, mkfs_options).await?,
             other => {
                 // An mkfs that outlived the Quarry process that started it may have ended between the two reads.
                 if own().await?.is_some() {
@@ -237,7 +241,14 @@ async fn make_or_adopt(
     update_record(pool, volume, &record.ready()).await
 }
 
-async fn make(record: &Record, kind: Filesystem, device: &Path, uuid: &str, mkfs_options: &str) -> Result<()> {
+async fn make(
+    kernel: &Arc<dyn Kernel>,
+    record: &Record,
+    kind: Filesystem,
+    device: &Path,
+    uuid: &str,
+    mkfs_options: &str,
+) -> Result<()> {
     if parameters_hash(record.filesystem, &record.layout, mkfs_options) != record.parameters {
         return Err(Error::precondition(
             "the mkfsOptions in its volume context differ from those it was created with; restore the PV's \
@@ -245,37 +256,42 @@ async fn make(record: &Record, kind: Filesystem, device: &Path, uuid: &str, mkfs
         ));
     }
     let options = MakeOptions::parse(kind, mkfs_options)?;
-    filesystem::make(kind, device, uuid, &options).await.map_err(errors::filesystem)
+    kernel.make(kind, device, uuid, &options).await
 }
 
 /// Adopts the filesystem that an interrupted stage made, if nothing writes to it any more and it is complete.
-async fn adopt(volume: &PoolVolume, kind: Filesystem, device: &Path) -> Result<()> {
+async fn adopt(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, kind: Filesystem, device: &Path) -> Result<()> {
     // An mkfs that outlived the Quarry process that started it may still be writing.
-    let path = device.to_owned();
+    let (holder, path) = (Arc::clone(kernel), device.to_owned());
     errors::blocking(move || {
-        let file = filesystem::exclusive(&path).map_err(errors::filesystem)?;
-        file.sync_all().map_err(|error| Error::host(format!("cannot flush the filesystem: {error}")))
+        let held = holder.exclusive(&path)?;
+        held.flush().map_err(|error| Error::host(format!("cannot flush the filesystem: {error}")))
     })
     .await?;
-    filesystem::check_before_adoption(kind, device).await.map_err(errors::filesystem)?;
+    kernel.check_before_adoption(kind, device).await?;
     tracing::info!(volume = volume.name, "adopted the filesystem that an interrupted stage made");
     Ok(())
 }
 
 /// The superblock of a filesystem of that kind, if it has the UUID that is derived from this volume.
-pub(crate) async fn own_superblock(kind: Filesystem, device: &Path, uuid: &str) -> Result<Option<Superblock>> {
-    let found = filesystem::superblock(kind, device).await.map_err(errors::filesystem)?;
+pub(crate) async fn own_superblock(
+    kernel: &Arc<dyn Kernel>,
+    kind: Filesystem,
+    device: &Path,
+    uuid: &str,
+) -> Result<Option<Superblock>> {
+    let found = kernel.superblock(kind, device).await?;
     Ok(found.filter(|found| found.uuid.eq_ignore_ascii_case(uuid)))
 }
 
 /// Checks that a `ready` volume contains the filesystem that was made for it. If not, it is never changed.
 /// Other signatures on the device do not matter: they are among the user's own data.
-async fn verify(volume: &PoolVolume, kind: Filesystem, device: &Path) -> Result<()> {
+async fn verify(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, kind: Filesystem, device: &Path) -> Result<()> {
     let uuid = filesystem::filesystem_uuid(&volume.uuid);
-    if own_superblock(kind, device, &uuid).await?.is_some_and(|found| !found.in_progress) {
+    if own_superblock(kernel, kind, device, &uuid).await?.is_some_and(|found| !found.in_progress) {
         return Ok(());
     }
-    let found = filesystem::probe(device).await.map_err(errors::filesystem)?;
+    let found = kernel.probe(device).await?;
     Err(Error::precondition(format!(
         "it was used before and should contain {kind} with UUID {uuid}, but the superblock is missing, and it contains \
          {}; Quarry never formats such a volume: restore the filesystem (from backup superblocks or a backup), or \

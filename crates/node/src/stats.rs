@@ -1,15 +1,17 @@
 //! Usage statistics of a volume that is staged or published.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_filesystem as filesystem;
-use quarry_mount as mount;
+use quarry_filesystem::{Trouble, Usage};
+use quarry_mount::Device;
 use quarry_volume::{Error, Reason, Result, VolumeId};
 
 use crate::condition::{Check, RECOVERY, condition};
 use crate::host::{Host, Located};
-use crate::{errors, kernel};
+use crate::kernel::Kernel;
+use crate::{device, identity};
 
 /// How long a pool may take to find the volume's device, if the kernel's answer is not conclusive.
 const QUESTION: Duration = Duration::from_secs(20);
@@ -17,7 +19,7 @@ const QUESTION: Duration = Duration::from_secs(20);
 /// The result of NodeGetVolumeStats, in bytes and inodes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stats {
-    Filesystem(filesystem::Usage),
+    Filesystem(Usage),
     Block { size: u64 },
 }
 
@@ -26,7 +28,7 @@ enum AtPath {
     /// The volume.
     Volume(Stats),
     /// The volume, but its filesystem does not work.
-    Failed(filesystem::Trouble),
+    Failed(Trouble),
     /// Something that only the volume's pool can identify.
     Unproven,
     /// Nothing, or something that is not this volume.
@@ -65,37 +67,37 @@ impl Host {
 
     /// Checks what is at the path. `device`: the volume's device according to its pool; if `None`, only the
     /// kernel is asked.
-    async fn identify_at(&self, id: &VolumeId, path: &Path, device: Option<mount::Device>) -> Result<AtPath> {
-        let (wanted, path) = (id.clone(), path.to_owned());
-        self.checks().run(&id.to_string(), move || identify(&wanted, path, device)).await
+    async fn identify_at(&self, id: &VolumeId, path: &Path, device: Option<Device>) -> Result<AtPath> {
+        let (kernel, wanted, path) = (Arc::clone(self.kernel()), id.clone(), path.to_owned());
+        self.checks().run(&id.to_string(), move || identify(&*kernel, &wanted, path, device)).await
     }
 
     /// The device of the volume according to its pool. `None`: it is not active.
-    async fn asked_device(&self, id: &VolumeId) -> Result<Option<mount::Device>> {
+    async fn asked_device(&self, id: &VolumeId) -> Result<Option<Device>> {
         let located = tokio::time::timeout(QUESTION, self.locate(id)).await.map_err(|_| {
             Error::new(Reason::Unavailable, format!("its pool did not answer within {} s", QUESTION.as_secs()))
         })??;
         let Located { pool, volume } = located.ok_or_else(|| Error::not_found("it does not exist"))?;
-        Ok(pool.device(&volume)?.and_then(|device| mount::Device::of_node(&device)))
+        Ok(device::active(&pool, &volume)?.and_then(|device| self.kernel().number(&device.top)))
     }
 }
 
-fn identify(id: &VolumeId, path: PathBuf, device: Option<mount::Device>) -> Result<AtPath> {
+fn identify(kernel: &dyn Kernel, id: &VolumeId, path: PathBuf, device: Option<Device>) -> Result<AtPath> {
     // A bind-mounted device, or a link to one: its device number is conclusive.
-    if let Some(found) = mount::Device::of_node(&path) {
-        if device == Some(found) || kernel::is_volume(found, id) {
-            let size = filesystem::device_size(&path).map_err(errors::filesystem)?;
+    if let Some(found) = kernel.number(&path) {
+        if device == Some(found) || identity::is_volume(kernel, found, id) {
+            let size = kernel.device_size(&path)?;
             return Ok(AtPath::Volume(Stats::Block { size }));
         }
         return Ok(if device.is_some() { AtPath::Nothing } else { AtPath::Unproven });
     }
-    let Some(entry) = mount::at(&path).map_err(errors::mount)? else { return Ok(AtPath::Nothing) };
-    if !device.is_some_and(|device| entry.is_of_device(device)) && !kernel::is_mounted(&entry, id) {
+    let Some(entry) = kernel.at(&path)? else { return Ok(AtPath::Nothing) };
+    if !device.is_some_and(|device| kernel.is_of_device(&entry, device)) && !identity::is_mounted(kernel, &entry, id) {
         return Ok(if device.is_some() { AtPath::Nothing } else { AtPath::Unproven });
     }
-    if let Some(trouble) = condition(&entry, Check::Stats) {
+    if let Some(trouble) = condition(kernel, &entry, Check::Stats) {
         return Ok(AtPath::Failed(trouble));
     }
-    let usage = filesystem::usage(&path).map_err(errors::filesystem)?;
+    let usage = kernel.usage(&path)?;
     Ok(AtPath::Volume(Stats::Filesystem(usage)))
 }

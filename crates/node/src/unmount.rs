@@ -5,13 +5,15 @@
 //! conclusive, and not for long.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_mount as mount;
+use quarry_mount::{Device, Entry};
 use quarry_volume::{Error, Result, VolumeId};
 
 use crate::host::Host;
-use crate::{errors, kernel, read_only};
+use crate::kernel::Mounts;
+use crate::{device, errors, identity, read_only};
 
 /// The task that unmounts a volume's staging path.
 pub(crate) const UNSTAGE: &str = "unstage";
@@ -45,56 +47,56 @@ impl Host {
 
     async fn unmount_now(&self, id: Option<VolumeId>, target: PathBuf, remove: bool) -> Result<()> {
         let proven = {
-            let (id, target) = (id.clone(), target.clone());
-            errors::blocking(move || Ok(mount::at(&target).map_err(errors::mount)?.map(|entry| is_proven(&entry, &id))))
-                .await?
+            let (kernel, id, target) = (Arc::clone(self.kernel()), id.clone(), target.clone());
+            errors::blocking(move || Ok(kernel.at(&target)?.map(|entry| is_proven(&*kernel, &entry, &id)))).await?
         };
         let device = match &id {
             Some(id) if proven == Some(false) => self.device_of(id).await,
             _ => None,
         };
+        let kernel = Arc::clone(self.kernel());
         errors::blocking(move || {
-            if let Some(entry) = mount::at(&target).map_err(errors::mount)?
-                && !is_proven(&entry, &id)
+            if let Some(entry) = kernel.at(&target)?
+                && !is_proven(&*kernel, &entry, &id)
             {
-                require_own(&entry, device, &target)?;
+                require_own(&*kernel, &entry, device, &target)?;
             }
-            mount::unmount(&target).map_err(errors::mount)?;
+            kernel.unmount(&target)?;
             if remove {
-                mount::remove_target(&target).map_err(errors::mount)?;
-                id.map_or(Ok(()), |id| read_only::unpublish(&id, &target))
+                kernel.remove_target(&target)?;
+                id.map_or(Ok(()), |id| read_only::unpublish(&*kernel, &id, &target))
             } else {
-                id.map_or(Ok(()), |id| read_only::require_unpublished(&id))
+                id.map_or(Ok(()), |id| read_only::require_unpublished(&*kernel, &id))
             }
         })
         .await
     }
 
     /// The device number of a volume, if its pool finds it in time.
-    async fn device_of(&self, id: &VolumeId) -> Option<mount::Device> {
+    async fn device_of(&self, id: &VolumeId) -> Option<Device> {
         let located = tokio::time::timeout(QUESTION, self.locate(id)).await.ok()?.ok()??;
-        let path = located.pool.device(&located.volume).ok()??;
-        mount::Device::of_node(&path)
+        let device = device::active(&located.pool, &located.volume).ok()??;
+        self.kernel().number(&device.top)
     }
 }
 
 /// Whether the kernel proves that this is a mount of the volume.
-fn is_proven(entry: &mount::Entry, id: &Option<VolumeId>) -> bool {
-    id.as_ref().is_some_and(|id| kernel::is_mounted(entry, id))
+fn is_proven(mounts: &dyn Mounts, entry: &Entry, id: &Option<VolumeId>) -> bool {
+    id.as_ref().is_some_and(|id| identity::is_mounted(mounts, entry, id))
 }
 
 /// Fails if the mount is not this volume: it may belong to another pod. If the volume's device is not known
 /// any more, fails only if the mount cannot be a Quarry volume.
-fn require_own(entry: &mount::Entry, device: Option<mount::Device>, target: &Path) -> Result<()> {
+fn require_own(mounts: &dyn Mounts, entry: &Entry, device: Option<Device>, target: &Path) -> Result<()> {
     let own = match device {
         Some(device) => {
-            let published = mount::publications_of_block(device).map_err(errors::mount)?;
-            entry.is_of_device(device) || published.iter().any(|publication| publication.id == entry.id)
+            let published = mounts.publications_of_block(device)?;
+            mounts.is_of_device(entry, device) || published.iter().any(|publication| publication.id == entry.id)
         }
-        None => entry.is_mapped() || entry.partition() == Some(quarry_pool::VOLUME_PARTITION),
+        None => entry.is_mapped() || mounts.partition(entry) == Some(quarry_pool::VOLUME_PARTITION),
     };
     // A mount that lost its disk is useless, and the disk may be back with another device number.
-    if own || entry.is_device_gone() {
+    if own || mounts.is_device_gone(entry) {
         return Ok(());
     }
     Err(Error::precondition(format!(

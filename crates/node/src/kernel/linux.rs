@@ -1,0 +1,157 @@
+//! The real host: calls the crates `mount` and `filesystem`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quarry_filesystem::{self as filesystem, Exclusive, Mounted, Probe, Superblock, Trouble, Usage};
+use quarry_mount::{self as mount, Device, Entry, Mapping};
+use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
+
+use super::{Filesystems, HeldDevice, Mounts};
+use crate::errors;
+
+/// The kernel that this process runs on.
+pub(crate) struct Linux;
+
+impl Mounts for Linux {
+    fn number(&self, node: &Path) -> Option<Device> {
+        Device::of_node(node)
+    }
+
+    fn mapper_uuid(&self, device: Device) -> Option<String> {
+        std::fs::read_to_string(format!("/sys/dev/block/{device}/dm/uuid")).ok()
+    }
+
+    fn active_volume(&self, id: &VolumeId) -> Option<PathBuf> {
+        Some(quarry_pool::active(&id.storage, &id.volume).ok().flatten()?.node)
+    }
+
+    fn held_by(&self, device: &Path) -> String {
+        errors::held_by(device)
+    }
+
+    fn all_at(&self, target: &Path) -> Result<Vec<Entry>> {
+        mount::all_at(target).map_err(errors::mount)
+    }
+
+    fn mounts_of_device(&self, device: Device) -> Result<Vec<Entry>> {
+        mount::mounts_of_device(device).map_err(errors::mount)
+    }
+
+    fn publications_of_block(&self, device: Device) -> Result<Vec<Entry>> {
+        mount::publications_of_block(device).map_err(errors::mount)
+    }
+
+    fn is_of_device(&self, entry: &Entry, device: Device) -> bool {
+        entry.is_of_device(device)
+    }
+
+    fn node_device(&self, entry: &Entry) -> Option<Device> {
+        entry.node_device()
+    }
+
+    fn partition(&self, entry: &Entry) -> Option<(u32, u64)> {
+        entry.partition()
+    }
+
+    fn is_device_gone(&self, entry: &Entry) -> bool {
+        entry.is_device_gone()
+    }
+
+    fn check_target(&self, target: &Path) -> Result<()> {
+        mount::check_target(target).map_err(errors::mount)
+    }
+
+    fn mount_filesystem(&self, device: &Path, target: &Path, kind: Filesystem, options: &[String]) -> Result<()> {
+        mount::mount_filesystem(device, target, kind.as_str(), options).map_err(errors::mount)
+    }
+
+    fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<()> {
+        mount::bind(source, target, read_only).map_err(errors::mount)
+    }
+
+    fn bind_device(&self, device: &Path, target: &Path) -> Result<()> {
+        mount::bind_device(device, target).map_err(errors::mount)
+    }
+
+    fn unmount(&self, target: &Path) -> Result<()> {
+        mount::unmount(target).map_err(errors::mount)
+    }
+
+    fn remove_target(&self, target: &Path) -> Result<()> {
+        mount::remove_target(target).map_err(errors::mount)
+    }
+
+    fn read_only_mappings(&self, key: &str) -> Result<Vec<Mapping>> {
+        mount::read_only_mappings(key).map_err(errors::mount)
+    }
+
+    fn map_read_only(&self, device: Device, key: &str) -> Result<PathBuf> {
+        mount::map_read_only(device, key).map_err(errors::mount)
+    }
+
+    fn unmap_read_only(&self, key: &str) -> Result<()> {
+        mount::unmap_read_only(key).map_err(errors::mount)
+    }
+}
+
+#[async_trait::async_trait]
+impl Filesystems for Linux {
+    async fn superblock(&self, kind: Filesystem, device: &Path) -> Result<Option<Superblock>> {
+        filesystem::superblock(kind, device).await.map_err(errors::filesystem)
+    }
+
+    async fn probe(&self, device: &Path) -> Result<Probe> {
+        filesystem::probe(device).await.map_err(errors::filesystem)
+    }
+
+    async fn make(&self, kind: Filesystem, device: &Path, uuid: &str, options: &MakeOptions) -> Result<()> {
+        filesystem::make(kind, device, uuid, options).await.map_err(errors::filesystem)
+    }
+
+    async fn check_before_adoption(&self, kind: Filesystem, device: &Path) -> Result<()> {
+        filesystem::check_before_adoption(kind, device).await.map_err(errors::filesystem)
+    }
+
+    fn exclusive(&self, device: &Path) -> Result<Arc<dyn HeldDevice>> {
+        Ok(Arc::new(filesystem::exclusive(device).map_err(errors::filesystem)?))
+    }
+
+    fn check_mounted(&self, kind: Filesystem, entry: &Entry) -> Option<Trouble> {
+        let device = entry.device.kernel_name();
+        filesystem::check_mounted(&Mounted {
+            path: &entry.target,
+            kind,
+            read_only: entry.read_only(),
+            super_options: &entry.super_options,
+            device: device.as_deref(),
+        })
+    }
+
+    fn try_write(&self, path: &Path) -> Option<Trouble> {
+        filesystem::try_write(path)
+    }
+
+    fn usage(&self, path: &Path) -> Result<Usage> {
+        filesystem::usage(path).map_err(errors::filesystem)
+    }
+
+    fn device_size(&self, device: &Path) -> Result<u64> {
+        filesystem::device_size(device).map_err(errors::filesystem)
+    }
+}
+
+impl HeldDevice for Exclusive {
+    fn wipe_signatures(&self) -> Result<()> {
+        filesystem::wipe_signatures(self).map_err(errors::zeroing)
+    }
+
+    fn zero_range(&self, offset: u64, length: u64) -> Result<()> {
+        filesystem::zero_range(self, offset, length).map_err(errors::zeroing)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.sync_all()
+    }
+}

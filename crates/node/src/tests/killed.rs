@@ -1,0 +1,164 @@
+//! Calls that are killed before any of their effects, and what the calls of kubelet and the provisioner do
+//! afterwards.
+
+use quarry_volume::Reason;
+
+use super::machine::{Content, Plan, Process};
+use super::world::{Answer, Call, LIFE, Use, World};
+
+/// What happens after a process was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// An mkfs that it started completes.
+    MkfsCompletes,
+    /// An mkfs that it started is killed too.
+    MkfsEnds,
+    /// The machine loses power.
+    PowerCut,
+}
+
+/// The worlds in which `call` was killed before each of its effects, after all calls before it in a volume's
+/// life.
+fn killed(usage: Use, call: Call) -> impl Iterator<Item = World> {
+    let earlier: Vec<Call> = LIFE.into_iter().take_while(|other| *other != call).collect();
+    (0..).map_while(move |before| {
+        let world = World::after(usage, &earlier);
+        match world.call_as(&Process::new(&world.machine, Plan::Killed { before }), call) {
+            Answer::Killed => Some(world),
+            Answer::Ok => None,
+            Answer::Refused(error) => panic!("{call:?} of {usage:?}, killed before effect {before}: {error}"),
+        }
+    })
+}
+
+/// The worlds of [`killed`], with everything that can happen next, up to the point where a retry can succeed.
+fn settled(usage: Use, call: Call) -> impl Iterator<Item = (World, Then)> {
+    [Then::MkfsCompletes, Then::MkfsEnds, Then::PowerCut].into_iter().flat_map(move |then| {
+        // Without an mkfs, the first two are the same.
+        let differs = move |world: &World| then != Then::MkfsEnds || world.machine.has_orphans();
+        killed(usage, call).filter(differs).map(move |world| {
+            proceed(&world, call, then);
+            (world, then)
+        })
+    })
+}
+
+/// Ends what a process left running that was killed in `call`. While an mkfs runs, nothing else writes to its
+/// device.
+fn proceed(world: &World, call: Call, then: Then) {
+    if world.machine.has_orphans() {
+        let made = world.machine.state().made;
+        world.refuses(Call::Stage, Reason::UnderWay);
+        world.call(Call::Create);
+        assert_eq!(world.machine.state().made, made, "a second mkfs");
+    }
+    match then {
+        Then::MkfsCompletes => world.machine.end_orphans(true),
+        Then::MkfsEnds => world.machine.end_orphans(false),
+        Then::PowerCut => world.machine.cut_power(),
+    }
+    // The power cut undid the stage.
+    if then == Then::PowerCut && call == Call::Publish {
+        world.succeeds(Call::Stage);
+    }
+}
+
+/// The calls in a volume's life, from `call` on.
+fn from(call: Call) -> impl Iterator<Item = Call> {
+    LIFE.into_iter().skip_while(move |other| *other != call)
+}
+
+/// Tests every case on its own thread: most of the time is spent waiting for other threads.
+fn test_all<T: Send>(cases: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(|| test(case));
+        }
+    });
+}
+
+/// These ways of use, each with every call.
+fn with_calls(usages: impl IntoIterator<Item = Use>) -> impl Iterator<Item = (Use, Call)> {
+    usages.into_iter().flat_map(|usage| LIFE.map(|call| (usage, call)))
+}
+
+#[test]
+fn a_retry_completes_a_killed_call() {
+    test_all(with_calls(Use::ALL), |(usage, call)| {
+        for (world, _) in settled(usage, call) {
+            from(call).for_each(|call| world.succeeds(call));
+            world.is_clean();
+        }
+    });
+}
+
+#[test]
+fn all_calls_can_be_repeated_after_a_killed_one() {
+    // What was deleted cannot be used again.
+    let cases = with_calls(Use::ALL).filter(|(_, call)| *call != Call::Delete);
+    test_all(cases, |(usage, call)| {
+        for (world, _) in settled(usage, call) {
+            for call in LIFE {
+                world.succeeds(call);
+                world.succeeds(call);
+            }
+            world.is_clean();
+        }
+    });
+}
+
+#[test]
+fn any_two_calls_after_a_killed_one_do_no_harm() {
+    // A raw block volume differs from the publication on.
+    let block = from(Call::Publish).map(|call| (Use::READ_ONLY_BLOCK, call));
+    let cases = with_calls([Use::MOUNT]).chain(block).flat_map(|case| LIFE.map(|first| (case, first)));
+    test_all(cases, |((usage, call), first)| {
+        for second in LIFE {
+            for world in killed(usage, call) {
+                // `World` checks each answer, whatever it is.
+                world.call(first);
+                world.call(second);
+                world.machine.end_orphans(true);
+                [Call::Unpublish, Call::Unstage, Call::Delete].into_iter().for_each(|call| world.succeeds(call));
+                world.is_clean();
+            }
+        }
+    });
+}
+
+#[test]
+fn a_retry_can_be_killed_too() {
+    test_all(with_calls([Use::READ_ONLY_XFS, Use::BOTH, Use::READ_ONLY_BLOCK]), |(usage, call)| {
+        for before in 0.. {
+            let mut any = false;
+            for (world, then) in settled(usage, call) {
+                let retry = Process::new(&world.machine, Plan::Killed { before });
+                any |= matches!(world.call_as(&retry, call), Answer::Killed);
+                world.machine.end_orphans(then == Then::MkfsCompletes);
+                from(call).for_each(|call| world.succeeds(call));
+                world.is_clean();
+            }
+            if !any {
+                break;
+            }
+        }
+    });
+}
+
+/// The record still says `new`, but the device contains the user's data: an operator restored old metadata.
+#[test]
+fn data_under_an_old_record_is_kept() {
+    let last = killed(Use::MOUNT, Call::Stage).filter(|world| {
+        let disk = world.disk();
+        !disk.ready && matches!(disk.bytes.content, Content::Filesystem { .. })
+    });
+    let mut worlds = 0;
+    for world in last {
+        world.machine.write_files(&world.id.volume);
+        let before = world.disk().bytes;
+        [Call::Create, Call::Stage, Call::Create].into_iter().for_each(|call| world.succeeds(call));
+        assert_eq!(world.disk().bytes, before);
+        worlds += 1;
+    }
+    assert!(worlds > 0);
+}

@@ -1,0 +1,215 @@
+//! What is on the devices of the machine. Each function does what its counterpart in the crate `filesystem`
+//! documents, in the same steps.
+
+use std::future::pending;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use quarry_filesystem::{Error, Probe, Superblock, Trouble, Usage};
+use quarry_mount::Entry;
+use quarry_volume::{Filesystem, MakeOptions, Result};
+
+use super::{Content, Disk, Process, State, probe};
+use crate::errors;
+use crate::kernel::{Filesystems, HeldDevice};
+
+impl State {
+    /// The active disk at a node.
+    fn opened(&self, device: &Path) -> Result<&Disk, Error> {
+        self.disks.get(device).filter(|disk| disk.active).ok_or_else(|| Error::Io {
+            attempted: "open",
+            path: device.to_owned(),
+            source: io::ErrorKind::NotFound.into(),
+        })
+    }
+
+    /// Takes the exclusive access of a process.
+    fn hold(&mut self, device: &Path, process: u64) -> Result<(), Error> {
+        let disk = self.opened(device)?;
+        if self.is_claimed(disk) {
+            return Err(Error::Busy { attempted: "get exclusive access to", device: device.to_owned() });
+        }
+        if let Some(disk) = self.disks.get_mut(device) {
+            disk.holder = Some(process);
+        }
+        Ok(())
+    }
+}
+
+/// A device that a process holds.
+struct Held {
+    process: Process,
+    device: PathBuf,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut state = self.process.machine.state();
+        if let Some(disk) = state.disks.get_mut(&self.device)
+            && disk.holder == Some(self.process.inner.id)
+        {
+            disk.holder = None;
+        }
+    }
+}
+
+impl HeldDevice for Held {
+    fn wipe_signatures(&self) -> Result<()> {
+        self.process.effect("wipe", |state| {
+            state.overwrite(&self.device, "wipe", |bytes| bytes.content = Content::Blank);
+        });
+        self.process.effect("flush", |state| state.flush(&self.device));
+        Ok(())
+    }
+
+    fn zero_range(&self, offset: u64, length: u64) -> Result<()> {
+        self.process.effect("zero", |state| {
+            state.overwrite(&self.device, "zeroing", |bytes| {
+                bytes.content = Content::Blank;
+                if offset <= bytes.zeroed {
+                    bytes.zeroed = bytes.zeroed.max(offset + length);
+                }
+            });
+        });
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.process.effect("flush", |state| state.flush(&self.device));
+        Ok(())
+    }
+}
+
+impl Process {
+    /// An effect of an asynchronous function: a dead process never returns from it.
+    async fn changes<T>(&self, what: &str, work: impl FnOnce(&mut State) -> T) -> T {
+        match self.try_effect(what, work) {
+            Some(result) => result,
+            None => pending().await,
+        }
+    }
+
+    /// The contents of a device, for an asynchronous function.
+    async fn contents(&self, device: &Path) -> Result<Content> {
+        match self.try_read(|state| state.opened(device).map(|disk| disk.bytes.content.clone())) {
+            Some(content) => content.map_err(errors::filesystem),
+            None => pending().await,
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Filesystems for Process {
+    async fn superblock(&self, kind: Filesystem, device: &Path) -> Result<Option<Superblock>> {
+        let content = self.contents(device).await?;
+        self.saw(device, probe(&content));
+        Ok(match content {
+            Content::Filesystem { kind: found, uuid, in_progress, .. } if found == kind => {
+                Some(Superblock { uuid, in_progress })
+            }
+            _ => None,
+        })
+    }
+
+    async fn probe(&self, device: &Path) -> Result<Probe> {
+        let found = probe(&self.contents(device).await?);
+        self.saw(device, found.clone());
+        Ok(found)
+    }
+
+    async fn make(&self, kind: Filesystem, device: &Path, uuid: &str, _options: &MakeOptions) -> Result<()> {
+        let own = |found: &Probe| matches!(found, Probe::Filesystem { uuid: other, .. } if other == uuid);
+        // The crate probes again, but the caller must not rely on it.
+        match self.last_seen(device) {
+            Some(Probe::Blank) => {}
+            Some(Probe::Filesystem { in_progress: true, uuid: found, .. }) if found == uuid => {}
+            seen => self.machine.state().violation(format!("mkfs was requested on a device that contains {seen:?}")),
+        }
+        self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
+        let held = Held { process: self.clone(), device: device.to_owned() };
+        match probe(&self.contents(device).await?) {
+            Probe::Blank => {}
+            found @ Probe::Filesystem { in_progress: true, .. } if own(&found) => {
+                self.changes("wipe", |state| {
+                    state.overwrite(device, "wipe", |bytes| bytes.content = Content::Blank);
+                })
+                .await;
+                self.changes("flush", |state| state.flush(device)).await;
+            }
+            found if own(&found) => {
+                let device = device.to_owned();
+                return Err(errors::filesystem(Error::Busy { attempted: "make a filesystem on", device }));
+            }
+            found => {
+                let (device, found) = (device.to_owned(), found.description());
+                return Err(errors::filesystem(Error::NotBlank { device, found }));
+            }
+        }
+        // From here on, mkfs holds the device.
+        let start = |state: &mut State| {
+            state.overwrite(device, "mkfs", |bytes| {
+                // Only xfs has a superblock before it is complete.
+                if kind == Filesystem::Xfs {
+                    let uuid = uuid.to_owned();
+                    bytes.content = Content::Filesystem { kind, uuid, in_progress: true, data: false };
+                }
+            });
+            state.made += 1;
+            if let Some(disk) = state.disks.get_mut(device) {
+                disk.mkfs = Some((kind, uuid.to_owned()));
+            }
+        };
+        self.changes("start mkfs", start).await;
+        let complete = |state: &mut State| {
+            if let Some(disk) = state.disks.get_mut(device)
+                && let Some((kind, uuid)) = disk.mkfs.take()
+            {
+                disk.bytes.content = Content::Filesystem { kind, uuid, in_progress: false, data: false };
+            }
+        };
+        self.changes("end mkfs", complete).await;
+        drop(held);
+        self.changes("flush", |state| state.flush(device)).await;
+        match probe(&self.contents(device).await?) {
+            found @ Probe::Filesystem { in_progress: false, .. } if own(&found) => Ok(()),
+            found => {
+                let (device, found) = (device.to_owned(), found.description());
+                Err(errors::filesystem(Error::Unverified { kind, device, found }))
+            }
+        }
+    }
+
+    async fn check_before_adoption(&self, _kind: Filesystem, _device: &Path) -> Result<()> {
+        Ok(())
+    }
+
+    fn exclusive(&self, device: &Path) -> Result<Arc<dyn HeldDevice>> {
+        // Not an effect: the access ends with the process.
+        self.read(|_| ());
+        self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
+        Ok(Arc::new(Held { process: self.clone(), device: device.to_owned() }))
+    }
+
+    fn check_mounted(&self, _kind: Filesystem, entry: &Entry) -> Option<Trouble> {
+        let shut_down = self.read(|state| state.disk(entry.device).is_some_and(|disk| disk.shut_down));
+        shut_down.then(|| Trouble::ShutDown("as configured".to_owned()))
+    }
+
+    fn try_write(&self, _path: &Path) -> Option<Trouble> {
+        self.read(|_| None)
+    }
+
+    fn usage(&self, _path: &Path) -> Result<Usage> {
+        self.read(|_| ());
+        Ok(Usage { total: 100, available: 60, used: 40, inodes: 10, inodes_free: 6, inodes_used: 4 })
+    }
+
+    fn device_size(&self, device: &Path) -> Result<u64> {
+        let size = |state: &State| {
+            let number = state.at(device).first().and_then(|entry| state.node_device(entry));
+            number.and_then(|number| state.disk(number)).map(|disk| disk.size)
+        };
+        self.read(size).ok_or_else(|| errors::filesystem(Error::NoSize { device: device.to_owned() }))
+    }
+}

@@ -1,0 +1,343 @@
+//! Block devices and mounts of the machine. Each function does what its counterpart in the crate `mount`
+//! documents, in the same steps.
+
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use quarry_mount::{Attempt, Device, Entry, Error, Mapping, READ_ONLY_UUID};
+use quarry_volume::{Filesystem, Result, VolumeId};
+
+use super::{Content, Kind, MAPPER, Mapped, Process, State, node};
+use crate::errors;
+use crate::kernel::Mounts;
+
+impl State {
+    fn number(&self, path: &Path) -> Option<Device> {
+        if let Some(entry) = self.at(path).first() {
+            return self.node_device(entry);
+        }
+        let mapped = self.mappings.values().find(|mapped| mapping_node(mapped.number) == path);
+        let disk = self.disks.get(path).filter(|disk| disk.active);
+        disk.map(|disk| disk.number).or(mapped.map(|mapped| mapped.number))
+    }
+
+    /// Checks what a target must be before something is mounted there; returns whether it exists.
+    fn target(&self, target: &Path, wanted: Kind) -> Result<bool, Error> {
+        let parent = target.parent().and_then(|parent| self.paths.get(parent));
+        if parent != Some(&Kind::Directory) {
+            return Err(Error::NoParent { target: target.to_owned() });
+        }
+        match self.paths.get(target) {
+            None => Ok(false),
+            Some(found) if *found == wanted => Ok(true),
+            Some(_) => {
+                let (wanted, found) = match wanted {
+                    Kind::Directory => ("a directory", "an empty file"),
+                    Kind::File => ("an empty file", "a directory"),
+                };
+                Err(Error::WrongKind { target: target.to_owned(), wanted, found })
+            }
+        }
+    }
+}
+
+fn mapping_node(number: Device) -> PathBuf {
+    PathBuf::from(format!("/dev/dm-{}", number.minor))
+}
+
+fn foreign(attempted: &'static str, target: &Path, found: &Entry) -> Error {
+    Error::Foreign { attempted, target: target.to_owned(), found: found.to_string() }
+}
+
+fn failed(attempted: Attempt, on: &Path, source: Errno) -> Error {
+    Error::Syscall { attempted, on: on.to_owned(), source }
+}
+
+fn set_read_only(entry: &mut Entry) {
+    entry.options = vec!["ro".to_owned()];
+}
+
+impl Process {
+    /// Makes the directory or file of a target; returns whether it was missing.
+    fn make_target(&self, target: &Path, kind: Kind) -> Result<bool, Error> {
+        if self.read(|state| state.target(target, kind))? {
+            return Ok(false);
+        }
+        self.effect("make target", |state| state.paths.insert(target.to_owned(), kind));
+        Ok(true)
+    }
+
+    fn remove(&self, target: &Path) -> Result<(), Error> {
+        if let Some(entry) = self.read(|state| state.at(target)).first() {
+            let holders = format!(" by a mount of {entry}");
+            return Err(Error::Busy { attempted: "remove the target", target: target.to_owned(), holders });
+        }
+        let inside = |state: &State| state.paths.keys().any(|path| path.parent() == Some(target));
+        match self.read(|state| (state.paths.get(target).copied(), inside(state))) {
+            (None, _) => Ok(()),
+            (Some(_), true) => Err(Error::NotEmpty { target: target.to_owned(), holds: "the directory has entries" }),
+            (Some(_), false) => {
+                self.effect("remove target", |state| state.paths.remove(target));
+                Ok(())
+            }
+        }
+    }
+
+    fn mount(&self, device: &Path, target: &Path, kind: Filesystem, options: &[String]) -> Result<(), Error> {
+        let attempted = "mount the volume";
+        let number = self.read(|state| state.number(device));
+        let number = number.ok_or_else(|| failed(Attempt::Other("find the block device"), device, Errno::ENOTBLK))?;
+        let read_only = options.iter().any(|option| option == "ro");
+        let check = |entry: &Entry| {
+            if entry.device != number || entry.fstype != kind.as_str() {
+                return Err(foreign(attempted, target, entry));
+            }
+            let word = |read_only: bool| if read_only { "ro" } else { "rw" }.to_owned();
+            if entry.read_only() != read_only {
+                let (asked, found) = (word(read_only), word(entry.read_only()));
+                return Err(Error::Different { target: target.to_owned(), asked, found });
+            }
+            Ok(())
+        };
+        if let Some(entry) = self.read(|state| state.at(target)).first() {
+            return check(entry);
+        }
+        let made = self.make_target(target, Kind::Directory)?;
+        let mounted = self.effect("mount", |state| {
+            let Some(disk) = state.disks.get_mut(device) else { return Err(Errno::ENOENT) };
+            if disk.holder.is_some() || disk.mkfs.is_some() {
+                return Err(Errno::EBUSY);
+            }
+            if !matches!(&disk.bytes.content,
+                Content::Filesystem { kind: found, in_progress: false, .. } if *found == kind)
+            {
+                return Err(Errno::EINVAL);
+            }
+            let ready = disk.ready;
+            if !ready {
+                state.violation("mounted while the record still allows mkfs");
+            }
+            if !state.at(target).is_empty() {
+                state.violation(format!("mounted twice at {target:?}"));
+            }
+            let elsewhere = state.mounts.iter().any(|entry| entry.device == number);
+            if let Some(disk) = state.disks.get_mut(device) {
+                // The first mount recovers a filesystem that was shut down.
+                disk.shut_down &= elsewhere;
+            }
+            state.mount(target, number, "/", kind.as_str(), device);
+            if let Some(entry) = state.mounts.last_mut().filter(|_| read_only) {
+                set_read_only(entry);
+            }
+            Ok(())
+        });
+        if made && mounted.is_err() {
+            let _ = self.remove(target);
+        }
+        mounted.map_err(|errno| match errno {
+            Errno::EBUSY => Error::DeviceBusy { device: device.to_owned(), target: target.to_owned() },
+            source => failed(Attempt::Mount, device, source),
+        })
+    }
+
+    /// Makes an existing bind read-only if needed.
+    fn ensure_mode(&self, target: &Path, found: &Entry, read_only: bool) -> Result<(), Error> {
+        let different = |asked: &str, found: &str| {
+            let (asked, found) = (asked.to_owned(), found.to_owned());
+            Err(Error::Different { target: target.to_owned(), asked, found })
+        };
+        match (read_only, found.read_only()) {
+            (false, true) => different("writable", "read-only"),
+            (true, false) if self.read(|state| state.busy.contains(target)) => {
+                different("read-only", "writable, and files on it are open for writing")
+            }
+            (true, false) => {
+                self.effect("remount read-only", |state| {
+                    if let Some(entry) = state.mounts.iter_mut().find(|entry| entry.id == found.id) {
+                        set_read_only(entry);
+                    }
+                });
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bind_mount(&self, source: &Path, target: &Path, read_only: bool) -> Result<(), Error> {
+        let from = self.read(|state| state.at(source)).into_iter().next();
+        let Some(from) = from else { return Err(Error::NotMounted { volume: source.to_owned() }) };
+        let wanted = read_only || from.read_only();
+        match self.read(|state| state.at(target)).first() {
+            Some(entry) if entry.device == from.device => self.ensure_mode(target, entry, wanted),
+            Some(entry) => Err(foreign("publish the volume", target, entry)),
+            None => {
+                self.make_target(target, Kind::Directory)?;
+                let entry = self.effect("bind", |state| {
+                    let entry = state.mount(target, from.device, "/", &from.fstype, &from.source);
+                    if let Some(entry) = state.mounts.last_mut() {
+                        entry.options.clone_from(&from.options);
+                    }
+                    Entry { options: from.options.clone(), ..entry }
+                });
+                self.ensure_mode(target, &entry, wanted)
+            }
+        }
+    }
+
+    fn bind_node(&self, device: &Path, target: &Path) -> Result<(), Error> {
+        let attempted = "publish the device";
+        let number = self.read(|state| state.number(device));
+        let number =
+            number.ok_or_else(|| failed(Attempt::Other("publish as a block device"), device, Errno::ENOTBLK))?;
+        if let Some(entry) = self.read(|state| state.at(target)).first() {
+            let here = self.read(|state| state.node_device(entry));
+            return if here == Some(number) { Ok(()) } else { Err(foreign(attempted, target, entry)) };
+        }
+        let made = self.make_target(target, Kind::File)?;
+        let bound = self.effect("bind device", |state| {
+            if state.fails.take_if(|fails| *fails == "bind device").is_some() {
+                return Err(failed(Attempt::Bind, target, Errno::ENOMEM));
+            }
+            let ready = state.disk(number).is_none_or(|disk| disk.ready);
+            if !ready {
+                state.violation("published as a device while the record still allows a wipe");
+            }
+            let (devtmpfs, root) = (Device { major: 0, minor: 5 }, format!("/dm-{}", number.minor));
+            state.mount(target, devtmpfs, &root, "devtmpfs", Path::new("udev"));
+            Ok(())
+        });
+        if made && bound.is_err() {
+            let _ = self.remove(target);
+        }
+        bound
+    }
+
+    fn unmount_all(&self, target: &Path) -> Result<(), Error> {
+        while let Some(entry) = self.read(|state| state.at(target)).first() {
+            if self.read(|state| state.busy.contains(target)) {
+                let holders = " by a program".to_owned();
+                return Err(Error::Busy { attempted: "unmount what is", target: target.to_owned(), holders });
+            }
+            self.effect("unmount", |state| state.mounts.retain(|other| other.id != entry.id));
+        }
+        Ok(())
+    }
+}
+
+impl Mounts for Process {
+    fn number(&self, node: &Path) -> Option<Device> {
+        self.read(|state| state.number(node))
+    }
+
+    fn mapper_uuid(&self, device: Device) -> Option<String> {
+        let key = |state: &State| {
+            state.mappings.iter().find(|(_, mapped)| mapped.number == device).map(|(key, _)| key.clone())
+        };
+        self.read(key).map(|key| format!("{READ_ONLY_UUID}{key}"))
+    }
+
+    fn active_volume(&self, id: &VolumeId) -> Option<PathBuf> {
+        let node = node(&id.volume);
+        let shown = |state: &State| state.sysfs_names_volumes && state.disks.get(&node).is_some_and(|disk| disk.active);
+        self.read(shown).then_some(node)
+    }
+
+    fn held_by(&self, _device: &Path) -> String {
+        String::new()
+    }
+
+    fn all_at(&self, target: &Path) -> Result<Vec<Entry>> {
+        Ok(self.read(|state| state.at(target)))
+    }
+
+    fn mounts_of_device(&self, device: Device) -> Result<Vec<Entry>> {
+        Ok(self.read(|state| state.mounts.iter().filter(|entry| entry.device == device).cloned().collect()))
+    }
+
+    fn publications_of_block(&self, device: Device) -> Result<Vec<Entry>> {
+        let published = |state: &State| {
+            let of = |entry: &&Entry| state.node_device(entry) == Some(device);
+            state.mounts.iter().filter(of).cloned().collect()
+        };
+        Ok(self.read(published))
+    }
+
+    fn is_of_device(&self, entry: &Entry, device: Device) -> bool {
+        entry.device == device
+    }
+
+    fn node_device(&self, entry: &Entry) -> Option<Device> {
+        self.read(|state| state.node_device(entry))
+    }
+
+    fn partition(&self, _entry: &Entry) -> Option<(u32, u64)> {
+        None
+    }
+
+    fn is_device_gone(&self, _entry: &Entry) -> bool {
+        false
+    }
+
+    fn check_target(&self, target: &Path) -> Result<()> {
+        self.read(|state| state.target(target, Kind::Directory)).map(drop).map_err(errors::mount)
+    }
+
+    fn mount_filesystem(&self, device: &Path, target: &Path, kind: Filesystem, options: &[String]) -> Result<()> {
+        self.mount(device, target, kind, options).map_err(errors::mount)
+    }
+
+    fn bind(&self, source: &Path, target: &Path, read_only: bool) -> Result<()> {
+        self.bind_mount(source, target, read_only).map_err(errors::mount)
+    }
+
+    fn bind_device(&self, device: &Path, target: &Path) -> Result<()> {
+        self.bind_node(device, target).map_err(errors::mount)
+    }
+
+    fn unmount(&self, target: &Path) -> Result<()> {
+        self.unmount_all(target).map_err(errors::mount)
+    }
+
+    fn remove_target(&self, target: &Path) -> Result<()> {
+        self.remove(target).map_err(errors::mount)
+    }
+
+    fn read_only_mappings(&self, key: &str) -> Result<Vec<Mapping>> {
+        let found = |state: &State| {
+            let shown = state.mappings.iter().filter(|(other, mapped)| mapped.complete && other.starts_with(key));
+            shown.map(|(key, mapped)| Mapping { key: key.clone(), device: mapped.number }).collect()
+        };
+        Ok(self.read(found))
+    }
+
+    fn map_read_only(&self, device: Device, key: &str) -> Result<PathBuf> {
+        if !self.read(|state| state.mappings.contains_key(key)) {
+            self.effect("create mapping", |state| {
+                let number = Device { major: MAPPER, minor: state.next() };
+                state.mappings.insert(key.to_owned(), Mapped { number, of: device, complete: false });
+            });
+        }
+        if !self.read(|state| state.mappings.get(key).is_some_and(|mapped| mapped.complete)) {
+            self.effect("load mapping", |state| {
+                if let Some(mapped) = state.mappings.get_mut(key) {
+                    (mapped.of, mapped.complete) = (device, true);
+                }
+            });
+        }
+        let mapped = self.read(|state| state.mappings.get(key).cloned());
+        mapped
+            .filter(|mapped| mapped.of == device)
+            .map(|mapped| mapping_node(mapped.number))
+            .ok_or_else(|| errors::mount(failed(Attempt::Other("map"), Path::new(key), Errno::EBUSY)))
+    }
+
+    fn unmap_read_only(&self, key: &str) -> Result<()> {
+        let Some(mapped) = self.read(|state| state.mappings.get(key).cloned()) else { return Ok(()) };
+        if !self.publications_of_block(mapped.number)?.is_empty() {
+            let (target, holders) = (PathBuf::from(key), " by a mount".to_owned());
+            return Err(errors::mount(Error::Busy { attempted: "remove the read-only mapping", target, holders }));
+        }
+        self.effect("remove mapping", |state| state.mappings.remove(key));
+        Ok(())
+    }
+}

@@ -1,0 +1,138 @@
+//! One run of Quarry on the machine.
+
+use std::collections::BTreeMap;
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
+use quarry_filesystem::Probe;
+use tokio::sync::watch;
+
+use super::{Machine, State};
+
+/// What happens to a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::tests) enum Plan {
+    /// Nothing.
+    Lives,
+    /// It is killed before its effect with that number.
+    Killed { before: usize },
+    /// Foreign data appears on the device before that effect.
+    Foreign { before: usize },
+}
+
+/// The kernel as one process uses it. All clones are the same process.
+#[derive(Clone)]
+pub(in crate::tests) struct Process {
+    pub(super) machine: Machine,
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    /// Identifies the process.
+    pub(super) id: u64,
+    plan: Plan,
+    progress: Mutex<Progress>,
+    alive: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct Progress {
+    effects: usize,
+    /// Whether foreign data appeared.
+    foreign: bool,
+    /// What it saw on devices.
+    probed: BTreeMap<PathBuf, Probe>,
+}
+
+/// A killed process does not go on.
+struct Killed;
+
+impl Process {
+    pub(in crate::tests) fn new(machine: &Machine, plan: Plan) -> Self {
+        let id = machine.state().next();
+        let (progress, alive) = (Mutex::default(), watch::Sender::new(true));
+        Self { machine: machine.clone(), inner: Arc::new(Inner { id, plan, progress, alive }) }
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.inner.progress.lock()
+    }
+
+    pub(in crate::tests) fn is_alive(&self) -> bool {
+        *self.inner.alive.borrow()
+    }
+
+    /// The machine that it runs on.
+    pub(in crate::tests) fn state(&self) -> MutexGuard<'_, State> {
+        self.machine.state()
+    }
+
+    /// Whether foreign data appeared as planned.
+    pub(in crate::tests) fn met_foreign_data(&self) -> bool {
+        self.progress().foreign
+    }
+
+    /// Returns when the process was killed.
+    pub(in crate::tests) async fn death(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.inner.alive.subscribe().wait_for(|alive| !*alive).await;
+    }
+
+    /// Kills the process: the kernel closes what it has open. An mkfs that it started continues.
+    fn kill(&self, state: &mut State) {
+        self.inner.alive.send_replace(false);
+        for disk in state.disks.values_mut() {
+            if disk.holder == Some(self.inner.id) {
+                disk.holder = None;
+            }
+        }
+    }
+
+    /// Changes the machine. `None` if the process is dead.
+    pub(in crate::tests) fn try_effect<T>(&self, what: &str, work: impl FnOnce(&mut State) -> T) -> Option<T> {
+        let mut state = self.machine.state();
+        if !self.is_alive() {
+            return None;
+        }
+        let mut progress = self.progress();
+        match self.inner.plan {
+            Plan::Killed { before } if progress.effects == before => {
+                self.kill(&mut state);
+                return None;
+            }
+            Plan::Foreign { before } if progress.effects == before => progress.foreign = state.write_foreign(),
+            _ => {}
+        }
+        progress.effects += 1;
+        state.effects.push(what.to_owned());
+        Some(work(&mut state))
+    }
+
+    /// Reads the machine. `None` if the process is dead.
+    pub(in crate::tests) fn try_read<T>(&self, work: impl FnOnce(&State) -> T) -> Option<T> {
+        let state = self.machine.state();
+        self.is_alive().then(|| work(&state))
+    }
+
+    /// Like [`Self::try_effect`], for functions that block: a dead process does not return.
+    pub(super) fn effect<T>(&self, what: &str, work: impl FnOnce(&mut State) -> T) -> T {
+        self.try_effect(what, work).unwrap_or_else(|| resume_unwind(Box::new(Killed)))
+    }
+
+    /// Like [`Self::try_read`], for functions that block: a dead process does not return.
+    pub(super) fn read<T>(&self, work: impl FnOnce(&State) -> T) -> T {
+        self.try_read(work).unwrap_or_else(|| resume_unwind(Box::new(Killed)))
+    }
+
+    /// Remembers what the process saw on a device.
+    pub(super) fn saw(&self, device: &Path, found: Probe) {
+        self.progress().probed.insert(device.to_owned(), found);
+    }
+
+    /// What the process saw on the device last.
+    pub(super) fn last_seen(&self, device: &Path) -> Option<Probe> {
+        self.progress().probed.get(device).cloned()
+    }
+}

@@ -1,0 +1,309 @@
+//! Calls on one volume of a machine. Each call is made to a new process, and each answer is compared with the
+//! state of the machine.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quarry_pool::{Pool, SimulatedPool};
+use quarry_volume::{
+    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Error, Filesystem, Reason, Result, VolumeId,
+    VolumeSpec, safe_name,
+};
+
+use super::machine::{Content, Disk, KUBELET, Machine, Plan, Process, State, node};
+use super::pool::MachinePool;
+use crate::Host;
+use crate::publish::Publish;
+use crate::stage::Stage;
+
+const LONG: Duration = Duration::from_secs(600);
+const MIB: u64 = 1 << 20;
+/// Zeroed in several steps.
+const SIZE: u64 = 1536 * MIB;
+const VOLUME: &str = "v";
+
+/// A call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Create,
+    Stage,
+    Publish,
+    Unpublish,
+    Unstage,
+    Delete,
+}
+
+/// The calls in the life of a volume.
+pub(super) const LIFE: [Call; 6] =
+    [Call::Create, Call::Stage, Call::Publish, Call::Unpublish, Call::Unstage, Call::Delete];
+
+/// How a volume is used.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Use {
+    pub(super) filesystem: Option<Filesystem>,
+    /// Created for both access types.
+    pub(super) both: bool,
+    pub(super) access: AccessType,
+    pub(super) read_only: bool,
+    /// Whether sysfs shows which volume a device is.
+    pub(super) sysfs: bool,
+}
+
+const EXT4: Use =
+    Use { filesystem: Some(Filesystem::Ext4), both: false, access: AccessType::Mount, read_only: false, sysfs: true };
+const BLOCK: Use = Use { filesystem: None, access: AccessType::Block, ..EXT4 };
+
+impl Use {
+    pub(super) const MOUNT: Self = EXT4;
+    pub(super) const READ_ONLY_XFS: Self = Self { filesystem: Some(Filesystem::Xfs), read_only: true, ..EXT4 };
+    pub(super) const BOTH: Self = Self { both: true, ..EXT4 };
+    pub(super) const BLOCK: Self = BLOCK;
+    pub(super) const READ_ONLY_BLOCK: Self = Self { read_only: true, sysfs: false, ..BLOCK };
+    /// The ways of use that have different steps.
+    pub(super) const ALL: [Self; 7] = [
+        Self::MOUNT,
+        Self { sysfs: false, ..EXT4 },
+        Self::READ_ONLY_XFS,
+        Self::BOTH,
+        Self::BLOCK,
+        Self { both: true, filesystem: Some(Filesystem::Ext4), ..BLOCK },
+        Self::READ_ONLY_BLOCK,
+    ];
+
+    fn spec(&self) -> VolumeSpec {
+        let spec = match self.filesystem {
+            Some(kind) => VolumeSpec::mount(VOLUME, SIZE, kind),
+            None => VolumeSpec::block(VOLUME, SIZE),
+        };
+        let access = if self.both { AccessTypes::Both } else { spec.access };
+        VolumeSpec { access, ..spec.in_pool("p") }
+    }
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Ok,
+    Refused(Error),
+    Killed,
+}
+
+pub(super) struct World {
+    pub(super) usage: Use,
+    pub(super) machine: Machine,
+    pub(super) pool: SimulatedPool,
+    pub(super) id: VolumeId,
+    /// Whether a pod has written files to the volume.
+    wrote: Cell<bool>,
+}
+
+pub(super) fn staging() -> PathBuf {
+    Path::new(KUBELET).join("staging")
+}
+
+pub(super) fn target() -> PathBuf {
+    Path::new(KUBELET).join("target")
+}
+
+impl World {
+    pub(super) fn new(usage: Use) -> Self {
+        let pool = SimulatedPool::new("p", 4 * MIB, vec![1024], Duration::ZERO);
+        let storage = pool.last_storage().unwrap();
+        let id = VolumeId { storage, node: "node-1".to_owned(), volume: safe_name(VOLUME) };
+        Self { usage, machine: Machine::new(usage.sysfs), pool, id, wrote: Cell::new(false) }
+    }
+
+    /// A world in which these calls succeeded.
+    pub(super) fn after(usage: Use, calls: &[Call]) -> Self {
+        let world = Self::new(usage);
+        calls.iter().for_each(|call| world.succeeds(*call));
+        world
+    }
+
+    /// Makes a call that must succeed.
+    pub(super) fn succeeds(&self, call: Call) {
+        match self.call(call) {
+            Answer::Ok => {}
+            other => panic!("{call:?} of {:?} ended with {other:?} after {:?}", self.usage, self.effects()),
+        }
+    }
+
+    /// Makes a call that must be refused for that reason, and returns the message.
+    pub(super) fn refuses(&self, call: Call, reason: Reason) -> String {
+        match self.call(call) {
+            Answer::Refused(error) if error.reason == reason => error.message,
+            other => panic!("{call:?} of {:?} ended with {other:?} after {:?}", self.usage, self.effects()),
+        }
+    }
+
+    pub(super) fn call(&self, call: Call) -> Answer {
+        self.call_as(&Process::new(&self.machine, Plan::Lives), call)
+    }
+
+    pub(super) fn effects(&self) -> Vec<String> {
+        self.machine.state().effects.clone()
+    }
+
+    pub(super) fn disk(&self) -> Disk {
+        self.machine.state().disks[&node(&self.id.volume)].clone()
+    }
+
+    /// Makes a call to a new process that lives only for this call, and checks the answer.
+    pub(super) fn call_as(&self, process: &Process, call: Call) -> Answer {
+        let published = self.machine.state().exists(&target());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let answer = runtime.block_on(async {
+            let pool = MachinePool { simulated: self.pool.clone(), process: process.clone() };
+            let host = Host::on_kernel("node-1", vec![Arc::new(pool)], "", Arc::new(process.clone()));
+            tokio::select! {
+                biased;
+                () = process.death() => Answer::Killed,
+                result = self.send(&host, call) => match result {
+                    Ok(()) => Answer::Ok,
+                    Err(error) => Answer::Refused(error),
+                },
+            }
+        });
+        // A process that was killed may still have been about to answer.
+        let answer = if process.is_alive() { answer } else { Answer::Killed };
+        drop(runtime);
+        self.check(call, &answer, published);
+        answer
+    }
+
+    async fn send(&self, host: &Host, call: Call) -> Result<()> {
+        let id = self.id.clone();
+        let capability = Capability {
+            access: self.usage.access,
+            filesystem: self.usage.filesystem.filter(|_| self.usage.access == AccessType::Mount),
+            mount_flags: Vec::new(),
+            mode: AccessMode::SingleWriter,
+        };
+        match call {
+            Call::Create => host.create(self.usage.spec(), None, LONG).await.map(drop),
+            Call::Stage => {
+                host.stage(Stage { id, staging: staging(), capability, mkfs_options: String::new() }, LONG).await
+            }
+            Call::Publish => {
+                let read_only = self.usage.read_only;
+                let publish = Publish { id, staging: staging(), target: target(), capability, read_only };
+                host.publish(publish, LONG).await
+            }
+            Call::Unpublish => host.unpublish(&id.to_string(), target(), LONG).await,
+            Call::Unstage => host.unstage(&id.to_string(), staging(), LONG).await,
+            Call::Delete => host.delete(&id, LONG).await.map(drop),
+        }
+    }
+
+    /// Checks that the answer is true, and that nothing was done that must never be done.
+    fn check(&self, call: Call, answer: &Answer, published: bool) {
+        let is_mount = self.usage.access == AccessType::Mount;
+        {
+            let state = self.machine.state();
+            let context = || format!("{call:?} of {:?}: {answer:?} after {:?}", self.usage, state.effects);
+            assert_eq!(state.violations, [""; 0], "{}", context());
+            let disk = state.disks.get(&node(&self.id.volume));
+            if let (true, Some(disk)) = (self.wrote.get(), disk) {
+                assert!(disk.holds_files(), "files were lost: {}", context());
+            }
+            let (staged, shown) = (state.at(&staging()), state.at(&target()));
+            assert!(staged.len() <= 1 && shown.len() <= 1, "mounted twice: {}", context());
+            match (answer, call) {
+                (Answer::Killed, _) => {}
+                (Answer::Refused(_), _) => {
+                    assert!(published || !state.exists(&target()), "left at the target: {}", context());
+                }
+                (Answer::Ok, Call::Create) => self.check_created(disk.expect("a device"), context),
+                (Answer::Ok, Call::Stage) => {
+                    let disk = disk.expect("a device");
+                    assert!(disk.ready && disk.bytes == disk.durable, "not ready: {}", context());
+                    if is_mount {
+                        assert!(disk.is_complete(), "{:?}: {}", disk.bytes, context());
+                        assert_eq!(staged.first().map(|entry| entry.device), Some(disk.number), "{}", context());
+                    }
+                }
+                (Answer::Ok, Call::Publish) => {
+                    let disk = disk.expect("a device");
+                    let entry = shown.first().unwrap_or_else(|| panic!("nothing is published: {}", context()));
+                    let ok = match (self.usage.access, self.usage.read_only) {
+                        (AccessType::Mount, read_only) => {
+                            entry.device == disk.number && entry.read_only() == read_only && !staged.is_empty()
+                        }
+                        (AccessType::Block, false) => state.node_device(entry) == Some(disk.number),
+                        (AccessType::Block, true) => {
+                            state.node_device(entry).is_some_and(|number| state.mapped(number) == Some(disk.number))
+                        }
+                    };
+                    assert!(ok, "{entry:?}: {}", context());
+                }
+                (Answer::Ok, Call::Unpublish) => {
+                    assert!(!state.exists(&target()) && !state.has_mappings(), "still published: {}", context());
+                }
+                (Answer::Ok, Call::Unstage) => assert!(staged.is_empty(), "still staged: {}", context()),
+                (Answer::Ok, Call::Delete) => {
+                    let gone = disk.is_none() && self.pool.names().is_empty();
+                    // Only an unpublish finds a mapping that was never completed.
+                    assert!(gone && state.mounts.is_empty() && !state.is_mapped(), "not gone: {}", context());
+                }
+            }
+        }
+        match (answer, call) {
+            (Answer::Ok, Call::Publish) if is_mount && !self.usage.read_only => {
+                self.machine.write_files(&self.id.volume);
+                self.wrote.set(true);
+            }
+            (Answer::Ok | Answer::Killed, Call::Delete) if self.pool.names().is_empty() => self.wrote.set(false),
+            _ => {}
+        }
+    }
+
+    fn check_created(&self, disk: &Disk, context: impl Fn() -> String) {
+        assert_eq!(self.pool.names(), [VOLUME], "{}", context());
+        if disk.ready && self.usage.access == AccessType::Mount {
+            // It was used, so it is not prepared again, whatever it contains.
+            return;
+        }
+        // The filesystem of an interrupted stage is not wiped.
+        let stage_began = disk.is_complete() || disk.is_unfinished();
+        let wiped = disk.bytes.content == Content::Blank && disk.bytes == disk.durable;
+        assert!(stage_began || wiped, "not wiped: {}", context());
+        if self.usage.both || self.usage.access == AccessType::Block {
+            assert_eq!(disk.bytes.zeroed, disk.size, "not zeroed: {}", context());
+        }
+    }
+
+    /// Checks that the machine is as before the volume existed, except for the directory at the staging path,
+    /// which kubelet removes.
+    pub(super) fn is_clean(&self) {
+        let state = self.machine.state();
+        assert!(state.disks.is_empty() && state.mounts.is_empty() && !state.has_mappings(), "{:?}", state.effects);
+        assert!(!state.exists(&target()), "{:?}", state.effects);
+        assert_eq!((self.pool.names(), self.pool.free()), (Vec::new(), vec![1024]));
+    }
+}
+
+impl State {
+    /// Whether anything is at a path: a mount, a directory or a file.
+    pub(super) fn exists(&self, path: &Path) -> bool {
+        self.paths.contains_key(path) || !self.at(path).is_empty()
+    }
+}
+
+impl Disk {
+    /// Whether it contains a filesystem with a user's files.
+    fn holds_files(&self) -> bool {
+        matches!(self.bytes.content, Content::Filesystem { data: true, .. })
+    }
+
+    /// Whether it contains a complete filesystem of Quarry.
+    fn is_complete(&self) -> bool {
+        matches!(self.bytes.content, Content::Filesystem { in_progress: false, .. })
+    }
+
+    /// Whether it contains the filesystem of an interrupted mkfs of Quarry.
+    fn is_unfinished(&self) -> bool {
+        matches!(self.bytes.content, Content::Filesystem { in_progress: true, .. })
+    }
+}
