@@ -1,6 +1,7 @@
 //! A host with its pools, for the roles that have one: its options, its start and its end.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,11 +33,20 @@ pub(crate) struct Args {
     /// The maximum number of this driver's volumes that the scheduler places on this node; default: no limit.
     #[arg(long, env = "QUARRY_MAX_VOLUMES", value_name = "NUMBER")]
     pub(crate) max_volumes: Option<NonZeroU32>,
+    /// The unix socket for CSI; its directory must exist.
+    #[arg(long, default_value = "unix:///run/quarry/csi.sock", value_name = "ENDPOINT")]
+    pub(crate) endpoint: String,
+    /// The driver's name, as in StorageClasses.
+    #[arg(long, default_value = "local.csi.quarry.dev", value_name = "NAME")]
+    pub(crate) driver: String,
+    /// The address for /healthz, /readyz and /metrics; not served by default.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) http: Option<SocketAddr>,
 }
 
 /// Opens the host: looks for its tools and reads its pools.
-pub(crate) async fn open(args: Args) -> anyhow::Result<Host> {
-    let node = node_name(args.node)?;
+pub(crate) async fn open(args: &Args) -> anyhow::Result<Host> {
+    let node = node_name(args.node.clone())?;
     let configured = quarry_pool::load(&args.config)?;
     let tools: Vec<_> = TOOLS.into_iter().chain(quarry_filesystem::tools()).collect();
     let missing = quarry_exec::missing_tools(&tools.iter().map(|(tool, _)| *tool).collect::<Vec<_>>());
@@ -51,7 +61,7 @@ pub(crate) async fn open(args: Args) -> anyhow::Result<Host> {
     }
     let uevents = Uevents::listen();
     let pools = quarry_pool::open(configured, &uevents).await;
-    Ok(Host::in_pod(node, pools, args.pod_uid))
+    Ok(Host::in_pod(node, pools, args.pod_uid.as_str()))
 }
 
 /// The node's name, checked: it becomes the value of a label and a part of every volume's identifier.

@@ -22,12 +22,6 @@ use crate::{host, observe};
 pub(crate) struct Args {
     #[command(flatten)]
     host: host::Args,
-    /// The unix socket for CSI Node; its directory must exist.
-    #[arg(long, default_value = "unix:///run/quarry/csi.sock", value_name = "ENDPOINT")]
-    endpoint: String,
-    /// The driver's name, as in StorageClasses.
-    #[arg(long, default_value = "local.csi.quarry.dev", value_name = "NAME")]
-    driver: String,
     /// The address on which the agent listens for the controller.
     #[arg(long, default_value = "0.0.0.0:9810", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
@@ -35,17 +29,13 @@ pub(crate) struct Args {
     /// picked up.
     #[arg(long, default_value = "/etc/quarry/tls", value_name = "DIR")]
     tls: PathBuf,
-    /// The address for /healthz, /readyz and /metrics; not served by default.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    http: Option<SocketAddr>,
 }
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let topology_key = format!("topology.{}/node", args.driver);
+    let topology_key = format!("topology.{}/node", args.host.driver);
     let shutdown = Shutdown::on_signals().context("waiting for signals")?;
-    let max_volumes = args.host.max_volumes;
-    let host = host::open(args.host).await?;
+    let host = host::open(&args.host).await?;
     let metrics = Metrics::new();
     let source = tls::files::watch(&args.tls);
     let refusals = tls::Refusals::new();
@@ -53,9 +43,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let listener = tls::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
     let acceptor = tls::Acceptor::new(source.clone(), refusals.clone());
     let incoming = tls::incoming(listener, acceptor, tls::Limits::default());
-    let path = unix::path_of(&args.endpoint)?;
+    let path = unix::path_of(&args.host.endpoint)?;
     let socket = unix::listen(&path)?;
-    if let Some(address) = args.http {
+    if let Some(address) = args.host.http {
         let refresh = host.register(&metrics);
         observe::register_certificate(&metrics, &source);
         metrics.counter("refused_connections", "Connections that the agent rejected, by reason", move || {
@@ -76,13 +66,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     }
 
     tracing::info!(
-        node = host.node(), driver = args.driver, socket = %path.display(), agent = %args.listen,
+        node = host.node(), driver = args.host.driver, socket = %path.display(), agent = %args.listen,
         "serving CSI Node and the agent"
     );
     let csi = tonic::transport::Server::builder()
         .layer(metrics.layer())
-        .add_service(IdentityServer::new(IdentityService::new(args.driver, host::readiness(&host))))
-        .add_service(NodeServer::new(NodeService::new(host.clone(), topology_key).with_max_volumes(max_volumes)))
+        .add_service(IdentityServer::new(IdentityService::new(args.host.driver, host::readiness(&host))))
+        .add_service(NodeServer::new(
+            NodeService::new(host.clone(), topology_key).with_max_volumes(args.host.max_volumes),
+        ))
         .serve_with_incoming_shutdown(socket, shutdown.stopping().cancelled_owned());
     let agent = quarry_agent::serve(incoming, AgentService::new(Arc::new(host.clone())), &metrics, shutdown.stopping());
     host::drain_on(&shutdown, &host);

@@ -1,6 +1,5 @@
 //! `quarry standalone`: controller and node in one process, on one unix socket, without Kubernetes.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,15 +33,6 @@ const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
 pub(crate) struct Args {
     #[command(flatten)]
     host: host::Args,
-    /// The unix socket for CSI; its directory must exist.
-    #[arg(long, default_value = "unix:///run/quarry/csi.sock", value_name = "ENDPOINT")]
-    endpoint: String,
-    /// The driver's name, as in StorageClasses.
-    #[arg(long, default_value = "local.csi.quarry.dev", value_name = "NAME")]
-    driver: String,
-    /// The address for /healthz, /readyz and /metrics; not served by default.
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    http: Option<SocketAddr>,
     /// The unix socket for `quarry nodes`, `pools`, `volumes` and `doctor`; not served by default.
     #[arg(long, value_name = "FILE")]
     view: Option<PathBuf>,
@@ -60,10 +50,9 @@ impl Dial for InProcess {
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
-    let topology_key = format!("topology.{}/node", args.driver);
+    let topology_key = format!("topology.{}/node", args.host.driver);
     let shutdown = Shutdown::on_signals().context("waiting for signals")?;
-    let max_volumes = args.host.max_volumes;
-    let host = host::open(args.host).await?;
+    let host = host::open(&args.host).await?;
     let metrics = Metrics::new();
 
     let here = Endpoint { address: "in-process".to_owned(), pod_uid: String::new() };
@@ -78,7 +67,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         only: Some(host.node().to_owned()),
     };
     let cluster = Cluster::follow(roster, parts, shutdown.overdue());
-    if let Some(address) = args.http {
+    if let Some(address) = args.host.http {
         let refresh = host.register(&metrics);
         let of = host.clone();
         let problems: observe::Problems = Arc::new(move || {
@@ -93,14 +82,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         view::serve(path, service, shutdown.stopping());
     }
 
-    let path = unix::path_of(&args.endpoint)?;
+    let path = unix::path_of(&args.host.endpoint)?;
     let listener = unix::listen(&path)?;
-    tracing::info!(node = host.node(), driver = args.driver, socket = %path.display(), "serving CSI");
+    tracing::info!(node = host.node(), driver = args.host.driver, socket = %path.display(), "serving CSI");
     let server = tonic::transport::Server::builder()
         .layer(metrics.layer())
-        .add_service(IdentityServer::new(IdentityService::new(args.driver, host::readiness(&host))))
+        .add_service(IdentityServer::new(IdentityService::new(args.host.driver, host::readiness(&host))))
         .add_service(ControllerServer::new(ControllerService::new(cluster, topology_key.clone())))
-        .add_service(NodeServer::new(NodeService::new(host.clone(), topology_key).with_max_volumes(max_volumes)))
+        .add_service(NodeServer::new(
+            NodeService::new(host.clone(), topology_key).with_max_volumes(args.host.max_volumes),
+        ))
         .serve_with_incoming_shutdown(listener, shutdown.stopping().cancelled_owned());
     host::drain_on(&shutdown, &host);
     shutdown.bound(server).await.transpose().context("serving CSI")?;
