@@ -1,5 +1,6 @@
 //! Lists and their pages.
 
+use quarry_volume::Condition;
 use tonic::Code;
 
 use super::*;
@@ -58,6 +59,7 @@ async fn a_volume_is_listed_with_everything_that_is_known() {
         access: Some(AccessTypes::Both),
         ready: false,
         problem: "a disk is gone".into(),
+        condition: Condition::DiskMissing,
         ..volume("n", "fast", "pvc-a")
     };
     let newer = Volume { layout: None, access: None, filesystem: None, ..volume("n", "fast", "pvc-b") };
