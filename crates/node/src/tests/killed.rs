@@ -1,7 +1,7 @@
 //! Calls that are killed before any of their effects, and what the calls of kubelet and the provisioner do
 //! afterwards.
 
-use quarry_volume::Reason;
+use quarry_volume::{AccessType, Reason};
 
 use super::machine::{Content, Plan, Process};
 use super::world::{Answer, Call, LIFE, Use, World};
@@ -124,6 +124,16 @@ fn any_two_calls_after_a_killed_one_do_no_harm() {
             }
         }
     });
+}
+
+/// A raw block volume shows all bytes of its device, so it is staged only after a completed creation.
+#[test]
+fn a_volume_that_is_not_completely_zeroed_is_not_staged() {
+    for usage in Use::ALL.into_iter().filter(|usage| usage.access == AccessType::Block) {
+        for world in killed(usage, Call::Create) {
+            assert!(matches!(world.call(Call::Stage), Answer::Refused(_)), "{:?}", world.effects());
+        }
+    }
 }
 
 #[test]

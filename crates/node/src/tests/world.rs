@@ -222,6 +222,8 @@ impl World {
                     if is_mount {
                         assert!(disk.is_complete(), "{:?}: {}", disk.bytes, context());
                         assert_eq!(staged.first().map(|entry| entry.device), Some(disk.number), "{}", context());
+                    } else {
+                        assert_eq!(disk.bytes.zeroed, disk.size, "not zeroed: {}", context());
                     }
                 }
                 (Answer::Ok, Call::Publish) => {
