@@ -42,7 +42,7 @@ pub(crate) async fn run() {
         passed += 1;
     };
 
-    pictures(&mut clients, 0).await;
+    full_states(&mut clients, 0).await;
     pass("both controllers know every volume and every capacity");
     let slowest = created(&mut clients).await;
     pass(&format!("a creation shows in the next GetCapacity; in the other controller's after at most {slowest:.1?}"));
@@ -59,7 +59,7 @@ pub(crate) async fn run() {
     for controller in &mut controllers {
         controller.ask("back").await;
     }
-    pictures(&mut clients, NODES + NARROW * fitting()).await;
+    full_states(&mut clients, NODES + NARROW * fitting()).await;
     pass("all agents restarted at once: the controller has the full state again");
     println!("{passed} passed, 0 failed");
 }
@@ -79,7 +79,7 @@ fn free(more: u64) -> i64 {
 }
 
 /// Both know all volumes, `more` in addition to those of the beginning, and all capacities.
-async fn pictures(clients: &mut [Client; 2], more: usize) {
+async fn full_states(clients: &mut [Client; 2], more: usize) {
     let mut lists = Vec::new();
     for client in clients {
         let volumes = client.volumes().await;

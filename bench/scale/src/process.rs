@@ -1,5 +1,5 @@
 //! The processes of a measurement: starts them, sends them commands line by line, and reads their answers.
-#![allow(clippy::disallowed_types)] // quarry-exec waits for the end of what it starts; these live until they are told.
+#![allow(clippy::disallowed_types)] // quarry-exec waits for the end of what it starts; these live until they are ended explicitly.
 
 use std::process::Stdio;
 use std::time::Duration;

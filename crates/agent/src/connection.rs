@@ -79,7 +79,7 @@ impl Connection {
             .await
             .map_err(|error| chain(&error))?;
         let ended = Arc::new(OnceLock::new());
-        let tell = Arc::clone(&ended);
+        let end_reason = Arc::clone(&ended);
         tokio::spawn(async move {
             let why = match connection.await {
                 Ok(()) => Lost { cause: Unreachable::Ended, why: "the other side closed it".to_owned() },
@@ -88,7 +88,7 @@ impl Connection {
                 Err(error) => Lost { cause: Unreachable::Ended, why: chain(&error) },
             };
             // Only set here.
-            let _ = tell.set(why);
+            let _ = end_reason.set(why);
         });
         Ok(Self { requests, ended })
     }

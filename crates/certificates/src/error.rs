@@ -15,7 +15,7 @@ pub enum Error {
          loaded them)"
     )]
     AuthorityUnusable {
-        /// What is wrong with it.
+        /// The problem.
         why: String,
     },
     /// There is no authority yet.

@@ -27,7 +27,7 @@ pub enum AuthorityStatus {
     Missing,
     /// It cannot be used; an operator must act.
     Unusable {
-        /// What is wrong with it.
+        /// The problem.
         why: String,
     },
     /// It can be used.
@@ -51,7 +51,7 @@ pub enum LeafStatus {
     Missing,
     /// It cannot be read.
     Unreadable {
-        /// What is wrong with it.
+        /// The problem.
         why: String,
     },
     /// It can be read.

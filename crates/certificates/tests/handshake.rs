@@ -1,4 +1,5 @@
-//! What is issued, in real handshakes by the real ends of Quarry's connections, in every state of a rotation.
+//! The issued certificates in real handshakes between the real ends of Quarry's connections, in every state of a
+//! rotation.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 

@@ -55,7 +55,7 @@ impl Ord for Known {
     }
 }
 
-/// What is known about one node.
+/// The state of one node, as far as it is known.
 #[derive(Debug)]
 pub(crate) struct Memory {
     greeting: Option<Greeting>,

@@ -4,8 +4,8 @@
 //! header may have survived the loss of its protective MBR, and finally an exclusive open. A disk in doubt is
 //! not free.
 
-mod alone;
-mod remains;
+mod exclusive_open;
+mod remnants;
 #[cfg(test)]
 mod tests;
 
@@ -13,16 +13,16 @@ use std::fmt;
 
 use quarry_filesystem::Probe;
 
-pub use alone::{Alone, alone};
-pub use remains::{BootSector, ReadError, Remains, remains};
+pub use exclusive_open::{ExclusiveOpen, try_exclusive_open};
+pub use remnants::{BootSector, ReadError, Remnants, find_remnants};
 
 use crate::find::{Disk, How};
 
 /// What was read from a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Contents {
-    /// It has a Quarry claim, intact or not. Its other contents do not matter then.
-    Ours {
+    /// It has a Quarry claim, intact or not. Its other contents do not matter.
+    Claimed {
         /// A description: "volume pvc-1".
         what: String,
     },
@@ -31,7 +31,7 @@ pub enum Contents {
         /// What libblkid found.
         probe: Probe,
         /// Remnants of a partition table.
-        remains: Remains,
+        remnants: Remnants,
     },
     /// A place that must be checked could not be read.
     Unreadable {
@@ -74,9 +74,9 @@ pub enum State {
 }
 
 impl State {
-    /// One word for a table, and for a metric's label.
+    /// The state's name in tables and in a metric's label.
     #[must_use]
-    pub fn word(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Free => "free",
             Self::Claimed { .. } => "claimed",
@@ -89,7 +89,7 @@ impl State {
 
     /// The reasons, or the contents; `None` for a free disk.
     #[must_use]
-    pub fn why(&self) -> Option<&str> {
+    pub fn reason(&self) -> Option<&str> {
         match self {
             Self::Free => None,
             Self::Claimed { what: why }
@@ -103,18 +103,18 @@ impl State {
 
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())?;
-        self.why().map_or(Ok(()), |why| write!(f, ": {why}"))
+        f.write_str(self.name())?;
+        self.reason().map_or(Ok(()), |why| write!(f, ": {why}"))
     }
 }
 
-/// Decides the state of a disk. `last` opens it exclusively ([`alone`]), and is called only if all other
-/// checks say that the disk is free, because it keeps others from the disk for a moment.
+/// Decides the state of a disk. `last` opens it exclusively ([`try_exclusive_open`]). It is called only if
+/// all other checks say that the disk is free, because it blocks other users of the disk for a moment.
 ///
-/// Reports all reasons, so that an operator does not find them one by one; the first kind of reason
+/// Returns all reasons, so that an operator does not find them one by one. The first kind of reason
 /// determines the state.
-pub fn judge(disk: &Disk, contents: &Contents, last: impl FnOnce() -> Alone) -> State {
-    if let Contents::Ours { what } = contents {
+pub fn classify(disk: &Disk, contents: &Contents, last: impl FnOnce() -> ExclusiveOpen) -> State {
+    if let Contents::Claimed { what } = contents {
         return State::Claimed { what: what.clone() };
     }
     let in_use = in_use(disk);
@@ -124,11 +124,11 @@ pub fn judge(disk: &Disk, contents: &Contents, last: impl FnOnce() -> Alone) -> 
         not_empty.push(format!("has partitions {}", listed(&disk.partitions)));
     }
     match contents {
-        Contents::Ours { .. } => {}
+        Contents::Claimed { .. } => {}
         // For a disk without a medium, this only repeats the reason.
         Contents::Unreadable { .. } if disk.size == 0 => {}
         Contents::Unreadable { why } => unusable.push(why.clone()),
-        Contents::Other { probe, remains } => not_empty.extend(holds(probe, remains)),
+        Contents::Other { probe, remnants } => not_empty.extend(describe_contents(probe, remnants)),
     }
     let all = [in_use.as_slice(), &unusable, &not_empty].concat().join("; ");
     if !in_use.is_empty() {
@@ -141,9 +141,9 @@ pub fn judge(disk: &Disk, contents: &Contents, last: impl FnOnce() -> Alone) -> 
         return State::NotEmpty { why: all };
     }
     match last() {
-        Alone::Yes => State::Free,
-        Alone::Held => State::InUse { why: "is held by another program or the kernel".to_owned() },
-        Alone::Unknown { why } => State::Unusable { why },
+        ExclusiveOpen::Possible => State::Free,
+        ExclusiveOpen::Held => State::InUse { why: "is held by another program or the kernel".to_owned() },
+        ExclusiveOpen::Unknown { why } => State::Unusable { why },
     }
 }
 
@@ -203,9 +203,9 @@ fn unusable(disk: &Disk) -> Vec<String> {
 }
 
 /// The contents of a disk, if any.
-fn holds(probe: &Probe, remains: &Remains) -> Option<String> {
+fn describe_contents(probe: &Probe, remnants: &Remnants) -> Option<String> {
     match probe {
-        Probe::Blank => remains.words(),
+        Probe::Blank => remnants.describe(),
         Probe::Filesystem { kind, label, in_progress, .. } => {
             let kind = if *in_progress { format!("an unfinished {kind}") } else { kind.with_article().to_owned() };
             let label = label.as_ref().map(|label| format!(", label {}", shown(label))).unwrap_or_default();

@@ -8,6 +8,8 @@ mod free;
 pub use find::{
     Assignment, Conflict, Criteria, Disk, Error as FindError, FoundDisks, Glob, GlobError, HostPaths, How, PathGlob,
     Paths, Roots, Selector, SelectorError, Sizes, Targets, Transport, Udev, UnknownTransport, Use, Verdict, assign,
-    find, open, why_no_disk,
+    find, open, why_unsupported,
 };
-pub use free::{Alone, BootSector, Contents, ReadError, Remains, State, alone, judge, remains};
+pub use free::{
+    BootSector, Contents, ExclusiveOpen, ReadError, Remnants, State, classify, find_remnants, try_exclusive_open,
+};

@@ -37,7 +37,7 @@ pub enum Error {
         kind: Filesystem,
         /// The device.
         device: PathBuf,
-        /// What is there.
+        /// The contents.
         found: String,
     },
     /// A filesystem with the right UUID is incomplete.

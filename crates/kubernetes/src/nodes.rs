@@ -80,8 +80,8 @@ impl Health {
         if ready.is_some_and(|condition| condition.status == "True") {
             return Self::Ready;
         }
-        let told = ready.and_then(|condition| condition.last_transition_time.as_ref());
-        let transition = told.or(node.metadata.creation_timestamp.as_ref()).map(|time| time.0);
+        let changed = ready.and_then(|condition| condition.last_transition_time.as_ref());
+        let transition = changed.or(node.metadata.creation_timestamp.as_ref()).map(|time| time.0);
         match before {
             Ok(Some(known @ Self::NotReady { transition: same, .. })) if same == transition => known,
             Ok(_) => Self::NotReady { transition, seen: Instant::now(), age: Duration::ZERO },

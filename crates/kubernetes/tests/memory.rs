@@ -29,7 +29,7 @@ fn a_hundred_thousand_volumes_fit() {
         volumes.insert(&name, &handle);
     }
     let each = (resident() - before - length) / COUNT;
-    // Not lost to the optimiser, which might see that nobody reads it.
+    // Keeps the optimizer from removing it because it is never read.
     std::hint::black_box(&volumes);
     assert!(each <= 170, "{each} bytes per volume beside its handle");
     println!("{each} bytes per volume beside its handle");

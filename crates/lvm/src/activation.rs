@@ -1,7 +1,9 @@
-//! What the host's lvm.conf lets lvm activate: `activation/volume_list` and `activation/read_only_volume_list`.
+//! The lists in the host's lvm.conf that limit what lvm activates: `activation/volume_list` and
+//! `activation/read_only_volume_list`.
 //!
-//! Which volumes are active on a host is the host's own choice, and lvm says little of it: it calls an activation that
-//! volume_list forbids a success. So the kernel is asked what came of it, and lvm.conf why.
+//! The host decides which volumes may be active, but lvm reports little about it: an activation that
+//! volume_list forbids counts as a success. So the kernel is asked for the result, and lvm.conf for the
+//! reason.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +11,7 @@ use std::path::Path;
 use crate::host::section;
 use crate::{VolumeGroup, mapper_path};
 
-/// What the kernel has of a logical volume.
+/// The kernel's device of a logical volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Device {
     Missing,
@@ -17,7 +19,8 @@ enum Device {
     Writable,
 }
 
-/// Why a volume that lvm was told to activate is not active, or only for reading; none where lvm.conf is not the reason.
+/// Why a volume that lvm should have activated is not active, or is read-only. `None` if lvm.conf is not the
+/// reason.
 pub(crate) async fn refusal(group: &VolumeGroup, name: &str) -> Option<String> {
     let key = match device(Path::new("/sys/block"), group, name) {
         Device::Writable => return None,
@@ -30,14 +33,14 @@ pub(crate) async fn refusal(group: &VolumeGroup, name: &str) -> Option<String> {
     })
 }
 
-/// The lists of lvm.conf that may be the reason, in words; empty if lvm.conf sets no list.
-pub(crate) async fn lists_in_words() -> String {
+/// A description of the lists in lvm.conf that may be the reason; empty if lvm.conf sets no list.
+pub(crate) async fn describe_lists() -> String {
     let each =
         lists().await.into_iter().map(|(key, value)| format!("; this host's lvm.conf sets activation/{key}={value}"));
     each.collect()
 }
 
-/// Merged, or lvm would only show what our own `--config` says.
+/// Reads the merged configuration: otherwise, lvm would only show our own `--config`.
 async fn lists() -> Vec<(String, String)> {
     match section("activation").await {
         Ok(text) => parse(&text),
@@ -71,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_lists_of_volumes_alone() {
+    fn only_the_volume_lists_are_read() {
         let text = "activation \
                     {\n\tvolume_list=[\"other\"]\n\tread_only_volume_list=\"vg0/a\"\n\tauto_activation_volume_list=[]\n}\n";
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
@@ -80,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_says_what_came_of_an_activation() {
+    fn the_kernel_shows_the_result_of_an_activation() {
         let block = tempfile::tempdir().expect("folder");
         let add = |node: &str, name: &str, ro: &str| {
             let folder = block.path().join(node);

@@ -1,4 +1,4 @@
-//! The folder in which lvm keeps the metadata of before each change.
+//! lvm's archive: the folder with the metadata from before each change.
 
 use std::path::Path;
 
@@ -6,8 +6,8 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 
 use crate::host::system_folder;
 
-/// Why lvm cannot keep its archive of metadata now; none where it can, or where there is no such folder yet. Changes are
-/// made without it, and leave the operator without a way back. Starts no program.
+/// Why lvm cannot write its archive of metadata now. `None` if it can, or if the folder does not exist yet.
+/// Changes are then made without it, so the operator cannot undo them. Starts no program.
 #[must_use]
 pub fn archive_problem() -> Option<String> {
     problem_of(&system_folder().join("archive"))
@@ -34,11 +34,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_can_be_written_is_no_problem() {
+    fn only_an_unwritable_folder_is_a_problem() {
         let folder = tempfile::tempdir().expect("folder");
         assert_eq!(problem_of(folder.path()), None);
         assert_eq!(problem_of(&folder.path().join("none")), None);
-        // The kernel's own files are on a file system without room.
+        // The files in /proc are on a filesystem without free space.
         let why = problem_of(Path::new("/proc")).expect("full");
         assert!(why.contains("/proc is "), "{why}");
     }

@@ -1,10 +1,12 @@
-//! What a volume group can still give, and which physical volumes a logical volume should lie on. Pure arithmetic on a
-//! report; how large a volume of some layout may be is [`Space`]'s, so that controller and node never differ.
+//! How much free space a volume group has, and on which physical volumes to place a logical volume. Pure
+//! arithmetic on a report. [`Space`] computes the largest size for a layout, so that controller and node
+//! always agree.
 //!
-//! The answer is exact: a volume of that size can be made, one extent (one row of stripes) more cannot. lvm alone would
-//! not allow that: for stripes and images it combines the free areas of any disks in several segments, greedily. So
-//! the physical volumes are chosen here, exactly as many as the layout needs, and given to lvcreate; each then takes
-//! the same number of extents from each, whatever fragments they lie in.
+//! The result is exact: a volume of that size can be created, and one extent (one row of stripes) more
+//! cannot. lvm alone does not guarantee that: for stripes and images it greedily combines free areas of any
+//! disks in several segments. So the physical volumes are chosen here, exactly as many as the layout needs,
+//! and passed to lvcreate. Each of them then provides the same number of extents, however fragmented its free
+//! space is.
 
 use std::cmp::Reverse;
 use std::path::PathBuf;
@@ -13,12 +15,13 @@ use quarry_volume::{Largest, Layout, Space, show_size};
 
 use crate::types::{PhysicalVolume, VolumeGroup};
 
-/// From how many bytes behind a physical volume on it is worth a word: less may be alignment, or a second metadata area.
+/// Unused space after a physical volume is reported from this size on, in bytes. Less may be alignment, or a
+/// second metadata area.
 const GROWN: u64 = 32 << 20;
-/// No new volume when less than this part of the metadata area is left.
+/// No new volumes are created if less than one part in this many of the metadata area is free.
 const METADATA_RESERVE: u64 = 10;
 
-/// What the volume group can give new volumes when `reserve` bytes of it are to stay free.
+/// The space for new volumes, if `reserve` bytes of the volume group must stay free.
 #[must_use]
 pub fn space(group: &VolumeGroup, reserve: u64) -> Space {
     Space {
@@ -36,10 +39,11 @@ pub fn largest(group: &VolumeGroup, layout: &Layout, reserve: u64) -> Largest {
     space(group, reserve).largest(layout)
 }
 
-/// The physical volumes that a volume of `extents` extents should lie on, or none when it does not fit.
+/// The physical volumes for a volume of `extents` extents. `None` if it does not fit.
 ///
-/// striped and raid1 take those with the most free extents. linear takes the one with the fewest that still holds it:
-/// a volume on one disk is lost with one disk only, and large free areas stay whole; if none is large enough, all.
+/// striped and raid1 use those with the most free extents. linear uses the one with the fewest that is large
+/// enough: a volume on a single disk depends on that disk only, and large free areas are kept. If none is
+/// large enough, it uses all of them.
 #[must_use]
 pub fn choose(group: &VolumeGroup, layout: &Layout, extents: u64, reserve: u64) -> Option<Vec<PathBuf>> {
     let most = largest(group, layout, reserve).extents;
@@ -60,7 +64,7 @@ pub fn choose(group: &VolumeGroup, layout: &Layout, extents: u64, reserve: u64) 
     Some(chosen.into_iter().filter_map(|volume| volume.device.clone()).collect())
 }
 
-/// Why no volume can be made in this volume group, whatever its layout.
+/// Why no volume can be created in this volume group, with any layout.
 #[must_use]
 pub fn closed(group: &VolumeGroup) -> Option<String> {
     let VolumeGroup { name, .. } = group;
@@ -106,7 +110,7 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
             group.max_lv
         ));
     }
-    // The area holds two copies, the old one and the one being written: half of it is all there is for one.
+    // The area holds two copies, the old one and the one being written, so one copy can take half of it.
     let room = group.metadata_size / 2;
     if group.metadata_free < room / METADATA_RESERVE {
         return Some(format!(
@@ -118,7 +122,8 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
     None
 }
 
-/// Why lvm changes nothing, and activates nothing, in a volume group with this physical volume. Both devices are named.
+/// The problem with a volume group that has this physical volume: lvm neither changes it nor activates its
+/// volumes. Names all devices.
 fn on_duplicates(pv: &PhysicalVolume) -> String {
     let mut devices: Vec<String> =
         pv.device.iter().chain(&pv.duplicates).map(|device| device.display().to_string()).collect();
@@ -133,14 +138,16 @@ fn on_duplicates(pv: &PhysicalVolume) -> String {
     )
 }
 
-/// Why lvm does nothing to volumes that are not active, although it reads the volume group; none where it does.
+/// Why lvm does nothing with inactive volumes, although it reads the volume group. `None` if there are no
+/// duplicates.
 #[must_use]
 pub fn duplicated(group: &VolumeGroup) -> Option<String> {
     let pv = group.physical_volumes.iter().find(|pv| !pv.duplicates.is_empty())?;
     Some(format!("volume group {}: {}", group.name, on_duplicates(pv)))
 }
 
-/// Disks whose free extents are not given out while the others' are, and why, for the operator.
+/// The disks whose free extents are not used although those of the others are, with the reasons, for the
+/// operator.
 #[must_use]
 pub fn withheld(group: &VolumeGroup) -> Vec<String> {
     let why = |pv: &PhysicalVolume| {
@@ -163,7 +170,7 @@ pub fn withheld(group: &VolumeGroup) -> Vec<String> {
     group.physical_volumes.iter().filter(|pv| !pv.missing).filter_map(why).collect()
 }
 
-/// What an operator could have more of: disks that are larger than their physical volumes.
+/// Space that an operator could add: disks that are larger than their physical volumes.
 #[must_use]
 pub fn hints(group: &VolumeGroup) -> Vec<String> {
     let grown = group.physical_volumes.iter().filter(|pv| !pv.missing && pv.unused_tail(group.extent_size) >= GROWN);
@@ -177,7 +184,7 @@ pub fn hints(group: &VolumeGroup) -> Vec<String> {
     grown.map(hint).collect()
 }
 
-/// Disks that are there and may be allocated from, those with the most free extents first.
+/// The disks that are present and may be allocated from, the one with the most free extents first.
 fn usable(group: &VolumeGroup) -> Vec<&PhysicalVolume> {
     let mut volumes: Vec<&PhysicalVolume> = group
         .physical_volumes
@@ -185,7 +192,7 @@ fn usable(group: &VolumeGroup) -> Vec<&PhysicalVolume> {
         .filter(|volume| volume.allocatable && !volume.missing && volume.device.is_some())
         .filter(|volume| !volume.is_cut_off(group.extent_size) && !volume.device_read_only)
         .collect();
-    // By name among equals, so that the same report always gives the same choice.
+    // Disks with equal space are sorted by name, so that the same report always leads to the same choice.
     volumes.sort_by_key(|volume| (Reverse(volume.free_extents), volume.device.clone()));
     volumes
 }

@@ -1,11 +1,12 @@
-//! What changes a volume group: each function is one `lvm` process that is never killed by us.
+//! The commands that change a volume group. Each function runs one `lvm` process, which Quarry never kills.
 //!
-//! Every argument that comes from outside is checked here once more before it reaches lvm: a name that begins with a
-//! hyphen would be an option, a tag outside lvm's alphabet another tag.
+//! Every argument that comes from outside is checked here again before it reaches lvm: a name that begins
+//! with a hyphen would be an option, and a tag with characters that lvm does not allow would be another tag.
 //!
-//! In a volume group that lacks a disk lvm makes nothing new, but still removes volumes and changes tags. Any such
-//! change writes the lost disk off: when it comes back, it and what lies on it count as missing until the operator says
-//! `vgextend --restoremissing`. Whoever can do without the change should, for as long as the disk may come back.
+//! In a volume group that lacks a disk, lvm creates nothing new, but still removes volumes and changes tags.
+//! Any such change writes the lost disk off: when it comes back, the disk and its contents count as missing
+//! until the operator runs `vgextend --restoremissing`. Callers should avoid such changes as long as the disk
+//! may come back.
 
 use std::path::{Path, PathBuf};
 
@@ -14,49 +15,52 @@ use quarry_volume::Layout;
 use crate::mutation::Mutation;
 use crate::{Error, VolumeGroup, activation, nested, vg_name_fits};
 
-/// A logical volume to be made.
+/// A logical volume to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateLv {
-    /// The name, as [`crate::safe_name`] gives it.
+    /// The name, as returned by [`crate::safe_name`].
     pub name: String,
-    /// Extents that the volume offers, layout overhead not counted; for striped a multiple of the stripes.
+    /// The usable extents, without the layout's overhead. For striped, a multiple of the stripes.
     pub extents: u64,
-    /// How it lies on the physical volumes.
+    /// The layout on the physical volumes.
     pub layout: Layout,
-    /// Given to the volume by the same command, before any other process can see it.
+    /// Set by the same command, before any other process can see the volume.
     pub tags: Vec<String>,
-    /// The physical volumes to use: for striped and raid1 as many as [`Layout::width`], see
-    /// [`crate::capacity::choose`]; for linear none leaves the choice to lvm.
+    /// The physical volumes to use: for striped and raid1 exactly [`Layout::width`] of them, see
+    /// [`crate::capacity::choose`]. For linear, an empty list lets lvm choose.
     pub pvs: Vec<PathBuf>,
 }
 
-/// Makes a logical volume, and leaves it active.
+/// Creates a logical volume, and leaves it active.
 ///
-/// lvm zeroes its first 4 KiB and wipes the signatures that it knows (`-Zy -Wy`). That is not what makes the volume safe
-/// to use: we wipe or zero it ourselves, under O_EXCL, when it is known to be the right one. But only a volume that lvm
-/// itself wipes is hidden from udev until then, and its extents may hold what another volume left: the host's udev would
-/// have mdadm take the device for a member of an array before we could open it.
+/// lvm zeroes its first 4 KiB and wipes the signatures that it knows (`-Zy -Wy`). That does not make the
+/// volume safe to use: Quarry wipes or zeroes it itself, under O_EXCL, when it is known to be the right one.
+/// But only a volume that lvm wipes is hidden from udev until then, and its extents may hold data of a
+/// removed volume: the host's udev would let mdadm take the device for a member of an array before Quarry
+/// could open it.
 ///
-/// linear and striped are one metadata commit, tags included: killed at any instant, the command leaves the volume or
-/// nothing. raid1 is two: the first has the volume, tags and all, but flagged to be skipped at activation, and with its
-/// metadata volumes visible and active, to be cleared; the second has the whole. Killed between, the command leaves
-/// what [`crate::VolumeGroup::incompleteness`] tells; [`remove`] takes it away with its parts. Killed after the last
-/// commit, any layout may be left complete but inactive.
+/// linear and striped are one metadata commit, including the tags: if the command is killed at any instant,
+/// it leaves the volume or nothing. raid1 needs two: the first has the volume with its tags, but with the
+/// activation-skip flag, and with its metadata volumes visible and active, to be cleared; the second has the
+/// complete volume. If the command is killed in between, it leaves what
+/// [`crate::VolumeGroup::incompleteness`] detects; [`remove`] removes that with all parts. If it is killed
+/// after the last commit, any layout may be left complete but inactive.
 ///
-/// raid1 is made without an initial synchronisation (`--nosync`). It would copy the first image to the others, hours of
-/// load per terabyte for bytes that nobody wrote, and until its end the loss of the first disk leaves lvm unable to
-/// repair. The price: bytes never written may read different from each image. No file system reads what it did not
-/// write, and volumes for raw blocks are zeroed before they are handed out; a scrub will count such places as
-/// mismatches. For whoever wipes signatures it means: write unconditionally, do not trust a probe that found none.
+/// raid1 is created without an initial synchronization (`--nosync`). That would copy the first image to the
+/// others, which means hours of load per terabyte for bytes that were never written, and until its end, lvm
+/// could not repair the loss of the first disk. The price: bytes that were never written may read differently
+/// from each image. No filesystem reads what it did not write, and volumes for raw block access are zeroed
+/// before they are handed out; a scrub counts such places as mismatches. So signatures must be wiped with
+/// unconditional writes: a probe that found none is not reliable.
 ///
 /// # Errors
-/// Among others [`Error::AlreadyExists`] and [`Error::NoSpace`]; nothing was made.
+/// Among others [`Error::AlreadyExists`] and [`Error::NoSpace`]; nothing was created.
 pub async fn create(group: &VolumeGroup, request: &CreateLv) -> Result<(), Error> {
     let CreateLv { name, extents, layout, tags, pvs } = request;
     check_name(&group.name, name)?;
     let mut command = Mutation::new("lvcreate", group).args(["-y", "-Wy", "-Zy", "--alloc", "normal"]);
     command = match layout {
-        // Without a type lvm.conf's own choice of a default would come in.
+        // Without a type, the default of lvm.conf would apply.
         Layout::Linear => command.args(["--type", "linear"]),
         Layout::Striped { stripes, stripe_size } => {
             check_width(layout, pvs)?;
@@ -77,40 +81,43 @@ pub async fn create(group: &VolumeGroup, request: &CreateLv) -> Result<(), Error
         command = command.arg(check_device(pv)?);
     }
     match command.run().await {
-        // lvm hides what is the host's own choice behind a question mark, or behind a device that it cannot open.
+        // lvm reports a restriction of the host only with a question mark, or as a device that it cannot
+        // open.
         Err(Error::Denied { command, stderr }) => {
-            Err(Error::Denied { command, stderr: stderr + &activation::lists_in_words().await })
+            Err(Error::Denied { command, stderr: stderr + &activation::describe_lists().await })
         }
         result => result,
     }
 }
 
-/// lvm's words for a logical volume that nothing depends on.
-const ALONE: &str = "lv_role!={\"thickorigin\" || \"extthinorigin\"} && \
+/// lvm's selection criteria for a logical volume without dependents.
+const WITHOUT_DEPENDENTS: &str = "lv_role!={\"thickorigin\" || \"extthinorigin\"} && \
                      lv_layout!={\"cache\" || \"writecache\" || \"pool\" || \"vdo\"}";
 
-/// Removes a logical volume with its parts. Refused while it is open or mounted: there is no `-f`. A tenant's logical
-/// volume inside of it, which the host activated and nobody uses, is no reason to refuse: it is deactivated.
+/// Removes a logical volume with its parts. Rejected while it is open or mounted: there is no `-f`. A
+/// tenant's logical volume inside it that the host activated and that is not in use does not prevent this: it
+/// is deactivated.
 ///
-/// One that has become the origin of a snapshot, a cached volume or a pool is left alone, because lvm would remove what
-/// depends on it as well; that is no error. lvm looks at this under its own lock.
+/// A volume that has become the origin of a snapshot, a cached volume or a pool is not removed, because lvm
+/// would remove its dependents as well. That is not an error. lvm checks this under its own lock.
 ///
-/// Only the volume with that UUID is removed. Another one of the same name is left alone, and that is no error: a command
-/// that outlives who started it may come to its turn when the name is a newer volume's.
+/// Only the volume with that UUID is removed. Another one with the same name is kept, and that is not an
+/// error: a command that outlives its caller may get lvm's lock only when the name belongs to a newer volume.
 ///
 /// # Errors
 /// Among others [`Error::InUse`] and [`Error::NotFound`].
 pub async fn remove(group: &VolumeGroup, name: &str, uuid: &str) -> Result<(), Error> {
-    let alone = format!("{} && {ALONE}", only(uuid)?);
+    let condition = format!("{} && {WITHOUT_DEPENDENTS}", select_uuid(uuid)?);
     nested::release(group, uuid).await;
-    let command = Mutation::new("lvremove", group).args(["-y", "--select", &alone]);
+    let command = Mutation::new("lvremove", group).args(["-y", "--select", &condition]);
     command.arg(target(&group.name, name)?).run().await
 }
 
-/// Makes a logical volume's device appear. A volume flagged to be skipped stays inactive, and lvm calls that a success:
-/// the caller looks for the device. One that the host's lvm.conf does not let lvm activate, or only read-only, is
-/// [`Error::Denied`]. We never pass `-K`, because that flag on one of Quarry's volumes means that its creation was
-/// cut off. A raid comes up with a lost disk (`degraded`); one that lacks data does not, whatever lvm.conf says.
+/// Makes the device of a logical volume appear. A volume with the activation-skip flag stays inactive, and
+/// lvm calls that a success, so the caller must look for the device. If the host's lvm.conf does not let lvm
+/// activate the volume, or only read-only, the result is [`Error::Denied`]. `-K` is never passed, because
+/// that flag on one of Quarry's volumes means that its creation was interrupted. A raid is activated without
+/// a lost disk (`degraded`), but never without data, whatever lvm.conf says.
 ///
 /// # Errors
 /// Among others [`Error::MissingPv`] and [`Error::NotFound`].
@@ -125,18 +132,19 @@ pub async fn activate(group: &VolumeGroup, name: &str) -> Result<(), Error> {
     }
 }
 
-/// Makes a logical volume's device disappear. Its metadata stays as it is, and nothing is written. Refused while the device
-/// is open. As with [`remove`], only the volume with that UUID is meant.
+/// Makes the device of a logical volume disappear. Its metadata is not changed, and nothing is written.
+/// Rejected while the device is open. As in [`remove`], only the volume with that UUID is affected.
 ///
 /// # Errors
 /// Among others [`Error::InUse`] and [`Error::NotFound`].
 pub async fn deactivate(group: &VolumeGroup, name: &str, uuid: &str) -> Result<(), Error> {
-    let command = Mutation::new("lvchange", group).args(["-y", "--activate", "n", "--select", &only(uuid)?]);
+    let command = Mutation::new("lvchange", group).args(["-y", "--activate", "n", "--select", &select_uuid(uuid)?]);
     command.arg(target(&group.name, name)?).run().await
 }
 
-/// Takes tags from a logical volume and gives it others, in one metadata commit. A tag that is there already, or is not
-/// there to be taken, is no error. A tag in both lists stays. As with [`remove`], only the volume with that UUID is meant.
+/// Removes tags from a logical volume and adds others, in one metadata commit. It is not an error if a tag to
+/// add is there already, or a tag to remove is not. A tag in both lists is kept. As in [`remove`], only the
+/// volume with that UUID is affected.
 ///
 /// # Errors
 /// Among others [`Error::NotFound`].
@@ -145,7 +153,7 @@ pub async fn change_tags(group: &VolumeGroup, name: &str, uuid: &str, del: &[&st
     if del.is_empty() && add.is_empty() {
         return Ok(());
     }
-    let mut command = Mutation::new("lvchange", group).args(["-y", "--select", &only(uuid)?]);
+    let mut command = Mutation::new("lvchange", group).args(["-y", "--select", &select_uuid(uuid)?]);
     for tag in del {
         command = command.args(["--deltag", check_tag(tag)?]);
     }
@@ -155,8 +163,8 @@ pub async fn change_tags(group: &VolumeGroup, name: &str, uuid: &str, del: &[&st
     command.arg(target(&group.name, name)?).run().await
 }
 
-/// lvm's words for the one logical volume with that UUID.
-fn only(uuid: &str) -> Result<String, Error> {
+/// lvm's selection criterion for the logical volume with that UUID.
+fn select_uuid(uuid: &str) -> Result<String, Error> {
     if !uuid.is_empty() && uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         return Ok(format!("lv_uuid=\"{uuid}\""));
     }
@@ -168,7 +176,8 @@ fn target(vg: &str, name: &str) -> Result<String, Error> {
     Ok(format!("{vg}/{name}"))
 }
 
-/// Names are used as found in a report too (a part left behind by a creation), so reserved words are allowed here.
+/// Also accepts names from a report (a part left by an interrupted creation), so reserved words are allowed
+/// here.
 fn check_name(vg: &str, name: &str) -> Result<(), Error> {
     let plain = |text: &str| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+_.-".contains(&byte);
@@ -180,7 +189,7 @@ fn check_name(vg: &str, name: &str) -> Result<(), Error> {
     Err(Error::Argument(format!("`{vg}/{name}` is not a valid name of a logical volume")))
 }
 
-/// lvm's alphabet for tags; it allows no leading hyphen.
+/// Checks the characters that lvm allows in tags. A leading hyphen is not allowed.
 fn check_tag(tag: &str) -> Result<&str, Error> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_+.-/=!:&#".contains(&byte);
     if !tag.is_empty() && !tag.starts_with('-') && tag.len() <= 1024 && tag.bytes().all(allowed) {
@@ -190,7 +199,7 @@ fn check_tag(tag: &str) -> Result<&str, Error> {
 }
 
 fn check_device(device: &Path) -> Result<&Path, Error> {
-    // lvm reads a colon as the beginning of a range of extents.
+    // lvm takes a colon for the beginning of a range of extents.
     if device.is_absolute() && !device.as_os_str().as_encoded_bytes().contains(&b':') {
         return Ok(device);
     }

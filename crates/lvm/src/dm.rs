@@ -1,11 +1,11 @@
-//! The status of a device-mapper device, by the ioctl that `dmsetup status` uses.
+//! The status of a device-mapper device, from the ioctl that `dmsetup status` uses.
 
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 
-/// Where device-mapper is asked.
+/// The control node of device-mapper.
 const CONTROL: &str = "/dev/mapper/control";
-/// `struct dm_ioctl` of linux/dm-ioctl.h in bytes, and where its fields begin.
+/// The length of `struct dm_ioctl` from linux/dm-ioctl.h in bytes, and the offsets of its fields.
 const HEADER: usize = 312;
 const DATA_SIZE: usize = 12;
 const DATA_START: usize = 16;
@@ -14,14 +14,15 @@ const OPEN_COUNT: usize = 24;
 const FLAGS: usize = 28;
 const UUID: usize = 176;
 const UUID_LENGTH: usize = 129;
-/// `struct dm_target_spec`: start and length of 8 bytes, status and offset of the next one of 4, then the type in 16.
+/// The length of `struct dm_target_spec`: 8 bytes each for start and length, 4 each for status and the offset
+/// of the next one, then 16 for the type.
 const SPEC: usize = 40;
 const SPEC_TYPE: std::ops::Range<usize> = 24..40;
-/// Room for the answer; the status line of a raid of 64 images has some hundred bytes.
+/// The space for the answer. The status line of a raid with 64 images has a few hundred bytes.
 const BUFFER: usize = 16 << 10;
-/// The answer needs more than [`BUFFER`].
+/// Flag: the answer needs more than [`BUFFER`].
 const BUFFER_FULL: u32 = 1 << 8;
-/// Nothing is to be written to a disk first.
+/// Flag: do not write to a disk first.
 const NO_FLUSH: u32 = 1 << 11;
 
 #[repr(C, align(8))]
@@ -30,36 +31,36 @@ struct Buffer([u8; BUFFER]);
 mod request {
     use nix::libc;
 
-    /// `struct dm_ioctl`, for its size alone: the number of the request is made from it.
+    /// `struct dm_ioctl`, needed only for its size, which is part of the request's number.
     #[repr(C)]
     pub(super) struct Header([u8; super::HEADER]);
     nix::ioctl_readwrite!(table_status, 0xfd, 12, Header);
     pub(super) type Answer = nix::Result<libc::c_int>;
 }
 
-/// The status line of the active device with that UUID, if it consists of one target of type `kind`.
+/// The status line of the active device with that UUID, if it has a single target, of type `kind`.
 pub(crate) fn status(uuid: &str, kind: &str) -> Option<String> {
-    read(&ask(uuid)?.0, kind)
+    read(&table_status(uuid)?.0, kind)
 }
 
-/// How often the active logical volume with these UUIDs is open: by mounts, by processes, by devices on top of it. `None`:
-/// it is not active, or the kernel cannot be asked.
+/// How many times the active logical volume with these UUIDs is open: by mounts, processes, and devices on
+/// top of it. `None` if it is not active, or if the kernel cannot be asked.
 #[must_use]
 pub fn open_count(group_uuid: &str, volume_uuid: &str) -> Option<u32> {
-    number(&ask(&device_uuid(group_uuid, volume_uuid))?.0, OPEN_COUNT)
+    number(&table_status(&device_uuid(group_uuid, volume_uuid))?.0, OPEN_COUNT)
 }
 
-/// The UUID that lvm gives the device of a logical volume.
+/// The UUID that lvm gives to the device of a logical volume.
 pub(crate) fn device_uuid(group_uuid: &str, volume_uuid: &str) -> String {
     format!("LVM-{}{}", group_uuid.replace('-', ""), volume_uuid.replace('-', ""))
 }
 
-/// What the kernel says of the active device with that UUID.
-fn ask(uuid: &str) -> Option<Box<Buffer>> {
+/// The kernel's answer about the active device with that UUID.
+fn table_status(uuid: &str) -> Option<Box<Buffer>> {
     let control = File::options().read(true).write(true).open(CONTROL).ok()?;
-    let mut buffer = question(uuid)?;
-    // SAFETY: the kernel reads and writes at most the number of bytes given as data size, which is the buffer's length. The
-    // buffer is aligned for the structures in it, and lives until the call returns.
+    let mut buffer = encode_request(uuid)?;
+    // SAFETY: the kernel reads and writes at most the number of bytes given as data size, which is the
+    // buffer's length. The buffer is aligned for the structures in it, and lives until the call returns.
     #[allow(unsafe_code)]
     let answer: request::Answer =
         unsafe { request::table_status(control.as_raw_fd(), std::ptr::from_mut::<Buffer>(buffer.as_mut()).cast()) };
@@ -67,18 +68,18 @@ fn ask(uuid: &str) -> Option<Box<Buffer>> {
     Some(buffer)
 }
 
-/// The question for a device by its UUID. `None` for a UUID that no device can have.
-fn question(uuid: &str) -> Option<Box<Buffer>> {
+/// The request about the device with that UUID. `None` if the UUID is too long for a device.
+fn encode_request(uuid: &str) -> Option<Box<Buffer>> {
     let mut buffer = Box::new(Buffer([0; BUFFER]));
     let mut put = |offset: usize, bytes: &[u8]| {
         buffer.0.get_mut(offset..offset + bytes.len()).map(|field| field.copy_from_slice(bytes))
     };
-    // The oldest version of the interface that has all of this; a kernel serves every older minor one.
+    // The oldest version of the interface with these features; a kernel supports every older minor version.
     put(0, &4_u32.to_ne_bytes())?;
     put(DATA_SIZE, &u32::try_from(BUFFER).ok()?.to_ne_bytes())?;
     put(DATA_START, &u32::try_from(HEADER).ok()?.to_ne_bytes())?;
     put(FLAGS, &NO_FLUSH.to_ne_bytes())?;
-    // Ended by a zero.
+    // Terminated by a zero byte.
     (uuid.len() < UUID_LENGTH).then(|| put(UUID, uuid.as_bytes()))??;
     Some(buffer)
 }
@@ -107,9 +108,9 @@ fn read(answer: &[u8], kind: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// As the kernel writes it: the header, one target, its line.
+    /// An answer as the kernel writes it: the header, one target, and its line.
     fn answer(targets: u32, kind: &str, line: &str) -> Vec<u8> {
-        let mut bytes = question("LVM-x").unwrap().0.to_vec();
+        let mut bytes = encode_request("LVM-x").unwrap().0.to_vec();
         bytes[TARGET_COUNT..TARGET_COUNT + 4].copy_from_slice(&targets.to_ne_bytes());
         let at = HEADER + SPEC_TYPE.start;
         bytes[at..at + kind.len()].copy_from_slice(kind.as_bytes());
@@ -128,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn the_question_is_laid_out_as_the_kernel_reads_it() {
-        let question = question("LVM-abc").unwrap().0;
-        assert_eq!(question[..4], 4_u32.to_ne_bytes());
-        assert_eq!(question[12..16], 16_384_u32.to_ne_bytes());
-        assert_eq!(question[16..20], 312_u32.to_ne_bytes());
-        assert_eq!(&question[176..184], b"LVM-abc\0");
+    fn the_request_has_the_kernels_layout() {
+        let request = encode_request("LVM-abc").unwrap().0;
+        assert_eq!(request[..4], 4_u32.to_ne_bytes());
+        assert_eq!(request[12..16], 16_384_u32.to_ne_bytes());
+        assert_eq!(request[16..20], 312_u32.to_ne_bytes());
+        assert_eq!(&request[176..184], b"LVM-abc\0");
         assert_eq!(size_of::<request::Header>(), 312);
-        assert!(super::question(&"x".repeat(129)).is_none());
+        assert!(super::encode_request(&"x".repeat(129)).is_none());
     }
 
     #[test]

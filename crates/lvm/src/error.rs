@@ -1,74 +1,77 @@
-//! Why lvm did not do what it was asked.
+//! Errors of lvm commands.
 //!
-//! lvm ends with 5 for nearly everything, so the text of its standard error tells one failure from another; the door to
-//! other programs pins the locale. Warnings are left aside: lvm writes them in commands that succeed as well.
+//! lvm exits with 5 for nearly everything, so failures are distinguished by the text on standard error;
+//! `quarry_exec` sets the locale. Warnings are ignored: lvm writes them in successful commands as well.
 
 use std::io;
 use std::path::PathBuf;
 
 use crate::report::ParseError;
 
-/// Why lvm did not do what it was asked. `command` is the command line, `stderr` lvm's own words.
+/// Why an lvm command failed. `command` is the command line, `stderr` is lvm's message.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // The fields are the same everywhere and said above.
+#[allow(missing_docs)] // The fields are the same everywhere, and described above.
 pub enum Error {
     /// Not enough free extents, physical volumes or metadata area.
     #[error("no space for `{command}`: {stderr}")]
     NoSpace { command: String, stderr: String },
-    /// A logical volume of that name is there.
+    /// A logical volume with that name exists.
     #[error("`{command}` failed because the name is already in use: {stderr}")]
     AlreadyExists { command: String, stderr: String },
-    /// The volume group or the logical volume is not there.
+    /// The volume group or the logical volume does not exist.
     #[error("`{command}` did not find its target: {stderr}")]
     NotFound { command: String, stderr: String },
     /// The device is open or mounted.
     #[error("`{command}` was refused because the volume is in use: {stderr}; close or unmount it first")]
     InUse { command: String, stderr: String },
-    /// lvm is moving, converting or merging the volume, and refuses other changes of it until that has ended.
+    /// lvm is moving, converting or merging the volume, and rejects other changes until that has finished.
     #[error(
         "`{command}` was refused because lvm is moving or converting the volume: {stderr}; wait until pvmove or \
          lvconvert has finished"
     )]
     Changing { command: String, stderr: String },
-    /// Another command holds the lock, and the host's lvm.conf says not to wait, or the lock manager did not give it.
+    /// Another command holds the lock, and the host's lvm.conf says not to wait, or the lock manager refused
+    /// the lock.
     #[error("`{command}` did not get lvm's lock: {stderr}; check which lvm command holds it")]
     Locked { command: String, stderr: String },
-    /// The volume group lacks a physical volume, or a device named is none of its own.
+    /// The volume group lacks a physical volume, or a given device does not belong to it.
     #[error(
         "`{command}` was refused because a physical volume is missing: {stderr}; bring the disk back, or see vgreduce \
          --removemissing"
     )]
     MissingPv { command: String, stderr: String },
-    /// A physical volume is on several devices, and lvm does nothing to its volume group before that is resolved.
+    /// A physical volume is on several devices, and lvm does nothing with its volume group until that is
+    /// resolved.
     #[error(
         "`{command}` was refused because a physical volume is on several devices: {stderr}; remove the copy, or see \
          vgimportclone"
     )]
     Duplicate { command: String, stderr: String },
-    /// A disk did not take what lvm wrote: it is read-only, or fails.
+    /// A disk rejected lvm's writes: it is read-only, or it fails.
     #[error("`{command}` could not write to a disk: {stderr}; see `dmesg` for the reason")]
     DiskWrite { command: String, stderr: String },
-    /// The volume group is not ours to change: exported, read-only, another host's, or guarded by a lock manager.
+    /// The volume group must not be changed: it is exported, read-only, another host's, or guarded by a lock
+    /// manager.
     #[error("`{command}` was refused: {stderr}")]
     Denied { command: String, stderr: String },
-    /// A program is missing, or could not be run to its end.
+    /// A program is missing, or did not run to its end.
     #[error(transparent)]
     Exec(#[from] quarry_exec::Error),
-    /// Anything else that lvm said no to.
+    /// Any other failure of lvm.
     #[error("`{command}` failed with exit code {code}: {stderr}")]
     Other { command: String, code: i32, stderr: String },
-    /// The report was not usable.
+    /// The report cannot be used.
     #[error("`{command}`: {source}{}{stderr}", if stderr.is_empty() { "" } else { "; " })]
     Report { command: String, source: ParseError, stderr: String },
-    /// An argument that must not reach lvm, because it could be taken for something else.
+    /// An argument that must not reach lvm, because lvm could misinterpret it.
     #[error("{0}")]
     Argument(String),
-    /// Something of the host could not be read outside of lvm.
+    /// Something on the host, outside lvm, could not be read.
     #[error("cannot {action} {path}: {source}", path = path.display())]
     Read { action: &'static str, path: PathBuf, source: io::Error },
 }
 
-/// What a failure is, before it is dressed up with its command.
+/// The kind of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// See [`Error::NoSpace`].
@@ -91,12 +94,13 @@ pub enum Kind {
     DiskWrite,
     /// See [`Error::Denied`].
     Denied,
-    /// None of those.
+    /// Anything else.
     Other,
 }
 
-/// The words that tell, in the order they are looked for: the first that is found decides.
-const TELLING: [(Kind, &[&str]); 10] = [
+/// The phrases in lvm's messages that identify each kind, in the order in which they are tried. The first
+/// match decides.
+const PATTERNS: [(Kind, &[&str]); 10] = [
     (Kind::Changing, &["remove locked logical volume", "merging snapshot", "is merged to", "while pvmove"]),
     (Kind::Duplicate, &["with duplicate pv devices", "appear on duplicate devices", "with duplicates."]),
     (
@@ -167,33 +171,34 @@ const TELLING: [(Kind, &[&str]); 10] = [
     (Kind::NotFound, &["not found", "failed to find logical volume", "failed to find"]),
 ];
 
-/// The C library's words for a file system that is full: of lvm's locks, for example.
+/// The C library's message for a full filesystem, for example the one with lvm's locks.
 const HOST_IS_FULL: &str = "no space left on device";
 
-/// What lvm's words mean.
+/// Determines the kind of failure from lvm's messages.
 #[must_use]
 pub fn classify(stderr: &str) -> Kind {
-    let telling: Vec<String> =
+    let lines: Vec<String> =
         stderr.lines().map(|line| line.trim().to_lowercase()).filter(|line| !line.starts_with("warning")).collect();
-    // The words for a full file system of the host's are much like those for a full volume group.
-    let says = |line: &str, word: &str| line.contains(word) && !(word == "no space" && line.contains(HOST_IS_FULL));
-    let said = |words: &[&str]| telling.iter().any(|line| words.iter().any(|word| says(line, word)));
-    TELLING.iter().find(|(_, words)| said(words)).map_or(Kind::Other, |(kind, _)| *kind)
+    // The message for a full filesystem of the host is similar to the one for a full volume group.
+    let contains =
+        |line: &str, pattern: &str| line.contains(pattern) && !(pattern == "no space" && line.contains(HOST_IS_FULL));
+    let matches = |patterns: &[&str]| lines.iter().any(|line| patterns.iter().any(|pattern| contains(line, pattern)));
+    PATTERNS.iter().find(|(_, patterns)| matches(patterns)).map_or(Kind::Other, |(kind, _)| *kind)
 }
 
-/// lvm's words as one line: a message is one line, in a log as in an event.
+/// Joins lvm's messages into one line, as needed in a log or an event.
 pub(crate) fn one_line(stderr: &str) -> String {
     stderr.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Whether a command failed because lvm could not keep the old metadata in its archive. That is before it changes
-/// anything.
+/// Whether a command failed because lvm could not write the old metadata to its archive. lvm does that before
+/// it changes anything.
 pub(crate) fn could_not_archive(stderr: &str) -> bool {
-    /// How lvm calls a file of its archive while it writes it: `.lvm_HOST_PID_NUMBER`.
+    /// The beginning of lvm's name for an unfinished file of its archive: `.lvm_HOST_PID_NUMBER`.
     const UNFINISHED: &str = "/.lvm_";
     /// lvm creates the folder if it is missing.
     const NO_FOLDER: &str = ": mkdir failed: ";
-    const TELLING: [&str; 7] = [
+    const PATTERNS: [&str; 7] = [
         "Cannot archive volume group metadata",
         "Couldn't create temporary archive name",
         "Couldn't create FILE object for archive",
@@ -202,16 +207,16 @@ pub(crate) fn could_not_archive(stderr: &str) -> bool {
         "Archive rename failed for",
         "Archive file name too long",
     ];
-    let told = |line: &str| {
+    let is_about_archive = |line: &str| {
         let line = line.trim_start();
         let about_a_file = line.starts_with('/') && (line.contains(UNFINISHED) || line.contains(NO_FOLDER));
-        TELLING.iter().any(|words| line.starts_with(words)) || about_a_file
+        PATTERNS.iter().any(|pattern| line.starts_with(pattern)) || about_a_file
     };
-    stderr.lines().any(told)
+    stderr.lines().any(is_about_archive)
 }
 
 impl Error {
-    /// Dresses a command that ended with a non-zero code.
+    /// The error for a command that exited with a non-zero code.
     pub(crate) fn failed(output: quarry_exec::Output) -> Self {
         let quarry_exec::Output { command, code, stderr, .. } = output;
         let kind = classify(&stderr);
@@ -237,29 +242,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_archive_that_cannot_be_written_is_told_apart() {
-        for words in [
+    fn archive_errors_are_distinguished() {
+        for message in [
             "  /etc/lvm/archive/.lvm_node-1_2204_1107613312: write error failed: No space left on device",
             "  Cannot archive volume group metadata for vg0 to read-only filesystem.",
             "  Couldn't create temporary archive name.",
             "  /etc/lvm/archive: mkdir failed: Read-only file system",
             "  WARNING: something else\n  Couldn't create FILE object for archive.",
         ] {
-            assert!(could_not_archive(words), "{words}");
-            assert_ne!(classify(words), Kind::NoSpace, "{words}");
+            assert!(could_not_archive(message), "{message}");
+            assert_ne!(classify(message), Kind::NoSpace, "{message}");
         }
-        for words in [
+        for message in [
             "  Logical Volume \"archive\" already exists in volume group \"vg0\"",
             "  Volume group \"archive\" has insufficient free space (745 extents): 10000 required.",
             "  Logical volume vg0/.lvm_x in use.",
             "",
         ] {
-            assert!(!could_not_archive(words), "{words}");
+            assert!(!could_not_archive(message), "{message}");
         }
     }
 
     #[test]
-    fn words_are_one_line_without_gaps() {
+    fn messages_are_joined_into_one_line() {
         assert_eq!(one_line("  one \n\n  two\n"), "one; two");
         let failed = |stderr: &str| Error::Report {
             command: "lvm fullreport".to_owned(),

@@ -1,4 +1,4 @@
-//! The physical volumes below lvm: noticing changes without it, and making its changes durable.
+//! Physical volumes, accessed without lvm: detects lvm's changes, and makes them durable.
 
 use std::fs::File;
 use std::io;
@@ -9,18 +9,18 @@ use nix::libc::O_DIRECT;
 
 use crate::label::{label_sector, metadata_areas, pv_uuid};
 
-/// The label lies in one of the first four sectors; the first metadata area begins at 4096, or where pages are larger at
-/// their size. What a commit changes is in the area's header: place, length and checksum of the newest metadata.
+/// The label is in one of the first four sectors. The first metadata area begins at 4096, or at the page size
+/// if that is larger. A commit changes the area's header: offset, length and checksum of the newest metadata.
 pub(crate) const BEGINNING: usize = 8192;
 /// Enough for a direct read on any disk, and for the header of an area.
 pub(crate) const ALIGNMENT: usize = 4096;
 
-/// Hashes the label of a physical volume and the headers of its metadata areas: another value means that the volume
-/// group has changed. Mostly one read of 8 KiB, and no lvm process.
+/// Hashes the label of a physical volume and the headers of its metadata areas: another value means that the
+/// volume group has changed. Usually one read of 8 KiB, and no lvm process.
 ///
-/// lvm writes with O_DIRECT, past the page cache. The kernel then drops cached pages of the range, but one that is read
-/// into the cache while the write is under way may stay and hide the change. So this reads with O_DIRECT too; where
-/// that is refused, it tells the cache to forget the range first.
+/// lvm writes with O_DIRECT, bypassing the page cache. The kernel then drops cached pages of that range, but
+/// a page that is read into the cache during the write may stay and hide the change. So this reads with
+/// O_DIRECT, too; if that is not supported, it drops the range from the cache first.
 ///
 /// # Errors
 /// The device cannot be opened or read.
@@ -49,7 +49,7 @@ fn fingerprint(file: &File) -> io::Result<[u8; 32]> {
     Ok(hasher.finalize().into())
 }
 
-/// Reads into an aligned part of a larger buffer, as O_DIRECT demands.
+/// Reads into an aligned part of a larger buffer, as O_DIRECT requires.
 pub(crate) fn read_aligned(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let mut buffer = vec![0_u8; length + ALIGNMENT];
     let skip = buffer.as_ptr().align_offset(ALIGNMENT);
@@ -63,9 +63,9 @@ fn to_u64(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 
-/// Flushes the cache of a disk that carries metadata of a volume group. lvm's commits are direct writes and reach the
-/// disk, but nothing says that they leave its volatile cache: without this, a power cut may undo a change that was
-/// already answered for. Blocks for as long as the disk does not answer.
+/// Flushes the cache of a disk that holds metadata of a volume group. lvm commits with direct writes, which
+/// reach the disk, but may stay in its volatile cache: without this flush, a power cut may undo a change that
+/// was already reported as done. Blocks as long as the disk does not answer.
 ///
 /// # Errors
 /// The disk cannot be opened or flushed.
@@ -76,8 +76,8 @@ pub fn flush(device: &Path) -> io::Result<()> {
     flushed
 }
 
-/// The UUID, as lvm writes it, in the label of a physical volume; `None` for a device that carries no label. Reads the
-/// first sectors alone. Blocks for as long as the disk does not answer.
+/// The UUID in the label of a physical volume, with lvm's hyphens. `None` if the device has no label. Reads
+/// only the first sectors. Blocks as long as the disk does not answer.
 ///
 /// # Errors
 /// The device cannot be opened or read.
@@ -91,7 +91,7 @@ pub fn label_uuid(device: &Path) -> io::Result<Option<String>> {
     Ok(label_sector(&beginning).and_then(pv_uuid))
 }
 
-/// A UUID of 32 characters as lvm writes it: in groups of 6-4-4-4-4-4-6.
+/// Formats a UUID of 32 characters like lvm does: in groups of 6-4-4-4-4-4-6.
 #[must_use]
 pub fn hyphenated(plain: &str) -> String {
     let mut text = String::with_capacity(38);
@@ -110,7 +110,7 @@ mod tests {
     use crate::label::testing::{disk, label};
 
     #[test]
-    fn a_change_of_a_header_shows() {
+    fn a_header_change_changes_the_fingerprint() {
         let file = tempfile::NamedTempFile::new().expect("file");
         let mut elsewhere = label();
         elsewhere[32 + 72..32 + 80].copy_from_slice(&65536_u64.to_le_bytes());
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error() {
+    fn an_unreadable_device_is_an_error() {
         let file = tempfile::NamedTempFile::new().expect("file");
         std::fs::write(file.path(), [0; 100]).expect("write");
         assert!(metadata_fingerprint(file.path()).is_err(), "too short");
@@ -140,26 +140,26 @@ mod tests {
     }
 
     #[test]
-    fn a_label_tells_the_uuid() {
+    fn the_uuid_is_read_from_the_label() {
         let file = tempfile::NamedTempFile::new().expect("file");
-        let told = |disk: &[u8]| {
+        let read = |disk: &[u8]| {
             std::fs::write(file.path(), disk).expect("write");
             label_uuid(file.path()).expect("read")
         };
-        assert_eq!(told(&disk(&label())).as_deref(), Some("iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT"));
-        assert_eq!(told(&[0; 8192]), None);
+        assert_eq!(read(&disk(&label())).as_deref(), Some("iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT"));
+        assert_eq!(read(&[0; 8192]), None);
         let mut wild = label();
         wild[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(told(&disk(&wild)), None);
+        assert_eq!(read(&disk(&wild)), None);
         let mut binary = label();
         binary[40] = 0xff;
-        assert_eq!(told(&disk(&binary)), None);
+        assert_eq!(read(&disk(&binary)), None);
         std::fs::write(file.path(), [0; 100]).expect("write");
         assert!(label_uuid(file.path()).is_err(), "too short");
     }
 
     #[test]
-    fn only_a_device_that_is_there_can_be_flushed() {
+    fn flushing_a_missing_device_fails() {
         let file = tempfile::NamedTempFile::new().expect("file");
         flush(file.path()).expect("flushed");
         assert!(flush(Path::new("/dev/quarry-no-such-disk")).is_err());

@@ -1,5 +1,5 @@
-//! What the kernel says now of the disks and raids below a volume group: facts that a report does not have, or that change
-//! without any change of lvm's metadata. It takes no process, and no disk is read.
+//! Facts from the kernel about the disks and raids below a volume group. A report does not have them, or they
+//! change without any change of lvm's metadata. Reading them starts no process and reads no disk.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::raid::{RaidStatus, raid_status};
 use crate::types::VolumeGroup;
 
-/// What the kernel says of a volume group's parts.
+/// The kernel's facts about the parts of a volume group.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
     /// By the UUID of the physical volume.
@@ -24,8 +24,8 @@ struct Disk {
     read_only: bool,
 }
 
-/// Asks the kernel. `before`: what it said last; an inactive raid keeps its last known state, since the kernel
-/// knows nothing of it.
+/// Asks the kernel. `before` is the previous result: an inactive raid keeps its last known state from there,
+/// because the kernel knows nothing about it.
 #[must_use]
 pub fn facts(group: &VolumeGroup, before: &Facts) -> Facts {
     let disks = group.physical_volumes.iter().filter_map(|pv| {
@@ -41,8 +41,8 @@ pub fn facts(group: &VolumeGroup, before: &Facts) -> Facts {
 }
 
 impl Facts {
-    /// Enters the facts where they belong.
-    pub fn enter(&self, group: &mut VolumeGroup) {
+    /// Adds the facts to the volume group.
+    pub fn apply(&self, group: &mut VolumeGroup) {
         for pv in &mut group.physical_volumes {
             let disk = self.disks.get(&pv.uuid);
             pv.device_size = disk.map(|disk| disk.size);
@@ -59,7 +59,8 @@ fn disk(sysfs: &Path, device: &Path) -> Option<Disk> {
     let number = fs::metadata(device).ok()?.rdev();
     let folder = sysfs.join(format!("{}:{}", nix::sys::stat::major(number), nix::sys::stat::minor(number)));
     let read = |file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse::<u64>().ok();
-    // The kernel counts in sectors of 512 bytes, whatever the disk's own are. A disk that is being taken away has none.
+    // The kernel counts in sectors of 512 bytes, whatever the disk's own size is. A disk that is being
+    // removed has size 0.
     let size = read("size").filter(|sectors| *sectors > 0)?.checked_mul(512)?;
     Some(Disk { size, read_only: read("ro") == Some(1) })
 }
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_is_as_large_as_the_kernel_says() {
+    fn size_and_write_protection_come_from_the_kernel() {
         let null = Path::new("/dev/null");
         let seen = |size, ro| disk(sysfs(size, ro).path(), null);
         assert_eq!(seen("2048", "0"), Some(Disk { size: 1 << 20, read_only: false }));
@@ -89,13 +90,13 @@ mod tests {
     }
 
     #[test]
-    fn extents_past_the_end_of_the_device_are_known() {
+    fn extents_past_the_end_of_the_device_are_detected() {
         let pv =
             PhysicalVolume { uuid: "p".into(), extent_count: 10, first_extent: 1 << 20, ..PhysicalVolume::default() };
         let mut group = VolumeGroup { extent_size: 4 << 20, physical_volumes: vec![pv], ..VolumeGroup::default() };
         let mut with = |size: u64| {
             let disks = BTreeMap::from([("p".to_owned(), Disk { size, read_only: false })]);
-            Facts { disks, ..Facts::default() }.enter(&mut group);
+            Facts { disks, ..Facts::default() }.apply(&mut group);
             let pv = &group.physical_volumes[0];
             (pv.extents_on_device(4 << 20), pv.is_cut_off(4 << 20), pv.unused_tail(4 << 20))
         };

@@ -1,6 +1,7 @@
-//! What a physical volume says of itself: the label at its beginning, and the header of its metadata area.
+//! The on-disk structures of a physical volume: the label at its beginning, and the header of its metadata
+//! area.
 //!
-//! Read without lvm, so that lvm can be told which devices it may open. Nothing is decided by what is read here: lvm
+//! They are read without lvm, to determine which devices lvm may open. Nothing else depends on them: lvm
 //! reads the same bytes again, with their checksums, before it does anything.
 
 use std::fs::File;
@@ -8,23 +9,24 @@ use std::io;
 
 use crate::header::{ALIGNMENT, BEGINNING, hyphenated, read_aligned};
 
-/// lvm's magic number of a metadata area's header.
+/// The magic number in the header of a metadata area.
 const AREA_MAGIC: &[u8; 16] = b"\x20LVM2\x20x[5A%r0N*>";
-/// A metadata area's header takes one sector; the ring of texts begins after it.
+/// The header of a metadata area takes one sector; the ring buffer of metadata texts begins after it.
 const AREA_HEADER: u64 = 512;
-/// A volume group's name and UUID are the first words of its metadata: 127 bytes and 38, and some syntax.
+/// The name and the UUID of a volume group are at the beginning of its metadata: 127 and 38 bytes, plus some
+/// syntax.
 const FIRST_WORDS: usize = 512;
 
-/// The label of one physical volume.
+/// The label of a physical volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Label {
-    /// The physical volume's UUID, in lvm's form with hyphens.
+    /// The UUID of the physical volume, with lvm's hyphens.
     pub(crate) uuid: String,
-    /// The volume group that its metadata describes; none for one without metadata of its own.
+    /// The volume group in its metadata. `None` for a physical volume without metadata.
     pub(crate) group: Option<GroupId>,
 }
 
-/// How a volume group is called, and which one it is.
+/// The name and the UUID of a volume group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupId {
     pub(crate) name: String,
@@ -47,7 +49,7 @@ pub(crate) fn read_label(file: &File) -> io::Result<Option<Label>> {
     for (start, size) in metadata_areas(&beginning) {
         if group.is_none() {
             group = match read_group(file, start, size) {
-                // An area that is said to end behind the device's end.
+                // The area ends after the end of the device.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
                 read => read?,
             };
@@ -56,17 +58,17 @@ pub(crate) fn read_label(file: &File) -> io::Result<Option<Label>> {
     Ok(Some(Label { uuid, group }))
 }
 
-/// The sector that holds the label: one of the first four.
+/// The sector with the label: one of the first four.
 pub(crate) fn label_sector(beginning: &[u8]) -> Option<&[u8]> {
     beginning.chunks(512).take(4).find(|sector| sector.starts_with(b"LABELONE"))
 }
 
-/// Where the label's contents begin.
+/// The offset of the label's contents.
 fn contents(sector: &[u8]) -> Option<usize> {
     usize::try_from(number_u32(sector, 20)?).ok()
 }
 
-/// The UUID of the physical volume that a label names.
+/// The UUID of the physical volume in a label.
 pub(crate) fn pv_uuid(sector: &[u8]) -> Option<String> {
     let start = contents(sector)?;
     let plain = sector.get(start..start.checked_add(32)?)?;
@@ -74,45 +76,46 @@ pub(crate) fn pv_uuid(sector: &[u8]) -> Option<String> {
     Some(hyphenated(plain))
 }
 
-/// Where the metadata areas of a physical volume begin and how long they are, in bytes, as its label says. Nothing for
-/// what has no label.
+/// Offset and length of the metadata areas of a physical volume, in bytes, according to its label. Empty
+/// without a label.
 ///
-/// The label is `LABELONE`, and at 20 the offset of what follows: a UUID of 32 bytes, the size, then a list of data
-/// areas and one of metadata areas, pairs of offset and length, each ended by a pair of zeros; all little-endian.
+/// The label is `LABELONE`, with the offset of its contents at 20. The contents are: a UUID of 32 bytes, the
+/// size, then a list of data areas and a list of metadata areas. Each list has pairs of offset and length,
+/// and ends with a pair of zeros. All numbers are little-endian.
 pub(crate) fn metadata_areas(beginning: &[u8]) -> Vec<(u64, u64)> {
     let Some(label) = label_sector(beginning) else { return Vec::new() };
     let areas = contents(label).and_then(|offset| label.get(offset.checked_add(40)?..));
     let pairs = areas.unwrap_or_default().as_chunks::<16>().0.iter().map(|pair| {
-        let word = |at: usize| number_u64(pair, at).unwrap_or(0);
-        (word(0), word(8))
+        let field = |at: usize| number_u64(pair, at).unwrap_or(0);
+        (field(0), field(8))
     });
     pairs.skip_while(|(offset, _)| *offset != 0).skip(1).take_while(|(offset, _)| *offset != 0).collect()
 }
 
-/// The volume group that the metadata area at `start` describes; none if it is empty, unused or no such area.
+/// The volume group in the metadata area at `start`. `None` if the area is empty, unused or invalid.
 fn read_group(file: &File, start: u64, size: u64) -> io::Result<Option<GroupId>> {
     let header = read_at(file, start, 512)?;
-    let Some(place) = text_place(&header, size) else { return Ok(None) };
-    // The text may begin at the end of the ring and go on at its beginning.
-    let to_end = usize::try_from(size.saturating_sub(place)).unwrap_or(FIRST_WORDS).min(FIRST_WORDS);
-    let mut text = read_at(file, start.saturating_add(place), to_end)?;
+    let Some(offset) = text_offset(&header, size) else { return Ok(None) };
+    // The text may begin at the end of the ring buffer and continue at its beginning.
+    let to_end = usize::try_from(size.saturating_sub(offset)).unwrap_or(FIRST_WORDS).min(FIRST_WORDS);
+    let mut text = read_at(file, start.saturating_add(offset), to_end)?;
     if to_end < FIRST_WORDS {
         text.extend(read_at(file, start.saturating_add(AREA_HEADER), FIRST_WORDS - to_end)?);
     }
     Ok(first_words(&text))
 }
 
-/// Where the newest metadata lies within its area, as the area's header says.
-fn text_place(header: &[u8], size: u64) -> Option<u64> {
+/// The offset of the newest metadata within its area, according to the area's header.
+fn text_offset(header: &[u8], size: u64) -> Option<u64> {
     /// The flag of an area that lvm does not use.
     const UNUSED: u32 = 1;
     let magic = header.get(4..20)?;
-    let (place, length, flags) = (number_u64(header, 40)?, number_u64(header, 48)?, number_u32(header, 60)?);
-    let usable = magic == AREA_MAGIC && place >= AREA_HEADER && place < size && length > 0 && flags & UNUSED == 0;
-    usable.then_some(place)
+    let (offset, length, flags) = (number_u64(header, 40)?, number_u64(header, 48)?, number_u32(header, 60)?);
+    let usable = magic == AREA_MAGIC && offset >= AREA_HEADER && offset < size && length > 0 && flags & UNUSED == 0;
+    usable.then_some(offset)
 }
 
-/// The name and the UUID at the beginning of a volume group's metadata: `NAME {`, then `id = "UUID"`.
+/// Parses the name and the UUID at the beginning of a volume group's metadata: `NAME {`, then `id = "UUID"`.
 fn first_words(text: &[u8]) -> Option<GroupId> {
     let text = String::from_utf8_lossy(text);
     let (name, rest) = text.split_once('{')?;
@@ -124,7 +127,7 @@ fn first_words(text: &[u8]) -> Option<GroupId> {
         .then(|| GroupId { name: name.to_owned(), uuid: uuid.to_owned() })
 }
 
-/// Reads any range, by an aligned read around it.
+/// Reads any range, with an aligned read around it.
 fn read_at(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     let skip = usize::try_from(offset % ALIGNMENT as u64).unwrap_or(0);
     let whole = (skip + length).next_multiple_of(ALIGNMENT);
@@ -147,7 +150,7 @@ pub(crate) mod testing {
     /// The label of a real physical volume (lvm 2.03.16), shortened: one data area, one metadata area.
     pub(crate) fn label() -> Vec<u8> {
         let mut sector = b"LABELONE".to_vec();
-        sector.extend(1_u64.to_le_bytes()); // Its sector.
+        sector.extend(1_u64.to_le_bytes()); // The number of its sector.
         sector.extend(0x2bd1_09ef_u32.to_le_bytes()); // Its checksum.
         sector.extend(32_u32.to_le_bytes());
         sector.extend(b"LVM2 001");
@@ -165,17 +168,17 @@ pub(crate) mod testing {
         disk
     }
 
-    /// Writes metadata into the area at 4096 so that its text begins at `place` of the ring.
-    pub(crate) fn write_group(disk: &mut [u8], name: &str, uuid: &str, place: usize) {
+    /// Writes metadata into the area at 4096, with the text at `offset` of the ring buffer.
+    pub(crate) fn write_group(disk: &mut [u8], name: &str, uuid: &str, offset: usize) {
         let text = format!("{name} {{\nid = \"{uuid}\"\nseqno = 7\nformat = \"lvm2\"\nstatus = [\"RESIZEABLE\"]\n}}\n");
         let text = format!("{text}{}", "# \n".repeat(300));
         let (start, size) = (4096, 1_044_480);
         let header = &mut disk[start..start + 512];
         header[4..20].copy_from_slice(super::AREA_MAGIC);
-        header[40..48].copy_from_slice(&(place as u64).to_le_bytes());
+        header[40..48].copy_from_slice(&(offset as u64).to_le_bytes());
         header[48..56].copy_from_slice(&(text.len() as u64).to_le_bytes());
         for (index, byte) in text.bytes().enumerate() {
-            let at = place + index;
+            let at = offset + index;
             let at = if at < size { at } else { at - size + 512 };
             disk[start + at] = byte;
         }
@@ -209,20 +212,20 @@ mod tests {
     }
 
     #[test]
-    fn names_the_group_wherever_its_metadata_begins() {
-        // At the beginning of the ring, in its middle, and across its end at every word.
-        for place in [512, 5120, 1_044_480 - 512, 1_044_480 - 20, 1_044_480 - 1] {
+    fn the_group_is_found_wherever_its_metadata_begins() {
+        // At the beginning of the ring buffer, in its middle, and across its end at every word.
+        for offset in [512, 5120, 1_044_480 - 512, 1_044_480 - 20, 1_044_480 - 1] {
             let mut disk = disk(&label());
-            write_group(&mut disk, "vg-0", GROUP, place);
+            write_group(&mut disk, "vg-0", GROUP, offset);
             let label = read(&disk).expect("a label");
             assert_eq!(label.uuid, "iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT");
-            let group = label.group.unwrap_or_else(|| panic!("no group at {place}"));
-            assert_eq!((group.name.as_str(), group.uuid.as_str()), ("vg-0", GROUP), "at {place}");
+            let group = label.group.unwrap_or_else(|| panic!("no group at {offset}"));
+            assert_eq!((group.name.as_str(), group.uuid.as_str()), ("vg-0", GROUP), "at {offset}");
         }
     }
 
     #[test]
-    fn what_describes_no_group_is_told_apart_from_what_has_no_label() {
+    fn orphans_and_unlabeled_devices_are_distinguished() {
         assert_eq!(read(&vec![0; 2 << 20]), None);
         assert_eq!(read(&[0; 100]), None, "too small");
         // An orphan physical volume has a header without a text.

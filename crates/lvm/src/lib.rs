@@ -1,10 +1,11 @@
-//! Typed lvm2: reports, commands, errors, names, and how much fits where.
+//! Typed access to lvm2: reports, commands, errors, names, and capacity.
 //!
-//! lvm is driven through its one binary, `lvm SUBCOMMAND`, with an argument vector, and through the one door to other
-//! programs. A [`Locator`] finds a volume group and asks everything about it in one process; each function of [`commands`]
-//! is one mutation. Each command opens the devices of its own volume group alone ([`Scope`]), with Quarry's own settings
-//! that matter. No report is cached here, and lvm under its own lock decides each mutation. What is pure stands apart and is
-//! tested apart: [`parse`] (the report), [`classify`] (the errors), [`safe_name`] (the names), [`capacity`].
+//! lvm is run only as `lvm SUBCOMMAND` with an argument vector, through `quarry_exec`. A [`Locator`] finds a
+//! volume group and reports everything about it with one process. Each function in [`commands`] is one
+//! mutation. Each command opens only the devices of its own volume group ([`Scope`]), with Quarry's own
+//! settings where they matter. This crate caches no report, and lvm decides each mutation under its own lock.
+//! Pure functions are separate, and tested separately: [`parse`] (the report), [`classify`] (the errors),
+//! [`safe_name`] (the names), [`capacity`].
 
 mod activation;
 mod archive;
@@ -40,7 +41,7 @@ pub use lookup::Lookup;
 pub use name::{safe_name, vg_name_fits};
 pub use raid::{ImageState, RaidStatus, raid_status};
 pub use report::{ParseError, parse};
-pub use search::{EVERYWHERE, everywhere};
+pub use search::{ALL_VOLUME_GROUPS, all_volume_groups};
 pub use settings::{ARCHIVES, Scope};
 pub use suspended::{Suspended, resume, suspended};
 pub use types::{LogicalVolume, PhysicalVolume, Used, VolumeGroup, mapper_path};

@@ -1,4 +1,4 @@
-//! Asking lvm about volume groups.
+//! Queries about volume groups.
 
 use std::time::Duration;
 
@@ -9,22 +9,23 @@ use crate::report::{COLUMNS, parse};
 use crate::settings::Scope;
 use crate::types::VolumeGroup;
 
-/// A report that takes longer is killed: a command that changes the volume group hangs, or a disk of it does.
+/// A report that takes longer is killed: a command that changes the volume group hangs, or one of its disks
+/// does.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a report found in place of one volume group's name.
+/// The result of a report about the volume group with one name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lookup {
-    /// The volume group, completely.
+    /// The complete volume group.
     Found(Box<VolumeGroup>),
-    /// Every disk was read, and no volume has that name.
+    /// Every disk was read, and no volume group has that name.
     Missing,
-    /// There may be one, but lvm did not open it: another host's, a lock manager's, one of two of the same name …
-    /// lvm's words.
+    /// There may be one, but lvm did not open it: it is another host's, has a lock manager, is one of two
+    /// with the same name … Contains lvm's messages.
     Unreadable(String),
 }
 
-/// A report with everything that we read of volume groups, from the devices of `scope` alone.
+/// A command that reports everything that Quarry needs about volume groups, from the devices of `scope` only.
 pub(crate) fn full_report(scope: &Scope) -> Command {
     let mut command = Command::query("lvm").arg("fullreport").hidden_args(scope.settings());
     command = command.hidden_args(["--reportformat", "json", "--binary", "--units", "b", "--nosuffix", "--all"]);
@@ -34,7 +35,7 @@ pub(crate) fn full_report(scope: &Scope) -> Command {
     command
 }
 
-/// A consistent picture of one volume group, from one lvm process that opens the devices of `scope` alone.
+/// A consistent report of one volume group, from one lvm process that opens only the devices of `scope`.
 pub(crate) async fn report(scope: &Scope, name: &str) -> Result<Lookup, Error> {
     let command = full_report(scope).deadline(DEADLINE).on(name);
     let output = command.arg(name).run().await?;
@@ -44,24 +45,24 @@ pub(crate) async fn report(scope: &Scope, name: &str) -> Result<Lookup, Error> {
         stderr: crate::error::one_line(&output.stderr),
     };
     let found = parse(&output.stdout).map_err(unusable)?;
-    Ok(sort_out(name, found, &output.stderr))
+    Ok(select_group(name, found, &output.stderr))
 }
 
-/// Finds in a report what was asked for. lvm ends with 5 for an exported volume group as for a missing one, so only its
-/// words count.
-fn sort_out(name: &str, found: Vec<VolumeGroup>, stderr: &str) -> Lookup {
+/// Finds the requested volume group in a report. lvm exits with 5 both for an exported and for a missing
+/// volume group, so only its messages count.
+fn select_group(name: &str, found: Vec<VolumeGroup>, stderr: &str) -> Lookup {
     match found.into_iter().find(|group| group.name == name) {
         Some(mut group) => {
-            name_duplicates(&mut group, stderr);
+            record_duplicates(&mut group, stderr);
             Lookup::Found(Box::new(group))
         }
-        None => absent(name, stderr),
+        None => explain_absence(name, stderr),
     }
 }
 
-/// Takes from lvm's warnings which other devices hold a physical volume of the group. No column of the report says so: it
-/// shows the one device that lvm prefers.
-fn name_duplicates(group: &mut VolumeGroup, stderr: &str) {
+/// Reads from lvm's warnings which other devices hold a physical volume of the group. No column of the report
+/// has that: it shows only the device that lvm prefers.
+fn record_duplicates(group: &mut VolumeGroup, stderr: &str) {
     let unused = stderr.lines().filter_map(|line| {
         let (device, uuid) = line.trim().strip_prefix("WARNING: Not using device ")?.rsplit_once(" for PV ")?;
         Some((device, uuid.trim_end_matches('.')))
@@ -73,23 +74,28 @@ fn name_duplicates(group: &mut VolumeGroup, stderr: &str) {
     }
 }
 
-fn absent(name: &str, stderr: &str) -> Lookup {
+fn explain_absence(name: &str, stderr: &str) -> Lookup {
     let missing = format!("Volume group \"{name}\" not found");
-    // Torn metadata (a power cut within lvm's own commit) makes lvm say "not found", too: whose it was is not known.
+    // After torn metadata (a power cut during lvm's own commit), lvm also says "not found", but it is unknown
+    // whose metadata it was.
     let torn: Vec<&str> = stderr.lines().map(str::trim).filter(|line| is_torn(line)).collect();
     if !torn.is_empty() {
-        let words = torn.join("; ");
-        return Lookup::Unreadable(format!("the metadata of some disks is damaged; see vgcfgrestore ({words})"));
+        let messages = torn.join("; ");
+        return Lookup::Unreadable(format!("the metadata of some disks is damaged; see vgcfgrestore ({messages})"));
     }
     if stderr.lines().any(|line| line.trim() == missing) {
         return Lookup::Missing;
     }
     let about: Vec<&str> = stderr.lines().map(str::trim).filter(|line| line.contains(name)).collect();
-    let words = if about.is_empty() { stderr.trim().to_owned() } else { about.join("; ") };
-    Lookup::Unreadable(if words.is_empty() { "lvm did not report it, and gave no reason".to_owned() } else { words })
+    let messages = if about.is_empty() { stderr.trim().to_owned() } else { about.join("; ") };
+    Lookup::Unreadable(if messages.is_empty() {
+        "lvm did not report it, and gave no reason".to_owned()
+    } else {
+        messages
+    })
 }
 
-/// Whether lvm says that a disk's copy of the metadata is not what its header promises.
+/// Whether lvm says that a disk's copy of the metadata does not match its header.
 fn is_torn(line: &str) -> bool {
     line.contains("bad metadata") || line.contains("failed to read metadata summary")
 }
@@ -100,24 +106,24 @@ mod tests {
     use crate::PhysicalVolume;
 
     #[test]
-    fn absence_must_be_said() {
+    fn a_group_is_missing_only_if_lvm_says_so() {
         let stderr = "  Volume group \"a\" not found\n  Cannot process volume group a\n  \
                       Cannot access VG b with system ID other with local system ID this.";
         let group = || VolumeGroup { name: "c".to_owned(), ..VolumeGroup::default() };
-        let found = |name: &str| sort_out(name, vec![group()], stderr);
+        let found = |name: &str| select_group(name, vec![group()], stderr);
         assert_eq!(found("a"), Lookup::Missing);
-        let Lookup::Unreadable(words) = found("b") else { panic!("{:?}", found("b")) };
-        assert_eq!(words, "Cannot access VG b with system ID other with local system ID this.");
+        let Lookup::Unreadable(messages) = found("b") else { panic!("{:?}", found("b")) };
+        assert_eq!(messages, "Cannot access VG b with system ID other with local system ID this.");
         assert!(matches!(found("c"), Lookup::Found(group) if group.name == "c"));
         assert!(matches!(found("d"), Lookup::Unreadable(_)));
-        // A name that is the beginning of another's.
-        assert!(matches!(sort_out("a", vec![], "  Volume group \"ab\" not found"), Lookup::Unreadable(_)));
-        assert!(matches!(sort_out("a", vec![], ""), Lookup::Unreadable(words) if !words.is_empty()));
+        // A name that is a prefix of another one.
+        assert!(matches!(select_group("a", vec![], "  Volume group \"ab\" not found"), Lookup::Unreadable(_)));
+        assert!(matches!(select_group("a", vec![], ""), Lookup::Unreadable(messages) if !messages.is_empty()));
     }
 
-    /// As lvm 2.03.11 and 2.03.16 put it.
+    /// The messages of lvm 2.03.11 and 2.03.16.
     #[test]
-    fn both_devices_of_a_duplicate_are_known() {
+    fn both_devices_of_a_duplicate_are_recorded() {
         let pv = |uuid: &str, device: &str| PhysicalVolume {
             uuid: uuid.to_owned(),
             device: Some(device.into()),
@@ -128,20 +134,20 @@ mod tests {
         let stderr = "  WARNING: Not using device /dev/vdd for PV aaaaaa-1.\n  \
                       WARNING: Not using device /dev/vde for PV cccccc-3.\n  \
                       WARNING: PV aaaaaa-1 prefers device /dev/vdb because device is used by LV.";
-        let report = sort_out("a", vec![group], stderr);
+        let report = select_group("a", vec![group], stderr);
         let Lookup::Found(group) = report else { panic!("{report:?}") };
         assert_eq!(group.physical_volumes[0].duplicates, [std::path::PathBuf::from("/dev/vdd")]);
         assert!(group.physical_volumes[1].duplicates.is_empty());
     }
 
-    /// As lvm 2.03.16 put it after a power cut that kept the header of its metadata and lost the text.
+    /// The messages of lvm 2.03.16 after a power cut that kept the header of its metadata and lost the text.
     #[test]
-    fn torn_metadata_is_no_absence() {
+    fn torn_metadata_does_not_count_as_missing() {
         let stderr = "  WARNING: Checksum error on /dev/vdb at offset 4608.\n  \
                       WARNING: bad metadata text on /dev/vdb in mda1\n  \
                       WARNING: scanning /dev/vdb mda1 failed to read metadata summary.\n  \
                       Volume group \"a\" not found\n  Cannot process volume group a";
-        let report = sort_out("a", vec![], stderr);
-        assert!(matches!(&report, Lookup::Unreadable(words) if words.contains("/dev/vdb")), "{report:?}");
+        let report = select_group("a", vec![], stderr);
+        assert!(matches!(&report, Lookup::Unreadable(messages) if messages.contains("/dev/vdb")), "{report:?}");
     }
 }

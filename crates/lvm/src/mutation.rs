@@ -1,4 +1,4 @@
-//! How a command that changes a volume group is run.
+//! Runs commands that change a volume group.
 
 use std::ffi::OsString;
 
@@ -7,7 +7,7 @@ use quarry_exec::Command;
 use crate::error::{could_not_archive, one_line};
 use crate::{Error, VolumeGroup};
 
-/// A command that changes a volume group; never killed by us.
+/// A command that changes a volume group. Quarry never kills it.
 pub(crate) struct Mutation<'a> {
     subcommand: &'static str,
     group: &'a VolumeGroup,
@@ -33,11 +33,11 @@ impl<'a> Mutation<'a> {
         self
     }
 
-    /// Runs it to its end; it must succeed.
+    /// Runs the command to its end; it must succeed.
     ///
-    /// lvm writes the old metadata to its archive first, and changes nothing where that cannot be done. A full or read-only
-    /// folder is no reason to leave a volume undeleted or a pod without its volume: the command is run again without an
-    /// archive, which leaves the operator without that one step back.
+    /// lvm first writes the old metadata to its archive, and changes nothing if that fails. A full or
+    /// read-only folder must not prevent the deletion of a volume or the start of a pod: the command is run
+    /// again without an archive. That costs the operator this one step of undo.
     pub(crate) async fn run(self) -> Result<(), Error> {
         let settings = self.group.scope.settings();
         let output = self.command(settings).run().await?;

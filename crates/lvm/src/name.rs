@@ -1,21 +1,22 @@
-//! Names that lvm takes, and a safe form for those that it would refuse.
+//! Names that lvm accepts, and a safe form for names that it would reject.
 
 use data_encoding::{Encoding, Specification};
 
-/// A name of at most this many bytes is used as it is.
+/// The maximum length in bytes of a name that is used unchanged.
 const LONGEST: usize = 48;
-/// And at most this many with every hyphen counted twice, as device-mapper spells them.
+/// The maximum length of such a name with every hyphen counted twice, as in device-mapper names.
 const LONGEST_DOUBLED: usize = 60;
-/// A volume group's name with hyphens doubled, a hyphen, [`LONGEST_DOUBLED`], and lvm's own suffixes (`_rimage_127`,
-/// `-real` and `-cow` among them, up to 13 bytes) fit the 127 bytes of a device-mapper name.
+/// The maximum length of a volume group's name with hyphens doubled. Together with a hyphen,
+/// [`LONGEST_DOUBLED`] and lvm's own suffixes (such as `_rimage_127`, `-real` and `-cow`, up to 13 bytes), it
+/// fits into the 127 bytes of a device-mapper name.
 const LONGEST_GROUP_DOUBLED: usize = 53;
-/// Length of the safe form: `q` and 26 base32 characters, 130 bits of a hash.
+/// The length of the safe form: `q` and 26 base32 characters, which are 130 bits of a hash.
 const SAFE_LENGTH: usize = 27;
 
-/// What lvm2 keeps for itself at the beginning of a name (2.03: `apply_lvname_restrictions`).
+/// Prefixes that lvm2 reserves (2.03: `apply_lvname_restrictions`).
 const RESERVED_PREFIXES: [&str; 2] = ["snapshot", "pvmove"];
-/// What lvm2 keeps for itself anywhere in a name. Later versions add to the list; a name with an underscore and one of
-/// these is rare enough for the safe form to be no loss.
+/// Strings that lvm2 reserves anywhere in a name. Later versions add to the list. A name with an underscore
+/// and one of these is rare, so using the safe form for it costs nothing.
 const RESERVED_PARTS: [&str; 20] = [
     "_cdata",
     "_cmeta",
@@ -39,17 +40,17 @@ const RESERVED_PARTS: [&str; 20] = [
     "_extracted",
 ];
 
-/// The name a logical volume gets when `asked` is wanted: that itself where lvm takes it, else the safe form, `q`
-/// followed by 26 characters of its hash.
+/// The name of the logical volume for the requested name: that name itself if lvm accepts it, otherwise the
+/// safe form, `q` followed by 26 characters of its hash.
 ///
-/// The same `asked` gives the same name for ever; two different ones never meet, because a name that looks like a safe
-/// form is itself replaced by its safe form.
+/// The same request always leads to the same name, and two different requests never to the same one, because
+/// a name that looks like a safe form is itself replaced by its safe form.
 #[must_use]
 pub fn safe_name(asked: &str) -> String {
     if fits(asked) { asked.to_owned() } else { safe_form(asked) }
 }
 
-/// Whether volumes can be named freely in a volume group of this name.
+/// Whether any volume name fits in a volume group with this name.
 #[must_use]
 pub fn vg_name_fits(name: &str) -> bool {
     valid_characters(name) && doubled(name) <= LONGEST_GROUP_DOUBLED
@@ -64,7 +65,7 @@ fn fits(name: &str) -> bool {
         && !looks_safe(name)
 }
 
-/// The rules of lvm for any name.
+/// lvm's rules for any name.
 fn valid_characters(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+_.-".contains(&byte);
     !matches!(name, "" | "." | "..") && !name.starts_with('-') && name.bytes().all(allowed)
@@ -79,7 +80,7 @@ fn looks_safe(name: &str) -> bool {
     name.len() == SAFE_LENGTH && name.starts_with('q') && name.bytes().all(base32)
 }
 
-/// Frozen: these names stand on disks.
+/// Frozen: these names are on disks.
 fn safe_form(asked: &str) -> String {
     let hash = blake3::hash(asked.as_bytes());
     let mut name = String::from("q");
@@ -91,6 +92,6 @@ fn safe_form(asked: &str) -> String {
 fn base32() -> Encoding {
     let mut specification = Specification::new();
     specification.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
-    // The alphabet is a constant of 32 distinct characters, so this never takes the other branch.
+    // The alphabet is a constant with 32 distinct characters, so the fallback is never used.
     specification.encoding().unwrap_or(data_encoding::BASE32_NOPAD)
 }

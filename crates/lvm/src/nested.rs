@@ -1,9 +1,10 @@
-//! What the host's udev built on a tenant's volume by itself, and nobody uses.
+//! Unused devices that the host's udev built on a tenant's volume.
 //!
-//! A tenant may make a volume group inside of a raw block volume. kubelet puts a loop device on such a volume, where the
-//! host's udev sees the volume group and activates it: a logical volume of the tenant's is then active on the host, and
-//! holds the loop device, which holds our volume, for ever. Before a volume is removed, such logical volumes are taken
-//! off the kernel's table. The kernel refuses that for one that is open or mounted; nothing on any disk changes.
+//! A tenant may create a volume group inside a raw block volume. kubelet puts a loop device on such a volume,
+//! where the host's udev detects the volume group and activates it. Then a logical volume of the tenant is
+//! active on the host, and keeps the loop device open, which keeps Quarry's volume open, forever. Before a
+//! volume is removed, such logical volumes are removed from the kernel's device table. The kernel rejects
+//! that if one is open or mounted. Nothing on any disk changes.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
@@ -14,10 +15,10 @@ use quarry_exec::Command;
 
 use crate::VolumeGroup;
 
-/// Deeper than devices are stacked on each other.
+/// More than any real stack of devices.
 const DEPTH: usize = 16;
 
-/// A logical volume that lies on the volume, by the kernel's numbers.
+/// A logical volume that is built on the volume, with the kernel's device number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Nested {
     major: String,
@@ -25,11 +26,12 @@ struct Nested {
     name: String,
 }
 
-/// Takes logical volumes off the kernel's table that lie on the volume with that UUID, through whatever is between, and
-/// are not used. What cannot be taken off stays: the command that comes next says that the volume is in use.
+/// Removes from the kernel's device table all unused logical volumes that are built, directly or indirectly,
+/// on the volume with that UUID. If one cannot be removed, the next command reports that the volume is in
+/// use.
 pub(crate) async fn release(group: &VolumeGroup, uuid: &str) {
     let (group_uuid, uuid) = (group.uuid.clone(), uuid.to_owned());
-    // Opening a loop device may wait for the disk below it; the volume itself cannot be removed while that hangs.
+    // Opening a loop device may block on the disk below it. The volume cannot be removed in that case anyway.
     let found = tokio::task::spawn_blocking(move || Kernel::new("/sys").nested_on(&group_uuid, &uuid)).await;
     for Nested { major, minor, name } in found.unwrap_or_default() {
         let command = Command::mutation("dmsetup").args(["remove", "--major", &major, "--minor", &minor]);
@@ -43,7 +45,7 @@ pub(crate) async fn release(group: &VolumeGroup, uuid: &str) {
     }
 }
 
-/// Where the kernel tells of its devices.
+/// The kernel's view of its devices.
 struct Kernel {
     sys: PathBuf,
 }
@@ -57,7 +59,8 @@ impl Kernel {
         fs::read_to_string(self.sys.join("class/block").join(device).join(file)).ok().map(|text| text.trim().to_owned())
     }
 
-    /// The logical volumes of other volume groups that lie on one of Quarry's, the upper ones first.
+    /// The logical volumes of other volume groups that are built on one of Quarry's volumes, the uppermost
+    /// first.
     fn nested_on(&self, group: &str, volume: &str) -> Vec<Nested> {
         let own = format!("LVM-{}", group.replace('-', ""));
         let whole = format!("{own}{}", volume.replace('-', ""));
@@ -68,11 +71,12 @@ impl Kernel {
         let loops: Vec<(String, String)> =
             devices.iter().filter_map(|name| Some((name.clone(), self.backing(name)?))).collect();
         let mut found = Vec::new();
-        // Anything of the volume group's own on it (a snapshot, a conversion) is lvm's to judge.
+        // If the volume group itself has something on it (a snapshot, a conversion), lvm decides.
         if self.collect(device, &own, &loops, DEPTH, &mut found) { found } else { Vec::new() }
     }
 
-    /// Adds what lies on a device; false where that is of the volume group's own.
+    /// Adds the devices that are built on a device. Returns false if one of them belongs to the volume group
+    /// itself.
     fn collect(
         &self,
         device: &str,
@@ -84,7 +88,7 @@ impl Kernel {
         let Some(depth) = depth.checked_sub(1) else { return false };
         let folder = self.sys.join("class/block").join(device);
         let mut above = names(&folder.join("holders"));
-        // Partitions of a loop device have holders of their own.
+        // Partitions of a loop device have their own holders.
         above.extend(names(&folder).into_iter().filter(|name| folder.join(name).join("partition").exists()));
         if let Some(number) = self.read(device, "dev") {
             above.extend(loops.iter().filter(|(_, backing)| *backing == number).map(|(name, _)| name.clone()));
@@ -100,7 +104,7 @@ impl Kernel {
             {
                 let name = self.read(name, "dm/name").unwrap_or_default();
                 let nested = Nested { major: major.to_owned(), minor: minor.to_owned(), name };
-                // Of several ways to it one is enough.
+                // A volume that is found through several paths is added once.
                 if !found.contains(&nested) {
                     found.push(nested);
                 }
@@ -109,13 +113,14 @@ impl Kernel {
         })
     }
 
-    /// The numbers of the block device that a loop device leads to.
+    /// The number of the block device behind a loop device.
     fn backing(&self, name: &str) -> Option<String> {
         let file = PathBuf::from(self.read(name, "loop/backing_file")?);
         match fs::metadata(&file) {
             Ok(metadata) if metadata.file_type().is_block_device() => Some(number(metadata.rdev())),
             Ok(_) => None,
-            // kubelet makes it over a mount of the device's node that is gone by now, or is another process's.
+            // kubelet makes the loop device over a mount of the node. That mount may be gone, or not visible
+            // to this process.
             Err(_) => status(&Path::new("/dev").join(name)),
         }
     }
@@ -132,17 +137,18 @@ fn number(device: u64) -> String {
     format!("{}:{}", nix::sys::stat::major(device), nix::sys::stat::minor(device))
 }
 
-/// Asks a loop device itself what it leads to; none for a file.
+/// Asks a loop device for the device behind it. `None` if that is a file.
 #[allow(unsafe_code)]
 fn status(device: &Path) -> Option<String> {
     /// The kernel's `loop_info64`, which has 232 bytes.
     type Status = [u64; 29];
-    /// Where in it the numbers of the backing device are, in words.
+    /// The offset of the backing device's number, in words.
     const DEVICE: usize = 2;
     nix::ioctl_read_bad!(loop_get_status64, 0x4c05, Status);
     let file = File::open(device).ok()?;
     let mut status = [0_u64; 29];
-    // SAFETY: LOOP_GET_STATUS64 writes one `loop_info64`, the size of the array; the file is open during the call.
+    // SAFETY: LOOP_GET_STATUS64 writes one `loop_info64`, the size of the array; the file is open during the
+    // call.
     unsafe { loop_get_status64(file.as_raw_fd(), &raw mut status) }.ok()?;
     status.get(DEVICE).copied().filter(|device| *device != 0).map(number)
 }
@@ -180,7 +186,7 @@ mod tests {
             std::os::unix::fs::symlink(folder, class.join(name)).expect("link");
         }
 
-        fn holds(&self, above: &str, below: &str) {
+        fn add_holder(&self, above: &str, below: &str) {
             fs::create_dir_all(self.0.path().join("class/block").join(below).join("holders").join(above))
                 .expect("folder");
         }
@@ -192,10 +198,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_tenant_built_is_found_the_upper_first() {
+    fn nested_volumes_are_found_uppermost_first() {
         let host = Host::new();
         assert!(host.nested().is_empty());
-        // A mirror of the tenant's: two images below, one volume above; and something that is not lvm's.
+        // A tenant's mirror: two images below, one volume above; and a device that is not lvm's.
         for (name, number, uuid, mapped) in [
             ("dm-4", "254:4", "LVM-tenantsImage0", "t-m_rimage_0"),
             ("dm-5", "254:5", "LVM-tenantsImage1", "t-m_rimage_1"),
@@ -206,13 +212,13 @@ mod tests {
         }
         for (above, below) in [("dm-4", "dm-3"), ("dm-5", "dm-3"), ("dm-6", "dm-4"), ("dm-6", "dm-5"), ("dm-7", "dm-3")]
         {
-            host.holds(above, below);
+            host.add_holder(above, below);
         }
         assert_eq!(host.nested(), ["t-m", "t-m_rimage_0", "t-m_rimage_1"]);
     }
 
     #[test]
-    fn a_loop_device_and_its_partitions_are_looked_through() {
+    fn volumes_on_loop_devices_and_their_partitions_are_found() {
         let host = Host::new();
         host.device("loop0", "7:0", "", "");
         let part = host.0.path().join("block/loop0/loop0p1");
@@ -227,12 +233,12 @@ mod tests {
     }
 
     #[test]
-    fn what_the_group_itself_has_on_its_volume_is_left_to_lvm() {
+    fn the_groups_own_dependents_are_left_to_lvm() {
         let host = Host::new();
         host.device("dm-4", "254:4", &format!("{OWN}snapshot"), "vg0-snapshot");
         host.device("dm-5", "254:5", "LVM-tenants", "t-inner");
-        host.holds("dm-4", "dm-3");
-        host.holds("dm-5", "dm-3");
+        host.add_holder("dm-4", "dm-3");
+        host.add_holder("dm-5", "dm-3");
         assert!(host.nested().is_empty());
     }
 }

@@ -1,8 +1,8 @@
-//! What the kernel says of a raid: which of its images are alive, in step, or failed.
+//! The kernel's status of a raid: which of its images are in sync, rebuilding, or failed.
 //!
-//! A raid of device-mapper has no folder of `md` in sysfs, and no uevent tells that an image has failed. lvm learns it from
-//! the status line of the device, by one ioctl; so do we, without a process. The question takes no part in input and
-//! output, and does not wait for a disk.
+//! A device-mapper raid has no `md` folder in sysfs, and there is no uevent when an image fails. lvm reads
+//! the status line of the device with one ioctl; this module does the same, without a process. The ioctl does
+//! no I/O on the disks and does not wait for them.
 
 use std::str::FromStr;
 
@@ -11,31 +11,32 @@ use crate::dm;
 /// The state of one image of a raid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ImageState {
-    /// Alive, and the same as the others.
+    /// Alive, and equal to the others.
     InStep,
-    /// Alive, and still being brought into step.
+    /// Alive, and being synchronized.
     Rebuilding,
-    /// The kernel has given it up after an error: it is not written any more, and what lies on it grows old.
+    /// The kernel has dropped it after an error: it is no longer written, so its contents become stale.
     Failed,
-    /// The kernel was given no device for it.
+    /// The kernel has no device for it.
     Absent,
 }
 
-/// What the status line of a raid says.
+/// The status line of a raid.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RaidStatus {
-    /// Its images, in the order of its table.
+    /// The images, in the order of the device's table.
     pub images: Vec<ImageState>,
-    /// How much is in step, in hundredths of a percent.
+    /// The part that is in sync, in hundredths of a percent.
     pub in_step: u32,
-    /// What it is doing: `idle`, `resync`, `recover`, `check`, `repair` …; empty where the kernel does not say.
+    /// The current action: `idle`, `resync`, `recover`, `check`, `repair` …; empty if the kernel does not
+    /// report it.
     pub action: String,
-    /// Sectors that the last check found to differ between the images.
+    /// The number of sectors that differed between the images in the last check.
     pub mismatches: u64,
 }
 
-/// The status of the active raid with these UUIDs, by the kernel's word. `None`: it is not active, is no raid, or the kernel
-/// cannot be asked.
+/// The kernel's status of the active raid with these UUIDs. `None` if it is not active, is not a raid, or the
+/// kernel cannot be asked.
 #[must_use]
 pub fn raid_status(group_uuid: &str, volume_uuid: &str) -> Option<RaidStatus> {
     dm::status(&dm::device_uuid(group_uuid, volume_uuid), "raid")?.parse().ok()
@@ -44,8 +45,8 @@ pub fn raid_status(group_uuid: &str, volume_uuid: &str) -> Option<RaidStatus> {
 impl FromStr for RaidStatus {
     type Err = ();
 
-    /// Reads what follows the word `raid` in `dmsetup status`: level, number of images, a letter for each, how much is in
-    /// step, and since Linux 3.11 the action and the mismatches.
+    /// Parses what follows the word `raid` in the output of `dmsetup status`: level, number of images, a
+    /// letter for each, the part in sync, and since Linux 3.11 the action and the mismatches.
     fn from_str(line: &str) -> Result<Self, ()> {
         let mut words = line.split_ascii_whitespace().skip(1);
         let count = words.next().and_then(|word| word.parse::<usize>().ok()).ok_or(())?;
@@ -78,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_the_lines_that_kernels_write() {
+    fn status_lines_of_real_kernels_are_parsed() {
         let status: RaidStatus = "raid1 2 AD 204800/204800 idle 0 0 -".parse().unwrap();
         assert_eq!(status.images, [ImageState::InStep, ImageState::Failed]);
         assert_eq!((status.in_step, status.action.as_str(), status.mismatches), (10_000, "idle", 0));
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_status_is_refused() {
+    fn invalid_status_lines_are_rejected() {
         for line in
             ["", "raid1", "raid1 2", "raid1 2 A 1/1", "raid1 2 AX 1/1", "raid1 2 AA", "raid1 2 AA x/1", "raid1 2 AA 1"]
         {

@@ -1,8 +1,10 @@
-//! One lvm process answers one question: everything about some volume groups, consistently, under their locks.
+//! Parses lvm's report: one lvm process reports everything about some volume groups, consistently, under
+//! their locks.
 //!
-//! `lvm fullreport` is asked for explicit columns as JSON. lvm 2.03.16 writes every value as a string; newer ones can
-//! write numbers and arrays. Both are read. A volume group's section is taken only when it is whole (all five tables,
-//! and as many members as it claims), because "this volume does not exist" may be said of a whole report alone.
+//! `lvm fullreport` is run with explicit columns and JSON output. lvm 2.03.16 writes every value as a string;
+//! newer versions can write numbers and arrays. Both are accepted. A volume group is used only if its section
+//! is complete (all five tables, and as many members as it claims), because only a complete report can show
+//! that a volume does not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -11,7 +13,7 @@ use serde_json::{Map, Value};
 
 use crate::types::{LogicalVolume, PhysicalVolume, Used, VolumeGroup, mapper_path};
 
-/// The columns of each table. `lv_parent` and the segment tables tie the rows together.
+/// The columns of each table. `lv_parent` and the segment tables connect the rows.
 pub(crate) const COLUMNS: [(&str, &str); 5] = [
     (
         "vg",
@@ -33,7 +35,7 @@ pub(crate) const COLUMNS: [(&str, &str); 5] = [
     ("seg", "lv_uuid,segtype,stripes,stripe_size"),
 ];
 
-/// A report that is not what lvm writes, or not whole.
+/// The report is incomplete, or not in lvm's format.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unexpected report from lvm: {0}")]
 pub struct ParseError(String);
@@ -42,16 +44,16 @@ fn wrong<T>(what: impl Into<String>) -> Result<T, ParseError> {
     Err(ParseError(what.into()))
 }
 
-/// Reads the volume groups of a `fullreport`. Never panics, whatever the bytes.
+/// Parses the volume groups of a `fullreport`. Never panics, whatever the bytes are.
 ///
 /// # Errors
-/// The bytes are no JSON report, or a volume group's section is not whole.
+/// The bytes are not a JSON report, or a volume group's section is incomplete.
 pub fn parse(report: &[u8]) -> Result<Vec<VolumeGroup>, ParseError> {
-    // A device's name may hold any byte; one odd name must not hide the volume group.
+    // The name of a device may contain any byte; one odd name must not hide the volume group.
     let text = String::from_utf8_lossy(report);
     let value: Value = serde_json::from_str(&text).map_err(|error| ParseError(error.to_string()))?;
     let Some(sections) = value.get("report").and_then(Value::as_array) else { return wrong("no section `report`") };
-    // A process that holds no volume group (orphan physical volumes) has a section too.
+    // A section without a volume group (orphan physical volumes) is possible, too.
     let groups = sections.iter().map(parse_section).collect::<Result<Vec<_>, _>>()?;
     Ok(groups.into_iter().flatten().collect())
 }
@@ -91,7 +93,8 @@ fn parse_section(section: &Value) -> Result<Option<VolumeGroup>, ParseError> {
     Ok(Some(group))
 }
 
-/// A volume group says how many members it has; lvm may have failed half-way through the tables.
+/// Compares with the number of members that the volume group claims: lvm may have failed in the middle of the
+/// tables.
 fn require_whole(group: &VolumeGroup, pvs: u64, lvs: u64) -> Result<(), ParseError> {
     let VolumeGroup { name, .. } = group;
     let count = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
@@ -112,7 +115,7 @@ fn require_whole(group: &VolumeGroup, pvs: u64, lvs: u64) -> Result<(), ParseErr
 fn physical_volume(row: &Row<'_>) -> Result<PhysicalVolume, ParseError> {
     let extent_count = row.number("pv_pe_count")?;
     let name = row.text("pv_name")?;
-    // A lost disk is called "[unknown]"; also one that is back but was written off has the flag.
+    // A lost disk is called "[unknown]". A disk that is back but was written off has the flag, too.
     let missing = row.flag("pv_missing")? == Some(true) || !name.starts_with('/');
     Ok(PhysicalVolume {
         device: Some(PathBuf::from(&name)).filter(|_| name.starts_with('/')),
@@ -165,7 +168,7 @@ fn logical_volume(row: &Row<'_>, group: &str) -> Result<LogicalVolume, ParseErro
     })
 }
 
-/// Ties segments to the volumes they belong to, and the volumes to the disks they lie on.
+/// Connects segments to the volumes that they belong to, and the volumes to their disks.
 fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]) -> Result<(), ParseError> {
     let mut places: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for row in pv_rows {
@@ -202,7 +205,8 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
         .map(|volume| (volume.uuid.clone(), (volume.name.clone(), volume.parent.clone())))
         .collect();
     for (uuid, disks) in places {
-        // Up from the part that holds the extents to all that contain it; a depth more than lvm builds ends a loop.
+        // From the part with the extents up to all volumes that contain it. The limit is more than lvm nests,
+        // and ends a cycle.
         let mut name = parents.get(&uuid).map(|(name, _)| name.clone());
         for _ in 0..8 {
             let Some(current) = name.take() else { break };
@@ -214,7 +218,7 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
     Ok(())
 }
 
-/// lvm puts brackets around what is hidden.
+/// lvm shows hidden names in brackets.
 fn unbracket(name: &str) -> (&str, bool) {
     match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
         Some(inner) => (inner, true),
@@ -222,7 +226,7 @@ fn unbracket(name: &str) -> (&str, bool) {
     }
 }
 
-/// `12.5` as 1250.
+/// Converts `12.5` to 1250.
 fn hundredths(percent: &str) -> Option<u32> {
     let (whole, fraction) = percent.split_once('.').unwrap_or((percent, ""));
     let fraction: String = fraction.chars().chain("00".chars()).take(2).collect();
@@ -238,7 +242,7 @@ fn rows<'a>(section: &'a Value, table: &str) -> Option<Vec<Row<'a>>> {
 }
 
 impl Row<'_> {
-    /// A value as text, whichever JSON type it came as.
+    /// A value as text, whatever its JSON type is.
     fn text(&self, column: &str) -> Result<String, ParseError> {
         match self.0.get(column) {
             Some(Value::String(text)) => Ok(text.trim().to_owned()),
@@ -252,16 +256,16 @@ impl Row<'_> {
 
     fn number(&self, column: &str) -> Result<u64, ParseError> {
         let text = self.text(column)?;
-        // What lvm could not find out is empty or negative: of a missing disk, for example.
+        // Values that lvm could not determine are empty or negative, for example those of a missing disk.
         if text.is_empty() || text.starts_with('-') {
             return Ok(0);
         }
-        // Newer versions write sizes with a fraction when asked for bytes as numbers.
+        // Newer versions write sizes with a fraction when numbers in bytes are requested.
         let digits = text.split_once('.').map_or(text.as_str(), |(whole, _)| whole);
         digits.parse().or_else(|_| wrong(format!("column {column}: `{text}` is not a number")))
     }
 
-    /// 1 or a word is true, 0 or nothing is false, -1 or `unknown` is not known.
+    /// 1 or a word is true, 0 or nothing is false, -1 or `unknown` is unknown.
     fn flag(&self, column: &str) -> Result<Option<bool>, ParseError> {
         Ok(match self.text(column)?.as_str() {
             "-1" | "unknown" => None,

@@ -1,10 +1,10 @@
-//! Which devices of this host are physical volumes, read from their labels without lvm.
+//! Finds the physical volumes of this host by reading their labels, without lvm.
 //!
-//! lvm opens every device that it may use, and believes what it finds there. That would let one disk that hangs stop
-//! the commands of every volume group, and let a tenant who writes a volume group into a raw block volume change what
-//! lvm says of the host's own. So the devices are looked through here first: each on a thread of its own, and never one
-//! that lies on a logical volume or on a loop device, where tenants' bytes are. lvm is then shown the devices of one
-//! volume group alone.
+//! lvm opens every device that it may use, and trusts what it finds there. So a single hanging disk could
+//! block the commands for every volume group, and a tenant who creates a volume group inside a raw block
+//! volume could change what lvm reports about the host's own groups. Therefore the devices are scanned here
+//! first: each in its own thread, and never one that is built on a logical volume or on a loop device, where
+//! tenants' data is. lvm then gets access to the devices of one volume group only.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -20,37 +20,38 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::label::{Label, read_label};
 
-/// How long the first look waits for the devices: a disk that sleeps has to spin up. One that has not answered by then is
-/// left to its thread, and later looks do not wait for it.
+/// How long the first scan waits for the devices: a sleeping disk has to spin up. A device that has not
+/// answered by then is left to its thread, and later scans do not wait for it.
 pub(crate) const FIRST: Duration = Duration::from_secs(20);
-/// The same for later looks, which know what each device said before.
+/// How long later scans wait. They have the previous result of each device.
 pub(crate) const LATER: Duration = Duration::from_secs(2);
 /// Kinds of devices that never hold a pool's disk: memory, optical drives, floppy disks, and loop devices.
 const NEVER: [&str; 6] = ["loop", "ram", "zram", "sr", "fd", "nullb"];
-/// Deeper than devices are stacked on each other.
+/// More than any real stack of devices.
 const DEPTH: usize = 16;
 
-/// One device that may be a physical volume.
+/// A device that may be a physical volume.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Candidate {
-    /// Its node.
+    /// The device's node.
     pub(crate) device: PathBuf,
-    /// The kernel's numbers of it, as `8:16`.
+    /// The kernel's device number, such as `8:16`.
     number: String,
-    /// Other numbers may be given to another disk; this is never given twice. Missing before Linux 5.15.
+    /// A device number may be reused for another disk; this sequence number never is. Missing before Linux
+    /// 5.15.
     sequence: Option<String>,
 }
 
-/// What one look through the devices found.
+/// The result of one scan.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Scan {
     /// The physical volumes.
     pub(crate) labels: Vec<(PathBuf, Label)>,
-    /// Devices that did not answer, or with an error.
-    pub(crate) silent: Vec<PathBuf>,
+    /// Devices that did not answer, or returned an error.
+    pub(crate) unresponsive: Vec<PathBuf>,
 }
 
-/// The devices that may be physical volumes, from sysfs alone: none is opened.
+/// The devices that may be physical volumes, from sysfs only: no device is opened.
 ///
 /// # Errors
 /// `/sys/block` cannot be read.
@@ -69,7 +70,7 @@ fn candidates_in(sys: &Path) -> io::Result<Vec<Candidate>> {
             continue;
         }
         found.extend(candidate(&entry.path(), &name));
-        // A device may go while we look.
+        // A device may disappear during the scan.
         for part in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
             let path = part.path();
             if let (true, Ok(name)) = (path.join("partition").exists(), part.file_name().into_string()) {
@@ -89,7 +90,7 @@ fn read(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
 
-/// The device with that folder in sysfs; none for one without a medium, or whose input and output wait.
+/// The device with that folder in sysfs. `None` if it has no medium, or is suspended.
 fn candidate(folder: &Path, name: &str) -> Option<Candidate> {
     let empty = read(&folder.join("size")).is_none_or(|size| size == "0");
     if empty || read(&folder.join("dm/suspended")).is_some_and(|suspended| suspended == "1") {
@@ -98,7 +99,7 @@ fn candidate(folder: &Path, name: &str) -> Option<Candidate> {
     let mapped = read(&folder.join("dm/name")).filter(|name| name.bytes().all(|byte| plain(byte) && byte != b'/'));
     let device = match mapped {
         Some(mapped) => Path::new("/dev/mapper").join(mapped),
-        // The kernel writes a slash in a device's name so.
+        // The kernel replaces a slash in a device's name.
         None => Path::new("/dev").join(name.replace('!', "/")),
     };
     let fits = device.as_os_str().as_encoded_bytes().iter().all(|byte| plain(*byte));
@@ -106,12 +107,12 @@ fn candidate(folder: &Path, name: &str) -> Option<Candidate> {
     fits.then(|| Candidate { device, number, sequence: read(&folder.join("diskseq")) })
 }
 
-/// Bytes of a device's name that stand for themselves in lvm's configuration and command line.
+/// Bytes in device names that have no special meaning in lvm's configuration and on its command line.
 fn plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"/_.-+=@,#".contains(&byte)
 }
 
-/// Whether a device is a logical volume, or lies on one or on a loop device, however deep.
+/// Whether a device is a logical volume, or is built on one or on a loop device, at any depth.
 fn lies_on_volume(sys: &Path, name: &str, depth: usize) -> bool {
     let folder = sys.join("class/block").join(name);
     let logical = read(&folder.join("dm/uuid")).is_some_and(|uuid| uuid.starts_with("LVM-"));
@@ -119,7 +120,7 @@ fn lies_on_volume(sys: &Path, name: &str, depth: usize) -> bool {
         return true;
     }
     let below = fs::read_dir(folder.join("slaves")).into_iter().flatten().flatten();
-    // What is stacked deeper than anything is taken for the worst.
+    // If the limit is reached, assume the worst.
     below.filter_map(|entry| entry.file_name().into_string().ok()).any(|below| match depth.checked_sub(1) {
         Some(depth) => lies_on_volume(sys, &below, depth),
         None => true,
@@ -134,46 +135,47 @@ fn is_node(device: &Path, number: &str) -> bool {
     })
 }
 
-/// The devices that a thread is reading now, by number.
-static UNDER_WAY: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+/// The numbers of the devices that a thread is reading now.
+static IN_PROGRESS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-fn under_way() -> MutexGuard<'static, BTreeSet<String>> {
-    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+fn in_progress() -> MutexGuard<'static, BTreeSet<String>> {
+    IN_PROGRESS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Held during a look: two at once would each find the devices that the other is reading, and take them for silent.
-static LOOKING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+/// Held during a scan. Two concurrent scans would each find the devices that the other is reading, and report
+/// them as unresponsive.
+static SCANNING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// Notes that a device is being read, for as long as it lives: a device that hangs has one thread, however often it is
-/// looked at.
+/// Marks a device as being read, until it is dropped. So a hanging device has only one thread, however often
+/// it is scanned.
 struct Reading(String);
 
 impl Reading {
     fn begin(number: &str) -> Option<Self> {
-        under_way().insert(number.to_owned()).then(|| Self(number.to_owned()))
+        in_progress().insert(number.to_owned()).then(|| Self(number.to_owned()))
     }
 }
 
 impl Drop for Reading {
     fn drop(&mut self) {
-        under_way().remove(&self.0);
+        in_progress().remove(&self.0);
     }
 }
 
 /// Reads the labels of these devices, all at once, and waits `patience` for them.
 pub(crate) async fn scan(candidates: &[Candidate], patience: Duration) -> Scan {
-    let _turn = LOOKING.lock().await;
+    let _guard = SCANNING.lock().await;
     let (sender, mut answers) = mpsc::unbounded_channel();
     let mut open: BTreeSet<PathBuf> = candidates.iter().map(|candidate| candidate.device.clone()).collect();
     let mut waited_for = 0_usize;
     for Candidate { device, number, .. } in candidates {
-        // One that still hangs in an earlier look is not asked again.
+        // A device that still hangs in an earlier scan is not read again.
         let Some(reading) = Reading::begin(number) else { continue };
         let (device, sender) = (device.clone(), sender.clone());
         let started = std::thread::Builder::new().name("label".to_owned()).spawn(move || {
             let label = open_and_read(&device);
             drop(reading);
-            // Nobody listens when the patience was over.
+            // The receiver is gone if the deadline has passed.
             let _ = sender.send((device, label));
         });
         waited_for += usize::from(started.is_ok());
@@ -188,14 +190,14 @@ pub(crate) async fn scan(candidates: &[Candidate], patience: Duration) -> Scan {
                 open.remove(&device);
                 found.labels.extend(label.map(|label| (device, label)));
             }
-            // No medium, or nobody may open it now: it holds nothing that could be used.
+            // It has no medium, or cannot be opened now, so it holds nothing that could be used.
             Err(error) if no_medium(&error) => {
                 open.remove(&device);
             }
             Err(error) => tracing::debug!(device = %device.display(), %error, "cannot read a device's label"),
         }
     }
-    found.silent = open.into_iter().collect();
+    found.unresponsive = open.into_iter().collect();
     found.labels.sort_by(|one, other| one.0.cmp(&other.0));
     found
 }
@@ -205,7 +207,7 @@ fn no_medium(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(ENOMEDIUM | ENXIO | ENODEV | EMEDIUMTYPE | ENOENT))
 }
 
-/// Past the page cache, which may hold what was there before; where that is refused, through it.
+/// Bypasses the page cache, which may have old contents. If that is not supported, reads through it.
 fn open_and_read(device: &Path) -> io::Result<Option<Label>> {
     match File::options().read(true).custom_flags(O_DIRECT).open(device).and_then(|file| read_label(&file)) {
         Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => read_label(&File::open(device)?),
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_leads_back_to_itself_is_no_candidate() {
+    fn a_device_cycle_is_not_a_candidate() {
         let host = Host(tempfile::tempdir().expect("folder"));
         host.device("md0", &[], &["md1"]);
         host.device("md1", &[], &["md0"]);
@@ -297,18 +299,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn looks_at_once_do_not_take_each_other_for_a_silent_disk() {
+    async fn concurrent_scans_do_not_report_each_others_devices_as_unresponsive() {
         let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join("well");
+        let path = folder.path().join("healthy");
         fs::write(&path, crate::label::testing::disk(&crate::label::testing::label())).expect("write");
         let candidates = [named(&path, "test:4")];
         for _ in 0..50 {
             let (one, other) = tokio::join!(scan(&candidates, LATER), scan(&candidates, LATER));
-            assert_eq!((one.labels.len(), other.labels.len()), (1, 1), "{:?} {:?}", one.silent, other.silent);
+            assert_eq!(
+                (one.labels.len(), other.labels.len()),
+                (1, 1),
+                "{:?} {:?}",
+                one.unresponsive,
+                other.unresponsive
+            );
         }
     }
 
-    /// A file to be read from that nobody writes to: opening it hangs, as reading a disk may.
+    /// A FIFO without a writer: opening it hangs, like reading a hanging disk.
     fn hanging(folder: &Path) -> PathBuf {
         let path = folder.join("hangs");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("fifo");
@@ -318,23 +326,23 @@ mod tests {
     #[tokio::test]
     async fn a_device_that_hangs_costs_one_thread_and_only_its_own_label() {
         let folder = tempfile::tempdir().expect("folder");
-        let well = folder.path().join("well");
-        fs::write(&well, crate::label::testing::disk(&crate::label::testing::label())).expect("write");
-        let (well, hangs) = (named(&well, "test:1"), named(&hanging(folder.path()), "test:2"));
-        let candidates = [well.clone(), hangs.clone(), named(Path::new("/dev/quarry-no-such-disk"), "test:3")];
+        let healthy = folder.path().join("healthy");
+        fs::write(&healthy, crate::label::testing::disk(&crate::label::testing::label())).expect("write");
+        let (healthy, hangs) = (named(&healthy, "test:1"), named(&hanging(folder.path()), "test:2"));
+        let candidates = [healthy.clone(), hangs.clone(), named(Path::new("/dev/quarry-no-such-disk"), "test:3")];
         let began = Instant::now();
         let first = scan(&candidates, LATER).await;
         assert!(began.elapsed() >= LATER);
         for later in [&first, &scan(&candidates, LATER).await] {
-            assert_eq!(later.silent, std::slice::from_ref(&hangs.device));
+            assert_eq!(later.unresponsive, std::slice::from_ref(&hangs.device));
             assert_eq!(later.labels.len(), 1);
-            assert_eq!(later.labels[0].0, well.device);
+            assert_eq!(later.labels[0].0, healthy.device);
         }
         assert!(began.elapsed() < LATER * 2, "a device that hangs was waited for twice");
-        assert!(under_way().contains("test:2"));
-        // It answers at last: then it is asked again.
+        assert!(in_progress().contains("test:2"));
+        // It answers at last, so it is read again.
         let writer = File::options().read(true).write(true).open(&hangs.device).expect("open");
-        while under_way().contains("test:2") {
+        while in_progress().contains("test:2") {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         drop(writer);

@@ -1,32 +1,34 @@
-//! The settings of lvm that Quarry's commands are run with, and the devices that they may open.
+//! The lvm settings for Quarry's commands, and the devices that they may open.
 //!
-//! lvm reads the host's lvm.conf, which may hold anything. What our parsing and our promises rest on is pinned here, so
-//! that no line of that file changes what Quarry reads or does. What is the host's own choice stays as it is: which
-//! devices lvm may use (`devices/filter`, `devices/global_filter`, the devices file), which volumes it may activate
-//! (`activation/volume_list`, `read_only_volume_list`), the system ID, locks and lock managers, tuning of activation,
-//! and where archives and backups of metadata are kept.
+//! lvm reads the host's lvm.conf, which may contain anything. All settings that affect Quarry's parsing or
+//! guarantees are pinned here, so that no line of that file changes what Quarry reads or does. Decisions of
+//! the host are kept: which devices lvm may use (`devices/filter`, `devices/global_filter`, the devices
+//! file), which volumes it may activate (`activation/volume_list`, `read_only_volume_list`), the system ID,
+//! locks and lock managers, tuning of activation, and where archives and backups of metadata are kept.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use crate::udev;
 
-/// How many files of its volume group lvm's archive keeps unless a pool's configuration says otherwise.
+/// How many files of a volume group lvm's archive keeps, unless the pool's configuration sets another number.
 pub const ARCHIVES: u32 = 100;
 
-/// Keys that every command is given, whatever lvm.conf says.
+/// Settings for every command, whatever lvm.conf says.
 const PINNED: &[(&str, &str)] = &[
-    // An older lvm does not know every key here. It says so for each, or stops where lvm.conf has `abort_on_errors`.
+    // An older lvm does not know every key here. It prints a warning for each, or stops if lvm.conf sets
+    // `abort_on_errors`.
     ("config/checks", "0"),
     ("config/abort_on_errors", "0"),
-    // With one of these a command ends well and has done nothing.
+    // With one of these, a command succeeds without doing anything.
     ("global/test", "0"),
     ("global/activation", "1"),
-    // Numbers as bytes, without a unit.
+    // Numbers in bytes, without a unit.
     ("global/units", "\"b\""),
     ("global/si_unit_consistency", "1"),
     ("global/suffix", "0"),
-    // No messages between the lines of a report, none in another form, and all of them when a command fails.
+    // No messages between the lines of a report, none in another format, and all of them when a command
+    // fails.
     ("log/verbose", "0"),
     ("log/silent", "0"),
     ("log/level", "0"),
@@ -35,10 +37,11 @@ const PINNED: &[(&str, &str)] = &[
     ("log/command_names", "0"),
     ("log/debug_classes", "[]"),
     ("log/report_command_log", "0"),
-    // A log is written where we run, perhaps in a container, and while devices are suspended it may hang on them.
+    // A log file would be written where Quarry runs, perhaps in a container, and writing to it may hang while
+    // devices are suspended.
     ("log/file", "\"/dev/null\""),
     ("log/activation", "0"),
-    // What a report looks like.
+    // The format of reports.
     ("report/output_format", "\"basic\""),
     ("report/compact_output", "0"),
     ("report/compact_output_cols", "\"\""),
@@ -54,7 +57,7 @@ const PINNED: &[(&str, &str)] = &[
     ("report/time_format", "\"%s\""),
     ("report/mark_hidden_devices", "1"),
     ("report/two_word_unknown_device", "0"),
-    // A column that lvm does not know ends a report.
+    // A column that lvm does not know aborts a report.
     ("report/vgs_sort_full", "\"vg_name\""),
     ("report/pvs_sort_full", "\"pv_name\""),
     ("report/lvs_sort_full", "\"vg_name,lv_name\""),
@@ -65,51 +68,54 @@ const PINNED: &[(&str, &str)] = &[
     ("report/lvs_cols_full", "\"lv_name\""),
     ("report/pvsegs_cols_full", "\"pvseg_start\""),
     ("report/segs_cols_full", "\"segtype\""),
-    // The devices are those named by the filter that goes with this. The hints would leave out a disk that was ill when
-    // they were written, and lvm would write the devices file anew where the name of the host looks another to it.
+    // Devices are selected by the filter that is passed together with these settings. Hints would leave out a
+    // disk that failed when they were written, and lvm would rewrite the devices file if the host name looked
+    // different to it.
     ("devices/dir", "\"/dev\""),
     ("devices/scan", "[\"/dev\"]"),
     ("devices/hints", "\"none\""),
     ("devices/use_devicesfile", "0"),
     ("devices/device_ids_refresh", "0"),
     ("devices/scan_lvs", "0"),
-    // Two devices with one physical volume: which is the right one is for the operator to say.
+    // If two devices have the same physical volume, the operator decides which is the right one.
     ("devices/allow_changes_with_duplicate_pvs", "0"),
-    // A new volume is hidden from udev until lvm has wiped it, which must find all there is, in the metadata of a raid
-    // as well.
+    // A new volume is hidden from udev until lvm has wiped it. That must find all signatures, in the metadata
+    // of a raid as well.
     ("allocation/use_blkid_wiping", "1"),
     ("allocation/wipe_signatures_when_zeroing_new_lvs", "1"),
     ("allocation/zero_metadata", "1"),
-    // lvm would start dmeventd where we run, so in our container, where it dies with us. What it would say of a raid is
-    // in the report. A host that runs dmeventd itself monitors the volumes from the next boot on.
+    // lvm would start dmeventd where Quarry runs, in the container, where it ends with Quarry. Everything
+    // that it would report about a raid is in the report. A host that runs dmeventd itself monitors the
+    // volumes from the next boot on.
     ("activation/monitoring", "0"),
-    // By its flag a creation that was cut off is known.
+    // This flag shows that a creation was interrupted.
     ("activation/auto_set_activation_skip", "1"),
     ("activation/retry_deactivation", "1"),
     ("activation/use_linear_target", "1"),
-    // Removed volumes would stay in the metadata, until its area is full.
+    // Removed volumes would stay in the metadata until its area is full.
     ("metadata/record_lvs_history", "0"),
 ];
 
-/// Where no udevd runs lvm makes the device nodes itself.
+/// Where udevd does not run, lvm makes the device nodes itself.
 const WITHOUT_UDEV: &[(&str, &str)] = &[("activation/udev_sync", "0"), ("activation/udev_rules", "0")];
 
-/// Given to a command that is run again because lvm could not write its archive.
+/// For a command that is run again because lvm could not write its archive.
 const WITHOUT_ARCHIVE: &[(&str, &str)] = &[("backup/archive", "0"), ("backup/backup", "0")];
 
-/// Which of lvm's two filters names our devices. A device must pass both, so the host's own stays in the other.
+/// Which of lvm's two filters selects our devices. A device must pass both, so the host's own one stays in
+/// the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Filter {
     #[default]
     Global,
-    /// Where lvm.conf sets `devices/global_filter`.
+    /// Used if lvm.conf sets `devices/global_filter`.
     Other,
 }
 
-/// What the commands on one volume group may open, and how much of its history they keep.
+/// Which devices the commands on one volume group may open, and how much of its history they keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scope {
-    /// The devices of the volume group, copies of them included; no other one is opened.
+    /// The devices of the volume group, including copies of them. No other device is opened.
     pub(crate) devices: Vec<PathBuf>,
     pub(crate) filter: Filter,
     /// How many files of the volume group lvm's archive keeps.
@@ -117,19 +123,19 @@ pub struct Scope {
 }
 
 impl Default for Scope {
-    /// No device at all.
+    /// No devices at all.
     fn default() -> Self {
         Self { devices: Vec::new(), filter: Filter::default(), archives: ARCHIVES }
     }
 }
 
 impl Scope {
-    /// The arguments that give a command its settings.
+    /// The arguments that pass the settings to a command.
     pub(crate) fn settings(&self) -> [String; 2] {
         self.with(&[])
     }
 
-    /// The same for a command that leaves lvm's archive alone.
+    /// The same for a command that does not write to lvm's archive.
     pub(crate) fn settings_without_archive(&self) -> [String; 2] {
         self.with(WITHOUT_ARCHIVE)
     }
@@ -146,25 +152,26 @@ impl Scope {
             Filter::Other => "filter",
         };
         let _ = write!(settings, "devices/{key}={} ", accepting(&self.devices));
-        // lvm keeps the newest files, and of its own group alone; files younger than that many days it would keep besides.
+        // lvm keeps the newest files of the group itself. Otherwise it would also keep all files younger than
+        // that many days.
         let _ = write!(settings, "backup/retain_min={} backup/retain_days=0", self.archives);
         ["--config".to_owned(), settings]
     }
 }
 
-/// The list that accepts these devices and rejects every other.
+/// The filter that accepts these devices and rejects all others.
 fn accepting(devices: &[PathBuf]) -> String {
     let accepted = devices.iter().map(|device| format!("\"a|^{}$|\",", pattern(device)));
     format!("[{}\"r|.*|\"]", accepted.collect::<String>())
 }
 
-/// The regular expression that is this path.
+/// The regular expression for this path.
 fn pattern(device: &Path) -> String {
     let mut pattern = String::new();
     for character in device.to_string_lossy().chars() {
         match character {
             'a'..='z' | 'A'..='Z' | '0'..='9' | '/' | '_' | '-' | '=' | '@' | ',' | '#' => pattern.push(character),
-            // A class of one: it needs no backslash, which lvm's configuration would take for its own.
+            // A character class needs no backslash, which would have a meaning in lvm's configuration syntax.
             other => {
                 let _ = write!(pattern, "[{other}]");
             }

@@ -1,7 +1,8 @@
-//! Devices that a dead lvm left suspended: whoever reads or writes them waits for ever.
+//! Devices that a killed lvm left suspended. Reads and writes on them block forever.
 //!
-//! lvm suspends a device to put another table under it. When it is killed in between, the device stays suspended. The
-//! kernel shows it in sysfs, so finding it takes no process, and works when lvm itself would hang on the device.
+//! lvm suspends a device to load another table. If it is killed in between, the device stays suspended. The
+//! kernel shows that in sysfs, so finding it needs no process, and works even when lvm itself would hang on
+//! the device.
 
 use std::fs;
 use std::io;
@@ -15,13 +16,14 @@ use crate::{Error, VolumeGroup, vg_name_fits};
 /// A suspended device-mapper device of a volume group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Suspended {
-    /// The kernel's minor number; what lies below another device was mostly made before it.
+    /// The kernel's minor number. Devices below another one usually have lower numbers.
     pub minor: u32,
     /// Its device-mapper name.
     pub name: String,
 }
 
-/// The suspended devices of the volume group with that UUID, lowest first. No process is started, no device opened.
+/// The suspended devices of the volume group with that UUID, lowest number first. Starts no process and opens
+/// no device.
 ///
 /// # Errors
 /// `/sys/block` cannot be read.
@@ -30,7 +32,8 @@ pub fn suspended(vg_uuid: &str) -> io::Result<Vec<Suspended>> {
 }
 
 fn suspended_in(block: &Path, vg_uuid: &str) -> io::Result<Vec<Suspended>> {
-    // lvm's devices have the UUID "LVM-", the volume group's and the logical volume's without hyphens, and a layer.
+    // lvm's devices have the UUID "LVM-", followed by the UUIDs of the volume group and of the logical volume
+    // without hyphens, and by a layer.
     let prefix = format!("LVM-{}", vg_uuid.replace('-', ""));
     let mut found = Vec::new();
     for entry in fs::read_dir(block)? {
@@ -39,7 +42,7 @@ fn suspended_in(block: &Path, vg_uuid: &str) -> io::Result<Vec<Suspended>> {
             continue;
         };
         let directory = entry.path().join("dm");
-        // A device that vanishes while we look is not suspended.
+        // A device that disappears meanwhile is not suspended.
         let read = |file: &str| fs::read_to_string(directory.join(file)).map(|text| text.trim().to_owned());
         let (Ok(uuid), Ok(state), Ok(name)) = (read("uuid"), read("suspended"), read("name")) else { continue };
         if uuid.starts_with(&prefix) && state == "1" {
@@ -50,17 +53,19 @@ fn suspended_in(block: &Path, vg_uuid: &str) -> io::Result<Vec<Suspended>> {
     Ok(found)
 }
 
-/// Resumes devices that no living lvm is working on, then makes every active device of the volume group agree with the
-/// committed metadata.
+/// Resumes devices that no running lvm is working on, then makes every active device of the volume group
+/// match the committed metadata.
 ///
-/// The dead lvm may have loaded a new table without committing the metadata that goes with it. A plain resume would
-/// switch to it, and the volume would reach into extents that the metadata calls free. So a waiting table is thrown
-/// away first; then lvm itself, which knows what was committed, loads what is right.
+/// The killed lvm may have loaded a new table without committing the metadata for it. A plain resume would
+/// switch to that table, and the volume would then use extents that are free according to the metadata. So a
+/// loaded but inactive table is cleared first; then lvm itself, which reads the committed metadata, loads the
+/// right one.
 ///
-/// Only for when no lvm of ours is running on this volume group: a live one holds devices suspended for good reason.
+/// Call this only while no lvm of Quarry's is running on this volume group: a running one suspends devices on
+/// purpose.
 ///
 /// # Errors
-/// dmsetup or lvm failed; the remaining devices are resumed all the same.
+/// dmsetup or lvm failed; the remaining devices are resumed nevertheless.
 pub async fn resume(group: &VolumeGroup, devices: &[Suspended]) -> Result<(), Error> {
     let vg = group.name.as_str();
     if !vg_name_fits(vg) {
@@ -87,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn finds_only_what_is_suspended_and_ours() {
+    fn only_the_groups_own_suspended_devices_are_found() {
         let block = tempfile::tempdir().expect("dir");
         let device = |node: &str, uuid: &str, suspended: &str, name: &str| {
             let directory = block.path().join(node).join("dm");
@@ -96,10 +101,10 @@ mod tests {
                 fs::write(directory.join(file), format!("{text}\n")).expect("file");
             }
         };
-        let ours = "LVM-2vs5Vm9AXs3AGCF6wlkcm13euzdhP3rr5qqtdghiGDX5mLvipAGs81bx0GZiDN2l";
-        device("dm-10", ours, "1", "qvg-top");
-        device("dm-2", &format!("{ours}-real"), "1", "qvg-a-real");
-        device("dm-3", ours, "0", "qvg-b");
+        let own = "LVM-2vs5Vm9AXs3AGCF6wlkcm13euzdhP3rr5qqtdghiGDX5mLvipAGs81bx0GZiDN2l";
+        device("dm-10", own, "1", "qvg-top");
+        device("dm-2", &format!("{own}-real"), "1", "qvg-a-real");
+        device("dm-3", own, "0", "qvg-b");
         device("dm-4", "LVM-XXs5Vm9AXs3AGCF6wlkcm13euzdhP3rr5qqtdghiGDX5mLvipAGs81bx0GZiDN2l", "1", "other-a");
         device("dm-5", "CRYPT-LUKS2-x", "1", "luks");
         fs::create_dir_all(block.path().join("sda")).expect("dir");

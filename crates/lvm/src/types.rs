@@ -1,4 +1,5 @@
-//! What a report says about volume groups, and what they consist of. Sizes are in bytes, counts in extents.
+//! The contents of a report: volume groups, physical and logical volumes. Sizes are in bytes, counts in
+//! extents.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,65 +9,67 @@ use quarry_volume::Layout;
 use crate::Scope;
 use crate::raid::RaidStatus;
 
-/// A volume group with everything in it, as one report saw it.
+/// A volume group with everything in it, from one report.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VolumeGroup {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its UUID in lvm's form with hyphens: the identity of the storage.
+    /// The UUID with lvm's hyphens: the identity of the storage.
     pub uuid: String,
-    /// Bytes in an extent.
+    /// The size of an extent in bytes.
     pub extent_size: u64,
-    /// Extents on all physical volumes, missing ones included.
+    /// The extents of all physical volumes, including missing ones.
     pub extent_count: u64,
-    /// Extents that no logical volume uses, on missing and unallocatable physical volumes too.
+    /// The extents that no logical volume uses, including those on missing and unallocatable physical
+    /// volumes.
     pub free_extents: u64,
-    /// Bytes in the smallest metadata area.
+    /// The size of the smallest metadata area in bytes.
     pub metadata_size: u64,
-    /// Bytes for one more copy of the metadata in that area. An area holds two copies, so a new one has half of it.
+    /// The space for one more copy of the metadata in that area, in bytes. An area holds two copies, so a new
+    /// one can take half of it.
     pub metadata_free: u64,
-    /// How many physical volumes are missing.
+    /// The number of missing physical volumes.
     pub missing_pvs: u64,
     /// Whether it is exported: no command may use it until it is imported.
     pub exported: bool,
-    /// Whether a logical or physical volume of it is missing something.
+    /// Whether a logical or physical volume of it is incomplete.
     pub partial: bool,
-    /// Whether it is marked read-only: its metadata cannot change.
+    /// Whether it is marked read-only, so that its metadata cannot change.
     pub read_only: bool,
-    /// The system ID that owns it; empty when nobody claims it.
+    /// The system ID of its owner; empty if it has none.
     pub system_id: String,
-    /// The kind of lock manager that guards it (`sanlock`, `dlm`); empty for none.
+    /// The kind of lock manager that guards it (`sanlock`, `dlm`); empty without one.
     pub lock_type: String,
-    /// How many logical volumes it may hold; 0 is no limit.
+    /// The maximum number of logical volumes; 0 means no limit.
     pub max_lv: u64,
-    /// Rises by one with every change of the metadata.
+    /// Incremented with every change of the metadata.
     pub seqno: u64,
-    /// Its tags.
+    /// The tags.
     pub tags: Vec<String>,
-    /// Its physical volumes, missing ones included.
+    /// The physical volumes, including missing ones.
     pub physical_volumes: Vec<PhysicalVolume>,
-    /// Its logical volumes, internal ones included.
+    /// The logical volumes, including internal ones.
     pub logical_volumes: Vec<LogicalVolume>,
-    /// What commands on it may open.
+    /// The devices that commands on it may open.
     pub scope: Scope,
-    /// Why physical volumes that count as missing are not used, though their devices are there: a filter of the host's
-    /// lvm.conf, its devices file.
+    /// Why physical volumes that count as missing are not used although their devices are present: a filter
+    /// in the host's lvm.conf, or its devices file.
     pub hidden: Vec<String>,
 }
 
 /// A physical volume: a disk or partition that holds extents.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PhysicalVolume {
-    /// Its device; none while it is lost. One that is back, but was written off by a change made without it, has a device
-    /// and is `missing` until `vgextend --restoremissing`.
+    /// The device; `None` while it is lost. A disk that is back, but was written off by a change made without
+    /// it, has a device and is `missing` until `vgextend --restoremissing`.
     pub device: Option<PathBuf>,
-    /// Its UUID in lvm's form.
+    /// The UUID with lvm's hyphens.
     pub uuid: String,
-    /// Bytes usable for extents.
+    /// The bytes that are usable for extents.
     pub size: u64,
-    /// Extents it holds.
+    /// The number of extents.
     pub extent_count: u64,
-    /// Extents of it that are free.
+    /// The number of free extents.
     pub free_extents: u64,
     /// The free runs as (first extent, number of extents), in order.
     pub free_fragments: Vec<(u64, u64)>,
@@ -74,18 +77,19 @@ pub struct PhysicalVolume {
     pub allocatable: bool,
     /// Whether it counts as missing: lost, or written off.
     pub missing: bool,
-    /// Metadata areas on it that are in use; with none, a commit does not touch it.
+    /// The number of metadata areas in use on it. If it is 0, a commit does not write to this disk.
     pub metadata_areas: u64,
-    /// Where its first extent begins on the device, in bytes.
+    /// The offset of the first extent on the device, in bytes.
     pub first_extent: u64,
     /// The runs of extents that logical volumes use, in order.
     pub used: Vec<Used>,
-    /// Other devices that hold the same physical volume, as lvm named them in this report: copies of the disk, or further
-    /// paths to it. lvm uses `device`, and changes nothing while there are others.
+    /// Other devices with the same physical volume, from lvm's messages for this report: copies of the disk,
+    /// or other paths to it. lvm uses `device`, and changes nothing while there are others.
     pub duplicates: Vec<PathBuf>,
-    /// Bytes of the device by the kernel's word, see [`crate::kernel`]; none where it was not asked or did not know.
+    /// The size of the device according to the kernel, in bytes, see [`crate::kernel`]. `None` if it is
+    /// unknown.
     pub device_size: Option<u64>,
-    /// Whether the kernel refuses to write to the device.
+    /// Whether the kernel rejects writes to the device.
     pub device_read_only: bool,
 }
 
@@ -94,112 +98,113 @@ pub struct PhysicalVolume {
 pub struct Used {
     /// The first extent.
     pub start: u64,
-    /// How many.
+    /// The number of extents.
     pub extents: u64,
     /// The UUID of the logical volume.
     pub volume: String,
 }
 
-/// A logical volume; internal ones (a raid's images) are in the report too, with `internal` set.
+/// A logical volume. Internal ones (a raid's images) are in the report too, with `internal` set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogicalVolume {
-    /// Its name, without the brackets that reports put around internal ones.
+    /// The name, without the brackets around internal names in reports.
     pub name: String,
-    /// Its UUID in lvm's form.
+    /// The UUID with lvm's hyphens.
     pub uuid: String,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Its tags.
+    /// The tags.
     pub tags: Vec<String>,
-    /// The types of its segments, each once: `linear`, `striped`, `raid1`, `error`, `thin` …
+    /// The types of its segments, without duplicates: `linear`, `striped`, `raid1`, `error`, `thin` …
     pub segment_types: BTreeSet<String>,
-    /// Stripes of its widest segment; for raid1 the number of images.
+    /// The stripes of its widest segment; for raid1 the number of images.
     pub stripes: u64,
-    /// Bytes in a stripe of its widest segment; 0 where there are none.
+    /// The stripe size of its widest segment in bytes; 0 without stripes.
     pub stripe_size: u64,
-    /// Its segments.
+    /// The number of segments.
     pub segments: u64,
-    /// Whether the kernel has a device for it; none when lvm could not tell.
+    /// Whether the kernel has a device for it; `None` if lvm could not determine it.
     pub active: Option<bool>,
-    /// Whether that device is suspended: input and output on it wait.
+    /// Whether that device is suspended, so that I/O on it blocks.
     pub suspended: bool,
-    /// Whether that device is open or mounted; none when lvm could not tell.
+    /// Whether that device is open or mounted; `None` if lvm could not determine it.
     pub open: Option<bool>,
-    /// Whether it is left out of ordinary activation: a raid or snapshot whose creation was cut off, or a snapshot.
+    /// Whether ordinary activation skips it: a raid or snapshot whose creation was interrupted, or a
+    /// snapshot.
     pub activation_skip: bool,
-    /// lvm's word for what is wrong with it: empty, `partial`, `refresh needed`, `mismatches exist` …
+    /// lvm's description of a problem: empty, `partial`, `refresh needed`, `mismatches exist` …
     pub health: String,
     /// Its device under `/dev/mapper`, whether it is active or not.
     pub device: PathBuf,
-    /// The kernel's numbers of its device while it is active.
+    /// The kernel's number of its device while it is active.
     pub device_number: Option<(u32, u32)>,
-    /// The UUIDs of the physical volumes that its extents lie on, through all its parts.
+    /// The UUIDs of the physical volumes with its extents, through all its parts.
     pub physical_volumes: BTreeSet<String>,
     /// Whether it is a part of another logical volume or otherwise hidden.
     pub internal: bool,
     /// The logical volume that it is a part of.
     pub parent: Option<String>,
-    /// The logical volume that it is a snapshot of, or that it reads where it has no bytes of its own.
+    /// The logical volume that it is a snapshot of, or that it reads from where it has no data of its own.
     pub origin: Option<String>,
-    /// The pool or cache that it lies in: of a thin, cached or compressed volume.
+    /// The pool or cache that a thin, cached or compressed volume uses.
     pub pool: Option<String>,
-    /// Whether lvm is moving or converting it, and refuses to change it otherwise.
+    /// Whether lvm is moving or converting it, and rejects other changes.
     pub locked: bool,
-    /// What lvm calls its role: `public`, `private,raid,image` …
+    /// lvm's role of it: `public`, `private,raid,image` …
     pub role: String,
-    /// For a mirrored volume, how much is known to be the same on all images, in hundredths of a percent.
+    /// For a mirrored volume, the part that is known to be in sync, in hundredths of a percent.
     pub sync_percent: Option<u32>,
-    /// For a raid, what the kernel says of its images, see [`crate::kernel`]: now, or when it was active last. None where
-    /// it was never seen active.
+    /// For a raid, the kernel's status of its images, see [`crate::kernel`]: the current one, or the last one
+    /// while it was active. `None` if it was never seen active.
     pub raid: Option<RaidStatus>,
 }
 
 impl VolumeGroup {
-    /// The logical volume of that name, internal ones included.
+    /// The logical volume with that name, including internal ones.
     #[must_use]
     pub fn logical_volume(&self, name: &str) -> Option<&LogicalVolume> {
         self.logical_volumes.iter().find(|volume| volume.name == name)
     }
 
-    /// The physical volume of that UUID.
+    /// The physical volume with that UUID.
     #[must_use]
     pub fn physical_volume(&self, uuid: &str) -> Option<&PhysicalVolume> {
         self.physical_volumes.iter().find(|volume| volume.uuid == uuid)
     }
 
-    /// The devices whose metadata areas a change of this volume group writes to.
+    /// The devices whose metadata areas are written when this volume group changes.
     #[must_use]
     pub fn metadata_devices(&self) -> Vec<PathBuf> {
         let carrying = self.physical_volumes.iter().filter(|volume| !volume.missing && volume.metadata_areas > 0);
         carrying.filter_map(|volume| volume.device.clone()).collect()
     }
 
-    /// The UUIDs of the physical volumes that have no device: lvm did not find them.
+    /// The UUIDs of the physical volumes without a device: lvm did not find them.
     #[must_use]
     pub fn lost_physical_volumes(&self) -> Vec<String> {
         let lost = self.physical_volumes.iter().filter(|volume| volume.device.is_none());
         lost.map(|volume| volume.uuid.clone()).collect()
     }
 
-    /// The logical volumes that stand for themselves: neither internal nor a part of another one.
+    /// The independent logical volumes: neither internal nor a part of another one.
     ///
-    /// A raid's metadata volumes carry the raid's own tags, and are visible while it is made. Where that was cut off
-    /// they stay visible, and must not be taken for volumes.
+    /// A raid's metadata volumes have the raid's own tags, and are visible while it is being created. If the
+    /// creation was interrupted, they stay visible, and must not count as volumes.
     pub fn volumes(&self) -> impl Iterator<Item = &LogicalVolume> {
-        self.logical_volumes.iter().filter(|volume| !volume.internal && whole_of(&volume.name).is_none())
+        self.logical_volumes.iter().filter(|volume| !volume.internal && raid_of_part(&volume.name).is_none())
     }
 
-    /// The parts of a logical volume (a raid's images and their metadata), whether tied to it or left behind by a
-    /// creation that was cut off.
+    /// The parts of a logical volume (a raid's images and their metadata), whether connected to it or left by
+    /// an interrupted creation.
     pub fn parts_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a LogicalVolume> {
         self.logical_volumes
             .iter()
-            .filter(move |volume| volume.parent.as_deref() == Some(name) || whole_of(&volume.name) == Some(name))
+            .filter(move |volume| volume.parent.as_deref() == Some(name) || raid_of_part(&volume.name) == Some(name))
     }
 
-    /// Why a logical volume is not the whole of what was to be made in that layout; none when it is.
+    /// Why a logical volume is incomplete for that layout. `None` if it is complete.
     ///
-    /// A raid1 whose creation was cut off has the flag to be skipped at activation, and visible metadata volumes.
+    /// A raid1 whose creation was interrupted has the activation-skip flag, and visible metadata volumes.
     #[must_use]
     pub fn incompleteness(&self, volume: &LogicalVolume, layout: &Layout) -> Option<String> {
         let LogicalVolume { name, segment_types, stripes, stripe_size, .. } = volume;
@@ -241,8 +246,8 @@ impl VolumeGroup {
         images
     }
 
-    /// The disks on which more than one image of a raid lies: with such a disk several copies are lost at once. Older
-    /// versions of lvm allocate so where the free extents lie in pieces (fixed in 2.03.22).
+    /// The disks with more than one image of a raid: losing such a disk loses several copies at once. Older
+    /// versions of lvm allocate like that if the free extents are fragmented (fixed in 2.03.22).
     #[must_use]
     pub fn shared_by_images(&self, volume: &LogicalVolume) -> Vec<String> {
         let images = self.images_of(&volume.name);
@@ -250,7 +255,7 @@ impl VolumeGroup {
         volume.physical_volumes.iter().filter(|pv| lies_on(pv) > 1).map(|pv| self.show_disk(pv)).collect()
     }
 
-    /// A physical volume for people: its device, or its UUID where it has none.
+    /// The name of a physical volume for users: its device, or its UUID without one.
     #[must_use]
     pub fn show_disk(&self, uuid: &str) -> String {
         let device = self.physical_volume(uuid).and_then(|pv| pv.device.as_ref());
@@ -270,8 +275,9 @@ impl VolumeGroup {
     }
 }
 
-/// The name of the raid that a volume of this name is a part of. No volume of its own can have such a name.
-fn whole_of(name: &str) -> Option<&str> {
+/// The name of the raid that a volume with this name is a part of. Independent volumes cannot have such
+/// names.
+fn raid_of_part(name: &str) -> Option<&str> {
     ["_rimage_", "_rmeta_"].iter().find_map(|infix| {
         let (whole, number) = name.rsplit_once(infix)?;
         (!whole.is_empty() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())).then_some(whole)
@@ -279,7 +285,7 @@ fn whole_of(name: &str) -> Option<&str> {
 }
 
 impl PhysicalVolume {
-    /// How many of its extents lie within its device; all of them where the device's size is not known.
+    /// The number of its extents that are within its device; all of them if the device's size is unknown.
     #[must_use]
     pub fn extents_on_device(&self, extent_size: u64) -> u64 {
         let Some(size) = self.device_size else { return self.extent_count };
@@ -287,13 +293,14 @@ impl PhysicalVolume {
         fitting.min(self.extent_count)
     }
 
-    /// Whether its device is smaller than lvm's metadata says: a disk replaced by a smaller one, or shrunk below lvm.
+    /// Whether its device is smaller than in lvm's metadata: it was replaced by a smaller disk, or shrunk
+    /// below lvm.
     #[must_use]
     pub fn is_cut_off(&self, extent_size: u64) -> bool {
         self.extents_on_device(extent_size) < self.extent_count
     }
 
-    /// The bytes of its device behind its last extent; 0 where the device's size is not known.
+    /// The bytes of its device after its last extent; 0 if the device's size is unknown.
     #[must_use]
     pub fn unused_tail(&self, extent_size: u64) -> u64 {
         let end = self.first_extent.saturating_add(self.extent_count.saturating_mul(extent_size));
@@ -302,13 +309,13 @@ impl PhysicalVolume {
 }
 
 impl LogicalVolume {
-    /// Whether it has the name of a raid's image or metadata.
+    /// Whether its name is that of a raid's image or metadata.
     #[must_use]
     pub fn is_raid_part(&self) -> bool {
-        whole_of(&self.name).is_some()
+        raid_of_part(&self.name).is_some()
     }
 
-    /// Whether one of the physical volumes it lies on is missing. A mirrored one may be usable all the same.
+    /// Whether one of its physical volumes is missing. A mirrored volume may be usable nevertheless.
     #[must_use]
     pub fn lacks(&self, group: &VolumeGroup) -> bool {
         let missing = |uuid: &String| group.physical_volume(uuid).is_none_or(|volume| volume.missing);
@@ -316,7 +323,7 @@ impl LogicalVolume {
     }
 }
 
-/// The device under `/dev/mapper` that lvm gives a visible logical volume: hyphens doubled, a hyphen between.
+/// The device under `/dev/mapper` of a visible logical volume: hyphens are doubled, with a hyphen in between.
 #[must_use]
 pub fn mapper_path(group: &str, volume: &str) -> PathBuf {
     Path::new("/dev/mapper").join(format!("{}-{}", group.replace('-', "--"), volume.replace('-', "--")))

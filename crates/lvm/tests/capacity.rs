@@ -1,6 +1,6 @@
-//! How much fits, on groups made up for the purpose. Trials on real volume groups are the virtual node's.
+//! Capacity of artificial volume groups. Real volume groups are tested in virtual nodes.
 
-// Helpers of tests may fail like tests.
+// Test helpers may panic like tests.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::path::PathBuf;
@@ -54,7 +54,7 @@ fn sizes_by_layout() {
     assert_eq!(extents(&group, Layout::Linear, 0), 210);
     assert_eq!(extents(&group, STRIPED2, 0), 140);
     assert_eq!(extents(&group, STRIPED3, 0), 120);
-    // One extent of each disk for the image's own metadata.
+    // One extent of each disk is for the image's own metadata.
     assert_eq!(extents(&group, RAID1, 0), 69);
     assert_eq!(extents(&group, Layout::Raid1 { mirrors: 2 }, 0), 39);
     assert_eq!(extents(&group, Layout::Raid1 { mirrors: 3 }, 0), 0);
@@ -67,7 +67,7 @@ fn a_reserve_is_left_free() {
     assert_eq!(extents(&group, Layout::Linear, 10 * EXTENT), 200);
     assert_eq!(extents(&group, Layout::Linear, 10 * EXTENT + 1), 199);
     assert_eq!(space(&group, 10 * EXTENT + 1).available(), 199 * EXTENT);
-    // It is taken from what the layout leaves over first.
+    // It is first taken from the extents that the layout cannot use.
     assert_eq!(extents(&group, STRIPED2, 70 * EXTENT), 140);
     assert_eq!(extents(&group, STRIPED2, 71 * EXTENT), 138);
     assert_eq!(extents(&group, RAID1, 72 * EXTENT), 68);
@@ -78,7 +78,7 @@ fn a_reserve_is_left_free() {
 #[test]
 fn disks_are_chosen() {
     let group = group(&[100, 70, 40]);
-    // The smallest that holds it, so that it lies on one disk and large areas stay whole.
+    // The smallest disk that is large enough, so that the volume is on one disk and large areas are kept.
     assert_eq!(choose(&group, &Layout::Linear, 30, 0), devices(&["/dev/sdc"]));
     assert_eq!(choose(&group, &Layout::Linear, 41, 0), devices(&["/dev/sdb"]));
     assert_eq!(choose(&group, &Layout::Linear, 100, 0), devices(&["/dev/sda"]));
@@ -103,7 +103,7 @@ fn disks_that_must_not_be_used_do_not_count() {
 }
 
 #[test]
-fn a_closed_group_gives_nothing_and_says_why() {
+fn a_closed_group_has_no_space_and_a_reason() {
     let reason = |change: fn(&mut VolumeGroup)| {
         let mut group = group(&[100, 70]);
         change(&mut group);
@@ -144,9 +144,9 @@ fn layouts_that_do_not_suit_the_extents() {
 }
 
 proptest! {
-    /// Whatever is called possible has its place on the disks chosen, and one step more has none on any.
+    /// Every size that is reported as possible fits on the chosen disks, and one step more fits on no disks.
     #[test]
-    fn the_largest_fits_and_no_more(
+    fn the_largest_size_fits_and_nothing_larger(
         free in prop::collection::vec(0_u64..50, 1..6),
         width in 1_u32..5,
         striped in any::<bool>(),
@@ -181,7 +181,7 @@ proptest! {
             };
             prop_assert!(free.iter().sum::<u64>() - used >= reserve);
         }
-        // A step more would need more on one disk than the fullest choice has, or eat the reserve.
+        // One step more would need more on one disk than the fullest choice has, or would use the reserve.
         let mut sorted = free.clone();
         sorted.sort_unstable_by(|a, b| b.cmp(a));
         let step = (most + each) / each + overhead;
@@ -194,10 +194,10 @@ proptest! {
         prop_assert!(!fits);
     }
 
-    /// What the controller computes from a node's word is what the node decides by: a size that the space promises has its
-    /// disks, one that it does not promise has none, and what is taken comes off.
+    /// The controller's computation from a node's report matches the node's decision: there are disks for a
+    /// size that the space allows, and none for a size that it does not allow.
     #[test]
-    fn the_space_that_is_told_and_the_choice_agree(
+    fn reported_space_and_choice_agree(
         free in prop::collection::vec((0_u64..50, any::<bool>()), 0..6),
         width in 1_u32..5,
         striped in any::<bool>(),
@@ -245,7 +245,7 @@ fn a_disk_that_cannot_be_written_closes_the_group_only_with_metadata_on_it() {
 }
 
 #[test]
-fn a_disk_that_shrank_gives_no_room_and_one_that_grew_a_hint() {
+fn a_shrunk_disk_is_withheld_and_a_grown_one_is_hinted_at() {
     let mut group = group(&[10, 20]);
     let end = 1000 * EXTENT + (1 << 20);
     for pv in &mut group.physical_volumes {
@@ -257,7 +257,7 @@ fn a_disk_that_shrank_gives_no_room_and_one_that_grew_a_hint() {
     assert_eq!(space(&group, 0).free, [10]);
     assert!(withheld(&group)[0].contains("999 of 1000 extents"), "{:?}", withheld(&group));
     assert_eq!(extents(&group, RAID1, 0), 0);
-    // Alignment leaves something behind the last extent of most disks.
+    // On most disks, alignment leaves some unused space after the last extent.
     group.physical_volumes[1].device_size = Some(end + (31 << 20));
     assert_eq!((withheld(&group), hints(&group)), (vec![], vec![]));
     group.physical_volumes[1].device_size = Some(end + (32 << 20));

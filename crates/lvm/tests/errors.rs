@@ -1,4 +1,4 @@
-//! lvm's own words, recorded from lvm 2.03.16 under `LC_ALL=C`, and what they mean.
+//! lvm's messages, recorded from lvm 2.03.16 under `LC_ALL=C`, and their classification.
 
 use quarry_lvm::{Kind, classify};
 
@@ -38,7 +38,7 @@ const RECORDED: [(Kind, &str); 32] = [
          LV.",
     ),
     (Kind::Denied, "  lvcreate: Command not permitted while global/metadata_read_only is set."),
-    // Of the file system that holds lvm's locks.
+    // About the filesystem that holds lvm's locks.
     (Kind::Locked, "  /run/lock/lvm/V_qvg: open failed: No space left on device\n  Can't get lock for qvg."),
     (Kind::Denied, "  Volume group empty is exported"),
     (Kind::Denied, "  Cannot access VG empty with system ID foo with unknown local system ID."),
@@ -47,7 +47,7 @@ const RECORDED: [(Kind, &str); 32] = [
         "  /run/lock/lvm/V_qvg: flock failed: Resource temporarily unavailable\n  Can't get lock for qvg.\n  \
          Cannot process volume group qvg",
     ),
-    // A copy of a disk of the group is plugged in.
+    // A copy of a disk of the group is attached.
     (Kind::Duplicate, "  Cannot update volume group vg0 with duplicate PV devices."),
     (
         Kind::Duplicate,
@@ -66,7 +66,7 @@ const RECORDED: [(Kind, &str); 32] = [
         "  WARNING: Couldn't find device with uuid 3xfzHW-6uR5-hlUd-K6tf-vwCo-fv2M-QpoNvf.\n  Refusing activation of \
          partial LV qvg/l.  Use '--activationmode partial' to override.",
     ),
-    // On a volume group that lacks a disk, other failures keep their own meaning.
+    // In a volume group that lacks a disk, other failures keep their classification.
     (
         Kind::NotFound,
         "  WARNING: VG qvg is missing PV FWYbZN-Ugwd-V6WD-mu7p-nETB-h1C1-eXSdaM (last written to [unknown]).\n  \
@@ -77,7 +77,7 @@ const RECORDED: [(Kind, &str); 32] = [
         "  WARNING: Couldn't find device with uuid FWYbZN-Ugwd-V6WD-mu7p-nETB-h1C1-eXSdaM.\n  Logical volume qvg/r \
          in use.",
     ),
-    // None of them
+    // No known kind.
     (
         Kind::Other,
         "  Names starting \"snapshot\" are reserved. Please choose a different LV name.\n  Run `lvcreate --help' for \
@@ -89,19 +89,19 @@ const RECORDED: [(Kind, &str); 32] = [
 ];
 
 #[test]
-fn words_have_their_meaning() {
+fn recorded_messages_are_classified() {
     for (kind, stderr) in RECORDED {
         assert_eq!(classify(stderr), kind, "{stderr}");
     }
 }
 
 #[test]
-fn names_do_not_make_a_meaning() {
+fn names_do_not_affect_the_classification() {
     let stderr = "  Failed to find logical volume \"in-use/already-exists.missing.insufficient\"";
     assert_eq!(classify(stderr), Kind::NotFound);
 }
 
 #[test]
-fn warnings_do_not_make_a_meaning() {
+fn warnings_do_not_affect_the_classification() {
     assert_eq!(classify("  WARNING: Logical volume qvg/a not found, in use, already exists."), Kind::Other);
 }

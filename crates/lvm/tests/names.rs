@@ -1,4 +1,4 @@
-//! Names that lvm takes, and those it gets instead.
+//! Names that lvm accepts, and replacements for others.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use quarry_lvm::{mapper_path, safe_name, vg_name_fits};
 
 #[test]
-fn good_names_stay() {
+fn valid_names_are_kept() {
     for name in
         ["pvc-0b0f3fd4-7a4c-4a0c-9d3c-2f0e5cbd2b5f", "a", "A+b_c.d-e", "xsnapshot", "lvol0", "1", "_x", ".a", "q"]
     {
@@ -15,9 +15,9 @@ fn good_names_stay() {
     assert_eq!(safe_name(&"a".repeat(48)), "a".repeat(48));
 }
 
-/// Each of these was refused by lvcreate 2.03.16, or is too long for a device's name.
+/// Each of these was rejected by lvcreate 2.03.16, or is too long for a device's name.
 #[test]
-fn bad_names_are_replaced() {
+fn invalid_names_are_replaced() {
     let refused = [
         "",
         ".",
@@ -68,7 +68,7 @@ fn bad_names_are_replaced() {
     }
 }
 
-/// Frozen: these names stand on disks.
+/// Frozen: these names are on disks.
 #[test]
 fn golden() {
     assert_eq!(safe_name(""), "qv4jutopv7gq2nicajxvdnxgjjg");
@@ -80,7 +80,7 @@ fn golden() {
 fn a_name_that_looks_safe_is_replaced() {
     let safe = safe_name("snapshot");
     let again = safe_name(&safe);
-    assert_ne!(safe, again, "or a volume of that name would meet the other");
+    assert_ne!(safe, again, "otherwise two names would lead to the same volume");
     assert_eq!(again.len(), 27);
 }
 

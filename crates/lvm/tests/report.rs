@@ -1,6 +1,6 @@
-//! Reads recorded reports of real volume groups (lvm 2.03.16), and whatever else may come.
+//! Parses recorded reports of real volume groups (lvm 2.03.16), and arbitrary input.
 
-// Helpers of tests may fail like tests.
+// Test helpers may panic like tests.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ fn a_healthy_group() {
     assert_eq!(one.tags, ["quarry=1/s=new", "x"]);
     assert_eq!(one.device, PathBuf::from("/dev/mapper/pool--a-one"));
     assert_eq!(one.device, quarry_lvm::mapper_path("pool-a", "one"));
-    // Recorded without a kernel device-mapper, where lvm cannot tell.
+    // Recorded without device-mapper in the kernel, so lvm could not determine it.
     assert_eq!((one.active, one.open, one.suspended, one.device_number), (None, None, false, None));
     assert_eq!(one.physical_volumes.iter().collect::<Vec<_>>(), [&first.uuid]);
     let striped = volume(&group, "str");
@@ -107,7 +107,7 @@ fn a_raid_and_its_parts() {
     assert_eq!(group.parts_of("r").count(), 4);
     let part = volume(&group, "r_rmeta_0");
     assert!(part.internal && part.parent.as_deref() == Some("r") && part.physical_volumes.len() == 1);
-    // lvm gives the metadata volumes the tags of the whole: they must not be taken for volumes.
+    // lvm gives the raid's tags to its metadata volumes: they must not count as volumes.
     assert_eq!(part.tags, raid.tags);
     assert_eq!(group.incompleteness(raid, &Layout::Raid1 { mirrors: 1 }), None);
     assert!(group.incompleteness(raid, &Layout::Raid1 { mirrors: 2 }).is_some());
@@ -127,14 +127,14 @@ fn a_raid_whose_creation_was_cut_off() {
     let why = group.incompleteness(whole, &Layout::Raid1 { mirrors: 1 }).expect("incomplete");
     assert!(why.contains("interrupted"), "{why}");
     assert_eq!(group.incompleteness(volume(&group, "r"), &Layout::Raid1 { mirrors: 1 }), None);
-    // Even without the flag the loose parts tell.
+    // Even without the flag, the loose parts show it.
     let mut group = group;
     group.logical_volumes.iter_mut().for_each(|volume| volume.activation_skip = false);
     assert!(group.incompleteness(volume(&group, "k"), &Layout::Raid1 { mirrors: 1 }).is_some());
 }
 
 #[test]
-fn a_raid_that_lost_a_disk_goes_on() {
+fn a_raid_that_lost_a_disk_stays_usable() {
     let group = only(RAID1_LOST_DISK);
     let raid = volume(&group, "r");
     assert!(raid.lacks(&group) && raid.active == Some(true) && raid.health == "partial");
@@ -144,7 +144,7 @@ fn a_raid_that_lost_a_disk_goes_on() {
 }
 
 #[test]
-fn shapes_that_differ_are_told() {
+fn differing_layouts_are_detected() {
     let group = only(HEALTHY);
     let shape = |name: &str, layout| group.incompleteness(volume(&group, name), &layout);
     assert_eq!(shape("one", Layout::Linear), None);
@@ -155,7 +155,7 @@ fn shapes_that_differ_are_told() {
     assert!(shape("str", Layout::Linear).is_some());
 }
 
-/// What newer versions write with `json_std`: numbers, nulls, and lists as arrays.
+/// The output of newer versions with `json_std`: numbers, nulls, and lists as arrays.
 #[test]
 fn numbers_and_arrays_are_read() {
     let mut report: serde_json::Value = serde_json::from_str(HEALTHY).expect("json");
@@ -177,9 +177,9 @@ fn numbers_and_arrays_are_read() {
     assert_eq!(read, expected);
 }
 
-/// "It does not exist" may be said of a whole report alone.
+/// Only a complete report can show that a volume does not exist.
 #[test]
-fn a_report_that_is_not_whole_is_refused() {
+fn incomplete_reports_are_rejected() {
     let without = |change: fn(&mut serde_json::Value)| {
         let mut report: serde_json::Value = serde_json::from_str(HEALTHY).expect("json");
         change(&mut report["report"][0]);
@@ -216,13 +216,13 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
 
 proptest! {
     #[test]
-    fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+    fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = parse(&bytes);
     }
 
-    /// A real report with some values replaced by anything at all.
+    /// A real report in which some values are replaced by arbitrary ones.
     #[test]
-    fn any_values_are_survived(
+    fn arbitrary_values_do_not_panic(
         which in 0..ALL.len(),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any_json()), 1..6),
     ) {
@@ -245,7 +245,7 @@ proptest! {
         }
         if let Ok(groups) = parse(report.to_string().as_bytes()) {
             for group in groups {
-                // What comes next must survive it too.
+                // The code that uses the result must not panic either.
                 let largest = quarry_lvm::capacity::largest(&group, &Layout::Raid1 { mirrors: 1 }, 1);
                 prop_assert!(largest.extents == 0 || largest.reason.is_none());
                 for volume in group.volumes() {

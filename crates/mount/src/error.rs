@@ -48,7 +48,7 @@ pub enum Error {
         attempted: &'static str,
         /// The target.
         target: PathBuf,
-        /// What is mounted there.
+        /// The other mount.
         found: String,
     },
     /// There is no staged volume to publish.

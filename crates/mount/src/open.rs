@@ -36,7 +36,7 @@ struct Host {
 }
 
 impl Host {
-    /// What is built on the device of that name, with the holders of each.
+    /// The devices that are built on the device with that name, with the holders of each.
     fn built_on(&self, name: &OsStr, depth: usize) -> Vec<String> {
         let Some(depth) = depth.checked_sub(1) else { return Vec::new() };
         let mut found: Vec<String> = Vec::new();

@@ -51,7 +51,7 @@ pub fn check_target(target: &Path) -> Result<(), Error> {
     }
 }
 
-/// What is at a path, without following a symbolic link.
+/// The kind of file at a path, without following a symbolic link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PathKind {
     Nothing,

@@ -32,7 +32,7 @@ impl Host {
         }
     }
 
-    /// Finds or carves the volume and prepares it for use.
+    /// Finds or creates the volume and prepares it for use.
     async fn make(
         &self,
         requested: &Arc<dyn Pool>,
@@ -47,7 +47,7 @@ impl Host {
                 let (volume, fresh) = resume(&pool, volume, spec).await?;
                 (pool, volume, fresh)
             }
-            None => (Arc::clone(requested), self.carve(requested, spec).await?, true),
+            None => (Arc::clone(requested), self.create_in_pool(requested, spec).await?, true),
         };
         match prepare(&pool, volume.clone(), fresh, handle).await {
             Ok(volume) => Ok((pool, volume)),
@@ -55,7 +55,7 @@ impl Host {
         }
     }
 
-    async fn carve(&self, pool: &Arc<dyn Pool>, spec: &VolumeSpec) -> Result<PoolVolume> {
+    async fn create_in_pool(&self, pool: &Arc<dyn Pool>, spec: &VolumeSpec) -> Result<PoolVolume> {
         let size = pool.size_of(spec).await?;
         if let Some(kind) = spec.filesystem
             && size < filesystem::minimum_size(kind)
@@ -66,15 +66,15 @@ impl Host {
                 format!("{size} bytes are too few for {kind}, which needs {least}: request more"),
             ));
         }
-        let volume = pool.carve(spec).await?;
+        let volume = pool.create(spec).await?;
         // The space is allocated now, and zeroing can take long. If there is nothing to zero, the pool is
         // read concurrently.
         self.publisher().refresh_soon(pool.name());
         Ok(volume)
     }
 
-    /// Handles a failed preparation of a carved volume and returns the error for the caller. If this call
-    /// carved the volume and a retry would fail too (the host or its disk failed, or the pool has no space
+    /// Handles a failed preparation of a created volume and returns the error for the caller. If this call
+    /// created the volume and a retry would fail too (the host or its disk failed, or the pool has no space
     /// for the updated record), the volume is removed and the error is final. Otherwise the volume stays and
     /// the caller must retry; until it is prepared or removed, the volume shows the problem.
     async fn clean_up_unprepared(&self, pool: &Arc<dyn Pool>, volume: &PoolVolume, fresh: bool, error: Error) -> Error {
@@ -99,14 +99,14 @@ impl Host {
     }
 }
 
-/// Resumes the creation of a volume that an earlier call carved. The flag is true if the volume had to be
-/// carved again.
+/// Resumes the creation of a volume that an earlier call created. The flag is true if the volume had to be
+/// created again.
 async fn resume(pool: &Arc<dyn Pool>, volume: PoolVolume, spec: &VolumeSpec) -> Result<(PoolVolume, bool)> {
     match &volume.health {
         Health::Incomplete(why) if volume.record()?.state == State::New => {
             tracing::warn!(volume = volume.name, why, "carving the volume again: its creation was interrupted");
             pool.remove(&volume).await.map_err(Error::not_final)?;
-            Ok((pool.carve(spec).await?, true))
+            Ok((pool.create(spec).await?, true))
         }
         // It exists, and may be complete again when its disk is back.
         Health::Incomplete(why) | Health::Lost(why) => Err(Error::unavailable(why.clone())),

@@ -56,7 +56,7 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
 }
 
 /// A failed write of zeros to a new volume. The sectors are bad, so a retry on the same sectors would fail
-/// too, but a volume that is carved again may get others.
+/// too, but a volume that is created again may get others.
 pub(crate) fn zeroing(error: quarry_filesystem::Error) -> Error {
     let error = filesystem(error);
     if error.reason == Reason::Unavailable { Error::host(error.message) } else { error }

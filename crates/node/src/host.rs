@@ -166,7 +166,7 @@ impl Host {
         if let Some(volume) = pool.volume(&id.volume).await? {
             return Ok(Some(Located { pool, volume }));
         }
-        match pool.elsewhere(&id.volume).await? {
+        match pool.find_elsewhere(&id.volume).await? {
             None => Ok(None),
             Some(place) => Err(Error::unavailable(format!(
                 "it is not in pool {}, but elsewhere on this node: {place}",
@@ -226,11 +226,11 @@ impl Host {
     /// # Errors
     /// `Unavailable` if the requested pool cannot be read.
     pub(crate) async fn find_by_name(&self, name: &str, requested: &Arc<dyn Pool>) -> Result<Option<Located>> {
-        if let Some(volume) = requested.asked(name).await? {
+        if let Some(volume) = requested.find_requested(name).await? {
             return Ok(Some(Located { pool: Arc::clone(requested), volume }));
         }
         let others = self.pools().iter().filter(|pool| pool.name() != requested.name());
-        let (unresponsive, others): (Vec<_>, Vec<_>) = others.partition(|pool| !pool.silent_disks().is_empty());
+        let (unresponsive, others): (Vec<_>, Vec<_>) = others.partition(|pool| !pool.unresponsive_disks().is_empty());
         for pool in unresponsive {
             tracing::warn!(
                 pool = pool.name(),
@@ -239,7 +239,7 @@ impl Host {
         }
         let mut others: FuturesUnordered<_> = others
             .into_iter()
-            .map(|pool| async move { (pool, tokio::time::timeout(OTHER_POOLS, pool.asked(name)).await) })
+            .map(|pool| async move { (pool, tokio::time::timeout(OTHER_POOLS, pool.find_requested(name)).await) })
             .collect();
         while let Some((pool, answer)) = others.next().await {
             match answer {
@@ -265,7 +265,7 @@ impl Host {
     pub(crate) async fn find_anywhere(&self, name: &str) -> Result<Option<Located>> {
         let mut unread = None;
         let mut answers: FuturesUnordered<_> =
-            self.pools().iter().map(|pool| async move { (pool, pool.asked(name).await) }).collect();
+            self.pools().iter().map(|pool| async move { (pool, pool.find_requested(name).await) }).collect();
         while let Some((pool, answer)) = answers.next().await {
             match answer {
                 Ok(Some(volume)) => return Ok(Some(Located { pool: Arc::clone(pool), volume })),

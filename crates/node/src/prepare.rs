@@ -1,4 +1,4 @@
-//! Prepares a carved volume before CreateVolume returns OK: no user may ever see the data of a previous
+//! Prepares a created volume before CreateVolume returns OK: no user may ever see the data of a previous
 //! owner.
 //!
 //! Only a volume in state `new` is prepared. If it is created for a filesystem, the signatures of previous
@@ -27,7 +27,7 @@ pub(crate) fn is_zeroed(record: &Record, size: u64) -> bool {
     record.zeroed >= size.div_ceil(GIB)
 }
 
-/// Prepares a volume so that CreateVolume can return OK. `fresh`: this call carved it.
+/// Prepares a volume so that CreateVolume can return OK. `fresh`: this call created it.
 ///
 /// # Errors
 /// `UnderWay` if something holds the device exclusively, or the task was asked to stop.

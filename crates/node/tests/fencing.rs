@@ -53,7 +53,7 @@ async fn a_token_from_before_a_restart_of_the_agent_is_rejected() {
 #[tokio::test(start_paused = true)]
 async fn a_name_that_is_being_created_or_deleted_is_not_reported_as_free() {
     let pool = pool("p");
-    pool.set_delay(Operation::Carve, Duration::from_secs(8));
+    pool.set_delay(Operation::Create, Duration::from_secs(8));
     pool.set_delay(Operation::Remove, Duration::from_secs(8));
     let host = host(&[&pool]);
     let short = Duration::from_secs(1);
@@ -200,7 +200,7 @@ async fn a_delete_does_not_stop_a_creation_on_another_storage_and_waits_only_onc
     let (b, _) = host.create(spec("b", 40 * MIB), None, LONG).await.unwrap();
     let a = VolumeId { volume: "a".into(), ..b.id };
     let short = Duration::from_secs(1);
-    pool.set_delay(Operation::Carve, Duration::from_secs(4));
+    pool.set_delay(Operation::Create, Duration::from_secs(4));
     pool.set_delay(Operation::Remove, Duration::from_secs(8));
     assert_eq!(host.create(spec("a", 40 * MIB), None, short).await.unwrap_err().reason, Reason::TimedOut);
 

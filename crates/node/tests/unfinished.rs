@@ -1,4 +1,4 @@
-//! Creations that fail after the volume was carved: the caller retries, or the volume is removed.
+//! Creations that fail after the volume was created: the caller retries, or the volume is removed.
 
 // Helpers of tests may fail like tests.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
@@ -15,7 +15,7 @@ use quarry_volume::{Agent as _, Reason, VolumeSpec};
 async fn an_error_is_final_only_if_nothing_is_left() {
     let kinds: [fn(&str, u64) -> VolumeSpec; 2] = [spec, block];
     for kind in kinds {
-        for operation in [Operation::Carve, Operation::Activate, Operation::Write, Operation::SetRecord] {
+        for operation in [Operation::Create, Operation::Activate, Operation::Write, Operation::SetRecord] {
             for failure in [Failure::Before, Failure::After] {
                 for removable in [true, false] {
                     let pool = pool("p");
@@ -32,7 +32,7 @@ async fn an_error_is_final_only_if_nothing_is_left() {
                     };
                     let case = format!("{operation:?} fails {failure:?}: {error}");
                     assert_eq!(error.reason.is_final(), pool.names().is_empty(), "{case}");
-                    assert!(removable || operation == Operation::Carve || !pool.names().is_empty(), "{case}");
+                    assert!(removable || operation == Operation::Create || !pool.names().is_empty(), "{case}");
                     // The caller's retry completes the volume.
                     host.create(asked, None, LONG).await.unwrap_or_else(|error| panic!("{case}; then {error}"));
                     assert_eq!((pool.names(), pool.free()), (vec!["a".to_owned()], vec![246]), "{case}");
@@ -47,7 +47,7 @@ async fn an_error_is_final_only_if_nothing_is_left() {
 async fn a_volume_of_an_earlier_call_is_kept() {
     let pool = pool("p");
     let before = host(&[&pool]);
-    pool.fail_next(Operation::Carve, Failure::After);
+    pool.fail_next(Operation::Create, Failure::After);
     before.create(spec("a", 40 * MIB), None, LONG).await.unwrap_err();
     pool.fail_next(Operation::Write, Failure::Before);
     let error = host(&[&pool]).create(spec("a", 40 * MIB), None, LONG).await.unwrap_err();

@@ -228,7 +228,7 @@ async fn a_change_by_quarry_is_published_even_if_the_pool_cannot_be_read_afterwa
     let pool = pool("p");
     let host = host(&[&pool]);
     let mut follower = Follower::of(&host).await;
-    for operation in [Operation::Carve, Operation::Remove] {
+    for operation in [Operation::Create, Operation::Remove] {
         pool.set_delay(operation, Duration::from_secs(2));
     }
     let blind = async |after: Duration| {
@@ -281,7 +281,7 @@ async fn a_partial_creation_is_published_and_completed_by_the_retry() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let mut follower = Follower::of(&host).await;
-    for operation in [Operation::Carve, Operation::Activate, Operation::Write] {
+    for operation in [Operation::Create, Operation::Activate, Operation::Write] {
         for failure in [Failure::Before, Failure::After] {
             pool.fail_next(operation, failure);
             let name = format!("{operation:?}-{failure:?}");
@@ -300,7 +300,7 @@ async fn a_pool_is_not_read_during_a_change_by_quarry() {
     let pool = pool("p");
     let host = host(&[&pool]);
     let mut follower = Follower::of(&host).await;
-    pool.set_delay(Operation::Carve, Duration::from_secs(30));
+    pool.set_delay(Operation::Create, Duration::from_secs(30));
     let making = tokio::spawn({
         let host = host.clone();
         async move { host.create(spec("a", 40 * MIB), None, LONG).await }

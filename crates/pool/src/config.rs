@@ -13,8 +13,8 @@
 //!       wipe: discard
 //! ```
 //!
-//! A mistake in the file stops the start with the file, the line and the key: a pool that is silently left out, or a
-//! reserve that is silently 0, is found out too late.
+//! An invalid file prevents the start; the error gives file, line and key. A pool that is silently left out,
+//! or a reserve that is silently 0, would be noticed too late.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -26,19 +26,20 @@ use serde_saphyr::Spanned;
 
 mod disk;
 
-/// The longest name of a pool, in bytes: it is also a value of a metric's label and of a StorageClass parameter.
+/// The maximum length of a pool's name in bytes: it is also a metric label's value and a StorageClass
+/// parameter.
 const MAX_NAME: usize = 63;
 
-/// One pool as configured.
+/// The configuration of one pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolConfig {
-    /// The name that a StorageClass gives as `pool`.
+    /// The name that a StorageClass refers to as `pool`.
     pub name: String,
-    /// What it gives out, and of what.
+    /// The kind of pool, with its settings.
     pub kind: PoolKind,
 }
 
-/// What a pool is made of.
+/// The kind of a pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PoolKind {
     /// Logical volumes of a volume group.
@@ -50,44 +51,44 @@ pub enum PoolKind {
 /// A pool of kind `lvm`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LvmConfig {
-    /// The volume group it carves from.
+    /// The volume group that volumes are created in.
     pub volume_group: String,
-    /// Bytes of the volume group that are never given out.
+    /// Bytes of the volume group that are never used for volumes.
     pub reserve: u64,
-    /// Whether a volume is deactivated when it has been unstaged.
+    /// Whether a volume is deactivated after it was unstaged.
     pub deactivate: bool,
-    /// How many files of the volume group lvm's archive of metadata keeps.
+    /// How many files of the volume group lvm's metadata archive keeps.
     pub archives: u32,
 }
 
 /// A pool of kind `disk`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskConfig {
-    /// Which disks it means.
+    /// The disks that belong to the pool.
     pub selector: Selector,
-    /// What is done to the bytes of a volume that was deleted.
+    /// How the data of a deleted volume is wiped.
     pub wipe: Wipe,
 }
 
-/// Why a configuration was refused.
+/// Why a configuration was rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration {path}: {source}; pass its path with --config", path = path.display())]
     Read {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// The system's word.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file says something that cannot be.
+    /// The contents of the file are invalid.
     #[error("{path}:{line}: {what}", path = path.display())]
     Wrong {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// The line, from 1; 0 if the whole file is meant.
+        /// The line, counted from 1; 0 if the error concerns the whole file.
         line: u64,
-        /// Key and reason.
+        /// The key and the reason.
         what: String,
     },
 }
@@ -118,22 +119,22 @@ struct Lvm {
 /// Reads the configuration file at `path`.
 ///
 /// # Errors
-/// The first mistake, with file, line and key.
+/// The first error, with file, line and key.
 pub fn load(path: &Path) -> Result<Vec<PoolConfig>, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(path, &text)
 }
 
-/// Reads a configuration; `path` is only named in errors.
+/// Parses a configuration; `path` is only used in errors.
 ///
 /// # Errors
-/// The first mistake, with file, line and key.
+/// The first error, with file, line and key.
 pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
     let wrong = |line: u64, what: String| ConfigError::Wrong { path: path.to_owned(), line, what };
     let options = serde_saphyr::options! { strict_booleans: true };
     let file: File = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let line = error.location().map_or(0, |location| location.line());
-        // The message without the excerpt: the line number stands in front of it, the file is at hand.
+        // Without the excerpt: the message already has the line number, and the user has the file.
         let message = error.without_snippet().to_string();
         let message = message.lines().next().unwrap_or_default().to_owned();
         wrong(line, message)
@@ -170,10 +171,10 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
     Ok(pools)
 }
 
-/// A mistake: its line, and what it is.
+/// An error in the configuration: its line, and a description.
 type Mistake = (u64, String);
 
-/// Reads a pool's `lvm`; `groups` are the volume groups that have a pool already.
+/// Reads a pool's `lvm` section; `groups` are the volume groups that already have a pool.
 fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut HashMap<String, String>) -> Result<LvmConfig, Mistake> {
     let line = section.volume_group.referenced.line();
     let volume_group = section.volume_group.value;
@@ -195,7 +196,7 @@ fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut HashMap<String, String>
     };
     let archives = match section.archives {
         None => quarry_lvm::ARCHIVES,
-        // Without any, a mistake of the operator's own could not be undone.
+        // Without any archive, an operator could not undo a mistake.
         Some(number) if number.value == 0 => {
             let line = number.referenced.line();
             return Err((line, format!("{key}.lvm.archives: must be at least 1 (files of lvm's metadata archive)")));
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn pools_are_read() {
+    fn pools_are_parsed() {
         let pools = parse(
             Path::new("pools.yaml"),
             "pools:\n  - name: fast\n    lvm:\n      volumeGroup: vg-nvme\n      reserve: 10Gi\n  - name: slow\n    \

@@ -1,8 +1,8 @@
-//! Pools: where volumes are carved from.
+//! Pools: the storage that volumes are created from.
 //!
-//! A [`Pool`] is a storage behind one trait; [`LvmPool`] is a volume group, [`DiskPool`] gives out whole disks,
-//! [`SimulatedPool`] is a pretence in memory. The [`Record`] lies with each volume and is
-//! all the state there is: what is on the disks survives whatever happens to the processes above them.
+//! A [`Pool`] is one storage. [`LvmPool`] is a volume group, [`DiskPool`] has whole disks, and
+//! [`SimulatedPool`] is in memory, for tests. The [`Record`] is stored with each volume and is the only
+//! state: it survives any crash of the processes that use it.
 
 mod config;
 mod disk;
@@ -23,5 +23,5 @@ pub use pool::{Device, Health, Pool, PoolVolume, Reading, Recorded, Volumes};
 pub use quarry_lvm::safe_name as volume_name;
 pub use record::{MAX_RECORD, Record, State, Tag, VERSION};
 pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
-pub use threads::SilentDisk;
-pub use uevent::{Heard, Uevents};
+pub use threads::UnresponsiveDisk;
+pub use uevent::{EventCounts, Uevents};

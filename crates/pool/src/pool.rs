@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec};
 
-use crate::{Record, SilentDisk, SimulatedDevice, Uevents, Wiping};
+use crate::{Record, SimulatedDevice, Uevents, UnresponsiveDisk, Wiping};
 
 /// A volume as its pool finds it on the storage.
 #[derive(Clone, Debug)]
@@ -130,7 +130,7 @@ pub trait Pool: Send + Sync {
     ///
     /// # Errors
     /// `Unavailable` if that cannot be determined.
-    async fn elsewhere(&self, _name: &str) -> Result<Option<String>> {
+    async fn find_elsewhere(&self, _name: &str) -> Result<Option<String>> {
         Ok(None)
     }
 
@@ -138,7 +138,7 @@ pub trait Pool: Send + Sync {
     ///
     /// # Errors
     /// `Unavailable` as for [`Pool::volumes`].
-    async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
+    async fn find_requested(&self, name: &str) -> Result<Option<PoolVolume>> {
         Ok(self.volumes().await?.into_iter().find(|volume| volume.record().is_ok_and(|record| record.name == name)))
     }
 
@@ -156,7 +156,7 @@ pub trait Pool: Send + Sync {
 
     /// The disks below the pool that have been unresponsive for some seconds. Reads nothing, so it works
     /// while every other call to the pool waits for such a disk.
-    fn silent_disks(&self) -> Vec<SilentDisk> {
+    fn unresponsive_disks(&self) -> Vec<UnresponsiveDisk> {
         Vec::new()
     }
 
@@ -171,7 +171,7 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// `NoSpace` if it does not fit; `Exists` if the name is used by something that is not Quarry's. If the
     /// volume was created, or may have been, the error is not final ([`Error::not_final`]).
-    async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume>;
+    async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume>;
 
     /// Makes the volume's device appear, and returns it. Idempotent.
     ///

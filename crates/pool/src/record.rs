@@ -1,76 +1,76 @@
-//! The record that lies with every volume: docs/record-format.md, version 1.
+//! The record of a volume: docs/record-format.md, version 1.
 //!
-//! On LVM it is one tag, given to the very `lvcreate` that makes the logical volume, so that no instant exists at which
-//! a volume of ours is on the disk without saying what it is. The format is frozen by golden tests: readers of any
-//! version keep the keys they do not know, and a record of a higher version is never changed.
+//! On LVM it is a tag that is set by the `lvcreate` that creates the logical volume, so at no instant does a
+//! Quarry volume exist without a record. The format is frozen by golden tests: readers of any version keep
+//! unknown keys, and never change a record of a higher version.
 
 use std::fmt;
 
 use data_encoding::BASE32_NOPAD;
 use quarry_volume::{AccessTypes, Filesystem, Layout, Wipe};
 
-/// What every record begins with, whatever its version.
+/// The beginning of every record, whatever its version.
 const MARK: &str = "quarry";
 /// The version that this code writes.
 pub const VERSION: u32 = 1;
-/// The longest record, in bytes, for any name that CSI admits.
+/// The maximum length of a record in bytes, for any name that CSI allows.
 pub const MAX_RECORD: usize = 300;
 
-/// Where in its life a volume is. There are two states, and one rule: only a `new` volume may be written by us.
+/// The state of a volume. There are two states, and one rule: Quarry writes only to a `new` volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Carved. Nobody has used it; wiping and mkfs are allowed.
+    /// Created, but never used; wiping and mkfs are allowed.
     New,
-    /// Its filesystem, or its zeroes, have been flushed. From now on its bytes are the user's.
+    /// Its filesystem, or its zeroes, have been flushed. From now on its data belongs to the user.
     Ready,
 }
 
-/// What stands in the record of a volume.
+/// The contents of a volume's record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// `new` or `ready`.
     pub state: State,
-    /// The name that CreateVolume was given.
+    /// The name in CreateVolume.
     pub name: String,
-    /// The size that was asked for, in bytes, before rounding.
+    /// The requested size in bytes, before rounding.
     pub size: u64,
-    /// What the volume was made for.
+    /// How the volume may be used.
     pub access: AccessTypes,
-    /// Its filesystem; `None` for raw block.
+    /// The filesystem; `None` for raw block.
     pub filesystem: Option<Filesystem>,
-    /// How it lies on the disks.
+    /// The layout on the disks.
     pub layout: Layout,
-    /// Hash of the creation parameters.
+    /// The hash of the creation parameters.
     pub parameters: String,
     /// While a `new` volume is being zeroed, or a deleted one wiped: how many GiB are done and flushed.
     pub zeroed: u64,
-    /// What becomes of its bytes when it is deleted; the pool's own way if `None`. Only of a whole disk.
+    /// How its data is wiped when it is deleted; `None`: the pool's mode. Only for whole disks.
     pub wipe: Option<Wipe>,
-    /// Keys of a later minor revision, kept as they came.
+    /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
 }
 
-/// What a tag on a logical volume says.
+/// The meaning of a tag on a logical volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tag {
-    /// Somebody else's tag.
+    /// Not a tag of Quarry's.
     Foreign,
     /// A record that this code can read and write.
     Record(Box<Record>),
-    /// A record of a higher version: listed, unpublished and unstaged, otherwise left alone.
+    /// A record of a higher version: listed, unpublished and unstaged, but otherwise not touched.
     Newer {
-        /// Its version.
+        /// The version.
         version: u32,
     },
-    /// It begins like a record of ours, but it cannot be read.
+    /// It begins like a record, but cannot be read.
     Broken {
-        /// What is wrong with it.
+        /// The problem.
         why: String,
     },
 }
 
 impl Record {
-    /// The record of a volume that is about to be carved.
+    /// The record of a new volume.
     #[must_use]
     pub fn new(spec: &quarry_volume::VolumeSpec, size: u64) -> Self {
         Self {
@@ -99,7 +99,7 @@ impl Record {
         Self { zeroed, ..self.clone() }
     }
 
-    /// Reads one tag.
+    /// Parses one tag.
     #[must_use]
     pub fn parse(tag: &str) -> Tag {
         let Some(rest) = tag.strip_prefix(MARK) else { return Tag::Foreign };
@@ -169,8 +169,8 @@ impl Record {
     }
 }
 
-/// The keys of version 1, in the order in which they are written: state, name, bytes asked, access types, filesystem,
-/// layout, parameters' hash, GiB zeroed, way to wipe.
+/// The keys of version 1, in the order in which they are written: state, name, requested bytes, access types,
+/// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode.
 const KEYS: [&str; 9] = ["s", "n", "b", "a", "f", "l", "p", "z", "w"];
 
 impl fmt::Display for Record {
@@ -202,8 +202,8 @@ impl fmt::Display for Record {
     }
 }
 
-/// A name as it can stand in a tag: as it is where LVM's tag alphabet admits it and it cannot be mistaken for syntax,
-/// otherwise `!` and its base32.
+/// Encodes a name for a tag: unchanged if LVM allows all its characters in tags and it cannot be mistaken for
+/// syntax, otherwise `!` and its base32.
 fn encode(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'+' | b':');
     if !name.is_empty() && name.bytes().all(plain) {
@@ -240,7 +240,7 @@ mod tests {
         }
     }
 
-    /// Golden: these stand on people's disks. They may never change.
+    /// Golden: these records are on users' disks. They must never change.
     #[test]
     fn records_are_frozen() {
         let record = sample();
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_newer_or_broken_is_told_apart() {
+    fn foreign_newer_and_broken_tags_are_distinguished() {
         for foreign in ["", "db", "quarry", "quarry/s=new", "quarryx1/s=new", "quarry0/s=new"] {
             assert_eq!(Record::parse(foreign), Tag::Foreign, "{foreign:?}");
         }
@@ -311,7 +311,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_fits_and_comes_back(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0_usize..3, zeroed in 0_u64..1 << 20, whole in any::<bool>()) {
+        fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0_usize..3, zeroed in 0_u64..1 << 20, whole in any::<bool>()) {
             let mut name = name;
             while name.len() > 128 { name.pop(); }
             let record = Record {
@@ -319,7 +319,7 @@ mod tests {
                 size: size.unsigned_abs(),
                 filesystem: Some(Filesystem::ALL[filesystem]),
                 access: AccessTypes::Both,
-                // A way to wipe is a whole disk's, and that is linear.
+                // Only whole disks have a wipe mode, and those are linear.
                 layout: if whole { Layout::Linear } else { Layout::Striped { stripes: 64, stripe_size: 4 << 20 } },
                 wipe: whole.then_some(Wipe::Discard),
                 zeroed,
@@ -327,13 +327,13 @@ mod tests {
             };
             let text = record.to_string();
             prop_assert!(text.len() <= MAX_RECORD, "{} bytes", text.len());
-            // LVM's tag alphabet, and no hyphen first.
+            // The characters that LVM allows in tags, without a leading hyphen.
             prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+.-/=!:&#".contains(&byte)));
             prop_assert_eq!(Record::parse(&text), Tag::Record(Box::new(record)));
         }
 
         #[test]
-        fn no_tag_makes_the_reader_panic(tag in "(quarry1?/?)?\\PC{0,80}") {
+        fn arbitrary_tags_do_not_panic(tag in "(quarry1?/?)?\\PC{0,80}") {
             if let Tag::Record(record) = Record::parse(&tag) {
                 let text = record.to_string();
                 prop_assert_eq!(Record::parse(&text), Tag::Record(record));

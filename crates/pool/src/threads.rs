@@ -1,9 +1,9 @@
 //! Threads for work that may wait for a disk forever: at most one for each disk.
 //!
-//! Nothing can call back a thread that waits for a disk in the kernel. So everything that reads or flushes a disk of a
-//! pool goes through here. While a disk has not answered, no second thread is started for it, and callers learn
-//! since when it has been silent. These are threads of their own: the runtime's threads for blocking work are shared by
-//! all, and a disk that hangs would use them up.
+//! A thread that waits for a disk in the kernel cannot be interrupted. So everything that reads or flushes a
+//! disk of a pool uses this module. As long as a disk has not answered, no second thread is started for it,
+//! and callers learn how long it has been unresponsive. These are separate threads: the runtime's
+//! threads for blocking work are shared, and a hanging disk would use them up.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,31 +14,31 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 
-/// How long a disk may take to answer: one that sleeps has to spin up.
+/// How long a disk may take to answer: a sleeping disk has to spin up.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-/// After how long it is worth telling that a disk has not answered yet.
-pub(crate) const NOTEWORTHY: Duration = Duration::from_secs(2);
+/// How long a disk must have been unresponsive to be reported.
+pub(crate) const REPORT_AFTER: Duration = Duration::from_secs(2);
 
 /// A disk that has not answered for some time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("disk {disk} has not answered a {request} for {} s; see the kernel log", .age.as_secs())]
-pub struct SilentDisk {
-    /// Its name or the path of its device.
+pub struct UnresponsiveDisk {
+    /// The disk's name, or the path of its device.
     pub disk: String,
-    /// What it was asked for: `read` or `flush`.
+    /// The pending request: `read` or `flush`.
     pub request: &'static str,
-    /// How long ago that was.
+    /// How long the request has been pending.
     pub age: Duration,
 }
 
-/// What a disk has been asked for and has not answered yet.
+/// A request that a disk has not answered yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
     pub(crate) request: &'static str,
     pub(crate) since: Instant,
 }
 
-/// The disks, named by `K`, that are being asked something. All clones share one record.
+/// The disks, identified by `K`, with a pending request. All clones share the same state.
 pub(crate) struct DiskThreads<K> {
     /// How long a disk may take to answer.
     pub(crate) patience: Duration,
@@ -51,7 +51,7 @@ struct Shared<K> {
     answered: Notify,
 }
 
-/// The right to ask a disk; given back when it is dropped.
+/// The right to send a request to a disk, until it is dropped.
 pub(crate) struct Permit<K: Eq + Hash> {
     disk: K,
     shared: Arc<Shared<K>>,
@@ -64,13 +64,13 @@ impl<K> Clone for DiskThreads<K> {
 }
 
 impl<K> DiskThreads<K> {
-    /// No disk is being asked anything yet.
+    /// Without any pending request.
     pub(crate) fn new(patience: Duration) -> Self {
         Self { patience, shared: Arc::new(Shared { pending: Mutex::default(), answered: Notify::new() }) }
     }
 
-    /// The same threads, for one who has less patience.
-    pub(crate) fn within(&self, patience: Duration) -> Self {
+    /// The same threads, with a shorter time limit.
+    pub(crate) fn with_patience(&self, patience: Duration) -> Self {
         Self { patience: patience.min(self.patience), shared: Arc::clone(&self.shared) }
     }
 }
@@ -82,11 +82,11 @@ impl<K> Shared<K> {
 }
 
 impl<K: Clone + Eq + Hash + Send + 'static> DiskThreads<K> {
-    /// Takes the place of the one who may ask this disk.
+    /// Acquires the right to send a request to this disk.
     ///
     /// # Errors
     /// It has not answered an earlier request yet.
-    pub(crate) fn take(&self, disk: K, request: &'static str) -> Result<Permit<K>, Pending> {
+    pub(crate) fn acquire(&self, disk: K, request: &'static str) -> Result<Permit<K>, Pending> {
         let mut pending = self.shared.pending();
         if let Some(earlier) = pending.get(&disk) {
             return Err(*earlier);
@@ -96,7 +96,7 @@ impl<K: Clone + Eq + Hash + Send + 'static> DiskThreads<K> {
     }
 
     /// The disks that have not answered for at least `age`.
-    pub(crate) fn silent(&self, age: Duration) -> Vec<(K, Pending)> {
+    pub(crate) fn unresponsive(&self, age: Duration) -> Vec<(K, Pending)> {
         let pending = self.shared.pending();
         let old = pending.iter().filter(|(_, pending)| pending.since.elapsed() >= age);
         old.map(|(disk, pending)| (disk.clone(), *pending)).collect()
@@ -104,20 +104,20 @@ impl<K: Clone + Eq + Hash + Send + 'static> DiskThreads<K> {
 }
 
 impl<K: Eq + Hash + Send + Sync + 'static> Permit<K> {
-    /// Does the work on a thread of its own, and then calls `tell` with the result. The disk may be asked again before
-    /// `tell` is called.
+    /// Runs the work in a separate thread, and then calls `report` with the result. The permit is released
+    /// before `report` is called.
     ///
     /// # Errors
-    /// There is no thread for it.
+    /// The thread cannot be started.
     pub(crate) fn run<T>(
         self,
         work: impl FnOnce() -> T + Send + 'static,
-        tell: impl FnOnce(T) + Send + 'static,
+        report: impl FnOnce(T) + Send + 'static,
     ) -> io::Result<()> {
         let thread = move || {
             let answer = work();
             drop(self);
-            tell(answer);
+            report(answer);
         };
         std::thread::Builder::new().name("ask disk".to_owned()).spawn(thread).map(drop)
     }
@@ -131,21 +131,21 @@ impl<K: Eq + Hash> Drop for Permit<K> {
 }
 
 impl DiskThreads<PathBuf> {
-    /// Asks the disk with this device, after whatever it is asked already, and waits for its answer.
+    /// Sends a request to the disk with this device, after any pending request, and waits for the answer.
     ///
     /// # Errors
-    /// The disk is silent: it has not answered within our patience, or had not answered an earlier request for as long.
+    /// The disk is unresponsive: it has not answered this request, or an earlier one, within the time limit.
     pub(crate) async fn ask<T: Send + 'static>(
         &self,
         device: &Path,
         request: &'static str,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> Result<io::Result<T>, SilentDisk> {
-        let place = self.wait_for_place(device, request).await?;
+    ) -> Result<io::Result<T>, UnresponsiveDisk> {
+        let permit = self.wait_for_permit(device, request).await?;
         let asked = Pending { request, since: Instant::now() };
-        let (tell, answer) = oneshot::channel();
-        // If nobody waits any more, the answer is dropped.
-        if let Err(error) = place.run(work, move |answer| drop(tell.send(answer))) {
+        let (report, answer) = oneshot::channel();
+        // If the receiver is gone, the answer is dropped.
+        if let Err(error) = permit.run(work, move |answer| drop(report.send(answer))) {
             return Ok(Err(error));
         }
         match tokio::time::timeout(self.patience, answer).await {
@@ -155,14 +155,14 @@ impl DiskThreads<PathBuf> {
         }
     }
 
-    async fn wait_for_place(&self, device: &Path, request: &'static str) -> Result<Permit<PathBuf>, SilentDisk> {
+    async fn wait_for_permit(&self, device: &Path, request: &'static str) -> Result<Permit<PathBuf>, UnresponsiveDisk> {
         loop {
             let answered = self.shared.answered.notified();
             tokio::pin!(answered);
-            // Before the look: what is answered in between counts.
+            // Before the attempt, so that an answer in between is noticed.
             answered.as_mut().enable();
-            let earlier = match self.take(device.to_owned(), request) {
-                Ok(place) => return Ok(place),
+            let earlier = match self.acquire(device.to_owned(), request) {
+                Ok(permit) => return Ok(permit),
                 Err(earlier) => earlier,
             };
             let left = self.patience.saturating_sub(earlier.since.elapsed());
@@ -173,15 +173,15 @@ impl DiskThreads<PathBuf> {
     }
 
     /// Those of these devices that have not answered for at least `age`.
-    pub(crate) fn silent_among(&self, devices: &[PathBuf], age: Duration) -> Vec<SilentDisk> {
-        let silent = self.silent(age).into_iter().filter(|(device, _)| devices.contains(device));
-        silent.map(|(device, pending)| pending.of(&device)).collect()
+    pub(crate) fn unresponsive_among(&self, devices: &[PathBuf], age: Duration) -> Vec<UnresponsiveDisk> {
+        let unresponsive = self.unresponsive(age).into_iter().filter(|(device, _)| devices.contains(device));
+        unresponsive.map(|(device, pending)| pending.of(&device)).collect()
     }
 }
 
 impl Pending {
-    fn of(self, device: &Path) -> SilentDisk {
-        SilentDisk { disk: device.display().to_string(), request: self.request, age: self.since.elapsed() }
+    fn of(self, device: &Path) -> UnresponsiveDisk {
+        UnresponsiveDisk { disk: device.display().to_string(), request: self.request, age: self.since.elapsed() }
     }
 }
 
@@ -191,7 +191,7 @@ mod tests {
 
     use super::*;
 
-    /// Work that waits until the sender is dropped, as for a disk that hangs.
+    /// Work that waits until the sender is dropped, like that of a hanging disk.
     fn hanging() -> (mpsc::Sender<()>, impl FnOnce() -> io::Result<&'static str> + Send + 'static) {
         let (heal, healed) = mpsc::channel();
         let work = move || {
@@ -202,25 +202,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_silent_disk_has_one_thread_and_holds_up_no_other() {
+    async fn an_unresponsive_disk_has_one_thread_and_delays_no_other() {
         let threads = DiskThreads::new(Duration::from_millis(100));
         let (vda, vdb) = (Path::new("/dev/vda"), Path::new("/dev/vdb"));
         let (heal, work) = hanging();
-        let silent = threads.ask(vda, "flush", work).await.expect_err("it hangs");
-        assert_eq!((silent.disk.as_str(), silent.request), ("/dev/vda", "flush"));
-        assert!(silent.age >= Duration::from_millis(100), "{silent:?}");
+        let unresponsive = threads.ask(vda, "flush", work).await.expect_err("it hangs");
+        assert_eq!((unresponsive.disk.as_str(), unresponsive.request), ("/dev/vda", "flush"));
+        assert!(unresponsive.age >= Duration::from_millis(100), "{unresponsive:?}");
         let began = Instant::now();
         for _ in 0..1000 {
-            let silent = threads.ask(vda, "read", || -> io::Result<()> { panic!("a second thread was started") }).await;
-            assert_eq!(silent.expect_err("it still hangs").request, "flush", "what it was asked first is named");
+            let unresponsive =
+                threads.ask(vda, "read", || -> io::Result<()> { panic!("a second thread was started") }).await;
+            assert_eq!(unresponsive.expect_err("it still hangs").request, "flush", "the first request is named");
         }
-        assert!(began.elapsed() < 100 * threads.patience, "nobody waits for it again");
+        assert!(began.elapsed() < 100 * threads.patience, "nothing waits for it again");
         assert_eq!(threads.ask(vdb, "read", || Ok(7)).await.expect("it answers").expect("read"), 7);
-        assert_eq!(threads.silent_among(&[vdb.to_owned()], Duration::ZERO), []);
-        assert_eq!(threads.silent_among(&[vda.to_owned()], Duration::ZERO).len(), 1);
+        assert_eq!(threads.unresponsive_among(&[vdb.to_owned()], Duration::ZERO), []);
+        assert_eq!(threads.unresponsive_among(&[vda.to_owned()], Duration::ZERO).len(), 1);
 
         drop(heal);
-        while !threads.silent(Duration::ZERO).is_empty() {
+        while !threads.unresponsive(Duration::ZERO).is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let well = threads.ask(vda, "read", || Ok(8)).await;
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_answer_is_waited_for_by_the_next_request() {
+    async fn the_next_request_waits_for_a_slow_answer() {
         let threads = DiskThreads::new(Duration::from_secs(10));
         let device = Path::new("/dev/vda");
         let slow = || {
@@ -240,11 +241,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_leaves_no_disk_silent() {
+    async fn a_panic_leaves_no_disk_unresponsive() {
         let threads = DiskThreads::new(Duration::from_secs(10));
         let device = Path::new("/dev/vda");
         let broken = threads.ask(device, "read", || -> io::Result<()> { panic!("on purpose") }).await;
-        assert!(broken.expect("not silent").is_err());
-        threads.ask(device, "read", || Ok(())).await.expect("not silent").expect("read");
+        assert!(broken.expect("responsive").is_err());
+        threads.ask(device, "read", || Ok(())).await.expect("responsive").expect("read");
     }
 }

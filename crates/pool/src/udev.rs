@@ -1,7 +1,8 @@
-//! What udev writes down of disks, heard as it is written.
+//! Watches udev's database for new names of disks.
 //!
-//! The kernel tells of a disk before udev has given it its names, and udev's own words do not leave the host's network
-//! namespace. Its database does: a pool that chooses disks by their names looks again when an entry is there.
+//! The kernel reports a disk before udev has named it, and udev's own events do not leave the host's network
+//! namespace. But its database is visible: a pool that selects disks by name reads them again when an entry
+//! appears.
 
 use std::collections::HashMap;
 use std::fs;
@@ -12,13 +13,13 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use crate::Uevents;
 
-/// Where udev keeps its database.
+/// The folder of udev's database.
 const DATA: &str = "/run/udev/data";
 /// The kernel's devices by their numbers.
 const DEVICES: &str = "/sys/dev/block";
 
-/// Begins to listen, on a thread of its own, and counts a disk whenever its names have changed. Where that cannot be done,
-/// new names are noticed a few seconds later.
+/// Starts watching in a separate thread, and counts a disk event whenever the names of a disk have changed.
+/// If that is not possible, new names are noticed a few seconds later.
 pub(crate) fn listen(uevents: Uevents) {
     let mut names = Names { data: DATA.into(), devices: DEVICES.into(), known: HashMap::new() };
     let started = open(&names.data).and_then(|inotify| {
@@ -34,12 +35,12 @@ pub(crate) fn listen(uevents: Uevents) {
 
 fn open(data: &Path) -> Result<Inotify, Errno> {
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
-    // udev writes a file under another name, and gives it its own when it is whole.
+    // udev writes a file under a temporary name, and renames it when it is complete.
     inotify.add_watch(data, AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE)?;
     Ok(inotify)
 }
 
-/// The names that are known of each disk.
+/// The known names of each disk.
 struct Names {
     data: PathBuf,
     devices: PathBuf,
@@ -53,7 +54,7 @@ impl Names {
                 Ok(events) => {
                     for event in events {
                         let entry = event.name.as_ref().and_then(|name| name.to_str());
-                        // Without a name: some were lost.
+                        // An event without a name: some events were lost.
                         if entry.is_none_or(|entry| self.has_changed(entry)) {
                             uevents.count(true);
                         }
@@ -68,9 +69,10 @@ impl Names {
         }
     }
 
-    /// Whether that entry is of a disk, and says other names than it did.
+    /// Whether the entry belongs to a disk, and its names have changed.
     fn has_changed(&mut self, entry: &str) -> bool {
-        // Of block devices, and no partition or device-mapper device: those come and go with every volume.
+        // Only block devices, without partitions and device-mapper devices: those come and go with every
+        // volume.
         let Some(number) = entry.strip_prefix('b') else { return false };
         let device = self.devices.join(number);
         if !device.exists() || device.join("partition").exists() || device.join("dm").exists() {
@@ -83,7 +85,7 @@ impl Names {
     }
 }
 
-/// Whether a line of an entry says what a selector asks about.
+/// Whether a line of an entry has a fact that a selector uses.
 fn is_name(line: &str) -> bool {
     ["S:disk/by-id/", "S:disk/by-path/", "S:disk/by-diskseq/", "E:ID_MODEL", "E:ID_SERIAL", "E:ID_WWN"]
         .iter()
@@ -95,33 +97,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_names_count_and_other_contents_do_not() {
+    fn only_changed_names_count() {
         let host = tempfile::tempdir().unwrap();
         let path = |name: &str| host.path().join(name);
         for folder in ["data", "dev/8:16", "dev/8:17/partition", "dev/253:0/dm"] {
             fs::create_dir_all(path(folder)).unwrap();
         }
         let mut names = Names { data: path("data"), devices: path("dev"), known: HashMap::new() };
-        let mut told = |entry: &str, text: &str| {
+        let mut changed = |entry: &str, text: &str| {
             fs::write(path("data").join(entry), text).unwrap();
             names.has_changed(entry)
         };
-        assert!(told("b8:16", "S:disk/by-id/wwn-1\nE:ID_FS_TYPE=ext4\n"), "it is new");
-        assert!(!told("b8:16", "S:disk/by-id/wwn-1\nS:disk/by-uuid/2\n"), "only what lies on it is different");
-        assert!(told("b8:16", "S:disk/by-id/wwn-2\n"));
+        assert!(changed("b8:16", "S:disk/by-id/wwn-1\nE:ID_FS_TYPE=ext4\n"), "it is new");
+        assert!(!changed("b8:16", "S:disk/by-id/wwn-1\nS:disk/by-uuid/2\n"), "only its contents have changed");
+        assert!(changed("b8:16", "S:disk/by-id/wwn-2\n"));
         for entry in ["b8:17", "b253:0", "b8:32", "c1:3", "+block:x"] {
-            assert!(!told(entry, "S:disk/by-id/wwn-1\n"), "{entry}");
+            assert!(!changed(entry, "S:disk/by-id/wwn-1\n"), "{entry}");
         }
     }
 
     #[test]
-    fn a_file_that_gets_its_name_is_heard() {
+    fn a_renamed_file_is_noticed() {
         let host = tempfile::tempdir().unwrap();
         let inotify = open(host.path()).unwrap();
         fs::write(host.path().join("b8:16.tmp"), "").unwrap();
         fs::rename(host.path().join("b8:16.tmp"), host.path().join("b8:16")).unwrap();
-        let heard: Vec<_> = inotify.read_events().unwrap().into_iter().filter_map(|event| event.name).collect();
-        assert!(heard.iter().any(|name| name == "b8:16"), "{heard:?}");
+        let renamed: Vec<_> = inotify.read_events().unwrap().into_iter().filter_map(|event| event.name).collect();
+        assert!(renamed.iter().any(|name| name == "b8:16"), "{renamed:?}");
         assert!(open(&host.path().join("none")).is_err());
     }
 }

@@ -1,6 +1,6 @@
-//! The simulated pool keeps the promises that tests above it rely on.
+//! The simulated pool behaves as the tests that use it expect.
 
-// Helpers of tests may fail like tests.
+// Test helpers may panic like tests.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::time::Duration;
@@ -25,34 +25,34 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn a_volume_is_made_noted_and_removed() {
+fn a_volume_is_created_changed_and_removed() {
     let pool = pool(&[10, 10]);
     now(async {
-        let made = pool.carve(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
-        let again = pool.carve(&spec("a", EXTENT, Layout::Linear)).await.unwrap_err();
+        let made = pool.create(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
+        let again = pool.create(&spec("a", EXTENT, Layout::Linear)).await.unwrap_err();
         assert_eq!(again.reason, Reason::Exists);
         pool.set_record(&made, &made.record().unwrap().ready()).await.unwrap();
-        let found = pool.asked("a").await.unwrap().unwrap();
+        let found = pool.find_requested("a").await.unwrap().unwrap();
         assert_eq!(found.record().unwrap().state, State::Ready);
         let stale = pool.set_record(&made, &made.record().unwrap().zeroed(1)).await.unwrap_err();
-        assert_eq!(stale.reason, Reason::Precondition, "the record is not the one in hand");
+        assert_eq!(stale.reason, Reason::Precondition, "the record has changed since");
         pool.remove(&found).await.unwrap();
         assert_eq!(pool.free(), [10, 10]);
-        let next = pool.carve(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
+        let next = pool.create(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
         assert_ne!(next.uuid, made.uuid);
         assert_eq!(pool.remove(&made).await.unwrap_err().reason, Reason::Unavailable, "another one of that name");
     });
 }
 
 #[test]
-fn failures_come_before_or_after_the_deed() {
+fn failures_come_before_or_after_the_operation() {
     let pool = pool(&[10]);
     now(async {
-        pool.fail_next(Operation::Carve, Failure::Before);
-        pool.fail_next(Operation::Carve, Failure::After);
-        assert!(pool.carve(&spec("a", EXTENT, Layout::Linear)).await.is_err());
+        pool.fail_next(Operation::Create, Failure::Before);
+        pool.fail_next(Operation::Create, Failure::After);
+        assert!(pool.create(&spec("a", EXTENT, Layout::Linear)).await.is_err());
         assert_eq!(pool.names(), [""; 0]);
-        assert!(pool.carve(&spec("a", EXTENT, Layout::Linear)).await.is_err());
+        assert!(pool.create(&spec("a", EXTENT, Layout::Linear)).await.is_err());
         assert_eq!(pool.names(), ["a"]);
         pool.set_unreadable(Some("no disks"));
         assert!(pool.volumes().await.unwrap_err().message.contains("no disks"));
@@ -66,9 +66,10 @@ fn failures_come_before_or_after_the_deed() {
 }
 
 proptest! {
-    /// Whatever was carved before: the largest volume that the pool tells can be made, and one unit more cannot.
+    /// Whatever was created before: the largest size that the pool reports can be created, and one unit more
+    /// cannot.
     #[test]
-    fn what_is_told_can_be_made_and_no_more(
+    fn the_reported_size_can_be_created_and_nothing_larger(
         disks in prop::collection::vec(0_u64..40, 1..5),
         before in prop::collection::vec((1_u64..12, 0_usize..3), 0..8),
         kind in 0_usize..3,
@@ -78,14 +79,14 @@ proptest! {
         let layout = layouts[kind];
         now(async {
             for (number, (extents, kind)) in before.into_iter().enumerate() {
-                let _ = pool.carve(&spec(&format!("v{number}"), extents * EXTENT, layouts[kind])).await;
+                let _ = pool.create(&spec(&format!("v{number}"), extents * EXTENT, layouts[kind])).await;
             }
             let space = pool.status().await.space;
             let largest = space.capacity(&layout).largest;
-            let more = pool.carve(&spec("more", largest + 1, layout)).await.expect_err("it does not fit");
+            let more = pool.create(&spec("more", largest + 1, layout)).await.expect_err("it does not fit");
             assert_eq!(more.reason, Reason::NoSpace);
             if largest > 0 {
-                assert_eq!(pool.carve(&spec("largest", largest, layout)).await.expect("it fits").size, largest);
+                assert_eq!(pool.create(&spec("largest", largest, layout)).await.expect("it fits").size, largest);
             }
             for volume in pool.volumes().await.expect("read") {
                 pool.remove(&volume).await.expect("removed");

@@ -13,7 +13,7 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use quarry_controller::Readiness;
 use quarry_node::Host;
-use quarry_pool::{Pool, SilentDisk, Uevents};
+use quarry_pool::{Pool, Uevents, UnresponsiveDisk};
 use quarry_transport::http;
 use quarry_transport::metrics::{Metrics, Sample};
 use quarry_transport::shutdown::{GRACE, Shutdown};
@@ -92,7 +92,7 @@ const POOL_WAIT: Duration = Duration::from_secs(3);
 
 /// The pool's answer, or an error after [`POOL_WAIT`] that names the disk it waits for, if known.
 async fn soon<T>(pool: &dyn Pool, answer: impl Future<Output = T>) -> Result<T, String> {
-    tokio::time::timeout(POOL_WAIT, answer).await.map_err(|_| match pool.silent_disks().first() {
+    tokio::time::timeout(POOL_WAIT, answer).await.map_err(|_| match pool.unresponsive_disks().first() {
         Some(disk) => disk.to_string(),
         None => format!("it did not answer within {} s; see the log", POOL_WAIT.as_secs()),
     })
@@ -206,11 +206,11 @@ pub(crate) fn register(metrics: &Metrics, host: &Host) -> http::Refresh {
     let asked = host.clone();
     metrics.gauge("disk_silent_seconds", "How long a disk has been unresponsive to a read or a flush", move || {
         let of = |pool: &Arc<dyn Pool>| {
-            let sample = |silent: SilentDisk| {
+            let sample = |silent: UnresponsiveDisk| {
                 let seconds = Sample::new(silent.age.as_secs_f64());
                 seconds.label("pool", pool.name()).label("disk", silent.disk).label("request", silent.request)
             };
-            pool.silent_disks().into_iter().map(sample).collect::<Vec<_>>()
+            pool.unresponsive_disks().into_iter().map(sample).collect::<Vec<_>>()
         };
         asked.pools().iter().flat_map(of).collect()
     });

@@ -169,8 +169,8 @@ async fn an_operator_sees_the_cluster_through_the_real_binary() {
 
     let doctor = controller.ask("doctor").await;
     assert_eq!(doctor.status.code(), Some(1), "a node cannot be reached: {doctor:?}");
-    let told = String::from_utf8(doctor.stdout).unwrap();
-    assert!(told.contains("ERROR  ") && told.contains("node worker-3: unreachable for"), "{told}");
+    let output = String::from_utf8(doctor.stdout).unwrap();
+    assert!(output.contains("ERROR  ") && output.contains("node worker-3: unreachable for"), "{output}");
     let found = controller.json("doctor").await;
     let checks: Vec<_> = found["findings"].as_array().unwrap().iter().map(|finding| &finding["check"]).collect();
     // Both agents run on this kernel, and their storage differs: that is not a finding.

@@ -113,12 +113,12 @@ async fn get(address: std::net::SocketAddr, path: &str) -> String {
 async fn health_readiness_and_metrics_on_one_port() {
     let metrics = Metrics::new();
     let stop = CancellationToken::new();
-    let (tell, told) = tokio::sync::watch::channel(Vec::<String>::new());
+    let (sender, receiver) = tokio::sync::watch::channel(Vec::<String>::new());
     let listener = http::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
     assert!(http::bind(address).await.unwrap_err().to_string().contains(&address.to_string()));
     let problems = move || {
-        let problems = told.borrow().clone();
+        let problems = receiver.borrow().clone();
         async move { problems }
     };
     let scrapes = Arc::new(AtomicU64::new(0));
@@ -137,7 +137,7 @@ async fn health_readiness_and_metrics_on_one_port() {
     assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
     let ready = get(address, "/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 200") && ready.ends_with("\r\nok\n"), "{ready}");
-    tell.send(vec!["pool a: no volume group\nvg0".into(), "lvcreate hangs for 90 s".into()]).unwrap();
+    sender.send(vec!["pool a: no volume group\nvg0".into(), "lvcreate hangs for 90 s".into()]).unwrap();
     let unready = get(address, "/readyz").await;
     assert!(unready.starts_with("HTTP/1.1 503"), "{unready}");
     assert!(unready.ends_with("\r\npool a: no volume group vg0\nlvcreate hangs for 90 s\n"), "{unready}");

@@ -30,7 +30,7 @@ impl Identity for Scripted {
     }
 }
 
-/// What is logged, for a test to read.
+/// The log, for a test to read.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

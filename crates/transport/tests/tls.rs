@@ -67,7 +67,7 @@ async fn only_a_controller_is_accepted_as_client() {
         ("of an authority's namesake", namesake.issue(&good), Reason::UnknownAuthority, "authority"),
         ("self-signed", good.self_signed(), Reason::UnknownAuthority, "authority"),
     ];
-    for (what, issued, reason, told) in cases {
+    for (what, issued, reason, part) in cases {
         let refusals = Refusals::new();
         let acceptor = Acceptor::new(fixed(&node), refusals.clone());
         let (server, client) = meet(&acceptor, &Connector::new(fixed(&issued.believing(&[&ours])))).await;
@@ -75,7 +75,7 @@ async fn only_a_controller_is_accepted_as_client() {
         assert_eq!(refusal.reason, reason, "{what}: {refusal}");
         let error = client.unwrap_err();
         assert_eq!(error.as_str(), "refused_ours", "{what}: {error}");
-        assert!(error.to_string().contains(told), "{what}: {error}");
+        assert!(error.to_string().contains(part), "{what}: {error}");
         for (name, count) in refusals.counts() {
             assert_eq!(count, u64::from(name == reason.as_str()), "{what}: {name}");
         }
@@ -101,11 +101,11 @@ async fn only_a_node_is_accepted_as_server() {
         ("of an authority's namesake", namesake.issue(&good), "unknown_authority", "ca.crt"),
         ("self-signed", good.self_signed(), "unknown_authority", "ca.crt"),
     ];
-    for (what, issued, kind, told) in cases {
+    for (what, issued, kind, part) in cases {
         let (server, client) = meet_with(&issued.believing(&[&ours]), &controller).await;
         let error = client.unwrap_err();
         assert_eq!(error.as_str(), kind, "{what}: {error}");
-        assert!(error.to_string().contains(told), "{what}: {error}");
+        assert!(error.to_string().contains(part), "{what}: {error}");
         let refusal = server.unwrap_err();
         assert_eq!(refusal.reason, Reason::Other, "{what}: {refusal}");
         assert!(refusal.detail.contains("client rejected"), "{what}: {refusal}");

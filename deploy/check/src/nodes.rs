@@ -93,9 +93,9 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Fa
         port(argument(quarry, "listen")) == argument(controller, "agent-port").parse().ok(),
     );
     for (variable, path) in [("QUARRY_NODE", "spec.nodeName"), ("POD_UID", "metadata.uid")] {
-        let told =
+        let is_set =
             |given: &Value| text(given, "/name") == variable && text(given, "/valueFrom/fieldRef/fieldPath") == path;
-        must(&format!("it gets {path} as {variable}"), list(quarry, "/env").iter().any(told));
+        must(&format!("it gets {path} as {variable}"), list(quarry, "/env").iter().any(is_set));
     }
 
     let secret = volume(group, "tls").and_then(|volume| volume.pointer("/secret"));
@@ -112,8 +112,8 @@ fn of_group(objects: &Objects, group: &Value, controller: &Value, wrong: &mut Fa
     let kinds = ["volumeGroup: ", "select:"];
     must("its pools are configured", configured.is_some_and(|text| kinds.iter().any(|kind| text.contains(kind))));
     let shown = list(quarry, "/env").iter().find(|given| text(given, "/name") == "QUARRY_CONFIG");
-    let told = shown.map(|given| text(given, "/value")) == Some(argument(quarry, "config"));
-    must("`quarry disks` uses the same pools", told);
+    let same_pools = shown.map(|given| text(given, "/value")) == Some(argument(quarry, "config"));
+    must("`quarry disks` uses the same pools", same_pools);
 }
 
 fn volume<'a>(group: &'a Value, name: &str) -> Option<&'a Value> {

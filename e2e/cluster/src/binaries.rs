@@ -141,7 +141,7 @@ impl Group {
             .await
     }
 
-    /// What is the same for every program of the group.
+    /// The flags that are the same for every program of the group.
     fn flags(&self, version: &str) -> Vec<String> {
         let mut parts = version.trim_start_matches('v').split('.');
         let (major, minor) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());

@@ -21,7 +21,7 @@ const CONFIGURATION: &str = include_str!("../image/containerd.toml");
 /// How long an import may take.
 const IMPORT: Duration = Duration::from_secs(600);
 
-/// What is done to a node's disk once: the programs, and each group of images on top of those before.
+/// The one-time preparations of a node's disk: the programs, and each group of images on top of those before.
 pub(crate) fn preparations(binaries: &Binaries, images: &[Vec<PathBuf>]) -> Result<Vec<Preparation>> {
     let mut files: Vec<(PathBuf, String)> = Vec::new();
     for (programs, folder) in [(&binaries.node, PROGRAMS), (&binaries.cni, PLUGINS)] {

@@ -52,7 +52,7 @@ fn values(pools: &[Value], image: &str) -> Value {
         "storageClasses": [{ "name": CLASS, "default": true, "parameters": { "pool": "main" } }],
         "image": { "repository": repository, "tag": tag },
         "clusterSize": 10,
-        // What is wanted from a cluster of two emulated nodes is not speed of the API.
+        // A cluster of two emulated nodes does not need a fast API.
         "log": { "level": "info" },
     })
 }
@@ -185,18 +185,18 @@ pub async fn example(cluster: &Cluster, say: &(dyn Fn(&str) + Sync)) -> Result<(
     let kubectl = cluster.kubectl();
     kubectl.apply(&Path::new(ROOT).join("examples/statefulset.yaml")).await?;
     let began = Instant::now();
-    let mut told = usize::MAX;
+    let mut reported = usize::MAX;
     loop {
         let sets = kubectl.get(["statefulsets", "--namespace=default"]).await?;
         let pods = kubectl.get(["pods", "--namespace=default"]).await?;
         let wanted: u64 = items(&sets).filter_map(|set| set.pointer("/spec/replicas").and_then(Value::as_u64)).sum();
         let ready = items(&pods).filter(|pod| is(pod, "Ready")).count();
-        if told != ready {
+        if reported != ready {
             say(&format!(
                 "examples/statefulset.yaml: {ready} of {wanted} pods run ({:.0} s)",
                 began.elapsed().as_secs_f64()
             ));
-            told = ready;
+            reported = ready;
         }
         if wanted > 0 && ready as u64 == wanted {
             return Ok(());

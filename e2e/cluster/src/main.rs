@@ -80,7 +80,7 @@ fn pid_file(folder: &Path) -> PathBuf {
 fn running(folder: &Path) -> Option<Pid> {
     let file = fs::File::open(pid_file(folder)).ok()?;
     if file.try_lock().is_ok() {
-        // Nobody holds it: a cluster that was killed.
+        // It is not locked: the cluster was killed.
         return None;
     }
     fs::read_to_string(pid_file(folder)).ok()?.trim().parse().ok().map(Pid::from_raw)

@@ -26,7 +26,7 @@ async fn main() -> ExitCode {
 
 async fn demo() -> Result<()> {
     let began = Instant::now();
-    say("Quarry carves local disks into Kubernetes volumes. This demo does so in a virtual machine.\n");
+    say("Quarry makes Kubernetes volumes from local disks. This demo does so in a virtual machine.\n");
     install_tools().await?;
 
     heading("Preparing (the first time this takes some minutes; later, seconds)");
@@ -177,6 +177,6 @@ fn heading(text: &str) {
 }
 
 fn say(text: &str) {
-    // Whoever reads may have read enough.
+    // The reader may have closed its end.
     let _ = writeln!(std::io::stdout(), "{text}");
 }

@@ -28,13 +28,13 @@ pub(crate) fn volumes(node: &Node) -> Vec<(String, String, u64)> {
 /// Puts volumes on a storage, bypassing all clients.
 pub(crate) fn put(pool: &SimulatedPool, specs: impl Iterator<Item = VolumeSpec>) {
     for spec in specs {
-        now(pool.carve(&spec)).unwrap();
+        now(pool.create(&spec)).unwrap();
     }
 }
 
 /// The storage executes every request, soon.
 pub(crate) fn calm(pool: &SimulatedPool) {
-    for operation in [Operation::Carve, Operation::Remove, Operation::Write, Operation::Read, Operation::SetRecord] {
+    for operation in [Operation::Create, Operation::Remove, Operation::Write, Operation::Read, Operation::SetRecord] {
         pool.set_delay(operation, Duration::from_millis(if operation == Operation::Read { 0 } else { 20 }));
     }
 }
@@ -121,11 +121,11 @@ pub(crate) fn audits(shared: &Shared) -> Vec<String> {
             wrong.push(format!("controller {replica} does not list its volumes"));
             continue;
         };
-        let mut told = audit.volumes.clone();
-        told.sort();
-        let missing: Vec<_> = volumes.iter().filter(|one| !told.contains(one)).collect();
-        let surplus: Vec<_> = told.iter().filter(|one| !volumes.contains(one)).collect();
-        if !missing.is_empty() || !surplus.is_empty() || told.len() != volumes.len() {
+        let mut listed = audit.volumes.clone();
+        listed.sort();
+        let missing: Vec<_> = volumes.iter().filter(|one| !listed.contains(one)).collect();
+        let surplus: Vec<_> = listed.iter().filter(|one| !volumes.contains(one)).collect();
+        if !missing.is_empty() || !surplus.is_empty() || listed.len() != volumes.len() {
             wrong.push(format!("controller {replica} lacks {missing:?} and has unexpected {surplus:?}"));
         }
         if audit.capacities != capacities {

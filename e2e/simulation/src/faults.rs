@@ -154,7 +154,7 @@ impl Plan {
         let mut at = seconds(rng, 0.0, 15.0);
         while at < self.trouble {
             let operation = match rng.u8(..8) {
-                0..5 => Operation::Carve,
+                0..5 => Operation::Create,
                 5 => Operation::Remove,
                 6 => Operation::Write,
                 _ => Operation::Read,

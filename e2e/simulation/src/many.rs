@@ -9,7 +9,7 @@ use futures::{StreamExt as _, stream};
 /// How long one run may take.
 const DEADLINE: Duration = Duration::from_secs(300);
 /// How many failing seeds are printed.
-const TOLD: usize = 5;
+const SHOWN: usize = 5;
 /// The interval of progress messages, in runs.
 const PROGRESS: u64 = 100;
 /// What the violations say that a safeguard is there for: two volumes of one name, or none.
@@ -79,7 +79,7 @@ async fn all(first: u64, runs: u64, without: Option<&'static str>) -> Vec<Outcom
             }
             continue;
         }
-        if failed.len() < TOLD {
+        if failed.len() < SHOWN {
             println!("  a violation; `--seed {}` shows how:", outcome.seed);
             outcome.said.lines().for_each(|line| println!("    {line}"));
         }

@@ -278,7 +278,7 @@ impl Script<'_> {
         }
         let mut world = self.shared.lock();
         for left in world.unfinished() {
-            world.violated(format!("never settled: {left}"));
+            world.violated(format!("never completed: {left}"));
         }
     }
 
@@ -317,8 +317,8 @@ impl World {
             Life::Bound(id) => claim.dies.is_some_and(|at| at < self.now + ECHO) && !self.unreachable(id),
             Life::Deleted(_) => false,
         };
-        let tell = |claim: &Claim| format!("{} is {:?}: {:?}", claim.name, claim.life, claim.refused);
-        self.claims.iter().filter(under_way).map(tell).collect()
+        let describe = |claim: &Claim| format!("{} is {:?}: {:?}", claim.name, claim.life, claim.refused);
+        self.claims.iter().filter(under_way).map(describe).collect()
     }
 
     /// Whether a volume can never be deleted: its storage was removed, and its node still exists.

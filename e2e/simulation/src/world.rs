@@ -88,7 +88,7 @@ pub(crate) struct Seat {
     pub(crate) pod: String,
 }
 
-/// Who may choose.
+/// The state of the election.
 pub(crate) struct Lease {
     pub(crate) term: u64,
     pub(crate) holder: usize,

@@ -95,7 +95,7 @@ impl Cluster {
         self.nodes.iter().enumerate().map(address).collect()
     }
 
-    /// Tells the controllers which nodes there are, and where.
+    /// Gives the controllers the nodes and their addresses.
     pub async fn list_agents(&self, agents: &[(String, String)]) -> Result<()> {
         list_agents(&self.control, agents).await
     }
@@ -172,7 +172,7 @@ impl Cluster {
     }
 }
 
-/// Tells the controllers of a machine which nodes there are, and where.
+/// Gives the controllers of a machine the nodes and their addresses.
 pub async fn list_agents(guest: &Guest, agents: &[(String, String)]) -> Result<()> {
     let line = |(node, address): &(String, String)| format!("  - {{node: {node}, address: '{address}'}}\n");
     let text = format!("agents:\n{}", agents.iter().map(line).collect::<String>());

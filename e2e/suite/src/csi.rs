@@ -299,14 +299,14 @@ impl Csi {
         self.node().node_unpublish_volume(timed(request, PATIENCE)).await.map(drop)
     }
 
-    /// What is wrong with a volume, as its node says; empty if nothing is.
+    /// A volume's problems, as its node reports them; empty without problems.
     pub async fn health(&self, id: &str) -> Result<Vec<csi::volume_health::VolumeHealthEntry>, Status> {
         let request = csi::NodeGetVolumeHealthRequest { volume_id: id.to_owned(), ..Default::default() };
         let answer = self.node().node_get_volume_health(timed(request, PATIENCE)).await?.into_inner();
         Ok(answer.volume_health.map(|health| health.health_statuses).unwrap_or_default())
     }
 
-    /// What is wrong with the node's storage; empty if nothing is.
+    /// The problems of the node's storage; empty without problems.
     pub async fn storage_health(
         &self,
     ) -> Result<Vec<csi::node_get_storage_health_response::StorageBackendHealth>, Status> {

@@ -53,7 +53,7 @@ impl Context {
         *counts.entry(name).or_default() += number as u64;
     }
 
-    /// Tells of progress in a long scenario.
+    /// Reports progress in a long scenario.
     pub fn say(&self, text: impl std::fmt::Display) {
         println!("      {}: {text}", self.label);
     }
@@ -163,7 +163,7 @@ pub async fn run(
         "running {} scenarios, {jobs} at once, seed {seed} (--seed {seed}), guest {guests} (--guest {guests}), slice {slice}",
         chosen.len()
     );
-    // What is built once is built before the clock of any scenario runs.
+    // One-time builds come before the clock of any scenario runs.
     crate::node::prepare().await?;
     // A run of selected scenarios does not count towards the sums.
     let mut results = (settings.soak && only.is_empty()).then(|| Results::begin(settings, commit)).transpose()?;

@@ -74,7 +74,7 @@ impl Disk {
         format!("/dev/disk/by-id/{prefix}{}", self.serial)
     }
 
-    /// What is wrong with the description, if anything.
+    /// Checks the description.
     pub(crate) fn check(&self) -> Result<(), String> {
         let plain = self.serial.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
         if self.serial.is_empty() || self.serial.len() > 20 || !plain {

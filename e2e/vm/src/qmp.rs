@@ -33,7 +33,7 @@ impl Qmp {
             while let Ok(Some(line)) = lines.next_line().await {
                 let Ok(message) = serde_json::from_str::<Value>(&line) else { continue };
                 if message.get("event").is_some() {
-                    // Nobody may be waiting for an event.
+                    // There may be no receiver for an event.
                     let _ = publish.send(message);
                 } else if reply.send(message).await.is_err() {
                     break;

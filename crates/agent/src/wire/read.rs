@@ -121,8 +121,8 @@ pub fn volume(volume: v1::Volume) -> Option<Volume> {
 }
 
 /// The kind of a volume's problem. An older node plugin reports a problem without its kind.
-fn condition(told: v1::Condition, problem: &str) -> Condition {
-    match told {
+fn condition(kind: v1::Condition, problem: &str) -> Condition {
+    match kind {
         v1::Condition::Unspecified if problem.is_empty() => Condition::Healthy,
         v1::Condition::Unspecified | v1::Condition::Other => Condition::Other,
         v1::Condition::Degraded => Condition::Degraded,

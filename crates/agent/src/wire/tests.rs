@@ -133,7 +133,7 @@ fn sent<M: prost::Message + Default>(message: &M, newer: bool) -> M {
     let mut bytes = message.encode_to_vec();
     if newer {
         // Field 2000, a string.
-        prost::encoding::string::encode(2000, &"what nobody knows yet".to_owned(), &mut bytes);
+        prost::encoding::string::encode(2000, &"an unknown field".to_owned(), &mut bytes);
     }
     M::decode(bytes.as_slice()).unwrap()
 }

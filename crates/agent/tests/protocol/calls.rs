@@ -51,7 +51,7 @@ async fn every_call_goes_there_and_back() {
 async fn every_reason_comes_back_with_its_code_and_message() {
     let (node, agent) = connected(Fake::new()).await;
     for reason in Reason::ALL {
-        // What is not ASCII, and as long as messages get.
+        // Non-ASCII text with the maximum length of a message.
         let message = format!("{reason:?}: zu groß\n{}", "é".repeat(1000));
         *node.fake.fail.lock().unwrap() = Some(Error::new(reason, message.clone()));
         for (call, answer) in all_calls(&agent, WAIT).await {

@@ -86,17 +86,17 @@ impl Agent for Fake {
     async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, wait: Duration) -> Result<(Volume, Change)> {
         *self.wait.lock().unwrap() = Some(wait);
         self.ask(Asked::Create(spec, token))?;
-        let (tell, told) = oneshot::channel();
+        let (finished, result) = oneshot::channel();
         let (release, done) = (Arc::clone(&self.release), Arc::clone(&self.done));
         // The work continues, whether or not the caller waits.
         tokio::spawn(async move {
             release.acquire().await.unwrap().forget();
             done.add_permits(1);
-            let _ = tell.send(());
+            let _ = finished.send(());
         });
         self.begun.add_permits(1);
         let wait = if self.patient { Duration::from_secs(1 << 20) } else { wait };
-        match tokio::time::timeout(wait, told).await {
+        match tokio::time::timeout(wait, result).await {
             Ok(_) => Ok((volume("a"), change())),
             Err(_) => Err(Error::new(Reason::TimedOut, "the agent's own words")),
         }

@@ -29,12 +29,12 @@ async fn all(updates: UpdateStream) -> Vec<Update> {
 #[tokio::test]
 async fn all_updates_arrive_in_order() {
     for volumes in [0, 1, 500, 501, MANY] {
-        let tell = move || {
+        let updates_of_node = move || {
             let updates =
                 [Update::Greeting(greeting()), Update::FullState(full_state(volumes)), Update::Change(change())];
             Ok(stream::iter(updates.map(Ok)).boxed())
         };
-        let (_node, agent) = connected(Fake::watched(tell)).await;
+        let (_node, agent) = connected(Fake::watched(updates_of_node)).await;
         let updates = all(agent.watch().await.unwrap()).await;
         let expected = [Update::Greeting(greeting()), Update::FullState(full_state(volumes)), Update::Change(change())];
         assert!(updates == expected, "{volumes} volumes did not come back as they were");
@@ -60,13 +60,13 @@ async fn a_full_state_may_be_sent_again() {
 async fn a_large_full_state_is_sent_in_small_parts() {
     // Few with long stories, then many.
     for (volumes, problem) in [(3_000, 2_000), (MANY, 0)] {
-        let tell = move || {
+        let updates_of_node = move || {
             let mut full_state = full_state(volumes);
             full_state.volumes.iter_mut().for_each(|volume| volume.problem = "x".repeat(problem));
             Ok(stream::iter([Ok(Update::Greeting(greeting())), Ok(Update::FullState(full_state))]).boxed())
         };
         let (here, there) = wire();
-        let _node = node(Fake::watched(tell), there);
+        let _node = node(Fake::watched(updates_of_node), there);
         let mut here = Some(hyper_util::rt::TokioIo::new(here));
         let connect = tower::service_fn(move |_| {
             let io = here.take().ok_or_else(|| std::io::Error::other("one connection only"));
@@ -94,12 +94,12 @@ async fn a_large_full_state_is_sent_in_small_parts() {
 
 #[tokio::test]
 async fn a_change_too_large_for_a_message_makes_the_reader_watch_again() {
-    let tell = || {
+    let updates_of_node = || {
         let updates =
             [Update::Greeting(greeting()), Update::FullState(full_state(0)), Update::Change(full_state(60_000))];
         Ok(stream::iter(updates.map(Ok)).boxed())
     };
-    let (_node, agent) = connected(Fake::watched(tell)).await;
+    let (_node, agent) = connected(Fake::watched(updates_of_node)).await;
     let mut updates = agent.watch().await.unwrap();
     updates.next().await.unwrap().unwrap();
     updates.next().await.unwrap().unwrap();
@@ -112,7 +112,7 @@ async fn a_stalled_reader_blocks_nothing_else_and_misses_nothing() {
     const CHANGES: usize = 3000;
     let taken = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&taken);
-    let tell = move || {
+    let updates_of_node = move || {
         let counter = Arc::clone(&counter);
         let changes = stream::iter(0..CHANGES).map(move |number| {
             counter.fetch_add(1, Ordering::SeqCst);
@@ -124,14 +124,14 @@ async fn a_stalled_reader_blocks_nothing_else_and_misses_nothing() {
             .chain(changes)
             .boxed())
     };
-    let (_node, agent) = connected(Fake::watched(tell)).await;
+    let (_node, agent) = connected(Fake::watched(updates_of_node)).await;
     let mut updates = agent.watch().await.unwrap();
     // Other calls pass beside it; meanwhile the node fills what it may fill.
     for _ in 0..500 {
         agent.get(&id("x"), WAIT).await.unwrap();
     }
     let ahead = taken.load(Ordering::SeqCst);
-    assert!(ahead > 0 && ahead < CHANGES / 10, "{ahead} changes of 2 KB were taken for nobody");
+    assert!(ahead > 0 && ahead < CHANGES / 10, "{ahead} changes of 2 KB were taken without a reader");
     updates.next().await.unwrap().unwrap();
     updates.next().await.unwrap().unwrap();
     for number in 0..CHANGES {
@@ -246,11 +246,11 @@ async fn a_node_that_never_accepts_a_watch_is_timed_out() {
 
 #[tokio::test]
 async fn an_agent_that_fails_during_a_stream_reports_why() {
-    let tell = || {
+    let updates_of_node = || {
         let failed = Err(Error::host("the uevents are gone"));
         Ok(stream::iter([Ok(Update::Greeting(greeting())), Ok(Update::FullState(full_state(1))), failed]).boxed())
     };
-    let (_node, agent) = connected(Fake::watched(tell)).await;
+    let (_node, agent) = connected(Fake::watched(updates_of_node)).await;
     let mut updates = agent.watch().await.unwrap();
     updates.next().await.unwrap().unwrap();
     updates.next().await.unwrap().unwrap();
@@ -273,8 +273,8 @@ async fn updates_out_of_order_are_rejected() {
         ("a greeting late", vec![greeting(), full_state(), greeting()], 2),
         ("another node", vec![other()], 0),
     ] {
-        let tell = move || Ok(stream::iter(story.clone().into_iter().map(Ok)).boxed());
-        let (_node, agent) = connected(Fake::watched(tell)).await;
+        let updates_of_node = move || Ok(stream::iter(story.clone().into_iter().map(Ok)).boxed());
+        let (_node, agent) = connected(Fake::watched(updates_of_node)).await;
         let updates: Vec<_> = agent.watch().await.unwrap().collect().await;
         assert_eq!(updates.len(), good + 1, "{what}");
         assert!(updates.last().unwrap().is_err() && updates[..good].iter().all(Result::is_ok), "{what}");

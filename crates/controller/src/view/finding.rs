@@ -22,7 +22,7 @@ pub struct Finding {
     pub check: &'static str,
     /// The subject: `node worker-1`.
     pub subject: String,
-    /// What is wrong.
+    /// The problem.
     pub problem: String,
     /// What to do about it.
     pub advice: String,

@@ -1,4 +1,4 @@
-//! What is known about a node, copied at one instant, for checks that compare nodes with each other.
+//! The known state of a node, copied at one instant, for checks that compare nodes with each other.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;

@@ -19,17 +19,17 @@ pub(super) fn node(member: &Member) -> v1::Node {
     };
     let memory = member.memory();
     let greeting = memory.greeting();
-    let told = greeting.cloned().unwrap_or_default();
+    let known = greeting.cloned().unwrap_or_default();
     v1::Node {
         name: member.name.clone(),
         reachable,
         since_seconds: since.elapsed().as_secs(),
         why,
         heard: greeting.is_some(),
-        version: told.version,
-        boot_id: told.boot_id,
-        pod_uid: told.pod_uid,
-        instance: told.instance,
+        version: known.version,
+        boot_id: known.boot_id,
+        pod_uid: known.pod_uid,
+        instance: known.instance,
         pools: count(memory.pools().count()),
         volumes: count(memory.count()),
         bytes: memory.pools().fold(0, |sum, pool| sum.saturating_add(pool.size)),

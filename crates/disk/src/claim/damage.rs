@@ -1,4 +1,4 @@
-//! A damaged claim: what is wrong with it, and which volume it belongs to.
+//! A damaged claim: the kind of damage, and the volume that it belongs to.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ use super::state::Claim;
 /// volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damaged {
-    /// What is wrong.
+    /// The kind of damage.
     pub damage: Damage,
     /// The claims in the copies of the record, without duplicates, the one that counts first. Empty if
     /// neither can be read.
@@ -24,7 +24,7 @@ pub struct Damaged {
     pub sector_size: u32,
 }
 
-/// What is wrong with a claim.
+/// The kind of damage to a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Damage {
     /// The two copies of the record contradict each other.
@@ -36,7 +36,7 @@ pub enum Damage {
     /// One partition table is the claim's, and another is not.
     Tables,
     /// No partition table matches the claim. The one that is there is damaged, or has Quarry's partitions.
-    Remains,
+    Remnants,
     /// No partition table can be read.
     NoTable,
     /// The protective MBR is gone.
@@ -52,7 +52,7 @@ impl fmt::Display for Damage {
             Self::NoRecord => "its partition table is intact, but neither copy of its record can be read",
             Self::BootSector => "a boot sector or a DOS partition table has overwritten it",
             Self::Tables => "another program has changed its partition tables",
-            Self::Remains => "the remnants of its partition tables do not match the claim",
+            Self::Remnants => "the remnants of its partition tables do not match the claim",
             Self::NoTable => "neither of its partition tables can be read",
             Self::NoBootSector => "its protective MBR is missing, and the claim has not been released",
             Self::TooSmall => "the disk is smaller than when it was claimed, so its volume does not fit",
@@ -64,11 +64,11 @@ impl Damaged {
     /// The volumes that may be on the disk, without duplicates. Empty: it may be any volume.
     #[must_use]
     pub fn identities(&self) -> Vec<Identity> {
-        let told = self.claims.iter().map(|claim| claim.identity).chain(self.named.iter().copied());
+        let known = self.claims.iter().map(|claim| claim.identity).chain(self.named.iter().copied());
         let mut identities: Vec<Identity> = match (self.damage, self.claim()) {
             // The other copy came from somewhere else.
             (Damage::Copies, Some(claim)) => vec![claim.identity],
-            _ => told.collect(),
+            _ => known.collect(),
         };
         identities.sort_unstable_by_key(|identity| identity.disk);
         identities.dedup();

@@ -4,24 +4,24 @@
 //! on how the disk is attached. So the record can be found if the partition tables are lost, and behind an
 //! adapter that reports another sector size.
 
-/// All that is aligned is aligned to this.
+/// The alignment of everything that is aligned.
 const MIB: u64 = 1 << 20;
-/// The sector sizes that a claim can be made with.
+/// The sector sizes that a claim can have.
 pub(super) const SECTOR_SIZES: [u64; 2] = [512, 4096];
-/// Where the metadata partition begins.
+/// The offset of the metadata partition.
 pub(super) const METADATA_OFFSET: u64 = MIB;
-/// How long the metadata partition is.
+/// The length of the metadata partition.
 pub(super) const METADATA_LENGTH: u64 = MIB;
-/// Where the two slots of the record begin, from the start of the disk.
+/// The offsets of the two slots of the record, from the start of the disk.
 pub(super) const SLOT_OFFSETS: [u64; 2] = [METADATA_OFFSET, METADATA_OFFSET + METADATA_LENGTH / 2];
-/// Where the volume's partition begins.
+/// The offset of the volume's partition.
 const VOLUME_OFFSET: u64 = METADATA_OFFSET + METADATA_LENGTH;
 /// The minimum space after the volume at the end of the disk: it contains the backup table, and keeps a
 /// user's data away from where probes look for signatures at the end of a disk.
 const TAIL: u64 = MIB;
-/// The smallest disk that can be claimed: its volume has 1 MiB.
+/// The size of the smallest disk that can be claimed: its volume has 1 MiB.
 const MINIMUM: u64 = VOLUME_OFFSET + TAIL + MIB;
-/// Bytes of the array of partition entries: 128 entries of 128 bytes.
+/// The length of the array of partition entries, in bytes: 128 entries of 128 bytes.
 pub(super) const ENTRIES_LENGTH: u64 = 128 * 128;
 
 /// The size of the volume on a disk of that size: the size in whole MiB, less 3 MiB. 0 if the disk is too
@@ -39,38 +39,38 @@ pub(super) struct Geometry {
 }
 
 impl Geometry {
-    /// `None` if no claim can be made on such a disk.
+    /// `None` if such a disk cannot be claimed.
     pub(super) fn new(sector_size: u64, sectors: u64) -> Option<Self> {
         let size = sectors.checked_mul(sector_size)?;
         (SECTOR_SIZES.contains(&sector_size) && capacity(size) > 0).then_some(Self { sector_size, sectors })
     }
 
-    /// In bytes.
+    /// The sector size in bytes.
     pub(super) fn sector_size(self) -> u64 {
         self.sector_size
     }
 
-    /// How many there are.
+    /// The number of sectors.
     pub(super) fn sectors(self) -> u64 {
         self.sectors
     }
 
-    /// The whole disk in bytes.
+    /// The size of the whole disk in bytes.
     pub(super) fn size(self) -> u64 {
         self.sectors * self.sector_size
     }
 
-    /// Where the volume begins, in bytes.
+    /// The offset of the volume in bytes.
     pub(super) fn volume_offset(self) -> u64 {
         VOLUME_OFFSET
     }
 
-    /// How long the volume is, in bytes.
+    /// The length of the volume in bytes.
     pub(super) fn volume_length(self) -> u64 {
         capacity(self.size())
     }
 
-    /// Sectors of the array of partition entries.
+    /// The number of sectors that the array of partition entries takes.
     pub(super) fn entries_sectors(self) -> u64 {
         ENTRIES_LENGTH / self.sector_size
     }
@@ -80,12 +80,12 @@ impl Geometry {
         self.sectors - 1
     }
 
-    /// First and last sector of the metadata partition.
+    /// The first and the last sector of the metadata partition.
     pub(super) fn metadata_sectors(self) -> (u64, u64) {
         self.range(METADATA_OFFSET, METADATA_LENGTH)
     }
 
-    /// First and last sector of the volume's partition.
+    /// The first and the last sector of the volume's partition.
     pub(super) fn volume_sectors(self) -> (u64, u64) {
         self.range(VOLUME_OFFSET, self.volume_length())
     }
@@ -113,12 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn the_capacity_is_what_is_left_of_whole_mebibytes() {
+    fn capacity_is_whole_mebibytes_less_the_overhead() {
         assert_eq!(capacity(0), 0);
         assert_eq!(capacity(4 * MIB - 1), 0);
         assert_eq!(capacity(4 * MIB), MIB);
         assert_eq!(capacity(5 * MIB - 1), MIB);
-        // What disks that are sold as 1 TB have.
+        // The size of disks that are sold as 1 TB.
         assert_eq!(capacity(1_000_204_886_016), 1_000_200_994_816);
         assert_eq!(Geometry::new(512, (4 * MIB - 512) / 512), None);
         assert_eq!(Geometry::new(520, 1 << 30), None);
@@ -127,14 +127,15 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn nothing_overlaps(size in MINIMUM..u64::MAX / 2, sector in 0_usize..2) {
+        fn partitions_and_tables_do_not_overlap(size in MINIMUM..u64::MAX / 2, sector in 0_usize..2) {
             let sector_size = SECTOR_SIZES[sector];
             let geometry = Geometry::new(sector_size, size / sector_size).unwrap();
             let (first, last) = geometry.volume_sectors();
             proptest::prop_assert_eq!((last - first + 1) * sector_size, geometry.volume_length());
             proptest::prop_assert_eq!(capacity(size), geometry.volume_length());
             proptest::prop_assert_eq!(first, geometry.metadata_sectors().1 + 1);
-            // The backup's entries begin after the volume, the primary's end before the metadata.
+            // The backup's entries begin after the volume; the primary's entries end before the metadata
+            // partition.
             proptest::prop_assert!(last < geometry.last() - geometry.entries_sectors());
             proptest::prop_assert!(2 + geometry.entries_sectors() <= geometry.metadata_sectors().0);
             proptest::prop_assert!(geometry.size() - (last + 1) * sector_size >= TAIL);

@@ -10,17 +10,18 @@ const SIGNATURE: &[u8; 8] = b"EFI PART";
 const REVISION: u32 = 0x0001_0000;
 const HEADER_LENGTH: usize = 92;
 const ENTRY_LENGTH: usize = 128;
-/// Where the disk's GUID stands in a header.
+/// The offset of the disk's GUID in a header.
 const DISK_AT: usize = 56;
-/// More entries than this, in bytes, are not read: nobody makes such tables.
+/// The limit for the length of the entries, in bytes. Real tables are never longer.
 const MOST_ENTRIES: u64 = 1 << 20;
-/// What DOS partition tables and boot sectors end with.
+/// The last two bytes of DOS partition tables and boot sectors.
 const BOOT_SIGNATURE: [u8; 2] = [0x55, 0xaa];
 const BOOT_SIGNATURE_AT: usize = 510;
-/// The type of the partition of a protective MBR.
+/// The partition type in a protective MBR.
 const PROTECTIVE: u8 = 0xee;
 
-/// A used partition entry, as far as it matters here. Sectors are numbered from the start of the disk.
+/// A used partition entry, reduced to the fields that matter here. Sectors are counted from the start of the
+/// disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partition {
     pub(super) kind: Uuid,
@@ -29,7 +30,7 @@ pub(super) struct Partition {
     pub(super) last: u64,
 }
 
-/// The two partitions of a claim, in their order.
+/// The two partitions of a claim, in order.
 pub(super) fn partitions(geometry: Geometry, identity: &Identity) -> [Partition; 2] {
     let partition = |kind, unique, (first, last)| Partition { kind, unique, first, last };
     [
@@ -56,29 +57,29 @@ pub(super) fn entries(geometry: Geometry, identity: &Identity) -> Vec<u8> {
     bytes
 }
 
-/// Which of the two tables of a disk.
+/// One of the two tables of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Which {
-    /// At the start.
+pub(super) enum TableCopy {
+    /// The one at the start.
     Primary,
-    /// At the end.
+    /// The one at the end.
     Backup,
 }
 
-/// Where the header of a table of a claim lies, and where its entries begin, in sectors.
-pub(super) fn places(geometry: Geometry, which: Which) -> (u64, u64) {
-    match which {
-        Which::Primary => (1, 2),
-        Which::Backup => (geometry.last(), geometry.last() - geometry.entries_sectors()),
+/// The positions of the header and of the entries of a claim's table, in sectors.
+pub(super) fn positions(geometry: Geometry, copy: TableCopy) -> (u64, u64) {
+    match copy {
+        TableCopy::Primary => (1, 2),
+        TableCopy::Backup => (geometry.last(), geometry.last() - geometry.entries_sectors()),
     }
 }
 
 /// The header of a claim's table: one sector.
-pub(super) fn header(geometry: Geometry, identity: &Identity, which: Which) -> Vec<u8> {
-    let (here, entries_at) = places(geometry, which);
-    let other = match which {
-        Which::Primary => geometry.last(),
-        Which::Backup => 1,
+pub(super) fn header(geometry: Geometry, identity: &Identity, copy: TableCopy) -> Vec<u8> {
+    let (here, entries_at) = positions(geometry, copy);
+    let other = match copy {
+        TableCopy::Primary => geometry.last(),
+        TableCopy::Backup => 1,
     };
     let first_usable = 2 + geometry.entries_sectors();
     let last_usable = geometry.last() - geometry.entries_sectors() - 1;
@@ -105,10 +106,11 @@ pub(super) fn header(geometry: Geometry, identity: &Identity, which: Which) -> V
     bytes
 }
 
-/// The protective MBR of a claim: one sector. Its being there is the claim.
+/// The protective MBR of a claim: one sector. A disk is claimed if it is there.
 pub(super) fn protective_mbr(geometry: Geometry) -> Vec<u8> {
     let mut bytes = vec![0; 446];
-    // Not bootable; cylinder, head and sector of the first sector after this one; the type; the highest that can be said.
+    // Not bootable; cylinder, head and sector of the first sector after this one; the type; the highest
+    // address that fits.
     bytes.extend_from_slice(&[0, 0, 2, 0, PROTECTIVE, 0xff, 0xff, 0xff]);
     bytes.extend_from_slice(&1_u32.to_le_bytes());
     bytes.extend_from_slice(&u32::try_from(geometry.last()).unwrap_or(u32::MAX).to_le_bytes());
@@ -118,14 +120,14 @@ pub(super) fn protective_mbr(geometry: Geometry) -> Vec<u8> {
     bytes
 }
 
-/// What sector 0 is.
+/// The kind of sector 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FirstSector {
     /// It does not end like a boot sector.
     Blank,
-    /// The protective MBR of a GPT, whosever.
+    /// The protective MBR of a GPT, Quarry's or foreign.
     Protective,
-    /// A boot sector, a DOS partition table, or a GPT's with DOS partitions beside it.
+    /// A boot sector, a DOS partition table, or a hybrid of a GPT and DOS partitions.
     Other,
 }
 
@@ -144,28 +146,28 @@ impl FirstSector {
     }
 }
 
-/// A header of anybody's, sound in itself.
+/// A valid header, Quarry's or foreign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     disk: Uuid,
-    /// Where it says that the other copy lies.
+    /// Where the header says that the other copy is.
     alternate: u64,
-    /// Where its entries begin.
+    /// The first sector of its entries.
     pub(super) entries_at: u64,
-    /// How many bytes of entries there are.
+    /// The length of its entries in bytes.
     pub(super) entries_length: u64,
     entry_length: u64,
     entries_checksum: u32,
 }
 
-/// What was found where a header may be.
+/// The result of reading a place where a header may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Head {
     /// No `EFI PART`.
     Absent,
-    /// `EFI PART`, and what follows cannot be right.
+    /// `EFI PART`, but the rest is invalid.
     Broken,
-    /// A header whose entries are worth reading.
+    /// A valid header; its entries are not checked yet.
     Whole(Header),
 }
 
@@ -200,30 +202,30 @@ impl Header {
     }
 }
 
-/// The disk GUID in what begins like a header, sound or not.
-pub(super) fn disk_in(sector: &[u8]) -> Option<Uuid> {
+/// The disk GUID in a header, which need not be valid.
+pub(super) fn disk_guid(sector: &[u8]) -> Option<Uuid> {
     (array(sector, 0)? == *SIGNATURE).then(|| guid_at(sector, DISK_AT))?
 }
 
-/// Whether an array of entries begins with those of that claim.
-pub(super) fn entries_of(sector: &[u8], identity: &Identity) -> bool {
+/// Whether an array of entries begins with the entries of that claim.
+pub(super) fn has_entries_of(sector: &[u8], identity: &Identity) -> bool {
     let unique = |number: usize| guid_at(sector, number * ENTRY_LENGTH + 16);
     unique(0) == Some(identity.metadata) && unique(1) == Some(identity.volume)
 }
 
-/// A whole table with partitions of ours in it.
+/// A valid table that has a Quarry partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Ours {
+pub(super) struct QuarryTable {
     pub(super) disk: Uuid,
     pub(super) alternate: u64,
-    /// All that are used, in the order of their entries.
+    /// All used partitions, in the order of their entries.
     pub(super) partitions: Vec<Partition>,
 }
 
 impl Header {
-    /// What the entries that belong to this header say: the table if any partition has a type of ours, `Some(None)` if
-    /// none has, `None` if these are not the entries that it was made for.
-    pub(super) fn with_entries(&self, entries: &[u8]) -> Option<Option<Ours>> {
+    /// Reads the entries that belong to this header. Returns the table if any partition has one of Quarry's
+    /// types, `Some(None)` if none has, and `None` if the entries do not match the header's checksum.
+    pub(super) fn with_entries(&self, entries: &[u8]) -> Option<Option<QuarryTable>> {
         if crc32fast::hash(entries) != self.entries_checksum {
             return None;
         }
@@ -238,7 +240,8 @@ impl Header {
         let length = usize::try_from(self.entry_length).ok()?;
         let partitions: Vec<_> =
             entries.chunks_exact(length).filter_map(partition).filter(|partition| !partition.kind.is_nil()).collect();
-        let ours = partitions.iter().any(|partition| [METADATA_TYPE, VOLUME_TYPE].contains(&partition.kind));
-        Some(ours.then_some(Ours { disk: self.disk, alternate: self.alternate, partitions }))
+        let has_quarry_partition =
+            partitions.iter().any(|partition| [METADATA_TYPE, VOLUME_TYPE].contains(&partition.kind));
+        Some(has_quarry_partition.then_some(QuarryTable { disk: self.disk, alternate: self.alternate, partitions }))
     }
 }

@@ -4,19 +4,19 @@ use uuid::{Uuid, uuid};
 
 /// The type of the partition that holds the record. Frozen.
 pub const METADATA_TYPE: Uuid = uuid!("a7953e1b-d10f-418c-ac8a-a0e6afe8d458");
-/// The type of the partition that is the volume. Frozen.
+/// The type of the partition that holds the volume's data. Frozen.
 pub const VOLUME_TYPE: Uuid = uuid!("4897e890-2b58-42b9-84ed-933a631248d1");
-/// The namespace of the GUIDs of claimed disks. Frozen: a claim is recognised by it.
+/// The namespace of the GUIDs of claimed disks. Frozen: claims are recognized by it.
 const NAMESPACE: Uuid = uuid!("b5ad58a8-6ed2-47e8-b8b4-795744556627");
 
 /// The GUIDs of one claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    /// The disk's: UUID version 5 of the volume's name.
+    /// The disk's GUID: UUID version 5 of the volume's name.
     pub disk: Uuid,
-    /// The metadata partition's: UUID version 5 of `metadata` in the namespace that is the disk's GUID.
+    /// The metadata partition's GUID: UUID version 5 of `metadata` in the namespace of the disk's GUID.
     pub metadata: Uuid,
-    /// The volume partition's: UUID version 5 of `volume` in the namespace that is the disk's GUID.
+    /// The volume partition's GUID: UUID version 5 of `volume` in the namespace of the disk's GUID.
     pub volume: Uuid,
 }
 
@@ -27,7 +27,7 @@ impl Identity {
         Self::from_disk(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
     }
 
-    /// The identity to which that disk GUID belongs.
+    /// The identity with that disk GUID.
     #[must_use]
     pub fn from_disk(disk: Uuid) -> Self {
         Self { disk, metadata: Uuid::new_v5(&disk, b"metadata"), volume: Uuid::new_v5(&disk, b"volume") }
@@ -38,7 +38,7 @@ impl Identity {
 mod tests {
     use super::*;
 
-    /// Golden: these stand on people's disks. They may never change.
+    /// Golden: these GUIDs are on users' disks. They must never change.
     #[test]
     fn identities_are_frozen() {
         assert_eq!(METADATA_TYPE.to_string(), "a7953e1b-d10f-418c-ac8a-a0e6afe8d458");

@@ -9,14 +9,14 @@
 //! it, and wipes the volume's bytes: this module does not.
 
 mod bytes;
+mod contents;
 mod damage;
 mod error;
 mod geometry;
 mod gpt;
 mod identity;
-mod judge;
-mod look;
-mod mend;
+mod interpret;
+mod repair;
 mod sectors;
 mod slot;
 mod state;
@@ -28,8 +28,8 @@ pub use damage::{Damage, Damaged};
 pub use error::Error;
 pub use geometry::capacity;
 pub use identity::{Identity, METADATA_TYPE, VOLUME_TYPE};
-pub use judge::read;
-pub use mend::Mend;
+pub use interpret::read;
+pub use repair::Repair;
 pub use sectors::{BlockDevice, Sectors};
 pub use slot::MAX_RECORD;
 pub use state::{Claim, ClaimState, Degraded};

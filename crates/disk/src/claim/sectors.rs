@@ -18,9 +18,9 @@ mod ioctl {
     nix::ioctl_read_bad!(blksszget, nix::request_code_none!(0x12, 104), libc::c_int);
 }
 
-/// A disk as a row of sectors. All offsets and lengths are bytes, and whole sectors where something is written.
+/// A disk as a sequence of sectors. All offsets and lengths are in bytes; writes cover whole sectors.
 pub trait Sectors {
-    /// What the disk is called in messages: the path of its device.
+    /// The path of the device, which is the disk's name in messages.
     fn path(&self) -> &Path;
     /// The disk's size in bytes.
     fn size(&self) -> u64;
@@ -29,23 +29,23 @@ pub trait Sectors {
     /// Fills the buffer from the disk.
     ///
     /// # Errors
-    /// The device's.
+    /// An I/O error of the device.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes whole sectors. They may be lost in a power cut until [`Self::flush`] has returned.
     ///
     /// # Errors
-    /// The device's.
+    /// An I/O error of the device.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Flushes everything written so far, by any process, to the disk itself.
     ///
     /// # Errors
-    /// The device's.
+    /// An I/O error of the device.
     fn flush(&self) -> io::Result<()>;
 }
 
-/// A block device that is open. The whole disk, never a partition: the kernel keeps what was read from either apart.
+/// An open block device. It must be the whole disk, never a partition: the kernel caches the two separately.
 ///
-/// Before anything is written, the file should be that of [`quarry_filesystem::exclusive`].
+/// To write, use the file that [`quarry_filesystem::exclusive`] returns.
 #[derive(Debug)]
 pub struct BlockDevice<'a> {
     file: &'a File,
@@ -58,7 +58,7 @@ impl<'a> BlockDevice<'a> {
     /// Asks the kernel for the size and the sector size of an open device. `path` is for messages.
     ///
     /// # Errors
-    /// It is no block device.
+    /// The file is not a block device.
     #[allow(unsafe_code)]
     pub fn of(file: &'a File, path: &Path) -> Result<Self, Error> {
         let failed = |attempted| move |errno: nix::Error| Error::io(attempted, path, errno.into());
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_block_device_is_refused() {
+    fn a_regular_file_is_rejected() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let error = BlockDevice::of(file.as_file(), file.path()).unwrap_err();
         assert!(error.to_string().contains("read the size of"), "{error}");

@@ -1,59 +1,61 @@
-//! One slot of the metadata partition: the record, and what else has to be known where both partition tables are lost.
+//! One slot of the metadata partition: the record, and the facts that are needed if both partition tables are
+//! lost.
 //!
-//! The format is frozen by golden tests. Magic, version and checksum are at the same places in every later version.
+//! The format is frozen by golden tests. Magic, version and checksum stay at the same offsets in all later
+//! versions.
 
 use uuid::Uuid;
 
 use super::bytes::{array, guid_at, u32_at, u64_at};
 use super::geometry::Geometry;
 
-/// How long a slot is, in bytes: whole physical sectors of every disk there is.
+/// The length of a slot in bytes: whole physical sectors on every disk.
 pub(super) const SLOT_LENGTH: usize = 4096;
-/// The longest record that a slot takes, in bytes.
+/// The maximum length of a record in bytes.
 pub const MAX_RECORD: usize = 2048;
-/// What every slot begins with, whatever its version.
+/// The first bytes of every slot, whatever its version.
 const MAGIC: &[u8; 8] = b"QUARRYDK";
 /// The version that this code writes.
 const VERSION: u32 = 1;
-/// Where the record begins.
+/// The offset of the record.
 const RECORD_AT: usize = 64;
-/// Where the checksum of all bytes before it stands.
+/// The offset of the checksum, which covers all bytes before it.
 const CHECKSUM_AT: usize = SLOT_LENGTH - 4;
 
-/// Where in its life a claim is.
+/// The phase of a claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// Its record is the one that it was made with: nobody has used it yet.
+    /// The record is still the one that the claim was made with, so the volume was never used.
     Claiming,
-    /// Its record was changed since: it may hold a user's bytes.
+    /// The record was changed since, so the volume may contain a user's data.
     Held,
-    /// It is being taken away.
+    /// The claim is being released.
     Releasing,
 }
 
-/// What stands in a slot.
+/// The contents of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
     pub(super) mark: Mark,
-    /// The higher one counts.
+    /// The slot with the higher number counts.
     pub(super) sequence: u64,
-    /// The disk as it was when it was claimed.
+    /// The size and the sector size of the disk when it was claimed.
     pub(super) geometry: Geometry,
-    /// The disk's GUID: a slot of another claim is none of this one.
+    /// The disk's GUID. A slot with another GUID does not belong to this claim.
     pub(super) disk: Uuid,
     pub(super) record: Vec<u8>,
 }
 
-/// What was found where a slot should be.
+/// The result of reading the place of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Parsed {
-    /// It does not even begin like one.
+    /// It does not have the magic of a slot.
     Absent,
-    /// It begins like a slot, and cannot be read: half-written, or damaged.
+    /// It begins like a slot but is invalid: half-written or damaged.
     Broken,
-    /// A later version's.
+    /// A slot of a later version.
     Newer(u32),
-    /// A slot that this code can read and write.
+    /// A valid slot of a version that this code supports.
     Whole(Slot),
 }
 
@@ -131,7 +133,7 @@ mod tests {
         }
     }
 
-    /// Golden: this stands on people's disks. It may never change.
+    /// Golden: these bytes are on users' disks. They must never change.
     #[test]
     fn slots_are_frozen() {
         let bytes = sample().encode();
@@ -156,7 +158,7 @@ mod tests {
 
     const GOLDEN_CHECKSUM: u32 = 0x8df2_8b24;
 
-    fn sealed(change: impl FnOnce(&mut Vec<u8>)) -> Parsed {
+    fn with_checksum(change: impl FnOnce(&mut Vec<u8>)) -> Parsed {
         let mut bytes = sample().encode();
         change(&mut bytes);
         let checksum = crc32fast::hash(&bytes[..4092]);
@@ -165,20 +167,20 @@ mod tests {
     }
 
     #[test]
-    fn newer_broken_and_absent_are_told_apart() {
-        assert_eq!(sealed(|bytes| bytes[8] = 2), Parsed::Newer(2));
-        assert_eq!(sealed(|bytes| bytes[8] = 0), Parsed::Broken);
-        assert_eq!(sealed(|bytes| bytes[12] = 4), Parsed::Broken);
-        assert_eq!(sealed(|bytes| bytes[36..38].copy_from_slice(&2049_u16.to_le_bytes())), Parsed::Broken);
-        assert_eq!(sealed(|bytes| bytes[33] = 4), Parsed::Broken);
-        assert_eq!(sealed(|bytes| bytes[0] = b'q'), Parsed::Absent);
+    fn newer_broken_and_absent_slots_are_distinguished() {
+        assert_eq!(with_checksum(|bytes| bytes[8] = 2), Parsed::Newer(2));
+        assert_eq!(with_checksum(|bytes| bytes[8] = 0), Parsed::Broken);
+        assert_eq!(with_checksum(|bytes| bytes[12] = 4), Parsed::Broken);
+        assert_eq!(with_checksum(|bytes| bytes[36..38].copy_from_slice(&2049_u16.to_le_bytes())), Parsed::Broken);
+        assert_eq!(with_checksum(|bytes| bytes[33] = 4), Parsed::Broken);
+        assert_eq!(with_checksum(|bytes| bytes[0] = b'q'), Parsed::Absent);
         assert_eq!(Slot::parse(&[]), Parsed::Absent);
         assert_eq!(Slot::parse(MAGIC), Parsed::Broken);
     }
 
     proptest! {
         #[test]
-        fn every_record_comes_back_and_no_changed_bit_goes_unseen(
+        fn records_round_trip_and_every_flipped_bit_is_detected(
             record in prop::collection::vec(any::<u8>(), 0..=MAX_RECORD), bit in 0_usize..4096 * 8,
         ) {
             let slot = Slot { record, ..sample() };
@@ -189,7 +191,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_the_reader_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..5000), magic in any::<bool>()) {
+        fn arbitrary_bytes_do_not_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..5000), magic in any::<bool>()) {
             if magic && bytes.len() >= 8 {
                 bytes[..8].copy_from_slice(MAGIC);
             }

@@ -39,7 +39,7 @@ pub enum ClaimState {
     },
     /// A foreign partition table or boot sector.
     Foreign {
-        /// What it is, in words.
+        /// A description of it.
         what: &'static str,
         /// The claim in use that it has overwritten, if both copies of the record are intact: then the
         /// volume's bytes may be intact, too.
@@ -69,7 +69,7 @@ impl ClaimState {
 
     /// A description, phrased to follow "holds".
     #[must_use]
-    pub fn words(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             Self::Nothing => "no claim".to_owned(),
             Self::Claimed(claim) => format!("a claim with the GUID {}", claim.identity.disk),
@@ -87,10 +87,10 @@ impl ClaimState {
     }
 }
 
-/// A claim as it lies on a disk.
+/// The claim on a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// Its GUIDs.
+    /// The GUIDs.
     pub identity: Identity,
     /// The volume's record, as it was written.
     pub record: Vec<u8>,
@@ -98,9 +98,9 @@ pub struct Claim {
     pub sequence: u64,
     /// The logical sector size for which the partition tables were made, in bytes.
     pub sector_size: u32,
-    /// Where the volume begins, in bytes from the start of the disk.
+    /// The offset of the volume, in bytes from the start of the disk.
     pub offset: u64,
-    /// How long the volume is, in bytes.
+    /// The length of the volume in bytes.
     pub length: u64,
     /// Deviations that are harmless so far. They are repaired only on request.
     pub degraded: Vec<Degraded>,
@@ -130,7 +130,7 @@ impl Claim {
         }
     }
 
-    /// The slot that says this.
+    /// The slot with these contents.
     pub(super) fn slot(&self) -> Slot {
         Slot {
             mark: self.mark,

@@ -5,11 +5,11 @@
 //! flush, a power cut could lose them and keep the writes that depend on them. The order of the writes and
 //! flushes is the one in docs/disk-format.md.
 
+use super::contents::{DiskContents, HeaderLocation, fetch};
 use super::geometry::{Geometry, METADATA_LENGTH, METADATA_OFFSET, SLOT_OFFSETS};
-use super::gpt::{self, FirstSector, Which};
+use super::gpt::{self, FirstSector, TableCopy};
 use super::identity::Identity;
-use super::judge::read;
-use super::look::{DiskContents, HeaderLocation, fetch};
+use super::interpret::read;
 use super::slot::{MAX_RECORD, Mark, Parsed, SLOT_LENGTH, Slot};
 use super::state::{Claim, ClaimState};
 use super::{Error, Sectors};
@@ -45,7 +45,7 @@ pub fn claim(disk: &impl Sectors, name: &str, record: &[u8]) -> Result<Claim, Er
         metadata.extend_from_slice(&slot.encode());
     }
     metadata.resize(METADATA_LENGTH as usize, 0);
-    put(disk, "record", METADATA_OFFSET, &metadata)?;
+    write_at(disk, "record", METADATA_OFFSET, &metadata)?;
     flush(disk, "record")?;
     write_tables(disk, geometry, &identity)?;
     verify_claimed(disk, attempted, &slot)
@@ -95,7 +95,7 @@ pub fn set_record(disk: &impl Sectors, seen: &Claim, record: &[u8]) -> Result<Cl
     let slot = if found.record == record {
         found.slot()
     } else {
-        Slot { record: record.to_vec(), ..next(disk, &found, mark)? }
+        Slot { record: record.to_vec(), ..next_slot(disk, &found, mark)? }
     };
     write_slots(disk, &slot)?;
     verify_claimed(disk, attempted, &slot)
@@ -117,12 +117,12 @@ pub fn begin_release(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> 
     flush_before(disk)?;
     let slot = match found.mark {
         Mark::Releasing => found.slot(),
-        Mark::Claiming | Mark::Held => next(disk, &found, Mark::Releasing)?,
+        Mark::Claiming | Mark::Held => next_slot(disk, &found, Mark::Releasing)?,
     };
     // Both slots need the mark, because both are erased together in the end. One that is not a slot any more
     // is not touched.
     let held = |there: &Parsed| matches!(there, Parsed::Whole(there) if there.mark != Mark::Releasing);
-    if DiskContents::at(disk)?.slots.iter().any(held) && !quarry_fault::disabled("claim-release-mark") {
+    if DiskContents::read(disk)?.slots.iter().any(held) && !quarry_fault::disabled("claim-release-mark") {
         write_slots(disk, &slot)?;
         return verify_claimed(disk, attempted, &slot);
     }
@@ -146,10 +146,10 @@ pub fn release(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
     let attempted = "release the claim on";
     // The mark comes first. Otherwise a claim without its MBR would count as damaged.
     let found = begin_release(disk, seen)?;
-    let seen = DiskContents::at(disk)?;
+    let seen = DiskContents::read(disk)?;
     if seen.first == FirstSector::Protective {
         let blank = vec![0; found.geometry.sector_size() as usize];
-        put(disk, "protective MBR away", 0, &blank)?;
+        write_at(disk, "protective MBR away", 0, &blank)?;
         flush(disk, "protective MBR away")?;
     }
     erase(disk, attempted, &found, &seen)
@@ -168,26 +168,26 @@ pub fn clear(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
         found => return Err(unexpected(disk, attempted, &found)),
     };
     flush_before(disk)?;
-    erase(disk, attempted, &found, &DiskContents::at(disk)?)
+    erase(disk, attempted, &found, &DiskContents::read(disk)?)
 }
 
-/// Both tables, then the protective MBR.
+/// Writes both tables, then the protective MBR.
 fn write_tables(disk: &impl Sectors, geometry: Geometry, identity: &Identity) -> Result<(), Error> {
     let entries = gpt::entries(geometry, identity);
-    for (which, what) in [(Which::Backup, "backup table"), (Which::Primary, "primary table")] {
-        let (header_at, entries_at) = gpt::places(geometry, which);
-        put(disk, what, entries_at * geometry.sector_size(), &entries)?;
-        put(disk, what, header_at * geometry.sector_size(), &gpt::header(geometry, identity, which))?;
+    for (copy, what) in [(TableCopy::Backup, "backup table"), (TableCopy::Primary, "primary table")] {
+        let (header_at, entries_at) = gpt::positions(geometry, copy);
+        write_at(disk, what, entries_at * geometry.sector_size(), &entries)?;
+        write_at(disk, what, header_at * geometry.sector_size(), &gpt::header(geometry, identity, copy))?;
         flush(disk, what)?;
     }
-    put(disk, "protective MBR", 0, &gpt::protective_mbr(geometry))?;
+    write_at(disk, "protective MBR", 0, &gpt::protective_mbr(geometry))?;
     flush(disk, "protective MBR")
 }
 
 /// Makes both slots equal: first the one that does not count now, so that the other one counts until it is
 /// written; then the other one, so that losing a slot later does not bring an old record back.
 fn write_slots(disk: &impl Sectors, slot: &Slot) -> Result<(), Error> {
-    let seen = DiskContents::at(disk)?.slots;
+    let seen = DiskContents::read(disk)?.slots;
     let sequence = |parsed: &Parsed| match parsed {
         Parsed::Whole(slot) => slot.sequence,
         _ => 0,
@@ -199,14 +199,14 @@ fn write_slots(disk: &impl Sectors, slot: &Slot) -> Result<(), Error> {
     }
     for (offset, there) in order {
         if !matches!(there, Parsed::Whole(there) if there == slot) {
-            put(disk, "record", offset, &slot.encode())?;
+            write_at(disk, "record", offset, &slot.encode())?;
             flush(disk, "record")?;
         }
     }
     Ok(())
 }
 
-/// The tables' headers and entries, the one at the start first; then the slots.
+/// Erases the headers and entries of both tables, the one at the start first; then the slots.
 fn erase(disk: &impl Sectors, attempted: &'static str, claim: &Claim, seen: &DiskContents) -> Result<(), Error> {
     let sector_size = claim.geometry.sector_size();
     let places = || seen.tables.iter().map(|(place, _)| *place).filter(|place| place.sector_size == sector_size);
@@ -220,18 +220,18 @@ fn erase(disk: &impl Sectors, attempted: &'static str, claim: &Claim, seen: &Dis
     flush(disk, "backup table away")?;
     for (offset, slot) in SLOT_OFFSETS.into_iter().zip(&seen.slots) {
         if *slot != Parsed::Absent {
-            put(disk, "record away", offset, &[0; SLOT_LENGTH])?;
+            write_at(disk, "record away", offset, &[0; SLOT_LENGTH])?;
         }
     }
     flush(disk, "record away")?;
     match read(disk)? {
         ClaimState::Nothing | ClaimState::Foreign { .. } => Ok(()),
-        found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.words() }),
+        found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.describe() }),
     }
 }
 
-/// Zeroes a header that names the claim's disk GUID, and the sector of entries that names its partitions: the entries
-/// after that are zeros.
+/// Zeroes a header that has the claim's disk GUID, and the sector of entries with the GUIDs of its
+/// partitions: all entries after those are zeros anyway.
 fn erase_table(
     disk: &impl Sectors,
     claim: &Claim,
@@ -242,21 +242,21 @@ fn erase_table(
     let blank = vec![0; sector_size as usize];
     if let Some(offset) = place.offset()
         && let Some(sector) = fetch(disk, offset, sector_size)?
-        && gpt::disk_in(&sector) == Some(claim.identity.disk)
+        && gpt::disk_guid(&sector) == Some(claim.identity.disk)
     {
-        put(disk, "table away", offset, &blank)?;
+        write_at(disk, "table away", offset, &blank)?;
     }
     if let Some(offset) = entries_at.and_then(|sector| sector.checked_mul(sector_size))
         && let Some(sector) = fetch(disk, offset, sector_size)?
-        && gpt::entries_of(&sector, &claim.identity)
+        && gpt::has_entries_of(&sector, &claim.identity)
     {
-        put(disk, "table away", offset, &blank)?;
+        write_at(disk, "table away", offset, &blank)?;
     }
     Ok(())
 }
 
-/// The slot that follows the claim's.
-fn next(disk: &impl Sectors, claim: &Claim, mark: Mark) -> Result<Slot, Error> {
+/// The slot that follows the claim's current one.
+fn next_slot(disk: &impl Sectors, claim: &Claim, mark: Mark) -> Result<Slot, Error> {
     let sequence = claim.sequence.checked_add(1).ok_or_else(|| Error::Unexpected {
         attempted: "change the record on",
         device: disk.path().to_owned(),
@@ -273,7 +273,7 @@ fn check_length(disk: &impl Sectors, record: &[u8]) -> Result<(), Error> {
 }
 
 fn unexpected(disk: &impl Sectors, attempted: &'static str, found: &ClaimState) -> Error {
-    Error::Unexpected { attempted, device: disk.path().to_owned(), found: found.words() }
+    Error::Unexpected { attempted, device: disk.path().to_owned(), found: found.describe() }
 }
 
 /// Checks that the disk holds what was written: nothing else writes to the disk, and the disk keeps what it
@@ -281,19 +281,19 @@ fn unexpected(disk: &impl Sectors, attempted: &'static str, found: &ClaimState) 
 fn verify_claimed(disk: &impl Sectors, attempted: &'static str, slot: &Slot) -> Result<Claim, Error> {
     match read(disk)? {
         ClaimState::Claimed(claim) | ClaimState::Releasing(claim) if claim.slot() == *slot => Ok(claim),
-        found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.words() }),
+        found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.describe() }),
     }
 }
 
 /// One write, with the points at which a test may kill the process.
-fn put(disk: &impl Sectors, what: &'static str, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+fn write_at(disk: &impl Sectors, what: &'static str, offset: u64, bytes: &[u8]) -> Result<(), Error> {
     quarry_fault::point(|| format!("claim:write {what}:before"));
     let written = disk.write_all_at(bytes, offset);
     quarry_fault::point(|| format!("claim:write {what}:after"));
     written.map_err(|source| Error::io("write to", disk.path(), source))
 }
 
-/// One flush, likewise.
+/// One flush, with the same kind of points.
 fn flush(disk: &impl Sectors, what: &'static str) -> Result<(), Error> {
     if quarry_fault::disabled("claim-flush") {
         return Ok(());

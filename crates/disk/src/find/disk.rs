@@ -6,7 +6,7 @@ use quarry_mount::Device;
 
 use super::Transport;
 
-/// A whole disk, as it was when it was read.
+/// A whole disk, at the time when it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Disk {
     /// The kernel's name, `sdb`. It may belong to another disk after a reboot.
@@ -50,7 +50,7 @@ pub struct Disk {
     pub udev: Udev,
     /// The block devices that are built on it or on a partition of it: `md0`, `dm-3`.
     pub holders: Vec<String>,
-    /// The partitions that the kernel has made of it, by their number.
+    /// The kernel names of its partitions, sorted by number.
     pub partitions: Vec<String>,
     /// What else uses it or a partition of it.
     pub uses: Vec<Use>,
@@ -61,11 +61,11 @@ pub struct Disk {
 /// What udev's database says about a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Udev {
-    /// What it is.
-    Told,
+    /// There is an entry for this disk.
+    Current,
     /// There is no entry: shortly after a disk was attached, without udev, or if its database is not visible
     /// in this container. Links may be missing, and with them the information that an exclusion needs.
-    Silent,
+    Missing,
     /// The entry is of another disk that had this number before. udev has not updated it, and the links in
     /// `/dev` may be the other disk's too, so no name identifies this disk.
     Stale {
@@ -79,7 +79,7 @@ pub enum Udev {
 pub struct Use {
     /// The kernel's name of the disk or of the partition that is used.
     pub device: String,
-    /// How.
+    /// The kind of use.
     pub how: How,
 }
 

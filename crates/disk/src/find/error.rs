@@ -8,7 +8,7 @@ pub enum Error {
     /// A table of disks or of their uses cannot be read.
     #[error("cannot list the disks: reading {path:?} failed: {source}; are the host's /sys and /proc mounted there?")]
     Table {
-        /// Which.
+        /// The path of the table.
         path: PathBuf,
         /// The system's error.
         source: std::io::Error,
@@ -25,7 +25,7 @@ pub enum Error {
     },
     /// The kernel reports an unexpected value for the disk.
     #[error("cannot use the disk {disk}: {path:?} contains the unexpected value {text:?}; please report this")]
-    Strange {
+    Unexpected {
         /// The disk's kernel name.
         disk: String,
         /// What was read.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// A pattern that must match a whole name, including letter case. `*` matches any characters or none, `?` one
-/// character, `[a-cx]` one of these, `[!a-c]` or `[^a-c]` one that is none of these; `[*]` matches a literal
+/// character, `[a-cx]` one of these, `[!a-c]` or `[^a-c]` any character except these; `[*]` matches a literal
 /// star.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Glob {
@@ -83,7 +83,7 @@ fn set(text: &str) -> Result<(Token, &str), &'static str> {
 }
 
 impl Token {
-    fn takes(&self, letter: char) -> bool {
+    fn matches(&self, letter: char) -> bool {
         match self {
             Self::Letter(own) => *own == letter,
             Self::AnyLetter | Self::Star => true,
@@ -95,12 +95,12 @@ impl Token {
 }
 
 impl Glob {
-    /// Whether the whole name matches. Takes at most the product of both lengths, whatever the pattern.
+    /// Whether the whole name matches. The time is at most proportional to the product of both lengths.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {
         let mut tokens = self.tokens.as_slice();
         let mut letters = name.chars();
-        // After the last star that was passed: the tokens behind it, and where the name may go on.
+        // After the last star that was passed: the tokens after it, and where in the name to continue.
         let mut retry: Option<(&[Token], std::str::Chars<'_>)> = None;
         loop {
             match (tokens.split_first(), letters.clone().next()) {
@@ -108,7 +108,7 @@ impl Glob {
                     tokens = behind;
                     retry = Some((behind, letters.clone()));
                 }
-                (Some((token, behind)), Some(letter)) if token.takes(letter) => {
+                (Some((token, behind)), Some(letter)) if token.matches(letter) => {
                     tokens = behind;
                     letters.next();
                 }
@@ -126,7 +126,7 @@ impl Glob {
         }
     }
 
-    /// The name itself, where the pattern is one.
+    /// The name itself, if the pattern has no wildcards.
     pub(super) fn literal(&self) -> Option<&str> {
         self.tokens.iter().all(|token| matches!(token, Token::Letter(_))).then_some(self.text.as_str())
     }
@@ -136,7 +136,7 @@ impl Glob {
         matches!(self.tokens.first(), Some(Token::Letter('.')))
     }
 
-    /// As it was written.
+    /// The pattern as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pattern_is_refused() {
+    fn invalid_patterns_are_rejected() {
         for (text, why) in [
             ("", "empty"),
             ("sd[a", "no matching ]"),
@@ -209,36 +209,37 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_of_many_stars_ends_soon() {
+    fn many_stars_do_not_take_exponential_time() {
         assert!(!matches(&"*a".repeat(200), &"a".repeat(199)));
         assert!(!matches(&format!("{}b", "*a".repeat(200)), &"a".repeat(5000)));
     }
 
-    /// The same, said as plainly as can be.
-    fn plainly(tokens: &[Token], name: &[char]) -> bool {
+    /// The same, as a simple recursive search.
+    fn matches_naively(tokens: &[Token], name: &[char]) -> bool {
         match (tokens, name) {
             ([], []) => true,
             ([Token::Star, behind @ ..], _) => {
-                plainly(behind, name) || name.split_first().is_some_and(|(_, rest)| plainly(tokens, rest))
+                matches_naively(behind, name)
+                    || name.split_first().is_some_and(|(_, rest)| matches_naively(tokens, rest))
             }
-            ([token, behind @ ..], [letter, rest @ ..]) => token.takes(*letter) && plainly(behind, rest),
+            ([token, behind @ ..], [letter, rest @ ..]) => token.matches(*letter) && matches_naively(behind, rest),
             _ => false,
         }
     }
 
     proptest! {
         #[test]
-        fn any_text_is_survived(text in "\\PC{0,30}", name in "\\PC{0,30}") {
+        fn arbitrary_text_does_not_panic(text in "\\PC{0,30}", name in "\\PC{0,30}") {
             if let Ok(glob) = text.parse::<Glob>() {
                 let _ = glob.matches(&name);
             }
         }
 
         #[test]
-        fn stars_are_tried_as_a_plain_search_would(text in "[ab*?]{1,9}", name in "[ab]{0,9}") {
+        fn matching_agrees_with_a_naive_search(text in "[ab*?]{1,9}", name in "[ab]{0,9}") {
             let glob: Glob = text.parse().unwrap();
             let letters: Vec<char> = name.chars().collect();
-            prop_assert_eq!(glob.matches(&name), plainly(&glob.tokens, &letters));
+            prop_assert_eq!(glob.matches(&name), matches_naively(&glob.tokens, &letters));
         }
 
         #[test]

@@ -20,7 +20,7 @@ const NUMBERED: &[(&str, &str)] = &[
 /// one (tests and some hosts have disks behind it), and [`super::find`] skips it while nothing is connected
 /// to it.
 #[must_use]
-pub fn why_no_disk(name: &str) -> Option<&'static str> {
+pub fn why_unsupported(name: &str) -> Option<&'static str> {
     let number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
     // mmcblk0 is the memory itself; mmcblk0boot0, mmcblk0rpmb and mmcblk0gp0 are areas beside it.
     if let Some(rest) = name.strip_prefix("mmcblk")
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn disks_are_told_from_what_is_none() {
+    fn disks_are_distinguished_from_other_block_devices() {
         for name in [
             "loop0",
             "ram15",
@@ -61,12 +61,12 @@ mod tests {
             "mmcblk1rpmb",
             "mmcblk0gp1",
         ] {
-            assert!(why_no_disk(name).is_some(), "{name}");
+            assert!(why_unsupported(name).is_some(), "{name}");
         }
         for name in
             ["sda", "sdmd", "sdaa", "vda", "xvda", "nvme0n1", "nvme10n2", "mmcblk0", "pmem0", "nbd0", "cciss!c0d0"]
         {
-            assert_eq!(why_no_disk(name), None, "{name}");
+            assert_eq!(why_unsupported(name), None, "{name}");
         }
     }
 }

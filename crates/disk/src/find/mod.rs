@@ -1,7 +1,7 @@
 //! The disks of a host, from sysfs and udev.
 //!
 //! This module does not open devices or run programs: it reads the kernel's tables and udev's database, so it
-//! is cheap and disturbs nothing. What a disk holds is decided elsewhere ([`crate::judge`]).
+//! is cheap and disturbs nothing. [`crate::classify`] checks the contents of a disk.
 //!
 //! The facts come from three sources. If two of them have the same fact, the kernel's is preferred, because
 //! it is there from the first moment and has the same spelling on every host. Only udev knows the links in
@@ -30,7 +30,7 @@ use std::path::PathBuf;
 pub use disk::{Disk, How, Udev, Use};
 pub use error::Error;
 pub use glob::{Glob, GlobError};
-pub use kinds::why_no_disk;
+pub use kinds::why_unsupported;
 pub use open::open;
 pub(crate) use open::open_with;
 pub use paths::{HostPaths, PathGlob, Paths};
@@ -58,7 +58,7 @@ impl Roots {
     }
 }
 
-/// The disks that were found on a host.
+/// The disks of a host.
 #[derive(Debug, Default)]
 pub struct FoundDisks {
     /// Every whole disk, shorter names first, then alphabetically: `sdz` comes before `sdaa`.
@@ -69,7 +69,7 @@ pub struct FoundDisks {
 }
 
 /// Finds every whole disk of a host. Partitions, layered devices and aliases of a disk (a path of an NVMe
-/// device with several) are not listed: [`why_no_disk`]. A disk that vanishes while it is read is skipped:
+/// device with several) are not listed: [`why_unsupported`]. A disk that vanishes while it is read is skipped:
 /// the kernel's event for that triggers another read.
 ///
 /// # Errors
@@ -79,7 +79,7 @@ pub fn find(roots: &Roots) -> Result<FoundDisks, Error> {
     let links = names::Links::read(roots);
     let mut found = FoundDisks::default();
     for name in sysfs::block_devices(roots)? {
-        if why_no_disk(&name).is_some() {
+        if why_unsupported(&name).is_some() {
             continue;
         }
         match sysfs::read(roots, &name, &uses, &links) {
@@ -89,13 +89,13 @@ pub fn find(roots: &Roots) -> Result<FoundDisks, Error> {
         }
     }
     found.disks.sort_by(|a, b| (a.name.len(), &a.name).cmp(&(b.name.len(), &b.name)));
-    note_twins(&mut found.disks);
+    find_duplicate_wwns(&mut found.disks);
     Ok(found)
 }
 
 /// Two disks with the same world-wide name are one disk with two paths (or badly made clones). Data read
 /// through one path may be cached and stale while the other path writes: neither can be trusted.
-fn note_twins(disks: &mut [Disk]) {
+fn find_duplicate_wwns(disks: &mut [Disk]) {
     let mut by_wwn: HashMap<String, Vec<String>> = HashMap::new();
     for disk in disks.iter() {
         if let Some(wwn) = &disk.wwn {

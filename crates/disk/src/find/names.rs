@@ -1,4 +1,4 @@
-//! From paths under `/dev` to the kernel's names.
+//! Translates paths under `/dev` to kernel names.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::Roots;
 
-/// The kernel's name of the device that a path under `/dev` means: `sda1` of `/dev/disk/by-uuid/…`. `None` of any other
-/// path. A path that leads nowhere here, because this container's `/dev` lacks it, is believed as it stands.
+/// The kernel name of the device at a path under `/dev`: `sda1` for `/dev/disk/by-uuid/…`. `None` for any
+/// other path. If the path does not exist here, because this container's `/dev` lacks it, its last part is
+/// taken as the name.
 pub(super) fn device_name(roots: &Roots, path: &Path) -> Option<String> {
     let below = path.strip_prefix("/dev").ok().filter(|below| below.iter().next().is_some())?;
     let found = fs::canonicalize(roots.dev.join(below)).ok().and_then(|real| below_dev(roots, &real));
@@ -24,12 +25,12 @@ pub(super) fn kernel_spelling(below_dev: &Path) -> Option<String> {
     Some(below_dev.to_str()?.replace('/', "!"))
 }
 
-/// The path below `/dev` of a device's node.
+/// The path of a device's node, below `/dev`.
 pub(super) fn node_spelling(name: &str) -> String {
     name.replace('!', "/")
 }
 
-/// udev's links to whole disks and partitions, as they are in `/dev/disk`.
+/// udev's links to whole disks and partitions in `/dev/disk`.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     by_id: HashMap<String, BTreeSet<String>>,
@@ -37,12 +38,12 @@ pub(super) struct Links {
 }
 
 impl Links {
-    /// Reads both folders; one that is not there has no links.
+    /// Reads both folders. A missing folder has no links.
     pub(super) fn read(roots: &Roots) -> Self {
         Self { by_id: folder(roots, "by-id"), by_path: folder(roots, "by-path") }
     }
 
-    /// The links in `by-id` and `by-path` that lead to the device of that kernel name.
+    /// The links in `by-id` and `by-path` to the device with that kernel name.
     pub(super) fn of(&self, name: &str) -> (BTreeSet<String>, BTreeSet<String>) {
         let of = |links: &HashMap<String, BTreeSet<String>>| links.get(name).cloned().unwrap_or_default();
         (of(&self.by_id), of(&self.by_path))
@@ -52,7 +53,7 @@ impl Links {
 fn folder(roots: &Roots, name: &str) -> HashMap<String, BTreeSet<String>> {
     let mut links: HashMap<String, BTreeSet<String>> = HashMap::new();
     for link in fs::read_dir(roots.dev.join("disk").join(name)).into_iter().flatten().flatten() {
-        // A link that leads nowhere is one of a disk that has gone.
+        // A dangling link belongs to a disk that is gone.
         let target = fs::canonicalize(link.path()).ok().and_then(|real| below_dev(roots, &real));
         if let (Some(device), Ok(link)) =
             (target.and_then(|path| kernel_spelling(&path)), link.file_name().into_string())

@@ -1,4 +1,4 @@
-//! Opening a disk, and being sure that it is that disk.
+//! Opens a disk, and checks that it is the right one.
 
 use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
@@ -7,29 +7,29 @@ use quarry_mount::Device;
 
 use super::{Disk, Error, Roots, sysfs};
 
-/// Opens a disk to read it, and never to write: udev takes the end of every opening for writing as a change, and its
-/// event would call for the next look, for ever.
+/// Opens a disk for reading. Never open it for writing: when a writer closes the device, udev reports a
+/// change, and that event would trigger the next check, forever.
 ///
 /// # Errors
-/// The node cannot be opened, is another device's, or the disk that was found has gone meanwhile.
+/// The node cannot be opened or belongs to another device, or the disk is gone.
 pub fn open(roots: &Roots, disk: &Disk) -> Result<File, Error> {
     open_with(roots, disk, 0)
 }
 
-/// [`open`], with more flags of open(2).
+/// Like [`open`], with additional flags of open(2).
 pub(crate) fn open_with(roots: &Roots, disk: &Disk, flags: i32) -> Result<File, Error> {
     let failed = |source| Error::Open { node: disk.node.clone(), source };
     let file = File::options().read(true).custom_flags(flags).open(&disk.node).map_err(failed)?;
-    if !leads_to(&file.metadata().map_err(failed)?, disk.number) {
+    if !is_node_of(&file.metadata().map_err(failed)?, disk.number) {
         return Err(Error::OtherNode { node: disk.node.clone(), disk: disk.name.clone(), number: disk.number });
     }
-    // A number may be given to another disk. What is open cannot change any more, so this comes after the opening.
-    if !sysfs::still_there(roots, disk) {
+    // A device number may be reused for another disk. An open file keeps its disk, so check after opening.
+    if !sysfs::is_same_disk(roots, disk) {
         return Err(Error::Gone { disk: disk.name.clone() });
     }
     Ok(file)
 }
 
-fn leads_to(node: &Metadata, number: Device) -> bool {
+fn is_node_of(node: &Metadata, number: Device) -> bool {
     node.file_type().is_block_device() && Device::from_stat(node.rdev()) == number
 }

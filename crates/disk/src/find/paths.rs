@@ -1,4 +1,4 @@
-//! Patterns of paths: a folder of links, a node, links of udev.
+//! Patterns of paths: a folder of links, a device node, udev's links.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -8,24 +8,24 @@ use quarry_mount::Device;
 
 use super::{Glob, GlobError};
 
-/// A pattern of absolute paths, in which each part between slashes is a pattern of its own: `/mnt/disks/*`,
-/// `/dev/disk/by-path/pci-0000:03:00.0-*`. It means the block devices that its paths lead to, through any links; a link
-/// to a partition means that partition, not its disk, and a path to anything else means nothing.
+/// A pattern of absolute paths. Each part between slashes is a pattern of its own: `/mnt/disks/*`,
+/// `/dev/disk/by-path/pci-0000:03:00.0-*`. It matches the block devices at these paths, after following
+/// links. A link to a partition matches that partition, not its disk; paths to anything else are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathGlob {
     text: String,
     parts: Vec<Glob>,
 }
 
-/// The files of the host, as far as patterns of paths need them. Tests put their own in its place.
+/// The files of the host, as far as path patterns need them. Tests substitute their own.
 pub trait Paths {
-    /// The names in a folder; none if there is no such folder.
+    /// The names in a folder; empty if the folder does not exist.
     fn names_in(&self, folder: &Path) -> Vec<String>;
-    /// The number of the block device that a path leads to.
+    /// The number of the block device at a path, after following links.
     fn device(&self, path: &Path) -> Option<Device>;
 }
 
-/// The files as this process sees them. In a container, a folder of links has to be mounted under its own path.
+/// The files as this process sees them. In a container, a folder of links must be mounted at its own path.
 #[derive(Clone, Copy, Debug)]
 pub struct HostPaths;
 
@@ -60,7 +60,7 @@ impl FromStr for PathGlob {
 }
 
 impl PathGlob {
-    /// The numbers of all block devices that it means now.
+    /// The numbers of all block devices that match now.
     pub fn devices(&self, paths: &impl Paths) -> HashSet<Device> {
         let mut found = vec![PathBuf::from("/")];
         for part in &self.parts {
@@ -69,7 +69,7 @@ impl PathGlob {
         found.iter().filter_map(|path| paths.device(path)).collect()
     }
 
-    /// As it was written.
+    /// The pattern as it was written.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
@@ -81,7 +81,7 @@ fn step(paths: &impl Paths, folder: &Path, part: &Glob) -> Vec<PathBuf> {
         return vec![folder.join(name)];
     }
     let mut names = paths.names_in(folder);
-    // As in a shell: what is hidden has to be asked for.
+    // As in a shell, hidden names must be matched explicitly.
     names.retain(|name| part.matches(name) && (part.begins_with_dot() || !name.starts_with('.')));
     names.iter().map(|name| folder.join(name)).collect()
 }
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// Paths, and the devices that they lead to.
+    /// Paths, and the devices that they point to.
     struct Fake(BTreeMap<&'static str, Option<u64>>);
 
     impl Paths for Fake {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_links_means_what_they_lead_to() {
+    fn patterns_match_the_targets_of_links() {
         assert_eq!(minors("/mnt/disks/*"), [16, 32]);
         assert_eq!(minors("/mnt/disks/.*"), [48]);
         assert_eq!(minors("/mnt/*/a"), [16, 64]);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path_is_refused() {
+    fn invalid_path_patterns_are_rejected() {
         for (text, why) in [
             ("mnt/*", "absolute"),
             ("", "absolute"),
@@ -160,7 +160,7 @@ mod tests {
         let mut names = HostPaths.names_in(folder.path());
         names.sort_unstable();
         assert_eq!(names, ["dangling", "file"]);
-        assert_eq!(HostPaths.device(&folder.path().join("file")), None, "a file is no device");
+        assert_eq!(HostPaths.device(&folder.path().join("file")), None, "a regular file is not a device");
         assert_eq!(HostPaths.device(&folder.path().join("dangling")), None);
         assert_eq!(HostPaths.names_in(&folder.path().join("file")), [""; 0]);
     }

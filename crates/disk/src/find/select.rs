@@ -1,4 +1,4 @@
-//! Which disks a pool means.
+//! Selectors: which disks a pool uses.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -6,60 +6,60 @@ use quarry_mount::Device;
 
 use super::{Disk, Glob, PathGlob, Paths, Transport, Udev};
 
-/// What can be asked of a disk. A criterion that is `None` is not asked.
+/// Conditions on a disk. A criterion that is `None` is not checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Criteria {
     /// One of these patterns matches one of the disk's names in `/dev/disk/by-id`.
     pub by_id: Option<Vec<Glob>>,
-    /// One of these paths leads to the disk.
+    /// One of these paths points to the disk.
     pub paths: Option<Vec<PathGlob>>,
     /// One of these patterns matches its model.
     pub model: Option<Vec<Glob>>,
-    /// Its size lies in this range.
+    /// Its size is in this range.
     pub size: Option<Sizes>,
-    /// Whether it turns.
+    /// Whether it is rotational.
     pub rotational: Option<bool>,
-    /// It is reached by one of these.
+    /// Its transport is one of these.
     pub transports: Option<Vec<Transport>>,
 }
 
-/// A range of sizes in bytes, both ends included.
+/// A range of sizes in bytes; both bounds are inclusive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sizes {
-    /// At least this; `None`: no lower bound.
+    /// The lower bound; `None`: no lower bound.
     pub at_least: Option<u64>,
-    /// At most this; `None`: no upper bound.
+    /// The upper bound; `None`: no upper bound.
     pub at_most: Option<u64>,
 }
 
-/// The disks that a pool means: those that match *every* criterion to include, and *none* to exclude.
+/// Selects the disks that match *every* include criterion and *no* exclude criterion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector {
     include: Criteria,
     exclude: Criteria,
 }
 
-/// Why a selector was refused.
+/// Why a selector was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorError {
-    /// Nothing is asked of a disk.
+    /// There is no criterion.
     #[error(
         "there is no criterion, so it would match every disk of the host; set at least one: byId, paths, model, size, \
          rotational or transports"
     )]
     Everything,
-    /// A list is there, and nothing is in it.
+    /// A list is empty.
     #[error("{criterion} is an empty list, which no disk can match; add an entry or remove {criterion}")]
     Empty {
-        /// Which.
+        /// The criterion.
         criterion: &'static str,
     },
-    /// A range of sizes has no end, or its ends the wrong way round.
+    /// A range of sizes has no bounds, or the lower one is greater.
     #[error("size needs atLeast or atMost, and atLeast must not be greater than atMost")]
     Size,
 }
 
-/// What the patterns of paths of a selector lead to at this moment.
+/// The devices that a selector's path patterns match at the moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Targets {
     include: HashSet<Device>,
@@ -69,23 +69,23 @@ pub struct Targets {
 /// Whether a selector matches a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It does.
+    /// It matches.
     Selected,
-    /// A criterion to include does not match, or the fact that it needs is unknown.
-    NotMeant,
-    /// A criterion to exclude matches.
+    /// An include criterion does not match, or the fact that it needs is unknown.
+    NotSelected,
+    /// An exclude criterion matches.
     Excluded,
     /// It may be selected, but a criterion needs names, paths or the model, and udev has no valid entry
-    /// (yet): it is unknown whether the disk is excluded, or whether its names are its own. A disk in doubt
-    /// is never used: it is not selected until udev has an entry.
+    /// (yet). So it is unknown whether the disk is excluded, or whether its names are its own. Such a disk is
+    /// not used until udev has an entry.
     Doubtful,
 }
 
 impl Selector {
-    /// A selector of these criteria.
+    /// Makes a selector of these criteria.
     ///
     /// # Errors
-    /// Nothing is asked of what is included, or a criterion is there that no disk can match.
+    /// There is no include criterion, or a criterion cannot match any disk.
     pub fn new(include: Criteria, exclude: Criteria) -> Result<Self, SelectorError> {
         include.check()?;
         exclude.check()?;
@@ -95,7 +95,7 @@ impl Selector {
         Ok(Self { include, exclude })
     }
 
-    /// Resolves its patterns of paths.
+    /// Resolves the path patterns.
     pub fn targets(&self, paths: &impl Paths) -> Targets {
         let devices = |criteria: &Criteria| {
             let globs = criteria.paths.iter().flatten();
@@ -104,21 +104,21 @@ impl Selector {
         Targets { include: devices(&self.include), exclude: devices(&self.exclude) }
     }
 
-    /// Whether it matches the disk; `targets` are the devices that its paths lead to.
+    /// Whether the selector matches the disk; `targets` are the devices that its paths point to.
     #[must_use]
     pub fn verdict(&self, disk: &Disk, targets: &Targets) -> Verdict {
-        // Names of another disk say nothing, and neither do the links that lead here.
+        // With a stale entry, neither the names nor the links that point to the disk can be trusted.
         if matches!(disk.udev, Udev::Stale { .. }) && (self.include.needs_udev() || self.exclude.needs_udev()) {
-            let is_meant = self.include.without_names().answers(disk, &targets.include).all(|matches| matches);
-            return if is_meant { Verdict::Doubtful } else { Verdict::NotMeant };
+            let is_selected = self.include.without_names().answers(disk, &targets.include).all(|matches| matches);
+            return if is_selected { Verdict::Doubtful } else { Verdict::NotSelected };
         }
         if !self.include.answers(disk, &targets.include).all(|matches| matches) {
-            return Verdict::NotMeant;
+            return Verdict::NotSelected;
         }
         if self.exclude.answers(disk, &targets.exclude).any(|matches| matches) {
             return Verdict::Excluded;
         }
-        if self.exclude.needs_udev() && disk.udev != Udev::Told {
+        if self.exclude.needs_udev() && disk.udev != Udev::Current {
             return Verdict::Doubtful;
         }
         Verdict::Selected
@@ -170,7 +170,7 @@ impl Criteria {
     }
 }
 
-/// A name in `by-id` may be written with its folder or without.
+/// A pattern for `by-id` may be written with the folder or without.
 fn by_id_matches(glob: &Glob, name: &str) -> bool {
     if glob.as_str().starts_with('/') { glob.matches(&format!("/dev/disk/by-id/{name}")) } else { glob.matches(name) }
 }
@@ -215,15 +215,15 @@ pub fn assign(pools: &[(String, Selector)], disks: &[Disk], paths: &impl Paths) 
     let targets: Vec<_> = pools.iter().map(|(name, selector)| (name, selector, selector.targets(paths))).collect();
     let mut assignment = Assignment::default();
     for disk in disks {
-        let (mut meant, mut doubtful) = (Vec::new(), None);
+        let (mut selected, mut doubtful) = (Vec::new(), None);
         for (name, selector, targets) in &targets {
             match selector.verdict(disk, targets) {
-                Verdict::Selected => meant.push((*name).clone()),
+                Verdict::Selected => selected.push((*name).clone()),
                 Verdict::Doubtful => doubtful = Some((*name).clone()),
-                Verdict::NotMeant | Verdict::Excluded => {}
+                Verdict::NotSelected | Verdict::Excluded => {}
             }
         }
-        match (meant.as_slice(), doubtful) {
+        match (selected.as_slice(), doubtful) {
             ([], None) => {}
             // Once udev has an entry, two pools may turn out to select it, so no pool uses it before.
             (_, Some(pool)) => {
@@ -234,7 +234,7 @@ pub fn assign(pools: &[(String, Selector)], disks: &[Disk], paths: &impl Paths) 
             }
             (_, None) => {
                 let also = disk.by_id.first().map(|name| format!(" ({name})")).unwrap_or_default();
-                assignment.conflicts.push(Conflict { disk: format!("{}{also}", disk.name), pools: meant });
+                assignment.conflicts.push(Conflict { disk: format!("{}{also}", disk.name), pools: selected });
             }
         }
     }

@@ -1,4 +1,4 @@
-//! One disk, as sysfs shows it, with what udev and the kernel's tables add.
+//! Reads one disk from sysfs, and adds facts from udev and the kernel's tables.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use super::udev::{self, Facts, Record};
 use super::uses::Uses;
 use super::{Disk, Error, Roots, Udev, transport};
 
-/// sysfs counts the size in these, whatever the disk's own sectors are.
+/// The unit of sizes in sysfs, whatever the disk's own sectors are.
 const SECTOR: u64 = 512;
 
 /// The names of all block devices that are not partitions.
@@ -22,11 +22,11 @@ pub(super) fn block_devices(roots: &Roots) -> Result<Vec<String>, Error> {
     Ok(entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
 }
 
-/// Reads a disk. `None`: it is gone, or nothing that could be handed out (a path of an NVMe device that is listed itself,
-/// an `nbd` that nothing is connected to).
+/// Reads a disk. `None`: it is gone, or cannot hold volumes (a path of an NVMe device that is itself listed,
+/// an `nbd` without a connection).
 pub(super) fn read(roots: &Roots, name: &str, uses: &Uses, links: &Links) -> Result<Option<Disk>, Error> {
     let folder = Folder { disk: name, path: roots.sys.join("block").join(name) };
-    // What could not be read of a disk that is gone by now is no error.
+    // A read error of a disk that is gone by now does not count.
     let Ok(identity) = folder.identity() else { return Ok(None) };
     let disk = folder.read(roots, identity, uses, links);
     if folder.identity().ok() != Some(identity) {
@@ -35,8 +35,8 @@ pub(super) fn read(roots: &Roots, name: &str, uses: &Uses, links: &Links) -> Res
     disk
 }
 
-/// Whether the disk that was read once is still there, and no other has its name.
-pub(super) fn still_there(roots: &Roots, disk: &Disk) -> bool {
+/// Whether the disk is still there, and no other disk has its name.
+pub(super) fn is_same_disk(roots: &Roots, disk: &Disk) -> bool {
     let folder = Folder { disk: &disk.name, path: roots.sys.join("block").join(&disk.name) };
     folder.identity().is_ok_and(|identity| identity == (disk.number, disk.sequence))
 }
@@ -48,10 +48,10 @@ struct Folder<'a> {
 }
 
 impl Folder<'_> {
-    /// What tells a disk from another of the same name.
+    /// What distinguishes a disk from another one with the same name.
     fn identity(&self) -> Result<(Device, Option<u64>), Error> {
         let text = self.text("dev")?;
-        let number = device_number(&text).ok_or_else(|| self.strange("dev", text))?;
+        let number = device_number(&text).ok_or_else(|| self.unexpected("dev", text))?;
         Ok((number, self.optional("diskseq").and_then(|text| text.parse().ok())))
     }
 
@@ -64,7 +64,7 @@ impl Folder<'_> {
     ) -> Result<Option<Disk>, Error> {
         let name = self.disk;
         let size = self.number("size")?;
-        let size = size.checked_mul(SECTOR).ok_or_else(|| self.strange("size", size.to_string()))?;
+        let size = size.checked_mul(SECTOR).ok_or_else(|| self.unexpected("size", size.to_string()))?;
         let hidden = self.optional("hidden").is_some_and(|text| text != "0");
         if hidden || (size == 0 && name.starts_with("nbd")) {
             return Ok(None);
@@ -116,14 +116,14 @@ impl Folder<'_> {
                 .and_then(|text| text.parse().ok())
                 .unwrap_or(logical_sector),
             rotational: self.flag("queue/rotational")?,
-            transport: transport::of(&self.way(roots), &self.path, property("ID_BUS").as_deref()),
+            transport: transport::of(&self.sysfs_path(roots), &self.path, property("ID_BUS").as_deref()),
             read_only: self.flag("ro")?,
             removable: self.flag("removable")?,
             zoned: self.optional("queue/zoned").is_some_and(|text| text == "host-managed"),
             multipath: property("DM_MULTIPATH_DEVICE_PATH").is_some_and(|text| text != "0"),
             udev: match &record {
-                Record::Entry(_) => Udev::Told,
-                Record::None => Udev::Silent,
+                Record::Entry(_) => Udev::Current,
+                Record::None => Udev::Missing,
                 Record::Stale(why) => Udev::Stale { why: why.clone() },
             },
             holders,
@@ -133,10 +133,10 @@ impl Folder<'_> {
         }))
     }
 
-    /// The folder's real place, from the root of sysfs on: the way to the disk, controller by controller.
-    fn way(&self, roots: &Roots) -> PathBuf {
-        let way = fs::canonicalize(&self.path).ok().zip(fs::canonicalize(&roots.sys).ok());
-        way.and_then(|(real, sys)| Some(real.strip_prefix(sys).ok()?.to_owned())).unwrap_or_default()
+    /// The folder's real path, relative to the root of sysfs: the controllers between the host and the disk.
+    fn sysfs_path(&self, roots: &Roots) -> PathBuf {
+        let sysfs_path = fs::canonicalize(&self.path).ok().zip(fs::canonicalize(&roots.sys).ok());
+        sysfs_path.and_then(|(real, sys)| Some(real.strip_prefix(sys).ok()?.to_owned())).unwrap_or_default()
     }
 
     /// The partitions, by their number.
@@ -159,7 +159,7 @@ impl Folder<'_> {
         entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
     }
 
-    /// The first of these attributes that says anything.
+    /// The first of these attributes that is not empty.
     fn first(&self, attributes: &[&str]) -> Option<String> {
         attributes.iter().find_map(|attribute| self.optional(attribute))
     }
@@ -178,19 +178,19 @@ impl Folder<'_> {
 
     fn number(&self, attribute: &str) -> Result<u64, Error> {
         let text = self.text(attribute)?;
-        text.parse().map_err(|_| self.strange(attribute, text))
+        text.parse().map_err(|_| self.unexpected(attribute, text))
     }
 
     fn flag(&self, attribute: &str) -> Result<bool, Error> {
         match self.number(attribute)? {
             0 => Ok(false),
             1 => Ok(true),
-            other => Err(self.strange(attribute, other.to_string())),
+            other => Err(self.unexpected(attribute, other.to_string())),
         }
     }
 
-    fn strange(&self, attribute: &str, text: String) -> Error {
-        Error::Strange { disk: self.disk.to_owned(), path: self.path.join(attribute), text }
+    fn unexpected(&self, attribute: &str, text: String) -> Error {
+        Error::Unexpected { disk: self.disk.to_owned(), path: self.path.join(attribute), text }
     }
 }
 
@@ -205,8 +205,8 @@ fn device_number(text: &str) -> Option<Device> {
     Some(Device { major: major.parse().ok()?, minor: minor.parse().ok()? })
 }
 
-/// The serial number in a disk's answer to "vital product data, page 80": four bytes in front, the last two of which
-/// give its length, the higher byte first.
+/// The serial number in a disk's "vital product data, page 80": it has a header of four bytes, of which the
+/// last two are the length, in big-endian order.
 fn serial_page(page: &[u8]) -> Option<String> {
     let (head, rest) = page.split_at_checked(4)?;
     let [_, 0x80, high, low] = *head else { return None };
@@ -214,7 +214,7 @@ fn serial_page(page: &[u8]) -> Option<String> {
     Some(clean(serial)).filter(|serial| !serial.is_empty())
 }
 
-/// Text as disks fill it in: padded with spaces or NULs, and not always of letters.
+/// Cleans text that disks report: it is padded with spaces or NULs, and not always valid UTF-8.
 fn clean(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     text.trim_matches(|c: char| c.is_whitespace() || c == '\0').to_owned()
@@ -229,14 +229,14 @@ mod tests {
     #[test]
     fn a_serial_page_is_read() {
         assert_eq!(serial_page(b"\0\x80\0\x08  ABC123").unwrap(), "ABC123");
-        assert_eq!(serial_page(b"\0\x80\0\x04ABC123").unwrap(), "ABC1", "no further than it says");
+        assert_eq!(serial_page(b"\0\x80\0\x04ABC123").unwrap(), "ABC1", "not beyond the stated length");
         for broken in [&b""[..], b"\0\x80\0", b"\0\x83\0\x04ABCD", b"\0\x80\0\x05ABCD", b"\0\x80\0\x02  "] {
             assert_eq!(serial_page(broken), None, "{broken:?}");
         }
     }
 
     #[test]
-    fn a_device_number_is_two_numbers() {
+    fn device_numbers_are_parsed() {
         assert_eq!(device_number("259:3"), Some(Device { major: 259, minor: 3 }));
         for broken in ["", "8", "8:", ":1", "8:1:2", "a:1"] {
             assert_eq!(device_number(broken), None, "{broken:?}");
@@ -245,13 +245,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_page_is_survived(page in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn arbitrary_pages_do_not_panic(page in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = serial_page(&page);
             let _ = clean(&page);
         }
 
         #[test]
-        fn any_text_is_no_number_or_one(text in "\\PC{0,20}") {
+        fn arbitrary_device_numbers_do_not_panic(text in "\\PC{0,20}") {
             let _ = device_number(&text);
         }
     }

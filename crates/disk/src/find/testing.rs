@@ -1,4 +1,4 @@
-//! A host made of files: sysfs, `/dev`, udev's database and the kernel's tables, as tests need them.
+//! A host made of files, for tests: sysfs, `/dev`, udev's database and the kernel's tables.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -44,10 +44,10 @@ impl Host {
         symlink(target, path).unwrap();
     }
 
-    /// A disk of 1 GiB whose folder in sysfs is `devices/WAY`; the last part is its name.
-    pub(crate) fn disk(&self, way: &str, number: &str) -> Folder<'_> {
-        let name = Path::new(way).file_name().unwrap().to_str().unwrap().to_owned();
-        let folder = Folder { host: self, path: format!("sys/devices/{way}"), name: name.clone() };
+    /// Adds a disk of 1 GiB whose folder in sysfs is `devices/PATH`. The last part is its name.
+    pub(crate) fn disk(&self, sysfs_path: &str, number: &str) -> Folder<'_> {
+        let name = Path::new(sysfs_path).file_name().unwrap().to_str().unwrap().to_owned();
+        let folder = Folder { host: self, path: format!("sys/devices/{sysfs_path}"), name: name.clone() };
         for (attribute, text) in [
             ("size", "2097152"),
             ("ro", "0"),
@@ -63,7 +63,7 @@ impl Host {
         }
         folder.set("dev", number);
         fs::create_dir_all(self.path(&format!("{}/holders", folder.path))).unwrap();
-        self.link(&format!("sys/block/{name}"), &format!("../devices/{way}"));
+        self.link(&format!("sys/block/{name}"), &format!("../devices/{sysfs_path}"));
         self.write(&format!("dev/{}", name.replace('!', "/")), "");
         folder
     }
@@ -72,14 +72,14 @@ impl Host {
         find(&self.roots()).unwrap()
     }
 
-    /// Every disk; none may have failed.
+    /// Every disk. None may have failed.
     pub(crate) fn disks(&self) -> Vec<Disk> {
         let found = self.found();
         assert!(found.failed.is_empty(), "{:?}", found.failed);
         found.disks
     }
 
-    /// The one disk that there is.
+    /// The only disk.
     pub(crate) fn only(&self) -> Disk {
         let [disk] = <[Disk; 1]>::try_from(self.disks()).unwrap();
         disk
@@ -110,7 +110,7 @@ impl Folder<'_> {
         self
     }
 
-    /// Something that is built on the disk, or on a partition of it: `sda1/holders/md0`.
+    /// Adds a device that is built on the disk or on a partition of it: `sda1/holders/md0`.
     pub(crate) fn holder(&self, place: &str) -> &Self {
         fs::create_dir_all(self.host.path(&format!("{}/{place}", self.path))).unwrap();
         self
@@ -122,7 +122,7 @@ impl Folder<'_> {
     }
 }
 
-/// A disk of which nothing is wrong, for tests that need no host.
+/// A disk without any problem, for tests that need no host.
 pub(crate) fn blank(name: &str) -> Disk {
     Disk {
         name: name.to_owned(),
@@ -143,7 +143,7 @@ pub(crate) fn blank(name: &str) -> Disk {
         removable: false,
         zoned: false,
         multipath: false,
-        udev: Udev::Told,
+        udev: Udev::Current,
         holders: Vec::new(),
         partitions: Vec::new(),
         uses: Vec::new(),

@@ -1,20 +1,20 @@
-//! How a host reaches a disk.
+//! How a disk is attached to the host.
 
 use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::str::FromStr;
 
-/// How a host reaches a disk, by the way that leads to it in sysfs.
+/// How a disk is attached to the host, according to its path in sysfs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Transport {
     /// NVMe in this host.
     Nvme,
-    /// ATA and SATA at a controller that speaks it. SATA disks at a SAS controller count as [`Self::Scsi`].
+    /// ATA and SATA disks at an ATA controller. SATA disks at a SAS controller count as [`Self::Scsi`].
     Ata,
     /// SCSI and SAS, disks behind a RAID controller, and virtual SCSI disks.
     Scsi,
-    /// USB, whatever the disk behind the plug.
+    /// USB, with any kind of disk behind it.
     Usb,
     /// virtio-blk.
     Virtio,
@@ -22,11 +22,11 @@ pub enum Transport {
     Mmc,
     /// iSCSI, Fibre Channel and NVMe over fabrics: another host may have the same disk.
     Network,
-    /// None of these.
+    /// Anything else.
     Other,
 }
 
-/// The name of no transport.
+/// The text is not the name of a transport.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a known transport; use nvme, ata, scsi, usb, virtio, mmc, network or other")]
 pub struct UnknownTransport(String);
@@ -35,7 +35,7 @@ impl Transport {
     const ALL: [Self; 8] =
         [Self::Nvme, Self::Ata, Self::Scsi, Self::Usb, Self::Virtio, Self::Mmc, Self::Network, Self::Other];
 
-    /// Its name in a configuration and in a table.
+    /// Its name in the configuration and in tables.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -60,7 +60,7 @@ impl fmt::Display for Transport {
 impl FromStr for Transport {
     type Err = UnknownTransport;
 
-    /// Reads a name; `sata` and `sas` are other words for `ata` and `scsi`.
+    /// Parses a name. `sata` and `sas` are aliases of `ata` and `scsi`.
     fn from_str(name: &str) -> Result<Self, UnknownTransport> {
         match name {
             "sata" => Ok(Self::Ata),
@@ -72,10 +72,11 @@ impl FromStr for Transport {
     }
 }
 
-/// The transport of a disk. `way` is its folder in sysfs from the root of sysfs on, `folder` where that can be read, and
-/// `bus` what udev calls it, which is asked only where the way says nothing: so the answer does not change when udev comes.
-pub(super) fn of(way: &Path, folder: &Path, bus: Option<&str>) -> Transport {
-    let parts: Vec<&str> = way.parent().into_iter().flatten().filter_map(|part| part.to_str()).collect();
+/// The transport of a disk. `sysfs_path` is its folder relative to the root of sysfs, and `folder` is its
+/// readable path. `bus` is udev's name of the bus. It is used only if the path is not conclusive, so that the
+/// result does not change when udev has handled the disk.
+pub(super) fn of(sysfs_path: &Path, folder: &Path, bus: Option<&str>) -> Transport {
+    let parts: Vec<&str> = sysfs_path.parent().into_iter().flatten().filter_map(|part| part.to_str()).collect();
     let has = |kind: &str| {
         parts.iter().any(|part| {
             let number = part.strip_prefix(kind).unwrap_or_default();
@@ -94,7 +95,7 @@ pub(super) fn of(way: &Path, folder: &Path, bus: Option<&str>) -> Transport {
     } else if has("mmc") {
         Transport::Mmc
     } else if has("host") {
-        // A virtual SCSI disk has both: a virtio device, and a SCSI host on it.
+        // A virtual SCSI disk has both: a virtio device with a SCSI host on it.
         Transport::Scsi
     } else if has("virtio") {
         Transport::Virtio
@@ -109,8 +110,8 @@ pub(super) fn of(way: &Path, folder: &Path, bus: Option<&str>) -> Transport {
     }
 }
 
-/// Whether an NVMe controller of the disk is reached by anything but PCIe. The disk's device is its controller, or, where
-/// the kernel joins several ways to it, a subsystem with a link to each controller.
+/// Whether an NVMe controller of the disk is attached by anything other than PCIe. The disk's device is its
+/// controller or, with multipath in the kernel, a subsystem with a link to each controller.
 fn behind_fabrics(folder: &Path) -> bool {
     let device = folder.join("device");
     let remote = |controller: &Path| {
@@ -131,8 +132,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_way_tells() {
-        for (way, expected) in [
+    fn the_sysfs_path_determines_the_transport() {
+        for (sysfs_path, expected) in [
             ("devices/pci0000:00/0000:00:02.0/virtio1/block/vda", Transport::Virtio),
             ("devices/pci0000:00/0000:00:03.0/virtio2/host0/target0:0:1/0:0:1:0/block/sdb", Transport::Scsi),
             ("devices/pci0000:00/0000:00:1f.2/ata3/host2/target2:0:0/2:0:0:0/block/sda", Transport::Ata),
@@ -148,31 +149,31 @@ mod tests {
             ("devices/pci0000:00/0000:05:00.0/host1/rport-1:0-2/target1:0:0/1:0:0:5/block/sdf", Transport::Network),
             ("devices/platform/soc/mmc_host/mmc0/mmc0:0001/block/mmcblk0", Transport::Mmc),
             ("devices/vbd-51712/block/xvda", Transport::Other),
-            // The disk's own name says nothing.
+            // The disk's own name does not count.
             ("devices/x/block/usb1", Transport::Other),
         ] {
-            assert_eq!(of(Path::new(way), Path::new("/none"), None), expected, "{way}");
+            assert_eq!(of(Path::new(sysfs_path), Path::new("/none"), None), expected, "{sysfs_path}");
         }
-        let strange = Path::new("devices/x/block/foo");
-        assert_eq!(of(strange, Path::new("/none"), Some("ata")), Transport::Ata);
+        let unknown = Path::new("devices/x/block/foo");
+        assert_eq!(of(unknown, Path::new("/none"), Some("ata")), Transport::Ata);
         let sas = Path::new("devices/host6/block/sdc");
-        assert_eq!(of(sas, Path::new("/none"), Some("ata")), Transport::Scsi, "the way goes before udev");
+        assert_eq!(of(sas, Path::new("/none"), Some("ata")), Transport::Scsi, "the path takes precedence over udev");
     }
 
     #[test]
-    fn a_controller_behind_a_network_is_seen_through_its_subsystem() {
+    fn a_network_controller_is_found_through_its_subsystem() {
         let folder = tempfile::tempdir().unwrap();
         let controller = folder.path().join("device/nvme0");
         fs::create_dir_all(&controller).unwrap();
-        let way = Path::new("devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1");
+        let sysfs_path = Path::new("devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1");
         fs::write(controller.join("transport"), "pcie\n").unwrap();
-        assert_eq!(of(way, folder.path(), None), Transport::Nvme);
+        assert_eq!(of(sysfs_path, folder.path(), None), Transport::Nvme);
         fs::write(controller.join("transport"), "tcp\n").unwrap();
-        assert_eq!(of(way, folder.path(), None), Transport::Network);
+        assert_eq!(of(sysfs_path, folder.path(), None), Transport::Network);
     }
 
     #[test]
-    fn names_come_back() {
+    fn names_round_trip() {
         for one in Transport::ALL {
             assert_eq!(one.as_str().parse(), Ok(one));
         }

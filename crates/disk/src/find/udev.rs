@@ -7,18 +7,18 @@ use quarry_mount::Device;
 
 use super::Roots;
 
-/// What udev has written down of one device.
+/// udev's entry for one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Links below `/dev`, `disk/by-id/…`.
+    /// Links below `/dev`: `disk/by-id/…`.
     links: Vec<String>,
     properties: HashMap<String, String>,
 }
 
-/// What the database says about a disk.
+/// What the database has about a disk.
 #[derive(Debug)]
 pub(super) enum Record {
-    /// Nothing: there is no udev, or it has not handled this disk yet.
+    /// No entry: there is no udev, or it has not handled this disk yet.
     None,
     /// An entry of another disk that had this number before: udev has not handled this disk yet, and its
     /// links in `/dev` are the other disk's too. Holds the mismatch.
@@ -32,11 +32,11 @@ pub(super) enum Record {
 pub(super) struct Facts {
     /// The kernel's sequence number of the disk.
     pub(super) sequence: Option<u64>,
-    /// Its serial number.
+    /// The serial number.
     pub(super) serial: Option<String>,
-    /// Its world-wide name.
+    /// The world-wide name.
     pub(super) wwid: Option<String>,
-    /// Whether it is a virtio disk: udev has no facts about those that the kernel does not show.
+    /// Whether it is a virtio disk: for those, udev has no facts that the kernel does not expose.
     pub(super) is_virtio: bool,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn read(roots: &Roots, number: Device, kernel: &Facts) -> Record {
     }
 }
 
-/// Reads the text of an entry. Lines of kinds that are not needed, and lines that are broken, are left out.
+/// Parses an entry. Ignores kinds of lines that are not needed, and invalid lines.
 fn parse(text: &[u8]) -> Entry {
     let mut entry = Entry::default();
     for line in String::from_utf8_lossy(text).lines() {
@@ -70,17 +70,17 @@ fn parse(text: &[u8]) -> Entry {
 }
 
 impl Entry {
-    /// A property that is there and not blank.
+    /// A property that exists and is not blank.
     pub(super) fn property(&self, key: &str) -> Option<&str> {
         self.properties.get(key).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
-    /// A property in which udev has written spaces and their like as `\x20`.
+    /// A property in which udev has escaped spaces and other characters (`\x20`).
     pub(super) fn encoded(&self, key: &str) -> Option<String> {
         self.property(key).map(|value| decode(value).trim().to_owned()).filter(|value| !value.is_empty())
     }
 
-    /// The names of the links in a folder below `/dev`, `disk/by-id`.
+    /// The names of the links in a folder below `/dev`: `disk/by-id`.
     pub(super) fn links_in<'a>(&'a self, folder: &'a str) -> impl Iterator<Item = &'a str> {
         let listed = self.property("DEVLINKS").unwrap_or_default().split_ascii_whitespace();
         let listed = listed.filter_map(|link| link.strip_prefix("/dev/"));
@@ -88,13 +88,13 @@ impl Entry {
         all.filter_map(move |link| link.strip_prefix(folder)?.strip_prefix('/')).filter(|name| !name.contains('/'))
     }
 
-    /// How the entry differs from the kernel's facts. `None` also if the two have no facts in common.
+    /// How the entry differs from the kernel's facts. `None` if they match, or have nothing in common.
     fn disagreement(&self, kernel: &Facts) -> Option<String> {
         match (self.sequence(), kernel.sequence) {
-            (Some(told), Some(now)) if told == now => return None,
-            (Some(told), Some(now)) => {
+            (Some(recorded), Some(now)) if recorded == now => return None,
+            (Some(recorded), Some(now)) => {
                 return Some(format!(
-                    "udev's database describes the disk with sequence number {told}, but this disk has {now}"
+                    "udev's database describes the disk with sequence number {recorded}, but this disk has {now}"
                 ));
             }
             _ => {}
@@ -105,12 +105,12 @@ impl Entry {
         }
         let serials: Vec<&str> = SERIALS.iter().filter_map(|key| self.property(key)).collect();
         let names: Vec<&str> = NAMES.iter().filter_map(|key| self.property(key)).collect();
-        let serial_agrees = kernel.serial.as_ref().map(|now| serials.iter().any(|told| is_serial(told, now)));
+        let serial_agrees = kernel.serial.as_ref().map(|now| serials.iter().any(|recorded| is_serial(recorded, now)));
         let wwid = kernel.wwid.as_ref().filter(|now| !now.starts_with("t10."));
-        let wwid_agrees = wwid.map(|now| serials.iter().chain(&names).any(|told| is_name(told, now)));
-        let is_told = !serials.is_empty() || !names.is_empty();
+        let wwid_agrees = wwid.map(|now| serials.iter().chain(&names).any(|recorded| is_name(recorded, now)));
+        let has_names = !serials.is_empty() || !names.is_empty();
         let agrees = match (serial_agrees, wwid_agrees) {
-            (None, None) => !(is_told && kernel.is_virtio),
+            (None, None) => !(has_names && kernel.is_virtio),
             (serial, wwid) => serial == Some(true) || wwid == Some(true),
         };
         let or_none = |text: Option<&str>| text.unwrap_or("none").to_owned();
@@ -130,29 +130,30 @@ impl Entry {
     }
 }
 
-/// Where udev writes a disk's serial number, the shortest spelling first.
+/// The properties with a disk's serial number, the shortest spelling first.
 const SERIALS: [&str; 4] = ["ID_SERIAL_SHORT", "ID_SCSI_SERIAL", "SCSI_IDENT_SERIAL", "ID_SERIAL"];
-/// Where it writes a disk's world-wide name.
+/// The properties with a disk's world-wide name.
 const NAMES: [&str; 2] = ["ID_WWN_WITH_EXTENSION", "ID_WWN"];
 
 /// Whether udev's spelling of a serial number, perhaps prefixed with manufacturer and model, matches the
 /// kernel's.
-fn is_serial(told: &str, now: &str) -> bool {
-    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join("_");
-    let (told, now) = (words(told), words(now));
-    told == now || told.ends_with(&format!("_{now}"))
+fn is_serial(recorded: &str, now: &str) -> bool {
+    let joined = |text: &str| text.split_whitespace().collect::<Vec<_>>().join("_");
+    let (recorded, now) = (joined(recorded), joined(now));
+    recorded == now || recorded.ends_with(&format!("_{now}"))
 }
 
 /// Whether udev's spelling of a world-wide name, `0x5000c500a1b2c3d4` or `35000c500a1b2c3d4`, is the kernel's,
 /// `naa.5000c500a1b2c3d4`.
-fn is_name(told: &str, now: &str) -> bool {
+fn is_name(recorded: &str, now: &str) -> bool {
     let now = now.rsplit_once('.').map_or(now, |(_, name)| name);
-    let told = told.rsplit_once('.').map_or(told, |(_, name)| name);
-    let told = told.strip_prefix("0x").unwrap_or(told);
-    told.eq_ignore_ascii_case(now) || told.strip_prefix('3').is_some_and(|told| told.eq_ignore_ascii_case(now))
+    let recorded = recorded.rsplit_once('.').map_or(recorded, |(_, name)| name);
+    let recorded = recorded.strip_prefix("0x").unwrap_or(recorded);
+    recorded.eq_ignore_ascii_case(now)
+        || recorded.strip_prefix('3').is_some_and(|recorded| recorded.eq_ignore_ascii_case(now))
 }
 
-/// Replaces `\x20` and its like by the byte that is meant.
+/// Replaces escapes such as `\x20` by their bytes.
 fn decode(text: &str) -> String {
     let mut plain = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -211,35 +212,35 @@ V:1
     }
 
     #[test]
-    fn the_list_of_links_counts_too() {
+    fn devlinks_count_too() {
         let entry = parse(b"E:DEVLINKS=/dev/disk/by-id/a /dev/disk/by-path/b /elsewhere/disk/by-id/c\n");
         assert_eq!(entry.links_in("disk/by-id").collect::<Vec<_>>(), ["a"]);
     }
 
     #[test]
-    fn half_codes_stay_as_they_are() {
+    fn incomplete_escapes_are_kept() {
         assert_eq!(decode(r"a\x2\xzz\x41\"), r"a\x2\xzzA\");
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(text in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn arbitrary_bytes_do_not_panic(text in proptest::collection::vec(any::<u8>(), 0..400)) {
             let entry = parse(&text);
             let _ = (entry.sequence(), entry.encoded("ID_MODEL_ENC"), entry.links_in("disk/by-id").count());
         }
 
         #[test]
-        fn near_misses_are_survived(at in 0..SATA.len(), byte: u8) {
+        fn one_wrong_byte_does_not_panic(at in 0..SATA.len(), byte: u8) {
             let mut text = SATA.as_bytes().to_vec();
             text[at] = byte;
             let entry = parse(&text);
             let _ = entry.encoded("ID_MODEL_ENC");
-            // One byte spoils one line, or joins or parts two.
+            // One wrong byte spoils one line, or joins or splits two.
             prop_assert!((6..=9).contains(&entry.properties.len()), "{:?}", entry.properties);
         }
 
         #[test]
-        fn what_udev_encodes_comes_back(model in "[a-z][ -~]{0,30}[a-z]") {
+        fn encoded_values_round_trip(model in "[a-z][ -~]{0,30}[a-z]") {
             let encoded: String = model.bytes().map(|byte| match byte {
                 b'a'..=b'z' | b'0'..=b'9' => char::from(byte).to_string(),
                 _ => format!("\\x{byte:02x}"),

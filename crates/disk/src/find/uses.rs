@@ -1,7 +1,7 @@
 //! The uses that the kernel's tables show: mounts, swap, loop devices, members of btrfs.
 //!
 //! They provide the reason for the operator, but are incomplete (mounts outside this container, a program
-//! that has opened the disk). The exclusive open decides in the end ([`crate::alone`]).
+//! that has opened the disk). The exclusive open decides in the end ([`crate::try_exclusive_open`]).
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -17,11 +17,11 @@ use super::{Error, How, Roots, Use};
 
 /// All uses of all devices.
 #[derive(Debug, Default)]
-pub(super) struct Uses(Vec<(Who, How)>);
+pub(super) struct Uses(Vec<(UsedDevice, How)>);
 
-/// The device that is used, as the table names it.
+/// The device that is used, as it is named in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Who {
+enum UsedDevice {
     Number(Device),
     Name(String),
 }
@@ -37,25 +37,26 @@ impl Uses {
         match fs::read(&path) {
             Ok(table) => {
                 let swaps = swap_devices(&table).into_iter().filter_map(|swap| device_name(roots, &swap));
-                uses.extend(swaps.map(|name| (Who::Name(name), How::Swap)));
+                uses.extend(swaps.map(|name| (UsedDevice::Name(name), How::Swap)));
             }
-            // A kernel that was built without swap.
+            // The kernel was built without swap.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(Error::Table { path, source }),
         }
         uses.extend(loops(roots, &uses));
-        uses.extend(btrfs_members(roots).into_iter().map(|name| (Who::Name(name), How::Btrfs)));
+        uses.extend(btrfs_members(roots).into_iter().map(|name| (UsedDevice::Name(name), How::Btrfs)));
         Ok(Self(uses))
     }
 
-    /// The uses of one disk or partition, each once.
+    /// The uses of one disk or partition, without duplicates.
     pub(super) fn of(&self, name: &str, number: Device) -> Vec<Use> {
-        let is = |who: &Who| match who {
-            Who::Number(other) => *other == number,
-            Who::Name(other) => other == name,
+        let is = |device: &UsedDevice| match device {
+            UsedDevice::Number(other) => *other == number,
+            UsedDevice::Name(other) => other == name,
         };
-        let mut of: BTreeSet<How> = self.0.iter().filter(|(who, _)| is(who)).map(|(_, how)| how.clone()).collect();
-        // The mount by this member is the better reason.
+        let mut of: BTreeSet<How> =
+            self.0.iter().filter(|(device, _)| is(device)).map(|(_, how)| how.clone()).collect();
+        // The mount by this member is the more useful reason.
         if of.iter().any(|how| matches!(how, How::Mounted { .. })) {
             of.remove(&How::Btrfs);
         }
@@ -63,31 +64,34 @@ impl Uses {
     }
 }
 
-fn of_mount(roots: &Roots, entry: Entry) -> Option<(Who, How)> {
-    // A device's node mounted on another: devices live on devtmpfs, or on a tmpfs where /dev is a container's own.
+fn of_mount(roots: &Roots, entry: Entry) -> Option<(UsedDevice, How)> {
+    // A device node that is mounted on another path: nodes are on devtmpfs, or on a tmpfs if a container has
+    // its own /dev.
     if matches!(entry.fstype.as_str(), "devtmpfs" | "tmpfs") && entry.root != Path::new("/") {
         let node = entry.root.as_os_str().as_bytes();
         let node = node.strip_suffix(b"//deleted").unwrap_or(node);
         let node = Path::new(OsStr::from_bytes(node)).strip_prefix("/").ok()?.to_owned();
-        return Some((Who::Name(kernel_spelling(&node)?), How::Published { at: entry.target }));
+        return Some((UsedDevice::Name(kernel_spelling(&node)?), How::Published { at: entry.target }));
     }
     let mounted = How::Mounted { at: entry.target };
     if entry.device.major != 0 {
-        return Some((Who::Number(entry.device), mounted));
+        return Some((UsedDevice::Number(entry.device), mounted));
     }
     // btrfs uses anonymous device numbers for its mounts, so the source identifies the device.
-    Some((Who::Name(device_name(roots, &entry.source)?), mounted))
+    Some((UsedDevice::Name(device_name(roots, &entry.source)?), mounted))
 }
 
-/// The devices in `/proc/swaps`: a line each after the first, the path up to the first blank, spaces as `\040`.
+/// The devices in `/proc/swaps`: one per line after the first, the path up to the first blank, spaces as
+/// `\040`.
 fn swap_devices(table: &[u8]) -> Vec<PathBuf> {
     let lines = table.split(|&byte| byte == b'\n').skip(1);
     let paths = lines.filter_map(|line| line.split(|byte| matches!(byte, b' ' | b'\t')).next());
     paths.filter(|path| path.starts_with(b"/")).map(|path| PathBuf::from(OsStr::from_bytes(path))).collect()
 }
 
-/// What loop devices lead to. kubelet makes one for each raw block volume, over a mount of the device's node.
-fn loops(roots: &Roots, uses: &[(Who, How)]) -> Vec<(Who, How)> {
+/// The files and devices behind loop devices. kubelet makes one for each raw block volume, over a mount of
+/// the node.
+fn loops(roots: &Roots, uses: &[(UsedDevice, How)]) -> Vec<(UsedDevice, How)> {
     let mut loops = Vec::new();
     for entry in fs::read_dir(roots.sys.join("block")).into_iter().flatten().flatten() {
         let Ok(mut path) = fs::read(entry.path().join("loop/backing_file")) else { continue };
@@ -97,18 +101,18 @@ fn loops(roots: &Roots, uses: &[(Who, How)]) -> Vec<(Who, How)> {
         let path = path.strip_suffix(b" (deleted)").unwrap_or(&path);
         let path = PathBuf::from(std::ffi::OsString::from_vec(path.to_vec()));
         let published = uses.iter().find(|(_, how)| matches!(how, How::Published { at } if *at == path));
-        let who = match published {
-            Some((who, _)) => Some(who.clone()),
-            None => device_name(roots, &path).map(Who::Name),
+        let device = match published {
+            Some((device, _)) => Some(device.clone()),
+            None => device_name(roots, &path).map(UsedDevice::Name),
         };
-        if let (Some(who), Ok(name)) = (who, entry.file_name().into_string()) {
-            loops.push((who, How::Loop { name }));
+        if let (Some(device), Ok(name)) = (device, entry.file_name().into_string()) {
+            loops.push((device, How::Loop { name }));
         }
     }
     loops
 }
 
-/// The kernel's names of all members of the btrfs filesystems that are mounted anywhere on the host.
+/// The kernel names of all members of mounted btrfs filesystems on the host.
 fn btrfs_members(roots: &Roots) -> Vec<String> {
     let filesystems = fs::read_dir(roots.sys.join("fs/btrfs")).into_iter().flatten().flatten();
     let members = filesystems.flat_map(|one| fs::read_dir(one.path().join("devices")).into_iter().flatten().flatten());
@@ -133,7 +137,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_table_is_survived(table in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_tables_do_not_panic(table in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = swap_devices(&table);
         }
     }

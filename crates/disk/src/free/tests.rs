@@ -1,4 +1,4 @@
-//! States and their reasons.
+//! States of disks, and their reasons.
 
 use std::path::PathBuf;
 
@@ -9,16 +9,16 @@ use crate::find::Use;
 use crate::find::testing::{Host, blank};
 
 fn nothing() -> Contents {
-    Contents::Other { probe: Probe::Blank, remains: Remains::default() }
+    Contents::Other { probe: Probe::Blank, remnants: Remnants::default() }
 }
 
 fn probed(probe: Probe) -> Contents {
-    Contents::Other { probe, remains: Remains::default() }
+    Contents::Other { probe, remnants: Remnants::default() }
 }
 
-/// The state of a disk that the kernel would give us.
+/// The state of a disk that could be opened exclusively.
 fn state(disk: &Disk, contents: &Contents) -> String {
-    judge(disk, contents, || Alone::Yes).to_string()
+    classify(disk, contents, || ExclusiveOpen::Possible).to_string()
 }
 
 fn used(how: How) -> Disk {
@@ -26,12 +26,12 @@ fn used(how: How) -> Disk {
 }
 
 #[test]
-fn a_disk_is_free_when_everything_says_so() {
-    assert_eq!(judge(&blank("sdb"), &nothing(), || Alone::Yes), State::Free);
+fn a_disk_is_free_if_all_checks_agree() {
+    assert_eq!(classify(&blank("sdb"), &nothing(), || ExclusiveOpen::Possible), State::Free);
     assert_eq!(state(&blank("sdb"), &nothing()), "free");
 }
 
-/// Every single thing that may be wrong with a disk, and the words for it.
+/// Each possible problem of a disk, with its description.
 fn wrong() -> Vec<(Disk, Contents, &'static str)> {
     let disk = || blank("sdb");
     let at = || PathBuf::from("/data");
@@ -43,7 +43,7 @@ fn wrong() -> Vec<(Disk, Contents, &'static str)> {
     let other = |what: &str| probed(Probe::Other { what: what.to_owned() });
     let left = |headers: &[u64], boot| Contents::Other {
         probe: Probe::Blank,
-        remains: Remains { headers: headers.to_vec(), boot },
+        remnants: Remnants { headers: headers.to_vec(), boot },
     };
     vec![
         (Disk { holders: names(&["md0"]), ..disk() }, nothing(), "in-use: is used by md0"),
@@ -90,36 +90,36 @@ fn wrong() -> Vec<(Disk, Contents, &'static str)> {
 }
 
 #[test]
-fn each_single_thing_is_enough_and_has_its_words() {
-    for (disk, contents, words) in wrong() {
-        assert_eq!(state(&disk, &contents), words);
+fn each_single_reason_is_enough_and_is_described() {
+    for (disk, contents, text) in wrong() {
+        assert_eq!(state(&disk, &contents), text);
     }
 }
 
 #[test]
-fn what_is_not_free_anyway_is_not_asked_for() {
+fn the_exclusive_open_is_skipped_for_disks_that_are_not_free() {
     for (disk, contents, _) in wrong() {
-        judge(&disk, &contents, || panic!("the disk was opened"));
+        classify(&disk, &contents, || panic!("the disk was opened"));
     }
 }
 
 #[test]
-fn the_kernel_has_the_last_word() {
-    let last = |alone| judge(&blank("sdb"), &nothing(), || alone).to_string();
-    assert_eq!(last(Alone::Held), "in-use: is held by another program or the kernel");
-    assert_eq!(last(Alone::Unknown { why: "opening failed".to_owned() }), "unusable: opening failed");
+fn the_exclusive_open_decides_last() {
+    let last = |open| classify(&blank("sdb"), &nothing(), || open).to_string();
+    assert_eq!(last(ExclusiveOpen::Held), "in-use: is held by another program or the kernel");
+    assert_eq!(last(ExclusiveOpen::Unknown { why: "opening failed".to_owned() }), "unusable: opening failed");
 }
 
 #[test]
-fn a_claim_of_ours_goes_before_all_else() {
-    let contents = Contents::Ours { what: "volume pvc-1".to_owned() };
+fn a_quarry_claim_takes_precedence() {
+    let contents = Contents::Claimed { what: "volume pvc-1".to_owned() };
     for (disk, _, _) in wrong() {
-        assert_eq!(judge(&disk, &contents, || panic!("the disk was opened")).to_string(), "claimed: volume pvc-1");
+        assert_eq!(classify(&disk, &contents, || panic!("the disk was opened")).to_string(), "claimed: volume pvc-1");
     }
 }
 
 #[test]
-fn all_reasons_are_told_the_first_kind_first() {
+fn all_reasons_are_listed_the_first_kind_first() {
     let disk = Disk {
         read_only: true,
         partitions: vec!["sdb1".to_owned()],
@@ -128,29 +128,29 @@ fn all_reasons_are_told_the_first_kind_first() {
         ..blank("sdb")
     };
     let contents = probed(Probe::Other { what: "a GPT partition table".to_owned() });
-    let words = "in-use: is used by dm-0, md0; is mounted on /boot (sdb1); is read-only; has partitions sdb1; holds a GPT \
+    let text = "in-use: is used by dm-0, md0; is mounted on /boot (sdb1); is read-only; has partitions sdb1; holds a GPT \
                  partition table";
-    assert_eq!(state(&disk, &contents), words);
+    assert_eq!(state(&disk, &contents), text);
 }
 
 #[test]
-fn a_disk_without_a_medium_is_not_blamed_for_not_being_read() {
+fn a_missing_medium_hides_the_read_error() {
     let disk = Disk { size: 0, removable: true, ..blank("sdb") };
     let contents = Contents::Unreadable { why: "opening failed".to_owned() };
     assert_eq!(state(&disk, &contents), "unusable: has no medium");
 }
 
 #[test]
-fn of_many_mounts_the_shortest_are_told() {
+fn of_many_mounts_the_shortest_are_listed() {
     let mount = |at: &str| Use { device: "sdb2".to_owned(), how: How::Mounted { at: PathBuf::from(at) } };
     let uses = (0..300).map(|n| mount(&format!("/var/lib/kubelet/pods/{n}/volume"))).chain([mount("/")]).collect();
-    let words = state(&Disk { uses, ..blank("sdb") }, &nothing());
-    assert!(words.starts_with("in-use: is mounted on / (sdb2), "), "{words}");
-    assert!(words.ends_with(" and 297 more"), "{words}");
+    let text = state(&Disk { uses, ..blank("sdb") }, &nothing());
+    assert!(text.starts_with("in-use: is mounted on / (sdb2), "), "{text}");
+    assert!(text.ends_with(" and 297 more"), "{text}");
 }
 
 #[test]
-fn a_host_from_the_tables_to_the_words() {
+fn states_of_a_whole_host() {
     let host = Host::new();
     let root = host.disk("pci0000:00/0000:00:02.0/virtio1/block/vda", "254:0");
     root.partition("vda1", 1, "254:1").partition("vda2", 2, "254:2");

@@ -30,8 +30,8 @@ pub(crate) fn version(lease: &Lease) -> &str {
 /// How long others must see the Lease unchanged before they may take it: the duration written by its holder,
 /// but no less than this controller's own.
 pub(crate) fn duration(lease: &Lease, own: Duration) -> Duration {
-    let told = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
-    Duration::from_secs(u64::try_from(told).unwrap_or(0)).min(LONGEST).max(own)
+    let seconds = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds).unwrap_or(0);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0)).min(LONGEST).max(own)
 }
 
 /// The term number with which a new Lease starts.

@@ -211,7 +211,7 @@ async fn a_lease_that_another_holder_took_is_lost() {
     until("it is noticed", || one.holds().is_none()).await;
     let message = refused(&one).await;
     assert!(message.contains("an operator"), "{message}");
-    // Whoever that was does not renew.
+    // This holder does not renew.
     until("the first looks have aged", || true).await;
     seconds(16).await;
     assert!(one.fence().await.unwrap() > fence);

@@ -1,5 +1,5 @@
 //! A Kubernetes API server in memory, as far as Quarry uses one: versions and conflicts, lists in pages, watches that
-//! resume or are told that it is too late, and whatever can go wrong on the way. It runs on tokio's clock, so with that
+//! resume or fail because it is too late, and all failures in between. It runs on tokio's clock, so with that
 //! clock paused a test of many minutes takes no time and always takes the same course.
 
 use std::collections::BTreeMap;
@@ -231,12 +231,12 @@ impl Fake {
                     sender.closed().await;
                     return;
                 }
-                let news: Vec<Change> = fake.with(|world| {
-                    let news = world.history.iter().filter(|change| change.version > from);
-                    let news = news.filter(|change| call.covers(&change.path) && matches(&call, &change.object));
-                    news.cloned().collect()
+                let changes: Vec<Change> = fake.with(|world| {
+                    let changes = world.history.iter().filter(|change| change.version > from);
+                    let changes = changes.filter(|change| call.covers(&change.path) && matches(&call, &change.object));
+                    changes.cloned().collect()
                 });
-                for change in news {
+                for change in changes {
                     from = change.version;
                     if sender.send(Ok(line(change.kind, &change.object))).is_err() {
                         return;

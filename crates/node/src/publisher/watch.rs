@@ -49,7 +49,7 @@ impl StatePublisher {
     fn publish_unresponsive(&self, index: usize) {
         let mut published = self.published();
         let Some(known) = published.pools.get_mut(index) else { return };
-        let disks = self.inner.pools.get(index).map(|pool| pool.silent_disks()).unwrap_or_default();
+        let disks = self.inner.pools.get(index).map(|pool| pool.unresponsive_disks()).unwrap_or_default();
         let why = match disks.first() {
             Some(disk) => format!("pool {} is unresponsive: {disk}", known.state.name),
             None => format!(
@@ -93,10 +93,10 @@ impl StatePublisher {
     async fn watch(self, index: usize) {
         let Some(pool) = self.inner.pools.get(index) else { return };
         let mut pause = TICK;
-        let mut seen = pool.uevents().heard();
+        let mut seen = pool.uevents().counts();
         while self.has_listeners(index) {
             tokio::select! {
-                () = pool.uevents().beyond(seen) => tokio::time::sleep(SETTLING).await,
+                () = pool.uevents().changed(seen) => tokio::time::sleep(SETTLING).await,
                 () = tokio::time::sleep(pause) => {}
             }
             if !self.has_listeners(index) {
@@ -105,10 +105,10 @@ impl StatePublisher {
             if pool.changing() {
                 pause = CHANGING;
                 // The events may come from Quarry's own change.
-                seen = pool.uevents().heard();
+                seen = pool.uevents().counts();
                 continue;
             }
-            seen = pool.uevents().heard();
+            seen = pool.uevents().counts();
             let publisher = self.clone();
             let mut reading = tokio::spawn(async move { publisher.refresh(index).await });
             let read = loop {

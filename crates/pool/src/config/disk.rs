@@ -1,4 +1,4 @@
-//! A pool's `disk`: which disks it means, and what becomes of the bytes of a deleted volume.
+//! A pool's `disk` section: its disks, and how the data of a deleted volume is wiped.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -38,7 +38,7 @@ struct Range {
     at_most: Option<Spanned<String>>,
 }
 
-/// What is wrong with it, with its key.
+/// Prefixes an error with its key.
 fn named<'d, T: Deserialize<'d>, D: Deserializer<'d>>(key: &str, input: D) -> Result<Option<T>, D::Error> {
     T::deserialize(input).map(Some).map_err(|error| D::Error::custom(format!("{key}: {error}")))
 }
@@ -47,7 +47,7 @@ fn rotational<'d, D: Deserializer<'d>>(input: D) -> Result<Option<bool>, D::Erro
     named("rotational", input)
 }
 
-/// Reads the section of the pool that is called `key` in messages.
+/// Reads the section of the pool that is called `key` in errors.
 pub(super) fn read(section: Spanned<Section>, key: &str) -> Result<DiskConfig, Mistake> {
     let line = section.referenced.line();
     let Section { select, exclude, wipe } = section.value;
@@ -64,7 +64,7 @@ pub(super) fn read(section: Spanned<Section>, key: &str) -> Result<DiskConfig, M
         }
     };
     let selector = Selector::new(include.clone(), exclude).map_err(|why| {
-        // Whose mistake it is: of `exclude` if `select` is right for itself.
+        // The error is in `exclude` if `select` alone is valid.
         match Selector::new(include, Criteria::default()) {
             Ok(_) => (exclude_line, format!("{key}.disk.exclude: {why}")),
             Err(_) => (select_line, format!("{key}.disk.select: {why}")),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn every_criterion_is_read() {
+    fn every_criterion_is_parsed() {
         let config = read(
             "pools:\n  - name: whole\n    disk:\n      select:\n        byId: [nvme-*]\n        paths: \
              ['/mnt/disks/*']\n        model: ['Sam*', x]\n        size: {atLeast: 1Ti, atMost: 4000000000000}\n        \
@@ -140,7 +140,7 @@ mod tests {
         let exclude = Criteria { by_id: Some(vec!["*-9".parse().unwrap()]), ..Criteria::default() };
         assert_eq!(config, DiskConfig { selector: Selector::new(include, exclude).unwrap(), wipe: Wipe::Discard });
         let plain = read("pools:\n  - name: whole\n    disk: {select: {rotational: true}}\n");
-        assert_eq!(plain.wipe, Wipe::Zero, "unless said");
+        assert_eq!(plain.wipe, Wipe::Zero, "the default");
         assert_eq!(read("pools: [{name: a, disk: {select: {rotational: true}, wipe: none}}]").wipe, Wipe::None);
     }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::disks::{Any, Opened};
 use super::key::DiskKey;
-use super::turns::Turn;
+use super::locks::VolumeLock;
 use super::view::View;
 use super::{Inner, blocking};
 use crate::{Health, PoolVolume, Record, Recorded};
@@ -22,25 +22,25 @@ const UNSTAGED: Duration = Duration::from_secs(60);
 impl Inner {
     /// Runs a change under the lock of the volume that `key` stands for, as a separate task, so that it and
     /// its lock outlive a caller that stops waiting.
-    pub(super) async fn in_turn<T, F>(
+    pub(super) async fn with_lock<T, F>(
         self: &Arc<Self>,
         key: &str,
         what: String,
-        work: impl FnOnce(Arc<Self>, Turn) -> F,
+        work: impl FnOnce(Arc<Self>, VolumeLock) -> F,
     ) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let turn = self.changing.take(key, what).await;
-        tokio::spawn(work(Arc::clone(self), turn))
+        let lock = self.locks.lock(key, what).await;
+        tokio::spawn(work(Arc::clone(self), lock))
             .await
             .unwrap_or_else(|join| Err(Error::host(format!("a change of a disk panicked ({join}); please report it"))))
     }
 
     /// The volume's disk and claim as they are now; what was looked up earlier may have changed.
     fn current(&self, view: &View, volume: &PoolVolume) -> Result<(Disk, Claim, PoolVolume)> {
-        if let Some(why) = view.twice(&volume.group) {
+        if let Some(why) = view.duplicates(&volume.group) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
         let now = view.volumes().find(|now| (&now.group, &now.uuid) == (&volume.group, &volume.uuid));
@@ -61,15 +61,15 @@ impl Inner {
             return Ok(node);
         }
         let wanted = volume.clone();
-        self.in_turn(&volume.group, format!("volume {} is being activated", volume.name), |inner, turn| async move {
+        self.with_lock(&volume.group, format!("volume {} is being activated", volume.name), |inner, lock| async move {
             let view = inner.view().await?;
             let (disk, claim, now) = inner.current(&view, &wanted).map_err(|error| match error.reason {
-                Reason::Unavailable if view.twice(&wanted.group).is_none() => Error::precondition(error.message),
+                Reason::Unavailable if view.duplicates(&wanted.group).is_none() => Error::precondition(error.message),
                 _ => error,
             })?;
-            turn.is_at(&disk.name);
+            lock.set_disk(&disk.name);
             blocking(move || {
-                inner.mend(&disk, &claim, &now)?;
+                inner.rewrite_record(&disk, &claim, &now)?;
                 let (node, opened) = inner.disks.add_partitions(&disk, &claim)?;
                 inner.opened.keep(&claim.identity.disk.to_string(), opened);
                 Ok(node)
@@ -116,22 +116,22 @@ impl Inner {
     }
 
     /// Makes both copies of a volume's record equal before the volume is reported.
-    pub(super) async fn settle(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
-        let stands = |view: &View| {
+    pub(super) async fn repair_record(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
+        let is_durable = |view: &View| {
             view.claim(&volume.group).is_none_or(|(_, claim)| !claim.degraded.contains(&Degraded::Record))
         };
-        if stands(&*self.view().await?) {
+        if is_durable(&*self.view().await?) {
             return Ok(());
         }
         let wanted = volume.clone();
-        self.in_turn(
+        self.with_lock(
             &volume.group,
             format!("the record of volume {} is being repaired", volume.name),
-            |inner, turn| async move {
+            |inner, lock| async move {
                 let view = inner.view().await?;
                 let (disk, claim, now) = inner.current(&view, &wanted)?;
-                turn.is_at(&disk.name);
-                blocking(move || inner.mend(&disk, &claim, &now)).await
+                lock.set_disk(&disk.name);
+                blocking(move || inner.rewrite_record(&disk, &claim, &now)).await
             },
         )
         .await
@@ -139,14 +139,14 @@ impl Inner {
 
     /// Writes a record that only one copy has again before anything is based on it: otherwise the loss of
     /// that copy would bring back the previous record. Blocks.
-    fn mend(&self, disk: &Disk, claim: &Claim, volume: &PoolVolume) -> Result<()> {
+    fn rewrite_record(&self, disk: &Disk, claim: &Claim, volume: &PoolVolume) -> Result<()> {
         if !claim.degraded.contains(&Degraded::Record) || !matches!(volume.record, Recorded::Here(_)) {
             return Ok(());
         }
         let device = self.disks.write(disk)?;
-        let mended = claim::set_record(&Any(&*device), claim, &claim.record);
-        self.touched(disk);
-        mended.map(drop).map_err(|error| self.explain(&error))
+        let written = claim::set_record(&Any(&*device), claim, &claim.record);
+        self.mark_changed(disk);
+        written.map(drop).map_err(|error| self.explain(&error))
     }
 
     /// Forgets a deleted volume. A read that started earlier may have seen it, and must not bring it back.
@@ -160,7 +160,7 @@ impl Inner {
     /// The node of the volume's partition if it needs no more work: then there is no need to wait for the
     /// lock.
     async fn active(self: &Arc<Self>, volume: &PoolVolume) -> Result<Option<PathBuf>> {
-        if !self.opened.is_used(&volume.group) {
+        if !self.opened.mark_used(&volume.group) {
             return Ok(None);
         }
         let view = self.view().await?;
@@ -185,12 +185,12 @@ impl Inner {
         let mut nodes: Vec<(&str, PathBuf)> = Vec::new();
         for (raw, claim, whole) in claims.filter(|(_, claim, _)| claim.identity.disk.to_string() == volume.group) {
             // Without the kernel's sequence number, a newer disk may have the same name and number.
-            if raw.disk.sequence.is_none() && self.uevents.of_disk(&raw.disk.name) != raw.heard {
+            if raw.disk.sequence.is_none() && self.uevents.count_of_disk(&raw.disk.name) != raw.events {
                 continue;
             }
             let node = match whole {
                 true => self.disks.partition(&raw.disk, claim)?,
-                false => self.disks.partition_as_it_is(&raw.disk, claim),
+                false => self.disks.partition_of_damaged(&raw.disk, claim),
             };
             nodes.extend(node.map(|node| (raw.disk.name.as_str(), node)));
         }
@@ -210,11 +210,11 @@ impl Inner {
         }
         let (wanted, text) = (volume.clone(), record.to_string());
         let what = format!("the record of volume {} is being changed", volume.name);
-        self.in_turn(&volume.group, what, |inner, turn| async move {
+        self.with_lock(&volume.group, what, |inner, lock| async move {
             inner.invalidate();
             let view = inner.view().await?;
             let (disk, claim, now) = inner.current(&view, &wanted)?;
-            turn.is_at(&disk.name);
+            lock.set_disk(&disk.name);
             if now.record != wanted.record {
                 return Err(Error::precondition(format!(
                     "the record of volume {} was changed by another process in the meantime; retry",
@@ -225,7 +225,7 @@ impl Inner {
                 let changed = inner.disks.write(&disk).and_then(|device| {
                     claim::set_record(&Any(&*device), &claim, text.as_bytes()).map_err(|error| inner.explain(&error))
                 });
-                inner.touched(&disk);
+                inner.mark_changed(&disk);
                 changed.map(drop)
             })
             .await
@@ -235,18 +235,18 @@ impl Inner {
 
     pub(super) async fn remove(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
         let wanted = volume.clone();
-        self.in_turn(&volume.group, format!("volume {} is being removed", volume.name), |inner, turn| async move {
-            inner.remove_in_turn(&wanted, &turn).await
+        self.with_lock(&volume.group, format!("volume {} is being removed", volume.name), |inner, lock| async move {
+            inner.remove_locked(&wanted, &lock).await
         })
         .await
     }
 
-    async fn remove_in_turn(self: &Arc<Self>, volume: &PoolVolume, turn: &Turn) -> Result<()> {
+    async fn remove_locked(self: &Arc<Self>, volume: &PoolVolume, lock: &VolumeLock) -> Result<()> {
         self.invalidate();
         let view = self.view().await?;
         let (disk, claim, now) = self.current(&view, volume)?;
-        turn.is_at(&disk.name);
-        let way = self.way(Some(now.record()?));
+        lock.set_disk(&disk.name);
+        let mode = self.wipe_mode(Some(now.record()?));
         refuse_used(&disk, &now)?;
         let here = DiskKey::of(&disk);
         // Before the disk records the release: otherwise a read would start the same release.
@@ -266,12 +266,12 @@ impl Inner {
             })
             .await
         };
-        self.touched(&disk);
+        self.mark_changed(&disk);
         let held = held.inspect_err(|_| self.releases.end(&here))?;
         let work = tokio::spawn(Arc::clone(self).release(disk, Some(held)));
         // Wiping takes time, and the disk records that it is needed. Where there is nothing to wipe, the disk
         // is free before this returns. A failure is reported and retried.
-        if way == Wipe::None {
+        if mode == Wipe::None {
             let _ = work.await;
         }
         Ok(())

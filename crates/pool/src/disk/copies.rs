@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use quarry_disk::claim::ClaimState;
 use uuid::Uuid;
 
-use super::look::Raw;
+use super::scan::Raw;
 use super::view::title;
 
 /// A volume that more than one disk holds.
@@ -30,7 +30,7 @@ pub(super) fn copies<'a>(raws: impl Iterator<Item = &'a Raw>) -> Vec<Copies> {
         }
     }
     let copies = holders.into_iter().filter(|(_, (_, disks))| disks.len() > 1);
-    let say = |(volume, (title, disks)): (Uuid, (String, Vec<String>))| {
+    let describe = |(volume, (title, disks)): (Uuid, (String, Vec<String>))| {
         let why = format!(
             "two disks hold {title}: {}; one is a copy of the other, or both are one disk with two paths. The volume \
              cannot be used until one of them is removed",
@@ -38,5 +38,5 @@ pub(super) fn copies<'a>(raws: impl Iterator<Item = &'a Raw>) -> Vec<Copies> {
         );
         Copies { volume, disks, why }
     };
-    copies.map(say).collect()
+    copies.map(describe).collect()
 }

@@ -1,75 +1,76 @@
-//! What a pool asks of the host's disks. Tests put files in their place.
+//! The operations on the host's disks that a pool needs. Tests replace them with files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use quarry_disk::claim::{Claim, Sectors};
-use quarry_disk::{Alone, Assignment, Disk, FindError, FoundDisks, Selector};
+use quarry_disk::{Assignment, Disk, ExclusiveOpen, FindError, FoundDisks, Selector};
 use quarry_filesystem::Probe;
 use quarry_volume::Result;
 
-/// The host's disks. All but [`Disks::probe`] blocks, and every function that takes a [`Disk`] fails where another disk
-/// has its name by now.
+/// The host's disks. Everything but [`Disks::probe`] blocks. Every function that takes a [`Disk`] fails if
+/// another disk has its name by now.
 #[async_trait::async_trait]
 pub(crate) trait Disks: Send + Sync {
-    /// Every disk, as the kernel's tables show it.
+    /// Every disk, according to the kernel's tables.
     fn find(&self) -> Result<FoundDisks, FindError>;
 
-    /// Which of them is whose.
+    /// Assigns the disks to pools.
     fn assign(&self, pools: &[(String, Selector)], disks: &[Disk]) -> Assignment;
 
-    /// A disk, to look at.
+    /// Opens a disk for reading.
     fn read(&self, disk: &Disk) -> Result<Box<dyn Sectors>>;
 
-    /// A disk, to change the record on it while its volume may be in use.
+    /// Opens a disk to change the record on it, while its volume may be in use.
     fn write(&self, disk: &Disk) -> Result<Box<dyn Sectors>>;
 
-    /// A disk that nobody else mounts, formats or wipes while the returned value lives.
+    /// Holds a disk: nothing else can mount, format or wipe it until the returned value is dropped.
     ///
     /// # Errors
-    /// `InUse` if somebody has it.
+    /// `InUse` if the disk is held by something else.
     fn hold(&self, disk: &Disk) -> Result<Arc<dyn Held>>;
 
-    /// Whether nobody else has it.
-    fn alone(&self, disk: &Disk) -> Alone;
+    /// Checks that nothing else holds the disk.
+    fn try_exclusive_open(&self, disk: &Disk) -> ExclusiveOpen;
 
-    /// What libblkid finds on it.
+    /// Probes the disk with libblkid.
     async fn probe(&self, disk: &Disk) -> Result<Probe>;
 
-    /// The node of the volume's partition, if the kernel has made it; asks nobody but the kernel.
+    /// The node of the volume's partition, if the kernel has it. Reads only the kernel's tables.
     fn partition(&self, disk: &Disk, claim: &Claim) -> Result<Option<PathBuf>>;
 
-    /// The node of the volume's partition of a claim that is damaged: whatever size another program has given it, it is
-    /// what is mounted.
-    fn partition_as_it_is(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf>;
+    /// The node of the volume's partition if the claim is damaged: it is the one that is mounted, even if
+    /// another program has changed its size.
+    fn partition_of_damaged(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf>;
 
-    /// Has the kernel forget what it has read of the whole disk and has not to write back.
+    /// Drops the kernel's cached pages of the whole disk, except those that are not written back yet.
     fn drop_cache(&self, disk: &Disk) -> Result<()>;
 
-    /// Has the kernel make the partitions of a claim, where it has not, and returns the node of the volume's. As long as
-    /// the second value lives they stay: else udev, told of a change of the disk, has them made anew under our hands.
+    /// Adds the partitions of a claim to the kernel, unless it has them, and returns the node of the volume's
+    /// partition. The partitions stay until the second value is dropped: otherwise, udev would have them
+    /// removed and added again, after a change event of the disk, while they are in use.
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)>;
 }
 
-/// Something that is only there to be dropped.
+/// A value that is only kept until it is dropped.
 pub(crate) type Opened = Box<dyn Send + Sync>;
 
-/// A disk that is held.
+/// A disk that is held exclusively.
 pub(crate) trait Held: Sectors + Send + Sync {
-    /// Zeroes so many bytes; not flushed.
+    /// Zeroes a range in bytes, without a flush.
     fn zero(&self, offset: u64, length: u64) -> Result<()>;
 
-    /// Tells the disk that so many bytes are not needed any more. `false`: it knows no such thing.
+    /// Discards a range in bytes. `false`: the disk does not support that.
     fn discard(&self, offset: u64, length: u64) -> Result<bool>;
 
-    /// Has the kernel forget the disk's partitions.
+    /// Removes the disk's partitions from the kernel.
     ///
     /// # Errors
-    /// `InUse` while somebody has one of them open.
+    /// `InUse` while one of them is open.
     fn drop_partitions(&self) -> Result<()>;
 }
 
-/// [`Sectors`] of any kind, for functions that take one kind.
+/// Adapts a [`Sectors`] trait object to functions that take a sized type.
 pub(crate) struct Any<'a>(pub(crate) &'a dyn Sectors);
 
 impl Sectors for Any<'_> {
@@ -98,7 +99,7 @@ impl Sectors for Any<'_> {
     }
 }
 
-/// The same for the look at what is left of partition tables, which only reads.
+/// The same for the search for remnants of partition tables, which only reads.
 impl std::os::unix::fs::FileExt for Any<'_> {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> std::io::Result<usize> {
         self.0.read_exact_at(buffer, offset).map(|()| buffer.len())

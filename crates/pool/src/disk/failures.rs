@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use quarry_disk::{Disk, State};
 
 use super::key::DiskKey;
-use super::look::PoolDisk;
+use super::scan::PoolDisk;
 
 /// How long such a disk is not retried.
 const PAUSE: Duration = Duration::from_secs(60);
@@ -21,12 +21,12 @@ pub(super) struct Failures {
 
 impl Failures {
     /// Records that the disk could not be claimed.
-    pub(super) fn note(&self, disk: &Disk, why: String) {
+    pub(super) fn add(&self, disk: &Disk, why: String) {
         self.by_disk().insert(DiskKey::of(disk), (why, Instant::now()));
     }
 
     /// Whether the last attempt to claim the disk failed.
-    pub(super) fn has(&self, disk: &Disk) -> bool {
+    pub(super) fn contains(&self, disk: &Disk) -> bool {
         self.by_disk().contains_key(&DiskKey::of(disk))
     }
 
@@ -43,10 +43,10 @@ impl Failures {
 
     /// All of them as problems.
     pub(super) fn problems(&self) -> Vec<String> {
-        let words = |(DiskKey { name, .. }, (why, _)): (&DiskKey, &(String, Instant))| {
+        let describe = |(DiskKey { name, .. }, (why, _)): (&DiskKey, &(String, Instant))| {
             format!("the disk {name} could not be claimed for a volume, and is retried in a minute: {why}")
         };
-        let mut problems: Vec<String> = self.by_disk().iter().map(words).collect();
+        let mut problems: Vec<String> = self.by_disk().iter().map(describe).collect();
         problems.sort_unstable();
         problems
     }

@@ -9,15 +9,18 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use quarry_disk::claim::{BlockDevice, Claim, Sectors};
-use quarry_disk::{Alone, Assignment, Disk, FindError, FoundDisks, HostPaths, Roots, Selector, alone, assign, find};
+use quarry_disk::{
+    Assignment, Disk, ExclusiveOpen, FindError, FoundDisks, HostPaths, Roots, Selector, assign, find,
+    try_exclusive_open,
+};
 use quarry_filesystem::{self as filesystem, Exclusive, Probe};
 use quarry_volume::{Error, Reason, Result};
 
 use super::disks::{Disks, Held, Opened};
 use super::partitions;
 
-/// How often, and after which pause, it is tried again to have a partition forgotten that somebody has open: udev opens
-/// every new partition for a moment.
+/// How often, and with which pause, the removal of an open partition is retried: udev opens every new
+/// partition for a moment.
 const TRIES: u32 = 40;
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -31,12 +34,12 @@ impl HostDisks {
         Self { roots: Roots::host() }
     }
 
-    /// Refuses a file that is not that very disk.
+    /// Rejects a file that is not that disk.
     fn check(&self, file: &File, disk: &Disk) -> Result<()> {
         let failed = |why: String| Error::unavailable(format!("opening the disk {}: {why}; retry", disk.name));
         let rdev = file.metadata().map_err(|error| failed(error.to_string()))?.rdev();
-        // This says that the node and the disk are what they were; what is open already may be an older disk with the
-        // same number only if the number was another disk's when it was opened.
+        // This checks that the node still belongs to that disk. The open file could only be an older disk
+        // with the same number if the number had belonged to another disk when the file was opened.
         quarry_disk::open(&self.roots, disk).map_err(|error| failed(error.to_string()))?;
         if (nix::sys::stat::major(rdev), nix::sys::stat::minor(rdev)) != (disk.number.major, disk.number.minor) {
             return Err(failed("its device node now belongs to another device".to_owned()));
@@ -79,8 +82,8 @@ impl Disks for HostDisks {
         Ok(Arc::new(Open::new(held, &disk.node)?))
     }
 
-    fn alone(&self, disk: &Disk) -> Alone {
-        alone(&self.roots, disk)
+    fn try_exclusive_open(&self, disk: &Disk) -> ExclusiveOpen {
+        try_exclusive_open(&self.roots, disk)
     }
 
     async fn probe(&self, disk: &Disk) -> Result<Probe> {
@@ -102,8 +105,8 @@ impl Disks for HostDisks {
         })
     }
 
-    fn partition_as_it_is(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
-        partitions::volume_as_it_is(&self.roots, disk, claim)
+    fn partition_of_damaged(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
+        partitions::volume_of_damaged(&self.roots, disk, claim)
     }
 
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
@@ -123,7 +126,7 @@ impl Disks for HostDisks {
     }
 }
 
-/// A disk that is open, in one way or another.
+/// An open disk.
 struct Open<F> {
     file: F,
     path: PathBuf,

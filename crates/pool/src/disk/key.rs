@@ -1,14 +1,14 @@
-//! What a disk is told apart by while this process runs.
+//! Identifies a disk while this process runs.
 
 use quarry_disk::Disk;
 
-/// A disk, and not another one that got its name or its number later.
+/// Identifies a disk, as distinct from another one that got its name or number later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct DiskKey {
     /// The kernel's name, such as `sdb`.
     pub(super) name: String,
     number: (u64, u64),
-    /// The kernel's count of disks; none before Linux 5.15.
+    /// The kernel's sequence number of the disk; `None` before Linux 5.15.
     pub(super) sequence: Option<u64>,
 }
 

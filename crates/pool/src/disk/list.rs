@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use nix::unistd::geteuid;
-use quarry_disk::{Alone, Contents, Disk, Remains, Selector, State, judge};
+use quarry_disk::{Contents, Disk, ExclusiveOpen, Remnants, Selector, State, classify};
 use quarry_filesystem::Probe;
 use quarry_volume::{Error, Result};
 use tokio::task::JoinSet;
@@ -14,9 +14,9 @@ use super::blocking;
 use super::copies::copies;
 use super::disks::Disks;
 use super::host::HostDisks;
-use super::look::{self, PoolDisk, Raw};
-use super::reader::onlooker;
+use super::reader::read_only_reader;
 use super::report::{DiskReport, Owner};
+use super::scan::{self, PoolDisk, Raw};
 use crate::{PoolConfig, open};
 
 /// The disks of a host.
@@ -55,28 +55,28 @@ pub(super) async fn list(
     };
     let (found, assignment) = all.await?;
     let mut list = DiskList { disks: Vec::new(), failed: found.failed.iter().map(ToString::to_string).collect() };
-    let readable = found.disks.iter().filter(|disk| !look::is_unreadable(disk)).cloned().collect();
+    let readable = found.disks.iter().filter(|disk| !scan::is_unreadable(disk)).cloned().collect();
     let raws = {
         let disks = Arc::clone(disks);
-        blocking(move || Ok(onlooker().read(&disks, readable))).await?
+        blocking(move || Ok(read_only_reader().read(&disks, readable))).await?
     };
-    let twice = copies(raws.iter());
+    let duplicates = copies(raws.iter());
     // All at once, because each read takes as long as its disk does.
-    let mut judging = JoinSet::new();
+    let mut reading = JoinSet::new();
     for (index, raw) in raws.into_iter().enumerate() {
         let disks = Arc::clone(disks);
         let hidden = !root && raw.found.is_err();
-        judging.spawn(async move {
-            let seen = if hidden { Err(ROOT_ONLY.to_owned()) } else { judged(&disks, raw).await };
+        reading.spawn(async move {
+            let seen = if hidden { Err(ROOT_ONLY.to_owned()) } else { with_state(&disks, raw).await };
             (index, seen)
         });
     }
-    let mut judged = judging.join_all().await;
-    judged.sort_by_key(|(index, _)| *index);
-    let mut judged = judged.into_iter();
+    let mut states = reading.join_all().await;
+    states.sort_by_key(|(index, _)| *index);
+    let mut states = states.into_iter();
     for disk in found.disks {
         let owner = assignment.as_ref().map(|assignment| Owner::of(assignment, &disk));
-        let seen = if look::is_unreadable(&disk) { None } else { judged.next() };
+        let seen = if scan::is_unreadable(&disk) { None } else { states.next() };
         let unread = match seen {
             None => "was not read".to_owned(),
             Some((_, Ok(seen))) => {
@@ -89,7 +89,7 @@ pub(super) async fn list(
         list.disks.push(DiskReport::unread(disk, owner, state));
     }
     for report in &mut list.disks {
-        let copies = twice.iter().filter(|copies| copies.disks.contains(&report.disk.name));
+        let copies = duplicates.iter().filter(|copies| copies.disks.contains(&report.disk.name));
         report.notes.extend(copies.map(|copies| copies.why.clone()));
     }
     Ok(list)
@@ -98,18 +98,20 @@ pub(super) async fn list(
 /// Why a user other than root could not read a disk.
 const ROOT_ONLY: &str = "only root can read its contents";
 
-async fn judged(disks: &Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk, String> {
-    let seen = look::judge_all(disks, &look::Judges::default(), vec![raw], &[]).await.map_err(|error| error.message)?;
+async fn with_state(disks: &Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk, String> {
+    let seen = scan::determine_states(disks, &scan::Queries::default(), vec![raw], &[])
+        .await
+        .map_err(|error| error.message)?;
     seen.into_iter().next().ok_or_else(|| "was not judged: please report it".to_owned())
 }
 
-/// What the kernel's tables alone say about a disk that was not read: that it is in use or unusable. `why` is
-/// the reason why it was not read, phrased to follow "it".
+/// The state according to the kernel's tables of a disk that was not read: in use or unusable. `why` is the
+/// reason why it was not read, phrased to follow "it".
 fn by_tables(disk: &Disk, why: String) -> State {
-    let nothing = Contents::Other { probe: Probe::Blank, remains: Remains::default() };
-    match judge(disk, &nothing, || Alone::Unknown { why: why.clone() }) {
+    let nothing = Contents::Other { probe: Probe::Blank, remnants: Remnants::default() };
+    match classify(disk, &nothing, || ExclusiveOpen::Unknown { why: why.clone() }) {
         state @ State::InUse { .. } => state,
-        state @ State::Unusable { .. } if look::is_unreadable(disk) => state,
+        state @ State::Unusable { .. } if scan::is_unreadable(disk) => state,
         // Its partitions may be those of a volume.
         _ => State::Unknown { why },
     }

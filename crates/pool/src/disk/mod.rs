@@ -1,26 +1,26 @@
-//! A pool that gives out whole disks: one volume, one disk.
+//! A pool of whole disks: each volume is one disk.
 //!
-//! A disk is a volume's by the claim that lies on it (docs/disk-format.md), and nothing is kept anywhere else. What is
-//! remembered here saves questions, and decides in one direction only: a volume whose disk is pulled while this process
-//! runs is lost, and is never said not to exist.
+//! The claim written on a disk assigns it to a volume (docs/disk-format.md); no state is kept anywhere else.
+//! What this module remembers only saves reads, with one exception: a volume whose disk is pulled while this
+//! process runs counts as lost, and never as nonexistent.
 
-mod carve;
 mod change;
 mod copies;
+mod create;
 mod disks;
 mod failures;
 mod host;
 mod key;
 mod list;
-mod look;
+mod locks;
 mod opened;
 mod partitions;
 mod reader;
 mod release;
 mod report;
+mod scan;
 #[cfg(test)]
 mod tests;
-mod turns;
 mod view;
 mod wipe;
 
@@ -34,36 +34,36 @@ use quarry_lvm::safe_name;
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe};
 use uuid::Uuid;
 
-pub use self::carve::VOLUME_PARTITION;
+pub use self::create::VOLUME_PARTITION;
 use self::disks::Disks;
 use self::failures::Failures;
 use self::host::HostDisks;
 use self::key::DiskKey;
 pub use self::list::{DiskList, list_disks};
-use self::look::Raw;
+use self::locks::VolumeLocks;
 use self::opened::OpenPartitions;
 use self::reader::Reader;
 use self::release::Releases;
 pub use self::release::Wiping;
 pub use self::report::{DiskReport, Owner};
-use self::turns::Turns;
-use self::view::{Known, View};
+use self::scan::Raw;
+use self::view::{SeenVolumes, View};
 use crate::pool::{Device, Reading, Volumes};
-use crate::threads::NOTEWORTHY;
-use crate::{Health, Heard, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
+use crate::threads::REPORT_AFTER;
+use crate::{EventCounts, Health, Pool, PoolVolume, Record, Recorded, Uevents, UnresponsiveDisk};
 
-/// For how long a look is believed where nothing was heard of any disk.
+/// How long what was read is used if there was no event for any disk.
 const FRESH: Duration = Duration::from_secs(4);
-/// After how long it is asked again what no event tells of: whether a program has let go of a disk that it had to itself,
-/// whether one that did not answer does now, and what is on a disk of which udev tells nothing.
-const UNTOLD: Duration = Duration::from_secs(60);
+/// How often conditions without events are checked again: whether a program has released a disk that it held,
+/// whether an unresponsive disk answers again, and the contents of disks for which udev reports nothing.
+const RECHECK: Duration = Duration::from_secs(60);
 
 /// A pool of kind `disk`.
 ///
-/// Its storage has an identity of its own, which follows from the pool's name: a volume's own storage is its disk, and
-/// of a disk that is not there nobody can say whether it was pulled or released. So the whole pool is what has to be
-/// read before a volume is said not to exist, and renaming a pool makes its volumes unreachable until it has its name
-/// again.
+/// The identity of its storage is derived from the pool's name. The storage of a volume is its disk, but if
+/// the disk is absent, nothing shows whether it was pulled or released. So the whole pool must be read before
+/// a volume counts as nonexistent, and renaming a pool makes its volumes unreachable until it has its old
+/// name again.
 pub struct DiskPool {
     inner: Arc<Inner>,
 }
@@ -71,49 +71,50 @@ pub struct DiskPool {
 struct Inner {
     name: String,
     wipe: Wipe,
-    /// Those of all pools of disks, by their names.
+    /// The selectors of all disk pools, with the names of their pools.
     selectors: Arc<[(String, Selector)]>,
     disks: Arc<dyn Disks>,
     reader: Reader,
     uevents: Uevents,
     memory: Mutex<Memory>,
-    /// Held during a look: callers that come meanwhile share it.
-    looking: tokio::sync::Mutex<()>,
-    /// Who changes what at this moment.
-    changing: Arc<Turns>,
-    /// Disks that could not be written when they were to be taken.
+    /// Held during a scan: concurrent callers share it.
+    scanning: tokio::sync::Mutex<()>,
+    /// The locks of the volumes that are being changed.
+    locks: Arc<VolumeLocks>,
+    /// Disks that could not be written when they were to be claimed.
     failures: Failures,
-    /// Questions to libblkid and the kernel that have not come back.
-    judges: look::Judges,
+    /// Pending queries to libblkid and the kernel.
+    queries: scan::Queries,
     releases: Releases,
     opened: OpenPartitions,
 }
 
 #[derive(Default)]
 struct Memory {
-    seen: Option<Kept>,
-    /// Counts our own changes.
+    seen: Option<CachedView>,
+    /// Counts Quarry's own changes.
     changes: u64,
-    known: Known,
-    /// Volumes that were deleted, and how many changes there had been then: a look that began before may still show them.
+    known: SeenVolumes,
+    /// Deleted volumes, with the number of changes at that time: a scan that started earlier may still show
+    /// them.
     deleted: Vec<(Uuid, u64)>,
     read_before: Vec<DiskKey>,
 }
 
 #[derive(Clone)]
-struct Kept {
+struct CachedView {
     view: Arc<View>,
-    heard: Heard,
+    counts: EventCounts,
     changes: u64,
     at: Instant,
-    /// What was read, and when what no event tells of was asked last.
+    /// What was read, and when conditions without events were last checked.
     raws: Arc<[Raw]>,
     asked: Instant,
 }
 
 impl DiskPool {
-    /// Opens the pool: looks at its disks, and goes on with wiping what was deleted. `selectors` are those of all pools of
-    /// disks of this node, this one's among them: a disk that two of them mean is none's.
+    /// Opens the pool: reads its disks, and resumes wiping deleted volumes. `selectors` are those of all disk
+    /// pools of this node, including this one: a disk that two of them match belongs to neither.
     pub async fn open(
         name: impl Into<String>,
         wipe: Wipe,
@@ -142,22 +143,22 @@ impl DiskPool {
             reader: Reader::default(),
             uevents,
             memory: Mutex::default(),
-            looking: tokio::sync::Mutex::default(),
-            changing: Arc::default(),
+            scanning: tokio::sync::Mutex::default(),
+            locks: Arc::default(),
             failures: Failures::default(),
-            judges: look::Judges::default(),
+            queries: scan::Queries::default(),
             releases: Releases::default(),
             opened: OpenPartitions::default(),
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Every disk of the pool, and what it is to us.
+    /// Every disk of the pool, with its state.
     #[cfg(test)]
     async fn disks(&self) -> Result<Vec<DiskReport>> {
         let view = self.inner.view().await?;
-        let report = |seen: &look::PoolDisk| {
-            // What is under way here is further than what the disk says.
+        let report = |seen: &scan::PoolDisk| {
+            // The release in this process may be further than the progress on the disk.
             let wiping = self.inner.releases.of(&DiskKey::of(&seen.raw.disk));
             let report = DiskReport::of(seen.clone(), Some(Owner::Pool(self.inner.name.clone())));
             DiskReport { wiping: wiping.or(report.wiping), ..report }
@@ -171,68 +172,71 @@ impl Inner {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the next question look at the disks, whatever is remembered.
+    /// Makes the next call read the disks, whatever is cached.
     fn invalidate(&self) {
         self.memory().changes += 1;
     }
 
-    /// Says that a disk was changed by us, or may have been.
-    fn touched(&self, disk: &Disk) {
-        self.uevents.touch(&disk.name);
+    /// Records that Quarry has changed a disk, or may have.
+    fn mark_changed(&self, disk: &Disk) {
+        self.uevents.count_disk(&disk.name);
         self.invalidate();
     }
 
-    /// The disks as they are: from memory where nothing was heard or changed since, else by a look.
+    /// The current disks: cached if there was no event and no change since, otherwise from a new scan.
     async fn view(self: &Arc<Self>) -> Result<Arc<View>> {
-        if let Some(view) = self.remembered() {
+        if let Some(view) = self.cached() {
             return Ok(view);
         }
         let inner = Arc::clone(self);
-        // A task of its own: a look is not given up half-way because the one who asked for it does.
-        let look = tokio::spawn(async move {
-            let _turn = inner.looking.lock().await;
-            match inner.remembered() {
+        // A separate task, so that the scan continues if its caller gives up.
+        let scan = tokio::spawn(async move {
+            let _guard = inner.scanning.lock().await;
+            match inner.cached() {
                 Some(view) => Ok(view),
-                None => inner.look().await,
+                None => inner.scan().await,
             }
         });
-        look.await
+        scan.await
             .unwrap_or_else(|join| Err(Error::host(format!("listing the disks panicked ({join}); please report it"))))
     }
 
-    fn remembered(&self) -> Option<Arc<View>> {
-        let heard = self.uevents.heard();
+    fn cached(&self) -> Option<Arc<View>> {
+        let counts = self.uevents.counts();
         let memory = self.memory();
         let kept = memory.seen.as_ref()?;
-        let same = kept.changes == memory.changes && kept.heard == heard && kept.at.elapsed() < FRESH;
+        let same = kept.changes == memory.changes && kept.counts == counts && kept.at.elapsed() < FRESH;
         same.then(|| Arc::clone(&kept.view))
     }
 
-    async fn look(self: &Arc<Self>) -> Result<Arc<View>> {
-        let (before, changes, heard, at) = {
+    async fn scan(self: &Arc<Self>) -> Result<Arc<View>> {
+        let (before, changes, counts, at) = {
             let memory = self.memory();
-            (memory.seen.clone(), memory.changes, self.uevents.heard(), Instant::now())
+            (memory.seen.clone(), memory.changes, self.uevents.counts(), Instant::now())
         };
-        let asked = before.as_ref().map(|kept| kept.asked).filter(|asked| asked.elapsed() < UNTOLD);
-        let anew = asked.is_none();
-        // A disk of which udev tells is read when it does, so that one that sleeps is let sleep.
-        let told = |raw: &&Raw| !anew || raw.disk.udev == Udev::Told;
-        let raws: Vec<Raw> = before.iter().flat_map(|kept| kept.raws.iter()).filter(told).cloned().collect();
+        let asked = before.as_ref().map(|kept| kept.asked).filter(|asked| asked.elapsed() < RECHECK);
+        let recheck = asked.is_none();
+        // A disk for which udev reports events is read only after one, so that a sleeping disk is not woken
+        // up.
+        let is_current = |raw: &&Raw| !recheck || raw.disk.udev == Udev::Current;
+        let raws: Vec<Raw> = before.iter().flat_map(|kept| kept.raws.iter()).filter(is_current).cloned().collect();
         let gathered = {
             let inner = Arc::clone(self);
             blocking(move || {
-                look::gather(&inner.disks, &inner.reader, &inner.uevents, &inner.name, &inner.selectors, &raws)
+                scan::gather(&inner.disks, &inner.reader, &inner.uevents, &inner.name, &inner.selectors, &raws)
             })
             .await?
         };
         let raws = gathered.own.iter().chain(gathered.others.iter().map(|other| &other.raw)).cloned().collect();
         let earlier = before.iter().flat_map(|kept| &kept.view.disks);
-        let stands = |seen: &&look::PoolDisk| !(self.failures.has(&seen.raw.disk) || anew && seen.may_change_untold());
-        let earlier: Vec<look::PoolDisk> = earlier.filter(stands).cloned().collect();
-        let mut own = look::judge_all(&self.disks, &self.judges, gathered.own, &earlier).await?;
+        let is_valid = |seen: &&scan::PoolDisk| {
+            !(self.failures.contains(&seen.raw.disk) || recheck && seen.may_change_without_event())
+        };
+        let earlier: Vec<scan::PoolDisk> = earlier.filter(is_valid).cloned().collect();
+        let mut own = scan::determine_states(&self.disks, &self.queries, gathered.own, &earlier).await?;
         self.failures.mark(&mut own);
         let gathered =
-            look::Gathered { own, others: gathered.others, conflicts: gathered.conflicts, failed: gathered.failed };
+            scan::Gathered { own, others: gathered.others, conflicts: gathered.conflicts, failed: gathered.failed };
         let view = {
             let mut memory = self.memory();
             let Memory { known, read_before, deleted, .. } = &mut *memory;
@@ -246,28 +250,29 @@ impl Inner {
                 Some(kept) => kept.view.number + 1,
                 None => 1,
             };
-            let view = Arc::new(view.numbered(number));
+            let view = Arc::new(view.with_number(number));
             let asked = asked.unwrap_or(at);
-            memory.seen = Some(Kept { view: Arc::clone(&view), heard, changes, at, raws, asked });
+            memory.seen = Some(CachedView { view: Arc::clone(&view), counts, changes, at, raws, asked });
             view
         };
-        // A disk that was pulled shall not be kept by us. To close it may take the kernel a while.
+        // Do not keep a pulled disk open. Closing it may take the kernel a while.
         let gone = self.opened.take_gone(|guid| view.claim(guid).is_some());
         if !gone.is_empty() {
             drop(tokio::task::spawn_blocking(move || drop(gone)));
         }
-        self.go_on_releasing(&view);
+        self.resume_releases(&view);
         Ok(view)
     }
 }
 
-/// Whether a storage is that of a pool of whole disks of this name: its volumes are partitions, not logical volumes.
+/// Whether the storage is a pool of whole disks with this name: its volumes are partitions, not logical
+/// volumes.
 #[must_use]
 pub fn is_of_disks(pool: &str, storage: &StorageId) -> bool {
     view::storage(pool) == *storage
 }
 
-/// Runs what blocks (reading disks, ioctls) where it may block.
+/// Runs blocking work (reading disks, ioctls) on a thread for blocking work.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
@@ -298,11 +303,11 @@ impl Pool for DiskPool {
             }
         };
         state.size = view.size();
-        state.space = view.space(name, |disk| self.inner.changing.is_reserved(disk));
+        state.space = view.space(name, |disk| self.inner.locks.is_reserved(disk));
         state.problems = view.problems.iter().cloned().chain(self.inner.releases.problems()).collect();
         state.problems.extend(self.inner.failures.problems());
-        state.problems.extend(self.inner.changing.overdue());
-        if view.complete(name).is_err() {
+        state.problems.extend(self.inner.locks.overdue());
+        if view.check_complete(name).is_err() {
             return Reading { state, mark: 0, volumes: Volumes::Unreadable };
         }
         state.storage = Some(view::storage(name));
@@ -319,21 +324,21 @@ impl Pool for DiskPool {
     }
 
     fn changing(&self) -> bool {
-        self.inner.changing.is_taken()
+        self.inner.locks.is_changing()
     }
 
     fn last_storage(&self) -> Option<StorageId> {
-        // It follows from the pool's name.
+        // It is derived from the pool's name.
         Some(view::storage(&self.inner.name))
     }
 
-    fn silent_disks(&self) -> Vec<SilentDisk> {
-        self.inner.reader.silent(NOTEWORTHY)
+    fn unresponsive_disks(&self) -> Vec<UnresponsiveDisk> {
+        self.inner.reader.unresponsive(REPORT_AFTER)
     }
 
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {
         let view = self.inner.view().await?;
-        view.complete(&self.inner.name)?;
+        view.check_complete(&self.inner.name)?;
         Ok(view.volumes().cloned().collect())
     }
 
@@ -341,10 +346,10 @@ impl Pool for DiskPool {
         self.inner.view().await?.volume(&self.inner.name, name, true)
     }
 
-    async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
-        // Half a claim was never handed out: it is not what an interrupted creation left.
+    async fn find_requested(&self, name: &str) -> Result<Option<PoolVolume>> {
+        // A half-made claim was never handed out, so it does not count as a volume.
         let found = self.inner.view().await?.volume(&self.inner.name, &safe_name(name), false)?;
-        // Its record may be lost, and its name is taken all the same.
+        // The name is taken even if its record is lost.
         if let Some(PoolVolume {
             health: Health::Lost(why), record: Recorded::Broken(_) | Recorded::Newer(_), ..
         }) = &found
@@ -352,15 +357,17 @@ impl Pool for DiskPool {
             return Err(Error::unavailable(format!("pool {}: {why}", self.inner.name)));
         }
         let found = found.filter(|volume| volume.record().is_ok_and(|record| record.name == name));
-        // The caller is about to answer that it is there. One that is lost is not answered for.
+        // The caller is about to report that the volume exists, so its record must be durable. A lost one is
+        // not reported as such.
         if let Some(volume) = found.as_ref().filter(|volume| !matches!(volume.health, Health::Lost(_))) {
-            self.inner.settle(volume).await?;
+            self.inner.repair_record(volume).await?;
         }
         Ok(found)
     }
 
     async fn storage(&self) -> Result<StorageId> {
-        // Whether all of it can be read is asked where it matters: a volume that is there can be used all the same.
+        // A volume that is present can be used even if a disk of the pool is unreadable; other calls check
+        // that.
         self.inner.view().await?;
         Ok(view::storage(&self.inner.name))
     }
@@ -376,12 +383,12 @@ impl Pool for DiskPool {
         let range = self.inner.range(spec)?;
         match resumed.filter(|size| range.admits(*size)) {
             Some(size) => Ok(size),
-            None => self.inner.fitting(&view, spec).map(|(size, _)| size),
+            None => self.inner.smallest_fitting(&view, spec).map(|(size, _)| size),
         }
     }
 
-    async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
-        self.inner.carve(spec).await
+    async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+        self.inner.create(spec).await
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {

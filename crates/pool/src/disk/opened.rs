@@ -1,9 +1,10 @@
 //! The partitions of volumes that this process has open.
 //!
-//! A partition is kept open while it is in use. Otherwise udev, after a change event of the disk, would have the kernel read
-//! the partition table again while a filesystem is being made or mounted. But as long as anything of a disk is open, the
-//! kernel also keeps the page cache of the whole disk, and a copy of the disk would contain stale bytes from before the
-//! filesystem was made. So a partition is closed as soon as it is not in use.
+//! A partition is kept open while it is in use. Otherwise udev, after a change event of the disk, would have
+//! the kernel read the partition table again while a filesystem is being made or mounted. But as long as any
+//! part of a disk is open, the kernel also keeps the page cache of the whole disk, and a copy of the disk
+//! would contain stale bytes from before the filesystem was made. So a partition is closed as soon as it is
+//! not in use.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,9 +20,9 @@ pub(super) struct OpenPartitions {
 
 struct Entry {
     opened: Opened,
-    /// When its device was asked for last.
+    /// When its device was last requested.
     used: Instant,
-    /// How often that was.
+    /// How often it was requested.
     uses: u32,
 }
 
@@ -33,8 +34,8 @@ impl OpenPartitions {
         by_volume.insert(volume.to_owned(), Entry { opened, used: Instant::now(), uses });
     }
 
-    /// Notes that a volume's device was asked for. `false`: it is not open.
-    pub(super) fn is_used(&self, volume: &str) -> bool {
+    /// Records that a volume's device was requested. `false`: it is not open.
+    pub(super) fn mark_used(&self, volume: &str) -> bool {
         let mut by_volume = self.by_volume();
         let entry = by_volume.get_mut(volume);
         entry.is_some_and(|entry| {
@@ -43,26 +44,26 @@ impl OpenPartitions {
         })
     }
 
-    /// Takes out a volume's partition. To close it may take the kernel a while.
+    /// Removes the partition of a volume. Closing it may take the kernel a while.
     pub(super) fn take(&self, volume: &str) -> Option<Opened> {
         self.by_volume().remove(volume).map(|entry| entry.opened)
     }
 
-    /// The same, unless it was asked for after that.
+    /// The same, unless its device was requested after that.
     pub(super) fn take_unused(&self, volume: &str, since: Instant) -> Option<Opened> {
         let mut by_volume = self.by_volume();
         by_volume.get(volume).filter(|entry| entry.used <= since)?;
         by_volume.remove(volume).map(|entry| entry.opened)
     }
 
-    /// The same, of a volume that was made and never staged: nobody but its creation has asked for its device.
+    /// The same for a volume that was created but never staged: only its creation has requested the device.
     pub(super) fn take_unstaged(&self, volume: &str) -> Option<Opened> {
         let mut by_volume = self.by_volume();
         by_volume.get(volume).filter(|entry| entry.uses <= 1)?;
         by_volume.remove(volume).map(|entry| entry.opened)
     }
 
-    /// Takes out those of volumes that are gone.
+    /// Removes the partitions of volumes that are gone.
     pub(super) fn take_gone(&self, is_there: impl Fn(&str) -> bool) -> Vec<Opened> {
         self.by_volume().extract_if(|volume, _| !is_there(volume)).map(|(_, entry)| entry.opened).collect()
     }

@@ -1,7 +1,8 @@
-//! The kernel's partitions of a claimed disk: made, found and forgotten without a look at any name that is kept.
+//! The kernel's partitions of a claimed disk: adds, finds and removes them, without relying on device names.
 //!
-//! The kernel reads the table when a disk comes, and udev has it read again after the claim; where neither has happened,
-//! or the table at the start of the disk is damaged, it is told where the partitions are.
+//! The kernel reads the table when a disk appears, and udev lets it read the table again after the claim. If
+//! neither has happened, or the table at the start of the disk is damaged, the partitions are added
+//! explicitly.
 
 use std::fs::{self, File};
 use std::os::fd::AsRawFd as _;
@@ -14,10 +15,10 @@ use quarry_disk::claim::Claim;
 use quarry_disk::{Disk, Roots};
 use quarry_volume::{Error, Result};
 
-/// The metadata's number, and the volume's.
+/// The numbers of the metadata partition and of the volume's partition.
 const METADATA: libc::c_int = 1;
 const VOLUME: libc::c_int = 2;
-/// sysfs counts in these, whatever the disk's own sectors are.
+/// The unit of sizes in sysfs, whatever the disk's own sectors are.
 const SECTOR: u64 = 512;
 const MIB: u64 = 1 << 20;
 
@@ -50,25 +51,31 @@ mod ioctl {
 }
 
 #[allow(unsafe_code)]
-fn ask(disk: &File, operation: libc::c_int, number: libc::c_int, start: u64, length: u64) -> Result<(), Errno> {
+fn change_partition(
+    disk: &File,
+    operation: libc::c_int,
+    number: libc::c_int,
+    start: u64,
+    length: u64,
+) -> Result<(), Errno> {
     let signed = |bytes: u64| libc::c_longlong::try_from(bytes).map_err(|_| Errno::EOVERFLOW);
     let mut partition = Partition { start: signed(start)?, length: signed(length)?, number, names: [0; 128] };
     let size = libc::c_int::try_from(size_of::<Partition>()).map_err(|_| Errno::EOVERFLOW)?;
     let request = Request { operation, flags: 0, length: size, partition: &raw mut partition };
     let what = if operation == ADD { "add" } else { "drop" };
     quarry_fault::point(|| format!("disk:{what} partition {number}:before"));
-    // SAFETY: BLKPG reads one `Request` and the `Partition` to which it points; both have the kernel's layout and live
-    // until the call returns, and the descriptor is open for as long.
+    // SAFETY: BLKPG reads one `Request` and the `Partition` to which it points; both have the kernel's layout
+    // and live until the call returns, and the descriptor is open for as long.
     let asked = unsafe { ioctl::blkpg(disk.as_raw_fd(), &raw const request) };
     quarry_fault::point(|| format!("disk:{what} partition {number}:after"));
     asked.map(drop)
 }
 
-/// Tells the kernel of both partitions of a claim. One that it has is no error here: whether it is the right one is for
-/// [`volume`] to say.
+/// Adds both partitions of a claim to the kernel. It is not an error if the kernel already has one with that
+/// number; [`volume`] checks whether it is the right one.
 pub(super) fn add(file: &File, disk: &Disk, claim: &Claim) -> Result<()> {
     for (number, start, length) in [(METADATA, MIB, claim.offset - MIB), (VOLUME, claim.offset, claim.length)] {
-        match ask(file, ADD, number, start, length) {
+        match change_partition(file, ADD, number, start, length) {
             Ok(()) | Err(Errno::EBUSY | Errno::EEXIST) => {}
             Err(errno) => {
                 return Err(Error::host(format!(
@@ -81,13 +88,13 @@ pub(super) fn add(file: &File, disk: &Disk, claim: &Claim) -> Result<()> {
     Ok(())
 }
 
-/// Has the kernel forget both partitions; those that it does not have are forgotten.
+/// Removes both partitions from the kernel; it is not an error if it does not have them.
 ///
 /// # Errors
-/// `EBUSY` while one is open anywhere.
+/// `EBUSY` while one of them is open anywhere.
 pub(super) fn drop_both(disk: &File) -> Result<(), Errno> {
     for number in [VOLUME, METADATA] {
-        match ask(disk, DELETE, number, 0, 0) {
+        match change_partition(disk, DELETE, number, 0, 0) {
             Ok(()) | Err(Errno::ENXIO) => {}
             Err(errno) => return Err(errno),
         }
@@ -95,14 +102,14 @@ pub(super) fn drop_both(disk: &File) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Writes back what is to be written to the whole disk, and has the kernel forget what it has read of it.
+/// Writes back all dirty pages of the whole disk, and drops its cached pages.
 #[allow(unsafe_code)]
 pub(super) fn drop_cache(disk: &File) -> Result<(), Errno> {
     // SAFETY: BLKFLSBUF takes no argument, and the descriptor is open.
     unsafe { ioctl::blkflsbuf(disk.as_raw_fd()) }.map(drop)
 }
 
-/// Tells the disk that these bytes are not needed any more. `false`: it knows no discard.
+/// Discards these bytes. `false`: the disk does not support discard.
 #[allow(unsafe_code)]
 pub(super) fn discard(disk: &File, offset: u64, length: u64) -> Result<bool, Errno> {
     quarry_fault::point(|| "disk:discard:before".to_owned());
@@ -119,20 +126,20 @@ pub(super) fn discard(disk: &File, offset: u64, length: u64) -> Result<bool, Err
 /// The kernel's partition 2 of a disk.
 struct Partition2 {
     node: PathBuf,
-    /// The number of the device, as sysfs has it.
+    /// The device number, as in sysfs.
     number: String,
-    /// Where it begins and how long it is, in bytes.
+    /// Its offset and its length in bytes.
     place: (Option<u64>, Option<u64>),
 }
 
-/// What the kernel has as partition 2 of that very disk.
-fn second(roots: &Roots, disk: &Disk) -> Option<Partition2> {
+/// The kernel's partition 2 of that disk.
+fn partition_2(roots: &Roots, disk: &Disk) -> Option<Partition2> {
     let folder = roots.sys.join("block").join(&disk.name);
     let read = |path: PathBuf| fs::read_to_string(path).map(|text| text.trim().to_owned()).ok();
     let number = format!("{}:{}", disk.number.major, disk.number.minor);
     let sequence = read(folder.join("diskseq")).and_then(|text| text.parse().ok());
     if read(folder.join("dev")) != Some(number) || sequence != disk.sequence {
-        // Gone, or another disk has its name.
+        // The disk is gone, or another disk has its name.
         return None;
     }
     let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
@@ -155,9 +162,9 @@ impl Partition2 {
     }
 }
 
-/// The node of the volume's partition, if the kernel has it and it lies where the claim says.
+/// The node of the volume's partition, if the kernel has it with the claim's offset and length.
 pub(super) fn volume(roots: &Roots, disk: &Disk, claim: &Claim) -> Result<Option<PathBuf>> {
-    let Some(partition) = second(roots, disk) else { return Ok(None) };
+    let Some(partition) = partition_2(roots, disk) else { return Ok(None) };
     if partition.place != (Some(claim.offset), Some(claim.length)) {
         return Err(Error::host(format!(
             "the kernel's partition {VOLUME} of the disk {0} does not match the disk's claim; make the kernel read \
@@ -175,9 +182,9 @@ pub(super) fn volume(roots: &Roots, disk: &Disk, claim: &Claim) -> Result<Option
     Ok(Some(partition.node))
 }
 
-/// The node of the partition that begins where the volume does, whatever its size is.
-pub(super) fn volume_as_it_is(roots: &Roots, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
-    let partition = second(roots, disk)?;
+/// The node of the partition with the volume's offset, whatever its length is.
+pub(super) fn volume_of_damaged(roots: &Roots, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
+    let partition = partition_2(roots, disk)?;
     (partition.place.0 == Some(claim.offset) && partition.has_its_node()).then_some(partition.node)
 }
 
@@ -220,13 +227,13 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_is_asked_in_its_own_words() {
+    fn the_request_structs_have_the_kernels_layout() {
         assert_eq!((size_of::<Request>(), size_of::<Partition>()), (24, 152));
         assert_eq!(std::mem::offset_of!(Partition, names), 20);
     }
 
     #[test]
-    fn a_partition_is_the_volumes_only_where_the_claim_says() {
+    fn a_partition_counts_only_at_the_claims_offset() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(16 << 20).unwrap();
         let claim = claim::claim(&Plain(file), "a", b"quarry1/s=new").unwrap();

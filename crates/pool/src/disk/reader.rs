@@ -1,22 +1,22 @@
-//! Reads disks, each for a while at most: one that hangs holds up nobody but itself.
+//! Reads disks with a time limit: a hanging disk delays nothing else.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{self, ClaimState};
-use quarry_disk::{Disk, remains};
+use quarry_disk::{Disk, find_remnants};
 
 use super::disks::{Any, Disks};
 use super::key::DiskKey;
-use super::look::Raw;
-use crate::threads::{DiskThreads, PATIENCE, Pending, SilentDisk};
+use super::scan::Raw;
+use crate::threads::{DiskThreads, PATIENCE, Pending, UnresponsiveDisk};
 
-/// Reads disks, each on one thread at most.
+/// Reads disks, each in at most one thread.
 #[derive(Clone)]
 pub(super) struct Reader {
-    /// Whether a claim that is read is flushed.
-    lasting: bool,
+    /// Whether a disk with a claim is flushed after it was read.
+    flushes: bool,
     threads: DiskThreads<DiskKey>,
 }
 
@@ -26,28 +26,28 @@ impl Default for Reader {
     }
 }
 
-/// For who only looks, and answers for nothing.
-pub(super) fn onlooker() -> Reader {
-    Reader { lasting: false, ..Reader::default() }
+/// A reader for reports only, which does not flush.
+pub(super) fn read_only_reader() -> Reader {
+    Reader { flushes: false, ..Reader::default() }
 }
 
 impl Reader {
     pub(super) fn with_patience(patience: Duration) -> Self {
-        Self { lasting: true, threads: DiskThreads::new(patience) }
+        Self { flushes: true, threads: DiskThreads::new(patience) }
     }
 
     /// The disks that have not answered for at least `age`.
-    pub(super) fn silent(&self, age: Duration) -> Vec<SilentDisk> {
-        let silent = self.threads.silent(age).into_iter();
-        let words = |(DiskKey { name: disk, .. }, pending): (DiskKey, Pending)| SilentDisk {
+    pub(super) fn unresponsive(&self, age: Duration) -> Vec<UnresponsiveDisk> {
+        let unresponsive = self.threads.unresponsive(age).into_iter();
+        let describe = |(DiskKey { name: disk, .. }, pending): (DiskKey, Pending)| UnresponsiveDisk {
             disk,
             request: pending.request,
             age: pending.since.elapsed(),
         };
-        silent.map(words).collect()
+        unresponsive.map(describe).collect()
     }
 
-    /// Reads all of them at once, and returns what was read in the same order. Blocks.
+    /// Reads all of them at once, and returns the results in the same order. Blocks.
     pub(super) fn read(&self, disks: &Arc<dyn Disks>, which: Vec<Disk>) -> Vec<Raw> {
         let patience = self.threads.patience;
         let end = Instant::now() + patience;
@@ -69,37 +69,39 @@ impl Reader {
         begun.into_iter().map(wait).collect()
     }
 
-    /// Has a thread of its own read the disk: nothing can call back one that waits for a disk.
+    /// Reads the disk in a separate thread: a thread that waits for a disk cannot be interrupted.
     fn begin(&self, disks: &Arc<dyn Disks>, disk: Disk) -> Result<Receiver<Raw>, String> {
-        // Always the same words: they are part of the volumes' state, and each change of the state is published.
-        let turn = self
+        // The same text every time: it is part of the volumes' state, and every change of the state is
+        // published.
+        let permit = self
             .threads
-            .take(DiskKey::of(&disk), "read")
+            .acquire(DiskKey::of(&disk), "read")
             .map_err(|_| "it is unresponsive: an earlier read has not returned; see the kernel log".to_owned())?;
-        let (tell, answer) = mpsc::channel();
-        let (lasting, disks) = (self.lasting, Arc::clone(disks));
-        // If nobody waits any more, the answer is dropped.
-        turn.run(move || read(&*disks, disk, lasting), move |raw| drop(tell.send(raw)))
+        let (sender, answer) = mpsc::channel();
+        let (flushes, disks) = (self.flushes, Arc::clone(disks));
+        // If the receiver is gone, the answer is dropped.
+        permit
+            .run(move || read(&*disks, disk, flushes), move |raw| drop(sender.send(raw)))
             .map_err(|error| format!("cannot start a thread to read it: {error}"))?;
         Ok(answer)
     }
 }
 
-fn read(disks: &dyn Disks, disk: Disk, lasting: bool) -> Raw {
+fn read(disks: &dyn Disks, disk: Disk, flushes: bool) -> Raw {
     let device = match disks.read(&disk) {
         Ok(device) => device,
         Err(error) => return Raw::unreadable(disk, &error.message),
     };
     let found = claim::read(&Any(&*device)).map_err(|error| error.to_string());
-    // It may be the word of a Quarry that was killed before its flush, and what is believed here is answered for: that a volume
-    // is there, or is not any more.
-    let lasting = match &found {
-        Ok(ClaimState::Claimed(_) | ClaimState::Releasing(_)) if lasting => {
+    // The claim may have been written by a Quarry process that was killed before its flush. Flush it before
+    // anything relies on it: on the volume's existence, or on its deletion.
+    let flushed = match &found {
+        Ok(ClaimState::Claimed(_) | ClaimState::Releasing(_)) if flushes => {
             device.flush().map_err(|error| format!("flushing it: {error}"))
         }
         _ => Ok(()),
     };
-    let found = lasting.and(found);
-    let remains = remains(&Any(&*device), device.size()).map_err(|error| error.to_string());
-    Raw { disk, heard: 0, found, remains }
+    let found = flushed.and(found);
+    let remnants = find_remnants(&Any(&*device), device.size()).map_err(|error| error.to_string());
+    Raw { disk, events: 0, found, remnants }
 }

@@ -1,7 +1,8 @@
-//! The end of a volume: its disk says that it is being released, then its bytes are wiped, then the claim is taken off.
+//! The end of a volume: its disk is marked as being released, then its data is wiped, then the claim is
+//! removed.
 //!
-//! From the first step on there is no volume any more; until the last, the disk is not free. The disk itself says so, and
-//! whoever finds it goes on.
+//! After the first step, the volume no longer exists; until the last step, the disk is not free. The mark is
+//! on the disk itself, so any process that finds it resumes the release.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{self, ClaimState};
-use quarry_disk::{Disk, remains};
+use quarry_disk::{Disk, find_remnants};
 use quarry_volume::{Error, Result};
 
 use super::disks::{Any, Held};
@@ -18,23 +19,23 @@ use super::key::DiskKey;
 use super::view::View;
 use super::{Inner, blocking};
 
-/// After how long a release that failed is tried again. A disk that is put back is another one to the kernel, and comes
-/// at once. (Events say nothing here: each attempt makes some.)
+/// When a failed release is retried. A disk that was pulled and put back is a new one to the kernel, and is
+/// retried at once. (Events are no reason to retry, because each attempt causes some.)
 const RETRY: Duration = Duration::from_secs(60);
 
-/// How far the wiping of a disk has come.
+/// The progress of wiping a disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wiping {
     /// Bytes that are wiped.
     pub done: u64,
-    /// Bytes that are to be wiped; 0 if there are none, or while that is not known yet.
+    /// Bytes to wipe in total; 0 if there are none, or if that is not known yet.
     pub total: u64,
-    /// Why it has stopped; it is tried again.
+    /// Why wiping has stopped. It will be retried.
     pub failed: Option<String>,
 }
 
 impl fmt::Display for Wiping {
-    /// In words: "being wiped, 37%".
+    /// As text: "being wiped, 37%".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("being wiped")?;
         if self.done > 0 && self.total > 0 {
@@ -44,7 +45,7 @@ impl fmt::Display for Wiping {
     }
 }
 
-/// The releases under way, by their disks.
+/// The running and stopped releases, by disk.
 #[derive(Default)]
 pub(super) struct Releases {
     jobs: Mutex<HashMap<DiskKey, Job>>,
@@ -53,11 +54,11 @@ pub(super) struct Releases {
 #[derive(Default)]
 struct Job {
     progress: Arc<Progress>,
-    /// Why and when it has stopped.
+    /// Why and when it stopped.
     failed: Option<(String, Instant)>,
 }
 
-/// What is told of a wiping while it goes on.
+/// The progress that a running release reports.
 #[derive(Default)]
 pub(super) struct Progress {
     pub(super) done: AtomicU64,
@@ -69,18 +70,18 @@ impl Releases {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that somebody works on it.
+    /// Marks a release as running.
     pub(super) fn begin(&self, disk: DiskKey) {
         self.jobs().insert(disk, Job::default());
     }
 
-    /// Notes that nobody has to work on it any more.
+    /// Removes a release that is complete.
     pub(super) fn end(&self, disk: &DiskKey) {
         self.jobs().remove(disk);
     }
 
-    /// The same as [`Self::begin`], unless somebody works on it, or has failed just now.
-    fn begin_again(&self, disk: &DiskKey) -> bool {
+    /// Like [`Self::begin`], unless the release is running, or has failed recently.
+    fn begin_retry(&self, disk: &DiskKey) -> bool {
         let mut jobs = self.jobs();
         let may = match jobs.get(disk).map(|job| &job.failed) {
             None => true,
@@ -103,7 +104,7 @@ impl Releases {
         self.jobs().get(disk).map(|job| Arc::clone(&job.progress)).unwrap_or_default()
     }
 
-    /// How far a disk has come.
+    /// The progress of a disk.
     pub(super) fn of(&self, disk: &DiskKey) -> Option<Wiping> {
         let jobs = self.jobs();
         let job = jobs.get(disk)?;
@@ -114,13 +115,13 @@ impl Releases {
         })
     }
 
-    /// All that are under way or have stopped, by the disks' names.
+    /// The progress of all disks with a running or stopped release, by disk name.
     pub(super) fn all(&self) -> Vec<(String, Wiping)> {
         let disks: Vec<DiskKey> = self.jobs().keys().cloned().collect();
         disks.into_iter().filter_map(|disk| Some((disk.name.clone(), self.of(&disk)?))).collect()
     }
 
-    /// Those that have failed, in words.
+    /// The failed releases, as problems to report.
     pub(super) fn problems(&self) -> Vec<String> {
         let jobs = self.jobs();
         let failed = |(DiskKey { name, .. }, job): (&DiskKey, &Job)| {
@@ -132,7 +133,7 @@ impl Releases {
         problems
     }
 
-    /// Forgets failures of disks that have nothing to be released any more.
+    /// Removes failures of disks that no longer need a release.
     fn retain(&self, view: &View) {
         let releasing = |disk: &DiskKey| {
             view.disks.iter().any(|seen| {
@@ -145,28 +146,28 @@ impl Releases {
 }
 
 impl Inner {
-    /// Goes on with what an earlier process, or an earlier attempt, has not brought to its end.
-    pub(super) fn go_on_releasing(self: &Arc<Self>, view: &View) {
+    /// Resumes releases that an earlier process, or an earlier attempt, did not complete.
+    pub(super) fn resume_releases(self: &Arc<Self>, view: &View) {
         self.releases.retain(view);
         for seen in view.disks.iter().filter(|seen| matches!(seen.raw.found, Ok(ClaimState::Releasing(_)))) {
             let disk = seen.raw.disk.clone();
-            if self.releases.begin_again(&DiskKey::of(&disk)) {
+            if self.releases.begin_retry(&DiskKey::of(&disk)) {
                 tokio::spawn(Arc::clone(self).release(disk, None));
             }
         }
     }
 
-    /// Brings a release to its end, and notes how that went.
+    /// Completes a release, and records the result.
     pub(super) async fn release(self: Arc<Self>, disk: Disk, held: Option<Arc<dyn Held>>) {
         let here = DiskKey::of(&disk);
         let progress = self.releases.progress(&here);
         let result = self.wipe_and_release(&disk, held, &progress).await;
-        self.touched(&disk);
+        self.mark_changed(&disk);
         match result {
             Ok(()) => {
                 self.releases.end(&here);
                 tracing::info!(pool = self.name, disk = disk.name, "the disk's volume is wiped, and the disk is free");
-                // There is more room than was told.
+                // More space is free than was reported.
                 self.uevents.count(true);
             }
             Err(error) => {
@@ -191,20 +192,21 @@ impl Inner {
             };
             let claim = match claim::read(&Any(&*held)).map_err(|error| inner.explain(&error))? {
                 ClaimState::Releasing(claim) => claim,
-                // What was seen is over: the release has ended since, and the disk may be a volume's again.
+                // The release was completed in the meantime, and the disk may belong to a new volume.
                 ClaimState::Nothing | ClaimState::Claimed(_) | ClaimState::HalfClaimed(_) if goes_on => {
                     return Ok(None);
                 }
                 found => {
-                    return Err(Error::unavailable(format!("the disk {} now holds {}", disk.name, found.words())));
+                    return Err(Error::unavailable(format!("the disk {} now holds {}", disk.name, found.describe())));
                 }
             };
-            // Whoever said so may have been killed before it was flushed, or between the two slots: a disk that could come
-            // back as a volume must not be wiped.
+            // The process that wrote the mark may have been killed before the flush, or between the two
+            // slots. A disk that could come back as a volume must not be wiped.
             let claim = claim::begin_release(&Any(&*held), &claim).map_err(|error| inner.explain(&error))?;
             held.drop_partitions()?;
-            // The protective MBR goes when the wiping is done.
-            let rest = remains(&Any(&*held), held.size())
+            // The protective MBR is removed after the wipe, so its presence shows that the wipe is not
+            // complete.
+            let rest = find_remnants(&Any(&*held), held.size())
                 .map_err(|error| Error::host(format!("the disk {}: {error}", disk.name)))?;
             Ok(Some((held, claim, rest.boot.is_some())))
         });

@@ -1,10 +1,10 @@
 //! Disks as an operator sees them: what each holds, which pool it belongs to, and why it is free or not.
 
-use quarry_disk::claim::{Claim, ClaimState, Degraded, Mend};
+use quarry_disk::claim::{Claim, ClaimState, Degraded, Repair};
 use quarry_disk::{Assignment, Conflict, Disk, State, Udev};
 
-use super::look::PoolDisk;
 use super::release::Wiping;
+use super::scan::PoolDisk;
 use super::view;
 
 /// A disk, for an operator.
@@ -24,7 +24,7 @@ pub struct DiskReport {
     /// Further remarks on the disk.
     pub notes: Vec<String>,
     /// The commands that repair its claim.
-    pub mends: Vec<Mend>,
+    pub repairs: Vec<Repair>,
 }
 
 /// Which pool a disk belongs to, by the selectors of all disk pools of the node.
@@ -42,7 +42,7 @@ pub enum Owner {
         why: String,
     },
     /// No pool selects it.
-    Nobody,
+    NoPool,
 }
 
 impl Owner {
@@ -52,8 +52,8 @@ impl Owner {
         match (assignment.pools.get(&disk.name), conflict, assignment.doubtful.get(&disk.name)) {
             (Some(pool), ..) => Self::Pool(pool.clone()),
             (None, Some(conflict), _) => Self::Conflict(conflict.clone()),
-            (None, None, Some(pool)) => Self::Doubtful { pool: pool.clone(), why: doubt(disk) },
-            (None, None, None) => Self::Nobody,
+            (None, None, Some(pool)) => Self::Doubtful { pool: pool.clone(), why: why_doubtful(disk) },
+            (None, None, None) => Self::NoPool,
         }
     }
 
@@ -62,31 +62,31 @@ impl Owner {
     pub fn pool(&self) -> Option<&str> {
         match self {
             Self::Pool(pool) => Some(pool),
-            Self::Conflict(_) | Self::Doubtful { .. } | Self::Nobody => None,
+            Self::Conflict(_) | Self::Doubtful { .. } | Self::NoPool => None,
         }
     }
 
     /// Why no pool uses it; `None` if one does.
     #[must_use]
-    pub fn why_none(&self) -> Option<String> {
+    pub fn why_no_pool(&self) -> Option<String> {
         match self {
             Self::Pool(_) => None,
             Self::Conflict(conflict) => Some(conflict.to_string()),
             Self::Doubtful { why, .. } => Some(why.clone()),
-            Self::Nobody => Some("no pool's selector matches it".to_owned()),
+            Self::NoPool => Some("no pool's selector matches it".to_owned()),
         }
     }
 }
 
 /// Why it is not known whether a pool selects a disk.
-fn doubt(disk: &Disk) -> String {
+fn why_doubtful(disk: &Disk) -> String {
     match &disk.udev {
         Udev::Stale { why } => format!(
             "{why}: its names may belong to another disk, so no pool selects it; run systemctl start systemd-udevd, \
              then udevadm trigger --action=add {}",
             disk.node.display()
         ),
-        Udev::Silent | Udev::Told => "udev has no entry for it yet, so it may be excluded".to_owned(),
+        Udev::Missing | Udev::Current => "udev has no entry for it yet, so it may be excluded".to_owned(),
     }
 }
 
@@ -95,7 +95,7 @@ impl DiskReport {
     pub(super) fn of(seen: PoolDisk, owner: Option<Owner>) -> Self {
         let mut report = Self::unread(seen.raw.disk, owner, seen.state);
         let found = seen.raw.found.as_ref();
-        report.mends = found.map(|found| found.mends(&report.disk.node)).unwrap_or_default();
+        report.repairs = found.map(|found| found.repairs(&report.disk.node)).unwrap_or_default();
         match &seen.raw.found {
             Ok(ClaimState::Claimed(claim)) => {
                 report.volume = view::name(claim);
@@ -122,7 +122,7 @@ impl DiskReport {
             }
             Ok(ClaimState::Damaged(damaged)) => {
                 report.volume = damaged.claim().and_then(view::name);
-                report.notes.extend(report.mends.is_empty().then(|| "see docs/disk-format.md".to_owned()));
+                report.notes.extend(report.repairs.is_empty().then(|| "see docs/disk-format.md".to_owned()));
             }
             Ok(ClaimState::Newer { .. } | ClaimState::Nothing | ClaimState::Foreign { over: None, .. }) | Err(_) => {}
         }
@@ -131,13 +131,13 @@ impl DiskReport {
 
     /// A disk of which only the kernel's tables are known.
     pub(super) fn unread(disk: Disk, owner: Option<Owner>, state: State) -> Self {
-        Self { disk, owner, state, volume: None, wiping: None, notes: Vec::new(), mends: Vec::new() }
+        Self { disk, owner, state, volume: None, wiping: None, notes: Vec::new(), repairs: Vec::new() }
     }
 
-    /// One word for the disk's state, or `wiping`.
+    /// The name of the disk's state, or `wiping`.
     #[must_use]
-    pub fn word(&self) -> &'static str {
-        if self.wiping.is_some() { "wiping" } else { self.state.word() }
+    pub fn state_name(&self) -> &'static str {
+        if self.wiping.is_some() { "wiping" } else { self.state.name() }
     }
 
     /// All reasons for that state; `None` for a free disk without remarks.
@@ -149,13 +149,13 @@ impl DiskReport {
                     self.volume.as_ref().map_or_else(|| "a volume".to_owned(), |name| format!("volume {name}"));
                 Some(format!("{volume} was deleted; {wiping}"))
             }
-            None => self.state.why().map(str::to_owned),
+            None => self.state.reason().map(str::to_owned),
         };
         // That no pool selects a disk is only worth reporting for a disk that should belong to a pool.
-        let ours = matches!(self.state, State::Claimed { .. }) || self.wiping.is_some();
-        let owner = self.owner.as_ref().filter(|owner| ours || **owner != Owner::Nobody);
+        let is_claimed = matches!(self.state, State::Claimed { .. }) || self.wiping.is_some();
+        let owner = self.owner.as_ref().filter(|owner| is_claimed || **owner != Owner::NoPool);
         let reasons: Vec<String> =
-            why.into_iter().chain(self.notes.iter().cloned()).chain(owner.and_then(Owner::why_none)).collect();
+            why.into_iter().chain(self.notes.iter().cloned()).chain(owner.and_then(Owner::why_no_pool)).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 }

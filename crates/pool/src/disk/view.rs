@@ -1,4 +1,4 @@
-//! What a look at the disks comes to: volumes, room, and what is wrong.
+//! The result of a scan of the disks: volumes, space and problems.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -11,43 +11,44 @@ use uuid::Uuid;
 
 use super::copies::copies;
 use super::key::DiskKey;
-use super::look::{Gathered, Other, PoolDisk, Raw};
+use super::scan::{Gathered, OtherDisk, PoolDisk, Raw};
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
-/// The room on disks is told in these.
+/// The unit in which space on disks is reported.
 pub(super) const MIB: u64 = 1 << 20;
 
-/// The pool's volumes that were seen since the start. One whose disk is pulled is lost, and has not ceased to exist.
-pub(super) type Known = HashMap<Uuid, (DiskKey, PoolVolume)>;
+/// The pool's volumes that were seen since the start. A volume whose disk is pulled is lost, but still
+/// exists.
+pub(super) type SeenVolumes = HashMap<Uuid, (DiskKey, PoolVolume)>;
 
 /// The disks at one instant.
 pub(super) struct View {
-    /// Another one where the volumes may be others.
+    /// Changes whenever the volumes may have changed.
     pub(super) number: u64,
     /// The pool's disks.
     pub(super) disks: Vec<PoolDisk>,
     volumes: BTreeMap<Uuid, PoolVolume>,
-    /// Claims on disks that are no pool's, and what is to be said of them.
-    elsewhere: BTreeMap<Uuid, String>,
-    /// The same on other pools' disks. Asked for a name, those pools answer for themselves; a volume that was this pool's
-    /// has not ceased to exist because its disk was given to another.
-    of_others: BTreeMap<Uuid, String>,
-    /// Volumes that more than one disk holds, on whosever disks, and what is to be said of them.
-    twice: BTreeMap<Uuid, String>,
-    /// Disks that could not be read and were never read before: any volume may be there.
+    /// Claims on disks that belong to no pool, with the problem to report.
+    in_no_pool: BTreeMap<Uuid, String>,
+    /// Claims on other pools' disks, with the problem to report. Calls by name are answered by those pools;
+    /// but a volume of this pool still exists after its disk was assigned to another pool.
+    in_other_pools: BTreeMap<Uuid, String>,
+    /// Volumes that more than one disk holds, on disks of any pool, with the problem to report.
+    duplicates: BTreeMap<Uuid, String>,
+    /// Disks that were never read successfully: they may hold any volume.
     unread: Vec<String>,
-    /// Disks with a claim of which nobody can tell whose it is: volumes may be there that were handed out.
+    /// Disks with a claim of an unknown volume: they may hold volumes that were handed out.
     damaged: Vec<String>,
     pub(super) problems: Vec<String>,
 }
 
 impl View {
-    /// `read_before`: disks that were read at least once, whatever was on them.
+    /// `read_before`: disks that were read at least once, whatever they held.
     pub(super) fn of(
         pool: &str,
         gathered: Gathered<PoolDisk>,
-        known: &mut Known,
+        known: &mut SeenVolumes,
         read_before: &mut Vec<DiskKey>,
     ) -> Self {
         let Gathered { own, others, conflicts, failed } = gathered;
@@ -55,9 +56,9 @@ impl View {
             number: 0,
             disks: Vec::new(),
             volumes: BTreeMap::new(),
-            elsewhere: BTreeMap::new(),
-            of_others: BTreeMap::new(),
-            twice: copies(own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)))
+            in_no_pool: BTreeMap::new(),
+            in_other_pools: BTreeMap::new(),
+            duplicates: copies(own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)))
                 .into_iter()
                 .map(|copies| (copies.volume, copies.why))
                 .collect(),
@@ -66,30 +67,30 @@ impl View {
             problems: conflicts.iter().map(ToString::to_string).chain(failed).collect(),
         };
         for PoolDisk { raw, .. } in &own {
-            view.note_own(pool, raw, read_before);
+            view.add_own(pool, raw, read_before);
         }
         for other in &others {
-            view.note_other(other, read_before);
+            view.add_other(other, read_before);
         }
-        view.remember(known, own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)));
+        view.add_lost(known, own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)));
         for PoolDisk { raw, .. } in &own {
             for (identity, _) in raw.found.iter().flat_map(ClaimState::volumes) {
                 if let Some(volume) =
-                    view.volumes.get(&identity.disk).filter(|_| !view.twice.contains_key(&identity.disk))
+                    view.volumes.get(&identity.disk).filter(|_| !view.duplicates.contains_key(&identity.disk))
                 {
                     known.insert(identity.disk, (DiskKey::of(&raw.disk), volume.clone()));
                 }
             }
         }
-        let concerns = |guid: &&Uuid| view.volumes.contains_key(guid) || view.elsewhere.contains_key(guid);
-        let twice: Vec<String> =
-            view.twice.iter().filter(|(guid, _)| concerns(guid)).map(|(_, why)| why.clone()).collect();
-        view.problems.extend(twice);
+        let concerns = |guid: &&Uuid| view.volumes.contains_key(guid) || view.in_no_pool.contains_key(guid);
+        let duplicates: Vec<String> =
+            view.duplicates.iter().filter(|(guid, _)| concerns(guid)).map(|(_, why)| why.clone()).collect();
+        view.problems.extend(duplicates);
         view.disks = own;
         view
     }
 
-    fn note_other(&mut self, Other { raw, why, may_be_ours, has_pool }: &Other, read_before: &[DiskKey]) {
+    fn add_other(&mut self, OtherDisk { raw, why, may_belong, has_pool }: &OtherDisk, read_before: &[DiskKey]) {
         let volumes = raw.found.as_ref().map(ClaimState::volumes).unwrap_or_default();
         for (identity, claim) in &volumes {
             if self.volumes.contains_key(&identity.disk) {
@@ -97,30 +98,30 @@ impl View {
             }
             let holds = match (&raw.found, claim) {
                 (Ok(ClaimState::Claimed(claim)), _) => title(claim),
-                (Ok(found), Some(claim)) => format!("{} ({})", title(claim), found.words()),
-                (Ok(found), None) => format!("a volume with the GUID {} ({})", identity.disk, found.words()),
+                (Ok(found), Some(claim)) => format!("{} ({})", title(claim), found.describe()),
+                (Ok(found), None) => format!("a volume with the GUID {} ({})", identity.disk, found.describe()),
                 (Err(_), _) => continue,
             };
             let text = format!("the disk {} holds {holds}, but no longer belongs to the pool: {why}", raw.disk.name);
             if *has_pool {
-                self.of_others.insert(identity.disk, text);
+                self.in_other_pools.insert(identity.disk, text);
             } else {
                 self.problems.push(text.clone());
-                self.elsewhere.insert(identity.disk, text);
+                self.in_no_pool.insert(identity.disk, text);
             }
         }
         let is_unknown = matches!(raw.found, Ok(ClaimState::Damaged(_) | ClaimState::Newer { .. }) | Err(_));
-        if *may_be_ours && volumes.is_empty() && is_unknown {
-            self.note_unknown(raw, read_before);
+        if *may_belong && volumes.is_empty() && is_unknown {
+            self.add_unknown(raw, read_before);
         }
     }
 
-    /// What lies on the disk is not known: any volume may.
-    fn note_unknown(&mut self, raw: &Raw, read_before: &[DiskKey]) {
+    /// The contents of the disk are unknown: it may hold any volume.
+    fn add_unknown(&mut self, raw: &Raw, read_before: &[DiskKey]) {
         let disk = &raw.disk;
         match &raw.found {
             Ok(found) => {
-                let why = format!("the disk {} holds {}; see docs/disk-format.md", disk.name, found.words());
+                let why = format!("the disk {} holds {}; see docs/disk-format.md", disk.name, found.describe());
                 self.damaged.push(why.clone());
                 self.problems.push(why);
             }
@@ -135,32 +136,32 @@ impl View {
         }
     }
 
-    fn note_own(&mut self, pool: &str, raw: &Raw, read_before: &mut Vec<DiskKey>) {
+    fn add_own(&mut self, pool: &str, raw: &Raw, read_before: &mut Vec<DiskKey>) {
         let here = DiskKey::of(&raw.disk);
         let volumes = raw.found.as_ref().map(ClaimState::volumes).unwrap_or_default();
         let problem = match &raw.found {
             Ok(ClaimState::Claimed(_)) => None,
             Ok(found) if !volumes.is_empty() => {
-                let why = format!("the disk {} holds {}", raw.disk.name, found.words());
-                Some(if found.mends(&raw.disk.node).is_empty() {
+                let why = format!("the disk {} holds {}", raw.disk.name, found.describe());
+                Some(if found.repairs(&raw.disk.node).is_empty() {
                     format!("{why}; see docs/disk-format.md")
                 } else {
                     format!("{why}; `quarry disks` on this node prints the commands that repair it")
                 })
             }
             Ok(ClaimState::Damaged(_) | ClaimState::Newer { .. }) | Err(_) => {
-                self.note_unknown(raw, read_before);
+                self.add_unknown(raw, read_before);
                 None
             }
             Ok(_) => None,
         };
         for (identity, claim) in volumes {
             let volume = match (claim, &raw.found) {
-                (Some(claim), _) => describe(pool, claim),
-                (None, Ok(found)) => unread(pool, identity, found),
+                (Some(claim), _) => to_volume(pool, claim),
+                (None, Ok(found)) => unreadable_volume(pool, identity, found),
                 (None, Err(_)) => continue,
             };
-            let lost = self.twice.get(&identity.disk).or(problem.as_ref());
+            let lost = self.duplicates.get(&identity.disk).or(problem.as_ref());
             let health = lost.map_or(volume.health.clone(), |why| Health::Lost(why.clone()));
             self.volumes.entry(identity.disk).or_insert(PoolVolume { health, ..volume });
         }
@@ -171,23 +172,23 @@ impl View {
     }
 
     /// Adds the volumes that were seen earlier and have lost their disk.
-    fn remember<'a>(&mut self, known: &mut Known, raws: impl Iterator<Item = &'a Raw> + Clone) {
+    fn add_lost<'a>(&mut self, known: &mut SeenVolumes, raws: impl Iterator<Item = &'a Raw> + Clone) {
         known.retain(|guid, (seen_on, volume)| {
             if self.volumes.contains_key(guid) {
                 return true;
             }
             let there = raws.clone().find(|raw| DiskKey::of(&raw.disk) == *seen_on);
-            let elsewhere = self.elsewhere.get(guid).or(self.of_others.get(guid));
-            let why = match (elsewhere, there.map(|raw| &raw.found)) {
+            let in_no_pool = self.in_no_pool.get(guid).or(self.in_other_pools.get(guid));
+            let why = match (in_no_pool, there.map(|raw| &raw.found)) {
                 (Some(why), _) => why.clone(),
                 (None, Some(Err(why))) => format!("the disk {} cannot be read: {why}", seen_on.name),
                 (
                     None,
                     Some(Ok(found @ (ClaimState::Damaged(_) | ClaimState::Newer { .. } | ClaimState::Foreign { .. }))),
                 ) => {
-                    format!("the disk {} now holds {}", seen_on.name, found.words())
+                    format!("the disk {} now holds {}", seen_on.name, found.describe())
                 }
-                // The very disk is there, and the claim is not: somebody took it away by hand.
+                // The same disk is there without the claim: the claim was removed by hand.
                 (None, Some(Ok(_))) if seen_on.sequence.is_some() => return false,
                 (None, _) => format!(
                     "volume {} is on the disk {}, which is missing: put the disk back; if it is lost for good, \
@@ -214,35 +215,35 @@ impl View {
         self.volumes.len() == other.volumes.len() && self.volumes().zip(other.volumes()).all(same)
     }
 
-    /// Refuses to say that a volume does not exist while a disk was never read.
+    /// Fails if a disk was never read: then no volume can be reported as nonexistent.
     ///
     /// # Errors
     /// `Unavailable`, naming the disk.
-    pub(super) fn complete(&self, pool: &str) -> Result<()> {
+    pub(super) fn check_complete(&self, pool: &str) -> Result<()> {
         match self.unread.first() {
             None => Ok(()),
             Some(why) => Err(Error::unavailable(format!("pool {pool}: its volumes are not fully known while {why}"))),
         }
     }
 
-    /// The volume of that name on the storage. `handed_out`: it is known to have been made in this pool, so that it may be
-    /// the one whose claim is damaged, or whose disk another pool has now.
+    /// The volume with that name on the storage. `handed_out`: it is known to have been created in this pool,
+    /// so it may be the one with a damaged claim, or the one whose disk belongs to another pool now.
     ///
     /// # Errors
-    /// `Unavailable` if it was not found, and may be there; or if two disks hold it.
+    /// `Unavailable` if it was not found, but may exist; or if two disks hold it.
     pub(super) fn volume(&self, pool: &str, name: &str, handed_out: bool) -> Result<Option<PoolVolume>> {
         let guid = Identity::of(name).disk;
-        if let Some(why) = self.twice.get(&guid) {
+        if let Some(why) = self.duplicates.get(&guid) {
             return Err(Error::unavailable(format!("pool {pool}: {why}")));
         }
         if let Some(volume) = self.volumes.get(&guid) {
             return Ok(Some(volume.clone()));
         }
-        let of_others = self.of_others.get(&guid).filter(|_| handed_out);
-        if let Some(why) = self.elsewhere.get(&guid).or(of_others) {
+        let in_other_pools = self.in_other_pools.get(&guid).filter(|_| handed_out);
+        if let Some(why) = self.in_no_pool.get(&guid).or(in_other_pools) {
             return Err(Error::unavailable(format!("pool {pool}: {why}")));
         }
-        self.complete(pool)?;
+        self.check_complete(pool)?;
         match self.damaged.first().filter(|_| handed_out) {
             Some(why) => Err(Error::unavailable(format!(
                 "pool {pool}: volume {name} may be on an unreadable disk: \
@@ -252,9 +253,9 @@ impl View {
         }
     }
 
-    /// What is to be said of a volume that two disks hold.
-    pub(super) fn twice(&self, guid: &str) -> Option<&str> {
-        self.twice.iter().find(|(twice, _)| twice.to_string() == guid).map(|(_, why)| why.as_str())
+    /// The problem to report for a volume that two disks hold.
+    pub(super) fn duplicates(&self, guid: &str) -> Option<&str> {
+        self.duplicates.iter().find(|(duplicates, _)| duplicates.to_string() == guid).map(|(_, why)| why.as_str())
     }
 
     /// The disk and the claim of a volume.
@@ -265,7 +266,7 @@ impl View {
         })
     }
 
-    /// The free disks, with the bytes of the volume that each can be, the smallest first.
+    /// The free disks, with the size in bytes of a volume on each; the smallest first.
     pub(super) fn free(&self) -> Vec<(u64, &PoolDisk)> {
         let free = self.disks.iter().filter(|seen| seen.state == State::Free);
         let mut free: Vec<_> =
@@ -274,7 +275,7 @@ impl View {
         free
     }
 
-    /// What new volumes can get. `is_reserved`: whether a disk is being taken for one already.
+    /// The space for new volumes. `is_reserved`: whether a disk is being claimed for one.
     pub(super) fn space(&self, pool: &str, is_reserved: impl Fn(&Disk) -> bool) -> Space {
         let free = self.free().into_iter().filter(|(_, seen)| !is_reserved(&seen.raw.disk));
         let mut free: Vec<u64> = free.map(|(bytes, _)| bytes / MIB).collect();
@@ -283,39 +284,39 @@ impl View {
             extent: MIB,
             free,
             reserve: 0,
-            closed: self.complete(pool).err().map(|error| error.message),
+            closed: self.check_complete(pool).err().map(|error| error.message),
             whole: true,
         }
     }
 
-    /// What all disks of the pool together can hold, in bytes.
+    /// The total size of all disks of the pool, in bytes.
     pub(super) fn size(&self) -> u64 {
         self.disks.iter().fold(0, |sum, seen| sum.saturating_add(capacity(seen.raw.disk.size)))
     }
 
-    /// Every disk that is not free, and why, in words for one who finds no room.
-    pub(super) fn taken(&self) -> String {
+    /// Every disk that is not free, with the reason, for an error about missing space.
+    pub(super) fn list_not_free(&self) -> String {
         const MOST: usize = 8;
         let taken: Vec<_> = self.disks.iter().filter(|seen| seen.state != State::Free).collect();
-        let word = |seen: &&PoolDisk| format!("{} {}", seen.raw.disk.name, seen.state.why().unwrap_or_default());
-        let mut words: Vec<String> = taken.iter().take(MOST).map(word).collect();
+        let entry = |seen: &&PoolDisk| format!("{} {}", seen.raw.disk.name, seen.state.reason().unwrap_or_default());
+        let mut parts: Vec<String> = taken.iter().take(MOST).map(entry).collect();
         if taken.len() > MOST {
-            words.push(format!("and {} more", taken.len() - MOST));
+            parts.push(format!("and {} more", taken.len() - MOST));
         }
-        if words.is_empty() { "the pool's selector matches no other disk".to_owned() } else { words.join("; ") }
+        if parts.is_empty() { "the pool's selector matches no other disk".to_owned() } else { parts.join("; ") }
     }
 
-    pub(super) fn numbered(self, number: u64) -> Self {
+    pub(super) fn with_number(self, number: u64) -> Self {
         Self { number, ..self }
     }
 }
 
-/// The identity of the storage of a pool of that name: see [`super::DiskPool`].
+/// The identity of the storage of a pool with that name: see [`super::DiskPool`].
 pub(super) fn storage(pool: &str) -> StorageId {
     StorageId::of(&format!("disk pool {pool}"))
 }
 
-/// Whose a claim is, in words.
+/// The volume of a claim, as text.
 pub(super) fn title(claim: &Claim) -> String {
     match name(claim) {
         Some(name) => format!("volume {name}"),
@@ -323,7 +324,7 @@ pub(super) fn title(claim: &Claim) -> String {
     }
 }
 
-/// The name of the volume that a claim is of, if its record can be read.
+/// The name of a claim's volume, if its record can be read.
 pub(super) fn name(claim: &Claim) -> Option<String> {
     record(claim).map(|record| record.name)
 }
@@ -337,10 +338,10 @@ pub(super) fn record(claim: &Claim) -> Option<Record> {
 }
 
 /// A volume whose record cannot be read.
-fn unread(pool: &str, identity: Identity, found: &ClaimState) -> PoolVolume {
+fn unreadable_volume(pool: &str, identity: Identity, found: &ClaimState) -> PoolVolume {
     let record = match found {
         ClaimState::Newer { version, .. } => Recorded::Newer(*version),
-        _ => Recorded::Broken(found.words()),
+        _ => Recorded::Broken(found.describe()),
     };
     let size = if let ClaimState::Damaged(damaged) = found { damaged.partition.unwrap_or_default() } else { 0 };
     PoolVolume {
@@ -355,8 +356,8 @@ fn unread(pool: &str, identity: Identity, found: &ClaimState) -> PoolVolume {
     }
 }
 
-/// A claim as a volume.
-pub(super) fn describe(pool: &str, claim: &Claim) -> PoolVolume {
+/// Converts a claim to a volume.
+pub(super) fn to_volume(pool: &str, claim: &Claim) -> PoolVolume {
     let guid = claim.identity.disk;
     let record = match std::str::from_utf8(&claim.record).map(Record::parse) {
         Ok(Tag::Record(record)) => Recorded::Here(record),
@@ -375,7 +376,7 @@ pub(super) fn describe(pool: &str, claim: &Claim) -> PoolVolume {
         }
         other => (guid.to_string(), other),
     };
-    // A copy of the record that is older is brought up to date before anything is done with the volume.
+    // An outdated copy of the record is repaired before the volume is used.
     let degraded: Vec<String> =
         claim.degraded.iter().filter(|what| **what != Degraded::Record).map(ToString::to_string).collect();
     let health = match degraded.is_empty() {

@@ -1,6 +1,7 @@
-//! Wiping the bytes of a deleted volume before its disk is free.
+//! Wipes the data of a deleted volume before its disk becomes free.
 //!
-//! How far it has come is noted in the record of the claim that is being released, so that a restart goes on from there.
+//! The progress is stored in the record of the claim that is being released, so that a restart continues from
+//! there.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,38 +17,39 @@ use crate::Record;
 use crate::record::Tag;
 
 const GIB: u64 = 1 << 30;
-/// The largest range that is wiped at once: between two, the process can end.
+/// The largest range that is wiped at once: the process can end between two of them.
 const CHUNK: u64 = GIB;
-/// How much is wiped between two notes in the record. Each is two flushed writes.
-const NOTE_EVERY: u64 = 64 * GIB;
+/// How much is wiped between two updates of the progress on the disk. Each update takes two flushed writes.
+const RECORD_EVERY: u64 = 64 * GIB;
 
 impl Inner {
-    /// The way in which a volume with this record is wiped: its class's, or else the pool's.
-    pub(super) fn way(&self, record: Option<&Record>) -> Wipe {
+    /// The mode in which a volume with this record is wiped: its class's, otherwise the pool's.
+    pub(super) fn wipe_mode(&self, record: Option<&Record>) -> Wipe {
         record.and_then(|record| record.wipe).unwrap_or(self.wipe)
     }
 
-    /// Wipes the volume's bytes, flushes that, and returns the claim as it stands on the disk then.
+    /// Wipes the volume's data, flushes the disk, and returns the current claim on it.
     pub(super) async fn wipe(
         self: &Arc<Self>,
         held: &Arc<dyn Held>,
         mut claim: Claim,
         progress: &Progress,
     ) -> Result<Claim> {
-        // A record that this version cannot read (it was begun by another one) says nothing: then the pool's way, from the
-        // beginning.
+        // A record that this version cannot read (the release was started by another version) is ignored:
+        // then the pool's mode applies, and the wipe starts from the beginning.
         let record = match std::str::from_utf8(&claim.record).map(Record::parse) {
             Ok(Tag::Record(record)) => Some(*record),
             _ => None,
         };
-        let way = self.way(record.as_ref());
-        if way != Wipe::None {
-            let mut discard = way == Wipe::Discard;
-            // Of a volume whose creation was given up, these are the bytes that it zeroed; nobody has used it. One that was
-            // zeroed to its end may have been given a filesystem since, of which its record does not tell.
+        let mode = self.wipe_mode(record.as_ref());
+        if mode != Wipe::None {
+            let mut discard = mode == Wipe::Discard;
+            // If the creation of a volume was given up, these are the bytes that the creation zeroed; the
+            // volume was never used. But a volume that was zeroed completely may have a filesystem since,
+            // which its record does not show.
             let zeroed = record.as_ref().map_or(0, |record| record.zeroed.saturating_mul(GIB));
             let mut done = if zeroed < claim.length { zeroed } else { 0 };
-            let mut noted = done;
+            let mut recorded = done;
             progress.total.store(claim.length, Ordering::Relaxed);
             progress.done.store(done, Ordering::Relaxed);
             while done < claim.length {
@@ -55,36 +57,36 @@ impl Inner {
                 let device = Arc::clone(held);
                 let discarded = blocking(move || match discard && device.discard(offset, length)? {
                     true => Ok(true),
-                    // The way is a promise: what cannot be discarded is zeroed.
+                    // The mode is a promise: what cannot be discarded is zeroed.
                     false => device.zero(offset, length).map(|()| false),
                 });
                 discard = discarded.await?;
                 done += length;
                 progress.done.store(done, Ordering::Relaxed);
-                // That a range was discarded is not noted: the way may be another after a restart.
+                // Discarded ranges are not recorded, because the mode may differ after a restart.
                 if let Some(record) = &record
-                    && way == Wipe::Zero
-                    && done - noted >= NOTE_EVERY
+                    && mode == Wipe::Zero
+                    && done - recorded >= RECORD_EVERY
                     && done < claim.length
                 {
                     let text = record.zeroed(done / GIB).to_string();
                     let (inner, device) = (Arc::clone(self), Arc::clone(held));
                     claim = blocking(move || {
                         flush(&*device, done)?;
-                        let noted = claim::set_record(&Any(&*device), &claim, text.as_bytes());
-                        noted.map_err(|error| inner.explain(&error))
+                        let recorded = claim::set_record(&Any(&*device), &claim, text.as_bytes());
+                        recorded.map_err(|error| inner.explain(&error))
                     })
                     .await?;
-                    noted = done;
+                    recorded = done;
                 }
             }
         }
         let (device, length) = (Arc::clone(held), claim.length);
         blocking(move || {
-            // Where a disk may still show what lay there, a signature would keep it from being free.
-            if way != Wipe::Zero {
+            // If the disk still returns the old contents, a signature would keep it from being free.
+            if mode != Wipe::Zero {
                 for (at, length) in signature_places(length) {
-                    device.zero(super::carve::VOLUME_OFFSET + at, length)?;
+                    device.zero(super::create::VOLUME_OFFSET + at, length)?;
                 }
             }
             flush(&*device, length)
@@ -94,7 +96,7 @@ impl Inner {
     }
 }
 
-/// Flushes the disk. `done`: so many bytes were wiped.
+/// Flushes the disk. `done`: how many bytes were wiped.
 fn flush(device: &dyn Held, done: u64) -> Result<()> {
     if quarry_fault::disabled("wipe-flush") {
         return Ok(());

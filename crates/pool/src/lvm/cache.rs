@@ -1,12 +1,14 @@
-//! The one cached report of a volume group, and how it is known to be true.
+//! The cached report of a volume group, and how its validity is checked.
 //!
-//! A report is dropped when we change the volume group ourselves, and when a disk comes or goes. Before an answer older
-//! than [`FRESH`] is used, or when the kernel told of any block device since, the metadata headers of the physical
-//! volumes are compared with those that the report saw: one small read a disk, no lvm process. Every commit of lvm
-//! changes them. So an idle node runs no lvm at all, and a change made by hand shows in the next answer.
+//! A report is dropped when Quarry changes the volume group, and when a disk appears or disappears. If the
+//! report is older than [`FRESH`], or the kernel has reported an event of any block device since, the
+//! metadata headers of the physical volumes are compared with those at the time of the report before it is
+//! used: one small read per disk, and no lvm process. Every commit of lvm changes them. So an idle node runs
+//! no lvm at all, and a change made by hand shows in the next answer.
 //!
-//! A disk that does not answer makes its own volume group unreadable, and nothing else: each is asked on one thread, one
-//! comparison is under way at a time, and while a disk is silent no lvm is started that would hang on it as well.
+//! An unresponsive disk makes its own volume group unreadable, and nothing else: each disk is read in one
+//! thread, there is one comparison at a time, and as long as a disk is unresponsive, no lvm is started,
+//! because it would hang as well.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,37 +19,38 @@ use quarry_lvm::{Locator, Lookup, VolumeGroup};
 use quarry_volume::StorageId;
 
 use super::disks::{Fingerprints, LvmDisks};
-use super::lost::{Lost, Search};
-use crate::{SilentDisk, Uevents};
+use super::lost::{LostVolumes, Search};
+use crate::{Uevents, UnresponsiveDisk};
 
-/// For how long an answer is used without a look at the disks: less than the time between two looks of those who wait
-/// for changes from outside, so that each look sees them.
+/// How long a report is used without reading the disks. This is less than the interval at which the node
+/// checks for changes from outside, so that each check sees them.
 const FRESH: Duration = Duration::from_secs(4);
-/// How often a report is repeated because the disks changed while it was made.
+/// How often a report is repeated because the disks changed in the meantime.
 const TRIES: usize = 5;
 
-/// What a report said.
+/// The result of a report.
 #[derive(Clone, Debug)]
 pub(crate) enum View {
-    /// The volume group, completely, and the number of the report: another one where anything may be different.
+    /// The complete volume group, and the number of the report, which is different whenever anything may have
+    /// changed.
     Found(Arc<VolumeGroup>, u64),
-    /// It cannot be used, and why.
+    /// The volume group cannot be used, with the reason.
     Absent(String),
 }
 
 #[derive(Clone)]
 struct CachedReport {
     view: View,
-    /// What the disks said before the report was made.
+    /// The headers on the disks before the report.
     fingerprints: Fingerprints,
     /// [`State::changes`] at that time.
     changes: u64,
-    /// [`Uevents::heard`] at that time, or when the fingerprints were compared last.
-    heard: (u64, u64),
-    /// When the fingerprints were last known to be right.
+    /// [`Uevents::counts`] at that time, or at the last comparison of the fingerprints.
+    counts: (u64, u64),
+    /// When the fingerprints were last known to match.
     checked: Instant,
     /// The physical volumes that the report did not find.
-    lost: Option<Lost>,
+    lost: Option<LostVolumes>,
 }
 
 impl CachedReport {
@@ -59,19 +62,19 @@ impl CachedReport {
 #[derive(Default)]
 struct State {
     seen: Option<CachedReport>,
-    /// Counts our own changes of the volume group.
+    /// Counts Quarry's own changes of the volume group.
     changes: u64,
     /// Counts the reports.
     reports: u64,
-    /// The identity of the volume group that was seen last.
+    /// The identity of the volume group that was last seen.
     storage: Option<StorageId>,
 }
 
-/// What memory alone says.
-enum Glance {
+/// The answer from memory alone.
+enum CacheCheck {
     /// This is the answer.
-    Told(View),
-    /// This, if the disks still say the same.
+    Answer(View),
+    /// This is the answer if the fingerprints still match.
     Compare(Box<CachedReport>),
 }
 
@@ -83,10 +86,10 @@ pub(crate) struct Cache {
     disks: LvmDisks,
     search: Search,
     state: Mutex<State>,
-    /// Held while the fingerprints are compared: callers that come meanwhile wait for that one comparison.
+    /// Held while the fingerprints are compared: concurrent callers wait for that comparison.
     comparing: tokio::sync::Mutex<()>,
-    /// Held while a report is made: callers that come meanwhile share it. Holds when and why the last one failed.
-    asking: Arc<tokio::sync::Mutex<Option<(Instant, View)>>>,
+    /// Held during a report: concurrent callers share it. Contains when and why the last one failed.
+    reporting: Arc<tokio::sync::Mutex<Option<(Instant, View)>>>,
 }
 
 impl Cache {
@@ -99,7 +102,7 @@ impl Cache {
             search: Search::default(),
             state: Mutex::default(),
             comparing: tokio::sync::Mutex::default(),
-            asking: Arc::default(),
+            reporting: Arc::default(),
         })
     }
 
@@ -111,125 +114,125 @@ impl Cache {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that the volume group is about to be changed, or was changed, by us.
+    /// Records that Quarry is about to change the volume group, or has changed it.
     pub(crate) fn invalidate(&self) {
         self.state().changes += 1;
     }
 
-    /// The volume group as it is: from memory where that is known to be true, else from lvm.
+    /// The current volume group: from memory if that is known to be valid, otherwise from lvm.
     pub(crate) async fn view(self: &Arc<Self>) -> View {
         let came = Instant::now();
-        if let Some(view) = self.remembered().await {
+        if let Some(view) = self.cached().await {
             return view;
         }
-        let mut last_failure = Arc::clone(&self.asking).lock_owned().await;
-        if let Some(view) = self.remembered().await {
+        let mut last_failure = Arc::clone(&self.reporting).lock_owned().await;
+        if let Some(view) = self.cached().await {
             return view;
         }
-        // Nobody waits for a second report that may hang as the first one did.
+        // Do not wait for a second report, which may hang like the first one.
         if let Some((_, view)) = last_failure.as_ref().filter(|(failed, _)| *failed >= came) {
             return view.clone();
         }
-        // A task of its own: a caller that gives up must not leave a process behind that the next one does not know of,
-        // or a report that hangs would be started once by every caller.
+        // A separate task: if a caller that gives up left an unknown process behind, every caller would start
+        // another report that hangs.
         let cache = Arc::clone(self);
         let asked = tokio::spawn(async move {
-            let answer = cache.ask().await;
+            let answer = cache.report().await;
             *last_failure = answer.as_ref().err().map(|view| (Instant::now(), view.clone()));
             answer.unwrap_or_else(|view| view)
         });
         asked.await.unwrap_or_else(|error| View::Absent(format!("reading the report panicked ({error})")))
     }
 
-    /// What is known without asking lvm: the remembered view, if it is known to be true, or that a disk is silent.
-    pub(crate) async fn remembered(&self) -> Option<View> {
-        match self.glance()? {
-            Glance::Told(view) => return Some(view),
-            Glance::Compare(_) => {}
+    /// The answer without lvm: the cached view, if it is known to be valid, or that a disk is unresponsive.
+    pub(crate) async fn cached(&self) -> Option<View> {
+        match self.check_cache()? {
+            CacheCheck::Answer(view) => return Some(view),
+            CacheCheck::Compare(_) => {}
         }
-        let _turn = self.comparing.lock().await;
-        match self.glance()? {
-            Glance::Told(view) => Some(view),
-            Glance::Compare(seen) => self.compare(*seen).await,
+        let _guard = self.comparing.lock().await;
+        match self.check_cache()? {
+            CacheCheck::Answer(view) => Some(view),
+            CacheCheck::Compare(seen) => self.compare(*seen).await,
         }
     }
 
-    /// What memory says, without a look at the disks; `None`: the report itself is old.
-    fn glance(&self) -> Option<Glance> {
-        let heard = self.uevents.heard();
+    /// The answer from memory, without reading the disks. `None`: the report itself is outdated.
+    fn check_cache(&self) -> Option<CacheCheck> {
+        let counts = self.uevents.counts();
         let state = self.state();
         let seen = state.seen.as_ref()?;
-        // lvm would hang on it too.
-        if let Some(silent) = self.disks.overdue(&seen.devices()) {
-            return Some(Glance::Told(self.silent_view(&silent)));
+        // lvm would hang on it, too.
+        if let Some(unresponsive) = self.disks.overdue(&seen.devices()) {
+            return Some(CacheCheck::Answer(self.unresponsive_view(&unresponsive)));
         }
-        // A disk that came or went, or our own change.
-        if seen.changes != state.changes || seen.heard.1 != heard.1 {
+        // A disk appeared or disappeared, or Quarry made a change.
+        if seen.changes != state.changes || seen.counts.1 != counts.1 {
             return None;
         }
         let young = seen.checked.elapsed() < FRESH;
-        if young && seen.heard == heard {
-            return Some(Glance::Told(seen.view.clone()));
+        if young && seen.counts == counts {
+            return Some(CacheCheck::Answer(seen.view.clone()));
         }
         match &seen.view {
-            // There is nothing to compare: what is not there may have come.
+            // There are no fingerprints to compare, and the missing group may have appeared.
             View::Absent(_) => None,
-            View::Found(..) => Some(Glance::Compare(Box::new(seen.clone()))),
+            View::Found(..) => Some(CacheCheck::Compare(Box::new(seen.clone()))),
         }
     }
 
-    /// Compares what the disks say with what they said when the report was made.
+    /// Compares the fingerprints of the disks with those at the time of the report.
     async fn compare(&self, seen: CachedReport) -> Option<View> {
-        let (heard, began) = (self.uevents.heard(), Instant::now());
+        let (counts, began) = (self.uevents.counts(), Instant::now());
         let now = match self.disks.fingerprints(seen.devices()).await {
             Ok(now) => now,
-            Err(silent) => return Some(self.silent_view(&silent)),
+            Err(unresponsive) => return Some(self.unresponsive_view(&unresponsive)),
         };
         if now != seen.fingerprints || now.iter().any(|(_, fingerprint)| fingerprint.is_none()) {
             return None;
         }
         if let (Some(lost), View::Found(group, _)) = (&seen.lost, &seen.view)
-            && lost.may_be_back(group, &self.search, &self.disks, heard).await
+            && lost.may_have_returned(group, &self.search, &self.disks, counts).await
         {
             return None;
         }
         let mut state = self.state();
         if let Some(same) = state.seen.as_mut().filter(|same| same.fingerprints == seen.fingerprints) {
             same.checked = began;
-            same.heard = heard;
+            same.counts = counts;
         }
         Some(seen.view)
     }
 
-    fn silent_view(&self, silent: &SilentDisk) -> View {
-        View::Absent(format!("volume group {} cannot be read: {silent}", self.group))
+    fn unresponsive_view(&self, unresponsive: &UnresponsiveDisk) -> View {
+        View::Absent(format!("volume group {} cannot be read: {unresponsive}", self.group))
     }
 
-    /// Flushes the disks that carry the volume group's metadata.
-    pub(crate) async fn flush(&self, group: &VolumeGroup) -> Vec<(PathBuf, Result<io::Result<()>, SilentDisk>)> {
+    /// Flushes the disks with the volume group's metadata.
+    pub(crate) async fn flush(&self, group: &VolumeGroup) -> Vec<(PathBuf, Result<io::Result<()>, UnresponsiveDisk>)> {
         self.disks.flush(group.metadata_devices()).await
     }
 
-    /// The disks of the volume group, as far as it was ever seen, that have not answered for at least `age`.
-    pub(crate) fn silent(&self, age: Duration) -> Vec<SilentDisk> {
+    /// The disks of the volume group, as last seen, that have not answered for at least `age`.
+    pub(crate) fn unresponsive(&self, age: Duration) -> Vec<UnresponsiveDisk> {
         let devices = self.state().seen.as_ref().map(CachedReport::devices).unwrap_or_default();
-        self.disks.silent(&devices, age)
+        self.disks.unresponsive(&devices, age)
     }
 
-    /// The first of them that takes longer than a healthy disk does.
-    pub(crate) fn overdue(&self) -> Option<SilentDisk> {
+    /// The first of them that takes longer than a healthy disk.
+    pub(crate) fn overdue(&self) -> Option<UnresponsiveDisk> {
         let devices = self.state().seen.as_ref().map(CachedReport::devices).unwrap_or_default();
         self.disks.overdue(&devices)
     }
 
-    /// The identity of the volume group that was seen last, whether it is still there or not.
+    /// The identity of the volume group that was last seen, even if it is gone now.
     pub(crate) fn last_storage(&self) -> Option<StorageId> {
         self.state().storage.clone()
     }
 
-    /// Asks lvm. The headers are read before it is asked, so that what changes meanwhile is noticed next time.
-    /// What is no answer, and so is not remembered, comes as an error.
-    async fn ask(&self) -> Result<View, View> {
+    /// Runs lvm. The headers are read first, so that a change during the report is noticed by the next call.
+    /// A result that must not be cached is returned as an error.
+    async fn report(&self) -> Result<View, View> {
         let (mut devices, lost) = {
             let state = self.state();
             let seen = state.seen.as_ref();
@@ -237,11 +240,11 @@ impl Cache {
         };
         for _ in 0..TRIES {
             let changes = self.state().changes;
-            let heard = self.uevents.heard();
+            let counts = self.uevents.counts();
             let checked = Instant::now();
             let read = self.disks.fingerprints(devices.clone()).await;
-            let before = read.map_err(|silent| self.silent_view(&silent))?;
-            let view = match self.locator.report(heard.1).await {
+            let before = read.map_err(|unresponsive| self.unresponsive_view(&unresponsive))?;
+            let view = match self.locator.report(counts.1).await {
                 Ok(Lookup::Found(group)) => {
                     let mut state = self.state();
                     state.reports += 1;
@@ -255,14 +258,14 @@ impl Cache {
                 Ok(Lookup::Unreadable(why)) => {
                     View::Absent(format!("volume group {} cannot be read: {why}", self.group))
                 }
-                // Not remembered: the next question asks again.
+                // Not cached: the next call asks again.
                 Err(error) => {
                     return Err(View::Absent(format!("volume group {} cannot be read: {error}", self.group)));
                 }
             };
             let View::Found(group, _) = &view else {
                 let seen =
-                    CachedReport { view: view.clone(), fingerprints: Vec::new(), changes, heard, checked, lost: None };
+                    CachedReport { view: view.clone(), fingerprints: Vec::new(), changes, counts, checked, lost: None };
                 self.state().seen = Some(seen);
                 return Ok(view);
             };
@@ -270,8 +273,8 @@ impl Cache {
             let same = found == devices;
             devices = found;
             if same {
-                let lost = Lost::of(group, &self.search, &self.disks, heard, lost.as_ref()).await;
-                let seen = CachedReport { view: view.clone(), fingerprints: before, changes, heard, checked, lost };
+                let lost = LostVolumes::of(group, &self.search, &self.disks, counts, lost.as_ref()).await;
+                let seen = CachedReport { view: view.clone(), fingerprints: before, changes, counts, checked, lost };
                 self.state().seen = Some(seen);
                 return Ok(view);
             }

@@ -1,7 +1,8 @@
-//! The device of a logical volume, by the kernel's own word.
+//! The device of a logical volume, according to the kernel.
 //!
-//! Device-mapper devices carry the UUIDs of their volume group and logical volume in sysfs. That is looked at each time,
-//! since activation is not a matter of LVM's metadata: no report is asked, and none can be out of date.
+//! Device-mapper devices have the UUIDs of their volume group and logical volume in sysfs. Those are read
+//! each time, because activation is not part of LVM's metadata. So no report is needed, and nothing can be
+//! out of date.
 
 use std::fs;
 use std::io;
@@ -11,20 +12,20 @@ use std::path::{Path, PathBuf};
 use quarry_lvm::hyphenated;
 use quarry_volume::StorageId;
 
-/// An active logical volume, by the kernel's word alone.
+/// An active logical volume, according to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Active {
-    /// The logical volume's UUID, as lvm writes it.
+    /// The UUID of the logical volume, with lvm's hyphens.
     pub uuid: String,
     /// The node of its device.
     pub node: PathBuf,
 }
 
-/// Finds the active logical volume of that name in the volume group whose identity gives that storage. This works while
-/// the volume group cannot be read, was renamed, or does not have the volume any more.
+/// Finds the active logical volume with that name in the volume group with that storage identity. This also
+/// works if the volume group cannot be read, was renamed, or no longer has the volume.
 ///
 /// # Errors
-/// sysfs cannot be read, or the device is there and no right node is.
+/// sysfs cannot be read, or the device exists without a valid node.
 pub fn active(storage: &StorageId, name: &str) -> io::Result<Option<Active>> {
     active_in(Path::new("/sys/block"), storage, name)
 }
@@ -45,7 +46,8 @@ fn active_in(block: &Path, storage: &StorageId, name: &str) -> io::Result<Option
     Ok(None)
 }
 
-/// The name of the logical volume in a device-mapper name: hyphens doubled, a single one between group and volume.
+/// The name of the logical volume in a device-mapper name: hyphens are doubled, with a single one between
+/// group and volume.
 fn logical_name(mapped: &str) -> Option<String> {
     let single = |(at, _): &(usize, char)| {
         let around = |at: usize| mapped.as_bytes().get(at) == Some(&b'-');
@@ -58,16 +60,16 @@ fn logical_name(mapped: &str) -> Option<String> {
 
 /// Finds the node of the active logical volume with these UUIDs. `None`: it is not active.
 ///
-/// It is the kernel's own `/dev/dm-N`, which devtmpfs always has, under its name in `/dev/mapper` where that is a link to
-/// it: one node for all, because the lock that tells of an orphaned mkfs lies on the node. Only where `/dev` is not a
-/// devtmpfs it may be a node that lvm made under `/dev/mapper`. Each is believed only if it is a block device with the
-/// number that sysfs gives.
+/// The node is the kernel's own `/dev/dm-N`, which devtmpfs always has, by its name in `/dev/mapper` if that
+/// is a link to it. It must always be the same node, because the lock that shows an orphaned mkfs is on the
+/// node. Only if `/dev` is not a devtmpfs, it may be a node that lvm made under `/dev/mapper`. A node is used
+/// only if it is a block device with the number from sysfs.
 ///
-/// A device without a byte has no table: an lvm that was killed had made it, and had not yet said what it consists of. It
-/// is not active, and lvm, told to activate the volume, gives it its table.
+/// A device with size 0 has no table: an lvm that was killed had created it, but not loaded its table. It is
+/// not active, and lvm loads its table when it activates the volume.
 ///
 /// # Errors
-/// sysfs cannot be read, or the device is there and no right node is.
+/// sysfs cannot be read, or the device exists without a valid node.
 pub(crate) fn find(group_uuid: &str, volume_uuid: &str) -> io::Result<Option<PathBuf>> {
     find_in(Path::new("/sys/block"), group_uuid, volume_uuid)
 }
@@ -77,7 +79,7 @@ fn find_in(block: &Path, group_uuid: &str, volume_uuid: &str) -> io::Result<Opti
     let wanted = format!("LVM-{}{}", plain(group_uuid), plain(volume_uuid));
     for entry in fs::read_dir(block)? {
         let folder = entry?.path();
-        // A device may go while we look: then it is not the one.
+        // A device may disappear during the search; then it is not the one.
         if fs::read_to_string(folder.join("dm/uuid")).is_ok_and(|uuid| uuid.trim() == wanted) {
             return node(&folder);
         }
@@ -85,7 +87,7 @@ fn find_in(block: &Path, group_uuid: &str, volume_uuid: &str) -> io::Result<Opti
     Ok(None)
 }
 
-/// The node of the device that has that folder in sysfs; `None` if it has no table.
+/// The node of the device with that folder in sysfs; `None` if it has no table.
 fn node(folder: &Path) -> io::Result<Option<PathBuf>> {
     let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
     if read("size")? == "0" {
@@ -96,7 +98,7 @@ fn node(folder: &Path) -> io::Result<Option<PathBuf>> {
     let (named, own) = (Path::new("/dev/mapper").join(mapped), Path::new("/dev").join(name));
     let linked = fs::canonicalize(&named).is_ok_and(|target| target == own);
     let candidates = if linked { [named, own] } else { [own, named] };
-    match candidates.into_iter().find(|path| is(path, &number)) {
+    match candidates.into_iter().find(|path| is_node_of(path, &number)) {
         Some(path) => Ok(Some(path)),
         None => Err(io::Error::other(format!(
             "the kernel has {} ({number}), but neither /dev/mapper nor /dev has a node for it: is the host's /dev \
@@ -106,8 +108,8 @@ fn node(folder: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
-/// The UUID, with lvm's hyphens, of the active logical volume of that name, if it is one whole device of `size` bytes that
-/// belongs to the volume group with that UUID. `None` where the kernel's word does not prove all of that.
+/// The UUID, with lvm's hyphens, of the active logical volume with that name, if it is a complete device of
+/// `size` bytes in the volume group with that UUID. `None` if the kernel's facts do not prove all of that.
 pub(crate) fn uuid_of(group: &str, group_uuid: &str, volume: &str, size: u64) -> Option<String> {
     uuid_in(Path::new("/sys/block"), group, group_uuid, volume, size)
 }
@@ -121,7 +123,7 @@ fn uuid_in(block: &Path, group: &str, group_uuid: &str, volume: &str, size: u64)
         if read("dm/name").is_none_or(|name| name != mapped) {
             continue;
         }
-        // The kernel counts in sectors of 512 bytes, whatever the disk's own are.
+        // The kernel counts in sectors of 512 bytes, whatever the disk's own size is.
         let bytes = read("size")?.parse::<u64>().ok()?.checked_mul(512)?;
         let uuid = read("dm/uuid")?;
         let plain = uuid.strip_prefix(&prefix)?;
@@ -131,7 +133,7 @@ fn uuid_in(block: &Path, group: &str, group_uuid: &str, volume: &str, size: u64)
     None
 }
 
-fn is(path: &Path, number: &str) -> bool {
+fn is_node_of(path: &Path, number: &str) -> bool {
     fs::metadata(path).is_ok_and(|metadata| {
         let rdev = metadata.rdev();
         metadata.file_type().is_block_device()
@@ -147,7 +149,7 @@ mod tests {
     const PLAIN: &str = "Zr3Ot2MsTUyPvW5TtdgaYNWeYTvP8EJtABCDEFghijKLMNopqrSTUVwxyz012345";
     const VOLUME: &str = "ABCDEF-ghij-KLMN-opqr-STUV-wxyz-012345";
 
-    /// A device as sysfs shows it.
+    /// A device as in sysfs.
     fn device(block: &Path, node: &str, name: &str, uuid: &str, sectors: u64) {
         let folder = block.join(node);
         fs::create_dir_all(folder.join("dm")).unwrap();
@@ -162,7 +164,7 @@ mod tests {
         let block = tempfile::tempdir().unwrap();
         device(block.path(), "dm-777777", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 0);
         assert_eq!(find_in(block.path(), GROUP, VOLUME).unwrap(), None);
-        // With a table it is active, and has to have a node.
+        // With a table it is active, and must have a node.
         device(block.path(), "dm-777777", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 8192);
         let error = find_in(block.path(), GROUP, VOLUME).unwrap_err();
         assert!(error.to_string().contains("neither /dev/mapper nor /dev has a node for it"), "{error}");
@@ -170,13 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn an_active_volume_is_found_by_its_identifier() {
+    fn an_active_volume_is_found_by_its_id() {
         let block = tempfile::tempdir().unwrap();
         device(block.path(), "dm-0", "vg--0-other", &format!("LVM-{PLAIN}"), 8192);
         device(block.path(), "dm-777777", "renamed--group-pvc--1", &format!("LVM-{PLAIN}"), 8192);
         device(block.path(), "dm-2", "vg--0-pvc--1--layer", &format!("LVM-{PLAIN}-real"), 8192);
         let storage = StorageId::of(GROUP);
-        // The error says that it has no node in this test: so it was found.
+        // The error says that it has no node, which proves that it was found.
         let error = active_in(block.path(), &storage, "pvc-1").unwrap_err();
         assert!(error.to_string().contains("dm-777777"), "{error}");
         assert_eq!(active_in(block.path(), &storage, "pvc-2").unwrap(), None);
@@ -185,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn device_mapper_names_are_taken_apart_as_they_were_made() {
+    fn device_mapper_names_round_trip() {
         for (group, volume) in [("vg0", "a"), ("vg-0", "a"), ("vg-", "a-b"), ("a--b", "pvc-6f0c-1"), ("v", "a--b-")] {
             let mapped = quarry_lvm::mapper_path(group, volume);
             let mapped = mapped.file_name().and_then(|name| name.to_str()).unwrap();
@@ -196,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uuid_is_believed_of_the_whole_volume_alone() {
+    fn a_uuid_is_used_only_for_the_complete_volume() {
         let block = tempfile::tempdir().unwrap();
         device(block.path(), "dm-0", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 8192);
         device(block.path(), "dm-1", "vg--0-layered", &format!("LVM-{PLAIN}-real"), 8192);
@@ -204,9 +206,9 @@ mod tests {
         fs::create_dir(block.path().join("vda")).unwrap();
         let found = |volume: &str, size: u64| uuid_in(block.path(), "vg-0", GROUP, volume, size);
         assert_eq!(found("pvc-1", 4 << 20).unwrap(), VOLUME);
-        assert_eq!(found("pvc-1", 8 << 20), None, "of another size");
+        assert_eq!(found("pvc-1", 8 << 20), None, "another size");
         assert_eq!(found("layered", 4 << 20), None, "a layer of a volume");
-        assert_eq!(found("other", 4 << 20), None, "of another volume group");
+        assert_eq!(found("other", 4 << 20), None, "another volume group");
         assert_eq!(found("none", 4 << 20), None);
     }
 }

@@ -1,4 +1,4 @@
-//! The physical volumes below a volume group: each is asked on one thread at most, and for a while at most.
+//! The physical volumes below volume groups. Each is accessed in at most one thread, with a time limit.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use crate::SilentDisk;
-use crate::threads::{DiskThreads, NOTEWORTHY, PATIENCE};
+use crate::UnresponsiveDisk;
+use crate::threads::{DiskThreads, PATIENCE, REPORT_AFTER};
 
-/// What is asked of a device. Every function may block forever; tests put doubles in their place.
+/// The operations on a device. Every function may block forever; tests use doubles.
 pub(super) trait DiskIo: Send + Sync {
     /// See [`quarry_lvm::metadata_fingerprint`].
     fn fingerprint(&self, device: &Path) -> io::Result<[u8; 32]>;
@@ -37,7 +37,8 @@ impl DiskIo for HostIo {
     }
 }
 
-/// The metadata headers of some devices; one that cannot be read has none, and equals nothing.
+/// The fingerprints of some devices' metadata headers. An unreadable device has `None`, which matches
+/// nothing.
 pub(super) type Fingerprints = Vec<(PathBuf, Option<[u8; 32]>)>;
 
 /// The devices of all volume groups of this host. Cheap to clone; all clones share the threads.
@@ -61,47 +62,52 @@ impl LvmDisks {
     /// Reads the metadata headers of all these devices at once.
     ///
     /// # Errors
-    /// One of them is silent.
-    pub(super) async fn fingerprints(&self, devices: Vec<PathBuf>) -> Result<Fingerprints, SilentDisk> {
+    /// One of them is unresponsive.
+    pub(super) async fn fingerprints(&self, devices: Vec<PathBuf>) -> Result<Fingerprints, UnresponsiveDisk> {
         let read = self.ask_all(devices, "read", |io, device| io.fingerprint(device)).await;
         read.into_iter().map(|(device, answer)| Ok((device, answer?.ok()))).collect()
     }
 
     /// Flushes the caches of all these devices at once.
-    pub(super) async fn flush(&self, devices: Vec<PathBuf>) -> Vec<(PathBuf, Result<io::Result<()>, SilentDisk>)> {
+    pub(super) async fn flush(
+        &self,
+        devices: Vec<PathBuf>,
+    ) -> Vec<(PathBuf, Result<io::Result<()>, UnresponsiveDisk>)> {
         self.ask_all(devices, "flush", |io, device| io.flush(device)).await
     }
 
-    /// Reads the labels of all these devices at once; one that does not answer soon counts as one that cannot be read.
+    /// Reads the labels of all these devices at once. A device that does not answer soon counts as
+    /// unreadable.
     pub(super) async fn labels(&self, devices: Vec<PathBuf>) -> Vec<(PathBuf, io::Result<Option<String>>)> {
-        let read = self.within(NOTEWORTHY).ask_all(devices, "read", |io, device| io.label_uuid(device)).await;
-        let flat =
-            |answer: Result<io::Result<_>, SilentDisk>| answer.unwrap_or_else(|silent| Err(io::Error::other(silent)));
+        let read = self.with_patience(REPORT_AFTER).ask_all(devices, "read", |io, device| io.label_uuid(device)).await;
+        let flat = |answer: Result<io::Result<_>, UnresponsiveDisk>| {
+            answer.unwrap_or_else(|unresponsive| Err(io::Error::other(unresponsive)))
+        };
         read.into_iter().map(|(device, answer)| (device, flat(answer))).collect()
     }
 
-    /// The same disks, for one who has less patience.
-    fn within(&self, patience: Duration) -> Self {
-        Self { io: Arc::clone(&self.io), threads: self.threads.within(patience) }
+    /// The same disks, with a shorter time limit.
+    fn with_patience(&self, patience: Duration) -> Self {
+        Self { io: Arc::clone(&self.io), threads: self.threads.with_patience(patience) }
     }
 
     /// Those of these devices that have not answered for at least `age`.
-    pub(super) fn silent(&self, devices: &[PathBuf], age: Duration) -> Vec<SilentDisk> {
-        self.threads.silent_among(devices, age)
+    pub(super) fn unresponsive(&self, devices: &[PathBuf], age: Duration) -> Vec<UnresponsiveDisk> {
+        self.threads.unresponsive_among(devices, age)
     }
 
-    /// The same of those that have not answered for longer than a healthy disk takes.
-    pub(super) fn overdue(&self, devices: &[PathBuf]) -> Option<SilentDisk> {
-        self.silent(devices, self.threads.patience).into_iter().next()
+    /// The first of these devices that has not answered for longer than a healthy disk takes.
+    pub(super) fn overdue(&self, devices: &[PathBuf]) -> Option<UnresponsiveDisk> {
+        self.unresponsive(devices, self.threads.patience).into_iter().next()
     }
 
-    /// Asks all devices the same at once; the answers come in the order of the devices.
+    /// Sends the same request to all devices at once, and returns the answers in the order of the devices.
     async fn ask_all<T: Send + 'static>(
         &self,
         devices: Vec<PathBuf>,
         request: &'static str,
         work: fn(&dyn DiskIo, &Path) -> io::Result<T>,
-    ) -> Vec<(PathBuf, Result<io::Result<T>, SilentDisk>)> {
+    ) -> Vec<(PathBuf, Result<io::Result<T>, UnresponsiveDisk>)> {
         let mut asked = JoinSet::new();
         for (index, device) in devices.into_iter().enumerate() {
             let (io, threads, of) = (Arc::clone(&self.io), self.threads.clone(), device.clone());
@@ -123,7 +129,7 @@ pub(super) mod double {
 
     use super::*;
 
-    /// Devices in memory: each has a fingerprint, perhaps a label, and may hang or fail.
+    /// Devices in memory: each has a fingerprint, may have a label, and may hang or fail.
     #[derive(Default)]
     pub(crate) struct FakeDisks {
         state: Mutex<State>,
@@ -136,10 +142,10 @@ pub(super) mod double {
         pub(crate) failing: HashSet<PathBuf>,
         pub(crate) generations: HashMap<PathBuf, u8>,
         pub(crate) labels: HashMap<PathBuf, String>,
-        /// Every request that was begun: what, and of which device.
+        /// Every request that was started: its kind and its device.
         pub(crate) begun: Vec<(&'static str, PathBuf)>,
-        /// How many requests are under way now.
-        pub(crate) under_way: usize,
+        /// The number of running requests.
+        pub(crate) running: usize,
     }
 
     impl FakeDisks {
@@ -152,9 +158,9 @@ pub(super) mod double {
         fn serve<T>(&self, request: &'static str, device: &Path, answer: impl FnOnce(&State) -> T) -> io::Result<T> {
             let mut state = self.state.lock().unwrap();
             state.begun.push((request, device.to_owned()));
-            state.under_way += 1;
+            state.running += 1;
             let mut state = self.healed.wait_while(state, |state| state.hanging.contains(device)).unwrap();
-            state.under_way -= 1;
+            state.running -= 1;
             if state.failing.contains(device) {
                 return Err(io::Error::from_raw_os_error(nix::libc::EIO));
             }

@@ -1,8 +1,8 @@
-//! Looks for a volume outside its own volume group, before any call answers that it does not exist.
+//! Searches for a volume outside its own volume group, before a call reports that it does not exist.
 //!
-//! An operator may have made a part of another volume of it, or may have taken its disks to another volume group. The
-//! kernel knows what is active, and lvm is asked about every volume group of the host: that reads every disk, so it is
-//! done for nothing but this, and once for all who ask at the same time.
+//! An operator may have made it a part of another volume, or moved its disks to another volume group. The
+//! kernel knows which volumes are active, and lvm reports every volume group of the host. That reads every
+//! disk, so it is done only for this purpose, and once for all concurrent callers.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -15,10 +15,10 @@ use tokio::sync::Mutex;
 use super::{LvmPool, device, volume};
 use crate::PoolVolume;
 
-/// What a search found, or why it failed.
+/// The result of a search, or why it failed.
 type Groups = Result<Arc<Vec<VolumeGroup>>, String>;
 
-/// When the last search of this process began, and what it found. Held while one is under way.
+/// When the last search of this process started, and its result. Held during a search.
 static SEARCH: Mutex<Option<(Instant, Groups)>> = Mutex::const_new(None);
 
 impl LvmPool {
@@ -26,7 +26,7 @@ impl LvmPool {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers the names of volumes that a report has.
+    /// Remembers the names of the volumes in a report.
     pub(super) fn remember(&self, volumes: &[PoolVolume]) {
         self.seen().extend(volumes.iter().map(|volume| volume.name.clone()));
     }
@@ -36,13 +36,14 @@ impl LvmPool {
         self.seen().remove(name);
     }
 
-    /// Makes sure that a name which the volume group does not have can be given to a new volume. One that this process has
-    /// seen there, and has not removed, may lie elsewhere: a second volume of that name would have the same identifier.
-    pub(super) async fn is_unused(&self, name: &str) -> Result<()> {
+    /// Checks that a name which the volume group does not have can be used for a new volume. A volume that
+    /// this process has seen there, and has not removed, may be elsewhere: a second volume with that name
+    /// would have the same ID.
+    pub(super) async fn check_unused(&self, name: &str) -> Result<()> {
         if !self.seen().contains(name) {
             return Ok(());
         }
-        match self.find_elsewhere(name).await? {
+        match self.search_elsewhere(name).await? {
             Some(place) => Err(Error::unavailable(format!("pool {}: volume {name} still exists: {place}", self.name))),
             None => {
                 self.forget(name);
@@ -51,8 +52,8 @@ impl LvmPool {
         }
     }
 
-    /// See [`crate::Pool::elsewhere`].
-    pub(super) async fn find_elsewhere(&self, name: &str) -> Result<Option<String>> {
+    /// See [`crate::Pool::find_elsewhere`].
+    pub(super) async fn search_elsewhere(&self, name: &str) -> Result<Option<String>> {
         let group = self.group().await?;
         if let Some(part) = volume::hidden(&group, name) {
             return Ok(Some(format!(
@@ -90,37 +91,40 @@ impl LvmPool {
     }
 }
 
-/// The logical volume that carries the record of that volume, in another volume group than that one.
+/// The logical volume with the record of that volume, in a volume group other than `own`.
 fn in_groups(groups: &[VolumeGroup], own: &str, name: &str) -> Option<String> {
     let others = groups.iter().filter(|group| group.uuid != own && !on_loops(group));
     let mut volumes = others.flat_map(|group| group.logical_volumes.iter().map(move |volume| (group, volume)));
     let (group, volume) = volumes.find(|(_, volume)| {
-        !volume.is_raid_part() && volume.tags.iter().filter_map(|tag| volume::named_by(tag)).any(|found| found == name)
+        !volume.is_raid_part()
+            && volume.tags.iter().filter_map(|tag| volume::name_in_tag(tag)).any(|found| found == name)
     })?;
     Some(format!("{}/{}", group.name, volume.name))
 }
 
-/// Whether a volume group lies on loop devices: then it may be a tenant's, in a raw block volume, and say anything.
+/// Whether a volume group is on loop devices: then it may be a tenant's, in a raw block volume, with
+/// arbitrary contents.
 fn on_loops(group: &VolumeGroup) -> bool {
     let on_loop = |device: &std::path::Path| device.as_os_str().as_encoded_bytes().starts_with(b"/dev/loop");
     group.physical_volumes.iter().filter_map(|volume| volume.device.as_deref()).any(on_loop)
 }
 
-/// All volume groups of the host, from a search that began after this was called.
+/// All volume groups of the host, from a search that started after this call.
 async fn groups() -> Groups {
     let came = Instant::now();
     let mut last = SEARCH.lock().await;
     if let Some((_, found)) = last.as_ref().filter(|(began, _)| *began >= came) {
         return found.clone();
     }
-    let stuck =
-        |command: &quarry_exec::Running| command.overdue && command.subject.as_deref() == Some(quarry_lvm::EVERYWHERE);
+    let stuck = |command: &quarry_exec::Running| {
+        command.overdue && command.subject.as_deref() == Some(quarry_lvm::ALL_VOLUME_GROUPS)
+    };
     if let Some(command) = quarry_exec::running().iter().find(|command| stuck(command)) {
         // A disk hangs. One process that waits for it is enough.
         return Err(format!("`{}` has not finished: is a disk hanging?", command.command));
     }
     let began = Instant::now();
-    let found = quarry_lvm::everywhere().await.map(Arc::new).map_err(|error| error.to_string());
+    let found = quarry_lvm::all_volume_groups().await.map(Arc::new).map_err(|error| error.to_string());
     *last = Some((began, found.clone()));
     found
 }

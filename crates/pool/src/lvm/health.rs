@@ -1,20 +1,21 @@
-//! What is wrong with the storage under a logical volume, and what mends it.
+//! Problems of the storage under a logical volume, and how to repair them.
 //!
-//! A mirrored volume is judged copy by copy: by lvm's report (its disk is missing, or was given up) and by the kernel (it
-//! failed, or is being rebuilt). "Goes on" is said only while a copy is left that is whole.
+//! The copies of a mirrored volume are checked one by one: in lvm's report (its disk is missing, or was
+//! removed) and with the kernel (it failed, or is being rebuilt). The volume counts as usable only while an
+//! intact copy is left.
 
 use quarry_lvm::{ImageState, LogicalVolume, VolumeGroup};
 
 use crate::record::State;
 use crate::{Health, Recorded};
 
-/// What is wrong with the storage under a volume.
+/// The health of the storage under a volume.
 pub(super) fn health(group: &VolumeGroup, volume: &LogicalVolume, record: &Recorded) -> Health {
     if let Some(why) = unfinished(group, volume, record) {
         return Health::Incomplete(why);
     }
     if is_mirror(volume) {
-        return of_mirror(group, volume);
+        return mirror_health(group, volume);
     }
     lost(group, volume).map_or(Health::Whole, Health::Lost)
 }
@@ -23,7 +24,7 @@ fn is_mirror(volume: &LogicalVolume) -> bool {
     !volume.segment_types.is_empty() && volume.segment_types.iter().all(|kind| kind == "raid1")
 }
 
-/// Why a volume that has each byte once lacks some.
+/// Why an unmirrored volume lacks data.
 fn lost(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
     let LogicalVolume { name, .. } = volume;
     let missing: Vec<&str> = missing(group, volume).collect();
@@ -53,22 +54,22 @@ fn missing<'a>(group: &'a VolumeGroup, volume: &'a LogicalVolume) -> impl Iterat
 /// One copy of a mirrored volume.
 enum Copy {
     Whole,
-    /// Its disk is missing, or cannot hold it.
-    Away(String),
-    /// An operator took its disk out of the volume group.
-    GivenUp,
+    /// Its disk is missing, or too small.
+    Missing(String),
+    /// An operator removed its disk from the volume group.
+    Removed,
     /// It failed, and has not been written since.
     OutOfDate(String),
     Rebuilding(String),
 }
 
-fn of_mirror(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
+fn mirror_health(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
     let images = group.images_of(&volume.name);
     let copies: Vec<Copy> = images.iter().enumerate().map(|(index, image)| copy(group, volume, image, index)).collect();
     let whole = copies.iter().filter(|copy| matches!(copy, Copy::Whole)).count();
     let full_name = format!("{}/{}", group.name, volume.name);
     if whole == 0 && !copies.is_empty() {
-        let each: Vec<String> = copies.iter().filter_map(Copy::words).collect();
+        let each: Vec<String> = copies.iter().filter_map(Copy::describe).collect();
         return Health::Lost(format!(
             "volume {} has no intact copy left: {}; bring back the disk that was written last, and repair nothing \
              before that",
@@ -94,11 +95,11 @@ fn of_mirror(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
             shared.join(", ")
         ));
     }
-    by_lvm_and_check(volume, &full_name)
+    health_from_report(volume, &full_name)
 }
 
-/// What lvm says of a mirror whose copies all look whole, and what the last check found.
-fn by_lvm_and_check(volume: &LogicalVolume, full_name: &str) -> Health {
+/// The health of a mirror whose copies are all intact, from lvm's report and the last check.
+fn health_from_report(volume: &LogicalVolume, full_name: &str) -> Health {
     let LogicalVolume { name, raid, health, .. } = volume;
     match raid {
         Some(status) if status.mismatches > 0 => Health::Degraded(format!(
@@ -106,7 +107,7 @@ fn by_lvm_and_check(volume: &LogicalVolume, full_name: &str) -> Health {
              were never written may differ; `lvchange --syncaction repair {full_name}` makes the copies identical",
             status.mismatches
         )),
-        // The kernel's word is newer than the report's.
+        // The kernel's status is newer than the report's.
         Some(_) => Health::Whole,
         None if health.contains("needed") => Health::Degraded(format!(
             "{health}: lvm reports this state of volume {name}; see `lvs -a -o +lv_health_status,devices \
@@ -122,17 +123,17 @@ fn copy(group: &VolumeGroup, volume: &LogicalVolume, image: &LogicalVolume, inde
     let disks = disks.join(", ");
     let absent: Vec<&str> = missing(group, image).collect();
     if !absent.is_empty() {
-        return Copy::Away(format!("physical volume {} is missing", absent.join(", ")));
+        return Copy::Missing(format!("physical volume {} is missing", absent.join(", ")));
     }
     if image.segment_types.contains("error") {
-        return Copy::GivenUp;
+        return Copy::Removed;
     }
     if group.cut_off_under(image).next().is_some() {
-        return Copy::Away(format!("{disks} is smaller than its physical volume says"));
+        return Copy::Missing(format!("{disks} is smaller than its physical volume says"));
     }
     match volume.raid.as_ref().and_then(|raid| raid.images.get(index)) {
         Some(ImageState::Failed | ImageState::Absent) => Copy::OutOfDate(disks),
-        // After an unclean stop all copies are compared, and each of them is as good as another.
+        // After an unclean stop, all copies are compared, and all are equally valid.
         Some(ImageState::Rebuilding) if volume.raid.as_ref().is_none_or(|raid| raid.action != "resync") => {
             let percent = volume.raid.as_ref().map_or(0, |raid| raid.in_step / 100);
             Copy::Rebuilding(format!("{disks}, {percent} %"))
@@ -142,25 +143,25 @@ fn copy(group: &VolumeGroup, volume: &LogicalVolume, image: &LogicalVolume, inde
 }
 
 impl Copy {
-    /// What is the matter with it; none if nothing is.
-    fn words(&self) -> Option<String> {
+    /// A description of the problem; `None` without a problem.
+    fn describe(&self) -> Option<String> {
         match self {
             Self::Whole => None,
-            Self::Away(why) => Some(why.clone()),
-            Self::GivenUp => Some("one copy was removed together with its disk".to_owned()),
+            Self::Missing(why) => Some(why.clone()),
+            Self::Removed => Some("one copy was removed together with its disk".to_owned()),
             Self::OutOfDate(disks) => Some(format!("the copy on {disks} failed and is out of date")),
             Self::Rebuilding(disks) => Some(format!("the copy on {disks} was not rebuilt completely")),
         }
     }
 
-    /// The same with what mends it, where another copy is whole.
+    /// The same with the remedy, while another copy is intact.
     fn degraded(&self, full_name: &str) -> Option<String> {
         match self {
             Self::Whole => None,
-            Self::Away(why) => Some(format!(
+            Self::Missing(why) => Some(format!(
                 "{why}; bring the disk back, or replace it and repair the volume (`lvconvert --repair {full_name}`)"
             )),
-            Self::GivenUp => Some(format!(
+            Self::Removed => Some(format!(
                 "repair needed: one copy was removed together with its disk; when another disk has space, `lvconvert \
                  --repair {full_name}` creates a new copy"
             )),
@@ -174,10 +175,11 @@ impl Copy {
     }
 }
 
-/// Why a `new` volume is not laid out as it should be: where LVM commits more than once, its tags prove no completion.
+/// Why the layout of a `new` volume is incomplete: if LVM commits more than once, its tags do not prove that
+/// it is complete.
 fn unfinished(group: &VolumeGroup, volume: &LogicalVolume, record: &Recorded) -> Option<String> {
     let Recorded::Here(record) = record else { return None };
-    // An operator may convert or move a volume in use as LVM permits.
+    // A used volume may have been converted or moved by an operator, within LVM's limits.
     if record.state != State::New || volume.lacks(group) {
         return None;
     }
@@ -208,7 +210,7 @@ mod tests {
         }
     }
 
-    /// A raid1 `vg/a` with an image each on /dev/p and /dev/q.
+    /// A raid1 `vg/a` with one image each on /dev/p and /dev/q.
     fn mirror() -> VolumeGroup {
         let pv = |name: &str| PhysicalVolume {
             uuid: name.into(),
@@ -239,7 +241,7 @@ mod tests {
         group.logical_volumes.iter_mut().find(|volume| volume.name == name).unwrap()
     }
 
-    fn judged(group: &VolumeGroup, state: &str) -> Health {
+    fn health_of(group: &VolumeGroup, state: &str) -> Health {
         let record: Tag = Record::parse(&format!("quarry1/s={state}/n=a/b=0/a=m/f=ext4/l=r1.1/p=x"));
         let Tag::Record(record) = record else { panic!("{record:?}") };
         health(group, group.logical_volume("a").unwrap(), &Recorded::Here(record))
@@ -252,46 +254,46 @@ mod tests {
     }
 
     fn degraded(group: &VolumeGroup) -> String {
-        let health = judged(group, "ready");
+        let health = health_of(group, "ready");
         let Health::Degraded(why) = health else { panic!("{health:?}") };
         why
     }
 
     #[test]
-    fn a_copy_that_failed_needs_a_refresh() {
-        assert_eq!(judged(&with_status("raid1 2 AA 100/100 idle 0 0 -"), "ready"), Health::Whole);
+    fn a_failed_copy_needs_a_refresh() {
+        assert_eq!(health_of(&with_status("raid1 2 AA 100/100 idle 0 0 -"), "ready"), Health::Whole);
         let why = degraded(&with_status("raid1 2 AD 100/100 idle 0 0 -"));
         assert!(why.contains("refresh needed: the copy on /dev/q") && why.contains("lvchange --refresh vg/a"), "{why}");
         let why = degraded(&with_status("raid1 2 Aa 40/100 recover 0 0 -"));
         assert!(why.contains("being rebuilt (/dev/q, 40 %)"), "{why}");
-        // After an unclean stop, all copies are as good as another.
-        assert_eq!(judged(&with_status("raid1 2 aa 40/100 resync 0 0 -"), "ready"), Health::Whole);
-        // lvm's word from the report is older than the kernel's, and counts where the kernel says nothing.
+        // After an unclean stop, all copies are equally valid.
+        assert_eq!(health_of(&with_status("raid1 2 aa 40/100 resync 0 0 -"), "ready"), Health::Whole);
+        // lvm's state from the report is older than the kernel's, and counts only if the kernel has none.
         let mut group = with_status("raid1 2 AA 100/100 idle 0 0 -");
         lv(&mut group, "a").health = "refresh needed".into();
-        assert_eq!(judged(&group, "ready"), Health::Whole);
+        assert_eq!(health_of(&group, "ready"), Health::Whole);
         lv(&mut group, "a").raid = None;
         assert!(degraded(&group).contains("refresh needed"));
     }
 
     #[test]
-    fn what_is_said_of_the_other_copy_is_true() {
+    fn the_remaining_copy_is_checked() {
         let mut group = with_status("raid1 2 AA 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;
         assert!(degraded(&group).contains("runs on 1 of 2 copies: physical volume p is missing"));
-        // The one that is left had failed before.
+        // The remaining copy had failed before.
         let mut group = with_status("raid1 2 AD 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;
-        let Health::Lost(why) = judged(&group, "ready") else { panic!() };
+        let Health::Lost(why) = health_of(&group, "ready") else { panic!() };
         assert!(why.contains("no intact copy left") && why.contains("/dev/q failed and is out of date"), "{why}");
-        // Or was being rebuilt from the one that went.
+        // Or it was being rebuilt from the missing one.
         let mut group = with_status("raid1 2 Aa 40/100 recover 0 0 -");
         group.physical_volumes[0].missing = true;
-        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("not rebuilt completely")));
+        assert!(matches!(health_of(&group, "ready"), Health::Lost(why) if why.contains("not rebuilt completely")));
     }
 
     #[test]
-    fn a_copy_that_was_given_up_needs_a_repair() {
+    fn a_removed_copy_needs_a_repair() {
         let mut group = mirror();
         for name in ["a_rimage_1", "a_rmeta_1"] {
             lv(&mut group, name).segment_types = BTreeSet::from(["error".to_owned()]);
@@ -302,34 +304,34 @@ mod tests {
     }
 
     #[test]
-    fn mismatches_are_told_with_the_command_that_mends_them() {
+    fn mismatches_are_reported_with_the_command_that_repairs_them() {
         let why = degraded(&with_status("raid1 2 AA 100/100 idle 128 0 -"));
         assert!(why.contains("128 sectors") && why.contains("lvchange --syncaction repair vg/a"), "{why}");
     }
 
     #[test]
-    fn copies_on_one_disk_are_no_mirror() {
+    fn copies_on_one_disk_are_not_a_mirror() {
         let mut group = mirror();
         lv(&mut group, "a_rimage_1").physical_volumes = BTreeSet::from(["p".to_owned()]);
         let why = degraded(&group);
         assert!(why.contains("not mirrored") && why.contains("/dev/p"), "{why}");
-        // One that was never handed out is made again.
-        assert!(matches!(judged(&group, "new"), Health::Incomplete(why) if why.contains("share a disk")));
-        assert_eq!(judged(&mirror(), "new"), Health::Whole);
+        // A volume that was never handed out is created again.
+        assert!(matches!(health_of(&group, "new"), Health::Incomplete(why) if why.contains("share a disk")));
+        assert_eq!(health_of(&mirror(), "new"), Health::Whole);
     }
 
     #[test]
-    fn bytes_past_the_end_of_a_disk_are_lost() {
+    fn extents_past_the_end_of_a_disk_are_lost() {
         let mut group = mirror();
         group.logical_volumes.retain(|volume| volume.name == "a");
         lv(&mut group, "a").segment_types = BTreeSet::from(["linear".to_owned()]);
         let used = |start| vec![Used { start, extents: 2, volume: "uuid-a".into() }];
         group.physical_volumes[1].device_size = Some(8 * (4 << 20));
         group.physical_volumes[1].used = used(6);
-        assert_eq!(judged(&group, "ready"), Health::Whole);
+        assert_eq!(health_of(&group, "ready"), Health::Whole);
         group.physical_volumes[1].used = used(7);
-        assert!(matches!(judged(&group, "ready"), Health::Lost(why) if why.contains("beyond the end of /dev/q")));
-        // A mirror bears it.
+        assert!(matches!(health_of(&group, "ready"), Health::Lost(why) if why.contains("beyond the end of /dev/q")));
+        // A mirror tolerates it.
         let mut group = mirror();
         group.physical_volumes[1].device_size = Some(8 * (4 << 20));
         group.physical_volumes[1].used = vec![Used { start: 7, extents: 2, volume: "uuid-a_rimage_1".into() }];

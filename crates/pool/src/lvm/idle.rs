@@ -1,13 +1,14 @@
-//! Which volumes may be deactivated: those that nothing has asked to activate since they were unstaged.
+//! Decides which volumes may be deactivated: those that were not activated again after they were unstaged.
 //!
-//! A volume that is unstaged is deactivated later, when the volume group's turn comes. By then it may be staged again, and
-//! that stage may already have its device. So every activation is noted, and the two exclude each other.
+//! An unstaged volume is deactivated later, under the pool lock. By then, it may be staged again, and that
+//! stage may already have its device. So every activation is recorded, and activation and deactivation
+//! exclude each other.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// Activations by the volume's UUID, and the deactivation that is under way.
+/// The activations by the volume's UUID, and the running deactivation.
 #[derive(Default)]
 pub(super) struct Idle {
     state: Mutex<State>,
@@ -15,36 +16,36 @@ pub(super) struct Idle {
 
 #[derive(Default)]
 struct State {
-    /// When the volume was last to be activated.
+    /// When the volume was last activated.
     activated: HashMap<String, Instant>,
-    /// The volume that is being deactivated now: one at a time, within the volume group's turn.
-    going: Option<String>,
+    /// The volume that is being deactivated: one at a time, under the pool lock.
+    deactivating: Option<String>,
 }
 
-/// A deactivation that is under way, as long as this lives.
+/// A running deactivation, until it is dropped.
 #[must_use]
-pub(super) struct Going<'a> {
+pub(super) struct Deactivation<'a> {
     idle: &'a Idle,
 }
 
 impl Idle {
-    /// Notes that the volume is to be active from now on. Returns whether it is being deactivated just now: then its device
-    /// is about to go, and only what is done in the volume group's next turn counts.
-    pub(super) fn wanted(&self, uuid: &str) -> bool {
+    /// Records that the volume must be active from now on. Returns whether it is being deactivated now: then
+    /// its device is about to disappear, and it must be activated again under the pool lock.
+    pub(super) fn mark_activated(&self, uuid: &str) -> bool {
         let mut state = self.lock();
         state.activated.insert(uuid.to_owned(), Instant::now());
-        state.going.as_deref() == Some(uuid)
+        state.deactivating.as_deref() == Some(uuid)
     }
 
-    /// Begins to deactivate the volume, unless it was to be activated after `since`.
-    pub(super) fn begin(&self, uuid: &str, since: Instant) -> Option<Going<'_>> {
+    /// Starts deactivating the volume, unless it was activated after `since`.
+    pub(super) fn begin(&self, uuid: &str, since: Instant) -> Option<Deactivation<'_>> {
         let mut state = self.lock();
         if state.activated.get(uuid).is_some_and(|activated| *activated > since) {
             return None;
         }
         state.activated.remove(uuid);
-        state.going = Some(uuid.to_owned());
-        Some(Going { idle: self })
+        state.deactivating = Some(uuid.to_owned());
+        Some(Deactivation { idle: self })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -52,9 +53,9 @@ impl Idle {
     }
 }
 
-impl Drop for Going<'_> {
+impl Drop for Deactivation<'_> {
     fn drop(&mut self) {
-        self.idle.lock().going = None;
+        self.idle.lock().deactivating = None;
     }
 }
 
@@ -63,22 +64,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_activated_since_stays_active() {
+    fn a_volume_that_was_activated_since_stays_active() {
         let idle = Idle::default();
         let unstaged = Instant::now();
-        assert!(!idle.wanted("a"));
+        assert!(!idle.mark_activated("a"));
         assert!(idle.begin("a", unstaged).is_none());
         assert!(idle.begin("b", unstaged).is_some(), "another volume");
         assert!(idle.begin("a", Instant::now()).is_some(), "unstaged after it was activated");
     }
 
     #[test]
-    fn an_activation_learns_that_the_device_is_going() {
+    fn an_activation_detects_a_running_deactivation() {
         let idle = Idle::default();
-        let going = idle.begin("a", Instant::now()).unwrap();
-        assert!(!idle.wanted("b"));
-        assert!(idle.wanted("a"));
-        drop(going);
-        assert!(!idle.wanted("a"));
+        let deactivating = idle.begin("a", Instant::now()).unwrap();
+        assert!(!idle.mark_activated("b"));
+        assert!(idle.mark_activated("a"));
+        drop(deactivating);
+        assert!(!idle.mark_activated("a"));
     }
 }

@@ -1,8 +1,8 @@
-//! Physical volumes that lvm did not find, and how it is noticed that they are back.
+//! Physical volumes that lvm did not find, and how their return is noticed.
 //!
-//! A disk that answered with errors for a while and is well again sends no event, and no header of the other disks
-//! changes. So while a physical volume is missing, its label is looked for: one small read of each device that may carry
-//! it, and no lvm process.
+//! If a disk answered with errors for a while and works again, there is no event, and no header on the other
+//! disks changes. So while a physical volume is missing, its label is searched for: one small read of each
+//! device that may have it, and no lvm process.
 
 use std::collections::HashSet;
 use std::fs;
@@ -13,39 +13,40 @@ use std::time::{Duration, Instant};
 use quarry_lvm::VolumeGroup;
 
 use super::disks::LvmDisks;
-use crate::Heard;
+use crate::EventCounts;
 
-/// How soon lvm is asked again where a label is seen and lvm does not find its physical volume; doubled each time. The
-/// device may have come back just after lvm looked, or the host's settings may hide it.
+/// How soon lvm is run again if a label is visible but lvm does not find its physical volume; doubled each
+/// time. The device may have come back just after lvm scanned it, or the host's settings may hide it.
 const FIRST_PAUSE: Duration = Duration::from_secs(4);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// The physical volumes that a report did not find.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Lost {
+pub(super) struct LostVolumes {
     uuids: Vec<String>,
-    /// The devices that carried their labels right after the report.
+    /// The devices with their labels right after the report.
     visible: Vec<PathBuf>,
     pause: Duration,
-    /// When lvm is asked again, if their labels are visible.
+    /// When lvm is run again, if their labels are visible.
     again: Instant,
 }
 
-impl Lost {
-    /// What a report did not find; `None` if it found everything. `before`: the same of the report before it.
+impl LostVolumes {
+    /// The physical volumes that a report did not find; `None` if it found all. `before`: the result for the
+    /// previous report.
     pub(super) async fn of(
         group: &VolumeGroup,
         search: &Search,
         disks: &LvmDisks,
-        heard: Heard,
+        counts: EventCounts,
         before: Option<&Self>,
     ) -> Option<Self> {
         let uuids = group.lost_physical_volumes();
         if uuids.is_empty() {
             return None;
         }
-        let visible = search.find(&uuids, group, disks, heard).await;
+        let visible = search.find(&uuids, group, disks, counts).await;
         let pause = match before {
             Some(before) if before.uuids == uuids && before.visible == visible => {
                 before.pause.saturating_mul(2).min(LONGEST_PAUSE)
@@ -56,30 +57,30 @@ impl Lost {
     }
 
     /// Whether a new report may find one of them.
-    pub(super) async fn may_be_back(
+    pub(super) async fn may_have_returned(
         &self,
         group: &VolumeGroup,
         search: &Search,
         disks: &LvmDisks,
-        heard: Heard,
+        counts: EventCounts,
     ) -> bool {
-        let visible = search.find(&self.uuids, group, disks, heard).await;
+        let visible = search.find(&self.uuids, group, disks, counts).await;
         visible != self.visible || (!visible.is_empty() && Instant::now() >= self.again)
     }
 }
 
-/// Looks for the labels of physical volumes.
+/// Searches for the labels of physical volumes.
 pub(super) struct Search {
-    /// Where the kernel lists its block devices.
+    /// The kernel's folder of block devices.
     block: PathBuf,
-    others: Mutex<Others>,
+    others: Mutex<OtherDevices>,
 }
 
-/// Devices that answered and carry no label that was looked for: they are not read again until an event of any device,
-/// so that a disk that sleeps is not woken up.
+/// Devices that answered and do not have any of the labels. They are not read again until an event of any
+/// device, so that a sleeping disk is not woken up.
 #[derive(Default)]
-struct Others {
-    heard: Heard,
+struct OtherDevices {
+    counts: EventCounts,
     devices: HashSet<PathBuf>,
 }
 
@@ -90,13 +91,13 @@ impl Default for Search {
 }
 
 impl Search {
-    /// The devices, in order, that carry the label of one of these physical volumes.
-    async fn find(&self, uuids: &[String], group: &VolumeGroup, disks: &LvmDisks, heard: Heard) -> Vec<PathBuf> {
+    /// The devices, sorted, with the label of one of these physical volumes.
+    async fn find(&self, uuids: &[String], group: &VolumeGroup, disks: &LvmDisks, counts: EventCounts) -> Vec<PathBuf> {
         let known: HashSet<PathBuf> = group.physical_volumes.iter().filter_map(|pv| pv.device.clone()).collect();
         let candidates = {
             let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-            if others.heard != heard {
-                *others = Others { heard, devices: HashSet::new() };
+            if others.counts != counts {
+                *others = OtherDevices { counts, devices: HashSet::new() };
             }
             let unknown = |device: &PathBuf| !known.contains(device) && !others.devices.contains(device);
             candidates(&self.block).into_iter().filter(unknown).collect()
@@ -106,12 +107,12 @@ impl Search {
             match label {
                 Ok(Some(uuid)) if uuids.contains(&uuid) => visible.push(device),
                 Ok(_) => other.push(device),
-                // It may be the one, and ill.
+                // It may be the right one, with read errors.
                 Err(_) => {}
             }
         }
         let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
-        if others.heard == heard {
+        if others.counts == counts {
             others.devices.extend(other);
         }
         visible.sort();
@@ -119,7 +120,7 @@ impl Search {
     }
 }
 
-/// The devices that may carry a physical volume: all that have a size and are not logical volumes themselves.
+/// The devices that may have a physical volume: all that have a size and are not logical volumes themselves.
 fn candidates(block: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(block) else { return Vec::new() };
     let device = |entry: fs::DirEntry| {
@@ -157,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn logical_volumes_and_empty_drives_carry_no_physical_volume() {
+    fn logical_volumes_and_empty_drives_are_not_candidates() {
         let folder = block(&[
             ("vda", "8192", ""),
             ("sr0", "0", ""),
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disk_that_is_well_again_is_noticed_and_others_are_read_once() {
+    async fn a_recovered_disk_is_noticed_and_others_are_read_once() {
         let folder = block(&[("vdb", "8192", ""), ("vdc", "8192", ""), ("vdd", "8192", ""), ("vde", "8192", "")]);
         let search = Search { block: folder.path().to_owned(), others: Mutex::default() };
         let [vdb, vdc, vdd, vde] = ["/dev/vdb", "/dev/vdc", "/dev/vdd", "/dev/vde"].map(PathBuf::from);
@@ -186,31 +187,31 @@ mod tests {
         let lost = PhysicalVolume { uuid: LOST.to_owned(), ..PhysicalVolume::default() };
         let group = VolumeGroup { physical_volumes: vec![present, lost], ..VolumeGroup::default() };
 
-        let before = Lost::of(&group, &search, &disks, (0, 0), None).await.expect("one is lost");
+        let before = LostVolumes::of(&group, &search, &disks, (0, 0), None).await.expect("one is lost");
         for _ in 0..5 {
-            assert!(!before.may_be_back(&group, &search, &disks, (0, 0)).await, "it is still ill");
+            assert!(!before.may_have_returned(&group, &search, &disks, (0, 0)).await, "it still fails");
         }
         let read = |device: &Path| io.change(|state| state.begun.iter().filter(|(_, read)| read == device).count());
         assert_eq!((read(&vdb), read(&vdd), read(&vde)), (0, 1, 1), "present, something else, hanging");
         assert_eq!(read(&vdc), 6);
 
         io.change(|state| state.failing.clear());
-        assert!(before.may_be_back(&group, &search, &disks, (0, 0)).await);
-        // lvm is asked, and says that it is lost all the same: more and more rarely.
-        let again = Lost::of(&group, &search, &disks, (0, 0), Some(&before)).await.expect("still lost");
+        assert!(before.may_have_returned(&group, &search, &disks, (0, 0)).await);
+        // lvm is run and still reports it as lost: the pauses become longer.
+        let again = LostVolumes::of(&group, &search, &disks, (0, 0), Some(&before)).await.expect("still lost");
         assert_eq!((again.pause, again.visible.as_slice()), (FIRST_PAUSE, [vdc.clone()].as_slice()));
-        assert!(!again.may_be_back(&group, &search, &disks, (0, 0)).await, "not at once");
-        let third = Lost::of(&group, &search, &disks, (0, 0), Some(&again)).await.expect("still lost");
+        assert!(!again.may_have_returned(&group, &search, &disks, (0, 0)).await, "not at once");
+        let third = LostVolumes::of(&group, &search, &disks, (0, 0), Some(&again)).await.expect("still lost");
         assert_eq!(third.pause, 2 * FIRST_PAUSE);
-        let due = Lost { again: Instant::now(), ..third };
-        assert!(due.may_be_back(&group, &search, &disks, (0, 0)).await);
-        // After an event of any device all are read again.
-        due.may_be_back(&group, &search, &disks, (1, 0)).await;
+        let due = LostVolumes { again: Instant::now(), ..third };
+        assert!(due.may_have_returned(&group, &search, &disks, (0, 0)).await);
+        // After an event of any device, all are read again.
+        due.may_have_returned(&group, &search, &disks, (1, 0)).await;
         assert_eq!(read(&vdd), 2);
         assert_eq!(read(&vde), 1, "still one request for the one that hangs");
 
         let whole = VolumeGroup { physical_volumes: group.physical_volumes[..1].to_vec(), ..VolumeGroup::default() };
-        assert_eq!(Lost::of(&whole, &search, &disks, (1, 0), None).await, None);
+        assert_eq!(LostVolumes::of(&whole, &search, &disks, (1, 0), None).await, None);
         io.change(|state| state.hanging.clear());
     }
 }

@@ -1,7 +1,8 @@
-//! A pool that carves logical volumes from a volume group.
+//! A pool that creates logical volumes in a volume group.
 
 mod cache;
-mod carve;
+mod change;
+mod create;
 mod device;
 mod disks;
 mod elsewhere;
@@ -10,7 +11,6 @@ mod idle;
 mod lost;
 mod observe;
 mod removal;
-mod turn;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -24,18 +24,18 @@ use quarry_lvm::{LogicalVolume, VolumeGroup, capacity, safe_name};
 use quarry_volume::{Error, PoolState, Reason, Result, StorageId, VolumeSpec};
 
 use self::cache::{Cache, View};
+use self::change::{ChangeLock, Flushes};
 pub use self::device::{Active, active};
 pub(crate) use self::disks::LvmDisks;
 use self::idle::Idle;
 use self::observe::Observer;
-use self::turn::{Flushes, Turns};
 use crate::pool::{Device, Reading, Volumes};
 use crate::record::State;
-use crate::threads::NOTEWORTHY;
-use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, SilentDisk, Uevents};
+use crate::threads::REPORT_AFTER;
+use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, Uevents, UnresponsiveDisk};
 
-/// How long the start waits for the first look at the volume group: a disk that hangs must not keep the other pools from
-/// being served. The look goes on, and what it was for is done before the first change.
+/// How long the start waits for the first report on the volume group: a hanging disk must not delay the other
+/// pools. The report continues, and the recovery that it is needed for is done before the first change.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
 
 /// A pool of kind `lvm`.
@@ -45,19 +45,19 @@ pub struct LvmPool {
     cache: Arc<Cache>,
     observer: Arc<Observer>,
     idle: Idle,
-    /// A turn is held while the volume group is changed: capacity is checked and used up as one step.
-    changing: Turns,
+    /// The pool lock, held while the volume group is changed: checking and using capacity is one step.
+    change_lock: ChangeLock,
     /// Which changes have been flushed.
     flushes: Flushes,
     /// The names of the volumes that this process has seen in the volume group, and has not removed.
     seen: std::sync::Mutex<BTreeSet<String>>,
-    /// The lvm commands of an earlier Quarry that were still at work when this one started.
+    /// The lvm commands of an earlier Quarry process that were still running when this one started.
     orphans: std::sync::Mutex<Vec<Orphan>>,
 }
 
 impl LvmPool {
-    /// Opens the pool: reads its volume group and resumes devices that a killed lvm left suspended. A volume group that
-    /// is not there is no error: the pool says so, and serves when it comes.
+    /// Opens the pool: reads its volume group, and resumes devices that a killed lvm left suspended. A
+    /// missing volume group is not an error: the pool reports it, and works when the group appears.
     pub(crate) async fn open(name: String, config: LvmConfig, uevents: Uevents, disks: LvmDisks) -> Self {
         let cache = Cache::new(&config.volume_group, config.archives, uevents, disks);
         let orphans = std::sync::Mutex::new(quarry_exec::orphans(&config.volume_group));
@@ -67,13 +67,14 @@ impl LvmPool {
             cache,
             observer: Arc::default(),
             idle: Idle::default(),
-            changing: Turns::default(),
+            change_lock: ChangeLock::default(),
             flushes: Flushes::default(),
             seen: std::sync::Mutex::default(),
             orphans,
         };
         if let Some(orphan) = pool.orphan() {
-            // It may hold the volume group's lock, for which a report would wait. Both come later: see `turn`.
+            // It may hold the volume group's lock, and a report would wait for that. Both are done later: see
+            // `lock`.
             tracing::warn!(pool = pool.name, orphan, "no changes until the process has ended");
             return pool;
         }
@@ -85,25 +86,25 @@ impl LvmPool {
         pool
     }
 
-    /// The volume group as it is.
+    /// The current volume group.
     ///
-    /// A report waits for the volume group's lock. While a command that may hold it is overdue, none is asked for: only
-    /// what is known without one is answered.
+    /// A report waits for the volume group's lock. While a command that may hold it is overdue, no report is
+    /// made: only what is known without one is returned.
     async fn group(&self) -> Result<Arc<VolumeGroup>> {
-        Ok(self.numbered().await?.0)
+        Ok(self.group_with_mark().await?.0)
     }
 
-    /// The volume group as it is, with a number that is another one where anything may be different.
-    async fn numbered(&self) -> Result<(Arc<VolumeGroup>, u64)> {
+    /// The current volume group, with a mark that is different whenever anything may have changed.
+    async fn group_with_mark(&self) -> Result<(Arc<VolumeGroup>, u64)> {
         let view = match self.overdue_command() {
             None => self.cache.view().await,
-            Some(command) => self.cache.remembered().await.unwrap_or_else(|| {
+            Some(command) => self.cache.cached().await.unwrap_or_else(|| {
                 View::Absent(format!("volume group {} cannot be read now: {command}", self.config.volume_group))
             }),
         };
         match view {
             View::Found(group, report) => {
-                self.flush_what_is_owed(&group).await?;
+                self.flush_pending(&group).await?;
                 Ok(self.observer.observe(group, report).await)
             }
             View::Absent(why) => Err(Error::unavailable(format!("pool {}: {why}", self.name))),
@@ -114,20 +115,20 @@ impl LvmPool {
         self.orphans.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// An lvm command on this volume group that outlived the Quarry that started it, in words. A change made meanwhile
-    /// would have it come after: a volume that was deleted could be made once more.
+    /// A description of an lvm command on this volume group that outlived the Quarry process that started it.
+    /// If Quarry made a change now, that command could run after it: a deleted volume could be created again.
     fn orphan(&self) -> Option<String> {
         self.known_orphans().iter().find(|orphan| orphan.is_running()).map(|orphan| {
             format!("`{}` (process {}), which outlived the Quarry process that started it,", orphan.command, orphan.pid)
         })
     }
 
-    /// What takes too long on this volume group, in words: a command of lvm, or a disk that does not answer.
+    /// A description of what takes too long on this volume group: an lvm command, or an unresponsive disk.
     fn overdue(&self) -> Option<String> {
         self.overdue_command().or_else(|| self.cache.overdue().map(|disk| disk.to_string()))
     }
 
-    /// The lvm command on this volume group that should have ended long ago, in words.
+    /// A description of the overdue lvm command on this volume group.
     fn overdue_command(&self) -> Option<String> {
         let mut running = quarry_exec::running();
         running.retain(|command| command.overdue && command.subject.as_deref() == Some(&self.config.volume_group));
@@ -145,12 +146,13 @@ impl LvmPool {
         })
     }
 
-    /// A failure of lvm as the reason of an answer.
+    /// Converts an lvm error.
     fn explain(&self, error: quarry_lvm::Error) -> Error {
         use quarry_lvm::Error as Lvm;
         let reason = match &error {
             Lvm::NoSpace { .. } => Reason::NoSpace,
-            // It was not there when this change began: somebody made it since. The retry looks at what it is.
+            // The name was free when this change started, so something else has created it since. A retry
+            // checks what it is.
             Lvm::AlreadyExists { .. } | Lvm::Changing { .. } => Reason::UnderWay,
             Lvm::InUse { .. } => Reason::InUse,
             Lvm::NotFound { .. }
@@ -165,9 +167,9 @@ impl LvmPool {
         Error::new(reason, format!("pool {}: {error}", self.name))
     }
 
-    /// Refuses a change while a disk is missing: LVM would commit it, and expel that disk with the same commit, so that it
+    /// Rejects a change while a disk is missing: LVM would expel that disk with the same commit, so that it
     /// would not come back by itself.
-    fn complete(&self, group: &VolumeGroup) -> Result<()> {
+    fn check_complete(&self, group: &VolumeGroup) -> Result<()> {
         if let Some(why) = capacity::duplicated(group) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
@@ -181,10 +183,10 @@ impl LvmPool {
         )))
     }
 
-    /// The volume as it is now, and its logical volume; what was looked up earlier may have changed.
+    /// The current state of the volume, and its logical volume; what was looked up earlier may have changed.
     ///
     /// # Errors
-    /// `Unavailable` if it is not there any more, or not alone in being it.
+    /// `Unavailable` if it is gone, or ambiguous.
     fn current<'a>(&self, group: &'a VolumeGroup, volume: &PoolVolume) -> Result<(PoolVolume, &'a LogicalVolume)> {
         let current = volume::named(group, &volume.name);
         if let Some(current) = current.as_ref().filter(|current| matches!(current.record, Recorded::Ambiguous(_))) {
@@ -214,7 +216,7 @@ impl Pool for LvmPool {
             problems: self.overdue().into_iter().chain(self.orphan()).collect(),
             ..PoolState::default()
         };
-        let (group, mark) = match self.numbered().await {
+        let (group, mark) = match self.group_with_mark().await {
             Ok(found) => found,
             Err(error) => {
                 state.space.closed = Some(error.message.clone());
@@ -247,11 +249,11 @@ impl Pool for LvmPool {
     }
 
     fn changing(&self) -> bool {
-        self.changing.is_taken() && self.overdue().is_none()
+        self.change_lock.is_held() && self.overdue().is_none()
     }
 
-    fn silent_disks(&self) -> Vec<SilentDisk> {
-        self.cache.silent(NOTEWORTHY)
+    fn unresponsive_disks(&self) -> Vec<UnresponsiveDisk> {
+        self.cache.unresponsive(REPORT_AFTER)
     }
 
     fn last_storage(&self) -> Option<StorageId> {
@@ -266,7 +268,7 @@ impl Pool for LvmPool {
         Ok(volume::named(&*self.group().await?, name))
     }
 
-    async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
+    async fn find_requested(&self, name: &str) -> Result<Option<PoolVolume>> {
         let found = self.volume(&safe_name(name)).await?.filter(|volume| match &volume.record {
             Recorded::Here(record) => record.name == name,
             Recorded::Ambiguous(_) => true,
@@ -275,10 +277,10 @@ impl Pool for LvmPool {
         match (found, self.orphan()) {
             (Some(volume), _) => Ok(Some(volume)),
             (None, None) => {
-                self.is_unused(&safe_name(name)).await?;
+                self.check_unused(&safe_name(name)).await?;
                 Ok(None)
             }
-            // It may be about to make it.
+            // The orphan may be about to create it.
             (None, Some(orphan)) => Err(Error::new(
                 Reason::UnderWay,
                 format!("pool {}: its volumes cannot be listed before {orphan} has ended; retry", self.name),
@@ -286,8 +288,8 @@ impl Pool for LvmPool {
         }
     }
 
-    async fn elsewhere(&self, name: &str) -> Result<Option<String>> {
-        self.find_elsewhere(name).await
+    async fn find_elsewhere(&self, name: &str) -> Result<Option<String>> {
+        self.search_elsewhere(name).await
     }
 
     async fn storage(&self) -> Result<StorageId> {
@@ -309,19 +311,19 @@ impl Pool for LvmPool {
         spec.size.choose(Self::unit(&group, &spec.class.layout))
     }
 
-    async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
-        let _turn = self.turn().await?;
-        self.make(spec).await
+    async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+        let _lock = self.lock().await?;
+        self.create_volume(spec).await
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {
-        let going = self.idle.wanted(&volume.uuid);
+        let deactivating = self.idle.mark_activated(&volume.uuid);
         if let Some(device) = self.device(volume)?
-            && !going
+            && !deactivating
         {
             return Ok(Device::Node(device));
         }
-        let _turn = self.turn().await?;
+        let _lock = self.lock().await?;
         let group = self.group().await?;
         let (current, _) = self.current(&group, volume)?;
         if let Some(why) = capacity::duplicated(&group) {
@@ -342,16 +344,17 @@ impl Pool for LvmPool {
         if !self.config.deactivate || self.device(volume)?.is_none() {
             return Ok(());
         }
-        let _turn = self.turn().await?;
+        let _lock = self.lock().await?;
         let group = self.group().await?;
         let (current, found) = self.current(&group, volume)?;
-        // A creation may be preparing a `new` one; what depends on a volume, such as a snapshot, would go with it.
+        // A `new` volume may still be prepared by its creation; a dependent, such as a snapshot, would be
+        // deactivated too.
         let is_ready = current.record().is_ok_and(|record| record.state == State::Ready);
         if !is_ready || !group.removed_with(found).is_empty() {
             return Ok(());
         }
-        let Some(_going) = self.idle.begin(&volume.uuid, unused_since) else { return Ok(()) };
-        // Somebody else may use it: an operator's mount, a tenant's volume group that the host activated.
+        let Some(_deactivation) = self.idle.begin(&volume.uuid, unused_since) else { return Ok(()) };
+        // Something else may use it: an operator's mount, or a tenant's volume group that the host activated.
         if quarry_lvm::open_count(&group.uuid, &volume.uuid) != Some(0) {
             return Ok(());
         }
@@ -374,7 +377,7 @@ impl Pool for LvmPool {
         if before == after {
             return Ok(());
         }
-        let _turn = self.turn().await?;
+        let _lock = self.lock().await?;
         let group = self.group().await?;
         let (current, _) = self.current(&group, volume)?;
         if current.record != volume.record {
@@ -383,19 +386,19 @@ impl Pool for LvmPool {
                 volume.name
             )));
         }
-        self.complete(&group)?;
+        self.check_complete(&group)?;
         let changed = commands::change_tags(&group, &current.stored_as, &volume.uuid, &[&before], &[&after]).await;
         self.commit(&group, changed).await
     }
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
-        let _turn = self.turn().await?;
+        let _lock = self.lock().await?;
         let group = self.group().await?;
         let (current, found) = self.current(&group, volume)?;
         current.record()?;
-        self.same_name(&group, &current)?;
-        self.complete(&group)?;
-        self.take_away(&group, found).await?;
+        self.check_not_renamed(&group, &current)?;
+        self.check_complete(&group)?;
+        self.remove_volume(&group, found).await?;
         self.forget(&volume.name);
         Ok(())
     }

@@ -1,38 +1,40 @@
-//! What the kernel says of a volume group's disks and raids, added to the report: sizes, write protection, failed images.
-//! It changes without any change of lvm's metadata, so that no report may be remembered for it; it is asked each time.
+//! Adds the kernel's facts about a volume group's disks and raids to the report: sizes, write protection,
+//! failed images. They change without any change of lvm's metadata, so they are read each time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use quarry_lvm::VolumeGroup;
 use quarry_lvm::kernel::{self, Facts};
 
-/// A volume group as report and kernel show it together.
+/// A volume group according to both report and kernel.
 #[derive(Clone)]
 struct Observed {
     /// The number of the report.
     report: u64,
     facts: Facts,
     group: Arc<VolumeGroup>,
-    /// Another one where anything is different.
+    /// Different whenever anything has changed.
     mark: u64,
 }
 
-/// Adds the kernel's facts to reports. One that says the same as the last gives the same volume group.
+/// Adds the kernel's facts to reports. If nothing has changed, it returns the same volume group again.
 #[derive(Default)]
 pub(super) struct Observer {
     last: Mutex<Option<Observed>>,
 }
 
 impl Observer {
-    /// The volume group of that report as it is now, with a mark that is another one where anything may be different.
+    /// The current volume group for that report, with a mark that is different whenever anything may have
+    /// changed.
     pub(super) async fn observe(self: &Arc<Self>, group: Arc<VolumeGroup>, report: u64) -> (Arc<VolumeGroup>, u64) {
         let observer = Arc::clone(self);
         let unobserved = (Arc::clone(&group), report);
-        // sysfs and an ioctl: nothing that waits for a disk, but no work for a thread that serves calls.
-        tokio::task::spawn_blocking(move || observer.look(&group, report)).await.unwrap_or(unobserved)
+        // Reads sysfs and calls an ioctl: nothing that waits for a disk, but too slow for a thread that
+        // serves calls.
+        tokio::task::spawn_blocking(move || observer.observe_now(&group, report)).await.unwrap_or(unobserved)
     }
 
-    fn look(&self, group: &Arc<VolumeGroup>, report: u64) -> (Arc<VolumeGroup>, u64) {
+    fn observe_now(&self, group: &Arc<VolumeGroup>, report: u64) -> (Arc<VolumeGroup>, u64) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let before = last.as_ref().map(|last| last.facts.clone()).unwrap_or_default();
         let facts = kernel::facts(group, &before);
@@ -40,7 +42,7 @@ impl Observer {
             return (Arc::clone(&last.group), last.mark);
         }
         let mut observed = VolumeGroup::clone(group);
-        facts.enter(&mut observed);
+        facts.apply(&mut observed);
         let mark = last.as_ref().map_or(1, |last| last.mark.saturating_add(1));
         let observed = Observed { report, facts, group: Arc::new(observed), mark };
         let answer = (Arc::clone(&observed.group), mark);
@@ -55,7 +57,7 @@ mod tests {
     use quarry_lvm::PhysicalVolume;
 
     #[tokio::test]
-    async fn the_mark_changes_with_what_is_seen_alone() {
+    async fn the_mark_changes_only_with_the_facts() {
         let pv = |device: &str| PhysicalVolume {
             uuid: "p".into(),
             device: Some(device.into()),

@@ -1,4 +1,4 @@
-//! Removing one of Quarry's logical volumes, and nothing else with it.
+//! Removes one of Quarry's logical volumes, and nothing else with it.
 
 use quarry_lvm::{LogicalVolume, VolumeGroup, commands};
 use quarry_volume::{Error, Reason, Result};
@@ -7,8 +7,8 @@ use super::LvmPool;
 use crate::PoolVolume;
 
 impl LvmPool {
-    /// Refuses to remove a volume that somebody has given another name: often so that it is kept.
-    pub(super) fn same_name(&self, group: &VolumeGroup, volume: &PoolVolume) -> Result<()> {
+    /// Rejects the removal of a volume that was renamed by hand, often in order to keep it.
+    pub(super) fn check_not_renamed(&self, group: &VolumeGroup, volume: &PoolVolume) -> Result<()> {
         if volume.stored_as == volume.name {
             return Ok(());
         }
@@ -19,26 +19,26 @@ impl LvmPool {
         )))
     }
 
-    /// Removes a logical volume with its own parts. The caller has the pool's turn.
+    /// Removes a logical volume with its own parts. The caller holds the pool lock.
     ///
     /// # Errors
-    /// `Precondition` where something else would go with it; `UnderWay` while lvm moves or converts it. Nothing was
-    /// removed then.
-    pub(super) async fn take_away(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
-        self.removable(group, volume)?;
+    /// `Precondition` if something else would be removed with it; `UnderWay` while lvm moves or converts it.
+    /// In both cases, nothing was removed.
+    pub(super) async fn remove_volume(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
+        self.check_removable(group, volume)?;
         let parts: Vec<String> = group.parts_of(&volume.name).map(|part| part.uuid.clone()).collect();
         let removed = commands::remove(group, &volume.name, &volume.uuid).await;
         self.commit(group, removed).await?;
         let group = self.group().await?;
         if let Some(volume) = group.logical_volumes.iter().find(|found| found.uuid == volume.uuid) {
-            // lvm was told to leave it alone if anything had come to depend on it since.
-            self.removable(&group, volume)?;
+            // The selection for lvm excludes a volume that has got dependents since.
+            self.check_removable(&group, volume)?;
             return Err(Error::unavailable(format!(
                 "pool {}: lvm did not remove {}/{}, because it was changed in the meantime: retry",
                 self.name, group.name, volume.name
             )));
         }
-        // What an interrupted creation left beside the volume does not always go with it.
+        // Parts that an interrupted creation left next to the volume are not always removed with it.
         let stray = |part: &&LogicalVolume| part.parent.is_none() && parts.contains(&part.uuid);
         for part in group.logical_volumes.iter().filter(stray) {
             let removed = commands::remove(&group, &part.name, &part.uuid).await;
@@ -47,9 +47,9 @@ impl LvmPool {
         Ok(())
     }
 
-    /// Whether lvm would remove that volume now, and nothing else with it.
-    fn removable(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
-        if let Some(why) = group.under_way(volume) {
+    /// Checks that lvm would remove that volume now, and nothing else with it.
+    fn check_removable(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
+        if let Some(why) = group.operation_in_progress(volume) {
             return Err(Error::new(
                 Reason::UnderWay,
                 format!("pool {}: {}/{} cannot be removed now: {why}", self.name, group.name, volume.name),

@@ -1,4 +1,4 @@
-//! From a logical volume in a report to a volume of ours.
+//! Converts logical volumes in a report to Quarry volumes.
 
 use quarry_lvm::{LogicalVolume, VolumeGroup, safe_name};
 use quarry_volume::StorageId;
@@ -7,20 +7,20 @@ use super::health::health;
 use crate::record::{Record, Tag};
 use crate::{PoolVolume, Recorded};
 
-/// The volumes of a volume group that carry our mark, each once.
+/// The volumes of a volume group that have Quarry's mark, without duplicates.
 pub(crate) fn all(group: &VolumeGroup) -> Vec<PoolVolume> {
-    each_once(group, group.volumes().filter_map(|volume| ours(group, volume)).collect())
+    merge_duplicates(group, group.volumes().filter_map(|volume| from_logical(group, volume)).collect())
 }
 
-/// The volume with that name in its identifier, whatever its logical volume is called now.
+/// The volume with that name in its ID, whatever the name of its logical volume is now.
 pub(crate) fn named(group: &VolumeGroup, name: &str) -> Option<PoolVolume> {
-    let found = group.volumes().filter_map(|volume| ours(group, volume)).filter(|volume| volume.name == name);
-    each_once(group, found.collect()).pop()
+    let found = group.volumes().filter_map(|volume| from_logical(group, volume)).filter(|volume| volume.name == name);
+    merge_duplicates(group, found.collect()).pop()
 }
 
-/// Puts logical volumes that carry the record of one volume together to one that is ambiguous. The one that has the
-/// volume's own name stands for them.
-fn each_once(group: &VolumeGroup, mut volumes: Vec<PoolVolume>) -> Vec<PoolVolume> {
+/// Merges logical volumes with the record of the same volume into one that is ambiguous. It is represented by
+/// the one with the volume's own name.
+fn merge_duplicates(group: &VolumeGroup, mut volumes: Vec<PoolVolume>) -> Vec<PoolVolume> {
     let path = |volume: &PoolVolume| format!("{}/{}", group.name, volume.stored_as);
     let renamed = |volume: &PoolVolume| volume.stored_as != volume.name;
     volumes.sort_by(|one, other| (&one.name, renamed(one)).cmp(&(&other.name, renamed(other))));
@@ -38,25 +38,26 @@ fn each_once(group: &VolumeGroup, mut volumes: Vec<PoolVolume>) -> Vec<PoolVolum
     volumes
 }
 
-/// The logical volume that carries the record of that volume as a hidden part of another one: an operator has made a
-/// cache, an image or a snapshot of it. A raid's own metadata carries the raid's record as well, and is not meant.
+/// The logical volume that has the record of that volume and is a hidden part of another one: an operator has
+/// made it a cache, an image or a snapshot. A raid's own metadata has the raid's record as well, and does not
+/// count.
 pub(crate) fn hidden<'a>(group: &'a VolumeGroup, name: &str) -> Option<&'a LogicalVolume> {
     group.logical_volumes.iter().find(|volume| {
-        let records = || volume.tags.iter().filter_map(|tag| named_by(tag));
+        let records = || volume.tags.iter().filter_map(|tag| name_in_tag(tag));
         volume.internal && !volume.is_raid_part() && records().any(|found| found == name)
     })
 }
 
-/// The name that a volume with this tag has in its identifier; `None` for a tag that is no readable record.
-pub(crate) fn named_by(tag: &str) -> Option<String> {
+/// The name in the ID of a volume with this tag; `None` if the tag is not a readable record.
+pub(crate) fn name_in_tag(tag: &str) -> Option<String> {
     match Record::parse(tag) {
         Tag::Record(record) => Some(safe_name(&record.name)),
         Tag::Foreign | Tag::Newer { .. } | Tag::Broken { .. } => None,
     }
 }
 
-/// The logical volume as a volume of ours; `None` if it does not carry our mark.
-pub(crate) fn ours(group: &VolumeGroup, volume: &LogicalVolume) -> Option<PoolVolume> {
+/// Converts a logical volume; `None` if it does not have Quarry's mark.
+pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Option<PoolVolume> {
     if volume.internal {
         return None;
     }
@@ -134,14 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_carry_our_mark_is_not_ours() {
+    fn volumes_without_quarrys_mark_are_ignored() {
         let group = group(
             vec![pv("p", false)],
             vec![
                 lv("root", "linear", None, &["p"]),
                 lv("other", "linear", Some("quarry"), &["p"]),
                 LogicalVolume { internal: true, ..lv("part", "linear", Some(NEW), &["p"]) },
-                // A raid's metadata carries the raid's tags, and is visible where the creation was cut off.
+                // A raid's metadata has the raid's tags, and is visible if the creation was interrupted.
                 lv("a_rmeta_0", "linear", Some(NEW), &["p"]),
                 lv("a", "linear", Some(NEW), &["p"]),
             ],
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_taken_by_another_volume_leads_to_neither() {
+    fn swapped_names_lead_to_the_volumes_in_the_records() {
         let swapped = vec![
             lv("b", "linear", Some(READY), &["p"]),
             lv("a", "linear", Some(&READY.replace("n=a/", "n=b/")), &["p"]),
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn two_with_one_record_are_one_volume_that_nothing_is_done_to() {
+    fn two_volumes_with_the_same_record_are_ambiguous() {
         let copies = vec![
             lv("copy", "linear", Some(NEW), &["p"]),
             lv("a", "linear", Some(READY), &["p"]),
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_that_became_a_part_of_another_is_found_there() {
+    fn a_volume_that_became_a_part_of_another_is_found() {
         let group = group(
             vec![pv("p", false)],
             vec![
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_disk_is_borne_by_raid1_alone() {
+    fn only_raid1_tolerates_a_lost_disk() {
         let pvs = || vec![pv("p", false), pv("q", true)];
         let linear = |on: &str| only(&group(pvs(), vec![lv("a", "linear", Some(READY), &[on])])).health;
         assert_eq!(linear("p"), Health::Whole);
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_volume_whose_layout_is_not_whole_is_incomplete() {
+    fn a_new_volume_with_an_incomplete_layout_is_incomplete() {
         let pvs = || vec![pv("p", false), pv("q", false)];
         let health = |lvs: Vec<LogicalVolume>| only(&group(pvs(), lvs)).health;
         let parts = || {
@@ -257,7 +258,7 @@ mod tests {
         for lvs in broken {
             assert!(matches!(health(lvs.clone()), Health::Incomplete(_)), "{lvs:#?}");
         }
-        // A `ready` volume is in use: it is never taken for an unfinished one.
+        // A `ready` volume is in use: it never counts as unfinished.
         assert_eq!(health(vec![LogicalVolume { size: 512, ..lv("a", "linear", Some(READY), &["p"]) }]), Health::Whole);
     }
 }

@@ -1,4 +1,4 @@
-//! What stands for the device of a simulated volume.
+//! The device of a simulated volume.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use quarry_volume::{Error, Result};
 use super::disks::Slot;
 use super::{Inner, Operation};
 
-/// The bytes of a volume in a simulated pool, as far as they are simulated: what was zeroed, and whether it was wiped.
+/// The data of a volume in a simulated pool, as far as it is simulated: what was zeroed, and whether it was
+/// wiped.
 #[derive(Clone)]
 pub struct SimulatedDevice {
     inner: Arc<Inner>,
@@ -20,18 +21,19 @@ impl SimulatedDevice {
         Self { inner: Arc::clone(inner), volume: volume.to_owned() }
     }
 
-    /// Notes that its signatures were wiped.
+    /// Records that its signatures were wiped.
     ///
     /// # Errors
-    /// As planned.
+    /// The configured failures.
     pub async fn wipe(&self) -> Result<()> {
         self.write(|slot| slot.wiped = true).await
     }
 
-    /// Notes that `length` bytes from `offset` were zeroed. Only what joins on to the zeros from the beginning counts.
+    /// Records that `length` bytes from `offset` were zeroed. Only ranges that continue the zeroes at the
+    /// beginning count.
     ///
     /// # Errors
-    /// As planned.
+    /// The configured failures.
     pub async fn zero(&self, offset: u64, length: u64) -> Result<()> {
         self.write(|slot| {
             if offset <= slot.zeroed {

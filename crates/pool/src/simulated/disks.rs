@@ -1,36 +1,36 @@
-//! The storage of a simulated pool: which extents are whose.
+//! The storage of a simulated pool: which volume has which extents.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use quarry_volume::Layout;
 
-/// Simulated disks and what lies on them. Lean: tests have a hundred thousand volumes.
+/// Simulated disks and the volumes on them. Compact, because tests have a hundred thousand volumes.
 pub(super) struct Disks {
-    /// Extents of all disks together.
+    /// The extents of all disks together.
     size: u64,
-    /// Free extents of each disk.
+    /// The free extents of each disk.
     free: Vec<u64>,
     volumes: BTreeMap<Box<str>, Slot>,
     /// Counts the changes.
     mark: u64,
-    /// Counts the volumes ever made: none has the identity of another.
+    /// Counts the volumes that were created, so that each has its own identity.
     made: u64,
 }
 
 /// One volume.
 pub(super) struct Slot {
-    /// Tells it from every other.
+    /// Distinguishes it from all others.
     pub(super) number: u64,
-    /// Bytes.
+    /// The size in bytes.
     pub(super) size: u64,
-    /// The record's text.
+    /// The text of the record.
     pub(super) record: Box<str>,
-    /// How many bytes from its beginning are zeros.
+    /// How many bytes at the beginning are zeroed.
     pub(super) zeroed: u64,
-    /// Whether signatures of former owners were wiped.
+    /// Whether old signatures were wiped.
     pub(super) wiped: bool,
-    /// Which disk gave how many extents.
+    /// The number of extents on each disk.
     extents: Box<[(usize, u64)]>,
 }
 
@@ -51,7 +51,7 @@ impl Disks {
         &self.free
     }
 
-    /// Free extents, the most first.
+    /// The free extents of each disk, sorted in descending order.
     pub(super) fn sorted(&self) -> Vec<u64> {
         let mut free = self.free.clone();
         free.sort_unstable_by_key(|free| Reverse(*free));
@@ -66,13 +66,13 @@ impl Disks {
         self.volumes.get(name)
     }
 
-    /// For what does not show in a reading.
+    /// For changes that do not show in a reading.
     pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Slot> {
         self.volumes.get_mut(name)
     }
 
-    /// Makes a volume that is known to fit, on the disks that a volume group would take.
-    pub(super) fn carve(&mut self, name: &str, extents: u64, layout: &Layout, size: u64, record: String) {
+    /// Creates a volume that is known to fit, on the disks that a volume group would use.
+    pub(super) fn create(&mut self, name: &str, extents: u64, layout: &Layout, size: u64, record: String) {
         let mut order: Vec<usize> = (0..self.free.len()).collect();
         let free = |disk: &usize| self.free.get(*disk).copied().unwrap_or_default();
         order.sort_by_key(|disk| Reverse(free(disk)));
@@ -130,7 +130,7 @@ impl Disks {
         }
     }
 
-    /// Takes free extents of a disk, as far as there are.
+    /// Takes up to that many free extents of a disk.
     pub(super) fn take(&mut self, disk: usize, extents: u64) -> u64 {
         let Some(free) = self.free.get_mut(disk) else { return 0 };
         let taken = extents.min(*free);

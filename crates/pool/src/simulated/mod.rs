@@ -1,9 +1,9 @@
-//! A pool in memory, for tests of what stands above pools.
+//! A pool in memory, for tests of the code that uses pools.
 //!
-//! It gives out extents of simulated disks by the same arithmetic as a volume group, and keeps the same records as text.
-//! All clones are the same storage, so a clone that is handed to the next host is what a restart would find. Operations
-//! take a simulated time (tokio's, which tests may pause), take effect in the middle of it, and can be made to fail or
-//! hang.
+//! It allocates extents of simulated disks with the same arithmetic as a volume group, and keeps the same
+//! records as text. All clones share the storage, so a clone that is passed to the next host behaves like a
+//! restart. Operations take simulated time (tokio's, which tests may pause), take effect in the middle of it,
+//! and can be made to fail or hang.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,13 +21,13 @@ mod operations;
 
 pub use self::device::SimulatedDevice;
 
-/// What a simulated pool does for its caller.
+/// The operations of a simulated pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
-    /// Any look at the storage.
+    /// Any read of the storage.
     Read,
-    /// Carving a volume.
-    Carve,
+    /// Creating a volume.
+    Create,
     /// Changing a record.
     SetRecord,
     /// Removing a volume.
@@ -38,16 +38,16 @@ pub enum Operation {
     Write,
 }
 
-/// When an operation that is made to fail does so.
+/// When a failing operation fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// Nothing was done.
+    /// Before it has done anything.
     Before,
-    /// It was done, and only its answer is lost.
+    /// After it was done: only its answer is lost.
     After,
 }
 
-/// A pool in memory. All clones are the same.
+/// A pool in memory. All clones share the storage.
 #[derive(Clone)]
 pub struct SimulatedPool {
     inner: Arc<Inner>,
@@ -55,7 +55,7 @@ pub struct SimulatedPool {
 
 struct Inner {
     name: String,
-    /// What the storage calls itself.
+    /// The storage's own identifier.
     uuid: String,
     extent: u64,
     uevents: Uevents,
@@ -67,19 +67,19 @@ struct Inner {
     awake: watch::Sender<bool>,
 }
 
-/// How operations are to behave.
+/// How operations behave.
 struct Plan {
     delay: Duration,
     delays: HashMap<Operation, Duration>,
     failures: Vec<(Operation, Failure)>,
     unreadable: Option<String>,
-    /// How often each operation was begun.
+    /// How often each operation was started.
     begun: HashMap<Operation, u64>,
 }
 
 impl SimulatedPool {
-    /// A pool of that name with units of `extent` bytes on disks of so many extents each. Every operation but a read takes
-    /// `delay`.
+    /// A pool with that name, with units of `extent` bytes, on disks with that many extents each. Every
+    /// operation except a read takes `delay`.
     #[must_use]
     pub fn new(name: impl Into<String>, extent: u64, disks: Vec<u64>, delay: Duration) -> Self {
         let name = name.into();
@@ -99,8 +99,8 @@ impl SimulatedPool {
         }
     }
 
-    /// The same pool on a storage that calls itself `uuid`: otherwise pools of one name have the same identity. Only for a
-    /// pool that has no clone yet.
+    /// The same pool on a storage with the identifier `uuid`: otherwise, pools with the same name have the
+    /// same identity. Only for a pool without clones.
     #[must_use]
     pub fn with_uuid(mut self, uuid: impl Into<String>) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.inner) {
@@ -109,17 +109,17 @@ impl SimulatedPool {
         self
     }
 
-    /// How long operations of that kind take from now on.
+    /// Sets the time that operations of that kind take from now on.
     pub fn set_delay(&self, operation: Operation, delay: Duration) {
         self.inner.plan().delays.insert(operation, delay);
     }
 
-    /// Makes the next operation of that kind fail; several wait in line.
+    /// Makes the next operation of that kind fail. Several calls are queued.
     pub fn fail_next(&self, operation: Operation, failure: Failure) {
         self.inner.plan().failures.push((operation, failure));
     }
 
-    /// Lets every operation hang before it does anything, or ends that.
+    /// Makes every operation hang before it does anything, or ends that.
     pub fn hang(&self, hang: bool) {
         self.inner.awake.send_replace(!hang);
     }
@@ -129,29 +129,29 @@ impl SimulatedPool {
         self.inner.plan().unreadable = why.map(str::to_owned);
     }
 
-    /// Makes a uevent be heard, as of a device that changed.
+    /// Simulates a uevent of a changed device.
     pub fn uevent(&self) {
         self.inner.uevents.count(false);
     }
 
-    /// Takes extents of a disk for somebody else, past Quarry. Returns how many were free to be taken.
+    /// Takes extents of a disk outside Quarry. Returns how many were taken.
     pub fn take_by_hand(&self, disk: usize, extents: u64) -> u64 {
         self.inner.disks().take(disk, extents)
     }
 
-    /// Removes a volume past Quarry, by its name on the storage. Returns whether it was there.
+    /// Removes a volume outside Quarry, by its name on the storage. Returns whether it existed.
     pub fn remove_by_hand(&self, volume: &str) -> bool {
         self.inner.disks().remove(volume).is_some()
     }
 
-    /// Fills the pool with volumes as this spec says, named `NAME-0` and so on. Returns how many were made.
+    /// Fills the pool with volumes of this spec, named `NAME-0` and so on. Returns how many were created.
     pub fn fill(&self, spec: &VolumeSpec, count: usize) -> usize {
         let name = |number: usize| format!("{}-{number}", spec.name);
         let specs = (0..count).map(|number| VolumeSpec { name: name(number), ..spec.clone() });
-        specs.map_while(|spec| self.inner.carve(&spec).ok()).count()
+        specs.map_while(|spec| self.inner.create(&spec).ok()).count()
     }
 
-    /// The names that volumes were asked for under, sorted by their names on the storage.
+    /// The requested names of the volumes, sorted by their names on the storage.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let disks = self.inner.disks();
@@ -162,13 +162,13 @@ impl SimulatedPool {
         named.collect()
     }
 
-    /// How often operations of that kind were begun.
+    /// How often operations of that kind were started.
     #[must_use]
     pub fn begun(&self, operation: Operation) -> u64 {
         self.inner.plan().begun.get(&operation).copied().unwrap_or_default()
     }
 
-    /// How much of a volume is known to be zeros, in bytes, and whether its signatures were wiped.
+    /// How much of a volume is zeroed, in bytes, and whether its signatures were wiped.
     #[must_use]
     pub fn bytes_of(&self, volume: &str) -> Option<(u64, bool)> {
         self.inner.disks().get(volume).map(|slot| (slot.zeroed, slot.wiped))

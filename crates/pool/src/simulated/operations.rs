@@ -1,4 +1,4 @@
-//! What a simulated pool does, and how long it takes.
+//! The operations of a simulated pool, and their duration.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use crate::pool::{Device, Reading, Volumes};
 use crate::{Health, Pool, PoolVolume, Record, Recorded, Tag, Uevents};
 
 impl Inner {
-    /// Does `work` in the middle of the time that the operation takes.
+    /// Runs `work` in the middle of the time that the operation takes.
     pub(super) async fn run<T>(&self, operation: Operation, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
-        // The sender lives as long as `self`: this cannot fail.
+        // The sender lives as long as `self`, so this cannot fail.
         let _ = self.awake.subscribe().wait_for(|awake| *awake).await;
         let (delay, failure, unreadable) = {
             let mut plan = self.plan();
@@ -26,7 +26,7 @@ impl Inner {
             (delay, failure, plan.unreadable.clone().filter(|_| operation == Operation::Read))
         };
         let failed = || Error::host(format!("pool {}: {operation:?} fails as configured", self.name));
-        pass(delay / 2).await;
+        sleep(delay / 2).await;
         if let Some(why) = unreadable {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
@@ -34,11 +34,11 @@ impl Inner {
             return Err(failed());
         }
         let result = work(self)?;
-        pass(delay / 2).await;
+        sleep(delay / 2).await;
         if failure == Some(Failure::After) { Err(failed().not_final()) } else { Ok(result) }
     }
 
-    pub(super) fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+    pub(super) fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
         let mut disks = self.disks();
         let name = safe_name(&spec.name);
         if let Some(slot) = disks.get(&name) {
@@ -59,7 +59,7 @@ impl Inner {
                 ),
             ));
         }
-        disks.carve(&name, extents, &spec.class.layout, size, Record::new(spec, size).to_string());
+        disks.create(&name, extents, &spec.class.layout, size, Record::new(spec, size).to_string());
         let slot = disks.get(&name).ok_or_else(|| Error::host("a simulated volume has vanished"))?;
         Ok(self.describe(&name, slot))
     }
@@ -82,7 +82,7 @@ impl Inner {
         }
     }
 
-    /// The volume as it is now, for a change of it.
+    /// The current state of a volume, for a change.
     fn current(&self, disks: &Disks, volume: &PoolVolume) -> Result<PoolVolume> {
         let current = disks.get(&volume.name).map(|slot| self.describe(&volume.name, slot));
         current.filter(|current| current.uuid == volume.uuid).ok_or_else(|| {
@@ -91,8 +91,8 @@ impl Inner {
     }
 }
 
-/// Lets time pass, and others run.
-async fn pass(time: Duration) {
+/// Lets time pass, and other tasks run.
+async fn sleep(time: Duration) {
     if time.is_zero() {
         tokio::task::yield_now().await;
     } else {
@@ -161,7 +161,7 @@ impl Pool for SimulatedPool {
         self.inner.run(Operation::Read, one).await
     }
 
-    async fn asked(&self, name: &str) -> Result<Option<PoolVolume>> {
+    async fn find_requested(&self, name: &str) -> Result<Option<PoolVolume>> {
         let found = self.volume(&safe_name(name)).await?;
         Ok(found.filter(|volume| volume.record().is_ok_and(|record| record.name == name)))
     }
@@ -175,9 +175,9 @@ impl Pool for SimulatedPool {
         self.inner.run(Operation::Read, size).await
     }
 
-    async fn carve(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
-        let _turn = self.inner.changing.lock().await;
-        self.inner.run(Operation::Carve, |inner| inner.carve(spec)).await
+    async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+        let _lock = self.inner.changing.lock().await;
+        self.inner.run(Operation::Create, |inner| inner.create(spec)).await
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {
@@ -191,7 +191,7 @@ impl Pool for SimulatedPool {
     }
 
     async fn set_record(&self, volume: &PoolVolume, record: &Record) -> Result<()> {
-        let _turn = self.inner.changing.lock().await;
+        let _lock = self.inner.changing.lock().await;
         let change = |inner: &Inner| {
             let mut disks = inner.disks();
             if inner.current(&disks, volume)?.record()? != volume.record()? {
@@ -204,7 +204,7 @@ impl Pool for SimulatedPool {
     }
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
-        let _turn = self.inner.changing.lock().await;
+        let _lock = self.inner.changing.lock().await;
         let remove = |inner: &Inner| {
             let mut disks = inner.disks();
             inner.current(&disks, volume)?.record()?;

@@ -47,9 +47,9 @@ impl Client {
             Call::Identity => {
                 let info = ask(timeout, csi::GetPluginInfoRequest {}, |r| self.identity.get_plugin_info(r)).await?;
                 let probe = ask(timeout, csi::ProbeRequest {}, |r| self.identity.probe(r)).await?;
-                Outcome::Told(answer::identity(&info, &probe))
+                Outcome::Answer(answer::identity(&info, &probe))
             }
-            Call::Capabilities => Outcome::Told(self.capabilities().await?),
+            Call::Capabilities => Outcome::Answer(self.capabilities().await?),
             Call::Create { name, size, limit, parameters, segments, usage } => {
                 let request = csi::CreateVolumeRequest {
                     name,
@@ -62,7 +62,7 @@ impl Client {
                     ..Default::default()
                 };
                 let made = ask(timeout, request, |r| self.controller.create_volume(r)).await?;
-                Outcome::Told(answer::volume(made.volume.as_ref()))
+                Outcome::Answer(answer::volume(made.volume.as_ref()))
             }
             Call::Delete { volume_id } => {
                 let done = format!("deleted {volume_id}");
@@ -76,14 +76,14 @@ impl Client {
                     volume_capabilities: usage.all(),
                     ..Default::default()
                 };
-                let told = ask(timeout, request, |r| self.controller.validate_volume_capabilities(r)).await?;
-                Outcome::Told(answer::confirmed(&told))
+                let reply = ask(timeout, request, |r| self.controller.validate_volume_capabilities(r)).await?;
+                Outcome::Answer(answer::confirmed(&reply))
             }
-            Call::List { page } => Outcome::Told(self.list(page).await?),
+            Call::List { page } => Outcome::Answer(self.list(page).await?),
             Call::Get { volume_id } => {
                 let request = csi::ControllerGetVolumeRequest { volume_id };
-                let told = ask(timeout, request, |r| self.controller.controller_get_volume(r)).await?;
-                Outcome::Told(answer::volume(told.volume.as_ref()))
+                let reply = ask(timeout, request, |r| self.controller.controller_get_volume(r)).await?;
+                Outcome::Answer(answer::volume(reply.volume.as_ref()))
             }
             Call::Capacity { parameters, segments } => {
                 let request = csi::GetCapacityRequest {
@@ -91,7 +91,7 @@ impl Client {
                     accessible_topology: place(segments),
                     ..Default::default()
                 };
-                Outcome::Told(answer::capacity(&ask(timeout, request, |r| self.controller.get_capacity(r)).await?))
+                Outcome::Answer(answer::capacity(&ask(timeout, request, |r| self.controller.get_capacity(r)).await?))
             }
             Call::Stage { volume_id, staging_path, context, usage } => {
                 let done = format!("staged {volume_id} at {staging_path}");
@@ -134,11 +134,11 @@ impl Client {
             Call::Stats { volume_id, path, staging_path } => {
                 let request =
                     csi::NodeGetVolumeStatsRequest { volume_id, volume_path: path, staging_target_path: staging_path };
-                Outcome::Told(answer::stats(&ask(timeout, request, |r| self.node.node_get_volume_stats(r)).await?))
+                Outcome::Answer(answer::stats(&ask(timeout, request, |r| self.node.node_get_volume_stats(r)).await?))
             }
             Call::NodeInfo => {
-                let told = ask(timeout, csi::NodeGetInfoRequest {}, |r| self.node.node_get_info(r)).await?;
-                Outcome::Told(answer::node_info(&told))
+                let reply = ask(timeout, csi::NodeGetInfoRequest {}, |r| self.node.node_get_info(r)).await?;
+                Outcome::Answer(answer::node_info(&reply))
             }
         })
     }
@@ -165,8 +165,8 @@ impl Client {
         let mut starting_token = String::new();
         loop {
             let request = csi::ListVolumesRequest { max_entries: page, starting_token: starting_token.clone() };
-            let told = ask(self.timeout, request, |r| self.controller.list_volumes(r)).await?;
-            for entry in &told.entries {
+            let reply = ask(self.timeout, request, |r| self.controller.list_volumes(r)).await?;
+            for entry in &reply.entries {
                 let mut row = answer::volume(entry.volume.as_ref());
                 if let (Some(fields), Some(status)) = (row.as_object_mut(), &entry.status) {
                     fields.insert("published_node_ids".to_owned(), json!(status.published_node_ids));
@@ -174,10 +174,10 @@ impl Client {
                 rows.push(row);
             }
             // A driver that returns the same token again would cause an endless loop.
-            if told.next_token.is_empty() || told.next_token == starting_token {
+            if reply.next_token.is_empty() || reply.next_token == starting_token {
                 return Ok(Value::Array(rows));
             }
-            starting_token = told.next_token;
+            starting_token = reply.next_token;
         }
     }
 }

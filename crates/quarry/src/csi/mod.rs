@@ -177,7 +177,7 @@ enum Call {
 #[derive(Debug)]
 enum Outcome {
     /// The driver returned this answer.
-    Told(Value),
+    Answer(Value),
     /// The call returned nothing; this text says what was done.
     Done(String),
 }
@@ -191,9 +191,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<String> {
     let mut client = Client::connect(&args.endpoint, args.timeout).await?;
     let outcome = client.call(args.call).await?;
     Ok(match (args.output, outcome) {
-        (Output::Text, Outcome::Told(answer)) => render::text(&answer),
+        (Output::Text, Outcome::Answer(answer)) => render::text(&answer),
         (Output::Text, Outcome::Done(what)) => format!("{what}\n"),
-        (Output::Json, Outcome::Told(answer)) => format!("{answer:#}\n"),
+        (Output::Json, Outcome::Answer(answer)) => format!("{answer:#}\n"),
         (Output::Json, Outcome::Done(_)) => "{}\n".to_owned(),
     })
 }

@@ -185,8 +185,8 @@ async fn an_error_is_one_line_with_its_code() {
     assert!(unknown.unwrap_err().starts_with("UNIMPLEMENTED: "));
     let (late, _) = try_line("--timeout 0.2 create slow").await;
     assert!(late.unwrap_err().starts_with("DEADLINE_EXCEEDED: no answer within 0.2 s"));
-    let nobody = run(read(Path::new("/nonexistent/csi.sock"), "identity")).await.unwrap_err().to_string();
-    assert!(nobody.starts_with("UNAVAILABLE: cannot connect to /nonexistent/csi.sock: "), "{nobody}");
+    let refused = run(read(Path::new("/nonexistent/csi.sock"), "identity")).await.unwrap_err().to_string();
+    assert!(refused.starts_with("UNAVAILABLE: cannot connect to /nonexistent/csi.sock: "), "{refused}");
 }
 
 #[tokio::test]

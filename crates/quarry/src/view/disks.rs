@@ -45,7 +45,7 @@ pub(super) fn print(output: Output, found: &DiskList, out: &mut impl Write) -> a
     list.end(out)?;
     if output == Output::Table {
         for report in &found.disks {
-            write!(out, "{}", mends(report))?;
+            write!(out, "{}", repairs(report))?;
         }
     }
     let unknown: Vec<&str> = found
@@ -66,14 +66,14 @@ pub(super) fn print(output: Output, found: &DiskList, out: &mut impl Write) -> a
 }
 
 /// The commands that repair a disk's claim, each with a description.
-fn mends(report: &DiskReport) -> String {
+fn repairs(report: &DiskReport) -> String {
     let mut text = String::new();
-    if !report.mends.is_empty() {
+    if !report.repairs.is_empty() {
         text = format!("\nTo repair the claim on {}:\n", report.disk.name);
     }
-    for mend in &report.mends {
-        text.push_str(&format!("\n{}\n\n", mend.about));
-        for line in mend.commands.iter().flat_map(|command| command.lines()) {
+    for repair in &report.repairs {
+        text.push_str(&format!("\n{}\n\n", repair.about));
+        for line in repair.commands.iter().flat_map(|command| command.lines()) {
             text.push_str(&format!("{line}\n"));
         }
     }
@@ -82,7 +82,7 @@ fn mends(report: &DiskReport) -> String {
 
 #[cfg(test)]
 mod tests {
-    use quarry_disk::claim::Mend;
+    use quarry_disk::claim::Repair;
     use quarry_disk::{Conflict, Disk, Transport, Udev};
     use quarry_mount::Device;
     use quarry_pool::{Owner, Wiping};
@@ -110,14 +110,14 @@ mod tests {
             removable: false,
             zoned: false,
             multipath: false,
-            udev: Udev::Told,
+            udev: Udev::Current,
             holders: Vec::new(),
             partitions: Vec::new(),
             uses: Vec::new(),
             same_as: Vec::new(),
         };
         let owner = Some(Owner::Pool("whole".to_owned()));
-        DiskReport { disk, owner, state, volume: None, wiping: None, notes: Vec::new(), mends: Vec::new() }
+        DiskReport { disk, owner, state, volume: None, wiping: None, notes: Vec::new(), repairs: Vec::new() }
     }
 
     fn claimed(volume: &str) -> State {
@@ -126,7 +126,7 @@ mod tests {
 
     fn example() -> DiskList {
         let system = DiskReport {
-            owner: Some(Owner::Nobody),
+            owner: Some(Owner::NoPool),
             ..disk("nvme0n1", State::InUse { why: "is mounted on / (nvme0n1p2)".to_owned() })
         };
         let mut old = disk("sda", State::NotEmpty { why: "has an ext4 filesystem, label data".to_owned() });
@@ -183,13 +183,13 @@ sdb      1.5Gi  \
 
     #[test]
     fn commands_that_repair_a_claim_can_be_pasted() {
-        let mend = |about: &str, commands: &[&str]| Mend {
+        let repair = |about: &str, commands: &[&str]| Repair {
             about: about.to_owned(),
             commands: commands.iter().map(|command| (*command).to_owned()).collect(),
         };
         let damaged = State::Claimed { what: "a damaged claim: no".to_owned() };
-        let mends = vec![mend("First.", &["a <<'END'\nlabel: gpt\nEND", "b"]), mend("Then.", &["c"])];
-        let found = DiskList { disks: vec![DiskReport { mends, ..disk("sda", damaged) }], failed: Vec::new() };
+        let repairs = vec![repair("First.", &["a <<'END'\nlabel: gpt\nEND", "b"]), repair("Then.", &["c"])];
+        let found = DiskList { disks: vec![DiskReport { repairs, ..disk("sda", damaged) }], failed: Vec::new() };
         let (text, ended) = printed(Output::Table, &found);
         assert_eq!(ended, Ok(ExitCode::SUCCESS));
         let (_, after) = text.split_once("\n\n").unwrap();

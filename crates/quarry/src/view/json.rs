@@ -8,20 +8,20 @@ use super::rows;
 
 pub(super) fn node(node: &v1::Node) -> Value {
     // Nothing is known of a node that never reported.
-    let told = |value: Value| if node.heard { value } else { Value::Null };
+    let if_known = |value: Value| if node.heard { value } else { Value::Null };
     json!({
         "name": node.name,
         "reachable": node.reachable,
         "since_seconds": node.since_seconds,
         "why": node.why,
-        "version": told(json!(node.version)),
-        "boot_id": told(json!(node.boot_id)),
-        "pod_uid": told(json!(node.pod_uid)),
-        "instance": told(json!(node.instance)),
-        "pools": told(json!(node.pools)),
-        "volumes": told(json!(node.volumes)),
-        "bytes": told(json!(node.bytes)),
-        "free_bytes": told(json!(node.free_bytes)),
+        "version": if_known(json!(node.version)),
+        "boot_id": if_known(json!(node.boot_id)),
+        "pod_uid": if_known(json!(node.pod_uid)),
+        "instance": if_known(json!(node.instance)),
+        "pools": if_known(json!(node.pools)),
+        "volumes": if_known(json!(node.volumes)),
+        "bytes": if_known(json!(node.bytes)),
+        "free_bytes": if_known(json!(node.free_bytes)),
     })
 }
 
@@ -91,12 +91,12 @@ pub(super) fn disk(report: &DiskReport) -> Value {
         "by_id": disk.by_id,
         "by_path": disk.by_path,
         "pool": report.owner.as_ref().and_then(|owner| owner.pool()),
-        "state": report.word(),
+        "state": report.state_name(),
         "reason": report.reason(),
         "volume": report.volume,
         "wiped_bytes": wiping.map(|wiping| wiping.done),
         "to_wipe_bytes": wiping.map(|wiping| wiping.total),
-        "mend": report.mends.iter().map(|mend| json!({ "about": mend.about, "commands": mend.commands })).collect::<Vec<_>>(),
+        "mend": report.repairs.iter().map(|repair| json!({ "about": repair.about, "commands": repair.commands })).collect::<Vec<_>>(),
     })
 }
 

@@ -72,16 +72,16 @@ const STALE: &str = "its node is down: last known state";
 
 pub(super) fn node(node: &v1::Node) -> Vec<String> {
     // A node that never reported has not reported its pools, not even that there are none.
-    let told = |text: String| if node.heard { text } else { UNKNOWN.to_owned() };
+    let if_known = |text: String| if node.heard { text } else { UNKNOWN.to_owned() };
     vec![
         node.name.clone(),
         if node.reachable { "up" } else { "down" }.to_owned(),
         length(node.since_seconds),
-        told(or(&node.version, UNKNOWN)),
-        told(node.pools.to_string()),
-        told(node.volumes.to_string()),
-        told(show_size(node.bytes)),
-        told(show_size(node.free_bytes)),
+        if_known(or(&node.version, UNKNOWN)),
+        if_known(node.pools.to_string()),
+        if_known(node.volumes.to_string()),
+        if_known(show_size(node.bytes)),
+        if_known(show_size(node.free_bytes)),
         or(&node.why, NOTHING),
     ]
 }
@@ -150,7 +150,7 @@ pub(super) fn disk(report: &DiskReport) -> Vec<String> {
         given(&disk.model),
         given(&disk.serial),
         or(report.owner.as_ref().and_then(|owner| owner.pool()).unwrap_or_default(), NOTHING),
-        report.word().to_owned(),
+        report.state_name().to_owned(),
         given(&report.reason()),
     ]
 }

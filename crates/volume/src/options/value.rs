@@ -6,7 +6,7 @@
 pub struct OptionError {
     /// The source of the option: `mkfsOptions` or `mountOptions`.
     pub place: &'static str,
-    /// What is wrong with the option.
+    /// The problem with the option.
     pub problem: String,
     /// The permitted options.
     pub allowed: String,

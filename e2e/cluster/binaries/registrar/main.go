@@ -125,7 +125,7 @@ func driverName(ended context.Context, address string, timeout time.Duration) (s
 			return name, nil
 		}
 		if ended.Err() != nil {
-			return "", fmt.Errorf("told to end before the driver at %s answered: %w", address, err)
+			return "", fmt.Errorf("stopped before the driver at %s answered: %w", address, err)
 		}
 		log.Printf("the driver at %s does not answer yet: %v", address, err)
 		time.Sleep(time.Second)

@@ -16,7 +16,7 @@ pub struct Group {
     pub(super) programs: &'static [(&'static str, &'static str)],
 }
 
-/// What is built, the longest first.
+/// The programs to build, the slowest group first.
 pub const GROUPS: &[Group] = &[
     Group {
         name: "kubernetes",

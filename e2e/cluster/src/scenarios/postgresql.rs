@@ -23,7 +23,7 @@ const NODE: &str = "node-2";
 const SERVE: &str = "export PGDATA=/data/data/pg PATH=/usr/lib/postgresql/15/bin:$PATH
     test -s $PGDATA/PG_VERSION || initdb --auth=trust --username=postgres --no-instructions
     exec postgres -k /tmp -c listen_addresses= -c shared_buffers=16MB -c max_connections=20 -c jit=off";
-/// Tells each number when its commit is acknowledged.
+/// Prints each number when its commit is acknowledged.
 const COMMIT: &str = "seq 1 1000000 | sed 's/.*/insert into acknowledged values (&) returning n;/' | \
     stdbuf -oL psql -h /tmp -U postgres -X -q -A -t";
 
@@ -60,11 +60,11 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
             |script: &str| kubectl.arguments(["--namespace=postgresql", "exec", "pg-0", "--", "sh", "-c", script]);
         let bench = exec("pgbench -h /tmp -U postgres -n -c 2 -T 600 postgres");
         let load = Daemon::start(kubectl.program(), bench, log("pgbench"))?;
-        let told = log("committed");
-        let commits = Daemon::start(kubectl.program(), exec(COMMIT), &told)?;
+        let output = log("committed");
+        let commits = Daemon::start(kubectl.program(), exec(COMMIT), &output)?;
         tokio::time::sleep(LOAD).await;
         cluster.worker_mut(NODE)?.vm.power_cut().await?;
-        let text = std::fs::read_to_string(&told).context("cannot read what was committed")?;
+        let text = std::fs::read_to_string(&output).context("cannot read what was committed")?;
         drop((load, commits));
         last_number(&text)?
     };

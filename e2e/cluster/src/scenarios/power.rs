@@ -27,13 +27,13 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
         let writer = space.ready("db-1").await?;
         // Each number is printed once it is flushed.
         let script = "i=0; while :; do i=$((i+1)); echo $i >>/data/data/log; sync; echo $i; done";
-        let told = cluster.kubeconfig().with_file_name("told");
+        let output = cluster.kubeconfig().with_file_name("output");
         let exec = ["--namespace=power", "exec", "db-1", "--", "/bin/busybox", "sh", "-ec", script];
-        let streaming = Daemon::start(cluster.kubectl().program(), cluster.kubectl().arguments(exec), &told)?;
+        let streaming = Daemon::start(cluster.kubectl().program(), cluster.kubectl().arguments(exec), &output)?;
         tokio::time::sleep(WRITING).await;
         let name = node_of(cluster, &writer)?.name.clone();
         cluster.worker_mut(&name)?.vm.power_cut().await?;
-        let text = std::fs::read_to_string(&told).context("cannot read the pod's output")?;
+        let text = std::fs::read_to_string(&output).context("cannot read the pod's output")?;
         drop(streaming);
         (name, last_number(&text)?)
     };

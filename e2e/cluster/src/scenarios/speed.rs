@@ -72,7 +72,7 @@ impl Steps {
     async fn add(&mut self, space: &Space<'_>, name: &str) -> Result<()> {
         let pod = space.ready(name).await?;
         let events = space.list("events").await?;
-        let told = |reason: &str| {
+        let event_time = |reason: &str| {
             let of_claim =
                 |event: &&Value| text(event, "/reason") == reason && text(event, "/involvedObject/name") == name;
             let event = events.iter().find(of_claim).with_context(|| format!("no event {reason} of {name}"))?;
@@ -82,7 +82,7 @@ impl Steps {
         let scheduled =
             conditions.iter().find(|found| text(found, "/type") == "PodScheduled").context("never scheduled")?;
         let created = seconds(text(&pod, "/metadata/creationTimestamp"))?;
-        let (asked, made) = (told("Provisioning")?, told("ProvisioningSucceeded")?);
+        let (asked, made) = (event_time("Provisioning")?, event_time("ProvisioningSucceeded")?);
         let bound = seconds(text(scheduled, "/lastTransitionTime"))?;
         let started = seconds(text(&pod, "/status/containerStatuses/0/state/running/startedAt"))?;
         self.pods += 1.0;

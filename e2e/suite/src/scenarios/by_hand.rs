@@ -27,7 +27,7 @@ pub async fn run(_: Context) -> Passed {
     Ok(format!("{}; {}", with.figures("with udevd"), without.figures("without")))
 }
 
-/// Who changes things by hand.
+/// Makes changes by hand, like an operator.
 struct Hand {
     udev: bool,
 }

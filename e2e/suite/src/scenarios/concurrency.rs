@@ -53,8 +53,8 @@ async fn many(context: &Context, node: &Node) -> Result<()> {
     ensure!(lines.lines().count() == MANY, "{MANY} volumes were asked for; lvm has\n{lines}");
     // Every byte is accounted for: nothing was allocated twice and dropped.
     let (left, _) = node.csi.capacity(&Default::default()).await?;
-    let carved: i64 = made.iter().map(|made| made.size).sum();
-    ensure!(free - left == carved, "{carved} bytes were carved, and the free space fell from {free} to {left}");
+    let used: i64 = made.iter().map(|made| made.size).sum();
+    ensure!(free - left == used, "{used} bytes were allocated, and the free space fell from {free} to {left}");
 
     let deleted = join_all(made.iter().map(|made| retry(|| node.csi.delete(&made.id)))).await;
     for (made, result) in made.iter().zip(deleted) {

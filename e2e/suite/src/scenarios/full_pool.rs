@@ -91,7 +91,7 @@ async fn layouts(node: &Node) -> Result<usize> {
         if after == 0 {
             too_large(node, &ask("more", unit, layout), 0).await.with_context(what)?;
         } else {
-            // What is left then is exact, too.
+            // The rest is exact, too.
             let rest =
                 node.csi.create(&ask("rest", after, layout)).await.with_context(|| format!("{}: rest", what()))?;
             node.csi.delete(&rest.id).await?;
@@ -122,7 +122,7 @@ async fn too_large(node: &Node, ask: &Ask, largest: i64) -> Result<()> {
 
 /// Fragments the free space: foreign volumes, at random places of the disks.
 async fn fragment(node: &Node, random: &mut Random) -> Result<String> {
-    let mut told = Vec::new();
+    let mut places = Vec::new();
     let mut script = String::new();
     for (index, size) in DISKS.iter().enumerate() {
         // The first extents; the header takes a part of the disk.
@@ -130,13 +130,13 @@ async fn fragment(node: &Node, random: &mut Random) -> Result<String> {
         for start in random.sample(3, usize::try_from(extents)?) {
             let name = format!("hole-{index}-{start}");
             script += &format!("lvcreate -y -an -Zn -Wn -l 1 -n {name} {GROUP} {}:{start}\n", named(index + 1));
-            told.push(format!("{index}:{start}"));
+            places.push(format!("{index}:{start}"));
         }
     }
     lvm_shell(node, &script).await?;
     let count = node.contents().await?.lines().count();
-    ensure!(count == told.len(), "{count} of {} volumes were made", told.len());
-    Ok(told.join(","))
+    ensure!(count == places.len(), "{count} of {} volumes were made", places.len());
+    Ok(places.join(","))
 }
 
 /// Runs many commands in one lvm process: a process for each takes minutes.

@@ -72,7 +72,7 @@ async fn held_open(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Who has a volume to itself gets one target; kubelet's own binds of it are not counted.
+/// A volume with a single writer gets one target; kubelet's own binds of it are not counted.
 async fn second_targets(node: &Node) -> Result<()> {
     for (name, mode) in [("writer", Mode::SingleNodeWriter), ("single", Mode::SingleNodeSingleWriter)] {
         for ask in [Ask::mount(&format!("{name}-fs"), "ext4"), Ask::block(&format!("{name}-raw"))] {
@@ -204,8 +204,8 @@ async fn odd_states(node: &Node) -> Result<()> {
     node.vm.sh(format!("mount --make-private '{target}' && mount -t tmpfs foreign '{target}'")).await?;
     refused("unpublish a foreign mount", node.csi.unpublish(&made).await, Code::FailedPrecondition, &target)?;
     // Nor is it unmounted for an unknown volume.
-    let nobody = Made { id: "nobody".to_owned(), ..made.clone() };
-    let answer = node.csi.unpublish(&nobody).await;
+    let unknown_volume = Made { id: "nobody".to_owned(), ..made.clone() };
+    let answer = node.csi.unpublish(&unknown_volume).await;
     refused("unpublish a foreign mount of an unknown volume", answer, Code::FailedPrecondition, &target)?;
     refused("publish over it", node.csi.publish(&made).await, Code::FailedPrecondition, &target)?;
     node.vm.sh(format!("mountpoint -q '{target}' && umount '{target}' && grep -q kept '{target}/file'")).await?;

@@ -194,12 +194,12 @@ async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
     let began = Instant::now();
     let mut kills = 0;
     let mut noted = 0;
-    let mut told = 0;
+    let mut reports = 0;
     let made = loop {
         match node.csi.create_within(&ask, PATIENCE).await {
             Ok(made) => break made,
             Err(status) if status.code() == Code::Aborted => {
-                told += 1;
+                reports += 1;
                 let done =
                     zeroed(status.message()).with_context(|| format!("no progress in {:?}", status.message()))?;
                 ensure!(done + 1.0 >= noted as f64, "{done} GiB zeroed, and the record said {noted} before");
@@ -231,8 +231,8 @@ async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
     };
     let took = began.elapsed();
     ensure!(
-        kills == 2 && told >= 2 && noted >= 64,
-        "{kills} kills, {told} answers with progress, {noted} GiB noted: too fast to prove anything"
+        kills == 2 && reports >= 2 && noted >= 64,
+        "{kills} kills, {reports} answers with progress, {noted} GiB noted: too fast to prove anything"
     );
     node.vm.set_throttle("d2", Throttle::default()).await?;
     let record = node.vm.sh("lvs --noheadings -o lv_tags large/huge").await?;
@@ -261,7 +261,7 @@ async fn large_block(context: &Context, node: &mut Node) -> Result<String> {
     ensure!(left.trim().is_empty(), "deleted, and there is: {left}");
     ensure!(node.csi.capacity(&ask.parameters).await? == (free, most), "the space is not free again");
     Ok(format!(
-        "1 TiB in {:.0} s, {told} answers with progress, killed {kills} times, {} MiB checked",
+        "1 TiB in {:.0} s, {reports} answers with progress, killed {kills} times, {} MiB checked",
         took.as_secs_f64(),
         checks.len() + 64
     ))

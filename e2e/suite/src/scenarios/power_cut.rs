@@ -120,7 +120,7 @@ async fn cuts(context: &Context, node: &mut Node, creates: &[Ask], picks: bool) 
 const ANSWERED: &str = "it had been answered";
 const UNANSWERED: &str = "it had not been answered";
 
-/// What is cut off in one round: all of it in a soak, else a choice.
+/// The power cuts of one round: all of them in a soak, otherwise a selection.
 fn plan(context: &Context, creates: &[Ask], random: &mut Random) -> Vec<(Moment, Ask)> {
     let filesystems = vec![Ask::mount("ext4", "ext4"), Ask::mount("xfs", "xfs"), Ask::mount("btrfs", "btrfs")];
     let blocks = creates.iter().filter(|ask| ask.is_block()).cloned();

@@ -19,7 +19,7 @@ const IDLE: Duration = Duration::from_secs(60);
 /// How often the metrics are scraped meanwhile.
 const SCRAPE: Duration = Duration::from_secs(12);
 /// Wraps lvm and records its arguments.
-const WRAPPER: &str = "#!/bin/sh\nprintf '%s\\n' \"$@\" > /run/told-$1\nexec /usr/sbin/lvm \"$@\"\n";
+const WRAPPER: &str = "#!/bin/sh\nprintf '%s\\n' \"$@\" > /run/arguments-$1\nexec /usr/sbin/lvm \"$@\"\n";
 
 pub async fn run(context: Context) -> Passed {
     // Two processors: on a host, udev and quarry need not wait for each other.
@@ -59,12 +59,12 @@ async fn arguments(node: &mut Node) -> Result<Vec<String>> {
     node.shadow_programs("/opt/shadow");
     node.serve().await?;
     let made = node.csi.create(&Ask::mount("volume", "ext4")).await?;
-    let told = node.vm.sh("cat /run/told-lvcreate").await?;
+    let recorded = node.vm.sh("cat /run/arguments-lvcreate").await?;
     node.csi.delete(&made.id).await?;
     node.stop().await?;
     // An empty folder hides nothing.
     node.vm.sh("rm /opt/shadow/lvm").await?;
-    let words: Vec<String> = told.lines().map(str::to_owned).collect();
+    let words: Vec<String> = recorded.lines().map(str::to_owned).collect();
     ensure!(words.iter().filter(|word| *word == "volume").count() == 1, "the arguments of lvcreate are {words:?}");
     Ok(words)
 }

@@ -94,7 +94,7 @@ impl Storage for WholeDisks {
         format!("{EACH}{CHECK}")
     }
 
-    fn settles(&self) -> Duration {
+    fn settle_time(&self) -> Duration {
         Duration::from_secs(120)
     }
 

@@ -49,7 +49,7 @@ impl Node {
             }
             let volume = found.iter().any(|found| found.volume.is_some());
             ensure!(
-                !volume && began.elapsed() < self.storage.settles(),
+                !volume && began.elapsed() < self.storage.settle_time(),
                 "something is left behind:\n{}\n{}",
                 listed(&found),
                 self.log_tail().await

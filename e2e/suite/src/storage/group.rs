@@ -57,7 +57,7 @@ impl Storage for Group {
         format!("vgck {GROUP}")
     }
 
-    fn settles(&self) -> Duration {
+    fn settle_time(&self) -> Duration {
         Duration::ZERO
     }
 

@@ -39,8 +39,8 @@ pub trait Storage: Send + Sync {
     /// A script that fails if the storage itself, or what says which volumes there are, is damaged.
     fn check(&self) -> String;
 
-    /// How long after a deletion was answered OK remnants may exist. Never a volume.
-    fn settles(&self) -> Duration;
+    /// How long remnants may exist after a deletion was answered OK. The volume is gone at once.
+    fn settle_time(&self) -> Duration;
 
     /// Whether remnants of a creation that was interrupted before there was a volume may exist until the next
     /// creation.

@@ -177,12 +177,12 @@ async fn nodes_are_compared_with_each_other_and_with_the_controller() {
         let kind = if node == "n3" { "disk" } else { "lvm" };
         let storage = if node < "n3" { Some(StorageId::of("one")) } else { pool(node, "fast", 0).storage };
         let pools = vec![PoolState { kind: kind.into(), storage, ..pool(node, "fast", 50 * GIB) }];
-        let mut told = here(node, pools, vec![]);
-        greeting(&mut told, |greeting| {
+        let mut fake = here(node, pools, vec![]);
+        greeting(&mut fake, |greeting| {
             greeting.boot_id = boot.into();
             greeting.version = version;
         });
-        fakes.push(told);
+        fakes.push(fake);
     }
     let nodes = ["n1", "n2", "n3", "n4", "n5"].into_iter().zip(fakes).collect();
     let answer = doctor(&view(nodes, healthy(&[])).await).await;

@@ -127,8 +127,8 @@ async fn orphans_are_unreferenced_volumes_that_are_not_new() {
     // In a list of all volumes, each one says whether it is an orphan, consistent with the cluster's own
     // answer.
     let (every, _) = all(&view, v1::ListVolumesRequest::default()).await;
-    let told: Vec<_> = every.iter().map(v1::Volume::orphan).collect();
-    assert_eq!(told, [v1::Orphan::No, v1::Orphan::Yes]);
+    let known: Vec<_> = every.iter().map(v1::Volume::orphan).collect();
+    assert_eq!(known, [v1::Orphan::No, v1::Orphan::Yes]);
     let cluster: Vec<_> =
         view.cluster.orphans(None, 10).unwrap().0.iter().map(|volume| volume.id.to_string()).collect();
     assert_eq!(cluster, ids(&found));
@@ -137,8 +137,8 @@ async fn orphans_are_unreferenced_volumes_that_are_not_new() {
 
 #[tokio::test]
 async fn listing_orphans_without_persistent_volumes_is_rejected() {
-    let told = here("n", vec![pool("n", "fast", GIB)], vec![volume("n", "fast", "pvc-a")]);
-    let view = view(vec![("n", told)], World::default()).await;
+    let known = here("n", vec![pool("n", "fast", GIB)], vec![volume("n", "fast", "pvc-a")]);
+    let view = view(vec![("n", known)], World::default()).await;
     let refused =
         volumes(&view, v1::ListVolumesRequest { orphans_only: true, ..Default::default() }).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);

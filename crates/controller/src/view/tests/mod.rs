@@ -75,8 +75,8 @@ fn volume(node: &str, pool: &str, name: &str) -> Volume {
     }
 }
 
-fn greeting(told: &mut NodeFake, change: impl FnOnce(&mut Greeting)) {
-    match told {
+fn greeting(fakes: &mut NodeFake, change: impl FnOnce(&mut Greeting)) {
+    match fakes {
         NodeFake::Here { greeting, .. } => change(greeting),
         NodeFake::Away(_, why) => panic!("away: {why}"),
     }
@@ -164,12 +164,12 @@ async fn view_with<F>(
 where
     F: Future<Output = Vec<Finding>> + Send + 'static,
 {
-    let told: BTreeMap<String, NodeFake> = nodes.into_iter().map(|(name, told)| (name.to_owned(), told)).collect();
+    let fakes: BTreeMap<String, NodeFake> = nodes.into_iter().map(|(name, fakes)| (name.to_owned(), fakes)).collect();
     let endpoint = |name: &str| Endpoint { address: name.to_owned(), pod_uid: String::new() };
-    let roster: Roster = told.keys().map(|name| (name.clone(), endpoint(name))).collect();
+    let roster: Roster = fakes.keys().map(|name| (name.clone(), endpoint(name))).collect();
     let (sender, source) = watch::channel(Some(Arc::new(roster)));
     let parts = Parts {
-        dial: Arc::new(TestDial(told.clone())),
+        dial: Arc::new(TestDial(fakes.clone())),
         timing: Timing { age: Duration::from_secs(1 << 30), ..Timing::default() },
         nodes: Arc::new(world.clone()),
         election: Arc::new(AlwaysElected),
@@ -182,12 +182,12 @@ where
     let settled = async {
         loop {
             let members = cluster.members();
-            let settled = members.iter().all(|member| match (&told[&member.name], member.link()) {
+            let settled = members.iter().all(|member| match (&fakes[&member.name], member.link()) {
                 (NodeFake::Here { .. }, Link::Up { .. }) => true,
                 (NodeFake::Away(_, why), Link::Down { why: found, .. }) => *why == found,
                 _ => false,
             });
-            if cluster.synced() && members.len() == told.len() && settled {
+            if cluster.synced() && members.len() == fakes.len() && settled {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,5 +1,5 @@
-//! The power is cut at every instant, and the process killed before every write and flush: what is found then, and
-//! where it ends.
+//! The power is cut at every instant, and the process is killed before every write and flush. Each test
+//! checks which states can result, and that the operation can be completed from each of them.
 
 use super::double::Double;
 use super::*;
@@ -7,10 +7,10 @@ use super::*;
 /// The record of a volume that is being wiped, with its progress.
 const WIPED: &[u8] = b"quarry1/s=ready/z=64";
 
-/// Counts the disks that were looked at; an `Err` says what was found that may not be.
+/// The number of disks that were checked, or the unexpected state.
 type Swept = Result<usize, String>;
 
-/// What a look may find.
+/// The claim states that a cut may leave.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
     Nothing,
@@ -19,14 +19,15 @@ enum Kind {
     Releasing,
 }
 
-/// The claim that was found, if it is one of these names with one of these records; else what is wrong.
+/// The claim on the disk, which must have one of these names and one of these records. Otherwise, the
+/// difference.
 fn found(disk: &Double, names: &[&str], records: &[&[u8]]) -> Result<(Kind, Option<Claim>), String> {
     let (kind, claim) = match read(disk).map_err(|error| error.to_string())? {
         ClaimState::Nothing => return Ok((Kind::Nothing, None)),
         ClaimState::HalfClaimed(claim) => (Kind::Half, claim),
         ClaimState::Claimed(claim) => (Kind::Claimed, claim),
         ClaimState::Releasing(claim) => (Kind::Releasing, claim),
-        other => return Err(other.words()),
+        other => return Err(other.describe()),
     };
     if !names.iter().any(|name| Identity::of(name) == claim.identity) {
         return Err(format!("another claim: {}", claim.identity.disk));
@@ -45,31 +46,32 @@ fn require(disk: &Double, allowed: &[Kind], records: &[&[u8]]) -> Result<(Kind, 
     if allowed.contains(&kind) { Ok((kind, claim)) } else { Err(format!("{kind:?}")) }
 }
 
-fn words(error: &Error) -> String {
+fn text(error: &Error) -> String {
     error.to_string()
 }
 
-/// What a pool does to get its claim, from whatever there is.
-fn attain(disk: &Double) -> Result<Claim, String> {
+/// What a pool does to claim the disk, starting from any state.
+fn claim_disk(disk: &Double) -> Result<Claim, String> {
     match require(disk, &[Kind::Nothing, Kind::Half, Kind::Claimed], &[NEW])? {
-        (Kind::Half, Some(half)) => resume(disk, &half).map_err(|error| words(&error)),
+        (Kind::Half, Some(half)) => resume(disk, &half).map_err(|error| text(&error)),
         (_, Some(claim)) => Ok(claim),
-        _ => claim(disk, NAME, NEW).map_err(|error| words(&error)),
+        _ => claim(disk, NAME, NEW).map_err(|error| text(&error)),
     }
 }
 
-/// What a pool does to get rid of one, from whatever there is.
-fn shed(disk: &Double) -> Result<(), String> {
+/// What a pool does to remove the claim, starting from any state.
+fn release_disk(disk: &Double) -> Result<(), String> {
     let done = match found(disk, &[NAME], &[NEW, READY, WIPED])? {
         (Kind::Half, Some(claim)) => clear(disk, &claim),
         (_, Some(claim)) => release(disk, &claim),
         _ => Ok(()),
     };
-    done.map_err(|error| words(&error))?;
+    done.map_err(|error| text(&error))?;
     blank(disk)
 }
 
-/// Nothing of a partition table is left; and on a disk that was zeros, nothing at all but what a torn slot left.
+/// Checks that no part of a partition table is left. On a disk that was all zeros, everything is zero again,
+/// except for what a torn slot left.
 fn blank(disk: &Double) -> Result<(), String> {
     require(disk, &[Kind::Nothing], &[])?;
     for (number, piece) in disk.written() {
@@ -84,14 +86,14 @@ fn all_zeros(disk: &Double) -> bool {
     disk.written().values().all(|piece| piece.iter().all(|byte| *byte == 0))
 }
 
-/// Of how many cuts one is cut again: all on the smallest disk, where they are few.
+/// Only one of this many cuts is cut again. On the smallest disk, which has few cuts, every one is.
 fn stride(disk: &Double, cuts: &[Double]) -> usize {
     if disk.size() > 4 * MIB || cuts.len() > 64 { 19 } else { 1 }
 }
 
-/// The claim, cut at every instant; every half resumed and cleared, both cut again.
+/// Cuts a claim at every instant, resumes and clears every half-made claim, and cuts both of those again.
 fn sweep_claim(disk: &Double) -> Swept {
-    claim(disk, NAME, NEW).map_err(|error| words(&error))?;
+    claim(disk, NAME, NEW).map_err(|error| text(&error))?;
     let mut count = 0;
     let cuts = disk.cuts();
     for (index, cut) in cuts.iter().enumerate() {
@@ -102,24 +104,24 @@ fn sweep_claim(disk: &Double) -> Swept {
             return Err("claimed without its commit point, or not claimed with it".to_owned());
         }
         let resumed = cut.copy();
-        attain(&resumed)?;
+        claim_disk(&resumed)?;
         if index % stride(disk, &cuts) != 0 {
             continue;
         }
         for again in resumed.cuts() {
             count += 1;
             require(&again, &[Kind::Nothing, Kind::Half, Kind::Claimed], &[NEW])?;
-            attain(&again)?;
+            claim_disk(&again)?;
             require(&again, &[Kind::Claimed], &[NEW])?;
         }
         if let (Kind::Half, Some(half)) = (kind, half) {
             let cleared = cut.copy();
-            clear(&cleared, &half).map_err(|error| words(&error))?;
+            clear(&cleared, &half).map_err(|error| text(&error))?;
             blank(&cleared)?;
             for again in cleared.cuts() {
                 count += 1;
                 require(&again, &[Kind::Nothing, Kind::Half], &[NEW])?;
-                shed(&again)?;
+                release_disk(&again)?;
             }
             claim_other(&cleared)?;
         }
@@ -127,23 +129,23 @@ fn sweep_claim(disk: &Double) -> Swept {
     Ok(count)
 }
 
-/// A change of the record, cut at every instant: the old one or the new one, and after it the new one whichever copy is
-/// lost.
+/// Cuts a change of the record at every instant: the disk has the old or the new record. After the change it
+/// has the new one, even if either copy is lost.
 fn sweep_record(disk: &Double, old: &[u8], new: &[u8]) -> Swept {
-    let claim = match read(disk).map_err(|error| words(&error))? {
+    let claim = match read(disk).map_err(|error| text(&error))? {
         ClaimState::Claimed(claim) => claim,
-        other => return Err(other.words()),
+        other => return Err(other.describe()),
     };
-    set_record(disk, &claim, new).map_err(|error| words(&error))?;
+    set_record(disk, &claim, new).map_err(|error| text(&error))?;
     let mut count = 0;
     let cuts = disk.cuts();
     for (index, cut) in cuts.iter().enumerate() {
         count += 1;
         let (_, claim) = require(cut, &[Kind::Claimed], &[old, new])?;
         let claim = claim.ok_or("no claim")?;
-        let changed = set_record(cut, &claim, new).map_err(|error| words(&error))?;
+        let changed = set_record(cut, &claim, new).map_err(|error| text(&error))?;
         if !changed.degraded.is_empty() {
-            return Err(format!("not mended: {:?}", changed.degraded));
+            return Err(format!("not repaired: {:?}", changed.degraded));
         }
         if index % stride(disk, &cuts) != 0 {
             continue;
@@ -165,10 +167,10 @@ fn sweep_record(disk: &Double, old: &[u8], new: &[u8]) -> Swept {
     Ok(count)
 }
 
-/// A release, cut at every instant; every rest released again, cut again.
+/// Cuts a release at every instant, finishes every interrupted release, and cuts that again.
 fn sweep_release(disk: &Double) -> Swept {
     let (_, seen) = require(disk, &[Kind::Claimed], &[NEW, READY])?;
-    release(disk, &seen.ok_or("no claim")?).map_err(|error| words(&error))?;
+    release(disk, &seen.ok_or("no claim")?).map_err(|error| text(&error))?;
     blank(disk)?;
     let mut count = 0;
     let mut releasing = 0;
@@ -177,52 +179,52 @@ fn sweep_release(disk: &Double) -> Swept {
         count += 1;
         let (kind, _) = require(cut, &[Kind::Claimed, Kind::Releasing, Kind::Nothing], &[NEW, READY])?;
         releasing += usize::from(kind == Kind::Releasing);
-        shed(cut)?;
+        release_disk(cut)?;
         if index % stride(disk, &cuts) != 0 {
             continue;
         }
         for again in cut.cuts() {
             count += 1;
             require(&again, &[Kind::Claimed, Kind::Releasing, Kind::Nothing], &[NEW, READY])?;
-            shed(&again)?;
+            release_disk(&again)?;
         }
         claim_other(cut)?;
     }
     if releasing == 0 {
-        return Err("the sweep saw nothing".to_owned());
+        return Err("the sweep missed the state".to_owned());
     }
     Ok(count)
 }
 
-/// A release with the progress of its wiping noted, cut at every instant.
+/// Cuts a release that records the progress of its wipe, at every instant.
 fn sweep_wipe(disk: &Double) -> Swept {
     let (_, seen) = require(disk, &[Kind::Claimed], &[READY])?;
-    let begun = begin_release(disk, &seen.ok_or("no claim")?).map_err(|error| words(&error))?;
+    let begun = begin_release(disk, &seen.ok_or("no claim")?).map_err(|error| text(&error))?;
     require(disk, &[Kind::Releasing], &[READY])?;
-    let noted = set_record(disk, &begun, WIPED).map_err(|error| words(&error))?;
+    let noted = set_record(disk, &begun, WIPED).map_err(|error| text(&error))?;
     require(disk, &[Kind::Releasing], &[WIPED])?;
-    release(disk, &noted).map_err(|error| words(&error))?;
+    release(disk, &noted).map_err(|error| text(&error))?;
     let (mut count, mut wiped) = (0, 0);
     for cut in disk.cuts() {
         count += 1;
         let (kind, claim) = require(&cut, &[Kind::Claimed, Kind::Releasing, Kind::Nothing], &[READY, WIPED])?;
         let is_wiped = claim.is_some_and(|claim| claim.record == WIPED);
-        // A volume that looks as if nobody had deleted it must not look wiped.
+        // A volume that is not marked as deleted must not look wiped.
         if is_wiped && kind == Kind::Claimed {
             return Err("a held claim with a wiped volume's record".to_owned());
         }
         wiped += usize::from(is_wiped);
-        shed(&cut)?;
+        release_disk(&cut)?;
         claim_other(&cut)?;
     }
     if wiped == 0 {
-        return Err("the sweep saw nothing".to_owned());
+        return Err("the sweep missed the state".to_owned());
     }
     Ok(count)
 }
 
-/// Everything a pool does, with the process killed at every write and flush; then it is done again, without a power cut
-/// between, and the power is cut at every instant of that.
+/// Kills the process at every write and flush of everything that a pool does. Then the operation is repeated
+/// without a power cut in between, and the power is cut at every instant of the repetition.
 fn sweep_kills(
     make: impl Fn() -> Double,
     act: impl Fn(&Double) -> Result<(), String>,
@@ -250,11 +252,11 @@ fn sweep_kills(
 
 fn change(disk: &Double) -> Result<(), String> {
     let (_, claim) = require(disk, &[Kind::Claimed], &[NEW, READY])?;
-    set_record(disk, &claim.ok_or("no claim")?, READY).map(drop).map_err(|error| words(&error))
+    set_record(disk, &claim.ok_or("no claim")?, READY).map(drop).map_err(|error| text(&error))
 }
 
 fn claim_other(disk: &Double) -> Result<(), String> {
-    claim(disk, OTHER, NEW).map(drop).map_err(|error| words(&error))
+    claim(disk, OTHER, NEW).map(drop).map_err(|error| text(&error))
 }
 
 fn sweep_all_kills(sector_size: u32) -> Swept {
@@ -270,37 +272,37 @@ fn sweep_all_kills(sector_size: u32) -> Swept {
         disk.flush().unwrap();
         disk.copy()
     };
-    let shed_for_another = |disk: &Double| shed(disk).and_then(|()| claim_other(disk));
+    let release_and_claim_other = |disk: &Double| release_disk(disk).and_then(|()| claim_other(disk));
     let both = [NAME, OTHER];
     let mut count = 0;
-    count += sweep_kills(empty, |disk| attain(disk).map(drop), |disk| attain(disk).map(drop), &both)?;
-    count += sweep_kills(empty, |disk| attain(disk).map(drop), shed_for_another, &both)?;
+    count += sweep_kills(empty, |disk| claim_disk(disk).map(drop), |disk| claim_disk(disk).map(drop), &both)?;
+    count += sweep_kills(empty, |disk| claim_disk(disk).map(drop), release_and_claim_other, &both)?;
     count += sweep_kills(taken, change, change, &both)?;
-    count += sweep_kills(taken, change, shed_for_another, &both)?;
-    count += sweep_kills(used, shed, shed_for_another, &both)?;
-    count += sweep_kills(half, shed, shed_for_another, &both)?;
+    count += sweep_kills(taken, change, release_and_claim_other, &both)?;
+    count += sweep_kills(used, release_disk, release_and_claim_other, &both)?;
+    count += sweep_kills(half, release_disk, release_and_claim_other, &both)?;
     Ok(count)
 }
 
-/// A sweep that looks at less than this has not cut what it should.
-fn least(disk: &Double) -> usize {
+/// A sweep that checks fewer disks has missed some cuts.
+fn minimum(disk: &Double) -> usize {
     if disk.size() == 4 * MIB { 100 } else { 20 }
 }
 
 #[test]
-fn a_claim_is_cut_at_every_instant() {
+fn claiming_survives_a_power_cut_at_every_instant() {
     for disk in disks() {
         let count = sweep_claim(&disk).unwrap();
-        assert!(count > least(&disk), "only {count} disks were looked at");
+        assert!(count > minimum(&disk), "only {count} disks were checked");
     }
 }
 
 #[test]
-fn a_record_is_cut_at_every_instant() {
+fn record_changes_survive_a_power_cut_at_every_instant() {
     for disk in disks() {
         claim(&disk, NAME, NEW).unwrap();
         sweep_record(&disk.copy(), NEW, READY).unwrap();
-        // Longer than a sector, and back.
+        // A record that is longer than a sector, and back.
         let long = vec![b'x'; MAX_RECORD];
         let changed = disk.copy();
         sweep_record(&changed, NEW, &long).unwrap();
@@ -309,27 +311,27 @@ fn a_record_is_cut_at_every_instant() {
 }
 
 #[test]
-fn a_release_is_cut_at_every_instant() {
+fn releasing_survives_a_power_cut_at_every_instant() {
     for disk in disks() {
         let new = claim(&disk, NAME, NEW).unwrap();
-        assert!(sweep_release(&disk.copy()).unwrap() > least(&disk));
+        assert!(sweep_release(&disk.copy()).unwrap() > minimum(&disk));
         set_record(&disk, &new, READY).unwrap();
-        assert!(sweep_release(&disk.copy()).unwrap() > least(&disk));
+        assert!(sweep_release(&disk.copy()).unwrap() > minimum(&disk));
     }
 }
 
 #[test]
-fn a_wipes_progress_is_cut_at_every_instant() {
+fn wipe_progress_survives_a_power_cut_at_every_instant() {
     for disk in disks() {
         let claim = claim(&disk, NAME, NEW).unwrap();
         set_record(&disk, &claim, READY).unwrap();
         let count = sweep_wipe(&disk.copy()).unwrap();
-        assert!(count > 20, "only {count} disks were looked at");
+        assert!(count > 20, "only {count} disks were checked");
     }
 }
 
 #[test]
-fn a_released_disk_is_as_it_was() {
+fn a_released_disk_is_blank_again() {
     for disk in disks() {
         let claim = claim(&disk, NAME, NEW).unwrap();
         let noisy = disk.peek(8 * 512, 512).iter().any(|byte| *byte != 0);
@@ -340,16 +342,16 @@ fn a_released_disk_is_as_it_was() {
 }
 
 #[test]
-fn every_write_and_flush_is_killed_before_and_begun() {
+fn operations_recover_from_a_kill_at_every_write_and_flush() {
     for sector_size in [512, 4096] {
         let count = sweep_all_kills(sector_size).unwrap();
-        assert!(count > 1000, "only {count} disks were looked at");
+        assert!(count > 1000, "only {count} disks were checked");
     }
 }
 
-/// The sweeps find what they are there for.
+/// Proves that the sweeps can fail.
 #[test]
-fn without_a_safeguard_the_sweeps_find_a_violation() {
+fn the_sweeps_detect_a_disabled_safeguard() {
     for sector_size in [512, 4096] {
         let safe = |name| quarry_fault::disable(name);
         {

@@ -1,4 +1,4 @@
-//! What is found on disks to which something happened.
+//! The claim states of damaged disks.
 
 use uuid::{Uuid, uuid};
 
@@ -7,7 +7,8 @@ use super::*;
 const SIZE: u64 = 16 * MIB;
 const LINUX: Uuid = uuid!("0fc63daf-8483-4772-8e79-3d69d8477de4");
 
-/// Changes a table at `header_at`, whose entries are at `entries_at`, and makes its checksums right again.
+/// Changes the table with its header at `header_at` and its entries at `entries_at`, and corrects its
+/// checksums.
 pub(super) fn forge(disk: &Double, header_at: u64, entries_at: u64, change: impl FnOnce(&mut [u8], &mut [u8])) {
     let mut header = disk.peek(header_at, 512);
     let mut entries = disk.peek(entries_at, 16384);
@@ -20,13 +21,13 @@ pub(super) fn forge(disk: &Double, header_at: u64, entries_at: u64, change: impl
     disk.poke(entries_at, &entries);
 }
 
-/// Where the backup header and its entries lie.
+/// The offsets of the backup header and its entries.
 pub(super) fn backup(sector_size: u32) -> (u64, u64) {
     let header = SIZE - u64::from(sector_size);
     (header, header - 16384)
 }
 
-/// Another program's table, over ours, at both ends.
+/// Writes another program's table over Quarry's, at both ends.
 pub(super) fn repartition(disk: &Double, sector_size: u32) {
     let sector = u64::from(sector_size);
     for (header_at, entries_at) in [(sector, 2 * sector), backup(sector_size)] {
@@ -43,7 +44,7 @@ fn damaged(disk: &Double, part: &str) {
         ClaimState::Damaged(damaged) => {
             let why = damaged.damage.to_string();
             assert!(why.contains(part), "{why}");
-            // Whatever happened to it, its volume's name stays taken.
+            // Whatever the damage, the volume's name stays taken.
             assert!(damaged.identities().contains(&Identity::of(NAME)), "{damaged:?}");
         }
         other => panic!("{other:?}"),
@@ -66,7 +67,7 @@ fn degraded(disk: &Double) -> Vec<Degraded> {
 }
 
 #[test]
-fn a_lost_mbr_is_half_a_claim_only_if_nobody_has_used_it() {
+fn a_claim_without_mbr_is_half_made_only_if_it_was_never_used() {
     for sector_size in [512, 4096] {
         let (disk, new) = claimed(sector_size);
         disk.poke(0, &[0; 512]);
@@ -74,7 +75,7 @@ fn a_lost_mbr_is_half_a_claim_only_if_nobody_has_used_it() {
         let (disk, _) = ready(sector_size);
         disk.poke(0, &[0; 512]);
         damaged(&disk, "has not been released");
-        // Not even where the tables are gone as well, as `wipefs` leaves it.
+        // This holds even if the tables are erased as well, which is what `wipefs` does.
         disk.poke(u64::from(sector_size), &[0; 8]);
         damaged(&disk, "has not been released");
         disk.poke(backup(sector_size).0, &[0; 8]);
@@ -83,7 +84,7 @@ fn a_lost_mbr_is_half_a_claim_only_if_nobody_has_used_it() {
 }
 
 #[test]
-fn one_table_is_enough() {
+fn one_intact_table_is_enough() {
     for sector_size in [512, 4096] {
         let sector = u64::from(sector_size);
         for at in [sector, sector + 60, 2 * sector + 40] {
@@ -103,38 +104,38 @@ fn one_table_is_enough() {
 }
 
 #[test]
-fn a_slot_is_enough_and_none_is_not() {
+fn one_slot_is_enough_and_none_is_damage() {
     for sector_size in [512, 4096] {
         let (disk, claim) = ready(sector_size);
         disk.poke(MIB + 70, b"#");
         assert_eq!(degraded(&disk), [Degraded::Record]);
-        // The same record again mends it.
+        // Writing the same record again repairs it.
         let ClaimState::Claimed(seen) = read(&disk).unwrap() else { panic!("not claimed") };
-        let mended = set_record(&disk, &seen, READY).unwrap();
-        assert_eq!(mended, claim);
+        let repaired = set_record(&disk, &seen, READY).unwrap();
+        assert_eq!(repaired, claim);
         disk.poke(MIB + 70, b"#");
         disk.poke(MIB + MIB / 2, b"#");
         damaged(&disk, "neither copy of its record");
-        // And without its MBR likewise: a table of ours alone is not for taking.
+        // The same without the MBR: a disk with only a Quarry table must not be claimed.
         disk.poke(0, &[0; 512]);
         damaged(&disk, "neither copy of its record");
     }
 }
 
 #[test]
-fn slots_of_two_claims_are_no_claim() {
+fn slots_of_different_claims_are_damage() {
     let (disk, _) = ready(512);
-    let stranger = Double::new(SIZE, 512, Before::Zeros);
-    claim(&stranger, OTHER, READY).unwrap();
-    disk.poke(MIB, &stranger.peek(MIB, 4096));
+    let foreign = Double::new(SIZE, 512, Before::Zeros);
+    claim(&foreign, OTHER, READY).unwrap();
+    disk.poke(MIB, &foreign.peek(MIB, 4096));
     damaged(&disk, "different claims");
-    // Nor is one slot of another claim beside tables of this one.
-    disk.poke(MIB + MIB / 2, &stranger.peek(MIB, 4096));
+    // A slot of another claim next to tables of this one is damage, too.
+    disk.poke(MIB + MIB / 2, &foreign.peek(MIB, 4096));
     damaged(&disk, "do not match the claim");
 }
 
 #[test]
-fn a_later_version_is_told() {
+fn a_newer_version_is_reported() {
     for slot in [MIB, MIB + MIB / 2] {
         let (disk, _) = ready(512);
         let mut bytes = disk.peek(slot, 4096);
@@ -147,12 +148,12 @@ fn a_later_version_is_told() {
 }
 
 #[test]
-fn a_disk_of_another_size_keeps_its_volume() {
+fn a_resized_disk_keeps_its_volume() {
     for sector_size in [512, 4096] {
         let (disk, _) = ready(sector_size);
         disk.attach(SIZE + 5 * MIB, sector_size);
         assert_eq!(degraded(&disk), [Degraded::Resized { then: SIZE, now: SIZE + 5 * MIB }]);
-        // The backup is found without the primary.
+        // The backup table is found without the primary one.
         disk.poke(u64::from(sector_size), &[0; 512]);
         let resized = Degraded::Resized { then: SIZE, now: SIZE + 5 * MIB };
         assert_eq!(degraded(&disk), [Degraded::PrimaryTable, resized]);
@@ -167,7 +168,7 @@ fn a_disk_of_another_size_keeps_its_volume() {
 }
 
 #[test]
-fn a_backup_that_another_program_moved_to_the_new_end_is_found() {
+fn a_backup_table_moved_to_the_new_end_is_found() {
     let (disk, claim) = ready(512);
     let grown = SIZE + MIB;
     disk.attach(grown, 512);
@@ -182,7 +183,7 @@ fn a_backup_that_another_program_moved_to_the_new_end_is_found() {
     forge(&disk, 512, 1024, |header, _| header[32..40].copy_from_slice(&last.to_le_bytes()));
     disk.poke(SIZE - 512 - 16384, &[0; 16384 + 512]);
     assert_eq!(degraded(&disk), [Degraded::Resized { then: SIZE, now: grown }]);
-    // It is found where the disk has grown once more.
+    // It is also found after the disk has grown once more.
     disk.attach(grown + MIB, 512);
     assert_eq!(degraded(&disk), [Degraded::Resized { then: SIZE, now: grown + MIB }]);
     release(&disk, &claim).unwrap();
@@ -192,13 +193,13 @@ fn a_backup_that_another_program_moved_to_the_new_end_is_found() {
 }
 
 #[test]
-fn behind_another_adapter_it_is_known_and_not_used() {
+fn a_claim_with_another_sector_size_is_recognized_but_not_used() {
     for (then, now) in [(512, 4096), (4096, 512), (512, 8192)] {
         let (disk, claim) = ready(then);
         disk.attach(SIZE, now);
         match read(&disk).unwrap() {
-            ClaimState::OtherSectorSize { claim: found, now: told } => {
-                assert_eq!((&found, told), (&claim, now));
+            ClaimState::OtherSectorSize { claim: found, now: reported } => {
+                assert_eq!((&found, reported), (&claim, now));
             }
             other => panic!("{other:?}"),
         }
@@ -206,7 +207,7 @@ fn behind_another_adapter_it_is_known_and_not_used() {
         disk.poke(0, &[0; 512]);
         disk.attach(SIZE, now);
         assert!(matches!(read(&disk).unwrap(), ClaimState::OtherSectorSize { .. }));
-        // Without its slots it is none the less ours.
+        // Without its slots, the claim is still recognized.
         disk.poke(MIB, b"#");
         disk.poke(MIB + MIB / 2, b"#");
         damaged(&disk, "neither copy of its record");
@@ -214,7 +215,7 @@ fn behind_another_adapter_it_is_known_and_not_used() {
 }
 
 #[test]
-fn what_other_programs_wrote_over_it_is_not_ours() {
+fn a_claim_overwritten_by_another_program_is_foreign_or_damaged() {
     for sector_size in [512, 4096] {
         let sector = u64::from(sector_size);
         let over = |disk: &Double, what: &str| match read(disk).unwrap() {
@@ -223,7 +224,7 @@ fn what_other_programs_wrote_over_it_is_not_ours() {
         };
         for used in [true, false] {
             let make = || if used { ready(sector_size).0 } else { claimed(sector_size).0 };
-            // A GPT of its own, with and without its MBR, and with our slots overwritten.
+            // A foreign GPT, with and without its MBR, and with Quarry's slots overwritten.
             let disk = make();
             repartition(&disk, sector_size);
             over(&disk, "a GPT partition table");
@@ -240,8 +241,8 @@ fn what_other_programs_wrote_over_it_is_not_ours() {
             let disk = make();
             disk.poke(446, &[0x80, 0, 2, 0, 0x83]);
             damaged(&disk, "a boot sector or a DOS partition table");
-            // Partitions of its own beside ours, in one table or in both; a volume made longer; a table with no sound
-            // header and another's GUID.
+            // Foreign partitions next to Quarry's, in one table or in both; a longer volume; a table with an
+            // invalid header and another GUID.
             for place in [(sector, 2 * sector), backup(sector_size)] {
                 let disk = make();
                 forge(&disk, place.0, place.1, |_, entries| entries[256..272].copy_from_slice(&LINUX.to_bytes_le()));
@@ -252,7 +253,7 @@ fn what_other_programs_wrote_over_it_is_not_ours() {
                 let disk = make();
                 forge(&disk, place.0, place.1, |_, entries| entries[..16].copy_from_slice(&[9; 16]));
                 damaged(&disk, "has changed its partition tables");
-                // A name or an attribute is nobody's concern.
+                // A changed name or attribute does not matter.
                 let disk = make();
                 forge(&disk, place.0, place.1, |_, entries| entries[176..190].fill(0x41));
                 assert!(matches!(read(&disk).unwrap(), ClaimState::Claimed(claim) if claim.degraded.is_empty()));
@@ -266,7 +267,7 @@ fn what_other_programs_wrote_over_it_is_not_ours() {
 }
 
 #[test]
-fn a_disk_of_others_is_theirs_at_all_four_places() {
+fn a_foreign_gpt_header_is_found_at_all_four_places() {
     for now in [512, 4096] {
         for at in [512, 4096, SIZE - 512, SIZE - 4096] {
             let disk = Double::new(SIZE, now, Before::Zeros);
@@ -281,14 +282,14 @@ fn a_disk_of_others_is_theirs_at_all_four_places() {
         disk.poke(446, &[0; 64]);
         disk.poke(450, &[0xee, 0, 0, 0, 1]);
         assert!(matches!(read(&disk).unwrap(), ClaimState::Foreign { what, .. } if what.contains("protective MBR")));
-        // A hybrid is none.
+        // A hybrid MBR is not a protective one.
         disk.poke(466, &[0x83]);
         assert_eq!(read(&disk).unwrap(), foreign("a boot sector or a DOS partition table"));
     }
 }
 
 #[test]
-fn what_cannot_be_read_is_not_nothing() {
+fn an_unreadable_place_is_an_error() {
     for sector_size in [512, 4096] {
         let sector = u64::from(sector_size);
         let (header, _) = backup(sector_size);
@@ -299,7 +300,7 @@ fn what_cannot_be_read_is_not_nothing() {
             assert!(matches!(read(&disk), Err(Error::Io { .. })), "piece {piece}");
             assert!(matches!(claim(&disk, NAME, NEW), Err(Error::Io { .. })));
         }
-        // One table of a claim may be lost so; no slot may, for it could be the newer one.
+        // One table of a claim may be unreadable, but no slot, because it could be the newer one.
         let (disk, _) = ready(sector_size);
         disk.bad.borrow_mut().insert(sector / 512);
         assert_eq!(degraded(&disk), [Degraded::PrimaryTable]);
@@ -314,10 +315,10 @@ fn what_cannot_be_read_is_not_nothing() {
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
 
-    /// Whatever is written wherever a reader looks, it does not panic, and what was in use is never taken for free or for
-    /// half a claim.
+    /// Whatever is overwritten in any place that a reader checks, it does not panic, and a used disk never
+    /// looks free or half-claimed.
     #[test]
-    fn no_damage_sets_a_used_disk_free(
+    fn no_damage_makes_a_used_disk_free(
         places in proptest::collection::vec((0_usize..8, 0_u64..600, proptest::collection::vec(proptest::prelude::any::<u8>(), 1..64)), 1..6),
         large in proptest::prelude::any::<bool>(),
     ) {
@@ -333,9 +334,9 @@ proptest::proptest! {
             ClaimState::Claimed(claim) => proptest::prop_assert_eq!(claim.record, READY),
             ClaimState::Damaged(damaged) => {
                 proptest::prop_assert!(damaged.identities().contains(&Identity::of(NAME)) || both_slots_hit);
-                let _ = ClaimState::Damaged(damaged).mends(std::path::Path::new("/dev/vdb"));
+                let _ = ClaimState::Damaged(damaged).repairs(std::path::Path::new("/dev/vdb"));
             }
-            // Without slots the ruins are nobody's, or nothing.
+            // Without slots, the remnants look foreign, or the disk looks empty.
             ClaimState::Foreign { .. } | ClaimState::Nothing => proptest::prop_assert!(both_slots_hit),
             other => proptest::prop_assert!(false, "{other:?}"),
         }
@@ -344,7 +345,7 @@ proptest::proptest! {
 
 /// docs/disk-format.md tells operators to write these bytes.
 #[test]
-fn a_lost_mbr_can_be_put_back_by_hand() {
+fn a_lost_mbr_can_be_restored_by_hand() {
     for sector_size in [512, 4096] {
         let (disk, claim) = ready(sector_size);
         disk.poke(0, &[0; 512]);

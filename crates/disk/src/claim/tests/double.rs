@@ -1,4 +1,5 @@
-//! A disk in memory that remembers what was written since the last flush, and what a power cut could leave of it.
+//! A disk in memory that remembers all writes since the last flush, and computes what a power cut could leave
+//! of them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,19 +9,19 @@ use std::rc::Rc;
 
 use crate::claim::Sectors;
 
-/// What is written whole or not at all.
+/// The unit that is written completely or not at all.
 pub(super) const PIECE: usize = 512;
 pub(super) type Piece = [u8; PIECE];
 
-/// What lay on the disk before.
+/// The contents of the disk before the test.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Before {
     Zeros,
-    /// Noise without any signature, another for every seed.
+    /// Noise without any signature, different for every seed.
     Noise(u64),
 }
 
-/// The pieces that were ever flushed.
+/// All pieces that were ever flushed.
 #[derive(Clone, Debug)]
 pub(super) struct Durable {
     before: Before,
@@ -33,7 +34,7 @@ impl Durable {
     }
 
     fn set(&mut self, number: u64, piece: &Piece) {
-        // What is as it was before is not kept, so that a disk costs little to copy.
+        // Pieces with their original contents are not stored, so that copies of a disk are cheap.
         if self.before.piece(number) == *piece {
             self.pieces.remove(&number);
         } else {
@@ -48,14 +49,14 @@ impl Before {
         if let Self::Noise(seed) = self {
             let mut random = Random(seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             piece.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&random.next().to_le_bytes()));
-            // No boot signature by chance.
+            // Avoids an accidental boot signature.
             piece[510] = 0;
         }
         piece
     }
 }
 
-/// A small generator of numbers (splitmix64), the same in every run.
+/// A small random number generator (splitmix64), with the same numbers in every run.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -68,7 +69,7 @@ impl Random {
     }
 }
 
-/// What was on the disk at its last flush, and the pieces written since, in their order.
+/// The contents of the disk at its last flush, and the pieces written since, in order.
 #[derive(Clone, Debug)]
 pub(super) struct Window {
     durable: Durable,
@@ -80,9 +81,9 @@ pub(super) struct Double {
     size: Cell<u64>,
     sector_size: Cell<u32>,
     now: RefCell<Window>,
-    /// One for every flush so far: what a cut right before its end could meet.
+    /// One window for each flush so far: what a power cut just before the end of that flush could affect.
     windows: RefCell<Vec<Window>>,
-    /// Writes and flushes until the process is killed.
+    /// The number of writes and flushes until the process is killed.
     budget: Cell<Option<usize>>,
     pub(super) operations: Cell<usize>,
     /// Pieces that cannot be read.
@@ -107,23 +108,23 @@ impl Double {
         }
     }
 
-    /// Another disk with what this one holds now, flushed or not.
+    /// Another disk with the current contents of this one, flushed or not.
     pub(super) fn copy(&self) -> Self {
         Self::of(self.size.get(), self.sector_size.get(), self.now.borrow().clone())
     }
 
-    /// From now on it tells of another size or other sectors.
+    /// From now on, the disk reports this size and this sector size.
     pub(super) fn attach(&self, size: u64, sector_size: u32) {
         self.size.set(size);
         self.sector_size.set(sector_size);
     }
 
-    /// The process is killed instead of making the write or flush after so many more.
+    /// The process is killed after this many more writes and flushes.
     pub(super) fn kill_after(&self, operations: Option<usize>) {
         self.budget.set(operations);
     }
 
-    /// Writes behind everybody's back, flushed.
+    /// Writes behind the back of the code under test, and flushes.
     pub(super) fn poke(&self, offset: u64, bytes: &[u8]) {
         let mut now = self.now.borrow_mut();
         for (index, byte) in bytes.iter().enumerate() {
@@ -141,14 +142,14 @@ impl Double {
         buffer
     }
 
-    /// Every piece that is not as it was before.
+    /// Every piece that differs from the original contents.
     pub(super) fn written(&self) -> BTreeMap<u64, Piece> {
         let now = self.now.borrow();
         let numbers = now.durable.pieces.keys().chain(now.pending.iter().map(|(number, _)| number));
         numbers.map(|number| (*number, self.peek(number * PIECE as u64, PIECE).try_into().unwrap())).collect()
     }
 
-    /// Every disk that a power cut could have left at any instant so far: those of all flushes, and of now.
+    /// Every disk that a power cut could have left at any instant so far: before any of the flushes, or now.
     pub(super) fn cuts(&self) -> Vec<Self> {
         let mut windows = self.windows.borrow().clone();
         windows.push(self.now.borrow().clone());
@@ -162,7 +163,7 @@ impl Double {
             .collect()
     }
 
-    /// Whether one more write or flush happens. The last one before the kill may have begun.
+    /// Whether one more write or flush completes. The last one before the kill may have begun.
     fn spend(&self) -> bool {
         self.operations.set(self.operations.get() + 1);
         match self.budget.get() {
@@ -177,15 +178,15 @@ impl Double {
 }
 
 impl Window {
-    /// As a reader sees it, flushed or not.
+    /// What a reader sees, flushed or not.
     fn piece(&self, number: u64) -> Piece {
         let pending = self.pending.iter().rev().find(|(written, _)| *written == number);
         pending.map_or_else(|| self.durable.piece(number), |(_, piece)| *piece)
     }
 
-    /// All that may be on the disk after a cut: of every piece its flushed content or any that was written since. All
-    /// combinations where they are few, and else all of those pieces that say something, with none, all and some of the
-    /// others.
+    /// Everything that may be on the disk after a power cut: of each piece, either its flushed contents or
+    /// any version written since. If there are few pieces, all combinations; otherwise all combinations of
+    /// the pieces that are not just zeros, each with none, all and some of the others.
     fn images(&self) -> Vec<Durable> {
         let mut choices: BTreeMap<u64, Vec<Piece>> = BTreeMap::new();
         for (number, piece) in &self.pending {
@@ -198,7 +199,7 @@ impl Window {
         let (telling, mute): (Vec<_>, Vec<_>) = choices
             .into_iter()
             .partition(|(_, versions)| versions[1..].iter().any(|piece| piece.iter().any(|byte| *byte != 0)));
-        // Zeros over a few noisy pieces (an erased header) say something as well.
+        // Zeros over a few noisy pieces (an erased header) matter as well.
         let (telling, mute) = if telling.len() + mute.len() <= 12 {
             (telling.into_iter().chain(mute).collect(), Vec::new())
         } else {
@@ -274,7 +275,7 @@ impl Sectors for Double {
         if !whole {
             pieces.truncate(pieces.len() / 2);
         }
-        // What is there already cannot be lost. This keeps the disks small.
+        // Rewriting the same contents cannot lose anything, so it is skipped. This keeps the disks small.
         let mut now = self.now.borrow_mut();
         let changed: Vec<_> = pieces.into_iter().filter(|(number, piece)| now.piece(*number) != *piece).collect();
         now.pending.extend(changed);

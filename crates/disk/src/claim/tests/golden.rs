@@ -1,5 +1,5 @@
-//! Golden: what a claim of a disk of 16 MiB puts on it. The bytes were computed from the UEFI specification by another
-//! program, in another language. They may never change.
+//! Golden: the bytes of a claim on a disk of 16 MiB. They were computed from the UEFI specification by
+//! another program, in another language. They must never change.
 
 use super::*;
 
@@ -67,7 +67,7 @@ fn the_protective_mbr_is_frozen() {
     for (size, sector_size, sectors) in [
         (16 * MIB, 512, [0xff, 0x7f, 0, 0]),
         (16 * MIB, 4096, [0xff, 0x0f, 0, 0]),
-        // What 32 bits can say ends at 2 TiB.
+        // The 32-bit field reaches its limit at 2 TiB.
         (2 << 40, 512, [0xff, 0xff, 0xff, 0xff]),
         (3 << 40, 512, [0xff, 0xff, 0xff, 0xff]),
         (3 << 40, 4096, [0xff, 0xff, 0xff, 0x2f]),
@@ -82,7 +82,8 @@ fn the_protective_mbr_is_frozen() {
     }
 }
 
-/// The slot's own bytes are frozen where it is written; here is what a fresh claim's says, and where both copies lie.
+/// The slot's own bytes are frozen by the test in its module. This checks the contents for a new claim, and
+/// the offsets of both copies.
 #[test]
 fn the_slots_are_frozen() {
     for sector_size in [512, 4096] {
@@ -100,9 +101,9 @@ fn the_slots_are_frozen() {
     }
 }
 
-/// The rest of the metadata partition is zeros, whatever a former owner left there.
+/// The rest of the metadata partition is zeroed, whatever a former owner left there.
 #[test]
-fn nothing_of_a_former_owner_stays_in_the_metadata_partition() {
+fn the_metadata_partition_is_cleared_of_old_data() {
     let disk = Double::new(16 * MIB, 512, Before::Noise(7));
     claim(&disk, NAME, NEW).unwrap();
     for (from, to) in [(MIB + 4096, MIB + MIB / 2), (MIB + MIB / 2 + 4096, 2 * MIB)] {

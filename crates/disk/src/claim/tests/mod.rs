@@ -1,11 +1,11 @@
-//! Tests of the whole: on a disk in memory that is cut off at every instant.
+//! Tests of whole claims, on a disk in memory that can lose power at every instant.
 
 mod cuts;
 mod damage;
 mod double;
 mod golden;
-mod mend;
 mod refused;
+mod repair;
 mod tools;
 
 use super::*;
@@ -19,8 +19,8 @@ const READY: &[u8] =
     b"quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm";
 const MIB: u64 = 1 << 20;
 
-/// Disks of both sector sizes: the smallest, one of a size that is no multiple of anything, one with more sectors than
-/// an MBR can say; and one that is full of noise.
+/// Disks of both sector sizes: the smallest; one with an unaligned size; one with more sectors than fit into
+/// an MBR; and one that is full of noise.
 fn disks() -> Vec<Double> {
     let mut disks = Vec::new();
     for sector_size in [512, 4096] {
@@ -32,7 +32,7 @@ fn disks() -> Vec<Double> {
     disks
 }
 
-/// A disk of 16 MiB with a claim that nobody has used.
+/// A disk of 16 MiB with a claim that was never used.
 fn claimed(sector_size: u32) -> (Double, Claim) {
     let disk = Double::new(16 * MIB, sector_size, Before::Zeros);
     let claim = claim(&disk, NAME, NEW).unwrap();

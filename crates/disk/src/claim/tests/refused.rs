@@ -1,4 +1,4 @@
-//! What the writers refuse, without a single write; and that they erase nothing but their own.
+//! The writers reject unsuitable disks without a single write, and erase only their own bytes.
 
 use super::damage::{backup, repartition};
 use super::*;
@@ -6,7 +6,7 @@ use super::*;
 fn refuses<T: std::fmt::Debug>(disk: &Double, act: impl FnOnce(&Double) -> Result<T, Error>) -> Error {
     let operations = disk.operations.get();
     let error = act(disk).unwrap_err();
-    assert_eq!(disk.operations.get(), operations, "it wrote or flushed, and then said {error}");
+    assert_eq!(disk.operations.get(), operations, "it wrote or flushed before it failed: {error}");
     error
 }
 
@@ -19,9 +19,9 @@ fn refuses_all(disk: &Double, claim: &Claim) {
 }
 
 #[test]
-fn nothing_is_written_where_nothing_fits() {
+fn nothing_is_written_if_the_contents_do_not_fit() {
     for sector_size in [512, 4096] {
-        // The MBR lost; another program's table; the record lost; another claim; another adapter.
+        // The MBR is lost; another program's table; the record is lost; another claim; another sector size.
         let happened: [&dyn Fn(&Double); 5] = [
             &|disk| disk.poke(0, &[0; 512]),
             &|disk| repartition(disk, sector_size),
@@ -45,7 +45,7 @@ fn nothing_is_written_where_nothing_fits() {
 }
 
 #[test]
-fn a_claim_is_made_once_and_only_on_fit_disks() {
+fn a_disk_is_claimed_once_and_only_if_it_is_suitable() {
     let (disk, claim) = claimed(512);
     let error = refuses(&disk, |disk| super::claim(disk, OTHER, NEW));
     assert!(matches!(&error, Error::Unexpected { .. }), "{error}");
@@ -62,11 +62,11 @@ fn a_claim_is_made_once_and_only_on_fit_disks() {
 }
 
 #[test]
-fn a_change_by_somebody_else_is_not_lost() {
+fn a_concurrent_change_is_not_overwritten() {
     let (disk, new) = claimed(512);
     let ready = set_record(&disk, &new, READY).unwrap();
     assert_eq!((new.sequence, ready.sequence), (1, 2));
-    // Who still has the old picture may neither change nor release.
+    // A caller with the old state can neither change nor release the claim.
     refuses(&disk, |disk| set_record(disk, &new, NEW));
     refuses(&disk, |disk| release(disk, &new));
     release(&disk, &ready).unwrap();
@@ -74,7 +74,7 @@ fn a_change_by_somebody_else_is_not_lost() {
 }
 
 #[test]
-fn half_a_claim_on_a_disk_of_another_size_is_cleared_not_finished() {
+fn a_half_made_claim_on_a_resized_disk_can_only_be_cleared() {
     for sector_size in [512, 4096] {
         let (disk, _) = claimed(sector_size);
         disk.poke(0, &[0; 512]);
@@ -86,9 +86,10 @@ fn half_a_claim_on_a_disk_of_another_size_is_cleared_not_finished() {
     }
 }
 
-/// Somebody made a filesystem over half a claim, and over a claim that is being released: what is his stays.
+/// Another program made a filesystem over a half-made claim, or over a claim that is being released. Its data
+/// stays.
 #[test]
-fn only_what_is_ours_is_erased() {
+fn only_the_claims_own_bytes_are_erased() {
     for sector_size in [512_u32, 4096] {
         let sector = u64::from(sector_size);
         for released in [false, true] {
@@ -115,7 +116,7 @@ fn only_what_is_ours_is_erased() {
                 assert_eq!(disk.peek(*at, 512), bytes, "at {at}");
             }
             assert_eq!(disk.peek(0, 512), sector_0);
-            // And what is ours is gone.
+            // Quarry's own bytes are gone.
             assert!(disk.peek(backup(sector_size).0, sector_size as usize).iter().all(|byte| *byte == 0));
             assert!(disk.peek(MIB, 4096).iter().all(|byte| *byte == 0));
         }
@@ -123,7 +124,7 @@ fn only_what_is_ours_is_erased() {
 }
 
 #[test]
-fn a_degraded_claim_is_released_whole() {
+fn a_degraded_claim_is_released_completely() {
     for sector_size in [512, 4096] {
         let sector = u64::from(sector_size);
         let (header, entries) = backup(sector_size);

@@ -1,6 +1,6 @@
-//! What other programs make of a claim, on a file: `blkid` (which Quarry needs anyway) and `sfdisk`.
+//! How other programs see a claim, on a file: `blkid` (which Quarry needs anyway) and `sfdisk`.
 //!
-//! Both take a file for a disk with sectors of 512 bytes.
+//! Both treat a file as a disk with sectors of 512 bytes.
 
 use std::io::{Seek as _, SeekFrom, Write as _};
 
@@ -18,7 +18,7 @@ pub(super) fn image(disk: &Double) -> tempfile::NamedTempFile {
     file
 }
 
-/// blkid's exit code and output: 0 it knows it, 2 it is blank.
+/// blkid's exit code and output: 0 means that it found something, 2 that the disk is blank.
 async fn blkid(disk: &Double) -> (i32, String) {
     let file = image(disk);
     let output = Command::query("blkid").args(["-p", "-o", "export"]).arg(file.path()).run().await.unwrap();
@@ -36,7 +36,7 @@ async fn blkid_reads_the_table_of_a_claim() {
 }
 
 #[tokio::test]
-async fn half_a_claim_and_a_released_disk_are_blank_to_blkid() {
+async fn half_made_and_released_claims_are_blank_to_blkid() {
     for sector_size in [512, 4096] {
         let disk = Double::new(16 * MIB, sector_size, Before::Zeros);
         claim(&disk, NAME, NEW).unwrap();

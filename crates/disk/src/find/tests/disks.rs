@@ -23,7 +23,7 @@ fn a_virtio_disk_is_found_with_the_kernel_alone() {
     assert_eq!((disk.model, disk.wwn), (None, None));
     assert_eq!(disk.transport, Transport::Virtio);
     assert!(disk.rotational && !disk.read_only && !disk.removable && !disk.zoned);
-    assert_eq!(disk.udev, Udev::Silent);
+    assert_eq!(disk.udev, Udev::Missing);
     assert!(disk.holders.is_empty() && disk.partitions.is_empty() && disk.uses.is_empty() && disk.by_id.is_empty());
 }
 
@@ -45,7 +45,7 @@ fn an_nvme_disk_is_found_with_its_partitions() {
         .set("device/transport", "pcie")
         .partition("nvme0n1p10", 10, "259:11")
         .partition("nvme0n1p2", 2, "259:2");
-    // A path to it that the kernel joins with others, and a folder that is no partition.
+    // A path to it that the kernel's multipath combines with others, and a folder that is not a partition.
     host.disk("pci0000:00/0000:01:00.0/nvme/nvme0/nvme0c0n1", "0:0").set("hidden", "1");
     let disk = host.only();
     assert_eq!(disk.name, "nvme0n1");
@@ -57,7 +57,7 @@ fn an_nvme_disk_is_found_with_its_partitions() {
 }
 
 #[test]
-fn a_scsi_disk_tells_its_serial_in_a_page() {
+fn the_serial_number_of_a_scsi_disk_comes_from_its_vpd_page() {
     let host = Host::new();
     host.disk(SCSI, "8:16").set("device/model", "QEMU HARDDISK").set("device/wwid", "naa.5000c500a1b2c3d4");
     host.write(&format!("sys/devices/{SCSI}/device/vpd_pg80"), b"\0\x80\0\x06disk-2");
@@ -80,20 +80,20 @@ fn udev_knows_links_and_the_whole_model() {
          E:ID_MODEL_ENC=Samsung\\x20SSD\\x20870\\x20EVO\\x201TB\\x20\nE:ID_SERIAL_SHORT=S5Y1\nE:ID_WWN=0x5002538f00000001\n",
     );
     let disk = host.only();
-    assert_eq!(disk.udev, Udev::Told);
+    assert_eq!(disk.udev, Udev::Current);
     assert_eq!(disk.model.as_deref(), Some("Samsung SSD 870 EVO 1TB"));
     assert_eq!(disk.serial.as_deref(), Some("S5Y1"));
     assert_eq!(disk.wwn.as_deref(), Some("0x5002538f00000001"));
     assert_eq!(disk.by_id, ["ata-Samsung_SSD_870", "ata-other-name", "wwn-0x5002538f00000001"]);
     assert_eq!(disk.by_path, ["pci-0000:00:1f.2-ata-3"]);
     assert_eq!(disk.transport, Transport::Ata);
-    // The kernel's spelling goes before udev's.
+    // The kernel's spelling takes precedence over udev's.
     sata.set("device/wwid", "naa.5002538f00000001");
     assert_eq!(host.only().wwn.as_deref(), Some("naa.5002538f00000001"));
 }
 
 #[test]
-fn what_udev_wrote_of_the_disk_before_is_not_believed() {
+fn a_udev_entry_of_a_former_disk_is_stale() {
     let host = Host::new();
     host.disk(SATA, "8:0").by_id("ata-old");
     let entry = |sequence| format!("S:disk/by-id/ata-old\nS:disk/by-diskseq/{sequence}\nE:ID_MODEL_ENC=Old\n");
@@ -105,9 +105,10 @@ fn what_udev_wrote_of_the_disk_before_is_not_believed() {
     assert_eq!((disk.udev, disk.model, disk.by_id), (Udev::Stale { why }, None, vec![]));
 }
 
-/// An older udev does not write down the kernel's count: then serial number or world-wide name have to agree.
+/// An older udev does not record the kernel's sequence number: then the serial number or the world-wide name
+/// must match.
 #[test]
-fn what_udev_wrote_is_believed_only_if_it_is_of_this_disk() {
+fn a_udev_entry_is_used_only_if_it_matches_the_disk() {
     const VIRTIO: &str = "pci0000:00/0000:00:05.0/virtio2/block/vdb";
     type Case = (&'static str, &'static [(&'static str, &'static str)], &'static str, bool);
     let cases: [Case; 17] = [
@@ -120,10 +121,10 @@ fn what_udev_wrote_is_believed_only_if_it_is_of_this_disk() {
         (VIRTIO, &[("serial", "SYSTEM")], "E:ID_PATH=x\n", false),
         (VIRTIO, &[], "E:ID_PATH=x\n", true),
         (VIRTIO, &[("serial", "two  words")], "E:ID_SERIAL=two_words\n", true),
-        // Maker and model before it.
+        // Prefixed with manufacturer and model.
         (SCSI, &[("device/serial", "disk-2")], "E:ID_SERIAL=0QEMU_QEMU_HARDDISK_disk-2\n", true),
         (SCSI, &[("device/serial", "isk-2")], "E:ID_SERIAL=0QEMU_QEMU_HARDDISK_disk-2\n", false),
-        // The serial number of a SAS disk may be written down as its name alone.
+        // The serial number of a SAS disk may be recorded as just its world-wide name.
         (
             SCSI,
             &[("device/serial", "Z1"), ("device/wwid", "naa.5000c500a1b2c3d4")],
@@ -138,29 +139,29 @@ fn what_udev_wrote_is_believed_only_if_it_is_of_this_disk() {
         ),
         (SCSI, &[("device/wwid", "naa.5000c500a1b2c3d4")], "E:ID_WWN=0x5000c500a1b2c3d4\n", true),
         (SCSI, &[("device/wwid", "eui.0025385b21404321")], "E:ID_WWN=eui.0025385b21404321\n", true),
-        // What cannot be compared says nothing.
+        // Values that cannot be compared are ignored.
         (SCSI, &[("device/wwid", "t10.ATA     Samsung")], "E:ID_SERIAL_SHORT=S5Y1\n", true),
         (SCSI, &[], "E:ID_SERIAL_SHORT=S5Y1\n", true),
         (SCSI, &[("device/serial", "bridge")], "E:ID_BUS=usb\nE:ID_SERIAL_SHORT=S5Y1\n", true),
     ];
-    for (way, kernel, udev, told) in cases {
+    for (sysfs_path, kernel, udev, is_current) in cases {
         let host = Host::new();
-        let disk = host.disk(way, "8:16");
+        let disk = host.disk(sysfs_path, "8:16");
         disk.by_id("it-GOOD");
         for (attribute, text) in kernel {
             disk.set(attribute, text);
         }
         host.write("run/udev/data/b8:16", format!("S:disk/by-id/it-GOOD\n{udev}"));
         let disk = host.only();
-        assert_eq!(disk.udev == Udev::Told, told, "{kernel:?} {udev}: {:?}", disk.udev);
-        assert_eq!(disk.by_id.is_empty(), !told, "{kernel:?} {udev}");
+        assert_eq!(disk.udev == Udev::Current, is_current, "{kernel:?} {udev}: {:?}", disk.udev);
+        assert_eq!(disk.by_id.is_empty(), !is_current, "{kernel:?} {udev}");
     }
 }
 
 #[test]
-fn what_is_no_disk_is_not_listed() {
+fn devices_that_are_not_disks_are_not_listed() {
     let host = Host::new();
-    for (way, number) in [
+    for (sysfs_path, number) in [
         ("virtual/block/loop0", "7:0"),
         ("virtual/block/dm-0", "253:0"),
         ("virtual/block/md0", "9:0"),
@@ -168,7 +169,7 @@ fn what_is_no_disk_is_not_listed() {
         ("pci0000:00/ata1/host0/block/sr0", "11:0"),
         ("platform/floppy.0/block/fd0", "2:0"),
     ] {
-        host.disk(way, number);
+        host.disk(sysfs_path, number);
     }
     let nbd = host.disk("virtual/block/nbd0", "43:0");
     nbd.set("size", "0");
@@ -178,7 +179,7 @@ fn what_is_no_disk_is_not_listed() {
 }
 
 #[test]
-fn read_only_removable_and_zoned_disks_are_told() {
+fn read_only_removable_and_zoned_disks_are_detected() {
     let host = Host::new();
     let disk = host.disk("pci0000:00/0000:00:14.0/usb2/2-1/2-1:1.0/host7/target7:0:0/7:0:0:0/block/sdc", "8:32");
     disk.set("ro", "1").set("removable", "1").set("size", "0").set("queue/zoned", "host-managed");
@@ -188,7 +189,7 @@ fn read_only_removable_and_zoned_disks_are_told() {
 }
 
 #[test]
-fn holders_of_partitions_are_holders() {
+fn holders_of_partitions_count() {
     let host = Host::new();
     let disk = host.disk(SCSI, "8:16");
     disk.partition("sdb1", 1, "8:17").holder("holders/md0").holder("sdb1/holders/dm-3").holder("sdb1/holders/md0");
@@ -196,14 +197,14 @@ fn holders_of_partitions_are_holders() {
 }
 
 #[test]
-fn a_disk_that_vanishes_is_left_out_and_one_that_speaks_nonsense_is_named() {
+fn a_vanished_disk_is_skipped_and_an_unreadable_one_is_reported() {
     let host = Host::new();
     host.disk(VIRTIO, "254:0");
     host.link("sys/block/sdx", "../devices/gone");
     let half = host.disk(SCSI, "8:16");
     half.remove("dev");
     assert_eq!(host.only().name, "vda");
-    // It is there, and cannot be understood: the others are found all the same.
+    // This disk is there, but has an invalid value. The others are still found.
     half.set("dev", "8:16").set("size", "many");
     let found = host.found();
     assert_eq!(found.disks.len(), 1);
@@ -214,15 +215,15 @@ fn a_disk_that_vanishes_is_left_out_and_one_that_speaks_nonsense_is_named() {
         assert_eq!(host.found().failed.len(), 1, "{attribute}");
     }
     half.set("queue/rotational", "0").remove("ro");
-    assert!(matches!(host.found().failed.as_slice(), [Error::Attribute { .. }]), "what is missing is not guessed");
+    assert!(matches!(host.found().failed.as_slice(), [Error::Attribute { .. }]), "missing attributes are not guessed");
 }
 
 #[test]
-fn a_disk_that_another_takes_the_place_of_while_it_is_read_is_left_out() {
+fn a_disk_replaced_while_it_is_read_is_skipped() {
     for (attribute, other) in [("diskseq", "8"), ("dev", "254:16"), ("diskseq", "7")] {
         let host = Host::new();
         let folder = host.disk(VIRTIO, "254:0");
-        // The reader waits at this attribute until somebody writes it.
+        // The reader blocks at this attribute until it is written.
         folder.remove("removable");
         let pipe = host.path(&format!("sys/devices/{VIRTIO}/removable"));
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -239,7 +240,7 @@ fn a_disk_that_another_takes_the_place_of_while_it_is_read_is_left_out() {
 }
 
 #[test]
-fn the_order_is_that_of_the_names() {
+fn disks_are_ordered_by_name() {
     let host = Host::new();
     for (index, name) in ["sdaa", "sdb", "nvme10n1", "nvme9n1", "sdz", "vda"].iter().enumerate() {
         host.disk(&format!("platform/block/{name}"), &format!("8:{index}"));
@@ -249,12 +250,12 @@ fn the_order_is_that_of_the_names() {
 }
 
 #[test]
-fn one_disk_with_two_names_is_noticed() {
+fn disks_with_the_same_wwn_are_detected() {
     let host = Host::new();
     for (name, number, wwid) in [("sda", "8:0", "naa.1"), ("sdb", "8:16", "naa.1"), ("sdc", "8:32", "naa.2")] {
         host.disk(&format!("platform/block/{name}"), number).set("device/wwid", wwid);
     }
-    // Without a world-wide name nothing is concluded.
+    // Without world-wide names, disks are not compared.
     host.disk("platform/block/sdd", "8:48");
     host.disk("platform/block/sde", "8:64");
     let same: Vec<_> = host.disks().into_iter().map(|disk| disk.same_as).collect();
@@ -262,7 +263,7 @@ fn one_disk_with_two_names_is_noticed() {
 }
 
 #[test]
-fn a_path_of_a_multipath_device_is_told() {
+fn multipath_members_are_detected() {
     let host = Host::new();
     host.disk(SCSI, "8:16");
     host.write("run/udev/data/b8:16", "E:DM_MULTIPATH_DEVICE_PATH=0\n");
@@ -272,7 +273,7 @@ fn a_path_of_a_multipath_device_is_told() {
 }
 
 #[test]
-fn a_slash_in_a_name_is_one_in_dev() {
+fn exclamation_marks_in_kernel_names_are_slashes_in_dev() {
     let host = Host::new();
     host.write("dev/cciss/x", "");
     host.disk("pci0000:00/block/cciss!c0d0", "104:0");
@@ -283,7 +284,7 @@ fn a_slash_in_a_name_is_one_in_dev() {
 }
 
 #[test]
-fn without_the_tables_nothing_is_said() {
+fn missing_tables_are_an_error() {
     for missing in ["sys/block", "proc/self/mountinfo"] {
         let host = Host::new();
         let path = host.path(missing);
@@ -291,7 +292,7 @@ fn without_the_tables_nothing_is_said() {
         let error = find(&host.roots()).unwrap_err();
         assert!(error.to_string().contains(missing), "{error}");
     }
-    // A kernel without swap has no table of it.
+    // A kernel without swap does not have this table.
     let host = Host::new();
     std::fs::remove_file(host.path("proc/swaps")).unwrap();
     assert_eq!(host.disks(), []);
@@ -302,7 +303,7 @@ fn only_the_disk_itself_is_opened() {
     let host = Host::new();
     host.disk(VIRTIO, "254:0");
     let disk = host.only();
-    // A file in its place, as in a /dev that somebody filled by hand.
+    // A regular file in its place, as in a /dev that was filled by hand.
     assert!(matches!(open(&host.roots(), &disk), Err(Error::OtherNode { .. })));
     std::fs::remove_file(&disk.node).unwrap();
     let error = open(&host.roots(), &disk).unwrap_err();
@@ -310,11 +311,11 @@ fn only_the_disk_itself_is_opened() {
 }
 
 #[test]
-fn another_disk_of_the_same_name_is_noticed() {
+fn another_disk_with_the_same_name_is_detected() {
     let host = Host::new();
     let folder = host.disk(VIRTIO, "254:0");
     let disk = host.only();
-    let there = || super::super::sysfs::still_there(&host.roots(), &disk);
+    let there = || super::super::sysfs::is_same_disk(&host.roots(), &disk);
     assert!(there());
     folder.set("diskseq", "8");
     assert!(!there());

@@ -1,4 +1,4 @@
-//! Hosts made of files, and what is found on them.
+//! Tests on hosts made of files.
 
 mod disks;
 mod select;

@@ -1,4 +1,4 @@
-//! Selectors, and which disk is whose.
+//! Selectors, and the assignment of disks to pools.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use quarry_mount::Device;
 use super::super::testing::blank;
 use super::super::{Criteria, Disk, Paths, Selector, SelectorError, Sizes, Targets, Transport, Udev, Verdict, assign};
 
-/// `/mnt/disks/fast` leads to the disk with minor number 16, `/mnt/disks/slow` to that with 32.
+/// `/mnt/disks/fast` points to the disk with minor number 16, `/mnt/disks/slow` to the one with 32.
 struct Links;
 
 impl Paths for Links {
@@ -38,7 +38,7 @@ fn verdict(include: &Criteria, exclude: &Criteria, disk: &Disk) -> Verdict {
     selector.verdict(disk, &selector.targets(&Links))
 }
 
-/// Criteria that a blank disk matches, and for each the same kind of criterion that it does not match.
+/// Criteria that a blank disk matches, each with one of the same kind that it does not match.
 fn each_kind() -> Vec<(Criteria, Criteria)> {
     let none = Criteria::default;
     let sizes = |at_least, at_most| Criteria { size: Some(Sizes { at_least, at_most }), ..none() };
@@ -58,7 +58,7 @@ fn each_kind() -> Vec<(Criteria, Criteria)> {
     ]
 }
 
-/// Both, where they ask about different things.
+/// Combines two that use different criteria.
 fn both(a: &Criteria, b: &Criteria) -> Criteria {
     Criteria {
         by_id: a.by_id.clone().or(b.by_id.clone()),
@@ -71,19 +71,19 @@ fn both(a: &Criteria, b: &Criteria) -> Criteria {
 }
 
 #[test]
-fn every_criterion_to_include_has_to_match_and_none_to_exclude() {
+fn all_include_criteria_must_match_and_no_exclude_criterion() {
     let disk = blank("sdb");
     let nothing = Criteria::default();
     for (yes, no) in each_kind() {
         assert_eq!(verdict(&yes, &nothing, &disk), Verdict::Selected, "{yes:?}");
-        assert_eq!(verdict(&no, &nothing, &disk), Verdict::NotMeant, "{no:?}");
+        assert_eq!(verdict(&no, &nothing, &disk), Verdict::NotSelected, "{no:?}");
         let other =
             if yes.model.is_some() { by_id(&["scsi-*"]) } else { Criteria { model: globs(&["*"]), ..nothing.clone() } };
         assert_eq!(verdict(&both(&yes, &other), &nothing, &disk), Verdict::Selected, "{yes:?}");
-        assert_eq!(verdict(&both(&no, &other), &nothing, &disk), Verdict::NotMeant, "{no:?}");
+        assert_eq!(verdict(&both(&no, &other), &nothing, &disk), Verdict::NotSelected, "{no:?}");
         assert_eq!(verdict(&other, &yes, &disk), Verdict::Excluded, "{yes:?}");
         assert_eq!(verdict(&other, &no, &disk), Verdict::Selected, "{no:?}");
-        // One exclusion is enough.
+        // One matching exclude criterion is enough.
         let wrong =
             if yes.model.is_some() { by_id(&["x"]) } else { Criteria { model: globs(&["x"]), ..nothing.clone() } };
         assert_eq!(verdict(&other, &both(&yes, &wrong), &disk), Verdict::Excluded, "{yes:?}");
@@ -91,19 +91,19 @@ fn every_criterion_to_include_has_to_match_and_none_to_exclude() {
 }
 
 #[test]
-fn what_is_not_known_of_a_disk_matches_nothing() {
+fn unknown_facts_match_no_criterion() {
     let disk = Disk { model: None, by_id: Vec::new(), ..blank("sdb") };
     let model = Criteria { model: globs(&["*"]), ..Criteria::default() };
-    assert_eq!(verdict(&model, &Criteria::default(), &disk), Verdict::NotMeant);
-    assert_eq!(verdict(&by_id(&["*"]), &Criteria::default(), &disk), Verdict::NotMeant);
+    assert_eq!(verdict(&model, &Criteria::default(), &disk), Verdict::NotSelected);
+    assert_eq!(verdict(&by_id(&["*"]), &Criteria::default(), &disk), Verdict::NotSelected);
 }
 
-/// Its links may be those of the disk that had its number before, and lead here.
+/// Its links may belong to the disk that had its number before.
 #[test]
-fn names_that_are_another_disks_select_nothing() {
-    let settled = blank("sdb");
-    let why = "it tells of another disk".to_owned();
-    let disk = Disk { udev: Udev::Stale { why }, by_id: Vec::new(), ..settled.clone() };
+fn stale_names_select_nothing() {
+    let with_entry = blank("sdb");
+    let why = "the entry describes another disk".to_owned();
+    let disk = Disk { udev: Udev::Stale { why }, by_id: Vec::new(), ..with_entry.clone() };
     let size = Some(Sizes { at_least: Some(1), at_most: None });
     let no_names = Criteria { size, ..Criteria::default() };
     let names = [
@@ -113,11 +113,11 @@ fn names_that_are_another_disks_select_nothing() {
     ];
     for include in names {
         let nothing = Criteria::default();
-        assert_eq!(verdict(&include, &nothing, &settled), Verdict::Selected, "{include:?}");
+        assert_eq!(verdict(&include, &nothing, &with_entry), Verdict::Selected, "{include:?}");
         assert_eq!(verdict(&include, &nothing, &disk), Verdict::Doubtful, "{include:?}");
-        // Where the kernel's own word says no, there is no doubt.
+        // If a fact from the kernel does not match, the disk is not doubtful.
         let turning = Criteria { rotational: Some(true), ..include };
-        assert_eq!(verdict(&turning, &nothing, &disk), Verdict::NotMeant);
+        assert_eq!(verdict(&turning, &nothing, &disk), Verdict::NotSelected);
     }
     assert_eq!(verdict(&no_names, &Criteria::default(), &disk), Verdict::Selected);
     assert_eq!(verdict(&no_names, &by_id(&["system"]), &disk), Verdict::Doubtful);
@@ -125,8 +125,8 @@ fn names_that_are_another_disks_select_nothing() {
 
 #[test]
 fn an_exclusion_waits_for_udev() {
-    let settled = blank("sdb");
-    let disk = Disk { udev: Udev::Silent, ..settled.clone() };
+    let with_entry = blank("sdb");
+    let disk = Disk { udev: Udev::Missing, ..with_entry.clone() };
     let include = Criteria { rotational: Some(false), ..Criteria::default() };
     let exclusions = [
         by_id(&["ata-system-*"]),
@@ -135,16 +135,16 @@ fn an_exclusion_waits_for_udev() {
     ];
     for exclude in exclusions {
         assert_eq!(verdict(&include, &exclude, &disk), Verdict::Doubtful, "{exclude:?}");
-        assert_eq!(verdict(&include, &exclude, &settled), Verdict::Selected, "{exclude:?}");
+        assert_eq!(verdict(&include, &exclude, &with_entry), Verdict::Selected, "{exclude:?}");
     }
-    // What the kernel itself knows needs no udev.
+    // Facts from the kernel do not need udev.
     let exclude = Criteria { transports: Some(vec![Transport::Usb]), ..Criteria::default() };
     assert_eq!(verdict(&include, &exclude, &disk), Verdict::Selected);
     assert_eq!(verdict(&include, &Criteria::default(), &disk), Verdict::Selected);
 }
 
 #[test]
-fn a_selector_that_says_nothing_is_refused() {
+fn empty_selectors_are_rejected() {
     let nothing = Criteria::default;
     assert_eq!(Selector::new(nothing(), nothing()), Err(SelectorError::Everything));
     assert_eq!(Selector::new(nothing(), by_id(&["a"])), Err(SelectorError::Everything));
@@ -173,7 +173,7 @@ fn each_disk_belongs_to_one_pool_or_none() {
     let pools = [pool("fast", paths), pool("slow", by_id(&["scsi-sd[cd]"])), pool("none", by_id(&["x"]))];
     let assignment = assign(&pools, &disks, &Links);
     let owners: Vec<_> = assignment.pools.iter().map(|(disk, pool)| (disk.as_str(), pool.as_str())).collect();
-    assert_eq!(owners, [("sdb", "fast"), ("sdd", "slow")], "a disk of two pools belongs to none");
+    assert_eq!(owners, [("sdb", "fast"), ("sdd", "slow")], "a disk of two pools belongs to neither");
     let [conflict] = assignment.conflicts.as_slice() else { panic!("{assignment:?}") };
     let text = conflict.to_string();
     assert!(text.contains("the disk sdc (scsi-sdc) belongs to the pools fast and slow"), "{text}");
@@ -182,12 +182,13 @@ fn each_disk_belongs_to_one_pool_or_none() {
 
 #[test]
 fn a_doubtful_disk_belongs_to_no_pool() {
-    let disks = [Disk { udev: Udev::Silent, ..blank("sdb") }];
+    let disks = [Disk { udev: Udev::Missing, ..blank("sdb") }];
     let selector = Selector::new(by_id(&["scsi-*"]), by_id(&["wwn-1"])).unwrap();
     let assignment = assign(&[("fast".to_owned(), selector)], &disks, &Links);
     assert!(assignment.pools.is_empty() && assignment.conflicts.is_empty());
     assert_eq!(assignment.doubtful.get("sdb").map(String::as_str), Some("fast"));
-    // Nor to one that has no doubt, as long as another may turn out to mean it too.
+    // It does not belong to a pool without doubt either, as long as another pool may turn out to select it
+    // too.
     let sure = Selector::new(by_id(&["scsi-*"]), Criteria::default()).unwrap();
     let doubting = Selector::new(by_id(&["scsi-*"]), by_id(&["wwn-1"])).unwrap();
     let pools = [("sure".to_owned(), sure), ("doubting".to_owned(), doubting)];
@@ -198,8 +199,8 @@ fn a_doubtful_disk_belongs_to_no_pool() {
 }
 
 #[test]
-fn paths_without_a_target_mean_nothing() {
+fn paths_without_a_target_select_nothing() {
     let include = Criteria { paths: globs(&["/mnt/disks/*"]), ..Criteria::default() };
     let selector = Selector::new(include, Criteria::default()).unwrap();
-    assert_eq!(selector.verdict(&blank("sdb"), &Targets::default()), Verdict::NotMeant);
+    assert_eq!(selector.verdict(&blank("sdb"), &Targets::default()), Verdict::NotSelected);
 }

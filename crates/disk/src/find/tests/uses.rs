@@ -1,4 +1,4 @@
-//! What is in use, by the kernel's tables.
+//! Uses of disks, from the kernel's tables.
 
 use std::path::PathBuf;
 
@@ -56,7 +56,7 @@ fn btrfs_counts_by_its_source_and_by_its_members() {
     host.write("proc/self/mountinfo", "22 1 0:45 /sub / rw - btrfs /dev/disk/by-uuid/1234 rw\n");
     let mounted = vec![used("sda2", How::Mounted { at: at("/") })];
     assert_eq!(uses(&host), [mounted.clone(), vec![]]);
-    // Of several members the table names one; sysfs has them all, and names them as links.
+    // The mount table has only one of several members. sysfs lists all, as links.
     host.write("sys/fs/btrfs/features/raid56", "1");
     host.link("sys/fs/btrfs/0d17b9c6/devices/sda2", "../../../../block/sda/sda2");
     host.link("sys/fs/btrfs/0d17b9c6/devices/sdb", "../../../../block/sdb");
@@ -66,7 +66,7 @@ fn btrfs_counts_by_its_source_and_by_its_members() {
 }
 
 #[test]
-fn a_source_that_this_container_lacks_is_believed_as_it_stands() {
+fn a_mount_source_missing_in_this_container_counts_by_its_name() {
     let host = host();
     std::fs::remove_file(host.path("dev/sda3")).unwrap();
     host.write(
@@ -85,9 +85,9 @@ fn swap_counts() {
 }
 
 #[test]
-fn raw_block_volumes_of_others_count() {
+fn published_raw_block_volumes_count() {
     let host = host();
-    // As kubelet does it: the node is mounted on a file, and a loop device leads to that file.
+    // What kubelet does: it mounts the node on a file, and makes a loop device over that file.
     host.write(
         "proc/self/mountinfo",
         "30 22 0:5 /sdb /var/lib/kubelet/plugins/block/pod rw - devtmpfs udev rw\n\

@@ -1,35 +1,35 @@
-//! The process is killed before each of its deeds, and another one goes on.
+//! The process is killed before each of its operations, and another process continues.
 
 use super::*;
 use crate::Tag;
 
-/// Makes the volume `a`, and says that it was used.
+/// Creates the volume `a`, and marks it as used.
 fn used(host: &Host, wipe: Wipe) {
     run(async {
         let pool = start(host, wipe);
-        let volume = pool.carve(&spec("a", 1)).await.unwrap();
+        let volume = pool.create(&spec("a", 1)).await.unwrap();
         pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
     });
 }
 
-/// Deletes the volume `a` on the first disk, and waits for its bytes to be wiped, or for that to fail.
-fn delete(host: &Host, way: Wipe) {
+/// Deletes the volume `a` on the first disk, and waits until its data is wiped, or until that fails.
+fn delete(host: &Host, mode: Wipe) {
     run(async {
-        let pool = start(host, way);
-        if let Ok(Some(volume)) = pool.asked("a").await {
+        let pool = start(host, mode);
+        if let Ok(Some(volume)) = pool.find_requested("a").await {
             let _ = pool.remove(&volume).await;
         }
         for _ in 0..500 {
-            if word(host, 1) == "releasing" && pool.status().await.problems.is_empty() {
+            if state_name(host, 1) == "releasing" && pool.status().await.problems.is_empty() {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }
     });
 }
 
-/// A long wipe goes on where it was cut off, and by no means further.
+/// An interrupted long wipe continues where it stopped, and never further on.
 #[test]
-fn a_long_wipe_goes_on_where_it_was() {
+fn an_interrupted_long_wipe_continues_where_it_stopped() {
     const GIB: u64 = 1 << 30;
     let prepared = || {
         let host = Host::default();
@@ -45,9 +45,9 @@ fn a_long_wipe_goes_on_where_it_was() {
     let host = prepared();
     let before = host.operations();
     remove(&host);
-    assert_eq!((word(&host, 1), secrets(&host)), ("nothing", 0));
+    assert_eq!((state_name(&host, 1), secrets(&host)), ("nothing", 0));
     let total = host.operations() - before;
-    let mut noted = std::collections::BTreeSet::new();
+    let mut recorded = std::collections::BTreeSet::new();
     for kill in (0..total).step_by(7) {
         let host = prepared();
         host.kill_after(kill);
@@ -57,22 +57,22 @@ fn a_long_wipe_goes_on_where_it_was() {
             let Tag::Record(record) = Record::parse(std::str::from_utf8(&claim.record).unwrap()) else {
                 panic!("no record")
             };
-            noted.insert(record.zeroed);
+            recorded.insert(record.zeroed);
             for at in 0..record.zeroed {
                 assert_ne!(host.peek(1, VOLUME_OFFSET + at * GIB, 6), b"secret", "GiB {at} of {}", record.zeroed);
             }
         }
         let left = host.operations();
         remove(&host);
-        assert_eq!((word(&host, 1), secrets(&host)), ("nothing", 0), "killed before deed {kill}");
+        assert_eq!((state_name(&host, 1), secrets(&host)), ("nothing", 0), "killed before operation {kill}");
         assert!(host.operations() - left <= total);
     }
-    assert_eq!(noted, [0, 64, 128, 192].into());
+    assert_eq!(recorded, [0, 64, 128, 192].into());
 }
 
-/// After a restart the way to wipe may be another one, so what was discarded is not noted as wiped.
+/// The wipe mode may differ after a restart, so discarded ranges are not recorded as wiped.
 #[test]
-fn a_long_discard_notes_nothing_and_begins_anew() {
+fn an_interrupted_long_discard_starts_again() {
     const GIB: u64 = 1 << 30;
     const SECRET: u64 = VOLUME_OFFSET + 100 * GIB;
     let prepared = || {
@@ -85,7 +85,7 @@ fn a_long_discard_notes_nothing_and_begins_anew() {
     let host = prepared();
     let before = host.operations();
     delete(&host, Wipe::Discard);
-    assert_eq!((word(&host, 1), host.peek(1, SECRET, 6)), ("nothing", vec![0; 6]));
+    assert_eq!((state_name(&host, 1), host.peek(1, SECRET, 6)), ("nothing", vec![0; 6]));
     let total = host.operations() - before;
     let mut far = 0;
     for kill in (0..total).step_by(11) {
@@ -97,29 +97,33 @@ fn a_long_discard_notes_nothing_and_begins_anew() {
         let Tag::Record(record) = Record::parse(std::str::from_utf8(&claim.record).unwrap()) else {
             panic!("no record")
         };
-        assert_eq!(record.zeroed, 0, "killed before deed {kill}");
+        assert_eq!(record.zeroed, 0, "killed before operation {kill}");
         if host.peek(1, SECRET, 6) == [0; 6] {
             far += 1;
         }
-        // A disk may show again what was discarded; another pool's way zeroes it.
+        // A disk may return discarded data again; with another pool's mode, it is zeroed.
         host.poke(1, SECRET, b"secret");
         delete(&host, Wipe::Zero);
-        assert_eq!((word(&host, 1), host.peek(1, SECRET, 6)), ("nothing", vec![0; 6]), "killed before deed {kill}");
+        assert_eq!(
+            (state_name(&host, 1), host.peek(1, SECRET, 6)),
+            ("nothing", vec![0; 6]),
+            "killed before operation {kill}"
+        );
     }
-    assert!(far > 0, "no kill fell after more was discarded than is noted of zeroing at once");
+    assert!(far > 0, "no kill came after a discard of more than one recorded step");
 }
 
-/// How many deeds it takes.
-fn deeds(work: impl FnOnce(&Host)) -> usize {
+/// The number of operations that it takes.
+fn operations(work: impl FnOnce(&Host)) -> usize {
     let host = Host::default();
     work(&host);
     host.operations()
 }
 
 #[test]
-fn a_creation_that_is_killed_anywhere_is_repeated_to_one_volume() {
-    let create = |host: &Host| run(async { start(host, Wipe::None).carve(&spec("a", 1)).await });
-    let total = deeds(|host| {
+fn a_create_killed_anywhere_can_be_retried_and_makes_one_volume() {
+    let create = |host: &Host| run(async { start(host, Wipe::None).create(&spec("a", 1)).await });
+    let total = operations(|host| {
         host.disk("vdb", 16);
         create(host).unwrap();
     });
@@ -130,10 +134,10 @@ fn a_creation_that_is_killed_anywhere_is_repeated_to_one_volume() {
         host.kill_after(kill);
         let _ = create(&host);
         host.reboot();
-        // Whoever comes in between finds room for one volume more, or two.
+        // A process that starts in between reports space for one more volume, or for two.
         let there = run(async {
             let pool = start(&host, Wipe::None);
-            let there = pool.asked("a").await.unwrap();
+            let there = pool.find_requested("a").await.unwrap();
             if let Some(volume) = &there {
                 assert_eq!(volume.record().unwrap().state, State::New);
             }
@@ -146,27 +150,27 @@ fn a_creation_that_is_killed_anywhere_is_repeated_to_one_volume() {
         run(async {
             let pool = start(&host, Wipe::None);
             let volumes = pool.volumes().await.unwrap();
-            assert_eq!(volumes.len(), 1, "killed before deed {kill}");
+            assert_eq!(volumes.len(), 1, "killed before operation {kill}");
             pool.activate(&volumes[0]).await.unwrap();
-            pool.carve(&spec("b", 1)).await.unwrap();
+            pool.create(&spec("b", 1)).await.unwrap();
         });
-        assert_eq!(disks.map(|disk| word(&host, disk)), ["claimed"; 2], "killed before deed {kill}");
+        assert_eq!(disks.map(|disk| state_name(&host, disk)), ["claimed"; 2], "killed before operation {kill}");
     }
 }
 
 #[test]
-fn a_change_of_the_record_that_is_killed_anywhere_leaves_the_old_one_or_the_new_one() {
+fn a_record_change_killed_anywhere_leaves_the_old_or_the_new_one() {
     let change = |host: &Host| {
         run(async {
             let pool = start(host, Wipe::None);
-            let volume = pool.asked("a").await?.unwrap();
+            let volume = pool.find_requested("a").await?.unwrap();
             pool.set_record(&volume, &volume.record().unwrap().ready()).await
         })
     };
     let prepared = || {
         let host = Host::default();
         host.disk("vdb", 16);
-        run(async { start(&host, Wipe::None).carve(&spec("a", 1)).await }).unwrap();
+        run(async { start(&host, Wipe::None).create(&spec("a", 1)).await }).unwrap();
         host
     };
     let host = prepared();
@@ -174,7 +178,7 @@ fn a_change_of_the_record_that_is_killed_anywhere_leaves_the_old_one_or_the_new_
     change(&host).unwrap();
     let total = host.operations() - before;
     let mut seen = [false; 2];
-    // What stands in one copy only is written again before it is answered for, and before it is acted upon.
+    // A record that only one copy has is written again, both before it is reported and before it is used.
     for (kill, answered) in (0..total).flat_map(|kill| [(kill, true), (kill, false)]) {
         let host = prepared();
         host.kill_after(kill);
@@ -183,7 +187,7 @@ fn a_change_of_the_record_that_is_killed_anywhere_leaves_the_old_one_or_the_new_
         run(async {
             let pool = start(&host, Wipe::None);
             let volume = match answered {
-                true => pool.asked("a").await.unwrap().unwrap(),
+                true => pool.find_requested("a").await.unwrap().unwrap(),
                 false => pool.volume("a").await.unwrap().unwrap(),
             };
             seen[usize::from(volume.record().unwrap().state == State::Ready)] = true;
@@ -191,7 +195,7 @@ fn a_change_of_the_record_that_is_killed_anywhere_leaves_the_old_one_or_the_new_
                 pool.activate(&volume).await.unwrap();
             }
             let ClaimState::Claimed(claim) = found(&host, 1) else { panic!("not claimed") };
-            assert_eq!(claim.degraded, [], "killed before deed {kill}");
+            assert_eq!(claim.degraded, [], "killed before operation {kill}");
         });
         change(&host).unwrap();
     }
@@ -199,17 +203,17 @@ fn a_change_of_the_record_that_is_killed_anywhere_leaves_the_old_one_or_the_new_
 }
 
 #[test]
-fn a_removal_that_is_killed_anywhere_is_brought_to_its_end() {
+fn a_removal_killed_anywhere_is_completed() {
     const SECRET: u64 = VOLUME_OFFSET + 9 * MIB;
     for wipe in [Wipe::None, Wipe::Zero, Wipe::Discard] {
         let remove = |host: &Host| {
             run(async {
                 let pool = start(host, wipe);
-                let Ok(Some(volume)) = pool.asked("a").await else { return };
+                let Ok(Some(volume)) = pool.find_requested("a").await else { return };
                 if pool.remove(&volume).await.is_ok() {
-                    // What is left of it is done in the background; a kill there is one as well.
+                    // The rest is done in the background; a kill during that counts as well.
                     for _ in 0..100 {
-                        if pool.status().await.problems.is_empty() && word(host, 1) == "releasing" {
+                        if pool.status().await.problems.is_empty() && state_name(host, 1) == "releasing" {
                             tokio::time::sleep(Duration::from_millis(2)).await;
                         }
                     }
@@ -226,7 +230,7 @@ fn a_removal_that_is_killed_anywhere_is_brought_to_its_end() {
         let host = prepared();
         let before = host.operations();
         remove(&host);
-        assert_eq!(word(&host, 1), "nothing");
+        assert_eq!(state_name(&host, 1), "nothing");
         let total = host.operations() - before;
         assert!(total > 10);
         let mut seen = std::collections::BTreeSet::new();
@@ -235,36 +239,36 @@ fn a_removal_that_is_killed_anywhere_is_brought_to_its_end() {
             host.kill_after(kill);
             remove(&host);
             host.reboot();
-            let now = word(&host, 1);
+            let now = state_name(&host, 1);
             seen.insert(now);
             let wiped = || wipe == Wipe::None || host.peek(1, SECRET, 6) == [0; 6];
             run(async {
                 let pool = start(&host, wipe);
-                match pool.asked("a").await.unwrap() {
+                match pool.find_requested("a").await.unwrap() {
                     Some(volume) => {
-                        assert_eq!(now, "claimed", "{wipe:?}, killed before deed {kill}");
+                        assert_eq!(now, "claimed", "{wipe:?}, killed before operation {kill}");
                         assert_eq!(volume.record().unwrap().state, State::Ready);
-                        assert_eq!(host.peek(1, SECRET, 6), b"secret", "its bytes are as they were");
+                        assert_eq!(host.peek(1, SECRET, 6), b"secret", "its data is unchanged");
                         pool.activate(&volume).await.unwrap();
                         pool.remove(&volume).await.unwrap();
                     }
-                    None => assert_ne!(now, "claimed", "{wipe:?}, killed before deed {kill}"),
+                    None => assert_ne!(now, "claimed", "{wipe:?}, killed before operation {kill}"),
                 }
                 let free = pool.status().await.space.available() > 0;
-                assert!(!free || wiped(), "{wipe:?}, killed before deed {kill}: free, and not wiped");
-                settled(&pool).await;
-                assert!(wiped(), "{wipe:?}, killed before deed {kill}");
-                assert_eq!(pool.carve(&spec("b", 1)).await.unwrap().size, 13 * MIB);
+                assert!(!free || wiped(), "{wipe:?}, killed before operation {kill}: free, and not wiped");
+                releases_done(&pool).await;
+                assert!(wiped(), "{wipe:?}, killed before operation {kill}");
+                assert_eq!(pool.create(&spec("b", 1)).await.unwrap().size, 13 * MIB);
             });
         }
         assert!(seen.contains("claimed") && seen.contains("releasing"), "{seen:?}");
     }
 }
 
-/// A release that is gone on with wipes nothing before both slots say that the volume is gone: of one, the sector may be lost,
-/// and with it the word, and a volume would be back without its bytes.
+/// A resumed release does not wipe before both slots have the mark: if only one has it, its sector may be
+/// lost, and the volume would come back without its data.
 #[test]
-fn what_goes_on_with_a_release_says_so_twice_before_it_wipes() {
+fn a_resumed_release_marks_both_slots_before_it_wipes() {
     const SECRET: u64 = VOLUME_OFFSET + 9 * MIB;
     let prepared = |kill: usize| {
         let host = Host::default();
@@ -274,7 +278,7 @@ fn what_goes_on_with_a_release_says_so_twice_before_it_wipes() {
         host.kill_after(kill);
         run(async {
             let pool = start(&host, Wipe::Zero);
-            if let Ok(Some(volume)) = pool.asked("a").await {
+            if let Ok(Some(volume)) = pool.find_requested("a").await {
                 let _ = pool.remove(&volume).await;
             }
         });
@@ -286,19 +290,19 @@ fn what_goes_on_with_a_release_says_so_twice_before_it_wipes() {
         ClaimState::Claimed(_) => panic!("a volume is back"),
         _ => false,
     };
-    // The kill that leaves the word in one slot.
+    // Find the kill that leaves the mark in one slot only.
     let first = (0..20).find(|kill| {
         let host = prepared(*kill);
         matches!(found(&host, 1), ClaimState::Releasing(_)) && degraded(&host)
     });
     let mut wiped = 0;
     for again in 0..20 {
-        let host = prepared(first.expect("no kill leaves the word in one slot only"));
+        let host = prepared(first.expect("no kill leaves the mark in one slot only"));
         host.kill_after(again);
         run(async {
             let pool = start(&host, Wipe::Zero);
             for _ in 0..100 {
-                if pool.status().await.problems.is_empty() && word(&host, 1) == "releasing" {
+                if pool.status().await.problems.is_empty() && state_name(&host, 1) == "releasing" {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             }
@@ -306,23 +310,23 @@ fn what_goes_on_with_a_release_says_so_twice_before_it_wipes() {
         host.reboot();
         let claimed = host.peek(1, 510, 2) == [0x55, 0xaa];
         if claimed && host.peek(1, SECRET, 6) != b"secret" {
-            assert!(!degraded(&host), "killed before deed {again}: wiped, and said in one slot only");
+            assert!(!degraded(&host), "killed before operation {again}: wiped, but marked in one slot only");
             wiped += 1;
         }
     }
-    assert!(wiped > 0, "no kill fell while it was being wiped");
+    assert!(wiped > 0, "no kill came during the wipe");
 }
 
-/// What a look saw is over by the time that somebody goes on with it.
+/// The release that a scan saw has ended before it is resumed.
 #[test]
-fn a_release_that_has_ended_is_no_failure() {
+fn a_completed_release_is_not_a_failure() {
     let host = Host::default();
     host.disk("vdb", 16);
     run(async {
         let pool = start(&host, Wipe::None);
         for prepare in [false, true] {
             if prepare {
-                pool.carve(&spec("a", 1)).await.unwrap();
+                pool.create(&spec("a", 1)).await.unwrap();
             }
             let before = host.image(1);
             let disk = host.find().unwrap().disks.remove(0);

@@ -1,12 +1,12 @@
-//! Claims that something happened to, and copies of disks: a volume keeps its name, and no second one answers to it.
+//! Damaged claims and copies of disks: a volume keeps its name, and a second one never gets it.
 
 use super::*;
 use crate::Recorded;
 
-/// What may happen to the disk of a volume in use while no Quarry runs.
+/// Damage to the disk of a used volume, while no Quarry runs.
 type Harm = (&'static str, fn(&Host, u64));
 
-/// The tables of another program: the type of the volume's partition is changed at both ends.
+/// Simulates another program's tables: changes the type of the volume's partition at both ends.
 fn retype(host: &Host, disk: u64) {
     for (header_at, entries_at) in [(512, 1024), (16 * MIB - 512, 16 * MIB - 512 - 16384)] {
         let (mut header, mut entries) = (host.peek(disk, header_at, 512), host.peek(disk, entries_at, 16384));
@@ -42,20 +42,20 @@ const HARMS: [Harm; 6] = [
     }),
 ];
 
-/// A host with the volume `a`, which is in use, on its first disk, and a free second one.
+/// A host with the used volume `a` on its first disk, and a free second one.
 fn used() -> (Host, [u64; 2]) {
     let host = Host::default();
     let disks = [host.disk("vdb", 16), host.disk("vdc", 24)];
     run(async {
         let pool = start(&host, Wipe::None);
-        let volume = pool.carve(&spec("a", 1)).await.unwrap();
+        let volume = pool.create(&spec("a", 1)).await.unwrap();
         pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
     });
     (host, disks)
 }
 
 #[test]
-fn a_damaged_claim_keeps_its_name_and_identifier_after_a_restart() {
+fn a_damaged_claim_keeps_its_name_and_id_after_a_restart() {
     for (why, harm) in HARMS {
         let (host, [disk, other]) = used();
         harm(&host, disk);
@@ -68,27 +68,27 @@ fn a_damaged_claim_keeps_its_name_and_identifier_after_a_restart() {
                 "{volume:?}"
             );
             assert_eq!(pool.volumes().await.unwrap().len(), 1, "it is listed");
-            // The same name: the volume is there, or nothing is made.
-            let asked = pool.asked("a").await;
+            // For the same name, the volume is returned, or nothing is created.
+            let asked = pool.find_requested("a").await;
             match &volume.record {
                 Recorded::Here(_) => assert!(matches!(asked.unwrap().unwrap().health, Health::Lost(_)), "{why}"),
                 _ => assert_eq!(asked.unwrap_err().reason, Reason::Unavailable, "{why}"),
             }
-            let error = pool.carve(&spec("a", 1)).await.unwrap_err();
+            let error = pool.create(&spec("a", 1)).await.unwrap_err();
             assert!(matches!(error.reason, Reason::Exists | Reason::Precondition), "{why}: {}", error.message);
             assert_eq!(pool.activate(&volume).await.unwrap_err().reason, Reason::Precondition, "{why}");
             assert_eq!(pool.remove(&volume).await.unwrap_err().reason, Reason::Unavailable, "{why}");
             // Nothing else is affected.
             assert!(pool.volume("b").await.unwrap().is_none());
-            assert_eq!(pool.carve(&spec("b", 1)).await.unwrap().size, 21 * MIB);
+            assert_eq!(pool.create(&spec("b", 1)).await.unwrap().size, 21 * MIB);
             let problems = pool.status().await.problems;
             assert!(problems.iter().any(|problem| problem.contains(why)), "{problems:?}");
         });
-        assert_eq!(word(&host, other), "claimed");
+        assert_eq!(state_name(&host, other), "claimed");
     }
 }
 
-/// The disk is pulled after it was seen damaged, and not only when it was whole.
+/// The disk is pulled after the damage was seen, not while it was intact.
 #[test]
 fn a_damaged_claim_keeps_its_name_when_its_disk_is_pulled() {
     let (host, [disk, _]) = used();
@@ -98,13 +98,13 @@ fn a_damaged_claim_keeps_its_name_when_its_disk_is_pulled() {
         pool.volumes().await.unwrap();
         host.pull(disk);
         pool.uevents().count(true);
-        assert_eq!(pool.carve(&spec("a", 1)).await.unwrap_err().reason, Reason::Exists);
+        assert_eq!(pool.create(&spec("a", 1)).await.unwrap_err().reason, Reason::Exists);
     });
 }
 
-/// What is mounted is measured and unmounted whatever was done to the tables since.
+/// A mounted volume can be measured and unmounted, whatever happened to the tables since.
 #[test]
-fn the_device_of_a_damaged_claim_is_known() {
+fn the_device_of_a_damaged_claim_is_found() {
     let (host, [disk, _]) = used();
     host.poke(disk, 446, &[0x80, 0, 2, 0, 0x83]);
     host.reboot();
@@ -115,7 +115,7 @@ fn the_device_of_a_damaged_claim_is_known() {
     });
 }
 
-/// A disk that was given up by hand is not held against anybody.
+/// A disk whose claim was erased by hand no longer blocks its name.
 #[test]
 fn a_damaged_claim_that_is_erased_frees_its_name() {
     let (host, [disk, _]) = used();
@@ -125,10 +125,10 @@ fn a_damaged_claim_that_is_erased_frees_its_name() {
         pool.volumes().await.unwrap();
         host.poke(disk, 0, &[0; 2 << 20]);
         host.poke(disk, 15 * MIB, &[0; 1 << 20]);
-        pool.uevents().touch("vdb");
+        pool.uevents().count_disk("vdb");
         pool.uevents().count(false);
         assert!(pool.volume("a").await.unwrap().is_none());
-        pool.carve(&spec("a", 1)).await.unwrap();
+        pool.create(&spec("a", 1)).await.unwrap();
     });
 }
 
@@ -139,8 +139,8 @@ fn copy(host: &Host, disk: u64, name: &str) -> u64 {
 }
 
 #[test]
-fn a_copy_of_a_disk_makes_neither_usable_and_both_are_named() {
-    // The copy is the pool's too, or is no pool's; it is whole, or damaged.
+fn a_copy_makes_both_disks_unusable_and_both_are_named() {
+    // The copy belongs to the pool, or to no pool; it is intact, or damaged.
     for (selected, damaged) in [(true, false), (false, false), (true, true), (false, true)] {
         let (host, [disk, _]) = used();
         let before = run(async { start(&host, Wipe::None).volume("a").await.unwrap().unwrap() });
@@ -159,8 +159,8 @@ fn a_copy_of_a_disk_makes_neither_usable_and_both_are_named() {
             let ready = before.record().unwrap().ready().zeroed(1);
             for error in [
                 pool.volume("a").await.map(drop),
-                pool.asked("a").await.map(drop),
-                pool.carve(&spec("a", 1)).await.map(drop),
+                pool.find_requested("a").await.map(drop),
+                pool.create(&spec("a", 1)).await.map(drop),
                 pool.activate(&before).await.map(drop),
                 pool.set_record(&before, &ready).await,
                 pool.remove(&before).await,
@@ -173,7 +173,7 @@ fn a_copy_of_a_disk_makes_neither_usable_and_both_are_named() {
             assert!(problems.iter().any(|problem| problem.contains("vdb and vdd")), "{problems:?}");
         });
         assert!([disk, copy].map(|disk| host.image(disk)) == images, "it was written to");
-        // One is taken away, and the other is the volume.
+        // When one is removed, the other one is the volume.
         host.pull(copy);
         run(async {
             let pool = start(&host, Wipe::None);
@@ -182,7 +182,7 @@ fn a_copy_of_a_disk_makes_neither_usable_and_both_are_named() {
     }
 }
 
-/// Both have the volume's partition: which one is mounted is not guessed.
+/// Both have the volume's partition, and it is unknown which one is mounted.
 #[test]
 fn the_device_of_a_volume_on_two_disks_is_not_guessed() {
     let (host, [disk, _]) = used();
@@ -197,10 +197,10 @@ fn the_device_of_a_volume_on_two_disks_is_not_guessed() {
     });
 }
 
-/// The disk was cloned and taken away, and the clone's table was rewritten before it was seen alone: then it is not the
-/// disk that is gone which has to come back.
+/// The disk was cloned and removed, and the clone's table was rewritten before the clone was seen without it.
+/// Then putting back the first disk is not what the operator has to do.
 #[test]
-fn a_rewritten_copy_is_told_of_when_its_source_is_gone() {
+fn a_rewritten_copy_is_reported_when_its_source_is_gone() {
     let (host, [disk, _]) = used();
     run(async {
         let pool = start(&host, Wipe::None);

@@ -1,4 +1,4 @@
-//! Disks made of files, with the real code of claims upon them.
+//! Disks made of files, with the real code for claims.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,33 +10,35 @@ use std::time::Duration;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use quarry_disk::claim::{Claim, Sectors};
-use quarry_disk::{Alone, Assignment, Disk, FindError, FoundDisks, HostPaths, Selector, Transport, Udev, Use, assign};
+use quarry_disk::{
+    Assignment, Disk, ExclusiveOpen, FindError, FoundDisks, HostPaths, Selector, Transport, Udev, Use, assign,
+};
 use quarry_filesystem::Probe;
 use quarry_mount::Device;
 use quarry_volume::{Error, Reason, Result};
 
 use crate::disk::disks::{Disks, Held, Opened};
 
-/// What the simulated blkid takes for somebody's data, and where it looks for it.
-pub(super) const SIGNATURE: (u64, &[u8]) = (1080, b"SOMEBODYS");
+/// What the simulated blkid detects as foreign data, and where.
+pub(super) const SIGNATURE: (u64, &[u8]) = (1080, b"FOREIGN!!");
 
-/// A host whose disks are files. All clones are the same.
+/// A host whose disks are files. All clones share the same disks.
 #[derive(Clone, Default)]
 pub(super) struct Host {
     state: Arc<Mutex<State>>,
 }
 
-type Deed = Box<dyn FnOnce(&Host) + Send>;
+type Operation = Box<dyn FnOnce(&Host) + Send>;
 
 #[derive(Default)]
 struct State {
     disks: HashMap<u64, Slot>,
-    /// Writes, flushes and ioctls until the process is killed.
+    /// The number of writes, flushes and ioctls until the process is killed.
     budget: Option<usize>,
     operations: usize,
     probes: usize,
-    /// Done to the disks right before one is held next.
-    before_hold: Option<Deed>,
+    /// Runs just before the next disk is held.
+    before_hold: Option<Operation>,
 }
 
 /// A disk.
@@ -47,17 +49,17 @@ struct Slot {
     unreadable: bool,
     unwritable: bool,
     hangs: bool,
-    /// Blkid gets no answer of it.
-    silent: bool,
-    /// It can discard.
+    /// Whether blkid gets no answer from it.
+    unresponsive: bool,
+    /// Whether it supports discard.
     discards: bool,
-    /// Somebody, perhaps we, has it for himself.
+    /// Whether it is held exclusively, by Quarry or by something else.
     held: bool,
     /// Whether the kernel has its partitions, and how often they are open.
     partitions: bool,
     opened: usize,
     caches_dropped: usize,
-    /// Whether writes to it do not come back, and whether one is waiting.
+    /// Whether writes to it block, and whether one is waiting.
     stuck: bool,
     waiting: bool,
 }
@@ -67,7 +69,8 @@ impl Host {
         self.state.lock().unwrap()
     }
 
-    /// A blank disk of so many MiB, `NAME` and `x-NAME` under `by-id`; its number is the disk's for good.
+    /// Adds a blank disk of `mib` MiB with the names `NAME` and, under `by-id`, `x-NAME`. The returned number
+    /// is permanent.
     pub(super) fn disk(&self, name: &str, mib: u64) -> u64 {
         let mut state = self.state();
         let number = state.disks.len() as u64 + 1;
@@ -92,7 +95,7 @@ impl Host {
             removable: false,
             zoned: false,
             multipath: false,
-            udev: Udev::Told,
+            udev: Udev::Current,
             holders: Vec::new(),
             partitions: Vec::new(),
             uses: Vec::new(),
@@ -105,7 +108,7 @@ impl Host {
             unreadable: false,
             unwritable: false,
             hangs: false,
-            silent: false,
+            unresponsive: false,
             discards: false,
             held: false,
             partitions: false,
@@ -126,7 +129,7 @@ impl Host {
         self.with(number, |slot| change(&mut slot.disk));
     }
 
-    pub(super) fn use_it(&self, number: u64, how: quarry_disk::How) {
+    pub(super) fn set_use(&self, number: u64, how: quarry_disk::How) {
         self.change(number, |disk| disk.uses = vec![Use { device: disk.name.clone(), how }]);
     }
 
@@ -134,14 +137,14 @@ impl Host {
         self.with(number, |slot| slot.held = held);
     }
 
-    /// Has whoever reads the disk wait, or wait no longer.
+    /// Makes reads of the disk hang, or ends that.
     pub(super) fn set_hanging(&self, number: u64, hangs: bool) {
         self.with(number, |slot| slot.hangs = hangs);
     }
 
-    /// Has blkid wait for the disk, or wait no longer.
-    pub(super) fn set_silent(&self, number: u64, silent: bool) {
-        self.with(number, |slot| slot.silent = silent);
+    /// Makes blkid wait for the disk, or ends that.
+    pub(super) fn set_unresponsive(&self, number: u64, unresponsive: bool) {
+        self.with(number, |slot| slot.unresponsive = unresponsive);
     }
 
     pub(super) fn set_discards(&self, number: u64) {
@@ -156,22 +159,22 @@ impl Host {
         self.with(number, |slot| slot.unreadable = true);
     }
 
-    /// Makes writers of the disk wait, or lets them go on.
+    /// Makes writes to the disk hang, or ends that.
     pub(super) fn set_stuck(&self, number: u64, stuck: bool) {
         self.with(number, |slot| (slot.stuck, slot.waiting) = (stuck, false));
     }
 
-    /// Whether somebody waits for a write.
+    /// Whether a write is waiting.
     pub(super) fn is_stuck(&self, number: u64) -> bool {
         self.with(number, |slot| slot.waiting)
     }
 
-    /// How often the volume's partition is open, and how often what is remembered of the disk was forgotten.
+    /// How often the volume's partition is open, and how often the disk's cache was dropped.
     pub(super) fn open_and_dropped(&self, number: u64) -> (usize, usize) {
         self.with(number, |slot| (slot.opened, slot.caches_dropped))
     }
 
-    /// Somebody else opens the volume's partition, or closes it.
+    /// Simulates another program that opens the volume's partition, or closes it.
     pub(super) fn open_partition(&self, number: u64, open: bool) {
         self.with(number, |slot| if open { slot.opened += 1 } else { slot.opened -= 1 });
     }
@@ -180,7 +183,7 @@ impl Host {
         self.with(number, |slot| (slot.pulled, slot.partitions) = (true, false));
     }
 
-    /// Puts a disk back, under another name and as another of the kernel's disks.
+    /// Puts a disk back, with another name and as a new disk of the kernel.
     pub(super) fn put_back(&self, number: u64, name: &str) {
         self.with(number, |slot| {
             slot.pulled = false;
@@ -189,7 +192,7 @@ impl Host {
         });
     }
 
-    /// What a reboot leaves of the kernel's state: partitions come from the table.
+    /// Simulates a reboot: the kernel's partitions come from the table.
     pub(super) fn reboot(&self) {
         let mut state = self.state();
         (state.budget, state.before_hold) = (None, None);
@@ -200,7 +203,7 @@ impl Host {
         }
     }
 
-    /// The process is killed instead of doing anything to the disks after so many more deeds.
+    /// The process is killed after this many more operations.
     pub(super) fn kill_after(&self, operations: usize) {
         self.state().budget = Some(operations);
     }
@@ -227,7 +230,7 @@ impl Host {
         bytes
     }
 
-    /// Everything that is on the disk.
+    /// The complete contents of the disk.
     pub(super) fn image(&self, number: u64) -> Vec<u8> {
         let size = self.with(number, |slot| slot.disk.size);
         self.peek(number, 0, size as usize)
@@ -246,7 +249,7 @@ impl Host {
         }
     }
 
-    fn deed(&self) -> Result<()> {
+    fn operation(&self) -> Result<()> {
         self.spend().map_err(|error| Error::host(error.to_string()))
     }
 
@@ -304,29 +307,29 @@ impl Disks for Host {
         let handle = self.handle(disk, true);
         let number = self.number_of(disk)?;
         if self.with(number, |slot| std::mem::replace(&mut slot.held, true)) {
-            // Not ours: it must not be given back.
+            // It is held by something else, so it must not be released.
             std::mem::forget(handle);
             return Err(Error::new(Reason::InUse, "is in use"));
         }
         Ok(Arc::new(handle?))
     }
 
-    fn alone(&self, disk: &Disk) -> Alone {
+    fn try_exclusive_open(&self, disk: &Disk) -> ExclusiveOpen {
         match self.number_of(disk).map(|number| self.with(number, |slot| slot.held)) {
-            Ok(false) => Alone::Yes,
-            _ => Alone::Held,
+            Ok(false) => ExclusiveOpen::Possible,
+            _ => ExclusiveOpen::Held,
         }
     }
 
     async fn probe(&self, disk: &Disk) -> Result<Probe> {
         self.state().probes += 1;
         let number = self.number_of(disk)?;
-        while self.with(number, |slot| slot.silent) {
+        while self.with(number, |slot| slot.unresponsive) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         let (at, signature) = SIGNATURE;
         Ok(match self.peek(number, at, signature.len()) == signature {
-            true => Probe::Other { what: "somebody's data".to_owned() },
+            true => Probe::Other { what: "foreign data".to_owned() },
             false => Probe::Blank,
         })
     }
@@ -342,12 +345,12 @@ impl Disks for Host {
         Ok(())
     }
 
-    fn partition_as_it_is(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
+    fn partition_of_damaged(&self, disk: &Disk, claim: &Claim) -> Option<PathBuf> {
         self.partition(disk, claim).ok().flatten()
     }
 
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
-        self.deed()?;
+        self.operation()?;
         let number = self.number_of(disk)?;
         self.with(number, |slot| {
             slot.partitions = true;
@@ -394,7 +397,7 @@ impl Handle {
         }
     }
 
-    /// Makes a hole, which reads as zeros, so that large disks can be wiped.
+    /// Punches a hole, which reads as zeros, so that large disks can be wiped.
     fn punch(&self, offset: u64, length: u64) {
         let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         fallocate(&*self.file, hole, offset as i64, length.max(1) as i64).unwrap();
@@ -430,7 +433,7 @@ impl Sectors for Handle {
         }
         self.worn()?;
         if let Err(error) = self.host.spend() {
-            // It had begun.
+            // The write had begun.
             self.file.write_all_at(&bytes[..bytes.len() / 1024 * 512], offset)?;
             return Err(error);
         }
@@ -446,14 +449,14 @@ impl Held for Handle {
     fn zero(&self, offset: u64, length: u64) -> Result<()> {
         assert!(self.holds);
         self.worn().map_err(|error| Error::host(error.to_string()))?;
-        let failed = self.host.deed();
-        // It had begun.
+        let failed = self.host.operation();
+        // The operation had begun.
         self.punch(offset, if failed.is_err() { length / 2 } else { length });
         failed
     }
 
     fn discard(&self, offset: u64, length: u64) -> Result<bool> {
-        self.host.deed()?;
+        self.host.operation()?;
         let discards = self.host.with(self.number, |slot| slot.discards);
         if discards {
             self.punch(offset, length);
@@ -463,7 +466,7 @@ impl Held for Handle {
 
     fn drop_partitions(&self) -> Result<()> {
         assert!(self.holds);
-        self.host.deed()?;
+        self.host.operation()?;
         self.host.with(self.number, |slot| {
             if slot.opened > 0 {
                 return Err(Error::new(Reason::InUse, "a partition is open"));

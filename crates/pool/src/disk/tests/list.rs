@@ -1,4 +1,4 @@
-//! What an operator is told of every disk of a host.
+//! The report on every disk of a host, for an operator.
 
 use quarry_disk::claim::Claim;
 
@@ -13,17 +13,17 @@ fn selectors(pools: &[(&str, &str)]) -> Option<Selectors> {
     Some(pools.iter().map(|(name, by_id)| ((*name).to_owned(), selector(by_id))).collect())
 }
 
-/// Every disk in a line: name, pool, word and reason.
+/// One line per disk: name, pool, state and reason.
 fn listed(host: &Host, selectors: Option<Selectors>, root: bool) -> Vec<String> {
     let disks: Arc<dyn Disks> = Arc::new(host.clone());
     let line = |report: &DiskReport| {
         let pool = report.owner.as_ref().and_then(Owner::pool).unwrap_or("-");
-        format!("{} {pool} {} {}", report.disk.name, report.word(), report.reason().unwrap_or_default())
+        format!("{} {pool} {} {}", report.disk.name, report.state_name(), report.reason().unwrap_or_default())
     };
     run(async { list(&disks, selectors, root).await.unwrap().disks.iter().map(line).collect() })
 }
 
-/// Claims a disk for the volume of this record, without a pool.
+/// Claims a disk for the volume with this record, without a pool.
 fn claim_of(host: &Host, number: u64, name: &str, record: &Record) -> Claim {
     let disks = host.find().unwrap().disks;
     let disk = disks.iter().find(|disk| disk.number.minor == 16 * number).unwrap();
@@ -31,14 +31,14 @@ fn claim_of(host: &Host, number: u64, name: &str, record: &Record) -> Claim {
 }
 
 #[test]
-fn every_disk_of_the_host_is_told_with_its_reason() {
+fn every_disk_is_listed_with_its_reason() {
     let host = Host::default();
     host.disk("vda", 16);
     host.poke(host.disk("vdb", 16), SIGNATURE.0, SIGNATURE.1);
     host.change(host.disk("vdc", 16), |disk| disk.holders = vec!["md0".into()]);
     host.set_held(host.disk("vdd", 16), true);
     host.set_unreadable(host.disk("vde", 16));
-    // Neither is read: on the one there is nothing, and the other may lead nowhere.
+    // Neither is read: one cannot hold anything, and the other may be a dead path.
     for (name, change) in [
         ("vdf", (|disk| disk.multipath = true) as fn(&mut quarry_disk::Disk)),
         ("vdg", |disk| (disk.size, disk.removable) = (0, true)),
@@ -54,7 +54,7 @@ fn every_disk_of_the_host_is_told_with_its_reason() {
     let expected = [
         "other - unusable ",
         "vda whole free ",
-        "vdb whole not-empty holds somebody's data",
+        "vdb whole not-empty holds foreign data",
         "vdc whole in-use is used by md0",
         "vdd whole in-use is held by another program or the kernel",
         "vde whole unusable ",
@@ -72,7 +72,7 @@ fn every_disk_of_the_host_is_told_with_its_reason() {
 }
 
 #[test]
-fn whose_a_disk_is_is_told_where_pools_are_known() {
+fn the_pool_of_each_disk_is_listed_if_pools_are_configured() {
     let host = Host::default();
     let both = host.disk("vdb", 16);
     let nobodys = host.disk("wda", 16);
@@ -92,16 +92,16 @@ fn whose_a_disk_is_is_told_where_pools_are_known() {
 }
 
 #[test]
-fn what_was_cut_off_is_told() {
+fn interrupted_operations_are_listed() {
     let host = Host::default();
     let [disk, half] = [host.disk("vdb", 4096), host.disk("vdc", 16)];
     let whole = claim_of(&host, disk, "a", &Record::new(&spec("a", 1), 1).zeroed(1));
     let vdb = host.find().unwrap().disks.remove(0);
-    // Begun and killed: the mark is there, and the protective MBR is not gone yet.
+    // The release was started and killed: the mark is there, and the protective MBR is not removed yet.
     for budget in 0.. {
         host.kill_after(budget);
         let _ = claim::release(&Any(&*host.hold(&vdb).unwrap()), &whole);
-        if word(&host, disk) == "releasing" {
+        if state_name(&host, disk) == "releasing" {
             break;
         }
     }
@@ -110,7 +110,7 @@ fn what_was_cut_off_is_told() {
     let record = Record::new(&spec("c", 1), 1).to_string();
     claim::claim(&Any(&*host.hold(&vdc).unwrap()), "c", record.as_bytes()).unwrap_err();
     host.reboot();
-    assert_eq!(word(&host, half), "half");
+    assert_eq!(state_name(&host, half), "half");
     host.change(disk, |disk| disk.partitions.clear());
     // 1 GiB of 4093 MiB.
     assert_eq!(
@@ -123,27 +123,27 @@ fn what_was_cut_off_is_told() {
 }
 
 #[test]
-fn whoever_may_not_read_disks_is_told_so_and_nothing_is_called_free() {
+fn without_permission_to_read_no_disk_is_listed_as_free() {
     let host = Host::default();
     for (name, mounted) in [("vda", true), ("vdb", false)] {
         let disk = host.disk(name, 16);
         host.set_unreadable(disk);
         host.change(disk, |disk| disk.partitions = vec![format!("{name}1")]);
         if mounted {
-            host.use_it(disk, How::Mounted { at: "/".into() });
+            host.set_use(disk, How::Mounted { at: "/".into() });
         }
     }
     assert_eq!(
         listed(&host, None, false),
         ["vda - in-use is mounted on /; has partitions vda1", "vdb - unknown only root can read its contents",]
     );
-    // Whoever may read a disk all the same is told what is on it.
+    // If a user other than root can read a disk, its contents are reported.
     host.disk("vdc", 16);
     assert_eq!(listed(&host, None, false)[2], "vdc - free ");
 }
 
 #[test]
-fn a_look_at_all_disks_changes_none() {
+fn listing_disks_changes_nothing() {
     let host = Host::default();
     let [free, claimed] = [host.disk("vdb", 16), host.disk("vdc", 16)];
     claim_of(&host, claimed, "a", &Record::new(&spec("a", 1), 1));

@@ -1,4 +1,4 @@
-//! Disks that are pulled, unreadable or damaged: nothing is said not to exist that may.
+//! Disks that are pulled, unreadable or damaged: a volume that may exist is never reported as nonexistent.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn a_volume_whose_disk_is_pulled_is_lost_and_found_again_under_another_name() {
     host.disk("vdc", 16);
     run(async {
         let pool = start(&host, Wipe::None);
-        let volume = pool.carve(&spec("a", 1)).await.unwrap();
+        let volume = pool.create(&spec("a", 1)).await.unwrap();
         pool.volumes().await.unwrap();
         host.pull(disk);
         pool.uevents().count(true);
@@ -21,9 +21,9 @@ fn a_volume_whose_disk_is_pulled_is_lost_and_found_again_under_another_name() {
         assert_eq!(pool.device(&volume).unwrap(), None);
         assert_eq!(pool.activate(&volume).await.unwrap_err().reason, Reason::Precondition);
         assert_eq!(pool.remove(&volume).await.unwrap_err().reason, Reason::Unavailable);
-        assert_eq!(pool.carve(&spec("a", 1)).await.unwrap_err().reason, Reason::Exists, "not twice");
-        // The others go on.
-        pool.carve(&spec("b", 1)).await.unwrap();
+        assert_eq!(pool.create(&spec("a", 1)).await.unwrap_err().reason, Reason::Exists, "not twice");
+        // The other volumes work.
+        pool.create(&spec("b", 1)).await.unwrap();
 
         host.put_back(disk, "vdz");
         pool.uevents().count(true);
@@ -42,8 +42,8 @@ fn two_disks_that_swapped_their_names_keep_their_volumes() {
     let [one, other] = [host.disk("vdb", 16), host.disk("vdc", 24)];
     run(async {
         let pool = start(&host, Wipe::None);
-        let volume = pool.carve(&spec("a", 1)).await.unwrap();
-        pool.carve(&spec("b", 1)).await.unwrap();
+        let volume = pool.create(&spec("a", 1)).await.unwrap();
+        pool.create(&spec("b", 1)).await.unwrap();
         pool.volumes().await.unwrap();
         host.put_back(one, "vdc");
         host.put_back(other, "vdb");
@@ -54,7 +54,7 @@ fn two_disks_that_swapped_their_names_keep_their_volumes() {
 }
 
 #[test]
-fn a_disk_that_was_never_read_may_hold_any_volume() {
+fn an_unread_disk_may_hold_any_volume() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     host.disk("vdc", 16);
@@ -63,9 +63,9 @@ fn a_disk_that_was_never_read_may_hold_any_volume() {
         let pool = start(&host, Wipe::None);
         for error in [
             pool.volume("a").await.map(drop),
-            pool.asked("a").await.map(drop),
+            pool.find_requested("a").await.map(drop),
             pool.volumes().await.map(drop),
-            pool.carve(&spec("a", 1)).await.map(drop),
+            pool.create(&spec("a", 1)).await.map(drop),
         ] {
             let error = error.unwrap_err();
             assert_eq!(error.reason, Reason::Unavailable);
@@ -78,50 +78,50 @@ fn a_disk_that_was_never_read_may_hold_any_volume() {
 }
 
 #[test]
-fn a_disk_that_fails_later_takes_its_own_volume_alone() {
+fn a_disk_that_fails_later_affects_only_its_own_volume() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     host.disk("vdc", 24);
     run(async {
         let pool = start(&host, Wipe::None);
-        pool.carve(&spec("a", 1)).await.unwrap();
+        pool.create(&spec("a", 1)).await.unwrap();
         pool.volumes().await.unwrap();
         host.set_unreadable(disk);
-        pool.uevents().touch("vdb");
+        pool.uevents().count_disk("vdb");
         pool.uevents().count(false);
         let lost = pool.volume("a").await.unwrap().unwrap();
         assert!(matches!(&lost.health, Health::Lost(why) if why.contains("bad sector")), "{lost:?}");
         assert!(pool.status().await.problems.iter().any(|problem| problem.contains("vdb cannot be read")));
-        assert!(pool.asked("b").await.unwrap().is_none());
-        assert_eq!(pool.carve(&spec("b", 1)).await.unwrap().size, 21 * MIB);
+        assert!(pool.find_requested("b").await.unwrap().is_none());
+        assert_eq!(pool.create(&spec("b", 1)).await.unwrap().size, 21 * MIB);
     });
 }
 
 #[test]
-fn a_volume_whose_table_was_overwritten_is_neither_free_nor_forgotten() {
+fn a_disk_with_an_overwritten_table_is_neither_free_nor_forgotten() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     run(async {
         let pool = start(&host, Wipe::None);
-        let volume = pool.carve(&spec("a", 1)).await.unwrap();
+        let volume = pool.create(&spec("a", 1)).await.unwrap();
         pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
     });
     host.poke(disk, 0, &[0; 512]);
     host.reboot();
     let before = host.image(disk);
     run(async {
-        // Another process, which has never seen it whole.
+        // A new process that has never seen the claim intact.
         let pool = start(&host, Wipe::Zero);
         let state = pool.status().await;
         assert!(state.problems.iter().any(|problem| problem.contains("damaged")), "{:?}", state.problems);
         assert_eq!(state.space.available(), 0);
-        assert_eq!(pool.carve(&spec("b", 1)).await.unwrap_err().reason, Reason::NoSpace);
+        assert_eq!(pool.create(&spec("b", 1)).await.unwrap_err().reason, Reason::NoSpace);
     });
     assert!(host.image(disk) == before, "it was written to");
 }
 
 #[test]
-fn a_disk_that_hangs_holds_up_nobody_but_itself() {
+fn a_hanging_disk_delays_only_itself() {
     let host = Host::default();
     let [hanging, _] = ["vdb", "vdc"].map(|name| host.disk(name, 16));
     host.set_hanging(hanging, true);
@@ -134,7 +134,7 @@ fn a_disk_that_hangs_holds_up_nobody_but_itself() {
             "{state:?}"
         );
         assert_eq!(pool.volume("a").await.unwrap_err().reason, Reason::Unavailable, "it may be there");
-        // One that does not answer is not asked again, and not waited for.
+        // An unresponsive disk is not read again, and nothing waits for it.
         pool.uevents().count(false);
         let began = Instant::now();
         let state = pool.status().await;
@@ -153,47 +153,47 @@ fn a_disk_that_hangs_holds_up_nobody_but_itself() {
     });
 }
 
-/// A disk that could be read may still hang when blkid asks it.
+/// A disk that could be read may still hang when blkid probes it.
 #[test]
-fn a_disk_whose_answer_does_not_come_is_unknown_and_not_asked_again() {
+fn an_unresponsive_disk_is_unknown_and_not_probed_again() {
     let host = Host::default();
-    let [silent, _] = ["vdb", "vdc"].map(|name| host.disk(name, 16));
-    host.set_silent(silent, true);
+    let [unresponsive, _] = ["vdb", "vdc"].map(|name| host.disk(name, 16));
+    host.set_unresponsive(unresponsive, true);
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true).build().unwrap().block_on(async {
         let disks: Arc<dyn Disks> = Arc::new(host.clone());
-        let judges = look::Judges::default();
-        let raw = |disk: quarry_disk::Disk| look::read_held(&*host.read(&disk).unwrap(), &disk);
-        let judge = async || {
+        let queries = scan::Queries::default();
+        let raw = |disk: quarry_disk::Disk| scan::read_held(&*host.read(&disk).unwrap(), &disk);
+        let state_of = async || {
             let own = host.find().unwrap().disks.into_iter().map(raw).collect();
-            let seen = look::judge_all(&disks, &judges, own, &[]).await.unwrap();
+            let seen = scan::determine_states(&disks, &queries, own, &[]).await.unwrap();
             [0, 1].map(|index| seen[index].state.clone())
         };
         let unknown = |state: &Disk, part: &str| matches!(state, Disk::Unknown { why } if why.contains(part));
 
         let began = tokio::time::Instant::now();
-        let [one, other] = judge().await;
+        let [one, other] = state_of().await;
         assert!(unknown(&one, "not answered for 30 s"), "{one:?}");
         assert_eq!(other, Disk::Free);
         assert!(began.elapsed() >= Duration::from_secs(30));
 
         let (began, asked) = (tokio::time::Instant::now(), host.probes());
-        let [one, other] = judge().await;
+        let [one, other] = state_of().await;
         assert!(unknown(&one, "an earlier request"), "{one:?}");
-        assert_eq!((other, host.probes()), (Disk::Free, asked + 1), "the other one alone is asked");
-        assert!(began.elapsed() < Duration::from_secs(1), "nobody waits for it");
+        assert_eq!((other, host.probes()), (Disk::Free, asked + 1), "only the other one is probed");
+        assert!(began.elapsed() < Duration::from_secs(1), "nothing waits for it");
 
-        host.set_silent(silent, false);
+        host.set_unresponsive(unresponsive, false);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!(judge().await, [Disk::Free, Disk::Free]);
+        assert_eq!(state_of().await, [Disk::Free, Disk::Free]);
     });
 }
 
 #[test]
-fn a_disk_that_the_selector_means_no_more_keeps_its_volume_from_being_denied() {
+fn a_volume_on_an_unselected_disk_still_exists() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
-    run(async { start(&host, Wipe::None).carve(&spec("a", 1)).await.unwrap() });
+    run(async { start(&host, Wipe::None).create(&spec("a", 1)).await.unwrap() });
     host.change(disk, |disk| disk.by_id.clear());
     run(async {
         let pool = start(&host, Wipe::None);
@@ -204,12 +204,12 @@ fn a_disk_that_the_selector_means_no_more_keeps_its_volume_from_being_denied() {
     });
 }
 
-/// The configuration was changed: the disk of a volume is another pool's now.
+/// The configuration was changed: the volume's disk belongs to another pool now.
 #[test]
-fn a_disk_that_another_pool_has_now_keeps_its_volume_from_being_denied() {
+fn a_volume_on_a_disk_of_another_pool_still_exists() {
     let host = Host::default();
     host.disk("vdb", 16);
-    run(async { start(&host, Wipe::None).carve(&spec("a", 1)).await.unwrap() });
+    run(async { start(&host, Wipe::None).create(&spec("a", 1)).await.unwrap() });
     let pools = [("whole", "y-*"), ("other", "x-*")];
     run(async {
         let pool = start_of(&host, Wipe::None, "whole", &pools);
@@ -217,17 +217,18 @@ fn a_disk_that_another_pool_has_now_keeps_its_volume_from_being_denied() {
         assert_eq!(error.reason, Reason::Unavailable);
         assert!(error.message.contains("vdb") && error.message.contains("pool other's"), "{}", error.message);
         assert!(pool.volume("b").await.unwrap().is_none());
-        // It is no trouble of this pool's; and by its name, the other one answers for it.
+        // It is not a problem of this pool; for its name, the other pool is responsible.
         assert_eq!(pool.status().await.problems, Vec::<String>::new());
-        assert!(pool.asked("a").await.unwrap().is_none());
+        assert!(pool.find_requested("a").await.unwrap().is_none());
         let other = start_of(&host, Wipe::None, "other", &pools);
-        assert!(other.asked("a").await.unwrap().is_some());
+        assert!(other.find_requested("a").await.unwrap().is_some());
     });
 }
 
-/// Two pools mean it: it may be the one's once that is settled, and until then it may hold any volume of theirs.
+/// Two pools select it: it may belong to this one once that is resolved, and until then, it may hold any
+/// volume of either.
 #[test]
-fn a_disk_in_doubt_that_cannot_be_read_may_hold_any_volume() {
+fn an_unreadable_doubtful_disk_may_hold_any_volume() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     host.disk("vdc", 16);
@@ -237,8 +238,8 @@ fn a_disk_in_doubt_that_cannot_be_read_may_hold_any_volume() {
         let pool = start_of(&host, Wipe::None, "whole", &pools);
         let error = pool.volume("a").await.unwrap_err();
         assert!(error.reason == Reason::Unavailable && error.message.contains("vdb"), "{}", error.message);
-        assert_eq!(pool.carve(&spec("a", 1)).await.unwrap_err().reason, Reason::Unavailable);
-        // A pool that does not mean it goes on.
+        assert_eq!(pool.create(&spec("a", 1)).await.unwrap_err().reason, Reason::Unavailable);
+        // A pool that does not select it is not affected.
         let third = start_of(&host, Wipe::None, "third", &pools);
         assert!(third.volume("a").await.unwrap().is_none());
     });

@@ -1,4 +1,5 @@
-//! The pool over disks made of files: what it takes, what it never takes, and what a kill leaves.
+//! Tests of the pool on disks made of files: which disks it claims, which it never claims, and what a kill
+//! leaves.
 
 mod cuts;
 mod damaged;
@@ -6,7 +7,7 @@ mod double;
 mod hang;
 mod list;
 mod lost;
-mod taken;
+mod not_free;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use quarry_disk::{Criteria, How, Selector, State as Disk};
 use quarry_volume::{AccessTypes, Filesystem, Layout, Parameters, Reason, SizeRange, VolumeSpec};
 
 use self::double::{Host, SIGNATURE};
-use super::carve::VOLUME_OFFSET;
+use super::create::VOLUME_OFFSET;
 use super::disks::{Any, Disks as _};
 use super::view::MIB;
 use super::*;
@@ -27,7 +28,7 @@ fn selector(by_id: &str) -> Selector {
     Selector::new(include, Criteria::default()).unwrap()
 }
 
-/// A process that serves the pool `whole` of all of the host's disks.
+/// A process that serves the pool `whole`, which has all disks of the host.
 fn start(host: &Host, wipe: Wipe) -> DiskPool {
     start_of(host, wipe, "whole", &[("whole", "x-*")])
 }
@@ -41,20 +42,20 @@ fn spec(name: &str, mib: u64) -> VolumeSpec {
     VolumeSpec::block(name, mib * MIB)
 }
 
-/// Runs what a process does; when it returns, the process and all that it had begun is gone.
+/// Runs a process; when it returns, the process and everything that it had started is gone.
 fn run<T>(work: impl Future<Output = T>) -> T {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).enable_time().build().unwrap().block_on(work)
 }
 
-/// What lies on each disk, by its number.
+/// The claim state of a disk, by its number.
 fn found(host: &Host, number: u64) -> ClaimState {
     let disks = host.find().unwrap().disks;
     let disk = disks.iter().find(|disk| disk.number.minor == 16 * number).unwrap();
     claim::read(&Any(&*host.read(disk).unwrap())).unwrap()
 }
 
-fn word(host: &Host, number: u64) -> &'static str {
+fn state_name(host: &Host, number: u64) -> &'static str {
     match found(host, number) {
         ClaimState::Nothing => "nothing",
         ClaimState::Claimed(_) => "claimed",
@@ -64,8 +65,8 @@ fn word(host: &Host, number: u64) -> &'static str {
     }
 }
 
-/// Waits until no release is under way.
-async fn settled(pool: &DiskPool) {
+/// Waits until no release is running.
+async fn releases_done(pool: &DiskPool) {
     for _ in 0..2000 {
         let view = pool.inner.view().await.unwrap();
         let releasing = view.disks.iter().any(|seen| matches!(seen.raw.found, Ok(ClaimState::Releasing(_))));
@@ -74,11 +75,11 @@ async fn settled(pool: &DiskPool) {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("a release does not end: {:?}", pool.inner.releases.problems());
+    panic!("a release does not finish: {:?}", pool.inner.releases.problems());
 }
 
 #[test]
-fn the_smallest_disk_that_fits_is_taken_whole() {
+fn the_smallest_fitting_disk_is_claimed() {
     let host = Host::default();
     let [large, small, middle] = [("vdb", 40), ("vdc", 16), ("vdd", 24)].map(|(name, mib)| host.disk(name, mib));
     run(async {
@@ -88,38 +89,38 @@ fn the_smallest_disk_that_fits_is_taken_whole() {
         assert_eq!((capacity.available, capacity.largest), ((37 + 13 + 21) * MIB, 37 * MIB));
         assert_eq!((state.size, state.problems.len()), ((37 + 13 + 21) * MIB, 0));
         assert_eq!(pool.size_of(&spec("a", 14)).await.unwrap(), 21 * MIB);
-        let volume = pool.carve(&spec("a", 14)).await.unwrap();
+        let volume = pool.create(&spec("a", 14)).await.unwrap();
         assert_eq!(volume.size, 21 * MIB);
         assert_eq!(volume.record().unwrap().state, State::New);
         let ClaimState::Claimed(claim) = found(&host, middle) else { panic!("not claimed") };
         assert_eq!((claim.offset, claim.length), (VOLUME_OFFSET, 21 * MIB));
-        assert_eq!([word(&host, small), word(&host, large)], ["nothing", "nothing"]);
-        assert_eq!(pool.carve(&spec("a", 14)).await.unwrap_err().reason, Reason::Exists);
-        // Within the limit, or not at all.
+        assert_eq!([state_name(&host, small), state_name(&host, large)], ["nothing", "nothing"]);
+        assert_eq!(pool.create(&spec("a", 14)).await.unwrap_err().reason, Reason::Exists);
+        // The size must be within the limit.
         let size = SizeRange { required: 0, limit: Some(12 * MIB) };
-        let error = pool.carve(&VolumeSpec { size, ..spec("b", 1) }).await.unwrap_err();
+        let error = pool.create(&VolumeSpec { size, ..spec("b", 1) }).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoSpace);
         for part in ["vdc (13Mi), vdb (37Mi)", "vdd volume a", "at most 12582912"] {
             assert!(error.message.contains(part), "{}", error.message);
         }
-        assert_eq!(pool.carve(&spec("c", 0)).await.unwrap().size, 13 * MIB);
+        assert_eq!(pool.create(&spec("c", 0)).await.unwrap().size, 13 * MIB);
         assert_eq!(pool.status().await.space.capacity(&Layout::Linear).available, 37 * MIB);
         for layout in [Layout::Striped { stripes: 2, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }] {
-            let error = pool.carve(&spec("d", 1).with_layout(layout)).await.unwrap_err();
+            let error = pool.create(&spec("d", 1).with_layout(layout)).await.unwrap_err();
             assert_eq!(error.reason, Reason::NoSpace, "{}", error.message);
         }
     });
 }
 
 #[test]
-fn a_volume_lives_and_ends() {
+fn a_volume_is_created_used_and_removed() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     run(async {
         let pool = start(&host, Wipe::Zero);
-        let volume = pool.carve(&spec("a", 10)).await.unwrap();
+        let volume = pool.create(&spec("a", 10)).await.unwrap();
         let reading = pool.read(None).await;
-        let Volumes::All(volumes) = reading.volumes else { panic!("not told") };
+        let Volumes::All(volumes) = reading.volumes else { panic!("no volumes reported") };
         assert_eq!((volumes.len(), reading.state.volumes), (1, 1));
         assert!(matches!(pool.read(Some(reading.mark)).await.volumes, Volumes::Same));
         assert_eq!(pool.activate(&volume).await.unwrap().node().unwrap(), PathBuf::from("/dev/vdb2"));
@@ -130,18 +131,18 @@ fn a_volume_lives_and_ends() {
         assert!(matches!(pool.read(Some(reading.mark)).await.volumes, Volumes::All(_)), "another record");
         let stale = pool.set_record(&volume, &volume.record().unwrap().zeroed(1)).await.unwrap_err();
         assert_eq!(stale.reason, Reason::Precondition);
-        let now = pool.asked("a").await.unwrap().unwrap();
+        let now = pool.find_requested("a").await.unwrap().unwrap();
         assert_eq!(now.record().unwrap().state, State::Ready);
         assert_eq!(now.storage, pool.storage().await.unwrap());
 
-        // In use in three ways, of which each is enough.
+        // Three kinds of use; each of them is enough.
         host.open_partition(disk, true);
         assert_eq!(pool.remove(&now).await.unwrap_err().reason, Reason::InUse);
         host.open_partition(disk, false);
         host.set_held(disk, true);
         assert_eq!(pool.remove(&now).await.unwrap_err().reason, Reason::InUse);
         host.set_held(disk, false);
-        host.use_it(disk, How::Published { at: "/pods/a".into() });
+        host.set_use(disk, How::Published { at: "/pods/a".into() });
         let error = pool.remove(&now).await.unwrap_err();
         assert!(error.reason == Reason::InUse && error.message.contains("/pods/a"), "{}", error.message);
         host.change(disk, |disk| disk.uses.clear());
@@ -152,9 +153,9 @@ fn a_volume_lives_and_ends() {
         pool.activate(&now).await.unwrap();
         pool.remove(&now).await.unwrap();
         assert!(pool.volume("a").await.unwrap().is_none());
-        settled(&pool).await;
+        releases_done(&pool).await;
         assert_eq!(host.peek(disk, claim.offset + 5 * MIB, 6), [0; 6]);
-        assert_eq!(word(&host, disk), "nothing");
+        assert_eq!(state_name(&host, disk), "nothing");
         assert_eq!(pool.disks().await.unwrap()[0].state, Disk::Free);
         assert_eq!(pool.disks().await.unwrap()[0].wiping, None);
         assert_eq!(pool.remove(&now).await.unwrap_err().reason, Reason::Unavailable, "it is gone");
@@ -162,7 +163,7 @@ fn a_volume_lives_and_ends() {
 }
 
 #[test]
-fn the_smallest_disk_that_its_filesystem_fits_is_taken() {
+fn the_smallest_disk_that_fits_the_filesystem_is_claimed() {
     let host = Host::default();
     let [small, large] = [("vdb", 16), ("vdc", 40)].map(|(name, mib)| host.disk(name, mib));
     run(async {
@@ -171,53 +172,53 @@ fn the_smallest_disk_that_its_filesystem_fits_is_taken() {
             |size| VolumeSpec { access: AccessTypes::Mount, filesystem: Some(Filesystem::Ext4), size, ..spec("a", 1) };
         let wanted = ext4(SizeRange { required: MIB, limit: None });
         assert_eq!(pool.size_of(&wanted).await.unwrap(), 37 * MIB);
-        // Less than the filesystem needs is no matter of another disk, or of another node.
+        // A limit below the filesystem's minimum cannot be met by another disk or another node either.
         let limited = ext4(SizeRange { required: MIB, limit: Some(13 * MIB) });
-        for error in [pool.size_of(&limited).await.map(drop), pool.carve(&limited).await.map(drop)] {
+        for error in [pool.size_of(&limited).await.map(drop), pool.create(&limited).await.map(drop)] {
             let error = error.unwrap_err();
             assert_eq!(error.reason, Reason::SizeOutOfRange, "{}", error.message);
         }
-        assert_eq!(pool.carve(&wanted).await.unwrap().size, 37 * MIB);
-        // Where no disk is large enough, another node may have one.
-        let error = pool.carve(&VolumeSpec { name: "b".to_owned(), ..wanted }).await.unwrap_err();
+        assert_eq!(pool.create(&wanted).await.unwrap().size, 37 * MIB);
+        // If no disk is large enough, another node may have one.
+        let error = pool.create(&VolumeSpec { name: "b".to_owned(), ..wanted }).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoSpace, "{}", error.message);
     });
-    assert_eq!([word(&host, small), word(&host, large)], ["nothing", "claimed"]);
+    assert_eq!([state_name(&host, small), state_name(&host, large)], ["nothing", "claimed"]);
 }
 
-/// Zeroed to its end, and then given a filesystem by a stage that did not come to its end.
+/// A volume was zeroed completely, and then got a filesystem from an interrupted stage.
 #[test]
-fn what_mkfs_wrote_is_wiped_although_the_volume_was_zeroed() {
+fn data_of_mkfs_is_wiped_although_the_volume_was_zeroed() {
     let host = Host::default();
     let disk = host.disk("vdb", 40);
     run(async {
         let pool = start(&host, Wipe::Zero);
         let both = VolumeSpec { access: AccessTypes::Both, filesystem: Some(Filesystem::Ext4), ..spec("a", 1) };
-        let volume = pool.carve(&both).await.unwrap();
+        let volume = pool.create(&both).await.unwrap();
         pool.set_record(&volume, &volume.record().unwrap().zeroed(1)).await.unwrap();
         let volume = pool.volume("a").await.unwrap().unwrap();
         for at in [1024, 20 * MIB] {
             host.poke(disk, VOLUME_OFFSET + at, b"mkfs");
         }
         pool.remove(&volume).await.unwrap();
-        settled(&pool).await;
+        releases_done(&pool).await;
         assert_eq!([1024, 20 * MIB].map(|at| host.peek(disk, VOLUME_OFFSET + at, 4)), [[0; 4]; 2]);
     });
 }
 
-/// What is open keeps the kernel from forgetting what it has read of the whole disk.
+/// As long as the partition is open, the kernel keeps the cached pages of the whole disk.
 #[test]
-fn nothing_stays_open_that_is_not_in_use() {
+fn unused_partitions_do_not_stay_open() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     run(async {
         let pool = start(&host, Wipe::None);
-        let volume = pool.carve(&spec("a", 1)).await.unwrap();
-        assert_eq!(host.open_and_dropped(disk), (1, 1), "what the probe read is forgotten");
+        let volume = pool.create(&spec("a", 1)).await.unwrap();
+        assert_eq!(host.open_and_dropped(disk), (1, 1), "the pages read by the probe are dropped");
         pool.activate(&volume).await.unwrap();
-        assert!(pool.inner.opened.take_unstaged(&volume.group).is_some(), "only its creation has asked for it");
+        assert!(pool.inner.opened.take_unstaged(&volume.group).is_some(), "only its creation has requested it");
         pool.activate(&volume).await.unwrap();
-        // It is staged again while its unstage is being ended.
+        // It is staged again while its unstage is being completed.
         let unstaged = Instant::now();
         pool.activate(&volume).await.unwrap();
         pool.activate(&volume).await.unwrap();
@@ -232,7 +233,7 @@ fn nothing_stays_open_that_is_not_in_use() {
 }
 
 #[test]
-fn a_class_has_its_own_way_to_wipe() {
+fn a_class_can_set_its_own_wipe_mode() {
     const SECRET: u64 = VOLUME_OFFSET + 6 * MIB;
     for (pool, class, stays) in
         [(Wipe::Zero, Some(Wipe::None), true), (Wipe::None, Some(Wipe::Zero), false), (Wipe::None, None, true)]
@@ -242,12 +243,12 @@ fn a_class_has_its_own_way_to_wipe() {
         run(async {
             let pool = start(&host, pool);
             let volume = pool
-                .carve(&VolumeSpec { class: Parameters { wipe: class, ..Parameters::default() }, ..spec("a", 1) })
+                .create(&VolumeSpec { class: Parameters { wipe: class, ..Parameters::default() }, ..spec("a", 1) })
                 .await
                 .unwrap();
             host.poke(disk, SECRET, b"secret");
             pool.remove(&volume).await.unwrap();
-            settled(&pool).await;
+            releases_done(&pool).await;
             assert_eq!(host.peek(disk, SECRET, 6) == b"secret", stays, "{class:?}");
             assert_eq!(pool.disks().await.unwrap()[0].state, Disk::Free);
         });
@@ -255,25 +256,25 @@ fn a_class_has_its_own_way_to_wipe() {
 }
 
 #[test]
-fn what_a_former_volume_of_that_name_left_is_not_adopted() {
+fn data_of_a_former_volume_with_the_same_name_is_not_adopted() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     run(async {
         let pool = start(&host, Wipe::None);
-        let volume = pool.carve(&spec("a", 10)).await.unwrap();
+        let volume = pool.create(&spec("a", 10)).await.unwrap();
         host.poke(disk, VOLUME_OFFSET + 1024, b"a filesystem's superblock");
         pool.remove(&volume).await.unwrap();
-        assert_eq!(word(&host, disk), "nothing", "there is nothing to wipe");
-        assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 1), [0], "where signatures lie nothing stays");
+        assert_eq!(state_name(&host, disk), "nothing", "there is nothing to wipe");
+        assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 1), [0], "the places of signatures are zeroed");
         host.poke(disk, VOLUME_OFFSET + 1024, b"a filesystem's superblock");
-        let again = pool.carve(&spec("a", 10)).await.unwrap();
-        assert_eq!(again.uuid, volume.uuid, "so the filesystem's UUID is the same");
+        let again = pool.create(&spec("a", 10)).await.unwrap();
+        assert_eq!(again.uuid, volume.uuid, "so the filesystem gets the same UUID");
         assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 25), [0; 25]);
     });
 }
 
 #[test]
-fn one_free_disk_is_given_once_and_ten_disks_ten_times() {
+fn each_free_disk_is_claimed_exactly_once() {
     for (disks, volumes) in [(1, 2), (10, 20)] {
         let host = Host::default();
         for index in 0..disks {
@@ -281,12 +282,12 @@ fn one_free_disk_is_given_once_and_ten_disks_ten_times() {
         }
         run(async {
             let pool = Arc::new(start(&host, Wipe::None));
-            let carve = |index: usize| {
+            let create = |index: usize| {
                 let pool = Arc::clone(&pool);
-                tokio::spawn(async move { pool.carve(&spec(&format!("v{index}"), 5)).await })
+                tokio::spawn(async move { pool.create(&spec(&format!("v{index}"), 5)).await })
             };
             let mut made = 0;
-            for task in (0..volumes).map(carve).collect::<Vec<_>>() {
+            for task in (0..volumes).map(create).collect::<Vec<_>>() {
                 match task.await.unwrap() {
                     Ok(_) => made += 1,
                     Err(error) => assert_eq!(error.reason, Reason::NoSpace, "{}", error.message),
@@ -299,7 +300,7 @@ fn one_free_disk_is_given_once_and_ten_disks_ten_times() {
 }
 
 #[test]
-fn looking_again_asks_no_program() {
+fn scanning_again_starts_no_program() {
     let host = Host::default();
     host.disk("vdb", 16);
     host.disk("vdc", 16);
@@ -315,9 +316,9 @@ fn looking_again_asks_no_program() {
             pool.status().await;
         }
         assert_eq!(host.probes(), before);
-        // An event may be that of a program that wrote to a disk: that disk alone is asked.
+        // An event may come from a program that wrote to a disk: only that disk is read.
         host.poke(1, SIGNATURE.0, SIGNATURE.1);
-        pool.uevents().touch("vdb");
+        pool.uevents().count_disk("vdb");
         pool.uevents().count(false);
         assert_eq!(pool.status().await.space.available(), 13 * MIB);
         assert_eq!(host.probes(), before + 1);

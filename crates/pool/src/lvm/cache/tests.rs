@@ -1,4 +1,5 @@
-//! What is remembered of a volume group while its disks hang, change and fail. No lvm is needed: the report is given.
+//! The cache of a volume group while its disks hang, change and fail. These tests need no lvm: the report is
+//! given.
 
 use std::path::Path;
 
@@ -7,7 +8,7 @@ use quarry_lvm::PhysicalVolume;
 use super::super::disks::double::FakeDisks;
 use super::*;
 
-/// The cache of a volume group on one device, as after a report.
+/// The cache of a volume group on one device, after a report.
 async fn reported(name: &str, device: &Path, disks: &LvmDisks) -> Arc<Cache> {
     let cache = Cache::new(name, 1, Uevents::default(), disks.clone());
     let carrying = PhysicalVolume { device: Some(device.to_owned()), metadata_areas: 1, ..PhysicalVolume::default() };
@@ -20,7 +21,7 @@ async fn reported(name: &str, device: &Path, disks: &LvmDisks) -> Arc<Cache> {
             view: View::Found(Arc::new(group), 1),
             fingerprints,
             changes: 0,
-            heard: (0, 0),
+            counts: (0, 0),
             checked: Instant::now(),
             lost: None,
         });
@@ -28,7 +29,7 @@ async fn reported(name: &str, device: &Path, disks: &LvmDisks) -> Arc<Cache> {
     cache
 }
 
-/// As if the last look at the disks were too long ago to be believed.
+/// As if the last check of the disks were too old.
 fn age(cache: &Cache) {
     let mut state = cache.state();
     let seen = state.seen.as_mut().expect("seen");
@@ -36,86 +37,87 @@ fn age(cache: &Cache) {
 }
 
 #[tokio::test]
-async fn a_disk_that_hangs_costs_one_thread_and_its_own_group() {
+async fn a_hanging_disk_affects_one_thread_and_its_own_group() {
     let io = Arc::new(FakeDisks::default());
     let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
     let (bad, good) = (Path::new("/dev/vdb"), Path::new("/dev/vdc"));
-    let (ill, well) = (reported("ill", bad, &disks).await, reported("well", good, &disks).await);
+    let (bad_cache, good_cache) = (reported("ill", bad, &disks).await, reported("well", good, &disks).await);
     io.change(|state| {
         state.hanging.insert(bad.to_owned());
         state.begun.clear();
     });
-    age(&ill);
+    age(&bad_cache);
 
-    // All come at once: one asks the disk, and the others are answered from what it learns.
+    // All callers arrive at once: one reads the disk, and the others get its result.
     let mut callers = tokio::task::JoinSet::new();
     for _ in 0..500 {
-        let ill = Arc::clone(&ill);
-        callers.spawn(async move { ill.view().await });
+        let bad_cache = Arc::clone(&bad_cache);
+        callers.spawn(async move { bad_cache.view().await });
     }
     for view in callers.join_all().await {
-        let View::Absent(why) = view else { panic!("the group was told to be well") };
+        let View::Absent(why) = view else { panic!("the group is reported as usable") };
         assert!(why.contains("volume group ill cannot be read: disk /dev/vdb has not answered a read for"), "{why}");
     }
-    // And nobody waits for it any more, nor asks lvm, not even after one of our own changes or when a disk comes or goes.
-    ill.invalidate();
+    // Then nothing waits for the disk or runs lvm any more, not even after one of Quarry's own changes, or
+    // when a disk appears or disappears.
+    bad_cache.invalidate();
     let began = Instant::now();
     for _ in 0..500 {
-        assert!(matches!(ill.view().await, View::Absent(_)));
+        assert!(matches!(bad_cache.view().await, View::Absent(_)));
     }
     assert!(began.elapsed() < Duration::from_secs(10), "each waited: {:?}", began.elapsed());
-    assert_eq!(io.change(|state| (state.under_way, state.begun.len())), (1, 1), "one thread, one read");
-    assert_eq!(ill.overdue().expect("overdue").disk, "/dev/vdb");
-    assert_eq!(ill.last_storage(), Some(StorageId::of("ill")), "what it lay on is still known");
+    assert_eq!(io.change(|state| (state.running, state.begun.len())), (1, 1), "one thread, one read");
+    assert_eq!(bad_cache.overdue().expect("overdue").disk, "/dev/vdb");
+    assert_eq!(bad_cache.last_storage(), Some(StorageId::of("ill")), "the storage is still known");
 
     for _ in 0..100 {
-        age(&well);
-        assert!(matches!(well.view().await, View::Found(..)), "the other group does not notice");
+        age(&good_cache);
+        assert!(matches!(good_cache.view().await, View::Found(..)), "the other group does not notice");
     }
-    assert_eq!(well.silent(Duration::ZERO), []);
+    assert_eq!(good_cache.unresponsive(Duration::ZERO), []);
 }
 
 #[tokio::test]
-async fn a_disk_that_answers_again_is_believed_again() {
+async fn a_disk_that_answers_again_is_used_again() {
     let io = Arc::new(FakeDisks::default());
     let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
     let device = Path::new("/dev/vdb");
     let cache = reported("vg", device, &disks).await;
     io.change(|state| state.hanging.insert(device.to_owned()));
     age(&cache);
-    assert!(matches!(cache.remembered().await, Some(View::Absent(_))));
+    assert!(matches!(cache.cached().await, Some(View::Absent(_))));
 
     io.change(|state| state.hanging.clear());
     while cache.overdue().is_some() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert!(matches!(cache.remembered().await, Some(View::Found(..))));
+    assert!(matches!(cache.cached().await, Some(View::Found(..))));
 
-    // It changed while nobody looked, or fails: only lvm can say what there is.
+    // The disk was changed in the meantime, or fails: only lvm can report the current state.
     age(&cache);
     io.change(|state| state.generations.insert(device.to_owned(), 1));
-    assert!(cache.remembered().await.is_none());
+    assert!(cache.cached().await.is_none());
     io.change(|state| {
         state.generations.clear();
         state.failing.insert(device.to_owned());
     });
-    assert!(cache.remembered().await.is_none());
+    assert!(cache.cached().await.is_none());
 }
 
 #[tokio::test]
-async fn a_flush_that_hangs_is_named_and_ends_the_wait() {
+async fn a_hanging_flush_is_named_and_ends_the_wait() {
     let io = Arc::new(FakeDisks::default());
     let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
     let device = Path::new("/dev/vdb");
     let cache = reported("vg", device, &disks).await;
     io.change(|state| state.hanging.insert(device.to_owned()));
-    let View::Found(group, _) = cache.remembered().await.expect("young") else { panic!("absent") };
+    let View::Found(group, _) = cache.cached().await.expect("young") else { panic!("absent") };
     for _ in 0..3 {
         let [(of, flushed)] = cache.flush(&group).await.try_into().expect("one disk");
-        let silent = flushed.expect_err("it hangs");
-        assert_eq!((of.as_path(), silent.request), (device, "flush"));
+        let unresponsive = flushed.expect_err("it hangs");
+        assert_eq!((of.as_path(), unresponsive.request), (device, "flush"));
     }
     assert_eq!(cache.overdue().expect("overdue").request, "flush");
-    assert_eq!(io.change(|state| state.under_way), 1);
+    assert_eq!(io.change(|state| state.running), 1);
     io.change(|state| state.hanging.clear());
 }

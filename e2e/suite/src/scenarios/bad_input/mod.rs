@@ -18,7 +18,7 @@ const GIB: u64 = 1 << 30;
 
 /// One bad request, and its allowed answers.
 pub struct Case {
-    /// What is bad about it.
+    /// The fault in it.
     what: String,
     /// Any of these; [`Code::Ok`] where the request asks for nothing that is not so already.
     codes: &'static [Code],

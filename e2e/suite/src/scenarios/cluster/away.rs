@@ -85,7 +85,7 @@ async fn cut_off(cluster: &mut Cluster, controller: &Controller, made: &Made) ->
     steps::close(node, made).await?;
     steps::open(node, made).await?;
     steps::read(node, made).await?;
-    // What is free there is believed for half a minute. Then nothing is said for a while: it may be restarting.
+    // Its free space stays known for half a minute. Then it is unknown for a while: the node may be restarting.
     let class = Default::default();
     eventually("the free space of a node that is cut off is not known", PATIENCE, || async {
         let answer = controller.csi.capacity_of(Some("n2"), &class).await;

@@ -212,8 +212,8 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
                 let shown = cluster.certificates("show").await?;
                 // The authority reaches its final state first; the certificates that trust only the new one
                 // follow.
-                let settled = shown.contains("phase steady") && !shown.contains("renewed");
-                Ok(settled && issuer(cluster).await?.certificate != old_authority.certificate)
+                let steady = shown.contains("phase steady") && !shown.contains("renewed");
+                Ok(steady && issuer(cluster).await?.certificate != old_authority.certificate)
             })
             .await
         };

@@ -37,7 +37,7 @@ pub async fn run(context: Context) -> Passed {
     for strict in [true, false] {
         let what = if strict { "one node" } else { "a choice" };
         killed(&cluster, &mut one, &mut two, strict).await.with_context(|| format!("{what}: killed in between"))?;
-        // Who held the right to choose was killed; the other has it now, and then this one again.
+        // The elected controller was killed; the other one is elected now, and then this one again.
         killed(&cluster, &mut two, &mut one, strict).await.with_context(|| format!("{what}: the other one killed"))?;
     }
     context.say("killed in between: one volume each time");

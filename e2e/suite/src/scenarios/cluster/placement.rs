@@ -113,8 +113,8 @@ async fn free(cluster: &Cluster, controller: &Controller) -> Result<()> {
     }
     let (all, _) = controller.csi.capacity(&class).await?;
     ensure!(all == sum, "all nodes have {all} free, and one by one {sum}");
-    let nobody = controller.csi.capacity_of(Some("n9"), &class).await?;
-    ensure!(nobody.0 == 0, "a node that does not exist has {} free", nobody.0);
+    let unknown_node = controller.csi.capacity_of(Some("n9"), &class).await?;
+    ensure!(unknown_node.0 == 0, "a node that does not exist has {} free", unknown_node.0);
     Ok(())
 }
 
@@ -157,7 +157,7 @@ async fn used(cluster: &Cluster, made: &[Made]) -> Result<()> {
     Ok(())
 }
 
-/// What is done by hand on a node shows in the controller.
+/// Changes made by hand on a node show in the controller.
 async fn by_hand(cluster: &Cluster, controller: &Controller) -> Result<Duration> {
     let node = cluster.node("n1")?;
     let free = || async { anyhow::Ok(controller.csi.capacity_of(Some("n1"), &Default::default()).await?.0) };

@@ -31,7 +31,7 @@ pub struct Certificate {
     pub key: Vec<u8>,
 }
 
-/// Who a certificate is for.
+/// The holder of a certificate.
 #[derive(Clone, Copy)]
 pub enum For {
     Controller,

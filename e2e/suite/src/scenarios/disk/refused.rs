@@ -18,7 +18,7 @@ const BUSES: [Bus; 3] = [Bus::Virtio, Bus::Nvme, Bus::Scsi];
 /// The smallest size for ZFS: libblkid does not look for it on smaller disks.
 const SIZE: u64 = 64 * MIB;
 
-/// What is put on one disk, and the expected reason.
+/// The contents of one disk, and the expected reason.
 struct Case<'a> {
     disk: &'a Disk,
     what: String,

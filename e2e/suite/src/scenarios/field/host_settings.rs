@@ -223,7 +223,7 @@ async fn tenants(node: &Node) -> Result<Vec<Made>> {
     Ok(all)
 }
 
-/// What is in use stays, and keeps the volume below it.
+/// A nested volume in use is kept, and so is the volume below it.
 async fn mounted_inside(node: &Node, nested: &Made) -> Result<()> {
     let script = "test -e /dev/tenantvg/inner || vgchange -qay tenantvg; mkdir -p /mnt/inner && mount /dev/tenantvg/inner /mnt/inner && echo here >/mnt/inner/file";
     node.vm.sh(script).await?;

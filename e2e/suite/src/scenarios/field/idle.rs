@@ -36,7 +36,7 @@ pub async fn run(context: Context) -> Passed {
     node.vm
         .sh(format!("sleep 3; test -e /dev/mapper/{GROUP}-idle"))
         .await
-        .context("deactivated although told not to")?;
+        .context("deactivated although configured not to")?;
     context.say(format!("a restage takes {with:.0?} with deactivation and {without:.0?} without"));
 
     node.vm.sh(format!("lvchange -qq -an {GROUP}/idle")).await?;

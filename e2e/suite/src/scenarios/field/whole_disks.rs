@@ -165,7 +165,7 @@ async fn repair(node: &Node, name: &str, mounted: bool) -> Result<()> {
     Ok(())
 }
 
-/// What is mounted is measured and unmounted whatever is done to the tables, also after a restart.
+/// A mounted volume can be measured and unmounted whatever is done to the tables, also after a restart.
 async fn mounted(node: &mut Node, made: &Made, name: &str) -> Result<()> {
     open(node, made).await?;
     on(node, name, "echo ', +' | sfdisk --force --no-reread -N 2 $d; partx --update $d").await?;

@@ -22,7 +22,7 @@ use crate::node::{FAULTS, GROUP, Node};
 /// By when a volume that was unstaged is deactivated.
 const DEACTIVATED: Duration = Duration::from_secs(10);
 
-/// What is done to a volume, in the order of its life.
+/// The operations on a volume, in the order of its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Step {
     Create,
@@ -114,7 +114,7 @@ async fn points_to_the_end(node: &Node, step: Step, ask: &Ask, enough: u64) -> R
     let began = Instant::now();
     loop {
         let under_way = match step {
-            Step::Delete => began.elapsed() < node.storage.settles() && !node.found().await?.is_empty(),
+            Step::Delete => began.elapsed() < node.storage.settle_time() && !node.found().await?.is_empty(),
             Step::Unstage => began.elapsed() < DEACTIVATED && node.vm.sh(is_active(ask)).await.is_ok(),
             _ => false,
         };
@@ -162,8 +162,8 @@ pub async fn strike(node: &mut Node, step: Step, ask: &Ask, made: Option<&Made>,
             let under_way = tokio::spawn(async move {
                 let answer = call(&csi, step, &asked, known.as_ref()).await;
                 // A call that does not come by the marker is not waited for.
-                let told = guest.sh("touch /run/answered").await;
-                told.map(|_| answer)
+                let marked = guest.sh("touch /run/answered").await;
+                marked.map(|_| answer)
             });
             node.kill_tree_when(&format!(
                 "for i in $(seq 1000); do grep -qxF '{marker}' {FAULTS}/log && break; \

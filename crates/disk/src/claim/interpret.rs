@@ -4,11 +4,11 @@ use std::cmp::Reverse;
 
 use uuid::Uuid;
 
+use super::contents::{DiskContents, HeaderLocation, Table};
 use super::damage::{Damage, Damaged};
 use super::geometry::Geometry;
 use super::gpt::{self, FirstSector, Partition};
 use super::identity::{Identity, VOLUME_TYPE};
-use super::look::{DiskContents, HeaderLocation, Table};
 use super::slot::{Mark, Parsed, Slot};
 use super::state::{Claim, ClaimState, Degraded};
 use super::{Error, Sectors};
@@ -19,20 +19,20 @@ use super::{Error, Sectors};
 /// A place that must be checked cannot be read. Then the state is unknown, and the disk is neither free nor
 /// usable.
 pub fn read(disk: &impl Sectors) -> Result<ClaimState, Error> {
-    DiskContents::at(disk)?.judge()
+    DiskContents::read(disk)?.interpret()
 }
 
-/// How a table relates to the claim in the slots.
-enum Standing {
-    /// Missing.
+/// How a partition table relates to the claim in the slots.
+enum Relation {
+    /// The table is missing.
     Absent,
-    /// The claim's, intact.
+    /// It is the claim's table, intact.
     Good,
     /// It has the claim's disk GUID, but is damaged.
     Partial,
-    /// Foreign.
+    /// It is a foreign table.
     Foreign,
-    /// `EFI PART` of an unknown owner.
+    /// It has `EFI PART`, but its owner is unknown.
     Unknown,
     /// A table with Quarry partitions that are not the claim's, are not where it put them, or are not the
     /// only ones.
@@ -40,7 +40,7 @@ enum Standing {
 }
 
 impl DiskContents {
-    pub(super) fn judge(self) -> Result<ClaimState, Error> {
+    pub(super) fn interpret(self) -> Result<ClaimState, Error> {
         let newer = |slot: &Parsed| match slot {
             Parsed::Newer(version) => Some(*version),
             _ => None,
@@ -55,8 +55,8 @@ impl DiskContents {
                     return Ok(self.damaged(Damage::Copies));
                 }
                 let slot = if one.sequence >= other.sequence { one } else { other }.clone();
-                let even = one == other;
-                self.with_slot(slot, even)
+                let copies_agree = one == other;
+                self.with_slot(slot, copies_agree)
             }
             [Parsed::Whole(slot), _] | [_, Parsed::Whole(slot)] => {
                 let slot = slot.clone();
@@ -70,27 +70,27 @@ impl DiskContents {
     fn without_slot(mut self) -> Result<ClaimState, Error> {
         let mut foreign = false;
         let mut broken = false;
-        let mut ours = false;
+        let mut has_quarry_table = false;
         for (_, table) in &self.tables {
             match table {
                 Table::Absent | Table::Unreadable(_) => {}
                 Table::Broken { .. } => broken = true,
                 Table::Foreign => foreign = true,
-                Table::Ours(_) => ours = true,
+                Table::Quarry(_) => has_quarry_table = true,
             }
         }
-        let strangers = |what| ClaimState::Foreign { what, over: None };
-        let found = if ours {
+        let foreign_state = |what| ClaimState::Foreign { what, over: None };
+        let found = if has_quarry_table {
             self.damaged(Damage::NoRecord)
         } else if foreign {
-            strangers("a GPT partition table")
+            foreign_state("a GPT partition table")
         } else if broken {
-            strangers("remnants of a GPT partition table")
+            foreign_state("remnants of a GPT partition table")
         } else {
             match self.first {
                 FirstSector::Blank => ClaimState::Nothing,
-                FirstSector::Protective => strangers("the protective MBR of a GPT partition table"),
-                FirstSector::Other => strangers("a boot sector or a DOS partition table"),
+                FirstSector::Protective => foreign_state("the protective MBR of a GPT partition table"),
+                FirstSector::Other => foreign_state("a boot sector or a DOS partition table"),
             }
         };
         self.take_unreadable().map_or(Ok(found), Err)
@@ -113,10 +113,10 @@ impl DiskContents {
     fn named(&self) -> Vec<Identity> {
         let mut named = Vec::new();
         for (_, table) in &self.tables {
-            let Table::Ours(ours) = table else { continue };
-            let identity = Identity::from_disk(ours.disk);
+            let Table::Quarry(table) = table else { continue };
+            let identity = Identity::from_disk(table.disk);
             let is_whole =
-                ours.partitions.iter().any(|part| [identity.metadata, identity.volume].contains(&part.unique));
+                table.partitions.iter().any(|part| [identity.metadata, identity.volume].contains(&part.unique));
             if is_whole && !named.contains(&identity) {
                 named.push(identity);
             }
@@ -134,8 +134,8 @@ impl DiskContents {
         let claims: Vec<Claim> = slots.into_iter().map(|slot| Claim::of(slot, Vec::new())).collect();
         let mut partition = None;
         for (place, table) in &self.tables {
-            let Table::Ours(ours) = table else { continue };
-            let volume = ours.partitions.iter().find(|part| part.kind == VOLUME_TYPE);
+            let Table::Quarry(table) = table else { continue };
+            let volume = table.partitions.iter().find(|part| part.kind == VOLUME_TYPE);
             let sectors = |volume: &Partition| volume.last.checked_sub(volume.first)?.checked_add(1);
             let bytes = volume.and_then(sectors).and_then(|sectors| sectors.checked_mul(place.sector_size));
             let is_other = |bytes: &u64| claims.iter().all(|claim| claim.length != *bytes);
@@ -147,21 +147,21 @@ impl DiskContents {
         ClaimState::Damaged(Damaged { damage, claims, named: self.named(), copies, partition, sector_size })
     }
 
-    /// `even`: both copies of the record agree.
-    fn with_slot(mut self, slot: Slot, even: bool) -> Result<ClaimState, Error> {
+    /// `copies_agree`: both copies of the record agree.
+    fn with_slot(mut self, slot: Slot, copies_agree: bool) -> Result<ClaimState, Error> {
         let geometry = slot.geometry;
         let mut primary = false;
         let mut backup = false;
         let (mut foreign, mut unknown, mut altered) = (false, false, false);
         let unreadable = self.take_unreadable();
         for (place, table) in &self.tables {
-            match standing(*place, table, geometry, slot.disk) {
-                Standing::Good if place.sector == 1 => primary = true,
-                Standing::Good => backup = true,
-                Standing::Absent | Standing::Partial => {}
-                Standing::Foreign => foreign = true,
-                Standing::Unknown => unknown = true,
-                Standing::Altered => altered = true,
+            match relation(*place, table, geometry, slot.disk) {
+                Relation::Good if place.sector == 1 => primary = true,
+                Relation::Good => backup = true,
+                Relation::Absent | Relation::Partial => {}
+                Relation::Foreign => foreign = true,
+                Relation::Unknown => unknown = true,
+                Relation::Altered => altered = true,
             }
         }
         let good = primary || backup;
@@ -169,7 +169,7 @@ impl DiskContents {
         let mut degraded = Vec::new();
         degraded.extend((good && !primary).then_some(Degraded::PrimaryTable));
         degraded.extend((good && !backup).then_some(Degraded::BackupTable));
-        degraded.extend((!even).then_some(Degraded::Record));
+        degraded.extend((!copies_agree).then_some(Degraded::Record));
         let resized = geometry.sectors() != self.size / geometry.sector_size();
         degraded.extend(resized.then_some(Degraded::Resized { then: geometry.size(), now: self.size }));
         let too_small = geometry.volume_offset() + geometry.volume_length() > self.size;
@@ -202,7 +202,7 @@ impl DiskContents {
                 what: "a GPT partition table that has overwritten a Quarry claim",
                 over: in_use.then_some(claim),
             },
-            _ if altered || unknown => self.damaged(Damage::Remains),
+            _ if altered || unknown => self.damaged(Damage::Remnants),
             // Doubt: the table that would decide it cannot be read.
             (_, Some(error)) => return Err(error),
             (FirstSector::Protective, None) => self.damaged(Damage::NoTable),
@@ -223,18 +223,18 @@ fn whole(slot: &Parsed) -> Option<&Slot> {
     }
 }
 
-fn standing(place: HeaderLocation, table: &Table, geometry: Geometry, disk: Uuid) -> Standing {
+fn relation(place: HeaderLocation, table: &Table, geometry: Geometry, disk: Uuid) -> Relation {
     match table {
-        Table::Absent | Table::Unreadable(_) => Standing::Absent,
-        Table::Broken { disk: Some(named) } if *named == disk => Standing::Partial,
-        Table::Broken { .. } => Standing::Unknown,
-        Table::Foreign => Standing::Foreign,
-        Table::Ours(ours) => {
+        Table::Absent | Table::Unreadable(_) => Relation::Absent,
+        Table::Broken { disk: Some(named) } if *named == disk => Relation::Partial,
+        Table::Broken { .. } => Relation::Unknown,
+        Table::Foreign => Relation::Foreign,
+        Table::Quarry(table) => {
             let expected = gpt::partitions(geometry, &Identity::from_disk(disk));
             let same = place.sector_size == geometry.sector_size()
-                && ours.disk == disk
-                && ours.partitions.as_slice() == expected.as_slice();
-            if same { Standing::Good } else { Standing::Altered }
+                && table.disk == disk
+                && table.partitions.as_slice() == expected.as_slice();
+            if same { Relation::Good } else { Relation::Altered }
         }
     }
 }

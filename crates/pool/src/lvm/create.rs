@@ -1,5 +1,5 @@
-//! Making a logical volume. Until lvcreate has run, nothing was made; from then on no error is final, or the volume is gone
-//! again.
+//! Creates a logical volume. Before lvcreate runs, nothing is created. Afterwards, no error is final unless
+//! the volume is gone again.
 
 use quarry_lvm::commands::{self, CreateLv};
 use quarry_lvm::{VolumeGroup, capacity, safe_name};
@@ -10,16 +10,16 @@ use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
 impl LvmPool {
-    /// The bytes that volumes of this layout come in.
+    /// The size that volumes of this layout are a multiple of, in bytes.
     pub(super) fn unit(group: &VolumeGroup, layout: &Layout) -> u64 {
         group.extent_size.saturating_mul(u64::from(layout.stripes()))
     }
 
-    /// Makes the volume. The caller has the pool's turn.
-    pub(super) async fn make(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+    /// Creates the volume. The caller holds the pool lock.
+    pub(super) async fn create_volume(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
         let group = self.group().await?;
         let name = safe_name(&spec.name);
-        self.is_free(&group, &name)?;
+        self.check_name_free(&group, &name)?;
         let size = spec.size.choose(Self::unit(&group, &spec.class.layout))?;
         let extents = size / group.extent_size.max(1);
         let Some(pvs) = capacity::choose(&group, &spec.class.layout, extents, self.config.reserve) else {
@@ -31,34 +31,34 @@ impl LvmPool {
         let made = commands::create(&group, &request).await;
         let refused = made.is_err();
         if let Err(error) = self.commit(&group, made).await {
-            return Err(if refused { self.unmade(&name, &record, error).await } else { error.not_final() });
+            return Err(if refused { self.undo_create(&name, &record, error).await } else { error.not_final() });
         }
-        if let Some(volume) = as_made(&group, &name, &record) {
+        if let Some(volume) = created_volume(&group, &name, &record) {
             return Ok(volume);
         }
         let after = self.group().await.map_err(Error::not_final)?;
         let found = after.logical_volume(&name);
-        let made = found.and_then(|found| volume::ours(&after, found)).ok_or_else(|| {
+        let made = found.and_then(|found| volume::from_logical(&after, found)).ok_or_else(|| {
             Error::unavailable(format!("{}/{name} was created, but was removed in the meantime; retry", after.name))
         })?;
         let shared = found.map(|found| after.shared_by_images(found)).unwrap_or_default();
         if shared.is_empty() {
             return Ok(made);
         }
-        // One loss would take all copies.
+        // Losing that disk would lose all copies.
         let why = format!(
             "lvm would place several copies on one disk ({}), because the disks' free space is fragmented",
             shared.join(", ")
         );
         let error = self.no_space(&group, spec, size, &[why]);
-        Err(self.unmade(&name, &record, error).await)
+        Err(self.undo_create(&name, &record, error).await)
     }
 
-    /// Refuses a name that a logical volume has already.
-    fn is_free(&self, group: &VolumeGroup, name: &str) -> Result<()> {
+    /// Rejects a name that a logical volume already has.
+    fn check_name_free(&self, group: &VolumeGroup, name: &str) -> Result<()> {
         let Some(found) = group.logical_volume(name) else { return Ok(()) };
         // Do not advise to rename or remove a volume of Quarry that this version cannot read.
-        if let Some(volume) = volume::ours(group, found) {
+        if let Some(volume) = volume::from_logical(group, found) {
             volume.record()?;
         }
         Err(Error::new(
@@ -71,7 +71,7 @@ impl LvmPool {
         ))
     }
 
-    /// Why a volume does not fit, with what else is known of it.
+    /// The error for a volume that does not fit, with additional reasons.
     fn no_space(&self, group: &VolumeGroup, spec: &VolumeSpec, size: u64, more: &[String]) -> Error {
         let largest = capacity::largest(group, &spec.class.layout, self.config.reserve);
         let why = largest.reason.iter().chain(more).map(|why| format!("; {why}")).collect::<String>();
@@ -85,10 +85,11 @@ impl LvmPool {
         )
     }
 
-    /// The answer of a creation whose lvcreate failed. It may have made the volume all the same: before its device could
-    /// not be activated, or in the first of two commits. Nobody has seen that one, so it is removed again. The caller has
-    /// the pool's turn, and had it when the name was free.
-    pub(super) async fn unmade(&self, name: &str, record: &Record, error: Error) -> Error {
+    /// The error of a creation whose lvcreate failed. lvcreate may have created the volume nevertheless:
+    /// before the activation of its device failed, or in the first of two commits. The volume was never
+    /// handed out, so it is removed again. The caller holds the pool lock, and has held it since the name was
+    /// free.
+    pub(super) async fn undo_create(&self, name: &str, record: &Record, error: Error) -> Error {
         if !error.reason.is_final() {
             return error;
         }
@@ -96,7 +97,7 @@ impl LvmPool {
         let record = record.to_string();
         let made = group.volumes().find(|volume| volume.name == name && volume.tags.contains(&record));
         let Some(made) = made else { return error };
-        match self.take_away(&group, made).await {
+        match self.remove_volume(&group, made).await {
             Ok(()) => error,
             Err(why) => Error::unavailable(format!(
                 "{}; lvm created {}/{name} nevertheless, and it could not be removed: {}",
@@ -106,9 +107,9 @@ impl LvmPool {
     }
 }
 
-/// The volume that lvcreate has just made, where no report is needed to know it: these layouts are one commit of lvm's, and
-/// the kernel has the whole device. The next question makes a report.
-fn as_made(group: &VolumeGroup, name: &str, record: &Record) -> Option<PoolVolume> {
+/// The volume that lvcreate has just created, if no report is needed to describe it: these layouts take a
+/// single commit of lvm, and the kernel has the complete device. The next call makes a report.
+fn created_volume(group: &VolumeGroup, name: &str, record: &Record) -> Option<PoolVolume> {
     if !matches!(record.layout, Layout::Linear | Layout::Striped { .. }) {
         return None;
     }

@@ -11,14 +11,14 @@ use super::state::{Claim, ClaimState, Degraded};
 
 /// One step of a repair.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mend {
+pub struct Repair {
     /// What the commands do, and when to use them, as a sentence.
     pub about: String,
     /// The commands for the disk's host, in order. Empty if only a person can help.
     pub commands: Vec<String>,
 }
 
-impl Mend {
+impl Repair {
     fn new(about: impl Into<String>, commands: impl IntoIterator<Item = String>) -> Self {
         Self { about: about.into(), commands: commands.into_iter().collect() }
     }
@@ -28,14 +28,14 @@ impl ClaimState {
     /// The steps that repair the claim on the disk at `device`, in order. Empty if nothing is wrong, or if no
     /// command can help.
     #[must_use]
-    pub fn mends(&self, device: &Path) -> Vec<Mend> {
+    pub fn repairs(&self, device: &Path) -> Vec<Repair> {
         match self {
             Self::Claimed(claim) if claim.degraded.iter().any(is_of_tables) => vec![write_tables(claim, device)],
-            Self::Damaged(damaged) => damaged.mends(device),
+            Self::Damaged(damaged) => damaged.repairs(device),
             Self::Foreign { over: Some(claim), .. } => vec![
-                look(device),
+                list_contents(device),
                 write_tables(claim, device),
-                Mend::new(
+                Repair::new(
                     "If the volume is no longer needed, and the new partition table must stay: this erases the \
                      claim's record, and the volume ceases to exist.",
                     SLOT_OFFSETS.map(|offset| erase_slot(offset, device)),
@@ -52,30 +52,30 @@ fn is_of_tables(degraded: &Degraded) -> bool {
 }
 
 impl Damaged {
-    fn mends(&self, device: &Path) -> Vec<Mend> {
+    fn repairs(&self, device: &Path) -> Vec<Repair> {
         let Some(claim) = self.claim() else { return self.rescue(device).into_iter().collect() };
         if claim.sector_size != self.sector_size || claim.is_releasing() {
             return Vec::new();
         }
         match self.damage {
-            Damage::Copies => self.stranger(claim, device).into_iter().collect(),
-            // Its bytes are not on this disk.
+            Damage::Copies => self.erase_foreign_copy(claim, device).into_iter().collect(),
+            // The volume's data is not on this disk.
             Damage::TooSmall | Damage::NoRecord => Vec::new(),
-            Damage::BootSector | Damage::Tables | Damage::Remains | Damage::NoTable | Damage::NoBootSector => {
+            Damage::BootSector | Damage::Tables | Damage::Remnants | Damage::NoTable | Damage::NoBootSector => {
                 let grown = self.partition.filter(|bytes| *bytes > claim.length);
                 let shrink = grown.map(|_| shrink(claim, device));
-                [look(device)].into_iter().chain(shrink).chain([write_tables(claim, device)]).collect()
+                [list_contents(device)].into_iter().chain(shrink).chain([write_tables(claim, device)]).collect()
             }
         }
     }
 
-    /// The options that are left without a record.
-    fn rescue(&self, device: &Path) -> Option<Mend> {
+    /// The options that remain without a record.
+    fn rescue(&self, device: &Path) -> Option<Repair> {
         if self.damage != Damage::NoRecord {
             return None;
         }
         let node = partition(device, 2);
-        Some(Mend::new(
+        Some(Repair::new(
             "The volume's record is lost and cannot be restored, but its filesystem may be intact: copy the files \
              that you need. Then give up the claim as described in docs/disk-format.md.",
             [format!("mount -o ro {node} /mnt")],
@@ -83,27 +83,27 @@ impl Damaged {
     }
 
     /// Erases the copy of the record that does not match the tables.
-    fn stranger(&self, claim: &Claim, device: &Path) -> Option<Mend> {
+    fn erase_foreign_copy(&self, claim: &Claim, device: &Path) -> Option<Repair> {
         let [one, other] = self.claims.as_slice() else { return None };
         if one.identity == other.identity {
             return None;
         }
-        let offset = self.place_of(if one == claim { other } else { one })?;
-        Some(Mend::new(
+        let offset = self.offset_of(if one == claim { other } else { one })?;
+        Some(Repair::new(
             "The partition tables belong to one of the two copies of the record. This erases the other copy.",
             [erase_slot(offset, device)],
         ))
     }
 
     /// The offset of the copy with this content.
-    fn place_of(&self, claim: &Claim) -> Option<u64> {
+    fn offset_of(&self, claim: &Claim) -> Option<u64> {
         SLOT_OFFSETS.into_iter().zip(&self.copies).find(|(_, copy)| **copy == Some(claim.identity)).map(|(at, _)| at)
     }
 }
 
-/// Lists what else is on the disk: a claim may be damaged because the disk was reused.
-fn look(device: &Path) -> Mend {
-    Mend::new(
+/// Lists the other contents of the disk: a claim may be damaged because the disk was reused.
+fn list_contents(device: &Path) -> Repair {
+    Repair::new(
         "First check whether another program has written to the disk since: this lists what it finds, next to the \
          \"gpt\" and \"PMBR\" of the claim itself. If that data is needed, stop here: the next steps overwrite the \
          first and the last MiB of the disk.",
@@ -112,7 +112,7 @@ fn look(device: &Path) -> Mend {
 }
 
 /// Restores the claim's partition tables and protective MBR.
-fn write_tables(claim: &Claim, device: &Path) -> Mend {
+fn write_tables(claim: &Claim, device: &Path) -> Repair {
     let sectors = |bytes: u64| bytes / u64::from(claim.sector_size);
     let line = |number: u32, start: u64, length: u64, kind: uuid::Uuid, unique: uuid::Uuid, name: &str| {
         format!(
@@ -130,7 +130,7 @@ fn write_tables(claim: &Claim, device: &Path) -> Mend {
         line(2, claim.offset, claim.length, VOLUME_TYPE, identity.volume, "quarry-volume"),
         "END".to_owned(),
     ];
-    Mend::new(
+    Repair::new(
         "If this is still the same disk: this restores the claim's partition tables, and makes the kernel read them. \
          The record and the volume's bytes are not touched, and the volume may be in use.",
         [script.join("\n"), format!("partx --update {shown}")],
@@ -138,9 +138,9 @@ fn write_tables(claim: &Claim, device: &Path) -> Mend {
 }
 
 /// Shrinks a filesystem, which was grown together with its partition, to the volume's size.
-fn shrink(claim: &Claim, device: &Path) -> Mend {
+fn shrink(claim: &Claim, device: &Path) -> Repair {
     let node = partition(device, 2);
-    Mend::new(
+    Repair::new(
         "Partition 2 is larger than the volume. If its filesystem was grown too, shrink it first, while the volume is \
          unstaged. These commands are for ext4; for btrfs, mount it and run `btrfs filesystem resize`; xfs cannot be \
          shrunk: copy its files to another volume. If the filesystem was not grown, skip this step.",

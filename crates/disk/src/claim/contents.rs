@@ -2,11 +2,11 @@
 
 use super::Error;
 use super::geometry::{Geometry, SECTOR_SIZES, SLOT_OFFSETS};
-use super::gpt::{self, FirstSector, Head, Header, Ours};
+use super::gpt::{self, FirstSector, Head, Header, QuarryTable};
 use super::sectors::Sectors;
 use super::slot::{Parsed, SLOT_LENGTH};
 
-/// Where a header may lie: sector `sector` of sectors of `sector_size` bytes.
+/// A possible location of a header: sector `sector`, in sectors of `sector_size` bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeaderLocation {
     pub(super) sector_size: u64,
@@ -14,13 +14,13 @@ pub(super) struct HeaderLocation {
 }
 
 impl HeaderLocation {
-    /// In bytes from the start of the disk.
+    /// The offset in bytes from the start of the disk.
     pub(super) fn offset(self) -> Option<u64> {
         self.sector.checked_mul(self.sector_size)
     }
 }
 
-/// What is at such a place.
+/// The table at such a location.
 #[derive(Debug)]
 pub(super) enum Table {
     /// No `EFI PART`.
@@ -35,7 +35,7 @@ pub(super) enum Table {
     /// A valid table without a Quarry partition.
     Foreign,
     /// A valid table with a Quarry partition.
-    Ours(Ours),
+    Quarry(QuarryTable),
 }
 
 /// All that was read from a disk.
@@ -56,7 +56,7 @@ impl DiskContents {
     /// # Errors
     /// A slot or sector 0 cannot be read. An unreadable slot may be the newer one, so the other slot is not
     /// enough.
-    pub(super) fn at(disk: &impl Sectors) -> Result<Self, Error> {
+    pub(super) fn read(disk: &impl Sectors) -> Result<Self, Error> {
         let slots = [slot(disk, SLOT_OFFSETS[0])?, slot(disk, SLOT_OFFSETS[1])?];
         let first = fetch(disk, 0, 512)?.map_or(FirstSector::Blank, |sector| FirstSector::parse(&sector));
         let mut tables = Vec::new();
@@ -64,7 +64,7 @@ impl DiskContents {
             if place.sector > 0 && tables.iter().all(|(seen, _)| *seen != place) {
                 let table = table(disk, place);
                 let alternate = match &table {
-                    Table::Ours(ours) => Some(HeaderLocation { sector: ours.alternate, ..place }),
+                    Table::Quarry(quarry) => Some(HeaderLocation { sector: quarry.alternate, ..place }),
                     _ => None,
                 };
                 tables.push((place, table));
@@ -72,8 +72,8 @@ impl DiskContents {
             }
             None
         };
-        // The places of a table on a disk of this size, for either sector size; the place where the claim put
-        // its backup, if the disk had another size then; and the place that another program has moved it to
+        // The locations of a table on a disk of this size, for both sector sizes; where the claim put its
+        // backup, in case the disk had another size then; and where another program may have moved the backup
         // since.
         let mut places: Vec<HeaderLocation> = SECTOR_SIZES
             .into_iter()
@@ -113,7 +113,7 @@ fn table(disk: &impl Sectors, place: HeaderLocation) -> Table {
 fn table_or_error(disk: &impl Sectors, place: HeaderLocation) -> Result<Table, Error> {
     let Some(offset) = place.offset() else { return Ok(Table::Absent) };
     let Some(sector) = fetch(disk, offset, place.sector_size)? else { return Ok(Table::Absent) };
-    let broken = Table::Broken { disk: gpt::disk_in(&sector) };
+    let broken = Table::Broken { disk: gpt::disk_guid(&sector) };
     let header = match Header::parse(&sector, place.sector) {
         Head::Absent => return Ok(Table::Absent),
         Head::Broken => return Ok(broken),
@@ -124,11 +124,11 @@ fn table_or_error(disk: &impl Sectors, place: HeaderLocation) -> Result<Table, E
     Ok(match header.with_entries(&entries) {
         None => broken,
         Some(None) => Table::Foreign,
-        Some(Some(ours)) => Table::Ours(ours),
+        Some(Some(quarry)) => Table::Quarry(quarry),
     })
 }
 
-/// Reads some bytes; `None` beyond the end of the disk.
+/// Reads some bytes. `None` beyond the end of the disk.
 pub(super) fn fetch(disk: &impl Sectors, offset: u64, length: u64) -> Result<Option<Vec<u8>>, Error> {
     if offset.checked_add(length).is_none_or(|end| end > disk.size()) {
         return Ok(None);

@@ -9,12 +9,12 @@ use crate::find::{Disk, Error, Roots, open_with};
 
 /// Whether a disk could be opened exclusively.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Alone {
-    /// Nothing else held it at that moment.
-    Yes,
-    /// It is mounted, a part of another device, or held by another program.
+pub enum ExclusiveOpen {
+    /// Nothing else used it at that moment.
+    Possible,
+    /// It is mounted, part of another device, or held by another program.
     Held,
-    /// This could not be determined.
+    /// It could not be checked.
     Unknown {
         /// The reason, phrased to follow "it", or a sentence of its own.
         why: String,
@@ -31,19 +31,19 @@ pub enum Alone {
 /// Others that need the disk exclusively at that moment are refused, and so is Quarry's own claim: call this
 /// under the pool's lock.
 #[must_use]
-pub fn alone(roots: &Roots, disk: &Disk) -> Alone {
+pub fn try_exclusive_open(roots: &Roots, disk: &Disk) -> ExclusiveOpen {
     match open_with(roots, disk, libc::O_EXCL) {
         Ok(file) => unlocked(&file),
-        Err(Error::Open { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => Alone::Held,
+        Err(Error::Open { source, .. }) if source.raw_os_error() == Some(libc::EBUSY) => ExclusiveOpen::Held,
         Err(Error::Open { source, .. }) if source.raw_os_error() == Some(libc::ENOMEDIUM) => {
-            Alone::Unknown { why: "has no medium".to_owned() }
+            ExclusiveOpen::Unknown { why: "has no medium".to_owned() }
         }
-        Err(error) => Alone::Unknown { why: error.to_string() },
+        Err(error) => ExclusiveOpen::Unknown { why: error.to_string() },
     }
 }
 
 /// Whether no program holds a lock on any part of the file. Only queries: taking a lock would block others.
-fn unlocked(file: &File) -> Alone {
+fn unlocked(file: &File) -> ExclusiveOpen {
     let mut lock = libc::flock {
         // Any existing lock conflicts with a write lock.
         l_type: libc::F_WRLCK as libc::c_short,
@@ -53,9 +53,9 @@ fn unlocked(file: &File) -> Alone {
         l_pid: 0,
     };
     match fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock)) {
-        Ok(_) if i32::from(lock.l_type) == libc::F_UNLCK => Alone::Yes,
-        Ok(_) => Alone::Held,
-        Err(errno) => Alone::Unknown { why: format!("cannot be checked for locks: {errno}") },
+        Ok(_) if i32::from(lock.l_type) == libc::F_UNLCK => ExclusiveOpen::Possible,
+        Ok(_) => ExclusiveOpen::Held,
+        Err(errno) => ExclusiveOpen::Unknown { why: format!("cannot be checked for locks: {errno}") },
     }
 }
 
@@ -64,15 +64,15 @@ mod tests {
     use super::*;
     use crate::find::testing::{Host, blank};
 
-    // The kernel's exclusive holder is a matter of devices: tested where there are some.
+    // Exclusive opens work only on block devices, so they are tested elsewhere.
     #[test]
-    fn a_lock_of_another_is_seen_and_none_is_left() {
+    fn another_lock_is_detected_and_none_is_left_behind() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let reader = || File::open(file.path()).unwrap();
-        assert_eq!(unlocked(&reader()), Alone::Yes);
+        assert_eq!(unlocked(&reader()), ExclusiveOpen::Possible);
         for kind in [libc::F_RDLCK, libc::F_WRLCK] {
             let other = File::options().read(true).write(true).open(file.path()).unwrap();
-            // As virtual machines do it: some bytes, not all.
+            // What virtual machines do: lock some bytes, not all.
             let lock = libc::flock {
                 l_type: kind as libc::c_short,
                 l_whence: libc::SEEK_SET as libc::c_short,
@@ -81,21 +81,23 @@ mod tests {
                 l_pid: 0,
             };
             fcntl(&other, FcntlArg::F_OFD_SETLK(&lock)).unwrap();
-            assert_eq!(unlocked(&reader()), Alone::Held);
+            assert_eq!(unlocked(&reader()), ExclusiveOpen::Held);
             drop(other);
-            assert_eq!(unlocked(&reader()), Alone::Yes);
+            assert_eq!(unlocked(&reader()), ExclusiveOpen::Possible);
         }
     }
 
     #[test]
-    fn what_cannot_be_opened_is_not_alone() {
+    fn a_disk_that_cannot_be_opened_is_unknown() {
         let host = Host::new();
         host.disk("platform/block/sdb", "8:16");
         let disk = host.only();
-        // A file is no node of a disk.
-        assert!(matches!(alone(&host.roots(), &disk), Alone::Unknown { .. }));
+        // A regular file is not a device node.
+        assert!(matches!(try_exclusive_open(&host.roots(), &disk), ExclusiveOpen::Unknown { .. }));
         let gone = blank("quarry-no-such-disk");
-        let Alone::Unknown { why } = alone(&host.roots(), &gone) else { panic!("it does not exist") };
+        let ExclusiveOpen::Unknown { why } = try_exclusive_open(&host.roots(), &gone) else {
+            panic!("it does not exist")
+        };
         assert!(why.contains("/dev/quarry-no-such-disk"), "{why}");
     }
 }

@@ -1,4 +1,4 @@
-//! The commands that Quarry prints for a damaged claim, run on a file.
+//! Runs the commands that Quarry prints for a damaged claim, on a file.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -9,7 +9,7 @@ use quarry_exec::Command;
 use super::damage::{backup, forge, repartition};
 use super::*;
 
-/// A file that stands for a disk, as the claim's code and other programs see it.
+/// A file that stands for a disk, both for the claim's code and for other programs.
 struct Image {
     file: tempfile::NamedTempFile,
     size: u64,
@@ -52,16 +52,16 @@ impl Sectors for Image {
     }
 }
 
-/// Runs the commands that are meant for the disk; `partx` is for a block device.
-async fn mend(image: &Image) -> Vec<String> {
+/// Runs the commands that work on a file. `partx` needs a block device.
+async fn repair(image: &Image) -> Vec<String> {
     let mut about = Vec::new();
-    for mend in read(image).unwrap().mends(image.path()) {
+    for repair in read(image).unwrap().repairs(image.path()) {
         for command in
-            mend.commands.iter().filter(|command| ["sfdisk", "dd"].iter().any(|name| command.starts_with(name)))
+            repair.commands.iter().filter(|command| ["sfdisk", "dd"].iter().any(|name| command.starts_with(name)))
         {
             sh(command).await;
         }
-        about.push(mend.about);
+        about.push(repair.about);
         if matches!(read(image).unwrap(), ClaimState::Claimed(_)) {
             break;
         }
@@ -70,18 +70,18 @@ async fn mend(image: &Image) -> Vec<String> {
 }
 
 /// A used claim of 16 MiB, damaged by `harm`.
-async fn mended(harm: impl FnOnce(&Double)) -> Claim {
+async fn repaired(harm: impl FnOnce(&Double)) -> Claim {
     let (disk, _) = ready(512);
     harm(&disk);
     let image = Image::of(&disk);
-    let about = mend(&image).await;
+    let about = repair(&image).await;
     match read(&image).unwrap() {
         ClaimState::Claimed(claim) => claim,
         other => panic!("after {about:?}: {other:?}"),
     }
 }
 
-/// Runs a line of shell, which has to succeed.
+/// Runs a line of shell, which must succeed.
 async fn sh(line: &str) {
     let output = Command::query("sh").args(["-c", line]).run().await.unwrap();
     assert_eq!(output.code, 0, "{line}\n{}", output.stderr);
@@ -89,7 +89,7 @@ async fn sh(line: &str) {
 
 #[tokio::test]
 #[ignore = "needs sfdisk"]
-async fn the_tables_are_mended_by_what_is_printed() {
+async fn printed_commands_repair_the_tables() {
     let lost_start = |disk: &Double| disk.poke(512, &[0; 512]);
     let lost_end = |disk: &Double| disk.poke(backup(512).0, &[0; 512]);
     let lost_mbr = |disk: &Double| disk.poke(0, &[0; 512]);
@@ -116,15 +116,15 @@ async fn the_tables_are_mended_by_what_is_printed() {
         &|disk| (lost_start(disk), lost_mbr(disk)).0,
     ];
     for (number, harm) in harms.into_iter().enumerate() {
-        let claim = mended(harm).await;
-        assert_eq!((claim.degraded, claim.record.as_slice()), (vec![], READY), "harm {number}");
+        let claim = repaired(harm).await;
+        assert_eq!((claim.degraded, claim.record.as_slice()), (vec![], READY), "damage {number}");
     }
 }
 
-/// As growpart does it, on a disk that has grown, and on one that has not.
+/// What growpart does, on a disk that has grown and on one that has not.
 #[tokio::test]
 #[ignore = "needs sfdisk"]
-async fn a_partition_that_was_made_larger_is_mended_by_what_is_printed() {
+async fn printed_commands_repair_a_grown_partition() {
     for more in [0, 8 * MIB] {
         let (disk, claim) = ready(512);
         let mut image = Image::of(&disk);
@@ -133,10 +133,10 @@ async fn a_partition_that_was_made_larger_is_mended_by_what_is_printed() {
         sh(&format!("echo ', +' | sfdisk --no-reread --force -N 2 {}", image.path().display())).await;
         let ClaimState::Damaged(damaged) = read(&image).unwrap() else { panic!("not damaged") };
         assert!(damaged.partition.unwrap() > claim.length);
-        let about = mend(&image).await;
+        let about = repair(&image).await;
         assert!(about[0].contains("another program"), "{about:?}");
         assert!(about[1].contains("xfs cannot be shrunk"), "{about:?}");
-        let ClaimState::Claimed(found) = read(&image).unwrap() else { panic!("not mended") };
+        let ClaimState::Claimed(found) = read(&image).unwrap() else { panic!("not repaired") };
         let grown = Degraded::Resized { then: disk.size(), now: image.size };
         assert_eq!(found.degraded, if more == 0 { vec![] } else { vec![grown] });
         assert_eq!(found.length, claim.length);
@@ -144,12 +144,12 @@ async fn a_partition_that_was_made_larger_is_mended_by_what_is_printed() {
 }
 
 #[tokio::test]
-async fn the_copy_of_another_claim_is_erased_by_what_is_printed() {
+async fn printed_commands_erase_a_foreign_copy() {
     for at in [MIB, MIB + MIB / 2] {
-        let claim = mended(|disk| {
-            let stranger = Double::new(16 * MIB, 512, Before::Zeros);
-            claim(&stranger, OTHER, READY).unwrap();
-            disk.poke(at, &stranger.peek(MIB, 4096));
+        let claim = repaired(|disk| {
+            let foreign = Double::new(16 * MIB, 512, Before::Zeros);
+            claim(&foreign, OTHER, READY).unwrap();
+            disk.poke(at, &foreign.peek(MIB, 4096));
         })
         .await;
         assert_eq!(claim.degraded, [Degraded::Record]);
@@ -158,13 +158,13 @@ async fn the_copy_of_another_claim_is_erased_by_what_is_printed() {
 }
 
 #[tokio::test]
-async fn a_claim_that_was_written_over_is_given_up_by_what_is_printed() {
+async fn printed_commands_give_up_an_overwritten_claim() {
     let (disk, _) = ready(512);
     repartition(&disk, 512);
     let image = Image::of(&disk);
     let found = read(&image).unwrap();
     assert!(matches!(&found, ClaimState::Foreign { over: Some(claim), .. } if claim.identity == Identity::of(NAME)));
-    let give_up = found.mends(image.path()).pop().unwrap();
+    let give_up = found.repairs(image.path()).pop().unwrap();
     assert!(give_up.about.contains("ceases to exist"), "{give_up:?}");
     for command in give_up.commands {
         sh(&command).await;
@@ -173,39 +173,39 @@ async fn a_claim_that_was_written_over_is_given_up_by_what_is_printed() {
 }
 
 #[test]
-fn where_no_command_helps_none_is_printed() {
+fn no_commands_are_printed_if_none_can_help() {
     let commands = |disk: &Double| {
-        let mends = read(disk).unwrap().mends(Path::new("/dev/nvme0n1"));
-        mends.into_iter().flat_map(|mend| mend.commands).collect::<Vec<_>>()
+        let repairs = read(disk).unwrap().repairs(Path::new("/dev/nvme0n1"));
+        repairs.into_iter().flat_map(|repair| repair.commands).collect::<Vec<_>>()
     };
     let (disk, _) = ready(512);
     assert!(commands(&disk).is_empty(), "nothing is wrong");
     disk.attach(32 * MIB, 512);
-    assert!(commands(&disk).is_empty(), "a disk that has grown needs nothing");
+    assert!(commands(&disk).is_empty(), "a grown disk needs no repair");
     disk.attach(8 * MIB, 512);
-    assert!(commands(&disk).is_empty(), "the bytes are not on it");
-    // The record cannot be made again. The files can be copied.
+    assert!(commands(&disk).is_empty(), "the data is not on it");
+    // The record cannot be restored, but the files can be copied.
     let (disk, _) = ready(512);
     disk.poke(MIB, b"#");
     disk.poke(MIB + MIB / 2, b"#");
     assert_eq!(commands(&disk), ["mount -o ro /dev/nvme0n1p2 /mnt"]);
-    // Behind an adapter with other sectors, the numbers would be wrong.
+    // With another sector size, the numbers would be wrong.
     let (disk, _) = ready(4096);
     disk.poke(0, &[0; 512]);
     disk.attach(16 * MIB, 512);
     assert!(commands(&disk).is_empty());
 }
 
-/// A disk that was made a physical volume looks like a claim that has lost its MBR: its label must not be written over
-/// before somebody has looked.
+/// A disk that was made a physical volume looks like a claim that has lost its MBR: its label must not be
+/// overwritten before an operator has checked the disk.
 #[test]
-fn what_was_put_on_the_disk_since_is_looked_at_first() {
+fn the_first_step_lists_newer_contents() {
     let (disk, _) = ready(512);
     disk.poke(0, &[0; 512]);
     disk.poke(512, b"LABELONE");
     disk.poke(backup(512).0, &[0; 512]);
-    let mends = read(&disk).unwrap().mends(Path::new("/dev/vdb"));
-    assert_eq!(mends[0].commands, ["wipefs --no-act /dev/vdb"]);
-    assert!(mends[0].about.contains("stop here"), "{mends:?}");
-    assert!(mends[1].commands[0].starts_with("sfdisk "), "{mends:?}");
+    let repairs = read(&disk).unwrap().repairs(Path::new("/dev/vdb"));
+    assert_eq!(repairs[0].commands, ["wipefs --no-act /dev/vdb"]);
+    assert!(repairs[0].about.contains("stop here"), "{repairs:?}");
+    assert!(repairs[1].commands[0].starts_with("sfdisk "), "{repairs:?}");
 }

@@ -1,9 +1,9 @@
-//! Disks that are never taken, and halves of claims that are.
+//! Disks that are never claimed, and half-made claims that are finished.
 
 use super::double::SIGNATURE;
 use super::*;
 
-/// A pool whose one disk was spoiled in some way.
+/// A pool whose only disk is unsuitable for some reason.
 fn refuses(why: &str, spoil: impl FnOnce(&Host, u64)) {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
@@ -11,7 +11,7 @@ fn refuses(why: &str, spoil: impl FnOnce(&Host, u64)) {
     let before = host.image(disk);
     run(async {
         let pool = start(&host, Wipe::Zero);
-        let error = pool.carve(&spec("a", 1)).await.unwrap_err();
+        let error = pool.create(&spec("a", 1)).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoSpace);
         assert!(error.message.contains(why), "{:?} does not say {why:?}", error.message);
         assert_eq!(pool.status().await.space.available(), 0);
@@ -20,8 +20,8 @@ fn refuses(why: &str, spoil: impl FnOnce(&Host, u64)) {
 }
 
 #[test]
-fn what_is_not_free_is_not_taken_and_not_touched() {
-    refuses("somebody's data", |host, disk| host.poke(disk, SIGNATURE.0, SIGNATURE.1));
+fn a_disk_that_is_not_free_is_not_claimed_or_changed() {
+    refuses("foreign data", |host, disk| host.poke(disk, SIGNATURE.0, SIGNATURE.1));
     for at in [512, 4096, (16 << 20) - 512, (16 << 20) - 4096] {
         refuses("EFI PART", |host, disk| host.poke(disk, at, b"EFI PART"));
     }
@@ -30,20 +30,20 @@ fn what_is_not_free_is_not_taken_and_not_touched() {
     refuses("is read-only", |host, disk| host.change(disk, |disk| disk.read_only = true));
     refuses("has partitions vdb1", |host, disk| host.change(disk, |disk| disk.partitions = vec!["vdb1".into()]));
     refuses("used by md0", |host, disk| host.change(disk, |disk| disk.holders = vec!["md0".into()]));
-    refuses("is mounted on /x", |host, disk| host.use_it(disk, How::Mounted { at: "/x".into() }));
-    refuses("is a raw block volume", |host, disk| host.use_it(disk, How::Published { at: "/x".into() }));
+    refuses("is mounted on /x", |host, disk| host.set_use(disk, How::Mounted { at: "/x".into() }));
+    refuses("is a raw block volume", |host, disk| host.set_use(disk, How::Published { at: "/x".into() }));
     refuses("same world-wide name", |host, disk| host.change(disk, |disk| disk.same_as = vec!["vdc".into()]));
     refuses("matches no other disk", |host, disk| host.change(disk, |disk| disk.by_id.clear()));
 }
 
-/// Between the look and the moment when the disk is ours, somebody else was quicker.
+/// Between the scan and the moment when the disk is held, something else used it.
 #[test]
-fn nothing_is_believed_that_was_seen_before_the_disk_was_held() {
+fn everything_is_checked_again_once_the_disk_is_held() {
     type Spoil = fn(&Host, u64);
     let spoils: [(&str, Spoil); 6] = [
-        ("somebody's data", |host, disk| host.poke(disk, SIGNATURE.0, SIGNATURE.1)),
+        ("foreign data", |host, disk| host.poke(disk, SIGNATURE.0, SIGNATURE.1)),
         ("EFI PART", |host, disk| host.poke(disk, 512, b"EFI PART")),
-        ("is mounted on /x", |host, disk| host.use_it(disk, How::Mounted { at: "/x".into() })),
+        ("is mounted on /x", |host, disk| host.set_use(disk, How::Mounted { at: "/x".into() })),
         ("is held by another program", |host, disk| host.set_held(disk, true)),
         ("matches no other disk", |host, disk| host.pull(disk)),
         ("is gone", |host, disk| host.put_back(disk, "vdc")),
@@ -55,7 +55,7 @@ fn nothing_is_believed_that_was_seen_before_the_disk_was_held() {
             let pool = start(&host, Wipe::None);
             pool.status().await;
             host.before_hold(move |host| spoil(host, disk));
-            let error = pool.carve(&spec("a", 1)).await.unwrap_err();
+            let error = pool.create(&spec("a", 1)).await.unwrap_err();
             assert_eq!(error.reason, Reason::NoSpace);
             assert!(error.message.contains(why), "{:?} does not say {why:?}", error.message);
         });
@@ -64,7 +64,7 @@ fn nothing_is_believed_that_was_seen_before_the_disk_was_held() {
 }
 
 #[test]
-fn a_disk_of_two_pools_is_nobodys() {
+fn a_disk_of_two_pools_belongs_to_neither() {
     let host = Host::default();
     let both = host.disk("vdb", 16);
     let pools = [("one", "x-vdb"), ("two", "x-*")];
@@ -75,47 +75,48 @@ fn a_disk_of_two_pools_is_nobodys() {
             for part in ["vdb", "one and two"] {
                 assert!(problems.contains(part), "{problems}");
             }
-            assert_eq!(pool.carve(&spec("a", 1)).await.unwrap_err().reason, Reason::NoSpace);
+            assert_eq!(pool.create(&spec("a", 1)).await.unwrap_err().reason, Reason::NoSpace);
         }
-        assert_eq!(word(&host, both), "nothing");
-        // A claim on such a disk has not ceased to exist, and is nobody's to change.
-        let alone = start_of(&host, Wipe::None, "two", &pools[1..]);
-        let volume = alone.carve(&spec("a", 1)).await.unwrap();
+        assert_eq!(state_name(&host, both), "nothing");
+        // A volume on such a disk still exists, and neither pool may change it.
+        let only_pool = start_of(&host, Wipe::None, "two", &pools[1..]);
+        let volume = only_pool.create(&spec("a", 1)).await.unwrap();
         for name in ["one", "two"] {
             let pool = start_of(&host, Wipe::None, name, &pools);
-            for error in [pool.volume("a").await.map(drop), pool.asked("a").await.map(drop), pool.remove(&volume).await]
+            for error in
+                [pool.volume("a").await.map(drop), pool.find_requested("a").await.map(drop), pool.remove(&volume).await]
             {
                 assert_eq!(error.unwrap_err().reason, Reason::Unavailable);
             }
             assert!(pool.volume("b").await.unwrap().is_none());
         }
-        assert_eq!(word(&host, both), "claimed");
+        assert_eq!(state_name(&host, both), "claimed");
     });
 }
 
-/// A disk with half a claim of volume `a`, as an interrupted creation leaves it.
+/// A disk with a half-made claim of volume `a`, as an interrupted creation leaves it.
 fn half(host: &Host, disk: u64, kill_after: usize) {
     host.kill_after(kill_after);
-    run(async { start(host, Wipe::None).carve(&spec("a", 1)).await.unwrap_err() });
+    run(async { start(host, Wipe::None).create(&spec("a", 1)).await.unwrap_err() });
     host.reboot();
-    assert_eq!(word(host, disk), "half");
+    assert_eq!(state_name(host, disk), "half");
 }
 
 #[test]
-fn half_a_claim_is_finished_for_its_own_volume_and_cleared_for_another() {
+fn a_half_made_claim_is_finished_for_its_own_volume_and_cleared_for_another() {
     for (asked, size, sequence) in [("a", 1, Some(1)), ("a", 2, Some(1)), ("b", 1, Some(1)), ("b", 20, None)] {
         let host = Host::default();
         let disk = host.disk("vdb", 16);
         half(&host, disk, 6);
         run(async {
             let pool = start(&host, Wipe::None);
-            assert!(pool.asked("a").await.unwrap().is_none(), "half a claim is no volume");
-            assert_eq!(pool.status().await.space.available(), 13 * MIB, "it is free but for it");
-            let made = pool.carve(&spec(asked, size)).await;
+            assert!(pool.find_requested("a").await.unwrap().is_none(), "a half-made claim is not a volume");
+            assert_eq!(pool.status().await.space.available(), 13 * MIB, "it is free apart from that");
+            let made = pool.create(&spec(asked, size)).await;
             match sequence {
                 None => {
                     assert_eq!(made.unwrap_err().reason, Reason::NoSpace);
-                    assert_eq!(word(&host, disk), "nothing");
+                    assert_eq!(state_name(&host, disk), "nothing");
                 }
                 Some(sequence) => {
                     assert_eq!(made.unwrap().name, asked);
@@ -128,7 +129,7 @@ fn half_a_claim_is_finished_for_its_own_volume_and_cleared_for_another() {
 }
 
 #[test]
-fn half_a_claim_that_somebody_else_has_used_since_is_left_alone() {
+fn a_half_made_claim_on_a_disk_in_use_is_not_changed() {
     for asked in ["a", "b"] {
         let host = Host::default();
         let disk = host.disk("vdb", 16);
@@ -137,15 +138,15 @@ fn half_a_claim_that_somebody_else_has_used_since_is_left_alone() {
         let before = host.image(disk);
         run(async {
             let pool = start(&host, Wipe::None);
-            assert_eq!(pool.carve(&spec(asked, 1)).await.unwrap_err().reason, Reason::NoSpace);
+            assert_eq!(pool.create(&spec(asked, 1)).await.unwrap_err().reason, Reason::NoSpace);
         });
         assert!(host.image(disk) == before, "it was written to");
     }
 }
 
-/// Nothing tells of it when a program lets a disk go that it had to itself.
+/// There is no event when a program releases a disk that it held exclusively.
 #[test]
-fn a_disk_that_was_held_is_free_a_while_after_it_is_let_go() {
+fn a_released_disk_becomes_free_without_an_event() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);
     host.set_held(disk, true);
@@ -154,53 +155,54 @@ fn a_disk_that_was_held_is_free_a_while_after_it_is_let_go() {
         assert_eq!(pool.status().await.space.available(), 0);
         host.set_held(disk, false);
         if let Some(kept) = &mut pool.inner.memory().seen {
-            (kept.at, kept.asked) = (kept.at - 2 * UNTOLD, kept.asked - 2 * UNTOLD);
+            (kept.at, kept.asked) = (kept.at - 2 * RECHECK, kept.asked - 2 * RECHECK);
         }
         assert!(pool.status().await.space.available() > 0);
     });
 }
 
-/// A worn disk answers reads and refuses writes. It fits best, and must not be in the way of all that fit worse.
+/// A worn disk can be read but not written. It fits best, and must not block the others.
 #[test]
-fn a_disk_that_cannot_be_written_is_passed_over_for_a_while() {
+fn an_unwritable_disk_is_skipped_for_a_while() {
     let host = Host::default();
     let [worn, other] = [host.disk("vdb", 16), host.disk("vdc", 24)];
     host.set_unwritable(worn, true);
     run(async {
         let pool = start(&host, Wipe::None);
-        assert_eq!(pool.carve(&spec("a", 1)).await.unwrap().size, 21 * MIB);
+        assert_eq!(pool.create(&spec("a", 1)).await.unwrap().size, 21 * MIB);
         let state = pool.status().await;
         assert!(state.problems.iter().any(|why| why.contains("vdb") && why.contains("worn")), "{:?}", state.problems);
-        assert_eq!(state.space.available(), 0, "it is offered to nobody");
-        let error = pool.carve(&spec("b", 1)).await.unwrap_err();
+        assert_eq!(state.space.available(), 0, "it is not offered");
+        let error = pool.create(&spec("b", 1)).await.unwrap_err();
         assert_eq!(error.reason, Reason::NoSpace);
         assert!(error.message.contains("vdb could not be claimed"), "{}", error.message);
         // A minute later.
         pool.inner.failures.age();
         host.set_unwritable(worn, false);
         pool.inner.invalidate();
-        assert_eq!(pool.carve(&spec("b", 1)).await.unwrap().size, 13 * MIB);
+        assert_eq!(pool.create(&spec("b", 1)).await.unwrap().size, 13 * MIB);
         assert_eq!(pool.status().await.problems, Vec::<String>::new());
     });
-    assert_eq!([worn, other].map(|disk| word(&host, disk)), ["claimed"; 2]);
+    assert_eq!([worn, other].map(|disk| state_name(&host, disk)), ["claimed"; 2]);
 }
 
-/// Its claim is begun, and cannot be finished: another disk is taken, and what is left there is cleared when it can be.
+/// Its claim was started and cannot be finished: another disk is used, and the half-made claim is cleared
+/// when possible.
 #[test]
-fn half_a_claim_that_cannot_be_finished_does_not_hold_its_volume_up() {
+fn an_unfinishable_half_made_claim_does_not_block_its_volume() {
     let host = Host::default();
     let [worn, other] = [host.disk("vdb", 16), host.disk("vdc", 24)];
     half(&host, worn, 6);
-    assert_eq!(word(&host, worn), "half");
+    assert_eq!(state_name(&host, worn), "half");
     host.set_unwritable(worn, true);
     run(async {
         let pool = start(&host, Wipe::None);
-        assert_eq!(pool.carve(&spec("a", 1)).await.unwrap().size, 21 * MIB);
-        assert_eq!(word(&host, worn), "half");
+        assert_eq!(pool.create(&spec("a", 1)).await.unwrap().size, 21 * MIB);
+        assert_eq!(state_name(&host, worn), "half");
         host.set_unwritable(worn, false);
         pool.inner.failures.age();
         pool.inner.invalidate();
-        assert_eq!(pool.carve(&spec("b", 1)).await.unwrap().size, 13 * MIB);
+        assert_eq!(pool.create(&spec("b", 1)).await.unwrap().size, 13 * MIB);
     });
     let names = [worn, other].map(|disk| match found(&host, disk) {
         ClaimState::Claimed(claim) => super::super::view::name(&claim),

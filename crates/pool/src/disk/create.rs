@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use quarry_disk::claim::{self, Claim, ClaimState, Identity};
-use quarry_disk::{Alone, Disk, State};
+use quarry_disk::{Disk, ExclusiveOpen, State};
 use quarry_filesystem::{minimum_size, signature_places};
 use quarry_lvm::safe_name;
 use quarry_volume::{Error, Layout, Reason, Result, SizeRange, VolumeSpec, show_size};
 
 use super::disks::{Any, Disks, Held};
-use super::look::{PoolDisk, Raw, read_held};
+use super::locks::VolumeLock;
 use super::report::Owner;
-use super::turns::Turn;
-use super::view::{View, describe};
+use super::scan::{PoolDisk, Raw, read_held};
+use super::view::{View, to_volume};
 use super::{Inner, blocking};
 use crate::{PoolVolume, Record};
 
@@ -24,22 +24,22 @@ pub const VOLUME_PARTITION: (u32, u64) = (2, VOLUME_OFFSET);
 
 /// Why a disk was not claimed.
 enum Refused {
-    /// It is not free after all; nothing was written. Another disk may do.
-    Taken(String),
+    /// It is not free after all; nothing was written. Another disk may be suitable.
+    NotFree(String),
     /// It is not known how far the claim came. The retry checks it.
     Failed(Error),
 }
 
 impl Inner {
-    pub(super) async fn carve(self: &Arc<Self>, spec: &VolumeSpec) -> Result<PoolVolume> {
+    pub(super) async fn create(self: &Arc<Self>, spec: &VolumeSpec) -> Result<PoolVolume> {
         let name = safe_name(&spec.name);
         let key = Identity::of(&name).disk.to_string();
         let spec = spec.clone();
         let what = format!("volume {name} is being created");
-        self.in_turn(&key, what, |inner, turn| async move { inner.carve_in_turn(&spec, &name, &turn).await }).await
+        self.with_lock(&key, what, |inner, lock| async move { inner.create_locked(&spec, &name, &lock).await }).await
     }
 
-    async fn carve_in_turn(self: &Arc<Self>, spec: &VolumeSpec, name: &str, turn: &Turn) -> Result<PoolVolume> {
+    async fn create_locked(self: &Arc<Self>, spec: &VolumeSpec, name: &str, lock: &VolumeLock) -> Result<PoolVolume> {
         self.invalidate();
         let view = self.view().await?;
         if let Some(volume) = view.volume(&self.name, name, false)? {
@@ -47,12 +47,12 @@ impl Inner {
             volume.record()?;
             return Err(Error::new(Reason::Exists, format!("pool {}: volume {name} already exists", self.name)));
         }
-        if let Some(volume) = self.use_halves(&view, spec, name, turn).await? {
+        if let Some(volume) = self.use_half_made(&view, spec, name, lock).await? {
             return Ok(volume);
         }
         let view = self.view().await?;
         let range = self.range(spec)?;
-        self.fitting(&view, spec)?;
+        self.smallest_fitting(&view, spec)?;
         let mut refused = Vec::new();
         for (size, seen) in view.free().into_iter().filter(|(size, _)| range.admits(*size)) {
             let disk = &seen.raw.disk;
@@ -60,30 +60,30 @@ impl Inner {
                 refused.push(format!("{} holds a half-made claim that could not be cleared", disk.name));
                 continue;
             }
-            let Some(_reserved) = self.changing.reserve(disk) else {
+            let Some(_reserved) = self.locks.reserve(disk) else {
                 refused.push(format!("{} is being claimed for another volume", disk.name));
                 continue;
             };
             let record = Record::new(spec, size).to_string();
-            let taken = self.take(disk.clone(), name, record, false, turn).await;
-            self.touched(disk);
-            match taken {
+            let claimed = self.claim_disk(disk.clone(), name, record, false, lock).await;
+            self.mark_changed(disk);
+            match claimed {
                 Ok(Some(volume)) => return Ok(volume),
                 Ok(None) => {}
-                Err(Refused::Taken(why)) => refused.push(format!("{} {why}", disk.name)),
+                Err(Refused::NotFree(why)) => refused.push(format!("{} {why}", disk.name)),
                 // Otherwise a disk that can be read but not written would be the first match each time.
                 Err(Refused::Failed(error)) => {
-                    self.is_no_volume(name, &error).await?;
+                    self.confirm_not_created(name, &error).await?;
                     tracing::warn!(disk = disk.name, %error, "cannot claim the disk");
                     refused.push(format!("{}: {}", disk.name, error.message));
-                    self.failures.note(disk, error.message);
+                    self.failures.add(disk, error.message);
                     self.invalidate();
                 }
             }
         }
         // By now the reason is known for each disk that is not free.
         let view = self.view().await?;
-        self.fitting(&view, spec)?;
+        self.smallest_fitting(&view, spec)?;
         Err(Error::new(
             Reason::NoSpace,
             format!("pool {} has no disk for the volume, because the disks that looked free are not: \
@@ -93,18 +93,18 @@ impl Inner {
     }
 
     /// Finishes the half-made claim that an interrupted creation of this volume left, and clears all others.
-    async fn use_halves(
+    async fn use_half_made(
         self: &Arc<Self>,
         view: &View,
         spec: &VolumeSpec,
         name: &str,
-        turn: &Turn,
+        lock: &VolumeLock,
     ) -> Result<Option<PoolVolume>> {
         let range = self.range(spec)?;
-        for (seen, claim) in view.disks.iter().filter_map(half) {
+        for (seen, claim) in view.disks.iter().filter_map(half_made) {
             let disk = &seen.raw.disk;
             // Another volume is being created there at this moment.
-            let Some(_reserved) = self.changing.reserve(disk) else { continue };
+            let Some(_reserved) = self.locks.reserve(disk) else { continue };
             let record = Record::new(spec, claim.length).to_string();
             let wanted = claim.identity == Identity::of(name)
                 && claim.record == record.as_bytes()
@@ -112,25 +112,25 @@ impl Inner {
                 && spec.class.layout == Layout::Linear;
             let mut result = Ok(None);
             if wanted {
-                result = self.take(disk.clone(), name, record, true, turn).await;
-                self.touched(disk);
+                result = self.claim_disk(disk.clone(), name, record, true, lock).await;
+                self.mark_changed(disk);
                 if let Err(Refused::Failed(error)) = &result {
-                    self.is_no_volume(name, error).await?;
+                    self.confirm_not_created(name, error).await?;
                     tracing::warn!(disk = disk.name, %error, "cannot finish a half-made claim");
                 }
             }
             if !matches!(result, Ok(Some(_))) {
-                result = self.clear(disk.clone(), turn).await.map(|()| None);
-                self.touched(disk);
+                result = self.clear(disk.clone(), lock).await.map(|()| None);
+                self.mark_changed(disk);
             }
             match result {
                 Ok(Some(volume)) => return Ok(Some(volume)),
                 Ok(None) => {}
                 // It does not block this volume, and the next creation tries again to clear it.
-                Err(Refused::Taken(why)) => tracing::warn!(disk = disk.name, why, "cannot clear a half-made claim"),
+                Err(Refused::NotFree(why)) => tracing::warn!(disk = disk.name, why, "cannot clear a half-made claim"),
                 Err(Refused::Failed(error)) => {
                     tracing::warn!(disk = disk.name, %error, "cannot clear a half-made claim");
-                    self.failures.note(disk, error.message);
+                    self.failures.add(disk, error.message);
                     self.invalidate();
                 }
             }
@@ -139,7 +139,7 @@ impl Inner {
     }
 
     /// Returns that error as not final, unless reading the disks again shows that the volume does not exist.
-    async fn is_no_volume(self: &Arc<Self>, name: &str, error: &Error) -> Result<()> {
+    async fn confirm_not_created(self: &Arc<Self>, name: &str, error: &Error) -> Result<()> {
         match self.view().await?.volume(&self.name, name, true) {
             Ok(None) => Ok(()),
             Ok(Some(_)) | Err(_) => Err(error.clone().not_final()),
@@ -165,7 +165,7 @@ impl Inner {
     ///
     /// # Errors
     /// `NoSpace`, with the free disks and the reasons why the others are not free.
-    pub(super) fn fitting<'a>(&self, view: &'a View, spec: &VolumeSpec) -> Result<(u64, &'a PoolDisk)> {
+    pub(super) fn smallest_fitting<'a>(&self, view: &'a View, spec: &VolumeSpec) -> Result<(u64, &'a PoolDisk)> {
         let no_space = |why: String| Err(Error::new(Reason::NoSpace, format!("pool {}: {why}", self.name)));
         if spec.class.layout != Layout::Linear {
             return no_space(format!(
@@ -174,7 +174,7 @@ impl Inner {
                 spec.class.layout
             ));
         }
-        view.complete(&self.name)?;
+        view.check_complete(&self.name)?;
         let free = view.free();
         let range = self.range(spec)?;
         if let Some(found) = free.iter().find(|(size, _)| range.admits(*size)) {
@@ -187,31 +187,31 @@ impl Inner {
             range.required,
             range.limit.map_or_else(String::new, |limit| format!(" and at most {limit}")),
             if free.is_empty() { "none".to_owned() } else { quarry_volume::some_of(free) },
-            view.taken()
+            view.list_not_free()
         ))
     }
 
     /// Claims a disk, or finishes its claim. Does not rely on anything that was read before the disk was
     /// held.
-    async fn take(
+    async fn claim_disk(
         self: &Arc<Self>,
         disk: Disk,
         name: &str,
         record: String,
         resume: bool,
-        turn: &Turn,
+        lock: &VolumeLock,
     ) -> Result<Option<PoolVolume>, Refused> {
-        let (held, raw) = self.held(&disk, turn).await?;
+        let (held, raw) = self.hold_and_read(&disk, lock).await?;
         let probe = self.disks.probe(&raw.disk).await.map_err(|error| error.message);
         let fits = match &raw.found {
             Ok(ClaimState::Nothing) => !resume,
             Ok(ClaimState::HalfClaimed(claim)) => resume && claim.identity == Identity::of(name),
             _ => false,
         };
-        match raw.judge(Some(probe), || Alone::Yes) {
+        match raw.state(Some(probe), || ExclusiveOpen::Possible) {
             State::Free if fits => {}
-            State::Free => return Err(Refused::Taken("was claimed or cleared in the meantime".to_owned())),
-            state => return Err(Refused::Taken(state.why().unwrap_or_default().to_owned())),
+            State::Free => return Err(Refused::NotFree("was claimed or cleared in the meantime".to_owned())),
+            state => return Err(Refused::NotFree(state.reason().unwrap_or_default().to_owned())),
         }
         let (inner, name) = (Arc::clone(self), name.to_owned());
         let claimed = blocking(move || inner.claim(&*held, &raw, &name, &record)).await.map_err(Refused::Failed)?;
@@ -231,7 +231,7 @@ impl Inner {
         }
         held.flush().map_err(|error| Error::host(format!("flushing the disk {}: {error}", raw.disk.name)))?;
         let claimed = match &raw.found {
-            Ok(ClaimState::HalfClaimed(half)) => claim::resume(&Any(held), half).map_err(explain)?,
+            Ok(ClaimState::HalfClaimed(half_made)) => claim::resume(&Any(held), half_made).map_err(explain)?,
             _ => claim::claim(&Any(held), name, record.as_bytes()).map_err(explain)?,
         };
         // The probe has read the place of the future filesystem, and a copy of the disk would get that from
@@ -245,16 +245,16 @@ impl Inner {
             // The volume exists; it is activated again before it is used.
             Err(error) => tracing::warn!(disk = raw.disk.name, %error, "the volume's partition does not exist yet"),
         }
-        Ok(describe(&self.name, &claimed))
+        Ok(to_volume(&self.name, &claimed))
     }
 
     /// Clears a half-made claim that no request needs any more.
-    async fn clear(self: &Arc<Self>, disk: Disk, turn: &Turn) -> Result<(), Refused> {
-        let (held, raw) = self.held(&disk, turn).await?;
+    async fn clear(self: &Arc<Self>, disk: Disk, lock: &VolumeLock) -> Result<(), Refused> {
+        let (held, raw) = self.hold_and_read(&disk, lock).await?;
         let inner = Arc::clone(self);
         let clear = move || match &raw.found {
-            Ok(ClaimState::HalfClaimed(half)) => {
-                claim::clear(&Any(&*held), half).map_err(|error| inner.explain(&error))
+            Ok(ClaimState::HalfClaimed(half_made)) => {
+                claim::clear(&Any(&*held), half_made).map_err(|error| inner.explain(&error))
             }
             _ => Ok(()),
         };
@@ -262,8 +262,8 @@ impl Inner {
     }
 
     /// Holds a disk and reads it again.
-    async fn held(self: &Arc<Self>, disk: &Disk, turn: &Turn) -> Result<(Arc<dyn Held>, Raw), Refused> {
-        turn.is_at(&disk.name);
+    async fn hold_and_read(self: &Arc<Self>, disk: &Disk, lock: &VolumeLock) -> Result<(Arc<dyn Held>, Raw), Refused> {
+        lock.set_disk(&disk.name);
         let (inner, disk) = (Arc::clone(self), disk.clone());
         let looked = blocking(move || {
             // A hanging disk must be detected by a caller that may wait.
@@ -283,7 +283,7 @@ impl Inner {
             let raw = read_held(&*held, &now);
             Ok((held, raw))
         });
-        looked.await.map_err(|error| Refused::Taken(error.message))
+        looked.await.map_err(|error| Refused::NotFree(error.message))
     }
 
     /// Converts a claim's error.
@@ -314,7 +314,7 @@ fn hold(disks: &dyn Disks, disk: &Disk) -> Result<Arc<dyn Held>> {
 }
 
 /// A half-made claim on a disk that is free otherwise.
-fn half(seen: &PoolDisk) -> Option<(PoolDisk, Claim)> {
+fn half_made(seen: &PoolDisk) -> Option<(PoolDisk, Claim)> {
     match (&seen.raw.found, &seen.state) {
         (Ok(ClaimState::HalfClaimed(claim)), State::Free) => Some((seen.clone(), claim.clone())),
         _ => None,

@@ -15,7 +15,7 @@ const SECTOR: u64 = 512;
 
 /// Remnants of a partition table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Remains {
+pub struct Remnants {
     /// The offsets of GPT headers, in bytes.
     pub headers: Vec<u64>,
     /// The kind of boot sector, by the last two bytes of the first sector.
@@ -39,10 +39,10 @@ pub struct ReadError {
     source: io::Error,
 }
 
-impl Remains {
+impl Remnants {
     /// A description, phrased to follow "it". `None`: there are no remnants.
     #[must_use]
-    pub fn words(&self) -> Option<String> {
+    pub fn describe(&self) -> Option<String> {
         let boot = self.boot.map(|boot| match boot {
             BootSector::Protective => "has a protective MBR".to_owned(),
             BootSector::Other => "has a boot signature in its first sector".to_owned(),
@@ -51,32 +51,32 @@ impl Remains {
             let places: Vec<String> = self.headers.iter().map(u64::to_string).collect();
             format!("has remnants of a GPT (EFI PART at byte {})", places.join(", "))
         });
-        let words: Vec<String> = boot.into_iter().chain(headers).collect();
-        (!words.is_empty()).then(|| words.join("; "))
+        let parts: Vec<String> = boot.into_iter().chain(headers).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
     }
 }
 
-/// Looks for `EFI PART` in the second and in the last sector, both for sectors of 512 and of 4096 bytes (a disk's adapter
-/// may show other sectors than the one before), and for a boot signature. `size` is the disk's size in bytes. Reads whole
-/// aligned blocks of 4096 bytes, so that the disk may be open for direct reads.
+/// Searches for `EFI PART` in the second and in the last sector, both for sectors of 512 and of 4096 bytes (a
+/// new adapter may report another sector size), and for a boot signature. `size` is the disk's size in bytes.
+/// Reads whole aligned blocks of 4096 bytes, so that direct reads work too.
 ///
 /// # Errors
 /// One of the sectors cannot be read.
-pub fn remains(disk: &impl FileExt, size: u64) -> Result<Remains, ReadError> {
-    let mut remains = Remains::default();
+pub fn find_remnants(disk: &impl FileExt, size: u64) -> Result<Remnants, ReadError> {
+    let mut remnants = Remnants::default();
     for (block, places) in places(size) {
         let part = if block == 0 || places.contains(&BLOCK) { "first" } else { "last" };
         let bytes = read_block(disk, block, size).map_err(|source| ReadError { part, source })?;
         if block == 0 {
-            remains.boot = boot_sector(&bytes);
+            remnants.boot = boot_sector(&bytes);
         }
         let is_header = |place: &u64| {
             let within = usize::try_from(place - block).ok();
             within.and_then(|within| bytes.get(within..)).is_some_and(|rest| rest.starts_with(HEADER))
         };
-        remains.headers.extend(places.iter().copied().filter(is_header));
+        remnants.headers.extend(places.iter().copied().filter(is_header));
     }
-    Ok(remains)
+    Ok(remnants)
 }
 
 /// The offsets where a header may be, by the block of 4096 bytes that contains them, in the order of the
@@ -103,7 +103,7 @@ fn places(size: u64) -> Vec<(u64, Vec<u64>)> {
     blocks
 }
 
-/// The block, or the rest of it at the end of a disk.
+/// Reads the block, or what is left of it at the end of a disk.
 fn read_block(disk: &impl FileExt, block: u64, size: u64) -> io::Result<Vec<u8>> {
     let to_usize = |length: u64| usize::try_from(length).map_err(io::Error::other);
     let length = to_usize((size - block).min(BLOCK))?;
@@ -134,7 +134,7 @@ mod tests {
 
     use super::*;
 
-    /// A sparse file of that size with these bytes in it.
+    /// A sparse file of that size with these contents.
     fn file(size: u64, parts: &[(u64, &[u8])]) -> File {
         let file = tempfile::tempfile().unwrap();
         file.set_len(size).unwrap();
@@ -147,48 +147,48 @@ mod tests {
     const SIZE: u64 = 64 << 20;
 
     #[test]
-    fn a_blank_disk_has_nothing() {
-        let found = remains(&file(SIZE, &[]), SIZE).unwrap();
-        assert_eq!(found, Remains::default());
-        assert_eq!(found.words(), None);
+    fn a_blank_disk_has_no_remnants() {
+        let found = find_remnants(&file(SIZE, &[]), SIZE).unwrap();
+        assert_eq!(found, Remnants::default());
+        assert_eq!(found.describe(), None);
     }
 
     #[test]
-    fn each_of_the_four_places_is_looked_at() {
+    fn headers_are_found_at_all_four_places() {
         for place in [512, 4096, SIZE - 512, SIZE - 4096] {
-            let found = remains(&file(SIZE, &[(place, HEADER)]), SIZE).unwrap();
+            let found = find_remnants(&file(SIZE, &[(place, HEADER)]), SIZE).unwrap();
             assert_eq!(found.headers, [place]);
-            assert!(found.words().unwrap().contains(&format!("at byte {place}")));
+            assert!(found.describe().unwrap().contains(&format!("at byte {place}")));
         }
         let all = [512, 4096, SIZE - 4096, SIZE - 512];
         let parts: Vec<_> = all.iter().map(|place| (*place, HEADER.as_slice())).collect();
-        assert_eq!(remains(&file(SIZE, &parts), SIZE).unwrap().headers, all);
-        // Anywhere else it is only bytes.
+        assert_eq!(find_remnants(&file(SIZE, &parts), SIZE).unwrap().headers, all);
+        // Anywhere else, the bytes have no meaning.
         let elsewhere: Vec<_> = [0, 1024, 513, SIZE - 8, SIZE / 2].map(|place| (place, HEADER.as_slice())).into();
-        assert_eq!(remains(&file(SIZE, &elsewhere), SIZE).unwrap().headers, [0; 0]);
-        assert_eq!(remains(&file(SIZE, &[(512, b"EFI PARS")]), SIZE).unwrap().headers, [0; 0]);
+        assert_eq!(find_remnants(&file(SIZE, &elsewhere), SIZE).unwrap().headers, [0; 0]);
+        assert_eq!(find_remnants(&file(SIZE, &[(512, b"EFI PARS")]), SIZE).unwrap().headers, [0; 0]);
     }
 
     #[test]
     fn the_last_sector_of_4096_bytes_may_end_before_the_disk_does() {
-        // A disk of 512-byte sectors, as an adapter with sectors of 4096 bytes would show it.
+        // A disk with sectors of 512 bytes behind an adapter with sectors of 4096 bytes.
         let size = SIZE + 3 * 512;
         for place in [SIZE - 4096, size - 512] {
-            assert_eq!(remains(&file(size, &[(place, HEADER)]), size).unwrap().headers, [place]);
+            assert_eq!(find_remnants(&file(size, &[(place, HEADER)]), size).unwrap().headers, [place]);
         }
     }
 
     #[test]
-    fn tiny_disks_are_survived() {
+    fn tiny_disks_do_not_panic() {
         for size in [0, 511, 512, 513, 1024, 4095, 4096, 4608, 8192] {
-            assert_eq!(remains(&file(size, &[]), size).unwrap(), Remains::default(), "{size}");
+            assert_eq!(find_remnants(&file(size, &[]), size).unwrap(), Remnants::default(), "{size}");
         }
-        assert_eq!(remains(&file(1024, &[(512, HEADER)]), 1024).unwrap().headers, [512]);
+        assert_eq!(find_remnants(&file(1024, &[(512, HEADER)]), 1024).unwrap().headers, [512]);
     }
 
     #[test]
-    fn a_boot_signature_is_told_from_a_protective_mbr() {
-        let boot = |parts: &[(u64, &[u8])]| remains(&file(SIZE, parts), SIZE).unwrap().boot;
+    fn boot_signatures_and_protective_mbrs_are_distinguished() {
+        let boot = |parts: &[(u64, &[u8])]| find_remnants(&file(SIZE, parts), SIZE).unwrap().boot;
         let mark: (u64, &[u8]) = (510, &[0x55, 0xaa]);
         assert_eq!(boot(&[mark]), Some(BootSector::Other));
         for entry in 0..4 {
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(boot(&[(510, &[0xaa, 0x55])]), None);
     }
 
-    /// A disk on which one block cannot be read.
+    /// A disk with one unreadable block.
     struct Broken(u64);
 
     impl FileExt for Broken {
@@ -218,34 +218,34 @@ mod tests {
     }
 
     #[test]
-    fn a_read_error_is_one_wherever_it_is() {
+    fn a_read_error_at_any_place_is_reported() {
         for (place, part) in [(0, "first"), (4096, "first"), (SIZE - 4096, "last")] {
-            let error = remains(&Broken(place), SIZE).unwrap_err().to_string();
+            let error = find_remnants(&Broken(place), SIZE).unwrap_err().to_string();
             assert!(error.contains(&format!("reading its {part} sectors failed")), "{error}");
         }
-        assert!(remains(&Broken(8192), SIZE).is_ok(), "no other place is read");
+        assert!(find_remnants(&Broken(8192), SIZE).is_ok(), "no other place is read");
         let mut short = tempfile::tempfile().unwrap();
         short.write_all(&[0; 8192]).unwrap();
-        assert!(remains(&short, SIZE).is_err(), "a disk that is shorter than it says");
+        assert!(find_remnants(&short, SIZE).is_err(), "a disk that is shorter than it says");
     }
 
     proptest! {
         #[test]
-        fn every_place_lies_on_the_disk(size in 0..(1_u64 << 40)) {
+        fn every_place_is_within_the_disk(size in 0..(1_u64 << 40)) {
             for (block, places) in places(size) {
                 prop_assert!(block % BLOCK == 0 && block < size);
                 for place in places {
                     prop_assert!(place >= SECTOR && place >= block && place + 8 <= size);
-                    // All of it is in what is read for it.
+                    // The whole header is in the block that is read for it.
                     prop_assert!(place + 8 <= (block + BLOCK).min(size));
                 }
             }
         }
 
         #[test]
-        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..9000)) {
+        fn arbitrary_bytes_do_not_panic(bytes in proptest::collection::vec(any::<u8>(), 0..9000)) {
             let file = file(0, &[(0, &bytes)]);
-            prop_assert!(remains(&file, bytes.len() as u64).is_ok());
+            prop_assert!(find_remnants(&file, bytes.len() as u64).is_ok());
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Changes of a volume group: one at a time, none after one that hangs, and each flushed before it is answered for.
+//! Changes of a volume group: one at a time, none after one that hangs, and each is flushed before it is
+//! reported.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,46 +10,46 @@ use quarry_volume::{Error, Reason, Result};
 
 use super::LvmPool;
 
-/// How often those who wait for their turn look whether the change before theirs hangs.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long a change may take before the pool is read all the same: the published state may be stale by then.
+/// How often waiting callers check whether the running change hangs.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a change may take before the pool is read nevertheless: the published state may be stale by then.
 const LONG: Duration = Duration::from_secs(30);
 
-/// The turns of those who change the volume group.
+/// The pool lock, which serializes changes of the volume group.
 #[derive(Default)]
-pub(super) struct Turns {
+pub(super) struct ChangeLock {
     lock: tokio::sync::Mutex<()>,
     since: Mutex<Option<Instant>>,
-    /// Whether what an earlier Quarry left behind has been put in order.
+    /// Whether the state that an earlier Quarry process left has been recovered.
     recovered: AtomicBool,
 }
 
-/// A turn; it ends when this is dropped.
-pub(super) struct Turn<'a> {
-    turns: &'a Turns,
+/// Holds the pool lock until it is dropped.
+pub(super) struct ChangeGuard<'a> {
+    owner: &'a ChangeLock,
     _lock: tokio::sync::MutexGuard<'a, ()>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for ChangeGuard<'_> {
     fn drop(&mut self) {
-        *self.turns.since() = None;
+        *self.owner.since() = None;
     }
 }
 
-impl Turns {
+impl ChangeLock {
     fn since(&self) -> MutexGuard<'_, Option<Instant>> {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether somebody has a turn, and has not had it for long.
-    pub(super) fn is_taken(&self) -> bool {
+    /// Whether the lock is held, but not for long.
+    pub(super) fn is_held(&self) -> bool {
         self.since().is_some_and(|since| since.elapsed() < LONG)
     }
 }
 
-/// Counts changes of the metadata, and how many of them were flushed. A change that may have been made and was not flushed
-/// is owed to the disks: nothing that depends on it may be answered before. So it is for everything that an earlier
-/// Quarry may have changed.
+/// Counts changes of the metadata, and how many of them were flushed. A change that may have been made must
+/// be flushed before anything that depends on it is reported. That includes everything that an earlier Quarry
+/// process may have changed.
 #[derive(Debug)]
 pub(super) struct Flushes {
     changes: AtomicU64,
@@ -62,40 +63,41 @@ impl Default for Flushes {
 }
 
 impl Flushes {
-    /// Notes that something may have been changed.
+    /// Records that something may have been changed.
     fn changed(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The number of the newest change, if it was not flushed.
-    fn owed(&self) -> Option<u64> {
+    fn pending(&self) -> Option<u64> {
         let changes = self.changes.load(Ordering::SeqCst);
         (changes > self.flushed.load(Ordering::SeqCst)).then_some(changes)
     }
 
-    /// Notes that all changes up to this number were flushed.
+    /// Records that all changes up to this number were flushed.
     fn flushed(&self, change: u64) {
         self.flushed.fetch_max(change, Ordering::SeqCst);
     }
 }
 
 impl LvmPool {
-    /// Waits for its turn to change the volume group.
+    /// Waits for the pool lock.
     ///
-    /// While an earlier lvm command on it or a disk below it hangs, nobody waits: it may never end.
-    pub(super) async fn turn(&self) -> Result<Turn<'_>> {
-        let lock = self.changing.lock.lock();
+    /// While an earlier lvm command on the group or a disk below it hangs, it fails instead: the wait might
+    /// never end.
+    pub(super) async fn lock(&self) -> Result<ChangeGuard<'_>> {
+        let lock = self.change_lock.lock.lock();
         tokio::pin!(lock);
         let lock = loop {
             if let Some(why) = self.overdue() {
                 return Err(Error::unavailable(format!("pool {} cannot be changed now: {why}", self.name)));
             }
-            if let Ok(lock) = tokio::time::timeout(LOOK, &mut lock).await {
+            if let Ok(lock) = tokio::time::timeout(CHECK_INTERVAL, &mut lock).await {
                 break lock;
             }
         };
-        *self.changing.since() = Some(Instant::now());
-        let turn = Turn { turns: &self.changing, _lock: lock };
+        *self.change_lock.since() = Some(Instant::now());
+        let guard = ChangeGuard { owner: &self.change_lock, _lock: lock };
         // The change before may have ended because a disk did not answer.
         if let Some(why) = self.overdue() {
             return Err(Error::unavailable(format!("pool {} cannot be changed now: {why}", self.name)));
@@ -107,29 +109,30 @@ impl LvmPool {
             ));
         }
         if !self.known_orphans().is_empty() {
-            // What they changed is not known yet, and they may have died of a signal. They are forgotten only when that has
-            // been looked at: a volume group that cannot be read now is looked at next time.
+            // Their changes are not known yet, and a signal may have ended them. They are forgotten only
+            // after the recovery: if the volume group cannot be read now, the next call tries again.
             self.cache.invalidate();
             self.recover_first().await?;
             self.known_orphans().clear();
-        } else if !self.changing.recovered.load(Ordering::SeqCst) {
+        } else if !self.change_lock.recovered.load(Ordering::SeqCst) {
             self.recover_first().await?;
         }
-        Ok(turn)
+        Ok(guard)
     }
 
-    /// Puts in order what an earlier Quarry left behind.
+    /// Recovers from what an earlier Quarry process left.
     pub(super) async fn recover_first(&self) -> Result<()> {
         let group = self.group().await?;
         self.recover(&group).await;
-        self.changing.recovered.store(true, Ordering::SeqCst);
+        self.change_lock.recovered.store(true, Ordering::SeqCst);
         Ok(())
     }
 
-    /// Finds devices of the volume group that a killed lvm left suspended, and resumes them: any access to them hangs.
+    /// Finds devices of the volume group that a killed lvm left suspended, and resumes them: any access to
+    /// them hangs.
     pub(super) async fn recover(&self, group: &VolumeGroup) {
-        // A live lvm suspends for a moment. The report took the volume group's lock, so those seen before and after it
-        // belong to no live command.
+        // A running lvm suspends devices for a moment. The report took the volume group's lock, so devices
+        // that are suspended both before and after it do not belong to a running command.
         let uuid = group.uuid.clone();
         let suspended = match quarry_lvm::suspended(&uuid) {
             Ok(found) if found.is_empty() => return,
@@ -155,17 +158,17 @@ impl LvmPool {
         }
     }
 
-    /// Looks for suspended devices if a signal ended the command.
+    /// Resumes suspended devices if a signal ended the command.
     pub(super) async fn recover_if_killed(&self, group: &VolumeGroup, result: &Result<(), quarry_lvm::Error>) {
         if let Err(quarry_lvm::Error::Exec(quarry_exec::Error::Signalled { .. })) = result {
             self.recover(group).await;
         }
     }
 
-    /// Ends one change of the volume group: what was remembered is forgotten, and what lvm wrote is flushed.
+    /// Completes a change of the volume group: drops the cached report, and flushes what lvm wrote.
     pub(super) async fn commit(&self, group: &VolumeGroup, result: Result<(), quarry_lvm::Error>) -> Result<()> {
         self.cache.invalidate();
-        // It may have been made though the command failed.
+        // The change may have been made although the command failed.
         self.flushes.changed();
         self.recover_if_killed(group, &result).await;
         result.map_err(|error| self.explain(error))?;
@@ -183,15 +186,15 @@ impl LvmPool {
         Ok(())
     }
 
-    /// Flushes what was changed and not flushed yet, before anything is answered that depends on it. An lvm that outlived
-    /// its Quarry may change something at any moment, until it has ended.
+    /// Flushes earlier changes before anything is reported that depends on them. An lvm that outlived its
+    /// Quarry process may change something at any moment, until it has ended.
     ///
-    /// One disk that answers is enough: each carries all the metadata, and lvm takes the newest.
-    pub(super) async fn flush_what_is_owed(&self, group: &VolumeGroup) -> Result<()> {
+    /// One disk that answers is enough: each has all the metadata, and lvm uses the newest.
+    pub(super) async fn flush_pending(&self, group: &VolumeGroup) -> Result<()> {
         if self.orphan().is_some() {
             self.flushes.changed();
         }
-        let Some(change) = self.flushes.owed() else { return Ok(()) };
+        let Some(change) = self.flushes.pending() else { return Ok(()) };
         let flushed = self.flush(group).await;
         let failed = flushed.iter().filter(|(_, flushed)| flushed.is_err()).count();
         let any = failed < flushed.len() || flushed.is_empty();
@@ -211,15 +214,15 @@ impl LvmPool {
         Ok(())
     }
 
-    /// Flushes the disks that carry the metadata, and says of each why not.
+    /// Flushes the disks with the metadata, and returns the error of each.
     async fn flush(&self, group: &VolumeGroup) -> Vec<(std::path::PathBuf, Result<(), String>)> {
         if quarry_fault::disabled("flush") {
             return Vec::new();
         }
         let flushed = self.cache.flush(group).await;
-        let flat = |answer: Result<std::io::Result<()>, crate::SilentDisk>| match answer {
+        let flat = |answer: Result<std::io::Result<()>, crate::UnresponsiveDisk>| match answer {
             Ok(flushed) => flushed.map_err(|error| error.to_string()),
-            Err(silent) => Err(silent.to_string()),
+            Err(unresponsive) => Err(unresponsive.to_string()),
         };
         flushed.into_iter().map(|(device, answer)| (device, flat(answer))).collect()
     }
@@ -230,17 +233,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_there_at_the_start_is_owed_and_each_change_until_it_is_flushed() {
+    fn earlier_changes_and_each_new_one_are_pending_until_flushed() {
         let flushes = Flushes::default();
-        let first = flushes.owed().expect("an earlier Quarry may have changed something");
+        let first = flushes.pending().expect("an earlier Quarry may have changed something");
         flushes.changed();
         flushes.flushed(first);
-        let second = flushes.owed().expect("changed while the flush was under way");
+        let second = flushes.pending().expect("changed while the flush was under way");
         flushes.flushed(second);
-        assert_eq!(flushes.owed(), None);
+        assert_eq!(flushes.pending(), None);
         flushes.flushed(first);
-        assert_eq!(flushes.owed(), None, "an older flush ends later");
+        assert_eq!(flushes.pending(), None, "an older flush ends later");
         flushes.changed();
-        assert!(flushes.owed().is_some());
+        assert!(flushes.pending().is_some());
     }
 }
