@@ -8,7 +8,7 @@ use std::io;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use quarry_disk::claim::{Found, Sectors, begin_release, claim, read, set_record};
+use quarry_disk::claim::{ClaimState, Sectors, begin_release, claim, read, set_record};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 16 * MIB;
@@ -72,25 +72,27 @@ fuzz_target!(|input: (bool, bool, Vec<(u8, u16, Vec<u8>)>)| {
     if releasing {
         begin_release(&disk, &used).expect("a claim can be released");
     }
-    let mut touched = [false; PLACES.len()];
+    let mut overwritten = [false; PLACES.len()];
     for (place, offset, bytes) in patches {
         let place = usize::from(place) % PLACES.len();
         let at = PLACES[place] + u64::from(offset);
         let length = bytes.len().min((SIZE - at) as usize);
         disk.write_all_at(&bytes[..length], at).expect("it lies on the disk");
-        touched[place] = true;
+        overwritten[place] = true;
     }
     let Ok(found) = read(&disk) else { return };
-    let _ = found.words();
+    let _ = found.describe();
     // An overwritten copy may contain anything.
-    let forged = touched[2] || touched[3];
+    let forged = overwritten[2] || overwritten[3];
     match found {
-        Found::HalfClaimed(claim) => assert!(forged || releasing, "{claim:?}"),
-        Found::Claimed(claim) | Found::Releasing(claim) => {
+        ClaimState::HalfClaimed(claim) => assert!(forged || releasing, "{claim:?}"),
+        ClaimState::Claimed(claim) | ClaimState::Releasing(claim) => {
             assert!(claim.offset.checked_add(claim.length).is_some_and(|end| end <= SIZE), "{claim:?}");
             assert!(forged || claim.record == b"another record" && claim.is_releasing() == releasing, "{claim:?}");
         }
-        Found::Nothing | Found::Foreign { .. } => assert!(touched[2] && touched[3], "a disk in use is {found:?}"),
+        ClaimState::Nothing | ClaimState::Foreign { .. } => {
+            assert!(overwritten[2] && overwritten[3], "a disk in use is {found:?}")
+        }
         _ => {}
     }
 });
