@@ -38,7 +38,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
 
     // A registrar that is killed leaves its socket, and kubelet learns only of the new one.
     let old = plugins(cluster).await?;
-    cluster.worker("node-1")?.vm.sh("pkill -KILL -f csi-node-driver-registra[r]").await?;
+    cluster.worker("node-1")?.vm.sh("pkill -KILL -f '^/sidecar .*--kubelet-registration-path'").await?;
     let killed = Away::watch(cluster, &before, &BTreeSet::new()).await?;
     ensure!(killed.longest.keys().all(|node| node == "node-1"), "the registrar of node-1 was killed: {killed:?}");
 
