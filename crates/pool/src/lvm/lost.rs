@@ -182,7 +182,7 @@ mod tests {
             state.failing.insert(vdc.clone());
             state.hanging.insert(vde.clone());
         });
-        let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
+        let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_secs(1));
         let present = PhysicalVolume { device: Some(vdb.clone()), ..PhysicalVolume::default() };
         let lost = PhysicalVolume { uuid: LOST.to_owned(), ..PhysicalVolume::default() };
         let group = VolumeGroup { physical_volumes: vec![present, lost], ..VolumeGroup::default() };

@@ -127,7 +127,7 @@ fn a_hanging_disk_delays_only_itself() {
     host.set_hanging(hanging, true);
     run(async {
         let mut pool = start(&host, Wipe::None);
-        Arc::get_mut(&mut pool.inner).unwrap().reader = Reader::with_patience(Duration::from_millis(300));
+        Arc::get_mut(&mut pool.inner).unwrap().reader = Reader::with_patience(Duration::from_secs(1));
         let state = pool.status().await;
         assert!(
             state.problems.iter().any(|problem| problem.contains("vdb") && problem.contains("not answered")),
@@ -139,7 +139,7 @@ fn a_hanging_disk_delays_only_itself() {
         let began = Instant::now();
         let state = pool.status().await;
         assert!(state.problems.iter().any(|problem| problem.contains("an earlier read")), "{state:?}");
-        assert!(began.elapsed() < Duration::from_millis(300));
+        assert!(began.elapsed() < Duration::from_secs(1));
         host.set_hanging(hanging, false);
         for _ in 0..100 {
             pool.uevents().count(false);

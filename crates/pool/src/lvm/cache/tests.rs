@@ -39,7 +39,7 @@ fn age(cache: &Cache) {
 #[tokio::test]
 async fn a_hanging_disk_affects_one_thread_and_its_own_group() {
     let io = Arc::new(FakeDisks::default());
-    let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
+    let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_secs(1));
     let (bad, good) = (Path::new("/dev/vdb"), Path::new("/dev/vdc"));
     let (bad_cache, good_cache) = (reported("ill", bad, &disks).await, reported("well", good, &disks).await);
     io.change(|state| {
@@ -80,7 +80,7 @@ async fn a_hanging_disk_affects_one_thread_and_its_own_group() {
 #[tokio::test]
 async fn a_disk_that_answers_again_is_used_again() {
     let io = Arc::new(FakeDisks::default());
-    let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
+    let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_secs(1));
     let device = Path::new("/dev/vdb");
     let cache = reported("vg", device, &disks).await;
     io.change(|state| state.hanging.insert(device.to_owned()));
@@ -107,7 +107,7 @@ async fn a_disk_that_answers_again_is_used_again() {
 #[tokio::test]
 async fn a_hanging_flush_is_named_and_ends_the_wait() {
     let io = Arc::new(FakeDisks::default());
-    let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_millis(50));
+    let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_secs(1));
     let device = Path::new("/dev/vdb");
     let cache = reported("vg", device, &disks).await;
     io.change(|state| state.hanging.insert(device.to_owned()));
