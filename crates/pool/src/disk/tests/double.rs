@@ -36,6 +36,8 @@ struct State {
     /// The number of writes, flushes and ioctls until the process is killed.
     budget: Option<usize>,
     operations: usize,
+    /// The number of ranges that were zeroed.
+    zeroed: usize,
     probes: usize,
     /// Runs just before the next disk is held.
     before_hold: Option<Operation>,
@@ -210,6 +212,10 @@ impl Host {
 
     pub(super) fn operations(&self) -> usize {
         self.state().operations
+    }
+
+    pub(super) fn zeroed(&self) -> usize {
+        self.state().zeroed
     }
 
     pub(super) fn probes(&self) -> usize {
@@ -449,6 +455,7 @@ impl Held for Handle {
     fn zero(&self, offset: u64, length: u64) -> Result<()> {
         assert!(self.holds);
         self.worn().map_err(|error| Error::host(error.to_string()))?;
+        self.host.state().zeroed += 1;
         let failed = self.host.operation();
         // The operation had begun.
         self.punch(offset, if failed.is_err() { length / 2 } else { length });
