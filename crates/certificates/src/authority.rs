@@ -87,7 +87,7 @@ impl Authority {
         Err(Error::Contended { attempted: "start the rotation of the authority" })
     }
 
-    /// The stored certificate of the controller, whatever its state; `None` if there is none or it is
+    /// The stored certificate of the controller, whatever its state; `None` if it does not exist or is
     /// incomplete.
     pub(crate) async fn stored_controller(&self) -> Result<Option<Pem>, StoreError> {
         Ok(self.store.get(Item::Controller).await?.and_then(|stored| leaf::pem(&stored.data).ok()))

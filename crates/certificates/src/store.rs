@@ -107,7 +107,7 @@ pub struct StoreError {
 /// taken effect: callers read again. Operations may be dropped at any time.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Reads an item; `None` if there is none.
+    /// Reads an item; `None` if it does not exist.
     async fn get(&self, item: Item) -> Result<Option<Versioned>, StoreError>;
 
     /// Creates an item, if it does not exist.

@@ -1,7 +1,7 @@
 //! One node of the cluster: the connection to its agent, and what the controller remembers about it.
 //!
 //! There is one connection per node. A task opens it, follows the node's updates, and opens it again when it
-//! is lost. A call uses the connection if there is one, and fails immediately if there is none.
+//! is lost. A call uses the open connection, and fails immediately while disconnected.
 
 use std::sync::Arc;
 use std::time::Duration;

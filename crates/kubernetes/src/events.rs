@@ -34,7 +34,7 @@ impl EventReporter {
         Self { connection: connection.clone(), index: claims.index(), driver: driver.to_owned() }
     }
 
-    /// Reports on the PersistentVolume (or, if there is none, on this controller's pod) that a volume was
+    /// Reports on the PersistentVolume (or, if it does not exist, on this controller's pod) that a volume was
     /// abandoned because its node is gone for good. A failure to report is logged; it does not fail the
     /// deletion.
     pub(crate) async fn report_abandoned(&self, id: &VolumeId, now: SystemTime) {

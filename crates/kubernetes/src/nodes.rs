@@ -73,7 +73,7 @@ enum Health {
 }
 
 impl Health {
-    /// Parses a Node. `before` is its previous state; `Err(now)` if there is none because the process has
+    /// Parses a Node. `before` is its previous state; `Err(now)` if it is unknown because the process has
     /// just started, which is the only case in which the clocks of two hosts are compared.
     fn of(node: &Node, before: Result<Option<Self>, Timestamp>) -> Self {
         let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();

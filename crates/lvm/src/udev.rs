@@ -39,7 +39,7 @@ mod tests {
     fn a_stale_socket_is_not_udevd() {
         let directory = tempfile::tempdir().expect("dir");
         let control = directory.path().join("control");
-        assert!(!listening_on(&control), "there is none");
+        assert!(!listening_on(&control), "the socket does not exist");
         std::fs::write(&control, "").expect("file");
         assert!(!listening_on(&control), "it is a file");
         std::fs::remove_file(&control).expect("remove");

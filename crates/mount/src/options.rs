@@ -78,7 +78,7 @@ pub(crate) fn shown(options: &[String]) -> MountFlags {
     flags
 }
 
-/// The names of the flags of a single mount; `rw` if there are none.
+/// The names of the flags of a single mount; `rw` if no flag is set.
 pub(crate) fn words(flags: MountFlags) -> String {
     let set: Vec<_> = PER_MOUNT.iter().filter(|(_, flag)| flags.contains(*flag)).map(|(name, _)| *name).collect();
     if set.is_empty() { "rw".to_owned() } else { set.join(",") }

@@ -29,7 +29,7 @@ pub struct Volume {
     pub layout: Option<Layout>,
     /// Whether it was ever published: its bytes may be user data.
     pub ready: bool,
-    /// Its problem, for the operator: a lost disk, an unreadable record. Empty if there is none.
+    /// Its problem, for the operator: a lost disk, an unreadable record. Empty if the volume is healthy.
     pub problem: String,
     /// The kind of the problem, for programs.
     pub condition: Condition,

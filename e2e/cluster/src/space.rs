@@ -91,7 +91,7 @@ impl<'a> Space<'a> {
             }
             if began.elapsed() > PATIENCE {
                 let status = found.map_or_else(
-                    || "there is none".to_owned(),
+                    || "it does not exist".to_owned(),
                     |object| object.get("status").unwrap_or(&Value::Null).to_string(),
                 );
                 bail!("{kind} {name} is not {what} after {} s: {status}\n{}", PATIENCE.as_secs(), self.events().await);

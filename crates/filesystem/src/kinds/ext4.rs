@@ -52,7 +52,7 @@ fn superblock(bytes: &[u8]) -> Option<Superblock> {
 }
 
 /// Distinguishes ext4 from ext2 and ext3, which have the same superblock: only ext4 has features that ext3
-/// does not know. An external journal device is none of the three.
+/// does not know. An external journal device does not count as any of them.
 fn is_ext4(bytes: &[u8]) -> Option<bool> {
     const INCOMPAT_OF_EXT3: u32 = 0x02 | 0x04 | 0x10;
     const RO_COMPAT_OF_EXT3: u32 = 0x01 | 0x02 | 0x04;

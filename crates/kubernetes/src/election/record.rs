@@ -12,7 +12,7 @@ const EPOCH: u64 = 1_735_689_600;
 /// The longest duration that is accepted from another holder.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// The holder; `None` if there is none.
+/// The holder; `None` if the Lease is free.
 pub(crate) fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }

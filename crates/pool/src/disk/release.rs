@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(60);
 pub struct Wiping {
     /// Bytes that are wiped.
     pub done: u64,
-    /// Bytes to wipe in total; 0 if there are none, or if that is not known yet.
+    /// Bytes to wipe in total; 0 if nothing is left to wipe, or if that is not known yet.
     pub total: u64,
     /// Why wiping has stopped. It will be retried.
     pub failed: Option<String>,

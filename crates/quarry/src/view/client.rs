@@ -80,7 +80,7 @@ fn answer<T>(answer: Result<Response<T>, Status>) -> anyhow::Result<T> {
     }
 }
 
-/// Moves on to the next page; false if there is none.
+/// Moves on to the next page; returns false after the last page.
 ///
 /// # Errors
 /// The controller returned the same page twice.

@@ -72,7 +72,7 @@ pub(super) const DISKS: [Column; 9] = [
 const STALE: &str = "its node is down: last known state";
 
 pub(super) fn node(node: &v1::Node) -> Vec<String> {
-    // A node that never reported has not reported its pools, not even that there are none.
+    // A node that never reported has not reported its pools, not even an empty list.
     let if_known = |text: String| if node.heard { text } else { UNKNOWN.to_owned() };
     vec![
         node.name.clone(),

@@ -19,7 +19,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::role::{Controllers, Nodes};
 use super::{PROTOCOL, Pem};
 
-/// The newest material; `None` while there is none. Acceptors and connectors read it at every handshake.
+/// The newest material; `None` until the first is loaded. Acceptors and connectors read it at every handshake.
 pub type Source = watch::Receiver<Option<Arc<Material>>>;
 
 /// Why a [`Pem`] cannot be used. Each error names the bad part.

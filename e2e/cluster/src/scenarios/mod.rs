@@ -128,6 +128,17 @@ pub async fn run(cluster: &mut Cluster, only: &[String], end: Option<Instant>) -
     Ok((passed, failed))
 }
 
+/// Deletes the pods of a component (`controller` or `node`), and does not wait until they are gone.
+async fn delete_pods(cluster: &Cluster, component: &str) -> Result<()> {
+    let arguments = ["delete", "pod", &format!("--namespace={SYSTEM}"), &selector(component), "--wait=false"];
+    cluster.kubectl().run(arguments).await.map(drop)
+}
+
+/// kubectl's option that selects the objects of a component.
+fn selector(component: &str) -> String {
+    format!("--selector=app.kubernetes.io/name=quarry,app.kubernetes.io/component={component}")
+}
+
 /// The node that a pod runs on.
 fn node_of<'a>(cluster: &'a Cluster, pod: &Value) -> Result<&'a Worker> {
     cluster.worker(text(pod, "/spec/nodeName"))

@@ -20,7 +20,7 @@ const LOAD: Duration = Duration::from_secs(45);
 /// The node that it runs on: an image of that size does not go to all nodes.
 const NODE: &str = "node-2";
 
-/// Creates the database if there is none, and serves it.
+/// Creates the database if it does not exist yet, and starts the server.
 const SERVE: &str = "export PGDATA=/data/data/pg PATH=/usr/lib/postgresql/15/bin:$PATH
     test -s $PGDATA/PG_VERSION || initdb --auth=trust --username=postgres --no-instructions
     exec postgres -k /tmp -c listen_addresses= -c shared_buffers=16MB -c max_connections=20 -c jit=off";

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 
-use super::{SYSTEM, node_of, writer};
+use super::{delete_pods, node_of, writer};
 use crate::cluster::Cluster;
 use crate::install::{self, CLASS};
 use crate::objects::{claim, pod, sleeper};
@@ -20,12 +20,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         let name = format!("new-{round}");
         match what {
             "kubelet" => cluster.worker(&node)?.stop_kubelet().await?,
-            component => {
-                let selector =
-                    format!("--selector=app.kubernetes.io/name=quarry,app.kubernetes.io/component={component}");
-                let namespace = format!("--namespace={SYSTEM}");
-                cluster.kubectl().run(["delete", "pod", &namespace, &selector, "--wait=false"]).await?;
-            }
+            component => delete_pods(cluster, component).await?,
         }
         space.apply(&[claim(&name, CLASS, "64Mi"), pod(&name, sleeper(&[&name]))]).await?;
         if what == "kubelet" {

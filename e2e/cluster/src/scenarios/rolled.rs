@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use super::SYSTEM;
+use super::{SYSTEM, delete_pods, selector};
 use crate::cluster::{Cluster, items, text};
 use crate::install::{self, CLASS};
 use crate::objects::{claim, pod, sleeper};
@@ -124,13 +124,4 @@ async fn objects(cluster: &Cluster) -> Result<BTreeMap<String, String>> {
 async fn plugins(cluster: &Cluster) -> Result<BTreeSet<String>> {
     let pods = cluster.kubectl().get(["pods", &format!("--namespace={SYSTEM}"), &selector("node")]).await?;
     Ok(items(&pods).map(|pod| text(pod, "/metadata/uid").to_owned()).collect())
-}
-
-async fn delete_pods(cluster: &Cluster, component: &str) -> Result<()> {
-    let arguments = ["delete", "pod", &format!("--namespace={SYSTEM}"), &selector(component), "--wait=false"];
-    cluster.kubectl().run(arguments).await.map(drop)
-}
-
-fn selector(component: &str) -> String {
-    format!("--selector=app.kubernetes.io/name=quarry,app.kubernetes.io/component={component}")
 }

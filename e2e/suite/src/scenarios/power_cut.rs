@@ -223,7 +223,7 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
     Ok(if in_time { ANSWERED } else { UNANSWERED })
 }
 
-/// An answered volume is there; otherwise there is none or one, and a retry returns it.
+/// An answered volume exists. Otherwise at most one exists, and a retry returns it.
 async fn check(node: &Node, ask: &Ask, answered: Option<&Made>, used: bool) -> Result<Made> {
     node.vm.sh(node.storage.check()).await.context("the storage is damaged")?;
     let listed = node.csi.list().await?;

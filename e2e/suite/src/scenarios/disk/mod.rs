@@ -37,7 +37,7 @@ async fn listed(node: &Node) -> Result<String> {
     node.vm.sh(format!("{BINARY} disks --config /etc/quarry/pools.yaml || true")).await
 }
 
-/// A disk's row in it, by the kernel's name, with its words one space apart. Empty if there is none.
+/// The row of the disk with this kernel name, with single spaces. Empty if the disk is not listed.
 fn row(table: &str, name: &str) -> String {
     let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
     rows.find(|row| row.starts_with(&format!("{name} "))).unwrap_or_default()

@@ -80,7 +80,7 @@ pub async fn run(context: Context) -> Passed {
     ))
 }
 
-/// Every disk is allocated once, and every other caller gets an error that there is none.
+/// Every disk is allocated once, and every other caller gets an error because no disk is left.
 async fn twice_as_many_callers(node: &Node) -> Result<()> {
     let asks: Vec<Ask> = (0..2 * DISKS).map(|index| Ask::mount(&format!("many-{index}"), "ext4").size(1)).collect();
     let answers = join_all(asks.iter().map(|ask| retry(|| node.csi.create(ask)))).await;
