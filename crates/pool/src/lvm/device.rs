@@ -40,7 +40,7 @@ fn active_in(block: &Path, storage: &StorageId, name: &str) -> io::Result<Option
         };
         let whole = volume.len() == 32 && volume.bytes().all(|byte| byte.is_ascii_alphanumeric());
         if whole && logical_name(&mapped).as_deref() == Some(name) && StorageId::of(&hyphenated(group)) == *storage {
-            return Ok(node(&folder)?.map(|node| Active { uuid: hyphenated(volume), node }));
+            return Ok(node(&folder, &uuid)?.map(|node| Active { uuid: hyphenated(volume), node }));
         }
     }
     Ok(None)
@@ -79,16 +79,27 @@ fn find_in(block: &Path, group_uuid: &str, volume_uuid: &str) -> io::Result<Opti
     let wanted = format!("LVM-{}{}", plain(group_uuid), plain(volume_uuid));
     for entry in fs::read_dir(block)? {
         let folder = entry?.path();
-        // A device may disappear during the search; then it is not the one.
-        if fs::read_to_string(folder.join("dm/uuid")).is_ok_and(|uuid| uuid.trim() == wanted) {
-            return node(&folder);
+        if has_uuid(&folder, &wanted) {
+            return node(&folder, &wanted);
         }
     }
     Ok(None)
 }
 
-/// The node of the device with that folder in sysfs; `None` if it has no table.
-fn node(folder: &Path) -> io::Result<Option<PathBuf>> {
+/// Whether sysfs still has the device with that UUID in that folder.
+fn has_uuid(folder: &Path, uuid: &str) -> bool {
+    fs::read_to_string(folder.join("dm/uuid")).is_ok_and(|found| found.trim() == uuid)
+}
+
+/// The node of the device with that UUID and that folder in sysfs; `None` if it has no table, or if it was
+/// removed during the search. The UUID is read again at the end: the kernel gives the number of a removed
+/// device to the next one, so the node may already belong to another volume.
+fn node(folder: &Path, uuid: &str) -> io::Result<Option<PathBuf>> {
+    let node = node_in(folder);
+    if has_uuid(folder, uuid) { node } else { Ok(None) }
+}
+
+fn node_in(folder: &Path) -> io::Result<Option<PathBuf>> {
     let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
     if read("size")? == "0" {
         return Ok(None);
@@ -157,6 +168,40 @@ mod tests {
         fs::write(folder.join("dm/uuid"), format!("{uuid}\n")).unwrap();
         fs::write(folder.join("size"), format!("{sectors}\n")).unwrap();
         fs::write(folder.join("dev"), "0:0\n").unwrap();
+    }
+
+    /// Removes the device while its size is being read, and puts `next` in its place.
+    fn removed_meanwhile(block: &Path, next: Option<&str>) -> std::thread::JoinHandle<()> {
+        device(block, "dm-777777", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 8192);
+        let (folder, size) = (block.join("dm-777777"), block.join("dm-777777/size"));
+        fs::remove_file(&size).unwrap();
+        nix::unistd::mkfifo(&size, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let next = next.map(str::to_owned);
+        std::thread::spawn(move || {
+            let mut pipe = fs::OpenOptions::new().write(true).open(&size).unwrap();
+            fs::remove_dir_all(&folder).unwrap();
+            if let Some(uuid) = next {
+                device(folder.parent().unwrap(), "dm-777777", "vg--0-pvc--2", &uuid, 8192);
+            }
+            io::Write::write_all(&mut pipe, b"8192\n").unwrap();
+        })
+    }
+
+    /// A device that is removed during the search is not active, also if another device already has its number.
+    #[test]
+    fn a_device_that_is_removed_during_the_search_is_not_active() {
+        let storage = StorageId::of(GROUP);
+        for next in [None, Some(format!("LVM-{}X", &PLAIN[..63]))] {
+            let block = tempfile::tempdir().unwrap();
+            let removed = removed_meanwhile(block.path(), next.as_deref());
+            assert_eq!(find_in(block.path(), GROUP, VOLUME).unwrap(), None);
+            removed.join().unwrap();
+
+            let block = tempfile::tempdir().unwrap();
+            let removed = removed_meanwhile(block.path(), next.as_deref());
+            assert_eq!(active_in(block.path(), &storage, "pvc-1").unwrap(), None);
+            removed.join().unwrap();
+        }
     }
 
     #[test]
