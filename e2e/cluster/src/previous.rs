@@ -8,7 +8,8 @@ use quarry_cache::Cache;
 use quarry_image::{Architecture, quarry};
 use quarry_vm::{Build, build_static_in};
 
-/// The commit: the last one before Quarry ran in a real Kubernetes. Later ones follow with each release.
+/// The commit, unless `QUARRY_UPGRADE_FROM` names another one: the last one before Quarry ran in a real Kubernetes. Later
+/// ones follow with each release.
 const COMMIT: &str = "b2d23b50b3abf4aabeebe2dc654481100797b079";
 /// The tag of its image.
 pub(crate) const TAG: &str = "quarry.dev/quarry:previous";
@@ -32,12 +33,11 @@ pub(crate) struct Previous {
 /// # Errors
 /// When the commit is not there (a clone without history), or does not build.
 pub(crate) async fn previous(cache: &Cache) -> Result<Previous> {
+    let commit = std::env::var("QUARRY_UPGRADE_FROM").unwrap_or_else(|_| COMMIT.to_owned());
     let folder = cache
-        .entry("previous", &quarry_cache::key([COMMIT, TAG].map(str::as_bytes)), async |folder: &Path| {
-            eprintln!("quarry-cluster: building the Quarry of commit {COMMIT:.12} (once)");
-            // Next to the target folder, not in the cache: cargo identifies a package by its path, and an
-            // interrupted build resumes.
-            let source = source().await?;
+        .entry("previous", &quarry_cache::key([&*commit, TAG].map(str::as_bytes)), async |folder: &Path| {
+            eprintln!("quarry-cluster: building the Quarry of commit {commit:.12} (once)");
+            let source = source(&commit).await?;
             let build = Build { package: "quarry", bins: &["quarry"], features: &[], profile: "e2e" };
             let binary = build_static_in(&source, &build).await?.remove("quarry").context("cargo built no quarry")?;
             let build = quarry::Build {
@@ -56,15 +56,15 @@ pub(crate) async fn previous(cache: &Cache) -> Result<Previous> {
 }
 
 /// The files of the commit.
-async fn source() -> Result<PathBuf> {
+async fn source(commit: &str) -> Result<PathBuf> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(ROOT).join("target"), PathBuf::from);
-    let folder = std::path::absolute(target.join("previous").join(COMMIT)).context("where is the target folder?")?;
+    let folder = std::path::absolute(target.join("previous").join(commit)).context("where is the target folder?")?;
     crate::cluster::fresh_folder(&folder)?;
     let archive = folder.join("source.tar");
-    let arguments = ["-C", ROOT, "archive", "--output", &archive.display().to_string(), COMMIT];
+    let arguments = ["-C", ROOT, "archive", "--output", &archive.display().to_string(), commit];
     quarry_vm::run(Path::new("git"), arguments, GIT)
         .await
-        .with_context(|| format!("cannot read commit {COMMIT}; a shallow clone lacks it: git fetch --unshallow"))?;
+        .with_context(|| format!("cannot read commit {commit}; a shallow clone lacks it: git fetch --unshallow"))?;
     let (archive, into) = (archive.display().to_string(), folder.display().to_string());
     quarry_vm::run(Path::new("tar"), ["-xf", &archive, "-C", &into], GIT).await.context("cannot unpack it")?;
     Ok(folder)

@@ -40,15 +40,21 @@ pub struct Build<'a> {
 /// # Errors
 /// cargo fails (the error quotes the end of its output) or builds something other than requested.
 pub async fn build_static(build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>> {
-    build_static_in(&workspace(), build).await
+    built(cargo("build"), build).await
 }
 
-/// As [`build_static`], from the files of another commit of this workspace. What it depends on is built once for both.
+/// As [`build_static`], from the files of another commit of this workspace.
+///
+/// It has a target folder of its own: cargo takes the crates of two workspaces for the same ones if their paths within the
+/// workspace are the same, and would use what it built of this one.
 ///
 /// # Errors
 /// As [`build_static`].
 pub async fn build_static_in(sources: &Path, build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>> {
-    let mut command = cargo("build", sources);
+    built(cargo_in("build", sources, &sources.join("target")), build).await
+}
+
+async fn built(mut command: Command, build: &Build<'_>) -> Result<BTreeMap<String, PathBuf>> {
     command
         .args(["--profile", build.profile, "--package", build.package])
         .args(build.bins.iter().flat_map(|bin| ["--bin", bin]));
@@ -69,7 +75,7 @@ pub async fn build_static_in(sources: &Path, build: &Build<'_>) -> Result<BTreeM
 /// # Errors
 /// As [`build_static`].
 pub async fn build_static_tests(package: &str, name: &str) -> Result<PathBuf> {
-    let mut command = cargo("test", &workspace());
+    let mut command = cargo("test");
     command.args(["--no-run", "--profile", "e2e", "--package", package, "--test", name]);
     let mut built =
         programs(command).await.with_context(|| format!("cannot build the tests of {package} for the guest"))?;
@@ -81,9 +87,14 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Cargo, to build something there that runs in the guest.
-fn cargo(what: &str, sources: &Path) -> Command {
+/// Cargo, to build something of this workspace that runs in the guest.
+fn cargo(what: &str) -> Command {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from);
+    cargo_in(what, &workspace(), &target)
+}
+
+/// Cargo, to build something there that runs in the guest.
+fn cargo_in(what: &str, sources: &Path, target: &Path) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command
         .args([what, "--message-format=json-render-diagnostics", "--target", TARGET])
