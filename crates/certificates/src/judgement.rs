@@ -17,7 +17,7 @@ pub(crate) enum Judgement {
 
 pub(crate) fn judge(role: Role, stored: Option<&Versioned>, state: &State, now: SystemTime) -> Judgement {
     let Some(stored) = stored.filter(|stored| !is_empty(&stored.data)) else {
-        return Judgement::Wrong("there was none".to_owned());
+        return Judgement::Wrong("it was missing".to_owned());
     };
     let leaf = match Leaf::parse(&stored.data) {
         Ok(leaf) => leaf,

@@ -13,7 +13,7 @@ const HOUR: i64 = 3600;
 fn world() -> World {
     let world = World::new();
     let outcome = run(world.healthy().step()).unwrap();
-    let why = "there was none".to_owned();
+    let why = "it was missing".to_owned();
     assert_eq!(
         outcome.done,
         [

@@ -100,7 +100,7 @@ fn a_wrong_leaf_is_reissued_and_the_other_one_kept() {
     let both = &[file::CERTIFICATE, file::KEY];
     type Damage = Box<dyn Fn(&World, &mut Data)>;
     let damages: Vec<(Damage, &str)> = vec![
-        (Box::new(|_, data| data.clear()), "there was none"),
+        (Box::new(|_, data| data.clear()), "it was missing"),
         (Box::new(|_, data| drop(data.remove(file::KEY))), "tls.key is missing"),
         (Box::new(set(file::CERTIFICATE, "")), "tls.crt contains no certificate"),
         (
@@ -151,7 +151,7 @@ fn a_deleted_leaf_is_reissued() {
     let world = started();
     for role in Role::ALL {
         world.store.poke(role.item(), None);
-        assert_eq!(issued(&run(world.healthy().step()).unwrap().done), [(role, "there was none")]);
+        assert_eq!(issued(&run(world.healthy().step()).unwrap().done), [(role, "it was missing")]);
         world.trusts().unwrap();
     }
 }

@@ -213,17 +213,17 @@ fn erase(disk: &impl Sectors, attempted: &'static str, claim: &Claim, seen: &Dis
     for place in places().filter(|place| place.sector == 1) {
         erase_table(disk, claim, place, Some(2))?;
     }
-    flush(disk, "primary table away")?;
+    flush(disk, "erased primary table")?;
     for place in places().filter(|place| place.sector != 1) {
         erase_table(disk, claim, place, place.sector.checked_sub(claim.geometry.entries_sectors()))?;
     }
-    flush(disk, "backup table away")?;
+    flush(disk, "erased backup table")?;
     for (offset, slot) in SLOT_OFFSETS.into_iter().zip(&seen.slots) {
         if *slot != Parsed::Absent {
-            write_at(disk, "record away", offset, &[0; SLOT_LENGTH])?;
+            write_at(disk, "erased record", offset, &[0; SLOT_LENGTH])?;
         }
     }
-    flush(disk, "record away")?;
+    flush(disk, "erased record")?;
     match read(disk)? {
         ClaimState::Nothing | ClaimState::Foreign { .. } => Ok(()),
         found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.describe() }),
@@ -244,13 +244,13 @@ fn erase_table(
         && let Some(sector) = fetch(disk, offset, sector_size)?
         && gpt::disk_guid(&sector) == Some(claim.identity.disk)
     {
-        write_at(disk, "table away", offset, &blank)?;
+        write_at(disk, "erased table", offset, &blank)?;
     }
     if let Some(offset) = entries_at.and_then(|sector| sector.checked_mul(sector_size))
         && let Some(sector) = fetch(disk, offset, sector_size)?
         && gpt::has_entries_of(&sector, &claim.identity)
     {
-        write_at(disk, "table away", offset, &blank)?;
+        write_at(disk, "erased table", offset, &blank)?;
     }
     Ok(())
 }
@@ -306,7 +306,7 @@ fn flush_before(disk: &impl Sectors) -> Result<(), Error> {
     if quarry_fault::disabled("claim-flush-before") {
         return Ok(());
     }
-    flush_now(disk, "what is there")
+    flush_now(disk, "earlier contents")
 }
 
 fn flush_now(disk: &impl Sectors, what: &'static str) -> Result<(), Error> {

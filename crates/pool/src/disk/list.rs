@@ -102,7 +102,7 @@ async fn with_state(disks: &Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk, String
     let seen = scan::determine_states(disks, &scan::Queries::default(), vec![raw], &[])
         .await
         .map_err(|error| error.message)?;
-    seen.into_iter().next().ok_or_else(|| "was not judged: please report it".to_owned())
+    seen.into_iter().next().ok_or_else(|| "was not checked: please report it".to_owned())
 }
 
 /// The state according to the kernel's tables of a disk that was not read: in use or unusable. `why` is the
