@@ -23,8 +23,8 @@ pub(crate) fn judge(role: Role, stored: Option<&Versioned>, state: &State, now: 
         Ok(leaf) => leaf,
         Err(why) => return Judgement::Wrong(format!("the stored certificate cannot be used: {why}")),
     };
-    let (issuer, believed) = state.demand();
-    if let Err(why) = leaf.shows(role, issuer, &believed) {
+    let (issuer, trusted) = state.demand();
+    if let Err(why) = leaf.check(role, issuer, &trusted) {
         return Judgement::Wrong(why);
     }
     if leaf.not_before > now {

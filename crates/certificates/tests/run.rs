@@ -50,13 +50,13 @@ async fn the_first_certificate_and_every_later_one_reach_the_process() {
     let after = begin.elapsed().as_secs();
     assert!((2 * DAY - 1260..2 * DAY).contains(&after), "{after}");
 
-    // A rotation: old and new believed, then a certificate of the new one, then the old one is not believed any more.
+    // A rotation: old and new trusted, then a certificate of the new one, then the old one is not trusted any more.
     assert_eq!(authority.rotate().await.unwrap(), Requested::Begun);
-    let mut believed = Vec::new();
+    let mut trusted = Vec::new();
     for _ in 0..3 {
-        believed.push(common::certificates(changed(&mut pem).await.authorities.as_bytes()).len());
+        trusted.push(common::certificates(changed(&mut pem).await.authorities.as_bytes()).len());
     }
-    assert_eq!(believed, [2, 2, 1]);
+    assert_eq!(trusted, [2, 2, 1]);
     assert_eq!(authority.step().await.unwrap().phase, Some(Phase::Steady));
 
     // It ends when there are no receivers.

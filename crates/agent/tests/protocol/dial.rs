@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::common::{Fake, NODE, WAIT, id, volume};
 
-/// What node and controller of one authority show and believe.
+/// The certificates and the trusted authorities of a node and a controller with one authority.
 fn authority() -> (Source, Source) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
