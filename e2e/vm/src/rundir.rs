@@ -41,7 +41,7 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        // For a look at a failed test's disks and console. Without its lock the folder is not swept either.
+        // Keeps a failed test's disks and console for inspection. Without its lock the folder is not swept either.
         if std::env::var_os("QUARRY_VM_KEEP").is_some() {
             eprintln!("quarry-vm: kept {}", self.path.display());
         } else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::Guest;
 
-use super::{Found, Storage, Volume};
+use super::{Storage, Stored, Volume};
 
 /// Every disk of the machine, including its root disk, which Quarry must leave alone.
 pub struct WholeDisks;
@@ -77,7 +77,7 @@ impl Storage for WholeDisks {
         format!("{EACH}{LOOK}")
     }
 
-    fn read(&self, printed: &str) -> Result<Vec<Found>> {
+    fn read(&self, printed: &str) -> Result<Vec<Stored>> {
         printed.lines().filter(|line| !line.trim().is_empty()).map(read_disk).collect()
     }
 
@@ -94,7 +94,7 @@ impl Storage for WholeDisks {
         format!("{EACH}{CHECK}")
     }
 
-    fn settle_time(&self) -> Duration {
+    fn cleanup_time(&self) -> Duration {
         Duration::from_secs(120)
     }
 
@@ -107,7 +107,7 @@ impl Storage for WholeDisks {
     }
 }
 
-fn read_disk(line: &str) -> Result<Found> {
+fn read_disk(line: &str) -> Result<Stored> {
     let mut words = line.splitn(6, ' ');
     let mut word = || words.next().with_context(|| format!("the look at the disks says {line:?}"));
     let (disk, second, partitions) = (word()?, word()?, word()?);
@@ -125,7 +125,7 @@ fn read_disk(line: &str) -> Result<Found> {
         }
         _ => None,
     };
-    Ok(Found { text, volume })
+    Ok(Stored { text, volume })
 }
 
 /// A copy of a record's slot.

@@ -114,7 +114,7 @@ async fn points_to_the_end(node: &Node, step: Step, ask: &Ask, enough: u64) -> R
     let began = Instant::now();
     loop {
         let under_way = match step {
-            Step::Delete => began.elapsed() < node.storage.settle_time() && !node.found().await?.is_empty(),
+            Step::Delete => began.elapsed() < node.storage.cleanup_time() && !node.found().await?.is_empty(),
             Step::Unstage => began.elapsed() < DEACTIVATED && node.vm.sh(is_active(ask)).await.is_ok(),
             _ => false,
         };
