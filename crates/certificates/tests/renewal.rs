@@ -229,7 +229,7 @@ fn unknown_files_of_the_authority_are_kept() {
 }
 
 #[test]
-fn status_reports_what_is_stored_and_changes_nothing() {
+fn status_reports_the_stored_items_and_changes_nothing() {
     let world = World::new();
     let status = run(world.healthy().status()).unwrap();
     assert_eq!(status.authority, AuthorityStatus::Missing);

@@ -88,7 +88,7 @@ async fn a_failing_store_is_retried_with_back_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_stored_is_used_even_while_the_authority_cannot_be() {
+async fn stored_certificates_are_used_even_while_the_authority_is_unusable() {
     let store = MemoryStore::default();
     authority(&store).step().await.unwrap();
     let broken = Data::from([(file::CERTIFICATE.to_owned(), b"damaged".to_vec())]);

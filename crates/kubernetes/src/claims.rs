@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_caller_holds_does_not_change_under_it() {
+    fn the_claims_that_a_caller_holds_do_not_change() {
         let mut volumes = Volumes::default();
         volumes.insert("a", "h");
         let held = Arc::clone(&volumes.handles);

@@ -77,7 +77,7 @@ async fn only_a_controller_is_accepted_as_client() {
         let refusal = server.unwrap_err();
         assert_eq!(refusal.reason, reason, "{what}: {refusal}");
         let error = client.unwrap_err();
-        assert_eq!(kind(&error), "refused_ours", "{what}: {error}");
+        assert_eq!(kind(&error), "rejected", "{what}: {error}");
         assert!(error.to_string().contains(part), "{what}: {error}");
         for (name, count) in refusals.counts() {
             assert_eq!(count, u64::from(name == reason.as_str()), "{what}: {name}");

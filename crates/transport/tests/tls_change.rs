@@ -35,7 +35,7 @@ async fn an_authority_is_replaced_without_a_restart() {
     client_slot.offer(&old.issue(&Leaf::controller()).trusting(&[&old, &new])).unwrap();
     let (server, client) = meet(&acceptor, &connector).await;
     assert_eq!(server.unwrap_err().reason, Reason::UnknownAuthority);
-    assert_eq!(kind(&client.unwrap_err()), "refused_ours");
+    assert_eq!(kind(&client.unwrap_err()), "rejected");
 
     client_slot.offer(&new.pem(&Leaf::controller())).unwrap();
     let (server, client) = meet(&acceptor, &connector).await;

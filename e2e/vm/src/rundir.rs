@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_process_left_is_swept_and_what_lives_is_not() {
+    fn folders_of_killed_processes_are_removed_and_live_ones_stay() {
         let root = std::env::temp_dir().join(format!("quarry-vm-runs-{}", std::process::id()));
         let cache = Cache::at(root.clone()).unwrap();
         let runs = root.join("runs");

@@ -118,7 +118,7 @@ async fn lvm_works_as_on_a_host() -> Result<()> {
 
 #[tokio::test]
 #[ignore = "boots a virtual machine"]
-async fn a_power_cut_loses_what_was_not_flushed() -> Result<()> {
+async fn a_power_cut_loses_unflushed_writes() -> Result<()> {
     let mut vm = node("cut").await?;
     vm.sh("vgcreate -qq pool /dev/disk/by-id/virtio-d1 && lvcreate -qq -Wn -Zn -L 200M -n a pool").await?;
     vm.sh("mkfs.ext4 -q /dev/pool/a && mkdir -p /mnt/a && mount /dev/pool/a /mnt/a").await?;

@@ -108,7 +108,7 @@ impl Inner {
             lease = match ask(LIMIT, self.api.get_opt(&self.settings.name)).await {
                 Ok(Some(found)) => {
                     view.observe(&found);
-                    if !self.is_ours(&found, transitions) {
+                    if !self.is_own_term(&found, transitions) {
                         return Renewal::Lost(format!(
                             "it is held by {}",
                             record::holder(&found).unwrap_or("no controller")
@@ -124,7 +124,7 @@ impl Inner {
         Renewal::Unknown("others keep changing it".to_owned())
     }
 
-    fn is_ours(&self, lease: &Lease, transitions: i32) -> bool {
+    fn is_own_term(&self, lease: &Lease, transitions: i32) -> bool {
         record::holder(lease) == Some(self.identity.as_str()) && record::transitions(lease) == transitions
     }
 

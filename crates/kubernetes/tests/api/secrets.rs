@@ -72,7 +72,7 @@ async fn two_updates_at_once_leave_one_winner() {
 
 /// A chart may make the Secrets in advance, so that no right to create is needed.
 #[tokio::test(start_paused = true)]
-async fn a_secret_made_in_advance_is_filled_and_keeps_what_is_not_ours() {
+async fn a_secret_made_in_advance_is_filled_and_keeps_foreign_keys() {
     let fake = Fake::new();
     let store = SecretStore::new(&fake.connection("quarry-0"), "quarry-tls");
     fake.put(

@@ -256,7 +256,7 @@ pub(crate) fn kind(error: &ConnectError) -> &'static str {
         ConnectError::NotYetValid(_) => "not_yet_valid",
         ConnectError::OtherAuthority(_) => "unknown_authority",
         ConnectError::WrongRole(_) => "wrong_role",
-        ConnectError::RefusedOurs(_) => "refused_ours",
+        ConnectError::Rejected(_) => "rejected",
         ConnectError::Other(_) => "other",
     }
 }

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sgdisk_says_is_read() {
+    fn the_output_of_sgdisk_is_parsed() {
         let said = "Partition GUID code: A7953E1B-D10F-418C-AC8A-A0E6AFE8D458 (Unknown)\nPartition unique GUID: X\n\
                     First sector: 256 (at 1024.0 KiB)\nLast sector: 511 (at 2.0 MiB)\nPartition size: 256 sectors\n";
         let kind = "a7953e1b-d10f-418c-ac8a-a0e6afe8d458".to_owned();

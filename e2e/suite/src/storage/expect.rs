@@ -17,7 +17,7 @@ impl Node {
     }
 
     /// The current content of the storage is foreign: as long as it looks the same, it is ignored.
-    pub async fn ignore_what_is_there(&mut self) -> Result<()> {
+    pub async fn ignore_existing_content(&mut self) -> Result<()> {
         self.foreign = self.found().await?.into_iter().map(|found| found.text).collect();
         Ok(())
     }

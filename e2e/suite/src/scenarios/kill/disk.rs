@@ -16,7 +16,7 @@ use crate::runner::{Context, Passed};
 use crate::scenarios::steps::checksum;
 
 /// A disk that is not Quarry's.
-const STRANGER: &str = "stranger";
+const FOREIGN: &str = "foreign";
 
 /// A node with small disks of every kind, one of which holds a foreign filesystem.
 async fn node(name: &str) -> Result<Node> {
@@ -28,17 +28,17 @@ async fn node(name: &str) -> Result<Node> {
         Disk::new("d3", 52 * MIB).bus(Bus::Nvme),
         Disk::new("d4", 140 * MIB).block_size(4096),
         Disk::new("d5", 310 * MIB).bus(Bus::Scsi),
-        Disk::new(STRANGER, 40 * MIB),
+        Disk::new(FOREIGN, 40 * MIB),
     ];
     let mut node = Node::on_disks(name, disks).await?;
     node.vm.sh(format!("mkfs.ext4 -q {0}; sync {0}; udevadm settle", foreign_disk())).await?;
-    node.ignore_what_is_there().await?;
+    node.ignore_existing_content().await?;
     node.serve().await?;
     Ok(node)
 }
 
 fn foreign_disk() -> String {
-    Disk::new(STRANGER, 0).path()
+    Disk::new(FOREIGN, 0).path()
 }
 
 /// Runs `work`, and fails unless the foreign disk has the same bytes afterwards.
