@@ -283,7 +283,7 @@ fn contradictory_settings_are_rejected() {
 
 /// Whatever is due, and however long nothing is, the next look is neither at once for ever nor later than ten minutes.
 #[test]
-fn the_next_look_is_soon_and_spread() {
+fn the_next_check_is_soon_and_spread() {
     let world = started();
     let looks: Vec<Duration> = (0..50).map(|_| run(world.healthy().step()).unwrap().next).collect();
     assert!(
