@@ -281,14 +281,14 @@ fn contradictory_settings_are_rejected() {
     }
 }
 
-/// Whatever is due, and however long nothing is, the next look is neither at once for ever nor later than ten minutes.
+/// Whatever is due, the next check is neither immediate every time nor later than ten minutes.
 #[test]
 fn the_next_check_is_soon_and_spread() {
     let world = started();
-    let looks: Vec<Duration> = (0..50).map(|_| run(world.healthy().step()).unwrap().next).collect();
+    let pauses: Vec<Duration> = (0..50).map(|_| run(world.healthy().step()).unwrap().next).collect();
     assert!(
-        looks.iter().all(|next| *next >= Duration::from_secs(200) && *next <= Duration::from_secs(300)),
-        "{looks:?}"
+        pauses.iter().all(|next| *next >= Duration::from_secs(200) && *next <= Duration::from_secs(300)),
+        "{pauses:?}"
     );
-    assert!(looks.iter().any(|next| *next != looks[0]));
+    assert!(pauses.iter().any(|next| *next != pauses[0]));
 }

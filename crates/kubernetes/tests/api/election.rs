@@ -212,7 +212,7 @@ async fn a_lease_that_another_holder_took_is_lost() {
     let message = refused(&one).await;
     assert!(message.contains("an operator"), "{message}");
     // This holder does not renew.
-    until("the first looks have aged", || true).await;
+    until("the first reads are old", || true).await;
     seconds(16).await;
     assert!(one.fence().await.unwrap() > fence);
 }

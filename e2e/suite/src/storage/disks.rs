@@ -109,7 +109,7 @@ impl Storage for WholeDisks {
 
 fn read_disk(line: &str) -> Result<Stored> {
     let mut words = line.splitn(6, ' ');
-    let mut word = || words.next().with_context(|| format!("the look at the disks says {line:?}"));
+    let mut word = || words.next().with_context(|| format!("the report on the disks has the line {line:?}"));
     let (disk, second, partitions) = (word()?, word()?, word()?);
     let slots = [Slot::read(word()?)?, Slot::read(word()?)?];
     let blkid = word()?.trim();
