@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quarry_volume::{StorageId, Unreachable, some_of};
 
-use super::{human_duration, plural};
+use super::text::{human_duration, plural};
 use crate::environment::Fate;
 use crate::view::finding::{Finding, Level};
 use crate::view::node_state::{Down, NodeState};
