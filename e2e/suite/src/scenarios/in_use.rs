@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, Made, refused};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const GIB: u64 = 1 << 30;
 

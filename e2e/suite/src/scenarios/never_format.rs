@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, Made, refused};
 use crate::node::{GROUP, Node};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{EVENT, checksum, close, device_of, open, read, retag, tags, write};
 
 const GIB: u64 = 1 << 30;

@@ -13,7 +13,7 @@ use crate::cluster::{CERTIFICATES, Cluster, PATIENCE, eventually, mount_secret};
 use crate::controller::Controller;
 use crate::csi::{Ask, refused};
 use crate::node::{AGENT, LOG, Node, TLS};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const DISK: u64 = 512 << 20;
 /// In how many seconds every node has a new certificate. A quarter of an hour where kubelet brings it.

@@ -10,7 +10,7 @@ use tonic::Code;
 use super::idle;
 use crate::csi::{Ask, Made, is_passing, refused};
 use crate::node::{GROUP, Node, device};
-use crate::runner::{Context, Passed, Scenario};
+use crate::scenario::{Context, Passed, Scenario};
 use crate::scenarios::steps::{close, open, read, tags, write};
 
 const MIB: u64 = 1 << 20;

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, Made, refused, retry};
 use crate::node::{BINARY, Node};
-use crate::runner::{Context, Passed, Scenario};
+use crate::scenario::{Context, Passed, Scenario};
 use crate::scenarios::disk::kernel_name;
 use crate::scenarios::steps::{close, open, read, write};
 

@@ -10,7 +10,7 @@ use super::{Life, Plan, Step, Struck, call};
 use crate::csi::{self, Ask, MIB, refused};
 use crate::node::Node;
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const DISK: u64 = 400 << 20;
 const FOLDER: &str = "/opt/slow";

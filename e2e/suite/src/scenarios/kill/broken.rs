@@ -6,7 +6,7 @@ use super::alone::{Undisturbed, When, orphan, release, slow_node};
 use super::{Blow, Life, Plan, Step, Struck};
 use crate::csi::{self, Ask};
 use crate::node::{FAULTS, Node};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 /// One kill, in the first stage.
 struct Once(Option<u64>);

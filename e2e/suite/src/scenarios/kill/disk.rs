@@ -12,7 +12,7 @@ use super::{Life, Step, sweep};
 use crate::csi::{Ask, MIB};
 use crate::node::Node;
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::checksum;
 
 /// A disk that is not Quarry's.

@@ -8,7 +8,7 @@ use super::{Blow, Life, Plan, Step, Struck};
 use crate::csi::{Ask, MIB};
 use crate::node::Node;
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::slice::Slice;
 
 const DISK: u64 = 400 << 20;

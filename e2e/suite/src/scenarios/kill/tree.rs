@@ -9,7 +9,7 @@ use super::{Blow, Life, Plan, Step, Struck};
 use crate::csi::{self, Ask, MIB};
 use crate::node::{GROUP, Node};
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const DISK: u64 = 400 << 20;
 

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, Made, refused, retry};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::kill::{forget_points, points};
 use crate::scenarios::steps::{read, write};
 
