@@ -186,10 +186,10 @@ async fn nodes_are_compared_with_each_other_and_with_the_controller() {
     }
     let nodes = ["n1", "n2", "n3", "n4", "n5"].into_iter().zip(fakes).collect();
     let answer = doctor(&view(nodes, healthy(&[])).await).await;
-    let ours = env!("CARGO_PKG_VERSION");
+    let current = env!("CARGO_PKG_VERSION");
     let skew = |node: &str, version: &str| {
         format!(
-            "error version-skew 1 node: {node}: run version \"{version}\", but this controller runs {ours}: more than \
+            "error version-skew 1 node: {node}: run version \"{version}\", but this controller runs {current}: more than \
              one minor version apart"
         )
     };
