@@ -189,8 +189,8 @@ async fn nodes_are_compared_with_each_other_and_with_the_controller() {
     let current = env!("CARGO_PKG_VERSION");
     let skew = |node: &str, version: &str| {
         format!(
-            "error version-skew 1 node: {node}: run version \"{version}\", but this controller runs {current}: more than \
-             one minor version apart"
+            "error version-skew 1 node: {node}: run version \"{version}\", but this controller runs {current}: more \
+             than one minor version apart"
         )
     };
     assert_eq!(
