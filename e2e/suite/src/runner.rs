@@ -42,7 +42,7 @@ async fn one(job: Job) -> Ended {
     let counts = Arc::new(Mutex::new(Counts::new()));
     let context = Context { name: scenario.name, label: label.clone(), settings, counts: Arc::clone(&counts) };
     println!("start {label}");
-    // A soak is long by intention.
+    // A soak takes long on purpose.
     let limit = if settings.soak { scenario.limit * 30 } else { scenario.limit };
     // A task of its own: a panic in one scenario does not end the others.
     let task = tokio::spawn(guest.scope((scenario.run)(context)));
@@ -105,8 +105,7 @@ pub async fn run(
 
     let began = Instant::now();
     let total = chosen.len();
-    // A scenario with several virtual nodes runs alone on the machine: next to another one, neither gets
-    // anywhere.
+    // A scenario with several virtual nodes runs alone on the machine: next to another one, both are too slow.
     let (crowded, alone): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|job| job.scenario.name.starts_with("cluster-"));
     let run = |job: Job| async move {
