@@ -9,7 +9,8 @@
 //! * every point appends its name as one line to `log` in that directory, so that a test can enumerate the
 //!   points;
 //! * if a file `kill-at` contains the number N, the N-th point passed since that file appeared kills the
-//!   process with SIGKILL, as a power cut or `kill -9` would;
+//!   process with SIGKILL, as a power cut or `kill -9` would; just before that, it writes the point's name to a
+//!   file `killed`. The log does not show that: background work may pass a point before the file appears;
 //! * a file `disable-NAME` disables the safeguard NAME, so that a test can show that it would notice the
 //!   missing safeguard.
 //!

@@ -155,6 +155,35 @@ fn a_retry_can_be_killed_too() {
     });
 }
 
+/// The retry reads the device while the mkfs completes, so that two of its reads may differ. What the mkfs made
+/// is never mistaken for foreign data.
+#[test]
+fn an_mkfs_that_completes_between_two_reads_of_a_retry_is_not_foreign_data() {
+    for usage in [Use::MOUNT, Use::READ_ONLY_XFS, Use::BOTH] {
+        let mut rejected = 0;
+        for before_read in 0.. {
+            let mut any = false;
+            for world in killed(usage, Call::Stage).filter(|world| world.machine.has_orphans()) {
+                let made = world.machine.state().made;
+                let retry = Process::new(&world.machine, Plan::MkfsCompletes { before_read });
+                match world.call_as(&retry, Call::Stage) {
+                    Answer::Ok => {}
+                    Answer::Refused(error) if error.reason == Reason::UnderWay => rejected += 1,
+                    other => panic!("{usage:?}, before read {before_read}: {other:?}"),
+                }
+                any |= !world.machine.has_orphans();
+                world.machine.end_orphans(true);
+                from(Call::Stage).for_each(|call| world.succeeds(call));
+                assert_eq!(world.machine.state().made, made, "a second mkfs");
+            }
+            if !any {
+                break;
+            }
+        }
+        assert!(rejected > 0, "{usage:?}: no retry met the mkfs");
+    }
+}
+
 /// The record still says `new`, but the device contains the user's data: an operator restored old metadata.
 #[test]
 fn data_under_an_old_record_is_kept() {

@@ -92,6 +92,7 @@ impl Process {
 
     /// The contents of a device, for an asynchronous function.
     async fn contents(&self, device: &Path) -> Result<Content> {
+        self.before_device_read();
         match self.try_read(|state| state.opened(device).map(|disk| disk.bytes.content.clone())) {
             Some(content) => content.map_err(errors::filesystem),
             None => pending().await,

@@ -20,6 +20,9 @@ pub(in crate::tests) enum Plan {
     Killed { before: usize },
     /// Foreign data appears on the device before that effect.
     Foreign { before: usize },
+    /// An mkfs that outlived an earlier process completes before this process reads the device for the time with
+    /// that number.
+    MkfsCompletes { before_read: usize },
 }
 
 /// The kernel as one process uses it. All clones are the same process.
@@ -40,6 +43,8 @@ pub(super) struct Inner {
 #[derive(Default)]
 struct Progress {
     effects: usize,
+    /// How often it read a device.
+    device_reads: usize,
     /// Whether foreign data appeared.
     foreign: bool,
     /// What it saw on devices.
@@ -124,6 +129,18 @@ impl Process {
     /// Like [`Self::try_read`], for functions that block: a dead process does not return.
     pub(super) fn read<T>(&self, work: impl FnOnce(&State) -> T) -> T {
         self.try_read(work).unwrap_or_else(|| resume_unwind(Box::new(Killed)))
+    }
+
+    /// The process is about to read a device.
+    pub(super) fn before_device_read(&self) {
+        let before_read = {
+            let mut progress = self.progress();
+            progress.device_reads += 1;
+            progress.device_reads - 1
+        };
+        if self.inner.plan == (Plan::MkfsCompletes { before_read }) {
+            self.machine.end_orphans(true);
+        }
     }
 
     /// Remembers what the process saw on a device.

@@ -167,12 +167,13 @@ pub async fn release(node: &Node) -> Result<()> {
     ended(node).await
 }
 
-/// Waits until no orphan is at work.
+/// Waits until no orphan is at work: until each program in the log that began has ended. A program that began
+/// before the log was emptied, such as the deactivation after an unstage, only has an end there.
 async fn ended(node: &Node) -> Result<()> {
-    let script = format!(
-        "for i in $(seq 600); do [ $(grep -c ^begin {STATE}/log) = $(grep -c ^end {STATE}/log) ] && exit; sleep 0.1; \
-         done; exit 1"
+    let all_ended = format!(
+        "awk '/^begin/ {{ b[$2 $3] = 1 }} /^end/ {{ delete b[$2 $3] }} END {{ for (k in b) exit 1 }}' {STATE}/log"
     );
+    let script = format!("for i in $(seq 600); do {all_ended} && exit; sleep 0.1; done; cat {STATE}/log >&2; exit 1");
     node.vm.sh(script).await.map(drop).context("the orphan never ended")
 }
 

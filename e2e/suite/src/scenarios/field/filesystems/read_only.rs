@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::csi::{Ask, Made, refused, retry};
 use crate::node::Node;
 use crate::scenario::{Context, Passed};
-use crate::scenarios::kill::{forget_points, points};
+use crate::scenarios::kill::{forget_points, points, was_killed};
 use crate::scenarios::steps::{read, write};
 
 const DISK: u64 = 256 << 20;
@@ -103,7 +103,8 @@ async fn killed(node: &mut Node, made: &Made, reader: &str) -> Result<usize> {
             let answer = call(node, made, reader, publish).await;
             let passed = points(node).await?;
             node.vm.sh("rm -f /run/quarry-faults/kill-at").await?;
-            if answer.is_ok() && lives(node).await? {
+            if !was_killed(node).await? {
+                answer.with_context(|| format!("not killed, after {passed:?}"))?;
                 if (passed.len() as u64) >= at {
                     // A scan of the pool passed points of its own before the kill was armed.
                     continue;
@@ -126,15 +127,6 @@ async fn killed(node: &mut Node, made: &Made, reader: &str) -> Result<usize> {
     }
     retry(|| node.csi.unpublish_at(made, reader)).await?;
     Ok(kills)
-}
-
-/// Whether quarry still runs.
-async fn lives(node: &Node) -> Result<bool> {
-    let script = format!(
-        "sleep 0.2; grep -q '^State:.[^Z]' /proc/{}/status 2>/dev/null && echo lives || echo gone",
-        node.pid()?
-    );
-    Ok(node.vm.sh(script).await?.trim() == "lives")
 }
 
 async fn call(node: &Node, made: &Made, reader: &str, publish: bool) -> Result<(), tonic::Status> {
