@@ -213,17 +213,17 @@ fn erase(disk: &impl Sectors, attempted: &'static str, claim: &Claim, seen: &Dis
     for place in places().filter(|place| place.sector == 1) {
         erase_table(disk, claim, place, Some(2))?;
     }
-    flush(disk, "erased primary table")?;
+    flush(disk, "primary table away")?;
     for place in places().filter(|place| place.sector != 1) {
         erase_table(disk, claim, place, place.sector.checked_sub(claim.geometry.entries_sectors()))?;
     }
-    flush(disk, "erased backup table")?;
+    flush(disk, "backup table away")?;
     for (offset, slot) in SLOT_OFFSETS.into_iter().zip(&seen.slots) {
         if *slot != Parsed::Absent {
-            write_at(disk, "erased record", offset, &[0; SLOT_LENGTH])?;
+            write_at(disk, "record away", offset, &[0; SLOT_LENGTH])?;
         }
     }
-    flush(disk, "erased record")?;
+    flush(disk, "record away")?;
     match read(disk)? {
         ClaimState::Nothing | ClaimState::Foreign { .. } => Ok(()),
         found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.describe() }),
@@ -244,13 +244,13 @@ fn erase_table(
         && let Some(sector) = fetch(disk, offset, sector_size)?
         && gpt::disk_guid(&sector) == Some(claim.identity.disk)
     {
-        write_at(disk, "erased table", offset, &blank)?;
+        write_at(disk, "table away", offset, &blank)?;
     }
     if let Some(offset) = entries_at.and_then(|sector| sector.checked_mul(sector_size))
         && let Some(sector) = fetch(disk, offset, sector_size)?
         && gpt::has_entries_of(&sector, &claim.identity)
     {
-        write_at(disk, "erased table", offset, &blank)?;
+        write_at(disk, "table away", offset, &blank)?;
     }
     Ok(())
 }
@@ -306,7 +306,7 @@ fn flush_before(disk: &impl Sectors) -> Result<(), Error> {
     if quarry_fault::disabled("claim-flush-before") {
         return Ok(());
     }
-    flush_now(disk, "earlier contents")
+    flush_now(disk, "what is there")
 }
 
 fn flush_now(disk: &impl Sectors, what: &'static str) -> Result<(), Error> {

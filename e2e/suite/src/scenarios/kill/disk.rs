@@ -90,7 +90,7 @@ async fn trees(context: &Context, node: &mut Node) -> Passed {
         "disk:drop partition 2:before",
         "claim:write record:before",
         "device:zero:before",
-        "claim:flush erased primary table:before",
+        "claim:flush primary table away:before",
     ];
     for round in 0..if context.settings.soak { 40 } else { 2 } {
         if !context.settings.slice.has(round) {
