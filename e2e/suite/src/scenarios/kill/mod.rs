@@ -111,7 +111,7 @@ pub async fn forget_points(node: &Node, kill_at: Option<u64>) -> Result<()> {
 /// Whether quarry was killed at the armed point. The number of points in the log does not show that: background
 /// work of the step before may pass some before the point is armed.
 pub async fn was_killed(node: &Node) -> Result<bool> {
-    Ok(node.vm.sh(format!("cat {FAULTS}/killed 2>/dev/null || true")).await? != "")
+    Ok(!node.vm.sh(format!("cat {FAULTS}/killed 2>/dev/null || true")).await?.is_empty())
 }
 
 /// Waits until quarry was killed, or has done the rest of the step after its answer: a deletion's wiping, and the
