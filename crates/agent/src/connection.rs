@@ -14,9 +14,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tonic::body::Body;
 
-use quarry_volume::Unreachable;
+use quarry_volume::{Unreachable, with_causes};
 
-use crate::failure::{Lost, chain};
+use crate::failure::Lost;
 
 /// The flow-control window of a stream, in bytes: the memory that a stalled reader occupies.
 pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
@@ -77,15 +77,15 @@ impl Connection {
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(|error| chain(&error))?;
+            .map_err(|error| with_causes(&error))?;
         let ended = Arc::new(OnceLock::new());
         let end_reason = Arc::clone(&ended);
         tokio::spawn(async move {
             let why = match connection.await {
                 Ok(()) => Lost { cause: Unreachable::Ended, why: "the other side closed it".to_owned() },
                 // This is the keep-alive timeout: the ping was not answered.
-                Err(error) if error.is_timeout() => Lost { cause: Unreachable::NoAnswer, why: chain(&error) },
-                Err(error) => Lost { cause: Unreachable::Ended, why: chain(&error) },
+                Err(error) if error.is_timeout() => Lost { cause: Unreachable::NoAnswer, why: with_causes(&error) },
+                Err(error) => Lost { cause: Unreachable::Ended, why: with_causes(&error) },
             };
             // Only set here.
             let _ = end_reason.set(why);

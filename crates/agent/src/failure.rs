@@ -5,9 +5,8 @@
 //! retries, and never a code after which a caller would consider the call finished.
 
 use std::error::Error as _;
-use std::fmt::Write as _;
 
-use quarry_volume::{Error, Reason, Unreachable};
+use quarry_volume::{Error, Reason, Unreachable, with_causes};
 use quarry_wire::status;
 use tonic::{Code, Status};
 
@@ -32,7 +31,7 @@ pub(crate) fn error(status: &Status, node: &str, call: &str, overdue: bool, caus
         Error::unreachable(cause, format!("node {node}: connection lost during {call}: {why}; retry"))
     };
     if let Some(source) = status.source() {
-        return lost(&chain(source));
+        return lost(&with_causes(source));
     }
     let cut = status.code() == Code::Internal && status.message().starts_with(CUT);
     match status::read(status) {
@@ -48,22 +47,6 @@ pub(crate) fn error(status: &Status, node: &str, call: &str, overdue: bool, caus
 pub(crate) fn late(node: &str, call: &str) -> Error {
     let message = format!("node {node} did not answer {call} in time; the operation continues there; retry");
     Error { unreachable: Some(Unreachable::NoAnswer), ..Error::new(Reason::TimedOut, message) }
-}
-
-/// An error with all its causes: tonic and hyper hide the reason inside.
-#[must_use]
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut below = error.source();
-    while let Some(error) = below {
-        let why = error.to_string();
-        if !text.ends_with(&why) {
-            // Writing to a String cannot fail.
-            let _ = write!(text, ": {why}");
-        }
-        below = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

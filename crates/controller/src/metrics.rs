@@ -1,4 +1,4 @@
-//! The controller's own counters, besides its calls.
+//! The controller's own counters other than those of its calls.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -295,42 +295,42 @@ impl csi::controller_server::Controller for ControllerService {
         &self,
         _request: Request<csi::ControllerPublishVolumeRequest>,
     ) -> Result<Response<csi::ControllerPublishVolumeResponse>, Status> {
-        unsupported("ControllerPublishVolume is not supported: a local volume needs no attaching")
+        unsupported("ControllerPublishVolume is not supported: a local volume does not need to be attached")
     }
 
     async fn controller_unpublish_volume(
         &self,
         _request: Request<csi::ControllerUnpublishVolumeRequest>,
     ) -> Result<Response<csi::ControllerUnpublishVolumeResponse>, Status> {
-        unsupported("ControllerUnpublishVolume is not supported: a local volume needs no detaching")
+        unsupported("ControllerUnpublishVolume is not supported: a local volume does not need to be detached")
     }
 
     async fn create_snapshot(
         &self,
         _request: Request<csi::CreateSnapshotRequest>,
     ) -> Result<Response<csi::CreateSnapshotResponse>, Status> {
-        unsupported("CreateSnapshot is not supported: this driver has no snapshots")
+        unsupported("CreateSnapshot is not supported: this driver does not support snapshots")
     }
 
     async fn delete_snapshot(
         &self,
         _request: Request<csi::DeleteSnapshotRequest>,
     ) -> Result<Response<csi::DeleteSnapshotResponse>, Status> {
-        unsupported("DeleteSnapshot is not supported: this driver has no snapshots")
+        unsupported("DeleteSnapshot is not supported: this driver does not support snapshots")
     }
 
     async fn list_snapshots(
         &self,
         _request: Request<csi::ListSnapshotsRequest>,
     ) -> Result<Response<csi::ListSnapshotsResponse>, Status> {
-        unsupported("ListSnapshots is not supported: this driver has no snapshots")
+        unsupported("ListSnapshots is not supported: this driver does not support snapshots")
     }
 
     async fn get_snapshot(
         &self,
         _request: Request<csi::GetSnapshotRequest>,
     ) -> Result<Response<csi::GetSnapshotResponse>, Status> {
-        unsupported("GetSnapshot is not supported: this driver has no snapshots")
+        unsupported("GetSnapshot is not supported: this driver does not support snapshots")
     }
 
     async fn controller_expand_volume(

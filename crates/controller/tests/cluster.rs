@@ -24,7 +24,7 @@ async fn a_call_that_is_not_supported_says_so() {
     let expand = Request::new(csi::ControllerExpandVolumeRequest::default());
     let expand = service.controller_expand_volume(expand).await.map(drop);
     for (answer, message) in [
-        (snapshot, "CreateSnapshot is not supported: this driver has no snapshots"),
+        (snapshot, "CreateSnapshot is not supported: this driver does not support snapshots"),
         (expand, "ControllerExpandVolume is not supported: volumes cannot be expanded"),
     ] {
         let status = answer.unwrap_err();

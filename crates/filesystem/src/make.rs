@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ext4_has_a_seed_of_its_checksums_unless_the_operator_says_otherwise() {
+    fn an_ext4_has_a_checksum_seed_unless_the_operator_says_otherwise() {
         let features =
             |options: &str| args(Filesystem::Ext4, options).split_once(" -E nodiscard").unwrap().0.to_owned();
         for (options, features_made) in [
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_kernel_gets_no_seed_of_checksums() {
+    fn mkfs_sets_no_checksum_seed_for_an_old_kernel() {
         let mut options = MakeOptions::none(Filesystem::Ext4);
         options.add_default("-O", "^metadata_csum_seed");
         let args = arguments(Filesystem::Ext4, UUID, options).join(" ");

@@ -140,7 +140,7 @@ pub enum Error {
     Table(#[source] std::io::Error),
 }
 
-/// What a failed system call was to do.
+/// The purpose of a failed system call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempt {
     /// Mount a device.

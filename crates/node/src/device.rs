@@ -10,9 +10,9 @@ use crate::kernel::Mounts;
 
 /// The devices of an active volume.
 ///
-/// Whatever mounts, measures, formats, zeroes or publishes a volume, or checks whether it is used, uses
-/// `top`. `raw` is only for what concerns the pool's own device: whether the volume is active, and what keeps
-/// the pool from removing it.
+/// Use `top` to mount, measure, format, zero or publish a volume, and to check whether it is used. `raw` is only
+/// for what concerns the pool's own device: whether the volume is active, and what keeps the pool from removing
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VolumeDevice {
     /// The node of the device that the pool provides.

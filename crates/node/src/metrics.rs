@@ -1,4 +1,4 @@
-//! The metrics of a host, besides its calls.
+//! The metrics of a host other than those of its calls.
 
 use std::sync::Arc;
 

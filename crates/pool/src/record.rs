@@ -99,7 +99,7 @@ impl Record {
         Self { zeroed, ..self.clone() }
     }
 
-    /// In what the volume differs from the requested one, for a sentence that ends with it; `None` if a retry
+    /// How the volume differs from the requested one, for a sentence that ends with it; `None` if a retry
     /// of that request finds this volume (CSI `CreateVolume`, idempotency). Its size and pool are not compared.
     #[must_use]
     pub fn conflict(&self, spec: &VolumeSpec) -> Option<String> {

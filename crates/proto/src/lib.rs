@@ -26,11 +26,11 @@ pub mod agent {
 
 /// The protocol between an operator and a controller.
 pub mod view {
-    /// Version 1 of the protocol.
+    /// Version 2 of the protocol.
     // Generated code does not follow Quarry's lints.
     #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used, clippy::expect_used)]
-    pub mod v1 {
-        tonic::include_proto!("quarry.view.v1");
+    pub mod v2 {
+        tonic::include_proto!("quarry.view.v2");
     }
 }
 

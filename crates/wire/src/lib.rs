@@ -5,8 +5,9 @@
 //! understands it: unknown values become `None`, and a volume with an unknown identifier is omitted. A
 //! *request* is read strictly: if it cannot be understood completely, it is rejected.
 //!
-//! **No field can be forgotten.** Both directions name all fields of what they take apart and of what they
-//! build, without `..`, so that a new field of a type or of a message does not compile until it is converted.
+//! **No field of Quarry's own messages can be forgotten.** Both directions name all fields of what they take
+//! apart and of what they build, without `..`, so that a new field of a type or of a message does not compile
+//! until it is converted.
 //! The tests send arbitrary values there and back.
 
 pub mod agent;

@@ -1,6 +1,6 @@
-//! What only `quarry.view.v1` sends: pools and volumes in an operator's lists, with what the controller adds.
+//! What only `quarry.view.v2` sends: pools and volumes in an operator's lists, with what the controller adds.
 
-use quarry_proto::view::v1;
+use quarry_proto::view::v2;
 use quarry_volume::{PoolState, Volume};
 
 use crate::{pool, volume};
@@ -29,38 +29,38 @@ pub struct ListedVolume {
 
 /// A pool in a list.
 #[must_use]
-pub fn write_pool(listed: ListedPool) -> v1::ListedPool {
+pub fn write_pool(listed: ListedPool) -> v2::ListedPool {
     let ListedPool { node, pool, reachable } = listed;
-    v1::ListedPool { node, pool: Some(pool::write(pool)), reachable }
+    v2::ListedPool { node, pool: Some(pool::write(pool)), reachable }
 }
 
 /// A pool in a list.
 #[must_use]
-pub fn read_pool(listed: v1::ListedPool) -> ListedPool {
-    let v1::ListedPool { node, pool, reachable } = listed;
+pub fn read_pool(listed: v2::ListedPool) -> ListedPool {
+    let v2::ListedPool { node, pool, reachable } = listed;
     ListedPool { node, pool: pool::read(pool.unwrap_or_default()), reachable }
 }
 
 /// A volume in a list.
 #[must_use]
-pub fn write_volume(listed: ListedVolume) -> v1::ListedVolume {
+pub fn write_volume(listed: ListedVolume) -> v2::ListedVolume {
     let ListedVolume { volume, orphan, reachable } = listed;
     let orphan = match orphan {
-        None => v1::Orphan::Unknown,
-        Some(false) => v1::Orphan::No,
-        Some(true) => v1::Orphan::Yes,
+        None => v2::Orphan::Unknown,
+        Some(false) => v2::Orphan::No,
+        Some(true) => v2::Orphan::Yes,
     };
-    v1::ListedVolume { volume: Some(volume::write(volume)), orphan: orphan.into(), reachable }
+    v2::ListedVolume { volume: Some(volume::write(volume)), orphan: orphan.into(), reachable }
 }
 
 /// A volume in a list; `None` if its identifier cannot be parsed.
 #[must_use]
-pub fn read_volume(listed: v1::ListedVolume) -> Option<ListedVolume> {
+pub fn read_volume(listed: v2::ListedVolume) -> Option<ListedVolume> {
     let orphan = match listed.orphan() {
-        v1::Orphan::Unknown => None,
-        v1::Orphan::No => Some(false),
-        v1::Orphan::Yes => Some(true),
+        v2::Orphan::Unknown => None,
+        v2::Orphan::No => Some(false),
+        v2::Orphan::Yes => Some(true),
     };
-    let v1::ListedVolume { volume, orphan: _, reachable } = listed;
+    let v2::ListedVolume { volume, orphan: _, reachable } = listed;
     Some(ListedVolume { volume: volume::read(volume?)?, orphan, reachable })
 }

@@ -7,7 +7,7 @@ mod text;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use quarry_proto::view::v1;
+use quarry_proto::view::v2;
 
 use super::finding::Finding;
 use super::node_state::NodeState;
@@ -21,7 +21,7 @@ const ASKING: usize = 16;
 const ASKING_WAIT: Duration = Duration::from_secs(5);
 
 /// All findings, and what was checked. `version` is the controller's own.
-pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>, v1::Totals) {
+pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>, v2::Totals) {
     let wanted = cluster.inner.claims.handles();
     let mut nodes = Vec::new();
     for (position, member) in cluster.members().iter().enumerate() {
@@ -32,7 +32,7 @@ pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>,
     }
     query_fates(cluster, &mut nodes).await;
 
-    let totals = v1::Totals {
+    let totals = v2::Totals {
         nodes: count(nodes.len()),
         reachable_nodes: count(nodes.iter().filter(|node| node.down.is_none()).count()),
         pools: count(nodes.iter().map(|node| node.pools.len()).sum()),

@@ -1,6 +1,6 @@
 //! A finding of `quarry doctor`.
 
-use quarry_proto::view::v1;
+use quarry_proto::view::v2;
 
 /// The severity. The most severe is the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,12 +60,12 @@ impl Finding {
     }
 }
 
-impl From<Finding> for v1::Finding {
+impl From<Finding> for v2::Finding {
     fn from(finding: Finding) -> Self {
         let level = match finding.level {
-            Level::Note => v1::Level::Note,
-            Level::Warning => v1::Level::Warning,
-            Level::Error => v1::Level::Error,
+            Level::Note => v2::Level::Note,
+            Level::Warning => v2::Level::Warning,
+            Level::Error => v2::Level::Error,
         };
         Self {
             level: level.into(),

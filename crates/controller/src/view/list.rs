@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use quarry_proto::view::v1;
+use quarry_proto::view::v2;
 use quarry_volume::{Error, Result, VolumeId};
 use quarry_wire::view::{ListedPool, ListedVolume, write_pool, write_volume};
 
@@ -63,16 +63,16 @@ fn reachable(member: &Member) -> bool {
     matches!(member.link(), Link::Up { .. })
 }
 
-pub(super) fn nodes(cluster: &Cluster, request: &v1::ListNodesRequest) -> Result<v1::ListNodesResponse> {
+pub(super) fn nodes(cluster: &Cluster, request: &v2::ListNodesRequest) -> Result<v2::ListNodesResponse> {
     let (after, size) = (after(&request.page_token)?, size(request.page_size));
     let members = cluster.members();
     let rest: Vec<_> = members.iter().filter(|member| after.is_none_or(|after| member.name.as_str() > after)).collect();
     let nodes: Vec<_> = rest.iter().take(size).map(|member| write::node(member)).collect();
     let next = nodes.last().filter(|_| rest.len() > nodes.len()).map(|last| format!("{PREFIX}{}", last.name));
-    Ok(v1::ListNodesResponse { nodes, next_page_token: next.unwrap_or_default() })
+    Ok(v2::ListNodesResponse { nodes, next_page_token: next.unwrap_or_default() })
 }
 
-pub(super) fn pools(cluster: &Cluster, request: &v1::ListPoolsRequest) -> Result<v1::ListPoolsResponse> {
+pub(super) fn pools(cluster: &Cluster, request: &v2::ListPoolsRequest) -> Result<v2::ListPoolsResponse> {
     let size = size(request.page_size);
     // A node's name contains no slash.
     let after = match after(&request.page_token)? {
@@ -94,13 +94,13 @@ pub(super) fn pools(cluster: &Cluster, request: &v1::ListPoolsRequest) -> Result
             pools.push(ListedPool { node: member.name.clone(), pool: pool.clone(), reachable });
         }
     }
-    Ok(v1::ListPoolsResponse {
+    Ok(v2::ListPoolsResponse {
         pools: pools.into_iter().map(write_pool).collect(),
         next_page_token: next.unwrap_or_default(),
     })
 }
 
-pub(super) async fn volumes(cluster: &Cluster, request: &v1::ListVolumesRequest) -> Result<v1::ListVolumesResponse> {
+pub(super) async fn volumes(cluster: &Cluster, request: &v2::ListVolumesRequest) -> Result<v2::ListVolumesResponse> {
     let size = size(request.page_size);
     let after: Option<VolumeId> = match after(&request.page_token)? {
         Some(last) => Some(last.parse().map_err(|_| foreign())?),
@@ -149,7 +149,7 @@ pub(super) async fn volumes(cluster: &Cluster, request: &v1::ListVolumesRequest)
             volumes.push(ListedVolume { volume: volume.clone(), orphan, reachable });
         }
     }
-    Ok(v1::ListVolumesResponse {
+    Ok(v2::ListVolumesResponse {
         volumes: volumes.into_iter().map(write_volume).collect(),
         next_page_token: next.unwrap_or_default(),
     })

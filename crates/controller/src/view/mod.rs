@@ -1,4 +1,4 @@
-//! What an operator sees over `quarry.view.v1`: nodes, pools, volumes and findings.
+//! What an operator sees over `quarry.view.v2`: nodes, pools, volumes and findings.
 //!
 //! All answers come from memory, so that they are available when nothing else works. [`list`] splits lists
 //! into pages, [`diagnose`] finds problems, [`mod@unreachable`] gives advice about unreachable nodes.
@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use quarry_proto::view::v1;
-use quarry_proto::view::v1::view_server::View;
+use quarry_proto::view::v2;
+use quarry_proto::view::v2::view_server::View;
 use quarry_volume::Error;
 use quarry_wire::status::answer;
 use tonic::{Request, Response, Status};
@@ -27,7 +27,7 @@ pub use finding::{Finding, Level};
 
 use crate::cluster::Cluster;
 
-/// The service `quarry.view.v1.View`. It changes nothing, and calls no node.
+/// The service `quarry.view.v2.View`. It changes nothing, and calls no node.
 #[derive(Clone)]
 pub struct ViewService {
     cluster: Cluster,
@@ -63,8 +63,8 @@ impl ViewService {
 impl View for ViewService {
     async fn list_nodes(
         &self,
-        request: Request<v1::ListNodesRequest>,
-    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        request: Request<v2::ListNodesRequest>,
+    ) -> Result<Response<v2::ListNodesResponse>, Status> {
         answer(async move {
             self.listed()?;
             list::nodes(&self.cluster, &request.into_inner())
@@ -74,8 +74,8 @@ impl View for ViewService {
 
     async fn list_pools(
         &self,
-        request: Request<v1::ListPoolsRequest>,
-    ) -> Result<Response<v1::ListPoolsResponse>, Status> {
+        request: Request<v2::ListPoolsRequest>,
+    ) -> Result<Response<v2::ListPoolsResponse>, Status> {
         answer(async move {
             self.listed()?;
             list::pools(&self.cluster, &request.into_inner())
@@ -85,8 +85,8 @@ impl View for ViewService {
 
     async fn list_volumes(
         &self,
-        request: Request<v1::ListVolumesRequest>,
-    ) -> Result<Response<v1::ListVolumesResponse>, Status> {
+        request: Request<v2::ListVolumesRequest>,
+    ) -> Result<Response<v2::ListVolumesResponse>, Status> {
         answer(async move {
             self.listed()?;
             list::volumes(&self.cluster, &request.into_inner()).await
@@ -94,7 +94,7 @@ impl View for ViewService {
         .await
     }
 
-    async fn diagnose(&self, _request: Request<v1::DiagnoseRequest>) -> Result<Response<v1::DiagnoseResponse>, Status> {
+    async fn diagnose(&self, _request: Request<v2::DiagnoseRequest>) -> Result<Response<v2::DiagnoseResponse>, Status> {
         let (mut findings, totals) = diagnose::diagnose(&self.cluster, env!("CARGO_PKG_VERSION")).await;
         findings.extend(tokio::time::timeout(EXTRAS_WAIT, (self.extras)()).await.unwrap_or_else(|_| {
             vec![Finding::error(
@@ -106,7 +106,7 @@ impl View for ViewService {
         }));
         // The most severe first; related findings stay together.
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
-        Ok(Response::new(v1::DiagnoseResponse {
+        Ok(Response::new(v2::DiagnoseResponse {
             findings: findings.into_iter().map(Finding::into).collect(),
             totals: Some(totals),
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -1,6 +1,6 @@
 //! The nodes in an operator's lists.
 
-use quarry_proto::view::v1;
+use quarry_proto::view::v2;
 
 use super::unreachable::short;
 use crate::member::{Link, Member};
@@ -11,7 +11,7 @@ pub(super) fn count(number: usize) -> u64 {
 }
 
 /// A node, from memory.
-pub(super) fn node(member: &Member) -> v1::Node {
+pub(super) fn node(member: &Member) -> v2::Node {
     let (reachable, since, why) = match member.link() {
         Link::Up { since, .. } => (true, since, String::new()),
         Link::Down { why, since, .. } => (false, since, short(&member.name, &why)),
@@ -19,7 +19,7 @@ pub(super) fn node(member: &Member) -> v1::Node {
     let memory = member.memory();
     let greeting = memory.greeting();
     let known = greeting.cloned().unwrap_or_default();
-    v1::Node {
+    v2::Node {
         name: member.name.clone(),
         reachable,
         since_seconds: since.elapsed().as_secs(),

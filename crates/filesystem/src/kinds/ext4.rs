@@ -29,9 +29,10 @@ pub(super) const KIND: Kind = Kind {
 /// until then group checksums prevent it from reading them. The journal is zeroed immediately (mke2fs's
 /// default): otherwise, data of previous owners could be taken for transactions.
 ///
-/// metadata_csum_seed keeps the seed of the checksums in the superblock. Without it, the seed is the UUID, and a new UUID
-/// for a copy of the filesystem means that all its metadata is written again. mke2fs.conf of Debian 12 does not turn
-/// it on (e2fsprogs 1.47.0). It needs metadata_csum, so mkfs gets both, whatever the host's mke2fs.conf says.
+/// metadata_csum_seed keeps the seed of the checksums in the superblock. Without it, the seed is the UUID, and a
+/// new UUID for a copy of the filesystem means that all its metadata is written again. mke2fs.conf of Debian 12
+/// does not turn it on (e2fsprogs 1.47.0). It needs metadata_csum, so mkfs gets both, whatever the host's
+/// mke2fs.conf says. e2fsprogs knows both since 1.43.
 fn prepare(uuid: &str, options: &mut MakeOptions) -> Vec<String> {
     if !options.mentions("-E", "discard") {
         options.add_default("-E", "nodiscard");
@@ -89,7 +90,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_ext4_is_recognized_with_and_without_a_seed_of_its_checksums() {
+    fn an_ext4_is_recognized_with_and_without_a_checksum_seed() {
         const METADATA_CSUM_SEED: u32 = 0x2000;
         for incompat in [0x2c2, 0x2c2 | METADATA_CSUM_SEED] {
             assert!(superblock(&ext(incompat, 0x46b, [0x11; 16])).is_some(), "{incompat:x}");

@@ -30,7 +30,7 @@ impl<T: Mounts + Filesystems> Kernel for T {}
 /// Block devices and mounts. The functions have the semantics of those of the same name in the crate `mount`.
 pub(crate) trait Mounts: Send + Sync {
     /// The number of the block device at `node`; symbolic links are followed. `None` if there is no block
-    /// device. Reads only the kernel's tables.
+    /// device. It may block if `node` is not under `/dev`.
     fn number(&self, node: &Path) -> Option<Device>;
 
     /// The UUID of a device-mapper device. `None` if it is not one. Reads only the kernel's tables.

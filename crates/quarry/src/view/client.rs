@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use quarry_proto::view::v1;
-use quarry_proto::view::v1::view_client::ViewClient;
+use quarry_proto::view::v2;
+use quarry_proto::view::v2::view_client::ViewClient;
 use quarry_transport::call::code_name;
 use quarry_transport::unix;
 use quarry_wire::view::{ListedPool, ListedVolume, read_pool, read_volume};
@@ -35,12 +35,12 @@ impl Client {
         }
     }
 
-    pub(super) async fn nodes(&mut self, request: v1::ListNodesRequest) -> anyhow::Result<v1::ListNodesResponse> {
+    pub(super) async fn nodes(&mut self, request: v2::ListNodesRequest) -> anyhow::Result<v2::ListNodesResponse> {
         answer(self.0.list_nodes(asked(request)).await)
     }
 
     /// A page of pools, and the token of the next page.
-    pub(super) async fn pools(&mut self, request: v1::ListPoolsRequest) -> anyhow::Result<(Vec<ListedPool>, String)> {
+    pub(super) async fn pools(&mut self, request: v2::ListPoolsRequest) -> anyhow::Result<(Vec<ListedPool>, String)> {
         let page = answer(self.0.list_pools(asked(request)).await)?;
         Ok((page.pools.into_iter().map(read_pool).collect(), page.next_page_token))
     }
@@ -48,7 +48,7 @@ impl Client {
     /// A page of volumes, and the token of the next page.
     pub(super) async fn volumes(
         &mut self,
-        request: v1::ListVolumesRequest,
+        request: v2::ListVolumesRequest,
     ) -> anyhow::Result<(Vec<ListedVolume>, String)> {
         let page = answer(self.0.list_volumes(asked(request)).await)?;
         let volumes: Option<Vec<_>> = page.volumes.into_iter().map(read_volume).collect();
@@ -62,8 +62,8 @@ impl Client {
         Ok((volumes, page.next_page_token))
     }
 
-    pub(super) async fn diagnose(&mut self) -> anyhow::Result<v1::DiagnoseResponse> {
-        answer(self.0.diagnose(asked(v1::DiagnoseRequest {})).await)
+    pub(super) async fn diagnose(&mut self) -> anyhow::Result<v2::DiagnoseResponse> {
+        answer(self.0.diagnose(asked(v2::DiagnoseRequest {})).await)
     }
 }
 
@@ -76,6 +76,10 @@ fn asked<T>(request: T) -> Request<T> {
 fn answer<T>(answer: Result<Response<T>, Status>) -> anyhow::Result<T> {
     match answer {
         Ok(answer) => Ok(answer.into_inner()),
+        Err(status) if status.code() == Code::Unimplemented => anyhow::bail!(
+            "{}: the controller does not know this call; use the `quarry` of the controller's own version",
+            code_name(status.code())
+        ),
         Err(status) => anyhow::bail!("{}: {}", code_name(status.code()), status.message()),
     }
 }

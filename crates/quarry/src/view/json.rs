@@ -1,14 +1,14 @@
 //! Answers as JSON. Programs read this: field names and types are stable, and unknown values are null.
 
 use quarry_pool::DiskReport;
-use quarry_proto::view::v1;
+use quarry_proto::view::v2;
 use quarry_volume::{Filesystem, Layout, StorageId};
 use quarry_wire::view::{ListedPool, ListedVolume};
 use serde_json::{Value, json};
 
 use super::rows;
 
-pub(super) fn node(node: &v1::Node) -> Value {
+pub(super) fn node(node: &v2::Node) -> Value {
     // Nothing is known of a node that never reported.
     let if_known = |value: Value| if node.reported { value } else { Value::Null };
     json!({
@@ -93,9 +93,9 @@ pub(super) fn disk(report: &DiskReport) -> Value {
     })
 }
 
-pub(super) fn diagnosis(answer: &v1::DiagnoseResponse) -> Value {
+pub(super) fn diagnosis(answer: &v2::DiagnoseResponse) -> Value {
     let totals = answer.totals.unwrap_or_default();
-    let finding = |finding: &v1::Finding| {
+    let finding = |finding: &v2::Finding| {
         json!({
             "level": rows::level(finding.level()),
             "check": finding.check,

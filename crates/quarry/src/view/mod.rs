@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
-use quarry_proto::view::v1;
+use quarry_proto::view::v2;
 use serde_json::{Value, json};
 
 pub(crate) use disks::Args as Disks;
@@ -119,7 +119,7 @@ fn closed(error: &anyhow::Error) -> bool {
 async fn nodes(common: &Common, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&common.socket, "nodes").await?;
     let mut list = List::new(common.output, "nodes", &rows::NODES);
-    let mut request = v1::ListNodesRequest::default();
+    let mut request = v2::ListNodesRequest::default();
     loop {
         let page = client.nodes(request.clone()).await?;
         list.print(out, &page.nodes, rows::node, json::node)?;
@@ -132,7 +132,7 @@ async fn nodes(common: &Common, out: &mut impl Write) -> anyhow::Result<ExitCode
 async fn pools(args: Pools, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&args.common.socket, "pools").await?;
     let mut list = List::new(args.common.output, "pools", &rows::POOLS);
-    let mut request = v1::ListPoolsRequest { node: args.node, ..Default::default() };
+    let mut request = v2::ListPoolsRequest { node: args.node, ..Default::default() };
     loop {
         let (page, next) = client.pools(request.clone()).await?;
         list.print(out, &page, rows::pool, json::pool)?;
@@ -145,7 +145,7 @@ async fn pools(args: Pools, out: &mut impl Write) -> anyhow::Result<ExitCode> {
 async fn volumes(args: Volumes, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&args.common.socket, "volumes").await?;
     let mut list = List::new(args.common.output, "volumes", &rows::VOLUMES);
-    let mut request = v1::ListVolumesRequest {
+    let mut request = v2::ListVolumesRequest {
         node: args.node,
         pool: args.pool,
         orphans_only: args.orphans,
@@ -169,7 +169,7 @@ async fn doctor(common: &Common, out: &mut impl Write) -> anyhow::Result<ExitCod
         Output::Json => writeln!(out, "{:#}", json::diagnosis(&answer))?,
     }
     out.flush()?;
-    let bad = answer.findings.iter().any(|finding| finding.level() == v1::Level::Error);
+    let bad = answer.findings.iter().any(|finding| finding.level() == v2::Level::Error);
     Ok(if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

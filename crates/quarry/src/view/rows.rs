@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
-use quarry_proto::view::v1;
+use quarry_proto::view::v2;
 use quarry_volume::{AccessTypes, Filesystem, Layout, printable, show_size};
 use quarry_wire::view::{ListedPool, ListedVolume};
 
@@ -71,7 +71,7 @@ pub(super) const DISKS: [Column; 9] = [
 /// Marks the last reported state of a node that is now down.
 const STALE: &str = "its node is down: last known state";
 
-pub(super) fn node(node: &v1::Node) -> Vec<String> {
+pub(super) fn node(node: &v2::Node) -> Vec<String> {
     // A node that never reported has not reported its pools, not even an empty list.
     let if_known = |text: String| if node.reported { text } else { UNKNOWN.to_owned() };
     vec![
@@ -163,7 +163,7 @@ pub(super) fn disk(report: &DiskReport) -> Vec<String> {
 }
 
 /// The text of `quarry doctor`: the findings, and what was checked.
-pub(super) fn diagnosis(answer: &v1::DiagnoseResponse) -> String {
+pub(super) fn diagnosis(answer: &v2::DiagnoseResponse) -> String {
     let mut table = comfy_table::Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(WIDTH);
     for finding in &answer.findings {
@@ -187,16 +187,16 @@ pub(super) fn diagnosis(answer: &v1::DiagnoseResponse) -> String {
     text
 }
 
-fn count_findings(answer: &v1::DiagnoseResponse) -> String {
-    let count = |of: v1::Level| answer.findings.iter().filter(|finding| finding.level() == of).count();
-    let (errors, warnings) = (count(v1::Level::Error), count(v1::Level::Warning));
+fn count_findings(answer: &v2::DiagnoseResponse) -> String {
+    let count = |of: v2::Level| answer.findings.iter().filter(|finding| finding.level() == of).count();
+    let (errors, warnings) = (count(v2::Level::Error), count(v2::Level::Warning));
     match (errors, warnings) {
         (0, 0) => "No problem found".to_owned(),
         _ => format!("{}, {}", plural(errors, "error"), plural(warnings, "warning")),
     }
 }
 
-fn checked(answer: &v1::DiagnoseResponse) -> String {
+fn checked(answer: &v2::DiagnoseResponse) -> String {
     let totals = answer.totals.unwrap_or_default();
     let orphans = match totals.orphans_known {
         true => totals.orphans.to_string(),
@@ -213,12 +213,12 @@ fn checked(answer: &v1::DiagnoseResponse) -> String {
 }
 
 /// A level's name.
-pub(super) fn level(level: v1::Level) -> &'static str {
+pub(super) fn level(level: v2::Level) -> &'static str {
     match level {
-        v1::Level::Error => "error",
-        v1::Level::Warning => "warning",
-        v1::Level::Note => "note",
-        v1::Level::Unknown => "unknown",
+        v2::Level::Error => "error",
+        v2::Level::Warning => "warning",
+        v2::Level::Note => "note",
+        v2::Level::Unknown => "unknown",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use quarry_controller::ViewService;
-use quarry_proto::view::v1::view_server::ViewServer;
+use quarry_proto::view::v2::view_server::ViewServer;
 use quarry_transport::unix;
 use tokio_util::sync::CancellationToken;
 

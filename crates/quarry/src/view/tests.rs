@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use clap::Parser as _;
-use quarry_proto::view::v1::view_server::{View, ViewServer};
+use quarry_proto::view::v2::view_server::{View, ViewServer};
 use quarry_transport::unix;
 use quarry_volume::{AccessTypes, Condition, Filesystem, Layout, PoolState, Space, Volume};
 use quarry_wire::view::{ListedPool, ListedVolume, write_pool, write_volume};
@@ -26,30 +26,30 @@ enum Line {
 /// Returns its fields, `page` volumes at a time (default: one), and records its requests.
 #[derive(Clone, Default)]
 struct Controller {
-    nodes: Vec<v1::Node>,
+    nodes: Vec<v2::Node>,
     pools: Vec<ListedPool>,
     volumes: Vec<ListedVolume>,
-    diagnosis: v1::DiagnoseResponse,
+    diagnosis: v2::DiagnoseResponse,
     refuses: bool,
     page: usize,
-    asked: Arc<Mutex<Vec<v1::ListVolumesRequest>>>,
+    asked: Arc<Mutex<Vec<v2::ListVolumesRequest>>>,
 }
 
 #[tonic::async_trait]
 impl View for Controller {
-    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Result<Response<v1::ListNodesResponse>, Status> {
-        Ok(Response::new(v1::ListNodesResponse { nodes: self.nodes.clone(), ..Default::default() }))
+    async fn list_nodes(&self, _: Request<v2::ListNodesRequest>) -> Result<Response<v2::ListNodesResponse>, Status> {
+        Ok(Response::new(v2::ListNodesResponse { nodes: self.nodes.clone(), ..Default::default() }))
     }
 
-    async fn list_pools(&self, _: Request<v1::ListPoolsRequest>) -> Result<Response<v1::ListPoolsResponse>, Status> {
+    async fn list_pools(&self, _: Request<v2::ListPoolsRequest>) -> Result<Response<v2::ListPoolsResponse>, Status> {
         let pools = self.pools.iter().cloned().map(write_pool).collect();
-        Ok(Response::new(v1::ListPoolsResponse { pools, ..Default::default() }))
+        Ok(Response::new(v2::ListPoolsResponse { pools, ..Default::default() }))
     }
 
     async fn list_volumes(
         &self,
-        request: Request<v1::ListVolumesRequest>,
-    ) -> Result<Response<v1::ListVolumesResponse>, Status> {
+        request: Request<v2::ListVolumesRequest>,
+    ) -> Result<Response<v2::ListVolumesResponse>, Status> {
         let request = request.into_inner();
         self.asked.lock().unwrap().push(request.clone());
         if self.refuses {
@@ -60,10 +60,10 @@ impl View for Controller {
         let volumes: Vec<_> = page.map(write_volume).collect();
         let next = first + volumes.len();
         let next_page_token = if next < self.volumes.len() { next.to_string() } else { String::new() };
-        Ok(Response::new(v1::ListVolumesResponse { volumes, next_page_token }))
+        Ok(Response::new(v2::ListVolumesResponse { volumes, next_page_token }))
     }
 
-    async fn diagnose(&self, _: Request<v1::DiagnoseRequest>) -> Result<Response<v1::DiagnoseResponse>, Status> {
+    async fn diagnose(&self, _: Request<v2::DiagnoseRequest>) -> Result<Response<v2::DiagnoseResponse>, Status> {
         Ok(Response::new(self.diagnosis.clone()))
     }
 }
@@ -114,7 +114,7 @@ fn listed(volume: Volume) -> ListedVolume {
 }
 
 fn example() -> Controller {
-    let up = v1::Node {
+    let up = v2::Node {
         name: "n1".into(),
         reachable: true,
         since_seconds: 300,
@@ -128,7 +128,7 @@ fn example() -> Controller {
         free_bytes: 100 * GIB,
         ..Default::default()
     };
-    let away = v1::Node {
+    let away = v2::Node {
         name: "node-2".into(),
         since_seconds: 86400,
         why: "Connection refused".into(),
@@ -288,8 +288,8 @@ async fn ten_thousand_volumes_are_printed() {
     assert_eq!(json["volumes"].as_array().unwrap().len(), 10_000);
 }
 
-fn finding(level: v1::Level, subject: &str) -> v1::Finding {
-    v1::Finding {
+fn finding(level: v2::Level, subject: &str) -> v2::Finding {
+    v2::Finding {
         level: level.into(),
         check: "some-check".into(),
         subject: subject.into(),
@@ -300,17 +300,17 @@ fn finding(level: v1::Level, subject: &str) -> v1::Finding {
 
 #[tokio::test]
 async fn doctor_fails_only_for_errors() {
-    let totals = v1::Totals { nodes: 3, reachable_nodes: 2, pools: 4, volumes: 5, orphans: 1, orphans_known: true };
-    let with = |findings: Vec<v1::Finding>| Controller {
-        diagnosis: v1::DiagnoseResponse { findings, totals: Some(totals), version: "0.1.0".into() },
+    let totals = v2::Totals { nodes: 3, reachable_nodes: 2, pools: 4, volumes: 5, orphans: 1, orphans_known: true };
+    let with = |findings: Vec<v2::Finding>| Controller {
+        diagnosis: v2::DiagnoseResponse { findings, totals: Some(totals), version: "0.1.0".into() },
         ..Default::default()
     };
     let looked_at = "2 of 3 nodes up, 4 pools, 5 volumes, 1 orphans; controller 0.1.0\n";
     assert_eq!(printed(&with(vec![]), "doctor").await, format!("No problem found; {looked_at}"));
-    let warned = with(vec![finding(v1::Level::Warning, "pool p"), finding(v1::Level::Note, "x")]);
+    let warned = with(vec![finding(v2::Level::Warning, "pool p"), finding(v2::Level::Note, "x")]);
     assert!(printed(&warned, "doctor").await.ends_with(&format!("\n\n0 errors, 1 warning; {looked_at}")));
 
-    let bad = with(vec![finding(v1::Level::Error, "node n"), finding(v1::Level::Warning, "pool \u{1b}[2J")]);
+    let bad = with(vec![finding(v2::Level::Error, "node n"), finding(v2::Level::Warning, "pool \u{1b}[2J")]);
     let (out, ended) = ask(&bad, "doctor").await;
     assert_eq!(ended, Ok(ExitCode::FAILURE));
     assert_eq!(
@@ -340,8 +340,8 @@ WARNING  pool \\u{{1b}}[2J: is not as it should be
 
 #[tokio::test]
 async fn long_advice_is_wrapped() {
-    let long = v1::Finding { advice: "do this and ".repeat(30), ..finding(v1::Level::Error, "node n") };
-    let diagnosis = v1::DiagnoseResponse { findings: vec![long], ..Default::default() };
+    let long = v2::Finding { advice: "do this and ".repeat(30), ..finding(v2::Level::Error, "node n") };
+    let diagnosis = v2::DiagnoseResponse { findings: vec![long], ..Default::default() };
     let (out, _) = ask(&Controller { diagnosis, ..Default::default() }, "doctor").await;
     let lines: Vec<_> = out.lines().take_while(|line| !line.is_empty()).collect();
     assert!(lines.len() > 4, "{out}");

@@ -10,8 +10,8 @@ use crate::node::{GROUP, Node};
 /// How long it may take until deleted space is offered again: small, emulated disks are wiped first.
 pub const FREED: Duration = Duration::from_secs(120);
 
-/// Retries until the answer is yes, and returns when the call began that got it. A call that starts after `within` must
-/// be right.
+/// Retries until the answer is yes, and returns the start time of that call. A call that starts after `within` must
+/// succeed.
 pub async fn until<F: Future<Output = Result<bool>>>(
     what: &str,
     within: Duration,

@@ -66,7 +66,7 @@ impl Node {
                 "grep -E ' /var/lib/kubelet/.' /proc/self/mountinfo || true; \
                  ls /sys/block | while read b; do grep -s . /sys/block/$b/dm/name || true; done; \
                  find /var/lib/kubelet -path '*/volumes/kubernetes.io~csi/*/mount' -o -path '*/volumeDevices/publish/*/*'; \
-                 ls -A {FAULTS} 2>/dev/null | grep -v '^log$' || true"
+                 ls -A {FAULTS} 2>/dev/null | grep -vxE 'log|killed' || true"
             ))
             .await?;
         ensure!(left.trim().is_empty(), "something is left behind:\n{left}\n{}", self.log_tail().await);

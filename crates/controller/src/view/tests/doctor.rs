@@ -3,8 +3,8 @@
 use super::*;
 
 /// Findings as `level check subject: problem`, to compare all of them at once.
-fn lines(answer: &v1::DiagnoseResponse) -> Vec<String> {
-    let line = |finding: &v1::Finding| {
+fn lines(answer: &v2::DiagnoseResponse) -> Vec<String> {
+    let line = |finding: &v2::Finding| {
         assert!(!finding.advice.is_empty(), "{finding:?}");
         let level = finding.level().as_str_name().trim_start_matches("LEVEL_").to_lowercase();
         format!("{level} {} {}: {}", finding.check, finding.subject, finding.problem)
@@ -18,7 +18,7 @@ fn healthy(volumes: &[Volume]) -> World {
     World { handles: Some(Arc::new(handles)), ..World::default() }
 }
 
-fn advice<'a>(answer: &'a v1::DiagnoseResponse, subject: &str) -> &'a str {
+fn advice<'a>(answer: &'a v2::DiagnoseResponse, subject: &str) -> &'a str {
     let found = answer.findings.iter().find(|finding| finding.subject == subject);
     &found.unwrap_or_else(|| panic!("{subject}: {answer:?}")).advice
 }
@@ -32,7 +32,7 @@ async fn a_healthy_cluster_has_no_findings() {
     assert_eq!(lines(&answer), Vec::<String>::new());
     assert_eq!(
         answer.totals.unwrap(),
-        v1::Totals { nodes: 2, reachable_nodes: 2, pools: 2, volumes: 2, orphans: 0, orphans_known: true }
+        v2::Totals { nodes: 2, reachable_nodes: 2, pools: 2, volumes: 2, orphans: 0, orphans_known: true }
     );
     assert_eq!(answer.version, env!("CARGO_PKG_VERSION"));
 }

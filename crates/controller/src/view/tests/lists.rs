@@ -10,11 +10,11 @@ fn ids(listed: &[ListedVolume]) -> Vec<String> {
 }
 
 /// Follows the pages; returns all volumes and the number of pages.
-async fn all(view: &ViewService, request: v1::ListVolumesRequest) -> (Vec<ListedVolume>, usize) {
+async fn all(view: &ViewService, request: v2::ListVolumesRequest) -> (Vec<ListedVolume>, usize) {
     let (mut found, mut pages, mut token) = (Vec::new(), 0, String::new());
     loop {
         let (page, next) =
-            volumes(view, v1::ListVolumesRequest { page_token: token, ..request.clone() }).await.unwrap();
+            volumes(view, v2::ListVolumesRequest { page_token: token, ..request.clone() }).await.unwrap();
         pages += 1;
         found.extend(page);
         token = next;
@@ -33,7 +33,7 @@ async fn ten_thousand_volumes_come_in_pages_each_once_and_in_order() {
     });
     let view = view(names.into(), World::default()).await;
 
-    let (found, pages) = all(&view, v1::ListVolumesRequest::default()).await;
+    let (found, pages) = all(&view, v2::ListVolumesRequest::default()).await;
     assert_eq!((found.len(), pages), (10_000, 20));
     let ids: Vec<VolumeId> = found.iter().map(|listed| listed.volume.id.clone()).collect();
     assert!(ids.windows(2).all(|pair| (&pair[0].node, &pair[0]) < (&pair[1].node, &pair[1])));
@@ -42,11 +42,11 @@ async fn ten_thousand_volumes_come_in_pages_each_once_and_in_order() {
     }
     // Pages that end with a node's last volume, pages that end anywhere, and a page larger than the limit.
     for (size, expected) in [(1250, 8), (999, 11), (5000, 5)] {
-        let (again, pages) = all(&view, v1::ListVolumesRequest { page_size: size, ..Default::default() }).await;
+        let (again, pages) = all(&view, v2::ListVolumesRequest { page_size: size, ..Default::default() }).await;
         assert_eq!((again.len(), pages), (10_000, expected), "{size}");
         assert_eq!(again, found);
     }
-    let one = v1::ListVolumesRequest { node: "n3".into(), page_size: 700, ..Default::default() };
+    let one = v2::ListVolumesRequest { node: "n3".into(), page_size: 700, ..Default::default() };
     let (of_one, pages) = all(&view, one).await;
     assert_eq!((of_one.len(), pages), (2500, 4));
     assert!(of_one.iter().all(|listed| listed.volume.id.node == "n3"));
@@ -71,14 +71,14 @@ async fn a_volume_is_listed_with_everything_that_is_known() {
         World::default(),
     )
     .await;
-    let request = v1::ListVolumesRequest { pool: "fast".into(), ..Default::default() };
+    let request = v2::ListVolumesRequest { pool: "fast".into(), ..Default::default() };
     let (found, _) = volumes(&view, request).await.unwrap();
     let listed = |volume: &Volume| ListedVolume { volume: volume.clone(), orphan: None, reachable: true };
     assert_eq!(found, [listed(&striped), listed(&newer)]);
-    let problems = v1::ListVolumesRequest { problems_only: true, ..Default::default() };
+    let problems = v2::ListVolumesRequest { problems_only: true, ..Default::default() };
     let (found, _) = volumes(&view, problems).await.unwrap();
     assert_eq!(ids(&found), [striped.id.to_string()]);
-    let slow = v1::ListVolumesRequest { pool: "slow".into(), ..Default::default() };
+    let slow = v2::ListVolumesRequest { pool: "slow".into(), ..Default::default() };
     assert_eq!(volumes(&view, slow).await.unwrap().0, []);
 }
 
@@ -90,7 +90,7 @@ async fn orphans_are_unreferenced_volumes_that_are_not_new() {
     let world = World { handles: Some(Arc::new(handles)), ..World::default() };
     let view = view(vec![("n1", of("n1", &wanted)), ("n2", of("n2", &orphan))], world).await;
 
-    let orphans = || v1::ListVolumesRequest { orphans_only: true, ..Default::default() };
+    let orphans = || v2::ListVolumesRequest { orphans_only: true, ..Default::default() };
     assert_eq!(volumes(&view, orphans()).await.unwrap().0, []);
     assert_eq!(doctor(&view).await.totals.unwrap().orphans, 0);
     tokio::time::advance(Duration::from_secs(299)).await;
@@ -101,7 +101,7 @@ async fn orphans_are_unreferenced_volumes_that_are_not_new() {
     assert_eq!(found[0].orphan, Some(true));
     // In a list of all volumes, each one says whether it is an orphan, consistent with the cluster's own
     // answer.
-    let (every, _) = all(&view, v1::ListVolumesRequest::default()).await;
+    let (every, _) = all(&view, v2::ListVolumesRequest::default()).await;
     let known: Vec<_> = every.iter().map(|listed| listed.orphan).collect();
     assert_eq!(known, [Some(false), Some(true)]);
     let cluster: Vec<_> =
@@ -115,17 +115,17 @@ async fn listing_orphans_without_persistent_volumes_is_rejected() {
     let known = here("n", vec![pool("n", "fast", GIB)], vec![volume("n", "fast", "pvc-a")]);
     let view = view(vec![("n", known)], World::default()).await;
     let refused =
-        volumes(&view, v1::ListVolumesRequest { orphans_only: true, ..Default::default() }).await.unwrap_err();
+        volumes(&view, v2::ListVolumesRequest { orphans_only: true, ..Default::default() }).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
     assert!(refused.message().contains("runs without Kubernetes"), "{refused}");
-    let (found, _) = volumes(&view, v1::ListVolumesRequest::default()).await.unwrap();
+    let (found, _) = volumes(&view, v2::ListVolumesRequest::default()).await.unwrap();
     assert_eq!(found[0].orphan, None);
 }
 
 #[tokio::test]
 async fn lists_fail_while_they_are_not_known() {
     let view = view(vec![("n", here("n", vec![pool("n", "fast", GIB)], vec![]))], World::default()).await;
-    let request = |node: &str, pool: &str, token: &str| v1::ListVolumesRequest {
+    let request = |node: &str, pool: &str, token: &str| v2::ListVolumesRequest {
         node: node.into(),
         pool: pool.into(),
         page_token: token.into(),
@@ -141,14 +141,14 @@ async fn lists_fail_while_they_are_not_known() {
         assert_eq!(refused.code(), code, "{request:?}");
         assert!(refused.message().contains(named), "{refused}");
     }
-    let pools = v1::ListPoolsRequest { node: "nowhere".into(), ..Default::default() };
+    let pools = v2::ListPoolsRequest { node: "nowhere".into(), ..Default::default() };
     assert_eq!(view.list_pools(Request::new(pools)).await.unwrap_err().code(), Code::NotFound);
-    let pools = v1::ListPoolsRequest { page_token: "after:n".into(), ..Default::default() };
+    let pools = v2::ListPoolsRequest { page_token: "after:n".into(), ..Default::default() };
     assert_eq!(view.list_pools(Request::new(pools)).await.unwrap_err().code(), Code::InvalidArgument);
 
     let early = unlisted();
     assert_eq!(volumes(&early, request("", "", "")).await.unwrap_err().code(), Code::Unavailable);
-    let nodes = early.list_nodes(Request::new(v1::ListNodesRequest::default())).await;
+    let nodes = early.list_nodes(Request::new(v2::ListNodesRequest::default())).await;
     assert_eq!(nodes.unwrap_err().code(), Code::Unavailable);
 }
 
@@ -167,7 +167,7 @@ async fn nodes_and_pools_come_in_pages_too() {
     .await;
     let (mut nodes, mut token) = (Vec::new(), String::new());
     for last in [false, false, true] {
-        let page = view.list_nodes(Request::new(v1::ListNodesRequest { page_size: 1, page_token: token })).await;
+        let page = view.list_nodes(Request::new(v2::ListNodesRequest { page_size: 1, page_token: token })).await;
         let page = page.unwrap().into_inner();
         assert_eq!(page.next_page_token.is_empty(), last);
         token = page.next_page_token;
@@ -182,7 +182,7 @@ async fn nodes_and_pools_come_in_pages_too() {
 
     let (mut pools, mut token, mut pages) = (Vec::new(), String::new(), 0);
     loop {
-        let request = v1::ListPoolsRequest { page_size: 3, page_token: token, ..Default::default() };
+        let request = v2::ListPoolsRequest { page_size: 3, page_token: token, ..Default::default() };
         let page = view.list_pools(Request::new(request)).await.unwrap().into_inner();
         pages += 1;
         pools.extend(page.pools.into_iter().map(read_pool));

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use quarry_agent::Dial;
-use quarry_proto::view::v1;
-use quarry_proto::view::v1::view_server::View as _;
+use quarry_proto::view::v2;
+use quarry_proto::view::v2::view_server::View as _;
 use quarry_volume::{
     AccessTypes, Agent, Change, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Result, Space, StorageId,
     Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
@@ -214,11 +214,11 @@ fn unlisted() -> ViewService {
 }
 
 /// A page of volumes, and the token of the next one.
-async fn volumes(view: &ViewService, request: v1::ListVolumesRequest) -> Result<(Vec<ListedVolume>, String), Status> {
+async fn volumes(view: &ViewService, request: v2::ListVolumesRequest) -> Result<(Vec<ListedVolume>, String), Status> {
     let page = view.list_volumes(Request::new(request)).await?.into_inner();
     Ok((page.volumes.into_iter().map(|listed| read_volume(listed).unwrap()).collect(), page.next_page_token))
 }
 
-async fn doctor(view: &ViewService) -> v1::DiagnoseResponse {
-    view.diagnose(Request::new(v1::DiagnoseRequest {})).await.unwrap().into_inner()
+async fn doctor(view: &ViewService) -> v2::DiagnoseResponse {
+    view.diagnose(Request::new(v2::DiagnoseRequest {})).await.unwrap().into_inner()
 }
