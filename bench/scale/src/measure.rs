@@ -101,7 +101,7 @@ async fn create(client: &mut Client, setting: &Setting) -> (Spread, Spread) {
             }
         };
         // A connection that has been used, as the controller's.
-        agent.find("nobody", 0, WAIT).await.unwrap();
+        agent.find("missing", 0, WAIT).await.unwrap();
         let began = Instant::now();
         client.create(&format!("routed-{turn}"), SIZE, "fast", node).await.unwrap();
         routed.push(began.elapsed());

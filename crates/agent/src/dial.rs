@@ -65,7 +65,7 @@ fn of_handshake(error: &ConnectError) -> Unreachable {
         | ConnectError::NotYetValid(_)
         | ConnectError::OtherAuthority(_)
         | ConnectError::WrongRole(_)
-        | ConnectError::RefusedOurs(_) => Unreachable::Certificate,
+        | ConnectError::Rejected(_) => Unreachable::Certificate,
         ConnectError::Other(_) => Unreachable::Other,
     }
 }

@@ -199,9 +199,9 @@ impl Authority {
         why: &str,
         done: &mut Vec<Done>,
     ) -> Result<(), Error> {
-        let (issuer, believed) = state.demand();
+        let (issuer, trusted) = state.demand();
         let mut data = stored.map(|stored| stored.data.clone()).unwrap_or_default();
-        data.extend(issue::leaf(&self.settings, now, role, issuer, &believed)?);
+        data.extend(issue::leaf(&self.settings, now, role, issuer, &trusted)?);
         if self.put(role.item(), data, stored).await? {
             note(done, Done::Issued { role, why: why.to_owned() });
         }

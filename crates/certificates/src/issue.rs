@@ -37,7 +37,7 @@ pub(crate) fn leaf(
     now: SystemTime,
     role: Role,
     issuer: &Ca,
-    believed: &[&Ca],
+    trusted: &[&Ca],
 ) -> Result<Data, Error> {
     let make = || {
         let issuer = Issuer::from_ca_cert_der(issuer.der(), KeyPair::from_pem(issuer.key())?)?;
@@ -56,7 +56,7 @@ pub(crate) fn leaf(
     Ok(Data::from([
         (file::CERTIFICATE.to_owned(), certificate.into_bytes()),
         (file::KEY.to_owned(), key.into_bytes()),
-        (file::AUTHORITIES.to_owned(), leaf::bundle(believed).into_bytes()),
+        (file::AUTHORITIES.to_owned(), leaf::bundle(trusted).into_bytes()),
     ]))
 }
 

@@ -17,14 +17,14 @@ pub(crate) enum Judgement {
 
 pub(crate) fn judge(role: Role, stored: Option<&Versioned>, state: &State, now: SystemTime) -> Judgement {
     let Some(stored) = stored.filter(|stored| !is_empty(&stored.data)) else {
-        return Judgement::Wrong("there was none".to_owned());
+        return Judgement::Wrong("it was missing".to_owned());
     };
     let leaf = match Leaf::parse(&stored.data) {
         Ok(leaf) => leaf,
         Err(why) => return Judgement::Wrong(format!("the stored certificate cannot be used: {why}")),
     };
-    let (issuer, believed) = state.demand();
-    if let Err(why) = leaf.shows(role, issuer, &believed) {
+    let (issuer, trusted) = state.demand();
+    if let Err(why) = leaf.check(role, issuer, &trusted) {
         return Judgement::Wrong(why);
     }
     if leaf.not_before > now {

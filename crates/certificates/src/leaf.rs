@@ -82,13 +82,13 @@ impl Leaf {
     }
 
     /// Checks that this matches a phase: a certificate for `role` from `issuer`, and exactly the authorities
-    /// `believed`. Its age does not matter here.
+    /// `trusted`. Its age does not matter here.
     ///
     /// # Errors
     /// How it differs.
-    pub(crate) fn shows(&self, role: Role, issuer: &Ca, believed: &[&Ca]) -> Result<(), String> {
-        let all_believed = believed.iter().all(|ca| self.authorities.contains(ca.der()));
-        if !all_believed || self.authorities.len() != believed.len() {
+    pub(crate) fn check(&self, role: Role, issuer: &Ca, trusted: &[&Ca]) -> Result<(), String> {
+        let all_trusted = trusted.iter().all(|ca| self.authorities.contains(ca.der()));
+        if !all_trusted || self.authorities.len() != trusted.len() {
             return Err(format!("{} does not contain the current authorities", file::AUTHORITIES));
         }
         let wrong =
@@ -159,8 +159,8 @@ pub(crate) fn certificates(pem: &str, name: &str) -> Result<Vec<CertificateDer<'
 }
 
 /// The content of a leaf's `ca.crt`.
-pub(crate) fn bundle(believed: &[&Ca]) -> String {
-    believed.iter().map(|ca| ca.certificate()).collect()
+pub(crate) fn bundle(trusted: &[&Ca]) -> String {
+    trusted.iter().map(|ca| ca.certificate()).collect()
 }
 
 /// Checks that the key matches the certificate, and returns the certificate's validity: from, to.

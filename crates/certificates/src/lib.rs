@@ -21,7 +21,7 @@
 //!
 //! Adjacent phases in this table trust each other both ways; others do not. Therefore a phase ends only when
 //! *both* items have met its requirements (this instant is written to the authority's item) and
-//! [`Settings::settle`] has passed since. If an item no longer meets them (deleted, or restored from a
+//! [`Settings::propagation`] has passed since. If an item no longer meets them (deleted, or restored from a
 //! backup), that wait restarts.
 //!
 //! A late writer cannot undo a phase: the leaf items are read *before* the authority's, and written based on

@@ -20,11 +20,11 @@ pub struct Settings {
     pub authority_life: Duration,
     /// How long before their issue certificates start to be valid: clocks differ.
     pub backdate: Duration,
-    /// How long loading a changed item may take at most. Every controller checks at least three times as
-    /// often.
-    pub settle: Duration,
+    /// How long a changed item may take at most until every process has loaded it. Every controller checks at
+    /// least three times as often.
+    pub propagation: Duration,
     /// How far the clocks of two controllers may differ; the phases of a rotation wait this much longer than
-    /// `settle`.
+    /// `propagation`.
     pub clocks_apart: Duration,
 }
 
@@ -34,7 +34,7 @@ impl Default for Settings {
             leaf_life: Duration::from_secs(30 * DAY),
             authority_life: Duration::from_secs(5 * 365 * DAY),
             backdate: Duration::from_secs(HOUR),
-            settle: Duration::from_secs(15 * MINUTE),
+            propagation: Duration::from_secs(15 * MINUTE),
             clocks_apart: Duration::from_secs(20 * MINUTE),
         }
     }
@@ -62,13 +62,13 @@ impl Settings {
 
     /// How long a phase waits after both items have met its requirements.
     pub(crate) fn wait(self) -> Duration {
-        self.settle.saturating_add(self.clocks_apart)
+        self.propagation.saturating_add(self.clocks_apart)
     }
 
     /// How long to sleep if the next action is due in `due`. With jitter, so that controllers do not all step
     /// at once.
     pub(crate) fn pause(self, due: Option<Duration>) -> Duration {
-        let often = LONGEST_PAUSE.min(self.settle / 3);
+        let often = LONGEST_PAUSE.min(self.propagation / 3);
         let spread = often.mul_f64(0.75 + 0.25 * fastrand::f64());
         let due = due.unwrap_or(Duration::MAX).saturating_add(Duration::from_millis(fastrand::u64(0..2000)));
         spread.min(due).max(Duration::from_millis(100)).min(LONGEST_PAUSE)

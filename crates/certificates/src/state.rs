@@ -5,7 +5,7 @@
 //! | `tls.crt`, `tls.key` | the authority; during a rotation the old one |
 //! | `phase` | `publish` or `switch` during a rotation, else absent |
 //! | `next.crt`, `next.key` | during a rotation the new authority |
-//! | `since` | when both leaf items were first seen to meet the phase's requirements, seconds since 1970;
+//! | `since` | when both leaf items were first observed to meet the phase's requirements, seconds since 1970;
 //! absent until then |
 //!
 //! Files of other names are kept.
@@ -112,7 +112,7 @@ pub(crate) struct Rotation {
     pub(crate) next: Ca,
     /// Whether certificates are already issued by the new authority.
     pub(crate) switched: bool,
-    /// When both leaf items were first seen to meet the phase's requirements.
+    /// When both leaf items were first observed to meet the phase's requirements.
     pub(crate) since: Option<SystemTime>,
 }
 
@@ -202,7 +202,7 @@ impl State {
         }
     }
 
-    /// The same state, with both leaf items seen to meet the requirements at `since`, or not.
+    /// The same state, with both leaf items observed to meet the requirements at `since`, or not.
     pub(crate) fn with_since(&self, since: Option<SystemTime>) -> Self {
         let mut state = self.clone();
         if let Some(rotation) = &mut state.rotation {

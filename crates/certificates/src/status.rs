@@ -23,7 +23,7 @@ pub struct Status {
 /// The authority, and the phase of its rotation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AuthorityStatus {
-    /// There is none yet.
+    /// It does not exist yet.
     Missing,
     /// It cannot be used; an operator must act.
     Unusable {
@@ -34,7 +34,7 @@ pub enum AuthorityStatus {
     Present {
         /// The phase of the rotation.
         phase: Phase,
-        /// When both certificates were first seen to meet the phase's requirements; `None` until then, and in
+        /// When both certificates were first observed to meet the phase's requirements; `None` until then, and in
         /// `steady`.
         since: Option<SystemTime>,
         /// When the authority expires; the old one during a rotation.
@@ -47,7 +47,7 @@ pub enum AuthorityStatus {
 /// A leaf's item.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeafStatus {
-    /// There is none yet.
+    /// It does not exist yet.
     Missing,
     /// It cannot be read.
     Unreadable {

@@ -31,7 +31,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn an_item_is_made_once_and_changed_from_what_was_read() {
+fn an_item_is_created_once_and_changed_only_from_the_version_read() {
     let directory = tempdir().unwrap();
     let store = DirectoryStore::new(directory.path().join("deep/down"));
     block_on(async {
@@ -92,7 +92,7 @@ fn names_with_paths_are_rejected() {
 }
 
 #[test]
-fn what_an_operator_put_there_is_read_and_then_replaced_whole() {
+fn an_operators_files_are_read_and_then_replaced_completely() {
     let root = tempdir().unwrap();
     let store = DirectoryStore::new(root.path());
     let item = store.directory(Item::Authority);

@@ -45,7 +45,7 @@ async fn talk(controller: &Data, node: &Data) -> Result<(), String> {
 /// All that the two leaf items ever held, through a first issue and a rotation that waits for nothing.
 async fn rotation() -> (Vec<Data>, Vec<Data>) {
     let store = MemoryStore::default();
-    let settings = Settings { settle: Duration::ZERO, clocks_apart: Duration::ZERO, ..Settings::default() };
+    let settings = Settings { propagation: Duration::ZERO, clocks_apart: Duration::ZERO, ..Settings::default() };
     let authority = Authority::new(Arc::new(store.clone()), settings).unwrap();
     authority.step().await.unwrap();
     authority.rotate().await.unwrap();

@@ -13,7 +13,7 @@ const HOUR: i64 = 3600;
 fn world() -> World {
     let world = World::new();
     let outcome = run(world.healthy().step()).unwrap();
-    let why = "there was none".to_owned();
+    let why = "it was missing".to_owned();
     assert_eq!(
         outcome.done,
         [
@@ -106,7 +106,7 @@ fn no_two_authorities_leaves_or_keys_are_alike() {
 }
 
 #[test]
-fn keys_do_not_show_in_what_is_logged() {
+fn keys_do_not_appear_in_logs() {
     let world = world();
     let outcome = run(world.healthy().step()).unwrap();
     let stored = run(quarry_certificates::Store::get(&world.store, Item::Authority)).unwrap();

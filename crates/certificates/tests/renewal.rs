@@ -100,7 +100,7 @@ fn a_wrong_leaf_is_reissued_and_the_other_one_kept() {
     let both = &[file::CERTIFICATE, file::KEY];
     type Damage = Box<dyn Fn(&World, &mut Data)>;
     let damages: Vec<(Damage, &str)> = vec![
-        (Box::new(|_, data| data.clear()), "there was none"),
+        (Box::new(|_, data| data.clear()), "it was missing"),
         (Box::new(|_, data| drop(data.remove(file::KEY))), "tls.key is missing"),
         (Box::new(set(file::CERTIFICATE, "")), "tls.crt contains no certificate"),
         (
@@ -151,7 +151,7 @@ fn a_deleted_leaf_is_reissued() {
     let world = started();
     for role in Role::ALL {
         world.store.poke(role.item(), None);
-        assert_eq!(issued(&run(world.healthy().step()).unwrap().done), [(role, "there was none")]);
+        assert_eq!(issued(&run(world.healthy().step()).unwrap().done), [(role, "it was missing")]);
         world.trusts().unwrap();
     }
 }
@@ -229,7 +229,7 @@ fn unknown_files_of_the_authority_are_kept() {
 }
 
 #[test]
-fn status_reports_what_is_stored_and_changes_nothing() {
+fn status_reports_the_stored_items_and_changes_nothing() {
     let world = World::new();
     let status = run(world.healthy().status()).unwrap();
     assert_eq!(status.authority, AuthorityStatus::Missing);
@@ -281,14 +281,14 @@ fn contradictory_settings_are_rejected() {
     }
 }
 
-/// Whatever is due, and however long nothing is, the next look is neither at once for ever nor later than ten minutes.
+/// Whatever is due, the next check is neither immediate every time nor later than ten minutes.
 #[test]
-fn the_next_look_is_soon_and_spread() {
+fn the_next_check_is_soon_and_spread() {
     let world = started();
-    let looks: Vec<Duration> = (0..50).map(|_| run(world.healthy().step()).unwrap().next).collect();
+    let pauses: Vec<Duration> = (0..50).map(|_| run(world.healthy().step()).unwrap().next).collect();
     assert!(
-        looks.iter().all(|next| *next >= Duration::from_secs(200) && *next <= Duration::from_secs(300)),
-        "{looks:?}"
+        pauses.iter().all(|next| *next >= Duration::from_secs(200) && *next <= Duration::from_secs(300)),
+        "{pauses:?}"
     );
-    assert!(looks.iter().any(|next| *next != looks[0]));
+    assert!(pauses.iter().any(|next| *next != pauses[0]));
 }

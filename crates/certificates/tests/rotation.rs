@@ -39,9 +39,9 @@ fn drive(world: &World, life: &Life) {
 
 /// Checks a history from its change number `begin` on: at every instant, a controller and a node that hold any mixture
 /// of what was stored in the present and the previous stretch of the rotation trust each other; and so do any that are
-/// up to `settle` behind. A stretch lasts from one change of the authority's item to the next.
+/// up to `propagation` behind. A stretch lasts from one change of the authority's item to the next.
 fn no_outage(history: &[Change], begin: usize) -> Result<(), String> {
-    let settle = Settings::default().settle.as_secs();
+    let propagation = Settings::default().propagation.as_secs();
     let mut verdicts = HashMap::new();
     for now in begin..history.len() {
         let at = history[now].0;
@@ -52,7 +52,7 @@ fn no_outage(history: &[Change], begin: usize) -> Result<(), String> {
         let held = |item: Item| {
             (0..=now).filter(move |change| history[*change].1 == item).filter(move |change| {
                 let replaced = (change + 1..=now).find(|later| history[*later].1 == item);
-                replaced.is_none_or(|replaced| replaced > from || history[replaced].0 + settle > at)
+                replaced.is_none_or(|replaced| replaced > from || history[replaced].0 + propagation > at)
             })
         };
         for controller in held(Item::Controller) {
@@ -87,7 +87,7 @@ fn phases_follow_each_other_and_wait() {
     let (world, begin) = rotating();
     let old = world.files(Item::Authority);
     let replica = world.healthy();
-    let wait = Settings::default().settle.as_secs() + Settings::default().clocks_apart.as_secs();
+    let wait = Settings::default().propagation.as_secs() + Settings::default().clocks_apart.as_secs();
     let mut seen = Vec::new();
     let start = world.now();
     while seen.last().is_none_or(|(_, what)| *what != Done::Entered(Phase::Steady)) {
@@ -99,7 +99,7 @@ fn phases_follow_each_other_and_wait() {
                 .filter(|done| !matches!(done, Done::Issued { .. }))
                 .map(|done| (world.now() - start, done)),
         );
-        assert!(outcome.next <= Settings::default().settle / 3);
+        assert!(outcome.next <= Settings::default().propagation / 3);
         world.pass(MINUTE);
     }
     assert_eq!(
@@ -157,7 +157,7 @@ fn a_rotation_that_skips_a_phase_is_an_outage() {
     // Straight from the old authority to certificates of the new one.
     let hasty: Vec<Change> = history[..begin].iter().chain(&history[switch..]).cloned().collect();
     no_outage(&hasty, begin).unwrap_err();
-    // Straight from certificates of the old authority to not believing it.
+    // Straight from certificates of the old authority to not trusting it.
     let hasty: Vec<Change> = history[..switch].iter().chain(&history[steady..]).cloned().collect();
     no_outage(&hasty, begin).unwrap_err();
     // All phases, but no time between them: an outage for late readers.

@@ -50,13 +50,13 @@ async fn the_first_certificate_and_every_later_one_reach_the_process() {
     let after = begin.elapsed().as_secs();
     assert!((2 * DAY - 1260..2 * DAY).contains(&after), "{after}");
 
-    // A rotation: old and new believed, then a certificate of the new one, then the old one is not believed any more.
+    // A rotation: old and new trusted, then a certificate of the new one, then the old one is not trusted any more.
     assert_eq!(authority.rotate().await.unwrap(), Requested::Begun);
-    let mut believed = Vec::new();
+    let mut trusted = Vec::new();
     for _ in 0..3 {
-        believed.push(common::certificates(changed(&mut pem).await.authorities.as_bytes()).len());
+        trusted.push(common::certificates(changed(&mut pem).await.authorities.as_bytes()).len());
     }
-    assert_eq!(believed, [2, 2, 1]);
+    assert_eq!(trusted, [2, 2, 1]);
     assert_eq!(authority.step().await.unwrap().phase, Some(Phase::Steady));
 
     // It ends when there are no receivers.
@@ -88,7 +88,7 @@ async fn a_failing_store_is_retried_with_back_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_stored_is_used_even_while_the_authority_cannot_be() {
+async fn stored_certificates_are_used_even_while_the_authority_is_unusable() {
     let store = MemoryStore::default();
     authority(&store).step().await.unwrap();
     let broken = Data::from([(file::CERTIFICATE.to_owned(), b"damaged".to_vec())]);

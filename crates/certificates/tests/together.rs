@@ -81,16 +81,16 @@ fn two_replicas_that_request_a_rotation_together_start_one() {
     }
 }
 
-/// Whether all peers that are up to `settle` behind, in any mixture, trust each other after every change.
+/// Whether all peers that are up to `propagation` behind, in any mixture, trust each other after every change.
 fn no_outage(history: &[(u64, Item, Option<Data>)]) -> Result<(), String> {
-    let settle = Settings::default().settle.as_secs();
+    let propagation = Settings::default().propagation.as_secs();
     for now in 0..history.len() {
         let at = history[now].0;
         let held = |item: Item| {
             let of_item = move |change: &usize| history[*change].1 == item;
             let changes: Vec<usize> = (0..=now).filter(of_item).collect();
             (0..changes.len())
-                .filter(|place| changes.get(place + 1).is_none_or(|next| history[*next].0 + settle > at))
+                .filter(|place| changes.get(place + 1).is_none_or(|next| history[*next].0 + propagation > at))
                 .map(|place| history[changes[place]].2.as_ref().unwrap())
                 .collect::<Vec<_>>()
         };
@@ -170,7 +170,7 @@ fn a_late_writer_changes_nothing() {
     panic!("the step never ends");
 }
 
-/// The controllers' clocks at their worst, each step by another: the wait is never shorter than `settle`.
+/// The controllers' clocks at their worst, each step by another: the wait is never shorter than `propagation`.
 #[test]
 fn clocks_that_differ_do_not_shorten_the_wait() {
     for (writer, reader) in [(-600, 600), (600, -600), (-600, 0), (0, 600)] {
@@ -184,8 +184,8 @@ fn clocks_that_differ_do_not_shorten_the_wait() {
             world.pass(MINUTE);
         }
         let waited = Duration::from_secs(world.now() - shown);
-        assert!(waited >= Settings::default().settle, "only {waited:?}");
-        assert!(waited <= Settings::default().settle + Duration::from_secs(45 * MINUTE), "{waited:?}");
+        assert!(waited >= Settings::default().propagation, "only {waited:?}");
+        assert!(waited <= Settings::default().propagation + Duration::from_secs(45 * MINUTE), "{waited:?}");
     }
 }
 

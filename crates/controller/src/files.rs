@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::environment::{Election, Endpoint, Roster, RosterSource};
 
 /// How often the list of agents is checked for changes.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+const READ_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -78,12 +78,12 @@ pub fn follow_agents(path: &Path, stop: CancellationToken) -> Result<RosterSourc
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(READ_EVERY) => {}
             }
-            let (looked_at, before) = (path.clone(), last.clone());
+            let (read_path, before) = (path.clone(), last.clone());
             // The file may be on a disk that does not respond.
-            let look = tokio::task::spawn_blocking(move || changed(&looked_at, before));
-            let Ok(Some((now, read))) = look.await else { continue };
+            let reading = tokio::task::spawn_blocking(move || changed(&read_path, before));
+            let Ok(Some((now, read))) = reading.await else { continue };
             last = now;
             match read {
                 Ok(roster) => drop(sender.send_replace(Some(Arc::new(roster)))),

@@ -22,10 +22,10 @@ pub(crate) fn list(
 ) -> Result<csi::ControllerListVolumeHealthResponse> {
     let (after, most) = (paging::after(token)?, paging::most(max_entries)?);
     let (volumes, _) = cluster.volumes(after.as_ref(), usize::MAX)?;
-    let mut ailing = volumes.iter().filter(|volume| volume.condition != Condition::Healthy);
-    let page: Vec<&Volume> = ailing.by_ref().take(most).collect();
+    let mut unhealthy = volumes.iter().filter(|volume| volume.condition != Condition::Healthy);
+    let page: Vec<&Volume> = unhealthy.by_ref().take(most).collect();
     let next_token = match page.last() {
-        Some(last) if ailing.next().is_some() => paging::token(&last.id),
+        Some(last) if unhealthy.next().is_some() => paging::token(&last.id),
         _ => String::new(),
     };
     Ok(csi::ControllerListVolumeHealthResponse { entries: page.into_iter().map(of).collect(), next_token })

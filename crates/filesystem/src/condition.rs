@@ -1,53 +1,13 @@
 //! Checks whether a mounted filesystem still works. After an error, the kernel shuts a filesystem down or
 //! makes it read-only, but its mounts stay: bind mounts of it look fine but do not work.
 
-use std::fmt;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
-use nix::libc;
-use quarry_volume::Filesystem;
-
 use crate::kinds;
-
-/// Why a mounted filesystem does not work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// It is shut down, or its disk is gone: nothing can be read or written. Contains the kernel's error or
-    /// state.
-    ShutDown(String),
-    /// It was made read-only after an error. Contains the sign of it.
-    ReadOnly(String),
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ShutDown(sign) => write!(f, "the kernel shut its filesystem down after an error ({sign})"),
-            Self::ReadOnly(sign) => write!(f, "the kernel made its filesystem read-only after an error ({sign})"),
-        }
-    }
-}
-
-/// A mount, as mountinfo shows it.
-#[derive(Clone, Copy, Debug)]
-pub struct Mounted<'a> {
-    /// Where it is mounted.
-    pub path: &'a Path,
-    /// Its filesystem.
-    pub kind: Filesystem,
-    /// Whether the mount was made read-only on purpose.
-    pub read_only: bool,
-    /// The options of the filesystem itself, the same in all of its mounts.
-    pub super_options: &'a [String],
-    /// The kernel's name of its device, such as `dm-3`.
-    pub device: Option<&'a str>,
-}
+use crate::trouble::{Mounted, Trouble, is_failure};
 
 /// Checks a mounted filesystem for signs of trouble. Writes nothing, except if ext4 has counted errors (see
-/// [`try_write`]). Blocks if the device hangs.
+/// [`crate::try_write`]). Blocks if the device hangs.
 #[must_use]
 pub fn check_mounted(mounted: &Mounted<'_>) -> Option<Trouble> {
     check_in(mounted, &Path::new("/sys/fs").join(mounted.kind.as_str()))
@@ -73,29 +33,10 @@ fn check_in(mounted: &Mounted<'_>, sysfs: &Path) -> Option<Trouble> {
     (kinds::of(mounted.kind).hidden_trouble)(mounted, sysfs)
 }
 
-/// Tries to create a file. The file has no name and is gone when this returns, so no directory changes. A
-/// full filesystem is not a failure. Blocks if the device hangs.
-#[must_use]
-pub fn try_write(path: &Path) -> Option<Trouble> {
-    let nameless = File::options().write(true).mode(0o600).custom_flags(libc::O_TMPFILE).open(path);
-    let error = nameless.err()?;
-    if is_failure(&error) {
-        Some(Trouble::ShutDown(error.to_string()))
-    } else if error.raw_os_error() == Some(libc::EROFS) {
-        Some(Trouble::ReadOnly(error.to_string()))
-    } else {
-        None
-    }
-}
-
-/// Whether this is an error that a dead filesystem returns.
-fn is_failure(error: &io::Error) -> bool {
-    use libc::{EHOSTDOWN, EIO, ENODEV, ENOTCONN, ENXIO, ESHUTDOWN, ESTALE, EUCLEAN};
-    matches!(error.raw_os_error(), Some(EIO | ENXIO | ENODEV | ENOTCONN | ESTALE | ESHUTDOWN | EUCLEAN | EHOSTDOWN))
-}
-
 #[cfg(test)]
 mod tests {
+    use quarry_volume::Filesystem;
+
     use super::*;
 
     fn check(path: &Path, options: &[&str], read_only: bool) -> Option<Trouble> {
@@ -118,23 +59,5 @@ mod tests {
         assert!(matches!(check(path, &["rw", "shutdown"], false), Some(Trouble::ShutDown(_))));
         assert_eq!(check(path, &["ro"], true), None, "read-only on purpose");
         assert!(matches!(check(path, &["ro", "shutdown"], true), Some(Trouble::ShutDown(_))));
-    }
-
-    #[test]
-    fn trying_to_write_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let before = folder.path().metadata().unwrap().modified().unwrap();
-        assert_eq!(try_write(folder.path()), None);
-        assert_eq!(folder.path().metadata().unwrap().modified().unwrap(), before);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
-        // No trouble, although nothing can be created there.
-        assert_eq!(try_write(Path::new("/no/such/folder")), None);
-    }
-
-    #[test]
-    fn errors_of_a_dead_filesystem_are_distinguished_from_those_of_a_full_one() {
-        let is = |errno: i32| is_failure(&io::Error::from_raw_os_error(errno));
-        assert!(is(libc::EIO) && is(libc::ESHUTDOWN) && is(libc::EUCLEAN) && is(libc::ENXIO));
-        assert!(!is(libc::ENOSPC) && !is(libc::EDQUOT) && !is(libc::EACCES) && !is(libc::EROFS));
     }
 }

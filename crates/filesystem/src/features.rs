@@ -6,29 +6,8 @@
 use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
-use crate::{Error, kinds};
-
-/// A version as major and minor.
-pub(crate) type Version = (u32, u32);
-
-/// A feature that some version of mkfs turns on by default.
-///
-/// From the release notes of Linux, e2fsprogs, xfsprogs and btrfs-progs. A distribution's kernel may support
-/// a feature earlier; the filesystem is made without it anyway, which costs little.
-pub(crate) struct Feature {
-    /// The first kernel that mounts it for writing, and, if known, no longer calls it experimental.
-    kernel: Version,
-    /// The first release of the tools that knows the option. Before that, the option is an error, and mkfs
-    /// does not turn the feature on.
-    tools: Version,
-    /// The option that turns it off, and its argument.
-    flag: &'static str,
-    off: &'static str,
-}
-
-pub(crate) const fn feature(kernel: Version, tools: Version, flag: &'static str, off: &'static str) -> Feature {
-    Feature { kernel, tools, flag, off }
-}
+use crate::Error;
+use crate::kinds::{self, Feature, Version};
 
 /// Adds options so that the running kernel can mount the result. Features that the operator sets by name are
 /// not changed.

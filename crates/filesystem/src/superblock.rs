@@ -13,20 +13,9 @@ use std::path::Path;
 
 use quarry_volume::Filesystem;
 
+use crate::kinds::{self, SUPERBLOCK_LENGTH};
 use crate::thread::blocking;
-use crate::{Error, kinds};
-
-/// The contents of a superblock.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Superblock {
-    /// Its UUID, in lower case.
-    pub uuid: String,
-    /// Its mkfs did not finish; only xfs shows this.
-    pub in_progress: bool,
-}
-
-/// How much of a superblock is read, in bytes; contains every field that is used.
-pub(crate) const LENGTH: usize = 512;
+use crate::{Error, Superblock};
 
 /// The superblock of that filesystem on the device. `None`: the device was read and has no such superblock.
 ///
@@ -38,7 +27,7 @@ pub async fn superblock(kind: Filesystem, device: &Path) -> Result<Option<Superb
 
 fn read(kind: Filesystem, device: &Path) -> Result<Option<Superblock>, Error> {
     let file = File::open(device).map_err(|source| Error::io("open", device, source))?;
-    let mut bytes = [0; LENGTH];
+    let mut bytes = [0; SUPERBLOCK_LENGTH];
     let of = kinds::of(kind);
     match file.read_exact_at(&mut bytes, of.superblock_at) {
         Ok(()) => Ok((of.superblock)(&bytes)),

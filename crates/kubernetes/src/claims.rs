@@ -118,7 +118,7 @@ struct VolumeMirror {
 
 impl VolumeMirror {
     /// Name and handle, if the volume belongs to this driver.
-    fn ours(&self, volume: PersistentVolume) -> Option<(String, String)> {
+    fn name_and_handle(&self, volume: PersistentVolume) -> Option<(String, String)> {
         let csi = volume.spec?.csi?;
         (csi.driver == self.driver).then_some((volume.metadata.name?, csi.volume_handle))
     }
@@ -130,7 +130,7 @@ impl Mirror<PersistentVolume> for VolumeMirror {
     }
 
     fn listed(&mut self, volume: PersistentVolume) {
-        if let Some((name, handle)) = self.ours(volume)
+        if let Some((name, handle)) = self.name_and_handle(volume)
             && let Some(fresh) = &mut self.fresh
         {
             fresh.insert(&name, &handle);
@@ -144,7 +144,7 @@ impl Mirror<PersistentVolume> for VolumeMirror {
     }
 
     fn applied(&mut self, volume: PersistentVolume) {
-        if let Some((name, handle)) = self.ours(volume)
+        if let Some((name, handle)) = self.name_and_handle(volume)
             && let Some(volumes) = &mut self.index.state.lock().volumes
         {
             volumes.insert(&name, &handle);
@@ -152,7 +152,7 @@ impl Mirror<PersistentVolume> for VolumeMirror {
     }
 
     fn deleted(&mut self, volume: PersistentVolume) {
-        if let Some((name, handle)) = self.ours(volume)
+        if let Some((name, handle)) = self.name_and_handle(volume)
             && let Some(volumes) = &mut self.index.state.lock().volumes
         {
             volumes.remove(&name, &handle);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_caller_holds_does_not_change_under_it() {
+    fn the_claims_that_a_caller_holds_do_not_change() {
         let mut volumes = Volumes::default();
         volumes.insert("a", "h");
         let held = Arc::clone(&volumes.handles);

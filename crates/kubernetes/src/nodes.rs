@@ -128,7 +128,7 @@ impl ClusterNodes {
     }
 
     /// Queries the API. `remembered` is the node's state from the watch.
-    async fn look(&self, node: &str, remembered: Option<Health>) -> Fate {
+    async fn query(&self, node: &str, remembered: Option<Health>) -> Fate {
         let answer = match ask(LIMIT, self.api.get_opt(node)).await {
             Ok(answer) => answer,
             Err(error) => {
@@ -190,7 +190,7 @@ impl Nodes for ClusterNodes {
         if let Some(fate) = self.recently(node) {
             return fate;
         }
-        let fate = self.look(node, remembered).await;
+        let fate = self.query(node, remembered).await;
         let mut recent = self.recent.lock();
         recent.retain(|_, (when, _)| when.elapsed() < REUSE);
         recent.insert(node.to_owned(), (Instant::now(), fate));

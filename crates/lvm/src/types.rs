@@ -231,7 +231,7 @@ impl VolumeGroup {
             return Some(format!("{name} lies on {stripes} stripes or images of {stripe_size} bytes, not {layout}"));
         }
         if u32::try_from(parts) != Ok(parts_due) || self.parts_of(name).any(|part| !part.internal) {
-            return Some(format!("{name} has {parts} parts of {parts_due}, or loose ones"));
+            return Some(format!("{name} has {parts} parts instead of {parts_due}, or a part that is not internal"));
         }
         let disks = self.shared_by_images(volume);
         (!disks.is_empty()).then(|| format!("copies of {name} share a disk ({})", disks.join(", ")))

@@ -104,7 +104,7 @@ impl Host {
 async fn resume(pool: &Arc<dyn Pool>, volume: PoolVolume, spec: &VolumeSpec) -> Result<(PoolVolume, bool)> {
     match &volume.health {
         Health::Incomplete(why) if volume.record()?.state == State::New => {
-            tracing::warn!(volume = volume.name, why, "carving the volume again: its creation was interrupted");
+            tracing::warn!(volume = volume.name, why, "creating the volume again: its creation was interrupted");
             pool.remove(&volume).await.map_err(Error::not_final)?;
             Ok((pool.create(spec).await?, true))
         }

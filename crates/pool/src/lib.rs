@@ -14,9 +14,10 @@ mod simulated;
 mod threads;
 mod udev;
 mod uevent;
+mod wiping;
 
 pub use config::{ConfigError, DiskConfig, LvmConfig, PoolConfig, PoolKind, load, parse};
-pub use disk::{DiskList, DiskPool, DiskReport, Owner, VOLUME_PARTITION, Wiping, is_of_disks, list_disks};
+pub use disk::{DiskList, DiskPool, DiskReport, Owner, VOLUME_PARTITION, is_of_disks, list_disks};
 pub use lvm::{Active, LvmPool, active};
 pub use open::open;
 pub use pool::{Device, Health, Pool, PoolVolume, Reading, Recorded, Volumes};
@@ -24,3 +25,4 @@ pub use record::{MAX_RECORD, Record, State, Tag, VERSION};
 pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
 pub use threads::UnresponsiveDisk;
 pub use uevent::{EventCounts, Uevents};
+pub use wiping::Wiping;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use quarry_disk::Selector;
 use tokio::task::JoinSet;
 
+use crate::config::selectors;
 use crate::lvm::LvmDisks;
 use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents, udev};
 
@@ -33,13 +33,4 @@ pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn
     let mut pools = opening.join_all().await;
     pools.sort_by_key(|(index, _)| *index);
     pools.into_iter().map(|(_, pool)| pool).collect()
-}
-
-/// The selectors of all disk pools, with the names of their pools.
-pub(crate) fn selectors(configured: &[PoolConfig]) -> Arc<[(String, Selector)]> {
-    let selectors = configured.iter().filter_map(|pool| match &pool.kind {
-        PoolKind::Disk(config) => Some((pool.name.clone(), config.selector.clone())),
-        PoolKind::Lvm(_) => None,
-    });
-    selectors.collect()
 }

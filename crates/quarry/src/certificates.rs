@@ -13,7 +13,7 @@ use crate::kubernetes;
 
 /// The minimum of `--certificate-settle`, in seconds: the API is polled every third of it, so 0 would poll
 /// without a pause.
-const SHORTEST_SETTLE: u64 = 3;
+const SHORTEST_PROPAGATION: u64 = 3;
 /// The minimum of `--certificate-life`, in seconds: certificates are renewed, and their Secrets written,
 /// after two thirds of it.
 const SHORTEST_LIFE: u64 = 600;
@@ -37,8 +37,8 @@ pub(crate) struct Args {
     certificate_life: u64,
     /// How long the slowest node takes to see a changed certificate, in seconds. Each phase of an authority
     /// rotation waits for this time, plus the clock skew. Certificates are checked three times as often.
-    #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().settle.as_secs(),
-        value_parser = clap::value_parser!(u64).range(SHORTEST_SETTLE..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().propagation.as_secs(),
+        value_parser = clap::value_parser!(u64).range(SHORTEST_PROPAGATION..))]
     certificate_settle: u64,
     /// The largest clock skew between two controllers, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = Settings::default().clocks_apart.as_secs())]
@@ -83,7 +83,7 @@ impl Args {
         let settings = Settings {
             leaf_life,
             backdate: default.backdate.min(leaf_life / 4),
-            settle: Duration::from_secs(self.certificate_settle),
+            propagation: Duration::from_secs(self.certificate_settle),
             clocks_apart: Duration::from_secs(self.clocks_apart),
             ..default
         };

@@ -47,7 +47,7 @@ enum Command {
     Disks(view::Disks),
     /// Show what is wrong in the cluster and how to fix it; exits with failure if there are errors.
     Doctor(view::Common),
-    /// Serve CSI Node on this host, and its storage to the controller.
+    /// Serve CSI Node on this host, and give the controller access to its storage.
     Node(node::Args),
     /// List the nodes that the controller knows, and whether it can reach them.
     Nodes(view::Common),

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn the_callers_timeout_is_limited_by_ours() {
+    fn the_callers_timeout_is_limited_by_the_servers() {
         let most = Duration::from_secs(30);
         let mut request = tonic::Request::new(());
         assert_eq!(wait(request.metadata(), most), most);

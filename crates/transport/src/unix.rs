@@ -154,8 +154,8 @@ fn remove_stale(path: &Path) -> Result<(), Error> {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
-        if ours && let Err(error) = std::fs::remove_file(&self.path) {
+        let is_own = std::fs::symlink_metadata(&self.path).is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+        if is_own && let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket's file");
         }
     }

@@ -73,11 +73,11 @@ async fn only_a_controller_is_accepted_as_client() {
     for (what, issued, reason, part) in cases {
         let refusals = Refusals::new();
         let acceptor = Acceptor::new(fixed(&node), refusals.clone());
-        let (server, client) = meet(&acceptor, &Connector::new(fixed(&issued.believing(&[&ours])))).await;
+        let (server, client) = meet(&acceptor, &Connector::new(fixed(&issued.trusting(&[&ours])))).await;
         let refusal = server.unwrap_err();
         assert_eq!(refusal.reason, reason, "{what}: {refusal}");
         let error = client.unwrap_err();
-        assert_eq!(kind(&error), "refused_ours", "{what}: {error}");
+        assert_eq!(kind(&error), "rejected", "{what}: {error}");
         assert!(error.to_string().contains(part), "{what}: {error}");
         for (name, count) in refusals.counts() {
             assert_eq!(count, u64::from(name == reason.as_str()), "{what}: {name}");
@@ -105,7 +105,7 @@ async fn only_a_node_is_accepted_as_server() {
         ("self-signed", good.self_signed(), "unknown_authority", "ca.crt"),
     ];
     for (what, issued, wanted, part) in cases {
-        let (server, client) = meet_with(&issued.believing(&[&ours]), &controller).await;
+        let (server, client) = meet_with(&issued.trusting(&[&ours]), &controller).await;
         let error = client.unwrap_err();
         assert_eq!(kind(&error), wanted, "{what}: {error}");
         assert!(error.to_string().contains(part), "{what}: {error}");
@@ -118,9 +118,9 @@ async fn only_a_node_is_accepted_as_server() {
 #[tokio::test]
 async fn a_bundle_of_two_authorities_and_a_chain_are_trusted() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
-    let node = new.issue(&Leaf::node()).believing(&[&old, &new]);
+    let node = new.issue(&Leaf::node()).trusting(&[&old, &new]);
     for authority in [&old, &new] {
-        let controller = authority.issue(&Leaf::controller()).believing(&[&old, &new]);
+        let controller = authority.issue(&Leaf::controller()).trusting(&[&old, &new]);
         let (server, client) = meet_with(&node, &controller).await;
         server.unwrap();
         client.unwrap();
@@ -128,10 +128,10 @@ async fn a_bundle_of_two_authorities_and_a_chain_are_trusted() {
 
     let middle = new.below("middle");
     let mut issued = middle.issue(&Leaf::controller());
-    let (server, _) = meet_with(&node, &issued.clone().believing(&[&new])).await;
+    let (server, _) = meet_with(&node, &issued.clone().trusting(&[&new])).await;
     assert_eq!(server.unwrap_err().reason, Reason::UnknownAuthority, "a gap in the chain");
     issued.certificate.push_str(&middle.pem);
-    let (server, client) = meet_with(&node, &issued.believing(&[&new])).await;
+    let (server, client) = meet_with(&node, &issued.trusting(&[&new])).await;
     server.unwrap();
     client.unwrap();
 }

@@ -26,16 +26,16 @@ async fn an_authority_is_replaced_without_a_restart() {
     greeted(&mut old_client).await;
 
     // The node uses the new authority, the controller does not.
-    server_slot.offer(&new.issue(&Leaf::node()).believing(&[&new])).unwrap();
+    server_slot.offer(&new.issue(&Leaf::node()).trusting(&[&new])).unwrap();
     let (server, client) = meet(&acceptor, &connector).await;
     assert_eq!(kind(&client.unwrap_err()), "unknown_authority");
     server.unwrap_err();
 
     // The controller trusts the new authority, and still presents the old one's certificate.
-    client_slot.offer(&old.issue(&Leaf::controller()).believing(&[&old, &new])).unwrap();
+    client_slot.offer(&old.issue(&Leaf::controller()).trusting(&[&old, &new])).unwrap();
     let (server, client) = meet(&acceptor, &connector).await;
     assert_eq!(server.unwrap_err().reason, Reason::UnknownAuthority);
-    assert_eq!(kind(&client.unwrap_err()), "refused_ours");
+    assert_eq!(kind(&client.unwrap_err()), "rejected");
 
     client_slot.offer(&new.pem(&Leaf::controller())).unwrap();
     let (server, client) = meet(&acceptor, &connector).await;

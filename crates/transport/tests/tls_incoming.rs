@@ -260,7 +260,7 @@ fn held() -> (usize, u64) {
 // Over TCP, from one address: behind a masquerade, for example, all connections seem to come from one host.
 #[tokio::test]
 async fn a_controller_gets_through_two_hundred_idle_foreign_clients_that_reconnect() {
-    const STRANGERS: usize = 200;
+    const FOREIGN: usize = 200;
     let authority = Authority::new("a");
     let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -272,9 +272,9 @@ async fn a_controller_gets_through_two_hundred_idle_foreign_clients_that_reconne
     let (open_before, _) = held();
     let mut resident_first = 0;
     for round in 0..10 {
-        let mut strangers = Vec::new();
-        for _ in 0..STRANGERS {
-            strangers.push(dial(address).await.unwrap());
+        let mut foreign = Vec::new();
+        for _ in 0..FOREIGN {
+            foreign.push(dial(address).await.unwrap());
         }
         // The first connection of a controller that has just started.
         let began = Instant::now();
@@ -284,14 +284,11 @@ async fn a_controller_gets_through_two_hundred_idle_foreign_clients_that_reconne
         let (open, resident) = held();
         // The foreign clients' ends, the node's ends of those that may wait, and the controller's
         // connections.
-        assert!(
-            open <= open_before + STRANGERS + 64 + 16,
-            "round {round}: {open} files are open, {open_before} before"
-        );
+        assert!(open <= open_before + FOREIGN + 64 + 16, "round {round}: {open} files are open, {open_before} before");
         if round == 1 {
             resident_first = resident;
         }
         assert!(round < 1 || resident < resident_first + 8 * 1024, "round {round}: {resident_first} to {resident} KiB");
     }
-    assert!(count(&refusals, "displaced") >= 10 * (STRANGERS as u64 - 64), "{:?}", refusals.counts());
+    assert!(count(&refusals, "displaced") >= 10 * (FOREIGN as u64 - 64), "{:?}", refusals.counts());
 }

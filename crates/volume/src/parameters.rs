@@ -33,26 +33,26 @@ impl Parameters {
     /// # Errors
     /// `InvalidRequest` for an unknown key (the message lists the known ones) or an invalid value.
     pub fn parse(parameters: &BTreeMap<String, String>) -> Result<Self> {
-        let ours: BTreeMap<&str, &str> = parameters
+        let own: BTreeMap<&str, &str> = parameters
             .iter()
             .filter(|(key, _)| !key.starts_with(SIDECAR_PREFIX))
             .map(|(key, value)| (key.as_str(), value.as_str()))
             .collect();
-        if let Some(unknown) = ours.keys().find(|key| !KNOWN.contains(key)) {
+        if let Some(unknown) = own.keys().find(|key| !KNOWN.contains(key)) {
             return Err(Error::invalid(format!(
                 "StorageClass parameter {unknown:?} is unknown; known parameters: {}",
                 KNOWN.join(", ")
             )));
         }
-        let layout = Layout::parse(&ours).map_err(|error| Error::invalid(error.to_string()))?;
-        let pool = match ours.get("pool") {
+        let layout = Layout::parse(&own).map_err(|error| Error::invalid(error.to_string()))?;
+        let pool = match own.get("pool") {
             Some(&"") => return Err(Error::invalid("StorageClass parameter \"pool\" is empty: name a pool")),
             Some(name) => Some((*name).to_owned()),
             None => None,
         };
-        let wipe = ours.get("wipe").map(|word| word.parse::<Wipe>()).transpose();
+        let wipe = own.get("wipe").map(|word| word.parse::<Wipe>()).transpose();
         let wipe = wipe.map_err(|error| Error::invalid(format!("StorageClass parameter \"wipe\": {error}")))?;
-        let mkfs_options = ours.get(MKFS_OPTIONS).copied().unwrap_or_default();
+        let mkfs_options = own.get(MKFS_OPTIONS).copied().unwrap_or_default();
         Ok(Self { pool, layout, mkfs_options: fold(mkfs_options), wipe })
     }
 }

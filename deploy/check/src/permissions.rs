@@ -19,8 +19,9 @@ pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: 
         let none = is(group, "/spec/template/spec/automountServiceAccountToken", false);
         wrong.must("the node plugin mounts no token", none);
     }
-    let ours = |subject: &Value| text(subject, "/kind") == "ServiceAccount" && text(subject, "/name") == account;
-    wrong.must("only the controller has permissions", subjects().all(ours) && subjects().next().is_some());
+    let is_controller =
+        |subject: &Value| text(subject, "/kind") == "ServiceAccount" && text(subject, "/name") == account;
+    wrong.must("only the controller has permissions", subjects().all(is_controller) && subjects().next().is_some());
     for binding in &bindings {
         let role = objects.named(text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"));
         wrong.must("bindings refer to existing roles", role.is_some());

@@ -85,13 +85,13 @@ fn deb(package: &Package, distribution: &str, release: &str) -> Value {
 }
 
 fn cargo(crate_: &Crate) -> Value {
-    let Crate { name, version, licence, ours } = crate_;
+    let Crate { name, version, licence, own } = crate_;
     let mut component = json!({
         "type": "library", "bom-ref": format!("cargo:{name}@{version}"), "name": name, "version": version,
         "licenses": [{"expression": licence}],
     });
     // Quarry's own crates are published nowhere else.
-    if let (false, Some(object)) = (*ours, component.as_object_mut()) {
+    if let (false, Some(object)) = (*own, component.as_object_mut()) {
         object.insert("purl".to_owned(), format!("pkg:cargo/{}@{}", escape(name), escape(version)).into());
     }
     component
@@ -117,11 +117,11 @@ mod tests {
             sha256: "ab".repeat(32),
             licences: vec!["GPL-2".to_owned()],
         };
-        let named = |name: &str, ours| Crate {
+        let named = |name: &str, own| Crate {
             name: name.to_owned(),
             version: "1.0.0".to_owned(),
             licence: "MIT OR Apache-2.0".to_owned(),
-            ours,
+            own,
         };
         let written = Written { digest: format!("sha256:{}", "cd".repeat(32)), compressed: 1, unpacked: 1 };
         let bill = Bill {

@@ -21,7 +21,7 @@ pub(crate) struct Crate {
     /// An SPDX expression.
     pub(crate) licence: String,
     /// Whether it belongs to this workspace rather than crates.io.
-    pub(crate) ours: bool,
+    pub(crate) own: bool,
 }
 
 /// Builds the release program without the paths of this machine.
@@ -76,7 +76,7 @@ fn parse(line: &str) -> Result<Crate> {
         version: version.to_owned(),
         // The separator of licences before SPDX expressions.
         licence: licence.replace('/', " OR "),
-        ours: package.contains(" (/"),
+        own: package.contains(" (/"),
     })
 }
 
@@ -110,9 +110,9 @@ mod tests {
     fn lines_of_cargo_tree_are_parsed() {
         let found = parse("tokio v1.48.0\tMIT (*)").unwrap();
         assert_eq!((found.name.as_str(), found.version.as_str(), found.licence.as_str()), ("tokio", "1.48.0", "MIT"));
-        assert!(!found.ours);
+        assert!(!found.own);
         let found = parse("quarry-lvm v0.1.0 (/home/me/quarry/crates/lvm)\tApache-2.0").unwrap();
-        assert!(found.ours && found.version == "0.1.0" && found.licence == "Apache-2.0");
+        assert!(found.own && found.version == "0.1.0" && found.licence == "Apache-2.0");
         assert_eq!(parse("old v0.1.0\tMIT/Apache-2.0").unwrap().licence, "MIT OR Apache-2.0");
         assert!(parse("nonsense").is_err());
     }

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_merged_replaces_and_adds() {
+    fn a_merge_replaces_and_adds() {
         let merged = with(json!({ "a": { "b": 1, "c": 2 }, "d": [1] }), json!({ "a": { "b": 3 }, "d": [2], "e": 4 }));
         assert_eq!(merged, json!({ "a": { "b": 3, "c": 2 }, "d": [2], "e": 4 }));
     }

@@ -171,8 +171,9 @@ impl<'a> Space<'a> {
         let (mut moved, mut before) = (Instant::now(), usize::MAX);
         loop {
             let volumes = kubectl.get(["pv"]).await?;
-            let of_ours = |volume: &&Value| text(volume, "/spec/claimRef/namespace") == self.name;
-            let left: Vec<_> = items(&volumes).filter(of_ours).map(|volume| text(volume, "/metadata/name")).collect();
+            let in_namespace = |volume: &&Value| text(volume, "/spec/claimRef/namespace") == self.name;
+            let left: Vec<_> =
+                items(&volumes).filter(in_namespace).map(|volume| text(volume, "/metadata/name")).collect();
             if left.is_empty() {
                 return Ok(());
             }

@@ -6,7 +6,7 @@ use quarry_certificates::testing::MemoryStore;
 use quarry_certificates::{Authority, Item, Settings, file};
 use quarry_transport::tls::{Pem, Source, slot};
 
-/// What the controllers and what the nodes show and believe.
+/// The certificates and the trusted authorities of the controllers, and those of the nodes.
 pub(crate) fn make() -> (Source, Source) {
     let store = MemoryStore::default();
     let authority = Authority::new(Arc::new(store.clone()), Settings::default()).unwrap();

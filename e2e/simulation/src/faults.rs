@@ -23,7 +23,7 @@ pub(crate) enum Action {
     /// Messages to the controller are lost.
     CutFrom { replica: usize, seat: usize },
     /// The link works; waiting messages are delivered.
-    Mend { replica: usize, seat: usize },
+    Repair { replica: usize, seat: usize },
     /// An agent dies, without a word where `silent`: its connections stay half open.
     CrashSeat { seat: usize, silent: bool },
     /// It is started again.
@@ -115,7 +115,7 @@ impl Plan {
                 _ => (Action::Cut { replica, seat }, seconds(rng, 0.5, 25.0)),
             };
             self.actions.push((at, action));
-            self.actions.push((at + lasts, Action::Mend { replica, seat }));
+            self.actions.push((at + lasts, Action::Repair { replica, seat }));
             at += lasts + seconds(rng, 3.0, 30.0);
         }
     }
@@ -182,7 +182,7 @@ impl Plan {
             if rng.u8(..3) > 0 {
                 let (replica, seat, latency) = (holder, rng.usize(..NODES), seconds(rng, 0.3, 2.0));
                 self.actions.push((at - Duration::from_secs(1), Action::Slow { replica, seat, latency }));
-                self.actions.push((at + seconds(rng, 2.0, 8.0), Action::Mend { replica, seat }));
+                self.actions.push((at + seconds(rng, 2.0, 8.0), Action::Repair { replica, seat }));
             }
             holder = (holder + 1) % REPLICAS;
             let late = seconds(rng, 0.0, 6.0);

@@ -238,7 +238,7 @@ impl Script<'_> {
         }
         for seat in 0..NODES {
             for replica in 0..REPLICAS {
-                self.act(Action::Mend { replica, seat });
+                self.act(Action::Repair { replica, seat });
             }
             self.act(Action::StartSeat { seat });
         }

@@ -315,7 +315,7 @@ impl Csi {
     }
 
     /// The volumes that the controller knows a problem of, in pages of one.
-    pub async fn ailing(&self) -> Result<Vec<csi::VolumeHealth>, Status> {
+    pub async fn unhealthy(&self) -> Result<Vec<csi::VolumeHealth>, Status> {
         let (mut all, mut starting_token) = (Vec::new(), String::new());
         loop {
             let request =

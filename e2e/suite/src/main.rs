@@ -16,6 +16,7 @@ mod node;
 mod random;
 mod results;
 mod runner;
+mod scenario;
 mod scenarios;
 mod slice;
 mod storage;
@@ -78,7 +79,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     let seed = args.seed.unwrap_or_else(|| random::seed_of(&commit));
     let end = args.within.map(|minutes| Instant::now() + Duration::from_secs(60 * minutes));
     let guests = args.guest.map_or_else(|| Guests::unless_given(args.soak, seed), Ok)?;
-    let settings = runner::Settings { soak: args.soak, slice: args.slice.unwrap_or(Slice::WHOLE), seed, guests };
+    let settings = scenario::Settings { soak: args.soak, slice: args.slice.unwrap_or(Slice::WHOLE), seed, guests };
     println!("commit {commit}");
     let failed = runner::run(&args.only, args.jobs.max(1), end, settings, &commit).await?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

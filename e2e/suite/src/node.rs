@@ -61,7 +61,7 @@ pub struct Node {
     pub csi: Csi,
     /// The storage of pool `main`.
     pub storage: &'static dyn Storage,
-    /// Foreign content of the storage: see [`Node::ignore_what_is_there`].
+    /// Foreign content of the storage: see [`Node::ignore_existing_content`].
     pub foreign: Vec<String>,
     quarry: Option<Process>,
     /// The arguments of quarry besides the defaults; see [`Node::configure`].

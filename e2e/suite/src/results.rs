@@ -10,10 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::runner::Settings;
-
-/// How often something was tried, by its name.
-pub type Counts = BTreeMap<&'static str, u64>;
+use crate::scenario::{Counts, Settings};
 
 /// The folder with the files of a soak.
 fn folder() -> PathBuf {

@@ -1,7 +1,5 @@
 //! Runs scenarios, several at once, and reports their results.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,74 +7,10 @@ use futures::StreamExt as _;
 use parking_lot::Mutex;
 use quarry_vm::System;
 
-use crate::guests::Guests;
 use crate::random::Random;
-use crate::results::{Counts, Results};
+use crate::results::Results;
+use crate::scenario::{Context, Counts, Passed, Scenario, Settings};
 use crate::scenarios;
-use crate::slice::Slice;
-
-/// What all scenarios of a run share.
-#[derive(Clone, Copy, Debug)]
-pub struct Settings {
-    /// Sweeps run whole.
-    pub soak: bool,
-    /// The part of the sweeps that is run in a soak; the whole otherwise.
-    pub slice: Slice,
-    /// The seed of every random choice.
-    pub seed: u64,
-    /// The guests that scenarios run in.
-    pub guests: Guests,
-}
-
-/// What a scenario gets.
-#[derive(Clone, Debug)]
-pub struct Context {
-    /// The scenario's name.
-    pub name: &'static str,
-    /// Its name, and its guest where it runs in several.
-    label: String,
-    /// See [`Settings`].
-    pub settings: Settings,
-    counts: Arc<Mutex<Counts>>,
-}
-
-impl Context {
-    /// A generator of this scenario's own, another one in each slice.
-    pub fn random(&self) -> Random {
-        let seed = self.settings.seed ^ (self.settings.slice.first() - 1) << 40;
-        let mixed = self.name.bytes().fold(seed, |seed, byte| seed.rotate_left(7) ^ u64::from(byte));
-        Random::new(mixed)
-    }
-
-    /// Counts what a sweep tried, under its name in the sums of a soak.
-    pub fn count(&self, name: &'static str, number: usize) {
-        let mut counts = self.counts.lock();
-        *counts.entry(name).or_default() += number as u64;
-    }
-
-    /// Reports progress in a long scenario.
-    pub fn say(&self, text: impl std::fmt::Display) {
-        println!("      {}: {text}", self.label);
-    }
-}
-
-/// What a scenario reports when it has passed: a line of figures, perhaps empty.
-pub type Passed = anyhow::Result<String>;
-/// A scenario under way.
-pub type Run = Pin<Box<dyn Future<Output = Passed> + Send>>;
-
-/// One scenario.
-#[derive(Clone, Copy)]
-pub struct Scenario {
-    /// Its name.
-    pub name: &'static str,
-    /// What it shows, in a sentence.
-    pub about: &'static str,
-    /// For how long it may run.
-    pub limit: Duration,
-    /// Starts it.
-    pub run: fn(Context) -> Run,
-}
 
 /// A scenario in one guest.
 #[derive(Clone, Copy)]
@@ -108,7 +42,7 @@ async fn one(job: Job) -> Ended {
     let counts = Arc::new(Mutex::new(Counts::new()));
     let context = Context { name: scenario.name, label: label.clone(), settings, counts: Arc::clone(&counts) };
     println!("start {label}");
-    // A soak is long by intention.
+    // A soak takes long on purpose.
     let limit = if settings.soak { scenario.limit * 30 } else { scenario.limit };
     // A task of its own: a panic in one scenario does not end the others.
     let task = tokio::spawn(guest.scope((scenario.run)(context)));
@@ -171,8 +105,7 @@ pub async fn run(
 
     let began = Instant::now();
     let total = chosen.len();
-    // A scenario with several virtual nodes runs alone on the machine: next to another one, neither gets
-    // anywhere.
+    // A scenario with several virtual nodes runs alone on the machine: next to another one, both are too slow.
     let (crowded, alone): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|job| job.scenario.name.starts_with("cluster-"));
     let run = |job: Job| async move {

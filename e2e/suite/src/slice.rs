@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_slice_is_refused() {
+    fn an_invalid_slice_is_rejected() {
         for text in ["", "3", "0/12", "13/12", "1/0", "a/b", "1/2/3", "-1/2", "1/41"] {
             assert!(text.parse::<Slice>().is_err(), "{text}");
         }

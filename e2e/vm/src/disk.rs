@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn descriptions_that_cannot_be_are_refused() {
+    fn impossible_descriptions_are_rejected() {
         assert!(Disk::new("d1", 1 << 30).check().is_ok());
         for disk in [
             Disk::new("", 1 << 30),

@@ -44,7 +44,7 @@ mod wire {
     pub(super) const REPLY_UNSUPPORTED: u32 = (1 << 31) | 1;
     pub(super) const INFO_EXPORT: u16 = 0;
     pub(super) const INFO_BLOCK_SIZE: u16 = 3;
-    /// Flags are meant, and: flush, force unit access, trim, write zeroes.
+    /// The flags field is valid; flush, force unit access, trim, write zeroes.
     pub(super) const EXPORT_FLAGS: u16 = 1 | 4 | 8 | 0x20 | 0x40;
     pub(super) const REQUEST: u32 = 0x2560_9513;
     pub(super) const SIMPLE_REPLY: u32 = 0x6744_6698;

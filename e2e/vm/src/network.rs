@@ -182,7 +182,7 @@ mod tests {
     fn a_frame_reaches_all_others_of_its_network_and_no_other() {
         let (network, elsewhere) = (Network::new(), Network::new());
         let (mut one, mut two, mut three) = (machine(&network), machine(&network), machine(&network));
-        let mut stranger = machine(&elsewhere);
+        let mut foreign = machine(&elsewhere);
         one.write_all(&frame(b"from one")).unwrap();
         for other in [&mut two, &mut three] {
             assert_eq!(read_frame(other).unwrap(), frame(b"from one"));
@@ -191,7 +191,7 @@ mod tests {
         two.write_all(&frame(b"from two")).unwrap();
         assert_eq!(read_frame(&mut one).unwrap(), frame(b"from two"));
         machine(&elsewhere).write_all(&frame(b"from elsewhere")).unwrap();
-        assert_eq!(read_frame(&mut stranger).unwrap(), frame(b"from elsewhere"));
+        assert_eq!(read_frame(&mut foreign).unwrap(), frame(b"from elsewhere"));
         drop(three);
         wait(|| network.switch.cables().len() == 2);
     }

@@ -41,7 +41,7 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        // For a look at a failed test's disks and console. Without its lock the folder is not swept either.
+        // Keeps a failed test's disks and console for inspection. Without its lock the folder is not swept either.
         if std::env::var_os("QUARRY_VM_KEEP").is_some() {
             eprintln!("quarry-vm: kept {}", self.path.display());
         } else {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_process_left_is_swept_and_what_lives_is_not() {
+    fn folders_of_killed_processes_are_removed_and_live_ones_stay() {
         let root = std::env::temp_dir().join(format!("quarry-vm-runs-{}", std::process::id()));
         let cache = Cache::at(root.clone()).unwrap();
         let runs = root.join("runs");

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_power_cut_loses_what_was_not_flushed_also_where_it_was_written_before() {
+    fn a_power_cut_loses_unflushed_writes_even_over_flushed_ones() {
         let mut disk = disk();
         disk.write(0, vec![1; 512], false).unwrap();
         disk.flush().unwrap();
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reached_the_disk_by_itself_survives() {
+    fn data_that_was_written_out_early_survives() {
         let mut disk = disk();
         disk.write(0, vec![1; 8], false).unwrap();
         disk.write(100, vec![2; 8], false).unwrap();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_through_is_stable_and_newer_than_what_was_cached() {
+    fn a_write_through_is_stable_and_newer_than_cached_data() {
         let mut disk = disk();
         disk.write(0, vec![1; 16], false).unwrap();
         disk.write(4, vec![2; 4], true).unwrap();

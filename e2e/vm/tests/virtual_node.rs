@@ -118,7 +118,7 @@ async fn lvm_works_as_on_a_host() -> Result<()> {
 
 #[tokio::test]
 #[ignore = "boots a virtual machine"]
-async fn a_power_cut_loses_what_was_not_flushed() -> Result<()> {
+async fn a_power_cut_loses_unflushed_writes() -> Result<()> {
     let mut vm = node("cut").await?;
     vm.sh("vgcreate -qq pool /dev/disk/by-id/virtio-d1 && lvcreate -qq -Wn -Zn -L 200M -n a pool").await?;
     vm.sh("mkfs.ext4 -q /dev/pool/a && mkdir -p /mnt/a && mount /dev/pool/a /mnt/a").await?;
@@ -257,14 +257,14 @@ async fn two_nodes_are_two_machines() -> Result<()> {
 async fn a_socket_in_the_guest_is_reached() -> Result<()> {
     let vm = node("socket").await?;
     let server = "use IO::Socket::UNIX; my $listener = IO::Socket::UNIX->new(Local => '/run/echo.sock', Listen => 1); \
-                  my $client = $listener->accept; my $line = <$client>; print $client \"heard $line\";";
+                  my $client = $listener->accept; my $line = <$client>; print $client \"got $line\";";
     let _server = vm.spawn(["perl", "-e", server]).await?;
     vm.wait_paths(vec!["/run/echo.sock".into()], true, Duration::from_secs(10)).await?;
     let mut stream = vm.connect("/run/echo.sock").await?;
     stream.write_all(b"hello\n").await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    assert_eq!(answer, "heard hello\n");
+    assert_eq!(answer, "got hello\n");
     Ok(())
 }
 
@@ -287,7 +287,7 @@ async fn serve_name(vm: &Vm) -> Result<Process> {
     let server = "use IO::Socket::INET; use Sys::Hostname; $| = 1; $SIG{CHLD} = 'IGNORE'; \
                   my $l = IO::Socket::INET->new(LocalPort => 5000, Listen => 9, ReuseAddr => 1) or die; print \"up\\n\"; \
                   while (1) { my $c = $l->accept or next; \
-                  if (!fork) { my $line = <$c>; print $c hostname, ' heard ', $line; exit } close $c }";
+                  if (!fork) { my $line = <$c>; print $c hostname, ' got ', $line; exit } close $c }";
     let mut process = vm.spawn(["perl", "-e", server]).await?;
     anyhow::ensure!(process.next().await? == Event::Stdout(b"up\n".to_vec()));
     Ok(process)
@@ -320,11 +320,11 @@ async fn nodes_on_a_network_meet_part_and_swap_addresses() -> Result<()> {
     // By TCP, from a node, and from the host by way of a node. An idle connection outlives a short cut.
     let (_one_serves, _two_serves) = (serve_name(&one).await?, serve_name(&two).await?);
     let from_one = "exec 3<>/dev/tcp/10.77.0.2/5000; echo hello >&3; cat <&3";
-    assert_eq!(one.check(["bash", "-ec", from_one]).await?, "two heard hello");
+    assert_eq!(one.check(["bash", "-ec", from_one]).await?, "two got hello");
     let by_network = one.forward(SocketAddr::from((two_address, 5000))).await?;
     let direct = two.forward(SocketAddr::from((Ipv4Addr::LOCALHOST, 5000))).await?;
-    assert_eq!(ask(by_network.local()).await?, "two heard hello\n");
-    assert_eq!(ask(direct.local()).await?, "two heard hello\n");
+    assert_eq!(ask(by_network.local()).await?, "two got hello\n");
+    assert_eq!(ask(direct.local()).await?, "two got hello\n");
     assert!(one.connect_tcp(SocketAddr::from((two_address, 5001))).await.is_err(), "nothing listens there");
     let mut idle = one.connect_tcp(SocketAddr::from((two_address, 5000))).await?;
     // A connection whose last handshake packet falls into the cut is not established: the other end forgets
@@ -336,34 +336,34 @@ async fn nodes_on_a_network_meet_part_and_swap_addresses() -> Result<()> {
     two.link(false).await?;
     assert!(!reaches(&one, two_address).await? && !reaches(&two, one_address).await?);
     assert_eq!(two.check(["hostname"]).await?, "two");
-    assert_eq!(ask(direct.local()).await?, "two heard hello\n");
+    assert_eq!(ask(direct.local()).await?, "two got hello\n");
     let asked = tokio::time::timeout(Duration::from_secs(2), ask(by_network.local())).await;
-    assert!(!matches!(asked, Ok(Ok(answer)) if answer.contains("two")), "heard over a link that is cut");
+    assert!(!matches!(asked, Ok(Ok(answer)) if answer.contains("two")), "received over a link that is cut");
     two.link(true).await?;
     wait_reaches(&one, two_address, true).await?;
-    assert_eq!(ask(by_network.local()).await?, "two heard hello\n");
+    assert_eq!(ask(by_network.local()).await?, "two got hello\n");
     idle.write_all(b"again\n").await?;
     let mut answer = String::new();
     tokio::time::timeout(Duration::from_secs(60), idle.read_to_string(&mut answer)).await??;
-    assert_eq!(answer, "two heard again\n");
+    assert_eq!(answer, "two got again\n");
 
     // The address leads to the other node at once: no neighbour remembers the old one.
     one.swap_addresses(&mut two).await?;
     assert_eq!((one.address(), two.address()), (Some(two_address), Some(one_address)));
-    assert_eq!(two.check(["bash", "-ec", from_one]).await?, "one heard hello");
+    assert_eq!(two.check(["bash", "-ec", from_one]).await?, "one got hello");
     wait_reaches(&one, one_address, true).await?;
     one.swap_addresses(&mut two).await?;
-    assert_eq!(one.check(["bash", "-ec", from_one]).await?, "two heard hello");
+    assert_eq!(one.check(["bash", "-ec", from_one]).await?, "two got hello");
 
     // A program of the host, from inside a node; another port of the host's is the host's word.
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
     let port = listener.local_addr()?.port();
     let accept = async { listener.accept().await?.0.write_all(b"the host\n").await };
     let call = format!("exec 3<>/dev/tcp/{HOST}/{port}; cat <&3");
-    let (accepted, heard) =
+    let (accepted, received) =
         tokio::join!(tokio::time::timeout(Duration::from_secs(60), accept), one.check(["bash", "-ec", &call]));
     accepted??;
-    assert_eq!(heard?, "the host");
+    assert_eq!(received?, "the host");
 
     // After a real boot the node is where it was, and its link as it was.
     two.link(false).await?;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::common::{Fake, NODE, WAIT, id, volume};
 
-/// What node and controller of one authority show and believe.
+/// The certificates and the trusted authorities of a node and a controller with one authority.
 fn authority() -> (Source, Source) {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -58,7 +58,7 @@ async fn a_controller_reaches_its_node() {
 
 #[tokio::test]
 async fn an_unreachable_node_is_unavailable_and_the_error_names_the_endpoint() {
-    let ((node, controller), (_, stranger)) = (authority(), authority());
+    let ((node, controller), (_, foreign)) = (authority(), authority());
     let address = listen(node).await.to_string();
     // A port that is in use, but on which nothing listens.
     let taken = TcpSocket::new_v4().unwrap();
@@ -67,7 +67,7 @@ async fn an_unreachable_node_is_unavailable_and_the_error_names_the_endpoint() {
     for (source, endpoint, why) in [
         (&controller, closed.as_str(), "refused"),
         (&controller, "node-1:9870", "not an IP address"),
-        (&stranger, address.as_str(), "authority"),
+        (&foreign, address.as_str(), "authority"),
         (&slot().1, address.as_str(), "no certificate"),
     ] {
         let dial = TlsDial::new(Connector::new(source.clone()));

@@ -181,7 +181,7 @@ impl v1::agent_server::Agent for Sparse {
 }
 
 #[tokio::test]
-async fn what_an_older_node_omits_is_none_and_never_invented() {
+async fn fields_that_an_older_node_omits_stay_unset() {
     let (here, there) = wire();
     let incoming = tokio_stream::once(Ok::<_, std::io::Error>(there));
     tokio::spawn(Server::builder().add_service(AgentServer::new(Sparse)).serve_with_incoming(incoming));

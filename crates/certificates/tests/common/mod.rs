@@ -188,7 +188,7 @@ pub fn mutual(controller: &Data, node: &Data, at: u64) -> Result<(), String> {
     trusted(Role::Controller, controller, node, at)
 }
 
-/// Whether the one who shows a certificate in a role is believed by the other.
+/// Whether the peer trusts the certificate that a role presents.
 pub fn trusted(role: Role, shown: &Data, other: &Data, at: u64) -> Result<(), String> {
     let bundle = certificates(&other[file::AUTHORITIES]);
     let anchors: Vec<_> = bundle.iter().map(|ca| webpki::anchor_from_trusted_cert(ca).unwrap()).collect();
@@ -201,6 +201,6 @@ pub fn trusted(role: Role, shown: &Data, other: &Data, at: u64) -> Result<(), St
     let at = UnixTime::since_unix_epoch(Duration::from_secs(at));
     entity
         .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, &[], at, usage, None, None)
-        .map_err(|why| format!("the {role} is not believed: {why}"))?;
+        .map_err(|why| format!("the {role} is not trusted: {why}"))?;
     entity.verify_is_valid_for_subject_name(&ServerName::try_from(name).unwrap()).map_err(|why| why.to_string())
 }

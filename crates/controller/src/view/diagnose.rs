@@ -2,6 +2,7 @@
 
 mod nodes;
 mod storage;
+mod text;
 
 use std::time::Duration;
 
@@ -86,20 +87,4 @@ async fn query_fates(cluster: &Cluster, nodes: &mut [NodeState]) {
     };
     // The states that arrived in time are kept.
     let _ = tokio::time::timeout(ASKING_WAIT, all).await;
-}
-
-/// A duration for people: `42 s`, `5 min`, `3 h`, `12 days`.
-fn human_duration(length: Duration) -> String {
-    let seconds = length.as_secs();
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h", seconds / 3600),
-        _ => format!("{} days", seconds / 86400),
-    }
-}
-
-/// `1 node`, `2 nodes`.
-fn plural(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

@@ -24,7 +24,7 @@ pub(super) fn node(member: &Member) -> v2::Node {
         reachable,
         since_seconds: since.elapsed().as_secs(),
         why,
-        heard: greeting.is_some(),
+        reported: greeting.is_some(),
         version: known.version,
         boot_id: known.boot_id,
         pod_uid: known.pod_uid,

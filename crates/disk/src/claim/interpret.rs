@@ -1,4 +1,4 @@
-//! Interprets what was read from a disk: docs/disk-format.md, "What a reader makes of it".
+//! Interprets what was read from a disk: docs/disk-format.md, "How a reader interprets it".
 
 use std::cmp::Reverse;
 

@@ -2,9 +2,7 @@
 
 use quarry_volume::MakeOptions;
 
-use super::{Kind, always_complete, no_hidden_trouble, uuid_at};
-use crate::Superblock;
-use crate::features::feature;
+use super::{Kind, Superblock, always_complete, feature, no_hidden_trouble, uuid_at};
 
 pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.btrfs",
@@ -38,7 +36,7 @@ fn superblock(bytes: &[u8]) -> Option<Superblock> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use crate::superblock::LENGTH;
+    use crate::kinds::SUPERBLOCK_LENGTH as LENGTH;
 
     pub(in crate::kinds) fn sample(uuid: [u8; 16]) -> Vec<u8> {
         let mut bytes = vec![0; LENGTH];

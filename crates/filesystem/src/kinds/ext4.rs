@@ -4,10 +4,8 @@ use std::path::Path;
 
 use quarry_volume::MakeOptions;
 
-use super::{Kind, always_complete, uuid_at};
-use crate::condition::{Trouble, try_write};
-use crate::features::feature;
-use crate::{Mounted, Superblock};
+use super::{Kind, Superblock, always_complete, feature, uuid_at};
+use crate::trouble::{Mounted, Trouble, try_write};
 
 pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.ext4",
@@ -76,7 +74,7 @@ fn hidden_trouble(mounted: &Mounted<'_>, sysfs: &Path) -> Option<Trouble> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::superblock::LENGTH;
+    use crate::kinds::SUPERBLOCK_LENGTH as LENGTH;
 
     pub(in crate::kinds) fn sample(uuid: [u8; 16]) -> Vec<u8> {
         ext(0x2c2, 0x46b, uuid)

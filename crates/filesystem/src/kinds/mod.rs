@@ -10,9 +10,8 @@ use std::pin::Pin;
 use quarry_volume::{Filesystem, MakeOptions};
 use uuid::Uuid;
 
-use crate::condition::Trouble;
-use crate::features::Feature;
-use crate::{Error, Mounted, Superblock};
+use crate::Error;
+use crate::trouble::{Mounted, Trouble};
 
 /// What differs between filesystems.
 pub(crate) struct Kind {
@@ -30,7 +29,7 @@ pub(crate) struct Kind {
     pub(crate) prepare: fn(uuid: &str, options: &mut MakeOptions) -> Vec<String>,
     /// The offset of its superblock, in bytes from the device's start.
     pub(crate) superblock_at: u64,
-    /// Reads the first [`crate::superblock::LENGTH`] bytes of a superblock. `None`: it is not one of this filesystem.
+    /// Reads the first [`SUPERBLOCK_LENGTH`] bytes of a superblock. `None`: it is not one of this filesystem.
     pub(crate) superblock: fn(&[u8]) -> Option<Superblock>,
     /// See [`crate::check_before_adoption`].
     pub(crate) check_before_adoption: for<'a> fn(&'a Path) -> Checked<'a>,
@@ -38,6 +37,40 @@ pub(crate) struct Kind {
     /// filesystem type in sysfs.
     pub(crate) hidden_trouble: fn(&Mounted<'_>, sysfs: &Path) -> Option<Trouble>,
 }
+
+/// A version as major and minor.
+pub(crate) type Version = (u32, u32);
+
+/// A feature that some version of mkfs turns on by default.
+///
+/// From the release notes of Linux, e2fsprogs, xfsprogs and btrfs-progs. A distribution's kernel may support
+/// a feature earlier; the filesystem is made without it anyway, which costs little.
+pub(crate) struct Feature {
+    /// The first kernel that mounts it for writing, and, if known, no longer calls it experimental.
+    pub(crate) kernel: Version,
+    /// The first release of the tools that knows the option. Before that, the option is an error, and mkfs
+    /// does not turn the feature on.
+    pub(crate) tools: Version,
+    /// The option that turns it off, and its argument.
+    pub(crate) flag: &'static str,
+    pub(crate) off: &'static str,
+}
+
+const fn feature(kernel: Version, tools: Version, flag: &'static str, off: &'static str) -> Feature {
+    Feature { kernel, tools, flag, off }
+}
+
+/// The contents of a superblock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Superblock {
+    /// Its UUID, in lower case.
+    pub uuid: String,
+    /// Its mkfs did not finish; only xfs shows this.
+    pub in_progress: bool,
+}
+
+/// How much of a superblock is read, in bytes; contains every field that is used.
+pub(crate) const SUPERBLOCK_LENGTH: usize = 512;
 
 /// The future of a check.
 pub(crate) type Checked<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;

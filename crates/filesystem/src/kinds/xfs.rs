@@ -6,9 +6,8 @@ use std::time::Duration;
 use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
-use super::{Kind, no_hidden_trouble, uuid_at};
-use crate::features::feature;
-use crate::{Error, Superblock};
+use super::{Kind, Superblock, feature, no_hidden_trouble, uuid_at};
+use crate::Error;
 
 pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.xfs",
@@ -80,7 +79,7 @@ async fn check_with_repair(device: &Path) -> Result<(), Error> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::superblock::LENGTH;
+    use crate::kinds::SUPERBLOCK_LENGTH as LENGTH;
 
     pub(in crate::kinds) fn sample(uuid: [u8; 16]) -> Vec<u8> {
         let mut bytes = vec![0; LENGTH];

@@ -188,7 +188,7 @@ struct View {
     /// The highest term number ever seen.
     highest: i32,
     /// The object as last written or read, while this controller holds it.
-    ours: Option<Lease>,
+    held: Option<Lease>,
     /// The last rejection.
     refused: Option<(Instant, Error)>,
 }

@@ -22,7 +22,7 @@ pub(super) enum Attempt {
 impl Inner {
     /// One attempt: reads the Lease, and takes it if it is free.
     pub(super) async fn take(&self, view: &mut View) -> Attempt {
-        view.ours = None;
+        view.held = None;
         let found = match ask(LIMIT, self.api.get_opt(&self.settings.name)).await {
             Ok(found) => found,
             Err(error) => return Attempt::Refused(self.failed("read", &error)),
@@ -56,7 +56,7 @@ impl Inner {
         match self.write(&lease, exists).await {
             Ok(written) => {
                 view.observe(&written);
-                view.ours = Some(written);
+                view.held = Some(written);
                 Attempt::Taken(Term { transitions, until: self.deadline(sent) })
             }
             Err(error) if error.is(409) || error.is(404) => Attempt::Beaten,

@@ -85,7 +85,7 @@ impl Inner {
     }
 
     async fn renew(&self, view: &mut View, transitions: i32) -> Renewal {
-        let Some(mut lease) = view.ours.clone() else {
+        let Some(mut lease) = view.held.clone() else {
             return Renewal::Lost("it was not read".to_owned());
         };
         // An earlier renewal with a lost answer changed the version: read it and try once more.
@@ -94,7 +94,7 @@ impl Inner {
             let error = match self.write(&record::renewed(lease, (self.clock)()), true).await {
                 Ok(written) => {
                     view.observe(&written);
-                    view.ours = Some(written);
+                    view.held = Some(written);
                     return Renewal::Kept(sent);
                 }
                 Err(error) => error,
@@ -108,13 +108,13 @@ impl Inner {
             lease = match ask(LIMIT, self.api.get_opt(&self.settings.name)).await {
                 Ok(Some(found)) => {
                     view.observe(&found);
-                    if !self.is_ours(&found, transitions) {
+                    if !self.is_own_term(&found, transitions) {
                         return Renewal::Lost(format!(
                             "it is held by {}",
                             record::holder(&found).unwrap_or("no controller")
                         ));
                     }
-                    view.ours = Some(found.clone());
+                    view.held = Some(found.clone());
                     found
                 }
                 Ok(None) => return Renewal::Lost("it was deleted".to_owned()),
@@ -124,7 +124,7 @@ impl Inner {
         Renewal::Unknown("others keep changing it".to_owned())
     }
 
-    fn is_ours(&self, lease: &Lease, transitions: i32) -> bool {
+    fn is_own_term(&self, lease: &Lease, transitions: i32) -> bool {
         record::holder(lease) == Some(self.identity.as_str()) && record::transitions(lease) == transitions
     }
 
@@ -148,7 +148,7 @@ impl Inner {
     /// Writes that the Lease has no holder. The term must have ended before. If the write fails, others wait
     /// for the Lease's duration, nothing worse.
     pub(super) async fn give_back(&self, view: &mut View) {
-        let Some(lease) = view.ours.take() else { return };
+        let Some(lease) = view.held.take() else { return };
         match self.write(&record::released(lease, (self.clock)()), true).await {
             Ok(written) => {
                 view.observe(&written);

@@ -31,9 +31,9 @@ async fn nothing_is_known_until_the_list_is_complete() {
         let name = format!("p{number}");
         fake.put(&pod_path(&name), pod(&name, &format!("n{number}"), "10.0.0.1", true, 0));
     }
-    let mut stranger = pod("stranger", "n7000", "10.0.0.9", true, 0);
-    stranger["metadata"]["labels"] = json!({"app": "other"});
-    fake.put(&pod_path("stranger"), stranger);
+    let mut foreign = pod("foreign", "n7000", "10.0.0.9", true, 0);
+    foreign["metadata"]["labels"] = json!({"app": "other"});
+    fake.put(&pod_path("foreign"), foreign);
     fake.plan(|call| Fault { after: Duration::from_secs(u64::from(call.is_list())), ..Fault::default() });
     let discovery = Discovery::start(&fake.connection("quarry-0"), SELECTOR, PORT);
     let roster = discovery.roster();

@@ -30,7 +30,7 @@ async fn refused(election: &LeaseElection) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_lease_is_taken_by_the_first_who_needs_it() {
+async fn the_first_controller_that_needs_the_lease_takes_it() {
     let fake = Fake::new();
     let (one, two) = (controller(&fake, "quarry-0"), controller(&fake, "quarry-1"));
     seconds(100).await;
@@ -136,7 +136,7 @@ async fn a_holder_that_died_is_followed_after_the_whole_duration() {
 
 /// A holder must not be considered dead because its Lease was not read for a while.
 #[tokio::test(start_paused = true)]
-async fn a_look_that_is_old_is_not_counted_against_a_holder_that_renews() {
+async fn an_old_read_does_not_count_against_a_holder_that_renews() {
     let fake = Fake::new();
     let (one, two) = (controller(&fake, "quarry-0"), controller(&fake, "quarry-1"));
     one.fence().await.unwrap();
@@ -212,7 +212,7 @@ async fn a_lease_that_another_holder_took_is_lost() {
     let message = refused(&one).await;
     assert!(message.contains("an operator"), "{message}");
     // This holder does not renew.
-    until("the first looks have aged", || true).await;
+    until("the first reads are old", || true).await;
     seconds(16).await;
     assert!(one.fence().await.unwrap() > fence);
 }

@@ -232,7 +232,7 @@ async fn a_sign_of_the_node_during_the_last_query_counts_too() {
     assert_eq!(fate, Fate::Unknown);
 }
 
-/// The watches are behind, and only a look shows what is there.
+/// The watches are behind, and only a query shows the current state.
 #[tokio::test(start_paused = true)]
 async fn a_live_query_is_authoritative() {
     for path in [node_path("a"), pod_path("p")] {

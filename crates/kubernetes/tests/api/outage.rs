@@ -28,7 +28,7 @@ async fn while_the_api_is_away_every_fate_is_unknown() {
     let gone = fake.count(|call| call.path == node_path("well"));
     seconds(60).await;
     assert_eq!(watching.fate("well").await, Fate::Ready);
-    assert_eq!(fake.count(|call| call.path == node_path("well")), gone, "memory is believed again");
+    assert_eq!(fake.count(|call| call.path == node_path("well")), gone, "memory is used again");
 }
 
 /// Each of the questions on the way to "gone" fails in turn, in each way.

@@ -36,8 +36,8 @@ struct Observed {
 }
 
 impl Observed {
-    /// Looks at all replicas at this instant.
-    fn look(&mut self, replicas: &[(u64, Arc<LeaseElection>)], seed: u64) {
+    /// Checks all replicas at this instant.
+    fn check(&mut self, replicas: &[(u64, Arc<LeaseElection>)], seed: u64) {
         let holding: Vec<(u64, u64)> =
             replicas.iter().filter_map(|(number, election)| Some((*number, election.holds()?))).collect();
         assert!(holding.len() <= 1, "seed {seed}: two count on the Lease at once: {holding:?}");
@@ -107,7 +107,7 @@ async fn weather(seed: u64) -> Observed {
             _ => {}
         }
         tokio::time::sleep(dice.millis(400)).await;
-        observed.look(&replicas, seed);
+        observed.check(&replicas, seed);
     }
     observed
 }

@@ -51,7 +51,7 @@ async fn a_change_is_made_from_the_version_that_was_read_only() {
     assert_eq!(one.get(Item::Node).await.unwrap().unwrap().data, data("second"));
 }
 
-/// Between the look and the write of an update, another writes.
+/// Another replica writes between the read and the write of an update.
 #[tokio::test(start_paused = true)]
 async fn two_updates_at_once_leave_one_winner() {
     let fake = Fake::new();
@@ -72,7 +72,7 @@ async fn two_updates_at_once_leave_one_winner() {
 
 /// A chart may make the Secrets in advance, so that no right to create is needed.
 #[tokio::test(start_paused = true)]
-async fn a_secret_made_in_advance_is_filled_and_keeps_what_is_not_ours() {
+async fn a_secret_made_in_advance_is_filled_and_keeps_foreign_keys() {
     let fake = Fake::new();
     let store = SecretStore::new(&fake.connection("quarry-0"), "quarry-tls");
     fake.put(

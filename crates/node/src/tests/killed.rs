@@ -32,7 +32,7 @@ fn killed(usage: Use, call: Call) -> impl Iterator<Item = World> {
 }
 
 /// The worlds of [`killed`], with everything that can happen next, up to the point where a retry can succeed.
-fn settled(usage: Use, call: Call) -> impl Iterator<Item = (World, Then)> {
+fn retriable(usage: Use, call: Call) -> impl Iterator<Item = (World, Then)> {
     [Then::MkfsCompletes, Then::MkfsEnds, Then::PowerCut].into_iter().flat_map(move |then| {
         // Without an mkfs, the first two are the same.
         let differs = move |world: &World| then != Then::MkfsEnds || world.machine.has_orphans();
@@ -85,7 +85,7 @@ fn with_calls(usages: impl IntoIterator<Item = Use>) -> impl Iterator<Item = (Us
 #[test]
 fn a_retry_completes_a_killed_call() {
     test_all(with_calls(Use::ALL), |(usage, call)| {
-        for (world, _) in settled(usage, call) {
+        for (world, _) in retriable(usage, call) {
             from(call).for_each(|call| world.succeeds(call));
             world.is_clean();
         }
@@ -97,7 +97,7 @@ fn all_calls_can_be_repeated_after_a_killed_one() {
     // What was deleted cannot be used again.
     let cases = with_calls(Use::ALL).filter(|(_, call)| *call != Call::Delete);
     test_all(cases, |(usage, call)| {
-        for (world, _) in settled(usage, call) {
+        for (world, _) in retriable(usage, call) {
             for call in LIFE {
                 world.succeeds(call);
                 world.succeeds(call);
@@ -141,7 +141,7 @@ fn a_retry_can_be_killed_too() {
     test_all(with_calls([Use::READ_ONLY_XFS, Use::BOTH, Use::READ_ONLY_BLOCK]), |(usage, call)| {
         for before in 0.. {
             let mut any = false;
-            for (world, then) in settled(usage, call) {
+            for (world, then) in retriable(usage, call) {
                 let retry = Process::new(&world.machine, Plan::Killed { before });
                 any |= matches!(world.call_as(&retry, call), Answer::Killed);
                 world.machine.end_orphans(then == Then::MkfsCompletes);

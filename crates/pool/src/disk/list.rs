@@ -17,7 +17,7 @@ use super::host::HostDisks;
 use super::reader::read_only_reader;
 use super::report::{DiskReport, Owner};
 use super::scan::{self, PoolDisk, Raw};
-use crate::{PoolConfig, open};
+use crate::{PoolConfig, config};
 
 /// The disks of a host.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +35,7 @@ pub struct DiskList {
 /// # Errors
 /// `Unavailable` if the host's tables cannot be read.
 pub async fn list_disks(configured: Option<&[PoolConfig]>) -> Result<DiskList> {
-    let selectors = configured.map(open::selectors);
+    let selectors = configured.map(config::selectors);
     list(&(Arc::new(HostDisks::new()) as Arc<dyn Disks>), selectors, geteuid().is_root()).await
 }
 
@@ -102,7 +102,7 @@ async fn with_state(disks: &Arc<dyn Disks>, raw: Raw) -> Result<PoolDisk, String
     let seen = scan::determine_states(disks, &scan::Queries::default(), vec![raw], &[])
         .await
         .map_err(|error| error.message)?;
-    seen.into_iter().next().ok_or_else(|| "was not judged: please report it".to_owned())
+    seen.into_iter().next().ok_or_else(|| "was not checked: please report it".to_owned())
 }
 
 /// The state according to the kernel's tables of a disk that was not read: in use or unusable. `why` is the

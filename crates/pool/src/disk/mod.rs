@@ -45,13 +45,12 @@ use self::locks::VolumeLocks;
 use self::opened::OpenPartitions;
 use self::reader::Reader;
 use self::release::Releases;
-pub use self::release::Wiping;
 pub use self::report::{DiskReport, Owner};
 use self::scan::Raw;
 use self::view::{SeenVolumes, View};
 use crate::pool::{Device, Reading, Volumes};
 use crate::threads::REPORT_AFTER;
-use crate::{EventCounts, Health, Pool, PoolVolume, Record, Recorded, Uevents, UnresponsiveDisk};
+use crate::{EventCounts, Health, Pool, PoolVolume, Record, Recorded, Uevents, UnresponsiveDisk, Wiping};
 
 /// How long what was read is used if there was no event for any disk.
 const FRESH: Duration = Duration::from_secs(4);

@@ -5,7 +5,6 @@
 //! on the disk itself, so any process that finds it resumes the release.
 
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,32 +18,11 @@ use super::disks::{Any, Held};
 use super::key::DiskKey;
 use super::view::View;
 use super::{Inner, blocking};
+use crate::Wiping;
 
 /// When a failed release is retried. A disk that was pulled and put back is a new one to the kernel, and is
 /// retried at once. (Events are no reason to retry, because each attempt causes some.)
 const RETRY: Duration = Duration::from_secs(60);
-
-/// The progress of wiping a disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wiping {
-    /// Bytes that are wiped.
-    pub done: u64,
-    /// Bytes to wipe in total; 0 if nothing is left to wipe, or if that is not known yet.
-    pub total: u64,
-    /// Why wiping has stopped. It will be retried.
-    pub failed: Option<String>,
-}
-
-impl fmt::Display for Wiping {
-    /// As text: "being wiped, 37%".
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("being wiped")?;
-        if self.done > 0 && self.total > 0 {
-            write!(f, ", {}%", u128::from(self.done.min(self.total)) * 100 / u128::from(self.total))?;
-        }
-        self.failed.as_ref().map_or(Ok(()), |why| write!(f, ", and stopped: {why}"))
-    }
-}
 
 /// The running and stopped releases, by disk.
 #[derive(Default)]

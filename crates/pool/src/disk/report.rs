@@ -3,9 +3,9 @@
 use quarry_disk::claim::{Claim, ClaimState, Degraded, Repair};
 use quarry_disk::{Assignment, Conflict, Disk, State, Udev};
 
-use super::release::Wiping;
 use super::scan::PoolDisk;
 use super::view;
+use crate::Wiping;
 
 /// A disk, for an operator.
 #[derive(Clone, Debug)]

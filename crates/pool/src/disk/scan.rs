@@ -122,7 +122,7 @@ pub(super) fn gather(
                 gathered.own.push(raw);
                 continue;
             }
-            Owner::Pool(other) => format!("it is pool {other}'s"),
+            Owner::Pool(other) => format!("it belongs to pool {other}"),
             _ => owner.why_no_pool().unwrap_or_default(),
         };
         let may_belong = match owner {

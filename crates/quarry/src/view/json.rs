@@ -10,7 +10,7 @@ use super::rows;
 
 pub(super) fn node(node: &v2::Node) -> Value {
     // Nothing is known of a node that never reported.
-    let if_known = |value: Value| if node.heard { value } else { Value::Null };
+    let if_known = |value: Value| if node.reported { value } else { Value::Null };
     json!({
         "name": node.name,
         "reachable": node.reachable,

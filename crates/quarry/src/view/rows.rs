@@ -73,7 +73,7 @@ const STALE: &str = "its node is down: last known state";
 
 pub(super) fn node(node: &v2::Node) -> Vec<String> {
     // A node that never reported has not reported its pools, not even an empty list.
-    let if_known = |text: String| if node.heard { text } else { UNKNOWN.to_owned() };
+    let if_known = |text: String| if node.reported { text } else { UNKNOWN.to_owned() };
     vec![
         node.name.clone(),
         if node.reachable { "up" } else { "down" }.to_owned(),

@@ -118,7 +118,7 @@ fn example() -> Controller {
         name: "n1".into(),
         reachable: true,
         since_seconds: 300,
-        heard: true,
+        reported: true,
         version: "0.1.0".into(),
         boot_id: "boot".into(),
         instance: "run".into(),

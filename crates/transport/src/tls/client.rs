@@ -56,7 +56,7 @@ pub enum ConnectError {
     WrongRole(String),
     /// The node rejects the client's certificate.
     #[error("the node rejected the controller's certificate: {0}")]
-    RefusedOurs(String),
+    Rejected(String),
     /// Any other error.
     #[error("the handshake failed: {0}")]
     Other(String),
@@ -101,7 +101,7 @@ impl ConnectError {
             A::CertificateUnknown | A::AccessDenied | A::DecryptError => "see its log for the reason",
             other => return ConnectError::Other(format!("the other side sent the alert {other:?}")),
         };
-        ConnectError::RefusedOurs(format!("{meaning} (alert {alert:?})"))
+        ConnectError::Rejected(format!("{meaning} (alert {alert:?})"))
     }
 }
 

@@ -32,7 +32,7 @@ const REREAD_BLIND: Duration = Duration::from_secs(5);
 /// How long after inconsistent files the next read follows.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long after a change the files are read: changes come in groups.
-const SETTLE: Duration = Duration::from_millis(50);
+const DEBOUNCE: Duration = Duration::from_millis(50);
 
 /// Follows the files [`CERTIFICATE`], [`KEY`] and [`AUTHORITIES`] in `directory`, which need not exist yet,
 /// for as long as the source is in use. If files disappear or become invalid, the previous ones stay in use.
@@ -76,7 +76,7 @@ async fn follow(directory: PathBuf, slot: Slot) {
         tokio::select! {
             () = slot.closed() => return,
             () = sleep(wait) => {}
-            () = changed(changes.as_ref()) => sleep(SETTLE).await,
+            () = changed(changes.as_ref()) => sleep(DEBOUNCE).await,
         }
     }
 }

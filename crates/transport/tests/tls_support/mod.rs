@@ -118,12 +118,12 @@ impl Authority {
 
     /// A certificate that trusts its own authority.
     pub fn pem(&self, leaf: &Leaf) -> Pem {
-        self.issue(leaf).believing(&[self])
+        self.issue(leaf).trusting(&[self])
     }
 }
 
 impl Issued {
-    pub fn believing(self, authorities: &[&Authority]) -> Pem {
+    pub fn trusting(self, authorities: &[&Authority]) -> Pem {
         let authorities = authorities.iter().map(|authority| authority.pem.as_str()).collect();
         Pem { certificate: self.certificate, key: self.key, authorities }
     }
@@ -256,7 +256,7 @@ pub(crate) fn kind(error: &ConnectError) -> &'static str {
         ConnectError::NotYetValid(_) => "not_yet_valid",
         ConnectError::OtherAuthority(_) => "unknown_authority",
         ConnectError::WrongRole(_) => "wrong_role",
-        ConnectError::RefusedOurs(_) => "refused_ours",
+        ConnectError::Rejected(_) => "rejected",
         ConnectError::Other(_) => "other",
     }
 }

@@ -1,6 +1,6 @@
 //! Selects which files of Debian's packages go into the image, and where.
 //!
-//! A short list of what is included, not a long one of what is not: programs, the libraries they load, the
+//! A short list of inclusions, not a long list of exclusions: programs, the libraries they load, the
 //! few files they read, and every licence. The image has no shell, so it needs no scripts, and no
 //! installation scripts either; only the kernel starts programs that are not listed here.
 

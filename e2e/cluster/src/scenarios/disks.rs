@@ -81,8 +81,8 @@ async fn wait_for_largest_free(cluster: &Cluster, largest: u64) -> Result<()> {
     let namespace = format!("--namespace={SYSTEM}");
     until("the capacity of whole disks", async || {
         let capacities = cluster.kubectl().get(["csistoragecapacities", &namespace]).await?;
-        let of_ours = items(&capacities).filter(|capacity| text(capacity, "/storageClassName") == POOL);
-        let right = of_ours.filter(|capacity| bytes(text(capacity, "/maximumVolumeSize")).ok() == Some(largest));
+        let of_pool = items(&capacities).filter(|capacity| text(capacity, "/storageClassName") == POOL);
+        let right = of_pool.filter(|capacity| bytes(text(capacity, "/maximumVolumeSize")).ok() == Some(largest));
         Ok(right.count() == cluster.workers.len())
     })
     .await

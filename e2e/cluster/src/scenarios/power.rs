@@ -13,7 +13,7 @@ use crate::space::Space;
 
 /// For how long a pod writes before the power goes.
 const WRITING: Duration = Duration::from_secs(20);
-/// How long it may take until a node that is gone for good is believed to be: five minutes, and some.
+/// How long it may take until a node that is gone for good is treated as gone: five minutes, and some.
 const FOR_GOOD: Duration = Duration::from_secs(480);
 
 /// The machine of a pod is killed while it writes; it boots, and the pod finds every byte that was flushed.
@@ -73,7 +73,7 @@ pub(super) async fn gone(cluster: &mut Cluster) -> Result<String> {
     let second = space.ready("second").await?;
     let elsewhere = node_of(cluster, &second)?.name.clone();
     let new = began.elapsed();
-    // The old volume's object goes when the node is believed to be gone.
+    // The old volume's object goes when the node is treated as gone.
     loop {
         let volumes = kubectl.get(["pv"]).await?;
         if !items(&volumes).any(|found| text(found, "/metadata/name") == volume) {

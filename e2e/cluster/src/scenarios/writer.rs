@@ -16,7 +16,7 @@ pub(super) async fn write(space: &Space<'_>, pod: &str, volume: &str) -> Result<
     space.exec(pod, &script).await.map(drop)
 }
 
-/// Fails unless a pod is the same as before, and was never restarted. Gives it.
+/// Fails unless a pod is the same as before, and was never restarted. Returns it.
 pub(super) async fn same(space: &Space<'_>, before: &Value) -> Result<Value> {
     let name = text(before, "/metadata/name");
     let now = space.ready(name).await?;

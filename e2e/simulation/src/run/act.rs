@@ -7,7 +7,7 @@ use super::{LATENCY, Script, storage};
 use crate::faults::Action;
 use crate::world::{ECHO, Life, NODES, REPLICAS, Where, World, replica_name, seat_name};
 
-/// How often a lossy link breaks, and how often a broken one mends, for each message.
+/// How often a lossy link breaks, and how often a broken one is repaired, for each message.
 const LOSS: (f64, f64) = (0.03, 0.3);
 
 impl Script<'_> {
@@ -24,7 +24,7 @@ impl Script<'_> {
             Action::Cut { replica, seat } => self.sim.partition(replica_name(replica), seat_name(seat)),
             Action::CutTo { replica, seat } => self.sim.partition_oneway(replica_name(replica), seat_name(seat)),
             Action::CutFrom { replica, seat } => self.sim.partition_oneway(seat_name(seat), replica_name(replica)),
-            Action::Mend { replica, seat } => self.repair_link(replica, seat),
+            Action::Repair { replica, seat } => self.repair_link(replica, seat),
             Action::CrashSeat { seat, silent } => self.crash_seat(seat, silent),
             Action::StartSeat { seat } => self.start_seat(seat),
             Action::CrashReplica { replica, silent } => self.crash_replica(replica, silent),

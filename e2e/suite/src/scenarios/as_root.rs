@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Command, Config, Disk, Vm, build_static_tests};
 
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 /// The packages with such tests, all in `tests/as_root.rs`.
 const PACKAGES: [&str; 2] = ["quarry-mount", "quarry-filesystem"];

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use crate::csi::{Ask, MIB, Made, refused};
 use crate::node::{Node, device};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::until;
 
 const DISK: u64 = 512 << 20;

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use crate::csi::{Ask, MIB, Made, is_passing, retry};
 use crate::node::{GROUP, Node};
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const GIB: u64 = 1 << 30;
 /// How many volumes are created and deleted at a time.

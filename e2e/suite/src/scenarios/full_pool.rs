@@ -6,7 +6,7 @@ use tonic::Code;
 use crate::csi::{Ask, MIB, Made};
 use crate::node::{GROUP, Node, device};
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const EXTENT: i64 = 4 * MIB;
 /// The disks of the pool: none of the size of another, and none a whole number of extents.

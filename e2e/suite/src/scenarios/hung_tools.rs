@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, is_passing, refused, retry};
 use crate::node::{Node, device};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const DISK: u64 = 512 << 20;
 /// Wraps lvm: a command waits while the file of its name in /run/hang contains one of its arguments. It

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, Made, refused};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const GIB: u64 = 1 << 30;
 
@@ -204,7 +204,7 @@ async fn odd_states(node: &Node) -> Result<()> {
     node.vm.sh(format!("mount --make-private '{target}' && mount -t tmpfs foreign '{target}'")).await?;
     refused("unpublish a foreign mount", node.csi.unpublish(&made).await, Code::FailedPrecondition, &target)?;
     // Nor is it unmounted for an unknown volume.
-    let unknown_volume = Made { id: "nobody".to_owned(), ..made.clone() };
+    let unknown_volume = Made { id: "missing".to_owned(), ..made.clone() };
     let answer = node.csi.unpublish(&unknown_volume).await;
     refused("unpublish a foreign mount of an unknown volume", answer, Code::FailedPrecondition, &target)?;
     refused("publish over it", node.csi.publish(&made).await, Code::FailedPrecondition, &target)?;

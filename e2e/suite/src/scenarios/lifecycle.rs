@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::csi::{Ask, Made, retry};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const GIB: u64 = 1 << 30;
 

@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 
 use crate::csi::{Ask, MIB, Made, refused};
 use crate::node::{GROUP, Node, device};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{close, open, read, until, write};
 
 /// The volumes: `-used` ones are published when the disk goes, `-idle` ones were used before.

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use quarry_vm::System;
 
-use crate::runner::Scenario;
+use crate::scenario::Scenario;
 
 /// The sweeps: a soak in slices runs a part of each of these in every slice, and each other scenario in one slice.
 pub const SWEEPS: &[&str] = &[

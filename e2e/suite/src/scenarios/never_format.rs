@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, Made, refused};
 use crate::node::{GROUP, Node};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{EVENT, checksum, close, device_of, open, read, retag, tags, write};
 
 const GIB: u64 = 1 << 30;
@@ -26,7 +26,7 @@ pub async fn run(context: Context) -> Passed {
     inactive(&node).await.context("an inactive volume")?;
     refusals += restored_metadata(&node).await.context("metadata from before `ready`")?;
     context.say("inactive and restored volumes done");
-    refusals += not_ours(&node).await.context("a foreign logical volume")?;
+    refusals += foreign_volumes(&node).await.context("a foreign logical volume")?;
     refusals += unreadable_records(&node).await.context("a record that this version does not know")?;
     node.expect_empty().await?;
     Ok(format!("{refusals} refusals, 0 bytes changed"))
@@ -197,12 +197,12 @@ async fn restored_metadata(node: &Node) -> Result<usize> {
     Ok(1)
 }
 
-async fn not_ours(node: &Node) -> Result<usize> {
+async fn foreign_volumes(node: &Node) -> Result<usize> {
     let ours = node.csi.create(&Ask::mount("ours", "ext4")).await?;
-    let names = ["stranger", "stranger-like-us", "quarry"];
+    let names = ["foreign", "foreign-tagged", "quarry"];
     node.vm
         .sh(format!(
-            "lvcreate -qq -y -l 8 -n stranger {GROUP}; lvcreate -qq -y -l 8 -n stranger-like-us --addtag quarry \
+            "lvcreate -qq -y -l 8 -n foreign {GROUP}; lvcreate -qq -y -l 8 -n foreign-tagged --addtag quarry \
              --addtag quarry/s=new {GROUP}; lvcreate -qq -y -l 8 -n quarry --addtag other1/s=new {GROUP}"
         ))
         .await?;

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, Csi, MIB, Made, Use, is_passing, refused, retry};
 use crate::node::{FAULTS, GROUP, Node, device};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{checksum, close, device_of, open, read, tags, write};
 
 /// The small disk: large enough for an xfs.

@@ -9,7 +9,7 @@ use quarry_vm::{Bus, Config, Disk, PowerCut, Vm};
 use crate::csi::{Ask, MIB, Made, retry};
 use crate::node::{FAULTS, Node, device};
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{close, open, read, write};
 
 /// When the power goes.

@@ -9,7 +9,7 @@ use quarry_vm::{Build, Command, Config, Disk, Shape, Vm, build_static};
 use crate::csi::Ask;
 use crate::node::{FAULTS, Node};
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::offered;
 
 /// How often CreateVolume and `lvcreate` are compared.

@@ -10,7 +10,7 @@ use tonic::{Code, Status};
 
 use crate::csi::{Ask, MIB, Made, refused, retry};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const GIB: u64 = 1 << 30;
 const WRITTEN: i64 = 8 * MIB;

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 
 use crate::csi::{Ask, MIB, is_passing, refused, retry};
 use crate::node::{Node, SOCKET, device};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::hung_tools::{WRAPPER, class, wait_hung};
 
 const GIB: u64 = 1 << 30;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::Guest;
 
-use super::{Found, Storage, Volume};
+use super::{Storage, Stored, Volume};
 
 /// Every disk of the machine, including its root disk, which Quarry must leave alone.
 pub struct WholeDisks;
@@ -77,7 +77,7 @@ impl Storage for WholeDisks {
         format!("{EACH}{LOOK}")
     }
 
-    fn read(&self, printed: &str) -> Result<Vec<Found>> {
+    fn read(&self, printed: &str) -> Result<Vec<Stored>> {
         printed.lines().filter(|line| !line.trim().is_empty()).map(read_disk).collect()
     }
 
@@ -94,7 +94,7 @@ impl Storage for WholeDisks {
         format!("{EACH}{CHECK}")
     }
 
-    fn settle_time(&self) -> Duration {
+    fn cleanup_time(&self) -> Duration {
         Duration::from_secs(120)
     }
 
@@ -107,9 +107,9 @@ impl Storage for WholeDisks {
     }
 }
 
-fn read_disk(line: &str) -> Result<Found> {
+fn read_disk(line: &str) -> Result<Stored> {
     let mut words = line.splitn(6, ' ');
-    let mut word = || words.next().with_context(|| format!("the look at the disks says {line:?}"));
+    let mut word = || words.next().with_context(|| format!("the report on the disks has the line {line:?}"));
     let (disk, second, partitions) = (word()?, word()?, word()?);
     let slots = [Slot::read(word()?)?, Slot::read(word()?)?];
     let blkid = word()?.trim();
@@ -125,7 +125,7 @@ fn read_disk(line: &str) -> Result<Found> {
         }
         _ => None,
     };
-    Ok(Found { text, volume })
+    Ok(Stored { text, volume })
 }
 
 /// A copy of a record's slot.
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_sgdisk_says_is_read() {
+    fn the_output_of_sgdisk_is_parsed() {
         let said = "Partition GUID code: A7953E1B-D10F-418C-AC8A-A0E6AFE8D458 (Unknown)\nPartition unique GUID: X\n\
                     First sector: 256 (at 1024.0 KiB)\nLast sector: 511 (at 2.0 MiB)\nPartition size: 256 sectors\n";
         let kind = "a7953e1b-d10f-418c-ac8a-a0e6afe8d458".to_owned();

@@ -4,20 +4,20 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{Found, listed};
+use super::{Stored, listed};
 use crate::csi::Made;
 use crate::node::{FAULTS, Node};
 
 impl Node {
     /// The content of the storage, as the host's own tools report it.
-    pub async fn found(&self) -> Result<Vec<Found>> {
+    pub async fn found(&self) -> Result<Vec<Stored>> {
         let mut found = self.storage.read(&self.vm.sh(self.storage.look()).await?)?;
         found.retain(|found| !self.foreign.contains(&found.text));
         Ok(found)
     }
 
     /// The current content of the storage is foreign: as long as it looks the same, it is ignored.
-    pub async fn ignore_what_is_there(&mut self) -> Result<()> {
+    pub async fn ignore_existing_content(&mut self) -> Result<()> {
         self.foreign = self.found().await?.into_iter().map(|found| found.text).collect();
         Ok(())
     }
@@ -30,8 +30,8 @@ impl Node {
     /// Fails unless this volume is on the storage, with the expected size, and nothing but its parts.
     pub async fn expect_only(&self, made: &Made) -> Result<()> {
         let found = self.found().await?;
-        let (volumes, parts): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|found| found.volume.is_some());
-        let is_it = |found: &&Found| found.volume.as_ref().is_some_and(|volume| volume.size == made.size);
+        let (volumes, parts): (Vec<&Stored>, Vec<&Stored>) = found.iter().partition(|found| found.volume.is_some());
+        let is_it = |found: &&Stored| found.volume.as_ref().is_some_and(|volume| volume.size == made.size);
         let layout = made.ask.parameters.get("layout").map_or("linear", String::as_str);
         let whole = volumes.len() == 1 && volumes.iter().all(is_it) && parts.len() == self.storage.parts(layout);
         ensure!(whole, "{} of {} bytes should be the only content, not:\n{}", made.id, made.size, listed(&found));
@@ -49,7 +49,7 @@ impl Node {
             }
             let volume = found.iter().any(|found| found.volume.is_some());
             ensure!(
-                !volume && began.elapsed() < self.storage.settle_time(),
+                !volume && began.elapsed() < self.storage.cleanup_time(),
                 "something is left behind:\n{}\n{}",
                 listed(&found),
                 self.log_tail().await

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::{Found, Storage, Volume};
+use super::{Storage, Stored, Volume};
 
 /// The volume group of the pool that every node has.
 pub const GROUP: &str = "vg0";
@@ -28,7 +28,7 @@ impl Storage for Group {
         format!("lvs -a --noheadings --units b --nosuffix -o lv_name,lv_tags,lv_size {GROUP} | sed 's/^ *//'")
     }
 
-    fn read(&self, printed: &str) -> Result<Vec<Found>> {
+    fn read(&self, printed: &str) -> Result<Vec<Stored>> {
         let found = |line: &str| {
             let words: Vec<&str> = line.split_whitespace().collect();
             let size = words.last().and_then(|size| size.parse().ok());
@@ -36,7 +36,7 @@ impl Storage for Group {
             let record = if words.len() > 2 { words[1].to_owned() } else { String::new() };
             // Names in brackets are the parts of others.
             let volume = (!line.starts_with('[')).then_some(Volume { size, record });
-            Ok(Found { text: line.to_owned(), volume })
+            Ok(Stored { text: line.to_owned(), volume })
         };
         printed.lines().filter(|line| !line.trim().is_empty()).map(found).collect()
     }
@@ -57,7 +57,7 @@ impl Storage for Group {
         format!("vgck {GROUP}")
     }
 
-    fn settle_time(&self) -> Duration {
+    fn cleanup_time(&self) -> Duration {
         Duration::ZERO
     }
 

@@ -26,7 +26,7 @@ pub trait Storage: Send + Sync {
     ///
     /// # Errors
     /// `printed` is not the output of [`Self::look`].
-    fn read(&self, printed: &str) -> Result<Vec<Found>>;
+    fn read(&self, printed: &str) -> Result<Vec<Stored>>;
 
     /// The device of a volume, as a word of a shell script. `name`: as in CreateVolume, if the storage
     /// accepts it unchanged.
@@ -40,19 +40,19 @@ pub trait Storage: Send + Sync {
     fn check(&self) -> String;
 
     /// How long remnants may exist after a deletion was answered OK. The volume is gone at once.
-    fn settle_time(&self) -> Duration;
+    fn cleanup_time(&self) -> Duration;
 
     /// Whether remnants of a creation that was interrupted before there was a volume may exist until the next
     /// creation.
     fn keeps_halves(&self) -> bool;
 
-    /// What exists besides a volume of this layout and belongs to it: so many [`Found`].
+    /// What exists besides a volume of this layout and belongs to it: so many [`Stored`].
     fn parts(&self, layout: &str) -> usize;
 }
 
 /// Something on the storage.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct Stored {
     /// Its description, for readers of a failure.
     pub text: String,
     /// The volume that it is, if it is one.
@@ -69,6 +69,6 @@ pub struct Volume {
 }
 
 /// What was found, a line each.
-pub fn listed(found: &[Found]) -> String {
+pub fn listed(found: &[Stored]) -> String {
     found.iter().map(|found| found.text.as_str()).collect::<Vec<_>>().join("\n")
 }

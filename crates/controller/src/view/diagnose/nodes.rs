@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quarry_volume::{StorageId, Unreachable, some_of};
 
-use super::{human_duration, plural};
+use super::text::{human_duration, plural};
 use crate::environment::Fate;
 use crate::view::finding::{Finding, Level};
 use crate::view::node_state::{Down, NodeState};
@@ -80,8 +80,8 @@ fn level(cause: Unreachable, node: &NodeState, since: Duration) -> Level {
 }
 
 /// Nodes whose version is too far from the controller's.
-pub(super) fn versions(nodes: &[NodeState], ours: &str, findings: &mut Vec<Finding>) {
-    let Some(own) = release(ours) else { return };
+pub(super) fn versions(nodes: &[NodeState], own_version: &str, findings: &mut Vec<Finding>) {
+    let Some(own) = release(own_version) else { return };
     let mut by_version: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for node in nodes.iter().filter(|node| node.down.is_none()) {
         if let Some(greeting) = &node.greeting {
@@ -94,7 +94,9 @@ pub(super) fn versions(nodes: &[NodeState], ours: &str, findings: &mut Vec<Findi
             findings.push(Finding::error(
                 "version-skew",
                 format!("{}: {}", plural(of.len(), "node"), some_of(of)),
-                format!("run version {version:?}, but this controller runs {ours}: more than one minor version apart"),
+                format!(
+                    "run version {version:?}, but this controller runs {own_version}: more than one minor version apart"
+                ),
                 "upgrade nodes and controller to the same version, one minor version at a time",
             ));
         }

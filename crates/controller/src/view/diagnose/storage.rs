@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use quarry_volume::{PoolState, StorageId, show_size, some_of};
 
-use super::plural;
+use super::text::plural;
 use crate::view::finding::Finding;
 use crate::view::node_state::NodeState;
 

@@ -135,13 +135,13 @@ async fn degraded_and_nearly_full_pools_are_reported() {
 
 #[tokio::test]
 async fn volumes_with_problems_are_reported_by_pool_and_published_ones_are_errors() {
-    let ailing =
+    let unhealthy =
         |name: &str, ready: bool, problem: &str| Volume { ready, problem: problem.into(), ..volume("n", "fast", name) };
     let unused = Volume { ready: false, problem: "was interrupted".into(), ..volume("n", "slow", "pvc-d") };
     let volumes = vec![
-        ailing("pvc-a", false, "was interrupted"),
-        ailing("pvc-b", true, "has lost a mirror"),
-        ailing("pvc-c", true, "is lost"),
+        unhealthy("pvc-a", false, "was interrupted"),
+        unhealthy("pvc-b", true, "has lost a mirror"),
+        unhealthy("pvc-c", true, "is lost"),
         unused,
     ];
     let world = healthy(&volumes);
@@ -186,11 +186,11 @@ async fn nodes_are_compared_with_each_other_and_with_the_controller() {
     }
     let nodes = ["n1", "n2", "n3", "n4", "n5"].into_iter().zip(fakes).collect();
     let answer = doctor(&view(nodes, healthy(&[])).await).await;
-    let ours = env!("CARGO_PKG_VERSION");
+    let current = env!("CARGO_PKG_VERSION");
     let skew = |node: &str, version: &str| {
         format!(
-            "error version-skew 1 node: {node}: run version \"{version}\", but this controller runs {ours}: more than \
-             one minor version apart"
+            "error version-skew 1 node: {node}: run version \"{version}\", but this controller runs {current}: more \
+             than one minor version apart"
         )
     };
     assert_eq!(

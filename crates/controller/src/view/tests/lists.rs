@@ -174,10 +174,10 @@ async fn nodes_and_pools_come_in_pages_too() {
         nodes.extend(page.nodes);
     }
     let [first, _, third] = nodes.as_slice() else { panic!("{nodes:?}") };
-    assert!(first.reachable && first.heard && first.why.is_empty());
+    assert!(first.reachable && first.reported && first.why.is_empty());
     assert_eq!((first.pools, first.volumes, first.bytes, first.free_bytes), (2, 2, 200 * GIB, 75 * GIB));
     assert_eq!((first.name.as_str(), first.boot_id.as_str()), ("n1", "boot-n1"));
-    assert!(!third.reachable && !third.heard);
+    assert!(!third.reachable && !third.reported);
     assert_eq!((third.why.as_str(), third.pools), (away, 0));
 
     let (mut pools, mut token, mut pages) = (Vec::new(), String::new(), 0);

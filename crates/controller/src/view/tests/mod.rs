@@ -178,21 +178,21 @@ where
     let cluster = Cluster::follow(source, parts, CancellationToken::new());
     // Keeping the sender alive keeps the roster unchanged.
     tokio::spawn(async move { sender.closed().await });
-    let settled = async {
+    let reached = async {
         loop {
             let members = cluster.members();
-            let settled = members.iter().all(|member| match (&fakes[&member.name], member.link()) {
+            let reached = members.iter().all(|member| match (&fakes[&member.name], member.link()) {
                 (NodeFake::Here { .. }, Link::Up { .. }) => true,
                 (NodeFake::Away(_, why), Link::Down { why: found, .. }) => *why == found,
                 _ => false,
             });
-            if cluster.synced() && members.len() == fakes.len() && settled {
+            if cluster.synced() && members.len() == fakes.len() && reached {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), settled).await.expect("all nodes reach their state");
+    tokio::time::timeout(Duration::from_secs(60), reached).await.expect("all nodes reach their state");
     ViewService::new(cluster, extras)
 }
 

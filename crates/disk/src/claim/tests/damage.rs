@@ -343,7 +343,7 @@ proptest::proptest! {
     }
 }
 
-/// docs/disk-format.md tells operators to write these bytes.
+/// Operators write these bytes as docs/disk-format.md describes.
 #[test]
 fn a_lost_mbr_can_be_restored_by_hand() {
     for sector_size in [512, 4096] {

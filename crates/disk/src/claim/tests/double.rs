@@ -196,28 +196,28 @@ impl Window {
             }
         }
         choices.retain(|_, versions| versions.len() > 1);
-        let (telling, mute): (Vec<_>, Vec<_>) = choices
+        let (written, zeroed): (Vec<_>, Vec<_>) = choices
             .into_iter()
             .partition(|(_, versions)| versions[1..].iter().any(|piece| piece.iter().any(|byte| *byte != 0)));
         // Zeros over a few noisy pieces (an erased header) matter as well.
-        let (telling, mute) = if telling.len() + mute.len() <= 12 {
-            (telling.into_iter().chain(mute).collect(), Vec::new())
+        let (written, zeroed) = if written.len() + zeroed.len() <= 12 {
+            (written.into_iter().chain(zeroed).collect(), Vec::new())
         } else {
-            (telling, mute)
+            (written, zeroed)
         };
-        let combinations: usize = telling.iter().map(|(_, versions)| versions.len()).product();
+        let combinations: usize = written.iter().map(|(_, versions)| versions.len()).product();
         assert!(combinations <= 1 << 14, "too many for a test: {combinations}");
         let mut random = Random(combinations as u64);
         let mut images = Vec::new();
         for combination in 0..combinations {
-            for others in 0..if mute.is_empty() { 1 } else { 3 } {
+            for others in 0..if zeroed.is_empty() { 1 } else { 3 } {
                 let mut image = self.durable.clone();
                 let mut rest = combination;
-                for (number, versions) in &telling {
+                for (number, versions) in &written {
                     image.set(*number, &versions[rest % versions.len()]);
                     rest /= versions.len();
                 }
-                for (number, versions) in &mute {
+                for (number, versions) in &zeroed {
                     let version = match others {
                         0 => 0,
                         1 => versions.len() - 1,

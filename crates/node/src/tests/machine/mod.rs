@@ -256,7 +256,7 @@ impl State {
         self.disks.values().find(|disk| disk.number == number)
     }
 
-    /// Whether something holds the disk, so that nobody else can get exclusive access.
+    /// Whether something holds the disk, so that no other process can get exclusive access.
     pub(super) fn is_claimed(&self, disk: &Disk) -> bool {
         disk.holder.is_some()
             || disk.mkfs.is_some()

@@ -75,10 +75,10 @@ fn every_disk_is_listed_with_its_reason() {
 fn the_pool_of_each_disk_is_listed_if_pools_are_configured() {
     let host = Host::default();
     let both = host.disk("vdb", 16);
-    let nobodys = host.disk("wda", 16);
+    let unselected = host.disk("wda", 16);
     host.disk("wdb", 16);
     claim_of(&host, both, "a", &Record::new(&spec("a", 1), 1));
-    claim_of(&host, nobodys, "b", &Record::new(&spec("b", 1), 1));
+    claim_of(&host, unselected, "b", &Record::new(&spec("b", 1), 1));
     assert_eq!(
         listed(&host, selectors(&[("one", "x-vdb"), ("two", "x-v*")]), true),
         [

@@ -12,7 +12,7 @@ use tonic::Code;
 use self::call::Call;
 use crate::csi::{Ask, Made};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const GIB: u64 = 1 << 30;
 

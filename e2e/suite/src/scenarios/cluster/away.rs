@@ -9,7 +9,7 @@ use super::view;
 use crate::cluster::{Cluster, PATIENCE, eventually};
 use crate::controller::Controller;
 use crate::csi::{Ask, Made, refused};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps;
 
 const DISK: u64 = 512 << 20;

@@ -13,13 +13,13 @@ use crate::cluster::{CERTIFICATES, Cluster, PATIENCE, eventually, mount_secret};
 use crate::controller::Controller;
 use crate::csi::{Ask, refused};
 use crate::node::{AGENT, LOG, Node, TLS};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const DISK: u64 = 512 << 20;
 /// In how many seconds every node has a new certificate. A quarter of an hour where kubelet brings it.
-const SETTLE: u64 = 15;
+const PROPAGATION: u64 = 15;
 const HOUR: i64 = 3600;
-/// A rotation takes two phases, each a few seconds longer than [`SETTLE`] here.
+/// A rotation takes two phases, each a few seconds longer than [`PROPAGATION`] here.
 const ROTATION: Duration = Duration::from_secs(300);
 
 pub async fn run(context: Context) -> Passed {
@@ -260,7 +260,7 @@ async fn rotated(cluster: &mut Cluster, controllers: &mut Vec<Controller>) -> Re
 
 /// The controllers' arguments.
 fn arguments() -> String {
-    format!("--chooser /run/quarry/chooser --certificate-settle {SETTLE} --clocks-apart 3")
+    format!("--chooser /run/quarry/chooser --certificate-settle {PROPAGATION} --clocks-apart 3")
 }
 
 /// Brings every change of the nodes' certificate to the nodes that are on, until something fails.

@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, PATIENCE};
 use crate::controller::Controller;
 use crate::csi::{Ask, Made, is_passing};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::hung_tools::{WRAPPER, wait_hung};
 
 /// The first node has more, and is chosen.

@@ -10,7 +10,7 @@ use tonic::Code;
 use crate::cluster::{Cluster, PATIENCE, eventually};
 use crate::controller::Controller;
 use crate::csi::{Ask, MIB, Made, TOPOLOGY, refused};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps;
 
 /// The middle node has the most.

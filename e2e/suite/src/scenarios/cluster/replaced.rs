@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, PATIENCE, eventually};
 use crate::controller::Controller;
 use crate::csi::{Ask, MIB, Made, refused};
 use crate::node::{GROUP, device};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps;
 
 const DISK: u64 = 512 << 20;

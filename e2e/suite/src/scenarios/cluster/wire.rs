@@ -109,7 +109,7 @@ fn config(show: Option<&Certificate>) -> Result<ClientConfig> {
     let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)));
+        .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)));
     let mut config = match show {
         Some(Certificate { certificate, key }) => {
             let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate).collect::<Result<_, _>>()?;
@@ -123,9 +123,9 @@ fn config(show: Option<&Certificate>) -> Result<ClientConfig> {
 
 /// Trusts every server: the server is not under test here.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

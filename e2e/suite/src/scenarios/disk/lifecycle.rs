@@ -6,7 +6,7 @@ use quarry_vm::{Bus, Disk};
 use super::{MIB, VOLUME, capacity, disk, fill, kernel_name, listed, row};
 use crate::csi::{Ask, refused, retry};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::kill::{forget_points, points};
 use crate::scenarios::steps::offered;
 use crate::scenarios::{lifecycle, stats};

@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use super::{MIB, capacity, damaged, disk, kernel_name, listed, row};
 use crate::csi::{Ask, Made, refused, retry};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{close, offered, open, read, write};
 
 /// How long it may take until a new disk is offered. Without a kernel event, a scan after four seconds finds

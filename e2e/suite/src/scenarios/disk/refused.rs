@@ -9,7 +9,7 @@ use super::signatures::{self, Make, Signature};
 use super::{MIB, capacity, disk, kernel_name};
 use crate::csi::Ask;
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::offered;
 
 /// The addresses of the pairs of disks, one of each sector size: as many as fit in an answer, besides the

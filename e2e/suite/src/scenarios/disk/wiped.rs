@@ -10,7 +10,7 @@ use tonic::Code;
 use super::{MIB, VOLUME, capacity, disk, kernel_name, listed, row};
 use crate::csi::Ask;
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{FREED, offered};
 
 const GIB: u64 = 1 << 30;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, ensure};
 use quarry_vm::{Command, Config, Disk, Vm};
 
 use crate::node::{BINARY, GROUP, binary};
-use crate::runner::{Context, Passed, Scenario};
+use crate::scenario::{Context, Passed, Scenario};
 
 /// Each of a guest's three disks: as large as the cases expect. All are equal, since the kernel names them in any order.
 const DISK: u64 = 1 << 30;

@@ -7,7 +7,7 @@ mod signatures;
 
 use std::time::Duration;
 
-use crate::runner::Scenario;
+use crate::scenario::Scenario;
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {

@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, MIB, Made, refused, retry};
 use crate::node::{FAULTS, GROUP, Node, device};
-use crate::runner::{Passed, Scenario};
+use crate::scenario::{Passed, Scenario};
 use crate::scenarios::steps::{close, open};
 
 const DISK: u64 = 512 << 20;

@@ -9,7 +9,7 @@ use tonic::{Code, Request, Status};
 
 use crate::csi::{Ask, Made, refused};
 use crate::node::{Node, device};
-use crate::runner::{Context, Passed, Scenario};
+use crate::scenario::{Context, Passed, Scenario};
 use crate::scenarios::hung_tools::class;
 use crate::scenarios::steps::{close, open, until};
 

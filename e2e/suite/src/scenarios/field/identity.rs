@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, MIB, Made, is_passing, refused, retry};
 use crate::node::{Node, device};
-use crate::runner::{Context, Passed, Scenario};
+use crate::scenario::{Context, Passed, Scenario};
 use crate::scenarios::kill::{forget_points, points, was_killed};
 
 const DISK: u64 = 512 << 20;

@@ -9,7 +9,7 @@ use quarry_vm::{Config, Disk, Vm};
 use super::room::inactive;
 use crate::csi::{Ask, Made};
 use crate::node::{FAULTS, GROUP, Node, device};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{close, open, read, write};
 
 /// How often a restage is measured each way.

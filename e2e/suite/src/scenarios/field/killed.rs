@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::csi::Ask;
 use crate::node::{GROUP, Node};
-use crate::runner::{Context, Passed, Scenario};
+use crate::scenario::{Context, Passed, Scenario};
 use crate::scenarios::steps;
 
 const DISK: u64 = 256 << 20;

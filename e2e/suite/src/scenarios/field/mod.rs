@@ -16,7 +16,7 @@ mod room;
 mod systemd;
 mod whole_disks;
 
-use crate::runner::Scenario;
+use crate::scenario::Scenario;
 
 /// All of them.
 pub fn all() -> Vec<Scenario> {

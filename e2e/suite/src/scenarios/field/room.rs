@@ -10,7 +10,7 @@ use tonic::Code;
 use super::idle;
 use crate::csi::{Ask, Made, is_passing, refused};
 use crate::node::{GROUP, Node, device};
-use crate::runner::{Context, Passed, Scenario};
+use crate::scenario::{Context, Passed, Scenario};
 use crate::scenarios::steps::{close, open, read, tags, write};
 
 const MIB: u64 = 1 << 20;
@@ -71,20 +71,20 @@ async fn raid_legs(context: Context) -> Passed {
 async fn lose_and_return(node: &mut Node, made: &Made) -> Result<()> {
     node.vm.unplug("d2").await?;
     write(node, made).await.context("writing without a copy")?;
-    ailing(node, made, "is missing", VolumeHealthErrorType::Degraded).await?;
+    unhealthy(node, made, "is missing", VolumeHealthErrorType::Degraded).await?;
     node.vm.replug("d2").await?;
-    ailing(node, made, "refresh needed", VolumeHealthErrorType::Degraded).await.map(drop)
+    unhealthy(node, made, "refresh needed", VolumeHealthErrorType::Degraded).await.map(drop)
 }
 
 async fn failed_for_a_while(node: &mut Node, made: &Made) -> Result<String> {
     lose_and_return(node, made).await?;
-    let listed = node.csi.ailing().await?;
+    let listed = node.csi.unhealthy().await?;
     ensure!(listed.len() == 1 && listed[0].volume_id == made.id, "the controller lists {listed:?}");
     let health = node.csi.health(&made.id).await?;
     let command = commands(&health[0].message).into_iter().find(|command| command.contains("--refresh"));
     let command = command.with_context(|| format!("no command in {:?}", health[0].message))?;
     node.vm.sh(&command).await.with_context(|| format!("the command that is named: {command}"))?;
-    let mended = if healthy(node, made).await.is_ok() {
+    let result = if healthy(node, made).await.is_ok() {
         format!("`{command}` repaired a copy whose disk was unplugged and plugged in again")
     } else {
         // The other way that the message names.
@@ -97,7 +97,7 @@ async fn failed_for_a_while(node: &mut Node, made: &Made) -> Result<String> {
         )
     };
     read(node, made).await?;
-    Ok(mended)
+    Ok(result)
 }
 
 /// One copy is out of date, and the disk of the good one fails: nothing keeps working, and nothing is
@@ -105,7 +105,7 @@ async fn failed_for_a_while(node: &mut Node, made: &Made) -> Result<String> {
 async fn second_too(node: &mut Node, made: &Made) -> Result<()> {
     lose_and_return(node, made).await?;
     node.vm.unplug("d1").await?;
-    ailing(node, made, "no intact copy left", VolumeHealthErrorType::Inaccessible).await?;
+    unhealthy(node, made, "no intact copy left", VolumeHealthErrorType::Inaccessible).await?;
     close(node, made).await?;
     refused("stage", node.csi.stage(made).await, Code::FailedPrecondition, "no intact copy left")?;
     node.vm.replug("d1").await?;
@@ -122,7 +122,7 @@ async fn second_too(node: &mut Node, made: &Made) -> Result<()> {
 async fn given_up(node: &mut Node, made: &Made) -> Result<()> {
     node.vm.unplug("d2").await?;
     node.vm.sh(format!("vgreduce -qq --removemissing --force {GROUP}")).await?;
-    let health = ailing(node, made, "repair needed", VolumeHealthErrorType::Degraded).await?;
+    let health = unhealthy(node, made, "repair needed", VolumeHealthErrorType::Degraded).await?;
     let command = commands(&health).into_iter().find(|command| command.contains("--repair"));
     let command = command.with_context(|| format!("no command in {health:?}"))?;
     node.vm.sh(format!("pvchange -qq -xy {}; yes | {command}", device("d3"))).await?;
@@ -152,7 +152,7 @@ async fn mismatches(node: &Node, made: &Made) -> Result<()> {
              conv=notrunc,fsync status=none; lvchange --syncaction check {GROUP}/{name}"
         ))
         .await?;
-    let health = ailing(node, made, "mismatches exist", VolumeHealthErrorType::Degraded).await?;
+    let health = unhealthy(node, made, "mismatches exist", VolumeHealthErrorType::Degraded).await?;
     let command = commands(&health).into_iter().find(|command| command.contains("--syncaction repair"));
     let command = command.with_context(|| format!("no command in {health:?}"))?;
     node.vm.sh(format!("{command}; sleep 5; lvchange --syncaction check {GROUP}/{name}")).await?;
@@ -198,7 +198,7 @@ async fn one_disk(_context: Context) -> Passed {
              lvcreate -qqy -Wn -Zn --type raid1 -m 1 --nosync --alloc anywhere -L 32M -n mirror --addtag '{record}' {GROUP} {first}"
         ))
         .await?;
-    ailing(&node, &made, "not mirrored", VolumeHealthErrorType::Degraded).await?;
+    unhealthy(&node, &made, "not mirrored", VolumeHealthErrorType::Degraded).await?;
     node.csi.delete(&made.id).await?;
     Ok(String::new())
 }
@@ -253,7 +253,7 @@ async fn healthy(node: &Node, made: &Made) -> Result<()> {
 }
 
 /// Waits until the volume has a problem with these words and this status; returns its message.
-async fn ailing(node: &Node, made: &Made, words: &str, status: VolumeHealthErrorType) -> Result<String> {
+async fn unhealthy(node: &Node, made: &Made, words: &str, status: VolumeHealthErrorType) -> Result<String> {
     let health = wait_for(node, &made.id, |health| health.iter().any(|one| one.message.contains(words)))
         .await
         .context(words.to_owned())?;

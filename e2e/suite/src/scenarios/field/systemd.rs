@@ -10,7 +10,7 @@ use quarry_vm::{Config, Disk, Shape, System, Vm};
 
 use crate::csi::{Ask, Made, retry};
 use crate::node::{GROUP, Node};
-use crate::runner::{Context, Passed, Scenario};
+use crate::scenario::{Context, Passed, Scenario};
 use crate::scenarios::steps::{close, open, read, write};
 
 /// All of them.

@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, Made, refused, retry};
 use crate::node::{BINARY, Node};
-use crate::runner::{Context, Passed, Scenario};
+use crate::scenario::{Context, Passed, Scenario};
 use crate::scenarios::disk::kernel_name;
 use crate::scenarios::steps::{close, open, read, write};
 
@@ -21,7 +21,7 @@ const SIZE: u64 = 72 * MIB;
 pub fn all() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "disk-claims-mended",
+            name: "disk-claims-repaired",
             about: "whatever damages a claim, its name stays in use, and the printed commands repair it",
             limit: Duration::from_secs(20 * 60),
             run: |context| Box::pin(repaired(context)),
@@ -58,7 +58,7 @@ const HARMS: [(&str, &str); 8] = [
 ];
 
 async fn repaired(context: Context) -> Passed {
-    let mut node = Node::on_disks("disk-claims-mended", vec![disk("claimed"), disk("spare")]).await?;
+    let mut node = Node::on_disks("disk-claims-repaired", vec![disk("claimed"), disk("spare")]).await?;
     node.serve().await?;
     let ask = Ask::mount("precious", "ext4");
     let made = retry(|| node.csi.create(&ask)).await?;
@@ -145,9 +145,9 @@ async fn damaged(node: &mut Node, made: &Made, name: &str, harm: &str) -> Result
 /// Runs what `quarry disks` prints. `mounted`: the filesystem is in use, and was not grown.
 async fn repair(node: &Node, name: &str, mounted: bool) -> Result<()> {
     let before = report(node, name).await?;
-    let mends = before["mend"].as_array().cloned().unwrap_or_default();
-    ensure!(!mends.is_empty(), "no commands are printed that repair it: {before}");
-    for step in &mends {
+    let repairs = before["mend"].as_array().cloned().unwrap_or_default();
+    ensure!(!repairs.is_empty(), "no commands are printed that repair it: {before}");
+    for step in &repairs {
         let about = step["about"].as_str().unwrap_or_default();
         if about.contains("ceases to exist") || mounted && about.contains("larger than the volume") {
             continue;
@@ -155,7 +155,9 @@ async fn repair(node: &Node, name: &str, mounted: bool) -> Result<()> {
         for command in step["commands"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             // The step for a filesystem that was extended does nothing to one that was not.
             node.vm
-                .sh(format!("{{ {command}\n}} >/tmp/mend.log 2>&1 || {{ cat /tmp/mend.log; exit 1; }}; udevadm settle"))
+                .sh(format!(
+                    "{{ {command}\n}} >/tmp/repair.log 2>&1 || {{ cat /tmp/repair.log; exit 1; }}; udevadm settle"
+                ))
                 .await
                 .with_context(|| command.to_owned())?;
         }

@@ -6,11 +6,11 @@
 use anyhow::{Context as _, Result, bail, ensure};
 use tonic::Code;
 
-use super::{Life, Plan, Step, Struck, call};
+use super::{KillResult, Life, Plan, Step, call};
 use crate::csi::{self, Ask, MIB, refused};
 use crate::node::Node;
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const DISK: u64 = 400 << 20;
 const FOLDER: &str = "/opt/slow";
@@ -80,11 +80,11 @@ impl When {
 pub struct Undisturbed;
 
 impl Plan for Undisturbed {
-    fn blow(&mut self, _step: Step, _repeated: bool) -> Option<super::Blow> {
+    fn kill(&mut self, _step: Step, _repeated: bool) -> Option<super::Kill> {
         None
     }
 
-    fn struck(&mut self, _step: Step, _repeated: bool, _struck: &Struck) {}
+    fn record(&mut self, _step: Step, _repeated: bool, _result: &KillResult) {}
 }
 
 /// A node whose programs can be slow.
@@ -182,7 +182,7 @@ async fn ended(node: &Node) -> Result<()> {
 async fn late(node: &mut Node) -> Result<()> {
     let mut plan = Undisturbed;
     let mut life = Life::new(node, &mut plan, Ask::mount("pvc-late", "ext4"));
-    life.quietly(Step::Create).await?;
+    life.step_without_kill(Step::Create).await?;
     life.node.vm.sh(format!(": > {STATE}/log; touch {STATE}/held; echo before held lvremove > {STATE}/mode")).await?;
     let (csi, made) = (life.node.csi.clone(), life.made.clone().context("made")?);
     let id = made.id.clone();
@@ -197,10 +197,10 @@ async fn late(node: &mut Node) -> Result<()> {
     let other = csi.create(&Ask::mount("pvc-other", "ext4")).await;
     refused("create next to the orphan", other, Code::Aborted, "outlived")?;
     release(life.node).await?;
-    life.quietly(Step::Delete).await?;
-    life.quietly(Step::Create).await?;
+    life.step_without_kill(Step::Delete).await?;
+    life.step_without_kill(Step::Create).await?;
     life.check(Step::Create).await?;
-    life.quietly(Step::Delete).await?;
+    life.step_without_kill(Step::Delete).await?;
     life.node.expect_empty().await
 }
 
@@ -250,27 +250,27 @@ pub async fn run(context: Context) -> Passed {
                 retried += orphan(&mut life, Step::Create, "lvcreate", create).await?;
                 one += 1;
             } else {
-                life.quietly(Step::Create).await?;
+                life.step_without_kill(Step::Create).await?;
             }
             if let Some(mkfs) = mkfs {
                 retried += orphan(&mut life, Step::Stage, mkfs, stage).await?;
                 one += 1;
-                life.quietly(Step::Publish).await?;
+                life.step_without_kill(Step::Publish).await?;
                 life.check_empty_volume().await?;
                 life.write().await?;
                 for step in [Step::Unpublish, Step::Unstage, Step::StageAgain, Step::Publish] {
-                    life.quietly(step).await?;
+                    life.step_without_kill(step).await?;
                 }
                 life.read().await?;
                 for step in [Step::Unpublish, Step::Unstage] {
-                    life.quietly(step).await?;
+                    life.step_without_kill(step).await?;
                 }
             }
             if mkfs.is_none() || context.settings.soak {
                 retried += orphan(&mut life, Step::Delete, "lvremove", delete).await?;
                 one += 1;
             } else {
-                life.quietly(Step::Delete).await?;
+                life.step_without_kill(Step::Delete).await?;
             }
             life.node.expect_empty().await?;
             orphans += one;

@@ -3,31 +3,31 @@
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::alone::{Undisturbed, When, orphan, release, slow_node};
-use super::{Blow, Life, Plan, Step, Struck};
+use super::{Kill, KillResult, Life, Plan, Step};
 use crate::csi::{self, Ask};
 use crate::node::{FAULTS, Node};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 /// One kill, in the first stage.
 struct Once(Option<u64>);
 
 impl Plan for Once {
-    fn blow(&mut self, step: Step, repeated: bool) -> Option<Blow> {
-        (step == Step::Stage && !repeated).then(|| self.0.take().map(Blow::Point)).flatten()
+    fn kill(&mut self, step: Step, repeated: bool) -> Option<Kill> {
+        (step == Step::Stage && !repeated).then(|| self.0.take().map(Kill::Point)).flatten()
     }
 
-    fn struck(&mut self, _step: Step, _repeated: bool, _struck: &Struck) {}
+    fn record(&mut self, _step: Step, _repeated: bool, _result: &KillResult) {}
 }
 
 /// The first stage's points when nothing befalls it.
 struct Points(Vec<String>);
 
 impl Plan for Points {
-    fn blow(&mut self, _step: Step, _repeated: bool) -> Option<Blow> {
+    fn kill(&mut self, _step: Step, _repeated: bool) -> Option<Kill> {
         None
     }
 
-    fn struck(&mut self, _step: Step, _repeated: bool, _struck: &Struck) {}
+    fn record(&mut self, _step: Step, _repeated: bool, _result: &KillResult) {}
 
     fn passed(&mut self, step: Step, points: Vec<String>) {
         if step == Step::Stage {
@@ -70,14 +70,14 @@ async fn exclusive(node: &mut Node) -> Result<()> {
     let mut plan = Undisturbed;
     // As it is, quarry passes.
     let mut life = Life::new(node, &mut plan, ask.clone());
-    life.quietly(Step::Create).await?;
+    life.step_without_kill(Step::Create).await?;
     orphan(&mut life, Step::Stage, "mkfs.ext4", When::Before).await.context("with the safeguard in place")?;
-    life.quietly(Step::Unstage).await?;
-    life.quietly(Step::Delete).await?;
+    life.step_without_kill(Step::Unstage).await?;
+    life.step_without_kill(Step::Delete).await?;
 
     disable(node, "exclusive", true).await?;
     let mut life = Life::new(node, &mut plan, ask);
-    life.quietly(Step::Create).await?;
+    life.step_without_kill(Step::Create).await?;
     let found = orphan(&mut life, Step::Stage, "mkfs.ext4", When::Before).await;
     expect_violation(found.map(drop), "two writers")?;
     // The orphan ends before its volume is removed.

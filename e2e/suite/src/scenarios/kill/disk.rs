@@ -7,16 +7,16 @@ use quarry_vm::{Bus, Disk};
 
 use super::alone::Undisturbed;
 use super::broken::{adopt, disable, expect_violation};
-use super::tree::Fallen;
+use super::tree::TreeKills;
 use super::{Life, Step, sweep};
 use crate::csi::{Ask, MIB};
 use crate::node::Node;
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::checksum;
 
 /// A disk that is not Quarry's.
-const STRANGER: &str = "stranger";
+const FOREIGN: &str = "foreign";
 
 /// A node with small disks of every kind, one of which holds a foreign filesystem.
 async fn node(name: &str) -> Result<Node> {
@@ -28,17 +28,17 @@ async fn node(name: &str) -> Result<Node> {
         Disk::new("d3", 52 * MIB).bus(Bus::Nvme),
         Disk::new("d4", 140 * MIB).block_size(4096),
         Disk::new("d5", 310 * MIB).bus(Bus::Scsi),
-        Disk::new(STRANGER, 40 * MIB),
+        Disk::new(FOREIGN, 40 * MIB),
     ];
     let mut node = Node::on_disks(name, disks).await?;
     node.vm.sh(format!("mkfs.ext4 -q {0}; sync {0}; udevadm settle", foreign_disk())).await?;
-    node.ignore_what_is_there().await?;
+    node.ignore_existing_content().await?;
     node.serve().await?;
     Ok(node)
 }
 
 fn foreign_disk() -> String {
-    Disk::new(STRANGER, 0).path()
+    Disk::new(FOREIGN, 0).path()
 }
 
 /// Runs `work`, and fails unless the foreign disk has the same bytes afterwards.
@@ -65,11 +65,11 @@ pub async fn points(context: Context) -> Passed {
 async fn unmarked(node: &mut Node) -> Result<()> {
     let mut plan = Undisturbed;
     let mut life = Life::new(node, &mut plan, Ask::mount("pvc-unmarked", "ext4"));
-    life.quietly(Step::Create).await?;
+    life.step_without_kill(Step::Create).await?;
     disable(life.node, "claim-release-mark", true).await?;
-    expect_violation(life.quietly(Step::Delete).await, "left behind")?;
+    expect_violation(life.step_without_kill(Step::Delete).await, "left behind")?;
     disable(life.node, "claim-release-mark", false).await?;
-    life.quietly(Step::Delete).await?;
+    life.step_without_kill(Step::Delete).await?;
     life.node.expect_empty().await
 }
 
@@ -81,7 +81,7 @@ pub async fn tree(context: Context) -> Passed {
 
 async fn trees(context: &Context, node: &mut Node) -> Passed {
     let mut random = context.random();
-    let mut fallen = Fallen::default();
+    let mut tree_kills = TreeKills::default();
     // The steps of a claim: its first write, its commit; the wipe of earlier data; the record that the volume
     // is ready.
     let creates =
@@ -114,10 +114,10 @@ async fn trees(context: &Context, node: &mut Node) -> Passed {
             if let Some(mkfs) = mkfs {
                 markers.insert(Step::Stage, (format!("exec:{mkfs}:before"), seconds));
             }
-            fallen.live(node, Random::new(random.next()), ask, markers, false).await?;
+            tree_kills.live(node, Random::new(random.next()), ask, markers, false).await?;
         }
     }
-    context.count("trees killed", fallen.kills());
-    context.say(fallen.within());
-    Ok(format!("{}, 0 violations", fallen.figures()?))
+    context.count("trees killed", tree_kills.kills());
+    context.say(tree_kills.within());
+    Ok(format!("{}, 0 violations", tree_kills.figures()?))
 }

@@ -50,9 +50,9 @@ impl fmt::Display for Step {
     }
 }
 
-/// How quarry dies in a step.
+/// How quarry is killed in a step.
 #[derive(Clone, Debug)]
-pub enum Blow {
+pub enum Kill {
     /// At this fault point, counted from 1.
     Point(u64),
     /// With all that it started, this long (in seconds) after the log has a line of this name.
@@ -60,20 +60,20 @@ pub enum Blow {
 }
 
 /// The result of a step with a kill.
-pub enum Struck {
+pub enum KillResult {
     /// quarry was killed, and serves again. `points` lists the points that it had passed.
     Killed { points: Vec<String> },
-    /// It answered before the blow fell, which was in vain. `points` says all that it passed.
+    /// It answered before the kill, so nothing was killed. `points` lists all that it passed.
     Missed { points: Vec<String> },
 }
 
 /// Decides which kills happen, and receives their results.
 pub trait Plan {
-    /// The blow for this step. Asked again for the repeated call, with `repeated`.
-    fn blow(&mut self, step: Step, repeated: bool) -> Option<Blow>;
-    /// What came of it.
-    fn struck(&mut self, step: Step, repeated: bool, struck: &Struck);
-    /// The points of a step that nothing befell.
+    /// The kill for this step. Called again for the repeated call, with `repeated`.
+    fn kill(&mut self, step: Step, repeated: bool) -> Option<Kill>;
+    /// Records the result.
+    fn record(&mut self, step: Step, repeated: bool, result: &KillResult);
+    /// Records the points of a step without a kill.
     fn passed(&mut self, _step: Step, _points: Vec<String>) {}
     /// Whether an interrupted creation is abandoned: its caller deletes what it finds, and starts again.
     fn give_up(&mut self) -> bool {
@@ -120,7 +120,7 @@ async fn killed_by_the_end(node: &Node, step: Step, ask: &Ask) -> Result<bool> {
     let began = Instant::now();
     loop {
         let under_way = match step {
-            Step::Delete => began.elapsed() < node.storage.settle_time() && !node.found().await?.is_empty(),
+            Step::Delete => began.elapsed() < node.storage.cleanup_time() && !node.found().await?.is_empty(),
             Step::Unstage => began.elapsed() < DEACTIVATED && node.vm.sh(is_active(ask)).await.is_ok(),
             _ => false,
         };
@@ -142,9 +142,15 @@ async fn disarm(node: &Node) -> Result<()> {
 }
 
 /// One call with a kill. If it happened, quarry serves again afterwards.
-pub async fn strike(node: &mut Node, step: Step, ask: &Ask, made: Option<&Made>, blow: &Blow) -> Result<Struck> {
-    match blow {
-        Blow::Point(at) => {
+pub async fn call_with_kill(
+    node: &mut Node,
+    step: Step,
+    ask: &Ask,
+    made: Option<&Made>,
+    kill: &Kill,
+) -> Result<KillResult> {
+    match kill {
+        Kill::Point(at) => {
             forget_points(node, Some(*at)).await?;
             let answer = call(&node.csi, step, ask, made).await;
             killed_by_the_end(node, step, ask).await?;
@@ -153,22 +159,22 @@ pub async fn strike(node: &mut Node, step: Step, ask: &Ask, made: Option<&Made>,
             if was_killed(node).await? {
                 node.wait_for_end().await?;
                 node.serve().await?;
-                return Ok(Struck::Killed { points });
+                return Ok(KillResult::Killed { points });
             }
-            answer.with_context(|| format!("{step} failed, and nothing had befallen it (points: {points:?})"))?;
+            answer.with_context(|| format!("{step} failed although nothing was killed (points: {points:?})"))?;
             // A new process counts its points from the beginning.
             node.kill().await?;
             node.serve().await?;
-            Ok(Struck::Missed { points })
+            Ok(KillResult::Missed { points })
         }
-        Blow::Tree { marker, delay } => {
+        Kill::Tree { marker, delay } => {
             forget_points(node, None).await?;
             let (csi, guest) = (node.csi.clone(), node.vm.guest());
             let (asked, known) = (ask.clone(), made.cloned());
             node.vm.sh("rm -f /run/answered").await?;
             let under_way = tokio::spawn(async move {
                 let answer = call(&csi, step, &asked, known.as_ref()).await;
-                // A call that does not come by the marker is not waited for.
+                // Do not wait for a call that does not pass the marker.
                 let marked = guest.sh("touch /run/answered").await;
                 marked.map(|_| answer)
             });
@@ -180,12 +186,12 @@ pub async fn strike(node: &mut Node, step: Step, ask: &Ask, made: Option<&Made>,
             let answer = under_way.await??;
             let points = points(node).await?;
             node.serve().await?;
-            Ok(if answer.is_ok() { Struck::Missed { points } } else { Struck::Killed { points } })
+            Ok(if answer.is_ok() { KillResult::Missed { points } } else { KillResult::Killed { points } })
         }
     }
 }
 
-/// A volume's life with a plan of blows.
+/// A volume's life with a plan of kills.
 pub struct Life<'a, P> {
     pub node: &'a mut Node,
     pub plan: &'a mut P,
@@ -208,10 +214,10 @@ impl<'a, P: Plan> Life<'a, P> {
         self.step(Step::Unpublish).await?;
         self.step(Step::Unstage).await?;
         self.step(Step::StageAgain).await?;
-        self.quietly(Step::Publish).await?;
+        self.step_without_kill(Step::Publish).await?;
         self.read().await?;
-        self.quietly(Step::Unpublish).await?;
-        self.quietly(Step::Unstage).await?;
+        self.step_without_kill(Step::Unpublish).await?;
+        self.step_without_kill(Step::Unstage).await?;
         self.step(Step::Delete).await?;
         self.node.expect_empty().await
     }
@@ -223,33 +229,33 @@ impl<'a, P: Plan> Life<'a, P> {
         self.node.expect_empty().await
     }
 
-    /// One step, with the blow that the plan has for it, repeated until it is done, and checked.
+    /// One step, with the kill that the plan has for it, repeated until it is done, and checked.
     pub async fn step(&mut self, step: Step) -> Result<()> {
         let mut fate = String::new();
         self.step_and_record(step, &mut fate).await.with_context(|| format!("{step} of {}{fate}", self.ask.name))
     }
 
     async fn step_and_record(&mut self, step: Step, fate: &mut String) -> Result<()> {
-        let Some(blow) = self.plan.blow(step, false) else {
+        let Some(kill) = self.plan.kill(step, false) else {
             forget_points(self.node, None).await?;
-            self.quietly(step).await?;
+            self.step_without_kill(step).await?;
             let points = points(self.node).await?;
             self.plan.passed(step, points);
             return Ok(());
         };
         self.folders().await?;
-        fate.push_str(&format!(", killed by {blow:?}"));
-        let struck = strike(self.node, step, &self.ask, self.made.as_ref(), &blow).await?;
-        if let Struck::Killed { points } = &struck {
+        fate.push_str(&format!(", killed by {kill:?}"));
+        let result = call_with_kill(self.node, step, &self.ask, self.made.as_ref(), &kill).await?;
+        if let KillResult::Killed { points } = &result {
             fate.push_str(&format!(" (after {})", points.last().map_or("nothing", String::as_str)));
         }
-        self.plan.struck(step, false, &struck);
+        self.plan.record(step, false, &result);
         self.check_between(step).await?;
-        if matches!(struck, Struck::Killed { .. }) {
-            if let Some(blow) = self.plan.blow(step, true) {
-                fate.push_str(&format!(", again by {blow:?}"));
-                let struck = strike(self.node, step, &self.ask, self.made.as_ref(), &blow).await?;
-                self.plan.struck(step, true, &struck);
+        if matches!(result, KillResult::Killed { .. }) {
+            if let Some(kill) = self.plan.kill(step, true) {
+                fate.push_str(&format!(", again by {kill:?}"));
+                let result = call_with_kill(self.node, step, &self.ask, self.made.as_ref(), &kill).await?;
+                self.plan.record(step, true, &result);
                 self.check_between(step).await?;
             }
             if step == Step::Create && self.plan.give_up() {
@@ -257,11 +263,11 @@ impl<'a, P: Plan> Life<'a, P> {
                 self.give_up().await?;
             }
         }
-        self.quietly(step).await
+        self.step_without_kill(step).await
     }
 
-    /// One step without a blow, repeated as an orchestrator does, and checked.
-    pub async fn quietly(&mut self, step: Step) -> Result<()> {
+    /// One step without a kill, repeated as an orchestrator does, and checked.
+    pub async fn step_without_kill(&mut self, step: Step) -> Result<()> {
         self.folders().await?;
         let (node, ask, made) = (&*self.node, &self.ask, self.made.as_ref());
         let answer = csi::retry(|| call(&node.csi, step, ask, made)).await?;

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Blow, Life, Plan, Step, Struck};
+use super::{Kill, KillResult, Life, Plan, Step};
 use crate::csi::{Ask, MIB};
 use crate::node::Node;
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::slice::Slice;
 
 const DISK: u64 = 400 << 20;
@@ -20,7 +20,7 @@ struct Figures {
     exist: usize,
     /// The points still to be tried.
     ahead: VecDeque<u64>,
-    /// Kills that fell.
+    /// Kills that happened.
     tried: usize,
     /// The point that is tried now.
     now: u64,
@@ -57,32 +57,32 @@ impl Sweep {
 }
 
 impl Plan for Sweep {
-    fn blow(&mut self, step: Step, repeated: bool) -> Option<Blow> {
+    fn kill(&mut self, step: Step, repeated: bool) -> Option<Kill> {
         if repeated {
             // Recovery itself is interrupted now and then.
             let exist = self.steps.get(&step)?.exist as u64;
-            return (self.random.below(3) == 0).then(|| Blow::Point(1 + self.random.below(exist + 2)));
+            return (self.random.below(3) == 0).then(|| Kill::Point(1 + self.random.below(exist + 2)));
         }
         let figures = self.steps.get_mut(&step)?;
         figures.now = figures.ahead.pop_front()?;
-        Some(Blow::Point(figures.now))
+        Some(Kill::Point(figures.now))
     }
 
-    fn struck(&mut self, step: Step, repeated: bool, struck: &Struck) {
+    fn record(&mut self, step: Step, repeated: bool, result: &KillResult) {
         let Some(figures) = self.steps.get_mut(&step) else { return };
-        match struck {
-            Struck::Killed { .. } if repeated => self.again += 1,
-            Struck::Killed { .. } => {
+        match result {
+            KillResult::Killed { .. } if repeated => self.again += 1,
+            KillResult::Killed { .. } => {
                 figures.tried += 1;
                 figures.ahead.extend(self.whole.map(|slice| slice.after(figures.now)));
             }
-            Struck::Missed { .. } if repeated => {}
-            Struck::Missed { points } if self.whole.is_some() => {
+            KillResult::Missed { .. } if repeated => {}
+            KillResult::Missed { points } if self.whole.is_some() => {
                 figures.ended = true;
                 figures.exist = figures.exist.max(points.len());
             }
             // Background work passes points as well, and not the same each time: then another point is tried.
-            Struck::Missed { points } => {
+            KillResult::Missed { points } => {
                 figures.exist = points.len();
                 if figures.tried == 0 && figures.ahead.is_empty() && figures.exist > 0 {
                     figures.ahead.push_back(1 + self.random.below(figures.exist as u64));

@@ -5,43 +5,43 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Blow, Life, Plan, Step, Struck};
+use super::{Kill, KillResult, Life, Plan, Step};
 use crate::csi::{self, Ask, MIB};
 use crate::node::{GROUP, Node};
 use crate::random::Random;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const DISK: u64 = 400 << 20;
 
-/// Blows within the programs that do the work.
+/// Kills within the programs that do the work.
 struct Within {
     random: Random,
     /// For each step the point after which quarry and its children are killed, and roughly how long, in
     /// seconds, the rest of the step takes.
     markers: BTreeMap<Step, (String, f64)>,
     /// Kills by the last point passed before.
-    fell: BTreeMap<String, usize>,
+    by_point: BTreeMap<String, usize>,
     missed: usize,
 }
 
 impl Plan for Within {
-    fn blow(&mut self, step: Step, repeated: bool) -> Option<Blow> {
+    fn kill(&mut self, step: Step, repeated: bool) -> Option<Kill> {
         if repeated && self.random.below(3) > 0 {
             return None;
         }
         let (marker, seconds) = self.markers.get(&step)?;
         #[allow(clippy::cast_precision_loss, reason = "a choice among thousandths")]
         let delay = self.random.below(1000) as f64 / 1000.0 * seconds;
-        Some(Blow::Tree { marker: marker.clone(), delay })
+        Some(Kill::Tree { marker: marker.clone(), delay })
     }
 
-    fn struck(&mut self, _step: Step, _repeated: bool, struck: &Struck) {
-        match struck {
-            Struck::Killed { points } => {
+    fn record(&mut self, _step: Step, _repeated: bool, result: &KillResult) {
+        match result {
+            KillResult::Killed { points } => {
                 let last = points.last().map_or("nothing", String::as_str).to_owned();
-                *self.fell.entry(last).or_default() += 1;
+                *self.by_point.entry(last).or_default() += 1;
             }
-            Struck::Missed { .. } => self.missed += 1,
+            KillResult::Missed { .. } => self.missed += 1,
         }
     }
 
@@ -50,16 +50,16 @@ impl Plan for Within {
     }
 }
 
-/// What came of the blows of many lives.
+/// The results of the kills of many lives.
 #[derive(Default)]
-pub struct Fallen {
+pub struct TreeKills {
     /// Kills by the last point passed before.
     by_point: BTreeMap<String, usize>,
     missed: usize,
 }
 
-impl Fallen {
-    /// Kills that fell.
+impl TreeKills {
+    /// Kills that happened.
     pub fn kills(&self) -> usize {
         self.by_point.values().sum()
     }
@@ -67,7 +67,7 @@ impl Fallen {
     /// Kills that happened, and kills that came too late.
     pub fn figures(&self) -> Result<String> {
         let kills = self.kills();
-        ensure!(kills > 0, "no kill fell in time");
+        ensure!(kills > 0, "no kill happened in time");
         Ok(format!("{kills} trees killed, {} too late", self.missed))
     }
 
@@ -88,12 +88,12 @@ impl Fallen {
         short: bool,
     ) -> Result<()> {
         let name = ask.name.clone();
-        let mut plan = Within { random, markers, fell: BTreeMap::new(), missed: 0 };
+        let mut plan = Within { random, markers, by_point: BTreeMap::new(), missed: 0 };
         let mut life = Life::new(node, &mut plan, ask);
         let lived = if short { life.short().await } else { life.whole().await };
         lived.with_context(|| name)?;
         self.missed += plan.missed;
-        for (point, count) in plan.fell {
+        for (point, count) in plan.by_point {
             *self.by_point.entry(point).or_default() += count;
         }
         Ok(())
@@ -108,7 +108,7 @@ pub async fn run(context: Context) -> Passed {
     node.vm.sh(format!("lvs {GROUP}")).await?;
     let unit = began.elapsed().as_secs_f64();
     let rounds = if context.settings.soak { 40 } else { 1 };
-    let mut fallen = Fallen::default();
+    let mut tree_kills = TreeKills::default();
     for round in 0..rounds {
         if !context.settings.slice.has(round) {
             continue;
@@ -133,27 +133,27 @@ pub async fn run(context: Context) -> Passed {
             } else {
                 markers.insert(Step::Stage, within(mkfs, if mkfs == "mkfs.ext4" { 0.4 } else { 0.6 }));
             }
-            fallen.live(&mut node, Random::new(random.next()), ask, markers, short).await?;
+            tree_kills.live(&mut node, Random::new(random.next()), ask, markers, short).await?;
         }
     }
-    context.count("trees killed", fallen.kills());
+    context.count("trees killed", tree_kills.kills());
     suspended(&mut node).await.context("a device that a killed lvm left suspended")?;
     for layout in ["linear", "raid1"] {
         tableless(&mut node, layout)
             .await
             .with_context(|| format!("a {layout} device that a killed lvm left without a table"))?;
     }
-    context.say(fallen.within());
+    context.say(tree_kills.within());
     context.say(format_args!("an lvs took {unit:.2} s"));
-    Ok(format!("{}, 1 suspended device resumed, 4 given their tables, 0 violations", fallen.figures()?))
+    Ok(format!("{}, 1 suspended device resumed, 4 given their tables, 0 violations", tree_kills.figures()?))
 }
 
 /// lvm dies while a device is suspended: the next quarry resumes it, and the data is there.
 async fn suspended(node: &mut Node) -> Result<()> {
-    let mut nothing = Within { random: Random::new(0), markers: BTreeMap::new(), fell: BTreeMap::new(), missed: 0 };
+    let mut nothing = Within { random: Random::new(0), markers: BTreeMap::new(), by_point: BTreeMap::new(), missed: 0 };
     let mut life = Life::new(node, &mut nothing, Ask::mount("pvc-suspended", "ext4"));
     for step in [Step::Create, Step::Stage, Step::Publish] {
-        life.quietly(step).await?;
+        life.step_without_kill(step).await?;
     }
     life.write().await?;
     life.node.kill_tree().await?;
@@ -165,7 +165,7 @@ async fn suspended(node: &mut Node) -> Result<()> {
     csi::retry(|| life.node.csi.list()).await?;
     life.read().await?;
     for step in [Step::Unpublish, Step::Unstage, Step::Delete] {
-        life.quietly(step).await?;
+        life.step_without_kill(step).await?;
     }
     life.node.expect_empty().await
 }
@@ -173,10 +173,10 @@ async fn suspended(node: &mut Node) -> Result<()> {
 /// lvm dies when the kernel has the volume's device but not yet its table: stage and delete continue as if it
 /// had never existed.
 async fn tableless(node: &mut Node, layout: &str) -> Result<()> {
-    let mut nothing = Within { random: Random::new(0), markers: BTreeMap::new(), fell: BTreeMap::new(), missed: 0 };
+    let mut nothing = Within { random: Random::new(0), markers: BTreeMap::new(), by_point: BTreeMap::new(), missed: 0 };
     let ask = Ask::mount("pvc-tableless", "ext4").parameter("layout", layout);
     let mut life = Life::new(node, &mut nothing, ask);
-    life.quietly(Step::Create).await?;
+    life.step_without_kill(Step::Create).await?;
     for step in [Step::Stage, Step::Delete] {
         life.node.kill_tree().await?;
         let device = format!("{GROUP}-pvc--tableless");
@@ -190,9 +190,9 @@ async fn tableless(node: &mut Node, layout: &str) -> Result<()> {
         let size = format!("cat $(dirname $(grep -lx {device} /sys/block/dm-*/dm/name))/../size");
         ensure!(life.node.vm.sh(size).await? == "0", "the test left the device its table");
         life.node.serve().await?;
-        life.quietly(step).await?;
+        life.step_without_kill(step).await?;
         if step == Step::Stage {
-            life.quietly(Step::Unstage).await?;
+            life.step_without_kill(Step::Unstage).await?;
         }
     }
     life.node.expect_empty().await

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::cluster::{self, CERTIFICATES};
 use crate::controller::Controller;
 use crate::node::{AGENT, Node, SOCKET, TLS};
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 
 const GIB: u64 = 1 << 30;
 const PROGRAM: &str = "/usr/local/bin/csi-sanity";

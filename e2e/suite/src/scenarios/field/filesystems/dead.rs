@@ -5,7 +5,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, Made, refused};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{close, open, read, write};
 
 const GIB: u64 = 1 << 30;

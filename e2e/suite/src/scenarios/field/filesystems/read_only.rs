@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::csi::{Ask, Made, refused, retry};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::kill::{forget_points, points, was_killed};
 use crate::scenarios::steps::{read, write};
 
@@ -152,13 +152,13 @@ async fn left(node: &mut Node, made: &Made, reader: &str) -> Result<()> {
     let target = made.target();
     node.vm
         .sh(format!(
-            "dmsetup create --readonly --uuid QUARRY-OTHER-1 stranger --table \"0 8 linear $(stat -c '%Hr:%Lr' '{target}') 0\""
+            "dmsetup create --readonly --uuid QUARRY-OTHER-1 foreign --table \"0 8 linear $(stat -c '%Hr:%Lr' '{target}') 0\""
         ))
         .await?;
     node.csi.unpublish(made).await?;
     let answer = node.csi.delete(&made.id).await;
     ensure!(answer.is_err(), "a volume was deleted that another mapping holds");
-    node.vm.sh("dmsetup info stranger >/dev/null && dmsetup remove stranger").await.context("the foreign mapping")?;
+    node.vm.sh("dmsetup info foreign >/dev/null && dmsetup remove foreign").await.context("the foreign mapping")?;
     retry(|| node.csi.delete(&made.id)).await.map(drop).map_err(Into::into)
 }
 

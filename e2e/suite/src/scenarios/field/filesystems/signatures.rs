@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::csi::{Ask, Made};
 use crate::node::Node;
-use crate::runner::{Context, Passed};
+use crate::scenario::{Context, Passed};
 use crate::scenarios::disk::signatures::{ALL, Make};
 use crate::scenarios::steps::{close, device_of, open, read, retag, tags, write};
 

@@ -18,6 +18,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use quarry_disk::Selector;
 use quarry_volume::{Wipe, parse_size};
@@ -169,6 +170,15 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
         pools.push(PoolConfig { name, kind });
     }
     Ok(pools)
+}
+
+/// The selectors of all disk pools, with the names of their pools.
+pub(crate) fn selectors(configured: &[PoolConfig]) -> Arc<[(String, Selector)]> {
+    let selectors = configured.iter().filter_map(|pool| match &pool.kind {
+        PoolKind::Disk(config) => Some((pool.name.clone(), config.selector.clone())),
+        PoolKind::Lvm(_) => None,
+    });
+    selectors.collect()
 }
 
 /// An error in the configuration: its line, and a description.
