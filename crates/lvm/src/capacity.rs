@@ -68,8 +68,8 @@ pub fn choose(group: &VolumeGroup, layout: &Layout, extents: u64, reserve: u64) 
 #[must_use]
 pub fn closed(group: &VolumeGroup) -> Option<String> {
     let VolumeGroup { name, .. } = group;
-    let lost: Vec<&str> =
-        group.physical_volumes.iter().filter(|volume| volume.missing).map(|volume| volume.uuid.as_str()).collect();
+    let lost: Vec<String> =
+        group.physical_volumes.iter().filter(|volume| volume.missing).map(|volume| volume.uuid.to_string()).collect();
     let visible = group.logical_volumes.iter().filter(|volume| !volume.internal).count();
     if !group.hidden.is_empty() {
         return Some(format!("volume group {name} is degraded: {}", group.hidden.join("; ")));
@@ -92,7 +92,7 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
         return Some(format!(
             "volume group {name}: the kernel does not allow writes to {}, so lvm cannot write the group's metadata; \
              see `dmesg` for the reason, and run `blockdev --setrw` once the disk works again",
-            group.show_disk(&pv.uuid)
+            group.show_disk(pv.uuid)
         ));
     }
     if group.exported {
@@ -151,7 +151,7 @@ pub fn duplicated(group: &VolumeGroup) -> Option<String> {
 #[must_use]
 pub fn withheld(group: &VolumeGroup) -> Vec<String> {
     let why = |pv: &PhysicalVolume| {
-        let disk = group.show_disk(&pv.uuid);
+        let disk = group.show_disk(pv.uuid);
         if pv.is_cut_off(group.extent_size) {
             let (fitting, all) = (pv.extents_on_device(group.extent_size), pv.extent_count);
             return Some(format!(
@@ -175,7 +175,7 @@ pub fn withheld(group: &VolumeGroup) -> Vec<String> {
 pub fn hints(group: &VolumeGroup) -> Vec<String> {
     let grown = group.physical_volumes.iter().filter(|pv| !pv.missing && pv.unused_tail(group.extent_size) >= GROWN);
     let hint = |pv: &PhysicalVolume| {
-        let disk = group.show_disk(&pv.uuid);
+        let disk = group.show_disk(pv.uuid);
         format!(
             "{disk} is {} larger than its physical volume; `pvresize {disk}` makes that space usable",
             show_size(pv.unused_tail(group.extent_size))

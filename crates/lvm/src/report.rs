@@ -8,10 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
 use crate::types::{LogicalVolume, PhysicalVolume, Used, VolumeGroup, mapper_path};
+use crate::{InvalidUuid, LvUuid, PvUuid};
 
 /// The columns of each table. `lv_parent` and the segment tables connect the rows.
 pub(crate) const COLUMNS: [(&str, &str); 5] = [
@@ -68,7 +70,7 @@ fn parse_section(section: &Value) -> Result<Option<VolumeGroup>, ParseError> {
     let (pvs, lvs, pv_segments, segments) = (table("pv")?, table("lv")?, table("pvseg")?, table("seg")?);
 
     let mut group = VolumeGroup {
-        uuid: row.text("vg_uuid")?,
+        uuid: row.uuid("vg_uuid")?,
         extent_size: row.number("vg_extent_size")?,
         extent_count: row.number("vg_extent_count")?,
         free_extents: row.number("vg_free_count")?,
@@ -119,7 +121,7 @@ fn physical_volume(row: &Row<'_>) -> Result<PhysicalVolume, ParseError> {
     let missing = row.flag("pv_missing")? == Some(true) || !name.starts_with('/');
     Ok(PhysicalVolume {
         device: Some(PathBuf::from(&name)).filter(|_| name.starts_with('/')),
-        uuid: row.text("pv_uuid")?,
+        uuid: row.uuid("pv_uuid")?,
         size: row.number("pv_size")?,
         extent_count,
         free_extents: extent_count.saturating_sub(row.number("pv_pe_alloc_count")?),
@@ -142,7 +144,7 @@ fn logical_volume(row: &Row<'_>, group: &str) -> Result<LogicalVolume, ParseErro
     let device = row.text("lv_dm_path")?;
     let kernel = |column| Ok::<_, ParseError>(row.text(column)?.parse::<u32>().ok());
     Ok(LogicalVolume {
-        uuid: row.text("lv_uuid")?,
+        uuid: row.uuid("lv_uuid")?,
         size: row.number("lv_size")?,
         tags: row.list("lv_tags")?,
         active: match row.text("lv_active")?.as_str() {
@@ -170,17 +172,19 @@ fn logical_volume(row: &Row<'_>, group: &str) -> Result<LogicalVolume, ParseErro
 
 /// Connects segments to the volumes that they belong to, and the volumes to their disks.
 fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]) -> Result<(), ParseError> {
-    let mut places: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut places: BTreeMap<LvUuid, BTreeSet<PvUuid>> = BTreeMap::new();
     for row in pv_rows {
-        let (pv, lv) = (row.text("pv_uuid")?, row.text("lv_uuid")?);
+        let pv: PvUuid = row.uuid("pv_uuid")?;
+        // Free extents belong to no logical volume.
+        let lv: Option<LvUuid> = if row.text("lv_uuid")?.is_empty() { None } else { Some(row.uuid("lv_uuid")?) };
         let (start, extents) = (row.number("pvseg_start")?, row.number("pvseg_size")?);
         let found = group.physical_volumes.iter_mut().find(|volume| volume.uuid == pv);
-        match found {
-            Some(found) if lv.is_empty() => found.free_fragments.push((start, extents)),
-            Some(found) => found.used.push(Used { start, extents, volume: lv.clone() }),
-            None => {}
+        match (found, lv) {
+            (Some(found), None) => found.free_fragments.push((start, extents)),
+            (Some(found), Some(volume)) => found.used.push(Used { start, extents, volume }),
+            (None, _) => {}
         }
-        if !lv.is_empty() {
+        if let Some(lv) = lv {
             places.entry(lv).or_default().insert(pv);
         }
     }
@@ -190,7 +194,7 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
         pv.free_fragments.sort_unstable();
     }
     for row in rows {
-        let uuid = row.text("lv_uuid")?;
+        let uuid: LvUuid = row.uuid("lv_uuid")?;
         let Some(volume) = group.logical_volumes.iter_mut().find(|volume| volume.uuid == uuid) else { continue };
         volume.segments += 1;
         volume.segment_types.insert(row.text("segtype")?);
@@ -199,10 +203,10 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
             (volume.stripes, volume.stripe_size) = (stripes, row.number("stripe_size")?);
         }
     }
-    let parents: BTreeMap<String, (String, Option<String>)> = group
+    let parents: BTreeMap<LvUuid, (String, Option<String>)> = group
         .logical_volumes
         .iter()
-        .map(|volume| (volume.uuid.clone(), (volume.name.clone(), volume.parent.clone())))
+        .map(|volume| (volume.uuid, (volume.name.clone(), volume.parent.clone())))
         .collect();
     for (uuid, disks) in places {
         // From the part with the extents up to all volumes that contain it. The limit is more than lvm nests,
@@ -211,7 +215,7 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
         for _ in 0..8 {
             let Some(current) = name.take() else { break };
             let Some(volume) = group.logical_volumes.iter_mut().find(|volume| volume.name == current) else { break };
-            volume.physical_volumes.extend(disks.iter().cloned());
+            volume.physical_volumes.extend(&disks);
             name.clone_from(&volume.parent);
         }
     }
@@ -252,6 +256,11 @@ impl Row<'_> {
             Some(Value::Array(values)) => Ok(values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",")),
             Some(Value::Object(_)) | None => wrong(format!("column {column} is missing")),
         }
+    }
+
+    fn uuid<T: FromStr<Err = InvalidUuid>>(&self, column: &str) -> Result<T, ParseError> {
+        let text = self.text(column)?;
+        text.parse().or_else(|why| wrong(format!("column {column}: `{text}` is {why}")))
     }
 
     fn number(&self, column: &str) -> Result<u64, ParseError> {

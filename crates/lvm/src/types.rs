@@ -6,16 +6,16 @@ use std::path::{Path, PathBuf};
 
 use quarry_volume::Layout;
 
-use crate::Scope;
 use crate::raid::RaidStatus;
+use crate::{LvUuid, PvUuid, Scope, VgUuid};
 
 /// A volume group with everything in it, from one report.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VolumeGroup {
     /// The name.
     pub name: String,
-    /// The UUID with lvm's hyphens: the identity of the storage.
-    pub uuid: String,
+    /// The UUID: the identity of the storage.
+    pub uuid: VgUuid,
     /// The size of an extent in bytes.
     pub extent_size: u64,
     /// The extents of all physical volumes, including missing ones.
@@ -63,8 +63,8 @@ pub struct PhysicalVolume {
     /// The device; `None` while it is lost. A disk that is back, but was written off by a change made without
     /// it, has a device and is `missing` until `vgextend --restoremissing`.
     pub device: Option<PathBuf>,
-    /// The UUID with lvm's hyphens.
-    pub uuid: String,
+    /// The UUID.
+    pub uuid: PvUuid,
     /// The bytes that are usable for extents.
     pub size: u64,
     /// The number of extents.
@@ -100,8 +100,8 @@ pub struct Used {
     pub start: u64,
     /// The number of extents.
     pub extents: u64,
-    /// The UUID of the logical volume.
-    pub volume: String,
+    /// The logical volume.
+    pub volume: LvUuid,
 }
 
 /// A logical volume. Internal ones (a raid's images) are in the report too, with `internal` set.
@@ -109,8 +109,8 @@ pub struct Used {
 pub struct LogicalVolume {
     /// The name, without the brackets around internal names in reports.
     pub name: String,
-    /// The UUID with lvm's hyphens.
-    pub uuid: String,
+    /// The UUID.
+    pub uuid: LvUuid,
     /// The size in bytes.
     pub size: u64,
     /// The tags.
@@ -138,8 +138,8 @@ pub struct LogicalVolume {
     pub device: PathBuf,
     /// The kernel's number of its device while it is active.
     pub device_number: Option<(u32, u32)>,
-    /// The UUIDs of the physical volumes with its extents, through all its parts.
-    pub physical_volumes: BTreeSet<String>,
+    /// The physical volumes with its extents, through all its parts.
+    pub physical_volumes: BTreeSet<PvUuid>,
     /// Whether it is a part of another logical volume or otherwise hidden.
     pub internal: bool,
     /// The logical volume that it is a part of.
@@ -168,7 +168,7 @@ impl VolumeGroup {
 
     /// The physical volume with that UUID.
     #[must_use]
-    pub fn physical_volume(&self, uuid: &str) -> Option<&PhysicalVolume> {
+    pub fn physical_volume(&self, uuid: PvUuid) -> Option<&PhysicalVolume> {
         self.physical_volumes.iter().find(|volume| volume.uuid == uuid)
     }
 
@@ -181,9 +181,9 @@ impl VolumeGroup {
 
     /// The UUIDs of the physical volumes without a device: lvm did not find them.
     #[must_use]
-    pub fn lost_physical_volumes(&self) -> Vec<String> {
+    pub fn lost_physical_volumes(&self) -> Vec<PvUuid> {
         let lost = self.physical_volumes.iter().filter(|volume| volume.device.is_none());
-        lost.map(|volume| volume.uuid.clone()).collect()
+        lost.map(|volume| volume.uuid).collect()
     }
 
     /// The independent logical volumes: neither internal nor a part of another one.
@@ -251,15 +251,21 @@ impl VolumeGroup {
     #[must_use]
     pub fn shared_by_images(&self, volume: &LogicalVolume) -> Vec<String> {
         let images = self.images_of(&volume.name);
-        let lies_on = |pv: &String| images.iter().filter(|image| image.physical_volumes.contains(pv)).count();
-        volume.physical_volumes.iter().filter(|pv| lies_on(pv) > 1).map(|pv| self.show_disk(pv)).collect()
+        let lies_on = |pv: &PvUuid| images.iter().filter(|image| image.physical_volumes.contains(pv)).count();
+        volume.physical_volumes.iter().filter(|pv| lies_on(pv) > 1).map(|pv| self.show_disk(*pv)).collect()
     }
 
     /// The name of a physical volume for users: its device, or its UUID without one.
     #[must_use]
-    pub fn show_disk(&self, uuid: &str) -> String {
+    pub fn show_disk(&self, uuid: PvUuid) -> String {
         let device = self.physical_volume(uuid).and_then(|pv| pv.device.as_ref());
-        device.map_or_else(|| uuid.to_owned(), |device| device.display().to_string())
+        device.map_or_else(|| uuid.to_string(), |device| device.display().to_string())
+    }
+
+    /// The device under `/dev/mapper` of its visible logical volume with that name, whether it exists or not.
+    #[must_use]
+    pub fn mapper_path(&self, volume: &str) -> PathBuf {
+        mapper_path(&self.name, volume)
     }
 
     /// The physical volumes whose device ends before extents that this logical volume uses.
@@ -318,13 +324,12 @@ impl LogicalVolume {
     /// Whether one of its physical volumes is missing. A mirrored volume may be usable nevertheless.
     #[must_use]
     pub fn lacks(&self, group: &VolumeGroup) -> bool {
-        let missing = |uuid: &String| group.physical_volume(uuid).is_none_or(|volume| volume.missing);
+        let missing = |uuid: &PvUuid| group.physical_volume(*uuid).is_none_or(|volume| volume.missing);
         self.physical_volumes.iter().any(missing)
     }
 }
 
-/// The device under `/dev/mapper` of a visible logical volume: hyphens are doubled, with a hyphen in between.
-#[must_use]
-pub fn mapper_path(group: &str, volume: &str) -> PathBuf {
+/// See [`VolumeGroup::mapper_path`]: hyphens are doubled, with a hyphen in between.
+pub(crate) fn mapper_path(group: &str, volume: &str) -> PathBuf {
     Path::new("/dev/mapper").join(format!("{}-{}", group.replace('-', "--"), volume.replace('-', "--")))
 }

@@ -18,7 +18,7 @@ const RAID1: Layout = Layout::Raid1 { mirrors: 1 };
 fn group(free: &[u64]) -> VolumeGroup {
     let disk = |(number, free): (usize, &u64)| PhysicalVolume {
         device: Some(PathBuf::from(format!("/dev/sd{}", char::from(b'a' + u8::try_from(number).expect("few"))))),
-        uuid: format!("uuid-{number}"),
+        uuid: format!("{number:032}").parse().expect("a UUID"),
         extent_count: 1000,
         free_extents: *free,
         allocatable: true,
@@ -115,7 +115,7 @@ fn a_closed_group_has_no_space_and_a_reason() {
         group.physical_volumes[1].missing = true;
         group.missing_pvs = 1;
     });
-    assert!(missing.contains("uuid-1") && missing.contains("restoremissing"), "{missing}");
+    assert!(missing.contains("000000-0000-0000-0000-0000-0000-000001") && missing.contains("restoremissing"), "{missing}");
     assert!(reason(|group| group.partial = true).contains("partial"));
     assert!(reason(|group| group.exported = true).contains("exported"));
     assert!(reason(|group| group.read_only = true).contains("read-only"));

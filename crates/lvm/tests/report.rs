@@ -32,7 +32,7 @@ fn volume<'a>(group: &'a VolumeGroup, name: &str) -> &'a LogicalVolume {
 #[test]
 fn a_healthy_group() {
     let group = only(HEALTHY);
-    assert_eq!((group.name.as_str(), group.uuid.as_str()), ("pool-a", "rGRJnx-BLI6-SPJr-Gz7c-1cfU-svOi-iLJDEc"));
+    assert_eq!((group.name.as_str(), &*group.uuid.to_string()), ("pool-a", "rGRJnx-BLI6-SPJr-Gz7c-1cfU-svOi-iLJDEc"));
     assert_eq!((group.extent_size, group.extent_count, group.free_extents), (4 << 20, 765, 487));
     assert_eq!((group.metadata_size, group.metadata_free, group.seqno), (1_044_480, 519_168, 7));
     assert_eq!(group.tags, ["b", "site=a"]);
@@ -52,7 +52,7 @@ fn a_healthy_group() {
     assert_eq!((one.size, one.segments, one.stripes), (10 * (4 << 20), 1, 1));
     assert_eq!(one.tags, ["quarry=1/s=new", "x"]);
     assert_eq!(one.device, PathBuf::from("/dev/mapper/pool--a-one"));
-    assert_eq!(one.device, quarry_lvm::mapper_path("pool-a", "one"));
+    assert_eq!(one.device, group.mapper_path("one"));
     // Recorded without device-mapper in the kernel, so lvm could not determine it.
     assert_eq!((one.active, one.open, one.suspended, one.device_number), (None, None, false, None));
     assert_eq!(one.physical_volumes.iter().collect::<Vec<_>>(), [&first.uuid]);
@@ -70,7 +70,7 @@ fn a_lost_disk_is_known_by_its_uuid() {
     assert_eq!((group.missing_pvs, group.physical_volumes.len()), (1, 3));
     let lost: Vec<_> = group.physical_volumes.iter().filter(|volume| volume.missing).collect();
     assert_eq!(lost.len(), 1);
-    assert_eq!((lost[0].uuid.as_str(), &lost[0].device), ("IpUwod-OdsH-FtGR-8E32-m3WM-xAxb-9TM3t6", &None));
+    assert_eq!((&*lost[0].uuid.to_string(), &lost[0].device), ("IpUwod-OdsH-FtGR-8E32-m3WM-xAxb-9TM3t6", &None));
     assert_eq!(group.metadata_devices().len(), 2);
     let lacking: Vec<&str> =
         group.volumes().filter(|volume| volume.lacks(&group)).map(|volume| volume.name.as_str()).collect();
@@ -82,7 +82,7 @@ fn a_lost_disk_is_known_by_its_uuid() {
 #[test]
 fn a_disk_that_was_written_off_stays_missing_when_it_is_back() {
     let group = only(WRITTEN_OFF);
-    let back = group.physical_volume("IpUwod-OdsH-FtGR-8E32-m3WM-xAxb-9TM3t6").expect("listed");
+    let back = group.physical_volume("IpUwod-OdsH-FtGR-8E32-m3WM-xAxb-9TM3t6".parse().expect("a UUID")).expect("listed");
     assert!(back.missing && back.device.is_some());
     assert!(group.partial && volume(&group, "str").lacks(&group));
 }
@@ -196,6 +196,8 @@ fn incomplete_reports_are_rejected() {
     assert!(without(|group| group["seg"].as_array_mut().expect("rows").clear()).is_err());
     assert!(without(|group| group["vg"][0]["vg_extent_size"] = serde_json::json!("0")).is_err());
     assert!(without(|group| group["vg"][0]["vg_extent_size"] = serde_json::json!("4 MiB")).is_err());
+    let why = without(|group| group["lv"][0]["lv_uuid"] = serde_json::json!("x")).expect_err("not a UUID");
+    assert!(why.to_string().contains("column lv_uuid: `x` is not a UUID"), "{why}");
     assert!(without(|group| drop(group["lv"][0].as_object_mut().expect("row").remove("lv_tags"))).is_err());
     assert!(parse(b"").is_err() && parse(b"[]").is_err() && parse(b"{\"report\":1}").is_err());
     assert!(parse(&HEALTHY.as_bytes()[..HEALTHY.len() / 2]).is_err());

@@ -59,7 +59,7 @@ pub(crate) async fn prepare(
 async fn carries_own_filesystem(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, device: &Device) -> Result<bool> {
     // In a simulated pool, no stage ever makes a filesystem.
     let (Device::Node(device), Some(kind)) = (device, volume.record()?.filesystem) else { return Ok(false) };
-    let own = filesystem::filesystem_uuid(&volume.uuid);
+    let own = filesystem::filesystem_uuid(&volume.uuid());
     Ok(own_superblock(kernel, kind, device, &own).await?.is_some())
 }
 

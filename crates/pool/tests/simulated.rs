@@ -39,7 +39,7 @@ fn a_volume_is_created_changed_and_removed() {
         pool.remove(&found).await.unwrap();
         assert_eq!(pool.free(), [10, 10]);
         let next = pool.create(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
-        assert_ne!(next.uuid, made.uuid);
+        assert_ne!(next.uuid(), made.uuid());
         assert_eq!(pool.remove(&made).await.unwrap_err().reason, Reason::Unavailable, "another one of that name");
     });
 }

@@ -32,10 +32,10 @@ enum Refused {
 impl Inner {
     pub(super) async fn create(self: &Arc<Self>, spec: &VolumeSpec) -> Result<PoolVolume> {
         let name = safe_name(&spec.name);
-        let key = Identity::of(&name).disk.to_string();
+        let disk = Identity::of(&name).disk;
         let spec = spec.clone();
         let what = format!("volume {name} is being created");
-        self.with_lock(&key, what, |inner, lock| async move { inner.create_locked(&spec, &name, &lock).await }).await
+        self.with_lock(disk, what, |inner, lock| async move { inner.create_locked(&spec, &name, &lock).await }).await
     }
 
     async fn create_locked(self: &Arc<Self>, spec: &VolumeSpec, name: &str, lock: &VolumeLock) -> Result<PoolVolume> {
@@ -240,7 +240,7 @@ impl Inner {
         }
         // While the disk is held, so that udev does not interfere.
         match self.disks.add_partitions(&raw.disk, &claimed) {
-            Ok((_, opened)) => self.opened.keep(&claimed.identity.disk.to_string(), opened),
+            Ok((_, opened)) => self.opened.keep(claimed.identity.disk, opened),
             // The volume exists; it is activated again before it is used.
             Err(error) => tracing::warn!(disk = raw.disk.name, %error, "the volume's partition does not exist yet"),
         }

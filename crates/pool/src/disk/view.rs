@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::copies::copies;
 use super::key::DiskKey;
 use super::scan::{Gathered, OtherDisk, PoolDisk, Raw};
+use crate::key::VolumeKey;
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
@@ -208,8 +209,8 @@ impl View {
     /// Whether it has the same volumes, with the same records, in the same health.
     pub(super) fn same_volumes(&self, other: &Self) -> bool {
         let same = |(one, other): (&PoolVolume, &PoolVolume)| {
-            (&one.uuid, &one.name, one.size, &one.record, &one.health)
-                == (&other.uuid, &other.name, other.size, &other.record, &other.health)
+            (&one.key, &one.name, one.size, &one.record, &one.health)
+                == (&other.key, &other.name, other.size, &other.record, &other.health)
         };
         self.volumes.len() == other.volumes.len() && self.volumes().zip(other.volumes()).all(same)
     }
@@ -253,14 +254,14 @@ impl View {
     }
 
     /// The problem to report for a volume that two disks hold.
-    pub(super) fn duplicates(&self, guid: &str) -> Option<&str> {
-        self.duplicates.iter().find(|(duplicates, _)| duplicates.to_string() == guid).map(|(_, why)| why.as_str())
+    pub(super) fn duplicates(&self, disk: Uuid) -> Option<&str> {
+        self.duplicates.get(&disk).map(String::as_str)
     }
 
-    /// The disk and the claim of a volume.
-    pub(super) fn claim(&self, guid: &str) -> Option<(&Disk, &Claim)> {
+    /// The disk with that GUID, and the claim on it.
+    pub(super) fn claim(&self, guid: Uuid) -> Option<(&Disk, &Claim)> {
         self.disks.iter().find_map(|seen| match &seen.raw.found {
-            Ok(ClaimState::Claimed(claim)) if claim.identity.disk.to_string() == guid => Some((&seen.raw.disk, claim)),
+            Ok(ClaimState::Claimed(claim)) if claim.identity.disk == guid => Some((&seen.raw.disk, claim)),
             _ => None,
         })
     }
@@ -347,8 +348,7 @@ fn unreadable_volume(pool: &str, identity: Identity, found: &ClaimState) -> Pool
         name: identity.disk.to_string(),
         stored_as: identity.disk.to_string(),
         storage: storage(pool),
-        group: identity.disk.to_string(),
-        uuid: identity.volume.to_string(),
+        key: VolumeKey::Disk(identity),
         size,
         record,
         health: Health::Whole,
@@ -386,8 +386,7 @@ pub(super) fn to_volume(pool: &str, claim: &Claim) -> PoolVolume {
         stored_as: name.clone(),
         name,
         storage: storage(pool),
-        group: guid.to_string(),
-        uuid: claim.identity.volume.to_string(),
+        key: VolumeKey::Disk(claim.identity),
         size: claim.length,
         record,
         health,

@@ -21,6 +21,7 @@ use quarry_volume::StorageId;
 
 use super::disks::{Fingerprints, LvmDisks};
 use super::lost::{LostVolumes, Search};
+use super::volume::storage_of;
 use crate::{Uevents, UnresponsiveDisk};
 
 /// How long a report is used without reading the disks. This is less than the interval at which the node
@@ -249,7 +250,7 @@ impl Cache {
                 Ok(Lookup::Found(group)) => {
                     let mut state = self.state();
                     state.reports += 1;
-                    state.storage = Some(StorageId::of(&group.uuid));
+                    state.storage = Some(storage_of(group.uuid));
                     View::Found(Arc::new(*group), state.reports)
                 }
                 Ok(Lookup::Missing) => View::Absent(format!(

@@ -3,9 +3,10 @@
 
 use quarry_lvm::commands::{self, CreateLv};
 use quarry_lvm::{VolumeGroup, capacity};
-use quarry_volume::{Error, Layout, Reason, Result, StorageId, VolumeSpec, safe_name};
+use quarry_volume::{Error, Layout, Reason, Result, VolumeSpec, safe_name};
 
 use super::{LvmPool, device, volume};
+use crate::key::VolumeKey;
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
@@ -113,14 +114,13 @@ fn created_volume(group: &VolumeGroup, name: &str, record: &Record) -> Option<Po
     if !matches!(record.layout, Layout::Linear | Layout::Striped { .. }) {
         return None;
     }
-    let uuid = device::uuid_of(&group.name, &group.uuid, name, record.size)?;
+    let volume = device::uuid_of(group, name, record.size)?;
     let Tag::Record(record) = Record::parse(&record.to_string()) else { return None };
     Some(PoolVolume {
         name: name.to_owned(),
         stored_as: name.to_owned(),
-        storage: StorageId::of(&group.uuid),
-        group: group.uuid.clone(),
-        uuid,
+        storage: volume::storage_of(group.uuid),
+        key: VolumeKey::Logical { group: group.uuid, volume },
         size: record.size,
         record: Recorded::Here(record),
         health: Health::Whole,

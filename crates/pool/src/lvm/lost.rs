@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use quarry_lvm::VolumeGroup;
+use quarry_lvm::{PvUuid, VolumeGroup};
 
 use super::disks::LvmDisks;
 use crate::EventCounts;
@@ -24,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// The physical volumes that a report did not find.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LostVolumes {
-    uuids: Vec<String>,
+    uuids: Vec<PvUuid>,
     /// The devices with their labels right after the report.
     visible: Vec<PathBuf>,
     pause: Duration,
@@ -92,7 +92,7 @@ impl Default for Search {
 
 impl Search {
     /// The devices, sorted, with the label of one of these physical volumes.
-    async fn find(&self, uuids: &[String], group: &VolumeGroup, disks: &LvmDisks, counts: EventCounts) -> Vec<PathBuf> {
+    async fn find(&self, uuids: &[PvUuid], group: &VolumeGroup, disks: &LvmDisks, counts: EventCounts) -> Vec<PathBuf> {
         let known: HashSet<PathBuf> = group.physical_volumes.iter().filter_map(|pv| pv.device.clone()).collect();
         let candidates = {
             let mut others = self.others.lock();
@@ -178,13 +178,13 @@ mod tests {
         let [vdb, vdc, vdd, vde] = ["/dev/vdb", "/dev/vdc", "/dev/vdd", "/dev/vde"].map(PathBuf::from);
         let io = Arc::new(FakeDisks::default());
         io.change(|state| {
-            state.labels.insert(vdc.clone(), LOST.to_owned());
+            state.labels.insert(vdc.clone(), LOST.parse().unwrap());
             state.failing.insert(vdc.clone());
             state.hanging.insert(vde.clone());
         });
         let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_secs(1));
         let present = PhysicalVolume { device: Some(vdb.clone()), ..PhysicalVolume::default() };
-        let lost = PhysicalVolume { uuid: LOST.to_owned(), ..PhysicalVolume::default() };
+        let lost = PhysicalVolume { uuid: LOST.parse().unwrap(), ..PhysicalVolume::default() };
         let group = VolumeGroup { physical_volumes: vec![present, lost], ..VolumeGroup::default() };
 
         let before = LostVolumes::of(&group, &search, &disks, (0, 0), None).await.expect("one is lost");

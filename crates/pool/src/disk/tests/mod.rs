@@ -216,7 +216,7 @@ fn unused_partitions_do_not_stay_open() {
         let volume = pool.create(&spec("a", 1)).await.unwrap();
         assert_eq!(host.open_and_dropped(disk), (1, 1), "the pages read by the probe are dropped");
         pool.activate(&volume).await.unwrap();
-        assert!(pool.inner.opened.take_unstaged(&volume.group).is_some(), "only its creation has requested it");
+        assert!(pool.inner.opened.take_unstaged(volume.disk().unwrap()).is_some(), "only its creation has requested it");
         pool.activate(&volume).await.unwrap();
         // It is staged again while its unstage is being completed.
         let unstaged = Instant::now();
@@ -224,7 +224,7 @@ fn unused_partitions_do_not_stay_open() {
         pool.activate(&volume).await.unwrap();
         pool.deactivate(&volume, unstaged).await.unwrap();
         assert_eq!(host.open_and_dropped(disk).0, 1);
-        assert!(pool.inner.opened.take_unstaged(&volume.group).is_none(), "it is staged");
+        assert!(pool.inner.opened.take_unstaged(volume.disk().unwrap()).is_none(), "it is staged");
         pool.deactivate(&volume, Instant::now()).await.unwrap();
         assert_eq!(host.open_and_dropped(disk), (0, 2));
         pool.deactivate(&volume, Instant::now()).await.unwrap();
@@ -268,7 +268,7 @@ fn data_of_a_former_volume_with_the_same_name_is_not_adopted() {
         assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 1), [0], "the places of signatures are zeroed");
         host.poke(disk, VOLUME_OFFSET + 1024, b"a filesystem's superblock");
         let again = pool.create(&spec("a", 10)).await.unwrap();
-        assert_eq!(again.uuid, volume.uuid, "so the filesystem gets the same UUID");
+        assert_eq!(again.uuid(), volume.uuid(), "so the filesystem gets the same UUID");
         assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 25), [0; 25]);
     });
 }
