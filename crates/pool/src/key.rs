@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use quarry_disk::claim;
+use quarry_disk::claim::{self, DiskGuid};
 use quarry_lvm::{LvUuid, VgUuid};
 use quarry_volume::{Error, Result};
-use uuid::Uuid;
 
 use crate::PoolVolume;
 
@@ -50,7 +49,7 @@ impl PoolVolume {
     }
 
     /// The GUID of its disk.
-    pub(crate) fn disk(&self) -> Result<Uuid> {
+    pub(crate) fn disk(&self) -> Result<DiskGuid> {
         match &self.key {
             VolumeKey::Disk(identity) => Ok(identity.disk),
             VolumeKey::Logical { .. } | VolumeKey::Simulated { .. } => Err(self.of_another_kind("a whole disk")),

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quarry_disk::claim::{self, Claim, ClaimState, Degraded};
+use quarry_disk::claim::{self, Claim, ClaimState, Degraded, DiskGuid};
 use quarry_disk::{Disk, How};
 use quarry_volume::{Error, Reason, Result, Wipe};
-use uuid::Uuid;
 
 use super::disks::{Any, Opened};
 use super::key::DiskKey;
@@ -24,7 +23,7 @@ impl Inner {
     /// and its lock outlive a caller that stops waiting.
     pub(super) async fn with_lock<T, F>(
         self: &Arc<Self>,
-        disk: Uuid,
+        disk: DiskGuid,
         what: String,
         work: impl FnOnce(Arc<Self>, VolumeLock) -> F,
     ) -> Result<T>
@@ -107,7 +106,7 @@ impl Inner {
 
     /// Closes a partition, and drops the kernel's cached pages of the whole disk: another program may have
     /// the disk open, and would continue to read its old contents.
-    async fn close(self: &Arc<Self>, guid: Uuid, opened: Opened) -> Result<()> {
+    async fn close(self: &Arc<Self>, guid: DiskGuid, opened: Opened) -> Result<()> {
         blocking(move || {
             drop(opened);
             Ok(())
@@ -121,9 +120,8 @@ impl Inner {
     /// Makes both copies of a volume's record equal before the volume is reported.
     pub(super) async fn repair_record(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
         let guid = volume.disk()?;
-        let is_durable = |view: &View| {
-            view.claim(guid).is_none_or(|(_, claim)| !claim.degraded.contains(&Degraded::Record))
-        };
+        let is_durable =
+            |view: &View| view.claim(guid).is_none_or(|(_, claim)| !claim.degraded.contains(&Degraded::Record));
         if is_durable(&*self.view().await?) {
             return Ok(());
         }
@@ -154,7 +152,7 @@ impl Inner {
     }
 
     /// Forgets a deleted volume. A read that started earlier may have seen it, and must not bring it back.
-    fn forget(&self, guid: Uuid) {
+    fn forget(&self, guid: DiskGuid) {
         let mut memory = self.memory();
         memory.known.remove(&guid);
         let changes = memory.changes;

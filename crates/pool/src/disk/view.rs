@@ -3,10 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use quarry_disk::claim::{Claim, ClaimState, Degraded, Identity, capacity};
+use quarry_disk::claim::{Claim, ClaimState, Degraded, DiskGuid, Identity, capacity};
 use quarry_disk::{Disk, State};
 use quarry_volume::{Error, Result, Space, StorageId, safe_name};
-use uuid::Uuid;
 
 use super::copies::copies;
 use super::key::DiskKey;
@@ -20,7 +19,7 @@ pub(super) const MIB: u64 = 1 << 20;
 
 /// The pool's volumes that were seen since the start. A volume whose disk is pulled is lost, but still
 /// exists.
-pub(super) type SeenVolumes = HashMap<Uuid, (DiskKey, PoolVolume)>;
+pub(super) type SeenVolumes = HashMap<DiskGuid, (DiskKey, PoolVolume)>;
 
 /// The disks at one instant.
 pub(super) struct View {
@@ -28,14 +27,14 @@ pub(super) struct View {
     pub(super) number: u64,
     /// The pool's disks.
     pub(super) disks: Vec<PoolDisk>,
-    volumes: BTreeMap<Uuid, PoolVolume>,
+    volumes: BTreeMap<DiskGuid, PoolVolume>,
     /// Claims on disks that belong to no pool, with the problem to report.
-    in_no_pool: BTreeMap<Uuid, String>,
+    in_no_pool: BTreeMap<DiskGuid, String>,
     /// Claims on other pools' disks, with the problem to report. Calls by name are answered by those pools;
     /// but a volume of this pool still exists after its disk was assigned to another pool.
-    in_other_pools: BTreeMap<Uuid, String>,
+    in_other_pools: BTreeMap<DiskGuid, String>,
     /// Volumes that more than one disk holds, on disks of any pool, with the problem to report.
-    duplicates: BTreeMap<Uuid, String>,
+    duplicates: BTreeMap<DiskGuid, String>,
     /// Disks that were never read successfully: they may hold any volume.
     unread: Vec<String>,
     /// Disks with a claim of an unknown volume: they may hold volumes that were handed out.
@@ -82,7 +81,7 @@ impl View {
                 }
             }
         }
-        let concerns = |guid: &&Uuid| view.volumes.contains_key(guid) || view.in_no_pool.contains_key(guid);
+        let concerns = |guid: &&DiskGuid| view.volumes.contains_key(guid) || view.in_no_pool.contains_key(guid);
         let duplicates: Vec<String> =
             view.duplicates.iter().filter(|(guid, _)| concerns(guid)).map(|(_, why)| why.clone()).collect();
         view.problems.extend(duplicates);
@@ -254,12 +253,12 @@ impl View {
     }
 
     /// The problem to report for a volume that two disks hold.
-    pub(super) fn duplicates(&self, disk: Uuid) -> Option<&str> {
+    pub(super) fn duplicates(&self, disk: DiskGuid) -> Option<&str> {
         self.duplicates.get(&disk).map(String::as_str)
     }
 
     /// The disk with that GUID, and the claim on it.
-    pub(super) fn claim(&self, guid: Uuid) -> Option<(&Disk, &Claim)> {
+    pub(super) fn claim(&self, guid: DiskGuid) -> Option<(&Disk, &Claim)> {
         self.disks.iter().find_map(|seen| match &seen.raw.found {
             Ok(ClaimState::Claimed(claim)) if claim.identity.disk == guid => Some((&seen.raw.disk, claim)),
             _ => None,
