@@ -11,7 +11,7 @@
 use std::cmp::Reverse;
 use std::path::PathBuf;
 
-use quarry_volume::{Largest, Layout, Space, show_size};
+use quarry_volume::{Extents, Largest, Layout, Space, show_size};
 
 use crate::types::{PhysicalVolume, VolumeGroup};
 
@@ -27,7 +27,7 @@ pub fn space(group: &VolumeGroup, reserve: u64) -> Space {
     Space {
         extent: group.extent_size,
         free: usable(group).iter().map(|volume| volume.free_extents).collect(),
-        reserve: reserve.div_ceil(group.extent_size.max(1)),
+        reserve: group.extent_size.needed_for(reserve),
         closed: closed(group),
         whole: false,
     }
@@ -39,15 +39,16 @@ pub fn largest(group: &VolumeGroup, layout: &Layout, reserve: u64) -> Largest {
     space(group, reserve).largest(layout)
 }
 
-/// The physical volumes for a volume of `extents` extents. `None` if it does not fit.
+/// The physical volumes for a volume of `extents` extents that leaves `reserve` bytes of the volume group
+/// free. `None` if it does not fit.
 ///
 /// striped and raid1 use those with the most free extents. linear uses the one with the fewest that is large
 /// enough: a volume on a single disk depends on that disk only, and large free areas are kept. If none is
 /// large enough, it uses all of them.
 #[must_use]
-pub fn choose(group: &VolumeGroup, layout: &Layout, extents: u64, reserve: u64) -> Option<Vec<PathBuf>> {
+pub fn choose(group: &VolumeGroup, layout: &Layout, extents: Extents, reserve: u64) -> Option<Vec<PathBuf>> {
     let most = largest(group, layout, reserve).extents;
-    if extents == 0 || extents > most || !extents.is_multiple_of(u64::from(layout.stripes()).max(1)) {
+    if extents == Extents::NONE || extents > most || !extents.0.is_multiple_of(u64::from(layout.stripes()).max(1)) {
         return None;
     }
     let volumes = usable(group);
@@ -56,7 +57,7 @@ pub fn choose(group: &VolumeGroup, layout: &Layout, extents: u64, reserve: u64) 
             let holding = volumes.iter().filter(|volume| volume.free_extents >= extents);
             match holding.min_by_key(|volume| volume.free_extents) {
                 Some(one) => vec![one],
-                None => volumes.into_iter().filter(|volume| volume.free_extents > 0).collect(),
+                None => volumes.into_iter().filter(|volume| volume.free_extents > Extents::NONE).collect(),
             }
         }
         _ => volumes.into_iter().take(usize::try_from(layout.width()).ok()?).collect(),

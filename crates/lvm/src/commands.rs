@@ -10,7 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
-use quarry_volume::Layout;
+use quarry_volume::{Extents, Layout};
 
 use crate::mutation::Mutation;
 use crate::{Error, LogicalVolume, VolumeGroup, activation, nested, vg_name_fits};
@@ -21,7 +21,7 @@ pub struct CreateLv {
     /// The name, as returned by [`quarry_volume::safe_name`].
     pub name: String,
     /// The usable extents, without the layout's overhead. For striped, a multiple of the stripes.
-    pub extents: u64,
+    pub extents: Extents,
     /// The layout on the physical volumes.
     pub layout: Layout,
     /// Set by the same command, before any other process can see the volume.

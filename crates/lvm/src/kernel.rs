@@ -66,6 +66,8 @@ fn disk(sysfs: &Path, device: &Path) -> Option<Disk> {
 
 #[cfg(test)]
 mod tests {
+    use quarry_volume::{ExtentSize, Extents};
+
     use super::*;
     use crate::types::PhysicalVolume;
 
@@ -90,13 +92,14 @@ mod tests {
 
     #[test]
     fn extents_past_the_end_of_the_device_are_detected() {
-        let pv = PhysicalVolume { extent_count: 10, first_extent: 1 << 20, ..PhysicalVolume::default() };
-        let mut group = VolumeGroup { extent_size: 4 << 20, physical_volumes: vec![pv], ..VolumeGroup::default() };
+        let pv = PhysicalVolume { extent_count: Extents(10), extents_offset: 1 << 20, ..PhysicalVolume::default() };
+        let extent_size = ExtentSize(4 << 20);
+        let mut group = VolumeGroup { extent_size, physical_volumes: vec![pv], ..VolumeGroup::default() };
         let mut with = |size: u64| {
             let disks = BTreeMap::from([(PvUuid::default(), Disk { size, read_only: false })]);
             Facts { disks, ..Facts::default() }.apply(&mut group);
             let pv = &group.physical_volumes[0];
-            (pv.extents_on_device(4 << 20), pv.is_cut_off(4 << 20), pv.unused_tail(4 << 20))
+            (pv.extents_on_device(extent_size).0, pv.is_cut_off(extent_size), pv.unused_tail(extent_size))
         };
         assert_eq!(with(41 << 20), (10, false, 0));
         assert_eq!(with((41 << 20) - 512), (9, true, 0));

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use quarry_volume::{ExtentSize, Extents};
 use serde_json::{Map, Value};
 
 use crate::types::{LogicalVolume, PhysicalVolume, Used, VolumeGroup, mapper_path};
@@ -71,9 +72,9 @@ fn parse_section(section: &Value) -> Result<Option<VolumeGroup>, ParseError> {
 
     let mut group = VolumeGroup {
         uuid: row.uuid("vg_uuid")?,
-        extent_size: row.number("vg_extent_size")?,
-        extent_count: row.number("vg_extent_count")?,
-        free_extents: row.number("vg_free_count")?,
+        extent_size: ExtentSize(row.number("vg_extent_size")?),
+        extent_count: row.extents("vg_extent_count")?,
+        free_extents: row.extents("vg_free_count")?,
         metadata_size: row.number("vg_mda_size")?,
         metadata_free: row.number("vg_mda_free")?,
         missing_pvs: row.number("vg_missing_pv_count")?,
@@ -104,7 +105,7 @@ fn require_whole(group: &VolumeGroup, pvs: u64, lvs: u64) -> Result<(), ParseErr
     if count(group.physical_volumes.len()) != pvs || count(visible) != lvs {
         return wrong(format!("volume group {name}: the report lacks some of its members"));
     }
-    if group.extent_size == 0 {
+    if group.extent_size == ExtentSize(0) {
         return wrong(format!("volume group {name}: its extent size is 0"));
     }
     let segmented = |volume: &LogicalVolume| volume.segments > 0;
@@ -115,7 +116,7 @@ fn require_whole(group: &VolumeGroup, pvs: u64, lvs: u64) -> Result<(), ParseErr
 }
 
 fn physical_volume(row: &Row<'_>) -> Result<PhysicalVolume, ParseError> {
-    let extent_count = row.number("pv_pe_count")?;
+    let extent_count = row.extents("pv_pe_count")?;
     let name = row.text("pv_name")?;
     // A lost disk is called "[unknown]". A disk that is back but was written off has the flag, too.
     let missing = row.flag("pv_missing")? == Some(true) || !name.starts_with('/');
@@ -124,11 +125,11 @@ fn physical_volume(row: &Row<'_>) -> Result<PhysicalVolume, ParseError> {
         uuid: row.uuid("pv_uuid")?,
         size: row.number("pv_size")?,
         extent_count,
-        free_extents: extent_count.saturating_sub(row.number("pv_pe_alloc_count")?),
+        free_extents: extent_count.without(row.extents("pv_pe_alloc_count")?),
         allocatable: row.flag("pv_allocatable")? == Some(true),
         missing,
         metadata_areas: row.number("pv_mda_used_count")?,
-        first_extent: row.number("pe_start")?,
+        extents_offset: row.number("pe_start")?,
         ..PhysicalVolume::default()
     })
 }
@@ -177,7 +178,7 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
         let pv: PvUuid = row.uuid("pv_uuid")?;
         // Free extents belong to no logical volume.
         let lv: Option<LvUuid> = if row.text("lv_uuid")?.is_empty() { None } else { Some(row.uuid("lv_uuid")?) };
-        let (start, extents) = (row.number("pvseg_start")?, row.number("pvseg_size")?);
+        let (start, extents) = (row.extents("pvseg_start")?, row.extents("pvseg_size")?);
         let found = group.physical_volumes.iter_mut().find(|volume| volume.uuid == pv);
         match (found, lv) {
             (Some(found), None) => found.free_fragments.push((start, extents)),
@@ -190,7 +191,7 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
     }
     for pv in &mut group.physical_volumes {
         pv.used.sort_unstable_by_key(|used| used.start);
-        pv.free_fragments.retain(|(_, extents)| *extents > 0);
+        pv.free_fragments.retain(|(_, extents)| *extents > Extents::NONE);
         pv.free_fragments.sort_unstable();
     }
     for row in rows {
@@ -272,6 +273,10 @@ impl Row<'_> {
         // Newer versions write sizes with a fraction when numbers in bytes are requested.
         let digits = text.split_once('.').map_or(text.as_str(), |(whole, _)| whole);
         digits.parse().or_else(|_| wrong(format!("column {column}: `{text}` is not a number")))
+    }
+
+    fn extents(&self, column: &str) -> Result<Extents, ParseError> {
+        self.number(column).map(Extents)
     }
 
     /// 1 or a word is true, 0 or nothing is false, -1 or `unknown` is unknown.

@@ -1,10 +1,9 @@
-//! The contents of a report: volume groups, physical and logical volumes. Sizes are in bytes, counts in
-//! extents.
+//! The contents of a report: volume groups, physical and logical volumes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use quarry_volume::Layout;
+use quarry_volume::{ExtentSize, Extents, Layout};
 
 use crate::raid::RaidStatus;
 use crate::{LvUuid, PvUuid, Scope, VgUuid};
@@ -16,13 +15,13 @@ pub struct VolumeGroup {
     pub name: String,
     /// The UUID: the identity of the storage.
     pub uuid: VgUuid,
-    /// The size of an extent in bytes.
-    pub extent_size: u64,
+    /// The size of an extent.
+    pub extent_size: ExtentSize,
     /// The extents of all physical volumes, including missing ones.
-    pub extent_count: u64,
+    pub extent_count: Extents,
     /// The extents that no logical volume uses, including those on missing and unallocatable physical
     /// volumes.
-    pub free_extents: u64,
+    pub free_extents: Extents,
     /// The size of the smallest metadata area in bytes.
     pub metadata_size: u64,
     /// The space for one more copy of the metadata in that area, in bytes. An area holds two copies, so a new
@@ -68,11 +67,11 @@ pub struct PhysicalVolume {
     /// The bytes that are usable for extents.
     pub size: u64,
     /// The number of extents.
-    pub extent_count: u64,
+    pub extent_count: Extents,
     /// The number of free extents.
-    pub free_extents: u64,
+    pub free_extents: Extents,
     /// The free runs as (first extent, number of extents), in order.
-    pub free_fragments: Vec<(u64, u64)>,
+    pub free_fragments: Vec<(Extents, Extents)>,
     /// Whether lvm may allocate from it.
     pub allocatable: bool,
     /// Whether it counts as missing: lost, or written off.
@@ -80,7 +79,7 @@ pub struct PhysicalVolume {
     /// The number of metadata areas in use on it. If it is 0, a commit does not write to this disk.
     pub metadata_areas: u64,
     /// The offset of the first extent on the device, in bytes.
-    pub first_extent: u64,
+    pub extents_offset: u64,
     /// The runs of extents that logical volumes use, in order.
     pub used: Vec<Used>,
     /// Other devices with the same physical volume, from lvm's messages for this report: copies of the disk,
@@ -97,9 +96,9 @@ pub struct PhysicalVolume {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Used {
     /// The first extent.
-    pub start: u64,
+    pub start: Extents,
     /// The number of extents.
-    pub extents: u64,
+    pub extents: Extents,
     /// The logical volume.
     pub volume: LvUuid,
 }
@@ -275,7 +274,7 @@ impl VolumeGroup {
             pv.used.iter().any(|used| {
                 let of_it =
                     used.volume == volume.uuid || self.parts_of(&volume.name).any(|part| part.uuid == used.volume);
-                of_it && used.start.saturating_add(used.extents) > fitting
+                of_it && used.start.and(used.extents) > fitting
             })
         })
     }
@@ -293,23 +292,22 @@ fn raid_of_part(name: &str) -> Option<&str> {
 impl PhysicalVolume {
     /// The number of its extents that are within its device; all of them if the device's size is unknown.
     #[must_use]
-    pub fn extents_on_device(&self, extent_size: u64) -> u64 {
+    pub fn extents_on_device(&self, extent_size: ExtentSize) -> Extents {
         let Some(size) = self.device_size else { return self.extent_count };
-        let fitting = size.saturating_sub(self.first_extent) / extent_size.max(1);
-        fitting.min(self.extent_count)
+        extent_size.whole_in(size.saturating_sub(self.extents_offset)).min(self.extent_count)
     }
 
     /// Whether its device is smaller than in lvm's metadata: it was replaced by a smaller disk, or shrunk
     /// below lvm.
     #[must_use]
-    pub fn is_cut_off(&self, extent_size: u64) -> bool {
+    pub fn is_cut_off(&self, extent_size: ExtentSize) -> bool {
         self.extents_on_device(extent_size) < self.extent_count
     }
 
     /// The bytes of its device after its last extent; 0 if the device's size is unknown.
     #[must_use]
-    pub fn unused_tail(&self, extent_size: u64) -> u64 {
-        let end = self.first_extent.saturating_add(self.extent_count.saturating_mul(extent_size));
+    pub fn unused_tail(&self, extent_size: ExtentSize) -> u64 {
+        let end = self.extents_offset.saturating_add(extent_size.bytes(self.extent_count));
         self.device_size.unwrap_or_default().saturating_sub(end)
     }
 }

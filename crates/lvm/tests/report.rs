@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use quarry_lvm::{LogicalVolume, VolumeGroup, parse};
-use quarry_volume::Layout;
+use quarry_volume::{ExtentSize, Extents, Layout};
 
 const HEALTHY: &str = include_str!("fixtures/healthy.json");
 const LOST_DISK: &str = include_str!("fixtures/lost-disk.json");
@@ -33,17 +33,18 @@ fn volume<'a>(group: &'a VolumeGroup, name: &str) -> &'a LogicalVolume {
 fn a_healthy_group() {
     let group = only(HEALTHY);
     assert_eq!((group.name.as_str(), &*group.uuid.to_string()), ("pool-a", "rGRJnx-BLI6-SPJr-Gz7c-1cfU-svOi-iLJDEc"));
-    assert_eq!((group.extent_size, group.extent_count, group.free_extents), (4 << 20, 765, 487));
+    assert_eq!(group.extent_size, ExtentSize(4 << 20));
+    assert_eq!((group.extent_count, group.free_extents), (Extents(765), Extents(487)));
     assert_eq!((group.metadata_size, group.metadata_free, group.seqno), (1_044_480, 519_168, 7));
     assert_eq!(group.tags, ["b", "site=a"]);
     assert!(!group.partial && !group.exported && !group.read_only && group.missing_pvs == 0);
 
     let [first, second, third] = group.physical_volumes.as_slice() else { panic!("{group:?}") };
     assert_eq!(first.device.as_deref(), Some("/dev/loop41".as_ref()));
-    assert_eq!((first.size, first.extent_count, first.free_extents), (1_069_547_520, 255, 236));
-    assert_eq!(first.free_fragments, [(10, 5), (24, 231)]);
+    assert_eq!((first.size, first.extent_count, first.free_extents), (1_069_547_520, Extents(255), Extents(236)));
+    assert_eq!(first.free_fragments, [(Extents(10), Extents(5)), (Extents(24), Extents(231))]);
     assert!(first.allocatable && !first.missing && first.metadata_areas == 1);
-    assert_eq!((second.free_extents, second.free_fragments.len()), (0, 0));
+    assert_eq!((second.free_extents, second.free_fragments.len()), (Extents::NONE, 0));
     assert!(!third.allocatable);
     let devices: Vec<PathBuf> = ["/dev/loop41", "/dev/loop42", "/dev/loop43"].map(PathBuf::from).into();
     assert_eq!(group.metadata_devices(), devices);
@@ -82,7 +83,8 @@ fn a_lost_disk_is_known_by_its_uuid() {
 #[test]
 fn a_disk_that_was_written_off_stays_missing_when_it_is_back() {
     let group = only(WRITTEN_OFF);
-    let back = group.physical_volume("IpUwod-OdsH-FtGR-8E32-m3WM-xAxb-9TM3t6".parse().expect("a UUID")).expect("listed");
+    let back =
+        group.physical_volume("IpUwod-OdsH-FtGR-8E32-m3WM-xAxb-9TM3t6".parse().expect("a UUID")).expect("listed");
     assert!(back.missing && back.device.is_some());
     assert!(group.partial && volume(&group, "str").lacks(&group));
 }
@@ -249,7 +251,7 @@ proptest! {
             for group in groups {
                 // The code that uses the result must not panic either.
                 let largest = quarry_lvm::capacity::largest(&group, &Layout::Raid1 { mirrors: 1 }, 1);
-                prop_assert!(largest.extents == 0 || largest.reason.is_none());
+                prop_assert!(largest.extents == Extents::NONE || largest.reason.is_none());
                 for volume in group.volumes() {
                     let _ = (volume.lacks(&group), group.incompleteness(volume, &Layout::Linear));
                 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use quarry_disk::claim::{Claim, ClaimState, Degraded, DiskGuid, Identity, capacity};
 use quarry_disk::{Disk, State};
-use quarry_volume::{Error, Result, Space, StorageId, safe_name};
+use quarry_volume::{Error, ExtentSize, Extents, Result, Space, StorageId, safe_name};
 
 use super::copies::copies;
 use super::key::DiskKey;
@@ -15,7 +15,7 @@ use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
 /// The unit in which space on disks is reported.
-pub(super) const MIB: u64 = 1 << 20;
+const UNIT: ExtentSize = ExtentSize(1 << 20);
 
 /// The pool's volumes that were seen since the start. A volume whose disk is pulled is lost, but still
 /// exists.
@@ -277,12 +277,12 @@ impl View {
     /// The space for new volumes. `is_reserved`: whether a disk is being claimed for one.
     pub(super) fn space(&self, pool: &str, is_reserved: impl Fn(&Disk) -> bool) -> Space {
         let free = self.free().into_iter().filter(|(_, seen)| !is_reserved(&seen.raw.disk));
-        let mut free: Vec<u64> = free.map(|(bytes, _)| bytes / MIB).collect();
-        free.sort_unstable_by_key(|units| Reverse(*units));
+        let mut free: Vec<Extents> = free.map(|(bytes, _)| UNIT.whole_in(bytes)).collect();
+        free.sort_unstable_by_key(|extents| Reverse(*extents));
         Space {
-            extent: MIB,
+            extent: UNIT,
             free,
-            reserve: 0,
+            reserve: Extents::NONE,
             closed: self.check_complete(pool).err().map(|error| error.message),
             whole: true,
         }

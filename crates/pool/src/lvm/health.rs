@@ -198,6 +198,7 @@ mod tests {
     use super::*;
     use crate::record::{Record, Tag};
     use quarry_lvm::{PhysicalVolume, RaidStatus, Used};
+    use quarry_volume::{ExtentSize, Extents};
     use std::collections::BTreeSet;
 
     fn part(name: &str, kind: &str, pv: &str) -> LogicalVolume {
@@ -217,7 +218,7 @@ mod tests {
         let pv = |name: &str| PhysicalVolume {
             uuid: uuid(name),
             device: Some(format!("/dev/{name}").into()),
-            extent_count: 10,
+            extent_count: Extents(10),
             ..PhysicalVolume::default()
         };
         let parts = ["p", "q"].into_iter().enumerate().flat_map(|(number, pv)| {
@@ -232,7 +233,7 @@ mod tests {
         };
         VolumeGroup {
             name: "vg".into(),
-            extent_size: 4 << 20,
+            extent_size: ExtentSize(4 << 20),
             physical_volumes: vec![pv("p"), pv("q")],
             logical_volumes: parts.chain([top]).collect(),
             ..VolumeGroup::default()
@@ -282,7 +283,8 @@ mod tests {
     fn the_remaining_copy_is_checked() {
         let mut group = with_status("raid1 2 AA 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;
-        assert!(degraded(&group).contains("runs on 1 of 2 copies: physical volume p00000-"));
+        let missing = format!("runs on 1 of 2 copies: physical volume {} is missing", uuid::<PvUuid>("p"));
+        assert!(degraded(&group).contains(&missing));
         // The remaining copy had failed before.
         let mut group = with_status("raid1 2 AD 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;
@@ -327,7 +329,7 @@ mod tests {
         let mut group = mirror();
         group.logical_volumes.retain(|volume| volume.name == "a");
         lv(&mut group, "a").segment_types = BTreeSet::from(["linear".to_owned()]);
-        let used = |start| vec![Used { start, extents: 2, volume: uuid("a") }];
+        let used = |start| vec![Used { start: Extents(start), extents: Extents(2), volume: uuid("a") }];
         group.physical_volumes[1].device_size = Some(8 * (4 << 20));
         group.physical_volumes[1].used = used(6);
         assert_eq!(health_of(&group, "ready"), Health::Whole);
@@ -336,7 +338,8 @@ mod tests {
         // A mirror tolerates it.
         let mut group = mirror();
         group.physical_volumes[1].device_size = Some(8 * (4 << 20));
-        group.physical_volumes[1].used = vec![Used { start: 7, extents: 2, volume: uuid("a_rimage_1") }];
+        group.physical_volumes[1].used =
+            vec![Used { start: Extents(7), extents: Extents(2), volume: uuid("a_rimage_1") }];
         assert!(degraded(&group).contains("/dev/q is smaller than its physical volume says"));
     }
 }

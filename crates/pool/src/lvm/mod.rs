@@ -226,7 +226,7 @@ impl Pool for LvmPool {
             }
         };
         state.storage = Some(volume::storage_of(group.uuid));
-        state.size = group.extent_count.saturating_mul(group.extent_size);
+        state.size = group.extent_size.bytes(group.extent_count);
         state.space = capacity::space(&group, self.config.reserve);
         // While changes hang, a new volume would hang as well.
         state.space.closed = state.space.closed.or_else(|| self.overdue());

@@ -48,7 +48,7 @@ impl Inner {
         let space = self.space(&disks);
         let size = spec.size.choose(space.unit(&spec.class.layout))?;
         let largest = space.largest(&spec.class.layout);
-        let extents = size / self.extent;
+        let extents = self.extent.whole_in(size);
         if extents > largest.extents {
             return Err(Error::new(
                 Reason::NoSpace,
@@ -116,7 +116,7 @@ impl Pool for SimulatedPool {
             let disks = inner.disks();
             let state = PoolState {
                 storage: Some(StorageId::of(&inner.uuid)),
-                size: disks.size().saturating_mul(inner.extent),
+                size: inner.extent.bytes(disks.size()),
                 space: inner.space(&disks),
                 volumes: u64::try_from(disks.volumes().count()).unwrap_or(u64::MAX),
                 ..state.clone()

@@ -19,9 +19,10 @@ use quarry_volume::{AccessTypes, Filesystem, Layout, Parameters, Reason, SizeRan
 use self::double::{Host, SIGNATURE};
 use super::create::VOLUME_OFFSET;
 use super::disks::{Any, Disks as _};
-use super::view::MIB;
 use super::*;
 use crate::{Health, State};
+
+const MIB: u64 = 1 << 20;
 
 fn selector(by_id: &str) -> Selector {
     let include = Criteria { by_id: Some(vec![by_id.parse().unwrap()]), ..Criteria::default() };
