@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use quarry_filesystem as filesystem;
 use quarry_pool::{Device, Pool, PoolVolume, Record, Recorded, State};
-use quarry_volume::{AccessTypes, Error, Reason, Result};
+use quarry_volume::{AccessTypes, Error, Gib, Reason, Result};
 
 use crate::bytes::Bytes;
 use crate::device;
@@ -26,7 +26,7 @@ const RECORD_EVERY: u64 = 64 * GIB;
 /// Whether a `new` volume of both access types is completely zeroed. Its record keeps the state `new` until
 /// its first use, which decides the type.
 pub(crate) fn is_zeroed(record: &Record, size: u64) -> bool {
-    record.zeroed >= size.div_ceil(GIB)
+    record.zeroed >= Gib::needed_for(size)
 }
 
 /// Prepares a volume so that CreateVolume can return OK. `fresh`: this call created it.
@@ -74,7 +74,7 @@ async fn zero(
     handle: &Handle,
 ) -> Result<()> {
     let size = volume.size;
-    let mut offset = record.zeroed.saturating_mul(GIB).min(size);
+    let mut offset = record.zeroed.bytes().min(size);
     let mut recorded = offset;
     let report = |offset: u64| {
         #[allow(clippy::cast_precision_loss, reason = "for people")]
@@ -96,7 +96,7 @@ async fn zero(
         report(offset);
         if offset - recorded >= RECORD_EVERY && offset < size {
             bytes.flush().await?;
-            let record = record.zeroed(offset / GIB);
+            let record = record.zeroed(Gib::whole_in(offset));
             update_record(pool, volume, &record).await?;
             recorded = offset;
         }
@@ -104,7 +104,7 @@ async fn zero(
     bytes.flush().await?;
     drop(bytes);
     let done = match record.access {
-        AccessTypes::Both => record.zeroed(size.div_ceil(GIB)),
+        AccessTypes::Both => record.zeroed(Gib::needed_for(size)),
         AccessTypes::Block | AccessTypes::Mount => record.ready(),
     };
     update_record(pool, volume, &done).await

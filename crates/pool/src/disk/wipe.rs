@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use quarry_disk::claim::{self, Claim};
 use quarry_filesystem::signature_places;
-use quarry_volume::{Error, Result, Wipe, show_size};
+use quarry_volume::{Error, Gib, Result, Wipe, show_size};
 
 use super::disks::{Any, Held};
 use super::release::Progress;
@@ -47,7 +47,7 @@ impl Inner {
             // If the creation of a volume was given up, these are the bytes that the creation zeroed; the
             // volume was never used. But a volume that was zeroed completely may have a filesystem since,
             // which its record does not show.
-            let zeroed = record.as_ref().map_or(0, |record| record.zeroed.saturating_mul(GIB));
+            let zeroed = record.as_ref().map_or(0, |record| record.zeroed.bytes());
             let mut done = if zeroed < claim.length { zeroed } else { 0 };
             let mut recorded = done;
             progress.total.store(claim.length, Ordering::Relaxed);
@@ -69,7 +69,7 @@ impl Inner {
                     && done - recorded >= RECORD_EVERY
                     && done < claim.length
                 {
-                    let text = record.zeroed(done / GIB).to_string();
+                    let text = record.zeroed(Gib::whole_in(done)).to_string();
                     let (inner, device) = (Arc::clone(self), Arc::clone(held));
                     claim = blocking(move || {
                         flush(&*device, done)?;
