@@ -90,9 +90,9 @@ async fn zero(
                 format!("zeroing of volume {} was stopped; a retry of CreateVolume continues it", volume.name),
             ));
         }
-        let length = CHUNK.min(size - offset);
-        bytes.zero(offset, length).await?;
-        offset += length;
+        let end = offset.saturating_add(CHUNK).min(size);
+        bytes.zero(offset..end).await?;
+        offset = end;
         report(offset);
         if offset - recorded >= RECORD_EVERY && offset < size {
             bytes.flush().await?;

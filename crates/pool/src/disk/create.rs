@@ -225,8 +225,8 @@ impl Inner {
         // before the claim counts.
         let explain = |error| self.explain(&error);
         let size = claim::capacity(held.size());
-        for (offset, length) in signature_places(size) {
-            held.zero(VOLUME_OFFSET + offset, length)?;
+        for place in signature_places(size) {
+            held.zero(VOLUME_OFFSET + place.start..VOLUME_OFFSET + place.end)?;
         }
         held.flush().map_err(|error| Error::host(format!("flushing the disk {}: {error}", raw.disk.name)))?;
         let claimed = match &raw.found {
