@@ -187,31 +187,32 @@ mod tests {
         let lost = PhysicalVolume { uuid: LOST.parse().unwrap(), ..PhysicalVolume::default() };
         let group = VolumeGroup { physical_volumes: vec![present, lost], ..VolumeGroup::default() };
 
-        let before = LostVolumes::of(&group, &search, &disks, (0, 0), None).await.expect("one is lost");
+        let (none, one) = (EventCounts::default(), EventCounts { all: 1, disks: 0 });
+        let before = LostVolumes::of(&group, &search, &disks, none, None).await.expect("one is lost");
         for _ in 0..5 {
-            assert!(!before.may_have_returned(&group, &search, &disks, (0, 0)).await, "it still fails");
+            assert!(!before.may_have_returned(&group, &search, &disks, none).await, "it still fails");
         }
         let read = |device: &Path| io.change(|state| state.begun.iter().filter(|(_, read)| read == device).count());
         assert_eq!((read(&vdb), read(&vdd), read(&vde)), (0, 1, 1), "present, something else, hanging");
         assert_eq!(read(&vdc), 6);
 
         io.change(|state| state.failing.clear());
-        assert!(before.may_have_returned(&group, &search, &disks, (0, 0)).await);
+        assert!(before.may_have_returned(&group, &search, &disks, none).await);
         // lvm is run and still reports it as lost: the pauses become longer.
-        let again = LostVolumes::of(&group, &search, &disks, (0, 0), Some(&before)).await.expect("still lost");
+        let again = LostVolumes::of(&group, &search, &disks, none, Some(&before)).await.expect("still lost");
         assert_eq!((again.pause, again.visible.as_slice()), (FIRST_PAUSE, [vdc.clone()].as_slice()));
-        assert!(!again.may_have_returned(&group, &search, &disks, (0, 0)).await, "not at once");
-        let third = LostVolumes::of(&group, &search, &disks, (0, 0), Some(&again)).await.expect("still lost");
+        assert!(!again.may_have_returned(&group, &search, &disks, none).await, "not at once");
+        let third = LostVolumes::of(&group, &search, &disks, none, Some(&again)).await.expect("still lost");
         assert_eq!(third.pause, 2 * FIRST_PAUSE);
         let due = LostVolumes { again: Instant::now(), ..third };
-        assert!(due.may_have_returned(&group, &search, &disks, (0, 0)).await);
+        assert!(due.may_have_returned(&group, &search, &disks, none).await);
         // After an event of any device, all are read again.
-        due.may_have_returned(&group, &search, &disks, (1, 0)).await;
+        due.may_have_returned(&group, &search, &disks, one).await;
         assert_eq!(read(&vdd), 2);
         assert_eq!(read(&vde), 1, "still one request for the one that hangs");
 
         let whole = VolumeGroup { physical_volumes: group.physical_volumes[..1].to_vec(), ..VolumeGroup::default() };
-        assert_eq!(LostVolumes::of(&whole, &search, &disks, (1, 0), None).await, None);
+        assert_eq!(LostVolumes::of(&whole, &search, &disks, one, None).await, None);
         io.change(|state| state.hanging.clear());
     }
 }

@@ -22,7 +22,7 @@ async fn reported(name: &str, device: &Path, disks: &LvmDisks) -> Arc<Cache> {
             view: View::Found(Arc::new(group), 1),
             fingerprints,
             changes: 0,
-            counts: (0, 0),
+            counts: EventCounts::default(),
             checked: Instant::now(),
             lost: None,
         });
