@@ -211,7 +211,7 @@ impl Memory {
 
 #[cfg(test)]
 mod tests {
-    use quarry_volume::{AccessTypes, Layout, Space, StorageId, Wipe};
+    use quarry_volume::{AccessTypes, ExtentSize, Extents, Layout, Space, StorageId, Wipe};
 
     use super::*;
 
@@ -230,7 +230,7 @@ mod tests {
     }
 
     fn pool(free: u64) -> PoolState {
-        let space = Space { extent: 1, free: vec![free], ..Space::default() };
+        let space = Space { extent: ExtentSize(1), free: vec![Extents(free)], ..Space::default() };
         PoolState { name: "p".into(), space, ..PoolState::default() }
     }
 

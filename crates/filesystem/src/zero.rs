@@ -1,6 +1,7 @@
 //! Writes zeros: to whole volumes, and over signatures of previous owners.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
@@ -19,12 +20,13 @@ const BTRFS_MIRRORS: [u64; 2] = [64 << 20, 256 << 30];
 /// How much is zeroed there.
 const BTRFS_MIRROR_LEN: u64 = 64 << 10;
 
-/// Zeroes `len` bytes from `offset`, both multiples of 512. The device does it itself if it can. Not flushed:
-/// the caller syncs at the end.
+/// Zeroes these bytes. Offset and length must be multiples of 512. The device does it itself if it can. Not
+/// flushed: the caller syncs at the end.
 ///
 /// # Errors
 /// [`Error::Unaligned`], or an error of the device.
-pub fn zero_range(device: &File, offset: u64, len: u64) -> Result<(), Error> {
+pub fn zero_range(device: &File, bytes: Range<u64>) -> Result<(), Error> {
+    let (offset, len) = (bytes.start, bytes.end.saturating_sub(bytes.start));
     if !offset.is_multiple_of(512) || !len.is_multiple_of(512) {
         return Err(Error::Unaligned { offset, len });
     }
@@ -51,8 +53,8 @@ fn zero_out(device: &File, offset: u64, len: u64) -> nix::Result<()> {
 /// Errors of the device.
 pub fn wipe_signatures(device: &File) -> Result<(), Error> {
     let size = quarry_block::size(device).map_err(|source| Error::io("read the size of", &path_of(device), source))?;
-    for (offset, len) in signature_places(size) {
-        zero_range(device, offset, len)?;
+    for place in signature_places(size) {
+        zero_range(device, place)?;
     }
     quarry_fault::point(|| "device:flush:before".to_owned());
     let flushed = device.sync_all();
@@ -60,22 +62,22 @@ pub fn wipe_signatures(device: &File) -> Result<(), Error> {
     flushed.map_err(|source| Error::io("flush", &path_of(device), source))
 }
 
-/// The ranges of a device of that size (bytes) where signatures can be, as offset and length in bytes. In
-/// whole sectors of 4096 bytes if the size allows.
+/// The bytes of a device of that size where signatures can be. In whole sectors of 4096 bytes if the size
+/// allows.
 #[must_use]
-pub fn signature_places(size: u64) -> Vec<(u64, u64)> {
+pub fn signature_places(size: u64) -> Vec<Range<u64>> {
     if size <= 2 * EDGE {
-        return vec![(0, size)];
+        return vec![Range { start: 0, end: size }];
     }
     let tail = (size - EDGE) / 4096 * 4096;
-    let mut regions = vec![(0, EDGE), (tail, size - tail)];
-    regions.extend(
+    let mut places = vec![0..EDGE, tail..size];
+    places.extend(
         BTRFS_MIRRORS
             .into_iter()
             .filter(|&mirror| mirror < tail)
-            .map(|mirror| (mirror, BTRFS_MIRROR_LEN.min(size - mirror))),
+            .map(|mirror| mirror..size.min(mirror + BTRFS_MIRROR_LEN)),
     );
-    regions
+    places
 }
 
 /// The path of an open file, for messages.
@@ -94,10 +96,10 @@ mod tests {
         #[test]
         fn every_place_of_a_signature_is_covered(sectors in 1u64..(1 << 31)) {
             let size = sectors * 512;
-            let regions = signature_places(size);
-            let covered = |at: u64| regions.iter().any(|&(offset, len)| (offset..offset + len).contains(&at));
-            for &(offset, len) in &regions {
-                prop_assert!(len > 0 && offset + len <= size && offset % 512 == 0 && len % 512 == 0);
+            let places = signature_places(size);
+            let covered = |at: u64| places.iter().any(|place| place.contains(&at));
+            for place in &places {
+                prop_assert!(!place.is_empty() && place.end <= size && place.start % 512 == 0 && place.end % 512 == 0);
             }
             for at in [0, 1 << 10, 4 << 10, 64 << 10, (1 << 20) + 17, (4 << 20) - 1, 64 << 20, (64 << 20) + 4095, 256 << 30] {
                 // Beyond the end of the device there is nothing to cover.
@@ -112,10 +114,10 @@ mod tests {
     #[test]
     fn a_range_of_partial_sectors_is_rejected_before_anything_is_written() {
         let file = tempfile::tempfile().unwrap();
-        for (offset, len) in [(1, 512), (512, 511), (0, 1)] {
-            assert!(matches!(zero_range(&file, offset, len), Err(Error::Unaligned { .. })));
+        for bytes in [1..513, 512..1023, 0..1] {
+            assert!(matches!(zero_range(&file, bytes), Err(Error::Unaligned { .. })));
         }
-        zero_range(&file, 0, 0).unwrap();
-        assert!(matches!(zero_range(&file, 0, 512), Err(Error::Io { .. })), "a plain file is not a device");
+        zero_range(&file, 0..0).unwrap();
+        assert!(matches!(zero_range(&file, 0..512), Err(Error::Io { .. })), "a plain file is not a device");
     }
 }

@@ -299,7 +299,7 @@ async fn an_unreadable_device_is_never_blank() {
 async fn zeros_are_written_exactly_to_the_range() {
     let disk = Loop::new(4 << 20).await;
     disk.write(0, &vec![0xff; 4 << 20]);
-    zero_range(&exclusive(&disk.device).unwrap(), 1 << 20, 512).unwrap();
+    zero_range(&exclusive(&disk.device).unwrap(), 1 << 20..(1 << 20) + 512).unwrap();
     let mut bytes = vec![0; 4 << 20];
     File::open(&disk.device).unwrap().read_exact_at(&mut bytes, 0).unwrap();
     assert!(bytes[1 << 20..(1 << 20) + 512].iter().all(|&byte| byte == 0));

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::host::section;
-use crate::{VolumeGroup, mapper_path};
+use crate::{LogicalVolume, VolumeGroup};
 
 /// The kernel's device of a logical volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +21,8 @@ enum Device {
 
 /// Why a volume that lvm should have activated is not active, or is read-only. `None` if lvm.conf is not the
 /// reason.
-pub(crate) async fn refusal(group: &VolumeGroup, name: &str) -> Option<String> {
-    let key = match device(Path::new("/sys/block"), group, name) {
+pub(crate) async fn refusal(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
+    let key = match device(Path::new("/sys/block"), group, &volume.name) {
         Device::Writable => return None,
         Device::Missing => "volume_list",
         Device::ReadOnly => "read_only_volume_list",
@@ -58,7 +58,7 @@ fn parse(text: &str) -> Vec<(String, String)> {
 }
 
 fn device(block: &Path, group: &VolumeGroup, name: &str) -> Device {
-    let mapped = mapper_path(&group.name, name);
+    let mapped = group.mapper_path(name);
     let mapped = mapped.file_name().and_then(|name| name.to_str());
     for entry in fs::read_dir(block).into_iter().flatten().flatten() {
         let read = |file: &str| fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned()).ok();

@@ -11,7 +11,7 @@
 use std::cmp::Reverse;
 use std::path::PathBuf;
 
-use quarry_volume::{Largest, Layout, Space, show_size};
+use quarry_volume::{Extents, Largest, Layout, Space, show_size};
 
 use crate::types::{PhysicalVolume, VolumeGroup};
 
@@ -27,7 +27,7 @@ pub fn space(group: &VolumeGroup, reserve: u64) -> Space {
     Space {
         extent: group.extent_size,
         free: usable(group).iter().map(|volume| volume.free_extents).collect(),
-        reserve: reserve.div_ceil(group.extent_size.max(1)),
+        reserve: group.extent_size.needed_for(reserve),
         closed: closed(group),
         whole: false,
     }
@@ -39,15 +39,16 @@ pub fn largest(group: &VolumeGroup, layout: &Layout, reserve: u64) -> Largest {
     space(group, reserve).largest(layout)
 }
 
-/// The physical volumes for a volume of `extents` extents. `None` if it does not fit.
+/// The physical volumes for a volume of `extents` extents that leaves `reserve` bytes of the volume group
+/// free. `None` if it does not fit.
 ///
 /// striped and raid1 use those with the most free extents. linear uses the one with the fewest that is large
 /// enough: a volume on a single disk depends on that disk only, and large free areas are kept. If none is
 /// large enough, it uses all of them.
 #[must_use]
-pub fn choose(group: &VolumeGroup, layout: &Layout, extents: u64, reserve: u64) -> Option<Vec<PathBuf>> {
+pub fn choose(group: &VolumeGroup, layout: &Layout, extents: Extents, reserve: u64) -> Option<Vec<PathBuf>> {
     let most = largest(group, layout, reserve).extents;
-    if extents == 0 || extents > most || !extents.is_multiple_of(u64::from(layout.stripes()).max(1)) {
+    if extents == Extents::NONE || extents > most || !extents.0.is_multiple_of(u64::from(layout.stripes()).max(1)) {
         return None;
     }
     let volumes = usable(group);
@@ -56,7 +57,7 @@ pub fn choose(group: &VolumeGroup, layout: &Layout, extents: u64, reserve: u64) 
             let holding = volumes.iter().filter(|volume| volume.free_extents >= extents);
             match holding.min_by_key(|volume| volume.free_extents) {
                 Some(one) => vec![one],
-                None => volumes.into_iter().filter(|volume| volume.free_extents > 0).collect(),
+                None => volumes.into_iter().filter(|volume| volume.free_extents > Extents::NONE).collect(),
             }
         }
         _ => volumes.into_iter().take(usize::try_from(layout.width()).ok()?).collect(),
@@ -68,8 +69,8 @@ pub fn choose(group: &VolumeGroup, layout: &Layout, extents: u64, reserve: u64) 
 #[must_use]
 pub fn closed(group: &VolumeGroup) -> Option<String> {
     let VolumeGroup { name, .. } = group;
-    let lost: Vec<&str> =
-        group.physical_volumes.iter().filter(|volume| volume.missing).map(|volume| volume.uuid.as_str()).collect();
+    let lost: Vec<String> =
+        group.physical_volumes.iter().filter(|volume| volume.missing).map(|volume| volume.uuid.to_string()).collect();
     let visible = group.logical_volumes.iter().filter(|volume| !volume.internal).count();
     if !group.hidden.is_empty() {
         return Some(format!("volume group {name} is degraded: {}", group.hidden.join("; ")));
@@ -92,7 +93,7 @@ pub fn closed(group: &VolumeGroup) -> Option<String> {
         return Some(format!(
             "volume group {name}: the kernel does not allow writes to {}, so lvm cannot write the group's metadata; \
              see `dmesg` for the reason, and run `blockdev --setrw` once the disk works again",
-            group.show_disk(&pv.uuid)
+            group.show_disk(pv.uuid)
         ));
     }
     if group.exported {
@@ -151,7 +152,7 @@ pub fn duplicated(group: &VolumeGroup) -> Option<String> {
 #[must_use]
 pub fn withheld(group: &VolumeGroup) -> Vec<String> {
     let why = |pv: &PhysicalVolume| {
-        let disk = group.show_disk(&pv.uuid);
+        let disk = group.show_disk(pv.uuid);
         if pv.is_cut_off(group.extent_size) {
             let (fitting, all) = (pv.extents_on_device(group.extent_size), pv.extent_count);
             return Some(format!(
@@ -175,7 +176,7 @@ pub fn withheld(group: &VolumeGroup) -> Vec<String> {
 pub fn hints(group: &VolumeGroup) -> Vec<String> {
     let grown = group.physical_volumes.iter().filter(|pv| !pv.missing && pv.unused_tail(group.extent_size) >= GROWN);
     let hint = |pv: &PhysicalVolume| {
-        let disk = group.show_disk(&pv.uuid);
+        let disk = group.show_disk(pv.uuid);
         format!(
             "{disk} is {} larger than its physical volume; `pvresize {disk}` makes that space usable",
             show_size(pv.unused_tail(group.extent_size))

@@ -10,10 +10,10 @@
 
 use std::path::{Path, PathBuf};
 
-use quarry_volume::Layout;
+use quarry_volume::{Extents, Layout};
 
 use crate::mutation::Mutation;
-use crate::{Error, VolumeGroup, activation, nested, vg_name_fits};
+use crate::{Error, LogicalVolume, VolumeGroup, activation, nested, vg_name_fits};
 
 /// A logical volume to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct CreateLv {
     /// The name, as returned by [`quarry_volume::safe_name`].
     pub name: String,
     /// The usable extents, without the layout's overhead. For striped, a multiple of the stripes.
-    pub extents: u64,
+    pub extents: Extents,
     /// The layout on the physical volumes.
     pub layout: Layout,
     /// Set by the same command, before any other process can see the volume.
@@ -57,7 +57,7 @@ pub struct CreateLv {
 /// Among others [`Error::AlreadyExists`] and [`Error::NoSpace`]; nothing was created.
 pub async fn create(group: &VolumeGroup, request: &CreateLv) -> Result<(), Error> {
     let CreateLv { name, extents, layout, tags, pvs } = request;
-    check_name(&group.name, name)?;
+    check_name(group, name)?;
     let mut command = Mutation::new("lvcreate", group).args(["-y", "-Wy", "-Zy", "--alloc", "normal"]);
     command = match layout {
         // Without a type, the default of lvm.conf would apply.
@@ -106,11 +106,12 @@ const WITHOUT_DEPENDENTS: &str = "lv_role!={\"thickorigin\" || \"extthinorigin\"
 ///
 /// # Errors
 /// Among others [`Error::InUse`] and [`Error::NotFound`].
-pub async fn remove(group: &VolumeGroup, name: &str, uuid: &str) -> Result<(), Error> {
-    let condition = format!("{} && {WITHOUT_DEPENDENTS}", select_uuid(uuid)?);
-    nested::release(group, uuid).await;
+pub async fn remove(group: &VolumeGroup, volume: &LogicalVolume) -> Result<(), Error> {
+    let target = target(group, volume)?;
+    let condition = format!("{} && {WITHOUT_DEPENDENTS}", select(volume));
+    nested::release(group, volume.uuid).await;
     let command = Mutation::new("lvremove", group).args(["-y", "--select", &condition]);
-    command.arg(target(&group.name, name)?).run().await
+    command.arg(target).run().await
 }
 
 /// Makes the device of a logical volume appear. A volume with the activation-skip flag stays inactive, and
@@ -121,13 +122,12 @@ pub async fn remove(group: &VolumeGroup, name: &str, uuid: &str) -> Result<(), E
 ///
 /// # Errors
 /// Among others [`Error::MissingPv`] and [`Error::NotFound`].
-pub async fn activate(group: &VolumeGroup, name: &str) -> Result<(), Error> {
+pub async fn activate(group: &VolumeGroup, volume: &LogicalVolume) -> Result<(), Error> {
     let command = Mutation::new("lvchange", group).args(["-y", "--activationmode", "degraded", "--activate", "y"]);
-    command.arg(target(&group.name, name)?).run().await?;
-    match activation::refusal(group, name).await {
-        Some(stderr) => {
-            Err(Error::Denied { command: format!("lvm lvchange --activate y {}/{name}", group.name), stderr })
-        }
+    let target = target(group, volume)?;
+    command.arg(&target).run().await?;
+    match activation::refusal(group, volume).await {
+        Some(stderr) => Err(Error::Denied { command: format!("lvm lvchange --activate y {target}"), stderr }),
         None => Ok(()),
     }
 }
@@ -137,48 +137,55 @@ pub async fn activate(group: &VolumeGroup, name: &str) -> Result<(), Error> {
 ///
 /// # Errors
 /// Among others [`Error::InUse`] and [`Error::NotFound`].
-pub async fn deactivate(group: &VolumeGroup, name: &str, uuid: &str) -> Result<(), Error> {
-    let command = Mutation::new("lvchange", group).args(["-y", "--activate", "n", "--select", &select_uuid(uuid)?]);
-    command.arg(target(&group.name, name)?).run().await
+pub async fn deactivate(group: &VolumeGroup, volume: &LogicalVolume) -> Result<(), Error> {
+    let command = Mutation::new("lvchange", group).args(["-y", "--activate", "n", "--select", &select(volume)]);
+    command.arg(target(group, volume)?).run().await
 }
 
-/// Removes tags from a logical volume and adds others, in one metadata commit. It is not an error if a tag to
-/// add is there already, or a tag to remove is not. A tag in both lists is kept. As in [`remove`], only the
+/// A change of a logical volume's tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TagChange<'a> {
+    /// The tags to remove. It is not an error if one is not there.
+    pub del: &'a [&'a str],
+    /// The tags to add. It is not an error if one is there already. A tag in both lists is kept.
+    pub add: &'a [&'a str],
+}
+
+/// Removes tags from a logical volume and adds others, in one metadata commit. As in [`remove`], only the
 /// volume with that UUID is affected.
 ///
 /// # Errors
 /// Among others [`Error::NotFound`].
-pub async fn change_tags(group: &VolumeGroup, name: &str, uuid: &str, del: &[&str], add: &[&str]) -> Result<(), Error> {
+pub async fn change_tags(group: &VolumeGroup, volume: &LogicalVolume, change: TagChange<'_>) -> Result<(), Error> {
+    let TagChange { del, add } = change;
     let del: Vec<&str> = del.iter().copied().filter(|tag| !add.contains(tag)).collect();
     if del.is_empty() && add.is_empty() {
         return Ok(());
     }
-    let mut command = Mutation::new("lvchange", group).args(["-y", "--select", &select_uuid(uuid)?]);
+    let mut command = Mutation::new("lvchange", group).args(["-y", "--select", &select(volume)]);
     for tag in del {
         command = command.args(["--deltag", check_tag(tag)?]);
     }
     for tag in add {
         command = command.args(["--addtag", check_tag(tag)?]);
     }
-    command.arg(target(&group.name, name)?).run().await
+    command.arg(target(group, volume)?).run().await
 }
 
 /// lvm's selection criterion for the logical volume with that UUID.
-fn select_uuid(uuid: &str) -> Result<String, Error> {
-    if !uuid.is_empty() && uuid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-        return Ok(format!("lv_uuid=\"{uuid}\""));
-    }
-    Err(Error::Argument(format!("`{uuid}` is not a valid UUID of a logical volume")))
+fn select(volume: &LogicalVolume) -> String {
+    format!("lv_uuid=\"{}\"", volume.uuid)
 }
 
-fn target(vg: &str, name: &str) -> Result<String, Error> {
-    check_name(vg, name)?;
-    Ok(format!("{vg}/{name}"))
+fn target(group: &VolumeGroup, volume: &LogicalVolume) -> Result<String, Error> {
+    check_name(group, &volume.name)?;
+    Ok(format!("{}/{}", group.name, volume.name))
 }
 
 /// Also accepts names from a report (a part left by an interrupted creation), so reserved words are allowed
 /// here.
-fn check_name(vg: &str, name: &str) -> Result<(), Error> {
+fn check_name(group: &VolumeGroup, name: &str) -> Result<(), Error> {
+    let vg = &group.name;
     let plain = |text: &str| {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+_.-".contains(&byte);
         !text.is_empty() && !text.starts_with('-') && text.len() <= 127 && text.bytes().all(allowed)

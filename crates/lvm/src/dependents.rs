@@ -106,11 +106,12 @@ fn is_part(name: &str, of: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::uuid::testing::uuid;
 
     fn lv(name: &str, kind: &str) -> LogicalVolume {
         LogicalVolume {
             name: name.into(),
-            uuid: format!("uuid-{name}"),
+            uuid: uuid(name),
             segment_types: BTreeSet::from([kind.to_owned()]),
             ..LogicalVolume::default()
         }

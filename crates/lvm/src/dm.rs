@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 
+use crate::uuid::{LvUuid, VgUuid, device_uuid};
+
 /// The control node of device-mapper.
 const CONTROL: &str = "/dev/mapper/control";
 /// The length of `struct dm_ioctl` from linux/dm-ioctl.h in bytes, and the offsets of its fields.
@@ -46,13 +48,8 @@ pub(crate) fn status(uuid: &str, kind: &str) -> Option<String> {
 /// How many times the active logical volume with these UUIDs is open: by mounts, processes, and devices on
 /// top of it. `None` if it is not active, or if the kernel cannot be asked.
 #[must_use]
-pub fn open_count(group_uuid: &str, volume_uuid: &str) -> Option<u32> {
-    number(&table_status(&device_uuid(group_uuid, volume_uuid))?.0, OPEN_COUNT)
-}
-
-/// The UUID that lvm gives to the device of a logical volume.
-pub(crate) fn device_uuid(group_uuid: &str, volume_uuid: &str) -> String {
-    format!("LVM-{}{}", group_uuid.replace('-', ""), volume_uuid.replace('-', ""))
+pub fn open_count(group: VgUuid, volume: LvUuid) -> Option<u32> {
+    number(&table_status(&device_uuid(group, volume))?.0, OPEN_COUNT)
 }
 
 /// The kernel's answer about the active device with that UUID.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use quarry_block::{ALIGNMENT, read_aligned, read_direct};
 
+use crate::PvUuid;
 use crate::label::{label_sector, metadata_areas, pv_uuid};
 
 /// The label is in one of the first four sectors. The first metadata area begins at 4096, or at the page size
@@ -53,27 +54,14 @@ pub fn flush(device: &Path) -> io::Result<()> {
     flushed
 }
 
-/// The UUID in the label of a physical volume, with lvm's hyphens. `None` if the device has no label. Reads
-/// only the first sectors. Blocks as long as the disk does not answer.
+/// The UUID in the label of a physical volume. `None` if the device has no label. Reads only the first
+/// sectors. Blocks as long as the disk does not answer.
 ///
 /// # Errors
 /// The device cannot be opened or read.
-pub fn label_uuid(device: &Path) -> io::Result<Option<String>> {
+pub fn label_uuid(device: &Path) -> io::Result<Option<PvUuid>> {
     let beginning = read_direct(device, |file| read_aligned(file, 0, ALIGNMENT))?;
     Ok(label_sector(&beginning).and_then(pv_uuid))
-}
-
-/// Formats a UUID of 32 characters like lvm does: in groups of 6-4-4-4-4-4-6.
-#[must_use]
-pub fn hyphenated(plain: &str) -> String {
-    let mut text = String::with_capacity(38);
-    for (index, character) in plain.chars().enumerate() {
-        if matches!(index, 6 | 10 | 14 | 18 | 22 | 26) {
-            text.push('-');
-        }
-        text.push(character);
-    }
-    text
 }
 
 #[cfg(test)]
@@ -118,7 +106,7 @@ mod tests {
             std::fs::write(file.path(), disk).expect("write");
             label_uuid(file.path()).expect("read")
         };
-        assert_eq!(read(&disk(&label())).as_deref(), Some("iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT"));
+        assert_eq!(read(&disk(&label())), "iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT".parse().ok());
         assert_eq!(read(&[0; 8192]), None);
         let mut wild = label();
         wild[20..24].copy_from_slice(&u32::MAX.to_le_bytes());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use quarry_exec::Command;
 
-use crate::Error;
+use crate::{Error, PvUuid};
 
 /// The settings that decide which devices lvm uses on this host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -22,15 +22,15 @@ pub(crate) struct HostDevices {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DevicesFile {
     pub(crate) path: PathBuf,
-    /// The UUIDs of the listed physical volumes, without hyphens.
-    listed: BTreeSet<String>,
+    /// The listed physical volumes.
+    listed: BTreeSet<PvUuid>,
 }
 
 impl DevicesFile {
     /// Whether the physical volume with that UUID is listed. lvm itself finds its device, even if that has
     /// another name now.
-    pub(crate) fn lists(&self, uuid: &str) -> bool {
-        self.listed.contains(&uuid.replace('-', ""))
+    pub(crate) fn lists(&self, uuid: PvUuid) -> bool {
+        self.listed.contains(&uuid)
     }
 }
 
@@ -102,10 +102,11 @@ fn devices_file(folder: &Path, conf: &LvmConf) -> Result<Option<DevicesFile>, Er
     }
 }
 
-fn listed(text: &str) -> BTreeSet<String> {
+fn listed(text: &str) -> BTreeSet<PvUuid> {
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with('#'));
     let uuids = lines.flat_map(str::split_whitespace).filter_map(|field| field.strip_prefix("PVID="));
-    uuids.filter(|uuid| *uuid != ".").map(str::to_owned).collect()
+    // A device without a physical volume has a dot.
+    uuids.filter_map(|uuid| uuid.parse().ok()).collect()
 }
 
 #[cfg(test)]
@@ -145,9 +146,9 @@ mod tests {
         std::fs::create_dir(folder.path().join("devices")).expect("folder");
         std::fs::write(folder.path().join("devices/system.devices"), FILE).expect("write");
         let found = file(&LvmConf::default()).expect("in force");
-        assert!(found.lists("iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT"));
-        assert!(!found.lists("zzzzzz-xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT"), "a comment");
-        assert!(!found.lists("."));
+        let lists = |uuid: &str| found.lists(uuid.parse().expect(uuid));
+        assert!(lists("iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT"));
+        assert!(!lists("zzzzzz-xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT"), "a comment");
         assert_eq!(file(&LvmConf { use_devicesfile: Some(false), ..LvmConf::default() }), None);
         let elsewhere = LvmConf { devicesfile: Some("other.devices".to_owned()), ..LvmConf::default() };
         assert_eq!(file(&elsewhere), None);

@@ -8,14 +8,13 @@ use std::path::Path;
 
 use crate::raid::{RaidStatus, raid_status};
 use crate::types::VolumeGroup;
+use crate::{LvUuid, PvUuid};
 
 /// The kernel's facts about the parts of a volume group.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Facts {
-    /// By the UUID of the physical volume.
-    disks: BTreeMap<String, Disk>,
-    /// By the UUID of the logical volume.
-    raids: BTreeMap<String, RaidStatus>,
+    disks: BTreeMap<PvUuid, Disk>,
+    raids: BTreeMap<LvUuid, RaidStatus>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +29,12 @@ struct Disk {
 pub fn facts(group: &VolumeGroup, before: &Facts) -> Facts {
     let disks = group.physical_volumes.iter().filter_map(|pv| {
         let disk = disk(Path::new("/sys/dev/block"), pv.device.as_deref()?)?;
-        Some((pv.uuid.clone(), disk))
+        Some((pv.uuid, disk))
     });
     let raids = group.volumes().filter(|volume| volume.segment_types.iter().any(|kind| kind.starts_with("raid")));
     let raids = raids.filter_map(|volume| {
-        let status = raid_status(&group.uuid, &volume.uuid).or_else(|| before.raids.get(&volume.uuid).cloned())?;
-        Some((volume.uuid.clone(), status))
+        let status = raid_status(group.uuid, volume.uuid).or_else(|| before.raids.get(&volume.uuid).cloned())?;
+        Some((volume.uuid, status))
     });
     Facts { disks: disks.collect(), raids: raids.collect() }
 }
@@ -67,6 +66,8 @@ fn disk(sysfs: &Path, device: &Path) -> Option<Disk> {
 
 #[cfg(test)]
 mod tests {
+    use quarry_volume::{ExtentSize, Extents};
+
     use super::*;
     use crate::types::PhysicalVolume;
 
@@ -91,14 +92,14 @@ mod tests {
 
     #[test]
     fn extents_past_the_end_of_the_device_are_detected() {
-        let pv =
-            PhysicalVolume { uuid: "p".into(), extent_count: 10, first_extent: 1 << 20, ..PhysicalVolume::default() };
-        let mut group = VolumeGroup { extent_size: 4 << 20, physical_volumes: vec![pv], ..VolumeGroup::default() };
+        let pv = PhysicalVolume { extent_count: Extents(10), extents_offset: 1 << 20, ..PhysicalVolume::default() };
+        let extent_size = ExtentSize(4 << 20);
+        let mut group = VolumeGroup { extent_size, physical_volumes: vec![pv], ..VolumeGroup::default() };
         let mut with = |size: u64| {
-            let disks = BTreeMap::from([("p".to_owned(), Disk { size, read_only: false })]);
+            let disks = BTreeMap::from([(PvUuid::default(), Disk { size, read_only: false })]);
             Facts { disks, ..Facts::default() }.apply(&mut group);
             let pv = &group.physical_volumes[0];
-            (pv.extents_on_device(4 << 20), pv.is_cut_off(4 << 20), pv.unused_tail(4 << 20))
+            (pv.extents_on_device(extent_size).0, pv.is_cut_off(extent_size), pv.unused_tail(extent_size))
         };
         assert_eq!(with(41 << 20), (10, false, 0));
         assert_eq!(with((41 << 20) - 512), (9, true, 0));

@@ -9,7 +9,8 @@ use std::io;
 
 use quarry_block::{ALIGNMENT, read_aligned};
 
-use crate::header::{BEGINNING, hyphenated};
+use crate::header::BEGINNING;
+use crate::{PvUuid, VgUuid};
 
 /// The magic number in the header of a metadata area.
 const AREA_MAGIC: &[u8; 16] = b"\x20LVM2\x20x[5A%r0N*>";
@@ -22,8 +23,8 @@ const FIRST_WORDS: usize = 512;
 /// The label of a physical volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Label {
-    /// The UUID of the physical volume, with lvm's hyphens.
-    pub(crate) uuid: String,
+    /// The UUID of the physical volume.
+    pub(crate) uuid: PvUuid,
     /// The volume group in its metadata. `None` for a physical volume without metadata.
     pub(crate) group: Option<GroupId>,
 }
@@ -32,7 +33,7 @@ pub(crate) struct Label {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GroupId {
     pub(crate) name: String,
-    pub(crate) uuid: String,
+    pub(crate) uuid: VgUuid,
 }
 
 /// Reads the label of a device, if it has one.
@@ -71,11 +72,9 @@ fn contents(sector: &[u8]) -> Option<usize> {
 }
 
 /// The UUID of the physical volume in a label.
-pub(crate) fn pv_uuid(sector: &[u8]) -> Option<String> {
+pub(crate) fn pv_uuid(sector: &[u8]) -> Option<PvUuid> {
     let start = contents(sector)?;
-    let plain = sector.get(start..start.checked_add(32)?)?;
-    let plain = std::str::from_utf8(plain).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_alphanumeric()))?;
-    Some(hyphenated(plain))
+    str::from_utf8(sector.get(start..start.checked_add(32)?)?).ok()?.parse().ok()
 }
 
 /// Offset and length of the metadata areas of a physical volume, in bytes, according to its label. Empty
@@ -124,9 +123,8 @@ fn first_words(text: &[u8]) -> Option<GroupId> {
     let (key, rest) = rest.split_once('=')?;
     let uuid = rest.trim_start().strip_prefix('"')?.split_once('"')?.0;
     let name = name.trim();
-    let uuid_fits = uuid.len() == 38 && uuid.bytes().all(|byte| byte.is_ascii_graphic());
-    (key.trim() == "id" && uuid_fits && !name.is_empty())
-        .then(|| GroupId { name: name.to_owned(), uuid: uuid.to_owned() })
+    let uuid = uuid.parse().ok()?;
+    (key.trim() == "id" && !name.is_empty()).then(|| GroupId { name: name.to_owned(), uuid })
 }
 
 /// Reads any range, with an aligned read around it.
@@ -220,9 +218,9 @@ mod tests {
             let mut disk = disk(&label());
             write_group(&mut disk, "vg-0", GROUP, offset);
             let label = read(&disk).expect("a label");
-            assert_eq!(label.uuid, "iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT");
+            assert_eq!(label.uuid.to_string(), "iCdcNV-Xnn6-CTAq-VGGi-yevS-3Z0i-Ad7ElT");
             let group = label.group.unwrap_or_else(|| panic!("no group at {offset}"));
-            assert_eq!((group.name.as_str(), group.uuid.as_str()), ("vg-0", GROUP), "at {offset}");
+            assert_eq!((group.name.as_str(), &*group.uuid.to_string()), ("vg-0", GROUP), "at {offset}");
         }
     }
 

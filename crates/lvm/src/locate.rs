@@ -15,7 +15,7 @@ use crate::lookup::{Lookup, report};
 use crate::scan::{Candidate, FIRST, LATER, Scan, candidates, scan};
 use crate::settings::{Filter, Scope};
 use crate::types::VolumeGroup;
-use crate::{Error, vg_name_fits};
+use crate::{Error, PvUuid, VgUuid, vg_name_fits};
 
 /// The maximum number of reports if each one names physical volumes that were not known before.
 const ROUNDS: usize = 4;
@@ -33,9 +33,9 @@ struct Known {
     /// `None` before the first scan.
     last_scan: Option<LastScan>,
     /// The volume group's UUID.
-    uuid: Option<String>,
-    /// The UUIDs of its physical volumes, from its last report.
-    volumes: BTreeSet<String>,
+    uuid: Option<VgUuid>,
+    /// Its physical volumes, from its last report.
+    volumes: BTreeSet<PvUuid>,
 }
 
 /// One scan of the host's devices.
@@ -51,7 +51,7 @@ struct LastScan {
 struct GroupLocation {
     /// Its current name.
     name: String,
-    uuid: String,
+    uuid: VgUuid,
     scope: Scope,
     /// Its devices that the devices file does not list.
     unlisted: Vec<PathBuf>,
@@ -96,7 +96,7 @@ impl Locator {
             }
             let lookup = report(&location.scope, &location.name).await?;
             let whole = known.remember(&location, &lookup);
-            if whole || (fresh && known.devices_of(&location.uuid) == location.scope.devices) {
+            if whole || (fresh && known.devices_of(location.uuid) == location.scope.devices) {
                 return Ok(finish(lookup, location, &known).await);
             }
             if !fresh {
@@ -155,8 +155,8 @@ impl Known {
     /// The location of the volume group, or why it is unknown.
     fn locate(&self, name: &str, archives: u32) -> Result<GroupLocation, Lookup> {
         let uuid = self.group_uuid(name)?;
-        let devices = self.devices_of(&uuid);
-        let unlisted = self.unlisted(&uuid);
+        let devices = self.devices_of(uuid);
+        let unlisted = self.unlisted(uuid);
         if devices.is_empty() {
             return Err(Lookup::Unreadable(self.not_listed(&unlisted)));
         }
@@ -176,26 +176,26 @@ impl Known {
     }
 
     /// The UUID of the volume group: the known one as long as any of its devices is visible.
-    fn group_uuid(&self, name: &str) -> Result<String, Lookup> {
+    fn group_uuid(&self, name: &str) -> Result<VgUuid, Lookup> {
         let groups = || self.labels().iter().filter_map(|(device, label)| Some((device, label.group.as_ref()?)));
-        if let Some(uuid) = &self.uuid
-            && groups().any(|(_, group)| group.uuid == *uuid)
+        if let Some(uuid) = self.uuid
+            && groups().any(|(_, group)| group.uuid == uuid)
         {
-            return Ok(uuid.clone());
+            return Ok(uuid);
         }
-        let named: BTreeSet<&str> =
-            groups().filter(|(_, group)| group.name == name).map(|(_, group)| group.uuid.as_str()).collect();
+        let named: BTreeSet<VgUuid> =
+            groups().filter(|(_, group)| group.name == name).map(|(_, group)| group.uuid).collect();
         let mut found = named.iter();
         match (found.next(), found.next()) {
-            (Some(only), None) => Ok((*only).to_owned()),
+            (Some(only), None) => Ok(*only),
             (None, _) if self.unresponsive().is_empty() => Err(Lookup::Missing),
             (None, _) => Err(Lookup::Unreadable(format!(
                 "no readable disk holds it, and {} cannot be read now",
                 join(self.unresponsive())
             ))),
             _ => {
-                let of = |uuid: &&str| {
-                    let devices = groups().filter(|(_, group)| group.uuid == **uuid).map(|(device, _)| device.clone());
+                let of = |uuid: &VgUuid| {
+                    let devices = groups().filter(|(_, group)| group.uuid == *uuid).map(|(device, _)| device.clone());
                     format!("{uuid} on {}", join(&devices.collect::<Vec<_>>()))
                 };
                 let each: Vec<String> = named.iter().map(of).collect();
@@ -210,24 +210,24 @@ impl Known {
     }
 
     /// Whether a label belongs to that volume group, according to its own metadata or the last report.
-    fn is_of(&self, label: &Label, uuid: &str) -> bool {
-        let reported = self.uuid.as_deref() == Some(uuid) && self.volumes.contains(&label.uuid);
+    fn is_of(&self, label: &Label, uuid: VgUuid) -> bool {
+        let reported = self.uuid == Some(uuid) && self.volumes.contains(&label.uuid);
         reported || label.group.as_ref().is_some_and(|group| group.uuid == uuid)
     }
 
     fn lists(&self, label: &Label) -> bool {
         let file = self.last_scan.as_ref().and_then(|last_scan| last_scan.host.file.as_ref());
-        file.is_none_or(|file| file.lists(&label.uuid))
+        file.is_none_or(|file| file.lists(label.uuid))
     }
 
     /// The devices of that volume group that the host allows lvm to use.
-    fn devices_of(&self, uuid: &str) -> Vec<PathBuf> {
+    fn devices_of(&self, uuid: VgUuid) -> Vec<PathBuf> {
         let devices = self.labels().iter().filter(|(_, label)| self.is_of(label, uuid) && self.lists(label));
         devices.map(|(device, _)| device.clone()).collect()
     }
 
     /// The devices of that volume group that are not in the host's devices file.
-    fn unlisted(&self, uuid: &str) -> Vec<PathBuf> {
+    fn unlisted(&self, uuid: VgUuid) -> Vec<PathBuf> {
         let devices = self.labels().iter().filter(|(_, label)| self.is_of(label, uuid) && !self.lists(label));
         devices.map(|(device, _)| device.clone()).collect()
     }
@@ -248,8 +248,8 @@ impl Known {
         if group.uuid != location.uuid {
             return false;
         }
-        self.uuid = Some(group.uuid.clone());
-        self.volumes = group.physical_volumes.iter().map(|volume| volume.uuid.clone()).collect();
+        self.uuid = Some(group.uuid);
+        self.volumes = group.physical_volumes.iter().map(|volume| volume.uuid).collect();
         group.physical_volumes.iter().all(|volume| volume.device.is_some())
     }
 }
@@ -338,18 +338,19 @@ mod tests {
     use crate::PhysicalVolume;
     use crate::host::testing::devices_file;
     use crate::label::GroupId;
+    use crate::uuid::testing::uuid;
 
     const A: &str = "aaaaaa-aaaa-aaaa-aaaa-aaaa-aaaa-aaaaaa";
     const B: &str = "bbbbbb-bbbb-bbbb-bbbb-bbbb-bbbb-bbbbbb";
 
-    /// A physical volume: its device, its UUID, and name and UUID of its group.
+    /// A physical volume: its device, the beginning of its UUID, and name and UUID of its group.
     type Volume<'a> = (&'a str, &'a str, Option<(&'a str, &'a str)>);
 
     /// A host with these physical volumes.
     fn host(volumes: &[Volume<'_>]) -> Known {
-        let label = |(device, uuid, group): &Volume<'_>| {
-            let group = group.map(|(name, uuid)| GroupId { name: name.to_owned(), uuid: uuid.to_owned() });
-            (PathBuf::from(device), Label { uuid: (*uuid).to_owned(), group })
+        let label = |(device, label, group): &Volume<'_>| {
+            let group = group.map(|(name, label)| GroupId { name: name.to_owned(), uuid: uuid(label) });
+            (PathBuf::from(device), Label { uuid: uuid(label), group })
         };
         let scan = Scan { labels: volumes.iter().map(label).collect(), unresponsive: Vec::new() };
         let last_scan = LastScan { disks: 0, candidates: Vec::new(), scan, host: HostDevices::default() };
@@ -359,7 +360,7 @@ mod tests {
     fn location(known: &Known) -> (String, String, Vec<String>) {
         let Ok(location) = known.locate("vg0", 1) else { panic!("not found") };
         let devices = location.scope.devices.iter().map(|device| device.display().to_string()).collect();
-        (location.name, location.uuid, devices)
+        (location.name, location.uuid.to_string(), devices)
     }
 
     fn unreadable(known: &Known) -> String {
@@ -370,15 +371,15 @@ mod tests {
         }
     }
 
-    fn reported(uuid: &str, volumes: &[(&str, Option<&str>)]) -> Lookup {
-        let volume = |(uuid, device): &(&str, Option<&str>)| PhysicalVolume {
-            uuid: (*uuid).to_owned(),
+    fn reported(group: &str, volumes: &[(&str, Option<&str>)]) -> Lookup {
+        let volume = |(label, device): &(&str, Option<&str>)| PhysicalVolume {
+            uuid: uuid(label),
             device: device.map(PathBuf::from),
             ..PhysicalVolume::default()
         };
         Lookup::Found(Box::new(VolumeGroup {
             name: "vg0".to_owned(),
-            uuid: uuid.to_owned(),
+            uuid: uuid(group),
             physical_volumes: volumes.iter().map(volume).collect(),
             ..VolumeGroup::default()
         }))
@@ -409,19 +410,19 @@ mod tests {
         for part in [A, B, "/dev/vdb", "/dev/vdc", "vgrename"] {
             assert!(why.contains(part), "{why}");
         }
-        known.uuid = Some(A.to_owned());
+        known.uuid = Some(uuid(A));
         assert_eq!(location(&known).2, ["/dev/vdb"]);
         // It was created again by hand: the known one does not exist any more, and the name belongs to a new
         // one.
         let mut anew = host(&both[1..]);
-        anew.uuid = Some(A.to_owned());
+        anew.uuid = Some(uuid(A));
         assert_eq!(location(&anew).1, B);
     }
 
     #[test]
     fn a_known_group_is_followed_when_it_is_renamed() {
         let mut known = host(&[("/dev/vdb", "1", Some(("new-name", A)))]);
-        known.uuid = Some(A.to_owned());
+        known.uuid = Some(uuid(A));
         assert_eq!(location(&known), ("new-name".into(), A.into(), vec!["/dev/vdb".into()]));
     }
 
@@ -457,9 +458,9 @@ mod tests {
                 last_scan.host.file = Some(devices_file(text));
             }
         };
-        set(&mut known, "IDTYPE=devname IDNAME=/dev/vdb DEVNAME=/dev/vdb PVID=11");
+        set(&mut known, "IDTYPE=devname IDNAME=/dev/vdb DEVNAME=/dev/vdb PVID=11000000000000000000000000000000");
         assert_eq!(location(&known).2, ["/dev/vdb"]);
-        assert_eq!(known.unlisted(A), [PathBuf::from("/dev/vdc")]);
+        assert_eq!(known.unlisted(uuid(A)), [PathBuf::from("/dev/vdc")]);
         set(&mut known, "VERSION=1.1.1");
         let why = unreadable(&known);
         assert!(why.contains("/dev/vdb, /dev/vdc is not in the devices file /etc/lvm/devices/system.devices"), "{why}");

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use quarry_exec::Command;
 
-use crate::Error;
 use crate::report::{COLUMNS, parse};
 use crate::settings::Scope;
 use crate::types::VolumeGroup;
+use crate::{Error, PvUuid};
 
 /// A report that takes longer is killed: a command that changes the volume group hangs, or one of its disks
 /// does.
@@ -65,7 +65,7 @@ fn select_group(name: &str, found: Vec<VolumeGroup>, stderr: &str) -> Lookup {
 fn record_duplicates(group: &mut VolumeGroup, stderr: &str) {
     let unused = stderr.lines().filter_map(|line| {
         let (device, uuid) = line.trim().strip_prefix("WARNING: Not using device ")?.rsplit_once(" for PV ")?;
-        Some((device, uuid.trim_end_matches('.')))
+        Some((device, uuid.trim_end_matches('.').parse::<PvUuid>().ok()?))
     });
     for (device, uuid) in unused {
         if let Some(pv) = group.physical_volumes.iter_mut().find(|pv| pv.uuid == uuid) {
@@ -104,6 +104,7 @@ fn is_torn(line: &str) -> bool {
 mod tests {
     use super::*;
     use crate::PhysicalVolume;
+    use crate::uuid::testing::uuid;
 
     #[test]
     fn a_group_is_missing_only_if_lvm_says_so() {
@@ -124,17 +125,19 @@ mod tests {
     /// The messages of lvm 2.03.11 and 2.03.16.
     #[test]
     fn both_devices_of_a_duplicate_are_recorded() {
-        let pv = |uuid: &str, device: &str| PhysicalVolume {
-            uuid: uuid.to_owned(),
+        let pv = |label: &str, device: &str| PhysicalVolume {
+            uuid: uuid(label),
             device: Some(device.into()),
             ..PhysicalVolume::default()
         };
-        let physical_volumes = vec![pv("aaaaaa-1", "/dev/vdb"), pv("bbbbbb-2", "/dev/vdc")];
+        let physical_volumes = vec![pv("a", "/dev/vdb"), pv("b", "/dev/vdc")];
         let group = VolumeGroup { name: "a".to_owned(), physical_volumes, ..VolumeGroup::default() };
-        let stderr = "  WARNING: Not using device /dev/vdd for PV aaaaaa-1.\n  \
-                      WARNING: Not using device /dev/vde for PV cccccc-3.\n  \
-                      WARNING: PV aaaaaa-1 prefers device /dev/vdb because device is used by LV.";
-        let report = select_group("a", vec![group], stderr);
+        let (first, other): (PvUuid, PvUuid) = (uuid("a"), uuid("c"));
+        let stderr = format!(
+            "  WARNING: Not using device /dev/vdd for PV {first}.\n  WARNING: Not using device /dev/vde for PV \
+             {other}.\n  WARNING: PV {first} prefers device /dev/vdb because device is used by LV."
+        );
+        let report = select_group("a", vec![group], &stderr);
         let Lookup::Found(group) = report else { panic!("{report:?}") };
         assert_eq!(group.physical_volumes[0].duplicates, [std::path::PathBuf::from("/dev/vdd")]);
         assert!(group.physical_volumes[1].duplicates.is_empty());

@@ -18,7 +18,7 @@ mod tests {
     use quarry_volume::safe_name;
 
     use super::*;
-    use crate::mapper_path;
+    use crate::VolumeGroup;
 
     #[test]
     fn volume_group_names() {
@@ -28,7 +28,8 @@ mod tests {
         for name in ["", ".", "..", "-vg", "a/b", "a b", "ä", &"v".repeat(54), &"v-".repeat(18)] {
             assert!(!vg_name_fits(name), "{name}");
         }
-        let longest = mapper_path(&"v".repeat(53), &safe_name(&"a".repeat(48))).file_name().expect("a name").len();
+        let group = VolumeGroup { name: "v".repeat(53), ..VolumeGroup::default() };
+        let longest = group.mapper_path(&safe_name(&"a".repeat(48))).file_name().expect("a name").len();
         assert!(longest + "_rimage_127".len() <= 127);
     }
 }

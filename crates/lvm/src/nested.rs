@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 
 use quarry_exec::Command;
 
-use crate::VolumeGroup;
+use crate::uuid::device_prefix;
+use crate::{LvUuid, VgUuid, VolumeGroup, device_uuid};
 
 /// More than any real stack of devices.
 const DEPTH: usize = 16;
@@ -29,10 +30,10 @@ struct Nested {
 /// Removes from the kernel's device table all unused logical volumes that are built, directly or indirectly,
 /// on the volume with that UUID. If one cannot be removed, the next command reports that the volume is in
 /// use.
-pub(crate) async fn release(group: &VolumeGroup, uuid: &str) {
-    let (group_uuid, uuid) = (group.uuid.clone(), uuid.to_owned());
+pub(crate) async fn release(group: &VolumeGroup, volume: LvUuid) {
+    let group_uuid = group.uuid;
     // Opening a loop device may block on the disk below it. The volume cannot be removed in that case anyway.
-    let found = tokio::task::spawn_blocking(move || Kernel::new("/sys").nested_on(&group_uuid, &uuid)).await;
+    let found = tokio::task::spawn_blocking(move || Kernel::new("/sys").nested_on(group_uuid, volume)).await;
     for Nested { major, minor, name } in found.unwrap_or_default() {
         let command = Command::mutation("dmsetup").args(["remove", "--major", &major, "--minor", &minor]);
         match command.on(&group.name).run().await {
@@ -61,9 +62,8 @@ impl Kernel {
 
     /// The logical volumes of other volume groups that are built on one of Quarry's volumes, the uppermost
     /// first.
-    fn nested_on(&self, group: &str, volume: &str) -> Vec<Nested> {
-        let own = format!("LVM-{}", group.replace('-', ""));
-        let whole = format!("{own}{}", volume.replace('-', ""));
+    fn nested_on(&self, group: VgUuid, volume: LvUuid) -> Vec<Nested> {
+        let (own, whole) = (device_prefix(group), device_uuid(group, volume));
         let devices = names(&self.sys.join("block"));
         let Some(device) = devices.iter().find(|name| self.read(name, "dm/uuid").as_ref() == Some(&whole)) else {
             return Vec::new();
@@ -192,7 +192,8 @@ mod tests {
         }
 
         fn nested(&self) -> Vec<String> {
-            let found = Kernel::new(self.0.path()).nested_on(GROUP, VOLUME);
+            let found =
+                Kernel::new(self.0.path()).nested_on(GROUP.parse().expect(GROUP), VOLUME.parse().expect(VOLUME));
             found.into_iter().map(|nested| nested.name).collect()
         }
     }

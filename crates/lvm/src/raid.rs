@@ -6,7 +6,7 @@
 
 use std::str::FromStr;
 
-use crate::dm;
+use crate::{LvUuid, VgUuid, device_uuid, dm};
 
 /// The state of one image of a raid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -38,8 +38,8 @@ pub struct RaidStatus {
 /// The kernel's status of the active raid with these UUIDs. `None` if it is not active, is not a raid, or the
 /// kernel cannot be asked.
 #[must_use]
-pub fn raid_status(group_uuid: &str, volume_uuid: &str) -> Option<RaidStatus> {
-    dm::status(&dm::device_uuid(group_uuid, volume_uuid), "raid")?.parse().ok()
+pub fn raid_status(group: VgUuid, volume: LvUuid) -> Option<RaidStatus> {
+    dm::status(&device_uuid(group, volume), "raid")?.parse().ok()
 }
 
 impl FromStr for RaidStatus {

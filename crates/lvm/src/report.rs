@@ -8,10 +8,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::str::FromStr;
 
+use quarry_volume::{ExtentSize, Extents};
 use serde_json::{Map, Value};
 
 use crate::types::{LogicalVolume, PhysicalVolume, Used, VolumeGroup, mapper_path};
+use crate::{InvalidUuid, LvUuid, PvUuid};
 
 /// The columns of each table. `lv_parent` and the segment tables connect the rows.
 pub(crate) const COLUMNS: [(&str, &str); 5] = [
@@ -68,10 +71,10 @@ fn parse_section(section: &Value) -> Result<Option<VolumeGroup>, ParseError> {
     let (pvs, lvs, pv_segments, segments) = (table("pv")?, table("lv")?, table("pvseg")?, table("seg")?);
 
     let mut group = VolumeGroup {
-        uuid: row.text("vg_uuid")?,
-        extent_size: row.number("vg_extent_size")?,
-        extent_count: row.number("vg_extent_count")?,
-        free_extents: row.number("vg_free_count")?,
+        uuid: row.uuid("vg_uuid")?,
+        extent_size: ExtentSize(row.number("vg_extent_size")?),
+        extent_count: row.extents("vg_extent_count")?,
+        free_extents: row.extents("vg_free_count")?,
         metadata_size: row.number("vg_mda_size")?,
         metadata_free: row.number("vg_mda_free")?,
         missing_pvs: row.number("vg_missing_pv_count")?,
@@ -102,7 +105,7 @@ fn require_whole(group: &VolumeGroup, pvs: u64, lvs: u64) -> Result<(), ParseErr
     if count(group.physical_volumes.len()) != pvs || count(visible) != lvs {
         return wrong(format!("volume group {name}: the report lacks some of its members"));
     }
-    if group.extent_size == 0 {
+    if group.extent_size == ExtentSize(0) {
         return wrong(format!("volume group {name}: its extent size is 0"));
     }
     let segmented = |volume: &LogicalVolume| volume.segments > 0;
@@ -113,20 +116,20 @@ fn require_whole(group: &VolumeGroup, pvs: u64, lvs: u64) -> Result<(), ParseErr
 }
 
 fn physical_volume(row: &Row<'_>) -> Result<PhysicalVolume, ParseError> {
-    let extent_count = row.number("pv_pe_count")?;
+    let extent_count = row.extents("pv_pe_count")?;
     let name = row.text("pv_name")?;
     // A lost disk is called "[unknown]". A disk that is back but was written off has the flag, too.
     let missing = row.flag("pv_missing")? == Some(true) || !name.starts_with('/');
     Ok(PhysicalVolume {
         device: Some(PathBuf::from(&name)).filter(|_| name.starts_with('/')),
-        uuid: row.text("pv_uuid")?,
+        uuid: row.uuid("pv_uuid")?,
         size: row.number("pv_size")?,
         extent_count,
-        free_extents: extent_count.saturating_sub(row.number("pv_pe_alloc_count")?),
+        free_extents: extent_count.without(row.extents("pv_pe_alloc_count")?),
         allocatable: row.flag("pv_allocatable")? == Some(true),
         missing,
         metadata_areas: row.number("pv_mda_used_count")?,
-        first_extent: row.number("pe_start")?,
+        extents_offset: row.number("pe_start")?,
         ..PhysicalVolume::default()
     })
 }
@@ -142,7 +145,7 @@ fn logical_volume(row: &Row<'_>, group: &str) -> Result<LogicalVolume, ParseErro
     let device = row.text("lv_dm_path")?;
     let kernel = |column| Ok::<_, ParseError>(row.text(column)?.parse::<u32>().ok());
     Ok(LogicalVolume {
-        uuid: row.text("lv_uuid")?,
+        uuid: row.uuid("lv_uuid")?,
         size: row.number("lv_size")?,
         tags: row.list("lv_tags")?,
         active: match row.text("lv_active")?.as_str() {
@@ -170,27 +173,29 @@ fn logical_volume(row: &Row<'_>, group: &str) -> Result<LogicalVolume, ParseErro
 
 /// Connects segments to the volumes that they belong to, and the volumes to their disks.
 fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]) -> Result<(), ParseError> {
-    let mut places: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut places: BTreeMap<LvUuid, BTreeSet<PvUuid>> = BTreeMap::new();
     for row in pv_rows {
-        let (pv, lv) = (row.text("pv_uuid")?, row.text("lv_uuid")?);
-        let (start, extents) = (row.number("pvseg_start")?, row.number("pvseg_size")?);
+        let pv: PvUuid = row.uuid("pv_uuid")?;
+        // Free extents belong to no logical volume.
+        let lv: Option<LvUuid> = if row.text("lv_uuid")?.is_empty() { None } else { Some(row.uuid("lv_uuid")?) };
+        let (start, extents) = (row.extents("pvseg_start")?, row.extents("pvseg_size")?);
         let found = group.physical_volumes.iter_mut().find(|volume| volume.uuid == pv);
-        match found {
-            Some(found) if lv.is_empty() => found.free_fragments.push((start, extents)),
-            Some(found) => found.used.push(Used { start, extents, volume: lv.clone() }),
-            None => {}
+        match (found, lv) {
+            (Some(found), None) => found.free_fragments.push((start, extents)),
+            (Some(found), Some(volume)) => found.used.push(Used { start, extents, volume }),
+            (None, _) => {}
         }
-        if !lv.is_empty() {
+        if let Some(lv) = lv {
             places.entry(lv).or_default().insert(pv);
         }
     }
     for pv in &mut group.physical_volumes {
         pv.used.sort_unstable_by_key(|used| used.start);
-        pv.free_fragments.retain(|(_, extents)| *extents > 0);
+        pv.free_fragments.retain(|(_, extents)| *extents > Extents::NONE);
         pv.free_fragments.sort_unstable();
     }
     for row in rows {
-        let uuid = row.text("lv_uuid")?;
+        let uuid: LvUuid = row.uuid("lv_uuid")?;
         let Some(volume) = group.logical_volumes.iter_mut().find(|volume| volume.uuid == uuid) else { continue };
         volume.segments += 1;
         volume.segment_types.insert(row.text("segtype")?);
@@ -199,10 +204,10 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
             (volume.stripes, volume.stripe_size) = (stripes, row.number("stripe_size")?);
         }
     }
-    let parents: BTreeMap<String, (String, Option<String>)> = group
+    let parents: BTreeMap<LvUuid, (String, Option<String>)> = group
         .logical_volumes
         .iter()
-        .map(|volume| (volume.uuid.clone(), (volume.name.clone(), volume.parent.clone())))
+        .map(|volume| (volume.uuid, (volume.name.clone(), volume.parent.clone())))
         .collect();
     for (uuid, disks) in places {
         // From the part with the extents up to all volumes that contain it. The limit is more than lvm nests,
@@ -211,7 +216,7 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
         for _ in 0..8 {
             let Some(current) = name.take() else { break };
             let Some(volume) = group.logical_volumes.iter_mut().find(|volume| volume.name == current) else { break };
-            volume.physical_volumes.extend(disks.iter().cloned());
+            volume.physical_volumes.extend(&disks);
             name.clone_from(&volume.parent);
         }
     }
@@ -254,6 +259,11 @@ impl Row<'_> {
         }
     }
 
+    fn uuid<T: FromStr<Err = InvalidUuid>>(&self, column: &str) -> Result<T, ParseError> {
+        let text = self.text(column)?;
+        text.parse().or_else(|why| wrong(format!("column {column}: `{text}` is {why}")))
+    }
+
     fn number(&self, column: &str) -> Result<u64, ParseError> {
         let text = self.text(column)?;
         // Values that lvm could not determine are empty or negative, for example those of a missing disk.
@@ -263,6 +273,10 @@ impl Row<'_> {
         // Newer versions write sizes with a fraction when numbers in bytes are requested.
         let digits = text.split_once('.').map_or(text.as_str(), |(whole, _)| whole);
         digits.parse().or_else(|_| wrong(format!("column {column}: `{text}` is not a number")))
+    }
+
+    fn extents(&self, column: &str) -> Result<Extents, ParseError> {
+        self.number(column).map(Extents)
     }
 
     /// 1 or a word is true, 0 or nothing is false, -1 or `unknown` is unknown.

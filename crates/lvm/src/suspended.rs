@@ -11,7 +11,8 @@ use std::path::Path;
 use quarry_exec::Command;
 
 use crate::mutation::{Mutation, succeed};
-use crate::{Error, VolumeGroup, vg_name_fits};
+use crate::uuid::device_prefix;
+use crate::{Error, VgUuid, VolumeGroup, vg_name_fits};
 
 /// A suspended device-mapper device of a volume group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -27,14 +28,13 @@ pub struct Suspended {
 ///
 /// # Errors
 /// `/sys/block` cannot be read.
-pub fn suspended(vg_uuid: &str) -> io::Result<Vec<Suspended>> {
-    suspended_in(Path::new("/sys/block"), vg_uuid)
+pub fn suspended(group: VgUuid) -> io::Result<Vec<Suspended>> {
+    suspended_in(Path::new("/sys/block"), group)
 }
 
-fn suspended_in(block: &Path, vg_uuid: &str) -> io::Result<Vec<Suspended>> {
-    // lvm's devices have the UUID "LVM-", followed by the UUIDs of the volume group and of the logical volume
-    // without hyphens, and by a layer.
-    let prefix = format!("LVM-{}", vg_uuid.replace('-', ""));
+fn suspended_in(block: &Path, group: VgUuid) -> io::Result<Vec<Suspended>> {
+    // The UUID of a volume's layer begins like that of the volume.
+    let prefix = device_prefix(group);
     let mut found = Vec::new();
     for entry in fs::read_dir(block)? {
         let entry = entry?;
@@ -109,7 +109,8 @@ mod tests {
         device("dm-5", "CRYPT-LUKS2-x", "1", "luks");
         fs::create_dir_all(block.path().join("sda")).expect("dir");
         fs::create_dir_all(block.path().join("dm-77")).expect("dir");
-        let found = suspended_in(block.path(), "2vs5Vm-9AXs-3AGC-F6wl-kcm1-3euz-dhP3rr").expect("read");
+        let group = "2vs5Vm-9AXs-3AGC-F6wl-kcm1-3euz-dhP3rr".parse().expect("a UUID");
+        let found = suspended_in(block.path(), group).expect("read");
         let names: Vec<&str> = found.iter().map(|device| device.name.as_str()).collect();
         assert_eq!(names, ["qvg-a-real", "qvg-top"]);
     }

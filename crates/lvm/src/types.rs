@@ -1,28 +1,27 @@
-//! The contents of a report: volume groups, physical and logical volumes. Sizes are in bytes, counts in
-//! extents.
+//! The contents of a report: volume groups, physical and logical volumes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use quarry_volume::Layout;
+use quarry_volume::{ExtentSize, Extents, Layout};
 
-use crate::Scope;
 use crate::raid::RaidStatus;
+use crate::{LvUuid, PvUuid, Scope, VgUuid};
 
 /// A volume group with everything in it, from one report.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct VolumeGroup {
     /// The name.
     pub name: String,
-    /// The UUID with lvm's hyphens: the identity of the storage.
-    pub uuid: String,
-    /// The size of an extent in bytes.
-    pub extent_size: u64,
+    /// The UUID: the identity of the storage.
+    pub uuid: VgUuid,
+    /// The size of an extent.
+    pub extent_size: ExtentSize,
     /// The extents of all physical volumes, including missing ones.
-    pub extent_count: u64,
+    pub extent_count: Extents,
     /// The extents that no logical volume uses, including those on missing and unallocatable physical
     /// volumes.
-    pub free_extents: u64,
+    pub free_extents: Extents,
     /// The size of the smallest metadata area in bytes.
     pub metadata_size: u64,
     /// The space for one more copy of the metadata in that area, in bytes. An area holds two copies, so a new
@@ -63,16 +62,16 @@ pub struct PhysicalVolume {
     /// The device; `None` while it is lost. A disk that is back, but was written off by a change made without
     /// it, has a device and is `missing` until `vgextend --restoremissing`.
     pub device: Option<PathBuf>,
-    /// The UUID with lvm's hyphens.
-    pub uuid: String,
+    /// The UUID.
+    pub uuid: PvUuid,
     /// The bytes that are usable for extents.
     pub size: u64,
     /// The number of extents.
-    pub extent_count: u64,
+    pub extent_count: Extents,
     /// The number of free extents.
-    pub free_extents: u64,
+    pub free_extents: Extents,
     /// The free runs as (first extent, number of extents), in order.
-    pub free_fragments: Vec<(u64, u64)>,
+    pub free_fragments: Vec<(Extents, Extents)>,
     /// Whether lvm may allocate from it.
     pub allocatable: bool,
     /// Whether it counts as missing: lost, or written off.
@@ -80,7 +79,7 @@ pub struct PhysicalVolume {
     /// The number of metadata areas in use on it. If it is 0, a commit does not write to this disk.
     pub metadata_areas: u64,
     /// The offset of the first extent on the device, in bytes.
-    pub first_extent: u64,
+    pub extents_offset: u64,
     /// The runs of extents that logical volumes use, in order.
     pub used: Vec<Used>,
     /// Other devices with the same physical volume, from lvm's messages for this report: copies of the disk,
@@ -97,11 +96,11 @@ pub struct PhysicalVolume {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Used {
     /// The first extent.
-    pub start: u64,
+    pub start: Extents,
     /// The number of extents.
-    pub extents: u64,
-    /// The UUID of the logical volume.
-    pub volume: String,
+    pub extents: Extents,
+    /// The logical volume.
+    pub volume: LvUuid,
 }
 
 /// A logical volume. Internal ones (a raid's images) are in the report too, with `internal` set.
@@ -109,8 +108,8 @@ pub struct Used {
 pub struct LogicalVolume {
     /// The name, without the brackets around internal names in reports.
     pub name: String,
-    /// The UUID with lvm's hyphens.
-    pub uuid: String,
+    /// The UUID.
+    pub uuid: LvUuid,
     /// The size in bytes.
     pub size: u64,
     /// The tags.
@@ -138,8 +137,8 @@ pub struct LogicalVolume {
     pub device: PathBuf,
     /// The kernel's number of its device while it is active.
     pub device_number: Option<(u32, u32)>,
-    /// The UUIDs of the physical volumes with its extents, through all its parts.
-    pub physical_volumes: BTreeSet<String>,
+    /// The physical volumes with its extents, through all its parts.
+    pub physical_volumes: BTreeSet<PvUuid>,
     /// Whether it is a part of another logical volume or otherwise hidden.
     pub internal: bool,
     /// The logical volume that it is a part of.
@@ -168,7 +167,7 @@ impl VolumeGroup {
 
     /// The physical volume with that UUID.
     #[must_use]
-    pub fn physical_volume(&self, uuid: &str) -> Option<&PhysicalVolume> {
+    pub fn physical_volume(&self, uuid: PvUuid) -> Option<&PhysicalVolume> {
         self.physical_volumes.iter().find(|volume| volume.uuid == uuid)
     }
 
@@ -181,9 +180,9 @@ impl VolumeGroup {
 
     /// The UUIDs of the physical volumes without a device: lvm did not find them.
     #[must_use]
-    pub fn lost_physical_volumes(&self) -> Vec<String> {
+    pub fn lost_physical_volumes(&self) -> Vec<PvUuid> {
         let lost = self.physical_volumes.iter().filter(|volume| volume.device.is_none());
-        lost.map(|volume| volume.uuid.clone()).collect()
+        lost.map(|volume| volume.uuid).collect()
     }
 
     /// The independent logical volumes: neither internal nor a part of another one.
@@ -251,15 +250,21 @@ impl VolumeGroup {
     #[must_use]
     pub fn shared_by_images(&self, volume: &LogicalVolume) -> Vec<String> {
         let images = self.images_of(&volume.name);
-        let lies_on = |pv: &String| images.iter().filter(|image| image.physical_volumes.contains(pv)).count();
-        volume.physical_volumes.iter().filter(|pv| lies_on(pv) > 1).map(|pv| self.show_disk(pv)).collect()
+        let lies_on = |pv: &PvUuid| images.iter().filter(|image| image.physical_volumes.contains(pv)).count();
+        volume.physical_volumes.iter().filter(|pv| lies_on(pv) > 1).map(|pv| self.show_disk(*pv)).collect()
     }
 
     /// The name of a physical volume for users: its device, or its UUID without one.
     #[must_use]
-    pub fn show_disk(&self, uuid: &str) -> String {
+    pub fn show_disk(&self, uuid: PvUuid) -> String {
         let device = self.physical_volume(uuid).and_then(|pv| pv.device.as_ref());
-        device.map_or_else(|| uuid.to_owned(), |device| device.display().to_string())
+        device.map_or_else(|| uuid.to_string(), |device| device.display().to_string())
+    }
+
+    /// The device under `/dev/mapper` of its visible logical volume with that name, whether it exists or not.
+    #[must_use]
+    pub fn mapper_path(&self, volume: &str) -> PathBuf {
+        mapper_path(&self.name, volume)
     }
 
     /// The physical volumes whose device ends before extents that this logical volume uses.
@@ -269,7 +274,7 @@ impl VolumeGroup {
             pv.used.iter().any(|used| {
                 let of_it =
                     used.volume == volume.uuid || self.parts_of(&volume.name).any(|part| part.uuid == used.volume);
-                of_it && used.start.saturating_add(used.extents) > fitting
+                of_it && used.start.and(used.extents) > fitting
             })
         })
     }
@@ -287,23 +292,22 @@ fn raid_of_part(name: &str) -> Option<&str> {
 impl PhysicalVolume {
     /// The number of its extents that are within its device; all of them if the device's size is unknown.
     #[must_use]
-    pub fn extents_on_device(&self, extent_size: u64) -> u64 {
+    pub fn extents_on_device(&self, extent_size: ExtentSize) -> Extents {
         let Some(size) = self.device_size else { return self.extent_count };
-        let fitting = size.saturating_sub(self.first_extent) / extent_size.max(1);
-        fitting.min(self.extent_count)
+        extent_size.whole_in(size.saturating_sub(self.extents_offset)).min(self.extent_count)
     }
 
     /// Whether its device is smaller than in lvm's metadata: it was replaced by a smaller disk, or shrunk
     /// below lvm.
     #[must_use]
-    pub fn is_cut_off(&self, extent_size: u64) -> bool {
+    pub fn is_cut_off(&self, extent_size: ExtentSize) -> bool {
         self.extents_on_device(extent_size) < self.extent_count
     }
 
     /// The bytes of its device after its last extent; 0 if the device's size is unknown.
     #[must_use]
-    pub fn unused_tail(&self, extent_size: u64) -> u64 {
-        let end = self.first_extent.saturating_add(self.extent_count.saturating_mul(extent_size));
+    pub fn unused_tail(&self, extent_size: ExtentSize) -> u64 {
+        let end = self.extents_offset.saturating_add(extent_size.bytes(self.extent_count));
         self.device_size.unwrap_or_default().saturating_sub(end)
     }
 }
@@ -318,13 +322,12 @@ impl LogicalVolume {
     /// Whether one of its physical volumes is missing. A mirrored volume may be usable nevertheless.
     #[must_use]
     pub fn lacks(&self, group: &VolumeGroup) -> bool {
-        let missing = |uuid: &String| group.physical_volume(uuid).is_none_or(|volume| volume.missing);
+        let missing = |uuid: &PvUuid| group.physical_volume(*uuid).is_none_or(|volume| volume.missing);
         self.physical_volumes.iter().any(missing)
     }
 }
 
-/// The device under `/dev/mapper` of a visible logical volume: hyphens are doubled, with a hyphen in between.
-#[must_use]
-pub fn mapper_path(group: &str, volume: &str) -> PathBuf {
+/// See [`VolumeGroup::mapper_path`]: hyphens are doubled, with a hyphen in between.
+pub(crate) fn mapper_path(group: &str, volume: &str) -> PathBuf {
     Path::new("/dev/mapper").join(format!("{}-{}", group.replace('-', "--"), volume.replace('-', "--")))
 }

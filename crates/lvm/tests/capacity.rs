@@ -6,9 +6,9 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use quarry_lvm::capacity::{choose, closed, hints, largest, space, withheld};
+use quarry_lvm::capacity::{closed, hints, largest, space, withheld};
 use quarry_lvm::{LogicalVolume, PhysicalVolume, VolumeGroup};
-use quarry_volume::Layout;
+use quarry_volume::{ExtentSize, Extents, Layout};
 
 const EXTENT: u64 = 4 << 20;
 const STRIPED2: Layout = Layout::Striped { stripes: 2, stripe_size: 65536 };
@@ -18,18 +18,18 @@ const RAID1: Layout = Layout::Raid1 { mirrors: 1 };
 fn group(free: &[u64]) -> VolumeGroup {
     let disk = |(number, free): (usize, &u64)| PhysicalVolume {
         device: Some(PathBuf::from(format!("/dev/sd{}", char::from(b'a' + u8::try_from(number).expect("few"))))),
-        uuid: format!("uuid-{number}"),
-        extent_count: 1000,
-        free_extents: *free,
+        uuid: format!("{number:032}").parse().expect("a UUID"),
+        extent_count: Extents(1000),
+        free_extents: Extents(*free),
         allocatable: true,
         metadata_areas: 1,
         ..PhysicalVolume::default()
     };
     VolumeGroup {
         name: "vg".to_owned(),
-        extent_size: EXTENT,
-        extent_count: 1000 * u64::try_from(free.len()).expect("few"),
-        free_extents: free.iter().sum(),
+        extent_size: ExtentSize(EXTENT),
+        extent_count: Extents(1000 * u64::try_from(free.len()).expect("few")),
+        free_extents: Extents(free.iter().sum()),
         metadata_size: 1_044_480,
         metadata_free: 520_000,
         physical_volumes: free.iter().enumerate().map(disk).collect(),
@@ -39,9 +39,13 @@ fn group(free: &[u64]) -> VolumeGroup {
 
 fn extents(group: &VolumeGroup, layout: Layout, reserve: u64) -> u64 {
     let largest = largest(group, &layout, reserve);
-    assert_eq!(largest.bytes, largest.extents * group.extent_size);
-    assert_eq!(largest.extents == 0, largest.reason.is_some(), "{largest:?}");
-    largest.extents
+    assert_eq!(largest.bytes, group.extent_size.bytes(largest.extents));
+    assert_eq!(largest.extents == Extents::NONE, largest.reason.is_some(), "{largest:?}");
+    largest.extents.0
+}
+
+fn choose(group: &VolumeGroup, layout: &Layout, extents: u64, reserve: u64) -> Option<Vec<PathBuf>> {
+    quarry_lvm::capacity::choose(group, layout, Extents(extents), reserve)
 }
 
 fn devices(names: &[&str]) -> Option<Vec<PathBuf>> {
@@ -115,7 +119,10 @@ fn a_closed_group_has_no_space_and_a_reason() {
         group.physical_volumes[1].missing = true;
         group.missing_pvs = 1;
     });
-    assert!(missing.contains("uuid-1") && missing.contains("restoremissing"), "{missing}");
+    assert!(
+        missing.contains("000000-0000-0000-0000-0000-0000-000001") && missing.contains("restoremissing"),
+        "{missing}"
+    );
     assert!(reason(|group| group.partial = true).contains("partial"));
     assert!(reason(|group| group.exported = true).contains("exported"));
     assert!(reason(|group| group.read_only = true).contains("read-only"));
@@ -136,7 +143,7 @@ fn a_closed_group_has_no_space_and_a_reason() {
 #[test]
 fn layouts_that_do_not_suit_the_extents() {
     let mut group = group(&[100, 70]);
-    group.extent_size = 64 << 10;
+    group.extent_size = ExtentSize(64 << 10);
     assert!(largest(&group, &RAID1, 0).reason.expect("refused").contains("extents of at least"));
     let wide = Layout::Striped { stripes: 2, stripe_size: 128 << 10 };
     assert!(largest(&group, &wide, 0).reason.expect("refused").contains("larger than an extent"));
@@ -168,7 +175,7 @@ proptest! {
         if most > 0 {
             let chosen = choose(&group, &layout, most, reserve * EXTENT).expect("the largest fits");
             let free_on = |device: &PathBuf| {
-                group.physical_volumes.iter().find(|disk| disk.device.as_ref() == Some(device)).map_or(0, |disk| disk.free_extents)
+                group.physical_volumes.iter().find(|disk| disk.device.as_ref() == Some(device)).map_or(0, |disk| disk.free_extents.0)
             };
             let used = if layout == Layout::Linear {
                 prop_assert!(chosen.iter().map(free_on).sum::<u64>() >= most);
@@ -216,7 +223,7 @@ proptest! {
         let space = space(&group, reserve * EXTENT);
         prop_assert!(space.free.is_sorted_by(|one, next| one >= next));
         let promised = extents > 0
-            && extents <= space.largest(&layout).extents
+            && Extents(extents) <= space.largest(&layout).extents
             && (extents * EXTENT).is_multiple_of(space.unit(&layout));
         prop_assert_eq!(choose(&group, &layout, extents, reserve * EXTENT).is_some(), promised);
     }
@@ -239,7 +246,7 @@ fn a_disk_that_cannot_be_written_closes_the_group_only_with_metadata_on_it() {
     assert!(closed(&group).expect("closed").contains("writes to /dev/sdb"));
     group.physical_volumes[1].metadata_areas = 0;
     assert_eq!(closed(&group), None);
-    assert_eq!(space(&group, 0).free, [10]);
+    assert_eq!(space(&group, 0).free, [Extents(10)]);
     assert!(withheld(&group)[0].contains("/dev/sdb"));
     assert_eq!(choose(&group, &Layout::Linear, 20, 0), None);
 }
@@ -249,12 +256,12 @@ fn a_shrunk_disk_is_withheld_and_a_grown_one_is_hinted_at() {
     let mut group = group(&[10, 20]);
     let end = 1000 * EXTENT + (1 << 20);
     for pv in &mut group.physical_volumes {
-        pv.first_extent = 1 << 20;
+        pv.extents_offset = 1 << 20;
         pv.device_size = Some(end);
     }
     assert_eq!((withheld(&group), hints(&group)), (vec![], vec![]));
     group.physical_volumes[1].device_size = Some(end - 512);
-    assert_eq!(space(&group, 0).free, [10]);
+    assert_eq!(space(&group, 0).free, [Extents(10)]);
     assert!(withheld(&group)[0].contains("999 of 1000 extents"), "{:?}", withheld(&group));
     assert_eq!(extents(&group, RAID1, 0), 0);
     // On most disks, alignment leaves some unused space after the last extent.
@@ -262,5 +269,5 @@ fn a_shrunk_disk_is_withheld_and_a_grown_one_is_hinted_at() {
     assert_eq!((withheld(&group), hints(&group)), (vec![], vec![]));
     group.physical_volumes[1].device_size = Some(end + (32 << 20));
     assert!(hints(&group)[0].contains("pvresize /dev/sdb"), "{:?}", hints(&group));
-    assert_eq!(space(&group, 0).free, [20, 10]);
+    assert_eq!(space(&group, 0).free, [Extents(20), Extents(10)]);
 }

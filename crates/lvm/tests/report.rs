@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use proptest::prelude::*;
 use quarry_lvm::{LogicalVolume, VolumeGroup, parse};
-use quarry_volume::Layout;
+use quarry_volume::{ExtentSize, Extents, Layout};
 
 const HEALTHY: &str = include_str!("fixtures/healthy.json");
 const LOST_DISK: &str = include_str!("fixtures/lost-disk.json");
@@ -32,18 +32,19 @@ fn volume<'a>(group: &'a VolumeGroup, name: &str) -> &'a LogicalVolume {
 #[test]
 fn a_healthy_group() {
     let group = only(HEALTHY);
-    assert_eq!((group.name.as_str(), group.uuid.as_str()), ("pool-a", "rGRJnx-BLI6-SPJr-Gz7c-1cfU-svOi-iLJDEc"));
-    assert_eq!((group.extent_size, group.extent_count, group.free_extents), (4 << 20, 765, 487));
+    assert_eq!((group.name.as_str(), &*group.uuid.to_string()), ("pool-a", "rGRJnx-BLI6-SPJr-Gz7c-1cfU-svOi-iLJDEc"));
+    assert_eq!(group.extent_size, ExtentSize(4 << 20));
+    assert_eq!((group.extent_count, group.free_extents), (Extents(765), Extents(487)));
     assert_eq!((group.metadata_size, group.metadata_free, group.seqno), (1_044_480, 519_168, 7));
     assert_eq!(group.tags, ["b", "site=a"]);
     assert!(!group.partial && !group.exported && !group.read_only && group.missing_pvs == 0);
 
     let [first, second, third] = group.physical_volumes.as_slice() else { panic!("{group:?}") };
     assert_eq!(first.device.as_deref(), Some("/dev/loop41".as_ref()));
-    assert_eq!((first.size, first.extent_count, first.free_extents), (1_069_547_520, 255, 236));
-    assert_eq!(first.free_fragments, [(10, 5), (24, 231)]);
+    assert_eq!((first.size, first.extent_count, first.free_extents), (1_069_547_520, Extents(255), Extents(236)));
+    assert_eq!(first.free_fragments, [(Extents(10), Extents(5)), (Extents(24), Extents(231))]);
     assert!(first.allocatable && !first.missing && first.metadata_areas == 1);
-    assert_eq!((second.free_extents, second.free_fragments.len()), (0, 0));
+    assert_eq!((second.free_extents, second.free_fragments.len()), (Extents::NONE, 0));
     assert!(!third.allocatable);
     let devices: Vec<PathBuf> = ["/dev/loop41", "/dev/loop42", "/dev/loop43"].map(PathBuf::from).into();
     assert_eq!(group.metadata_devices(), devices);
@@ -52,7 +53,7 @@ fn a_healthy_group() {
     assert_eq!((one.size, one.segments, one.stripes), (10 * (4 << 20), 1, 1));
     assert_eq!(one.tags, ["quarry=1/s=new", "x"]);
     assert_eq!(one.device, PathBuf::from("/dev/mapper/pool--a-one"));
-    assert_eq!(one.device, quarry_lvm::mapper_path("pool-a", "one"));
+    assert_eq!(one.device, group.mapper_path("one"));
     // Recorded without device-mapper in the kernel, so lvm could not determine it.
     assert_eq!((one.active, one.open, one.suspended, one.device_number), (None, None, false, None));
     assert_eq!(one.physical_volumes.iter().collect::<Vec<_>>(), [&first.uuid]);
@@ -70,7 +71,7 @@ fn a_lost_disk_is_known_by_its_uuid() {
     assert_eq!((group.missing_pvs, group.physical_volumes.len()), (1, 3));
     let lost: Vec<_> = group.physical_volumes.iter().filter(|volume| volume.missing).collect();
     assert_eq!(lost.len(), 1);
-    assert_eq!((lost[0].uuid.as_str(), &lost[0].device), ("IpUwod-OdsH-FtGR-8E32-m3WM-xAxb-9TM3t6", &None));
+    assert_eq!((&*lost[0].uuid.to_string(), &lost[0].device), ("IpUwod-OdsH-FtGR-8E32-m3WM-xAxb-9TM3t6", &None));
     assert_eq!(group.metadata_devices().len(), 2);
     let lacking: Vec<&str> =
         group.volumes().filter(|volume| volume.lacks(&group)).map(|volume| volume.name.as_str()).collect();
@@ -82,7 +83,8 @@ fn a_lost_disk_is_known_by_its_uuid() {
 #[test]
 fn a_disk_that_was_written_off_stays_missing_when_it_is_back() {
     let group = only(WRITTEN_OFF);
-    let back = group.physical_volume("IpUwod-OdsH-FtGR-8E32-m3WM-xAxb-9TM3t6").expect("listed");
+    let back =
+        group.physical_volume("IpUwod-OdsH-FtGR-8E32-m3WM-xAxb-9TM3t6".parse().expect("a UUID")).expect("listed");
     assert!(back.missing && back.device.is_some());
     assert!(group.partial && volume(&group, "str").lacks(&group));
 }
@@ -196,6 +198,8 @@ fn incomplete_reports_are_rejected() {
     assert!(without(|group| group["seg"].as_array_mut().expect("rows").clear()).is_err());
     assert!(without(|group| group["vg"][0]["vg_extent_size"] = serde_json::json!("0")).is_err());
     assert!(without(|group| group["vg"][0]["vg_extent_size"] = serde_json::json!("4 MiB")).is_err());
+    let why = without(|group| group["lv"][0]["lv_uuid"] = serde_json::json!("x")).expect_err("not a UUID");
+    assert!(why.to_string().contains("column lv_uuid: `x` is not a UUID"), "{why}");
     assert!(without(|group| drop(group["lv"][0].as_object_mut().expect("row").remove("lv_tags"))).is_err());
     assert!(parse(b"").is_err() && parse(b"[]").is_err() && parse(b"{\"report\":1}").is_err());
     assert!(parse(&HEALTHY.as_bytes()[..HEALTHY.len() / 2]).is_err());
@@ -247,7 +251,7 @@ proptest! {
             for group in groups {
                 // The code that uses the result must not panic either.
                 let largest = quarry_lvm::capacity::largest(&group, &Layout::Raid1 { mirrors: 1 }, 1);
-                prop_assert!(largest.extents == 0 || largest.reason.is_none());
+                prop_assert!(largest.extents == Extents::NONE || largest.reason.is_none());
                 for volume in group.volumes() {
                     let _ = (volume.lacks(&group), group.incompleteness(volume, &Layout::Linear));
                 }

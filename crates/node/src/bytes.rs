@@ -1,5 +1,6 @@
 //! Exclusive access to a volume's bytes while they are wiped or zeroed.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use quarry_pool::{Device, SimulatedDevice};
@@ -41,14 +42,14 @@ impl Bytes {
         }
     }
 
-    /// Zeroes `length` bytes from `offset`; not flushed.
-    pub(crate) async fn zero(&self, offset: u64, length: u64) -> Result<()> {
+    /// Zeroes these bytes; not flushed.
+    pub(crate) async fn zero(&self, bytes: Range<u64>) -> Result<()> {
         match self {
             Self::Device(held) => {
                 let held = Arc::clone(held);
-                errors::blocking(move || held.zero_range(offset, length)).await
+                errors::blocking(move || held.zero_range(bytes)).await
             }
-            Self::Simulated(device) => device.zero(offset, length).await,
+            Self::Simulated(device) => device.zero(bytes).await,
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use quarry_filesystem as filesystem;
 use quarry_pool::{Device, Pool, PoolVolume, Record, Recorded, State};
-use quarry_volume::{AccessTypes, Error, Reason, Result};
+use quarry_volume::{AccessTypes, Error, Gib, Reason, Result};
 
 use crate::bytes::Bytes;
 use crate::device;
@@ -26,7 +26,7 @@ const RECORD_EVERY: u64 = 64 * GIB;
 /// Whether a `new` volume of both access types is completely zeroed. Its record keeps the state `new` until
 /// its first use, which decides the type.
 pub(crate) fn is_zeroed(record: &Record, size: u64) -> bool {
-    record.zeroed >= size.div_ceil(GIB)
+    record.zeroed >= Gib::needed_for(size)
 }
 
 /// Prepares a volume so that CreateVolume can return OK. `fresh`: this call created it.
@@ -59,7 +59,7 @@ pub(crate) async fn prepare(
 async fn carries_own_filesystem(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, device: &Device) -> Result<bool> {
     // In a simulated pool, no stage ever makes a filesystem.
     let (Device::Node(device), Some(kind)) = (device, volume.record()?.filesystem) else { return Ok(false) };
-    let own = filesystem::filesystem_uuid(&volume.uuid);
+    let own = filesystem::filesystem_uuid(&volume.uuid());
     Ok(own_superblock(kernel, kind, device, &own).await?.is_some())
 }
 
@@ -74,7 +74,7 @@ async fn zero(
     handle: &Handle,
 ) -> Result<()> {
     let size = volume.size;
-    let mut offset = record.zeroed.saturating_mul(GIB).min(size);
+    let mut offset = record.zeroed.bytes().min(size);
     let mut recorded = offset;
     let report = |offset: u64| {
         #[allow(clippy::cast_precision_loss, reason = "for people")]
@@ -90,13 +90,13 @@ async fn zero(
                 format!("zeroing of volume {} was stopped; a retry of CreateVolume continues it", volume.name),
             ));
         }
-        let length = CHUNK.min(size - offset);
-        bytes.zero(offset, length).await?;
-        offset += length;
+        let end = offset.saturating_add(CHUNK).min(size);
+        bytes.zero(offset..end).await?;
+        offset = end;
         report(offset);
         if offset - recorded >= RECORD_EVERY && offset < size {
             bytes.flush().await?;
-            let record = record.zeroed(offset / GIB);
+            let record = record.zeroed(Gib::whole_in(offset));
             update_record(pool, volume, &record).await?;
             recorded = offset;
         }
@@ -104,7 +104,7 @@ async fn zero(
     bytes.flush().await?;
     drop(bytes);
     let done = match record.access {
-        AccessTypes::Both => record.zeroed(size.div_ceil(GIB)),
+        AccessTypes::Both => record.zeroed(Gib::needed_for(size)),
         AccessTypes::Block | AccessTypes::Mount => record.ready(),
     };
     update_record(pool, volume, &done).await

@@ -211,7 +211,7 @@ async fn make_or_adopt(
     if record.access.shows_bytes() && !is_zeroed(record, volume.size) {
         return Err(Error::precondition("it is not completely zeroed; retry CreateVolume until it returns OK"));
     }
-    let uuid = filesystem::filesystem_uuid(&volume.uuid);
+    let uuid = filesystem::filesystem_uuid(&volume.uuid());
     let own = async || {
         let found = own_superblock(kernel, kind, device, &uuid).await?;
         Ok::<_, Error>(found.filter(|_| !quarry_fault::disabled("adopt")))
@@ -287,7 +287,7 @@ pub(crate) async fn own_superblock(
 /// Checks that a `ready` volume contains the filesystem that was made for it. If not, it is never changed.
 /// Other signatures on the device do not matter: they are among the user's own data.
 async fn verify(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, kind: Filesystem, device: &Path) -> Result<()> {
-    let uuid = filesystem::filesystem_uuid(&volume.uuid);
+    let uuid = filesystem::filesystem_uuid(&volume.uuid());
     if own_superblock(kernel, kind, device, &uuid).await?.is_some_and(|found| !found.in_progress) {
         return Ok(());
     }

@@ -6,6 +6,7 @@
 
 mod config;
 mod disk;
+mod key;
 mod lvm;
 mod open;
 mod pool;

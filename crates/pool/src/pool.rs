@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec};
 
+use crate::key::VolumeKey;
 use crate::{Record, SimulatedDevice, Uevents, UnresponsiveDisk, Wiping};
 
 /// A volume as its pool finds it on the storage.
@@ -16,11 +17,8 @@ pub struct PoolVolume {
     pub stored_as: String,
     /// The identity of its storage.
     pub storage: StorageId,
-    /// The storage's own identifier (the volume group's UUID).
-    pub group: String,
-    /// An identifier that no other volume ever has (the logical volume's UUID). The filesystem's UUID is
-    /// derived from it.
-    pub uuid: String,
+    /// Identifies it on its storage.
+    pub(crate) key: VolumeKey,
     /// Its size in bytes.
     pub size: u64,
     /// Its record, or why this version cannot use it.

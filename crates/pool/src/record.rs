@@ -7,7 +7,7 @@
 use std::fmt;
 
 use data_encoding::BASE32_NOPAD;
-use quarry_volume::{AccessTypes, Filesystem, Layout, VolumeSpec, Wipe};
+use quarry_volume::{AccessTypes, Filesystem, Gib, Layout, VolumeSpec, Wipe};
 
 /// The beginning of every record, whatever its version.
 const MARK: &str = "quarry";
@@ -42,8 +42,8 @@ pub struct Record {
     pub layout: Layout,
     /// The hash of the creation parameters.
     pub parameters: String,
-    /// While a `new` volume is being zeroed, or a deleted one wiped: how many GiB are done and flushed.
-    pub zeroed: u64,
+    /// While a `new` volume is being zeroed, or a deleted one wiped: how much is done and flushed.
+    pub zeroed: Gib,
     /// How its data is wiped when it is deleted; `None`: the pool's mode. Only for whole disks.
     pub wipe: Option<Wipe>,
     /// Keys of a later minor revision, kept unchanged.
@@ -81,7 +81,7 @@ impl Record {
             filesystem: spec.filesystem,
             layout: spec.class.layout,
             parameters: spec.parameters_hash(),
-            zeroed: 0,
+            zeroed: Gib::NONE,
             wipe: spec.class.wipe,
             unknown: Vec::new(),
         }
@@ -90,12 +90,12 @@ impl Record {
     /// The same record in state `ready`.
     #[must_use]
     pub fn ready(&self) -> Self {
-        Self { state: State::Ready, zeroed: 0, ..self.clone() }
+        Self { state: State::Ready, zeroed: Gib::NONE, ..self.clone() }
     }
 
-    /// The same record with its zeroing progress, in GiB.
+    /// The same record with that zeroing progress.
     #[must_use]
-    pub fn zeroed(&self, zeroed: u64) -> Self {
+    pub fn zeroed(&self, zeroed: Gib) -> Self {
         Self { zeroed, ..self.clone() }
     }
 
@@ -182,8 +182,8 @@ impl Record {
         let layout = Layout::from_code(layout).ok_or_else(|| bad("l", layout))?;
         let parameters = parameters.ok_or_else(|| missing("p"))?.to_owned();
         let zeroed = match zeroed {
-            None => 0,
-            Some(text) => text.parse().map_err(|_| bad("z", text))?,
+            None => Gib::NONE,
+            Some(text) => Gib(text.parse().map_err(|_| bad("z", text))?),
         };
         let wipe = match wipe {
             None => None,
@@ -213,7 +213,7 @@ impl fmt::Display for Record {
             write!(f, "/f={filesystem}")?;
         }
         write!(f, "/l={}/p={}", self.layout.code(), self.parameters)?;
-        if self.zeroed > 0 {
+        if self.zeroed > Gib::NONE {
             write!(f, "/z={}", self.zeroed)?;
         }
         if let Some(wipe) = self.wipe {
@@ -258,7 +258,7 @@ mod tests {
             filesystem: Some(Filesystem::Ext4),
             layout: Layout::Linear,
             parameters: "abcdefghijklm".to_owned(),
-            zeroed: 0,
+            zeroed: Gib::NONE,
             wipe: None,
             unknown: Vec::new(),
         }
@@ -273,7 +273,7 @@ mod tests {
             access: AccessTypes::Block,
             filesystem: None,
             layout: Layout::Striped { stripes: 2, stripe_size: 65536 },
-            zeroed: 64,
+            zeroed: Gib(64),
             ..sample()
         };
         let both = Record {
@@ -283,7 +283,7 @@ mod tests {
             layout: Layout::Raid1 { mirrors: 1 },
             ..sample()
         };
-        let disk = Record { zeroed: 192, wipe: Some(Wipe::Discard), ..both.clone() };
+        let disk = Record { zeroed: Gib(192), wipe: Some(Wipe::Discard), ..both.clone() };
         let disk = Record { layout: Layout::Linear, ..disk };
         for (record, text) in [
             (
@@ -367,7 +367,7 @@ mod tests {
                 // Only whole disks have a wipe mode, and those are linear.
                 layout: if whole { Layout::Linear } else { Layout::Striped { stripes: 64, stripe_size: 4 << 20 } },
                 wipe: whole.then_some(Wipe::Discard),
-                zeroed,
+                zeroed: Gib(zeroed),
                 ..sample()
             };
             let text = record.to_string();

@@ -18,9 +18,14 @@ use tokio::sync::watch;
 /// The multicast group of the kernel's own events; udevd's events are in another group.
 const KERNEL_GROUP: u32 = 1;
 
-/// The number of events of block devices, and how many of them were disks or partitions that appeared or
-/// disappeared.
-pub type EventCounts = (u64, u64);
+/// The number of events of block devices since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventCounts {
+    /// All of them.
+    pub all: u64,
+    /// Those of disks or partitions that appeared or disappeared.
+    pub disks: u64,
+}
 
 /// Counts the events since the start. Cheap to clone; all clones share the counts.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +62,7 @@ impl Uevents {
         events
     }
 
-    /// The number of events of block devices, and how many of them were disks that appeared or disappeared.
+    /// The number of events of block devices.
     #[must_use]
     pub fn counts(&self) -> EventCounts {
         *self.counts.borrow()
@@ -72,9 +77,9 @@ impl Uevents {
 
     /// Counts an event. `disk`: whether its device is a disk.
     pub(crate) fn count(&self, disk: bool) {
-        self.counts.send_modify(|(any, disks)| {
-            *any += 1;
-            *disks += u64::from(disk);
+        self.counts.send_modify(|counts| {
+            counts.all += 1;
+            counts.disks += u64::from(disk);
         });
     }
 
@@ -155,32 +160,36 @@ fn open() -> Result<OwnedFd, Errno> {
 mod tests {
     use super::*;
 
+    fn counts(all: u64, disks: u64) -> EventCounts {
+        EventCounts { all, disks }
+    }
+
     #[test]
     fn disk_events_are_distinguished_from_others() {
         let events = Uevents::default();
         events.handle(b"change@/devices/virtual/block/dm-0\0ACTION=change\0SUBSYSTEM=block\0DEVNAME=dm-0\0");
-        assert_eq!(events.counts(), (1, 0));
+        assert_eq!(events.counts(), counts(1, 0));
         events.handle(b"add@/devices/virtual/block/dm-1\0ACTION=add\0SUBSYSTEM=block\0DEVNAME=dm-1\0");
-        assert_eq!(events.counts(), (2, 0));
+        assert_eq!(events.counts(), counts(2, 0));
         events.handle(b"remove@/devices/pci/vdb\0ACTION=remove\0SUBSYSTEM=block\0DEVNAME=vdb\0");
-        assert_eq!(events.counts(), (3, 1));
+        assert_eq!(events.counts(), counts(3, 1));
         events.handle(b"add@/devices/x\0ACTION=add\0SUBSYSTEM=net\0");
         events.handle(b"\xff\0\0");
-        assert_eq!(events.counts(), (3, 1));
+        assert_eq!(events.counts(), counts(3, 1));
     }
 
     #[test]
     fn events_are_counted_for_the_right_disk() {
         let events = Uevents::default();
-        let counts = |names: [&str; 3]| names.map(|name| events.count_of_disk(name));
+        let of_disks = |names: [&str; 3]| names.map(|name| events.count_of_disk(name));
         let names = ["vdb", "nvme0n1", "cciss!c0d0"];
         events.handle(b"change@/x\0ACTION=change\0DEVPATH=/devices/pci0/virtio1/block/vdb\0SUBSYSTEM=block\0DEVNAME=vdb\0DEVTYPE=disk\0");
-        assert_eq!(counts(names), [1, 0, 0]);
+        assert_eq!(of_disks(names), [1, 0, 0]);
         events.handle(b"add@/x\0ACTION=add\0DEVPATH=/devices/pci0/nvme/nvme0/nvme0n1/nvme0n1p2\0SUBSYSTEM=block\0DEVNAME=nvme0n1p2\0DEVTYPE=partition\0");
-        assert_eq!(counts(names), [1, 1, 0]);
+        assert_eq!(of_disks(names), [1, 1, 0]);
         events.handle(b"add@/x\0ACTION=add\0DEVPATH=/devices/x/block/cciss!c0d0\0SUBSYSTEM=block\0DEVNAME=cciss/c0d0\0DEVTYPE=disk\0");
-        assert_eq!(counts(names), [1, 1, 1]);
-        assert_eq!(events.counts(), (3, 2));
+        assert_eq!(of_disks(names), [1, 1, 1]);
+        assert_eq!(events.counts(), counts(3, 2));
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use quarry_pool::{Failure, Operation, Pool, SimulatedPool, State};
-use quarry_volume::{Layout, Reason, VolumeSpec};
+use quarry_volume::{Gib, Layout, Reason, VolumeSpec};
 
 const EXTENT: u64 = 4 << 20;
 
@@ -34,12 +34,12 @@ fn a_volume_is_created_changed_and_removed() {
         pool.set_record(&made, &made.record().unwrap().ready()).await.unwrap();
         let found = pool.find_requested("a").await.unwrap().unwrap();
         assert_eq!(found.record().unwrap().state, State::Ready);
-        let stale = pool.set_record(&made, &made.record().unwrap().zeroed(1)).await.unwrap_err();
+        let stale = pool.set_record(&made, &made.record().unwrap().zeroed(Gib(1))).await.unwrap_err();
         assert_eq!(stale.reason, Reason::Precondition, "the record has changed since");
         pool.remove(&found).await.unwrap();
         assert_eq!(pool.free(), [10, 10]);
         let next = pool.create(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
-        assert_ne!(next.uuid, made.uuid);
+        assert_ne!(next.uuid(), made.uuid());
         assert_eq!(pool.remove(&made).await.unwrap_err().reason, Reason::Unavailable, "another one of that name");
     });
 }

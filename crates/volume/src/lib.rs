@@ -16,6 +16,7 @@ mod parameters;
 mod size;
 mod space;
 mod text;
+mod units;
 mod unreachable;
 mod wipe;
 
@@ -32,5 +33,6 @@ pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, Volume
 pub use size::{DEFAULT_SIZE, SizeRange, parse_size, show_size};
 pub use space::{Largest, Space};
 pub use text::{printable, some_of, with_causes};
+pub use units::{ExtentSize, Extents, Gib};
 pub use unreachable::Unreachable;
 pub use wipe::{UnknownWipe, Wipe};

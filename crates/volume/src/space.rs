@@ -3,22 +3,22 @@
 //! The node reports the free space per disk; the largest possible volume for a layout follows from that
 //! alone. So the controller answers for any layout from memory, with the same figures that the node uses.
 
-use crate::{Capacity, Layout};
+use crate::{Capacity, ExtentSize, Extents, Layout};
 
 /// A raid image's own metadata: superblocks and a bitmap of at most 2^21 regions, 264 KiB, in one extent.
-const RAID_METADATA_EXTENTS: u64 = 1;
+const RAID_METADATA: Extents = Extents(1);
 /// With smaller extents, a raid image's metadata may need more than one, depending on the volume's size.
-const LEAST_RAID_EXTENT: u64 = 512 << 10;
+const LEAST_RAID_EXTENT: ExtentSize = ExtentSize(512 << 10);
 
 /// The space for new volumes in a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Space {
-    /// The unit of allocation in bytes: an extent of a volume group.
-    pub extent: u64,
+    /// The unit of allocation: an extent of a volume group.
+    pub extent: ExtentSize,
     /// Free extents per disk that may be allocated, the most first.
-    pub free: Vec<u64>,
+    pub free: Vec<Extents>,
     /// Extents that are never allocated.
-    pub reserve: u64,
+    pub reserve: Extents,
     /// Why no volume can be created with any layout, for the operator; `None` if one can.
     pub closed: Option<String>,
     /// Whether a volume is a whole disk: it takes one entry of `free`, entirely, and never spans several.
@@ -29,7 +29,7 @@ pub struct Space {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Largest {
     /// Its usable extents; 0 if no volume can be created.
-    pub extents: u64,
+    pub extents: Extents,
     /// The same in bytes.
     pub bytes: u64,
     /// Why no volume can be created, for the operator. Only with 0 extents.
@@ -40,26 +40,26 @@ impl Space {
     /// Free space in bytes without the reserve; a mirrored volume uses it up faster.
     #[must_use]
     pub fn available(&self) -> u64 {
-        self.extents().saturating_mul(self.extent)
+        self.extent.bytes(self.extents())
     }
 
     /// Free extents on all disks without the reserve.
-    fn extents(&self) -> u64 {
-        self.free.iter().fold(0u64, |sum, free| sum.saturating_add(*free)).saturating_sub(self.reserve)
+    fn extents(&self) -> Extents {
+        self.free.iter().fold(Extents::NONE, |sum, free| sum.and(*free)).without(self.reserve)
     }
 
     /// The unit of allocation for volumes with this layout, in bytes.
     #[must_use]
     pub fn unit(&self, layout: &Layout) -> u64 {
-        self.extent.saturating_mul(u64::from(layout.stripes()))
+        self.extent.bytes(Extents(u64::from(layout.stripes())))
     }
 
     /// The largest volume with that layout. Exact: one more extent (row of stripes) cannot be allocated.
     #[must_use]
     pub fn largest(&self, layout: &Layout) -> Largest {
         match self.largest_extents(layout) {
-            Ok(extents) => Largest { extents, bytes: extents.saturating_mul(self.extent), reason: None },
-            Err(reason) => Largest { extents: 0, bytes: 0, reason: Some(reason) },
+            Ok(extents) => Largest { extents, bytes: self.extent.bytes(extents), reason: None },
+            Err(reason) => Largest { extents: Extents::NONE, bytes: 0, reason: Some(reason) },
         }
     }
 
@@ -82,13 +82,13 @@ impl Space {
         }
     }
 
-    fn largest_extents(&self, layout: &Layout) -> Result<u64, String> {
+    fn largest_extents(&self, layout: &Layout) -> Result<Extents, String> {
         if let Some(reason) = &self.closed {
             return Err(reason.clone());
         }
         if self.whole {
             return match (layout, self.free.first().copied().unwrap_or_default()) {
-                (Layout::Linear, 0) => Err("no disk is free".to_owned()),
+                (Layout::Linear, Extents::NONE) => Err("no disk is free".to_owned()),
                 (Layout::Linear, extents) => Ok(extents),
                 _ => Err(format!(
                     "a volume in this pool is one whole disk, so layout {layout} is not possible: remove the layout"
@@ -104,29 +104,29 @@ impl Space {
         }
         // The fullest of the selected disks limits all of them.
         let index = usize::try_from(width.saturating_sub(1)).unwrap_or(usize::MAX);
-        let each = self.free.get(index).copied().unwrap_or_default().min(total / width.max(1));
+        let each = self.free.get(index).copied().unwrap_or_default().min(total.divided_by(width));
         let extents = match *layout {
             Layout::Linear => total,
             Layout::Striped { stripe_size, .. } => {
-                if stripe_size > self.extent {
+                if stripe_size > self.extent.0 {
                     return Err(format!(
                         "a stripe of {stripe_size} bytes is larger than an extent of {} bytes",
-                        self.extent
+                        self.extent.0
                     ));
                 }
-                each.saturating_mul(stripes)
+                each.times(stripes)
             }
             Layout::Raid1 { .. } => {
                 if self.extent < LEAST_RAID_EXTENT {
                     return Err(format!(
-                        "raid needs extents of at least {LEAST_RAID_EXTENT} bytes; this volume group's have {} bytes",
-                        self.extent
+                        "raid needs extents of at least {} bytes; this volume group's have {} bytes",
+                        LEAST_RAID_EXTENT.0, self.extent.0
                     ));
                 }
-                each.saturating_sub(RAID_METADATA_EXTENTS)
+                each.without(RAID_METADATA)
             }
         };
-        if extents == 0 {
+        if extents == Extents::NONE {
             return Err(format!("no space is free for layout {layout}"));
         }
         Ok(extents)
@@ -140,12 +140,13 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn space(free: &[u64]) -> Space {
-        Space { extent: 4 * MIB, free: free.to_vec(), reserve: 0, closed: None, whole: false }
+        let free = free.iter().copied().map(Extents).collect();
+        Space { extent: ExtentSize(4 * MIB), free, ..Space::default() }
     }
 
     #[test]
     fn a_linear_volume_takes_all_disks_and_leaves_the_reserve() {
-        let space = Space { reserve: 5, ..space(&[10, 4, 1]) };
+        let space = Space { reserve: Extents(5), ..space(&[10, 4, 1]) };
         assert_eq!(
             space.capacity(&Layout::Linear),
             Capacity { available: 40 * MIB, largest: 40 * MIB, smallest: 4 * MIB }

@@ -1,7 +1,7 @@
 //! Pools, as their nodes report them.
 
 use quarry_proto::volume::v1;
-use quarry_volume::{PoolState, Space};
+use quarry_volume::{ExtentSize, Extents, PoolState, Space};
 
 use crate::text::truncated;
 
@@ -65,9 +65,9 @@ pub fn read(pool: v1::Pool) -> PoolState {
 pub fn write_space(space: Space) -> v1::Space {
     let Space { extent, free, reserve, closed, whole } = space;
     v1::Space {
-        extent_bytes: extent,
-        free_extents: free,
-        reserved_extents: reserve,
+        extent_bytes: extent.0,
+        free_extents: free.into_iter().map(|free| free.0).collect(),
+        reserved_extents: reserve.0,
         closed: match closed {
             Some(reason) if reason.is_empty() => CLOSED.to_owned(),
             reason => truncated(reason.unwrap_or_default()),
@@ -81,9 +81,9 @@ pub fn write_space(space: Space) -> v1::Space {
 pub fn read_space(space: v1::Space) -> Space {
     let v1::Space { extent_bytes, free_extents, reserved_extents, closed, whole } = space;
     Space {
-        extent: extent_bytes,
-        free: free_extents,
-        reserve: reserved_extents,
+        extent: ExtentSize(extent_bytes),
+        free: free_extents.into_iter().map(Extents).collect(),
+        reserve: Extents(reserved_extents),
         closed: Some(closed).filter(|reason| !reason.is_empty()),
         whole,
     }

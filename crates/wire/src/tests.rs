@@ -8,8 +8,8 @@ use prost::Message as _;
 use quarry_proto::agent::v1 as agent_v1;
 use quarry_proto::volume::v1;
 use quarry_volume::{
-    AccessTypes, Change, Condition, FencingToken, Filesystem, Greeting, Layout, Parameters, PoolState, Reason,
-    SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
+    AccessTypes, Change, Condition, ExtentSize, Extents, FencingToken, Filesystem, Greeting, Layout, Parameters,
+    PoolState, Reason, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
 };
 
 use crate::agent::{read_change, read_greeting, read_id, read_token, write_change, write_greeting, write_token};
@@ -107,7 +107,8 @@ prop_compose! {
     fn space()(extent in any::<u64>(), free in vec(any::<u64>(), 0..9), reserve in any::<u64>(), closed in of(".{1,60}"), whole in any::<bool>())
         -> Space
     {
-        Space { extent, free, reserve, closed, whole }
+        let free = free.into_iter().map(Extents).collect();
+        Space { extent: ExtentSize(extent), free, reserve: Extents(reserve), closed, whole }
     }
 }
 
@@ -290,7 +291,13 @@ fn number(field: u8, value: u8) -> Vec<u8> {
 /// Golden: the numbers and types of the fields are what versions agree on.
 #[test]
 fn the_bytes_of_a_pool_are_frozen() {
-    let space = Space { extent: 1, free: vec![2, 3], reserve: 4, closed: Some("closed".into()), whole: true };
+    let space = Space {
+        extent: ExtentSize(1),
+        free: vec![Extents(2), Extents(3)],
+        reserve: Extents(4),
+        closed: Some("closed".into()),
+        whole: true,
+    };
     let pool = PoolState {
         name: "fast".into(),
         kind: "lvm".into(),

@@ -8,8 +8,9 @@ use futures::{StreamExt as _, stream};
 use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Condition, Error, FencingToken, Filesystem, Greeting, Layout, NameLookup, Parameters,
-    PoolState, Reason, Result, SizeRange, Space, StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
+    AccessTypes, Agent, Change, Condition, Error, ExtentSize, Extents, FencingToken, Filesystem, Greeting, Layout,
+    NameLookup, Parameters, PoolState, Reason, Result, SizeRange, Space, StorageId, Update, UpdateStream, Volume,
+    VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -150,7 +151,13 @@ pub(crate) fn pool() -> PoolState {
         on: "vg0".into(),
         storage: Some(StorageId::of("vg")),
         size: 100 << 30,
-        space: Space { extent: 4 << 20, free: vec![7, 5], reserve: 1, closed: Some("why".into()), whole: false },
+        space: Space {
+            extent: ExtentSize(4 << 20),
+            free: vec![Extents(7), Extents(5)],
+            reserve: Extents(1),
+            closed: Some("why".into()),
+            whole: false,
+        },
         metadata_size: 1 << 20,
         metadata_free: 1 << 19,
         volumes: 3,

@@ -19,8 +19,8 @@ use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
-    Agent, Change, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason, Result, Space, StorageId,
-    Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason, Result, Space,
+    StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -57,12 +57,13 @@ impl FakeNode {
 
     fn pool(&self) -> PoolState {
         let used: u64 = self.volumes.lock().unwrap().values().map(|volume| volume.size).sum();
-        let free = self.size.saturating_sub(used) / MIB;
+        let extent = ExtentSize(MIB);
+        let free = extent.whole_in(self.size.saturating_sub(used));
         PoolState {
             name: "fast".into(),
             storage: Some(StorageId::of(&self.name)),
             size: self.size,
-            space: Space { extent: MIB, free: vec![free], reserve: 0, closed: None, whole: false },
+            space: Space { extent, free: vec![free], ..Space::default() },
             ..PoolState::default()
         }
     }

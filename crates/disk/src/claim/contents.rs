@@ -1,22 +1,23 @@
 //! Reads everything from a disk by which a claim or a partition table can be recognized.
 
 use super::Error;
-use super::geometry::{Geometry, SECTOR_SIZES, SLOT_OFFSETS};
+use super::geometry::{Geometry, Lba, SLOT_OFFSETS, SectorSize};
 use super::gpt::{self, FirstSector, Head, Header, QuarryTable};
+use super::identity::DiskGuid;
 use super::sectors::Sectors;
 use super::slot::{Parsed, SLOT_LENGTH};
 
-/// A possible location of a header: sector `sector`, in sectors of `sector_size` bytes.
+/// A possible location of a header: sector `sector`, in sectors of that size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct HeaderLocation {
-    pub(super) sector_size: u64,
-    pub(super) sector: u64,
+    pub(super) sector_size: SectorSize,
+    pub(super) sector: Lba,
 }
 
 impl HeaderLocation {
     /// The offset in bytes from the start of the disk.
     pub(super) fn offset(self) -> Option<u64> {
-        self.sector.checked_mul(self.sector_size)
+        self.sector_size.offset(self.sector)
     }
 }
 
@@ -28,7 +29,7 @@ pub(super) enum Table {
     /// `EFI PART`, but the header or the entries are invalid.
     Broken {
         /// The disk GUID that it names.
-        disk: Option<uuid::Uuid>,
+        disk: Option<DiskGuid>,
     },
     /// It cannot be read.
     Unreadable(Error),
@@ -43,8 +44,8 @@ pub(super) enum Table {
 pub(super) struct DiskContents {
     /// The disk's size in bytes.
     pub(super) size: u64,
-    /// The disk's sector size in bytes.
-    pub(super) sector_size: u64,
+    /// The disk's sector size in bytes. It may be one that a claim cannot have.
+    pub(super) sector_size: u32,
     pub(super) slots: [Parsed; 2],
     pub(super) first: FirstSector,
     pub(super) tables: Vec<(HeaderLocation, Table)>,
@@ -61,7 +62,7 @@ impl DiskContents {
         let first = fetch(disk, 0, 512)?.map_or(FirstSector::Blank, |sector| FirstSector::parse(&sector));
         let mut tables = Vec::new();
         let mut visit = |place: HeaderLocation| {
-            if place.sector > 0 && tables.iter().all(|(seen, _)| *seen != place) {
+            if place.sector > Lba(0) && tables.iter().all(|(seen, _)| *seen != place) {
                 let table = table(disk, place);
                 let alternate = match &table {
                     Table::Quarry(quarry) => Some(HeaderLocation { sector: quarry.alternate, ..place }),
@@ -75,19 +76,19 @@ impl DiskContents {
         // The locations of a table on a disk of this size, for both sector sizes; where the claim put its
         // backup, in case the disk had another size then; and where another program may have moved the backup
         // since.
-        let mut places: Vec<HeaderLocation> = SECTOR_SIZES
+        let mut places: Vec<HeaderLocation> = SectorSize::ALL
             .into_iter()
             .flat_map(|sector_size| {
-                [1, (disk.size() / sector_size).saturating_sub(1)].map(|sector| (sector_size, sector))
+                let last = sector_size.sectors_in(disk.size()).saturating_sub(1);
+                [Lba(1), Lba(last)].map(|sector| HeaderLocation { sector_size, sector })
             })
-            .map(|(sector_size, sector)| HeaderLocation { sector_size, sector })
             .collect();
         places.extend(slots.iter().filter_map(geometry_of).map(backup_place));
         let alternates: Vec<HeaderLocation> = places.into_iter().filter_map(&mut visit).collect();
         for place in alternates {
             visit(place);
         }
-        Ok(Self { size: disk.size(), sector_size: u64::from(disk.sector_size()), slots, first, tables })
+        Ok(Self { size: disk.size(), sector_size: disk.sector_size(), slots, first, tables })
     }
 }
 
@@ -112,14 +113,14 @@ fn table(disk: &impl Sectors, place: HeaderLocation) -> Table {
 
 fn table_or_error(disk: &impl Sectors, place: HeaderLocation) -> Result<Table, Error> {
     let Some(offset) = place.offset() else { return Ok(Table::Absent) };
-    let Some(sector) = fetch(disk, offset, place.sector_size)? else { return Ok(Table::Absent) };
+    let Some(sector) = fetch(disk, offset, place.sector_size.bytes())? else { return Ok(Table::Absent) };
     let broken = Table::Broken { disk: gpt::disk_guid(&sector) };
     let header = match Header::parse(&sector, place.sector) {
         Head::Absent => return Ok(Table::Absent),
         Head::Broken => return Ok(broken),
         Head::Whole(header) => header,
     };
-    let Some(entries_offset) = header.entries_at.checked_mul(place.sector_size) else { return Ok(broken) };
+    let Some(entries_offset) = place.sector_size.offset(header.entries_at) else { return Ok(broken) };
     let Some(entries) = fetch(disk, entries_offset, header.entries_length)? else { return Ok(broken) };
     Ok(match header.with_entries(&entries) {
         None => broken,

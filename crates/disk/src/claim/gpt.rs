@@ -3,8 +3,8 @@
 use uuid::Uuid;
 
 use super::bytes::{array, guid_at, u32_at, u64_at};
-use super::geometry::{ENTRIES_LENGTH, Geometry};
-use super::identity::{Identity, METADATA_TYPE, VOLUME_TYPE};
+use super::geometry::{ENTRIES_LENGTH, Geometry, Lba};
+use super::identity::{DiskGuid, Identity, METADATA_TYPE, PartitionGuid, VOLUME_TYPE};
 
 const SIGNATURE: &[u8; 8] = b"EFI PART";
 const REVISION: u32 = 0x0001_0000;
@@ -20,14 +20,13 @@ const BOOT_SIGNATURE_AT: usize = 510;
 /// The partition type in a protective MBR.
 const PROTECTIVE: u8 = 0xee;
 
-/// A used partition entry, reduced to the fields that matter here. Sectors are counted from the start of the
-/// disk.
+/// A used partition entry, reduced to the fields that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Partition {
     pub(super) kind: Uuid,
-    pub(super) unique: Uuid,
-    pub(super) first: u64,
-    pub(super) last: u64,
+    pub(super) unique: PartitionGuid,
+    pub(super) first: Lba,
+    pub(super) last: Lba,
 }
 
 /// The two partitions of a claim, in order.
@@ -45,9 +44,9 @@ pub(super) fn entries(geometry: Geometry, identity: &Identity) -> Vec<u8> {
     for (partition, name) in partitions(geometry, identity).into_iter().zip(["quarry-metadata", "quarry-volume"]) {
         let end = bytes.len() + ENTRY_LENGTH;
         bytes.extend_from_slice(&partition.kind.to_bytes_le());
-        bytes.extend_from_slice(&partition.unique.to_bytes_le());
-        bytes.extend_from_slice(&partition.first.to_le_bytes());
-        bytes.extend_from_slice(&partition.last.to_le_bytes());
+        bytes.extend_from_slice(&partition.unique.0.to_bytes_le());
+        bytes.extend_from_slice(&partition.first.0.to_le_bytes());
+        bytes.extend_from_slice(&partition.last.0.to_le_bytes());
         // No attributes.
         bytes.extend_from_slice(&[0; 8]);
         bytes.extend(name.encode_utf16().flat_map(u16::to_le_bytes));
@@ -66,11 +65,11 @@ pub(super) enum TableCopy {
     Backup,
 }
 
-/// The positions of the header and of the entries of a claim's table, in sectors.
-pub(super) fn positions(geometry: Geometry, copy: TableCopy) -> (u64, u64) {
+/// The sector of the header, and the first sector of the entries, of a claim's table.
+pub(super) fn positions(geometry: Geometry, copy: TableCopy) -> (Lba, Lba) {
     match copy {
-        TableCopy::Primary => (1, 2),
-        TableCopy::Backup => (geometry.last(), geometry.last() - geometry.entries_sectors()),
+        TableCopy::Primary => (Lba(1), Lba(2)),
+        TableCopy::Backup => (geometry.last(), geometry.backup_entries()),
     }
 }
 
@@ -79,30 +78,29 @@ pub(super) fn header(geometry: Geometry, identity: &Identity, copy: TableCopy) -
     let (here, entries_at) = positions(geometry, copy);
     let other = match copy {
         TableCopy::Primary => geometry.last(),
-        TableCopy::Backup => 1,
+        TableCopy::Backup => Lba(1),
     };
-    let first_usable = 2 + geometry.entries_sectors();
-    let last_usable = geometry.last() - geometry.entries_sectors() - 1;
+    let (first_usable, last_usable) = geometry.usable_sectors();
     let entries_checksum = crc32fast::hash(&entries(geometry, identity));
     let with_checksum = |checksum: u32| {
-        let mut bytes = Vec::with_capacity(geometry.sector_size() as usize);
+        let mut bytes = Vec::with_capacity(geometry.sector_size().as_usize());
         bytes.extend_from_slice(SIGNATURE);
         bytes.extend_from_slice(&REVISION.to_le_bytes());
         bytes.extend_from_slice(&(HEADER_LENGTH as u32).to_le_bytes());
         bytes.extend_from_slice(&checksum.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]);
         for sector in [here, other, first_usable, last_usable] {
-            bytes.extend_from_slice(&sector.to_le_bytes());
+            bytes.extend_from_slice(&sector.0.to_le_bytes());
         }
-        bytes.extend_from_slice(&identity.disk.to_bytes_le());
-        bytes.extend_from_slice(&entries_at.to_le_bytes());
+        bytes.extend_from_slice(&identity.disk.0.to_bytes_le());
+        bytes.extend_from_slice(&entries_at.0.to_le_bytes());
         bytes.extend_from_slice(&((ENTRIES_LENGTH / ENTRY_LENGTH as u64) as u32).to_le_bytes());
         bytes.extend_from_slice(&(ENTRY_LENGTH as u32).to_le_bytes());
         bytes.extend_from_slice(&entries_checksum.to_le_bytes());
         bytes
     };
     let mut bytes = with_checksum(crc32fast::hash(&with_checksum(0)));
-    bytes.resize(geometry.sector_size() as usize, 0);
+    bytes.resize(geometry.sector_size().as_usize(), 0);
     bytes
 }
 
@@ -113,10 +111,10 @@ pub(super) fn protective_mbr(geometry: Geometry) -> Vec<u8> {
     // address that fits.
     bytes.extend_from_slice(&[0, 0, 2, 0, PROTECTIVE, 0xff, 0xff, 0xff]);
     bytes.extend_from_slice(&1_u32.to_le_bytes());
-    bytes.extend_from_slice(&u32::try_from(geometry.last()).unwrap_or(u32::MAX).to_le_bytes());
+    bytes.extend_from_slice(&u32::try_from(geometry.last().0).unwrap_or(u32::MAX).to_le_bytes());
     bytes.resize(BOOT_SIGNATURE_AT, 0);
     bytes.extend_from_slice(&BOOT_SIGNATURE);
-    bytes.resize(geometry.sector_size() as usize, 0);
+    bytes.resize(geometry.sector_size().as_usize(), 0);
     bytes
 }
 
@@ -149,11 +147,11 @@ impl FirstSector {
 /// A valid header, Quarry's or foreign.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Header {
-    disk: Uuid,
+    disk: DiskGuid,
     /// Where the header says that the other copy is.
-    alternate: u64,
+    alternate: Lba,
     /// The first sector of its entries.
-    pub(super) entries_at: u64,
+    pub(super) entries_at: Lba,
     /// The length of its entries in bytes.
     pub(super) entries_length: u64,
     entry_length: u64,
@@ -172,15 +170,15 @@ pub(super) enum Head {
 }
 
 impl Header {
-    /// Reads the sector with the number `here`.
-    pub(super) fn parse(sector: &[u8], here: u64) -> Head {
+    /// Reads the sector that is at `here`.
+    pub(super) fn parse(sector: &[u8], here: Lba) -> Head {
         if array(sector, 0) != Some(*SIGNATURE) {
             return Head::Absent;
         }
         Self::fields(sector, here).map_or(Head::Broken, Head::Whole)
     }
 
-    fn fields(sector: &[u8], here: u64) -> Option<Self> {
+    fn fields(sector: &[u8], here: Lba) -> Option<Self> {
         let length = usize::try_from(u32_at(sector, 12)?).ok().filter(|length| *length >= HEADER_LENGTH)?;
         let mut bytes = sector.get(..length)?.to_vec();
         bytes.get_mut(16..20)?.fill(0);
@@ -188,13 +186,13 @@ impl Header {
         let count = u32_at(sector, 80)?;
         let entries_length = u64::from(count) * u64::from(entry_length);
         let sound = u32_at(sector, 16)? == crc32fast::hash(&bytes)
-            && u64_at(sector, 24)? == here
+            && lba_at(sector, 24)? == here
             && entry_length as usize >= ENTRY_LENGTH
             && (1..=MOST_ENTRIES).contains(&entries_length);
         sound.then_some(Self {
-            disk: guid_at(sector, DISK_AT)?,
-            alternate: u64_at(sector, 32)?,
-            entries_at: u64_at(sector, 72)?,
+            disk: DiskGuid(guid_at(sector, DISK_AT)?),
+            alternate: lba_at(sector, 32)?,
+            entries_at: lba_at(sector, 72)?,
             entries_length,
             entry_length: u64::from(entry_length),
             entries_checksum: u32_at(sector, 88)?,
@@ -203,21 +201,26 @@ impl Header {
 }
 
 /// The disk GUID in a header, which need not be valid.
-pub(super) fn disk_guid(sector: &[u8]) -> Option<Uuid> {
-    (array(sector, 0)? == *SIGNATURE).then(|| guid_at(sector, DISK_AT))?
+pub(super) fn disk_guid(sector: &[u8]) -> Option<DiskGuid> {
+    (array(sector, 0)? == *SIGNATURE).then(|| guid_at(sector, DISK_AT).map(DiskGuid))?
+}
+
+/// The sector number at `at`.
+fn lba_at(bytes: &[u8], at: usize) -> Option<Lba> {
+    u64_at(bytes, at).map(Lba)
 }
 
 /// Whether an array of entries begins with the entries of that claim.
 pub(super) fn has_entries_of(sector: &[u8], identity: &Identity) -> bool {
-    let unique = |number: usize| guid_at(sector, number * ENTRY_LENGTH + 16);
+    let unique = |number: usize| guid_at(sector, number * ENTRY_LENGTH + 16).map(PartitionGuid);
     unique(0) == Some(identity.metadata) && unique(1) == Some(identity.volume)
 }
 
 /// A valid table that has a Quarry partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct QuarryTable {
-    pub(super) disk: Uuid,
-    pub(super) alternate: u64,
+    pub(super) disk: DiskGuid,
+    pub(super) alternate: Lba,
     /// All used partitions, in the order of their entries.
     pub(super) partitions: Vec<Partition>,
 }
@@ -232,9 +235,9 @@ impl Header {
         let partition = |entry: &[u8]| {
             Some(Partition {
                 kind: guid_at(entry, 0)?,
-                unique: guid_at(entry, 16)?,
-                first: u64_at(entry, 32)?,
-                last: u64_at(entry, 40)?,
+                unique: PartitionGuid(guid_at(entry, 16)?),
+                first: lba_at(entry, 32)?,
+                last: lba_at(entry, 40)?,
             })
         };
         let length = usize::try_from(self.entry_length).ok()?;

@@ -1,5 +1,7 @@
 //! The identity of a claim: GUIDs that are derived from the volume's name.
 
+use std::fmt;
+
 use uuid::{Uuid, uuid};
 
 /// The type of the partition that holds the record. Frozen.
@@ -9,28 +11,49 @@ pub const VOLUME_TYPE: Uuid = uuid!("4897e890-2b58-42b9-84ed-933a631248d1");
 /// The namespace of the GUIDs of claimed disks. Frozen: claims are recognized by it.
 const NAMESPACE: Uuid = uuid!("b5ad58a8-6ed2-47e8-b8b4-795744556627");
 
+/// The GUID of a disk in its partition table. On a claimed disk, it stands for the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DiskGuid(pub(super) Uuid);
+
+/// The GUID of one partition. (Its type is a GUID, too: [`METADATA_TYPE`], [`VOLUME_TYPE`].)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionGuid(pub(super) Uuid);
+
+impl fmt::Display for DiskGuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Display for PartitionGuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// The GUIDs of one claim.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
     /// The disk's GUID: UUID version 5 of the volume's name.
-    pub disk: Uuid,
+    pub disk: DiskGuid,
     /// The metadata partition's GUID: UUID version 5 of `metadata` in the namespace of the disk's GUID.
-    pub metadata: Uuid,
+    pub metadata: PartitionGuid,
     /// The volume partition's GUID: UUID version 5 of `volume` in the namespace of the disk's GUID.
-    pub volume: Uuid,
+    pub volume: PartitionGuid,
 }
 
 impl Identity {
     /// The identity of the volume with that name.
     #[must_use]
     pub fn of(name: &str) -> Self {
-        Self::from_disk(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
+        Self::from_disk(DiskGuid(Uuid::new_v5(&NAMESPACE, name.as_bytes())))
     }
 
     /// The identity with that disk GUID.
     #[must_use]
-    pub fn from_disk(disk: Uuid) -> Self {
-        Self { disk, metadata: Uuid::new_v5(&disk, b"metadata"), volume: Uuid::new_v5(&disk, b"volume") }
+    pub fn from_disk(disk: DiskGuid) -> Self {
+        let partition = |name: &str| PartitionGuid(Uuid::new_v5(&disk.0, name.as_bytes()));
+        Self { disk, metadata: partition("metadata"), volume: partition("volume") }
     }
 }
 

@@ -2,13 +2,11 @@
 
 use std::cmp::Reverse;
 
-use uuid::Uuid;
-
 use super::contents::{DiskContents, HeaderLocation, Table};
 use super::damage::{Damage, Damaged};
-use super::geometry::Geometry;
+use super::geometry::{Geometry, Lba};
 use super::gpt::{self, FirstSector, Partition};
-use super::identity::{Identity, VOLUME_TYPE};
+use super::identity::{DiskGuid, Identity, VOLUME_TYPE};
 use super::slot::{Mark, Parsed, Slot};
 use super::state::{Claim, ClaimState, Degraded};
 use super::{Error, Sectors};
@@ -136,14 +134,14 @@ impl DiskContents {
         for (place, table) in &self.tables {
             let Table::Quarry(table) = table else { continue };
             let volume = table.partitions.iter().find(|part| part.kind == VOLUME_TYPE);
-            let sectors = |volume: &Partition| volume.last.checked_sub(volume.first)?.checked_add(1);
-            let bytes = volume.and_then(sectors).and_then(|sectors| sectors.checked_mul(place.sector_size));
+            let sectors = |volume: &Partition| volume.last.0.checked_sub(volume.first.0)?.checked_add(1);
+            let bytes = volume.and_then(sectors).and_then(|sectors| sectors.checked_mul(place.sector_size.bytes()));
             let is_other = |bytes: &u64| claims.iter().all(|claim| claim.length != *bytes);
             partition = partition.max(bytes.filter(is_other));
         }
         let [first, second] = &self.slots;
         let copies = [first, second].map(|slot| whole(slot).map(|slot| Identity::from_disk(slot.disk)));
-        let sector_size = self.sector_size as u32;
+        let sector_size = self.sector_size;
         ClaimState::Damaged(Damaged { damage, claims, named: self.named(), copies, partition, sector_size })
     }
 
@@ -156,7 +154,7 @@ impl DiskContents {
         let unreadable = self.take_unreadable();
         for (place, table) in &self.tables {
             match relation(*place, table, geometry, slot.disk) {
-                Relation::Good if place.sector == 1 => primary = true,
+                Relation::Good if place.sector == Lba(1) => primary = true,
                 Relation::Good => backup = true,
                 Relation::Absent | Relation::Partial => {}
                 Relation::Foreign => foreign = true,
@@ -165,12 +163,12 @@ impl DiskContents {
             }
         }
         let good = primary || backup;
-        let claimed_elsewhere = geometry.sector_size() != self.sector_size;
+        let claimed_elsewhere = geometry.sector_size().as_u32() != self.sector_size;
         let mut degraded = Vec::new();
         degraded.extend((good && !primary).then_some(Degraded::PrimaryTable));
         degraded.extend((good && !backup).then_some(Degraded::BackupTable));
         degraded.extend((!copies_agree).then_some(Degraded::Record));
-        let resized = geometry.sectors() != self.size / geometry.sector_size();
+        let resized = geometry.sectors() != geometry.sector_size().sectors_in(self.size);
         degraded.extend(resized.then_some(Degraded::Resized { then: geometry.size(), now: self.size }));
         let too_small = geometry.volume_offset() + geometry.volume_length() > self.size;
 
@@ -179,11 +177,7 @@ impl DiskContents {
         let in_use = mark == Mark::Held && self.slots.iter().all(|slot| whole(slot).is_some());
         let claim = Claim::of(slot, degraded);
         let shown = |found: fn(Claim) -> ClaimState, claim: Claim| {
-            if claimed_elsewhere {
-                ClaimState::OtherSectorSize { claim, now: self.sector_size as u32 }
-            } else {
-                found(claim)
-            }
+            if claimed_elsewhere { ClaimState::OtherSectorSize { claim, now: self.sector_size } } else { found(claim) }
         };
         Ok(match (self.first, unreadable) {
             (FirstSector::Other, _) => self.damaged(Damage::BootSector),
@@ -223,7 +217,7 @@ fn whole(slot: &Parsed) -> Option<&Slot> {
     }
 }
 
-fn relation(place: HeaderLocation, table: &Table, geometry: Geometry, disk: Uuid) -> Relation {
+fn relation(place: HeaderLocation, table: &Table, geometry: Geometry, disk: DiskGuid) -> Relation {
     match table {
         Table::Absent | Table::Unreadable(_) => Relation::Absent,
         Table::Broken { disk: Some(named) } if *named == disk => Relation::Partial,

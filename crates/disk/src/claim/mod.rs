@@ -27,7 +27,7 @@ mod write;
 pub use damage::{Damage, Damaged};
 pub use error::Error;
 pub use geometry::capacity;
-pub use identity::{Identity, METADATA_TYPE, VOLUME_TYPE};
+pub use identity::{DiskGuid, Identity, METADATA_TYPE, PartitionGuid, VOLUME_TYPE};
 pub use interpret::read;
 pub use repair::Repair;
 pub use sectors::{BlockDevice, Sectors};

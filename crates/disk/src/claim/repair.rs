@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::damage::{Damage, Damaged};
 use super::geometry::{METADATA_LENGTH, METADATA_OFFSET, SLOT_OFFSETS};
-use super::identity::{METADATA_TYPE, VOLUME_TYPE};
+use super::identity::{METADATA_TYPE, PartitionGuid, VOLUME_TYPE};
 use super::slot::SLOT_LENGTH;
 use super::state::{Claim, ClaimState, Degraded};
 
@@ -114,7 +114,7 @@ fn list_contents(device: &Path) -> Repair {
 /// Restores the claim's partition tables and protective MBR.
 fn write_tables(claim: &Claim, device: &Path) -> Repair {
     let sectors = |bytes: u64| bytes / u64::from(claim.sector_size);
-    let line = |number: u32, start: u64, length: u64, kind: uuid::Uuid, unique: uuid::Uuid, name: &str| {
+    let line = |number: u32, start: u64, length: u64, kind: uuid::Uuid, unique: PartitionGuid, name: &str| {
         format!(
             "{number} : start={}, size={}, type={kind}, uuid={unique}, name=\"{name}\"",
             sectors(start),

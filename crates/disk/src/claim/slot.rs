@@ -4,10 +4,9 @@
 //! The format is frozen by golden tests. Magic, version and checksum stay at the same offsets in all later
 //! versions.
 
-use uuid::Uuid;
-
 use super::bytes::{array, guid_at, u32_at, u64_at};
-use super::geometry::Geometry;
+use super::geometry::{Geometry, SectorSize};
+use super::identity::DiskGuid;
 
 /// The length of a slot in bytes: whole physical sectors on every disk.
 pub(super) const SLOT_LENGTH: usize = 4096;
@@ -42,7 +41,7 @@ pub(super) struct Slot {
     /// The size and the sector size of the disk when it was claimed.
     pub(super) geometry: Geometry,
     /// The disk's GUID. A slot with another GUID does not belong to this claim.
-    pub(super) disk: Uuid,
+    pub(super) disk: DiskGuid,
     pub(super) record: Vec<u8>,
 }
 
@@ -73,9 +72,9 @@ impl Slot {
         bytes.extend_from_slice(&mark.to_le_bytes());
         bytes.extend_from_slice(&self.sequence.to_le_bytes());
         bytes.extend_from_slice(&self.geometry.sectors().to_le_bytes());
-        bytes.extend_from_slice(&(self.geometry.sector_size() as u32).to_le_bytes());
+        bytes.extend_from_slice(&self.geometry.sector_size().as_u32().to_le_bytes());
         bytes.extend_from_slice(&(self.record.len() as u32).to_le_bytes());
-        bytes.extend_from_slice(&self.disk.to_bytes_le());
+        bytes.extend_from_slice(&self.disk.0.to_bytes_le());
         bytes.resize(RECORD_AT, 0);
         bytes.extend_from_slice(&self.record);
         bytes.resize(CHECKSUM_AT, 0);
@@ -108,9 +107,9 @@ impl Slot {
             _ => return None,
         };
         let sequence = u64_at(bytes, 16)?;
-        let geometry = Geometry::new(u64::from(u32_at(bytes, 32)?), u64_at(bytes, 24)?)?;
+        let geometry = Geometry::new(SectorSize::new(u32_at(bytes, 32)?)?, u64_at(bytes, 24)?)?;
         let length = usize::try_from(u32_at(bytes, 36)?).ok().filter(|length| *length <= MAX_RECORD)?;
-        let disk = guid_at(bytes, 40)?;
+        let disk = DiskGuid(guid_at(bytes, 40)?);
         let record = bytes.get(RECORD_AT..RECORD_AT + length)?.to_vec();
         Some(Self { mark, sequence, geometry, disk, record })
     }
@@ -127,8 +126,8 @@ mod tests {
         Slot {
             mark: Mark::Held,
             sequence: 0x0102_0304_0506_0708,
-            geometry: Geometry::new(4096, 0x0102_0304).unwrap(),
-            disk: uuid!("00112233-4455-6677-8899-aabbccddeeff"),
+            geometry: Geometry::new(SectorSize::LARGE, 0x0102_0304).unwrap(),
+            disk: DiskGuid(uuid!("00112233-4455-6677-8899-aabbccddeeff")),
             record: b"quarry1/s=ready".to_vec(),
         }
     }

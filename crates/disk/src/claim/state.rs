@@ -121,7 +121,7 @@ impl Claim {
             identity: Identity::from_disk(slot.disk),
             record: slot.record,
             sequence: slot.sequence,
-            sector_size: geometry.sector_size() as u32,
+            sector_size: geometry.sector_size().as_u32(),
             offset: geometry.volume_offset(),
             length: geometry.volume_length(),
             degraded,

@@ -6,7 +6,7 @@
 //! flushes is the one in docs/disk-format.md.
 
 use super::contents::{DiskContents, HeaderLocation, fetch};
-use super::geometry::{Geometry, METADATA_LENGTH, METADATA_OFFSET, SLOT_OFFSETS};
+use super::geometry::{Geometry, Lba, METADATA_LENGTH, METADATA_OFFSET, SLOT_OFFSETS, SectorSize};
 use super::gpt::{self, FirstSector, TableCopy};
 use super::identity::Identity;
 use super::interpret::read;
@@ -26,8 +26,8 @@ use super::{Error, Sectors};
 pub fn claim(disk: &impl Sectors, name: &str, record: &[u8]) -> Result<Claim, Error> {
     let attempted = "claim";
     check_length(disk, record)?;
-    let sector_size = u64::from(disk.sector_size());
-    let geometry = Geometry::new(sector_size, disk.size().checked_div(sector_size).unwrap_or(0)).ok_or_else(|| {
+    let sector_size = SectorSize::new(disk.sector_size());
+    let geometry = sector_size.and_then(|size| Geometry::new(size, size.sectors_in(disk.size()))).ok_or_else(|| {
         Error::Unfit { device: disk.path().to_owned(), size: disk.size(), sector_size: disk.sector_size() }
     })?;
     match read(disk)? {
@@ -66,7 +66,7 @@ pub fn resume(disk: &impl Sectors, seen: &Claim) -> Result<Claim, Error> {
         found => return Err(unexpected(disk, attempted, &found)),
     };
     let geometry = found.geometry;
-    if Geometry::new(geometry.sector_size(), disk.size() / geometry.sector_size()) != Some(geometry) {
+    if Geometry::new(geometry.sector_size(), geometry.sector_size().sectors_in(disk.size())) != Some(geometry) {
         return Err(Error::Resized { device: disk.path().to_owned(), then: geometry.size(), now: disk.size() });
     }
     flush_before(disk)?;
@@ -148,7 +148,7 @@ pub fn release(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
     let found = begin_release(disk, seen)?;
     let seen = DiskContents::read(disk)?;
     if seen.first == FirstSector::Protective {
-        let blank = vec![0; found.geometry.sector_size() as usize];
+        let blank = vec![0; found.geometry.sector_size().as_usize()];
         write_at(disk, "protective MBR away", 0, &blank)?;
         flush(disk, "protective MBR away")?;
     }
@@ -176,8 +176,8 @@ fn write_tables(disk: &impl Sectors, geometry: Geometry, identity: &Identity) ->
     let entries = gpt::entries(geometry, identity);
     for (copy, what) in [(TableCopy::Backup, "backup table"), (TableCopy::Primary, "primary table")] {
         let (header_at, entries_at) = gpt::positions(geometry, copy);
-        write_at(disk, what, entries_at * geometry.sector_size(), &entries)?;
-        write_at(disk, what, header_at * geometry.sector_size(), &gpt::header(geometry, identity, copy))?;
+        write_at(disk, what, geometry.offset(entries_at), &entries)?;
+        write_at(disk, what, geometry.offset(header_at), &gpt::header(geometry, identity, copy))?;
         flush(disk, what)?;
     }
     write_at(disk, "protective MBR", 0, &gpt::protective_mbr(geometry))?;
@@ -210,12 +210,13 @@ fn write_slots(disk: &impl Sectors, slot: &Slot) -> Result<(), Error> {
 fn erase(disk: &impl Sectors, attempted: &'static str, claim: &Claim, seen: &DiskContents) -> Result<(), Error> {
     let sector_size = claim.geometry.sector_size();
     let places = || seen.tables.iter().map(|(place, _)| *place).filter(|place| place.sector_size == sector_size);
-    for place in places().filter(|place| place.sector == 1) {
-        erase_table(disk, claim, place, Some(2))?;
+    for place in places().filter(|place| place.sector == Lba(1)) {
+        erase_table(disk, claim, place, Some(Lba(2)))?;
     }
     flush(disk, "primary table away")?;
-    for place in places().filter(|place| place.sector != 1) {
-        erase_table(disk, claim, place, place.sector.checked_sub(claim.geometry.entries_sectors()))?;
+    for place in places().filter(|place| place.sector != Lba(1)) {
+        let entries_at = place.sector.0.checked_sub(claim.geometry.entries_sectors());
+        erase_table(disk, claim, place, entries_at.map(Lba))?;
     }
     flush(disk, "backup table away")?;
     for (offset, slot) in SLOT_OFFSETS.into_iter().zip(&seen.slots) {
@@ -236,18 +237,18 @@ fn erase_table(
     disk: &impl Sectors,
     claim: &Claim,
     place: HeaderLocation,
-    entries_at: Option<u64>,
+    entries_at: Option<Lba>,
 ) -> Result<(), Error> {
     let sector_size = place.sector_size;
-    let blank = vec![0; sector_size as usize];
+    let blank = vec![0; sector_size.as_usize()];
     if let Some(offset) = place.offset()
-        && let Some(sector) = fetch(disk, offset, sector_size)?
+        && let Some(sector) = fetch(disk, offset, sector_size.bytes())?
         && gpt::disk_guid(&sector) == Some(claim.identity.disk)
     {
         write_at(disk, "table away", offset, &blank)?;
     }
-    if let Some(offset) = entries_at.and_then(|sector| sector.checked_mul(sector_size))
-        && let Some(sector) = fetch(disk, offset, sector_size)?
+    if let Some(offset) = entries_at.and_then(|sector| sector_size.offset(sector))
+        && let Some(sector) = fetch(disk, offset, sector_size.bytes())?
         && gpt::has_entries_of(&sector, &claim.identity)
     {
         write_at(disk, "table away", offset, &blank)?;

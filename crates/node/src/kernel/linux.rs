@@ -1,6 +1,7 @@
 //! The real host: calls the crates `mount` and `filesystem`.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -147,8 +148,8 @@ impl HeldDevice for Exclusive {
         filesystem::wipe_signatures(self).map_err(errors::zeroing)
     }
 
-    fn zero_range(&self, offset: u64, length: u64) -> Result<()> {
-        filesystem::zero_range(self, offset, length).map_err(errors::zeroing)
+    fn zero_range(&self, bytes: Range<u64>) -> Result<()> {
+        filesystem::zero_range(self, bytes).map_err(errors::zeroing)
     }
 
     fn flush(&self) -> io::Result<()> {

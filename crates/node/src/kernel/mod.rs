@@ -11,6 +11,7 @@
 //! [`errors::blocking`]: crate::errors::blocking
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -134,8 +135,8 @@ pub(crate) trait HeldDevice: Send + Sync {
     /// Zeroes everything that a probe could recognize, and flushes.
     fn wipe_signatures(&self) -> Result<()>;
 
-    /// Zeroes `length` bytes from `offset`; not flushed.
-    fn zero_range(&self, offset: u64, length: u64) -> Result<()>;
+    /// Zeroes these bytes; not flushed.
+    fn zero_range(&self, bytes: Range<u64>) -> Result<()>;
 
     /// Flushes all writes to the disk.
     fn flush(&self) -> io::Result<()>;

@@ -4,10 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quarry_disk::claim::{self, Claim, ClaimState, Degraded};
+use quarry_disk::claim::{self, Claim, ClaimState, Degraded, DiskGuid};
 use quarry_disk::{Disk, How};
 use quarry_volume::{Error, Reason, Result, Wipe};
-use uuid::Uuid;
 
 use super::disks::{Any, Opened};
 use super::key::DiskKey;
@@ -20,11 +19,11 @@ use crate::{Health, PoolVolume, Record, Recorded};
 const UNSTAGED: Duration = Duration::from_secs(60);
 
 impl Inner {
-    /// Runs a change under the lock of the volume that `key` stands for, as a separate task, so that it and
-    /// its lock outlive a caller that stops waiting.
+    /// Runs a change under the lock of the volume on the disk with that GUID, as a separate task, so that it
+    /// and its lock outlive a caller that stops waiting.
     pub(super) async fn with_lock<T, F>(
         self: &Arc<Self>,
-        key: &str,
+        disk: DiskGuid,
         what: String,
         work: impl FnOnce(Arc<Self>, VolumeLock) -> F,
     ) -> Result<T>
@@ -32,7 +31,7 @@ impl Inner {
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let lock = self.locks.lock(key, what).await;
+        let lock = self.locks.lock(disk, what).await;
         tokio::spawn(work(Arc::clone(self), lock))
             .await
             .unwrap_or_else(|join| Err(Error::host(format!("a change of a disk panicked ({join}); please report it"))))
@@ -40,14 +39,15 @@ impl Inner {
 
     /// The volume's disk and claim as they are now; what was looked up earlier may have changed.
     fn current(&self, view: &View, volume: &PoolVolume) -> Result<(Disk, Claim, PoolVolume)> {
-        if let Some(why) = view.duplicates(&volume.group) {
+        let guid = volume.disk()?;
+        if let Some(why) = view.duplicates(guid) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
-        let now = view.volumes().find(|now| (&now.group, &now.uuid) == (&volume.group, &volume.uuid));
+        let now = view.volumes().find(|now| now.key == volume.key);
         if let Some(Health::Lost(why)) = now.map(|now| &now.health) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
-        match (now, view.claim(&volume.group)) {
+        match (now, view.claim(guid)) {
             (Some(now), Some((disk, claim))) => Ok((disk.clone(), claim.clone(), now.clone())),
             _ => Err(Error::unavailable(format!(
                 "volume {} was removed from pool {} in the meantime: retry",
@@ -60,18 +60,18 @@ impl Inner {
         if let Some(node) = self.active(volume).await? {
             return Ok(node);
         }
-        let wanted = volume.clone();
-        self.with_lock(&volume.group, format!("volume {} is being activated", volume.name), |inner, lock| async move {
+        let (wanted, guid) = (volume.clone(), volume.disk()?);
+        self.with_lock(guid, format!("volume {} is being activated", volume.name), |inner, lock| async move {
             let view = inner.view().await?;
             let (disk, claim, now) = inner.current(&view, &wanted).map_err(|error| match error.reason {
-                Reason::Unavailable if view.duplicates(&wanted.group).is_none() => Error::precondition(error.message),
+                Reason::Unavailable if view.duplicates(guid).is_none() => Error::precondition(error.message),
                 _ => error,
             })?;
             lock.set_disk(&disk.name);
             blocking(move || {
                 inner.rewrite_record(&disk, &claim, &now)?;
                 let (node, opened) = inner.disks.add_partitions(&disk, &claim)?;
-                inner.opened.keep(&claim.identity.disk.to_string(), opened);
+                inner.opened.keep(claim.identity.disk, opened);
                 Ok(node)
             })
             .await
@@ -82,19 +82,21 @@ impl Inner {
     /// Closes the partition of a volume that was unstaged, unless its device was requested again after
     /// `unused_since`.
     pub(super) async fn deactivate(self: &Arc<Self>, volume: &PoolVolume, unused_since: Instant) -> Result<()> {
-        match self.opened.take_unused(&volume.group, unused_since) {
-            Some(opened) => self.close(volume.group.clone(), opened).await,
+        let guid = volume.disk()?;
+        match self.opened.take_unused(guid, unused_since) {
+            Some(opened) => self.close(guid, opened).await,
             None => Ok(()),
         }
     }
 
     /// Closes the partition of a new volume if it is not staged soon.
     pub(super) fn close_unless_staged(self: &Arc<Self>, volume: &PoolVolume) {
+        let Ok(guid) = volume.disk() else { return };
         let (inner, volume) = (Arc::clone(self), volume.clone());
         tokio::spawn(async move {
             tokio::time::sleep(UNSTAGED).await;
-            if let Some(opened) = inner.opened.take_unstaged(&volume.group)
-                && let Err(error) = inner.close(volume.group.clone(), opened).await
+            if let Some(opened) = inner.opened.take_unstaged(guid)
+                && let Err(error) = inner.close(guid, opened).await
             {
                 tracing::info!(volume = volume.name, %error, "closed the volume's partition, but could not drop its \
                                                               disk's cache");
@@ -104,28 +106,28 @@ impl Inner {
 
     /// Closes a partition, and drops the kernel's cached pages of the whole disk: another program may have
     /// the disk open, and would continue to read its old contents.
-    async fn close(self: &Arc<Self>, guid: String, opened: Opened) -> Result<()> {
+    async fn close(self: &Arc<Self>, guid: DiskGuid, opened: Opened) -> Result<()> {
         blocking(move || {
             drop(opened);
             Ok(())
         })
         .await?;
-        let Some(disk) = self.view().await?.claim(&guid).map(|(disk, _)| disk.clone()) else { return Ok(()) };
+        let Some(disk) = self.view().await?.claim(guid).map(|(disk, _)| disk.clone()) else { return Ok(()) };
         let inner = Arc::clone(self);
         blocking(move || inner.disks.drop_cache(&disk)).await
     }
 
     /// Makes both copies of a volume's record equal before the volume is reported.
     pub(super) async fn repair_record(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
-        let is_durable = |view: &View| {
-            view.claim(&volume.group).is_none_or(|(_, claim)| !claim.degraded.contains(&Degraded::Record))
-        };
+        let guid = volume.disk()?;
+        let is_durable =
+            |view: &View| view.claim(guid).is_none_or(|(_, claim)| !claim.degraded.contains(&Degraded::Record));
         if is_durable(&*self.view().await?) {
             return Ok(());
         }
         let wanted = volume.clone();
         self.with_lock(
-            &volume.group,
+            guid,
             format!("the record of volume {} is being repaired", volume.name),
             |inner, lock| async move {
                 let view = inner.view().await?;
@@ -150,7 +152,7 @@ impl Inner {
     }
 
     /// Forgets a deleted volume. A read that started earlier may have seen it, and must not bring it back.
-    fn forget(&self, guid: Uuid) {
+    fn forget(&self, guid: DiskGuid) {
         let mut memory = self.memory();
         memory.known.remove(&guid);
         let changes = memory.changes;
@@ -160,7 +162,7 @@ impl Inner {
     /// The node of the volume's partition if it needs no more work: then there is no need to wait for the
     /// lock.
     async fn active(self: &Arc<Self>, volume: &PoolVolume) -> Result<Option<PathBuf>> {
-        if !self.opened.mark_used(&volume.group) {
+        if !self.opened.mark_used(volume.disk()?) {
             return Ok(None);
         }
         let view = self.view().await?;
@@ -174,6 +176,7 @@ impl Inner {
     /// The node of the volume's partition, on a disk of any pool. Does not read a disk, which might be
     /// unresponsive: it uses the claim that was read last, if the kernel's tables still have that disk.
     pub(super) fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {
+        let guid = volume.disk()?;
         let raws = self.memory().seen.as_ref().map(|kept| Arc::clone(&kept.raws));
         let claims = raws.iter().flat_map(|raws| raws.iter()).filter_map(|raw| match &raw.found {
             Ok(ClaimState::Claimed(claim)) => Some((raw, claim, true)),
@@ -183,7 +186,7 @@ impl Inner {
             _ => None,
         });
         let mut nodes: Vec<(&str, PathBuf)> = Vec::new();
-        for (raw, claim, whole) in claims.filter(|(_, claim, _)| claim.identity.disk.to_string() == volume.group) {
+        for (raw, claim, whole) in claims.filter(|(_, claim, _)| claim.identity.disk == guid) {
             // Without the kernel's sequence number, a newer disk may have the same name and number.
             if raw.disk.sequence.is_none() && self.uevents.count_of_disk(&raw.disk.name) != raw.events {
                 continue;
@@ -210,7 +213,7 @@ impl Inner {
         }
         let (wanted, text) = (volume.clone(), record.to_string());
         let what = format!("the record of volume {} is being changed", volume.name);
-        self.with_lock(&volume.group, what, |inner, lock| async move {
+        self.with_lock(volume.disk()?, what, |inner, lock| async move {
             inner.invalidate();
             let view = inner.view().await?;
             let (disk, claim, now) = inner.current(&view, &wanted)?;
@@ -235,7 +238,7 @@ impl Inner {
 
     pub(super) async fn remove(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
         let wanted = volume.clone();
-        self.with_lock(&volume.group, format!("volume {} is being removed", volume.name), |inner, lock| async move {
+        self.with_lock(volume.disk()?, format!("volume {} is being removed", volume.name), |inner, lock| async move {
             inner.remove_locked(&wanted, &lock).await
         })
         .await
@@ -257,7 +260,7 @@ impl Inner {
             blocking(move || {
                 let held = inner.disks.hold(&disk)?;
                 // Quarry's own use has to end first.
-                drop(inner.opened.take(&claim.identity.disk.to_string()));
+                drop(inner.opened.take(claim.identity.disk));
                 held.drop_partitions()?;
                 // Wiping comes first, and a power cut during it must find the release recorded on the disk.
                 claim::begin_release(&Any(&*held), &claim).map_err(|error| inner.explain(&error))?;

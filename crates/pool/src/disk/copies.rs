@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use quarry_disk::claim::ClaimState;
-use uuid::Uuid;
+use quarry_disk::claim::{ClaimState, DiskGuid};
 
 use super::scan::Raw;
 use super::view::title;
@@ -12,7 +11,7 @@ use super::view::title;
 /// A volume that more than one disk holds.
 pub(super) struct Copies {
     /// The GUID of its disks.
-    pub(super) volume: Uuid,
+    pub(super) volume: DiskGuid,
     /// The names of the disks.
     pub(super) disks: Vec<String>,
     /// The problem to report.
@@ -21,7 +20,7 @@ pub(super) struct Copies {
 
 /// The volumes that more than one of these disks holds.
 pub(super) fn copies<'a>(raws: impl Iterator<Item = &'a Raw>) -> Vec<Copies> {
-    let mut holders: BTreeMap<Uuid, (String, Vec<String>)> = BTreeMap::new();
+    let mut holders: BTreeMap<DiskGuid, (String, Vec<String>)> = BTreeMap::new();
     for raw in raws {
         for (identity, claim) in raw.found.iter().flat_map(ClaimState::volumes) {
             let title = claim.map_or_else(|| format!("the volume with the GUID {}", identity.disk), title);
@@ -30,7 +29,7 @@ pub(super) fn copies<'a>(raws: impl Iterator<Item = &'a Raw>) -> Vec<Copies> {
         }
     }
     let copies = holders.into_iter().filter(|(_, (_, disks))| disks.len() > 1);
-    let describe = |(volume, (title, disks)): (Uuid, (String, Vec<String>))| {
+    let describe = |(volume, (title, disks)): (DiskGuid, (String, Vec<String>))| {
         let why = format!(
             "two disks hold {title}: {}; one is a copy of the other, or both are one disk with two paths. The volume \
              cannot be used until one of them is removed",

@@ -32,10 +32,10 @@ enum Refused {
 impl Inner {
     pub(super) async fn create(self: &Arc<Self>, spec: &VolumeSpec) -> Result<PoolVolume> {
         let name = safe_name(&spec.name);
-        let key = Identity::of(&name).disk.to_string();
+        let disk = Identity::of(&name).disk;
         let spec = spec.clone();
         let what = format!("volume {name} is being created");
-        self.with_lock(&key, what, |inner, lock| async move { inner.create_locked(&spec, &name, &lock).await }).await
+        self.with_lock(disk, what, |inner, lock| async move { inner.create_locked(&spec, &name, &lock).await }).await
     }
 
     async fn create_locked(self: &Arc<Self>, spec: &VolumeSpec, name: &str, lock: &VolumeLock) -> Result<PoolVolume> {
@@ -63,7 +63,7 @@ impl Inner {
                 refused.push(format!("{} is being claimed for another volume", disk.name));
                 continue;
             };
-            let record = Record::new(spec, size).to_string();
+            let record = Record::new(spec, size);
             let claimed = self.claim_disk(disk.clone(), name, record, false, lock).await;
             self.mark_changed(disk);
             match claimed {
@@ -104,9 +104,9 @@ impl Inner {
             let disk = &seen.raw.disk;
             // Another volume is being created there at this moment.
             let Some(_reserved) = self.locks.reserve(disk) else { continue };
-            let record = Record::new(spec, claim.length).to_string();
+            let record = Record::new(spec, claim.length);
             let wanted = claim.identity == Identity::of(name)
-                && claim.record == record.as_bytes()
+                && claim.record == record.to_string().as_bytes()
                 && range.admits(claim.length)
                 && spec.class.layout == Layout::Linear;
             let mut result = Ok(None);
@@ -196,7 +196,7 @@ impl Inner {
         self: &Arc<Self>,
         disk: Disk,
         name: &str,
-        record: String,
+        record: Record,
         resume: bool,
         lock: &VolumeLock,
     ) -> Result<Option<PoolVolume>, Refused> {
@@ -219,19 +219,19 @@ impl Inner {
     }
 
     /// Claims a disk that is held and blank. Blocks.
-    fn claim(&self, held: &dyn Held, raw: &Raw, name: &str, record: &str) -> Result<PoolVolume> {
+    fn claim(&self, held: &dyn Held, raw: &Raw, name: &str, record: &Record) -> Result<PoolVolume> {
         // A volume of the same name may have been on this disk before, and its filesystem would be mistaken
         // for the one that an interrupted stage made: they have the same UUID. So its beginning is erased
         // before the claim counts.
         let explain = |error| self.explain(&error);
         let size = claim::capacity(held.size());
-        for (offset, length) in signature_places(size) {
-            held.zero(VOLUME_OFFSET + offset, length)?;
+        for place in signature_places(size) {
+            held.zero(VOLUME_OFFSET + place.start..VOLUME_OFFSET + place.end)?;
         }
         held.flush().map_err(|error| Error::host(format!("flushing the disk {}: {error}", raw.disk.name)))?;
         let claimed = match &raw.found {
             Ok(ClaimState::HalfClaimed(half_made)) => claim::resume(&Any(held), half_made).map_err(explain)?,
-            _ => claim::claim(&Any(held), name, record.as_bytes()).map_err(explain)?,
+            _ => claim::claim(&Any(held), name, record.to_string().as_bytes()).map_err(explain)?,
         };
         // The probe has read the place of the future filesystem, and a copy of the disk would get that from
         // the kernel's cache.
@@ -240,7 +240,7 @@ impl Inner {
         }
         // While the disk is held, so that udev does not interfere.
         match self.disks.add_partitions(&raw.disk, &claimed) {
-            Ok((_, opened)) => self.opened.keep(&claimed.identity.disk.to_string(), opened),
+            Ok((_, opened)) => self.opened.keep(claimed.identity.disk, opened),
             // The volume exists; it is activated again before it is used.
             Err(error) => tracing::warn!(disk = raw.disk.name, %error, "the volume's partition does not exist yet"),
         }

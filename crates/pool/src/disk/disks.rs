@@ -1,5 +1,6 @@
 //! The operations on the host's disks that a pool needs. Tests replace them with files.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,11 +58,11 @@ pub(crate) type Opened = Box<dyn Send + Sync>;
 
 /// A disk that is held exclusively.
 pub(crate) trait Held: Sectors + Send + Sync {
-    /// Zeroes a range in bytes, without a flush.
-    fn zero(&self, offset: u64, length: u64) -> Result<()>;
+    /// Zeroes these bytes, without a flush.
+    fn zero(&self, bytes: Range<u64>) -> Result<()>;
 
-    /// Discards a range in bytes. `false`: the disk does not support that.
-    fn discard(&self, offset: u64, length: u64) -> Result<bool>;
+    /// Discards these bytes. `false`: the disk does not support that.
+    fn discard(&self, bytes: Range<u64>) -> Result<bool>;
 
     /// Removes the disk's partitions from the kernel.
     ///

@@ -1,7 +1,7 @@
 //! The disks of the host that this process runs on.
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -132,12 +132,12 @@ fn opened<F: Deref<Target = File>>(file: F, disk: &Disk) -> Result<BlockDevice<F
 }
 
 impl Held for BlockDevice<Exclusive> {
-    fn zero(&self, offset: u64, length: u64) -> Result<()> {
-        filesystem::zero_range(self.file(), offset, length).map_err(|error| Error::host(error.to_string()))
+    fn zero(&self, bytes: Range<u64>) -> Result<()> {
+        filesystem::zero_range(self.file(), bytes).map_err(|error| Error::host(error.to_string()))
     }
 
-    fn discard(&self, offset: u64, length: u64) -> Result<bool> {
-        partitions::discard(self.file(), offset, length).map_err(|errno| {
+    fn discard(&self, bytes: Range<u64>) -> Result<bool> {
+        partitions::discard(self.file(), bytes).map_err(|errno| {
             Error::host(format!("discarding bytes of {}: {errno}; see the kernel log", self.path().display()))
         })
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
 use quarry_disk::Disk;
+use quarry_disk::claim::DiskGuid;
 use tokio::sync::OwnedMutexGuard;
 
 use super::key::DiskKey;
@@ -22,8 +23,8 @@ pub(super) struct VolumeLocks {
 
 #[derive(Default)]
 struct State {
-    /// One for each volume that is being changed, or has waiting callers.
-    locks: HashMap<String, Arc<tokio::sync::Mutex<()>>>,
+    /// One for each volume that is being changed, or has waiting callers, by the GUID of its disk.
+    locks: HashMap<DiskGuid, Arc<tokio::sync::Mutex<()>>>,
     /// Counts the locks that were taken.
     count: u64,
     running: BTreeMap<u64, Change>,
@@ -43,7 +44,7 @@ struct Change {
 pub(super) struct VolumeLock {
     locks: Arc<VolumeLocks>,
     number: u64,
-    volume: String,
+    volume: DiskGuid,
     lock: Option<OwnedMutexGuard<()>>,
 }
 
@@ -81,16 +82,16 @@ impl Drop for Reserved {
 }
 
 impl VolumeLocks {
-    /// Waits for the lock of a volume, which `volume` identifies. `what` describes the change, phrased to
+    /// Waits for the lock of the volume on the disk with that GUID. `what` describes the change, phrased to
     /// precede ", for … s": "volume x is being created".
-    pub(super) async fn lock(self: &Arc<Self>, volume: &str, what: String) -> VolumeLock {
-        let lock = Arc::clone(self.state().locks.entry(volume.to_owned()).or_default());
+    pub(super) async fn lock(self: &Arc<Self>, volume: DiskGuid, what: String) -> VolumeLock {
+        let lock = Arc::clone(self.state().locks.entry(volume).or_default());
         let lock = lock.lock_owned().await;
         let mut state = self.state();
         state.count += 1;
         let number = state.count;
         state.running.insert(number, Change { what, disk: None, since: Instant::now() });
-        VolumeLock { locks: Arc::clone(self), number, volume: volume.to_owned(), lock: Some(lock) }
+        VolumeLock { locks: Arc::clone(self), number, volume, lock: Some(lock) }
     }
 
     /// Reserves a disk. `None`: it is reserved already.
@@ -134,6 +135,11 @@ impl VolumeLocks {
 mod tests {
     use super::*;
 
+    /// The disk of the volume with that name.
+    fn disk_of(name: &str) -> DiskGuid {
+        quarry_disk::claim::Identity::of(name).disk
+    }
+
     impl VolumeLocks {
         /// As if the running changes had started this much earlier.
         fn age(&self, by: Duration) {
@@ -147,7 +153,7 @@ mod tests {
     async fn a_change_is_overdue_after_half_a_minute_and_names_its_disk() {
         let locks = Arc::new(VolumeLocks::default());
         assert_eq!((locks.is_changing(), locks.overdue()), (false, vec![]));
-        let lock = locks.lock("a", "volume a is made".to_owned()).await;
+        let lock = locks.lock(disk_of("a"), "volume a is made".to_owned()).await;
         lock.set_disk("vdb");
         locks.age(Duration::from_secs(29));
         assert_eq!((locks.is_changing(), locks.overdue()), (true, vec![]));
@@ -157,7 +163,7 @@ mod tests {
         assert!(overdue[0].starts_with("volume a is made (disk vdc), for 31 s now"), "{overdue:?}");
         assert!(!locks.is_changing(), "an overdue change does not delay a read of the pool");
         // Another change works meanwhile, and has its own time.
-        let other = locks.lock("b", "volume b is deleted".to_owned()).await;
+        let other = locks.lock(disk_of("b"), "volume b is deleted".to_owned()).await;
         assert_eq!((locks.is_changing(), locks.overdue().len()), (true, 1));
         drop((lock, other));
         assert_eq!((locks.is_changing(), locks.overdue()), (false, vec![]));
@@ -167,10 +173,10 @@ mod tests {
     #[tokio::test]
     async fn only_one_change_of_a_volume_runs_at_a_time() {
         let locks = Arc::new(VolumeLocks::default());
-        let first = locks.lock("a", "one".to_owned()).await;
+        let first = locks.lock(disk_of("a"), "one".to_owned()).await;
         let second = {
             let locks = Arc::clone(&locks);
-            tokio::spawn(async move { drop(locks.lock("a", "two".to_owned()).await) })
+            tokio::spawn(async move { drop(locks.lock(disk_of("a"), "two".to_owned()).await) })
         };
         tokio::task::yield_now().await;
         assert!(!second.is_finished());

@@ -30,10 +30,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quarry_disk::claim::{ClaimState, Identity};
+use quarry_disk::claim::{ClaimState, DiskGuid, Identity};
 use quarry_disk::{Disk, Selector, Udev};
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe, safe_name};
-use uuid::Uuid;
 
 pub use self::create::VOLUME_PARTITION;
 use self::disks::Disks;
@@ -97,7 +96,7 @@ struct Memory {
     known: SeenVolumes,
     /// Deleted volumes, with the number of changes at that time: a scan that started earlier may still show
     /// them.
-    deleted: Vec<(Uuid, u64)>,
+    deleted: Vec<(DiskGuid, u64)>,
     read_before: Vec<DiskKey>,
 }
 

@@ -9,13 +9,15 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::disks::Opened;
 use parking_lot::{Mutex, MutexGuard};
+use quarry_disk::claim::DiskGuid;
+
+use super::disks::Opened;
 
 /// The open partitions, by the GUIDs of their disks.
 #[derive(Default)]
 pub(super) struct OpenPartitions {
-    by_volume: Mutex<HashMap<String, Entry>>,
+    by_disk: Mutex<HashMap<DiskGuid, Entry>>,
 }
 
 struct Entry {
@@ -27,17 +29,17 @@ struct Entry {
 }
 
 impl OpenPartitions {
-    /// Keeps a partition open.
-    pub(super) fn keep(&self, volume: &str, opened: Opened) {
-        let mut by_volume = self.by_volume();
-        let uses = by_volume.get(volume).map_or(0, |entry| entry.uses + 1);
-        by_volume.insert(volume.to_owned(), Entry { opened, used: Instant::now(), uses });
+    /// Keeps the partition of the volume on that disk open.
+    pub(super) fn keep(&self, disk: DiskGuid, opened: Opened) {
+        let mut by_disk = self.by_disk();
+        let uses = by_disk.get(&disk).map_or(0, |entry| entry.uses + 1);
+        by_disk.insert(disk, Entry { opened, used: Instant::now(), uses });
     }
 
     /// Records that a volume's device was requested. `false`: it is not open.
-    pub(super) fn mark_used(&self, volume: &str) -> bool {
-        let mut by_volume = self.by_volume();
-        let entry = by_volume.get_mut(volume);
+    pub(super) fn mark_used(&self, disk: DiskGuid) -> bool {
+        let mut by_disk = self.by_disk();
+        let entry = by_disk.get_mut(&disk);
         entry.is_some_and(|entry| {
             (entry.used, entry.uses) = (Instant::now(), entry.uses + 1);
             true
@@ -45,30 +47,30 @@ impl OpenPartitions {
     }
 
     /// Removes the partition of a volume. Closing it may take the kernel a while.
-    pub(super) fn take(&self, volume: &str) -> Option<Opened> {
-        self.by_volume().remove(volume).map(|entry| entry.opened)
+    pub(super) fn take(&self, disk: DiskGuid) -> Option<Opened> {
+        self.by_disk().remove(&disk).map(|entry| entry.opened)
     }
 
     /// The same, unless its device was requested after that.
-    pub(super) fn take_unused(&self, volume: &str, since: Instant) -> Option<Opened> {
-        let mut by_volume = self.by_volume();
-        by_volume.get(volume).filter(|entry| entry.used <= since)?;
-        by_volume.remove(volume).map(|entry| entry.opened)
+    pub(super) fn take_unused(&self, disk: DiskGuid, since: Instant) -> Option<Opened> {
+        let mut by_disk = self.by_disk();
+        by_disk.get(&disk).filter(|entry| entry.used <= since)?;
+        by_disk.remove(&disk).map(|entry| entry.opened)
     }
 
     /// The same for a volume that was created but never staged: only its creation has requested the device.
-    pub(super) fn take_unstaged(&self, volume: &str) -> Option<Opened> {
-        let mut by_volume = self.by_volume();
-        by_volume.get(volume).filter(|entry| entry.uses <= 1)?;
-        by_volume.remove(volume).map(|entry| entry.opened)
+    pub(super) fn take_unstaged(&self, disk: DiskGuid) -> Option<Opened> {
+        let mut by_disk = self.by_disk();
+        by_disk.get(&disk).filter(|entry| entry.uses <= 1)?;
+        by_disk.remove(&disk).map(|entry| entry.opened)
     }
 
     /// Removes the partitions of volumes that are gone.
-    pub(super) fn take_gone(&self, is_there: impl Fn(&str) -> bool) -> Vec<Opened> {
-        self.by_volume().extract_if(|volume, _| !is_there(volume)).map(|(_, entry)| entry.opened).collect()
+    pub(super) fn take_gone(&self, is_there: impl Fn(DiskGuid) -> bool) -> Vec<Opened> {
+        self.by_disk().extract_if(|disk, _| !is_there(*disk)).map(|(_, entry)| entry.opened).collect()
     }
 
-    fn by_volume(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
-        self.by_volume.lock()
+    fn by_disk(&self) -> MutexGuard<'_, HashMap<DiskGuid, Entry>> {
+        self.by_disk.lock()
     }
 }

@@ -5,6 +5,7 @@
 //! explicitly.
 
 use std::fs::{self, File};
+use std::ops::Range;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::PathBuf;
@@ -21,9 +22,6 @@ const VOLUME: libc::c_int = 2;
 /// The unit of sizes in sysfs, whatever the disk's own sectors are.
 const SECTOR: u64 = 512;
 const MIB: u64 = 1 << 20;
-
-const ADD: libc::c_int = 1;
-const DELETE: libc::c_int = 2;
 
 /// `struct blkpg_ioctl_arg` of linux/blkpg.h.
 #[repr(C)]
@@ -50,19 +48,25 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
 }
 
+/// A change of the kernel's partitions.
+enum Change {
+    /// Adds a partition with these bytes of the disk.
+    Add(Range<u64>),
+    /// Removes the partition.
+    Drop,
+}
+
 #[allow(unsafe_code)]
-fn change_partition(
-    disk: &File,
-    operation: libc::c_int,
-    number: libc::c_int,
-    start: u64,
-    length: u64,
-) -> Result<(), Errno> {
+fn change_partition(disk: &File, number: libc::c_int, change: Change) -> Result<(), Errno> {
+    let (what, operation, bytes) = match change {
+        Change::Add(bytes) => ("add", 1, bytes),
+        Change::Drop => ("drop", 2, 0..0),
+    };
     let signed = |bytes: u64| libc::c_longlong::try_from(bytes).map_err(|_| Errno::EOVERFLOW);
-    let mut partition = Partition { start: signed(start)?, length: signed(length)?, number, names: [0; 128] };
+    let (start, length) = (signed(bytes.start)?, signed(bytes.end.saturating_sub(bytes.start))?);
+    let mut partition = Partition { start, length, number, names: [0; 128] };
     let size = libc::c_int::try_from(size_of::<Partition>()).map_err(|_| Errno::EOVERFLOW)?;
     let request = Request { operation, flags: 0, length: size, partition: &raw mut partition };
-    let what = if operation == ADD { "add" } else { "drop" };
     quarry_fault::point(|| format!("disk:{what} partition {number}:before"));
     // SAFETY: BLKPG reads one `Request` and the `Partition` to which it points; both have the kernel's layout
     // and live until the call returns, and the descriptor is open for as long.
@@ -74,8 +78,9 @@ fn change_partition(
 /// Adds both partitions of a claim to the kernel. It is not an error if the kernel already has one with that
 /// number; [`volume`] checks whether it is the right one.
 pub(super) fn add(file: &File, disk: &Disk, claim: &Claim) -> Result<()> {
-    for (number, start, length) in [(METADATA, MIB, claim.offset - MIB), (VOLUME, claim.offset, claim.length)] {
-        match change_partition(file, ADD, number, start, length) {
+    let end = claim.offset.saturating_add(claim.length);
+    for (number, bytes) in [(METADATA, MIB..claim.offset), (VOLUME, claim.offset..end)] {
+        match change_partition(file, number, Change::Add(bytes)) {
             Ok(()) | Err(Errno::EBUSY | Errno::EEXIST) => {}
             Err(errno) => {
                 return Err(Error::host(format!(
@@ -94,7 +99,7 @@ pub(super) fn add(file: &File, disk: &Disk, claim: &Claim) -> Result<()> {
 /// `EBUSY` while one of them is open anywhere.
 pub(super) fn drop_both(disk: &File) -> Result<(), Errno> {
     for number in [VOLUME, METADATA] {
-        match change_partition(disk, DELETE, number, 0, 0) {
+        match change_partition(disk, number, Change::Drop) {
             Ok(()) | Err(Errno::ENXIO) => {}
             Err(errno) => return Err(errno),
         }
@@ -111,7 +116,8 @@ pub(super) fn drop_cache(disk: &File) -> Result<(), Errno> {
 
 /// Discards these bytes. `false`: the disk does not support discard.
 #[allow(unsafe_code)]
-pub(super) fn discard(disk: &File, offset: u64, length: u64) -> Result<bool, Errno> {
+pub(super) fn discard(disk: &File, bytes: Range<u64>) -> Result<bool, Errno> {
+    let (offset, length) = (bytes.start, bytes.end.saturating_sub(bytes.start));
     quarry_fault::point(|| "disk:discard:before".to_owned());
     // SAFETY: BLKDISCARD reads two u64, offset and length, which live until the call returns; the descriptor is open.
     let asked = unsafe { ioctl::blkdiscard(disk.as_raw_fd(), &raw const *&[offset, length]) };

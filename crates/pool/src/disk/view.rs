@@ -3,23 +3,23 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use quarry_disk::claim::{Claim, ClaimState, Degraded, Identity, capacity};
+use quarry_disk::claim::{Claim, ClaimState, Degraded, DiskGuid, Identity, capacity};
 use quarry_disk::{Disk, State};
-use quarry_volume::{Error, Result, Space, StorageId, safe_name};
-use uuid::Uuid;
+use quarry_volume::{Error, ExtentSize, Extents, Result, Space, StorageId, safe_name};
 
 use super::copies::copies;
 use super::key::DiskKey;
 use super::scan::{Gathered, OtherDisk, PoolDisk, Raw};
+use crate::key::VolumeKey;
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
 /// The unit in which space on disks is reported.
-pub(super) const MIB: u64 = 1 << 20;
+const UNIT: ExtentSize = ExtentSize(1 << 20);
 
 /// The pool's volumes that were seen since the start. A volume whose disk is pulled is lost, but still
 /// exists.
-pub(super) type SeenVolumes = HashMap<Uuid, (DiskKey, PoolVolume)>;
+pub(super) type SeenVolumes = HashMap<DiskGuid, (DiskKey, PoolVolume)>;
 
 /// The disks at one instant.
 pub(super) struct View {
@@ -27,14 +27,14 @@ pub(super) struct View {
     pub(super) number: u64,
     /// The pool's disks.
     pub(super) disks: Vec<PoolDisk>,
-    volumes: BTreeMap<Uuid, PoolVolume>,
+    volumes: BTreeMap<DiskGuid, PoolVolume>,
     /// Claims on disks that belong to no pool, with the problem to report.
-    in_no_pool: BTreeMap<Uuid, String>,
+    in_no_pool: BTreeMap<DiskGuid, String>,
     /// Claims on other pools' disks, with the problem to report. Calls by name are answered by those pools;
     /// but a volume of this pool still exists after its disk was assigned to another pool.
-    in_other_pools: BTreeMap<Uuid, String>,
+    in_other_pools: BTreeMap<DiskGuid, String>,
     /// Volumes that more than one disk holds, on disks of any pool, with the problem to report.
-    duplicates: BTreeMap<Uuid, String>,
+    duplicates: BTreeMap<DiskGuid, String>,
     /// Disks that were never read successfully: they may hold any volume.
     unread: Vec<String>,
     /// Disks with a claim of an unknown volume: they may hold volumes that were handed out.
@@ -81,7 +81,7 @@ impl View {
                 }
             }
         }
-        let concerns = |guid: &&Uuid| view.volumes.contains_key(guid) || view.in_no_pool.contains_key(guid);
+        let concerns = |guid: &&DiskGuid| view.volumes.contains_key(guid) || view.in_no_pool.contains_key(guid);
         let duplicates: Vec<String> =
             view.duplicates.iter().filter(|(guid, _)| concerns(guid)).map(|(_, why)| why.clone()).collect();
         view.problems.extend(duplicates);
@@ -208,8 +208,8 @@ impl View {
     /// Whether it has the same volumes, with the same records, in the same health.
     pub(super) fn same_volumes(&self, other: &Self) -> bool {
         let same = |(one, other): (&PoolVolume, &PoolVolume)| {
-            (&one.uuid, &one.name, one.size, &one.record, &one.health)
-                == (&other.uuid, &other.name, other.size, &other.record, &other.health)
+            (&one.key, &one.name, one.size, &one.record, &one.health)
+                == (&other.key, &other.name, other.size, &other.record, &other.health)
         };
         self.volumes.len() == other.volumes.len() && self.volumes().zip(other.volumes()).all(same)
     }
@@ -253,14 +253,14 @@ impl View {
     }
 
     /// The problem to report for a volume that two disks hold.
-    pub(super) fn duplicates(&self, guid: &str) -> Option<&str> {
-        self.duplicates.iter().find(|(duplicates, _)| duplicates.to_string() == guid).map(|(_, why)| why.as_str())
+    pub(super) fn duplicates(&self, disk: DiskGuid) -> Option<&str> {
+        self.duplicates.get(&disk).map(String::as_str)
     }
 
-    /// The disk and the claim of a volume.
-    pub(super) fn claim(&self, guid: &str) -> Option<(&Disk, &Claim)> {
+    /// The disk with that GUID, and the claim on it.
+    pub(super) fn claim(&self, guid: DiskGuid) -> Option<(&Disk, &Claim)> {
         self.disks.iter().find_map(|seen| match &seen.raw.found {
-            Ok(ClaimState::Claimed(claim)) if claim.identity.disk.to_string() == guid => Some((&seen.raw.disk, claim)),
+            Ok(ClaimState::Claimed(claim)) if claim.identity.disk == guid => Some((&seen.raw.disk, claim)),
             _ => None,
         })
     }
@@ -277,12 +277,12 @@ impl View {
     /// The space for new volumes. `is_reserved`: whether a disk is being claimed for one.
     pub(super) fn space(&self, pool: &str, is_reserved: impl Fn(&Disk) -> bool) -> Space {
         let free = self.free().into_iter().filter(|(_, seen)| !is_reserved(&seen.raw.disk));
-        let mut free: Vec<u64> = free.map(|(bytes, _)| bytes / MIB).collect();
-        free.sort_unstable_by_key(|units| Reverse(*units));
+        let mut free: Vec<Extents> = free.map(|(bytes, _)| UNIT.whole_in(bytes)).collect();
+        free.sort_unstable_by_key(|extents| Reverse(*extents));
         Space {
-            extent: MIB,
+            extent: UNIT,
             free,
-            reserve: 0,
+            reserve: Extents::NONE,
             closed: self.check_complete(pool).err().map(|error| error.message),
             whole: true,
         }
@@ -347,8 +347,7 @@ fn unreadable_volume(pool: &str, identity: Identity, found: &ClaimState) -> Pool
         name: identity.disk.to_string(),
         stored_as: identity.disk.to_string(),
         storage: storage(pool),
-        group: identity.disk.to_string(),
-        uuid: identity.volume.to_string(),
+        key: VolumeKey::Disk(identity),
         size,
         record,
         health: Health::Whole,
@@ -386,8 +385,7 @@ pub(super) fn to_volume(pool: &str, claim: &Claim) -> PoolVolume {
         stored_as: name.clone(),
         name,
         storage: storage(pool),
-        group: guid.to_string(),
-        uuid: claim.identity.volume.to_string(),
+        key: VolumeKey::Disk(claim.identity),
         size: claim.length,
         record,
         health,

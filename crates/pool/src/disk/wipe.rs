@@ -8,8 +8,9 @@ use std::sync::atomic::Ordering;
 
 use quarry_disk::claim::{self, Claim};
 use quarry_filesystem::signature_places;
-use quarry_volume::{Error, Result, Wipe, show_size};
+use quarry_volume::{Error, Gib, Result, Wipe, show_size};
 
+use super::create::VOLUME_OFFSET;
 use super::disks::{Any, Held};
 use super::release::Progress;
 use super::{Inner, blocking};
@@ -47,21 +48,22 @@ impl Inner {
             // If the creation of a volume was given up, these are the bytes that the creation zeroed; the
             // volume was never used. But a volume that was zeroed completely may have a filesystem since,
             // which its record does not show.
-            let zeroed = record.as_ref().map_or(0, |record| record.zeroed.saturating_mul(GIB));
+            let zeroed = record.as_ref().map_or(0, |record| record.zeroed.bytes());
             let mut done = if zeroed < claim.length { zeroed } else { 0 };
             let mut recorded = done;
             progress.total.store(claim.length, Ordering::Relaxed);
             progress.done.store(done, Ordering::Relaxed);
             while done < claim.length {
-                let (offset, length) = (claim.offset + done, CHUNK.min(claim.length - done));
+                let end = done.saturating_add(CHUNK).min(claim.length);
+                let bytes = claim.offset + done..claim.offset + end;
                 let device = Arc::clone(held);
-                let discarded = blocking(move || match discard && device.discard(offset, length)? {
+                let discarded = blocking(move || match discard && device.discard(bytes.clone())? {
                     true => Ok(true),
                     // The mode is a promise: what cannot be discarded is zeroed.
-                    false => device.zero(offset, length).map(|()| false),
+                    false => device.zero(bytes).map(|()| false),
                 });
                 discard = discarded.await?;
-                done += length;
+                done = end;
                 progress.done.store(done, Ordering::Relaxed);
                 // Discarded ranges are not recorded, because the mode may differ after a restart.
                 if let Some(record) = &record
@@ -69,7 +71,7 @@ impl Inner {
                     && done - recorded >= RECORD_EVERY
                     && done < claim.length
                 {
-                    let text = record.zeroed(done / GIB).to_string();
+                    let text = record.zeroed(Gib::whole_in(done)).to_string();
                     let (inner, device) = (Arc::clone(self), Arc::clone(held));
                     claim = blocking(move || {
                         flush(&*device, done)?;
@@ -85,8 +87,8 @@ impl Inner {
         blocking(move || {
             // If the disk still returns the old contents, a signature would keep it from being free.
             if mode != Wipe::Zero {
-                for (at, length) in signature_places(length) {
-                    device.zero(super::create::VOLUME_OFFSET + at, length)?;
+                for place in signature_places(length) {
+                    device.zero(VOLUME_OFFSET + place.start..VOLUME_OFFSET + place.end)?;
                 }
             }
             flush(&*device, length)

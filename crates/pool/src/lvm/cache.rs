@@ -21,7 +21,8 @@ use quarry_volume::StorageId;
 
 use super::disks::{Fingerprints, LvmDisks};
 use super::lost::{LostVolumes, Search};
-use crate::{Uevents, UnresponsiveDisk};
+use super::volume::storage_of;
+use crate::{EventCounts, Uevents, UnresponsiveDisk};
 
 /// How long a report is used without reading the disks. This is less than the interval at which the node
 /// checks for changes from outside, so that each check sees them.
@@ -47,7 +48,7 @@ struct CachedReport {
     /// [`State::changes`] at that time.
     changes: u64,
     /// [`Uevents::counts`] at that time, or at the last comparison of the fingerprints.
-    counts: (u64, u64),
+    counts: EventCounts,
     /// When the fingerprints were last known to match.
     checked: Instant,
     /// The physical volumes that the report did not find.
@@ -168,7 +169,7 @@ impl Cache {
             return Some(CacheCheck::Answer(self.unresponsive_view(&unresponsive)));
         }
         // A disk appeared or disappeared, or Quarry made a change.
-        if seen.changes != state.changes || seen.counts.1 != counts.1 {
+        if seen.changes != state.changes || seen.counts.disks != counts.disks {
             return None;
         }
         let young = seen.checked.elapsed() < FRESH;
@@ -245,11 +246,11 @@ impl Cache {
             let checked = Instant::now();
             let read = self.disks.fingerprints(devices.clone()).await;
             let before = read.map_err(|unresponsive| self.unresponsive_view(&unresponsive))?;
-            let view = match self.locator.report(counts.1).await {
+            let view = match self.locator.report(counts.disks).await {
                 Ok(Lookup::Found(group)) => {
                     let mut state = self.state();
                     state.reports += 1;
-                    state.storage = Some(StorageId::of(&group.uuid));
+                    state.storage = Some(storage_of(group.uuid));
                     View::Found(Arc::new(*group), state.reports)
                 }
                 Ok(Lookup::Missing) => View::Absent(format!(

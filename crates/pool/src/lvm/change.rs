@@ -133,8 +133,7 @@ impl LvmPool {
     pub(super) async fn recover(&self, group: &VolumeGroup) {
         // A running lvm suspends devices for a moment. The report took the volume group's lock, so devices
         // that are suspended both before and after it do not belong to a running command.
-        let uuid = group.uuid.clone();
-        let suspended = match quarry_lvm::suspended(&uuid) {
+        let suspended = match quarry_lvm::suspended(group.uuid) {
             Ok(found) if found.is_empty() => return,
             Ok(found) => found,
             Err(error) => {
@@ -146,7 +145,7 @@ impl LvmPool {
         if self.group().await.is_err() {
             return;
         }
-        let still = quarry_lvm::suspended(&uuid).unwrap_or_default();
+        let still = quarry_lvm::suspended(group.uuid).unwrap_or_default();
         let orphaned: Vec<_> = suspended.into_iter().filter(|device| still.contains(device)).collect();
         if orphaned.is_empty() {
             return;

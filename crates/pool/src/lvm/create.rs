@@ -3,16 +3,17 @@
 
 use quarry_lvm::commands::{self, CreateLv};
 use quarry_lvm::{VolumeGroup, capacity};
-use quarry_volume::{Error, Layout, Reason, Result, StorageId, VolumeSpec, safe_name};
+use quarry_volume::{Error, Extents, Layout, Reason, Result, VolumeSpec, safe_name};
 
 use super::{LvmPool, device, volume};
+use crate::key::VolumeKey;
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
 impl LvmPool {
     /// The size that volumes of this layout are a multiple of, in bytes.
     pub(super) fn unit(group: &VolumeGroup, layout: &Layout) -> u64 {
-        group.extent_size.saturating_mul(u64::from(layout.stripes()))
+        group.extent_size.bytes(Extents(u64::from(layout.stripes())))
     }
 
     /// Creates the volume. The caller holds the pool lock.
@@ -21,7 +22,7 @@ impl LvmPool {
         let name = safe_name(&spec.name);
         self.check_name_free(&group, &name)?;
         let size = spec.size.choose(Self::unit(&group, &spec.class.layout))?;
-        let extents = size / group.extent_size.max(1);
+        let extents = group.extent_size.whole_in(size);
         let Some(pvs) = capacity::choose(&group, &spec.class.layout, extents, self.config.reserve) else {
             return Err(self.no_space(&group, spec, size, &capacity::withheld(&group)));
         };
@@ -113,14 +114,13 @@ fn created_volume(group: &VolumeGroup, name: &str, record: &Record) -> Option<Po
     if !matches!(record.layout, Layout::Linear | Layout::Striped { .. }) {
         return None;
     }
-    let uuid = device::uuid_of(&group.name, &group.uuid, name, record.size)?;
+    let volume = device::uuid_of(group, name, record.size)?;
     let Tag::Record(record) = Record::parse(&record.to_string()) else { return None };
     Some(PoolVolume {
         name: name.to_owned(),
         stored_as: name.to_owned(),
-        storage: StorageId::of(&group.uuid),
-        group: group.uuid.clone(),
-        uuid,
+        storage: volume::storage_of(group.uuid),
+        key: VolumeKey::Logical { group: group.uuid, volume },
         size: record.size,
         record: Recorded::Here(record),
         health: Health::Whole,

@@ -9,14 +9,16 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use quarry_lvm::hyphenated;
+use quarry_lvm::{LvUuid, VgUuid, VolumeGroup, device_uuid, parse_device_uuid};
 use quarry_volume::StorageId;
+
+use super::volume::storage_of;
 
 /// An active logical volume, according to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Active {
-    /// The UUID of the logical volume, with lvm's hyphens.
-    pub uuid: String,
+    /// The logical volume.
+    pub uuid: LvUuid,
     /// The node of its device.
     pub node: PathBuf,
 }
@@ -35,12 +37,9 @@ fn active_in(block: &Path, storage: &StorageId, name: &str) -> io::Result<Option
         let folder = entry?.path();
         let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
         let (Ok(uuid), Ok(mapped)) = (read("dm/uuid"), read("dm/name")) else { continue };
-        let Some((group, volume)) = uuid.strip_prefix("LVM-").and_then(|plain| plain.split_at_checked(32)) else {
-            continue;
-        };
-        let whole = volume.len() == 32 && volume.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        if whole && logical_name(&mapped).as_deref() == Some(name) && StorageId::of(&hyphenated(group)) == *storage {
-            return Ok(node(&folder, &uuid)?.map(|node| Active { uuid: hyphenated(volume), node }));
+        let Some((group, volume)) = parse_device_uuid(&uuid) else { continue };
+        if logical_name(&mapped).as_deref() == Some(name) && storage_of(group) == *storage {
+            return Ok(node(&folder, &uuid)?.map(|node| Active { uuid: volume, node }));
         }
     }
     Ok(None)
@@ -70,13 +69,12 @@ fn logical_name(mapped: &str) -> Option<String> {
 ///
 /// # Errors
 /// sysfs cannot be read, or the device exists without a valid node.
-pub(crate) fn find(group_uuid: &str, volume_uuid: &str) -> io::Result<Option<PathBuf>> {
-    find_in(Path::new("/sys/block"), group_uuid, volume_uuid)
+pub(crate) fn find(group: VgUuid, volume: LvUuid) -> io::Result<Option<PathBuf>> {
+    find_in(Path::new("/sys/block"), group, volume)
 }
 
-fn find_in(block: &Path, group_uuid: &str, volume_uuid: &str) -> io::Result<Option<PathBuf>> {
-    let plain = |uuid: &str| uuid.replace('-', "");
-    let wanted = format!("LVM-{}{}", plain(group_uuid), plain(volume_uuid));
+fn find_in(block: &Path, group: VgUuid, volume: LvUuid) -> io::Result<Option<PathBuf>> {
+    let wanted = device_uuid(group, volume);
     for entry in fs::read_dir(block)? {
         let folder = entry?.path();
         if has_uuid(&folder, &wanted) {
@@ -119,16 +117,15 @@ fn node_in(folder: &Path) -> io::Result<Option<PathBuf>> {
     }
 }
 
-/// The UUID, with lvm's hyphens, of the active logical volume with that name, if it is a complete device of
-/// `size` bytes in the volume group with that UUID. `None` if the kernel's facts do not prove all of that.
-pub(crate) fn uuid_of(group: &str, group_uuid: &str, volume: &str, size: u64) -> Option<String> {
-    uuid_in(Path::new("/sys/block"), group, group_uuid, volume, size)
+/// The UUID of the active logical volume with that name, if it is a complete device of `size` bytes in that
+/// volume group. `None` if the kernel's facts do not prove all of that.
+pub(crate) fn uuid_of(group: &VolumeGroup, volume: &str, size: u64) -> Option<LvUuid> {
+    uuid_in(Path::new("/sys/block"), group, volume, size)
 }
 
-fn uuid_in(block: &Path, group: &str, group_uuid: &str, volume: &str, size: u64) -> Option<String> {
-    let mapped = quarry_lvm::mapper_path(group, volume);
+fn uuid_in(block: &Path, group: &VolumeGroup, volume: &str, size: u64) -> Option<LvUuid> {
+    let mapped = group.mapper_path(volume);
     let mapped = mapped.file_name()?.to_str()?;
-    let prefix = format!("LVM-{}", group_uuid.replace('-', ""));
     for entry in fs::read_dir(block).ok()?.flatten() {
         let read = |file: &str| fs::read_to_string(entry.path().join(file)).map(|text| text.trim().to_owned()).ok();
         if read("dm/name").is_none_or(|name| name != mapped) {
@@ -136,10 +133,8 @@ fn uuid_in(block: &Path, group: &str, group_uuid: &str, volume: &str, size: u64)
         }
         // The kernel counts in sectors of 512 bytes, whatever the disk's own size is.
         let bytes = read("size")?.parse::<u64>().ok()?.checked_mul(512)?;
-        let uuid = read("dm/uuid")?;
-        let plain = uuid.strip_prefix(&prefix)?;
-        let whole = plain.len() == 32 && plain.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        return (whole && bytes == size).then(|| hyphenated(plain));
+        let (found, uuid) = parse_device_uuid(&read("dm/uuid")?)?;
+        return (found == group.uuid && bytes == size).then_some(uuid);
     }
     None
 }
@@ -159,6 +154,10 @@ mod tests {
     const GROUP: &str = "Zr3Ot2-MsTU-yPvW-5Ttd-gaYN-WeYT-vP8EJt";
     const PLAIN: &str = "Zr3Ot2MsTUyPvW5TtdgaYNWeYTvP8EJtABCDEFghijKLMNopqrSTUVwxyz012345";
     const VOLUME: &str = "ABCDEF-ghij-KLMN-opqr-STUV-wxyz-012345";
+
+    fn group() -> VolumeGroup {
+        VolumeGroup { name: "vg-0".to_owned(), uuid: GROUP.parse().unwrap(), ..VolumeGroup::default() }
+    }
 
     /// A device as in sysfs.
     fn device(block: &Path, node: &str, name: &str, uuid: &str, sectors: u64) {
@@ -190,11 +189,11 @@ mod tests {
     /// A device that is removed during the search is not active, also if another device already has its number.
     #[test]
     fn a_device_that_is_removed_during_the_search_is_not_active() {
-        let storage = StorageId::of(GROUP);
+        let storage = storage_of(group().uuid);
         for next in [None, Some(format!("LVM-{}X", &PLAIN[..63]))] {
             let block = tempfile::tempdir().unwrap();
             let removed = removed_meanwhile(block.path(), next.as_deref());
-            assert_eq!(find_in(block.path(), GROUP, VOLUME).unwrap(), None);
+            assert_eq!(find_in(block.path(), group().uuid, VOLUME.parse().unwrap()).unwrap(), None);
             removed.join().unwrap();
 
             let block = tempfile::tempdir().unwrap();
@@ -208,12 +207,13 @@ mod tests {
     fn a_device_without_a_table_is_not_active() {
         let block = tempfile::tempdir().unwrap();
         device(block.path(), "dm-777777", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 0);
-        assert_eq!(find_in(block.path(), GROUP, VOLUME).unwrap(), None);
+        assert_eq!(find_in(block.path(), group().uuid, VOLUME.parse().unwrap()).unwrap(), None);
         // With a table it is active, and must have a node.
         device(block.path(), "dm-777777", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 8192);
-        let error = find_in(block.path(), GROUP, VOLUME).unwrap_err();
+        let error = find_in(block.path(), group().uuid, VOLUME.parse().unwrap()).unwrap_err();
         assert!(error.to_string().contains("neither /dev/mapper nor /dev has a node for it"), "{error}");
-        assert_eq!(find_in(block.path(), GROUP, "zzzzzz-ghij-KLMN-opqr-STUV-wxyz-012345").unwrap(), None);
+        let other = "zzzzzz-ghij-KLMN-opqr-STUV-wxyz-012345".parse().unwrap();
+        assert_eq!(find_in(block.path(), group().uuid, other).unwrap(), None);
     }
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
         device(block.path(), "dm-0", "vg--0-other", &format!("LVM-{PLAIN}"), 8192);
         device(block.path(), "dm-777777", "renamed--group-pvc--1", &format!("LVM-{PLAIN}"), 8192);
         device(block.path(), "dm-2", "vg--0-pvc--1--layer", &format!("LVM-{PLAIN}-real"), 8192);
-        let storage = StorageId::of(GROUP);
+        let storage = storage_of(group().uuid);
         // The error says that it has no node, which proves that it was found.
         let error = active_in(block.path(), &storage, "pvc-1").unwrap_err();
         assert!(error.to_string().contains("dm-777777"), "{error}");
@@ -234,7 +234,7 @@ mod tests {
     #[test]
     fn device_mapper_names_round_trip() {
         for (group, volume) in [("vg0", "a"), ("vg-0", "a"), ("vg-", "a-b"), ("a--b", "pvc-6f0c-1"), ("v", "a--b-")] {
-            let mapped = quarry_lvm::mapper_path(group, volume);
+            let mapped = VolumeGroup { name: group.to_owned(), ..VolumeGroup::default() }.mapper_path(volume);
             let mapped = mapped.file_name().and_then(|name| name.to_str()).unwrap();
             assert_eq!(logical_name(mapped).as_deref(), Some(volume), "{mapped}");
         }
@@ -249,8 +249,8 @@ mod tests {
         device(block.path(), "dm-1", "vg--0-layered", &format!("LVM-{PLAIN}-real"), 8192);
         device(block.path(), "dm-2", "vg--0-other", &format!("LVM-X{}", &PLAIN[1..]), 8192);
         fs::create_dir(block.path().join("vda")).unwrap();
-        let found = |volume: &str, size: u64| uuid_in(block.path(), "vg-0", GROUP, volume, size);
-        assert_eq!(found("pvc-1", 4 << 20).unwrap(), VOLUME);
+        let found = |volume: &str, size: u64| uuid_in(block.path(), &group(), volume, size);
+        assert_eq!(found("pvc-1", 4 << 20), VOLUME.parse().ok());
         assert_eq!(found("pvc-1", 8 << 20), None, "another size");
         assert_eq!(found("layered", 4 << 20), None, "a layer of a volume");
         assert_eq!(found("other", 4 << 20), None, "another volume group");

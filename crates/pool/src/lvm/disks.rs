@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use quarry_lvm::PvUuid;
 use tokio::task::JoinSet;
 
 use crate::UnresponsiveDisk;
@@ -17,7 +18,7 @@ pub(super) trait DiskIo: Send + Sync {
     /// See [`quarry_lvm::flush`].
     fn flush(&self, device: &Path) -> io::Result<()>;
     /// See [`quarry_lvm::label_uuid`].
-    fn label_uuid(&self, device: &Path) -> io::Result<Option<String>>;
+    fn label_uuid(&self, device: &Path) -> io::Result<Option<PvUuid>>;
 }
 
 /// The devices of this host.
@@ -32,7 +33,7 @@ impl DiskIo for HostIo {
         quarry_lvm::flush(device)
     }
 
-    fn label_uuid(&self, device: &Path) -> io::Result<Option<String>> {
+    fn label_uuid(&self, device: &Path) -> io::Result<Option<PvUuid>> {
         quarry_lvm::label_uuid(device)
     }
 }
@@ -78,7 +79,7 @@ impl LvmDisks {
 
     /// Reads the labels of all these devices at once. A device that does not answer soon counts as
     /// unreadable.
-    pub(super) async fn labels(&self, devices: Vec<PathBuf>) -> Vec<(PathBuf, io::Result<Option<String>>)> {
+    pub(super) async fn labels(&self, devices: Vec<PathBuf>) -> Vec<(PathBuf, io::Result<Option<PvUuid>>)> {
         let read = self.with_patience(REPORT_AFTER).ask_all(devices, "read", |io, device| io.label_uuid(device)).await;
         let flat = |answer: Result<io::Result<_>, UnresponsiveDisk>| {
             answer.unwrap_or_else(|unresponsive| Err(io::Error::other(unresponsive)))
@@ -141,7 +142,7 @@ pub(super) mod double {
         pub(crate) hanging: HashSet<PathBuf>,
         pub(crate) failing: HashSet<PathBuf>,
         pub(crate) generations: HashMap<PathBuf, u8>,
-        pub(crate) labels: HashMap<PathBuf, String>,
+        pub(crate) labels: HashMap<PathBuf, PvUuid>,
         /// Every request that was started: its kind and its device.
         pub(crate) begun: Vec<(&'static str, PathBuf)>,
         /// The number of running requests.
@@ -177,8 +178,8 @@ pub(super) mod double {
             self.serve("flush", device, |_| ())
         }
 
-        fn label_uuid(&self, device: &Path) -> io::Result<Option<String>> {
-            self.serve("label", device, |state| state.labels.get(device).cloned())
+        fn label_uuid(&self, device: &Path) -> io::Result<Option<PvUuid>> {
+            self.serve("label", device, |state| state.labels.get(device).copied())
         }
     }
 }

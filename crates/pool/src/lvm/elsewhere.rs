@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::MutexGuard;
-use quarry_lvm::VolumeGroup;
-use quarry_volume::{Error, Result, StorageId};
+use quarry_lvm::{VgUuid, VolumeGroup};
+use quarry_volume::{Error, Result};
 use tokio::sync::Mutex;
 
 use super::{LvmPool, device, volume};
@@ -64,7 +64,7 @@ impl LvmPool {
                 part.parent.as_deref().unwrap_or("another volume")
             )));
         }
-        let active = device::active(&StorageId::of(&group.uuid), name)
+        let active = device::active(&volume::storage_of(group.uuid), name)
             .map_err(|error| Error::host(format!("finding devices of volume {name}: {error}")))?;
         if let Some(active) = active
             && !group.logical_volumes.iter().any(|volume| volume.uuid == active.uuid)
@@ -83,7 +83,7 @@ impl LvmPool {
                 self.name, group.name
             ))
         })?;
-        Ok(in_groups(&groups, &group.uuid, name).map(|path| {
+        Ok(in_groups(&groups, group.uuid, name).map(|path| {
             format!(
                 "its record is now on {path}: its disks were moved to another volume group (vgsplit, vgmerge?); move \
                  them back, or remove the logical volume or its record's tag by hand"
@@ -93,7 +93,7 @@ impl LvmPool {
 }
 
 /// The logical volume with the record of that volume, in a volume group other than `own`.
-fn in_groups(groups: &[VolumeGroup], own: &str, name: &str) -> Option<String> {
+fn in_groups(groups: &[VolumeGroup], own: VgUuid, name: &str) -> Option<String> {
     let others = groups.iter().filter(|group| group.uuid != own && !on_loops(group));
     let mut volumes = others.flat_map(|group| group.logical_volumes.iter().map(move |volume| (group, volume)));
     let (group, volume) = volumes.find(|(_, volume)| {
@@ -132,6 +132,7 @@ async fn groups() -> Groups {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::uuid;
     use super::*;
     use quarry_lvm::{LogicalVolume, PhysicalVolume};
 
@@ -145,7 +146,7 @@ mod tests {
         };
         VolumeGroup {
             name: name.into(),
-            uuid: format!("uuid-{name}"),
+            uuid: uuid(name),
             physical_volumes: vec![PhysicalVolume { device: Some(device.into()), ..PhysicalVolume::default() }],
             logical_volumes: volumes.iter().map(volume).collect(),
             ..VolumeGroup::default()
@@ -157,7 +158,7 @@ mod tests {
         let own = group("vg0", "/dev/vdb", &[("a", RECORD)]);
         let split = group("split", "/dev/vdc", &[("other", "x"), ("parked", RECORD)]);
         let tenants = group("evil", "/dev/loop0", &[("a", RECORD)]);
-        let find = |groups: &[VolumeGroup], name: &str| in_groups(groups, "uuid-vg0", name);
+        let find = |groups: &[VolumeGroup], name: &str| in_groups(groups, uuid("vg0"), name);
         assert_eq!(find(&[own.clone(), split.clone()], "a").as_deref(), Some("split/parked"));
         assert_eq!(find(&[own.clone(), tenants], "a"), None);
         assert_eq!(find(&[own, split], "parked"), None);

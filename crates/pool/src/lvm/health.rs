@@ -4,7 +4,7 @@
 //! removed) and with the kernel (it failed, or is being rebuilt). The volume counts as usable only while an
 //! intact copy is left.
 
-use quarry_lvm::{ImageState, LogicalVolume, VolumeGroup};
+use quarry_lvm::{ImageState, LogicalVolume, PvUuid, VolumeGroup};
 
 use crate::record::State;
 use crate::{Health, Recorded};
@@ -27,7 +27,7 @@ fn is_mirror(volume: &LogicalVolume) -> bool {
 /// Why an unmirrored volume lacks data.
 fn lost(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
     let LogicalVolume { name, .. } = volume;
-    let missing: Vec<&str> = missing(group, volume).collect();
+    let missing = missing(group, volume);
     if !missing.is_empty() {
         return Some(format!(
             "volume {name} has extents on physical volume {}, which is missing from volume group {}; bring the disk \
@@ -36,7 +36,7 @@ fn lost(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
             group.name
         ));
     }
-    let short: Vec<String> = group.cut_off_under(volume).map(|pv| group.show_disk(&pv.uuid)).collect();
+    let short: Vec<String> = group.cut_off_under(volume).map(|pv| group.show_disk(pv.uuid)).collect();
     (!short.is_empty()).then(|| {
         format!(
             "volume {name} has extents beyond the end of {}, which is smaller than its physical volume says; restore \
@@ -46,9 +46,10 @@ fn lost(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
     })
 }
 
-fn missing<'a>(group: &'a VolumeGroup, volume: &'a LogicalVolume) -> impl Iterator<Item = &'a str> {
-    let gone = |uuid: &&String| group.physical_volume(uuid).is_none_or(|pv| pv.missing);
-    volume.physical_volumes.iter().filter(gone).map(String::as_str)
+/// The physical volumes of a volume that are missing, as text.
+fn missing(group: &VolumeGroup, volume: &LogicalVolume) -> Vec<String> {
+    let gone = |uuid: &&PvUuid| group.physical_volume(**uuid).is_none_or(|pv| pv.missing);
+    volume.physical_volumes.iter().filter(gone).map(ToString::to_string).collect()
 }
 
 /// One copy of a mirrored volume.
@@ -118,10 +119,10 @@ fn health_from_report(volume: &LogicalVolume, full_name: &str) -> Health {
 }
 
 fn copy(group: &VolumeGroup, volume: &LogicalVolume, image: &LogicalVolume, index: usize) -> Copy {
-    let mut disks: Vec<String> = image.physical_volumes.iter().map(|uuid| group.show_disk(uuid)).collect();
+    let mut disks: Vec<String> = image.physical_volumes.iter().map(|uuid| group.show_disk(*uuid)).collect();
     disks.sort_unstable();
     let disks = disks.join(", ");
-    let absent: Vec<&str> = missing(group, image).collect();
+    let absent = missing(group, image);
     if !absent.is_empty() {
         return Copy::Missing(format!("physical volume {} is missing", absent.join(", ")));
     }
@@ -193,19 +194,21 @@ fn unfinished(group: &VolumeGroup, volume: &LogicalVolume, record: &Recorded) ->
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::uuid;
     use super::*;
     use crate::record::{Record, Tag};
     use quarry_lvm::{PhysicalVolume, RaidStatus, Used};
+    use quarry_volume::{ExtentSize, Extents};
     use std::collections::BTreeSet;
 
     fn part(name: &str, kind: &str, pv: &str) -> LogicalVolume {
         LogicalVolume {
             name: name.into(),
-            uuid: format!("uuid-{name}"),
+            uuid: uuid(name),
             internal: true,
             parent: Some("a".into()),
             segment_types: BTreeSet::from([kind.to_owned()]),
-            physical_volumes: BTreeSet::from([pv.to_owned()]),
+            physical_volumes: BTreeSet::from([uuid(pv)]),
             ..LogicalVolume::default()
         }
     }
@@ -213,9 +216,9 @@ mod tests {
     /// A raid1 `vg/a` with one image each on /dev/p and /dev/q.
     fn mirror() -> VolumeGroup {
         let pv = |name: &str| PhysicalVolume {
-            uuid: name.into(),
+            uuid: uuid(name),
             device: Some(format!("/dev/{name}").into()),
-            extent_count: 10,
+            extent_count: Extents(10),
             ..PhysicalVolume::default()
         };
         let parts = ["p", "q"].into_iter().enumerate().flat_map(|(number, pv)| {
@@ -224,13 +227,13 @@ mod tests {
         let top = LogicalVolume {
             internal: false,
             parent: None,
-            physical_volumes: BTreeSet::from(["p".to_owned(), "q".to_owned()]),
+            physical_volumes: BTreeSet::from([uuid("p"), uuid("q")]),
             stripes: 2,
             ..part("a", "raid1", "p")
         };
         VolumeGroup {
             name: "vg".into(),
-            extent_size: 4 << 20,
+            extent_size: ExtentSize(4 << 20),
             physical_volumes: vec![pv("p"), pv("q")],
             logical_volumes: parts.chain([top]).collect(),
             ..VolumeGroup::default()
@@ -280,7 +283,8 @@ mod tests {
     fn the_remaining_copy_is_checked() {
         let mut group = with_status("raid1 2 AA 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;
-        assert!(degraded(&group).contains("runs on 1 of 2 copies: physical volume p is missing"));
+        let missing = format!("runs on 1 of 2 copies: physical volume {} is missing", uuid::<PvUuid>("p"));
+        assert!(degraded(&group).contains(&missing));
         // The remaining copy had failed before.
         let mut group = with_status("raid1 2 AD 100/100 idle 0 0 -");
         group.physical_volumes[0].missing = true;
@@ -312,7 +316,7 @@ mod tests {
     #[test]
     fn copies_on_one_disk_are_not_a_mirror() {
         let mut group = mirror();
-        lv(&mut group, "a_rimage_1").physical_volumes = BTreeSet::from(["p".to_owned()]);
+        lv(&mut group, "a_rimage_1").physical_volumes = BTreeSet::from([uuid("p")]);
         let why = degraded(&group);
         assert!(why.contains("not mirrored") && why.contains("/dev/p"), "{why}");
         // A volume that was never handed out is created again.
@@ -325,7 +329,7 @@ mod tests {
         let mut group = mirror();
         group.logical_volumes.retain(|volume| volume.name == "a");
         lv(&mut group, "a").segment_types = BTreeSet::from(["linear".to_owned()]);
-        let used = |start| vec![Used { start, extents: 2, volume: "uuid-a".into() }];
+        let used = |start| vec![Used { start: Extents(start), extents: Extents(2), volume: uuid("a") }];
         group.physical_volumes[1].device_size = Some(8 * (4 << 20));
         group.physical_volumes[1].used = used(6);
         assert_eq!(health_of(&group, "ready"), Health::Whole);
@@ -334,7 +338,8 @@ mod tests {
         // A mirror tolerates it.
         let mut group = mirror();
         group.physical_volumes[1].device_size = Some(8 * (4 << 20));
-        group.physical_volumes[1].used = vec![Used { start: 7, extents: 2, volume: "uuid-a_rimage_1".into() }];
+        group.physical_volumes[1].used =
+            vec![Used { start: Extents(7), extents: Extents(2), volume: uuid("a_rimage_1") }];
         assert!(degraded(&group).contains("/dev/q is smaller than its physical volume says"));
     }
 }

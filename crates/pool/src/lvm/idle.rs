@@ -8,8 +8,9 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use parking_lot::{Mutex, MutexGuard};
+use quarry_lvm::LvUuid;
 
-/// The activations by the volume's UUID, and the running deactivation.
+/// The activations, and the running deactivation.
 #[derive(Default)]
 pub(super) struct Idle {
     state: Mutex<State>,
@@ -18,9 +19,9 @@ pub(super) struct Idle {
 #[derive(Default)]
 struct State {
     /// When the volume was last activated.
-    activated: HashMap<String, Instant>,
+    activated: HashMap<LvUuid, Instant>,
     /// The volume that is being deactivated: one at a time, under the pool lock.
-    deactivating: Option<String>,
+    deactivating: Option<LvUuid>,
 }
 
 /// A running deactivation, until it is dropped.
@@ -32,20 +33,20 @@ pub(super) struct Deactivation<'a> {
 impl Idle {
     /// Records that the volume must be active from now on. Returns whether it is being deactivated now: then
     /// its device is about to disappear, and it must be activated again under the pool lock.
-    pub(super) fn mark_activated(&self, uuid: &str) -> bool {
+    pub(super) fn mark_activated(&self, volume: LvUuid) -> bool {
         let mut state = self.lock();
-        state.activated.insert(uuid.to_owned(), Instant::now());
-        state.deactivating.as_deref() == Some(uuid)
+        state.activated.insert(volume, Instant::now());
+        state.deactivating == Some(volume)
     }
 
     /// Starts deactivating the volume, unless it was activated after `since`.
-    pub(super) fn begin(&self, uuid: &str, since: Instant) -> Option<Deactivation<'_>> {
+    pub(super) fn begin(&self, volume: LvUuid, since: Instant) -> Option<Deactivation<'_>> {
         let mut state = self.lock();
-        if state.activated.get(uuid).is_some_and(|activated| *activated > since) {
+        if state.activated.get(&volume).is_some_and(|activated| *activated > since) {
             return None;
         }
-        state.activated.remove(uuid);
-        state.deactivating = Some(uuid.to_owned());
+        state.activated.remove(&volume);
+        state.deactivating = Some(volume);
         Some(Deactivation { idle: self })
     }
 
@@ -62,25 +63,26 @@ impl Drop for Deactivation<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::uuid;
     use super::*;
 
     #[test]
     fn a_volume_that_was_activated_since_stays_active() {
         let idle = Idle::default();
         let unstaged = Instant::now();
-        assert!(!idle.mark_activated("a"));
-        assert!(idle.begin("a", unstaged).is_none());
-        assert!(idle.begin("b", unstaged).is_some(), "another volume");
-        assert!(idle.begin("a", Instant::now()).is_some(), "unstaged after it was activated");
+        assert!(!idle.mark_activated(uuid("a")));
+        assert!(idle.begin(uuid("a"), unstaged).is_none());
+        assert!(idle.begin(uuid("b"), unstaged).is_some(), "another volume");
+        assert!(idle.begin(uuid("a"), Instant::now()).is_some(), "unstaged after it was activated");
     }
 
     #[test]
     fn an_activation_detects_a_running_deactivation() {
         let idle = Idle::default();
-        let deactivating = idle.begin("a", Instant::now()).unwrap();
-        assert!(!idle.mark_activated("b"));
-        assert!(idle.mark_activated("a"));
+        let deactivating = idle.begin(uuid("a"), Instant::now()).unwrap();
+        assert!(!idle.mark_activated(uuid("b")));
+        assert!(idle.mark_activated(uuid("a")));
         drop(deactivating);
-        assert!(!idle.mark_activated("a"));
+        assert!(!idle.mark_activated(uuid("a")));
     }
 }

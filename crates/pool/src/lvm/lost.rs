@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use quarry_lvm::VolumeGroup;
+use quarry_lvm::{PvUuid, VolumeGroup};
 
 use super::disks::LvmDisks;
 use crate::EventCounts;
@@ -24,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// The physical volumes that a report did not find.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LostVolumes {
-    uuids: Vec<String>,
+    uuids: Vec<PvUuid>,
     /// The devices with their labels right after the report.
     visible: Vec<PathBuf>,
     pause: Duration,
@@ -92,7 +92,7 @@ impl Default for Search {
 
 impl Search {
     /// The devices, sorted, with the label of one of these physical volumes.
-    async fn find(&self, uuids: &[String], group: &VolumeGroup, disks: &LvmDisks, counts: EventCounts) -> Vec<PathBuf> {
+    async fn find(&self, uuids: &[PvUuid], group: &VolumeGroup, disks: &LvmDisks, counts: EventCounts) -> Vec<PathBuf> {
         let known: HashSet<PathBuf> = group.physical_volumes.iter().filter_map(|pv| pv.device.clone()).collect();
         let candidates = {
             let mut others = self.others.lock();
@@ -178,40 +178,41 @@ mod tests {
         let [vdb, vdc, vdd, vde] = ["/dev/vdb", "/dev/vdc", "/dev/vdd", "/dev/vde"].map(PathBuf::from);
         let io = Arc::new(FakeDisks::default());
         io.change(|state| {
-            state.labels.insert(vdc.clone(), LOST.to_owned());
+            state.labels.insert(vdc.clone(), LOST.parse().unwrap());
             state.failing.insert(vdc.clone());
             state.hanging.insert(vde.clone());
         });
         let disks = LvmDisks::over(Arc::clone(&io) as _, Duration::from_secs(1));
         let present = PhysicalVolume { device: Some(vdb.clone()), ..PhysicalVolume::default() };
-        let lost = PhysicalVolume { uuid: LOST.to_owned(), ..PhysicalVolume::default() };
+        let lost = PhysicalVolume { uuid: LOST.parse().unwrap(), ..PhysicalVolume::default() };
         let group = VolumeGroup { physical_volumes: vec![present, lost], ..VolumeGroup::default() };
 
-        let before = LostVolumes::of(&group, &search, &disks, (0, 0), None).await.expect("one is lost");
+        let (none, one) = (EventCounts::default(), EventCounts { all: 1, disks: 0 });
+        let before = LostVolumes::of(&group, &search, &disks, none, None).await.expect("one is lost");
         for _ in 0..5 {
-            assert!(!before.may_have_returned(&group, &search, &disks, (0, 0)).await, "it still fails");
+            assert!(!before.may_have_returned(&group, &search, &disks, none).await, "it still fails");
         }
         let read = |device: &Path| io.change(|state| state.begun.iter().filter(|(_, read)| read == device).count());
         assert_eq!((read(&vdb), read(&vdd), read(&vde)), (0, 1, 1), "present, something else, hanging");
         assert_eq!(read(&vdc), 6);
 
         io.change(|state| state.failing.clear());
-        assert!(before.may_have_returned(&group, &search, &disks, (0, 0)).await);
+        assert!(before.may_have_returned(&group, &search, &disks, none).await);
         // lvm is run and still reports it as lost: the pauses become longer.
-        let again = LostVolumes::of(&group, &search, &disks, (0, 0), Some(&before)).await.expect("still lost");
+        let again = LostVolumes::of(&group, &search, &disks, none, Some(&before)).await.expect("still lost");
         assert_eq!((again.pause, again.visible.as_slice()), (FIRST_PAUSE, [vdc.clone()].as_slice()));
-        assert!(!again.may_have_returned(&group, &search, &disks, (0, 0)).await, "not at once");
-        let third = LostVolumes::of(&group, &search, &disks, (0, 0), Some(&again)).await.expect("still lost");
+        assert!(!again.may_have_returned(&group, &search, &disks, none).await, "not at once");
+        let third = LostVolumes::of(&group, &search, &disks, none, Some(&again)).await.expect("still lost");
         assert_eq!(third.pause, 2 * FIRST_PAUSE);
         let due = LostVolumes { again: Instant::now(), ..third };
-        assert!(due.may_have_returned(&group, &search, &disks, (0, 0)).await);
+        assert!(due.may_have_returned(&group, &search, &disks, none).await);
         // After an event of any device, all are read again.
-        due.may_have_returned(&group, &search, &disks, (1, 0)).await;
+        due.may_have_returned(&group, &search, &disks, one).await;
         assert_eq!(read(&vdd), 2);
         assert_eq!(read(&vde), 1, "still one request for the one that hangs");
 
         let whole = VolumeGroup { physical_volumes: group.physical_volumes[..1].to_vec(), ..VolumeGroup::default() };
-        assert_eq!(LostVolumes::of(&whole, &search, &disks, (1, 0), None).await, None);
+        assert_eq!(LostVolumes::of(&whole, &search, &disks, one, None).await, None);
         io.change(|state| state.hanging.clear());
     }
 }

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use quarry_exec::Orphan;
-use quarry_lvm::commands;
+use quarry_lvm::commands::{self, TagChange};
 use quarry_lvm::{LogicalVolume, VolumeGroup, capacity};
 use quarry_volume::{Error, PoolState, Reason, Result, StorageId, VolumeSpec, safe_name};
 
@@ -188,12 +188,13 @@ impl LvmPool {
     /// # Errors
     /// `Unavailable` if it is gone, or ambiguous.
     fn current<'a>(&self, group: &'a VolumeGroup, volume: &PoolVolume) -> Result<(PoolVolume, &'a LogicalVolume)> {
+        let (_, uuid) = volume.logical()?;
         let current = volume::named(group, &volume.name);
         if let Some(current) = current.as_ref().filter(|current| matches!(current.record, Recorded::Ambiguous(_))) {
             current.record()?;
         }
-        let found = group.volumes().find(|found| found.uuid == volume.uuid);
-        current.filter(|current| current.uuid == volume.uuid).zip(found).ok_or_else(|| {
+        let found = group.volumes().find(|found| found.uuid == uuid);
+        current.filter(|current| current.key == volume.key).zip(found).ok_or_else(|| {
             Error::unavailable(format!(
                 "volume {} was removed from pool {}, replaced, or lost its record in the meantime: retry",
                 volume.name, self.name
@@ -224,8 +225,8 @@ impl Pool for LvmPool {
                 return Reading { state, mark: 0, volumes: Volumes::Unreadable };
             }
         };
-        state.storage = Some(StorageId::of(&group.uuid));
-        state.size = group.extent_count.saturating_mul(group.extent_size);
+        state.storage = Some(volume::storage_of(group.uuid));
+        state.size = group.extent_size.bytes(group.extent_count);
         state.space = capacity::space(&group, self.config.reserve);
         // While changes hang, a new volume would hang as well.
         state.space.closed = state.space.closed.or_else(|| self.overdue());
@@ -293,7 +294,7 @@ impl Pool for LvmPool {
     }
 
     async fn storage(&self) -> Result<StorageId> {
-        Ok(StorageId::of(&self.group().await?.uuid))
+        Ok(volume::storage_of(self.group().await?.uuid))
     }
 
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
@@ -317,7 +318,7 @@ impl Pool for LvmPool {
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {
-        let deactivating = self.idle.mark_activated(&volume.uuid);
+        let deactivating = self.idle.mark_activated(volume.logical()?.1);
         if let Some(device) = self.device(volume)?
             && !deactivating
         {
@@ -325,11 +326,11 @@ impl Pool for LvmPool {
         }
         let _lock = self.lock().await?;
         let group = self.group().await?;
-        let (current, _) = self.current(&group, volume)?;
+        let (current, found) = self.current(&group, volume)?;
         if let Some(why) = capacity::duplicated(&group) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
-        let activated = commands::activate(&group, &current.stored_as).await;
+        let activated = commands::activate(&group, found).await;
         self.recover_if_killed(&group, &activated).await;
         activated.map_err(|error| self.explain(error))?;
         self.device(volume)?.map(Device::Node).ok_or_else(|| {
@@ -353,12 +354,12 @@ impl Pool for LvmPool {
         if !is_ready || !group.removed_with(found).is_empty() {
             return Ok(());
         }
-        let Some(_deactivation) = self.idle.begin(&volume.uuid, unused_since) else { return Ok(()) };
+        let Some(_deactivation) = self.idle.begin(found.uuid, unused_since) else { return Ok(()) };
         // Something else may use it: an operator's mount, or a tenant's volume group that the host activated.
-        if quarry_lvm::open_count(&group.uuid, &volume.uuid) != Some(0) {
+        if quarry_lvm::open_count(group.uuid, found.uuid) != Some(0) {
             return Ok(());
         }
-        let deactivated = commands::deactivate(&group, &current.stored_as, &volume.uuid).await;
+        let deactivated = commands::deactivate(&group, found).await;
         self.recover_if_killed(&group, &deactivated).await;
         match deactivated {
             Ok(()) | Err(quarry_lvm::Error::InUse { .. }) => Ok(()),
@@ -367,7 +368,8 @@ impl Pool for LvmPool {
     }
 
     fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>> {
-        device::find(&volume.group, &volume.uuid)
+        let (group, uuid) = volume.logical()?;
+        device::find(group, uuid)
             .map_err(|error| Error::host(format!("finding the device of volume {}: {error}", volume.name)))
     }
 
@@ -379,7 +381,7 @@ impl Pool for LvmPool {
         }
         let _lock = self.lock().await?;
         let group = self.group().await?;
-        let (current, _) = self.current(&group, volume)?;
+        let (current, found) = self.current(&group, volume)?;
         if current.record != volume.record {
             return Err(Error::precondition(format!(
                 "the record of volume {} was changed by another process in the meantime; retry",
@@ -387,7 +389,8 @@ impl Pool for LvmPool {
             )));
         }
         self.check_complete(&group)?;
-        let changed = commands::change_tags(&group, &current.stored_as, &volume.uuid, &[&before], &[&after]).await;
+        let change = TagChange { del: &[&before], add: &[&after] };
+        let changed = commands::change_tags(&group, found, change).await;
         self.commit(&group, changed).await
     }
 
@@ -401,5 +404,16 @@ impl Pool for LvmPool {
         self.remove_volume(&group, found).await?;
         self.forget(&volume.name);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod testing {
+    use quarry_lvm::InvalidUuid;
+
+    /// A UUID that begins with that label, as far as a UUID can.
+    pub(super) fn uuid<T: std::str::FromStr<Err = InvalidUuid>>(label: &str) -> T {
+        let plain: String = label.chars().filter(char::is_ascii_alphanumeric).collect();
+        format!("{plain:0<32}").parse().unwrap()
     }
 }

@@ -59,11 +59,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_mark_changes_only_with_the_facts() {
-        let pv = |device: &str| PhysicalVolume {
-            uuid: "p".into(),
-            device: Some(device.into()),
-            ..PhysicalVolume::default()
-        };
+        let pv = |device: &str| PhysicalVolume { device: Some(device.into()), ..PhysicalVolume::default() };
         let group =
             |device: &str| Arc::new(VolumeGroup { physical_volumes: vec![pv(device)], ..VolumeGroup::default() });
         let observer = Arc::new(Observer::default());

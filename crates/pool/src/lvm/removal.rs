@@ -1,6 +1,6 @@
 //! Removes one of Quarry's logical volumes, and nothing else with it.
 
-use quarry_lvm::{LogicalVolume, VolumeGroup, commands};
+use quarry_lvm::{LogicalVolume, LvUuid, VolumeGroup, commands};
 use quarry_volume::{Error, Reason, Result};
 
 use super::LvmPool;
@@ -26,8 +26,8 @@ impl LvmPool {
     /// In both cases, nothing was removed.
     pub(super) async fn remove_volume(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
         self.check_removable(group, volume)?;
-        let parts: Vec<String> = group.parts_of(&volume.name).map(|part| part.uuid.clone()).collect();
-        let removed = commands::remove(group, &volume.name, &volume.uuid).await;
+        let parts: Vec<LvUuid> = group.parts_of(&volume.name).map(|part| part.uuid).collect();
+        let removed = commands::remove(group, volume).await;
         self.commit(group, removed).await?;
         let group = self.group().await?;
         if let Some(volume) = group.logical_volumes.iter().find(|found| found.uuid == volume.uuid) {
@@ -41,7 +41,7 @@ impl LvmPool {
         // Parts that an interrupted creation left next to the volume are not always removed with it.
         let stray = |part: &&LogicalVolume| part.parent.is_none() && parts.contains(&part.uuid);
         for part in group.logical_volumes.iter().filter(stray) {
-            let removed = commands::remove(&group, &part.name, &part.uuid).await;
+            let removed = commands::remove(&group, part).await;
             self.commit(&group, removed).await?;
         }
         Ok(())

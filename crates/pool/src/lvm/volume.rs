@@ -1,11 +1,17 @@
 //! Converts logical volumes in a report to Quarry volumes.
 
-use quarry_lvm::{LogicalVolume, VolumeGroup};
+use quarry_lvm::{LogicalVolume, VgUuid, VolumeGroup};
 use quarry_volume::{StorageId, safe_name};
 
 use super::health::health;
+use crate::key::VolumeKey;
 use crate::record::{Record, Tag};
 use crate::{PoolVolume, Recorded};
+
+/// The storage ID of a volume group.
+pub(crate) fn storage_of(group: VgUuid) -> StorageId {
+    StorageId::of(&group.to_string())
+}
 
 /// The volumes of a volume group that have Quarry's mark, without duplicates.
 pub(crate) fn all(group: &VolumeGroup) -> Vec<PoolVolume> {
@@ -77,9 +83,8 @@ pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Optio
     Some(PoolVolume {
         name,
         stored_as: volume.name.clone(),
-        storage: StorageId::of(&group.uuid),
-        group: group.uuid.clone(),
-        uuid: volume.uuid.clone(),
+        storage: storage_of(group.uuid),
+        key: VolumeKey::Logical { group: group.uuid, volume: volume.uuid },
         size: volume.size,
         record,
         health,
@@ -88,6 +93,7 @@ pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Optio
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::uuid;
     use super::*;
     use crate::Health;
     use quarry_lvm::PhysicalVolume;
@@ -97,19 +103,19 @@ mod tests {
     const READY: &str = "quarry1/s=ready/n=a/b=4096/a=m/f=ext4/l=l/p=x";
     const RAID: &str = "quarry1/s=new/n=a/b=4096/a=m/f=ext4/l=r1.1/p=x";
 
-    fn pv(uuid: &str, missing: bool) -> PhysicalVolume {
-        PhysicalVolume { uuid: uuid.into(), missing, ..PhysicalVolume::default() }
+    fn pv(name: &str, missing: bool) -> PhysicalVolume {
+        PhysicalVolume { uuid: uuid(name), missing, ..PhysicalVolume::default() }
     }
 
     fn lv(name: &str, kind: &str, tag: Option<&str>, pvs: &[&str]) -> LogicalVolume {
         LogicalVolume {
             name: name.into(),
-            uuid: format!("uuid-{name}"),
+            uuid: uuid(name),
             size: 4096,
             tags: tag.into_iter().map(str::to_owned).collect(),
             segment_types: BTreeSet::from([kind.to_owned()]),
             stripes: if kind == "raid1" { 2 } else { 1 },
-            physical_volumes: pvs.iter().map(|uuid| (*uuid).to_owned()).collect(),
+            physical_volumes: pvs.iter().map(|name| uuid(name)).collect(),
             ..LogicalVolume::default()
         }
     }
@@ -121,7 +127,7 @@ mod tests {
     fn group(pvs: Vec<PhysicalVolume>, lvs: Vec<LogicalVolume>) -> VolumeGroup {
         VolumeGroup {
             name: "vg".into(),
-            uuid: "u".into(),
+            uuid: uuid("u"),
             physical_volumes: pvs,
             logical_volumes: lvs,
             ..VolumeGroup::default()
@@ -192,7 +198,7 @@ mod tests {
         ];
         let group = group(vec![pv("p", false)], copies);
         let found = named(&group, "a").unwrap();
-        assert_eq!((found.uuid.as_str(), found.renamed()), ("uuid-a", None));
+        assert_eq!((found.logical().unwrap(), found.renamed()), ((uuid("u"), uuid("a")), None));
         let error = found.record().unwrap_err();
         assert!(!error.reason.is_final() && error.message.starts_with("vg/a, vg/copy, vg/third all have"), "{error}");
         let names: Vec<String> = all(&group).into_iter().map(|volume| volume.name).collect();

@@ -1,6 +1,7 @@
 //! The device of a simulated volume.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use quarry_volume::{Error, Result};
@@ -29,15 +30,14 @@ impl SimulatedDevice {
         self.write(|slot| slot.wiped = true).await
     }
 
-    /// Records that `length` bytes from `offset` were zeroed. Only ranges that continue the zeroes at the
-    /// beginning count.
+    /// Records that these bytes were zeroed. Only ranges that continue the zeroes at the beginning count.
     ///
     /// # Errors
     /// The configured failures.
-    pub async fn zero(&self, offset: u64, length: u64) -> Result<()> {
+    pub async fn zero(&self, bytes: Range<u64>) -> Result<()> {
         self.write(|slot| {
-            if offset <= slot.zeroed {
-                slot.zeroed = slot.zeroed.max(offset.saturating_add(length));
+            if bytes.start <= slot.zeroed {
+                slot.zeroed = slot.zeroed.max(bytes.end);
             }
         })
         .await

@@ -3,14 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use quarry_volume::Layout;
+use quarry_volume::{Extents, Layout};
 
 /// Simulated disks and the volumes on them. Compact, because tests have a hundred thousand volumes.
 pub(super) struct Disks {
     /// The extents of all disks together.
-    size: u64,
+    size: Extents,
     /// The free extents of each disk.
-    free: Vec<u64>,
+    free: Vec<Extents>,
     volumes: BTreeMap<Box<str>, Slot>,
     /// Counts the changes.
     mark: u64,
@@ -31,15 +31,17 @@ pub(super) struct Slot {
     /// Whether old signatures were wiped.
     pub(super) wiped: bool,
     /// The number of extents on each disk.
-    extents: Box<[(usize, u64)]>,
+    extents: Box<[(usize, Extents)]>,
 }
 
 impl Disks {
-    pub(super) fn new(disks: Vec<u64>) -> Self {
-        Self { size: disks.iter().sum(), free: disks, volumes: BTreeMap::new(), mark: 1, made: 0 }
+    pub(super) fn new(disks: &[u64]) -> Self {
+        let free: Vec<Extents> = disks.iter().copied().map(Extents).collect();
+        let size = free.iter().fold(Extents::NONE, |sum, free| sum.and(*free));
+        Self { size, free, volumes: BTreeMap::new(), mark: 1, made: 0 }
     }
 
-    pub(super) fn size(&self) -> u64 {
+    pub(super) fn size(&self) -> Extents {
         self.size
     }
 
@@ -47,12 +49,12 @@ impl Disks {
         self.mark
     }
 
-    pub(super) fn free(&self) -> &[u64] {
+    pub(super) fn free(&self) -> &[Extents] {
         &self.free
     }
 
     /// The free extents of each disk, sorted in descending order.
-    pub(super) fn sorted(&self) -> Vec<u64> {
+    pub(super) fn sorted(&self) -> Vec<Extents> {
         let mut free = self.free.clone();
         free.sort_unstable_by_key(|free| Reverse(*free));
         free
@@ -72,27 +74,27 @@ impl Disks {
     }
 
     /// Creates a volume that is known to fit, on the disks that a volume group would use.
-    pub(super) fn create(&mut self, name: &str, extents: u64, layout: &Layout, size: u64, record: String) {
+    pub(super) fn create(&mut self, name: &str, extents: Extents, layout: &Layout, size: u64, record: String) {
         let mut order: Vec<usize> = (0..self.free.len()).collect();
         let free = |disk: &usize| self.free.get(*disk).copied().unwrap_or_default();
         order.sort_by_key(|disk| Reverse(free(disk)));
         let width = usize::try_from(layout.width()).unwrap_or(usize::MAX);
-        let taken: Vec<(usize, u64)> = match layout {
+        let taken: Vec<(usize, Extents)> = match layout {
             Layout::Linear => match order.iter().rev().find(|disk| free(disk) >= extents) {
                 Some(one) => vec![(*one, extents)],
                 None => {
                     let mut left = extents;
                     let take = |disk: usize| {
                         let part = free(&disk).min(left);
-                        left -= part;
+                        left = left.without(part);
                         (disk, part)
                     };
-                    order.into_iter().map(take).filter(|(_, part)| *part > 0).collect()
+                    order.into_iter().map(take).filter(|(_, part)| *part > Extents::NONE).collect()
                 }
             },
-            Layout::Raid1 { .. } => order.into_iter().take(width).map(|disk| (disk, extents + 1)).collect(),
+            Layout::Raid1 { .. } => order.into_iter().take(width).map(|disk| (disk, extents.and(Extents(1)))).collect(),
             _ => {
-                let each = extents / u64::from(layout.stripes()).max(1);
+                let each = extents.divided_by(u64::from(layout.stripes()));
                 order.into_iter().take(width).map(|disk| (disk, each)).collect()
             }
         };
@@ -116,7 +118,7 @@ impl Disks {
         let slot = self.volumes.remove(name)?;
         for (disk, extents) in &slot.extents {
             if let Some(free) = self.free.get_mut(*disk) {
-                *free += extents;
+                *free = free.and(*extents);
             }
         }
         self.mark += 1;
@@ -131,10 +133,10 @@ impl Disks {
     }
 
     /// Takes up to that many free extents of a disk.
-    pub(super) fn take(&mut self, disk: usize, extents: u64) -> u64 {
-        let Some(free) = self.free.get_mut(disk) else { return 0 };
+    pub(super) fn take(&mut self, disk: usize, extents: Extents) -> Extents {
+        let Some(free) = self.free.get_mut(disk) else { return Extents::NONE };
         let taken = extents.min(*free);
-        *free -= taken;
+        *free = free.without(taken);
         self.mark += 1;
         taken
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use quarry_volume::{Space, VolumeSpec};
+use quarry_volume::{ExtentSize, Extents, Space, VolumeSpec};
 use tokio::sync::watch;
 
 use self::disks::Disks;
@@ -58,7 +58,7 @@ struct Inner {
     name: String,
     /// The storage's own identifier.
     uuid: String,
-    extent: u64,
+    extent: ExtentSize,
     uevents: Uevents,
     disks: Mutex<Disks>,
     plan: Mutex<Plan>,
@@ -90,9 +90,9 @@ impl SimulatedPool {
             inner: Arc::new(Inner {
                 uuid: format!("simulated-{name}"),
                 name,
-                extent: extent.max(1),
+                extent: ExtentSize(extent.max(1)),
                 uevents: Uevents::default(),
-                disks: Mutex::new(Disks::new(disks)),
+                disks: Mutex::new(Disks::new(&disks)),
                 plan: Mutex::new(plan),
                 changing: tokio::sync::Mutex::default(),
                 awake: watch::Sender::new(true),
@@ -137,7 +137,7 @@ impl SimulatedPool {
 
     /// Takes extents of a disk outside Quarry. Returns how many were taken.
     pub fn take_by_hand(&self, disk: usize, extents: u64) -> u64 {
-        self.inner.disks().take(disk, extents)
+        self.inner.disks().take(disk, Extents(extents)).0
     }
 
     /// Removes a volume outside Quarry, by its name on the storage. Returns whether it existed.
@@ -178,7 +178,7 @@ impl SimulatedPool {
     /// The free extents of each disk.
     #[must_use]
     pub fn free(&self) -> Vec<u64> {
-        self.inner.disks().free().to_vec()
+        self.inner.disks().free().iter().map(|free| free.0).collect()
     }
 }
 
@@ -192,6 +192,6 @@ impl Inner {
     }
 
     fn space(&self, disks: &Disks) -> Space {
-        Space { extent: self.extent, free: disks.sorted(), reserve: 0, closed: None, whole: false }
+        Space { extent: self.extent, free: disks.sorted(), ..Space::default() }
     }
 }

@@ -7,6 +7,7 @@ use quarry_volume::{Error, PoolState, Reason, Result, Space, StorageId, VolumeSp
 
 use super::disks::{Disks, Slot};
 use super::{Failure, Inner, Operation, SimulatedDevice, SimulatedPool};
+use crate::key::VolumeKey;
 use crate::pool::{Device, Reading, Volumes};
 use crate::{Health, Pool, PoolVolume, Record, Recorded, Tag, Uevents};
 
@@ -47,7 +48,7 @@ impl Inner {
         let space = self.space(&disks);
         let size = spec.size.choose(space.unit(&spec.class.layout))?;
         let largest = space.largest(&spec.class.layout);
-        let extents = size / self.extent;
+        let extents = self.extent.whole_in(size);
         if extents > largest.extents {
             return Err(Error::new(
                 Reason::NoSpace,
@@ -68,8 +69,7 @@ impl Inner {
             name: name.to_owned(),
             stored_as: name.to_owned(),
             storage: StorageId::of(&self.uuid),
-            group: self.uuid.clone(),
-            uuid: format!("{}-{}", self.uuid, slot.number),
+            key: VolumeKey::Simulated { storage: self.uuid.clone(), number: slot.number },
             size: slot.size,
             record: match Record::parse(&slot.record) {
                 Tag::Record(record) => Recorded::Here(record),
@@ -84,7 +84,7 @@ impl Inner {
     /// The current state of a volume, for a change.
     fn current(&self, disks: &Disks, volume: &PoolVolume) -> Result<PoolVolume> {
         let current = disks.get(&volume.name).map(|slot| self.describe(&volume.name, slot));
-        current.filter(|current| current.uuid == volume.uuid).ok_or_else(|| {
+        current.filter(|current| current.key == volume.key).ok_or_else(|| {
             Error::unavailable(format!("volume {} is no longer in pool {}: retry", volume.name, self.name))
         })
     }
@@ -116,7 +116,7 @@ impl Pool for SimulatedPool {
             let disks = inner.disks();
             let state = PoolState {
                 storage: Some(StorageId::of(&inner.uuid)),
-                size: disks.size().saturating_mul(inner.extent),
+                size: inner.extent.bytes(disks.size()),
                 space: inner.space(&disks),
                 volumes: u64::try_from(disks.volumes().count()).unwrap_or(u64::MAX),
                 ..state.clone()

@@ -12,8 +12,8 @@ use quarry_agent::Dial;
 use quarry_proto::view::v2;
 use quarry_proto::view::v2::view_server::View as _;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Result, Space, StorageId,
-    Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    AccessTypes, Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolState, Result,
+    Space, StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use quarry_wire::view::{ListedVolume, read_pool, read_volume};
 use tokio::sync::watch;
@@ -26,6 +26,7 @@ use crate::member::{Link, Timing};
 use crate::{Cluster, Parts};
 
 const GIB: u64 = 1 << 30;
+const EXTENT: ExtentSize = ExtentSize(4 << 20);
 
 /// What a node reports, or why it is unreachable.
 #[derive(Clone, Debug)]
@@ -54,7 +55,7 @@ fn pool(node: &str, name: &str, free: u64) -> PoolState {
         on: format!("vg-{name}"),
         storage: Some(StorageId::of(&format!("{node}/{name}"))),
         size: 100 * GIB,
-        space: Space { extent: 4 << 20, free: vec![free / (4 << 20)], ..Space::default() },
+        space: Space { extent: EXTENT, free: vec![EXTENT.whole_in(free)], ..Space::default() },
         metadata_size: 1 << 20,
         metadata_free: 500 << 10,
         ..PoolState::default()

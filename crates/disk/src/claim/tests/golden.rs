@@ -96,7 +96,7 @@ fn the_slots_are_frozen() {
         assert_eq!(first[24..32], (16 * MIB / u64::from(sector_size)).to_le_bytes());
         assert_eq!(first[32..36], sector_size.to_le_bytes());
         assert_eq!(first[36..40], (NEW.len() as u32).to_le_bytes());
-        assert_eq!(first[40..56], claim.identity.disk.to_bytes_le());
+        assert_eq!(first[40..56], claim.identity.disk.0.to_bytes_le());
         assert_eq!(&first[64..64 + NEW.len()], NEW);
     }
 }

@@ -3,6 +3,7 @@
 
 use std::future::pending;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,12 +64,12 @@ impl HeldDevice for Held {
         Ok(())
     }
 
-    fn zero_range(&self, offset: u64, length: u64) -> Result<()> {
+    fn zero_range(&self, range: Range<u64>) -> Result<()> {
         self.process.effect("zero", |state| {
             state.overwrite(&self.device, "zeroing", |bytes| {
                 bytes.content = Content::Blank;
-                if offset <= bytes.zeroed {
-                    bytes.zeroed = bytes.zeroed.max(offset + length);
+                if range.start <= bytes.zeroed {
+                    bytes.zeroed = bytes.zeroed.max(range.end);
                 }
             });
         });

@@ -58,7 +58,7 @@ fn an_interrupted_long_wipe_continues_where_it_stopped() {
                 panic!("no record")
             };
             recorded.insert(record.zeroed);
-            for at in 0..record.zeroed {
+            for at in 0..record.zeroed.0 {
                 assert_ne!(host.peek(1, VOLUME_OFFSET + at * GIB, 6), b"secret", "GiB {at} of {}", record.zeroed);
             }
         }
@@ -68,7 +68,7 @@ fn an_interrupted_long_wipe_continues_where_it_stopped() {
         // Not the operations: each read of the disk flushes it, and how often it is read depends on the time.
         assert!(host.zeroed() - zeroed <= ranges, "killed before operation {kill}");
     }
-    assert_eq!(recorded, [0, 64, 128, 192].into());
+    assert_eq!(recorded, [0, 64, 128, 192].map(Gib).into());
 }
 
 /// The wipe mode may differ after a restart, so discarded ranges are not recorded as wiped.
@@ -98,7 +98,7 @@ fn an_interrupted_long_discard_starts_again() {
         let Tag::Record(record) = Record::parse(std::str::from_utf8(&claim.record).unwrap()) else {
             panic!("no record")
         };
-        assert_eq!(record.zeroed, 0, "killed before operation {kill}");
+        assert_eq!(record.zeroed, Gib::NONE, "killed before operation {kill}");
         if host.peek(1, SECRET, 6) == [0; 6] {
             far += 1;
         }

@@ -156,7 +156,7 @@ fn a_copy_makes_both_disks_unusable_and_both_are_named() {
             let pool = start(&host, Wipe::None);
             let listed = pool.volumes().await.unwrap();
             assert!(matches!(&listed[0].health, Health::Lost(why) if why.contains("vdb and vdd")), "{listed:?}");
-            let ready = before.record().unwrap().ready().zeroed(1);
+            let ready = before.record().unwrap().ready().zeroed(Gib(1));
             for error in [
                 pool.volume("a").await.map(drop),
                 pool.find_requested("a").await.map(drop),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -452,21 +453,22 @@ impl Sectors for Handle {
 }
 
 impl Held for Handle {
-    fn zero(&self, offset: u64, length: u64) -> Result<()> {
+    fn zero(&self, bytes: Range<u64>) -> Result<()> {
         assert!(self.holds);
         self.worn().map_err(|error| Error::host(error.to_string()))?;
         self.host.state().zeroed += 1;
         let failed = self.host.operation();
         // The operation had begun.
-        self.punch(offset, if failed.is_err() { length / 2 } else { length });
+        let length = bytes.end - bytes.start;
+        self.punch(bytes.start, if failed.is_err() { length / 2 } else { length });
         failed
     }
 
-    fn discard(&self, offset: u64, length: u64) -> Result<bool> {
+    fn discard(&self, bytes: Range<u64>) -> Result<bool> {
         self.host.operation()?;
         let discards = self.host.with(self.number, |slot| slot.discards);
         if discards {
-            self.punch(offset, length);
+            self.punch(bytes.start, bytes.end - bytes.start);
         }
         Ok(discards)
     }

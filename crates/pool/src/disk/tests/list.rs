@@ -95,7 +95,7 @@ fn the_pool_of_each_disk_is_listed_if_pools_are_configured() {
 fn interrupted_operations_are_listed() {
     let host = Host::default();
     let [disk, half] = [host.disk("vdb", 4096), host.disk("vdc", 16)];
-    let whole = claim_of(&host, disk, "a", &Record::new(&spec("a", 1), 1).zeroed(1));
+    let whole = claim_of(&host, disk, "a", &Record::new(&spec("a", 1), 1).zeroed(Gib(1)));
     let vdb = host.find().unwrap().disks.remove(0);
     // The release was started and killed: the mark is there, and the protective MBR is not removed yet.
     for budget in 0.. {

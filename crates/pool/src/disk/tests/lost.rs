@@ -28,7 +28,7 @@ fn a_volume_whose_disk_is_pulled_is_lost_and_found_again_under_another_name() {
         host.put_back(disk, "vdz");
         pool.uevents().count(true);
         let back = pool.volume("a").await.unwrap().unwrap();
-        assert_eq!((back.health.clone(), &back.uuid), (Health::Whole, &volume.uuid));
+        assert_eq!((back.health.clone(), &back.key), (Health::Whole, &volume.key));
         assert_eq!(pool.activate(&back).await.unwrap().node().unwrap(), PathBuf::from("/dev/vdz2"));
         assert_eq!(pool.device(&volume).unwrap(), Some(PathBuf::from("/dev/vdz2")));
         pool.remove(&back).await.unwrap();

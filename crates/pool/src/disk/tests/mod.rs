@@ -14,14 +14,15 @@ use std::sync::Arc;
 
 use quarry_disk::claim::{self, ClaimState};
 use quarry_disk::{Criteria, How, Selector, State as Disk};
-use quarry_volume::{AccessTypes, Filesystem, Layout, Parameters, Reason, SizeRange, VolumeSpec};
+use quarry_volume::{AccessTypes, Filesystem, Gib, Layout, Parameters, Reason, SizeRange, VolumeSpec};
 
 use self::double::{Host, SIGNATURE};
 use super::create::VOLUME_OFFSET;
 use super::disks::{Any, Disks as _};
-use super::view::MIB;
 use super::*;
 use crate::{Health, State};
+
+const MIB: u64 = 1 << 20;
 
 fn selector(by_id: &str) -> Selector {
     let include = Criteria { by_id: Some(vec![by_id.parse().unwrap()]), ..Criteria::default() };
@@ -129,7 +130,7 @@ fn a_volume_is_created_used_and_removed() {
         let ready = volume.record().unwrap().ready();
         pool.set_record(&volume, &ready).await.unwrap();
         assert!(matches!(pool.read(Some(reading.mark)).await.volumes, Volumes::All(_)), "another record");
-        let stale = pool.set_record(&volume, &volume.record().unwrap().zeroed(1)).await.unwrap_err();
+        let stale = pool.set_record(&volume, &volume.record().unwrap().zeroed(Gib(1))).await.unwrap_err();
         assert_eq!(stale.reason, Reason::Precondition);
         let now = pool.find_requested("a").await.unwrap().unwrap();
         assert_eq!(now.record().unwrap().state, State::Ready);
@@ -195,7 +196,7 @@ fn data_of_mkfs_is_wiped_although_the_volume_was_zeroed() {
         let pool = start(&host, Wipe::Zero);
         let both = VolumeSpec { access: AccessTypes::Both, filesystem: Some(Filesystem::Ext4), ..spec("a", 1) };
         let volume = pool.create(&both).await.unwrap();
-        pool.set_record(&volume, &volume.record().unwrap().zeroed(1)).await.unwrap();
+        pool.set_record(&volume, &volume.record().unwrap().zeroed(Gib(1))).await.unwrap();
         let volume = pool.volume("a").await.unwrap().unwrap();
         for at in [1024, 20 * MIB] {
             host.poke(disk, VOLUME_OFFSET + at, b"mkfs");
@@ -216,7 +217,10 @@ fn unused_partitions_do_not_stay_open() {
         let volume = pool.create(&spec("a", 1)).await.unwrap();
         assert_eq!(host.open_and_dropped(disk), (1, 1), "the pages read by the probe are dropped");
         pool.activate(&volume).await.unwrap();
-        assert!(pool.inner.opened.take_unstaged(&volume.group).is_some(), "only its creation has requested it");
+        assert!(
+            pool.inner.opened.take_unstaged(volume.disk().unwrap()).is_some(),
+            "only its creation has requested it"
+        );
         pool.activate(&volume).await.unwrap();
         // It is staged again while its unstage is being completed.
         let unstaged = Instant::now();
@@ -224,7 +228,7 @@ fn unused_partitions_do_not_stay_open() {
         pool.activate(&volume).await.unwrap();
         pool.deactivate(&volume, unstaged).await.unwrap();
         assert_eq!(host.open_and_dropped(disk).0, 1);
-        assert!(pool.inner.opened.take_unstaged(&volume.group).is_none(), "it is staged");
+        assert!(pool.inner.opened.take_unstaged(volume.disk().unwrap()).is_none(), "it is staged");
         pool.deactivate(&volume, Instant::now()).await.unwrap();
         assert_eq!(host.open_and_dropped(disk), (0, 2));
         pool.deactivate(&volume, Instant::now()).await.unwrap();
@@ -268,7 +272,7 @@ fn data_of_a_former_volume_with_the_same_name_is_not_adopted() {
         assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 1), [0], "the places of signatures are zeroed");
         host.poke(disk, VOLUME_OFFSET + 1024, b"a filesystem's superblock");
         let again = pool.create(&spec("a", 10)).await.unwrap();
-        assert_eq!(again.uuid, volume.uuid, "so the filesystem gets the same UUID");
+        assert_eq!(again.uuid(), volume.uuid(), "so the filesystem gets the same UUID");
         assert_eq!(host.peek(disk, VOLUME_OFFSET + 1024, 25), [0; 25]);
     });
 }

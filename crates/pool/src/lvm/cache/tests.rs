@@ -6,22 +6,23 @@ use std::path::Path;
 use quarry_lvm::PhysicalVolume;
 
 use super::super::disks::double::FakeDisks;
+use super::super::testing::uuid;
 use super::*;
 
 /// The cache of a volume group on one device, after a report.
 async fn reported(name: &str, device: &Path, disks: &LvmDisks) -> Arc<Cache> {
     let cache = Cache::new(name, 1, Uevents::default(), disks.clone());
     let carrying = PhysicalVolume { device: Some(device.to_owned()), metadata_areas: 1, ..PhysicalVolume::default() };
-    let group = VolumeGroup { uuid: name.to_owned(), physical_volumes: vec![carrying], ..VolumeGroup::default() };
+    let group = VolumeGroup { uuid: uuid(name), physical_volumes: vec![carrying], ..VolumeGroup::default() };
     let fingerprints = disks.fingerprints(group.metadata_devices()).await.expect("it answers");
     {
         let mut state = cache.state();
-        state.storage = Some(StorageId::of(&group.uuid));
+        state.storage = Some(storage_of(group.uuid));
         state.seen = Some(CachedReport {
             view: View::Found(Arc::new(group), 1),
             fingerprints,
             changes: 0,
-            counts: (0, 0),
+            counts: EventCounts::default(),
             checked: Instant::now(),
             lost: None,
         });
@@ -68,7 +69,7 @@ async fn a_hanging_disk_affects_one_thread_and_its_own_group() {
     assert!(began.elapsed() < Duration::from_secs(10), "each waited: {:?}", began.elapsed());
     assert_eq!(io.change(|state| (state.running, state.begun.len())), (1, 1), "one thread, one read");
     assert_eq!(bad_cache.overdue().expect("overdue").disk, "/dev/vdb");
-    assert_eq!(bad_cache.last_storage(), Some(StorageId::of("ill")), "the storage is still known");
+    assert_eq!(bad_cache.last_storage(), Some(storage_of(uuid("ill"))), "the storage is still known");
 
     for _ in 0..100 {
         age(&good_cache);
