@@ -7,7 +7,6 @@
 
 use std::sync::Arc;
 
-use quarry_filesystem as filesystem;
 use quarry_pool::{Device, Pool, PoolVolume, Record, Recorded, State};
 use quarry_volume::{AccessTypes, Error, Reason, Result};
 
@@ -59,8 +58,7 @@ pub(crate) async fn prepare(
 async fn carries_own_filesystem(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, device: &Device) -> Result<bool> {
     // In a simulated pool, no stage ever makes a filesystem.
     let (Device::Node(device), Some(kind)) = (device, volume.record()?.filesystem) else { return Ok(false) };
-    let own = filesystem::filesystem_uuid(&volume.uuid);
-    Ok(own_superblock(kernel, kind, device, &own).await?.is_some())
+    Ok(own_superblock(kernel, volume, kind, device).await?.is_some())
 }
 
 /// Zeroes the device from the offset in the record to the end, and marks the volume `ready` (or, for both

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec};
+use uuid::Uuid;
 
 use crate::{Record, SimulatedDevice, Uevents, UnresponsiveDisk, Wiping};
 
@@ -18,8 +19,7 @@ pub struct PoolVolume {
     pub storage: StorageId,
     /// The storage's own identifier (the volume group's UUID).
     pub group: String,
-    /// An identifier that no other volume ever has (the logical volume's UUID). The filesystem's UUID is
-    /// derived from it.
+    /// An identifier that no other volume ever has (the logical volume's UUID).
     pub uuid: String,
     /// Its size in bytes.
     pub size: u64,
@@ -239,6 +239,17 @@ impl Device {
 }
 
 impl PoolVolume {
+    /// The UUID of its filesystem, made or still to be made: the one in its record, otherwise the one that is
+    /// derived from its own UUID. Whatever has to recognize the filesystem compares with this one.
+    #[must_use]
+    pub fn filesystem_uuid(&self) -> Uuid {
+        let recorded = match &self.record {
+            Recorded::Here(record) => record.filesystem_uuid,
+            Recorded::Newer(_) | Recorded::Broken(_) | Recorded::Ambiguous(_) => None,
+        };
+        recorded.unwrap_or_else(|| quarry_filesystem::filesystem_uuid(&self.uuid))
+    }
+
     /// The problem with its name: that the storage has it under another name.
     #[must_use]
     pub fn renamed(&self) -> Option<String> {

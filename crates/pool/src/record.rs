@@ -8,13 +8,14 @@ use std::fmt;
 
 use data_encoding::BASE32_NOPAD;
 use quarry_volume::{AccessTypes, Filesystem, Layout, VolumeSpec, Wipe};
+use uuid::Uuid;
 
 /// The beginning of every record, whatever its version.
 const MARK: &str = "quarry";
 /// The version that this code writes.
 pub const VERSION: u32 = 1;
 /// The maximum length of a record in bytes, for any name that CSI allows.
-pub const MAX_RECORD: usize = 300;
+pub const MAX_RECORD: usize = 340;
 
 /// The state of a volume. There are two states, and one rule: Quarry writes only to a `new` volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,9 @@ pub struct Record {
     pub zeroed: u64,
     /// How its data is wiped when it is deleted; `None`: the pool's mode. Only for whole disks.
     pub wipe: Option<Wipe>,
+    /// The UUID of its filesystem, since the volume is `ready`. `None` before, without a filesystem, and for
+    /// volumes that became `ready` when records did not have it; see [`crate::PoolVolume::filesystem_uuid`].
+    pub filesystem_uuid: Option<Uuid>,
     /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
 }
@@ -83,6 +87,7 @@ impl Record {
             parameters: spec.parameters_hash(),
             zeroed: 0,
             wipe: spec.class.wipe,
+            filesystem_uuid: None,
             unknown: Vec::new(),
         }
     }
@@ -91,6 +96,12 @@ impl Record {
     #[must_use]
     pub fn ready(&self) -> Self {
         Self { state: State::Ready, zeroed: 0, ..self.clone() }
+    }
+
+    /// The same record in state `ready`, of a volume that has a filesystem with that UUID.
+    #[must_use]
+    pub fn ready_with(&self, filesystem_uuid: Uuid) -> Self {
+        Self { filesystem_uuid: Some(filesystem_uuid), ..self.ready() }
     }
 
     /// The same record with its zeroing progress, in GiB.
@@ -153,7 +164,7 @@ impl Record {
                 None => unknown.push(field.to_owned()),
             }
         }
-        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe] = known;
+        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe, uuid] = known;
         let missing = |key: &str| format!("key {key:?} is missing");
         let bad = |key: &str, value: &str| format!("key {key:?} has the value {value:?}");
         let state = match state.ok_or_else(|| missing("s"))? {
@@ -189,13 +200,18 @@ impl Record {
             None => None,
             Some(word) => Some(word.parse().map_err(|_| bad("w", word))?),
         };
-        Ok(Self { state, name, size, access, filesystem, layout, parameters, zeroed, wipe, unknown })
+        let filesystem_uuid = match uuid {
+            None => None,
+            Some(digits) => Some(parse_uuid(digits).ok_or_else(|| bad("u", digits))?),
+        };
+        Ok(Self { state, name, size, access, filesystem, layout, parameters, zeroed, wipe, filesystem_uuid, unknown })
     }
 }
 
 /// The keys of version 1, in the order in which they are written: state, name, requested bytes, access types,
-/// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode.
-const KEYS: [&str; 9] = ["s", "n", "b", "a", "f", "l", "p", "z", "w"];
+/// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem. A key that is
+/// added later goes to the end, where a reader that does not know it keeps it.
+const KEYS: [&str; 10] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u"];
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -219,6 +235,9 @@ impl fmt::Display for Record {
         if let Some(wipe) = self.wipe {
             write!(f, "/w={wipe}")?;
         }
+        if let Some(uuid) = self.filesystem_uuid {
+            write!(f, "/u={}", uuid.simple())?;
+        }
         for field in &self.unknown {
             write!(f, "/{field}")?;
         }
@@ -237,6 +256,11 @@ fn encode(name: &str) -> String {
     }
 }
 
+/// Parses a UUID in the only form in which it is written: 32 hexadecimal digits, in lower case.
+fn parse_uuid(digits: &str) -> Option<Uuid> {
+    Uuid::try_parse(digits).ok().filter(|uuid| uuid.simple().to_string() == digits)
+}
+
 fn decode(text: &str) -> Option<String> {
     match text.strip_prefix('!') {
         Some(coded) => String::from_utf8(BASE32_NOPAD.decode(coded.as_bytes()).ok()?).ok(),
@@ -248,6 +272,7 @@ fn decode(text: &str) -> Option<String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use uuid::uuid;
 
     fn sample() -> Record {
         Record {
@@ -260,9 +285,12 @@ mod tests {
             parameters: "abcdefghijklm".to_owned(),
             zeroed: 0,
             wipe: None,
+            filesystem_uuid: None,
             unknown: Vec::new(),
         }
     }
+
+    const UUID: Uuid = uuid!("b79cd4be-d8b3-5e16-ac2f-178919c3c36b");
 
     /// Golden: these records are on users' disks. They must never change.
     #[test]
@@ -285,7 +313,22 @@ mod tests {
         };
         let disk = Record { zeroed: 192, wipe: Some(Wipe::Discard), ..both.clone() };
         let disk = Record { layout: Layout::Linear, ..disk };
+        let made = record.ready_with(UUID);
+        let restored = Record { zeroed: 10, filesystem_uuid: Some(UUID), ..record.clone() };
+        let erased = Record { filesystem_uuid: Some(UUID), ..disk.clone() };
         for (record, text) in [
+            (
+                made,
+                "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/u=b79cd4bed8b35e16ac2f178919c3c36b",
+            ),
+            (
+                restored,
+                "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/z=10/u=b79cd4bed8b35e16ac2f178919c3c36b",
+            ),
+            (
+                erased,
+                "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard/u=b79cd4bed8b35e16ac2f178919c3c36b",
+            ),
             (
                 disk,
                 "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard",
@@ -349,6 +392,11 @@ mod tests {
             "quarry1/s=new/n=a/b=1/a=m/l=l/p=x",
             "quarry1/s=new/n=a/b=-1/a=m/f=ext4/l=l/p=x",
             "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/w=shred",
+            "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=",
+            "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=b79cd4bed8b35e16ac2f178919c3c36",
+            // Another form would be written back as another tag.
+            "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=B79CD4BED8B35E16AC2F178919C3C36B",
+            "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=b79cd4be-d8b3-5e16-ac2f-178919c3c36b",
         ] {
             assert!(matches!(Record::parse(broken), Tag::Broken { .. }), "{broken:?}");
         }
@@ -356,7 +404,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0_usize..3, zeroed in 0_u64..1 << 20, whole in any::<bool>()) {
+        fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0_usize..3, zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>()) {
             let mut name = name;
             while name.len() > 128 { name.pop(); }
             let record = Record {
@@ -368,6 +416,7 @@ mod tests {
                 layout: if whole { Layout::Linear } else { Layout::Striped { stripes: 64, stripe_size: 4 << 20 } },
                 wipe: whole.then_some(Wipe::Discard),
                 zeroed,
+                filesystem_uuid: uuid.map(Uuid::from_u128),
                 ..sample()
             };
             let text = record.to_string();
