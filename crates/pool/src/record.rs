@@ -12,6 +12,8 @@ use uuid::Uuid;
 
 /// The beginning of every record, whatever its version.
 const MARK: &str = "quarry";
+/// The beginning of the field that says what a record of a higher version is on, if not on a volume.
+const KIND: &str = "k=";
 /// The version that this code writes.
 pub const VERSION: u32 = 1;
 /// The maximum length of a record in bytes, for any name that CSI allows.
@@ -61,16 +63,46 @@ pub enum Tag {
     Foreign,
     /// A record that this code can read and write.
     Record(Box<Record>),
-    /// A record of a higher version: listed, unpublished and unstaged, but otherwise not touched.
+    /// A record of a higher version on a volume: listed, unpublished and unstaged, but otherwise not touched.
     Newer {
         /// The version.
         version: u32,
     },
+    /// A record of a higher version on something that is not a volume: not listed and never touched. Only its
+    /// name and its space are taken.
+    NotVolume(NotVolume),
     /// It begins like a record, but cannot be read.
     Broken {
         /// The problem.
         why: String,
     },
+}
+
+/// Something that a newer Quarry stored, and that is not a volume: for example a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotVolume {
+    /// The version of its record.
+    pub version: u32,
+    /// What it is, as its record says.
+    pub kind: String,
+}
+
+impl fmt::Display for NotVolume {
+    /// As text: "a \"snapshot\" of a newer Quarry (record version 2)".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a {:?} of a newer Quarry (record version {})", self.kind, self.version)
+    }
+}
+
+impl Tag {
+    /// What the tag is on, if that is not a volume.
+    #[must_use]
+    pub fn not_volume(self) -> Option<NotVolume> {
+        match self {
+            Self::NotVolume(other) => Some(other),
+            Self::Foreign | Self::Record(_) | Self::Newer { .. } | Self::Broken { .. } => None,
+        }
+    }
 }
 
 impl Record {
@@ -148,8 +180,16 @@ impl Record {
                 Err(why) => Tag::Broken { why },
             },
             Ok(0) => Tag::Foreign,
-            Ok(version) => Tag::Newer { version },
-            Err(_) => Tag::Newer { version: u32::MAX },
+            Ok(version) => Self::newer(version, fields),
+            Err(_) => Self::newer(u32::MAX, fields),
+        }
+    }
+
+    /// A record of a higher version. Nothing of it is read except whether it is a volume's.
+    fn newer(version: u32, fields: &str) -> Tag {
+        match fields.split('/').find_map(|field| field.strip_prefix(KIND)) {
+            Some(kind) => Tag::NotVolume(NotVolume { version, kind: kind.to_owned() }),
+            None => Tag::Newer { version },
         }
     }
 
@@ -383,6 +423,7 @@ mod tests {
         }
         assert_eq!(Record::parse("quarry2/anything at all"), Tag::Newer { version: 2 });
         assert_eq!(Record::parse("quarry99999999999"), Tag::Newer { version: u32::MAX });
+        assert_eq!(Record::parse("quarry3/s=frozen/ok=1/n=k=2"), Tag::Newer { version: 3 });
         for broken in [
             "quarry1",
             "quarry1/s=new",
@@ -400,6 +441,27 @@ mod tests {
         ] {
             assert!(matches!(Record::parse(broken), Tag::Broken { .. }), "{broken:?}");
         }
+    }
+
+    /// Golden: a newer Quarry relies on older ones to leave what is not a volume alone.
+    #[test]
+    fn what_is_not_a_volume_is_distinguished_in_every_higher_version() {
+        let not_volume = |version, kind: &str| Tag::NotVolume(NotVolume { version, kind: kind.to_owned() });
+        for (tag, found) in [
+            ("quarry2/k=snapshot/s=ready/n=snap-1/o=v1:abc:node-1:pvc-1", not_volume(2, "snapshot")),
+            ("quarry2/s=ready/n=snap-1/k=snapshot", not_volume(2, "snapshot")),
+            ("quarry3/k=archive", not_volume(3, "archive")),
+            ("quarry2/k=", not_volume(2, "")),
+            ("quarry99999999999/k=x/y", not_volume(u32::MAX, "x")),
+        ] {
+            assert_eq!(Record::parse(tag), found, "{tag}");
+        }
+        // A record of version 1 is always a volume's: an older Quarry reads it as one.
+        let volume = "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/k=snapshot";
+        let Tag::Record(record) = Record::parse(volume) else { panic!("not read") };
+        assert_eq!(record.to_string(), volume);
+        let shown = Record::parse("quarry2/k=snapshot").not_volume().map(|other| other.to_string());
+        assert_eq!(shown.as_deref(), Some("a \"snapshot\" of a newer Quarry (record version 2)"));
     }
 
     proptest! {

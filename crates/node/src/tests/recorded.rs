@@ -1,10 +1,11 @@
-//! What the record decides: which filesystem is the volume's own.
+//! What the record decides: which filesystem is the volume's own, and what is left alone because a newer Quarry
+//! wrote the record.
 
 use quarry_filesystem::filesystem_uuid;
 use quarry_volume::{AccessType, Filesystem, Reason};
 
-use super::machine::Content;
-use super::world::{Call, LIFE, Use, World};
+use super::machine::{Content, Plan, Process};
+use super::world::{Answer, Call, LIFE, Use, World};
 
 /// A UUID that is not derived from any volume.
 const OTHER: &str = "00112233-4455-4677-8899-aabbccddeeff";
@@ -101,4 +102,45 @@ fn an_interrupted_stage_is_resumed_by_the_uuid_in_the_record() {
     world.machine.set_filesystem(&world.id.volume, Filesystem::Ext4, &derived());
     world.refuses(Call::Stage, Reason::Precondition);
     assert_eq!((uuid_on(&world), world.machine.state().made), (derived(), 0), "it is not the volume's own");
+}
+
+#[test]
+fn a_volume_of_a_newer_quarry_is_only_unpublished_and_unstaged() {
+    for usage in Use::ALL {
+        let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
+        world.set_record("quarry2/s=frozen/n=v");
+        let bytes = world.disk().bytes;
+        let refuses_all = || {
+            let before = world.effects();
+            for call in [Call::Create, Call::Stage, Call::Publish, Call::Delete] {
+                let message = world.refuses(call, Reason::Precondition);
+                assert!(message.contains("written by a newer Quarry"), "{message}");
+            }
+            assert_eq!((world.disk().bytes, world.effects()), (bytes.clone(), before));
+        };
+        refuses_all();
+        [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
+        refuses_all();
+        assert_eq!(world.record(), "quarry2/s=frozen/n=v");
+    }
+}
+
+#[test]
+fn what_is_not_a_volume_is_touched_by_no_call() {
+    const SNAPSHOT: &str = "quarry2/k=snapshot/s=ready/n=v";
+    for usage in Use::ALL {
+        let world = World::after(usage, &[Call::Create, Call::Stage, Call::Unstage]);
+        world.set_record(SNAPSHOT);
+        let bytes = world.disk().bytes;
+        // The pool itself refuses the name.
+        world.refuses(Call::Create, Reason::Precondition);
+        let before = world.effects();
+        [Call::Stage, Call::Publish].into_iter().for_each(|call| drop(world.refuses(call, Reason::NotFound)));
+        // There is no such volume, so there is nothing to delete.
+        let deleted = world.run(&Process::new(&world.machine, Plan::Lives), Call::Delete);
+        assert!(matches!(deleted, Answer::Ok), "{deleted:?}");
+        assert_eq!(world.effects(), before);
+        [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
+        assert_eq!((world.disk().bytes, world.record()), (bytes, SNAPSHOT.to_owned()));
+    }
 }

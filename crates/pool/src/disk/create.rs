@@ -46,6 +46,7 @@ impl Inner {
             volume.record()?;
             return Err(Error::new(Reason::Exists, format!("pool {}: volume {name} already exists", self.name)));
         }
+        view.check_name_free(&self.name, name)?;
         if let Some(volume) = self.use_half_made(&view, spec, name, lock).await? {
             return Ok(volume);
         }
