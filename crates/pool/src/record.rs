@@ -52,6 +52,9 @@ pub struct Record {
     /// The UUID of its filesystem, since the volume is `ready`. `None` before, without a filesystem, and for
     /// volumes that became `ready` when records did not have it; see [`crate::PoolVolume::filesystem_uuid`].
     pub filesystem_uuid: Option<Uuid>,
+    /// Whether the signatures of previous owners were wiped, and that was flushed, before this record was
+    /// written. Only for a `new` volume that is never shown raw, and only where no commit is needed for it.
+    pub wiped: bool,
     /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
 }
@@ -120,14 +123,22 @@ impl Record {
             zeroed: 0,
             wipe: spec.class.wipe,
             filesystem_uuid: None,
+            wiped: false,
             unknown: Vec::new(),
         }
+    }
+
+    /// The same record of a volume whose signatures were wiped. For one that may be shown raw this says nothing:
+    /// its bytes are zeroed.
+    #[must_use]
+    pub fn wiped(&self) -> Self {
+        Self { wiped: !self.access.shows_bytes(), ..self.clone() }
     }
 
     /// The same record in state `ready`.
     #[must_use]
     pub fn ready(&self) -> Self {
-        Self { state: State::Ready, zeroed: 0, ..self.clone() }
+        Self { state: State::Ready, zeroed: 0, wiped: false, ..self.clone() }
     }
 
     /// The same record in state `ready`, of a volume that has a filesystem with that UUID.
@@ -204,7 +215,7 @@ impl Record {
                 None => unknown.push(field.to_owned()),
             }
         }
-        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe, uuid] = known;
+        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe, uuid, wiped] = known;
         let missing = |key: &str| format!("key {key:?} is missing");
         let bad = |key: &str, value: &str| format!("key {key:?} has the value {value:?}");
         let state = match state.ok_or_else(|| missing("s"))? {
@@ -244,14 +255,32 @@ impl Record {
             None => None,
             Some(digits) => Some(parse_uuid(digits).ok_or_else(|| bad("u", digits))?),
         };
-        Ok(Self { state, name, size, access, filesystem, layout, parameters, zeroed, wipe, filesystem_uuid, unknown })
+        let wiped = match wiped {
+            None => false,
+            Some("1") => true,
+            Some(other) => return Err(bad("c", other)),
+        };
+        Ok(Self {
+            state,
+            name,
+            size,
+            access,
+            filesystem,
+            layout,
+            parameters,
+            zeroed,
+            wipe,
+            filesystem_uuid,
+            wiped,
+            unknown,
+        })
     }
 }
 
 /// The keys of version 1, in the order in which they are written: state, name, requested bytes, access types,
-/// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem. A key that is
+/// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem, wiped. A key that is
 /// added later goes to the end, where a reader that does not know it keeps it.
-const KEYS: [&str; 10] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u"];
+const KEYS: [&str; 11] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c"];
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -277,6 +306,9 @@ impl fmt::Display for Record {
         }
         if let Some(uuid) = self.filesystem_uuid {
             write!(f, "/u={}", uuid.simple())?;
+        }
+        if self.wiped {
+            write!(f, "/c=1")?;
         }
         for field in &self.unknown {
             write!(f, "/{field}")?;
@@ -326,6 +358,7 @@ mod tests {
             zeroed: 0,
             wipe: None,
             filesystem_uuid: None,
+            wiped: false,
             unknown: Vec::new(),
         }
     }
@@ -355,6 +388,8 @@ mod tests {
         let disk = Record { layout: Layout::Linear, ..disk };
         let made = record.ready_with(UUID);
         let restored = Record { zeroed: 10, filesystem_uuid: Some(UUID), ..record.clone() };
+        let all = Record { wiped: true, ..restored.clone() };
+        let clean = Record { wipe: Some(Wipe::None), ..record.wiped() };
         let erased = Record { filesystem_uuid: Some(UUID), ..disk.clone() };
         for (record, text) in [
             (
@@ -364,6 +399,14 @@ mod tests {
             (
                 restored,
                 "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/z=10/u=b79cd4bed8b35e16ac2f178919c3c36b",
+            ),
+            (
+                clean,
+                "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/w=none/c=1",
+            ),
+            (
+                all,
+                "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/z=10/u=b79cd4bed8b35e16ac2f178919c3c36b/c=1",
             ),
             (
                 erased,
@@ -433,6 +476,7 @@ mod tests {
             "quarry1/s=new/n=a/b=1/a=m/l=l/p=x",
             "quarry1/s=new/n=a/b=-1/a=m/f=ext4/l=l/p=x",
             "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/w=shred",
+            "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/c=0",
             "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=",
             "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=b79cd4bed8b35e16ac2f178919c3c36",
             // Another form would be written back as another tag.
@@ -466,7 +510,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0_usize..3, zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>()) {
+        fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0_usize..3, zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>()) {
             let mut name = name;
             while name.len() > 128 { name.pop(); }
             let record = Record {
@@ -479,6 +523,7 @@ mod tests {
                 wipe: whole.then_some(Wipe::Discard),
                 zeroed,
                 filesystem_uuid: uuid.map(Uuid::from_u128),
+                wiped,
                 ..sample()
             };
             let text = record.to_string();

@@ -144,3 +144,28 @@ fn what_is_not_a_volume_is_touched_by_no_call() {
         assert_eq!((world.disk().bytes, world.record()), (bytes, SNAPSHOT.to_owned()));
     }
 }
+
+/// What is on a volume although its record says that it was wiped, appeared since: a repeated CreateVolume must
+/// not wipe it.
+#[test]
+fn a_wiped_volume_is_not_wiped_again() {
+    for wiped in [true, false] {
+        let world = World::after(Use::MOUNT, &[Call::Create]);
+        world.set_record(&format!("{}{}", world.record(), if wiped { "/c=1" } else { "" }));
+        assert!(world.machine.write_foreign());
+        let again = world.run(&Process::new(&world.machine, Plan::Lives), Call::Create);
+        assert!(matches!(again, Answer::Ok), "{again:?}");
+        if wiped {
+            assert_eq!(world.disk().bytes.content, Content::Foreign);
+            let message = world.refuses(Call::Stage, Reason::Precondition);
+            assert!(message.contains("foreign data, which Quarry did not make"), "{message}");
+            assert_eq!(world.disk().bytes.content, Content::Foreign);
+        } else {
+            assert_eq!(world.disk().bytes.content, Content::Blank);
+        }
+        // It is not in the way of a stage, and a used volume does not have it any more.
+        world.machine.lose_superblock(&world.id.volume);
+        [Call::Create, Call::Stage].into_iter().for_each(|call| world.succeeds(call));
+        assert!(world.record().contains("/s=ready/") && !world.record().contains("/c="), "{}", world.record());
+    }
+}

@@ -64,7 +64,7 @@ impl Inner {
                 refused.push(format!("{} is being claimed for another volume", disk.name));
                 continue;
             };
-            let record = Record::new(spec, size).to_string();
+            let record = first_record(spec, size);
             let claimed = self.claim_disk(disk.clone(), name, record, false, lock).await;
             self.mark_changed(disk);
             match claimed {
@@ -105,7 +105,7 @@ impl Inner {
             let disk = &seen.raw.disk;
             // Another volume is being created there at this moment.
             let Some(_reserved) = self.locks.reserve(disk) else { continue };
-            let record = Record::new(spec, claim.length).to_string();
+            let record = first_record(spec, claim.length);
             let wanted = claim.identity == Identity::of(name)
                 && claim.record == record.as_bytes()
                 && range.admits(claim.length)
@@ -222,8 +222,8 @@ impl Inner {
     /// Claims a disk that is held and blank. Blocks.
     fn claim(&self, held: &dyn Held, raw: &Raw, name: &str, record: &str) -> Result<PoolVolume> {
         // A volume of the same name may have been on this disk before, and its filesystem would be mistaken
-        // for the one that an interrupted stage made: they have the same UUID. So its beginning is erased
-        // before the claim counts.
+        // for the one that an interrupted stage made: they have the same UUID. So all places of signatures are
+        // erased before the claim counts, and its record says so: `first_record`.
         let explain = |error| self.explain(&error);
         let size = claim::capacity(held.size());
         for (offset, length) in signature_places(size) {
@@ -311,6 +311,12 @@ fn hold(disks: &dyn Disks, disk: &Disk) -> Result<Arc<dyn Held>> {
             held => return held,
         }
     }
+}
+
+/// The record that a claim is made with. [`Inner::claim`] wipes the volume's place before it writes the claim,
+/// so the record can say so.
+fn first_record(spec: &VolumeSpec, size: u64) -> String {
+    Record::new(spec, size).wiped().to_string()
 }
 
 /// A half-made claim on a disk that is free otherwise.
