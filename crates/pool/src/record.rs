@@ -308,7 +308,7 @@ impl fmt::Display for Record {
             write!(f, "/u={}", uuid.simple())?;
         }
         if self.wiped {
-            write!(f, "/c=1")?;
+            f.write_str("/c=1")?;
         }
         for field in &self.unknown {
             write!(f, "/{field}")?;
