@@ -365,6 +365,9 @@ mod tests {
 
     const UUID: Uuid = uuid!("b79cd4be-d8b3-5e16-ac2f-178919c3c36b");
 
+    // A tag of lvm has at most 1024 bytes.
+    const _: () = assert!(MAX_RECORD <= 1024 && MAX_RECORD <= quarry_disk::claim::MAX_RECORD);
+
     /// Golden: these records are on users' disks. They must never change.
     #[test]
     fn records_are_frozen() {

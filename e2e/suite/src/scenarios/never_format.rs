@@ -55,6 +55,8 @@ async fn ready_volumes(node: &Node) -> Result<usize> {
     ensure!(tags(node, &made).await?.contains("/s=ready/"), "it is not ready");
     let device = device_of(&made);
     let uuid = node.vm.sh(format!("blkid -p -s UUID -o value {device}")).await?;
+    let (record, key) = (tags(node, &made).await?, format!("/u={}", uuid.trim().replace('-', "")));
+    ensure!(record.ends_with(&key), "the record of the filesystem {uuid} is {record}");
     // What mkfs overwrites at the start is kept, so that the file can be brought back.
     node.vm.sh(format!("dd if={device} of=/root/ready bs=1M iflag=direct status=none")).await?;
     let damages = [
