@@ -5,7 +5,7 @@ use quarry_lvm::commands::{self, CreateLv};
 use quarry_lvm::{VolumeGroup, capacity};
 use quarry_volume::{Error, Layout, Reason, Result, StorageId, VolumeSpec, safe_name};
 
-use super::{LvmPool, device, volume};
+use super::{LvmPool, device, name, volume};
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
 
@@ -19,7 +19,7 @@ impl LvmPool {
     pub(super) async fn create_volume(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
         let group = self.group().await?;
         let name = safe_name(&spec.name);
-        check_name_free(&self.name, &group, &name)?;
+        name::check_free(&self.name, &group, &name)?;
         let size = spec.size.choose(Self::unit(&group, &spec.class.layout))?;
         let extents = size / group.extent_size.max(1);
         let Some(pvs) = capacity::choose(&group, &spec.class.layout, extents, self.config.reserve) else {
@@ -90,30 +90,6 @@ impl LvmPool {
     }
 }
 
-/// Rejects a name that a logical volume already has.
-fn check_name_free(pool: &str, group: &VolumeGroup, name: &str) -> Result<()> {
-    let Some(found) = group.logical_volume(name) else { return Ok(()) };
-    // Do not advise to rename or remove what is Quarry's, although this version cannot read it.
-    if let Some(volume) = volume::from_logical(group, found) {
-        volume.record()?;
-    }
-    if let Some(other) = volume::not_volume(found) {
-        return Err(Error::precondition(format!(
-            "pool {pool}: the name {}/{name} is taken by {other}, which is not a volume; upgrade Quarry on this node, \
-             or request another name",
-            group.name
-        )));
-    }
-    Err(Error::new(
-        Reason::Exists,
-        format!(
-            "pool {pool}: {}/{name} already exists, but does not have this volume's record; rename or remove it by \
-             hand",
-            group.name
-        ),
-    ))
-}
-
 /// The volume that lvcreate has just created, if no report is needed to describe it: these layouts take a
 /// single commit of lvm, and the kernel has the complete device. The next call makes a report.
 fn created_volume(group: &VolumeGroup, name: &str, record: &Record) -> Option<PoolVolume> {
@@ -132,38 +108,4 @@ fn created_volume(group: &VolumeGroup, name: &str, record: &Record) -> Option<Po
         record: Recorded::Here(record),
         health: Health::Whole,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use quarry_lvm::LogicalVolume;
-
-    use super::*;
-
-    /// The error for the name `a`, which a logical volume with this tag has.
-    fn taken_by(tag: &str) -> Error {
-        let volume = LogicalVolume { name: "a".into(), tags: vec![tag.to_owned()], ..LogicalVolume::default() };
-        let group = VolumeGroup { name: "vg".into(), logical_volumes: vec![volume], ..VolumeGroup::default() };
-        check_name_free("p", &group, "b").unwrap();
-        check_name_free("p", &group, "a").unwrap_err()
-    }
-
-    #[test]
-    fn a_taken_name_is_not_used_again() {
-        for (tag, reason, words) in [
-            ("somebodys", Reason::Exists, "rename or remove it by hand"),
-            (
-                "quarry2/k=snapshot/n=a",
-                Reason::Precondition,
-                "the name vg/a is taken by a \"snapshot\" of a newer Quarry",
-            ),
-            ("quarry2/s=ready/n=a", Reason::Precondition, "written by a newer Quarry"),
-            ("quarry1/s=old", Reason::Precondition, "is invalid"),
-        ] {
-            let error = taken_by(tag);
-            assert_eq!(error.reason, reason, "{error}");
-            assert!(error.message.contains(words), "{error}");
-            assert_eq!(error.message.contains("remove it"), tag == "somebodys", "{error}");
-        }
-    }
 }

@@ -9,6 +9,7 @@ mod elsewhere;
 mod health;
 mod idle;
 mod lost;
+mod name;
 mod observe;
 mod removal;
 mod volume;
