@@ -17,11 +17,11 @@ const NAMESPACE: Uuid = uuid!("8e1f5a3c-94b7-4d0e-a6c2-51d7b3f0492e");
 /// After this time, an mkfs is overdue. Zeroing a journal on a busy spinning disk can take long.
 const MKFS_DEADLINE: Duration = Duration::from_secs(300);
 
-/// The UUID of the filesystem on a volume, derived from the volume's own identity (an LV's UUID). A
-/// filesystem with this UUID was made for that volume, by any attempt. UUID version 5, in lower case.
+/// The UUID of the filesystem on a volume whose record has none yet, derived from the volume's own identity
+/// (an LV's UUID). A filesystem with this UUID was made for that volume, by any attempt. UUID version 5.
 #[must_use]
-pub fn filesystem_uuid(seed: &str) -> String {
-    Uuid::new_v5(&NAMESPACE, seed.as_bytes()).to_string()
+pub fn filesystem_uuid(seed: &str) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, seed.as_bytes())
 }
 
 /// Makes a filesystem with that UUID on a blank device, and returns when it is flushed to the disk.
@@ -113,8 +113,8 @@ mod tests {
     #[test]
     fn the_filesystem_uuid_of_a_volume_never_changes() {
         // Golden: existing volumes are recognized by these.
-        assert_eq!(filesystem_uuid("Hn2pJr-dU4e-7cBb-KwQd-0Rxn-Zk9V-LmYt3s"), GOLDEN);
-        assert_ne!(filesystem_uuid("Hn2pJr-dU4e-7cBb-KwQd-0Rxn-Zk9V-LmYt3t"), GOLDEN);
+        assert_eq!(filesystem_uuid("Hn2pJr-dU4e-7cBb-KwQd-0Rxn-Zk9V-LmYt3s").to_string(), GOLDEN);
+        assert_ne!(filesystem_uuid("Hn2pJr-dU4e-7cBb-KwQd-0Rxn-Zk9V-LmYt3t").to_string(), GOLDEN);
     }
 
     #[test]

@@ -102,8 +102,9 @@ async fn each_filesystem_is_made_at_its_minimum_size_and_found_again() {
         assert_eq!(probe(&disk.device).await.unwrap(), expected(kind));
         // It is never overwritten, by any type and with any UUID.
         for other in Filesystem::ALL {
-            let error =
-                make(other, &disk.device, &filesystem_uuid("other"), &MakeOptions::none(other)).await.unwrap_err();
+            let error = make(other, &disk.device, &filesystem_uuid("other").to_string(), &MakeOptions::none(other))
+                .await
+                .unwrap_err();
             assert!(matches!(error, Error::NotBlank { .. }), "{error}");
         }
         // The requested filesystem is already there: an earlier mkfs has just ended, and the caller retries.
@@ -256,7 +257,9 @@ async fn an_unfinished_xfs_is_made_again_only_with_the_same_uuid() {
     file.sync_all().unwrap();
     let found = probe(&disk.device).await.unwrap();
     assert!(matches!(found, Probe::Filesystem { in_progress: true, .. }), "{found:?}");
-    let other = make(Filesystem::Xfs, &disk.device, &filesystem_uuid("x"), &MakeOptions::none(Filesystem::Xfs)).await;
+    let other =
+        make(Filesystem::Xfs, &disk.device, &filesystem_uuid("x").to_string(), &MakeOptions::none(Filesystem::Xfs))
+            .await;
     assert!(matches!(other, Err(Error::NotBlank { .. })), "{other:?}");
     assert!(matches!(make_plain(Filesystem::Ext4, &disk.device).await, Err(Error::NotBlank { .. })));
     drop(file);

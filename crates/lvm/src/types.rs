@@ -203,7 +203,9 @@ impl VolumeGroup {
 
     /// Why a logical volume is incomplete for that layout. `None` if it is complete.
     ///
-    /// A raid1 whose creation was interrupted has the activation-skip flag, and visible metadata volumes.
+    /// Only for a volume that was never used, according to a record that the caller can read. A raid1 whose
+    /// creation was interrupted has the activation-skip flag, and visible metadata volumes; but thin snapshots
+    /// have that flag as well, and an operator may have converted a volume in use.
     #[must_use]
     pub fn incompleteness(&self, volume: &LogicalVolume, layout: &Layout) -> Option<String> {
         let LogicalVolume { name, segment_types, stripes, stripe_size, .. } = volume;

@@ -2,12 +2,13 @@
 //! owner.
 //!
 //! Only a volume in state `new` is prepared. If it is created for a filesystem, the signatures of previous
-//! owners are wiped. If it may be used as a raw block device, it is zeroed completely, in chunks, and the
+//! owners are wiped, unless its record says that they were: what is on the volume then, was written later, and a
+//! stage refuses it. On LVM, the record never says so, because that would take one more metadata commit. So
+//! there, a repeated CreateVolume wipes again until the first stage. If it may be used as a raw block device, it is zeroed completely, in chunks, and the
 //! record stores the progress.
 
 use std::sync::Arc;
 
-use quarry_filesystem as filesystem;
 use quarry_pool::{Device, Pool, PoolVolume, Record, Recorded, State};
 use quarry_volume::{AccessTypes, Error, Gib, Reason, Result};
 
@@ -47,7 +48,7 @@ pub(crate) async fn prepare(
     let device = device::activate_bytes(pool, &volume).await?;
     if record.access.shows_bytes() {
         zero(kernel, pool, &mut volume, record, device, handle).await?;
-    } else if fresh || !carries_own_filesystem(kernel, &volume, &device).await? {
+    } else if !record.wiped && (fresh || !carries_own_filesystem(kernel, &volume, &device).await?) {
         Bytes::hold(kernel, device).await?.wipe().await?;
     }
     Ok(volume)
@@ -59,8 +60,7 @@ pub(crate) async fn prepare(
 async fn carries_own_filesystem(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, device: &Device) -> Result<bool> {
     // In a simulated pool, no stage ever makes a filesystem.
     let (Device::Node(device), Some(kind)) = (device, volume.record()?.filesystem) else { return Ok(false) };
-    let own = filesystem::filesystem_uuid(&volume.uuid());
-    Ok(own_superblock(kernel, kind, device, &own).await?.is_some())
+    Ok(own_superblock(kernel, volume, kind, device).await?.is_some())
 }
 
 /// Zeroes the device from the offset in the record to the end, and marks the volume `ready` (or, for both

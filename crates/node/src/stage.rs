@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_filesystem::{self as filesystem, Probe, Superblock};
+use quarry_filesystem::{Probe, Superblock};
 use quarry_mount::Entry;
 use quarry_pool::{Health, Pool, PoolVolume, Record, State};
 use quarry_volume::{
     AccessMode, AccessType, AccessTypes, Capability, Error, Filesystem, MakeOptions, MountOptions, Reason, Result,
     VolumeId, parameters_hash,
 };
+use uuid::Uuid;
 
 use crate::condition::{Check, RECOVERY};
 use crate::host::{Host, Located};
@@ -211,17 +212,18 @@ async fn make_or_adopt(
     if record.access.shows_bytes() && !is_zeroed(record, volume.size) {
         return Err(Error::precondition("it is not completely zeroed; retry CreateVolume until it returns OK"));
     }
-    let uuid = filesystem::filesystem_uuid(&volume.uuid());
+    let uuid = volume.filesystem_uuid();
+    let unchanged: &PoolVolume = volume;
     let own = async || {
-        let found = own_superblock(kernel, kind, device, &uuid).await?;
+        let found = own_superblock(kernel, unchanged, kind, device).await?;
         Ok::<_, Error>(found.filter(|_| !quarry_fault::disabled("adopt")))
     };
     match own().await? {
         // mkfs.xfs was interrupted, so the filesystem was never mounted: `make` wipes it and starts again.
-        Some(Superblock { in_progress: true, .. }) => make(kernel, record, kind, device, &uuid, mkfs_options).await?,
-        Some(_) => adopt(kernel, volume, kind, device).await?,
+        Some(Superblock { in_progress: true, .. }) => make(kernel, record, kind, device, uuid, mkfs_options).await?,
+        Some(_) => adopt(kernel, unchanged, kind, device).await?,
         None => match kernel.probe(device).await? {
-            Probe::Blank => make(kernel, record, kind, device, &uuid, mkfs_options).await?,
+            Probe::Blank => make(kernel, record, kind, device, uuid, mkfs_options).await?,
             other => {
                 // An mkfs that outlived the Quarry process that started it may have ended between the two reads.
                 if own().await?.is_some() {
@@ -238,7 +240,7 @@ async fn make_or_adopt(
             }
         },
     }
-    update_record(pool, volume, &record.ready()).await
+    update_record(pool, volume, &record.ready_with(uuid)).await
 }
 
 async fn make(
@@ -246,7 +248,7 @@ async fn make(
     record: &Record,
     kind: Filesystem,
     device: &Path,
-    uuid: &str,
+    uuid: Uuid,
     mkfs_options: &str,
 ) -> Result<()> {
     if parameters_hash(record.filesystem, &record.layout, mkfs_options) != record.parameters {
@@ -256,7 +258,7 @@ async fn make(
         ));
     }
     let options = MakeOptions::parse(kind, mkfs_options)?;
-    kernel.make(kind, device, uuid, &options).await
+    kernel.make(kind, device, &uuid.to_string(), &options).await
 }
 
 /// Adopts the filesystem that an interrupted stage made, if nothing writes to it any more and it is complete.
@@ -273,25 +275,25 @@ async fn adopt(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, kind: Filesystem, 
     Ok(())
 }
 
-/// The superblock of a filesystem of that kind, if it has the UUID that is derived from this volume.
+/// The superblock of a filesystem of that kind, if it is the volume's own: see [`PoolVolume::filesystem_uuid`].
 pub(crate) async fn own_superblock(
     kernel: &Arc<dyn Kernel>,
+    volume: &PoolVolume,
     kind: Filesystem,
     device: &Path,
-    uuid: &str,
 ) -> Result<Option<Superblock>> {
+    let uuid = volume.filesystem_uuid().to_string();
     let found = kernel.superblock(kind, device).await?;
-    Ok(found.filter(|found| found.uuid.eq_ignore_ascii_case(uuid)))
+    Ok(found.filter(|found| found.uuid.eq_ignore_ascii_case(&uuid)))
 }
 
 /// Checks that a `ready` volume contains the filesystem that was made for it. If not, it is never changed.
 /// Other signatures on the device do not matter: they are among the user's own data.
 async fn verify(kernel: &Arc<dyn Kernel>, volume: &PoolVolume, kind: Filesystem, device: &Path) -> Result<()> {
-    let uuid = filesystem::filesystem_uuid(&volume.uuid());
-    if own_superblock(kernel, kind, device, &uuid).await?.is_some_and(|found| !found.in_progress) {
+    if own_superblock(kernel, volume, kind, device).await?.is_some_and(|found| !found.in_progress) {
         return Ok(());
     }
-    let found = kernel.probe(device).await?;
+    let (found, uuid) = (kernel.probe(device).await?, volume.filesystem_uuid());
     Err(Error::precondition(format!(
         "it was used before and should contain {kind} with UUID {uuid}, but the superblock is missing, and it contains \
          {}; Quarry never formats such a volume: restore the filesystem (from backup superblocks or a backup), or \

@@ -22,7 +22,7 @@ pub use disk::{DiskList, DiskPool, DiskReport, Owner, VOLUME_PARTITION, is_of_di
 pub use lvm::{Active, LvmPool, active};
 pub use open::open;
 pub use pool::{Device, Health, Pool, PoolVolume, Reading, Recorded, Volumes};
-pub use record::{MAX_RECORD, Record, State, Tag, VERSION};
+pub use record::{MAX_RECORD, NotVolume, Record, State, Tag, VERSION};
 pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
 pub use threads::UnresponsiveDisk;
 pub use uevent::{EventCounts, Uevents};

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec};
+use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, safe_name};
+use uuid::Uuid;
 
 use crate::key::VolumeKey;
 use crate::{Record, SimulatedDevice, Uevents, UnresponsiveDisk, Wiping};
@@ -132,12 +133,13 @@ pub trait Pool: Send + Sync {
         Ok(None)
     }
 
-    /// The volume that was requested under that name, according to its record.
+    /// The volume that was requested under that name, according to its record. One whose record cannot be
+    /// used counts as well: it exists.
     ///
     /// # Errors
     /// `Unavailable` as for [`Pool::volumes`].
     async fn find_requested(&self, name: &str) -> Result<Option<PoolVolume>> {
-        Ok(self.volumes().await?.into_iter().find(|volume| volume.record().is_ok_and(|record| record.name == name)))
+        Ok(self.volumes().await?.into_iter().find(|volume| volume.is_requested_as(name)))
     }
 
     /// The identity of the storage, once it has been read.
@@ -237,6 +239,17 @@ impl Device {
 }
 
 impl PoolVolume {
+    /// The UUID of its filesystem, made or still to be made: the one in its record, otherwise the one that is
+    /// derived from its own UUID. Whatever has to recognize the filesystem compares with this one.
+    #[must_use]
+    pub fn filesystem_uuid(&self) -> Uuid {
+        let recorded = match &self.record {
+            Recorded::Here(record) => record.filesystem_uuid,
+            Recorded::Newer(_) | Recorded::Broken(_) | Recorded::Ambiguous(_) => None,
+        };
+        recorded.unwrap_or_else(|| quarry_filesystem::filesystem_uuid(&self.uuid))
+    }
+
     /// The problem with its name: that the storage has it under another name.
     #[must_use]
     pub fn renamed(&self) -> Option<String> {
@@ -247,6 +260,16 @@ impl PoolVolume {
                 self.name, self.stored_as
             )
         })
+    }
+
+    /// Whether a request for a volume of that name means this one. A record that cannot be read does not have
+    /// a name, but its volume is stored under the name of its request.
+    #[must_use]
+    pub fn is_requested_as(&self, name: &str) -> bool {
+        match &self.record {
+            Recorded::Here(record) => record.name == name,
+            Recorded::Newer(_) | Recorded::Broken(_) | Recorded::Ambiguous(_) => self.name == safe_name(name),
+        }
     }
 
     /// The record, if this version may change the volume.

@@ -8,13 +8,16 @@ use std::fmt;
 
 use data_encoding::BASE32_NOPAD;
 use quarry_volume::{AccessTypes, Filesystem, Gib, Layout, VolumeSpec, Wipe};
+use uuid::Uuid;
 
 /// The beginning of every record, whatever its version.
 const MARK: &str = "quarry";
+/// The beginning of the field that says what a record of a higher version is on, if not on a volume.
+const KIND: &str = "k=";
 /// The version that this code writes.
 pub const VERSION: u32 = 1;
 /// The maximum length of a record in bytes, for any name that CSI allows.
-pub const MAX_RECORD: usize = 300;
+pub const MAX_RECORD: usize = 340;
 
 /// The state of a volume. There are two states, and one rule: Quarry writes only to a `new` volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +49,12 @@ pub struct Record {
     pub zeroed: Gib,
     /// How its data is wiped when it is deleted; `None`: the pool's mode. Only for whole disks.
     pub wipe: Option<Wipe>,
+    /// The UUID of its filesystem, since the volume is `ready`. `None` before, without a filesystem, and for
+    /// volumes that became `ready` when records did not have it; see [`crate::PoolVolume::filesystem_uuid`].
+    pub filesystem_uuid: Option<Uuid>,
+    /// Whether the signatures of previous owners were wiped, and that was flushed, before this record was
+    /// written. Only for a `new` volume that is never shown raw, and only where no commit is needed for it.
+    pub wiped: bool,
     /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
 }
@@ -57,16 +66,46 @@ pub enum Tag {
     Foreign,
     /// A record that this code can read and write.
     Record(Box<Record>),
-    /// A record of a higher version: listed, unpublished and unstaged, but otherwise not touched.
+    /// A record of a higher version on a volume: listed, unpublished and unstaged, but otherwise not touched.
     Newer {
         /// The version.
         version: u32,
     },
+    /// A record of a higher version on something that is not a volume: not listed and never touched. Only its
+    /// name and its space are taken.
+    NotVolume(NotVolume),
     /// It begins like a record, but cannot be read.
     Broken {
         /// The problem.
         why: String,
     },
+}
+
+/// Something that a newer Quarry stored, and that is not a volume: for example a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotVolume {
+    /// The version of its record.
+    pub version: u32,
+    /// What it is, as its record says.
+    pub kind: String,
+}
+
+impl fmt::Display for NotVolume {
+    /// As text: "a \"snapshot\" of a newer Quarry (record version 2)".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a {:?} of a newer Quarry (record version {})", self.kind, self.version)
+    }
+}
+
+impl Tag {
+    /// What the tag is on, if that is not a volume.
+    #[must_use]
+    pub fn not_volume(self) -> Option<NotVolume> {
+        match self {
+            Self::NotVolume(other) => Some(other),
+            Self::Foreign | Self::Record(_) | Self::Newer { .. } | Self::Broken { .. } => None,
+        }
+    }
 }
 
 impl Record {
@@ -83,14 +122,29 @@ impl Record {
             parameters: spec.parameters_hash(),
             zeroed: Gib::NONE,
             wipe: spec.class.wipe,
+            filesystem_uuid: None,
+            wiped: false,
             unknown: Vec::new(),
         }
+    }
+
+    /// The same record of a volume whose signatures were wiped. For one that may be shown raw this says nothing:
+    /// its bytes are zeroed.
+    #[must_use]
+    pub fn wiped(&self) -> Self {
+        Self { wiped: !self.access.shows_bytes(), ..self.clone() }
     }
 
     /// The same record in state `ready`.
     #[must_use]
     pub fn ready(&self) -> Self {
-        Self { state: State::Ready, zeroed: Gib::NONE, ..self.clone() }
+        Self { state: State::Ready, zeroed: Gib::NONE, wiped: false, ..self.clone() }
+    }
+
+    /// The same record in state `ready`, of a volume that has a filesystem with that UUID.
+    #[must_use]
+    pub fn ready_with(&self, filesystem_uuid: Uuid) -> Self {
+        Self { filesystem_uuid: Some(filesystem_uuid), ..self.ready() }
     }
 
     /// The same record with that zeroing progress.
@@ -137,8 +191,16 @@ impl Record {
                 Err(why) => Tag::Broken { why },
             },
             Ok(0) => Tag::Foreign,
-            Ok(version) => Tag::Newer { version },
-            Err(_) => Tag::Newer { version: u32::MAX },
+            Ok(version) => Self::newer(version, fields),
+            Err(_) => Self::newer(u32::MAX, fields),
+        }
+    }
+
+    /// A record of a higher version. Nothing of it is read except whether it is a volume's.
+    fn newer(version: u32, fields: &str) -> Tag {
+        match fields.split('/').find_map(|field| field.strip_prefix(KIND)) {
+            Some(kind) => Tag::NotVolume(NotVolume { version, kind: kind.to_owned() }),
+            None => Tag::Newer { version },
         }
     }
 
@@ -153,7 +215,7 @@ impl Record {
                 None => unknown.push(field.to_owned()),
             }
         }
-        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe] = known;
+        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe, uuid, wiped] = known;
         let missing = |key: &str| format!("key {key:?} is missing");
         let bad = |key: &str, value: &str| format!("key {key:?} has the value {value:?}");
         let state = match state.ok_or_else(|| missing("s"))? {
@@ -189,13 +251,36 @@ impl Record {
             None => None,
             Some(word) => Some(word.parse().map_err(|_| bad("w", word))?),
         };
-        Ok(Self { state, name, size, access, filesystem, layout, parameters, zeroed, wipe, unknown })
+        let filesystem_uuid = match uuid {
+            None => None,
+            Some(digits) => Some(parse_uuid(digits).ok_or_else(|| bad("u", digits))?),
+        };
+        let wiped = match wiped {
+            None => false,
+            Some("1") => true,
+            Some(other) => return Err(bad("c", other)),
+        };
+        Ok(Self {
+            state,
+            name,
+            size,
+            access,
+            filesystem,
+            layout,
+            parameters,
+            zeroed,
+            wipe,
+            filesystem_uuid,
+            wiped,
+            unknown,
+        })
     }
 }
 
 /// The keys of version 1, in the order in which they are written: state, name, requested bytes, access types,
-/// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode.
-const KEYS: [&str; 9] = ["s", "n", "b", "a", "f", "l", "p", "z", "w"];
+/// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem, wiped. A key that is
+/// added later goes to the end, where a reader that does not know it keeps it.
+const KEYS: [&str; 11] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c"];
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -219,6 +304,12 @@ impl fmt::Display for Record {
         if let Some(wipe) = self.wipe {
             write!(f, "/w={wipe}")?;
         }
+        if let Some(uuid) = self.filesystem_uuid {
+            write!(f, "/u={}", uuid.simple())?;
+        }
+        if self.wiped {
+            f.write_str("/c=1")?;
+        }
         for field in &self.unknown {
             write!(f, "/{field}")?;
         }
@@ -237,6 +328,11 @@ fn encode(name: &str) -> String {
     }
 }
 
+/// Parses a UUID in the only form in which it is written: 32 hexadecimal digits, in lower case.
+fn parse_uuid(digits: &str) -> Option<Uuid> {
+    Uuid::try_parse(digits).ok().filter(|uuid| uuid.simple().to_string() == digits)
+}
+
 fn decode(text: &str) -> Option<String> {
     match text.strip_prefix('!') {
         Some(coded) => String::from_utf8(BASE32_NOPAD.decode(coded.as_bytes()).ok()?).ok(),
@@ -248,6 +344,7 @@ fn decode(text: &str) -> Option<String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use uuid::uuid;
 
     fn sample() -> Record {
         Record {
@@ -260,9 +357,16 @@ mod tests {
             parameters: "abcdefghijklm".to_owned(),
             zeroed: Gib::NONE,
             wipe: None,
+            filesystem_uuid: None,
+            wiped: false,
             unknown: Vec::new(),
         }
     }
+
+    const UUID: Uuid = uuid!("b79cd4be-d8b3-5e16-ac2f-178919c3c36b");
+
+    // A tag of lvm has at most 1024 bytes.
+    const _: () = assert!(MAX_RECORD <= 1024 && MAX_RECORD <= quarry_disk::claim::MAX_RECORD);
 
     /// Golden: these records are on users' disks. They must never change.
     #[test]
@@ -285,7 +389,32 @@ mod tests {
         };
         let disk = Record { zeroed: Gib(192), wipe: Some(Wipe::Discard), ..both.clone() };
         let disk = Record { layout: Layout::Linear, ..disk };
+        let made = record.ready_with(UUID);
+        let restored = Record { zeroed: 10, filesystem_uuid: Some(UUID), ..record.clone() };
+        let all = Record { wiped: true, ..restored.clone() };
+        let clean = Record { wipe: Some(Wipe::None), ..record.wiped() };
+        let erased = Record { filesystem_uuid: Some(UUID), ..disk.clone() };
         for (record, text) in [
+            (
+                made,
+                "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/u=b79cd4bed8b35e16ac2f178919c3c36b",
+            ),
+            (
+                restored,
+                "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/z=10/u=b79cd4bed8b35e16ac2f178919c3c36b",
+            ),
+            (
+                clean,
+                "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/w=none/c=1",
+            ),
+            (
+                all,
+                "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/z=10/u=b79cd4bed8b35e16ac2f178919c3c36b/c=1",
+            ),
+            (
+                erased,
+                "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard/u=b79cd4bed8b35e16ac2f178919c3c36b",
+            ),
             (
                 disk,
                 "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard",
@@ -340,6 +469,7 @@ mod tests {
         }
         assert_eq!(Record::parse("quarry2/anything at all"), Tag::Newer { version: 2 });
         assert_eq!(Record::parse("quarry99999999999"), Tag::Newer { version: u32::MAX });
+        assert_eq!(Record::parse("quarry3/s=frozen/ok=1/n=k=2"), Tag::Newer { version: 3 });
         for broken in [
             "quarry1",
             "quarry1/s=new",
@@ -349,14 +479,41 @@ mod tests {
             "quarry1/s=new/n=a/b=1/a=m/l=l/p=x",
             "quarry1/s=new/n=a/b=-1/a=m/f=ext4/l=l/p=x",
             "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/w=shred",
+            "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/c=0",
+            "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=",
+            "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=b79cd4bed8b35e16ac2f178919c3c36",
+            // Another form would be written back as another tag.
+            "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=B79CD4BED8B35E16AC2F178919C3C36B",
+            "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=b79cd4be-d8b3-5e16-ac2f-178919c3c36b",
         ] {
             assert!(matches!(Record::parse(broken), Tag::Broken { .. }), "{broken:?}");
         }
     }
 
+    /// Golden: a newer Quarry relies on older ones to leave what is not a volume alone.
+    #[test]
+    fn what_is_not_a_volume_is_distinguished_in_every_higher_version() {
+        let not_volume = |version, kind: &str| Tag::NotVolume(NotVolume { version, kind: kind.to_owned() });
+        for (tag, found) in [
+            ("quarry2/k=snapshot/s=ready/n=snap-1/o=v1:abc:node-1:pvc-1", not_volume(2, "snapshot")),
+            ("quarry2/s=ready/n=snap-1/k=snapshot", not_volume(2, "snapshot")),
+            ("quarry3/k=archive", not_volume(3, "archive")),
+            ("quarry2/k=", not_volume(2, "")),
+            ("quarry99999999999/k=x/y", not_volume(u32::MAX, "x")),
+        ] {
+            assert_eq!(Record::parse(tag), found, "{tag}");
+        }
+        // A record of version 1 is always a volume's: an older Quarry reads it as one.
+        let volume = "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/k=snapshot";
+        let Tag::Record(record) = Record::parse(volume) else { panic!("not read") };
+        assert_eq!(record.to_string(), volume);
+        let shown = Record::parse("quarry2/k=snapshot").not_volume().map(|other| other.to_string());
+        assert_eq!(shown.as_deref(), Some("a \"snapshot\" of a newer Quarry (record version 2)"));
+    }
+
     proptest! {
         #[test]
-        fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0_usize..3, zeroed in 0_u64..1 << 20, whole in any::<bool>()) {
+        fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0_usize..3, zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>()) {
             let mut name = name;
             while name.len() > 128 { name.pop(); }
             let record = Record {
@@ -368,6 +525,8 @@ mod tests {
                 layout: if whole { Layout::Linear } else { Layout::Striped { stripes: 64, stripe_size: 4 << 20 } },
                 wipe: whole.then_some(Wipe::Discard),
                 zeroed: Gib(zeroed),
+                filesystem_uuid: uuid.map(Uuid::from_u128),
+                wiped,
                 ..sample()
             };
             let text = record.to_string();

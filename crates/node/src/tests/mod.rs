@@ -1,9 +1,10 @@
 //! Tests of the operations on a machine in memory: killed between any two of their effects, with foreign data
-//! on the device, and refused.
+//! on the device, with records that they did not write, and refused.
 
 mod foreign;
 mod killed;
 mod machine;
 mod pool;
+mod recorded;
 mod refused;
 mod world;

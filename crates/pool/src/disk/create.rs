@@ -46,6 +46,7 @@ impl Inner {
             volume.record()?;
             return Err(Error::new(Reason::Exists, format!("pool {}: volume {name} already exists", self.name)));
         }
+        view.check_name_free(&self.name, name)?;
         if let Some(volume) = self.use_half_made(&view, spec, name, lock).await? {
             return Ok(volume);
         }
@@ -63,7 +64,7 @@ impl Inner {
                 refused.push(format!("{} is being claimed for another volume", disk.name));
                 continue;
             };
-            let record = Record::new(spec, size);
+            let record = first_record(spec, size);
             let claimed = self.claim_disk(disk.clone(), name, record, false, lock).await;
             self.mark_changed(disk);
             match claimed {
@@ -104,7 +105,7 @@ impl Inner {
             let disk = &seen.raw.disk;
             // Another volume is being created there at this moment.
             let Some(_reserved) = self.locks.reserve(disk) else { continue };
-            let record = Record::new(spec, claim.length);
+            let record = first_record(spec, claim.length);
             let wanted = claim.identity == Identity::of(name)
                 && claim.record == record.to_string().as_bytes()
                 && range.admits(claim.length)
@@ -221,8 +222,8 @@ impl Inner {
     /// Claims a disk that is held and blank. Blocks.
     fn claim(&self, held: &dyn Held, raw: &Raw, name: &str, record: &Record) -> Result<PoolVolume> {
         // A volume of the same name may have been on this disk before, and its filesystem would be mistaken
-        // for the one that an interrupted stage made: they have the same UUID. So its beginning is erased
-        // before the claim counts.
+        // for the one that an interrupted stage made: they have the same UUID. So all places of signatures are
+        // erased before the claim counts, and its record says so: `first_record`.
         let explain = |error| self.explain(&error);
         let size = claim::capacity(held.size());
         for place in signature_places(size) {
@@ -310,6 +311,12 @@ fn hold(disks: &dyn Disks, disk: &Disk) -> Result<Arc<dyn Held>> {
             held => return held,
         }
     }
+}
+
+/// The record that a claim is made with. [`Inner::claim`] wipes the volume's place before it writes the claim,
+/// so the record can say so.
+fn first_record(spec: &VolumeSpec, size: u64) -> String {
+    Record::new(spec, size).wiped().to_string()
 }
 
 /// A half-made claim on a disk that is free otherwise.

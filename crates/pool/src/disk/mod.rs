@@ -306,6 +306,7 @@ impl Pool for DiskPool {
         state.problems = view.problems.iter().cloned().chain(self.inner.releases.problems()).collect();
         state.problems.extend(self.inner.failures.problems());
         state.problems.extend(self.inner.locks.overdue());
+        state.hints = view.hints();
         if view.check_complete(name).is_err() {
             return Reading { state, mark: 0, volumes: Volumes::Unreadable };
         }
@@ -355,7 +356,11 @@ impl Pool for DiskPool {
         {
             return Err(Error::unavailable(format!("pool {}: {why}", self.inner.name)));
         }
-        let found = found.filter(|volume| volume.record().is_ok_and(|record| record.name == name));
+        // It was found by its name, even if its record does not show that.
+        let found = found.filter(|volume| match &volume.record {
+            Recorded::Here(record) => record.name == name,
+            Recorded::Newer(_) | Recorded::Broken(_) | Recorded::Ambiguous(_) => true,
+        });
         // The caller is about to report that the volume exists, so its record must be durable. A lost one is
         // not reported as such.
         if let Some(volume) = found.as_ref().filter(|volume| !matches!(volume.health, Health::Lost(_))) {

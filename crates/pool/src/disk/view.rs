@@ -11,7 +11,7 @@ use super::copies::copies;
 use super::key::DiskKey;
 use super::scan::{Gathered, OtherDisk, PoolDisk, Raw};
 use crate::key::VolumeKey;
-use crate::record::Tag;
+use crate::record::{NotVolume, Tag};
 use crate::{Health, PoolVolume, Record, Recorded};
 
 /// The unit in which space on disks is reported.
@@ -33,6 +33,9 @@ pub(super) struct View {
     /// Claims on other pools' disks, with the problem to report. Calls by name are answered by those pools;
     /// but a volume of this pool still exists after its disk was assigned to another pool.
     in_other_pools: BTreeMap<DiskGuid, String>,
+    /// Claims that a newer Quarry made for something that is not a volume, on this pool's disks, with a
+    /// description. Their names are taken.
+    not_volumes: BTreeMap<DiskGuid, String>,
     /// Volumes that more than one disk holds, on disks of any pool, with the problem to report.
     duplicates: BTreeMap<DiskGuid, String>,
     /// Disks that were never read successfully: they may hold any volume.
@@ -57,6 +60,7 @@ impl View {
             volumes: BTreeMap::new(),
             in_no_pool: BTreeMap::new(),
             in_other_pools: BTreeMap::new(),
+            not_volumes: BTreeMap::new(),
             duplicates: copies(own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)))
                 .into_iter()
                 .map(|copies| (copies.volume, copies.why))
@@ -155,6 +159,10 @@ impl View {
             Ok(_) => None,
         };
         for (identity, claim) in volumes {
+            if let Some(other) = claim.and_then(not_volume) {
+                self.not_volumes.insert(identity.disk, format!("the disk {} holds {other}", raw.disk.name));
+                continue;
+            }
             let volume = match (claim, &raw.found) {
                 (Some(claim), _) => to_volume(pool, claim),
                 (None, Ok(found)) => unreadable_volume(pool, identity, found),
@@ -235,7 +243,9 @@ impl View {
         if let Some(why) = self.duplicates.get(&guid) {
             return Err(Error::unavailable(format!("pool {pool}: {why}")));
         }
-        if let Some(volume) = self.volumes.get(&guid) {
+        // A volume whose record cannot be read has the GUID of its disk as its name.
+        let by_name = || self.volumes().find(|volume| volume.name == name);
+        if let Some(volume) = self.volumes.get(&guid).or_else(by_name) {
             return Ok(Some(volume.clone()));
         }
         let in_other_pools = self.in_other_pools.get(&guid).filter(|_| handed_out);
@@ -250,6 +260,28 @@ impl View {
             ))),
             None => Ok(None),
         }
+    }
+
+    /// Checks that the name of a new volume is not taken by something that is not a volume.
+    ///
+    /// # Errors
+    /// `Precondition` if it is.
+    pub(super) fn check_name_free(&self, pool: &str, name: &str) -> Result<()> {
+        match self.not_volumes.get(&Identity::of(name).disk) {
+            None => Ok(()),
+            Some(what) => Err(Error::precondition(format!(
+                "pool {pool}: the name {name} is taken: {what}, which is not a volume; upgrade Quarry on this node, or \
+                 request another name"
+            ))),
+        }
+    }
+
+    /// What uses disks of the pool without being a volume, for an operator who misses the space.
+    pub(super) fn hints(&self) -> Vec<String> {
+        let describe = |what: &String| {
+            format!("{what}, which is not a volume and is left alone: upgrade Quarry on this node to manage it")
+        };
+        self.not_volumes.values().map(describe).collect()
     }
 
     /// The problem to report for a volume that two disks hold.
@@ -315,12 +347,18 @@ pub(super) fn storage(pool: &str) -> StorageId {
     StorageId::of(&format!("disk pool {pool}"))
 }
 
-/// The volume of a claim, as text.
+/// The volume of a claim, or what else it was made for, as text.
 pub(super) fn title(claim: &Claim) -> String {
-    match name(claim) {
-        Some(name) => format!("volume {name}"),
-        None => format!("a volume with the GUID {}", claim.identity.disk),
+    match (name(claim), not_volume(claim)) {
+        (Some(name), _) => format!("volume {name}"),
+        (None, Some(other)) => other.to_string(),
+        (None, None) => format!("a volume with the GUID {}", claim.identity.disk),
     }
+}
+
+/// What a newer Quarry made the claim for, if that is not a volume.
+fn not_volume(claim: &Claim) -> Option<NotVolume> {
+    std::str::from_utf8(&claim.record).ok().and_then(|record| Record::parse(record).not_volume())
 }
 
 /// The name of a claim's volume, if its record can be read.
@@ -359,7 +397,7 @@ pub(super) fn to_volume(pool: &str, claim: &Claim) -> PoolVolume {
     let guid = claim.identity.disk;
     let record = match std::str::from_utf8(&claim.record).map(Record::parse) {
         Ok(Tag::Record(record)) => Recorded::Here(record),
-        Ok(Tag::Newer { version }) => Recorded::Newer(version),
+        Ok(Tag::Newer { version } | Tag::NotVolume(NotVolume { version, .. })) => Recorded::Newer(version),
         Ok(Tag::Broken { why }) => Recorded::Broken(why),
         Ok(Tag::Foreign) | Err(_) => Recorded::Broken("it is not a record".to_owned()),
     };

@@ -5,7 +5,7 @@ use quarry_lvm::commands::{self, CreateLv};
 use quarry_lvm::{VolumeGroup, capacity};
 use quarry_volume::{Error, Extents, Layout, Reason, Result, VolumeSpec, safe_name};
 
-use super::{LvmPool, device, volume};
+use super::{LvmPool, device, name, volume};
 use crate::key::VolumeKey;
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
@@ -20,7 +20,7 @@ impl LvmPool {
     pub(super) async fn create_volume(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
         let group = self.group().await?;
         let name = safe_name(&spec.name);
-        self.check_name_free(&group, &name)?;
+        name::check_free(&self.name, &group, &name)?;
         let size = spec.size.choose(Self::unit(&group, &spec.class.layout))?;
         let extents = group.extent_size.whole_in(size);
         let Some(pvs) = capacity::choose(&group, &spec.class.layout, extents, self.config.reserve) else {
@@ -53,23 +53,6 @@ impl LvmPool {
         );
         let error = self.no_space(&group, spec, size, &[why]);
         Err(self.undo_create(&name, &record, error).await)
-    }
-
-    /// Rejects a name that a logical volume already has.
-    fn check_name_free(&self, group: &VolumeGroup, name: &str) -> Result<()> {
-        let Some(found) = group.logical_volume(name) else { return Ok(()) };
-        // Do not advise to rename or remove a volume of Quarry that this version cannot read.
-        if let Some(volume) = volume::from_logical(group, found) {
-            volume.record()?;
-        }
-        Err(Error::new(
-            Reason::Exists,
-            format!(
-                "pool {}: {}/{name} already exists, but does not have this volume's record; rename or remove it by \
-                 hand",
-                self.name, group.name
-            ),
-        ))
     }
 
     /// The error for a volume that does not fit, with additional reasons.

@@ -9,6 +9,7 @@ mod elsewhere;
 mod health;
 mod idle;
 mod lost;
+mod name;
 mod observe;
 mod removal;
 mod volume;
@@ -236,6 +237,7 @@ impl Pool for LvmPool {
         state.problems.extend(capacity::withheld(&group));
         state.hints = capacity::hints(&group);
         state.hints.extend(quarry_lvm::archive_problem());
+        state.hints.extend(volume::not_volumes(&group));
         let volumes = volume::all(&group);
         if known != Some(mark) {
             self.remember(&volumes);
@@ -270,11 +272,7 @@ impl Pool for LvmPool {
     }
 
     async fn find_requested(&self, name: &str) -> Result<Option<PoolVolume>> {
-        let found = self.volume(&safe_name(name)).await?.filter(|volume| match &volume.record {
-            Recorded::Here(record) => record.name == name,
-            Recorded::Ambiguous(_) => true,
-            Recorded::Newer(_) | Recorded::Broken(_) => false,
-        });
+        let found = self.volume(&safe_name(name)).await?.filter(|volume| volume.is_requested_as(name));
         match (found, self.orphan()) {
             (Some(volume), _) => Ok(Some(volume)),
             (None, None) => {

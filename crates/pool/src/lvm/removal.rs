@@ -5,6 +5,7 @@ use quarry_volume::{Error, Reason, Result};
 
 use super::LvmPool;
 use crate::PoolVolume;
+use crate::record::{Record, Tag};
 
 impl LvmPool {
     /// Rejects the removal of a volume that was renamed by hand, often in order to keep it.
@@ -25,14 +26,14 @@ impl LvmPool {
     /// `Precondition` if something else would be removed with it; `UnderWay` while lvm moves or converts it.
     /// In both cases, nothing was removed.
     pub(super) async fn remove_volume(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
-        self.check_removable(group, volume)?;
+        check_removable(&self.name, group, volume)?;
         let parts: Vec<LvUuid> = group.parts_of(&volume.name).map(|part| part.uuid).collect();
         let removed = commands::remove(group, volume).await;
         self.commit(group, removed).await?;
         let group = self.group().await?;
         if let Some(volume) = group.logical_volumes.iter().find(|found| found.uuid == volume.uuid) {
             // The selection for lvm excludes a volume that has got dependents since.
-            self.check_removable(&group, volume)?;
+            check_removable(&self.name, &group, volume)?;
             return Err(Error::unavailable(format!(
                 "pool {}: lvm did not remove {}/{}, because it was changed in the meantime: retry",
                 self.name, group.name, volume.name
@@ -46,30 +47,77 @@ impl LvmPool {
         }
         Ok(())
     }
+}
 
-    /// Checks that lvm would remove that volume now, and nothing else with it.
-    fn check_removable(&self, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
-        if let Some(why) = group.operation_in_progress(volume) {
-            return Err(Error::new(
-                Reason::UnderWay,
-                format!("pool {}: {}/{} cannot be removed now: {why}", self.name, group.name, volume.name),
-            ));
-        }
-        let others = group.removed_with(volume);
-        if others.is_empty() {
-            return Ok(());
-        }
-        let named: Vec<String> = others
-            .iter()
-            .map(|other| format!("{}/{} ({})", group.name, other.name, other.dependence(volume)))
-            .collect();
-        Err(Error::precondition(format!(
-            "pool {}: {}/{} is not removed, because lvm would also remove volumes that Quarry did not create: {}; \
+/// Checks that lvm would remove that volume now, and nothing else with it.
+fn check_removable(pool: &str, group: &VolumeGroup, volume: &LogicalVolume) -> Result<()> {
+    if let Some(why) = group.operation_in_progress(volume) {
+        return Err(Error::new(
+            Reason::UnderWay,
+            format!("pool {pool}: {}/{} cannot be removed now: {why}", group.name, volume.name),
+        ));
+    }
+    let others = group.removed_with(volume);
+    if others.is_empty() {
+        return Ok(());
+    }
+    // Do not advise to remove what is Quarry's, although this version cannot read it.
+    let newer: Vec<&LogicalVolume> = others.iter().copied().filter(|other| is_of_newer_quarry(other)).collect();
+    let named = |others: &[&LogicalVolume]| {
+        let name = |other: &&LogicalVolume| format!("{}/{} ({})", group.name, other.name, other.dependence(volume));
+        quarry_volume::some_of(others.iter().map(name))
+    };
+    Err(Error::precondition(match newer.is_empty() {
+        true => format!(
+            "pool {pool}: {}/{} is not removed, because lvm would also remove volumes that Quarry did not create: {}; \
              remove or detach them first (lvremove, `lvconvert --splitcache`)",
-            self.name,
             group.name,
             volume.name,
-            quarry_volume::some_of(named)
-        )))
+            named(&others)
+        ),
+        false => format!(
+            "pool {pool}: {}/{} is not removed, because lvm would also remove what a newer Quarry created: {}; \
+             upgrade Quarry on this node, and delete that first",
+            group.name,
+            volume.name,
+            named(&newer)
+        ),
+    }))
+}
+
+/// Whether a newer Quarry created the logical volume: a volume or anything else.
+fn is_of_newer_quarry(volume: &LogicalVolume) -> bool {
+    volume.tags.iter().any(|tag| matches!(Record::parse(tag), Tag::Newer { .. } | Tag::NotVolume(_)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The error for the removal of the volume `a` with a snapshot that has this tag.
+    fn refusal(tag: &str) -> Error {
+        let volume = |name: &str, tag: &str| LogicalVolume {
+            name: name.into(),
+            uuid: format!("uuid-{name}"),
+            tags: vec![tag.to_owned()],
+            ..LogicalVolume::default()
+        };
+        let origin = volume("a", "quarry1/s=ready/n=a/b=4096/a=m/f=ext4/l=l/p=x");
+        let snapshot = LogicalVolume { origin: Some("a".into()), ..volume("s", tag) };
+        let logical_volumes = vec![origin.clone(), snapshot];
+        let group = VolumeGroup { name: "vg".into(), logical_volumes, ..VolumeGroup::default() };
+        check_removable("p", &group, &origin).unwrap_err()
+    }
+
+    /// An operator must not be advised to remove what a newer Quarry manages.
+    #[test]
+    fn dependents_of_a_newer_quarry_are_not_to_be_removed_by_hand() {
+        for (tag, of_quarry) in [("x", false), ("quarry2/k=snapshot/n=s", true), ("quarry3/s=ready/n=s", true)] {
+            let error = refusal(tag);
+            assert_eq!(error.reason, Reason::Precondition);
+            assert!(error.message.contains("vg/s (its snapshot)"), "{error}");
+            assert_eq!(error.message.contains("lvremove"), !of_quarry, "{error}");
+            assert_eq!(error.message.contains("a newer Quarry"), of_quarry, "{error}");
+        }
     }
 }

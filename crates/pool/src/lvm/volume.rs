@@ -5,7 +5,7 @@ use quarry_volume::{StorageId, safe_name};
 
 use super::health::health;
 use crate::key::VolumeKey;
-use crate::record::{Record, Tag};
+use crate::record::{NotVolume, Record, Tag};
 use crate::{PoolVolume, Recorded};
 
 /// The storage ID of a volume group.
@@ -58,22 +58,49 @@ pub(crate) fn hidden<'a>(group: &'a VolumeGroup, name: &str) -> Option<&'a Logic
 pub(crate) fn name_in_tag(tag: &str) -> Option<String> {
     match Record::parse(tag) {
         Tag::Record(record) => Some(safe_name(&record.name)),
-        Tag::Foreign | Tag::Newer { .. } | Tag::Broken { .. } => None,
+        Tag::Foreign | Tag::Newer { .. } | Tag::NotVolume(_) | Tag::Broken { .. } => None,
     }
 }
 
-/// Converts a logical volume; `None` if it does not have Quarry's mark.
+/// What a newer Quarry stored in a logical volume, if that is not a volume. It is not among the volumes.
+pub(crate) fn not_volume(volume: &LogicalVolume) -> Option<NotVolume> {
+    record_on(volume).not_volume()
+}
+
+/// The record on a logical volume.
+fn record_on(volume: &LogicalVolume) -> Tag {
+    let mut records = volume.tags.iter().map(|tag| Record::parse(tag)).filter(|tag| *tag != Tag::Foreign);
+    match (records.next(), records.next()) {
+        (None, _) => Tag::Foreign,
+        (Some(record), None) => record,
+        (Some(_), Some(_)) => Tag::Broken { why: "it has several records".to_owned() },
+    }
+}
+
+/// What a newer Quarry stored in this volume group that is not a volume, for an operator who misses the space.
+pub(crate) fn not_volumes(group: &VolumeGroup) -> Option<String> {
+    let describe =
+        |volume: &LogicalVolume| not_volume(volume).map(|other| format!("{}/{} is {other}", group.name, volume.name));
+    let found: Vec<String> = group.volumes().filter_map(describe).collect();
+    (!found.is_empty()).then(|| {
+        format!(
+            "not everything here is a volume: {}; it uses space and is left alone: upgrade Quarry on this node to \
+             manage it",
+            quarry_volume::some_of(found)
+        )
+    })
+}
+
+/// Converts a logical volume; `None` if it does not have Quarry's mark, or is not a volume.
 pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Option<PoolVolume> {
     if volume.internal {
         return None;
     }
-    let mut records = volume.tags.iter().map(|tag| Record::parse(tag)).filter(|tag| *tag != Tag::Foreign);
-    let record = match (records.next()?, records.next()) {
-        (_, Some(_)) => Recorded::Broken("it has several records".to_owned()),
-        (Tag::Record(record), None) => Recorded::Here(record),
-        (Tag::Newer { version }, None) => Recorded::Newer(version),
-        (Tag::Broken { why }, None) => Recorded::Broken(why),
-        (Tag::Foreign, None) => return None,
+    let record = match record_on(volume) {
+        Tag::Record(record) => Recorded::Here(record),
+        Tag::Newer { version } => Recorded::Newer(version),
+        Tag::Broken { why } => Recorded::Broken(why),
+        Tag::Foreign | Tag::NotVolume(_) => return None,
     };
     let health = health(group, volume, &record);
     let name = match &record {
@@ -101,6 +128,7 @@ mod tests {
 
     const NEW: &str = "quarry1/s=new/n=a/b=4096/a=m/f=ext4/l=l/p=x";
     const READY: &str = "quarry1/s=ready/n=a/b=4096/a=m/f=ext4/l=l/p=x";
+    const SNAPSHOT: &str = "quarry2/k=snapshot/s=ready/n=snap-1/o=v1:abcdefghij:node-1:a";
     const RAID: &str = "quarry1/s=new/n=a/b=4096/a=m/f=ext4/l=r1.1/p=x";
 
     fn pv(name: &str, missing: bool) -> PhysicalVolume {
@@ -165,6 +193,31 @@ mod tests {
             assert_eq!(matches!(found.record, Recorded::Newer(2)), newer);
             assert!(found.record().is_err());
         }
+    }
+
+    #[test]
+    fn what_is_not_a_volume_is_neither_listed_nor_found() {
+        // A snapshot has the activation-skip flag, and its name may be any.
+        let snapshot = |name: &str| LogicalVolume {
+            activation_skip: true,
+            origin: Some("a".into()),
+            ..lv(name, "linear", Some(SNAPSHOT), &["p"])
+        };
+        let pvs = vec![pv("p", false)];
+        let around = group(pvs.clone(), vec![lv("a", "linear", Some(READY), &["p"]), snapshot("snap-1")]);
+        assert_eq!(only(&around).name, "a");
+        assert!(named(&around, "snap-1").is_none() && hidden(&around, "snap-1").is_none());
+        let hint = not_volumes(&around).unwrap();
+        assert!(hint.contains("vg/snap-1 is a \"snapshot\" of a newer Quarry"), "{hint}");
+        // It does not make a volume ambiguous whose name it has.
+        let renamed = group(pvs.clone(), vec![lv("a-parked", "linear", Some(READY), &["p"]), snapshot("a")]);
+        assert!(named(&renamed, "a").is_some_and(|found| found.stored_as == "a-parked" && found.record().is_ok()));
+        // With another record beside it, it is not known what it is: listed, and not changed.
+        let mut both = snapshot("a");
+        both.tags.push(READY.to_owned());
+        let found = only(&group(pvs.clone(), vec![both]));
+        assert!(matches!(found.record, Recorded::Broken(_)), "{found:?}");
+        assert_eq!(not_volumes(&group(pvs, vec![lv("a", "linear", Some(READY), &["p"])])), None);
     }
 
     #[test]
@@ -264,7 +317,27 @@ mod tests {
         for lvs in broken {
             assert!(matches!(health(lvs.clone()), Health::Incomplete(_)), "{lvs:#?}");
         }
-        // A `ready` volume is in use: it never counts as unfinished.
-        assert_eq!(health(vec![LogicalVolume { size: 512, ..lv("a", "linear", Some(READY), &["p"]) }]), Health::Whole);
+    }
+
+    /// A volume that may hold data never counts as unfinished: CreateVolume would remove it and create it again.
+    #[test]
+    fn only_a_new_volume_of_this_version_is_incomplete() {
+        let health = |tag: &str, change: fn(&mut LogicalVolume)| {
+            let mut volume = lv("a", "linear", Some(tag), &["p"]);
+            change(&mut volume);
+            only(&group(vec![pv("p", false)], vec![volume])).health
+        };
+        let signs: [fn(&mut LogicalVolume); 3] = [
+            // Snapshots of thin volumes have it.
+            |volume| volume.activation_skip = true,
+            |volume| volume.size = 512,
+            |volume| volume.segment_types = BTreeSet::from(["thin".to_owned()]),
+        ];
+        for sign in signs {
+            assert!(matches!(health(NEW, sign), Health::Incomplete(_)));
+            for tag in [READY, "quarry2/s=new/n=a/b=4096/a=m/f=ext4/l=l/p=x", "quarry1/s=new/n=a"] {
+                assert_eq!(health(tag, sign), Health::Whole, "{tag}");
+            }
+        }
     }
 }

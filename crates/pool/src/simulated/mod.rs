@@ -145,6 +145,19 @@ impl SimulatedPool {
         self.inner.disks().remove(volume).is_some()
     }
 
+    /// Replaces the text of a volume's record outside Quarry. Returns whether the volume existed.
+    pub fn set_record_by_hand(&self, volume: &str, record: &str) -> bool {
+        let mut disks = self.inner.disks();
+        disks.set_record(volume, record.to_owned());
+        disks.get(volume).is_some()
+    }
+
+    /// The text of a volume's record.
+    #[must_use]
+    pub fn record_of(&self, volume: &str) -> Option<String> {
+        self.inner.disks().get(volume).map(|slot| slot.record.to_string())
+    }
+
     /// Fills the pool with volumes of this spec, named `NAME-0` and so on. Returns how many were created.
     pub fn fill(&self, spec: &VolumeSpec, count: usize) -> usize {
         let name = |number: usize| format!("{}-{number}", spec.name);

@@ -42,7 +42,10 @@ impl Inner {
         let mut disks = self.disks();
         let name = safe_name(&spec.name);
         if let Some(slot) = disks.get(&name) {
-            self.describe(&name, slot).record()?;
+            let Some(volume) = self.describe(&name, slot) else {
+                return Err(Error::precondition(format!("pool {}: {name} is taken, and not a volume", self.name)));
+            };
+            volume.record()?;
             return Err(Error::new(Reason::Exists, format!("pool {}: {name} already exists", self.name)));
         }
         let space = self.space(&disks);
@@ -60,12 +63,13 @@ impl Inner {
             ));
         }
         disks.create(&name, extents, &spec.class.layout, size, Record::new(spec, size).to_string());
-        let slot = disks.get(&name).ok_or_else(|| Error::host("a simulated volume has vanished"))?;
-        Ok(self.describe(&name, slot))
+        let made = disks.get(&name).and_then(|slot| self.describe(&name, slot));
+        made.ok_or_else(|| Error::host("a simulated volume has vanished"))
     }
 
-    pub(super) fn describe(&self, name: &str, slot: &Slot) -> PoolVolume {
-        PoolVolume {
+    /// The volume in a slot; `None` if what is in it is not a volume.
+    pub(super) fn describe(&self, name: &str, slot: &Slot) -> Option<PoolVolume> {
+        Some(PoolVolume {
             name: name.to_owned(),
             stored_as: name.to_owned(),
             storage: StorageId::of(&self.uuid),
@@ -76,14 +80,20 @@ impl Inner {
                 Tag::Newer { version } => Recorded::Newer(version),
                 Tag::Broken { why } => Recorded::Broken(why),
                 Tag::Foreign => Recorded::Broken("it has no record".to_owned()),
+                Tag::NotVolume(_) => return None,
             },
             health: Health::Whole,
-        }
+        })
+    }
+
+    /// All volumes.
+    fn describe_all(&self, disks: &Disks) -> Vec<PoolVolume> {
+        disks.volumes().filter_map(|(name, slot)| self.describe(name, slot)).collect()
     }
 
     /// The current state of a volume, for a change.
     fn current(&self, disks: &Disks, volume: &PoolVolume) -> Result<PoolVolume> {
-        let current = disks.get(&volume.name).map(|slot| self.describe(&volume.name, slot));
+        let current = disks.get(&volume.name).and_then(|slot| self.describe(&volume.name, slot));
         current.filter(|current| current.key == volume.key).ok_or_else(|| {
             Error::unavailable(format!("volume {} is no longer in pool {}: retry", volume.name, self.name))
         })
@@ -121,11 +131,8 @@ impl Pool for SimulatedPool {
                 volumes: u64::try_from(disks.volumes().count()).unwrap_or(u64::MAX),
                 ..state.clone()
             };
-            let volumes = if known == Some(disks.mark()) {
-                Volumes::Same
-            } else {
-                Volumes::All(disks.volumes().map(|(name, slot)| inner.describe(name, slot)).collect())
-            };
+            let volumes =
+                if known == Some(disks.mark()) { Volumes::Same } else { Volumes::All(inner.describe_all(&disks)) };
             Ok(Reading { state, mark: disks.mark(), volumes })
         });
         read.await.unwrap_or_else(|error| {
@@ -149,20 +156,17 @@ impl Pool for SimulatedPool {
     }
 
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {
-        let all = |inner: &Inner| {
-            Ok(inner.disks().volumes().map(|(name, slot)| inner.describe(name, slot)).collect::<Vec<_>>())
-        };
-        self.inner.run(Operation::Read, all).await
+        self.inner.run(Operation::Read, |inner| Ok(inner.describe_all(&inner.disks()))).await
     }
 
     async fn volume(&self, name: &str) -> Result<Option<PoolVolume>> {
-        let one = |inner: &Inner| Ok(inner.disks().get(name).map(|slot| inner.describe(name, slot)));
+        let one = |inner: &Inner| Ok(inner.disks().get(name).and_then(|slot| inner.describe(name, slot)));
         self.inner.run(Operation::Read, one).await
     }
 
     async fn find_requested(&self, name: &str) -> Result<Option<PoolVolume>> {
         let found = self.volume(&safe_name(name)).await?;
-        Ok(found.filter(|volume| volume.record().is_ok_and(|record| record.name == name)))
+        Ok(found.filter(|volume| volume.is_requested_as(name)))
     }
 
     async fn storage(&self) -> Result<StorageId> {

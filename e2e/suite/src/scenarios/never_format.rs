@@ -55,6 +55,8 @@ async fn ready_volumes(node: &Node) -> Result<usize> {
     ensure!(tags(node, &made).await?.contains("/s=ready/"), "it is not ready");
     let device = device_of(&made);
     let uuid = node.vm.sh(format!("blkid -p -s UUID -o value {device}")).await?;
+    let (record, key) = (tags(node, &made).await?, format!("/u={}", uuid.trim().replace('-', "")));
+    ensure!(record.ends_with(&key), "the record of the filesystem {uuid} is {record}");
     // What mkfs overwrites at the start is kept, so that the file can be brought back.
     node.vm.sh(format!("dd if={device} of=/root/ready bs=1M iflag=direct status=none")).await?;
     let damages = [
@@ -199,11 +201,12 @@ async fn restored_metadata(node: &Node) -> Result<usize> {
 
 async fn foreign_volumes(node: &Node) -> Result<usize> {
     let ours = node.csi.create(&Ask::mount("ours", "ext4")).await?;
-    let names = ["foreign", "foreign-tagged", "quarry"];
+    let names = ["foreign", "foreign-tagged", "quarry", "snap"];
     node.vm
         .sh(format!(
             "lvcreate -qq -y -l 8 -n foreign {GROUP}; lvcreate -qq -y -l 8 -n foreign-tagged --addtag quarry \
-             --addtag quarry/s=new {GROUP}; lvcreate -qq -y -l 8 -n quarry --addtag other1/s=new {GROUP}"
+             --addtag quarry/s=new {GROUP}; lvcreate -qq -y -l 8 -n quarry --addtag other1/s=new {GROUP}; lvcreate \
+             -qq -y -l 8 -n snap --addtag quarry2/k=snapshot/s=ready/n=snap {GROUP}"
         ))
         .await?;
     let listed: Vec<String> = node.csi.list().await?.into_iter().map(|volume| volume.volume_id).collect();
@@ -216,11 +219,16 @@ async fn foreign_volumes(node: &Node) -> Result<usize> {
         let forged = Made { id, ask: Ask { name: name.to_owned(), ..ours.ask.clone() }, ..ours.clone() };
         node.kubelet_folders(&forged).await?;
         untouched(node, &forged, async || {
-            // It is not a Quarry volume: CSI treats it as deleted.
+            // It is not a volume of Quarry: CSI treats it as deleted.
             let _ = node.csi.delete(&forged.id).await;
             refused(name, node.csi.stage(&forged).await, Code::NotFound, "does not exist")?;
             refused(name, node.csi.publish(&forged).await, Code::NotFound, "does not exist")?;
-            refused(name, node.csi.create(&forged.ask).await, Code::AlreadyExists, "does not have this volume's record")
+            let (code, words) = match name {
+                // A newer Quarry made it.
+                "snap" => (Code::FailedPrecondition, "newer Quarry"),
+                _ => (Code::AlreadyExists, "does not have this volume's record"),
+            };
+            refused(name, node.csi.create(&forged.ask).await, code, words)
         })
         .await
         .with_context(|| format!("logical volume {name}"))?;

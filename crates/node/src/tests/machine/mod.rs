@@ -174,6 +174,14 @@ impl Machine {
         }
     }
 
+    /// The volume contains a complete filesystem with that UUID.
+    pub(super) fn set_filesystem(&self, volume: &str, kind: Filesystem, uuid: &str) {
+        if let Some(disk) = self.state().disks.get_mut(&node(volume)) {
+            disk.bytes.content = Content::Filesystem { kind, uuid: uuid.to_owned(), in_progress: false, data: false };
+            disk.durable = disk.bytes.clone();
+        }
+    }
+
     /// See [`State::write_foreign`].
     pub(super) fn write_foreign(&self) -> bool {
         self.state().write_foreign()

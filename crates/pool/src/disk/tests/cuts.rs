@@ -121,6 +121,53 @@ fn operations(work: impl FnOnce(&Host)) -> usize {
     host.operations()
 }
 
+/// A claim whose record says that the volume is wiped.
+fn says_wiped(host: &Host, disk: u64) -> bool {
+    match found(host, disk) {
+        ClaimState::Claimed(claim) => String::from_utf8_lossy(&claim.record).ends_with("/c=1"),
+        _ => false,
+    }
+}
+
+#[test]
+fn a_claim_says_wiped_only_after_the_wipe() {
+    // What a probe does not recognize, at the places of signatures.
+    let places = [VOLUME_OFFSET + 4096, VOLUME_OFFSET + 36 * MIB];
+    let prepare = || {
+        let host = Host::default();
+        host.disk("vdb", 40);
+        places.iter().for_each(|at| host.poke(1, *at, b"old"));
+        host
+    };
+    let asked = VolumeSpec { access: AccessTypes::Mount, filesystem: Some(Filesystem::Ext4), ..spec("a", 1) };
+    let create = |host: &Host, asked: &VolumeSpec| run(async { start(host, Wipe::None).create(asked).await.map(drop) });
+    let mut killed = 0;
+    for kill in 0.. {
+        let host = prepare();
+        host.kill_after(kill);
+        let created = create(&host, &asked);
+        host.reboot();
+        if says_wiped(&host, 1) {
+            assert_eq!(places.map(|at| host.peek(1, at, 3)), [[0; 3]; 2], "killed before operation {kill}");
+        }
+        if created.is_ok() {
+            assert!(says_wiped(&host, 1));
+            break;
+        }
+        // A retry comes to the same result.
+        create(&host, &asked)
+            .or_else(|error| if error.reason == Reason::Exists { Ok(()) } else { Err(error) })
+            .unwrap();
+        assert!(says_wiped(&host, 1) && places.map(|at| host.peek(1, at, 3)) == [[0; 3]; 2], "after kill {kill}");
+        killed += 1;
+    }
+    assert!(killed > 10);
+    // A volume that may be shown raw is zeroed instead.
+    let host = prepare();
+    create(&host, &VolumeSpec { access: AccessTypes::Both, ..asked }).unwrap();
+    assert!(!says_wiped(&host, 1));
+}
+
 #[test]
 fn a_create_killed_anywhere_can_be_retried_and_makes_one_volume() {
     let create = |host: &Host| run(async { start(host, Wipe::None).create(&spec("a", 1)).await });

@@ -7,6 +7,7 @@ mod double;
 mod hang;
 mod list;
 mod lost;
+mod newer;
 mod not_free;
 
 use std::future::Future;

@@ -1,0 +1,67 @@
+//! Whether the name of a new volume is free in its volume group.
+
+use quarry_lvm::VolumeGroup;
+use quarry_volume::{Error, Reason, Result};
+
+use super::volume;
+
+/// Rejects a name that a logical volume already has.
+///
+/// # Errors
+/// `Precondition` if a volume or anything else of Quarry has it that this version cannot use; otherwise `Exists`.
+pub(super) fn check_free(pool: &str, group: &VolumeGroup, name: &str) -> Result<()> {
+    let Some(found) = group.logical_volume(name) else { return Ok(()) };
+    // Do not advise to rename or remove what is Quarry's, although this version cannot read it.
+    if let Some(volume) = volume::from_logical(group, found) {
+        volume.record()?;
+    }
+    if let Some(other) = volume::not_volume(found) {
+        return Err(Error::precondition(format!(
+            "pool {pool}: the name {}/{name} is taken by {other}, which is not a volume; upgrade Quarry on this node, \
+             or request another name",
+            group.name
+        )));
+    }
+    Err(Error::new(
+        Reason::Exists,
+        format!(
+            "pool {pool}: {}/{name} already exists, but does not have this volume's record; rename or remove it by \
+             hand",
+            group.name
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use quarry_lvm::LogicalVolume;
+
+    use super::*;
+
+    /// The error for the name `a`, which a logical volume with this tag has.
+    fn taken_by(tag: &str) -> Error {
+        let volume = LogicalVolume { name: "a".into(), tags: vec![tag.to_owned()], ..LogicalVolume::default() };
+        let group = VolumeGroup { name: "vg".into(), logical_volumes: vec![volume], ..VolumeGroup::default() };
+        check_free("p", &group, "b").unwrap();
+        check_free("p", &group, "a").unwrap_err()
+    }
+
+    #[test]
+    fn a_taken_name_is_not_used_again() {
+        for (tag, reason, words) in [
+            ("somebodys", Reason::Exists, "rename or remove it by hand"),
+            (
+                "quarry2/k=snapshot/n=a",
+                Reason::Precondition,
+                "the name vg/a is taken by a \"snapshot\" of a newer Quarry",
+            ),
+            ("quarry2/s=ready/n=a", Reason::Precondition, "written by a newer Quarry"),
+            ("quarry1/s=old", Reason::Precondition, "is invalid"),
+        ] {
+            let error = taken_by(tag);
+            assert_eq!(error.reason, reason, "{error}");
+            assert!(error.message.contains(words), "{error}");
+            assert_eq!(error.message.contains("remove it"), tag == "somebodys", "{error}");
+        }
+    }
+}
