@@ -14,9 +14,9 @@ fn with_filesystem() -> impl Iterator<Item = Use> {
 fn stays_foreign(world: &World) {
     let check = || assert_eq!(world.disk().bytes.content, Content::Foreign, "{:?}", world.effects());
     check();
-    world.refuses(Call::Stage, Reason::Precondition);
+    world.rejects(Call::Stage, Reason::Precondition);
     check();
-    world.refuses(Call::Publish, Reason::Precondition);
+    world.rejects(Call::Publish, Reason::Precondition);
     check();
     world.succeeds(Call::Unpublish);
     world.succeeds(Call::Unstage);
@@ -43,7 +43,7 @@ fn foreign_data_is_never_formatted() {
             let process = Process::new(&world.machine, Plan::Foreign { before });
             let answer = world.call_as(&process, Call::Stage);
             if process.met_foreign_data() {
-                assert!(matches!(answer, Answer::Refused(_)), "{answer:?} after {:?}", world.effects());
+                assert!(matches!(answer, Answer::Rejected(_)), "{answer:?} after {:?}", world.effects());
                 stays_foreign(&world);
                 met += 1;
             } else {
@@ -89,7 +89,7 @@ fn a_volume_is_not_staged_over_a_foreign_mount() {
     for usage in with_filesystem() {
         let world = World::after(usage, &[Call::Create]);
         let foreign = world.machine.mount_foreign(&staging());
-        let message = world.refuses(Call::Stage, Reason::Precondition);
+        let message = world.rejects(Call::Stage, Reason::Precondition);
         assert!(message.contains("nothing was changed"), "{message}");
         let state = world.machine.state();
         assert_eq!((state.at(&staging()), state.made), (vec![foreign], 0));
@@ -101,7 +101,7 @@ fn only_the_volume_itself_is_published() {
     for usage in with_filesystem() {
         let world = World::after(usage, &[Call::Create, Call::Stage, Call::Unstage]);
         world.machine.mount_foreign(&staging());
-        let message = world.refuses(Call::Publish, Reason::Precondition);
+        let message = world.rejects(Call::Publish, Reason::Precondition);
         assert!(message.contains("it is not staged at"), "{message}");
     }
 }
@@ -111,7 +111,7 @@ fn a_volume_is_not_published_over_a_foreign_mount() {
     for usage in Use::ALL {
         let world = World::after(usage, &[Call::Create, Call::Stage]);
         let foreign = world.machine.mount_foreign(&target());
-        world.refuses(Call::Publish, Reason::Precondition);
+        world.rejects(Call::Publish, Reason::Precondition);
         let state = world.machine.state();
         assert_eq!(state.at(&target()), [foreign]);
         assert!(!state.has_mappings(), "{:?}", state.effects);
@@ -129,7 +129,7 @@ fn a_foreign_mount_is_never_unmounted() {
             for (call, place) in [(Call::Unpublish, target()), (Call::Unstage, staging())] {
                 world.machine.state().mounts.retain(|entry| entry.target != place);
                 let foreign = world.machine.mount_foreign(&place);
-                let message = world.refuses(call, Reason::Precondition);
+                let message = world.rejects(call, Reason::Precondition);
                 assert!(message.contains("which is not this volume"), "{message}");
                 assert_eq!(world.machine.state().at(&place), [foreign]);
             }

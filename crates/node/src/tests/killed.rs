@@ -26,7 +26,7 @@ fn killed(usage: Use, call: Call) -> impl Iterator<Item = World> {
         match world.call_as(&Process::new(&world.machine, Plan::Killed { before }), call) {
             Answer::Killed => Some(world),
             Answer::Ok => None,
-            Answer::Refused(error) => panic!("{call:?} of {usage:?}, killed before effect {before}: {error}"),
+            Answer::Rejected(error) => panic!("{call:?} of {usage:?}, killed before effect {before}: {error}"),
         }
     })
 }
@@ -48,7 +48,7 @@ fn settled(usage: Use, call: Call) -> impl Iterator<Item = (World, Then)> {
 fn proceed(world: &World, call: Call, then: Then) {
     if world.machine.has_orphans() {
         let made = world.machine.state().made;
-        world.refuses(Call::Stage, Reason::UnderWay);
+        world.rejects(Call::Stage, Reason::UnderWay);
         world.call(Call::Create);
         assert_eq!(world.machine.state().made, made, "a second mkfs");
     }
@@ -131,7 +131,7 @@ fn any_two_calls_after_a_killed_one_do_no_harm() {
 fn a_volume_that_is_not_completely_zeroed_is_not_staged() {
     for usage in Use::ALL.into_iter().filter(|usage| usage.access == AccessType::Block) {
         for world in killed(usage, Call::Create) {
-            assert!(matches!(world.call(Call::Stage), Answer::Refused(_)), "{:?}", world.effects());
+            assert!(matches!(world.call(Call::Stage), Answer::Rejected(_)), "{:?}", world.effects());
         }
     }
 }
@@ -168,7 +168,7 @@ fn an_mkfs_that_completes_between_two_reads_of_a_retry_is_not_foreign_data() {
                 let retry = Process::new(&world.machine, Plan::MkfsCompletes { before_read });
                 match world.call_as(&retry, Call::Stage) {
                     Answer::Ok => {}
-                    Answer::Refused(error) if error.reason == Reason::UnderWay => rejected += 1,
+                    Answer::Rejected(error) if error.reason == Reason::UnderWay => rejected += 1,
                     other => panic!("{usage:?}, before read {before_read}: {other:?}"),
                 }
                 any |= !world.machine.has_orphans();

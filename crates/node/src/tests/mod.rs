@@ -1,9 +1,9 @@
 //! Tests of the operations on a machine in memory: killed between any two of their effects, with foreign data
-//! on the device, and refused.
+//! on the device, and rejected.
 
 mod foreign;
 mod killed;
 mod machine;
 mod pool;
-mod refused;
+mod rejected;
 mod world;

@@ -17,7 +17,7 @@ pub(super) struct MachinePool {
 }
 
 impl MachinePool {
-    /// Waits for ever if the process is dead.
+    /// Waits forever if the process is dead.
     async fn alive(&self) {
         if !self.process.is_alive() {
             pending::<()>().await;

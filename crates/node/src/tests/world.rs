@@ -86,7 +86,7 @@ impl Use {
 #[derive(Debug)]
 pub(super) enum Answer {
     Ok,
-    Refused(Error),
+    Rejected(Error),
     Killed,
 }
 
@@ -130,10 +130,10 @@ impl World {
         }
     }
 
-    /// Makes a call that must be refused for that reason, and returns the message.
-    pub(super) fn refuses(&self, call: Call, reason: Reason) -> String {
+    /// Makes a call that must be rejected for that reason, and returns the message.
+    pub(super) fn rejects(&self, call: Call, reason: Reason) -> String {
         match self.call(call) {
-            Answer::Refused(error) if error.reason == reason => error.message,
+            Answer::Rejected(error) if error.reason == reason => error.message,
             other => panic!("{call:?} of {:?} ended with {other:?} after {:?}", self.usage, self.effects()),
         }
     }
@@ -162,7 +162,7 @@ impl World {
                 () = process.death() => Answer::Killed,
                 result = self.send(&host, call) => match result {
                     Ok(()) => Answer::Ok,
-                    Err(error) => Answer::Refused(error),
+                    Err(error) => Answer::Rejected(error),
                 },
             }
         });
@@ -212,7 +212,7 @@ impl World {
             assert!(staged.len() <= 1 && shown.len() <= 1, "mounted twice: {}", context());
             match (answer, call) {
                 (Answer::Killed, _) => {}
-                (Answer::Refused(_), _) => {
+                (Answer::Rejected(_), _) => {
                     assert!(published || !state.exists(&target()), "left at the target: {}", context());
                 }
                 (Answer::Ok, Call::Create) => self.check_created(disk.expect("a device"), context),

@@ -1,4 +1,4 @@
-//! Calls that must be refused, and failures: nothing is left behind.
+//! Calls that must be rejected, and failures: nothing is left behind.
 
 use quarry_volume::Reason;
 
@@ -9,11 +9,11 @@ use super::world::{Call, Use, World, staging, target};
 fn an_unstaged_volume_is_not_published() {
     for usage in Use::ALL {
         let world = World::new(usage);
-        world.refuses(Call::Publish, Reason::NotFound);
+        world.rejects(Call::Publish, Reason::NotFound);
         world.succeeds(Call::Create);
         let effects = world.effects();
         if usage.access == quarry_volume::AccessType::Mount || usage.both {
-            world.refuses(Call::Publish, Reason::Precondition);
+            world.rejects(Call::Publish, Reason::Precondition);
         }
         assert_eq!(world.effects(), effects);
     }
@@ -24,7 +24,7 @@ fn a_used_volume_is_not_deleted() {
     for usage in Use::ALL {
         let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
         let effects = world.effects();
-        let message = world.refuses(Call::Delete, Reason::InUse);
+        let message = world.rejects(Call::Delete, Reason::InUse);
         assert!(message.contains("unpublish"), "the node itself checks it: {message}");
         assert_eq!(world.effects(), effects);
     }
@@ -34,7 +34,7 @@ fn a_used_volume_is_not_deleted() {
 fn no_filesystem_is_made_for_a_target_that_cannot_be_mounted() {
     let world = World::after(Use::MOUNT, &[Call::Create]);
     world.machine.state().paths.insert(staging(), Kind::File);
-    world.refuses(Call::Stage, Reason::Precondition);
+    world.rejects(Call::Stage, Reason::Precondition);
     assert_eq!(world.machine.state().made, 0);
     assert_eq!(world.machine.state().paths[&staging()], Kind::File);
 }
@@ -45,7 +45,7 @@ fn a_used_volume_without_its_superblock_is_not_formatted() {
     [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
     world.machine.lose_superblock(&world.id.volume);
     let (before, made) = (world.disk().bytes, world.machine.state().made);
-    let message = world.refuses(Call::Stage, Reason::Precondition);
+    let message = world.rejects(Call::Stage, Reason::Precondition);
     assert!(message.contains("the superblock is missing"), "{message}");
     world.succeeds(Call::Create);
     assert_eq!((world.disk().bytes, world.machine.state().made), (before, made));
@@ -62,7 +62,7 @@ fn an_exclusive_volume_has_one_target() {
             }
         }
         world.machine.state().paths.remove(&target());
-        let message = world.refuses(Call::Publish, Reason::Precondition);
+        let message = world.rejects(Call::Publish, Reason::Precondition);
         assert!(message.contains("already published at \"/kubelet/other\""), "{message}");
     }
 }
@@ -73,7 +73,7 @@ fn a_publication_does_not_change_its_mode() {
         let mut world = World::after(before, &[Call::Create, Call::Stage, Call::Publish]);
         let effects = world.effects();
         world.usage = after;
-        world.refuses(Call::Publish, Reason::Exists);
+        world.rejects(Call::Publish, Reason::Exists);
         assert_eq!(world.effects(), effects);
     }
 }
@@ -83,7 +83,7 @@ fn a_failed_bind_leaves_neither_a_file_nor_a_mapping() {
     for usage in [Use::BLOCK, Use::READ_ONLY_BLOCK] {
         let world = World::after(usage, &[Call::Create, Call::Stage]);
         world.machine.state().fails = Some("bind device");
-        world.refuses(Call::Publish, Reason::Host);
+        world.rejects(Call::Publish, Reason::Host);
         assert!(!world.machine.state().has_mappings());
         world.succeeds(Call::Publish);
     }
@@ -95,12 +95,12 @@ fn a_filesystem_that_was_shut_down_is_not_published_and_is_recovered_by_the_next
     let volume = world.id.volume.clone();
     world.machine.shut_down(&volume);
     // It is still published, so a new mount would not recover it.
-    world.refuses(Call::Stage, Reason::Precondition);
+    world.rejects(Call::Stage, Reason::Precondition);
     // The dead mount that an earlier call left at the target is removed.
-    let message = world.refuses(Call::Publish, Reason::Precondition);
+    let message = world.rejects(Call::Publish, Reason::Precondition);
     assert!(message.contains("was unmounted"), "{message}");
     assert!(!world.machine.state().exists(&target()));
-    world.refuses(Call::Publish, Reason::Precondition);
+    world.rejects(Call::Publish, Reason::Precondition);
     world.succeeds(Call::Stage);
     world.succeeds(Call::Publish);
 }
@@ -110,7 +110,7 @@ fn a_busy_target_stays_published() {
     for usage in Use::ALL {
         let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
         world.machine.state().busy.insert(target());
-        world.refuses(Call::Unpublish, Reason::UnderWay);
+        world.rejects(Call::Unpublish, Reason::UnderWay);
         world.succeeds(Call::Publish);
         world.machine.state().busy.clear();
         world.succeeds(Call::Unpublish);
