@@ -1,20 +1,35 @@
 //! Calls that must be rejected, and failures: nothing is left behind.
 
-use quarry_volume::Reason;
+use quarry_volume::{AccessType, Reason};
 
 use super::machine::Kind;
 use super::world::{Call, Use, World, staging, target};
 
 #[test]
-fn an_unstaged_volume_is_not_published() {
+fn a_volume_that_is_not_ready_is_not_published() {
     for usage in Use::ALL {
         let world = World::new(usage);
         world.rejects(Call::Publish, Reason::NotFound);
         world.succeeds(Call::Create);
-        let effects = world.effects();
-        if usage.access == quarry_volume::AccessType::Mount || usage.both {
-            world.rejects(Call::Publish, Reason::Precondition);
+        if usage.access == AccessType::Block && !usage.both {
+            // Its creation made it `ready`, so it can be published even without a stage.
+            world.succeeds(Call::Publish);
+            continue;
         }
+        let effects = world.effects();
+        let message = world.rejects(Call::Publish, Reason::Precondition);
+        assert!(message.contains("stage it first"), "{message}");
+        assert_eq!(world.effects(), effects);
+    }
+}
+
+#[test]
+fn a_filesystem_is_not_published_after_its_unstage() {
+    for usage in Use::ALL.into_iter().filter(|usage| usage.access == AccessType::Mount) {
+        let world = World::after(usage, &[Call::Create, Call::Stage, Call::Unstage]);
+        let effects = world.effects();
+        let message = world.rejects(Call::Publish, Reason::Precondition);
+        assert!(message.contains("it is not staged at"), "{message}");
         assert_eq!(world.effects(), effects);
     }
 }
@@ -54,16 +69,15 @@ fn a_used_volume_without_its_superblock_is_not_formatted() {
 #[test]
 fn an_exclusive_volume_has_one_target() {
     for usage in [Use::MOUNT, Use::BLOCK, Use::READ_ONLY_BLOCK] {
-        let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
+        let mut world = World::after(usage, &[Call::Create, Call::Stage]);
         // The publication of another pod.
-        for entry in &mut world.machine.state().mounts {
-            if entry.target == target() {
-                entry.target.set_file_name("other");
-            }
-        }
-        world.machine.state().paths.remove(&target());
+        world.target.set_file_name("other");
+        world.succeeds(Call::Publish);
+        world.target = target();
+        let effects = world.effects();
         let message = world.rejects(Call::Publish, Reason::Precondition);
         assert!(message.contains("already published at \"/kubelet/other\""), "{message}");
+        assert_eq!(world.effects(), effects);
     }
 }
 
@@ -86,6 +100,48 @@ fn a_failed_bind_leaves_neither_a_file_nor_a_mapping() {
         world.rejects(Call::Publish, Reason::Host);
         assert!(!world.machine.state().has_mappings());
         world.succeeds(Call::Publish);
+    }
+}
+
+#[test]
+fn a_claimed_device_is_not_mapped() {
+    let world = World::after(Use::READ_ONLY_BLOCK, &[Call::Create, Call::Stage]);
+    world.machine.set_claimed(&world.id.volume, true);
+    world.rejects(Call::Publish, Reason::UnderWay);
+    assert!(!world.machine.state().has_mappings());
+    world.machine.set_claimed(&world.id.volume, false);
+    world.succeeds(Call::Publish);
+}
+
+#[test]
+fn a_mapping_that_a_program_has_open_keeps_the_volume() {
+    let world = World::after(Use::READ_ONLY_BLOCK, &[Call::Create, Call::Stage, Call::Publish]);
+    world.machine.state().set_mappings_open(true);
+    world.rejects(Call::Unpublish, Reason::UnderWay);
+    // Nothing is mounted any more, so only the pool knows.
+    world.rejects(Call::Delete, Reason::InUse);
+    world.machine.state().set_mappings_open(false);
+    [Call::Unpublish, Call::Unstage, Call::Delete].into_iter().for_each(|call| world.succeeds(call));
+    world.is_clean();
+}
+
+/// A pod can end although its disk is lost, or its pool cannot be read.
+#[test]
+fn a_volume_is_unpublished_and_unstaged_without_its_pool() {
+    for usage in Use::ALL {
+        for pulled in [true, false] {
+            // A whole disk is then recognized by its partition, which this machine does not have.
+            if !pulled && !usage.sysfs && usage.access == AccessType::Mount {
+                continue;
+            }
+            let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
+            world.pool.set_unreadable(Some("as configured"));
+            if pulled {
+                world.machine.pull_disk(&world.id.volume);
+            }
+            [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
+            assert!(world.machine.state().mounts.is_empty(), "{:?}", world.effects());
+        }
     }
 }
 

@@ -89,9 +89,8 @@ impl Process {
     fn kill(&self, state: &mut State) {
         self.inner.alive.send_replace(false);
         for disk in state.disks.values_mut() {
-            if disk.holder == Some(self.inner.id) {
-                disk.holder = None;
-            }
+            disk.claim.take_if(|holder| *holder == self.inner.id);
+            disk.lock.take_if(|holder| *holder == self.inner.id);
         }
     }
 
