@@ -2,10 +2,10 @@
 //! owner.
 //!
 //! Only a volume in state `new` is prepared. If it is created for a filesystem, the signatures of previous
-//! owners are wiped, unless its record says that they were: what is on the volume then, was written later, and a
-//! stage refuses it. On LVM, the record never says so, because that would take one more metadata commit. So
-//! there, a repeated CreateVolume wipes again until the first stage. If it may be used as a raw block device, it is zeroed completely, in chunks, and the
-//! record stores the progress.
+//! owners are wiped, unless its record says that they were: then what is on the volume was written later, and a
+//! stage rejects it. On LVM, the record never says so, because that would take one more metadata commit. So
+//! there, a repeated CreateVolume wipes again until the first stage. If it may be used as a raw block device, it
+//! is zeroed completely, in chunks, and the record stores the progress.
 
 use std::sync::Arc;
 

@@ -247,7 +247,7 @@ impl PoolVolume {
             Recorded::Here(record) => record.filesystem_uuid,
             Recorded::Newer(_) | Recorded::Broken(_) | Recorded::Ambiguous(_) => None,
         };
-        recorded.unwrap_or_else(|| quarry_filesystem::filesystem_uuid(&self.uuid))
+        recorded.unwrap_or_else(|| quarry_filesystem::filesystem_uuid(&self.uuid()))
     }
 
     /// The problem with its name: that the storage has it under another name.

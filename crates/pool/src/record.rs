@@ -390,7 +390,7 @@ mod tests {
         let disk = Record { zeroed: Gib(192), wipe: Some(Wipe::Discard), ..both.clone() };
         let disk = Record { layout: Layout::Linear, ..disk };
         let made = record.ready_with(UUID);
-        let restored = Record { zeroed: 10, filesystem_uuid: Some(UUID), ..record.clone() };
+        let restored = Record { zeroed: Gib(10), filesystem_uuid: Some(UUID), ..record.clone() };
         let all = Record { wiped: true, ..restored.clone() };
         let clean = Record { wipe: Some(Wipe::None), ..record.wiped() };
         let erased = Record { filesystem_uuid: Some(UUID), ..disk.clone() };

@@ -1,22 +1,22 @@
 //! Foreign data on the device of a volume, and foreign mounts in its place.
 
-use quarry_volume::Reason;
+use quarry_volume::{AccessType, Filesystem, Reason};
 
 use super::machine::{Content, Plan, Process};
 use super::world::{Answer, Call, LIFE, Use, World, staging, target};
 
 /// The ways of use with a filesystem.
 fn with_filesystem() -> impl Iterator<Item = Use> {
-    Use::ALL.into_iter().filter(|usage| usage.access == quarry_volume::AccessType::Mount)
+    Use::ALL.into_iter().filter(|usage| usage.access == AccessType::Mount)
 }
 
 /// Checks that nothing touches the foreign data until the volume is deleted.
 fn stays_foreign(world: &World) {
     let check = || assert_eq!(world.disk().bytes.content, Content::Foreign, "{:?}", world.effects());
     check();
-    world.refuses(Call::Stage, Reason::Precondition);
+    world.rejects(Call::Stage, Reason::Precondition);
     check();
-    world.refuses(Call::Publish, Reason::Precondition);
+    world.rejects(Call::Publish, Reason::Precondition);
     check();
     world.succeeds(Call::Unpublish);
     world.succeeds(Call::Unstage);
@@ -37,27 +37,35 @@ fn effects_of(usage: Use, call: Call) -> usize {
 #[test]
 fn foreign_data_is_never_formatted() {
     for usage in with_filesystem() {
-        let mut met = 0;
+        let (mut met, mut lost) = (0, 0);
         for before in 0..effects_of(usage, Call::Stage) {
             let world = World::after(usage, &[Call::Create]);
+            let earlier = world.effects().len();
             let process = Process::new(&world.machine, Plan::Foreign { before });
             let answer = world.call_as(&process, Call::Stage);
-            if process.met_foreign_data() {
-                assert!(matches!(answer, Answer::Refused(_)), "{answer:?} after {:?}", world.effects());
+            if !process.met_foreign_data() {
+                // The device was claimed: nothing foreign writes to it.
+                assert!(matches!(answer, Answer::Ok), "{answer:?} after {:?}", world.effects());
+            } else if usage.filesystem == Some(Filesystem::Ext4) && world.effects()[earlier + before] == "start mkfs" {
+                // Quarry has released its claim, and mkfs does not have its own yet. mkfs.ext4 does not look at what
+                // appeared in between; the others reject it.
+                assert!(matches!(answer, Answer::Ok), "{answer:?} after {:?}", world.effects());
+                lost += 1;
+            } else {
+                assert!(matches!(answer, Answer::Rejected(_)), "{answer:?} after {:?}", world.effects());
                 stays_foreign(&world);
                 met += 1;
-            } else {
-                // The device was held: nothing foreign can write to it.
-                assert!(matches!(answer, Answer::Ok), "{answer:?} after {:?}", world.effects());
             }
         }
         assert!(met > 2, "{usage:?} met foreign data {met} times");
+        assert_eq!(lost, usize::from(usage.filesystem == Some(Filesystem::Ext4)), "{usage:?}");
     }
 }
 
 #[test]
 fn foreign_data_after_a_killed_stage_is_never_formatted() {
     for usage in with_filesystem() {
+        let mut met = 0;
         for before in 0..effects_of(usage, Call::Stage) {
             for completes in [true, false] {
                 let world = World::after(usage, &[Call::Create]);
@@ -66,9 +74,11 @@ fn foreign_data_after_a_killed_stage_is_never_formatted() {
                 world.machine.end_orphans(completes);
                 if world.machine.write_foreign() {
                     stays_foreign(&world);
+                    met += 1;
                 }
             }
         }
+        assert!(met > 2, "{usage:?} met foreign data {met} times");
     }
 }
 
@@ -89,7 +99,7 @@ fn a_volume_is_not_staged_over_a_foreign_mount() {
     for usage in with_filesystem() {
         let world = World::after(usage, &[Call::Create]);
         let foreign = world.machine.mount_foreign(&staging());
-        let message = world.refuses(Call::Stage, Reason::Precondition);
+        let message = world.rejects(Call::Stage, Reason::Precondition);
         assert!(message.contains("nothing was changed"), "{message}");
         let state = world.machine.state();
         assert_eq!((state.at(&staging()), state.made), (vec![foreign], 0));
@@ -101,7 +111,7 @@ fn only_the_volume_itself_is_published() {
     for usage in with_filesystem() {
         let world = World::after(usage, &[Call::Create, Call::Stage, Call::Unstage]);
         world.machine.mount_foreign(&staging());
-        let message = world.refuses(Call::Publish, Reason::Precondition);
+        let message = world.rejects(Call::Publish, Reason::Precondition);
         assert!(message.contains("it is not staged at"), "{message}");
     }
 }
@@ -111,7 +121,7 @@ fn a_volume_is_not_published_over_a_foreign_mount() {
     for usage in Use::ALL {
         let world = World::after(usage, &[Call::Create, Call::Stage]);
         let foreign = world.machine.mount_foreign(&target());
-        world.refuses(Call::Publish, Reason::Precondition);
+        world.rejects(Call::Publish, Reason::Precondition);
         let state = world.machine.state();
         assert_eq!(state.at(&target()), [foreign]);
         assert!(!state.has_mappings(), "{:?}", state.effects);
@@ -129,7 +139,7 @@ fn a_foreign_mount_is_never_unmounted() {
             for (call, place) in [(Call::Unpublish, target()), (Call::Unstage, staging())] {
                 world.machine.state().mounts.retain(|entry| entry.target != place);
                 let foreign = world.machine.mount_foreign(&place);
-                let message = world.refuses(call, Reason::Precondition);
+                let message = world.rejects(call, Reason::Precondition);
                 assert!(message.contains("which is not this volume"), "{message}");
                 assert_eq!(world.machine.state().at(&place), [foreign]);
             }

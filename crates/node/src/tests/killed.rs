@@ -1,7 +1,7 @@
 //! Calls that are killed before any of their effects, and what the calls of kubelet and the provisioner do
 //! afterwards.
 
-use quarry_volume::{AccessType, Reason};
+use quarry_volume::{AccessType, Filesystem, Reason};
 
 use super::machine::{Content, Plan, Process};
 use super::world::{Answer, Call, LIFE, Use, World};
@@ -13,8 +13,10 @@ enum Then {
     MkfsCompletes,
     /// An mkfs that it started is killed too.
     MkfsEnds,
-    /// The machine loses power.
+    /// The machine loses power, and everything that was not flushed.
     PowerCut,
+    /// The machine loses power after it has written back what was not flushed.
+    LatePowerCut,
 }
 
 /// The worlds in which `call` was killed before each of its effects, after all calls before it in a volume's
@@ -26,20 +28,26 @@ fn killed(usage: Use, call: Call) -> impl Iterator<Item = World> {
         match world.call_as(&Process::new(&world.machine, Plan::Killed { before }), call) {
             Answer::Killed => Some(world),
             Answer::Ok => None,
-            Answer::Refused(error) => panic!("{call:?} of {usage:?}, killed before effect {before}: {error}"),
+            Answer::Rejected(error) => panic!("{call:?} of {usage:?}, killed before effect {before}: {error}"),
         }
     })
 }
 
 /// The worlds of [`killed`], with everything that can happen next, up to the point where a retry can succeed.
 fn retriable(usage: Use, call: Call) -> impl Iterator<Item = (World, Then)> {
-    [Then::MkfsCompletes, Then::MkfsEnds, Then::PowerCut].into_iter().flat_map(move |then| {
-        // Without an mkfs, the first two are the same.
-        let differs = move |world: &World| then != Then::MkfsEnds || world.machine.has_orphans();
-        killed(usage, call).filter(differs).map(move |world| {
+    [Then::MkfsCompletes, Then::MkfsEnds, Then::PowerCut, Then::LatePowerCut].into_iter().flat_map(move |then| {
+        // Without an mkfs, the first two are the same; without data that is not flushed, the last two.
+        let differs = move |world: &World| match then {
+            Then::MkfsCompletes | Then::PowerCut => true,
+            Then::MkfsEnds => world.machine.has_orphans(),
+            Then::LatePowerCut => world.machine.has_unflushed_data(),
+        };
+        let worlds = killed(usage, call).filter(differs).map(move |world| {
             proceed(&world, call, then);
             (world, then)
-        })
+        });
+        // No retry succeeds on a damaged filesystem.
+        worlds.filter(|(world, _)| !world.machine.has_damage())
     })
 }
 
@@ -48,17 +56,18 @@ fn retriable(usage: Use, call: Call) -> impl Iterator<Item = (World, Then)> {
 fn proceed(world: &World, call: Call, then: Then) {
     if world.machine.has_orphans() {
         let made = world.machine.state().made;
-        world.refuses(Call::Stage, Reason::UnderWay);
+        world.rejects(Call::Stage, Reason::UnderWay);
         world.call(Call::Create);
         assert_eq!(world.machine.state().made, made, "a second mkfs");
     }
     match then {
         Then::MkfsCompletes => world.machine.end_orphans(true),
         Then::MkfsEnds => world.machine.end_orphans(false),
-        Then::PowerCut => world.machine.cut_power(),
+        Then::PowerCut => world.machine.cut_power(false),
+        Then::LatePowerCut => world.machine.cut_power(true),
     }
     // The power cut undid the stage.
-    if then == Then::PowerCut && call == Call::Publish {
+    if matches!(then, Then::PowerCut | Then::LatePowerCut) && call == Call::Publish {
         world.succeeds(Call::Stage);
     }
 }
@@ -130,10 +139,67 @@ fn any_two_calls_after_a_killed_one_do_no_harm() {
 #[test]
 fn a_volume_that_is_not_completely_zeroed_is_not_staged() {
     for usage in Use::ALL.into_iter().filter(|usage| usage.access == AccessType::Block) {
+        let mut existed = 0;
         for world in killed(usage, Call::Create) {
-            assert!(matches!(world.call(Call::Stage), Answer::Refused(_)), "{:?}", world.effects());
+            if world.pool.names().is_empty() {
+                world.rejects(Call::Stage, Reason::NotFound);
+                continue;
+            }
+            let message = world.rejects(Call::Stage, Reason::Precondition);
+            assert!(message.contains("not completely zeroed"), "{message}");
+            existed += 1;
         }
+        assert!(existed > 2, "{usage:?}: the volume existed {existed} times");
     }
+}
+
+/// After a power cut, the superblock may be complete although other parts of the filesystem are missing.
+#[test]
+fn a_damaged_filesystem_is_neither_adopted_nor_made_again() {
+    for usage in Use::ALL.into_iter().filter(|usage| usage.access == AccessType::Mount) {
+        let mut damaged = 0;
+        for world in killed(usage, Call::Stage) {
+            world.machine.cut_power(true);
+            if !world.machine.has_damage() {
+                continue;
+            }
+            let (bytes, made) = (world.disk().bytes, world.machine.state().made);
+            world.succeeds(Call::Create);
+            let message = world.rejects(Call::Stage, Reason::Precondition);
+            assert!(message.contains("is incomplete"), "{message}");
+            let disk = world.disk();
+            assert_eq!((disk.bytes, disk.ready, world.machine.state().made), (bytes, false, made));
+            [Call::Unstage, Call::Delete].into_iter().for_each(|call| world.succeeds(call));
+            world.is_clean();
+            damaged += 1;
+        }
+        assert_eq!(damaged > 0, usage.filesystem == Some(Filesystem::Xfs), "{usage:?}: {damaged}");
+    }
+}
+
+/// The unpublish may never come, so a deletion removes the mapping too.
+#[test]
+fn a_mapping_that_a_killed_publish_left_does_not_prevent_a_deletion() {
+    let mut mapped = 0;
+    for world in killed(Use::READ_ONLY_BLOCK, Call::Publish) {
+        mapped += usize::from(world.machine.state().is_mapped());
+        [Call::Delete, Call::Unpublish].into_iter().for_each(|call| world.succeeds(call));
+        world.is_clean();
+    }
+    assert!(mapped > 1, "{mapped}");
+}
+
+/// The disk of the volume came back with another device number.
+#[test]
+fn a_mapping_of_another_device_is_replaced() {
+    let mut mapped = 0;
+    for world in killed(Use::READ_ONLY_BLOCK, Call::Publish) {
+        mapped += usize::from(world.machine.state().is_mapped());
+        world.machine.renumber(&world.id.volume);
+        from(Call::Publish).for_each(|call| world.succeeds(call));
+        world.is_clean();
+    }
+    assert!(mapped > 1, "{mapped}");
 }
 
 #[test]
@@ -168,7 +234,7 @@ fn an_mkfs_that_completes_between_two_reads_of_a_retry_is_not_foreign_data() {
                 let retry = Process::new(&world.machine, Plan::MkfsCompletes { before_read });
                 match world.call_as(&retry, Call::Stage) {
                     Answer::Ok => {}
-                    Answer::Refused(error) if error.reason == Reason::UnderWay => rejected += 1,
+                    Answer::Rejected(error) if error.reason == Reason::UnderWay => rejected += 1,
                     other => panic!("{usage:?}, before read {before_read}: {other:?}"),
                 }
                 any |= !world.machine.has_orphans();
@@ -189,7 +255,7 @@ fn an_mkfs_that_completes_between_two_reads_of_a_retry_is_not_foreign_data() {
 fn data_under_an_old_record_is_kept() {
     let last = killed(Use::MOUNT, Call::Stage).filter(|world| {
         let disk = world.disk();
-        !disk.ready && matches!(disk.bytes.content, Content::Filesystem { .. })
+        !disk.ready && !disk.has_mkfs() && matches!(disk.bytes.content, Content::Filesystem { .. })
     });
     let mut worlds = 0;
     for world in last {

@@ -1,10 +1,10 @@
 //! Tests of the operations on a machine in memory: killed between any two of their effects, with foreign data
-//! on the device, with records that they did not write, and refused.
+//! on the device, with records that they did not write, and rejected.
 
 mod foreign;
 mod killed;
 mod machine;
 mod pool;
 mod recorded;
-mod refused;
+mod rejected;
 mod world;

@@ -17,7 +17,7 @@ pub(super) struct MachinePool {
 }
 
 impl MachinePool {
-    /// Waits for ever if the process is dead.
+    /// Waits forever if the process is dead.
     async fn alive(&self) {
         if !self.process.is_alive() {
             pending::<()>().await;
@@ -109,7 +109,7 @@ impl Pool for MachinePool {
     async fn deactivate(&self, volume: &PoolVolume, _unused_since: Instant) -> Result<()> {
         self.effect("deactivate", |machine| {
             let node = node(&volume.name);
-            let open = machine.disks.get(&node).is_some_and(|disk| machine.is_claimed(disk));
+            let open = machine.disks.get(&node).is_some_and(|disk| machine.is_open(disk));
             match machine.disks.get_mut(&node) {
                 Some(_) if open => Err(in_use(volume)),
                 Some(disk) => {
@@ -130,7 +130,12 @@ impl Pool for MachinePool {
 
     async fn set_record(&self, volume: &PoolVolume, record: &Record) -> Result<()> {
         self.effect("set record", |machine| {
-            if machine.disks.get(&node(&volume.name)).is_some_and(|disk| disk.bytes != disk.durable) {
+            let disk = machine.disks.get(&node(&volume.name));
+            let unflushed = disk.is_some_and(|disk| disk.bytes != disk.durable);
+            if disk.is_some_and(Disk::has_mkfs) {
+                machine.violation("the record was changed while an mkfs writes to the volume");
+            }
+            if unflushed {
                 machine.violation("the record was changed before the volume was flushed");
             }
         })
@@ -145,7 +150,7 @@ impl Pool for MachinePool {
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         self.effect("remove", |machine| {
             let node = node(&volume.name);
-            if machine.disks.get(&node).is_some_and(|disk| machine.is_claimed(disk)) {
+            if machine.disks.get(&node).is_some_and(|disk| machine.is_open(disk)) {
                 return Err(in_use(volume));
             }
             machine.disks.remove(&node);

@@ -53,7 +53,7 @@ fn a_used_filesystem_is_recognized_by_the_uuid_in_the_record() {
     let world = used();
     world.machine.set_filesystem(&world.id.volume, Filesystem::Ext4, OTHER);
     let before = world.disk().bytes;
-    let message = world.refuses(Call::Stage, Reason::Precondition);
+    let message = world.rejects(Call::Stage, Reason::Precondition);
     assert!(message.contains(&format!("should contain ext4 with UUID {}", derived())), "{message}");
     world.set_record(&world.record().replace(&key(&derived()), &key(OTHER)));
     world.succeeds(Call::Stage);
@@ -61,7 +61,7 @@ fn a_used_filesystem_is_recognized_by_the_uuid_in_the_record() {
     assert_eq!(world.disk().bytes, before);
     // The derived UUID does not count any more.
     world.machine.set_filesystem(&world.id.volume, Filesystem::Ext4, &derived());
-    let message = world.refuses(Call::Stage, Reason::Precondition);
+    let message = world.rejects(Call::Stage, Reason::Precondition);
     assert!(message.contains(&format!("should contain ext4 with UUID {OTHER}")), "{message}");
     assert_eq!((uuid_on(&world), world.machine.state().made), (derived(), 1));
 }
@@ -100,7 +100,7 @@ fn an_interrupted_stage_is_resumed_by_the_uuid_in_the_record() {
 
     let world = with_uuid();
     world.machine.set_filesystem(&world.id.volume, Filesystem::Ext4, &derived());
-    world.refuses(Call::Stage, Reason::Precondition);
+    world.rejects(Call::Stage, Reason::Precondition);
     assert_eq!((uuid_on(&world), world.machine.state().made), (derived(), 0), "it is not the volume's own");
 }
 
@@ -110,17 +110,17 @@ fn a_volume_of_a_newer_quarry_is_only_unpublished_and_unstaged() {
         let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
         world.set_record("quarry2/s=frozen/n=v");
         let bytes = world.disk().bytes;
-        let refuses_all = || {
+        let rejects_all = || {
             let before = world.effects();
             for call in [Call::Create, Call::Stage, Call::Publish, Call::Delete] {
-                let message = world.refuses(call, Reason::Precondition);
+                let message = world.rejects(call, Reason::Precondition);
                 assert!(message.contains("written by a newer Quarry"), "{message}");
             }
             assert_eq!((world.disk().bytes, world.effects()), (bytes.clone(), before));
         };
-        refuses_all();
+        rejects_all();
         [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
-        refuses_all();
+        rejects_all();
         assert_eq!(world.record(), "quarry2/s=frozen/n=v");
     }
 }
@@ -132,10 +132,10 @@ fn what_is_not_a_volume_is_touched_by_no_call() {
         let world = World::after(usage, &[Call::Create, Call::Stage, Call::Unstage]);
         world.set_record(SNAPSHOT);
         let bytes = world.disk().bytes;
-        // The pool itself refuses the name.
-        world.refuses(Call::Create, Reason::Precondition);
+        // The pool itself rejects the name.
+        world.rejects(Call::Create, Reason::Precondition);
         let before = world.effects();
-        [Call::Stage, Call::Publish].into_iter().for_each(|call| drop(world.refuses(call, Reason::NotFound)));
+        [Call::Stage, Call::Publish].into_iter().for_each(|call| drop(world.rejects(call, Reason::NotFound)));
         // There is no such volume, so there is nothing to delete.
         let deleted = world.run(&Process::new(&world.machine, Plan::Lives), Call::Delete);
         assert!(matches!(deleted, Answer::Ok), "{deleted:?}");
@@ -157,7 +157,7 @@ fn a_wiped_volume_is_not_wiped_again() {
         assert!(matches!(again, Answer::Ok), "{again:?}");
         if wiped {
             assert_eq!(world.disk().bytes.content, Content::Foreign);
-            let message = world.refuses(Call::Stage, Reason::Precondition);
+            let message = world.rejects(Call::Stage, Reason::Precondition);
             assert!(message.contains("foreign data, which Quarry did not make"), "{message}");
             assert_eq!(world.disk().bytes.content, Content::Foreign);
         } else {

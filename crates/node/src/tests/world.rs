@@ -62,10 +62,12 @@ impl Use {
     pub(super) const BLOCK: Self = BLOCK;
     pub(super) const READ_ONLY_BLOCK: Self = Self { read_only: true, sysfs: false, ..BLOCK };
     /// The ways of use that have different steps.
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::MOUNT,
         Self { sysfs: false, ..EXT4 },
         Self::READ_ONLY_XFS,
+        // Its mounts have anonymous device numbers.
+        Self { filesystem: Some(Filesystem::Btrfs), ..EXT4 },
         Self::BOTH,
         Self::BLOCK,
         Self { both: true, filesystem: Some(Filesystem::Ext4), ..BLOCK },
@@ -86,7 +88,7 @@ impl Use {
 #[derive(Debug)]
 pub(super) enum Answer {
     Ok,
-    Refused(Error),
+    Rejected(Error),
     Killed,
 }
 
@@ -95,6 +97,8 @@ pub(super) struct World {
     pub(super) machine: Machine,
     pub(super) pool: SimulatedPool,
     pub(super) id: VolumeId,
+    /// Where it is published and unpublished.
+    pub(super) target: PathBuf,
     /// Whether a pod has written files to the volume.
     wrote: Cell<bool>,
 }
@@ -112,7 +116,7 @@ impl World {
         let pool = SimulatedPool::new("p", 4 * MIB, vec![1024], Duration::ZERO);
         let storage = pool.last_storage().unwrap();
         let id = VolumeId { storage, node: "node-1".to_owned(), volume: safe_name(VOLUME) };
-        Self { usage, machine: Machine::new(usage.sysfs), pool, id, wrote: Cell::new(false) }
+        Self { usage, machine: Machine::new(usage.sysfs), pool, id, target: target(), wrote: Cell::new(false) }
     }
 
     /// A world in which these calls succeeded.
@@ -130,10 +134,10 @@ impl World {
         }
     }
 
-    /// Makes a call that must be refused for that reason, and returns the message.
-    pub(super) fn refuses(&self, call: Call, reason: Reason) -> String {
+    /// Makes a call that must be rejected for that reason, and returns the message.
+    pub(super) fn rejects(&self, call: Call, reason: Reason) -> String {
         match self.call(call) {
-            Answer::Refused(error) if error.reason == reason => error.message,
+            Answer::Rejected(error) if error.reason == reason => error.message,
             other => panic!("{call:?} of {:?} ended with {other:?} after {:?}", self.usage, self.effects()),
         }
     }
@@ -162,7 +166,7 @@ impl World {
 
     /// Makes a call to a new process that lives only for this call, and checks the answer.
     pub(super) fn call_as(&self, process: &Process, call: Call) -> Answer {
-        let published = self.machine.state().exists(&target());
+        let published = self.machine.state().exists(&self.target);
         let answer = self.run(process, call);
         self.check(call, &answer, published);
         answer
@@ -179,7 +183,7 @@ impl World {
                 () = process.death() => Answer::Killed,
                 result = self.send(&host, call) => match result {
                     Ok(()) => Answer::Ok,
-                    Err(error) => Answer::Refused(error),
+                    Err(error) => Answer::Rejected(error),
                 },
             }
         });
@@ -203,11 +207,11 @@ impl World {
                 host.stage(Stage { id, staging: staging(), capability, mkfs_options: String::new() }, LONG).await
             }
             Call::Publish => {
-                let read_only = self.usage.read_only;
-                let publish = Publish { id, staging: staging(), target: target(), capability, read_only };
+                let (target, read_only) = (self.target.clone(), self.usage.read_only);
+                let publish = Publish { id, staging: staging(), target, capability, read_only };
                 host.publish(publish, LONG).await
             }
-            Call::Unpublish => host.unpublish(&id.to_string(), target(), LONG).await,
+            Call::Unpublish => host.unpublish(&id.to_string(), self.target.clone(), LONG).await,
             Call::Unstage => host.unstage(&id.to_string(), staging(), LONG).await,
             Call::Delete => host.delete(&id, LONG).await.map(drop),
         }
@@ -224,12 +228,12 @@ impl World {
             if let (true, Some(disk)) = (self.wrote.get(), disk) {
                 assert!(disk.holds_files(), "files were lost: {}", context());
             }
-            let (staged, shown) = (state.at(&staging()), state.at(&target()));
+            let (staged, shown) = (state.at(&staging()), state.at(&self.target));
             assert!(staged.len() <= 1 && shown.len() <= 1, "mounted twice: {}", context());
             match (answer, call) {
                 (Answer::Killed, _) => {}
-                (Answer::Refused(_), _) => {
-                    assert!(published || !state.exists(&target()), "left at the target: {}", context());
+                (Answer::Rejected(_), _) => {
+                    assert!(published || !state.exists(&self.target), "left at the target: {}", context());
                 }
                 (Answer::Ok, Call::Create) => self.check_created(disk.expect("a device"), context),
                 (Answer::Ok, Call::Stage) => {
@@ -237,7 +241,8 @@ impl World {
                     assert!(disk.ready && disk.bytes == disk.durable, "not ready: {}", context());
                     if is_mount {
                         assert!(disk.is_complete(), "{:?}: {}", disk.bytes, context());
-                        assert_eq!(staged.first().map(|entry| entry.device), Some(disk.number), "{}", context());
+                        let is_own = staged.first().is_some_and(|entry| state.is_of(entry, disk.number));
+                        assert!(is_own, "not staged: {}", context());
                     } else {
                         assert_eq!(disk.bytes.zeroed, disk.size, "not zeroed: {}", context());
                     }
@@ -247,7 +252,7 @@ impl World {
                     let entry = shown.first().unwrap_or_else(|| panic!("nothing is published: {}", context()));
                     let ok = match (self.usage.access, self.usage.read_only) {
                         (AccessType::Mount, read_only) => {
-                            entry.device == disk.number && entry.read_only() == read_only && !staged.is_empty()
+                            state.is_of(entry, disk.number) && entry.read_only() == read_only && !staged.is_empty()
                         }
                         (AccessType::Block, false) => state.node_device(entry) == Some(disk.number),
                         (AccessType::Block, true) => {
@@ -257,12 +262,12 @@ impl World {
                     assert!(ok, "{entry:?}: {}", context());
                 }
                 (Answer::Ok, Call::Unpublish) => {
-                    assert!(!state.exists(&target()) && !state.has_mappings(), "still published: {}", context());
+                    assert!(!state.exists(&self.target) && !state.has_mappings(), "still published: {}", context());
                 }
                 (Answer::Ok, Call::Unstage) => assert!(staged.is_empty(), "still staged: {}", context()),
                 (Answer::Ok, Call::Delete) => {
                     let gone = disk.is_none() && self.pool.names().is_empty();
-                    // Only an unpublish finds a mapping that was never completed.
+                    // Only an unpublish finds a mapping without a table.
                     assert!(gone && state.mounts.is_empty() && !state.is_mapped(), "not gone: {}", context());
                 }
             }
@@ -284,7 +289,7 @@ impl World {
             return;
         }
         // The filesystem of an interrupted stage is not wiped.
-        let stage_began = disk.is_complete() || disk.is_unfinished();
+        let stage_began = disk.is_complete() || disk.is_unfinished() || disk.is_damaged();
         let wiped = disk.bytes.content == Content::Blank && disk.bytes == disk.durable;
         assert!(stage_began || wiped, "not wiped: {}", context());
         if self.usage.both || self.usage.access == AccessType::Block {
@@ -297,7 +302,7 @@ impl World {
     pub(super) fn is_clean(&self) {
         let state = self.machine.state();
         assert!(state.disks.is_empty() && state.mounts.is_empty() && !state.has_mappings(), "{:?}", state.effects);
-        assert!(!state.exists(&target()), "{:?}", state.effects);
+        assert!(!state.exists(&self.target), "{:?}", state.effects);
         assert_eq!((self.pool.names(), self.pool.free()), (Vec::new(), vec![1024]));
     }
 }
@@ -313,6 +318,11 @@ impl Disk {
     /// Whether it contains a filesystem with a user's files.
     fn holds_files(&self) -> bool {
         matches!(self.bytes.content, Content::Filesystem { data: true, .. })
+    }
+
+    /// Whether it contains a filesystem of Quarry that lost a part in a power cut.
+    fn is_damaged(&self) -> bool {
+        matches!(self.bytes.content, Content::Damaged { .. })
     }
 
     /// Whether it contains a complete filesystem of Quarry.

@@ -315,8 +315,8 @@ fn hold(disks: &dyn Disks, disk: &Disk) -> Result<Arc<dyn Held>> {
 
 /// The record that a claim is made with. [`Inner::claim`] wipes the volume's place before it writes the claim,
 /// so the record can say so.
-fn first_record(spec: &VolumeSpec, size: u64) -> String {
-    Record::new(spec, size).wiped().to_string()
+fn first_record(spec: &VolumeSpec, size: u64) -> Record {
+    Record::new(spec, size).wiped()
 }
 
 /// A half-made claim on a disk that is free otherwise.

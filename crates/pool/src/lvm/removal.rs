@@ -93,12 +93,13 @@ fn is_of_newer_quarry(volume: &LogicalVolume) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lvm::testing::uuid;
 
     /// The error for the removal of the volume `a` with a snapshot that has this tag.
     fn refusal(tag: &str) -> Error {
         let volume = |name: &str, tag: &str| LogicalVolume {
             name: name.into(),
-            uuid: format!("uuid-{name}"),
+            uuid: uuid(name),
             tags: vec![tag.to_owned()],
             ..LogicalVolume::default()
         };

@@ -11,32 +11,9 @@ use quarry_filesystem::{Error, Probe, Superblock, Trouble, Usage};
 use quarry_mount::Entry;
 use quarry_volume::{Filesystem, MakeOptions, Result};
 
-use super::{Content, Disk, Process, State, probe};
+use super::{Content, Disk, Process, State};
 use crate::errors;
 use crate::kernel::{Filesystems, HeldDevice};
-
-impl State {
-    /// The active disk at a node.
-    fn opened(&self, device: &Path) -> Result<&Disk, Error> {
-        self.disks.get(device).filter(|disk| disk.active).ok_or_else(|| Error::Io {
-            attempted: "open",
-            path: device.to_owned(),
-            source: io::ErrorKind::NotFound.into(),
-        })
-    }
-
-    /// Takes the exclusive access of a process.
-    fn hold(&mut self, device: &Path, process: u64) -> Result<(), Error> {
-        let disk = self.opened(device)?;
-        if self.is_claimed(disk) {
-            return Err(Error::Busy { attempted: "get exclusive access to", device: device.to_owned() });
-        }
-        if let Some(disk) = self.disks.get_mut(device) {
-            disk.holder = Some(process);
-        }
-        Ok(())
-    }
-}
 
 /// A device that a process holds.
 struct Held {
@@ -44,13 +21,22 @@ struct Held {
     device: PathBuf,
 }
 
+impl Held {
+    /// Releases the claim and keeps the lock.
+    fn release_claim(&self) {
+        let mut state = self.process.machine.state();
+        if let Some(disk) = state.disks.get_mut(&self.device) {
+            disk.claim.take_if(|holder| *holder == self.process.inner.id);
+        }
+    }
+}
+
 impl Drop for Held {
     fn drop(&mut self) {
+        self.release_claim();
         let mut state = self.process.machine.state();
-        if let Some(disk) = state.disks.get_mut(&self.device)
-            && disk.holder == Some(self.process.inner.id)
-        {
-            disk.holder = None;
+        if let Some(disk) = state.disks.get_mut(&self.device) {
+            disk.lock.take_if(|holder| *holder == self.process.inner.id);
         }
     }
 }
@@ -105,17 +91,18 @@ impl Process {
 impl Filesystems for Process {
     async fn superblock(&self, kind: Filesystem, device: &Path) -> Result<Option<Superblock>> {
         let content = self.contents(device).await?;
-        self.saw(device, probe(&content));
+        self.saw(device, content.probe());
         Ok(match content {
             Content::Filesystem { kind: found, uuid, in_progress, .. } if found == kind => {
                 Some(Superblock { uuid, in_progress })
             }
+            Content::Damaged { kind: found, uuid } if found == kind => Some(Superblock { uuid, in_progress: false }),
             _ => None,
         })
     }
 
     async fn probe(&self, device: &Path) -> Result<Probe> {
-        let found = probe(&self.contents(device).await?);
+        let found = self.contents(device).await?.probe();
         self.saw(device, found.clone());
         Ok(found)
     }
@@ -130,7 +117,7 @@ impl Filesystems for Process {
         }
         self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
         let held = Held { process: self.clone(), device: device.to_owned() };
-        match probe(&self.contents(device).await?) {
+        match self.contents(device).await?.probe() {
             Probe::Blank => {}
             found @ Probe::Filesystem { in_progress: true, .. } if own(&found) => {
                 self.changes("wipe", |state| {
@@ -148,32 +135,16 @@ impl Filesystems for Process {
                 return Err(errors::filesystem(Error::NotBlank { device, found }));
             }
         }
-        // From here on, mkfs holds the device.
-        let start = |state: &mut State| {
-            state.overwrite(device, "mkfs", |bytes| {
-                // Only xfs has a superblock before it is complete.
-                if kind == Filesystem::Xfs {
-                    let uuid = uuid.to_owned();
-                    bytes.content = Content::Filesystem { kind, uuid, in_progress: true, data: false };
-                }
-            });
-            state.made += 1;
-            if let Some(disk) = state.disks.get_mut(device) {
-                disk.mkfs = Some((kind, uuid.to_owned()));
-            }
-        };
-        self.changes("start mkfs", start).await;
-        let complete = |state: &mut State| {
-            if let Some(disk) = state.disks.get_mut(device)
-                && let Some((kind, uuid)) = disk.mkfs.take()
-            {
-                disk.bytes.content = Content::Filesystem { kind, uuid, in_progress: false, data: false };
-            }
-        };
-        self.changes("end mkfs", complete).await;
+        // mkfs claims the device itself, so a foreign program can be faster.
+        held.release_claim();
+        let started = self.changes("start mkfs", |state| state.start_mkfs(device, kind, uuid)).await;
+        started.map_err(errors::filesystem)?;
+        let step = |change: fn(&mut Disk)| move |state: &mut State| state.disks.get_mut(device).map(change);
+        self.changes("write superblock", step(Disk::write_superblock)).await;
+        self.changes("end mkfs", step(|disk| disk.end_mkfs(true))).await;
         drop(held);
         self.changes("flush", |state| state.flush(device)).await;
-        match probe(&self.contents(device).await?) {
+        match self.contents(device).await?.probe() {
             found @ Probe::Filesystem { in_progress: false, .. } if own(&found) => Ok(()),
             found => {
                 let (device, found) = (device.to_owned(), found.description());
@@ -182,8 +153,11 @@ impl Filesystems for Process {
         }
     }
 
-    async fn check_before_adoption(&self, _kind: Filesystem, _device: &Path) -> Result<()> {
-        Ok(())
+    async fn check_before_adoption(&self, kind: Filesystem, device: &Path) -> Result<()> {
+        match self.contents(device).await? {
+            Content::Damaged { .. } => Err(errors::filesystem(Error::Damaged { kind, device: device.to_owned() })),
+            _ => Ok(()),
+        }
     }
 
     fn exclusive(&self, device: &Path) -> Result<Arc<dyn HeldDevice>> {
@@ -194,7 +168,9 @@ impl Filesystems for Process {
     }
 
     fn check_mounted(&self, _kind: Filesystem, entry: &Entry) -> Option<Trouble> {
-        let shut_down = self.read(|state| state.disk(entry.device).is_some_and(|disk| disk.shut_down));
+        let mounted =
+            |state: &State| state.disks.values().any(|disk| disk.shut_down && state.is_of(entry, disk.number));
+        let shut_down = self.read(mounted);
         shut_down.then(|| Trouble::ShutDown("as configured".to_owned()))
     }
 

@@ -4,19 +4,32 @@
 //! A [`Process`] is the kernel as one run of Quarry uses it. It counts its effects (everything that changes
 //! the machine), so that a test can kill it before any of them, or make foreign data appear there. A change
 //! that Quarry must never make is recorded as a violation.
+//!
+//! The machine is kinder than a real one in these respects:
+//! * Changes of a pool (volumes and records) and of directories are durable at once, so no test on this machine
+//!   finds a missing flush after them.
+//! * A power cut loses everything that was not flushed, or nothing of it. Only an xfs can lose a part of what
+//!   mkfs wrote.
+//! * Nothing foreign writes to a device while an mkfs runs on it. (mkfs.btrfs holds its claim only while it checks
+//!   the device.) Foreign programs always claim a device before they write to it.
+//! * No write to a mounted filesystem fails, and a claimed device does not show what holds it.
+//! * No volume is on a partition, so a whole disk is recognized only by its pool.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
-use quarry_filesystem::Probe;
 use quarry_mount::{Device, Entry};
 use quarry_volume::Filesystem;
 
+pub(super) use disk::{Bytes, Content, Disk};
+use mappings::Mapped;
 pub(super) use process::{Plan, Process};
 
+mod disk;
 mod filesystems;
+mod mappings;
 mod mounts;
 mod process;
 
@@ -27,56 +40,6 @@ pub(super) const KUBELET: &str = "/kubelet";
 #[derive(Clone)]
 pub(super) struct Machine {
     state: Arc<Mutex<State>>,
-}
-
-/// What a device contains, as far as a probe can see.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Content {
-    /// What a previous owner left, with a signature.
-    Remnants,
-    /// No signature.
-    Blank,
-    /// A filesystem. `data`: a user has written files.
-    Filesystem { kind: Filesystem, uuid: String, in_progress: bool, data: bool },
-    /// A signature that neither Quarry nor a previous owner wrote.
-    Foreign,
-}
-
-/// The bytes of a device.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Bytes {
-    pub(super) content: Content,
-    /// How many bytes from the start are zeroed.
-    pub(super) zeroed: u64,
-}
-
-/// The device of a volume.
-#[derive(Clone)]
-pub(super) struct Disk {
-    pub(super) number: Device,
-    pub(super) size: u64,
-    /// Whether its node exists.
-    pub(super) active: bool,
-    pub(super) bytes: Bytes,
-    /// What a power cut leaves.
-    pub(super) durable: Bytes,
-    /// Whether the pool's record says `ready`.
-    pub(super) ready: bool,
-    /// The process that holds it exclusively.
-    holder: Option<u64>,
-    /// The mkfs that runs on it, which can outlive its process: what it makes.
-    mkfs: Option<(Filesystem, String)>,
-    /// Whether the kernel has shut its mounted filesystem down.
-    shut_down: bool,
-}
-
-/// A read-only mapping.
-#[derive(Clone)]
-struct Mapped {
-    number: Device,
-    of: Device,
-    /// Whether it has a table; sysfs does not show it before.
-    complete: bool,
 }
 
 /// What is at a path on the host's own disk.
@@ -128,26 +91,58 @@ impl Machine {
 
     /// Ends every mkfs that outlived its process: it completes its filesystem, or is killed.
     pub(super) fn end_orphans(&self, completes: bool) {
-        for disk in self.state().disks.values_mut() {
-            if let Some((kind, uuid)) = disk.mkfs.take().filter(|_| completes) {
-                disk.bytes.content = Content::Filesystem { kind, uuid, in_progress: false, data: false };
-            }
-        }
+        self.state().disks.values_mut().for_each(|disk| disk.end_mkfs(completes));
     }
 
     /// Whether an mkfs runs on any device.
     pub(super) fn has_orphans(&self) -> bool {
-        self.state().disks.values().any(|disk| disk.mkfs.is_some())
+        self.state().disks.values().any(Disk::has_mkfs)
     }
 
-    /// Loses everything that is not on a disk.
-    pub(super) fn cut_power(&self) {
+    /// Whether anything on a device is not flushed.
+    pub(super) fn has_unflushed_data(&self) -> bool {
+        self.state().disks.values().any(|disk| disk.bytes != disk.durable)
+    }
+
+    /// Whether a power cut damaged a filesystem.
+    pub(super) fn has_damage(&self) -> bool {
+        self.state().disks.values().any(|disk| matches!(disk.bytes.content, Content::Damaged { .. }))
+    }
+
+    /// Loses everything that is not on a disk. `written_back`: see [`Disk::lose_power`].
+    pub(super) fn cut_power(&self, written_back: bool) {
         let mut state = self.state();
         state.mounts.clear();
         state.mappings.clear();
-        for disk in state.disks.values_mut() {
-            (disk.active, disk.mkfs, disk.holder) = (false, None, None);
-            disk.bytes = disk.durable.clone();
+        state.disks.values_mut().for_each(|disk| disk.lose_power(written_back));
+    }
+
+    /// A foreign program claims the device of a volume, or releases it.
+    pub(super) fn set_claimed(&self, volume: &str, claimed: bool) {
+        let mut state = self.state();
+        let program = state.next();
+        if let Some(disk) = state.disks.get_mut(&node(volume)) {
+            disk.claim = claimed.then_some(program);
+        }
+    }
+
+    /// The disk of a volume gets another device number.
+    pub(super) fn renumber(&self, volume: &str) {
+        let mut state = self.state();
+        let minor = state.next();
+        if let Some(disk) = state.disks.get_mut(&node(volume)) {
+            disk.number.minor = minor;
+        }
+    }
+
+    /// The disk of a volume is pulled while it is in use.
+    pub(super) fn pull_disk(&self, volume: &str) {
+        let mut state = self.state();
+        let Some(disk) = state.disks.remove(&node(volume)) else { panic!("{volume} does not exist") };
+        for entry in &mut state.mounts {
+            if entry.root == Path::new(&format!("/dm-{}", disk.number.minor)) {
+                entry.root = format!("/dm-{}//deleted", disk.number.minor).into();
+            }
         }
     }
 
@@ -197,13 +192,6 @@ impl Machine {
     }
 }
 
-impl Disk {
-    pub(super) fn new(number: Device, size: u64, bytes: Bytes) -> Self {
-        let (active, ready, shut_down, durable) = (false, false, false, bytes.clone());
-        Self { number, size, active, bytes, durable, ready, holder: None, mkfs: None, shut_down }
-    }
-}
-
 impl State {
     /// A number that no other device or mount has.
     pub(super) fn next(&mut self) -> u64 {
@@ -244,78 +232,16 @@ impl State {
         Some(Device { major: MAPPER, minor: name.parse().ok()? })
     }
 
-    /// Whether there is any read-only mapping, complete or not.
-    pub(super) fn has_mappings(&self) -> bool {
-        !self.mappings.is_empty()
-    }
-
-    /// Whether there is a complete read-only mapping.
-    pub(super) fn is_mapped(&self) -> bool {
-        self.mappings.values().any(|mapped| mapped.complete)
-    }
-
-    /// The device that a complete read-only mapping maps.
-    pub(super) fn mapped(&self, mapping: Device) -> Option<Device> {
-        self.mappings.values().find(|mapped| mapped.complete && mapped.number == mapping).map(|mapped| mapped.of)
-    }
-
-    /// The disk with that number.
-    fn disk(&self, number: Device) -> Option<&Disk> {
-        self.disks.values().find(|disk| disk.number == number)
-    }
-
-    /// Whether something holds the disk, so that no other process can get exclusive access.
-    pub(super) fn is_claimed(&self, disk: &Disk) -> bool {
-        disk.holder.is_some()
-            || disk.mkfs.is_some()
-            || self.mounts.iter().any(|entry| entry.device == disk.number)
-            || self.mappings.values().any(|mapping| mapping.complete && mapping.of == disk.number)
-    }
-
-    /// Foreign data appears on every device that a foreign program can open exclusively. Returns whether
-    /// there was one.
-    fn write_foreign(&mut self) -> bool {
-        let free: Vec<PathBuf> =
-            self.disks.iter().filter(|(_, disk)| !self.is_claimed(disk)).map(|(node, _)| node.clone()).collect();
-        for node in &free {
-            if let Some(disk) = self.disks.get_mut(node) {
-                disk.bytes = Bytes { content: Content::Foreign, zeroed: 0 };
-                disk.durable = disk.bytes.clone();
-            }
-        }
-        !free.is_empty()
-    }
-
-    /// Changes the bytes of a disk, which must not be a user's.
-    fn overwrite(&mut self, node: &Path, what: &str, change: impl FnOnce(&mut Bytes)) {
-        let Some(disk) = self.disks.get_mut(node) else { return };
-        let used = matches!(disk.bytes.content, Content::Filesystem { data: true, .. });
-        let mut violation = None;
-        if used || disk.ready {
-            violation = Some(format!("{what} of a volume that is in use: {:?}", disk.bytes));
-        }
-        change(&mut disk.bytes);
-        self.violations.extend(violation);
-    }
-
-    fn flush(&mut self, node: &Path) {
-        if let Some(disk) = self.disks.get_mut(node) {
-            disk.durable = disk.bytes.clone();
-        }
+    /// Whether this is a mount of the filesystem on that block device.
+    pub(super) fn is_of(&self, entry: &Entry, device: Device) -> bool {
+        // A btrfs mount has an anonymous device number, so its source counts.
+        let source = || entry.device.major == 0 && entry.source.is_absolute();
+        entry.device == device || (source() && self.number(&entry.source) == Some(device))
     }
 }
 
 /// The major number of all devices of volumes.
 pub(super) const MAPPER: u64 = 253;
 
-/// What a probe reports.
-fn probe(content: &Content) -> Probe {
-    match content {
-        Content::Remnants => Probe::Other { what: "what a previous owner left".to_owned() },
-        Content::Blank => Probe::Blank,
-        Content::Filesystem { kind, uuid, in_progress, .. } => {
-            Probe::Filesystem { kind: *kind, uuid: uuid.clone(), label: None, in_progress: *in_progress }
-        }
-        Content::Foreign => Probe::Other { what: "foreign data".to_owned() },
-    }
-}
+/// The anonymous device numbers of btrfs mounts have minor numbers above this one, so devtmpfs's is none of them.
+const ANONYMOUS: u64 = 1000;

@@ -7,18 +7,17 @@ use nix::errno::Errno;
 use quarry_mount::{Attempt, Device, Entry, Error, Mapping, READ_ONLY_UUID};
 use quarry_volume::{Filesystem, Result, VolumeId};
 
-use super::{Content, Kind, MAPPER, Mapped, Process, State, node};
+use super::{ANONYMOUS, Content, Kind, MAPPER, Process, State, node};
 use crate::errors;
 use crate::kernel::Mounts;
 
 impl State {
-    fn number(&self, path: &Path) -> Option<Device> {
+    pub(super) fn number(&self, path: &Path) -> Option<Device> {
         if let Some(entry) = self.at(path).first() {
             return self.node_device(entry);
         }
-        let mapped = self.mappings.values().find(|mapped| mapping_node(mapped.number) == path);
         let disk = self.disks.get(path).filter(|disk| disk.active);
-        disk.map(|disk| disk.number).or(mapped.map(|mapped| mapped.number))
+        disk.map(|disk| disk.number).or_else(|| self.mapping_at(path))
     }
 
     /// Checks what a target must be before something is mounted there; returns whether it exists.
@@ -39,10 +38,6 @@ impl State {
             }
         }
     }
-}
-
-fn mapping_node(number: Device) -> PathBuf {
-    PathBuf::from(format!("/dev/dm-{}", number.minor))
 }
 
 fn foreign(attempted: &'static str, target: &Path, found: &Entry) -> Error {
@@ -89,7 +84,7 @@ impl Process {
         let number = number.ok_or_else(|| failed(Attempt::Other("find the block device"), device, Errno::ENOTBLK))?;
         let read_only = options.iter().any(|option| option == "ro");
         let check = |entry: &Entry| {
-            if entry.device != number || entry.fstype != kind.as_str() {
+            if !self.read(|state| state.is_of(entry, number)) || entry.fstype != kind.as_str() {
                 return Err(foreign(attempted, target, entry));
             }
             let word = |read_only: bool| if read_only { "ro" } else { "rw" }.to_owned();
@@ -104,28 +99,30 @@ impl Process {
         }
         let made = self.make_target(target, Kind::Directory)?;
         let mounted = self.effect("mount", |state| {
-            let Some(disk) = state.disks.get_mut(device) else { return Err(Errno::ENOENT) };
-            if disk.holder.is_some() || disk.mkfs.is_some() {
+            let Some(disk) = state.disks.get(device) else { return Err(Errno::ENOENT) };
+            if state.is_claimed_by_program(disk) || state.is_loaded(number) {
                 return Err(Errno::EBUSY);
             }
-            if !matches!(&disk.bytes.content,
-                Content::Filesystem { kind: found, in_progress: false, .. } if *found == kind)
-            {
-                return Err(Errno::EINVAL);
-            }
-            let ready = disk.ready;
-            if !ready {
-                state.violation("mounted while the record still allows mkfs");
-            }
-            if !state.at(target).is_empty() {
-                state.violation(format!("mounted twice at {target:?}"));
-            }
-            let elsewhere = state.mounts.iter().any(|entry| entry.device == number);
+            let violation = match &disk.bytes.content {
+                Content::Filesystem { kind: found, in_progress: false, .. } if *found == kind => None,
+                Content::Damaged { kind: found, .. } if *found == kind => Some("mounted a damaged filesystem"),
+                _ => return Err(Errno::EINVAL),
+            };
+            let not_ready = (!disk.ready).then_some("mounted while the record still allows mkfs");
+            let twice = (!state.at(target).is_empty()).then_some("mounted twice at one target");
+            violation.into_iter().chain(not_ready).chain(twice).for_each(|what| state.violation(what));
+            let elsewhere = state.mounts.iter().find(|entry| state.is_of(entry, number)).cloned();
             if let Some(disk) = state.disks.get_mut(device) {
                 // The first mount recovers a filesystem that was shut down.
-                disk.shut_down &= elsewhere;
+                disk.shut_down &= elsewhere.is_some();
             }
-            state.mount(target, number, "/", kind.as_str(), device);
+            let shown = match (kind, elsewhere) {
+                // Its device number is anonymous.
+                (Filesystem::Btrfs, None) => Device { major: 0, minor: ANONYMOUS + state.next() },
+                (_, None) => number,
+                (_, Some(entry)) => entry.device,
+            };
+            state.mount(target, shown, "/", kind.as_str(), device);
             if let Some(entry) = state.mounts.last_mut().filter(|_| read_only) {
                 set_read_only(entry);
             }
@@ -231,7 +228,8 @@ impl Mounts for Process {
 
     fn mapper_uuid(&self, device: Device) -> Option<String> {
         let key = |state: &State| {
-            state.mappings.iter().find(|(_, mapped)| mapped.number == device).map(|(key, _)| key.clone())
+            let mut shown = state.mappings_of("").into_iter();
+            shown.find(|mapping| mapping.device == device).map(|mapping| mapping.key)
         };
         self.read(key).map(|key| format!("{READ_ONLY_UUID}{key}"))
     }
@@ -251,7 +249,7 @@ impl Mounts for Process {
     }
 
     fn mounts_of_device(&self, device: Device) -> Result<Vec<Entry>> {
-        Ok(self.read(|state| state.mounts.iter().filter(|entry| entry.device == device).cloned().collect()))
+        Ok(self.read(|state| state.mounts.iter().filter(|entry| state.is_of(entry, device)).cloned().collect()))
     }
 
     fn publications_of_block(&self, device: Device) -> Result<Vec<Entry>> {
@@ -263,7 +261,7 @@ impl Mounts for Process {
     }
 
     fn is_of_device(&self, entry: &Entry, device: Device) -> bool {
-        entry.device == device
+        self.read(|state| state.is_of(entry, device))
     }
 
     fn node_device(&self, entry: &Entry) -> Option<Device> {
@@ -274,8 +272,13 @@ impl Mounts for Process {
         None
     }
 
-    fn is_device_gone(&self, _entry: &Entry) -> bool {
-        false
+    fn is_device_gone(&self, entry: &Entry) -> bool {
+        self.read(|state| match (entry.fstype.as_str(), entry.device.major) {
+            ("devtmpfs", _) => entry.root.as_os_str().as_encoded_bytes().ends_with(b"//deleted"),
+            (_, 0) => state.number(&entry.source).is_none(),
+            (_, MAPPER) => state.disk(entry.device).is_none(),
+            _ => false,
+        })
     }
 
     fn check_target(&self, target: &Path) -> Result<()> {
@@ -303,41 +306,14 @@ impl Mounts for Process {
     }
 
     fn read_only_mappings(&self, key: &str) -> Result<Vec<Mapping>> {
-        let found = |state: &State| {
-            let shown = state.mappings.iter().filter(|(other, mapped)| mapped.complete && other.starts_with(key));
-            shown.map(|(key, mapped)| Mapping { key: key.clone(), device: mapped.number }).collect()
-        };
-        Ok(self.read(found))
+        Ok(self.read(|state| state.mappings_of(key)))
     }
 
     fn map_read_only(&self, device: Device, key: &str) -> Result<PathBuf> {
-        if !self.read(|state| state.mappings.contains_key(key)) {
-            self.effect("create mapping", |state| {
-                let number = Device { major: MAPPER, minor: state.next() };
-                state.mappings.insert(key.to_owned(), Mapped { number, of: device, complete: false });
-            });
-        }
-        if !self.read(|state| state.mappings.get(key).is_some_and(|mapped| mapped.complete)) {
-            self.effect("load mapping", |state| {
-                if let Some(mapped) = state.mappings.get_mut(key) {
-                    (mapped.of, mapped.complete) = (device, true);
-                }
-            });
-        }
-        let mapped = self.read(|state| state.mappings.get(key).cloned());
-        mapped
-            .filter(|mapped| mapped.of == device)
-            .map(|mapped| mapping_node(mapped.number))
-            .ok_or_else(|| errors::mount(failed(Attempt::Other("map"), Path::new(key), Errno::EBUSY)))
+        self.map(device, key).map_err(errors::mount)
     }
 
     fn unmap_read_only(&self, key: &str) -> Result<()> {
-        let Some(mapped) = self.read(|state| state.mappings.get(key).cloned()) else { return Ok(()) };
-        if !self.publications_of_block(mapped.number)?.is_empty() {
-            let (target, holders) = (PathBuf::from(key), " by a mount".to_owned());
-            return Err(errors::mount(Error::Busy { attempted: "remove the read-only mapping", target, holders }));
-        }
-        self.effect("remove mapping", |state| state.mappings.remove(key));
-        Ok(())
+        self.unmap(key).map_err(errors::mount)
     }
 }

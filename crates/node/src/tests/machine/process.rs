@@ -20,8 +20,8 @@ pub(in crate::tests) enum Plan {
     Killed { before: usize },
     /// Foreign data appears on the device before that effect.
     Foreign { before: usize },
-    /// An mkfs that outlived an earlier process completes before this process reads the device for the time with
-    /// that number.
+    /// An mkfs that outlived an earlier process completes before this process's read of a device with that
+    /// number.
     MkfsCompletes { before_read: usize },
 }
 
@@ -89,9 +89,8 @@ impl Process {
     fn kill(&self, state: &mut State) {
         self.inner.alive.send_replace(false);
         for disk in state.disks.values_mut() {
-            if disk.holder == Some(self.inner.id) {
-                disk.holder = None;
-            }
+            disk.claim.take_if(|holder| *holder == self.inner.id);
+            disk.lock.take_if(|holder| *holder == self.inner.id);
         }
     }
 

@@ -1,6 +1,8 @@
 //! Claims with a record of a newer Quarry: of a volume, or of something else.
 
 use super::*;
+use quarry_volume::Gib;
+
 use crate::Recorded;
 
 const VOLUME: &str = "quarry2/s=ready/n=a";
@@ -26,7 +28,7 @@ fn with_record(record: &str) -> (Host, [u64; 2], PoolVolume) {
 
 /// Neither may change anything, whatever is requested.
 async fn refuse_changes(pool: &DiskPool, before: &PoolVolume) {
-    let ready = before.record().unwrap().ready().zeroed(1);
+    let ready = before.record().unwrap().ready().zeroed(Gib(1));
     let error = pool.create(&spec("a", 1)).await.unwrap_err();
     assert_eq!(error.reason, Reason::Precondition, "{}", error.message);
     assert!(error.message.contains("newer Quarry"), "{}", error.message);
@@ -69,7 +71,7 @@ fn a_snapshot_of_a_newer_quarry_is_not_a_volume_but_keeps_its_disk_and_its_name(
         assert_eq!(reading.state.space.capacity(&Layout::Linear).available, 21 * MIB, "only the other disk");
         let hint = &reading.state.hints[0];
         assert!(hint.contains("the disk vdb holds a \"snapshot\" of a newer Quarry"), "{hint}");
-        for name in ["a", before.group.as_str()] {
+        for name in ["a", before.disk().unwrap().to_string().as_str()] {
             assert!(pool.volume(name).await.unwrap().is_none(), "{name}");
         }
         assert!(pool.find_requested("a").await.unwrap().is_none());

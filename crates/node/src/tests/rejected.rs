@@ -1,0 +1,174 @@
+//! Calls that must be rejected, and failures: nothing is left behind.
+
+use quarry_volume::{AccessType, Reason};
+
+use super::machine::Kind;
+use super::world::{Call, Use, World, staging, target};
+
+#[test]
+fn a_volume_that_is_not_ready_is_not_published() {
+    for usage in Use::ALL {
+        let world = World::new(usage);
+        world.rejects(Call::Publish, Reason::NotFound);
+        world.succeeds(Call::Create);
+        if usage.access == AccessType::Block && !usage.both {
+            // Its creation made it `ready`, so it can be published even without a stage.
+            world.succeeds(Call::Publish);
+            continue;
+        }
+        let effects = world.effects();
+        let message = world.rejects(Call::Publish, Reason::Precondition);
+        assert!(message.contains("stage it first"), "{message}");
+        assert_eq!(world.effects(), effects);
+    }
+}
+
+#[test]
+fn a_filesystem_is_not_published_after_its_unstage() {
+    for usage in Use::ALL.into_iter().filter(|usage| usage.access == AccessType::Mount) {
+        let world = World::after(usage, &[Call::Create, Call::Stage, Call::Unstage]);
+        let effects = world.effects();
+        let message = world.rejects(Call::Publish, Reason::Precondition);
+        assert!(message.contains("it is not staged at"), "{message}");
+        assert_eq!(world.effects(), effects);
+    }
+}
+
+#[test]
+fn a_used_volume_is_not_deleted() {
+    for usage in Use::ALL {
+        let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
+        let effects = world.effects();
+        let message = world.rejects(Call::Delete, Reason::InUse);
+        assert!(message.contains("unpublish"), "the node itself checks it: {message}");
+        assert_eq!(world.effects(), effects);
+    }
+}
+
+#[test]
+fn no_filesystem_is_made_for_a_target_that_cannot_be_mounted() {
+    let world = World::after(Use::MOUNT, &[Call::Create]);
+    world.machine.state().paths.insert(staging(), Kind::File);
+    world.rejects(Call::Stage, Reason::Precondition);
+    assert_eq!(world.machine.state().made, 0);
+    assert_eq!(world.machine.state().paths[&staging()], Kind::File);
+}
+
+#[test]
+fn a_used_volume_without_its_superblock_is_not_formatted() {
+    let world = World::after(Use::READ_ONLY_XFS, &[Call::Create, Call::Stage, Call::Publish]);
+    [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
+    world.machine.lose_superblock(&world.id.volume);
+    let (before, made) = (world.disk().bytes, world.machine.state().made);
+    let message = world.rejects(Call::Stage, Reason::Precondition);
+    assert!(message.contains("the superblock is missing"), "{message}");
+    world.succeeds(Call::Create);
+    assert_eq!((world.disk().bytes, world.machine.state().made), (before, made));
+}
+
+#[test]
+fn an_exclusive_volume_has_one_target() {
+    for usage in [Use::MOUNT, Use::BLOCK, Use::READ_ONLY_BLOCK] {
+        let mut world = World::after(usage, &[Call::Create, Call::Stage]);
+        // The publication of another pod.
+        world.target.set_file_name("other");
+        world.succeeds(Call::Publish);
+        world.target = target();
+        let effects = world.effects();
+        let message = world.rejects(Call::Publish, Reason::Precondition);
+        assert!(message.contains("already published at \"/kubelet/other\""), "{message}");
+        assert_eq!(world.effects(), effects);
+    }
+}
+
+#[test]
+fn a_publication_does_not_change_its_mode() {
+    for (before, after) in [(Use::READ_ONLY_BLOCK, Use::BLOCK), (Use::BLOCK, Use::READ_ONLY_BLOCK)] {
+        let mut world = World::after(before, &[Call::Create, Call::Stage, Call::Publish]);
+        let effects = world.effects();
+        world.usage = after;
+        world.rejects(Call::Publish, Reason::Exists);
+        assert_eq!(world.effects(), effects);
+    }
+}
+
+#[test]
+fn a_failed_bind_leaves_neither_a_file_nor_a_mapping() {
+    for usage in [Use::BLOCK, Use::READ_ONLY_BLOCK] {
+        let world = World::after(usage, &[Call::Create, Call::Stage]);
+        world.machine.state().fails = Some("bind device");
+        world.rejects(Call::Publish, Reason::Host);
+        assert!(!world.machine.state().has_mappings());
+        world.succeeds(Call::Publish);
+    }
+}
+
+#[test]
+fn a_claimed_device_is_not_mapped() {
+    let world = World::after(Use::READ_ONLY_BLOCK, &[Call::Create, Call::Stage]);
+    world.machine.set_claimed(&world.id.volume, true);
+    world.rejects(Call::Publish, Reason::UnderWay);
+    assert!(!world.machine.state().has_mappings());
+    world.machine.set_claimed(&world.id.volume, false);
+    world.succeeds(Call::Publish);
+}
+
+#[test]
+fn a_mapping_that_a_program_has_open_keeps_the_volume() {
+    let world = World::after(Use::READ_ONLY_BLOCK, &[Call::Create, Call::Stage, Call::Publish]);
+    world.machine.state().set_mappings_open(true);
+    world.rejects(Call::Unpublish, Reason::UnderWay);
+    // Nothing is mounted any more, so only the pool knows.
+    world.rejects(Call::Delete, Reason::InUse);
+    world.machine.state().set_mappings_open(false);
+    [Call::Unpublish, Call::Unstage, Call::Delete].into_iter().for_each(|call| world.succeeds(call));
+    world.is_clean();
+}
+
+/// A pod can end although its disk is lost, or its pool cannot be read.
+#[test]
+fn a_volume_is_unpublished_and_unstaged_without_its_pool() {
+    for usage in Use::ALL {
+        for pulled in [true, false] {
+            // A whole disk is then recognized by its partition, which this machine does not have.
+            if !pulled && !usage.sysfs && usage.access == AccessType::Mount {
+                continue;
+            }
+            let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
+            world.pool.set_unreadable(Some("as configured"));
+            if pulled {
+                world.machine.pull_disk(&world.id.volume);
+            }
+            [Call::Unpublish, Call::Unstage].into_iter().for_each(|call| world.succeeds(call));
+            assert!(world.machine.state().mounts.is_empty(), "{:?}", world.effects());
+        }
+    }
+}
+
+#[test]
+fn a_filesystem_that_was_shut_down_is_not_published_and_is_recovered_by_the_next_stage() {
+    let world = World::after(Use::MOUNT, &[Call::Create, Call::Stage, Call::Publish]);
+    let volume = world.id.volume.clone();
+    world.machine.shut_down(&volume);
+    // It is still published, so a new mount would not recover it.
+    world.rejects(Call::Stage, Reason::Precondition);
+    // The dead mount that an earlier call left at the target is removed.
+    let message = world.rejects(Call::Publish, Reason::Precondition);
+    assert!(message.contains("was unmounted"), "{message}");
+    assert!(!world.machine.state().exists(&target()));
+    world.rejects(Call::Publish, Reason::Precondition);
+    world.succeeds(Call::Stage);
+    world.succeeds(Call::Publish);
+}
+
+#[test]
+fn a_busy_target_stays_published() {
+    for usage in Use::ALL {
+        let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
+        world.machine.state().busy.insert(target());
+        world.rejects(Call::Unpublish, Reason::UnderWay);
+        world.succeeds(Call::Publish);
+        world.machine.state().busy.clear();
+        world.succeeds(Call::Unpublish);
+    }
+}
