@@ -1,6 +1,8 @@
 //! Disks that must never be used. For each, three things are checked: CreateVolume gets no disk, its answer
 //! names the disk and the reason, and no byte of the disk changes.
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result, bail, ensure};
 use quarry_vm::{Bus, Disk};
 use tonic::Code;
@@ -111,13 +113,34 @@ async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize
     }
     node.vm.sh("sync; udevadm settle").await?;
     let before = checksums(node, cases).await?;
-    let message = match node.csi.create(&Ask::mount("never", "ext4").size(1)).await {
-        Err(status) if status.code() == Code::ResourceExhausted => status.message().to_owned(),
-        other => {
-            bail!("CreateVolume must fail because no disk is free, not with: {other:?}\n{}", node.contents().await?)
+    // quarry receives the event of a change a moment after udev. Until then, its message may describe the state before.
+    let mut tries = 0;
+    loop {
+        let message = match node.csi.create(&Ask::mount("never", "ext4").size(1)).await {
+            Err(status) if status.code() == Code::ResourceExhausted => status.message().to_owned(),
+            other => {
+                bail!("CreateVolume must fail because no disk is free, not with: {other:?}\n{}", node.contents().await?)
+            }
+        };
+        match names_every_disk(node, cases, &message).await {
+            Err(error) if tries == 20 => return Err(error),
+            Err(_) => tries += 1,
+            Ok(()) => break,
         }
-    };
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
     let after = checksums(node, cases).await?;
+    for (case, (before, after)) in cases.iter().zip(before.lines().zip(after.lines())) {
+        ensure!(before == after, "{}: the disk's bytes were changed", case.what);
+    }
+    let (available, largest) = node.csi.capacity(&Default::default()).await?;
+    ensure!((available, largest) == (0, 0), "{available} bytes are offered, {largest} at most");
+    ensure!(node.csi.list().await?.is_empty(), "a volume is listed");
+    Ok(cases.len())
+}
+
+/// Fails unless the message says of each disk why it is not free.
+async fn names_every_disk(node: &Node, cases: &[Case<'_>], message: &str) -> Result<()> {
     let mut names = vec![("vda".to_owned(), "the root disk", vec!["is mounted on /"])];
     for case in cases {
         names.push((kernel_name(node, case.disk).await?, case.what.as_str(), case.words.clone()));
@@ -137,13 +160,7 @@ async fn refuse(node: &Node, disks: &[Disk], cases: &[Case<'_>]) -> Result<usize
             ensure!(said.contains(words), "{what}: {words:?} should be said, and it is: {said:?}");
         }
     }
-    for (case, (before, after)) in cases.iter().zip(before.lines().zip(after.lines())) {
-        ensure!(before == after, "{}: the disk's bytes were changed", case.what);
-    }
-    let (available, largest) = node.csi.capacity(&Default::default()).await?;
-    ensure!((available, largest) == (0, 0), "{available} bytes are offered, {largest} at most");
-    ensure!(node.csi.list().await?.is_empty(), "a volume is listed");
-    Ok(cases.len())
+    Ok(())
 }
 
 /// A way for a disk to be in use.
