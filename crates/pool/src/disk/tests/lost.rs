@@ -215,7 +215,7 @@ fn a_volume_on_a_disk_of_another_pool_still_exists() {
         let pool = start_of(&host, Wipe::None, "whole", &pools);
         let error = pool.volume("a").await.unwrap_err();
         assert_eq!(error.reason, Reason::Unavailable);
-        assert!(error.message.contains("vdb") && error.message.contains("pool other's"), "{}", error.message);
+        assert!(error.message.contains("vdb") && error.message.contains("pool other"), "{}", error.message);
         assert!(pool.volume("b").await.unwrap().is_none());
         // It is not a problem of this pool; for its name, the other pool is responsible.
         assert_eq!(pool.status().await.problems, Vec::<String>::new());
