@@ -9,7 +9,8 @@ use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
     AccessTypes, Agent, Change, Condition, Error, FencingToken, Filesystem, Greeting, Layout, NameLookup, Parameters,
-    PoolState, Reason, Result, SizeRange, Space, StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
+    PoolCapabilities, PoolState, Reason, Result, SizeRange, Space, StorageId, Update, UpdateStream, Volume, VolumeId,
+    VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -150,12 +151,14 @@ pub(crate) fn pool() -> PoolState {
         on: "vg0".into(),
         storage: Some(StorageId::of("vg")),
         size: 100 << 30,
-        space: Space { extent: 4 << 20, free: vec![7, 5], reserve: 1, closed: Some("why".into()), whole: false },
+        space: Space { extent: 4 << 20, free: vec![7, 5], reserve: 1, closed: Some("why".into()), ..Space::default() },
+        capabilities: PoolCapabilities { wipe: true, unique_storage: false },
         metadata_size: 1 << 20,
         metadata_free: 1 << 19,
         volumes: 3,
         problems: vec!["one".into(), "two".into()],
         hints: vec!["three".into()],
+        enlarge: "four".into(),
     }
 }
 

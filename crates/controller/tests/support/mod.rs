@@ -62,7 +62,7 @@ impl FakeNode {
             name: "fast".into(),
             storage: Some(StorageId::of(&self.name)),
             size: self.size,
-            space: Space { extent: MIB, free: vec![free], reserve: 0, closed: None, whole: false },
+            space: Space { extent: MIB, free: vec![free], ..Space::default() },
             ..PoolState::default()
         }
     }

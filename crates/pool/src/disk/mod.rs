@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{ClaimState, Identity};
 use quarry_disk::{Disk, Selector, Udev};
-use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe, safe_name};
+use quarry_volume::{Error, PoolCapabilities, PoolState, Result, StorageId, VolumeSpec, Wipe, safe_name};
 use uuid::Uuid;
 
 pub use self::create::VOLUME_PARTITION;
@@ -293,6 +293,9 @@ impl Pool for DiskPool {
             name: name.clone(),
             kind: "disk".to_owned(),
             on: "whole disks".to_owned(),
+            // Its storage ID is derived from its name, which other nodes use as well.
+            capabilities: PoolCapabilities { wipe: true, unique_storage: false },
+            enlarge: "add a disk that its selector matches".to_owned(),
             ..PoolState::default()
         };
         let view = match self.inner.view().await {

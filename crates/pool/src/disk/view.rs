@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use quarry_disk::claim::{Claim, ClaimState, Degraded, Identity, capacity};
 use quarry_disk::{Disk, State};
-use quarry_volume::{Error, Result, Space, StorageId, safe_name};
+use quarry_volume::{Error, Placement, Result, Space, StorageId, safe_name};
 use uuid::Uuid;
 
 use super::copies::copies;
@@ -284,7 +284,7 @@ impl View {
             free,
             reserve: 0,
             closed: self.check_complete(pool).err().map(|error| error.message),
-            whole: true,
+            placement: Placement::WholeDisk,
         }
     }
 

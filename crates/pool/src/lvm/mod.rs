@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use quarry_exec::Orphan;
 use quarry_lvm::commands;
 use quarry_lvm::{LogicalVolume, VolumeGroup, capacity};
-use quarry_volume::{Error, PoolState, Reason, Result, StorageId, VolumeSpec, safe_name};
+use quarry_volume::{Error, PoolCapabilities, PoolState, Reason, Result, StorageId, VolumeSpec, safe_name};
 
 use self::cache::{Cache, View};
 use self::change::{ChangeLock, Flushes};
@@ -37,6 +37,9 @@ use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, Uevents, Unresponsive
 /// How long the start waits for the first report on the volume group: a hanging disk must not delay the other
 /// pools. The report continues, and the recovery that it is needed for is done before the first change.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
+
+/// What every pool of this kind reports.
+const CAPABILITIES: PoolCapabilities = PoolCapabilities { wipe: false, unique_storage: true };
 
 /// A pool of kind `lvm`.
 pub struct LvmPool {
@@ -213,7 +216,9 @@ impl Pool for LvmPool {
             name: self.name.clone(),
             kind: "lvm".to_owned(),
             on: self.config.volume_group.clone(),
+            capabilities: CAPABILITIES,
             problems: self.overdue().into_iter().chain(self.orphan()).collect(),
+            enlarge: "add a disk to it (vgextend)".to_owned(),
             ..PoolState::default()
         };
         let (group, mark) = match self.group_with_mark().await {

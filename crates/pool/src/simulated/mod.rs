@@ -192,6 +192,6 @@ impl Inner {
     }
 
     fn space(&self, disks: &Disks) -> Space {
-        Space { extent: self.extent, free: disks.sorted(), reserve: 0, closed: None, whole: false }
+        Space { extent: self.extent, free: disks.sorted(), ..Space::default() }
     }
 }

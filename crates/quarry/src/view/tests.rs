@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use clap::Parser as _;
 use quarry_proto::view::v1::view_server::{View, ViewServer};
 use quarry_transport::unix;
-use quarry_volume::{AccessTypes, Condition, Filesystem, Layout, PoolState, Space, Volume};
+use quarry_volume::{AccessTypes, Condition, Filesystem, Layout, Placement, PoolState, Space, Volume};
 use quarry_wire::view::{ListedPool, ListedVolume, write_pool, write_volume};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
@@ -141,7 +141,7 @@ fn example() -> Controller {
         storage: "aaaaaaaaaa".parse().ok(),
         size: 100 * GIB,
         // Two disks, of which a volume takes one.
-        space: Space { extent: GIB, free: vec![5, 5], whole: true, ..Space::default() },
+        space: Space { extent: GIB, free: vec![5, 5], placement: Placement::WholeDisk, ..Space::default() },
         // Half of the area is usable.
         metadata_size: 2000,
         metadata_free: 750,

@@ -12,8 +12,8 @@ use quarry_agent::Dial;
 use quarry_proto::view::v1;
 use quarry_proto::view::v1::view_server::View as _;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Error, FencingToken, Greeting, Layout, NameLookup, PoolState, Result, Space, StorageId,
-    Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    AccessTypes, Agent, Change, Error, FencingToken, Greeting, Layout, NameLookup, PoolCapabilities, PoolState, Result,
+    Space, StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use quarry_wire::view::{ListedVolume, read_pool, read_volume};
 use tokio::sync::watch;
@@ -57,6 +57,8 @@ fn pool(node: &str, name: &str, free: u64) -> PoolState {
         space: Space { extent: 4 << 20, free: vec![free / (4 << 20)], ..Space::default() },
         metadata_size: 1 << 20,
         metadata_free: 500 << 10,
+        capabilities: PoolCapabilities { unique_storage: true, ..PoolCapabilities::default() },
+        enlarge: "add a disk to it (vgextend)".into(),
         ..PoolState::default()
     }
 }
