@@ -136,3 +136,16 @@ fn a_foreign_mount_is_never_unmounted() {
         }
     }
 }
+
+/// The opposite of the last test: a volume can be unpublished and unstaged although nothing can say which device
+/// it is.
+#[test]
+fn a_mount_that_can_be_the_volume_is_unmounted() {
+    for usage in Use::ALL {
+        let world = World::after(usage, &[Call::Create, Call::Stage, Call::Publish]);
+        world.pool.set_unreadable(Some("as configured"));
+        world.succeeds(Call::Unpublish);
+        world.succeeds(Call::Unstage);
+        assert!(world.machine.state().mounts.is_empty());
+    }
+}

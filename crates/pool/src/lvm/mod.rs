@@ -25,7 +25,7 @@ use quarry_volume::{Error, PoolCapabilities, PoolState, Reason, Result, StorageI
 
 use self::cache::{Cache, View};
 use self::change::{ChangeLock, Flushes};
-pub use self::device::{Active, active};
+pub(crate) use self::device::{active, could_be_volume};
 pub(crate) use self::disks::LvmDisks;
 use self::idle::Idle;
 use self::observe::Observer;
@@ -37,6 +37,9 @@ use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, Uevents, Unresponsive
 /// How long the start waits for the first report on the volume group: a hanging disk must not delay the other
 /// pools. The report continues, and the recovery that it is needed for is done before the first change.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
+
+/// The programs that Quarry runs for these pools, and their packages.
+pub(crate) const TOOLS: [(&str, &str); 2] = [("lvm", "lvm2"), ("dmsetup", "dmsetup")];
 
 /// What every pool of this kind reports.
 const CAPABILITIES: PoolCapabilities = PoolCapabilities { wipe: false, unique_storage: true };
@@ -301,22 +304,17 @@ impl Pool for LvmPool {
         Ok(StorageId::of(&self.group().await?.uuid))
     }
 
+    fn supports(&self, spec: &VolumeSpec) -> Result<()> {
+        create::supports(&self.name, spec)
+    }
+
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
-        if let Some(wipe) = spec.class.wipe {
-            return Err(Error::new(
-                Reason::NoSpace,
-                format!(
-                    "pool {} has logical volumes, but \"wipe: {wipe}\" is only for pools of whole disks: remove it \
-                     from the StorageClass",
-                    self.name
-                ),
-            ));
-        }
         let group = self.group().await?;
         spec.size.choose(Self::unit(&group, &spec.class.layout))
     }
 
     async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+        self.supports(spec)?;
         let _lock = self.lock().await?;
         self.create_volume(spec).await
     }
@@ -343,6 +341,10 @@ impl Pool for LvmPool {
                 group.name, current.stored_as, group.name
             ))
         })
+    }
+
+    fn may_be_active(&self, storage: &StorageId, name: &str) -> bool {
+        active(storage, name).ok().flatten().is_some()
     }
 
     async fn deactivate(&self, volume: &PoolVolume, unused_since: Instant) -> Result<()> {

@@ -270,8 +270,8 @@ impl Mounts for Process {
         self.read(|state| state.node_device(entry))
     }
 
-    fn partition(&self, _entry: &Entry) -> Option<(u32, u64)> {
-        None
+    fn could_be_volume(&self, entry: &Entry) -> bool {
+        entry.device.major == MAPPER || self.node_device(entry).is_some()
     }
 
     fn is_device_gone(&self, _entry: &Entry) -> bool {
