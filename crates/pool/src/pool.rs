@@ -106,10 +106,11 @@ pub enum Device {
 ///
 /// 1. Add a method with a default that fails with a clear error: the pool, what it cannot do, and what to do
 ///    about it. If it only concerns which volumes can be created, [`Pool::supports`] is that method: let
-///    [`supports_plain`] reject it.
+///    `supports_plain` reject it.
 /// 2. Add a field to [`PoolCapabilities`](quarry_volume::PoolCapabilities) that is false by default, and its
 ///    field on the wire. [`Pool::read`] reports it, also while the storage cannot be read. The controller
-///    chooses nodes by it and knows nothing else about a pool.
+///    chooses nodes by it and knows nothing else about a pool. (Which layouts are possible follows from the
+///    reported [`Space`](quarry_volume::Space) alone.)
 /// 3. Test for each kind that the two agree.
 #[async_trait::async_trait]
 pub trait Pool: Send + Sync {
