@@ -192,9 +192,10 @@ impl Memory {
         self.volumes.len()
     }
 
-    /// What the named pool (or all pools, if `parameters` names none) can allocate; nothing if the node has
-    /// been disconnected for minutes. `None` if that is not known: the node has not reported yet, or it has
-    /// been disconnected for longer than [`TRUSTED`] but not yet for [`RESTARTING`].
+    /// What the named pool (or all pools, if `parameters` names none) can allocate for volumes with these
+    /// parameters; nothing if the node has been disconnected for minutes. `None` if that is not known: the
+    /// node has not reported yet, or it has been disconnected for longer than [`TRUSTED`] but not yet for
+    /// [`RESTARTING`].
     pub(crate) fn capacity(&self, parameters: &Parameters) -> Option<Capacity> {
         match self.disconnected.map(|since| since.elapsed()) {
             Some(length) if length > RESTARTING => return Some(Capacity::default()),
@@ -202,16 +203,14 @@ impl Memory {
             _ => self.greeting.as_ref()?,
         };
         let named = |pool: &&PoolState| parameters.pool.as_ref().is_none_or(|name| pool.name == *name);
-        // Only whole disks can be wiped.
-        let wipes = |pool: &&PoolState| parameters.wipe.is_none() || pool.space.whole;
-        let asked = self.pools().filter(named).filter(wipes);
-        Some(asked.fold(Capacity::default(), |sum, pool| sum.and(pool.space.capacity(&parameters.layout))))
+        let asked = self.pools().filter(named);
+        Some(asked.fold(Capacity::default(), |sum, pool| sum.and(pool.capacity(parameters))))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use quarry_volume::{AccessTypes, ExtentSize, Extents, Layout, Space, StorageId, Wipe};
+    use quarry_volume::{AccessTypes, ExtentSize, Extents, Layout, PoolCapabilities, Space, StorageId, Wipe};
 
     use super::*;
 
@@ -284,11 +283,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_class_that_wipes_gets_whole_disks_only() {
+    async fn a_class_that_wipes_gets_only_pools_that_can() {
         let mut memory = Memory::new();
-        let whole = PoolState { name: "q".into(), ..pool(7) };
-        let whole = PoolState { space: Space { whole: true, ..whole.space.clone() }, ..whole };
-        memory.full_state(greeting("1"), Change { pools: vec![pool(100), whole], ..change(1, 0, &[], &[]) });
+        let capabilities = PoolCapabilities { wipe: true, ..PoolCapabilities::default() };
+        let wipes = PoolState { name: "q".into(), capabilities, ..pool(7) };
+        memory.full_state(greeting("1"), Change { pools: vec![pool(100), wipes], ..change(1, 0, &[], &[]) });
         let wiping = |pool| Parameters { wipe: Some(Wipe::Zero), ..class(pool) };
         let available = |class| memory.capacity(&class).unwrap().available;
         assert_eq!(available(class(None)), 107);

@@ -11,7 +11,7 @@
 use std::cmp::Reverse;
 use std::path::PathBuf;
 
-use quarry_volume::{Extents, Largest, Layout, Space, show_size};
+use quarry_volume::{Extents, Largest, Layout, Placement, Space, show_size};
 
 use crate::types::{PhysicalVolume, VolumeGroup};
 
@@ -29,7 +29,7 @@ pub fn space(group: &VolumeGroup, reserve: u64) -> Space {
         free: usable(group).iter().map(|volume| volume.free_extents).collect(),
         reserve: group.extent_size.needed_for(reserve),
         closed: closed(group),
-        whole: false,
+        placement: Placement::Extents,
     }
 }
 

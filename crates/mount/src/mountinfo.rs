@@ -113,13 +113,12 @@ impl Entry {
 }
 
 impl Entry {
-    /// Whether this is, by its name, a mount of a device-mapper device: a filesystem on one, or the node of
-    /// one. The device may be gone by now.
+    /// The path that names the block device of this mount, if it is a mount of one: of its node, from the root
+    /// of the node's filesystem (a removed node appears as `/dm-3//deleted`), or of the filesystem's source. The
+    /// device may be gone by now.
     #[must_use]
-    pub fn is_mapped(&self) -> bool {
-        let path = if self.is_node() { &self.root } else { &self.source };
-        // A removed node appears as `/dm-3//deleted`.
-        path.iter().any(|part| part == "mapper" || part.as_bytes().starts_with(b"dm-"))
+    pub fn device_path(&self) -> &Path {
+        if self.is_node() { &self.root } else { &self.source }
     }
 }
 
@@ -134,17 +133,6 @@ impl Entry {
     #[must_use]
     pub fn node_device(&self) -> Option<Device> {
         self.is_node().then(|| Device::of_node(&self.target)).flatten()
-    }
-
-    /// The number of the mounted partition (a filesystem on it, or its node), and its offset on the disk, in
-    /// bytes. `None` if this is not a partition, or it is gone.
-    #[must_use]
-    pub fn partition(&self) -> Option<(u32, u64)> {
-        let path = if self.is_node() { &self.root } else { &self.source };
-        let folder = Path::new("/sys/class/block").join(path.file_name()?);
-        let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
-        // The kernel always counts in sectors of 512 bytes, whatever the disk's sector size.
-        Some((u32::try_from(read("partition")?).ok()?, read("start")?.checked_mul(512)?))
     }
 
     /// Whether the block device of this mount is gone: a filesystem on a disk that was pulled, or its node.
@@ -370,16 +358,16 @@ this line is broken
 40 22 0:46 / /fuse rw - fuse.sshfs user@host:/x rw";
 
     #[test]
-    fn mapped_devices_are_recognized_by_their_names() {
-        let is_mapped = |line: &str| parse(line.as_bytes())[0].is_mapped();
-        assert!(is_mapped("36 22 253:3 / /staged rw - xfs /dev/mapper/vg-lv rw"));
-        assert!(is_mapped("36 22 0:45 / /staged rw - btrfs /dev/dm-4 rw"));
-        assert!(is_mapped("37 22 0:5 /dm-3 /published rw - devtmpfs udev rw"));
-        assert!(is_mapped("37 22 0:5 /dm-3//deleted /published rw - devtmpfs udev rw"));
-        assert!(is_mapped("37 22 0:5 /mapper/vg-lv /published rw - tmpfs tmpfs rw"));
-        assert!(!is_mapped("38 22 259:1 / /home rw - ext4 /dev/nvme0n1p2 rw"));
-        assert!(!is_mapped("38 22 0:44 / /run rw - tmpfs tmpfs rw"));
-        assert!(!is_mapped("38 22 0:46 / /share rw - nfs4 host:/export rw"));
+    fn a_mount_names_its_device() {
+        for (line, path) in [
+            ("36 22 253:3 / /staged rw - xfs /dev/mapper/vg-lv rw", "/dev/mapper/vg-lv"),
+            ("36 22 0:45 / /staged rw - btrfs /dev/dm-4 rw", "/dev/dm-4"),
+            ("37 22 0:5 /dm-3 /published rw - devtmpfs udev rw", "/dm-3"),
+            ("37 22 0:5 /mapper/vg-lv /published rw - tmpfs tmpfs rw", "/mapper/vg-lv"),
+            ("38 22 0:44 / /run rw - tmpfs tmpfs rw", "tmpfs"),
+        ] {
+            assert_eq!(parse(line.as_bytes())[0].device_path(), Path::new(path));
+        }
     }
 
     #[test]

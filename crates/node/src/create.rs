@@ -56,6 +56,7 @@ impl Host {
     }
 
     async fn create_in_pool(&self, pool: &Arc<dyn Pool>, spec: &VolumeSpec) -> Result<PoolVolume> {
+        pool.supports(spec)?;
         let size = pool.size_of(spec).await?;
         if let Some(kind) = spec.filesystem
             && size < filesystem::minimum_size(kind)

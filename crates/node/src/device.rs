@@ -56,8 +56,8 @@ pub(crate) fn active(pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<Option
     Ok(pool.device(volume)?.map(VolumeDevice::on))
 }
 
-/// The volume's device according to the kernel alone, which shows only volumes on LVM. `None`: the kernel does
-/// not show it, or cannot be asked.
+/// The volume's device according to the kernel alone, which does not show those of all kinds of pools. `None`:
+/// the kernel does not show it, or cannot be asked.
 pub(crate) fn active_in_kernel(mounts: &dyn Mounts, id: &VolumeId) -> Option<VolumeDevice> {
     mounts.active_volume(id).map(VolumeDevice::on)
 }

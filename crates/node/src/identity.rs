@@ -1,8 +1,9 @@
 //! Checks in sysfs which volume a device belongs to.
 //!
-//! For a volume on LVM, device-mapper shows in sysfs everything that its volume ID consists of. If they
-//! match, no pool has to be asked, so an unresponsive pool blocks nothing. If they do not match, the device
-//! can still be this volume (an operator renamed it, or it is a whole disk): then the pool decides.
+//! For some kinds of pools, the kernel shows everything that a volume ID consists of (see
+//! [`quarry_pool::device_in_kernel`]). If they match, no pool has to be asked, so an unresponsive pool blocks
+//! nothing. If they do not match, the device can still be this volume (an operator renamed it, or the kernel
+//! does not show this kind): then the pool decides.
 
 use quarry_mount::{Device, Entry};
 use quarry_volume::VolumeId;

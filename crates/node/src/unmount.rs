@@ -93,7 +93,7 @@ fn require_own(mounts: &dyn Mounts, entry: &Entry, device: Option<Device>, targe
             let published = mounts.publications_of_block(device)?;
             mounts.is_of_device(entry, device) || published.iter().any(|publication| publication.id == entry.id)
         }
-        None => entry.is_mapped() || mounts.partition(entry) == Some(quarry_pool::VOLUME_PARTITION),
+        None => mounts.could_be_volume(entry),
     };
     // A mount that lost its disk is useless, and the disk may be back with another device number.
     if own || mounts.is_device_gone(entry) {

@@ -7,10 +7,11 @@ mod common;
 
 use common::{LONG, MIB, host, pool, spec};
 use quarry_node::NodeService;
+use quarry_pool::Operation;
 use quarry_proto::csi::v1::node_server::Node as _;
 use quarry_proto::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
 use quarry_proto::csi::v1::{NodePublishVolumeRequest, NodeStageVolumeRequest, VolumeCapability};
-use quarry_volume::Agent as _;
+use quarry_volume::{Agent as _, Reason, SizeRange, Wipe};
 use tonic::{Code, Request};
 
 #[tokio::test]
@@ -43,4 +44,19 @@ async fn a_simulated_volume_is_not_staged_or_published() {
     };
     let refused = service.node_publish_volume(Request::new(publish)).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn a_volume_that_the_pool_does_not_support_is_not_created() {
+    let pool = pool("p");
+    let host = host(&[&pool]);
+    // Its size is also impossible in this pool; but a pool on another node, which supports it, may have other units.
+    let mut spec = spec("a", MIB);
+    spec.size = SizeRange { required: MIB, limit: Some(MIB) };
+    assert_eq!(host.create(spec.clone(), None, LONG).await.unwrap_err().reason, Reason::SizeOutOfRange);
+    spec.class.wipe = Some(Wipe::Zero);
+    let error = host.create(spec, None, LONG).await.unwrap_err();
+    assert_eq!(error.reason, Reason::NoSpace);
+    assert!(error.message.contains("does not support \"wipe: zero\""), "{error}");
+    assert_eq!(pool.begun(Operation::Create), 0);
 }

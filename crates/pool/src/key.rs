@@ -34,7 +34,7 @@ impl fmt::Display for VolumeKey {
 impl PoolVolume {
     /// The UUID of its logical volume, which no other volume ever has; on a whole disk, the GUID of its
     /// partition, which only a later volume of the same name gets again. The filesystem's UUID is derived
-    /// from it.
+    /// from it, unless the record has another.
     #[must_use]
     pub fn uuid(&self) -> String {
         self.key.to_string()

@@ -7,6 +7,7 @@
 mod config;
 mod disk;
 mod key;
+mod kinds;
 mod lvm;
 mod open;
 mod pool;
@@ -18,8 +19,9 @@ mod uevent;
 mod wiping;
 
 pub use config::{ConfigError, DiskConfig, LvmConfig, PoolConfig, PoolKind, load, parse};
-pub use disk::{DiskList, DiskPool, DiskReport, Owner, VOLUME_PARTITION, is_of_disks, list_disks};
-pub use lvm::{Active, LvmPool, active};
+pub use disk::{DiskList, DiskPool, DiskReport, Owner, list_disks};
+pub use kinds::{could_be_volume, device_in_kernel, tools};
+pub use lvm::LvmPool;
 pub use open::open;
 pub use pool::{Device, Health, Pool, PoolVolume, Reading, Recorded, Volumes};
 pub use record::{MAX_RECORD, NotVolume, Record, State, Tag, VERSION};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, safe_name};
+use quarry_volume::{Error, Layout, PoolState, Reason, Result, StorageId, VolumeSpec, safe_name};
 use uuid::Uuid;
 
 use crate::key::VolumeKey;
@@ -14,9 +14,9 @@ use crate::{Record, SimulatedDevice, Uevents, UnresponsiveDisk, Wiping};
 pub struct PoolVolume {
     /// The name in its identifier, unique in the pool: made from the name in its record, if that can be read.
     pub name: String,
-    /// Its current name on the storage, which differs after the volume was renamed by hand.
+    /// Its current name on the storage. On LVM, it differs after the volume was renamed by hand.
     pub stored_as: String,
-    /// The identity of its storage.
+    /// The identity of its pool's storage.
     pub storage: StorageId,
     /// Identifies it on its storage.
     pub(crate) key: VolumeKey,
@@ -37,7 +37,8 @@ pub enum Recorded {
     Newer(u32),
     /// Marked as Quarry's, but unreadable.
     Broken(String),
-    /// Several objects on the storage have it, so the volume is ambiguous. Their names.
+    /// Several objects on the storage have it, so the volume is ambiguous. Their names. Not for whole disks:
+    /// there, a volume that two disks hold is unreadable.
     Ambiguous(Vec<String>),
 }
 
@@ -46,9 +47,10 @@ pub enum Recorded {
 pub enum Health {
     /// Complete.
     Whole,
-    /// A disk is lost, but the layout tolerates it.
+    /// Something that it has several of is lost or damaged, so it works: a disk under a mirror, a copy of the
+    /// disk's tables.
     Degraded(String),
-    /// A disk is lost, and data with it.
+    /// Its disk, or a part of its data, is lost or cannot be reached now.
     Lost(String),
     /// Its creation was interrupted before its layout was complete; possible only for a `new` volume.
     Incomplete(String),
@@ -90,6 +92,24 @@ pub enum Device {
 ///
 /// An implementation serializes its own changes. It never decides from memory what the storage itself can
 /// decide: memory only saves reads.
+///
+/// No other crate decides anything by the kind of a pool. What differs between kinds is a method here, a part
+/// of [`PoolState`], or, if it must work without the pool, a function over all kinds ([`crate::device_in_kernel`],
+/// [`crate::could_be_volume`], [`crate::tools`]).
+///
+/// # Capabilities
+///
+/// The methods without a default are what every kind does. What only some kinds can do is a capability, which a
+/// kind has only if it says so. To add one:
+///
+/// 1. Add a method with a default that fails with a clear error: the pool, what it cannot do, and what to do
+///    about it. If it only concerns which volumes can be created, [`Pool::supports`] is that method: let
+///    `supports_plain` reject it.
+/// 2. Add a field to [`PoolCapabilities`](quarry_volume::PoolCapabilities) that is false by default, and its
+///    field on the wire. [`Pool::read`] reports it, also while the storage cannot be read. The controller
+///    chooses nodes by it and knows nothing else about a pool. (Which layouts are possible follows from the
+///    reported [`Space`](quarry_volume::Space) alone.)
+/// 3. Test for each kind that the two agree.
 #[async_trait::async_trait]
 pub trait Pool: Send + Sync {
     /// The name that a StorageClass refers to.
@@ -160,17 +180,29 @@ pub trait Pool: Send + Sync {
         Vec::new()
     }
 
-    /// The size that a volume of this spec would get, in bytes.
+    /// Rejects a spec that this pool can never fulfil, however much space it has. Reads nothing.
     ///
     /// # Errors
-    /// `SizeOutOfRange` if no multiple of the storage's units is within the range.
+    /// `NoSpace`, because a pool of this name on another node may fulfil it. The default rejects everything
+    /// that is a capability.
+    fn supports(&self, spec: &VolumeSpec) -> Result<()> {
+        supports_plain(self.name(), spec)
+    }
+
+    /// The size that a volume of this spec, which the pool supports, would get, in bytes.
+    ///
+    /// # Errors
+    /// `SizeOutOfRange` if no size that the storage can provide is within the range, and no other pool can
+    /// help. `NoSpace` if the size depends on what is free (whole disks), and nothing that is free fits.
+    /// `Unavailable` as for [`Pool::volumes`].
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64>;
 
     /// Creates the volume with its record in state `new`, and returns when it would survive a power cut.
     ///
     /// # Errors
-    /// `NoSpace` if it does not fit; `Exists` if the name is used by something that is not Quarry's. If the
-    /// volume was created, or may have been, the error is not final ([`Error::not_final`]).
+    /// As for [`Pool::supports`]. `NoSpace` if it does not fit; `Exists` if the name is used by something that
+    /// is not Quarry's. If the volume was created, or may have been, the error is not final
+    /// ([`Error::not_final`]).
     async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume>;
 
     /// Makes the volume's device appear, and returns it. Idempotent.
@@ -179,8 +211,16 @@ pub trait Pool: Send + Sync {
     /// `Precondition` if the storage under it is lost.
     async fn activate(&self, volume: &PoolVolume) -> Result<Device>;
 
-    /// Removes the device of a volume that was unstaged, if it is unused and was not activated again after
-    /// `unused_since`. Does nothing in pools whose volumes have no device of their own.
+    /// Whether the volume with that name on that storage may be an active volume of this pool. Asked before
+    /// the volume is looked up to be deactivated, because that may wait for a hanging disk. Reads only memory
+    /// and the kernel's tables. The default belongs to that of [`Pool::deactivate`].
+    fn may_be_active(&self, _storage: &StorageId, _name: &str) -> bool {
+        false
+    }
+
+    /// Releases the device of a volume that was unstaged, if it is unused and was not activated again after
+    /// `unused_since`: removes it, or closes it. Called only if [`Pool::may_be_active`]. The default does
+    /// nothing, for pools whose volumes need not be deactivated.
     ///
     /// # Errors
     /// The storage under it cannot be read or changed now; the volume stays active, which is harmless.
@@ -188,19 +228,21 @@ pub trait Pool: Send + Sync {
         Ok(())
     }
 
-    /// The device of the volume, if it is active; reads only the kernel's tables.
+    /// The device of the volume, if it is active; reads only memory and the kernel's tables.
     ///
     /// # Errors
     /// `Host` if the kernel's tables cannot be read.
     fn device(&self, volume: &PoolVolume) -> Result<Option<PathBuf>>;
 
-    /// Replaces the volume's record in one metadata commit, and returns when that would survive a power cut.
+    /// Replaces the volume's record in one step, and returns when that would survive a power cut. After a cut
+    /// during it, the volume has either record.
     ///
     /// # Errors
     /// `Precondition` if the record on the storage is not the one in `volume`.
     async fn set_record(&self, volume: &PoolVolume, record: &Record) -> Result<()>;
 
-    /// Removes the volume, and returns when that would survive a power cut.
+    /// Removes the volume, and returns when that would survive a power cut. Its space may not be free yet: see
+    /// [`Pool::wiping`].
     ///
     /// # Errors
     /// `InUse` while it is open.
@@ -210,6 +252,24 @@ pub trait Pool: Send + Sync {
     fn wiping(&self) -> Vec<(String, Wiping)> {
         Vec::new()
     }
+}
+
+/// Rejects a spec that needs a capability: what [`Pool::supports`] does by default in the pool with that name.
+pub(crate) fn supports_plain(pool: &str, spec: &VolumeSpec) -> Result<()> {
+    match (spec.class.layout, spec.class.wipe) {
+        (Layout::Linear, None) => Ok(()),
+        (Layout::Linear, Some(wipe)) => {
+            Err(unsupported(format!("pool {pool} does not support \"wipe: {wipe}\": remove it from the StorageClass")))
+        }
+        (layout, _) => Err(unsupported(format!(
+            "pool {pool} does not support layout {layout}: remove the layout from the StorageClass"
+        ))),
+    }
+}
+
+/// The error of [`Pool::supports`].
+pub(crate) fn unsupported(message: String) -> Error {
+    Error::new(Reason::NoSpace, message)
 }
 
 impl Health {
@@ -297,6 +357,26 @@ impl PoolVolume {
                 quarry_volume::some_of(names),
                 self.name
             ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quarry_volume::Wipe;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_without_capabilities_supports_only_plain_volumes() {
+        let plain = VolumeSpec::block("a", 1);
+        supports_plain("p", &plain).unwrap();
+        let mut wiped = plain.clone();
+        wiped.class.wipe = Some(Wipe::None);
+        for (spec, parameter) in [(plain.with_layout(Layout::Raid1 { mirrors: 1 }), "layout"), (wiped, "wipe")] {
+            let error = supports_plain("p", &spec).unwrap_err();
+            assert_eq!(error.reason, Reason::NoSpace, "another node may support it: {error}");
+            assert!(error.message.starts_with("pool p ") && error.message.contains(parameter), "{error}");
         }
     }
 }

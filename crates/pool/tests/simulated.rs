@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use quarry_pool::{Failure, Operation, Pool, SimulatedPool, State};
-use quarry_volume::{Gib, Layout, Reason, VolumeSpec};
+use quarry_volume::{Gib, Layout, Reason, VolumeSpec, Wipe};
 
 const EXTENT: u64 = 4 << 20;
 
@@ -41,6 +41,27 @@ fn a_volume_is_created_changed_and_removed() {
         let next = pool.create(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
         assert_ne!(next.uuid(), made.uuid());
         assert_eq!(pool.remove(&made).await.unwrap_err().reason, Reason::Unavailable, "another one of that name");
+    });
+}
+
+#[test]
+fn it_supports_what_it_reports() {
+    let pool = pool(&[10, 10]);
+    now(async {
+        let state = pool.status().await;
+        for layout in [Layout::Linear, Layout::Striped { stripes: 2, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }]
+        {
+            for wipe in [None].into_iter().chain(Wipe::ALL.map(Some)) {
+                let mut wanted = spec("a", EXTENT, layout);
+                wanted.class.wipe = wipe;
+                let supported = pool.supports(&wanted);
+                assert_eq!(supported.is_ok(), wipe.is_none(), "{wanted:?}");
+                assert_eq!(supported.is_ok(), state.capacity(&wanted.class).largest > 0, "{wanted:?}");
+                let Err(error) = supported else { continue };
+                assert_eq!(pool.create(&wanted).await.unwrap_err().message, error.message);
+            }
+        }
+        assert_eq!(pool.begun(Operation::Create), 0);
     });
 }
 

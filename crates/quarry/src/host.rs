@@ -12,9 +12,9 @@ use quarry_node::Host;
 use quarry_pool::Uevents;
 use quarry_transport::shutdown::{GRACE, Shutdown};
 
-/// The programs that a node runs besides those of its filesystems, and their packages. Startup names each
+/// The program that a node runs besides those of its pools and filesystems, and its package. Startup names each
 /// missing one.
-const TOOLS: [(&str, &str); 3] = [("lvm", "lvm2"), ("dmsetup", "dmsetup"), ("blkid", "util-linux")];
+const BLKID: (&str, &str) = ("blkid", "util-linux");
 
 /// The options of a role with a host.
 #[derive(Debug, clap::Args)]
@@ -48,7 +48,7 @@ pub(crate) struct Args {
 pub(crate) async fn open(args: &Args) -> anyhow::Result<Host> {
     let node = node_name(args.node.clone())?;
     let configured = quarry_pool::load(&args.config)?;
-    let tools: Vec<_> = TOOLS.into_iter().chain(quarry_filesystem::tools()).collect();
+    let tools: Vec<_> = quarry_pool::tools().chain([BLKID]).chain(quarry_filesystem::tools()).collect();
     let missing = quarry_exec::missing_tools(&tools.iter().map(|(tool, _)| *tool).collect::<Vec<_>>());
     if !missing.is_empty() {
         let packages: BTreeSet<&str> =

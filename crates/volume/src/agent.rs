@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 
-use crate::{AccessTypes, Condition, Filesystem, Layout, Result, Space, StorageId, VolumeId, VolumeSpec};
+use crate::{AccessTypes, Condition, Filesystem, Layout, Parameters, Result, Space, StorageId, VolumeId, VolumeSpec};
 
 /// A volume, as reported by its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,12 +80,22 @@ impl Capacity {
     }
 }
 
+/// What a pool can do that not every pool can: nothing, unless its node reports it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolCapabilities {
+    /// It wipes a deleted volume in the way that the volume's StorageClass sets ([`Parameters::wipe`]).
+    pub wipe: bool,
+    /// Its storage ID identifies its disks: if two nodes report the same ID, they share a disk, or one has a
+    /// copy of the other's.
+    pub unique_storage: bool,
+}
+
 /// A pool, as reported by its node. Sizes in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolState {
     /// Its name, as in a StorageClass.
     pub name: String,
-    /// Its kind, for example `lvm`.
+    /// The name of its kind, for people, for example `lvm`. Nothing is decided by it: see `capabilities`.
     pub kind: String,
     /// Its storage, for example the volume group's name.
     pub on: String,
@@ -95,6 +105,8 @@ pub struct PoolState {
     pub size: u64,
     /// What it can still allocate.
     pub space: Space,
+    /// What it can do that not every pool can.
+    pub capabilities: PoolCapabilities,
     /// The size of its metadata area; 0 if it has none.
     pub metadata_size: u64,
     /// The free space in the metadata area.
@@ -105,9 +117,21 @@ pub struct PoolState {
     pub problems: Vec<String>,
     /// What an operator could improve although nothing is wrong.
     pub hints: Vec<String>,
+    /// How an operator makes it larger, as an instruction: `add a disk to it (vgextend)`. Empty if its node
+    /// does not report that.
+    pub enlarge: String,
 }
 
 impl PoolState {
+    /// What it can still allocate for volumes with these parameters; nothing if it does not support them.
+    #[must_use]
+    pub fn capacity(&self, class: &Parameters) -> Capacity {
+        if class.wipe.is_some() && !self.capabilities.wipe {
+            return Capacity::default();
+        }
+        self.space.capacity(&class.layout)
+    }
+
     /// The space for new volumes, in bytes: 0 while the pool takes none.
     #[must_use]
     pub fn free(&self) -> u64 {

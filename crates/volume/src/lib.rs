@@ -21,7 +21,10 @@ mod unreachable;
 mod wipe;
 
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage};
-pub use agent::{Agent, Capacity, Change, FencingToken, Greeting, NameLookup, PoolState, Update, UpdateStream, Volume};
+pub use agent::{
+    Agent, Capacity, Change, FencingToken, Greeting, NameLookup, PoolCapabilities, PoolState, Update, UpdateStream,
+    Volume,
+};
 pub use error::{Error, Reason, Result};
 pub use filesystem::{Filesystem, UnknownFilesystem};
 pub use health::Condition;
@@ -31,7 +34,7 @@ pub use name::{is_plain_name, safe_name};
 pub use options::{MakeOptions, MountOptions, OptionError, check_options};
 pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};
 pub use size::{DEFAULT_SIZE, SizeRange, parse_size, show_size};
-pub use space::{Largest, Space};
+pub use space::{Largest, Placement, Space};
 pub use text::{printable, some_of, with_causes};
 pub use units::{ExtentSize, Extents, Gib};
 pub use unreachable::Unreachable;

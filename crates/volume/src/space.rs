@@ -21,8 +21,18 @@ pub struct Space {
     pub reserve: Extents,
     /// Why no volume can be created with any layout, for the operator; `None` if one can.
     pub closed: Option<String>,
-    /// Whether a volume is a whole disk: it takes one entry of `free`, entirely, and never spans several.
-    pub whole: bool,
+    /// What of `free` one volume takes.
+    pub placement: Placement,
+}
+
+/// What one volume takes of a pool's free space.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// Extents of one or several disks, according to its layout.
+    #[default]
+    Extents,
+    /// One entry of [`Space::free`], entirely: it never spans several disks.
+    WholeDisk,
 }
 
 /// The largest volume that can be created.
@@ -86,7 +96,7 @@ impl Space {
         if let Some(reason) = &self.closed {
             return Err(reason.clone());
         }
-        if self.whole {
+        if self.placement == Placement::WholeDisk {
             return match (layout, self.free.first().copied().unwrap_or_default()) {
                 (Layout::Linear, Extents::NONE) => Err("no disk is free".to_owned()),
                 (Layout::Linear, extents) => Ok(extents),
@@ -161,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_volume_that_is_a_whole_disk_does_not_span_several() {
-        let space = Space { whole: true, ..space(&[10, 4, 1]) };
+        let space = Space { placement: Placement::WholeDisk, ..space(&[10, 4, 1]) };
         assert_eq!(
             space.capacity(&Layout::Linear),
             Capacity { available: 60 * MIB, largest: 40 * MIB, smallest: 4 * MIB }

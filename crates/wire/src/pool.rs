@@ -1,7 +1,7 @@
 //! Pools, as their nodes report them.
 
 use quarry_proto::volume::v1;
-use quarry_volume::{ExtentSize, Extents, PoolState, Space};
+use quarry_volume::{ExtentSize, Extents, Placement, PoolCapabilities, PoolState, Space};
 
 use crate::text::truncated;
 
@@ -11,8 +11,21 @@ const CLOSED: &str = "it takes no new volumes";
 /// A pool, as reported by its node.
 #[must_use]
 pub fn write(pool: PoolState) -> v1::Pool {
-    let PoolState { name, kind, on, storage, size, space, metadata_size, metadata_free, volumes, problems, hints } =
-        pool;
+    let PoolState {
+        name,
+        kind,
+        on,
+        storage,
+        size,
+        space,
+        capabilities,
+        metadata_size,
+        metadata_free,
+        volumes,
+        problems,
+        hints,
+        enlarge,
+    } = pool;
     v1::Pool {
         name,
         kind,
@@ -25,6 +38,8 @@ pub fn write(pool: PoolState) -> v1::Pool {
         volumes,
         problems: problems.into_iter().map(truncated).collect(),
         hints: hints.into_iter().map(truncated).collect(),
+        capabilities: Some(write_capabilities(capabilities)),
+        enlarge: truncated(enlarge),
     }
 }
 
@@ -43,27 +58,49 @@ pub fn read(pool: v1::Pool) -> PoolState {
         volumes,
         problems,
         hints,
+        capabilities,
+        enlarge,
     } = pool;
+    // A pool that reports no space has none.
+    let space = read_space(space.unwrap_or_default());
     PoolState {
         name,
         kind,
         on,
         storage: storage.parse().ok(),
         size: bytes,
-        // A pool that reports no space has none.
-        space: read_space(space.unwrap_or_default()),
+        capabilities: read_capabilities(capabilities, &space),
+        space,
         metadata_size: metadata_bytes,
         metadata_free: metadata_free_bytes,
         volumes,
         problems,
         hints,
+        enlarge,
+    }
+}
+
+fn write_capabilities(capabilities: PoolCapabilities) -> v1::PoolCapabilities {
+    let PoolCapabilities { wipe, unique_storage } = capabilities;
+    v1::PoolCapabilities { wipe, unique_storage }
+}
+
+/// What a pool can do. An older node plugin does not report that, but it has only pools of logical volumes and
+/// of whole disks, and `space` shows which of them this one is.
+fn read_capabilities(capabilities: Option<v1::PoolCapabilities>, space: &Space) -> PoolCapabilities {
+    match capabilities {
+        Some(v1::PoolCapabilities { wipe, unique_storage }) => PoolCapabilities { wipe, unique_storage },
+        None => {
+            let disks = space.placement == Placement::WholeDisk;
+            PoolCapabilities { wipe: disks, unique_storage: !disks }
+        }
     }
 }
 
 /// The free space of a pool.
 #[must_use]
 pub fn write_space(space: Space) -> v1::Space {
-    let Space { extent, free, reserve, closed, whole } = space;
+    let Space { extent, free, reserve, closed, placement } = space;
     v1::Space {
         extent_bytes: extent.0,
         free_extents: free.into_iter().map(|free| free.0).collect(),
@@ -72,7 +109,10 @@ pub fn write_space(space: Space) -> v1::Space {
             Some(reason) if reason.is_empty() => CLOSED.to_owned(),
             reason => truncated(reason.unwrap_or_default()),
         },
-        whole,
+        whole: match placement {
+            Placement::Extents => false,
+            Placement::WholeDisk => true,
+        },
     }
 }
 
@@ -85,6 +125,6 @@ pub fn read_space(space: v1::Space) -> Space {
         free: free_extents.into_iter().map(Extents).collect(),
         reserve: Extents(reserved_extents),
         closed: Some(closed).filter(|reason| !reason.is_empty()),
-        whole,
+        placement: if whole { Placement::WholeDisk } else { Placement::Extents },
     }
 }

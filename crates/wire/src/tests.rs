@@ -9,7 +9,7 @@ use quarry_proto::agent::v1 as agent_v1;
 use quarry_proto::volume::v1;
 use quarry_volume::{
     AccessTypes, Change, Condition, ExtentSize, Extents, FencingToken, Filesystem, Greeting, Layout, Parameters,
-    PoolState, Reason, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
+    Placement, PoolCapabilities, PoolState, Reason, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
 };
 
 use crate::agent::{read_change, read_greeting, read_id, read_token, write_change, write_greeting, write_token};
@@ -104,27 +104,52 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn space()(extent in any::<u64>(), free in vec(any::<u64>(), 0..9), reserve in any::<u64>(), closed in of(".{1,60}"), whole in any::<bool>())
-        -> Space
-    {
+    fn space()(
+        extent in any::<u64>(),
+        free in vec(any::<u64>(), 0..9),
+        reserve in any::<u64>(),
+        closed in of(".{1,60}"),
+        placement in prop::sample::select(&[Placement::Extents, Placement::WholeDisk][..]),
+    ) -> Space {
         let free = free.into_iter().map(Extents).collect();
-        Space { extent: ExtentSize(extent), free, reserve: Extents(reserve), closed, whole }
+        Space { extent: ExtentSize(extent), free, reserve: Extents(reserve), closed, placement }
+    }
+}
+
+prop_compose! {
+    fn capabilities()(wipe in any::<bool>(), unique_storage in any::<bool>()) -> PoolCapabilities {
+        PoolCapabilities { wipe, unique_storage }
     }
 }
 
 prop_compose! {
     fn pool()(
-        texts in (".{0,20}", ".{0,20}", ".{0,20}"),
+        texts in (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}"),
         storage in of(".{0,20}"),
         numbers in any::<[u64; 4]>(),
         space in space(),
+        capabilities in capabilities(),
         problems in vec(".{0,60}", 0..4),
         hints in vec(".{0,60}", 0..4),
     ) -> PoolState {
         let [size, metadata_size, metadata_free, volumes] = numbers;
-        let (name, kind, on) = texts;
+        let (name, kind, on, enlarge) = texts;
         let storage = storage.as_deref().map(StorageId::of);
-        PoolState { name, kind, on, storage, size, space, metadata_size, metadata_free, volumes, problems, hints }
+        PoolState {
+            name,
+            kind,
+            on,
+            storage,
+            size,
+            space,
+            capabilities,
+            metadata_size,
+            metadata_free,
+            volumes,
+            problems,
+            hints,
+            enlarge,
+        }
     }
 }
 
@@ -296,7 +321,7 @@ fn the_bytes_of_a_pool_are_frozen() {
         free: vec![Extents(2), Extents(3)],
         reserve: Extents(4),
         closed: Some("closed".into()),
-        whole: true,
+        placement: Placement::WholeDisk,
     };
     let pool = PoolState {
         name: "fast".into(),
@@ -305,11 +330,13 @@ fn the_bytes_of_a_pool_are_frozen() {
         storage: Some("aaaaaaaaaa".parse().unwrap()),
         size: 5,
         space,
+        capabilities: PoolCapabilities { wipe: true, unique_storage: true },
         metadata_size: 6,
         metadata_free: 7,
         volumes: 8,
         problems: vec!["p".into(), "q".into()],
         hints: vec!["h".into()],
+        enlarge: "add".into(),
     };
     let space = [number(1, 1), vec![2 << 3 | 2, 2, 2, 3], number(3, 4), field(4, "closed"), number(5, 1)].concat();
     let bytes = [
@@ -325,7 +352,32 @@ fn the_bytes_of_a_pool_are_frozen() {
         field(10, "p"),
         field(10, "q"),
         field(11, "h"),
+        [vec![12 << 3 | 2, 4], number(1, 1), number(2, 1)].concat(),
+        field(13, "add"),
     ]
     .concat();
     assert_eq!(wire_pool::write(pool).encode_to_vec(), bytes);
+}
+
+/// An older node does not report what its pools can do.
+#[test]
+fn the_capabilities_of_an_older_nodes_pool_follow_from_its_space() {
+    let capabilities = |pool| wire_pool::read(sent(&pool, false)).capabilities;
+    let older = |whole| v1::Pool { space: Some(v1::Space { whole, ..v1::Space::default() }), ..v1::Pool::default() };
+    assert_eq!(capabilities(older(true)), PoolCapabilities { wipe: true, unique_storage: false });
+    assert_eq!(capabilities(older(false)), PoolCapabilities { wipe: false, unique_storage: true });
+    // A node that reports none has none, whatever its space is.
+    for placement in [Placement::Extents, Placement::WholeDisk] {
+        let space = Space { placement, ..Space::default() };
+        let newer = wire_pool::write(PoolState { space, ..PoolState::default() });
+        assert_eq!(capabilities(newer), PoolCapabilities::default());
+    }
+}
+
+/// An older controller reads `whole` only.
+#[test]
+fn an_older_controller_sees_which_pools_have_whole_disks() {
+    for (placement, whole) in [(Placement::Extents, false), (Placement::WholeDisk, true)] {
+        assert_eq!(write_space(Space { placement, ..Space::default() }).whole, whole);
+    }
 }

@@ -9,8 +9,8 @@ use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
     AccessTypes, Agent, Change, Condition, Error, ExtentSize, Extents, FencingToken, Filesystem, Greeting, Layout,
-    NameLookup, Parameters, PoolState, Reason, Result, SizeRange, Space, StorageId, Update, UpdateStream, Volume,
-    VolumeId, VolumeSpec, Wipe,
+    NameLookup, Parameters, PoolCapabilities, PoolState, Reason, Result, SizeRange, Space, StorageId, Update,
+    UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -156,13 +156,15 @@ pub(crate) fn pool() -> PoolState {
             free: vec![Extents(7), Extents(5)],
             reserve: Extents(1),
             closed: Some("why".into()),
-            whole: false,
+            ..Space::default()
         },
+        capabilities: PoolCapabilities { wipe: true, unique_storage: false },
         metadata_size: 1 << 20,
         metadata_free: 1 << 19,
         volumes: 3,
         problems: vec!["one".into(), "two".into()],
         hints: vec!["three".into()],
+        enlarge: "four".into(),
     }
 }
 

@@ -25,7 +25,7 @@ impl Mounts for Linux {
     }
 
     fn active_volume(&self, id: &VolumeId) -> Option<PathBuf> {
-        Some(quarry_pool::active(&id.storage, &id.volume).ok().flatten()?.node)
+        quarry_pool::device_in_kernel(&id.storage, &id.volume).ok().flatten()
     }
 
     fn held_by(&self, device: &Path) -> String {
@@ -52,8 +52,8 @@ impl Mounts for Linux {
         entry.node_device()
     }
 
-    fn partition(&self, entry: &Entry) -> Option<(u32, u64)> {
-        entry.partition()
+    fn could_be_volume(&self, entry: &Entry) -> bool {
+        quarry_pool::could_be_volume(entry)
     }
 
     fn is_device_gone(&self, entry: &Entry) -> bool {

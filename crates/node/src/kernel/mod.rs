@@ -38,7 +38,7 @@ pub(crate) trait Mounts: Send + Sync {
     fn mapper_uuid(&self, device: Device) -> Option<String>;
 
     /// The node of the pool's device of an active volume, if the kernel alone can show it (see
-    /// [`quarry_pool::active`]). `None` also if the kernel cannot be asked. Reads only the kernel's tables.
+    /// [`quarry_pool::device_in_kernel`]). `None` also if the kernel cannot be asked. Reads only the kernel's tables.
     fn active_volume(&self, id: &VolumeId) -> Option<PathBuf>;
 
     /// What holds a device open, as text to append to a message; empty if no holder is visible.
@@ -64,8 +64,9 @@ pub(crate) trait Mounts: Send + Sync {
     /// The number of the block device whose node this mount shows.
     fn node_device(&self, entry: &Entry) -> Option<Device>;
 
-    /// The number of the mounted partition, and its offset on the disk in bytes.
-    fn partition(&self, entry: &Entry) -> Option<(u32, u64)>;
+    /// Whether this can be a mount of a volume of any pool (see [`quarry_pool::could_be_volume`]). Reads only
+    /// the kernel's tables.
+    fn could_be_volume(&self, entry: &Entry) -> bool;
 
     /// Whether the block device of this mount is gone.
     fn is_device_gone(&self, entry: &Entry) -> bool;

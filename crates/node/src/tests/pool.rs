@@ -74,6 +74,10 @@ impl Pool for MachinePool {
         self.simulated.last_storage()
     }
 
+    fn supports(&self, spec: &VolumeSpec) -> Result<()> {
+        self.simulated.supports(spec)
+    }
+
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
         self.simulated.size_of(spec).await
     }
@@ -104,6 +108,17 @@ impl Pool for MachinePool {
             }
         }
         Ok(Device::Node(node))
+    }
+
+    fn may_be_active(&self, storage: &StorageId, name: &str) -> bool {
+        let own = self.last_storage().as_ref() == Some(storage);
+        let asked = self.process.try_read(|machine| match machine.sysfs_names_volumes {
+            // As for LVM.
+            true => machine.disks.get(&node(name)).is_some_and(|disk| disk.active),
+            // As for whole disks.
+            false => true,
+        });
+        own && asked.unwrap_or_default()
     }
 
     async fn deactivate(&self, volume: &PoolVolume, _unused_since: Instant) -> Result<()> {

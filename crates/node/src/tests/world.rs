@@ -4,7 +4,7 @@
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
@@ -176,8 +176,7 @@ impl World {
     pub(super) fn run(&self, process: &Process, call: Call) -> Answer {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let answer = runtime.block_on(async {
-            let pool = MachinePool { simulated: self.pool.clone(), process: process.clone() };
-            let host = Host::on_kernel("node-1", vec![Arc::new(pool)], "", Arc::new(process.clone()));
+            let host = self.host(process);
             tokio::select! {
                 biased;
                 () = process.death() => Answer::Killed,
@@ -191,6 +190,19 @@ impl World {
         let answer = if process.is_alive() { answer } else { Answer::Killed };
         drop(runtime);
         answer
+    }
+
+    /// Deactivates the volume, as after an unstage that began now.
+    pub(super) fn deactivate(&self) {
+        let process = Process::new(&self.machine, Plan::Lives);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(self.host(&process).deactivate_now(&self.id, Instant::now()));
+    }
+
+    /// The host as one process serves it.
+    fn host(&self, process: &Process) -> Host {
+        let pool = MachinePool { simulated: self.pool.clone(), process: process.clone() };
+        Host::on_kernel("node-1", vec![Arc::new(pool)], "", Arc::new(process.clone()))
     }
 
     async fn send(&self, host: &Host, call: Call) -> Result<()> {

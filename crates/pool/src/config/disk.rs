@@ -117,7 +117,7 @@ mod tests {
         let pools = parse(Path::new("pools.yaml"), text).unwrap();
         match &pools[0].kind {
             PoolKind::Disk(config) => (**config).clone(),
-            PoolKind::Lvm(_) => panic!("a volume group"),
+            other => panic!("{other:?}"),
         }
     }
 

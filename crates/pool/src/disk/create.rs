@@ -14,12 +14,22 @@ use super::report::Owner;
 use super::scan::{PoolDisk, Raw, read_held};
 use super::view::{View, to_volume};
 use super::{Inner, blocking};
+use crate::pool::unsupported;
 use crate::{PoolVolume, Record};
 
 /// The offset of the volume on every disk: docs/disk-format.md.
 pub(super) const VOLUME_OFFSET: u64 = 2 << 20;
-/// The number of the volume's partition, and its offset in bytes, the same on every claimed disk.
-pub const VOLUME_PARTITION: (u32, u64) = (2, VOLUME_OFFSET);
+
+/// Rejects what a pool with that name can never do: see [`crate::Pool::supports`].
+pub(super) fn supports(pool: &str, spec: &VolumeSpec) -> Result<()> {
+    match spec.class.layout {
+        Layout::Linear => Ok(()),
+        layout => Err(unsupported(format!(
+            "pool {pool}: a volume in this pool is one whole disk, so layout {layout} is not supported: remove the \
+             layout from the StorageClass"
+        ))),
+    }
+}
 
 /// Why a disk was not claimed.
 enum Refused {
@@ -166,14 +176,6 @@ impl Inner {
     /// # Errors
     /// `NoSpace`, with the free disks and the reasons why the others are not free.
     pub(super) fn smallest_fitting<'a>(&self, view: &'a View, spec: &VolumeSpec) -> Result<(u64, &'a PoolDisk)> {
-        let no_space = |why: String| Err(Error::new(Reason::NoSpace, format!("pool {}: {why}", self.name)));
-        if spec.class.layout != Layout::Linear {
-            return no_space(format!(
-                "a volume in this pool is one whole disk, so layout {} is not supported: remove the layout from the \
-                 StorageClass",
-                spec.class.layout
-            ));
-        }
         view.check_complete(&self.name)?;
         let free = view.free();
         let range = self.range(spec)?;
@@ -182,12 +184,16 @@ impl Inner {
         }
         let list = |(size, seen): &(u64, &PoolDisk)| format!("{} ({})", seen.raw.disk.name, show_size(*size));
         let free: Vec<String> = free.iter().map(list).collect();
-        no_space(format!(
-            "no free disk has at least {} bytes{}; free: {}; not free: {}",
-            range.required,
-            range.limit.map_or_else(String::new, |limit| format!(" and at most {limit}")),
-            if free.is_empty() { "none".to_owned() } else { quarry_volume::some_of(free) },
-            view.list_not_free()
+        Err(Error::new(
+            Reason::NoSpace,
+            format!(
+                "pool {}: no free disk has at least {} bytes{}; free: {}; not free: {}",
+                self.name,
+                range.required,
+                range.limit.map_or_else(String::new, |limit| format!(" and at most {limit}")),
+                if free.is_empty() { "none".to_owned() } else { quarry_volume::some_of(free) },
+                view.list_not_free()
+            ),
         ))
     }
 

@@ -32,9 +32,8 @@ use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{ClaimState, DiskGuid, Identity};
 use quarry_disk::{Disk, Selector, Udev};
-use quarry_volume::{Error, PoolState, Result, StorageId, VolumeSpec, Wipe, safe_name};
+use quarry_volume::{Error, PoolCapabilities, PoolState, Result, StorageId, VolumeSpec, Wipe, safe_name};
 
-pub use self::create::VOLUME_PARTITION;
 use self::disks::Disks;
 use self::failures::Failures;
 use self::host::HostDisks;
@@ -42,6 +41,7 @@ use self::key::DiskKey;
 pub use self::list::{DiskList, list_disks};
 use self::locks::VolumeLocks;
 use self::opened::OpenPartitions;
+pub(crate) use self::partitions::could_be_volume;
 use self::reader::Reader;
 use self::release::Releases;
 pub use self::report::{DiskReport, Owner};
@@ -264,13 +264,6 @@ impl Inner {
     }
 }
 
-/// Whether the storage is a pool of whole disks with this name: its volumes are partitions, not logical
-/// volumes.
-#[must_use]
-pub fn is_of_disks(pool: &str, storage: &StorageId) -> bool {
-    view::storage(pool) == *storage
-}
-
 /// Runs blocking work (reading disks, ioctls) on a thread for blocking work.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
@@ -291,6 +284,9 @@ impl Pool for DiskPool {
             name: name.clone(),
             kind: "disk".to_owned(),
             on: "whole disks".to_owned(),
+            // Its storage ID is derived from its name, which other nodes use as well.
+            capabilities: PoolCapabilities { wipe: true, unique_storage: false },
+            enlarge: "add a disk that its selector matches".to_owned(),
             ..PoolState::default()
         };
         let view = match self.inner.view().await {
@@ -376,6 +372,10 @@ impl Pool for DiskPool {
         Ok(view::storage(&self.inner.name))
     }
 
+    fn supports(&self, spec: &VolumeSpec) -> Result<()> {
+        create::supports(&self.inner.name, spec)
+    }
+
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
         let view = self.inner.view().await?;
         let resumed = view.disks.iter().find_map(|seen| match &seen.raw.found {
@@ -392,11 +392,17 @@ impl Pool for DiskPool {
     }
 
     async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+        self.supports(spec)?;
         self.inner.create(spec).await
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {
         self.inner.activate(volume).await.map(Device::Node)
+    }
+
+    fn may_be_active(&self, storage: &StorageId, _name: &str) -> bool {
+        // The kernel does not show it, but the pool remembers which partitions it has open.
+        view::storage(&self.inner.name) == *storage
     }
 
     async fn deactivate(&self, volume: &PoolVolume, unused_since: Instant) -> Result<()> {

@@ -14,7 +14,10 @@ use nix::errno::Errno;
 use nix::libc;
 use quarry_disk::claim::Claim;
 use quarry_disk::{Disk, Roots};
+use quarry_mount::Entry;
 use quarry_volume::{Error, Result};
+
+use super::create::VOLUME_OFFSET;
 
 /// The numbers of the metadata partition and of the volume's partition.
 const METADATA: libc::c_int = 1;
@@ -46,6 +49,19 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(blkpg, nix::request_code_none!(0x12, 105), super::Request);
     nix::ioctl_none_bad!(blkflsbuf, nix::request_code_none!(0x12, 97));
     nix::ioctl_write_ptr_bad!(blkdiscard, nix::request_code_none!(0x12, 119), [u64; 2]);
+}
+
+/// See [`crate::could_be_volume`]. A volume is the partition with that number at that offset of its disk.
+pub(crate) fn could_be_volume(entry: &Entry) -> bool {
+    could_be_volume_in(&Roots::host(), entry)
+}
+
+fn could_be_volume_in(roots: &Roots, entry: &Entry) -> bool {
+    let Some(name) = entry.device_path().file_name() else { return false };
+    let folder = roots.sys.join("class/block").join(name);
+    let read = |name: &str| fs::read_to_string(folder.join(name)).ok()?.trim().parse::<u64>().ok();
+    let offset = read("start").and_then(|sectors| sectors.checked_mul(SECTOR));
+    (read("partition"), offset) == (u64::try_from(VOLUME).ok(), Some(VOLUME_OFFSET))
 }
 
 /// A change of the kernel's partitions.
@@ -281,5 +297,36 @@ mod tests {
         assert!(error.contains("partition 2 of the disk"), "{error}");
         write("sys/block/sdb/diskseq", "8");
         assert_eq!(volume(&roots, &disk, &claim).unwrap(), None, "another disk has the name");
+    }
+
+    #[test]
+    fn only_the_partition_of_a_volume_could_be_one() {
+        let host = tempfile::tempdir().unwrap();
+        let root = |name: &str| host.path().join(name);
+        let roots = Roots { sys: root("sys"), dev: root("dev"), run: root("run"), proc: root("proc") };
+        for (name, partition, start) in [
+            ("sdb2", Some("2"), "4096"),
+            ("sdb1", Some("1"), "2048"),
+            ("sdc1", Some("1"), "4096"),
+            ("sdc2", Some("2"), "1050624"),
+            ("sdd", None, "4096"),
+        ] {
+            let folder = host.path().join("sys/class/block").join(name);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("start"), format!("{start}\n")).unwrap();
+            if let Some(number) = partition {
+                fs::write(folder.join("partition"), format!("{number}\n")).unwrap();
+            }
+        }
+        let could_be_volume = |line: &str| could_be_volume_in(&roots, &quarry_mount::parse(line.as_bytes())[0]);
+        assert!(could_be_volume("36 22 8:18 / /staged rw - ext4 /dev/sdb2 rw"));
+        assert!(could_be_volume("36 22 0:45 / /staged rw - btrfs /dev/sdb2 rw"));
+        assert!(could_be_volume("37 22 0:5 /sdb2 /published rw - devtmpfs udev rw"));
+        for other in ["sdb1", "sdc1", "sdc2", "sdd", "sde2"] {
+            assert!(!could_be_volume(&format!("36 22 8:18 / /home rw - ext4 /dev/{other} rw")), "{other}");
+            assert!(!could_be_volume(&format!("37 22 0:5 /{other} /published rw - devtmpfs udev rw")), "{other}");
+        }
+        assert!(!could_be_volume("38 22 0:44 / /run rw - tmpfs tmpfs rw"));
+        assert!(!could_be_volume("38 22 0:46 / /share rw - nfs4 host:/ rw"));
     }
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use quarry_disk::claim::{Claim, ClaimState, Degraded, DiskGuid, Identity, capacity};
 use quarry_disk::{Disk, State};
-use quarry_volume::{Error, ExtentSize, Extents, Result, Space, StorageId, safe_name};
+use quarry_volume::{Error, ExtentSize, Extents, Placement, Result, Space, StorageId, safe_name};
 
 use super::copies::copies;
 use super::key::DiskKey;
@@ -316,7 +316,7 @@ impl View {
             free,
             reserve: Extents::NONE,
             closed: self.check_complete(pool).err().map(|error| error.message),
-            whole: true,
+            placement: Placement::WholeDisk,
         }
     }
 

@@ -7,8 +7,21 @@ use quarry_volume::{Error, Extents, Layout, Reason, Result, VolumeSpec, safe_nam
 
 use super::{LvmPool, device, name, volume};
 use crate::key::VolumeKey;
+use crate::pool::unsupported;
 use crate::record::Tag;
 use crate::{Health, PoolVolume, Record, Recorded};
+
+/// Rejects what a pool with that name can never do: see [`crate::Pool::supports`]. Whether the volume group
+/// has enough disks for a layout is a matter of space.
+pub(super) fn supports(pool: &str, spec: &VolumeSpec) -> Result<()> {
+    match spec.class.wipe {
+        None => Ok(()),
+        Some(wipe) => Err(unsupported(format!(
+            "pool {pool} has logical volumes, but \"wipe: {wipe}\" is only for pools of whole disks: remove it from \
+             the StorageClass"
+        ))),
+    }
+}
 
 impl LvmPool {
     /// The size that volumes of this layout are a multiple of, in bytes.
@@ -108,4 +121,35 @@ fn created_volume(group: &VolumeGroup, name: &str, record: &Record) -> Option<Po
         record: Recorded::Here(record),
         health: Health::Whole,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use quarry_volume::Wipe;
+
+    use super::*;
+    use crate::lvm::CAPABILITIES;
+
+    #[test]
+    fn every_layout_is_supported_but_no_wipe() {
+        let plain = VolumeSpec::block("a", 1 << 30);
+        for layout in [Layout::Linear, Layout::Striped { stripes: 2, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }]
+        {
+            supports("p", &plain.clone().with_layout(layout)).unwrap();
+        }
+        for wipe in Wipe::ALL {
+            let mut spec = plain.clone();
+            spec.class.wipe = Some(wipe);
+            assert_eq!(supports("p", &spec).is_ok(), CAPABILITIES.wipe, "what it reports agrees");
+            let error = supports("p", &spec).unwrap_err();
+            assert_eq!(error.reason, Reason::NoSpace);
+            assert_eq!(
+                error.message,
+                format!(
+                    "pool p has logical volumes, but \"wipe: {wipe}\" is only for pools of whole disks: remove it from \
+                     the StorageClass"
+                )
+            );
+        }
+    }
 }

@@ -6,21 +6,23 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use quarry_lvm::{LvUuid, VgUuid, VolumeGroup, device_uuid, parse_device_uuid};
+use quarry_mount::Entry;
 use quarry_volume::StorageId;
 
 use super::volume::storage_of;
 
 /// An active logical volume, according to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Active {
+pub(crate) struct Active {
     /// The logical volume.
-    pub uuid: LvUuid,
+    pub(crate) uuid: LvUuid,
     /// The node of its device.
-    pub node: PathBuf,
+    pub(crate) node: PathBuf,
 }
 
 /// Finds the active logical volume with that name in the volume group with that storage identity. This also
@@ -28,7 +30,7 @@ pub struct Active {
 ///
 /// # Errors
 /// sysfs cannot be read, or the device exists without a valid node.
-pub fn active(storage: &StorageId, name: &str) -> io::Result<Option<Active>> {
+pub(crate) fn active(storage: &StorageId, name: &str) -> io::Result<Option<Active>> {
     active_in(Path::new("/sys/block"), storage, name)
 }
 
@@ -43,6 +45,13 @@ fn active_in(block: &Path, storage: &StorageId, name: &str) -> io::Result<Option
         }
     }
     Ok(None)
+}
+
+/// See [`crate::could_be_volume`]. A logical volume is a device-mapper device, which its name shows. (So is a
+/// read-only mapping of a volume of any kind.)
+pub(crate) fn could_be_volume(entry: &Entry) -> bool {
+    // A removed node appears as `/dm-3//deleted`.
+    entry.device_path().iter().any(|part| part == "mapper" || part.as_bytes().starts_with(b"dm-"))
 }
 
 /// The name of the logical volume in a device-mapper name: hyphens are doubled, with a single one between
@@ -201,6 +210,19 @@ mod tests {
             assert_eq!(active_in(block.path(), &storage, "pvc-1").unwrap(), None);
             removed.join().unwrap();
         }
+    }
+
+    #[test]
+    fn only_a_mapped_device_could_be_a_volume() {
+        let could_be_volume = |line: &str| could_be_volume(&quarry_mount::parse(line.as_bytes())[0]);
+        assert!(could_be_volume("36 22 253:3 / /staged rw - xfs /dev/mapper/vg-lv rw"));
+        assert!(could_be_volume("36 22 0:45 / /staged rw - btrfs /dev/dm-4 rw"));
+        assert!(could_be_volume("37 22 0:5 /dm-3 /published rw - devtmpfs udev rw"));
+        assert!(could_be_volume("37 22 0:5 /dm-3//deleted /published rw - devtmpfs udev rw"));
+        assert!(could_be_volume("37 22 0:5 /mapper/vg-lv /published rw - tmpfs tmpfs rw"));
+        assert!(!could_be_volume("38 22 259:1 / /home rw - ext4 /dev/nvme0n1p2 rw"));
+        assert!(!could_be_volume("38 22 0:44 / /run rw - tmpfs tmpfs rw"));
+        assert!(!could_be_volume("38 22 0:46 / /share rw - nfs4 host:/export rw"));
     }
 
     #[test]

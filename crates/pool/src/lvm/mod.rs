@@ -22,11 +22,11 @@ use std::time::{Duration, Instant};
 use quarry_exec::Orphan;
 use quarry_lvm::commands::{self, TagChange};
 use quarry_lvm::{LogicalVolume, VolumeGroup, capacity};
-use quarry_volume::{Error, PoolState, Reason, Result, StorageId, VolumeSpec, safe_name};
+use quarry_volume::{Error, PoolCapabilities, PoolState, Reason, Result, StorageId, VolumeSpec, safe_name};
 
 use self::cache::{Cache, View};
 use self::change::{ChangeLock, Flushes};
-pub use self::device::{Active, active};
+pub(crate) use self::device::{active, could_be_volume};
 pub(crate) use self::disks::LvmDisks;
 use self::idle::Idle;
 use self::observe::Observer;
@@ -38,6 +38,12 @@ use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, Uevents, Unresponsive
 /// How long the start waits for the first report on the volume group: a hanging disk must not delay the other
 /// pools. The report continues, and the recovery that it is needed for is done before the first change.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
+
+/// The programs that Quarry runs for these pools, and their packages.
+pub(crate) const TOOLS: [(&str, &str); 2] = [("lvm", "lvm2"), ("dmsetup", "dmsetup")];
+
+/// What every pool of this kind reports.
+const CAPABILITIES: PoolCapabilities = PoolCapabilities { wipe: false, unique_storage: true };
 
 /// A pool of kind `lvm`.
 pub struct LvmPool {
@@ -215,7 +221,9 @@ impl Pool for LvmPool {
             name: self.name.clone(),
             kind: "lvm".to_owned(),
             on: self.config.volume_group.clone(),
+            capabilities: CAPABILITIES,
             problems: self.overdue().into_iter().chain(self.orphan()).collect(),
+            enlarge: "add a disk to it (vgextend)".to_owned(),
             ..PoolState::default()
         };
         let (group, mark) = match self.group_with_mark().await {
@@ -295,22 +303,17 @@ impl Pool for LvmPool {
         Ok(volume::storage_of(self.group().await?.uuid))
     }
 
+    fn supports(&self, spec: &VolumeSpec) -> Result<()> {
+        create::supports(&self.name, spec)
+    }
+
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
-        if let Some(wipe) = spec.class.wipe {
-            return Err(Error::new(
-                Reason::NoSpace,
-                format!(
-                    "pool {} has logical volumes, but \"wipe: {wipe}\" is only for pools of whole disks: remove it \
-                     from the StorageClass",
-                    self.name
-                ),
-            ));
-        }
         let group = self.group().await?;
         spec.size.choose(Self::unit(&group, &spec.class.layout))
     }
 
     async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+        self.supports(spec)?;
         let _lock = self.lock().await?;
         self.create_volume(spec).await
     }
@@ -337,6 +340,10 @@ impl Pool for LvmPool {
                 group.name, current.stored_as, group.name
             ))
         })
+    }
+
+    fn may_be_active(&self, storage: &StorageId, name: &str) -> bool {
+        active(storage, name).ok().flatten().is_some()
     }
 
     async fn deactivate(&self, volume: &PoolVolume, unused_since: Instant) -> Result<()> {

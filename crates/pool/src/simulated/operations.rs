@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quarry_volume::{Error, PoolState, Reason, Result, Space, StorageId, VolumeSpec, safe_name};
+use quarry_volume::{Error, Layout, PoolState, Reason, Result, Space, StorageId, VolumeSpec, safe_name};
 
 use super::disks::{Disks, Slot};
 use super::{Failure, Inner, Operation, SimulatedDevice, SimulatedPool};
 use crate::key::VolumeKey;
-use crate::pool::{Device, Reading, Volumes};
+use crate::pool::{Device, Reading, Volumes, supports_plain};
 use crate::{Health, Pool, PoolVolume, Record, Recorded, Tag, Uevents};
 
 impl Inner {
@@ -173,12 +173,18 @@ impl Pool for SimulatedPool {
         self.inner.run(Operation::Read, |inner| Ok(StorageId::of(&inner.uuid))).await
     }
 
+    fn supports(&self, spec: &VolumeSpec) -> Result<()> {
+        // It supports all layouts.
+        supports_plain(&self.inner.name, &spec.clone().with_layout(Layout::Linear))
+    }
+
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
         let size = |inner: &Inner| spec.size.choose(inner.space(&inner.disks()).unit(&spec.class.layout));
         self.inner.run(Operation::Read, size).await
     }
 
     async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
+        self.supports(spec)?;
         let _lock = self.inner.changing.lock().await;
         self.inner.run(Operation::Create, |inner| inner.create(spec)).await
     }

@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use clap::Parser as _;
 use quarry_proto::view::v2::view_server::{View, ViewServer};
 use quarry_transport::unix;
-use quarry_volume::{AccessTypes, Condition, ExtentSize, Extents, Filesystem, Layout, PoolState, Space, Volume};
+use quarry_volume::{
+    AccessTypes, Condition, ExtentSize, Extents, Filesystem, Layout, Placement, PoolState, Space, Volume,
+};
 use quarry_wire::view::{ListedPool, ListedVolume, write_pool, write_volume};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
@@ -141,7 +143,12 @@ fn example() -> Controller {
         storage: "aaaaaaaaaa".parse().ok(),
         size: 100 * GIB,
         // Two disks, of which a volume takes one.
-        space: Space { extent: ExtentSize(GIB), free: vec![Extents(5); 2], whole: true, ..Space::default() },
+        space: Space {
+            extent: ExtentSize(GIB),
+            free: vec![Extents(5); 2],
+            placement: Placement::WholeDisk,
+            ..Space::default()
+        },
         // Half of the area is usable.
         metadata_size: 2000,
         metadata_free: 750,

@@ -64,14 +64,15 @@ fn pool_finding(node: &str, pool: &PoolState) -> Option<Finding> {
         ));
     }
     if pool.size > 0 && pool.free() < pool.size / NEARLY_FULL {
+        let enlarge = match pool.enlarge.as_str() {
+            "" => "add storage to it",
+            instruction => instruction,
+        };
         return Some(Finding::warning(
             "pool-nearly-full",
             subject,
             format!("has {} of {} free for new volumes", show_size(pool.free()), show_size(pool.size)),
-            match pool.kind.as_str() {
-                "disk" => "add a disk that its selector matches, or delete volumes; `quarry volumes --pool` lists them",
-                _ => "add a disk to it (vgextend), or delete volumes; `quarry volumes --pool` lists them",
-            },
+            format!("{enlarge}, or delete volumes; `quarry volumes --pool` lists them"),
         ));
     }
     None
@@ -97,11 +98,11 @@ pub(super) fn kinds(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     }
 }
 
-/// Storage that two nodes report as their own.
+/// Storage that two nodes report as their own, if its ID can prove that.
 pub(super) fn twins(nodes: &[NodeState], findings: &mut Vec<Finding>) {
     let mut by_storage: BTreeMap<&StorageId, BTreeSet<(&str, &str)>> = BTreeMap::new();
     for node in reachable(nodes) {
-        for pool in &node.pools {
+        for pool in node.pools.iter().filter(|pool| pool.capabilities.unique_storage) {
             if let Some(storage) = &pool.storage {
                 by_storage.entry(storage).or_default().insert((&node.name, &pool.name));
             }

@@ -103,21 +103,29 @@ async fn degraded_and_nearly_full_pools_are_reported() {
     closed.space.closed = Some("the metadata area is full".into());
     let full = pool("n", "c-full", 10 * GIB - (4 << 20));
     let not_full = pool("n", "d-tenth", 10 * GIB);
-    let disks = PoolState { kind: "disk".into(), ..pool("n", "g-disks", 0) };
+    let disks = PoolState { enlarge: "add a disk that its selector matches".into(), ..pool("n", "g-disks", 0) };
+    let older = PoolState { enlarge: String::new(), ..pool("n", "i-older", 0) };
     let metadata = PoolState { metadata_free: 100 << 10, ..pool("n", "e-metadata", 50 * GIB) };
     let enough = PoolState { metadata_free: 103 << 10, ..pool("n", "f-metadata", 50 * GIB) };
     let grown = PoolState { hints: vec!["/dev/sdc has grown".into()], ..pool("n", "h-grown", 50 * GIB) };
     let view = view(
         vec![
-            ("n", here("n", vec![lost, closed, full, not_full, metadata, enough, disks, grown], vec![])),
+            ("n", here("n", vec![lost, closed, full, not_full, metadata, enough, disks, grown, older], vec![])),
             ("o", here("o", vec![], vec![])),
         ],
         healthy(&[]),
     )
     .await;
     let answer = doctor(&view).await;
-    assert!(advice(&answer, "pool c-full on node n").contains("vgextend"));
-    assert!(advice(&answer, "pool g-disks on node n").contains("selector"));
+    for (pool, enlarge) in [
+        ("c-full", "add a disk to it (vgextend)"),
+        ("g-disks", "add a disk that its selector matches"),
+        // Its node does not report how to make it larger.
+        ("i-older", "add storage to it"),
+    ] {
+        let advice = advice(&answer, &format!("pool {pool} on node n"));
+        assert_eq!(advice, format!("{enlarge}, or delete volumes; `quarry volumes --pool` lists them"));
+    }
     assert_eq!(
         lines(&answer),
         [
@@ -127,10 +135,24 @@ async fn degraded_and_nearly_full_pools_are_reported() {
             "warning pool-metadata-nearly-full pool e-metadata on node n: has 100Ki of 512Ki left in its metadata \
              area, with 0 volumes",
             "warning pool-nearly-full pool g-disks on node n: has 0 of 100Gi free for new volumes",
+            "warning pool-nearly-full pool i-older on node n: has 0 of 100Gi free for new volumes",
             "warning node-without-pools node o: has no pool, so no volume can be created there",
             "note pool-hint pool h-grown on node n: /dev/sdc has grown",
         ]
     );
+}
+
+/// The storage ID of a pool of whole disks is derived from its name, so every node has the same.
+#[tokio::test]
+async fn only_storage_with_a_unique_id_is_reported_as_shared() {
+    for unique_storage in [true, false] {
+        let capabilities = PoolCapabilities { unique_storage, ..PoolCapabilities::default() };
+        let pool = |node| PoolState { storage: Some(StorageId::of("one")), capabilities, ..pool(node, "p", 50 * GIB) };
+        let nodes = ["n1", "n2"].map(|node| (node, here(node, vec![pool(node)], vec![])));
+        let answer = doctor(&view(nodes.into(), healthy(&[])).await).await;
+        let reported = answer.findings.iter().any(|finding| finding.check == "storage-shared");
+        assert_eq!(reported, unique_storage, "{:?}", lines(&answer));
+    }
 }
 
 #[tokio::test]

@@ -12,8 +12,8 @@ use quarry_agent::Dial;
 use quarry_proto::view::v2;
 use quarry_proto::view::v2::view_server::View as _;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolState, Result,
-    Space, StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    AccessTypes, Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolCapabilities,
+    PoolState, Result, Space, StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use quarry_wire::view::{ListedVolume, read_pool, read_volume};
 use tokio::sync::watch;
@@ -58,6 +58,8 @@ fn pool(node: &str, name: &str, free: u64) -> PoolState {
         space: Space { extent: EXTENT, free: vec![EXTENT.whole_in(free)], ..Space::default() },
         metadata_size: 1 << 20,
         metadata_free: 500 << 10,
+        capabilities: PoolCapabilities { unique_storage: true, ..PoolCapabilities::default() },
+        enlarge: "add a disk to it (vgextend)".into(),
         ..PoolState::default()
     }
 }

@@ -13,7 +13,6 @@
 //! * Nothing foreign writes to a device while an mkfs runs on it. (mkfs.btrfs holds its claim only while it checks
 //!   the device.) Foreign programs always claim a device before they write to it.
 //! * No write to a mounted filesystem fails, and a claimed device does not show what holds it.
-//! * No volume is on a partition, so a whole disk is recognized only by its pool.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

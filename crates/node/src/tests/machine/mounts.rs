@@ -268,8 +268,9 @@ impl Mounts for Process {
         self.read(|state| state.node_device(entry))
     }
 
-    fn partition(&self, _entry: &Entry) -> Option<(u32, u64)> {
-        None
+    fn could_be_volume(&self, entry: &Entry) -> bool {
+        // A btrfs mount has an anonymous device number, so its source counts.
+        entry.device.major == MAPPER || self.number(&entry.source).or_else(|| self.node_device(entry)).is_some()
     }
 
     fn is_device_gone(&self, entry: &Entry) -> bool {

@@ -115,6 +115,39 @@ fn the_smallest_fitting_disk_is_claimed() {
 }
 
 #[test]
+fn the_pool_supports_what_it_reports() {
+    let host = Host::default();
+    host.disk("vdb", 40);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let state = pool.status().await;
+        assert!(!state.capabilities.unique_storage, "every node derives the same from the name");
+        for layout in [Layout::Linear, Layout::Striped { stripes: 2, stripe_size: 65536 }, Layout::Raid1 { mirrors: 1 }]
+        {
+            for wipe in [None].into_iter().chain(Wipe::ALL.map(Some)) {
+                let mut wanted = spec("a", 1).with_layout(layout);
+                wanted.class.wipe = wipe;
+                let supported = pool.supports(&wanted);
+                assert_eq!(supported.is_ok(), layout == Layout::Linear, "{wanted:?}");
+                assert_eq!(supported.is_ok(), state.capacity(&wanted.class).largest > 0, "{wanted:?}");
+                let Err(error) = supported else { continue };
+                assert_eq!(error.reason, Reason::NoSpace);
+                assert_eq!(
+                    error.message,
+                    format!(
+                        "pool whole: a volume in this pool is one whole disk, so layout {layout} is not supported: \
+                         remove the layout from the StorageClass"
+                    )
+                );
+                assert_eq!(pool.create(&wanted).await.unwrap_err().message, error.message);
+            }
+        }
+        let storage = pool.storage().await.unwrap();
+        assert!(pool.may_be_active(&storage, "a") && !pool.may_be_active(&StorageId::of("whole"), "a"));
+    });
+}
+
+#[test]
 fn a_volume_is_created_used_and_removed() {
     let host = Host::default();
     let disk = host.disk("vdb", 16);

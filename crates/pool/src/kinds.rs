@@ -1,0 +1,36 @@
+//! What callers ask about all kinds of pools at once: these questions have an answer even if the pool hangs,
+//! was renamed, or is no longer configured. A new kind is added to each function.
+
+use std::io;
+use std::path::PathBuf;
+
+use quarry_mount::Entry;
+use quarry_volume::StorageId;
+
+use crate::{disk, lvm};
+
+/// Every program that a node runs for its pools, with the package that contains it.
+pub fn tools() -> impl Iterator<Item = (&'static str, &'static str)> {
+    // Whole disks need none of their own.
+    lvm::TOOLS.into_iter()
+}
+
+/// The node of the device of an active volume, if the kernel alone can show it: for the volume with that name
+/// on the storage with that identity. Reads only the kernel's tables.
+///
+/// `None` proves nothing: the kernel names the storage and the volume of a device only for LVM, and only
+/// while the volume has its own name. The partition of a whole disk is known to its pool alone.
+///
+/// # Errors
+/// The kernel's tables cannot be read, or the device exists without a valid node.
+pub fn device_in_kernel(storage: &StorageId, name: &str) -> io::Result<Option<PathBuf>> {
+    Ok(lvm::active(storage, name)?.map(|active| active.node))
+}
+
+/// Whether this can be a mount of a volume: of its filesystem, or of its device node. Ask this only if the
+/// volume's device is unknown. `false` proves that the mount is not a volume; `true` proves nothing. Reads
+/// only the kernel's tables.
+#[must_use]
+pub fn could_be_volume(entry: &Entry) -> bool {
+    lvm::could_be_volume(entry) || disk::could_be_volume(entry)
+}
