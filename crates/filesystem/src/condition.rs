@@ -46,8 +46,8 @@ pub struct Mounted<'a> {
     pub device: Option<&'a str>,
 }
 
-/// Checks a mounted filesystem for signs of trouble. Writes nothing, except if ext4 has counted errors (see
-/// [`try_write`]). Blocks if the device hangs.
+/// Checks a mounted filesystem for signs of trouble. Writes nothing, except if the filesystem may have had
+/// errors and only a write shows whether it works (see [`try_write`]). Blocks if the device hangs.
 #[must_use]
 pub fn check_mounted(mounted: &Mounted<'_>) -> Option<Trouble> {
     check_in(mounted, &Path::new("/sys/fs").join(mounted.kind.as_str()))
