@@ -104,6 +104,16 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn each_is_documented() {
+        let documented = include_str!("../../../../docs/storageclass.md");
+        for kind in Filesystem::ALL {
+            let Kind { minimum_size, package, .. } = of(kind);
+            let row = format!("| `{kind}` | {} MiB | {package} |", minimum_size >> 20);
+            assert!(documented.contains(&row), "docs/storageclass.md has no row {row:?}");
+        }
+    }
+
+    #[test]
     fn a_truncated_superblock_is_not_recognized() {
         for kind in Filesystem::ALL {
             for length in [0, 3, 40, 0x47] {
