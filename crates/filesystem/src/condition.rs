@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::kinds;
 use crate::trouble::{Mounted, Trouble, is_failure};
 
-/// Checks a mounted filesystem for signs of trouble. Writes nothing, except if ext4 has counted errors (see
-/// [`crate::try_write`]). Blocks if the device hangs.
+/// Checks a mounted filesystem for signs of trouble. Writes nothing, except if the filesystem may have had
+/// errors and only a write shows whether it works (see [`crate::try_write`]). Blocks if the device hangs.
 #[must_use]
 pub fn check_mounted(mounted: &Mounted<'_>) -> Option<Trouble> {
     check_in(mounted, &Path::new("/sys/fs").join(mounted.kind.as_str()))

@@ -52,7 +52,10 @@ pub enum Error {
         device: PathBuf,
     },
     /// mkfs failed.
-    #[error("cannot make an {kind} filesystem on {device:?}: {source}; check whether the mkfsOptions fit the volume")]
+    #[error(
+        "cannot make {} filesystem on {device:?}: {source}; check whether the mkfsOptions fit the volume",
+        .kind.with_article()
+    )]
     Mkfs {
         /// The requested filesystem.
         kind: Filesystem,

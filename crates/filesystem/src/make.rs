@@ -119,17 +119,11 @@ mod tests {
 
     #[test]
     fn the_arguments_of_mkfs() {
-        const SEED: &str = "-O metadata_csum,metadata_csum_seed";
-        assert_eq!(args(Filesystem::Ext4, ""), format!("-q -U {UUID} -E nodiscard {SEED}"));
-        assert_eq!(
-            args(Filesystem::Ext4, "-E stride=16 -m0"),
-            format!("-q -U {UUID} -E stride=16,nodiscard -m 0 {SEED}")
-        );
-        assert_eq!(args(Filesystem::Ext4, "-E discard"), format!("-q -U {UUID} -E discard {SEED}"));
-        assert_eq!(args(Filesystem::Ext4, "-E nodiscard"), format!("-q -U {UUID} -E nodiscard {SEED}"));
-        assert_eq!(args(Filesystem::Xfs, ""), format!("-q -m uuid={UUID} -K"));
-        assert_eq!(args(Filesystem::Xfs, "-K -m reflink=0"), format!("-q -K -m reflink=0,uuid={UUID}"));
-        assert_eq!(args(Filesystem::Btrfs, "--csum=xxhash"), format!("-q -U {UUID} --csum xxhash -K"));
+        for kind in Filesystem::ALL {
+            for (options, expected) in kinds::of(kind).expected.arguments {
+                assert_eq!(args(kind, options), expected.replace("UUID", UUID), "{kind}, {options:?}");
+            }
+        }
     }
 
     #[test]

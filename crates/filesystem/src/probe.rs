@@ -23,9 +23,8 @@ pub enum Probe {
         uuid: String,
         /// Its label.
         label: Option<String>,
-        /// Its mkfs did not finish. Only xfs shows this so far: mkfs writes the signature of ext4 and btrfs
-        /// last, after everything else was flushed (seen by killing mkfs before each of its writes), so a
-        /// filesystem with a signature is complete.
+        /// Its mkfs did not finish. Only a filesystem whose mkfs writes the signature first shows this (xfs).
+        /// The others write it last (seen by killing mkfs before each of its writes).
         in_progress: bool,
     },
     /// Anything else.

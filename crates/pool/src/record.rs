@@ -513,7 +513,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0_usize..3, zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>()) {
+        fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>()) {
             let mut name = name;
             while name.len() > 128 { name.pop(); }
             let record = Record {

@@ -46,7 +46,7 @@ fn condition() -> impl Strategy<Value = Condition> {
 }
 
 fn filesystem() -> impl Strategy<Value = Filesystem> {
-    prop_oneof![Just(Filesystem::Ext4), Just(Filesystem::Xfs), Just(Filesystem::Btrfs)]
+    prop::sample::select(Filesystem::ALL.to_vec())
 }
 
 /// Layouts that may be requested.

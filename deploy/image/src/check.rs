@@ -15,24 +15,13 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::command::{command, run};
 use crate::{Architecture, Archive};
 
-/// Each tool, with arguments that make it print its version or usage.
-const TOOLS: [&[&str]; 9] = [
+/// Each tool besides those of the filesystems, with arguments that make it print its version or usage.
+const TOOLS: [&[&str]; 5] = [
     &["quarry", "--version"],
     &["lvm", "vgs", "--version", "--driverloaded", "n"],
     &["dmsetup", "--help"],
     &["blkid", "-V"],
-    &["mkfs.ext4", "-V"],
-    &["mkfs.xfs", "-V"],
-    &["xfs_repair", "-V"],
-    &["mkfs.btrfs", "-V"],
     &["lsblk", "-V"],
-];
-
-/// Each mkfs, with arguments to create a filesystem in a file.
-const MAKE: [&[&str]; 3] = [
-    &["mkfs.ext4", "-q", "-F", "/tmp/ext4"],
-    &["mkfs.xfs", "-q", "-f", "/tmp/xfs"],
-    &["mkfs.btrfs", "-q", "/tmp/btrfs"],
 ];
 
 /// Enters the image in a mount namespace of its own, with the few devices that every container has.
@@ -120,8 +109,9 @@ impl Root {
     }
 
     fn tools(&self) -> Result<()> {
-        for tool in TOOLS {
-            let mut command = self.inside(tool)?;
+        let filesystems = quarry_filesystem::tools().map(|(tool, _)| vec![tool, "-V"]);
+        for tool in TOOLS.into_iter().map(<[_]>::to_vec).chain(filesystems) {
+            let mut command = self.inside(&tool)?;
             let output = command.output().with_context(|| format!("cannot start {}", tool.join(" ")))?;
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said);
@@ -136,13 +126,13 @@ impl Root {
     }
 
     fn filesystems(&self) -> Result<()> {
-        for make in MAKE {
-            let file = make.last().context("no file to make a filesystem in")?;
-            let kind = file.trim_start_matches("/tmp/");
-            let path = self.folder.join(file.trim_start_matches('/'));
-            fs::File::create(&path)?.set_len(SIZE)?;
-            run(&mut self.inside(make)?).with_context(|| format!("{kind} cannot be created in the image"))?;
-            let seen = run(&mut self.inside(&["blkid", "-p", "-o", "value", "-s", "TYPE", file])?)?;
+        for mkfs in quarry_filesystem::tools().map(|(tool, _)| tool) {
+            let Some(kind) = mkfs.strip_prefix("mkfs.") else { continue };
+            let file = format!("/tmp/{kind}");
+            fs::File::create(self.folder.join(file.trim_start_matches('/')))?.set_len(SIZE)?;
+            run(&mut self.inside(&[mkfs, "-q", &file])?)
+                .with_context(|| format!("{kind} cannot be created in the image"))?;
+            let seen = run(&mut self.inside(&["blkid", "-p", "-o", "value", "-s", "TYPE", &file])?)?;
             ensure!(seen.trim() == kind, "blkid reports {:?} after {kind} was created", seen.trim());
             println!("{kind} is created and detected");
         }

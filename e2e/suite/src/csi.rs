@@ -46,17 +46,28 @@ pub const TOPOLOGY: &str = "topology.local.csi.quarry.dev/node";
 
 pub const MIB: i64 = 1 << 20;
 
+/// A filesystem that volumes can have.
+pub struct Filesystem {
+    pub name: &'static str,
+    /// The size of its volumes in the tests, in bytes.
+    size: i64,
+    /// The command that checks it and changes nothing, without the device.
+    pub check: &'static str,
+}
+
+/// All of them.
+pub const FILESYSTEMS: [Filesystem; 3] = [
+    Filesystem { name: "ext4", size: 32 * MIB, check: "e2fsck -fn" },
+    Filesystem { name: "xfs", size: 300 * MIB, check: "xfs_repair -n" },
+    Filesystem { name: "btrfs", size: 128 * MIB, check: "btrfs check --readonly" },
+];
+
 impl Ask {
-    /// A volume of `filesystem` with the least size that all filesystems take.
+    /// A small volume with that filesystem.
     pub fn mount(name: &str, filesystem: &'static str) -> Self {
-        let size = match filesystem {
-            "xfs" => 300 * MIB,
-            "btrfs" => 128 * MIB,
-            _ => 32 * MIB,
-        };
         Self {
             name: name.to_owned(),
-            required: size,
+            required: FILESYSTEMS.iter().find(|known| known.name == filesystem).map_or(32 * MIB, |known| known.size),
             limit: 0,
             usage: Use::Mount(filesystem),
             mode: Mode::SingleNodeMultiWriter,
@@ -65,6 +76,11 @@ impl Ask {
             requisite: Vec::new(),
             preferred: Vec::new(),
         }
+    }
+
+    /// A volume with each filesystem, named after it.
+    pub fn each_filesystem(prefix: &str) -> Vec<Self> {
+        FILESYSTEMS.iter().map(|known| Self::mount(&format!("{prefix}{}", known.name), known.name)).collect()
     }
 
     /// A raw block volume.

@@ -20,6 +20,8 @@ pub(super) const KIND: Kind = Kind {
     // The same as for ext4.
     check_before_adoption: always_complete,
     hidden_trouble: no_hidden_trouble,
+    #[cfg(test)]
+    expected: tests::EXPECTED,
 };
 
 /// With a given UUID, mkfs.btrfs first checks every block device of the host for the same UUID, so any
@@ -35,10 +37,14 @@ fn superblock(bytes: &[u8]) -> Option<Superblock> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use crate::kinds::SUPERBLOCK_LENGTH as LENGTH;
+    use crate::kinds::tests::Expected;
 
-    pub(in crate::kinds) fn sample(uuid: [u8; 16]) -> Vec<u8> {
+    pub(super) const EXPECTED: Expected =
+        Expected { superblock: sample, arguments: &[("--csum=xxhash", "-q -U UUID --csum xxhash -K")] };
+
+    fn sample(uuid: [u8; 16]) -> Vec<u8> {
         let mut bytes = vec![0; LENGTH];
         bytes[0x20..0x30].copy_from_slice(&uuid);
         bytes[0x40..0x48].copy_from_slice(b"_BHRfS_M");

@@ -23,6 +23,8 @@ pub(super) const KIND: Kind = Kind {
     // killing mkfs before each write).
     check_before_adoption: always_complete,
     hidden_trouble,
+    #[cfg(test)]
+    expected: tests::EXPECTED,
 };
 
 /// lazy_itable_init keeps mke2fs's default: the kernel zeroes the inode tables after the first mount, and
@@ -72,13 +74,20 @@ fn hidden_trouble(mounted: &Mounted<'_>, sysfs: &Path) -> Option<Trouble> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::kinds::SUPERBLOCK_LENGTH as LENGTH;
+    use crate::kinds::tests::Expected;
 
-    pub(in crate::kinds) fn sample(uuid: [u8; 16]) -> Vec<u8> {
-        ext(0x2c2, 0x46b, uuid)
-    }
+    pub(super) const EXPECTED: Expected = Expected {
+        superblock: |uuid| ext(0x2c2, 0x46b, uuid),
+        arguments: &[
+            ("", "-q -U UUID -E nodiscard -O metadata_csum,metadata_csum_seed"),
+            ("-E stride=16 -m0", "-q -U UUID -E stride=16,nodiscard -m 0 -O metadata_csum,metadata_csum_seed"),
+            ("-E discard", "-q -U UUID -E discard -O metadata_csum,metadata_csum_seed"),
+            ("-E nodiscard", "-q -U UUID -E nodiscard -O metadata_csum,metadata_csum_seed"),
+        ],
+    };
 
     fn ext(incompat: u32, ro_compat: u32, uuid: [u8; 16]) -> Vec<u8> {
         let mut bytes = vec![0; LENGTH];

@@ -36,6 +36,9 @@ pub(crate) struct Kind {
     /// Checks for trouble that neither mountinfo nor a read shows. `sysfs` is the directory of this
     /// filesystem type in sysfs.
     pub(crate) hidden_trouble: fn(&Mounted<'_>, sysfs: &Path) -> Option<Trouble>,
+    /// What the tests expect.
+    #[cfg(test)]
+    pub(crate) expected: tests::Expected,
 }
 
 /// A version as major and minor.
@@ -108,13 +111,17 @@ fn uuid_at(bytes: &[u8], at: usize) -> Option<String> {
 pub(crate) mod tests {
     use super::*;
 
+    /// What the tests expect of a filesystem.
+    pub(crate) struct Expected {
+        /// The start of its superblock, with that UUID.
+        pub(crate) superblock: fn([u8; 16]) -> Vec<u8>,
+        /// mkfsOptions, and the arguments of mkfs that they lead to, where `UUID` stands for the UUID.
+        pub(crate) arguments: &'static [(&'static str, &'static str)],
+    }
+
     /// The start of a superblock of that filesystem.
     pub(crate) fn sample(kind: Filesystem, uuid: [u8; 16]) -> Vec<u8> {
-        match kind {
-            Filesystem::Ext4 => ext4::tests::sample(uuid),
-            Filesystem::Xfs => xfs::tests::sample(uuid),
-            Filesystem::Btrfs => btrfs::tests::sample(uuid),
-        }
+        (of(kind).expected.superblock)(uuid)
     }
 
     #[test]
@@ -126,6 +133,16 @@ pub(crate) mod tests {
                 let wanted = (made == asked).then_some(Superblock { uuid, in_progress: false });
                 assert_eq!(found, wanted, "{made} asked for {asked}");
             }
+        }
+    }
+
+    #[test]
+    fn each_is_documented() {
+        let documented = include_str!("../../../../docs/storageclass.md");
+        for kind in Filesystem::ALL {
+            let Kind { minimum_size, package, .. } = of(kind);
+            let row = format!("| `{kind}` | {} MiB | {package} |", minimum_size >> 20);
+            assert!(documented.contains(&row), "docs/storageclass.md has no row {row:?}");
         }
     }
 

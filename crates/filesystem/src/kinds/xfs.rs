@@ -29,6 +29,8 @@ pub(super) const KIND: Kind = Kind {
     superblock,
     check_before_adoption: |device| Box::pin(check_with_repair(device)),
     hidden_trouble: no_hidden_trouble,
+    #[cfg(test)]
+    expected: tests::EXPECTED,
 };
 
 /// How long it may take to read the structures of a new filesystem. If it takes longer, the filesystem
@@ -77,11 +79,17 @@ async fn check_with_repair(device: &Path) -> Result<(), Error> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::kinds::SUPERBLOCK_LENGTH as LENGTH;
+    use crate::kinds::tests::Expected;
 
-    pub(in crate::kinds) fn sample(uuid: [u8; 16]) -> Vec<u8> {
+    pub(super) const EXPECTED: Expected = Expected {
+        superblock: sample,
+        arguments: &[("", "-q -m uuid=UUID -K"), ("-K -m reflink=0", "-q -K -m reflink=0,uuid=UUID")],
+    };
+
+    fn sample(uuid: [u8; 16]) -> Vec<u8> {
         let mut bytes = vec![0; LENGTH];
         bytes[..4].copy_from_slice(b"XFSB");
         bytes[32..48].copy_from_slice(&uuid);

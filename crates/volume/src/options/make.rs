@@ -148,7 +148,7 @@ fn key(value: &str) -> &str {
 
 /// Finds the flag that a word is, or begins with, and the attached value.
 fn split(kind: Filesystem, word: &str) -> Option<(&'static Flag, Option<&str>)> {
-    let flags = tables::mkfs(kind);
+    let flags = tables::of(kind).mkfs;
     if word.starts_with("--") {
         let (name, value) = word.split_once('=').map_or((word, None), |(name, value)| (name, Some(value)));
         return Some((flags.iter().find(|flag| flag.name == name)?, value));
@@ -162,7 +162,8 @@ fn split(kind: Filesystem, word: &str) -> Option<(&'static Flag, Option<&str>)> 
 
 /// The allow-list, as text.
 fn allowed(kind: Filesystem) -> String {
-    let flags: Vec<String> = tables::mkfs(kind)
+    let flags: Vec<String> = tables::of(kind)
+        .mkfs
         .iter()
         .map(|flag| match flag.takes {
             Takes::One(Value::Nothing) => flag.name.to_owned(),
@@ -222,7 +223,7 @@ mod tests {
             _ => "1".to_owned(),
         };
         for kind in Filesystem::ALL {
-            for flag in tables::mkfs(kind) {
+            for flag in tables::of(kind).mkfs {
                 let values = match flag.takes {
                     Takes::One(value) => vec![example(value)],
                     Takes::Keys(keys) => keys
@@ -280,104 +281,8 @@ mod tests {
             "@file",
             "-é",
         ];
-        let ext4 = [
-            "-J device=/dev/sda",
-            "-J location=5",
-            "-J size=4,device=/dev/sda",
-            "-O journal_dev",
-            "-O ^has_journal",
-            "-O none",
-            "-O mmp",
-            "-O ^^quota",
-            "-O ^",
-            "-O quota,,project",
-            "-O quota,quota",
-            "-O quota,^quota",
-            "-E offset=4096",
-            "-E test_fs",
-            "-E root_owner=0:0",
-            "-E discard=1",
-            "-E stride",
-            "-E stride=",
-            "-E stride=16,",
-            "-E stride=1 -E stride=2",
-            "-d /etc",
-            "-e panic",
-            "-l /etc/passwd",
-            "-z /tmp/undo",
-            "-c",
-            "-cc",
-            "-D",
-            "-n",
-            "-S",
-            "-t ext2",
-            "-T ../x",
-            "-T hurd",
-            "-b 1 -b 2",
-            "-m",
-            "-o Linux",
-            "-M /x",
-            "-r 0",
-            "-K",
-            "-j",
-            "-q",
-            "-v",
-        ];
-        let xfs = [
-            "-Kf",
-            "-fK",
-            "-K1",
-            "-d name=/dev/sda",
-            "-d file=1",
-            "-d file",
-            "-d size=1g",
-            "-d rtinherit=1",
-            "-l logdev=/dev/sda",
-            "-l name=/dev/sda",
-            "-l file",
-            "-l internal=0",
-            "-r rtdev=/dev/sda",
-            "-r size=1g",
-            "-p /etc/passwd",
-            "-c options=/etc/x",
-            "-m uuid=11111111-2222-3333-4444-555555555555",
-            "-m crc=0",
-            "-m crc",
-            "-m crc=1,crc=1",
-            "-n ftype=0",
-            "-N",
-            "-b size=4k,size=4k",
-            "-i maxpct",
-            "-d agcount=4 agsize=1",
-            "-m metadir=1",
-        ];
-        let btrfs = [
-            "-KM",
-            "-r /etc",
-            "--rootdir /etc",
-            "--rootdir=/etc",
-            "-b 1g",
-            "--byte-count=1g",
-            "-d raid0",
-            "-d RAID1",
-            "-m raid1",
-            "--csum",
-            "--csum=",
-            "--csum md5",
-            "--csumsha256",
-            "--uuid=x",
-            "--device-uuid x",
-            "-O raid56",
-            "-O zoned",
-            "-O list-all",
-            "-A 0",
-            "--shrink",
-            "--subvol x",
-            "-Mf",
-            "-R x",
-        ];
-        for (kind, own) in [(Filesystem::Ext4, &ext4[..]), (Filesystem::Xfs, &xfs), (Filesystem::Btrfs, &btrfs)] {
-            for text in common.iter().chain(own) {
+        for kind in Filesystem::ALL {
+            for text in common.iter().chain(tables::of(kind).refused.mkfs) {
                 let error = MakeOptions::parse(kind, text).expect_err(text).to_string();
                 assert!(error.starts_with("mkfsOptions: ") && error.contains("; allowed: -"), "{text:?}: {error}");
                 assert!(!error.contains('\n') && !error.contains('\0'));
@@ -398,7 +303,7 @@ mod tests {
             for kind in Filesystem::ALL {
                 let Ok(options) = MakeOptions::parse(kind, &text) else { continue };
                 for arg in &options.args {
-                    prop_assert!(tables::mkfs(kind).iter().any(|flag| flag.name == arg.flag));
+                    prop_assert!(tables::of(kind).mkfs.iter().any(|flag| flag.name == arg.flag));
                     for value in &arg.values {
                         prop_assert!(!value.is_empty() && !value.starts_with('-'));
                         prop_assert!(value.bytes().all(|b| b.is_ascii_alphanumeric() || b"=^._-".contains(&b)), "{:?}", value);

@@ -61,7 +61,7 @@ impl MountOptions {
 }
 
 fn table(kind: Filesystem) -> impl Iterator<Item = (&'static str, Value)> {
-    tables::MOUNT_ANY.iter().chain(tables::mount(kind)).copied()
+    tables::MOUNT_ANY.iter().chain(tables::of(kind).mount).copied()
 }
 
 /// The subject of an option, so that `atime` is recognised to contradict `noatime`.
@@ -209,45 +209,8 @@ mod tests {
             "commit=-1",
             "ro\u{a0}",
         ];
-        let of_ext4 = [
-            "journal_dev=8:1",
-            "journal_path=/dev/sda",
-            "usrjquota=/etc/x",
-            "errors=panic",
-            "noload",
-            "sb=1",
-            "abort",
-            "data=x",
-            "nobarrier",
-            "barrier=0",
-            "test_dummy_encryption",
-            "dax",
-            "journal_async_commit",
-            "compress",
-        ];
-        let of_xfs =
-            ["logdev=/dev/sda", "rtdev=/dev/sda", "nouuid", "wsync=1", "nobarrier", "data=ordered", "dax=always"];
-        let of_btrfs = [
-            "device=/dev/sda",
-            "subvol=/x",
-            "subvolid=5",
-            "degraded",
-            "rescue=all",
-            "usebackuproot",
-            "nobarrier",
-            "clear_cache",
-            "fatal_errors=panic",
-            "skip_balance",
-            "space_cache=v1",
-            "compress=x",
-            "compress=zstd:100",
-            "compress=zstd:",
-            "thread_pool",
-        ];
-        for (kind, own) in
-            [(Filesystem::Ext4, &of_ext4[..]), (Filesystem::Xfs, &of_xfs), (Filesystem::Btrfs, &of_btrfs)]
-        {
-            for flag in common.iter().chain(own) {
+        for kind in Filesystem::ALL {
+            for flag in common.iter().chain(tables::of(kind).refused.mount) {
                 let error = parse(kind, &[flag]).expect_err(flag);
                 assert!(
                     error.to_string().starts_with("mountOptions: ") && error.to_string().contains("allowed: defaults")

@@ -154,4 +154,16 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), PACKAGES.len());
     }
+
+    #[test]
+    fn the_tools_of_every_filesystem_are_in_both_images() {
+        let containerfile = include_str!("../../../Containerfile");
+        for (tool, package) in quarry_filesystem::tools() {
+            assert!(PACKAGES.contains(&package), "{tool} is in {package}, which is not in the released image");
+            assert!(
+                containerfile.split_whitespace().any(|word| word == package),
+                "{package} is not in deploy/Containerfile"
+            );
+        }
+    }
 }

@@ -11,17 +11,15 @@ const GIB: u64 = 1 << 30;
 pub async fn run(context: Context) -> Passed {
     let node = Node::start("lifecycle", &[GIB, GIB]).await?;
     let mut lives = 0;
-    for ask in [
-        Ask::mount("pvc-ext4", "ext4"),
-        Ask::mount("pvc-xfs", "xfs"),
-        Ask::mount("pvc-btrfs", "btrfs"),
+    let others = [
         Ask::mount("pvc-default", ""),
         Ask::block("pvc-block"),
         Ask::mount("pvc-striped", "ext4").parameter("layout", "striped").parameter("stripes", "2"),
         Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"),
         Ask::mount("pvc-mkfs", "ext4").parameter("mkfsOptions", "-m 0 -N 1024"),
         Ask::mount(&"long name, with spaces/slashes ünd more".repeat(3), "ext4"),
-    ] {
+    ];
+    for ask in Ask::each_filesystem("pvc-").into_iter().chain(others) {
         let name = ask.name.clone();
         live(&node, ask).await.with_context(|| format!("volume {name:?}"))?;
         node.expect_empty().await.with_context(|| format!("after volume {name:?}"))?;

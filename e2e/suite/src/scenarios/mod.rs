@@ -66,7 +66,7 @@ fn own() -> Vec<Scenario> {
         },
         Scenario {
             name: "lifecycle",
-            about: "the complete life of a volume: ext4, xfs, btrfs, raw block; striped and raid1",
+            about: "the complete life of a volume: each filesystem, raw block; striped and raid1",
             limit: minutes(10),
             run: |context| Box::pin(lifecycle::run(context)),
         },
@@ -264,7 +264,7 @@ fn own() -> Vec<Scenario> {
         },
         Scenario {
             name: "stats",
-            about: "stage, publish, stats, delete on ext4, xfs, btrfs and raw block",
+            about: "stage, publish, stats, delete on each filesystem and raw block",
             limit: minutes(10),
             run: |context| Box::pin(stats::run(context)),
         },

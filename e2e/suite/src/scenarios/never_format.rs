@@ -154,11 +154,9 @@ async fn inactive(node: &Node) -> Result<()> {
 
 /// An operator restores lvm metadata from a time when the volumes were `new`: their data is adopted.
 async fn restored_metadata(node: &Node) -> Result<usize> {
-    let asks =
-        [Ask::mount("restored-ext4", "ext4"), Ask::mount("restored-xfs", "xfs"), Ask::mount("restored-btrfs", "btrfs")];
     let mut volumes = Vec::new();
-    for ask in &asks {
-        volumes.push(node.csi.create(ask).await?);
+    for ask in Ask::each_filesystem("restored-") {
+        volumes.push(node.csi.create(&ask).await?);
     }
     node.vm.sh(format!("vgcfgbackup -qq -f /root/before {GROUP}")).await?;
     for made in &volumes {

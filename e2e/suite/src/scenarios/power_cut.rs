@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Bus, Config, Disk, PowerCut, Vm};
 
-use crate::csi::{Ask, MIB, Made, retry};
+use crate::csi::{Ask, FILESYSTEMS, MIB, Made, retry};
 use crate::node::{FAULTS, Node, device};
 use crate::random::Random;
 use crate::scenario::{Context, Passed};
@@ -122,7 +122,7 @@ const UNANSWERED: &str = "it had not been answered";
 
 /// The power cuts of one round: all of them in a soak, otherwise a selection.
 fn plan(context: &Context, creates: &[Ask], random: &mut Random) -> Vec<(Moment, Ask)> {
-    let filesystems = vec![Ask::mount("ext4", "ext4"), Ask::mount("xfs", "xfs"), Ask::mount("btrfs", "btrfs")];
+    let filesystems = Ask::each_filesystem("");
     let blocks = creates.iter().filter(|ask| ask.is_block()).cloned();
     let synced: Vec<Ask> = filesystems.iter().cloned().chain(blocks).collect();
     let both = |asks: &[Ask], moments: [Moment; 2]| -> Vec<(Moment, Ask)> {
@@ -257,13 +257,9 @@ async fn zero(node: &Node, made: &Made) -> Result<()> {
 /// The filesystem is whole, as its own checker sees it.
 async fn fsck(node: &Node, made: &Made) -> Result<()> {
     let device = node.storage.device(&made.ask.name);
-    let check = match made.ask.usage {
-        crate::csi::Use::Mount("xfs") => format!("xfs_repair -n {device}"),
-        crate::csi::Use::Mount("btrfs") => format!("btrfs check --readonly {device}"),
-        crate::csi::Use::Mount(_) => format!("e2fsck -fn {device}"),
-        crate::csi::Use::Block => return Ok(()),
-    };
-    node.vm.sh(check).await.context("the filesystem is damaged").map(drop)
+    let crate::csi::Use::Mount(name) = made.ask.usage else { return Ok(()) };
+    let known = FILESYSTEMS.iter().find(|known| known.name == name).context("an unknown filesystem")?;
+    node.vm.sh(format!("{} {device}", known.check)).await.context("the filesystem is damaged").map(drop)
 }
 
 async fn boot(node: &mut Node) -> Result<()> {

@@ -27,12 +27,7 @@ pub async fn run(context: Context) -> Passed {
     let mut count = 0;
     for layout in layouts {
         for mode in modes {
-            for ask in [
-                Ask::mount("stats-ext4", "ext4"),
-                Ask::mount("stats-xfs", "xfs"),
-                Ask::mount("stats-btrfs", "btrfs"),
-                Ask::block("stats-block"),
-            ] {
+            for ask in Ask::each_filesystem("stats-").into_iter().chain([Ask::block("stats-block")]) {
                 let ask = layout.iter().fold(ask.mode(*mode), |ask, (key, value)| ask.parameter(key, value));
                 let what = format!("{}, layout {layout:?}, {mode:?}", ask.name);
                 live(&node, ask).await.with_context(|| what.clone())?;

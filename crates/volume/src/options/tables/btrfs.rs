@@ -1,13 +1,20 @@
 //! The options that a StorageClass may set for btrfs.
 
-use super::Flag;
 use super::Takes::{Features, One};
+use super::{Flag, Table};
 use crate::options::value::Value::{self, MaybeCompression, MaybeOneOf, Nothing, Number, OneOf};
+
+pub(super) const TABLE: Table = Table {
+    mkfs: MKFS,
+    mount: MOUNT,
+    #[cfg(test)]
+    refused: tests::REFUSED,
+};
 
 const FEATURES: &[&str] =
     &["mixed-bg", "extref", "skinny-metadata", "no-holes", "free-space-tree", "block-group-tree", "quota"];
 
-pub(super) const FLAGS: &[Flag] = &[
+const MKFS: &[Flag] = &[
     Flag { name: "-K", takes: One(Nothing) },
     Flag { name: "-M", takes: One(Nothing) },
     Flag { name: "-L", takes: One(Value::Label(255)) },
@@ -20,7 +27,7 @@ pub(super) const FLAGS: &[Flag] = &[
     Flag { name: "--csum", takes: One(OneOf(&["crc32c", "xxhash", "sha256", "blake2"])) },
 ];
 
-pub(super) const MOUNT: &[(&str, Value)] = &[
+const MOUNT: &[(&str, Value)] = &[
     ("compress", MaybeCompression),
     ("compress-force", MaybeCompression),
     ("ssd", Nothing),
@@ -49,3 +56,53 @@ pub(super) const MOUNT: &[(&str, Value)] = &[
     ("noacl", Nothing),
     ("user_subvol_rm_allowed", Nothing),
 ];
+
+#[cfg(test)]
+mod tests {
+    use crate::options::tables::Refused;
+
+    pub(super) const REFUSED: Refused = Refused {
+        mkfs: &[
+            "-KM",
+            "-r /etc",
+            "--rootdir /etc",
+            "--rootdir=/etc",
+            "-b 1g",
+            "--byte-count=1g",
+            "-d raid0",
+            "-d RAID1",
+            "-m raid1",
+            "--csum",
+            "--csum=",
+            "--csum md5",
+            "--csumsha256",
+            "--uuid=x",
+            "--device-uuid x",
+            "-O raid56",
+            "-O zoned",
+            "-O list-all",
+            "-A 0",
+            "--shrink",
+            "--subvol x",
+            "-Mf",
+            "-R x",
+        ],
+        mount: &[
+            "device=/dev/sda",
+            "subvol=/x",
+            "subvolid=5",
+            "degraded",
+            "rescue=all",
+            "usebackuproot",
+            "nobarrier",
+            "clear_cache",
+            "fatal_errors=panic",
+            "skip_balance",
+            "space_cache=v1",
+            "compress=x",
+            "compress=zstd:100",
+            "compress=zstd:",
+            "thread_pool",
+        ],
+    };
+}

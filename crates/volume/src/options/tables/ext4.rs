@@ -1,10 +1,17 @@
 //! The options that a StorageClass may set for ext4.
 
 use super::Takes::{Features, Keys, One};
-use super::{Flag, MAYBE_SWITCH};
+use super::{Flag, MAYBE_SWITCH, Table};
 use crate::options::value::Value::{self, MaybeNumber, MaybeOneOf, Nothing, Number, OneOf};
 
-pub(super) const FLAGS: &[Flag] = &[
+pub(super) const TABLE: Table = Table {
+    mkfs: MKFS,
+    mount: MOUNT,
+    #[cfg(test)]
+    refused: tests::REFUSED,
+};
+
+const MKFS: &[Flag] = &[
     Flag { name: "-b", takes: One(Number) },
     Flag { name: "-C", takes: One(Number) },
     Flag { name: "-g", takes: One(Number) },
@@ -64,7 +71,7 @@ pub(super) const FLAGS: &[Flag] = &[
     },
 ];
 
-pub(super) const MOUNT: &[(&str, Value)] = &[
+const MOUNT: &[(&str, Value)] = &[
     ("data", OneOf(&["ordered", "journal", "writeback"])),
     ("barrier", MaybeOneOf(&["1"])),
     ("commit", Number),
@@ -101,3 +108,70 @@ pub(super) const MOUNT: &[(&str, Value)] = &[
     ("nogrpid", Nothing),
     ("sysvgroups", Nothing),
 ];
+
+#[cfg(test)]
+mod tests {
+    use crate::options::tables::Refused;
+
+    pub(super) const REFUSED: Refused = Refused {
+        mkfs: &[
+            "-J device=/dev/sda",
+            "-J location=5",
+            "-J size=4,device=/dev/sda",
+            "-O journal_dev",
+            "-O ^has_journal",
+            "-O none",
+            "-O mmp",
+            "-O ^^quota",
+            "-O ^",
+            "-O quota,,project",
+            "-O quota,quota",
+            "-O quota,^quota",
+            "-E offset=4096",
+            "-E test_fs",
+            "-E root_owner=0:0",
+            "-E discard=1",
+            "-E stride",
+            "-E stride=",
+            "-E stride=16,",
+            "-E stride=1 -E stride=2",
+            "-d /etc",
+            "-e panic",
+            "-l /etc/passwd",
+            "-z /tmp/undo",
+            "-c",
+            "-cc",
+            "-D",
+            "-n",
+            "-S",
+            "-t ext2",
+            "-T ../x",
+            "-T hurd",
+            "-b 1 -b 2",
+            "-m",
+            "-o Linux",
+            "-M /x",
+            "-r 0",
+            "-K",
+            "-j",
+            "-q",
+            "-v",
+        ],
+        mount: &[
+            "journal_dev=8:1",
+            "journal_path=/dev/sda",
+            "usrjquota=/etc/x",
+            "errors=panic",
+            "noload",
+            "sb=1",
+            "abort",
+            "data=x",
+            "nobarrier",
+            "barrier=0",
+            "test_dummy_encryption",
+            "dax",
+            "journal_async_commit",
+            "compress",
+        ],
+    };
+}

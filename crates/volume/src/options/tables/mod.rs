@@ -37,12 +37,30 @@ const MAYBE_SWITCH: Value = MaybeOneOf(&["0", "1"]);
 /// Must not be turned off, but may be stated explicitly.
 const ON: Value = OneOf(&["1"]);
 
-/// The mkfs flags that a StorageClass may use.
-pub(crate) fn mkfs(kind: Filesystem) -> &'static [Flag] {
+/// The allow-lists of one filesystem.
+pub(crate) struct Table {
+    /// The flags of mkfs.
+    pub(crate) mkfs: &'static [Flag],
+    /// The mount options, in addition to [`MOUNT_ANY`].
+    pub(crate) mount: &'static [(&'static str, Value)],
+    /// Options that must be rejected.
+    #[cfg(test)]
+    pub(crate) refused: Refused,
+}
+
+/// Options of one filesystem that reach beyond the volume, force something or lose data, and misspelt ones.
+#[cfg(test)]
+pub(crate) struct Refused {
+    pub(crate) mkfs: &'static [&'static str],
+    pub(crate) mount: &'static [&'static str],
+}
+
+/// The allow-lists of that filesystem.
+pub(crate) fn of(kind: Filesystem) -> &'static Table {
     match kind {
-        Filesystem::Ext4 => ext4::FLAGS,
-        Filesystem::Xfs => xfs::FLAGS,
-        Filesystem::Btrfs => btrfs::FLAGS,
+        Filesystem::Ext4 => &ext4::TABLE,
+        Filesystem::Xfs => &xfs::TABLE,
+        Filesystem::Btrfs => &btrfs::TABLE,
     }
 }
 
@@ -75,12 +93,3 @@ pub(crate) const MOUNT_ANY: &[(&str, Value)] = &[
     // Kubelet passes it if the CSIDriver has seLinuxMount.
     ("context", Value::Context),
 ];
-
-/// The mount options of one filesystem, in addition to [`MOUNT_ANY`].
-pub(crate) fn mount(kind: Filesystem) -> &'static [(&'static str, Value)] {
-    match kind {
-        Filesystem::Ext4 => ext4::MOUNT,
-        Filesystem::Xfs => xfs::MOUNT,
-        Filesystem::Btrfs => btrfs::MOUNT,
-    }
-}

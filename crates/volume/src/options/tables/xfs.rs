@@ -1,10 +1,17 @@
 //! The options that a StorageClass may set for xfs.
 
 use super::Takes::{Keys, One};
-use super::{Flag, MAYBE_SWITCH, ON, SWITCH};
+use super::{Flag, MAYBE_SWITCH, ON, SWITCH, Table};
 use crate::options::value::Value::{self, MaybeOneOf, Nothing, Number};
 
-pub(super) const FLAGS: &[Flag] = &[
+pub(super) const TABLE: Table = Table {
+    mkfs: MKFS,
+    mount: MOUNT,
+    #[cfg(test)]
+    refused: tests::REFUSED,
+};
+
+const MKFS: &[Flag] = &[
     Flag { name: "-K", takes: One(Nothing) },
     Flag { name: "-L", takes: One(Value::Label(12)) },
     Flag { name: "-b", takes: Keys(&[("size", Number)]) },
@@ -62,7 +69,7 @@ pub(super) const FLAGS: &[Flag] = &[
     Flag { name: "-n", takes: Keys(&[("size", Number), ("ftype", ON), ("parent", MAYBE_SWITCH)]) },
 ];
 
-pub(super) const MOUNT: &[(&str, Value)] = &[
+const MOUNT: &[(&str, Value)] = &[
     ("allocsize", Number),
     ("discard", Nothing),
     ("nodiscard", Nothing),
@@ -94,3 +101,40 @@ pub(super) const MOUNT: &[(&str, Value)] = &[
     ("prjquota", Nothing),
     ("pqnoenforce", Nothing),
 ];
+
+#[cfg(test)]
+mod tests {
+    use crate::options::tables::Refused;
+
+    pub(super) const REFUSED: Refused = Refused {
+        mkfs: &[
+            "-Kf",
+            "-fK",
+            "-K1",
+            "-d name=/dev/sda",
+            "-d file=1",
+            "-d file",
+            "-d size=1g",
+            "-d rtinherit=1",
+            "-l logdev=/dev/sda",
+            "-l name=/dev/sda",
+            "-l file",
+            "-l internal=0",
+            "-r rtdev=/dev/sda",
+            "-r size=1g",
+            "-p /etc/passwd",
+            "-c options=/etc/x",
+            "-m uuid=11111111-2222-3333-4444-555555555555",
+            "-m crc=0",
+            "-m crc",
+            "-m crc=1,crc=1",
+            "-n ftype=0",
+            "-N",
+            "-b size=4k,size=4k",
+            "-i maxpct",
+            "-d agcount=4 agsize=1",
+            "-m metadir=1",
+        ],
+        mount: &["logdev=/dev/sda", "rtdev=/dev/sda", "nouuid", "wsync=1", "nobarrier", "data=ordered", "dax=always"],
+    };
+}

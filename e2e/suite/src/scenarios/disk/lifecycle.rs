@@ -60,12 +60,7 @@ pub async fn run(context: Context) -> Passed {
             lives += 1;
         }
     }
-    for ask in [
-        Ask::mount("stats-ext4", "ext4"),
-        Ask::mount("stats-xfs", "xfs"),
-        Ask::mount("stats-btrfs", "btrfs"),
-        Ask::block("stats-block"),
-    ] {
+    for ask in Ask::each_filesystem("stats-").into_iter().chain([Ask::block("stats-block")]) {
         let name = ask.name.clone();
         stats::live(&node, ask).await.with_context(|| name.clone())?;
         node.expect_empty().await.with_context(|| format!("after {name}"))?;

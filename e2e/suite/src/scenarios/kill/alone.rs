@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use tonic::Code;
 
 use super::{KillResult, Life, Plan, Step, call};
-use crate::csi::{self, Ask, MIB, refused};
+use crate::csi::{self, Ask, FILESYSTEMS, MIB, refused};
 use crate::node::Node;
 use crate::random::Random;
 use crate::scenario::{Context, Passed};
@@ -91,7 +91,8 @@ impl Plan for Undisturbed {
 pub async fn slow_node(name: &str) -> Result<Node> {
     let mut node = Node::bare(name, &[DISK, DISK]).await?;
     node.vm.sh(format!("mkdir -p {FOLDER} {STATE} && : > {STATE}/log")).await?;
-    for program in ["lvm", "mkfs.ext4", "mkfs.xfs", "mkfs.btrfs"] {
+    let programs = FILESYSTEMS.iter().map(|known| format!("mkfs.{}", known.name));
+    for program in programs.chain(["lvm".to_owned()]) {
         node.vm.write(&format!("{FOLDER}/{program}"), WRAPPER.as_bytes(), 0o755).await?;
     }
     node.shadow_programs(FOLDER);
@@ -224,14 +225,14 @@ pub async fn run(context: Context) -> Passed {
     let mut node = slow_node("kill-alone").await?;
     let mut random = context.random();
     let (mut orphans, mut retried) = (0, 0);
-    let kinds = [
-        (Ask::mount("pvc-ext4", "ext4"), Some("mkfs.ext4")),
-        (Ask::mount("pvc-xfs", "xfs"), Some("mkfs.xfs")),
-        (Ask::mount("pvc-btrfs", "btrfs"), Some("mkfs.btrfs")),
+    let filesystems = FILESYSTEMS
+        .iter()
+        .map(|known| (Ask::mount(&format!("pvc-{}", known.name), known.name), Some(format!("mkfs.{}", known.name))));
+    let others = [
         (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), None),
         (Ask::block("pvc-block").size(8 * MIB), None),
     ];
-    for (kind, (ask, mkfs)) in kinds.into_iter().enumerate() {
+    for (kind, (ask, mkfs)) in filesystems.chain(others).enumerate() {
         // A sample has one instant of each; a soak has all.
         let instants: Vec<[When; 3]> = if context.settings.soak {
             When::ALL.map(|when| [when; 3]).to_vec()
@@ -252,7 +253,7 @@ pub async fn run(context: Context) -> Passed {
             } else {
                 life.step_without_kill(Step::Create).await?;
             }
-            if let Some(mkfs) = mkfs {
+            if let Some(mkfs) = &mkfs {
                 retried += orphan(&mut life, Step::Stage, mkfs, stage).await?;
                 one += 1;
                 life.step_without_kill(Step::Publish).await?;

@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result, ensure};
 use tonic::Code;
 
-use crate::csi::{Ask, Made, refused};
+use crate::csi::{Ask, FILESYSTEMS, Made, refused};
 use crate::node::Node;
 use crate::scenario::{Context, Passed};
 use crate::scenarios::steps::{close, open, read, write};
@@ -116,7 +116,7 @@ async fn read_only(node: &Node, ask: &Ask, filesystem: &str) -> Result<()> {
 
 /// The first and a later stage while the disk answers with errors: to be tried again, and nothing is left.
 async fn failing_disk(node: &Node) -> Result<()> {
-    for filesystem in ["ext4", "xfs", "btrfs"] {
+    for filesystem in FILESYSTEMS.map(|known| known.name) {
         let made = node.csi.create(&Ask::mount(&format!("fails-{filesystem}"), filesystem)).await?;
         node.kubelet_folders(&made).await?;
         for what in ["the first stage", "a later stage"] {

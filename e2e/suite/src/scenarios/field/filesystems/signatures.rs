@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::csi::{Ask, Made};
+use crate::csi::{Ask, FILESYSTEMS, Made};
 use crate::node::Node;
 use crate::scenario::{Context, Passed};
 use crate::scenarios::disk::signatures::{ALL, Make};
@@ -25,7 +25,7 @@ pub async fn run(context: Context) -> Passed {
     node.keep_active().await?;
     node.serve().await?;
     let mut lines = Vec::new();
-    for filesystem in ["ext4", "xfs", "btrfs"] {
+    for filesystem in FILESYSTEMS.map(|known| known.name) {
         let made = node.csi.create(&Ask::mount(&format!("data-{filesystem}"), filesystem)).await?;
         let (tried, seen) = every(&node, &made, filesystem).await.with_context(|| filesystem.to_owned())?;
         ensure!(seen >= SEEN, "{filesystem}: blkid saw {seen} of {tried} signatures: they test nothing");
