@@ -71,8 +71,8 @@ pub enum Tag {
         /// The version.
         version: u32,
     },
-    /// A record of a higher version on something that is not a volume: not listed and never touched. Only its
-    /// name and its space are taken.
+    /// A record of a higher version on something that is not a volume: not listed, and no call changes it. Only
+    /// its name and its space are taken.
     NotVolume(NotVolume),
     /// It begins like a record, but cannot be read.
     Broken {
