@@ -490,9 +490,9 @@ mod tests {
         }
     }
 
-    /// Golden: a newer Quarry relies on older ones to leave what is not a volume alone.
+    /// Golden: a newer Quarry relies on older ones not to touch objects other than volumes.
     #[test]
-    fn what_is_not_a_volume_is_distinguished_in_every_higher_version() {
+    fn other_objects_than_volumes_are_recognized_in_every_higher_version() {
         let not_volume = |version, kind: &str| Tag::NotVolume(NotVolume { version, kind: kind.to_owned() });
         for (tag, found) in [
             ("quarry2/k=snapshot/s=ready/n=snap-1/o=v1:abc:node-1:pvc-1", not_volume(2, "snapshot")),
