@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 /// The beginning of every record, whatever its version.
 const MARK: &str = "quarry";
-/// The beginning of the field that says what a record of a higher version is on, if not on a volume.
+/// The beginning of the field with the kind of the object, in a record of a higher version that is not of a
+/// volume.
 const KIND: &str = "k=";
 /// The version that this code writes.
 pub const VERSION: u32 = 1;
@@ -86,7 +87,7 @@ pub enum Tag {
 pub struct NotVolume {
     /// The version of its record.
     pub version: u32,
-    /// What it is, as its record says.
+    /// Its kind, according to its record.
     pub kind: String,
 }
 
@@ -196,7 +197,7 @@ impl Record {
         }
     }
 
-    /// A record of a higher version. Nothing of it is read except whether it is a volume's.
+    /// A record of a higher version. Only its kind is read.
     fn newer(version: u32, fields: &str) -> Tag {
         match fields.split('/').find_map(|field| field.strip_prefix(KIND)) {
             Some(kind) => Tag::NotVolume(NotVolume { version, kind: kind.to_owned() }),

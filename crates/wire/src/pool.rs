@@ -50,7 +50,7 @@ pub fn read(pool: v1::Pool) -> PoolState {
         on,
         storage: storage.parse().ok(),
         size: bytes,
-        // A pool that reports no space has none.
+        // A pool that reports no space counts as full.
         space: read_space(space.unwrap_or_default()),
         metadata_size: metadata_bytes,
         metadata_free: metadata_free_bytes,

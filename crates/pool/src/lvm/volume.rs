@@ -213,7 +213,7 @@ mod tests {
         // It does not make a volume ambiguous whose name it has.
         let renamed = group(pvs.clone(), vec![lv("a-parked", "linear", Some(READY), &["p"]), snapshot("a")]);
         assert!(named(&renamed, "a").is_some_and(|found| found.stored_as == "a-parked" && found.record().is_ok()));
-        // With another record beside it, it is not known what it is: listed, and not changed.
+        // With a second record, its kind is unknown: it is listed, but not changed.
         let mut both = snapshot("a");
         both.tags.push(READY.to_owned());
         let found = only(&group(pvs.clone(), vec![both]));
