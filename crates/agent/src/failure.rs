@@ -72,7 +72,7 @@ mod tests {
         }
         let late = super::error(&Status::new(Code::Cancelled, "Timeout expired"), NODE, "GetVolume", true, None);
         assert_eq!(late.reason, Reason::TimedOut);
-        // On this side of the wire, whatever code tonic finds for it.
+        // The connection broke on this side, so the code that tonic chose does not matter.
         let broken = Status::from_error(Box::new(std::io::Error::other("torn")));
         let error = super::error(&broken, NODE, "GetVolume", true, None);
         assert_eq!((error.reason, error.message.contains("torn")), (Reason::Unavailable, true), "{error}");

@@ -1,4 +1,5 @@
-//! Block devices, whatever is on them: their size, the size of their sectors, and direct reads.
+//! Block devices: their size, the size of their sectors, and direct reads. It does not depend on what is stored
+//! there.
 
 use std::fs::File;
 use std::io;

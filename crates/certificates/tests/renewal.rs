@@ -281,7 +281,7 @@ fn contradictory_settings_are_rejected() {
     }
 }
 
-/// Whatever is due, the next check is neither immediate every time nor later than ten minutes.
+/// The next check is within ten minutes, and not always immediate.
 #[test]
 fn the_next_check_is_soon_and_spread() {
     let world = started();

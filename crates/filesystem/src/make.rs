@@ -17,7 +17,7 @@ const NAMESPACE: Uuid = uuid!("8e1f5a3c-94b7-4d0e-a6c2-51d7b3f0492e");
 /// After this time, an mkfs is overdue. Zeroing a journal on a busy spinning disk can take long.
 const MKFS_DEADLINE: Duration = Duration::from_secs(300);
 
-/// The UUID of the filesystem on a volume whose record has none yet, derived from the volume's own identity
+/// The UUID of the filesystem on a volume whose record has no UUID yet, derived from the volume's own identity
 /// (an LV's UUID). A filesystem with this UUID was made for that volume, by any attempt. UUID version 5.
 #[must_use]
 pub fn filesystem_uuid(seed: &str) -> Uuid {

@@ -33,7 +33,7 @@ pub fn suspended(group: VgUuid) -> io::Result<Vec<Suspended>> {
 }
 
 fn suspended_in(block: &Path, group: VgUuid) -> io::Result<Vec<Suspended>> {
-    // The UUID of a volume's layer begins like that of the volume.
+    // The UUID of a volume's layer begins with the UUID of the volume.
     let prefix = device_prefix(group);
     let mut found = Vec::new();
     for entry in fs::read_dir(block)? {

@@ -1,5 +1,5 @@
-//! What a newer Quarry stored, after a rollback: its volumes are shown and not changed; what is not a volume is
-//! not even shown.
+//! Objects of a newer Quarry, after a rollback: its volumes are listed but not changed; other objects are not
+//! listed either.
 
 // Helpers of tests may fail like tests.
 #![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]

@@ -8,7 +8,7 @@ use quarry_volume::{Error, Result};
 
 use crate::PoolVolume;
 
-/// What each kind of pool finds its volume by, whatever the volume's name is now.
+/// How each kind of pool finds its volume, even after the volume was renamed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum VolumeKey {
     /// A logical volume, and the volume group that it was found in.

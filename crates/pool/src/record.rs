@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 /// The beginning of every record, whatever its version.
 const MARK: &str = "quarry";
-/// The beginning of the field that says what a record of a higher version is on, if not on a volume.
+/// The beginning of the field with the kind of the object, in a record of a higher version that is not of a
+/// volume.
 const KIND: &str = "k=";
 /// The version that this code writes.
 pub const VERSION: u32 = 1;
@@ -71,8 +72,8 @@ pub enum Tag {
         /// The version.
         version: u32,
     },
-    /// A record of a higher version on something that is not a volume: not listed and never touched. Only its
-    /// name and its space are taken.
+    /// A record of a higher version on something that is not a volume: not listed, and no call changes it. Only
+    /// its name and its space are taken.
     NotVolume(NotVolume),
     /// It begins like a record, but cannot be read.
     Broken {
@@ -86,7 +87,7 @@ pub enum Tag {
 pub struct NotVolume {
     /// The version of its record.
     pub version: u32,
-    /// What it is, as its record says.
+    /// Its kind, according to its record.
     pub kind: String,
 }
 
@@ -196,7 +197,7 @@ impl Record {
         }
     }
 
-    /// A record of a higher version. Nothing of it is read except whether it is a volume's.
+    /// A record of a higher version. Only its kind is read.
     fn newer(version: u32, fields: &str) -> Tag {
         match fields.split('/').find_map(|field| field.strip_prefix(KIND)) {
             Some(kind) => Tag::NotVolume(NotVolume { version, kind: kind.to_owned() }),
@@ -490,9 +491,9 @@ mod tests {
         }
     }
 
-    /// Golden: a newer Quarry relies on older ones to leave what is not a volume alone.
+    /// Golden: a newer Quarry relies on older ones not to touch objects other than volumes.
     #[test]
-    fn what_is_not_a_volume_is_distinguished_in_every_higher_version() {
+    fn other_objects_than_volumes_are_recognized_in_every_higher_version() {
         let not_volume = |version, kind: &str| Tag::NotVolume(NotVolume { version, kind: kind.to_owned() });
         for (tag, found) in [
             ("quarry2/k=snapshot/s=ready/n=snap-1/o=v1:abc:node-1:pvc-1", not_volume(2, "snapshot")),

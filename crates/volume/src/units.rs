@@ -47,7 +47,7 @@ impl Extents {
         Self(self.0.saturating_add(more.0))
     }
 
-    /// What remains without these; [`Self::NONE`] if these are more.
+    /// The difference; [`Self::NONE`] if `others` is larger.
     #[must_use]
     pub fn without(self, others: Self) -> Self {
         Self(self.0.saturating_sub(others.0))

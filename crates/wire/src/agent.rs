@@ -1,4 +1,4 @@
-//! What only `quarry.agent.v1` sends: changes, greetings, fencing tokens, identifiers in requests.
+//! The messages that only `quarry.agent.v1` has: changes, greetings, fencing tokens, identifiers in requests.
 
 use quarry_proto::agent::v1;
 use quarry_volume::{Change, Error, FencingToken, Greeting, MAX_ID, Result, VolumeId};
@@ -50,7 +50,7 @@ pub fn read_change(node: &str, change: v1::Change) -> Change {
     change
 }
 
-/// What was omitted from one message: logged once.
+/// The parts of a message that were omitted: logged once.
 #[derive(Default)]
 struct Skipped {
     count: u64,

@@ -61,7 +61,7 @@ pub fn read(pool: v1::Pool) -> PoolState {
         capabilities,
         enlarge,
     } = pool;
-    // A pool that reports no space has none.
+    // A pool that reports no space counts as full.
     let space = read_space(space.unwrap_or_default());
     PoolState {
         name,

@@ -1,4 +1,5 @@
-//! What only `quarry.view.v2` sends: pools and volumes in an operator's lists, with what the controller adds.
+//! The messages that only `quarry.view.v2` has: pools and volumes in an operator's lists, with what the
+//! controller adds.
 
 use quarry_proto::view::v2;
 use quarry_volume::{PoolState, Volume};

@@ -1,4 +1,4 @@
-//! Volumes: what a request describes, and what a node reports.
+//! Volumes, as a request describes them and as a node reports them.
 
 use std::collections::BTreeMap;
 

@@ -99,7 +99,7 @@ pub(crate) trait Mounts: Send + Sync {
     fn unmap_read_only(&self, key: &str) -> Result<()>;
 }
 
-/// What is on block devices. The functions have the semantics of those of the same name in the crate
+/// The contents of block devices. The functions have the semantics of those of the same name in the crate
 /// `filesystem`.
 #[async_trait::async_trait]
 pub(crate) trait Filesystems: Send + Sync {

@@ -103,7 +103,7 @@ fn a_retry_completes_a_killed_call() {
 
 #[test]
 fn all_calls_can_be_repeated_after_a_killed_one() {
-    // What was deleted cannot be used again.
+    // A deleted volume cannot be used again.
     let cases = with_calls(Use::ALL).filter(|(_, call)| *call != Call::Delete);
     test_all(cases, |(usage, call)| {
         for (world, _) in retriable(usage, call) {

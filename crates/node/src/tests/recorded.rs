@@ -1,4 +1,4 @@
-//! What the record decides: which filesystem is the volume's own, and what is left alone because a newer Quarry
+//! Decisions by the record: which filesystem is the volume's own, and what is not touched because a newer Quarry
 //! wrote the record.
 
 use quarry_filesystem::filesystem_uuid;
@@ -66,7 +66,7 @@ fn a_used_filesystem_is_recognized_by_the_uuid_in_the_record() {
     assert_eq!((uuid_on(&world), world.machine.state().made), (derived(), 1));
 }
 
-/// Such a record is of an older Quarry.
+/// An older Quarry writes such a record.
 #[test]
 fn a_used_volume_without_a_uuid_in_its_record_keeps_its_record() {
     let world = used();
@@ -145,8 +145,8 @@ fn what_is_not_a_volume_is_touched_by_no_call() {
     }
 }
 
-/// What is on a volume although its record says that it was wiped, appeared since: a repeated CreateVolume must
-/// not wipe it.
+/// The record says that the volume was wiped, so its contents appeared later: a repeated CreateVolume must not
+/// wipe them.
 #[test]
 fn a_wiped_volume_is_not_wiped_again() {
     for wiped in [true, false] {

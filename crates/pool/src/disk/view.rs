@@ -356,7 +356,7 @@ pub(super) fn title(claim: &Claim) -> String {
     }
 }
 
-/// What a newer Quarry made the claim for, if that is not a volume.
+/// The object of a newer Quarry that the claim is for, if it is not a volume.
 fn not_volume(claim: &Claim) -> Option<NotVolume> {
     std::str::from_utf8(&claim.record).ok().and_then(|record| Record::parse(record).not_volume())
 }

@@ -11,7 +11,7 @@ use super::volume;
 /// `Precondition` if a volume or anything else of Quarry has it that this version cannot use; otherwise `Exists`.
 pub(super) fn check_free(pool: &str, group: &VolumeGroup, name: &str) -> Result<()> {
     let Some(found) = group.logical_volume(name) else { return Ok(()) };
-    // Do not advise to rename or remove what is Quarry's, although this version cannot read it.
+    // This version cannot read it, but it belongs to Quarry: do not advise to rename or remove it.
     if let Some(volume) = volume::from_logical(group, found) {
         volume.record()?;
     }

@@ -61,7 +61,7 @@ fn check_removable(pool: &str, group: &VolumeGroup, volume: &LogicalVolume) -> R
     if others.is_empty() {
         return Ok(());
     }
-    // Do not advise to remove what is Quarry's, although this version cannot read it.
+    // This version cannot read it, but it belongs to Quarry: do not advise to remove it.
     let newer: Vec<&LogicalVolume> = others.iter().copied().filter(|other| is_of_newer_quarry(other)).collect();
     let named = |others: &[&LogicalVolume]| {
         let name = |other: &&LogicalVolume| format!("{}/{} ({})", group.name, other.name, other.dependence(volume));
@@ -110,7 +110,7 @@ mod tests {
         check_removable("p", &group, &origin).unwrap_err()
     }
 
-    /// An operator must not be advised to remove what a newer Quarry manages.
+    /// An operator must not be advised to remove objects of a newer Quarry.
     #[test]
     fn dependents_of_a_newer_quarry_are_not_to_be_removed_by_hand() {
         for (tag, of_quarry) in [("x", false), ("quarry2/k=snapshot/n=s", true), ("quarry3/s=ready/n=s", true)] {

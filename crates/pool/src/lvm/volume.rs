@@ -62,7 +62,7 @@ pub(crate) fn name_in_tag(tag: &str) -> Option<String> {
     }
 }
 
-/// What a newer Quarry stored in a logical volume, if that is not a volume. It is not among the volumes.
+/// The object in a logical volume that a newer Quarry stored, if it is not a volume. It is not listed.
 pub(crate) fn not_volume(volume: &LogicalVolume) -> Option<NotVolume> {
     record_on(volume).not_volume()
 }
@@ -77,7 +77,8 @@ fn record_on(volume: &LogicalVolume) -> Tag {
     }
 }
 
-/// What a newer Quarry stored in this volume group that is not a volume, for an operator who misses the space.
+/// The objects of a newer Quarry in this volume group that are not volumes, as a note for the operator: they use
+/// space.
 pub(crate) fn not_volumes(group: &VolumeGroup) -> Option<String> {
     let describe =
         |volume: &LogicalVolume| not_volume(volume).map(|other| format!("{}/{} is {other}", group.name, volume.name));
@@ -212,7 +213,7 @@ mod tests {
         // It does not make a volume ambiguous whose name it has.
         let renamed = group(pvs.clone(), vec![lv("a-parked", "linear", Some(READY), &["p"]), snapshot("a")]);
         assert!(named(&renamed, "a").is_some_and(|found| found.stored_as == "a-parked" && found.record().is_ok()));
-        // With another record beside it, it is not known what it is: listed, and not changed.
+        // With a second record, its kind is unknown: it is listed, but not changed.
         let mut both = snapshot("a");
         both.tags.push(READY.to_owned());
         let found = only(&group(pvs.clone(), vec![both]));

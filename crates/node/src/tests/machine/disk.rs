@@ -1,4 +1,4 @@
-//! The devices of volumes: what they contain, and what holds them.
+//! The devices of volumes: their contents and their holders.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use quarry_volume::{Filesystem, Result};
 
 use super::State;
 
-/// What a device contains, as far as a probe can see.
+/// The contents of a device, as far as a probe can see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::tests) enum Content {
-    /// What a previous owner left, with a signature.
+    /// Remnants of a previous owner, with a signature.
     Remnants,
     /// No signature.
     Blank,
@@ -41,7 +41,7 @@ pub(in crate::tests) struct Disk {
     /// Whether its node exists.
     pub(in crate::tests) active: bool,
     pub(in crate::tests) bytes: Bytes,
-    /// What a power cut leaves at least.
+    /// The bytes that survive every power cut.
     pub(in crate::tests) durable: Bytes,
     /// Whether the pool's record says `ready`.
     pub(in crate::tests) ready: bool,
@@ -65,7 +65,7 @@ pub(super) struct Mkfs {
 }
 
 impl Content {
-    /// What a probe reports.
+    /// The result of a probe.
     pub(super) fn probe(&self) -> Probe {
         let filesystem = |kind: &Filesystem, uuid: &String, in_progress: bool| Probe::Filesystem {
             kind: *kind,

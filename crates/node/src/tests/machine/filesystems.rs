@@ -1,4 +1,4 @@
-//! What is on the devices of the machine. Each function does what its counterpart in the crate `filesystem`
+//! The contents of the machine's devices. Each function does what its counterpart in the crate `filesystem`
 //! documents, in the same steps.
 
 use std::future::pending;

@@ -41,7 +41,7 @@ pub(super) struct Machine {
     state: Arc<Mutex<State>>,
 }
 
-/// What is at a path on the host's own disk.
+/// The kind of file at a path on the host's own disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Directory,
@@ -63,7 +63,7 @@ pub(super) struct State {
     pub(super) busy: BTreeSet<PathBuf>,
     /// The next effect of that name fails.
     pub(super) fails: Option<&'static str>,
-    /// What was done that must never be done.
+    /// Changes that must never be made.
     pub(super) violations: Vec<String>,
     /// The effects of all processes.
     pub(super) effects: Vec<String>,
@@ -242,5 +242,6 @@ impl State {
 /// The major number of all devices of volumes.
 pub(super) const MAPPER: u64 = 253;
 
-/// The anonymous device numbers of btrfs mounts have minor numbers above this one, so devtmpfs's is none of them.
+/// The anonymous device numbers of btrfs mounts start above this minor number, so they differ from that of
+/// devtmpfs.
 const ANONYMOUS: u64 = 1000;

@@ -20,7 +20,7 @@ impl State {
         disk.map(|disk| disk.number).or_else(|| self.mapping_at(path))
     }
 
-    /// Checks what a target must be before something is mounted there; returns whether it exists.
+    /// Checks a target before something is mounted there; returns whether it exists.
     fn target(&self, target: &Path, wanted: Kind) -> Result<bool, Error> {
         let parent = target.parent().and_then(|parent| self.paths.get(parent));
         if parent != Some(&Kind::Directory) {

@@ -47,7 +47,7 @@ struct Progress {
     device_reads: usize,
     /// Whether foreign data appeared.
     foreign: bool,
-    /// What it saw on devices.
+    /// The last probe of each device.
     probed: BTreeMap<PathBuf, Probe>,
 }
 

@@ -131,7 +131,7 @@ fn says_wiped(host: &Host, disk: u64) -> bool {
 
 #[test]
 fn a_claim_says_wiped_only_after_the_wipe() {
-    // What a probe does not recognize, at the places of signatures.
+    // Bytes that a probe does not recognize, at the places of signatures.
     let places = [VOLUME_OFFSET + 4096, VOLUME_OFFSET + 36 * MIB];
     let prepare = || {
         let host = Host::default();

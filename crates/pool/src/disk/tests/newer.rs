@@ -26,7 +26,7 @@ fn with_record(record: &str) -> (Host, [u64; 2], PoolVolume) {
     (host, disks, before)
 }
 
-/// Neither may change anything, whatever is requested.
+/// Neither may change anything, regardless of the request.
 async fn refuse_changes(pool: &DiskPool, before: &PoolVolume) {
     let ready = before.record().unwrap().ready().zeroed(Gib(1));
     let error = pool.create(&spec("a", 1)).await.unwrap_err();

@@ -168,8 +168,8 @@ pub async fn release(node: &Node) -> Result<()> {
     ended(node).await
 }
 
-/// Waits until no orphan is at work: until each program in the log that began has ended. A program that began
-/// before the log was emptied, such as the deactivation after an unstage, only has an end there.
+/// Waits until each program that began, according to the log, has ended. A program that began before the log was
+/// emptied, such as the deactivation after an unstage, has only an end in it.
 async fn ended(node: &Node) -> Result<()> {
     let all_ended = format!(
         "awk '/^begin/ {{ b[$2 $3] = 1 }} /^end/ {{ delete b[$2 $3] }} END {{ for (k in b) exit 1 }}' {STATE}/log"
