@@ -9,11 +9,11 @@ use quarry_proto::agent::v1::agent_client::AgentClient;
 use quarry_proto::volume::v1 as volume_v1;
 use quarry_transport::deadline;
 use quarry_volume::{
-    Agent, Change, Error, FencingToken, NameLookup, Reason, Result, Unreachable, UpdateStream, Volume, VolumeId,
-    VolumeSpec,
+    Agent, Change, Error, FencingToken, NameLookup, Reason, Result, SizeRange, Unreachable, UpdateStream, Volume,
+    VolumeId, VolumeSpec,
 };
 use quarry_wire::agent::{read_change, write_token};
-use quarry_wire::volume::{self, write_spec};
+use quarry_wire::volume::{self, write_limit, write_spec};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
 use tonic::{Request, Response, Status};
@@ -159,6 +159,21 @@ impl Agent for RemoteAgent {
             some => Some(self.volume(some, "FindVolume")?),
         };
         Ok(NameLookup { instance: answer.instance, volume })
+    }
+
+    async fn expand(&self, id: &VolumeId, size: SizeRange, wait: Duration) -> Result<(Volume, Change)> {
+        let message = v1::ExpandVolumeRequest {
+            node: self.node.to_string(),
+            id: id.to_string(),
+            required_bytes: size.required,
+            limit_bytes: write_limit(size.limit),
+        };
+        let answer =
+            self.call("ExpandVolume", message, wait, |mut client, request| async move {
+                client.expand_volume(request).await
+            })
+            .await?;
+        Ok((self.volume(answer.volume, "ExpandVolume")?, self.change(answer.change)))
     }
 
     async fn watch(&self) -> Result<UpdateStream> {

@@ -11,7 +11,7 @@ use quarry_volume::{Agent, Error, Reason, Result, Unreachable, VolumeId};
 use quarry_wire::agent::{read_id, read_token, write_change};
 use quarry_wire::field::required;
 use quarry_wire::status::{self, answer};
-use quarry_wire::volume::{self, read_spec};
+use quarry_wire::volume::{self, read_spec, requested_size};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
@@ -143,6 +143,22 @@ impl v1::agent_server::Agent for AgentService {
             let name = required("name", &request.name)?;
             let found = bounded(self.agent.node(), wait, self.agent.find(name, request.fence, ask)).await?;
             Ok(v1::FindVolumeResponse { instance: found.instance, volume: found.volume.map(volume::write) })
+        })
+        .await
+    }
+
+    async fn expand_volume(
+        &self,
+        request: Request<v1::ExpandVolumeRequest>,
+    ) -> Result<Response<v1::ExpandVolumeResponse>, Status> {
+        answer(async move {
+            let (ask, wait) = waits(request.metadata());
+            let request = request.into_inner();
+            self.check_node(&request.node)?;
+            let id = self.own_volume(&request.id)?;
+            let size = requested_size(request.required_bytes, request.limit_bytes)?;
+            let (volume, change) = bounded(self.agent.node(), wait, self.agent.expand(&id, size, ask)).await?;
+            Ok(v1::ExpandVolumeResponse { volume: Some(volume::write(volume)), change: Some(write_change(change)) })
         })
         .await
     }

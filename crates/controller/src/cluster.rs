@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use quarry_agent::Dial;
-use quarry_volume::{Agent, Capacity, Error, Parameters, Result, Unreachable, Volume, VolumeId};
+use quarry_volume::{Agent, Capacity, EXPAND, Error, Parameters, Result, SizeRange, Unreachable, Volume, VolumeId};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -195,6 +195,25 @@ impl Cluster {
     pub async fn get(&self, id: &VolumeId, wait: Duration) -> Result<Volume> {
         let (_, agent, _) = self.agent(&id.node)?;
         agent.get(id, wait).await
+    }
+
+    /// Makes a volume larger, on the node that holds it.
+    ///
+    /// # Errors
+    /// As for [`Agent::expand`]. `Unavailable`, immediately, if the node cannot be reached, or if its Quarry is
+    /// too old: external-resizer retries then, and would not after `Unsupported`.
+    pub async fn expand(&self, id: &VolumeId, size: SizeRange, wait: Duration) -> Result<Volume> {
+        let attempted = |error: Error| error.context(format_args!("expanding volume {id}"));
+        let (member, agent, instance) = self.agent(&id.node).map_err(attempted)?;
+        if !member.memory().greeting().is_some_and(|greeting| greeting.capabilities.iter().any(|one| one == EXPAND)) {
+            return Err(attempted(Error::unavailable(format!(
+                "Quarry on node {} is too old to expand volumes: upgrade it",
+                id.node
+            ))));
+        }
+        let (volume, change) = agent.expand(id, size, wait).await?;
+        member.reply(&instance, change);
+        Ok(volume)
     }
 
     /// Deletes a volume on the node that holds it. On a node that is gone for good there is nothing left

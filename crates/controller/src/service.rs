@@ -7,9 +7,10 @@ use std::time::Duration;
 use quarry_proto::csi::v1 as csi;
 use quarry_transport::deadline;
 use quarry_volume::{
-    Capability, Error, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume, VolumeId, VolumeSpec, check_options,
+    AccessType, AccessTypes, Capability, Error, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume, VolumeId,
+    VolumeSpec, check_options,
 };
-use quarry_wire::csi::capabilities;
+use quarry_wire::csi::{capabilities, capability};
 use quarry_wire::field::{existing_volume, required, signed};
 use quarry_wire::status::{self, answer, unsupported};
 use tonic::{Request, Response, Status};
@@ -267,6 +268,7 @@ impl csi::controller_server::Controller for ControllerService {
             rpc::Type::GetVolumeHealth,
             rpc::Type::ListVolumeHealth,
             rpc::Type::SingleNodeMultiWriter,
+            rpc::Type::ExpandVolume,
         ]
         .map(capability)
         .to_vec();
@@ -284,6 +286,33 @@ impl csi::controller_server::Controller for ControllerService {
             Ok(csi::ControllerGetVolumeResponse {
                 volume: Some(self.describe(&volume, BTreeMap::new())),
                 status: Some(csi::controller_get_volume_response::VolumeStatus::default()),
+            })
+        })
+        .await
+    }
+
+    async fn controller_expand_volume(
+        &self,
+        request: Request<csi::ControllerExpandVolumeRequest>,
+    ) -> Result<Response<csi::ControllerExpandVolumeResponse>, Status> {
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            required("volume_id", &request.volume_id)?;
+            let range = request.capacity_range.ok_or_else(|| {
+                Error::invalid("capacity_range is missing: it must give the size to expand the volume to")
+            })?;
+            let size = SizeRange::from_csi(range.required_bytes, range.limit_bytes)?;
+            let used_as = request.volume_capability.as_ref().map(capability).transpose()?;
+            let volume = self.cluster.expand(&existing_volume(&request.volume_id)?, size, wait).await?;
+            let is_raw = match used_as {
+                Some(capability) => capability.access == AccessType::Block,
+                None => volume.access == Some(AccessTypes::Block),
+            };
+            // A raw block volume is larger now. A filesystem still has to grow.
+            Ok(csi::ControllerExpandVolumeResponse {
+                capacity_bytes: signed(volume.size),
+                node_expansion_required: !is_raw,
             })
         })
         .await
@@ -331,13 +360,6 @@ impl csi::controller_server::Controller for ControllerService {
         _request: Request<csi::GetSnapshotRequest>,
     ) -> Result<Response<csi::GetSnapshotResponse>, Status> {
         unsupported("GetSnapshot is not supported: this driver does not support snapshots")
-    }
-
-    async fn controller_expand_volume(
-        &self,
-        _request: Request<csi::ControllerExpandVolumeRequest>,
-    ) -> Result<Response<csi::ControllerExpandVolumeResponse>, Status> {
-        unsupported("ControllerExpandVolume is not supported: volumes cannot be expanded")
     }
 
     async fn controller_modify_volume(

@@ -43,13 +43,16 @@ impl csi::identity_server::Identity for IdentityService {
         &self,
         _request: Request<csi::GetPluginCapabilitiesRequest>,
     ) -> Result<Response<csi::GetPluginCapabilitiesResponse>, Status> {
-        use csi::plugin_capability::{Service, Type, service};
+        use csi::plugin_capability::{Service, Type, VolumeExpansion, service, volume_expansion};
 
         let capability = |service: service::Type| csi::PluginCapability {
             r#type: Some(Type::Service(Service { r#type: service as i32 })),
         };
-        let capabilities =
+        let mut capabilities =
             [service::Type::ControllerService, service::Type::VolumeAccessibilityConstraints].map(capability).to_vec();
+        capabilities.push(csi::PluginCapability {
+            r#type: Some(Type::VolumeExpansion(VolumeExpansion { r#type: volume_expansion::Type::Online as i32 })),
+        });
         Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))
     }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use quarry_pool::{Pool, PoolVolume};
 use quarry_volume::{
-    Agent, Change, Error, FencingToken, NameLookup, Reason, Result, UpdateStream, Volume, VolumeId, VolumeSpec,
-    safe_name,
+    Agent, Change, Error, FencingToken, NameLookup, Reason, Result, SizeRange, UpdateStream, Volume, VolumeId,
+    VolumeSpec, safe_name,
 };
 use tokio::time::Instant;
 
@@ -46,10 +46,11 @@ impl Agent for Host {
         let wanted = id.clone();
         let deadline = Instant::now() + wait;
         let left = || deadline.saturating_duration_since(Instant::now());
-        // A volume that is still being zeroed is no longer needed, so stop its creation. A volume with the
+        // A volume that is still being zeroed is no longer needed, so stop its creation or expansion. A volume with the
         // same name on another storage is a different one, and its creation continues.
         if within(wait, self.pool_of(id)).await.is_ok() {
             self.tasks().stop(&id.volume, CREATE, left()).await;
+            self.tasks().stop(&new_space(id), EXPAND, left()).await;
         }
         self.tasks()
             .run_after(
@@ -80,6 +81,15 @@ impl Agent for Host {
         Ok(NameLookup { instance: self.instance().to_owned(), volume })
     }
 
+    async fn expand(&self, id: &VolumeId, size: SizeRange, wait: Duration) -> Result<(Volume, Change)> {
+        let (host, wanted) = (self.clone(), id.clone());
+        self.tasks().require_none(&id.volume, &[CREATE, DELETE])?;
+        self.tasks()
+            .run(&new_space(id), EXPAND, wait, |handle| async move { host.expand_now(&wanted, size, handle).await })
+            .await
+            .map_err(|error| error.context(format_args!("expanding volume {id}")))
+    }
+
     async fn watch(&self) -> Result<UpdateStream> {
         Ok(self.publisher().listen())
     }
@@ -89,6 +99,15 @@ impl Agent for Host {
 const CREATE: &str = "create";
 /// The task that deletes a volume.
 const DELETE: &str = "delete";
+
+/// The task that expands a volume.
+const EXPAND: &str = "expand";
+
+/// What an expansion works on, as the name of its task. Zeroing the new space can take long, and must not keep the
+/// volume from being unpublished. So this is not the volume itself; the pool serializes the rest.
+fn new_space(id: &VolumeId) -> String {
+    format!("{} (new space)", id.volume)
+}
 
 /// Limits the wait for a query, which changes nothing.
 async fn within<T>(wait: Duration, question: impl Future<Output = Result<T>>) -> Result<T> {

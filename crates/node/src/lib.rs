@@ -12,6 +12,7 @@ mod create;
 mod deactivate;
 mod device;
 mod errors;
+mod expand;
 mod health;
 mod host;
 mod identity;
@@ -29,6 +30,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod unmount;
+mod zero;
 
 pub use host::Host;
 pub use service::NodeService;

@@ -10,19 +10,14 @@
 use std::sync::Arc;
 
 use quarry_pool::{Device, Pool, PoolVolume, Record, Recorded, State};
-use quarry_volume::{AccessTypes, Error, Gib, Reason, Result};
+use quarry_volume::{AccessTypes, Gib, Result};
 
 use crate::bytes::Bytes;
 use crate::device;
 use crate::kernel::Kernel;
 use crate::stage::own_superblock;
 use crate::tasks::Handle;
-
-const GIB: u64 = 1 << 30;
-/// The largest range that one ioctl zeroes. The task can be stopped between two ranges.
-const CHUNK: u64 = GIB;
-/// How much is zeroed between two updates of the record.
-const RECORD_EVERY: u64 = 64 * GIB;
+use crate::zero::{Progress, zero_all};
 
 /// Whether a `new` volume of both access types is completely zeroed. Its record keeps the state `new` until
 /// its first use, which decides the type.
@@ -74,40 +69,29 @@ async fn zero(
     handle: &Handle,
 ) -> Result<()> {
     let size = volume.size;
-    let mut offset = record.zeroed.bytes().min(size);
-    let mut recorded = offset;
-    let report = |offset: u64| {
-        #[allow(clippy::cast_precision_loss, reason = "for people")]
-        let gib = |bytes: u64| bytes as f64 / GIB as f64;
-        handle.progress(format!("zeroed {:.1} of {:.1} GiB", gib(offset), gib(size)));
-    };
-    report(offset);
     let bytes = Bytes::hold(kernel, device).await?;
-    while offset < size {
-        if handle.cancel.is_cancelled() {
-            return Err(Error::new(
-                Reason::UnderWay,
-                format!("zeroing of volume {} was stopped; a retry of CreateVolume continues it", volume.name),
-            ));
-        }
-        let end = offset.saturating_add(CHUNK).min(size);
-        bytes.zero(offset..end).await?;
-        offset = end;
-        report(offset);
-        if offset - recorded >= RECORD_EVERY && offset < size {
-            bytes.flush().await?;
-            let record = record.zeroed(Gib::whole_in(offset));
-            update_record(pool, volume, &record).await?;
-            recorded = offset;
-        }
-    }
-    bytes.flush().await?;
+    let mut recorded = Recording { pool, volume, record: &record };
+    zero_all(&bytes, size, record.zeroed, handle, "CreateVolume", &mut recorded).await?;
     drop(bytes);
     let done = match record.access {
         AccessTypes::Both => record.zeroed(Gib::needed_for(size)),
         AccessTypes::Block | AccessTypes::Mount => record.ready(),
     };
     update_record(pool, volume, &done).await
+}
+
+/// The progress in the volume's record.
+struct Recording<'a> {
+    pool: &'a Arc<dyn Pool>,
+    volume: &'a mut PoolVolume,
+    record: &'a Record,
+}
+
+#[async_trait::async_trait]
+impl Progress for Recording<'_> {
+    async fn store(&mut self, zeroed: Gib) -> Result<()> {
+        update_record(self.pool, self.volume, &self.record.zeroed(zeroed)).await
+    }
 }
 
 /// Replaces the record on the storage and in `volume`.

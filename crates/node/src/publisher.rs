@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
 use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
-use quarry_volume::{Change, Condition, Greeting, PoolState, Space, Volume, VolumeId};
+use quarry_volume::{Change, Condition, EXPAND, Greeting, PoolState, Space, Volume, VolumeId};
 use tokio::sync::broadcast;
 
 use self::difference::difference;
@@ -80,7 +80,7 @@ impl StatePublisher {
             pod_uid,
             boot_id: boot_id.trim().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: Vec::new(),
+            capabilities: vec![EXPAND.to_owned()],
         };
         // A later start begins with a higher generation, unless the clock was set back; then the instance
         // shows the restart.

@@ -1,9 +1,10 @@
 //! The trait that every kind of pool implements.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use quarry_volume::{Error, Layout, PoolState, Reason, Result, StorageId, VolumeSpec, safe_name};
+use quarry_volume::{Error, Gib, Layout, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, safe_name};
 use uuid::Uuid;
 
 use crate::key::VolumeKey;
@@ -86,6 +87,29 @@ pub enum Device {
     Node(PathBuf),
     /// There is no device: the pool is simulated.
     Simulated(SimulatedDevice),
+}
+
+/// New space for a volume, which is reserved on its storage, but not part of the volume yet: see
+/// [`Pool::reserve_expansion`].
+#[derive(Clone, Debug)]
+pub struct Expansion {
+    /// The size that the volume will have, in bytes.
+    pub size: u64,
+    /// The new space as a device of its own, to be cleaned. `None`: it contains only zeros.
+    pub device: Option<NewSpace>,
+}
+
+/// The device with the new space of an [`Expansion`].
+#[derive(Clone, Debug)]
+pub struct NewSpace {
+    /// How to reach it.
+    pub device: Device,
+    /// Its size in bytes. A volume with several copies has more new space than new bytes.
+    pub size: u64,
+    /// Where on it a signature of a previous owner would be found at an end of the expanded volume.
+    pub signature_places: Vec<Range<u64>>,
+    /// How much of it was zeroed and flushed, as far as [`Pool::set_expansion_zeroed`] stored it.
+    pub zeroed: Gib,
 }
 
 /// Storage that volumes are created from.
@@ -241,6 +265,47 @@ pub trait Pool: Send + Sync {
     /// `Precondition` if the record on the storage is not the one in `volume`.
     async fn set_record(&self, volume: &PoolVolume, record: &Record) -> Result<()>;
 
+    /// Reserves the space that the volume needs to have a size in this range. Old bytes of previous owners may be
+    /// on it, so the caller cleans it before [`Pool::expand`] adds it to the volume. `None`: the volume has such a
+    /// size; then nothing stays reserved.
+    ///
+    /// Idempotent. Space that an earlier call reserved for the same size is returned again. Space for another size
+    /// is released first.
+    ///
+    /// # Errors
+    /// `SizeOutOfRange` if no size in the range is possible: with the largest size that is. The default, for pools
+    /// without this capability, rejects every larger size with it. `Precondition` only for what is possible while
+    /// the volume is not in use: external-resizer does not retry before that. `UnderWay` while lvm moves or
+    /// converts the volume.
+    async fn reserve_expansion(&self, volume: &PoolVolume, size: &SizeRange) -> Result<Option<Expansion>> {
+        let pool = self.name();
+        if !volume.needs_expansion(size)? {
+            return Ok(None);
+        }
+        Err(Error::new(
+            Reason::SizeOutOfRange,
+            format!("volumes of pool {pool} cannot be expanded; {} bytes is the largest size", volume.size),
+        ))
+    }
+
+    /// Stores how much of the new space is zeroed and flushed, so that a later call continues there.
+    ///
+    /// # Errors
+    /// `Unavailable` if the space is no longer reserved.
+    async fn set_expansion_zeroed(&self, _volume: &PoolVolume, _zeroed: Gib) -> Result<()> {
+        Ok(())
+    }
+
+    /// Adds the reserved, clean space to the volume, and returns the volume when that would survive a power cut.
+    /// If the volume is active, its device has the new size. Idempotent.
+    ///
+    /// # Errors
+    /// As [`Pool::reserve_expansion`]; `Unavailable` if the space is no longer reserved: reserve and clean it
+    /// again.
+    async fn expand(&self, volume: &PoolVolume, _expansion: &Expansion) -> Result<PoolVolume> {
+        Err(Error::host(format!("pool {} has reserved no space for volume {}", self.name(), volume.name)))
+    }
+
     /// Removes the volume, and returns when that would survive a power cut. Its space may not be free yet: see
     /// [`Pool::wiping`].
     ///
@@ -299,6 +364,20 @@ impl Device {
 }
 
 impl PoolVolume {
+    /// Whether it is smaller than requested.
+    ///
+    /// # Errors
+    /// `SizeOutOfRange` if it is larger than permitted: a volume is never made smaller.
+    pub fn needs_expansion(&self, size: &SizeRange) -> Result<bool> {
+        match size.limit {
+            Some(limit) if limit < self.size => Err(Error::new(
+                Reason::SizeOutOfRange,
+                format!("it has {} bytes, more than the limit of {limit}, and cannot be made smaller", self.size),
+            )),
+            _ => Ok(self.size < size.required),
+        }
+    }
+
     /// The UUID of its filesystem, made or still to be made: the one in its record, otherwise the one that is
     /// derived from its own UUID. Whatever has to recognize the filesystem compares with this one.
     #[must_use]

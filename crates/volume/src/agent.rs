@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 
-use crate::{AccessTypes, Condition, Filesystem, Layout, Parameters, Result, Space, StorageId, VolumeId, VolumeSpec};
+use crate::{
+    AccessTypes, Condition, Filesystem, Layout, Parameters, Result, SizeRange, Space, StorageId, VolumeId, VolumeSpec,
+};
 
 /// A volume, as reported by its node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,6 +160,9 @@ impl PoolState {
     }
 }
 
+/// The capability of a node whose agent has [`Agent::expand`].
+pub const EXPAND: &str = "expand";
+
 /// The identity of a node, sent first on every stream of updates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Greeting {
@@ -251,6 +256,14 @@ pub trait Agent: Send + Sync {
     /// `UnderWay` while the name is being created or deleted; `Unavailable` if a pool cannot be read, or if
     /// the node has seen a fencing token above `fence`.
     async fn find(&self, name: &str, fence: u64, wait: Duration) -> Result<NameLookup>;
+
+    /// Makes a volume larger until its size is in the range, or finds that it is large enough already. A
+    /// filesystem on it grows later, on its node (CSI `NodeExpandVolume`, and every stage).
+    ///
+    /// # Errors
+    /// `SizeOutOfRange` if its pool cannot make it that large, or cannot make volumes larger at all; `Unsupported`
+    /// if the node is older than this call.
+    async fn expand(&self, id: &VolumeId, size: SizeRange, wait: Duration) -> Result<(Volume, Change)>;
 
     /// The full state, then every change.
     ///

@@ -22,8 +22,8 @@ mod wipe;
 
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage};
 pub use agent::{
-    Agent, Capacity, Change, FencingToken, Greeting, NameLookup, PoolCapabilities, PoolState, Update, UpdateStream,
-    Volume,
+    Agent, Capacity, Change, EXPAND, FencingToken, Greeting, NameLookup, PoolCapabilities, PoolState, Update,
+    UpdateStream, Volume,
 };
 pub use error::{Error, Reason, Result};
 pub use filesystem::{Filesystem, UnknownFilesystem};

@@ -18,8 +18,7 @@ pub fn write_spec(spec: VolumeSpec) -> v1::VolumeSpec {
     v1::VolumeSpec {
         name,
         required_bytes: required,
-        // A limit of 0 permits nothing, but 0 on the wire means no limit.
-        limit_bytes: limit.map_or(0, |limit| limit.max(1)),
+        limit_bytes: write_limit(limit),
         pool: pool.unwrap_or_default(),
         access: write_access(Some(access)).into(),
         filesystem: write_filesystem(filesystem),
@@ -71,12 +70,22 @@ fn requested_filesystem(name: &str, access: AccessTypes) -> Result<Option<Filesy
     }
 }
 
-fn requested_size(required: u64, limit: u64) -> Result<SizeRange> {
+/// The maximum size in a request. A limit of 0 permits nothing, but 0 on the wire means no limit.
+#[must_use]
+pub fn write_limit(limit: Option<u64>) -> u64 {
+    limit.map_or(0, |limit| limit.max(1))
+}
+
+/// The sizes that a request permits.
+///
+/// # Errors
+/// `SizeOutOfRange` if no size is permitted.
+pub fn requested_size(required: u64, limit: u64) -> Result<SizeRange> {
     let size = SizeRange { required, limit: Some(limit).filter(|limit| *limit > 0) };
     match size.limit {
         Some(limit) if limit < required => Err(Error::new(
             Reason::SizeOutOfRange,
-            format!("spec requires at least {required} and at most {limit} bytes: no size satisfies both"),
+            format!("the request requires at least {required} and at most {limit} bytes: no size satisfies both"),
         )),
         _ => Ok(size),
     }

@@ -27,6 +27,7 @@ pub(crate) enum Asked {
     Delete(VolumeId),
     Get(VolumeId),
     Find(String, u64),
+    Expand(VolumeId, SizeRange),
     Watch,
 }
 
@@ -117,6 +118,11 @@ impl Agent for Fake {
         self.ask(Asked::Find(name.to_owned(), fence))?;
         let volume = Some(volume("a")).filter(|_| name != "nothing");
         Ok(NameLookup { instance: "run-1".into(), volume })
+    }
+
+    async fn expand(&self, id: &VolumeId, size: SizeRange, _: Duration) -> Result<(Volume, Change)> {
+        self.ask(Asked::Expand(id.clone(), size))?;
+        Ok((volume("a"), change()))
     }
 
     async fn watch(&self) -> Result<UpdateStream> {

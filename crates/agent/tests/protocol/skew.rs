@@ -173,6 +173,13 @@ impl v1::agent_server::Agent for Sparse {
         Ok(Response::new(v1::FindVolumeResponse { instance: String::new(), volume: Some(volume) }))
     }
 
+    async fn expand_volume(
+        &self,
+        _: Request<v1::ExpandVolumeRequest>,
+    ) -> Result<Response<v1::ExpandVolumeResponse>, Status> {
+        Ok(Response::new(v1::ExpandVolumeResponse::default()))
+    }
+
     type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

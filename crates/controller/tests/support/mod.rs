@@ -19,8 +19,8 @@ use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
-    Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason, Result, Space,
-    StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason, Result, SizeRange,
+    Space, StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -146,6 +146,17 @@ impl Agent for Connected {
         self.0.check()?;
         self.0.fence.fetch_max(fence, SeqCst);
         Ok(NameLookup { instance: "1".into(), volume: self.0.volumes.lock().unwrap().get(name).cloned() })
+    }
+
+    async fn expand(&self, id: &VolumeId, size: SizeRange, _wait: Duration) -> Result<(Volume, Change)> {
+        self.0.check()?;
+        let expanded = {
+            let mut volumes = self.0.volumes.lock().unwrap();
+            let volume = volumes.get_mut(&id.volume).ok_or_else(|| Error::not_found("no such volume"))?;
+            volume.size = volume.size.max(size.required);
+            volume.clone()
+        };
+        Ok((expanded.clone(), self.0.change(vec![expanded], vec![])))
     }
 
     async fn watch(&self) -> Result<UpdateStream> {

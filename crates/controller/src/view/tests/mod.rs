@@ -13,7 +13,7 @@ use quarry_proto::view::v2;
 use quarry_proto::view::v2::view_server::View as _;
 use quarry_volume::{
     AccessTypes, Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolCapabilities,
-    PoolState, Result, Space, StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    PoolState, Result, SizeRange, Space, StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use quarry_wire::view::{ListedVolume, read_pool, read_volume};
 use tokio::sync::watch;
@@ -106,6 +106,10 @@ impl Agent for TestAgent {
 
     async fn find(&self, _: &str, _: u64, _: Duration) -> Result<NameLookup> {
         unreachable!("the view calls no node")
+    }
+
+    async fn expand(&self, _: &VolumeId, _: SizeRange, _: Duration) -> Result<(Volume, Change)> {
+        unreachable!("the view is read-only")
     }
 
     async fn watch(&self) -> Result<UpdateStream> {

@@ -1,0 +1,95 @@
+//! Expands a volume: reserves new space on its storage, cleans it, and only then adds it to the volume.
+//!
+//! In this order, no instant shows bytes of a previous owner, and nothing is ever wiped on a device that is in
+//! use. A kill leaves the volume with its old size, or a device that is larger than the filesystem on it, which
+//! the next stage or NodeExpandVolume completes.
+//!
+//! A filesystem on the volume grows in [`crate::grow`].
+
+use std::sync::Arc;
+
+use quarry_pool::{Health, NewSpace, Pool, PoolVolume};
+use quarry_volume::{Change, Error, Gib, Result, SizeRange, Volume, VolumeId};
+
+use crate::bytes::Bytes;
+use crate::host::{Host, Located};
+use crate::kernel::Kernel;
+use crate::tasks::Handle;
+use crate::zero::{Progress, zero_all};
+
+impl Host {
+    pub(crate) async fn expand_now(&self, id: &VolumeId, size: SizeRange, handle: Handle) -> Result<(Volume, Change)> {
+        let Located { pool, volume } = self.locate(id).await?.ok_or_else(|| Error::not_found("it does not exist"))?;
+        match self.expand_in_pool(&pool, volume, size, &handle).await {
+            Ok(volume) => {
+                let volume = self.describe(&pool, &volume);
+                let change = self.publisher().changed(pool.name(), id, Some(volume.clone())).await;
+                Ok((volume, change))
+            }
+            Err(error) => {
+                // Space may be reserved now.
+                self.publisher().refresh_soon(pool.name());
+                Err(error)
+            }
+        }
+    }
+
+    async fn expand_in_pool(
+        &self,
+        pool: &Arc<dyn Pool>,
+        volume: PoolVolume,
+        size: SizeRange,
+        handle: &Handle,
+    ) -> Result<PoolVolume> {
+        volume.record()?;
+        match &volume.health {
+            // It may be complete again when its disk is back.
+            Health::Lost(why) | Health::Incomplete(why) => return Err(Error::unavailable(why.clone())),
+            Health::Whole | Health::Degraded(_) => {}
+        }
+        let Some(expansion) = pool.reserve_expansion(&volume, &size).await? else { return Ok(volume) };
+        if let Some(space) = &expansion.device {
+            clean(self.kernel(), pool, &volume, space, handle).await?;
+        }
+        pool.expand(&volume, &expansion).await
+    }
+}
+
+/// Removes what previous owners left on the new space of a volume: all of it, if the volume may be shown raw,
+/// otherwise the signatures that would be at an end of the expanded volume.
+async fn clean(
+    kernel: &Arc<dyn Kernel>,
+    pool: &Arc<dyn Pool>,
+    volume: &PoolVolume,
+    space: &NewSpace,
+    handle: &Handle,
+) -> Result<()> {
+    let bytes = Bytes::hold(kernel, space.device.clone()).await?;
+    if volume.record()?.access.shows_bytes() {
+        if quarry_fault::disabled("expand-zero") {
+            return Ok(());
+        }
+        let mut progress = Stored { pool, volume };
+        return zero_all(&bytes, space.size, space.zeroed, handle, "ControllerExpandVolume", &mut progress).await;
+    }
+    if quarry_fault::disabled("expand-wipe") {
+        return Ok(());
+    }
+    for place in &space.signature_places {
+        bytes.zero(place.clone()).await?;
+    }
+    bytes.flush().await
+}
+
+/// The progress in the new space's own record.
+struct Stored<'a> {
+    pool: &'a Arc<dyn Pool>,
+    volume: &'a PoolVolume,
+}
+
+#[async_trait::async_trait]
+impl Progress for Stored<'_> {
+    async fn store(&mut self, zeroed: Gib) -> Result<()> {
+        self.pool.set_expansion_zeroed(self.volume, zeroed).await
+    }
+}
