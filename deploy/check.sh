@@ -107,8 +107,14 @@ driverName: disks.example.com
 kubeletDirectory: /data/kubelet
 node: {agentPort: 1810, httpPort: 1808, maxUnavailable: 1, podAnnotations: {a: b}}
 controller: {httpPort: 1809, podAnnotations: {a: b}}
+resizer: {httpPort: 1812, image: {repository: registry.example.com/csi-resizer, tag: v9}, resources: {requests: {memory: 1Gi}}}
 imagePullSecrets: [{name: pull}]
 END
+holds "the resizer's own image" '^ *image: registry.example.com/csi-resizer:v9$'
+holds "the resizer's own port" '^ *- --http-endpoint=:1812$'
+holds "the resizer's own Lease, with the driver's name" 'resourceNames: .*, external-resizer-disks-example-com\]$'
+accepts "a resizer that does not read the pods of the cluster" <<<'resizer: {watchPods: false}'
+holds "a volume that is in use is tried again and again" '^ *- --handle-volume-inuse-error=false$'
 accepts "storage classes" <<'END'
 storageClasses:
   - name: fast
@@ -118,10 +124,13 @@ storageClasses:
   - name: kept
     reclaimPolicy: Retain
     volumeBindingMode: Immediate
+    allowVolumeExpansion: false
     allowedTopologies:
       - matchLabelExpressions: [{key: topology.local.csi.quarry.dev/node, values: [worker-1]}]
 END
 holds "a class waits for the first consumer" '^volumeBindingMode: WaitForFirstConsumer$'
+holds "volumes of a class may grow" '^allowVolumeExpansion: true$'
+holds "unless the class says otherwise" '^allowVolumeExpansion: false$'
 holds "parameters are strings" '^  stripes: "2"$'
 
 accepts "whole disks" <<'END'

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::objects::{Objects, argument, container, has_argument, is, list, text};
+use crate::objects::{Objects, argument, container, has_argument, is, list, port, text};
 use crate::{network, nodes, permissions};
 
 /// The failed checks, one per line.
@@ -64,17 +64,31 @@ fn pods(object: &Value, wrong: &mut Failures) {
     let name = text(object, "/metadata/name");
     let spec = "/spec/template/spec";
     let mut must = |what: &str, holds: bool| wrong.must(&format!("{name}: {what}"), holds);
-    must("two containers", list(object, &format!("{spec}/containers")).len() == 2);
+    let containers = list(object, &format!("{spec}/containers"));
+    let expected: &[&str] = match text(object, "/kind") {
+        "Deployment" => &["quarry", "provisioner", "resizer"],
+        _ => &["quarry", "registrar"],
+    };
+    must("its containers", containers.iter().map(|container| text(container, "/name")).eq(expected.iter().copied()));
+    let mut ports: Vec<Option<u64>> = containers
+        .iter()
+        .flat_map(|container| list(container, "/ports"))
+        .map(|port| port.pointer("/containerPort").and_then(Value::as_u64))
+        .collect();
+    let count = ports.len();
+    ports.sort_unstable();
+    ports.dedup();
+    must("its containers listen on different ports", ports.len() == count);
     must("a grace period of a minute", is(object, &format!("{spec}/terminationGracePeriodSeconds"), 60));
     must("a system priority class", text(object, &format!("{spec}/priorityClassName")).starts_with("system-"));
     let labels = object.pointer("/spec/template/metadata/labels");
     let selector = object.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
     let selected = |(key, value): (&String, &Value)| labels.and_then(|labels| labels.get(key)) == Some(value);
     must("its selector matches its pods", selector.is_some_and(|selector| selector.iter().all(selected)));
-    let mut mounted = list(object, &format!("{spec}/containers")).iter().flat_map(|c| list(c, "/volumeMounts"));
+    let mut mounted = containers.iter().flat_map(|c| list(c, "/volumeMounts"));
     let volumes: Vec<&str> = list(object, &format!("{spec}/volumes")).iter().map(|v| text(v, "/name")).collect();
     must("all mounted volumes exist", mounted.all(|mount| volumes.contains(&text(mount, "/name"))));
-    for container in list(object, &format!("{spec}/containers")) {
+    for container in containers {
         let mut must = |what: &str, holds: bool| must(&format!("{}: {what}", text(container, "/name")), holds);
         must("a read-only root file system", is(container, "/securityContext/readOnlyRootFilesystem", true));
         must("it requests memory", container.pointer("/resources/requests/memory").is_some());
@@ -100,26 +114,14 @@ fn of_controller(controller: &Value, quarry: &Value, wrong: &mut Failures) {
         "the controller has the runtime's seccomp profile",
         is(controller, &format!("{spec}/securityContext/seccompProfile/type"), "RuntimeDefault"),
     );
-    let Some(provisioner) = container(controller, "provisioner") else {
-        wrong.must("there is a provisioner", false);
-        return;
-    };
-    for flag in [
-        "--strict-topology",
-        "--timeout=60s",
-        "--extra-create-metadata",
-        "--enable-capacity",
-        "--leader-election",
-        "--capacity-ownerref-level=2",
-    ] {
-        wrong.must(&format!("the provisioner has {flag}"), has_argument(provisioner, flag));
-    }
+    sidecars(controller, quarry, wrong);
     let variable = |container: &Value, name: &str, path: &str| {
         let fits = |variable: &&Value| {
             text(variable, "/name") == name && text(variable, "/valueFrom/fieldRef/fieldPath") == path
         };
         list(container, "/env").iter().any(|variable| fits(&variable))
     };
+    let provisioner = container(controller, "provisioner").unwrap_or(&Value::Null);
     for (container, name, path) in [
         (provisioner, "POD_NAME", "metadata.name"),
         (provisioner, "NAMESPACE", "metadata.namespace"),
@@ -128,8 +130,39 @@ fn of_controller(controller: &Value, quarry: &Value, wrong: &mut Failures) {
     ] {
         wrong.must(&format!("the controller's pod gets {path} as {name}"), variable(container, name, path));
     }
+}
+
+/// The provisioner and the resizer next to the controller.
+fn sidecars(controller: &Value, quarry: &Value, wrong: &mut Failures) {
+    let provisioner: &[&str] = &[
+        "--strict-topology",
+        "--timeout=60s",
+        "--retry-interval-max=1m",
+        "--extra-create-metadata",
+        "--enable-capacity",
+        "--leader-election",
+        "--capacity-ownerref-level=2",
+    ];
+    let resizer: &[&str] = &["--timeout=60s", "--retry-interval-max=1m", "--leader-election"];
     let socket = argument(quarry, "endpoint").strip_prefix("unix://");
-    wrong.must("both containers use one socket", socket == Some(argument(provisioner, "csi-address")));
+    for (name, flags) in [("provisioner", provisioner), ("resizer", resizer)] {
+        let Some(sidecar) = container(controller, name) else {
+            wrong.must(&format!("there is a {name}"), false);
+            continue;
+        };
+        for flag in flags {
+            wrong.must(&format!("the {name} has {flag}"), has_argument(sidecar, flag));
+        }
+        wrong.must("all containers use one socket", socket == Some(argument(sidecar, "csi-address")));
+        let listens = port(argument(sidecar, "http-endpoint"));
+        let probed = list(sidecar, "/ports").first();
+        wrong.must(
+            &format!("the probe of the {name} asks the port that it listens on"),
+            listens.is_some()
+                && probed.is_some_and(|port| port.pointer("/containerPort").and_then(Value::as_u64) == listens)
+                && probed.is_some_and(|port| text(port, "/name") == text(sidecar, "/livenessProbe/httpGet/port")),
+        );
+    }
 }
 
 fn disruption(objects: &Objects, controller: &Value, wrong: &mut Failures) {
@@ -193,6 +226,10 @@ mod tests {
             ("readOnlyRootFilesystem: true", "readOnlyRootFilesystem: false", "read-only root"),
             ("capabilities: {drop: [ALL]}}", "capabilities: {drop: [KILL]}}", "no capability"),
             ("--csi-address=/run/quarry/csi.sock", "--csi-address=/run/csi.sock", "one socket"),
+            ("- name: resizer\n", "- name: grower\n", "its containers"),
+            ("- name: resizer\n", "- name: grower\n", "there is a resizer"),
+            ("--http-endpoint=:9812", "--http-endpoint=:9813", "the port that it listens on"),
+            ("containerPort: 9812}", "containerPort: 9811}", "different ports"),
             // The node plugin.
             ("privileged: true", "privileged: false", "privileged"),
             ("hostIPC: false", "hostIPC: true", "hostIPC"),
@@ -227,10 +264,17 @@ mod tests {
             ("verbs: [create, patch]", "verbs: ['*']", "wildcard"),
             ("  # RBAC cannot limit create to names.\n", "", "says why"),
             ("verbs: [get, update]", "verbs: [get, list, update]", "Secrets"),
-            ("resourceNames: [quarry-chooser, local-csi-quarry-dev]", "resourceNames: [quarry-chooser]", "Leases"),
+            (
+                "resourceNames: [quarry-chooser, local-csi-quarry-dev, external-resizer-local-csi-quarry-dev]",
+                "resourceNames: [quarry-chooser, local-csi-quarry-dev]",
+                "Leases",
+            ),
+            ("resources: [persistentvolumeclaims/status]", "resources: [persistentvolumes/status]", "status of claims"),
+            ("--handle-volume-inuse-error=true", "--handle-volume-inuse-error=false", "reads all pods"),
             // The network.
             ("policyTypes: [Ingress, Egress]", "policyTypes: [Ingress]", "no connections"),
             ("{protocol: TCP, port: agent}", "{protocol: TCP, port: http}", "reach the agents"),
+            ("        - {protocol: TCP, port: http-resize}\n", "", "the controller's metrics"),
         ] {
             assert!(MANIFESTS.contains(from), "{from:?} is no longer in the shipped manifests");
             let wrong = found(&MANIFESTS.replacen(from, to, 1));

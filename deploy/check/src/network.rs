@@ -38,7 +38,17 @@ pub(crate) fn check(objects: &Objects, controller: &Value, wrong: &mut Failures)
             .any(|rule| list(rule, "/ports").is_empty() || list(rule, "/from").is_empty());
         wrong.must("no rule is open to all", !open);
     }
-    wrong.must("the controller has a policy", objects.of("NetworkPolicy").any(|policy| selected(policy, controller)));
+    let Some(policy) = objects.of("NetworkPolicy").find(|policy| selected(policy, controller)) else {
+        wrong.must("the controller has a policy", false);
+        return;
+    };
+    let ports = list(controller, "/spec/template/spec/containers").iter().flat_map(|container| list(container, "/ports"));
+    let mut ports = ports.map(|port| text(port, "/name"));
+    let rules = list(policy, "/spec/ingress");
+    wrong.must(
+        "the controller's metrics can be read in all its containers, or in none",
+        rules.is_empty() || ports.all(|port| rules.iter().any(|rule| names(rule, port))),
+    );
 }
 
 /// Whether a rule names this port.

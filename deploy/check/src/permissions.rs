@@ -42,11 +42,24 @@ pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: 
     secrets(&rules, prefix, wrong);
     let lease = quarry.map(|quarry| argument(quarry, "lease")).unwrap_or_default();
     let driver = quarry.map(|quarry| argument(quarry, "driver")).unwrap_or_default();
-    // The provisioner names its own Lease like this.
-    let names = [lease.to_owned(), driver.replace('.', "-")];
+    // The provisioner and the resizer name their own Leases like this.
+    let driver = driver.replace('.', "-");
+    let names = [lease.to_owned(), driver.clone(), format!("external-resizer-{driver}")];
     let kept = about(&rules, "leases")
         .any(|rule| is(rule, "/resourceNames", names.to_vec()) && is(rule, "/verbs", vec!["get", "update"]));
-    wrong.must("the two Leases may be read and updated", kept);
+    wrong.must("the three Leases may be read and updated", kept);
+    resizer(objects, &rules, controller, wrong);
+}
+
+/// The resizer updates the status of claims. It reads the pods of the whole cluster only with the flag that needs them.
+fn resizer(objects: &Objects, rules: &[&Value], controller: &Value, wrong: &mut Failures) {
+    let status = about(rules, "persistentvolumeclaims/status").any(|rule| is(rule, "/verbs", vec!["patch"]));
+    wrong.must("the resizer may update the status of claims", status);
+    let everywhere: Vec<&Value> = objects.of("ClusterRole").flat_map(|role| list(role, "/rules")).collect();
+    let may = about(&everywhere, "pods").any(|rule| is(rule, "/verbs", vec!["list", "watch"]));
+    let does = container(controller, "resizer")
+        .is_some_and(|resizer| argument(resizer, "handle-volume-inuse-error") == "true");
+    wrong.must("the resizer reads all pods if it needs them, and only then", may == does);
 }
 
 /// The rules name Secrets, and nothing may list, watch or create them; with the operator's own certificates
