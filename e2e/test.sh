@@ -101,9 +101,9 @@ counted "on a host with systemd" cargo run --quiet --locked --package quarry-e2e
 # shellcheck disable=SC2046 # an option and its value
 counted "real LVM and whole disks" cargo run --quiet --locked --package quarry-e2e -- --jobs 3 $(within 55)
 
-# The four most informative; `make e2e` runs all of them. On a machine without a cache the cluster's own
+# The five most informative; `make e2e` runs all of them. On a machine without a cache the cluster's own
 # programs take a good part of an hour: then there is no time to start.
-kubernetes=(stateful-set capacity restarts power-cut)
+kubernetes=(stateful-set expand capacity restarts power-cut)
 if [ "${CI:-}" != true ] || [ $(((SECONDS - began) / 60)) -le 62 ]; then
     # Its nodes take turns: Debian 12, and Debian 13 with systemd.
     # shellcheck disable=SC2046 # an option and its value

@@ -52,6 +52,8 @@ pub struct Binaries {
     pub helm: PathBuf,
     /// external-provisioner.
     pub provisioner: PathBuf,
+    /// external-resizer.
+    pub resizer: PathBuf,
     /// What registers a driver with kubelet.
     pub registrar: PathBuf,
     /// What a node runs: kubelet, containerd, its shim and its command.
@@ -85,6 +87,7 @@ pub async fn build(cache: &Cache) -> Result<Binaries> {
         kubectl: one("kubectl")?,
         helm: one("helm")?,
         provisioner: one("csi-provisioner")?,
+        resizer: one("csi-resizer")?,
         registrar: one("registrar")?,
         node: all(&["kubelet", "containerd", "containerd-shim-runc-v2", "ctr"])?,
         cni: all(&["bridge", "host-local", "loopback", "portmap"])?,

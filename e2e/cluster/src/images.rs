@@ -15,6 +15,7 @@ use crate::objects::BUSYBOX;
 const PAUSE: &str = "registry.k8s.io/pause:3.10";
 /// The sidecars, as the chart's values name them.
 const PROVISIONER: &str = "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0";
+const RESIZER: &str = "registry.k8s.io/sig-storage/csi-resizer:v2.3.0";
 const REGISTRAR: &str = "registry.k8s.io/sig-storage/csi-node-driver-registrar:v2.17.0";
 
 /// Quarry's own image, as the chart names it.
@@ -42,11 +43,15 @@ pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
     let pause = Image::new(PAUSE).file("/busybox", &busybox, 0o755).entrypoint(["/busybox", "sleep", "1000000000"]);
     let sidecar =
         |name: &str, program: &Path| Image::new(name).file("/sidecar", program, 0o755).entrypoint(["/sidecar"]);
-    let (provisioner, registrar) =
-        (sidecar(PROVISIONER, &binaries.provisioner), sidecar(REGISTRAR, &binaries.registrar));
+    let images = [
+        ("pause", pause),
+        ("busybox", shell),
+        ("provisioner", sidecar(PROVISIONER, &binaries.provisioner)),
+        ("resizer", sidecar(RESIZER, &binaries.resizer)),
+        ("registrar", sidecar(REGISTRAR, &binaries.registrar)),
+    ];
     let mut archives = Vec::new();
-    for (name, image) in [("pause", pause), ("busybox", shell), ("provisioner", provisioner), ("registrar", registrar)]
-    {
+    for (name, image) in images {
         let image = image.uncompressed();
         // The description lists the image's parts, and each program's path in the cache identifies its
         // inputs.

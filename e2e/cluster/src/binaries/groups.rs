@@ -74,6 +74,13 @@ pub const GROUPS: &[Group] = &[
         programs: &[("csi-provisioner", "csi-provisioner")],
     },
     Group {
+        name: "resizer",
+        module: "github.com/kubernetes-csi/external-resizer/v2",
+        tags: &[],
+        variables: &["main.version=VERSION"],
+        programs: &[("csi-resizer", "csi-resizer")],
+    },
+    Group {
         name: "helm",
         module: "helm.sh/helm/v4",
         tags: &[],

@@ -2,6 +2,7 @@
 
 mod capacity;
 mod disks;
+mod expand;
 mod kinds;
 mod moving;
 mod postgresql;
@@ -56,6 +57,7 @@ const ALL: &[Scenario] = &[
     scenario!("block-and-options", "raw block, mount options, fsGroup, a non-root user", kinds::shapes),
     scenario!("sharing", "a read-only pod next to another; ReadWriteOncePod; ephemeral volumes", kinds::sharing),
     scenario!("classes", "two pools, Immediate binding, allowedTopologies", kinds::classes),
+    scenario!("expand", "volumes grow with and without a pod; not beyond what fits, and then less", expand::run),
     scenario!("moving", "from local volumes to Quarry, as in docs/migrating.md", moving::run),
     scenario!("speed", "from claim and pod to a running pod, compared with a hostPath", speed::start),
     scenario!("memory", "what our containers hold at rest and with a hundred volumes", speed::memory),
@@ -77,7 +79,7 @@ const ALL: &[Scenario] = &[
     ),
     scenario!("upgrade", "from an older commit to this one, and the controller back, under running pods", upgrade::run),
     scenario!("disks", "disks are plugged in, and a StatefulSet gets one for each pod", disks::run),
-    scenario!("power-cut", "a node loses its power and returns: every flushed byte is there", power::cut),
+    scenario!("power-cut", "a node loses its power and returns: every flushed byte is there, in a volume that has grown", power::cut),
     scenario!("postgresql", "PostgreSQL under load, a power cut: every acknowledged commit is there", postgresql::run),
     scenario!("node-gone", "a node that is gone for good holds up no claim and no pod", power::gone),
 ];

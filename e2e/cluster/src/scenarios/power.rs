@@ -5,18 +5,20 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use quarry_vm::Daemon;
 
-use super::{last_number, node_of};
+use super::{expand, last_number, node_of};
 use crate::cluster::{Cluster, items, text};
 use crate::install::{self, CLASS};
 use crate::objects::{claim, pod, sleeper, stateful_set};
 use crate::space::Space;
+use crate::worker::until;
 
 /// For how long a pod writes before the power goes.
 const WRITING: Duration = Duration::from_secs(20);
 /// How long it may take until a node that is gone for good is treated as gone: five minutes, and some.
 const FOR_GOOD: Duration = Duration::from_secs(480);
 
-/// The machine of a pod is killed while it writes; it boots, and the pod finds every byte that was flushed.
+/// The machine of a pod is killed while it writes; it boots, and the pod finds every byte that was flushed. Its claim
+/// requested more while the machine was off.
 pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
     let (name, acknowledged) = {
         let space = Space::new(cluster, "power").await?;
@@ -37,6 +39,14 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
         drop(streaming);
         (name, last_number(&text)?)
     };
+    // A volume of a node that is away grows when the node is back.
+    let space = Space { cluster, name: "power".to_owned() };
+    expand::request(&space, "data-db-1", "128Mi").await?;
+    until("an event that says that the node of data-db-1 is away", async || {
+        let events = space.events().await;
+        Ok(events.lines().any(|event| event.contains("VolumeResizeFailed") && event.contains("code = Unavailable")))
+    })
+    .await?;
     cluster.worker_mut(&name)?.boot_again().await?;
     let space = Space { cluster, name: "power".to_owned() };
     space.restarted("db-1").await?;
@@ -49,8 +59,9 @@ pub(super) async fn cut(cluster: &mut Cluster) -> Result<String> {
         numbers.len()
     );
     install::wait_running(cluster).await?;
+    expand::has(&space, "data-db-1", 128 << 20).await?;
     space.end().await?;
-    Ok(format!("{acknowledged} flushed lines, all there after the boot of {name}"))
+    Ok(format!("{acknowledged} flushed lines, all there after the boot of {name}, in a volume that has grown since"))
 }
 
 /// A node is destroyed and deleted: its claim can be deleted, and the pod gets a new volume on another node.

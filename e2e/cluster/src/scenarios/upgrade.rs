@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use quarry_cache::Cache;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{SYSTEM, lies_on, node_of, volumes_on, writer};
 use crate::cluster::{Cluster, text};
@@ -51,9 +51,11 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     space.apply(&[claim("fresh", CLASS, "64Mi"), pod("fresh", sleeper(&["fresh"]))]).await?;
     space.ready("fresh").await?;
 
-    // The controller goes back; the nodes stay.
+    // The controller goes back; the nodes stay. external-resizer does not run next to a driver that cannot expand volumes.
     let second = running(&space).await?;
-    controller(cluster, previous::TAG).await.context("the older controller over newer nodes")?;
+    let resizer = resizer(cluster).await?;
+    let older = json!([{ "name": "quarry", "image": previous::TAG }, { "name": "resizer", "$patch": "delete" }]);
+    controller(cluster, &older).await.context("the older controller over newer nodes")?;
     let [back, writing] = &second;
     writer::same(&space, back).await.context("with the older controller")?;
     writer::undisturbed(&space, writing, "data").await.context("with the older controller")?;
@@ -71,7 +73,8 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
         .await
         .context("created by the newer Quarry, deleted by the older controller")?;
 
-    controller(cluster, images::QUARRY).await.context("the newer controller again")?;
+    let newer = json!([{ "name": "quarry", "image": images::QUARRY }, resizer]);
+    controller(cluster, &newer).await.context("the newer controller again")?;
     space.end().await?;
     Ok("older to newer, and the controller back and forth: 2 pods kept writing; volumes created by each, served and deleted by the other".to_owned())
 }
@@ -102,10 +105,19 @@ async fn deleted(space: &Space<'_>, volume: &str, node: &Worker) -> Result<()> {
     Ok(())
 }
 
-/// Gives the controller another image and waits until it serves.
-async fn controller(cluster: &Cluster, image: &str) -> Result<()> {
+/// Changes containers of the controller's pods, and waits until all of them are ready.
+async fn controller(cluster: &Cluster, containers: &Value) -> Result<()> {
     let namespace = format!("--namespace={SYSTEM}");
-    let container = format!("quarry={image}");
-    cluster.kubectl().run(["set", "image", "deployment/quarry-controller", &container, &namespace]).await?;
+    let patch = json!({ "spec": { "template": { "spec": { "containers": containers } } } }).to_string();
+    cluster.kubectl().run(["patch", "deployment", "quarry-controller", &namespace, "--patch", &patch]).await?;
     install::wait_running(cluster).await
+}
+
+/// external-resizer's container, as the chart made it.
+async fn resizer(cluster: &Cluster) -> Result<Value> {
+    let namespace = format!("--namespace={SYSTEM}");
+    let controller = cluster.kubectl().get(["deployment", "quarry-controller", &namespace]).await?;
+    let containers = controller.pointer("/spec/template/spec/containers").and_then(Value::as_array);
+    let found = containers.into_iter().flatten().find(|container| text(container, "/name") == "resizer");
+    found.cloned().context("the controller has no resizer")
 }
