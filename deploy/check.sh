@@ -72,6 +72,13 @@ for example in ../examples/*.yaml; do
     result "examples/${example##*/} is valid" $? "$work/said"
 done
 
+# Hosts without a way to registry.k8s.io need the list in the documentation; the test cluster imports images by these names.
+grep -o 'image: registry.k8s.io/[^ ]*' quarry.yaml | cut -d ' ' -f 2 | sort -u >"$work/images"
+while read -r image; do
+    grep -qF "\`$image\`" ../docs/install.md && grep -qF "\"$image\"" ../e2e/cluster/src/images.rs
+    result "docs/install.md and e2e/cluster name $image" $? /dev/null
+done <"$work/images"
+
 accepts "the chart's default values" </dev/null
 accepts "hosts that differ" <<'END'
 nodeGroups:
