@@ -42,7 +42,8 @@ pub(crate) fn check(objects: &Objects, controller: &Value, wrong: &mut Failures)
         wrong.must("the controller has a policy", false);
         return;
     };
-    let ports = list(controller, "/spec/template/spec/containers").iter().flat_map(|container| list(container, "/ports"));
+    let ports =
+        list(controller, "/spec/template/spec/containers").iter().flat_map(|container| list(container, "/ports"));
     let mut ports = ports.map(|port| text(port, "/name"));
     let rules = list(policy, "/spec/ingress");
     wrong.must(

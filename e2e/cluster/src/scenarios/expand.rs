@@ -142,8 +142,7 @@ fn largest(message: &str) -> Option<u64> {
 
 /// A pod on a node with two filesystems and a raw volume.
 fn holder(node: &str) -> Value {
-    let mut spec =
-        with(sleeper(&["ext4", "xfs"]), json!({ "nodeSelector": { "kubernetes.io/hostname": node } }));
+    let mut spec = with(sleeper(&["ext4", "xfs"]), json!({ "nodeSelector": { "kubernetes.io/hostname": node } }));
     if let Some(volumes) = spec.pointer_mut("/volumes").and_then(Value::as_array_mut) {
         volumes.push(json!({ "name": "raw", "persistentVolumeClaim": { "claimName": "raw" } }));
     }
@@ -236,7 +235,8 @@ mod tests {
 
     #[test]
     fn the_largest_size_is_found_in_a_message() {
-        let message = "expanding volume v1:a:node-1:pvc-12345678: 107374182400 bytes: the largest size is 9991880704 bytes.";
+        let message =
+            "expanding volume v1:a:node-1:pvc-12345678: 107374182400 bytes: the largest size is 9991880704 bytes.";
         assert_eq!(largest(message), Some(9_991_880_704));
         assert_eq!(largest("no room"), None);
     }

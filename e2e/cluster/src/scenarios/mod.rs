@@ -79,7 +79,11 @@ const ALL: &[Scenario] = &[
     ),
     scenario!("upgrade", "from an older commit to this one, and the controller back, under running pods", upgrade::run),
     scenario!("disks", "disks are plugged in, and a StatefulSet gets one for each pod", disks::run),
-    scenario!("power-cut", "a node loses its power and returns: every flushed byte is there, in a volume that has grown", power::cut),
+    scenario!(
+        "power-cut",
+        "a node loses its power and returns: every flushed byte is there, in a volume that has grown",
+        power::cut
+    ),
     scenario!("postgresql", "PostgreSQL under load, a power cut: every acknowledged commit is there", postgresql::run),
     scenario!("node-gone", "a node that is gone for good holds up no claim and no pod", power::gone),
 ];
