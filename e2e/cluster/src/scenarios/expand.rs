@@ -218,7 +218,8 @@ fn extents(ranges: &str) -> Option<BTreeSet<u64>> {
     let mut all = BTreeSet::new();
     for range in ranges.split_whitespace() {
         let (first, last) = range.rsplit_once(':')?.1.split_once('-')?;
-        all.extend(first.parse().ok()?..=last.parse().ok()?);
+        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        all.extend(first..=last);
     }
     Some(all)
 }
