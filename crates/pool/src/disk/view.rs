@@ -229,7 +229,7 @@ impl View {
     pub(super) fn check_complete(&self, pool: &str) -> Result<()> {
         match self.unread.first() {
             None => Ok(()),
-            Some(why) => Err(Error::unavailable(format!("pool {pool}: its volumes are not fully known while {why}"))),
+            Some(why) => Err(Error::unavailable(format!("pool {pool}: its volumes are not fully known: {why}"))),
         }
     }
 
