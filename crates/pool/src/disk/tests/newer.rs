@@ -1,8 +1,6 @@
 //! Claims with a record of a newer Quarry: of a volume, or of something else.
 
 use super::*;
-use quarry_volume::Gib;
-
 use crate::Recorded;
 
 const VOLUME: &str = "quarry2/s=ready/n=a";
@@ -19,11 +17,15 @@ fn with_record(record: &str) -> (Host, [u64; 2], PoolVolume) {
         pool.set_record(&volume, &volume.record().unwrap().ready()).await.unwrap();
         pool.volume("a").await.unwrap().unwrap()
     });
-    let ClaimState::Claimed(claim) = found(&host, disks[0]) else { panic!("not claimed") };
-    let disk = host.find().unwrap().disks.into_iter().find(|disk| disk.name == "vdb").unwrap();
-    claim::set_record(&Any(&*host.write(&disk).unwrap()), &claim, record.as_bytes()).unwrap();
+    set_record(&host, disks[0], record);
     host.reboot();
     (host, disks, before)
+}
+
+/// Replaces the record of the volume on a disk.
+fn set_record(host: &Host, disk: u64, record: &str) {
+    let ClaimState::Claimed(claim) = found(host, disk) else { panic!("not claimed") };
+    claim::set_record(&Any(&*host.write(&disk_of(host, disk)).unwrap()), &claim, record.as_bytes()).unwrap();
 }
 
 /// Neither may change anything, regardless of the request.
@@ -57,6 +59,33 @@ fn a_volume_of_a_newer_quarry_is_listed_and_found_by_both_its_names() {
     });
     assert!(host.image(disk) == image, "it was written to");
     assert_eq!(state_name(&host, other), "claimed");
+}
+
+/// The release was started by a process that knew the record, and was killed before the wipe.
+#[test]
+fn a_release_with_a_record_that_cannot_be_read_is_completed_with_zeroes() {
+    const SECRET: u64 = VOLUME_OFFSET + 6 * MIB;
+    let mut other = spec("b", 1);
+    other.class.wipe = Some(Wipe::None);
+    let of_another = Record::new(&other, 1).to_string();
+    for record in [VOLUME, SNAPSHOT, "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/w=shred", "no record", &of_another] {
+        for mode in [Wipe::None, Wipe::Discard, Wipe::Zero] {
+            let (host, [disk, _], _) = with_record(record);
+            host.set_discards(disk);
+            host.poke(disk, SECRET, b"secret");
+            let ClaimState::Claimed(claim) = found(&host, disk) else { panic!("not claimed") };
+            claim::begin_release(&Any(&*host.hold(&disk_of(&host, disk)).unwrap()), &claim).unwrap();
+            let zeroed = host.zeroed();
+            run(async { releases_done(&start(&host, mode)).await });
+            assert_eq!(
+                (state_name(&host, disk), host.peek(disk, SECRET, 6)),
+                ("nothing", vec![0; 6]),
+                "{record} {mode}"
+            );
+            // In one range: where a disk is discarded, only the places of signatures are zeroed.
+            assert_eq!(host.zeroed() - zeroed, 1, "{record}, {mode}");
+        }
+    }
 }
 
 #[test]
