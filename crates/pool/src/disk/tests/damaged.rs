@@ -132,12 +132,6 @@ fn a_damaged_claim_that_is_erased_frees_its_name() {
     });
 }
 
-fn copy(host: &Host, disk: u64, name: &str) -> u64 {
-    let copy = host.disk(name, 16);
-    host.poke(copy, 0, &host.image(disk));
-    copy
-}
-
 #[test]
 fn a_copy_makes_both_disks_unusable_and_both_are_named() {
     // The copy belongs to the pool, or to no pool; it is intact, or damaged.

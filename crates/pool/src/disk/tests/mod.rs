@@ -70,6 +70,13 @@ fn state_name(host: &Host, number: u64) -> &'static str {
     }
 }
 
+/// Adds a copy of a disk of 16 MiB, and returns its number.
+fn copy(host: &Host, disk: u64, name: &str) -> u64 {
+    let copy = host.disk(name, 16);
+    host.poke(copy, 0, &host.image(disk));
+    copy
+}
+
 /// Waits until no release is running.
 async fn releases_done(pool: &DiskPool) {
     for _ in 0..2000 {

@@ -1,7 +1,9 @@
 //! Claims with a record of a newer Quarry: of a volume, or of something else.
 
+use super::super::list::list;
 use super::*;
 use crate::Recorded;
+use crate::disk::disks::Disks;
 
 const VOLUME: &str = "quarry2/s=ready/n=a";
 const SNAPSHOT: &str = "quarry2/k=snapshot/s=ready/n=a/o=v1:abcdefghij:node-1:b";
@@ -113,4 +115,85 @@ fn a_snapshot_of_a_newer_quarry_is_not_a_volume_but_keeps_its_disk_and_its_name(
     });
     assert!(host.image(disk) == image, "it was written to");
     assert_eq!(state_name(&host, other), "claimed");
+}
+
+#[test]
+fn a_snapshot_on_a_disk_outside_the_pool_is_not_a_volume_either() {
+    // The disk belongs to another pool, or to none.
+    for pools in [&[("whole", "x-vdc"), ("other", "x-vdb")][..], &[("whole", "x-vdc")]] {
+        let (host, [disk, _], _) = with_record(SNAPSHOT);
+        let image = host.image(disk);
+        run(async {
+            let pool = start_of(&host, Wipe::Zero, "whole", pools);
+            let reading = pool.read(None).await;
+            assert!(matches!(reading.volumes, Volumes::All(volumes) if volumes.is_empty()));
+            assert_eq!((reading.state.problems, reading.state.hints), (vec![], vec![]), "it uses no space here");
+            assert!(pool.volume("a").await.unwrap().is_none(), "there is nothing to delete");
+            // A claim of this name would have the GUIDs of the snapshot.
+            let error = pool.create(&spec("a", 1)).await.unwrap_err();
+            assert_eq!(error.reason, Reason::Precondition, "{}", error.message);
+            assert!(error.message.contains("the disk vdb holds a \"snapshot\""), "{}", error.message);
+            pool.create(&spec("b", 1)).await.unwrap();
+        });
+        assert!(host.image(disk) == image, "it was written to");
+    }
+}
+
+#[test]
+fn a_copy_of_a_snapshot_is_not_a_volume_either() {
+    let (host, [disk, _], before) = with_record(SNAPSHOT);
+    let copy = copy(&host, disk, "vdd");
+    run(async {
+        let pool = start(&host, Wipe::Zero);
+        let state = pool.status().await;
+        assert_eq!(state.problems, [""; 0]);
+        let [hint] = state.hints.as_slice() else { panic!("{:?}", state.hints) };
+        assert!(hint.starts_with("the disks vdb and vdd hold a \"snapshot\" of a newer Quarry"), "{hint}");
+        assert!(pool.volume("a").await.unwrap().is_none(), "there is nothing to delete");
+        assert_eq!(pool.create(&spec("a", 1)).await.unwrap_err().reason, Reason::Precondition);
+        let disks: Arc<dyn Disks> = Arc::new(host.clone());
+        let listed = list(&disks, None, true).await.unwrap();
+        let notes: Vec<&String> = listed.disks.iter().flat_map(|disk| &disk.notes).collect();
+        let note = "two disks hold a \"snapshot\" of a newer Quarry (record version 2): vdb and vdd; one is a copy of \
+                    the other, or both are one disk with two paths";
+        assert_eq!(notes, [note, note]);
+    });
+    // One of two copies is a volume: nothing shows which one is right.
+    set_record(&host, copy, &before.record().unwrap().to_string());
+    run(async {
+        let pool = start(&host, Wipe::Zero);
+        for error in [pool.volume("a").await.map(drop), pool.create(&spec("a", 1)).await.map(drop)] {
+            let error = error.unwrap_err();
+            assert_eq!(error.reason, Reason::Unavailable, "{}", error.message);
+            assert!(error.message.contains("two disks hold volume a: vdb and vdd"), "{}", error.message);
+        }
+    });
+}
+
+/// A newer Quarry makes a snapshot of the volume while this one runs.
+#[test]
+fn a_volume_that_became_a_snapshot_is_not_missing() {
+    for numbered in [true, false] {
+        let host = Host::default();
+        let disk = host.disk("vdb", 16);
+        if !numbered {
+            host.change(disk, |disk| disk.sequence = None);
+        }
+        run(async {
+            let pool = start(&host, Wipe::None);
+            pool.create(&spec("a", 1)).await.unwrap();
+            pool.volumes().await.unwrap();
+            set_record(&host, disk, SNAPSHOT);
+            pool.uevents().count_disk("vdb");
+            pool.uevents().count(false);
+            let found = pool.volume("a").await.unwrap();
+            if numbered {
+                assert!(found.is_none(), "{found:?}");
+                return;
+            }
+            // The kernel cannot say that it is the same disk.
+            let Some(PoolVolume { health: Health::Lost(why), .. }) = &found else { panic!("{found:?}") };
+            assert!(why.contains("now the disk vdb holds a \"snapshot\"") && !why.contains("put the disk"), "{why}");
+        });
+    }
 }
