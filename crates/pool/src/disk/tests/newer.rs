@@ -30,14 +30,17 @@ fn set_record(host: &Host, disk: u64, record: &str) {
     claim::set_record(&Any(&*host.write(&disk_of(host, disk)).unwrap()), &claim, record.as_bytes()).unwrap();
 }
 
-/// Neither may change anything, regardless of the request.
-async fn refuse_changes(pool: &DiskPool, before: &PoolVolume) {
+/// Neither may change anything, regardless of the request. `reason`: why a change is refused of what was a volume
+/// when the caller read it.
+async fn refuse_changes(pool: &DiskPool, before: &PoolVolume, reason: Reason) {
     let ready = before.record().unwrap().ready().zeroed(Gib(1));
     let error = pool.create(&spec("a", 1)).await.unwrap_err();
     assert_eq!(error.reason, Reason::Precondition, "{}", error.message);
     assert!(error.message.contains("newer Quarry"), "{}", error.message);
-    assert!(pool.set_record(before, &ready).await.is_err());
-    assert!(pool.remove(before).await.is_err());
+    for error in [pool.set_record(before, &ready).await, pool.remove(before).await] {
+        let error = error.unwrap_err();
+        assert_eq!(error.reason, reason, "{}", error.message);
+    }
     pool.deactivate(before, Instant::now()).await.unwrap();
 }
 
@@ -56,7 +59,7 @@ fn a_volume_of_a_newer_quarry_is_listed_and_found_by_both_its_names() {
             assert_eq!(pool.remove(&volume).await.unwrap_err().reason, Reason::Precondition);
         }
         assert_eq!(pool.find_requested("a").await.unwrap().map(|volume| volume.record), Some(Recorded::Newer(2)));
-        refuse_changes(&pool, &before).await;
+        refuse_changes(&pool, &before, Reason::Precondition).await;
         assert_eq!(pool.create(&spec("b", 1)).await.unwrap().size, 21 * MIB);
     });
     assert!(host.image(disk) == image, "it was written to");
@@ -106,7 +109,8 @@ fn a_snapshot_of_a_newer_quarry_is_not_a_volume_but_keeps_its_disk_and_its_name(
             assert!(pool.volume(name).await.unwrap().is_none(), "{name}");
         }
         assert!(pool.find_requested("a").await.unwrap().is_none());
-        refuse_changes(&pool, &before).await;
+        // The caller read it when it was a volume, and now there is none.
+        refuse_changes(&pool, &before, Reason::Unavailable).await;
         let listed = pool.disks().await.unwrap();
         assert!(matches!(&listed[0].state, Disk::Claimed { .. }), "{:?}", listed[0].state);
         assert!(listed[0].reason().is_some_and(|why| why.contains("snapshot")), "{:?}", listed[0].reason());
