@@ -209,3 +209,35 @@ fn a_rewritten_copy_is_reported_when_its_source_is_gone() {
         assert!(!why.contains("put the disk back"), "{why}");
     });
 }
+
+/// The places of a claim are read one after another. Here, its release happens after the copies of the record
+/// were read.
+#[test]
+fn a_claim_that_is_released_during_a_read_is_not_damaged() {
+    let (host, [disk, _]) = used();
+    let ClaimState::Claimed(claim) = found(&host, disk) else { panic!("not claimed") };
+    let vdb = disk_of(&host, disk);
+    host.before_read(disk, 0, move |host| claim::release(&Any(&*host.hold(&vdb).unwrap()), &claim).unwrap());
+    run(async {
+        let reading = start(&host, Wipe::None).read(None).await;
+        assert_eq!(reading.state.problems, [""; 0]);
+        assert!(matches!(&reading.volumes, Volumes::All(all) if all.is_empty()), "{:?}", reading.volumes);
+    });
+    assert_eq!(state_name(&host, disk), "nothing");
+}
+
+#[test]
+fn a_claim_that_is_made_during_a_read_is_not_damaged() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    let vdb = disk_of(&host, disk);
+    let record = Record::new(&spec("a", 1), 13 * MIB).to_string();
+    host.before_read(disk, 0, move |host| {
+        claim::claim(&Any(&*host.hold(&vdb).unwrap()), "a", record.as_bytes()).unwrap();
+    });
+    run(async {
+        let pool = start(&host, Wipe::None);
+        assert_eq!(pool.status().await.problems, [""; 0]);
+        assert_eq!(pool.volume("a").await.unwrap().unwrap().health, Health::Whole);
+    });
+}
