@@ -241,3 +241,20 @@ fn a_claim_that_is_made_during_a_read_is_not_damaged() {
         assert_eq!(pool.volume("a").await.unwrap().unwrap().health, Health::Whole);
     });
 }
+
+/// Advice about tags of LVM does not help.
+#[test]
+fn the_advice_for_an_invalid_record_is_about_disks() {
+    let (host, [disk, _]) = used();
+    let ClaimState::Claimed(claim) = found(&host, disk) else { panic!("not claimed") };
+    let device = host.write(&disk_of(&host, disk)).unwrap();
+    claim::set_record(&Any(&*device), &claim, b"quarry1/s=ready").unwrap();
+    run(async {
+        let volume = start(&host, Wipe::None).volume("a").await.unwrap().unwrap();
+        let error = volume.record().unwrap_err();
+        assert_eq!(error.reason, Reason::Precondition);
+        let advice = "so the volume is not changed: run `quarry disks` on this node, and see \"Repairing it\" in \
+                      docs/disk-format.md";
+        assert!(error.message.ends_with(advice) && !error.message.contains("tag"), "{}", error.message);
+    });
+}
