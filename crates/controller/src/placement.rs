@@ -1,6 +1,6 @@
 //! Where a new volume goes.
 //!
-//! A request that permits one node is forwarded to that node. The node serialises its requests, so any
+//! A request that permits one node is forwarded to that node. The node serializes its requests, so any
 //! controller may forward one. A request that permits several nodes is handled by the elected controller
 //! only, which first asks every candidate whether the name exists there: a retry must find the volume of an
 //! earlier attempt, on whichever node it was created.

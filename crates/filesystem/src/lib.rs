@@ -1,9 +1,14 @@
 //! Probes, makes and measures filesystems.
 //!
 //! This crate must never format a device that contains data. So [`make`] formats only a device that [`probe`]
-//! reports as blank while no other process can write to it; mkfs is never forced; any doubt (an unreadable
-//! sector, two signatures) counts as "not blank"; and options from a StorageClass have passed the allow-list
-//! of [`quarry_volume::MakeOptions`].
+//! reports as blank while Quarry holds it exclusively; mkfs is never forced; any doubt (an unreadable sector, two
+//! signatures) counts as "not blank"; and options from a StorageClass have passed the allow-list of
+//! [`quarry_volume::MakeOptions`].
+//!
+//! One gap is left. Every mkfs holds the device exclusively itself, so Quarry releases it just before it starts
+//! mkfs. Another Quarry is kept away by a lock that mkfs inherits, but another program of root's may write to the
+//! device between the two. mkfs.xfs and mkfs.btrfs refuse to overwrite what they recognize; mkfs.ext4 overwrites
+//! it. (At a terminal, mkfs.ext4 would look first, but before it holds the device: that would not close the gap.)
 
 mod adopt;
 mod condition;

@@ -28,7 +28,8 @@ pub fn filesystem_uuid(seed: &str) -> Uuid {
 ///
 /// Whether it is blank is checked here, while the device is held, even if the caller has checked before:
 /// mkfs.xfs and mkfs.btrfs refuse to overwrite what they recognize, but mkfs.ext4 asks only at a terminal and
-/// overwrites otherwise (seen with e2fsprogs 1.47.0). An xfs with the same UUID whose mkfs was interrupted is
+/// overwrites otherwise (seen with e2fsprogs 1.47.0). What appears after the check is another matter: see the
+/// crate's documentation. An xfs with the same UUID whose mkfs was interrupted is
 /// wiped and made again: it was never mounted.
 ///
 /// # Errors

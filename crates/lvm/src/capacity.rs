@@ -18,7 +18,8 @@ use crate::types::{PhysicalVolume, VolumeGroup};
 /// Unused space after a physical volume is reported from this size on, in bytes. Less may be alignment, or a
 /// second metadata area.
 const GROWN: u64 = 32 << 20;
-/// No new volumes are created if less than one part in this many of the metadata area is free.
+/// No new volumes are created if less than one part in this many of the usable half of the metadata area is
+/// free.
 const METADATA_RESERVE: u64 = 10;
 
 /// The space for new volumes, if `reserve` bytes of the volume group must stay free.

@@ -31,6 +31,30 @@ impl fmt::Display for VolumeKey {
     }
 }
 
+impl VolumeKey {
+    /// How an operator repairs the volume's record, for a sentence that ends with it.
+    pub(crate) fn repair_of_record(&self) -> &'static str {
+        match self {
+            Self::Logical { .. } => "repair its tag by hand, see docs/record-format.md",
+            Self::Disk(_) => "run `quarry disks` on this node, and see \"Repairing it\" in docs/disk-format.md",
+            Self::Simulated { .. } => "its pool is simulated, so create the volume again",
+        }
+    }
+
+    /// How an operator removes one of several objects that have the volume's record, for a sentence that ends with
+    /// it.
+    pub(crate) fn removal_of_copy(&self) -> &'static str {
+        match self {
+            Self::Logical { .. } => {
+                "remove the copy, or remove the record's tag from it (`lvs -o +lv_tags` shows it, `lvchange --deltag` \
+                 removes it)"
+            }
+            Self::Disk(_) => "remove one of the disks",
+            Self::Simulated { .. } => "its pool is simulated, so remove one of them there",
+        }
+    }
+}
+
 impl PoolVolume {
     /// The UUID of its logical volume, which no other volume ever has; on a whole disk, the GUID of its
     /// partition, which only a later volume of the same name gets again. The filesystem's UUID is derived

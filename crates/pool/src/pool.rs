@@ -426,15 +426,15 @@ impl PoolVolume {
                 crate::record::VERSION
             ))),
             Recorded::Broken(why) => Err(Error::precondition(format!(
-                "the record of volume {} is invalid ({why}), so the volume is not changed: repair its tag by hand, \
-                 see docs/record-format.md",
-                self.name
+                "the record of volume {} is invalid ({why}), so the volume is not changed: {}",
+                self.name,
+                self.key.repair_of_record()
             ))),
             Recorded::Ambiguous(names) => Err(Error::unavailable(format!(
-                "{} all have the record of volume {}, so the volume is ambiguous and cannot be used; remove the copy, \
-                 or remove the record's tag from it (`lvs -o +lv_tags` shows it, `lvchange --deltag` removes it)",
+                "{} all have the record of volume {}, so the volume is ambiguous and cannot be used; {}",
                 quarry_volume::some_of(names),
-                self.name
+                self.name,
+                self.key.removal_of_copy()
             ))),
         }
     }

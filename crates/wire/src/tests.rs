@@ -183,7 +183,7 @@ proptest! {
         volume in volume(), orphan: Option<bool>, pool in pool(), node in ".{0,20}", reachable: bool, newer: bool,
     ) {
         let volume = ListedVolume { volume, orphan, reachable };
-        prop_assert_eq!(view::read_volume(sent(&view::write_volume(volume.clone()), newer)), Some(volume));
+        prop_assert_eq!(view::read_volume(sent(&view::write_volume(volume.clone()), newer)), Ok(volume));
         let pool = ListedPool { node, pool, reachable };
         prop_assert_eq!(view::read_pool(sent(&view::write_pool(pool.clone()), newer)), pool);
     }

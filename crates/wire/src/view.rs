@@ -2,7 +2,7 @@
 //! controller adds.
 
 use quarry_proto::view::v2;
-use quarry_volume::{PoolState, Volume};
+use quarry_volume::{AccessTypes, Filesystem, Layout, PoolState, Volume};
 
 use crate::{pool, volume};
 
@@ -54,14 +54,59 @@ pub fn write_volume(listed: ListedVolume) -> v2::ListedVolume {
     v2::ListedVolume { volume: Some(volume::write(volume)), orphan: orphan.into(), reachable }
 }
 
-/// A volume in a list; `None` if its identifier cannot be parsed.
-#[must_use]
-pub fn read_volume(listed: v2::ListedVolume) -> Option<ListedVolume> {
+/// A volume in a list whose identifier this version cannot parse: only to be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownVolume {
+    /// The identifier, as it was sent.
+    pub id: String,
+    /// The name.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// The pool.
+    pub pool: String,
+    /// How it may be used, if this version knows that.
+    pub access: Option<AccessTypes>,
+    /// Its filesystem, if it has one and this version knows it.
+    pub filesystem: Option<Filesystem>,
+    /// Its layout, if this version knows it.
+    pub layout: Option<Layout>,
+    /// Whether it was used.
+    pub ready: bool,
+    /// The problem, if there is one.
+    pub problem: String,
+    /// Whether no PersistentVolume references it; `None` while they are not known.
+    pub orphan: Option<bool>,
+    /// Whether its node is reachable.
+    pub reachable: bool,
+}
+
+/// A volume in a list.
+///
+/// # Errors
+/// What can be shown of a volume whose identifier this version cannot parse.
+pub fn read_volume(listed: v2::ListedVolume) -> Result<ListedVolume, Box<UnknownVolume>> {
     let orphan = match listed.orphan() {
         v2::Orphan::Unknown => None,
         v2::Orphan::No => Some(false),
         v2::Orphan::Yes => Some(true),
     };
     let v2::ListedVolume { volume, orphan: _, reachable } = listed;
-    Some(ListedVolume { volume: volume::read(volume?)?, orphan, reachable })
+    let message = volume.unwrap_or_default();
+    match volume::read(message.clone()) {
+        Some(volume) => Ok(ListedVolume { volume, orphan, reachable }),
+        None => Err(Box::new(UnknownVolume {
+            access: volume::read_access(message.access),
+            filesystem: message.filesystem.parse().ok(),
+            layout: Layout::from_code(&message.layout),
+            id: message.id,
+            name: message.name,
+            size: message.bytes,
+            pool: message.pool,
+            ready: message.ready,
+            problem: message.problem,
+            orphan,
+            reachable,
+        })),
+    }
 }

@@ -198,7 +198,7 @@ fn write_access(access: Option<AccessTypes>) -> v1::AccessTypes {
     }
 }
 
-fn read_access(number: i32) -> Option<AccessTypes> {
+pub(crate) fn read_access(number: i32) -> Option<AccessTypes> {
     match v1::AccessTypes::try_from(number) {
         Ok(v1::AccessTypes::Mount) => Some(AccessTypes::Mount),
         Ok(v1::AccessTypes::Block) => Some(AccessTypes::Block),

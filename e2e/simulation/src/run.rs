@@ -26,7 +26,7 @@ const TICK: Duration = Duration::from_millis(20);
 /// The usual latency of a link, at most.
 const LATENCY: Duration = Duration::from_millis(30);
 /// How long everything may take to become stable after the last fault.
-const SETTLING: Duration = Duration::from_secs(200);
+const STABLE_WITHIN: Duration = Duration::from_secs(200);
 
 /// What came of a run.
 pub(crate) struct Report {
@@ -266,7 +266,7 @@ impl Script<'_> {
 
     /// Waits until every claim is done and no call is running.
     fn wait_until_stable(&mut self) {
-        let limit = self.now() + SETTLING;
+        let limit = self.now() + STABLE_WITHIN;
         while self.now() < limit {
             self.play(self.now() + Duration::from_secs(1));
             if self.shared.lock().unfinished().is_empty() {

@@ -31,7 +31,7 @@ pub struct Build<'a> {
     pub bins: &'a [&'a str],
     /// Features to switch on.
     pub features: &'a [&'a str],
-    /// The cargo profile: `e2e` is optimised enough for an emulated processor and quick to build.
+    /// The cargo profile: `e2e` is optimized enough for an emulated processor and quick to build.
     pub profile: &'a str,
 }
 

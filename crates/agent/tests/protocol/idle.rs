@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::common::{Fake, NODE, WAIT, id, story};
 
 const PAIRS: usize = 2000;
-/// Both ends of one connection, without TLS, in KiB: what was measured (65, not optimised) and a little more.
+/// Both ends of one connection, without TLS, in KiB: what was measured (65, not optimized) and a little more.
 const BOUND: usize = 75;
 
 /// Resident memory of this process, in KiB.

@@ -72,7 +72,7 @@ impl World {
         Authority::new(Arc::new(store), Settings::default()).unwrap().with_clock(Arc::new(clock))
     }
 
-    /// A replica that lives for ever, by the true time.
+    /// A replica that is never killed and whose clock is right.
     pub fn healthy(&self) -> Authority {
         self.replica(&Life::default(), 0)
     }

@@ -146,7 +146,7 @@ struct Inner {
     identity: String,
     clock: Clock,
     state: Mutex<State>,
-    /// Held during each exchange with the API, so that exchanges are serialised.
+    /// Held during each exchange with the API, so that exchanges are serialized.
     view: tokio::sync::Mutex<View>,
 }
 

@@ -122,7 +122,7 @@ async fn a_new_address_is_reported_and_irrelevant_changes_are_not() {
     tokio::time::sleep(Duration::from_secs(200)).await;
     assert!(!roster.has_changed().unwrap());
     fake.put(&pod_path("q"), pod("q", "b", "10.0.0.8", true, 0));
-    until("the watch goes on", || address(&roster, "b") == "10.0.0.8:9810").await;
+    until("the watch continues", || address(&roster, "b") == "10.0.0.8:9810").await;
 }
 
 /// Watches end once a minute; changes in between are reported by the next one.
@@ -154,7 +154,7 @@ async fn missed_changes_are_read_again() {
         fake.put(&pod_path("moves"), pod("moves", "b", "10.0.0.8", true, 0));
         fake.put(&pod_path("comes"), pod("comes", "d", "10.0.0.4", true, 0));
         fake.forget_history("", gone_by_status);
-        until("the list was read anew", || address(&roster, "d") == "10.0.0.4:9810").await;
+        until("the list was read again", || address(&roster, "d") == "10.0.0.4:9810").await;
         assert_eq!(address(&roster, "a"), "10.0.0.1:9810");
         assert_eq!(address(&roster, "b"), "10.0.0.8:9810");
         assert_eq!(endpoint(&roster, "c"), None);

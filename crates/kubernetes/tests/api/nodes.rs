@@ -154,7 +154,7 @@ async fn a_node_is_gone_five_minutes_after_the_first_query() {
     assert_eq!(restarted.fate("a").await, Fate::Gone);
 }
 
-/// Everything that shows the node begins the five minutes anew.
+/// Everything that shows the node restarts the five minutes.
 #[tokio::test(start_paused = true)]
 async fn every_sign_of_the_node_restarts_the_wait() {
     type Show = fn(&Fake);
@@ -247,7 +247,7 @@ async fn a_live_query_is_authoritative() {
         assert_ne!(watching.fate("a").await, Fate::Gone, "{path}");
         fake.delete(&path);
         seconds(100).await;
-        assert_ne!(watching.fate("a").await, Fate::Gone, "{path}: the wait begins anew");
+        assert_ne!(watching.fate("a").await, Fate::Gone, "{path}: the wait restarts");
     }
 }
 

@@ -15,7 +15,7 @@ const TICK: Duration = Duration::from_secs(5);
 /// noticed within ten seconds.
 const UNREAD: Duration = Duration::from_secs(7);
 /// How long after the first event of a burst a pool is read.
-const SETTLING: Duration = Duration::from_millis(300);
+const DEBOUNCE: Duration = Duration::from_millis(300);
 /// When to check a pool again that Quarry is changing. The operation that changes it reads it at its end
 /// anyway.
 const CHANGING: Duration = Duration::from_secs(1);
@@ -96,7 +96,7 @@ impl StatePublisher {
         let mut seen = pool.uevents().counts();
         while self.has_listeners(index) {
             tokio::select! {
-                () = pool.uevents().changed(seen) => tokio::time::sleep(SETTLING).await,
+                () = pool.uevents().changed(seen) => tokio::time::sleep(DEBOUNCE).await,
                 () = tokio::time::sleep(pause) => {}
             }
             if !self.has_listeners(index) {

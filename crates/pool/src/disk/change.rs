@@ -249,7 +249,7 @@ impl Inner {
         let view = self.view().await?;
         let (disk, claim, now) = self.current(&view, volume)?;
         lock.set_disk(&disk.name);
-        let mode = self.wipe_mode(Some(now.record()?));
+        let mode = self.wipe_mode(now.record()?);
         refuse_used(&disk, &now)?;
         let here = DiskKey::of(&disk);
         // Before the disk records the release: otherwise a read would start the same release.

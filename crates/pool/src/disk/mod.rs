@@ -259,7 +259,7 @@ impl Inner {
         if !gone.is_empty() {
             drop(tokio::task::spawn_blocking(move || drop(gone)));
         }
-        self.resume_releases(&view);
+        self.resume_releases(&view, changes);
         Ok(view)
     }
 }

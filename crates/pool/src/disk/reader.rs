@@ -12,6 +12,10 @@ use super::key::DiskKey;
 use super::scan::Raw;
 use crate::threads::{DiskThreads, PATIENCE, Pending, UnresponsiveDisk};
 
+/// How often a damaged claim is read again at most: more only helps if the disk is claimed and released over and
+/// over.
+const MOST_REPEATS: u32 = 3;
+
 /// Reads disks, each in at most one thread.
 #[derive(Clone)]
 pub(super) struct Reader {
@@ -92,7 +96,7 @@ fn read(disks: &dyn Disks, disk: Disk, flushes: bool) -> Raw {
         Ok(device) => device,
         Err(error) => return Raw::unreadable(disk, &error.message),
     };
-    let found = claim::read(&Any(&*device)).map_err(|error| error.to_string());
+    let found = read_twice_if_damaged(&Any(&*device)).map_err(|error| error.to_string());
     // The claim may have been written by a Quarry process that was killed before its flush. Flush it before
     // anything relies on it: on the volume's existence, or on its deletion.
     let flushed = match &found {
@@ -104,4 +108,23 @@ fn read(disks: &dyn Disks, disk: Disk, flushes: bool) -> Raw {
     let found = flushed.and(found);
     let remnants = find_remnants(&Any(&*device), device.size()).map_err(|error| error.to_string());
     Raw { disk, events: 0, found, remnants }
+}
+
+/// Reads the claim state of a disk, and reads it again if it is damaged: the places are read one after another,
+/// so a claim that is made or released meanwhile, by another task or another process, looks damaged. What was
+/// read the second time cannot be a result of the same change: a claim is made and released in an order in
+/// which every state in between is a valid one.
+fn read_twice_if_damaged(device: &Any<'_>) -> Result<ClaimState, claim::Error> {
+    let mut found = claim::read(device)?;
+    for _ in 0..MOST_REPEATS {
+        if !matches!(found, ClaimState::Damaged(_)) {
+            break;
+        }
+        let again = claim::read(device)?;
+        if again == found {
+            break;
+        }
+        found = again;
+    }
+    Ok(found)
 }

@@ -125,14 +125,25 @@ impl Releases {
 }
 
 impl Inner {
-    /// Resumes releases that an earlier process, or an earlier attempt, did not complete.
-    pub(super) fn resume_releases(self: &Arc<Self>, view: &View) {
+    /// Resumes releases that an earlier process, or an earlier attempt, did not complete. `changes`: the number
+    /// of Quarry's own changes before the disks were read for this view.
+    pub(super) fn resume_releases(self: &Arc<Self>, view: &View, changes: u64) {
         self.releases.retain(view);
         for seen in view.disks.iter().filter(|seen| matches!(seen.raw.found, Ok(ClaimState::Releasing(_)))) {
             let disk = seen.raw.disk.clone();
-            if self.releases.begin_retry(&DiskKey::of(&disk)) {
-                tokio::spawn(Arc::clone(self).release(disk, None));
+            let here = DiskKey::of(&disk);
+            // A release that was completed since the disk was read was counted as a change before it ended. To
+            // resume it would hold the disk, which is free now, and for that time the disk would look used. The
+            // next read decides.
+            let is_outdated = || self.memory().changes != changes;
+            if is_outdated() || !self.releases.begin_retry(&here) {
+                continue;
             }
+            if is_outdated() {
+                self.releases.end(&here);
+                continue;
+            }
+            tokio::spawn(Arc::clone(self).release(disk, None));
         }
     }
 

@@ -33,9 +33,9 @@ pub(super) struct View {
     /// Claims on other pools' disks, with the problem to report. Calls by name are answered by those pools;
     /// but a volume of this pool still exists after its disk was assigned to another pool.
     in_other_pools: BTreeMap<DiskGuid, String>,
-    /// Claims that a newer Quarry made for something that is not a volume, on this pool's disks, with a
-    /// description. Their names are taken.
-    not_volumes: BTreeMap<DiskGuid, String>,
+    /// Claims that a newer Quarry made for something that is not a volume, on disks of any pool or of none.
+    /// Their names are taken.
+    not_volumes: BTreeMap<DiskGuid, Other>,
     /// Volumes that more than one disk holds, on disks of any pool, with the problem to report.
     duplicates: BTreeMap<DiskGuid, String>,
     /// Disks that were never read successfully: they may hold any volume.
@@ -43,6 +43,24 @@ pub(super) struct View {
     /// Disks with a claim of an unknown volume: they may hold volumes that were handed out.
     damaged: Vec<String>,
     pub(super) problems: Vec<String>,
+}
+
+/// Something that is not a volume, and the disks that hold it.
+struct Other {
+    what: NotVolume,
+    disks: Vec<String>,
+    /// Whether one of the disks belongs to this pool.
+    own: bool,
+}
+
+impl std::fmt::Display for Other {
+    /// As text: "the disk vdb holds a \"snapshot\" of a newer Quarry (record version 2)".
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.disks.as_slice() {
+            [disk] => write!(f, "the disk {disk} holds {}", self.what),
+            disks => write!(f, "the disks {} hold {}", disks.join(" and "), self.what),
+        }
+    }
 }
 
 impl View {
@@ -63,7 +81,8 @@ impl View {
             not_volumes: BTreeMap::new(),
             duplicates: copies(own.iter().map(|seen| &seen.raw).chain(others.iter().map(|other| &other.raw)))
                 .into_iter()
-                .map(|copies| (copies.volume, copies.why))
+                .filter(|copies| copies.volume)
+                .map(|copies| (copies.guid, copies.why))
                 .collect(),
             unread: failed.clone(),
             damaged: Vec::new(),
@@ -96,6 +115,10 @@ impl View {
     fn add_other(&mut self, OtherDisk { raw, why, may_belong, has_pool }: &OtherDisk, read_before: &[DiskKey]) {
         let volumes = raw.found.as_ref().map(ClaimState::volumes).unwrap_or_default();
         for (identity, claim) in &volumes {
+            if let Some(what) = claim.and_then(not_volume) {
+                self.add_not_volume(identity.disk, what, &raw.disk, false);
+                continue;
+            }
             if self.volumes.contains_key(&identity.disk) {
                 continue;
             }
@@ -117,6 +140,13 @@ impl View {
         if *may_belong && volumes.is_empty() && is_unknown {
             self.add_unknown(raw, read_before);
         }
+    }
+
+    /// The disk holds something that is not a volume. `own`: the disk belongs to this pool.
+    fn add_not_volume(&mut self, guid: DiskGuid, what: NotVolume, disk: &Disk, own: bool) {
+        let other = self.not_volumes.entry(guid).or_insert(Other { what, disks: Vec::new(), own });
+        other.disks.push(disk.name.clone());
+        other.own |= own;
     }
 
     /// The contents of the disk are unknown: it may hold any volume.
@@ -159,8 +189,8 @@ impl View {
             Ok(_) => None,
         };
         for (identity, claim) in volumes {
-            if let Some(other) = claim.and_then(not_volume) {
-                self.not_volumes.insert(identity.disk, format!("the disk {} holds {other}", raw.disk.name));
+            if let Some(what) = claim.and_then(not_volume) {
+                self.add_not_volume(identity.disk, what, &raw.disk, true);
                 continue;
             }
             let volume = match (claim, &raw.found) {
@@ -195,13 +225,21 @@ impl View {
                 ) => {
                     format!("the disk {} now holds {}", seen_on.name, found.describe())
                 }
-                // The same disk is there without the claim: the claim was removed by hand.
+                // The same disk is there without the claim, which was removed by hand; or a newer Quarry made
+                // something else of the volume.
                 (None, Some(Ok(_))) if seen_on.sequence.is_some() => return false,
-                (None, _) => format!(
-                    "volume {} is on the disk {}, which is missing: put the disk back; if it is lost for good, \
-                     restart Quarry on this node, so that it forgets the volume",
-                    volume.name, seen_on.name
-                ),
+                (None, _) => match self.not_volumes.get(guid) {
+                    Some(other) => format!(
+                        "volume {} was on the disk {}, and now {other} under its name: if that is right, restart \
+                         Quarry on this node, so that it forgets the volume",
+                        volume.name, seen_on.name
+                    ),
+                    None => format!(
+                        "volume {} is on the disk {}, which is missing: put the disk back; if it is lost for good, \
+                         restart Quarry on this node, so that it forgets the volume",
+                        volume.name, seen_on.name
+                    ),
+                },
             };
             self.volumes.insert(*guid, PoolVolume { health: Health::Lost(why), ..volume.clone() });
             true
@@ -229,7 +267,7 @@ impl View {
     pub(super) fn check_complete(&self, pool: &str) -> Result<()> {
         match self.unread.first() {
             None => Ok(()),
-            Some(why) => Err(Error::unavailable(format!("pool {pool}: its volumes are not fully known while {why}"))),
+            Some(why) => Err(Error::unavailable(format!("pool {pool}: its volumes are not fully known: {why}"))),
         }
     }
 
@@ -269,8 +307,8 @@ impl View {
     pub(super) fn check_name_free(&self, pool: &str, name: &str) -> Result<()> {
         match self.not_volumes.get(&Identity::of(name).disk) {
             None => Ok(()),
-            Some(what) => Err(Error::precondition(format!(
-                "pool {pool}: the name {name} is taken: {what}, which is not a volume; upgrade Quarry on this node, or \
+            Some(other) => Err(Error::precondition(format!(
+                "pool {pool}: the name {name} is taken: {other}, which is not a volume; upgrade Quarry on this node, or \
                  request another name"
             ))),
         }
@@ -278,10 +316,10 @@ impl View {
 
     /// What uses disks of the pool without being a volume, for an operator who misses the space.
     pub(super) fn hints(&self) -> Vec<String> {
-        let describe = |what: &String| {
-            format!("{what}, which is not a volume and is left alone: upgrade Quarry on this node to manage it")
+        let describe = |other: &Other| {
+            format!("{other}, which is not a volume and is left alone: upgrade Quarry on this node to manage it")
         };
-        self.not_volumes.values().map(describe).collect()
+        self.not_volumes.values().filter(|other| other.own).map(describe).collect()
     }
 
     /// The problem to report for a volume that two disks hold.
@@ -357,7 +395,7 @@ pub(super) fn title(claim: &Claim) -> String {
 }
 
 /// The object of a newer Quarry that the claim is for, if it is not a volume.
-fn not_volume(claim: &Claim) -> Option<NotVolume> {
+pub(super) fn not_volume(claim: &Claim) -> Option<NotVolume> {
     std::str::from_utf8(&claim.record).ok().and_then(|record| Record::parse(record).not_volume())
 }
 

@@ -6,16 +6,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use quarry_disk::claim::{self, Claim};
+use quarry_disk::claim::{self, Claim, Identity};
 use quarry_filesystem::signature_places;
-use quarry_volume::{Error, Gib, Result, Wipe, show_size};
+use quarry_volume::{Error, Gib, Result, Wipe, safe_name, show_size};
 
 use super::create::VOLUME_OFFSET;
 use super::disks::{Any, Held};
 use super::release::Progress;
-use super::{Inner, blocking};
+use super::{Inner, blocking, view};
 use crate::Record;
-use crate::record::Tag;
 
 const GIB: u64 = 1 << 30;
 /// The largest range that is wiped at once: the process can end between two of them.
@@ -25,8 +24,8 @@ const RECORD_EVERY: u64 = 64 * GIB;
 
 impl Inner {
     /// The mode in which a volume with this record is wiped: its class's, otherwise the pool's.
-    pub(super) fn wipe_mode(&self, record: Option<&Record>) -> Wipe {
-        record.and_then(|record| record.wipe).unwrap_or(self.wipe)
+    pub(super) fn wipe_mode(&self, record: &Record) -> Wipe {
+        record.wipe.unwrap_or(self.wipe)
     }
 
     /// Wipes the volume's data, flushes the disk, and returns the current claim on it.
@@ -36,13 +35,11 @@ impl Inner {
         mut claim: Claim,
         progress: &Progress,
     ) -> Result<Claim> {
-        // A record that this version cannot read (the release was started by another version) is ignored:
-        // then the pool's mode applies, and the wipe starts from the beginning.
-        let record = match std::str::from_utf8(&claim.record).map(Record::parse) {
-            Ok(Tag::Record(record)) => Some(*record),
-            _ => None,
-        };
-        let mode = self.wipe_mode(record.as_ref());
+        // The mode that was promised may be in a record that this version cannot read: the release was started
+        // by a newer one, or the record is damaged. Then everything is zeroed, from the beginning, because that
+        // keeps every promise; the pool's mode may be a weaker one.
+        let record = record_of_its_volume(&claim);
+        let mode = record.as_ref().map_or(Wipe::Zero, |record| self.wipe_mode(record));
         if mode != Wipe::None {
             let mut discard = mode == Wipe::Discard;
             // If the creation of a volume was given up, these are the bytes that the creation zeroed; the
@@ -96,6 +93,11 @@ impl Inner {
         .await?;
         Ok(claim)
     }
+}
+
+/// The record of a claim, if it can be read and is that of the claim's own volume.
+fn record_of_its_volume(claim: &Claim) -> Option<Record> {
+    view::record(claim).filter(|record| Identity::of(&safe_name(&record.name)) == claim.identity)
 }
 
 /// Flushes the disk. `done`: how many bytes were wiped.

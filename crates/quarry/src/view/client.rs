@@ -7,9 +7,11 @@ use quarry_proto::view::v2;
 use quarry_proto::view::v2::view_client::ViewClient;
 use quarry_transport::call::code_name;
 use quarry_transport::unix;
-use quarry_wire::view::{ListedPool, ListedVolume, read_pool, read_volume};
+use quarry_wire::view::{ListedPool, read_pool, read_volume};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
+
+use super::rows::VolumeRow;
 
 /// The timeout of one answer, which comes from memory.
 const WAIT: Duration = Duration::from_secs(30);
@@ -49,17 +51,10 @@ impl Client {
     pub(super) async fn volumes(
         &mut self,
         request: v2::ListVolumesRequest,
-    ) -> anyhow::Result<(Vec<ListedVolume>, String)> {
+    ) -> anyhow::Result<(Vec<VolumeRow>, String)> {
         let page = answer(self.0.list_volumes(asked(request)).await)?;
-        let volumes: Option<Vec<_>> = page.volumes.into_iter().map(read_volume).collect();
-        let Some(volumes) = volumes else {
-            anyhow::bail!(
-                "{}: the controller listed a volume with an identifier that this version cannot parse; use the \
-                 `quarry` of the controller's own version",
-                code_name(Code::Internal)
-            );
-        };
-        Ok((volumes, page.next_page_token))
+        let row = |listed| read_volume(listed).map_or_else(|unknown| VolumeRow::unknown(*unknown), VolumeRow::of);
+        Ok((page.volumes.into_iter().map(row).collect(), page.next_page_token))
     }
 
     pub(super) async fn diagnose(&mut self) -> anyhow::Result<v2::DiagnoseResponse> {

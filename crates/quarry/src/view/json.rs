@@ -3,10 +3,10 @@
 use quarry_pool::DiskReport;
 use quarry_proto::view::v2;
 use quarry_volume::{Filesystem, Layout, StorageId};
-use quarry_wire::view::{ListedPool, ListedVolume};
+use quarry_wire::view::ListedPool;
 use serde_json::{Value, json};
 
-use super::rows;
+use super::rows::{self, VolumeRow};
 
 pub(super) fn node(node: &v2::Node) -> Value {
     // Nothing is known of a node that never reported.
@@ -46,12 +46,11 @@ pub(super) fn pool(listed: &ListedPool) -> Value {
     })
 }
 
-pub(super) fn volume(listed: &ListedVolume) -> Value {
-    let ListedVolume { volume, orphan, reachable } = listed;
+pub(super) fn volume(volume: &VolumeRow) -> Value {
     json!({
-        "id": volume.id.to_string(),
+        "id": volume.id,
         "name": volume.name,
-        "node": volume.id.node,
+        "node": volume.node,
         "pool": volume.pool,
         "bytes": volume.size,
         "access": volume.access.map(rows::access),
@@ -60,8 +59,8 @@ pub(super) fn volume(listed: &ListedVolume) -> Value {
         "disks": volume.layout.as_ref().map_or(0, Layout::width),
         "ready": volume.ready,
         "problem": volume.problem,
-        "orphan": orphan,
-        "reachable": reachable,
+        "orphan": volume.orphan,
+        "reachable": volume.reachable,
     })
 }
 

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
 use quarry_proto::view::v2;
-use quarry_volume::{AccessTypes, Filesystem, Layout, printable, show_size};
-use quarry_wire::view::{ListedPool, ListedVolume};
+use quarry_volume::{AccessTypes, Filesystem, Layout, Volume, printable, show_size};
+use quarry_wire::view::{ListedPool, ListedVolume, UnknownVolume};
 
 use crate::table::Column;
 
@@ -110,9 +110,47 @@ pub(super) fn pool(listed: &ListedPool) -> Vec<String> {
     ]
 }
 
-pub(super) fn volume(listed: &ListedVolume) -> Vec<String> {
-    let ListedVolume { volume, orphan, reachable } = listed;
-    let orphan = match orphan {
+/// The problem of a volume whose identifier cannot be parsed.
+const UNKNOWN_ID: &str = "this version cannot parse its identifier: use the `quarry` of the controller's own version";
+
+/// A volume as it is shown.
+pub(super) struct VolumeRow {
+    /// `None`: this version cannot parse the identifier.
+    pub(super) node: Option<String>,
+    pub(super) pool: String,
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) size: u64,
+    pub(super) access: Option<AccessTypes>,
+    pub(super) filesystem: Option<Filesystem>,
+    pub(super) layout: Option<Layout>,
+    pub(super) ready: bool,
+    pub(super) problem: String,
+    pub(super) orphan: Option<bool>,
+    pub(super) reachable: bool,
+}
+
+impl VolumeRow {
+    pub(super) fn of(listed: ListedVolume) -> Self {
+        let ListedVolume { volume, orphan, reachable } = listed;
+        let Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition: _ } = volume;
+        let (node, id) = (Some(id.node.clone()), id.to_string());
+        Self { node, pool, id, name, size, access, filesystem, layout, ready, problem, orphan, reachable }
+    }
+
+    pub(super) fn unknown(volume: UnknownVolume) -> Self {
+        let UnknownVolume { id, name, size, pool, access, filesystem, layout, ready, problem, orphan, reachable } =
+            volume;
+        let problem = match problem.as_str() {
+            "" => UNKNOWN_ID.to_owned(),
+            problem => format!("{problem}; {UNKNOWN_ID}"),
+        };
+        Self { node: None, pool, id, name, size, access, filesystem, layout, ready, problem, orphan, reachable }
+    }
+}
+
+pub(super) fn volume(volume: &VolumeRow) -> Vec<String> {
+    let orphan = match volume.orphan {
         Some(true) => "ORPHAN",
         Some(false) => NOTHING,
         None => UNKNOWN,
@@ -123,9 +161,9 @@ pub(super) fn volume(listed: &ListedVolume) -> Vec<String> {
         Some(layout) => format!("{} x{}", layout.kind(), layout.width()),
     };
     vec![
-        volume.id.node.clone(),
+        volume.node.clone().unwrap_or_else(|| UNKNOWN.to_owned()),
         volume.pool.clone(),
-        volume.id.to_string(),
+        volume.id.clone(),
         volume.name.clone(),
         show_size(volume.size),
         volume.access.map_or(UNKNOWN, access).to_owned(),
@@ -133,7 +171,7 @@ pub(super) fn volume(listed: &ListedVolume) -> Vec<String> {
         layout,
         if volume.ready { "ready" } else { "new" }.to_owned(),
         orphan.to_owned(),
-        problem(&volume.problem, *reachable),
+        problem(&volume.problem, volume.reachable),
     ]
 }
 

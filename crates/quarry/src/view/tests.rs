@@ -34,6 +34,8 @@ struct Controller {
     diagnosis: v2::DiagnoseResponse,
     refuses: bool,
     page: usize,
+    /// The names of volumes whose identifiers have a newer format.
+    newer: Vec<&'static str>,
     asked: Arc<Mutex<Vec<v2::ListVolumesRequest>>>,
 }
 
@@ -59,7 +61,12 @@ impl View for Controller {
         }
         let first: usize = request.page_token.parse().unwrap_or_default();
         let page = self.volumes.iter().skip(first).take(self.page.max(1)).cloned();
-        let volumes: Vec<_> = page.map(write_volume).collect();
+        let mut volumes: Vec<_> = page.map(write_volume).collect();
+        for volume in volumes.iter_mut().filter_map(|listed| listed.volume.as_mut()) {
+            if self.newer.contains(&volume.name.as_str()) {
+                volume.id = volume.id.replacen("v1:", "v2:", 1);
+            }
+        }
         let next = first + volumes.len();
         let next_page_token = if next < self.volumes.len() { next.to_string() } else { String::new() };
         Ok(Response::new(v2::ListVolumesResponse { volumes, next_page_token }))
@@ -268,6 +275,26 @@ async fn json_is_one_object_with_stable_names_and_bytes_as_numbers() {
         let none = read(printed(&Controller::default(), &format!("{list} -o json")).await);
         assert_eq!(none, json!({list: []}));
     }
+}
+
+/// The controller is newer than this command.
+#[tokio::test]
+async fn a_volume_with_an_identifier_of_a_newer_version_is_shown_as_it_is() {
+    let controller = Controller { newer: vec!["pvc-a", "pvc-longer"], page: 3, ..example() };
+    assert_eq!(
+        printed(&controller, "volumes").await,
+        "\
+NODE  POOL  ID                           NAME         SIZE  ACCESS  FS   LAYOUT    STATE  ORPHAN  PROBLEM
+?     fast  v2:aaaaaaaaaa:n1:pvc-a       pvc-a       1.5Gi  mount   xfs  linear    ready  -       this version cannot parse its identifier: use the `quarry` of the controller's own version
+?     fast  v2:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  has lost a mirror; this version cannot parse its identifier: use the `quarry` of the controller's own version
+n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       its node is down: last known state
+"
+    );
+    let json: Value = serde_json::from_str(&printed(&controller, "volumes -o json").await).unwrap();
+    let shown = |index: usize| (&json["volumes"][index]["id"], &json["volumes"][index]["node"]);
+    assert_eq!(shown(0), (&json!("v2:aaaaaaaaaa:n1:pvc-a"), &Value::Null));
+    assert_eq!(shown(2), (&json!("v1:aaaaaaaaaa:n1:pvc-c"), &json!("n1")));
+    assert_eq!(json["volumes"][1]["disks"], json!(2));
 }
 
 #[tokio::test]

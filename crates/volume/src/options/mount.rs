@@ -64,7 +64,7 @@ fn table(kind: Filesystem) -> impl Iterator<Item = (&'static str, Value)> {
     tables::MOUNT_ANY.iter().chain(tables::of(kind).mount).copied()
 }
 
-/// The subject of an option, so that `atime` is recognised to contradict `noatime`.
+/// The subject of an option, so that `atime` is recognized to contradict `noatime`.
 fn about(name: &str, known: impl Fn(&str) -> bool) -> String {
     match name {
         "ro" | "rw" => "ro".to_owned(),

@@ -50,7 +50,7 @@ macro_rules! scenario {
 const ALL: &[Scenario] = &[
     scenario!(
         "stateful-set",
-        "a StatefulSet's volumes: bound late, on the pod's node, its data for ever",
+        "a StatefulSet's volumes: bound late, on the pod's node, and its data is kept",
         stateful::run
     ),
     scenario!("reclaim", "Delete removes the volume; Retain keeps it, and a new claim gets it", reclaim::run),
@@ -60,16 +60,16 @@ const ALL: &[Scenario] = &[
     scenario!("expand", "volumes grow with and without a pod; not beyond what fits, and then less", expand::run),
     scenario!("moving", "from local volumes to Quarry, as in docs/migrating.md", moving::run),
     scenario!("speed", "from claim and pod to a running pod, compared with a hostPath", speed::start),
-    scenario!("memory", "what our containers hold at rest and with a hundred volumes", speed::memory),
+    scenario!("memory", "the memory of Quarry's containers, idle and with a hundred volumes", speed::memory),
     scenario!(
         "capacity",
-        "the scheduler avoids full nodes; a race for the last room ends with both pods running",
+        "the scheduler avoids full nodes; a race for the last free space ends with both pods running",
         capacity::run
     ),
     scenario!("restarts", "node plugin, controller and kubelet restart under running pods", restarts::run),
     scenario!(
         "rolled",
-        "what the scheduler knows of free space survives a new leader, a killed registrar, replaced plugins",
+        "the scheduler's view of free space survives a new leader, a killed registrar, replaced plugins",
         rolled::run
     ),
     scenario!(
@@ -85,7 +85,7 @@ const ALL: &[Scenario] = &[
         power::cut
     ),
     scenario!("postgresql", "PostgreSQL under load, a power cut: every acknowledged commit is there", postgresql::run),
-    scenario!("node-gone", "a node that is gone for good holds up no claim and no pod", power::gone),
+    scenario!("node-gone", "a node that is gone for good does not block claims or pods", power::gone),
 ];
 
 /// Prints names and meanings.

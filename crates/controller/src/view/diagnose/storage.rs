@@ -10,7 +10,7 @@ use crate::view::node_state::NodeState;
 
 /// A pool is nearly full if less than one part in this many is free.
 const NEARLY_FULL: u64 = 10;
-/// The same for its metadata area; when it is half full, no new volumes are created.
+/// The same for the half of its metadata area that volumes can use.
 const METADATA_NEARLY_FULL: u64 = 5;
 
 fn reachable(nodes: &[NodeState]) -> impl Iterator<Item = &NodeState> {

@@ -386,3 +386,26 @@ fn a_completed_release_is_not_a_failure() {
         assert!(pool.volume("a").await.unwrap().is_some());
     });
 }
+
+/// The release was completed while a scan that had seen it was still running.
+#[test]
+fn a_release_that_is_complete_is_not_resumed_from_an_outdated_view() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    used(&host, Wipe::None);
+    let ClaimState::Claimed(claim) = found(&host, disk) else { panic!("not claimed") };
+    claim::begin_release(&Any(&*host.hold(&disk_of(&host, disk)).unwrap()), &claim).unwrap();
+    host.reboot();
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let changes = pool.inner.memory().changes;
+        let outdated = pool.inner.view().await.unwrap();
+        assert!(matches!(outdated.disks[0].raw.found, Ok(ClaimState::Releasing(_))));
+        releases_done(&pool).await;
+        while !pool.inner.releases.all().is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        pool.inner.resume_releases(&outdated, changes);
+        assert_eq!(pool.inner.releases.all(), []);
+    });
+}

@@ -132,12 +132,6 @@ fn a_damaged_claim_that_is_erased_frees_its_name() {
     });
 }
 
-fn copy(host: &Host, disk: u64, name: &str) -> u64 {
-    let copy = host.disk(name, 16);
-    host.poke(copy, 0, &host.image(disk));
-    copy
-}
-
 #[test]
 fn a_copy_makes_both_disks_unusable_and_both_are_named() {
     // The copy belongs to the pool, or to no pool; it is intact, or damaged.
@@ -213,5 +207,54 @@ fn a_rewritten_copy_is_reported_when_its_source_is_gone() {
         let Health::Lost(why) = &lost.health else { panic!("{lost:?}") };
         assert!(why.contains("vdd holds a damaged claim") && why.contains("quarry disks"), "{why}");
         assert!(!why.contains("put the disk back"), "{why}");
+    });
+}
+
+/// The places of a claim are read one after another. Here, its release happens after the copies of the record
+/// were read.
+#[test]
+fn a_claim_that_is_released_during_a_read_is_not_damaged() {
+    let (host, [disk, _]) = used();
+    let ClaimState::Claimed(claim) = found(&host, disk) else { panic!("not claimed") };
+    let vdb = disk_of(&host, disk);
+    host.before_read(disk, 0, move |host| claim::release(&Any(&*host.hold(&vdb).unwrap()), &claim).unwrap());
+    run(async {
+        let reading = start(&host, Wipe::None).read(None).await;
+        assert_eq!(reading.state.problems, [""; 0]);
+        assert!(matches!(&reading.volumes, Volumes::All(all) if all.is_empty()), "{:?}", reading.volumes);
+    });
+    assert_eq!(state_name(&host, disk), "nothing");
+}
+
+#[test]
+fn a_claim_that_is_made_during_a_read_is_not_damaged() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 16);
+    let vdb = disk_of(&host, disk);
+    let record = Record::new(&spec("a", 1), 13 * MIB).to_string();
+    host.before_read(disk, 0, move |host| {
+        claim::claim(&Any(&*host.hold(&vdb).unwrap()), "a", record.as_bytes()).unwrap();
+    });
+    run(async {
+        let pool = start(&host, Wipe::None);
+        assert_eq!(pool.status().await.problems, [""; 0]);
+        assert_eq!(pool.volume("a").await.unwrap().unwrap().health, Health::Whole);
+    });
+}
+
+/// Advice about tags of LVM does not help.
+#[test]
+fn the_advice_for_an_invalid_record_is_about_disks() {
+    let (host, [disk, _]) = used();
+    let ClaimState::Claimed(claim) = found(&host, disk) else { panic!("not claimed") };
+    let device = host.write(&disk_of(&host, disk)).unwrap();
+    claim::set_record(&Any(&*device), &claim, b"quarry1/s=ready").unwrap();
+    run(async {
+        let volume = start(&host, Wipe::None).volume("a").await.unwrap().unwrap();
+        let error = volume.record().unwrap_err();
+        assert_eq!(error.reason, Reason::Precondition);
+        let advice = "so the volume is not changed: run `quarry disks` on this node, and see \"Repairing it\" in \
+                      docs/disk-format.md";
+        assert!(error.message.ends_with(advice) && !error.message.contains("tag"), "{}", error.message);
     });
 }

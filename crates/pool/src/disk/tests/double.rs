@@ -42,6 +42,8 @@ struct State {
     probes: usize,
     /// Runs just before the next disk is held.
     before_hold: Option<Operation>,
+    /// Runs just before the next read of that disk at that offset.
+    before_read: Option<(u64, u64, Operation)>,
 }
 
 /// A disk.
@@ -225,6 +227,11 @@ impl Host {
 
     pub(super) fn before_hold(&self, work: impl FnOnce(&Host) + Send + 'static) {
         self.state().before_hold = Some(Box::new(work));
+    }
+
+    /// Runs this just before the next read of that disk at that offset.
+    pub(super) fn before_read(&self, number: u64, offset: u64, work: impl FnOnce(&Host) + Send + 'static) {
+        self.state().before_read = Some((number, offset, Box::new(work)));
     }
 
     pub(super) fn poke(&self, number: u64, offset: u64, bytes: &[u8]) {
@@ -427,6 +434,10 @@ impl Sectors for Handle {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         if self.host.with(self.number, |slot| slot.unreadable || slot.pulled) {
             return Err(io::Error::other("a bad sector"));
+        }
+        let work = self.host.state().before_read.take_if(|(number, at, _)| (*number, *at) == (self.number, offset));
+        if let Some((.., work)) = work {
+            work(&self.host);
         }
         self.file.read_exact_at(buffer, offset)
     }

@@ -50,11 +50,14 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     builder.worker_threads(2).enable_time().build().unwrap().block_on(work)
 }
 
+/// What the kernel knows about a disk, by its number.
+fn disk_of(host: &Host, number: u64) -> quarry_disk::Disk {
+    host.find().unwrap().disks.into_iter().find(|disk| disk.number.minor == 16 * number).unwrap()
+}
+
 /// The claim state of a disk, by its number.
 fn found(host: &Host, number: u64) -> ClaimState {
-    let disks = host.find().unwrap().disks;
-    let disk = disks.iter().find(|disk| disk.number.minor == 16 * number).unwrap();
-    claim::read(&Any(&*host.read(disk).unwrap())).unwrap()
+    claim::read(&Any(&*host.read(&disk_of(host, number)).unwrap())).unwrap()
 }
 
 fn state_name(host: &Host, number: u64) -> &'static str {
@@ -65,6 +68,13 @@ fn state_name(host: &Host, number: u64) -> &'static str {
         ClaimState::Releasing(_) => "releasing",
         _ => "else",
     }
+}
+
+/// Adds a copy of a disk of 16 MiB, and returns its number.
+fn copy(host: &Host, disk: u64, name: &str) -> u64 {
+    let copy = host.disk(name, 16);
+    host.poke(copy, 0, &host.image(disk));
+    copy
 }
 
 /// Waits until no release is running.

@@ -1,0 +1,178 @@
+//! The record of a volume: docs/record-format.md, version 1.
+//!
+//! On LVM it is a tag that is set by the `lvcreate` that creates the logical volume, so at no instant does a
+//! Quarry volume exist without a record. The format is frozen by golden tests: readers of any version keep
+//! unknown keys, and never change a record of a higher version.
+
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::fmt;
+
+use quarry_volume::{AccessTypes, Filesystem, Gib, Layout, VolumeSpec, Wipe};
+use uuid::Uuid;
+
+/// The version that this code writes.
+pub const VERSION: u32 = 1;
+/// The maximum length of a record in bytes, for any name that CSI allows.
+pub const MAX_RECORD: usize = 340;
+
+/// The state of a volume. There are two states, and one rule: Quarry writes only to a `new` volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Created, but never used; wiping and mkfs are allowed.
+    New,
+    /// Its filesystem, or its zeroes, have been flushed. From now on its data belongs to the user.
+    Ready,
+}
+
+/// The contents of a volume's record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// `new` or `ready`.
+    pub state: State,
+    /// The name in CreateVolume.
+    pub name: String,
+    /// The size that it was created with, in bytes: the requested size, rounded to the units of the storage.
+    pub size: u64,
+    /// How the volume may be used.
+    pub access: AccessTypes,
+    /// The filesystem; `None` for raw block.
+    pub filesystem: Option<Filesystem>,
+    /// The layout on the disks.
+    pub layout: Layout,
+    /// The hash of the creation parameters.
+    pub parameters: String,
+    /// While a `new` volume is being zeroed, or a deleted one wiped: how much is done and flushed.
+    pub zeroed: Gib,
+    /// How its data is wiped when it is deleted; `None`: the pool's mode. Only for whole disks.
+    pub wipe: Option<Wipe>,
+    /// The UUID of its filesystem, since the volume is `ready`. `None` before, without a filesystem, and for
+    /// volumes that became `ready` when records did not have it; see [`crate::PoolVolume::filesystem_uuid`].
+    pub filesystem_uuid: Option<Uuid>,
+    /// Whether the signatures of previous owners were wiped, and that was flushed, before this record was
+    /// written. Only for a `new` volume that is never shown raw, and only where no commit is needed for it.
+    pub wiped: bool,
+    /// Keys of a later minor revision, kept unchanged.
+    unknown: Vec<String>,
+}
+
+/// The meaning of a tag on a logical volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tag {
+    /// Not a tag of Quarry's.
+    Foreign,
+    /// A record that this code can read and write.
+    Record(Box<Record>),
+    /// A record of a higher version on a volume: listed, unpublished and unstaged, but otherwise not touched.
+    Newer {
+        /// The version.
+        version: u32,
+    },
+    /// A record of a higher version on something that is not a volume: not listed, and no call changes it. Only
+    /// its name and its space are taken.
+    NotVolume(NotVolume),
+    /// It begins like a record, but cannot be read.
+    Broken {
+        /// The problem.
+        why: String,
+    },
+}
+
+/// Something that a newer Quarry stored, and that is not a volume: for example a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotVolume {
+    /// The version of its record.
+    pub version: u32,
+    /// Its kind, according to its record.
+    pub kind: String,
+}
+
+impl fmt::Display for NotVolume {
+    /// As text: "a \"snapshot\" of a newer Quarry (record version 2)".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "a {:?} of a newer Quarry (record version {})", self.kind, self.version)
+    }
+}
+
+impl Tag {
+    /// What the tag is on, if that is not a volume.
+    #[must_use]
+    pub fn not_volume(self) -> Option<NotVolume> {
+        match self {
+            Self::NotVolume(other) => Some(other),
+            Self::Foreign | Self::Record(_) | Self::Newer { .. } | Self::Broken { .. } => None,
+        }
+    }
+}
+
+impl Record {
+    /// The record of a new volume.
+    #[must_use]
+    pub fn new(spec: &VolumeSpec, size: u64) -> Self {
+        Self {
+            state: State::New,
+            name: spec.name.clone(),
+            size,
+            access: spec.access,
+            filesystem: spec.filesystem,
+            layout: spec.class.layout,
+            parameters: spec.parameters_hash(),
+            zeroed: Gib::NONE,
+            wipe: spec.class.wipe,
+            filesystem_uuid: None,
+            wiped: false,
+            unknown: Vec::new(),
+        }
+    }
+
+    /// The same record of a volume whose signatures were wiped. For one that may be shown raw this says nothing:
+    /// its bytes are zeroed.
+    #[must_use]
+    pub fn wiped(&self) -> Self {
+        Self { wiped: !self.access.shows_bytes(), ..self.clone() }
+    }
+
+    /// The same record in state `ready`.
+    #[must_use]
+    pub fn ready(&self) -> Self {
+        Self { state: State::Ready, zeroed: Gib::NONE, wiped: false, ..self.clone() }
+    }
+
+    /// The same record in state `ready`, of a volume that has a filesystem with that UUID.
+    #[must_use]
+    pub fn ready_with(&self, filesystem_uuid: Uuid) -> Self {
+        Self { filesystem_uuid: Some(filesystem_uuid), ..self.ready() }
+    }
+
+    /// The same record with that zeroing progress.
+    #[must_use]
+    pub fn zeroed(&self, zeroed: Gib) -> Self {
+        Self { zeroed, ..self.clone() }
+    }
+
+    /// How the volume differs from the requested one, for a sentence that ends with it; `None` if a retry
+    /// of that request finds this volume (CSI `CreateVolume`, idempotency). Its size and pool are not compared.
+    #[must_use]
+    pub fn conflict(&self, spec: &VolumeSpec) -> Option<String> {
+        if self.access != spec.access {
+            return Some(format!("created for use as {}, not as {}", self.access, spec.access));
+        }
+        if self.filesystem != spec.filesystem {
+            let name = |filesystem: Option<Filesystem>| filesystem.map_or("no filesystem", Filesystem::as_str);
+            return Some(format!("with {}, not {}", name(self.filesystem), name(spec.filesystem)));
+        }
+        if self.layout != spec.class.layout {
+            return Some(format!("{}, not {}", self.layout, spec.class.layout));
+        }
+        if self.parameters != spec.parameters_hash() {
+            return Some("created with other mkfsOptions".to_owned());
+        }
+        if self.wipe != spec.class.wipe {
+            let mode = |wipe: Option<Wipe>| wipe.map_or("set by the pool", Wipe::as_str);
+            return Some(format!("with wipe mode {}, not {}", mode(self.wipe), mode(spec.class.wipe)));
+        }
+        None
+    }
+}

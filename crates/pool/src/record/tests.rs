@@ -1,0 +1,204 @@
+//! Tests of the record. Some are golden: what they compare with is on users' disks.
+
+use super::*;
+use proptest::prelude::*;
+use uuid::uuid;
+
+fn sample() -> Record {
+    Record {
+        state: State::New,
+        name: "pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11".to_owned(),
+        size: 10 << 30,
+        access: AccessTypes::Mount,
+        filesystem: Some(Filesystem::Ext4),
+        layout: Layout::Linear,
+        parameters: "abcdefghijklm".to_owned(),
+        zeroed: Gib::NONE,
+        wipe: None,
+        filesystem_uuid: None,
+        wiped: false,
+        unknown: Vec::new(),
+    }
+}
+
+const UUID: Uuid = uuid!("b79cd4be-d8b3-5e16-ac2f-178919c3c36b");
+
+// A tag of lvm has at most 1024 bytes.
+const _: () = assert!(MAX_RECORD <= 1024 && MAX_RECORD <= quarry_disk::claim::MAX_RECORD);
+
+/// Golden: these records are on users' disks. They must never change.
+#[test]
+fn records_are_frozen() {
+    let record = sample();
+    let block = Record {
+        name: "größe/1 ".to_owned(),
+        access: AccessTypes::Block,
+        filesystem: None,
+        layout: Layout::Striped { stripes: 2, stripe_size: 65536 },
+        zeroed: Gib(64),
+        ..sample()
+    };
+    let both = Record {
+        state: State::Ready,
+        access: AccessTypes::Both,
+        filesystem: Some(Filesystem::Xfs),
+        layout: Layout::Raid1 { mirrors: 1 },
+        ..sample()
+    };
+    let disk = Record { zeroed: Gib(192), wipe: Some(Wipe::Discard), ..both.clone() };
+    let disk = Record { layout: Layout::Linear, ..disk };
+    let made = record.ready_with(UUID);
+    let restored = Record { zeroed: Gib(10), filesystem_uuid: Some(UUID), ..record.clone() };
+    let all = Record { wiped: true, ..restored.clone() };
+    let clean = Record { wipe: Some(Wipe::None), ..record.wiped() };
+    let erased = Record { filesystem_uuid: Some(UUID), ..disk.clone() };
+    for (record, text) in [
+        (
+            made,
+            "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/u=b79cd4bed8b35e16ac2f178919c3c36b",
+        ),
+        (
+            restored,
+            "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/z=10/u=b79cd4bed8b35e16ac2f178919c3c36b",
+        ),
+        (
+            clean,
+            "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/w=none/c=1",
+        ),
+        (
+            all,
+            "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/z=10/u=b79cd4bed8b35e16ac2f178919c3c36b/c=1",
+        ),
+        (
+            erased,
+            "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard/u=b79cd4bed8b35e16ac2f178919c3c36b",
+        ),
+        (
+            disk,
+            "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard",
+        ),
+        (
+            record,
+            "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm",
+        ),
+        (block, "quarry1/s=new/n=!M5ZMHNWDT5SS6MJA/b=10737418240/a=b/l=s2.65536/p=abcdefghijklm/z=64"),
+        (
+            both,
+            "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=r1.1/p=abcdefghijklm",
+        ),
+    ] {
+        assert_eq!(record.to_string(), text);
+        assert_eq!(Record::parse(text), Tag::Record(Box::new(record)));
+    }
+}
+
+#[test]
+fn a_request_that_differs_from_the_record_is_a_conflict() {
+    let spec = VolumeSpec::mount("a", 1 << 30, Filesystem::Ext4);
+    let record = Record::new(&spec, 1 << 30);
+    assert_eq!(record.conflict(&spec), None);
+    let mut discards = spec.clone();
+    discards.class.wipe = Some(Wipe::Discard);
+    let mut options = spec.clone();
+    options.class.mkfs_options = "-m 0".to_owned();
+    for (other, named) in [
+        (VolumeSpec::block("a", 1 << 30), "a raw block device"),
+        (VolumeSpec::mount("a", 1 << 30, Filesystem::Xfs), "xfs"),
+        (spec.with_layout(Layout::Raid1 { mirrors: 1 }), "raid1"),
+        (options, "mkfsOptions"),
+        (discards, "discard"),
+    ] {
+        let conflict = record.conflict(&other).unwrap();
+        assert!(conflict.contains(named), "{conflict}");
+    }
+}
+
+#[test]
+fn keys_of_a_later_revision_are_kept() {
+    let text = "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/k=luks2/q=a=b";
+    let Tag::Record(record) = Record::parse(text) else { panic!("not read") };
+    assert_eq!(record.ready().to_string(), text.replace("s=new", "s=ready"));
+}
+
+#[test]
+fn foreign_newer_and_broken_tags_are_distinguished() {
+    for foreign in ["", "db", "quarry", "quarry/s=new", "quarryx1/s=new", "quarry0/s=new"] {
+        assert_eq!(Record::parse(foreign), Tag::Foreign, "{foreign:?}");
+    }
+    assert_eq!(Record::parse("quarry2/anything at all"), Tag::Newer { version: 2 });
+    assert_eq!(Record::parse("quarry99999999999"), Tag::Newer { version: u32::MAX });
+    assert_eq!(Record::parse("quarry3/s=frozen/ok=1/n=k=2"), Tag::Newer { version: 3 });
+    for broken in [
+        "quarry1",
+        "quarry1/s=new",
+        "quarry1/s=old/n=a/b=1/a=m/f=ext4/l=l/p=x",
+        "quarry1/s=new/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x",
+        "quarry1/s=new/n=a/b=1/a=m/f=ntfs/l=l/p=x",
+        "quarry1/s=new/n=a/b=1/a=m/l=l/p=x",
+        "quarry1/s=new/n=a/b=-1/a=m/f=ext4/l=l/p=x",
+        "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/w=shred",
+        "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/c=0",
+        "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=",
+        "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=b79cd4bed8b35e16ac2f178919c3c36",
+        // Another form would be written back as another tag.
+        "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=B79CD4BED8B35E16AC2F178919C3C36B",
+        "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=b79cd4be-d8b3-5e16-ac2f-178919c3c36b",
+    ] {
+        assert!(matches!(Record::parse(broken), Tag::Broken { .. }), "{broken:?}");
+    }
+}
+
+/// Golden: a newer Quarry relies on older ones not to touch objects other than volumes.
+#[test]
+fn other_objects_than_volumes_are_recognized_in_every_higher_version() {
+    let not_volume = |version, kind: &str| Tag::NotVolume(NotVolume { version, kind: kind.to_owned() });
+    for (tag, found) in [
+        ("quarry2/k=snapshot/s=ready/n=snap-1/o=v1:abc:node-1:pvc-1", not_volume(2, "snapshot")),
+        ("quarry2/s=ready/n=snap-1/k=snapshot", not_volume(2, "snapshot")),
+        ("quarry3/k=archive", not_volume(3, "archive")),
+        ("quarry2/k=", not_volume(2, "")),
+        ("quarry99999999999/k=x/y", not_volume(u32::MAX, "x")),
+    ] {
+        assert_eq!(Record::parse(tag), found, "{tag}");
+    }
+    // A record of version 1 is always a volume's: an older Quarry reads it as one.
+    let volume = "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/k=snapshot";
+    let Tag::Record(record) = Record::parse(volume) else { panic!("not read") };
+    assert_eq!(record.to_string(), volume);
+    let shown = Record::parse("quarry2/k=snapshot").not_volume().map(|other| other.to_string());
+    assert_eq!(shown.as_deref(), Some("a \"snapshot\" of a newer Quarry (record version 2)"));
+}
+
+proptest! {
+    #[test]
+    fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>()) {
+        let mut name = name;
+        while name.len() > 128 { name.pop(); }
+        let record = Record {
+            name,
+            size: size.unsigned_abs(),
+            filesystem: Some(Filesystem::ALL[filesystem]),
+            access: AccessTypes::Both,
+            // Only whole disks have a wipe mode, and those are linear.
+            layout: if whole { Layout::Linear } else { Layout::Striped { stripes: 64, stripe_size: 4 << 20 } },
+            wipe: whole.then_some(Wipe::Discard),
+            zeroed: Gib(zeroed),
+            filesystem_uuid: uuid.map(Uuid::from_u128),
+            wiped,
+            ..sample()
+        };
+        let text = record.to_string();
+        prop_assert!(text.len() <= MAX_RECORD, "{} bytes", text.len());
+        // The characters that LVM allows in tags, without a leading hyphen.
+        prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_+.-/=!:&#".contains(&byte)));
+        prop_assert_eq!(Record::parse(&text), Tag::Record(Box::new(record)));
+    }
+
+    #[test]
+    fn arbitrary_tags_do_not_panic(tag in "(quarry1?/?)?\\PC{0,80}") {
+        if let Tag::Record(record) = Record::parse(&tag) {
+            let text = record.to_string();
+            prop_assert_eq!(Record::parse(&text), Tag::Record(record));
+        }
+    }
+}
