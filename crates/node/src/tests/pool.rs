@@ -8,7 +8,7 @@ use quarry_mount::Device as Number;
 use quarry_pool::{Device, Pool, PoolVolume, Reading, Record, SimulatedPool, State, Uevents};
 use quarry_volume::{Error, Reason, Result, StorageId, VolumeSpec};
 
-use super::machine::{Bytes, Content, Disk, MAPPER, Process, State as Machine, node};
+use super::machine::{Bytes, Disk, MAPPER, Process, State as Machine, node};
 
 /// The pool as one process uses it.
 pub(super) struct MachinePool {
@@ -86,9 +86,8 @@ impl Pool for MachinePool {
         self.effect("create", |_| ()).await;
         let volume = self.simulated.create(spec).await?;
         let mut machine = self.process.state();
-        let bytes = Bytes { content: Content::Remnants, zeroed: 0 };
         let number = Number { major: MAPPER, minor: machine.next() };
-        machine.disks.insert(node(&volume.name), Disk::new(number, volume.size, bytes));
+        machine.disks.insert(node(&volume.name), Disk::new(number, volume.size, Bytes::remnants(volume.size)));
         Ok(volume)
     }
 

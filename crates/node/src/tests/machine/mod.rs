@@ -172,6 +172,7 @@ impl Machine {
     pub(super) fn set_filesystem(&self, volume: &str, kind: Filesystem, uuid: &str) {
         if let Some(disk) = self.state().disks.get_mut(&node(volume)) {
             disk.bytes.content = Content::Filesystem { kind, uuid: uuid.to_owned(), in_progress: false, data: false };
+            disk.bytes.filesystem = disk.size;
             disk.durable = disk.bytes.clone();
         }
     }
