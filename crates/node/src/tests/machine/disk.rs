@@ -255,6 +255,10 @@ impl State {
 
     /// Changes the bytes of a disk, which must not be a user's.
     pub(super) fn overwrite(&mut self, node: &Path, what: &str, change: impl FnOnce(&mut Bytes)) {
+        let mounted = self.disks.get(node).is_some_and(|disk| self.is_mounted(disk));
+        if mounted {
+            self.violation(format!("{what} of a device that is mounted"));
+        }
         let Some(disk) = self.disks.get_mut(node) else { return };
         let used = matches!(disk.bytes.content, Content::Filesystem { data: true, .. });
         let mut violation = None;

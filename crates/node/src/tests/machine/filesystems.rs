@@ -6,6 +6,7 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use quarry_exec as exec;
 use quarry_filesystem::{Coverage, Error, Probe, Superblock, Trouble, Usage};
@@ -15,6 +16,9 @@ use quarry_volume::{Filesystem, MakeOptions, Result};
 use super::{Bytes, Content, Disk, Process, State};
 use crate::errors;
 use crate::kernel::{Filesystems, HeldDevice};
+
+/// How long a process waits before it looks again whether zeroing has stalled.
+const STALL: Duration = Duration::from_millis(1);
 
 /// A device that a process holds.
 struct Held {
@@ -52,6 +56,9 @@ impl HeldDevice for Held {
     }
 
     fn zero_range(&self, range: Range<u64>) -> Result<()> {
+        while self.process.read(|state| state.stalled) {
+            std::thread::sleep(STALL);
+        }
         self.process.effect("zero", |state| {
             state.overwrite(&self.device, "zeroing", |bytes| bytes.zero(&range));
         });
