@@ -96,12 +96,7 @@ pub async fn create(group: &VolumeGroup, request: &CreateLv) -> Result<(), Error
 ///
 /// # Errors
 /// As for [`create`]; [`Error::NoSpace`] also if one of the extents is not free.
-pub async fn create_on(
-    group: &VolumeGroup,
-    name: &str,
-    tags: &[String],
-    ranges: &[ExtentRange],
-) -> Result<(), Error> {
+pub async fn create_on(group: &VolumeGroup, name: &str, tags: &[String], ranges: &[ExtentRange]) -> Result<(), Error> {
     check_name(group, name)?;
     let total = ranges.iter().fold(Extents::NONE, |sum, range| sum.and(range.extents));
     let mut command = Mutation::new("lvcreate", group).args(["-y", "-Wy", "-Zy", "--alloc", "normal"]);
@@ -321,7 +316,8 @@ mod tests {
         };
         let physical_volumes = vec![pv("a", Some("/dev/vdb")), pv("b", None), pv("c", Some("/dev/disk/by-path/x:0"))];
         let group = VolumeGroup { name: "vg".into(), physical_volumes, ..VolumeGroup::default() };
-        let range = |label: &str, extents| ExtentRange { pv: uuid(label), first: Extents(7), extents: Extents(extents) };
+        let range =
+            |label: &str, extents| ExtentRange { pv: uuid(label), first: Extents(7), extents: Extents(extents) };
         let arguments = range_arguments(&group, &[range("a", 1), range("a", 3)]).expect("valid");
         assert_eq!(arguments, ["/dev/vdb:7-7", "/dev/vdb:7-9"]);
         // No device, a device whose name contains a range, an unknown disk, no extents.

@@ -124,7 +124,8 @@ pub fn pieces(ranges: &[ExtentRange], layout: &Layout) -> Option<Vec<ExtentRange
     let mut pieces = Vec::new();
     loop {
         let heads: Vec<Option<Extents>> = disks.values().map(|disk| disk.last().map(|range| range.extents)).collect();
-        let Some(shortest) = heads.iter().copied().collect::<Option<Vec<_>>>().and_then(|heads| heads.into_iter().min())
+        let Some(shortest) =
+            heads.iter().copied().collect::<Option<Vec<_>>>().and_then(|heads| heads.into_iter().min())
         else {
             // All disks end together.
             let whole = !pieces.is_empty() && heads.iter().all(Option::is_none);

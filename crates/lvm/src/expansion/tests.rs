@@ -116,7 +116,8 @@ fn disks_that_cannot_be_used_are_avoided() {
 #[test]
 fn stripes_stay_on_the_disks_of_the_last_segment() {
     let group = group(&[&[(10, 50)], &[(10, 2), (20, 4), (30, 3)], &[(0, 900)]]);
-    let volume = lv("s", "striped", &[&[range("c", 900, 5), range("b", 900, 5)], &[range("a", 5, 5), range("b", 5, 5)]]);
+    let volume =
+        lv("s", "striped", &[&[range("c", 900, 5), range("b", 900, 5)], &[range("a", 5, 5), range("b", 5, 5)]]);
     assert_eq!(super::layout(&group, &LogicalVolume { stripe_size: 65536, ..volume.clone() }), Some(STRIPED));
     let choose = |extents| choose(&group, &volume, &STRIPED, Extents(extents), 0);
     assert_eq!(choose(4).unwrap(), [range("a", 10, 2), range("b", 10, 2)]);
@@ -176,7 +177,10 @@ fn extents_of_an_earlier_choice_suit_only_the_same_expansion() {
     let mirror = mirror(&mut group, &[("b", 20), ("a", 10)]);
     let linear = lv("v", "linear", &[&[range("a", 0, 10)]]);
     let on = |ranges: &[ExtentRange]| {
-        (suits(&group, &linear, &Layout::Linear, Extents(6), ranges), suits(&group, &mirror, &RAID1, Extents(3), ranges))
+        (
+            suits(&group, &linear, &Layout::Linear, Extents(6), ranges),
+            suits(&group, &mirror, &RAID1, Extents(3), ranges),
+        )
     };
     assert_eq!(on(&[range("a", 100, 3), range("b", 100, 1), range("b", 200, 2)]), (true, true));
     // A copy was moved to another disk since.
