@@ -378,6 +378,24 @@ impl PoolVolume {
         }
     }
 
+    /// The size to expand to, for storage that adds multiples of `unit` bytes: the smallest one in the range.
+    ///
+    /// # Errors
+    /// `SizeOutOfRange` if no such size is in the range.
+    pub(crate) fn expanded_size(&self, size: &SizeRange, unit: u64) -> Result<u64> {
+        let more = size.required.saturating_sub(self.size).checked_next_multiple_of(unit.max(1));
+        let expanded = more.and_then(|more| self.size.checked_add(more)).filter(|size| i64::try_from(*size).is_ok());
+        let why = match (expanded, size.limit) {
+            (None, _) => format!("{} bytes is more than any volume can have", size.required),
+            (Some(expanded), Some(limit)) if expanded > limit => format!(
+                "it grows by multiples of {unit} bytes; {} rounds up to {expanded}, above the limit of {limit} bytes",
+                size.required
+            ),
+            (Some(expanded), _) => return Ok(expanded),
+        };
+        Err(Error::new(Reason::SizeOutOfRange, why))
+    }
+
     /// The UUID of its filesystem, made or still to be made: the one in its record, otherwise the one that is
     /// derived from its own UUID. Whatever has to recognize the filesystem compares with this one.
     #[must_use]
