@@ -399,3 +399,6 @@ fn suitable<'a>(
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
