@@ -49,7 +49,7 @@ pub(super) fn reserve(inner: &Arc<Inner>, volume: &PoolVolume, size: &SizeRange)
     let size = size.unwrap_or_default();
     let device = Device::Simulated(SimulatedDevice::new(inner, &name));
     // Which bytes were wiped is not simulated, so all of them are.
-    let signature_places = [0..size].into();
+    let signature_places = vec![std::ops::Range { start: 0, end: size }];
     Ok(Some(Expansion { size: target, device: Some(NewSpace { device, size, signature_places, zeroed }) }))
 }
 
