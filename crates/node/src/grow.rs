@@ -1,6 +1,6 @@
 //! Grows the filesystem of a volume until it covers its device: in NodeExpandVolume, and after every stage.
 //!
-//! Both compare the filesystem with the device, whatever was done before. So a growth that was interrupted is
+//! Both compare the filesystem with the device every time. So a growth that was interrupted is
 //! completed, and so is that of a volume for which kubelet never calls NodeExpandVolume.
 //!
 //! The volume itself is expanded in [`crate::expand`].

@@ -58,17 +58,20 @@ pub(crate) fn hidden<'a>(group: &'a VolumeGroup, name: &str) -> Option<&'a Logic
 pub(crate) fn name_in_tag(tag: &str) -> Option<String> {
     match Record::parse(tag) {
         Tag::Record(record) => Some(safe_name(&record.name)),
-        Tag::Foreign | Tag::Newer { .. } | Tag::NotVolume(_) | Tag::Broken { .. } => None,
+        Tag::Foreign | Tag::Newer { .. } | Tag::Scratch(_) | Tag::NotVolume(_) | Tag::Broken { .. } => None,
     }
 }
 
 /// The object in a logical volume that a newer Quarry stored, if it is not a volume. It is not listed.
 pub(crate) fn not_volume(volume: &LogicalVolume) -> Option<NotVolume> {
-    record_on(volume).not_volume()
+    match record_on(volume) {
+        Tag::Scratch(_) => None,
+        other => other.not_volume(),
+    }
 }
 
 /// The record on a logical volume.
-fn record_on(volume: &LogicalVolume) -> Tag {
+pub(super) fn record_on(volume: &LogicalVolume) -> Tag {
     let mut records = volume.tags.iter().map(|tag| Record::parse(tag)).filter(|tag| *tag != Tag::Foreign);
     match (records.next(), records.next()) {
         (None, _) => Tag::Foreign,
@@ -101,7 +104,7 @@ pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Optio
         Tag::Record(record) => Recorded::Here(record),
         Tag::Newer { version } => Recorded::Newer(version),
         Tag::Broken { why } => Recorded::Broken(why),
-        Tag::Foreign | Tag::NotVolume(_) => return None,
+        Tag::Foreign | Tag::Scratch(_) | Tag::NotVolume(_) => return None,
     };
     let health = health(group, volume, &record);
     let name = match &record {
@@ -208,6 +211,11 @@ mod tests {
         let around = group(pvs.clone(), vec![lv("a", "linear", Some(READY), &["p"]), snapshot("snap-1")]);
         assert_eq!(only(&around).name, "a");
         assert!(named(&around, "snap-1").is_none() && hidden(&around, "snap-1").is_none());
+        // Nor is new space for a volume, which this version knows.
+        let scratch = lv("quarry-expansion-x", "linear", Some("quarry2/k=expansion/v=x/b=8192"), &["p"]);
+        let expanding = group(pvs.clone(), vec![lv("a", "linear", Some(READY), &["p"]), scratch]);
+        assert_eq!(only(&expanding).name, "a");
+        assert!(named(&expanding, "quarry-expansion-x").is_none() && not_volumes(&expanding).is_none());
         let hint = not_volumes(&around).unwrap();
         assert!(hint.contains("vg/snap-1 is a \"snapshot\" of a newer Quarry"), "{hint}");
         // It does not make a volume ambiguous whose name it has.
@@ -307,6 +315,9 @@ mod tests {
         let with =
             |first: LogicalVolume, rest: Vec<LogicalVolume>| std::iter::once(first).chain(rest).collect::<Vec<_>>();
         assert_eq!(health(with(raid(), parts())), Health::Whole);
+        // It was expanded before its first use.
+        let expanded = LogicalVolume { size: 8192, segments: 2, ..raid() };
+        assert_eq!(health(with(expanded, parts())), Health::Whole);
         let broken = [
             with(LogicalVolume { activation_skip: true, ..raid() }, parts()),
             with(raid(), parts().into_iter().skip(1).collect()),

@@ -1,9 +1,10 @@
-//! The record of a volume: docs/record-format.md, version 1.
+//! The record of a volume: docs/record-format.md, version 1. (Version 2, for other objects, is in `scratch`.)
 //!
 //! On LVM it is a tag that is set by the `lvcreate` that creates the logical volume, so at no instant does a
 //! Quarry volume exist without a record. The format is frozen by golden tests: readers of any version keep
 //! unknown keys, and never change a record of a higher version.
 
+mod scratch;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -13,6 +14,10 @@ use std::fmt;
 use quarry_volume::{AccessTypes, Filesystem, Gib, Layout, VolumeSpec, Wipe};
 use uuid::Uuid;
 
+pub use self::scratch::ScratchRecord;
+
+/// The beginning of every record, of any version.
+const MARK: &str = "quarry";
 /// The version that this code writes.
 pub const VERSION: u32 = 1;
 /// The maximum length of a record in bytes, for any name that CSI allows.
@@ -70,8 +75,11 @@ pub enum Tag {
         /// The version.
         version: u32,
     },
-    /// A record of a higher version on something that is not a volume: not listed, and no call changes it. Only
-    /// its name and its space are taken.
+    /// The record of new space for a volume, which is reserved for its expansion. It is not a volume, and not
+    /// listed.
+    Scratch(ScratchRecord),
+    /// A record of a higher version on something that is not a volume, and that this code does not know: not
+    /// listed, and no call changes it. Only its name and its space are taken.
     NotVolume(NotVolume),
     /// It begins like a record, but cannot be read.
     Broken {
@@ -97,12 +105,22 @@ impl fmt::Display for NotVolume {
 }
 
 impl Tag {
-    /// What the tag is on, if that is not a volume.
+    /// What the tag is on, if that is not a volume. For storage that never has scratch volumes, one is unknown.
     #[must_use]
     pub fn not_volume(self) -> Option<NotVolume> {
         match self {
             Self::NotVolume(other) => Some(other),
+            Self::Scratch(_) => Some(NotVolume { version: ScratchRecord::VERSION, kind: scratch::KIND.to_owned() }),
             Self::Foreign | Self::Record(_) | Self::Newer { .. } | Self::Broken { .. } => None,
+        }
+    }
+
+    /// The record of new space for a volume, if the tag is one.
+    #[must_use]
+    pub fn scratch(self) -> Option<ScratchRecord> {
+        match self {
+            Self::Scratch(scratch) => Some(scratch),
+            Self::Foreign | Self::Record(_) | Self::NotVolume(_) | Self::Newer { .. } | Self::Broken { .. } => None,
         }
     }
 }

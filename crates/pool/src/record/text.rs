@@ -6,10 +6,8 @@ use data_encoding::BASE32_NOPAD;
 use quarry_volume::{AccessTypes, Gib, Layout};
 use uuid::Uuid;
 
-use super::{NotVolume, Record, State, Tag, VERSION};
+use super::{MARK, NotVolume, Record, ScratchRecord, State, Tag, VERSION};
 
-/// The beginning of every record, whatever its version.
-const MARK: &str = "quarry";
 /// The beginning of the field with the kind of the object, in a record of a higher version that is not of a
 /// volume.
 const KIND: &str = "k=";
@@ -34,8 +32,11 @@ impl Record {
         }
     }
 
-    /// A record of a higher version. Only its kind is read.
+    /// A record of a higher version. Unless it is of new space for a volume, only its kind is read.
     fn newer(version: u32, fields: &str) -> Tag {
+        if let Some(scratch) = ScratchRecord::read(version, fields) {
+            return Tag::Scratch(scratch);
+        }
         match fields.split('/').find_map(|field| field.strip_prefix(KIND)) {
             Some(kind) => Tag::NotVolume(NotVolume { version, kind: kind.to_owned() }),
             None => Tag::Newer { version },
