@@ -12,6 +12,7 @@
 
 mod adopt;
 mod condition;
+mod coverage;
 mod device;
 mod error;
 mod features;
@@ -27,9 +28,10 @@ mod zero;
 
 pub use adopt::check_before_adoption;
 pub use condition::check_mounted;
+pub use coverage::{Coverage, Obstacle};
 pub use device::{Exclusive, device_size, exclusive};
 pub use error::Error;
-pub use grow::{Coverage, Obstacle, coverage, grow};
+pub use grow::{coverage, grow};
 pub use kinds::{Superblock, tools};
 pub use make::{filesystem_uuid, make};
 pub use measure::{Usage, minimum_size, usage};

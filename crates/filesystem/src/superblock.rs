@@ -6,14 +6,11 @@
 //! users' files are, some of them only two bytes long, and what a user writes into a file must not make the
 //! volume unmountable. So this module reads only one offset and ignores everything else on the device.
 
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use quarry_volume::Filesystem;
 
-use crate::kinds::{self, SUPERBLOCK_LENGTH};
+use crate::kinds::{self, read_bytes};
 use crate::thread::blocking;
 use crate::{Error, Superblock};
 
@@ -29,21 +26,10 @@ fn read(kind: Filesystem, device: &Path) -> Result<Option<Superblock>, Error> {
     Ok(read_bytes(kind, device)?.and_then(|bytes| (kinds::of(kind).superblock)(&bytes)))
 }
 
-/// The first bytes of the place where a filesystem of that kind has its superblock. If one is mounted, and the kernel
-/// keeps its superblock in the page cache of the device (ext4), these are the kernel's. `None`: the device is too
-/// short.
-pub(crate) fn read_bytes(kind: Filesystem, device: &Path) -> Result<Option<[u8; SUPERBLOCK_LENGTH]>, Error> {
-    let file = File::open(device).map_err(|source| Error::io("open", device, source))?;
-    let mut bytes = [0; SUPERBLOCK_LENGTH];
-    match file.read_exact_at(&mut bytes, kinds::of(kind).superblock_at) {
-        Ok(()) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
-        Err(source) => Err(Error::io("read the superblock of", device, source)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
     use crate::kinds::tests::sample;
 

@@ -7,10 +7,10 @@ use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
 use super::{
-    Kind, Superblock, always_complete, feature, native_u32_at, native_u64_at, no_hidden_trouble, unexpected, uuid_at,
+    Kind, Superblock, always_complete, feature, native_u32_at, native_u64_at, no_hidden_trouble, read_bytes,
+    unexpected, uuid_at,
 };
-use crate::grow::open;
-use crate::superblock::read_bytes;
+use crate::coverage::open;
 use crate::{Coverage, Error, Obstacle};
 
 #[allow(unsafe_code, missing_docs)]

@@ -5,8 +5,7 @@ use std::path::Path;
 use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
-use super::{Kind, Superblock, always_complete, feature, u16_at, u32_at, unexpected, uuid_at};
-use crate::superblock::read_bytes;
+use super::{Kind, Superblock, always_complete, feature, read_bytes, u16_at, u32_at, unexpected, uuid_at};
 use crate::trouble::{Mounted, Trouble, try_write};
 use crate::{Coverage, Error, Obstacle};
 

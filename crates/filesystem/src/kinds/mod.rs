@@ -4,16 +4,21 @@ mod btrfs;
 mod ext4;
 mod xfs;
 
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::pin::Pin;
 
+use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 use uuid::Uuid;
 
-use crate::grow::Tool;
 use crate::trouble::{Mounted, Trouble};
 use crate::{Coverage, Error};
+
+/// The program that grows a filesystem.
+pub(crate) type Tool = fn(device: &Path, mounted: &Path) -> Command;
 
 /// What differs between filesystems.
 pub(crate) struct Kind {
@@ -134,6 +139,19 @@ fn no_hidden_trouble(_: &Mounted<'_>, _: &Path) -> Option<Trouble> {
 
 fn uuid_at(bytes: &[u8], at: usize) -> Option<String> {
     Some(Uuid::from_slice(bytes.get(at..at + 16)?).ok()?.to_string())
+}
+
+/// The first bytes of the place where a filesystem of that kind has its superblock. If one is mounted, and the kernel
+/// keeps its superblock in the page cache of the device (ext4), these are the kernel's. `None`: the device is too
+/// short.
+pub(crate) fn read_bytes(kind: Filesystem, device: &Path) -> Result<Option<[u8; SUPERBLOCK_LENGTH]>, Error> {
+    let file = File::open(device).map_err(|source| Error::io("open", device, source))?;
+    let mut bytes = [0; SUPERBLOCK_LENGTH];
+    match file.read_exact_at(&mut bytes, of(kind).superblock_at) {
+        Ok(()) => Ok(Some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(source) => Err(Error::io("read the superblock of", device, source)),
+    }
 }
 
 #[cfg(test)]

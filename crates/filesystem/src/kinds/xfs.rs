@@ -8,7 +8,7 @@ use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
 use super::{Kind, Superblock, feature, native_u32_at, native_u64_at, no_hidden_trouble, unexpected, uuid_at};
-use crate::grow::open;
+use crate::coverage::open;
 use crate::{Coverage, Error};
 
 #[allow(unsafe_code, missing_docs)]
