@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use quarry_volume::{Filesystem, OptionError};
 
-/// Why a device could not be probed, wiped or formatted.
+use crate::Obstacle;
+
+/// Why a device could not be probed, wiped or formatted, or why its filesystem could not grow.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The device is in use: it is mounted, or an mkfs or a wipe runs on it, perhaps one that outlived the
@@ -63,6 +65,45 @@ pub enum Error {
         device: PathBuf,
         /// The error of the command.
         source: quarry_exec::Error,
+    },
+    /// Something prevents the filesystem from growing. Nothing was changed.
+    #[error("cannot grow the {kind} filesystem on {device:?}: {obstacle}")]
+    CannotGrow {
+        /// The filesystem.
+        kind: Filesystem,
+        /// The device.
+        device: PathBuf,
+        /// What prevents it.
+        obstacle: Obstacle,
+    },
+    /// The tool that grows filesystems failed.
+    #[error(
+        "cannot grow the {kind} filesystem on {device:?}, which is mounted at {mounted:?}: {source}; see the kernel log"
+    )]
+    Grow {
+        /// The filesystem.
+        kind: Filesystem,
+        /// The device.
+        device: PathBuf,
+        /// Where it is mounted.
+        mounted: PathBuf,
+        /// The error of the command.
+        source: quarry_exec::Error,
+    },
+    /// The tool that grows filesystems reported success, but the filesystem is still too small.
+    #[error(
+        "the {kind} filesystem on {device:?} was grown, but it has {filesystem} bytes, and {possible} are possible; see \
+         the kernel log"
+    )]
+    StillSmaller {
+        /// The filesystem.
+        kind: Filesystem,
+        /// The device.
+        device: PathBuf,
+        /// Its size in bytes.
+        filesystem: u64,
+        /// The size in bytes that it should have.
+        possible: u64,
     },
     /// A tool could not be run, or failed.
     #[error("cannot {attempted} {device:?}: {source}")]

@@ -1,4 +1,4 @@
-//! Probes, makes and measures filesystems.
+//! Probes, makes, measures and grows filesystems.
 //!
 //! This crate must never format a device that contains data. So [`make`] formats only a device that [`probe`]
 //! reports as blank while no other process can write to it; mkfs is never forced; any doubt (an unreadable
@@ -10,6 +10,7 @@ mod condition;
 mod device;
 mod error;
 mod features;
+mod grow;
 mod kinds;
 mod make;
 mod measure;
@@ -23,6 +24,7 @@ pub use adopt::check_before_adoption;
 pub use condition::check_mounted;
 pub use device::{Exclusive, device_size, exclusive};
 pub use error::Error;
+pub use grow::{Coverage, Obstacle, coverage, grow};
 pub use kinds::{Superblock, tools};
 pub use make::{filesystem_uuid, make};
 pub use measure::{Usage, minimum_size, usage};

@@ -26,12 +26,17 @@ pub async fn superblock(kind: Filesystem, device: &Path) -> Result<Option<Superb
 }
 
 fn read(kind: Filesystem, device: &Path) -> Result<Option<Superblock>, Error> {
+    Ok(read_bytes(kind, device)?.and_then(|bytes| (kinds::of(kind).superblock)(&bytes)))
+}
+
+/// The first bytes of the place where a filesystem of that kind has its superblock. If one is mounted, and the kernel
+/// keeps its superblock in the page cache of the device (ext4), these are the kernel's. `None`: the device is too
+/// short.
+pub(crate) fn read_bytes(kind: Filesystem, device: &Path) -> Result<Option<[u8; SUPERBLOCK_LENGTH]>, Error> {
     let file = File::open(device).map_err(|source| Error::io("open", device, source))?;
     let mut bytes = [0; SUPERBLOCK_LENGTH];
-    let of = kinds::of(kind);
-    match file.read_exact_at(&mut bytes, of.superblock_at) {
-        Ok(()) => Ok((of.superblock)(&bytes)),
-        // The device is too short for a superblock.
+    match file.read_exact_at(&mut bytes, kinds::of(kind).superblock_at) {
+        Ok(()) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(source) => Err(Error::io("read the superblock of", device, source)),
     }

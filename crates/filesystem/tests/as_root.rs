@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use quarry_exec::{Command, Output};
 use quarry_filesystem::{
-    Error, Probe, check_before_adoption, device_size, exclusive, filesystem_uuid, make, minimum_size, probe,
-    wipe_signatures, zero_range,
+    Coverage, Error, Obstacle, Probe, check_before_adoption, coverage, device_size, exclusive, filesystem_uuid, grow,
+    make, minimum_size, probe, usage, wipe_signatures, zero_range,
 };
 use quarry_volume::{Filesystem, MakeOptions};
 
@@ -41,6 +41,15 @@ impl Loop {
     }
 }
 
+impl Loop {
+    /// Makes the device larger.
+    async fn expand(&self, size: u64) {
+        File::options().write(true).open(&self.image).unwrap().set_len(size).unwrap();
+        run(Command::query("losetup").arg("-c").arg(&self.device)).await;
+        assert_eq!(device_size(&self.device).unwrap(), size);
+    }
+}
+
 impl Drop for Loop {
     fn drop(&mut self) {
         let device = self.device.clone();
@@ -49,6 +58,57 @@ impl Drop for Loop {
             runtime.block_on(run(Command::query("losetup").arg("-d").arg(device)));
         };
         std::thread::spawn(detach).join().unwrap();
+    }
+}
+
+/// A mounted filesystem on a loop device, which is unmounted when this is dropped.
+struct Mounted {
+    kind: Filesystem,
+    disk: Loop,
+    target: PathBuf,
+}
+
+impl Mounted {
+    async fn new(kind: Filesystem, size: u64, options: &str) -> Self {
+        let disk = Loop::new(size).await;
+        make(kind, &disk.device, UUID, &MakeOptions::parse(kind, options).unwrap()).await.unwrap();
+        Self::mount(kind, disk).await
+    }
+
+    async fn mount(kind: Filesystem, disk: Loop) -> Self {
+        let target = disk.image.with_file_name("mounted");
+        std::fs::create_dir(&target).unwrap();
+        run(Command::query("mount").arg(&disk.device).arg(&target)).await;
+        Self { kind, disk, target }
+    }
+
+    fn coverage(&self) -> Coverage {
+        coverage(self.kind, &self.disk.device, &self.target).unwrap()
+    }
+
+    async fn grow(&self) -> Result<Coverage, Error> {
+        grow(self.kind, &self.disk.device, &self.target).await
+    }
+
+    /// Why it does not grow. Nothing is changed.
+    async fn obstacle(&self) -> Obstacle {
+        let before = self.coverage();
+        assert!(!before.is_complete(), "{before:?}");
+        let error = self.grow().await.unwrap_err();
+        let Error::CannotGrow { obstacle, .. } = error else { panic!("{error}") };
+        assert_eq!(self.coverage(), before);
+        obstacle
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let target = self.target.clone();
+        let unmount = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(run(Command::query("umount").arg(target)));
+        };
+        std::thread::spawn(unmount).join().unwrap();
     }
 }
 
@@ -340,4 +400,100 @@ async fn an_incomplete_xfs_is_not_adopted_and_a_used_one_is() {
     run(Command::query("xfs_io").args(["-x", "-c", "shutdown -f"]).arg(&target)).await;
     run(Command::query("umount").arg(&target)).await;
     check_before_adoption(Filesystem::Xfs, &disk.device).await.unwrap();
+}
+
+const MIB: u64 = 1 << 20;
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn each_filesystem_grows_with_its_device_while_it_is_in_use() {
+    for kind in Filesystem::ALL {
+        let mounted = Mounted::new(kind, 320 * MIB, "").await;
+        let made = mounted.coverage();
+        assert!(made.is_complete() && made.filesystem > 319 * MIB, "{kind}: {made:?}");
+        assert_eq!(mounted.grow().await.unwrap(), made, "{kind}: nothing to do");
+        let file = mounted.target.join("file");
+        std::fs::write(&file, "content").unwrap();
+        let open = File::options().append(true).open(&file).unwrap();
+        let before = usage(&mounted.target).unwrap().total;
+
+        mounted.disk.expand(700 * MIB).await;
+        let smaller = mounted.coverage();
+        assert_eq!((smaller.device, smaller.filesystem), (700 * MIB, made.filesystem), "{kind}");
+        assert!(!smaller.is_complete() && smaller.obstacle.is_none(), "{kind}: {smaller:?}");
+        let grown = mounted.grow().await.unwrap();
+        assert!(grown.is_complete() && grown.filesystem > 690 * MIB, "{kind}: {grown:?}");
+        assert_eq!(mounted.coverage(), grown, "{kind}");
+        assert!(usage(&mounted.target).unwrap().total > before + 350 * MIB, "{kind}");
+        assert_eq!(grown.groups > 4, kind == Filesystem::Xfs, "{kind}: {grown:?}");
+        std::io::Write::write_all(&mut &open, b" and more").unwrap();
+        drop(open);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "content and more", "{kind}");
+
+        // The kernel's size is the size on the disk, too.
+        let Mounted { disk, target, .. } = &mounted;
+        run(Command::query("umount").arg(target)).await;
+        assert_eq!(probe(&disk.device).await.unwrap(), expected(kind));
+        run(Command::query("mount").arg(&disk.device).arg(target)).await;
+        assert_eq!(mounted.coverage().filesystem, grown.filesystem, "{kind}");
+    }
+}
+
+/// Whatever the device's size is, growing ends, and then the filesystem counts as complete.
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_rest_that_no_filesystem_can_use_is_not_an_error() {
+    let steps = [512, 4096, 12 << 10, 63 * 4096, 64 * 4096, MIB + 512, 3 * MIB, 4 * MIB, 9 * MIB, 127 * MIB, 128 * MIB];
+    for (kind, size, options) in [
+        (Filesystem::Ext4, 32 * MIB, ""),
+        (Filesystem::Ext4, 512 * MIB, "-b 4096"),
+        (Filesystem::Ext4, 512 * MIB, "-O ^resize_inode"),
+        (Filesystem::Ext4, 512 * MIB, "-O bigalloc"),
+        (Filesystem::Xfs, 300 * MIB, ""),
+        (Filesystem::Btrfs, 300 * MIB, ""),
+    ] {
+        let mounted = Mounted::new(kind, size, options).await;
+        let mut size = size;
+        for step in steps {
+            size += step;
+            mounted.disk.expand(size).await;
+            match mounted.grow().await {
+                Ok(grown) => assert!(size - grown.filesystem < 8 * MIB, "{kind} {options}, {size} bytes: {grown:?}"),
+                Err(error) => panic!("{kind} {options}, {size} bytes: {error}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn an_ext4_that_the_kernel_does_not_grow_is_recognized_by_its_superblock() {
+    let kind = Filesystem::Ext4;
+    let mounted = Mounted::new(kind, 64 * MIB, "-O sparse_super2").await;
+    mounted.disk.expand(256 * MIB).await;
+    assert_eq!(mounted.obstacle().await, Obstacle::Feature("sparse_super2"));
+
+    let disk = Loop::new(64 * MIB).await;
+    make_plain(kind, &disk.device).await.unwrap();
+    run(Command::query("debugfs").args(["-w", "-R", "set_super_value state 2"]).arg(&disk.device)).await;
+    let mounted = Mounted::mount(kind, disk).await;
+    mounted.disk.expand(256 * MIB).await;
+    assert_eq!(mounted.obstacle().await, Obstacle::Errors);
+}
+
+#[tokio::test]
+#[ignore = "needs root"]
+async fn a_btrfs_below_its_minimum_or_on_several_devices_does_not_grow() {
+    let mounted = Mounted::new(Filesystem::Btrfs, 128 * MIB, "").await;
+    mounted.disk.expand(200 * MIB).await;
+    assert_eq!(mounted.obstacle().await, Obstacle::BelowMinimum { minimum: 256 * MIB });
+    mounted.disk.expand(256 * MIB).await;
+    assert_eq!(mounted.grow().await.unwrap().filesystem, 256 * MIB);
+
+    let other = Loop::new(400 * MIB).await;
+    run(Command::query("btrfs").args(["device", "add"]).arg(&other.device).arg(&mounted.target)).await;
+    assert!(mounted.coverage().is_complete(), "the size of its own device counts");
+    mounted.disk.expand(300 * MIB).await;
+    assert_eq!(mounted.obstacle().await, Obstacle::Devices(2));
+    drop(mounted);
 }

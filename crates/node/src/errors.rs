@@ -34,20 +34,26 @@ pub(crate) fn mount(error: quarry_mount::Error) -> Error {
 
 /// A failed filesystem operation.
 pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
-    use quarry_filesystem::Error as Fs;
+    use quarry_filesystem::{Error as Fs, Obstacle};
     let reason = match &error {
         // Something holds the device exclusively: usually an mkfs that outlived the Quarry process that
         // started it.
         Fs::Busy { .. } => Reason::UnderWay,
+        // The other operation ends.
+        Fs::CannotGrow { obstacle: Obstacle::Operation(_), .. } => Reason::UnderWay,
         // The contents of the device prevent it; nothing was changed.
-        Fs::NotBlank { .. } | Fs::Damaged { .. } => Reason::Precondition,
+        Fs::NotBlank { .. } | Fs::Damaged { .. } | Fs::CannotGrow { .. } => Reason::Precondition,
         Fs::Options(_) => Reason::InvalidRequest,
         Fs::Io { source, .. } if source.raw_os_error().is_some_and(is_device_failure) => Reason::Unavailable,
         // The medium is gone, or the tool was killed while it waited for the disk.
         Fs::NoSize { .. } | Fs::Command { source: quarry_exec::Error::Deadline { .. }, .. } => Reason::Unavailable,
-        Fs::Unverified { .. } | Fs::Mkfs { .. } | Fs::Command { .. } | Fs::Io { .. } | Fs::Unaligned { .. } => {
-            Reason::Host
-        }
+        Fs::Unverified { .. }
+        | Fs::Mkfs { .. }
+        | Fs::Grow { .. }
+        | Fs::StillSmaller { .. }
+        | Fs::Command { .. }
+        | Fs::Io { .. }
+        | Fs::Unaligned { .. } => Reason::Host,
     };
     match &error {
         Fs::Busy { device, .. } => Error::new(reason, format!("{error}{}", held_by(device))),

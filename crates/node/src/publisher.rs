@@ -45,7 +45,7 @@ struct Inner {
     published: Mutex<Published>,
     /// The problems of the filesystems of volumes in use, from the latest check of each. Pools do not know
     /// them.
-    filesystem_problems: Mutex<BTreeMap<VolumeId, String>>,
+    filesystem_problems: Mutex<BTreeMap<VolumeId, FilesystemProblems>>,
     /// Every change is sent here while [`Published`] is locked, so changes are in the order of their
     /// generations.
     updates: broadcast::Sender<Arc<Change>>,
@@ -69,6 +69,15 @@ struct PublishedPool {
     failures: HashMap<VolumeId, String>,
     /// Whether a task watches for changes from outside.
     watched: bool,
+}
+
+/// The problems of one filesystem.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct FilesystemProblems {
+    /// Why it does not work.
+    failed: Option<String>,
+    /// Why it could not be made as large as its device.
+    growth: Option<String>,
 }
 
 impl StatePublisher {
@@ -208,19 +217,40 @@ impl StatePublisher {
 
     /// Stores and publishes the result of a check of a volume's filesystem: its problem, or `None`.
     pub(crate) fn set_filesystem_problem(&self, id: &VolumeId, why: Option<String>) {
-        let changed = {
-            let mut problems = self.filesystem_problems();
-            let before = match &why {
-                Some(why) => problems.insert(id.clone(), why.clone()),
-                None => problems.remove(id),
-            };
-            before != why
-        };
-        if !changed {
-            return;
-        }
-        if let Some(why) = why {
+        if self.set_problem(id, |problems| &mut problems.failed, why.clone())
+            && let Some(why) = why
+        {
             tracing::warn!(volume = %id, why, "a filesystem has failed");
+        }
+    }
+
+    /// Stores and publishes why the filesystem of a volume could not be made as large as its device, or `None`.
+    pub(crate) fn set_growth_problem(&self, id: &VolumeId, why: Option<String>) {
+        if self.set_problem(id, |problems| &mut problems.growth, why.clone())
+            && let Some(why) = why
+        {
+            tracing::warn!(volume = %id, why, "a filesystem could not be grown");
+        }
+    }
+
+    /// Returns whether this is new.
+    fn set_problem(
+        &self,
+        id: &VolumeId,
+        place: fn(&mut FilesystemProblems) -> &mut Option<String>,
+        why: Option<String>,
+    ) -> bool {
+        {
+            let mut all = self.filesystem_problems();
+            let mut problems = all.get(id).cloned().unwrap_or_default();
+            if std::mem::replace(place(&mut problems), why.clone()) == why {
+                return false;
+            }
+            if problems == FilesystemProblems::default() {
+                all.remove(id);
+            } else {
+                all.insert(id.clone(), problems);
+            }
         }
         // Publish the next reading even if the storage has not changed.
         let pool = self.published().pools.iter_mut().find(|known| known.find(id).is_ok()).map(|known| {
@@ -230,23 +260,27 @@ impl StatePublisher {
         if let Some(pool) = pool {
             self.refresh_soon(&pool);
         }
+        true
     }
 
     /// Adds the problems of filesystems to these volumes.
     pub(crate) fn add_filesystem_problems(&self, volumes: &mut [Volume]) {
-        let problems = self.filesystem_problems();
-        for volume in volumes.iter_mut().filter(|_| !problems.is_empty()) {
-            if let Some(why) = problems.get(&volume.id) {
+        let all = self.filesystem_problems();
+        for volume in volumes.iter_mut().filter(|_| !all.is_empty()) {
+            let Some(FilesystemProblems { failed, growth }) = all.get(&volume.id) else { continue };
+            let problems = [(failed, Condition::FilesystemFailed), (growth, Condition::Other)];
+            for (why, condition) in problems.into_iter().filter_map(|(why, condition)| Some((why.as_ref()?, condition)))
+            {
                 let separator = if volume.problem.is_empty() { "" } else { "; " };
                 volume.problem = format!("{}{separator}{why}", volume.problem);
                 if volume.condition == Condition::Healthy {
-                    volume.condition = Condition::FilesystemFailed;
+                    volume.condition = condition;
                 }
             }
         }
     }
 
-    fn filesystem_problems(&self) -> MutexGuard<'_, BTreeMap<VolumeId, String>> {
+    fn filesystem_problems(&self) -> MutexGuard<'_, BTreeMap<VolumeId, FilesystemProblems>> {
         self.inner.filesystem_problems.lock()
     }
 

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use quarry_proto::csi::v1 as csi;
 use quarry_transport::deadline;
-use quarry_volume::{Capability, Error, MKFS_OPTIONS, Result};
+use quarry_volume::{Capability, Error, MKFS_OPTIONS, Result, SizeRange, VolumeId};
 use quarry_wire::csi as wire_csi;
 use quarry_wire::field::{existing_volume, required, signed};
-use quarry_wire::status::{answer, unsupported};
+use quarry_wire::status::answer;
 use tonic::{Request, Response, Status};
 
+use crate::grow::Grow;
 use crate::host::Host;
 use crate::publish::Publish;
 use crate::stage::Stage;
@@ -64,6 +65,11 @@ fn path(field: &str, value: &str) -> Result<PathBuf> {
         _ if value.chars().all(|c| c == '/') => wrong("is the root directory"),
         _ => Ok(PathBuf::from(value)),
     }
+}
+
+/// Where a volume should be. An invalid path gets the same response as a path without this volume.
+fn path_of(id: &VolumeId, value: &str) -> Result<PathBuf> {
+    path("volume_path", value).map_err(|error| Error::not_found(format!("volume {id} is not at this path: {error}")))
 }
 
 fn capability(value: Option<&csi::VolumeCapability>) -> Result<Capability> {
@@ -166,9 +172,7 @@ impl csi::node_server::Node for NodeService {
                 return Err(Error::invalid("volume_path is missing"));
             }
             let id = existing_volume(&request.volume_id)?;
-            // An invalid path gets the same response as a path without this volume.
-            let path = path("volume_path", &request.volume_path)
-                .map_err(|error| Error::not_found(format!("volume {id} is not at this path: {error}")))?;
+            let path = path_of(&id, &request.volume_path)?;
             let usage = |unit: Unit, total: u64, used: u64, available: u64| csi::VolumeUsage {
                 unit: unit as i32,
                 total: signed(total),
@@ -183,6 +187,25 @@ impl csi::node_server::Node for NodeService {
                 ],
             };
             Ok(csi::NodeGetVolumeStatsResponse { usage })
+        })
+        .await
+    }
+
+    async fn node_expand_volume(
+        &self,
+        request: Request<csi::NodeExpandVolumeRequest>,
+    ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            required("volume_id", &request.volume_id)?;
+            required("volume_path", &request.volume_path)?;
+            let range = request.capacity_range.unwrap_or_default();
+            let size = SizeRange::from_csi(range.required_bytes, range.limit_bytes)?;
+            let id = existing_volume(&request.volume_id)?;
+            let path = path_of(&id, &request.volume_path)?;
+            let bytes = self.host.grow_filesystem(Grow { id, path, size }, wait).await?;
+            Ok(csi::NodeExpandVolumeResponse { capacity_bytes: signed(bytes) })
         })
         .await
     }
@@ -224,6 +247,7 @@ impl csi::node_server::Node for NodeService {
         let capabilities = [
             rpc::Type::StageUnstageVolume,
             rpc::Type::GetVolumeStats,
+            rpc::Type::ExpandVolume,
             rpc::Type::SingleNodeMultiWriter,
             rpc::Type::GetVolumeHealth,
             rpc::Type::GetStorageHealth,
@@ -243,15 +267,6 @@ impl csi::node_server::Node for NodeService {
             max_volumes_per_node: self.max_volumes,
             accessible_topology: Some(csi::Topology { segments: BTreeMap::from([(self.topology_key.clone(), node)]) }),
         }))
-    }
-
-    // Calls that are not supported. No capability advertises them.
-
-    async fn node_expand_volume(
-        &self,
-        _request: Request<csi::NodeExpandVolumeRequest>,
-    ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
-        unsupported("NodeExpandVolume is not supported: volumes cannot be expanded")
     }
 }
 

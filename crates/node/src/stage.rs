@@ -1,4 +1,5 @@
-//! Stage: mounts a volume's filesystem at its staging path, and makes the filesystem at the first use.
+//! Stage: mounts a volume's filesystem at its staging path, makes the filesystem at the first use, and grows it if it
+//! is smaller than its device ([`crate::grow`]).
 //!
 //! This is the only place that makes filesystems. Only the record decides whether one may be made: a `ready`
 //! volume never reaches mkfs, whatever its device contains.
@@ -72,14 +73,20 @@ impl Host {
         }
         // If something is mounted already, `mount_filesystem` checks that it is this volume with these
         // options.
-        let (kernel, staging) = (Arc::clone(self.kernel()), stage.staging.clone());
+        let (kernel, node, staging) = (Arc::clone(self.kernel()), device.clone(), stage.staging.clone());
         let mounted = errors::blocking(move || {
-            kernel.mount_filesystem(&device, &staging, kind, &options.to_words())?;
+            kernel.mount_filesystem(&node, &staging, kind, &options.to_words())?;
             kernel.at(&staging)
         })
         .await?;
         match mounted {
-            Some(mounted) => self.require_working(&stage, mounted, check).await,
+            Some(mounted) => {
+                self.require_working(&stage, mounted, check).await?;
+                if check == Check::Write {
+                    self.grow_staged(&stage.id, &volume, kind, &device, &stage.staging).await;
+                }
+                Ok(())
+            }
             None => Err(Error::new(
                 Reason::UnderWay,
                 "the volume was mounted, but another process has just unmounted it; retry",

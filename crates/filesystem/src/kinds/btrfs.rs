@@ -1,12 +1,41 @@
 //! Btrfs.
 
-use quarry_volume::MakeOptions;
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
 
-use super::{Kind, Superblock, always_complete, feature, no_hidden_trouble, uuid_at};
+use quarry_exec::Command;
+use quarry_volume::{Filesystem, MakeOptions};
+
+use super::{
+    Kind, Superblock, always_complete, feature, native_u32_at, native_u64_at, no_hidden_trouble, unexpected, uuid_at,
+};
+use crate::grow::open;
+use crate::superblock::read_bytes;
+use crate::{Coverage, Error, Obstacle};
+
+#[allow(unsafe_code, missing_docs)]
+mod ioctl {
+    use super::{DEVICE_INFO, FILESYSTEM_INFO};
+
+    // BTRFS_IOC_FS_INFO and BTRFS_IOC_DEV_INFO.
+    nix::ioctl_read!(filesystem_info, 0x94, 31, [u8; FILESYSTEM_INFO]);
+    nix::ioctl_readwrite!(device_info, 0x94, 30, [u8; DEVICE_INFO]);
+}
+
+/// The sizes of what the kernel returns, in bytes (`struct btrfs_ioctl_fs_info_args` and
+/// `btrfs_ioctl_dev_info_args`).
+const FILESYSTEM_INFO: usize = 1024;
+const DEVICE_INFO: usize = 4096;
+
+/// Where a superblock contains the ID of its device.
+const DEVICE_ID_AT: usize = 0xc9;
+
+/// The smallest size that the kernel accepts when it changes the size of a device, in bytes.
+const MINIMUM_RESIZED: u64 = 256 << 20;
 
 pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.btrfs",
-    tools: &["mkfs.btrfs"],
+    tools: &["mkfs.btrfs", "btrfs"],
     package: "btrfs-progs",
     // mkfs.btrfs requires 109 MiB (114,294,784 bytes), which leaves almost no space for files. Measured on a
     // loop device with btrfs-progs 6.2.
@@ -19,6 +48,8 @@ pub(super) const KIND: Kind = Kind {
     superblock,
     // The same as for ext4.
     check_before_adoption: always_complete,
+    coverage,
+    grow: |_, mounted| Command::mutation("btrfs").subcommand("filesystem").args(["resize", "max"]).arg(mounted),
     hidden_trouble: no_hidden_trouble,
     #[cfg(test)]
     expected: tests::EXPECTED,
@@ -36,8 +67,44 @@ fn superblock(bytes: &[u8]) -> Option<Superblock> {
     Some(Superblock { uuid: uuid_at(bytes, 0x20)?, in_progress: false })
 }
 
+#[allow(unsafe_code)]
+fn coverage(path: &Path, mounted: &Path, size: u64) -> Result<Coverage, Error> {
+    const ATTEMPTED: &str = "read the size of the btrfs at";
+    let failed = |errno: nix::Error| Error::io(ATTEMPTED, mounted, errno);
+    let impossible = || unexpected(ATTEMPTED, mounted);
+    let directory = open(mounted)?;
+    let mut filesystem = [0; FILESYSTEM_INFO];
+    // SAFETY: the kernel writes exactly this many bytes, and the descriptor is open during the call.
+    unsafe { ioctl::filesystem_info(directory.as_raw_fd(), &raw mut filesystem) }.map_err(failed)?;
+    let mut device = [0; DEVICE_INFO];
+    // The request contains the ID of the device, which its superblock contains. It never changes.
+    let superblock = read_bytes(Filesystem::Btrfs, path)?.ok_or_else(impossible)?;
+    device.iter_mut().zip(superblock.iter().skip(DEVICE_ID_AT).take(8)).for_each(|(to, from)| *to = *from);
+    // SAFETY: the kernel reads and writes exactly this many bytes, and the descriptor is open during the call.
+    unsafe { ioctl::device_info(directory.as_raw_fd(), &raw mut device) }.map_err(failed)?;
+    let uuid = uuid_at(&filesystem, 16).ok_or_else(impossible)?;
+    // Kernels before 5.10 do not have it.
+    let operation = std::fs::read_to_string(format!("/sys/fs/btrfs/{uuid}/exclusive_operation")).unwrap_or_default();
+    covers(&filesystem, &device, operation.trim(), size).ok_or_else(impossible)
+}
+
+/// Reads the answers of the kernel. `operation`: the operation in progress that excludes others; `none` or empty if
+/// there is none.
+fn covers(filesystem: &[u8], device: &[u8], operation: &str, size: u64) -> Option<Coverage> {
+    let (devices, sector) = (native_u64_at(filesystem, 8)?, u64::from(native_u32_at(filesystem, 36)?));
+    let possible = size - size.checked_rem(sector)?;
+    let obstacle = match (devices, operation) {
+        (2.., _) => Some(Obstacle::Devices(devices)),
+        _ if possible < MINIMUM_RESIZED => Some(Obstacle::BelowMinimum { minimum: MINIMUM_RESIZED }),
+        (_, "" | "none") => None,
+        (_, operation) => Some(Obstacle::Operation(operation.to_owned())),
+    };
+    Some(Coverage::new(size, native_u64_at(device, 32)?, possible, obstacle))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::kinds::SUPERBLOCK_LENGTH as LENGTH;
     use crate::kinds::tests::Expected;
 
@@ -49,5 +116,32 @@ mod tests {
         bytes[0x20..0x30].copy_from_slice(&uuid);
         bytes[0x40..0x48].copy_from_slice(b"_BHRfS_M");
         bytes
+    }
+
+    #[test]
+    fn a_btrfs_is_compared_with_its_device() {
+        // Of 300 MiB, made with btrfs-progs 6.2; recorded on Linux 6.18.
+        let (filesystem, device) = (include_bytes!("samples/btrfs.fs-info"), include_bytes!("samples/btrfs.dev-info"));
+        let on = |operation: &str, size: u64| covers(filesystem, device, operation, size).unwrap();
+        let size = 300 << 20;
+        assert_eq!(on("none", size), Coverage::new(size, size, size, None));
+        assert!(on("balance", size + 512).is_complete(), "less than a sector");
+        assert_eq!(on("balance", size + 512).obstacle, None, "nothing has to grow");
+        let larger = size + 4096;
+        for none in ["", "none"] {
+            assert_eq!(on(none, larger), Coverage::new(larger, size, larger, None));
+        }
+        assert_eq!(on("balance paused", larger).obstacle, Some(Obstacle::Operation("balance paused".to_owned())));
+
+        let mut several = *filesystem;
+        several[8] = 3;
+        assert_eq!(covers(&several, device, "balance", larger).unwrap().obstacle, Some(Obstacle::Devices(3)));
+        let mut small = *device;
+        small[32..40].copy_from_slice(&(128_u64 << 20).to_ne_bytes());
+        let on = |size: u64| covers(filesystem, &small, "none", size).unwrap().obstacle;
+        assert_eq!(on(255 << 20), Some(Obstacle::BelowMinimum { minimum: 256 << 20 }));
+        assert_eq!(on(256 << 20), None);
+        assert_eq!(on(128 << 20), None, "nothing has to grow");
+        assert_eq!(covers(&filesystem[..30], device, "", size), None);
     }
 }

@@ -4,14 +4,16 @@ mod btrfs;
 mod ext4;
 mod xfs;
 
+use std::io;
 use std::path::Path;
 use std::pin::Pin;
 
 use quarry_volume::{Filesystem, MakeOptions};
 use uuid::Uuid;
 
-use crate::Error;
+use crate::grow::Tool;
 use crate::trouble::{Mounted, Trouble};
+use crate::{Coverage, Error};
 
 /// What differs between filesystems.
 pub(crate) struct Kind {
@@ -33,6 +35,10 @@ pub(crate) struct Kind {
     pub(crate) superblock: fn(&[u8]) -> Option<Superblock>,
     /// See [`crate::check_before_adoption`].
     pub(crate) check_before_adoption: for<'a> fn(&'a Path) -> Checked<'a>,
+    /// Measures the filesystem that is mounted at a path from a device with that size: see [`crate::coverage`].
+    pub(crate) coverage: fn(device: &Path, mounted: &Path, size: u64) -> Result<Coverage, Error>,
+    /// The program that makes the filesystem as large as its device.
+    pub(crate) grow: Tool,
     /// Checks for trouble that neither mountinfo nor a read shows. `sysfs` is the directory of this
     /// filesystem type in sysfs.
     pub(crate) hidden_trouble: fn(&Mounted<'_>, sysfs: &Path) -> Option<Trouble>,
@@ -85,6 +91,29 @@ pub(crate) fn of(kind: Filesystem) -> &'static Kind {
         Filesystem::Xfs => &xfs::KIND,
         Filesystem::Btrfs => &btrfs::KIND,
     }
+}
+
+/// The number in little-endian bytes at that offset.
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// The number at that offset of what an ioctl returned, in the byte order of this machine.
+fn native_u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+fn native_u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// What the kernel returned is not as documented.
+fn unexpected(attempted: &'static str, path: &Path) -> Error {
+    Error::io(attempted, path, io::Error::new(io::ErrorKind::InvalidData, "the kernel returned impossible values"))
 }
 
 /// Every program that a node runs for its filesystems, with the package that contains it.

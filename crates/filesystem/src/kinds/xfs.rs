@@ -1,17 +1,30 @@
 //! XFS.
 
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::Duration;
 
 use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
-use super::{Kind, Superblock, feature, no_hidden_trouble, uuid_at};
-use crate::Error;
+use super::{Kind, Superblock, feature, native_u32_at, native_u64_at, no_hidden_trouble, unexpected, uuid_at};
+use crate::grow::open;
+use crate::{Coverage, Error};
+
+#[allow(unsafe_code, missing_docs)]
+mod ioctl {
+    use super::GEOMETRY;
+
+    // XFS_IOC_FSGEOMETRY_V1: every kernel knows this version.
+    nix::ioctl_read!(geometry, b'X', 100, [u8; GEOMETRY]);
+}
+
+/// The size of the geometry that the kernel returns, in bytes (`struct xfs_fsop_geom_v1`).
+const GEOMETRY: usize = 112;
 
 pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.xfs",
-    tools: &["mkfs.xfs", "xfs_repair"],
+    tools: &["mkfs.xfs", "xfs_repair", "xfs_growfs"],
     package: "xfsprogs",
     // The minimum of mkfs.xfs. Measured on a loop device with xfsprogs 6.1.0.
     minimum_size: 300 << 20,
@@ -28,6 +41,9 @@ pub(super) const KIND: Kind = Kind {
     superblock_at: 0,
     superblock,
     check_before_adoption: |device| Box::pin(check_with_repair(device)),
+    // A binary, unlike most of what xfsprogs calls xfs_*: it works in an image without a shell.
+    grow: |_, mounted| Command::mutation("xfs_growfs").arg("-d").arg(mounted),
+    coverage,
     hidden_trouble: no_hidden_trouble,
     #[cfg(test)]
     expected: tests::EXPECTED,
@@ -78,6 +94,28 @@ async fn check_with_repair(device: &Path) -> Result<(), Error> {
     }
 }
 
+#[allow(unsafe_code)]
+fn coverage(_: &Path, mounted: &Path, size: u64) -> Result<Coverage, Error> {
+    const ATTEMPTED: &str = "read the geometry of the xfs at";
+    let mut geometry = [0; GEOMETRY];
+    // SAFETY: the kernel writes a geometry of exactly this size, and the descriptor is open during the call.
+    unsafe { ioctl::geometry(open(mounted)?.as_raw_fd(), &raw mut geometry) }
+        .map_err(|errno| Error::io(ATTEMPTED, mounted, errno))?;
+    covers(&geometry, size).ok_or_else(|| unexpected(ATTEMPTED, mounted))
+}
+
+/// Reads a geometry. An allocation group of less than 64 blocks is not added (the kernel's XFS_MIN_AG_BLOCKS).
+fn covers(geometry: &[u8], device: u64) -> Option<Coverage> {
+    const MINIMUM_GROUP: u64 = 64;
+    let (block, group) = (u64::from(native_u32_at(geometry, 0)?), u64::from(native_u32_at(geometry, 8)?));
+    let (groups, blocks) = (native_u32_at(geometry, 12)?, native_u64_at(geometry, 32)?);
+    let possible = device.checked_div(block)?;
+    let last = possible.checked_rem(group)?;
+    let possible = if last < MINIMUM_GROUP { possible - last } else { possible };
+    let bytes = |blocks: u64| blocks.saturating_mul(block);
+    Some(Coverage { groups, ..Coverage::new(device, bytes(blocks), bytes(possible), None) })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +132,25 @@ mod tests {
         bytes[..4].copy_from_slice(b"XFSB");
         bytes[32..48].copy_from_slice(&uuid);
         bytes
+    }
+
+    #[test]
+    fn an_xfs_is_compared_with_its_device() {
+        // Of 300 MiB, made with xfsprogs 6.1.0; recorded on Linux 6.18.
+        let geometry = include_bytes!("samples/xfs.geometry");
+        let on = |device: u64| covers(geometry, device).unwrap();
+        let size = 300 << 20;
+        assert_eq!(on(size), Coverage { groups: 4, ..Coverage::new(size, size, size, None) });
+        // Less than a block, and a group that is too small.
+        for more in [512, 4096, 63 * 4096 + 512] {
+            assert!(on(size + more).is_complete(), "{more} bytes more");
+        }
+        assert_eq!(on(size + 64 * 4096).possible, size + 64 * 4096);
+        assert_eq!(on(375 << 20).possible, 375 << 20, "a whole group more");
+        assert_eq!(on((375 << 20) + 4096).possible, 375 << 20);
+        assert!(on(size - 4096).is_complete(), "smaller than the filesystem");
+        assert_eq!(covers(&geometry[..39], size), None);
+        assert_eq!(covers(&[0; GEOMETRY], size), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quarry_filesystem::{self as filesystem, Exclusive, Mounted, Probe, Superblock, Trouble, Usage};
+use quarry_filesystem::{self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trouble, Usage};
 use quarry_mount::{self as mount, Device, Entry, Mapping};
 use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
 
@@ -140,6 +140,14 @@ impl Filesystems for Linux {
 
     fn device_size(&self, device: &Path) -> Result<u64> {
         filesystem::device_size(device).map_err(errors::filesystem)
+    }
+
+    fn coverage(&self, kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage> {
+        filesystem::coverage(kind, device, mounted).map_err(errors::filesystem)
+    }
+
+    async fn grow(&self, kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage> {
+        filesystem::grow(kind, device, mounted).await.map_err(errors::filesystem)
     }
 }
 

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quarry_filesystem::{Probe, Superblock, Trouble, Usage};
+use quarry_filesystem::{Coverage, Probe, Superblock, Trouble, Usage};
 use quarry_mount::{Device, Entry, Mapping};
 use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
 
@@ -129,6 +129,12 @@ pub(crate) trait Filesystems: Send + Sync {
 
     /// The size of a block device in bytes.
     fn device_size(&self, device: &Path) -> Result<u64>;
+
+    /// How much of its device the filesystem uses that is mounted there.
+    fn coverage(&self, kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage>;
+
+    /// Grows the filesystem that is mounted writable there until it covers its device.
+    async fn grow(&self, kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage>;
 }
 
 /// A device that is held exclusively: until this value is dropped, nothing else mounts, formats or wipes it.

@@ -73,12 +73,12 @@ fn proceed(world: &World, call: Call, then: Then) {
 }
 
 /// The calls in a volume's life, from `call` on.
-fn from(call: Call) -> impl Iterator<Item = Call> {
+pub(super) fn from(call: Call) -> impl Iterator<Item = Call> {
     LIFE.into_iter().skip_while(move |other| *other != call)
 }
 
 /// Tests every case on its own thread: most of the time is spent waiting for other threads.
-fn test_all<T: Send>(cases: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
+pub(super) fn test_all<T: Send>(cases: impl IntoIterator<Item = T>, test: impl Fn(T) + Sync) {
     std::thread::scope(|scope| {
         for case in cases {
             scope.spawn(|| test(case));

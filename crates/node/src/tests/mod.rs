@@ -1,8 +1,9 @@
 //! Tests of the operations on a machine in memory: killed between any two of their effects, with foreign data
-//! on the device, with records that they did not write, rejected, and deactivated.
+//! on the device, with records that they did not write, rejected, deactivated, and with volumes that grow.
 
 mod deactivated;
 mod foreign;
+mod grown;
 mod killed;
 mod machine;
 mod pool;

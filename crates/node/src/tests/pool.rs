@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use quarry_mount::Device as Number;
-use quarry_pool::{Device, Pool, PoolVolume, Reading, Record, SimulatedPool, State, Uevents};
-use quarry_volume::{Error, Reason, Result, StorageId, VolumeSpec};
+use quarry_pool::{
+    Device, Expansion, NewSpace, Pool, PoolVolume, Reading, Record, SimulatedPool, State, Uevents, Volumes,
+};
+use quarry_volume::{Error, Gib, Reason, Result, SizeRange, StorageId, VolumeSpec};
 
-use super::machine::{Bytes, Content, Disk, MAPPER, Process, State as Machine, node};
+use super::machine::{Bytes, Disk, MAPPER, Process, State as Machine, node, space_node};
 
 /// The pool as one process uses it.
 pub(super) struct MachinePool {
@@ -24,6 +26,32 @@ impl MachinePool {
         }
     }
 
+    /// The simulated pool knows only the size that the volume was created with.
+    fn set_size(&self, volume: &mut PoolVolume) {
+        volume.size = self.process.state().volume_size(&volume.name, volume.size);
+    }
+
+    /// Gives the device of an active volume the size of the volume.
+    async fn refresh(&self, volume: &PoolVolume) {
+        let stale = self.process.try_read(|machine| machine.is_stale(&volume.name));
+        if stale.unwrap_or_default() {
+            self.effect("refresh", |machine| machine.refresh(&volume.name)).await;
+        }
+    }
+
+    /// Releases the space that is reserved for the volume.
+    async fn release(&self, volume: &PoolVolume) -> Result<()> {
+        let name = &volume.name;
+        if self.process.try_read(|machine| machine.reserved.contains_key(name)).unwrap_or_default() {
+            let release = |machine: &mut Machine| match machine.is_space_open(name) {
+                true => Err(in_use(volume)),
+                false => Ok(machine.release(name)),
+            };
+            self.effect("release", release).await?;
+        }
+        Ok(())
+    }
+
     /// An effect: a dead process never returns from it.
     async fn effect<T>(&self, what: &str, work: impl FnOnce(&mut Machine) -> T) -> T {
         match self.process.try_effect(what, work) {
@@ -32,6 +60,9 @@ impl MachinePool {
         }
     }
 }
+
+/// The unit in which the pool allocates, in bytes.
+const EXTENT: u64 = 4 << 20;
 
 fn in_use(volume: &PoolVolume) -> Error {
     Error::new(Reason::InUse, format!("volume {} is open", volume.name))
@@ -45,7 +76,11 @@ impl Pool for MachinePool {
 
     async fn read(&self, known: Option<u64>) -> Reading {
         self.alive().await;
-        self.simulated.read(known).await
+        let mut reading = self.simulated.read(known).await;
+        if let Volumes::All(volumes) = &mut reading.volumes {
+            volumes.iter_mut().for_each(|volume| self.set_size(volume));
+        }
+        reading
     }
 
     fn uevents(&self) -> &Uevents {
@@ -58,12 +93,16 @@ impl Pool for MachinePool {
 
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {
         self.alive().await;
-        self.simulated.volumes().await
+        let mut volumes = self.simulated.volumes().await?;
+        volumes.iter_mut().for_each(|volume| self.set_size(volume));
+        Ok(volumes)
     }
 
     async fn volume(&self, name: &str) -> Result<Option<PoolVolume>> {
         self.alive().await;
-        self.simulated.volume(name).await
+        let mut volume = self.simulated.volume(name).await?;
+        volume.iter_mut().for_each(|volume| self.set_size(volume));
+        Ok(volume)
     }
 
     async fn storage(&self) -> Result<StorageId> {
@@ -86,9 +125,8 @@ impl Pool for MachinePool {
         self.effect("create", |_| ()).await;
         let volume = self.simulated.create(spec).await?;
         let mut machine = self.process.state();
-        let bytes = Bytes { content: Content::Remnants, zeroed: 0 };
         let number = Number { major: MAPPER, minor: machine.next() };
-        machine.disks.insert(node(&volume.name), Disk::new(number, volume.size, bytes));
+        machine.disks.insert(node(&volume.name), Disk::new(number, volume.size, Bytes::remnants(volume.size)));
         Ok(volume)
     }
 
@@ -107,6 +145,7 @@ impl Pool for MachinePool {
                 .await;
             }
         }
+        self.refresh(volume).await;
         Ok(Device::Node(node))
     }
 
@@ -162,13 +201,78 @@ impl Pool for MachinePool {
         Ok(())
     }
 
+    async fn reserve_expansion(&self, volume: &PoolVolume, size: &SizeRange) -> Result<Option<Expansion>> {
+        self.alive().await;
+        let name = &volume.name;
+        let mut current = volume.clone();
+        self.set_size(&mut current);
+        if !current.needs_expansion(size)? {
+            self.release(volume).await?;
+            self.refresh(volume).await;
+            return Ok(None);
+        }
+        let size = size.required.next_multiple_of(EXTENT);
+        let found = self.process.state().reserved.get(name).copied();
+        if found.is_none_or(|found| found.size != size) {
+            self.release(volume).await?;
+            self.effect("reserve", |machine| machine.reserve(name, current.size, size)).await;
+        }
+        let node = space_node(name);
+        let mut machine = self.process.state();
+        let zeroed = machine.reserved.get(name).map(|reserved| reserved.zeroed).unwrap_or_default();
+        let Some(disk) = machine.disks.get_mut(&node) else { panic!("no reserved space") };
+        // After a power cut.
+        disk.active = true;
+        let signature_places = vec![0..EXTENT, disk.size - EXTENT..disk.size];
+        let space = NewSpace { device: Device::Node(node), size: disk.size, signature_places, zeroed };
+        Ok(Some(Expansion { size, device: Some(space) }))
+    }
+
+    async fn set_expansion_zeroed(&self, volume: &PoolVolume, zeroed: Gib) -> Result<()> {
+        self.effect("set expansion zeroed", |machine| {
+            let durable = machine.disks.get(&space_node(&volume.name)).map_or(0, |disk| disk.durable.zeroed);
+            if durable < zeroed.bytes() {
+                machine.violation("the progress was stored before it was flushed");
+            }
+            let reserved = machine.reserved.get_mut(&volume.name);
+            let gone = || Error::unavailable("the space is no longer reserved");
+            reserved.map(|reserved| reserved.zeroed = zeroed).ok_or_else(gone)
+        })
+        .await
+    }
+
+    async fn expand(&self, volume: &PoolVolume, expansion: &Expansion) -> Result<PoolVolume> {
+        let (name, shows_bytes) = (&volume.name, volume.record()?.access.shows_bytes());
+        self.effect("expand", |machine| {
+            if machine.reserved.get(name).is_none_or(|reserved| reserved.size != expansion.size) {
+                return Err(Error::unavailable("the space is no longer reserved"));
+            }
+            if machine.is_space_open(name) {
+                return Err(in_use(volume));
+            }
+            machine.join(name, shows_bytes);
+            Ok(())
+        })
+        .await?;
+        // The simulated storage has changed.
+        if let Some(record) = self.simulated.record_of(name) {
+            self.simulated.set_record_by_hand(name, &record);
+        }
+        self.refresh(volume).await;
+        let mut expanded = volume.clone();
+        expanded.size = expansion.size;
+        Ok(expanded)
+    }
+
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
+        self.release(volume).await?;
         self.effect("remove", |machine| {
             let node = node(&volume.name);
             if machine.disks.get(&node).is_some_and(|disk| machine.is_open(disk)) {
                 return Err(in_use(volume));
             }
             machine.disks.remove(&node);
+            machine.forget(&volume.name);
             Ok(())
         })
         .await?;

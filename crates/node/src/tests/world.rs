@@ -8,20 +8,23 @@ use std::time::{Duration, Instant};
 
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
-    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Error, Filesystem, Reason, Result, VolumeId,
-    VolumeSpec, safe_name,
+    AccessMode, AccessType, AccessTypes, Agent as _, Capability, Error, Filesystem, Reason, Result, SizeRange,
+    VolumeId, VolumeSpec, safe_name,
 };
 
 use super::machine::{Content, Disk, KUBELET, Machine, Plan, Process, State, node};
 use super::pool::MachinePool;
 use crate::Host;
+use crate::grow::Grow;
 use crate::publish::Publish;
 use crate::stage::Stage;
 
 const LONG: Duration = Duration::from_secs(600);
 const MIB: u64 = 1 << 20;
 /// Zeroed in several steps.
-const SIZE: u64 = 1536 * MIB;
+pub(super) const SIZE: u64 = 1536 * MIB;
+/// The size of an expanded volume. The new space is zeroed in several steps.
+pub(super) const EXPANDED: u64 = SIZE + 2560 * MIB;
 const VOLUME: &str = "v";
 
 /// A call.
@@ -33,6 +36,10 @@ pub(super) enum Call {
     Unpublish,
     Unstage,
     Delete,
+    /// ControllerExpandVolume, to [`EXPANDED`] bytes.
+    Expand,
+    /// NodeExpandVolume where it is staged, or where a raw block volume is published.
+    Grow,
 }
 
 /// The calls in the life of a volume.
@@ -99,6 +106,8 @@ pub(super) struct World {
     pub(super) id: VolumeId,
     /// Where it is published and unpublished.
     pub(super) target: PathBuf,
+    /// The size that [`Call::Expand`] requests.
+    pub(super) expanded: Cell<u64>,
     /// Whether a pod has written files to the volume.
     wrote: Cell<bool>,
 }
@@ -116,7 +125,8 @@ impl World {
         let pool = SimulatedPool::new("p", 4 * MIB, vec![1024], Duration::ZERO);
         let storage = pool.last_storage().unwrap();
         let id = VolumeId { storage, node: "node-1".to_owned(), volume: safe_name(VOLUME) };
-        Self { usage, machine: Machine::new(usage.sysfs), pool, id, target: target(), wrote: Cell::new(false) }
+        let (machine, expanded, wrote) = (Machine::new(usage.sysfs), Cell::new(EXPANDED), Cell::new(false));
+        Self { usage, machine, pool, id, target: target(), expanded, wrote }
     }
 
     /// A world in which these calls succeeded.
@@ -200,9 +210,14 @@ impl World {
     }
 
     /// The host as one process serves it.
-    fn host(&self, process: &Process) -> Host {
+    pub(super) fn host(&self, process: &Process) -> Host {
         let pool = MachinePool { simulated: self.pool.clone(), process: process.clone() };
         Host::on_kernel("node-1", vec![Arc::new(pool)], "", Arc::new(process.clone()))
+    }
+
+    /// Stages the volume on that host.
+    pub(super) async fn stage_on(&self, host: &Host) -> Result<()> {
+        self.send(host, Call::Stage).await
     }
 
     async fn send(&self, host: &Host, call: Call) -> Result<()> {
@@ -226,7 +241,18 @@ impl World {
             Call::Unpublish => host.unpublish(&id.to_string(), self.target.clone(), LONG).await,
             Call::Unstage => host.unstage(&id.to_string(), staging(), LONG).await,
             Call::Delete => host.delete(&id, LONG).await.map(drop),
+            Call::Expand => host.expand(&id, self.expanded_size(), LONG).await.map(drop),
+            Call::Grow => {
+                let path = if self.usage.access == AccessType::Mount { staging() } else { self.target.clone() };
+                let grown = host.grow_filesystem(Grow { id, path, size: SizeRange::default() }, LONG).await?;
+                assert_eq!(grown, self.disk().size);
+                Ok(())
+            }
         }
+    }
+
+    pub(super) fn expanded_size(&self) -> SizeRange {
+        SizeRange { required: self.expanded.get(), limit: None }
     }
 
     /// Checks that the answer is true, and that nothing was done that must never be done.
@@ -251,10 +277,12 @@ impl World {
                 (Answer::Ok, Call::Stage) => {
                     let disk = disk.expect("a device");
                     assert!(disk.ready && disk.bytes == disk.durable, "not ready: {}", context());
+                    assert!(!state.is_stale(&self.id.volume), "not refreshed: {}", context());
                     if is_mount {
                         assert!(disk.is_complete(), "{:?}: {}", disk.bytes, context());
                         let is_own = staged.first().is_some_and(|entry| state.is_of(entry, disk.number));
                         assert!(is_own, "not staged: {}", context());
+                        assert_eq!(disk.bytes.filesystem, disk.size, "not grown: {}", context());
                     } else {
                         assert_eq!(disk.bytes.zeroed, disk.size, "not zeroed: {}", context());
                     }
@@ -277,8 +305,26 @@ impl World {
                     assert!(!state.exists(&self.target) && !state.has_mappings(), "still published: {}", context());
                 }
                 (Answer::Ok, Call::Unstage) => assert!(staged.is_empty(), "still staged: {}", context()),
+                (Answer::Ok, Call::Expand) => {
+                    assert!(
+                        state.volume_size(&self.id.volume, SIZE) >= self.expanded.get(),
+                        "too small: {}",
+                        context()
+                    );
+                    assert!(!state.is_stale(&self.id.volume), "not refreshed: {}", context());
+                    assert!(state.reserved.is_empty(), "still reserved: {}", context());
+                }
+                (Answer::Ok, Call::Grow) => {
+                    let disk = disk.expect("a device");
+                    assert!(!state.is_stale(&self.id.volume), "not refreshed: {}", context());
+                    if is_mount {
+                        assert_eq!(disk.bytes.filesystem, disk.size, "not grown: {}", context());
+                    } else {
+                        assert_eq!(disk.bytes.zeroed, disk.size, "not zeroed: {}", context());
+                    }
+                }
                 (Answer::Ok, Call::Delete) => {
-                    let gone = disk.is_none() && self.pool.names().is_empty();
+                    let gone = disk.is_none() && self.pool.names().is_empty() && state.reserved.is_empty();
                     // Only an unpublish finds a mapping without a table.
                     assert!(gone && state.mounts.is_empty() && !state.is_mapped(), "not gone: {}", context());
                 }
@@ -313,7 +359,8 @@ impl World {
     /// which kubelet removes.
     pub(super) fn is_clean(&self) {
         let state = self.machine.state();
-        assert!(state.disks.is_empty() && state.mounts.is_empty() && !state.has_mappings(), "{:?}", state.effects);
+        assert!(state.disks.is_empty() && state.reserved.is_empty(), "{:?}", state.effects);
+        assert!(state.mounts.is_empty() && !state.has_mappings(), "{:?}", state.effects);
         assert!(!state.exists(&self.target), "{:?}", state.effects);
         assert_eq!((self.pool.names(), self.pool.free()), (Vec::new(), vec![1024]));
     }

@@ -1,10 +1,11 @@
 //! The devices of volumes: their contents and their holders.
 
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use quarry_exec as exec;
-use quarry_filesystem::{Error, Probe};
+use quarry_filesystem::{Coverage, Error, Probe};
 use quarry_mount::Device;
 use quarry_volume::{Filesystem, Result};
 
@@ -31,6 +32,39 @@ pub(in crate::tests) struct Bytes {
     pub(in crate::tests) content: Content,
     /// How many bytes from the start are zeroed.
     pub(in crate::tests) zeroed: u64,
+    /// Where a previous owner left signatures.
+    pub(in crate::tests) signatures: Vec<u64>,
+    /// The size of the filesystem, if there is one.
+    pub(in crate::tests) filesystem: u64,
+}
+
+impl Bytes {
+    /// No signature is left, and nothing is zeroed.
+    fn of(content: Content) -> Self {
+        Self { content, zeroed: 0, signatures: Vec::new(), filesystem: 0 }
+    }
+
+    /// Those of a previous owner, on a device of that size.
+    pub(in crate::tests) fn remnants(size: u64) -> Self {
+        Self { signatures: vec![0, size.saturating_sub(512)], ..Self::of(Content::Remnants) }
+    }
+
+    /// Zeroes everything that a probe could recognize.
+    pub(super) fn wipe(&mut self) {
+        self.signatures.clear();
+        self.content = Content::Blank;
+    }
+
+    /// Zeroes a range, in which nothing of the current owner is.
+    pub(super) fn zero(&mut self, range: &Range<u64>) {
+        if range.start <= self.zeroed {
+            self.zeroed = self.zeroed.max(range.end);
+        }
+        self.signatures.retain(|at| !range.contains(at));
+        if self.signatures.is_empty() {
+            self.content = Content::Blank;
+        }
+    }
 }
 
 /// The device of a volume.
@@ -100,6 +134,7 @@ impl Disk {
             mkfs.wrote_superblock = true;
             let (kind, uuid) = (mkfs.kind, mkfs.uuid.clone());
             self.bytes.content = Content::Filesystem { kind, uuid, in_progress: false, data: false };
+            self.bytes.filesystem = self.size;
         }
     }
 
@@ -211,7 +246,7 @@ impl State {
             self.disks.iter().filter(|(_, disk)| free(disk)).map(|(node, _)| node.clone()).collect();
         for node in &free {
             if let Some(disk) = self.disks.get_mut(node) {
-                disk.bytes = Bytes { content: Content::Foreign, zeroed: 0 };
+                disk.bytes = Bytes::of(Content::Foreign);
                 disk.durable = disk.bytes.clone();
             }
         }
@@ -220,6 +255,10 @@ impl State {
 
     /// Changes the bytes of a disk, which must not be a user's.
     pub(super) fn overwrite(&mut self, node: &Path, what: &str, change: impl FnOnce(&mut Bytes)) {
+        let mounted = self.disks.get(node).is_some_and(|disk| self.is_mounted(disk));
+        if mounted {
+            self.violation(format!("{what} of a device that is mounted"));
+        }
         let Some(disk) = self.disks.get_mut(node) else { return };
         let used = matches!(disk.bytes.content, Content::Filesystem { data: true, .. });
         let mut violation = None;
@@ -228,6 +267,34 @@ impl State {
         }
         change(&mut disk.bytes);
         self.violations.extend(violation);
+    }
+
+    /// How much of its device the filesystem at `mounted` covers.
+    pub(super) fn coverage(&mut self, device: &Path, mounted: &Path) -> Result<Coverage, Error> {
+        let disk = self.opened(device)?;
+        let (size, filesystem, number) = (disk.size, disk.bytes.filesystem, disk.number);
+        if !self.at(mounted).first().is_some_and(|entry| self.is_of(entry, number)) {
+            self.violation(format!("measured what is not mounted at {}", mounted.display()));
+        }
+        Ok(Coverage { device: size, filesystem, possible: size, groups: 0, obstacle: None })
+    }
+
+    /// The filesystem that is mounted at `mounted` grows to a size. The kernel journals that.
+    pub(super) fn grow(&mut self, device: &Path, mounted: &Path, size: u64) {
+        let Some(disk) = self.disks.get(device) else { return };
+        let entry = self.at(mounted).into_iter().next().filter(|entry| self.is_of(entry, disk.number));
+        let problem = match (&disk.bytes.content, entry) {
+            _ if size < disk.bytes.filesystem => Some("made a filesystem smaller"),
+            _ if size > disk.size => Some("grew a filesystem beyond its device"),
+            (_, None) => Some("grew a filesystem that is not mounted"),
+            (_, Some(entry)) if entry.read_only() => Some("grew a filesystem through a read-only mount"),
+            (Content::Filesystem { in_progress: false, .. }, _) => None,
+            _ => Some("grew what is not a filesystem"),
+        };
+        self.violations.extend(problem.map(str::to_owned));
+        if let Some(disk) = self.disks.get_mut(device) {
+            (disk.bytes.filesystem, disk.durable.filesystem) = (size, size);
+        }
     }
 
     pub(super) fn flush(&mut self, node: &Path) {

@@ -6,14 +6,19 @@ use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use quarry_filesystem::{Error, Probe, Superblock, Trouble, Usage};
+use quarry_exec as exec;
+use quarry_filesystem::{Coverage, Error, Probe, Superblock, Trouble, Usage};
 use quarry_mount::Entry;
 use quarry_volume::{Filesystem, MakeOptions, Result};
 
-use super::{Content, Disk, Process, State};
+use super::{Bytes, Content, Disk, Process, State};
 use crate::errors;
 use crate::kernel::{Filesystems, HeldDevice};
+
+/// How long a process waits before it looks again whether zeroing has stalled.
+const STALL: Duration = Duration::from_millis(1);
 
 /// A device that a process holds.
 struct Held {
@@ -44,20 +49,18 @@ impl Drop for Held {
 impl HeldDevice for Held {
     fn wipe_signatures(&self) -> Result<()> {
         self.process.effect("wipe", |state| {
-            state.overwrite(&self.device, "wipe", |bytes| bytes.content = Content::Blank);
+            state.overwrite(&self.device, "wipe", Bytes::wipe);
         });
         self.process.effect("flush", |state| state.flush(&self.device));
         Ok(())
     }
 
     fn zero_range(&self, range: Range<u64>) -> Result<()> {
+        while self.process.read(|state| state.stalled) {
+            std::thread::sleep(STALL);
+        }
         self.process.effect("zero", |state| {
-            state.overwrite(&self.device, "zeroing", |bytes| {
-                bytes.content = Content::Blank;
-                if range.start <= bytes.zeroed {
-                    bytes.zeroed = bytes.zeroed.max(range.end);
-                }
-            });
+            state.overwrite(&self.device, "zeroing", |bytes| bytes.zero(&range));
         });
         Ok(())
     }
@@ -121,7 +124,7 @@ impl Filesystems for Process {
             Probe::Blank => {}
             found @ Probe::Filesystem { in_progress: true, .. } if own(&found) => {
                 self.changes("wipe", |state| {
-                    state.overwrite(device, "wipe", |bytes| bytes.content = Content::Blank);
+                    state.overwrite(device, "wipe", Bytes::wipe);
                 })
                 .await;
                 self.changes("flush", |state| state.flush(device)).await;
@@ -184,10 +187,34 @@ impl Filesystems for Process {
     }
 
     fn device_size(&self, device: &Path) -> Result<u64> {
-        let size = |state: &State| {
-            let number = state.at(device).first().and_then(|entry| state.node_device(entry));
-            number.and_then(|number| state.disk(number)).map(|disk| disk.size)
-        };
+        let size = |state: &State| state.disk(state.number(device)?).map(|disk| disk.size);
         self.read(size).ok_or_else(|| errors::filesystem(Error::NoSize { device: device.to_owned() }))
+    }
+
+    fn coverage(&self, _kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage> {
+        self.read(|_| ());
+        self.machine.state().coverage(device, mounted).map_err(errors::filesystem)
+    }
+
+    async fn grow(&self, kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage> {
+        let measure = || self.machine.state().coverage(device, mounted).map_err(errors::filesystem);
+        let before = measure()?;
+        if before.is_complete() {
+            return Ok(before);
+        }
+        // Group by group.
+        let half = before.filesystem.midpoint(before.device);
+        let started = self.changes("start growth", |state| {
+            if state.fails.take_if(|fails| *fails == "grow").is_some() {
+                let (command, stderr) = (format!("grow {kind}"), "as configured".to_owned());
+                let source = exec::Error::Failed { command, code: 1, stderr };
+                return Err(Error::Grow { kind, device: device.to_owned(), mounted: mounted.to_owned(), source });
+            }
+            state.grow(device, mounted, half);
+            Ok(())
+        });
+        started.await.map_err(errors::filesystem)?;
+        self.changes("end growth", |state| state.grow(device, mounted, before.device)).await;
+        measure()
     }
 }

@@ -25,12 +25,14 @@ use quarry_volume::Filesystem;
 pub(super) use disk::{Bytes, Content, Disk};
 use mappings::Mapped;
 pub(super) use process::{Plan, Process};
+pub(super) use space::{Reserved, space_node};
 
 mod disk;
 mod filesystems;
 mod mappings;
 mod mounts;
 mod process;
+mod space;
 
 /// The directory of all targets.
 pub(super) const KUBELET: &str = "/kubelet";
@@ -57,6 +59,12 @@ pub(super) struct State {
     pub(super) paths: BTreeMap<PathBuf, Kind>,
     /// In the order in which they were mounted.
     pub(super) mounts: Vec<Entry>,
+    /// The sizes of expanded volumes according to their pool, by name.
+    sizes: BTreeMap<String, u64>,
+    /// The space that is reserved for expansions, by volume.
+    pub(super) reserved: BTreeMap<String, Reserved>,
+    /// Zeroing makes no progress.
+    pub(super) stalled: bool,
     /// Whether sysfs shows which volume a device is, as for LVM; otherwise only the pool knows.
     pub(super) sysfs_names_volumes: bool,
     /// Targets that a program uses.
@@ -172,6 +180,7 @@ impl Machine {
     pub(super) fn set_filesystem(&self, volume: &str, kind: Filesystem, uuid: &str) {
         if let Some(disk) = self.state().disks.get_mut(&node(volume)) {
             disk.bytes.content = Content::Filesystem { kind, uuid: uuid.to_owned(), in_progress: false, data: false };
+            disk.bytes.filesystem = disk.size;
             disk.durable = disk.bytes.clone();
         }
     }
