@@ -186,7 +186,7 @@ pub fn hints(group: &VolumeGroup) -> Vec<String> {
 }
 
 /// The disks that are present and may be allocated from, the one with the most free extents first.
-fn usable(group: &VolumeGroup) -> Vec<&PhysicalVolume> {
+pub(crate) fn usable(group: &VolumeGroup) -> Vec<&PhysicalVolume> {
     let mut volumes: Vec<&PhysicalVolume> = group
         .physical_volumes
         .iter()

@@ -8,12 +8,13 @@
 //! until the operator runs `vgextend --restoremissing`. Callers should avoid such changes as long as the disk
 //! may come back.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use quarry_volume::{Extents, Layout};
 
 use crate::mutation::Mutation;
-use crate::{Error, LogicalVolume, VolumeGroup, activation, nested, vg_name_fits};
+use crate::{Error, ExtentRange, LogicalVolume, VolumeGroup, activation, nested, vg_name_fits};
 
 /// A logical volume to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +89,68 @@ pub async fn create(group: &VolumeGroup, request: &CreateLv) -> Result<(), Error
         }
         result => result,
     }
+}
+
+/// Creates a linear logical volume of exactly these extents, and leaves it active. One metadata commit, as for
+/// [`create`], which says what lvm wipes. lvm decides in which order it uses the extents.
+///
+/// # Errors
+/// As for [`create`]; [`Error::NoSpace`] also if one of the extents is not free.
+pub async fn create_on(group: &VolumeGroup, name: &str, tags: &[String], ranges: &[ExtentRange]) -> Result<(), Error> {
+    check_name(group, name)?;
+    let total = ranges.iter().fold(Extents::NONE, |sum, range| sum.and(range.extents));
+    let mut command = Mutation::new("lvcreate", group).args(["-y", "-Wy", "-Zy", "--alloc", "normal"]);
+    command = command.args(["--type", "linear", "--extents", &total.to_string(), "--name", name]);
+    for tag in tags {
+        command = command.args(["--addtag", check_tag(tag)?]);
+    }
+    command.arg(&group.name).args(range_arguments(group, ranges)?).run().await
+}
+
+/// Makes a logical volume larger, to `size` usable extents, on exactly these extents: for striped and raid1, the
+/// same number on the disk of each stripe or image. An active volume's device has the new size afterwards. One
+/// metadata commit; if the command is killed after it, the device may still have the old size: see [`refresh`].
+///
+/// A raid1 must be active: otherwise, lvm asks whether to synchronize the new part, and `-y` agrees. A raid1 that
+/// was created without a synchronization is not synchronized here, either.
+///
+/// For striped and raid1, lvm may use only the disk that a stripe or an image ends on (`--alloc cling`), so that
+/// no two of them ever share a disk.
+///
+/// The filesystem on the volume is not changed: `-r` is never passed.
+///
+/// # Errors
+/// Among others [`Error::NoSpace`] if one of the extents is not free, and [`Error::NotFound`]; nothing was
+/// changed.
+pub async fn extend(
+    group: &VolumeGroup,
+    volume: &LogicalVolume,
+    layout: &Layout,
+    size: Extents,
+    ranges: &[ExtentRange],
+) -> Result<(), Error> {
+    let mut command = Mutation::new("lvextend", group).arg("-y");
+    command = match layout {
+        Layout::Linear => command.args(["--alloc", "normal"]),
+        Layout::Striped { stripes, stripe_size } => {
+            let (stripes, stripe_size) = (stripes.to_string(), format!("{stripe_size}b"));
+            command.args(["--alloc", "cling", "--stripes", &stripes, "--stripesize", &stripe_size])
+        }
+        Layout::Raid1 { .. } => command.args(["--alloc", "cling"]),
+    };
+    // Not relative: a command that outlives its caller may get lvm's lock only when the volume is larger.
+    command = command.args(["--extents", &size.to_string()]).arg(target(group, volume)?);
+    command.args(range_arguments(group, ranges)?).run().await
+}
+
+/// Loads the table of an active logical volume again, so that its device has the size in the metadata. As in
+/// [`remove`], only the volume with that UUID is affected.
+///
+/// # Errors
+/// Among others [`Error::NotFound`].
+pub async fn refresh(group: &VolumeGroup, volume: &LogicalVolume) -> Result<(), Error> {
+    let command = Mutation::new("lvchange", group).args(["-y", "--refresh", "--select", &select(volume)]);
+    command.arg(target(group, volume)?).run().await
 }
 
 /// lvm's selection criteria for a logical volume without dependents.
@@ -213,9 +276,53 @@ fn check_device(device: &Path) -> Result<&Path, Error> {
     Err(Error::Argument(format!("{} is not a valid path of a physical volume for lvm", device.display())))
 }
 
+/// The arguments for these extents: `/dev/vdb:0-4`. Without them, lvm would use any free extents.
+fn range_arguments(group: &VolumeGroup, ranges: &[ExtentRange]) -> Result<Vec<OsString>, Error> {
+    if ranges.is_empty() {
+        return Err(Error::Argument("no extents are given for a change that needs some".to_owned()));
+    }
+    let argument = |range: &ExtentRange| {
+        let ExtentRange { pv, first, extents } = range;
+        let device = group.physical_volume(*pv).and_then(|pv| pv.device.as_deref());
+        let Some(device) = device.filter(|_| *extents > Extents::NONE) else {
+            return Err(Error::Argument(format!("{extents} extents of physical volume {pv} cannot be used")));
+        };
+        let mut argument = check_device(device)?.as_os_str().to_owned();
+        argument.push(format!(":{first}-{}", first.and(*extents).without(Extents(1))));
+        Ok(argument)
+    };
+    ranges.iter().map(argument).collect()
+}
+
 fn check_width(layout: &Layout, pvs: &[PathBuf]) -> Result<(), Error> {
     if u32::try_from(pvs.len()) == Ok(layout.width()) {
         return Ok(());
     }
     Err(Error::Argument(format!("layout {layout} needs {} physical volumes, not {}", layout.width(), pvs.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::PhysicalVolume;
+    use crate::uuid::testing::uuid;
+
+    #[test]
+    fn extents_are_passed_as_ranges_of_their_device() {
+        let pv = |label: &str, device: Option<&str>| PhysicalVolume {
+            uuid: uuid(label),
+            device: device.map(PathBuf::from),
+            ..PhysicalVolume::default()
+        };
+        let physical_volumes = vec![pv("a", Some("/dev/vdb")), pv("b", None), pv("c", Some("/dev/disk/by-path/x:0"))];
+        let group = VolumeGroup { name: "vg".into(), physical_volumes, ..VolumeGroup::default() };
+        let range =
+            |label: &str, extents| ExtentRange { pv: uuid(label), first: Extents(7), extents: Extents(extents) };
+        let arguments = range_arguments(&group, &[range("a", 1), range("a", 3)]).expect("valid");
+        assert_eq!(arguments, ["/dev/vdb:7-7", "/dev/vdb:7-9"]);
+        // No device, a device whose name contains a range, an unknown disk, no extents.
+        for wrong in [vec![range("b", 1)], vec![range("c", 1)], vec![range("d", 1)], vec![range("a", 0)], vec![]] {
+            assert!(matches!(range_arguments(&group, &wrong), Err(Error::Argument(_))), "{wrong:?}");
+        }
+    }
 }

@@ -5,7 +5,7 @@
 //! mutation. Each command opens only the devices of its own volume group ([`Scope`]), with Quarry's own
 //! settings where they matter. This crate caches no report, and lvm decides each mutation under its own lock.
 //! Pure functions are separate, and tested separately: [`parse`] (the report), [`classify`] (the errors),
-//! [`capacity`].
+//! [`capacity`], [`expansion`].
 
 mod activation;
 mod archive;
@@ -14,6 +14,7 @@ pub mod commands;
 mod dependents;
 mod dm;
 mod error;
+pub mod expansion;
 mod header;
 mod host;
 pub mod kernel;
@@ -45,5 +46,5 @@ pub use report::{ParseError, parse};
 pub use search::{ALL_VOLUME_GROUPS, all_volume_groups};
 pub use settings::{ARCHIVES, Scope};
 pub use suspended::{Suspended, resume, suspended};
-pub use types::{LogicalVolume, PhysicalVolume, Used, VolumeGroup};
+pub use types::{ExtentRange, LogicalVolume, PhysicalVolume, Used, VolumeGroup};
 pub use uuid::{InvalidUuid, LvUuid, PvUuid, VgUuid, device_uuid, parse_device_uuid};

@@ -7,13 +7,13 @@
 //! that a volume does not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use quarry_volume::{ExtentSize, Extents};
 use serde_json::{Map, Value};
 
-use crate::types::{LogicalVolume, PhysicalVolume, Used, VolumeGroup, mapper_path};
+use crate::types::{ExtentRange, LogicalVolume, PhysicalVolume, Used, VolumeGroup, mapper_path};
 use crate::{InvalidUuid, LvUuid, PvUuid};
 
 /// The columns of each table. `lv_parent` and the segment tables connect the rows.
@@ -35,7 +35,7 @@ pub(crate) const COLUMNS: [(&str, &str); 5] = [
          lv_allocation_locked,lv_converting,lv_merging",
     ),
     ("pvseg", "pv_uuid,lv_uuid,pvseg_start,pvseg_size"),
-    ("seg", "lv_uuid,segtype,stripes,stripe_size"),
+    ("seg", "lv_uuid,segtype,stripes,stripe_size,seg_pe_ranges"),
 ];
 
 /// The report is incomplete, or not in lvm's format.
@@ -194,11 +194,16 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
         pv.free_fragments.retain(|(_, extents)| *extents > Extents::NONE);
         pv.free_fragments.sort_unstable();
     }
+    let devices: BTreeMap<PathBuf, PvUuid> =
+        group.physical_volumes.iter().filter_map(|pv| Some((pv.device.clone()?, pv.uuid))).collect();
+    // The rows are sorted by the start of the segment.
     for row in rows {
         let uuid: LvUuid = row.uuid("lv_uuid")?;
         let Some(volume) = group.logical_volumes.iter_mut().find(|volume| volume.uuid == uuid) else { continue };
         volume.segments += 1;
         volume.segment_types.insert(row.text("segtype")?);
+        // Only expansions need it, and they check that it is complete.
+        volume.ranges.push(ranges(&row.text("seg_pe_ranges").unwrap_or_default(), &devices));
         let stripes = row.number("stripes")?;
         if stripes > volume.stripes {
             (volume.stripes, volume.stripe_size) = (stripes, row.number("stripe_size")?);
@@ -221,6 +226,18 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
         }
     }
     Ok(())
+}
+
+/// Parses the extents of a segment: `/dev/vdb:0-4 /dev/vdc:0-4`. Empty if they are not all on known devices.
+fn ranges(text: &str, devices: &BTreeMap<PathBuf, PvUuid>) -> Vec<ExtentRange> {
+    let range = |text: &str| {
+        let (device, extents) = text.rsplit_once(':')?;
+        let (first, last) = extents.split_once('-')?;
+        let (first, last) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?);
+        let extents = Extents(last.checked_sub(first)?.checked_add(1)?);
+        Some(ExtentRange { pv: *devices.get(Path::new(device))?, first: Extents(first), extents })
+    };
+    text.split([' ', ',']).filter(|text| !text.is_empty()).map(range).collect::<Option<_>>().unwrap_or_default()
 }
 
 /// lvm shows hidden names in brackets.

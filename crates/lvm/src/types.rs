@@ -103,6 +103,17 @@ pub struct Used {
     pub volume: LvUuid,
 }
 
+/// A run of extents of a physical volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ExtentRange {
+    /// The physical volume.
+    pub pv: PvUuid,
+    /// The first extent.
+    pub first: Extents,
+    /// The number of extents.
+    pub extents: Extents,
+}
+
 /// A logical volume. Internal ones (a raid's images) are in the report too, with `internal` set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogicalVolume {
@@ -122,6 +133,9 @@ pub struct LogicalVolume {
     pub stripe_size: u64,
     /// The number of segments.
     pub segments: u64,
+    /// The extents of each segment on physical volumes, in the order of the volume's bytes: one run for a linear
+    /// segment, one for each stripe of a striped one. None for a segment on other logical volumes.
+    pub ranges: Vec<Vec<ExtentRange>>,
     /// Whether the kernel has a device for it; `None` if lvm could not determine it.
     pub active: Option<bool>,
     /// Whether that device is suspended, so that I/O on it blocks.

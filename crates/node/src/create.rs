@@ -136,10 +136,11 @@ fn compatible(spec: &VolumeSpec, requested: &str, pool: &str, volume: &PoolVolum
     if requested != pool {
         return conflict(format!("in pool {pool:?}, not in {requested:?}"));
     }
-    if !spec.size.admits(volume.size) {
+    // Its size at creation: it may have been expanded since.
+    if !spec.size.admits(record.size) {
         return conflict(format!(
             "with {} bytes, but at least {}{} are requested",
-            volume.size,
+            record.size,
             spec.size.required,
             spec.size.limit.map_or_else(String::new, |limit| format!(" and at most {limit}"))
         ));

@@ -22,7 +22,8 @@ use crate::zero::{Progress, zero_all};
 /// Whether a `new` volume of both access types is completely zeroed. Its record keeps the state `new` until
 /// its first use, which decides the type.
 pub(crate) fn is_zeroed(record: &Record, size: u64) -> bool {
-    record.zeroed >= Gib::needed_for(size)
+    // The record has the size at creation. Space that was added since was zeroed before.
+    record.zeroed >= Gib::needed_for(size.min(record.size))
 }
 
 /// Prepares a volume so that CreateVolume can return OK. `fresh`: this call created it.

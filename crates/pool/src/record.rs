@@ -1,4 +1,5 @@
-//! The record of a volume: docs/record-format.md, version 1.
+//! The record of a volume: docs/record-format.md, version 1. (Version 2, for other objects, is in
+//! [`crate::scratch`].)
 //!
 //! On LVM it is a tag that is set by the `lvcreate` that creates the logical volume, so at no instant does a
 //! Quarry volume exist without a record. The format is frozen by golden tests: readers of any version keep
@@ -10,8 +11,10 @@ use data_encoding::BASE32_NOPAD;
 use quarry_volume::{AccessTypes, Filesystem, Gib, Layout, VolumeSpec, Wipe};
 use uuid::Uuid;
 
+use crate::scratch::{self, ScratchRecord};
+
 /// The beginning of every record, whatever its version.
-const MARK: &str = "quarry";
+pub(crate) const MARK: &str = "quarry";
 /// The beginning of the field with the kind of the object, in a record of a higher version that is not of a
 /// volume.
 const KIND: &str = "k=";
@@ -72,8 +75,11 @@ pub enum Tag {
         /// The version.
         version: u32,
     },
-    /// A record of a higher version on something that is not a volume: not listed, and no call changes it. Only
-    /// its name and its space are taken.
+    /// The record of new space for a volume, which is reserved for its expansion. It is not a volume, and not
+    /// listed.
+    Scratch(ScratchRecord),
+    /// A record of a higher version on something that is not a volume, and that this code does not know: not
+    /// listed, and no call changes it. Only its name and its space are taken.
     NotVolume(NotVolume),
     /// It begins like a record, but cannot be read.
     Broken {
@@ -99,12 +105,22 @@ impl fmt::Display for NotVolume {
 }
 
 impl Tag {
-    /// What the tag is on, if that is not a volume.
+    /// What the tag is on, if that is not a volume. For storage that never has scratch volumes, one is unknown.
     #[must_use]
     pub fn not_volume(self) -> Option<NotVolume> {
         match self {
             Self::NotVolume(other) => Some(other),
+            Self::Scratch(_) => Some(NotVolume { version: scratch::VERSION, kind: scratch::KIND.to_owned() }),
             Self::Foreign | Self::Record(_) | Self::Newer { .. } | Self::Broken { .. } => None,
+        }
+    }
+
+    /// The record of new space for a volume, if the tag is one.
+    #[must_use]
+    pub fn scratch(self) -> Option<ScratchRecord> {
+        match self {
+            Self::Scratch(scratch) => Some(scratch),
+            Self::Foreign | Self::Record(_) | Self::NotVolume(_) | Self::Newer { .. } | Self::Broken { .. } => None,
         }
     }
 }
@@ -197,8 +213,11 @@ impl Record {
         }
     }
 
-    /// A record of a higher version. Only its kind is read.
+    /// A record of a higher version. Unless it is of new space for a volume, only its kind is read.
     fn newer(version: u32, fields: &str) -> Tag {
+        if let Some(scratch) = ScratchRecord::read(version, fields) {
+            return Tag::Scratch(scratch);
+        }
         match fields.split('/').find_map(|field| field.strip_prefix(KIND)) {
             Some(kind) => Tag::NotVolume(NotVolume { version, kind: kind.to_owned() }),
             None => Tag::Newer { version },

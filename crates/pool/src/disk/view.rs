@@ -12,7 +12,7 @@ use super::key::DiskKey;
 use super::scan::{Gathered, OtherDisk, PoolDisk, Raw};
 use crate::key::VolumeKey;
 use crate::record::{NotVolume, Tag};
-use crate::{Health, PoolVolume, Record, Recorded};
+use crate::{Health, PoolVolume, Record, Recorded, scratch};
 
 /// The unit in which space on disks is reported.
 const UNIT: ExtentSize = ExtentSize(1 << 20);
@@ -398,6 +398,7 @@ pub(super) fn to_volume(pool: &str, claim: &Claim) -> PoolVolume {
     let record = match std::str::from_utf8(&claim.record).map(Record::parse) {
         Ok(Tag::Record(record)) => Recorded::Here(record),
         Ok(Tag::Newer { version } | Tag::NotVolume(NotVolume { version, .. })) => Recorded::Newer(version),
+        Ok(Tag::Scratch(_)) => Recorded::Newer(scratch::VERSION),
         Ok(Tag::Broken { why }) => Recorded::Broken(why),
         Ok(Tag::Foreign) | Err(_) => Recorded::Broken("it is not a record".to_owned()),
     };

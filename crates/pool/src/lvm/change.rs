@@ -124,6 +124,7 @@ impl LvmPool {
     pub(super) async fn recover_first(&self) -> Result<()> {
         let group = self.group().await?;
         self.recover(&group).await;
+        self.remove_left_over_space(&group).await;
         self.change_lock.recovered.store(true, Ordering::SeqCst);
         Ok(())
     }

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 
 use quarry_lvm::{LvUuid, VgUuid, VolumeGroup, device_uuid, parse_device_uuid};
 use quarry_mount::Entry;
-use quarry_volume::StorageId;
+use quarry_volume::{Error, Result, StorageId};
 
 use super::volume::storage_of;
+use crate::PoolVolume;
 
 /// An active logical volume, according to the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,6 +92,40 @@ fn find_in(block: &Path, group: VgUuid, volume: LvUuid) -> io::Result<Option<Pat
         }
     }
     Ok(None)
+}
+
+/// The size of the device of the active logical volume with these UUIDs, in bytes; `None` if it is not active.
+///
+/// # Errors
+/// sysfs cannot be read.
+pub(super) fn size(group: VgUuid, volume: LvUuid) -> io::Result<Option<u64>> {
+    size_in(Path::new("/sys/block"), group, volume)
+}
+
+fn size_in(block: &Path, group: VgUuid, volume: LvUuid) -> io::Result<Option<u64>> {
+    let wanted = device_uuid(group, volume);
+    for entry in fs::read_dir(block)? {
+        let folder = entry?.path();
+        if has_uuid(&folder, &wanted) {
+            // The kernel counts in sectors of 512 bytes, whatever the disk's own size is. Without a table, the
+            // size is 0, and the device counts as inactive.
+            let sectors = fs::read_to_string(folder.join("size"))?.trim().parse::<u64>().map_err(io::Error::other)?;
+            let bytes = sectors.saturating_mul(512);
+            return Ok(has_uuid(&folder, &wanted).then_some(bytes).filter(|bytes| *bytes > 0));
+        }
+    }
+    Ok(None)
+}
+
+/// Whether the volume's device is smaller than the volume: an lvextend was killed after its commit.
+///
+/// # Errors
+/// `Host` if sysfs cannot be read.
+pub(super) fn is_smaller(volume: &PoolVolume) -> Result<bool> {
+    let (group, uuid) = volume.logical()?;
+    let size = size(group, uuid)
+        .map_err(|error| Error::host(format!("the size of the device of volume {}: {error}", volume.name)))?;
+    Ok(size.is_some_and(|size| size < volume.size))
 }
 
 /// Whether sysfs still has the device with that UUID in that folder.

@@ -6,12 +6,14 @@ mod create;
 mod device;
 mod disks;
 mod elsewhere;
+mod expand;
 mod health;
 mod idle;
 mod lost;
 mod name;
 mod observe;
 mod removal;
+mod scratch;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -22,7 +24,9 @@ use std::time::{Duration, Instant};
 use quarry_exec::Orphan;
 use quarry_lvm::commands::{self, TagChange};
 use quarry_lvm::{LogicalVolume, VolumeGroup, capacity};
-use quarry_volume::{Error, PoolCapabilities, PoolState, Reason, Result, StorageId, VolumeSpec, safe_name};
+use quarry_volume::{
+    Error, Gib, PoolCapabilities, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, safe_name,
+};
 
 use self::cache::{Cache, View};
 use self::change::{ChangeLock, Flushes};
@@ -30,7 +34,7 @@ pub(crate) use self::device::{active, could_be_volume};
 pub(crate) use self::disks::LvmDisks;
 use self::idle::Idle;
 use self::observe::Observer;
-use crate::pool::{Device, Reading, Volumes};
+use crate::pool::{Device, Expansion, Reading, Volumes};
 use crate::record::State;
 use crate::threads::REPORT_AFTER;
 use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, Uevents, UnresponsiveDisk};
@@ -246,6 +250,7 @@ impl Pool for LvmPool {
         state.hints = capacity::hints(&group);
         state.hints.extend(quarry_lvm::archive_problem());
         state.hints.extend(volume::not_volumes(&group));
+        state.hints.extend(scratch::hint(&group));
         let volumes = volume::all(&group);
         if known != Some(mark) {
             self.remember(&volumes);
@@ -322,6 +327,7 @@ impl Pool for LvmPool {
         let deactivating = self.idle.mark_activated(volume.logical()?.1);
         if let Some(device) = self.device(volume)?
             && !deactivating
+            && !device::is_smaller(volume)?
         {
             return Ok(Device::Node(device));
         }
@@ -334,6 +340,7 @@ impl Pool for LvmPool {
         let activated = commands::activate(&group, found).await;
         self.recover_if_killed(&group, &activated).await;
         activated.map_err(|error| self.explain(error))?;
+        self.refresh_if_short(&group, found).await?;
         self.device(volume)?.map(Device::Node).ok_or_else(|| {
             Error::host(format!(
                 "lvm activated {}/{}, but the kernel has no device for it: see the kernel log and `lvs -a {}`",
@@ -399,6 +406,18 @@ impl Pool for LvmPool {
         self.commit(&group, changed).await
     }
 
+    async fn reserve_expansion(&self, volume: &PoolVolume, size: &SizeRange) -> Result<Option<Expansion>> {
+        self.reserve_new_space(volume, size).await
+    }
+
+    async fn set_expansion_zeroed(&self, volume: &PoolVolume, zeroed: Gib) -> Result<()> {
+        self.set_new_space_zeroed(volume, zeroed).await
+    }
+
+    async fn expand(&self, volume: &PoolVolume, expansion: &Expansion) -> Result<PoolVolume> {
+        self.add_new_space(volume, expansion).await
+    }
+
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         let _lock = self.lock().await?;
         let group = self.group().await?;
@@ -406,6 +425,8 @@ impl Pool for LvmPool {
         current.record()?;
         self.check_not_renamed(&group, &current)?;
         self.check_complete(&group)?;
+        let group = self.release_new_space(&group, found.uuid).await?;
+        let (_, found) = self.current(&group, volume)?;
         self.remove_volume(&group, found).await?;
         self.forget(&volume.name);
         Ok(())

@@ -58,17 +58,20 @@ pub(crate) fn hidden<'a>(group: &'a VolumeGroup, name: &str) -> Option<&'a Logic
 pub(crate) fn name_in_tag(tag: &str) -> Option<String> {
     match Record::parse(tag) {
         Tag::Record(record) => Some(safe_name(&record.name)),
-        Tag::Foreign | Tag::Newer { .. } | Tag::NotVolume(_) | Tag::Broken { .. } => None,
+        Tag::Foreign | Tag::Newer { .. } | Tag::Scratch(_) | Tag::NotVolume(_) | Tag::Broken { .. } => None,
     }
 }
 
 /// The object in a logical volume that a newer Quarry stored, if it is not a volume. It is not listed.
 pub(crate) fn not_volume(volume: &LogicalVolume) -> Option<NotVolume> {
-    record_on(volume).not_volume()
+    match record_on(volume) {
+        Tag::Scratch(_) => None,
+        other => other.not_volume(),
+    }
 }
 
 /// The record on a logical volume.
-fn record_on(volume: &LogicalVolume) -> Tag {
+pub(super) fn record_on(volume: &LogicalVolume) -> Tag {
     let mut records = volume.tags.iter().map(|tag| Record::parse(tag)).filter(|tag| *tag != Tag::Foreign);
     match (records.next(), records.next()) {
         (None, _) => Tag::Foreign,
@@ -101,7 +104,7 @@ pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Optio
         Tag::Record(record) => Recorded::Here(record),
         Tag::Newer { version } => Recorded::Newer(version),
         Tag::Broken { why } => Recorded::Broken(why),
-        Tag::Foreign | Tag::NotVolume(_) => return None,
+        Tag::Foreign | Tag::Scratch(_) | Tag::NotVolume(_) => return None,
     };
     let health = health(group, volume, &record);
     let name = match &record {
