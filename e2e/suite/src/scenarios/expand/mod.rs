@@ -23,6 +23,8 @@ const LARGE: u64 = 1 << 30;
 const RESERVE: i64 = 16 * MIB;
 /// More than the small disk holds.
 const TWO_DISKS: i64 = 400 * MIB;
+/// The kernel makes no btrfs larger that is smaller than this afterwards.
+const BTRFS: i64 = 256 * MIB;
 /// A step of growth: whole extents and rows of stripes.
 const MORE: i64 = 16 * MIB;
 
@@ -45,10 +47,16 @@ pub async fn run(context: Context) -> Passed {
     let free = node.csi.capacity(&class.parameters).await?;
 
     let mut expansions = 0;
+    let mut random = context.random();
+    let kinds: Vec<Ask> = Ask::each_filesystem("pvc-").into_iter().chain([Ask::block("pvc-block")]).collect();
     for layout in LAYOUTS {
-        for ask in Ask::each_filesystem("pvc-").into_iter().chain([Ask::block("pvc-block")]) {
+        // A soak has every kind on every layout.
+        let count = if context.settings.soak || layout == "linear" { kinds.len() } else { 2 };
+        for index in random.sample(count, kinds.len()) {
+            let ask = kinds[index].clone();
+            let least = if ask.name == "pvc-btrfs" { BTRFS } else { ask.required };
             // Whole rows of stripes.
-            let size = (ask.required + 2 * parts::EXTENT - 1) / (2 * parts::EXTENT) * 2 * parts::EXTENT;
+            let size = (least + 2 * parts::EXTENT - 1) / (2 * parts::EXTENT) * 2 * parts::EXTENT;
             let ask = laid_out(ask.size(size), layout);
             let what = format!("{layout} {}", ask.name);
             expansions += life(&node, ask, layout).await.with_context(|| what.clone())?;
