@@ -22,6 +22,8 @@ const SPEC: usize = 40;
 const SPEC_TYPE: std::ops::Range<usize> = 24..40;
 /// The space for the answer. The status line of a raid with 64 images has a few hundred bytes.
 const BUFFER: usize = 16 << 10;
+/// Flag: the device has a table that is loaded, but not in use.
+const INACTIVE_TABLE: u32 = 1 << 6;
 /// Flag: the answer needs more than [`BUFFER`].
 const BUFFER_FULL: u32 = 1 << 8;
 /// Flag: do not write to a disk first.
@@ -50,6 +52,11 @@ pub(crate) fn status(uuid: &str, kind: &str) -> Option<String> {
 #[must_use]
 pub fn open_count(group: VgUuid, volume: LvUuid) -> Option<u32> {
     number(&table_status(&device_uuid(group, volume))?.0, OPEN_COUNT)
+}
+
+/// Whether the device with that UUID has a table that is loaded, but not in use. The next resume would use it.
+pub(crate) fn has_inactive_table(uuid: &str) -> bool {
+    table_status(uuid).and_then(|answer| number(&answer.0, FLAGS)).is_some_and(|flags| flags & INACTIVE_TABLE != 0)
 }
 
 /// The kernel's answer about the active device with that UUID.

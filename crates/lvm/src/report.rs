@@ -309,3 +309,25 @@ impl Row<'_> {
         Ok(self.text(column)?.split(',').filter(|item| !item.is_empty()).map(str::to_owned).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::uuid::testing::uuid;
+
+    #[test]
+    fn the_extents_of_a_segment_are_read_in_order() {
+        let devices = BTreeMap::from([("/dev/vdb".into(), uuid("b")), ("/dev/disk/by-path/pci-0:1".into(), uuid("c"))]);
+        let range =
+            |pv: &str, first, extents| ExtentRange { pv: uuid(pv), first: Extents(first), extents: Extents(extents) };
+        assert_eq!(
+            ranges("/dev/disk/by-path/pci-0:1:5-5 /dev/vdb:0-4", &devices),
+            [range("c", 5, 1), range("b", 0, 5)]
+        );
+        // Other logical volumes, a lost disk, and what lvm does not write.
+        for other in ["m_rimage_0:0-9 m_rimage_1:0-9", "[unknown]:0-4", "/dev/vdb:0-4 x", "/dev/vdb:5-4", ""] {
+            assert_eq!(ranges(other, &devices), [], "{other}");
+        }
+        assert_eq!(ranges(&format!("/dev/vdb:0-{}", u64::MAX), &devices), []);
+    }
+}

@@ -1,8 +1,13 @@
-//! Devices that a killed lvm left suspended. Reads and writes on them block forever.
+//! Devices that a killed lvm left suspended, or with a table that is loaded but not in use.
 //!
-//! lvm suspends a device to load another table. If it is killed in between, the device stays suspended. The
-//! kernel shows that in sysfs, so finding it needs no process, and works even when lvm itself would hang on
-//! the device.
+//! lvm loads another table for a device, suspends it, commits the metadata and resumes the device. If it is killed
+//! in between, the device stays suspended: reads and writes on it block forever. If it is killed before that, only
+//! the loaded table stays. `lvchange --refresh` and `vgchange --refresh` do not compare that table with the
+//! metadata and switch to it (seen with lvm 2.03.16 and 2.03.31), although its new extents are free or belong to
+//! another volume by then.
+//!
+//! The kernel shows both in sysfs and in the answer to an ioctl, so finding it needs no process, and works even
+//! when lvm itself would hang on the device.
 
 use std::fs;
 use std::io;
@@ -12,9 +17,9 @@ use quarry_exec::Command;
 
 use crate::mutation::{Mutation, succeed};
 use crate::uuid::device_prefix;
-use crate::{Error, VgUuid, VolumeGroup, vg_name_fits};
+use crate::{Error, VgUuid, VolumeGroup, dm, vg_name_fits};
 
-/// A suspended device-mapper device of a volume group.
+/// A device-mapper device of a volume group that a killed lvm left suspended, or with a loaded table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Suspended {
     /// The kernel's minor number. Devices below another one usually have lower numbers.
@@ -23,16 +28,16 @@ pub struct Suspended {
     pub name: String,
 }
 
-/// The suspended devices of the volume group with that UUID, lowest number first. Starts no process and opens
-/// no device.
+/// The devices of the volume group with that UUID that are suspended or have a loaded table that is not in use,
+/// lowest number first. Starts no process and opens no device.
 ///
 /// # Errors
 /// `/sys/block` cannot be read.
 pub fn suspended(group: VgUuid) -> io::Result<Vec<Suspended>> {
-    suspended_in(Path::new("/sys/block"), group)
+    suspended_in(Path::new("/sys/block"), group, dm::has_inactive_table)
 }
 
-fn suspended_in(block: &Path, group: VgUuid) -> io::Result<Vec<Suspended>> {
+fn suspended_in(block: &Path, group: VgUuid, is_loaded: impl Fn(&str) -> bool) -> io::Result<Vec<Suspended>> {
     // The UUID of a volume's layer begins with the UUID of the volume.
     let prefix = device_prefix(group);
     let mut found = Vec::new();
@@ -45,7 +50,7 @@ fn suspended_in(block: &Path, group: VgUuid) -> io::Result<Vec<Suspended>> {
         // A device that disappears meanwhile is not suspended.
         let read = |file: &str| fs::read_to_string(directory.join(file)).map(|text| text.trim().to_owned());
         let (Ok(uuid), Ok(state), Ok(name)) = (read("uuid"), read("suspended"), read("name")) else { continue };
-        if uuid.starts_with(&prefix) && state == "1" {
+        if uuid.starts_with(&prefix) && (state == "1" || is_loaded(&uuid)) {
             found.push(Suspended { minor, name });
         }
     }
@@ -76,7 +81,7 @@ pub async fn resume(group: &VolumeGroup, devices: &[Suspended]) -> Result<(), Er
     };
     let mut result = Ok(());
     for device in devices {
-        tracing::warn!(device = device.name, vg, "resuming a device that was left suspended");
+        tracing::warn!(device = device.name, vg, "resuming a device that was left suspended, or with another table");
         let resumed = match dmsetup("clear", device).await {
             Ok(()) => dmsetup("resume", device).await,
             error => error,
@@ -107,11 +112,14 @@ mod tests {
         device("dm-3", own, "0", "qvg-b");
         device("dm-4", "LVM-XXs5Vm9AXs3AGCF6wlkcm13euzdhP3rr5qqtdghiGDX5mLvipAGs81bx0GZiDN2l", "1", "other-a");
         device("dm-5", "CRYPT-LUKS2-x", "1", "luks");
+        // Not suspended yet, or resumed already.
+        let loaded = own.replace("ghiGDX", "loaded");
+        device("dm-6", &loaded, "0", "qvg-loaded");
         fs::create_dir_all(block.path().join("sda")).expect("dir");
         fs::create_dir_all(block.path().join("dm-77")).expect("dir");
         let group = "2vs5Vm-9AXs-3AGC-F6wl-kcm1-3euz-dhP3rr".parse().expect("a UUID");
-        let found = suspended_in(block.path(), group).expect("read");
+        let found = suspended_in(block.path(), group, |uuid| uuid == loaded).expect("read");
         let names: Vec<&str> = found.iter().map(|device| device.name.as_str()).collect();
-        assert_eq!(names, ["qvg-a-real", "qvg-top"]);
+        assert_eq!(names, ["qvg-a-real", "qvg-loaded", "qvg-top"]);
     }
 }

@@ -5,13 +5,13 @@
 
 mod common;
 
-use common::{LONG, MIB, host, pool, spec};
+use common::{LONG, MIB, block, host, pool, spec};
 use quarry_node::NodeService;
 use quarry_pool::Operation;
 use quarry_proto::csi::v1::node_server::Node as _;
 use quarry_proto::csi::v1::volume_capability::{AccessMode, AccessType, MountVolume, access_mode::Mode};
 use quarry_proto::csi::v1::{NodePublishVolumeRequest, NodeStageVolumeRequest, VolumeCapability};
-use quarry_volume::{Agent as _, Reason, SizeRange, Wipe};
+use quarry_volume::{Agent as _, Reason, SizeRange, VolumeSpec, Wipe};
 use tonic::{Code, Request};
 
 #[tokio::test]
@@ -59,4 +59,24 @@ async fn a_volume_that_the_pool_does_not_support_is_not_created() {
     assert_eq!(error.reason, Reason::NoSpace);
     assert!(error.message.contains("does not support \"wipe: zero\""), "{error}");
     assert_eq!(pool.begun(Operation::Create), 0);
+}
+
+/// external-provisioner may repeat a creation whose volume was expanded meanwhile.
+#[tokio::test]
+async fn a_repeated_creation_finds_the_expanded_volume() {
+    let pool = pool("p");
+    let host = host(&[&pool]);
+    for asked in [spec("a", 40 * MIB), block("b", 40 * MIB)] {
+        let asked = VolumeSpec { size: SizeRange { required: 40 * MIB, limit: Some(44 * MIB) }, ..asked };
+        let (volume, _) = host.create(asked.clone(), None, LONG).await.unwrap();
+        let larger = SizeRange { required: 100 * MIB, limit: None };
+        let (expanded, _) = host.expand(&volume.id, larger, LONG).await.unwrap();
+        assert_eq!((expanded.size, &expanded.id), (100 * MIB, &volume.id));
+        let (again, _) = host.create(asked.clone(), None, LONG).await.unwrap();
+        assert_eq!((again.size, &again.id), (100 * MIB, &volume.id));
+        let other = VolumeSpec { size: larger, ..asked };
+        assert_eq!(host.create(other, None, LONG).await.unwrap_err().reason, Reason::Exists);
+    }
+    // All of it is zeroed.
+    assert_eq!(pool.bytes_of("b"), Some((100 * MIB, false)));
 }

@@ -378,6 +378,24 @@ impl PoolVolume {
         }
     }
 
+    /// The size to expand to, for storage that adds multiples of `unit` bytes: the smallest one in the range.
+    ///
+    /// # Errors
+    /// `SizeOutOfRange` if no such size is in the range.
+    pub(crate) fn expanded_size(&self, size: &SizeRange, unit: u64) -> Result<u64> {
+        let more = size.required.saturating_sub(self.size).checked_next_multiple_of(unit.max(1));
+        let expanded = more.and_then(|more| self.size.checked_add(more)).filter(|size| i64::try_from(*size).is_ok());
+        let why = match (expanded, size.limit) {
+            (None, _) => format!("{} bytes is more than any volume can have", size.required),
+            (Some(expanded), Some(limit)) if expanded > limit => format!(
+                "it grows by multiples of {unit} bytes; {} rounds up to {expanded}, above the limit of {limit} bytes",
+                size.required
+            ),
+            (Some(expanded), _) => return Ok(expanded),
+        };
+        Err(Error::new(Reason::SizeOutOfRange, why))
+    }
+
     /// The UUID of its filesystem, made or still to be made: the one in its record, otherwise the one that is
     /// derived from its own UUID. Whatever has to recognize the filesystem compares with this one.
     #[must_use]
@@ -445,6 +463,36 @@ mod tests {
     use quarry_volume::Wipe;
 
     use super::*;
+
+    #[test]
+    fn a_volume_grows_by_whole_units_within_the_limit() {
+        let volume = PoolVolume {
+            name: "a".to_owned(),
+            stored_as: "a".to_owned(),
+            storage: StorageId::of("s"),
+            key: VolumeKey::Simulated { storage: "s".to_owned(), number: 1 },
+            size: 10,
+            record: Recorded::Newer(2),
+            health: Health::Whole,
+        };
+        let expanded = |required, limit| volume.expanded_size(&SizeRange { required, limit }, 8);
+        assert_eq!(expanded(11, None).unwrap(), 18);
+        assert_eq!(expanded(18, Some(18)).unwrap(), 18);
+        assert_eq!(expanded(19, Some(26)).unwrap(), 26);
+        for (required, limit, words) in [
+            (19, Some(25), "19 rounds up to 26, above the limit of 25 bytes"),
+            (u64::MAX, None, "more than any volume can have"),
+            (1 << 63, None, "more than any volume can have"),
+        ] {
+            let error = expanded(required, limit).unwrap_err();
+            assert_eq!(error.reason, Reason::SizeOutOfRange);
+            assert!(error.message.contains(words), "{error}");
+        }
+        // Large enough already; or more than it may have.
+        assert!(!volume.needs_expansion(&SizeRange { required: 10, limit: Some(10) }).unwrap());
+        let error = volume.needs_expansion(&SizeRange { required: 1, limit: Some(9) }).unwrap_err();
+        assert_eq!(error.reason, Reason::SizeOutOfRange);
+    }
 
     #[test]
     fn a_kind_without_capabilities_supports_only_plain_volumes() {

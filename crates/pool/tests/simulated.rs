@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use quarry_pool::{Failure, Operation, Pool, SimulatedPool, State};
-use quarry_volume::{Gib, Layout, Reason, VolumeSpec, Wipe};
+use quarry_volume::{Gib, Layout, Reason, SizeRange, VolumeSpec, Wipe};
 
 const EXTENT: u64 = 4 << 20;
 
@@ -41,6 +41,42 @@ fn a_volume_is_created_changed_and_removed() {
         let next = pool.create(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
         assert_ne!(next.uuid(), made.uuid());
         assert_eq!(pool.remove(&made).await.unwrap_err().reason, Reason::Unavailable, "another one of that name");
+    });
+}
+
+#[test]
+fn a_volume_is_expanded_with_space_that_was_reserved() {
+    let pool = pool(&[10, 10]);
+    let size = |extents: u64| SizeRange { required: extents * EXTENT, limit: None };
+    now(async {
+        let volume = pool.create(&spec("a", 2 * EXTENT, Layout::Linear)).await.unwrap();
+        assert!(pool.reserve_expansion(&volume, &size(2)).await.unwrap().is_none());
+        let first = pool.reserve_expansion(&volume, &size(4)).await.unwrap().unwrap();
+        assert_eq!((first.size, pool.free()), (4 * EXTENT, vec![10, 6]));
+        pool.set_expansion_zeroed(&volume, Gib(3)).await.unwrap();
+        let again = pool.reserve_expansion(&volume, &size(4)).await.unwrap().unwrap();
+        assert_eq!(again.device.unwrap().zeroed, Gib(3), "the same space");
+        // Another size needs other space.
+        let second = pool.reserve_expansion(&volume, &size(5)).await.unwrap().unwrap();
+        assert_eq!((second.device.as_ref().unwrap().zeroed, pool.free()), (Gib::NONE, vec![10, 5]));
+        assert_eq!(pool.expand(&volume, &first).await.unwrap_err().reason, Reason::Unavailable);
+        // It is not a volume, but it uses space.
+        assert_eq!((pool.names(), pool.status().await.volumes), (vec!["a".to_owned()], 1));
+        let expanded = pool.expand(&volume, &second).await.unwrap();
+        assert_eq!((expanded.size, expanded.uuid()), (5 * EXTENT, volume.uuid()));
+        assert_eq!(expanded.record().unwrap().size, 2 * EXTENT, "its size at creation");
+        assert_eq!(pool.expand(&volume, &second).await.unwrap().size, 5 * EXTENT, "idempotent");
+        let error = pool.reserve_expansion(&expanded, &size(21)).await.unwrap_err();
+        assert_eq!(error.reason, Reason::SizeOutOfRange);
+        assert!(error.message.contains(&format!("is {} bytes", 20 * EXTENT)), "{error}");
+        pool.reserve_expansion(&expanded, &size(20)).await.unwrap().unwrap();
+        assert_eq!(pool.free(), [0, 0]);
+        // What is not needed any more is released, and a removal releases everything.
+        assert!(pool.reserve_expansion(&expanded, &size(5)).await.unwrap().is_none());
+        assert_eq!(pool.free(), [10, 5]);
+        pool.reserve_expansion(&expanded, &size(20)).await.unwrap().unwrap();
+        pool.remove(&expanded).await.unwrap();
+        assert_eq!(pool.free(), [10, 10]);
     });
 }
 
@@ -108,6 +144,18 @@ proptest! {
             assert_eq!(more.reason, Reason::NoSpace);
             if largest > 0 {
                 assert_eq!(pool.create(&spec("largest", largest, layout)).await.expect("it fits").size, largest);
+            }
+            // The same for expansions: the error names the largest size.
+            for volume in pool.volumes().await.expect("read") {
+                let huge = SizeRange { required: 1 << 50, limit: None };
+                let error = pool.reserve_expansion(&volume, &huge).await.expect_err("it does not fit");
+                assert_eq!(error.reason, Reason::SizeOutOfRange);
+                let most = error.message.rsplit(' ').nth(1).expect("a size").parse::<u64>().expect("a number");
+                let size = |required| SizeRange { required, limit: None };
+                let more = pool.reserve_expansion(&volume, &size(most + 1)).await.expect_err("it does not fit");
+                assert_eq!(more.reason, Reason::SizeOutOfRange);
+                let Some(new) = pool.reserve_expansion(&volume, &size(most)).await.expect("it fits") else { continue };
+                assert_eq!(pool.expand(&volume, &new).await.expect("reserved").size, most);
             }
             for volume in pool.volumes().await.expect("read") {
                 pool.remove(&volume).await.expect("removed");

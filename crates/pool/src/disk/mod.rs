@@ -32,7 +32,9 @@ use std::time::{Duration, Instant};
 
 use quarry_disk::claim::{ClaimState, DiskGuid, Identity};
 use quarry_disk::{Disk, Selector, Udev};
-use quarry_volume::{Error, PoolCapabilities, PoolState, Result, StorageId, VolumeSpec, Wipe, safe_name};
+use quarry_volume::{
+    Error, PoolCapabilities, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, Wipe, safe_name,
+};
 
 use self::disks::Disks;
 use self::failures::Failures;
@@ -47,7 +49,7 @@ use self::release::Releases;
 pub use self::report::{DiskReport, Owner};
 use self::scan::Raw;
 use self::view::{SeenVolumes, View};
-use crate::pool::{Device, Reading, Volumes};
+use crate::pool::{Device, Expansion, Reading, Volumes};
 use crate::threads::REPORT_AFTER;
 use crate::{EventCounts, Health, Pool, PoolVolume, Record, Recorded, Uevents, UnresponsiveDisk, Wiping};
 
@@ -415,6 +417,19 @@ impl Pool for DiskPool {
 
     async fn set_record(&self, volume: &PoolVolume, record: &Record) -> Result<()> {
         self.inner.set_record(volume, record).await
+    }
+
+    async fn reserve_expansion(&self, volume: &PoolVolume, size: &SizeRange) -> Result<Option<Expansion>> {
+        if !volume.needs_expansion(size)? {
+            return Ok(None);
+        }
+        Err(Error::new(
+            Reason::SizeOutOfRange,
+            format!(
+                "pool {}: volume {} is a whole disk, so it cannot be expanded: {} bytes is the largest size",
+                self.inner.name, volume.name, volume.size
+            ),
+        ))
     }
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {

@@ -129,11 +129,11 @@ impl LvmPool {
         Ok(())
     }
 
-    /// Finds devices of the volume group that a killed lvm left suspended, and resumes them: any access to
-    /// them hangs.
+    /// Finds devices of the volume group that a killed lvm left suspended, or with a table that is not in use, and
+    /// resumes them with the table that the metadata describes: any access to a suspended device hangs.
     pub(super) async fn recover(&self, group: &VolumeGroup) {
-        // A running lvm suspends devices for a moment. The report took the volume group's lock, so devices
-        // that are suspended both before and after it do not belong to a running command.
+        // A running lvm loads tables and suspends devices for a moment. The report took the volume group's
+        // lock, so devices that are like that both before and after it do not belong to a running command.
         let suspended = match quarry_lvm::suspended(group.uuid) {
             Ok(found) if found.is_empty() => return,
             Ok(found) => found,

@@ -265,11 +265,14 @@ mod tests {
         let block = tempfile::tempdir().unwrap();
         device(block.path(), "dm-777777", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 0);
         assert_eq!(find_in(block.path(), group().uuid, VOLUME.parse().unwrap()).unwrap(), None);
+        assert_eq!(size_in(block.path(), group().uuid, VOLUME.parse().unwrap()).unwrap(), None);
         // With a table it is active, and must have a node.
         device(block.path(), "dm-777777", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 8192);
         let error = find_in(block.path(), group().uuid, VOLUME.parse().unwrap()).unwrap_err();
         assert!(error.to_string().contains("neither /dev/mapper nor /dev has a node for it"), "{error}");
+        assert_eq!(size_in(block.path(), group().uuid, VOLUME.parse().unwrap()).unwrap(), Some(8192 * 512));
         let other = "zzzzzz-ghij-KLMN-opqr-STUV-wxyz-012345".parse().unwrap();
+        assert_eq!(size_in(block.path(), group().uuid, other).unwrap(), None);
         assert_eq!(find_in(block.path(), group().uuid, other).unwrap(), None);
     }
 

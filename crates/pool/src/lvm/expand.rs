@@ -36,7 +36,7 @@ impl LvmPool {
         }
         self.check_complete(&group)?;
         let layout = check_expandable(&self.name, &group, &current, found)?;
-        let target = target(&self.name, current.size, size, Self::unit(&group, &layout))?;
+        let target = current.expanded_size(size, Self::unit(&group, &layout))?;
         let extents = group.extent_size.whole_in(target.saturating_sub(current.size));
         if let Some(scratch) = suitable(&group, found, &layout, target, extents) {
             return self.new_space(&group, &layout, target, &scratch).await.map(Some);
@@ -323,27 +323,6 @@ fn for_expansion(error: Error) -> Error {
     Error { reason, ..error }
 }
 
-/// The size to expand to: the smallest one in the range that is the current one and whole units.
-fn target(pool: &str, current: u64, size: &SizeRange, unit: u64) -> Result<u64> {
-    let more = size.required.saturating_sub(current).checked_next_multiple_of(unit.max(1));
-    let target = more.and_then(|more| current.checked_add(more)).filter(|target| i64::try_from(*target).is_ok());
-    match (target, size.limit) {
-        (Some(target), Some(limit)) if target > limit => Err(Error::new(
-            Reason::SizeOutOfRange,
-            format!(
-                "pool {pool}: this volume grows by multiples of {unit} bytes; {} rounds up to {target}, above the \
-                 limit of {limit} bytes",
-                size.required
-            ),
-        )),
-        (Some(target), _) => Ok(target),
-        (None, _) => Err(Error::new(
-            Reason::SizeOutOfRange,
-            format!("pool {pool}: {} bytes is more than any volume can have", size.required),
-        )),
-    }
-}
-
 /// Checks that lvm can expand the volume now, and returns its current layout.
 fn check_expandable(pool: &str, group: &VolumeGroup, volume: &PoolVolume, logical: &LogicalVolume) -> Result<Layout> {
     let name = &volume.name;
@@ -420,3 +399,6 @@ fn suitable<'a>(
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

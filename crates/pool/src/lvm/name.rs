@@ -22,6 +22,16 @@ pub(super) fn check_free(pool: &str, group: &VolumeGroup, name: &str) -> Result<
             group.name
         )));
     }
+    if volume::record_on(found).scratch().is_some() {
+        return Err(Error::new(
+            Reason::Exists,
+            format!(
+                "pool {pool}: the name {}/{name} is taken by new space for a volume that is being expanded; request \
+                 another name, or rename it by hand",
+                group.name
+            ),
+        ));
+    }
     Err(Error::new(
         Reason::Exists,
         format!(
@@ -55,6 +65,7 @@ mod tests {
                 Reason::Precondition,
                 "the name vg/a is taken by a \"snapshot\" of a newer Quarry",
             ),
+            ("quarry2/k=expansion/v=x/b=1", Reason::Exists, "is taken by new space for a volume"),
             ("quarry2/s=ready/n=a", Reason::Precondition, "written by a newer Quarry"),
             ("quarry1/s=old", Reason::Precondition, "is invalid"),
         ] {

@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_scratch_volume_is_recognized_by_its_record_only() {
-        let named_alike = lv(&name_for(uuid("a")), "somebodys");
+        let named_alike = LogicalVolume { name: name_for(uuid("a")), ..lv("alike", "somebodys") };
         let group = group(vec![
             lv("a", "quarry1/s=ready/n=a/b=4096/a=m/f=ext4/l=l/p=x"),
             lv("renamed", &tag("a")),

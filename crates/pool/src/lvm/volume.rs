@@ -211,6 +211,11 @@ mod tests {
         let around = group(pvs.clone(), vec![lv("a", "linear", Some(READY), &["p"]), snapshot("snap-1")]);
         assert_eq!(only(&around).name, "a");
         assert!(named(&around, "snap-1").is_none() && hidden(&around, "snap-1").is_none());
+        // Nor is new space for a volume, which this version knows.
+        let scratch = lv("quarry-expansion-x", "linear", Some("quarry2/k=expansion/v=x/b=8192"), &["p"]);
+        let expanding = group(pvs.clone(), vec![lv("a", "linear", Some(READY), &["p"]), scratch]);
+        assert_eq!(only(&expanding).name, "a");
+        assert!(named(&expanding, "quarry-expansion-x").is_none() && not_volumes(&expanding).is_none());
         let hint = not_volumes(&around).unwrap();
         assert!(hint.contains("vg/snap-1 is a \"snapshot\" of a newer Quarry"), "{hint}");
         // It does not make a volume ambiguous whose name it has.
@@ -310,6 +315,9 @@ mod tests {
         let with =
             |first: LogicalVolume, rest: Vec<LogicalVolume>| std::iter::once(first).chain(rest).collect::<Vec<_>>();
         assert_eq!(health(with(raid(), parts())), Health::Whole);
+        // It was expanded before its first use.
+        let expanded = LogicalVolume { size: 8192, segments: 2, ..raid() };
+        assert_eq!(health(with(expanded, parts())), Health::Whole);
         let broken = [
             with(LogicalVolume { activation_skip: true, ..raid() }, parts()),
             with(raid(), parts().into_iter().skip(1).collect()),

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use quarry_volume::{Extents, Layout};
+use quarry_volume::{ExtentSize, Extents, Layout};
 
 /// Simulated disks and the volumes on them. Compact, because tests have a hundred thousand volumes.
 pub(super) struct Disks {
@@ -111,6 +111,82 @@ impl Disks {
             extents: taken.into_boxed_slice(),
         };
         self.volumes.insert(name.into(), slot);
+        self.mark += 1;
+    }
+
+    /// How many extents the volume can get at most, on the disks that a volume group would use.
+    pub(super) fn most_more(&self, volume: &Slot, layout: &Layout) -> Extents {
+        let free = |disk: usize| self.free.get(disk).copied().unwrap_or_default();
+        match layout {
+            Layout::Linear => self.free.iter().fold(Extents::NONE, |sum, free| sum.and(*free)),
+            _ => {
+                let each = volume.extents.iter().map(|(disk, _)| free(*disk)).min().unwrap_or_default();
+                each.times(u64::from(layout.stripes()))
+            }
+        }
+    }
+
+    /// Reserves extents for a volume, which are known to fit, under another name.
+    pub(super) fn reserve(
+        &mut self,
+        name: &str,
+        volume: &str,
+        extents: Extents,
+        layout: &Layout,
+        (extent, record): (ExtentSize, String),
+    ) {
+        let Some(slot) = self.volumes.get(volume) else { return };
+        let own: Vec<usize> = slot.extents.iter().map(|(disk, _)| *disk).collect();
+        let taken: Vec<(usize, Extents)> = match layout {
+            Layout::Linear => {
+                let mut order: Vec<usize> = (0..self.free.len()).collect();
+                // Its own disks first, then as few others as possible.
+                order.sort_by_key(|disk| (!own.contains(disk), Reverse(self.free.get(*disk).copied())));
+                let mut left = extents;
+                let take = |disk: usize| {
+                    let part = self.free.get(disk).copied().unwrap_or_default().min(left);
+                    left = left.without(part);
+                    (disk, part)
+                };
+                order.into_iter().map(take).filter(|(_, part)| *part > Extents::NONE).collect()
+            }
+            _ => {
+                let each = extents.divided_by(u64::from(layout.stripes()));
+                own.into_iter().map(|disk| (disk, each)).collect()
+            }
+        };
+        let size = extent.bytes(taken.iter().fold(Extents::NONE, |sum, (_, extents)| sum.and(*extents)));
+        for (disk, extents) in &taken {
+            self.take(*disk, *extents);
+        }
+        let slot = Slot {
+            number: 0,
+            size,
+            record: record.into_boxed_str(),
+            zeroed: 0,
+            wiped: false,
+            extents: taken.into_boxed_slice(),
+        };
+        self.volumes.insert(name.into(), slot);
+        self.mark += 1;
+    }
+
+    /// Adds reserved extents to a volume, which has `size` bytes then.
+    pub(super) fn join(&mut self, reserved: &str, volume: &str, size: u64) {
+        let Some(new) = self.volumes.remove(reserved) else { return };
+        let Some(slot) = self.volumes.get_mut(volume) else { return };
+        let mut extents = std::mem::take(&mut slot.extents).into_vec();
+        for (disk, more) in new.extents {
+            match extents.iter_mut().find(|(own, _)| *own == disk) {
+                Some((_, own)) => *own = own.and(more),
+                None => extents.push((disk, more)),
+            }
+        }
+        slot.extents = extents.into_boxed_slice();
+        if slot.zeroed >= slot.size && new.zeroed >= new.size {
+            slot.zeroed = size;
+        }
+        slot.size = size;
         self.mark += 1;
     }
 

@@ -18,6 +18,7 @@ use crate::{Record, Tag, Uevents};
 
 mod device;
 mod disks;
+mod expansion;
 mod operations;
 
 pub use self::device::SimulatedDevice;
@@ -37,6 +38,8 @@ pub enum Operation {
     Activate,
     /// Wiping or zeroing a part of a device.
     Write,
+    /// Reserving new space for a volume, or adding it.
+    Expand,
 }
 
 /// When a failing operation fails.

@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use quarry_volume::{Error, Layout, PoolState, Reason, Result, Space, StorageId, VolumeSpec, safe_name};
+use quarry_volume::{
+    Error, Gib, Layout, PoolState, Reason, Result, SizeRange, Space, StorageId, VolumeSpec, safe_name,
+};
 
 use super::disks::{Disks, Slot};
-use super::{Failure, Inner, Operation, SimulatedDevice, SimulatedPool};
+use super::{Failure, Inner, Operation, SimulatedDevice, SimulatedPool, expansion};
 use crate::key::VolumeKey;
-use crate::pool::{Device, Reading, Volumes, supports_plain};
+use crate::pool::{Device, Expansion, Reading, Volumes, supports_plain};
 use crate::{Health, Pool, PoolVolume, Record, Recorded, Tag, Uevents};
 
 impl Inner {
@@ -92,7 +94,7 @@ impl Inner {
     }
 
     /// The current state of a volume, for a change.
-    fn current(&self, disks: &Disks, volume: &PoolVolume) -> Result<PoolVolume> {
+    pub(super) fn current(&self, disks: &Disks, volume: &PoolVolume) -> Result<PoolVolume> {
         let current = disks.get(&volume.name).and_then(|slot| self.describe(&volume.name, slot));
         current.filter(|current| current.key == volume.key).ok_or_else(|| {
             Error::unavailable(format!("volume {} is no longer in pool {}: retry", volume.name, self.name))
@@ -128,7 +130,7 @@ impl Pool for SimulatedPool {
                 storage: Some(StorageId::of(&inner.uuid)),
                 size: inner.extent.bytes(disks.size()),
                 space: inner.space(&disks),
-                volumes: u64::try_from(disks.volumes().count()).unwrap_or(u64::MAX),
+                volumes: u64::try_from(inner.describe_all(&disks).len()).unwrap_or(u64::MAX),
                 ..state.clone()
             };
             let volumes =
@@ -212,11 +214,27 @@ impl Pool for SimulatedPool {
         self.inner.run(Operation::SetRecord, change).await
     }
 
+    async fn reserve_expansion(&self, volume: &PoolVolume, size: &SizeRange) -> Result<Option<Expansion>> {
+        let _lock = self.inner.changing.lock().await;
+        self.inner.run(Operation::Expand, |_| expansion::reserve(&self.inner, volume, size)).await
+    }
+
+    async fn set_expansion_zeroed(&self, volume: &PoolVolume, zeroed: Gib) -> Result<()> {
+        let _lock = self.inner.changing.lock().await;
+        self.inner.run(Operation::SetRecord, |inner| inner.set_expansion_zeroed(volume, zeroed)).await
+    }
+
+    async fn expand(&self, volume: &PoolVolume, expansion: &Expansion) -> Result<PoolVolume> {
+        let _lock = self.inner.changing.lock().await;
+        self.inner.run(Operation::Expand, |inner| inner.expand(volume, expansion)).await
+    }
+
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         let _lock = self.inner.changing.lock().await;
         let remove = |inner: &Inner| {
             let mut disks = inner.disks();
             inner.current(&disks, volume)?.record()?;
+            disks.remove(&expansion::scratch_of(&volume.name));
             disks.remove(&volume.name);
             Ok(())
         };

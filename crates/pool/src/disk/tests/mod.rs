@@ -81,6 +81,23 @@ async fn releases_done(pool: &DiskPool) {
 }
 
 #[test]
+fn a_whole_disk_is_not_expanded() {
+    let host = Host::default();
+    host.disk("vdb", 40);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let volume = pool.create(&spec("a", 30)).await.unwrap();
+        let size = |required| SizeRange { required, limit: None };
+        assert!(pool.reserve_expansion(&volume, &size(37 * MIB)).await.unwrap().is_none());
+        let error = pool.reserve_expansion(&volume, &size(38 * MIB)).await.unwrap_err();
+        assert_eq!(error.reason, Reason::SizeOutOfRange);
+        let words =
+            format!("volume a is a whole disk, so it cannot be expanded: {} bytes is the largest size", 37 * MIB);
+        assert!(error.message.contains(&words), "{error}");
+    });
+}
+
+#[test]
 fn the_smallest_fitting_disk_is_claimed() {
     let host = Host::default();
     let [large, small, middle] = [("vdb", 40), ("vdc", 16), ("vdd", 24)].map(|(name, mib)| host.disk(name, mib));
