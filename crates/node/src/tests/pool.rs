@@ -45,7 +45,10 @@ impl MachinePool {
         if self.process.try_read(|machine| machine.reserved.contains_key(name)).unwrap_or_default() {
             let release = |machine: &mut Machine| match machine.is_space_open(name) {
                 true => Err(in_use(volume)),
-                false => Ok(machine.release(name)),
+                false => {
+                    machine.release(name);
+                    Ok(())
+                }
             };
             self.effect("release", release).await?;
         }
