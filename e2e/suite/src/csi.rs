@@ -1,5 +1,7 @@
 //! CSI calls from the host into a guest, with the fields that tests care about.
 
+mod expand;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use quarry_proto::csi::v1::volume_capability::access_mode::Mode;
 use quarry_vm::Guest;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
+
+pub use self::expand::Expanded;
 
 /// How long any call may take unless a test says otherwise.
 const PATIENCE: Duration = Duration::from_secs(170);

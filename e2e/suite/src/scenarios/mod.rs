@@ -6,6 +6,7 @@ mod by_hand;
 mod cluster;
 mod concurrency;
 mod disk;
+mod expand;
 mod field;
 mod full_pool;
 mod hung_tools;
@@ -34,6 +35,8 @@ pub const SWEEPS: &[&str] = &[
     "disk-kill-tree",
     "disk-power-cut",
     "kill-at-every-step",
+    "kill-at-every-expansion-step",
+    "kill-during-expansion",
     "kill-tree-during",
     "kill-quarry-alone",
     "power-cut",
@@ -69,6 +72,18 @@ fn own() -> Vec<Scenario> {
             about: "the complete life of a volume: each filesystem, raw block; striped and raid1",
             limit: minutes(10),
             run: |context| Box::pin(lifecycle::run(context)),
+        },
+        Scenario {
+            name: "expand",
+            about: "volumes become larger, in use and not: every layout, filesystem and raw block, to the last extent",
+            limit: minutes(15),
+            run: |context| Box::pin(expand::run(context)),
+        },
+        Scenario {
+            name: "expand-old-bytes",
+            about: "what a former owner wrote where a volume becomes larger is never visible, nor are its signatures",
+            limit: minutes(12),
+            run: |context| Box::pin(expand::old_bytes::run(context)),
         },
         Scenario {
             name: "disk-lifecycle",
@@ -195,6 +210,18 @@ fn own() -> Vec<Scenario> {
             about: "quarry is killed, its lvm or mkfs keeps running, and the retry comes at once",
             limit: minutes(15),
             run: |context| Box::pin(kill::alone::run(context)),
+        },
+        Scenario {
+            name: "kill-at-every-expansion-step",
+            about: "quarry is killed at each fault point of an expansion, then it is repeated, or the volume is deleted",
+            limit: minutes(15),
+            run: |context| Box::pin(kill::expand::points_of_expansion(context)),
+        },
+        Scenario {
+            name: "kill-during-expansion",
+            about: "quarry is killed with or without its lvextend or resize2fs, and while space is reserved",
+            limit: minutes(15),
+            run: |context| Box::pin(kill::expand::during(context)),
         },
         Scenario {
             name: "sweep-can-fail",

@@ -10,6 +10,8 @@ use crate::csi::{Ask, FILESYSTEMS, MIB, Made, retry};
 use crate::node::{FAULTS, Node, device};
 use crate::random::Random;
 use crate::scenario::{Context, Passed};
+use crate::scenarios::expand::fills_device;
+use crate::scenarios::kill::expanded;
 use crate::scenarios::steps::{close, open, read, write};
 
 /// When the power goes.
@@ -25,6 +27,10 @@ enum Moment {
     Mkfs,
     /// After bytes were fsynced.
     Synced,
+    /// While ControllerExpandVolume is under way.
+    Expand,
+    /// As soon as its OK has arrived.
+    Expanded,
     /// As soon as the OK of DeleteVolume has arrived.
     Deleted,
 }
@@ -39,7 +45,7 @@ struct Figures {
 impl Figures {
     fn summary(&self) -> String {
         format!(
-            "{} power cuts, {} after the answer, 0 violations; without our flush a deletion answered OK was undone",
+            "{} power cuts, {} after the answer, 0 violations; without our flush what was answered OK was undone",
             self.cut, self.answered
         )
     }
@@ -60,7 +66,8 @@ pub async fn run(context: Context) -> Passed {
     // work loses all unflushed writes, and only answered, and therefore flushed, work meets a disk that keeps
     // some.
     let figures = cuts(&context, &mut node, &creates, false).await?;
-    without_flush(&mut node, &["flush"]).await.context("with the flush disabled")?;
+    let expanded = Ask::mount("unflushed-expansion", "ext4");
+    without_flush(&mut node, Some(&expanded), &["flush"]).await.context("with the flush disabled")?;
     Ok(figures.summary())
 }
 
@@ -85,24 +92,27 @@ pub async fn on_disks(context: Context) -> Passed {
     node.stop().await?;
     node.vm.sh("sync").await?;
     node.serve().await?;
-    without_flush(&mut node, &["claim-flush", "claim-flush-before", "wipe-flush"])
+    without_flush(&mut node, None, &["claim-flush", "claim-flush-before", "wipe-flush"])
         .await
         .context("with the flushes disabled")?;
     Ok(figures.summary())
 }
 
-/// Cuts the power at many moments. `picks`: interrupted work may also meet a disk that keeps some of it.
+/// Cuts the power at many moments. `picks`: interrupted work may also meet a disk that keeps some of it; that is so on
+/// whole disks, which have one size.
 async fn cuts(context: &Context, node: &mut Node, creates: &[Ask], picks: bool) -> Result<Figures> {
     let mut random = context.random();
     let mut figures = Figures::default();
     let rounds = if context.settings.soak { 12 } else { 1 };
     for round in 0..rounds {
-        for (index, (moment, ask)) in plan(context, creates, &mut random).into_iter().enumerate() {
+        let mut moments = plan(context, creates, &mut random);
+        moments.retain(|(moment, _)| !picks || !matches!(moment, Moment::Expand | Moment::Expanded));
+        for (index, (moment, ask)) in moments.into_iter().enumerate() {
             // Turned by one in each round, or a slice would have the same few moments in all of them.
             if !context.settings.slice.has(index + round) {
                 continue;
             }
-            let half_way = matches!(moment, Moment::Create | Moment::Stage | Moment::Mkfs);
+            let half_way = matches!(moment, Moment::Create | Moment::Stage | Moment::Mkfs | Moment::Expand);
             let picks = (picks || !half_way) && random.below(2) == 0;
             let loss = if picks { PowerCut::LoseSome(random.next()) } else { PowerCut::LoseAll };
             let what = format!("{moment:?} of {}, {loss:?}", ask.name);
@@ -131,13 +141,15 @@ fn plan(context: &Context, creates: &[Ask], random: &mut Random) -> Vec<(Moment,
     if context.settings.soak {
         let synced = synced.into_iter().map(|ask| (Moment::Synced, ask));
         let mut all = both(creates, [Moment::Create, Moment::Answered]);
+        all.extend(both(creates, [Moment::Expand, Moment::Expanded]));
         all.extend(both(&filesystems, [Moment::Stage, Moment::Mkfs]));
         all.extend(synced);
         all.extend(creates.iter().map(|ask| (Moment::Deleted, ask.clone())));
         return all;
     }
     let mut pick = |asks: &[Ask]| asks[usize::try_from(random.below(asks.len() as u64)).expect("an index")].clone();
-    let mut chosen = vec![(Moment::Create, pick(creates)), (Moment::Answered, pick(creates))];
+    let moments = [Moment::Create, Moment::Answered, Moment::Expand, Moment::Expanded];
+    let mut chosen: Vec<(Moment, Ask)> = moments.map(|moment| (moment, pick(creates))).to_vec();
     let (synced, deleted) = (pick(&synced), pick(creates));
     for index in random.sample(2, filesystems.len()) {
         let moment = if random.below(3) == 0 { Moment::Stage } else { Moment::Mkfs };
@@ -203,8 +215,32 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
             node.vm.power_cut_with(loss).await?;
             Some(made)
         }
+        Moment::Expand | Moment::Expanded => {
+            let mut made = csi.create(ask).await?;
+            open(node, &made).await?;
+            write(node, &made).await?;
+            if ask.is_block() {
+                // Where it becomes larger.
+                node.vm.sh(node.storage.dirty()).await.context("writing a former tenant's bytes")?;
+            }
+            let call = tokio::spawn({
+                let (made, size) = (made.clone(), expanded(ask));
+                async move { csi.expand(&made, size).await }
+            });
+            if matches!(moment, Moment::Expand) {
+                tokio::time::sleep(Duration::from_millis(random.below(2500))).await;
+                node.vm.power_cut_with(loss).await?;
+                let answer = call.await?.ok();
+                in_time = answer.is_some();
+                made.size = answer.map_or(made.size, |answer| answer.size);
+            } else {
+                made.size = call.await??.size;
+                node.vm.power_cut_with(loss).await?;
+            }
+            Some(made)
+        }
         Moment::Deleted => {
-            delete_and_cut(node, ask, loss, &[]).await?;
+            delete_and_cut(node, ask, loss, None, &[]).await?;
             let listed = node.csi.list().await?;
             ensure!(listed.is_empty(), "deletion was answered OK, and after the power cut there is: {listed:?}");
             node.expect_empty().await?;
@@ -212,13 +248,23 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, loss: PowerCut, random:
         }
     };
     boot(node).await?;
-    let used = matches!(moment, Moment::Synced);
-    let made = check(node, ask, answered.as_ref(), used).await?;
+    let used = matches!(moment, Moment::Synced | Moment::Expand | Moment::Expanded);
+    let mut made = check(node, ask, answered.as_ref(), used).await?;
+    if matches!(moment, Moment::Expand | Moment::Expanded) {
+        let promised = answered.as_ref().map_or(0, |answered| answered.size);
+        let sizes = [ask.required, expanded(ask)];
+        ensure!(sizes.contains(&made.size) && made.size >= promised, "{} bytes of {sizes:?}", made.size);
+        made.size = retry(|| node.csi.expand(&made, expanded(ask))).await.context("after the power cut")?.size;
+        node.expect_only(&made).await.context("after the repeated expansion")?;
+    }
     open(node, &made).await.context("after the power cut")?;
     if !used {
         write(node, &made).await?;
     }
     read(node, &made).await?;
+    if matches!(moment, Moment::Expand | Moment::Expanded) {
+        larger(node, &made).await?;
+    }
     close(node, &made).await?;
     fsck(node, &made).await?;
     retry(|| node.csi.delete(&made.id)).await?;
@@ -257,6 +303,19 @@ async fn zero(node: &Node, made: &Made) -> Result<()> {
     node.vm.sh(script).await.context("a former tenant's bytes show").map(drop)
 }
 
+/// The volume has its new size, and a raw one zeros where it became larger.
+async fn larger(node: &Node, made: &Made) -> Result<()> {
+    let target = made.target();
+    node.csi.node_expand(made, &target).await?;
+    fills_device(node, made).await?;
+    if made.ask.is_block() {
+        let old = made.ask.required;
+        let script = format!("cmp -n {} -i {old}:0 '{target}' /dev/zero", made.size - old);
+        node.vm.sh(script).await.context("a former tenant's bytes show")?;
+    }
+    Ok(())
+}
+
 /// The filesystem is whole, as its own checker sees it.
 async fn fsck(node: &Node, made: &Made) -> Result<()> {
     let device = node.storage.device(&made.ask.name);
@@ -271,8 +330,19 @@ async fn boot(node: &mut Node) -> Result<()> {
     node.serve().await.context("after the power cut")
 }
 
-/// Uses a volume, deletes it without these safeguards, cuts the power when that is answered, and boots.
-async fn delete_and_cut(node: &mut Node, ask: &Ask, loss: PowerCut, without: &[&str]) -> Result<()> {
+/// Uses a volume, deletes it without these safeguards, cuts the power when that is answered, and boots. Before that,
+/// another volume is expanded without them.
+async fn delete_and_cut(
+    node: &mut Node,
+    ask: &Ask,
+    loss: PowerCut,
+    expand: Option<&Ask>,
+    without: &[&str],
+) -> Result<()> {
+    let other = match expand {
+        Some(ask) => Some(node.csi.create(ask).await?),
+        None => None,
+    };
     let made = node.csi.create(ask).await?;
     open(node, &made).await?;
     close(node, &made).await?;
@@ -281,21 +351,29 @@ async fn delete_and_cut(node: &mut Node, ask: &Ask, loss: PowerCut, without: &[&
     for safeguard in without {
         node.vm.sh(format!("touch {FAULTS}/disable-{safeguard}")).await?;
     }
+    if let Some(other) = other {
+        node.csi.expand(&other, expanded(&other.ask)).await?;
+    }
     node.csi.delete(&made.id).await?;
     node.vm.power_cut_with(loss).await?;
     boot(node).await
 }
 
-/// The same with Quarry's flushes after a change of the storage disabled: a deletion that was answered OK
-/// must be undone, or something else flushes as well and the test proves nothing.
-async fn without_flush(node: &mut Node, safeguards: &[&str]) -> Result<()> {
+/// The same with Quarry's flushes after a change of the storage disabled: a deletion that was answered OK, and an
+/// expansion if there is one, must be undone, or something else flushes as well and the test proves nothing.
+async fn without_flush(node: &mut Node, expand: Option<&Ask>, safeguards: &[&str]) -> Result<()> {
     let ask = Ask::mount("unflushed", "ext4").size(32 * MIB);
-    delete_and_cut(node, &ask, PowerCut::LoseAll, safeguards).await?;
-    let undone = node.csi.list().await?;
-    for volume in &undone {
+    delete_and_cut(node, &ask, PowerCut::LoseAll, expand, safeguards).await?;
+    let found = node.csi.list().await?;
+    for volume in &found {
         node.csi.delete(&volume.volume_id).await?;
     }
     node.expect_empty().await?;
-    ensure!(!undone.is_empty(), "nothing was undone: this test could not fail");
+    let has = |ask: &Ask| {
+        let name = format!(":{}", ask.name);
+        found.iter().any(|volume| volume.volume_id.ends_with(&name) && volume.capacity_bytes == ask.required)
+    };
+    ensure!(has(&ask), "no deletion was undone: this test could not fail");
+    ensure!(expand.is_none_or(has), "no expansion was undone: this test could not fail: {found:?}");
     Ok(())
 }

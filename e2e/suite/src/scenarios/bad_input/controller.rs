@@ -27,6 +27,7 @@ pub fn cases(base: &Base) -> Vec<Case> {
     capabilities(base, &mut cases);
     topology(&mut cases);
     taken(&mut cases);
+    expansions(base, &mut cases);
     identifiers(base, &mut cases);
     pages(&mut cases);
     unoffered(base, &mut cases);
@@ -375,6 +376,48 @@ pub fn wrong_identifiers(base: &Base) -> Vec<(String, bool)> {
     ]
 }
 
+/// Sizes that a volume cannot be expanded to.
+fn expansions(base: &Base, cases: &mut Vec<Case>) {
+    for (required, limit, codes) in [
+        (-1, 0, INVALID),
+        (0, -1, INVALID),
+        (64 * MIB, 32 * MIB, TOO_FEW_OR_MANY),
+        // It has 32 MiB, and cannot be made smaller.
+        (1, 16 * MIB, TOO_FEW_OR_MANY),
+        (33 * MIB, 33 * MIB + 1, TOO_FEW_OR_MANY),
+        (1 << 50, 0, TOO_FEW_OR_MANY),
+        (i64::MAX, 0, TOO_FEW_OR_MANY),
+        (i64::MAX, i64::MAX, TOO_FEW_OR_MANY),
+        (32 * MIB, 0, FINE),
+        (1, 0, FINE),
+        (0, 32 * MIB, FINE),
+        (0, 0, FINE),
+    ] {
+        for made in [&base.mount, &base.block, &base.fresh] {
+            let request = csi::ControllerExpandVolumeRequest {
+                capacity_range: Some(csi::CapacityRange { required_bytes: required, limit_bytes: limit }),
+                ..expand(&made.id)
+            };
+            let what = format!("controller expand {}: {required} to {limit} bytes", made.ask.name);
+            cases.push(Case::new(what, codes, Call::ControllerExpand(request)));
+        }
+    }
+    let request = csi::ControllerExpandVolumeRequest { capacity_range: None, ..expand(&base.mount.id) };
+    cases.push(Case::new("controller expand: no size", INVALID, Call::ControllerExpand(request)));
+    let capability = Some(csi::VolumeCapability::default());
+    let request = csi::ControllerExpandVolumeRequest { volume_capability: capability, ..expand(&base.mount.id) };
+    cases.push(Case::new("controller expand: an empty capability", INVALID, Call::ControllerExpand(request)));
+}
+
+/// A request that would be served.
+fn expand(id: &str) -> csi::ControllerExpandVolumeRequest {
+    csi::ControllerExpandVolumeRequest {
+        volume_id: id.to_owned(),
+        capacity_range: Some(csi::CapacityRange { required_bytes: 32 * MIB, limit_bytes: 0 }),
+        ..Default::default()
+    }
+}
+
 fn identifiers(base: &Base, cases: &mut Vec<Case>) {
     let mut push = |method: &str, codes: &'static [Code], id: &str, call: Call| {
         cases.push(Case::new(format!("{method}: identifier {}", shown(id)), codes, call));
@@ -394,11 +437,13 @@ fn identifiers(base: &Base, cases: &mut Vec<Case>) {
         push("delete", if invalid { INVALID } else { FINE }, &text, delete(&text));
         push("get", if invalid { INVALID } else { ABSENT }, &text, get(&text));
         push("validate", if invalid { INVALID } else { ABSENT }, &text, validate(&text));
+        push("expand", if invalid { INVALID } else { ABSENT }, &text, Call::ControllerExpand(expand(&text)));
     }
     for (id, elsewhere) in wrong_identifiers(base) {
         push("delete", if elsewhere { NOT_HERE } else { FINE }, &id, delete(&id));
         push("get", if elsewhere { NOT_HERE } else { ABSENT }, &id, get(&id));
         push("validate", if elsewhere { NOT_HERE } else { ABSENT }, &id, validate(&id));
+        push("expand", if elsewhere { NOT_HERE } else { ABSENT }, &id, Call::ControllerExpand(expand(&id)));
     }
     // It is published, and staged.
     const IN_USE: &[Code] = &[Code::FailedPrecondition];
@@ -426,10 +471,6 @@ fn unoffered(base: &Base, cases: &mut Vec<Case>) {
     let id = || base.mount.id.clone();
     let request = csi::ControllerPublishVolumeRequest { volume_id: id(), ..Default::default() };
     cases.push(Case::new("controller publish", UNOFFERED, Call::ControllerPublish(request)));
-    let request = csi::ControllerExpandVolumeRequest { volume_id: id(), ..Default::default() };
-    cases.push(Case::new("controller expand", UNOFFERED, Call::ControllerExpand(request)));
     let request = csi::CreateSnapshotRequest { source_volume_id: id(), ..Default::default() };
     cases.push(Case::new("create snapshot", UNOFFERED, Call::Snapshot(request)));
-    let request = csi::NodeExpandVolumeRequest { volume_id: id(), ..Default::default() };
-    cases.push(Case::new("node expand", UNOFFERED, Call::Expand(request)));
 }

@@ -61,6 +61,15 @@ fn stats(made: &Made) -> csi::NodeGetVolumeStatsRequest {
     }
 }
 
+fn expand(made: &Made) -> csi::NodeExpandVolumeRequest {
+    csi::NodeExpandVolumeRequest {
+        volume_id: made.id.clone(),
+        volume_path: made.target(),
+        staging_target_path: made.staging(),
+        ..Default::default()
+    }
+}
+
 fn identifiers(base: &Base, cases: &mut Vec<Case>) {
     let made = &base.mount;
     let mut all = |id: &str, codes: &'static [Code], mounted: &'static [Code], ends: &'static [Code]| {
@@ -75,6 +84,7 @@ fn identifiers(base: &Base, cases: &mut Vec<Case>) {
             Call::Publish(csi::NodePublishVolumeRequest { volume_id: volume_id(), ..publish(made) }),
         );
         push("stats", mounted, Call::Stats(csi::NodeGetVolumeStatsRequest { volume_id: volume_id(), ..stats(made) }));
+        push("expand", mounted, Call::Expand(csi::NodeExpandVolumeRequest { volume_id: volume_id(), ..expand(made) }));
         // Unpublishing something that does not exist succeeds; each with its own unused path.
         let nowhere = || "/var/lib/kubelet/pods/none/mount".to_owned();
         let request = csi::NodeUnstageVolumeRequest { volume_id: volume_id(), staging_target_path: nowhere() };
@@ -147,6 +157,12 @@ fn paths(base: &Base, cases: &mut Vec<Case>) {
             codes,
             Call::Stats(csi::NodeGetVolumeStatsRequest { volume_path: given(), ..stats(made) }),
         );
+        push(
+            "expand",
+            &path,
+            codes,
+            Call::Expand(csi::NodeExpandVolumeRequest { volume_path: given(), ..expand(made) }),
+        );
     }
     // Paths where something else exists: it is left alone.
     for path in ["/srv/full", "/srv/other", "/etc/passwd", "/dev/null", "/srv/full/file"] {
@@ -174,6 +190,12 @@ fn paths(base: &Base, cases: &mut Vec<Case>) {
             path,
             ABSENT,
             Call::Stats(csi::NodeGetVolumeStatsRequest { volume_path: given(), ..stats(made) }),
+        );
+        push(
+            "expand",
+            path,
+            ABSENT,
+            Call::Expand(csi::NodeExpandVolumeRequest { volume_path: given(), ..expand(made) }),
         );
     }
     for path in ["/srv/other", "/etc/passwd", "/dev/null", "/nonexistent/deep/folder"] {

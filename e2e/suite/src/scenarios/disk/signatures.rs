@@ -206,7 +206,7 @@ fn bcache_sum(bytes: &[u8]) -> u64 {
 }
 
 /// A superblock of md, version 1, at this byte.
-fn md_1(at: u64) -> Vec<u8> {
+pub fn md_1(at: u64) -> Vec<u8> {
     let mut block = vec![0; 256 + 2 * 2];
     put(&mut block, 0, 0xa92b_4efc);
     put(&mut block, 4, 1);

@@ -25,7 +25,7 @@ what=$name
 [ "$name" = lvm ] && what=$1
 for last; do :; done
 case "$what $last" in
-    mkfs.*" /dev/"* | lvcreate* | lvremove* | lvchange*) ;;
+    mkfs.*" /dev/"* | lvcreate* | lvremove* | lvchange* | lvextend* | resize2fs* | xfs_growfs*) ;;
     *) exec "$real" "$@" ;;
 esac
 when= seconds= wanted=
@@ -65,7 +65,7 @@ pub enum When {
 }
 
 impl When {
-    const ALL: [Self; 3] = [Self::Before, Self::Midst, Self::After];
+    pub const ALL: [Self; 3] = [Self::Before, Self::Midst, Self::After];
 
     fn word(self) -> &'static str {
         match self {
@@ -92,7 +92,7 @@ pub async fn slow_node(name: &str) -> Result<Node> {
     let mut node = Node::bare(name, &[DISK, DISK]).await?;
     node.vm.sh(format!("mkdir -p {FOLDER} {STATE} && : > {STATE}/log")).await?;
     let programs = FILESYSTEMS.iter().map(|known| format!("mkfs.{}", known.name));
-    for program in programs.chain(["lvm".to_owned()]) {
+    for program in programs.chain(["lvm", "resize2fs", "xfs_growfs"].map(str::to_owned)) {
         node.vm.write(&format!("{FOLDER}/{program}"), WRAPPER.as_bytes(), 0o755).await?;
     }
     node.shadow_programs(FOLDER);
@@ -115,8 +115,7 @@ async fn orphan_unchecked(life: &mut Life<'_, Undisturbed>, step: Step, program:
     // mkfs stays until the repeated call has met it; lvm holds a lock that the next quarry needs to start.
     let mkfs = program.starts_with("mkfs");
     let linger = if mkfs { "held" } else { "5" };
-    let script = format!(": > {STATE}/log; touch {STATE}/held; echo {} {linger} {program} > {STATE}/mode", when.word());
-    life.node.vm.sh(script).await?;
+    slow_at(life.node, when.word(), linger, program).await?;
     let (csi, ask, made) = (life.node.csi.clone(), life.ask.clone(), life.made.clone());
     let under_way = tokio::spawn(async move { call(&csi, step, &ask, made.as_ref()).await });
     begun(life.node, program).await?;
@@ -155,8 +154,14 @@ async fn orphan_unchecked(life: &mut Life<'_, Undisturbed>, step: Step, program:
     Ok(retried)
 }
 
+/// Makes a program slow from now on: see [`WRAPPER`].
+pub async fn slow_at(node: &Node, when: &str, seconds: &str, program: &str) -> Result<()> {
+    let script = format!(": > {STATE}/log; touch {STATE}/held; echo {when} {seconds} {program} > {STATE}/mode");
+    node.vm.sh(script).await.map(drop)
+}
+
 /// Waits until the program is at work.
-async fn begun(node: &Node, program: &str) -> Result<()> {
+pub async fn begun(node: &Node, program: &str) -> Result<()> {
     let script =
         format!("for i in $(seq 6000); do grep -q '^begin {program} ' {STATE}/log && exit; sleep 0.01; done; exit 1");
     node.vm.sh(script).await.map(drop).context("the program was not started")
@@ -184,7 +189,7 @@ async fn late(node: &mut Node) -> Result<()> {
     let mut plan = Undisturbed;
     let mut life = Life::new(node, &mut plan, Ask::mount("pvc-late", "ext4"));
     life.step_without_kill(Step::Create).await?;
-    life.node.vm.sh(format!(": > {STATE}/log; touch {STATE}/held; echo before held lvremove > {STATE}/mode")).await?;
+    slow_at(life.node, "before", "held", "lvremove").await?;
     let (csi, made) = (life.node.csi.clone(), life.made.clone().context("made")?);
     let id = made.id.clone();
     let under_way = tokio::spawn(async move { csi.delete(&id).await });

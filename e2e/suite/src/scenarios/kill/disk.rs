@@ -8,7 +8,7 @@ use quarry_vm::{Bus, Disk};
 use super::alone::Undisturbed;
 use super::broken::{adopt, disable, expect_violation};
 use super::tree::TreeKills;
-use super::{Life, Step, sweep};
+use super::{Course, Life, Step, sweep};
 use crate::csi::{Ask, MIB};
 use crate::node::Node;
 use crate::random::Random;
@@ -53,8 +53,10 @@ async fn next_to_a_foreign_disk(node: &mut Node, work: impl AsyncFnOnce(&mut Nod
 /// At every fault point.
 pub async fn points(context: Context) -> Passed {
     let mut node = node("disk-kill").await?;
-    let kinds =
-        [(Ask::block("pvc-block").size(8 * MIB), true, 2), (Ask::mount("pvc-ext4", "ext4").size(36 * MIB), true, 3)];
+    let kinds = [
+        (Ask::block("pvc-block").size(8 * MIB), Course::Whole, 2),
+        (Ask::mount("pvc-ext4", "ext4").size(36 * MIB), Course::Whole, 3),
+    ];
     let passed = next_to_a_foreign_disk(&mut node, async |node| sweep::sweep(&context, node, kinds).await).await?;
     adopt(&mut node).await.context("without the adoption of an interrupted stage")?;
     unmarked(&mut node).await.context("without the mark that a claim is being released")?;
@@ -114,7 +116,7 @@ async fn trees(context: &Context, node: &mut Node) -> Passed {
             if let Some(mkfs) = mkfs {
                 markers.insert(Step::Stage, (format!("exec:{mkfs}:before"), seconds));
             }
-            tree_kills.live(node, Random::new(random.next()), ask, markers, false).await?;
+            tree_kills.live(node, Random::new(random.next()), ask, markers, Course::Whole).await?;
         }
     }
     context.count("trees killed", tree_kills.kills());

@@ -7,6 +7,7 @@
 pub mod alone;
 pub mod broken;
 pub mod disk;
+pub mod expand;
 pub mod sweep;
 pub mod tree;
 
@@ -29,6 +30,10 @@ pub enum Step {
     /// The first stage: creates the filesystem.
     Stage,
     Publish,
+    /// To the size [`expanded`].
+    Expand,
+    /// After it.
+    NodeExpand,
     Unpublish,
     Unstage,
     /// A stage of a volume that holds data.
@@ -42,6 +47,8 @@ impl fmt::Display for Step {
             Self::Create => "create",
             Self::Stage => "stage",
             Self::Publish => "publish",
+            Self::Expand => "expand",
+            Self::NodeExpand => "expand on the node",
             Self::Unpublish => "unpublish",
             Self::Unstage => "unstage",
             Self::StageAgain => "stage again",
@@ -75,19 +82,29 @@ pub trait Plan {
     fn record(&mut self, step: Step, repeated: bool, result: &KillResult);
     /// Records the points of a step without a kill.
     fn passed(&mut self, _step: Step, _points: Vec<String>) {}
-    /// Whether an interrupted creation is abandoned: its caller deletes what it finds, and starts again.
+    /// Whether an interrupted creation or expansion is abandoned: its caller deletes what it finds, and starts again.
     fn give_up(&mut self) -> bool {
         false
     }
 }
 
-/// One call of a step; returns the volume if it created one.
+/// The size that a volume is expanded to, in bytes.
+pub fn expanded(ask: &Ask) -> i64 {
+    ask.required + 16 * csi::MIB
+}
+
+/// One call of a step; returns the volume if it created one, or gave it another size.
 pub async fn call(csi: &Csi, step: Step, ask: &Ask, made: Option<&Made>) -> Result<Option<Made>, Status> {
     let made = || made.ok_or_else(|| Status::internal("the test has not created a volume yet"));
     match step {
         Step::Create => return csi.create(ask).await.map(Some),
         Step::Stage | Step::StageAgain => csi.stage(made()?).await?,
         Step::Publish => csi.publish(made()?).await?,
+        Step::Expand => {
+            let size = csi.expand(made()?, expanded(ask)).await?.size;
+            return Ok(Some(Made { size, ..made()?.clone() }));
+        }
+        Step::NodeExpand => drop(csi.node_expand(made()?, &made()?.target()).await?),
         Step::Unpublish => csi.unpublish(made()?).await?,
         Step::Unstage => csi.unstage(made()?).await?,
         Step::Delete => csi.delete(&made()?.id).await?,
@@ -191,6 +208,17 @@ pub async fn call_with_kill(
     }
 }
 
+/// The course of a volume's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
+    /// Only creation and deletion.
+    Short,
+    /// With bytes written and found again on the way.
+    Whole,
+    /// The same, and it becomes larger while it is published. Kills only while that happens.
+    Expanded,
+}
+
 /// A volume's life with a plan of kills.
 pub struct Life<'a, P> {
     pub node: &'a mut Node,
@@ -202,6 +230,15 @@ pub struct Life<'a, P> {
 impl<'a, P: Plan> Life<'a, P> {
     pub fn new(node: &'a mut Node, plan: &'a mut P, ask: Ask) -> Self {
         Self { node, plan, ask, made: None }
+    }
+
+    /// Its whole life.
+    pub async fn take(&mut self, course: Course) -> Result<()> {
+        match course {
+            Course::Short => self.short().await,
+            Course::Whole => self.whole().await,
+            Course::Expanded => self.expanded().await,
+        }
     }
 
     /// From creation to deletion, with bytes written and found again on the way.
@@ -223,7 +260,7 @@ impl<'a, P: Plan> Life<'a, P> {
     }
 
     /// Only creation and deletion.
-    pub async fn short(&mut self) -> Result<()> {
+    async fn short(&mut self) -> Result<()> {
         self.step(Step::Create).await?;
         self.step(Step::Delete).await?;
         self.node.expect_empty().await
@@ -262,6 +299,10 @@ impl<'a, P: Plan> Life<'a, P> {
                 fate.push_str(", then abandoned");
                 self.give_up().await?;
             }
+            if matches!(step, Step::Expand | Step::NodeExpand) && self.plan.give_up() {
+                fate.push_str(", then abandoned");
+                self.begin_again(step).await?;
+            }
         }
         self.step_without_kill(step).await
     }
@@ -284,7 +325,7 @@ impl<'a, P: Plan> Life<'a, P> {
         }
     }
 
-    fn made(&self) -> Result<&Made> {
+    pub fn made(&self) -> Result<&Made> {
         self.made.as_ref().context("no volume was created")
     }
 
@@ -312,6 +353,11 @@ impl<'a, P: Plan> Life<'a, P> {
                 listed.len() == 1 && listed.first().map(|volume| &volume.volume_id) == made.as_ref().map(|m| &m.id),
                 "the volume {made:?} should be there, not {listed:?}"
             ),
+        }
+        if matches!(step, Step::Expand | Step::NodeExpand) {
+            let sizes = [self.ask.required, expanded(&self.ask)];
+            ensure!(listed.iter().all(|volume| sizes.contains(&volume.capacity_bytes)), "{sizes:?}, not {listed:?}");
+            self.check_data().await?;
         }
         self.expect_nothing_suspended().await
     }
@@ -343,6 +389,13 @@ impl<'a, P: Plan> Life<'a, P> {
             }
             Step::Stage | Step::StageAgain => {}
             Step::Publish => self.expect_mounted(&made.target(), true).await?,
+            Step::Expand => {
+                ensure!(made.size == expanded(&self.ask), "{} bytes instead of {}", made.size, expanded(&self.ask));
+                // Nothing of the expansion is left.
+                self.node.expect_only(made).await?;
+                self.check_data().await?;
+            }
+            Step::NodeExpand => self.check_expanded().await?,
             Step::Unpublish => {
                 self.expect_mounted(&made.target(), false).await?;
                 self.node.vm.sh(format!("test ! -e '{}'", made.target())).await.context("the target is still there")?;

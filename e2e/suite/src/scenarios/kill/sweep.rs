@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Kill, KillResult, Life, Plan, Step};
+use super::{Course, Kill, KillResult, Life, Plan, Step};
 use crate::csi::{Ask, MIB};
 use crate::node::Node;
 use crate::random::Random;
@@ -106,34 +106,35 @@ impl Plan for Sweep {
 pub async fn run(context: Context) -> Passed {
     let mut node = Node::start("kill-points", &[DISK, DISK]).await?;
     let kinds = [
-        (Ask::mount("pvc-xfs", "xfs"), true, 1),
-        (Ask::block("pvc-block").size(8 * MIB), true, 3),
-        (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), false, 5),
-        (Ask::mount("pvc-ext4", "ext4"), true, 3),
+        (Ask::mount("pvc-xfs", "xfs"), Course::Whole, 1),
+        (Ask::block("pvc-block").size(8 * MIB), Course::Whole, 3),
+        (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), Course::Short, 5),
+        (Ask::mount("pvc-ext4", "ext4"), Course::Whole, 3),
     ];
     sweep(&context, &mut node, kinds).await
 }
 
-/// The sweeps: what is created, whether it is used, and how many points of each step a sample tries.
-pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(Ask, bool, usize); N]) -> Passed {
+/// The sweeps: what is created, the course of its life, and how many points of each step a sample tries.
+pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(Ask, Course, usize); N]) -> Passed {
     let mut random = context.random();
     let whole = context.settings.soak.then_some(context.settings.slice);
     let (mut tried, mut exist, mut again) = (0, 0, 0);
-    for (ask, used, count) in kinds {
+    for (ask, course, count) in kinds {
         let name = ask.name.clone();
         let mut sweep =
             Sweep { steps: BTreeMap::new(), whole, random: Random::new(random.next()), again: 0, given_up: 0 };
-        live(node, &mut sweep, &ask, used).await.with_context(|| format!("{name}, undisturbed"))?;
+        live(node, &mut sweep, &ask, course).await.with_context(|| format!("{name}, undisturbed"))?;
         sweep.choose(count);
         let mut lives = 1;
         while !sweep.is_over() {
-            live(node, &mut sweep, &ask, used).await?;
+            live(node, &mut sweep, &ask, course).await?;
             lives += 1;
         }
         let mut line = Vec::new();
         for (step, figures) in &sweep.steps {
-            // Staging a raw block volume only reads.
-            let nothing_done = ask.is_block() && matches!(step, Step::Stage | Step::StageAgain | Step::Unstage);
+            // Staging a raw block volume only reads, and on its node it needs no expansion.
+            let only_reads = matches!(step, Step::Stage | Step::StageAgain | Step::Unstage | Step::NodeExpand);
+            let nothing_done = ask.is_block() && only_reads;
             ensure!(
                 figures.exist > 0 || nothing_done,
                 "{name}: {step} passed no fault point; was quarry built with them?"
@@ -149,7 +150,7 @@ pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(
         context.count("kill points", sweep.steps.values().map(|figures| figures.tried).sum());
         context.count("kills in repeated calls", sweep.again);
         context.say(format_args!(
-            "{name}, {lives} volumes: {}; {} more in repeated calls, {} creations abandoned",
+            "{name}, {lives} volumes: {}; {} more in repeated calls, {} abandoned",
             line.join(", "),
             sweep.again,
             sweep.given_up
@@ -158,7 +159,6 @@ pub async fn sweep<const N: usize>(context: &Context, node: &mut Node, kinds: [(
     Ok(format!("{tried} of {exist} kill points, {again} kills in repeated calls, 0 violations"))
 }
 
-async fn live(node: &mut Node, sweep: &mut Sweep, ask: &Ask, used: bool) -> Result<()> {
-    let mut life = Life::new(node, sweep, ask.clone());
-    if used { life.whole().await } else { life.short().await }
+async fn live(node: &mut Node, sweep: &mut Sweep, ask: &Ask, course: Course) -> Result<()> {
+    Life::new(node, sweep, ask.clone()).take(course).await
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Kill, KillResult, Life, Plan, Step};
+use super::{Course, Kill, KillResult, Life, Plan, Step};
 use crate::csi::{self, Ask, MIB};
 use crate::node::{GROUP, Node};
 use crate::random::Random;
@@ -77,21 +77,18 @@ impl TreeKills {
         within.collect::<Vec<_>>().join(", ")
     }
 
-    /// A life with a kill in each of these steps, some time after quarry has passed the point. `short`: only
-    /// creation and deletion.
+    /// A life with a kill in each of these steps, some time after quarry has passed the point.
     pub async fn live(
         &mut self,
         node: &mut Node,
         random: Random,
         ask: Ask,
         markers: BTreeMap<Step, (String, f64)>,
-        short: bool,
+        course: Course,
     ) -> Result<()> {
         let name = ask.name.clone();
         let mut plan = Within { random, markers, by_point: BTreeMap::new(), missed: 0 };
-        let mut life = Life::new(node, &mut plan, ask);
-        let lived = if short { life.short().await } else { life.whole().await };
-        lived.with_context(|| name)?;
+        Life::new(node, &mut plan, ask).take(course).await.with_context(|| name)?;
         self.missed += plan.missed;
         for (point, count) in plan.by_point {
             *self.by_point.entry(point).or_default() += count;
@@ -113,13 +110,13 @@ pub async fn run(context: Context) -> Passed {
         if !context.settings.slice.has(round) {
             continue;
         }
-        for (ask, mkfs, short) in [
-            (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), "mkfs.ext4", true),
-            (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), "mkfs.ext4", true),
-            (Ask::mount("pvc-ext4", "ext4"), "mkfs.ext4", false),
-            (Ask::block("pvc-block").size(8 * MIB), "lvm lvchange", false),
-            (Ask::mount("pvc-xfs", "xfs"), "mkfs.xfs", false),
-            (Ask::mount("pvc-btrfs", "btrfs"), "mkfs.btrfs", false),
+        for (ask, mkfs, course) in [
+            (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), "mkfs.ext4", Course::Short),
+            (Ask::mount("pvc-raid1", "ext4").parameter("layout", "raid1"), "mkfs.ext4", Course::Short),
+            (Ask::mount("pvc-ext4", "ext4"), "mkfs.ext4", Course::Whole),
+            (Ask::block("pvc-block").size(8 * MIB), "lvm lvchange", Course::Whole),
+            (Ask::mount("pvc-xfs", "xfs"), "mkfs.xfs", Course::Whole),
+            (Ask::mount("pvc-btrfs", "btrfs"), "mkfs.btrfs", Course::Whole),
         ] {
             let raid = ask.name == "pvc-raid1";
             let within = |program: &str, units: f64| (format!("exec:{program}:before"), unit * units);
@@ -133,7 +130,7 @@ pub async fn run(context: Context) -> Passed {
             } else {
                 markers.insert(Step::Stage, within(mkfs, if mkfs == "mkfs.ext4" { 0.4 } else { 0.6 }));
             }
-            tree_kills.live(&mut node, Random::new(random.next()), ask, markers, short).await?;
+            tree_kills.live(&mut node, Random::new(random.next()), ask, markers, course).await?;
         }
     }
     context.count("trees killed", tree_kills.kills());
