@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::{NotVolume, Record, State, Tag, VERSION};
 
-/// The beginning of every record, whatever its version.
+/// The beginning of every record, of any version.
 const MARK: &str = "quarry";
 /// The beginning of the field with the kind of the object, in a record of a higher version that is not of a
 /// volume.
