@@ -109,7 +109,7 @@ fn a_snapshot_of_a_newer_quarry_is_not_a_volume_but_keeps_its_disk_and_its_name(
             assert!(pool.volume(name).await.unwrap().is_none(), "{name}");
         }
         assert!(pool.find_requested("a").await.unwrap().is_none());
-        // The caller read it when it was a volume, and now there is none.
+        // It was a volume when the caller read it. It is a snapshot now.
         refuse_changes(&pool, &before, Reason::Unavailable).await;
         let listed = pool.disks().await.unwrap();
         assert!(matches!(&listed[0].state, Disk::Claimed { .. }), "{:?}", listed[0].state);
