@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
-use quarry_controller::Fate;
+use quarry_controller::{ControllerService, Fate};
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use support::{World, capacity, create, delete, until};
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 #[allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 fn node_of(volume: &csi::Volume) -> &str {
@@ -20,16 +20,59 @@ fn node_of(volume: &csi::Volume) -> &str {
 #[tokio::test]
 async fn a_call_that_is_not_supported_says_so() {
     let (_, service) = World::new(&[("a", 100)]).controller().await;
-    let snapshot = service.create_snapshot(Request::new(csi::CreateSnapshotRequest::default())).await.map(drop);
-    let expand = Request::new(csi::ControllerExpandVolumeRequest::default());
-    let expand = service.controller_expand_volume(expand).await.map(drop);
-    for (answer, message) in [
-        (snapshot, "CreateSnapshot is not supported: this driver does not support snapshots"),
-        (expand, "ControllerExpandVolume is not supported: volumes cannot be expanded"),
+    let snapshot = service.create_snapshot(Request::new(csi::CreateSnapshotRequest::default())).await;
+    let status = snapshot.unwrap_err();
+    let message = "CreateSnapshot is not supported: this driver does not support snapshots";
+    assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
+}
+
+/// Requests to expand the volume to that many MiB; 0: without a size.
+async fn expand(service: &ControllerService, id: &str, size: u64) -> Result<(u64, bool), Status> {
+    let range = csi::CapacityRange { required_bytes: (size * support::MIB).cast_signed(), limit_bytes: 0 };
+    let request = csi::ControllerExpandVolumeRequest {
+        volume_id: id.into(),
+        capacity_range: (size > 0).then_some(range),
+        ..Default::default()
+    };
+    let answer = service.controller_expand_volume(Request::new(request)).await?.into_inner();
+    Ok((answer.capacity_bytes.unsigned_abs() / support::MIB, answer.node_expansion_required))
+}
+
+#[tokio::test]
+async fn volumes_are_expanded_on_their_node() {
+    let world = World::new(&[("a", 100), ("b", 100)]);
+    let (cluster, service) = world.controller().await;
+    let id = create(&service, "v", 10, &["b"], &["b"]).await.unwrap().volume_id;
+    assert_eq!(expand(&service, &id, 30).await.unwrap(), (30, true));
+    assert_eq!(world.nodes["b"].volumes.lock().unwrap()["v"].size, 30 * support::MIB);
+    // The reply also updates what the controller knows.
+    assert_eq!(cluster.volumes(None, 1).unwrap().0[0].size, 30 * support::MIB);
+    // It is large enough already.
+    assert_eq!(expand(&service, &id, 20).await.unwrap(), (30, true));
+
+    for (id, size, code) in [
+        ("", 30, Code::InvalidArgument),
+        (id.as_str(), 0, Code::InvalidArgument),
+        ("vol-0123456789", 30, Code::NotFound),
+        (id.replace("b:v", "b:w").as_str(), 30, Code::NotFound),
     ] {
-        let status = answer.unwrap_err();
-        assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
+        assert_eq!(expand(&service, id, size).await.unwrap_err().code(), code, "{id:?}");
     }
+    world.nodes["b"].cut();
+    assert_eq!(expand(&service, &id, 40).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn a_node_that_is_too_old_is_not_asked_to_expand() {
+    let world = World::new(&[("a", 100)]);
+    world.nodes["a"].capabilities.lock().unwrap().clear();
+    let (_, service) = world.controller().await;
+    let id = create(&service, "v", 10, &["a"], &["a"]).await.unwrap().volume_id;
+    let error = expand(&service, &id, 30).await.unwrap_err();
+    // external-resizer would not retry after UNIMPLEMENTED.
+    assert_eq!(error.code(), Code::Unavailable);
+    assert!(error.message().contains("Quarry on node a is too old to expand volumes: upgrade it"), "{error}");
+    assert_eq!(world.nodes["a"].volumes.lock().unwrap()["v"].size, 10 * support::MIB);
 }
 
 #[tokio::test]

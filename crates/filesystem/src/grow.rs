@@ -9,7 +9,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use quarry_volume::Filesystem;
+use quarry_volume::{Filesystem, MakeOptions};
 
 use crate::thread::blocking;
 use crate::{Coverage, Error, device_size, kinds};
@@ -24,6 +24,12 @@ const GROW_DEADLINE: Duration = Duration::from_secs(300);
 /// The device or the filesystem cannot be read.
 pub fn coverage(kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage, Error> {
     (kinds::of(kind).coverage)(device, mounted, device_size(device)?)
+}
+
+/// How far a filesystem that is made with these options can grow, if they limit it, for people.
+#[must_use]
+pub fn limit_of_growth(options: &MakeOptions) -> Option<&'static str> {
+    (kinds::of(options.kind()).limit_of_growth)(options)
 }
 
 /// Grows the filesystem that is mounted writable at `mounted` from `device`, until it is as large as possible on the

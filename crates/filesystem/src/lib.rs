@@ -31,7 +31,7 @@ pub use condition::check_mounted;
 pub use coverage::{Coverage, Obstacle};
 pub use device::{Exclusive, device_size, exclusive};
 pub use error::Error;
-pub use grow::{coverage, grow};
+pub use grow::{coverage, grow, limit_of_growth};
 pub use kinds::{Superblock, tools};
 pub use make::{filesystem_uuid, make};
 pub use measure::{Usage, minimum_size, usage};

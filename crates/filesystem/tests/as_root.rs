@@ -103,10 +103,15 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let target = self.target.clone();
+        let (kind, target) = (self.kind, self.target.clone());
         let unmount = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(run(Command::query("umount").arg(target)));
+            if kind == Filesystem::Btrfs {
+                // All filesystems of these tests have one UUID. The kernel would look for the devices of this one when
+                // the next one is mounted.
+                runtime.block_on(run(Command::query("btrfs").args(["device", "scan", "--forget"])));
+            }
         };
         std::thread::spawn(unmount).join().unwrap();
     }

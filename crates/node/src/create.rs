@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use quarry_filesystem as filesystem;
 use quarry_pool::{Health, Pool, PoolVolume, State};
-use quarry_volume::{Change, Error, Reason, Result, Volume, VolumeId, VolumeSpec, check_options};
+use quarry_volume::{Change, Error, MakeOptions, Reason, Result, Volume, VolumeId, VolumeSpec, check_options};
 
 use crate::host::{Host, Located};
 use crate::prepare::prepare;
@@ -66,6 +66,12 @@ impl Host {
                 Reason::SizeOutOfRange,
                 format!("{size} bytes are too few for {kind}, which needs {least}: request more"),
             ));
+        }
+        if let Some(kind) = spec.filesystem
+            && let Some(limit) = filesystem::limit_of_growth(&MakeOptions::parse(kind, &spec.class.mkfs_options)?)
+        {
+            let options = &spec.class.mkfs_options;
+            tracing::warn!(volume = spec.name, %kind, options, "the mkfsOptions limit how far the filesystem can grow: {limit}");
         }
         let volume = pool.create(spec).await?;
         // The space is allocated now, and zeroing can take long. If there is nothing to zero, the pool is

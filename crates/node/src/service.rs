@@ -67,6 +67,12 @@ fn path(field: &str, value: &str) -> Result<PathBuf> {
     }
 }
 
+/// Checks that the request has a volume path. (CSI's limit on the length of a string is not meant for paths: kubelet's
+/// own are longer.)
+fn given(volume_path: &str) -> Result<()> {
+    if volume_path.is_empty() { Err(Error::invalid("volume_path is missing")) } else { Ok(()) }
+}
+
 /// Where a volume should be. An invalid path gets the same response as a path without this volume.
 fn path_of(id: &VolumeId, value: &str) -> Result<PathBuf> {
     path("volume_path", value).map_err(|error| Error::not_found(format!("volume {id} is not at this path: {error}")))
@@ -168,9 +174,7 @@ impl csi::node_server::Node for NodeService {
 
             let request = request.into_inner();
             required("volume_id", &request.volume_id)?;
-            if request.volume_path.is_empty() {
-                return Err(Error::invalid("volume_path is missing"));
-            }
+            given(&request.volume_path)?;
             let id = existing_volume(&request.volume_id)?;
             let path = path_of(&id, &request.volume_path)?;
             let usage = |unit: Unit, total: u64, used: u64, available: u64| csi::VolumeUsage {
@@ -199,7 +203,7 @@ impl csi::node_server::Node for NodeService {
             let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
             let request = request.into_inner();
             required("volume_id", &request.volume_id)?;
-            required("volume_path", &request.volume_path)?;
+            given(&request.volume_path)?;
             let range = request.capacity_range.unwrap_or_default();
             let size = SizeRange::from_csi(range.required_bytes, range.limit_bytes)?;
             let id = existing_volume(&request.volume_id)?;

@@ -19,8 +19,8 @@ use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
-    Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason, Result, SizeRange,
-    Space, StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    Agent, Change, EXPAND, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason, Result,
+    SizeRange, Space, StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ pub struct FakeNode {
     pub reachable: AtomicBool,
     pub created: AtomicU64,
     pub fence: AtomicU64,
+    /// What its agent can do beyond the first version of the protocol.
+    pub capabilities: Mutex<Vec<String>>,
     generation: AtomicU64,
     updates: broadcast::Sender<Update>,
 }
@@ -50,6 +52,7 @@ impl FakeNode {
             reachable: AtomicBool::new(true),
             created: AtomicU64::new(0),
             fence: AtomicU64::new(0),
+            capabilities: Mutex::new(vec![EXPAND.into()]),
             generation: AtomicU64::new(1),
             updates: broadcast::channel(64).0,
         })
@@ -162,7 +165,12 @@ impl Agent for Connected {
     async fn watch(&self) -> Result<UpdateStream> {
         self.0.check()?;
         let updates = self.0.updates.subscribe();
-        let greeting = Greeting { node: self.0.name.clone(), instance: "1".into(), ..Greeting::default() };
+        let greeting = Greeting {
+            node: self.0.name.clone(),
+            instance: "1".into(),
+            capabilities: self.0.capabilities.lock().unwrap().clone(),
+            ..Greeting::default()
+        };
         let full_state = Change {
             generation: self.0.generation.load(SeqCst),
             pools: vec![self.0.pool()],

@@ -7,8 +7,8 @@ use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
 use super::{
-    Kind, Superblock, always_complete, feature, native_u32_at, native_u64_at, no_hidden_trouble, read_bytes,
-    unexpected, uuid_at,
+    Kind, Superblock, always_complete, feature, native_u32_at, native_u64_at, no_hidden_trouble, no_limit_of_growth,
+    read_bytes, unexpected, uuid_at,
 };
 use crate::coverage::open;
 use crate::{Coverage, Error, Obstacle};
@@ -50,6 +50,7 @@ pub(super) const KIND: Kind = Kind {
     check_before_adoption: always_complete,
     coverage,
     grow: |_, mounted| Command::mutation("btrfs").subcommand("filesystem").args(["resize", "max"]).arg(mounted),
+    limit_of_growth: no_limit_of_growth,
     hidden_trouble: no_hidden_trouble,
     #[cfg(test)]
     expected: tests::EXPECTED,

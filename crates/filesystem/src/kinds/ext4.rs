@@ -28,6 +28,7 @@ pub(super) const KIND: Kind = Kind {
     // It grows a mounted filesystem through the kernel. Should it find the device not mounted, it opens it
     // exclusively and demands a check first.
     grow: |device, _| Command::mutation("resize2fs").arg(device),
+    limit_of_growth,
     hidden_trouble,
     #[cfg(test)]
     expected: tests::EXPECTED,
@@ -74,6 +75,16 @@ fn coverage(device: &Path, _: &Path, size: u64) -> Result<Coverage, Error> {
     // Since Linux 3.7.
     let converts = Path::new("/sys/fs/ext4/features/meta_bg_resize").exists();
     superblock.and_then(|bytes| covers(&bytes, size, converts)).ok_or_else(|| unexpected(ATTEMPTED, device))
+}
+
+fn limit_of_growth(options: &MakeOptions) -> Option<&'static str> {
+    if options.mentions("-O", "sparse_super2") && !options.turns_off("-O", "sparse_super2") {
+        Some("with sparse_super2, the kernel does not grow it")
+    } else if options.turns_off("-O", "64bit") {
+        Some("with ^64bit, it cannot become larger than 16 TiB, or 4 TiB with blocks of 1 KiB")
+    } else {
+        None
+    }
 }
 
 /// The size of the largest page of memory that any kernel has, in bytes. resize2fs grows in whole pages.
@@ -254,6 +265,16 @@ mod tests {
         assert_eq!(obstacle(|_| {}, (1 << 40) + GIB), Some(Obstacle::Descriptors { largest: 1 << 40 }));
         assert_eq!(obstacle(|bytes| bytes[0x5c] &= !0x10, 2 * GIB), Some(Obstacle::Descriptors { largest: GIB }));
         assert_eq!(obstacle(|bytes| bytes[0x60] |= 0x10, 2 << 40), None, "meta_bg");
+    }
+
+    #[test]
+    fn options_that_limit_growth_are_recognized() {
+        let limit = |text| limit_of_growth(&MakeOptions::parse(Filesystem::Ext4, text).unwrap());
+        assert!(limit("-O quota,sparse_super2").unwrap().contains("does not grow"));
+        assert!(limit("-O ^64bit").unwrap().contains("16 TiB"));
+        for text in ["", "-O 64bit", "-O ^sparse_super2", "-O ^resize_inode", "-m 0"] {
+            assert_eq!(limit(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub(crate) struct Kind {
     pub(crate) coverage: fn(device: &Path, mounted: &Path, size: u64) -> Result<Coverage, Error>,
     /// The program that makes the filesystem as large as its device.
     pub(crate) grow: Tool,
+    /// See [`crate::limit_of_growth`].
+    pub(crate) limit_of_growth: fn(&MakeOptions) -> Option<&'static str>,
     /// Checks for trouble that neither mountinfo nor a read shows. `sysfs` is the directory of this
     /// filesystem type in sysfs.
     pub(crate) hidden_trouble: fn(&Mounted<'_>, sysfs: &Path) -> Option<Trouble>,
@@ -130,6 +132,11 @@ pub fn tools() -> impl Iterator<Item = (&'static str, &'static str)> {
 /// complete.
 fn always_complete(_: &Path) -> Checked<'_> {
     Box::pin(std::future::ready(Ok(())))
+}
+
+/// For filesystems that no permitted option keeps from growing.
+fn no_limit_of_growth(_: &MakeOptions) -> Option<&'static str> {
+    None
 }
 
 /// For filesystems that have no hidden trouble.

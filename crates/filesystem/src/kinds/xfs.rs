@@ -7,7 +7,9 @@ use std::time::Duration;
 use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
-use super::{Kind, Superblock, feature, native_u32_at, native_u64_at, no_hidden_trouble, unexpected, uuid_at};
+use super::{
+    Kind, Superblock, feature, native_u32_at, native_u64_at, no_hidden_trouble, no_limit_of_growth, unexpected, uuid_at,
+};
 use crate::coverage::open;
 use crate::{Coverage, Error};
 
@@ -43,6 +45,7 @@ pub(super) const KIND: Kind = Kind {
     check_before_adoption: |device| Box::pin(check_with_repair(device)),
     // A binary, unlike most of what xfsprogs calls xfs_*: it works in an image without a shell.
     grow: |_, mounted| Command::mutation("xfs_growfs").arg("-d").arg(mounted),
+    limit_of_growth: no_limit_of_growth,
     coverage,
     hidden_trouble: no_hidden_trouble,
     #[cfg(test)]

@@ -84,7 +84,8 @@ fn identifiers(base: &Base, cases: &mut Vec<Case>) {
             Call::Publish(csi::NodePublishVolumeRequest { volume_id: volume_id(), ..publish(made) }),
         );
         push("stats", mounted, Call::Stats(csi::NodeGetVolumeStatsRequest { volume_id: volume_id(), ..stats(made) }));
-        push("expand", mounted, Call::Expand(csi::NodeExpandVolumeRequest { volume_id: volume_id(), ..expand(made) }));
+        // Unlike the statistics, growing needs its pool.
+        push("expand", codes, Call::Expand(csi::NodeExpandVolumeRequest { volume_id: volume_id(), ..expand(made) }));
         // Unpublishing something that does not exist succeeds; each with its own unused path.
         let nowhere = || "/var/lib/kubelet/pods/none/mount".to_owned();
         let request = csi::NodeUnstageVolumeRequest { volume_id: volume_id(), staging_target_path: nowhere() };

@@ -108,8 +108,10 @@ async fn life(node: &Node, ask: Ask, layout: &str) -> Result<usize> {
         check(layout, size, &before, &after, 1)?;
         let small = after[0].segments[0][0].clone();
         ensure!(small.last + 1 == extents_of(node, &small.disk).await?, "its own disk comes first: {after:?}");
-        node.csi.node_expand(&made, &made.staging()).await.context("at the staging path")?;
-        larger(node, &made, &mut room, more).await.context("at the staging path")?;
+        // A raw volume is not at its staging path, where kubelet does not look for it either.
+        let path = if made.ask.is_block() { made.target() } else { made.staging() };
+        node.csi.node_expand(&made, &path).await.with_context(|| format!("at {path}"))?;
+        larger(node, &made, &mut room, more).await.with_context(|| format!("at {path}"))?;
         compare(node, &made, &ask, &sum).await?;
         expansions += 1;
     }
