@@ -108,8 +108,7 @@ async fn life(node: &Node, ask: Ask, layout: &str) -> Result<usize> {
         check(layout, size, &before, &after, 1)?;
         let small = after[0].segments[0][0].clone();
         ensure!(small.last + 1 == extents_of(node, &small.disk).await?, "its own disk comes first: {after:?}");
-        // A raw volume is not at its staging path, where kubelet does not look for it either.
-        let path = if made.ask.is_block() { made.target() } else { made.staging() };
+        let path = staged(&made);
         node.csi.node_expand(&made, &path).await.with_context(|| format!("at {path}"))?;
         larger(node, &made, &mut room, more).await.with_context(|| format!("at {path}"))?;
         compare(node, &made, &ask, &sum).await?;
@@ -149,6 +148,11 @@ async fn expand(node: &Node, made: &mut Made, size: i64) -> Result<()> {
     Ok(())
 }
 
+/// Where kubelet names a volume that was only staged so far. A raw volume is not there, so kubelet publishes it first.
+fn staged(made: &Made) -> String {
+    if made.ask.is_block() { made.target() } else { made.staging() }
+}
+
 /// Repeated calls are OK and change nothing.
 async fn repeated(node: &Node, made: &Made) -> Result<()> {
     let before = (revision(node).await?, node.contents().await?);
@@ -159,7 +163,7 @@ async fn repeated(node: &Node, made: &Made) -> Result<()> {
     let limited = node.csi.expand_to(made, 1, made.size).await?;
     ensure!(limited.size == made.size, "{limited:?}");
     refused("a limit below its size", node.csi.expand_to(made, 1, made.size - 1).await, Code::OutOfRange, "")?;
-    for path in [made.target(), made.staging(), made.target()] {
+    for path in [made.target(), staged(made), made.target()] {
         let answered = node.csi.node_expand(made, &path).await.with_context(|| path)?;
         ensure!(answered == made.size, "the node answered {answered} instead of {}", made.size);
     }
