@@ -228,8 +228,7 @@ pub async fn described(node: &Node, made: &Made) -> Result<i64> {
     let (target, device) = (made.target(), device_of(made));
     let script = match made.ask.usage {
         Use::Mount("ext4") => format!(
-            "dumpe2fs -h {device} 2>/dev/null | \
-             awk -F: '/^Block count/ {{ count = $2 }} /^Block size/ {{ size = $2 }} END {{ printf \"%d\", count * size }}'"
+            "set -- $(dumpe2fs -h {device} 2>/dev/null | sed -n 's/^Block \\(count\\|size\\): *//p'); echo $(($1 * $2))"
         ),
         Use::Mount("xfs") => format!(
             "set -- $(xfs_info '{target}' | sed -n 's/^data .*bsize=\\([0-9]*\\) *blocks=\\([0-9]*\\),.*/\\1 \\2/p'); \
