@@ -76,7 +76,7 @@ pub enum Error {
         /// What prevents it.
         obstacle: Obstacle,
     },
-    /// The tool that grows filesystems failed.
+    /// The kernel did not grow the filesystem.
     #[error(
         "cannot grow the {kind} filesystem on {device:?}, which is mounted at {mounted:?}: {source}; see the kernel log"
     )]
@@ -87,10 +87,10 @@ pub enum Error {
         device: PathBuf,
         /// Where it is mounted.
         mounted: PathBuf,
-        /// The error of the command.
-        source: quarry_exec::Error,
+        /// The kernel's error.
+        source: Box<Error>,
     },
-    /// The tool that grows filesystems reported success, but the filesystem is still too small.
+    /// The kernel reported success, but the filesystem is still too small.
     #[error(
         "the {kind} filesystem on {device:?} was grown, but it has {filesystem} bytes, and {possible} are possible; see \
          the kernel log"

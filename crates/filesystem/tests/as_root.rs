@@ -78,7 +78,11 @@ impl Mounted {
     async fn mount(kind: Filesystem, disk: Loop) -> Self {
         let target = disk.image.with_file_name("mounted");
         std::fs::create_dir(&target).unwrap();
-        run(Command::query("mount").arg(&disk.device).arg(&target)).await;
+        // The name in /proc/mounts is a link that is gone, as after a volume was renamed.
+        let name = target.with_file_name("name");
+        std::os::unix::fs::symlink(&disk.device, &name).unwrap();
+        run(Command::query("mount").arg("--no-canonicalize").arg(&name).arg(&target)).await;
+        std::fs::remove_file(name).unwrap();
         Self { kind, disk, target }
     }
 

@@ -129,7 +129,7 @@ pub async fn extend(
     size: Extents,
     ranges: &[ExtentRange],
 ) -> Result<(), Error> {
-    let mut command = Mutation::new("lvextend", group).arg("-y");
+    let mut command = Mutation::new("lvextend", group).with_same_devices().arg("-y");
     command = match layout {
         Layout::Linear => command.args(["--alloc", "normal"]),
         Layout::Striped { stripes, stripe_size } => {
@@ -149,8 +149,8 @@ pub async fn extend(
 /// # Errors
 /// Among others [`Error::NotFound`].
 pub async fn refresh(group: &VolumeGroup, volume: &LogicalVolume) -> Result<(), Error> {
-    let command = Mutation::new("lvchange", group).args(["-y", "--refresh", "--select", &select(volume)]);
-    command.arg(target(group, volume)?).run().await
+    let command = Mutation::new("lvchange", group).with_same_devices();
+    command.args(["-y", "--refresh", "--select", &select(volume)]).arg(target(group, volume)?).run().await
 }
 
 /// lvm's selection criteria for a logical volume without dependents.

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use quarry_exec::Command;
 
 use crate::error::{could_not_archive, one_line};
+use crate::settings::{Archive, Devices};
 use crate::{Error, VolumeGroup};
 
 /// A command that changes a volume group. Quarry never kills it.
@@ -12,11 +13,17 @@ pub(crate) struct Mutation<'a> {
     subcommand: &'static str,
     group: &'a VolumeGroup,
     args: Vec<OsString>,
+    devices: Devices,
 }
 
 impl<'a> Mutation<'a> {
     pub(crate) fn new(subcommand: &'static str, group: &'a VolumeGroup) -> Self {
-        Self { subcommand, group, args: Vec::new() }
+        Self { subcommand, group, args: Vec::new(), devices: Devices::Change }
+    }
+
+    /// It only loads new tables into devices that exist.
+    pub(crate) fn with_same_devices(self) -> Self {
+        Self { devices: Devices::Stay, ..self }
     }
 
     pub(crate) fn arg(mut self, arg: impl Into<OsString>) -> Self {
@@ -39,7 +46,7 @@ impl<'a> Mutation<'a> {
     /// read-only folder must not prevent the deletion of a volume or the start of a pod: the command is run
     /// again without an archive. That costs the operator this one step of undo.
     pub(crate) async fn run(self) -> Result<(), Error> {
-        let settings = self.group.scope.settings();
+        let settings = self.group.scope.settings_for(self.devices, Archive::Written);
         let output = self.command(settings).run().await?;
         if output.success() {
             return Ok(());
@@ -52,7 +59,7 @@ impl<'a> Mutation<'a> {
             words = one_line(&output.stderr),
             "lvm cannot write its archive of metadata; changing without an archive"
         );
-        succeed(self.command(self.group.scope.settings_without_archive())).await
+        succeed(self.command(self.group.scope.settings_for(self.devices, Archive::Skipped))).await
     }
 
     fn command(&self, settings: [String; 2]) -> Command {

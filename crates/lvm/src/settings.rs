@@ -99,6 +99,10 @@ const PINNED: &[(&str, &str)] = &[
 /// Where udevd does not run, lvm makes the device nodes itself.
 const WITHOUT_UDEV: &[(&str, &str)] = &[("activation/udev_sync", "0"), ("activation/udev_rules", "0")];
 
+/// The same for a command that only loads a new table into a device. It makes no nodes, and the host's udevd, which
+/// may have made links to the device, keeps them. Without its rules, it would remove them.
+const WITHOUT_WAITING: &[(&str, &str)] = &[("activation/udev_sync", "0"), ("activation/udev_rules", "1")];
+
 /// For a command that is run again because lvm could not write its archive.
 const WITHOUT_ARCHIVE: &[(&str, &str)] = &[("backup/archive", "0"), ("backup/backup", "0")];
 
@@ -110,6 +114,22 @@ pub(crate) enum Filter {
     Global,
     /// Used if lvm.conf sets `devices/global_filter`.
     Other,
+}
+
+/// What a command does to the devices of volumes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Devices {
+    /// It may make and remove some.
+    Change,
+    /// It only loads new tables into them.
+    Stay,
+}
+
+/// Whether a command writes to lvm's archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Archive {
+    Written,
+    Skipped,
 }
 
 /// Which devices the commands on one volume group may open, and how much of its history they keep.
@@ -132,16 +152,20 @@ impl Default for Scope {
 impl Scope {
     /// The arguments that pass the settings to a command.
     pub(crate) fn settings(&self) -> [String; 2] {
-        self.with(&[])
+        self.settings_for(Devices::Change, Archive::Written)
     }
 
-    /// The same for a command that does not write to lvm's archive.
-    pub(crate) fn settings_without_archive(&self) -> [String; 2] {
-        self.with(WITHOUT_ARCHIVE)
-    }
-
-    fn with(&self, more: &[(&str, &str)]) -> [String; 2] {
-        let udev = if udev::listening() { &[] } else { WITHOUT_UDEV };
+    /// The same for a command that changes the volume group.
+    pub(crate) fn settings_for(&self, devices: Devices, archive: Archive) -> [String; 2] {
+        let more = match archive {
+            Archive::Written => &[],
+            Archive::Skipped => WITHOUT_ARCHIVE,
+        };
+        let udev = match devices {
+            _ if udev::listening() => &[],
+            Devices::Change => WITHOUT_UDEV,
+            Devices::Stay => WITHOUT_WAITING,
+        };
         let mut settings = String::new();
         for (key, value) in PINNED.iter().chain(udev).chain(more) {
             // Writing to a String cannot fail.
@@ -212,9 +236,22 @@ mod tests {
     }
 
     #[test]
+    fn only_commands_that_make_no_devices_leave_them_to_udev() {
+        let rules = |devices| Scope::default().settings_for(devices, Archive::Written).join(" ");
+        let (change, stay) = (rules(Devices::Change), rules(Devices::Stay));
+        assert_eq!(change, Scope::default().settings().join(" "));
+        if udev::listening() {
+            assert_eq!(stay, change);
+        } else {
+            assert!(change.contains("activation/udev_sync=0 activation/udev_rules=0 "));
+            assert_eq!(stay, change.replace("udev_rules=0", "udev_rules=1"));
+        }
+    }
+
+    #[test]
     fn a_command_without_an_archive_keeps_everything_else() {
         let [_, with] = Scope::default().settings();
-        let [_, without] = Scope::default().settings_without_archive();
+        let [_, without] = Scope::default().settings_for(Devices::Change, Archive::Skipped);
         assert!(!with.contains("backup/archive") && without.contains("backup/archive=0 backup/backup=0"));
         assert_eq!(without.replace("backup/archive=0 backup/backup=0 ", ""), with);
     }

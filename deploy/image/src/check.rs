@@ -24,9 +24,6 @@ const TOOLS: [&[&str]; 5] = [
     &["lsblk", "-V"],
 ];
 
-/// The program that grows an ext4.
-const RESIZE_EXT4: &str = "resize2fs";
-
 /// Enters the image in a mount namespace of its own, with the few devices that every container has.
 const ENTER: &str = r#"set -e
 root=$1
@@ -112,12 +109,7 @@ impl Root {
     }
 
     fn tools(&self) -> Result<()> {
-        // resize2fs has no option for its version: it is tried on a filesystem.
-        let filesystems =
-            quarry_filesystem::tools().filter(|(tool, _)| *tool != RESIZE_EXT4).map(|(tool, _)| match tool {
-                "btrfs" => vec![tool, "--version"],
-                tool => vec![tool, "-V"],
-            });
+        let filesystems = quarry_filesystem::tools().map(|(tool, _)| vec![tool, "-V"]);
         for tool in TOOLS.into_iter().map(<[_]>::to_vec).chain(filesystems) {
             let mut command = self.inside(&tool)?;
             let output = command.output().with_context(|| format!("cannot start {}", tool.join(" ")))?;
@@ -142,10 +134,6 @@ impl Root {
                 .with_context(|| format!("{kind} cannot be created in the image"))?;
             let seen = run(&mut self.inside(&["blkid", "-p", "-o", "value", "-s", "TYPE", &file])?)?;
             ensure!(seen.trim() == kind, "blkid reports {:?} after {kind} was created", seen.trim());
-            if kind == "ext4" {
-                run(&mut self.inside(&[RESIZE_EXT4, "-P", &file])?)
-                    .with_context(|| format!("{RESIZE_EXT4} does not work in the image"))?;
-            }
             println!("{kind} is created and detected");
         }
         Ok(())

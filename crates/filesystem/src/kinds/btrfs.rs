@@ -3,23 +3,32 @@
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 
-use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
 use super::{
-    Kind, Superblock, always_complete, feature, native_u32_at, native_u64_at, no_hidden_trouble, no_limit_of_growth,
-    read_bytes, unexpected, uuid_at,
+    Kind, Superblock, always_complete, feature, grow_by, native_u32_at, native_u64_at, no_hidden_trouble,
+    no_limit_of_growth, read_bytes, unexpected, uuid_at,
 };
 use crate::coverage::open;
 use crate::{Coverage, Error, Obstacle};
 
 #[allow(unsafe_code, missing_docs)]
 mod ioctl {
-    use super::{DEVICE_INFO, FILESYSTEM_INFO};
+    use super::{DEVICE_INFO, FILESYSTEM_INFO, Resize};
 
     // BTRFS_IOC_FS_INFO and BTRFS_IOC_DEV_INFO.
     nix::ioctl_read!(filesystem_info, 0x94, 31, [u8; FILESYSTEM_INFO]);
     nix::ioctl_readwrite!(device_info, 0x94, 30, [u8; DEVICE_INFO]);
+    // BTRFS_IOC_RESIZE.
+    nix::ioctl_write_ptr!(resize, 0x94, 3, Resize);
+}
+
+/// A request for a new size (`struct btrfs_ioctl_vol_args`).
+#[repr(C)]
+pub(super) struct Resize {
+    unused: i64,
+    /// The device and its new size as text that ends with a zero: `1:max`.
+    text: [u8; 4088],
 }
 
 /// The sizes of what the kernel returns, in bytes (`struct btrfs_ioctl_fs_info_args` and
@@ -35,7 +44,7 @@ const MINIMUM_RESIZED: u64 = 256 << 20;
 
 pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.btrfs",
-    tools: &["mkfs.btrfs", "btrfs"],
+    tools: &["mkfs.btrfs"],
     package: "btrfs-progs",
     // mkfs.btrfs requires 109 MiB (114,294,784 bytes), which leaves almost no space for files. Measured on a
     // loop device with btrfs-progs 6.2.
@@ -49,7 +58,7 @@ pub(super) const KIND: Kind = Kind {
     // The same as for ext4.
     check_before_adoption: always_complete,
     coverage,
-    grow: |_, mounted| Command::mutation("btrfs").subcommand("filesystem").args(["resize", "max"]).arg(mounted),
+    grow,
     limit_of_growth: no_limit_of_growth,
     hidden_trouble: no_hidden_trouble,
     #[cfg(test)]
@@ -68,6 +77,22 @@ fn superblock(bytes: &[u8]) -> Option<Superblock> {
     Some(Superblock { uuid: uuid_at(bytes, 0x20)?, in_progress: false })
 }
 
+/// The ID of the device in its filesystem. Its superblock contains it, and it never changes.
+fn device_id(device: &Path) -> Result<u64, Error> {
+    let superblock = read_bytes(Filesystem::Btrfs, device)?;
+    let id = superblock.as_ref().and_then(|bytes| bytes.get(DEVICE_ID_AT..)?.first_chunk());
+    id.map(|id| u64::from_le_bytes(*id)).ok_or_else(|| unexpected("read the superblock of the btrfs on", device))
+}
+
+#[allow(unsafe_code)]
+fn grow(device: &Path, mounted: &Path, _: u64) -> Result<(), Error> {
+    let mut request = Resize { unused: 0, text: [0; 4088] };
+    let text = format!("{}:max", device_id(device)?);
+    request.text.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
+    // SAFETY: the kernel reads the request, and the descriptor is open during the call.
+    grow_by(mounted, |directory| unsafe { ioctl::resize(directory, &raw const request) })
+}
+
 #[allow(unsafe_code)]
 fn coverage(path: &Path, mounted: &Path, size: u64) -> Result<Coverage, Error> {
     const ATTEMPTED: &str = "read the size of the btrfs at";
@@ -78,9 +103,8 @@ fn coverage(path: &Path, mounted: &Path, size: u64) -> Result<Coverage, Error> {
     // SAFETY: the kernel writes exactly this many bytes, and the descriptor is open during the call.
     unsafe { ioctl::filesystem_info(directory.as_raw_fd(), &raw mut filesystem) }.map_err(failed)?;
     let mut device = [0; DEVICE_INFO];
-    // The request contains the ID of the device, which its superblock contains. It never changes.
-    let superblock = read_bytes(Filesystem::Btrfs, path)?.ok_or_else(impossible)?;
-    device.iter_mut().zip(superblock.iter().skip(DEVICE_ID_AT).take(8)).for_each(|(to, from)| *to = *from);
+    let id = device_id(path)?.to_ne_bytes();
+    device.iter_mut().zip(id).for_each(|(to, from)| *to = from);
     // SAFETY: the kernel reads and writes exactly this many bytes, and the descriptor is open during the call.
     unsafe { ioctl::device_info(directory.as_raw_fd(), &raw mut device) }.map_err(failed)?;
     let uuid = uuid_at(&filesystem, 16).ok_or_else(impossible)?;

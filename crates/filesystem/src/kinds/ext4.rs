@@ -2,16 +2,21 @@
 
 use std::path::Path;
 
-use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
-use super::{Kind, Superblock, always_complete, feature, read_bytes, u16_at, u32_at, unexpected, uuid_at};
+use super::{Kind, Superblock, always_complete, feature, grow_by, read_bytes, u16_at, u32_at, unexpected, uuid_at};
 use crate::trouble::{Mounted, Trouble, try_write};
 use crate::{Coverage, Error, Obstacle};
 
+#[allow(unsafe_code, missing_docs)]
+mod ioctl {
+    // EXT4_IOC_RESIZE_FS, since Linux 3.3, with the new number of blocks.
+    nix::ioctl_write_ptr!(resize, b'f', 16, u64);
+}
+
 pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.ext4",
-    tools: &["mkfs.ext4", "resize2fs"],
+    tools: &["mkfs.ext4"],
     package: "e2fsprogs",
     // mkfs.ext4 accepts 128 KiB, but below 2 MiB the filesystem has no journal and is not safe against a
     // power cut. This size leaves space for the journal and files. Measured on a loop device with e2fsprogs
@@ -25,9 +30,7 @@ pub(super) const KIND: Kind = Kind {
     // killing mkfs before each write).
     check_before_adoption: always_complete,
     coverage,
-    // It grows a mounted filesystem through the kernel. Should it find the device not mounted, it opens it
-    // exclusively and demands a check first.
-    grow: |device, _| Command::mutation("resize2fs").arg(device),
+    grow,
     limit_of_growth,
     hidden_trouble,
     #[cfg(test)]
@@ -87,7 +90,22 @@ fn limit_of_growth(options: &MakeOptions) -> Option<&'static str> {
     }
 }
 
-/// The size of the largest page of memory that any kernel has, in bytes. resize2fs grows in whole pages.
+fn block_size(superblock: &[u8]) -> Option<u64> {
+    let log = u32_at(superblock, 0x18)?;
+    1024_u64.checked_shl(log).filter(|_| log <= 6)
+}
+
+#[allow(unsafe_code)]
+fn grow(device: &Path, mounted: &Path, possible: u64) -> Result<(), Error> {
+    let superblock = read_bytes(Filesystem::Ext4, device)?;
+    let block = superblock.as_ref().and_then(|bytes| block_size(bytes));
+    let block = block.ok_or_else(|| unexpected("read the block size of the ext4 on", device))?;
+    let blocks = possible / block;
+    // SAFETY: the kernel reads the number, and the descriptor is open during the call.
+    grow_by(mounted, |directory| unsafe { ioctl::resize(directory, &raw const blocks) })
+}
+
+/// The size of the largest page of memory that any kernel has, in bytes. Like resize2fs, Quarry grows in whole pages.
 const LARGEST_PAGE: u64 = 64 << 10;
 
 /// Compares a superblock with the size of its device. `converts`: whether the kernel can store the descriptors of new
@@ -105,7 +123,7 @@ fn covers(bytes: &[u8], device: u64, converts: bool) -> Option<Coverage> {
     let (compat, incompat, ro_compat) = (u32_at(bytes, 0x5c)?, u32_at(bytes, 0x60)?, u32_at(bytes, 0x64)?);
     let with_64bit = incompat & WITH_64BIT != 0;
     let (log_block, log_cluster) = (u32_at(bytes, 0x18)?, u32_at(bytes, 0x1c)?);
-    let block = 1024_u64.checked_shl(log_block).filter(|_| log_block <= 6)?;
+    let block = block_size(bytes)?;
     let cluster = match ro_compat & BIGALLOC {
         0 => 1,
         _ => 1_u64.checked_shl(log_cluster.checked_sub(log_block)?)?,

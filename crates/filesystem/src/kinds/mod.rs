@@ -6,19 +6,17 @@ mod xfs;
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::pin::Pin;
 
-use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 use uuid::Uuid;
 
+use crate::coverage::open;
 use crate::trouble::{Mounted, Trouble};
 use crate::{Coverage, Error};
-
-/// The program that grows a filesystem.
-pub(crate) type Tool = fn(device: &Path, mounted: &Path) -> Command;
 
 /// What differs between filesystems.
 pub(crate) struct Kind {
@@ -42,8 +40,9 @@ pub(crate) struct Kind {
     pub(crate) check_before_adoption: for<'a> fn(&'a Path) -> Checked<'a>,
     /// Measures the filesystem that is mounted at a path from a device with that size: see [`crate::coverage`].
     pub(crate) coverage: fn(device: &Path, mounted: &Path, size: u64) -> Result<Coverage, Error>,
-    /// The program that makes the filesystem as large as its device.
-    pub(crate) grow: Tool,
+    /// Grows the filesystem that is mounted at a path from a device to that many bytes, which [`Coverage::possible`]
+    /// says are possible. Blocks until the kernel has done it.
+    pub(crate) grow: fn(device: &Path, mounted: &Path, possible: u64) -> Result<(), Error>,
     /// See [`crate::limit_of_growth`].
     pub(crate) limit_of_growth: fn(&MakeOptions) -> Option<&'static str>,
     /// Checks for trouble that neither mountinfo nor a read shows. `sysfs` is the directory of this
@@ -116,6 +115,16 @@ fn native_u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 fn native_u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+/// Grows a filesystem by an ioctl on the directory where it is mounted.
+fn grow_by(mounted: &Path, ioctl: impl FnOnce(RawFd) -> nix::Result<i32>) -> Result<(), Error> {
+    let failed = |source| Error::io("grow the filesystem at", mounted, source);
+    match ioctl(open(mounted)?.as_raw_fd()) {
+        Ok(0) => Ok(()),
+        Ok(code) => Err(failed(io::Error::other(format!("the kernel returned {code}")))),
+        Err(errno) => Err(failed(errno.into())),
+    }
 }
 
 /// What the kernel returned is not as documented.

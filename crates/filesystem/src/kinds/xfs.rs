@@ -8,17 +8,29 @@ use quarry_exec::Command;
 use quarry_volume::{Filesystem, MakeOptions};
 
 use super::{
-    Kind, Superblock, feature, native_u32_at, native_u64_at, no_hidden_trouble, no_limit_of_growth, unexpected, uuid_at,
+    Kind, Superblock, feature, grow_by, native_u32_at, native_u64_at, no_hidden_trouble, no_limit_of_growth,
+    unexpected, uuid_at,
 };
 use crate::coverage::open;
 use crate::{Coverage, Error};
 
 #[allow(unsafe_code, missing_docs)]
 mod ioctl {
-    use super::GEOMETRY;
+    use super::{GEOMETRY, NewSize};
 
     // XFS_IOC_FSGEOMETRY_V1: every kernel knows this version.
     nix::ioctl_read!(geometry, b'X', 100, [u8; GEOMETRY]);
+    // XFS_IOC_FSGROWFSDATA.
+    nix::ioctl_write_ptr!(grow, b'X', 110, NewSize);
+}
+
+/// A new size for the kernel (`struct xfs_growfs_data`).
+#[repr(C)]
+pub(super) struct NewSize {
+    /// The number of blocks.
+    blocks: u64,
+    /// The share of the space that inodes may use, in percent.
+    inodes_percent: u32,
 }
 
 /// The size of the geometry that the kernel returns, in bytes (`struct xfs_fsop_geom_v1`).
@@ -26,7 +38,7 @@ const GEOMETRY: usize = 112;
 
 pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.xfs",
-    tools: &["mkfs.xfs", "xfs_repair", "xfs_growfs"],
+    tools: &["mkfs.xfs", "xfs_repair"],
     package: "xfsprogs",
     // The minimum of mkfs.xfs. Measured on a loop device with xfsprogs 6.1.0.
     minimum_size: 300 << 20,
@@ -43,8 +55,7 @@ pub(super) const KIND: Kind = Kind {
     superblock_at: 0,
     superblock,
     check_before_adoption: |device| Box::pin(check_with_repair(device)),
-    // A binary, unlike most of what xfsprogs calls xfs_*: it works in an image without a shell.
-    grow: |_, mounted| Command::mutation("xfs_growfs").arg("-d").arg(mounted),
+    grow,
     limit_of_growth: no_limit_of_growth,
     coverage,
     hidden_trouble: no_hidden_trouble,
@@ -97,14 +108,33 @@ async fn check_with_repair(device: &Path) -> Result<(), Error> {
     }
 }
 
-#[allow(unsafe_code)]
 fn coverage(_: &Path, mounted: &Path, size: u64) -> Result<Coverage, Error> {
-    const ATTEMPTED: &str = "read the geometry of the xfs at";
+    covers(&geometry(mounted)?, size).ok_or_else(|| unexpected(READ_GEOMETRY, mounted))
+}
+
+const READ_GEOMETRY: &str = "read the geometry of the xfs at";
+
+#[allow(unsafe_code)]
+fn geometry(mounted: &Path) -> Result<[u8; GEOMETRY], Error> {
     let mut geometry = [0; GEOMETRY];
     // SAFETY: the kernel writes a geometry of exactly this size, and the descriptor is open during the call.
     unsafe { ioctl::geometry(open(mounted)?.as_raw_fd(), &raw mut geometry) }
-        .map_err(|errno| Error::io(ATTEMPTED, mounted, errno))?;
-    covers(&geometry, size).ok_or_else(|| unexpected(ATTEMPTED, mounted))
+        .map_err(|errno| Error::io(READ_GEOMETRY, mounted, errno))?;
+    Ok(geometry)
+}
+
+#[allow(unsafe_code)]
+fn grow(_: &Path, mounted: &Path, possible: u64) -> Result<(), Error> {
+    let geometry = geometry(mounted)?;
+    let new_size = new_size(&geometry, possible).ok_or_else(|| unexpected(READ_GEOMETRY, mounted))?;
+    // SAFETY: the kernel reads the request, and the descriptor is open during the call.
+    grow_by(mounted, |directory| unsafe { ioctl::grow(directory, &raw const new_size) })
+}
+
+/// The share of inodes stays what it is.
+fn new_size(geometry: &[u8], size: u64) -> Option<NewSize> {
+    let blocks = size.checked_div(u64::from(native_u32_at(geometry, 0)?))?;
+    Some(NewSize { blocks, inodes_percent: native_u32_at(geometry, 28)? })
 }
 
 /// Reads a geometry. An allocation group of less than 64 blocks is not added (the kernel's XFS_MIN_AG_BLOCKS).

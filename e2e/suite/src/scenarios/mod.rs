@@ -219,7 +219,7 @@ fn own() -> Vec<Scenario> {
         },
         Scenario {
             name: "kill-during-expansion",
-            about: "quarry is killed with or without its lvextend or resize2fs, and while space is reserved",
+            about: "quarry is killed with or without its lvextend, and while space is reserved",
             limit: minutes(15),
             run: |context| Box::pin(kill::expand::during(context)),
         },

@@ -25,7 +25,7 @@ what=$name
 [ "$name" = lvm ] && what=$1
 for last; do :; done
 case "$what $last" in
-    mkfs.*" /dev/"* | lvcreate* | lvremove* | lvchange* | lvextend* | resize2fs* | xfs_growfs*) ;;
+    mkfs.*" /dev/"* | lvcreate* | lvremove* | lvchange* | lvextend*) ;;
     *) exec "$real" "$@" ;;
 esac
 when= seconds= wanted=
@@ -92,7 +92,7 @@ pub async fn slow_node(name: &str) -> Result<Node> {
     let mut node = Node::bare(name, &[DISK, DISK]).await?;
     node.vm.sh(format!("mkdir -p {FOLDER} {STATE} && : > {STATE}/log")).await?;
     let programs = FILESYSTEMS.iter().map(|known| format!("mkfs.{}", known.name));
-    for program in programs.chain(["lvm", "resize2fs", "xfs_growfs"].map(str::to_owned)) {
+    for program in programs.chain(["lvm".to_owned()]) {
         node.vm.write(&format!("{FOLDER}/{program}"), WRAPPER.as_bytes(), 0o755).await?;
     }
     node.shadow_programs(FOLDER);

@@ -149,14 +149,11 @@ async fn trees(context: &Context, node: &mut Node, random: &mut Random) -> Resul
         if !context.settings.slice.has(round) {
             continue;
         }
-        for (ask, grow) in [(linear(), Some("resize2fs")), (raw(), None), (raid1(), Some("xfs_growfs"))] {
+        for ask in [linear(), raw(), raid1()] {
             let units = if ask.name == "pvc-raid1" { 3.0 } else { 1.4 };
             // The one that changes the volume more often than those of the reservation.
             let program = ["lvcreate", "lvremove", "lvextend", "lvextend"][usize::try_from(random.below(4))?];
-            let mut markers = BTreeMap::from([(Step::Expand, (format!("exec:lvm {program}:before"), unit * units))]);
-            if let Some(grow) = grow {
-                markers.insert(Step::NodeExpand, (format!("exec:{grow}:before"), 0.4));
-            }
+            let markers = BTreeMap::from([(Step::Expand, (format!("exec:lvm {program}:before"), unit * units))]);
             trees.live(node, Random::new(random.next()), ask, markers, Course::Expanded).await?;
         }
     }
@@ -165,13 +162,13 @@ async fn trees(context: &Context, node: &mut Node, random: &mut Random) -> Resul
     trees.figures()
 }
 
-/// Quarry alone is killed, and its lvm or the tool of the filesystem keeps running. Returns how often.
+/// Quarry alone is killed, and its lvm keeps running. Returns how often.
 async fn orphans(context: &Context, node: &mut Node, random: &mut Random) -> Result<usize> {
     let mut orphans = 0;
-    let kinds = [(linear(), Some("resize2fs")), (raid1(), Some("xfs_growfs")), (raw(), None)];
+    let kinds = [linear(), raid1(), raw()];
     let soak = context.settings.soak;
     let sample = usize::try_from(random.below(2))?;
-    for (kind, (ask, grow)) in kinds.into_iter().enumerate().filter(|(kind, _)| soak || *kind == sample) {
+    for (kind, ask) in kinds.into_iter().enumerate().filter(|(kind, _)| soak || *kind == sample) {
         for (index, when) in When::ALL.into_iter().enumerate() {
             let here =
                 if soak { context.settings.slice.has(3 * kind + index) } else { random.below(3) == index as u64 };
@@ -184,13 +181,7 @@ async fn orphans(context: &Context, node: &mut Node, random: &mut Random) -> Res
             life.fill().await?;
             orphan(&mut life, Step::Expand, "lvextend", when).await?;
             orphans += 1;
-            match grow {
-                Some(grow) => {
-                    orphan(&mut life, Step::NodeExpand, grow, when).await?;
-                    orphans += 1;
-                }
-                None => life.step_without_kill(Step::NodeExpand).await?,
-            }
+            life.step_without_kill(Step::NodeExpand).await?;
             life.end().await?;
             context.say(format_args!("{}: orphans ({when:?})", ask.name));
             if !soak {
