@@ -76,20 +76,6 @@ pub enum Error {
         /// What prevents it.
         obstacle: Obstacle,
     },
-    /// The kernel did not grow the filesystem.
-    #[error(
-        "cannot grow the {kind} filesystem on {device:?}, which is mounted at {mounted:?}: {source}; see the kernel log"
-    )]
-    Grow {
-        /// The filesystem.
-        kind: Filesystem,
-        /// The device.
-        device: PathBuf,
-        /// Where it is mounted.
-        mounted: PathBuf,
-        /// The kernel's error.
-        source: Box<Error>,
-    },
     /// The kernel reported success, but the filesystem is still too small.
     #[error(
         "the {kind} filesystem on {device:?} was grown, but it has {filesystem} bytes, and {possible} are possible; see \

@@ -34,8 +34,8 @@ pub fn limit_of_growth(options: &MakeOptions) -> Option<&'static str> {
 /// device, and returns its new coverage. Does nothing if it is that large already.
 ///
 /// # Errors
-/// [`Error::CannotGrow`] if something prevents it: then nothing was changed. [`Error::Grow`] if the kernel does not do
-/// it, and [`Error::StillSmaller`] if it did not help.
+/// [`Error::CannotGrow`] if something prevents it: then nothing was changed. [`Error::StillSmaller`] if the
+/// kernel did it, but that did not help.
 pub async fn grow(kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage, Error> {
     let measure = async || {
         let mounted = mounted.to_owned();
@@ -64,11 +64,9 @@ pub async fn grow(kind: Filesystem, device: &Path, mounted: &Path) -> Result<Cov
         return Ok(after);
     }
     check(&after)?;
-    let (device, mounted) = (device.to_owned(), mounted.to_owned());
-    Err(match result {
-        Err(source) => Error::Grow { kind, device, mounted, source: Box::new(source) },
-        Ok(_) => Error::StillSmaller { kind, device, filesystem: after.filesystem, possible: after.possible },
-    })
+    result?;
+    let device = device.to_owned();
+    Err(Error::StillSmaller { kind, device, filesystem: after.filesystem, possible: after.possible })
 }
 
 #[cfg(test)]

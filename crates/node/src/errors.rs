@@ -49,7 +49,6 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
         Fs::NoSize { .. } | Fs::Command { source: quarry_exec::Error::Deadline { .. }, .. } => Reason::Unavailable,
         Fs::Unverified { .. }
         | Fs::Mkfs { .. }
-        | Fs::Grow { .. }
         | Fs::StillSmaller { .. }
         | Fs::Command { .. }
         | Fs::Io { .. }

@@ -102,7 +102,9 @@ fn grow(device: &Path, mounted: &Path, possible: u64) -> Result<(), Error> {
     let block = block.ok_or_else(|| unexpected("read the block size of the ext4 on", device))?;
     let blocks = possible / block;
     // SAFETY: the kernel reads the number, and the descriptor is open during the call.
-    grow_by(mounted, |directory| unsafe { ioctl::resize(directory, &raw const blocks) })
+    grow_by("grow the ext4 that is mounted at", mounted, |directory| unsafe {
+        ioctl::resize(directory, &raw const blocks)
+    })
 }
 
 /// The size of the largest page of memory that any kernel has, in bytes. Like resize2fs, Quarry grows in whole pages.

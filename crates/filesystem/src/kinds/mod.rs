@@ -118,8 +118,12 @@ fn native_u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 }
 
 /// Grows a filesystem by an ioctl on the directory where it is mounted.
-fn grow_by(mounted: &Path, ioctl: impl FnOnce(RawFd) -> nix::Result<i32>) -> Result<(), Error> {
-    let failed = |source| Error::io("grow the filesystem at", mounted, source);
+fn grow_by(
+    attempted: &'static str,
+    mounted: &Path,
+    ioctl: impl FnOnce(RawFd) -> nix::Result<i32>,
+) -> Result<(), Error> {
+    let failed = |source| Error::io(attempted, mounted, source);
     match ioctl(open(mounted)?.as_raw_fd()) {
         Ok(0) => Ok(()),
         Ok(code) => Err(failed(io::Error::other(format!("the kernel returned {code}")))),

@@ -128,7 +128,9 @@ fn grow(_: &Path, mounted: &Path, possible: u64) -> Result<(), Error> {
     let geometry = geometry(mounted)?;
     let new_size = new_size(&geometry, possible).ok_or_else(|| unexpected(READ_GEOMETRY, mounted))?;
     // SAFETY: the kernel reads the request, and the descriptor is open during the call.
-    grow_by(mounted, |directory| unsafe { ioctl::grow(directory, &raw const new_size) })
+    grow_by("grow the xfs that is mounted at", mounted, |directory| unsafe {
+        ioctl::grow(directory, &raw const new_size)
+    })
 }
 
 /// The share of inodes stays what it is.

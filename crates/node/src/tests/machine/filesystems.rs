@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_exec as exec;
 use quarry_filesystem::{Coverage, Error, Probe, Superblock, Trouble, Usage};
 use quarry_mount::Entry;
 use quarry_volume::{Filesystem, MakeOptions, Result};
@@ -196,7 +195,7 @@ impl Filesystems for Process {
         self.machine.state().coverage(device, mounted).map_err(errors::filesystem)
     }
 
-    async fn grow(&self, kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage> {
+    async fn grow(&self, _kind: Filesystem, device: &Path, mounted: &Path) -> Result<Coverage> {
         let measure = || self.machine.state().coverage(device, mounted).map_err(errors::filesystem);
         let before = measure()?;
         if before.is_complete() {
@@ -206,9 +205,8 @@ impl Filesystems for Process {
         let half = before.filesystem.midpoint(before.device);
         let started = self.changes("start growth", |state| {
             if state.fails.take_if(|fails| *fails == "grow").is_some() {
-                let (command, stderr) = (format!("grow {kind}"), "as configured".to_owned());
-                let source = exec::Error::Failed { command, code: 1, stderr };
-                return Err(Error::Grow { kind, device: device.to_owned(), mounted: mounted.to_owned(), source });
+                let (attempted, source) = ("grow", io::Error::other("as configured"));
+                return Err(Error::Io { attempted, path: mounted.to_owned(), source });
             }
             state.grow(device, mounted, half);
             Ok(())
