@@ -90,7 +90,7 @@ fn grow(device: &Path, mounted: &Path, _: u64) -> Result<(), Error> {
     let text = format!("{}:max", device_id(device)?);
     request.text.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
     // SAFETY: the kernel reads the request, and the descriptor is open during the call.
-    grow_by("grow the btrfs that is mounted at", mounted, |directory| unsafe {
+    grow_by("grow the btrfs filesystem that is mounted at", mounted, |directory| unsafe {
         ioctl::resize(directory, &raw const request)
     })
 }

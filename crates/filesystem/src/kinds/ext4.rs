@@ -102,7 +102,7 @@ fn grow(device: &Path, mounted: &Path, possible: u64) -> Result<(), Error> {
     let block = block.ok_or_else(|| unexpected("read the block size of the ext4 on", device))?;
     let blocks = possible / block;
     // SAFETY: the kernel reads the number, and the descriptor is open during the call.
-    grow_by("grow the ext4 that is mounted at", mounted, |directory| unsafe {
+    grow_by("grow the ext4 filesystem that is mounted at", mounted, |directory| unsafe {
         ioctl::resize(directory, &raw const blocks)
     })
 }

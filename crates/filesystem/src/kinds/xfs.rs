@@ -128,7 +128,7 @@ fn grow(_: &Path, mounted: &Path, possible: u64) -> Result<(), Error> {
     let geometry = geometry(mounted)?;
     let new_size = new_size(&geometry, possible).ok_or_else(|| unexpected(READ_GEOMETRY, mounted))?;
     // SAFETY: the kernel reads the request, and the descriptor is open during the call.
-    grow_by("grow the xfs that is mounted at", mounted, |directory| unsafe {
+    grow_by("grow the xfs filesystem that is mounted at", mounted, |directory| unsafe {
         ioctl::grow(directory, &raw const new_size)
     })
 }

@@ -205,7 +205,8 @@ impl Filesystems for Process {
         let half = before.filesystem.midpoint(before.device);
         let started = self.changes("start growth", |state| {
             if state.fails.take_if(|fails| *fails == "grow").is_some() {
-                let (attempted, source) = ("grow", io::Error::other("as configured"));
+                let (attempted, source) =
+                    ("grow the ext4 filesystem that is mounted at", io::Error::other("as configured"));
                 return Err(Error::Io { attempted, path: mounted.to_owned(), source });
             }
             state.grow(device, mounted, half);
