@@ -58,7 +58,7 @@ pub async fn grow(kind: Filesystem, device: &Path, mounted: &Path) -> Result<Cov
         Ok(result)
     };
     let result = blocking(device, work).await?;
-    // Whatever the kernel answered, what counts is what it shows.
+    // The size that the kernel shows decides, not its answer.
     let after = measure().await?;
     if after.is_complete() {
         return Ok(after);

@@ -448,7 +448,7 @@ async fn each_filesystem_grows_with_its_device_while_it_is_in_use() {
     }
 }
 
-/// Whatever the device's size is, growing ends, and then the filesystem counts as complete.
+/// With any size of the device, growing ends, and then the filesystem counts as complete.
 #[tokio::test]
 #[ignore = "needs root"]
 async fn a_rest_that_no_filesystem_can_use_is_not_an_error() {

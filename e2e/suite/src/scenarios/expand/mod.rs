@@ -271,7 +271,7 @@ pub async fn only(node: &Node, made: &Made, filesystem: &str) -> Result<()> {
         "blockdev --flushbufs {device}; wipefs --noheadings -O TYPE {device} | tr -d ' '; \
          blkid -p -s TYPE -o value {device}"
     );
-    let seen = node.vm.sh(script).await.context("a probe sees what was left by a former owner")?;
+    let seen = node.vm.sh(script).await.context("a probe finds a signature of a former owner")?;
     ensure!(seen == format!("{filesystem}\n{filesystem}"), "on the device there is {seen:?}: left by a former owner");
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The same kills while a volume becomes larger: it gets its new size, keeps its bytes and shows nobody else's, and
-//! nothing else is left.
+//! The same kills while a volume becomes larger: it gets its new size, keeps its bytes, shows no bytes of a former
+//! owner, and nothing else is left.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -192,7 +192,7 @@ async fn orphans(context: &Context, node: &mut Node, random: &mut Random) -> Res
     Ok(orphans)
 }
 
-/// While an orphaned lvextend waits for its turn, nobody else gets the extents that it is about to take.
+/// While an orphaned lvextend waits for its turn, no other volume gets the extents that it is about to take.
 async fn late(node: &mut Node) -> Result<()> {
     let mut plan = Undisturbed;
     let mut life = Life::new(node, &mut plan, linear());
