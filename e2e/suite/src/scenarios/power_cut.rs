@@ -369,11 +369,12 @@ async fn without_flush(node: &mut Node, expand: Option<&Ask>, safeguards: &[&str
         node.csi.delete(&volume.volume_id).await?;
     }
     node.expect_empty().await?;
-    let has = |ask: &Ask| {
+    let find = |ask: &Ask| {
         let name = format!(":{}", ask.name);
-        found.iter().any(|volume| volume.volume_id.ends_with(&name) && volume.capacity_bytes == ask.required)
+        found.iter().find(|volume| volume.volume_id.ends_with(&name))
     };
-    ensure!(has(&ask), "no deletion was undone: this test could not fail");
-    ensure!(expand.is_none_or(has), "no expansion was undone: this test could not fail: {found:?}");
+    ensure!(find(&ask).is_some(), "no deletion was undone: this test could not fail");
+    let undone = |ask: &Ask| find(ask).is_some_and(|volume| volume.capacity_bytes == ask.required);
+    ensure!(expand.is_none_or(undone), "no expansion was undone: this test could not fail: {found:?}");
     Ok(())
 }
