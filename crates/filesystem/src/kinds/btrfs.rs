@@ -115,8 +115,8 @@ fn coverage(path: &Path, mounted: &Path, size: u64) -> Result<Coverage, Error> {
     covers(&filesystem, &device, operation.trim(), size).ok_or_else(impossible)
 }
 
-/// Reads the answers of the kernel. `operation`: the operation in progress that excludes others; `none` or empty if
-/// there is none.
+/// Reads the answers of the kernel. `operation`: the exclusive operation that is running. If no such operation
+/// runs, it is `none` or empty.
 fn covers(filesystem: &[u8], device: &[u8], operation: &str, size: u64) -> Option<Coverage> {
     let (devices, sector) = (native_u64_at(filesystem, 8)?, u64::from(native_u32_at(filesystem, 36)?));
     let possible = size - size.checked_rem(sector)?;
