@@ -36,7 +36,7 @@ try() { # NAME SCRIPT (with $old, a device of the extents that the next volume g
   udevadm settle; sleep 2; quarry csi delete "$id" >/dev/null 2>&1; lvremove -qy "vg0/$name" >/dev/null 2>&1
 }
 probe=$(create case08probe --size 4Mi --block); storage=$(echo "$probe" | cut -d: -f2) node=$(echo "$probe" | cut -d: -f3); quarry csi delete "$probe" >/dev/null
-for version in 1.2 1.0; do
+for version in 1.2 1.0 0.90; do
   md="mdadm --create /dev/md77 --run --level=1 --raid-devices=2 --metadata=$version \$old missing; mdadm --stop /dev/md77"
   for kind in "--fs ext4" --block; do try "case08md${version/./}${kind##*[- ]}" "$md" "$kind"; done
 done
