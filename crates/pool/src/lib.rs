@@ -19,7 +19,7 @@ mod uevent;
 mod wiping;
 
 pub use config::{ConfigError, DiskConfig, LvmConfig, PoolConfig, PoolKind, load, parse};
-pub use disk::{DiskList, DiskPool, DiskReport, Owner, list_disks};
+pub use disk::{DiskList, DiskPool, DiskReport, DiskSpace, Owner, list_disks};
 pub use kinds::{could_be_volume, device_in_kernel, tools};
 pub use lvm::LvmPool;
 pub use open::open;
