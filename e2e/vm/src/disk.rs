@@ -45,7 +45,14 @@ impl Disk {
     /// A virtio disk with 512-byte blocks and no limits. `size` is in bytes.
     #[must_use]
     pub fn new(serial: impl Into<String>, size: u64) -> Self {
-        Self { serial: serial.into(), size, bus: Bus::default(), block_size: 512, throttle: Throttle::default(), resizable: false }
+        Self {
+            serial: serial.into(),
+            size,
+            bus: Bus::default(),
+            block_size: 512,
+            throttle: Throttle::default(),
+            resizable: false,
+        }
     }
 
     /// The same disk, whose size can change while it is plugged in.

@@ -232,9 +232,8 @@ fn relation(place: HeaderLocation, table: &Table, slot: &Slot) -> Relation {
         Table::Foreign => Relation::Foreign,
         Table::Quarry(table) => {
             let same_claim = place.sector_size == slot.geometry.sector_size() && table.disk == slot.disk;
-            let is_of = |geometry| {
-                same_claim && table.partitions == gpt::partitions(geometry, &Identity::from_disk(slot.disk))
-            };
+            let is_of =
+                |geometry| same_claim && table.partitions == gpt::partitions(geometry, &Identity::from_disk(slot.disk));
             if is_of(slot.geometry) || slot.extended_from().is_some_and(is_of) {
                 Relation::Good
             } else {

@@ -73,7 +73,8 @@ impl Slot {
     /// Whether this slot, which has the higher sequence number, belongs to the same claim as the other one: it has
     /// the same size, or is the first one of an extension that began there.
     pub(super) fn follows(&self, other: &Self) -> bool {
-        let extends = || self.extended_from() == Some(other.geometry) && self.sequence == other.sequence.saturating_add(1);
+        let extends =
+            || self.extended_from() == Some(other.geometry) && self.sequence == other.sequence.saturating_add(1);
         self.disk == other.disk && (self.geometry == other.geometry || extends())
     }
 

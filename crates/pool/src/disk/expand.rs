@@ -81,11 +81,7 @@ impl Inner {
     }
 
     /// See [`crate::Pool::expand`].
-    pub(super) async fn expand(
-        self: &Arc<Self>,
-        volume: &PoolVolume,
-        expansion: &Expansion,
-    ) -> Result<PoolVolume> {
+    pub(super) async fn expand(self: &Arc<Self>, volume: &PoolVolume, expansion: &Expansion) -> Result<PoolVolume> {
         let (wanted, size) = (volume.clone(), expansion.size);
         self.with_expansion(volume, |inner, lock| async move {
             let (disk, claim, now) = inner.read_again(&wanted, &lock).await?;
@@ -140,11 +136,7 @@ impl Inner {
     }
 
     /// The volume's disk and claim, read under its lock.
-    async fn read_again(
-        self: &Arc<Self>,
-        volume: &PoolVolume,
-        lock: &VolumeLock,
-    ) -> Result<(Disk, Claim, PoolVolume)> {
+    async fn read_again(self: &Arc<Self>, volume: &PoolVolume, lock: &VolumeLock) -> Result<(Disk, Claim, PoolVolume)> {
         self.invalidate();
         let found = self.current(&*self.view().await?, volume)?;
         lock.set_disk(&found.0.name);

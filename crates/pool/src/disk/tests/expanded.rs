@@ -146,7 +146,9 @@ fn an_expansion_killed_anywhere_is_completed() {
     let total = host.operations() - before;
     assert!(total > 20);
     let mut seen = std::collections::BTreeSet::new();
-    for (kill, restarts, stages) in (0..total).flat_map(|kill| [(kill, true, false), (kill, false, true), (kill, true, true)]) {
+    for (kill, restarts, stages) in
+        (0..total).flat_map(|kill| [(kill, true, false), (kill, false, true), (kill, true, true)])
+    {
         let host = prepared(&spec("a", 1));
         host.kill_after(kill);
         let killed = expand(&host);
