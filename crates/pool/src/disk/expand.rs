@@ -38,6 +38,8 @@ impl Inner {
             let target = inner.target(&disk, &claim, &now, &size)?;
             let progress = record.expansion.filter(|progress| progress.size == target);
             blocking(move || {
+                // What is at the new end is read from the disk: it may have changed with the disk's size.
+                inner.disks.drop_cache(&disk)?;
                 let claim = inner.complete_change(&disk, claim, &now)?;
                 let claim = match record.expansion {
                     // Which bytes are zeros is known only for the disk as it was then.
