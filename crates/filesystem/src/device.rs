@@ -1,11 +1,12 @@
 //! Block devices: their size, and exclusive access.
 
 use std::fs::File;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
@@ -85,6 +86,31 @@ pub fn exclusive(device: &Path) -> Result<Exclusive, Error> {
     Ok(Exclusive { claim, lock })
 }
 
+/// Opens a device of which another part is in use, to write to these bytes of it. Nothing else that uses this function,
+/// or [`exclusive`], gets any of them until the file is closed, which is not before its last write has ended.
+///
+/// # Errors
+/// [`Error::Busy`] if something else has got some of them.
+pub fn exclusive_range(device: &Path, bytes: Range<u64>) -> Result<File, Error> {
+    let attempted = "get exclusive access to a part of";
+    let file = File::options().read(true).write(true).open(device);
+    let file = file.map_err(|source| Error::io(attempted, device, source))?;
+    let signed = |bytes: u64| libc::off_t::try_from(bytes).unwrap_or(libc::off_t::MAX);
+    let part = libc::flock {
+        l_type: libc::F_WRLCK as i16,
+        l_whence: libc::SEEK_SET as i16,
+        l_start: signed(bytes.start),
+        // 0 would be all bytes.
+        l_len: signed(bytes.end.saturating_sub(bytes.start).max(1)),
+        l_pid: 0,
+    };
+    fcntl(&file, FcntlArg::F_OFD_SETLK(&part)).map_err(|errno| match errno {
+        Errno::EAGAIN | Errno::EACCES => Error::Busy { attempted, device: device.to_owned() },
+        errno => Error::io(attempted, device, errno),
+    })?;
+    Ok(file)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,6 +129,22 @@ mod tests {
         assert!(matches!(exclusive(file.path()), Err(Error::Busy { .. })));
         drop(inherited);
         exclusive(file.path()).unwrap();
+    }
+
+    #[test]
+    fn parts_of_a_device_are_locked_separately() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let part = |bytes| exclusive_range(file.path(), bytes);
+        let first = part(4096..8192).unwrap();
+        assert!(matches!(part(8191..9000), Err(Error::Busy { .. })));
+        assert!(matches!(exclusive(file.path()), Err(Error::Busy { .. })));
+        part(0..4096).unwrap();
+        // A write that has not ended keeps the file.
+        let writing = first.try_clone().unwrap();
+        drop(first);
+        assert!(matches!(part(4096..4097), Err(Error::Busy { .. })));
+        drop(writing);
+        part(4096..8192).unwrap();
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use quarry_pool::{Device, SimulatedDevice};
+use quarry_pool::{Device, DiskSpace, SimulatedDevice};
 use quarry_volume::{Error, Result};
 
 use crate::errors;
@@ -14,6 +14,8 @@ use crate::kernel::{HeldDevice, Kernel};
 pub(crate) enum Bytes {
     Device(Arc<dyn HeldDevice>),
     Simulated(SimulatedDevice),
+    /// New space on a disk that is in use. The pool holds it.
+    Space(DiskSpace),
 }
 
 impl Bytes {
@@ -28,6 +30,7 @@ impl Bytes {
                 Ok(Self::Device(errors::blocking(move || kernel.exclusive(&path)).await?))
             }
             Device::Simulated(device) => Ok(Self::Simulated(device)),
+            Device::Space(space) => Ok(Self::Space(space)),
         }
     }
 
@@ -39,6 +42,7 @@ impl Bytes {
                 errors::blocking(move || held.wipe_signatures()).await
             }
             Self::Simulated(device) => device.wipe().await,
+            Self::Space(_) => Err(Error::host("only the edges of new space are wiped; please report it")),
         }
     }
 
@@ -50,6 +54,10 @@ impl Bytes {
                 errors::blocking(move || held.zero_range(bytes)).await
             }
             Self::Simulated(device) => device.zero(bytes).await,
+            Self::Space(space) => {
+                let space = space.clone();
+                errors::blocking(move || space.zero(bytes)).await
+            }
         }
     }
 
@@ -66,6 +74,10 @@ impl Bytes {
                 .await
             }
             Self::Simulated(_) => Ok(()),
+            Self::Space(space) => {
+                let space = space.clone();
+                errors::blocking(move || space.flush()).await
+            }
         }
     }
 }

@@ -44,7 +44,7 @@ pub(crate) async fn activate(pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Resul
 pub(crate) async fn activate_bytes(pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Result<Device> {
     Ok(match pool.activate(volume).await? {
         Device::Node(raw) => Device::Node(VolumeDevice::on(raw).top),
-        simulated @ Device::Simulated(_) => simulated,
+        other @ (Device::Simulated(_) | Device::Space(_)) => other,
     })
 }
 

@@ -19,12 +19,12 @@ mod uevent;
 mod wiping;
 
 pub use config::{ConfigError, DiskConfig, LvmConfig, PoolConfig, PoolKind, load, parse};
-pub use disk::{DiskList, DiskPool, DiskReport, Owner, list_disks};
+pub use disk::{DiskList, DiskPool, DiskReport, DiskSpace, Owner, list_disks};
 pub use kinds::{could_be_volume, device_in_kernel, tools};
 pub use lvm::LvmPool;
 pub use open::open;
 pub use pool::{Device, Expansion, Health, NewSpace, Pool, PoolVolume, Reading, Recorded, Volumes};
-pub use record::{MAX_RECORD, NotVolume, Record, ScratchRecord, State, Tag, VERSION};
+pub use record::{ExpansionProgress, MAX_RECORD, NotVolume, Record, ScratchRecord, State, Tag, VERSION};
 pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
 pub use threads::UnresponsiveDisk;
 pub use uevent::{EventCounts, Uevents};

@@ -8,7 +8,7 @@ use quarry_volume::{Error, Gib, Layout, PoolState, Reason, Result, SizeRange, St
 use uuid::Uuid;
 
 use crate::key::VolumeKey;
-use crate::{Record, SimulatedDevice, Uevents, UnresponsiveDisk, Wiping};
+use crate::{DiskSpace, Record, SimulatedDevice, Uevents, UnresponsiveDisk, Wiping};
 
 /// A volume as its pool finds it on the storage.
 #[derive(Clone, Debug)]
@@ -87,6 +87,8 @@ pub enum Device {
     Node(PathBuf),
     /// There is no device: the pool is simulated.
     Simulated(SimulatedDevice),
+    /// Bytes of a disk that is in use. Only of new space.
+    Space(DiskSpace),
 }
 
 /// New space for a volume, which is reserved on its storage, but not part of the volume yet: see
@@ -359,6 +361,7 @@ impl Device {
             Self::Simulated(_) => {
                 Err(Error::precondition("its pool is simulated, so it has no device and cannot be staged or published"))
             }
+            Self::Space(_) => Err(Error::host("new space for a volume has no device; please report it")),
         }
     }
 }

@@ -36,13 +36,29 @@ pub struct Disk {
     pub block_size: u32,
     /// Limits of its speed.
     pub throttle: Throttle,
+    /// Whether its size can change while it is plugged in. Then QEMU opens its file itself, so it has no faults, and a
+    /// power cut loses nothing.
+    pub resizable: bool,
 }
 
 impl Disk {
     /// A virtio disk with 512-byte blocks and no limits. `size` is in bytes.
     #[must_use]
     pub fn new(serial: impl Into<String>, size: u64) -> Self {
-        Self { serial: serial.into(), size, bus: Bus::default(), block_size: 512, throttle: Throttle::default() }
+        Self {
+            serial: serial.into(),
+            size,
+            bus: Bus::default(),
+            block_size: 512,
+            throttle: Throttle::default(),
+            resizable: false,
+        }
+    }
+
+    /// The same disk, whose size can change while it is plugged in.
+    #[must_use]
+    pub fn resizable(self) -> Self {
+        Self { resizable: true, ..self }
     }
 
     /// The same disk on another bus.

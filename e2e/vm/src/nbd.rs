@@ -125,6 +125,12 @@ impl Server {
         thread.join().map_err(|_| anyhow!("the disk's thread panicked"))
     }
 
+    /// Gives the disk, which QEMU is not connected to, another size.
+    pub(crate) fn resize(&mut self, size: u64) -> Result<()> {
+        self.finish()?;
+        self.shared.disk.lock().resize(size).context("cannot resize a disk's file")
+    }
+
     /// What a power cut does to the disk, after the machine is dead. See [`CachedDisk::lose_power`].
     pub(crate) fn lose_power(&mut self, survives: impl FnMut() -> bool) -> Result<()> {
         self.finish()?;

@@ -63,6 +63,14 @@ impl CachedDisk {
         self.size
     }
 
+    /// Gives the disk, which has no unflushed data beyond it, another size. New bytes are zeros.
+    pub(crate) fn resize(&mut self, size: u64) -> io::Result<()> {
+        self.flush()?;
+        self.stable.set_len(size)?;
+        self.size = size;
+        Ok(())
+    }
+
     /// Reads the last written data, flushed or not.
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let end = self.check(offset, buffer.len() as u64)?;

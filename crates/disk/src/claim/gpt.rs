@@ -73,15 +73,15 @@ pub(super) fn positions(geometry: Geometry, copy: TableCopy) -> (Lba, Lba) {
     }
 }
 
-/// The header of a claim's table: one sector.
-pub(super) fn header(geometry: Geometry, identity: &Identity, copy: TableCopy) -> Vec<u8> {
+/// The header of a claim's table with these entries: one sector.
+pub(super) fn header(geometry: Geometry, identity: &Identity, copy: TableCopy, entries: &[u8]) -> Vec<u8> {
     let (here, entries_at) = positions(geometry, copy);
     let other = match copy {
         TableCopy::Primary => geometry.last(),
         TableCopy::Backup => Lba(1),
     };
     let (first_usable, last_usable) = geometry.usable_sectors();
-    let entries_checksum = crc32fast::hash(&entries(geometry, identity));
+    let entries_checksum = crc32fast::hash(entries);
     let with_checksum = |checksum: u32| {
         let mut bytes = Vec::with_capacity(geometry.sector_size().as_usize());
         bytes.extend_from_slice(SIGNATURE);

@@ -4,9 +4,9 @@ use std::cmp::Reverse;
 
 use super::contents::{DiskContents, HeaderLocation, Table};
 use super::damage::{Damage, Damaged};
-use super::geometry::{Geometry, Lba};
+use super::geometry::Lba;
 use super::gpt::{self, FirstSector, Partition};
-use super::identity::{DiskGuid, Identity, VOLUME_TYPE};
+use super::identity::{Identity, VOLUME_TYPE};
 use super::slot::{Mark, Parsed, Slot};
 use super::state::{Claim, ClaimState, Degraded};
 use super::{Error, Sectors};
@@ -24,7 +24,7 @@ pub fn read(disk: &impl Sectors) -> Result<ClaimState, Error> {
 enum Relation {
     /// The table is missing.
     Absent,
-    /// It is the claim's table, intact.
+    /// It is the claim's table, intact. While its volume is being extended, with the new or the old size.
     Good,
     /// It has the claim's disk GUID, but is damaged.
     Partial,
@@ -48,12 +48,11 @@ impl DiskContents {
         }
         match &self.slots {
             [Parsed::Whole(one), Parsed::Whole(other)] => {
-                let same_claim = one.disk == other.disk && one.geometry == other.geometry;
-                if !same_claim || (one.sequence == other.sequence && one != other) {
+                let (slot, older) = if one.sequence >= other.sequence { (one, other) } else { (other, one) };
+                if !slot.follows(older) || (slot.sequence == older.sequence && slot != older) {
                     return Ok(self.damaged(Damage::Copies));
                 }
-                let slot = if one.sequence >= other.sequence { one } else { other }.clone();
-                let copies_agree = one == other;
+                let (slot, copies_agree) = (slot.clone(), slot == older);
                 self.with_slot(slot, copies_agree)
             }
             [Parsed::Whole(slot), _] | [_, Parsed::Whole(slot)] => {
@@ -129,7 +128,7 @@ impl DiskContents {
         if damage != Damage::Copies {
             slots.truncate(1);
         }
-        let claims: Vec<Claim> = slots.into_iter().map(|slot| Claim::of(slot, Vec::new())).collect();
+        let claims: Vec<Claim> = slots.into_iter().map(|slot| Claim::of(slot, Vec::new(), self.size)).collect();
         let mut partition = None;
         for (place, table) in &self.tables {
             let Table::Quarry(table) = table else { continue };
@@ -151,9 +150,14 @@ impl DiskContents {
         let mut primary = false;
         let mut backup = false;
         let (mut foreign, mut unknown, mut altered) = (false, false, false);
+        let mut others_within = false;
         let unreadable = self.take_unreadable();
         for (place, table) in &self.tables {
-            match relation(*place, table, geometry, slot.disk) {
+            let relation = relation(*place, table, &slot);
+            // What is beyond the end that the disk had came with the enlarged disk, and never was the claim's.
+            let within = place.offset().is_some_and(|offset| offset < geometry.size());
+            others_within |= within && matches!(relation, Relation::Foreign | Relation::Altered);
+            match relation {
                 Relation::Good if place.sector == Lba(1) => primary = true,
                 Relation::Good => backup = true,
                 Relation::Absent | Relation::Partial => {}
@@ -165,24 +169,27 @@ impl DiskContents {
         let good = primary || backup;
         let claimed_elsewhere = geometry.sector_size().as_u32() != self.sector_size;
         let mut degraded = Vec::new();
-        degraded.extend((good && !primary).then_some(Degraded::PrimaryTable));
-        degraded.extend((good && !backup).then_some(Degraded::BackupTable));
+        // An extension writes both tables again.
+        let extending = slot.extended_from.is_some();
+        degraded.extend((good && !primary && !extending).then_some(Degraded::PrimaryTable));
+        degraded.extend((good && !backup && !extending).then_some(Degraded::BackupTable));
         degraded.extend((!copies_agree).then_some(Degraded::Record));
-        let resized = geometry.sectors() != geometry.sector_size().sectors_in(self.size);
-        degraded.extend(resized.then_some(Degraded::Resized { then: geometry.size(), now: self.size }));
+        degraded.extend(extending.then_some(Degraded::Extending));
+        let shrunk = geometry.sectors() > geometry.sector_size().sectors_in(self.size);
+        degraded.extend(shrunk.then_some(Degraded::Shrunk { then: geometry.size(), now: self.size }));
         let too_small = geometry.volume_offset() + geometry.volume_length() > self.size;
 
         let mark = slot.mark;
         // A release that cannot be finished has no volume any more.
         let in_use = mark == Mark::Held && self.slots.iter().all(|slot| whole(slot).is_some());
-        let claim = Claim::of(slot, degraded);
+        let claim = Claim::of(slot, degraded, self.size);
         let shown = |found: fn(Claim) -> ClaimState, claim: Claim| {
             if claimed_elsewhere { ClaimState::OtherSectorSize { claim, now: self.sector_size } } else { found(claim) }
         };
         Ok(match (self.first, unreadable) {
             (FirstSector::Other, _) => self.damaged(Damage::BootSector),
             (FirstSector::Protective, _) if good => {
-                if foreign || altered {
+                if others_within {
                     self.damaged(Damage::Tables)
                 } else if too_small {
                     self.damaged(Damage::TooSmall)
@@ -217,18 +224,21 @@ fn whole(slot: &Parsed) -> Option<&Slot> {
     }
 }
 
-fn relation(place: HeaderLocation, table: &Table, geometry: Geometry, disk: DiskGuid) -> Relation {
+fn relation(place: HeaderLocation, table: &Table, slot: &Slot) -> Relation {
     match table {
         Table::Absent | Table::Unreadable(_) => Relation::Absent,
-        Table::Broken { disk: Some(named) } if *named == disk => Relation::Partial,
+        Table::Broken { disk: Some(named) } if *named == slot.disk => Relation::Partial,
         Table::Broken { .. } => Relation::Unknown,
         Table::Foreign => Relation::Foreign,
         Table::Quarry(table) => {
-            let expected = gpt::partitions(geometry, &Identity::from_disk(disk));
-            let same = place.sector_size == geometry.sector_size()
-                && table.disk == disk
-                && table.partitions.as_slice() == expected.as_slice();
-            if same { Relation::Good } else { Relation::Altered }
+            let same_claim = place.sector_size == slot.geometry.sector_size() && table.disk == slot.disk;
+            let is_of =
+                |geometry| same_claim && table.partitions == gpt::partitions(geometry, &Identity::from_disk(slot.disk));
+            if is_of(slot.geometry) || slot.extended_from().is_some_and(is_of) {
+                Relation::Good
+            } else {
+                Relation::Altered
+            }
         }
     }
 }

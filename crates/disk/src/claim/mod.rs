@@ -12,6 +12,7 @@ mod bytes;
 mod contents;
 mod damage;
 mod error;
+mod extend;
 mod geometry;
 mod gpt;
 mod identity;
@@ -26,6 +27,7 @@ mod write;
 
 pub use damage::{Damage, Damaged};
 pub use error::Error;
+pub use extend::{complete_extension, extend, prepare_extension};
 pub use geometry::capacity;
 pub use identity::{DiskGuid, Identity, METADATA_TYPE, PartitionGuid, VOLUME_TYPE};
 pub use interpret::read;

@@ -4,6 +4,8 @@
 //! The format is frozen by golden tests. Magic, version and checksum stay at the same offsets in all later
 //! versions.
 
+use std::num::NonZeroU64;
+
 use super::bytes::{array, guid_at, u32_at, u64_at};
 use super::geometry::{Geometry, SectorSize};
 use super::identity::DiskGuid;
@@ -38,8 +40,11 @@ pub(super) struct Slot {
     pub(super) mark: Mark,
     /// The slot with the higher number counts.
     pub(super) sequence: u64,
-    /// The size and the sector size of the disk when it was claimed.
+    /// The size and the sector size of the disk when it was claimed, or when its volume was last extended.
     pub(super) geometry: Geometry,
+    /// While the volume is being extended: the number of sectors before. The partition tables may still be those of
+    /// that size.
+    pub(super) extended_from: Option<NonZeroU64>,
     /// The disk's GUID. A slot with another GUID does not belong to this claim.
     pub(super) disk: DiskGuid,
     pub(super) record: Vec<u8>,
@@ -59,6 +64,20 @@ pub(super) enum Parsed {
 }
 
 impl Slot {
+    /// The geometry before the extension that is not complete yet.
+    pub(super) fn extended_from(&self) -> Option<Geometry> {
+        let before = Geometry::new(self.geometry.sector_size(), self.extended_from?.get())?;
+        (before.sectors() < self.geometry.sectors()).then_some(before)
+    }
+
+    /// Whether this slot, which has the higher sequence number, belongs to the same claim as the other one: it has
+    /// the same size, or is the first one of an extension that began there.
+    pub(super) fn follows(&self, other: &Self) -> bool {
+        let extends =
+            || self.extended_from() == Some(other.geometry) && self.sequence == other.sequence.saturating_add(1);
+        self.disk == other.disk && (self.geometry == other.geometry || extends())
+    }
+
     /// The slot's bytes.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mark: u32 = match self.mark {
@@ -75,6 +94,7 @@ impl Slot {
         bytes.extend_from_slice(&self.geometry.sector_size().as_u32().to_le_bytes());
         bytes.extend_from_slice(&(self.record.len() as u32).to_le_bytes());
         bytes.extend_from_slice(&self.disk.0.to_bytes_le());
+        bytes.extend_from_slice(&self.extended_from.map_or(0, NonZeroU64::get).to_le_bytes());
         bytes.resize(RECORD_AT, 0);
         bytes.extend_from_slice(&self.record);
         bytes.resize(CHECKSUM_AT, 0);
@@ -110,8 +130,9 @@ impl Slot {
         let geometry = Geometry::new(SectorSize::new(u32_at(bytes, 32)?)?, u64_at(bytes, 24)?)?;
         let length = usize::try_from(u32_at(bytes, 36)?).ok().filter(|length| *length <= MAX_RECORD)?;
         let disk = DiskGuid(guid_at(bytes, 40)?);
+        let extended_from = NonZeroU64::new(u64_at(bytes, 56)?);
         let record = bytes.get(RECORD_AT..RECORD_AT + length)?.to_vec();
-        Some(Self { mark, sequence, geometry, disk, record })
+        Some(Self { mark, sequence, geometry, extended_from, disk, record })
     }
 }
 
@@ -127,6 +148,7 @@ mod tests {
             mark: Mark::Held,
             sequence: 0x0102_0304_0506_0708,
             geometry: Geometry::new(SectorSize::LARGE, 0x0102_0304).unwrap(),
+            extended_from: None,
             disk: DiskGuid(uuid!("00112233-4455-6677-8899-aabbccddeeff")),
             record: b"quarry1/s=ready".to_vec(),
         }
@@ -148,6 +170,9 @@ mod tests {
         assert_eq!(&bytes[64..79], b"quarry1/s=ready");
         assert!(bytes[79..4092].iter().all(|byte| *byte == 0));
         assert_eq!(bytes[4092..], GOLDEN_CHECKSUM.to_le_bytes());
+        let extended = Slot { extended_from: NonZeroU64::new(0x0908_0706), ..sample() };
+        assert_eq!(extended.encode()[56..64], [6, 7, 8, 9, 0, 0, 0, 0]);
+        assert_eq!(Slot::parse(&extended.encode()), Parsed::Whole(extended));
         for (mark, code) in [(Mark::Claiming, 1), (Mark::Held, 2), (Mark::Releasing, 3)] {
             let slot = Slot { mark, ..sample() };
             assert_eq!(slot.encode()[12], code);

@@ -1,9 +1,10 @@
 //! The claim state of a disk.
 
 use std::fmt;
+use std::num::NonZeroU64;
 
 use super::damage::Damaged;
-use super::geometry::Geometry;
+use super::geometry::{Geometry, capacity};
 use super::identity::Identity;
 use super::slot::{Mark, Slot};
 
@@ -102,10 +103,14 @@ pub struct Claim {
     pub offset: u64,
     /// The length of the volume in bytes.
     pub length: u64,
+    /// The length that the volume could have on the disk as it is now, in bytes: more if the disk became larger
+    /// since.
+    pub capacity: u64,
     /// Deviations that are harmless so far. They are repaired only on request.
     pub degraded: Vec<Degraded>,
     pub(super) mark: Mark,
     pub(super) geometry: Geometry,
+    pub(super) extended_from: Option<NonZeroU64>,
 }
 
 impl Claim {
@@ -115,7 +120,8 @@ impl Claim {
         self.mark == Mark::Releasing
     }
 
-    pub(super) fn of(slot: Slot, degraded: Vec<Degraded>) -> Self {
+    /// `size`: the size of the disk now, in bytes.
+    pub(super) fn of(slot: Slot, degraded: Vec<Degraded>, size: u64) -> Self {
         let geometry = slot.geometry;
         Self {
             identity: Identity::from_disk(slot.disk),
@@ -124,9 +130,11 @@ impl Claim {
             sector_size: geometry.sector_size().as_u32(),
             offset: geometry.volume_offset(),
             length: geometry.volume_length(),
+            capacity: capacity(size),
             degraded,
             mark: slot.mark,
             geometry,
+            extended_from: slot.extended_from,
         }
     }
 
@@ -136,6 +144,7 @@ impl Claim {
             mark: self.mark,
             sequence: self.sequence,
             geometry: self.geometry,
+            extended_from: self.extended_from,
             disk: self.identity.disk,
             record: self.record.clone(),
         }
@@ -151,8 +160,11 @@ pub enum Degraded {
     BackupTable,
     /// The two copies of the record differ, or one is damaged: the next change of the record repairs it.
     Record,
-    /// The disk's size has changed since it was claimed. The volume is intact.
-    Resized {
+    /// The volume has its new size, but its extension is not complete, so a partition table may still have the old
+    /// size: [`super::complete_extension`].
+    Extending,
+    /// The disk became smaller since it was claimed. The volume is intact.
+    Shrunk {
         /// The disk's size when it was claimed, in bytes.
         then: u64,
         /// Its size now, in bytes.
@@ -166,7 +178,8 @@ impl fmt::Display for Degraded {
             Self::PrimaryTable => f.write_str("the partition table at the start of the disk is damaged"),
             Self::BackupTable => f.write_str("the partition table at the end of the disk is damaged or missing"),
             Self::Record => f.write_str("only one of the two copies of the record is up to date"),
-            Self::Resized { then, now } => {
+            Self::Extending => f.write_str("the extension of its volume is not complete"),
+            Self::Shrunk { then, now } => {
                 write!(f, "the disk had {then} bytes when it was claimed and has {now} now")
             }
         }

@@ -35,7 +35,14 @@ pub fn claim(disk: &impl Sectors, name: &str, record: &[u8]) -> Result<Claim, Er
         found => return Err(unexpected(disk, attempted, &found)),
     }
     let identity = Identity::of(name);
-    let slot = Slot { mark: Mark::Claiming, sequence: 1, geometry, disk: identity.disk, record: record.to_vec() };
+    let slot = Slot {
+        mark: Mark::Claiming,
+        sequence: 1,
+        geometry,
+        extended_from: None,
+        disk: identity.disk,
+        record: record.to_vec(),
+    };
     flush_before(disk)?;
 
     // The whole partition, so that a probe of it finds no remnants of a former owner.
@@ -172,12 +179,12 @@ pub fn clear(disk: &impl Sectors, seen: &Claim) -> Result<(), Error> {
 }
 
 /// Writes both tables, then the protective MBR.
-fn write_tables(disk: &impl Sectors, geometry: Geometry, identity: &Identity) -> Result<(), Error> {
+pub(super) fn write_tables(disk: &impl Sectors, geometry: Geometry, identity: &Identity) -> Result<(), Error> {
     let entries = gpt::entries(geometry, identity);
     for (copy, what) in [(TableCopy::Backup, "backup table"), (TableCopy::Primary, "primary table")] {
         let (header_at, entries_at) = gpt::positions(geometry, copy);
         write_at(disk, what, geometry.offset(entries_at), &entries)?;
-        write_at(disk, what, geometry.offset(header_at), &gpt::header(geometry, identity, copy))?;
+        write_at(disk, what, geometry.offset(header_at), &gpt::header(geometry, identity, copy, &entries))?;
         flush(disk, what)?;
     }
     write_at(disk, "protective MBR", 0, &gpt::protective_mbr(geometry))?;
@@ -186,7 +193,7 @@ fn write_tables(disk: &impl Sectors, geometry: Geometry, identity: &Identity) ->
 
 /// Makes both slots equal: first the one that does not count now, so that the other one counts until it is
 /// written; then the other one, so that losing a slot later does not bring an old record back.
-fn write_slots(disk: &impl Sectors, slot: &Slot) -> Result<(), Error> {
+pub(super) fn write_slots(disk: &impl Sectors, slot: &Slot) -> Result<(), Error> {
     let seen = DiskContents::read(disk)?.slots;
     let sequence = |parsed: &Parsed| match parsed {
         Parsed::Whole(slot) => slot.sequence,
@@ -233,7 +240,7 @@ fn erase(disk: &impl Sectors, attempted: &'static str, claim: &Claim, seen: &Dis
 
 /// Zeroes a header that has the claim's disk GUID, and the sector of entries with the GUIDs of its
 /// partitions: all entries after those are zeros anyway.
-fn erase_table(
+pub(super) fn erase_table(
     disk: &impl Sectors,
     claim: &Claim,
     place: HeaderLocation,
@@ -257,7 +264,7 @@ fn erase_table(
 }
 
 /// The slot that follows the claim's current one.
-fn next_slot(disk: &impl Sectors, claim: &Claim, mark: Mark) -> Result<Slot, Error> {
+pub(super) fn next_slot(disk: &impl Sectors, claim: &Claim, mark: Mark) -> Result<Slot, Error> {
     let sequence = claim.sequence.checked_add(1).ok_or_else(|| Error::Unexpected {
         attempted: "change the record on",
         device: disk.path().to_owned(),
@@ -266,20 +273,20 @@ fn next_slot(disk: &impl Sectors, claim: &Claim, mark: Mark) -> Result<Slot, Err
     Ok(Slot { mark, sequence, ..claim.slot() })
 }
 
-fn check_length(disk: &impl Sectors, record: &[u8]) -> Result<(), Error> {
+pub(super) fn check_length(disk: &impl Sectors, record: &[u8]) -> Result<(), Error> {
     if record.len() > MAX_RECORD {
         return Err(Error::RecordTooLong { device: disk.path().to_owned(), length: record.len(), most: MAX_RECORD });
     }
     Ok(())
 }
 
-fn unexpected(disk: &impl Sectors, attempted: &'static str, found: &ClaimState) -> Error {
+pub(super) fn unexpected(disk: &impl Sectors, attempted: &'static str, found: &ClaimState) -> Error {
     Error::Unexpected { attempted, device: disk.path().to_owned(), found: found.describe() }
 }
 
 /// Checks that the disk holds what was written: nothing else writes to the disk, and the disk keeps what it
 /// is given.
-fn verify_claimed(disk: &impl Sectors, attempted: &'static str, slot: &Slot) -> Result<Claim, Error> {
+pub(super) fn verify_claimed(disk: &impl Sectors, attempted: &'static str, slot: &Slot) -> Result<Claim, Error> {
     match read(disk)? {
         ClaimState::Claimed(claim) | ClaimState::Releasing(claim) if claim.slot() == *slot => Ok(claim),
         found => Err(Error::Unverified { attempted, device: disk.path().to_owned(), found: found.describe() }),
@@ -287,7 +294,7 @@ fn verify_claimed(disk: &impl Sectors, attempted: &'static str, slot: &Slot) -> 
 }
 
 /// One write, with the points at which a test may kill the process.
-fn write_at(disk: &impl Sectors, what: &'static str, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+pub(super) fn write_at(disk: &impl Sectors, what: &'static str, offset: u64, bytes: &[u8]) -> Result<(), Error> {
     quarry_fault::point(|| format!("claim:write {what}:before"));
     let written = disk.write_all_at(bytes, offset);
     quarry_fault::point(|| format!("claim:write {what}:after"));
@@ -295,7 +302,7 @@ fn write_at(disk: &impl Sectors, what: &'static str, offset: u64, bytes: &[u8]) 
 }
 
 /// One flush, with the same kind of points.
-fn flush(disk: &impl Sectors, what: &'static str) -> Result<(), Error> {
+pub(super) fn flush(disk: &impl Sectors, what: &'static str) -> Result<(), Error> {
     if quarry_fault::disabled("claim-flush") {
         return Ok(());
     }
@@ -303,7 +310,7 @@ fn flush(disk: &impl Sectors, what: &'static str) -> Result<(), Error> {
 }
 
 /// The flush before the first write.
-fn flush_before(disk: &impl Sectors) -> Result<(), Error> {
+pub(super) fn flush_before(disk: &impl Sectors) -> Result<(), Error> {
     if quarry_fault::disabled("claim-flush-before") {
         return Ok(());
     }

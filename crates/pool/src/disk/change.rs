@@ -38,7 +38,7 @@ impl Inner {
     }
 
     /// The volume's disk and claim as they are now; what was looked up earlier may have changed.
-    fn current(&self, view: &View, volume: &PoolVolume) -> Result<(Disk, Claim, PoolVolume)> {
+    pub(super) fn current(&self, view: &View, volume: &PoolVolume) -> Result<(Disk, Claim, PoolVolume)> {
         let guid = volume.disk()?;
         if let Some(why) = view.duplicates(guid) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
@@ -69,7 +69,7 @@ impl Inner {
             })?;
             lock.set_disk(&disk.name);
             blocking(move || {
-                inner.rewrite_record(&disk, &claim, &now)?;
+                let claim = inner.complete_change(&disk, claim, &now)?;
                 let (node, opened) = inner.disks.add_partitions(&disk, &claim)?;
                 inner.opened.keep(claim.identity.disk, opened);
                 Ok(node)
@@ -120,8 +120,7 @@ impl Inner {
     /// Makes both copies of a volume's record equal before the volume is reported.
     pub(super) async fn repair_record(self: &Arc<Self>, volume: &PoolVolume) -> Result<()> {
         let guid = volume.disk()?;
-        let is_durable =
-            |view: &View| view.claim(guid).is_none_or(|(_, claim)| !claim.degraded.contains(&Degraded::Record));
+        let is_durable = |view: &View| view.claim(guid).is_none_or(|(_, claim)| !is_interrupted(claim));
         if is_durable(&*self.view().await?) {
             return Ok(());
         }
@@ -133,22 +132,25 @@ impl Inner {
                 let view = inner.view().await?;
                 let (disk, claim, now) = inner.current(&view, &wanted)?;
                 lock.set_disk(&disk.name);
-                blocking(move || inner.rewrite_record(&disk, &claim, &now)).await
+                blocking(move || inner.complete_change(&disk, claim, &now).map(drop)).await
             },
         )
         .await
     }
 
-    /// Writes a record that only one copy has again before anything is based on it: otherwise the loss of
-    /// that copy would bring back the previous record. Blocks.
-    fn rewrite_record(&self, disk: &Disk, claim: &Claim, volume: &PoolVolume) -> Result<()> {
-        if !claim.degraded.contains(&Degraded::Record) || !matches!(volume.record, Recorded::Here(_)) {
-            return Ok(());
+    /// Completes an interrupted change before anything is based on it, and returns the claim. A record that only one
+    /// copy has is written again: otherwise the loss of that copy would bring back the previous record, and the
+    /// previous size. Blocks.
+    pub(super) fn complete_change(&self, disk: &Disk, claim: Claim, volume: &PoolVolume) -> Result<Claim> {
+        if !is_interrupted(&claim) || !matches!(volume.record, Recorded::Here(_)) {
+            return Ok(claim);
         }
         let device = self.disks.write(disk)?;
-        let written = claim::set_record(&Any(&*device), claim, &claim.record);
+        let device = Any(&*device);
+        let completed = claim::complete_extension(&device, &claim)
+            .and_then(|claim| claim::set_record(&device, &claim, &claim.record));
         self.mark_changed(disk);
-        written.map(drop).map_err(|error| self.explain(&error))
+        completed.map_err(|error| self.explain(&error))
     }
 
     /// Forgets a deleted volume. A read that started earlier may have seen it, and must not bring it back.
@@ -167,7 +169,9 @@ impl Inner {
         }
         let view = self.view().await?;
         match self.current(&view, volume) {
-            Ok((disk, claim, _)) if !claim.degraded.contains(&Degraded::Record) => self.disks.partition(&disk, &claim),
+            Ok((disk, claim, _)) if !is_interrupted(&claim) && !self.disks.is_short(&disk, &claim) => {
+                self.disks.partition(&disk, &claim)
+            }
             // Reported under the lock.
             _ => Ok(None),
         }
@@ -279,6 +283,11 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Whether a change of the claim was interrupted, so that it has to be completed before the volume is used.
+pub(super) fn is_interrupted(claim: &Claim) -> bool {
+    claim.degraded.iter().any(|what| matches!(what, Degraded::Record | Degraded::Extending))
 }
 
 /// Refuses to remove a volume that the kernel's tables show as used. The kernel itself refuses for a use that

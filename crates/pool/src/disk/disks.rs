@@ -9,6 +9,8 @@ use quarry_disk::{Assignment, Disk, ExclusiveOpen, FindError, FoundDisks, Select
 use quarry_filesystem::Probe;
 use quarry_volume::Result;
 
+use super::space::Space;
+
 /// The host's disks. Everything but [`Disks::probe`] blocks. Every function that takes a [`Disk`] fails if
 /// another disk has its name by now.
 #[async_trait::async_trait]
@@ -37,7 +39,8 @@ pub(crate) trait Disks: Send + Sync {
     /// Probes the disk with libblkid.
     async fn probe(&self, disk: &Disk) -> Result<Probe>;
 
-    /// The node of the volume's partition, if the kernel has it. Reads only the kernel's tables.
+    /// The node of the volume's partition, if the kernel has it. It may be shorter than the claim says. Reads only the
+    /// kernel's tables.
     fn partition(&self, disk: &Disk, claim: &Claim) -> Result<Option<PathBuf>>;
 
     /// The node of the volume's partition if the claim is damaged: it is the one that is mounted, even if
@@ -47,8 +50,22 @@ pub(crate) trait Disks: Send + Sync {
     /// Drops the kernel's cached pages of the whole disk, except those that are not written back yet.
     fn drop_cache(&self, disk: &Disk) -> Result<()>;
 
-    /// Adds the partitions of a claim to the kernel, unless it has them, and returns the node of the volume's
-    /// partition. The partitions stay until the second value is dropped: otherwise, udev would have them
+    /// Opens bytes of a disk that are after its volume, while the volume may be in use.
+    ///
+    /// # Errors
+    /// `UnderWay` if another process still writes zeros there.
+    fn space(&self, disk: &Disk, bytes: Range<u64>) -> Result<Arc<dyn Space>>;
+
+    /// Whether the kernel's partition of the volume is shorter than the claim says, because the volume was expanded.
+    /// Reads only the kernel's tables.
+    fn is_short(&self, disk: &Disk, claim: &Claim) -> bool;
+
+    /// Gives the kernel's partition of an expanded volume the length in the claim. It may be in use. Does nothing if the
+    /// partition has that length, or the kernel does not have it.
+    fn extend_partition(&self, disk: &Disk, claim: &Claim) -> Result<()>;
+
+    /// Adds the partitions of a claim to the kernel, unless it has them, with the length in the claim, and returns the
+    /// node of the volume's partition. The partitions stay until the second value is dropped: otherwise, udev would have them
     /// removed and added again, after a change event of the disk, while they are in use.
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)>;
 }

@@ -18,6 +18,7 @@ use quarry_volume::{Error, Reason, Result};
 
 use super::disks::{Disks, Held, Opened};
 use super::partitions;
+use super::space::Space;
 
 /// How often, and with which pause, the removal of an open partition is retried: udev opens every new
 /// partition for a moment.
@@ -109,11 +110,44 @@ impl Disks for HostDisks {
         partitions::volume_of_damaged(&self.roots, disk, claim)
     }
 
+    fn space(&self, disk: &Disk, bytes: Range<u64>) -> Result<Arc<dyn Space>> {
+        let file = filesystem::exclusive_range(&disk.node, bytes.clone()).map_err(|error| {
+            let reason = match &error {
+                filesystem::Error::Busy { .. } => Reason::UnderWay,
+                _ => Reason::Host,
+            };
+            Error::new(reason, error.to_string())
+        })?;
+        self.check(&file, disk)?;
+        Ok(Arc::new(HostSpace { file, path: disk.node.clone(), bytes }))
+    }
+
+    fn is_short(&self, disk: &Disk, claim: &Claim) -> bool {
+        partitions::is_short(&self.roots, disk, claim)
+    }
+
+    fn extend_partition(&self, disk: &Disk, claim: &Claim) -> Result<()> {
+        if !self.is_short(disk, claim) {
+            return Ok(());
+        }
+        let file = quarry_disk::open(&self.roots, disk).map_err(|error| Error::unavailable(error.to_string()))?;
+        partitions::extend(&file, disk, claim)?;
+        if self.is_short(disk, claim) {
+            return Err(Error::host(format!(
+                "extending the volume's partition of the disk {}: the kernel reported success, but the partition is not \
+                 larger; see the kernel log",
+                disk.name
+            )));
+        }
+        Ok(())
+    }
+
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
         let file = quarry_disk::open(&self.roots, disk).map_err(|error| Error::unavailable(error.to_string()))?;
         if self.partition(disk, claim)?.is_none() {
             partitions::add(&file, disk, claim)?;
         }
+        self.extend_partition(disk, claim)?;
         let node = self.partition(disk, claim)?.ok_or_else(|| {
             Error::host(format!(
                 "adding the partitions of the disk {}: the kernel reported success, but has no partitions; see the \
@@ -129,6 +163,27 @@ impl Disks for HostDisks {
 /// An open disk.
 fn opened<F: Deref<Target = File>>(file: F, disk: &Disk) -> Result<BlockDevice<F>> {
     BlockDevice::of(file, &disk.node).map_err(|error| Error::host(error.to_string()))
+}
+
+/// Bytes of an open disk.
+struct HostSpace {
+    file: File,
+    path: PathBuf,
+    bytes: Range<u64>,
+}
+
+impl Space for HostSpace {
+    fn zero(&self, bytes: Range<u64>) -> Result<()> {
+        let of_disk = |at: u64| self.bytes.start.saturating_add(at).min(self.bytes.end);
+        filesystem::zero_range(&self.file, of_disk(bytes.start)..of_disk(bytes.end))
+            .map_err(|error| Error::host(error.to_string()))
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.file.sync_all().map_err(|error| {
+            Error::host(format!("flushing zeros to {}: {error}; see the kernel log", self.path.display()))
+        })
+    }
 }
 
 impl Held for BlockDevice<Exclusive> {

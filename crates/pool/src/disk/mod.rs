@@ -8,6 +8,7 @@ mod change;
 mod copies;
 mod create;
 mod disks;
+mod expand;
 mod failures;
 mod host;
 mod key;
@@ -19,6 +20,7 @@ mod reader;
 mod release;
 mod report;
 mod scan;
+mod space;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -33,7 +35,7 @@ use std::time::{Duration, Instant};
 use quarry_disk::claim::{ClaimState, DiskGuid, Identity};
 use quarry_disk::{Disk, Selector, Udev};
 use quarry_volume::{
-    Error, PoolCapabilities, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, Wipe, safe_name,
+    Error, Gib, PoolCapabilities, PoolState, Result, SizeRange, StorageId, VolumeSpec, Wipe, safe_name,
 };
 
 use self::disks::Disks;
@@ -48,6 +50,7 @@ use self::reader::Reader;
 use self::release::Releases;
 pub use self::report::{DiskReport, Owner};
 use self::scan::Raw;
+pub use self::space::DiskSpace;
 use self::view::{SeenVolumes, View};
 use crate::pool::{Device, Expansion, Reading, Volumes};
 use crate::threads::REPORT_AFTER;
@@ -420,16 +423,15 @@ impl Pool for DiskPool {
     }
 
     async fn reserve_expansion(&self, volume: &PoolVolume, size: &SizeRange) -> Result<Option<Expansion>> {
-        if !volume.needs_expansion(size)? {
-            return Ok(None);
-        }
-        Err(Error::new(
-            Reason::SizeOutOfRange,
-            format!(
-                "pool {}: volume {} is a whole disk, so it cannot be expanded: {} bytes is the largest size",
-                self.inner.name, volume.name, volume.size
-            ),
-        ))
+        self.inner.reserve_expansion(volume, size).await
+    }
+
+    async fn set_expansion_zeroed(&self, volume: &PoolVolume, zeroed: Gib) -> Result<()> {
+        self.inner.set_expansion_zeroed(volume, zeroed).await
+    }
+
+    async fn expand(&self, volume: &PoolVolume, expansion: &Expansion) -> Result<PoolVolume> {
+        self.inner.expand(volume, expansion).await
     }
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {

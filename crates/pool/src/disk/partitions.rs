@@ -70,6 +70,8 @@ enum Change {
     Add(Range<u64>),
     /// Removes the partition.
     Drop,
+    /// Gives the partition, which may be in use, this end. Its start stays.
+    Extend(Range<u64>),
 }
 
 #[allow(unsafe_code)]
@@ -77,6 +79,7 @@ fn change_partition(disk: &File, number: libc::c_int, change: Change) -> Result<
     let (what, operation, bytes) = match change {
         Change::Add(bytes) => ("add", 1, bytes),
         Change::Drop => ("drop", 2, 0..0),
+        Change::Extend(bytes) => ("extend", 3, bytes),
     };
     let signed = |bytes: u64| libc::c_longlong::try_from(bytes).map_err(|_| Errno::EOVERFLOW);
     let (start, length) = (signed(bytes.start)?, signed(bytes.end.saturating_sub(bytes.start))?);
@@ -107,6 +110,20 @@ pub(super) fn add(file: &File, disk: &Disk, claim: &Claim) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Gives the volume's partition the length in the claim. It may be mounted or open.
+pub(super) fn extend(file: &File, disk: &Disk, claim: &Claim) -> Result<()> {
+    let bytes = claim.offset..claim.offset.saturating_add(claim.length);
+    change_partition(file, VOLUME, Change::Extend(bytes)).map_err(|errno| {
+        Error::host(format!(
+            "extending partition {VOLUME} of the disk {} in the kernel to {} bytes: {errno}; see the kernel log, and \
+             whether the kernel has other partitions of this disk (lsblk {})",
+            disk.name,
+            claim.length,
+            disk.node.display()
+        ))
+    })
 }
 
 /// Removes both partitions from the kernel; it is not an error if it does not have them.
@@ -175,6 +192,11 @@ fn partition_2(roots: &Roots, disk: &Disk) -> Option<Partition2> {
 }
 
 impl Partition2 {
+    /// Whether it is the beginning of the claim's volume.
+    fn is_shorter_than(&self, claim: &Claim) -> bool {
+        self.place.0 == Some(claim.offset) && self.place.1.is_some_and(|length| length < claim.length)
+    }
+
     fn has_its_node(&self) -> bool {
         fs::metadata(&self.node).is_ok_and(|metadata| {
             let rdev = metadata.rdev();
@@ -184,10 +206,15 @@ impl Partition2 {
     }
 }
 
-/// The node of the volume's partition, if the kernel has it with the claim's offset and length.
+/// Whether the volume's partition begins at the claim's offset, but is shorter: the volume was expanded since.
+pub(super) fn is_short(roots: &Roots, disk: &Disk, claim: &Claim) -> bool {
+    partition_2(roots, disk).is_some_and(|partition| partition.is_shorter_than(claim))
+}
+
+/// The node of the volume's partition, if the kernel has it with the claim's offset and length, or shorter.
 pub(super) fn volume(roots: &Roots, disk: &Disk, claim: &Claim) -> Result<Option<PathBuf>> {
     let Some(partition) = partition_2(roots, disk) else { return Ok(None) };
-    if partition.place != (Some(claim.offset), Some(claim.length)) {
+    if partition.place != (Some(claim.offset), Some(claim.length)) && !partition.is_shorter_than(claim) {
         return Err(Error::host(format!(
             "the kernel's partition {VOLUME} of the disk {0} does not match the disk's claim; make the kernel read \
              the table again (blockdev --rereadpt {0}, or partx --update {0} while it is in use)",
@@ -292,7 +319,17 @@ mod tests {
             error.contains("sdb2 is not the device node of that partition"),
             "it is there, and /dev has no node: {error}"
         );
+        assert!(!is_short(&roots, &disk, &claim));
+        write("sys/block/sdb/sdb2/size", "26623");
+        assert!(is_short(&roots, &disk, &claim), "the volume was expanded since");
+        assert!(volume(&roots, &disk, &claim).unwrap_err().message.contains("sdb2 is not the device node"));
+        write("sys/block/sdb/sdb2/size", "26625");
+        assert!(!is_short(&roots, &disk, &claim));
+        let error = volume(&roots, &disk, &claim).unwrap_err().message;
+        assert!(error.contains("partition 2 of the disk"), "it is longer: {error}");
+        write("sys/block/sdb/sdb2/size", "26623");
         write("sys/block/sdb/sdb2/start", "4097");
+        assert!(!is_short(&roots, &disk, &claim));
         let error = volume(&roots, &disk, &claim).unwrap_err().message;
         assert!(error.contains("partition 2 of the disk"), "{error}");
         write("sys/block/sdb/diskseq", "8");

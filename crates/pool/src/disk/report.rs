@@ -1,6 +1,6 @@
 //! Disks as an operator sees them: what each holds, which pool it belongs to, and why it is free or not.
 
-use quarry_disk::claim::{Claim, ClaimState, Degraded, Repair};
+use quarry_disk::claim::{Claim, ClaimState, Repair};
 use quarry_disk::{Assignment, Conflict, Disk, State, Udev};
 
 use super::scan::PoolDisk;
@@ -99,10 +99,8 @@ impl DiskReport {
         match &seen.raw.found {
             Ok(ClaimState::Claimed(claim)) => {
                 report.volume = view::name(claim);
-                // A record with one outdated copy is not a problem: it is repaired before the next operation
-                // on it.
-                let degraded = claim.degraded.iter().filter(|what| **what != Degraded::Record);
-                report.notes = degraded.map(ToString::to_string).collect();
+                report.notes = view::problems(claim);
+                report.notes.extend(view::unused_space(&report.disk, claim));
             }
             Ok(ClaimState::HalfClaimed(claim)) => {
                 report.volume = view::name(claim);

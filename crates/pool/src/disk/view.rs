@@ -314,12 +314,18 @@ impl View {
         }
     }
 
-    /// What uses disks of the pool without being a volume, for an operator who misses the space.
+    /// What uses disks of the pool without being a volume, for an operator who misses the space; and the disks that
+    /// became larger than their volumes.
     pub(super) fn hints(&self) -> Vec<String> {
         let describe = |other: &Other| {
             format!("{other}, which is not a volume and is left alone: upgrade Quarry on this node to manage it")
         };
-        self.not_volumes.values().filter(|other| other.own).map(describe).collect()
+        let others = self.not_volumes.values().filter(|other| other.own).map(describe);
+        let unused = self.disks.iter().filter_map(|seen| match &seen.raw.found {
+            Ok(ClaimState::Claimed(claim)) => unused_space(&seen.raw.disk, claim),
+            _ => None,
+        });
+        others.chain(unused).collect()
     }
 
     /// The problem to report for a volume that two disks hold.
@@ -430,6 +436,23 @@ fn unreadable_volume(pool: &str, identity: Identity, found: &ClaimState) -> Pool
     }
 }
 
+/// The deviations of a claim that need an operator. An interrupted change is completed before the volume is used.
+pub(super) fn problems(claim: &Claim) -> Vec<String> {
+    let shown = |what: &&Degraded| !matches!(what, Degraded::Record | Degraded::Extending);
+    claim.degraded.iter().filter(shown).map(ToString::to_string).collect()
+}
+
+/// The note for a disk that became larger than its volume.
+pub(super) fn unused_space(disk: &Disk, claim: &Claim) -> Option<String> {
+    (claim.capacity > claim.length).then(|| {
+        format!(
+            "the disk {} became larger than its volume: it has room for {} bytes, and the volume has {}; request more \
+             for its claim to use the rest (docs/growing.md)",
+            disk.name, claim.capacity, claim.length
+        )
+    })
+}
+
 /// Converts a claim to a volume.
 pub(super) fn to_volume(pool: &str, claim: &Claim) -> PoolVolume {
     let guid = claim.identity.disk;
@@ -451,9 +474,7 @@ pub(super) fn to_volume(pool: &str, claim: &Claim) -> PoolVolume {
         }
         other => (guid.to_string(), other),
     };
-    // An outdated copy of the record is repaired before the volume is used.
-    let degraded: Vec<String> =
-        claim.degraded.iter().filter(|what| **what != Degraded::Record).map(ToString::to_string).collect();
+    let degraded = problems(claim);
     let health = match degraded.is_empty() {
         true => Health::Whole,
         false => Health::Degraded(format!("volume {name}: {}; see docs/disk-format.md", degraded.join("; "))),

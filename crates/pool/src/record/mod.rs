@@ -21,7 +21,7 @@ const MARK: &str = "quarry";
 /// The version that this code writes.
 pub const VERSION: u32 = 1;
 /// The maximum length of a record in bytes, for any name that CSI allows.
-pub const MAX_RECORD: usize = 340;
+pub const MAX_RECORD: usize = 375;
 
 /// The state of a volume. There are two states, and one rule: Quarry writes only to a `new` volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +59,20 @@ pub struct Record {
     /// Whether the signatures of previous owners were wiped, and that was flushed, before this record was
     /// written. Only for a `new` volume that is never shown raw, and only where no commit is needed for it.
     pub wiped: bool,
+    /// How much of the new space of a volume that may be shown raw is zeroed, while it is being expanded. Only for
+    /// whole disks.
+    pub expansion: Option<ExpansionProgress>,
     /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
+}
+
+/// The progress of an expansion, in the record of the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpansionProgress {
+    /// The size that the volume will have, in bytes.
+    pub size: u64,
+    /// How much of the new space is zeroed and flushed, from its beginning.
+    pub zeroed: Gib,
 }
 
 /// The meaning of a tag on a logical volume.
@@ -141,8 +153,24 @@ impl Record {
             wipe: spec.class.wipe,
             filesystem_uuid: None,
             wiped: false,
+            expansion: None,
             unknown: Vec::new(),
         }
+    }
+
+    /// The same record while the volume is being expanded.
+    #[must_use]
+    pub(crate) fn expanding(&self, expansion: Option<ExpansionProgress>) -> Self {
+        Self { expansion, ..self.clone() }
+    }
+
+    /// The same record of a volume that was expanded from `before` to `after` bytes, which are zeroed if it may be shown
+    /// raw. If it was zeroed completely before, it is so now.
+    #[must_use]
+    pub(crate) fn expanded(&self, before: u64, after: u64) -> Self {
+        let complete = self.zeroed > Gib::NONE && self.zeroed >= Gib::needed_for(before.min(self.size));
+        let zeroed = if complete { Gib::needed_for(after) } else { self.zeroed };
+        Self { zeroed, expansion: None, ..self.clone() }
     }
 
     /// The same record of a volume whose signatures were wiped. For one that may be shown raw this says nothing:

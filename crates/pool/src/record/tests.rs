@@ -17,6 +17,7 @@ fn sample() -> Record {
         wipe: None,
         filesystem_uuid: None,
         wiped: false,
+        expansion: None,
         unknown: Vec::new(),
     }
 }
@@ -51,6 +52,7 @@ fn records_are_frozen() {
     let restored = Record { zeroed: Gib(10), filesystem_uuid: Some(UUID), ..record.clone() };
     let all = Record { wiped: true, ..restored.clone() };
     let clean = Record { wipe: Some(Wipe::None), ..record.wiped() };
+    let expanding = disk.expanding(Some(ExpansionProgress { size: 300 << 30, zeroed: Gib(64) }));
     let erased = Record { filesystem_uuid: Some(UUID), ..disk.clone() };
     for (record, text) in [
         (
@@ -72,6 +74,10 @@ fn records_are_frozen() {
         (
             erased,
             "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard/u=b79cd4bed8b35e16ac2f178919c3c36b",
+        ),
+        (
+            expanding,
+            "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=mb/f=xfs/l=l/p=abcdefghijklm/z=192/w=discard/e=322122547200.64",
         ),
         (
             disk,
@@ -140,11 +146,28 @@ fn foreign_newer_and_broken_tags_are_distinguished() {
         "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/c=0",
         "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=",
         "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=b79cd4bed8b35e16ac2f178919c3c36",
+        "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/e=64",
+        "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/e=1073741824.064",
+        "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/e=1073741824.-1",
         // Another form would be written back as another tag.
         "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=B79CD4BED8B35E16AC2F178919C3C36B",
         "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/u=b79cd4be-d8b3-5e16-ac2f-178919c3c36b",
     ] {
         assert!(matches!(Record::parse(broken), Tag::Broken { .. }), "{broken:?}");
+    }
+}
+
+#[test]
+fn an_expanded_volume_that_was_zeroed_completely_is_so_afterwards() {
+    const GIB: u64 = 1 << 30;
+    let raw = Record { access: AccessTypes::Both, zeroed: Gib(10), ..sample() };
+    let expanding = raw.expanding(Some(ExpansionProgress { size: 20 * GIB, zeroed: Gib(2) }));
+    let expanded = expanding.expanded(10 * GIB, 20 * GIB);
+    assert_eq!((expanded.zeroed, expanded.expansion), (Gib(20), None));
+    assert_eq!(expanded.expanded(20 * GIB, 21 * GIB + 1).zeroed, Gib(22));
+    // It is not complete yet; or it is in use, and the key is gone.
+    for zeroed in [Gib(9), Gib::NONE] {
+        assert_eq!(raw.zeroed(zeroed).expanded(10 * GIB, 20 * GIB).zeroed, zeroed);
     }
 }
 
@@ -171,7 +194,7 @@ fn other_objects_than_volumes_are_recognized_in_every_higher_version() {
 
 proptest! {
     #[test]
-    fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>()) {
+    fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>(), expansion in any::<Option<(i64, u32)>>()) {
         let mut name = name;
         while name.len() > 128 { name.pop(); }
         let record = Record {
@@ -185,6 +208,10 @@ proptest! {
             zeroed: Gib(zeroed),
             filesystem_uuid: uuid.map(Uuid::from_u128),
             wiped,
+            expansion: expansion.filter(|_| whole).map(|(size, zeroed)| ExpansionProgress {
+                size: size.unsigned_abs(),
+                zeroed: Gib(u64::from(zeroed)),
+            }),
             ..sample()
         };
         let text = record.to_string();

@@ -6,7 +6,7 @@ use data_encoding::BASE32_NOPAD;
 use quarry_volume::{AccessTypes, Gib, Layout};
 use uuid::Uuid;
 
-use super::{MARK, NotVolume, Record, ScratchRecord, State, Tag, VERSION};
+use super::{ExpansionProgress, MARK, NotVolume, Record, ScratchRecord, State, Tag, VERSION};
 
 /// The beginning of the field with the kind of the object, in a record of a higher version that is not of a
 /// volume.
@@ -54,7 +54,7 @@ impl Record {
                 None => unknown.push(field.to_owned()),
             }
         }
-        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe, uuid, wiped] = known;
+        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe, uuid, wiped, expansion] = known;
         let missing = |key: &str| format!("key {key:?} is missing");
         let bad = |key: &str, value: &str| format!("key {key:?} has the value {value:?}");
         let state = match state.ok_or_else(|| missing("s"))? {
@@ -99,6 +99,10 @@ impl Record {
             Some("1") => true,
             Some(other) => return Err(bad("c", other)),
         };
+        let expansion = match expansion {
+            None => None,
+            Some(text) => Some(parse_expansion(text).ok_or_else(|| bad("e", text))?),
+        };
         Ok(Self {
             state,
             name,
@@ -111,15 +115,16 @@ impl Record {
             wipe,
             filesystem_uuid,
             wiped,
+            expansion,
             unknown,
         })
     }
 }
 
 /// The keys of version 1, in the order in which they are written: state, name, requested bytes, access types,
-/// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem, wiped. A key that is
-/// added later goes to the end, where a reader that does not know it keeps it.
-const KEYS: [&str; 11] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c"];
+/// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem, wiped, progress of an
+/// expansion. A key that is added later goes to the end, where a reader that does not know it keeps it.
+const KEYS: [&str; 12] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c", "e"];
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -149,6 +154,9 @@ impl fmt::Display for Record {
         if self.wiped {
             f.write_str("/c=1")?;
         }
+        if let Some(ExpansionProgress { size, zeroed }) = self.expansion {
+            write!(f, "/e={size}.{zeroed}")?;
+        }
         for field in &self.unknown {
             write!(f, "/{field}")?;
         }
@@ -170,6 +178,13 @@ fn encode(name: &str) -> String {
 /// Parses a UUID in the only form in which it is written: 32 hexadecimal digits, in lower case.
 fn parse_uuid(digits: &str) -> Option<Uuid> {
     Uuid::try_parse(digits).ok().filter(|uuid| uuid.simple().to_string() == digits)
+}
+
+/// Parses the progress of an expansion in the only form in which it is written.
+fn parse_expansion(text: &str) -> Option<ExpansionProgress> {
+    let (size, zeroed) = text.split_once('.')?;
+    let expansion = ExpansionProgress { size: size.parse().ok()?, zeroed: Gib(zeroed.parse().ok()?) };
+    (format!("{}.{}", expansion.size, expansion.zeroed) == text).then_some(expansion)
 }
 
 fn decode(text: &str) -> Option<String> {

@@ -110,6 +110,12 @@ fn own() -> Vec<Scenario> {
             run: |context| Box::pin(disk::wiped::run(context)),
         },
         Scenario {
+            name: "disk-expand",
+            about: "disks become larger, and then the volumes on them: used or not, killed at each point, in a power cut",
+            limit: minutes(20),
+            run: |context| Box::pin(disk::expanded::run(context)),
+        },
+        Scenario {
             name: "disk-kill-points",
             about: "quarry is killed at each fault point of a whole disk's claim, use, wipe and release",
             limit: minutes(12),

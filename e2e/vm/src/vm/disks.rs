@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
@@ -25,6 +26,8 @@ pub(super) struct Attached {
 pub struct SpareDisk {
     disk: Disk,
     server: Server,
+    /// The file with its stable data.
+    file: PathBuf,
 }
 
 impl fmt::Debug for SpareDisk {
@@ -44,8 +47,9 @@ impl Vm {
         for disk in disks {
             disk.check().map_err(anyhow::Error::msg)?;
             paths.push(disk.path());
-            let server = Server::new(self.empty_disk(&disk)?);
-            self.place(SpareDisk { disk, server }).await?;
+            let (cached, file) = self.empty_disk(&disk)?;
+            let server = Server::new(cached);
+            self.place(SpareDisk { disk, server, file }).await?;
         }
         self.wait_for_udev(paths).await
     }
@@ -129,6 +133,38 @@ impl Vm {
         self.wait_for_udev(vec![path]).await
     }
 
+    /// Gives a disk another size in bytes, as a hypervisor does. A resizable disk may be plugged in; then this waits until
+    /// the guest's kernel knows the new size. Any other disk must be unplugged.
+    ///
+    /// # Errors
+    /// There is no such disk, it cannot be resized now, or the guest does not see the new size.
+    pub async fn resize_disk(&mut self, serial: &str, size: u64) -> Result<()> {
+        let (qemu, attached) = self.find(serial)?;
+        let resized = Disk { size, ..attached.spare.disk.clone() };
+        resized.check().map_err(anyhow::Error::msg)?;
+        if !attached.plugged {
+            attached.spare.server.resize(size)?;
+            attached.spare.disk = resized;
+            return Ok(());
+        }
+        if !resized.resizable {
+            bail!("disk {serial} is not resizable, and plugged in");
+        }
+        let arguments = json!({ "node-name": format!("node{}", attached.slot), "size": size });
+        qemu.qmp.call("block_resize", arguments).await?;
+        let path = resized.path();
+        attached.spare.disk = resized;
+        let seen = format!(
+            "for i in $(seq 200); do [ $(blockdev --getsize64 {path}) != {size} ] || break; sleep 0.1; done; \
+             blockdev --getsize64 {path}; udevadm settle"
+        );
+        let found = self.guest.sh(seen).await?;
+        if found.trim() != size.to_string() {
+            bail!("the guest does not see that disk {serial} has {size} bytes: {found}");
+        }
+        Ok(())
+    }
+
     /// Makes a disk fail, hang or work again.
     ///
     /// # Errors
@@ -170,7 +206,7 @@ impl Vm {
     }
 
     /// A disk of zeroes in a sparse file.
-    fn empty_disk(&self, disk: &Disk) -> Result<CachedDisk> {
+    fn empty_disk(&self, disk: &Disk) -> Result<(CachedDisk, PathBuf)> {
         // Numbered, for a disk of the same serial number may have left the machine, and its file not.
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -178,7 +214,7 @@ impl Vm {
         let what = || format!("cannot make the file {} for disk {disk}", path.display());
         let file = File::options().read(true).write(true).create_new(true).open(&path).with_context(what)?;
         file.set_len(disk.size).with_context(what)?;
-        Ok(CachedDisk::new(file, disk.size))
+        Ok((CachedDisk::new(file, disk.size), path))
     }
 
     /// Waits for the disks' names, and then until udev has nothing left to do: lvm trusts what udev wrote down.
@@ -212,8 +248,15 @@ impl Attached {
 
     /// Shows a disk to the guest: our server, throttle, device.
     pub(super) async fn plug(&mut self, qemu: &Qemu) -> Result<()> {
-        let socket = self.spare.server.serve()?;
-        let Self { spare: SpareDisk { disk, .. }, slot, .. } = self;
+        let Self { spare: SpareDisk { disk, server, file }, slot, .. } = self;
+        let stored = if disk.resizable {
+            json!({ "driver": "file", "filename": file, "discard": "unmap" })
+        } else {
+            json!({
+                "driver": "nbd", "discard": "unmap",
+                "server": { "type": "unix", "path": server.serve()?, "abstract": true },
+            })
+        };
         let qmp = &qemu.qmp;
         let group = format!("throttle{slot}");
         qmp.call("object-add", json!({ "qom-type": "throttle-group", "id": group, "limits": limits(disk.throttle) }))
@@ -221,10 +264,7 @@ impl Attached {
         let node = json!({
             "driver": "throttle", "node-name": format!("node{slot}"), "throttle-group": group,
             "discard": "unmap", "detect-zeroes": "unmap",
-            "file": {
-                "driver": "nbd", "discard": "unmap",
-                "server": { "type": "unix", "path": socket, "abstract": true },
-            },
+            "file": stored,
         });
         qmp.call("blockdev-add", node).await?;
         let mut device = json!({

@@ -3,6 +3,7 @@
 mod cuts;
 mod damage;
 mod double;
+mod extended;
 mod golden;
 mod refused;
 mod repair;

@@ -19,6 +19,7 @@ use quarry_mount::Device;
 use quarry_volume::{Error, Reason, Result};
 
 use crate::disk::disks::{Disks, Held, Opened};
+use crate::disk::space::Space;
 
 /// What the simulated blkid detects as foreign data, and where.
 pub(super) const SIGNATURE: (u64, &[u8]) = (1080, b"FOREIGN!!");
@@ -62,6 +63,10 @@ struct Slot {
     held: bool,
     /// Whether the kernel has its partitions, and how often they are open.
     partitions: bool,
+    /// The length of its partition of the volume.
+    length: u64,
+    /// Whether bytes after its volume are being cleaned.
+    cleaning: bool,
     opened: usize,
     caches_dropped: usize,
     /// Whether writes to it block, and whether one is waiting.
@@ -117,6 +122,8 @@ impl Host {
             discards: false,
             held: false,
             partitions: false,
+            length: 0,
+            cleaning: false,
             opened: 0,
             caches_dropped: 0,
             stuck: false,
@@ -205,7 +212,26 @@ impl Host {
             let mut mark = [0; 2];
             slot.file.read_exact_at(&mut mark, 510).unwrap();
             (slot.held, slot.opened, slot.partitions) = (false, 0, mark == [0x55, 0xaa]);
+            slot.length = length_in_table(&slot.file);
+            slot.cleaning = false;
         }
+    }
+
+    /// The hypervisor makes the disk larger. The new bytes are a former owner's.
+    pub(super) fn enlarge(&self, number: u64, mib: u64) {
+        self.with(number, |slot| {
+            let (from, to) = (slot.disk.size, mib << 20);
+            slot.file.set_len(to).unwrap();
+            slot.disk.size = to;
+            if to - from <= 64 << 20 {
+                slot.file.write_all_at(&b"secret! ".repeat((to - from) as usize / 8), from).unwrap();
+            }
+        });
+    }
+
+    /// The length of the kernel's partition of the volume.
+    pub(super) fn partition_length(&self, number: u64) -> u64 {
+        self.with(number, |slot| slot.length)
     }
 
     /// The process is killed after this many more operations.
@@ -348,8 +374,11 @@ impl Disks for Host {
         })
     }
 
-    fn partition(&self, disk: &Disk, _: &Claim) -> Result<Option<PathBuf>> {
+    fn partition(&self, disk: &Disk, claim: &Claim) -> Result<Option<PathBuf>> {
         let Ok(number) = self.number_of(disk) else { return Ok(None) };
+        if self.with(number, |slot| slot.partitions && slot.length > claim.length) {
+            return Err(Error::host("the kernel's partition does not match the claim"));
+        }
         Ok(self.with(number, |slot| slot.partitions.then(|| PathBuf::from(format!("/dev/{}2", slot.disk.name)))))
     }
 
@@ -363,11 +392,33 @@ impl Disks for Host {
         self.partition(disk, claim).ok().flatten()
     }
 
+    fn space(&self, disk: &Disk, bytes: Range<u64>) -> Result<Arc<dyn Space>> {
+        let handle = self.handle(disk, false)?;
+        if self.with(handle.number, |slot| std::mem::replace(&mut slot.cleaning, true)) {
+            return Err(Error::new(Reason::UnderWay, "another process cleans it"));
+        }
+        Ok(Arc::new(Cleaning { handle, bytes }))
+    }
+
+    fn is_short(&self, disk: &Disk, claim: &Claim) -> bool {
+        let short = |slot: &mut Slot| slot.partitions && slot.length < claim.length;
+        self.number_of(disk).is_ok_and(|number| self.with(number, short))
+    }
+
+    fn extend_partition(&self, disk: &Disk, claim: &Claim) -> Result<()> {
+        if self.is_short(disk, claim) {
+            self.operation()?;
+            self.with(self.number_of(disk)?, |slot| slot.length = claim.length);
+        }
+        Ok(())
+    }
+
     fn add_partitions(&self, disk: &Disk, claim: &Claim) -> Result<(PathBuf, Opened)> {
         self.operation()?;
         let number = self.number_of(disk)?;
         self.with(number, |slot| {
             slot.partitions = true;
+            slot.length = claim.length;
             slot.opened += 1;
         });
         let node = self.partition(disk, claim)?.unwrap();
@@ -383,6 +434,41 @@ struct Partition {
 impl Drop for Partition {
     fn drop(&mut self) {
         self.host.with(self.number, |slot| slot.opened = slot.opened.saturating_sub(1));
+    }
+}
+
+/// The length of the second partition in the table at the start of a disk.
+fn length_in_table(disk: &File) -> u64 {
+    let mut sectors = [0; 16];
+    disk.read_exact_at(&mut sectors, 1024 + 128 + 32).unwrap();
+    let sector = |at: usize| u64::from_le_bytes(sectors[at..at + 8].try_into().unwrap());
+    (sector(8) + 1).saturating_sub(sector(0)) * 512
+}
+
+/// Bytes after a volume.
+struct Cleaning {
+    handle: Handle,
+    bytes: Range<u64>,
+}
+
+impl Drop for Cleaning {
+    fn drop(&mut self) {
+        self.handle.host.with(self.handle.number, |slot| slot.cleaning = false);
+    }
+}
+
+impl Space for Cleaning {
+    fn zero(&self, bytes: Range<u64>) -> Result<()> {
+        let (from, to) = (self.bytes.start + bytes.start, self.bytes.start + bytes.end);
+        assert!(to <= self.bytes.end);
+        let failed = self.handle.host.operation();
+        // The operation had begun.
+        self.handle.punch(from, if failed.is_err() { (to - from) / 2 } else { to - from });
+        failed
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.handle.flush().map_err(|error| Error::host(error.to_string()))
     }
 }
 

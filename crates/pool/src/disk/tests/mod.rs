@@ -4,6 +4,7 @@
 mod cuts;
 mod damaged;
 mod double;
+mod expanded;
 mod hang;
 mod list;
 mod lost;
@@ -88,23 +89,6 @@ async fn releases_done(pool: &DiskPool) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("a release does not finish: {:?}", pool.inner.releases.problems());
-}
-
-#[test]
-fn a_whole_disk_is_not_expanded() {
-    let host = Host::default();
-    host.disk("vdb", 40);
-    run(async {
-        let pool = start(&host, Wipe::None);
-        let volume = pool.create(&spec("a", 30)).await.unwrap();
-        let size = |required| SizeRange { required, limit: None };
-        assert!(pool.reserve_expansion(&volume, &size(37 * MIB)).await.unwrap().is_none());
-        let error = pool.reserve_expansion(&volume, &size(38 * MIB)).await.unwrap_err();
-        assert_eq!(error.reason, Reason::SizeOutOfRange);
-        let words =
-            format!("volume a is a whole disk, so it cannot be expanded: {} bytes is the largest size", 37 * MIB);
-        assert!(error.message.contains(&words), "{error}");
-    });
 }
 
 #[test]

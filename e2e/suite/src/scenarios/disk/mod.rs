@@ -1,6 +1,7 @@
 //! Scenarios on pools of whole disks.
 
 mod damaged;
+pub mod expanded;
 pub mod lifecycle;
 pub mod pulled;
 pub mod refused;
