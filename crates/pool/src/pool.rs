@@ -4,11 +4,13 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use quarry_volume::{Error, Gib, Layout, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, safe_name};
+use quarry_volume::{
+    CowSize, Error, Gib, Layout, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, safe_name,
+};
 use uuid::Uuid;
 
 use crate::key::VolumeKey;
-use crate::{Record, SimulatedDevice, Uevents, UnresponsiveDisk, Wiping};
+use crate::{PoolSnapshot, Record, SimulatedDevice, SnapshotRecord, Uevents, UnresponsiveDisk, Wiping};
 
 /// A volume as its pool finds it on the storage.
 #[derive(Clone, Debug)]
@@ -67,6 +69,8 @@ pub struct Reading {
     pub mark: u64,
     /// The volumes.
     pub volumes: Volumes,
+    /// The snapshots, in every reading: also if the volumes are the same. Empty if the storage cannot be read.
+    pub snapshots: Vec<PoolSnapshot>,
 }
 
 /// The volumes of a [`Reading`].
@@ -306,11 +310,66 @@ pub trait Pool: Send + Sync {
         Err(Error::host(format!("pool {} has reserved no space for volume {}", self.name(), volume.name)))
     }
 
+    /// All snapshots that have Quarry's mark, read completely; also those that only serve to clone a volume. The
+    /// default, for pools without this capability, has none.
+    ///
+    /// # Errors
+    /// `Unavailable` as for [`Pool::volumes`].
+    async fn snapshots(&self) -> Result<Vec<PoolSnapshot>> {
+        Ok(Vec::new())
+    }
+
+    /// The snapshot with that name on the storage. `None`: the storage was read completely, and does not have it.
+    ///
+    /// # Errors
+    /// `Unavailable` as for [`Pool::volumes`].
+    async fn snapshot(&self, name: &str) -> Result<Option<PoolSnapshot>> {
+        Ok(self.snapshots().await?.into_iter().find(|snapshot| snapshot.name == name))
+    }
+
+    /// Takes a snapshot of the volume, with that record in state `new`, and then makes the record `ready`, with
+    /// the current time. Returns when both would survive a power cut. The volume may be in use: the snapshot has
+    /// its contents at one instant, as after a power cut. `cow_size`: the space for blocks that are overwritten
+    /// later.
+    ///
+    /// A snapshot that was left `new` by an earlier, interrupted call may not have the contents of one instant:
+    /// the caller removes it first.
+    ///
+    /// # Errors
+    /// `NoSpace` if it does not fit (`RESOURCE_EXHAUSTED`); `Exists` if something else has its name; `Precondition`
+    /// if the volume's storage is lost. If it was taken, or may have been, the error is not final. The default, for
+    /// pools without this capability, is `Unsupported`.
+    async fn take_snapshot(
+        &self,
+        _volume: &PoolVolume,
+        _record: &SnapshotRecord,
+        _cow_size: CowSize,
+    ) -> Result<PoolSnapshot> {
+        Err(Error::new(Reason::Unsupported, format!("pool {} does not support snapshots", self.name())))
+    }
+
+    /// Makes the snapshot's device appear, to be read, and returns it. Idempotent.
+    ///
+    /// # Errors
+    /// `Precondition` if the snapshot is not [`SnapshotHealth::Whole`].
+    async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
+        Err(Error::host(format!("pool {} has no snapshot {}", self.name(), snapshot.name)))
+    }
+
+    /// Removes the snapshot, and returns when that would survive a power cut. Its source stays, and may be in use.
+    ///
+    /// # Errors
+    /// `InUse` while it is open.
+    async fn remove_snapshot(&self, snapshot: &PoolSnapshot) -> Result<()> {
+        Err(Error::host(format!("pool {} has no snapshot {}", self.name(), snapshot.name)))
+    }
+
     /// Removes the volume, and returns when that would survive a power cut. Its space may not be free yet: see
     /// [`Pool::wiping`].
     ///
     /// # Errors
-    /// `InUse` while it is open.
+    /// `InUse` while it is open. `Precondition` while it has snapshots: they cannot exist without it. The message
+    /// names them.
     async fn remove(&self, volume: &PoolVolume) -> Result<()>;
 
     /// What is still being wiped of deleted volumes, by disk name; that space is not free yet.

@@ -5,16 +5,18 @@
 //! unknown keys, and never change a record of a higher version.
 
 mod scratch;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod text;
 
 use std::fmt;
 
-use quarry_volume::{AccessTypes, Filesystem, Gib, Layout, VolumeSpec, Wipe};
+use quarry_volume::{AccessTypes, ContentSource, Filesystem, Gib, Layout, VolumeSpec, Wipe};
 use uuid::Uuid;
 
 pub use self::scratch::ScratchRecord;
+pub use self::snapshot::SnapshotRecord;
 
 /// The beginning of every record, of any version.
 const MARK: &str = "quarry";
@@ -59,6 +61,11 @@ pub struct Record {
     /// Whether the signatures of previous owners were wiped, and that was flushed, before this record was
     /// written. Only for a `new` volume that is never shown raw, and only where no commit is needed for it.
     pub wiped: bool,
+    /// What the volume was, or is still being, filled with.
+    pub source: Option<ContentSource>,
+    /// Whether that is still under way: its contents are not copied completely, or its filesystem does not have
+    /// its own UUID yet. Only in state `new`. `zeroed` is how much was copied and flushed.
+    pub filling: bool,
     /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
 }
@@ -141,6 +148,8 @@ impl Record {
             wipe: spec.class.wipe,
             filesystem_uuid: None,
             wiped: false,
+            source: spec.source.clone(),
+            filling: spec.source.is_some(),
             unknown: Vec::new(),
         }
     }
@@ -155,7 +164,7 @@ impl Record {
     /// The same record in state `ready`.
     #[must_use]
     pub fn ready(&self) -> Self {
-        Self { state: State::Ready, zeroed: Gib::NONE, wiped: false, ..self.clone() }
+        Self { state: State::Ready, zeroed: Gib::NONE, wiped: false, filling: false, ..self.clone() }
     }
 
     /// The same record in state `ready`, of a volume that has a filesystem with that UUID.
