@@ -47,7 +47,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(30);
 pub(crate) const TOOLS: [(&str, &str); 2] = [("lvm", "lvm2"), ("dmsetup", "dmsetup")];
 
 /// What every pool of this kind reports.
-const CAPABILITIES: PoolCapabilities = PoolCapabilities { wipe: false, unique_storage: true };
+const CAPABILITIES: PoolCapabilities = PoolCapabilities { wipe: false, snapshots: true, unique_storage: true };
 
 /// A pool of kind `lvm`.
 pub struct LvmPool {
@@ -235,7 +235,7 @@ impl Pool for LvmPool {
             Err(error) => {
                 state.space.closed = Some(error.message.clone());
                 state.problems.push(error.message);
-                return Reading { state, mark: 0, volumes: Volumes::Unreadable };
+                return Reading { state, mark: 0, volumes: Volumes::Unreadable, snapshots: Vec::new() };
             }
         };
         state.storage = Some(volume::storage_of(group.uuid));
@@ -257,7 +257,7 @@ impl Pool for LvmPool {
         }
         state.volumes = u64::try_from(volumes.len()).unwrap_or(u64::MAX);
         let volumes = if known == Some(mark) { Volumes::Same } else { Volumes::All(volumes) };
-        Reading { state, mark, volumes }
+        Reading { state, mark, volumes, snapshots: Vec::new() }
     }
 
     fn uevents(&self) -> &Uevents {

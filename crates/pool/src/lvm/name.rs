@@ -61,9 +61,9 @@ mod tests {
         for (tag, reason, words) in [
             ("somebodys", Reason::Exists, "rename or remove it by hand"),
             (
-                "quarry2/k=snapshot/n=a",
+                "quarry2/k=archive/n=a",
                 Reason::Precondition,
-                "the name vg/a is taken by a \"snapshot\" of a newer Quarry",
+                "the name vg/a is taken by a \"archive\" of a newer Quarry",
             ),
             ("quarry2/k=expansion/v=x/b=1", Reason::Exists, "is taken by new space for a volume"),
             ("quarry2/s=ready/n=a", Reason::Precondition, "written by a newer Quarry"),

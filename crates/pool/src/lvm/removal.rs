@@ -113,7 +113,7 @@ mod tests {
     /// An operator must not be advised to remove objects of a newer Quarry.
     #[test]
     fn dependents_of_a_newer_quarry_are_not_to_be_removed_by_hand() {
-        for (tag, of_quarry) in [("x", false), ("quarry2/k=snapshot/n=s", true), ("quarry3/s=ready/n=s", true)] {
+        for (tag, of_quarry) in [("x", false), ("quarry2/k=archive/n=s", true), ("quarry3/s=ready/n=s", true)] {
             let error = refusal(tag);
             assert_eq!(error.reason, Reason::Precondition);
             assert!(error.message.contains("vg/s (its snapshot)"), "{error}");
