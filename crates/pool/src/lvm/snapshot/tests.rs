@@ -60,7 +60,7 @@ fn a_snapshot_is_recognized_by_its_record_only() {
         lv("a", SOURCE, None),
         LogicalVolume { size: 44 * MIB, ..lv("any-name", READY, Some("a")) },
         lv("theirs", "backup", Some("a")),
-        lv(&name_for("other"), "x", Some("a")),
+        LogicalVolume { name: name_for("other"), ..lv("other", "x", Some("a")) },
         LogicalVolume { internal: true, ..lv("merging", READY, Some("a")) },
         LogicalVolume { tags: vec![READY.to_owned(), SOURCE.to_owned()], ..lv("two", "", Some("a")) },
     ]);
