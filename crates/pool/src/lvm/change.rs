@@ -152,7 +152,9 @@ impl LvmPool {
             return;
         }
         let still = quarry_lvm::suspended(group.uuid).unwrap_or_default();
-        let orphaned: Vec<_> = suspended.into_iter().filter(|device| still.contains(device)).collect();
+        let same = |one: &Suspended, other: &Suspended| (one.minor, &one.name) == (other.minor, &other.name);
+        let orphaned: Vec<_> =
+            suspended.into_iter().filter(|device| still.iter().any(|other| same(device, other))).collect();
         if orphaned.is_empty() {
             return;
         }
@@ -172,8 +174,6 @@ impl LvmPool {
                 Vec::new()
             })
         };
-        // The report before the command that was killed does not count.
-        self.cache.invalidate();
         let Ok(before) = self.group().await else { return };
         let found = stale(&before);
         if found.is_empty() {
@@ -191,6 +191,8 @@ impl LvmPool {
     /// Resumes suspended devices if a signal ended the command.
     pub(super) async fn recover_if_killed(&self, group: &VolumeGroup, result: &Result<(), quarry_lvm::Error>) {
         if let Err(quarry_lvm::Error::Exec(quarry_exec::Error::Signalled { .. })) = result {
+            // Which layers are stale depends on what the command has committed.
+            self.cache.invalidate();
             self.recover(group).await;
         }
     }

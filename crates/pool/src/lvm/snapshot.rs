@@ -161,7 +161,6 @@ impl LvmPool {
     ) -> Result<PoolSnapshot> {
         let group = self.group().await?;
         let (current, source) = self.current(&group, volume)?;
-        current.record()?;
         self.check_complete(&group)?;
         check_source(&self.name, &group, &current, source)?;
         let (wanted, name) = (record.id_name(), name_for(&record.id_name()));
@@ -362,6 +361,7 @@ impl LvmPool {
 /// Checks that lvm can take a snapshot of the volume now.
 fn check_source(pool: &str, group: &VolumeGroup, volume: &PoolVolume, logical: &LogicalVolume) -> Result<()> {
     let name = &volume.name;
+    crate::snapshot::check_filled(pool, volume)?;
     if let Some(why) = group.operation_in_progress(logical) {
         return Err(Error::new(
             Reason::UnderWay,

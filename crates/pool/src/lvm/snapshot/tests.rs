@@ -11,6 +11,7 @@ use crate::lvm::testing::uuid;
 const SOURCE: &str = "quarry1/s=ready/n=a/b=4096/a=m/f=ext4/l=l/p=x";
 const NEW: &str = "quarry2/k=snapshot/s=new/n=snap/o=v1:abcdefghij:n:a/a=m/f=ext4";
 const READY: &str = "quarry2/k=snapshot/s=ready/n=snap/o=v1:abcdefghij:n:a/t=7/a=m/f=ext4";
+const FILLING: &str = "quarry2/s=new/n=a/b=4096/a=m/f=ext4/l=l/p=x/i=s1:abcdefghij:n:s";
 const MIB: u64 = 1 << 20;
 
 fn lv(name: &str, tag: &str, origin: Option<&str>) -> LogicalVolume {
@@ -148,6 +149,8 @@ fn only_plain_volumes_have_snapshots() {
         check_source("p", &group, &source_in(&group), &group.logical_volumes[0])
     };
     check(|_| {}).unwrap();
+    let error = check(|source| source.tags = vec![FILLING.to_owned()]).unwrap_err();
+    assert!(error.reason == Reason::UnderWay && error.message.contains("still being filled"), "{error}");
     let error = check(|source| source.segment_types = BTreeSet::from(["cache".to_owned()])).unwrap_err();
     assert!(error.reason == Reason::Precondition && error.message.contains("of type cache"), "{error}");
     assert_eq!(check(|source| source.locked = true).unwrap_err().reason, Reason::UnderWay);
