@@ -47,6 +47,13 @@ pub(super) fn from_logical(group: &VolumeGroup, logical: &LogicalVolume) -> Opti
     })
 }
 
+/// The snapshots that have no origin, because their creation was interrupted. They contain nothing.
+fn left_over(group: &VolumeGroup) -> Vec<PoolSnapshot> {
+    let unattached = group.volumes().filter(|volume| volume.origin.is_none());
+    let found = unattached.filter_map(|volume| from_logical(group, volume));
+    found.filter(|snapshot| snapshot.record.state == State::New).collect()
+}
+
 /// The snapshots that are attached to a volume: they would be lost without it.
 fn attached<'a>(group: &'a VolumeGroup, volume: &PoolVolume) -> Vec<(&'a LogicalVolume, PoolSnapshot)> {
     let Some(source) = group.volumes().find(|found| volume.logical().is_ok_and(|(_, uuid)| uuid == found.uuid)) else {
@@ -333,6 +340,22 @@ impl LvmPool {
             ));
         }
         self.remove_volume(&group, found).await
+    }
+
+    /// Removes what an earlier Quarry process left of snapshots between lvm's two commits, before they had an origin: if
+    /// the request is not repeated, it would use space forever. Called before this process takes any.
+    ///
+    /// A `new` one with an origin stays until a request names it: `vgcfgrestore` may have brought its record back.
+    pub(super) async fn remove_left_over_snapshots(&self, group: &VolumeGroup) {
+        for snapshot in left_over(group) {
+            let name = &snapshot.name;
+            match self.remove_taken_snapshot(&snapshot).await {
+                Ok(()) => tracing::info!(pool = self.name, name, "removed a snapshot whose creation was interrupted"),
+                Err(error) => {
+                    tracing::warn!(pool = self.name, name, %error, "cannot remove a snapshot whose creation was interrupted");
+                }
+            }
+        }
     }
 
     /// Removes the snapshots of a volume whose creation was interrupted: they were never handed out, and must not
