@@ -4,11 +4,13 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use quarry_volume::{Error, Gib, Layout, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, safe_name};
+use quarry_volume::{
+    CowSize, Error, Gib, Layout, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, safe_name,
+};
 use uuid::Uuid;
 
 use crate::key::VolumeKey;
-use crate::{DiskSpace, Record, SimulatedDevice, Uevents, UnresponsiveDisk, Wiping};
+use crate::{DiskSpace, PoolSnapshot, Record, SimulatedDevice, SnapshotRecord, Uevents, UnresponsiveDisk, Wiping};
 
 /// A volume as its pool finds it on the storage.
 #[derive(Clone, Debug)]
@@ -67,6 +69,8 @@ pub struct Reading {
     pub mark: u64,
     /// The volumes.
     pub volumes: Volumes,
+    /// The snapshots, in every reading: also if the volumes are the same. Empty if the storage cannot be read.
+    pub snapshots: Vec<PoolSnapshot>,
 }
 
 /// The volumes of a [`Reading`].
@@ -277,8 +281,8 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// `SizeOutOfRange` if no size in the range is possible: with the largest size that is. The default, for pools
     /// without this capability, rejects every larger size with it. `Precondition` only for what is possible while
-    /// the volume is not in use: external-resizer does not retry before that. `UnderWay` while lvm moves or
-    /// converts the volume.
+    /// the volume is not in use or has snapshots: external-resizer does not retry while a pod uses the volume.
+    /// `UnderWay` while lvm moves or converts the volume, or it is being cloned.
     async fn reserve_expansion(&self, volume: &PoolVolume, size: &SizeRange) -> Result<Option<Expansion>> {
         let pool = self.name();
         if !volume.needs_expansion(size)? {
@@ -308,11 +312,68 @@ pub trait Pool: Send + Sync {
         Err(Error::host(format!("pool {} has reserved no space for volume {}", self.name(), volume.name)))
     }
 
+    /// All snapshots that have Quarry's mark, read completely; also those that only serve to clone a volume. The
+    /// default, for pools without this capability, has none.
+    ///
+    /// # Errors
+    /// `Unavailable` as for [`Pool::volumes`].
+    async fn snapshots(&self) -> Result<Vec<PoolSnapshot>> {
+        Ok(Vec::new())
+    }
+
+    /// The snapshot with that name on the storage. `None`: the storage was read completely, and does not have it.
+    ///
+    /// # Errors
+    /// `Unavailable` as for [`Pool::volumes`].
+    async fn snapshot(&self, name: &str) -> Result<Option<PoolSnapshot>> {
+        Ok(self.snapshots().await?.into_iter().find(|snapshot| snapshot.name == name))
+    }
+
+    /// Takes a snapshot of the volume, with that record in state `new`, and then makes the record `ready`, with
+    /// the current time. Returns when both would survive a power cut. The volume may be in use: the snapshot has
+    /// its contents at one instant, as after a power cut. `cow_size`: the space for blocks that are overwritten
+    /// later.
+    ///
+    /// A snapshot that was left `new` by an earlier, interrupted call may not have the contents of one instant:
+    /// the caller removes it first.
+    ///
+    /// # Errors
+    /// `NoSpace` if it does not fit (`RESOURCE_EXHAUSTED`); `Exists` if a snapshot of that name exists, or something
+    /// else has the name that it needs; `Precondition` if the volume's storage is lost; `UnderWay` while the volume is
+    /// being filled, moved or converted. If it was taken, or may have been, the error is not final. The default, for
+    /// pools without this capability, is `Unsupported`.
+    async fn take_snapshot(
+        &self,
+        _volume: &PoolVolume,
+        _record: &SnapshotRecord,
+        _cow_size: CowSize,
+    ) -> Result<PoolSnapshot> {
+        Err(Error::new(Reason::Unsupported, format!("pool {} does not support snapshots", self.name())))
+    }
+
+    /// Makes the snapshot's device appear, and returns it. It is read-only. Idempotent.
+    ///
+    /// # Errors
+    /// `Precondition` if the snapshot is not [`SnapshotHealth::Whole`].
+    async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
+        Err(Error::host(format!("pool {} has no snapshot {}", self.name(), snapshot.name)))
+    }
+
+    /// Removes the snapshot, and returns when that would survive a power cut. Its source stays, and may be in use.
+    ///
+    /// # Errors
+    /// `InUse` while it is open.
+    async fn remove_snapshot(&self, snapshot: &PoolSnapshot) -> Result<()> {
+        Err(Error::host(format!("pool {} has no snapshot {}", self.name(), snapshot.name)))
+    }
+
     /// Removes the volume, and returns when that would survive a power cut. Its space may not be free yet: see
     /// [`Pool::wiping`].
     ///
     /// # Errors
-    /// `InUse` while it is open.
+    /// `InUse` while it is open. `Precondition` while it has snapshots: they cannot exist without it. The message
+    /// names them. `UnderWay` while it only has snapshots that serve clones. Snapshots whose creation was interrupted
+    /// are removed with it.
     async fn remove(&self, volume: &PoolVolume) -> Result<()>;
 
     /// What is still being wiped of deleted volumes, by disk name; that space is not free yet.

@@ -87,6 +87,8 @@ impl Capacity {
 pub struct PoolCapabilities {
     /// It wipes a deleted volume in the way that the volume's StorageClass sets ([`Parameters::wipe`]).
     pub wipe: bool,
+    /// Its volumes can have snapshots.
+    pub snapshots: bool,
     /// Its storage ID identifies its disks: if two nodes report the same ID, they share a disk, or one has a
     /// copy of the other's.
     pub unique_storage: bool,

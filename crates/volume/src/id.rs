@@ -73,22 +73,28 @@ impl FromStr for VolumeId {
     type Err = ForeignId;
 
     fn from_str(text: &str) -> Result<Self, ForeignId> {
-        let mut parts = text.split(':');
-        let (Some("v1"), Some(storage), Some(node), Some(volume), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(ForeignId);
-        };
-        let plain = |text: &str, max| {
-            !text.is_empty()
-                && text.len() <= max
-                && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'))
-        };
-        if plain(node, MAX_NODE) && plain(volume, MAX_VOLUME) {
-            Ok(Self { storage: storage.parse()?, node: node.to_owned(), volume: volume.to_owned() })
-        } else {
-            Err(ForeignId)
-        }
+        let (storage, node, volume) = parts("v1", text)?;
+        Ok(Self { storage, node, volume })
+    }
+}
+
+/// Parses the storage, the node and the name in an identifier that begins with that version.
+pub(crate) fn parts(version: &str, text: &str) -> Result<(StorageId, String, String), ForeignId> {
+    let mut parts = text.split(':');
+    let (Some(first), Some(storage), Some(node), Some(name), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(ForeignId);
+    };
+    let plain = |text: &str, max| {
+        !text.is_empty()
+            && text.len() <= max
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '+'))
+    };
+    if first == version && plain(node, MAX_NODE) && plain(name, MAX_VOLUME) {
+        Ok((storage.parse()?, node.to_owned(), name.to_owned()))
+    } else {
+        Err(ForeignId)
     }
 }
 

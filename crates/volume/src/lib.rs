@@ -14,6 +14,7 @@ mod name;
 mod options;
 mod parameters;
 mod size;
+mod snapshot;
 mod space;
 mod text;
 mod units;
@@ -34,6 +35,9 @@ pub use name::{is_plain_name, safe_name};
 pub use options::{MakeOptions, MountOptions, OptionError, check_options};
 pub use parameters::{KNOWN as KNOWN_PARAMETERS, MKFS_OPTIONS, Parameters, VolumeSpec, parameters_hash};
 pub use size::{DEFAULT_SIZE, SizeRange, parse_size, show_size};
+pub use snapshot::{
+    ContentSource, CowSize, KNOWN_SNAPSHOT_PARAMETERS, Snapshot, SnapshotId, SnapshotParameters, SnapshotSpec,
+};
 pub use space::{Largest, Placement, Space};
 pub use text::{printable, some_of, with_causes};
 pub use units::{ExtentSize, Extents, Gib};

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::{AccessTypes, Error, Filesystem, Layout, Result, SizeRange, Wipe};
+use crate::{AccessTypes, ContentSource, Error, Filesystem, Layout, Result, SizeRange, Wipe};
 
 /// The keys that a StorageClass may set, documented in docs/storageclass.md.
 pub const KNOWN: [&str; 7] = ["pool", "layout", "stripes", "stripeSize", "mirrors", "mkfsOptions", "wipe"];
 
 /// The prefix of the sidecars' own keys.
-const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
+pub(crate) const SIDECAR_PREFIX: &str = "csi.storage.k8s.io/";
 
 /// The key of the mkfs options in the volume's context, which takes them from CreateVolume to
 /// NodeStageVolume.
@@ -75,6 +75,8 @@ pub struct VolumeSpec {
     pub filesystem: Option<Filesystem>,
     /// The parameters of its StorageClass.
     pub class: Parameters,
+    /// What it is filled with; `None` for an empty volume.
+    pub source: Option<ContentSource>,
 }
 
 impl VolumeSpec {
@@ -87,6 +89,7 @@ impl VolumeSpec {
             access: AccessTypes::Block,
             filesystem: None,
             class: Parameters::default(),
+            source: None,
         }
     }
 
@@ -106,6 +109,12 @@ impl VolumeSpec {
     #[must_use]
     pub fn with_layout(self, layout: Layout) -> Self {
         Self { class: Parameters { layout, ..self.class }, ..self }
+    }
+
+    /// The same volume, filled from that source.
+    #[must_use]
+    pub fn filled_from(self, source: ContentSource) -> Self {
+        Self { source: Some(source), ..self }
     }
 
     /// See [`parameters_hash`].

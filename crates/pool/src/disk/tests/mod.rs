@@ -16,13 +16,13 @@ use std::sync::Arc;
 
 use quarry_disk::claim::{self, ClaimState};
 use quarry_disk::{Criteria, How, Selector, State as Disk};
-use quarry_volume::{AccessTypes, Filesystem, Gib, Layout, Parameters, Reason, SizeRange, VolumeSpec};
+use quarry_volume::{AccessTypes, CowSize, Filesystem, Gib, Layout, Parameters, Reason, SizeRange, VolumeSpec};
 
 use self::double::{Host, SIGNATURE};
 use super::create::VOLUME_OFFSET;
 use super::disks::{Any, Disks as _};
 use super::*;
-use crate::{Health, State};
+use crate::{Health, SnapshotRecord, State};
 
 const MIB: u64 = 1 << 20;
 
@@ -249,6 +249,46 @@ fn data_of_mkfs_is_wiped_although_the_volume_was_zeroed() {
         pool.remove(&volume).await.unwrap();
         releases_done(&pool).await;
         assert_eq!([1024, 20 * MIB].map(|at| host.peek(disk, VOLUME_OFFSET + at, 4)), [[0; 4]; 2]);
+    });
+}
+
+#[test]
+fn a_whole_disk_says_why_it_has_no_snapshots() {
+    let host = Host::default();
+    host.disk("vdb", 16);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let volume = pool.create(&spec("a", 1)).await.unwrap();
+        let source = "v1:abcdefghij:n:a".parse().unwrap();
+        let record = SnapshotRecord::new("s".to_owned(), source, volume.record().unwrap(), None);
+        let reading = pool.read(None).await;
+        assert!(!reading.state.capabilities.snapshots && reading.snapshots.is_empty(), "what it reports agrees");
+        let error = pool.take_snapshot(&volume, &record, CowSize::Whole).await.unwrap_err();
+        assert_eq!(error.reason, Reason::Unsupported);
+        assert!(error.message.contains("whole disk, which has no space beside its volume"), "{error}");
+    });
+}
+
+/// While a volume is being filled, the progress in its record counts copied bytes, not zeros.
+#[test]
+fn data_that_was_copied_is_wiped_when_the_copy_is_given_up() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 200 << 10);
+    run(async {
+        let pool = start(&host, Wipe::Zero);
+        let filled = spec("a", 1).filled_from("s1:abcdefghij:n:s".parse().unwrap());
+        let volume = pool.create(&filled).await.unwrap();
+        assert!(volume.record().unwrap().filling);
+        let copied = volume.record().unwrap().zeroed(Gib(128));
+        pool.set_record(&volume, &copied).await.unwrap();
+        let volume = pool.volume("a").await.unwrap().unwrap();
+        assert_eq!(volume.record().unwrap(), &copied);
+        for at in [0, 1 << 30, 127 << 30] {
+            host.poke(disk, VOLUME_OFFSET + at, b"copy");
+        }
+        pool.remove(&volume).await.unwrap();
+        releases_done(&pool).await;
+        assert_eq!([0, 1 << 30, 127 << 30].map(|at| host.peek(disk, VOLUME_OFFSET + at, 4)), [[0; 4]; 3]);
     });
 }
 

@@ -1,0 +1,232 @@
+//! Snapshots: their identifiers, what is requested, and what a node reports.
+//!
+//! An identifier is `s1:STORAGE:NODE:SNAPSHOT`, made like a [`VolumeId`]: Kubernetes keeps it in a
+//! VolumeSnapshotContent's `snapshotHandle`. The format is frozen.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::id::{ForeignId, parts};
+use crate::{Error, Result, StorageId, VolumeId};
+
+/// The identifier of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SnapshotId {
+    /// Which storage.
+    pub storage: StorageId,
+    /// Which node.
+    pub node: String,
+    /// The snapshot's name on that storage.
+    pub snapshot: String,
+}
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s1:{}:{}:{}", self.storage.as_str(), self.node, self.snapshot)
+    }
+}
+
+impl FromStr for SnapshotId {
+    type Err = ForeignId;
+
+    fn from_str(text: &str) -> Result<Self, ForeignId> {
+        let (storage, node, snapshot) = parts("s1", text)?;
+        Ok(Self { storage, node, snapshot })
+    }
+}
+
+/// How much space a copy-on-write snapshot may use for the blocks of its source that are overwritten later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CowSize {
+    /// Enough for the whole source: the snapshot can never become full.
+    #[default]
+    Whole,
+    /// That percentage of the source's size, 1 to 99. A full snapshot is lost.
+    Percent(u8),
+    /// That many bytes. A full snapshot is lost.
+    Bytes(u64),
+}
+
+/// The parameters of a VolumeSnapshotClass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotParameters {
+    /// The space for overwritten blocks.
+    pub cow_size: CowSize,
+}
+
+/// The keys that a VolumeSnapshotClass may set.
+pub const KNOWN_SNAPSHOT_PARAMETERS: [&str; 1] = ["cowSize"];
+
+impl SnapshotParameters {
+    /// Parses the parameters of a CreateSnapshot request. Keys of the sidecars are ignored.
+    ///
+    /// # Errors
+    /// `InvalidRequest` for an unknown key (the message lists the known ones) or an invalid value.
+    pub fn parse(parameters: &BTreeMap<String, String>) -> Result<Self> {
+        let mut parsed = Self::default();
+        for (key, value) in parameters.iter().filter(|(key, _)| !key.starts_with(crate::parameters::SIDECAR_PREFIX)) {
+            match key.as_str() {
+                "cowSize" => parsed.cow_size = value.parse()?,
+                unknown => {
+                    return Err(Error::invalid(format!(
+                        "VolumeSnapshotClass parameter {unknown:?} is unknown; known parameters: {}",
+                        KNOWN_SNAPSHOT_PARAMETERS.join(", ")
+                    )));
+                }
+            }
+        }
+        Ok(parsed)
+    }
+}
+
+impl FromStr for CowSize {
+    type Err = Error;
+
+    /// Parses `20%` or a size such as `10Gi`.
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || {
+            Error::invalid(format!(
+                "VolumeSnapshotClass parameter \"cowSize\" is {text:?}: use a percentage of the source's size, such \
+                 as 20%, or a size, such as 10Gi"
+            ))
+        };
+        let size = match text.strip_suffix('%') {
+            Some(percent) => match percent.parse::<u8>() {
+                Ok(100) => Self::Whole,
+                Ok(percent @ 1..=99) => Self::Percent(percent),
+                _ => return Err(wrong()),
+            },
+            None => Self::Bytes(crate::parse_size(text).map_err(|_| wrong())?),
+        };
+        Ok(size)
+    }
+}
+
+/// A snapshot to take: everything in CreateSnapshot, checked as far as possible without the storage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotSpec {
+    /// The requested name: unique, and the key of idempotency.
+    pub name: String,
+    /// The volume to take it from.
+    pub source: VolumeId,
+    /// The parameters of its VolumeSnapshotClass.
+    pub class: SnapshotParameters,
+}
+
+/// What a new volume is filled with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ContentSource {
+    /// The contents of a snapshot.
+    Snapshot(SnapshotId),
+    /// The current contents of another volume.
+    Volume(VolumeId),
+}
+
+impl ContentSource {
+    /// The node that has the source.
+    #[must_use]
+    pub fn node(&self) -> &str {
+        match self {
+            Self::Snapshot(id) => &id.node,
+            Self::Volume(id) => &id.node,
+        }
+    }
+}
+
+impl fmt::Display for ContentSource {
+    /// The identifier of the source.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Snapshot(id) => id.fmt(f),
+            Self::Volume(id) => id.fmt(f),
+        }
+    }
+}
+
+impl FromStr for ContentSource {
+    type Err = ForeignId;
+
+    fn from_str(text: &str) -> Result<Self, ForeignId> {
+        text.parse().map(Self::Snapshot).or_else(|_| text.parse().map(Self::Volume))
+    }
+}
+
+/// A snapshot, as reported by its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Its identifier.
+    pub id: SnapshotId,
+    /// The name in the request that took it.
+    pub name: String,
+    /// The volume that it was taken from.
+    pub source: VolumeId,
+    /// The size of its source when it was taken, in bytes: a volume that is restored from it needs at least this.
+    pub size: u64,
+    /// The pool that it is in.
+    pub pool: String,
+    /// When it was taken: seconds since 1970-01-01 UTC. 0 if it is not complete.
+    pub created: u64,
+    /// Whether a volume can be restored from it.
+    pub ready: bool,
+    /// The space that it uses on its storage, in bytes.
+    pub allocated: u64,
+    /// Its problem, for the operator. Empty if it is healthy.
+    pub problem: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Reason;
+
+    /// Golden: identifiers are stored in users' etcd. They must never change.
+    #[test]
+    fn identifiers_are_frozen() {
+        let id = SnapshotId {
+            storage: StorageId::of("Zr3Ot2-MsTU-yPvW-5Ttd-gaYN-WeYT-vP8EJt"),
+            node: "worker-1.example.org".to_owned(),
+            snapshot: "snapshot-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11".to_owned(),
+        };
+        let text = "s1:d5hwhwt27w:worker-1.example.org:snapshot-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11";
+        assert_eq!(id.to_string(), text);
+        assert_eq!(text.parse(), Ok(id.clone()));
+        assert_eq!(text.parse(), Ok(ContentSource::Snapshot(id)));
+        assert_eq!(text.replace("s1:", "v1:").parse::<SnapshotId>(), Err(ForeignId));
+        let volume = text.replace("s1:", "v1:");
+        assert_eq!(volume.parse(), Ok(ContentSource::Volume(volume.parse().unwrap())));
+    }
+
+    #[test]
+    fn identifiers_of_other_drivers_are_rejected() {
+        for text in ["", "s1", "s1:::", "s2:aaaaaaaaaa:n:s", "s1:aaaaaaaaaa:n:s:x", "s1:aaaaaaaaaa:n:../s", "0001-0011"]
+        {
+            assert_eq!(text.parse::<SnapshotId>(), Err(ForeignId), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_space_of_a_snapshot_is_a_share_or_a_size() {
+        let parse = |text: &str| {
+            SnapshotParameters::parse(&BTreeMap::from([("cowSize".to_owned(), text.to_owned())]))
+                .map(|parameters| parameters.cow_size)
+        };
+        assert_eq!(parse("100%").unwrap(), CowSize::Whole);
+        assert_eq!(parse("1%").unwrap(), CowSize::Percent(1));
+        assert_eq!(parse("10Gi").unwrap(), CowSize::Bytes(10 << 30));
+        for text in ["", "%", "0%", "101%", "-1%", "x", "-1"] {
+            let error = parse(text).unwrap_err();
+            assert_eq!(error.reason, Reason::InvalidRequest, "{text}");
+        }
+        assert_eq!(SnapshotParameters::parse(&BTreeMap::new()).unwrap().cow_size, CowSize::Whole);
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_rejected() {
+        let parameters = BTreeMap::from([("method".to_owned(), "magic".to_owned())]);
+        let error = SnapshotParameters::parse(&parameters).unwrap_err();
+        assert!(error.message.contains("cowSize"), "{error}");
+        let own = BTreeMap::from([("csi.storage.k8s.io/volumesnapshot/name".to_owned(), "a".to_owned())]);
+        SnapshotParameters::parse(&own).unwrap();
+    }
+}
