@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::id::{ForeignId, parts};
-use crate::{Error, Result, StorageId, VolumeId};
+use crate::{Error, Result, SnapshotCondition, StorageId, VolumeId};
 
 /// The identifier of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -173,6 +173,27 @@ pub struct Snapshot {
     pub allocated: u64,
     /// Its problem, for the operator. Empty if it is healthy.
     pub problem: String,
+    /// The kind of the problem, for programs.
+    pub condition: SnapshotCondition,
+}
+
+impl Snapshot {
+    /// A healthy snapshot, not complete yet, of which only the identifier and the source are known.
+    #[must_use]
+    pub fn new(id: SnapshotId, source: VolumeId) -> Self {
+        Self {
+            name: id.snapshot.clone(),
+            id,
+            source,
+            size: 0,
+            pool: String::new(),
+            created: 0,
+            ready: false,
+            allocated: 0,
+            problem: String::new(),
+            condition: SnapshotCondition::Healthy,
+        }
+    }
 }
 
 #[cfg(test)]
