@@ -257,7 +257,7 @@ mod tests {
         memory.update(change(11, &["s"], &[]));
         assert_eq!(snapshots(&memory), ["t"], "an older update does not undo a reply");
         assert!(!memory.snapshots.is_settled());
-        memory.full_state(greeting("1"), change(12, &["s"], &[]));
+        memory.full_state(greeting("1"), change(11, &["s"], &[]));
         assert_eq!(snapshots(&memory), ["t"], "nor does an older full state");
         memory.update(change(14, &[], &[]));
         assert!(memory.snapshots.is_settled());

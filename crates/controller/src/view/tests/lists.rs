@@ -1,6 +1,6 @@
 //! Lists and their pages.
 
-use quarry_volume::Condition;
+use quarry_volume::{Condition, SnapshotCondition};
 use tonic::Code;
 
 use super::*;
@@ -201,7 +201,8 @@ async fn nodes_and_pools_come_in_pages_too() {
 #[tokio::test]
 async fn snapshots_come_in_pages_and_are_filtered() {
     let (a, b, c) = (volume("n1", "fast", "pvc-a"), volume("n1", "slow", "pvc-b"), volume("n2", "fast", "pvc-c"));
-    let broken = Snapshot { problem: "it became full".into(), ..snapshot(&b, "s3") };
+    let condition = SnapshotCondition::Invalid;
+    let broken = Snapshot { problem: "it became full".into(), condition, ..snapshot(&b, "s3") };
     let n1 = here("n1", vec![pool("n1", "fast", GIB), pool("n1", "slow", GIB)], vec![a.clone(), b.clone()]);
     let n2 = here("n2", vec![pool("n2", "fast", GIB)], vec![c.clone()]);
     let of_n1 = vec![snapshot(&a, "s1"), snapshot(&a, "s2"), broken.clone()];
