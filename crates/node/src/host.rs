@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use quarry_pool::{Pool, PoolVolume};
-use quarry_volume::{Error, FencingToken, Reason, Result, StorageId, VolumeId};
+use quarry_volume::{Error, FencingToken, Reason, Result, SnapshotId, StorageId, VolumeId};
 
 use crate::checks::Checks;
 use crate::kernel::{Kernel, Linux};
@@ -203,22 +203,34 @@ impl Host {
     /// `Unavailable` if the ID names another node, or if no readable pool has its storage: neither proves
     /// that the volume is gone.
     pub(crate) async fn pool_of(&self, id: &VolumeId) -> Result<Arc<dyn Pool>> {
-        if id.node != self.node() {
+        self.pool_on(&id.node, &id.storage, &format!("volume {id}")).await
+    }
+
+    /// The pool on the storage that a snapshot ID names: see [`Host::pool_of`].
+    ///
+    /// # Errors
+    /// As for [`Host::pool_of`].
+    pub(crate) async fn pool_of_snapshot(&self, id: &SnapshotId) -> Result<Arc<dyn Pool>> {
+        self.pool_on(&id.node, &id.storage, &format!("snapshot {id}")).await
+    }
+
+    /// `named`: what is on that storage, for messages.
+    async fn pool_on(&self, node: &str, wanted: &StorageId, named: &str) -> Result<Arc<dyn Pool>> {
+        if node != self.node() {
             return Err(Error::unavailable(format!(
-                "volume {id} is on node {}, but this is node {}: call that node",
-                id.node,
+                "{named} is on node {node}, but this is node {}: call that node",
                 self.node()
             )));
         }
         let mut unread = Vec::new();
         let (likely, others): (Vec<_>, Vec<_>) =
-            self.pools().iter().partition(|pool| pool.last_storage().is_some_and(|last| last == id.storage));
+            self.pools().iter().partition(|pool| pool.last_storage().is_some_and(|last| last == *wanted));
         for pools in [likely, others] {
             let mut storages: FuturesUnordered<_> =
                 pools.into_iter().map(|pool| async move { (pool, storage_of(pool).await) }).collect();
             while let Some((pool, storage)) = storages.next().await {
                 match storage {
-                    Ok(storage) if storage == id.storage => return Ok(Arc::clone(pool)),
+                    Ok(storage) if storage == *wanted => return Ok(Arc::clone(pool)),
                     Ok(_) => {}
                     Err(error) => unread.push(error.message),
                 }
@@ -228,7 +240,7 @@ impl Host {
             }
         }
         let why = if unread.is_empty() {
-            "no pool of this node has the storage that the volume ID names (were the disks or the configuration \
+            "no pool of this node has the storage that its identifier names (were the disks or the configuration \
              replaced?)"
                 .to_owned()
         } else {
