@@ -10,12 +10,13 @@ use quarry_pool::{Pool, PoolVolume};
 use quarry_volume::{Error, FencingToken, Reason, Result, SnapshotId, StorageId, VolumeId};
 
 use crate::checks::Checks;
+use crate::copies::Copies;
 use crate::kernel::{Kernel, Linux};
 use crate::publisher::StatePublisher;
 use crate::tasks::Tasks;
 
 /// How long a creation waits for the other pools while it searches them for the name.
-const OTHER_POOLS: Duration = Duration::from_secs(2);
+pub(crate) const OTHER_POOLS: Duration = Duration::from_secs(2);
 
 /// How long a pool may take to return its storage ID. A sleeping disk has to spin up, and a report may wait
 /// for another one; both have their own limits, and this one is above them.
@@ -33,6 +34,7 @@ struct Inner {
     kernel: Arc<dyn Kernel>,
     tasks: Tasks,
     checks: Checks,
+    copies: Copies,
     publisher: StatePublisher,
     /// The highest fencing token that this run of the agent has seen.
     fence: Mutex<u64>,
@@ -74,8 +76,8 @@ impl Host {
     ) -> Self {
         let node = node.into();
         let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone());
-        let (tasks, checks, fence) = (Tasks::default(), Checks::default(), Mutex::new(0));
-        Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, publisher, fence }) }
+        let (tasks, checks, copies, fence) = Default::default();
+        Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, copies, publisher, fence }) }
     }
 
     /// The node's name.
@@ -110,6 +112,11 @@ impl Host {
     #[must_use]
     pub fn instance(&self) -> &str {
         &self.inner.publisher.greeting().instance
+    }
+
+    /// The copies that are running.
+    pub(crate) fn copies(&self) -> &Copies {
+        &self.inner.copies
     }
 
     /// The state publisher of this node.
