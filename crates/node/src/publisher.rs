@@ -436,6 +436,8 @@ pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
         ready: !matches!(&volume.record, Recorded::Here(record) if record.state == State::New),
         condition: health::condition(volume, problem.is_some()),
         problem: problem.unwrap_or_default(),
+        source: record.and_then(|record| record.source.clone()),
+        copying: record.filter(|record| record.filling).map(|record| fill::copied(record, volume.size)),
     }
 }
 

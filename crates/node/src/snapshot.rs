@@ -7,7 +7,8 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use quarry_pool::{Health, Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord, State};
 use quarry_volume::{
-    AccessTypes, Change, ContentSource, Error, Reason, Result, Snapshot, SnapshotId, SnapshotSpec, VolumeId, safe_name,
+    AccessTypes, Change, ContentSource, Error, Reason, Result, Snapshot, SnapshotCondition,
+    SnapshotId, SnapshotSpec, VolumeId, safe_name,
 };
 
 use crate::agent::within;
@@ -197,5 +198,11 @@ pub(crate) fn describe_snapshot(node: &str, pool: &str, snapshot: &PoolSnapshot)
         ready: record.state == State::Ready && snapshot.health == SnapshotHealth::Whole,
         allocated: snapshot.allocated,
         problem: snapshot.health.problem().unwrap_or_default().to_owned(),
+        condition: match (&snapshot.health, record.state) {
+            (SnapshotHealth::Lost(_), _) => SnapshotCondition::DiskMissing,
+            (SnapshotHealth::Invalid(_), _) => SnapshotCondition::Invalid,
+            (SnapshotHealth::Incomplete(_), _) | (_, State::New) => SnapshotCondition::Unfinished,
+            (SnapshotHealth::Whole, State::Ready) => SnapshotCondition::Healthy,
+        },
     }
 }

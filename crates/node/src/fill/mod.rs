@@ -13,7 +13,7 @@
 use std::sync::Arc;
 
 use quarry_pool::{Pool, PoolVolume, Record};
-use quarry_volume::{ContentSource, Error, Gib, Reason, Result};
+use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result};
 
 use self::content::Content;
 use crate::host::Host;
@@ -119,12 +119,18 @@ fn is_copied(record: &Record, size: u64) -> bool {
     record.zeroed >= Gib::needed_for(size)
 }
 
+/// How much is copied into a volume that is being filled, according to its record. `size`: that of the volume, because
+/// the record does not have the size of the source.
+pub(crate) fn copied(record: &Record, size: u64) -> CopyProgress {
+    CopyProgress { copied: record.zeroed.bytes().min(size), total: size }
+}
+
 /// How far the filling of a volume is.
 pub(crate) fn progress(volume: &PoolVolume) -> String {
-    let (Ok(record), total) = (volume.record(), Gib::needed_for(volume.size)) else { return String::new() };
-    match is_copied(record, volume.size) {
-        true => "copied completely, but not ready for use".to_owned(),
-        false => format!("copied {} of {} GiB", record.zeroed.0, total.0),
+    match volume.record() {
+        Ok(record) if is_copied(record, volume.size) => "completely copied, but not ready for use".to_owned(),
+        Ok(record) => format!("{} are copied", copied(record, volume.size)),
+        Err(error) => error.message,
     }
 }
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use quarry_filesystem::{Coverage, Probe, Superblock, Trouble, Usage};
 use quarry_mount::{Device, Entry, Mapping};
 use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
+use uuid::Uuid;
 
 pub(crate) use linux::Linux;
 
@@ -118,6 +119,13 @@ pub(crate) trait Filesystems: Send + Sync {
     /// Opens a device exclusively.
     fn exclusive(&self, device: &Path) -> Result<Arc<dyn HeldDevice>>;
 
+    /// Opens a device to read it, and another exclusively to fill it. `offline`: the first is held exclusively, too.
+    fn open_copy(&self, source: &Path, offline: bool, target: &Path) -> Result<Arc<dyn CopyDevices>>;
+
+    /// Recovers the filesystem on a device that is a copy of another one, and gives it that UUID. Idempotent: it can be
+    /// repeated after it was killed.
+    async fn set_uuid(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<()>;
+
     /// The problem of a mounted filesystem of that kind, if it shows one.
     fn check_mounted(&self, kind: Filesystem, entry: &Entry) -> Option<Trouble>;
 
@@ -147,4 +155,16 @@ pub(crate) trait HeldDevice: Send + Sync {
 
     /// Flushes all writes to the disk.
     fn flush(&self) -> io::Result<()>;
+}
+
+/// A device that is read, and one that is held exclusively and filled from it. Bytes are copied to the same place.
+pub(crate) trait CopyDevices: Send + Sync {
+    /// Copies these bytes; not flushed.
+    fn copy_range(&self, bytes: Range<u64>) -> Result<()>;
+
+    /// Zeroes these bytes of the device that is filled; not flushed.
+    fn zero_range(&self, bytes: Range<u64>) -> Result<()>;
+
+    /// Flushes all writes to the disk.
+    fn flush(&self) -> Result<()>;
 }
