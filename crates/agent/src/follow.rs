@@ -97,6 +97,8 @@ impl Follower {
                 so_far.pools.append(&mut more.pools);
                 so_far.volumes.append(&mut more.volumes);
                 so_far.gone.append(&mut more.gone);
+                so_far.snapshots.append(&mut more.snapshots);
+                so_far.gone_snapshots.append(&mut more.gone_snapshots);
                 if !part.last {
                     return Ok(None);
                 }

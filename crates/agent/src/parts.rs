@@ -5,13 +5,13 @@ use std::vec::IntoIter;
 use prost::Message as _;
 use quarry_proto::agent::v1;
 use quarry_proto::agent::v1::watch_response::Update as Message;
-use quarry_volume::{Change, Error, PoolState, Result, Update, Volume};
+use quarry_volume::{Change, Error, PoolState, Result, Snapshot, Update, Volume};
 use quarry_wire::agent::{write_change, write_greeting};
-use quarry_wire::{pool, volume};
+use quarry_wire::{pool, snapshot, volume};
 
-/// The most volumes in one message.
-const MAX_VOLUMES: usize = 500;
-/// The size at which a message is complete, in bytes: one more volume or pool still fits far below the 4 MiB
+/// The most volumes, and the most snapshots, in one message.
+const MOST: usize = 500;
+/// The size at which a message is complete, in bytes: one more volume, snapshot or pool still fits far below the 4 MiB
 /// limit of gRPC clients.
 const ENOUGH: usize = 1 << 20;
 /// The maximum size of a change in one message, in bytes.
@@ -25,6 +25,7 @@ pub(crate) fn messages(node: &str, updates: Update) -> Messages {
             generation: full_state.generation,
             pools: full_state.pools.into_iter(),
             volumes: full_state.volumes.into_iter(),
+            snapshots: full_state.snapshots.into_iter(),
             done: false,
         }),
         Update::Change(change) => Messages::One(Some(one_change(node, change))),
@@ -67,6 +68,7 @@ pub(crate) struct Parts {
     generation: u64,
     pools: IntoIter<PoolState>,
     volumes: IntoIter<Volume>,
+    snapshots: IntoIter<Snapshot>,
     done: bool,
 }
 
@@ -85,13 +87,19 @@ impl Iterator for Parts {
             bytes = bytes.saturating_add(pool.encoded_len());
             part.pools.push(pool);
         }
-        while bytes < ENOUGH && part.volumes.len() < MAX_VOLUMES {
+        while bytes < ENOUGH && part.volumes.len() < MOST {
             let Some(volume) = self.volumes.next() else { break };
             let volume = volume::write(volume);
             bytes = bytes.saturating_add(volume.encoded_len());
             part.volumes.push(volume);
         }
-        self.done = self.pools.len() == 0 && self.volumes.len() == 0;
+        while bytes < ENOUGH && part.snapshots.len() < MOST {
+            let Some(snapshot) = self.snapshots.next() else { break };
+            let snapshot = snapshot::write(snapshot);
+            bytes = bytes.saturating_add(snapshot.encoded_len());
+            part.snapshots.push(snapshot);
+        }
+        self.done = self.pools.len() == 0 && self.volumes.len() == 0 && self.snapshots.len() == 0;
         Some(v1::FullStatePart { part: Some(part), last: self.done })
     }
 }

@@ -9,10 +9,11 @@ use quarry_proto::agent::v1::agent_client::AgentClient;
 use quarry_proto::volume::v1 as volume_v1;
 use quarry_transport::deadline;
 use quarry_volume::{
-    Agent, Change, Error, FencingToken, NameLookup, Reason, Result, SizeRange, Unreachable, UpdateStream, Volume,
-    VolumeId, VolumeSpec,
+    Agent, Change, Error, FencingToken, NameLookup, Reason, Result, SizeRange, Snapshot, SnapshotId, SnapshotSpec,
+    Unreachable, UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use quarry_wire::agent::{read_change, write_token};
+use quarry_wire::snapshot;
 use quarry_wire::volume::{self, write_limit, write_spec};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout};
@@ -92,16 +93,25 @@ impl RemoteAgent {
 
     /// The volume in an answer that must contain one.
     fn volume(&self, volume: Option<volume_v1::Volume>, call: &str) -> Result<Volume> {
-        volume.and_then(volume::read).filter(|volume| volume.id.node == *self.node).ok_or_else(|| {
-            Error::new(
-                Reason::Host,
-                format!(
-                    "node {} answered {call} without a valid volume of this node; upgrade nodes and \
-                     controller to the same version",
-                    self.node
-                ),
-            )
-        })
+        let own = volume.and_then(volume::read).filter(|volume| volume.id.node == *self.node);
+        own.ok_or_else(|| self.incomplete(call, "volume"))
+    }
+
+    /// The snapshot in an answer that must contain one.
+    fn snapshot(&self, snapshot: Option<volume_v1::Snapshot>, call: &str) -> Result<Snapshot> {
+        let own = |snapshot: &Snapshot| snapshot.id.node == *self.node && snapshot.source.node == *self.node;
+        snapshot.and_then(snapshot::read).filter(own).ok_or_else(|| self.incomplete(call, "snapshot"))
+    }
+
+    fn incomplete(&self, call: &str, what: &str) -> Error {
+        Error::new(
+            Reason::Host,
+            format!(
+                "node {} answered {call} without a valid {what} of this node; upgrade nodes and controller to the same \
+                 version",
+                self.node
+            ),
+        )
     }
 
     /// The change in the answer; a node that omits it sends the change on its stream.
@@ -174,6 +184,34 @@ impl Agent for RemoteAgent {
             })
             .await?;
         Ok((self.volume(answer.volume, "ExpandVolume")?, self.change(answer.change)))
+    }
+
+    async fn create_snapshot(&self, spec: SnapshotSpec, wait: Duration) -> Result<(Snapshot, Change)> {
+        let message = v1::CreateSnapshotRequest { node: self.node.to_string(), spec: Some(snapshot::write_spec(spec)) };
+        let answer = self
+            .call("CreateSnapshot", message, wait, |mut client, request| async move {
+                client.create_snapshot(request).await
+            })
+            .await?;
+        Ok((self.snapshot(answer.snapshot, "CreateSnapshot")?, self.change(answer.change)))
+    }
+
+    async fn delete_snapshot(&self, id: &SnapshotId, wait: Duration) -> Result<Change> {
+        let message = v1::DeleteSnapshotRequest { node: self.node.to_string(), id: id.to_string() };
+        let answer = self
+            .call("DeleteSnapshot", message, wait, |mut client, request| async move {
+                client.delete_snapshot(request).await
+            })
+            .await?;
+        Ok(self.change(answer.change))
+    }
+
+    async fn get_snapshot(&self, id: &SnapshotId, wait: Duration) -> Result<Snapshot> {
+        let message = v1::GetSnapshotRequest { node: self.node.to_string(), id: id.to_string() };
+        let answer = self
+            .call("GetSnapshot", message, wait, |mut client, request| async move { client.get_snapshot(request).await })
+            .await?;
+        self.snapshot(answer.snapshot, "GetSnapshot")
     }
 
     async fn watch(&self) -> Result<UpdateStream> {

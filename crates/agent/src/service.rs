@@ -1,5 +1,6 @@
 //! The node's end: serves the protocol's calls from an agent.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,9 +8,10 @@ use futures::stream::BoxStream;
 use futures::{StreamExt as _, stream};
 use quarry_proto::agent::v1;
 use quarry_transport::deadline;
-use quarry_volume::{Agent, Error, Reason, Result, Unreachable, VolumeId};
+use quarry_volume::{Agent, Error, Reason, Result, SnapshotId, Unreachable, VolumeId};
 use quarry_wire::agent::{read_id, read_token, write_change};
 use quarry_wire::field::required;
+use quarry_wire::snapshot;
 use quarry_wire::status::{self, answer};
 use quarry_wire::volume::{self, read_spec, requested_size};
 use tokio_util::sync::CancellationToken;
@@ -58,13 +60,25 @@ impl AgentService {
     /// Parses the identifier of a volume on this node.
     fn own_volume(&self, id: &str) -> Result<VolumeId> {
         let id = read_id(id)?;
-        if id.node == self.agent.node() {
-            return Ok(id);
+        self.own(&id.node, format_args!("volume {id}"))?;
+        Ok(id)
+    }
+
+    /// Parses the identifier of a snapshot on this node.
+    fn own_snapshot(&self, id: &str) -> Result<SnapshotId> {
+        let id = snapshot::read_id(id)?;
+        self.own(&id.node, format_args!("snapshot {id}"))?;
+        Ok(id)
+    }
+
+    /// Checks that what is on `node` is on this node.
+    fn own(&self, node: &str, what: fmt::Arguments<'_>) -> Result<()> {
+        let this = self.agent.node();
+        if node == this {
+            return Ok(());
         }
         Err(Error::unavailable(format!(
-            "volume {id} is on node {}, but this is node {}: send the call to that node",
-            id.node,
-            self.agent.node()
+            "{what} is on node {node}, but this is node {this}: send the call to that node"
         )))
     }
 }
@@ -95,6 +109,9 @@ impl v1::agent_server::Agent for AgentService {
             let request = request.into_inner();
             self.check_node(&request.node)?;
             let spec = read_spec(request.spec)?;
+            if let Some(source) = &spec.source {
+                self.own(source.node(), format_args!("the source {source} of volume {:?}", spec.name))?;
+            }
             let token = request.token.map(read_token);
             let (volume, change) = bounded(self.agent.node(), wait, self.agent.create(spec, token, ask)).await?;
             Ok(v1::CreateVolumeResponse { volume: Some(volume::write(volume)), change: Some(write_change(change)) })
@@ -159,6 +176,53 @@ impl v1::agent_server::Agent for AgentService {
             let size = requested_size(request.required_bytes, request.limit_bytes)?;
             let (volume, change) = bounded(self.agent.node(), wait, self.agent.expand(&id, size, ask)).await?;
             Ok(v1::ExpandVolumeResponse { volume: Some(volume::write(volume)), change: Some(write_change(change)) })
+        })
+        .await
+    }
+
+    async fn create_snapshot(
+        &self,
+        request: Request<v1::CreateSnapshotRequest>,
+    ) -> Result<Response<v1::CreateSnapshotResponse>, Status> {
+        answer(async move {
+            let (ask, wait) = waits(request.metadata());
+            let request = request.into_inner();
+            self.check_node(&request.node)?;
+            let spec = snapshot::read_spec(request.spec)?;
+            self.own(&spec.source.node, format_args!("volume {}", spec.source))?;
+            let (taken, change) = bounded(self.agent.node(), wait, self.agent.create_snapshot(spec, ask)).await?;
+            let (snapshot, change) = (Some(snapshot::write(taken)), Some(write_change(change)));
+            Ok(v1::CreateSnapshotResponse { snapshot, change })
+        })
+        .await
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<v1::DeleteSnapshotRequest>,
+    ) -> Result<Response<v1::DeleteSnapshotResponse>, Status> {
+        answer(async move {
+            let (ask, wait) = waits(request.metadata());
+            let request = request.into_inner();
+            self.check_node(&request.node)?;
+            let id = self.own_snapshot(&request.id)?;
+            let change = bounded(self.agent.node(), wait, self.agent.delete_snapshot(&id, ask)).await?;
+            Ok(v1::DeleteSnapshotResponse { change: Some(write_change(change)) })
+        })
+        .await
+    }
+
+    async fn get_snapshot(
+        &self,
+        request: Request<v1::GetSnapshotRequest>,
+    ) -> Result<Response<v1::GetSnapshotResponse>, Status> {
+        answer(async move {
+            let (ask, wait) = waits(request.metadata());
+            let request = request.into_inner();
+            self.check_node(&request.node)?;
+            let id = self.own_snapshot(&request.id)?;
+            let found = bounded(self.agent.node(), wait, self.agent.get_snapshot(&id, ask)).await?;
+            Ok(v1::GetSnapshotResponse { snapshot: Some(snapshot::write(found)) })
         })
         .await
     }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use futures::stream::BoxStream;
 
 use crate::{
-    AccessTypes, Condition, Filesystem, Layout, Parameters, Result, SizeRange, Space, StorageId, VolumeId, VolumeSpec,
+    AccessTypes, Condition, ContentSource, Filesystem, Layout, Parameters, Result, SizeRange, Snapshot, SnapshotId,
+    SnapshotSpec, Space, StorageId, VolumeId, VolumeSpec, show_size,
 };
 
 /// A volume, as reported by its node.
@@ -35,6 +36,28 @@ pub struct Volume {
     pub problem: String,
     /// The kind of the problem, for programs.
     pub condition: Condition,
+    /// What it was, or is still being, filled with; `None` if it was created empty, or if its node is too old to
+    /// report it.
+    pub source: Option<ContentSource>,
+    /// How much of its source was copied; `None` if nothing is being copied. Until that is complete, it cannot be
+    /// used.
+    pub copying: Option<CopyProgress>,
+}
+
+/// How much of a volume's source was copied, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyProgress {
+    /// Copied and flushed.
+    pub copied: u64,
+    /// The size of the source.
+    pub total: u64,
+}
+
+impl fmt::Display for CopyProgress {
+    /// As `10Gi of 40Gi`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", show_size(self.copied), show_size(self.total))
+    }
 }
 
 impl Volume {
@@ -52,6 +75,8 @@ impl Volume {
             ready: false,
             problem: String::new(),
             condition: Condition::Healthy,
+            source: None,
+            copying: None,
         }
     }
 }
@@ -164,6 +189,12 @@ impl PoolState {
 
 /// The capability of a node whose agent has [`Agent::expand`].
 pub const EXPAND: &str = "expand";
+/// The capability of a node whose agent has [`Agent::create_snapshot`], [`Agent::delete_snapshot`] and
+/// [`Agent::get_snapshot`], and that reports its snapshots.
+pub const SNAPSHOT: &str = "snapshot";
+/// The capability of a node whose agent creates volumes with a [`VolumeSpec::source`]. An older node would ignore
+/// the source, and create an empty volume.
+pub const COPY: &str = "copy";
 
 /// The identity of a node, sent first on every stream of updates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -193,6 +224,10 @@ pub struct Change {
     pub volumes: Vec<Volume>,
     /// Deleted volumes.
     pub gone: Vec<VolumeId>,
+    /// New or changed snapshots, without those that only serve to clone a volume.
+    pub snapshots: Vec<Snapshot>,
+    /// Deleted snapshots.
+    pub gone_snapshots: Vec<SnapshotId>,
 }
 
 /// The updates of a stream, in this order: one greeting, the full state, then changes without end.
@@ -200,7 +235,7 @@ pub struct Change {
 pub enum Update {
     /// The identity of the node.
     Greeting(Greeting),
-    /// All pools and volumes; anything missing does not exist, except in pools that cannot be read. Sent
+    /// All pools, volumes and snapshots; anything missing does not exist, except in pools that cannot be read. Sent
     /// again, replacing everything, when a reader was too slow for the changes.
     FullState(Change),
     /// What changed since.
@@ -239,10 +274,12 @@ pub trait Agent: Send + Sync {
     fn node(&self) -> &str;
 
     /// Creates a volume, or finds the one that an earlier, equal call created. `token` is set if the request
-    /// also permits other nodes.
+    /// also permits other nodes. A spec with a source is only for nodes with the capability [`COPY`].
     ///
     /// # Errors
-    /// `NoSpace` if it does not fit here; `Unavailable` if another controller was elected meanwhile.
+    /// `NoSpace` if it does not fit here; `Unavailable` if another controller was elected meanwhile. With a source:
+    /// `NotFound` if that does not exist, `SizeOutOfRange` if the volume would be smaller, `InvalidRequest` if the
+    /// source is used in another way, `UnderWay` with the progress while it is being copied.
     async fn create(&self, spec: VolumeSpec, token: Option<FencingToken>, wait: Duration) -> Result<(Volume, Change)>;
 
     /// Deletes a volume; succeeds if it does not exist.
@@ -266,6 +303,27 @@ pub trait Agent: Send + Sync {
     /// `SizeOutOfRange` if its pool cannot make it that large, or cannot make volumes larger at all; `Unsupported`
     /// if the node is older than this call.
     async fn expand(&self, id: &VolumeId, size: SizeRange, wait: Duration) -> Result<(Volume, Change)>;
+
+    /// Takes a snapshot, or finds the one that an earlier, equal call took. Names are unique among the snapshots of
+    /// a node.
+    ///
+    /// # Errors
+    /// `NotFound` if the source does not exist; `Exists` if a snapshot of another volume has the name; `NoSpace` if
+    /// it does not fit; `Precondition` if the source's pool does not support snapshots, or if its storage is lost;
+    /// `Unsupported` if the node is older than this call.
+    async fn create_snapshot(&self, spec: SnapshotSpec, wait: Duration) -> Result<(Snapshot, Change)>;
+
+    /// Deletes a snapshot; succeeds if it does not exist.
+    ///
+    /// # Errors
+    /// `InUse` while a volume is being filled from it; `Unsupported` if the node is older than this call.
+    async fn delete_snapshot(&self, id: &SnapshotId, wait: Duration) -> Result<Change>;
+
+    /// Reads one snapshot.
+    ///
+    /// # Errors
+    /// `NotFound` if it does not exist; `Unsupported` if the node is older than this call.
+    async fn get_snapshot(&self, id: &SnapshotId, wait: Duration) -> Result<Snapshot>;
 
     /// The full state, then every change.
     ///

@@ -23,12 +23,12 @@ mod wipe;
 
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage};
 pub use agent::{
-    Agent, Capacity, Change, EXPAND, FencingToken, Greeting, NameLookup, PoolCapabilities, PoolState, Update,
-    UpdateStream, Volume,
+    Agent, COPY, Capacity, Change, CopyProgress, EXPAND, FencingToken, Greeting, NameLookup, PoolCapabilities,
+    PoolState, SNAPSHOT, Update, UpdateStream, Volume,
 };
 pub use error::{Error, Reason, Result};
 pub use filesystem::{Filesystem, UnknownFilesystem};
-pub use health::Condition;
+pub use health::{Condition, SnapshotCondition};
 pub use id::{ForeignId, MAX_ID, MAX_NODE, MAX_VOLUME, StorageId, VolumeId};
 pub use layout::Layout;
 pub use name::{is_plain_name, safe_name};

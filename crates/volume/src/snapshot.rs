@@ -8,7 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::id::{ForeignId, parts};
-use crate::{Error, Result, StorageId, VolumeId};
+use crate::{Error, Result, SnapshotCondition, StorageId, VolumeId};
 
 /// The identifier of a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -92,14 +92,27 @@ impl FromStr for CowSize {
             ))
         };
         let size = match text.strip_suffix('%') {
+            // Rust's parser accepts a sign.
+            Some(percent) if percent.starts_with('+') => return Err(wrong()),
             Some(percent) => match percent.parse::<u8>() {
                 Ok(100) => Self::Whole,
                 Ok(percent @ 1..=99) => Self::Percent(percent),
                 _ => return Err(wrong()),
             },
-            None => Self::Bytes(crate::parse_size(text).map_err(|_| wrong())?),
+            None => Self::Bytes(crate::parse_size(text).ok().filter(|bytes| *bytes > 0).ok_or_else(wrong)?),
         };
         Ok(size)
+    }
+}
+
+impl fmt::Display for CowSize {
+    /// As in a VolumeSnapshotClass.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole => f.write_str("100%"),
+            Self::Percent(percent) => write!(f, "{percent}%"),
+            Self::Bytes(bytes) => write!(f, "{bytes}"),
+        }
     }
 }
 
@@ -173,10 +186,33 @@ pub struct Snapshot {
     pub allocated: u64,
     /// Its problem, for the operator. Empty if it is healthy.
     pub problem: String,
+    /// The kind of the problem, for programs.
+    pub condition: SnapshotCondition,
+}
+
+impl Snapshot {
+    /// A healthy snapshot, not complete yet, of which only the identifier and the source are known.
+    #[must_use]
+    pub fn new(id: SnapshotId, source: VolumeId) -> Self {
+        Self {
+            name: id.snapshot.clone(),
+            id,
+            source,
+            size: 0,
+            pool: String::new(),
+            created: 0,
+            ready: false,
+            allocated: 0,
+            problem: String::new(),
+            condition: SnapshotCondition::Healthy,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::Reason;
 
@@ -214,11 +250,35 @@ mod tests {
         assert_eq!(parse("100%").unwrap(), CowSize::Whole);
         assert_eq!(parse("1%").unwrap(), CowSize::Percent(1));
         assert_eq!(parse("10Gi").unwrap(), CowSize::Bytes(10 << 30));
-        for text in ["", "%", "0%", "101%", "-1%", "x", "-1"] {
+        for size in [CowSize::Whole, CowSize::Percent(7), CowSize::Bytes(4097)] {
+            assert_eq!(parse(&size.to_string()).unwrap(), size);
+        }
+        for text in ["", "%", "0%", "101%", "-1%", "+5%", "x", "-1", "0", "0Gi", "9999999Pi"] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.reason, Reason::InvalidRequest, "{text}");
         }
         assert_eq!(SnapshotParameters::parse(&BTreeMap::new()).unwrap().cow_size, CowSize::Whole);
+    }
+
+    proptest! {
+        #[test]
+        fn the_longest_parts_fit_and_come_back(node in "[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?", snapshot in "[a-zA-Z0-9+_.][a-zA-Z0-9+_.-]{0,47}", identity in ".{0,60}") {
+            let id = SnapshotId { storage: StorageId::of(&identity), node, snapshot };
+            let text = id.to_string();
+            prop_assert!(text.len() <= crate::MAX_ID);
+            prop_assert_eq!(text.parse::<SnapshotId>().unwrap(), id.clone());
+            prop_assert_eq!(text.parse::<ContentSource>().unwrap(), ContentSource::Snapshot(id));
+            prop_assert_eq!(text.parse::<VolumeId>(), Err(ForeignId));
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in ".{0,200}|[0-9]{0,30}[%kMGTPi]{0,3}") {
+            let _ = text.parse::<SnapshotId>();
+            let _ = text.parse::<ContentSource>();
+            if let Ok(size) = text.parse::<CowSize>() {
+                prop_assert_eq!(size.to_string().parse::<CowSize>().unwrap(), size);
+            }
+        }
     }
 
     #[test]

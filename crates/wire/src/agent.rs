@@ -1,27 +1,29 @@
 //! The messages that only `quarry.agent.v1` has: changes, greetings, fencing tokens, identifiers in requests.
 
 use quarry_proto::agent::v1;
-use quarry_volume::{Change, Error, FencingToken, Greeting, MAX_ID, Result, VolumeId};
+use quarry_volume::{Change, Error, FencingToken, Greeting, MAX_ID, Result, Snapshot, SnapshotId, VolumeId};
 
 use crate::field::required;
-use crate::{pool, volume};
+use crate::{pool, snapshot, volume};
 
 /// A change.
 #[must_use]
 pub fn write_change(change: Change) -> v1::Change {
-    let Change { generation, pools, volumes, gone } = change;
+    let Change { generation, pools, volumes, gone, snapshots, gone_snapshots } = change;
     v1::Change {
         generation,
         pools: pools.into_iter().map(pool::write).collect(),
         volumes: volumes.into_iter().map(volume::write).collect(),
         gone: gone.iter().map(ToString::to_string).collect(),
+        snapshots: snapshots.into_iter().map(snapshot::write).collect(),
+        gone_snapshots: gone_snapshots.iter().map(ToString::to_string).collect(),
     }
 }
 
 /// A change. Identifiers that cannot be parsed, or that belong to another node, are omitted with a warning.
 #[must_use]
 pub fn read_change(node: &str, change: v1::Change) -> Change {
-    let v1::Change { generation, pools, volumes, gone } = change;
+    let v1::Change { generation, pools, volumes, gone, snapshots, gone_snapshots } = change;
     let mut skipped = Skipped::default();
     let change = Change {
         generation,
@@ -38,13 +40,25 @@ pub fn read_change(node: &str, change: v1::Change) -> Change {
             .into_iter()
             .filter_map(|id| skipped.unless(id.parse::<VolumeId>().ok().filter(|id| id.node == node), id))
             .collect(),
+        snapshots: snapshots
+            .into_iter()
+            .filter_map(|message| {
+                let id = if skipped.first.is_none() { message.id.clone() } else { String::new() };
+                let own = |snapshot: &Snapshot| snapshot.id.node == node && snapshot.source.node == node;
+                skipped.unless(snapshot::read(message).filter(own), id)
+            })
+            .collect(),
+        gone_snapshots: gone_snapshots
+            .into_iter()
+            .filter_map(|id| skipped.unless(id.parse::<SnapshotId>().ok().filter(|id| id.node == node), id))
+            .collect(),
     };
     if let Some(first) = skipped.first {
         tracing::warn!(
             node,
             count = skipped.count,
             id = %first.chars().take(MAX_ID).collect::<String>().escape_debug(),
-            "ignored identifiers that this version cannot parse, or of volumes on another node"
+            "ignored identifiers that this version cannot parse, or of volumes or snapshots on another node"
         );
     }
     change

@@ -14,6 +14,7 @@ pub mod agent;
 pub mod csi;
 pub mod field;
 pub mod pool;
+pub mod snapshot;
 pub mod status;
 #[cfg(test)]
 mod tests;

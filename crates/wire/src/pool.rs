@@ -81,18 +81,20 @@ pub fn read(pool: v1::Pool) -> PoolState {
 }
 
 fn write_capabilities(capabilities: PoolCapabilities) -> v1::PoolCapabilities {
-    let PoolCapabilities { wipe, unique_storage } = capabilities;
-    v1::PoolCapabilities { wipe, unique_storage }
+    let PoolCapabilities { wipe, snapshots, unique_storage } = capabilities;
+    v1::PoolCapabilities { wipe, snapshots, unique_storage }
 }
 
 /// What a pool can do. An older node plugin does not report that, but it has only pools of logical volumes and
 /// of whole disks, and `space` shows which of them this one is.
 fn read_capabilities(capabilities: Option<v1::PoolCapabilities>, space: &Space) -> PoolCapabilities {
     match capabilities {
-        Some(v1::PoolCapabilities { wipe, unique_storage }) => PoolCapabilities { wipe, unique_storage },
+        Some(v1::PoolCapabilities { wipe, snapshots, unique_storage }) => {
+            PoolCapabilities { wipe, snapshots, unique_storage }
+        }
         None => {
             let disks = space.placement == Placement::WholeDisk;
-            PoolCapabilities { wipe: disks, unique_storage: !disks }
+            PoolCapabilities { wipe: disks, snapshots: false, unique_storage: !disks }
         }
     }
 }

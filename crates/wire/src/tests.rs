@@ -8,15 +8,17 @@ use prost::Message as _;
 use quarry_proto::agent::v1 as agent_v1;
 use quarry_proto::volume::v1;
 use quarry_volume::{
-    AccessTypes, Change, Condition, ExtentSize, Extents, FencingToken, Filesystem, Greeting, Layout, Parameters,
-    Placement, PoolCapabilities, PoolState, Reason, SizeRange, Space, StorageId, Volume, VolumeId, VolumeSpec, Wipe,
+    AccessTypes, Change, Condition, ContentSource, CopyProgress, CowSize, ExtentSize, Extents, FencingToken,
+    Filesystem, Greeting, Layout, Parameters, Placement, PoolCapabilities, PoolState, Reason, SizeRange, Snapshot,
+    SnapshotCondition, SnapshotId, SnapshotParameters, SnapshotSpec, Space, StorageId, Volume, VolumeId, VolumeSpec,
+    Wipe,
 };
 
 use crate::agent::{read_change, read_greeting, read_id, read_token, write_change, write_greeting, write_token};
 use crate::pool::{read_space, write_space};
-use crate::view::{ListedPool, ListedVolume};
+use crate::view::{ListedPool, ListedSnapshot, ListedVolume};
 use crate::volume::{read_spec, write_spec};
-use crate::{MAX_TEXT, pool as wire_pool, view, volume as wire_volume};
+use crate::{MAX_TEXT, pool as wire_pool, snapshot as wire_snapshot, view, volume as wire_volume};
 
 const NODE: &str = "n-1";
 
@@ -26,6 +28,14 @@ fn id() -> impl Strategy<Value = VolumeId> {
         node: NODE.to_owned(),
         volume,
     })
+}
+
+fn snapshot_id() -> impl Strategy<Value = SnapshotId> {
+    id().prop_map(|VolumeId { storage, node, volume }| SnapshotId { storage, node, snapshot: volume })
+}
+
+fn source() -> impl Strategy<Value = ContentSource> {
+    prop_oneof![id().prop_map(ContentSource::Volume), snapshot_id().prop_map(ContentSource::Snapshot)]
 }
 
 fn access() -> impl Strategy<Value = AccessTypes> {
@@ -77,11 +87,12 @@ prop_compose! {
         layout in offered(),
         mkfs_options in ".{0,40}",
         wipe in of(prop::sample::select(&Wipe::ALL[..])),
+        source in of(source()),
     ) -> VolumeSpec {
         let limit = more.map(|more| required.saturating_add(more));
         let filesystem = Some(kind).filter(|_| access != AccessTypes::Block);
         let class = Parameters { pool, layout, mkfs_options, wipe };
-        VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class }
+        VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class, source }
     }
 }
 
@@ -97,9 +108,50 @@ prop_compose! {
         ready in any::<bool>(),
         problem in ".{1,60}",
         condition in condition(),
+        source in of(source()),
+        progress: Option<(u64, u64)>,
     ) -> Volume {
         let problem = if condition == Condition::Healthy { String::new() } else { problem };
-        Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition }
+        let copying = progress.map(|(copied, total)| CopyProgress { copied, total });
+        Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition, source, copying }
+    }
+}
+
+fn snapshot_condition() -> impl Strategy<Value = SnapshotCondition> {
+    prop_oneof![
+        Just(SnapshotCondition::Healthy),
+        Just(SnapshotCondition::Unfinished),
+        Just(SnapshotCondition::DiskMissing),
+        Just(SnapshotCondition::Invalid),
+        Just(SnapshotCondition::RecordUnreadable),
+        Just(SnapshotCondition::Other),
+    ]
+}
+
+prop_compose! {
+    fn snapshot()(
+        id in snapshot_id(),
+        name in ".{0,30}",
+        source in id(),
+        pool in ".{0,20}",
+        numbers in any::<[u64; 3]>(),
+        ready in any::<bool>(),
+        problem in ".{1,60}",
+        condition in snapshot_condition(),
+    ) -> Snapshot {
+        let [size, created, allocated] = numbers;
+        let problem = if condition == SnapshotCondition::Healthy { String::new() } else { problem };
+        Snapshot { id, name, source, size, pool, created, ready, allocated, problem, condition }
+    }
+}
+
+fn cow_size() -> impl Strategy<Value = CowSize> {
+    prop_oneof![Just(CowSize::Whole), (1_u8..=99).prop_map(CowSize::Percent), (1..=u64::MAX).prop_map(CowSize::Bytes),]
+}
+
+prop_compose! {
+    fn snapshot_spec()(name in "[^\\p{Cc}]{1,30}", source in id(), cow_size in cow_size()) -> SnapshotSpec {
+        SnapshotSpec { name, source, class: SnapshotParameters { cow_size } }
     }
 }
 
@@ -117,8 +169,8 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn capabilities()(wipe in any::<bool>(), unique_storage in any::<bool>()) -> PoolCapabilities {
-        PoolCapabilities { wipe, unique_storage }
+    fn capabilities()(wipe: bool, snapshots: bool, unique_storage: bool) -> PoolCapabilities {
+        PoolCapabilities { wipe, snapshots, unique_storage }
     }
 }
 
@@ -154,10 +206,15 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn change()(generation in any::<u64>(), pools in vec(pool(), 0..4), volumes in vec(volume(), 0..4), gone in vec(id(), 0..4))
-        -> Change
-    {
-        Change { generation, pools, volumes, gone }
+    fn change()(
+        generation in any::<u64>(),
+        pools in vec(pool(), 0..4),
+        volumes in vec(volume(), 0..4),
+        gone in vec(id(), 0..4),
+        snapshots in vec(snapshot(), 0..4),
+        gone_snapshots in vec(snapshot_id(), 0..4),
+    ) -> Change {
+        Change { generation, pools, volumes, gone, snapshots, gone_snapshots }
     }
 }
 
@@ -172,6 +229,17 @@ fn sent<M: prost::Message + Default>(message: &M, newer: bool) -> M {
 }
 
 proptest! {
+    #[test]
+    fn a_snapshot_and_a_request_for_it_come_back_as_they_were(
+        snapshot in snapshot(), spec in snapshot_spec(), reachable: bool, newer: bool,
+    ) {
+        prop_assert_eq!(wire_snapshot::read(sent(&wire_snapshot::write(snapshot.clone()), newer)), Some(snapshot.clone()));
+        let message = sent(&wire_snapshot::write_spec(spec.clone()), newer);
+        prop_assert_eq!(wire_snapshot::read_spec(Some(message)).unwrap(), spec);
+        let listed = ListedSnapshot { snapshot, reachable };
+        prop_assert_eq!(view::read_snapshot(sent(&view::write_snapshot(listed.clone()), newer)), Some(listed));
+    }
+
     #[test]
     fn a_volume_and_a_pool_come_back_as_they_were(volume in volume(), pool in pool(), newer in any::<bool>()) {
         prop_assert_eq!(wire_volume::read(sent(&wire_volume::write(volume.clone()), newer)), Some(volume));
@@ -216,7 +284,14 @@ proptest! {
         if let Ok(message) = v1::VolumeSpec::decode(bytes.as_slice()) {
             let _ = read_spec(Some(message));
         }
+        if let Ok(message) = v1::SnapshotSpec::decode(bytes.as_slice()) {
+            let _ = wire_snapshot::read_spec(Some(message));
+        }
+        let _ = wire_snapshot::read_id(&text);
+        let (name, source) = ("s".to_owned(), "v1:aaaaaaaaaa:n-1:a".to_owned());
+        let _ = wire_snapshot::read_spec(Some(v1::SnapshotSpec { name, source, cow_size: text.clone() }));
         let spec = write_spec(plain());
+        let _ = read_spec(Some(v1::VolumeSpec { source: text.clone(), ..spec.clone() }));
         let _ = read_spec(Some(v1::VolumeSpec { layout: text.clone(), ..spec.clone() }));
         let _ = read_spec(Some(v1::VolumeSpec { name: text.clone(), access: number, ..spec }));
         let _ = read_id(&text);
@@ -251,6 +326,7 @@ fn a_request_that_is_not_completely_understood_is_rejected() {
         ("no layout", Some(v1::VolumeSpec { layout: String::new(), ..good() })),
         ("a layout that is not offered", Some(v1::VolumeSpec { layout: "r5.2.65536".into(), ..good() })),
         ("a layout beyond the bounds", Some(v1::VolumeSpec { layout: "r1.64".into(), ..good() })),
+        ("a newer source", Some(v1::VolumeSpec { source: "x1:aaaaaaaaaa:n-1:a".into(), ..good() })),
     ] {
         assert_eq!(read_spec(spec).unwrap_err().reason, Reason::InvalidRequest, "{what}");
     }
@@ -258,6 +334,31 @@ fn a_request_that_is_not_completely_understood_is_rejected() {
     assert_eq!(read_spec(Some(reversed)).unwrap_err().reason, Reason::SizeOutOfRange);
     for text in ["", "pvc-1", "v2:aaaaaaaaaa:n:v", "v1:aaaaaaaaaa:n:v\n"] {
         assert_eq!(read_id(text).unwrap_err().reason, Reason::InvalidRequest, "never NotFound: {text:?}");
+    }
+}
+
+#[test]
+fn a_request_for_a_snapshot_that_is_not_completely_understood_is_rejected() {
+    let good =
+        || v1::SnapshotSpec { name: "s".into(), source: "v1:aaaaaaaaaa:n-1:a".into(), ..v1::SnapshotSpec::default() };
+    assert_eq!(wire_snapshot::read_spec(Some(good())).unwrap().class.cow_size, CowSize::Whole);
+    for (what, spec) in [
+        ("no spec", None),
+        ("no name", Some(v1::SnapshotSpec { name: String::new(), ..good() })),
+        ("no source", Some(v1::SnapshotSpec { source: String::new(), ..good() })),
+        ("a snapshot as source", Some(v1::SnapshotSpec { source: "s1:aaaaaaaaaa:n-1:a".into(), ..good() })),
+        ("a newer source", Some(v1::SnapshotSpec { source: "v2:aaaaaaaaaa:n-1:a".into(), ..good() })),
+        ("a newer size", Some(v1::SnapshotSpec { cow_size: "auto".into(), ..good() })),
+        ("no space", Some(v1::SnapshotSpec { cow_size: "0".into(), ..good() })),
+    ] {
+        assert_eq!(wire_snapshot::read_spec(spec).unwrap_err().reason, Reason::InvalidRequest, "{what}");
+    }
+    for text in ["", "snapshot-1", "s2:aaaaaaaaaa:n:v", "v1:aaaaaaaaaa:n:v", "s1:aaaaaaaaaa:n:v\n"] {
+        assert_eq!(
+            wire_snapshot::read_id(text).unwrap_err().reason,
+            Reason::InvalidRequest,
+            "never NotFound: {text:?}"
+        );
     }
 }
 
@@ -276,19 +377,43 @@ fn known_parts_of_a_newer_nodes_messages_are_accepted() {
         filesystem: "bcachefs".into(),
         layout: "vdo.7".into(),
         bytes: 5,
+        source: "x1:a newer source".into(),
         ..v1::Volume::default()
+    };
+    let snapshot = |id: &str, source: &str| v1::Snapshot {
+        id: id.into(),
+        source: source.into(),
+        condition: 77,
+        problem: "new".into(),
+        ..v1::Snapshot::default()
     };
     let change = agent_v1::Change {
         generation: 3,
         volumes: vec![message("v1:aaaaaaaaaa:n-1:a"), message("v2:zz"), message("v1:aaaaaaaaaa:other:b")],
         gone: vec!["v2:zz".into(), "v1:aaaaaaaaaa:n-1:c".into(), "v1:aaaaaaaaaa:other:d".into()],
         pools: vec![v1::Pool { name: "p".into(), storage: "not one".into(), ..v1::Pool::default() }],
+        snapshots: vec![
+            snapshot("s1:aaaaaaaaaa:n-1:s", "v1:aaaaaaaaaa:n-1:a"),
+            snapshot("s2:zz", "v1:aaaaaaaaaa:n-1:a"),
+            snapshot("s1:aaaaaaaaaa:n-1:t", "v2:zz"),
+            snapshot("s1:aaaaaaaaaa:other:s", "v1:aaaaaaaaaa:n-1:a"),
+            snapshot("s1:aaaaaaaaaa:n-1:u", "v1:aaaaaaaaaa:other:a"),
+        ],
+        gone_snapshots: vec![
+            "v1:aaaaaaaaaa:n-1:c".into(),
+            "s1:aaaaaaaaaa:n-1:g".into(),
+            "s1:aaaaaaaaaa:other:d".into(),
+        ],
     };
     let change = read_change(NODE, change);
     let [volume] = change.volumes.as_slice() else { panic!("{change:?}") };
     assert_eq!((volume.id.volume.as_str(), volume.size), ("a", 5));
     assert_eq!((volume.access, volume.filesystem, volume.layout), (None, None, None));
+    assert_eq!(volume.source, None);
     assert_eq!(change.gone.iter().map(|id| id.volume.as_str()).collect::<Vec<_>>(), ["c"]);
+    let [snapshot] = change.snapshots.as_slice() else { panic!("{change:?}") };
+    assert_eq!((snapshot.id.snapshot.as_str(), snapshot.condition), ("s", SnapshotCondition::Other));
+    assert_eq!(change.gone_snapshots.iter().map(|id| id.snapshot.as_str()).collect::<Vec<_>>(), ["g"]);
     assert_eq!((change.pools[0].storage.as_ref(), &change.pools[0].space), (None, &Space::default()));
 }
 
@@ -330,7 +455,7 @@ fn the_bytes_of_a_pool_are_frozen() {
         storage: Some("aaaaaaaaaa".parse().unwrap()),
         size: 5,
         space,
-        capabilities: PoolCapabilities { wipe: true, unique_storage: true },
+        capabilities: PoolCapabilities { wipe: true, snapshots: true, unique_storage: true },
         metadata_size: 6,
         metadata_free: 7,
         volumes: 8,
@@ -352,7 +477,8 @@ fn the_bytes_of_a_pool_are_frozen() {
         field(10, "p"),
         field(10, "q"),
         field(11, "h"),
-        [vec![12 << 3 | 2, 4], number(1, 1), number(2, 1)].concat(),
+        // 30 << 3 takes two bytes.
+        [vec![12 << 3 | 2, 7], number(1, 1), number(2, 1), vec![0xf0, 1, 1]].concat(),
         field(13, "add"),
     ]
     .concat();
@@ -364,8 +490,9 @@ fn the_bytes_of_a_pool_are_frozen() {
 fn the_capabilities_of_an_older_nodes_pool_follow_from_its_space() {
     let capabilities = |pool| wire_pool::read(sent(&pool, false)).capabilities;
     let older = |whole| v1::Pool { space: Some(v1::Space { whole, ..v1::Space::default() }), ..v1::Pool::default() };
-    assert_eq!(capabilities(older(true)), PoolCapabilities { wipe: true, unique_storage: false });
-    assert_eq!(capabilities(older(false)), PoolCapabilities { wipe: false, unique_storage: true });
+    let none = PoolCapabilities::default();
+    assert_eq!(capabilities(older(true)), PoolCapabilities { wipe: true, ..none });
+    assert_eq!(capabilities(older(false)), PoolCapabilities { unique_storage: true, ..none });
     // A node that reports none has none, whatever its space is.
     for placement in [Placement::Extents, Placement::WholeDisk] {
         let space = Space { placement, ..Space::default() };

@@ -1,10 +1,10 @@
-//! The messages that only `quarry.view.v2` has: pools and volumes in an operator's lists, with what the
-//! controller adds.
+//! The messages that only `quarry.view.v2` has: pools, volumes and snapshots in an operator's lists, with what
+//! the controller adds.
 
 use quarry_proto::view::v2;
-use quarry_volume::{AccessTypes, Filesystem, Layout, PoolState, Volume};
+use quarry_volume::{AccessTypes, Filesystem, Layout, PoolState, Snapshot, Volume};
 
-use crate::{pool, volume};
+use crate::{pool, snapshot, volume};
 
 /// A pool in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,15 @@ pub struct ListedVolume {
     pub volume: Volume,
     /// Whether no PersistentVolume references it; `None` while they are not known.
     pub orphan: Option<bool>,
+    /// Whether its node is reachable.
+    pub reachable: bool,
+}
+
+/// A snapshot in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedSnapshot {
+    /// The snapshot, as its node last reported it.
+    pub snapshot: Snapshot,
     /// Whether its node is reachable.
     pub reachable: bool,
 }
@@ -109,4 +118,18 @@ pub fn read_volume(listed: v2::ListedVolume) -> Result<ListedVolume, Box<Unknown
             reachable,
         })),
     }
+}
+
+/// A snapshot in a list.
+#[must_use]
+pub fn write_snapshot(listed: ListedSnapshot) -> v2::ListedSnapshot {
+    let ListedSnapshot { snapshot, reachable } = listed;
+    v2::ListedSnapshot { snapshot: Some(snapshot::write(snapshot)), reachable }
+}
+
+/// A snapshot in a list; `None` if this version cannot parse its identifier.
+#[must_use]
+pub fn read_snapshot(listed: v2::ListedSnapshot) -> Option<ListedSnapshot> {
+    let v2::ListedSnapshot { snapshot, reachable } = listed;
+    Some(ListedSnapshot { snapshot: snapshot::read(snapshot.unwrap_or_default())?, reachable })
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use quarry_proto::volume::v1;
 use quarry_volume::{
-    AccessTypes, Condition, Error, Filesystem, Layout, Parameters, Reason, Result, SizeRange, Volume, VolumeSpec, Wipe,
+    AccessTypes, Condition, ContentSource, CopyProgress, Error, Filesystem, Layout, Parameters, Reason, Result,
+    SizeRange, Volume, VolumeSpec, Wipe,
 };
 
 use crate::field::required;
@@ -13,7 +14,7 @@ use crate::text::truncated;
 /// A requested volume.
 #[must_use]
 pub fn write_spec(spec: VolumeSpec) -> v1::VolumeSpec {
-    let VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class } = spec;
+    let VolumeSpec { name, size: SizeRange { required, limit }, access, filesystem, class, source } = spec;
     let Parameters { pool, layout, mkfs_options, wipe } = class;
     v1::VolumeSpec {
         name,
@@ -25,6 +26,7 @@ pub fn write_spec(spec: VolumeSpec) -> v1::VolumeSpec {
         layout: layout.code(),
         mkfs_options,
         wipe: wipe.map_or_else(String::new, |wipe| wipe.to_string()),
+        source: write_source(source),
     }
 }
 
@@ -35,8 +37,18 @@ pub fn write_spec(spec: VolumeSpec) -> v1::VolumeSpec {
 /// `SizeOutOfRange` if no size is permitted.
 pub fn read_spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
     let spec = spec.ok_or_else(|| Error::invalid("spec is missing: it must describe the volume to create"))?;
-    let v1::VolumeSpec { name, required_bytes, limit_bytes, pool, access, filesystem, layout, mkfs_options, wipe } =
-        spec;
+    let v1::VolumeSpec {
+        name,
+        required_bytes,
+        limit_bytes,
+        pool,
+        access,
+        filesystem,
+        layout,
+        mkfs_options,
+        wipe,
+        source,
+    } = spec;
     required("spec.name", &name)?;
     let access = read_access(access).ok_or_else(|| {
         Error::invalid(format!("spec.access is {access}, which this version of the node plugin does not know"))
@@ -52,7 +64,22 @@ pub fn read_spec(spec: Option<v1::VolumeSpec>) -> Result<VolumeSpec> {
             layout: requested_layout(&layout)?,
             mkfs_options,
         },
+        source: requested_source(&source)?,
     })
+}
+
+/// An unknown kind of source is rejected: without it, the volume would be created empty.
+fn requested_source(id: &str) -> Result<Option<ContentSource>> {
+    match id {
+        "" => Ok(None),
+        id => Ok(Some(id.parse::<ContentSource>().map_err(|error| {
+            Error::invalid(format!("this version of the node plugin cannot parse spec.source {id:?}: {error}"))
+        })?)),
+    }
+}
+
+fn write_source(source: Option<ContentSource>) -> String {
+    source.map_or_else(String::new, |source| source.to_string())
 }
 
 fn requested_filesystem(name: &str, access: AccessTypes) -> Result<Option<Filesystem>> {
@@ -127,7 +154,8 @@ fn requested_layout(code: &str) -> Result<Layout> {
 /// A volume, as reported by its node.
 #[must_use]
 pub fn write(volume: Volume) -> v1::Volume {
-    let Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition } = volume;
+    let Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition, source, copying } =
+        volume;
     v1::Volume {
         id: id.to_string(),
         name,
@@ -139,6 +167,8 @@ pub fn write(volume: Volume) -> v1::Volume {
         ready,
         problem: truncated(problem),
         condition: write_condition(condition).into(),
+        source: write_source(source),
+        copying: copying.map(write_progress),
     }
 }
 
@@ -147,7 +177,8 @@ pub fn write(volume: Volume) -> v1::Volume {
 #[must_use]
 pub fn read(volume: v1::Volume) -> Option<Volume> {
     let kind = volume.condition();
-    let v1::Volume { id, name, bytes, pool, access, filesystem, layout, ready, problem, condition: _ } = volume;
+    let v1::Volume { id, name, bytes, pool, access, filesystem, layout, ready, problem, condition: _, source, copying } =
+        volume;
     Some(Volume {
         id: id.parse().ok()?,
         name,
@@ -159,7 +190,19 @@ pub fn read(volume: v1::Volume) -> Option<Volume> {
         ready,
         condition: read_condition(kind, &problem),
         problem,
+        source: source.parse().ok(),
+        copying: copying.map(read_progress),
     })
+}
+
+fn write_progress(progress: CopyProgress) -> v1::CopyProgress {
+    let CopyProgress { copied, total } = progress;
+    v1::CopyProgress { copied_bytes: copied, total_bytes: total }
+}
+
+fn read_progress(progress: v1::CopyProgress) -> CopyProgress {
+    let v1::CopyProgress { copied_bytes, total_bytes } = progress;
+    CopyProgress { copied: copied_bytes, total: total_bytes }
 }
 
 fn write_condition(condition: Condition) -> v1::Condition {

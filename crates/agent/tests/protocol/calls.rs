@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use quarry_agent::RemoteAgent;
-use quarry_volume::{Agent as _, Error, FencingToken, Reason, Result};
+use quarry_volume::{Agent as _, ContentSource, Error, FencingToken, Reason, Result, SizeRange, SnapshotSpec};
 use quarry_wire::status::code;
 use tokio::time::Instant;
 
 use crate::common::{
-    Asked, Fake, Fate, NODE, WAIT, change, connected, connected_through, id, node, spec, volume, wire,
+    Asked, Fake, Fate, NODE, WAIT, change, connected, connected_through, id, node, snapshot, snapshot_id,
+    snapshot_spec, spec, volume, wire,
 };
 
 /// Every call and its result.
@@ -18,6 +19,10 @@ async fn all_calls(agent: &RemoteAgent, wait: Duration) -> Vec<(&'static str, Re
         ("delete", agent.delete(&id("x"), wait).await.map(drop)),
         ("get", agent.get(&id("x"), wait).await.map(drop)),
         ("find", agent.find("x", 1, wait).await.map(drop)),
+        ("expand", agent.expand(&id("x"), SizeRange::default(), wait).await.map(drop)),
+        ("create snapshot", agent.create_snapshot(snapshot_spec("s"), wait).await.map(drop)),
+        ("delete snapshot", agent.delete_snapshot(&snapshot_id("s"), wait).await.map(drop)),
+        ("get snapshot", agent.get_snapshot(&snapshot_id("s"), wait).await.map(drop)),
         ("watch", agent.watch().await.map(drop)),
     ]
 }
@@ -34,6 +39,11 @@ async fn every_call_goes_there_and_back() {
     let found = agent.find("x", 9, WAIT).await.unwrap();
     assert_eq!((found.instance.as_str(), found.volume), ("run-1", Some(volume("a"))));
     assert_eq!(agent.find("nothing", 9, WAIT).await.unwrap().volume, None);
+    let size = SizeRange { required: 5, limit: Some(7) };
+    assert_eq!(agent.expand(&id("x"), size, WAIT).await.unwrap(), (volume("a"), change()));
+    assert_eq!(agent.create_snapshot(snapshot_spec("s"), WAIT).await.unwrap(), (snapshot("s"), change()));
+    assert_eq!(agent.delete_snapshot(&snapshot_id("s"), WAIT).await.unwrap(), change());
+    assert_eq!(agent.get_snapshot(&snapshot_id("s"), WAIT).await.unwrap(), snapshot("s"));
     let asked = node.fake.asked.lock().unwrap().clone();
     assert_eq!(
         asked,
@@ -44,6 +54,10 @@ async fn every_call_goes_there_and_back() {
             Asked::Get(id("x")),
             Asked::Find("x".into(), 9),
             Asked::Find("nothing".into(), 9),
+            Asked::Expand(id("x"), size),
+            Asked::CreateSnapshot(snapshot_spec("s")),
+            Asked::DeleteSnapshot(snapshot_id("s")),
+            Asked::GetSnapshot(snapshot_id("s")),
         ]
     );
 }
@@ -77,12 +91,25 @@ async fn another_node_rejects_every_call_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_volume_of_another_node_is_not_reported_as_missing() {
+async fn a_volume_or_snapshot_of_another_node_is_not_reported_as_missing() {
     let (node, agent) = connected(Fake::new()).await;
     let mut other = id("x");
     other.node = "n-2".into();
-    for answer in [agent.delete(&other, WAIT).await.map(drop), agent.get(&other, WAIT).await.map(drop)] {
-        assert_eq!(answer.unwrap_err().reason, Reason::Unavailable);
+    let mut snapshot = snapshot_id("s");
+    snapshot.node = "n-2".into();
+    let of_other = SnapshotSpec { source: other.clone(), ..snapshot_spec("s") };
+    let filled = |source| spec("x").filled_from(source);
+    for (what, answer) in [
+        ("delete", agent.delete(&other, WAIT).await.map(drop)),
+        ("get", agent.get(&other, WAIT).await.map(drop)),
+        ("expand", agent.expand(&other, SizeRange::default(), WAIT).await.map(drop)),
+        ("clone", agent.create(filled(ContentSource::Volume(other)), None, WAIT).await.map(drop)),
+        ("restore", agent.create(filled(ContentSource::Snapshot(snapshot.clone())), None, WAIT).await.map(drop)),
+        ("create snapshot", agent.create_snapshot(of_other, WAIT).await.map(drop)),
+        ("delete snapshot", agent.delete_snapshot(&snapshot, WAIT).await.map(drop)),
+        ("get snapshot", agent.get_snapshot(&snapshot, WAIT).await.map(drop)),
+    ] {
+        assert_eq!(answer.expect_err(what).reason, Reason::Unavailable, "{what}");
     }
     assert_eq!(*node.fake.asked.lock().unwrap(), []);
 }

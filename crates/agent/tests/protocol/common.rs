@@ -8,8 +8,9 @@ use futures::{StreamExt as _, stream};
 use quarry_agent::{AgentService, RemoteAgent, serve};
 use quarry_transport::metrics::Metrics;
 use quarry_volume::{
-    AccessTypes, Agent, Change, Condition, Error, ExtentSize, Extents, FencingToken, Filesystem, Greeting, Layout,
-    NameLookup, Parameters, PoolCapabilities, PoolState, Reason, Result, SizeRange, Space, StorageId, Update,
+    AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, CowSize, Error, ExtentSize, Extents,
+    FencingToken, Filesystem, Greeting, Layout, NameLookup, Parameters, PoolCapabilities, PoolState, Reason, Result,
+    SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotParameters, SnapshotSpec, Space, StorageId, Update,
     UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
@@ -28,6 +29,9 @@ pub(crate) enum Asked {
     Get(VolumeId),
     Find(String, u64),
     Expand(VolumeId, SizeRange),
+    CreateSnapshot(SnapshotSpec),
+    DeleteSnapshot(SnapshotId),
+    GetSnapshot(SnapshotId),
     Watch,
 }
 
@@ -125,6 +129,21 @@ impl Agent for Fake {
         Ok((volume("a"), change()))
     }
 
+    async fn create_snapshot(&self, spec: SnapshotSpec, _: Duration) -> Result<(Snapshot, Change)> {
+        self.ask(Asked::CreateSnapshot(spec))?;
+        Ok((snapshot("s"), change()))
+    }
+
+    async fn delete_snapshot(&self, id: &SnapshotId, _: Duration) -> Result<Change> {
+        self.ask(Asked::DeleteSnapshot(id.clone()))?;
+        Ok(change())
+    }
+
+    async fn get_snapshot(&self, id: &SnapshotId, _: Duration) -> Result<Snapshot> {
+        self.ask(Asked::GetSnapshot(id.clone()))?;
+        Ok(snapshot("s"))
+    }
+
     async fn watch(&self) -> Result<UpdateStream> {
         self.ask(Asked::Watch)?;
         (self.watch.lock().unwrap())()
@@ -133,6 +152,29 @@ impl Agent for Fake {
 
 pub(crate) fn id(name: &str) -> VolumeId {
     VolumeId { storage: StorageId::of("vg"), node: NODE.into(), volume: name.into() }
+}
+
+pub(crate) fn snapshot_id(name: &str) -> SnapshotId {
+    SnapshotId { storage: StorageId::of("vg"), node: NODE.into(), snapshot: name.into() }
+}
+
+pub(crate) fn snapshot(name: &str) -> Snapshot {
+    Snapshot {
+        id: snapshot_id(name),
+        name: format!("asked-{name}"),
+        source: id("a"),
+        size: 1 << 30,
+        pool: "fast".into(),
+        created: 100,
+        ready: true,
+        allocated: 1 << 30,
+        problem: "it became full".into(),
+        condition: SnapshotCondition::Invalid,
+    }
+}
+
+pub(crate) fn snapshot_spec(name: &str) -> SnapshotSpec {
+    SnapshotSpec { name: name.into(), source: id("a"), class: SnapshotParameters { cow_size: CowSize::Percent(20) } }
 }
 
 pub(crate) fn volume(name: &str) -> Volume {
@@ -147,6 +189,8 @@ pub(crate) fn volume(name: &str) -> Volume {
         ready: true,
         problem: "a disk is missing".into(),
         condition: Condition::DiskMissing,
+        source: Some(ContentSource::Snapshot(snapshot_id("t"))),
+        copying: Some(CopyProgress { copied: 3, total: 4 }),
     }
 }
 
@@ -164,7 +208,7 @@ pub(crate) fn pool() -> PoolState {
             closed: Some("why".into()),
             ..Space::default()
         },
-        capabilities: PoolCapabilities { wipe: true, unique_storage: false },
+        capabilities: PoolCapabilities { wipe: true, snapshots: true, unique_storage: false },
         metadata_size: 1 << 20,
         metadata_free: 1 << 19,
         volumes: 3,
@@ -175,7 +219,14 @@ pub(crate) fn pool() -> PoolState {
 }
 
 pub(crate) fn change() -> Change {
-    Change { generation: 8, pools: vec![pool()], volumes: vec![volume("b")], gone: vec![id("c")] }
+    Change {
+        generation: 8,
+        pools: vec![pool()],
+        volumes: vec![volume("b")],
+        gone: vec![id("c")],
+        snapshots: vec![snapshot("d")],
+        gone_snapshots: vec![snapshot_id("e")],
+    }
 }
 
 pub(crate) fn greeting() -> Greeting {
@@ -190,8 +241,9 @@ pub(crate) fn greeting() -> Greeting {
 }
 
 pub(crate) fn full_state(volumes: usize) -> Change {
+    let snapshots = (0..volumes).map(|number| snapshot(&format!("s{number}"))).collect();
     let volumes = (0..volumes).map(|number| volume(&format!("v{number}"))).collect();
-    Change { generation: 7, pools: vec![pool()], volumes, gone: Vec::new() }
+    Change { generation: 7, pools: vec![pool()], volumes, snapshots, ..Change::default() }
 }
 
 /// A whole stream of updates, which ends.
@@ -211,6 +263,7 @@ pub(crate) fn spec(name: &str) -> VolumeSpec {
             mkfs_options: "-m 0".into(),
             wipe: Some(Wipe::Discard),
         },
+        source: Some(ContentSource::Volume(id("a"))),
     }
 }
 

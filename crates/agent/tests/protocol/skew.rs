@@ -12,7 +12,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Endpoint, Server};
 use tonic::{Code, Request, Response, Status};
 
-use crate::common::{Asked, Fake, NODE, WAIT, id, node, spec, volume, wire};
+use crate::common::{Asked, Fake, NODE, WAIT, id, node, snapshot_id, snapshot_spec, spec, volume, wire};
 
 /// Messages as they are, in bytes.
 #[derive(Clone, Copy, Default)]
@@ -57,6 +57,13 @@ fn text(number: u8, text: &[u8]) -> Vec<u8> {
     [&[number << 3 | 2, u8::try_from(text.len()).unwrap()], text].concat()
 }
 
+/// One field with a number from 16 on.
+fn long(number: u16, text: &[u8]) -> Vec<u8> {
+    let [high, low] = (number << 3 | 2).to_be_bytes();
+    let key = [low | 0x80, high << 1 | low >> 7];
+    [&key[..], &[u8::try_from(text.len()).unwrap()], text].concat()
+}
+
 fn number(field: u8, value: u8) -> Vec<u8> {
     vec![field << 3, value]
 }
@@ -94,6 +101,7 @@ async fn a_newer_controllers_request_is_understood() {
         text(7, b"s2.65536"),
         text(8, b"-m 0"),
         text(9, b"discard"),
+        long(30, id("a").to_string().as_bytes()),
         NEWER.to_vec(),
     ]
     .concat();
@@ -121,9 +129,27 @@ async fn the_answers_bytes_are_frozen() {
         number(8, 1),
         text(9, b"a disk is missing"),
         number(10, 2),
+        long(30, snapshot_id("t").to_string().as_bytes()),
+        long(31, &[number(1, 3), number(2, 4)].concat()),
     ]
     .concat();
     assert_eq!(answer.unwrap(), text(1, &volume));
+    let message = [text(1, NODE.as_bytes()), text(2, snapshot_id("s").to_string().as_bytes())].concat();
+    let (_node, answer) = call(Fake::new(), "/quarry.agent.v1.Agent/GetSnapshot", message).await;
+    let snapshot = [
+        text(1, snapshot_id("s").to_string().as_bytes()),
+        text(2, b"asked-s"),
+        text(3, id("a").to_string().as_bytes()),
+        vec![4 << 3, 0x80, 0x80, 0x80, 0x80, 0x04],
+        text(5, b"fast"),
+        number(6, 100),
+        number(7, 1),
+        vec![8 << 3, 0x80, 0x80, 0x80, 0x80, 0x04],
+        text(9, b"it became full"),
+        number(10, 3),
+    ]
+    .concat();
+    assert_eq!(answer.unwrap(), text(1, &snapshot));
 }
 
 #[tokio::test]
@@ -135,6 +161,11 @@ async fn requests_without_node_or_volume_are_rejected() {
         // A later form of identifier: not "it does not exist".
         ("/quarry.agent.v1.Agent/DeleteVolume", [text(1, b"n-1"), text(2, b"v2:x")].concat(), Code::InvalidArgument),
         ("/quarry.agent.v1.Agent/FindVolume", text(1, b"n-1"), Code::InvalidArgument),
+        ("/quarry.agent.v1.Agent/CreateSnapshot", vec![], Code::Unavailable),
+        ("/quarry.agent.v1.Agent/CreateSnapshot", text(1, b"n-1"), Code::InvalidArgument),
+        ("/quarry.agent.v1.Agent/DeleteSnapshot", text(1, b"n-1"), Code::InvalidArgument),
+        ("/quarry.agent.v1.Agent/DeleteSnapshot", [text(1, b"n-1"), text(2, b"s2:x")].concat(), Code::InvalidArgument),
+        ("/quarry.agent.v1.Agent/GetSnapshot", text(1, b"n-1"), Code::InvalidArgument),
         ("/quarry.agent.v1.Agent/GrowVolume", text(1, b"n-1"), Code::Unimplemented),
     ] {
         let (node, answer) = call(Fake::new(), path, message.clone()).await;
@@ -180,6 +211,28 @@ impl v1::agent_server::Agent for Sparse {
         Ok(Response::new(v1::ExpandVolumeResponse::default()))
     }
 
+    async fn create_snapshot(
+        &self,
+        _: Request<v1::CreateSnapshotRequest>,
+    ) -> Result<Response<v1::CreateSnapshotResponse>, Status> {
+        Ok(Response::new(v1::CreateSnapshotResponse::default()))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _: Request<v1::DeleteSnapshotRequest>,
+    ) -> Result<Response<v1::DeleteSnapshotResponse>, Status> {
+        Err(Status::unimplemented("an older node"))
+    }
+
+    async fn get_snapshot(
+        &self,
+        _: Request<v1::GetSnapshotRequest>,
+    ) -> Result<Response<v1::GetSnapshotResponse>, Status> {
+        let snapshot = volume_v1::Snapshot { id: "s2:from a later version".into(), ..volume_v1::Snapshot::default() };
+        Ok(Response::new(v1::GetSnapshotResponse { snapshot: Some(snapshot) }))
+    }
+
     type WatchStream = BoxStream<'static, Result<v1::WatchResponse, Status>>;
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
@@ -204,6 +257,9 @@ async fn fields_that_an_older_node_omits_stay_unset() {
     assert_eq!(agent.create(spec("a"), token, WAIT).await.unwrap_err().reason, Reason::Host);
     assert_eq!(agent.get(&id("a"), WAIT).await.unwrap_err().reason, Reason::Host);
     assert_eq!(agent.find("a", 1, WAIT).await.unwrap_err().reason, Reason::Host);
-    // A call that it does not have.
+    assert_eq!(agent.create_snapshot(snapshot_spec("s"), WAIT).await.unwrap_err().reason, Reason::Host);
+    assert_eq!(agent.get_snapshot(&snapshot_id("s"), WAIT).await.unwrap_err().reason, Reason::Host);
+    // Calls that it does not have.
+    assert_eq!(agent.delete_snapshot(&snapshot_id("s"), WAIT).await.unwrap_err().reason, Reason::Unsupported);
     assert_eq!(agent.watch().await.map(drop).unwrap_err().reason, Reason::Unsupported);
 }

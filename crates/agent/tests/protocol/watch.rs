@@ -63,6 +63,7 @@ async fn a_large_full_state_is_sent_in_small_parts() {
         let updates_of_node = move || {
             let mut full_state = full_state(volumes);
             full_state.volumes.iter_mut().for_each(|volume| volume.problem = "x".repeat(problem));
+            full_state.snapshots.iter_mut().for_each(|snapshot| snapshot.problem = "x".repeat(problem));
             Ok(stream::iter([Ok(Update::Greeting(greeting())), Ok(Update::FullState(full_state))]).boxed())
         };
         let (here, there) = wire();
@@ -76,18 +77,19 @@ async fn a_large_full_state_is_sent_in_small_parts() {
         let request = v1::WatchRequest { node: NODE.into() };
         let mut messages = AgentClient::new(channel).watch(request).await.unwrap().into_inner();
         let mut lasts = Vec::new();
-        let mut sum = 0;
+        let (mut sum, mut snapshots) = (0, 0);
         messages.message().await.unwrap().unwrap();
         while let Some(message) = messages.message().await.unwrap() {
             assert!(message.encoded_len() < 2 << 20, "{}", message.encoded_len());
             let Some(Message::FullState(v1::FullStatePart { part: Some(part), last })) = message.update else {
                 panic!("a part was expected");
             };
-            assert!(part.volumes.len() <= 500 && part.generation == 7);
+            assert!(part.volumes.len() <= 500 && part.snapshots.len() <= 500 && part.generation == 7);
             sum += part.volumes.len();
+            snapshots += part.snapshots.len();
             lasts.push(last);
         }
-        assert_eq!(sum, volumes);
+        assert_eq!((sum, snapshots), (volumes, volumes));
         assert!(lasts.len() > 1 && lasts.pop() == Some(true) && !lasts.contains(&true));
     }
 }
