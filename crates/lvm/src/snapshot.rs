@@ -1,11 +1,15 @@
-//! The space of a copy-on-write snapshot.
+//! The space of a copy-on-write snapshot, and how much of it is used.
 //!
 //! The kernel divides it into chunks (dm-snap-persistent.c): one for its header, and then areas. Each area has one
 //! chunk that describes exceptions (chunks of the source that were overwritten since), and the chunks that these need.
 //! When an area is full, the kernel clears the description of the next one, so there is always one more description
 //! than full areas.
 
+use std::str::FromStr;
+
 use quarry_volume::{CowSize, ExtentSize, Extents};
+
+use crate::{LvUuid, VgUuid, device_uuid, dm};
 
 /// The size of a chunk in bytes. Each first write to a chunk of the source copies all of it. With smaller chunks, the
 /// table of exceptions in the kernel's memory becomes larger.
@@ -36,6 +40,39 @@ pub fn cow_extents(extent: ExtentSize, source: u64, size: CowSize) -> Extents {
 #[must_use]
 pub fn never_full(extent: ExtentSize, source: u64, extents: Extents) -> bool {
     extents >= cow_extents(extent, source, CowSize::Whole)
+}
+
+/// The kernel's status of a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SnapshotStatus {
+    /// It can be read. The part of its space that is used, in whole percent.
+    Used(u8),
+    /// It cannot be read any more: its space became full, or a disk failed.
+    Invalid,
+}
+
+/// The kernel's status of the active snapshot with these UUIDs. `None` if it is not active, is not a snapshot, or the
+/// kernel cannot be asked.
+#[must_use]
+pub fn snapshot_status(group: VgUuid, volume: LvUuid) -> Option<SnapshotStatus> {
+    dm::status(&device_uuid(group, volume), "snapshot")?.parse().ok()
+}
+
+impl FromStr for SnapshotStatus {
+    type Err = ();
+
+    /// Parses what follows the word `snapshot` in the output of `dmsetup status`: sectors used, a slash, all sectors,
+    /// and the sectors used for metadata; or why it cannot be read.
+    fn from_str(line: &str) -> Result<Self, ()> {
+        match line.trim() {
+            "Invalid" | "Overflow" | "Merge failed" => return Ok(Self::Invalid),
+            _ => {}
+        }
+        let (used, all) = line.split_ascii_whitespace().next().and_then(|word| word.split_once('/')).ok_or(())?;
+        let (used, all) = used.parse::<u64>().ok().zip(all.parse::<u64>().ok()).ok_or(())?;
+        let percent = u128::from(used) * 100 / u128::from(all.max(1));
+        Ok(Self::Used(u8::try_from(percent).unwrap_or(100).min(100)))
+    }
 }
 
 #[cfg(test)]
@@ -81,6 +118,23 @@ mod tests {
         assert_eq!(mib(CowSize::Bytes(u64::MAX)), 10244);
         assert_eq!(cow_extents(ExtentSize(CHUNK), 0, CowSize::Percent(1)), Extents(3));
         assert_eq!(cow_extents(ExtentSize(4096), 4096, CowSize::Percent(1)), Extents(48));
+    }
+
+    #[test]
+    fn status_lines_of_real_kernels_are_parsed() {
+        for (line, status) in [
+            ("16/40960 16", SnapshotStatus::Used(0)),
+            ("20480/40960 256", SnapshotStatus::Used(50)),
+            ("40960/40960 256", SnapshotStatus::Used(100)),
+            ("Invalid", SnapshotStatus::Invalid),
+            ("Overflow", SnapshotStatus::Invalid),
+            ("Merge failed", SnapshotStatus::Invalid),
+        ] {
+            assert_eq!(line.parse(), Ok(status), "{line}");
+        }
+        for line in ["", "Unknown", "/", "1/", "x/1 2"] {
+            assert_eq!(line.parse::<SnapshotStatus>(), Err(()), "{line:?}");
+        }
     }
 
     proptest! {

@@ -4,8 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use quarry_volume::{Error, Reason, Result, StorageId, some_of};
 
-use crate::SnapshotRecord;
 use crate::key::VolumeKey;
+use crate::{PoolVolume, SnapshotRecord};
 
 /// A snapshot as its pool finds it on the storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,18 @@ impl PoolSnapshot {
                 Err(Error::precondition(format!("pool {pool}: snapshot {} cannot be read: {why}", self.record.name)))
             }
         }
+    }
+}
+
+/// Rejects a volume that cannot be the source of a snapshot, because its record cannot be used, or it is still being
+/// filled.
+pub(crate) fn check_filled(pool: &str, volume: &PoolVolume) -> Result<()> {
+    match volume.record()?.filling {
+        false => Ok(()),
+        true => Err(Error::new(
+            Reason::UnderWay,
+            format!("pool {pool}: volume {} is still being filled from its source; retry", volume.name),
+        )),
     }
 }
 

@@ -167,7 +167,7 @@ proptest! {
 
 fn record_of_snapshot(volume: &quarry_pool::PoolVolume, name: &str) -> SnapshotRecord {
     let source = VolumeId { storage: volume.storage.clone(), node: "n".to_owned(), volume: volume.name.clone() };
-    SnapshotRecord::new(name.to_owned(), source, volume.record().unwrap(), None)
+    SnapshotRecord::new(name.to_owned(), source, volume.record().expect("its record"), None)
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_snapshot_keeps_the_contents_of_its_instant() {
         // It is not a volume, and each reading has it.
         let reading = pool.read(None).await;
         assert_eq!((reading.state.volumes, pool.names().len()), (1, 1));
-        assert_eq!(pool.read(Some(reading.mark)).await.snapshots, [taken.clone()]);
+        assert_eq!(pool.read(Some(reading.mark)).await.snapshots, std::slice::from_ref(&taken));
         assert_eq!(pool.snapshot("s").await.unwrap(), Some(taken.clone()));
         let again = pool.take_snapshot(&made, &record_of_snapshot(&made, "s"), CowSize::Whole).await.unwrap_err();
         assert_eq!(again.reason, Reason::Exists);

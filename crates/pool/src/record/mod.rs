@@ -51,7 +51,8 @@ pub struct Record {
     pub layout: Layout,
     /// The hash of the creation parameters.
     pub parameters: String,
-    /// While a `new` volume is being zeroed, or a deleted one wiped: how much is done and flushed.
+    /// While a `new` volume is being zeroed, or a deleted one wiped: how much is done and flushed. While it is being
+    /// filled: how much was copied.
     pub zeroed: Gib,
     /// How its data is wiped when it is deleted; `None`: the pool's mode. Only for whole disks.
     pub wipe: Option<Wipe>,
@@ -64,7 +65,7 @@ pub struct Record {
     /// What the volume was, or is still being, filled with.
     pub source: Option<ContentSource>,
     /// Whether that is still under way: its contents are not copied completely, or its filesystem does not have
-    /// its own UUID yet. Only in state `new`. `zeroed` is how much was copied and flushed.
+    /// its own UUID yet. Only in state `new`.
     pub filling: bool,
     /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
@@ -196,6 +197,13 @@ impl Record {
     #[must_use]
     pub fn zeroed(&self, zeroed: Gib) -> Self {
         Self { zeroed, ..self.clone() }
+    }
+
+    /// How many bytes at the beginning contain only zeros, as far as it is recorded. 0 while the volume is being filled:
+    /// then `zeroed` counts what was copied.
+    #[must_use]
+    pub fn zeroed_bytes(&self) -> u64 {
+        if self.filling { 0 } else { self.zeroed.bytes() }
     }
 
     /// How the volume differs from the requested one, for a sentence that ends with it; `None` if a retry

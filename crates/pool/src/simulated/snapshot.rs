@@ -68,7 +68,7 @@ impl Inner {
     pub(super) fn take_snapshot(&self, volume: &PoolVolume, record: &SnapshotRecord, size: CowSize) -> Result<()> {
         let mut disks = self.disks();
         let current = self.current(&disks, volume)?;
-        current.record()?;
+        crate::snapshot::check_filled(&self.name, &current)?;
         let name = record.id_name();
         if disks.get(&stored_as(&name)).is_some() {
             return Err(Error::new(Reason::Exists, format!("pool {}: snapshot {name} already exists", self.name)));
