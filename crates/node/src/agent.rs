@@ -133,7 +133,9 @@ pub(crate) async fn within<T>(wait: Duration, question: impl Future<Output = Res
 
 impl Host {
     pub(crate) fn describe(&self, pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Volume {
-        describe(self.node(), pool.name(), volume)
+        let mut volume = describe(self.node(), pool.name(), volume);
+        self.copies().show(pool.name(), std::slice::from_mut(&mut volume));
+        volume
     }
 
     async fn delete_now(&self, id: &VolumeId) -> Result<Change> {

@@ -1,10 +1,11 @@
-//! The copies that are running on this host, in memory: for the metrics, and for whoever would remove a source.
+//! The copies that are running on this host, in memory: for the metrics, for the reported state, and to keep their
+//! sources.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quarry_volume::ContentSource;
+use quarry_volume::{ContentSource, CopyProgress, Volume};
 
 /// The copies that are running. Cheap to clone; all clones are the same list.
 #[derive(Clone, Default)]
@@ -29,7 +30,7 @@ pub(crate) struct Copy {
     pub(crate) pool: String,
     /// How many bytes are copied, from the beginning.
     pub(crate) done: u64,
-    /// The size of the source in bytes.
+    /// How many bytes there are to copy, or to zero after them.
     pub(crate) total: u64,
 }
 
@@ -49,6 +50,22 @@ impl Copies {
     /// The running copies, by the name of the volume that is being filled.
     pub(crate) fn list(&self) -> BTreeMap<String, Copy> {
         self.inner.lock().running.clone()
+    }
+
+    /// Shows how far the running copies into these volumes of that pool are.
+    pub(crate) fn show(&self, pool: &str, volumes: &mut [Volume]) {
+        let inner = self.inner.lock();
+        for volume in volumes.iter_mut().filter(|_| !inner.running.is_empty()) {
+            let copy = inner.running.get(&volume.id.volume).filter(|copy| copy.pool == pool);
+            if let (Some(copy), Some(progress)) = (copy, &mut volume.copying) {
+                *progress = CopyProgress { copied: copy.done, total: copy.total };
+            }
+        }
+    }
+
+    /// Whether a copy into a volume of that pool is running.
+    pub(crate) fn into_pool(&self, pool: &str) -> bool {
+        self.inner.lock().running.values().any(|copy| copy.pool == pool)
     }
 
     /// How many bytes this process has copied.

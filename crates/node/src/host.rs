@@ -75,8 +75,9 @@ impl Host {
         kernel: Arc<dyn Kernel>,
     ) -> Self {
         let node = node.into();
-        let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone());
-        let (tasks, checks, copies, fence) = Default::default();
+        let copies = Copies::default();
+        let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone(), copies.clone());
+        let (tasks, checks, fence) = (Tasks::default(), Checks::default(), Mutex::new(0));
         Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, copies, publisher, fence }) }
     }
 

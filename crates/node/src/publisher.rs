@@ -23,6 +23,7 @@ use quarry_volume::{
 use tokio::sync::broadcast;
 
 use self::difference::difference;
+use crate::copies::Copies;
 use crate::snapshot::describe_snapshot;
 use crate::{fill, health};
 
@@ -42,6 +43,8 @@ pub(crate) struct StatePublisher {
 struct Inner {
     greeting: Greeting,
     pools: Vec<Arc<dyn Pool>>,
+    /// The copies that are running. Pools know only what their records say.
+    copies: Copies,
     /// The lock of the pool with the same index, held from the start of a reading until it is published, so
     /// that the published state never goes backwards.
     locks: Vec<tokio::sync::Mutex<()>>,
@@ -86,7 +89,7 @@ struct FilesystemProblems {
 }
 
 impl StatePublisher {
-    pub(crate) fn new(node: &str, pod_uid: String, pools: Vec<Arc<dyn Pool>>) -> Self {
+    pub(crate) fn new(node: &str, pod_uid: String, pools: Vec<Arc<dyn Pool>>, copies: Copies) -> Self {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let greeting = Greeting {
             node: node.to_owned(),
@@ -116,6 +119,7 @@ impl StatePublisher {
             inner: Arc::new(Inner {
                 greeting,
                 pools,
+                copies,
                 locks,
                 published: Mutex::new(published),
                 filesystem_problems,
@@ -206,6 +210,8 @@ impl StatePublisher {
     async fn read(&self, index: usize) -> bool {
         let Some(pool) = self.inner.pools.get(index) else { return false };
         let known = self.published().pools.get(index).and_then(|known| known.mark);
+        // The progress of a copy changes although the storage does not.
+        let known = known.filter(|_| !self.inner.copies.into_pool(pool.name()));
         let reading = pool.read(known).await;
         self.publish_reading(index, pool.name(), reading)
     }
@@ -221,6 +227,7 @@ impl StatePublisher {
             Volumes::All(list) => {
                 let mut list: Vec<Volume> = list.iter().map(|volume| describe(node, pool, volume)).collect();
                 list.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+                self.inner.copies.show(pool, &mut list);
                 Some(list)
             }
         };

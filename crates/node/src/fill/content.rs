@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use quarry_pool::{Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord, State};
-use quarry_volume::{
-    ContentSource, CowSize, Error, Filesystem, Gib, Reason, Result, VolumeId, VolumeSpec,
-};
+use quarry_volume::{ContentSource, CowSize, Error, Filesystem, Gib, Reason, Result, VolumeSpec};
 
 use super::Failure;
 use crate::device;

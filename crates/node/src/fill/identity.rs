@@ -2,18 +2,23 @@
 
 use std::sync::Arc;
 
+use quarry_filesystem::UuidStep;
 use quarry_pool::{Device, Pool, PoolVolume};
-use quarry_volume::{Filesystem, Result};
+use quarry_volume::{Error, Filesystem, Gib, Result};
 use uuid::Uuid;
 
 use crate::device;
 use crate::kernel::Kernel;
+use crate::prepare::update_record;
 
 /// Recovers the copied filesystem on the volume, which is as after a power cut, and gives it that UUID. Idempotent.
+///
+/// # Errors
+/// Not final for the caller: the volume is filled again if the filesystem is damaged now.
 pub(super) async fn give(
     kernel: &Arc<dyn Kernel>,
     pool: &Arc<dyn Pool>,
-    volume: &PoolVolume,
+    volume: &mut PoolVolume,
     kind: Filesystem,
     uuid: Uuid,
 ) -> Result<()> {
@@ -21,5 +26,29 @@ pub(super) async fn give(
     if quarry_fault::disabled("copy-uuid") {
         return Ok(());
     }
-    kernel.set_uuid(kind, &device, uuid).await
+    let mut step = kernel.uuid_step(kind, &device, uuid).await?;
+    if let UuidStep::Set { recover_with: Some(options), .. } = step {
+        quarry_fault::point(|| "fill:recover:before".to_owned());
+        kernel.recover(kind, &device, options).await?;
+        quarry_fault::point(|| "fill:recover:after".to_owned());
+        step = kernel.uuid_step(kind, &device, uuid).await?;
+    }
+    match step {
+        UuidStep::Done => Ok(()),
+        UuidStep::Set { recover_with: Some(_), .. } => Err(Error::host(format!(
+            "the journal of the copied {kind} on {} was not replayed although it was mounted; see the kernel log",
+            device.display()
+        ))),
+        UuidStep::Set { recover_with: None, repeatable } => {
+            if !repeatable {
+                // If this is interrupted, everything is copied again.
+                let again = volume.record()?.zeroed(Gib::NONE);
+                update_record(pool, volume, &again).await?;
+            }
+            quarry_fault::point(|| "fill:uuid:before".to_owned());
+            kernel.set_uuid(kind, &device, uuid).await?;
+            quarry_fault::point(|| "fill:uuid:after".to_owned());
+            Ok(())
+        }
+    }
 }

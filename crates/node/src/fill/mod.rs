@@ -15,7 +15,6 @@ use std::sync::Arc;
 use quarry_pool::{Pool, PoolVolume, Record};
 use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result};
 
-use self::content::Content;
 use crate::host::Host;
 use crate::prepare::update_record;
 use crate::tasks::Handle;
@@ -65,7 +64,7 @@ impl Host {
         if record.filling {
             quarry_fault::point(|| "fill:copied".to_owned());
             if let (Some(kind), Some(uuid)) = (record.filesystem, record.filesystem_uuid) {
-                identity::give(self.kernel(), pool, &volume, kind, uuid).await?;
+                identity::give(self.kernel(), pool, &mut volume, kind, uuid).await?;
             }
             quarry_fault::point(|| "fill:ready:before".to_owned());
             update_record(pool, &mut volume, &record.ready()).await?;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use quarry_pool::{Device, Pool, PoolVolume, Record, SimulatedDevice};
-use quarry_volume::{AccessTypes, ContentSource, Error, Gib, Reason, Result};
+use quarry_volume::{AccessTypes, ContentSource, Error, Filesystem, Gib, Reason, Result};
 use uuid::Uuid;
 
 use super::Failure;
@@ -68,8 +68,9 @@ impl Host {
     ) -> Result<Option<Uuid>, Failure> {
         let to = device::activate_bytes(pool, volume).await?;
         let uuid = self.new_uuid(&from, content, volume).await?;
-        let pair = self.open_pair(from, to, matches!(content.origin, Origin::Offline(_))).await?;
         let record = volume.record()?.clone();
+        let filesystem = record.filesystem.zip(uuid);
+        let pair = self.open_pair(from, to, matches!(content.origin, Origin::Offline(_)), filesystem).await?;
         clean_tail(&pair, &record, content.size, volume.size).await?;
         let zeroes_tail = record.access.shows_bytes() && !quarry_fault::disabled("copy-tail");
         let total = if zeroes_tail { volume.size } else { content.size };
@@ -101,11 +102,17 @@ impl Host {
         }
     }
 
-    async fn open_pair(&self, from: Device, to: Device, offline: bool) -> Result<Pair> {
+    async fn open_pair(
+        &self,
+        from: Device,
+        to: Device,
+        offline: bool,
+        filesystem: Option<(Filesystem, Uuid)>,
+    ) -> Result<Pair> {
         match (from, to) {
             (Device::Node(source), Device::Node(target)) => {
                 let kernel = Arc::clone(self.kernel());
-                let open = move || kernel.open_copy(&source, offline, &target);
+                let open = move || kernel.open_copy(&source, offline, &target, filesystem);
                 Ok(Pair::Devices(errors::blocking(open).await?))
             }
             (Device::Simulated(source), Device::Simulated(target)) => Ok(Pair::Simulated { source, target }),

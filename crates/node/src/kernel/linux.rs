@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use quarry_filesystem::{self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trouble, Usage};
 use quarry_mount::{self as mount, Device, Entry, Mapping};
-use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
+use quarry_volume::{Error, Filesystem, MakeOptions, Reason, Result, VolumeId};
+use uuid::Uuid;
 
-use super::{Filesystems, HeldDevice, Mounts};
+use super::{CopyDevices, Filesystems, HeldDevice, Mounts};
 use crate::errors;
 
 /// The kernel that this process runs on.
@@ -117,6 +118,14 @@ impl Filesystems for Linux {
 
     fn exclusive(&self, device: &Path) -> Result<Arc<dyn HeldDevice>> {
         Ok(Arc::new(filesystem::exclusive(device).map_err(errors::filesystem)?))
+    }
+
+    fn open_copy(&self, _source: &Path, _offline: bool, _target: &Path) -> Result<Arc<dyn CopyDevices>> {
+        Err(Error::new(Reason::Unsupported, "this build does not copy volumes"))
+    }
+
+    async fn set_uuid(&self, _kind: Filesystem, _device: &Path, _uuid: Uuid) -> Result<()> {
+        Err(Error::new(Reason::Unsupported, "this build does not copy volumes"))
     }
 
     fn check_mounted(&self, kind: Filesystem, entry: &Entry) -> Option<Trouble> {

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quarry_filesystem::{Coverage, Probe, Superblock, Trouble, Usage};
+use quarry_filesystem::{Coverage, Probe, Superblock, Trouble, Usage, UuidStep};
 use quarry_mount::{Device, Entry, Mapping};
 use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
 use uuid::Uuid;
@@ -120,10 +120,24 @@ pub(crate) trait Filesystems: Send + Sync {
     fn exclusive(&self, device: &Path) -> Result<Arc<dyn HeldDevice>>;
 
     /// Opens a device to read it, and another exclusively to fill it. `offline`: the first is held exclusively, too.
-    fn open_copy(&self, source: &Path, offline: bool, target: &Path) -> Result<Arc<dyn CopyDevices>>;
+    /// `filesystem`: what is copied, and the UUID that the copy gets already on the way, if it is of a kind whose UUID
+    /// can be changed there.
+    fn open_copy(
+        &self,
+        source: &Path,
+        offline: bool,
+        target: &Path,
+        filesystem: Option<(Filesystem, Uuid)>,
+    ) -> Result<Arc<dyn CopyDevices>>;
 
-    /// Recovers the filesystem on a device that is a copy of another one, and gives it that UUID. Idempotent: it can be
-    /// repeated after it was killed.
+    /// What has to be done so that a copied filesystem has that UUID.
+    async fn uuid_step(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<UuidStep>;
+
+    /// Replays the journal of a copied filesystem: mounts it with these options where only this process sees it, and
+    /// unmounts it.
+    async fn recover(&self, kind: Filesystem, device: &Path, options: &'static [&'static str]) -> Result<()>;
+
+    /// Sets the UUID of a copied filesystem whose journal was replayed, and flushes it.
     async fn set_uuid(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<()>;
 
     /// The problem of a mounted filesystem of that kind, if it shows one.

@@ -108,6 +108,8 @@ pub(super) struct World {
     pub(super) target: PathBuf,
     /// The size that [`Call::Expand`] requests.
     pub(super) expanded: Cell<u64>,
+    /// Whether the volumes of the pool can have snapshots.
+    pub(super) snapshots: Cell<bool>,
     /// Whether a pod has written files to the volume.
     wrote: Cell<bool>,
 }
@@ -125,8 +127,9 @@ impl World {
         let pool = SimulatedPool::new("p", 4 * MIB, vec![1024], Duration::ZERO);
         let storage = pool.last_storage().unwrap();
         let id = VolumeId { storage, node: "node-1".to_owned(), volume: safe_name(VOLUME) };
-        let (machine, expanded, wrote) = (Machine::new(usage.sysfs), Cell::new(EXPANDED), Cell::new(false));
-        Self { usage, machine, pool, id, target: target(), expanded, wrote }
+        let (machine, expanded) = (Machine::new(usage.sysfs), Cell::new(EXPANDED));
+        let (snapshots, wrote) = (Cell::new(true), Cell::new(false));
+        Self { usage, machine, pool, id, target: target(), expanded, snapshots, wrote }
     }
 
     /// A world in which these calls succeeded.
@@ -211,7 +214,8 @@ impl World {
 
     /// The host as one process serves it.
     pub(super) fn host(&self, process: &Process) -> Host {
-        let pool = MachinePool { simulated: self.pool.clone(), process: process.clone() };
+        let snapshots = self.snapshots.get();
+        let pool = MachinePool { simulated: self.pool.clone(), process: process.clone(), snapshots };
         Host::on_kernel("node-1", vec![Arc::new(pool)], "", Arc::new(process.clone()))
     }
 
