@@ -7,6 +7,7 @@ use quarry_pool::{Device, Pool, PoolVolume};
 use quarry_volume::{Error, Filesystem, Gib, Result};
 use uuid::Uuid;
 
+use super::Failure;
 use crate::device;
 use crate::kernel::Kernel;
 use crate::prepare::update_record;
@@ -14,31 +15,33 @@ use crate::prepare::update_record;
 /// Recovers the copied filesystem on the volume, which is as after a power cut, and gives it that UUID. Idempotent.
 ///
 /// # Errors
-/// Not final for the caller: the volume is filled again if the filesystem is damaged now.
+/// [`Failure::useless`] if the filesystem cannot get a new UUID.
 pub(super) async fn give(
     kernel: &Arc<dyn Kernel>,
     pool: &Arc<dyn Pool>,
     volume: &mut PoolVolume,
     kind: Filesystem,
     uuid: Uuid,
-) -> Result<()> {
+) -> Result<(), Failure> {
     let Device::Node(device) = device::activate_bytes(pool, volume).await? else { return Ok(()) };
+    let step = async || kernel.uuid_step(kind, &device, uuid).await.map_err(Failure::of_source);
     if quarry_fault::disabled("copy-uuid") {
         return Ok(());
     }
-    let mut step = kernel.uuid_step(kind, &device, uuid).await?;
-    if let UuidStep::Set { recover_with: Some(options), .. } = step {
+    let mut next = step().await?;
+    if let UuidStep::Set { recover_with: Some(options), .. } = next {
         quarry_fault::point(|| "fill:recover:before".to_owned());
         kernel.recover(kind, &device, options).await?;
         quarry_fault::point(|| "fill:recover:after".to_owned());
-        step = kernel.uuid_step(kind, &device, uuid).await?;
+        next = step().await?;
     }
-    match step {
+    match next {
         UuidStep::Done => Ok(()),
         UuidStep::Set { recover_with: Some(_), .. } => Err(Error::host(format!(
             "the journal of the copied {kind} on {} was not replayed although it was mounted; see the kernel log",
             device.display()
-        ))),
+        ))
+        .into()),
         UuidStep::Set { recover_with: None, repeatable } => {
             if !repeatable {
                 // If this is interrupted, everything is copied again.

@@ -182,7 +182,7 @@ async fn copy(
     end: u64,
     handle: &Handle,
     running: &Running,
-) -> Result<()> {
+) -> Result<(), Failure> {
     let record = volume.record()?.clone();
     // A volume without a snapshot may have been used since an interrupted copy, which had another instant's contents.
     let resumable = matches!(content.origin, Origin::Snapshot(_));
@@ -200,13 +200,14 @@ async fn copy(
             return Err(Error::new(
                 Reason::UnderWay,
                 "filling the volume was stopped; a retry of CreateVolume continues it",
-            ));
+            )
+            .into());
         }
         // The contents end between two ranges.
         let limit = if offset < content.size { content.size } else { end };
         let next = offset.saturating_add(CHUNK).min(limit);
         match offset < content.size {
-            true => pair.copy(offset..next).await?,
+            true => pair.copy(offset..next).await.map_err(Failure::of_source)?,
             false => pair.zero(offset..next).await?,
         }
         offset = next;

@@ -179,7 +179,7 @@ impl Filesystems for Process {
         filesystem: Option<(Filesystem, Uuid)>,
     ) -> Result<Arc<dyn CopyDevices>> {
         self.read(|state| state.opened(source).map(drop)).map_err(errors::filesystem)?;
-        let hold = |device: &Path| {
+        let hold = |device: &Path| -> Result<Held> {
             self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
             Ok(Held { process: self.clone(), device: device.to_owned() })
         };
