@@ -1,6 +1,7 @@
 //! Copies of mounted filesystems get UUIDs of their own.
 
 use std::fs;
+use std::hash::{DefaultHasher, Hasher as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use quarry_filesystem::{UuidStep, edit_copied, set_uuid, superblock, uuid_step};
@@ -44,19 +45,26 @@ async fn unmount(at: &Path) {
     run(Command::query("umount").arg(at)).await;
 }
 
-/// What is on the disk of a mounted filesystem. `edit`: as a copy is made, otherwise unchanged.
+/// Copies what is on the disk of a mounted filesystem at one instant. `edit`: as a copy is made, otherwise unchanged.
 fn copy(kind: Filesystem, from: &Loop, to: &Loop, edit: Option<&str>) {
-    let open = |path: &Path, write: bool| {
-        File::options().read(true).write(write).custom_flags(nix::libc::O_DIRECT).open(path).unwrap()
-    };
-    let (source, target) = (open(&from.device, false), File::options().write(true).open(&to.device).unwrap());
-    for offset in (0..size(kind)).step_by(1 << 20) {
-        let mut bytes = quarry_block::read_aligned(&source, offset, 1 << 20).unwrap();
-        if let Some(uuid) = edit {
-            edit_copied(kind, uuid.parse().unwrap(), offset, &mut bytes).unwrap();
+    let source = File::options().read(true).custom_flags(nix::libc::O_DIRECT).open(&from.device).unwrap();
+    let target = File::options().write(true).open(&to.device).unwrap();
+    let pass = || {
+        let mut sums = DefaultHasher::new();
+        for offset in (0..size(kind)).step_by(1 << 20) {
+            let mut bytes = quarry_block::read_aligned(&source, offset, 1 << 20).unwrap();
+            sums.write(&bytes);
+            if let Some(uuid) = edit {
+                edit_copied(kind, uuid.parse().unwrap(), offset, &mut bytes).unwrap();
+            }
+            target.write_all_at(&bytes, offset).unwrap();
         }
-        target.write_all_at(&bytes, offset).unwrap();
-    }
+        sums.finish()
+    };
+    // The kernel writes to the source at any time. If nothing changed from one pass to the next, both saw what was on
+    // the disk between them.
+    let mut last = pass();
+    while last != std::mem::replace(&mut last, pass()) {}
     target.sync_all().unwrap();
 }
 
