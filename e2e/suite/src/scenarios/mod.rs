@@ -37,6 +37,7 @@ pub const SWEEPS: &[&str] = &[
     "disk-power-cut",
     "kill-at-every-step",
     "kill-at-every-expansion-step",
+    "kill-at-every-copy-step",
     "kill-during-expansion",
     "kill-tree-during",
     "kill-quarry-alone",
@@ -230,6 +231,12 @@ fn own() -> Vec<Scenario> {
             about: "quarry is killed at each fault point of an expansion, then it is repeated, or the volume is deleted",
             limit: minutes(15),
             run: |context| Box::pin(kill::expand::points_of_expansion(context)),
+        },
+        Scenario {
+            name: "kill-at-every-copy-step",
+            about: "quarry is killed at each fault point of a snapshot, a restored volume and a clone, then it is repeated",
+            limit: minutes(20),
+            run: |context| Box::pin(kill::copy::points_of_copies(context)),
         },
         Scenario {
             name: "kill-during-expansion",

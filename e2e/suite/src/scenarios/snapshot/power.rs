@@ -80,7 +80,9 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, random: &mut Random) ->
         match moment {
             Moment::Snapshot | Moment::Taken => csi.snapshot("snap-1", &made.id).await.map(drop),
             Moment::Restore | Moment::Restored | Moment::Clone => csi.create(&asked).await.map(drop),
-            Moment::Delete => csi.delete_snapshot(&made.id.replace("v1:", "s1:").replace(&made.ask.name, "snap-1")).await,
+            Moment::Delete => {
+                csi.delete_snapshot(&made.id.replace("v1:", "s1:").replace(&made.ask.name, "snap-1")).await
+            }
         }
     });
     let in_time = match moment {
