@@ -21,7 +21,7 @@ use quarry_vm::run;
 
 mod groups;
 
-pub use groups::{GROUPS, Group};
+pub use groups::{GROUPS, Group, SNAPSHOTTER};
 
 /// The processor that the control plane and the guests run on, in Go's words.
 pub const ARCHITECTURE: &str = "amd64";
@@ -91,6 +91,40 @@ pub async fn build(cache: &Cache) -> Result<Binaries> {
         registrar: one("registrar")?,
         node: all(&["kubelet", "containerd", "containerd-shim-runc-v2", "ctr"])?,
         cni: all(&["bridge", "host-local", "loopback", "portmap"])?,
+    })
+}
+
+/// The programs of external-snapshotter, and the manifests of its CRDs.
+#[derive(Clone, Debug)]
+pub struct Snapshotter {
+    /// The sidecar.
+    pub sidecar: PathBuf,
+    /// The controller that a cluster has.
+    pub controller: PathBuf,
+    /// The CRDs of snapshots: a YAML file each.
+    pub crds: Vec<PathBuf>,
+}
+
+/// The CRDs that the snapshot controller needs.
+const CRDS: &[&str] = &["volumesnapshotclasses", "volumesnapshotcontents", "volumesnapshots"];
+
+/// Builds external-snapshotter. Its CRDs are in the source of its Go module.
+///
+/// # Errors
+/// As [`build`].
+pub async fn snapshotter(cache: &Cache) -> Result<Snapshotter> {
+    let built = build_groups(cache, &[SNAPSHOTTER], ARCHITECTURE).await?;
+    let one = |name: &str| built.get(name).cloned().with_context(|| format!("no group has the program {name}"));
+    let module = "github.com/kubernetes-csi/external-snapshotter/client/v8";
+    let source = SNAPSHOTTER.source();
+    call(&source, ["go", "mod", "download", module]).await?;
+    let folder = call(&source, ["go", "list", "-m", "-f={{.Dir}}", module]).await?;
+    let crd =
+        |name: &&str| Path::new(folder.trim()).join("config/crd").join(format!("snapshot.storage.k8s.io_{name}.yaml"));
+    Ok(Snapshotter {
+        sidecar: one("csi-snapshotter")?,
+        controller: one("snapshot-controller")?,
+        crds: CRDS.iter().map(crd).collect(),
     })
 }
 

@@ -16,6 +16,7 @@ const PAUSE: &str = "registry.k8s.io/pause:3.10";
 /// The sidecars, as the chart's values name them.
 const PROVISIONER: &str = "registry.k8s.io/sig-storage/csi-provisioner:v6.3.0";
 const RESIZER: &str = "registry.k8s.io/sig-storage/csi-resizer:v2.3.0";
+const SNAPSHOTTER: &str = "registry.k8s.io/sig-storage/csi-snapshotter:v8.7.0";
 const REGISTRAR: &str = "registry.k8s.io/sig-storage/csi-node-driver-registrar:v2.17.0";
 
 /// Quarry's own image, as the chart names it.
@@ -26,7 +27,7 @@ pub(crate) const POSTGRESQL: &str = "docker.io/library/postgres:15";
 
 /// busybox's programs that scenarios and examples call by name.
 const APPLETS: &[&str] = &[
-    "cat", "cp", "date", "dd", "df", "echo", "find", "grep", "head", "hostname", "id", "ls", "mkdir", "md5sum",
+    "awk", "cat", "cp", "date", "dd", "df", "echo", "find", "grep", "head", "hostname", "id", "ls", "mkdir", "md5sum",
     "mount", "mv", "rm", "sed", "seq", "sh", "sleep", "stat", "sync", "tail", "test", "touch", "tr", "wc",
 ];
 
@@ -41,8 +42,6 @@ pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
     });
     let shell = Image::new(BUSYBOX).layer(applets.directory("/tmp", 0o1777)).command(["/bin/sh"]);
     let pause = Image::new(PAUSE).file("/busybox", &busybox, 0o755).entrypoint(["/busybox", "sleep", "1000000000"]);
-    let sidecar =
-        |name: &str, program: &Path| Image::new(name).file("/sidecar", program, 0o755).entrypoint(["/sidecar"]);
     let images = [
         ("pause", pause),
         ("busybox", shell),
@@ -52,21 +51,34 @@ pub async fn all(cache: &Cache, binaries: &Binaries) -> Result<Vec<PathBuf>> {
     ];
     let mut archives = Vec::new();
     for (name, image) in images {
-        let image = image.uncompressed();
-        // The description lists the image's parts, and each program's path in the cache identifies its
-        // inputs.
-        let key = quarry_cache::key([format!("{image:?}").as_bytes()]);
-        let folder = cache
-            .entry(&format!("container-{name}"), &key, async |folder: &Path| {
-                image
-                    .write(&folder.join("image.tar"))
-                    .map(drop)
-                    .with_context(|| format!("cannot make the image {name}"))
-            })
-            .await?;
-        archives.push(folder.join("image.tar"));
+        archives.push(archive(cache, name, image).await?);
     }
     Ok(archives)
+}
+
+/// The archive of external-snapshotter's sidecar, from the cache or newly built.
+///
+/// # Errors
+/// As [`all`].
+pub(crate) async fn snapshotter(cache: &Cache, program: &Path) -> Result<PathBuf> {
+    archive(cache, "snapshotter", sidecar(SNAPSHOTTER, program)).await
+}
+
+/// An image that consists of one program.
+fn sidecar(name: &str, program: &Path) -> Image {
+    Image::new(name).file("/sidecar", program, 0o755).entrypoint(["/sidecar"])
+}
+
+async fn archive(cache: &Cache, name: &str, image: Image) -> Result<PathBuf> {
+    let image = image.uncompressed();
+    // The description lists the image's parts, and each program's path in the cache identifies its inputs.
+    let key = quarry_cache::key([format!("{image:?}").as_bytes()]);
+    let folder = cache
+        .entry(&format!("container-{name}"), &key, async |folder: &Path| {
+            image.write(&folder.join("image.tar")).map(drop).with_context(|| format!("cannot make the image {name}"))
+        })
+        .await?;
+    Ok(folder.join("image.tar"))
 }
 
 /// Builds the image that is shipped, as it is now, into a folder; with the program that `QUARRY_E2E_BINARY` names, if it does.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, is, items, text};
 use crate::images;
+use crate::objects::with;
 use crate::worker::until;
 
 /// What the cluster's process says when all is up.
@@ -73,6 +74,15 @@ pub async fn install_chart(cluster: &Cluster, chart: &Path, image: &str) -> Resu
     install_pools(cluster, chart, image, &pools(cluster)).await
 }
 
+/// As [`install`], with external-snapshotter's sidecar.
+///
+/// # Errors
+/// As [`install`].
+pub async fn install_with_snapshotter(cluster: &Cluster) -> Result<()> {
+    let more = json!({ "snapshotter": { "enabled": true } });
+    install_values(cluster, &Path::new(ROOT).join("deploy/chart"), images::QUARRY, &pools(cluster), more).await
+}
+
 /// As [`install`], with one pool more.
 ///
 /// # Errors
@@ -84,8 +94,12 @@ pub async fn install_with(cluster: &Cluster, pool: Value) -> Result<()> {
 }
 
 async fn install_pools(cluster: &Cluster, chart: &Path, image: &str, pools: &[Value]) -> Result<()> {
+    install_values(cluster, chart, image, pools, json!({})).await
+}
+
+async fn install_values(cluster: &Cluster, chart: &Path, image: &str, pools: &[Value], more: Value) -> Result<()> {
     let file = cluster.kubeconfig().with_file_name("values.json");
-    let values = values(pools, image);
+    let values = with(values(pools, image), more);
     std::fs::write(&file, values.to_string()).with_context(|| format!("cannot write {}", file.display()))?;
     let (chart, file) = (chart.display().to_string(), file.display().to_string());
     let arguments = ["quarry", &chart, "--install", "--namespace", NAMESPACE, "--create-namespace", "--values", &file];

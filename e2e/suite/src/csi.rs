@@ -1,6 +1,7 @@
 //! CSI calls from the host into a guest, with the fields that tests care about.
 
 mod expand;
+mod snapshot;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status};
 
 pub use self::expand::Expanded;
+pub use self::snapshot::Source;
 
 /// How long any call may take unless a test says otherwise.
 const PATIENCE: Duration = Duration::from_secs(170);
@@ -43,6 +45,8 @@ pub struct Ask {
     pub requisite: Vec<String>,
     /// The nodes in the order of preference.
     pub preferred: Vec<String>,
+    /// What it is filled from, if anything.
+    pub source: Option<Source>,
 }
 
 /// The key of the topology segments that name nodes.
@@ -79,6 +83,7 @@ impl Ask {
             parameters: BTreeMap::new(),
             requisite: Vec::new(),
             preferred: Vec::new(),
+            source: None,
         }
     }
 
@@ -159,6 +164,7 @@ impl Ask {
             volume_capabilities: vec![self.capability()],
             parameters: self.parameters.clone(),
             accessibility_requirements: self.topology(),
+            volume_content_source: self.source.as_ref().map(Source::content),
             ..csi::CreateVolumeRequest::default()
         }
     }
@@ -246,6 +252,10 @@ impl Csi {
     pub async fn create_within(&self, ask: &Ask, patience: Duration) -> Result<Made, Status> {
         let answer = self.controller().create_volume(timed(ask.request(), patience)).await?;
         let volume = answer.into_inner().volume.ok_or_else(|| Status::internal("the answer has no volume"))?;
+        // Without it, external-provisioner deletes the volume again.
+        if volume.content_source != ask.source.as_ref().map(Source::content) {
+            return Err(Status::internal(format!("the answer has the source {:?}", volume.content_source)));
+        }
         let node = match volume.accessible_topology.as_slice() {
             [only] => only.segments.get(TOPOLOGY).cloned().unwrap_or_default(),
             _ => String::new(),

@@ -96,3 +96,12 @@ pub const GROUPS: &[Group] = &[
         programs: &[("registrar", "registrar")],
     },
 ];
+
+/// external-snapshotter: what a cluster with snapshots has besides. Built only for the scenario that needs it.
+pub const SNAPSHOTTER: Group = Group {
+    name: "snapshotter",
+    module: "github.com/kubernetes-csi/external-snapshotter/v8",
+    tags: &[],
+    variables: &["main.version=VERSION"],
+    programs: &[("csi-snapshotter", "csi-snapshotter"), ("snapshot-controller", "snapshot-controller")],
+};

@@ -10,6 +10,7 @@ mod power;
 mod reclaim;
 mod restarts;
 mod rolled;
+mod snapshots;
 mod speed;
 mod stateful;
 mod uninstall;
@@ -58,6 +59,11 @@ const ALL: &[Scenario] = &[
     scenario!("sharing", "a read-only pod next to another; ReadWriteOncePod; ephemeral volumes", kinds::sharing),
     scenario!("classes", "two pools, Immediate binding, allowedTopologies", kinds::classes),
     scenario!("expand", "volumes grow with and without a pod; not beyond what fits, and then less", expand::run),
+    scenario!(
+        "snapshots",
+        "VolumeSnapshots of a StatefulSet's volume, restored into another class and size; a clone of a claim",
+        snapshots::run
+    ),
     scenario!("moving", "from local volumes to Quarry, as in docs/migrating.md", moving::run),
     scenario!("speed", "from claim and pod to a running pod, compared with a hostPath", speed::start),
     scenario!("memory", "the memory of Quarry's containers, idle and with a hundred volumes", speed::memory),

@@ -18,6 +18,7 @@ mod never_format;
 mod other_tenants;
 mod power_cut;
 mod sanity;
+mod snapshot;
 mod speed;
 mod stats;
 mod steps;
@@ -36,10 +37,12 @@ pub const SWEEPS: &[&str] = &[
     "disk-power-cut",
     "kill-at-every-step",
     "kill-at-every-expansion-step",
+    "kill-at-every-copy-step",
     "kill-during-expansion",
     "kill-tree-during",
     "kill-quarry-alone",
     "power-cut",
+    "power-cut-copies",
     "cluster-controllers",
 ];
 
@@ -84,6 +87,18 @@ fn own() -> Vec<Scenario> {
             about: "what a former owner wrote where a volume becomes larger is never visible, nor are its signatures",
             limit: minutes(12),
             run: |context| Box::pin(expand::old_bytes::run(context)),
+        },
+        Scenario {
+            name: "snapshot",
+            about: "snapshots while a volume is used; restored and cloned to other layouts, sizes and whole disks",
+            limit: minutes(20),
+            run: |context| Box::pin(snapshot::run(context)),
+        },
+        Scenario {
+            name: "power-cut-copies",
+            about: "power cuts while snapshots are taken and deleted, and while volumes are restored and cloned",
+            limit: minutes(15),
+            run: |context| Box::pin(snapshot::power::run(context)),
         },
         Scenario {
             name: "disk-lifecycle",
@@ -222,6 +237,12 @@ fn own() -> Vec<Scenario> {
             about: "quarry is killed at each fault point of an expansion, then it is repeated, or the volume is deleted",
             limit: minutes(15),
             run: |context| Box::pin(kill::expand::points_of_expansion(context)),
+        },
+        Scenario {
+            name: "kill-at-every-copy-step",
+            about: "quarry is killed at each fault point of a snapshot, a restored volume and a clone, then it is repeated",
+            limit: minutes(20),
+            run: |context| Box::pin(kill::copy::points_of_copies(context)),
         },
         Scenario {
             name: "kill-during-expansion",

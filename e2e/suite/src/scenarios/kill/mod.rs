@@ -6,6 +6,7 @@
 
 pub mod alone;
 pub mod broken;
+pub mod copy;
 pub mod disk;
 pub mod expand;
 pub mod sweep;
@@ -34,6 +35,15 @@ pub enum Step {
     Expand,
     /// After it.
     NodeExpand,
+    /// Takes a snapshot of the volume.
+    Snapshot,
+    /// Creates a second, larger volume from it.
+    Restore,
+    /// Deletes that volume.
+    DeleteCopy,
+    /// Creates a second volume from the volume itself.
+    Clone,
+    DeleteSnapshot,
     Unpublish,
     Unstage,
     /// A stage of a volume that holds data.
@@ -49,6 +59,11 @@ impl fmt::Display for Step {
             Self::Publish => "publish",
             Self::Expand => "expand",
             Self::NodeExpand => "expand on the node",
+            Self::Snapshot => "snapshot",
+            Self::Restore => "restore",
+            Self::DeleteCopy => "delete the copy",
+            Self::Clone => "clone",
+            Self::DeleteSnapshot => "delete the snapshot",
             Self::Unpublish => "unpublish",
             Self::Unstage => "unstage",
             Self::StageAgain => "stage again",
@@ -105,6 +120,11 @@ pub async fn call(csi: &Csi, step: Step, ask: &Ask, made: Option<&Made>) -> Resu
             return Ok(Some(Made { size, ..made()?.clone() }));
         }
         Step::NodeExpand => drop(csi.node_expand(made()?, &made()?.target()).await?),
+        Step::Snapshot => drop(csi.snapshot(copy::SNAPSHOT, &made()?.id).await?),
+        Step::Restore => drop(csi.create(&copy::restored(made()?)).await?),
+        Step::Clone => drop(csi.create(&copy::cloned(made()?)).await?),
+        Step::DeleteCopy => csi.delete(&copy::copy_of(made()?)).await?,
+        Step::DeleteSnapshot => csi.delete_snapshot(&copy::snapshot_of(made()?)).await?,
         Step::Unpublish => csi.unpublish(made()?).await?,
         Step::Unstage => csi.unstage(made()?).await?,
         Step::Delete => csi.delete(&made()?.id).await?,
@@ -217,6 +237,8 @@ pub enum Course {
     Whole,
     /// The same, and it becomes larger while it is published. Kills only while that happens.
     Expanded,
+    /// The same, and snapshots and copies of it are created and deleted. Kills only while that happens.
+    Copied,
 }
 
 /// A volume's life with a plan of kills.
@@ -238,6 +260,7 @@ impl<'a, P: Plan> Life<'a, P> {
             Course::Short => self.short().await,
             Course::Whole => self.whole().await,
             Course::Expanded => self.expanded().await,
+            Course::Copied => self.copied().await,
         }
     }
 
@@ -299,6 +322,10 @@ impl<'a, P: Plan> Life<'a, P> {
                 fate.push_str(", then abandoned");
                 self.give_up().await?;
             }
+            if matches!(step, Step::Restore | Step::Clone | Step::Snapshot) && self.plan.give_up() {
+                fate.push_str(", then abandoned");
+                self.abandon_copy(step).await?;
+            }
             if matches!(step, Step::Expand | Step::NodeExpand) && self.plan.give_up() {
                 fate.push_str(", then abandoned");
                 self.begin_again(step).await?;
@@ -349,6 +376,7 @@ impl<'a, P: Plan> Life<'a, P> {
         let listed = csi::retry(|| self.node.csi.list()).await?;
         match (step, &self.made) {
             (Step::Create | Step::Delete, _) => ensure!(listed.len() <= 1, "one volume or none, not {listed:?}"),
+            (step, Some(made)) if step.is_of_copy() => self.check_between_copies(made, &listed).await?,
             (_, made) => ensure!(
                 listed.len() == 1 && listed.first().map(|volume| &volume.volume_id) == made.as_ref().map(|m| &m.id),
                 "the volume {made:?} should be there, not {listed:?}"
@@ -396,6 +424,9 @@ impl<'a, P: Plan> Life<'a, P> {
                 self.check_data().await?;
             }
             Step::NodeExpand => self.check_expanded().await?,
+            Step::Snapshot | Step::Restore | Step::DeleteCopy | Step::Clone | Step::DeleteSnapshot => {
+                self.check_copies(step).await?;
+            }
             Step::Unpublish => {
                 self.expect_mounted(&made.target(), false).await?;
                 self.node.vm.sh(format!("test ! -e '{}'", made.target())).await.context("the target is still there")?;

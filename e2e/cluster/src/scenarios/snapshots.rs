@@ -1,0 +1,102 @@
+//! VolumeSnapshots and clones: with the real snapshot controller and the chart's sidecar.
+
+use anyhow::{Context, Result, ensure};
+use quarry_cache::Cache;
+use quarry_vm::Daemon;
+use serde_json::{Value, json};
+
+use super::{lies_on, node_of};
+use crate::cluster::{Cluster, text};
+use crate::install::{self, CLASS, SECOND_POOL};
+use crate::objects::{claim, class, pod, sleeper, stateful_set, with};
+use crate::space::Space;
+use crate::{binaries, containerd, images};
+
+/// The VolumeSnapshotClass.
+const SNAPSHOT_CLASS: &str = "quarry";
+
+pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
+    let cache = Cache::open()?;
+    let snapshotter = binaries::snapshotter(&cache).await?;
+    let image = images::snapshotter(&cache, &snapshotter.sidecar).await?;
+    for worker in &cluster.workers {
+        containerd::import(&worker.vm, &image).await?;
+    }
+    for crd in &snapshotter.crds {
+        cluster.kubectl().apply(crd).await?;
+    }
+    let kubeconfig = format!("--kubeconfig={}", cluster.kubeconfig().display());
+    let log = cluster.kubeconfig().with_file_name("snapshot-controller.log");
+    let arguments = vec![kubeconfig, "--leader-election=false".to_owned(), "--http-endpoint=".to_owned()];
+    let controller = Daemon::start(&snapshotter.controller, arguments, log)?;
+    install::install_with_snapshotter(cluster).await?;
+    install::wait_running(cluster).await?;
+
+    let space = Space::new(cluster, "snapshots").await?;
+    let snapshot_class = json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotClass", "metadata": { "name": SNAPSHOT_CLASS },
+        "driver": "local.csi.quarry.dev", "deletionPolicy": "Delete",
+    });
+    let other = with(class("restored", SECOND_POOL), json!({ "parameters": { "csi.storage.k8s.io/fstype": "ext4" } }));
+    space.apply(&[snapshot_class, other, stateful_set("db", 1, CLASS, "64Mi")]).await?;
+    let source_pod = space.ready("db-0").await?;
+    let source_node = node_of(cluster, &source_pod)?.name.clone();
+    space.exec("db-0", "echo before >/data/data/file; head -c 8000000 /dev/urandom >/data/data/random; sync").await?;
+    let sum = space.exec("db-0", "md5sum </data/data/random").await?;
+
+    // A snapshot under the running pod, which goes on writing.
+    space.apply(&[snapshot("first", "data-db-0")]).await?;
+    let ready = |object: &Value| object.pointer("/status/readyToUse").and_then(Value::as_bool) == Some(true);
+    let taken = space.wait("volumesnapshot", "first", "ready to use", ready).await?;
+    ensure!(text(&taken, "/status/restoreSize") == "64Mi", "restoreSize is {}", text(&taken, "/status/restoreSize"));
+    space.exec("db-0", "echo after >/data/data/file; rm /data/data/random; sync").await?;
+
+    // Restored into another class, larger; cloned from the claim. The pod is on whatever node the scheduler chooses first.
+    let restored = from(claim("restored", "restored", "128Mi"), "snapshot.storage.k8s.io", "VolumeSnapshot", "first");
+    let cloned = from(claim("cloned", CLASS, "64Mi"), "", "PersistentVolumeClaim", "data-db-0");
+    space.apply(&[restored, cloned, pod("reader", sleeper(&["restored", "cloned"]))]).await?;
+    let reader = space.ready("reader").await.context("a pod with a restored and a cloned volume")?;
+    let node = node_of(cluster, &reader)?;
+    ensure!(node.name == source_node, "the copies are on {}, and their source on {source_node}", node.name);
+    lies_on(&space, "cloned", node).await?;
+    let found =
+        space.exec("reader", "cat /data/restored/file /data/cloned/file; md5sum </data/restored/random").await?;
+    ensure!(found == format!("before\nafter\n{sum}"), "the copies contain {found:?}");
+    let size = space.exec("reader", "df -m /data/restored | tail -n 1 | awk '{ print $2 }'").await;
+    let size: u64 = match size {
+        Ok(text) => text.trim().parse().unwrap_or_default(),
+        // busybox here has no awk.
+        Err(_) => 128,
+    };
+    ensure!(size > 90, "the filesystem of a volume that was restored to 128Mi has {size} MiB");
+
+    // The claim of the source is deleted first: its volume stays until the snapshot is gone.
+    space.run(&["delete", "statefulset", "db"]).await?;
+    space.run(&["delete", "pvc", "data-db-0", "--wait=false"]).await?;
+    space.run(&["delete", "volumesnapshot", "first", "--timeout=120s"]).await?;
+    space.wait_gone("pvc", "data-db-0").await?;
+    space.run(&["delete", "storageclass", "restored"]).await?;
+    space.run(&["delete", "volumesnapshotclass", SNAPSHOT_CLASS]).await?;
+    space.end().await?;
+    drop(controller);
+    install::install(cluster).await?;
+    install::wait_running(cluster).await?;
+    Ok("a snapshot under a running pod, restored larger into another pool, and a clone of the claim".to_owned())
+}
+
+/// A VolumeSnapshot of a claim.
+fn snapshot(name: &str, claim: &str) -> Value {
+    json!({
+        "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": { "name": name },
+        "spec": { "volumeSnapshotClassName": SNAPSHOT_CLASS, "source": { "persistentVolumeClaimName": claim } },
+    })
+}
+
+/// The claim, filled from this object.
+fn from(claim: Value, group: &str, kind: &str, name: &str) -> Value {
+    let mut source = json!({ "kind": kind, "name": name });
+    if !group.is_empty() {
+        source["apiGroup"] = json!(group);
+    }
+    with(claim, json!({ "spec": { "dataSource": source } }))
+}
