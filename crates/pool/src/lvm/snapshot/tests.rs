@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use quarry_lvm::PhysicalVolume;
-use quarry_volume::ExtentSize;
+use quarry_volume::{ExtentSize, Reason};
 
+use super::change::check_source;
 use super::*;
 use crate::lvm::testing::uuid;
 
