@@ -86,7 +86,7 @@ impl Host {
         let (Some(kind), Some(expected)) = (record.filesystem, record.filesystem_uuid) else { return Ok(None) };
         let found = match from {
             Device::Node(node) => self.kernel().superblock(kind, node).await?,
-            Device::Simulated(_) => return Ok(Some(volume.filesystem_uuid())),
+            Device::Simulated(_) | Device::Space(_) => return Ok(Some(volume.filesystem_uuid())),
         };
         if found.is_some_and(|found| !found.in_progress && found.uuid.eq_ignore_ascii_case(&expected.to_string())) {
             return Ok(Some(volume.filesystem_uuid()));
@@ -116,9 +116,7 @@ impl Host {
                 Ok(Pair::Devices(errors::blocking(open).await?))
             }
             (Device::Simulated(source), Device::Simulated(target)) => Ok(Pair::Simulated { source, target }),
-            (Device::Node(_), Device::Simulated(_)) | (Device::Simulated(_), Device::Node(_)) => {
-                Err(Error::precondition("nothing is copied between a simulated pool and a real one"))
-            }
+            _ => Err(Error::precondition("nothing is copied between a simulated pool and a real one")),
         }
     }
 }
