@@ -7,9 +7,10 @@ use clap::Parser as _;
 use quarry_proto::view::v2::view_server::{View, ViewServer};
 use quarry_transport::unix;
 use quarry_volume::{
-    AccessTypes, Condition, ExtentSize, Extents, Filesystem, Layout, Placement, PoolState, Space, Volume,
+    AccessTypes, Condition, CopyProgress, ExtentSize, Extents, Filesystem, Layout, Placement, PoolState, Snapshot,
+    SnapshotCondition, Space, Volume,
 };
-use quarry_wire::view::{ListedPool, ListedVolume, write_pool, write_volume};
+use quarry_wire::view::{ListedPool, ListedSnapshot, ListedVolume, write_pool, write_snapshot, write_volume};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -22,6 +23,7 @@ enum Line {
     Nodes(Common),
     Pools(Pools),
     Volumes(Volumes),
+    Snapshots(Snapshots),
     Doctor(Common),
 }
 
@@ -31,12 +33,14 @@ struct Controller {
     nodes: Vec<v2::Node>,
     pools: Vec<ListedPool>,
     volumes: Vec<ListedVolume>,
+    snapshots: Vec<ListedSnapshot>,
     diagnosis: v2::DiagnoseResponse,
     refuses: bool,
     page: usize,
     /// The names of volumes whose identifiers have a newer format.
     newer: Vec<&'static str>,
     asked: Arc<Mutex<Vec<v2::ListVolumesRequest>>>,
+    asked_snapshots: Arc<Mutex<Vec<v2::ListSnapshotsRequest>>>,
 }
 
 #[tonic::async_trait]
@@ -72,6 +76,20 @@ impl View for Controller {
         Ok(Response::new(v2::ListVolumesResponse { volumes, next_page_token }))
     }
 
+    async fn list_snapshots(
+        &self,
+        request: Request<v2::ListSnapshotsRequest>,
+    ) -> Result<Response<v2::ListSnapshotsResponse>, Status> {
+        let request = request.into_inner();
+        let first: usize = request.page_token.parse().unwrap_or_default();
+        self.asked_snapshots.lock().unwrap().push(request);
+        let page = self.snapshots.iter().skip(first).take(self.page.max(1)).cloned();
+        let snapshots: Vec<_> = page.map(write_snapshot).collect();
+        let next = first + snapshots.len();
+        let next_page_token = if next < self.snapshots.len() { next.to_string() } else { String::new() };
+        Ok(Response::new(v2::ListSnapshotsResponse { snapshots, next_page_token }))
+    }
+
     async fn diagnose(&self, _: Request<v2::DiagnoseRequest>) -> Result<Response<v2::DiagnoseResponse>, Status> {
         Ok(Response::new(self.diagnosis.clone()))
     }
@@ -84,6 +102,7 @@ fn question(line: &str, socket: &Path) -> Question {
         Line::Nodes(common) => Question::Nodes(common),
         Line::Pools(pools) => Question::Pools(pools),
         Line::Volumes(volumes) => Question::Volumes(volumes),
+        Line::Snapshots(snapshots) => Question::Snapshots(snapshots),
         Line::Doctor(common) => Question::Doctor(common),
     }
 }
@@ -216,14 +235,14 @@ node-2  fast  lvm   vg0  100Gi  10Gi      5Gi       12       25%  ?        its n
     assert_eq!(
         printed(&controller, "volumes").await,
         "\
-NODE  POOL  ID                      NAME    SIZE  ACCESS  FS   LAYOUT  STATE  ORPHAN  PROBLEM
-n1    fast  v1:aaaaaaaaaa:n1:pvc-a  pvc-a  1.5Gi  mount   xfs  linear  ready  -       -
-n1    fast  v1:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  has lost a mirror
-n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       its node is down: last known state
+NODE  POOL  ID                      NAME    SIZE  ACCESS  FS   LAYOUT  STATE  ORPHAN  SOURCE  PROBLEM
+n1    fast  v1:aaaaaaaaaa:n1:pvc-a  pvc-a  1.5Gi  mount   xfs  linear  ready  -       -       -
+n1    fast  v1:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  -       has lost a mirror
+n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       -       its node is down: last known state
 "
     );
     let empty = Controller::default();
-    for list in ["nodes", "pools", "volumes"] {
+    for list in ["nodes", "pools", "volumes", "snapshots"] {
         assert_eq!(printed(&empty, list).await, "none\n");
     }
 }
@@ -264,17 +283,86 @@ async fn json_is_one_object_with_stable_names_and_bytes_as_numbers() {
         json!({
             "id": "v1:aaaaaaaaaa:n1:pvc-longer", "name": "pvc-longer", "node": "n1", "pool": "fast",
             "bytes": 3 * GIB / 2, "access": "block", "filesystem": null, "layout": "raid1", "disks": 2, "ready": false,
-            "problem": "has lost a mirror", "orphan": true, "reachable": true,
+            "problem": "has lost a mirror", "orphan": true, "reachable": true, "source": null, "copied_bytes": null,
+            "to_copy_bytes": null,
         })
     );
     let known = |index: usize| (&volumes["volumes"][index]["orphan"], &volumes["volumes"][index]["access"]);
     assert_eq!(known(0), (&json!(false), &json!("mount")));
     assert_eq!(known(2), (&Value::Null, &Value::Null));
     assert_eq!(volumes["volumes"].as_array().unwrap().len(), 3);
-    for list in ["nodes", "pools", "volumes"] {
+    for list in ["nodes", "pools", "volumes", "snapshots"] {
         let none = read(printed(&Controller::default(), &format!("{list} -o json")).await);
         assert_eq!(none, json!({list: []}));
     }
+}
+
+/// A snapshot of volume pvc-a.
+fn snapshot(name: &str) -> Snapshot {
+    let id = format!("s1:aaaaaaaaaa:n1:{name}").parse().unwrap();
+    Snapshot {
+        size: 3 * GIB / 2,
+        pool: "fast".into(),
+        created: 1,
+        ready: true,
+        allocated: 2 * GIB,
+        ..Snapshot::new(id, volume("pvc-a").id)
+    }
+}
+
+#[tokio::test]
+async fn snapshots_are_listed_with_their_source_and_state() {
+    let full = Snapshot {
+        ready: false,
+        problem: "it became full".into(),
+        condition: SnapshotCondition::Invalid,
+        ..snapshot("full")
+    };
+    let half = Snapshot { ready: false, created: 0, ..snapshot("half") };
+    let snapshots = [snapshot("s"), full, half].map(|snapshot| ListedSnapshot { snapshot, reachable: true }).into();
+    let controller = Controller { snapshots, page: 2, ..Default::default() };
+    let table = printed(&controller, "snapshots --node n1 --pool fast --source v1:x --problems").await;
+    let cells: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(cells[0], ["NODE", "POOL", "ID", "NAME", "SOURCE", "SIZE", "USES", "AGE", "STATE", "PROBLEM"]);
+    let id = "s1:aaaaaaaaaa:n1:s";
+    assert_eq!(cells[1][..7], ["n1", "fast", id, "s", "v1:aaaaaaaaaa:n1:pvc-a", "1.5Gi", "2Gi"]);
+    // Since 1970.
+    assert!(cells[1][7].ends_with('d') && cells[1][7].len() > 5, "{table}");
+    assert_eq!((cells[1][8], cells[2][8], cells[3][8]), ("ready", "invalid", "new"));
+    assert!(table.contains("it became full") && cells[3][7] == "-", "{table}");
+    let asked = controller.asked_snapshots.lock().unwrap().clone();
+    assert_eq!(asked.iter().map(|request| request.page_token.as_str()).collect::<Vec<_>>(), ["", "2"]);
+    for request in &asked {
+        let filters = (request.node.as_str(), request.pool.as_str(), request.source.as_str(), request.problems_only);
+        assert_eq!(filters, ("n1", "fast", "v1:x", true));
+    }
+    let json: Value = serde_json::from_str(&printed(&controller, "snapshots -o json").await).unwrap();
+    assert_eq!(
+        json["snapshots"][0],
+        json!({
+            "id": id, "name": "s", "node": "n1", "pool": "fast", "source": "v1:aaaaaaaaaa:n1:pvc-a",
+            "bytes": 3 * GIB / 2, "allocated_bytes": 2 * GIB, "created": 1, "state": "ready", "problem": "",
+            "reachable": true,
+        })
+    );
+    assert_eq!((&json["snapshots"][2]["created"], &json["snapshots"][1]["state"]), (&Value::Null, &json!("invalid")));
+}
+
+#[tokio::test]
+async fn the_progress_of_a_copy_is_the_state_of_the_volume() {
+    let copy = Volume {
+        ready: false,
+        source: "s1:aaaaaaaaaa:n1:s".parse().ok(),
+        copying: Some(CopyProgress { copied: GIB, total: 3 * GIB }),
+        ..volume("pvc-b")
+    };
+    let controller = Controller { volumes: vec![listed(copy)], ..Default::default() };
+    let table = printed(&controller, "volumes").await;
+    assert!(table.contains("  copying 33%  -       s1:aaaaaaaaaa:n1:s  -\n"), "{table}");
+    let json: Value = serde_json::from_str(&printed(&controller, "volumes -o json").await).unwrap();
+    let volume = &json["volumes"][0];
+    assert_eq!((&volume["source"], &volume["copied_bytes"]), (&json!("s1:aaaaaaaaaa:n1:s"), &json!(GIB)));
+    assert_eq!(volume["to_copy_bytes"], json!(3 * GIB));
 }
 
 /// The controller is newer than this command.
@@ -284,10 +372,10 @@ async fn a_volume_with_an_identifier_of_a_newer_version_is_shown_as_it_is() {
     assert_eq!(
         printed(&controller, "volumes").await,
         "\
-NODE  POOL  ID                           NAME         SIZE  ACCESS  FS   LAYOUT    STATE  ORPHAN  PROBLEM
-?     fast  v2:aaaaaaaaaa:n1:pvc-a       pvc-a       1.5Gi  mount   xfs  linear    ready  -       this version cannot parse its identifier: use the `quarry` of the controller's own version
-?     fast  v2:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  has lost a mirror; this version cannot parse its identifier: use the `quarry` of the controller's own version
-n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       its node is down: last known state
+NODE  POOL  ID                           NAME         SIZE  ACCESS  FS   LAYOUT    STATE  ORPHAN  SOURCE  PROBLEM
+?     fast  v2:aaaaaaaaaa:n1:pvc-a       pvc-a       1.5Gi  mount   xfs  linear    ready  -       -       this version cannot parse its identifier: use the `quarry` of the controller's own version
+?     fast  v2:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  -       has lost a mirror; this version cannot parse its identifier: use the `quarry` of the controller's own version
+n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       -       its node is down: last known state
 "
     );
     let json: Value = serde_json::from_str(&printed(&controller, "volumes -o json").await).unwrap();
@@ -334,12 +422,20 @@ fn finding(level: v2::Level, subject: &str) -> v2::Finding {
 
 #[tokio::test]
 async fn doctor_fails_only_for_errors() {
-    let totals = v2::Totals { nodes: 3, reachable_nodes: 2, pools: 4, volumes: 5, orphans: 1, orphans_known: true };
+    let totals = v2::Totals {
+        nodes: 3,
+        reachable_nodes: 2,
+        pools: 4,
+        volumes: 5,
+        orphans: 1,
+        orphans_known: true,
+        snapshots: 6,
+    };
     let with = |findings: Vec<v2::Finding>| Controller {
         diagnosis: v2::DiagnoseResponse { findings, totals: Some(totals), version: "0.1.0".into() },
         ..Default::default()
     };
-    let looked_at = "2 of 3 nodes up, 4 pools, 5 volumes, 1 orphans; controller 0.1.0\n";
+    let looked_at = "2 of 3 nodes up, 4 pools, 5 volumes, 1 orphans, 6 snapshots; controller 0.1.0\n";
     assert_eq!(printed(&with(vec![]), "doctor").await, format!("No problem found; {looked_at}"));
     let warned = with(vec![finding(v2::Level::Warning, "pool p"), finding(v2::Level::Note, "x")]);
     assert!(printed(&warned, "doctor").await.ends_with(&format!("\n\n0 errors, 1 warning; {looked_at}")));
