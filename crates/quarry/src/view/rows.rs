@@ -1,17 +1,16 @@
 //! Answers as rows of tables, and as text.
 
+mod snapshots;
+
 use std::fmt::Write as _;
-use std::time::{Duration, SystemTime};
 
 use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
 use quarry_proto::view::v2;
-use quarry_volume::{
-    AccessTypes, ContentSource, CopyProgress, Filesystem, Layout, Snapshot, SnapshotCondition, Volume, printable,
-    show_size,
-};
-use quarry_wire::view::{ListedPool, ListedSnapshot, ListedVolume, UnknownVolume};
+use quarry_volume::{AccessTypes, ContentSource, CopyProgress, Filesystem, Layout, Volume, printable, show_size};
+use quarry_wire::view::{ListedPool, ListedVolume, UnknownVolume};
 
+pub(super) use self::snapshots::{SNAPSHOTS, snapshot, snapshot_state};
 use crate::table::Column;
 
 const NOTHING: &str = "-";
@@ -58,19 +57,6 @@ pub(super) const VOLUMES: [Column; 12] = [
     Column::words("STATE"),
     Column::words("ORPHAN"),
     Column::words("SOURCE"),
-    Column::words("PROBLEM"),
-];
-
-pub(super) const SNAPSHOTS: [Column; 10] = [
-    Column::words("NODE"),
-    Column::words("POOL"),
-    Column::words("ID"),
-    Column::words("NAME"),
-    Column::words("SOURCE"),
-    Column::figures("SIZE"),
-    Column::figures("USES"),
-    Column::figures("AGE"),
-    Column::words("STATE"),
     Column::words("PROBLEM"),
 ];
 
@@ -228,39 +214,6 @@ pub(super) fn volume(volume: &VolumeRow) -> Vec<String> {
         volume.source.as_ref().map_or_else(|| NOTHING.to_owned(), ToString::to_string),
         problem(&volume.problem, volume.reachable),
     ]
-}
-
-/// A snapshot, at that time.
-pub(super) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec<String> {
-    let ListedSnapshot { snapshot, reachable } = listed;
-    let age = match snapshot.created {
-        0 => NOTHING.to_owned(),
-        created => {
-            let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            length(now.saturating_sub(Duration::from_secs(created)).as_secs())
-        }
-    };
-    vec![
-        snapshot.id.node.clone(),
-        snapshot.pool.clone(),
-        snapshot.id.to_string(),
-        snapshot.name.clone(),
-        snapshot.source.to_string(),
-        show_size(snapshot.size),
-        show_size(snapshot.allocated),
-        age,
-        snapshot_state(snapshot).to_owned(),
-        problem(&snapshot.problem, *reachable),
-    ]
-}
-
-/// The name of a snapshot's state.
-pub(super) fn snapshot_state(snapshot: &Snapshot) -> &'static str {
-    match (snapshot.condition, snapshot.ready) {
-        (SnapshotCondition::Invalid, _) => "invalid",
-        (_, true) => "ready",
-        (_, false) => "new",
-    }
 }
 
 /// The name of the access types.
