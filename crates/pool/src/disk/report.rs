@@ -1,6 +1,6 @@
 //! Disks as an operator sees them: what each holds, which pool it belongs to, and why it is free or not.
 
-use quarry_disk::claim::{Claim, ClaimState, Repair};
+use quarry_disk::claim::{Claim, ClaimState, Degraded, Repair};
 use quarry_disk::{Assignment, Conflict, Disk, State, Udev};
 
 use super::scan::PoolDisk;
@@ -99,8 +99,8 @@ impl DiskReport {
         match &seen.raw.found {
             Ok(ClaimState::Claimed(claim)) => {
                 report.volume = view::name(claim);
-                report.notes = view::problems(claim);
-                report.notes.extend(view::unused_space(&report.disk, claim));
+                report.notes = problems(claim);
+                report.notes.extend(unused_space(&report.disk, claim));
             }
             Ok(ClaimState::HalfClaimed(claim)) => {
                 report.volume = view::name(claim);
@@ -156,6 +156,23 @@ impl DiskReport {
             why.into_iter().chain(self.notes.iter().cloned()).chain(owner.and_then(Owner::why_no_pool)).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
+}
+
+/// The deviations of a claim that need an operator. An interrupted change is completed before the volume is used.
+pub(super) fn problems(claim: &Claim) -> Vec<String> {
+    let shown = |what: &&Degraded| !matches!(what, Degraded::Record | Degraded::Extending);
+    claim.degraded.iter().filter(shown).map(ToString::to_string).collect()
+}
+
+/// The note for a disk that became larger than its volume.
+pub(super) fn unused_space(disk: &Disk, claim: &Claim) -> Option<String> {
+    (claim.capacity > claim.length).then(|| {
+        format!(
+            "the disk {} became larger than its volume: it has room for {} bytes, and the volume has {}; request more \
+             for its claim to use the rest (docs/growing.md)",
+            disk.name, claim.capacity, claim.length
+        )
+    })
 }
 
 /// The progress of wiping that the disk's record states.

@@ -3,12 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 
-use quarry_disk::claim::{Claim, ClaimState, Degraded, DiskGuid, Identity, capacity};
+use quarry_disk::claim::{Claim, ClaimState, DiskGuid, Identity, capacity};
 use quarry_disk::{Disk, State};
 use quarry_volume::{Error, ExtentSize, Extents, Placement, Result, Space, StorageId, safe_name};
 
 use super::copies::copies;
 use super::key::DiskKey;
+use super::report::{problems, unused_space};
 use super::scan::{Gathered, OtherDisk, PoolDisk, Raw};
 use crate::key::VolumeKey;
 use crate::record::{NotVolume, Tag};
@@ -434,23 +435,6 @@ fn unreadable_volume(pool: &str, identity: Identity, found: &ClaimState) -> Pool
         record,
         health: Health::Whole,
     }
-}
-
-/// The deviations of a claim that need an operator. An interrupted change is completed before the volume is used.
-pub(super) fn problems(claim: &Claim) -> Vec<String> {
-    let shown = |what: &&Degraded| !matches!(what, Degraded::Record | Degraded::Extending);
-    claim.degraded.iter().filter(shown).map(ToString::to_string).collect()
-}
-
-/// The note for a disk that became larger than its volume.
-pub(super) fn unused_space(disk: &Disk, claim: &Claim) -> Option<String> {
-    (claim.capacity > claim.length).then(|| {
-        format!(
-            "the disk {} became larger than its volume: it has room for {} bytes, and the volume has {}; request more \
-             for its claim to use the rest (docs/growing.md)",
-            disk.name, claim.capacity, claim.length
-        )
-    })
 }
 
 /// Converts a claim to a volume.
