@@ -152,9 +152,9 @@ async fn listed(node: &Node, source: &Made, id: &str) -> Result<()> {
 /// What a volume with a snapshot does not do.
 async fn bound(node: &Node, source: &Made, id: &str) -> Result<()> {
     close(node, source).await?;
-    refused("deletion of the source", node.csi.delete(&source.id).await, Code::FailedPrecondition, id)?;
+    refused("deletion of the source", node.csi.delete(&source.id).await, Code::FailedPrecondition, "snap-1")?;
     let larger = source.size + MORE;
-    refused("expansion of the source", node.csi.expand(source, larger).await, Code::FailedPrecondition, id)?;
+    refused("expansion of the source", node.csi.expand(source, larger).await, Code::FailedPrecondition, "snap-1")?;
     open(node, source).await?;
     let again = node.csi.snapshot("snap-1", &source.id).await.context("CreateSnapshot again")?;
     ensure!(again.snapshot_id == id, "{again:?}");
