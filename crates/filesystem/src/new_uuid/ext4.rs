@@ -11,7 +11,7 @@ use std::time::Duration;
 use quarry_exec::Command;
 use quarry_volume::Filesystem;
 
-use super::{NewUuid, UuidStep, change, edit_nothing, failed, not_copied};
+use super::{NewUuid, UuidStep, change, edit_nothing, failed, lock, not_copied};
 use crate::Error;
 use crate::kinds::{self, read_bytes, u32_at};
 
@@ -66,20 +66,21 @@ async fn set(device: &Path, uuid: &str) -> Result<(), Error> {
     if features.needs_recovery {
         return Err(not_copied(Filesystem::Ext4, device, "its journal was not replayed"));
     }
+    let lock = lock(device).await?;
     let mut tune2fs = Command::mutation("tune2fs");
     if features.checksums {
         tune2fs = tune2fs.args(["-O", "metadata_csum_seed"]);
     } else if features.attributes_in_inodes {
         // Without metadata_csum, there is no seed. tune2fs writes all extended attributes again, and demands a check.
         let check = Command::mutation("e2fsck").args(["-f", "-p"]).deadline(CHECK_OVERDUE);
-        let output = change(device, check).await?;
+        let output = change(device, &lock, check).await?;
         // 1: errors were corrected.
         if output.code != 1 {
             output.require_success().map_err(|source| failed(device, source))?;
         }
         tune2fs = tune2fs.deadline(CHECK_OVERDUE);
     }
-    let output = change(device, tune2fs.args(["-U", uuid])).await?;
+    let output = change(device, &lock, tune2fs.args(["-U", uuid])).await?;
     output.require_success().map(drop).map_err(|source| failed(device, source))
 }
 

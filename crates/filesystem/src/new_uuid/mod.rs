@@ -13,8 +13,10 @@ mod btrfs;
 mod ext4;
 mod xfs;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use quarry_exec::{Command, Output};
 use quarry_volume::Filesystem;
 
 use crate::kinds::{self, Checked};
@@ -109,17 +111,17 @@ fn not_copied(kind: Filesystem, device: &Path, why: &'static str) -> Error {
     Error::NotCopied { kind, device: device.to_owned(), why }
 }
 
+/// Locks the device for tools that change the UUID: see [`change`].
+async fn lock(device: &Path) -> Result<OwnedFd, Error> {
+    Ok(blocking(device, exclusive).await?.release_claim())
+}
+
 /// Runs a tool that changes the UUID. Like mkfs, it inherits the lock of the device, so that it is noticed if it
 /// outlives this process.
-async fn change(device: &Path, command: quarry_exec::Command) -> Result<quarry_exec::Output, Error> {
-    let held = blocking(device, exclusive).await?;
-    command
-        .arg(device)
-        .on(device.display().to_string())
-        .holding(held.release_claim())
-        .run()
-        .await
-        .map_err(|source| failed(device, source))
+async fn change(device: &Path, lock: &OwnedFd, command: Command) -> Result<Output, Error> {
+    let lock = lock.try_clone().map_err(|source| Error::io("keep the lock of", device, source))?;
+    let command = command.arg(device).on(device.display().to_string()).holding(lock);
+    command.run().await.map_err(|source| failed(device, source))
 }
 
 fn failed(device: &Path, source: quarry_exec::Error) -> Error {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use quarry_exec::Command;
 use quarry_volume::Filesystem;
 
-use super::{NewUuid, UuidStep, change, edit_nothing, failed, not_copied};
+use super::{NewUuid, UuidStep, change, edit_nothing, failed, lock, not_copied};
 use crate::Error;
 use crate::kinds::{self, read_bytes};
 
@@ -40,7 +40,7 @@ fn step(device: &Path, uuid: &str) -> Result<UuidStep, Error> {
 /// xfs_db also reports success if it rejects a log that was not replayed. The caller compares the UUID.
 async fn set(device: &Path, uuid: &str) -> Result<(), Error> {
     let command = Command::mutation("xfs_db").args(["-x", "-c"]).arg(format!("uuid {uuid}")).deadline(OVERDUE);
-    let output = change(device, command).await?;
+    let output = change(device, &lock(device).await?, command).await?;
     output.require_success().map(drop).map_err(|source| failed(device, source))
 }
 
