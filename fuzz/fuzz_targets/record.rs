@@ -5,7 +5,9 @@ use libfuzzer_sys::fuzz_target;
 use quarry_pool::{Record, Tag};
 
 fuzz_target!(|text: &str| {
-    if let Tag::Record(record) = Record::parse(text) {
-        assert_eq!(Record::parse(&record.to_string()), Tag::Record(record));
+    match Record::parse(text) {
+        Tag::Record(record) => assert_eq!(Record::parse(&record.to_string()), Tag::Record(record)),
+        Tag::Snapshot(snapshot) => assert_eq!(snapshot.to_string(), text),
+        _ => {}
     }
 });

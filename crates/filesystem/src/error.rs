@@ -91,6 +91,37 @@ pub enum Error {
         /// The size in bytes that it should have.
         possible: u64,
     },
+    /// What was copied to a device is not a filesystem that can get a new UUID.
+    #[error("cannot give the copied {kind} filesystem on {device:?} a UUID of its own: {why}")]
+    NotCopied {
+        /// The expected filesystem.
+        kind: Filesystem,
+        /// The device.
+        device: PathBuf,
+        /// Why it cannot.
+        why: &'static str,
+    },
+    /// A filesystem cannot be copied, because its copy cannot get a new UUID.
+    #[error("cannot copy the {kind} filesystem: its copy cannot get a UUID of its own, because {why}")]
+    Uncopyable {
+        /// The expected filesystem.
+        kind: Filesystem,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The tool reported success, but the filesystem does not have the UUID.
+    #[error(
+        "the {kind} filesystem on {device:?} was given a UUID of its own, but it has {found}; a journal that was not \
+         replayed prevents the change"
+    )]
+    UuidUnchanged {
+        /// The filesystem.
+        kind: Filesystem,
+        /// The device.
+        device: PathBuf,
+        /// What was found.
+        found: String,
+    },
     /// A tool could not be run, or failed.
     #[error("cannot {attempted} {device:?}: {source}")]
     Command {

@@ -1,4 +1,4 @@
-//! Probes, makes, measures and grows filesystems.
+//! Probes, makes, measures and grows filesystems, and gives copies of them UUIDs of their own.
 //!
 //! This crate must never format a device that contains data. So [`make`] formats only a device that [`probe`]
 //! reports as blank while Quarry holds it exclusively; mkfs is never forced; any doubt (an unreadable sector, two
@@ -20,6 +20,7 @@ mod grow;
 mod kinds;
 mod make;
 mod measure;
+mod new_uuid;
 mod probe;
 mod superblock;
 mod thread;
@@ -35,6 +36,7 @@ pub use grow::{coverage, grow, limit_of_growth};
 pub use kinds::{Superblock, tools};
 pub use make::{filesystem_uuid, make};
 pub use measure::{Usage, minimum_size, usage};
+pub use new_uuid::{UuidStep, edit_copied, set_uuid, uuid_step};
 pub use probe::{Probe, probe};
 pub use superblock::superblock;
 pub use thread::on_own_thread;

@@ -91,7 +91,7 @@ fn arguments(kind: Filesystem, uuid: &str, mut options: MakeOptions) -> Vec<Stri
 }
 
 /// Flushes all writes to the device, by any process, to the disk.
-fn flush(device: &Path) -> Result<(), Error> {
+pub(crate) fn flush(device: &Path) -> Result<(), Error> {
     let failed = |source| Error::io("flush", device, source);
     quarry_fault::point(|| "device:flush:before".to_owned());
     let flushed = File::options().write(true).open(device).and_then(|file| file.sync_all());

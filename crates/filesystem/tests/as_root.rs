@@ -2,6 +2,9 @@
 //! virtual node: `cargo run -p quarry-e2e -- as-root`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+#[path = "as_root/copied.rs"]
+mod copied;
+
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use quarry_volume::{Extents, Largest, Layout, Placement, Space, show_size};
 
-use crate::types::{PhysicalVolume, VolumeGroup};
+use crate::types::{LogicalVolume, PhysicalVolume, VolumeGroup};
 
 /// Unused space after a physical volume is reported from this size on, in bytes. Less may be alignment, or a
 /// second metadata area.
@@ -64,6 +64,38 @@ pub fn choose(group: &VolumeGroup, layout: &Layout, extents: Extents, reserve: u
         _ => volumes.into_iter().take(usize::try_from(layout.width()).ok()?).collect(),
     };
     Some(chosen.into_iter().filter_map(|volume| volume.device.clone()).collect())
+}
+
+/// The physical volumes for a snapshot of that volume with `extents` extents, which leaves `reserve` bytes of the
+/// volume group free. If it does not fit: the most extents that a snapshot of it could have.
+///
+/// Only disks of the volume itself are used; for a mirrored one, those of one copy. A snapshot on another disk would
+/// make the volume depend on that disk, too: lvm does not activate a volume whose snapshot lacks a disk.
+pub fn choose_for_snapshot(
+    group: &VolumeGroup,
+    source: &LogicalVolume,
+    extents: Extents,
+    reserve: u64,
+) -> Result<Vec<PathBuf>, Extents> {
+    let volumes = usable(group);
+    let all = volumes.iter().fold(Extents::NONE, |sum, pv| sum.and(pv.free_extents));
+    let most = all.without(group.extent_size.needed_for(reserve));
+    let on = |volume: &LogicalVolume| -> Vec<&PhysicalVolume> {
+        let own = volumes.iter().filter(|pv| volume.physical_volumes.contains(&pv.uuid));
+        own.filter(|pv| pv.free_extents > Extents::NONE).copied().collect()
+    };
+    let images = group.images_of(&source.name);
+    let sets = if images.is_empty() { vec![on(source)] } else { images.into_iter().map(on).collect() };
+    let free = |set: &[&PhysicalVolume]| set.iter().fold(Extents::NONE, |sum, pv| sum.and(pv.free_extents));
+    // The first of several equal ones.
+    let set = sets.into_iter().rev().max_by_key(|set| free(set)).unwrap_or_default();
+    let most = most.min(free(&set));
+    if extents == Extents::NONE || extents > most {
+        return Err(most);
+    }
+    let one = set.iter().filter(|pv| pv.free_extents >= extents).min_by_key(|pv| pv.free_extents);
+    let chosen = one.map_or_else(|| set.clone(), |one| vec![*one]);
+    Ok(chosen.into_iter().filter_map(|pv| pv.device.clone()).collect())
 }
 
 /// Why no volume can be created in this volume group, with any layout.

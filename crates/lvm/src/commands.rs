@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use quarry_volume::{Extents, Layout};
 
 use crate::mutation::Mutation;
-use crate::{Error, ExtentRange, LogicalVolume, VolumeGroup, activation, nested, vg_name_fits};
+use crate::{COW_CHUNK, Error, ExtentRange, LogicalVolume, VolumeGroup, activation, nested, vg_name_fits};
 
 /// A logical volume to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +105,51 @@ pub async fn create_on(group: &VolumeGroup, name: &str, tags: &[String], ranges:
         command = command.args(["--addtag", check_tag(tag)?]);
     }
     command.arg(&group.name).args(range_arguments(group, ranges)?).run().await
+}
+
+/// A snapshot to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CreateSnapshot<'a> {
+    /// The volume to take it of. It should be active.
+    pub source: &'a LogicalVolume,
+    /// Its name.
+    pub name: &'a str,
+    /// The extents for blocks that are overwritten later: [`crate::cow_extents`].
+    pub extents: Extents,
+    /// Set by the same command.
+    pub tag: &'a str,
+    /// The physical volumes to use: [`crate::capacity::choose_for_snapshot`].
+    pub pvs: &'a [PathBuf],
+}
+
+/// Creates a copy-on-write snapshot of a logical volume, and leaves it active. The volume may be mounted: lvm suspends
+/// it, which freezes its filesystem, until the snapshot is in place.
+///
+/// Two metadata commits. The first has a linear volume with the tag, which lvm clears; the second makes it a snapshot.
+/// If the command is killed in between, it leaves a volume without an origin. If it is killed between the second one
+/// and the end of the suspension, the kernel gets the snapshot only when the volume is refreshed or activated next, so
+/// the snapshot does not have the contents of the instant at which it was asked for.
+///
+/// # Errors
+/// Among others [`Error::NoSpace`], [`Error::NotFound`] and [`Error::AlreadyExists`].
+pub async fn create_snapshot(group: &VolumeGroup, request: &CreateSnapshot<'_>) -> Result<(), Error> {
+    snapshot_command(group, request)?.run().await
+}
+
+fn snapshot_command<'a>(group: &'a VolumeGroup, request: &CreateSnapshot<'_>) -> Result<Mutation<'a>, Error> {
+    let CreateSnapshot { source, name, extents, tag, pvs } = request;
+    check_name(group, name)?;
+    if pvs.is_empty() {
+        // lvm would use any disk.
+        return Err(Error::Argument("no physical volumes are given for a snapshot".to_owned()));
+    }
+    let mut command = Mutation::new("lvcreate", group).args(["-y", "--snapshot", "--alloc", "normal", "--name", name]);
+    command = command.args(["--extents", &extents.to_string(), "--chunksize", &format!("{COW_CHUNK}b")]);
+    command = command.args(["--addtag", check_tag(tag)?]).arg(target(group, source)?);
+    for pv in *pvs {
+        command = command.arg(check_device(pv)?);
+    }
+    Ok(command)
 }
 
 /// Makes a logical volume larger, to `size` usable extents, on exactly these extents: for striped and raid1, the
@@ -306,6 +351,27 @@ mod tests {
     use super::*;
     use crate::PhysicalVolume;
     use crate::uuid::testing::uuid;
+
+    #[test]
+    fn a_snapshot_names_its_source_and_its_disks() {
+        let group = VolumeGroup { name: "vg".into(), ..VolumeGroup::default() };
+        let source = LogicalVolume { name: "a".into(), ..LogicalVolume::default() };
+        let pvs = [PathBuf::from("/dev/vdb"), PathBuf::from("/dev/vdc")];
+        let request = CreateSnapshot { source: &source, name: "s", extents: Extents(7), tag: "quarry2/x", pvs: &pvs };
+        let command = snapshot_command(&group, &request).expect("valid");
+        assert_eq!(
+            command.arguments().join(" "),
+            "-y --snapshot --alloc normal --name s --extents 7 --chunksize 65536b --addtag quarry2/x vg/a /dev/vdb \
+             /dev/vdc"
+        );
+        for wrong in [
+            CreateSnapshot { name: "-s", ..request.clone() },
+            CreateSnapshot { tag: "a b", ..request.clone() },
+            CreateSnapshot { pvs: &[], ..request.clone() },
+        ] {
+            assert!(matches!(snapshot_command(&group, &wrong), Err(Error::Argument(_))), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn extents_are_passed_as_ranges_of_their_device() {

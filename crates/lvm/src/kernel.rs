@@ -1,4 +1,4 @@
-//! Facts from the kernel about the disks and raids below a volume group. A report does not have them, or they
+//! Facts from the kernel about the disks, raids and snapshots of a volume group. A report does not have them, or they
 //! change without any change of lvm's metadata. Reading them starts no process and reads no disk.
 
 use std::collections::BTreeMap;
@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use crate::raid::{RaidStatus, raid_status};
+use crate::snapshot::{SnapshotStatus, snapshot_status};
 use crate::types::VolumeGroup;
 use crate::{LvUuid, PvUuid};
 
@@ -15,6 +16,7 @@ use crate::{LvUuid, PvUuid};
 pub struct Facts {
     disks: BTreeMap<PvUuid, Disk>,
     raids: BTreeMap<LvUuid, RaidStatus>,
+    snapshots: BTreeMap<LvUuid, SnapshotStatus>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +25,8 @@ struct Disk {
     read_only: bool,
 }
 
-/// Asks the kernel. `before` is the previous result: an inactive raid keeps its last known state from there,
-/// because the kernel knows nothing about it.
+/// Asks the kernel. `before` is the previous result: an inactive raid or snapshot keeps its last known state from
+/// there, because the kernel knows nothing about it.
 #[must_use]
 pub fn facts(group: &VolumeGroup, before: &Facts) -> Facts {
     let disks = group.physical_volumes.iter().filter_map(|pv| {
@@ -36,7 +38,13 @@ pub fn facts(group: &VolumeGroup, before: &Facts) -> Facts {
         let status = raid_status(group.uuid, volume.uuid).or_else(|| before.raids.get(&volume.uuid).cloned())?;
         Some((volume.uuid, status))
     });
-    Facts { disks: disks.collect(), raids: raids.collect() }
+    let snapshots = group.logical_volumes.iter().filter(|volume| volume.origin.is_some() && volume.pool.is_none());
+    let snapshots = snapshots.filter_map(|volume| {
+        let status =
+            snapshot_status(group.uuid, volume.uuid).or_else(|| before.snapshots.get(&volume.uuid).copied())?;
+        Some((volume.uuid, status))
+    });
+    Facts { disks: disks.collect(), raids: raids.collect(), snapshots: snapshots.collect() }
 }
 
 impl Facts {
@@ -49,6 +57,7 @@ impl Facts {
         }
         for volume in &mut group.logical_volumes {
             volume.raid = self.raids.get(&volume.uuid).cloned();
+            volume.snapshot = self.snapshots.get(&volume.uuid).copied();
         }
     }
 }

@@ -62,6 +62,11 @@ impl<'a> Mutation<'a> {
         succeed(self.command(self.group.scope.settings_for(self.devices, Archive::Skipped))).await
     }
 
+    #[cfg(test)]
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        self.args.iter().map(|arg| arg.to_string_lossy().into_owned()).collect()
+    }
+
     fn command(&self, settings: [String; 2]) -> Command {
         let command = Command::mutation("lvm").subcommand(self.subcommand).hidden_args(settings);
         command.args(self.args.iter().cloned()).on(&self.group.name)

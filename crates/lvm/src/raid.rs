@@ -6,6 +6,7 @@
 
 use std::str::FromStr;
 
+use crate::uuid::REAL;
 use crate::{LvUuid, VgUuid, device_uuid, dm};
 
 /// The state of one image of a raid.
@@ -37,9 +38,12 @@ pub struct RaidStatus {
 
 /// The kernel's status of the active raid with these UUIDs. `None` if it is not active, is not a raid, or the
 /// kernel cannot be asked.
+///
+/// While the volume has snapshots, its own device is of another type, and the raid is the layer below it.
 #[must_use]
 pub fn raid_status(group: VgUuid, volume: LvUuid) -> Option<RaidStatus> {
-    dm::status(&device_uuid(group, volume), "raid")?.parse().ok()
+    let device = device_uuid(group, volume);
+    dm::status(&device, "raid").or_else(|| dm::status(&format!("{device}{REAL}"), "raid"))?.parse().ok()
 }
 
 impl FromStr for RaidStatus {

@@ -9,6 +9,7 @@
 //! The kernel shows both in sysfs and in the answer to an ioctl, so finding it needs no process, and works even
 //! when lvm itself would hang on the device.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -16,20 +17,26 @@ use std::path::Path;
 use quarry_exec::Command;
 
 use crate::mutation::{Mutation, succeed};
-use crate::uuid::device_prefix;
-use crate::{Error, VgUuid, VolumeGroup, dm, vg_name_fits};
+use crate::uuid::{COW, REAL, device_prefix};
+use crate::{Error, VgUuid, VolumeGroup, device_uuid, dm, vg_name_fits};
+
+/// More than any real stack of devices.
+const DEPTH: usize = 16;
 
 /// A device-mapper device of a volume group that a killed lvm left suspended, or with a loaded table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Suspended {
-    /// The kernel's minor number. Devices below another one usually have lower numbers.
+    /// How many devices of the volume group are below it, one on top of the other. Those must be resumed first: a
+    /// resume may write to the devices below, and hangs while they are suspended.
+    pub height: usize,
+    /// The kernel's minor number.
     pub minor: u32,
     /// Its device-mapper name.
     pub name: String,
 }
 
 /// The devices of the volume group with that UUID that are suspended or have a loaded table that is not in use,
-/// lowest number first. Starts no process and opens no device.
+/// each after those below it. Starts no process and opens no device.
 ///
 /// # Errors
 /// `/sys/block` cannot be read.
@@ -51,11 +58,75 @@ fn suspended_in(block: &Path, group: VgUuid, is_loaded: impl Fn(&str) -> bool) -
         let read = |file: &str| fs::read_to_string(directory.join(file)).map(|text| text.trim().to_owned());
         let (Ok(uuid), Ok(state), Ok(name)) = (read("uuid"), read("suspended"), read("name")) else { continue };
         if uuid.starts_with(&prefix) && (state == "1" || is_loaded(&uuid)) {
-            found.push(Suspended { minor, name });
+            found.push(Suspended { height: height(block, &entry.file_name(), DEPTH), minor, name });
         }
     }
     found.sort();
     Ok(found)
+}
+
+/// The number of device-mapper devices below that one, one on top of the other.
+fn height(block: &Path, device: &OsStr, depth: usize) -> usize {
+    let Some(depth) = depth.checked_sub(1) else { return 0 };
+    let below = fs::read_dir(block.join(device).join("slaves")).into_iter().flatten().flatten();
+    let mapped = below.map(|entry| entry.file_name()).filter(|name| name.as_encoded_bytes().starts_with(b"dm-"));
+    mapped.map(|name| height(block, &name, depth) + 1).max().unwrap_or(0)
+}
+
+/// The layers that a killed lvm left although nothing uses them: the kernel's names of devices below a volume that has
+/// no snapshots, and below a volume that is not a snapshot. lvm does not expect them, and fails when it needs their
+/// names again. Starts no process and opens no device.
+///
+/// # Errors
+/// `/sys/block` cannot be read.
+pub fn stale_layers(group: &VolumeGroup) -> io::Result<Vec<String>> {
+    stale_layers_in(Path::new("/sys/block"), group)
+}
+
+fn stale_layers_in(block: &Path, group: &VolumeGroup) -> io::Result<Vec<String>> {
+    let needed = |uuid: &str| {
+        let volume = |end: &str| {
+            let own = uuid.strip_suffix(end)?;
+            Some(group.logical_volumes.iter().find(|volume| device_uuid(group.uuid, volume.uuid) == own))
+        };
+        match (volume(REAL), volume(COW)) {
+            (Some(Some(origin)), _) => {
+                group.logical_volumes.iter().any(|other| other.origin.as_deref() == Some(&origin.name))
+            }
+            (_, Some(Some(snapshot))) => snapshot.origin.is_some(),
+            (Some(None), _) | (_, Some(None)) => false,
+            // Another kind of layer, or a volume's own device.
+            (None, None) => true,
+        }
+    };
+    let prefix = device_prefix(group.uuid);
+    let mut found = Vec::new();
+    for entry in fs::read_dir(block)? {
+        let folder = entry?.path();
+        let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
+        let (Ok(uuid), Ok(name)) = (read("dm/uuid"), read("dm/name")) else { continue };
+        let is_used = || fs::read_dir(folder.join("holders")).is_ok_and(|mut holders| holders.next().is_some());
+        if uuid.starts_with(&prefix) && !needed(&uuid) && !is_used() {
+            found.push(name);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Removes stale layers from the kernel. It rejects that for a device that is open. Call this only while no lvm of
+/// Quarry's is running on this volume group.
+///
+/// # Errors
+/// dmsetup failed; the remaining layers are removed nevertheless.
+pub async fn remove_stale(group: &VolumeGroup, layers: &[String]) -> Result<(), Error> {
+    let mut result = Ok(());
+    for layer in layers {
+        tracing::warn!(layer, vg = group.name, "removing a device that a killed lvm left, and that nothing uses");
+        let removed = succeed(Command::mutation("dmsetup").arg("remove").arg(layer).on(&group.name)).await;
+        result = result.and(removed);
+    }
+    result
 }
 
 /// Resumes devices that no running lvm is working on, then makes every active device of the volume group
@@ -95,6 +166,8 @@ pub async fn resume(group: &VolumeGroup, devices: &[Suspended]) -> Result<(), Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::LogicalVolume;
+    use crate::uuid::testing::uuid;
 
     #[test]
     fn only_the_groups_own_suspended_devices_are_found() {
@@ -121,5 +194,47 @@ mod tests {
         let found = suspended_in(block.path(), group, |uuid| uuid == loaded).expect("read");
         let names: Vec<&str> = found.iter().map(|device| device.name.as_str()).collect();
         assert_eq!(names, ["qvg-a-real", "qvg-loaded", "qvg-top"]);
+        // The device below another one is resumed first, whatever their numbers are.
+        fs::create_dir_all(block.path().join("dm-2/slaves/dm-6")).expect("dir");
+        fs::create_dir_all(block.path().join("dm-6/slaves/dm-10")).expect("dir");
+        fs::create_dir_all(block.path().join("dm-10/slaves/sda")).expect("dir");
+        let found = suspended_in(block.path(), group, |uuid| uuid == loaded).expect("read");
+        let names: Vec<&str> = found.iter().map(|device| device.name.as_str()).collect();
+        assert_eq!(names, ["qvg-top", "qvg-loaded", "qvg-a-real"]);
+    }
+
+    #[test]
+    fn only_unused_layers_without_a_snapshot_are_stale() {
+        let block = tempfile::tempdir().expect("dir");
+        let vg: VgUuid = uuid("vg");
+        let lv = |name: &str, origin: Option<&str>| LogicalVolume {
+            name: name.into(),
+            uuid: uuid(name),
+            origin: origin.map(str::to_owned),
+            ..LogicalVolume::default()
+        };
+        let device = |node: &str, name: &str, volume: &str, end: &str, holder: Option<&str>| {
+            let folder = block.path().join(node);
+            fs::create_dir_all(folder.join("dm")).expect("dir");
+            fs::create_dir_all(folder.join("holders").join(holder.unwrap_or_default())).expect("dir");
+            fs::write(folder.join("dm/uuid"), format!("{}{end}\n", device_uuid(vg, uuid(volume)))).expect("file");
+            fs::write(folder.join("dm/name"), format!("{name}\n")).expect("file");
+        };
+        device("dm-0", "vg-a", "a", "", None);
+        device("dm-1", "vg-a-real", "a", "-real", None);
+        device("dm-2", "vg-s-cow", "s", "-cow", None);
+        device("dm-3", "vg-b-real", "b", "-real", None);
+        device("dm-4", "vg-left-cow", "left", "-cow", None);
+        device("dm-5", "vg-gone-real", "gone", "-real", None);
+        device("dm-6", "vg-held-real", "b2", "-real", Some("dm-9"));
+        device("dm-7", "vg-pool-tpool", "pool", "-tpool", None);
+        let logical_volumes =
+            vec![lv("a", None), lv("s", Some("a")), lv("b", None), lv("left", None), lv("b2", None), lv("pool", None)];
+        let group = VolumeGroup { name: "vg".into(), uuid: vg, logical_volumes, ..VolumeGroup::default() };
+        let found = stale_layers_in(block.path(), &group).expect("read");
+        assert_eq!(found, ["vg-b-real", "vg-gone-real", "vg-left-cow"]);
+        // Of another volume group.
+        let other = VolumeGroup { uuid: uuid("other"), ..group };
+        assert_eq!(stale_layers_in(block.path(), &other).expect("read"), Vec::<String>::new());
     }
 }

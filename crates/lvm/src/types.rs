@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use quarry_volume::{ExtentSize, Extents, Layout};
 
 use crate::raid::RaidStatus;
+use crate::snapshot::SnapshotStatus;
 use crate::{LvUuid, PvUuid, Scope, VgUuid};
 
 /// A volume group with everything in it, from one report.
@@ -170,6 +171,9 @@ pub struct LogicalVolume {
     /// For a raid, the kernel's status of its images, see [`crate::kernel`]: the current one, or the last one
     /// while it was active. `None` if it was never seen active.
     pub raid: Option<RaidStatus>,
+    /// For a snapshot, the kernel's status of its space, see [`crate::kernel`]: the current one, or the last one while
+    /// it was active. `None` if it was never seen active.
+    pub snapshot: Option<SnapshotStatus>,
 }
 
 impl VolumeGroup {
@@ -205,6 +209,14 @@ impl VolumeGroup {
     /// creation was interrupted, they stay visible, and must not count as volumes.
     pub fn volumes(&self) -> impl Iterator<Item = &LogicalVolume> {
         self.logical_volumes.iter().filter(|volume| !volume.internal && raid_of_part(&volume.name).is_none())
+    }
+
+    /// The copy-on-write snapshots of a logical volume: those that are lost without it, unlike the snapshots of a thin
+    /// volume.
+    pub fn snapshots_of<'a>(&'a self, volume: &'a LogicalVolume) -> impl Iterator<Item = &'a LogicalVolume> {
+        let thin = volume.segment_types.contains("thin");
+        let of_it = move |other: &&LogicalVolume| other.origin.as_deref() == Some(&volume.name) && other.pool.is_none();
+        self.logical_volumes.iter().filter(of_it).filter(move |_| !thin)
     }
 
     /// The parts of a logical volume (a raid's images and their metadata), whether connected to it or left by

@@ -93,6 +93,11 @@ uuid!(VgUuid, "volume group");
 uuid!(LvUuid, "logical volume");
 uuid!(PvUuid, "physical volume");
 
+/// The end of the UUID of the layer below a volume that has snapshots: the volume's own data.
+pub(crate) const REAL: &str = "-real";
+/// The end of the UUID of the layer below a snapshot: the space for overwritten blocks.
+pub(crate) const COW: &str = "-cow";
+
 /// The beginning of the UUIDs that lvm gives to the devices of a volume group in the kernel.
 pub(crate) fn device_prefix(group: VgUuid) -> String {
     format!("LVM-{}", group.0.as_str())

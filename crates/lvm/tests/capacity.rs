@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use proptest::prelude::*;
-use quarry_lvm::capacity::{closed, hints, largest, space, withheld};
+use quarry_lvm::capacity::{choose_for_snapshot, closed, hints, largest, space, withheld};
 use quarry_lvm::{LogicalVolume, PhysicalVolume, VolumeGroup};
 use quarry_volume::{ExtentSize, Extents, Layout};
 
@@ -270,4 +270,55 @@ fn a_shrunk_disk_is_withheld_and_a_grown_one_is_hinted_at() {
     group.physical_volumes[1].device_size = Some(end + (32 << 20));
     assert!(hints(&group)[0].contains("pvresize /dev/sdb"), "{:?}", hints(&group));
     assert_eq!(space(&group, 0).free, [Extents(20), Extents(10)]);
+}
+
+/// A snapshot is placed on disks of its source only.
+#[test]
+fn a_snapshot_stays_on_the_disks_of_its_source() {
+    let uuid = |label: &str| format!("{label:0<32}").parse().expect("a UUID");
+    let pv = |label: &str, free: u64| PhysicalVolume {
+        uuid: uuid(label),
+        device: Some(format!("/dev/{label}").into()),
+        allocatable: true,
+        extent_count: Extents(100),
+        free_extents: Extents(free),
+        ..PhysicalVolume::default()
+    };
+    let lv = |name: &str, pvs: &[&str]| LogicalVolume {
+        name: name.to_owned(),
+        physical_volumes: pvs.iter().map(|label| uuid(label)).collect(),
+        ..LogicalVolume::default()
+    };
+    let image = |name: &str, pv: &str| LogicalVolume { parent: Some("m".to_owned()), ..lv(name, &[pv]) };
+    let group = VolumeGroup {
+        extent_size: ExtentSize(4 << 20),
+        physical_volumes: vec![pv("p", 10), pv("q", 20), pv("r", 90)],
+        logical_volumes: vec![
+            lv("a", &["p"]),
+            lv("wide", &["p", "q"]),
+            lv("m", &["p", "q"]),
+            image("m_rimage_0", "p"),
+            image("m_rimage_1", "q"),
+        ],
+        ..VolumeGroup::default()
+    };
+    let choose = |name: &str, extents: u64, reserve: u64| {
+        let source = group.logical_volume(name).expect("a volume");
+        choose_for_snapshot(&group, source, Extents(extents), reserve << 22)
+    };
+    let on = |devices: &[&str]| Ok(devices.iter().map(PathBuf::from).collect::<Vec<_>>());
+    assert_eq!(choose("a", 10, 0), on(&["/dev/p"]));
+    assert_eq!(choose("a", 11, 0), Err(Extents(10)));
+    assert_eq!(choose("a", 0, 0), Err(Extents(10)));
+    // One disk if that is enough, the smallest such.
+    assert_eq!(choose("wide", 10, 0), on(&["/dev/p"]));
+    assert_eq!(choose("wide", 11, 0), on(&["/dev/q"]));
+    assert_eq!(choose("wide", 30, 0), on(&["/dev/q", "/dev/p"]));
+    assert_eq!(choose("wide", 31, 0), Err(Extents(30)));
+    // Only one copy's disk.
+    assert_eq!(choose("m", 20, 0), on(&["/dev/q"]));
+    assert_eq!(choose("m", 21, 0), Err(Extents(20)));
+    // The reserve stays free.
+    assert_eq!(choose("wide", 30, 90), on(&["/dev/q", "/dev/p"]));
+    assert_eq!(choose("wide", 30, 91), Err(Extents(29)));
 }

@@ -17,7 +17,10 @@ const NOTHING: &str = include_str!("fixtures/nothing.json");
 const RAID1: &str = include_str!("fixtures/raid1.json");
 const RAID1_CUT_OFF: &str = include_str!("fixtures/raid1-cut-off.json");
 const RAID1_LOST_DISK: &str = include_str!("fixtures/raid1-lost-disk.json");
-const ALL: [&str; 8] = [HEALTHY, LOST_DISK, WRITTEN_OFF, TWO_GROUPS, NOTHING, RAID1, RAID1_CUT_OFF, RAID1_LOST_DISK];
+/// A volume with a snapshot of Quarry's and one of an operator, and a snapshot whose creation was interrupted.
+const SNAPSHOTS: &str = include_str!("fixtures/snapshots.json");
+const ALL: [&str; 9] =
+    [HEALTHY, LOST_DISK, WRITTEN_OFF, TWO_GROUPS, NOTHING, RAID1, RAID1_CUT_OFF, RAID1_LOST_DISK, SNAPSHOTS];
 
 fn only(report: &str) -> VolumeGroup {
     let mut groups = parse(report.as_bytes()).expect("a report");
@@ -62,6 +65,20 @@ fn a_healthy_group() {
     let wide = volume(&group, "wide");
     assert_eq!((wide.segments, wide.physical_volumes.len()), (2, 2));
     assert!(group.logical_volumes.iter().all(|volume| !volume.lacks(&group)));
+}
+
+#[test]
+fn a_snapshot_is_recognized_by_its_origin() {
+    let group = only(SNAPSHOTS);
+    let source = volume(&group, "a");
+    let names = |found: Vec<&LogicalVolume>| found.iter().map(|volume| volume.name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(group.snapshots_of(source).collect()), ["s", "theirs"]);
+    assert_eq!(names(group.removed_with(source)), ["s", "theirs"]);
+    let snapshot = volume(&group, "s");
+    assert_eq!((snapshot.origin.as_deref(), snapshot.size), (Some("a"), 20 << 20));
+    assert!(snapshot.segment_types.iter().eq(["linear"]) && snapshot.parent.is_none() && !snapshot.internal);
+    assert_eq!(group.removed_with(snapshot), Vec::<&LogicalVolume>::new());
+    assert_eq!(volume(&group, "half").origin, None);
 }
 
 #[test]

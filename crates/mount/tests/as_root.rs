@@ -4,13 +4,14 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 use quarry_exec::Command;
 use quarry_mount::{
-    Device, Error, all_at, at, bind, bind_device, mount_filesystem, mounts_of_device, publications_of_block,
-    remove_target, unmount,
+    Device, Error, all_at, at, bind, bind_device, mount_filesystem, mount_once, mounts_of_device,
+    publications_of_block, remove_target, unmount,
 };
 
 /// Loop devices and a directory to mount them; removed when this is dropped.
@@ -338,4 +339,29 @@ fn a_device_is_mounted_as_the_given_type_whatever_its_name() {
     let error = mount_filesystem(&bench.devices[0], &stage, "xfs", &[]).unwrap_err();
     assert!(matches!(error, Error::Syscall { source: nix::errno::Errno::EINVAL, .. }), "{error}");
     assert!(at(&bench.directory.join("stage")).unwrap().is_none() && !stage.exists());
+}
+
+/// The filesystem is recovered when the call returns, and was never seen at any place.
+#[test]
+#[ignore = "needs root and loop devices"]
+fn a_filesystem_is_mounted_once_and_then_free() {
+    for kind in ["ext4", "xfs", "btrfs"] {
+        let bench = Bench::new(&[kind]);
+        let device = &bench.devices[0];
+        let before = quarry_mount::table().unwrap().len();
+        mount_once(device, kind, &[]).unwrap();
+        assert_eq!(quarry_mount::table().unwrap().len(), before);
+        // Nothing holds the device.
+        let claim = std::fs::File::options().write(true).custom_flags(nix::libc::O_EXCL).open(device).unwrap();
+        let error = mount_once(device, kind, &[]).unwrap_err();
+        assert!(matches!(error, Error::DeviceBusy { .. }), "{kind}: {error}");
+        drop(claim);
+        let error = mount_once(device, kind, &["no-such-option"]).unwrap_err();
+        assert!(matches!(error, Error::Syscall { source: nix::errno::Errno::EINVAL, .. }), "{kind}: {error}");
+        let other = if kind == "ext4" { "xfs" } else { "ext4" };
+        mount_once(device, other, &[]).unwrap_err();
+        if kind == "xfs" {
+            mount_once(device, kind, &["nouuid"]).unwrap();
+        }
+    }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use quarry_pool::{Pool, PoolVolume};
 use quarry_volume::{
-    Agent, Change, Error, FencingToken, NameLookup, Reason, Result, SizeRange, UpdateStream, Volume, VolumeId,
-    VolumeSpec, safe_name,
+    Agent, Change, ContentSource, Error, FencingToken, NameLookup, Reason, Result, SizeRange, Snapshot, SnapshotId,
+    SnapshotSpec, UpdateStream, Volume, VolumeId, VolumeSpec, safe_name,
 };
 use tokio::time::Instant;
 
@@ -46,8 +46,8 @@ impl Agent for Host {
         let wanted = id.clone();
         let deadline = Instant::now() + wait;
         let left = || deadline.saturating_duration_since(Instant::now());
-        // A volume that is still being zeroed is no longer needed, so stop its creation or expansion. A volume with the
-        // same name on another storage is a different one, and its creation continues.
+        // A volume that is still being zeroed or filled is no longer needed, so stop its creation or expansion. A volume
+        // with the same name on another storage is a different one, and its creation continues.
         if within(wait, self.pool_of(id)).await.is_ok() {
             self.tasks().stop(&id.volume, CREATE, left()).await;
             self.tasks().stop(&new_space(id), EXPAND, left()).await;
@@ -90,15 +90,30 @@ impl Agent for Host {
             .map_err(|error| error.context(format_args!("expanding volume {id}")))
     }
 
+    async fn create_snapshot(&self, spec: SnapshotSpec, wait: Duration) -> Result<(Snapshot, Change)> {
+        self.take_snapshot(spec, wait).await
+    }
+
+    async fn delete_snapshot(&self, id: &SnapshotId, wait: Duration) -> Result<Change> {
+        self.remove_snapshot(id, wait).await
+    }
+
+    async fn get_snapshot(&self, id: &SnapshotId, wait: Duration) -> Result<Snapshot> {
+        self.read_snapshot(id, wait).await
+    }
+
     async fn watch(&self) -> Result<UpdateStream> {
+        // A controller connects soon after a start.
+        let host = self.clone();
+        tokio::spawn(async move { host.clean_up_after_clones(None).await });
         Ok(self.publisher().listen())
     }
 }
 
 /// The task that creates a volume.
-const CREATE: &str = "create";
+pub(crate) const CREATE: &str = "create";
 /// The task that deletes a volume.
-const DELETE: &str = "delete";
+pub(crate) const DELETE: &str = "delete";
 
 /// The task that expands a volume.
 const EXPAND: &str = "expand";
@@ -110,7 +125,7 @@ fn new_space(id: &VolumeId) -> String {
 }
 
 /// Limits the wait for a query, which changes nothing.
-async fn within<T>(wait: Duration, question: impl Future<Output = Result<T>>) -> Result<T> {
+pub(crate) async fn within<T>(wait: Duration, question: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(wait, question).await.unwrap_or_else(|_| {
         Err(Error::new(Reason::TimedOut, format!("its storage did not answer within {wait:.1?}; retry")))
     })
@@ -118,7 +133,9 @@ async fn within<T>(wait: Duration, question: impl Future<Output = Result<T>>) ->
 
 impl Host {
     pub(crate) fn describe(&self, pool: &Arc<dyn Pool>, volume: &PoolVolume) -> Volume {
-        describe(self.node(), pool.name(), volume)
+        let mut volume = describe(self.node(), pool.name(), volume);
+        self.copies().show(pool.name(), std::slice::from_mut(&mut volume));
+        volume
     }
 
     async fn delete_now(&self, id: &VolumeId) -> Result<Change> {
@@ -132,7 +149,13 @@ impl Host {
             return Ok(self.publisher().changed(pool.name(), id, None).await);
         };
         // Only a volume with a readable record is removed: the tag alone is not enough.
-        volume.record()?;
+        let record = volume.record()?;
+        self.require_no_copy_of(&ContentSource::Volume(id.clone())).await?;
+        self.clean_up_after_clones(Some(id)).await;
+        if let Some(source) = &record.source {
+            // Before the volume, so that no later volume of this name finds it.
+            self.remove_clone_snapshot(source, &record.name).await?;
+        }
         let device = device::active(&pool, &volume)?;
         if let Some(device) = device.clone() {
             self.require_unused(id, device).await?;
@@ -149,7 +172,7 @@ impl Host {
     }
 
     /// Fails if the volume is in use anywhere that this process can see.
-    async fn require_unused(&self, id: &VolumeId, device: VolumeDevice) -> Result<()> {
+    pub(crate) async fn require_unused(&self, id: &VolumeId, device: VolumeDevice) -> Result<()> {
         let (id, kernel) = (id.clone(), Arc::clone(self.kernel()));
         errors::blocking(move || {
             unused(&*kernel, &device.top)?;

@@ -10,6 +10,7 @@ use quarry_filesystem as filesystem;
 use quarry_pool::{Health, Pool, PoolVolume, State};
 use quarry_volume::{Change, Error, MakeOptions, Reason, Result, Volume, VolumeId, VolumeSpec, check_options};
 
+use crate::fill::Failure;
 use crate::host::{Host, Located};
 use crate::prepare::prepare;
 use crate::tasks::Handle;
@@ -49,9 +50,13 @@ impl Host {
             }
             None => (Arc::clone(requested), self.create_in_pool(requested, spec).await?, true),
         };
-        match prepare(self.kernel(), &pool, volume.clone(), fresh, handle).await {
+        let prepared = async {
+            let volume = self.fill(&pool, volume.clone(), handle).await?;
+            Ok(prepare(self.kernel(), &pool, volume, fresh, handle).await?)
+        };
+        match prepared.await {
             Ok(volume) => Ok((pool, volume)),
-            Err(error) => Err(self.clean_up_unprepared(&pool, &volume, fresh, error).await),
+            Err(failure) => Err(self.clean_up_unprepared(&pool, &volume, fresh, failure).await),
         }
     }
 
@@ -73,6 +78,7 @@ impl Host {
             let options = &spec.class.mkfs_options;
             tracing::warn!(volume = spec.name, %kind, options, "the mkfsOptions limit how far the filesystem can grow: {limit}");
         }
+        self.check_source(spec, size).await?;
         let volume = pool.create(spec).await?;
         // The space is allocated now, and zeroing can take long. If there is nothing to zero, the pool is
         // read concurrently.
@@ -80,14 +86,20 @@ impl Host {
         Ok(volume)
     }
 
-    /// Handles a failed preparation of a created volume and returns the error for the caller. If this call
-    /// created the volume and a retry would fail too (the host or its disk failed, or the pool has no space
-    /// for the updated record), the volume is removed and the error is final. Otherwise the volume stays and
-    /// the caller must retry; until it is prepared or removed, the volume shows the problem.
-    async fn clean_up_unprepared(&self, pool: &Arc<dyn Pool>, volume: &PoolVolume, fresh: bool, error: Error) -> Error {
-        let mut error = error;
-        if fresh && matches!(error.reason, Reason::Host | Reason::NoSpace) {
-            match pool.remove(volume).await {
+    /// Handles a failed preparation of a created volume and returns the error for the caller. If this call created the
+    /// volume and a retry would fail too (the host or its disk failed, or the pool has no space for the updated record),
+    /// or if its source can no longer be used, the volume is removed and the error is final. Otherwise the volume stays
+    /// and the caller must retry; until it is prepared or removed, the volume shows the problem.
+    async fn clean_up_unprepared(
+        &self,
+        pool: &Arc<dyn Pool>,
+        volume: &PoolVolume,
+        fresh: bool,
+        failure: Failure,
+    ) -> Error {
+        let Failure { mut error, useless } = failure;
+        if useless || fresh && matches!(error.reason, Reason::Host | Reason::NoSpace) {
+            match self.remove_unprepared(pool, &volume.name).await {
                 Ok(()) => {
                     error.message.push_str("; the partly created volume was removed");
                     return error;
@@ -99,6 +111,15 @@ impl Host {
         }
         self.publisher().failed(pool.name(), &self.id_of(volume), &error.message);
         error.not_final()
+    }
+
+    /// Removes a volume that nobody can have used, as it is now: its record may have changed.
+    async fn remove_unprepared(&self, pool: &Arc<dyn Pool>, name: &str) -> Result<()> {
+        let Some(volume) = pool.volume(name).await? else { return Ok(()) };
+        if let Some(source) = &volume.record()?.source {
+            self.remove_clone_snapshot(source, &volume.record()?.name).await?;
+        }
+        pool.remove(&volume).await
     }
 
     fn id_of(&self, volume: &PoolVolume) -> VolumeId {

@@ -42,13 +42,18 @@ pub(crate) fn filesystem(error: quarry_filesystem::Error) -> Error {
         // The other operation ends.
         Fs::CannotGrow { obstacle: Obstacle::Operation(_), .. } => Reason::UnderWay,
         // The contents of the device prevent it; nothing was changed.
-        Fs::NotBlank { .. } | Fs::Damaged { .. } | Fs::CannotGrow { .. } => Reason::Precondition,
+        Fs::NotBlank { .. }
+        | Fs::Damaged { .. }
+        | Fs::CannotGrow { .. }
+        | Fs::NotCopied { .. }
+        | Fs::Uncopyable { .. } => Reason::Precondition,
         Fs::Options(_) => Reason::InvalidRequest,
         Fs::Io { source, .. } if source.raw_os_error().is_some_and(is_device_failure) => Reason::Unavailable,
         // The medium is gone, or the tool was killed while it waited for the disk.
         Fs::NoSize { .. } | Fs::Command { source: quarry_exec::Error::Deadline { .. }, .. } => Reason::Unavailable,
         Fs::Unverified { .. }
         | Fs::Mkfs { .. }
+        | Fs::UuidUnchanged { .. }
         | Fs::StillSmaller { .. }
         | Fs::Command { .. }
         | Fs::Io { .. }

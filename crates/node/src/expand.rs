@@ -12,6 +12,7 @@ use quarry_pool::{Health, NewSpace, Pool, PoolVolume};
 use quarry_volume::{Change, Error, Gib, Result, SizeRange, Volume, VolumeId};
 
 use crate::bytes::Bytes;
+use crate::fill::require_filled;
 use crate::host::{Host, Located};
 use crate::kernel::Kernel;
 use crate::tasks::Handle;
@@ -41,7 +42,7 @@ impl Host {
         size: SizeRange,
         handle: &Handle,
     ) -> Result<PoolVolume> {
-        volume.record()?;
+        require_filled(&volume)?;
         match &volume.health {
             // It may be complete again when its disk is back.
             Health::Lost(why) | Health::Incomplete(why) => return Err(Error::unavailable(why.clone())),

@@ -7,15 +7,16 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use quarry_pool::{Pool, PoolVolume};
-use quarry_volume::{Error, FencingToken, Reason, Result, StorageId, VolumeId};
+use quarry_volume::{Error, FencingToken, Reason, Result, SnapshotId, StorageId, VolumeId};
 
 use crate::checks::Checks;
+use crate::copies::Copies;
 use crate::kernel::{Kernel, Linux};
 use crate::publisher::StatePublisher;
 use crate::tasks::Tasks;
 
 /// How long a creation waits for the other pools while it searches them for the name.
-const OTHER_POOLS: Duration = Duration::from_secs(2);
+pub(crate) const OTHER_POOLS: Duration = Duration::from_secs(2);
 
 /// How long a pool may take to return its storage ID. A sleeping disk has to spin up, and a report may wait
 /// for another one; both have their own limits, and this one is above them.
@@ -33,6 +34,7 @@ struct Inner {
     kernel: Arc<dyn Kernel>,
     tasks: Tasks,
     checks: Checks,
+    copies: Copies,
     publisher: StatePublisher,
     /// The highest fencing token that this run of the agent has seen.
     fence: Mutex<u64>,
@@ -73,9 +75,10 @@ impl Host {
         kernel: Arc<dyn Kernel>,
     ) -> Self {
         let node = node.into();
-        let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone());
+        let copies = Copies::default();
+        let publisher = StatePublisher::new(&node, pod_uid.into(), pools.clone(), copies.clone());
         let (tasks, checks, fence) = (Tasks::default(), Checks::default(), Mutex::new(0));
-        Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, publisher, fence }) }
+        Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, copies, publisher, fence }) }
     }
 
     /// The node's name.
@@ -110,6 +113,11 @@ impl Host {
     #[must_use]
     pub fn instance(&self) -> &str {
         &self.inner.publisher.greeting().instance
+    }
+
+    /// The copies that are running.
+    pub(crate) fn copies(&self) -> &Copies {
+        &self.inner.copies
     }
 
     /// The state publisher of this node.
@@ -203,22 +211,34 @@ impl Host {
     /// `Unavailable` if the ID names another node, or if no readable pool has its storage: neither proves
     /// that the volume is gone.
     pub(crate) async fn pool_of(&self, id: &VolumeId) -> Result<Arc<dyn Pool>> {
-        if id.node != self.node() {
+        self.pool_on(&id.node, &id.storage, &format!("volume {id}")).await
+    }
+
+    /// The pool on the storage that a snapshot ID names: see [`Host::pool_of`].
+    ///
+    /// # Errors
+    /// As for [`Host::pool_of`].
+    pub(crate) async fn pool_of_snapshot(&self, id: &SnapshotId) -> Result<Arc<dyn Pool>> {
+        self.pool_on(&id.node, &id.storage, &format!("snapshot {id}")).await
+    }
+
+    /// `named`: what is on that storage, for messages.
+    async fn pool_on(&self, node: &str, wanted: &StorageId, named: &str) -> Result<Arc<dyn Pool>> {
+        if node != self.node() {
             return Err(Error::unavailable(format!(
-                "volume {id} is on node {}, but this is node {}: call that node",
-                id.node,
+                "{named} is on node {node}, but this is node {}: call that node",
                 self.node()
             )));
         }
         let mut unread = Vec::new();
         let (likely, others): (Vec<_>, Vec<_>) =
-            self.pools().iter().partition(|pool| pool.last_storage().is_some_and(|last| last == id.storage));
+            self.pools().iter().partition(|pool| pool.last_storage().is_some_and(|last| last == *wanted));
         for pools in [likely, others] {
             let mut storages: FuturesUnordered<_> =
                 pools.into_iter().map(|pool| async move { (pool, storage_of(pool).await) }).collect();
             while let Some((pool, storage)) = storages.next().await {
                 match storage {
-                    Ok(storage) if storage == id.storage => return Ok(Arc::clone(pool)),
+                    Ok(storage) if storage == *wanted => return Ok(Arc::clone(pool)),
                     Ok(_) => {}
                     Err(error) => unread.push(error.message),
                 }
@@ -228,7 +248,7 @@ impl Host {
             }
         }
         let why = if unread.is_empty() {
-            "no pool of this node has the storage that the volume ID names (were the disks or the configuration \
+            "no pool of this node has the storage that its identifier names (were the disks or the configuration \
              replaced?)"
                 .to_owned()
         } else {

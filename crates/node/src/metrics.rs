@@ -9,6 +9,7 @@ use quarry_transport::metrics::{Metrics, Sample};
 use quarry_volume::{Layout, PoolState};
 
 use crate::TaskStatus;
+use crate::copies::Copy;
 use crate::host::Host;
 
 impl Host {
@@ -16,6 +17,7 @@ impl Host {
     pub fn register(&self, metrics: &Metrics) -> http::Refresh {
         let pools = register_pools(metrics);
         self.register_disks(metrics);
+        self.register_copies(metrics);
         register_commands(metrics);
         let tasks = self.tasks().clone();
         metrics.gauge("task_age_seconds", "The age of each running operation on a volume", move || {
@@ -32,6 +34,26 @@ impl Host {
                 *pools.lock() = now;
             })
         })
+    }
+
+    /// The volumes that are being filled with the contents of snapshots or other volumes.
+    fn register_copies(&self, metrics: &Metrics) {
+        let copies = self.copies().clone();
+        metrics.gauge("copy_remaining_bytes", "Bytes to copy before a new volume has its contents", move || {
+            let sample = |(volume, copy): (String, Copy)| {
+                let left = Sample::count(copy.total.saturating_sub(copy.done));
+                left.label("pool", copy.pool).label("volume", volume)
+            };
+            copies.list().into_iter().map(sample).collect()
+        });
+        let copies = self.copies().clone();
+        metrics.gauge("copies", "Volumes that are being filled now", move || {
+            vec![Sample::count(u64::try_from(copies.list().len()).unwrap_or(u64::MAX))]
+        });
+        let copies = self.copies().clone();
+        metrics.counter("copied_bytes", "Bytes copied from snapshots and volumes into new volumes", move || {
+            vec![Sample::count(copies.copied())]
+        });
     }
 
     /// What the disks of the pools are busy with. These figures are collected from memory.

@@ -1,4 +1,4 @@
-//! The state publisher: holds the current state of this node's pools and volumes and sends it to all
+//! The state publisher: holds the current state of this node's pools, volumes and snapshots and sends it to all
 //! listeners.
 //!
 //! A controller knows only what it receives from here. So three rules hold: published state was read from the
@@ -17,11 +17,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::{Mutex, MutexGuard};
 use quarry_pool::{Pool, PoolVolume, Reading, Recorded, State, Volumes};
-use quarry_volume::{Change, Condition, EXPAND, Greeting, PoolState, Space, Volume, VolumeId};
+use quarry_volume::{
+    COPY, Change, Condition, EXPAND, Greeting, PoolState, SNAPSHOT, Snapshot, SnapshotId, Space, Volume, VolumeId,
+};
 use tokio::sync::broadcast;
 
 use self::difference::difference;
-use crate::health;
+use crate::copies::Copies;
+use crate::snapshot::describe_snapshot;
+use crate::{fill, health};
 
 mod difference;
 mod listener;
@@ -39,6 +43,8 @@ pub(crate) struct StatePublisher {
 struct Inner {
     greeting: Greeting,
     pools: Vec<Arc<dyn Pool>>,
+    /// The copies that are running. Pools know only what their records say.
+    copies: Copies,
     /// The lock of the pool with the same index, held from the start of a reading until it is published, so
     /// that the published state never goes backwards.
     locks: Vec<tokio::sync::Mutex<()>>,
@@ -62,6 +68,8 @@ struct PublishedPool {
     state: PoolState,
     /// Sorted by ID.
     volumes: Vec<Volume>,
+    /// Sorted by ID. Those that only serve to clone a volume are not published.
+    snapshots: Vec<Snapshot>,
     /// The mark of the reading that `volumes` come from. `None`: publish the next reading even if the storage
     /// has not changed.
     mark: Option<u64>,
@@ -81,7 +89,7 @@ struct FilesystemProblems {
 }
 
 impl StatePublisher {
-    pub(crate) fn new(node: &str, pod_uid: String, pools: Vec<Arc<dyn Pool>>) -> Self {
+    pub(crate) fn new(node: &str, pod_uid: String, pools: Vec<Arc<dyn Pool>>, copies: Copies) -> Self {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let greeting = Greeting {
             node: node.to_owned(),
@@ -89,7 +97,7 @@ impl StatePublisher {
             pod_uid,
             boot_id: boot_id.trim().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: vec![EXPAND.to_owned()],
+            capabilities: [EXPAND, SNAPSHOT, COPY].map(str::to_owned).to_vec(),
         };
         // A later start begins with a higher generation, unless the clock was set back; then the instance
         // shows the restart.
@@ -100,7 +108,8 @@ impl StatePublisher {
             let why = format!("pool {name} has not been read yet");
             let space = Space { closed: Some(why.clone()), ..Space::default() };
             let state = PoolState { name, space, problems: vec![why], ..PoolState::default() };
-            PublishedPool { state, volumes: Vec::new(), mark: None, failures: HashMap::new(), watched: false }
+            let (volumes, snapshots, failures) = Default::default();
+            PublishedPool { state, volumes, snapshots, mark: None, failures, watched: false }
         };
         let published = Published { generation, pools: pools.iter().map(unread).collect() };
         let locks = pools.iter().map(|_| tokio::sync::Mutex::default()).collect();
@@ -110,6 +119,7 @@ impl StatePublisher {
             inner: Arc::new(Inner {
                 greeting,
                 pools,
+                copies,
                 locks,
                 published: Mutex::new(published),
                 filesystem_problems,
@@ -147,7 +157,27 @@ impl StatePublisher {
         let volumes: Vec<Volume> =
             known.find(id).ok().and_then(|at| known.volumes.get(at)).cloned().into_iter().collect();
         let gone = if volumes.is_empty() { vec![id.clone()] } else { Vec::new() };
-        Change { generation, pools: vec![known.state.clone()], volumes, gone }
+        Change { generation, pools: vec![known.state.clone()], volumes, gone, ..Change::default() }
+    }
+
+    /// Like [`Self::changed`], for a snapshot: `snapshot` if it was taken, its absence otherwise.
+    pub(crate) async fn changed_snapshot(&self, pool: &str, id: &SnapshotId, snapshot: Option<Snapshot>) -> Change {
+        let Some(index) = self.index(pool) else { return Change::default() };
+        let _lock = self.lock_pool(index).await;
+        let read = self.read(index).await;
+        let mut published = self.published();
+        if !read && let Some(known) = published.pools.get_mut(index) {
+            let mut snapshots = known.snapshots.clone();
+            snapshots.retain(|known| known.id != *id);
+            snapshots.extend(snapshot);
+            let (snapshots, gone_snapshots) = known.replace_snapshots(snapshots);
+            self.publish(&mut published, Change { snapshots, gone_snapshots, ..Change::default() });
+        }
+        let generation = published.generation;
+        let Some(known) = published.pools.get(index) else { return Change::default() };
+        let snapshots: Vec<_> = known.snapshots.iter().filter(|known| known.id == *id).cloned().collect();
+        let gone_snapshots = if snapshots.is_empty() { vec![id.clone()] } else { Vec::new() };
+        Change { generation, pools: vec![known.state.clone()], snapshots, gone_snapshots, ..Change::default() }
     }
 
     /// Stores why an existing volume could not be prepared. The volume shows this problem until a later
@@ -180,19 +210,24 @@ impl StatePublisher {
     async fn read(&self, index: usize) -> bool {
         let Some(pool) = self.inner.pools.get(index) else { return false };
         let known = self.published().pools.get(index).and_then(|known| known.mark);
+        // The progress of a copy changes although the storage does not.
+        let known = known.filter(|_| !self.inner.copies.into_pool(pool.name()));
         let reading = pool.read(known).await;
         self.publish_reading(index, pool.name(), reading)
     }
 
     fn publish_reading(&self, index: usize, pool: &str, reading: Reading) -> bool {
-        let Reading { mut state, mark, volumes } = reading;
+        let Reading { mut state, mark, volumes, snapshots } = reading;
+        let node = &self.inner.greeting.node;
+        let listed = snapshots.iter().filter(|snapshot| !snapshot.record.for_clone);
+        let snapshots: Vec<Snapshot> = listed.map(|snapshot| describe_snapshot(node, pool, snapshot)).collect();
         let readable = !matches!(volumes, Volumes::Unreadable);
         let volumes = match volumes {
             Volumes::Unreadable | Volumes::Same => None,
             Volumes::All(list) => {
-                let node = &self.inner.greeting.node;
                 let mut list: Vec<Volume> = list.iter().map(|volume| describe(node, pool, volume)).collect();
                 list.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+                self.inner.copies.show(pool, &mut list);
                 Some(list)
             }
         };
@@ -206,12 +241,14 @@ impl StatePublisher {
         if let Some(mut volumes) = volumes {
             known.add_failures(&mut volumes);
             self.add_filesystem_problems(&mut volumes);
-            (changed, gone) = difference(&known.volumes, &volumes);
+            (changed, gone) = difference(&known.volumes, &volumes, |volume| &volume.id);
             known.volumes = volumes;
             known.mark = Some(mark);
         }
+        let (snapshots, gone_snapshots) =
+            if readable { known.replace_snapshots(snapshots) } else { Default::default() };
         let pools = known.replace(state);
-        self.publish(&mut published, Change { generation: 0, pools, volumes: changed, gone });
+        self.publish(&mut published, Change { generation: 0, pools, volumes: changed, gone, snapshots, gone_snapshots });
         readable
     }
 
@@ -314,7 +351,7 @@ impl StatePublisher {
 
     /// Gives a change its generation and sends it to all listeners. Does nothing if the change is empty.
     fn publish(&self, published: &mut Published, change: Change) {
-        if change.pools.is_empty() && change.volumes.is_empty() && change.gone.is_empty() {
+        if change == Change::default() {
             return;
         }
         published.generation += 1;
@@ -329,7 +366,8 @@ impl StatePublisher {
             generation: published.generation,
             pools: published.pools.iter().map(|known| known.state.clone()).collect(),
             volumes: published.pools.iter().flat_map(|known| known.volumes.iter().cloned()).collect(),
-            gone: Vec::new(),
+            snapshots: published.pools.iter().flat_map(|known| known.snapshots.iter().cloned()).collect(),
+            ..Change::default()
         }
     }
 
@@ -359,6 +397,14 @@ impl PublishedPool {
             }
             self.failures.insert(id, why);
         }
+    }
+
+    /// Replaces the snapshots; returns those that are new or different, and those that are gone.
+    fn replace_snapshots(&mut self, mut snapshots: Vec<Snapshot>) -> (Vec<Snapshot>, Vec<SnapshotId>) {
+        snapshots.sort_unstable_by(|one, other| one.id.cmp(&other.id));
+        let difference = difference(&self.snapshots, &snapshots, |snapshot| &snapshot.id);
+        self.snapshots = snapshots;
+        difference
     }
 
     /// Replaces the state; returns it if it is different.
@@ -397,6 +443,8 @@ pub(crate) fn describe(node: &str, pool: &str, volume: &PoolVolume) -> Volume {
         ready: !matches!(&volume.record, Recorded::Here(record) if record.state == State::New),
         condition: health::condition(volume, problem.is_some()),
         problem: problem.unwrap_or_default(),
+        source: record.and_then(|record| record.source.clone()),
+        copying: record.filter(|record| record.filling).map(|record| fill::copied(record, volume.size)),
     }
 }
 

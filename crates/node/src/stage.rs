@@ -18,6 +18,7 @@ use quarry_volume::{
 use uuid::Uuid;
 
 use crate::condition::{Check, RECOVERY};
+use crate::fill::require_filled;
 use crate::host::{Host, Located};
 use crate::kernel::Kernel;
 use crate::prepare::{is_zeroed, update_record};
@@ -162,6 +163,7 @@ impl Host {
         })??;
         let located = located.ok_or_else(|| Error::not_found("it does not exist"))?;
         let record = located.volume.record()?.clone();
+        require_filled(&located.volume)?;
         if !record.access.includes(capability.access) {
             return Err(Error::precondition(format!(
                 "it was created for use as {} and is never used as {}",

@@ -6,7 +6,7 @@ use quarry_disk::claim::{self, DiskGuid};
 use quarry_lvm::{LvUuid, VgUuid};
 use quarry_volume::{Error, Result};
 
-use crate::PoolVolume;
+use crate::{PoolSnapshot, PoolVolume};
 
 /// How each kind of pool finds its volume, even after the volume was renamed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +82,18 @@ impl PoolVolume {
 
     fn of_another_kind(&self, wanted: &str) -> Error {
         Error::host(format!("volume {} is not {wanted}; please report this", self.name))
+    }
+}
+
+impl PoolSnapshot {
+    /// The UUIDs of its volume group and of its logical volume.
+    pub(crate) fn logical(&self) -> Result<(VgUuid, LvUuid)> {
+        match self.key {
+            VolumeKey::Logical { group, volume } => Ok((group, volume)),
+            VolumeKey::Disk(_) | VolumeKey::Simulated { .. } => {
+                Err(Error::host(format!("snapshot {} is not a logical volume; please report this", self.name)))
+            }
+        }
     }
 }
 

@@ -1,14 +1,16 @@
 //! Snapshots, as a pool finds them on its storage.
 
-use quarry_volume::StorageId;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::SnapshotRecord;
+use quarry_volume::{Error, Reason, Result, StorageId, some_of};
+
 use crate::key::VolumeKey;
+use crate::{PoolVolume, SnapshotRecord};
 
 /// A snapshot as its pool finds it on the storage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolSnapshot {
-    /// The name in its identifier, unique among the snapshots of the pool: made from the name in its record.
+    /// The name in its identifier, unique among the snapshots of the pool: [`SnapshotRecord::id_name`].
     pub name: String,
     /// The identity of its pool's storage.
     pub storage: StorageId,
@@ -46,4 +48,63 @@ impl SnapshotHealth {
             Self::Incomplete(why) | Self::Lost(why) | Self::Invalid(why) => Some(why),
         }
     }
+}
+
+impl PoolSnapshot {
+    /// Checks that its contents can be read.
+    ///
+    /// # Errors
+    /// `Precondition` if it is not complete, or damaged.
+    pub(crate) fn check_whole(&self, pool: &str) -> Result<()> {
+        match self.health.problem() {
+            None => Ok(()),
+            Some(why) => {
+                Err(Error::precondition(format!("pool {pool}: snapshot {} cannot be read: {why}", self.record.name)))
+            }
+        }
+    }
+}
+
+/// Rejects a volume that cannot be the source of a snapshot, because its record cannot be used, or it is still being
+/// filled.
+pub(crate) fn check_filled(pool: &str, volume: &PoolVolume) -> Result<()> {
+    match volume.record()?.filling {
+        false => Ok(()),
+        true => Err(Error::new(
+            Reason::UnderWay,
+            format!("pool {pool}: volume {} is still being filled from its source; retry", volume.name),
+        )),
+    }
+}
+
+/// Rejects a change of a volume that has these snapshots. `subject` is the volume, and `change` what is not done to it
+/// ("removed").
+///
+/// # Errors
+/// `Precondition`, with the snapshots that must be deleted first. `UnderWay` if all of them only serve clones, because
+/// those are removed when the clones are complete.
+pub(crate) fn check_none(snapshots: &[PoolSnapshot], subject: &str, change: &str) -> Result<()> {
+    if snapshots.is_empty() {
+        return Ok(());
+    }
+    let named = |for_clone: bool| {
+        let found = snapshots.iter().filter(|snapshot| snapshot.record.for_clone == for_clone);
+        found.map(|snapshot| snapshot.record.name.clone()).collect::<Vec<_>>()
+    };
+    let (own, clones) = (named(false), named(true));
+    Err(match own.is_empty() {
+        true => Error::new(
+            Reason::UnderWay,
+            format!("{subject} cannot be {change} while {} is being cloned from it; retry", some_of(clones)),
+        ),
+        false => Error::precondition(format!(
+            "{subject} cannot be {change} while it has snapshots: delete {} first",
+            some_of(own)
+        )),
+    })
+}
+
+/// The current time, in seconds since 1970-01-01 UTC. Never 0.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs().max(1))
 }

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use quarry_pool::{Failure, Operation, Pool, SimulatedPool, State};
-use quarry_volume::{Gib, Layout, Reason, SizeRange, VolumeSpec, Wipe};
+use quarry_pool::{Device, Failure, Operation, Pool, SimulatedPool, SnapshotHealth, SnapshotRecord, State};
+use quarry_volume::{CowSize, Gib, Layout, Reason, SizeRange, VolumeId, VolumeSpec, Wipe};
 
 const EXTENT: u64 = 4 << 20;
 
@@ -163,4 +163,95 @@ proptest! {
             assert_eq!(pool.free(), disks, "everything comes back");
         });
     }
+}
+
+fn record_of_snapshot(volume: &quarry_pool::PoolVolume, name: &str) -> SnapshotRecord {
+    let source = VolumeId { storage: volume.storage.clone(), node: "n".to_owned(), volume: volume.name.clone() };
+    SnapshotRecord::new(name.to_owned(), source, volume.record().expect("its record"), None)
+}
+
+#[test]
+fn a_snapshot_keeps_the_contents_of_its_instant() {
+    let pool = pool(&[10, 20]);
+    now(async {
+        let made = pool.create(&spec("a", 2 * EXTENT, Layout::Linear)).await.unwrap();
+        pool.write_by_hand("a", 7);
+        assert!(pool.status().await.capabilities.snapshots);
+        let taken = pool.take_snapshot(&made, &record_of_snapshot(&made, "s"), CowSize::Whole).await.unwrap();
+        assert_eq!((taken.name.as_str(), taken.size, taken.allocated), ("s", 2 * EXTENT, 3 * EXTENT));
+        assert!(taken.record.state == State::Ready && taken.record.created > 0);
+        assert_eq!(pool.free(), [5, 20], "on the disk of its source");
+        // It is not a volume, and each reading has it.
+        let reading = pool.read(None).await;
+        assert_eq!((reading.state.volumes, pool.names().len()), (1, 1));
+        assert_eq!(pool.read(Some(reading.mark)).await.snapshots, std::slice::from_ref(&taken));
+        assert_eq!(pool.snapshot("s").await.unwrap(), Some(taken.clone()));
+        let again = pool.take_snapshot(&made, &record_of_snapshot(&made, "s"), CowSize::Whole).await.unwrap_err();
+        assert_eq!(again.reason, Reason::Exists);
+        // Its contents are copied to another volume.
+        pool.write_by_hand("a", 8);
+        let target = pool.create(&spec("b", 3 * EXTENT, Layout::Linear)).await.unwrap();
+        let (Device::Simulated(from), Device::Simulated(to)) =
+            (pool.activate_snapshot(&taken).await.unwrap(), pool.activate(&target).await.unwrap())
+        else {
+            panic!("not simulated");
+        };
+        to.copy_from(&from, EXTENT..2 * EXTENT).await.unwrap();
+        assert_eq!(pool.contents_of("b"), Some((0, 0)), "not from the beginning");
+        to.copy_from(&from, 0..EXTENT).await.unwrap();
+        assert_eq!(pool.contents_of("b"), Some((0, EXTENT)));
+        to.copy_from(&from, EXTENT..2 * EXTENT).await.unwrap();
+        assert_eq!(pool.contents_of("b"), Some((7, 2 * EXTENT)));
+        pool.remove_snapshot(&taken).await.unwrap();
+        assert_eq!(pool.remove_snapshot(&taken).await.unwrap_err().reason, Reason::Unavailable);
+        assert_eq!(pool.snapshots().await.unwrap(), []);
+    });
+}
+
+#[test]
+fn a_volume_with_snapshots_is_neither_removed_nor_expanded() {
+    let pool = pool(&[20]);
+    let larger = SizeRange { required: 2 * EXTENT, limit: None };
+    now(async {
+        let made = pool.create(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
+        let clone = record_of_snapshot(&made, "c").for_clone();
+        pool.take_snapshot(&made, &clone, CowSize::Whole).await.unwrap();
+        let error = pool.remove(&made).await.unwrap_err();
+        assert!(error.reason == Reason::UnderWay && error.message.contains("while c is being cloned"), "{error}");
+        let taken = pool.take_snapshot(&made, &record_of_snapshot(&made, "s"), CowSize::Whole).await.unwrap();
+        for error in [pool.remove(&made).await.unwrap_err(), pool.reserve_expansion(&made, &larger).await.unwrap_err()]
+        {
+            assert!(error.reason == Reason::Precondition && error.message.contains("delete s first"), "{error}");
+        }
+        pool.set_snapshot_health("s", SnapshotHealth::Invalid("it is full".to_owned()));
+        assert_eq!(pool.activate_snapshot(&taken).await.unwrap_err().reason, Reason::Precondition);
+        for snapshot in pool.snapshots().await.unwrap() {
+            pool.remove_snapshot(&snapshot).await.unwrap();
+        }
+        pool.remove(&made).await.unwrap();
+        assert_eq!(pool.free(), [20]);
+    });
+}
+
+#[test]
+fn a_snapshot_that_was_interrupted_is_incomplete() {
+    let pool = pool(&[20]);
+    now(async {
+        let made = pool.create(&spec("a", EXTENT, Layout::Linear)).await.unwrap();
+        let record = record_of_snapshot(&made, "s");
+        pool.fail_next(Operation::TakeSnapshot, Failure::Before);
+        pool.take_snapshot(&made, &record, CowSize::Whole).await.unwrap_err();
+        assert_eq!(pool.snapshots().await.unwrap(), []);
+        pool.fail_next(Operation::SetRecord, Failure::Before);
+        let error = pool.take_snapshot(&made, &record, CowSize::Whole).await.unwrap_err();
+        assert!(!error.reason.is_final(), "{error}");
+        let left = pool.snapshot("s").await.unwrap().unwrap();
+        assert!(matches!(left.health, SnapshotHealth::Incomplete(_)) && left.record.state == State::New);
+        pool.remove_snapshot(&left).await.unwrap();
+        let large = spec("b", 10 * EXTENT, Layout::Linear);
+        let large = pool.create(&large).await.unwrap();
+        let error = pool.take_snapshot(&large, &record, CowSize::Whole).await.unwrap_err();
+        assert_eq!(error.reason, Reason::NoSpace);
+        pool.take_snapshot(&large, &record, CowSize::Percent(50)).await.unwrap();
+    });
 }

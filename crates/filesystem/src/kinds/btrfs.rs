@@ -60,6 +60,7 @@ pub(super) const KIND: Kind = Kind {
     coverage,
     grow,
     limit_of_growth: no_limit_of_growth,
+    new_uuid: crate::new_uuid::BTRFS,
     hidden_trouble: no_hidden_trouble,
     #[cfg(test)]
     expected: tests::EXPECTED,

@@ -16,7 +16,7 @@ mod ioctl {
 
 pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.ext4",
-    tools: &["mkfs.ext4"],
+    tools: &["mkfs.ext4", "tune2fs", "e2fsck"],
     package: "e2fsprogs",
     // mkfs.ext4 accepts 128 KiB, but below 2 MiB the filesystem has no journal and is not safe against a
     // power cut. This size leaves space for the journal and files. Measured on a loop device with e2fsprogs
@@ -32,6 +32,7 @@ pub(super) const KIND: Kind = Kind {
     coverage,
     grow,
     limit_of_growth,
+    new_uuid: crate::new_uuid::EXT4,
     hidden_trouble,
     #[cfg(test)]
     expected: tests::EXPECTED,

@@ -15,6 +15,7 @@ use quarry_volume::{Filesystem, MakeOptions};
 use uuid::Uuid;
 
 use crate::coverage::open;
+use crate::new_uuid::NewUuid;
 use crate::trouble::{Mounted, Trouble};
 use crate::{Coverage, Error};
 
@@ -48,6 +49,8 @@ pub(crate) struct Kind {
     /// Checks for trouble that neither mountinfo nor a read shows. `sysfs` is the directory of this
     /// filesystem type in sysfs.
     pub(crate) hidden_trouble: fn(&Mounted<'_>, sysfs: &Path) -> Option<Trouble>,
+    /// How a copy gets a UUID of its own.
+    pub(crate) new_uuid: NewUuid,
     /// What the tests expect.
     #[cfg(test)]
     pub(crate) expected: tests::Expected,
@@ -104,7 +107,7 @@ fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 

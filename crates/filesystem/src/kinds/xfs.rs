@@ -38,7 +38,7 @@ const GEOMETRY: usize = 112;
 
 pub(super) const KIND: Kind = Kind {
     mkfs: "mkfs.xfs",
-    tools: &["mkfs.xfs", "xfs_repair"],
+    tools: &["mkfs.xfs", "xfs_repair", "xfs_db"],
     package: "xfsprogs",
     // The minimum of mkfs.xfs. Measured on a loop device with xfsprogs 6.1.0.
     minimum_size: 300 << 20,
@@ -58,6 +58,7 @@ pub(super) const KIND: Kind = Kind {
     grow,
     limit_of_growth: no_limit_of_growth,
     coverage,
+    new_uuid: crate::new_uuid::XFS,
     hidden_trouble: no_hidden_trouble,
     #[cfg(test)]
     expected: tests::EXPECTED,

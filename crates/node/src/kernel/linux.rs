@@ -5,11 +5,12 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quarry_filesystem::{self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trouble, Usage};
+use quarry_filesystem::{self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trouble, Usage, UuidStep};
 use quarry_mount::{self as mount, Device, Entry, Mapping};
-use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
+use quarry_volume::{Error, Filesystem, MakeOptions, Reason, Result, VolumeId};
+use uuid::Uuid;
 
-use super::{Filesystems, HeldDevice, Mounts};
+use super::{CopyDevices, Filesystems, HeldDevice, Mounts};
 use crate::errors;
 
 /// The kernel that this process runs on.
@@ -117,6 +118,28 @@ impl Filesystems for Linux {
 
     fn exclusive(&self, device: &Path) -> Result<Arc<dyn HeldDevice>> {
         Ok(Arc::new(filesystem::exclusive(device).map_err(errors::filesystem)?))
+    }
+
+    fn open_copy(
+        &self,
+        _source: &Path,
+        _offline: bool,
+        _target: &Path,
+        _filesystem: Option<(Filesystem, Uuid)>,
+    ) -> Result<Arc<dyn CopyDevices>> {
+        Err(Error::new(Reason::Unsupported, "this build does not copy volumes"))
+    }
+
+    async fn uuid_step(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<UuidStep> {
+        filesystem::uuid_step(kind, device, &uuid.to_string()).await.map_err(errors::filesystem)
+    }
+
+    async fn recover(&self, _kind: Filesystem, _device: &Path, _options: &'static [&'static str]) -> Result<()> {
+        Err(Error::new(Reason::Unsupported, "this build does not copy volumes"))
+    }
+
+    async fn set_uuid(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<()> {
+        filesystem::set_uuid(kind, device, &uuid.to_string()).await.map_err(errors::filesystem)
     }
 
     fn check_mounted(&self, kind: Filesystem, entry: &Entry) -> Option<Trouble> {

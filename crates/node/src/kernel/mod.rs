@@ -15,9 +15,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quarry_filesystem::{Coverage, Probe, Superblock, Trouble, Usage};
+use quarry_filesystem::{Coverage, Probe, Superblock, Trouble, Usage, UuidStep};
 use quarry_mount::{Device, Entry, Mapping};
 use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
+use uuid::Uuid;
 
 pub(crate) use linux::Linux;
 
@@ -118,6 +119,27 @@ pub(crate) trait Filesystems: Send + Sync {
     /// Opens a device exclusively.
     fn exclusive(&self, device: &Path) -> Result<Arc<dyn HeldDevice>>;
 
+    /// Opens a device to read it, and another exclusively to fill it. `offline`: the first is held exclusively, too.
+    /// `filesystem`: what is copied, and the UUID that the copy gets already on the way, if it is of a kind whose UUID
+    /// can be changed there.
+    fn open_copy(
+        &self,
+        source: &Path,
+        offline: bool,
+        target: &Path,
+        filesystem: Option<(Filesystem, Uuid)>,
+    ) -> Result<Arc<dyn CopyDevices>>;
+
+    /// What has to be done so that a copied filesystem has that UUID.
+    async fn uuid_step(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<UuidStep>;
+
+    /// Replays the journal of a copied filesystem: mounts it with these options where only this process sees it, and
+    /// unmounts it.
+    async fn recover(&self, kind: Filesystem, device: &Path, options: &'static [&'static str]) -> Result<()>;
+
+    /// Sets the UUID of a copied filesystem whose journal was replayed, and flushes it.
+    async fn set_uuid(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<()>;
+
     /// The problem of a mounted filesystem of that kind, if it shows one.
     fn check_mounted(&self, kind: Filesystem, entry: &Entry) -> Option<Trouble>;
 
@@ -147,4 +169,16 @@ pub(crate) trait HeldDevice: Send + Sync {
 
     /// Flushes all writes to the disk.
     fn flush(&self) -> io::Result<()>;
+}
+
+/// A device that is read, and one that is held exclusively and filled from it. Bytes are copied to the same place.
+pub(crate) trait CopyDevices: Send + Sync {
+    /// Copies these bytes; not flushed.
+    fn copy_range(&self, bytes: Range<u64>) -> Result<()>;
+
+    /// Zeroes these bytes of the device that is filled; not flushed.
+    fn zero_range(&self, bytes: Range<u64>) -> Result<()>;
+
+    /// Flushes all writes to the disk.
+    fn flush(&self) -> Result<()>;
 }

@@ -1,12 +1,14 @@
-//! The difference between two lists of volumes.
+//! The difference between two lists of volumes or snapshots.
 
 use std::cmp::Ordering;
 
-use quarry_volume::{Volume, VolumeId};
-
-/// The volumes that are new or different in `after`, and the IDs of those that are gone. Both lists must be
+/// The items that are new or different in `after`, and the IDs of those that are gone. Both lists must be
 /// sorted by ID.
-pub(super) fn difference(before: &[Volume], after: &[Volume]) -> (Vec<Volume>, Vec<VolumeId>) {
+pub(super) fn difference<T: Clone + PartialEq, I: Clone + Ord>(
+    before: &[T],
+    after: &[T],
+    id: fn(&T) -> &I,
+) -> (Vec<T>, Vec<I>) {
     let (mut changed, mut gone) = (Vec::new(), Vec::new());
     let (mut old, mut new) = (before.iter().peekable(), after.iter().peekable());
     loop {
@@ -14,12 +16,12 @@ pub(super) fn difference(before: &[Volume], after: &[Volume]) -> (Vec<Volume>, V
             (None, None) => return (changed, gone),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (Some(old), Some(new)) => old.id.cmp(&new.id),
+            (Some(old), Some(new)) => id(old).cmp(id(new)),
         };
         let was = if order.is_le() { old.next() } else { None };
         let is = if order.is_ge() { new.next() } else { None };
         match (was, is) {
-            (Some(was), None) => gone.push(was.id.clone()),
+            (Some(was), None) => gone.push(id(was).clone()),
             (was, Some(is)) if was != Some(is) => changed.push(is.clone()),
             _ => {}
         }
@@ -31,7 +33,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
-    use quarry_volume::StorageId;
+    use quarry_volume::{StorageId, Volume, VolumeId};
 
     use super::*;
 
@@ -50,7 +52,7 @@ mod tests {
             after in prop::collection::btree_map(0_u8..30, 0_u64..3, 0..20),
         ) {
             let (before, after) = (volumes(&before), volumes(&after));
-            let (changed, gone) = difference(&before, &after);
+            let (changed, gone) = difference(&before, &after, |volume| &volume.id);
             prop_assert!(changed.iter().all(|volume| !before.contains(volume)));
             let mut applied: BTreeMap<_, _> = before.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
             for id in gone {

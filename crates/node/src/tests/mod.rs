@@ -1,7 +1,9 @@
 //! Tests of the operations on a machine in memory: killed between any two of their effects, with foreign data
-//! on the device, with records that they did not write, rejected, deactivated, and with volumes that grow.
+//! on the device, with records that they did not write, rejected, deactivated, with volumes that grow, and with volumes
+//! that are filled from others.
 
 mod deactivated;
+mod filled;
 mod foreign;
 mod grown;
 mod killed;

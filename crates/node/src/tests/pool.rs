@@ -6,16 +6,19 @@ use std::time::Instant;
 
 use quarry_mount::Device as Number;
 use quarry_pool::{
-    Device, Expansion, NewSpace, Pool, PoolVolume, Reading, Record, SimulatedPool, State, Uevents, Volumes,
+    Device, Expansion, Failure, NewSpace, Operation, Pool, PoolSnapshot, PoolVolume, Reading, Record, SimulatedPool,
+    SnapshotRecord, State, Uevents, Volumes,
 };
-use quarry_volume::{Error, Gib, Reason, Result, SizeRange, StorageId, VolumeSpec};
+use quarry_volume::{CowSize, Error, Gib, Reason, Result, SizeRange, StorageId, VolumeSpec};
 
-use super::machine::{Bytes, Disk, MAPPER, Process, State as Machine, node, space_node};
+use super::machine::{Bytes, Content, Disk, MAPPER, Process, State as Machine, node, snapshot_node, space_node};
 
 /// The pool as one process uses it.
 pub(super) struct MachinePool {
     pub(super) simulated: SimulatedPool,
     pub(super) process: Process,
+    /// Whether its volumes can have snapshots.
+    pub(super) snapshots: bool,
 }
 
 impl MachinePool {
@@ -71,6 +74,17 @@ fn in_use(volume: &PoolVolume) -> Error {
     Error::new(Reason::InUse, format!("volume {} is open", volume.name))
 }
 
+/// What is wrong with a volume that was filled and becomes `ready`.
+fn copy_problem(disk: &Disk, record: &Record) -> Option<String> {
+    let uuid = record.filesystem_uuid.map(|uuid| uuid.to_string());
+    let complete = match (&disk.bytes.content, uuid) {
+        (Content::Filesystem { uuid: found, .. }, Some(uuid)) => *found == uuid && !disk.bytes.is_dirty,
+        (content, None) => *content != Content::PartialCopy,
+        (_, Some(_)) => false,
+    };
+    (!complete).then(|| format!("a copy became ready that is not complete: {:?}", disk.bytes))
+}
+
 #[async_trait::async_trait]
 impl Pool for MachinePool {
     fn name(&self) -> &str {
@@ -80,6 +94,7 @@ impl Pool for MachinePool {
     async fn read(&self, known: Option<u64>) -> Reading {
         self.alive().await;
         let mut reading = self.simulated.read(known).await;
+        reading.state.capabilities.snapshots = self.snapshots;
         if let Volumes::All(volumes) = &mut reading.volumes {
             volumes.iter_mut().for_each(|volume| self.set_size(volume));
         }
@@ -198,10 +213,64 @@ impl Pool for MachinePool {
         })
         .await;
         self.simulated.set_record(volume, record).await?;
-        if let Some(disk) = self.process.state().disks.get_mut(&node(&volume.name)) {
-            disk.ready = record.state == State::Ready;
+        let mut machine = self.process.state();
+        let Some(disk) = machine.disks.get_mut(&node(&volume.name)) else { return Ok(()) };
+        disk.ready = record.state == State::Ready;
+        if disk.ready && record.source.is_some() && !volume.record().is_ok_and(|before| !before.filling) {
+            let problem = copy_problem(disk, record);
+            machine.violations.extend(problem);
         }
         Ok(())
+    }
+
+    async fn snapshots(&self) -> Result<Vec<PoolSnapshot>> {
+        self.alive().await;
+        self.simulated.snapshots().await
+    }
+
+    async fn take_snapshot(&self, volume: &PoolVolume, record: &SnapshotRecord, size: CowSize) -> Result<PoolSnapshot> {
+        if !self.snapshots {
+            return Err(Error::new(Reason::Unsupported, "this pool has no snapshots"));
+        }
+        let name = record.id_name();
+        self.effect("take snapshot", |machine| machine.begin_snapshot(&name, &volume.name)).await;
+        // Its record stays `new`.
+        self.simulated.fail_next(Operation::SetRecord, Failure::Before);
+        let begun = self.simulated.take_snapshot(volume, record, size).await;
+        let Some(begun) = self.simulated.snapshot(&name).await? else {
+            self.process.state().disks.remove(&snapshot_node(&name));
+            return begun;
+        };
+        self.effect("set snapshot ready", |machine| machine.complete_snapshot(&name, &volume.name)).await;
+        self.simulated.remove_snapshot(&begun).await?;
+        self.simulated.take_snapshot(volume, record, size).await
+    }
+
+    async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
+        self.simulated.activate_snapshot(snapshot).await?;
+        let nodes = [snapshot_node(&snapshot.name), node(&snapshot.record.source.volume)];
+        self.effect("activate snapshot", |machine| {
+            for node in &nodes {
+                if let Some(disk) = machine.disks.get_mut(node) {
+                    disk.active = true;
+                }
+            }
+        })
+        .await;
+        Ok(Device::Node(snapshot_node(&snapshot.name)))
+    }
+
+    async fn remove_snapshot(&self, snapshot: &PoolSnapshot) -> Result<()> {
+        self.effect("remove snapshot", |machine| {
+            let node = snapshot_node(&snapshot.name);
+            if machine.disks.get(&node).is_some_and(|disk| machine.is_open(disk)) {
+                return Err(Error::new(Reason::InUse, format!("snapshot {} is open", snapshot.name)));
+            }
+            machine.disks.remove(&node);
+            Ok(())
+        })
+        .await?;
+        self.simulated.remove_snapshot(snapshot).await
     }
 
     async fn reserve_expansion(&self, volume: &PoolVolume, size: &SizeRange) -> Result<Option<Expansion>> {
@@ -268,6 +337,11 @@ impl Pool for MachinePool {
     }
 
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
+        let snapshots = self.simulated.snapshots().await?;
+        if snapshots.iter().any(|snapshot| snapshot.record.source.volume == volume.name) {
+            // It rejects this.
+            return self.simulated.remove(volume).await;
+        }
         self.release(volume).await?;
         self.effect("remove", |machine| {
             let node = node(&volume.name);

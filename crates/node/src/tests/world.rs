@@ -25,6 +25,8 @@ const MIB: u64 = 1 << 20;
 pub(super) const SIZE: u64 = 1536 * MIB;
 /// The size of an expanded volume. The new space is zeroed in several steps.
 pub(super) const EXPANDED: u64 = SIZE + 2560 * MIB;
+/// The size of the pool, in extents of 4 MiB.
+const EXTENTS: u64 = 4096;
 const VOLUME: &str = "v";
 
 /// A call.
@@ -81,7 +83,7 @@ impl Use {
         Self::READ_ONLY_BLOCK,
     ];
 
-    fn spec(&self) -> VolumeSpec {
+    pub(super) fn spec(&self) -> VolumeSpec {
         let spec = match self.filesystem {
             Some(kind) => VolumeSpec::mount(VOLUME, SIZE, kind),
             None => VolumeSpec::block(VOLUME, SIZE),
@@ -108,6 +110,8 @@ pub(super) struct World {
     pub(super) target: PathBuf,
     /// The size that [`Call::Expand`] requests.
     pub(super) expanded: Cell<u64>,
+    /// Whether the volumes of the pool can have snapshots.
+    pub(super) snapshots: Cell<bool>,
     /// Whether a pod has written files to the volume.
     wrote: Cell<bool>,
 }
@@ -122,11 +126,12 @@ pub(super) fn target() -> PathBuf {
 
 impl World {
     pub(super) fn new(usage: Use) -> Self {
-        let pool = SimulatedPool::new("p", 4 * MIB, vec![1024], Duration::ZERO);
+        let pool = SimulatedPool::new("p", 4 * MIB, vec![EXTENTS], Duration::ZERO);
         let storage = pool.last_storage().unwrap();
         let id = VolumeId { storage, node: "node-1".to_owned(), volume: safe_name(VOLUME) };
-        let (machine, expanded, wrote) = (Machine::new(usage.sysfs), Cell::new(EXPANDED), Cell::new(false));
-        Self { usage, machine, pool, id, target: target(), expanded, wrote }
+        let (machine, expanded) = (Machine::new(usage.sysfs), Cell::new(EXPANDED));
+        let (snapshots, wrote) = (Cell::new(true), Cell::new(false));
+        Self { usage, machine, pool, id, target: target(), expanded, snapshots, wrote }
     }
 
     /// A world in which these calls succeeded.
@@ -211,7 +216,8 @@ impl World {
 
     /// The host as one process serves it.
     pub(super) fn host(&self, process: &Process) -> Host {
-        let pool = MachinePool { simulated: self.pool.clone(), process: process.clone() };
+        let snapshots = self.snapshots.get();
+        let pool = MachinePool { simulated: self.pool.clone(), process: process.clone(), snapshots };
         Host::on_kernel("node-1", vec![Arc::new(pool)], "", Arc::new(process.clone()))
     }
 
@@ -362,7 +368,7 @@ impl World {
         assert!(state.disks.is_empty() && state.reserved.is_empty(), "{:?}", state.effects);
         assert!(state.mounts.is_empty() && !state.has_mappings(), "{:?}", state.effects);
         assert!(!state.exists(&self.target), "{:?}", state.effects);
-        assert_eq!((self.pool.names(), self.pool.free()), (Vec::new(), vec![1024]));
+        assert_eq!((self.pool.names(), self.pool.free()), (Vec::new(), vec![EXTENTS]));
     }
 }
 

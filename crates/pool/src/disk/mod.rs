@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use quarry_disk::claim::{ClaimState, DiskGuid, Identity};
 use quarry_disk::{Disk, Selector, Udev};
 use quarry_volume::{
-    Error, PoolCapabilities, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, Wipe, safe_name,
+    CowSize, Error, PoolCapabilities, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, Wipe, safe_name,
 };
 
 use self::disks::Disks;
@@ -51,7 +51,10 @@ use self::scan::Raw;
 use self::view::{SeenVolumes, View};
 use crate::pool::{Device, Expansion, Reading, Volumes};
 use crate::threads::REPORT_AFTER;
-use crate::{EventCounts, Health, Pool, PoolVolume, Record, Recorded, Uevents, UnresponsiveDisk, Wiping};
+use crate::{
+    EventCounts, Health, Pool, PoolSnapshot, PoolVolume, Record, Recorded, SnapshotRecord, Uevents, UnresponsiveDisk,
+    Wiping,
+};
 
 /// How long what was read is used if there was no event for any disk.
 const FRESH: Duration = Duration::from_secs(4);
@@ -287,7 +290,7 @@ impl Pool for DiskPool {
             kind: "disk".to_owned(),
             on: "whole disks".to_owned(),
             // Its storage ID is derived from its name, which other nodes use as well.
-            capabilities: PoolCapabilities { wipe: true, unique_storage: false },
+            capabilities: PoolCapabilities { wipe: true, ..PoolCapabilities::default() },
             enlarge: "add a disk that its selector matches".to_owned(),
             ..PoolState::default()
         };
@@ -296,7 +299,7 @@ impl Pool for DiskPool {
             Err(error) => {
                 state.space.closed = Some(error.message.clone());
                 state.problems.push(error.message);
-                return Reading { state, mark: 0, volumes: Volumes::Unreadable };
+                return Reading { state, mark: 0, volumes: Volumes::Unreadable, snapshots: Vec::new() };
             }
         };
         state.size = view.size();
@@ -306,7 +309,7 @@ impl Pool for DiskPool {
         state.problems.extend(self.inner.locks.overdue());
         state.hints = view.hints();
         if view.check_complete(name).is_err() {
-            return Reading { state, mark: 0, volumes: Volumes::Unreadable };
+            return Reading { state, mark: 0, volumes: Volumes::Unreadable, snapshots: Vec::new() };
         }
         state.storage = Some(view::storage(name));
         state.volumes = u64::try_from(view.volumes().count()).unwrap_or(u64::MAX);
@@ -314,7 +317,7 @@ impl Pool for DiskPool {
             true => Volumes::Same,
             false => Volumes::All(view.volumes().cloned().collect()),
         };
-        Reading { state, mark: view.number, volumes }
+        Reading { state, mark: view.number, volumes, snapshots: Vec::new() }
     }
 
     fn uevents(&self) -> &Uevents {
@@ -428,6 +431,22 @@ impl Pool for DiskPool {
             format!(
                 "pool {}: volume {} is a whole disk, so it cannot be expanded: {} bytes is the largest size",
                 self.inner.name, volume.name, volume.size
+            ),
+        ))
+    }
+
+    async fn take_snapshot(
+        &self,
+        volume: &PoolVolume,
+        _record: &SnapshotRecord,
+        _cow_size: CowSize,
+    ) -> Result<PoolSnapshot> {
+        Err(Error::new(
+            Reason::Unsupported,
+            format!(
+                "pool {}: volume {} is a whole disk, which has no space beside its volume for a snapshot: clone the \
+                 volume to another disk while no pod uses it",
+                self.inner.name, volume.name
             ),
         ))
     }

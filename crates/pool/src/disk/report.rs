@@ -162,6 +162,6 @@ impl DiskReport {
 
 /// The progress of wiping that the disk's record states.
 fn wiping(claim: &Claim) -> Wiping {
-    let done = view::record(claim).map_or(0, |record| record.zeroed.bytes());
+    let done = view::record(claim).map_or(0, |record| record.zeroed_bytes());
     Wiping { done: done.min(claim.length), total: claim.length, failed: None }
 }

@@ -12,7 +12,7 @@ use super::key::DiskKey;
 use super::scan::{Gathered, OtherDisk, PoolDisk, Raw};
 use crate::key::VolumeKey;
 use crate::record::{NotVolume, Tag};
-use crate::{Health, PoolVolume, Record, Recorded, ScratchRecord};
+use crate::{Health, PoolVolume, Record, Recorded, ScratchRecord, SnapshotRecord};
 
 /// The unit in which space on disks is reported.
 const UNIT: ExtentSize = ExtentSize(1 << 20);
@@ -437,6 +437,7 @@ pub(super) fn to_volume(pool: &str, claim: &Claim) -> PoolVolume {
         Ok(Tag::Record(record)) => Recorded::Here(record),
         Ok(Tag::Newer { version } | Tag::NotVolume(NotVolume { version, .. })) => Recorded::Newer(version),
         Ok(Tag::Scratch(_)) => Recorded::Newer(ScratchRecord::VERSION),
+        Ok(Tag::Snapshot(_)) => Recorded::Newer(SnapshotRecord::VERSION),
         Ok(Tag::Broken { why }) => Recorded::Broken(why),
         Ok(Tag::Foreign) | Err(_) => Recorded::Broken("it is not a record".to_owned()),
     };

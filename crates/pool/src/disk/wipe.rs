@@ -45,7 +45,7 @@ impl Inner {
             // If the creation of a volume was given up, these are the bytes that the creation zeroed; the
             // volume was never used. But a volume that was zeroed completely may have a filesystem since,
             // which its record does not show.
-            let zeroed = record.as_ref().map_or(0, |record| record.zeroed.bytes());
+            let zeroed = record.as_ref().map_or(0, Record::zeroed_bytes);
             let mut done = if zeroed < claim.length { zeroed } else { 0 };
             let mut recorded = done;
             progress.total.store(claim.length, Ordering::Relaxed);
@@ -68,7 +68,8 @@ impl Inner {
                     && done - recorded >= RECORD_EVERY
                     && done < claim.length
                 {
-                    let text = record.zeroed(Gib::whole_in(done)).to_string();
+                    // From now on, the progress is that of the wiping, also if the volume was being filled.
+                    let text = record.filled_with_nothing().zeroed(Gib::whole_in(done)).to_string();
                     let (inner, device) = (Arc::clone(self), Arc::clone(held));
                     claim = blocking(move || {
                         flush(&*device, done)?;

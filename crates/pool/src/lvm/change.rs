@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
-use quarry_lvm::VolumeGroup;
+use quarry_lvm::{Suspended, VolumeGroup};
 use quarry_volume::{Error, Reason, Result};
 
 use super::LvmPool;
@@ -130,24 +130,31 @@ impl LvmPool {
     }
 
     /// Finds devices of the volume group that a killed lvm left suspended, or with a table that is not in use, and
-    /// resumes them with the table that the metadata describes: any access to a suspended device hangs.
+    /// resumes them with the table that the metadata describes: any access to a suspended device hangs. Then removes
+    /// the layers of snapshots that no longer exist.
     pub(super) async fn recover(&self, group: &VolumeGroup) {
         // A running lvm loads tables and suspends devices for a moment. The report took the volume group's
         // lock, so devices that are like that both before and after it do not belong to a running command.
-        let suspended = match quarry_lvm::suspended(group.uuid) {
-            Ok(found) if found.is_empty() => return,
-            Ok(found) => found,
+        match quarry_lvm::suspended(group.uuid) {
+            Ok(found) if found.is_empty() => {}
+            Ok(found) => self.resume(group, found).await,
             Err(error) => {
                 tracing::warn!(%error, "cannot look for suspended devices");
                 return;
             }
-        };
+        }
+        self.remove_stale_layers(group).await;
+    }
+
+    async fn resume(&self, group: &VolumeGroup, suspended: Vec<Suspended>) {
         self.cache.invalidate();
         if self.group().await.is_err() {
             return;
         }
         let still = quarry_lvm::suspended(group.uuid).unwrap_or_default();
-        let orphaned: Vec<_> = suspended.into_iter().filter(|device| still.contains(device)).collect();
+        let same = |one: &Suspended, other: &Suspended| (one.minor, &one.name) == (other.minor, &other.name);
+        let orphaned: Vec<_> =
+            suspended.into_iter().filter(|device| still.iter().any(|other| same(device, other))).collect();
         if orphaned.is_empty() {
             return;
         }
@@ -158,9 +165,34 @@ impl LvmPool {
         }
     }
 
+    /// Removes layers that the volumes do not have any more, also those that the resumption above left. As for
+    /// suspended devices, layers of a running command are not stale both before and after a report.
+    async fn remove_stale_layers(&self, group: &VolumeGroup) {
+        let stale = |group: &VolumeGroup| {
+            quarry_lvm::stale_layers(group).unwrap_or_else(|error| {
+                tracing::warn!(%error, "cannot look for stale layers");
+                Vec::new()
+            })
+        };
+        let Ok(before) = self.group().await else { return };
+        let found = stale(&before);
+        if found.is_empty() {
+            return;
+        }
+        self.cache.invalidate();
+        let Ok(after) = self.group().await else { return };
+        let still = stale(&after);
+        let layers: Vec<String> = found.into_iter().filter(|layer| still.contains(layer)).collect();
+        if let Err(error) = quarry_lvm::remove_stale(group, &layers).await {
+            tracing::error!(%error, ?layers, "cannot remove stale layers");
+        }
+    }
+
     /// Resumes suspended devices if a signal ended the command.
     pub(super) async fn recover_if_killed(&self, group: &VolumeGroup, result: &Result<(), quarry_lvm::Error>) {
         if let Err(quarry_lvm::Error::Exec(quarry_exec::Error::Signalled { .. })) = result {
+            // Which layers are stale depends on what the command has committed.
+            self.cache.invalidate();
             self.recover(group).await;
         }
     }

@@ -329,6 +329,7 @@ fn check_expandable(pool: &str, group: &VolumeGroup, volume: &PoolVolume, logica
     if let Some(why) = group.operation_in_progress(logical) {
         return Err(Error::new(Reason::UnderWay, format!("pool {pool}: volume {name} cannot be expanded now: {why}")));
     }
+    super::snapshot::check_none(pool, group, volume, "expanded")?;
     let dependents = group.removed_with(logical);
     if !dependents.is_empty() {
         let describe =

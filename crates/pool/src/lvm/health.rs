@@ -14,10 +14,30 @@ pub(super) fn health(group: &VolumeGroup, volume: &LogicalVolume, record: &Recor
     if let Some(why) = unfinished(group, volume, record) {
         return Health::Incomplete(why);
     }
-    if is_mirror(volume) {
-        return mirror_health(group, volume);
+    let health = match is_mirror(volume) {
+        true => mirror_health(group, volume),
+        false => lost(group, volume).map_or(Health::Whole, Health::Lost),
+    };
+    match (health, lost_snapshots(group, volume)) {
+        (Health::Whole, Some(why)) => Health::Degraded(why),
+        (Health::Degraded(first), Some(why)) => Health::Degraded(format!("{first}; {why}")),
+        (health, _) => health,
     }
-    lost(group, volume).map_or(Health::Whole, Health::Lost)
+}
+
+/// The problem of a volume with snapshots on a missing disk. It works while it is active, but lvm does not activate it
+/// again.
+fn lost_snapshots(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
+    let lost = group.snapshots_of(volume).filter(|snapshot| snapshot.lacks(group));
+    let names: Vec<String> = lost.map(|snapshot| format!("{}/{}", group.name, snapshot.name)).collect();
+    (!names.is_empty()).then(|| {
+        format!(
+            "lvm does not activate volume {} again, because its snapshot {} has extents on a physical volume that is \
+             missing; bring the disk back, or remove the snapshot (lvremove)",
+            volume.name,
+            names.join(", ")
+        )
+    })
 }
 
 fn is_mirror(volume: &LogicalVolume) -> bool {
@@ -294,6 +314,17 @@ mod tests {
         let mut group = with_status("raid1 2 Aa 40/100 recover 0 0 -");
         group.physical_volumes[0].missing = true;
         assert!(matches!(health_of(&group, "ready"), Health::Lost(why) if why.contains("not rebuilt completely")));
+    }
+
+    #[test]
+    fn a_snapshot_on_a_missing_disk_is_a_problem_of_its_source() {
+        let mut group = with_status("raid1 2 AA 100/100 idle 0 0 -");
+        let snapshot = LogicalVolume { internal: false, parent: None, ..part("s", "linear", "p") };
+        group.logical_volumes.push(LogicalVolume { origin: Some("a".into()), ..snapshot });
+        assert_eq!(health_of(&group, "ready"), Health::Whole);
+        group.physical_volumes[0].missing = true;
+        let why = degraded(&group);
+        assert!(why.contains("runs on 1 of 2 copies") && why.contains("its snapshot vg/s has extents"), "{why}");
     }
 
     #[test]

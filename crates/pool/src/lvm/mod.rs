@@ -14,6 +14,7 @@ mod name;
 mod observe;
 mod removal;
 mod scratch;
+mod snapshot;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -25,7 +26,7 @@ use quarry_exec::Orphan;
 use quarry_lvm::commands::{self, TagChange};
 use quarry_lvm::{LogicalVolume, VolumeGroup, capacity};
 use quarry_volume::{
-    Error, Gib, PoolCapabilities, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, safe_name,
+    CowSize, Error, Gib, PoolCapabilities, PoolState, Reason, Result, SizeRange, StorageId, VolumeSpec, safe_name,
 };
 
 use self::cache::{Cache, View};
@@ -37,7 +38,7 @@ use self::observe::Observer;
 use crate::pool::{Device, Expansion, Reading, Volumes};
 use crate::record::State;
 use crate::threads::REPORT_AFTER;
-use crate::{LvmConfig, Pool, PoolVolume, Record, Recorded, Uevents, UnresponsiveDisk};
+use crate::{LvmConfig, Pool, PoolSnapshot, PoolVolume, Record, Recorded, SnapshotRecord, Uevents, UnresponsiveDisk};
 
 /// How long the start waits for the first report on the volume group: a hanging disk must not delay the other
 /// pools. The report continues, and the recovery that it is needed for is done before the first change.
@@ -47,7 +48,7 @@ const FIRST_LOOK: Duration = Duration::from_secs(30);
 pub(crate) const TOOLS: [(&str, &str); 2] = [("lvm", "lvm2"), ("dmsetup", "dmsetup")];
 
 /// What every pool of this kind reports.
-const CAPABILITIES: PoolCapabilities = PoolCapabilities { wipe: false, unique_storage: true };
+const CAPABILITIES: PoolCapabilities = PoolCapabilities { wipe: false, snapshots: true, unique_storage: true };
 
 /// A pool of kind `lvm`.
 pub struct LvmPool {
@@ -235,7 +236,7 @@ impl Pool for LvmPool {
             Err(error) => {
                 state.space.closed = Some(error.message.clone());
                 state.problems.push(error.message);
-                return Reading { state, mark: 0, volumes: Volumes::Unreadable };
+                return Reading { state, mark: 0, volumes: Volumes::Unreadable, snapshots: Vec::new() };
             }
         };
         state.storage = Some(volume::storage_of(group.uuid));
@@ -251,13 +252,14 @@ impl Pool for LvmPool {
         state.hints.extend(quarry_lvm::archive_problem());
         state.hints.extend(volume::not_volumes(&group));
         state.hints.extend(scratch::hint(&group));
+        state.hints.extend(snapshot::hint(&group));
         let volumes = volume::all(&group);
         if known != Some(mark) {
             self.remember(&volumes);
         }
         state.volumes = u64::try_from(volumes.len()).unwrap_or(u64::MAX);
         let volumes = if known == Some(mark) { Volumes::Same } else { Volumes::All(volumes) };
-        Reading { state, mark, volumes }
+        Reading { state, mark, volumes, snapshots: snapshot::all(&group) }
     }
 
     fn uevents(&self) -> &Uevents {
@@ -418,6 +420,29 @@ impl Pool for LvmPool {
         self.add_new_space(volume, expansion).await
     }
 
+    async fn snapshots(&self) -> Result<Vec<PoolSnapshot>> {
+        Ok(snapshot::all(&*self.group().await?))
+    }
+
+    async fn take_snapshot(
+        &self,
+        volume: &PoolVolume,
+        record: &SnapshotRecord,
+        cow_size: CowSize,
+    ) -> Result<PoolSnapshot> {
+        let _lock = self.lock().await?;
+        self.take_snapshot_of(volume, record, cow_size).await
+    }
+
+    async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
+        self.activate_snapshot_device(snapshot).await.map(Device::Node)
+    }
+
+    async fn remove_snapshot(&self, snapshot: &PoolSnapshot) -> Result<()> {
+        let _lock = self.lock().await?;
+        self.remove_taken_snapshot(snapshot).await
+    }
+
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         let _lock = self.lock().await?;
         let group = self.group().await?;
@@ -425,6 +450,8 @@ impl Pool for LvmPool {
         current.record()?;
         self.check_not_renamed(&group, &current)?;
         self.check_complete(&group)?;
+        let group = self.remove_interrupted_snapshots(&group, &current).await?;
+        snapshot::check_none(&self.name, &group, &current, "removed")?;
         let group = self.release_new_space(&group, found.uuid).await?;
         let (_, found) = self.current(&group, volume)?;
         self.remove_volume(&group, found).await?;

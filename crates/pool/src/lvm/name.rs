@@ -32,6 +32,16 @@ pub(super) fn check_free(pool: &str, group: &VolumeGroup, name: &str) -> Result<
             ),
         ));
     }
+    if let Some(snapshot) = volume::record_on(found).snapshot() {
+        return Err(Error::new(
+            Reason::Exists,
+            format!(
+                "pool {pool}: the name {}/{name} is taken by snapshot {} of volume {}; request another name, or rename \
+                 it by hand",
+                group.name, snapshot.name, snapshot.source.volume
+            ),
+        ));
+    }
     Err(Error::new(
         Reason::Exists,
         format!(
@@ -61,9 +71,14 @@ mod tests {
         for (tag, reason, words) in [
             ("somebodys", Reason::Exists, "rename or remove it by hand"),
             (
-                "quarry2/k=snapshot/n=a",
+                "quarry2/k=archive/n=a",
                 Reason::Precondition,
-                "the name vg/a is taken by a \"snapshot\" of a newer Quarry",
+                "the name vg/a is taken by a \"archive\" of a newer Quarry",
+            ),
+            (
+                "quarry2/k=snapshot/s=new/n=x/o=v1:abcdefghij:n:v/a=b",
+                Reason::Exists,
+                "is taken by snapshot x of volume v; request another name",
             ),
             ("quarry2/k=expansion/v=x/b=1", Reason::Exists, "is taken by new space for a volume"),
             ("quarry2/s=ready/n=a", Reason::Precondition, "written by a newer Quarry"),

@@ -4,8 +4,8 @@ use quarry_lvm::{LogicalVolume, LvUuid, VolumeGroup, commands};
 use quarry_volume::{Error, Reason, Result};
 
 use super::LvmPool;
-use crate::PoolVolume;
 use crate::record::{Record, Tag};
+use crate::{PoolSnapshot, PoolVolume};
 
 impl LvmPool {
     /// Rejects the removal of a volume that was renamed by hand, often in order to keep it.
@@ -61,6 +61,9 @@ fn check_removable(pool: &str, group: &VolumeGroup, volume: &LogicalVolume) -> R
     if others.is_empty() {
         return Ok(());
     }
+    let snapshots: Vec<PoolSnapshot> =
+        others.iter().filter_map(|other| super::snapshot::from_logical(group, other)).collect();
+    crate::snapshot::check_none(&snapshots, &format!("pool {pool}: {}/{}", group.name, volume.name), "removed")?;
     // This version cannot read it, but it belongs to Quarry: do not advise to remove it.
     let newer: Vec<&LogicalVolume> = others.iter().copied().filter(|other| is_of_newer_quarry(other)).collect();
     let named = |others: &[&LogicalVolume]| {
@@ -110,10 +113,19 @@ mod tests {
         check_removable("p", &group, &origin).unwrap_err()
     }
 
+    #[test]
+    fn a_snapshot_of_quarrys_is_deleted_first() {
+        let error = refusal("quarry2/k=snapshot/s=ready/n=snap-1/o=v1:abcdefghij:n:a/t=1/a=m/f=ext4");
+        assert_eq!(error.reason, Reason::Precondition);
+        assert!(error.message.contains("delete snap-1 first") && !error.message.contains("lvremove"), "{error}");
+        let error = refusal("quarry2/k=snapshot/s=ready/n=b/o=v1:abcdefghij:n:a/t=1/a=m/f=ext4/i=1");
+        assert_eq!(error.reason, Reason::UnderWay, "{error}");
+    }
+
     /// An operator must not be advised to remove objects of a newer Quarry.
     #[test]
     fn dependents_of_a_newer_quarry_are_not_to_be_removed_by_hand() {
-        for (tag, of_quarry) in [("x", false), ("quarry2/k=snapshot/n=s", true), ("quarry3/s=ready/n=s", true)] {
+        for (tag, of_quarry) in [("x", false), ("quarry2/k=archive/n=s", true), ("quarry3/s=ready/n=s", true)] {
             let error = refusal(tag);
             assert_eq!(error.reason, Reason::Precondition);
             assert!(error.message.contains("vg/s (its snapshot)"), "{error}");

@@ -58,14 +58,14 @@ pub(crate) fn hidden<'a>(group: &'a VolumeGroup, name: &str) -> Option<&'a Logic
 pub(crate) fn name_in_tag(tag: &str) -> Option<String> {
     match Record::parse(tag) {
         Tag::Record(record) => Some(safe_name(&record.name)),
-        Tag::Foreign | Tag::Newer { .. } | Tag::Scratch(_) | Tag::NotVolume(_) | Tag::Broken { .. } => None,
+        _ => None,
     }
 }
 
 /// The object in a logical volume that a newer Quarry stored, if it is not a volume. It is not listed.
 pub(crate) fn not_volume(volume: &LogicalVolume) -> Option<NotVolume> {
     match record_on(volume) {
-        Tag::Scratch(_) => None,
+        Tag::Scratch(_) | Tag::Snapshot(_) => None,
         other => other.not_volume(),
     }
 }
@@ -104,7 +104,7 @@ pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Optio
         Tag::Record(record) => Recorded::Here(record),
         Tag::Newer { version } => Recorded::Newer(version),
         Tag::Broken { why } => Recorded::Broken(why),
-        Tag::Foreign | Tag::Scratch(_) | Tag::NotVolume(_) => return None,
+        Tag::Foreign | Tag::Scratch(_) | Tag::Snapshot(_) | Tag::NotVolume(_) => return None,
     };
     let health = health(group, volume, &record);
     let name = match &record {
@@ -132,7 +132,7 @@ mod tests {
 
     const NEW: &str = "quarry1/s=new/n=a/b=4096/a=m/f=ext4/l=l/p=x";
     const READY: &str = "quarry1/s=ready/n=a/b=4096/a=m/f=ext4/l=l/p=x";
-    const SNAPSHOT: &str = "quarry2/k=snapshot/s=ready/n=snap-1/o=v1:abcdefghij:node-1:a";
+    const ARCHIVE: &str = "quarry2/k=archive/s=ready/n=old-1/o=v1:abcdefghij:node-1:a";
     const RAID: &str = "quarry1/s=new/n=a/b=4096/a=m/f=ext4/l=r1.1/p=x";
 
     fn pv(name: &str, missing: bool) -> PhysicalVolume {
@@ -201,28 +201,28 @@ mod tests {
 
     #[test]
     fn what_is_not_a_volume_is_neither_listed_nor_found() {
-        // A snapshot has the activation-skip flag, and its name may be any.
-        let snapshot = |name: &str| LogicalVolume {
+        // It has the activation-skip flag, and its name may be any.
+        let archive = |name: &str| LogicalVolume {
             activation_skip: true,
             origin: Some("a".into()),
-            ..lv(name, "linear", Some(SNAPSHOT), &["p"])
+            ..lv(name, "linear", Some(ARCHIVE), &["p"])
         };
         let pvs = vec![pv("p", false)];
-        let around = group(pvs.clone(), vec![lv("a", "linear", Some(READY), &["p"]), snapshot("snap-1")]);
+        let around = group(pvs.clone(), vec![lv("a", "linear", Some(READY), &["p"]), archive("old-1")]);
         assert_eq!(only(&around).name, "a");
-        assert!(named(&around, "snap-1").is_none() && hidden(&around, "snap-1").is_none());
+        assert!(named(&around, "old-1").is_none() && hidden(&around, "old-1").is_none());
         // Nor is new space for a volume, which this version knows.
         let scratch = lv("quarry-expansion-x", "linear", Some("quarry2/k=expansion/v=x/b=8192"), &["p"]);
         let expanding = group(pvs.clone(), vec![lv("a", "linear", Some(READY), &["p"]), scratch]);
         assert_eq!(only(&expanding).name, "a");
         assert!(named(&expanding, "quarry-expansion-x").is_none() && not_volumes(&expanding).is_none());
         let hint = not_volumes(&around).unwrap();
-        assert!(hint.contains("vg/snap-1 is a \"snapshot\" of a newer Quarry"), "{hint}");
+        assert!(hint.contains("vg/old-1 is a \"archive\" of a newer Quarry"), "{hint}");
         // It does not make a volume ambiguous whose name it has.
-        let renamed = group(pvs.clone(), vec![lv("a-parked", "linear", Some(READY), &["p"]), snapshot("a")]);
+        let renamed = group(pvs.clone(), vec![lv("a-parked", "linear", Some(READY), &["p"]), archive("a")]);
         assert!(named(&renamed, "a").is_some_and(|found| found.stored_as == "a-parked" && found.record().is_ok()));
         // With a second record, its kind is unknown: it is listed, but not changed.
-        let mut both = snapshot("a");
+        let mut both = archive("a");
         both.tags.push(READY.to_owned());
         let found = only(&group(pvs.clone(), vec![both]));
         assert!(matches!(found.record, Recorded::Broken(_)), "{found:?}");

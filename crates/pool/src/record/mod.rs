@@ -1,4 +1,4 @@
-//! The record of a volume: docs/record-format.md, version 1. (Version 2, for other objects, is in `scratch`.)
+//! The record of a volume: docs/record-format.md. The records of other objects are in `scratch` and `snapshot`.
 //!
 //! On LVM it is a tag that is set by the `lvcreate` that creates the logical volume, so at no instant does a
 //! Quarry volume exist without a record. The format is frozen by golden tests: readers of any version keep
@@ -20,10 +20,10 @@ pub use self::snapshot::SnapshotRecord;
 
 /// The beginning of every record, of any version.
 const MARK: &str = "quarry";
-/// The version that this code writes.
+/// The version of the record of a complete volume.
 pub const VERSION: u32 = 1;
 /// The maximum length of a record in bytes, for any name that CSI allows.
-pub const MAX_RECORD: usize = 340;
+pub const MAX_RECORD: usize = 480;
 
 /// The state of a volume. There are two states, and one rule: Quarry writes only to a `new` volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,7 +51,8 @@ pub struct Record {
     pub layout: Layout,
     /// The hash of the creation parameters.
     pub parameters: String,
-    /// While a `new` volume is being zeroed, or a deleted one wiped: how much is done and flushed.
+    /// While a `new` volume is being zeroed, or a deleted one wiped: how much is done and flushed. While it is being
+    /// filled: how much was copied.
     pub zeroed: Gib,
     /// How its data is wiped when it is deleted; `None`: the pool's mode. Only for whole disks.
     pub wipe: Option<Wipe>,
@@ -64,7 +65,7 @@ pub struct Record {
     /// What the volume was, or is still being, filled with.
     pub source: Option<ContentSource>,
     /// Whether that is still under way: its contents are not copied completely, or its filesystem does not have
-    /// its own UUID yet. Only in state `new`. `zeroed` is how much was copied and flushed.
+    /// its own UUID yet. Only in state `new`.
     pub filling: bool,
     /// Keys of a later minor revision, kept unchanged.
     unknown: Vec<String>,
@@ -85,6 +86,8 @@ pub enum Tag {
     /// The record of new space for a volume, which is reserved for its expansion. It is not a volume, and not
     /// listed.
     Scratch(ScratchRecord),
+    /// The record of a snapshot of a volume. It is not a volume.
+    Snapshot(Box<SnapshotRecord>),
     /// A record of a higher version on something that is not a volume, and that this code does not know: not
     /// listed, and no call changes it. Only its name and its space are taken.
     NotVolume(NotVolume),
@@ -95,7 +98,7 @@ pub enum Tag {
     },
 }
 
-/// Something that a newer Quarry stored, and that is not a volume: for example a snapshot.
+/// Something that a newer Quarry stored, and that is not a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotVolume {
     /// The version of its record.
@@ -105,19 +108,21 @@ pub struct NotVolume {
 }
 
 impl fmt::Display for NotVolume {
-    /// As text: "a \"snapshot\" of a newer Quarry (record version 2)".
+    /// As text: "a \"archive\" of a newer Quarry (record version 2)".
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "a {:?} of a newer Quarry (record version {})", self.kind, self.version)
     }
 }
 
 impl Tag {
-    /// What the tag is on, if that is not a volume. For storage that never has scratch volumes, one is unknown.
+    /// What the tag is on, if that is not a volume. For storage that has neither scratch volumes nor snapshots, those
+    /// are unknown.
     #[must_use]
     pub fn not_volume(self) -> Option<NotVolume> {
         match self {
             Self::NotVolume(other) => Some(other),
             Self::Scratch(_) => Some(NotVolume { version: ScratchRecord::VERSION, kind: scratch::KIND.to_owned() }),
+            Self::Snapshot(_) => Some(NotVolume { version: SnapshotRecord::VERSION, kind: snapshot::KIND.to_owned() }),
             Self::Foreign | Self::Record(_) | Self::Newer { .. } | Self::Broken { .. } => None,
         }
     }
@@ -127,7 +132,16 @@ impl Tag {
     pub fn scratch(self) -> Option<ScratchRecord> {
         match self {
             Self::Scratch(scratch) => Some(scratch),
-            Self::Foreign | Self::Record(_) | Self::NotVolume(_) | Self::Newer { .. } | Self::Broken { .. } => None,
+            _ => None,
+        }
+    }
+
+    /// The record of a snapshot, if the tag is one.
+    #[must_use]
+    pub fn snapshot(self) -> Option<SnapshotRecord> {
+        match self {
+            Self::Snapshot(snapshot) => Some(*snapshot),
+            _ => None,
         }
     }
 }
@@ -167,6 +181,12 @@ impl Record {
         Self { state: State::Ready, zeroed: Gib::NONE, wiped: false, filling: false, ..self.clone() }
     }
 
+    /// The same record of a volume whose source turned out to contain nothing: it is prepared like an empty one.
+    #[must_use]
+    pub fn filled_with_nothing(&self) -> Self {
+        Self { zeroed: Gib::NONE, filling: false, ..self.clone() }
+    }
+
     /// The same record in state `ready`, of a volume that has a filesystem with that UUID.
     #[must_use]
     pub fn ready_with(&self, filesystem_uuid: Uuid) -> Self {
@@ -177,6 +197,13 @@ impl Record {
     #[must_use]
     pub fn zeroed(&self, zeroed: Gib) -> Self {
         Self { zeroed, ..self.clone() }
+    }
+
+    /// How many bytes at the beginning contain only zeros, as far as it is recorded. 0 while the volume is being filled:
+    /// then `zeroed` counts what was copied.
+    #[must_use]
+    pub fn zeroed_bytes(&self) -> u64 {
+        if self.filling { 0 } else { self.zeroed.bytes() }
     }
 
     /// How the volume differs from the requested one, for a sentence that ends with it; `None` if a retry
@@ -199,6 +226,13 @@ impl Record {
         if self.wipe != spec.class.wipe {
             let mode = |wipe: Option<Wipe>| wipe.map_or("set by the pool", Wipe::as_str);
             return Some(format!("with wipe mode {}, not {}", mode(self.wipe), mode(spec.class.wipe)));
+        }
+        if self.source != spec.source {
+            let contents = |source: &Option<ContentSource>| match source {
+                None => "empty".to_owned(),
+                Some(source) => format!("with the contents of {source}"),
+            };
+            return Some(format!("{}, not {}", contents(&self.source), contents(&spec.source)));
         }
         None
     }

@@ -17,6 +17,8 @@ fn sample() -> Record {
         wipe: None,
         filesystem_uuid: None,
         wiped: false,
+        source: None,
+        filling: false,
         unknown: Vec::new(),
     }
 }
@@ -51,6 +53,12 @@ fn records_are_frozen() {
     let restored = Record { zeroed: Gib(10), filesystem_uuid: Some(UUID), ..record.clone() };
     let all = Record { wiped: true, ..restored.clone() };
     let clean = Record { wipe: Some(Wipe::None), ..record.wiped() };
+    let source = |text: &str| Some(text.parse::<ContentSource>().unwrap());
+    let restored_from = source("s1:d5hwhwt27w:worker-1:snapshot-1");
+    let filling = Record { source: restored_from, filling: true, zeroed: Gib(64), ..record.clone() };
+    let filled = filling.ready_with(UUID);
+    let from_nothing = filling.filled_with_nothing();
+    let clone = Record { source: source("v1:d5hwhwt27w:worker-1:pvc-1"), filling: true, ..block.clone() };
     let erased = Record { filesystem_uuid: Some(UUID), ..disk.clone() };
     for (record, text) in [
         (
@@ -60,6 +68,22 @@ fn records_are_frozen() {
         (
             restored,
             "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/z=10/u=b79cd4bed8b35e16ac2f178919c3c36b",
+        ),
+        (
+            filling,
+            "quarry2/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/z=64/i=s1:d5hwhwt27w:worker-1:snapshot-1",
+        ),
+        (
+            filled,
+            "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/u=b79cd4bed8b35e16ac2f178919c3c36b/i=s1:d5hwhwt27w:worker-1:snapshot-1",
+        ),
+        (
+            from_nothing,
+            "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/i=s1:d5hwhwt27w:worker-1:snapshot-1",
+        ),
+        (
+            clone,
+            "quarry2/s=new/n=!M5ZMHNWDT5SS6MJA/b=10737418240/a=b/l=s2.65536/p=abcdefghijklm/z=64/i=v1:d5hwhwt27w:worker-1:pvc-1",
         ),
         (
             clean,
@@ -99,6 +123,7 @@ fn a_request_that_differs_from_the_record_is_a_conflict() {
     assert_eq!(record.conflict(&spec), None);
     let mut discards = spec.clone();
     discards.class.wipe = Some(Wipe::Discard);
+    let restored = spec.clone().filled_from("s1:abcdefghij:n:s".parse().unwrap());
     let mut options = spec.clone();
     options.class.mkfs_options = "-m 0".to_owned();
     for (other, named) in [
@@ -107,6 +132,7 @@ fn a_request_that_differs_from_the_record_is_a_conflict() {
         (spec.with_layout(Layout::Raid1 { mirrors: 1 }), "raid1"),
         (options, "mkfsOptions"),
         (discards, "discard"),
+        (restored.clone(), "with the contents of s1:abcdefghij:n:s"),
     ] {
         let conflict = record.conflict(&other).unwrap();
         assert!(conflict.contains(named), "{conflict}");
@@ -118,6 +144,46 @@ fn keys_of_a_later_revision_are_kept() {
     let text = "quarry1/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/k=luks2/q=a=b";
     let Tag::Record(record) = Record::parse(text) else { panic!("not read") };
     assert_eq!(record.ready().to_string(), text.replace("s=new", "s=ready"));
+}
+
+#[test]
+fn a_retry_names_the_same_source() {
+    let spec = VolumeSpec::mount("a", 1 << 30, Filesystem::Ext4);
+    let restored = spec.clone().filled_from("s1:abcdefghij:n:s".parse().unwrap());
+    let cloned = spec.clone().filled_from("v1:abcdefghij:n:s".parse().unwrap());
+    let record = Record::new(&restored, 1 << 30);
+    for record in [record.clone(), record.zeroed(Gib(1)), record.ready_with(UUID), record.filled_with_nothing()] {
+        assert_eq!(record.conflict(&restored), None);
+        assert!(record.conflict(&cloned).is_some() && record.conflict(&spec).is_some());
+    }
+}
+
+/// Another form would be written back as another tag.
+#[test]
+fn only_records_in_the_form_that_is_written_are_of_a_volume_that_is_being_filled() {
+    let text = "quarry2/s=new/n=a/b=1/a=m/f=ext4/l=l/p=x/z=2/i=s1:abcdefghij:n:s/q=1";
+    let Tag::Record(record) = Record::parse(text) else { panic!("not read") };
+    assert!(record.filling && record.to_string() == text);
+    for other in [
+        text.replace("quarry2", "quarry3"),
+        text.replace("s=new", "s=ready"),
+        text.replace("/i=s1:abcdefghij:n:s", ""),
+        text.replace("i=s1:", "i=s2:"),
+        text.replace("/z=2", "/z=0"),
+        text.replace("/z=2", "/z=02"),
+        text.replace("/b=1", "/b=+1"),
+        text.replace("/p=x/z=2/i=s1:abcdefghij:n:s", "/i=s1:abcdefghij:n:s/p=x/z=2"),
+        text.replace("ext4", "ntfs"),
+        format!("{text}/"),
+    ] {
+        assert!(matches!(Record::parse(&other), Tag::Newer { .. }), "{other}");
+    }
+    // A complete volume can be used, even if its source has a newer form.
+    for source in ["i=s2:abcdefghij:n:s", "i="] {
+        let complete = format!("quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/{source}/q=1");
+        let Tag::Record(record) = Record::parse(&complete) else { panic!("not read") };
+        assert_eq!((record.source.clone(), record.to_string()), (None, complete));
+    }
 }
 
 #[test]
@@ -153,28 +219,38 @@ fn foreign_newer_and_broken_tags_are_distinguished() {
 fn other_objects_than_volumes_are_recognized_in_every_higher_version() {
     let not_volume = |version, kind: &str| Tag::NotVolume(NotVolume { version, kind: kind.to_owned() });
     for (tag, found) in [
-        ("quarry2/k=snapshot/s=ready/n=snap-1/o=v1:abc:node-1:pvc-1", not_volume(2, "snapshot")),
-        ("quarry2/s=ready/n=snap-1/k=snapshot", not_volume(2, "snapshot")),
-        ("quarry3/k=archive", not_volume(3, "archive")),
+        ("quarry2/k=archive/s=ready/n=old-1/o=v1:abc:node-1:pvc-1", not_volume(2, "archive")),
+        ("quarry2/s=ready/n=old-1/k=archive", not_volume(2, "archive")),
+        // A snapshot in a newer form.
+        ("quarry2/k=snapshot/s=merging/n=snap-1/o=v1:abcdefghij:node-1:pvc-1/a=b", not_volume(2, "snapshot")),
+        ("quarry3/k=snapshot/s=ready/n=snap-1/o=v1:abcdefghij:node-1:pvc-1/a=b", not_volume(3, "snapshot")),
+        ("quarry3/k=copy", not_volume(3, "copy")),
         ("quarry2/k=", not_volume(2, "")),
         ("quarry99999999999/k=x/y", not_volume(u32::MAX, "x")),
     ] {
         assert_eq!(Record::parse(tag), found, "{tag}");
     }
     // A record of version 1 is always a volume's: an older Quarry reads it as one.
-    let volume = "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/k=snapshot";
+    let volume = "quarry1/s=ready/n=a/b=1/a=m/f=ext4/l=l/p=x/k=archive";
     let Tag::Record(record) = Record::parse(volume) else { panic!("not read") };
     assert_eq!(record.to_string(), volume);
-    let shown = Record::parse("quarry2/k=snapshot").not_volume().map(|other| other.to_string());
-    assert_eq!(shown.as_deref(), Some("a \"snapshot\" of a newer Quarry (record version 2)"));
+    let shown = Record::parse("quarry2/k=archive").not_volume().map(|other| other.to_string());
+    assert_eq!(shown.as_deref(), Some("a \"archive\" of a newer Quarry (record version 2)"));
 }
 
 proptest! {
     #[test]
-    fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>()) {
+    fn every_name_fits_and_round_trips(name in "\\PC{1,128}", size in any::<i64>(), filesystem in 0..Filesystem::ALL.len(), zeroed in 0_u64..1 << 20, whole in any::<bool>(), uuid in any::<Option<u128>>(), wiped in any::<bool>(), node in "[a-z.-]{1,63}", source in 0..3, filling in any::<bool>()) {
         let mut name = name;
         while name.len() > 128 { name.pop(); }
+        let source: Option<ContentSource> = match source {
+            0 => None,
+            1 => Some(format!("s1:abcdefghij:{node}:{}", "s".repeat(48)).parse().unwrap()),
+            _ => Some(format!("v1:abcdefghij:{node}:{}", "v".repeat(48)).parse().unwrap()),
+        };
         let record = Record {
+            filling: filling && source.is_some(),
+            source,
             name,
             size: size.unsigned_abs(),
             filesystem: Some(Filesystem::ALL[filesystem]),

@@ -1,4 +1,4 @@
-//! A record as text: parses and writes it.
+//! The record of a volume as text: parses and writes it. What snapshots have in common with it is here, too.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use data_encoding::BASE32_NOPAD;
 use quarry_volume::{AccessTypes, Gib, Layout};
 use uuid::Uuid;
 
-use super::{MARK, NotVolume, Record, ScratchRecord, State, Tag, VERSION};
+use super::{MARK, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, VERSION};
 
 /// The beginning of the field with the kind of the object, in a record of a higher version that is not of a
 /// volume.
@@ -32,10 +32,16 @@ impl Record {
         }
     }
 
-    /// A record of a higher version. Unless it is of new space for a volume, only its kind is read.
+    /// A record of a higher version. If this code does not know it, only its kind is read.
     fn newer(version: u32, fields: &str) -> Tag {
         if let Some(scratch) = ScratchRecord::read(version, fields) {
             return Tag::Scratch(scratch);
+        }
+        if let Some(snapshot) = SnapshotRecord::read(version, fields) {
+            return Tag::Snapshot(Box::new(snapshot));
+        }
+        if let Some(record) = Self::read_filling(version, fields) {
+            return Tag::Record(Box::new(record));
         }
         match fields.split('/').find_map(|field| field.strip_prefix(KIND)) {
             Some(kind) => Tag::NotVolume(NotVolume { version, kind: kind.to_owned() }),
@@ -43,35 +49,28 @@ impl Record {
         }
     }
 
-    fn read(fields: &str) -> Result<Self, String> {
-        let mut known = [None; KEYS.len()];
-        let mut unknown = Vec::new();
-        for field in fields.split('/') {
-            let (key, value) = field.split_once('=').ok_or_else(|| format!("field {field:?} has no value"))?;
-            match KEYS.iter().position(|candidate| *candidate == key).and_then(|index| known.get_mut(index)) {
-                Some(Some(_)) => return Err(format!("key {key:?} appears twice")),
-                Some(slot) => *slot = Some(value),
-                None => unknown.push(field.to_owned()),
-            }
+    /// The record of a volume that is being filled. `None` if it is of anything else, or of a newer format: only what
+    /// this code would write in exactly this form is one.
+    fn read_filling(version: u32, fields: &str) -> Option<Self> {
+        if version != FILLING_VERSION {
+            return None;
         }
-        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe, uuid, wiped] = known;
-        let missing = |key: &str| format!("key {key:?} is missing");
-        let bad = |key: &str, value: &str| format!("key {key:?} has the value {value:?}");
-        let state = match state.ok_or_else(|| missing("s"))? {
-            "new" => State::New,
-            "ready" => State::Ready,
-            other => return Err(bad("s", other)),
-        };
+        let record = Self::read(fields).ok().filter(|record| record.state == State::New && record.source.is_some())?;
+        let record = Self { filling: true, ..record };
+        is_written_as(&record, version, fields).then_some(record)
+    }
+
+    fn read(fields: &str) -> Result<Self, String> {
+        let (known, mut unknown) = split(KEYS, fields)?;
+        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe, uuid, wiped, source] = known;
+        let state = state.ok_or_else(|| missing("s"))?;
+        let state = parse_state(state).ok_or_else(|| bad("s", state))?;
         let name = name.ok_or_else(|| missing("n"))?;
         let name = decode(name).ok_or_else(|| bad("n", name))?;
         let size = size.ok_or_else(|| missing("b"))?;
         let size = size.parse().map_err(|_| bad("b", size))?;
-        let access = match access.ok_or_else(|| missing("a"))? {
-            "m" => AccessTypes::Mount,
-            "b" => AccessTypes::Block,
-            "mb" => AccessTypes::Both,
-            other => return Err(bad("a", other)),
-        };
+        let access = access.ok_or_else(|| missing("a"))?;
+        let access = parse_access(access).ok_or_else(|| bad("a", access))?;
         let filesystem = match filesystem {
             None => None,
             Some(name) => Some(name.parse().map_err(|_| bad("f", name))?),
@@ -99,6 +98,11 @@ impl Record {
             Some("1") => true,
             Some(other) => return Err(bad("c", other)),
         };
+        let known_source = source.and_then(|text| text.parse().ok());
+        if let (Some(text), None) = (source, &known_source) {
+            // A source of a later revision.
+            unknown.insert(0, format!("i={text}"));
+        }
         Ok(Self {
             state,
             name,
@@ -111,28 +115,25 @@ impl Record {
             wipe,
             filesystem_uuid,
             wiped,
+            source: known_source,
+            filling: false,
             unknown,
         })
     }
 }
 
 /// The keys of version 1, in the order in which they are written: state, name, requested bytes, access types,
-/// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem, wiped. A key that is
-/// added later goes to the end, where a reader that does not know it keeps it.
-const KEYS: [&str; 11] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c"];
+/// filesystem, layout, hash of the parameters, zeroed GiB, wipe mode, UUID of the filesystem, wiped, source of the
+/// contents. A key that is added later goes to the end, where a reader that does not know it keeps it.
+const KEYS: [&str; 12] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c", "i"];
+/// The version of the record of a volume that is being filled: an older Quarry must not prepare, use or delete it.
+const FILLING_VERSION: u32 = 2;
 
 impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.state {
-            State::New => "new",
-            State::Ready => "ready",
-        };
-        let access = match self.access {
-            AccessTypes::Mount => "m",
-            AccessTypes::Block => "b",
-            AccessTypes::Both => "mb",
-        };
-        write!(f, "{MARK}{VERSION}/s={state}/n={}/b={}/a={access}", encode(&self.name), self.size)?;
+        let version = if self.filling { FILLING_VERSION } else { VERSION };
+        let (state, access) = (show_state(self.state), show_access(self.access));
+        write!(f, "{MARK}{version}/s={state}/n={}/b={}/a={access}", encode(&self.name), self.size)?;
         if let Some(filesystem) = self.filesystem {
             write!(f, "/f={filesystem}")?;
         }
@@ -149,6 +150,9 @@ impl fmt::Display for Record {
         if self.wiped {
             f.write_str("/c=1")?;
         }
+        if let Some(source) = &self.source {
+            write!(f, "/i={source}")?;
+        }
         for field in &self.unknown {
             write!(f, "/{field}")?;
         }
@@ -156,9 +160,66 @@ impl fmt::Display for Record {
     }
 }
 
+/// The values of these keys, and the fields with other keys.
+///
+/// # Errors
+/// A field that has no value, or one of these keys twice.
+pub(super) fn split<'a, const N: usize>(
+    keys: [&str; N],
+    fields: &'a str,
+) -> Result<([Option<&'a str>; N], Vec<String>), String> {
+    let mut known = [None; N];
+    let mut unknown = Vec::new();
+    for field in fields.split('/') {
+        let (key, value) = field.split_once('=').ok_or_else(|| format!("field {field:?} has no value"))?;
+        match keys.iter().position(|candidate| *candidate == key).and_then(|index| known.get_mut(index)) {
+            Some(Some(_)) => return Err(format!("key {key:?} appears twice")),
+            Some(slot) => *slot = Some(value),
+            None => unknown.push(field.to_owned()),
+        }
+    }
+    Ok((known, unknown))
+}
+
+/// Whether the record is written as exactly these fields. Otherwise, a change would not find the text to replace.
+pub(super) fn is_written_as(record: &impl fmt::Display, version: u32, fields: &str) -> bool {
+    record.to_string() == format!("{MARK}{version}/{fields}")
+}
+
+fn missing(key: &str) -> String {
+    format!("key {key:?} is missing")
+}
+
+fn bad(key: &str, value: &str) -> String {
+    format!("key {key:?} has the value {value:?}")
+}
+
+pub(super) fn parse_state(word: &str) -> Option<State> {
+    [State::New, State::Ready].into_iter().find(|state| show_state(*state) == word)
+}
+
+pub(super) fn show_state(state: State) -> &'static str {
+    match state {
+        State::New => "new",
+        State::Ready => "ready",
+    }
+}
+
+pub(super) fn parse_access(code: &str) -> Option<AccessTypes> {
+    [AccessTypes::Mount, AccessTypes::Block, AccessTypes::Both].into_iter().find(|access| show_access(*access) == code)
+}
+
+pub(super) fn show_access(access: AccessTypes) -> &'static str {
+    match access {
+        AccessTypes::Mount => "m",
+        AccessTypes::Block => "b",
+        AccessTypes::Both => "mb",
+    }
+}
+
 /// Encodes a name for a tag: unchanged if LVM allows all its characters in tags and it cannot be mistaken for
 /// syntax, otherwise `!` and its base32.
-fn encode(name: &str) -> String {
+pub(super) fn encode(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'+' | b':');
     if !name.is_empty() && name.bytes().all(plain) {
         name.to_owned()
@@ -168,11 +229,11 @@ fn encode(name: &str) -> String {
 }
 
 /// Parses a UUID in the only form in which it is written: 32 hexadecimal digits, in lower case.
-fn parse_uuid(digits: &str) -> Option<Uuid> {
+pub(super) fn parse_uuid(digits: &str) -> Option<Uuid> {
     Uuid::try_parse(digits).ok().filter(|uuid| uuid.simple().to_string() == digits)
 }
 
-fn decode(text: &str) -> Option<String> {
+pub(super) fn decode(text: &str) -> Option<String> {
     match text.strip_prefix('!') {
         Some(coded) => String::from_utf8(BASE32_NOPAD.decode(coded.as_bytes()).ok()?).ok(),
         None => Some(text.to_owned()),

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use quarry_volume::{ExtentSize, Extents, Layout};
 
+use crate::SnapshotHealth;
+
 /// Simulated disks and the volumes on them. Compact, because tests have a hundred thousand volumes.
 pub(super) struct Disks {
     /// The extents of all disks together.
@@ -30,8 +32,21 @@ pub(super) struct Slot {
     pub(super) zeroed: u64,
     /// Whether old signatures were wiped.
     pub(super) wiped: bool,
+    /// Stands for what was written to it; 0 for nothing.
+    pub(super) contents: u64,
+    /// How many bytes at the beginning were copied from something else.
+    pub(super) copied: u64,
+    /// Only for a snapshot: what is wrong with it.
+    pub(super) damage: Option<Box<SnapshotHealth>>,
     /// The number of extents on each disk.
     extents: Box<[(usize, Extents)]>,
+}
+
+impl Slot {
+    /// The number of its extents on all disks.
+    pub(super) fn allocated(&self) -> Extents {
+        self.extents.iter().fold(Extents::NONE, |sum, (_, extents)| sum.and(*extents))
+    }
 }
 
 impl Disks {
@@ -108,6 +123,9 @@ impl Disks {
             record: record.into_boxed_str(),
             zeroed: 0,
             wiped: false,
+            contents: 0,
+            copied: 0,
+            damage: None,
             extents: taken.into_boxed_slice(),
         };
         self.volumes.insert(name.into(), slot);
@@ -165,10 +183,48 @@ impl Disks {
             record: record.into_boxed_str(),
             zeroed: 0,
             wiped: false,
+            contents: 0,
+            copied: 0,
+            damage: None,
             extents: taken.into_boxed_slice(),
         };
         self.volumes.insert(name.into(), slot);
         self.mark += 1;
+    }
+
+    /// Takes a snapshot of a volume, with that much space for overwritten blocks on the disks of the volume. Returns
+    /// whether there was enough.
+    pub(super) fn take_snapshot(&mut self, name: &str, volume: &str, cow: Extents, record: String) -> bool {
+        let Some(source) = self.volumes.get(volume) else { return false };
+        let (size, contents) = (source.size, source.contents);
+        let mut left = cow;
+        let take = |(disk, _): &(usize, Extents)| {
+            let part = self.free.get(*disk).copied().unwrap_or_default().min(left);
+            left = left.without(part);
+            (*disk, part)
+        };
+        let taken: Vec<(usize, Extents)> = source.extents.iter().map(take).collect();
+        if left > Extents::NONE {
+            return false;
+        }
+        for (disk, extents) in &taken {
+            self.take(*disk, *extents);
+        }
+        self.made += 1;
+        let slot = Slot {
+            number: self.made,
+            size,
+            record: record.into_boxed_str(),
+            zeroed: 0,
+            wiped: false,
+            contents,
+            copied: 0,
+            damage: None,
+            extents: taken.into_boxed_slice(),
+        };
+        self.volumes.insert(name.into(), slot);
+        self.mark += 1;
+        true
     }
 
     /// Adds reserved extents to a volume, which has `size` bytes then.
@@ -199,6 +255,14 @@ impl Disks {
         }
         self.mark += 1;
         Some(slot)
+    }
+
+    /// Changes what is wrong with a snapshot.
+    pub(super) fn set_damage(&mut self, name: &str, health: SnapshotHealth) {
+        if let Some(slot) = self.volumes.get_mut(name) {
+            slot.damage = (health != SnapshotHealth::Whole).then(|| Box::new(health));
+            self.mark += 1;
+        }
     }
 
     pub(super) fn set_record(&mut self, name: &str, record: String) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use quarry_volume::{Error, Gib, Reason, Result, SizeRange};
 
-use super::{Inner, SimulatedDevice};
+use super::{Inner, SimulatedDevice, snapshot};
 use crate::pool::{Device, Expansion, NewSpace};
 use crate::{PoolVolume, Record, ScratchRecord};
 
@@ -23,6 +23,7 @@ pub(super) fn reserve(inner: &Arc<Inner>, volume: &PoolVolume, size: &SizeRange)
         disks.remove(&name);
         return Ok(None);
     }
+    snapshot::check_none(&inner.name, &volume.name, &inner.snapshots_of(&disks, volume), "expanded")?;
     let target = current.expanded_size(size, inner.space(&disks).unit(&layout))?;
     let reserved = disks.get(&name).and_then(|slot| Record::parse(&slot.record).scratch());
     if reserved.is_none_or(|record| record.volume != current.uuid() || record.size != target) {

@@ -14,12 +14,13 @@ use quarry_volume::{ExtentSize, Extents, Space, VolumeSpec};
 use tokio::sync::watch;
 
 use self::disks::Disks;
-use crate::{Record, Tag, Uevents};
+use crate::{Record, SnapshotHealth, Tag, Uevents};
 
 mod device;
 mod disks;
 mod expansion;
 mod operations;
+mod snapshot;
 
 pub use self::device::SimulatedDevice;
 
@@ -40,6 +41,10 @@ pub enum Operation {
     Write,
     /// Reserving new space for a volume, or adding it.
     Expand,
+    /// Taking a snapshot. Making its record `ready` is another operation: [`Self::SetRecord`].
+    TakeSnapshot,
+    /// Removing a snapshot.
+    RemoveSnapshot,
 }
 
 /// When a failing operation fails.
@@ -153,6 +158,30 @@ impl SimulatedPool {
         let mut disks = self.inner.disks();
         disks.set_record(volume, record.to_owned());
         disks.get(volume).is_some()
+    }
+
+    /// Changes the contents of a volume outside Quarry. The number stands for what is written.
+    pub fn write_by_hand(&self, volume: &str, contents: u64) {
+        if let Some(slot) = self.inner.disks().get_mut(volume) {
+            slot.contents = contents;
+        }
+    }
+
+    /// What stands for the contents of a volume (0: nothing), and how many bytes of it were copied.
+    #[must_use]
+    pub fn contents_of(&self, volume: &str) -> Option<(u64, u64)> {
+        self.inner.disks().get(volume).map(|slot| (slot.contents, slot.copied))
+    }
+
+    /// Damages a snapshot, by its name in the pool.
+    pub fn set_snapshot_health(&self, snapshot: &str, health: SnapshotHealth) {
+        self.inner.disks().set_damage(&snapshot::stored_as(snapshot), health);
+    }
+
+    /// The text of the record of a snapshot, by its name in the pool.
+    #[must_use]
+    pub fn record_of_snapshot(&self, snapshot: &str) -> Option<String> {
+        self.record_of(&snapshot::stored_as(snapshot))
     }
 
     /// The text of a volume's record.

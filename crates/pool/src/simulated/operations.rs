@@ -4,14 +4,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use quarry_volume::{
-    Error, Gib, Layout, PoolState, Reason, Result, SizeRange, Space, StorageId, VolumeSpec, safe_name,
+    CowSize, Error, Gib, Layout, PoolCapabilities, PoolState, Reason, Result, SizeRange, Space, StorageId, VolumeSpec,
+    safe_name,
 };
 
 use super::disks::{Disks, Slot};
-use super::{Failure, Inner, Operation, SimulatedDevice, SimulatedPool, expansion};
+use super::{Failure, Inner, Operation, SimulatedDevice, SimulatedPool, expansion, snapshot};
 use crate::key::VolumeKey;
 use crate::pool::{Device, Expansion, Reading, Volumes, supports_plain};
-use crate::{Health, Pool, PoolVolume, Record, Recorded, Tag, Uevents};
+use crate::{Health, Pool, PoolSnapshot, PoolVolume, Record, Recorded, SnapshotRecord, Tag, Uevents};
 
 impl Inner {
     /// Runs `work` in the middle of the time that the operation takes.
@@ -82,7 +83,7 @@ impl Inner {
                 Tag::Newer { version } => Recorded::Newer(version),
                 Tag::Broken { why } => Recorded::Broken(why),
                 Tag::Foreign => Recorded::Broken("it has no record".to_owned()),
-                Tag::NotVolume(_) | Tag::Scratch(_) => return None,
+                Tag::NotVolume(_) | Tag::Scratch(_) | Tag::Snapshot(_) => return None,
             },
             health: Health::Whole,
         })
@@ -122,6 +123,7 @@ impl Pool for SimulatedPool {
             name: self.inner.name.clone(),
             kind: "simulated".to_owned(),
             on: self.inner.uuid.clone(),
+            capabilities: PoolCapabilities { snapshots: true, ..PoolCapabilities::default() },
             ..PoolState::default()
         };
         let read = self.inner.run(Operation::Read, |inner| {
@@ -135,12 +137,12 @@ impl Pool for SimulatedPool {
             };
             let volumes =
                 if known == Some(disks.mark()) { Volumes::Same } else { Volumes::All(inner.describe_all(&disks)) };
-            Ok(Reading { state, mark: disks.mark(), volumes })
+            Ok(Reading { state, mark: disks.mark(), volumes, snapshots: inner.snapshots(&disks) })
         });
         read.await.unwrap_or_else(|error| {
             let space = Space { closed: Some(error.message.clone()), ..Space::default() };
             let state = PoolState { space, problems: vec![error.message], ..state.clone() };
-            Reading { state, mark: 0, volumes: Volumes::Unreadable }
+            Reading { state, mark: 0, volumes: Volumes::Unreadable, snapshots: Vec::new() }
         })
     }
 
@@ -229,11 +231,41 @@ impl Pool for SimulatedPool {
         self.inner.run(Operation::Expand, |inner| inner.expand(volume, expansion)).await
     }
 
+    async fn snapshots(&self) -> Result<Vec<PoolSnapshot>> {
+        self.inner.run(Operation::Read, |inner| Ok(inner.snapshots(&inner.disks()))).await
+    }
+
+    async fn take_snapshot(
+        &self,
+        volume: &PoolVolume,
+        record: &SnapshotRecord,
+        cow_size: CowSize,
+    ) -> Result<PoolSnapshot> {
+        let _lock = self.inner.changing.lock().await;
+        let name = record.id_name();
+        let take = |inner: &Inner| inner.take_snapshot(volume, record, cow_size);
+        self.inner.run(Operation::TakeSnapshot, take).await?;
+        let ready = self.inner.run(Operation::SetRecord, |inner| inner.set_snapshot_ready(&name)).await;
+        ready.map_err(Error::not_final)
+    }
+
+    async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
+        let active = |inner: &Inner| inner.usable_snapshot(&inner.disks(), snapshot);
+        self.inner.run(Operation::Activate, active).await?;
+        Ok(Device::Simulated(SimulatedDevice::new(&self.inner, &snapshot::stored_as(&snapshot.name))))
+    }
+
+    async fn remove_snapshot(&self, snapshot: &PoolSnapshot) -> Result<()> {
+        let _lock = self.inner.changing.lock().await;
+        self.inner.run(Operation::RemoveSnapshot, |inner| inner.remove_snapshot(snapshot)).await
+    }
+
     async fn remove(&self, volume: &PoolVolume) -> Result<()> {
         let _lock = self.inner.changing.lock().await;
         let remove = |inner: &Inner| {
             let mut disks = inner.disks();
             inner.current(&disks, volume)?.record()?;
+            snapshot::check_none(&inner.name, &volume.name, &inner.snapshots_of(&disks, volume), "removed")?;
             disks.remove(&expansion::scratch_of(&volume.name));
             disks.remove(&volume.name);
             Ok(())

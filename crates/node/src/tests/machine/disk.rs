@@ -24,6 +24,8 @@ pub(in crate::tests) enum Content {
     Damaged { kind: Filesystem, uuid: String },
     /// A signature that neither Quarry nor a previous owner wrote.
     Foreign,
+    /// A part of the contents of another device.
+    PartialCopy,
 }
 
 /// The bytes of a device.
@@ -36,12 +38,19 @@ pub(in crate::tests) struct Bytes {
     pub(in crate::tests) signatures: Vec<u64>,
     /// The size of the filesystem, if there is one.
     pub(in crate::tests) filesystem: u64,
+    /// Stands for what users have written.
+    pub(in crate::tests) version: u64,
+    /// How many bytes from the start are copied from another device.
+    pub(in crate::tests) copied: u64,
+    /// Whether its filesystem is as after a power cut.
+    pub(in crate::tests) is_dirty: bool,
 }
 
 impl Bytes {
     /// No signature is left, and nothing is zeroed.
     fn of(content: Content) -> Self {
-        Self { content, zeroed: 0, signatures: Vec::new(), filesystem: 0 }
+        let (signatures, zeroed, filesystem, version, copied, is_dirty) = Default::default();
+        Self { content, zeroed, signatures, filesystem, version, copied, is_dirty }
     }
 
     /// Those of a previous owner, on a device of that size.
@@ -61,7 +70,7 @@ impl Bytes {
             self.zeroed = self.zeroed.max(range.end);
         }
         self.signatures.retain(|at| !range.contains(at));
-        if self.signatures.is_empty() {
+        if self.signatures.is_empty() && (range.start == 0 || self.content == Content::Remnants) {
             self.content = Content::Blank;
         }
     }
@@ -113,6 +122,7 @@ impl Content {
             Self::Filesystem { kind, uuid, in_progress, .. } => filesystem(kind, uuid, *in_progress),
             Self::Damaged { kind, uuid } => filesystem(kind, uuid, false),
             Self::Foreign => Probe::Other { what: "foreign data".to_owned() },
+            Self::PartialCopy => Probe::Other { what: "a part of a copy".to_owned() },
         }
     }
 }

@@ -8,21 +8,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use quarry_filesystem::{Coverage, Error, Probe, Superblock, Trouble, Usage};
+use quarry_filesystem::{Coverage, Error, Probe, Superblock, Trouble, Usage, UuidStep};
 use quarry_mount::Entry;
 use quarry_volume::{Filesystem, MakeOptions, Result};
+use uuid::Uuid;
 
+use super::copy::{Pair, RECOVER};
 use super::{Bytes, Content, Disk, Process, State};
 use crate::errors;
-use crate::kernel::{Filesystems, HeldDevice};
+use crate::kernel::{CopyDevices, Filesystems, HeldDevice};
 
 /// How long a process waits before it looks again whether zeroing has stalled.
-const STALL: Duration = Duration::from_millis(1);
+pub(super) const STALL: Duration = Duration::from_millis(1);
 
 /// A device that a process holds.
-struct Held {
-    process: Process,
-    device: PathBuf,
+pub(super) struct Held {
+    pub(super) process: Process,
+    pub(super) device: PathBuf,
 }
 
 impl Held {
@@ -72,7 +74,7 @@ impl HeldDevice for Held {
 
 impl Process {
     /// An effect of an asynchronous function: a dead process never returns from it.
-    async fn changes<T>(&self, what: &str, work: impl FnOnce(&mut State) -> T) -> T {
+    pub(super) async fn changes<T>(&self, what: &str, work: impl FnOnce(&mut State) -> T) -> T {
         match self.try_effect(what, work) {
             Some(result) => result,
             None => pending().await,
@@ -167,6 +169,37 @@ impl Filesystems for Process {
         self.read(|_| ());
         self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
         Ok(Arc::new(Held { process: self.clone(), device: device.to_owned() }))
+    }
+
+    fn open_copy(
+        &self,
+        source: &Path,
+        offline: bool,
+        target: &Path,
+        filesystem: Option<(Filesystem, Uuid)>,
+    ) -> Result<Arc<dyn CopyDevices>> {
+        self.read(|state| state.opened(source).map(drop)).map_err(errors::filesystem)?;
+        let hold = |device: &Path| -> Result<Held> {
+            self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
+            Ok(Held { process: self.clone(), device: device.to_owned() })
+        };
+        let held = if offline { Some(hold(source)?) } else { None };
+        // Only the superblocks of btrfs have to change.
+        let uuid = filesystem.filter(|(kind, _)| *kind == Filesystem::Btrfs).map(|(_, uuid)| uuid.to_string());
+        Ok(Arc::new(Pair { source: source.to_owned(), _held: held, target: hold(target)?, uuid }))
+    }
+
+    async fn uuid_step(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<UuidStep> {
+        self.copied_filesystem_step(kind, device, &uuid.to_string()).await
+    }
+
+    async fn recover(&self, kind: Filesystem, device: &Path, options: &'static [&'static str]) -> Result<()> {
+        assert_eq!(options, RECOVER);
+        self.recover_copy(kind, device).await
+    }
+
+    async fn set_uuid(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<()> {
+        self.change_uuid(kind, device, &uuid.to_string()).await
     }
 
     fn check_mounted(&self, _kind: Filesystem, entry: &Entry) -> Option<Trouble> {

@@ -13,6 +13,7 @@
 //! * Nothing foreign writes to a device while an mkfs runs on it. (mkfs.btrfs holds its claim only while it checks
 //!   the device.) Foreign programs always claim a device before they write to it.
 //! * No write to a mounted filesystem fails, and a claimed device does not show what holds it.
+//! * A snapshot reads the bytes of one instant as soon as its record is `ready`, and never becomes full.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -25,8 +26,10 @@ use quarry_volume::Filesystem;
 pub(super) use disk::{Bytes, Content, Disk};
 use mappings::Mapped;
 pub(super) use process::{Plan, Process};
+pub(super) use copy::snapshot_node;
 pub(super) use space::{Reserved, space_node};
 
+mod copy;
 mod disk;
 mod filesystems;
 mod mappings;
@@ -196,6 +199,7 @@ impl Machine {
         let Some(disk) = state.disks.get_mut(&node(volume)) else { panic!("{volume} does not exist") };
         let Content::Filesystem { data, .. } = &mut disk.bytes.content else { panic!("{:?}", disk.bytes) };
         *data = true;
+        disk.bytes.version += 1;
         disk.durable = disk.bytes.clone();
     }
 }

@@ -109,8 +109,10 @@ impl Process {
                 _ => return Err(Errno::EINVAL),
             };
             let not_ready = (!disk.ready).then_some("mounted while the record still allows mkfs");
+            let own_uuid = state.has_own_uuid(device);
+            let shared = (!own_uuid).then_some("mounted a filesystem whose UUID another mounted one has");
             let twice = (!state.at(target).is_empty()).then_some("mounted twice at one target");
-            violation.into_iter().chain(not_ready).chain(twice).for_each(|what| state.violation(what));
+            violation.into_iter().chain(not_ready).chain(shared).chain(twice).for_each(|what| state.violation(what));
             let elsewhere = state.mounts.iter().find(|entry| state.is_of(entry, number)).cloned();
             if let Some(disk) = state.disks.get_mut(device) {
                 // The first mount recovers a filesystem that was shut down.

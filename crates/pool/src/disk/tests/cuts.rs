@@ -71,6 +71,39 @@ fn an_interrupted_long_wipe_continues_where_it_stopped() {
     assert_eq!(recorded, [0, 64, 128, 192].map(Gib).into());
 }
 
+/// The same for a volume that was being filled: the progress of the copy never counts as that of the wipe.
+#[test]
+fn an_interrupted_wipe_of_copied_data_continues_where_it_stopped() {
+    const GIB: u64 = 1 << 30;
+    let prepared = || {
+        let host = Host::default();
+        let disk = host.disk("vdb", 200 << 10);
+        run(async {
+            let pool = start(&host, Wipe::Zero);
+            let filled = spec("a", 1).filled_from("s1:abcdefghij:n:s".parse().unwrap());
+            let volume = pool.create(&filled).await.unwrap();
+            pool.set_record(&volume, &volume.record().unwrap().zeroed(Gib(150))).await.unwrap();
+        });
+        for at in 0..150 {
+            host.poke(disk, VOLUME_OFFSET + at * GIB, b"secret");
+        }
+        host
+    };
+    let secrets = |host: &Host| (0..150).filter(|at| host.peek(1, VOLUME_OFFSET + at * GIB, 6) == b"secret").count();
+    let host = prepared();
+    let before = host.operations();
+    delete(&host, Wipe::Zero);
+    assert_eq!((state_name(&host, 1), secrets(&host)), ("nothing", 0));
+    for kill in (0..host.operations() - before).step_by(23) {
+        let host = prepared();
+        host.kill_after(kill);
+        delete(&host, Wipe::Zero);
+        host.reboot();
+        delete(&host, Wipe::Zero);
+        assert_eq!((state_name(&host, 1), secrets(&host)), ("nothing", 0), "killed before operation {kill}");
+    }
+}
+
 /// The wipe mode may differ after a restart, so discarded ranges are not recorded as wiped.
 #[test]
 fn an_interrupted_long_discard_starts_again() {

@@ -268,6 +268,29 @@ fn data_of_mkfs_is_wiped_although_the_volume_was_zeroed() {
     });
 }
 
+/// While a volume is being filled, the progress in its record counts copied bytes, not zeros.
+#[test]
+fn data_that_was_copied_is_wiped_when_the_copy_is_given_up() {
+    let host = Host::default();
+    let disk = host.disk("vdb", 200 << 10);
+    run(async {
+        let pool = start(&host, Wipe::Zero);
+        let filled = spec("a", 1).filled_from("s1:abcdefghij:n:s".parse().unwrap());
+        let volume = pool.create(&filled).await.unwrap();
+        assert!(volume.record().unwrap().filling);
+        let copied = volume.record().unwrap().zeroed(Gib(128));
+        pool.set_record(&volume, &copied).await.unwrap();
+        let volume = pool.volume("a").await.unwrap().unwrap();
+        assert_eq!(volume.record().unwrap(), &copied);
+        for at in [0, 1 << 30, 127 << 30] {
+            host.poke(disk, VOLUME_OFFSET + at, b"copy");
+        }
+        pool.remove(&volume).await.unwrap();
+        releases_done(&pool).await;
+        assert_eq!([0, 1 << 30, 127 << 30].map(|at| host.peek(disk, VOLUME_OFFSET + at, 4)), [[0; 4]; 3]);
+    });
+}
+
 /// As long as the partition is open, the kernel keeps the cached pages of the whole disk.
 #[test]
 fn unused_partitions_do_not_stay_open() {

@@ -6,7 +6,7 @@ use crate::Recorded;
 use crate::disk::disks::Disks;
 
 const VOLUME: &str = "quarry2/s=ready/n=a";
-const SNAPSHOT: &str = "quarry2/k=snapshot/s=ready/n=a/o=v1:abcdefghij:node-1:b";
+const ARCHIVE: &str = "quarry2/k=archive/s=ready/n=a/o=v1:abcdefghij:node-1:b";
 
 /// A host whose first disk, with the used volume `a`, got this record from a newer Quarry; its second disk is
 /// free. Also returns the volume as it was.
@@ -73,7 +73,7 @@ fn a_release_with_a_record_that_cannot_be_read_is_completed_with_zeroes() {
     let mut other = spec("b", 1);
     other.class.wipe = Some(Wipe::None);
     let of_another = Record::new(&other, 1).to_string();
-    for record in [VOLUME, SNAPSHOT, "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/w=shred", "no record", &of_another] {
+    for record in [VOLUME, ARCHIVE, "quarry1/s=ready/n=a/b=1/a=b/l=l/p=x/w=shred", "no record", &of_another] {
         for mode in [Wipe::None, Wipe::Discard, Wipe::Zero] {
             let (host, [disk, _], _) = with_record(record);
             host.set_discards(disk);
@@ -94,8 +94,8 @@ fn a_release_with_a_record_that_cannot_be_read_is_completed_with_zeroes() {
 }
 
 #[test]
-fn a_snapshot_of_a_newer_quarry_is_not_a_volume_but_keeps_its_disk_and_its_name() {
-    let (host, [disk, other], before) = with_record(SNAPSHOT);
+fn an_archive_of_a_newer_quarry_is_not_a_volume_but_keeps_its_disk_and_its_name() {
+    let (host, [disk, other], before) = with_record(ARCHIVE);
     let image = host.image(disk);
     run(async {
         let pool = start(&host, Wipe::Zero);
@@ -104,16 +104,16 @@ fn a_snapshot_of_a_newer_quarry_is_not_a_volume_but_keeps_its_disk_and_its_name(
         assert_eq!((reading.state.volumes, reading.state.problems.len()), (0, 0));
         assert_eq!(reading.state.space.capacity(&Layout::Linear).available, 21 * MIB, "only the other disk");
         let hint = &reading.state.hints[0];
-        assert!(hint.contains("the disk vdb holds a \"snapshot\" of a newer Quarry"), "{hint}");
+        assert!(hint.contains("the disk vdb holds a \"archive\" of a newer Quarry"), "{hint}");
         for name in ["a", before.disk().unwrap().to_string().as_str()] {
             assert!(pool.volume(name).await.unwrap().is_none(), "{name}");
         }
         assert!(pool.find_requested("a").await.unwrap().is_none());
-        // It was a volume when the caller read it. It is a snapshot now.
+        // It was a volume when the caller read it. It is an archive now.
         refuse_changes(&pool, &before, Reason::Unavailable).await;
         let listed = pool.disks().await.unwrap();
         assert!(matches!(&listed[0].state, Disk::Claimed { .. }), "{:?}", listed[0].state);
-        assert!(listed[0].reason().is_some_and(|why| why.contains("snapshot")), "{:?}", listed[0].reason());
+        assert!(listed[0].reason().is_some_and(|why| why.contains("archive")), "{:?}", listed[0].reason());
         assert_eq!(pool.create(&spec("b", 1)).await.unwrap().size, 21 * MIB);
         assert_eq!(pool.create(&spec("c", 1)).await.unwrap_err().reason, Reason::NoSpace);
     });
@@ -122,10 +122,10 @@ fn a_snapshot_of_a_newer_quarry_is_not_a_volume_but_keeps_its_disk_and_its_name(
 }
 
 #[test]
-fn a_snapshot_on_a_disk_outside_the_pool_is_not_a_volume_either() {
+fn an_archive_on_a_disk_outside_the_pool_is_not_a_volume_either() {
     // The disk belongs to another pool, or to none.
     for pools in [&[("whole", "x-vdc"), ("other", "x-vdb")][..], &[("whole", "x-vdc")]] {
-        let (host, [disk, _], _) = with_record(SNAPSHOT);
+        let (host, [disk, _], _) = with_record(ARCHIVE);
         let image = host.image(disk);
         run(async {
             let pool = start_of(&host, Wipe::Zero, "whole", pools);
@@ -133,10 +133,10 @@ fn a_snapshot_on_a_disk_outside_the_pool_is_not_a_volume_either() {
             assert!(matches!(reading.volumes, Volumes::All(volumes) if volumes.is_empty()));
             assert_eq!((reading.state.problems, reading.state.hints), (vec![], vec![]), "it uses no space here");
             assert!(pool.volume("a").await.unwrap().is_none(), "there is nothing to delete");
-            // A claim of this name would have the GUIDs of the snapshot.
+            // A claim of this name would have the GUIDs of the archive.
             let error = pool.create(&spec("a", 1)).await.unwrap_err();
             assert_eq!(error.reason, Reason::Precondition, "{}", error.message);
-            assert!(error.message.contains("the disk vdb holds a \"snapshot\""), "{}", error.message);
+            assert!(error.message.contains("the disk vdb holds a \"archive\""), "{}", error.message);
             pool.create(&spec("b", 1)).await.unwrap();
         });
         assert!(host.image(disk) == image, "it was written to");
@@ -144,21 +144,21 @@ fn a_snapshot_on_a_disk_outside_the_pool_is_not_a_volume_either() {
 }
 
 #[test]
-fn a_copy_of_a_snapshot_is_not_a_volume_either() {
-    let (host, [disk, _], before) = with_record(SNAPSHOT);
+fn a_copy_of_an_archive_is_not_a_volume_either() {
+    let (host, [disk, _], before) = with_record(ARCHIVE);
     let copy = copy(&host, disk, "vdd");
     run(async {
         let pool = start(&host, Wipe::Zero);
         let state = pool.status().await;
         assert_eq!(state.problems, [""; 0]);
         let [hint] = state.hints.as_slice() else { panic!("{:?}", state.hints) };
-        assert!(hint.starts_with("the disks vdb and vdd hold a \"snapshot\" of a newer Quarry"), "{hint}");
+        assert!(hint.starts_with("the disks vdb and vdd hold a \"archive\" of a newer Quarry"), "{hint}");
         assert!(pool.volume("a").await.unwrap().is_none(), "there is nothing to delete");
         assert_eq!(pool.create(&spec("a", 1)).await.unwrap_err().reason, Reason::Precondition);
         let disks: Arc<dyn Disks> = Arc::new(host.clone());
         let listed = list(&disks, None, true).await.unwrap();
         let notes: Vec<&String> = listed.disks.iter().flat_map(|disk| &disk.notes).collect();
-        let note = "two disks hold a \"snapshot\" of a newer Quarry (record version 2): vdb and vdd; one is a copy of \
+        let note = "two disks hold a \"archive\" of a newer Quarry (record version 2): vdb and vdd; one is a copy of \
                     the other, or both are one disk with two paths";
         assert_eq!(notes, [note, note]);
     });
@@ -174,9 +174,9 @@ fn a_copy_of_a_snapshot_is_not_a_volume_either() {
     });
 }
 
-/// A newer Quarry makes a snapshot of the volume while this one runs.
+/// A newer Quarry makes an archive of the volume while this one runs.
 #[test]
-fn a_volume_that_became_a_snapshot_is_not_missing() {
+fn a_volume_that_became_an_archive_is_not_missing() {
     for numbered in [true, false] {
         let host = Host::default();
         let disk = host.disk("vdb", 16);
@@ -187,7 +187,7 @@ fn a_volume_that_became_a_snapshot_is_not_missing() {
             let pool = start(&host, Wipe::None);
             pool.create(&spec("a", 1)).await.unwrap();
             pool.volumes().await.unwrap();
-            set_record(&host, disk, SNAPSHOT);
+            set_record(&host, disk, ARCHIVE);
             pool.uevents().count_disk("vdb");
             pool.uevents().count(false);
             let found = pool.volume("a").await.unwrap();
@@ -197,7 +197,7 @@ fn a_volume_that_became_a_snapshot_is_not_missing() {
             }
             // The kernel cannot say that it is the same disk.
             let Some(PoolVolume { health: Health::Lost(why), .. }) = &found else { panic!("{found:?}") };
-            assert!(why.contains("now the disk vdb holds a \"snapshot\"") && !why.contains("put the disk"), "{why}");
+            assert!(why.contains("now the disk vdb holds a \"archive\"") && !why.contains("put the disk"), "{why}");
         });
     }
 }

@@ -1,0 +1,57 @@
+//! Gives a copied filesystem a UUID of its own. Two filesystems with one UUID must never be mounted on one host.
+
+use std::sync::Arc;
+
+use quarry_filesystem::UuidStep;
+use quarry_pool::{Device, Pool, PoolVolume};
+use quarry_volume::{Error, Filesystem, Gib, Result};
+use uuid::Uuid;
+
+use super::Failure;
+use crate::device;
+use crate::kernel::Kernel;
+use crate::prepare::update_record;
+
+/// Recovers the copied filesystem on the volume, which is as after a power cut, and gives it that UUID. Idempotent.
+///
+/// # Errors
+/// [`Failure::useless`] if the filesystem cannot get a new UUID.
+pub(super) async fn give(
+    kernel: &Arc<dyn Kernel>,
+    pool: &Arc<dyn Pool>,
+    volume: &mut PoolVolume,
+    kind: Filesystem,
+    uuid: Uuid,
+) -> Result<(), Failure> {
+    let Device::Node(device) = device::activate_bytes(pool, volume).await? else { return Ok(()) };
+    let step = async || kernel.uuid_step(kind, &device, uuid).await.map_err(Failure::of_source);
+    if quarry_fault::disabled("copy-uuid") {
+        return Ok(());
+    }
+    let mut next = step().await?;
+    if let UuidStep::Set { recover_with: Some(options), .. } = next {
+        quarry_fault::point(|| "fill:recover:before".to_owned());
+        kernel.recover(kind, &device, options).await?;
+        quarry_fault::point(|| "fill:recover:after".to_owned());
+        next = step().await?;
+    }
+    match next {
+        UuidStep::Done => Ok(()),
+        UuidStep::Set { recover_with: Some(_), .. } => Err(Error::host(format!(
+            "the journal of the copied {kind} on {} was not replayed although it was mounted; see the kernel log",
+            device.display()
+        ))
+        .into()),
+        UuidStep::Set { recover_with: None, repeatable } => {
+            if !repeatable {
+                // If this is interrupted, everything is copied again.
+                let again = volume.record()?.zeroed(Gib::NONE);
+                update_record(pool, volume, &again).await?;
+            }
+            quarry_fault::point(|| "fill:uuid:before".to_owned());
+            kernel.set_uuid(kind, &device, uuid).await?;
+            quarry_fault::point(|| "fill:uuid:after".to_owned());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Fills a new volume with the contents of a snapshot or of another volume, in the background of CreateVolume.
+//!
+//! The volume's record says how far this is, so that each step can be repeated, and a retry continues after a kill:
+//!
+//! 1. `filling`: the contents are copied, after what lies beyond them on the volume was cleaned. The progress is stored.
+//!    If the source is a volume whose pool can take snapshots, a snapshot that only serves this clone is copied.
+//! 2. `filling`, everything copied (see [`is_copied`]): a copied filesystem is recovered and gets a UUID of its own,
+//!    which the record has already. The source is not needed any more.
+//! 3. `ready`. The snapshot that served the clone is removed.
+//!
+//! Until then, nobody can have used the volume, and it is no loss: if its source is gone, it is removed.
+
+use std::sync::Arc;
+
+use quarry_pool::{Pool, PoolVolume, Record};
+use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result};
+
+use crate::host::Host;
+use crate::prepare::update_record;
+use crate::tasks::Handle;
+
+mod content;
+mod identity;
+mod transfer;
+
+/// Why a volume was not filled.
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// Whether no retry can fill the volume, so that it is removed.
+    pub(crate) useless: bool,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, useless: false }
+    }
+}
+
+impl Failure {
+    /// An error of the source. If it is final, nothing of the volume can be used. (A failure of the host may not last.)
+    fn of_source(error: Error) -> Self {
+        Self { useless: error.reason.is_final() && error.reason != Reason::Host, error }
+    }
+}
+
+impl Host {
+    /// Fills the volume, if its record says that this is not complete.
+    ///
+    /// # Errors
+    /// `UnderWay` if the task was asked to stop.
+    pub(crate) async fn fill(
+        &self,
+        pool: &Arc<dyn Pool>,
+        mut volume: PoolVolume,
+        handle: &Handle,
+    ) -> Result<PoolVolume, Failure> {
+        let record = volume.record()?.clone();
+        let Some(source) = &record.source else { return Ok(volume) };
+        if record.filling && !is_copied(&record, volume.size) {
+            self.copy_contents(pool, &mut volume, source, handle).await?;
+        }
+        let record = volume.record()?.clone();
+        // The source may contain nothing.
+        if record.filling {
+            quarry_fault::point(|| "fill:copied".to_owned());
+            if let (Some(kind), Some(uuid)) = (record.filesystem, record.filesystem_uuid) {
+                identity::give(self.kernel(), pool, &mut volume, kind, uuid).await?;
+            }
+            quarry_fault::point(|| "fill:ready:before".to_owned());
+            update_record(pool, &mut volume, &record.ready()).await?;
+            tracing::info!(volume = record.name, %source, "a volume was filled");
+        }
+        self.remove_clone_snapshot(source, &record.name).await?;
+        Ok(volume)
+    }
+
+    /// Copies the contents of the source, and stores that this is complete.
+    async fn copy_contents(
+        &self,
+        pool: &Arc<dyn Pool>,
+        volume: &mut PoolVolume,
+        source: &ContentSource,
+        handle: &Handle,
+    ) -> Result<(), Failure> {
+        self.require_kept(source)?;
+        let content = self.content(source).await.map_err(Failure::of_source)?;
+        if content.is_empty() {
+            let nothing = volume.record()?.filled_with_nothing();
+            return Ok(update_record(pool, volume, &nothing).await?);
+        }
+        let content = self.hold_still(content, pool, volume).await?;
+        let uuid = self.transfer(pool, volume, &content, source, handle).await?;
+        let mut copied = volume.record()?.zeroed(Gib::needed_for(volume.size));
+        copied.filesystem_uuid = uuid;
+        Ok(update_record(pool, volume, &copied).await?)
+    }
+
+    /// Checks, before a volume is created, that it can be filled from its source. `size`: that of the volume.
+    ///
+    /// # Errors
+    /// `NotFound` if the source does not exist; `SizeOutOfRange` if it is larger than the volume; `InvalidRequest` if it
+    /// was created for another use.
+    pub(crate) async fn check_source(&self, spec: &quarry_volume::VolumeSpec, size: u64) -> Result<()> {
+        let Some(source) = &spec.source else { return Ok(()) };
+        let of_source = |error: Error| error.context(format_args!("it is to be filled from {source}"));
+        self.require_kept(source).map_err(of_source)?;
+        let content = self.content(source).await.map_err(of_source)?;
+        content.check(spec, size).map_err(of_source)?;
+        self.require_offline(&content).await.map_err(of_source)?;
+        // One that an earlier volume of this name left has older contents.
+        self.remove_clone_snapshot(source, &spec.name).await.map_err(Error::not_final)
+    }
+}
+
+/// Whether everything is copied into a volume that is being filled. `size`: that of the volume. (While it is copied, the
+/// progress stays below this, because it is rounded down, and a source is never larger.)
+fn is_copied(record: &Record, size: u64) -> bool {
+    record.zeroed >= Gib::needed_for(size)
+}
+
+/// How much is copied into a volume that is being filled, according to its record. `size`: that of the volume, because
+/// the record does not have the size of the source.
+pub(crate) fn copied(record: &Record, size: u64) -> CopyProgress {
+    CopyProgress { copied: record.zeroed.bytes().min(size), total: size }
+}
+
+/// How far the filling of a volume is.
+pub(crate) fn progress(volume: &PoolVolume) -> String {
+    match volume.record() {
+        Ok(record) if is_copied(record, volume.size) => "completely copied, but not ready for use".to_owned(),
+        Ok(record) => format!("{} are copied", copied(record, volume.size)),
+        Err(error) => error.message,
+    }
+}
+
+/// Fails if the volume is still being filled, or that was interrupted.
+///
+/// # Errors
+/// `UnderWay`, with the progress.
+pub(crate) fn require_filled(volume: &PoolVolume) -> Result<()> {
+    let record = volume.record()?;
+    match &record.source {
+        Some(source) if record.filling => Err(Error::new(
+            Reason::UnderWay,
+            format!(
+                "it is being filled with the contents of {source} ({}); retry when its CreateVolume has returned OK",
+                progress(volume)
+            ),
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,146 @@
+//! What depends on a source: the volumes that are being filled from it, and the snapshots that only serve a clone.
+//!
+//! A source must not vanish while it is copied. The creation of a volume first writes the record that names the source,
+//! and then looks whether the source is being deleted. A deletion first holds the source's name, and then looks for such
+//! records. So one of the two notices the other. The records also protect the source of an interrupted copy.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use quarry_pool::{Pool, PoolSnapshot, PoolVolume, SnapshotRecord};
+use quarry_volume::{ContentSource, Error, Reason, Result, VolumeId, safe_name};
+
+use crate::agent::{CREATE, DELETE};
+use crate::fill;
+use crate::host::{Host, OTHER_POOLS};
+use crate::snapshot::{DELETE_SNAPSHOT, subject};
+
+/// The task that removes a snapshot that no clone needs any more. It works on the name of the clone.
+const CLEAN_UP: &str = "clean up after";
+/// How long that task is waited for. It continues.
+const CLEAN_UP_WAIT: Duration = Duration::from_secs(60);
+
+impl Host {
+    /// Fails while this source is being deleted.
+    pub(crate) fn require_kept(&self, source: &ContentSource) -> Result<()> {
+        match source {
+            ContentSource::Snapshot(id) => {
+                self.tasks().require_none(&subject(&id.snapshot), &[DELETE_SNAPSHOT])
+            }
+            ContentSource::Volume(id) => self.require_complete(id),
+        }
+    }
+
+    /// Fails while this volume is being created or deleted.
+    pub(crate) fn require_complete(&self, id: &VolumeId) -> Result<()> {
+        self.tasks().require_none(&id.volume, &[CREATE, DELETE])
+    }
+
+    /// Fails while a volume is being filled from this source, or its filling was interrupted. A pool that does not
+    /// answer soon is not searched: an interrupted copy in it fails later.
+    ///
+    /// # Errors
+    /// `UnderWay`, with the name of that volume.
+    pub(crate) async fn require_no_copy_of(&self, source: &ContentSource) -> Result<()> {
+        let needed = |volume: &str, how_far: &str| {
+            Err(Error::new(
+                Reason::UnderWay,
+                format!(
+                    "volume {volume} is being filled from it{how_far}; retry when that is done, or delete that volume \
+                     first"
+                ),
+            ))
+        };
+        if let Some(volume) = self.copies().of(source) {
+            return needed(&volume, "");
+        }
+        for volume in self.volumes_that_answer().await {
+            if let Ok(record) = volume.record()
+                && record.filling
+                && record.source.as_ref() == Some(source)
+            {
+                return needed(&record.name, &format!(" ({})", fill::progress(&volume)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The volumes of all pools that answer soon.
+    async fn volumes_that_answer(&self) -> Vec<PoolVolume> {
+        let answers = self.pools().iter().map(|pool| async move {
+            let answer = tokio::time::timeout(OTHER_POOLS, pool.volumes()).await;
+            answer.ok().and_then(Result::ok).unwrap_or_else(|| {
+                tracing::warn!(pool = pool.name(), "pool not searched for volumes that are being filled");
+                Vec::new()
+            })
+        });
+        join_all(answers).await.into_iter().flatten().collect()
+    }
+
+    /// Removes the snapshot of `source` that serves, or served, the clone named `clone`; the caller holds that name. If
+    /// the storage of the source cannot be read, the snapshot is removed later.
+    pub(crate) async fn remove_clone_snapshot(&self, source: &ContentSource, clone: &str) -> Result<()> {
+        let ContentSource::Volume(id) = source else { return Ok(()) };
+        let found = async {
+            let pool = self.pool_of(id).await?;
+            let snapshot = snapshot_for_clone(&pool, clone).await?;
+            Ok::<_, Error>(snapshot.map(|snapshot| (pool, snapshot)))
+        };
+        match found.await {
+            Ok(None) => Ok(()),
+            Ok(Some((pool, snapshot))) => {
+                quarry_fault::point(|| "clone:remove snapshot:before".to_owned());
+                pool.remove_snapshot(&snapshot).await.map_err(|error| {
+                    error.context(format_args!("removing the snapshot of volume {id} that served to clone it"))
+                })
+            }
+            Err(error) => {
+                tracing::warn!(clone, source = %id, %error, "not searched for the snapshot that served a clone");
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes the snapshots for clones that no longer need them: of `source`, or of all volumes. What cannot be removed
+    /// now is logged, and removed later.
+    pub(crate) async fn clean_up_after_clones(&self, source: Option<&VolumeId>) {
+        for pool in self.pools() {
+            let Ok(snapshots) = pool.snapshots().await else { continue };
+            let concerned = |snapshot: &PoolSnapshot| {
+                snapshot.record.for_clone && source.is_none_or(|source| snapshot.record.source == *source)
+            };
+            for snapshot in snapshots.into_iter().filter(concerned) {
+                let (host, pool, record) = (self.clone(), Arc::clone(pool), snapshot.record.clone());
+                let clone = safe_name(&record.name);
+                let cleaned = self
+                    .tasks()
+                    .run(&clone, CLEAN_UP, CLEAN_UP_WAIT, |_| async move { host.clean_up_after(&pool, &record).await });
+                if let Err(error) = cleaned.await {
+                    tracing::info!(clone, %error, "a snapshot that serves a clone is kept");
+                }
+            }
+        }
+    }
+
+    /// Removes the snapshot with that record, unless its clone still needs it.
+    async fn clean_up_after(&self, pool: &Arc<dyn Pool>, record: &SnapshotRecord) -> Result<()> {
+        let clone = self.find_anywhere(&record.name).await?;
+        let source = ContentSource::Volume(record.source.clone());
+        if let Some(clone) = clone {
+            // The record of a clone may be unreadable.
+            let clone = clone.volume.record()?;
+            if clone.filling && clone.source.as_ref() == Some(&source) {
+                return Ok(());
+            }
+        }
+        tracing::info!(clone = record.name, pool = pool.name(), "removing the snapshot of a clone that is complete or gone");
+        self.remove_clone_snapshot(&source, &record.name).await
+    }
+}
+
+/// The snapshot in the pool that serves, or served, the clone with that name.
+pub(crate) async fn snapshot_for_clone(pool: &Arc<dyn Pool>, clone: &str) -> Result<Option<PoolSnapshot>> {
+    let mut snapshots = pool.snapshots().await?.into_iter();
+    Ok(snapshots.find(|snapshot| snapshot.record.for_clone && snapshot.record.name == clone))
+}

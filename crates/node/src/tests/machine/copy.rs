@@ -1,0 +1,200 @@
+//! Snapshots, and copies from one device to another.
+
+use std::future::pending;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use quarry_filesystem::UuidStep;
+use quarry_mount::Device;
+use quarry_volume::{Error, Filesystem, Result};
+
+use super::filesystems::Held;
+use super::{Bytes, Content, Disk, MAPPER, Process, State, node};
+use crate::errors;
+use crate::kernel::{CopyDevices, HeldDevice as _};
+
+/// The node of the snapshot with that name.
+pub(in crate::tests) fn snapshot_node(snapshot: &str) -> PathBuf {
+    node(&format!("snapshot {snapshot}"))
+}
+
+/// The devices that a process copies between.
+pub(super) struct Pair {
+    pub(super) source: PathBuf,
+    /// If nothing else may use the source.
+    pub(super) _held: Option<Held>,
+    pub(super) target: Held,
+    /// The UUID that the copied filesystem gets on the way.
+    pub(super) uuid: Option<String>,
+}
+
+impl CopyDevices for Pair {
+    fn copy_range(&self, bytes: Range<u64>) -> Result<()> {
+        while self.target.process.read(|state| state.stalled) {
+            std::thread::sleep(super::filesystems::STALL);
+        }
+        let copied = self.target.process.effect("copy", |state| {
+            state.copy(&self.source, &self.target.device, &bytes, self.uuid.as_ref())
+        });
+        copied.map_err(errors::filesystem)
+    }
+
+    fn zero_range(&self, bytes: Range<u64>) -> Result<()> {
+        self.target.zero_range(bytes)
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.target.flush().map_err(|error| Error::host(error.to_string()))
+    }
+}
+
+impl State {
+    /// Begins a snapshot of a volume. It does not have the bytes of one instant yet.
+    pub(in crate::tests) fn begin_snapshot(&mut self, snapshot: &str, volume: &str) {
+        let number = Device { major: MAPPER, minor: self.next() };
+        let size = self.disks.get(&node(volume)).map_or(0, |disk| disk.size);
+        self.disks.insert(snapshot_node(snapshot), Disk::new(number, size, Bytes::remnants(size)));
+    }
+
+    /// The snapshot has the bytes of this instant, and nothing writes to it.
+    pub(in crate::tests) fn complete_snapshot(&mut self, snapshot: &str, volume: &str) {
+        let Some(source) = self.disks.get(&node(volume)) else { return self.violation("a snapshot without its source") };
+        let bytes = Bytes { is_dirty: self.is_mounted(source), ..source.bytes.clone() };
+        let Some(disk) = self.disks.get_mut(&snapshot_node(snapshot)) else { return };
+        (disk.durable, disk.bytes, disk.ready) = (bytes.clone(), bytes, true);
+    }
+
+    /// Whether no other mounted device has a filesystem with the same UUID as this one.
+    pub(super) fn has_own_uuid(&self, device: &Path) -> bool {
+        let uuid = |disk: &Disk| match &disk.bytes.content {
+            Content::Filesystem { uuid, .. } => Some(uuid.clone()),
+            _ => None,
+        };
+        let Some(own) = self.disks.get(device).and_then(uuid) else { return true };
+        let mut others = self.disks.iter().filter(|(node, disk)| *node != device && self.is_mounted(disk));
+        !others.any(|(_, disk)| uuid(disk).as_ref() == Some(&own))
+    }
+
+    fn copy(
+        &mut self,
+        source: &Path,
+        target: &Path,
+        range: &Range<u64>,
+        new_uuid: Option<&String>,
+    ) -> Result<(), quarry_filesystem::Error> {
+        let from = self.opened(source)?;
+        let (from, size, ready, mounted) = (from.bytes.clone(), from.size, from.ready, self.is_mounted(from));
+        if !ready {
+            self.violation("copied a snapshot that is not complete");
+        }
+        if mounted {
+            self.violation("copied a device while it is mounted");
+        }
+        if range.end > size {
+            self.violation("copied more than the source has");
+        }
+        let before = self.disks.get(target).map(|disk| disk.bytes.clone());
+        if range.start > 0 && before.is_some_and(|before| before.version != from.version) {
+            self.violation("mixed the contents of two instants");
+        }
+        let mut gap = false;
+        self.overwrite(target, "copying", |bytes| {
+            bytes.signatures.retain(|at| !range.contains(at));
+            gap = range.start > bytes.copied;
+            if range.start == 0 {
+                bytes.zeroed = 0;
+            }
+            bytes.copied = if range.start == 0 { range.end } else { bytes.copied.max(range.end) };
+            bytes.version = from.version;
+            if bytes.copied >= size {
+                (bytes.content, bytes.filesystem) = (from.content, from.filesystem);
+                (bytes.zeroed, bytes.is_dirty) = (from.zeroed, from.is_dirty);
+                bytes.signatures.extend(from.signatures);
+                if let (Content::Filesystem { uuid, .. }, Some(new)) = (&mut bytes.content, new_uuid) {
+                    uuid.clone_from(new);
+                }
+            } else {
+                bytes.content = Content::PartialCopy;
+            }
+        });
+        if gap {
+            self.violation("left a gap in a copy");
+        }
+        Ok(())
+    }
+
+    /// Changes the copied filesystem of a kind on a device.
+    fn change_copy(&mut self, kind: Filesystem, device: &Path, what: &str, change: impl FnOnce(&mut Bytes)) {
+        let Some(disk) = self.disks.get(device) else { return };
+        let found = match &disk.bytes.content {
+            Content::Filesystem { kind, in_progress: false, .. } | Content::Damaged { kind, .. } => Some(*kind),
+            _ => None,
+        };
+        let problem = match found {
+            _ if disk.ready || self.is_mounted(disk) => Some(format!("{what} of a volume that is in use")),
+            Some(found) if found == kind => None,
+            _ => Some(format!("{what}: {kind} is not on the device")),
+        };
+        self.violations.extend(problem);
+        if let Some(disk) = self.disks.get_mut(device) {
+            change(&mut disk.bytes);
+        }
+    }
+}
+
+/// The mount options of a recovery.
+pub(super) const RECOVER: &[&str] = &["recover"];
+
+impl Process {
+    /// What has to be done so that a copied filesystem has that UUID.
+    pub(super) async fn copied_filesystem_step(&self, kind: Filesystem, device: &Path, uuid: &str) -> Result<UuidStep> {
+        let bytes = self.try_read(|state| state.opened(device).map(|disk| disk.bytes.clone()));
+        let Some(bytes) = bytes else { return pending().await };
+        let bytes = bytes.map_err(errors::filesystem)?;
+        match bytes.content {
+            Content::Filesystem { uuid: found, .. } if found == uuid && kind == Filesystem::Btrfs => Ok(UuidStep::Done),
+            Content::Filesystem { uuid: found, .. } if found == uuid && !bytes.is_dirty => Ok(UuidStep::Done),
+            Content::Filesystem { .. } => Ok(UuidStep::Set {
+                recover_with: bytes.is_dirty.then_some(RECOVER),
+                // The checksums of an old ext4 depend on the UUID.
+                repeatable: kind != Filesystem::Ext4,
+            }),
+            other => Err(Error::host(format!("there is no copied filesystem, but {other:?}"))),
+        }
+    }
+
+    /// Replays the journal of a copied filesystem.
+    pub(super) async fn recover_copy(&self, kind: Filesystem, device: &Path) -> Result<()> {
+        self.changes("recover", |state| state.change_copy(kind, device, "a recovery", |bytes| bytes.is_dirty = false))
+            .await;
+        // The unmount flushes.
+        self.changes("flush", |state| state.flush(device)).await;
+        Ok(())
+    }
+
+    /// The steps of a change of the UUID.
+    pub(super) async fn change_uuid(&self, kind: Filesystem, device: &Path, uuid: &str) -> Result<()> {
+        self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
+        let held = Held { process: self.clone(), device: device.to_owned() };
+        if kind == Filesystem::Ext4 {
+            let damage = |state: &mut State| {
+                state.change_copy(kind, device, "a new UUID", |bytes| {
+                    bytes.content = Content::Damaged { kind, uuid: uuid.to_owned() };
+                });
+                // It may be written back at any time.
+                state.flush(device);
+            };
+            self.changes("start to set UUID", damage).await;
+        }
+        let set = |state: &mut State| {
+            state.change_copy(kind, device, "a new UUID", |bytes| {
+                let data = bytes.version > 0;
+                bytes.content = Content::Filesystem { kind, uuid: uuid.to_owned(), in_progress: false, data };
+            });
+        };
+        self.changes("set UUID", set).await;
+        drop(held);
+        self.changes("flush", |state| state.flush(device)).await;
+        Ok(())
+    }
+}

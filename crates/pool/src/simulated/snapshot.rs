@@ -1,0 +1,109 @@
+//! The snapshots of a simulated pool, in the same steps as on a volume group.
+
+use quarry_lvm::cow_extents;
+use quarry_volume::{CowSize, Error, Reason, Result, StorageId};
+
+use super::Inner;
+use super::disks::{Disks, Slot};
+use crate::key::VolumeKey;
+use crate::record::State;
+use crate::{PoolSnapshot, PoolVolume, Record, SnapshotHealth, SnapshotRecord};
+
+/// Where a snapshot with that name is stored. No volume has such a name.
+pub(super) fn stored_as(snapshot: &str) -> String {
+    format!("snapshot {snapshot}")
+}
+
+/// Rejects a change of a volume that has these snapshots.
+pub(super) fn check_none(pool: &str, volume: &str, snapshots: &[PoolSnapshot], what: &str) -> Result<()> {
+    crate::snapshot::check_none(snapshots, &format!("pool {pool}: volume {volume}"), what)
+}
+
+impl Inner {
+    /// The snapshot in a slot; `None` if something else is in it.
+    fn describe_snapshot(&self, slot: &Slot) -> Option<PoolSnapshot> {
+        let record = Record::parse(&slot.record).snapshot()?;
+        let health = match (&slot.damage, record.state) {
+            (Some(damage), _) => SnapshotHealth::clone(damage),
+            (None, State::New) => SnapshotHealth::Incomplete("its creation was interrupted".to_owned()),
+            (None, State::Ready) => SnapshotHealth::Whole,
+        };
+        Some(PoolSnapshot {
+            name: record.id_name(),
+            storage: StorageId::of(&self.uuid),
+            key: VolumeKey::Simulated { storage: self.uuid.clone(), number: slot.number },
+            size: slot.size,
+            allocated: self.extent.bytes(slot.allocated()),
+            record,
+            health,
+        })
+    }
+
+    /// All snapshots.
+    pub(super) fn snapshots(&self, disks: &Disks) -> Vec<PoolSnapshot> {
+        disks.volumes().filter_map(|(_, slot)| self.describe_snapshot(slot)).collect()
+    }
+
+    /// The snapshots of a volume.
+    pub(super) fn snapshots_of(&self, disks: &Disks, volume: &PoolVolume) -> Vec<PoolSnapshot> {
+        let mut snapshots = self.snapshots(disks);
+        snapshots.retain(|snapshot| snapshot.record.source.volume == volume.name);
+        snapshots
+    }
+
+    /// The current state of a snapshot.
+    fn current_snapshot(&self, disks: &Disks, snapshot: &PoolSnapshot) -> Result<PoolSnapshot> {
+        let current = disks.get(&stored_as(&snapshot.name)).and_then(|slot| self.describe_snapshot(slot));
+        current.filter(|current| current.key == snapshot.key).ok_or_else(|| {
+            Error::unavailable(format!("snapshot {} is no longer in pool {}: retry", snapshot.name, self.name))
+        })
+    }
+
+    /// Checks that a snapshot can be read.
+    pub(super) fn usable_snapshot(&self, disks: &Disks, snapshot: &PoolSnapshot) -> Result<()> {
+        self.current_snapshot(disks, snapshot)?.check_whole(&self.name)
+    }
+
+    /// The first step of [`crate::Pool::take_snapshot`].
+    pub(super) fn take_snapshot(&self, volume: &PoolVolume, record: &SnapshotRecord, size: CowSize) -> Result<()> {
+        let mut disks = self.disks();
+        let current = self.current(&disks, volume)?;
+        crate::snapshot::check_filled(&self.name, &current)?;
+        let name = record.id_name();
+        if disks.get(&stored_as(&name)).is_some() {
+            return Err(Error::new(Reason::Exists, format!("pool {}: snapshot {name} already exists", self.name)));
+        }
+        let extents = cow_extents(self.extent, current.size, size);
+        if !disks.take_snapshot(&stored_as(&name), &volume.name, extents, record.to_string()) {
+            return Err(Error::new(
+                Reason::NoSpace,
+                format!(
+                    "pool {}: a snapshot of volume {} needs {} bytes on the disks of the volume, which do not have \
+                     that much free space",
+                    self.name,
+                    volume.name,
+                    self.extent.bytes(extents)
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The second step of [`crate::Pool::take_snapshot`].
+    pub(super) fn set_snapshot_ready(&self, name: &str) -> Result<PoolSnapshot> {
+        let mut disks = self.disks();
+        let gone = || Error::unavailable(format!("snapshot {name} is no longer in pool {}: retry", self.name));
+        let record = disks.get(&stored_as(name)).and_then(|slot| Record::parse(&slot.record).snapshot());
+        let ready = record.ok_or_else(gone)?.ready(crate::snapshot::now());
+        disks.set_record(&stored_as(name), ready.to_string());
+        disks.get(&stored_as(name)).and_then(|slot| self.describe_snapshot(slot)).ok_or_else(gone)
+    }
+
+    /// See [`crate::Pool::remove_snapshot`].
+    pub(super) fn remove_snapshot(&self, snapshot: &PoolSnapshot) -> Result<()> {
+        let mut disks = self.disks();
+        self.current_snapshot(&disks, snapshot)?;
+        disks.remove(&stored_as(&snapshot.name));
+        Ok(())
+    }
+}
