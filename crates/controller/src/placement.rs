@@ -297,21 +297,26 @@ async fn create(
     }
 }
 
-/// The request, with the size of the source as the minimum.
+/// The request, with the size of the source as the minimum. Unchanged if the source does not exist: the volume may
+/// have been filled from it before.
 ///
 /// # Errors
-/// `NotFound` if the source does not exist; `SizeOutOfRange` if the request permits no volume of its size.
+/// `SizeOutOfRange` if the request permits no volume of that size; `Unavailable` if the size cannot be read now.
 async fn sized_as(agent: &dyn Agent, spec: VolumeSpec, source: &ContentSource, until: Instant) -> Result<VolumeSpec> {
-    let required = match source {
-        ContentSource::Snapshot(id) => agent.get_snapshot(id, left(until)).await?.size,
-        ContentSource::Volume(id) => agent.get(id, left(until)).await?.size,
+    let size = match source {
+        ContentSource::Snapshot(id) => agent.get_snapshot(id, left(until)).await.map(|snapshot| snapshot.size),
+        ContentSource::Volume(id) => agent.get(id, left(until)).await.map(|volume| volume.size),
+    };
+    let required = match size {
+        Ok(size) => size,
+        Err(error) if error.reason == Reason::NotFound => return Ok(spec),
+        Err(error) => return Err(error),
     };
     match spec.size.limit {
         Some(limit) if limit < required => Err(Error::new(
             Reason::SizeOutOfRange,
             format!(
-                "volume {:?} may have at most {limit} bytes, and {source}, from which it is to be filled, has \
-                 {required}",
+                "volume {:?} may have at most {limit} bytes, and {source}, from which it is to be filled, has {required}",
                 spec.name
             ),
         )),

@@ -257,6 +257,10 @@ async fn without_a_minimum_a_volume_is_as_large_as_its_source() {
         let filled = fill(&service, name, 0, &["a"], &["a"], source).await.unwrap();
         assert_eq!(filled.capacity_bytes, 10 << 20, "{name}");
     }
+    // A retry, after the source was deleted.
+    remove(&service, &snapshot).await.unwrap();
+    let again = fill(&service, "r", 0, &["a"], &["a"], from_snapshot(&snapshot)).await.unwrap();
+    assert_eq!(again.capacity_bytes, 10 << 20);
     for source in [from_snapshot(&snapshot.replace("a:s", "a:t")), from_volume(&volume.replace("a:v", "a:w"))] {
         let missing = fill(&service, "x", 0, &["a"], &["a"], source).await.unwrap_err();
         assert_eq!(missing.code(), Code::NotFound);
