@@ -125,11 +125,7 @@ impl Cluster {
                     member.name
                 )));
             }
-            let one = only.id.as_ref().filter(|id| after.is_none_or(|after| *id > after));
-            let listed: Box<dyn Iterator<Item = &Snapshot>> = match &only.id {
-                Some(_) => Box::new(one.and_then(|id| memory.snapshot(id)).into_iter()),
-                None => Box::new(memory.snapshots(after.filter(|id| id.node == member.name))),
-            };
+            let listed = memory.snapshots(after.filter(|id| id.node == member.name));
             for snapshot in listed.filter(|snapshot| only.admits(snapshot)) {
                 if page.len() == most {
                     return Ok((page, true));

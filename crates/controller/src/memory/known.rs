@@ -156,11 +156,6 @@ where
         self.known.range::<T::Id, _>((start, Unbounded)).map(|known| (&known.item, known.since.elapsed()))
     }
 
-    /// The item with that identifier.
-    pub(super) fn get(&self, id: &T::Id) -> Option<&T> {
-        self.known.get(id).map(|known| &known.item)
-    }
-
     /// The number of items.
     pub(super) fn len(&self) -> usize {
         self.known.len()

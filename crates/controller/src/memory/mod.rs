@@ -132,11 +132,6 @@ impl Memory {
         self.snapshots.after(after).map(|(snapshot, _)| snapshot)
     }
 
-    /// The snapshot with that identifier.
-    pub(crate) fn snapshot(&self, id: &SnapshotId) -> Option<&Snapshot> {
-        self.snapshots.get(id)
-    }
-
     /// The number of snapshots.
     pub(crate) fn count_snapshots(&self) -> usize {
         self.snapshots.len()
@@ -262,10 +257,6 @@ mod tests {
         memory.update(change(14, &[], &[]));
         assert!(memory.snapshots.is_settled());
         assert_eq!(memory.snapshots(Some(&snapshot("s").id)).count(), 1);
-        assert_eq!(
-            (memory.snapshot(&snapshot("t").id), memory.snapshot(&snapshot("s").id)),
-            (Some(&snapshot("t")), None)
-        );
         memory.full_state(greeting("2"), change(3, &["u"], &[]));
         assert_eq!((snapshots(&memory), memory.count_snapshots()), (vec!["u"], 1));
     }

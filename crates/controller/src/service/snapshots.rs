@@ -1,5 +1,7 @@
 //! The requests for snapshots, and their answers.
 
+use std::str::FromStr;
+
 use quarry_proto::csi::v1 as csi;
 use quarry_volume::{Result, Snapshot, SnapshotId, SnapshotParameters, SnapshotSpec, VolumeId};
 use quarry_wire::field::{existing_volume, required, signed};
@@ -21,24 +23,10 @@ pub(super) fn spec(request: &csi::CreateSnapshotRequest) -> Result<SnapshotSpec>
 /// A page of the snapshots that the nodes reported. A filter that names nothing of Quarry's matches nothing.
 pub(super) fn list(cluster: &Cluster, request: &csi::ListSnapshotsRequest) -> Result<csi::ListSnapshotsResponse> {
     let (after, most) = (paging::after(&request.starting_token)?, paging::most(request.max_entries)?);
-    let (id, source) = (request.snapshot_id.as_str(), request.source_volume_id.as_str());
-    for (field, value) in [("snapshot_id", id), ("source_volume_id", source)] {
-        if !value.is_empty() {
-            required(field, value)?;
-        }
-    }
-    let only = match (id, source) {
-        ("", "") => Only::default(),
-        ("", source) => match source.parse::<VolumeId>() {
-            Ok(source) => Only { id: None, source: Some(source) },
-            Err(_) => return Ok(csi::ListSnapshotsResponse::default()),
-        },
-        (id, source) => match (id.parse::<SnapshotId>(), source, source.parse::<VolumeId>()) {
-            (Ok(id), "", _) => Only { id: Some(id), source: None },
-            (Ok(id), _, Ok(source)) => Only { id: Some(id), source: Some(source) },
-            _ => return Ok(csi::ListSnapshotsResponse::default()),
-        },
-    };
+    let id = filter::<SnapshotId>("snapshot_id", &request.snapshot_id)?;
+    let source = filter::<VolumeId>("source_volume_id", &request.source_volume_id)?;
+    let (Ok(id), Ok(source)) = (id, source) else { return Ok(csi::ListSnapshotsResponse::default()) };
+    let only = Only { id, source };
     let (snapshots, more) = cluster.snapshots(&only, after.as_ref(), most)?;
     let next_token = match snapshots.last() {
         Some(last) if more => paging::token(&last.id),
@@ -46,6 +34,14 @@ pub(super) fn list(cluster: &Cluster, request: &csi::ListSnapshotsRequest) -> Re
     };
     let entry = |snapshot: &Snapshot| csi::list_snapshots_response::Entry { snapshot: Some(describe(snapshot)) };
     Ok(csi::ListSnapshotsResponse { entries: snapshots.iter().map(entry).collect(), next_token })
+}
+
+/// The identifier to filter by, if there is one; the inner error is about an identifier in another format.
+fn filter<T: FromStr>(field: &str, value: &str) -> Result<Result<Option<T>, T::Err>> {
+    match value {
+        "" => Ok(Ok(None)),
+        value => Ok(required(field, value)?.parse().map(Some)),
+    }
 }
 
 /// A snapshot, as CSI describes it.

@@ -248,6 +248,26 @@ async fn a_volume_is_filled_on_the_node_of_its_source_only() {
 }
 
 #[tokio::test]
+async fn without_a_minimum_a_volume_is_as_large_as_its_source() {
+    let world = World::new(&[("a", 100)]);
+    let (_, service) = world.controller().await;
+    let volume = create(&service, "v", 10, &["a"], &["a"]).await.unwrap().volume_id;
+    let snapshot = take(&service, "s", &volume).await.unwrap().snapshot_id;
+    for (name, source) in [("r", from_snapshot(&snapshot)), ("c", from_volume(&volume))] {
+        let filled = fill(&service, name, 0, &["a"], &["a"], source).await.unwrap();
+        assert_eq!(filled.capacity_bytes, 10 << 20, "{name}");
+    }
+    // A retry, after the source was deleted.
+    remove(&service, &snapshot).await.unwrap();
+    let again = fill(&service, "r", 0, &["a"], &["a"], from_snapshot(&snapshot)).await.unwrap();
+    assert_eq!(again.capacity_bytes, 10 << 20);
+    for source in [from_snapshot(&snapshot.replace("a:s", "a:t")), from_volume(&volume.replace("a:v", "a:w"))] {
+        let missing = fill(&service, "x", 0, &["a"], &["a"], source).await.unwrap_err();
+        assert_eq!(missing.code(), Code::NotFound);
+    }
+}
+
+#[tokio::test]
 async fn a_source_that_names_nothing_is_rejected() {
     let world = World::new(&[("a", 100)]);
     let (_, service) = world.controller().await;

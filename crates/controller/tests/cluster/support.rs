@@ -19,9 +19,9 @@ use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
-    Agent, COPY, Change, EXPAND, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason,
-    Result, SNAPSHOT, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, Update, UpdateStream, Volume,
-    VolumeId, VolumeSpec,
+    Agent, COPY, Change, ContentSource, EXPAND, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup,
+    PoolState, Reason, Result, SNAPSHOT, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, Update,
+    UpdateStream, Volume, VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -148,6 +148,11 @@ impl Agent for Connected {
         let existing = self.0.volumes.lock().unwrap().get(&spec.name).cloned();
         if let Some(volume) = existing {
             return Ok((volume.clone(), self.0.change(vec![volume], vec![])));
+        }
+        match &spec.source {
+            Some(ContentSource::Snapshot(id)) => drop(self.get_snapshot(id, Duration::ZERO).await?),
+            Some(ContentSource::Volume(id)) => drop(self.get(id, Duration::ZERO).await?),
+            None => {}
         }
         if self.0.pool().space.largest(&spec.class.layout).bytes < spec.size.required {
             return Err(Error::new(Reason::NoSpace, "full"));
