@@ -9,8 +9,6 @@ mod bytes;
 mod checks;
 mod condition;
 mod copies;
-#[allow(dead_code, unused_imports)]
-mod copy;
 mod create;
 mod deactivate;
 mod device;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use quarry_pool::SnapshotHealth;
-use quarry_volume::{AccessTypes, Agent as _, ContentSource, Error, Filesystem, Layout, Reason, SizeRange, VolumeId, VolumeSpec};
+use quarry_volume::{AccessTypes, Agent as _, ContentSource, Error, Filesystem, Reason, SizeRange, VolumeId, VolumeSpec};
 
 use self::world::{COPY, Filled, From, LONG, SNAPSHOT, Source};
 use super::killed::test_all;
@@ -181,7 +181,6 @@ fn a_volume_that_cannot_be_filled_is_not_created() {
             let elsewhere = VolumeId { node: "node-2".to_owned(), ..filled.world.id.clone() };
             spec.source = Some(ContentSource::Volume(elsewhere));
         });
-        rejects(Reason::NoSpace, &|spec| spec.class.layout = Layout::Striped { stripes: 2, stripe_size: 65536 });
         // A volume of this name with other contents.
         filled.created();
         rejects(Reason::Exists, &|spec| spec.source = None);
@@ -319,7 +318,7 @@ fn a_snapshot_that_no_clone_needs_is_removed() {
         filled.world.machine.state().disks.remove(&super::machine::node(COPY));
         filled.on_host(async |host| {
             let _updates = host.watch().await.unwrap();
-            while filled.for_clone().is_some() {
+            while filled.world.pool.record_of_snapshot(&format!("for clone {COPY}")).is_some() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         });
