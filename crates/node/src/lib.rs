@@ -9,6 +9,7 @@ mod bytes;
 mod checks;
 mod condition;
 mod copies;
+mod copy;
 mod create;
 mod deactivate;
 mod device;

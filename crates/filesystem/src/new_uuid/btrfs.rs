@@ -186,3 +186,123 @@ fn write(device: &Path, uuid: &[u8; 16]) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: [u8; 16] = [0x11; 16];
+    const NEW: [u8; 16] = [0x22; 16];
+
+    /// A superblock with that type of checksum, at that place.
+    fn superblock(kind: u8, place: u64) -> [u8; LENGTH] {
+        let mut bytes = [0; LENGTH];
+        put(&mut bytes, UUID, &OLD);
+        put(&mut bytes, OWN_OFFSET, &place.to_le_bytes());
+        put(&mut bytes, MAGIC, b"_BHRfS_M");
+        put(&mut bytes, DEVICES, &1_u64.to_le_bytes());
+        put(&mut bytes, INCOMPAT, &0x361_u64.to_le_bytes());
+        bytes[CHECKSUM_TYPE] = kind;
+        signed(bytes)
+    }
+
+    fn signed(mut bytes: [u8; LENGTH]) -> [u8; LENGTH] {
+        let checksum = checksum(&bytes).unwrap();
+        put(&mut bytes, 0, &checksum);
+        bytes
+    }
+
+    fn changed(change: impl FnOnce(&mut [u8; LENGTH])) -> [u8; LENGTH] {
+        let mut bytes = superblock(0, PLACES[0]);
+        change(&mut bytes);
+        signed(bytes)
+    }
+
+    #[test]
+    fn a_superblock_keeps_its_first_uuid_for_all_other_metadata() {
+        for kind in 0..4 {
+            let mut bytes = superblock(kind, PLACES[0]);
+            for uuid in [NEW, [0x33; 16]] {
+                edit(&mut bytes, PLACES[0], &uuid).unwrap();
+                assert!(is_valid(&bytes, PLACES[0]));
+                assert_eq!(bytes[UUID..UUID + 16], uuid);
+                assert_eq!(bytes[METADATA_UUID..METADATA_UUID + 16], OLD, "also in the copy of a copy");
+                assert_eq!(u64_at(&bytes, INCOMPAT), Some(0x761));
+            }
+        }
+    }
+
+    #[test]
+    fn a_superblock_that_does_not_allow_it_is_not_changed() {
+        let refused = |mut bytes: [u8; LENGTH]| {
+            let before = bytes;
+            edit(&mut bytes, PLACES[0], &NEW).unwrap_err();
+            assert_eq!(bytes, before);
+        };
+        refused(superblock(0, PLACES[1]));
+        refused(changed(|bytes| bytes[MAGIC] = 0));
+        refused(changed(|bytes| bytes[DEVICES] = 2));
+        for bit in 32..37 {
+            refused(changed(|bytes| put(bytes, FLAGS, &(1_u64 << bit).to_le_bytes())));
+        }
+        let mut damaged = superblock(0, PLACES[0]);
+        damaged[1000] = 1;
+        refused(damaged);
+        let mut unknown = superblock(0, PLACES[0]);
+        unknown[CHECKSUM_TYPE] = 4;
+        refused(unknown);
+    }
+
+    #[test]
+    fn superblocks_are_found_in_what_is_copied() {
+        const MIB: u64 = 1 << 20;
+        let part = |place: u64, start: u64, superblock: &[u8]| {
+            let mut bytes = vec![0xee; 4 << 20];
+            let at = usize::try_from(place - start).unwrap();
+            bytes[at..at + LENGTH].copy_from_slice(superblock);
+            (bytes, at)
+        };
+        for (place, start) in [(PLACES[0], 0), (PLACES[1], 64 * MIB), (PLACES[2], 256 << 30), (PLACES[1], 63 * MIB)] {
+            let (mut bytes, at) = part(place, start, &superblock(0, place));
+            edit_copied(&NEW, start, &mut bytes).unwrap();
+            assert_eq!(bytes[at + UUID..at + UUID + 16], NEW);
+            assert!(bytes[..at].iter().chain(&bytes[at + LENGTH..]).all(|&byte| byte == 0xee));
+        }
+        // What is not a superblock is a file's, except in the first place.
+        for (place, start) in [(PLACES[0], 0), (PLACES[1], 64 * MIB)] {
+            let (mut bytes, _) = part(place, start, &superblock(0, 4096));
+            let before = bytes.clone();
+            assert_eq!(edit_copied(&NEW, start, &mut bytes).is_err(), place == PLACES[0]);
+            assert!(bytes == before);
+        }
+        let mut bytes = vec![0xee; 66 << 10];
+        edit_copied(&NEW, 0, &mut bytes).unwrap_err();
+        edit_copied(&NEW, 4 * MIB, &mut bytes).unwrap();
+        edit_copied(&NEW, 64 * MIB, &mut bytes[..2048]).unwrap();
+    }
+
+    #[test]
+    fn the_first_superblock_decides() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(65 << 20).unwrap();
+        let new = Uuid::from_bytes(NEW).to_string();
+        let step = || step(file.path(), &new);
+        assert!(matches!(step(), Err(Error::NotCopied { .. })));
+        let pending = UuidStep::Set { recover_with: None, repeatable: true };
+        for place in [PLACES[0], PLACES[1]] {
+            file.as_file().write_all_at(&superblock(0, place), place).unwrap();
+            assert_eq!(step().unwrap(), pending);
+        }
+        write(file.path(), &NEW).unwrap();
+        assert_eq!(step().unwrap(), UuidStep::Done);
+        for torn in [0, 512, 1024] {
+            file.as_file().write_all_at(&[0xee; 512], PLACES[0] + torn).unwrap();
+            assert_eq!(step().unwrap(), pending);
+            write(file.path(), &NEW).unwrap();
+            assert_eq!(step().unwrap(), UuidStep::Done);
+        }
+        let mut mirror = [0; LENGTH];
+        file.as_file().read_exact_at(&mut mirror, PLACES[1]).unwrap();
+        assert!(is_valid(&mirror, PLACES[1]) && has_uuid(&mirror, &new));
+    }
+}

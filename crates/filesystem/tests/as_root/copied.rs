@@ -121,7 +121,8 @@ fn compare(source: &Path, copied: &Path) {
         assert_eq!(fs::read(at.join("file 199")).unwrap(), [199; 5000]);
     }
     for (one, other) in [(source, copied), (copied, source)] {
-        let name = format!("only in {}", one.parent().unwrap().file_name().unwrap().display());
+        let directory = |at: &Path| at.parent().unwrap().file_name().unwrap().display().to_string();
+        let name = format!("in {} but not in {}", directory(one), directory(other));
         fs::write(one.join(&name), "").unwrap();
         assert!(!other.join(&name).exists());
     }
