@@ -24,6 +24,8 @@ enum Device {
 pub(crate) async fn refusal(group: &VolumeGroup, volume: &LogicalVolume) -> Option<String> {
     let key = match device(Path::new("/sys/block"), group, &volume.name) {
         Device::Writable => return None,
+        // As it was created.
+        Device::ReadOnly if volume.origin.is_some() => return None,
         Device::Missing => "volume_list",
         Device::ReadOnly => "read_only_volume_list",
     };

@@ -125,6 +125,10 @@ pub struct CreateSnapshot<'a> {
 /// Creates a copy-on-write snapshot of a logical volume, and leaves it active. The volume may be mounted: lvm suspends
 /// it, which freezes its filesystem, until the snapshot is in place.
 ///
+/// Its device is read-only. Otherwise something on the host could write to it (mdadm and lvm do when they find a member
+/// of an array or a physical volume of a tenant on it), and it would not have the contents of the instant any more.
+/// Only the layer below it, with the space for overwritten blocks, is writable.
+///
 /// Two metadata commits. The first has a linear volume with the tag, which lvm clears; the second makes it a snapshot.
 /// If the command is killed in between, it leaves a volume without an origin. If it is killed between the second one
 /// and the end of the suspension, the kernel gets the snapshot only when the volume is refreshed or activated next, so
@@ -143,7 +147,8 @@ fn snapshot_command<'a>(group: &'a VolumeGroup, request: &CreateSnapshot<'_>) ->
         // lvm would use any disk.
         return Err(Error::Argument("no physical volumes are given for a snapshot".to_owned()));
     }
-    let mut command = Mutation::new("lvcreate", group).args(["-y", "--snapshot", "--alloc", "normal", "--name", name]);
+    let mut command = Mutation::new("lvcreate", group);
+    command = command.args(["-y", "--snapshot", "--permission", "r", "--alloc", "normal", "--name", name]);
     command = command.args(["--extents", &extents.to_string(), "--chunksize", &format!("{COW_CHUNK}b")]);
     command = command.args(["--addtag", check_tag(tag)?]).arg(target(group, source)?);
     for pv in *pvs {
@@ -361,8 +366,8 @@ mod tests {
         let command = snapshot_command(&group, &request).expect("valid");
         assert_eq!(
             command.arguments().join(" "),
-            "-y --snapshot --alloc normal --name s --extents 7 --chunksize 65536b --addtag quarry2/x vg/a /dev/vdb \
-             /dev/vdc"
+            "-y --snapshot --permission r --alloc normal --name s --extents 7 --chunksize 65536b --addtag quarry2/x \
+             vg/a /dev/vdb /dev/vdc"
         );
         for wrong in [
             CreateSnapshot { name: "-s", ..request.clone() },

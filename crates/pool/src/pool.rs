@@ -279,8 +279,8 @@ pub trait Pool: Send + Sync {
     /// # Errors
     /// `SizeOutOfRange` if no size in the range is possible: with the largest size that is. The default, for pools
     /// without this capability, rejects every larger size with it. `Precondition` only for what is possible while
-    /// the volume is not in use: external-resizer does not retry before that. `UnderWay` while lvm moves or
-    /// converts the volume.
+    /// the volume is not in use or has snapshots: external-resizer does not retry while a pod uses the volume.
+    /// `UnderWay` while lvm moves or converts the volume, or it is being cloned.
     async fn reserve_expansion(&self, volume: &PoolVolume, size: &SizeRange) -> Result<Option<Expansion>> {
         let pool = self.name();
         if !volume.needs_expansion(size)? {
@@ -336,8 +336,9 @@ pub trait Pool: Send + Sync {
     /// the caller removes it first.
     ///
     /// # Errors
-    /// `NoSpace` if it does not fit (`RESOURCE_EXHAUSTED`); `Exists` if something else has its name; `Precondition`
-    /// if the volume's storage is lost. If it was taken, or may have been, the error is not final. The default, for
+    /// `NoSpace` if it does not fit (`RESOURCE_EXHAUSTED`); `Exists` if a snapshot of that name exists, or something
+    /// else has the name that it needs; `Precondition` if the volume's storage is lost; `UnderWay` while the volume is
+    /// being filled, moved or converted. If it was taken, or may have been, the error is not final. The default, for
     /// pools without this capability, is `Unsupported`.
     async fn take_snapshot(
         &self,
@@ -348,7 +349,7 @@ pub trait Pool: Send + Sync {
         Err(Error::new(Reason::Unsupported, format!("pool {} does not support snapshots", self.name())))
     }
 
-    /// Makes the snapshot's device appear, to be read, and returns it. Idempotent.
+    /// Makes the snapshot's device appear, and returns it. It is read-only. Idempotent.
     ///
     /// # Errors
     /// `Precondition` if the snapshot is not [`SnapshotHealth::Whole`].
@@ -369,7 +370,8 @@ pub trait Pool: Send + Sync {
     ///
     /// # Errors
     /// `InUse` while it is open. `Precondition` while it has snapshots: they cannot exist without it. The message
-    /// names them.
+    /// names them. `UnderWay` while it only has snapshots that serve clones. Snapshots whose creation was interrupted
+    /// are removed with it.
     async fn remove(&self, volume: &PoolVolume) -> Result<()>;
 
     /// What is still being wiped of deleted volumes, by disk name; that space is not free yet.

@@ -125,6 +125,7 @@ impl LvmPool {
         let group = self.group().await?;
         self.recover(&group).await;
         self.remove_left_over_space(&group).await;
+        self.remove_left_over_snapshots(&group).await;
         self.change_lock.recovered.store(true, Ordering::SeqCst);
         Ok(())
     }

@@ -48,9 +48,9 @@ impl SnapshotRecord {
     /// The version of these records.
     pub const VERSION: u32 = 2;
 
-    /// The record of a snapshot of a volume that is still to be taken. `source` is the volume's identifier, and
-    /// `volume` its record. `filesystem_uuid`: that of its filesystem, if it is mounted or was; it decides whether the
-    /// snapshot is empty. A volume for raw use is never empty.
+    /// The record of a snapshot that is still to be taken. `source` is the identifier of the volume, and `volume` its
+    /// record. `filesystem_uuid`: that of its filesystem; `None` if it has none yet. A volume that is only for a
+    /// filesystem and has none yet is empty. One that may be used raw never counts as empty.
     #[must_use]
     pub fn new(name: String, source: VolumeId, volume: &Record, filesystem_uuid: Option<Uuid>) -> Self {
         Self {

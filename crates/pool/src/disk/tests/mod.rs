@@ -15,13 +15,13 @@ use std::sync::Arc;
 
 use quarry_disk::claim::{self, ClaimState};
 use quarry_disk::{Criteria, How, Selector, State as Disk};
-use quarry_volume::{AccessTypes, Filesystem, Gib, Layout, Parameters, Reason, SizeRange, VolumeSpec};
+use quarry_volume::{AccessTypes, CowSize, Filesystem, Gib, Layout, Parameters, Reason, SizeRange, VolumeSpec};
 
 use self::double::{Host, SIGNATURE};
 use super::create::VOLUME_OFFSET;
 use super::disks::{Any, Disks as _};
 use super::*;
-use crate::{Health, State};
+use crate::{Health, SnapshotRecord, State};
 
 const MIB: u64 = 1 << 20;
 
@@ -265,6 +265,23 @@ fn data_of_mkfs_is_wiped_although_the_volume_was_zeroed() {
         pool.remove(&volume).await.unwrap();
         releases_done(&pool).await;
         assert_eq!([1024, 20 * MIB].map(|at| host.peek(disk, VOLUME_OFFSET + at, 4)), [[0; 4]; 2]);
+    });
+}
+
+#[test]
+fn a_whole_disk_says_why_it_has_no_snapshots() {
+    let host = Host::default();
+    host.disk("vdb", 16);
+    run(async {
+        let pool = start(&host, Wipe::None);
+        let volume = pool.create(&spec("a", 1)).await.unwrap();
+        let source = "v1:abcdefghij:n:a".parse().unwrap();
+        let record = SnapshotRecord::new("s".to_owned(), source, volume.record().unwrap(), None);
+        let reading = pool.read(None).await;
+        assert!(!reading.state.capabilities.snapshots && reading.snapshots.is_empty(), "what it reports agrees");
+        let error = pool.take_snapshot(&volume, &record, CowSize::Whole).await.unwrap_err();
+        assert_eq!(error.reason, Reason::Unsupported);
+        assert!(error.message.contains("whole disk, which has no space beside its volume"), "{error}");
     });
 }
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use quarry_lvm::PhysicalVolume;
-use quarry_volume::ExtentSize;
+use quarry_volume::{ExtentSize, Reason};
 
+use super::change::check_source;
 use super::*;
 use crate::lvm::testing::uuid;
 
@@ -91,6 +92,9 @@ fn what_an_interruption_leaves_is_not_whole() {
     let health = |tag: &str, origin| only(&with(lv("s", tag, origin))).health;
     assert!(matches!(health(NEW, None), SnapshotHealth::Incomplete(_)));
     assert!(matches!(health(NEW, Some("a")), SnapshotHealth::Incomplete(_)));
+    // Only what never was a snapshot is removed without a request.
+    let left = |tag: &str, origin| left_over(&with(lv("s", tag, origin))).len();
+    assert_eq!([left(NEW, None), left(NEW, Some("a")), left(READY, None), left("x", None)], [1, 0, 0, 0]);
     // Its removal was interrupted: never restored from, and not taken again.
     assert!(matches!(health(READY, None), SnapshotHealth::Invalid(why) if why.contains("delete it")));
     // Of another volume than its record says.
