@@ -73,13 +73,17 @@ for example in ../examples/*.yaml; do
 done
 
 # Hosts without a way to registry.k8s.io need the list in the documentation; the test cluster imports images by these names.
-grep -o 'image: registry.k8s.io/[^ ]*' quarry.yaml | cut -d ' ' -f 2 | sort -u >"$work/images"
+accepts "snapshots" <<<'snapshotter: {enabled: true}'
+holds "the snapshotter's Lease" 'resourceNames: .*, external-snapshotter-leader-local-csi-quarry-dev\]$'
+holds "the snapshotter does not look for groups" '^ *- --feature-gates=CSIVolumeGroupSnapshot=false$'
+grep -ho 'image: registry.k8s.io/[^ ]*' quarry.yaml "$work/rendered.yaml" | cut -d ' ' -f 2 | sort -u >"$work/images"
 while read -r image; do
     grep -qF "\`$image\`" ../docs/install.md && grep -qF "\"$image\"" ../e2e/cluster/src/images.rs
     result "docs/install.md and e2e/cluster name $image" $? /dev/null
 done <"$work/images"
 
 accepts "the chart's default values" </dev/null
+lacks "no permission for snapshots unless they are enabled" 'snapshot\.storage|snapshotter'
 accepts "hosts that differ" <<'END'
 nodeGroups:
   nvme:
@@ -122,6 +126,13 @@ holds "the resizer's own port" '^ *- --http-endpoint=:1812$'
 holds "the resizer's own Lease, with the driver's name" 'resourceNames: .*, external-resizer-disks-example-com\]$'
 accepts "a resizer that does not read the pods of the cluster" <<<'resizer: {watchPods: false}'
 holds "a volume that is in use is tried again and again" '^ *- --handle-volume-inuse-error=false$'
+accepts "another snapshotter" <<'END'
+driverName: disks.example.com
+snapshotter: {enabled: true, httpPort: 1813, image: {repository: registry.example.com/csi-snapshotter, tag: v9}, resources: {requests: {memory: 1Gi}}}
+END
+holds "the snapshotter's own image" '^ *image: registry.example.com/csi-snapshotter:v9$'
+holds "the snapshotter's own port" '^ *- --http-endpoint=:1813$'
+refuses "an unknown key of the snapshotter" "'enable'" <<<'snapshotter: {enable: true}'
 accepts "storage classes" <<'END'
 storageClasses:
   - name: fast

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use quarry_agent::Dial;
-use quarry_volume::{Agent, Capacity, EXPAND, Error, Parameters, Result, SizeRange, Unreachable, Volume, VolumeId};
+use quarry_volume::{
+    Agent, Capacity, EXPAND, Error, Greeting, Parameters, Result, SizeRange, Unreachable, Volume, VolumeId,
+};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -177,6 +179,26 @@ impl Cluster {
         Ok((member, agent, instance))
     }
 
+    /// Like [`Cluster::agent`], for a call that only nodes with `capability` know. `what` completes the sentence "it is
+    /// too old to …".
+    ///
+    /// # Errors
+    /// `Unavailable` also if the node does not have the capability: the sidecars retry then, and would not after
+    /// `Unsupported`.
+    pub(crate) fn able_agent(
+        &self,
+        node: &str,
+        capability: &str,
+        what: &str,
+    ) -> Result<(Arc<Member>, Arc<dyn Agent>, String)> {
+        let (member, agent, instance) = self.agent(node)?;
+        let able = |greeting: &Greeting| greeting.capabilities.iter().any(|one| one == capability);
+        if !member.memory().greeting().is_some_and(able) {
+            return Err(Error::unavailable(format!("Quarry on node {node} is too old to {what}: upgrade it")));
+        }
+        Ok((member, agent, instance))
+    }
+
     /// What keeps the controller from working, one line each. An unreachable node does not count: the other
     /// nodes keep working.
     #[must_use]
@@ -203,14 +225,8 @@ impl Cluster {
     /// As for [`Agent::expand`]. `Unavailable`, immediately, if the node cannot be reached, or if its Quarry is
     /// too old: external-resizer retries then, and would not after `Unsupported`.
     pub async fn expand(&self, id: &VolumeId, size: SizeRange, wait: Duration) -> Result<Volume> {
-        let attempted = |error: Error| error.context(format_args!("expanding volume {id}"));
-        let (member, agent, instance) = self.agent(&id.node).map_err(attempted)?;
-        if !member.memory().greeting().is_some_and(|greeting| greeting.capabilities.iter().any(|one| one == EXPAND)) {
-            return Err(attempted(Error::unavailable(format!(
-                "Quarry on node {} is too old to expand volumes: upgrade it",
-                id.node
-            ))));
-        }
+        let able = self.able_agent(&id.node, EXPAND, "expand volumes");
+        let (member, agent, instance) = able.map_err(|error| error.context(format_args!("expanding volume {id}")))?;
         let (volume, change) = agent.expand(id, size, wait).await?;
         member.reply(&instance, change);
         Ok(volume)

@@ -1,7 +1,7 @@
 //! CSI Controller: knows the nodes and their storage, and forwards each request to the right node.
 //!
 //! [`Cluster`] follows the nodes in a roster. Each node has a [`member`] with a connection and a [`memory`]
-//! of its pools and volumes. [`ControllerService`] serves CSI: it parses and validates requests, selects the
+//! of its pools, volumes and snapshots. [`ControllerService`] serves CSI: it parses and validates requests, selects the
 //! node ([`placement`]) and calls its agent. The controller stores nothing: the disks of the nodes hold the
 //! whole state.
 
@@ -16,6 +16,7 @@ mod orphans;
 mod paging;
 mod placement;
 mod service;
+mod snapshots;
 mod view;
 
 pub use cluster::{Cluster, Parts};

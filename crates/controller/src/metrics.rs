@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use quarry_transport::metrics::{Metrics, Sample};
-use quarry_volume::{Reason, Result};
+use quarry_volume::{Reason, Result, SnapshotCondition};
 
 use crate::cluster::Cluster;
 use crate::member::Link;
@@ -73,6 +73,22 @@ impl Cluster {
         let cluster = self.clone();
         metrics.gauge("volumes", "Volumes that the nodes reported", move || {
             vec![count(cluster.members().iter().map(|member| member.memory().count()).sum())]
+        });
+        let cluster = self.clone();
+        metrics.gauge("snapshots", "Snapshots that the nodes reported, by state", move || {
+            let (mut ready, mut invalid, mut other) = (0, 0, 0);
+            for member in cluster.members() {
+                for snapshot in member.memory().snapshots(None) {
+                    match (snapshot.condition, snapshot.ready) {
+                        (SnapshotCondition::Invalid, _) => invalid += 1,
+                        (_, true) => ready += 1,
+                        (_, false) => other += 1,
+                    }
+                }
+            }
+            [("ready", ready), ("invalid", invalid), ("other", other)]
+                .map(|(state, number)| count(number).label("state", state))
+                .to_vec()
         });
         let cluster = self.clone();
         metrics.gauge("orphan_volumes", "Volumes that no PersistentVolume names", move || {

@@ -1,5 +1,6 @@
 //! Where a new volume goes.
 //!
+//! A volume that is filled from a snapshot or from another volume goes to the node that has the source, or nowhere.
 //! A request that permits one node is forwarded to that node. The node serializes its requests, so any
 //! controller may forward one. A request that permits several nodes is handled by the elected controller
 //! only, which first asks every candidate whether the name exists there: a retry must find the volume of an
@@ -11,7 +12,9 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::future::BoxFuture;
 use quarry_proto::csi::v1 as csi;
-use quarry_volume::{Error, FencingToken, NameLookup, Reason, Result, Volume, VolumeSpec};
+use quarry_volume::{
+    Agent, COPY, ContentSource, Error, FencingToken, NameLookup, Reason, Result, SizeRange, Volume, VolumeSpec,
+};
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
@@ -75,7 +78,11 @@ pub(crate) async fn place(
     wait: Duration,
 ) -> Result<Volume> {
     let until = Instant::now() + wait;
-    let result = match without_choice(cluster, candidates)? {
+    let candidates = match &spec.source {
+        Some(source) => with_source(&spec.name, source, &candidates)?,
+        None => without_choice(cluster, candidates)?,
+    };
+    let result = match candidates {
         Candidates::One(node) => on_the_only(cluster, &node, spec, until).await,
         Candidates::Some(nodes) => choose(cluster, nodes, spec, until).await,
         Candidates::Any(first) => {
@@ -87,15 +94,44 @@ pub(crate) async fn place(
     result
 }
 
+impl Candidates {
+    /// Whether the request permits this node.
+    fn admit(&self, node: &str) -> bool {
+        match self {
+            Self::One(only) => only == node,
+            Self::Some(nodes) => nodes.iter().any(|one| one == node),
+            Self::Any(_) => true,
+        }
+    }
+}
+
+/// A volume that is filled from a snapshot or from another volume can only be on the node that has the source.
+///
+/// external-provisioner and the scheduler do not know that: with `WaitForFirstConsumer`, the scheduler selects a node
+/// by the pod alone. `NoSpace` makes it select again, but it may select the same node.
+fn with_source(name: &str, source: &ContentSource, candidates: &Candidates) -> Result<Candidates> {
+    let node = source.node();
+    if candidates.admit(node) {
+        return Ok(Candidates::One(node.to_owned()));
+    }
+    let selected = match candidates {
+        Candidates::One(selected) => format!("node {selected} was selected"),
+        Candidates::Some(_) | Candidates::Any(_) => "the requested topology does not include it".to_owned(),
+    };
+    Err(Error::new(
+        Reason::NoSpace,
+        format!(
+            "volume {name:?} is to be filled from {source}, which is on node {node}, but {selected}: run the pod on node \
+             {node} (nodeSelector kubernetes.io/hostname, or nodeAffinity), or use a StorageClass with \
+             volumeBindingMode Immediate and without allowedTopologies that exclude the node"
+        ),
+    ))
+}
+
 /// If there can be only one node, a request either permits it or fails.
 fn without_choice(cluster: &Cluster, candidates: Candidates) -> Result<Candidates> {
     let Some(only) = &cluster.inner.only else { return Ok(candidates) };
-    let admitted = match &candidates {
-        Candidates::One(node) => node == only,
-        Candidates::Some(nodes) => nodes.contains(only),
-        Candidates::Any(_) => true,
-    };
-    match admitted {
+    match candidates.admit(only) {
         true => Ok(Candidates::One(only.clone())),
         false => Err(Error::new(
             Reason::NoSpace,
@@ -107,8 +143,12 @@ fn without_choice(cluster: &Cluster, candidates: Candidates) -> Result<Candidate
 async fn on_the_only(cluster: &Cluster, node: &str, spec: VolumeSpec, until: Instant) -> Result<Volume> {
     match cluster.agent(node) {
         Ok(_) => create(cluster, node, spec, None, until).await,
-        Err(error) => match cluster.inner.nodes.fate(node).await {
-            Fate::Gone => Err(Error::new(
+        Err(error) => match (cluster.inner.nodes.fate(node).await, &spec.source) {
+            (Fate::Gone, Some(source)) => Err(Error::not_found(format!(
+                "volume {:?} cannot be filled from {source}: node {node}, which had it, is gone for good",
+                spec.name
+            ))),
+            (Fate::Gone, None) => Err(Error::new(
                 Reason::NoSpace,
                 format!("volume {:?} cannot be created on node {node}: the node is gone for good", spec.name),
             )),
@@ -231,12 +271,52 @@ async fn create(
     token: Option<FencingToken>,
     until: Instant,
 ) -> Result<Volume> {
-    let (member, agent, instance) = cluster.agent(node)?;
+    let source = spec.source.clone();
+    let (member, agent, instance) = match &source {
+        None => cluster.agent(node)?,
+        // An older node would ignore the source, and create an empty volume.
+        Some(source) => cluster
+            .able_agent(node, COPY, "fill a volume from a snapshot or from another volume")
+            .map_err(|error| error.context(format_args!("filling volume {:?} from {source}", spec.name)))?,
+    };
     // The caller did not name the node: the scheduler or this controller selected it. So the error names it.
-    let created = agent.create(spec, token, left(until)).await;
-    let (volume, change) = created.map_err(|error| error.context(format_args!("node {node}")))?;
+    let named = |error: Error| error.context(format_args!("node {node}"));
+    let spec = match &source {
+        Some(source) if spec.size.required == 0 => sized_as(&*agent, spec, source, until).await.map_err(named)?,
+        _ => spec,
+    };
+    let (volume, change) = agent.create(spec, token, left(until)).await.map_err(named)?;
     member.reply(&instance, change);
-    Ok(volume)
+    match source {
+        // external-provisioner would bind the claim to a volume with other contents.
+        Some(source) if volume.source.as_ref() != Some(&source) => Err(Error::unavailable(format!(
+            "node {node} answered with volume {}, which was not filled from {source}: upgrade Quarry on the node",
+            volume.id
+        ))),
+        _ => Ok(volume),
+    }
+}
+
+/// The request, with the size of the source as the minimum.
+///
+/// # Errors
+/// `NotFound` if the source does not exist; `SizeOutOfRange` if the request permits no volume of its size.
+async fn sized_as(agent: &dyn Agent, spec: VolumeSpec, source: &ContentSource, until: Instant) -> Result<VolumeSpec> {
+    let required = match source {
+        ContentSource::Snapshot(id) => agent.get_snapshot(id, left(until)).await?.size,
+        ContentSource::Volume(id) => agent.get(id, left(until)).await?.size,
+    };
+    match spec.size.limit {
+        Some(limit) if limit < required => Err(Error::new(
+            Reason::SizeOutOfRange,
+            format!(
+                "volume {:?} may have at most {limit} bytes, and {source}, from which it is to be filled, has \
+                 {required}",
+                spec.name
+            ),
+        )),
+        _ => Ok(VolumeSpec { size: SizeRange { required, ..spec.size }, ..spec }),
+    }
 }
 
 fn left(until: Instant) -> Duration {

@@ -53,6 +53,8 @@ enum Command {
     Nodes(view::Common),
     /// List the pools of all nodes and their free storage.
     Pools(view::Pools),
+    /// List the snapshots of all nodes.
+    Snapshots(view::Snapshots),
     /// Serve CSI on this host alone: controller and node in one process, without Kubernetes.
     Standalone(standalone::Args),
     /// List the volumes of all nodes.
@@ -89,6 +91,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Node(args) => serve(node::run(args))?,
         Command::Nodes(args) => return ask(view::Question::Nodes(args)),
         Command::Pools(args) => return ask(view::Question::Pools(args)),
+        Command::Snapshots(args) => return ask(view::Question::Snapshots(args)),
         Command::Standalone(args) => serve(standalone::run(args))?,
         Command::Volumes(args) => return ask(view::Question::Volumes(args)),
     }

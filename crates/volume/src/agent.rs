@@ -274,7 +274,8 @@ pub trait Agent: Send + Sync {
     fn node(&self) -> &str;
 
     /// Creates a volume, or finds the one that an earlier, equal call created. `token` is set if the request
-    /// also permits other nodes. A spec with a source is only for nodes with the capability [`COPY`].
+    /// also permits other nodes. A spec with a source is only for nodes with the capability [`COPY`], and has a
+    /// minimum size.
     ///
     /// # Errors
     /// `NoSpace` if it does not fit here; `Unavailable` if another controller was elected meanwhile. With a source:

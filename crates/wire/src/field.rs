@@ -1,6 +1,6 @@
 //! Fields that all requests have in common.
 
-use quarry_volume::{Error, MAX_ID, Result, VolumeId};
+use quarry_volume::{Error, MAX_ID, Result, SnapshotId, VolumeId};
 
 /// Checks a required string.
 ///
@@ -27,6 +27,16 @@ pub fn existing_volume(value: &str) -> Result<VolumeId> {
         .map_err(|error| Error::not_found(format!("volume {value:?} does not exist: {error}")))
 }
 
+/// Parses the identifier of a snapshot that must exist, as [`existing_volume`] does.
+///
+/// # Errors
+/// As for [`existing_volume`].
+pub fn existing_snapshot(value: &str) -> Result<SnapshotId> {
+    required("snapshot_id", value)?.parse().map_err(|_| {
+        Error::not_found(format!("snapshot {value:?} does not exist: not a snapshot identifier of Quarry"))
+    })
+}
+
 /// CSI uses signed numbers.
 #[must_use]
 pub fn signed(number: u64) -> i64 {
@@ -47,5 +57,7 @@ mod tests {
         }
         assert_eq!(existing_volume("pvc-1").unwrap_err().reason, Reason::NotFound);
         assert_eq!(existing_volume("").unwrap_err().reason, Reason::InvalidRequest);
+        assert_eq!(existing_snapshot("v1:aaaaaaaaaa:n:v").unwrap_err().reason, Reason::NotFound);
+        assert_eq!(existing_snapshot("").unwrap_err().reason, Reason::InvalidRequest);
     }
 }

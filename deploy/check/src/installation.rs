@@ -66,6 +66,9 @@ fn pods(object: &Value, wrong: &mut Failures) {
     let mut must = |what: &str, holds: bool| wrong.must(&format!("{name}: {what}"), holds);
     let containers = list(object, &format!("{spec}/containers"));
     let expected: &[&str] = match text(object, "/kind") {
+        "Deployment" if container(object, SNAPSHOTTER).is_some() => {
+            &["quarry", "provisioner", "resizer", SNAPSHOTTER]
+        }
         "Deployment" => &["quarry", "provisioner", "resizer"],
         _ => &["quarry", "registrar"],
     };
@@ -132,7 +135,10 @@ fn of_controller(controller: &Value, quarry: &Value, wrong: &mut Failures) {
     }
 }
 
-/// The provisioner and the resizer next to the controller.
+/// The sidecar that not every installation has.
+pub(crate) const SNAPSHOTTER: &str = "snapshotter";
+
+/// The sidecars of the controller.
 fn sidecars(controller: &Value, quarry: &Value, wrong: &mut Failures) {
     let provisioner: &[&str] = &[
         "--strict-topology",
@@ -143,9 +149,10 @@ fn sidecars(controller: &Value, quarry: &Value, wrong: &mut Failures) {
         "--leader-election",
         "--capacity-ownerref-level=2",
     ];
-    let resizer: &[&str] = &["--timeout=60s", "--retry-interval-max=1m", "--leader-election"];
+    let other: &[&str] = &["--timeout=60s", "--retry-interval-max=1m", "--leader-election"];
     let socket = argument(quarry, "endpoint").strip_prefix("unix://");
-    for (name, flags) in [("provisioner", provisioner), ("resizer", resizer)] {
+    let optional = container(controller, SNAPSHOTTER).map(|_| (SNAPSHOTTER, other));
+    for (name, flags) in [("provisioner", provisioner), ("resizer", other)].into_iter().chain(optional) {
         let Some(sidecar) = container(controller, name) else {
             wrong.must(&format!("there is a {name}"), false);
             continue;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::installation::Failures;
+use crate::installation::{Failures, SNAPSHOTTER};
 use crate::objects::{Objects, argument, container, is, list, text};
 
 pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: &mut Failures) {
@@ -42,13 +42,31 @@ pub(crate) fn check(source: &str, objects: &Objects, controller: &Value, wrong: 
     secrets(&rules, prefix, wrong);
     let lease = quarry.map(|quarry| argument(quarry, "lease")).unwrap_or_default();
     let driver = quarry.map(|quarry| argument(quarry, "driver")).unwrap_or_default();
-    // The provisioner and the resizer name their own Leases like this.
+    // The sidecars name their own Leases like this.
     let driver = driver.replace('.', "-");
-    let names = [lease.to_owned(), driver.clone(), format!("external-resizer-{driver}")];
+    let mut names = vec![lease.to_owned(), driver.clone(), format!("external-resizer-{driver}")];
+    if container(controller, SNAPSHOTTER).is_some() {
+        names.push(format!("external-snapshotter-leader-{driver}"));
+    }
     let kept = about(&rules, "leases")
-        .any(|rule| is(rule, "/resourceNames", names.to_vec()) && is(rule, "/verbs", vec!["get", "update"]));
-    wrong.must("the three Leases may be read and updated", kept);
+        .any(|rule| is(rule, "/resourceNames", names.clone()) && is(rule, "/verbs", vec!["get", "update"]));
+    wrong.must("the Leases of the controller and its sidecars may be read and updated", kept);
     resizer(objects, &rules, controller, wrong);
+    snapshotter(&rules, controller, wrong);
+}
+
+/// The snapshotter reads and updates snapshots, and the provisioner those to restore; only if there is a snapshotter.
+fn snapshotter(rules: &[&Value], controller: &Value, wrong: &mut Failures) {
+    let has = |resource: &str, verbs: &[&str]| about(rules, resource).any(|rule| is(rule, "/verbs", verbs.to_vec()));
+    let all = has("volumesnapshotclasses", &["list", "watch"])
+        && has("volumesnapshotcontents", &["get", "list", "watch", "patch"])
+        && has("volumesnapshotcontents/status", &["update", "patch"])
+        && has("volumesnapshots", &["get", "list", "watch", "update"]);
+    let any = rules.iter().any(|rule| is(rule, "/apiGroups", vec!["snapshot.storage.k8s.io"]));
+    match container(controller, SNAPSHOTTER) {
+        Some(_) => wrong.must("the snapshotter may read and update snapshots", all),
+        None => wrong.must("snapshots are read only if there is a snapshotter", !any),
+    }
 }
 
 /// The resizer updates the status of claims. It reads the pods of the whole cluster only with the flag that needs them.

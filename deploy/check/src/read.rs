@@ -1,5 +1,7 @@
 //! Reads manifests strictly: every key must be known to the Kubernetes API.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, bail};
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{
@@ -9,8 +11,9 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
-use serde::Serialize;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::objects::{Objects, text};
@@ -53,8 +56,28 @@ fn check(document: &Value) -> anyhow::Result<()> {
         ("rbac.authorization.k8s.io/v1", "RoleBinding") => typed::<RoleBinding>(document),
         ("storage.k8s.io/v1", "CSIDriver") => typed::<CSIDriver>(document),
         ("storage.k8s.io/v1", "StorageClass") => typed::<StorageClass>(document),
+        ("snapshot.storage.k8s.io/v1", "VolumeSnapshotClass") => typed::<VolumeSnapshotClass>(document),
         (version, kind) => bail!("{version} {kind} is not expected here"),
     }
+}
+
+/// A class of snapshots: a custom resource of external-snapshotter.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct VolumeSnapshotClass {
+    api_version: String,
+    kind: String,
+    metadata: ObjectMeta,
+    driver: String,
+    deletion_policy: DeletionPolicy,
+    #[serde(default)]
+    parameters: BTreeMap<String, String>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum DeletionPolicy {
+    Delete,
+    Retain,
 }
 
 /// Reads the document as a type of the API and writes it again: the API does not know what is lost on the
@@ -106,6 +129,15 @@ mod tests {
         assert!(error("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {hostIPC: 1}\n").contains("Pod a"));
         assert!(error("apiVersion: v1\nkind: Node\nmetadata: {name: a}\n").contains("not expected"));
         assert!(error("# nothing\n").contains("no document"));
+    }
+
+    #[test]
+    fn a_class_of_snapshots_is_known() {
+        let text = "apiVersion: snapshot.storage.k8s.io/v1\nkind: VolumeSnapshotClass\nmetadata: {name: a}\n\
+                    driver: d\ndeletionPolicy: Delete\nparameters: {cowSize: 20%}\n";
+        objects(text).unwrap();
+        assert!(error(&text.replace("parameters", "parameter")).contains("parameter is not known"));
+        assert!(error(&text.replace("Policy: Delete", "Policy: Remove")).contains("Remove"));
     }
 
     #[test]

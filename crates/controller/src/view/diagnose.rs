@@ -39,6 +39,7 @@ pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>,
         volumes: count(nodes.iter().map(|node| node.volumes).sum()),
         orphans: count(nodes.iter().map(|node| node.orphans).sum()),
         orphans_known: wanted.is_some(),
+        snapshots: count(nodes.iter().map(|node| node.snapshots).sum()),
     };
     let mut findings = Vec::new();
     if !cluster.synced() {
@@ -63,6 +64,7 @@ pub(super) async fn diagnose(cluster: &Cluster, version: &str) -> (Vec<Finding>,
     storage::kinds(&nodes, &mut findings);
     storage::twins(&nodes, &mut findings);
     storage::volumes(&nodes, &mut findings);
+    storage::snapshots(&nodes, &mut findings);
     storage::orphans(&nodes, wanted.is_some(), &mut findings);
     (findings, totals)
 }

@@ -1,4 +1,4 @@
-//! Nodes, pools and volumes, in pages.
+//! Nodes, pools, volumes and snapshots, in pages.
 //!
 //! A token names the last entry of the previous page, so that entries that come and go between two pages
 //! neither repeat nor hide others.
@@ -7,8 +7,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use quarry_proto::view::v2;
-use quarry_volume::{Error, Result, VolumeId};
-use quarry_wire::view::{ListedPool, ListedVolume, write_pool, write_volume};
+use quarry_volume::{Error, Result, SnapshotId, VolumeId};
+use quarry_wire::view::{ListedPool, ListedSnapshot, ListedVolume, write_pool, write_snapshot, write_volume};
 
 use super::write;
 use crate::cluster::Cluster;
@@ -113,13 +113,7 @@ pub(super) async fn volumes(cluster: &Cluster, request: &v2::ListVolumesRequest)
              Kubernetes, or it has not listed the PersistentVolumes yet (see `quarry doctor`)",
         ));
     }
-    let members = members(cluster, &request.node)?;
-    if !request.pool.is_empty() && !members.iter().any(|member| has_pool(member, &request.pool)) {
-        return Err(Error::not_found(format!(
-            "none of the selected nodes has reported a pool {:?}: run `quarry pools` to list the known pools",
-            request.pool
-        )));
-    }
+    let members = members_with_pool(cluster, &request.node, &request.pool)?;
     let mut volumes: Vec<ListedVolume> = Vec::new();
     let mut next = None;
     'nodes: for (position, member) in members.iter().enumerate() {
@@ -155,8 +149,64 @@ pub(super) async fn volumes(cluster: &Cluster, request: &v2::ListVolumesRequest)
     })
 }
 
-fn has_pool(member: &Member, name: &str) -> bool {
-    member.memory().pools().any(|pool| pool.name == name)
+pub(super) async fn snapshots(
+    cluster: &Cluster,
+    request: &v2::ListSnapshotsRequest,
+) -> Result<v2::ListSnapshotsResponse> {
+    let size = size(request.page_size);
+    let after: Option<SnapshotId> = match after(&request.page_token)? {
+        Some(last) => Some(last.parse().map_err(|_| foreign())?),
+        None => None,
+    };
+    let source: Option<VolumeId> = match request.source.as_str() {
+        "" => None,
+        id => Some(id.parse().map_err(|error| Error::invalid(format!("source {id:?}: {error}")))?),
+    };
+    let mut snapshots: Vec<ListedSnapshot> = Vec::new();
+    let mut next = None;
+    'nodes: for (position, member) in members_with_pool(cluster, &request.node, &request.pool)?.iter().enumerate() {
+        if after.as_ref().is_some_and(|after| member.name < after.node) {
+            continue;
+        }
+        if position % TURN == TURN - 1 {
+            tokio::task::yield_now().await;
+        }
+        let reachable = reachable(member);
+        let start = after.as_ref().filter(|after| after.node == member.name);
+        let memory = member.memory();
+        for snapshot in memory.snapshots(start) {
+            if !request.pool.is_empty() && snapshot.pool != request.pool
+                || request.problems_only && snapshot.problem.is_empty()
+                || source.as_ref().is_some_and(|source| *source != snapshot.source)
+            {
+                continue;
+            }
+            if snapshots.len() == size {
+                next = snapshots.last().map(|last| format!("{PREFIX}{}", last.snapshot.id));
+                break 'nodes;
+            }
+            snapshots.push(ListedSnapshot { snapshot: snapshot.clone(), reachable });
+        }
+    }
+    Ok(v2::ListSnapshotsResponse {
+        snapshots: snapshots.into_iter().map(write_snapshot).collect(),
+        next_page_token: next.unwrap_or_default(),
+    })
+}
+
+/// The members that a request selects, one of which must have the pool if it names one.
+///
+/// # Errors
+/// `NotFound` for an unknown node or pool.
+fn members_with_pool(cluster: &Cluster, node: &str, pool: &str) -> Result<Vec<Arc<Member>>> {
+    let members = members(cluster, node)?;
+    let has_pool = |member: &Arc<Member>| member.memory().pools().any(|one| one.name == pool);
+    if !pool.is_empty() && !members.iter().any(has_pool) {
+        return Err(Error::not_found(format!(
+            "none of the selected nodes has reported a pool {pool:?}: run `quarry pools` to list the known pools"
+        )));
+    }
+    Ok(members)
 }
 
 /// Whether no PersistentVolume references the volume. For a volume younger than [`AGE`] that may still

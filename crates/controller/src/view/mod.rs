@@ -1,4 +1,4 @@
-//! What an operator sees over `quarry.view.v2`: nodes, pools, volumes and findings.
+//! What an operator sees over `quarry.view.v2`: nodes, pools, volumes, snapshots and findings.
 //!
 //! All answers come from memory, so that they are available when nothing else works. [`list`] splits lists
 //! into pages, [`diagnose`] finds problems, [`mod@unreachable`] gives advice about unreachable nodes.
@@ -90,6 +90,17 @@ impl View for ViewService {
         answer(async move {
             self.listed()?;
             list::volumes(&self.cluster, &request.into_inner()).await
+        })
+        .await
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<v2::ListSnapshotsRequest>,
+    ) -> Result<Response<v2::ListSnapshotsResponse>, Status> {
+        answer(async move {
+            self.listed()?;
+            list::snapshots(&self.cluster, &request.into_inner()).await
         })
         .await
     }

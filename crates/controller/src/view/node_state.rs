@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use quarry_volume::{Greeting, PoolState, Unreachable, VolumeId};
+use quarry_volume::{Greeting, PoolState, SnapshotCondition, SnapshotId, Unreachable, VolumeId};
 
 use super::list::is_orphan;
 use super::unreachable::short;
@@ -33,6 +33,17 @@ pub(super) struct NodeState {
     pub(super) orphans: usize,
     /// Problems with volumes, by pool.
     pub(super) volume_problems: BTreeMap<String, VolumeProblems>,
+    pub(super) snapshots: usize,
+    /// Problems with snapshots, by pool, and by whether the snapshots are invalid.
+    pub(super) snapshot_problems: BTreeMap<(String, bool), SnapshotProblems>,
+}
+
+/// Snapshots of one pool with problems.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SnapshotProblems {
+    pub(super) count: usize,
+    /// The first one, and its problem.
+    pub(super) example: (SnapshotId, String),
 }
 
 /// Volumes of one pool with problems.
@@ -62,6 +73,7 @@ impl NodeState {
             greeting: memory.greeting().cloned(),
             pools: memory.pools().cloned().collect(),
             volumes: memory.count(),
+            snapshots: memory.count_snapshots(),
             ..Self::default()
         };
         for (volume, age) in memory.aged(None) {
@@ -71,6 +83,14 @@ impl NodeState {
             if !volume.problem.is_empty() {
                 seen.add_problem(&volume.pool, volume.ready, &volume.id, &volume.problem);
             }
+        }
+        for snapshot in memory.snapshots(None).filter(|snapshot| !snapshot.problem.is_empty()) {
+            let is_invalid = snapshot.condition == SnapshotCondition::Invalid;
+            let example = || (snapshot.id.clone(), snapshot.problem.clone());
+            seen.snapshot_problems
+                .entry((snapshot.pool.clone(), is_invalid))
+                .or_insert_with(|| SnapshotProblems { count: 0, example: example() })
+                .count += 1;
         }
         seen
     }

@@ -51,6 +51,18 @@ pub(crate) fn volume(volume: Option<&csi::Volume>) -> Value {
     })
 }
 
+pub(crate) fn snapshot(snapshot: Option<&csi::Snapshot>) -> Value {
+    let Some(snapshot) = snapshot else { return Value::Null };
+    json!({
+        "snapshot_id": snapshot.snapshot_id,
+        "source_volume_id": snapshot.source_volume_id,
+        "size_bytes": snapshot.size_bytes,
+        // Seconds since 1970-01-01 UTC.
+        "creation_time": snapshot.creation_time.as_ref().map(|time| time.seconds),
+        "ready_to_use": snapshot.ready_to_use,
+    })
+}
+
 pub(crate) fn confirmed(answer: &csi::ValidateVolumeCapabilitiesResponse) -> Value {
     let capabilities = answer.confirmed.iter().flat_map(|confirmed| &confirmed.volume_capabilities);
     json!({

@@ -1,5 +1,7 @@
 //! The CSI calls.
 
+mod snapshots;
+
 use std::time::{Duration, Instant};
 
 use quarry_proto::csi::v1::controller_client::ControllerClient;
@@ -50,7 +52,7 @@ impl Client {
                 Outcome::Answer(answer::identity(&info, &probe))
             }
             Call::Capabilities => Outcome::Answer(self.capabilities().await?),
-            Call::Create { name, size, limit, parameters, segments, usage } => {
+            Call::Create { name, size, limit, parameters, segments, from_snapshot, from_volume, usage } => {
                 let request = csi::CreateVolumeRequest {
                     name,
                     capacity_range: (size.is_some() || limit.is_some())
@@ -59,6 +61,7 @@ impl Client {
                     parameters: map(parameters),
                     accessibility_requirements: place(segments)
                         .map(|place| TopologyRequirement { requisite: vec![place.clone()], preferred: vec![place] }),
+                    volume_content_source: snapshots::source(from_snapshot, from_volume),
                     ..Default::default()
                 };
                 let made = ask(timeout, request, |r| self.controller.create_volume(r)).await?;
@@ -136,6 +139,7 @@ impl Client {
                     csi::NodeGetVolumeStatsRequest { volume_id, volume_path: path, staging_target_path: staging_path };
                 Outcome::Answer(answer::stats(&ask(timeout, request, |r| self.node.node_get_volume_stats(r)).await?))
             }
+            Call::Snapshot(call) => self.snapshot(call).await?,
             Call::NodeInfo => {
                 let reply = ask(timeout, csi::NodeGetInfoRequest {}, |r| self.node.node_get_info(r)).await?;
                 Outcome::Answer(answer::node_info(&reply))

@@ -75,6 +75,12 @@ enum Call {
         /// Where the volume must be accessible; all segments together describe one topology.
         #[arg(long = "segment", value_parser = pair, value_name = "KEY=VALUE")]
         segments: Vec<(String, String)>,
+        /// Fill it from the snapshot with this ID.
+        #[arg(long, value_name = "SNAPSHOT_ID", conflicts_with = "from_volume")]
+        from_snapshot: Option<String>,
+        /// Fill it from the volume with this ID.
+        #[arg(long, value_name = "VOLUME_ID")]
+        from_volume: Option<String>,
         #[command(flatten)]
         usage: Use,
     },
@@ -169,8 +175,48 @@ enum Call {
         #[arg(long, value_name = "PATH", default_value = "")]
         staging_path: String,
     },
+    /// Take, delete and show snapshots.
+    #[command(subcommand)]
+    Snapshot(SnapshotCall),
     /// Show the node's ID, topology and maximum number of volumes.
     NodeInfo,
+}
+
+#[derive(Debug, Subcommand)]
+enum SnapshotCall {
+    /// Take a snapshot. The call is idempotent: the same name returns the same snapshot.
+    Create {
+        /// The snapshot's name.
+        name: String,
+        /// The ID of the volume to take it from.
+        #[arg(long, value_name = "VOLUME_ID")]
+        source: String,
+        /// A parameter, as in a VolumeSnapshotClass; may be given several times.
+        #[arg(long = "param", value_parser = pair, value_name = "KEY=VALUE")]
+        parameters: Vec<(String, String)>,
+    },
+    /// Delete a snapshot. A snapshot that does not exist counts as deleted.
+    Delete {
+        /// The snapshot's ID.
+        snapshot_id: String,
+    },
+    /// List snapshots.
+    List {
+        /// Only those of the volume with this ID.
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "VOLUME_ID")]
+        source: String,
+        /// Only the one with this ID.
+        #[arg(long, default_value = "", hide_default_value = true, value_name = "SNAPSHOT_ID")]
+        id: String,
+        /// The page size; all pages are printed.
+        #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(i32).range(0..), value_name = "ENTRIES")]
+        page: i32,
+    },
+    /// Show one snapshot.
+    Get {
+        /// The snapshot's ID.
+        snapshot_id: String,
+    },
 }
 
 /// The result of a call.

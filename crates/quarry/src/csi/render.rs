@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use crate::table::{Column, Table};
 
 /// Fields that hold a size in bytes.
-const SIZES: [&str; 4] = ["capacity_bytes", "available_capacity", "maximum_volume_size", "minimum_volume_size"];
+const SIZES: [&str; 5] =
+    ["capacity_bytes", "size_bytes", "available_capacity", "maximum_volume_size", "minimum_volume_size"];
 /// Every field of an object with this name is a size.
 const ALL_SIZES: &str = "bytes";
 const NOTHING: &str = "-";

@@ -38,6 +38,10 @@ fn volume(id: &str) -> Volume {
     Volume { volume_id: id.into(), capacity_bytes: 1 << 30, ..Default::default() }
 }
 
+fn snapshot(id: &str) -> csi::Snapshot {
+    csi::Snapshot { snapshot_id: id.into(), source_volume_id: "v1".into(), size_bytes: 1 << 30, ..Default::default() }
+}
+
 /// A service of [`Driver`]: some calls, and UNIMPLEMENTED for the others.
 macro_rules! serve {
     ($service:ident { $($calls:tt)* } others: $($call:ident($request:ident) -> $response:ident,)*) => {
@@ -95,6 +99,35 @@ serve! {
             let entries = vec![csi::list_volumes_response::Entry { volume: Some(volume(id)), status: None }];
             Ok(Response::new(csi::ListVolumesResponse { entries, next_token }))
         }
+
+        async fn create_snapshot(
+            &self,
+            request: Request<csi::CreateSnapshotRequest>,
+        ) -> Result<Response<csi::CreateSnapshotResponse>, Status> {
+            let request = self.record(request);
+            Ok(Response::new(csi::CreateSnapshotResponse { snapshot: Some(snapshot(&request.name)) }))
+        }
+
+        async fn delete_snapshot(
+            &self,
+            request: Request<csi::DeleteSnapshotRequest>,
+        ) -> Result<Response<csi::DeleteSnapshotResponse>, Status> {
+            self.record(request);
+            Ok(Response::new(csi::DeleteSnapshotResponse {}))
+        }
+
+        async fn list_snapshots(
+            &self,
+            request: Request<csi::ListSnapshotsRequest>,
+        ) -> Result<Response<csi::ListSnapshotsResponse>, Status> {
+            let request = self.record(request);
+            let (id, next_token) = match request.starting_token.as_str() {
+                "" => ("first", "2".to_owned()),
+                _ => ("second", String::new()),
+            };
+            let entries = vec![csi::list_snapshots_response::Entry { snapshot: Some(snapshot(id)) }];
+            Ok(Response::new(csi::ListSnapshotsResponse { entries, next_token }))
+        }
     }
     others:
         delete_volume(DeleteVolumeRequest) -> DeleteVolumeResponse,
@@ -105,9 +138,6 @@ serve! {
         controller_get_volume_health(ControllerGetVolumeHealthRequest) -> ControllerGetVolumeHealthResponse,
         get_capacity(GetCapacityRequest) -> GetCapacityResponse,
         controller_get_capabilities(ControllerGetCapabilitiesRequest) -> ControllerGetCapabilitiesResponse,
-        create_snapshot(CreateSnapshotRequest) -> CreateSnapshotResponse,
-        delete_snapshot(DeleteSnapshotRequest) -> DeleteSnapshotResponse,
-        list_snapshots(ListSnapshotsRequest) -> ListSnapshotsResponse,
         get_snapshot(GetSnapshotRequest) -> GetSnapshotResponse,
         controller_expand_volume(ControllerExpandVolumeRequest) -> ControllerExpandVolumeResponse,
         controller_get_volume(ControllerGetVolumeRequest) -> ControllerGetVolumeResponse,
@@ -209,6 +239,29 @@ async fn list_follows_the_pages() {
         "{printed}"
     );
     assert_eq!(asked.len(), 2);
+}
+
+#[tokio::test]
+async fn snapshots_are_taken_listed_and_deleted() {
+    let (printed, asked) = try_line("snapshot create s1 --source v1 --param cowSize=20%").await;
+    assert!(printed.unwrap().starts_with("snapshot_id: s1\nsource_volume_id: v1\nsize_bytes: 1073741824 (1 GiB)\n"));
+    for part in [r#"source_volume_id: "v1""#, r#"name: "s1""#, r#"{"cowSize": "20%"}"#] {
+        assert!(asked[0].contains(part), "{part} is missing in {}", asked[0]);
+    }
+    let (printed, asked) = try_line("snapshot list --source v1 --id s1 --page 1").await;
+    let printed = printed.unwrap();
+    assert!(printed.contains("\nfirst ") && printed.contains("\nsecond "), "{printed}");
+    assert_eq!(asked.len(), 2);
+    for part in [r#"source_volume_id: "v1""#, r#"snapshot_id: "s1""#, "max_entries: 1"] {
+        assert!(asked[1].contains(part), "{part} is missing in {}", asked[1]);
+    }
+    assert_eq!(try_line("snapshot delete s1").await.0.unwrap(), "deleted s1\n");
+    assert!(try_line("snapshot get s1").await.0.unwrap_err().starts_with("UNIMPLEMENTED: "));
+
+    for (flag, kind) in [("--from-snapshot", "Snapshot(SnapshotSource"), ("--from-volume", "Volume(VolumeSource")] {
+        let (_, asked) = try_line(&format!("create v2 {flag} x1")).await;
+        assert!(asked[0].contains(kind) && asked[0].contains(r#""x1""#), "{asked:?}");
+    }
 }
 
 #[tokio::test]

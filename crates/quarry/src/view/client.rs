@@ -7,7 +7,7 @@ use quarry_proto::view::v2;
 use quarry_proto::view::v2::view_client::ViewClient;
 use quarry_transport::call::code_name;
 use quarry_transport::unix;
-use quarry_wire::view::{ListedPool, read_pool, read_volume};
+use quarry_wire::view::{ListedPool, ListedSnapshot, read_pool, read_snapshot, read_volume};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
@@ -55,6 +55,16 @@ impl Client {
         let page = answer(self.0.list_volumes(asked(request)).await)?;
         let row = |listed| read_volume(listed).map_or_else(|unknown| VolumeRow::unknown(*unknown), VolumeRow::of);
         Ok((page.volumes.into_iter().map(row).collect(), page.next_page_token))
+    }
+
+    /// A page of snapshots, and the token of the next page. A snapshot whose identifier this version cannot parse is
+    /// left out.
+    pub(super) async fn snapshots(
+        &mut self,
+        request: v2::ListSnapshotsRequest,
+    ) -> anyhow::Result<(Vec<ListedSnapshot>, String)> {
+        let page = answer(self.0.list_snapshots(asked(request)).await)?;
+        Ok((page.snapshots.into_iter().filter_map(read_snapshot).collect(), page.next_page_token))
     }
 
     pub(super) async fn diagnose(&mut self) -> anyhow::Result<v2::DiagnoseResponse> {

@@ -3,7 +3,7 @@
 use quarry_pool::DiskReport;
 use quarry_proto::view::v2;
 use quarry_volume::{Filesystem, Layout, StorageId};
-use quarry_wire::view::ListedPool;
+use quarry_wire::view::{ListedPool, ListedSnapshot};
 use serde_json::{Value, json};
 
 use super::rows::{self, VolumeRow};
@@ -61,6 +61,26 @@ pub(super) fn volume(volume: &VolumeRow) -> Value {
         "problem": volume.problem,
         "orphan": volume.orphan,
         "reachable": volume.reachable,
+        "source": volume.source.as_ref().map(ToString::to_string),
+        "copied_bytes": volume.copying.map(|progress| progress.copied),
+        "to_copy_bytes": volume.copying.map(|progress| progress.total),
+    })
+}
+
+pub(super) fn snapshot(listed: &ListedSnapshot) -> Value {
+    let ListedSnapshot { snapshot, reachable } = listed;
+    json!({
+        "id": snapshot.id.to_string(),
+        "name": snapshot.name,
+        "node": snapshot.id.node,
+        "pool": snapshot.pool,
+        "source": snapshot.source.to_string(),
+        "bytes": snapshot.size,
+        "allocated_bytes": snapshot.allocated,
+        "created": (snapshot.created > 0).then_some(snapshot.created),
+        "state": rows::snapshot_state(snapshot),
+        "problem": snapshot.problem,
+        "reachable": reachable,
     })
 }
 
@@ -110,6 +130,7 @@ pub(super) fn diagnosis(answer: &v2::DiagnoseResponse) -> Value {
         "pools": totals.pools,
         "volumes": totals.volumes,
         "orphans": totals.orphans_known.then_some(totals.orphans),
+        "snapshots": totals.snapshots,
         "findings": answer.findings.iter().map(finding).collect::<Value>(),
     })
 }

@@ -1,5 +1,5 @@
-//! `quarry nodes`, `pools`, `volumes` and `doctor`, which ask the controller; and `quarry disks`, which reads
-//! the disks itself.
+//! `quarry nodes`, `pools`, `volumes`, `snapshots` and `doctor`, which ask the controller; and `quarry disks`,
+//! which reads the disks itself.
 //!
 //! Tables are for people; `-o json` is for programs: one object, sizes in bytes, stable field names. Lists
 //! come in pages and each page is printed as it arrives, so that no list is too long.
@@ -16,6 +16,7 @@ mod tests;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::ValueEnum;
 use quarry_proto::view::v2;
@@ -76,6 +77,25 @@ pub(crate) struct Volumes {
     problems: bool,
 }
 
+/// The options of `quarry snapshots`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Snapshots {
+    #[command(flatten)]
+    common: Common,
+    /// Only snapshots on this node.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    node: String,
+    /// Only snapshots in pools with this name.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
+    pool: String,
+    /// Only snapshots of the volume with this identifier.
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "ID")]
+    source: String,
+    /// Only snapshots with a problem.
+    #[arg(long)]
+    problems: bool,
+}
+
 /// A question.
 #[derive(Debug)]
 pub(crate) enum Question {
@@ -87,6 +107,8 @@ pub(crate) enum Question {
     Pools(Pools),
     /// Volumes.
     Volumes(Volumes),
+    /// Snapshots.
+    Snapshots(Snapshots),
     /// What is wrong.
     Doctor(Common),
 }
@@ -102,6 +124,7 @@ pub(crate) async fn run(question: Question, out: &mut impl Write) -> anyhow::Res
         Question::Nodes(common) => nodes(&common, out).await,
         Question::Pools(pools) => self::pools(pools, out).await,
         Question::Volumes(volumes) => self::volumes(volumes, out).await,
+        Question::Snapshots(snapshots) => self::snapshots(snapshots, out).await,
         Question::Doctor(common) => doctor(&common, out).await,
     };
     match answered {
@@ -155,6 +178,25 @@ async fn volumes(args: Volumes, out: &mut impl Write) -> anyhow::Result<ExitCode
     loop {
         let (page, next) = client.volumes(request.clone()).await?;
         list.print(out, &page, rows::volume, json::volume)?;
+        if !client::next_page(&mut request.page_token, next)? {
+            return list.end(out);
+        }
+    }
+}
+
+async fn snapshots(args: Snapshots, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let mut client = Client::connect(&args.common.socket, "snapshots").await?;
+    let mut list = List::new(args.common.output, "snapshots", &rows::SNAPSHOTS);
+    let mut request = v2::ListSnapshotsRequest {
+        node: args.node,
+        pool: args.pool,
+        source: args.source,
+        problems_only: args.problems,
+        ..Default::default()
+    };
+    loop {
+        let (page, next) = client.snapshots(request.clone()).await?;
+        list.print(out, &page, |snapshot| rows::snapshot(snapshot, SystemTime::now()), json::snapshot)?;
         if !client::next_page(&mut request.page_token, next)? {
             return list.end(out);
         }

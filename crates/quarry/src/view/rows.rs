@@ -1,13 +1,16 @@
 //! Answers as rows of tables, and as text.
 
+mod snapshots;
+
 use std::fmt::Write as _;
 
 use comfy_table::{ContentArrangement, presets};
 use quarry_pool::DiskReport;
 use quarry_proto::view::v2;
-use quarry_volume::{AccessTypes, Filesystem, Layout, Volume, printable, show_size};
+use quarry_volume::{AccessTypes, ContentSource, CopyProgress, Filesystem, Layout, Volume, printable, show_size};
 use quarry_wire::view::{ListedPool, ListedVolume, UnknownVolume};
 
+pub(super) use self::snapshots::{SNAPSHOTS, snapshot, snapshot_state};
 use crate::table::Column;
 
 const NOTHING: &str = "-";
@@ -42,7 +45,7 @@ pub(super) const POOLS: [Column; 11] = [
     Column::words("PROBLEM"),
 ];
 
-pub(super) const VOLUMES: [Column; 11] = [
+pub(super) const VOLUMES: [Column; 12] = [
     Column::words("NODE"),
     Column::words("POOL"),
     Column::words("ID"),
@@ -53,6 +56,7 @@ pub(super) const VOLUMES: [Column; 11] = [
     Column::words("LAYOUT"),
     Column::words("STATE"),
     Column::words("ORPHAN"),
+    Column::words("SOURCE"),
     Column::words("PROBLEM"),
 ];
 
@@ -128,14 +132,31 @@ pub(super) struct VolumeRow {
     pub(super) problem: String,
     pub(super) orphan: Option<bool>,
     pub(super) reachable: bool,
+    pub(super) source: Option<ContentSource>,
+    pub(super) copying: Option<CopyProgress>,
 }
 
 impl VolumeRow {
     pub(super) fn of(listed: ListedVolume) -> Self {
         let ListedVolume { volume, orphan, reachable } = listed;
-        let Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition: _ } = volume;
-        let (node, id) = (Some(id.node.clone()), id.to_string());
-        Self { node, pool, id, name, size, access, filesystem, layout, ready, problem, orphan, reachable }
+        let Volume { id, name, size, pool, access, filesystem, layout, ready, problem, condition: _, source, copying } =
+            volume;
+        Self {
+            node: Some(id.node.clone()),
+            pool,
+            id: id.to_string(),
+            name,
+            size,
+            access,
+            filesystem,
+            layout,
+            ready,
+            problem,
+            orphan,
+            reachable,
+            source,
+            copying,
+        }
     }
 
     pub(super) fn unknown(volume: UnknownVolume) -> Self {
@@ -145,7 +166,22 @@ impl VolumeRow {
             "" => UNKNOWN_ID.to_owned(),
             problem => format!("{problem}; {UNKNOWN_ID}"),
         };
-        Self { node: None, pool, id, name, size, access, filesystem, layout, ready, problem, orphan, reachable }
+        Self {
+            node: None,
+            pool,
+            id,
+            name,
+            size,
+            access,
+            filesystem,
+            layout,
+            ready,
+            problem,
+            orphan,
+            reachable,
+            source: None,
+            copying: None,
+        }
     }
 }
 
@@ -169,8 +205,13 @@ pub(super) fn volume(volume: &VolumeRow) -> Vec<String> {
         volume.access.map_or(UNKNOWN, access).to_owned(),
         volume.filesystem.map_or(NOTHING, Filesystem::as_str).to_owned(),
         layout,
-        if volume.ready { "ready" } else { "new" }.to_owned(),
+        match (volume.copying, volume.ready) {
+            (Some(progress), _) => format!("copying {}%", percent(progress.copied, progress.total)),
+            (None, true) => "ready".to_owned(),
+            (None, false) => "new".to_owned(),
+        },
         orphan.to_owned(),
+        volume.source.as_ref().map_or_else(|| NOTHING.to_owned(), ToString::to_string),
         problem(&volume.problem, volume.reachable),
     ]
 }
@@ -241,11 +282,12 @@ fn checked(answer: &v2::DiagnoseResponse) -> String {
         false => UNKNOWN.to_owned(),
     };
     format!(
-        "{} of {} nodes up, {} pools, {} volumes, {orphans} orphans; controller {}",
+        "{} of {} nodes up, {} pools, {} volumes, {orphans} orphans, {} snapshots; controller {}",
         totals.reachable_nodes,
         totals.nodes,
         totals.pools,
         totals.volumes,
+        totals.snapshots,
         printable(&answer.version)
     )
 }
@@ -281,8 +323,13 @@ fn problem(problem: &str, reachable: bool) -> String {
 fn used(room: u64, free: u64) -> String {
     match room {
         0 => NOTHING.to_owned(),
-        _ => format!("{}%", u128::from(room.saturating_sub(free)) * 100 / u128::from(room)),
+        _ => format!("{}%", percent(room.saturating_sub(free), room)),
     }
+}
+
+/// The share of the whole, in percent, rounded down.
+fn percent(part: u64, whole: u64) -> u128 {
+    u128::from(part) * 100 / u128::from(whole.max(1))
 }
 
 /// A duration as kubectl shows it: `42s`, `5m`, `3h`, `12d`.

@@ -1,5 +1,7 @@
 //! The commands against a small controller on a real socket: the requests, the output and the errors.
 
+mod snapshots;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +11,7 @@ use quarry_transport::unix;
 use quarry_volume::{
     AccessTypes, Condition, ExtentSize, Extents, Filesystem, Layout, Placement, PoolState, Space, Volume,
 };
-use quarry_wire::view::{ListedPool, ListedVolume, write_pool, write_volume};
+use quarry_wire::view::{ListedPool, ListedSnapshot, ListedVolume, write_pool, write_snapshot, write_volume};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -22,6 +24,7 @@ enum Line {
     Nodes(Common),
     Pools(Pools),
     Volumes(Volumes),
+    Snapshots(Snapshots),
     Doctor(Common),
 }
 
@@ -31,12 +34,14 @@ struct Controller {
     nodes: Vec<v2::Node>,
     pools: Vec<ListedPool>,
     volumes: Vec<ListedVolume>,
+    snapshots: Vec<ListedSnapshot>,
     diagnosis: v2::DiagnoseResponse,
     refuses: bool,
     page: usize,
     /// The names of volumes whose identifiers have a newer format.
     newer: Vec<&'static str>,
     asked: Arc<Mutex<Vec<v2::ListVolumesRequest>>>,
+    asked_snapshots: Arc<Mutex<Vec<v2::ListSnapshotsRequest>>>,
 }
 
 #[tonic::async_trait]
@@ -72,6 +77,20 @@ impl View for Controller {
         Ok(Response::new(v2::ListVolumesResponse { volumes, next_page_token }))
     }
 
+    async fn list_snapshots(
+        &self,
+        request: Request<v2::ListSnapshotsRequest>,
+    ) -> Result<Response<v2::ListSnapshotsResponse>, Status> {
+        let request = request.into_inner();
+        let first: usize = request.page_token.parse().unwrap_or_default();
+        self.asked_snapshots.lock().unwrap().push(request);
+        let page = self.snapshots.iter().skip(first).take(self.page.max(1)).cloned();
+        let snapshots: Vec<_> = page.map(write_snapshot).collect();
+        let next = first + snapshots.len();
+        let next_page_token = if next < self.snapshots.len() { next.to_string() } else { String::new() };
+        Ok(Response::new(v2::ListSnapshotsResponse { snapshots, next_page_token }))
+    }
+
     async fn diagnose(&self, _: Request<v2::DiagnoseRequest>) -> Result<Response<v2::DiagnoseResponse>, Status> {
         Ok(Response::new(self.diagnosis.clone()))
     }
@@ -84,6 +103,7 @@ fn question(line: &str, socket: &Path) -> Question {
         Line::Nodes(common) => Question::Nodes(common),
         Line::Pools(pools) => Question::Pools(pools),
         Line::Volumes(volumes) => Question::Volumes(volumes),
+        Line::Snapshots(snapshots) => Question::Snapshots(snapshots),
         Line::Doctor(common) => Question::Doctor(common),
     }
 }
@@ -216,14 +236,14 @@ node-2  fast  lvm   vg0  100Gi  10Gi      5Gi       12       25%  ?        its n
     assert_eq!(
         printed(&controller, "volumes").await,
         "\
-NODE  POOL  ID                      NAME    SIZE  ACCESS  FS   LAYOUT  STATE  ORPHAN  PROBLEM
-n1    fast  v1:aaaaaaaaaa:n1:pvc-a  pvc-a  1.5Gi  mount   xfs  linear  ready  -       -
-n1    fast  v1:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  has lost a mirror
-n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       its node is down: last known state
+NODE  POOL  ID                      NAME    SIZE  ACCESS  FS   LAYOUT  STATE  ORPHAN  SOURCE  PROBLEM
+n1    fast  v1:aaaaaaaaaa:n1:pvc-a  pvc-a  1.5Gi  mount   xfs  linear  ready  -       -       -
+n1    fast  v1:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  -       has lost a mirror
+n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       -       its node is down: last known state
 "
     );
     let empty = Controller::default();
-    for list in ["nodes", "pools", "volumes"] {
+    for list in ["nodes", "pools", "volumes", "snapshots"] {
         assert_eq!(printed(&empty, list).await, "none\n");
     }
 }
@@ -264,14 +284,15 @@ async fn json_is_one_object_with_stable_names_and_bytes_as_numbers() {
         json!({
             "id": "v1:aaaaaaaaaa:n1:pvc-longer", "name": "pvc-longer", "node": "n1", "pool": "fast",
             "bytes": 3 * GIB / 2, "access": "block", "filesystem": null, "layout": "raid1", "disks": 2, "ready": false,
-            "problem": "has lost a mirror", "orphan": true, "reachable": true,
+            "problem": "has lost a mirror", "orphan": true, "reachable": true, "source": null, "copied_bytes": null,
+            "to_copy_bytes": null,
         })
     );
     let known = |index: usize| (&volumes["volumes"][index]["orphan"], &volumes["volumes"][index]["access"]);
     assert_eq!(known(0), (&json!(false), &json!("mount")));
     assert_eq!(known(2), (&Value::Null, &Value::Null));
     assert_eq!(volumes["volumes"].as_array().unwrap().len(), 3);
-    for list in ["nodes", "pools", "volumes"] {
+    for list in ["nodes", "pools", "volumes", "snapshots"] {
         let none = read(printed(&Controller::default(), &format!("{list} -o json")).await);
         assert_eq!(none, json!({list: []}));
     }
@@ -284,10 +305,10 @@ async fn a_volume_with_an_identifier_of_a_newer_version_is_shown_as_it_is() {
     assert_eq!(
         printed(&controller, "volumes").await,
         "\
-NODE  POOL  ID                           NAME         SIZE  ACCESS  FS   LAYOUT    STATE  ORPHAN  PROBLEM
-?     fast  v2:aaaaaaaaaa:n1:pvc-a       pvc-a       1.5Gi  mount   xfs  linear    ready  -       this version cannot parse its identifier: use the `quarry` of the controller's own version
-?     fast  v2:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  has lost a mirror; this version cannot parse its identifier: use the `quarry` of the controller's own version
-n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       its node is down: last known state
+NODE  POOL  ID                           NAME         SIZE  ACCESS  FS   LAYOUT    STATE  ORPHAN  SOURCE  PROBLEM
+?     fast  v2:aaaaaaaaaa:n1:pvc-a       pvc-a       1.5Gi  mount   xfs  linear    ready  -       -       this version cannot parse its identifier: use the `quarry` of the controller's own version
+?     fast  v2:aaaaaaaaaa:n1:pvc-longer  pvc-longer  1.5Gi  block   -    raid1 x2  new    ORPHAN  -       has lost a mirror; this version cannot parse its identifier: use the `quarry` of the controller's own version
+n1    fast  v1:aaaaaaaaaa:n1:pvc-c       pvc-c       1.5Gi  ?       -    ?         ready  ?       -       its node is down: last known state
 "
     );
     let json: Value = serde_json::from_str(&printed(&controller, "volumes -o json").await).unwrap();
@@ -334,12 +355,20 @@ fn finding(level: v2::Level, subject: &str) -> v2::Finding {
 
 #[tokio::test]
 async fn doctor_fails_only_for_errors() {
-    let totals = v2::Totals { nodes: 3, reachable_nodes: 2, pools: 4, volumes: 5, orphans: 1, orphans_known: true };
+    let totals = v2::Totals {
+        nodes: 3,
+        reachable_nodes: 2,
+        pools: 4,
+        volumes: 5,
+        orphans: 1,
+        orphans_known: true,
+        snapshots: 6,
+    };
     let with = |findings: Vec<v2::Finding>| Controller {
         diagnosis: v2::DiagnoseResponse { findings, totals: Some(totals), version: "0.1.0".into() },
         ..Default::default()
     };
-    let looked_at = "2 of 3 nodes up, 4 pools, 5 volumes, 1 orphans; controller 0.1.0\n";
+    let looked_at = "2 of 3 nodes up, 4 pools, 5 volumes, 1 orphans, 6 snapshots; controller 0.1.0\n";
     assert_eq!(printed(&with(vec![]), "doctor").await, format!("No problem found; {looked_at}"));
     let warned = with(vec![finding(v2::Level::Warning, "pool p"), finding(v2::Level::Note, "x")]);
     assert!(printed(&warned, "doctor").await.ends_with(&format!("\n\n0 errors, 1 warning; {looked_at}")));

@@ -1,4 +1,4 @@
-//! Pools and volumes of reachable nodes: for the others, the finding is that they are unreachable.
+//! Pools, volumes and snapshots of reachable nodes: for the others, the finding is that they are unreachable.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use quarry_volume::{PoolState, StorageId, show_size, some_of};
 
 use super::text::plural;
 use crate::view::finding::Finding;
-use crate::view::node_state::NodeState;
+use crate::view::node_state::{NodeState, SnapshotProblems};
 
 /// A pool is nearly full if less than one part in this many is free.
 const NEARLY_FULL: u64 = 10;
@@ -141,6 +141,32 @@ pub(super) fn volumes(nodes: &[NodeState], findings: &mut Vec<Finding>) {
                 // A volume that was never published holds no data.
                 0 => Finding::warning("volume-problem", subject, problem, advice),
                 _ => Finding::error("volume-problem", subject, problem, advice),
+            });
+        }
+    }
+}
+
+/// Snapshots with a problem.
+pub(super) fn snapshots(nodes: &[NodeState], findings: &mut Vec<Finding>) {
+    for node in reachable(nodes) {
+        for ((pool, is_invalid), SnapshotProblems { count, example: (id, why) }) in &node.snapshot_problems {
+            let subject = format!("{} in pool {pool} on node {}", plural(*count, "snapshot"), node.name);
+            let problem = match count {
+                1 => format!("{id}: {why}"),
+                _ => format!("the first is {id}: {why}"),
+            };
+            let list = format!("`quarry snapshots --problems --node {} --pool {pool}` lists all of them", node.name);
+            findings.push(match is_invalid {
+                true => Finding::error(
+                    "snapshot-invalid",
+                    subject,
+                    problem,
+                    format!(
+                        "their contents are lost: delete them (their VolumeSnapshots), and take new ones with a larger \
+                         cowSize in the VolumeSnapshotClass (100% cannot become full). {list}"
+                    ),
+                ),
+                false => Finding::warning("snapshot-problem", subject, problem, list),
             });
         }
     }

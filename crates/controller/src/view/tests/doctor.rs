@@ -1,5 +1,7 @@
 //! What the doctor reports, and what it does not.
 
+use quarry_volume::SnapshotCondition;
+
 use super::*;
 
 /// Findings as `level check subject: problem`, to compare all of them at once.
@@ -32,7 +34,7 @@ async fn a_healthy_cluster_has_no_findings() {
     assert_eq!(lines(&answer), Vec::<String>::new());
     assert_eq!(
         answer.totals.unwrap(),
-        v2::Totals { nodes: 2, reachable_nodes: 2, pools: 2, volumes: 2, orphans: 0, orphans_known: true }
+        v2::Totals { nodes: 2, reachable_nodes: 2, pools: 2, volumes: 2, orphans_known: true, ..Default::default() }
     );
     assert_eq!(answer.version, env!("CARGO_PKG_VERSION"));
 }
@@ -287,4 +289,38 @@ async fn a_diagnosis_has_a_timeout() {
         lines(&answer),
         ["error diagnosis-incomplete controller: the checks of certificates and Kubernetes did not finish within 10 s"]
     );
+}
+
+#[tokio::test]
+async fn invalid_snapshots_are_errors_and_other_problems_warnings() {
+    let source = volume("n1", "fast", "pvc-a");
+    let with = |name: &str, condition, problem: &str| Snapshot {
+        condition,
+        problem: problem.into(),
+        ..snapshot(&source, name)
+    };
+    let taken = vec![
+        snapshot(&source, "good"),
+        with("full-1", SnapshotCondition::Invalid, "it became full"),
+        with("full-2", SnapshotCondition::Invalid, "it became full"),
+        with("half", SnapshotCondition::Unfinished, "it was not taken completely"),
+    ];
+    let node = with_snapshots(here("n1", vec![pool("n1", "fast", 50 * GIB)], vec![source.clone()]), taken);
+    let answer = doctor(&view(vec![("n1", node)], healthy(&[source.clone()])).await).await;
+    let id = |name: &str| snapshot(&source, name).id;
+    assert_eq!(
+        lines(&answer),
+        [
+            format!(
+                "error snapshot-invalid 2 snapshots in pool fast on node n1: the first is {}: it became full",
+                id("full-1")
+            ),
+            format!(
+                "warning snapshot-problem 1 snapshot in pool fast on node n1: {}: it was not taken completely",
+                id("half")
+            ),
+        ]
+    );
+    assert!(advice(&answer, "2 snapshots in pool fast on node n1").contains("cowSize"));
+    assert_eq!(answer.totals.unwrap().snapshots, 4);
 }

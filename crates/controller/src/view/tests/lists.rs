@@ -1,6 +1,6 @@
 //! Lists and their pages.
 
-use quarry_volume::Condition;
+use quarry_volume::{Condition, SnapshotCondition};
 use tonic::Code;
 
 use super::*;
@@ -196,4 +196,57 @@ async fn nodes_and_pools_come_in_pages_too() {
     let fast = &pools[0].pool;
     assert_eq!((fast.size, fast.free(), fast.space.largest(&Layout::Linear).bytes), (100 * GIB, 50 * GIB, 50 * GIB));
     assert_eq!((fast.usable_metadata(), fast.metadata_free), (512 << 10, 500 << 10));
+}
+
+#[tokio::test]
+async fn snapshots_come_in_pages_and_are_filtered() {
+    let (a, b, c) = (volume("n1", "fast", "pvc-a"), volume("n1", "slow", "pvc-b"), volume("n2", "fast", "pvc-c"));
+    let condition = SnapshotCondition::Invalid;
+    let broken = Snapshot { problem: "it became full".into(), condition, ..snapshot(&b, "s3") };
+    let n1 = here("n1", vec![pool("n1", "fast", GIB), pool("n1", "slow", GIB)], vec![a.clone(), b.clone()]);
+    let n2 = here("n2", vec![pool("n2", "fast", GIB)], vec![c.clone()]);
+    let of_n1 = vec![snapshot(&a, "s1"), snapshot(&a, "s2"), broken.clone()];
+    let nodes = vec![
+        ("n1", with_snapshots(n1, of_n1.clone())),
+        ("n2", with_snapshots(n2, vec![snapshot(&c, "s4")])),
+        ("n3", NodeFake::Away(Unreachable::NoAnswer, "away".into())),
+    ];
+    let view = view(nodes, World::default()).await;
+    for size in [1, 2, 3, 9] {
+        let (mut found, mut token) = (Vec::new(), String::new());
+        loop {
+            let request = v2::ListSnapshotsRequest { page_size: size, page_token: token, ..Default::default() };
+            let (page, next) = snapshots(&view, request).await.unwrap();
+            assert!(page.len() <= size as usize);
+            found.extend(page.into_iter().map(|listed| listed.snapshot));
+            token = next;
+            if token.is_empty() {
+                break;
+            }
+        }
+        let mut expected = of_n1.clone();
+        expected.sort_by(|one, other| one.id.cmp(&other.id));
+        expected.push(snapshot(&c, "s4"));
+        assert_eq!(found, expected, "{size}");
+    }
+    let names = async |request| -> Vec<String> {
+        let (found, _) = snapshots(&view, request).await.unwrap();
+        let mut names: Vec<_> = found.into_iter().map(|listed| listed.snapshot.name).collect();
+        names.sort();
+        names
+    };
+    let none = v2::ListSnapshotsRequest::default;
+    assert_eq!(names(v2::ListSnapshotsRequest { node: "n2".into(), ..none() }).await, ["s4"]);
+    assert_eq!(names(v2::ListSnapshotsRequest { pool: "slow".into(), ..none() }).await, ["s3"]);
+    assert_eq!(names(v2::ListSnapshotsRequest { problems_only: true, ..none() }).await, ["s3"]);
+    assert_eq!(names(v2::ListSnapshotsRequest { source: a.id.to_string(), ..none() }).await, ["s1", "s2"]);
+    for (request, code) in [
+        (v2::ListSnapshotsRequest { node: "nowhere".into(), ..none() }, Code::NotFound),
+        (v2::ListSnapshotsRequest { pool: "fats".into(), ..none() }, Code::NotFound),
+        (v2::ListSnapshotsRequest { source: "x".into(), ..none() }, Code::InvalidArgument),
+        (v2::ListSnapshotsRequest { page_token: "after:v1:aaaaaaaaaa:n:v".into(), ..none() }, Code::InvalidArgument),
+    ] {
+        assert_eq!(snapshots(&view, request.clone()).await.unwrap_err().code(), code, "{request:?}");
+    }
+    assert_eq!(snapshots(&unlisted(), none()).await.unwrap_err().code(), Code::Unavailable);
 }

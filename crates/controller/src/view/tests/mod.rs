@@ -13,9 +13,10 @@ use quarry_proto::view::v2;
 use quarry_proto::view::v2::view_server::View as _;
 use quarry_volume::{
     AccessTypes, Agent, Change, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolCapabilities,
-    PoolState, Result, SizeRange, Space, StorageId, Unreachable, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    PoolState, Result, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, Unreachable, Update,
+    UpdateStream, Volume, VolumeId, VolumeSpec,
 };
-use quarry_wire::view::{ListedVolume, read_pool, read_volume};
+use quarry_wire::view::{ListedSnapshot, ListedVolume, read_pool, read_snapshot, read_volume};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
@@ -31,7 +32,7 @@ const EXTENT: ExtentSize = ExtentSize(4 << 20);
 /// What a node reports, or why it is unreachable.
 #[derive(Clone, Debug)]
 enum NodeFake {
-    Here { greeting: Greeting, pools: Vec<PoolState>, volumes: Vec<Volume> },
+    Here { greeting: Greeting, pools: Vec<PoolState>, volumes: Vec<Volume>, snapshots: Vec<Snapshot> },
     Away(Unreachable, String),
 }
 
@@ -44,7 +45,30 @@ fn here(node: &str, pools: Vec<PoolState>, volumes: Vec<Volume>) -> NodeFake {
         version: env!("CARGO_PKG_VERSION").into(),
         ..Greeting::default()
     };
-    NodeFake::Here { greeting, pools, volumes }
+    NodeFake::Here { greeting, pools, volumes, snapshots: Vec::new() }
+}
+
+/// The same node, with these snapshots.
+fn with_snapshots(mut node: NodeFake, taken: Vec<Snapshot>) -> NodeFake {
+    match &mut node {
+        NodeFake::Here { snapshots, .. } => *snapshots = taken,
+        NodeFake::Away(_, why) => panic!("away: {why}"),
+    }
+    node
+}
+
+/// A snapshot of a volume.
+fn snapshot(source: &Volume, name: &str) -> Snapshot {
+    let VolumeId { storage, node, .. } = source.id.clone();
+    let id = SnapshotId { storage, node, snapshot: name.into() };
+    Snapshot {
+        size: source.size,
+        pool: source.pool.clone(),
+        created: 1_800_000_000,
+        ready: true,
+        allocated: GIB,
+        ..Snapshot::new(id, source.id.clone())
+    }
 }
 
 /// A pool of 100 GiB, of which `free` bytes are free.
@@ -112,11 +136,23 @@ impl Agent for TestAgent {
         unreachable!("the view is read-only")
     }
 
+    async fn create_snapshot(&self, _: SnapshotSpec, _: Duration) -> Result<(Snapshot, Change)> {
+        unreachable!("the view is read-only")
+    }
+
+    async fn delete_snapshot(&self, _: &SnapshotId, _: Duration) -> Result<Change> {
+        unreachable!("the view is read-only")
+    }
+
+    async fn get_snapshot(&self, _: &SnapshotId, _: Duration) -> Result<Snapshot> {
+        unreachable!("the view calls no node")
+    }
+
     async fn watch(&self) -> Result<UpdateStream> {
         match self.0.clone() {
             NodeFake::Away(cause, why) => Err(Error::unreachable(cause, why)),
-            NodeFake::Here { greeting, pools, volumes } => {
-                let full_state = Change { generation: 1, pools, volumes, gone: Vec::new() };
+            NodeFake::Here { greeting, pools, volumes, snapshots } => {
+                let full_state = Change { generation: 1, pools, volumes, snapshots, ..Change::default() };
                 let updates = [Ok(Update::Greeting(greeting)), Ok(Update::FullState(full_state))];
                 Ok(futures::stream::iter(updates).chain(futures::stream::pending()).boxed())
             }
@@ -224,6 +260,15 @@ fn unlisted() -> ViewService {
 async fn volumes(view: &ViewService, request: v2::ListVolumesRequest) -> Result<(Vec<ListedVolume>, String), Status> {
     let page = view.list_volumes(Request::new(request)).await?.into_inner();
     Ok((page.volumes.into_iter().map(|listed| read_volume(listed).unwrap()).collect(), page.next_page_token))
+}
+
+/// A page of snapshots, and the token of the next one.
+async fn snapshots(
+    view: &ViewService,
+    request: v2::ListSnapshotsRequest,
+) -> Result<(Vec<ListedSnapshot>, String), Status> {
+    let page = view.list_snapshots(Request::new(request)).await?.into_inner();
+    Ok((page.snapshots.into_iter().map(|listed| read_snapshot(listed).unwrap()).collect(), page.next_page_token))
 }
 
 async fn doctor(view: &ViewService) -> v2::DiagnoseResponse {

@@ -1,27 +1,29 @@
 //! The CSI Controller service: parses requests, validates what it can without the storage, and calls the
 //! agent of the node that holds the disks, or answers from what the nodes have reported.
 
+mod request;
+mod snapshots;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use quarry_proto::csi::v1 as csi;
 use quarry_transport::deadline;
 use quarry_volume::{
-    AccessType, AccessTypes, Capability, Error, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume, VolumeId,
-    VolumeSpec, check_options,
+    AccessType, AccessTypes, Error, Parameters, Result, SizeRange, SnapshotId, Usage, Volume, VolumeId,
 };
 use quarry_wire::csi::{capabilities, capability};
-use quarry_wire::field::{existing_volume, required, signed};
+use quarry_wire::field::{existing_snapshot, existing_volume, required, signed};
 use quarry_wire::status::{self, answer, unsupported};
 use tonic::{Request, Response, Status};
 
+pub(crate) use self::request::content_source;
+use self::request::{check_all_options, confirm, context, map, spec};
 use crate::cluster::Cluster;
 use crate::{health, paging, placement};
 
 /// How long a call waits for the node if the caller set no deadline: less than the sidecars' usual minute.
 const DEFAULT_WAIT: Duration = Duration::from_secs(50);
-/// The maximum size of a string map, in bytes (CSI, "Size Limits").
-const MAX_MAP: usize = 4096;
 
 /// The CSI Controller service.
 #[derive(Clone)]
@@ -45,65 +47,8 @@ impl ControllerService {
             accessible_topology: vec![csi::Topology {
                 segments: BTreeMap::from([(self.topology_key.clone(), volume.id.node.clone())]),
             }],
-            ..Default::default()
+            content_source: volume.source.as_ref().map(content_source),
         }
-    }
-}
-
-fn check_all_options(capabilities: &[Capability], usage: Usage, mkfs_options: &str) -> Result<()> {
-    let Some(filesystem) = usage.filesystem else {
-        return if mkfs_options.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::invalid("mkfsOptions cannot be used for a raw block volume: it has no filesystem"))
-        };
-    };
-    for capability in capabilities {
-        check_options(filesystem, &capability.mount_flags, mkfs_options)?;
-    }
-    Ok(())
-}
-
-fn map(field: &str, map: &BTreeMap<String, String>) -> Result<()> {
-    let length: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
-    if length > MAX_MAP {
-        return Err(Error::invalid(format!("{field} has {length} bytes in total; CSI allows {MAX_MAP}")));
-    }
-    Ok(())
-}
-
-fn spec(request: &csi::CreateVolumeRequest) -> Result<(VolumeSpec, Vec<Capability>, Usage)> {
-    required("name", &request.name)?;
-    if request.volume_content_source.is_some() {
-        return Err(Error::invalid(
-            "volume_content_source is not supported: this driver has neither snapshots nor clones",
-        ));
-    }
-    if !request.mutable_parameters.is_empty() {
-        return Err(Error::invalid("mutable_parameters are not supported: this driver does not have MODIFY_VOLUME"));
-    }
-    map("parameters", &request.parameters)?;
-    let capabilities = capabilities(&request.volume_capabilities)?;
-    let usage = Usage::of(&capabilities)?;
-    let size = match &request.capacity_range {
-        Some(range) => SizeRange::from_csi(range.required_bytes, range.limit_bytes)?,
-        None => SizeRange::default(),
-    };
-    let spec = VolumeSpec {
-        name: request.name.clone(),
-        size,
-        access: usage.access,
-        filesystem: usage.filesystem,
-        class: Parameters::parse(&request.parameters)?,
-    };
-    Ok((spec, capabilities, usage))
-}
-
-fn context(mkfs_options: &str) -> BTreeMap<String, String> {
-    if mkfs_options.is_empty() {
-        BTreeMap::new()
-    } else {
-        BTreeMap::from([(MKFS_OPTIONS.to_owned(), mkfs_options.to_owned())])
     }
 }
 
@@ -269,6 +214,10 @@ impl csi::controller_server::Controller for ControllerService {
             rpc::Type::ListVolumeHealth,
             rpc::Type::SingleNodeMultiWriter,
             rpc::Type::ExpandVolume,
+            rpc::Type::CloneVolume,
+            rpc::Type::CreateDeleteSnapshot,
+            rpc::Type::ListSnapshots,
+            rpc::Type::GetSnapshot,
         ]
         .map(capability)
         .to_vec();
@@ -318,6 +267,56 @@ impl csi::controller_server::Controller for ControllerService {
         .await
     }
 
+    async fn create_snapshot(
+        &self,
+        request: Request<csi::CreateSnapshotRequest>,
+    ) -> Result<Response<csi::CreateSnapshotResponse>, Status> {
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let spec = snapshots::spec(&request.into_inner())?;
+            let snapshot = self.cluster.create_snapshot(spec, wait).await?;
+            Ok(csi::CreateSnapshotResponse { snapshot: Some(snapshots::describe(&snapshot)) })
+        })
+        .await
+    }
+
+    async fn delete_snapshot(
+        &self,
+        request: Request<csi::DeleteSnapshotRequest>,
+    ) -> Result<Response<csi::DeleteSnapshotResponse>, Status> {
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let request = request.into_inner();
+            required("snapshot_id", &request.snapshot_id)?;
+            // An ID in another format was never issued by Quarry: there is nothing to delete.
+            if let Ok(id) = request.snapshot_id.parse::<SnapshotId>() {
+                self.cluster.delete_snapshot(&id, wait).await?;
+            }
+            Ok(csi::DeleteSnapshotResponse {})
+        })
+        .await
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<csi::ListSnapshotsRequest>,
+    ) -> Result<Response<csi::ListSnapshotsResponse>, Status> {
+        answer(async move { snapshots::list(&self.cluster, &request.into_inner()) }).await
+    }
+
+    async fn get_snapshot(
+        &self,
+        request: Request<csi::GetSnapshotRequest>,
+    ) -> Result<Response<csi::GetSnapshotResponse>, Status> {
+        answer(async move {
+            let wait = deadline::wait(request.metadata(), DEFAULT_WAIT);
+            let id = existing_snapshot(&request.into_inner().snapshot_id)?;
+            let snapshot = self.cluster.get_snapshot(&id, wait).await?;
+            Ok(csi::GetSnapshotResponse { snapshot: Some(snapshots::describe(&snapshot)) })
+        })
+        .await
+    }
+
     // Calls that are not supported. No capability advertises them.
 
     async fn controller_publish_volume(
@@ -334,60 +333,10 @@ impl csi::controller_server::Controller for ControllerService {
         unsupported("ControllerUnpublishVolume is not supported: a local volume does not need to be detached")
     }
 
-    async fn create_snapshot(
-        &self,
-        _request: Request<csi::CreateSnapshotRequest>,
-    ) -> Result<Response<csi::CreateSnapshotResponse>, Status> {
-        unsupported("CreateSnapshot is not supported: this driver does not support snapshots")
-    }
-
-    async fn delete_snapshot(
-        &self,
-        _request: Request<csi::DeleteSnapshotRequest>,
-    ) -> Result<Response<csi::DeleteSnapshotResponse>, Status> {
-        unsupported("DeleteSnapshot is not supported: this driver does not support snapshots")
-    }
-
-    async fn list_snapshots(
-        &self,
-        _request: Request<csi::ListSnapshotsRequest>,
-    ) -> Result<Response<csi::ListSnapshotsResponse>, Status> {
-        unsupported("ListSnapshots is not supported: this driver does not support snapshots")
-    }
-
-    async fn get_snapshot(
-        &self,
-        _request: Request<csi::GetSnapshotRequest>,
-    ) -> Result<Response<csi::GetSnapshotResponse>, Status> {
-        unsupported("GetSnapshot is not supported: this driver does not support snapshots")
-    }
-
     async fn controller_modify_volume(
         &self,
         _request: Request<csi::ControllerModifyVolumeRequest>,
     ) -> Result<Response<csi::ControllerModifyVolumeResponse>, Status> {
         unsupported("ControllerModifyVolume is not supported: the parameters of a volume are fixed when it is created")
     }
-}
-
-/// Checks that the volume supports all the capabilities.
-fn confirm(volume: &Volume, capabilities: &[Capability]) -> Result<()> {
-    let made = volume.access.ok_or_else(|| Error::precondition("the volume's record was written by a newer Quarry"))?;
-    for capability in capabilities {
-        if !made.includes(capability.access) {
-            return Err(Error::invalid(format!(
-                "the volume was created for use as {made}, not as {}",
-                capability.access
-            )));
-        }
-        if let (Some(asked), Some(carried)) = (capability.filesystem, volume.filesystem)
-            && asked != carried
-        {
-            return Err(Error::invalid(format!("the volume has the filesystem {carried}, not {asked}")));
-        }
-        if let Some(filesystem) = volume.filesystem {
-            check_options(filesystem, &capability.mount_flags, "")?;
-        }
-    }
-    Ok(())
 }

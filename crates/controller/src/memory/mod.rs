@@ -1,16 +1,18 @@
-//! What the controller remembers about one node: the pools and volumes from its stream of updates.
+//! What the controller remembers about one node: the pools, volumes and snapshots from its stream of updates.
 //!
-//! Memory is never authoritative: the node is. Memory answers GetCapacity and ListVolumes, and orders
-//! candidates. Replies to creations and deletions arrive ahead of the stream; the higher generation is the
-//! newer one.
+//! Memory is never authoritative: the node is. Memory answers GetCapacity, ListVolumes and ListSnapshots, and
+//! orders candidates. Replies to creations and deletions arrive ahead of the stream; the higher generation is
+//! the newer one.
 
-use std::borrow::Borrow;
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+mod known;
+
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use quarry_volume::{Capacity, Change, Greeting, Parameters, PoolState, Volume, VolumeId};
+use quarry_volume::{Capacity, Change, Greeting, Parameters, PoolState, Snapshot, SnapshotId, Volume, VolumeId};
 use tokio::time::Instant;
+
+use self::known::{Ages, Items};
 
 /// How long a disconnected node is assumed to still have the free space that it last reported.
 const TRUSTED: Duration = Duration::from_secs(30);
@@ -19,50 +21,13 @@ const TRUSTED: Duration = Duration::from_secs(30);
 /// to other nodes.
 pub(crate) const RESTARTING: Duration = Duration::from_secs(120);
 
-/// A volume, ordered by identifier.
-#[derive(Clone, Debug)]
-struct Known {
-    volume: Volume,
-    /// The node's generation of this state.
-    generation: u64,
-    /// When this controller first saw the volume.
-    since: Instant,
-}
-
-impl Borrow<VolumeId> for Known {
-    fn borrow(&self) -> &VolumeId {
-        &self.volume.id
-    }
-}
-
-impl PartialEq for Known {
-    fn eq(&self, other: &Self) -> bool {
-        self.volume.id == other.volume.id
-    }
-}
-
-impl Eq for Known {}
-
-impl PartialOrd for Known {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Known {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.volume.id.cmp(&other.volume.id)
-    }
-}
-
 /// The state of one node, as far as it is known.
 #[derive(Debug)]
 pub(crate) struct Memory {
     greeting: Option<Greeting>,
     pools: BTreeMap<String, (u64, PoolState)>,
-    volumes: BTreeSet<Known>,
-    /// Volumes that a reply reported as deleted, until the stream has caught up with the reply.
-    gone: HashMap<VolumeId, u64>,
+    volumes: Items<Volume>,
+    snapshots: Items<Snapshot>,
     /// The generation up to which the stream is complete.
     stream_generation: u64,
     /// When the node was disconnected; `None` while it is connected.
@@ -75,8 +40,8 @@ impl Memory {
         Self {
             greeting: None,
             pools: BTreeMap::new(),
-            volumes: BTreeSet::new(),
-            gone: HashMap::new(),
+            volumes: Items::new(),
+            snapshots: Items::new(),
             stream_generation: 0,
             disconnected: Some(Instant::now()),
         }
@@ -87,68 +52,44 @@ impl Memory {
         // A new run of the agent starts counting again, so replies of the previous run say nothing about this
         // one.
         let same = self.greeting.as_ref().is_some_and(|before| before.instance == greeting.instance);
-        let since: BTreeMap<VolumeId, Instant> =
-            self.volumes.iter().map(|known| (known.volume.id.clone(), known.since)).collect();
-        if same {
-            let generation = full_state.generation;
-            self.pools.retain(|_, (of, _)| *of > generation);
-            self.volumes.retain(|known| known.generation > generation);
-            self.gone.retain(|_, of| *of > generation);
-        } else {
-            self.pools.clear();
-            self.volumes.clear();
-            self.gone.clear();
+        let kept = same.then_some(full_state.generation);
+        match kept {
+            Some(generation) => self.pools.retain(|_, (of, _)| *of > generation),
+            None => self.pools.clear(),
         }
+        let ages = (self.volumes.forget(kept), self.snapshots.forget(kept));
         self.greeting = Some(greeting);
         self.disconnected = None;
         self.stream_generation = full_state.generation;
-        self.merge(full_state, &since);
+        self.merge(full_state, &ages);
     }
 
     /// Applies a change from the stream.
     pub(crate) fn update(&mut self, change: Change) {
         self.stream_generation = self.stream_generation.max(change.generation);
-        self.merge(change, &BTreeMap::new());
-        let seen = self.stream_generation;
-        self.gone.retain(|_, of| *of > seen);
+        self.merge(change, &Default::default());
+        self.volumes.caught_up(self.stream_generation);
+        self.snapshots.caught_up(self.stream_generation);
     }
 
     /// Applies the change in a reply of the agent's run `instance`.
     pub(crate) fn reply(&mut self, instance: &str, change: Change) {
         if self.greeting.as_ref().is_some_and(|greeting| greeting.instance == instance) {
-            self.merge(change, &BTreeMap::new());
+            self.merge(change, &Default::default());
         }
     }
 
-    fn merge(&mut self, change: Change, since: &BTreeMap<VolumeId, Instant>) {
-        let generation = change.generation;
-        for pool in change.pools {
+    fn merge(&mut self, change: Change, (volume_ages, snapshot_ages): &(Ages<Volume>, Ages<Snapshot>)) {
+        let Change { generation, pools, volumes, gone, snapshots, gone_snapshots } = change;
+        for pool in pools {
             match self.pools.get(&pool.name) {
                 Some((of, _)) if *of > generation => {}
                 _ => drop(self.pools.insert(pool.name.clone(), (generation, pool))),
             }
         }
-        let now = Instant::now();
-        for volume in change.volumes {
-            let known = self.volumes.get(&volume.id);
-            if self.gone.get(&volume.id).is_some_and(|of| *of > generation)
-                || known.is_some_and(|known| known.generation > generation)
-            {
-                continue;
-            }
-            let since = known.map(|known| known.since).or_else(|| since.get(&volume.id).copied()).unwrap_or(now);
-            self.gone.remove(&volume.id);
-            self.volumes.replace(Known { volume, generation, since });
-        }
-        for id in change.gone {
-            if self.volumes.get(&id).is_some_and(|known| known.generation > generation) {
-                continue;
-            }
-            self.volumes.remove(&id);
-            if generation > self.stream_generation {
-                self.gone.insert(id, generation);
-            }
-        }
+        let complete = self.stream_generation;
+        self.volumes.merge(volumes, gone, generation, complete, volume_ages);
+        self.snapshots.merge(snapshots, gone_snapshots, generation, complete, snapshot_ages);
     }
 
     /// The connection to the node is lost.
@@ -168,28 +109,32 @@ impl Memory {
 
     /// Its volumes after `after`, ordered by identifier.
     pub(crate) fn volumes(&self, after: Option<&VolumeId>) -> impl Iterator<Item = &Volume> {
-        use std::ops::Bound::{Excluded, Unbounded};
-
-        let start = after.map_or(Unbounded, Excluded);
-        self.volumes.range::<VolumeId, _>((start, Unbounded)).map(|known| &known.volume)
+        self.aged(after).map(|(volume, _)| volume)
     }
 
     /// Its volumes that have been known for at least `age`.
     pub(crate) fn older(&self, age: Duration) -> impl Iterator<Item = &Volume> {
-        self.volumes.iter().filter(move |known| known.since.elapsed() >= age).map(|known| &known.volume)
+        self.aged(None).filter(move |(_, known)| *known >= age).map(|(volume, _)| volume)
     }
 
     /// Like [`Memory::volumes`], each with how long this controller has known it.
     pub(crate) fn aged(&self, after: Option<&VolumeId>) -> impl Iterator<Item = (&Volume, Duration)> {
-        use std::ops::Bound::{Excluded, Unbounded};
-
-        let start = after.map_or(Unbounded, Excluded);
-        self.volumes.range::<VolumeId, _>((start, Unbounded)).map(|known| (&known.volume, known.since.elapsed()))
+        self.volumes.after(after)
     }
 
     /// The number of volumes.
     pub(crate) fn count(&self) -> usize {
         self.volumes.len()
+    }
+
+    /// Its snapshots after `after`, ordered by identifier.
+    pub(crate) fn snapshots(&self, after: Option<&SnapshotId>) -> impl Iterator<Item = &Snapshot> {
+        self.snapshots.after(after).map(|(snapshot, _)| snapshot)
+    }
+
+    /// The number of snapshots.
+    pub(crate) fn count_snapshots(&self) -> usize {
+        self.snapshots.len()
     }
 
     /// What the named pool (or all pools, if `parameters` names none) can allocate for volumes with these
@@ -243,7 +188,17 @@ mod tests {
             pools: vec![pool(free)],
             volumes: volumes.iter().map(|(name, size)| volume(name, *size)).collect(),
             gone: gone.iter().map(|name| volume(name, 0).id).collect(),
+            ..Change::default()
         }
+    }
+
+    fn snapshot(name: &str) -> Snapshot {
+        let id = SnapshotId { storage: StorageId::of("vg"), node: "n".into(), snapshot: name.into() };
+        Snapshot::new(id, volume("a", 0).id)
+    }
+
+    fn snapshots(memory: &Memory) -> Vec<&str> {
+        memory.snapshots(None).map(|snapshot| snapshot.name.as_str()).collect()
     }
 
     fn names(memory: &Memory) -> Vec<&str> {
@@ -265,7 +220,7 @@ mod tests {
         assert_eq!((names(&memory), free(&memory)), (vec!["b"], 90));
         memory.update(change(14, 95, &[("a", 3)], &["b"]));
         assert_eq!((names(&memory), free(&memory)), (vec!["a"], 95));
-        assert!(memory.gone.is_empty());
+        assert!(memory.volumes.is_settled());
     }
 
     #[tokio::test]
@@ -280,6 +235,30 @@ mod tests {
         assert_eq!((names(&memory), free(&memory)), (vec!["d"], 60));
         memory.reply("1", change(99, 1, &[("z", 1)], &[]));
         assert_eq!((names(&memory), free(&memory)), (vec!["d"], 60));
+    }
+
+    #[tokio::test]
+    async fn snapshots_are_remembered_as_volumes_are() {
+        let change = |generation, new: &[&str], gone: &[&str]| Change {
+            generation,
+            snapshots: new.iter().map(|name| snapshot(name)).collect(),
+            gone_snapshots: gone.iter().map(|name| snapshot(name).id).collect(),
+            ..Change::default()
+        };
+        let mut memory = Memory::new();
+        memory.full_state(greeting("1"), change(10, &["s"], &[]));
+        memory.reply("1", change(12, &["t"], &[]));
+        memory.reply("1", change(13, &[], &["s"]));
+        memory.update(change(11, &["s"], &[]));
+        assert_eq!(snapshots(&memory), ["t"], "an older update does not undo a reply");
+        assert!(!memory.snapshots.is_settled());
+        memory.full_state(greeting("1"), change(11, &["s"], &[]));
+        assert_eq!(snapshots(&memory), ["t"], "nor does an older full state");
+        memory.update(change(14, &[], &[]));
+        assert!(memory.snapshots.is_settled());
+        assert_eq!(memory.snapshots(Some(&snapshot("s").id)).count(), 1);
+        memory.full_state(greeting("2"), change(3, &["u"], &[]));
+        assert_eq!((snapshots(&memory), memory.count_snapshots()), (vec!["u"], 1));
     }
 
     #[tokio::test]

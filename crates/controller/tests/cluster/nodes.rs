@@ -1,7 +1,5 @@
 //! How the controller handles nodes that are connected, full, unreachable, gone, or replaced.
 
-mod support;
-
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
@@ -9,8 +7,9 @@ use std::time::{Duration, Instant};
 use quarry_controller::{ControllerService, Fate};
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
-use support::{World, capacity, create, delete, until};
 use tonic::{Code, Request, Status};
+
+use crate::support::{self, World, capacity, create, delete, until};
 
 #[allow(clippy::indexing_slicing, reason = "a test fails by panicking")]
 fn node_of(volume: &csi::Volume) -> &str {
@@ -20,9 +19,9 @@ fn node_of(volume: &csi::Volume) -> &str {
 #[tokio::test]
 async fn a_call_that_is_not_supported_says_so() {
     let (_, service) = World::new(&[("a", 100)]).controller().await;
-    let snapshot = service.create_snapshot(Request::new(csi::CreateSnapshotRequest::default())).await;
-    let status = snapshot.unwrap_err();
-    let message = "CreateSnapshot is not supported: this driver does not support snapshots";
+    let modify = service.controller_modify_volume(Request::new(csi::ControllerModifyVolumeRequest::default())).await;
+    let status = modify.unwrap_err();
+    let message = "ControllerModifyVolume is not supported: the parameters of a volume are fixed when it is created";
     assert_eq!((status.code(), status.message()), (Code::Unimplemented, message));
 }
 

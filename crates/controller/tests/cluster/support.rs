@@ -19,8 +19,9 @@ use quarry_controller::{Claims, Cluster, ControllerService, Election, Endpoint, 
 use quarry_proto::csi::v1 as csi;
 use quarry_proto::csi::v1::controller_server::Controller as _;
 use quarry_volume::{
-    Agent, Change, EXPAND, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason, Result,
-    SizeRange, Space, StorageId, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    Agent, COPY, Change, EXPAND, Error, ExtentSize, FencingToken, Greeting, Layout, NameLookup, PoolState, Reason,
+    Result, SNAPSHOT, SizeRange, Snapshot, SnapshotId, SnapshotSpec, Space, StorageId, Update, UpdateStream, Volume,
+    VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -34,9 +35,12 @@ pub struct FakeNode {
     pub name: String,
     pub size: u64,
     pub volumes: Mutex<BTreeMap<String, Volume>>,
+    pub snapshots: Mutex<BTreeMap<String, Snapshot>>,
     pub reachable: AtomicBool,
     pub created: AtomicU64,
     pub fence: AtomicU64,
+    /// It creates empty volumes, like a node that is older than [`COPY`].
+    pub ignores_sources: AtomicBool,
     /// What its agent can do beyond the first version of the protocol.
     pub capabilities: Mutex<Vec<String>>,
     generation: AtomicU64,
@@ -49,10 +53,12 @@ impl FakeNode {
             name: name.into(),
             size,
             volumes: Mutex::default(),
+            snapshots: Mutex::default(),
             reachable: AtomicBool::new(true),
             created: AtomicU64::new(0),
             fence: AtomicU64::new(0),
-            capabilities: Mutex::new(vec![EXPAND.into()]),
+            ignores_sources: AtomicBool::new(false),
+            capabilities: Mutex::new(vec![EXPAND.into(), SNAPSHOT.into(), COPY.into()]),
             generation: AtomicU64::new(1),
             updates: broadcast::channel(64).0,
         })
@@ -72,10 +78,23 @@ impl FakeNode {
     }
 
     fn change(&self, volumes: Vec<Volume>, gone: Vec<VolumeId>) -> Change {
+        self.publish(Change { volumes, gone, ..Change::default() })
+    }
+
+    fn publish(&self, change: Change) -> Change {
         let generation = self.generation.fetch_add(1, SeqCst) + 1;
-        let change = Change { generation, pools: vec![self.pool()], volumes, gone };
+        let change = Change { generation, pools: vec![self.pool()], ..change };
         let _ = self.updates.send(Update::Change(change.clone()));
         change
+    }
+
+    /// A snapshot of that volume, complete.
+    pub fn put_snapshot(&self, name: &str, source: &VolumeId, size: u64) -> (Snapshot, Change) {
+        let id = SnapshotId { storage: source.storage.clone(), node: self.name.clone(), snapshot: name.into() };
+        let taken = Snapshot { size, created: 1_800_000_000, ready: true, ..Snapshot::new(id, source.clone()) };
+        self.snapshots.lock().unwrap().insert(name.into(), taken.clone());
+        let change = self.publish(Change { snapshots: vec![taken.clone()], ..Change::default() });
+        (taken, change)
     }
 
     /// Breaks its connections, and rejects new ones.
@@ -97,6 +116,11 @@ impl FakeNode {
         self.volumes.lock().unwrap().insert(name.into(), volume.clone());
         self.change(vec![volume], vec![]);
         id
+    }
+
+    /// Reports this state of a snapshot.
+    pub fn report_snapshot(&self, snapshot: &Snapshot) {
+        self.publish(Change { snapshots: vec![snapshot.clone()], ..Change::default() });
     }
 
     fn check(&self) -> Result<()> {
@@ -130,7 +154,12 @@ impl Agent for Connected {
         }
         self.0.created.fetch_add(1, SeqCst);
         self.0.put(&spec.name, spec.size.required);
-        let volume = self.0.volumes.lock().unwrap()[&spec.name].clone();
+        let volume = {
+            let mut volumes = self.0.volumes.lock().unwrap();
+            let volume = volumes.get_mut(&spec.name).unwrap();
+            volume.source = spec.source.filter(|_| !self.0.ignores_sources.load(SeqCst));
+            volume.clone()
+        };
         Ok((volume.clone(), self.0.change(vec![volume], vec![])))
     }
 
@@ -162,6 +191,29 @@ impl Agent for Connected {
         Ok((expanded.clone(), self.0.change(vec![expanded], vec![])))
     }
 
+    async fn create_snapshot(&self, spec: SnapshotSpec, _wait: Duration) -> Result<(Snapshot, Change)> {
+        self.0.check()?;
+        let volume = self.get(&spec.source, Duration::ZERO).await?;
+        if let Some(taken) = self.0.snapshots.lock().unwrap().get(&spec.name)
+            && taken.source != spec.source
+        {
+            return Err(Error::new(Reason::Exists, "a snapshot of another volume"));
+        }
+        Ok(self.0.put_snapshot(&spec.name, &spec.source, volume.size))
+    }
+
+    async fn delete_snapshot(&self, id: &SnapshotId, _wait: Duration) -> Result<Change> {
+        self.0.check()?;
+        self.0.snapshots.lock().unwrap().remove(&id.snapshot);
+        Ok(self.0.publish(Change { gone_snapshots: vec![id.clone()], ..Change::default() }))
+    }
+
+    async fn get_snapshot(&self, id: &SnapshotId, _wait: Duration) -> Result<Snapshot> {
+        self.0.check()?;
+        let found = self.0.snapshots.lock().unwrap().get(&id.snapshot).cloned();
+        found.ok_or_else(|| Error::not_found("no such snapshot"))
+    }
+
     async fn watch(&self) -> Result<UpdateStream> {
         self.0.check()?;
         let updates = self.0.updates.subscribe();
@@ -175,7 +227,8 @@ impl Agent for Connected {
             generation: self.0.generation.load(SeqCst),
             pools: vec![self.0.pool()],
             volumes: self.0.volumes.lock().unwrap().values().cloned().collect(),
-            gone: vec![],
+            snapshots: self.0.snapshots.lock().unwrap().values().cloned().collect(),
+            ..Change::default()
         };
         let first = futures::stream::iter([Update::Greeting(greeting), Update::FullState(full_state)]);
         let rest = futures::stream::unfold(updates, |mut updates| async {
@@ -313,6 +366,18 @@ pub async fn create(
     requisite: &[&str],
     preferred: &[&str],
 ) -> Result<csi::Volume, Status> {
+    fill(service, name, mib, requisite, preferred, None).await
+}
+
+/// Like [`create`], filled from that source.
+pub async fn fill(
+    service: &ControllerService,
+    name: &str,
+    mib: u64,
+    requisite: &[&str],
+    preferred: &[&str],
+    source: Option<csi::volume_content_source::Type>,
+) -> Result<csi::Volume, Status> {
     use csi::volume_capability::access_mode::Mode;
     use csi::volume_capability::{AccessMode, AccessType, MountVolume};
 
@@ -328,6 +393,7 @@ pub async fn create(
             requisite: topologies(requisite),
             preferred: topologies(preferred),
         }),
+        volume_content_source: source.map(|source| csi::VolumeContentSource { r#type: Some(source) }),
         ..Default::default()
     };
     service.create_volume(Request::new(request)).await.map(|answer| answer.into_inner().volume.unwrap())

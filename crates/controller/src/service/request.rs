@@ -1,0 +1,117 @@
+//! The requests for volumes: what can be checked without the storage.
+
+use std::collections::BTreeMap;
+
+use quarry_proto::csi::v1 as csi;
+use quarry_volume::{
+    Capability, ContentSource, Error, MKFS_OPTIONS, Parameters, Result, SizeRange, Usage, Volume, VolumeSpec,
+    check_options,
+};
+use quarry_wire::csi::capabilities;
+use quarry_wire::field::{existing_snapshot, existing_volume, required};
+
+/// The maximum size of a string map, in bytes (CSI, "Size Limits").
+const MAX_MAP: usize = 4096;
+
+/// Checks the mount options of all capabilities, and the mkfs options.
+pub(super) fn check_all_options(capabilities: &[Capability], usage: Usage, mkfs_options: &str) -> Result<()> {
+    let Some(filesystem) = usage.filesystem else {
+        return if mkfs_options.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::invalid("mkfsOptions cannot be used for a raw block volume: it has no filesystem"))
+        };
+    };
+    for capability in capabilities {
+        check_options(filesystem, &capability.mount_flags, mkfs_options)?;
+    }
+    Ok(())
+}
+
+/// Checks the length of a map.
+pub(super) fn map(field: &str, map: &BTreeMap<String, String>) -> Result<()> {
+    let length: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if length > MAX_MAP {
+        return Err(Error::invalid(format!("{field} has {length} bytes in total; CSI allows {MAX_MAP}")));
+    }
+    Ok(())
+}
+
+/// Parses CreateVolume.
+pub(super) fn spec(request: &csi::CreateVolumeRequest) -> Result<(VolumeSpec, Vec<Capability>, Usage)> {
+    required("name", &request.name)?;
+    if !request.mutable_parameters.is_empty() {
+        return Err(Error::invalid("mutable_parameters are not supported: this driver does not have MODIFY_VOLUME"));
+    }
+    map("parameters", &request.parameters)?;
+    let capabilities = capabilities(&request.volume_capabilities)?;
+    let usage = Usage::of(&capabilities)?;
+    let size = match &request.capacity_range {
+        Some(range) => SizeRange::from_csi(range.required_bytes, range.limit_bytes)?,
+        None => SizeRange::default(),
+    };
+    let class = Parameters::parse(&request.parameters)?;
+    let source = request.volume_content_source.as_ref().map(source).transpose()?;
+    let spec = VolumeSpec {
+        name: request.name.clone(),
+        size,
+        access: usage.access,
+        filesystem: usage.filesystem,
+        class,
+        source,
+    };
+    Ok((spec, capabilities, usage))
+}
+
+/// The context that a volume takes to its node.
+pub(super) fn context(mkfs_options: &str) -> BTreeMap<String, String> {
+    if mkfs_options.is_empty() {
+        BTreeMap::new()
+    } else {
+        BTreeMap::from([(MKFS_OPTIONS.to_owned(), mkfs_options.to_owned())])
+    }
+}
+
+/// What a new volume is filled with.
+fn source(source: &csi::VolumeContentSource) -> Result<ContentSource> {
+    use csi::volume_content_source::Type;
+
+    match &source.r#type {
+        Some(Type::Snapshot(from)) => Ok(ContentSource::Snapshot(existing_snapshot(&from.snapshot_id)?)),
+        Some(Type::Volume(from)) => Ok(ContentSource::Volume(existing_volume(&from.volume_id)?)),
+        None => Err(Error::invalid("volume_content_source names neither a snapshot nor a volume")),
+    }
+}
+
+/// What a volume was filled with.
+pub(crate) fn content_source(source: &ContentSource) -> csi::VolumeContentSource {
+    use csi::volume_content_source::{SnapshotSource, Type, VolumeSource};
+
+    let source = match source {
+        ContentSource::Snapshot(id) => Type::Snapshot(SnapshotSource { snapshot_id: id.to_string() }),
+        ContentSource::Volume(id) => Type::Volume(VolumeSource { volume_id: id.to_string() }),
+    };
+    csi::VolumeContentSource { r#type: Some(source) }
+}
+
+/// Checks that the volume supports all the capabilities.
+pub(super) fn confirm(volume: &Volume, capabilities: &[Capability]) -> Result<()> {
+    let made = volume.access.ok_or_else(|| Error::precondition("the volume's record was written by a newer Quarry"))?;
+    for capability in capabilities {
+        if !made.includes(capability.access) {
+            return Err(Error::invalid(format!(
+                "the volume was created for use as {made}, not as {}",
+                capability.access
+            )));
+        }
+        if let (Some(asked), Some(carried)) = (capability.filesystem, volume.filesystem)
+            && asked != carried
+        {
+            return Err(Error::invalid(format!("the volume has the filesystem {carried}, not {asked}")));
+        }
+        if let Some(filesystem) = volume.filesystem {
+            check_options(filesystem, &capability.mount_flags, "")?;
+        }
+    }
+    Ok(())
+}

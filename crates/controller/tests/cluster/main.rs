@@ -1,0 +1,5 @@
+//! The controller, with nodes in memory.
+
+mod nodes;
+mod snapshots;
+mod support;
