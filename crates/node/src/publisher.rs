@@ -250,7 +250,10 @@ impl StatePublisher {
         let (snapshots, gone_snapshots) =
             if readable { known.replace_snapshots(snapshots) } else { Default::default() };
         let pools = known.replace(state);
-        self.publish(&mut published, Change { generation: 0, pools, volumes: changed, gone, snapshots, gone_snapshots });
+        self.publish(
+            &mut published,
+            Change { generation: 0, pools, volumes: changed, gone, snapshots, gone_snapshots },
+        );
         readable
     }
 

@@ -25,9 +25,7 @@ impl Host {
     /// Fails while this source is being deleted.
     pub(crate) fn require_kept(&self, source: &ContentSource) -> Result<()> {
         match source {
-            ContentSource::Snapshot(id) => {
-                self.tasks().require_none(&subject(&id.snapshot), &[DELETE_SNAPSHOT])
-            }
+            ContentSource::Snapshot(id) => self.tasks().require_none(&subject(&id.snapshot), &[DELETE_SNAPSHOT]),
             ContentSource::Volume(id) => self.require_complete(id),
         }
     }
@@ -144,7 +142,11 @@ impl Host {
             }
         }
         let pool_name = pool.name();
-        tracing::info!(clone = record.name, pool = pool_name, "removing the snapshot of a clone that is complete or gone");
+        tracing::info!(
+            clone = record.name,
+            pool = pool_name,
+            "removing the snapshot of a clone that is complete or gone"
+        );
         self.remove_clone_snapshot(&source, &record.name).await
     }
 }

@@ -49,10 +49,9 @@ async fn a_follower_receives_snapshots() {
     pool.set_unreadable(None);
     host.delete_snapshot(&before.id, LONG).await.unwrap();
     host.delete(&volume.id, LONG).await.unwrap();
-    follower.until("that everything is gone", |follower| {
-        follower.snapshots.is_empty() && follower.volumes.is_empty()
-    })
-    .await;
+    follower
+        .until("that everything is gone", |follower| follower.snapshots.is_empty() && follower.volumes.is_empty())
+        .await;
     assert_eq!(pool.free(), [256]);
 }
 

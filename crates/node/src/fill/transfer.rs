@@ -38,9 +38,7 @@ impl Host {
     ) -> Result<Option<Uuid>, Failure> {
         let from = match &content.origin {
             Origin::Snapshot(snapshot) => content.pool.activate_snapshot(snapshot).await?,
-            Origin::Volume(volume) | Origin::Offline(volume) => {
-                device::activate_bytes(&content.pool, volume).await?
-            }
+            Origin::Volume(volume) | Origin::Offline(volume) => device::activate_bytes(&content.pool, volume).await?,
         };
         let activated = Instant::now();
         let copied = self.transfer_from(from, pool, volume, content, source, handle).await;
@@ -148,6 +146,7 @@ impl Progress for Stored<'_> {
         if !self.resumable {
             return Ok(());
         }
-        update_record(self.pool, self.volume, &self.record.zeroed(copied)).await
+        // This says nothing about the source.
+        update_record(self.pool, self.volume, &self.record.zeroed(copied)).await.map_err(Error::not_final)
     }
 }

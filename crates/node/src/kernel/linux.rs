@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quarry_filesystem::{self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trouble, Usage, UuidStep};
+use quarry_filesystem::{
+    self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trouble, Usage, UuidStep,
+};
 use quarry_mount::{self as mount, Device, Entry, Mapping};
 use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
 use uuid::Uuid;

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use quarry_pool::SnapshotHealth;
-use quarry_volume::{AccessTypes, Agent as _, ContentSource, Error, Filesystem, Reason, SizeRange, VolumeId, VolumeSpec};
+use quarry_volume::{
+    AccessTypes, Agent as _, ContentSource, Error, Filesystem, Reason, SizeRange, VolumeId, VolumeSpec,
+};
 
 use self::world::{COPY, Filled, From, LONG, SNAPSHOT, Source};
 use super::killed::test_all;
@@ -111,7 +113,8 @@ fn a_killed_snapshot_is_taken_again() {
         let mut worlds = 0;
         for before in 0.. {
             let filled = Filled::without_snapshot(usage, Source::Staged);
-            let take = |plan| filled.call(plan, async |host| host.create_snapshot(filled.snapshot(), LONG).await.map(drop));
+            let take =
+                |plan| filled.call(plan, async |host| host.create_snapshot(filled.snapshot(), LONG).await.map(drop));
             if !matches!(take(Plan::Killed { before }), Answer::Killed) {
                 break;
             }
@@ -339,4 +342,20 @@ fn a_new_clone_does_not_use_the_snapshot_of_an_earlier_one() {
         assert_eq!(filled.copy().unwrap().bytes.version, filled.world.disk().bytes.version);
         filled.live_on();
     }
+}
+
+#[test]
+#[should_panic(expected = "a copy became ready that is not complete")]
+fn a_missing_change_of_the_uuid_is_noticed() {
+    let _disabled = quarry_fault::disable("copy-uuid");
+    Filled::new(Use::MOUNT, From::Volume, Source::Staged).created();
+}
+
+#[test]
+#[should_panic(expected = "not zeroed")]
+fn a_tail_with_old_bytes_is_noticed() {
+    let mut filled = Filled::new(Use::BLOCK, From::Volume, Source::Staged);
+    filled.size = 2 * SIZE;
+    let _disabled = quarry_fault::disable("copy-tail");
+    filled.created();
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use quarry_volume::{
-    AccessMode, AccessType, Agent as _, Capability, ContentSource, Error, Reason, Result, SizeRange, SnapshotId, SnapshotParameters,
-    SnapshotSpec, VolumeId, VolumeSpec, safe_name,
+    AccessMode, AccessType, Agent as _, Capability, ContentSource, Error, Reason, Result, SizeRange, SnapshotId,
+    SnapshotParameters, SnapshotSpec, VolumeId, VolumeSpec, safe_name,
 };
 
 use super::super::machine::{Content, Disk, Plan, Process, node, snapshot_node};
@@ -197,13 +197,16 @@ impl Filled {
         assert_eq!(copy.bytes, copy.durable, "{}", context());
         assert_eq!(copy.bytes.signatures, [0; 0], "{}", context());
         match (&copy.bytes.content, &source.bytes.content) {
-            (Content::Filesystem { kind, uuid, in_progress: false, .. }, Content::Filesystem { kind: of, uuid: old, .. }) => {
+            (
+                Content::Filesystem { kind, uuid, in_progress: false, .. },
+                Content::Filesystem { kind: of, uuid: old, .. },
+            ) => {
                 assert!(kind == of && uuid != old && copy.ready, "{}", context());
                 assert!(!copy.bytes.is_dirty, "{}", context());
             }
             (Content::Blank, Content::Blank | Content::Remnants) => {
                 if self.world.usage.access == AccessType::Block || self.world.usage.both {
-                    assert_eq!(copy.bytes.zeroed, copy.size, "{}", context());
+                    assert_eq!(copy.bytes.zeroed, copy.size, "not zeroed: {}", context());
                 }
             }
             other => panic!("{other:?}: {}", context()),
@@ -231,4 +234,3 @@ impl Filled {
         self.world.is_clean();
     }
 }
-

@@ -34,7 +34,9 @@ impl State {
 
     /// The snapshot has the bytes of this instant, and nothing writes to it.
     pub(in crate::tests) fn complete_snapshot(&mut self, snapshot: &str, volume: &str) {
-        let Some(source) = self.disks.get(&node(volume)) else { return self.violation("a snapshot without its source") };
+        let Some(source) = self.disks.get(&node(volume)) else {
+            return self.violation("a snapshot without its source");
+        };
         // A btrfs has no journal that must be replayed.
         let has_journal = !matches!(source.bytes.content, Content::Filesystem { kind: Filesystem::Btrfs, .. });
         let bytes = Bytes { is_dirty: has_journal && self.is_mounted(source), ..source.bytes.clone() };
