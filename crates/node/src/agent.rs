@@ -104,8 +104,7 @@ impl Agent for Host {
 
     async fn watch(&self) -> Result<UpdateStream> {
         // A controller connects soon after a start.
-        let host = self.clone();
-        tokio::spawn(async move { host.clean_up_after_clones(None).await });
+        self.clean_up_after_clones_later();
         Ok(self.publisher().listen())
     }
 }
@@ -151,10 +150,10 @@ impl Host {
         // Only a volume with a readable record is removed: the tag alone is not enough.
         let record = volume.record()?;
         self.require_no_copy_of(&ContentSource::Volume(id.clone())).await?;
-        self.clean_up_after_clones(Some(id)).await;
+        self.clean_up_after_clones(&pool, Some(id)).await;
         if let Some(source) = &record.source {
             // Before the volume, so that no later volume of this name finds it.
-            self.remove_clone_snapshot(source, &record.name).await?;
+            self.remove_clone_snapshot_if_found(source, &record.name).await?;
         }
         let device = device::active(&pool, &volume)?;
         if let Some(device) = device.clone() {

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use quarry_volume::{ContentSource, CopyProgress, Volume};
+use quarry_volume::{ContentSource, CopyProgress, Gib, Volume};
+
+use crate::copy::Meter;
 
 /// The copies that are running. Cheap to clone; all clones are the same list.
 #[derive(Clone, Default)]
@@ -17,27 +19,40 @@ pub(crate) struct Copies {
 struct Inner {
     /// By the name of the volume that is being filled.
     running: BTreeMap<String, Copy>,
-    /// The bytes that this process has copied.
+    /// The bytes that finished and interrupted copies of this process have copied.
     copied: u64,
 }
 
 /// A running copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) struct Copy {
     /// What is copied.
     pub(crate) source: ContentSource,
     /// The pool of the volume that is being filled.
     pub(crate) pool: String,
-    /// How many bytes are copied, from the beginning.
-    pub(crate) done: u64,
-    /// How many bytes there are to copy, or to zero after them.
-    pub(crate) total: u64,
+    /// How much an earlier call copied.
+    pub(crate) start: Gib,
+    /// How far it is.
+    pub(crate) meter: Meter,
 }
 
 /// A copy in the list, until this is dropped.
 pub(crate) struct Running {
     copies: Copies,
     volume: String,
+}
+
+impl Copy {
+    /// How many bytes this call has copied.
+    fn copied(&self) -> u64 {
+        self.meter.measured().done.saturating_sub(self.start.bytes())
+    }
+
+    /// How many bytes are left.
+    pub(crate) fn left(&self) -> u64 {
+        let measured = self.meter.measured();
+        measured.total.saturating_sub(measured.done)
+    }
 }
 
 impl Copies {
@@ -57,8 +72,9 @@ impl Copies {
         let inner = self.inner.lock();
         for volume in volumes.iter_mut().filter(|_| !inner.running.is_empty()) {
             let copy = inner.running.get(&volume.id.volume).filter(|copy| copy.pool == pool);
-            if let (Some(copy), Some(progress)) = (copy, &mut volume.copying) {
-                *progress = CopyProgress { copied: copy.done, total: copy.total };
+            let measured = copy.map(|copy| copy.meter.measured()).filter(|measured| measured.total > 0);
+            if let (Some(measured), Some(progress)) = (measured, &mut volume.copying) {
+                *progress = CopyProgress { copied: measured.done, total: measured.total };
             }
         }
     }
@@ -70,7 +86,8 @@ impl Copies {
 
     /// How many bytes this process has copied.
     pub(crate) fn copied(&self) -> u64 {
-        self.inner.lock().copied
+        let inner = self.inner.lock();
+        inner.running.values().map(Copy::copied).fold(inner.copied, u64::saturating_add)
     }
 
     /// A volume that is being filled from this source now.
@@ -80,19 +97,10 @@ impl Copies {
     }
 }
 
-impl Running {
-    /// So many bytes are copied now.
-    pub(crate) fn at(&self, done: u64) {
-        let mut inner = self.copies.inner.lock();
-        let Some(copy) = inner.running.get_mut(&self.volume) else { return };
-        let more = done.saturating_sub(copy.done);
-        copy.done = done;
-        inner.copied = inner.copied.saturating_add(more);
-    }
-}
-
 impl Drop for Running {
     fn drop(&mut self) {
-        self.copies.inner.lock().running.remove(&self.volume);
+        let mut inner = self.copies.inner.lock();
+        let copied = inner.running.remove(&self.volume).map_or(0, |copy| copy.copied());
+        inner.copied = inner.copied.saturating_add(copied);
     }
 }

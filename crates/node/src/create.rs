@@ -117,7 +117,7 @@ impl Host {
     async fn remove_unprepared(&self, pool: &Arc<dyn Pool>, name: &str) -> Result<()> {
         let Some(volume) = pool.volume(name).await? else { return Ok(()) };
         if let Some(source) = &volume.record()?.source {
-            self.remove_clone_snapshot(source, &volume.record()?.name).await?;
+            self.remove_clone_snapshot_if_found(source, &volume.record()?.name).await?;
         }
         pool.remove(&volume).await
     }

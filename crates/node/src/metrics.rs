@@ -41,8 +41,7 @@ impl Host {
         let copies = self.copies().clone();
         metrics.gauge("copy_remaining_bytes", "Bytes to copy before a new volume has its contents", move || {
             let sample = |(volume, copy): (String, Copy)| {
-                let left = Sample::count(copy.total.saturating_sub(copy.done));
-                left.label("pool", copy.pool).label("volume", volume)
+                Sample::count(copy.left()).label("pool", copy.pool).label("volume", volume)
             };
             copies.list().into_iter().map(sample).collect()
         });

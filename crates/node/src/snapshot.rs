@@ -7,8 +7,8 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use quarry_pool::{Health, Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord, State};
 use quarry_volume::{
-    AccessTypes, Change, ContentSource, Error, Reason, Result, Snapshot, SnapshotCondition,
-    SnapshotId, SnapshotSpec, VolumeId, safe_name,
+    AccessTypes, Change, ContentSource, Error, Reason, Result, Snapshot, SnapshotCondition, SnapshotId, SnapshotSpec,
+    VolumeId, safe_name,
 };
 
 use crate::agent::within;
@@ -185,11 +185,7 @@ pub(crate) fn record_of(name: &str, source: &VolumeId, volume: &PoolVolume) -> R
 pub(crate) fn describe_snapshot(node: &str, pool: &str, snapshot: &PoolSnapshot) -> Snapshot {
     let record = &snapshot.record;
     Snapshot {
-        id: SnapshotId {
-            storage: snapshot.storage.clone(),
-            node: node.to_owned(),
-            snapshot: snapshot.name.clone(),
-        },
+        id: SnapshotId { storage: snapshot.storage.clone(), node: node.to_owned(), snapshot: snapshot.name.clone() },
         name: record.name.clone(),
         source: record.source.clone(),
         size: snapshot.size,

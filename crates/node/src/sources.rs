@@ -25,9 +25,7 @@ impl Host {
     /// Fails while this source is being deleted.
     pub(crate) fn require_kept(&self, source: &ContentSource) -> Result<()> {
         match source {
-            ContentSource::Snapshot(id) => {
-                self.tasks().require_none(&subject(&id.snapshot), &[DELETE_SNAPSHOT])
-            }
+            ContentSource::Snapshot(id) => self.tasks().require_none(&subject(&id.snapshot), &[DELETE_SNAPSHOT]),
             ContentSource::Volume(id) => self.require_complete(id),
         }
     }
@@ -68,7 +66,8 @@ impl Host {
 
     /// The volumes of all pools that answer soon.
     async fn volumes_that_answer(&self) -> Vec<PoolVolume> {
-        let answers = self.pools().iter().map(|pool| async move {
+        let responsive = self.pools().iter().filter(|pool| pool.unresponsive_disks().is_empty());
+        let answers = responsive.map(|pool| async move {
             let answer = tokio::time::timeout(OTHER_POOLS, pool.volumes()).await;
             answer.ok().and_then(Result::ok).unwrap_or_else(|| {
                 tracing::warn!(pool = pool.name(), "pool not searched for volumes that are being filled");
@@ -78,23 +77,27 @@ impl Host {
         join_all(answers).await.into_iter().flatten().collect()
     }
 
-    /// Removes the snapshot of `source` that serves, or served, the clone named `clone`; the caller holds that name. If
-    /// the storage of the source cannot be read, the snapshot is removed later.
+    /// Removes the snapshot of `source` that serves, or served, the clone named `clone`; the caller holds that name.
     pub(crate) async fn remove_clone_snapshot(&self, source: &ContentSource, clone: &str) -> Result<()> {
+        let ContentSource::Volume(id) = source else { return Ok(()) };
+        let pool = self.pool_of(id).await?;
+        match snapshot_for_clone(&pool, clone).await? {
+            Some(snapshot) => remove(&pool, &snapshot).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Like [`Self::remove_clone_snapshot`]; but if the storage of the source cannot be read, the snapshot is removed
+    /// later.
+    pub(crate) async fn remove_clone_snapshot_if_found(&self, source: &ContentSource, clone: &str) -> Result<()> {
         let ContentSource::Volume(id) = source else { return Ok(()) };
         let found = async {
             let pool = self.pool_of(id).await?;
-            let snapshot = snapshot_for_clone(&pool, clone).await?;
-            Ok::<_, Error>(snapshot.map(|snapshot| (pool, snapshot)))
+            Ok::<_, Error>(snapshot_for_clone(&pool, clone).await?.map(|snapshot| (pool, snapshot)))
         };
         match found.await {
+            Ok(Some((pool, snapshot))) => remove(&pool, &snapshot).await,
             Ok(None) => Ok(()),
-            Ok(Some((pool, snapshot))) => {
-                quarry_fault::point(|| "clone:remove snapshot:before".to_owned());
-                pool.remove_snapshot(&snapshot).await.map_err(|error| {
-                    error.context(format_args!("removing the snapshot of volume {id} that served to clone it"))
-                })
-            }
             Err(error) => {
                 tracing::warn!(clone, source = %id, %error, "not searched for the snapshot that served a clone");
                 Ok(())
@@ -102,23 +105,27 @@ impl Host {
         }
     }
 
-    /// Removes the snapshots for clones that no longer need them: of `source`, or of all volumes. What cannot be removed
-    /// now is logged, and removed later.
-    pub(crate) async fn clean_up_after_clones(&self, source: Option<&VolumeId>) {
+    /// Removes, in the background, the snapshots for clones that earlier runs of the agent left.
+    pub(crate) fn clean_up_after_clones_later(&self) {
         for pool in self.pools() {
-            let Ok(snapshots) = pool.snapshots().await else { continue };
-            let concerned = |snapshot: &PoolSnapshot| {
-                snapshot.record.for_clone && source.is_none_or(|source| snapshot.record.source == *source)
-            };
-            for snapshot in snapshots.into_iter().filter(concerned) {
-                let (host, pool, record) = (self.clone(), Arc::clone(pool), snapshot.record.clone());
-                let clone = safe_name(&record.name);
-                let cleaned = self
-                    .tasks()
-                    .run(&clone, CLEAN_UP, CLEAN_UP_WAIT, |_| async move { host.clean_up_after(&pool, &record).await });
-                if let Err(error) = cleaned.await {
-                    tracing::info!(clone, %error, "a snapshot that serves a clone is kept");
-                }
+            let (host, pool) = (self.clone(), Arc::clone(pool));
+            tokio::spawn(async move { host.clean_up_after_clones(&pool, None).await });
+        }
+    }
+
+    /// Removes the snapshots in a pool for clones that no longer need them: of `source`, or of all volumes. What cannot
+    /// be removed now is logged, and removed later.
+    pub(crate) async fn clean_up_after_clones(&self, pool: &Arc<dyn Pool>, source: Option<&VolumeId>) {
+        let Ok(snapshots) = pool.snapshots().await else { return };
+        let concerned = |snapshot: &PoolSnapshot| {
+            snapshot.record.for_clone && source.is_none_or(|source| snapshot.record.source == *source)
+        };
+        for snapshot in snapshots.into_iter().filter(concerned) {
+            let (host, pool, record) = (self.clone(), Arc::clone(pool), snapshot.record);
+            let clone = safe_name(&record.name);
+            let work = |_| async move { host.clean_up_after(&pool, &record).await };
+            if let Err(error) = self.tasks().run(&clone, CLEAN_UP, CLEAN_UP_WAIT, work).await {
+                tracing::info!(clone, %error, "a snapshot that serves a clone is kept");
             }
         }
     }
@@ -134,9 +141,22 @@ impl Host {
                 return Ok(());
             }
         }
-        tracing::info!(clone = record.name, pool = pool.name(), "removing the snapshot of a clone that is complete or gone");
+        let pool_name = pool.name();
+        tracing::info!(
+            clone = record.name,
+            pool = pool_name,
+            "removing the snapshot of a clone that is complete or gone"
+        );
         self.remove_clone_snapshot(&source, &record.name).await
     }
+}
+
+/// Removes a snapshot that serves, or served, a clone.
+async fn remove(pool: &Arc<dyn Pool>, snapshot: &PoolSnapshot) -> Result<()> {
+    quarry_fault::point(|| "clone:remove snapshot:before".to_owned());
+    let removed = pool.remove_snapshot(snapshot).await;
+    let source = &snapshot.record.source;
+    removed.map_err(|error| error.context(format_args!("removing the snapshot that served to clone volume {source}")))
 }
 
 /// The snapshot in the pool that serves, or served, the clone with that name.

@@ -8,6 +8,7 @@ use quarry_volume::{Error, Filesystem, Gib, Result};
 use uuid::Uuid;
 
 use super::Failure;
+use crate::bytes::Bytes;
 use crate::device;
 use crate::kernel::Kernel;
 use crate::prepare::update_record;
@@ -24,6 +25,9 @@ pub(super) async fn give(
     uuid: Uuid,
 ) -> Result<(), Failure> {
     let Device::Node(device) = device::activate_bytes(pool, volume).await? else { return Ok(()) };
+    // An earlier process may have been killed before it flushed. If a tool that it started still runs, this fails.
+    let flush = async || Bytes::hold(kernel, Device::Node(device.clone())).await?.flush().await;
+    flush().await?;
     let step = async || kernel.uuid_step(kind, &device, uuid).await.map_err(Failure::of_source);
     if quarry_fault::disabled("copy-uuid") {
         return Ok(());
@@ -33,6 +37,7 @@ pub(super) async fn give(
         quarry_fault::point(|| "fill:recover:before".to_owned());
         kernel.recover(kind, &device, options).await?;
         quarry_fault::point(|| "fill:recover:after".to_owned());
+        flush().await?;
         next = step().await?;
     }
     match next {

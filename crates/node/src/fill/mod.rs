@@ -70,7 +70,7 @@ impl Host {
             update_record(pool, &mut volume, &record.ready()).await?;
             tracing::info!(volume = record.name, %source, "a volume was filled");
         }
-        self.remove_clone_snapshot(source, &record.name).await?;
+        self.remove_clone_snapshot_if_found(source, &record.name).await?;
         Ok(volume)
     }
 

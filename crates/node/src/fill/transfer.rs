@@ -1,34 +1,26 @@
-//! Copies the contents of a source into a new volume, in chunks, with progress that survives a restart.
+//! Copies the contents of a source into a new volume, with progress that survives a restart.
 
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use quarry_pool::{Device, Pool, PoolVolume, Record, SimulatedDevice};
-use quarry_volume::{AccessTypes, ContentSource, Error, Filesystem, Gib, Reason, Result};
+use quarry_volume::{AccessTypes, ContentSource, Error, Gib, Reason, Result};
 use uuid::Uuid;
 
 use super::Failure;
 use super::content::{Content, Origin};
-use crate::copies::{Copy, Running};
+use crate::copies::Copy;
+use crate::copy::{Meter, Tail};
+use crate::device;
 use crate::host::Host;
-use crate::kernel::CopyDevices;
+use crate::kernel::DeviceCopy;
 use crate::prepare::update_record;
 use crate::tasks::Handle;
-use crate::{device, errors};
+use crate::zero::Progress;
 
-const GIB: u64 = 1 << 30;
-/// The largest range that is copied at once. The task can be stopped between two ranges.
-const CHUNK: u64 = GIB / 4;
-/// How much is copied between two updates of the stored progress.
-const STORE_EVERY: u64 = 16 * GIB;
-
-/// A source and the volume that is filled from it. Nothing else uses the volume until this is dropped; nor the source,
-/// if it is not a snapshot.
-enum Pair {
-    Devices(Arc<dyn CopyDevices>),
-    Simulated { source: SimulatedDevice, target: SimulatedDevice },
-}
+/// How much is copied at once in a simulated pool.
+const SIMULATED_CHUNK: u64 = 64 << 20;
 
 impl Host {
     /// Copies the source into the volume, from the offset in the volume's record on, and flushes it. Returns the UUID
@@ -46,9 +38,7 @@ impl Host {
     ) -> Result<Option<Uuid>, Failure> {
         let from = match &content.origin {
             Origin::Snapshot(snapshot) => content.pool.activate_snapshot(snapshot).await?,
-            Origin::Volume(volume) | Origin::Offline(volume) => {
-                device::activate_bytes(&content.pool, volume).await?
-            }
+            Origin::Volume(volume) | Origin::Offline(volume) => device::activate_bytes(&content.pool, volume).await?,
         };
         let activated = Instant::now();
         let copied = self.transfer_from(from, pool, volume, content, source, handle).await;
@@ -69,14 +59,31 @@ impl Host {
         let to = device::activate_bytes(pool, volume).await?;
         let uuid = self.new_uuid(&from, content, volume).await?;
         let record = volume.record()?.clone();
-        let filesystem = record.filesystem.zip(uuid);
-        let pair = self.open_pair(from, to, matches!(content.origin, Origin::Offline(_)), filesystem).await?;
-        clean_tail(&pair, &record, content.size, volume.size).await?;
-        let zeroes_tail = record.access.shows_bytes() && !quarry_fault::disabled("copy-tail");
-        let total = if zeroes_tail { volume.size } else { content.size };
-        let (source, pool_name) = (source.clone(), pool.name().to_owned());
-        let running = self.copies().begin(&volume.name, Copy { source, pool: pool_name, done: 0, total });
-        copy(&pair, pool, volume, content, total, handle, &running).await?;
+        let (size, whole, meter) = (content.size, volume.size, Meter::default());
+        let offline = matches!(content.origin, Origin::Offline(_));
+        // A volume without a snapshot may have been used since an interrupted copy, which had another instant's contents.
+        let start = if offline { Gib::NONE } else { record.zeroed };
+        let running = Copy { source: source.clone(), pool: pool.name().to_owned(), start, meter: meter.clone() };
+        let running = self.copies().begin(&volume.name, running);
+        let tail = match record.access.shows_bytes() && !quarry_fault::disabled("copy-tail") {
+            true => Tail::Zero,
+            false => Tail::WipeSignatures,
+        };
+        let mut stored = Stored { pool, volume, record: &record, resumable: !offline };
+        match (from, to) {
+            (Device::Node(source), Device::Node(target)) => {
+                let filesystem = record.filesystem.zip(uuid);
+                let copy = DeviceCopy { source, size, offline, target, start, tail, filesystem, meter };
+                self.kernel().copy(copy, handle, &mut stored).await.map_err(Failure::of_source)?;
+            }
+            (Device::Simulated(source), Device::Simulated(target)) => {
+                copy_simulated(&source, &target, start.bytes()..size, whole, handle).await?;
+            }
+            _ => {
+                return Err(Error::precondition("nothing is copied between a simulated pool and a real one").into());
+            }
+        }
+        drop(running);
         Ok(uuid)
     }
 
@@ -101,120 +108,45 @@ impl Host {
             )))),
         }
     }
-
-    async fn open_pair(
-        &self,
-        from: Device,
-        to: Device,
-        offline: bool,
-        filesystem: Option<(Filesystem, Uuid)>,
-    ) -> Result<Pair> {
-        match (from, to) {
-            (Device::Node(source), Device::Node(target)) => {
-                let kernel = Arc::clone(self.kernel());
-                let open = move || kernel.open_copy(&source, offline, &target, filesystem);
-                Ok(Pair::Devices(errors::blocking(open).await?))
-            }
-            (Device::Simulated(source), Device::Simulated(target)) => Ok(Pair::Simulated { source, target }),
-            _ => Err(Error::precondition("nothing is copied between a simulated pool and a real one")),
-        }
-    }
 }
 
-impl Pair {
-    /// Copies these bytes; not flushed.
-    async fn copy(&self, bytes: Range<u64>) -> Result<()> {
-        match self {
-            Self::Devices(devices) => {
-                let devices = Arc::clone(devices);
-                errors::blocking(move || devices.copy_range(bytes)).await
-            }
-            Self::Simulated { source, target } => target.copy_from(source, bytes).await,
-        }
-    }
-
-    /// Zeroes these bytes of the volume; not flushed.
-    async fn zero(&self, bytes: Range<u64>) -> Result<()> {
-        match self {
-            Self::Devices(devices) => {
-                let devices = Arc::clone(devices);
-                errors::blocking(move || devices.zero_range(bytes)).await
-            }
-            Self::Simulated { target, .. } => target.zero(bytes).await,
-        }
-    }
-
-    /// Flushes all writes to the volume's disk.
-    async fn flush(&self) -> Result<()> {
-        match self {
-            Self::Devices(devices) if !quarry_fault::disabled("copy-flush") => {
-                let devices = Arc::clone(devices);
-                errors::blocking(move || devices.flush()).await
-            }
-            Self::Devices(_) | Self::Simulated { .. } => Ok(()),
-        }
-    }
-}
-
-/// Removes what previous owners left beyond the contents, where a signature would be found: unless the volume may be
-/// shown raw, so that [`copy`] zeroes all of that.
-async fn clean_tail(pair: &Pair, record: &Record, contents: u64, size: u64) -> Result<()> {
-    if record.access.shows_bytes() || quarry_fault::disabled("copy-tail") {
-        return Ok(());
-    }
-    for place in quarry_filesystem::signature_places(size) {
-        let beyond = place.start.max(contents)..place.end;
-        if !beyond.is_empty() {
-            pair.zero(beyond).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Copies the contents, zeroes what lies beyond them, up to `end`, and flushes.
-async fn copy(
-    pair: &Pair,
-    pool: &Arc<dyn Pool>,
-    volume: &mut PoolVolume,
-    content: &Content,
-    end: u64,
+/// Copies a simulated device, and zeroes the rest of the volume, which has `whole` bytes.
+async fn copy_simulated(
+    source: &SimulatedDevice,
+    target: &SimulatedDevice,
+    bytes: Range<u64>,
+    whole: u64,
     handle: &Handle,
-    running: &Running,
-) -> Result<(), Failure> {
-    let record = volume.record()?.clone();
-    // A volume without a snapshot may have been used since an interrupted copy, which had another instant's contents.
-    let resumable = matches!(content.origin, Origin::Snapshot(_));
-    let mut offset = if resumable { record.zeroed.bytes().min(end) } else { 0 };
-    let mut stored = offset;
-    let report = |offset: u64| {
-        #[allow(clippy::cast_precision_loss, reason = "for people")]
-        let gib = |bytes: u64| bytes as f64 / GIB as f64;
-        handle.progress(format!("copied {:.1} of {:.1} GiB", gib(offset), gib(end)));
-        running.at(offset);
-    };
-    report(offset);
-    while offset < end {
+) -> Result<()> {
+    let mut offset = bytes.start.min(bytes.end);
+    while offset < bytes.end {
         if handle.cancel.is_cancelled() {
-            return Err(Error::new(
-                Reason::UnderWay,
-                "filling the volume was stopped; a retry of CreateVolume continues it",
-            )
-            .into());
+            return Err(Error::new(Reason::UnderWay, "the copy was stopped; a retry of CreateVolume continues it"));
         }
-        // The contents end between two ranges.
-        let limit = if offset < content.size { content.size } else { end };
-        let next = offset.saturating_add(CHUNK).min(limit);
-        match offset < content.size {
-            true => pair.copy(offset..next).await.map_err(Failure::of_source)?,
-            false => pair.zero(offset..next).await?,
-        }
+        let next = offset.saturating_add(SIMULATED_CHUNK).min(bytes.end);
+        target.copy_from(source, offset..next).await?;
         offset = next;
-        report(offset);
-        if resumable && offset - stored >= STORE_EVERY && offset < end {
-            pair.flush().await?;
-            update_record(pool, volume, &record.zeroed(Gib::whole_in(offset))).await?;
-            stored = offset;
-        }
+        handle.progress(format!("copied {} of {} GiB", Gib::whole_in(offset).0, Gib::needed_for(bytes.end).0));
     }
-    Ok(pair.flush().await?)
+    if bytes.end < whole { target.zero(bytes.end..whole).await } else { Ok(()) }
+}
+
+/// The progress in the volume's record.
+struct Stored<'a> {
+    pool: &'a Arc<dyn Pool>,
+    volume: &'a mut PoolVolume,
+    record: &'a Record,
+    /// Whether a later call can continue the copy.
+    resumable: bool,
+}
+
+#[async_trait::async_trait]
+impl Progress for Stored<'_> {
+    async fn store(&mut self, copied: Gib) -> Result<()> {
+        if !self.resumable {
+            return Ok(());
+        }
+        // This says nothing about the source.
+        update_record(self.pool, self.volume, &self.record.zeroed(copied)).await.map_err(Error::not_final)
+    }
 }

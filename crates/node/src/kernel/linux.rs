@@ -5,13 +5,18 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use quarry_filesystem::{self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trouble, Usage, UuidStep};
+use quarry_filesystem::{
+    self as filesystem, Coverage, Exclusive, Mounted, Probe, Superblock, Trouble, Usage, UuidStep,
+};
 use quarry_mount::{self as mount, Device, Entry, Mapping};
-use quarry_volume::{Error, Filesystem, MakeOptions, Reason, Result, VolumeId};
+use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
 use uuid::Uuid;
 
-use super::{CopyDevices, Filesystems, HeldDevice, Mounts};
+use super::{DeviceCopy, Filesystems, HeldDevice, Mounts};
+use crate::copy::{DeviceSource, DeviceTarget, Edit, Job};
 use crate::errors;
+use crate::tasks::Handle;
+use crate::zero::Progress;
 
 /// The kernel that this process runs on.
 pub(crate) struct Linux;
@@ -120,22 +125,31 @@ impl Filesystems for Linux {
         Ok(Arc::new(filesystem::exclusive(device).map_err(errors::filesystem)?))
     }
 
-    fn open_copy(
-        &self,
-        _source: &Path,
-        _offline: bool,
-        _target: &Path,
-        _filesystem: Option<(Filesystem, Uuid)>,
-    ) -> Result<Arc<dyn CopyDevices>> {
-        Err(Error::new(Reason::Unsupported, "this build does not copy volumes"))
+    async fn copy(&self, copy: DeviceCopy, handle: &Handle, progress: &mut dyn Progress) -> Result<()> {
+        let DeviceCopy { source, size, offline, target, start, tail, filesystem, meter } = copy;
+        let open = move || {
+            let held = offline.then(|| filesystem::exclusive(&source)).transpose().map_err(errors::filesystem)?;
+            Ok((held, DeviceSource::open(&source)?, DeviceTarget::open(&target)?))
+        };
+        let (held, source, target) = errors::blocking(open).await?;
+        let edit = filesystem.map(|(kind, uuid)| -> Edit {
+            Arc::new(move |offset, bytes| filesystem::edit_copied(kind, uuid, offset, bytes))
+        });
+        let job = Job { source_size: size, start, tail, zeroed_target: false, edit, rate: None, meter };
+        job.run(Box::new(source), Box::new(target), handle, "CreateVolume", progress).await?;
+        // Until here, nothing else has used the source.
+        drop(held);
+        Ok(())
     }
 
     async fn uuid_step(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<UuidStep> {
         filesystem::uuid_step(kind, device, &uuid.to_string()).await.map_err(errors::filesystem)
     }
 
-    async fn recover(&self, _kind: Filesystem, _device: &Path, _options: &'static [&'static str]) -> Result<()> {
-        Err(Error::new(Reason::Unsupported, "this build does not copy volumes"))
+    async fn recover(&self, kind: Filesystem, device: &Path, options: &'static [&'static str]) -> Result<()> {
+        let device = device.to_owned();
+        let mount = move || mount::mount_once(&device, kind.as_str(), options).map_err(errors::mount);
+        errors::blocking(mount).await
     }
 
     async fn set_uuid(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<()> {

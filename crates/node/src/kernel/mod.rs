@@ -17,8 +17,12 @@ use std::sync::Arc;
 
 use quarry_filesystem::{Coverage, Probe, Superblock, Trouble, Usage, UuidStep};
 use quarry_mount::{Device, Entry, Mapping};
-use quarry_volume::{Filesystem, MakeOptions, Result, VolumeId};
+use quarry_volume::{Filesystem, Gib, MakeOptions, Result, VolumeId};
 use uuid::Uuid;
+
+use crate::copy::{Meter, Tail};
+use crate::tasks::Handle;
+use crate::zero::Progress;
 
 pub(crate) use linux::Linux;
 
@@ -119,16 +123,8 @@ pub(crate) trait Filesystems: Send + Sync {
     /// Opens a device exclusively.
     fn exclusive(&self, device: &Path) -> Result<Arc<dyn HeldDevice>>;
 
-    /// Opens a device to read it, and another exclusively to fill it. `offline`: the first is held exclusively, too.
-    /// `filesystem`: what is copied, and the UUID that the copy gets already on the way, if it is of a kind whose UUID
-    /// can be changed there.
-    fn open_copy(
-        &self,
-        source: &Path,
-        offline: bool,
-        target: &Path,
-        filesystem: Option<(Filesystem, Uuid)>,
-    ) -> Result<Arc<dyn CopyDevices>>;
+    /// Copies one device to another, which is held exclusively. See [`Job::run`](crate::copy::Job::run).
+    async fn copy(&self, copy: DeviceCopy, handle: &Handle, progress: &mut dyn Progress) -> Result<()>;
 
     /// What has to be done so that a copied filesystem has that UUID.
     async fn uuid_step(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<UuidStep>;
@@ -171,14 +167,23 @@ pub(crate) trait HeldDevice: Send + Sync {
     fn flush(&self) -> io::Result<()>;
 }
 
-/// A device that is read, and one that is held exclusively and filled from it. Bytes are copied to the same place.
-pub(crate) trait CopyDevices: Send + Sync {
-    /// Copies these bytes; not flushed.
-    fn copy_range(&self, bytes: Range<u64>) -> Result<()>;
-
-    /// Zeroes these bytes of the device that is filled; not flushed.
-    fn zero_range(&self, bytes: Range<u64>) -> Result<()>;
-
-    /// Flushes all writes to the disk.
-    fn flush(&self) -> Result<()>;
+/// A copy from one device to another.
+pub(crate) struct DeviceCopy {
+    /// The device that is read.
+    pub(crate) source: PathBuf,
+    /// The size that it must have, in bytes.
+    pub(crate) size: u64,
+    /// Whether it is held exclusively, too: it is not a snapshot.
+    pub(crate) offline: bool,
+    /// The device that is filled.
+    pub(crate) target: PathBuf,
+    /// How much was copied and flushed by earlier calls.
+    pub(crate) start: Gib,
+    /// What becomes of the target beyond the contents.
+    pub(crate) tail: Tail,
+    /// The filesystem that is copied, and the UUID that the copy gets already on the way, if it is of a kind whose UUID
+    /// can be changed there.
+    pub(crate) filesystem: Option<(Filesystem, Uuid)>,
+    /// Shows how far it is.
+    pub(crate) meter: Meter,
 }

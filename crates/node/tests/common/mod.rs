@@ -12,7 +12,8 @@ use futures::StreamExt as _;
 use quarry_node::Host;
 use quarry_pool::{Pool, SimulatedPool};
 use quarry_volume::{
-    Agent as _, Change, Filesystem, Greeting, PoolState, Update, UpdateStream, Volume, VolumeId, VolumeSpec,
+    Agent as _, Change, Filesystem, Greeting, PoolState, Snapshot, SnapshotId, Update, UpdateStream, Volume, VolumeId,
+    VolumeSpec,
 };
 
 pub(crate) const MIB: u64 = 1 << 20;
@@ -46,6 +47,7 @@ pub(crate) struct Follower {
     pub(crate) generation: u64,
     pub(crate) pools: BTreeMap<String, PoolState>,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
+    pub(crate) snapshots: BTreeMap<SnapshotId, Snapshot>,
     /// How many full states were received.
     pub(crate) full_states: usize,
 }
@@ -55,8 +57,8 @@ impl Follower {
     pub(crate) async fn of(host: &Host) -> Self {
         let mut updates = host.watch().await.expect("watch");
         let Some(Ok(Update::Greeting(greeting))) = updates.next().await else { panic!("no greeting") };
-        let (pools, volumes) = Default::default();
-        let mut follower = Self { updates, greeting, generation: 0, pools, volumes, full_states: 0 };
+        let (pools, volumes, snapshots) = Default::default();
+        let mut follower = Self { updates, greeting, generation: 0, pools, volumes, snapshots, full_states: 0 };
         follower.receive().await;
         assert_eq!(follower.full_states, 1, "the full state comes first");
         follower
@@ -69,6 +71,7 @@ impl Follower {
             Update::FullState(full_state) => {
                 self.pools.clear();
                 self.volumes.clear();
+                self.snapshots.clear();
                 self.full_states += 1;
                 full_state
             }
@@ -84,6 +87,12 @@ impl Follower {
         }
         for volume in change.volumes.clone() {
             self.volumes.insert(volume.id.clone(), volume);
+        }
+        for id in &change.gone_snapshots {
+            assert!(self.snapshots.remove(id).is_some(), "{id} is gone but was never published");
+        }
+        for snapshot in change.snapshots.clone() {
+            self.snapshots.insert(snapshot.id.clone(), snapshot);
         }
         change
     }

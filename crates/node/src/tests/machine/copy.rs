@@ -6,46 +6,22 @@ use std::path::{Path, PathBuf};
 
 use quarry_filesystem::UuidStep;
 use quarry_mount::Device;
-use quarry_volume::{Error, Filesystem, Result};
+use quarry_volume::{Error, Filesystem, Gib, Reason, Result};
 
 use super::filesystems::Held;
 use super::{Bytes, Content, Disk, MAPPER, Process, State, node};
+use crate::copy::Tail;
 use crate::errors;
-use crate::kernel::{CopyDevices, HeldDevice as _};
+use crate::kernel::DeviceCopy;
+use crate::tasks::Handle;
+use crate::zero::Progress;
+
+/// How much is copied at once. The progress is stored at every GiB.
+const CHUNK: u64 = 512 << 20;
 
 /// The node of the snapshot with that name.
 pub(in crate::tests) fn snapshot_node(snapshot: &str) -> PathBuf {
     node(&format!("snapshot {snapshot}"))
-}
-
-/// The devices that a process copies between.
-pub(super) struct Pair {
-    pub(super) source: PathBuf,
-    /// If nothing else may use the source.
-    pub(super) _held: Option<Held>,
-    pub(super) target: Held,
-    /// The UUID that the copied filesystem gets on the way.
-    pub(super) uuid: Option<String>,
-}
-
-impl CopyDevices for Pair {
-    fn copy_range(&self, bytes: Range<u64>) -> Result<()> {
-        while self.target.process.read(|state| state.stalled) {
-            std::thread::sleep(super::filesystems::STALL);
-        }
-        let copied = self.target.process.effect("copy", |state| {
-            state.copy(&self.source, &self.target.device, &bytes, self.uuid.as_ref())
-        });
-        copied.map_err(errors::filesystem)
-    }
-
-    fn zero_range(&self, bytes: Range<u64>) -> Result<()> {
-        self.target.zero_range(bytes)
-    }
-
-    fn flush(&self) -> Result<()> {
-        self.target.flush().map_err(|error| Error::host(error.to_string()))
-    }
 }
 
 impl State {
@@ -58,8 +34,12 @@ impl State {
 
     /// The snapshot has the bytes of this instant, and nothing writes to it.
     pub(in crate::tests) fn complete_snapshot(&mut self, snapshot: &str, volume: &str) {
-        let Some(source) = self.disks.get(&node(volume)) else { return self.violation("a snapshot without its source") };
-        let bytes = Bytes { is_dirty: self.is_mounted(source), ..source.bytes.clone() };
+        let Some(source) = self.disks.get(&node(volume)) else {
+            return self.violation("a snapshot without its source");
+        };
+        // A btrfs has no journal that must be replayed.
+        let has_journal = !matches!(source.bytes.content, Content::Filesystem { kind: Filesystem::Btrfs, .. });
+        let bytes = Bytes { is_dirty: has_journal && self.is_mounted(source), ..source.bytes.clone() };
         let Some(disk) = self.disks.get_mut(&snapshot_node(snapshot)) else { return };
         (disk.durable, disk.bytes, disk.ready) = (bytes.clone(), bytes, true);
     }
@@ -146,6 +126,60 @@ impl State {
 pub(super) const RECOVER: &[&str] = &["recover"];
 
 impl Process {
+    /// The steps of a copy.
+    pub(super) async fn copy_device(
+        &self,
+        copy: DeviceCopy,
+        handle: &Handle,
+        progress: &mut dyn Progress,
+    ) -> Result<()> {
+        let DeviceCopy { source, size, offline, target, start, tail, filesystem, meter: _ } = copy;
+        let opened = self.try_read(|state| state.opened(&source).map(|disk| disk.size));
+        let Some(opened) = opened else { return pending().await };
+        assert_eq!(opened.map_err(errors::filesystem)?, size);
+        let hold = |device: &Path| -> Result<Held> {
+            self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
+            Ok(Held { process: self.clone(), device: device.to_owned() })
+        };
+        let _held = if offline { Some(hold(&source)?) } else { None };
+        let _target = hold(&target)?;
+        let whole = self.machine.state().disks.get(&target).map_or(0, |disk| disk.size);
+        // Only the superblocks of btrfs have to change.
+        let uuid = filesystem.filter(|(kind, _)| *kind == Filesystem::Btrfs).map(|(_, uuid)| uuid.to_string());
+        let total = if tail == Tail::Zero { whole } else { size };
+        let mut offset = start.bytes().min(total);
+        while offset < total {
+            handle.progress(format!("copied {offset} of {total} bytes"));
+            while self.try_read(|state| state.stalled).unwrap_or_default() && !handle.cancel.is_cancelled() {
+                tokio::time::sleep(super::filesystems::STALL).await;
+            }
+            if handle.cancel.is_cancelled() {
+                return Err(Error::new(Reason::UnderWay, "the copy was stopped"));
+            }
+            let next = (offset + CHUNK).min(if offset < size { size } else { total });
+            if offset < size {
+                let copied = self.changes("copy", |state| state.copy(&source, &target, &(offset..next), uuid.as_ref()));
+                copied.await.map_err(errors::filesystem)?;
+            } else {
+                let zero = |state: &mut State| state.overwrite(&target, "zeroing", |bytes| bytes.zero(&(offset..next)));
+                self.changes("zero", zero).await;
+            }
+            offset = next;
+            if offset < total && offset.is_multiple_of(1 << 30) {
+                self.changes("flush", |state| state.flush(&target)).await;
+                progress.store(Gib::whole_in(offset)).await?;
+            }
+        }
+        if tail == Tail::WipeSignatures && size < whole {
+            let wipe = |state: &mut State| {
+                state.overwrite(&target, "wipe", |bytes| bytes.signatures.retain(|at| *at < size));
+            };
+            self.changes("wipe", wipe).await;
+        }
+        self.changes("flush", |state| state.flush(&target)).await;
+        Ok(())
+    }
+
     /// What has to be done so that a copied filesystem has that UUID.
     pub(super) async fn copied_filesystem_step(&self, kind: Filesystem, device: &Path, uuid: &str) -> Result<UuidStep> {
         let bytes = self.try_read(|state| state.opened(device).map(|disk| disk.bytes.clone()));

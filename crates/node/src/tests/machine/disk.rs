@@ -164,6 +164,7 @@ impl Disk {
             self.bytes = self.durable.clone();
         } else if let Content::Filesystem { kind: Filesystem::Xfs, uuid, in_progress: false, .. } = &self.bytes.content
             && self.bytes != self.durable
+            && self.bytes.copied == 0
         {
             self.bytes.content = Content::Damaged { kind: Filesystem::Xfs, uuid: uuid.clone() };
         }
@@ -270,7 +271,8 @@ impl State {
             self.violation(format!("{what} of a device that is mounted"));
         }
         let Some(disk) = self.disks.get_mut(node) else { return };
-        let used = matches!(disk.bytes.content, Content::Filesystem { data: true, .. });
+        // Nobody has used a copy before it is ready.
+        let used = matches!(disk.bytes.content, Content::Filesystem { data: true, .. }) && disk.bytes.copied == 0;
         let mut violation = None;
         if used || disk.ready {
             violation = Some(format!("{what} of a volume that is in use: {:?}", disk.bytes));

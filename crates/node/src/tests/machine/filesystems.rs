@@ -13,10 +13,12 @@ use quarry_mount::Entry;
 use quarry_volume::{Filesystem, MakeOptions, Result};
 use uuid::Uuid;
 
-use super::copy::{Pair, RECOVER};
+use super::copy::RECOVER;
 use super::{Bytes, Content, Disk, Process, State};
 use crate::errors;
-use crate::kernel::{CopyDevices, Filesystems, HeldDevice};
+use crate::kernel::{DeviceCopy, Filesystems, HeldDevice};
+use crate::tasks::Handle;
+use crate::zero::Progress;
 
 /// How long a process waits before it looks again whether zeroing has stalled.
 pub(super) const STALL: Duration = Duration::from_millis(1);
@@ -171,22 +173,8 @@ impl Filesystems for Process {
         Ok(Arc::new(Held { process: self.clone(), device: device.to_owned() }))
     }
 
-    fn open_copy(
-        &self,
-        source: &Path,
-        offline: bool,
-        target: &Path,
-        filesystem: Option<(Filesystem, Uuid)>,
-    ) -> Result<Arc<dyn CopyDevices>> {
-        self.read(|state| state.opened(source).map(drop)).map_err(errors::filesystem)?;
-        let hold = |device: &Path| -> Result<Held> {
-            self.machine.state().hold(device, self.inner.id).map_err(errors::filesystem)?;
-            Ok(Held { process: self.clone(), device: device.to_owned() })
-        };
-        let held = if offline { Some(hold(source)?) } else { None };
-        // Only the superblocks of btrfs have to change.
-        let uuid = filesystem.filter(|(kind, _)| *kind == Filesystem::Btrfs).map(|(_, uuid)| uuid.to_string());
-        Ok(Arc::new(Pair { source: source.to_owned(), _held: held, target: hold(target)?, uuid }))
+    async fn copy(&self, copy: DeviceCopy, handle: &Handle, progress: &mut dyn Progress) -> Result<()> {
+        self.copy_device(copy, handle, progress).await
     }
 
     async fn uuid_step(&self, kind: Filesystem, device: &Path, uuid: Uuid) -> Result<UuidStep> {

@@ -23,10 +23,10 @@ use parking_lot::{Mutex, MutexGuard};
 use quarry_mount::{Device, Entry};
 use quarry_volume::Filesystem;
 
+pub(super) use copy::snapshot_node;
 pub(super) use disk::{Bytes, Content, Disk};
 use mappings::Mapped;
 pub(super) use process::{Plan, Process};
-pub(super) use copy::snapshot_node;
 pub(super) use space::{Reserved, space_node};
 
 mod copy;

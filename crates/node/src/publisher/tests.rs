@@ -1,0 +1,53 @@
+//! What is published when the filesystem of a volume fails.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use quarry_pool::SimulatedPool;
+use quarry_volume::{Agent as _, Filesystem, Update, UpdateStream, VolumeSpec};
+
+use super::*;
+use crate::Host;
+
+const LONG: Duration = Duration::from_secs(600);
+
+/// The next published volume.
+async fn next(updates: &mut UpdateStream) -> Volume {
+    loop {
+        match updates.next().await.unwrap().unwrap() {
+            Update::Change(change) => {
+                if let Some(volume) = change.volumes.first() {
+                    return volume.clone();
+                }
+            }
+            Update::Greeting(_) | Update::FullState(_) => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_filesystem_is_published_until_it_works_again() {
+    let pool = SimulatedPool::new("p", 4 << 20, vec![256], Duration::ZERO);
+    let host = Host::new("node-1", vec![Arc::new(pool)]);
+    let spec = VolumeSpec::mount("a", 40 << 20, Filesystem::Ext4);
+    let (volume, _) = host.create(spec, None, LONG).await.unwrap();
+    let mut updates = host.watch().await.unwrap();
+    // The greeting and the full state: what is published before the full state is part of it, and not a
+    // change.
+    for _ in 0..2 {
+        updates.next().await.unwrap().unwrap();
+    }
+    host.publisher().set_filesystem_problem(&volume.id, None);
+    host.publisher().set_filesystem_problem(&volume.id, Some("it is shut down".to_owned()));
+    let (problem, condition) = ("it is shut down".to_owned(), Condition::FilesystemFailed);
+    assert_eq!(next(&mut updates).await, Volume { problem, condition, ..volume.clone() });
+    // A reading of the storage does not remove the problem.
+    host.publisher().refresh_soon("p");
+    assert_eq!(host.publisher().full_state().volumes[0].problem, "it is shut down");
+    host.publisher().set_filesystem_problem(&volume.id, None);
+    assert_eq!(next(&mut updates).await, volume);
+    host.publisher().set_filesystem_problem(&volume.id, Some("again".to_owned()));
+    assert_eq!(next(&mut updates).await.problem, "again");
+    host.delete(&volume.id, LONG).await.unwrap();
+    assert!(host.publisher().filesystem_problems().is_empty(), "a deleted volume is forgotten");
+}

@@ -1,0 +1,137 @@
+//! Snapshots and copies in simulated pools, as controllers see them.
+
+// Helpers of tests may fail like tests.
+#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
+
+mod common;
+
+use common::{EXTENT, Follower, LONG, MIB, block, host, pool, spec};
+use quarry_pool::{Failure, Operation, Pool as _, SimulatedPool};
+use quarry_volume::{
+    Agent as _, COPY, ContentSource, CopyProgress, Reason, SNAPSHOT, SnapshotParameters, SnapshotSpec, VolumeId,
+    VolumeSpec,
+};
+use std::time::Duration;
+
+fn snapshot(name: &str, source: &VolumeId) -> SnapshotSpec {
+    SnapshotSpec { name: name.to_owned(), source: source.clone(), class: SnapshotParameters::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_follower_receives_snapshots() {
+    let pool = pool("p");
+    let host = host(&[&pool]);
+    let (volume, _) = host.create(block("a", 40 * MIB), None, LONG).await.unwrap();
+    let (before, _) = host.create_snapshot(snapshot("before", &volume.id), LONG).await.unwrap();
+    let mut follower = Follower::of(&host).await;
+    for capability in [SNAPSHOT, COPY] {
+        assert!(follower.greeting.capabilities.iter().any(|other| other == capability));
+    }
+    assert_eq!(follower.snapshots.values().collect::<Vec<_>>(), [&before]);
+
+    // A snapshot and a volume of one name have nothing in common.
+    let (taken, reply) = host.create_snapshot(snapshot("a", &volume.id), LONG).await.unwrap();
+    assert_eq!((&reply.snapshots, reply.gone_snapshots.len(), reply.volumes.len()), (&vec![taken.clone()], 0, 0));
+    assert!(taken.ready && taken.created > 0 && taken.size == 40 * MIB && taken.allocated >= 40 * MIB, "{taken:?}");
+    assert_eq!(reply.pools, [pool.status().await]);
+    assert_eq!(follower.receive().await, reply);
+    assert_eq!(host.create_snapshot(snapshot("a", &volume.id), LONG).await.unwrap().1, reply, "found again");
+
+    let reply = host.delete_snapshot(&taken.id, LONG).await.unwrap();
+    assert_eq!((reply.snapshots.len(), &reply.gone_snapshots), (0, &vec![taken.id.clone()]));
+    assert_eq!(follower.receive().await, reply);
+    assert_eq!(follower.snapshots.values().collect::<Vec<_>>(), [&before]);
+    // What cannot be read does not disappear.
+    pool.set_unreadable(Some("as configured"));
+    follower.until("that it is unreadable", |follower| !follower.pools["p"].problems.is_empty()).await;
+    assert_eq!(follower.snapshots.len(), 1);
+    assert_eq!(host.delete_snapshot(&before.id, LONG).await.unwrap_err().reason, Reason::Unavailable);
+    pool.set_unreadable(None);
+    host.delete_snapshot(&before.id, LONG).await.unwrap();
+    host.delete(&volume.id, LONG).await.unwrap();
+    follower
+        .until("that everything is gone", |follower| follower.snapshots.is_empty() && follower.volumes.is_empty())
+        .await;
+    assert_eq!(pool.free(), [256]);
+}
+
+/// Fills a volume in `to` from a source in `from`, while operations fail.
+#[tokio::test(start_paused = true)]
+async fn a_failing_operation_leaves_a_copy_or_nothing() {
+    use Operation::{Activate, Create, RemoveSnapshot, SetRecord, TakeSnapshot, Write};
+    for operation in [Create, Activate, TakeSnapshot, Write, SetRecord, RemoveSnapshot] {
+        for failure in [Failure::Before, Failure::After] {
+            for clone in [true, false] {
+                let (from, to) = (pool("from"), pool("p"));
+                let host = host(&[&from, &to]);
+                let (source, _) = host.create(block("a", 100 * MIB).in_pool("from"), None, LONG).await.unwrap();
+                from.write_by_hand("a", 7);
+                let content = match clone {
+                    true => ContentSource::Volume(source.id.clone()),
+                    false => {
+                        let (taken, _) = host.create_snapshot(snapshot("s", &source.id), LONG).await.unwrap();
+                        from.write_by_hand("a", 8);
+                        ContentSource::Snapshot(taken.id)
+                    }
+                };
+                let asked: VolumeSpec = block("b", 200 * MIB).filled_from(content.clone());
+                for pool in [&from, &to] {
+                    pool.fail_next(operation, failure);
+                }
+                let case = format!("{operation:?} fails {failure:?}, {content}");
+                let mut attempts = 0;
+                let volume = loop {
+                    attempts += 1;
+                    match host.create(asked.clone(), None, LONG).await {
+                        Ok((volume, _)) => break volume,
+                        Err(error) => assert!(attempts < 6 && !error.message.is_empty(), "{case}: {error}"),
+                    }
+                };
+                assert!(volume.ready && volume.copying.is_none() && volume.source == Some(content.clone()), "{case}");
+                assert_eq!(to.contents_of("b").unwrap().0, 7, "{case}");
+                assert_eq!(from.record_of_snapshot("for clone b"), None, "{case}");
+                assert_eq!((to.names(), to.free()), (vec!["b".to_owned()], vec![256 - 50]), "{case}");
+                host.delete(&volume.id, LONG).await.unwrap();
+                if let ContentSource::Snapshot(id) = &content {
+                    // One that was planned may be left.
+                    while host.delete_snapshot(id, LONG).await.is_err() {}
+                }
+                while host.delete(&source.id, LONG).await.is_err() {}
+                assert_eq!((from.free(), to.free()), (vec![256], vec![256]), "{case}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_was_never_used_is_copied_as_an_empty_one() {
+    let pool = pool("p");
+    let host = host(&[&pool]);
+    let (source, _) = host.create(spec("a", 40 * MIB), None, LONG).await.unwrap();
+    let asked = spec("b", 40 * MIB).filled_from(ContentSource::Volume(source.id));
+    let (copy, _) = host.create(asked, None, LONG).await.unwrap();
+    assert!(!copy.ready && copy.copying.is_none() && copy.source.is_some());
+    assert_eq!((pool.bytes_of("b"), pool.begun(Operation::TakeSnapshot)), (Some((0, true)), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_progress_is_shown_and_outlives_the_caller() {
+    let pool = SimulatedPool::new("p", EXTENT, vec![1024], Duration::ZERO);
+    let host = host(&[&pool]);
+    let (source, _) = host.create(block("a", 640 * MIB), None, LONG).await.unwrap();
+    pool.set_delay(Operation::Write, Duration::from_secs(10));
+    let asked = block("b", 640 * MIB).filled_from(ContentSource::Volume(source.id.clone()));
+    let wait = Duration::from_secs(25);
+    let error = host.create(asked.clone(), None, wait).await.unwrap_err();
+    assert!(error.reason == Reason::UnderWay && error.message.contains("copied"), "{error}");
+    let follower = Follower::of(&host).await;
+    let copy = follower.volumes.values().find(|volume| volume.name == "b").unwrap();
+    assert_eq!((copy.ready, copy.copying), (false, Some(CopyProgress { copied: 0, total: 640 * MIB })));
+    // The snapshot that serves the clone is not shown.
+    assert!(follower.snapshots.is_empty() && pool.record_of_snapshot("for clone b").is_some());
+    let error = host.delete(&source.id, LONG).await.unwrap_err();
+    assert!(error.reason == Reason::UnderWay && error.message.contains("volume b is being filled"), "{error}");
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let (copy, _) = host.create(asked, None, wait).await.unwrap();
+    assert!(copy.ready && copy.copying.is_none());
+}
