@@ -64,7 +64,13 @@ fn copy(kind: Filesystem, from: &Loop, to: &Loop, edit: Option<&str>) {
     // The kernel writes to the source at any time. If nothing changed from one pass to the next, both saw what was on
     // the disk between them.
     let mut last = pass();
-    while last != std::mem::replace(&mut last, pass()) {}
+    loop {
+        let now = pass();
+        if now == last {
+            break;
+        }
+        last = now;
+    }
     target.sync_all().unwrap();
 }
 
