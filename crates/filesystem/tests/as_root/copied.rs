@@ -27,7 +27,7 @@ const KINDS: [(Filesystem, &str); 15] = [
     (Filesystem::Ext4, "-O orphan_file,inline_data"),
     (Filesystem::Ext4, "-O bigalloc,sparse_super2,^resize_inode"),
     (Filesystem::Xfs, ""),
-    (Filesystem::Xfs, "-m rmapbt=1,finobt=0,inobtcount=0,reflink=0,bigtime=0 -d agcount=7"),
+    (Filesystem::Xfs, "-m rmapbt=1,finobt=0,inobtcount=0,reflink=0,bigtime=0"),
     (Filesystem::Btrfs, ""),
     (Filesystem::Btrfs, "--csum xxhash"),
     (Filesystem::Btrfs, "--csum sha256"),
@@ -64,7 +64,13 @@ fn copy(kind: Filesystem, from: &Loop, to: &Loop, edit: Option<&str>) {
     // The kernel writes to the source at any time. If nothing changed from one pass to the next, both saw what was on
     // the disk between them.
     let mut last = pass();
-    while last != std::mem::replace(&mut last, pass()) {}
+    loop {
+        let now = pass();
+        if now == last {
+            break;
+        }
+        last = now;
+    }
     target.sync_all().unwrap();
 }
 
