@@ -192,10 +192,7 @@ impl Cluster {
         what: &str,
     ) -> Result<(Arc<Member>, Arc<dyn Agent>, String)> {
         let (member, agent, instance) = self.agent(node)?;
-        let able = |greeting: &Greeting| greeting.capabilities.iter().any(|one| one == capability);
-        if !member.memory().greeting().is_some_and(able) {
-            return Err(Error::unavailable(format!("Quarry on node {node} is too old to {what}: upgrade it")));
-        }
+        require_able(node, member.memory().greeting(), capability, what)?;
         Ok((member, agent, instance))
     }
 
@@ -340,5 +337,13 @@ impl Cluster {
             }
         };
         tokio::time::timeout(wait, complete).await.is_ok()
+    }
+}
+
+/// See [`Cluster::able_agent`].
+pub(crate) fn require_able(node: &str, greeting: Option<&Greeting>, capability: &str, what: &str) -> Result<()> {
+    match greeting.is_some_and(|greeting| greeting.capabilities.iter().any(|one| one == capability)) {
+        true => Ok(()),
+        false => Err(Error::unavailable(format!("Quarry on node {node} is too old to {what}: upgrade it"))),
     }
 }

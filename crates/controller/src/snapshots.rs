@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use quarry_volume::{Error, Reason, Result, SNAPSHOT, Snapshot, SnapshotId, SnapshotSpec, VolumeId};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, require_able};
 use crate::environment::Fate;
 
 /// Which snapshots a list contains: all that match every filter.
@@ -103,7 +103,7 @@ impl Cluster {
     ///
     /// # Errors
     /// `Unavailable` until the nodes are listed, and until the only node that could have the snapshots has reported
-    /// them.
+    /// them. Also if that node is too old to report any.
     pub(crate) fn snapshots(
         &self,
         only: &Only,
@@ -119,11 +119,13 @@ impl Cluster {
                 continue;
             }
             let memory = member.memory();
-            if only.node().is_some() && memory.greeting().is_none() {
-                return Err(Error::unavailable(format!(
-                    "node {} has not reported its snapshots yet: retry",
-                    member.name
-                )));
+            match (only.node(), memory.greeting()) {
+                (None, _) => {}
+                (Some(node), None) => {
+                    return Err(Error::unavailable(format!("node {node} has not reported its snapshots yet: retry")));
+                }
+                // It may have taken some before it was downgraded.
+                (Some(node), greeting) => require_able(node, greeting, SNAPSHOT, WHAT)?,
             }
             let listed = memory.snapshots(after.filter(|id| id.node == member.name));
             for snapshot in listed.filter(|snapshot| only.admits(snapshot)) {

@@ -209,6 +209,8 @@ async fn a_node_that_is_too_old_is_not_asked() {
         take(&service, "s", &volume).await.map(drop),
         remove(&service, &snapshot).await,
         read(&service, &snapshot).await.map(drop),
+        list(&service, &snapshot, "").await.map(drop),
+        list(&service, "", &volume).await.map(drop),
         fill(&service, "r", 10, &[], &[], from_snapshot(&snapshot)).await.map(drop),
         fill(&service, "c", 10, &["a"], &["a"], from_volume(&volume)).await.map(drop),
     ] {
@@ -217,6 +219,7 @@ async fn a_node_that_is_too_old_is_not_asked() {
         assert!(error.message().contains("Quarry on node a is too old to"), "{error}");
         assert!(error.message().ends_with(": upgrade it"), "{error}");
     }
+    assert_eq!(list(&service, "", "").await.unwrap(), Vec::<String>::new());
     assert_eq!(world.nodes["a"].created.load(SeqCst), 1);
     assert!(world.nodes["a"].snapshots.lock().unwrap().is_empty());
 }
