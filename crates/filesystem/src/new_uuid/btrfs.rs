@@ -24,7 +24,7 @@ use quarry_volume::Filesystem;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::{NewUuid, UuidStep, not_copied};
+use super::{Edited, NewUuid, UuidStep, not_copied};
 use crate::kinds::u32_at;
 use crate::thread::blocking;
 use crate::{Error, exclusive};
@@ -53,7 +53,7 @@ const WITH_METADATA_UUID: u64 = 1 << 10;
 /// versions).
 const UNSUITABLE: u64 = 1 << 32 | 1 << 33 | 1 << 34 | 1 << 35 | 1 << 36;
 
-fn edit_copied(uuid: &[u8; 16], offset: u64, bytes: &mut [u8]) -> Result<(), &'static str> {
+fn edit_copied(uuid: &[u8; 16], offset: u64, bytes: &mut [u8]) -> Edited {
     let end = offset.saturating_add(bytes.len() as u64);
     for place in PLACES.into_iter().filter(|&place| place < end && offset < place + LENGTH as u64) {
         let inside = place.checked_sub(offset).and_then(|at| usize::try_from(at).ok());
@@ -72,7 +72,7 @@ fn edit_copied(uuid: &[u8; 16], offset: u64, bytes: &mut [u8]) -> Result<(), &'s
 }
 
 /// Changes the UUID in one superblock.
-fn edit(superblock: &mut [u8; LENGTH], place: u64, uuid: &[u8; 16]) -> Result<(), &'static str> {
+fn edit(superblock: &mut [u8; LENGTH], place: u64, uuid: &[u8; 16]) -> Edited {
     const INCOMPLETE: &str = "its superblock is incomplete";
     if !is_valid(superblock, place) {
         return Err("its superblock is damaged, or not one of a btrfs");

@@ -28,10 +28,13 @@ pub(crate) use btrfs::BTRFS;
 pub(crate) use ext4::EXT4;
 pub(crate) use xfs::XFS;
 
+/// The result of an edit, or why it cannot be made.
+type Edited = Result<(), &'static str>;
+
 /// How a filesystem of one kind gets a new UUID.
 pub(crate) struct NewUuid {
     /// See [`edit_copied`].
-    pub(crate) edit_copied: fn(uuid: &[u8; 16], offset: u64, bytes: &mut [u8]) -> Result<(), &'static str>,
+    pub(crate) edit_copied: fn(uuid: &[u8; 16], offset: u64, bytes: &mut [u8]) -> Edited,
     /// What has to be done with a copy that does not have its UUID yet, or may not have it completely.
     pub(crate) step: fn(device: &Path, uuid: &str) -> Result<UuidStep, Error>,
     /// Sets the UUID, on a device that nothing else uses. Not flushed and not checked.
@@ -102,7 +105,7 @@ pub fn edit_copied(kind: Filesystem, uuid: uuid::Uuid, offset: u64, bytes: &mut 
 }
 
 /// For filesystems in which more than the superblocks depends on the UUID.
-fn edit_nothing(_: &[u8; 16], _: u64, _: &mut [u8]) -> Result<(), &'static str> {
+fn edit_nothing(_: &[u8; 16], _: u64, _: &mut [u8]) -> Edited {
     Ok(())
 }
 

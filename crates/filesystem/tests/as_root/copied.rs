@@ -27,7 +27,7 @@ const KINDS: [(Filesystem, &str); 15] = [
     (Filesystem::Ext4, "-O orphan_file,inline_data"),
     (Filesystem::Ext4, "-O bigalloc,sparse_super2,^resize_inode"),
     (Filesystem::Xfs, ""),
-    (Filesystem::Xfs, "-m rmapbt=1,finobt=0,inobtcount=0,reflink=0,bigtime=0 -d agcount=7"),
+    (Filesystem::Xfs, "-m rmapbt=1,finobt=0,inobtcount=0,reflink=0,bigtime=0"),
     (Filesystem::Btrfs, ""),
     (Filesystem::Btrfs, "--csum xxhash"),
     (Filesystem::Btrfs, "--csum sha256"),

@@ -327,7 +327,7 @@ mod as_root {
     fn fill(device: &Path, size: u64) {
         let file = File::options().write(true).open(device).unwrap();
         for offset in (0..size).step_by(1 << 20) {
-            // Every third MiB is a hole; every fourth chunk is one, too.
+            // Every fourth MiB is a hole, and so is every fourth chunk.
             let hole = offset >> 20 & 3 == 3 || offset / CHUNK % 4 == 2;
             let bytes = vec![if hole { 0 } else { u8::try_from(offset >> 20 & 0x7f).unwrap() + 1 }; 1 << 20];
             file.write_all_at(&bytes, offset).unwrap();
