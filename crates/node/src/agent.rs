@@ -149,7 +149,7 @@ impl Host {
         };
         // Only a volume with a readable record is removed: the tag alone is not enough.
         let record = volume.record()?;
-        self.require_no_copy_of(&ContentSource::Volume(id.clone())).await?;
+        self.require_no_copy_of(&ContentSource::Volume(id.clone()), &pool).await?;
         self.clean_up_after_clones(&pool, Some(id)).await;
         if let Some(source) = &record.source {
             // Before the volume, so that no later volume of this name finds it.

@@ -145,7 +145,7 @@ impl Host {
     async fn remove_snapshot_now(&self, id: &SnapshotId) -> Result<Change> {
         let pool = self.pool_of_snapshot(id).await?;
         if let Some(snapshot) = pool.snapshot(&id.snapshot).await? {
-            self.require_no_copy_of(&ContentSource::Snapshot(id.clone())).await?;
+            self.require_no_copy_of(&ContentSource::Snapshot(id.clone()), &pool).await?;
             if let Err(error) = pool.remove_snapshot(&snapshot).await {
                 self.publisher().refresh_soon(pool.name());
                 return Err(error);

@@ -35,12 +35,15 @@ impl Host {
         self.tasks().require_none(&id.volume, &[CREATE, DELETE])
     }
 
-    /// Fails while a volume is being filled from this source, or its filling was interrupted. A pool that does not
-    /// answer soon is not searched: an interrupted copy in it fails later.
+    /// Fails while a volume is being filled from this source, which is in the pool `own`, or its filling was interrupted.
+    ///
+    /// Other pools are searched for the latter only if the source is a snapshot, and as far as they answer soon. If a
+    /// clone there has copied anything of a volume, `own` has the snapshot that serves it, and rejects the removal of
+    /// the volume.
     ///
     /// # Errors
-    /// `UnderWay`, with the name of that volume.
-    pub(crate) async fn require_no_copy_of(&self, source: &ContentSource) -> Result<()> {
+    /// `UnderWay`, with the name of that volume. `Unavailable` if `own` cannot be read.
+    pub(crate) async fn require_no_copy_of(&self, source: &ContentSource, own: &Arc<dyn Pool>) -> Result<()> {
         let needed = |volume: &str, how_far: &str| {
             Err(Error::new(
                 Reason::UnderWay,
@@ -53,7 +56,12 @@ impl Host {
         if let Some(volume) = self.copies().of(source) {
             return needed(&volume, "");
         }
-        for volume in self.volumes_that_answer().await {
+        let mut volumes = own.volumes().await?;
+        if matches!(source, ContentSource::Snapshot(_)) {
+            let others = self.pools().iter().filter(|pool| pool.name() != own.name());
+            volumes.extend(volumes_that_answer(others).await);
+        }
+        for volume in volumes {
             if let Ok(record) = volume.record()
                 && record.filling
                 && record.source.as_ref() == Some(source)
@@ -62,19 +70,6 @@ impl Host {
             }
         }
         Ok(())
-    }
-
-    /// The volumes of all pools that answer soon.
-    async fn volumes_that_answer(&self) -> Vec<PoolVolume> {
-        let responsive = self.pools().iter().filter(|pool| pool.unresponsive_disks().is_empty());
-        let answers = responsive.map(|pool| async move {
-            let answer = tokio::time::timeout(OTHER_POOLS, pool.volumes()).await;
-            answer.ok().and_then(Result::ok).unwrap_or_else(|| {
-                tracing::warn!(pool = pool.name(), "pool not searched for volumes that are being filled");
-                Vec::new()
-            })
-        });
-        join_all(answers).await.into_iter().flatten().collect()
     }
 
     /// Removes the snapshot of `source` that serves, or served, the clone named `clone`; the caller holds that name.
@@ -149,6 +144,19 @@ impl Host {
         );
         self.remove_clone_snapshot(&source, &record.name).await
     }
+}
+
+/// The volumes of those of the pools that answer soon.
+async fn volumes_that_answer(pools: impl Iterator<Item = &Arc<dyn Pool>>) -> Vec<PoolVolume> {
+    let responsive = pools.filter(|pool| pool.unresponsive_disks().is_empty());
+    let answers = responsive.map(|pool| async move {
+        let answer = tokio::time::timeout(OTHER_POOLS, pool.volumes()).await;
+        answer.ok().and_then(Result::ok).unwrap_or_else(|| {
+            tracing::warn!(pool = pool.name(), "pool not searched for volumes that are being filled");
+            Vec::new()
+        })
+    });
+    join_all(answers).await.into_iter().flatten().collect()
 }
 
 /// Removes a snapshot that serves, or served, a clone.

@@ -40,10 +40,12 @@ impl Host {
             Origin::Snapshot(snapshot) => content.pool.activate_snapshot(snapshot).await?,
             Origin::Volume(volume) | Origin::Offline(volume) => device::activate_bytes(&content.pool, volume).await?,
         };
-        let activated = Instant::now();
+        let (activated, is_simulated) = (Instant::now(), matches!(from, Device::Simulated(_)));
         let copied = self.transfer_from(from, pool, volume, content, source, handle).await;
-        // A source that no pod uses was inactive.
-        self.deactivate_now(&content.record.source, activated).await;
+        if !is_simulated {
+            // A source that no pod uses was inactive.
+            self.deactivate_now(&content.record.source, activated).await;
+        }
         copied
     }
 

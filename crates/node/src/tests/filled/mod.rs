@@ -46,6 +46,11 @@ fn a_copy_is_complete_and_has_a_uuid_of_its_own() {
             filled.created();
             let repeated = filled.world.effects().len() - effects;
             assert!(repeated == 0 || source == Source::NeverUsed, "{:?}", filled.world.effects());
+            // Also while the source is mounted.
+            filled.on_host(async |host| filled.stage_on(&host).await).unwrap();
+            let copy = filled.copy().unwrap();
+            assert!(usage.access == AccessType::Block || copy.bytes.filesystem == size, "not grown");
+            filled.on_host(async |host| filled.unstage_on(&host).await).unwrap();
             filled.live_on();
         }
     });
@@ -102,7 +107,8 @@ fn a_killed_copy_is_deleted_with_the_snapshot_that_serves_it() {
             served += usize::from(filled.for_clone().is_some());
             filled.live_on();
         }
-        let expected = from == From::Volume && source != Source::NeverUsed;
+        // A raw block volume is ready as soon as it exists.
+        let expected = from == From::Volume && (source != Source::NeverUsed || usage.filesystem.is_none());
         assert_eq!(served > 3, expected, "{usage:?} from {from:?}: {served}");
     });
 }
@@ -248,6 +254,25 @@ fn a_volume_without_snapshots_is_cloned_only_while_it_is_unused() {
         filled.created();
         filled.live_on();
     }
+}
+
+/// Nothing of the copy can be used, because the source may have other contents now.
+#[test]
+fn an_interrupted_copy_of_a_volume_that_is_in_use_again_is_removed() {
+    let (mut removed, mut completed) = (0, 0);
+    for filled in killed(Use::MOUNT, From::Offline, Source::Unstaged, SIZE) {
+        filled.world.succeeds(Call::Stage);
+        match filled.create(Plan::Lives) {
+            Answer::Ok => completed += 1,
+            Answer::Rejected(error) if error.reason == Reason::Precondition => {
+                assert!(filled.copy().is_none(), "{:?}", filled.world.effects());
+                removed += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+        filled.live_on();
+    }
+    assert!(removed > 4 && completed >= 1, "{removed}, {completed}");
 }
 
 /// While the copy makes no progress.

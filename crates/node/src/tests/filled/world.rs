@@ -52,12 +52,17 @@ impl Filled {
     pub(super) async fn stage_on(&self, host: &Host) -> Result<()> {
         let capability = Capability {
             access: self.world.usage.access,
-            filesystem: self.world.usage.filesystem,
+            filesystem: self.world.usage.filesystem.filter(|_| self.world.usage.access == AccessType::Mount),
             mount_flags: Vec::new(),
             mode: AccessMode::SingleWriter,
         };
         let (id, staging) = (self.id(), staging().with_extension("copy"));
         host.stage(Stage { id, staging, capability, mkfs_options: String::new() }, LONG).await
+    }
+
+    /// Unstages the copy.
+    pub(super) async fn unstage_on(&self, host: &Host) -> Result<()> {
+        host.unstage(&self.id().to_string(), staging().with_extension("copy"), LONG).await
     }
 
     /// A source in that state. If the copy is made of a snapshot, that was taken, and then the source was changed.
