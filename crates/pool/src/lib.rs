@@ -25,7 +25,9 @@ pub use kinds::{could_be_volume, device_in_kernel, tools};
 pub use lvm::LvmPool;
 pub use open::open;
 pub use pool::{Device, Expansion, Health, NewSpace, Pool, PoolVolume, Reading, Recorded, Volumes};
-pub use record::{ExpansionProgress, MAX_RECORD, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, VERSION};
+pub use record::{
+    ExpansionProgress, MAX_RECORD, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, VERSION,
+};
 pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
 pub use snapshot::{PoolSnapshot, SnapshotHealth};
 pub use threads::UnresponsiveDisk;

@@ -6,9 +6,7 @@ use data_encoding::BASE32_NOPAD;
 use quarry_volume::{AccessTypes, Gib, Layout};
 use uuid::Uuid;
 
-use super::{
-    ExpansionProgress, MARK, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, VERSION,
-};
+use super::{ExpansionProgress, MARK, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, VERSION};
 
 /// The beginning of the field with the kind of the object, in a record of a higher version that is not of a
 /// volume.
@@ -64,7 +62,8 @@ impl Record {
 
     fn read(fields: &str) -> Result<Self, String> {
         let (known, mut unknown) = split(KEYS, fields)?;
-        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe, uuid, wiped, source, expansion] = known;
+        let [state, name, size, access, filesystem, layout, parameters, zeroed, wipe, uuid, wiped, source, expansion] =
+            known;
         let state = state.ok_or_else(|| missing("s"))?;
         let state = parse_state(state).ok_or_else(|| bad("s", state))?;
         let name = name.ok_or_else(|| missing("n"))?;

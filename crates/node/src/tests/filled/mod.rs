@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use quarry_pool::SnapshotHealth;
 use quarry_volume::{
-    AccessTypes, Agent as _, ContentSource, Error, Filesystem, Reason, SizeRange, VolumeId, VolumeSpec,
+    AccessType, AccessTypes, Agent as _, ContentSource, Error, Filesystem, Reason, SizeRange, VolumeId, VolumeSpec,
 };
 
 use self::world::{COPY, Filled, From, LONG, SNAPSHOT, Source};
