@@ -79,8 +79,8 @@ impl Copies {
         }
     }
 
-    /// Whether a copy into a volume of that pool is running.
-    pub(crate) fn into_pool(&self, pool: &str) -> bool {
+    /// Whether copies fill any volume of that pool now.
+    pub(crate) fn fill_pool(&self, pool: &str) -> bool {
         self.inner.lock().running.values().any(|copy| copy.pool == pool)
     }
 

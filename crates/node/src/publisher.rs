@@ -213,7 +213,7 @@ impl StatePublisher {
         let Some(pool) = self.inner.pools.get(index) else { return false };
         let known = self.published().pools.get(index).and_then(|known| known.mark);
         // The progress of a copy changes although the storage does not.
-        let known = known.filter(|_| !self.inner.copies.into_pool(pool.name()));
+        let known = known.filter(|_| !self.inner.copies.fill_pool(pool.name()));
         let reading = pool.read(known).await;
         self.publish_reading(index, pool.name(), reading)
     }

@@ -19,23 +19,25 @@ const SHORT: Duration = Duration::from_millis(100);
 const MIB: u64 = 1 << 20;
 
 /// All sources that can be copied.
-fn sources() -> impl Iterator<Item = (Use, From, Source)> {
-    let from = [
-        (From::Snapshot, Source::NeverUsed),
-        (From::Snapshot, Source::Staged),
-        (From::Snapshot, Source::Unstaged),
-        (From::Volume, Source::NeverUsed),
-        (From::Volume, Source::Staged),
-        (From::Volume, Source::Unstaged),
-        (From::Offline, Source::NeverUsed),
-        (From::Offline, Source::Unstaged),
-    ];
-    Use::ALL.into_iter().flat_map(move |usage| from.map(|(from, source)| (usage, from, source)))
+const SOURCES: [(From, Source); 8] = [
+    (From::Snapshot, Source::NeverUsed),
+    (From::Snapshot, Source::Staged),
+    (From::Snapshot, Source::Unstaged),
+    (From::Volume, Source::NeverUsed),
+    (From::Volume, Source::Staged),
+    (From::Volume, Source::Unstaged),
+    (From::Offline, Source::NeverUsed),
+    (From::Offline, Source::Unstaged),
+];
+
+/// Tests every way of use, on its own thread, with every source.
+fn test_all_sources(test: impl Fn(Use, From, Source) + Sync) {
+    test_all(Use::ALL, |usage| SOURCES.into_iter().for_each(|(from, source)| test(usage, from, source)));
 }
 
 #[test]
 fn a_copy_is_complete_and_has_a_uuid_of_its_own() {
-    test_all(sources(), |(usage, from, source)| {
+    test_all_sources(|usage, from, source| {
         for size in [SIZE, SIZE + 700 * MIB] {
             let mut filled = Filled::new(usage, from, source);
             filled.size = size;
@@ -81,27 +83,28 @@ fn killed(usage: Use, from: From, source: Source, size: u64) -> impl Iterator<It
 
 #[test]
 fn a_retry_completes_a_killed_copy() {
-    let then = [Then::Retry, Then::PowerCut, Then::LatePowerCut, Then::SourceIsUsed];
-    test_all(sources().flat_map(|source| then.map(|then| (source, then))), |((usage, from, source), then)| {
-        let mut worlds = 0;
-        for filled in killed(usage, from, source, SIZE + 700 * MIB) {
-            match then {
-                Then::Retry => {}
-                Then::PowerCut => filled.world.machine.cut_power(false),
-                Then::LatePowerCut => filled.world.machine.cut_power(true),
-                Then::SourceIsUsed => filled.write(),
+    test_all_sources(|usage, from, source| {
+        for then in [Then::Retry, Then::PowerCut, Then::LatePowerCut, Then::SourceIsUsed] {
+            let mut worlds = 0;
+            for filled in killed(usage, from, source, SIZE + 700 * MIB) {
+                match then {
+                    Then::Retry => {}
+                    Then::PowerCut => filled.world.machine.cut_power(false),
+                    Then::LatePowerCut => filled.world.machine.cut_power(true),
+                    Then::SourceIsUsed => filled.write(),
+                }
+                filled.created();
+                filled.live_on();
+                worlds += 1;
             }
-            filled.created();
-            filled.live_on();
-            worlds += 1;
+            assert!(worlds >= 3, "{usage:?} from {from:?} was killed {worlds} times");
         }
-        assert!(worlds >= 3, "{usage:?} from {from:?} was killed {worlds} times");
     });
 }
 
 #[test]
 fn a_killed_copy_is_deleted_with_the_snapshot_that_serves_it() {
-    test_all(sources(), |(usage, from, source)| {
+    test_all_sources(|usage, from, source| {
         let mut served = 0;
         for filled in killed(usage, from, source, SIZE) {
             served += usize::from(filled.for_clone().is_some());
