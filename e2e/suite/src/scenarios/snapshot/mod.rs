@@ -19,6 +19,8 @@ const DISK: u64 = 2 << 30;
 const WHOLE: u64 = 420 << 20;
 /// How much larger than its source a restored volume is.
 const MORE: i64 = 64 * MIB;
+/// The kernel makes no btrfs larger that is smaller than this afterwards.
+const BTRFS: i64 = 256 * MIB;
 
 pub async fn run(context: Context) -> Passed {
     let config = Config::new("snapshot")
@@ -84,7 +86,7 @@ async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
     copy(node, &source, same, &before).await.context("restored on the same pool")?;
     let layout = if ask.parameters.get("layout").is_some() { "linear" } else { "raid1" };
     let mut larger = laid_out(Ask { parameters: Default::default(), ..ask.clone() }, layout);
-    larger = larger.named("pvc-larger").size(source.size + MORE).from_snapshot(id);
+    larger = larger.named("pvc-larger").size((source.size + MORE).max(BTRFS)).from_snapshot(id);
     copy(node, &source, larger, &before).await.with_context(|| format!("restored larger on {layout}"))?;
     let mut whole = Ask { parameters: Default::default(), ..ask.clone() }.parameter("pool", "whole");
     whole = whole.named("pvc-whole").from_snapshot(id);
