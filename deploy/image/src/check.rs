@@ -116,7 +116,7 @@ impl Root {
             let said = [output.stdout, output.stderr].concat();
             let said = String::from_utf8_lossy(&said);
             // tune2fs has no option that only prints its version. It prints it before it rejects the option.
-            let started = output.status.success() || (tool[0] == "tune2fs" && said.starts_with("tune2fs "));
+            let started = output.status.success() || (tool.first() == Some(&"tune2fs") && said.starts_with("tune2fs "));
             ensure!(started, "{} failed ({}):\n{said}", tool.join(" "), output.status);
             println!(
                 "{}: {}",
