@@ -66,9 +66,7 @@ fn pods(object: &Value, wrong: &mut Failures) {
     let mut must = |what: &str, holds: bool| wrong.must(&format!("{name}: {what}"), holds);
     let containers = list(object, &format!("{spec}/containers"));
     let expected: &[&str] = match text(object, "/kind") {
-        "Deployment" if container(object, SNAPSHOTTER).is_some() => {
-            &["quarry", "provisioner", "resizer", SNAPSHOTTER]
-        }
+        "Deployment" if container(object, SNAPSHOTTER).is_some() => &["quarry", "provisioner", "resizer", SNAPSHOTTER],
         "Deployment" => &["quarry", "provisioner", "resizer"],
         _ => &["quarry", "registrar"],
     };
