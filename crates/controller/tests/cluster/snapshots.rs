@@ -12,6 +12,7 @@ use tonic::{Code, Request, Status};
 
 use crate::support::{self, World, create, fill, until};
 
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 async fn take(service: &ControllerService, name: &str, source: &str) -> Result<csi::Snapshot, Status> {
     let request =
         csi::CreateSnapshotRequest { name: name.into(), source_volume_id: source.into(), ..Default::default() };
@@ -23,11 +24,13 @@ async fn remove(service: &ControllerService, id: &str) -> Result<(), Status> {
     service.delete_snapshot(Request::new(request)).await.map(drop)
 }
 
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 async fn read(service: &ControllerService, id: &str) -> Result<csi::Snapshot, Status> {
     let request = csi::GetSnapshotRequest { snapshot_id: id.into(), ..Default::default() };
     service.get_snapshot(Request::new(request)).await.map(|answer| answer.into_inner().snapshot.unwrap())
 }
 
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 async fn page(
     service: &ControllerService,
     request: csi::ListSnapshotsRequest,
@@ -82,7 +85,7 @@ async fn snapshots_are_taken_read_and_deleted_on_the_node_of_their_source() {
     assert_eq!((taken.creation_time.map(|time| time.seconds), taken.ready_to_use), (Some(1_800_000_000), true));
     assert_eq!(take(&service, "s", &volume).await.unwrap(), taken, "taken once");
     assert_eq!(read(&service, &taken.snapshot_id).await.unwrap(), taken);
-    assert_eq!(list(&service, &taken.snapshot_id, "").await.unwrap(), [taken.snapshot_id.clone()]);
+    assert_eq!(list(&service, &taken.snapshot_id, "").await.unwrap(), vec![taken.snapshot_id.clone()]);
     assert!(world.nodes["a"].snapshots.lock().unwrap().is_empty());
 
     remove(&service, &taken.snapshot_id).await.unwrap();
@@ -161,7 +164,7 @@ async fn snapshots_are_listed_in_pages_and_by_filters() {
             taken.push(take(&service, &format!("s-{node}-{number}"), &volume).await.unwrap().snapshot_id);
         }
         assert_eq!(list(&service, "", &volume).await.unwrap(), taken);
-        assert_eq!(list(&service, &taken[1], &volume).await.unwrap(), [taken[1].clone()]);
+        assert_eq!(list(&service, &taken[1], &volume).await.unwrap(), vec![taken[1].clone()]);
         assert_eq!(list(&service, &taken[1], "v1:aaaaaaaaaa:a:other").await.unwrap(), Vec::<String>::new());
         every.extend(taken);
     }
@@ -321,7 +324,7 @@ async fn a_node_that_is_away_may_return_and_one_that_is_gone_has_nothing_left() 
         assert_eq!(answer.unwrap_err().code(), Code::Unavailable);
     }
     // It is still listed.
-    assert_eq!(list(&service, &snapshot, "").await.unwrap(), [snapshot.clone()]);
+    assert_eq!(list(&service, &snapshot, "").await.unwrap(), vec![snapshot.clone()]);
     world.fates.lock().unwrap().insert("a".into(), Fate::Gone);
     remove(&service, &snapshot).await.unwrap();
     let refused = fill(&service, "r", 10, &["a"], &["a"], from_snapshot(&snapshot)).await.unwrap_err();

@@ -30,12 +30,12 @@ impl Source {
 
 impl Ask {
     /// The same, filled from a snapshot.
-    pub fn from_snapshot(self, id: &str) -> Self {
+    pub fn filled_from_snapshot(self, id: &str) -> Self {
         Self { source: Some(Source::Snapshot(id.to_owned())), ..self }
     }
 
     /// The same, filled from another volume.
-    pub fn from_volume(self, made: &Made) -> Self {
+    pub fn filled_from_volume(self, made: &Made) -> Self {
         Self { source: Some(Source::Volume(made.id.clone())), ..self }
     }
 

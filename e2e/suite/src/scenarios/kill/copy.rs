@@ -30,12 +30,12 @@ pub async fn points_of_copies(context: Context) -> Passed {
 
 /// The volume that is restored from the snapshot of this one, larger than it.
 pub fn restored(made: &Made) -> Ask {
-    made.ask.clone().named(COPY).size(made.size + 16 * MIB).from_snapshot(&snapshot_of(made))
+    made.ask.clone().named(COPY).size(made.size + 16 * MIB).filled_from_snapshot(&snapshot_of(made))
 }
 
 /// The clone of this volume.
 pub fn cloned(made: &Made) -> Ask {
-    made.ask.clone().named(COPY).size(made.size).from_volume(made)
+    made.ask.clone().named(COPY).size(made.size).filled_from_volume(made)
 }
 
 /// The identifier of the second volume.

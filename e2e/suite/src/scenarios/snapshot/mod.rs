@@ -82,16 +82,16 @@ async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
     after.check(node, &source).await.context("the source after a power cut")?;
 
     let id = &taken.snapshot_id;
-    let same = ask.clone().named("pvc-same").from_snapshot(id);
+    let same = ask.clone().named("pvc-same").filled_from_snapshot(id);
     copy(node, &source, same, &before).await.context("restored on the same pool")?;
-    let layout = if ask.parameters.get("layout").is_some() { "linear" } else { "raid1" };
+    let layout = if ask.parameters.contains_key("layout") { "linear" } else { "raid1" };
     let mut larger = laid_out(Ask { parameters: Default::default(), ..ask.clone() }, layout);
-    larger = larger.named("pvc-larger").size((source.size + MORE).max(BTRFS)).from_snapshot(id);
+    larger = larger.named("pvc-larger").size((source.size + MORE).max(BTRFS)).filled_from_snapshot(id);
     copy(node, &source, larger, &before).await.with_context(|| format!("restored larger on {layout}"))?;
     let mut whole = Ask { parameters: Default::default(), ..ask.clone() }.parameter("pool", "whole");
-    whole = whole.named("pvc-whole").from_snapshot(id);
+    whole = whole.named("pvc-whole").filled_from_snapshot(id);
     copy(node, &source, whole, &before).await.context("restored on a whole disk")?;
-    let clone = ask.clone().named("pvc-clone").from_volume(&source);
+    let clone = ask.clone().named("pvc-clone").filled_from_volume(&source);
     copy(node, &source, clone, &after).await.context("cloned")?;
 
     after.check(node, &source).await.context("the source")?;
@@ -104,7 +104,7 @@ async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
 }
 
 async fn restore(node: &Node, ask: &Ask, snapshot: &str) -> Result<Made, tonic::Status> {
-    node.csi.create(&ask.clone().named("pvc-restored").from_snapshot(snapshot)).await
+    node.csi.create(&ask.clone().named("pvc-restored").filled_from_snapshot(snapshot)).await
 }
 
 /// Creates the copy, uses it beside its source, checks its contents, and deletes it.
@@ -169,7 +169,7 @@ async fn bound(node: &Node, source: &Made, id: &str) -> Result<()> {
 async fn wrong(node: &Node, source: &Made, id: &str) -> Result<()> {
     let before = node.contents().await?;
     let ask = source.ask.clone().named("pvc-wrong");
-    let from = |ask: Ask| ask.from_snapshot(id);
+    let from = |ask: Ask| ask.filled_from_snapshot(id);
     let small = from(ask.clone().size(source.size / 2));
     let limited = Ask { limit: source.size / 2, ..small };
     refused("smaller than the snapshot", node.csi.create(&limited).await, Code::OutOfRange, "")?;
@@ -184,12 +184,12 @@ async fn wrong(node: &Node, source: &Made, id: &str) -> Result<()> {
         refused("another filesystem", node.csi.create(&asked).await, Code::InvalidArgument, filesystem)?;
     }
     for unknown in [id.replace("snap-1", "snap-x"), "0001-0011-other-driver".to_owned()] {
-        let asked = ask.clone().from_snapshot(&unknown);
+        let asked = ask.clone().filled_from_snapshot(&unknown);
         refused("an unknown snapshot", node.csi.create(&asked).await, Code::NotFound, "")?;
         node.csi.delete_snapshot(&unknown).await.context("deletion of an unknown snapshot")?;
     }
     let unknown = Made { id: source.id.replace(&source.ask.name, "pvc-x"), ..source.clone() };
-    refused("an unknown volume", node.csi.create(&ask.clone().from_volume(&unknown)).await, Code::NotFound, "")?;
+    refused("an unknown volume", node.csi.create(&ask.clone().filled_from_volume(&unknown)).await, Code::NotFound, "")?;
     refused("its snapshot", node.csi.snapshot("snap-x", &unknown.id).await, Code::NotFound, "")?;
     let answer = node.csi.snapshot_with("snap-x", &source.id, &[("cow", "1Gi")]).await;
     refused("an unknown parameter", answer, Code::InvalidArgument, "cowSize")?;
@@ -204,8 +204,8 @@ async fn never_used(node: &Node) -> Result<()> {
     let source = retry(|| node.csi.create(&ask)).await?;
     let taken = retry(|| node.csi.snapshot("snap-unused", &source.id)).await?;
     for asked in [
-        ask.clone().named("pvc-restored").from_snapshot(&taken.snapshot_id),
-        ask.clone().named("pvc-clone").from_volume(&source),
+        ask.clone().named("pvc-restored").filled_from_snapshot(&taken.snapshot_id),
+        ask.clone().named("pvc-clone").filled_from_volume(&source),
     ] {
         let made = retry(|| node.csi.create(&asked)).await.with_context(|| asked.name.clone())?;
         open(node, &made).await?;
@@ -230,7 +230,7 @@ async fn overflow(node: &Node) -> Result<()> {
     after.check(node, &source).await.context("the source of a full snapshot")?;
     let found = node.csi.snapshots_of("", &taken.snapshot_id).await?;
     ensure!(found.len() == 1 && !found[0].ready_to_use, "a full snapshot is listed as {found:?}");
-    let answer = node.csi.create(&ask.clone().named("pvc-restored").from_snapshot(&taken.snapshot_id)).await;
+    let answer = node.csi.create(&ask.clone().named("pvc-restored").filled_from_snapshot(&taken.snapshot_id)).await;
     refused("restored from a full snapshot", answer, Code::FailedPrecondition, "full")?;
     close(node, &source).await?;
     retry(|| node.csi.delete_snapshot(&taken.snapshot_id)).await?;
@@ -246,7 +246,7 @@ async fn whole_disk(node: &Node) -> Result<()> {
     let before = contents(node, &source).await?;
     refused("a snapshot", node.csi.snapshot("snap-disk", &source.id).await, Code::Unimplemented, "whole")?;
     let clone = laid_out(Ask { parameters: Default::default(), ..ask }, "linear");
-    let clone = clone.named("pvc-clone").size(source.size).from_volume(&source);
+    let clone = clone.named("pvc-clone").size(source.size).filled_from_volume(&source);
     let answer = node.csi.create(&clone).await;
     refused("a clone while it is in use", answer, Code::FailedPrecondition, "unstage")?;
     close(node, &source).await?;

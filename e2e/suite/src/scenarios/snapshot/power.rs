@@ -70,9 +70,9 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, random: &mut Random) ->
     if !matches!(moment, Moment::Snapshot | Moment::Taken | Moment::Clone) {
         let taken = retry(|| node.csi.snapshot("snap-1", &source.id)).await?;
         fill(node, &source, "second").await?;
-        copy = copy.size(source.size + 32 * MIB).from_snapshot(&taken.snapshot_id);
+        copy = copy.size(source.size + 32 * MIB).filled_from_snapshot(&taken.snapshot_id);
     } else {
-        copy = copy.from_volume(&source);
+        copy = copy.filled_from_volume(&source);
     }
     let after = contents(node, &source).await?;
     let (csi, made, asked) = (node.csi.clone(), source.clone(), copy.clone());
@@ -133,7 +133,7 @@ async fn finish(
             let taken = retry(|| node.csi.snapshot("snap-1", &source.id)).await.context("CreateSnapshot again")?;
             let found = node.csi.snapshots().await?;
             ensure!(found.len() == 1 && found[0].snapshot_id == taken.snapshot_id, "{found:?}");
-            (copy.clone().from_snapshot(&taken.snapshot_id), before)
+            (copy.clone().filled_from_snapshot(&taken.snapshot_id), before)
         }
         Moment::Clone => (copy.clone(), after),
         Moment::Restore | Moment::Restored => (copy.clone(), before),
