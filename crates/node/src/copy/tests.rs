@@ -242,6 +242,7 @@ async fn bytes_are_changed_on_the_way() {
     assert_eq!(quarry_volume::Error::from(error).reason, Reason::Precondition);
 }
 
+#[allow(clippy::single_range_in_vec_init, reason = "one range was written")]
 #[tokio::test]
 async fn a_slow_copy_can_be_stopped_and_goes_on_from_there() {
     // A source without bytes of its own: 3 GiB and a half.

@@ -306,7 +306,7 @@ async fn invalid_snapshots_are_errors_and_other_problems_warnings() {
         with("half", SnapshotCondition::Unfinished, "it was not taken completely"),
     ];
     let node = with_snapshots(here("n1", vec![pool("n1", "fast", 50 * GIB)], vec![source.clone()]), taken);
-    let answer = doctor(&view(vec![("n1", node)], healthy(&[source.clone()])).await).await;
+    let answer = doctor(&view(vec![("n1", node)], healthy(std::slice::from_ref(&source))).await).await;
     let id = |name: &str| snapshot(&source, name).id;
     assert_eq!(
         lines(&answer),
