@@ -67,7 +67,7 @@ fn own() -> Vec<Scenario> {
         Scenario {
             name: "as-root",
             about: "the crates' tests of real mounts and real filesystems, which need root",
-            limit: minutes(15),
+            limit: minutes(40),
             run: |context| Box::pin(as_root::run(context)),
         },
         Scenario {
