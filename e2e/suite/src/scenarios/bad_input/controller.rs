@@ -31,6 +31,7 @@ pub fn cases(base: &Base) -> Vec<Case> {
     identifiers(base, &mut cases);
     pages(&mut cases);
     unoffered(base, &mut cases);
+    cases.extend(super::snapshots::cases(base));
     cases
 }
 
@@ -468,9 +469,6 @@ fn pages(cases: &mut Vec<Case>) {
 
 fn unoffered(base: &Base, cases: &mut Vec<Case>) {
     const UNOFFERED: &[Code] = &[Code::Unimplemented];
-    let id = || base.mount.id.clone();
-    let request = csi::ControllerPublishVolumeRequest { volume_id: id(), ..Default::default() };
+    let request = csi::ControllerPublishVolumeRequest { volume_id: base.mount.id.clone(), ..Default::default() };
     cases.push(Case::new("controller publish", UNOFFERED, Call::ControllerPublish(request)));
-    let request = csi::CreateSnapshotRequest { source_volume_id: id(), ..Default::default() };
-    cases.push(Case::new("create snapshot", UNOFFERED, Call::Snapshot(request)));
 }

@@ -3,6 +3,7 @@
 mod call;
 mod controller;
 mod node;
+mod snapshots;
 
 use std::collections::BTreeMap;
 
