@@ -194,7 +194,7 @@ mod tests {
         let found = suspended_in(block.path(), group, |uuid| uuid == loaded).expect("read");
         let names: Vec<&str> = found.iter().map(|device| device.name.as_str()).collect();
         assert_eq!(names, ["qvg-a-real", "qvg-loaded", "qvg-top"]);
-        // The device below another one is resumed first, whatever their numbers are.
+        // The device below another one is resumed first, regardless of their numbers.
         fs::create_dir_all(block.path().join("dm-2/slaves/dm-6")).expect("dir");
         fs::create_dir_all(block.path().join("dm-6/slaves/dm-10")).expect("dir");
         fs::create_dir_all(block.path().join("dm-10/slaves/sda")).expect("dir");

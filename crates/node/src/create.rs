@@ -113,7 +113,7 @@ impl Host {
         error.not_final()
     }
 
-    /// Removes a volume that nobody can have used, as it is now: its record may have changed.
+    /// Removes a volume that was never handed out, as it is now: its record may have changed.
     async fn remove_unprepared(&self, pool: &Arc<dyn Pool>, name: &str) -> Result<()> {
         let Some(volume) = pool.volume(name).await? else { return Ok(()) };
         if let Some(source) = &volume.record()?.source {

@@ -72,7 +72,7 @@ impl Pipeline {
             let reader = reader.map_err(|error| thread_failed(&error))?;
             let written = self.write(part, full, empty_sender);
             let read = reader.join().map_err(|_| thread_failed(&"it panicked"))?;
-            // If the writer failed, the reader only notices that nobody needs more.
+            // If the writer failed, the reader only notices that no more is needed.
             written.and_then(|reached| read.map(|()| reached))
         })
     }

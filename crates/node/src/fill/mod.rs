@@ -8,7 +8,7 @@
 //!    which the record has already. The source is not needed any more.
 //! 3. `ready`. The snapshot that served the clone is removed.
 //!
-//! Until then, nobody can have used the volume, and it is no loss: if its source is gone, it is removed.
+//! Until then, the volume was never handed out. If its source is gone, it is removed.
 
 use std::sync::Arc;
 

@@ -51,7 +51,7 @@ pub(super) async fn run(cluster: &mut Cluster) -> Result<String> {
     ensure!(text(&taken, "/status/restoreSize") == "64Mi", "restoreSize is {}", text(&taken, "/status/restoreSize"));
     space.exec("db-0", "echo after >/data/data/file; rm /data/data/random; sync").await?;
 
-    // Restored into another class, larger; cloned from the claim. The pod is on whatever node the scheduler chooses first.
+    // Restored into another class, larger; cloned from the claim. The scheduler chooses the node.
     let restored = from(claim("restored", "restored", "128Mi"), "snapshot.storage.k8s.io", "VolumeSnapshot", "first");
     let cloned = from(claim("cloned", CLASS, "64Mi"), "", "PersistentVolumeClaim", "data-db-0");
     space.apply(&[restored, cloned, pod("reader", sleeper(&["restored", "cloned"]))]).await?;

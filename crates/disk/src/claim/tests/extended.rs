@@ -172,7 +172,7 @@ fn an_interrupted_extension_can_be_repeated_with_another_size() {
                         cut.attach(to + more, sector_size);
                         let extended = extend_disk(&cut).unwrap();
                         assert_eq!(extended.length, capacity(to + more), "killed before operation {operations}");
-                        // Whoever has moved the backup table and died before the primary one says so leaves it to
+                        // A process that was killed after it moved the backup table, and before the primary one, leaves it to
                         // the pool, which cleans these bytes.
                         let cleaned = capacity(from) + 2 * MIB..capacity(to + more) + 2 * MIB;
                         if capacity(to + more) > capacity(to) || more == 0 {

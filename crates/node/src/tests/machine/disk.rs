@@ -271,7 +271,7 @@ impl State {
             self.violation(format!("{what} of a device that is mounted"));
         }
         let Some(disk) = self.disks.get_mut(node) else { return };
-        // Nobody has used a copy before it is ready.
+        // A copy is not used before it is ready.
         let used = matches!(disk.bytes.content, Content::Filesystem { data: true, .. }) && disk.bytes.copied == 0;
         let mut violation = None;
         if used || disk.ready {

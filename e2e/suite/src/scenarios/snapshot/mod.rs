@@ -71,7 +71,7 @@ async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
     bound(node, &source, &taken.snapshot_id).await.context("while it has a snapshot")?;
     wrong(node, &source, &taken.snapshot_id).await.context("requests that do not fit")?;
 
-    // The snapshot keeps its contents, whatever happens to its source, and over a power cut.
+    // The snapshot keeps its contents while its source changes, and over a power cut.
     // The guest's own disk is not under test.
     node.vm.sh("sync -f /etc/quarry; sync -f /var/lib/kubelet").await?;
     node.vm.power_cut_with(PowerCut::LoseAll).await?;

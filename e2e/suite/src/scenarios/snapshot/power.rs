@@ -88,7 +88,7 @@ async fn one(node: &mut Node, moment: Moment, ask: &Ask, random: &mut Random) ->
     let in_time = match moment {
         Moment::Taken | Moment::Restored => {
             call.await??;
-            // Whatever was not flushed is lost.
+            // Everything that was not flushed is lost.
             node.vm.power_cut_with(PowerCut::LoseAll).await?;
             true
         }
