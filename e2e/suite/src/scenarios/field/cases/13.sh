@@ -16,11 +16,11 @@ echo "before: $(count) files"; pairs 10
 before=$(count); pairs "$N"
 grown=$(($(count) - before)); echo "$N pairs left $grown files"
 [ "$grown" -lt $((N / 2)) ] || fails "every change leaves a file of the size of the group's metadata, kept for 30 days"
-echo "--- with 50,000 more files there"
+echo "--- with 20,000 more files there"
 f=$(ls -S /etc/lvm/archive | head -n 1)
 head -c 1500 "/etc/lvm/archive/$f" >/root/archived
 perl -e 'local $/; open($f, "<", "/root/archived"); $data = <$f>;
-for (10000 .. 59999) { open($o, ">", sprintf("/etc/lvm/archive/vg0_%05d-%d.vg", $_, $_)) or die; print $o $data; close $o }'
+for (10000 .. 29999) { open($o, ">", sprintf("/etc/lvm/archive/vg0_%05d-%d.vg", $_, $_)) or die; print $o $data; close $o }'
 pairs 10
 find /etc/lvm/archive -name 'vg0_[1-9]*' -delete
 old=$(create case13-old --size 4Mi --block); old2=$(create case13-old2 --size 4Mi --block)
