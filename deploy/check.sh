@@ -218,6 +218,8 @@ refuses "an unknown key in a pool" "'volumegroup'" <<<'pools: [{name: a, lvm: {v
 refuses "no pool" "pools" <<<'pools: []'
 refuses "a name for two pools" 'two pools have the name "a"' <<<'pools: [{name: a, lvm: {volumeGroup: b}}, {name: a, lvm: {volumeGroup: c}}]'
 refuses "a volume group in two pools" 'two pools use the volume group "b"' <<<'pools: [{name: a, lvm: {volumeGroup: b}}, {name: c, lvm: {volumeGroup: b}}]'
+refuses "a thin pool in two pools" 'two pools use the thin pool "b/t"' <<<'pools: [{name: a, lvm: {volumeGroup: b, thinPool: {name: t}}}, {name: c, lvm: {volumeGroup: b, thinPool: {name: t}}}]'
+refuses "an unknown key in a thin pool" "autoextend" <<<'pools: [{name: a, lvm: {volumeGroup: b, thinPool: {name: t, autoextend: 1}}}]'
 refuses "an invalid size" "reserve" <<<'pools: [{name: a, lvm: {volumeGroup: b, reserve: 10 Gi}}]'
 refuses "an unknown parameter of a class" "pol" <<<'storageClasses: [{name: a, parameters: {pol: b}}]'
 refuses "a certificate for only one side" "set both Secrets" <<<'certificates: {nodeSecret: mine}'

@@ -8,6 +8,7 @@ fuzz_target!(|text: &str| {
     match Record::parse(text) {
         Tag::Record(record) => assert_eq!(Record::parse(&record.to_string()), Tag::Record(record)),
         Tag::Snapshot(snapshot) => assert_eq!(snapshot.to_string(), text),
+        Tag::ThinPool(part) => assert_eq!(part.to_string(), text),
         _ => {}
     }
 });

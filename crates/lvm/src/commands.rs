@@ -16,6 +16,8 @@ use quarry_volume::{Extents, Layout};
 use crate::mutation::Mutation;
 use crate::{COW_CHUNK, Error, ExtentRange, LogicalVolume, VolumeGroup, activation, nested, vg_name_fits};
 
+pub mod thin;
+
 /// A logical volume to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CreateLv {

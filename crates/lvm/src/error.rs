@@ -165,6 +165,7 @@ const PATTERNS: [(Kind, &[&str]); 10] = [
             "too large for mda_size",
             "exceeds maximum metadata size",
             "out of space",
+            "reached threshold",
         ],
     ),
     (Kind::DiskWrite, &["error writing device", "failed to write vg"]),

@@ -1,4 +1,4 @@
-//! Facts from the kernel about the disks, raids and snapshots of a volume group. A report does not have them, or they
+//! Facts from the kernel about the disks, raids, snapshots and thin pools of a volume group. A report does not have them, or they
 //! change without any change of lvm's metadata. Reading them starts no process and reads no disk.
 
 use std::collections::BTreeMap;
@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::raid::{RaidStatus, raid_status};
 use crate::snapshot::{SnapshotStatus, snapshot_status};
+use crate::thin::{ThinPoolStatus, thin_pool_status};
 use crate::types::VolumeGroup;
 use crate::{LvUuid, PvUuid};
 
@@ -17,6 +18,7 @@ pub struct Facts {
     disks: BTreeMap<PvUuid, Disk>,
     raids: BTreeMap<LvUuid, RaidStatus>,
     snapshots: BTreeMap<LvUuid, SnapshotStatus>,
+    thin_pools: BTreeMap<LvUuid, ThinPoolStatus>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +27,8 @@ struct Disk {
     read_only: bool,
 }
 
-/// Asks the kernel. `before` is the previous result: an inactive raid or snapshot keeps its last known state from
-/// there, because the kernel knows nothing about it.
+/// Asks the kernel. `before` is the previous result: an inactive raid, snapshot or thin pool keeps its last known
+/// state from there, because the kernel knows nothing about it.
 #[must_use]
 pub fn facts(group: &VolumeGroup, before: &Facts) -> Facts {
     let disks = group.physical_volumes.iter().filter_map(|pv| {
@@ -44,7 +46,18 @@ pub fn facts(group: &VolumeGroup, before: &Facts) -> Facts {
             snapshot_status(group.uuid, volume.uuid).or_else(|| before.snapshots.get(&volume.uuid).copied())?;
         Some((volume.uuid, status))
     });
-    Facts { disks: disks.collect(), raids: raids.collect(), snapshots: snapshots.collect() }
+    let pools = group.logical_volumes.iter().filter(|volume| volume.is_thin_pool());
+    let pools = pools.filter_map(|volume| {
+        let status =
+            thin_pool_status(group.uuid, volume.uuid).or_else(|| before.thin_pools.get(&volume.uuid).copied())?;
+        Some((volume.uuid, status))
+    });
+    Facts {
+        disks: disks.collect(),
+        raids: raids.collect(),
+        snapshots: snapshots.collect(),
+        thin_pools: pools.collect(),
+    }
 }
 
 impl Facts {
@@ -58,6 +71,7 @@ impl Facts {
         for volume in &mut group.logical_volumes {
             volume.raid = self.raids.get(&volume.uuid).cloned();
             volume.snapshot = self.snapshots.get(&volume.uuid).copied();
+            volume.thin_pool = self.thin_pools.get(&volume.uuid).copied();
         }
     }
 }

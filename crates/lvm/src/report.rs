@@ -32,10 +32,10 @@ pub(crate) const COLUMNS: [(&str, &str); 5] = [
         "lv",
         "lv_uuid,lv_name,lv_parent,lv_size,lv_tags,lv_role,lv_active,lv_suspended,lv_device_open,lv_skip_activation,\
          lv_health_status,lv_dm_path,lv_kernel_major,lv_kernel_minor,sync_percent,origin,pool_lv,\
-         lv_allocation_locked,lv_converting,lv_merging",
+         lv_allocation_locked,lv_converting,lv_merging,data_lv,metadata_lv,lv_when_full",
     ),
     ("pvseg", "pv_uuid,lv_uuid,pvseg_start,pvseg_size"),
-    ("seg", "lv_uuid,segtype,stripes,stripe_size,seg_pe_ranges"),
+    ("seg", "lv_uuid,segtype,stripes,stripe_size,seg_pe_ranges,zero"),
 ];
 
 /// The report is incomplete, or not in lvm's format.
@@ -141,6 +141,8 @@ fn logical_volume(row: &Row<'_>, group: &str) -> Result<LogicalVolume, ParseErro
         let shown = row.text(column)?;
         Ok::<_, ParseError>(Some(unbracket(&shown).0.to_owned()).filter(|name| !name.is_empty()))
     };
+    // Only thin pools have them, and those are used only if they are complete.
+    let part = |column| named(column).unwrap_or_default();
     let flagged = |column| Ok::<_, ParseError>(row.flag(column)? == Some(true));
     let device = row.text("lv_dm_path")?;
     let kernel = |column| Ok::<_, ParseError>(row.text(column)?.parse::<u32>().ok());
@@ -164,6 +166,13 @@ fn logical_volume(row: &Row<'_>, group: &str) -> Result<LogicalVolume, ParseErro
         origin: named("origin")?,
         pool: named("pool_lv")?,
         locked: flagged("lv_allocation_locked")? || flagged("lv_converting")? || flagged("lv_merging")?,
+        data_part: part("data_lv"),
+        metadata_part: part("metadata_lv"),
+        errors_when_full: match row.text("lv_when_full").unwrap_or_default().as_str() {
+            "error" => Some(true),
+            "queue" => Some(false),
+            _ => None,
+        },
         role: row.text("lv_role")?,
         sync_percent: hundredths(&row.text("sync_percent")?),
         name: name.to_owned(),
@@ -201,9 +210,13 @@ fn place_segments(group: &mut VolumeGroup, pv_rows: &[Row<'_>], rows: &[Row<'_>]
         let uuid: LvUuid = row.uuid("lv_uuid")?;
         let Some(volume) = group.logical_volumes.iter_mut().find(|volume| volume.uuid == uuid) else { continue };
         volume.segments += 1;
-        volume.segment_types.insert(row.text("segtype")?);
+        let segment_type = row.text("segtype")?;
         // Only expansions need it, and they check that it is complete.
         volume.ranges.push(ranges(&row.text("seg_pe_ranges").unwrap_or_default(), &devices));
+        if segment_type == "thin-pool" {
+            volume.zeroes = row.flag("zero").unwrap_or_default();
+        }
+        volume.segment_types.insert(segment_type);
         let stripes = row.number("stripes")?;
         if stripes > volume.stripes {
             (volume.stripes, volume.stripe_size) = (stripes, row.number("stripe_size")?);

@@ -92,6 +92,8 @@ const PINNED: &[(&str, &str)] = &[
     ("activation/auto_set_activation_skip", "1"),
     ("activation/retry_deactivation", "1"),
     ("activation/use_linear_target", "1"),
+    // Quarry itself watches and extends thin pools. From this percentage on, lvm would create no thin volumes.
+    ("activation/thin_pool_autoextend_threshold", "100"),
     // Removed volumes would stay in the metadata until its area is full.
     ("metadata/record_lvs_history", "0"),
 ];

@@ -7,6 +7,7 @@ use quarry_volume::{ExtentSize, Extents, Layout};
 
 use crate::raid::RaidStatus;
 use crate::snapshot::SnapshotStatus;
+use crate::thin::ThinPoolStatus;
 use crate::{LvUuid, PvUuid, Scope, VgUuid};
 
 /// A volume group with everything in it, from one report.
@@ -162,6 +163,14 @@ pub struct LogicalVolume {
     pub origin: Option<String>,
     /// The pool or cache that a thin, cached or compressed volume uses.
     pub pool: Option<String>,
+    /// For a thin pool, the part with the data.
+    pub data_part: Option<String>,
+    /// For a thin pool, the part with the metadata.
+    pub metadata_part: Option<String>,
+    /// For a thin pool, whether new blocks are zeroed before they are used; `None` if lvm does not report it.
+    pub zeroes: Option<bool>,
+    /// For a thin pool, whether writes fail at once when it is full. Otherwise they wait for some time.
+    pub errors_when_full: Option<bool>,
     /// Whether lvm is moving or converting it, and rejects other changes.
     pub locked: bool,
     /// lvm's role of it: `public`, `private,raid,image` …
@@ -174,6 +183,9 @@ pub struct LogicalVolume {
     /// For a snapshot, the kernel's status of its space, see [`crate::kernel`]: the current one, or the last one while
     /// it was active. `None` if it was never seen active.
     pub snapshot: Option<SnapshotStatus>,
+    /// For a thin pool, the kernel's status, see [`crate::kernel`]: the current one, or the last one while it was
+    /// active. `None` if it was never seen active.
+    pub thin_pool: Option<ThinPoolStatus>,
 }
 
 impl VolumeGroup {
@@ -217,6 +229,17 @@ impl VolumeGroup {
         let thin = volume.segment_types.contains("thin");
         let of_it = move |other: &&LogicalVolume| other.origin.as_deref() == Some(&volume.name) && other.pool.is_none();
         self.logical_volumes.iter().filter(of_it).filter(move |_| !thin)
+    }
+
+    /// The thin volumes in the thin pool with that name, including thin snapshots.
+    pub fn thin_volumes_in<'a>(&'a self, pool: &'a str) -> impl Iterator<Item = &'a LogicalVolume> {
+        self.logical_volumes.iter().filter(move |volume| volume.is_thin() && volume.pool.as_deref() == Some(pool))
+    }
+
+    /// The thin pool with that name. `None` if there is no logical volume of that name, or it is something else.
+    #[must_use]
+    pub fn thin_pool(&self, name: &str) -> Option<&LogicalVolume> {
+        self.logical_volume(name).filter(|volume| volume.is_thin_pool())
     }
 
     /// The parts of a logical volume (a raid's images and their metadata), whether connected to it or left by
@@ -345,6 +368,18 @@ impl LogicalVolume {
     #[must_use]
     pub fn is_raid_part(&self) -> bool {
         raid_of_part(&self.name).is_some()
+    }
+
+    /// Whether it is a thin volume, or a snapshot of one.
+    #[must_use]
+    pub fn is_thin(&self) -> bool {
+        self.segment_types.contains("thin")
+    }
+
+    /// Whether it is a thin pool.
+    #[must_use]
+    pub fn is_thin_pool(&self) -> bool {
+        self.segment_types.contains("thin-pool")
     }
 
     /// Whether one of its physical volumes is missing. A mirrored volume may be usable nevertheless.

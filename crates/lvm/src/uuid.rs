@@ -97,6 +97,10 @@ uuid!(PvUuid, "physical volume");
 pub(crate) const REAL: &str = "-real";
 /// The end of the UUID of the layer below a snapshot: the space for overwritten blocks.
 pub(crate) const COW: &str = "-cow";
+/// The end of the UUID of the layer below the volumes of a thin pool: the pool itself.
+pub(crate) const TPOOL: &str = "-tpool";
+/// The end of the UUID of a thin pool in which no volume was created yet.
+pub(crate) const UNUSED_POOL: &str = "-pool";
 
 /// The beginning of the UUIDs that lvm gives to the devices of a volume group in the kernel.
 pub(crate) fn device_prefix(group: VgUuid) -> String {

@@ -45,7 +45,7 @@ impl Host {
         let (pool, volume, fresh) = match found {
             Some(Located { pool, volume }) => {
                 compatible(spec, requested.name(), pool.name(), &volume)?;
-                let (volume, fresh) = resume(&pool, volume, spec).await?;
+                let (volume, fresh) = self.resume(&pool, volume, spec).await?;
                 (pool, volume, fresh)
             }
             None => (Arc::clone(requested), self.create_in_pool(requested, spec).await?, true),
@@ -79,11 +79,35 @@ impl Host {
             tracing::warn!(volume = spec.name, %kind, options, "the mkfsOptions limit how far the filesystem can grow: {limit}");
         }
         self.check_source(spec, size).await?;
-        let volume = pool.create(spec).await?;
+        let volume = self.create_filled_or_empty(pool, spec).await?;
         // The space is allocated now, and zeroing can take long. If there is nothing to zero, the pool is
         // read concurrently.
         self.publisher().refresh_soon(pool.name());
         Ok(volume)
+    }
+
+    /// Creates the volume with the contents of its source, if the pool can do that. Otherwise it is empty, and they are
+    /// copied later.
+    async fn create_filled_or_empty(&self, pool: &Arc<dyn Pool>, spec: &VolumeSpec) -> Result<PoolVolume> {
+        match self.create_filled(pool, spec).await? {
+            Some(volume) => Ok(volume),
+            None => pool.create(spec).await,
+        }
+    }
+
+    /// Resumes the creation of a volume that an earlier call created. The flag is true if the volume had to be
+    /// created again.
+    async fn resume(&self, pool: &Arc<dyn Pool>, volume: PoolVolume, spec: &VolumeSpec) -> Result<(PoolVolume, bool)> {
+        match &volume.health {
+            Health::Incomplete(why) if volume.record()?.state == State::New => {
+                tracing::warn!(volume = volume.name, why, "creating the volume again: its creation was interrupted");
+                pool.remove(&volume).await.map_err(Error::not_final)?;
+                Ok((self.create_filled_or_empty(pool, spec).await?, true))
+            }
+            // It exists, and may be complete again when its disk is back.
+            Health::Incomplete(why) | Health::Lost(why) => Err(Error::unavailable(why.clone())),
+            Health::Whole | Health::Degraded(_) => Ok((volume, false)),
+        }
     }
 
     /// Handles a failed preparation of a created volume and returns the error for the caller. If this call created the
@@ -124,21 +148,6 @@ impl Host {
 
     fn id_of(&self, volume: &PoolVolume) -> VolumeId {
         VolumeId { storage: volume.storage.clone(), node: self.node().to_owned(), volume: volume.name.clone() }
-    }
-}
-
-/// Resumes the creation of a volume that an earlier call created. The flag is true if the volume had to be
-/// created again.
-async fn resume(pool: &Arc<dyn Pool>, volume: PoolVolume, spec: &VolumeSpec) -> Result<(PoolVolume, bool)> {
-    match &volume.health {
-        Health::Incomplete(why) if volume.record()?.state == State::New => {
-            tracing::warn!(volume = volume.name, why, "creating the volume again: its creation was interrupted");
-            pool.remove(&volume).await.map_err(Error::not_final)?;
-            Ok((pool.create(spec).await?, true))
-        }
-        // It exists, and may be complete again when its disk is back.
-        Health::Incomplete(why) | Health::Lost(why) => Err(Error::unavailable(why.clone())),
-        Health::Whole | Health::Degraded(_) => Ok((volume, false)),
     }
 }
 

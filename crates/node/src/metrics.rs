@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use quarry_pool::{Pool, UnresponsiveDisk, Wiping};
 use quarry_transport::http;
 use quarry_transport::metrics::{Metrics, Sample};
-use quarry_volume::{Layout, PoolState};
+use quarry_volume::{Layout, PoolState, ThinUse};
 
 use crate::TaskStatus;
 use crate::copies::Copy;
@@ -100,6 +100,24 @@ fn register_pools(metrics: &Metrics) -> Arc<Mutex<Vec<PoolState>>> {
     per_pool("pool_metadata_size_bytes", "The pool's metadata area", |pool| pool.metadata_size);
     per_pool("pool_metadata_free_bytes", "Free space in the pool's metadata area", |pool| pool.metadata_free);
     per_pool("pool_volumes", "Volumes in the pool", |pool| pool.volumes);
+    let of_thin = |name: &'static str, help: &'static str, figure: fn(ThinUse) -> f64| {
+        let pools = Arc::clone(&pools);
+        metrics.gauge(name, help, move || {
+            let pools = pools.lock();
+            let thin = pools.iter().filter_map(|pool| Some((pool.name.as_str(), pool.thin?)));
+            thin.map(|(name, thin)| Sample::new(figure(thin)).label("pool", name)).collect()
+        });
+    };
+    of_thin("thin_pool_data_used_ratio", "The used part of the data of a thin pool, 0 to 1", |thin| {
+        f64::from(thin.data_percent) / 100.0
+    });
+    of_thin("thin_pool_metadata_used_ratio", "The used part of the metadata of a thin pool, 0 to 1", |thin| {
+        f64::from(thin.metadata_percent) / 100.0
+    });
+    #[allow(clippy::cast_precision_loss, reason = "for people")]
+    of_thin("thin_pool_virtual_bytes", "The size of all volumes and snapshots in a thin pool together", |thin| {
+        thin.virtual_size as f64
+    });
     per_pool("pool_healthy", "Whether the pool accepts new volumes", |pool| u64::from(pool.problems.is_empty()));
     pools
 }

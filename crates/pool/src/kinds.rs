@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use quarry_mount::Entry;
 use quarry_volume::StorageId;
 
-use crate::{disk, lvm};
+use crate::{PoolConfig, PoolKind, disk, lvm};
 
-/// Every program that a node runs for its pools, with the package that contains it.
-pub fn tools() -> impl Iterator<Item = (&'static str, &'static str)> {
-    // Whole disks need none of their own.
-    lvm::TOOLS.into_iter()
+/// Every program that a node runs for pools of this configuration, with the package that contains it.
+pub fn tools(configured: &[PoolConfig]) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let is_thin = |pool: &PoolConfig| matches!(&pool.kind, PoolKind::Lvm(config) if config.thin_pool.is_some());
+    // Those of ordinary volumes are always needed. Whole disks need none of their own.
+    lvm::TOOLS.into_iter().chain(configured.iter().any(is_thin).then_some(lvm::THIN_TOOL))
 }
 
 /// The node of the device of an active volume, if the kernel alone can show it: for the volume with that name

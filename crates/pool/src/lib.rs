@@ -19,14 +19,20 @@ mod udev;
 mod uevent;
 mod wiping;
 
-pub use config::{ConfigError, DiskConfig, LvmConfig, PoolConfig, PoolKind, load, parse};
+pub use config::{
+    ConfigError, CreateThinPool, DiskConfig, ExtendThinPool, LvmConfig, PoolConfig, PoolKind, ThinPoolConfig,
+    ThinPoolSize, load, parse,
+};
 pub use disk::{DiskList, DiskPool, DiskReport, DiskSpace, Owner, list_disks};
 pub use kinds::{could_be_volume, device_in_kernel, tools};
 pub use lvm::LvmPool;
 pub use open::open;
-pub use pool::{Device, Expansion, Health, NewSpace, Pool, PoolVolume, Reading, Recorded, Volumes};
+pub use pool::{
+    Contents, ContentsOf, Device, Expansion, Health, NewSpace, Pool, PoolVolume, Reading, Recorded, Volumes,
+};
 pub use record::{
-    ExpansionProgress, MAX_RECORD, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, VERSION,
+    ExpansionProgress, MAX_RECORD, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, ThinPoolPart,
+    ThinPoolRecord, VERSION,
 };
 pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
 pub use snapshot::{PoolSnapshot, SnapshotHealth};

@@ -1,11 +1,12 @@
 //! Creates the pools of a configuration.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
 use crate::config::selectors;
-use crate::lvm::LvmDisks;
+use crate::lvm::{GroupState, LvmDisks};
 use crate::{DiskPool, LvmPool, Pool, PoolConfig, PoolKind, Uevents, udev};
 
 /// Opens all pools of a node, in the order of the configuration. Missing storage is not an error: its pool
@@ -19,16 +20,27 @@ pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn
         udev::listen(uevents.clone());
     }
     let disks = LvmDisks::default();
+    let mut groups = HashMap::new();
     let mut opening = JoinSet::new();
     for (index, PoolConfig { name, kind }) in configured.into_iter().enumerate() {
-        let (selectors, uevents, disks) = (Arc::clone(&selectors), uevents.clone(), disks.clone());
-        opening.spawn(async move {
-            let pool: Arc<dyn Pool> = match kind {
-                PoolKind::Lvm(config) => Arc::new(LvmPool::open(name, config, uevents, disks).await),
-                PoolKind::Disk(config) => Arc::new(DiskPool::open(name, config.wipe, selectors, uevents).await),
-            };
-            (index, pool)
-        });
+        match kind {
+            PoolKind::Lvm(config) => {
+                // Several pools may be in one volume group.
+                let group = groups.entry(config.volume_group.clone());
+                let group = group.or_insert_with(|| GroupState::new(&config, uevents.clone(), disks.clone())).clone();
+                opening.spawn(async move {
+                    let pool: Arc<dyn Pool> = LvmPool::open(name, config, group).await;
+                    (index, pool)
+                });
+            }
+            PoolKind::Disk(config) => {
+                let (selectors, uevents) = (Arc::clone(&selectors), uevents.clone());
+                opening.spawn(async move {
+                    let pool: Arc<dyn Pool> = Arc::new(DiskPool::open(name, config.wipe, selectors, uevents).await);
+                    (index, pool)
+                });
+            }
+        }
     }
     let mut pools = opening.join_all().await;
     pools.sort_by_key(|(index, _)| *index);

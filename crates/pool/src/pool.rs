@@ -84,6 +84,24 @@ pub enum Volumes {
     All(Vec<PoolVolume>),
 }
 
+/// What a volume is created with: see [`Pool::create_with_contents`].
+#[derive(Clone, Copy, Debug)]
+pub struct Contents<'a> {
+    /// Where it is.
+    pub of: ContentsOf<'a>,
+    /// Whether it contains the filesystem in the spec, which needs a new UUID.
+    pub filesystem: bool,
+}
+
+/// The source of [`Contents`].
+#[derive(Clone, Copy, Debug)]
+pub enum ContentsOf<'a> {
+    /// A snapshot.
+    Snapshot(&'a PoolSnapshot),
+    /// A volume, which may be in use.
+    Volume(&'a PoolVolume),
+}
+
 /// How to reach the bytes of an active volume.
 #[derive(Clone, Debug)]
 pub enum Device {
@@ -235,11 +253,27 @@ pub trait Pool: Send + Sync {
     /// ([`Error::not_final`]).
     async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume>;
 
+    /// Creates the volume as [`Pool::create`] does, but with the contents of a volume or snapshot of this pool, without
+    /// copying them. Its record says that it is being filled and that everything is copied: a filesystem still needs a
+    /// UUID of its own. `None`: the pool cannot do that, and nothing was created. So does the default.
+    ///
+    /// # Errors
+    /// As for [`Pool::create`]; `Unavailable` if the source was removed in the meantime.
+    async fn create_with_contents(&self, _spec: &VolumeSpec, _contents: &Contents<'_>) -> Result<Option<PoolVolume>> {
+        Ok(None)
+    }
+
     /// Makes the volume's device appear, and returns it. Idempotent.
     ///
     /// # Errors
     /// `Precondition` if the storage under it is lost.
     async fn activate(&self, volume: &PoolVolume) -> Result<Device>;
+
+    /// Whether nothing was ever written to an active volume, so that it reads as zeros. Reads only memory and the
+    /// kernel's tables. The default knows nothing about it.
+    fn is_unwritten(&self, _volume: &PoolVolume) -> bool {
+        false
+    }
 
     /// Whether the volume with that name on that storage may be an active volume of this pool. Asked before
     /// the volume is looked up to be deactivated, because that may wait for a hanging disk. Reads only memory
@@ -357,6 +391,15 @@ pub trait Pool: Send + Sync {
     /// `Precondition` if the snapshot is not [`SnapshotHealth::Whole`].
     async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
         Err(Error::host(format!("pool {} has no snapshot {}", self.name(), snapshot.name)))
+    }
+
+    /// Releases the device of a snapshot that was copied, if nothing uses it. The default does nothing, for pools whose
+    /// snapshots are active as long as their sources.
+    ///
+    /// # Errors
+    /// The snapshot stays active, which is harmless.
+    async fn deactivate_snapshot(&self, _snapshot: &PoolSnapshot) -> Result<()> {
+        Ok(())
     }
 
     /// Removes the snapshot, and returns when that would survive a power cut. Its source stays, and may be in use.

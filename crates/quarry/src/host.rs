@@ -48,7 +48,7 @@ pub(crate) struct Args {
 pub(crate) async fn open(args: &Args) -> anyhow::Result<Host> {
     let node = node_name(args.node.clone())?;
     let configured = quarry_pool::load(&args.config)?;
-    let tools: Vec<_> = quarry_pool::tools().chain([BLKID]).chain(quarry_filesystem::tools()).collect();
+    let tools: Vec<_> = quarry_pool::tools(&configured).chain([BLKID]).chain(quarry_filesystem::tools()).collect();
     let missing = quarry_exec::missing_tools(&tools.iter().map(|(tool, _)| *tool).collect::<Vec<_>>());
     if !missing.is_empty() {
         let packages: BTreeSet<&str> =

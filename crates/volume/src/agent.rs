@@ -149,6 +149,20 @@ pub struct PoolState {
     /// How an operator makes it larger, as an instruction: `add a disk to it (vgextend)`. Empty if its node
     /// does not report that.
     pub enlarge: String,
+    /// How full it is, if it is a thin pool: its volumes share a space that they can fill. `None` if it is not, or while
+    /// nothing is known about it.
+    pub thin: Option<ThinUse>,
+}
+
+/// How full a thin pool is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThinUse {
+    /// The used part of its data in percent, rounded up.
+    pub data_percent: u8,
+    /// The used part of its metadata in percent, rounded up.
+    pub metadata_percent: u8,
+    /// The size of all volumes and snapshots in it together, in bytes.
+    pub virtual_size: u64,
 }
 
 impl PoolState {

@@ -24,7 +24,7 @@ mod wipe;
 pub use access::{AccessMode, AccessType, AccessTypes, Capability, DEFAULT_FILESYSTEM, Usage};
 pub use agent::{
     Agent, COPY, Capacity, Change, CopyProgress, EXPAND, FencingToken, Greeting, NameLookup, PoolCapabilities,
-    PoolState, SNAPSHOT, Update, UpdateStream, Volume,
+    PoolState, SNAPSHOT, ThinUse, Update, UpdateStream, Volume,
 };
 pub use error::{Error, Reason, Result};
 pub use filesystem::{Filesystem, UnknownFilesystem};

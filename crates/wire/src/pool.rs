@@ -1,7 +1,7 @@
 //! Pools, as their nodes report them.
 
 use quarry_proto::volume::v1;
-use quarry_volume::{ExtentSize, Extents, Placement, PoolCapabilities, PoolState, Space};
+use quarry_volume::{ExtentSize, Extents, Placement, PoolCapabilities, PoolState, Space, ThinUse};
 
 use crate::text::truncated;
 
@@ -25,6 +25,7 @@ pub fn write(pool: PoolState) -> v1::Pool {
         problems,
         hints,
         enlarge,
+        thin,
     } = pool;
     v1::Pool {
         name,
@@ -40,6 +41,7 @@ pub fn write(pool: PoolState) -> v1::Pool {
         hints: hints.into_iter().map(truncated).collect(),
         capabilities: Some(write_capabilities(capabilities)),
         enlarge: truncated(enlarge),
+        thin: thin.map(write_thin),
     }
 }
 
@@ -60,6 +62,7 @@ pub fn read(pool: v1::Pool) -> PoolState {
         hints,
         capabilities,
         enlarge,
+        thin,
     } = pool;
     // A pool that reports no space counts as full.
     let space = read_space(space.unwrap_or_default());
@@ -77,6 +80,26 @@ pub fn read(pool: v1::Pool) -> PoolState {
         problems,
         hints,
         enlarge,
+        thin: thin.map(read_thin),
+    }
+}
+
+fn write_thin(thin: ThinUse) -> v1::ThinUse {
+    let ThinUse { data_percent, metadata_percent, virtual_size } = thin;
+    v1::ThinUse {
+        data_percent: data_percent.into(),
+        metadata_percent: metadata_percent.into(),
+        virtual_bytes: virtual_size,
+    }
+}
+
+fn read_thin(thin: v1::ThinUse) -> ThinUse {
+    let v1::ThinUse { data_percent, metadata_percent, virtual_bytes } = thin;
+    let percent = |percent: u32| u8::try_from(percent).unwrap_or(u8::MAX);
+    ThinUse {
+        data_percent: percent(data_percent),
+        metadata_percent: percent(metadata_percent),
+        virtual_size: virtual_bytes,
     }
 }
 

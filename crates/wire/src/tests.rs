@@ -10,8 +10,8 @@ use quarry_proto::volume::v1;
 use quarry_volume::{
     AccessTypes, Change, Condition, ContentSource, CopyProgress, CowSize, ExtentSize, Extents, FencingToken,
     Filesystem, Greeting, Layout, Parameters, Placement, PoolCapabilities, PoolState, Reason, SizeRange, Snapshot,
-    SnapshotCondition, SnapshotId, SnapshotParameters, SnapshotSpec, Space, StorageId, Volume, VolumeId, VolumeSpec,
-    Wipe,
+    SnapshotCondition, SnapshotId, SnapshotParameters, SnapshotSpec, Space, StorageId, ThinUse, Volume, VolumeId,
+    VolumeSpec, Wipe,
 };
 
 use crate::agent::{read_change, read_greeting, read_id, read_token, write_change, write_greeting, write_token};
@@ -183,6 +183,7 @@ prop_compose! {
         capabilities in capabilities(),
         problems in vec(".{0,60}", 0..4),
         hints in vec(".{0,60}", 0..4),
+        thin in of(any::<(u8, u8, u64)>()),
     ) -> PoolState {
         let [size, metadata_size, metadata_free, volumes] = numbers;
         let (name, kind, on, enlarge) = texts;
@@ -201,6 +202,11 @@ prop_compose! {
             problems,
             hints,
             enlarge,
+            thin: thin.map(|(data_percent, metadata_percent, virtual_size)| ThinUse {
+                data_percent,
+                metadata_percent,
+                virtual_size,
+            }),
         }
     }
 }
@@ -462,6 +468,7 @@ fn the_bytes_of_a_pool_are_frozen() {
         problems: vec!["p".into(), "q".into()],
         hints: vec!["h".into()],
         enlarge: "add".into(),
+        thin: Some(ThinUse { data_percent: 1, metadata_percent: 2, virtual_size: 3 }),
     };
     let space = [number(1, 1), vec![2 << 3 | 2, 2, 2, 3], number(3, 4), field(4, "closed"), number(5, 1)].concat();
     let bytes = [
@@ -480,6 +487,7 @@ fn the_bytes_of_a_pool_are_frozen() {
         // 30 << 3 takes two bytes.
         [vec![12 << 3 | 2, 7], number(1, 1), number(2, 1), vec![0xf0, 1, 1]].concat(),
         field(13, "add"),
+        [vec![14 << 3 | 2, 6], number(1, 1), number(2, 2), number(3, 3)].concat(),
     ]
     .concat();
     assert_eq!(wire_pool::write(pool).encode_to_vec(), bytes);

@@ -55,8 +55,12 @@ rejected: it would run two node plugins over the same socket.
   {{- if eq (empty .lvm) (empty .disk) -}}{{- fail (printf "%s: the pool %q must set exactly one of lvm and disk" $where .name) -}}{{- end -}}
   {{- $names = append $names .name -}}
   {{- with .lvm -}}
-    {{- if has .volumeGroup $volumeGroups -}}{{- fail (printf "%s: two pools use the volume group %q" $where .volumeGroup) -}}{{- end -}}
-    {{- $volumeGroups = append $volumeGroups .volumeGroup -}}
+    {{- /* A volume group can have one ordinary pool, and thin pools beside it. */ -}}
+    {{- $storage := .volumeGroup -}}
+    {{- $kind := "volume group" -}}
+    {{- with .thinPool -}}{{- $storage = printf "%s/%s" $storage .name -}}{{- $kind = "thin pool" -}}{{- end -}}
+    {{- if has $storage $volumeGroups -}}{{- fail (printf "%s: two pools use the %s %q" $where $kind $storage) -}}{{- end -}}
+    {{- $volumeGroups = append $volumeGroups $storage -}}
   {{- end -}}
   {{- with .disk -}}
     {{- range $path := concat (dig "select" "paths" list .) (dig "exclude" "paths" list .) -}}

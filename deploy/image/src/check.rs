@@ -144,7 +144,10 @@ impl Root {
     /// Quarry's own list of required programs decides: at startup it reports what is missing, before anything
     /// else fails.
     fn missing_tools_are_noticed(&self) -> Result<()> {
-        fs::write(self.folder.join("tmp/pools.yaml"), "pools:\n  - name: p\n    lvm: {volumeGroup: none}\n")?;
+        fs::write(
+            self.folder.join("tmp/pools.yaml"),
+            "pools:\n  - name: p\n    lvm: {volumeGroup: none, thinPool: {name: none}}\n",
+        )?;
         // A socket that cannot exist: the program exits in any case.
         let start = [
             "quarry",

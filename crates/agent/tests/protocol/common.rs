@@ -10,8 +10,8 @@ use quarry_transport::metrics::Metrics;
 use quarry_volume::{
     AccessTypes, Agent, Change, Condition, ContentSource, CopyProgress, CowSize, Error, ExtentSize, Extents,
     FencingToken, Filesystem, Greeting, Layout, NameLookup, Parameters, PoolCapabilities, PoolState, Reason, Result,
-    SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotParameters, SnapshotSpec, Space, StorageId, Update,
-    UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
+    SizeRange, Snapshot, SnapshotCondition, SnapshotId, SnapshotParameters, SnapshotSpec, Space, StorageId, ThinUse,
+    Update, UpdateStream, Volume, VolumeId, VolumeSpec, Wipe,
 };
 use tokio::io::DuplexStream;
 use tokio::sync::{Semaphore, oneshot};
@@ -215,6 +215,7 @@ pub(crate) fn pool() -> PoolState {
         problems: vec!["one".into(), "two".into()],
         hints: vec!["three".into()],
         enlarge: "four".into(),
+        thin: Some(ThinUse { data_percent: 12, metadata_percent: 3, virtual_size: 7 << 30 }),
     }
 }
 

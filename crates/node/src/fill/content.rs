@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use quarry_pool::{Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord, State};
-use quarry_volume::{ContentSource, CowSize, Error, Filesystem, Gib, Reason, Result, VolumeSpec};
+use quarry_pool::{Contents, ContentsOf, Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord, State};
+use quarry_volume::{AccessTypes, ContentSource, CowSize, Error, Filesystem, Gib, Reason, Result, VolumeSpec};
 
 use super::Failure;
 use crate::device;
@@ -42,6 +42,24 @@ impl Content {
     /// Whether it contains nothing, because the source was never used.
     pub(super) fn is_empty(&self) -> bool {
         self.record.empty
+    }
+
+    /// What the pool can create a volume with, if this is in the same pool. `None` if it must be copied.
+    ///
+    /// A btrfs is copied: until its UUID is changed, the kernel must not see both of them, and it changes while it is
+    /// copied. So is a volume that was used raw or with a filesystem: only the copy shows which.
+    pub(super) fn shared_with(&self, pool: &Arc<dyn Pool>) -> Option<Contents<'_>> {
+        let copied = self.is_empty()
+            || self.record.filesystem == Some(Filesystem::Btrfs)
+            || self.record.access == AccessTypes::Both
+            || self.pool.name() != pool.name();
+        let of = match &self.origin {
+            Origin::Snapshot(snapshot) => ContentsOf::Snapshot(snapshot),
+            Origin::Volume(volume) => ContentsOf::Volume(volume),
+            Origin::Offline(_) => return None,
+        };
+        let filesystem = self.record.filesystem.is_some() && self.record.filesystem_uuid.is_some();
+        (!copied).then_some(Contents { of, filesystem })
     }
 
     /// Checks that a volume of that spec and size can be filled with it.

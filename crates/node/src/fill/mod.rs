@@ -9,6 +9,9 @@
 //! 3. `ready`. The snapshot that served the clone is removed.
 //!
 //! Until then, the volume was never handed out. If its source is gone, it is removed.
+//!
+//! A thin pool creates a volume with the contents of another one in it ([`quarry_pool::Pool::create_with_contents`]):
+//! then only the second and third step are left.
 
 use std::sync::Arc;
 
@@ -93,6 +96,20 @@ impl Host {
         let mut copied = volume.record()?.zeroed(Gib::needed_for(volume.size));
         copied.filesystem_uuid = uuid;
         Ok(update_record(pool, volume, &copied).await?)
+    }
+
+    /// Creates a volume with the contents of its source, if both are in the same pool and that can do it without copying.
+    pub(crate) async fn create_filled(
+        &self,
+        pool: &Arc<dyn Pool>,
+        spec: &quarry_volume::VolumeSpec,
+    ) -> Result<Option<PoolVolume>> {
+        let Some(source) = &spec.source else { return Ok(None) };
+        let content = self.content(source).await.map_err(Error::not_final)?;
+        match content.shared_with(pool) {
+            Some(contents) => pool.create_with_contents(spec, &contents).await,
+            None => Ok(None),
+        }
     }
 
     /// Checks, before a volume is created, that it can be filled from its source. `size`: that of the volume.

@@ -45,6 +45,11 @@ impl Host {
         if !is_simulated {
             // A source that no pod uses was inactive.
             self.deactivate_now(&content.record.source, activated).await;
+            if let Origin::Snapshot(snapshot) = &content.origin
+                && let Err(error) = content.pool.deactivate_snapshot(snapshot).await
+            {
+                tracing::info!(snapshot = snapshot.name, %error, "cannot deactivate a snapshot; it stays active");
+            }
         }
         copied
     }
@@ -67,7 +72,10 @@ impl Host {
         let start = if offline { Gib::NONE } else { record.zeroed };
         let running = Copy { source: source.clone(), pool: pool.name().to_owned(), start, meter: meter.clone() };
         let running = self.copies().begin(&volume.name, running);
-        let tail = match record.access.shows_bytes() && !quarry_fault::disabled("copy-tail") {
+        // What an earlier call has copied is a part of the same contents.
+        let zeroed_target = pool.is_unwritten(volume) || (record.thin && start > Gib::NONE);
+        let shows_tail = record.access.shows_bytes() && !zeroed_target;
+        let tail = match shows_tail && !quarry_fault::disabled("copy-tail") {
             true => Tail::Zero,
             false => Tail::WipeSignatures,
         };
@@ -75,7 +83,7 @@ impl Host {
         match (from, to) {
             (Device::Node(source), Device::Node(target)) => {
                 let filesystem = record.filesystem.zip(uuid);
-                let copy = DeviceCopy { source, size, offline, target, start, tail, filesystem, meter };
+                let copy = DeviceCopy { source, size, offline, target, start, tail, zeroed_target, filesystem, meter };
                 self.kernel().copy(copy, handle, &mut stored).await.map_err(Failure::of_source)?;
             }
             (Device::Simulated(source), Device::Simulated(target)) => {

@@ -181,6 +181,8 @@ pub(crate) struct DeviceCopy {
     pub(crate) start: Gib,
     /// What becomes of the target beyond the contents.
     pub(crate) tail: Tail,
+    /// Whether the target reads as zeros wherever this copy has not written: see [`crate::copy::Job::zeroed_target`].
+    pub(crate) zeroed_target: bool,
     /// The filesystem that is copied, and the UUID that the copy gets already on the way, if it is of a kind whose UUID
     /// can be changed there.
     pub(crate) filesystem: Option<(Filesystem, Uuid)>,

@@ -6,6 +6,10 @@
 //!     lvm:
 //!       volumeGroup: vg-nvme
 //!       reserve: 10Gi
+//!   - name: thin
+//!     lvm:
+//!       volumeGroup: vg-nvme
+//!       thinPool: {name: thin, create: true, percent: 60, overprovision: 2}
 //!   - name: whole
 //!     disk:
 //!       select: {transports: [nvme], size: {atLeast: 1Ti}}
@@ -26,6 +30,9 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 
 mod disk;
+mod thin;
+
+pub use self::thin::{CreateThinPool, ExtendThinPool, ThinPoolConfig, ThinPoolSize};
 
 /// The maximum length of a pool's name in bytes: it is also a metric label's value and a StorageClass
 /// parameter.
@@ -60,6 +67,8 @@ pub struct LvmConfig {
     pub deactivate: bool,
     /// How many files of the volume group lvm's metadata archive keeps.
     pub archives: u32,
+    /// The thin pool that volumes are created in. `None`: they are ordinary logical volumes.
+    pub thin_pool: Option<Box<ThinPoolConfig>>,
 }
 
 /// A pool of kind `disk`.
@@ -115,6 +124,7 @@ struct Lvm {
     reserve: Option<Spanned<String>>,
     deactivate: Option<bool>,
     archives: Option<Spanned<u32>>,
+    thin_pool: Option<thin::Section>,
 }
 
 /// Reads the configuration file at `path`.
@@ -144,7 +154,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
         return Err(wrong(file.pools.referenced.line(), "pools: at least one pool is required".to_owned()));
     }
     let mut names: HashMap<String, u64> = HashMap::new();
-    let mut groups: HashMap<String, String> = HashMap::new();
+    let mut groups = HashMap::new();
     let mut pools = Vec::new();
     for (index, pool) in file.pools.value.into_iter().enumerate() {
         let line = pool.name.referenced.line();
@@ -184,17 +194,29 @@ pub(crate) fn selectors(configured: &[PoolConfig]) -> Arc<[(String, Selector)]> 
 /// An error in the configuration: its line, and a description.
 type Mistake = (u64, String);
 
-/// Reads a pool's `lvm` section; `groups` are the volume groups that already have a pool.
-fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut HashMap<String, String>) -> Result<LvmConfig, Mistake> {
+/// The storage of pools of kind `lvm`, with the name of the pool that it belongs to: a volume group, or a thin pool in it.
+type Taken = HashMap<(String, Option<String>), String>;
+
+/// Reads a pool's `lvm` section; `taken` is the storage that already has a pool.
+fn lvm(section: Lvm, key: &str, pool: &str, taken: &mut Taken) -> Result<LvmConfig, Mistake> {
     let line = section.volume_group.referenced.line();
     let volume_group = section.volume_group.value;
     check_volume_group(&volume_group).map_err(|why| (line, format!("{key}.lvm.volumeGroup: {why}")))?;
-    if let Some(other) = groups.insert(volume_group.clone(), pool.to_owned()) {
+    let thin_pool = match section.thin_pool {
+        None => None,
+        Some(section) => Some(Box::new(thin::read(section, &format!("{key}.lvm.thinPool"))?)),
+    };
+    let storage = (volume_group.clone(), thin_pool.as_ref().map(|pool| pool.name.clone()));
+    if let Some(other) = taken.insert(storage, pool.to_owned()) {
+        let what = match &thin_pool {
+            None => format!("volumeGroup: {volume_group:?} already belongs to pool {other:?}"),
+            Some(thin) => format!("thinPool.name: {:?} already belongs to pool {other:?}", thin.name),
+        };
         return Err((
             line,
             format!(
-                "{key}.lvm.volumeGroup: {volume_group:?} already belongs to pool {other:?}; capacity is counted per \
-                 volume group, so each pool needs its own"
+                "{key}.lvm.{what}; a volume group can have one ordinary pool, and pools with thin pools of different \
+                 names"
             ),
         ));
     }
@@ -213,7 +235,8 @@ fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut HashMap<String, String>
         }
         Some(number) => number.value,
     };
-    Ok(LvmConfig { volume_group, reserve, deactivate: section.deactivate.unwrap_or(true), archives })
+    let deactivate = section.deactivate.unwrap_or(true);
+    Ok(LvmConfig { volume_group, reserve, deactivate, archives, thin_pool })
 }
 
 fn check_name(name: &str) -> Result<(), String> {
@@ -263,7 +286,13 @@ mod tests {
         .unwrap();
         let pool = |name: &str, group: &str, reserve, deactivate, archives| PoolConfig {
             name: name.into(),
-            kind: PoolKind::Lvm(LvmConfig { volume_group: group.into(), reserve, deactivate, archives }),
+            kind: PoolKind::Lvm(LvmConfig {
+                volume_group: group.into(),
+                reserve,
+                deactivate,
+                archives,
+                thin_pool: None,
+            }),
         };
         assert_eq!(
             pools,
@@ -315,6 +344,87 @@ mod tests {
             for part in expected {
                 assert!(error.contains(part), "{text:?}: {error:?} does not name {part:?}");
             }
+        }
+    }
+
+    fn thin(section: &str) -> Result<ThinPoolConfig, ConfigError> {
+        let text = format!("pools:\n  - name: a\n    lvm:\n      volumeGroup: vg\n      thinPool: {section}\n");
+        parse(Path::new("pools.yaml"), &text).map(|mut pools| match pools.remove(0).kind {
+            PoolKind::Lvm(config) => *config.thin_pool.unwrap(),
+            PoolKind::Disk(_) => panic!("a pool of kind lvm"),
+        })
+    }
+
+    #[test]
+    fn a_thin_pool_is_used_as_it_is_or_created() {
+        let found = thin("{name: thin, overprovision: 1.5, errorWhenFull: true, extend: {at: 80, by: 20}}").unwrap();
+        let existing = ThinPoolConfig {
+            name: "thin".to_owned(),
+            create: None,
+            overprovision: 150,
+            error_when_full: Some(true),
+            extend: Some(ExtendThinPool { at: 80, by: 20 }),
+        };
+        assert_eq!(found, existing);
+        let created = |section: &str| thin(section).unwrap().create.unwrap();
+        let plain = CreateThinPool {
+            size: ThinPoolSize::Percent(60),
+            layout: quarry_volume::Layout::Linear,
+            chunk_size: None,
+            metadata_size: None,
+        };
+        assert_eq!(created("{name: t, create: true, percent: 60}"), plain);
+        assert_eq!(
+            created(
+                "{name: t, create: true, size: 10Gi, layout: striped, stripes: 3, chunkSize: 512Ki, metadataSize: 1Gi}"
+            ),
+            CreateThinPool {
+                size: ThinPoolSize::Bytes(10 << 30),
+                layout: quarry_volume::Layout::Striped { stripes: 3, stripe_size: 65536 },
+                chunk_size: Some(512 << 10),
+                metadata_size: Some(1 << 30),
+            }
+        );
+        assert_eq!(thin("{name: t, create: false}").unwrap().create, None);
+    }
+
+    #[test]
+    fn a_mistake_in_a_thin_pool_is_named() {
+        for (section, words) in [
+            ("{}", "name"),
+            ("{name: a_tdata}", "thinPool.name"),
+            ("{name: '-x'}", "thinPool.name"),
+            ("{name: t, size: 1Gi}", "thinPool.size: only a pool that Quarry creates"),
+            ("{name: t, create: true}", "either size or percent"),
+            ("{name: t, create: true, size: 1Gi, percent: 5}", "either size or percent"),
+            ("{name: t, create: true, percent: 101}", "thinPool.percent"),
+            ("{name: t, create: true, size: 0}", "thinPool.size"),
+            ("{name: t, create: true, size: 1Gi, chunkSize: 96Ki}", "thinPool.chunkSize"),
+            ("{name: t, create: true, size: 1Gi, metadataSize: 16Gi}", "thinPool.metadataSize"),
+            ("{name: t, create: true, size: 1Gi, layout: raid5}", "layout"),
+            ("{name: t, overprovision: 0.9}", "thinPool.overprovision"),
+            ("{name: t, extend: {at: 100, by: 20}}", "thinPool.extend.at"),
+            ("{name: t, extend: {at: 80}}", "by"),
+            ("{name: t, autoextend: 1}", "autoextend"),
+        ] {
+            let error = thin(section).unwrap_err().to_string();
+            assert!(error.starts_with("pools.yaml:") && error.contains(words), "{section}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_volume_group_has_one_ordinary_pool_and_thin_pools_beside_it() {
+        let pools = |sections: &[&str]| {
+            let pool = |(index, section): (usize, &&str)| format!("  - name: p{index}\n    lvm: {section}\n");
+            let text: String = sections.iter().enumerate().map(pool).collect();
+            parse(Path::new("pools.yaml"), &format!("pools:\n{text}"))
+        };
+        let (plain, one, two) =
+            ("{volumeGroup: vg}", "{volumeGroup: vg, thinPool: {name: a}}", "{volumeGroup: vg, thinPool: {name: b}}");
+        assert_eq!(pools(&[plain, one, two]).unwrap().len(), 3);
+        for twice in [[plain, plain], [one, one]] {
+            let error = pools(&twice).unwrap_err().to_string();
+            assert!(error.contains("already belongs to pool \"p0\""), "{error}");
         }
     }
 

@@ -120,6 +120,15 @@ impl LvmPool {
         Ok(guard)
     }
 
+    /// Recovers at the start of this process, unless another pool of the volume group has done so.
+    pub(super) async fn recover_at_start(&self) -> Result<()> {
+        let _lock = self.change_lock.lock.lock().await;
+        match self.change_lock.recovered.load(Ordering::SeqCst) {
+            true => self.group().await.map(drop),
+            false => self.recover_first().await,
+        }
+    }
+
     /// Recovers from what an earlier Quarry process left.
     pub(super) async fn recover_first(&self) -> Result<()> {
         let group = self.group().await?;

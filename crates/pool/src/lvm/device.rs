@@ -10,11 +10,11 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
-use quarry_lvm::{LvUuid, VgUuid, VolumeGroup, device_uuid, parse_device_uuid};
+use quarry_lvm::{LvUuid, VgUuid, VolumeGroup, device_uuid, parse_device_uuid, thin_pool_of_layer};
 use quarry_mount::Entry;
 use quarry_volume::{Error, Result, StorageId};
 
-use super::volume::storage_of;
+use super::volume::{storage_of, thin_storage_of};
 use crate::PoolVolume;
 
 /// An active logical volume, according to the kernel.
@@ -41,11 +41,20 @@ fn active_in(block: &Path, storage: &StorageId, name: &str) -> io::Result<Option
         let read = |file: &str| fs::read_to_string(folder.join(file)).map(|text| text.trim().to_owned());
         let (Ok(uuid), Ok(mapped)) = (read("dm/uuid"), read("dm/name")) else { continue };
         let Some((group, volume)) = parse_device_uuid(&uuid) else { continue };
-        if logical_name(&mapped).as_deref() == Some(name) && storage_of(group) == *storage {
+        if logical_name(&mapped).as_deref() == Some(name) && storage_under(&folder, group) == *storage {
             return Ok(node(&folder, &uuid)?.map(|node| Active { uuid: volume, node }));
         }
     }
     Ok(None)
+}
+
+/// The storage ID of the volume group with that UUID; or, if the device with that folder in sysfs is a thin volume, of
+/// the thin pool below it.
+fn storage_under(folder: &Path, group: VgUuid) -> StorageId {
+    let below = fs::read_dir(folder.join("slaves")).into_iter().flatten().flatten();
+    let uuids = below.filter_map(|below| fs::read_to_string(below.path().join("dm/uuid")).ok());
+    let pool = uuids.filter_map(|uuid| thin_pool_of_layer(uuid.trim())).find(|(found, _)| *found == group);
+    pool.map_or_else(|| storage_of(group), |(group, pool)| thin_storage_of(group, pool))
 }
 
 /// See [`crate::could_be_volume`]. A logical volume is a device-mapper device, which its name shows. (So is a
@@ -289,6 +298,19 @@ mod tests {
         assert_eq!(active_in(block.path(), &storage, "pvc-2").unwrap(), None);
         assert_eq!(active_in(block.path(), &storage, "pvc-1-layer").unwrap(), None, "a layer of a volume");
         assert_eq!(active_in(block.path(), &StorageId::of("another"), "pvc-1").unwrap(), None);
+    }
+
+    #[test]
+    fn a_thin_volume_is_found_on_the_storage_of_its_pool() {
+        let block = tempfile::tempdir().unwrap();
+        device(block.path(), "dm-777777", "vg--0-pvc--1", &format!("LVM-{PLAIN}"), 8192);
+        let pool = format!("{}{}", &PLAIN[..32], "z".repeat(32));
+        device(block.path(), "dm-777777/slaves/dm-5", "vg--0-thin-tpool", &format!("LVM-{pool}-tpool"), 8192);
+        let thin = thin_storage_of(group().uuid, "z".repeat(32).parse().unwrap());
+        // The error says that it has no node, which proves that it was found.
+        let error = active_in(block.path(), &thin, "pvc-1").unwrap_err();
+        assert!(error.to_string().contains("dm-777777"), "{error}");
+        assert_eq!(active_in(block.path(), &storage_of(group().uuid), "pvc-1").unwrap(), None);
     }
 
     #[test]

@@ -64,7 +64,12 @@ impl LvmPool {
                 part.parent.as_deref().unwrap_or("another volume")
             )));
         }
-        let active = device::active(&volume::storage_of(group.uuid), name)
+        if let Some(path) = volume::converted(&group, name) {
+            return Ok(Some(format!(
+                "it is now {path}, which is not a thin volume any more: it was converted by hand"
+            )));
+        }
+        let active = device::active(&self.storage_in(&group)?, name)
             .map_err(|error| Error::host(format!("finding devices of volume {name}: {error}")))?;
         if let Some(active) = active
             && !group.logical_volumes.iter().any(|volume| volume.uuid == active.uuid)

@@ -14,14 +14,22 @@ pub(super) fn health(group: &VolumeGroup, volume: &LogicalVolume, record: &Recor
     if let Some(why) = unfinished(group, volume, record) {
         return Health::Incomplete(why);
     }
-    let health = match is_mirror(volume) {
-        true => mirror_health(group, volume),
-        false => lost(group, volume).map_or(Health::Whole, Health::Lost),
-    };
+    if volume.is_thin() {
+        return super::thin::health(group, volume);
+    }
+    let health = part_health(group, volume);
     match (health, lost_snapshots(group, volume)) {
         (Health::Whole, Some(why)) => Health::Degraded(why),
         (Health::Degraded(first), Some(why)) => Health::Degraded(format!("{first}; {why}")),
         (health, _) => health,
+    }
+}
+
+/// The health of the disks under a logical volume, which may be a part of another one.
+pub(super) fn part_health(group: &VolumeGroup, volume: &LogicalVolume) -> Health {
+    match is_mirror(volume) {
+        true => mirror_health(group, volume),
+        false => lost(group, volume).map_or(Health::Whole, Health::Lost),
     }
 }
 
@@ -206,6 +214,8 @@ fn unfinished(group: &VolumeGroup, volume: &LogicalVolume, record: &Recorded) ->
     }
     let why = if volume.size < record.size {
         format!("it has {} of {} bytes", volume.size, record.size)
+    } else if record.thin {
+        super::thin::incompleteness(volume, record)?
     } else {
         group.incompleteness(volume, &record.layout)?
     };

@@ -15,6 +15,7 @@ mod observe;
 mod removal;
 mod scratch;
 mod snapshot;
+mod thin;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -35,7 +36,7 @@ pub(crate) use self::device::{active, could_be_volume};
 pub(crate) use self::disks::LvmDisks;
 use self::idle::Idle;
 use self::observe::Observer;
-use crate::pool::{Device, Expansion, Reading, Volumes};
+use crate::pool::{Contents, Device, Expansion, Reading, Volumes};
 use crate::record::State;
 use crate::threads::REPORT_AFTER;
 use crate::{LvmConfig, Pool, PoolSnapshot, PoolVolume, Record, Recorded, SnapshotRecord, Uevents, UnresponsiveDisk};
@@ -47,55 +48,82 @@ const FIRST_LOOK: Duration = Duration::from_secs(30);
 /// The programs that Quarry runs for these pools, and their packages.
 pub(crate) const TOOLS: [(&str, &str); 2] = [("lvm", "lvm2"), ("dmsetup", "dmsetup")];
 
+/// The program that lvm runs when it activates a thin pool, and its package.
+pub(crate) const THIN_TOOL: (&str, &str) = ("thin_check", "thin-provisioning-tools");
+
 /// What every pool of this kind reports.
 const CAPABILITIES: PoolCapabilities = PoolCapabilities { wipe: false, snapshots: true, unique_storage: true };
 
-/// A pool of kind `lvm`.
+/// What all pools in one volume group share: the pool of its own logical volumes, and those of its thin pools.
+#[derive(Clone)]
+pub(crate) struct GroupState {
+    cache: Arc<Cache>,
+    observer: Arc<Observer>,
+    idle: Arc<Idle>,
+    /// The pool lock, held while the volume group is changed: checking and using capacity is one step.
+    change_lock: Arc<ChangeLock>,
+    /// Which changes have been flushed.
+    flushes: Arc<Flushes>,
+    /// The lvm commands of an earlier Quarry process that were still running when this one started.
+    orphans: Arc<parking_lot::Mutex<Vec<Orphan>>>,
+}
+
+impl GroupState {
+    /// For the volume group of a pool with that configuration.
+    pub(crate) fn new(config: &LvmConfig, uevents: Uevents, disks: LvmDisks) -> Self {
+        Self {
+            cache: Cache::new(&config.volume_group, config.archives, uevents, disks),
+            observer: Arc::default(),
+            idle: Arc::default(),
+            change_lock: Arc::default(),
+            flushes: Arc::default(),
+            orphans: Arc::new(parking_lot::Mutex::new(quarry_exec::orphans(&config.volume_group))),
+        }
+    }
+}
+
+/// A pool of kind `lvm`: the logical volumes of a volume group, or those in a thin pool of it.
 pub struct LvmPool {
     name: String,
     config: LvmConfig,
     cache: Arc<Cache>,
     observer: Arc<Observer>,
-    idle: Idle,
-    /// The pool lock, held while the volume group is changed: checking and using capacity is one step.
-    change_lock: ChangeLock,
-    /// Which changes have been flushed.
-    flushes: Flushes,
-    /// The names of the volumes that this process has seen in the volume group, and has not removed.
+    idle: Arc<Idle>,
+    change_lock: Arc<ChangeLock>,
+    flushes: Arc<Flushes>,
+    orphans: Arc<parking_lot::Mutex<Vec<Orphan>>>,
+    /// The names of the volumes that this process has seen in the pool, and has not removed.
     seen: parking_lot::Mutex<BTreeSet<String>>,
-    /// The lvm commands of an earlier Quarry process that were still running when this one started.
-    orphans: parking_lot::Mutex<Vec<Orphan>>,
+    /// What is known about its thin pool, if it has one.
+    thin: thin::Known,
 }
 
 impl LvmPool {
     /// Opens the pool: reads its volume group, and resumes devices that a killed lvm left suspended. A
     /// missing volume group is not an error: the pool reports it, and works when the group appears.
-    pub(crate) async fn open(name: String, config: LvmConfig, uevents: Uevents, disks: LvmDisks) -> Self {
-        let cache = Cache::new(&config.volume_group, config.archives, uevents, disks);
-        let orphans = parking_lot::Mutex::new(quarry_exec::orphans(&config.volume_group));
-        let pool = Self {
-            name,
-            config,
-            cache,
-            observer: Arc::default(),
-            idle: Idle::default(),
-            change_lock: ChangeLock::default(),
-            flushes: Flushes::default(),
-            seen: parking_lot::Mutex::default(),
-            orphans,
-        };
-        if let Some(orphan) = pool.orphan() {
+    pub(crate) async fn open(name: String, config: LvmConfig, group: GroupState) -> Arc<Self> {
+        let GroupState { cache, observer, idle, change_lock, flushes, orphans } = group;
+        let (seen, thin) = Default::default();
+        let pool = Self { name, config, cache, observer, idle, change_lock, flushes, orphans, seen, thin };
+        pool.open_group().await;
+        let pool = Arc::new(pool);
+        thin::maintain_from_now_on(&pool);
+        pool
+    }
+
+    /// Recovers from what an earlier Quarry process left.
+    async fn open_group(&self) {
+        if let Some(orphan) = self.orphan() {
             // It may hold the volume group's lock, and a report would wait for that. Both are done later: see
             // `lock`.
-            tracing::warn!(pool = pool.name, orphan, "no changes until the process has ended");
-            return pool;
+            tracing::warn!(pool = self.name, orphan, "no changes until the process has ended");
+            return;
         }
-        match tokio::time::timeout(FIRST_LOOK, pool.recover_first()).await {
+        match tokio::time::timeout(FIRST_LOOK, self.recover_at_start()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(pool = pool.name, %error, "the pool is not available"),
-            Err(_) => tracing::warn!(pool = pool.name, "the pool is unresponsive; starting without it"),
+            Ok(Err(error)) => tracing::warn!(pool = self.name, %error, "the pool is not available"),
+            Err(_) => tracing::warn!(pool = self.name, "the pool is unresponsive; starting without it"),
         }
-        pool
     }
 
     /// The current volume group.
@@ -195,13 +223,24 @@ impl LvmPool {
         )))
     }
 
+    /// The volume with that name. Without its thin pool, a pool has no volumes, unless that was renamed by hand: then they
+    /// are still in the volume group.
+    async fn volume_if_any(&self, name: &str) -> Result<Option<PoolVolume>> {
+        let group = self.group().await?;
+        match self.storage_in(&group) {
+            Ok(storage) => Ok(volume::named_on(&group, &storage, name)),
+            Err(error) if volume::is_recorded(&group, name) => Err(error),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// The current state of the volume, and its logical volume; what was looked up earlier may have changed.
     ///
     /// # Errors
     /// `Unavailable` if it is gone, or ambiguous.
     fn current<'a>(&self, group: &'a VolumeGroup, volume: &PoolVolume) -> Result<(PoolVolume, &'a LogicalVolume)> {
         let (_, uuid) = volume.logical()?;
-        let current = volume::named(group, &volume.name);
+        let current = volume::named_on(group, &volume.storage, &volume.name);
         if let Some(current) = current.as_ref().filter(|current| matches!(current.record, Recorded::Ambiguous(_))) {
             current.record()?;
         }
@@ -239,27 +278,37 @@ impl Pool for LvmPool {
                 return Reading { state, mark: 0, volumes: Volumes::Unreadable, snapshots: Vec::new() };
             }
         };
-        state.storage = Some(volume::storage_of(group.uuid));
-        state.size = group.extent_size.bytes(group.extent_count);
-        state.space = capacity::space(&group, self.config.reserve);
+        let storage = self.storage_in(&group);
+        state.storage = storage.as_ref().ok().cloned();
+        match &self.config.thin_pool {
+            None => {
+                state.size = group.extent_size.bytes(group.extent_count);
+                state.space = capacity::space(&group, self.config.reserve);
+            }
+            Some(config) => self.describe_thin_pool(&group, config, &mut state),
+        }
         // While changes hang, a new volume would hang as well.
         state.space.closed = state.space.closed.or_else(|| self.overdue());
         state.metadata_size = group.metadata_size;
         state.metadata_free = group.metadata_free;
         state.problems.extend(state.space.closed.clone().filter(|why| !state.problems.contains(why)));
         state.problems.extend(capacity::withheld(&group));
-        state.hints = capacity::hints(&group);
+        state.hints.extend(capacity::hints(&group));
         state.hints.extend(quarry_lvm::archive_problem());
         state.hints.extend(volume::not_volumes(&group));
         state.hints.extend(scratch::hint(&group));
-        state.hints.extend(snapshot::hint(&group));
-        let volumes = volume::all(&group);
+        // Without its thin pool, a pool has no volumes.
+        let Ok(storage) = storage else {
+            return Reading { state, mark, volumes: Volumes::Unreadable, snapshots: Vec::new() };
+        };
+        state.hints.extend(snapshot::hint(&group, &storage));
+        let volumes = volume::all_on(&group, &storage);
         if known != Some(mark) {
             self.remember(&volumes);
         }
         state.volumes = u64::try_from(volumes.len()).unwrap_or(u64::MAX);
         let volumes = if known == Some(mark) { Volumes::Same } else { Volumes::All(volumes) };
-        Reading { state, mark, volumes, snapshots: snapshot::all(&group) }
+        Reading { state, mark, volumes, snapshots: snapshot::all_on(&group, &storage) }
     }
 
     fn uevents(&self) -> &Uevents {
@@ -275,19 +324,24 @@ impl Pool for LvmPool {
     }
 
     fn last_storage(&self) -> Option<StorageId> {
-        self.cache.last_storage()
+        match self.config.thin_pool {
+            None => self.cache.last_storage(),
+            Some(_) => self.thin.storage(),
+        }
     }
 
     async fn volumes(&self) -> Result<Vec<PoolVolume>> {
-        Ok(volume::all(&*self.group().await?))
+        let group = self.group().await?;
+        Ok(volume::all_on(&group, &self.storage_in(&group)?))
     }
 
     async fn volume(&self, name: &str) -> Result<Option<PoolVolume>> {
-        Ok(volume::named(&*self.group().await?, name))
+        let group = self.group().await?;
+        Ok(volume::named_on(&group, &self.storage_in(&group)?, name))
     }
 
     async fn find_requested(&self, name: &str) -> Result<Option<PoolVolume>> {
-        let found = self.volume(&safe_name(name)).await?.filter(|volume| volume.is_requested_as(name));
+        let found = self.volume_if_any(&safe_name(name)).await?.filter(|volume| volume.is_requested_as(name));
         match (found, self.orphan()) {
             (Some(volume), _) => Ok(Some(volume)),
             (None, None) => {
@@ -307,11 +361,12 @@ impl Pool for LvmPool {
     }
 
     async fn storage(&self) -> Result<StorageId> {
-        Ok(volume::storage_of(self.group().await?.uuid))
+        self.storage_in(&*self.group().await?)
     }
 
     fn supports(&self, spec: &VolumeSpec) -> Result<()> {
-        create::supports(&self.name, spec)
+        create::supports(&self.name, spec)?;
+        if self.config.thin_pool.is_some() { thin::supports(&self.name, spec) } else { Ok(()) }
     }
 
     async fn size_of(&self, spec: &VolumeSpec) -> Result<u64> {
@@ -322,7 +377,17 @@ impl Pool for LvmPool {
     async fn create(&self, spec: &VolumeSpec) -> Result<PoolVolume> {
         self.supports(spec)?;
         let _lock = self.lock().await?;
-        self.create_volume(spec).await
+        match &self.config.thin_pool {
+            None => self.create_volume(spec).await,
+            Some(config) => self.create_thin_volume(config, spec).await,
+        }
+    }
+
+    async fn create_with_contents(&self, spec: &VolumeSpec, contents: &Contents<'_>) -> Result<Option<PoolVolume>> {
+        let Some(config) = &self.config.thin_pool else { return Ok(None) };
+        self.supports(spec)?;
+        let _lock = self.lock().await?;
+        self.create_thin_copy(config, spec, contents).await
     }
 
     async fn activate(&self, volume: &PoolVolume) -> Result<Device> {
@@ -349,6 +414,11 @@ impl Pool for LvmPool {
                 group.name, current.stored_as, group.name
             ))
         })
+    }
+
+    fn is_unwritten(&self, volume: &PoolVolume) -> bool {
+        self.config.thin_pool.is_some()
+            && volume.logical().is_ok_and(|(group, uuid)| quarry_lvm::mapped_sectors(group, uuid) == Some(0))
     }
 
     fn may_be_active(&self, storage: &StorageId, name: &str) -> bool {
@@ -409,6 +479,9 @@ impl Pool for LvmPool {
     }
 
     async fn reserve_expansion(&self, volume: &PoolVolume, size: &SizeRange) -> Result<Option<Expansion>> {
+        if let Some(config) = &self.config.thin_pool {
+            return self.check_thin_expansion(config, volume, size).await;
+        }
         self.reserve_new_space(volume, size).await
     }
 
@@ -417,11 +490,15 @@ impl Pool for LvmPool {
     }
 
     async fn expand(&self, volume: &PoolVolume, expansion: &Expansion) -> Result<PoolVolume> {
+        if self.config.thin_pool.is_some() {
+            return self.expand_thin_volume(volume, expansion).await;
+        }
         self.add_new_space(volume, expansion).await
     }
 
     async fn snapshots(&self) -> Result<Vec<PoolSnapshot>> {
-        Ok(snapshot::all(&*self.group().await?))
+        let group = self.group().await?;
+        Ok(snapshot::all_on(&group, &self.storage_in(&group)?))
     }
 
     async fn take_snapshot(
@@ -431,11 +508,23 @@ impl Pool for LvmPool {
         cow_size: CowSize,
     ) -> Result<PoolSnapshot> {
         let _lock = self.lock().await?;
-        self.take_snapshot_of(volume, record, cow_size).await
+        match &self.config.thin_pool {
+            None => self.take_snapshot_of(volume, record, cow_size).await,
+            Some(config) => self.take_thin_snapshot(config, volume, record).await,
+        }
     }
 
     async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
         self.activate_snapshot_device(snapshot).await.map(Device::Node)
+    }
+
+    async fn deactivate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<()> {
+        // Others are active as long as their source.
+        if self.config.thin_pool.is_none() || !self.config.deactivate {
+            return Ok(());
+        }
+        let _lock = self.lock().await?;
+        self.deactivate_snapshot_device(snapshot).await
     }
 
     async fn remove_snapshot(&self, snapshot: &PoolSnapshot) -> Result<()> {
@@ -452,6 +541,7 @@ impl Pool for LvmPool {
         self.check_complete(&group)?;
         let group = self.remove_interrupted_snapshots(&group, &current).await?;
         snapshot::check_none(&self.name, &group, &current, "removed")?;
+        thin::check_no_clone(&self.name, &group, &current)?;
         let group = self.release_new_space(&group, found.uuid).await?;
         let (_, found) = self.current(&group, volume)?;
         self.remove_volume(&group, found).await?;

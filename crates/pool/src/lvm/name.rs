@@ -4,6 +4,7 @@ use quarry_lvm::VolumeGroup;
 use quarry_volume::{Error, Reason, Result};
 
 use super::volume;
+use crate::record::Tag;
 
 /// Rejects a name that a logical volume already has.
 ///
@@ -29,6 +30,15 @@ pub(super) fn check_free(pool: &str, group: &VolumeGroup, name: &str) -> Result<
                 "pool {pool}: the name {}/{name} is taken by new space for a volume that is being expanded; request \
                  another name, or rename it by hand",
                 group.name
+            ),
+        ));
+    }
+    if let Tag::ThinPool(part) = volume::record_on(found) {
+        return Err(Error::new(
+            Reason::Exists,
+            format!(
+                "pool {pool}: the name {}/{name} is taken by a part of thin pool {}; request another name",
+                group.name, part.pool
             ),
         ));
     }
@@ -80,6 +90,7 @@ mod tests {
                 Reason::Exists,
                 "is taken by snapshot x of volume v; request another name",
             ),
+            ("quarry2/k=thin-pool/p=data/n=a", Reason::Exists, "is taken by a part of thin pool a"),
             ("quarry2/k=expansion/v=x/b=1", Reason::Exists, "is taken by new space for a volume"),
             ("quarry2/s=ready/n=a", Reason::Precondition, "written by a newer Quarry"),
             ("quarry1/s=old", Reason::Precondition, "is invalid"),

@@ -4,9 +4,9 @@
 mod change;
 
 use quarry_lvm::{LogicalVolume, SnapshotStatus, VolumeGroup, never_full};
-use quarry_volume::{Result, safe_name, show_size, some_of};
+use quarry_volume::{Result, StorageId, safe_name, show_size, some_of};
 
-use super::volume;
+use super::{thin, volume};
 use crate::key::VolumeKey;
 use crate::record::State;
 use crate::{PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord};
@@ -18,16 +18,22 @@ const PREFIX: &str = "quarry-snapshot-named-";
 const NEARLY_FULL: u8 = 80;
 
 /// The name of the logical volume for the snapshot with that name in the pool.
-fn name_for(snapshot: &str) -> String {
+pub(super) fn name_for(snapshot: &str) -> String {
     // The space is no character of a name, so this is always the safe form.
     format!("{PREFIX}{}", safe_name(&format!("snapshot {snapshot}")))
 }
 
-/// All snapshots, by their names.
-pub(super) fn all(group: &VolumeGroup) -> Vec<PoolSnapshot> {
-    let mut found: Vec<_> = group.volumes().filter_map(|volume| from_logical(group, volume)).collect();
+/// All snapshots on that storage, which is a volume group or a thin pool in it, by their names.
+pub(super) fn all_on(group: &VolumeGroup, storage: &StorageId) -> Vec<PoolSnapshot> {
+    let found = group.volumes().filter_map(|volume| from_logical(group, volume));
+    let mut found: Vec<_> = found.filter(|snapshot| snapshot.storage == *storage).collect();
     found.sort_by(|one, other| one.name.cmp(&other.name));
     found
+}
+
+#[cfg(test)]
+fn all(group: &VolumeGroup) -> Vec<PoolSnapshot> {
+    all_on(group, &volume::storage_of(group.uuid))
 }
 
 /// Converts a logical volume; `None` if it is not a snapshot of Quarry's.
@@ -36,11 +42,15 @@ pub(super) fn from_logical(group: &VolumeGroup, logical: &LogicalVolume) -> Opti
     let source = logical.origin.as_deref().and_then(|origin| group.logical_volume(origin));
     Some(PoolSnapshot {
         name: record.id_name(),
-        storage: volume::storage_of(group.uuid),
+        storage: volume::storage_under(group, logical),
         key: VolumeKey::Logical { group: group.uuid, volume: logical.uuid },
-        size: source.map_or(0, |source| source.size),
+        // A thin snapshot does not depend on its source, which may have been expanded or deleted since.
+        size: if logical.is_thin() { logical.size } else { source.map_or(0, |source| source.size) },
         allocated: logical.size,
-        health: health(group, logical, source, &record),
+        health: match logical.is_thin() {
+            true => thin::snapshot_health(group, logical, &record),
+            false => health(group, logical, source, &record),
+        },
         record,
     })
 }
@@ -115,9 +125,9 @@ fn health(
 }
 
 /// What an operator should know about the snapshots.
-pub(super) fn hint(group: &VolumeGroup) -> Option<String> {
+pub(super) fn hint(group: &VolumeGroup, storage: &StorageId) -> Option<String> {
     let describe = |logical: &LogicalVolume| {
-        let snapshot = from_logical(group, logical)?;
+        let snapshot = from_logical(group, logical).filter(|snapshot| snapshot.storage == *storage)?;
         let name = format!("snapshot {} of volume {}", snapshot.record.name, snapshot.record.source.volume);
         if let Some(why) = snapshot.health.problem() {
             return Some(format!("{name} ({}/{}): {why}", group.name, logical.name));

@@ -1,6 +1,6 @@
 //! Converts logical volumes in a report to Quarry volumes.
 
-use quarry_lvm::{LogicalVolume, VgUuid, VolumeGroup};
+use quarry_lvm::{LogicalVolume, LvUuid, VgUuid, VolumeGroup};
 use quarry_volume::{StorageId, safe_name};
 
 use super::health::health;
@@ -13,15 +13,49 @@ pub(crate) fn storage_of(group: VgUuid) -> StorageId {
     StorageId::of(&group.to_string())
 }
 
-/// The volumes of a volume group that have Quarry's mark, without duplicates.
-pub(crate) fn all(group: &VolumeGroup) -> Vec<PoolVolume> {
-    merge_duplicates(group, group.volumes().filter_map(|volume| from_logical(group, volume)).collect())
+/// The storage ID of a thin pool in a volume group.
+pub(crate) fn thin_storage_of(group: VgUuid, pool: LvUuid) -> StorageId {
+    StorageId::of(&format!("{group} {pool}"))
 }
 
-/// The volume with that name in its ID, whatever the name of its logical volume is now.
-pub(crate) fn named(group: &VolumeGroup, name: &str) -> Option<PoolVolume> {
-    let found = group.volumes().filter_map(|volume| from_logical(group, volume)).filter(|volume| volume.name == name);
+/// The storage ID of the thin pool that a thin volume is in, otherwise of the volume group.
+pub(super) fn storage_under(group: &VolumeGroup, volume: &LogicalVolume) -> StorageId {
+    let pool = volume.pool.as_deref().filter(|_| volume.is_thin()).and_then(|pool| group.thin_pool(pool));
+    pool.map_or_else(|| storage_of(group.uuid), |pool| thin_storage_of(group.uuid, pool.uuid))
+}
+
+/// The volumes on that storage, which is a volume group or a thin pool in it, that have Quarry's mark, without
+/// duplicates.
+pub(crate) fn all_on(group: &VolumeGroup, storage: &StorageId) -> Vec<PoolVolume> {
+    let found = group.volumes().filter_map(|volume| from_logical(group, volume));
+    merge_duplicates(group, found.filter(|volume| volume.storage == *storage).collect())
+}
+
+/// The volume on that storage with that name in its ID, whatever the name of its logical volume is now.
+pub(crate) fn named_on(group: &VolumeGroup, storage: &StorageId, name: &str) -> Option<PoolVolume> {
+    let found = group.volumes().filter_map(|volume| from_logical(group, volume));
+    let found = found.filter(|volume| volume.storage == *storage && volume.name == name);
     merge_duplicates(group, found.collect()).pop()
+}
+
+/// A volume of that name that an operator has converted to or from a thin volume, so that no pool has it any more.
+pub(crate) fn converted(group: &VolumeGroup, name: &str) -> Option<String> {
+    let volumes = group.volumes().filter_map(|logical| Some((logical, from_logical(group, logical)?)));
+    let mut found = volumes.filter(|(_, volume)| volume.name == name);
+    found.find_map(|(logical, volume)| {
+        let is_converted = volume.record().is_ok_and(|record| record.thin && !logical.is_thin());
+        is_converted.then(|| format!("{}/{}", group.name, logical.name))
+    })
+}
+
+#[cfg(test)]
+pub(super) fn all(group: &VolumeGroup) -> Vec<PoolVolume> {
+    all_on(group, &storage_of(group.uuid))
+}
+
+#[cfg(test)]
+pub(super) fn named(group: &VolumeGroup, name: &str) -> Option<PoolVolume> {
+    named_on(group, &storage_of(group.uuid), name)
 }
 
 /// Merges logical volumes with the record of the same volume into one that is ambiguous. It is represented by
@@ -54,6 +88,12 @@ pub(crate) fn hidden<'a>(group: &'a VolumeGroup, name: &str) -> Option<&'a Logic
     })
 }
 
+/// Whether a logical volume of any pool, or a part of one, has the record of a volume with that name.
+pub(super) fn is_recorded(group: &VolumeGroup, name: &str) -> bool {
+    let tags = group.logical_volumes.iter().flat_map(|volume| &volume.tags);
+    tags.filter_map(|tag| name_in_tag(tag)).any(|found| found == name)
+}
+
 /// The name in the ID of a volume with this tag; `None` if the tag is not a readable record.
 pub(crate) fn name_in_tag(tag: &str) -> Option<String> {
     match Record::parse(tag) {
@@ -65,7 +105,7 @@ pub(crate) fn name_in_tag(tag: &str) -> Option<String> {
 /// The object in a logical volume that a newer Quarry stored, if it is not a volume. It is not listed.
 pub(crate) fn not_volume(volume: &LogicalVolume) -> Option<NotVolume> {
     match record_on(volume) {
-        Tag::Scratch(_) | Tag::Snapshot(_) => None,
+        Tag::Scratch(_) | Tag::Snapshot(_) | Tag::ThinPool(_) => None,
         other => other.not_volume(),
     }
 }
@@ -104,7 +144,12 @@ pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Optio
         Tag::Record(record) => Recorded::Here(record),
         Tag::Newer { version } => Recorded::Newer(version),
         Tag::Broken { why } => Recorded::Broken(why),
-        Tag::Foreign | Tag::Scratch(_) | Tag::Snapshot(_) | Tag::NotVolume(_) => return None,
+        Tag::Foreign | Tag::Scratch(_) | Tag::Snapshot(_) | Tag::ThinPool(_) | Tag::NotVolume(_) => return None,
+    };
+    // An operator may have converted an ordinary volume to a thin one. It stays in its pool.
+    let storage = match &record {
+        Recorded::Here(record) if !record.thin => storage_of(group.uuid),
+        _ => storage_under(group, volume),
     };
     let health = health(group, volume, &record);
     let name = match &record {
@@ -114,7 +159,7 @@ pub(crate) fn from_logical(group: &VolumeGroup, volume: &LogicalVolume) -> Optio
     Some(PoolVolume {
         name,
         stored_as: volume.name.clone(),
-        storage: storage_of(group.uuid),
+        storage,
         key: VolumeKey::Logical { group: group.uuid, volume: volume.uuid },
         size: volume.size,
         record,

@@ -9,6 +9,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod text;
+mod thin;
 
 use std::fmt;
 
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 pub use self::scratch::ScratchRecord;
 pub use self::snapshot::SnapshotRecord;
+pub use self::thin::{ThinPoolPart, ThinPoolRecord};
 
 /// The beginning of every record, of any version.
 const MARK: &str = "quarry";
@@ -47,8 +49,10 @@ pub struct Record {
     pub access: AccessTypes,
     /// The filesystem; `None` for raw block.
     pub filesystem: Option<Filesystem>,
-    /// The layout on the disks.
+    /// The layout on the disks. Linear in a thin pool, which has a layout of its own.
     pub layout: Layout,
+    /// Whether it was created in a thin pool.
+    pub thin: bool,
     /// The hash of the creation parameters.
     pub parameters: String,
     /// While a `new` volume is being zeroed, or a deleted one wiped: how much is done and flushed. While it is being
@@ -100,6 +104,8 @@ pub enum Tag {
     Scratch(ScratchRecord),
     /// The record of a snapshot of a volume. It is not a volume.
     Snapshot(Box<SnapshotRecord>),
+    /// The record of a part of a thin pool that Quarry creates, or has created. It is not a volume.
+    ThinPool(ThinPoolRecord),
     /// A record of a higher version on something that is not a volume, and that this code does not know: not
     /// listed, and no call changes it. Only its name and its space are taken.
     NotVolume(NotVolume),
@@ -127,14 +133,15 @@ impl fmt::Display for NotVolume {
 }
 
 impl Tag {
-    /// What the tag is on, if that is not a volume. For storage that has neither scratch volumes nor snapshots, those
-    /// are unknown.
+    /// What the tag is on, if that is not a volume. For storage that has neither scratch volumes, snapshots nor thin
+    /// pools, those are unknown.
     #[must_use]
     pub fn not_volume(self) -> Option<NotVolume> {
         match self {
             Self::NotVolume(other) => Some(other),
             Self::Scratch(_) => Some(NotVolume { version: ScratchRecord::VERSION, kind: scratch::KIND.to_owned() }),
             Self::Snapshot(_) => Some(NotVolume { version: SnapshotRecord::VERSION, kind: snapshot::KIND.to_owned() }),
+            Self::ThinPool(_) => Some(NotVolume { version: ThinPoolRecord::VERSION, kind: thin::KIND.to_owned() }),
             Self::Foreign | Self::Record(_) | Self::Newer { .. } | Self::Broken { .. } => None,
         }
     }
@@ -169,6 +176,7 @@ impl Record {
             access: spec.access,
             filesystem: spec.filesystem,
             layout: spec.class.layout,
+            thin: false,
             parameters: spec.parameters_hash(),
             zeroed: Gib::NONE,
             wipe: spec.class.wipe,
@@ -179,6 +187,27 @@ impl Record {
             expansion: None,
             unknown: Vec::new(),
         }
+    }
+
+    /// The record of a new volume in a thin pool, which contains only zeros: if it is not filled from a source, nothing
+    /// has to be zeroed or wiped.
+    #[must_use]
+    pub(crate) fn new_thin(spec: &VolumeSpec, size: u64) -> Self {
+        let record = Self { thin: true, layout: Layout::Linear, ..Self::new(spec, size) };
+        match (record.filling, record.access) {
+            (true, _) => record,
+            (false, AccessTypes::Mount) => record.wiped(),
+            (false, AccessTypes::Block) => record.ready(),
+            // Its first use decides.
+            (false, AccessTypes::Both) => record.zeroed(Gib::needed_for(size)),
+        }
+    }
+
+    /// The same record of a volume that was created with the contents of its source. `filesystem_uuid`: the one that its
+    /// filesystem gets next; `None` if it contains none.
+    #[must_use]
+    pub(crate) fn filled_at_once(&self, filesystem_uuid: Option<Uuid>) -> Self {
+        Self { zeroed: Gib::needed_for(self.size), filesystem_uuid, ..self.clone() }
     }
 
     /// The same record while the volume is being expanded.
@@ -212,7 +241,13 @@ impl Record {
     /// The same record of a volume whose source turned out to contain nothing: it is prepared like an empty one.
     #[must_use]
     pub fn filled_with_nothing(&self) -> Self {
-        Self { zeroed: Gib::NONE, filling: false, ..self.clone() }
+        let nothing = Self { zeroed: Gib::NONE, filling: false, ..self.clone() };
+        match (self.thin, self.access) {
+            (false, _) => nothing,
+            // It reads as zeros, as when it was created.
+            (true, AccessTypes::Mount) => nothing.wiped(),
+            (true, AccessTypes::Block | AccessTypes::Both) => nothing.zeroed(Gib::needed_for(self.size)),
+        }
     }
 
     /// The same record in state `ready`, of a volume that has a filesystem with that UUID.

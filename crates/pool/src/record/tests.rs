@@ -12,6 +12,7 @@ fn sample() -> Record {
         access: AccessTypes::Mount,
         filesystem: Some(Filesystem::Ext4),
         layout: Layout::Linear,
+        thin: false,
         parameters: "abcdefghijklm".to_owned(),
         zeroed: Gib::NONE,
         wipe: None,
@@ -59,10 +60,15 @@ fn records_are_frozen() {
     let restored_from = source("s1:d5hwhwt27w:worker-1:snapshot-1");
     let filling = Record { source: restored_from, filling: true, zeroed: Gib(64), ..record.clone() };
     let filled = filling.ready_with(UUID);
+    let thin = Record { thin: true, ..record.wiped() };
     let from_nothing = filling.filled_with_nothing();
     let clone = Record { source: source("v1:d5hwhwt27w:worker-1:pvc-1"), filling: true, ..block.clone() };
     let erased = Record { filesystem_uuid: Some(UUID), ..disk.clone() };
     for (record, text) in [
+        (
+            thin,
+            "quarry1/s=new/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=t/p=abcdefghijklm/c=1",
+        ),
         (
             made,
             "quarry1/s=ready/n=pvc-6f0c2b1e-7c3a-4a50-9a4c-0f6f5b1f3f11/b=10737418240/a=m/f=ext4/l=l/p=abcdefghijklm/u=b79cd4bed8b35e16ac2f178919c3c36b",

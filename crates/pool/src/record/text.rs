@@ -6,7 +6,9 @@ use data_encoding::BASE32_NOPAD;
 use quarry_volume::{AccessTypes, Gib, Layout};
 use uuid::Uuid;
 
-use super::{ExpansionProgress, MARK, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, VERSION};
+use super::{
+    ExpansionProgress, MARK, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, ThinPoolRecord, VERSION,
+};
 
 /// The beginning of the field with the kind of the object, in a record of a higher version that is not of a
 /// volume.
@@ -39,6 +41,9 @@ impl Record {
         }
         if let Some(snapshot) = SnapshotRecord::read(version, fields) {
             return Tag::Snapshot(Box::new(snapshot));
+        }
+        if let Some(part) = ThinPoolRecord::read(version, fields) {
+            return Tag::ThinPool(part);
         }
         if let Some(record) = Self::read_filling(version, fields) {
             return Tag::Record(Box::new(record));
@@ -80,7 +85,10 @@ impl Record {
             return Err(missing("f"));
         }
         let layout = layout.ok_or_else(|| missing("l"))?;
-        let layout = Layout::from_code(layout).ok_or_else(|| bad("l", layout))?;
+        let (layout, thin) = match layout {
+            THIN => (Layout::Linear, true),
+            code => (Layout::from_code(code).ok_or_else(|| bad("l", code))?, false),
+        };
         let parameters = parameters.ok_or_else(|| missing("p"))?.to_owned();
         let zeroed = match zeroed {
             None => Gib::NONE,
@@ -115,6 +123,7 @@ impl Record {
             access,
             filesystem,
             layout,
+            thin,
             parameters,
             zeroed,
             wipe,
@@ -133,6 +142,8 @@ impl Record {
 /// contents, progress of an expansion. A key that is added later goes to the end, where a reader that does not know it
 /// keeps it.
 const KEYS: [&str; 13] = ["s", "n", "b", "a", "f", "l", "p", "z", "w", "u", "c", "i", "e"];
+/// The layout of a volume in a thin pool. A Quarry that does not know it lists such a volume, and changes nothing.
+const THIN: &str = "t";
 /// The version of the record of a volume that is being filled: an older Quarry must not prepare, use or delete it.
 const FILLING_VERSION: u32 = 2;
 
@@ -144,7 +155,8 @@ impl fmt::Display for Record {
         if let Some(filesystem) = self.filesystem {
             write!(f, "/f={filesystem}")?;
         }
-        write!(f, "/l={}/p={}", self.layout.code(), self.parameters)?;
+        let layout = if self.thin { THIN.to_owned() } else { self.layout.code() };
+        write!(f, "/l={layout}/p={}", self.parameters)?;
         if self.zeroed > Gib::NONE {
             write!(f, "/z={}", self.zeroed)?;
         }

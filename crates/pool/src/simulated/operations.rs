@@ -83,7 +83,7 @@ impl Inner {
                 Tag::Newer { version } => Recorded::Newer(version),
                 Tag::Broken { why } => Recorded::Broken(why),
                 Tag::Foreign => Recorded::Broken("it has no record".to_owned()),
-                Tag::NotVolume(_) | Tag::Scratch(_) | Tag::Snapshot(_) => return None,
+                Tag::NotVolume(_) | Tag::Scratch(_) | Tag::Snapshot(_) | Tag::ThinPool(_) => return None,
             },
             health: Health::Whole,
         })

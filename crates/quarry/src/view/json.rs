@@ -40,6 +40,11 @@ pub(super) fn pool(listed: &ListedPool) -> Value {
         "largest_bytes": pool.space.largest(&Layout::Linear).bytes,
         "metadata_bytes": pool.usable_metadata(),
         "metadata_free_bytes": pool.metadata_free.min(pool.usable_metadata()),
+        "thin": pool.thin.map(|thin| json!({
+            "data_percent": thin.data_percent,
+            "metadata_percent": thin.metadata_percent,
+            "virtual_bytes": thin.virtual_size,
+        })),
         "volumes": pool.volumes,
         "problems": pool.all_problems(),
         "reachable": reachable,

@@ -108,7 +108,10 @@ pub(super) fn pool(listed: &ListedPool) -> Vec<String> {
         show_size(pool.free()),
         show_size(pool.space.largest(&Layout::Linear).bytes),
         pool.volumes.to_string(),
-        used(pool.usable_metadata(), pool.metadata_free),
+        match pool.thin {
+            Some(thin) => format!("{}%", thin.metadata_percent),
+            None => used(pool.usable_metadata(), pool.metadata_free),
+        },
         state.to_owned(),
         problem(&problems.join("; "), *reachable),
     ]

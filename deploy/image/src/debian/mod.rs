@@ -27,6 +27,7 @@ const PACKAGES: &[&str] = &[
     "dmsetup",
     "e2fsprogs",
     "lvm2",
+    "thin-provisioning-tools",
     "util-linux",
     "xfsprogs",
     // The release files and the licences.
@@ -43,6 +44,7 @@ const PACKAGES: &[&str] = &[
     "libdevmapper-event1.02.1",
     "libdevmapper1.02.1",
     "libedit2",
+    "libexpat1",
     "libext2fs2",
     "libgcrypt20",
     "libgpg-error0",
@@ -56,6 +58,7 @@ const PACKAGES: &[&str] = &[
     "libselinux1",
     "libsmartcols1",
     "libss2",
+    "libstdc++6",
     "libsystemd0",
     "libtinfo6",
     "libudev1",

@@ -23,6 +23,7 @@ mod speed;
 mod stats;
 mod steps;
 mod stop_and_start;
+mod thin;
 
 use std::time::Duration;
 
@@ -93,6 +94,12 @@ fn own() -> Vec<Scenario> {
             about: "snapshots while a volume is used; restored and cloned to other layouts, sizes and whole disks",
             limit: minutes(20),
             run: |context| Box::pin(snapshot::run(context)),
+        },
+        Scenario {
+            name: "thin",
+            about: "thin pools: created, also from halves; their volumes' life, snapshots and copies; growing; full pools",
+            limit: minutes(25),
+            run: |context| Box::pin(thin::run(context)),
         },
         Scenario {
             name: "power-cut-copies",

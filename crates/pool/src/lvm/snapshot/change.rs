@@ -8,7 +8,7 @@ use quarry_lvm::{LogicalVolume, SnapshotStatus, VolumeGroup, capacity, cow_exten
 use quarry_volume::{CowSize, Error, Extents, Reason, Result};
 
 use super::super::{LvmPool, device, name};
-use super::{all, from_logical, left_over, name_for};
+use super::{all_on, from_logical, left_over, name_for};
 use crate::{Health, Pool as _, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotRecord};
 
 impl LvmPool {
@@ -44,13 +44,7 @@ impl LvmPool {
         self.check_complete(&group)?;
         check_source(&self.name, &group, &current, source)?;
         let (wanted, name) = (record.id_name(), name_for(&record.id_name()));
-        if let Some(other) = all(&group).into_iter().find(|other| other.name == wanted) {
-            return Err(Error::new(
-                Reason::Exists,
-                format!("pool {}: snapshot {} already exists", self.name, other.record.name),
-            ));
-        }
-        name::check_free(&self.name, &group, &name)?;
+        self.check_new_snapshot(&group, &current, &wanted, &name)?;
         let extents = cow_extents(group.extent_size, source.size, cow_size);
         let pvs = match capacity::closed(&group) {
             Some(why) => return Err(self.no_room_for_snapshot(&group, &current, extents, None, &[why])),
@@ -74,6 +68,23 @@ impl LvmPool {
             return Err(if refused { self.undo_snapshot(&name, &tag, error).await } else { error.not_final() });
         }
         self.make_ready(&current, &name, record, (extents, created)).await.map_err(Error::not_final)
+    }
+
+    /// Checks that neither a snapshot with that name in its ID nor a logical volume with that name exists.
+    pub(in crate::lvm) fn check_new_snapshot(
+        &self,
+        group: &VolumeGroup,
+        volume: &PoolVolume,
+        wanted: &str,
+        name: &str,
+    ) -> Result<()> {
+        match all_on(group, &volume.storage).into_iter().find(|other| other.name == wanted) {
+            Some(other) => Err(Error::new(
+                Reason::Exists,
+                format!("pool {}: snapshot {} already exists", self.name, other.record.name),
+            )),
+            None => name::check_free(&self.name, group, name),
+        }
     }
 
     /// Checks the snapshot that lvm has just made, and makes its record `ready`.
@@ -146,7 +157,7 @@ impl LvmPool {
     /// The error of a snapshot whose lvcreate failed. lvcreate may have created a part of it nevertheless; that was
     /// never handed out, so it is removed again. The caller holds the pool lock, and has held it since the name was
     /// free.
-    async fn undo_snapshot(&self, name: &str, tag: &str, error: Error) -> Error {
+    pub(in crate::lvm) async fn undo_snapshot(&self, name: &str, tag: &str, error: Error) -> Error {
         if !error.reason.is_final() {
             return error;
         }
@@ -176,7 +187,10 @@ impl LvmPool {
             found.map_err(|error| Error::host(format!("finding the device of snapshot {}: {error}", snapshot.name)))
         };
         if find()?.is_none() {
-            let activated = commands::activate(&group, found).await;
+            let activated = match found.is_thin() {
+                true => commands::thin::activate_skipped(&group, found).await,
+                false => commands::activate(&group, found).await,
+            };
             self.recover_if_killed(&group, &activated).await;
             activated.map_err(|error| self.explain(error))?;
         }
@@ -186,6 +200,9 @@ impl LvmPool {
                 group.name, found.name, group.name
             ))
         })?;
+        if found.is_thin() {
+            return Ok(node);
+        }
         // Only the kernel knows it, and only now: it may have become full before the last boot.
         match snapshot_status(group.uuid, found.uuid) {
             Some(SnapshotStatus::Used(_)) => Ok(node),
@@ -198,6 +215,21 @@ impl LvmPool {
                  the kernel log",
                 self.name, current.record.name
             ))),
+        }
+    }
+
+    /// See [`crate::Pool::deactivate_snapshot`]. The caller holds the pool lock.
+    pub(in crate::lvm) async fn deactivate_snapshot_device(&self, snapshot: &PoolSnapshot) -> Result<()> {
+        let group = self.group().await?;
+        let (_, found) = self.current_snapshot(&group, snapshot)?;
+        if quarry_lvm::open_count(group.uuid, found.uuid) != Some(0) {
+            return Ok(());
+        }
+        let deactivated = commands::deactivate(&group, found).await;
+        self.recover_if_killed(&group, &deactivated).await;
+        match deactivated {
+            Ok(()) | Err(quarry_lvm::Error::InUse { .. }) => Ok(()),
+            Err(error) => Err(self.explain(error)),
         }
     }
 
@@ -241,7 +273,7 @@ impl LvmPool {
         let of_volume = |snapshot: &PoolSnapshot| {
             snapshot.record.source.volume == volume.name && snapshot.record.source.storage == volume.storage
         };
-        let left = all(group)
+        let left = all_on(group, &volume.storage)
             .into_iter()
             .filter(|snapshot| of_volume(snapshot) && matches!(snapshot.health, SnapshotHealth::Incomplete(_)));
         let mut current = Arc::clone(group);

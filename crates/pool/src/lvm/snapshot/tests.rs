@@ -164,7 +164,10 @@ fn only_plain_volumes_have_snapshots() {
 
 #[test]
 fn problems_and_a_lack_of_space_are_shown_to_the_operator() {
-    let hint = |size: u64, status| hint(&with(LogicalVolume { size, snapshot: status, ..lv("s", READY, Some("a")) }));
+    let hint = |size: u64, status| {
+        let group = with(LogicalVolume { size, snapshot: status, ..lv("s", READY, Some("a")) });
+        hint(&group, &volume::storage_of(group.uuid))
+    };
     assert_eq!(hint(20 * MIB, None), None);
     assert_eq!(hint(20 * MIB, Some(SnapshotStatus::Used(79))), None);
     let text = hint(20 * MIB, Some(SnapshotStatus::Used(80))).unwrap();

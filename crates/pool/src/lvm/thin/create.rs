@@ -1,0 +1,223 @@
+//! Creates and expands thin volumes.
+
+use std::sync::Arc;
+
+use quarry_lvm::commands::thin::{CreateThin, CreateThinSnapshot, create_thin, create_thin_snapshot, extend_thin};
+use quarry_lvm::commands::{TagChange, change_tags};
+use quarry_lvm::{LogicalVolume, VolumeGroup};
+use quarry_volume::{Error, Extents, Reason, Result, SizeRange, VolumeSpec, safe_name};
+
+use super::super::{LvmPool, name, volume};
+use super::{closed, room, same_storage};
+use crate::pool::{Contents, ContentsOf, Expansion};
+use crate::{Health, PoolVolume, Record, ThinPoolConfig};
+
+impl LvmPool {
+    /// See [`crate::Pool::create`]. The caller holds the pool lock.
+    pub(in crate::lvm) async fn create_thin_volume(
+        &self,
+        config: &ThinPoolConfig,
+        spec: &VolumeSpec,
+    ) -> Result<PoolVolume> {
+        let group = self.group().await?;
+        let (name, size) = self.check_new_volume(&group, config, spec)?;
+        let record = Record::new_thin(spec, size);
+        let (pool, tag) = (self.thin_pool_in(&group, config)?, record.to_string());
+        let request = CreateThin { pool, name: &name, extents: group.extent_size.whole_in(size), tag: &tag };
+        let made = create_thin(&group, &request).await;
+        let refused = made.is_err();
+        if let Err(error) = self.commit(&group, made).await {
+            return Err(if refused { self.undo_create(&name, &record, error).await } else { error.not_final() });
+        }
+        self.created_thin_volume(&name, &tag).await.map(|(_, volume)| volume)
+    }
+
+    /// See [`crate::Pool::create_with_contents`]. The caller holds the pool lock.
+    pub(in crate::lvm) async fn create_thin_copy(
+        &self,
+        config: &ThinPoolConfig,
+        spec: &VolumeSpec,
+        contents: &Contents<'_>,
+    ) -> Result<Option<PoolVolume>> {
+        let group = self.group().await?;
+        let (storage, uuid) = match contents.of {
+            ContentsOf::Snapshot(snapshot) => (&snapshot.storage, snapshot.logical()?.1),
+            ContentsOf::Volume(volume) => (&volume.storage, volume.logical()?.1),
+        };
+        if *storage != self.storage_in(&group)? || spec.source.is_none() {
+            return Ok(None);
+        }
+        let source = group.volumes().find(|found| found.uuid == uuid && same_storage(&group, found, storage));
+        let Some(source) = source else {
+            return Err(Error::unavailable(format!(
+                "pool {}: the source was removed or changed in the meantime: retry",
+                self.name
+            )));
+        };
+        let (name, size) = self.check_new_volume(&group, config, spec)?;
+        if size < source.size {
+            return Ok(None);
+        }
+        let record = Record::new_thin(spec, size);
+        let tag = record.to_string();
+        let request = CreateThinSnapshot { source, name: &name, tag: &tag, writable: true };
+        let made = create_thin_snapshot(&group, &request).await;
+        let refused = made.is_err();
+        if let Err(error) = self.commit(&group, made).await {
+            return Err(if refused { self.undo_create(&name, &record, error).await } else { error.not_final() });
+        }
+        let filled = self.complete_thin_copy(&name, &record, contents.filesystem).await;
+        filled.map(Some).map_err(Error::not_final)
+    }
+
+    /// Makes a copy as large as its record says, and marks its contents as complete. Until then, its creation counts as
+    /// interrupted.
+    async fn complete_thin_copy(&self, name: &str, record: &Record, filesystem: bool) -> Result<PoolVolume> {
+        let tag = record.to_string();
+        let (mut group, made) = self.created_thin_volume(name, &tag).await?;
+        if made.size < record.size {
+            let (_, logical) = self.current(&group, &made)?;
+            let extended = extend_thin(&group, logical, group.extent_size.whole_in(record.size)).await;
+            self.commit(&group, extended).await?;
+            group = self.group().await?;
+        }
+        let (_, logical) = self.current(&group, &made)?;
+        let filled = record.filled_at_once(filesystem.then(|| made.filesystem_uuid())).to_string();
+        let changed = change_tags(&group, logical, TagChange { del: &[&tag], add: &[&filled] }).await;
+        self.commit(&group, changed).await?;
+        let (group, filled) = self.created_thin_volume(name, &filled).await?;
+        let (_, logical) = self.current(&group, &filled)?;
+        self.refresh_if_short(&group, logical).await?;
+        Ok(filled)
+    }
+
+    /// The volume that lvm has just created with that tag.
+    async fn created_thin_volume(&self, name: &str, tag: &str) -> Result<(Arc<VolumeGroup>, PoolVolume)> {
+        let group = self.group().await.map_err(Error::not_final)?;
+        let logical = group.volumes().find(|made| made.name == name && made.tags.iter().any(|found| found == tag));
+        let made = logical.and_then(|logical| volume::from_logical(&group, logical)).ok_or_else(|| {
+            Error::unavailable(format!("{}/{name} was created, but was removed in the meantime; retry", group.name))
+        })?;
+        Ok((group, made))
+    }
+
+    /// Checks that a volume can be created, and returns the name of its logical volume and its size.
+    fn check_new_volume(
+        &self,
+        group: &VolumeGroup,
+        config: &ThinPoolConfig,
+        spec: &VolumeSpec,
+    ) -> Result<(String, u64)> {
+        let name = safe_name(&spec.name);
+        name::check_free(&self.name, group, &name)?;
+        let size = spec.size.choose(Self::unit(group, &spec.class.layout))?;
+        self.check_room(group, config, group.extent_size.whole_in(size), &format!("a volume of {size} bytes"))?;
+        self.check_complete(group)?;
+        Ok((name, size))
+    }
+
+    /// Checks that the thin pool has room for that much more.
+    ///
+    /// # Errors
+    /// `NoSpace`.
+    pub(super) fn check_room(
+        &self,
+        group: &VolumeGroup,
+        config: &ThinPoolConfig,
+        extents: Extents,
+        what: &str,
+    ) -> Result<()> {
+        let pool = self.thin_pool_in(group, config)?;
+        let left = room(group, pool, config);
+        let why = match closed(group, pool) {
+            Some(why) => why,
+            None if extents <= left => return Ok(()),
+            None => format!(
+                "its volumes and snapshots may have {} % of its size together, which leaves {} bytes; delete some, extend \
+                 the thin pool, or set a higher ratio (overprovision)",
+                config.overprovision,
+                group.extent_size.bytes(left)
+            ),
+        };
+        Err(Error::new(Reason::NoSpace, format!("pool {} cannot hold {what}: {why}", self.name)))
+    }
+
+    /// See [`crate::Pool::reserve_expansion`]: a thin volume needs no new space, only permission.
+    pub(in crate::lvm) async fn check_thin_expansion(
+        &self,
+        config: &ThinPoolConfig,
+        volume: &PoolVolume,
+        size: &SizeRange,
+    ) -> Result<Option<Expansion>> {
+        let group = self.group().await?;
+        let (current, logical) = self.current(&group, volume)?;
+        current.record()?;
+        if !current.needs_expansion(size)? {
+            if super::super::device::is_smaller(&current)? {
+                let _lock = self.lock().await?;
+                self.refresh_if_short(&group, logical).await?;
+            }
+            return Ok(None);
+        }
+        self.check_complete(&group)?;
+        self.check_thin_expandable(&group, &current, logical)?;
+        let target = current.expanded_size(size, group.extent_size.0)?;
+        let more = group.extent_size.needed_for(target.saturating_sub(current.size));
+        self.check_room(&group, config, more, &format!("volume {} with {target} bytes", current.name)).map_err(
+            |error| {
+                let pool = group.thin_pool(&config.name);
+                let left = pool.filter(|pool| closed(&group, pool).is_none()).map(|pool| room(&group, pool, config));
+                let largest = current.size.saturating_add(group.extent_size.bytes(left.unwrap_or_default()));
+                Error::new(
+                    Reason::SizeOutOfRange,
+                    format!("{}; the largest size that is possible now is {largest} bytes", error.message),
+                )
+            },
+        )?;
+        Ok(Some(Expansion { size: target, device: None }))
+    }
+
+    /// See [`crate::Pool::expand`].
+    pub(in crate::lvm) async fn expand_thin_volume(
+        &self,
+        volume: &PoolVolume,
+        expansion: &Expansion,
+    ) -> Result<PoolVolume> {
+        let _lock = self.lock().await?;
+        let group = self.group().await?;
+        let (current, logical) = self.current(&group, volume)?;
+        current.record()?;
+        if current.size >= expansion.size {
+            self.refresh_if_short(&group, logical).await?;
+            return Ok(current);
+        }
+        self.check_complete(&group)?;
+        self.check_thin_expandable(&group, &current, logical)?;
+        let extended = extend_thin(&group, logical, group.extent_size.needed_for(expansion.size)).await;
+        self.commit(&group, extended).await?;
+        let group = self.group().await?;
+        let (current, logical) = self.current(&group, volume)?;
+        self.refresh_if_short(&group, logical).await?;
+        match current.size < expansion.size {
+            true => Err(Error::unavailable(format!(
+                "pool {}: volume {} was changed in the meantime: retry",
+                self.name, current.name
+            ))),
+            false => Ok(current),
+        }
+    }
+
+    fn check_thin_expandable(&self, group: &VolumeGroup, volume: &PoolVolume, logical: &LogicalVolume) -> Result<()> {
+        let (pool, name) = (&self.name, &volume.name);
+        if let Some(why) = group.operation_in_progress(logical) {
+            return Err(Error::new(
+                Reason::UnderWay,
+                format!("pool {pool}: volume {name} cannot be expanded now: {why}"),
+            ));
+        }
+        match &volume.health {
+            Health::Lost(why) | Health::Incomplete(why) => Err(Error::unavailable(why.clone())),
+            Health::Whole | Health::Degraded(_) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Thin pools: how they are created, the life of their volumes, and what happens when they are full.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use quarry_vm::{Config, Disk, PowerCut, Vm};
+use tonic::Code;
+
+use crate::csi::{Ask, MIB, Made, refused, retry};
+use crate::node::{GROUP, Node};
+use crate::scenario::{Context, Passed};
+use crate::scenarios::expand::fills_device;
+use crate::scenarios::snapshot::contents::{Contents, changed, contents, fill};
+use crate::scenarios::steps::{close, open, until};
+
+const DISK: u64 = 3 << 30;
+/// The size of the pool `thin`.
+const POOL: i64 = 800 * MIB;
+/// How many times the size of a pool its volumes may have.
+const RATIO: i64 = 4;
+/// A pool is looked at every ten seconds, and a failed step is repeated after a minute.
+const MADE: Duration = Duration::from_secs(120);
+
+pub async fn run(context: Context) -> Passed {
+    let config = Config::new("thin").disk(Disk::new("d1", DISK)).disk(Disk::new("d2", DISK));
+    let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
+    let pools = [
+        format!("thin, create: true, size: {POOL}, overprovision: {RATIO}"),
+        // Full pools, with each behaviour.
+        format!("fails, create: true, size: 64Mi, overprovision: {RATIO}, errorWhenFull: true"),
+        format!("waits, create: true, size: 64Mi, overprovision: {RATIO}"),
+        format!("grows, create: true, size: 64Mi, overprovision: {RATIO}, extend: {{at: 60, by: 100}}"),
+        "striped, create: true, size: 64Mi, layout: striped".to_owned(),
+        "mirrored, create: true, size: 64Mi, layout: raid1".to_owned(),
+        "foreign, create: true, size: 64Mi".to_owned(),
+    ];
+    let mut yaml = format!("pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n");
+    for pool in &pools {
+        let name = pool.split(',').next().unwrap_or_default();
+        yaml += &format!("  - name: {name}\n    lvm: {{volumeGroup: {GROUP}, thinPool: {{name: {pool}}}}}\n");
+    }
+    node.configure(&yaml).await?;
+    half_made(&node).await?;
+    node.serve().await?;
+    made(&node).await.context("creation of the pools")?;
+
+    let kinds = Ask::each_filesystem("pvc-").into_iter().chain([Ask::block("pvc-block")]);
+    let mut copies = 0;
+    for ask in kinds {
+        let what = ask.name.clone();
+        copies += life(&mut node, ask.parameter("pool", "thin")).await.with_context(|| what.clone())?;
+        context.say(format_args!("{what}: done"));
+    }
+    ratio(&node).await.context("the ratio of virtual to real space")?;
+    let seen = full(&node).await.context("a full pool")?;
+    extended(&node).await.context("a pool that is extended")?;
+    nothing_left(&node).await?;
+    Ok(format!("{copies} volumes restored or cloned; {seen}"))
+}
+
+/// What a power cut leaves of pools that are being created, and a volume that is not Quarry's.
+async fn half_made(node: &Node) -> Result<()> {
+    let tag = |part: &str, pool: &str| format!("--addtag quarry2/k=thin-pool/p={part}/n={pool}");
+    let make = "lvcreate -qq -y -an -Wn -Zn";
+    let script = format!(
+        "{make} -L 64M -n fails {} {GROUP}; {make} -L 64M -n waits {} {GROUP}; {make} -L 4M -n quarry_metadata_waits {} \
+         {GROUP}; {make} -L 64M -n foreign {GROUP}",
+        tag("data", "fails"),
+        tag("data", "waits"),
+        tag("metadata", "waits")
+    );
+    node.vm.sh(script).await.map(drop)
+}
+
+fn class(pool: &str) -> Ask {
+    Ask::block("x").parameter("pool", pool)
+}
+
+/// The pools are there, as the configuration says.
+async fn made(node: &Node) -> Result<()> {
+    for pool in ["thin", "fails", "waits", "grows", "striped", "mirrored"] {
+        let class = class(pool).parameters;
+        until(&format!("pool {pool}"), MADE, || async { Ok(node.csi.capacity(&class).await?.0 > 0) }).await?;
+    }
+    let (free, largest) = node.csi.capacity(&class("thin").parameters).await?;
+    ensure!((free, largest) == (RATIO * POOL, RATIO * POOL), "{free} bytes, {largest} at most");
+    let report = node
+        .vm
+        .sh(format!(
+            "lvs -a --noheadings --units m --nosuffix -o lv_name,lv_layout,lv_when_full,zero,lv_size {GROUP} | tr -s ' '"
+        ))
+        .await?;
+    let has = |words: &str| report.lines().any(|line| line.trim().starts_with(words));
+    for words in ["thin thin,pool queue zero 800", "fails thin,pool error zero 64", "waits thin,pool queue zero 64"] {
+        ensure!(has(words), "no {words:?} in\n{report}");
+    }
+    ensure!(has("[striped_tdata] striped") && has("[mirrored_tdata] raid,raid1"), "{report}");
+    ensure!(has("[mirrored_tmeta] raid,raid1") && report.contains("_pmspare]"), "{report}");
+    // Not Quarry's: it stays as it is, and the pool says why it cannot be used.
+    ensure!(has("foreign linear"), "{report}");
+    let answer = node.csi.create(&class("foreign")).await;
+    refused("a volume in a pool whose name is taken", answer, Code::Unavailable, "is not a thin pool")?;
+    let (main, _) = node.csi.capacity(&class("main").parameters).await?;
+    ensure!(main > 0, "the ordinary pool beside them is full");
+    Ok(())
+}
+
+/// The life of a volume. Returns how often it was copied.
+async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
+    let source = retry(|| node.csi.create(&ask)).await?;
+    open(node, &source).await?;
+    fill(node, &source, "first").await?;
+    let before = contents(node, &source).await?;
+    let taken = retry(|| node.csi.snapshot("snap-1", &source.id)).await.context("CreateSnapshot")?;
+    ensure!(taken.ready_to_use && taken.size_bytes == source.size, "{taken:?}");
+    fill(node, &source, "second").await?;
+    let after = contents(node, &source).await?;
+    ensure!(changed(&before, &after), "the test writes nothing else");
+
+    node.vm.sh("sync -f /etc/quarry; sync -f /var/lib/kubelet").await?;
+    node.vm.power_cut_with(PowerCut::LoseAll).await?;
+    node.lost_power();
+    node.vm.boot_again().await?;
+    node.serve().await.context("after a power cut")?;
+    let thin = class("thin").parameters;
+    until("the pool after a power cut", MADE, || async { Ok(node.csi.capacity(&thin).await?.0 > 0) }).await?;
+    open(node, &source).await.context("after a power cut")?;
+    after.check(node, &source).await.context("the source after a power cut")?;
+
+    let id = &taken.snapshot_id;
+    let at_once = ask.name != "pvc-btrfs";
+    let larger = ask.clone().named("pvc-larger").size((source.size + 64 * MIB).max(256 * MIB));
+    copy(node, larger.filled_from_snapshot(id), &before, at_once).await.context("restored")?;
+    copy(node, ask.clone().named("pvc-clone").filled_from_volume(&source), &after, at_once).await.context("cloned")?;
+    let thick = ask.clone().named("pvc-thick").parameter("pool", "main");
+    copy(node, thick.clone().filled_from_snapshot(id), &before, false)
+        .await
+        .context("restored in the ordinary pool")?;
+
+    // From the ordinary pool to the thin one.
+    let thick =
+        retry(|| node.csi.create(&thick.filled_from_volume(&source))).await.context("cloned to the other pool")?;
+    let back = ask.clone().named("pvc-back").filled_from_volume(&thick);
+    copy(node, back, &after, false).await.context("cloned back")?;
+    retry(|| node.csi.delete(&thick.id)).await?;
+
+    grow(node, &source).await?;
+    after.check(node, &source).await.context("the source after it became larger")?;
+    // The snapshot does not depend on it.
+    close(node, &source).await?;
+    retry(|| node.csi.delete(&source.id)).await.context("deletion of the source")?;
+    let restored = ask.clone().named("pvc-after").filled_from_snapshot(id);
+    copy(node, restored, &before, at_once).await.context("restored after the deletion of the source")?;
+    retry(|| node.csi.delete_snapshot(id)).await.context("DeleteSnapshot")?;
+    let (free, _) = node.csi.capacity(&thin).await?;
+    ensure!(free == RATIO * POOL, "{free} bytes are free");
+    Ok(5)
+}
+
+/// Creates the copy, uses it, checks its contents, and deletes it.
+async fn copy(node: &Node, ask: Ask, expected: &Contents, at_once: bool) -> Result<()> {
+    let made = retry(|| node.csi.create(&ask)).await.context("CreateVolume")?;
+    let again = node.csi.create(&ask).await.context("CreateVolume again")?;
+    ensure!(again.id == made.id && again.size == made.size, "{again:?} instead of {made:?}");
+    let origin = node.vm.sh(format!("lvs --noheadings -o origin {GROUP}/{}", ask.name)).await?;
+    ensure!(origin.trim().is_empty() != at_once, "{} has the origin {origin:?}", ask.name);
+    open(node, &made).await?;
+    expected.check(node, &made).await.context("the copy's contents")?;
+    if !ask.is_block() {
+        fills_device(node, &made).await?;
+    }
+    fill(node, &made, "third").await?;
+    close(node, &made).await?;
+    retry(|| node.csi.delete(&made.id)).await.map_err(Into::into)
+}
+
+/// Makes a volume in use larger, and back in use after it became larger offline.
+async fn grow(node: &Node, made: &Made) -> Result<()> {
+    let mut made = made.clone();
+    for step in 1..=2 {
+        let size = made.size.max(256 * MIB) + 32 * MIB;
+        if step == 2 {
+            close(node, &made).await?;
+        }
+        let grown = retry(|| node.csi.expand(&made, size)).await.context("ControllerExpandVolume")?;
+        ensure!(grown.size == size && grown.on_node != made.ask.is_block(), "{grown:?}");
+        made.size = grown.size;
+        match step {
+            2 => open(node, &made).await?,
+            _ if made.ask.is_block() => {}
+            _ => {
+                node.csi.node_expand(&made, &made.target()).await.context("NodeExpandVolume")?;
+            }
+        }
+        if !made.ask.is_block() {
+            fills_device(node, &made).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Sizes are limited by the ratio, snapshots count, and nothing larger is possible.
+async fn ratio(node: &Node) -> Result<()> {
+    let thin = class("thin").parameters;
+    let huge = Ask::block("pvc-huge").parameter("pool", "thin").size(RATIO * POOL + 1);
+    refused("more than the ratio", node.csi.create(&huge).await, Code::ResourceExhausted, "400 %")?;
+    let made = retry(|| node.csi.create(&huge.clone().size(2 * POOL))).await?;
+    ensure!(node.csi.capacity(&thin).await?.0 == 2 * POOL, "half of it is left");
+    refused("growth beyond it", node.csi.expand(&made, RATIO * POOL + 1).await, Code::OutOfRange, "the largest size")?;
+    let taken = retry(|| node.csi.snapshot("snap-huge", &made.id)).await?;
+    ensure!(node.csi.capacity(&thin).await?.0 == 0, "nothing is left");
+    let more = node.csi.snapshot("snap-more", &made.id).await;
+    refused("a snapshot beyond it", more, Code::ResourceExhausted, "400 %")?;
+    refused(
+        "a layout",
+        node.csi.create(&class("thin").parameter("layout", "raid1")).await,
+        Code::ResourceExhausted,
+        "thin",
+    )?;
+    retry(|| node.csi.delete(&made.id)).await?;
+    retry(|| node.csi.delete_snapshot(&taken.snapshot_id)).await.map_err(Into::into)
+}
+
+/// Fills pools to their end.
+async fn full(node: &Node) -> Result<String> {
+    let mut seen = Vec::new();
+    for pool in ["fails", "waits"] {
+        let made = retry(|| node.csi.create(&Ask::block("pvc-full").parameter("pool", pool).size(128 * MIB))).await?;
+        open(node, &made).await?;
+        ensure!(node.csi.health(&made.id).await?.is_empty(), "a new volume in an empty pool has a problem");
+        let (target, began) = (made.target(), Instant::now());
+        node.vm
+            .sh(format!(
+                "(dd if=/dev/zero of='{target}' bs=1M count=100 oflag=direct conv=notrunc >/run/dd.log 2>&1; \
+                 echo ended $? >>/run/dd.log) >/dev/null 2>&1 </dev/null &"
+            ))
+            .await?;
+        let log = || async { node.vm.sh("cat /run/dd.log").await };
+        if pool == "fails" {
+            until("the write fails", Duration::from_secs(30), || async { Ok(log().await?.contains("ended 1")) })
+                .await?;
+            ensure!(log().await?.contains("No space left on device"), "{}", log().await?);
+        }
+        let id = &made.id;
+        until("the volume shows it", Duration::from_secs(40), || async {
+            let health = node.csi.health(id).await?;
+            Ok(health.iter().any(|entry| format!("{entry:?}").contains("is full")))
+        })
+        .await?;
+        let more = node.csi.create(&Ask::block("pvc-more").parameter("pool", pool)).await;
+        refused("another volume", more, Code::ResourceExhausted, "is full")?;
+        if pool == "waits" {
+            ensure!(!log().await?.contains("ended"), "the write did not wait: {}", log().await?);
+        }
+        // The operator extends it.
+        node.vm.sh(format!("lvextend -qq --size +64M {GROUP}/{pool}")).await?;
+        if pool == "waits" {
+            until("the write ends", Duration::from_secs(30), || async { Ok(log().await?.contains("ended 0")) }).await?;
+            seen.push(format!("a write waited {} s for space", began.elapsed().as_secs()));
+        } else {
+            seen.push("a write failed at once".to_owned());
+        }
+        until("the problem is gone", Duration::from_secs(40), || async { Ok(node.csi.health(id).await?.is_empty()) })
+            .await
+            .or_else(|error| if pool == "waits" { Ok(Duration::ZERO) } else { Err(error) })?;
+        close(node, &made).await?;
+        retry(|| node.csi.delete(&made.id)).await?;
+    }
+    Ok(seen.join(", "))
+}
+
+/// A pool that is extended in time.
+async fn extended(node: &Node) -> Result<()> {
+    let made = retry(|| node.csi.create(&Ask::block("pvc-grows").parameter("pool", "grows").size(128 * MIB))).await?;
+    open(node, &made).await?;
+    let script =
+        format!("dd if=/dev/zero of='{}' bs=1M count=120 oflag=direct conv=notrunc status=none", made.target());
+    node.vm.sh(script).await.context("writing more than the pool had")?;
+    let size = node.vm.sh(format!("lvs --noheadings --units m --nosuffix -o lv_size {GROUP}/grows")).await?;
+    ensure!(size.trim().parse::<f64>()? >= 120.0, "the pool has {size} MiB");
+    close(node, &made).await?;
+    retry(|| node.csi.delete(&made.id)).await.map_err(Into::into)
+}
+
+/// Only the pools, and what was there before, are left.
+async fn nothing_left(node: &Node) -> Result<()> {
+    let left = node
+        .vm
+        .sh(format!(
+            "lvs --noheadings -o lv_name,lv_tags {GROUP} | grep -E 'quarry[12]/' | grep -v k=thin-pool || true"
+        ))
+        .await?;
+    ensure!(left.trim().is_empty(), "something is left:\n{left}");
+    let mounts = node.vm.sh("grep -E ' /var/lib/kubelet/.' /proc/self/mountinfo || true").await?;
+    ensure!(mounts.trim().is_empty(), "mounts are left:\n{mounts}");
+    Ok(())
+}
