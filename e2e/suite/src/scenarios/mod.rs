@@ -101,6 +101,12 @@ fn own() -> Vec<Scenario> {
             run: |context| Box::pin(snapshot::power::run(context)),
         },
         Scenario {
+            name: "copy-speed",
+            about: "the time of a copy compared with dd, for each kind of source and target, full and with holes",
+            limit: minutes(50),
+            run: |context| Box::pin(snapshot::speed::run(context)),
+        },
+        Scenario {
             name: "disk-lifecycle",
             about: "the life of a volume on whole disks: virtio, NVMe, SCSI, 512- and 4096-byte sectors, all wipe policies",
             limit: minutes(15),

@@ -1,7 +1,9 @@
 //! Snapshots, volumes that are restored from them, and clones.
 
+mod broken;
 pub mod contents;
 pub mod power;
+pub mod speed;
 
 use anyhow::{Context as _, Result, ensure};
 use quarry_vm::{Bus, Config, Disk, PowerCut, Vm};
@@ -51,8 +53,9 @@ pub async fn run(context: Context) -> Passed {
     never_used(&node).await.context("a source that was never used")?;
     overflow(&node).await.context("a snapshot that becomes full")?;
     whole_disk(&node).await.context("a clone of a whole disk")?;
+    broken::variants(&node).await.context("copies onto a former owner's bytes")?;
     node.expect_empty().await?;
-    Ok(format!("{copies} volumes restored or cloned, each with the bytes of its source"))
+    Ok(format!("{copies} volumes restored or cloned, each with the bytes of its source; 2 broken variants, 2 caught"))
 }
 
 /// A volume whose snapshots are restored, and that is cloned, while it is written to. Returns how often.

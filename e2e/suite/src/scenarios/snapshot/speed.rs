@@ -1,0 +1,156 @@
+//! The time of a copy, compared with `dd` of the same bytes in the same run.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use quarry_vm::{Bus, Config, Disk, Shape, Vm};
+
+use crate::csi::{Ask, MIB, Made, retry};
+use crate::node::{GROUP, Node};
+use crate::scenario::{Context, Passed};
+use crate::scenarios::expand::laid_out;
+use crate::scenarios::steps::{close, open, until};
+
+/// The difference between two sizes shows the time of the bytes alone, without that of lvm.
+const SIZES: [i64; 2] = [128 * MIB, 640 * MIB];
+/// How often each size is copied by each.
+const ROUNDS: usize = 3;
+/// What Quarry adds to a volume on a whole disk: docs/disk-format.md.
+const CLAIM: i64 = 3 * MIB;
+const KINDS: [&str; 4] = ["linear", "striped", "raid1", "whole disk"];
+
+/// What a source contains.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Filling {
+    /// Random bytes everywhere.
+    Full,
+    /// One MiB in eight.
+    Eighth,
+}
+
+/// Medians, in seconds per GiB.
+struct Times {
+    quarry: f64,
+    dd: f64,
+}
+
+pub async fn run(context: Context) -> Passed {
+    let mut config = Config::new("copy-speed").disk(Disk::new("d1", 4 << 30)).disk(Disk::new("d2", 4 << 30));
+    // Two processors: reading and writing need not wait for each other.
+    config = config.shape(Shape { cpus: 2, ..Shape::default() });
+    for (index, size) in SIZES.into_iter().chain(SIZES).enumerate() {
+        config = config.disk(Disk::new(format!("whole{index}"), (size + CLAIM).unsigned_abs()).bus(Bus::Scsi));
+    }
+    let mut node = Node::with_vm(Vm::start(config).await?, 2).await?;
+    node.configure(&format!(
+        "pools:\n  - name: main\n    lvm: {{volumeGroup: {GROUP}}}\n  - name: whole\n    \
+         disk: {{select: {{transports: [scsi]}}, wipe: none}}\n"
+    ))
+    .await?;
+    node.serve().await?;
+
+    let pairs: Vec<_> = KINDS.iter().flat_map(|source| KINDS.iter().map(move |target| (*source, *target))).collect();
+    let chosen = if context.settings.soak { pairs.len() } else { 1 };
+    let mut figures = Vec::new();
+    for index in context.random().sample(chosen, pairs.len()) {
+        let (source, target) = pairs[index];
+        let mut ratios = Vec::new();
+        for filling in [Filling::Full, Filling::Eighth] {
+            let what = format!("{source} to {target}, {filling:?}");
+            let times = compare(&node, source, target, filling).await.with_context(|| what.clone())?;
+            let ratio = times.quarry / times.dd;
+            context.say(format_args!(
+                "{what}: {:.2} s per GiB, dd {:.2} s per GiB, ratio {ratio:.2}",
+                times.quarry, times.dd
+            ));
+            ratios.push(ratio);
+        }
+        // An emulated processor is busy with other guests, too.
+        ensure!(ratios[0] < 1.5, "{source} to {target} takes {:.2} times as long as dd", ratios[0]);
+        ensure!(ratios[1] < ratios[0], "zeros of {source} are copied to {target} as slowly as other bytes: {ratios:?}");
+        figures.push(format!("{source} to {target} {:.2}, an eighth full {:.2}", ratios[0], ratios[1]));
+    }
+    node.expect_empty().await?;
+    Ok(format!("time compared with dd: {}", figures.join("; ")))
+}
+
+fn ask(name: &str, kind: &str, size: i64) -> Ask {
+    let ask = Ask::block(name).size(size);
+    if kind == "whole disk" { ask.parameter("pool", "whole") } else { laid_out(ask, kind) }
+}
+
+async fn compare(node: &Node, source: &str, target: &str, filling: Filling) -> Result<Times> {
+    let mut medians = BTreeMap::new();
+    for size in SIZES {
+        let (mut quarry, mut dd) = (Vec::new(), Vec::new());
+        let ask = ask("pvc-source", source, size);
+        let made = retry(|| node.csi.create(&ask)).await?;
+        ensure!(made.size == size, "{} bytes instead of {size}", made.size);
+        open(node, &made).await?;
+        fill(node, &made, filling).await?;
+        for _ in 0..ROUNDS {
+            let (by_quarry, by_dd) = round(node, &made, target).await?;
+            quarry.push(by_quarry);
+            dd.push(by_dd);
+        }
+        close(node, &made).await?;
+        remove(node, &made).await?;
+        medians.insert(size, (median(quarry), median(dd)));
+    }
+    let [small, large] = SIZES.map(|size| medians[&size]);
+    let per_gib = (1 << 30) as f64 / (SIZES[1] - SIZES[0]) as f64;
+    Ok(Times { quarry: (large.0 - small.0) * per_gib, dd: (large.1 - small.1) * per_gib })
+}
+
+/// Copies the published volume once with each, and returns the seconds.
+async fn round(node: &Node, source: &Made, target: &str) -> Result<(f64, f64)> {
+    let offline = source.ask.parameters.get("pool").is_some_and(|pool| pool == "whole");
+    if offline {
+        close(node, source).await?;
+    }
+    let ask = ask("pvc-clone", target, source.size).filled_from_volume(source);
+    let began = Instant::now();
+    let clone = retry(|| node.csi.create(&ask)).await?;
+    let quarry = began.elapsed().as_secs_f64();
+    if offline {
+        open(node, source).await?;
+    }
+    open(node, &clone).await?;
+    let (from, to) = (source.target(), clone.target());
+    node.vm.sh(format!("cmp -n {} '{from}' '{to}'", source.size)).await.context("the clone has other bytes")?;
+    let printed = node
+        .vm
+        .sh(format!(
+            "sync; began=$(date +%s%N); dd if='{from}' of='{to}' bs=4M iflag=direct oflag=direct conv=notrunc,fsync \
+             status=none; echo $(($(date +%s%N) - began))"
+        ))
+        .await?;
+    let dd = printed.trim().parse::<f64>().context("the time of dd")? / 1e9;
+    close(node, &clone).await?;
+    remove(node, &clone).await?;
+    Ok((quarry, dd))
+}
+
+/// Deletes a volume, and waits until a disk of it is free again.
+async fn remove(node: &Node, made: &Made) -> Result<()> {
+    retry(|| node.csi.delete(&made.id)).await?;
+    let gone = || async { Ok(!node.found().await?.iter().any(|found| found.text.contains(&made.ask.name))) };
+    until("its space is free again", Duration::from_secs(60), gone).await.map(drop)
+}
+
+async fn fill(node: &Node, made: &Made, filling: Filling) -> Result<()> {
+    let every = if filling == Filling::Full { 1 } else { 8 };
+    let script = format!(
+        "for at in $(seq 0 {every} $(({size} / {MIB} - 1))); do dd if=/dev/urandom of='{target}' bs=1M count=1 seek=$at \
+         iflag=fullblock oflag=direct conv=notrunc status=none; done",
+        size = made.size,
+        target = made.target()
+    );
+    node.vm.sh(script).await.context("filling the source").map(drop)
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
