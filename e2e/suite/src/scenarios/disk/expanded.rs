@@ -21,10 +21,10 @@ use crate::storage::partition;
 
 /// Ends the programs that write while a volume becomes larger.
 const STOP: &str = "/run/stop-writing";
-/// The disk of the kills, and its size while it is free.
-const KILLED: (&str, u64) = ("killed", 16 * MIB);
+/// The disk of the kills, and its size while it is free: an ext4 fits on it.
+const KILLED: (&str, u64) = ("killed", 20 * MIB);
 /// The disk of the power cuts, which has a write cache.
-const CUT: (&str, u64) = ("cut", 20 * MIB);
+const CUT: (&str, u64) = ("cut", 22 * MIB);
 
 /// At the end of a device, where programs look for signatures.
 const END: u64 = 64 << 10;
