@@ -115,11 +115,11 @@ pub(crate) const CREATE: &str = "create";
 pub(crate) const DELETE: &str = "delete";
 
 /// The task that expands a volume.
-const EXPAND: &str = "expand";
+pub(crate) const EXPAND: &str = "expand";
 
 /// What an expansion works on, as the name of its task. Zeroing the new space can take long, and must not keep the
 /// volume from being unpublished. So this is not the volume itself; the pool serializes the rest.
-fn new_space(id: &VolumeId) -> String {
+pub(crate) fn new_space(id: &VolumeId) -> String {
     format!("{} (new space)", id.volume)
 }
 

@@ -1,4 +1,4 @@
-//! The copies that are running on this host, in memory: for the metrics, for the reported state, and to keep their
+//! The copies that are running on this host, in memory: for the metrics, for the reported state, and to protect their
 //! sources.
 
 use std::collections::BTreeMap;
@@ -30,10 +30,12 @@ pub(crate) struct Copy {
     pub(crate) source: ContentSource,
     /// The pool of the volume that is being filled.
     pub(crate) pool: String,
+    /// Whether the source must not be used while it is copied: it is a volume whose pool cannot take snapshots.
+    offline: bool,
     /// How much an earlier call copied.
-    pub(crate) start: Gib,
-    /// How far it is.
-    pub(crate) meter: Meter,
+    start: Gib,
+    /// How far it is. Empty until the source and the volume are open.
+    meter: Meter,
 }
 
 /// A copy in the list, until this is dropped.
@@ -56,8 +58,10 @@ impl Copy {
 }
 
 impl Copies {
-    /// Adds the copy into that volume to the list.
-    pub(crate) fn begin(&self, volume: &str, copy: Copy) -> Running {
+    /// Adds the copy from `source` into that volume of that pool to the list.
+    pub(crate) fn begin(&self, volume: &str, pool: &str, source: &ContentSource) -> Running {
+        let (source, pool) = (source.clone(), pool.to_owned());
+        let copy = Copy { source, pool, offline: false, start: Gib::NONE, meter: Meter::default() };
         self.inner.lock().running.insert(volume.to_owned(), copy);
         Running { copies: self.clone(), volume: volume.to_owned() }
     }
@@ -94,6 +98,33 @@ impl Copies {
     pub(crate) fn of(&self, source: &ContentSource) -> Option<String> {
         let inner = self.inner.lock();
         inner.running.iter().find(|(_, copy)| copy.source == *source).map(|(volume, _)| volume.clone())
+    }
+
+    /// The same, if this source must not be used until that is done.
+    pub(crate) fn offline_of(&self, source: &ContentSource) -> Option<String> {
+        let inner = self.inner.lock();
+        let mut offline = inner.running.iter().filter(|(_, copy)| copy.offline && copy.source == *source);
+        offline.next().map(|(volume, _)| volume.clone())
+    }
+}
+
+impl Running {
+    /// From now on, the source must not be used until the copy ends.
+    pub(crate) fn set_offline(&self) {
+        self.change(|copy| copy.offline = true);
+    }
+
+    /// The meter of this copy, which begins after what an earlier call copied.
+    pub(crate) fn meter(&self, start: Gib) -> Meter {
+        let meter = Meter::default();
+        self.change(|copy| (copy.start, copy.meter) = (start, meter.clone()));
+        meter
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Copy)) {
+        if let Some(copy) = self.copies.inner.lock().running.get_mut(&self.volume) {
+            change(copy);
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! What depends on a source: the volumes that are being filled from it, and the snapshots that only serve a clone.
 //!
 //! A source must not vanish while it is copied. The creation of a volume first writes the record that names the source,
-//! and then looks whether the source is being deleted. A deletion first holds the source's name, and then looks for such
-//! records. So one of the two notices the other. The records also protect the source of an interrupted copy.
+//! adds itself to the copies that are running ([`crate::copies`]), and then looks whether the source is being deleted. A
+//! deletion first holds the source's name, and then looks for copies and records. So one of the two notices the other,
+//! whichever pools they are in. The records also protect the source of an interrupted copy.
+//!
+//! In the same way, nothing uses a volume while it is copied without a snapshot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +14,12 @@ use futures::future::join_all;
 use quarry_pool::{Pool, PoolSnapshot, PoolVolume, SnapshotRecord};
 use quarry_volume::{ContentSource, Error, Reason, Result, VolumeId, safe_name};
 
-use crate::agent::{CREATE, DELETE};
+use crate::agent::{CREATE, DELETE, EXPAND, new_space};
 use crate::fill;
 use crate::host::{Host, OTHER_POOLS};
+use crate::publish::PUBLISH;
 use crate::snapshot::{DELETE_SNAPSHOT, subject};
+use crate::stage::STAGE;
 
 /// The task that removes a snapshot that no clone needs any more. It works on the name of the clone.
 const CLEAN_UP: &str = "clean up after";
@@ -35,11 +40,38 @@ impl Host {
         self.tasks().require_none(&id.volume, &[CREATE, DELETE])
     }
 
+    /// Fails while this volume is being staged, published or expanded.
+    pub(crate) fn require_no_change_of(&self, id: &VolumeId) -> Result<()> {
+        self.tasks().require_none(&id.volume, &[STAGE, PUBLISH])?;
+        self.tasks().require_none(&new_space(id), &[EXPAND])
+    }
+
+    /// Fails while this volume must not be used, because it is being copied, and its pool cannot take snapshots. Call it
+    /// in the task that changes the volume or makes it usable: see [`Host::require_no_change_of`].
+    ///
+    /// # Errors
+    /// `UnderWay`, with the name of the volume that is being filled.
+    pub(crate) fn require_no_offline_copy_of(&self, id: &VolumeId) -> Result<()> {
+        match self.copies().offline_of(&ContentSource::Volume(id.clone())) {
+            None => Ok(()),
+            Some(_) if quarry_fault::disabled("copy-offline") => Ok(()),
+            Some(volume) => Err(Error::new(
+                Reason::UnderWay,
+                format!(
+                    "volume {volume} is being filled from it, and its pool has no snapshots, so that nothing can use it \
+                     meanwhile; retry when that is done, or delete that volume first"
+                ),
+            )),
+        }
+    }
+
     /// Fails while a volume is being filled from this source, which is in the pool `own`, or its filling was interrupted.
     ///
-    /// Other pools are searched for the latter only if the source is a snapshot, and as far as they answer soon. If a
-    /// clone there has copied anything of a volume, `own` has the snapshot that serves it, and rejects the removal of
-    /// the volume.
+    /// Volumes of all pools that are being filled now are found. Those whose filling was interrupted are found in `own`
+    /// and, if the source is a snapshot, in the other pools that answer soon. Where one is not found, its creation
+    /// finds that the source is gone, and removes the volume: what was copied is not mixed with other contents. (If a
+    /// clone can continue what was interrupted, `own` has the snapshot that serves it, and rejects the removal of the
+    /// volume.)
     ///
     /// # Errors
     /// `UnderWay`, with the name of that volume. `Unavailable` if `own` cannot be read.

@@ -103,6 +103,28 @@ async fn a_failing_operation_leaves_a_copy_or_nothing() {
     }
 }
 
+/// The volume that is being filled is in a pool that does not answer when the source is to be deleted.
+#[tokio::test(start_paused = true)]
+async fn a_source_is_kept_for_a_copy_into_any_pool() {
+    let (from, to) = (pool("from"), pool("p"));
+    let host = host(&[&from, &to]);
+    let (source, _) = host.create(block("a", 100 * MIB).in_pool("from"), None, LONG).await.unwrap();
+    from.write_by_hand("a", 7);
+    let (taken, _) = host.create_snapshot(snapshot("s", &source.id), LONG).await.unwrap();
+    let asked = block("b", 100 * MIB).filled_from(ContentSource::Snapshot(taken.id.clone()));
+    // Before the copy begins.
+    from.set_delay(Operation::Activate, Duration::from_secs(60));
+    host.create(asked.clone(), None, Duration::from_secs(1)).await.unwrap_err();
+    to.set_delay(Operation::Read, Duration::from_secs(20));
+    let error = host.delete_snapshot(&taken.id, LONG).await.unwrap_err();
+    assert!(error.reason == Reason::UnderWay && error.message.contains("volume b is being filled"), "{error}");
+    to.set_delay(Operation::Read, Duration::ZERO);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    host.create(asked, None, LONG).await.unwrap();
+    assert_eq!(to.contents_of("b").unwrap().0, 7);
+    host.delete_snapshot(&taken.id, LONG).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_volume_that_was_never_used_is_copied_as_an_empty_one() {
     let pool = pool("p");

@@ -82,14 +82,16 @@ impl Host {
         source: &ContentSource,
         handle: &Handle,
     ) -> Result<(), Failure> {
+        // A deletion of the source first holds its name, and then looks for copies. So one of the two notices the other.
+        let running = self.copies().begin(&volume.name, pool.name(), source);
         self.require_kept(source)?;
         let content = self.content(source).await.map_err(Failure::of_source)?;
         if content.is_empty() {
             let nothing = volume.record()?.filled_with_nothing();
             return Ok(update_record(pool, volume, &nothing).await?);
         }
-        let content = self.hold_still(content, pool, volume).await?;
-        let uuid = self.transfer(pool, volume, &content, source, handle).await?;
+        let content = self.hold_still(content, source, pool, volume, &running).await?;
+        let uuid = self.transfer(pool, volume, &content, &running, handle).await?;
         let mut copied = volume.record()?.zeroed(Gib::needed_for(volume.size));
         copied.filesystem_uuid = uuid;
         Ok(update_record(pool, volume, &copied).await?)

@@ -60,6 +60,7 @@ impl MachinePool {
 
     /// An effect: a dead process never returns from it.
     async fn effect<T>(&self, what: &str, work: impl FnOnce(&mut Machine) -> T) -> T {
+        self.process.pause().await;
         match self.process.try_effect(what, work) {
             Some(result) => result,
             None => pending().await,
@@ -247,7 +248,6 @@ impl Pool for MachinePool {
     }
 
     async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
-        self.simulated.activate_snapshot(snapshot).await?;
         let nodes = [snapshot_node(&snapshot.name), node(&snapshot.record.source.volume)];
         self.effect("activate snapshot", |machine| {
             for node in &nodes {
@@ -257,6 +257,7 @@ impl Pool for MachinePool {
             }
         })
         .await;
+        self.simulated.activate_snapshot(snapshot).await?;
         Ok(Device::Node(snapshot_node(&snapshot.name)))
     }
 
