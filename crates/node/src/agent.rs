@@ -30,7 +30,7 @@ impl Agent for Host {
         let key = safe_name(&spec.name);
         let name = spec.name.clone();
         self.tasks()
-            .run(&key, CREATE, wait, |handle| async move {
+            .run_long(&key, CREATE, wait, |handle| async move {
                 // The task holds the name now.
                 if let Some(token) = &token {
                     host.check_token(token)?;
@@ -85,7 +85,12 @@ impl Agent for Host {
         let (host, wanted) = (self.clone(), id.clone());
         self.tasks().require_none(&id.volume, &[CREATE, DELETE])?;
         self.tasks()
-            .run(&new_space(id), EXPAND, wait, |handle| async move { host.expand_now(&wanted, size, handle).await })
+            .run_long(
+                &new_space(id),
+                EXPAND,
+                wait,
+                |handle| async move { host.expand_now(&wanted, size, handle).await },
+            )
             .await
             .map_err(|error| error.context(format_args!("expanding volume {id}")))
     }

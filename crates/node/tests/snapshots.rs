@@ -103,6 +103,23 @@ async fn a_failing_operation_leaves_a_copy_or_nothing() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_error_of_a_copy_reaches_the_next_caller_and_what_was_copied_stays() {
+    let pool = SimulatedPool::new("p", EXTENT, vec![1024], Duration::ZERO);
+    let host = host(&[&pool]);
+    let (source, _) = host.create(block("a", 640 * MIB), None, LONG).await.unwrap();
+    let asked = block("b", 640 * MIB).filled_from(ContentSource::Volume(source.id));
+    pool.set_delay(Operation::Write, Duration::from_secs(10));
+    host.create(asked.clone(), None, Duration::from_secs(25)).await.unwrap_err();
+    pool.fail_next(Operation::Write, Failure::Before);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let error = host.create(asked.clone(), None, LONG).await.unwrap_err();
+    assert!(error.reason == Reason::Unavailable && error.message.contains("Write fails as configured"), "{error}");
+    assert_eq!(pool.names(), ["a", "b"]);
+    let (copy, _) = host.create(asked, None, LONG).await.unwrap();
+    assert!(copy.ready && copy.copying.is_none());
+}
+
 /// The volume that is being filled is in a pool that does not answer when the source is to be deleted.
 #[tokio::test(start_paused = true)]
 async fn a_source_is_kept_for_a_copy_into_any_pool() {

@@ -144,3 +144,19 @@ fn a_snapshot_whose_contents_are_lost_during_the_copy_fills_nothing() {
         assert!(removed > 4 && completed >= 1, "{usage:?}: {removed}, {completed}");
     });
 }
+
+/// It was damaged already in the source.
+#[test]
+fn a_copy_whose_filesystem_cannot_be_used_is_removed() {
+    for (step, words) in [("recover", "Structure needs cleaning"), ("set UUID", "as configured")] {
+        for from in [From::Snapshot, From::Volume] {
+            let filled = Filled::new(Use::MOUNT, from, Source::Staged);
+            filled.world.machine.state().fails = Some(step);
+            let error = filled.rejected(Reason::Precondition);
+            assert!(error.message.contains(words), "{error}");
+            assert!(filled.copy().is_none() && filled.for_clone().is_none(), "{:?}", filled.world.effects());
+            filled.created();
+            filled.live_on();
+        }
+    }
+}
