@@ -45,7 +45,7 @@ impl Host {
         let (pool, volume, fresh) = match found {
             Some(Located { pool, volume }) => {
                 compatible(spec, requested.name(), pool.name(), &volume)?;
-                let (volume, fresh) = resume(&pool, volume, spec).await?;
+                let (volume, fresh) = self.resume(&pool, volume, spec).await?;
                 (pool, volume, fresh)
             }
             None => (Arc::clone(requested), self.create_in_pool(requested, spec).await?, true),
@@ -62,6 +62,7 @@ impl Host {
 
     async fn create_in_pool(&self, pool: &Arc<dyn Pool>, spec: &VolumeSpec) -> Result<PoolVolume> {
         pool.supports(spec)?;
+        let spec = &self.sized(spec).await?;
         let size = pool.size_of(spec).await?;
         if let Some(kind) = spec.filesystem
             && size < filesystem::minimum_size(kind)
@@ -124,23 +125,23 @@ impl Host {
         pool.remove(&volume).await
     }
 
+    /// Resumes the creation of a volume that an earlier call created. The flag is true if the volume had to be
+    /// created again.
+    async fn resume(&self, pool: &Arc<dyn Pool>, volume: PoolVolume, spec: &VolumeSpec) -> Result<(PoolVolume, bool)> {
+        match &volume.health {
+            Health::Incomplete(why) if volume.record()?.state == State::New => {
+                tracing::warn!(volume = volume.name, why, "creating the volume again: its creation was interrupted");
+                pool.remove(&volume).await.map_err(Error::not_final)?;
+                Ok((pool.create(&self.sized(spec).await?).await?, true))
+            }
+            // It exists, and may be complete again when its disk is back.
+            Health::Incomplete(why) | Health::Lost(why) => Err(Error::unavailable(why.clone())),
+            Health::Whole | Health::Degraded(_) => Ok((volume, false)),
+        }
+    }
+
     fn id_of(&self, volume: &PoolVolume) -> VolumeId {
         VolumeId { storage: volume.storage.clone(), node: self.node().to_owned(), volume: volume.name.clone() }
-    }
-}
-
-/// Resumes the creation of a volume that an earlier call created. The flag is true if the volume had to be
-/// created again.
-async fn resume(pool: &Arc<dyn Pool>, volume: PoolVolume, spec: &VolumeSpec) -> Result<(PoolVolume, bool)> {
-    match &volume.health {
-        Health::Incomplete(why) if volume.record()?.state == State::New => {
-            tracing::warn!(volume = volume.name, why, "creating the volume again: its creation was interrupted");
-            pool.remove(&volume).await.map_err(Error::not_final)?;
-            Ok((pool.create(spec).await?, true))
-        }
-        // It exists, and may be complete again when its disk is back.
-        Health::Incomplete(why) | Health::Lost(why) => Err(Error::unavailable(why.clone())),
-        Health::Whole | Health::Degraded(_) => Ok((volume, false)),
     }
 }
 
