@@ -109,7 +109,9 @@ impl Agent for Host {
 
     async fn watch(&self) -> Result<UpdateStream> {
         // A controller connects soon after a start.
-        self.clean_up_after_clones_later();
+        if self.is_first_watch() {
+            self.clean_up_after_clones_later();
+        }
         Ok(self.publisher().listen())
     }
 }

@@ -25,6 +25,8 @@ use crate::stage::STAGE;
 const CLEAN_UP: &str = "clean up after";
 /// How long that task is waited for. It continues.
 const CLEAN_UP_WAIT: Duration = Duration::from_secs(60);
+/// How long after a failure it is tried again.
+const CLEAN_UP_AGAIN: Duration = Duration::from_secs(60);
 
 impl Host {
     /// Fails while this source is being deleted.
@@ -104,12 +106,21 @@ impl Host {
         Ok(())
     }
 
+    /// The snapshot of `source` that serves, or served, the clone named `clone`, and its pool.
+    async fn clone_snapshot(
+        &self,
+        source: &ContentSource,
+        clone: &str,
+    ) -> Result<Option<(Arc<dyn Pool>, PoolSnapshot)>> {
+        let ContentSource::Volume(id) = source else { return Ok(None) };
+        let pool = self.pool_of(id).await?;
+        Ok(snapshot_for_clone(&pool, clone).await?.map(|snapshot| (pool, snapshot)))
+    }
+
     /// Removes the snapshot of `source` that serves, or served, the clone named `clone`; the caller holds that name.
     pub(crate) async fn remove_clone_snapshot(&self, source: &ContentSource, clone: &str) -> Result<()> {
-        let ContentSource::Volume(id) = source else { return Ok(()) };
-        let pool = self.pool_of(id).await?;
-        match snapshot_for_clone(&pool, clone).await? {
-            Some(snapshot) => remove(&pool, &snapshot).await,
+        match self.clone_snapshot(source, clone).await? {
+            Some((pool, snapshot)) => self.remove_temporary(&pool, &snapshot).await,
             None => Ok(()),
         }
     }
@@ -117,44 +128,60 @@ impl Host {
     /// Like [`Self::remove_clone_snapshot`]; but if the storage of the source cannot be read, the snapshot is removed
     /// later.
     pub(crate) async fn remove_clone_snapshot_if_found(&self, source: &ContentSource, clone: &str) -> Result<()> {
-        let ContentSource::Volume(id) = source else { return Ok(()) };
-        let found = async {
-            let pool = self.pool_of(id).await?;
-            Ok::<_, Error>(snapshot_for_clone(&pool, clone).await?.map(|snapshot| (pool, snapshot)))
-        };
-        match found.await {
-            Ok(Some((pool, snapshot))) => remove(&pool, &snapshot).await,
+        match self.clone_snapshot(source, clone).await {
+            Ok(Some((pool, snapshot))) => self.remove_temporary(&pool, &snapshot).await,
             Ok(None) => Ok(()),
             Err(error) => {
-                tracing::warn!(clone, source = %id, %error, "not searched for the snapshot that served a clone");
+                tracing::warn!(clone, %source, %error, "not searched for the snapshot that served a clone");
+                self.clean_up_after_clones_later();
                 Ok(())
             }
         }
     }
 
-    /// Removes, in the background, the snapshots for clones that earlier runs of the agent left.
+    /// Removes a snapshot that serves, or served, a clone.
+    async fn remove_temporary(&self, pool: &Arc<dyn Pool>, snapshot: &PoolSnapshot) -> Result<()> {
+        quarry_fault::point(|| "clone:remove snapshot:before".to_owned());
+        let source = &snapshot.record.source;
+        let removed = pool.remove_snapshot(snapshot).await;
+        removed.map_err(|error| {
+            error.context(format_args!("removing the temporary snapshot for the clone of volume {source}"))
+        })?;
+        self.deactivate_if_unused(source).await;
+        Ok(())
+    }
+
+    /// Removes, in the background, the snapshots for clones that do not need them any more. What cannot be removed now is
+    /// tried again.
     pub(crate) fn clean_up_after_clones_later(&self) {
         for pool in self.pools() {
             let (host, pool) = (self.clone(), Arc::clone(pool));
-            tokio::spawn(async move { host.clean_up_after_clones(&pool, None).await });
+            tokio::spawn(async move {
+                while !host.clean_up_after_clones(&pool, None).await {
+                    tokio::time::sleep(CLEAN_UP_AGAIN).await;
+                }
+            });
         }
     }
 
-    /// Removes the snapshots in a pool for clones that no longer need them: of `source`, or of all volumes. What cannot
-    /// be removed now is logged, and removed later.
-    pub(crate) async fn clean_up_after_clones(&self, pool: &Arc<dyn Pool>, source: Option<&VolumeId>) {
-        let Ok(snapshots) = pool.snapshots().await else { return };
+    /// Removes the snapshots in a pool for clones that no longer need them: of `source`, or of all volumes. Returns
+    /// whether that is done; what cannot be removed now is logged.
+    pub(crate) async fn clean_up_after_clones(&self, pool: &Arc<dyn Pool>, source: Option<&VolumeId>) -> bool {
+        let Ok(snapshots) = pool.snapshots().await else { return false };
         let concerned = |snapshot: &PoolSnapshot| {
             snapshot.record.for_clone && source.is_none_or(|source| snapshot.record.source == *source)
         };
+        let mut done = true;
         for snapshot in snapshots.into_iter().filter(concerned) {
             let (host, pool, record) = (self.clone(), Arc::clone(pool), snapshot.record);
             let clone = safe_name(&record.name);
             let work = |_| async move { host.clean_up_after(&pool, &record).await };
             if let Err(error) = self.tasks().run(&clone, CLEAN_UP, CLEAN_UP_WAIT, work).await {
-                tracing::info!(clone, %error, "a snapshot that serves a clone is kept");
+                tracing::debug!(clone, %error, "a snapshot that serves a clone is kept");
+                done = false;
             }
         }
+        done
     }
 
     /// Removes the snapshot with that record, unless its clone still needs it.
@@ -189,14 +216,6 @@ async fn volumes_that_answer(pools: impl Iterator<Item = &Arc<dyn Pool>>) -> Vec
         })
     });
     join_all(answers).await.into_iter().flatten().collect()
-}
-
-/// Removes a snapshot that serves, or served, a clone.
-async fn remove(pool: &Arc<dyn Pool>, snapshot: &PoolSnapshot) -> Result<()> {
-    quarry_fault::point(|| "clone:remove snapshot:before".to_owned());
-    let removed = pool.remove_snapshot(snapshot).await;
-    let source = &snapshot.record.source;
-    removed.map_err(|error| error.context(format_args!("removing the snapshot that served to clone volume {source}")))
 }
 
 /// The snapshot in the pool that serves, or served, the clone with that name.

@@ -41,10 +41,10 @@ impl Host {
             Origin::Snapshot(snapshot) => content.pool.activate_snapshot(snapshot).await?,
             Origin::Volume(volume) | Origin::Offline(volume) => device::activate_bytes(&content.pool, volume).await?,
         };
-        let (activated, is_simulated) = (Instant::now(), matches!(from, Device::Simulated(_)));
+        let activated = Instant::now();
         let copied = self.transfer_from(from, pool, volume, content, running, handle).await;
-        if !is_simulated {
-            // A source that no pod uses was inactive.
+        if matches!(content.origin, Origin::Offline(_)) {
+            // Nothing else has used it since. (The source of a snapshot is deactivated when that is removed.)
             self.deactivate_now(&content.record.source, activated).await;
         }
         copied

@@ -4,9 +4,9 @@ use quarry_pool::SnapshotHealth;
 use quarry_volume::{Agent as _, Error, Reason, Result, SizeRange};
 
 use super::super::killed::test_all;
-use super::super::machine::Content;
-use super::super::world::{Call, EXPANDED, Use};
-use super::world::{Filled, From, LONG, SNAPSHOT, Source};
+use super::super::machine::{Content, snapshot_node};
+use super::super::world::{Call, EXPANDED, SIZE, Use};
+use super::world::{COPY, Filled, From, LONG, SNAPSHOT, Source};
 use crate::Host;
 
 /// Makes these calls for the source, up to the first that fails.
@@ -158,5 +158,72 @@ fn a_copy_whose_filesystem_cannot_be_used_is_removed() {
             filled.created();
             filled.live_on();
         }
+    }
+}
+
+#[test]
+fn a_source_that_no_pod_uses_is_inactive_afterwards() {
+    test_all([Use::MOUNT, Use::BLOCK, Use { sysfs: false, ..Use::MOUNT }], |usage| {
+        for from in [From::Snapshot, From::Volume, From::Offline] {
+            let filled = Filled::without_snapshot(usage, Source::Unstaged);
+            let filled = Filled { from, ..filled };
+            filled.world.snapshots.set(from != From::Offline);
+            filled.world.deactivate();
+            if from == From::Snapshot {
+                filled.on_host(async |host| host.create_snapshot(filled.snapshot(), LONG).await.map(drop)).unwrap();
+            }
+            filled.created();
+            if from == From::Snapshot {
+                filled.on_host(async |host| host.delete_snapshot(&filled.snapshot_id(), LONG).await.map(drop)).unwrap();
+            }
+            assert!(!filled.world.disk().active, "{from:?}: {:?}", filled.world.effects());
+            filled.live_on();
+        }
+    });
+}
+
+/// A published raw block volume need not be open.
+#[test]
+fn a_source_that_a_pod_uses_stays_active() {
+    for from in [From::Snapshot, From::Volume] {
+        for before in 0.. {
+            let filled = Filled::new(Use::BLOCK, from, Source::Staged);
+            let name = if from == From::Snapshot { SNAPSHOT.to_owned() } else { format!("for clone {COPY}") };
+            // Outside Quarry.
+            let remove = async |_: &Host| {
+                filled.world.pool.remove_by_hand(&format!("snapshot {name}"));
+                filled.world.machine.state().disks.remove(&snapshot_node(&name));
+            };
+            let ended = filled.create_while(before, remove).is_none();
+            assert!(filled.world.disk().active, "{from:?}: {:?}", filled.world.effects());
+            if ended {
+                break;
+            }
+            filled.delete();
+            filled.unstage();
+        }
+    }
+}
+
+#[test]
+fn a_copy_without_a_requested_size_has_that_of_its_source() {
+    for from in [From::Volume, From::Offline] {
+        let mut filled = Filled::new(Use::MOUNT, from, Source::Unstaged);
+        filled.size = 0;
+        filled.created();
+        assert_eq!(filled.copy().unwrap().size, SIZE);
+        // A retry finds it, although its source has grown since.
+        filled.world.succeeds(Call::Expand);
+        filled.created();
+        if from == From::Offline {
+            filled.delete();
+            filled.created();
+            assert_eq!(filled.copy().unwrap().size, EXPANDED);
+        }
+        let mut limited = filled.spec();
+        (limited.name, limited.size.limit) = ("other".to_owned(), Some(SIZE));
+        let error = filled.on_host(async |host| host.create(limited, None, LONG).await).unwrap_err();
+        assert_eq!(error.reason, Reason::SizeOutOfRange, "{error}");
+        filled.live_on();
     }
 }

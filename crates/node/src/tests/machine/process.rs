@@ -72,8 +72,7 @@ struct Killed;
 impl Process {
     pub(in crate::tests) fn new(machine: &Machine, plan: Plan) -> Self {
         let id = machine.state().next();
-        let (progress, alive, pause) =
-            (Mutex::default(), watch::Sender::new(true), watch::Sender::new(Pause::NotYet));
+        let (progress, alive, pause) = (Mutex::default(), watch::Sender::new(true), watch::Sender::new(Pause::NotYet));
         Self { machine: machine.clone(), inner: Arc::new(Inner { id, plan, progress, alive, pause }) }
     }
 
