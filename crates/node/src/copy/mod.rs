@@ -26,7 +26,7 @@ use crate::zero::Progress;
 
 pub(crate) use device::{DeviceSource, DeviceTarget};
 pub(crate) use error::Error;
-pub(crate) use pace::{Meter, Rate};
+pub(crate) use pace::{Measured, Meter, Rate};
 use pipeline::Pipeline;
 
 /// How much is copied between two updates of the stored progress. Each update is a flush and a commit of metadata.

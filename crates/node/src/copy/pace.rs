@@ -70,13 +70,13 @@ impl Meter {
         }
     }
 
-    pub(super) fn begin(&self, done: u64, total: u64) {
+    pub(crate) fn begin(&self, done: u64, total: u64) {
         self.inner.done.store(done, Ordering::Relaxed);
         self.inner.total.store(total, Ordering::Relaxed);
         *self.inner.started.lock() = Some(Instant::now());
     }
 
-    pub(super) fn reach(&self, done: u64) {
+    pub(crate) fn reach(&self, done: u64) {
         self.inner.done.store(done, Ordering::Relaxed);
     }
 }
