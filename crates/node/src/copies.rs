@@ -9,7 +9,7 @@ use quarry_pool::PoolVolume;
 use quarry_volume::{ContentSource, CopyProgress, Error, Gib, Reason, Result, Volume};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::copy::{Measured, Meter};
+use crate::copy::{Meter, Rate};
 use crate::tasks::Handle;
 
 /// How many copies transfer bytes at the same time. Each has threads and buffers of its own, and more of them would only
@@ -36,6 +36,8 @@ struct Inner {
     running: BTreeMap<String, Copy>,
     /// The bytes that finished and interrupted copies of this process have copied.
     copied: u64,
+    /// The limits of speed, by the name of the pool.
+    rates: BTreeMap<String, Rate>,
 }
 
 /// A running copy.
@@ -69,14 +71,24 @@ impl Copy {
 
     /// How many bytes are left; before it begins, at most.
     pub(crate) fn left(&self) -> u64 {
-        match self.meter.measured() {
-            Measured { age: None, .. } => self.size,
-            Measured { done, total, .. } => total.saturating_sub(done),
-        }
+        let measured = self.meter.measured();
+        if measured.total == 0 { self.size } else { measured.total.saturating_sub(measured.done) }
     }
 }
 
 impl Copies {
+    /// Limits the speed of all copies together that read from or write to that pool.
+    pub(crate) fn limit(&self, pool: &str, bytes_per_second: u64) {
+        self.inner.lock().rates.insert(pool.to_owned(), Rate::new(bytes_per_second));
+    }
+
+    /// The limits of a copy from one pool to another.
+    pub(crate) fn rates(&self, from: &str, to: &str) -> Vec<Rate> {
+        let inner = self.inner.lock();
+        let limited = inner.rates.iter().filter(|(pool, _)| [from, to].contains(&pool.as_str()));
+        limited.map(|(_, rate)| rate.clone()).collect()
+    }
+
     /// Adds the copy from `source` into that volume of that pool to the list.
     pub(crate) fn begin(&self, volume: &PoolVolume, pool: &str, source: &ContentSource) -> Running {
         let (source, pool, size, name) = (source.clone(), pool.to_owned(), volume.size, volume.name.clone());
@@ -95,7 +107,7 @@ impl Copies {
         let inner = self.inner.lock();
         for volume in volumes.iter_mut().filter(|_| !inner.running.is_empty()) {
             let copy = inner.running.get(&volume.id.volume).filter(|copy| copy.pool == pool);
-            let measured = copy.map(|copy| copy.meter.measured()).filter(|measured| measured.age.is_some());
+            let measured = copy.map(|copy| copy.meter.measured()).filter(|measured| measured.total > 0);
             if let (Some(measured), Some(progress)) = (measured, &mut volume.copying) {
                 *progress = CopyProgress { copied: measured.done, total: volume.size };
             }

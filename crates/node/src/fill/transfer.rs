@@ -75,8 +75,8 @@ impl Host {
         match (from, to) {
             (Device::Node(source), Device::Node(target)) => {
                 let filesystem = record.filesystem.zip(uuid);
-                let opened = source.clone();
-                let copy = DeviceCopy { source, size, offline, target, start, tail, filesystem, meter };
+                let (opened, rates) = (source.clone(), self.copies().rates(content.pool.name(), pool.name()));
+                let copy = DeviceCopy { source, size, offline, target, start, tail, filesystem, rates, meter };
                 self.kernel().copy(copy, handle, &mut stored).await.map_err(Failure::of_source)?;
                 require_unchanged(content, &opened).await?;
             }
