@@ -22,7 +22,7 @@ pub async fn variants(node: &Node) -> Result<()> {
         clone(node, &ask).await.with_context(|| format!("{:?}, with the safeguards in place", ask.usage))?;
     }
     for (safeguard, ask, words) in
-        [("copy-tail", raw(), "after the end of its source"), ("copy-uuid", ext4(), "which Quarry did not make")]
+        [("copy-tail", raw(), "after the end of its source"), ("copy-uuid", ext4(), "but the superblock is missing")]
     {
         disable(node, safeguard, true).await?;
         expect_violation(clone(node, &ask).await, words).with_context(|| safeguard.to_owned())?;
