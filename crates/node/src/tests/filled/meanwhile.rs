@@ -1,7 +1,7 @@
 //! What happens to the source between any two effects of a copy.
 
 use quarry_pool::SnapshotHealth;
-use quarry_volume::{Agent as _, Error, Reason, Result, SizeRange};
+use quarry_volume::{Agent as _, Error, Filesystem, Reason, Result, SizeRange};
 
 use super::super::killed::test_all;
 use super::super::machine::{Content, snapshot_node};
@@ -69,7 +69,7 @@ fn use_offline_source(usage: Use) -> (usize, usize) {
 
 #[test]
 fn a_source_without_snapshots_is_not_used_while_it_is_copied() {
-    let block_of_both = Use { both: true, ..Use::BLOCK };
+    let block_of_both = Use { both: true, filesystem: Some(Filesystem::Ext4), ..Use::BLOCK };
     test_all([Use::BLOCK, Use::READ_ONLY_BLOCK, block_of_both, Use::MOUNT], |usage| {
         let (waited, rejected) = use_offline_source(usage);
         assert!(waited > 3 && rejected > 0, "{usage:?}: {waited}, {rejected}");
