@@ -1,4 +1,4 @@
-//! The errors of tasks that ended when nobody waited for them any more.
+//! The errors of tasks that ended after their callers had given up.
 //!
 //! Work that takes hours would otherwise fail and begin again forever, and no caller would ever see why.
 
