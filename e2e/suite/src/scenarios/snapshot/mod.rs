@@ -146,11 +146,12 @@ async fn listed(node: &Node, source: &Made, id: &str) -> Result<()> {
         let found = node.csi.snapshots_of(volume, snapshot).await?;
         ensure!(found.len() == 1 && found[0].snapshot_id == id && found[0].ready_to_use, "{found:?}");
     }
-    for (volume, snapshot) in [("v1:aaaaaaaaaa:elsewhere:pvc", ""), ("", "0001-0011-other-driver"), ("other", "other")]
-    {
+    for (volume, snapshot) in [("", "0001-0011-other-driver"), ("other", "other")] {
         let found = node.csi.snapshots_of(volume, snapshot).await?;
         ensure!(found.is_empty(), "for {volume:?} and {snapshot:?}: {found:?}");
     }
+    let elsewhere = node.csi.snapshots_of("v1:aaaaaaaaaa:elsewhere:pvc", "").await;
+    refused("a list for a node that is not known", elsewhere, Code::Unavailable, "elsewhere")?;
     let volumes = node.csi.list().await?;
     ensure!(volumes.len() == 1, "a snapshot is listed as a volume: {volumes:?}");
     Ok(())
