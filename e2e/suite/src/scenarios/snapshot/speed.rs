@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use quarry_vm::{Bus, Config, Disk, Shape, Vm};
+use quarry_vm::{Bus, Command, Config, Disk, Shape, Vm};
 
 use crate::csi::{Ask, MIB, Made, retry};
 use crate::node::{GROUP, Node};
@@ -13,7 +13,9 @@ use crate::scenarios::expand::laid_out;
 use crate::scenarios::steps::{close, open, until};
 
 /// The difference between two sizes shows the time of the bytes alone, without that of lvm.
-const SIZES: [i64; 2] = [128 * MIB, 640 * MIB];
+const SIZES: [i64; 2] = [64 * MIB, 320 * MIB];
+/// How long one command may take in an emulated guest.
+const PATIENCE: Duration = Duration::from_secs(600);
 /// How often each size is copied by each.
 const ROUNDS: usize = 3;
 /// What Quarry adds to a volume on a whole disk: docs/disk-format.md.
@@ -118,13 +120,14 @@ async fn round(node: &Node, source: &Made, target: &str) -> Result<(f64, f64)> {
     }
     open(node, &clone).await?;
     let (from, to) = (source.target(), clone.target());
-    node.vm.sh(format!("cmp -n {} '{from}' '{to}'", source.size)).await.context("the clone has other bytes")?;
+    let compare = format!("cmp -n {} '{from}' '{to}'", source.size);
+    node.vm.check(Command::sh(compare).timeout(PATIENCE)).await.context("the clone has other bytes")?;
     let printed = node
         .vm
-        .sh(format!(
+        .check(Command::sh(format!(
             "sync; began=$(date +%s%N); dd if='{from}' of='{to}' bs=4M iflag=direct oflag=direct conv=notrunc,fsync \
              status=none; echo $(($(date +%s%N) - began))"
-        ))
+        )).timeout(PATIENCE))
         .await?;
     let dd = printed.trim().parse::<f64>().context("the time of dd")? / 1e9;
     close(node, &clone).await?;
@@ -140,14 +143,20 @@ async fn remove(node: &Node, made: &Made) -> Result<()> {
 }
 
 async fn fill(node: &Node, made: &Made, filling: Filling) -> Result<()> {
-    let every = if filling == Filling::Full { 1 } else { 8 };
-    let script = format!(
-        "for at in $(seq 0 {every} $(({size} / {MIB} - 1))); do dd if=/dev/urandom of='{target}' bs=1M count=1 seek=$at \
-         iflag=fullblock oflag=direct conv=notrunc status=none; done",
-        size = made.size,
-        target = made.target()
-    );
-    node.vm.sh(script).await.context("filling the source").map(drop)
+    let (size, target) = (made.size / MIB, made.target());
+    let script = match filling {
+        Filling::Full => format!(
+            "for n in $(seq {parts}); do cat /run/random; done | dd of='{target}' bs=4M iflag=fullblock oflag=direct \
+             conv=notrunc status=none",
+            parts = size / 16
+        ),
+        Filling::Eighth => format!(
+            "for at in $(seq 0 8 $(({size} - 1))); do dd if=/run/random of='{target}' bs=1M count=1 seek=$at oflag=direct \
+             conv=notrunc status=none; done"
+        ),
+    };
+    let script = format!("[ -e /run/random ] || head -c 16M /dev/urandom > /run/random; {script}");
+    node.vm.check(Command::sh(script).timeout(PATIENCE)).await.context("filling the source").map(drop)
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {
