@@ -16,8 +16,10 @@ use crate::scenarios::steps::{close, open, until};
 const SIZES: [i64; 2] = [64 * MIB, 320 * MIB];
 /// How long one command may take in an emulated guest.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How often each size is copied by each.
+/// How often each size is copied by each in a soak.
 const ROUNDS: usize = 3;
+/// A ratio that is absurd, also on an emulated processor that is busy with other guests.
+const ABSURD: f64 = 3.0;
 /// What Quarry adds to a volume on a whole disk: docs/disk-format.md.
 const CLAIM: i64 = 3 * MIB;
 const KINDS: [&str; 4] = ["linear", "striped", "raid1", "whole disk"];
@@ -53,25 +55,22 @@ pub async fn run(context: Context) -> Passed {
     node.serve().await?;
 
     let pairs: Vec<_> = KINDS.iter().flat_map(|source| KINDS.iter().map(move |target| (*source, *target))).collect();
-    let chosen = if context.settings.soak { pairs.len() } else { 1 };
+    // Otherwise one of them shows that the comparison works. Its figures say little beside other scenarios.
+    let soak = context.settings.soak;
+    let (chosen, rounds) = if soak { (pairs.len(), ROUNDS) } else { (1, 1) };
+    let fillings = if soak { &[Filling::Full, Filling::Eighth][..] } else { &[Filling::Full] };
     let mut figures = Vec::new();
     for index in context.random().sample(chosen, pairs.len()) {
         let (source, target) = pairs[index];
-        let mut ratios = Vec::new();
-        for filling in [Filling::Full, Filling::Eighth] {
+        for filling in fillings {
             let what = format!("{source} to {target}, {filling:?}");
-            let times = compare(&node, source, target, filling).await.with_context(|| what.clone())?;
+            let times = compare(&node, source, target, *filling, rounds).await.with_context(|| what.clone())?;
             let ratio = times.quarry / times.dd;
-            context.say(format_args!(
-                "{what}: {:.2} s per GiB, dd {:.2} s per GiB, ratio {ratio:.2}",
-                times.quarry, times.dd
-            ));
-            ratios.push(ratio);
+            let Times { quarry, dd } = times;
+            context.say(format_args!("{what}: {quarry:.2} s per GiB, dd {dd:.2} s per GiB, ratio {ratio:.2}"));
+            ensure!(ratio < ABSURD, "{what} takes {ratio:.2} times as long as dd");
+            figures.push(format!("{what} {ratio:.2}"));
         }
-        // An emulated processor is busy with other guests, too.
-        ensure!(ratios[0] < 1.5, "{source} to {target} takes {:.2} times as long as dd", ratios[0]);
-        ensure!(ratios[1] < ratios[0], "zeros of {source} are copied to {target} as slowly as other bytes: {ratios:?}");
-        figures.push(format!("{source} to {target} {:.2}, an eighth full {:.2}", ratios[0], ratios[1]));
     }
     node.expect_empty().await?;
     Ok(format!("time compared with dd: {}", figures.join("; ")))
@@ -82,7 +81,7 @@ fn ask(name: &str, kind: &str, size: i64) -> Ask {
     if kind == "whole disk" { ask.parameter("pool", "whole") } else { laid_out(ask, kind) }
 }
 
-async fn compare(node: &Node, source: &str, target: &str, filling: Filling) -> Result<Times> {
+async fn compare(node: &Node, source: &str, target: &str, filling: Filling, rounds: usize) -> Result<Times> {
     let mut medians = BTreeMap::new();
     for size in SIZES {
         let (mut quarry, mut dd) = (Vec::new(), Vec::new());
@@ -91,7 +90,7 @@ async fn compare(node: &Node, source: &str, target: &str, filling: Filling) -> R
         ensure!(made.size == size, "{} bytes instead of {size}", made.size);
         open(node, &made).await?;
         fill(node, &made, filling).await?;
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             let (by_quarry, by_dd) = round(node, &made, target).await?;
             quarry.push(by_quarry);
             dd.push(by_dd);
