@@ -317,6 +317,9 @@ async fn filesystem_end(node: &mut Node) -> Result<()> {
 
 /// The bytes of a raw volume whose expansion was interrupted: its own, and zeros after them.
 async fn interrupted(node: &Node, made: &Made, before: i64) -> Result<()> {
+    // When a program that wrote to the disk has ended, udev makes the kernel read its tables again. A partition that
+    // is not open, as it would be in a pod, is not there for that moment.
+    node.vm.sh("udevadm settle").await?;
     read(node, made).await?;
     let target = made.target();
     let script = format!(
