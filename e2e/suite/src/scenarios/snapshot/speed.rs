@@ -18,7 +18,7 @@ const SIZES: [i64; 2] = [64 * MIB, 320 * MIB];
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How often each size is copied by each in a soak.
 const ROUNDS: usize = 3;
-/// A ratio that is absurd, also on an emulated processor that is busy with other guests.
+/// A median ratio that is absurd, also on an emulated processor that is busy with other guests.
 const ABSURD: f64 = 3.0;
 /// What Quarry adds to a volume on a whole disk: docs/disk-format.md.
 const CLAIM: i64 = 3 * MIB;
@@ -55,7 +55,7 @@ pub async fn run(context: Context) -> Passed {
     node.serve().await?;
 
     let pairs: Vec<_> = KINDS.iter().flat_map(|source| KINDS.iter().map(move |target| (*source, *target))).collect();
-    // Otherwise one of them shows that the comparison works. Its figures say little beside other scenarios.
+    // Otherwise one of them shows that the clone has the bytes. One time says little beside other scenarios.
     let soak = context.settings.soak;
     let (chosen, rounds) = if soak { (pairs.len(), ROUNDS) } else { (1, 1) };
     let fillings = if soak { &[Filling::Full, Filling::Eighth][..] } else { &[Filling::Full] };
@@ -68,7 +68,7 @@ pub async fn run(context: Context) -> Passed {
             let ratio = times.quarry / times.dd;
             let Times { quarry, dd } = times;
             context.say(format_args!("{what}: {quarry:.2} s per GiB, dd {dd:.2} s per GiB, ratio {ratio:.2}"));
-            ensure!(ratio < ABSURD, "{what} takes {ratio:.2} times as long as dd");
+            ensure!(!soak || ratio < ABSURD, "{what} takes {ratio:.2} times as long as dd");
             figures.push(format!("{what} {ratio:.2}"));
         }
     }
