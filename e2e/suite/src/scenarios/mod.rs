@@ -91,7 +91,7 @@ fn own() -> Vec<Scenario> {
         Scenario {
             name: "snapshot",
             about: "snapshots while a volume is used; restored and cloned to other layouts, sizes and whole disks",
-            limit: minutes(20),
+            limit: minutes(30),
             run: |context| Box::pin(snapshot::run(context)),
         },
         Scenario {

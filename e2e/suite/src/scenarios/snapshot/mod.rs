@@ -40,7 +40,10 @@ pub async fn run(context: Context) -> Passed {
     let free = node.csi.capacity(&Ask::block("x").parameter("pool", "main").parameters).await?;
     let mut random = context.random();
     let mut copies = 0;
-    for ask in kinds {
+    // A soak has all of them.
+    let chosen = if context.settings.soak { kinds.len() } else { 3 };
+    for index in random.sample(chosen, kinds.len()) {
+        let ask = kinds[index].clone();
         let layout = ["linear", "striped", "raid1"][usize::try_from(random.below(3))?];
         let ask = laid_out(ask, layout);
         let what = format!("{} on {layout}", ask.name);
