@@ -10,6 +10,7 @@ use crate::csi::{Ask, MIB, Made, retry};
 use crate::node::{GROUP, Node};
 use crate::scenario::{Context, Passed};
 use crate::scenarios::expand::laid_out;
+use crate::scenarios::speed::median;
 use crate::scenarios::steps::{close, open, until};
 
 /// The difference between two sizes shows the time of the bytes alone, without that of lvm.
@@ -156,9 +157,4 @@ async fn fill(node: &Node, made: &Made, filling: Filling) -> Result<()> {
     };
     let script = format!("[ -e /run/random ] || head -c 16M /dev/urandom > /run/random; {script}");
     node.vm.check(Command::sh(script).timeout(PATIENCE)).await.context("filling the source").map(drop)
-}
-
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
 }
