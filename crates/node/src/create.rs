@@ -62,6 +62,7 @@ impl Host {
 
     async fn create_in_pool(&self, pool: &Arc<dyn Pool>, spec: &VolumeSpec) -> Result<PoolVolume> {
         pool.supports(spec)?;
+        let spec = &self.sized(spec).await?;
         let size = pool.size_of(spec).await?;
         if let Some(kind) = spec.filesystem
             && size < filesystem::minimum_size(kind)
@@ -102,7 +103,7 @@ impl Host {
             Health::Incomplete(why) if volume.record()?.state == State::New => {
                 tracing::warn!(volume = volume.name, why, "creating the volume again: its creation was interrupted");
                 pool.remove(&volume).await.map_err(Error::not_final)?;
-                Ok((self.create_filled_or_empty(pool, spec).await?, true))
+                Ok((self.create_filled_or_empty(pool, &self.sized(spec).await?).await?, true))
             }
             // It exists, and may be complete again when its disk is back.
             Health::Incomplete(why) | Health::Lost(why) => Err(Error::unavailable(why.clone())),
@@ -113,7 +114,8 @@ impl Host {
     /// Handles a failed preparation of a created volume and returns the error for the caller. If this call created the
     /// volume and a retry would fail too (the host or its disk failed, or the pool has no space for the updated record),
     /// or if its source can no longer be used, the volume is removed and the error is final. Otherwise the volume stays
-    /// and the caller must retry; until it is prepared or removed, the volume shows the problem.
+    /// and the caller must retry; until it is prepared or removed, the volume shows the problem. A volume that is being
+    /// filled stays also if the host failed: what was copied is not copied again.
     async fn clean_up_unprepared(
         &self,
         pool: &Arc<dyn Pool>,
@@ -122,7 +124,8 @@ impl Host {
         failure: Failure,
     ) -> Error {
         let Failure { mut error, useless } = failure;
-        if useless || fresh && matches!(error.reason, Reason::Host | Reason::NoSpace) {
+        let is_filled = volume.record().is_ok_and(|record| record.source.is_some());
+        if useless || fresh && !is_filled && matches!(error.reason, Reason::Host | Reason::NoSpace) {
             match self.remove_unprepared(pool, &volume.name).await {
                 Ok(()) => {
                     error.message.push_str("; the partly created volume was removed");

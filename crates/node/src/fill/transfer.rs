@@ -1,17 +1,18 @@
 //! Copies the contents of a source into a new volume, with progress that survives a restart.
 
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use quarry_pool::{Device, Pool, PoolVolume, Record, SimulatedDevice};
-use quarry_volume::{AccessTypes, ContentSource, Error, Gib, Reason, Result};
+use quarry_volume::{AccessTypes, Error, Gib, Reason, Result};
 use uuid::Uuid;
 
 use super::Failure;
-use super::content::{Content, Origin};
-use crate::copies::Copy;
-use crate::copy::{Meter, Tail};
+use super::content::{Content, Origin, require_readable};
+use crate::copies::Running;
+use crate::copy::Tail;
 use crate::device;
 use crate::host::Host;
 use crate::kernel::DeviceCopy;
@@ -33,17 +34,17 @@ impl Host {
         pool: &Arc<dyn Pool>,
         volume: &mut PoolVolume,
         content: &Content,
-        source: &ContentSource,
+        running: &Running,
         handle: &Handle,
     ) -> Result<Option<Uuid>, Failure> {
         let from = match &content.origin {
             Origin::Snapshot(snapshot) => content.pool.activate_snapshot(snapshot).await?,
             Origin::Volume(volume) | Origin::Offline(volume) => device::activate_bytes(&content.pool, volume).await?,
         };
-        let (activated, is_simulated) = (Instant::now(), matches!(from, Device::Simulated(_)));
-        let copied = self.transfer_from(from, pool, volume, content, source, handle).await;
-        if !is_simulated {
-            // A source that no pod uses was inactive.
+        let activated = Instant::now();
+        let copied = self.transfer_from(from, pool, volume, content, running, handle).await;
+        if matches!(content.origin, Origin::Offline(_)) {
+            // Nothing else has used it since. (The source of a snapshot is deactivated when that is removed.)
             self.deactivate_now(&content.record.source, activated).await;
             if let Origin::Snapshot(snapshot) = &content.origin
                 && let Err(error) = content.pool.deactivate_snapshot(snapshot).await
@@ -60,18 +61,17 @@ impl Host {
         pool: &Arc<dyn Pool>,
         volume: &mut PoolVolume,
         content: &Content,
-        source: &ContentSource,
+        running: &Running,
         handle: &Handle,
     ) -> Result<Option<Uuid>, Failure> {
         let to = device::activate_bytes(pool, volume).await?;
         let uuid = self.new_uuid(&from, content, volume).await?;
         let record = volume.record()?.clone();
-        let (size, whole, meter) = (content.size, volume.size, Meter::default());
+        let (size, whole) = (content.size, volume.size);
         let offline = matches!(content.origin, Origin::Offline(_));
         // A volume without a snapshot may have been used since an interrupted copy, which had another instant's contents.
         let start = if offline { Gib::NONE } else { record.zeroed };
-        let running = Copy { source: source.clone(), pool: pool.name().to_owned(), start, meter: meter.clone() };
-        let running = self.copies().begin(&volume.name, running);
+        let meter = running.meter(start);
         // What an earlier call has copied is a part of the same contents.
         let zeroed_target = pool.is_unwritten(volume) || (record.thin && start > Gib::NONE);
         let shows_tail = record.access.shows_bytes() && !zeroed_target;
@@ -83,8 +83,10 @@ impl Host {
         match (from, to) {
             (Device::Node(source), Device::Node(target)) => {
                 let filesystem = record.filesystem.zip(uuid);
-                let copy = DeviceCopy { source, size, offline, target, start, tail, zeroed_target, filesystem, meter };
+                let (opened, rates) = (source.clone(), self.copies().rates(content.pool.name(), pool.name()));
+                let copy = DeviceCopy { source, size, offline, target, start, tail, zeroed_target, filesystem, rates, meter };
                 self.kernel().copy(copy, handle, &mut stored).await.map_err(Failure::of_source)?;
+                require_unchanged(content, &opened).await?;
             }
             (Device::Simulated(source), Device::Simulated(target)) => {
                 copy_simulated(&source, &target, start.bytes()..size, whole, handle).await?;
@@ -93,7 +95,6 @@ impl Host {
                 return Err(Error::precondition("nothing is copied between a simulated pool and a real one").into());
             }
         }
-        drop(running);
         Ok(uuid)
     }
 
@@ -118,6 +119,28 @@ impl Host {
             )))),
         }
     }
+}
+
+/// Checks after a copy that the device at that node, which was read, was the source until the end, and that the contents
+/// of a snapshot were not lost meanwhile: what is read from a snapshot while it becomes full may be of another instant.
+async fn require_unchanged(content: &Content, opened: &Path) -> Result<(), Failure> {
+    let now = match &content.origin {
+        Origin::Snapshot(snapshot) => {
+            if let Some(found) = content.pool.snapshot(&snapshot.name).await? {
+                require_readable(&found).map_err(Failure::of_source)?;
+            }
+            Some(content.pool.activate_snapshot(snapshot).await?.node()?)
+        }
+        Origin::Volume(volume) | Origin::Offline(volume) => device::active(&content.pool, volume)?.map(|now| now.top),
+    };
+    if now.as_deref() == Some(opened) {
+        return Ok(());
+    }
+    Err(Error::unavailable(format!(
+        "the device of its source, {}, was removed while it was copied: retry",
+        opened.display()
+    ))
+    .into())
 }
 
 /// Copies a simulated device, and zeroes the rest of the volume, which has `whole` bytes.

@@ -60,6 +60,7 @@ impl MachinePool {
 
     /// An effect: a dead process never returns from it.
     async fn effect<T>(&self, what: &str, work: impl FnOnce(&mut Machine) -> T) -> T {
+        self.process.pause().await;
         match self.process.try_effect(what, work) {
             Some(result) => result,
             None => pending().await,
@@ -179,6 +180,13 @@ impl Pool for MachinePool {
     }
 
     async fn deactivate(&self, volume: &PoolVolume, _unused_since: Instant) -> Result<()> {
+        // As for LVM.
+        let snapshots = self.simulated.snapshots().await?;
+        let has_snapshots = snapshots.iter().any(|snapshot| snapshot.record.source.volume == volume.name);
+        let is_ready = volume.record().is_ok_and(|record| record.state == State::Ready);
+        if has_snapshots || !is_ready {
+            return Ok(());
+        }
         self.effect("deactivate", |machine| {
             let node = node(&volume.name);
             let open = machine.disks.get(&node).is_some_and(|disk| machine.is_open(disk));
@@ -233,6 +241,7 @@ impl Pool for MachinePool {
             return Err(Error::new(Reason::Unsupported, "this pool has no snapshots"));
         }
         let name = record.id_name();
+        self.activate(volume).await?;
         self.effect("take snapshot", |machine| machine.begin_snapshot(&name, &volume.name)).await;
         // Its record stays `new`.
         self.simulated.fail_next(Operation::SetRecord, Failure::Before);
@@ -247,7 +256,6 @@ impl Pool for MachinePool {
     }
 
     async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
-        self.simulated.activate_snapshot(snapshot).await?;
         let nodes = [snapshot_node(&snapshot.name), node(&snapshot.record.source.volume)];
         self.effect("activate snapshot", |machine| {
             for node in &nodes {
@@ -257,6 +265,7 @@ impl Pool for MachinePool {
             }
         })
         .await;
+        self.simulated.activate_snapshot(snapshot).await?;
         Ok(Device::Node(snapshot_node(&snapshot.name)))
     }
 

@@ -124,13 +124,13 @@ fn health(
     }
 }
 
-/// What an operator should know about the snapshots.
+/// What an operator should know about the snapshots, besides the problems of those that are listed.
 pub(super) fn hint(group: &VolumeGroup, storage: &StorageId) -> Option<String> {
     let describe = |logical: &LogicalVolume| {
         let snapshot = from_logical(group, logical).filter(|snapshot| snapshot.storage == *storage)?;
         let name = format!("snapshot {} of volume {}", snapshot.record.name, snapshot.record.source.volume);
         if let Some(why) = snapshot.health.problem() {
-            return Some(format!("{name} ({}/{}): {why}", group.name, logical.name));
+            return snapshot.record.for_clone.then(|| format!("{name} ({}/{}): {why}", group.name, logical.name));
         }
         let can_be_full = !never_full(group.extent_size, snapshot.size, group.extent_size.whole_in(logical.size));
         match logical.snapshot {

@@ -43,6 +43,21 @@ pub(super) struct Slot {
 }
 
 impl Slot {
+    /// A slot with these extents, to which nothing was written yet.
+    fn new(number: u64, size: u64, record: String, extents: Vec<(usize, Extents)>) -> Self {
+        Self {
+            number,
+            size,
+            record: record.into_boxed_str(),
+            zeroed: 0,
+            wiped: false,
+            contents: 0,
+            copied: 0,
+            damage: None,
+            extents: extents.into_boxed_slice(),
+        }
+    }
+
     /// The number of its extents on all disks.
     pub(super) fn allocated(&self) -> Extents {
         self.extents.iter().fold(Extents::NONE, |sum, (_, extents)| sum.and(*extents))
@@ -117,17 +132,7 @@ impl Disks {
             self.take(*disk, *extents);
         }
         self.made += 1;
-        let slot = Slot {
-            number: self.made,
-            size,
-            record: record.into_boxed_str(),
-            zeroed: 0,
-            wiped: false,
-            contents: 0,
-            copied: 0,
-            damage: None,
-            extents: taken.into_boxed_slice(),
-        };
+        let slot = Slot::new(self.made, size, record, taken);
         self.volumes.insert(name.into(), slot);
         self.mark += 1;
     }
@@ -177,17 +182,7 @@ impl Disks {
         for (disk, extents) in &taken {
             self.take(*disk, *extents);
         }
-        let slot = Slot {
-            number: 0,
-            size,
-            record: record.into_boxed_str(),
-            zeroed: 0,
-            wiped: false,
-            contents: 0,
-            copied: 0,
-            damage: None,
-            extents: taken.into_boxed_slice(),
-        };
+        let slot = Slot::new(0, size, record, taken);
         self.volumes.insert(name.into(), slot);
         self.mark += 1;
     }
@@ -211,17 +206,7 @@ impl Disks {
             self.take(*disk, *extents);
         }
         self.made += 1;
-        let slot = Slot {
-            number: self.made,
-            size,
-            record: record.into_boxed_str(),
-            zeroed: 0,
-            wiped: false,
-            contents,
-            copied: 0,
-            damage: None,
-            extents: taken.into_boxed_slice(),
-        };
+        let slot = Slot { contents, ..Slot::new(self.made, size, record, taken) };
         self.volumes.insert(name.into(), slot);
         self.mark += 1;
         true

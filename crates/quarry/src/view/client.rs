@@ -37,8 +37,10 @@ impl Client {
         }
     }
 
-    pub(super) async fn nodes(&mut self, request: v2::ListNodesRequest) -> anyhow::Result<v2::ListNodesResponse> {
-        answer(self.0.list_nodes(asked(request)).await)
+    /// A page of nodes, and the token of the next page.
+    pub(super) async fn nodes(&mut self, request: v2::ListNodesRequest) -> anyhow::Result<(Vec<v2::Node>, String)> {
+        let page = answer(self.0.list_nodes(asked(request)).await)?;
+        Ok((page.nodes, page.next_page_token))
     }
 
     /// A page of pools, and the token of the next page.

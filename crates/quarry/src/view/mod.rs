@@ -141,66 +141,46 @@ fn closed(error: &anyhow::Error) -> bool {
 
 async fn nodes(common: &Common, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&common.socket, "nodes").await?;
-    let mut list = List::new(common.output, "nodes", &rows::NODES);
-    let mut request = v2::ListNodesRequest::default();
-    loop {
-        let page = client.nodes(request.clone()).await?;
-        list.print(out, &page.nodes, rows::node, json::node)?;
-        if !client::next_page(&mut request.page_token, page.next_page_token)? {
-            return list.end(out);
-        }
-    }
+    let page = async |page_token| client.nodes(v2::ListNodesRequest { page_token, ..Default::default() }).await;
+    let list = List::new(common.output, "nodes", &rows::NODES);
+    list.print_all(out, page, rows::node, json::node).await
 }
 
 async fn pools(args: Pools, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&args.common.socket, "pools").await?;
-    let mut list = List::new(args.common.output, "pools", &rows::POOLS);
-    let mut request = v2::ListPoolsRequest { node: args.node, ..Default::default() };
-    loop {
-        let (page, next) = client.pools(request.clone()).await?;
-        list.print(out, &page, rows::pool, json::pool)?;
-        if !client::next_page(&mut request.page_token, next)? {
-            return list.end(out);
-        }
-    }
+    let request = v2::ListPoolsRequest { node: args.node, ..Default::default() };
+    let page = async |page_token| client.pools(v2::ListPoolsRequest { page_token, ..request.clone() }).await;
+    let list = List::new(args.common.output, "pools", &rows::POOLS);
+    list.print_all(out, page, rows::pool, json::pool).await
 }
 
 async fn volumes(args: Volumes, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&args.common.socket, "volumes").await?;
-    let mut list = List::new(args.common.output, "volumes", &rows::VOLUMES);
-    let mut request = v2::ListVolumesRequest {
+    let request = v2::ListVolumesRequest {
         node: args.node,
         pool: args.pool,
         orphans_only: args.orphans,
         problems_only: args.problems,
         ..Default::default()
     };
-    loop {
-        let (page, next) = client.volumes(request.clone()).await?;
-        list.print(out, &page, rows::volume, json::volume)?;
-        if !client::next_page(&mut request.page_token, next)? {
-            return list.end(out);
-        }
-    }
+    let page = async |page_token| client.volumes(v2::ListVolumesRequest { page_token, ..request.clone() }).await;
+    let list = List::new(args.common.output, "volumes", &rows::VOLUMES);
+    list.print_all(out, page, rows::volume, json::volume).await
 }
 
 async fn snapshots(args: Snapshots, out: &mut impl Write) -> anyhow::Result<ExitCode> {
     let mut client = Client::connect(&args.common.socket, "snapshots").await?;
-    let mut list = List::new(args.common.output, "snapshots", &rows::SNAPSHOTS);
-    let mut request = v2::ListSnapshotsRequest {
+    let request = v2::ListSnapshotsRequest {
         node: args.node,
         pool: args.pool,
         source: args.source,
         problems_only: args.problems,
         ..Default::default()
     };
-    loop {
-        let (page, next) = client.snapshots(request.clone()).await?;
-        list.print(out, &page, |snapshot| rows::snapshot(snapshot, SystemTime::now()), json::snapshot)?;
-        if !client::next_page(&mut request.page_token, next)? {
-            return list.end(out);
-        }
-    }
+    let page = async |page_token| client.snapshots(v2::ListSnapshotsRequest { page_token, ..request.clone() }).await;
+    let row = |snapshot: &_| rows::snapshot(snapshot, SystemTime::now());
+    let list = List::new(args.common.output, "snapshots", &rows::SNAPSHOTS);
+    list.print_all(out, page, row, json::snapshot).await
 }
 
 async fn doctor(common: &Common, out: &mut impl Write) -> anyhow::Result<ExitCode> {
@@ -226,6 +206,24 @@ impl List {
         match output {
             Output::Table => Self::Table(Table::new(columns)),
             Output::Json => Self::Json { name, items: 0 },
+        }
+    }
+
+    /// Prints all pages. `page`: asks for the page with that token, and returns it with the token of the next one.
+    async fn print_all<T>(
+        mut self,
+        out: &mut impl Write,
+        mut page: impl AsyncFnMut(String) -> anyhow::Result<(Vec<T>, String)>,
+        row: impl Fn(&T) -> Vec<String>,
+        object: impl Fn(&T) -> Value,
+    ) -> anyhow::Result<ExitCode> {
+        let mut token = String::new();
+        loop {
+            let (items, next) = page(token.clone()).await?;
+            self.print(out, &items, &row, &object)?;
+            if !client::next_page(&mut token, next)? {
+                return self.end(out);
+            }
         }
     }
 

@@ -14,6 +14,7 @@ use super::killed::test_all;
 use super::machine::Plan;
 use super::world::{Answer, Call, SIZE, Use, staging};
 
+mod meanwhile;
 mod world;
 
 const SHORT: Duration = Duration::from_millis(100);

@@ -150,6 +150,29 @@ impl Filled {
         if process.is_alive() { answer } else { Answer::Killed }
     }
 
+    /// Creates the copy, and does something else before its effect with that number. `None` if it has fewer effects.
+    pub(super) fn create_while<T>(
+        &self,
+        before: usize,
+        other: impl AsyncFnOnce(&Host) -> T,
+    ) -> Option<(T, Result<()>)> {
+        let process = Process::new(&self.world.machine, Plan::Pauses { before });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let results = runtime.block_on(async {
+            let host = self.world.host(&process);
+            let mut create = std::pin::pin!(host.create(self.spec(), None, LONG));
+            tokio::select! {
+                () = process.paused() => {}
+                _ = &mut create => return None,
+            }
+            let other = other(&host).await;
+            process.resume();
+            Some((other, create.await.map(drop)))
+        });
+        self.check();
+        results
+    }
+
     /// Creates the copy.
     pub(super) fn create(&self, plan: Plan) -> Answer {
         let answer = self.call(plan, async |host| host.create(self.spec(), None, LONG).await.map(drop));

@@ -47,11 +47,11 @@ impl LvmPool {
         self.check_new_snapshot(&group, &current, &wanted, &name)?;
         let extents = cow_extents(group.extent_size, source.size, cow_size);
         let pvs = match capacity::closed(&group) {
-            Some(why) => return Err(self.no_room_for_snapshot(&group, &current, extents, None, &[why])),
+            Some(why) => return Err(self.no_room_for_snapshot(&group, record, extents, None, &[why])),
             None => capacity::choose_for_snapshot(&group, source, extents, self.config.reserve),
         };
         let pvs = pvs.map_err(|most| {
-            self.no_room_for_snapshot(&group, &current, extents, Some(most), &capacity::withheld(&group))
+            self.no_room_for_snapshot(&group, record, extents, Some(most), &capacity::withheld(&group))
         })?;
         // Otherwise, lvm would attach the snapshot without freezing anything, and activate neither.
         if self.device(&current)?.is_none() {
@@ -129,16 +129,19 @@ impl LvmPool {
     fn no_room_for_snapshot(
         &self,
         group: &VolumeGroup,
-        volume: &PoolVolume,
+        record: &SnapshotRecord,
         extents: Extents,
         most: Option<Extents>,
         more: &[String],
     ) -> Error {
         let why = more.iter().map(|why| format!("; {why}")).collect::<String>();
         let free = most.map(|most| {
+            let smaller = match record.for_clone {
+                true => "",
+                false => ", or set a smaller cowSize in the VolumeSnapshotClass",
+            };
             format!(
-                ", and the disks of the volume have {} bytes free for it; delete something there, or set a smaller \
-                 cowSize in the VolumeSnapshotClass",
+                ", and the disks of the volume have {} bytes free for it; delete something there{smaller}",
                 group.extent_size.bytes(most)
             )
         });
@@ -147,7 +150,7 @@ impl LvmPool {
             format!(
                 "pool {}: a snapshot of volume {} needs {} bytes{}{why}",
                 self.name,
-                volume.name,
+                record.source.volume,
                 group.extent_size.bytes(extents),
                 free.unwrap_or_default()
             ),
