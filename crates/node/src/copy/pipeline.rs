@@ -13,6 +13,8 @@ use crate::tasks::Handle;
 
 /// How much is read and written at once.
 pub(super) const CHUNK: u64 = 4 << 20;
+/// How much is zeroed at once where the source contains zeros: one call is faster than many.
+const ZEROS: u64 = 64 << 20;
 /// How many chunks are in memory.
 const CHUNKS: usize = 4;
 /// The alignment of buffers, in bytes: enough for direct I/O on any disk.
@@ -24,6 +26,8 @@ const LOOK: Duration = Duration::from_millis(100);
 pub(super) struct Pipeline {
     pub(super) source: Mutex<Box<dyn Source>>,
     pub(super) target: Mutex<Box<dyn Target>>,
+    /// Whether zeros of the source need not be written.
+    pub(super) skip_zeros: bool,
     pub(super) edit: Option<Edit>,
     pub(super) rates: Vec<Rate>,
     pub(super) meter: Meter,
@@ -115,20 +119,34 @@ impl Pipeline {
     /// Writes what was read, in order, and returns up to where.
     fn write(&self, part: Range<u64>, full: Receiver<Chunk>, empty: SyncSender<Buffer>) -> Result<u64, Error> {
         let mut target = self.target.lock();
-        let mut reached = part.start;
+        // Everything before `written` is on the target; from there to `reached` the source contains zeros.
+        let (mut written, mut reached) = (part.start, part.start);
         for Chunk { offset, mut buffer } in full {
             let bytes = buffer.bytes();
-            reached = offset + bytes.len() as u64;
-            if !is_zero(bytes) {
-                target.write(offset, bytes)?;
-            } else {
-                target.zero(offset..reached)?;
+            let end = offset + bytes.len() as u64;
+            let zeros = is_zero(bytes);
+            if written < offset && (!zeros || end - written > ZEROS) {
+                self.write_zeros(&mut **target, written..offset)?;
+                written = offset;
             }
+            if !zeros {
+                target.write(offset, bytes)?;
+                written = end;
+            }
+            reached = end;
             self.report(reached);
             // The reader has read everything.
             let _ = empty.send(buffer);
         }
+        if written < reached {
+            self.write_zeros(&mut **target, written..reached)?;
+        }
         Ok(reached)
+    }
+
+    /// Makes these bytes of the target read as zeros, which the source has there.
+    fn write_zeros(&self, target: &mut dyn Target, bytes: Range<u64>) -> Result<(), Error> {
+        if self.skip_zeros { Ok(()) } else { target.zero(bytes) }
     }
 
     /// Zeroes these bytes of the target, and returns up to where: less than all if the task should stop. Not flushed.
