@@ -138,8 +138,8 @@ async fn life(node: &mut Node, ask: Ask) -> Result<usize> {
         .context("restored in the ordinary pool")?;
 
     // From the ordinary pool to the thin one.
-    let thick =
-        retry(|| node.csi.create(&thick.filled_from_volume(&source))).await.context("cloned to the other pool")?;
+    let thick = thick.filled_from_volume(&source);
+    let thick = retry(|| node.csi.create(&thick)).await.context("cloned to the other pool")?;
     let back = ask.clone().named("pvc-back").filled_from_volume(&thick);
     copy(node, back, &after, false).await.context("cloned back")?;
     retry(|| node.csi.delete(&thick.id)).await?;
@@ -204,7 +204,8 @@ async fn ratio(node: &Node) -> Result<()> {
     let thin = class("thin").parameters;
     let huge = Ask::block("pvc-huge").parameter("pool", "thin").size(RATIO * POOL + 1);
     refused("more than the ratio", node.csi.create(&huge).await, Code::ResourceExhausted, "400 %")?;
-    let made = retry(|| node.csi.create(&huge.clone().size(2 * POOL))).await?;
+    let half = huge.clone().size(2 * POOL);
+    let made = retry(|| node.csi.create(&half)).await?;
     ensure!(node.csi.capacity(&thin).await?.0 == 2 * POOL, "half of it is left");
     refused("growth beyond it", node.csi.expand(&made, RATIO * POOL + 1).await, Code::OutOfRange, "the largest size")?;
     let taken = retry(|| node.csi.snapshot("snap-huge", &made.id)).await?;
@@ -225,7 +226,8 @@ async fn ratio(node: &Node) -> Result<()> {
 async fn full(node: &Node) -> Result<String> {
     let mut seen = Vec::new();
     for pool in ["fails", "waits"] {
-        let made = retry(|| node.csi.create(&Ask::block("pvc-full").parameter("pool", pool).size(128 * MIB))).await?;
+        let ask = Ask::block("pvc-full").parameter("pool", pool).size(128 * MIB);
+        let made = retry(|| node.csi.create(&ask)).await?;
         open(node, &made).await?;
         ensure!(node.csi.health(&made.id).await?.is_empty(), "a new volume in an empty pool has a problem");
         let (target, began) = (made.target(), Instant::now());
@@ -271,7 +273,8 @@ async fn full(node: &Node) -> Result<String> {
 
 /// A pool that is extended in time.
 async fn extended(node: &Node) -> Result<()> {
-    let made = retry(|| node.csi.create(&Ask::block("pvc-grows").parameter("pool", "grows").size(128 * MIB))).await?;
+    let ask = Ask::block("pvc-grows").parameter("pool", "grows").size(128 * MIB);
+    let made = retry(|| node.csi.create(&ask)).await?;
     open(node, &made).await?;
     let script =
         format!("dd if=/dev/zero of='{}' bs=1M count=120 oflag=direct conv=notrunc status=none", made.target());

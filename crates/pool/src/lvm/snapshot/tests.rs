@@ -178,5 +178,7 @@ fn problems_and_a_lack_of_space_are_shown_to_the_operator() {
     // It is listed with its problem; the temporary snapshot of a clone is not.
     assert_eq!(hint(44 * MIB, Some(SnapshotStatus::Invalid)), None);
     let invalid = LogicalVolume { snapshot: Some(SnapshotStatus::Invalid), ..lv("s", FOR_CLONE, Some("a")) };
-    assert!(super::hint(&with(invalid)).unwrap().contains("its contents are lost"));
+    let group = with(invalid);
+    let hint = super::hint(&group, &volume::storage_of(group.uuid)).unwrap();
+    assert!(hint.contains("its contents are lost"));
 }

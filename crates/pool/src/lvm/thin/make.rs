@@ -106,7 +106,7 @@ pub(super) fn next<'a>(
         let layout = metadata_layout(&create.layout);
         let extents = group.extent_size.needed_for(metadata_size(create, data.size));
         let kept = reserve.saturating_add(group.extent_size.bytes(spare(group, extents)));
-        let pvs = capacity::choose(group, &layout, extents, kept).ok_or_else(|| no_space(group, config, extents))?;
+        let pvs = capacity::choose(group, &layout, extents, kept, None).ok_or_else(|| no_space(group, config, extents))?;
         let (name, tags) = (format!("{METADATA_PREFIX}{}", config.name), vec![record(ThinPoolPart::Metadata)]);
         return Ok(Some(Step::Create(CreateLv { name, extents, layout, tags, pvs })));
     };
@@ -216,7 +216,7 @@ fn plan(group: &VolumeGroup, reserve: u64, create: &CreateThinPool) -> Result<Pl
     };
     let data = data.divided_by(stripes).times(stripes);
     let kept = reserve.saturating_add(extent.bytes(beside(data)));
-    let pvs = capacity::choose(group, &create.layout, data, kept).ok_or_else(|| {
+    let pvs = capacity::choose(group, &create.layout, data, kept, None).ok_or_else(|| {
         let largest = capacity::largest(group, &create.layout, kept);
         format!(
             "the thin pool cannot be created with {} bytes of data ({}): beside its metadata, {} bytes are possible now{}",
