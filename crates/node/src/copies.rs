@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use quarry_volume::{ContentSource, CopyProgress, Gib, Volume};
 
-use crate::copy::Meter;
+use crate::copy::{Meter, Rate};
 
 /// The copies that are running. Cheap to clone; all clones are the same list.
 #[derive(Clone, Default)]
@@ -21,6 +21,8 @@ struct Inner {
     running: BTreeMap<String, Copy>,
     /// The bytes that finished and interrupted copies of this process have copied.
     copied: u64,
+    /// The limits of speed, by the name of the pool.
+    rates: BTreeMap<String, Rate>,
 }
 
 /// A running copy.
@@ -56,6 +58,18 @@ impl Copy {
 }
 
 impl Copies {
+    /// Limits the speed of all copies together that read from or write to that pool.
+    pub(crate) fn limit(&self, pool: &str, bytes_per_second: u64) {
+        self.inner.lock().rates.insert(pool.to_owned(), Rate::new(bytes_per_second));
+    }
+
+    /// The limits of a copy from one pool to another.
+    pub(crate) fn rates(&self, from: &str, to: &str) -> Vec<Rate> {
+        let inner = self.inner.lock();
+        let limited = inner.rates.iter().filter(|(pool, _)| [from, to].contains(&pool.as_str()));
+        limited.map(|(_, rate)| rate.clone()).collect()
+    }
+
     /// Adds the copy into that volume to the list.
     pub(crate) fn begin(&self, volume: &str, copy: Copy) -> Running {
         self.inner.lock().running.insert(volume.to_owned(), copy);

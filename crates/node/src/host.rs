@@ -81,6 +81,12 @@ impl Host {
         Self { inner: Arc::new(Inner { node, pools, kernel, tasks, checks, copies, publisher, fence }) }
     }
 
+    /// Limits how many bytes per second all copies together read from or write to the pool with that name. Copies that
+    /// are already running are not affected.
+    pub fn limit_copies(&self, pool: &str, bytes_per_second: u64) {
+        self.copies().limit(pool, bytes_per_second);
+    }
+
     /// The node's name.
     #[must_use]
     pub fn node(&self) -> &str {

@@ -9,8 +9,6 @@ mod bytes;
 mod checks;
 mod condition;
 mod copies;
-// No limit of its speed can be configured yet.
-#[allow(dead_code)]
 mod copy;
 mod create;
 mod deactivate;

@@ -20,7 +20,7 @@ pub async fn open(configured: Vec<PoolConfig>, uevents: &Uevents) -> Vec<Arc<dyn
     }
     let disks = LvmDisks::default();
     let mut opening = JoinSet::new();
-    for (index, PoolConfig { name, kind }) in configured.into_iter().enumerate() {
+    for (index, PoolConfig { name, kind, copy_rate: _ }) in configured.into_iter().enumerate() {
         let (selectors, uevents, disks) = (Arc::clone(&selectors), uevents.clone(), disks.clone());
         opening.spawn(async move {
             let pool: Arc<dyn Pool> = match kind {

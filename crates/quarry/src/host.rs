@@ -60,8 +60,11 @@ pub(crate) async fn open(args: &Args) -> anyhow::Result<Host> {
         );
     }
     let uevents = Uevents::listen();
+    let rates: Vec<_> = configured.iter().filter_map(|pool| Some((pool.name.clone(), pool.copy_rate?))).collect();
     let pools = quarry_pool::open(configured, &uevents).await;
-    Ok(Host::in_pod(node, pools, args.pod_uid.as_str()))
+    let host = Host::in_pod(node, pools, args.pod_uid.as_str());
+    rates.iter().for_each(|(pool, rate)| host.limit_copies(pool, *rate));
+    Ok(host)
 }
 
 /// The node's name, checked: it becomes the value of a label and a part of every volume's identifier.

@@ -18,6 +18,7 @@ pub(crate) struct DeviceSource {
     path: PathBuf,
     file: File,
     size: u64,
+    sector_size: u32,
 }
 
 impl DeviceSource {
@@ -30,13 +31,18 @@ impl DeviceSource {
         let file = File::options().read(true).custom_flags(libc::O_DIRECT).open(path).map_err(|source| {
             Error::Open(quarry_filesystem::Error::Io { attempted: "open", path: path.to_owned(), source })
         })?;
-        Ok(Self { path: path.to_owned(), file, size })
+        let sector_size = sector_size(path, &file)?;
+        Ok(Self { path: path.to_owned(), file, size, sector_size })
     }
 }
 
 impl Source for DeviceSource {
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.sector_size
     }
 
     fn read(&mut self, offset: u64, bytes: &mut [u8]) -> Result<(), Error> {
@@ -53,6 +59,7 @@ pub(crate) struct DeviceTarget {
     path: PathBuf,
     held: Exclusive,
     size: u64,
+    sector_size: u32,
 }
 
 impl DeviceTarget {
@@ -69,13 +76,18 @@ impl DeviceTarget {
         };
         let flags = OFlag::from_bits_retain(fcntl(&*held, FcntlArg::F_GETFL).map_err(failed)?);
         fcntl(&*held, FcntlArg::F_SETFL(flags | OFlag::O_DIRECT)).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), held, size })
+        let sector_size = sector_size(path, &held)?;
+        Ok(Self { path: path.to_owned(), held, size, sector_size })
     }
 }
 
 impl Target for DeviceTarget {
     fn size(&self) -> u64 {
         self.size
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.sector_size
     }
 
     fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Error> {
@@ -99,9 +111,20 @@ impl Target for DeviceTarget {
     }
 
     fn flush(&mut self) -> Result<(), Error> {
+        if quarry_fault::disabled("copy-flush") {
+            return Ok(());
+        }
         quarry_fault::point(|| "device:flush:before".to_owned());
         let flushed = self.held.sync_all();
         quarry_fault::point(|| "device:flush:after".to_owned());
         flushed.map_err(|source| Error::Flush { device: self.path.clone(), source })
     }
+}
+
+/// The size of the logical sectors of an open device, in bytes.
+fn sector_size(path: &Path, device: &File) -> Result<u32, Error> {
+    quarry_block::sector_size(device).map_err(|source| {
+        let attempted = "determine the sector size of";
+        Error::Open(quarry_filesystem::Error::Io { attempted, path: path.to_owned(), source })
+    })
 }

@@ -54,6 +54,14 @@ pub(crate) enum Error {
         /// The size of the target in bytes.
         target: u64,
     },
+    /// The target has larger logical sectors than the source. A filesystem that was made for small ones cannot be used
+    /// there: the kernel mounts no xfs on sectors larger than those it was made for.
+    SectorSize {
+        /// The size of the source's sectors in bytes.
+        source: u32,
+        /// The size of the target's sectors in bytes.
+        target: u32,
+    },
     /// What was read cannot be copied.
     Edit(quarry_filesystem::Error),
     /// The progress cannot be stored.
@@ -93,6 +101,12 @@ impl fmt::Display for Error {
             Self::TargetTooSmall { source, target } => {
                 write!(f, "cannot copy {source} bytes to a device of {target} bytes; request a larger volume")
             }
+            Self::SectorSize { source, target } => write!(
+                f,
+                "cannot copy: the source is on disks with logical sectors of {source} bytes, and the new volume on disks \
+                 with {target}, where its contents could not be used; use a pool whose disks have sectors of {source} \
+                 bytes"
+            ),
             Self::Store(error) | Self::Thread(error) => error.fmt(f),
             Self::Stopped { retry } => write!(f, "the copy was stopped; a retry of {retry} continues it"),
         }
@@ -116,6 +130,7 @@ impl From<Error> for quarry_volume::Error {
             Error::Open(error) | Error::Edit(error) => return errors::filesystem(error),
             Error::SourceSize { .. } => Reason::Precondition,
             Error::TargetTooSmall { .. } => Reason::SizeOutOfRange,
+            Error::SectorSize { .. } => Reason::InvalidRequest,
             Error::Store(error) | Error::Thread(error) => return error,
             Error::Stopped { .. } => Reason::UnderWay,
         };

@@ -39,6 +39,9 @@ pub(crate) trait Source: Send {
     /// Its size in bytes.
     fn size(&self) -> u64;
 
+    /// The size of its logical sectors, in bytes.
+    fn sector_size(&self) -> u32;
+
     /// Reads these bytes. Blocks.
     ///
     /// # Errors
@@ -50,6 +53,9 @@ pub(crate) trait Source: Send {
 pub(crate) trait Target: Send {
     /// Its size in bytes.
     fn size(&self) -> u64;
+
+    /// The size of its logical sectors, in bytes.
+    fn sector_size(&self) -> u32;
 
     /// Writes these bytes, which are aligned in memory as direct I/O requires. Not flushed. Blocks.
     ///
@@ -101,14 +107,10 @@ pub(crate) struct Job {
     pub(crate) start: Gib,
     /// What becomes of the rest of the target.
     pub(crate) tail: Tail,
-    /// Whether the target reads as zeros wherever this copy has not written yet. Then zeros in the source are skipped.
-    /// Only true for a device that was zeroed for this volume, or thin space that was never written, and not for a
-    /// copy that is repeated from its beginning. Otherwise zeros are written.
-    pub(crate) zeroed_target: bool,
     /// Changes to make on the way.
     pub(crate) edit: Option<Edit>,
-    /// The limit of its speed, if it has one. Copies can share it.
-    pub(crate) rate: Option<Rate>,
+    /// The limits of its speed. Copies can share them.
+    pub(crate) rates: Vec<Rate>,
     /// How far it is, for others to read.
     pub(crate) meter: Meter,
 }
@@ -118,8 +120,8 @@ impl Job {
     /// The caller stores the end of it.
     ///
     /// # Errors
-    /// [`Error::Stopped`] if the task was asked to stop: the progress is stored. [`Error::SourceSize`] and
-    /// [`Error::TargetTooSmall`] before anything is written. Otherwise the error of one of the ends, of `edit` or of
+    /// [`Error::Stopped`] if the task was asked to stop: the progress is stored. [`Error::SourceSize`],
+    /// [`Error::TargetTooSmall`] and [`Error::SectorSize`] before anything is written. Otherwise the error of one of the ends, of `edit` or of
     /// `progress`: a retry continues from the progress that was stored last.
     pub(crate) async fn run(
         self,
@@ -136,6 +138,10 @@ impl Job {
         if to < from {
             return Err(Error::TargetTooSmall { source: from, target: to });
         }
+        let (from_sector, to_sector) = (source.sector_size(), target.sector_size());
+        if to_sector > from_sector {
+            return Err(Error::SectorSize { source: from_sector, target: to_sector });
+        }
         let total = match self.tail {
             Tail::Zero => to,
             Tail::WipeSignatures => from,
@@ -145,9 +151,8 @@ impl Job {
         let pipeline = Pipeline {
             source: Mutex::new(source),
             target: Mutex::new(target),
-            skip_zeros: self.zeroed_target,
             edit: self.edit,
-            rate: self.rate,
+            rates: self.rates,
             meter: self.meter,
             handle: handle.clone(),
         };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// A limit of speed that copies share, for example all copies of a pool.
+/// A limit of speed that copies share: all that read from or write to one pool.
 #[derive(Clone, Debug)]
 pub(crate) struct Rate {
     bytes_per_second: u64,
@@ -44,8 +44,6 @@ pub(crate) struct Meter {
 struct Inner {
     done: AtomicU64,
     total: AtomicU64,
-    /// When this run began.
-    started: Mutex<Option<Instant>>,
 }
 
 /// What a [`Meter`] shows.
@@ -53,27 +51,21 @@ struct Inner {
 pub(crate) struct Measured {
     /// How many bytes are copied, those of earlier runs included. Not all of them are flushed.
     pub(crate) done: u64,
-    /// How many bytes have to be copied; with [`super::Tail::Zero`], the bytes beyond the source count, too.
+    /// How many bytes have to be copied; with [`super::Tail::Zero`], the bytes beyond the source count, too. 0 before the
+    /// copy has begun.
     pub(crate) total: u64,
-    /// How long this run has been in progress. `None`: it has not begun.
-    pub(crate) age: Option<Duration>,
 }
 
 impl Meter {
     /// What it shows now.
     pub(crate) fn measured(&self) -> Measured {
-        let Inner { done, total, started } = &*self.inner;
-        Measured {
-            done: done.load(Ordering::Relaxed),
-            total: total.load(Ordering::Relaxed),
-            age: started.lock().map(|started| started.elapsed()),
-        }
+        let Inner { done, total } = &*self.inner;
+        Measured { done: done.load(Ordering::Relaxed), total: total.load(Ordering::Relaxed) }
     }
 
     pub(super) fn begin(&self, done: u64, total: u64) {
         self.inner.done.store(done, Ordering::Relaxed);
         self.inner.total.store(total, Ordering::Relaxed);
-        *self.inner.started.lock() = Some(Instant::now());
     }
 
     pub(super) fn reach(&self, done: u64) {

@@ -17,16 +17,15 @@ pub(super) const CHUNK: u64 = 4 << 20;
 const CHUNKS: usize = 4;
 /// The alignment of buffers, in bytes: enough for direct I/O on any disk.
 const ALIGNMENT: usize = 4096;
-/// How often a copy that waits for its rate looks whether it should stop.
+/// How often a copy that waits for its rates looks whether it should stop.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// The two ends of a copy, and what happens between them.
 pub(super) struct Pipeline {
     pub(super) source: Mutex<Box<dyn Source>>,
     pub(super) target: Mutex<Box<dyn Target>>,
-    pub(super) skip_zeros: bool,
     pub(super) edit: Option<Edit>,
-    pub(super) rate: Option<Rate>,
+    pub(super) rates: Vec<Rate>,
     pub(super) meter: Meter,
     pub(super) handle: Handle,
 }
@@ -97,9 +96,9 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Waits as the rate demands. Returns whether the task should stop.
+    /// Waits as the rates demand. Returns whether the task should stop.
     fn waits_in_vain(&self, offset: u64, end: u64) -> bool {
-        let wait = self.rate.as_ref().map(|rate| rate.wait_for(end_of_chunk(offset, end) - offset));
+        let wait = self.rates.iter().map(|rate| rate.wait_for(end_of_chunk(offset, end) - offset)).max();
         let until = Instant::now() + wait.unwrap_or_default();
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -122,7 +121,7 @@ impl Pipeline {
             reached = offset + bytes.len() as u64;
             if !is_zero(bytes) {
                 target.write(offset, bytes)?;
-            } else if !self.skip_zeros {
+            } else {
                 target.zero(offset..reached)?;
             }
             self.report(reached);

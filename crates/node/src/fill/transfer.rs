@@ -75,7 +75,8 @@ impl Host {
         match (from, to) {
             (Device::Node(source), Device::Node(target)) => {
                 let filesystem = record.filesystem.zip(uuid);
-                let copy = DeviceCopy { source, size, offline, target, start, tail, filesystem, meter };
+                let rates = self.copies().rates(content.pool.name(), pool.name());
+                let copy = DeviceCopy { source, size, offline, target, start, tail, filesystem, rates, meter };
                 self.kernel().copy(copy, handle, &mut stored).await.map_err(Failure::of_source)?;
             }
             (Device::Simulated(source), Device::Simulated(target)) => {

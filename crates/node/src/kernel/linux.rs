@@ -126,7 +126,7 @@ impl Filesystems for Linux {
     }
 
     async fn copy(&self, copy: DeviceCopy, handle: &Handle, progress: &mut dyn Progress) -> Result<()> {
-        let DeviceCopy { source, size, offline, target, start, tail, filesystem, meter } = copy;
+        let DeviceCopy { source, size, offline, target, start, tail, filesystem, rates, meter } = copy;
         let open = move || {
             let held = offline.then(|| filesystem::exclusive(&source)).transpose().map_err(errors::filesystem)?;
             Ok((held, DeviceSource::open(&source)?, DeviceTarget::open(&target)?))
@@ -135,7 +135,7 @@ impl Filesystems for Linux {
         let edit = filesystem.map(|(kind, uuid)| -> Edit {
             Arc::new(move |offset, bytes| filesystem::edit_copied(kind, uuid, offset, bytes))
         });
-        let job = Job { source_size: size, start, tail, zeroed_target: false, edit, rate: None, meter };
+        let job = Job { source_size: size, start, tail, edit, rates, meter };
         job.run(Box::new(source), Box::new(target), handle, "CreateVolume", progress).await?;
         // Until here, nothing else has used the source.
         drop(held);

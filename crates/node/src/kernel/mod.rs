@@ -20,7 +20,7 @@ use quarry_mount::{Device, Entry, Mapping};
 use quarry_volume::{Filesystem, Gib, MakeOptions, Result, VolumeId};
 use uuid::Uuid;
 
-use crate::copy::{Meter, Tail};
+use crate::copy::{Meter, Rate, Tail};
 use crate::tasks::Handle;
 use crate::zero::Progress;
 
@@ -184,6 +184,8 @@ pub(crate) struct DeviceCopy {
     /// The filesystem that is copied, and the UUID that the copy gets already on the way, if it is of a kind whose UUID
     /// can be changed there.
     pub(crate) filesystem: Option<(Filesystem, Uuid)>,
+    /// The limits of its speed.
+    pub(crate) rates: Vec<Rate>,
     /// Shows how far it is.
     pub(crate) meter: Meter,
 }

@@ -36,6 +36,8 @@ const MAX_NAME: usize = 63;
 pub struct PoolConfig {
     /// The name that a StorageClass refers to as `pool`.
     pub name: String,
+    /// How many bytes per second all copies together may read from or write to the pool; `None`: no limit.
+    pub copy_rate: Option<u64>,
     /// The kind of pool, with its settings.
     pub kind: PoolKind,
 }
@@ -101,9 +103,10 @@ struct File {
 }
 
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Pool {
     name: Spanned<String>,
+    copy_rate: Option<Spanned<String>>,
     lvm: Option<Lvm>,
     disk: Option<Spanned<disk::Section>>,
 }
@@ -154,6 +157,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
         if let Some(first) = names.insert(name.clone(), line) {
             return Err(wrong(line, format!("{key}.name: the pool in line {first} already has the name {name:?}")));
         }
+        let copy_rate = pool.copy_rate.map(|text| copy_rate(text, &key)).transpose();
+        let copy_rate = copy_rate.map_err(|(line, what)| wrong(line, what))?;
         let kind = match (pool.lvm, pool.disk) {
             (Some(section), None) => {
                 PoolKind::Lvm(lvm(section, &key, &name, &mut groups).map_err(|(line, what)| wrong(line, what))?)
@@ -167,7 +172,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<PoolConfig>, ConfigError> {
                 return Err(wrong(line, format!("{key}.disk: a pool has either lvm or disk, not both")));
             }
         };
-        pools.push(PoolConfig { name, kind });
+        pools.push(PoolConfig { name, copy_rate, kind });
     }
     Ok(pools)
 }
@@ -183,6 +188,18 @@ pub(crate) fn selectors(configured: &[PoolConfig]) -> Arc<[(String, Selector)]> 
 
 /// An error in the configuration: its line, and a description.
 type Mistake = (u64, String);
+
+/// Reads the limit of the speed of copies: bytes per second.
+fn copy_rate(text: Spanned<String>, key: &str) -> Result<u64, Mistake> {
+    let line = text.referenced.line();
+    match parse_size(&text.value) {
+        Ok(0) => {
+            Err((line, format!("{key}.copyRate: must be more than 0 (bytes per second); leave it out for no limit")))
+        }
+        Ok(rate) => Ok(rate),
+        Err(why) => Err((line, format!("{key}.copyRate: {why} (bytes per second)"))),
+    }
+}
 
 /// Reads a pool's `lvm` section; `groups` are the volume groups that already have a pool.
 fn lvm(section: Lvm, key: &str, pool: &str, groups: &mut HashMap<String, String>) -> Result<LvmConfig, Mistake> {
@@ -257,12 +274,13 @@ mod tests {
         let pools = parse(
             Path::new("pools.yaml"),
             "pools:\n  - name: fast\n    lvm:\n      volumeGroup: vg-nvme\n      reserve: 10Gi\n  - name: slow\n    \
-             lvm: {volumeGroup: vg1, reserve: 4096, deactivate: false, archives: 500}\n  - name: third\n    lvm: \
+             copyRate: 200Mi\n    lvm: {volumeGroup: vg1, reserve: 4096, deactivate: false, archives: 500}\n  - name: third\n    lvm: \
              {volumeGroup: vg2}\n",
         )
         .unwrap();
         let pool = |name: &str, group: &str, reserve, deactivate, archives| PoolConfig {
             name: name.into(),
+            copy_rate: (name == "slow").then_some(200 << 20),
             kind: PoolKind::Lvm(LvmConfig { volume_group: group.into(), reserve, deactivate, archives }),
         };
         assert_eq!(
@@ -298,6 +316,14 @@ mod tests {
             (
                 "pools:\n  - name: a\n    lvm:\n      volumeGroup: vg\n      archives: 0\n",
                 ["pools.yaml:5", "pools[0].lvm.archives"],
+            ),
+            (
+                "pools:\n  - name: a\n    copyRate: 0\n    lvm: {volumeGroup: v}\n",
+                ["pools.yaml:3", "pools[0].copyRate"],
+            ),
+            (
+                "pools:\n  - name: a\n    copyRate: fast\n    lvm: {volumeGroup: v}\n",
+                ["pools.yaml:3", "pools[0].copyRate"],
             ),
             ("pools:\n  - name: a/b\n    lvm:\n      volumeGroup: vg\n", ["pools.yaml:2", "pools[0].name"]),
             (

@@ -133,7 +133,7 @@ impl Process {
         handle: &Handle,
         progress: &mut dyn Progress,
     ) -> Result<()> {
-        let DeviceCopy { source, size, offline, target, start, tail, filesystem, meter: _ } = copy;
+        let DeviceCopy { source, size, offline, target, start, tail, filesystem, rates: _, meter: _ } = copy;
         let opened = self.try_read(|state| state.opened(&source).map(|disk| disk.size));
         let Some(opened) = opened else { return pending().await };
         assert_eq!(opened.map_err(errors::filesystem)?, size);
