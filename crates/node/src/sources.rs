@@ -1,4 +1,5 @@
-//! What depends on a source: the volumes that are being filled from it, and the snapshots that only serve a clone.
+//! What depends on a source: the volumes that are being filled from it, and the snapshots that only serve a clone or a
+//! full copy.
 //!
 //! A source must not vanish while it is copied. The creation of a volume first writes the record that names the source,
 //! and then looks whether the source is being deleted. A deletion first holds the source's name, and then looks for such
@@ -8,10 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use quarry_pool::{Pool, PoolSnapshot, PoolVolume, SnapshotRecord};
+use quarry_pool::{Pool, PoolSnapshot, PoolVolume, SnapshotHealth, SnapshotKind, SnapshotRecord, State};
 use quarry_volume::{ContentSource, Error, Reason, Result, VolumeId, safe_name};
 
 use crate::agent::{CREATE, DELETE};
+use crate::copies::CopyTarget;
 use crate::fill;
 use crate::host::{Host, OTHER_POOLS};
 use crate::snapshot::{DELETE_SNAPSHOT, subject};
@@ -35,26 +37,27 @@ impl Host {
         self.tasks().require_none(&id.volume, &[CREATE, DELETE])
     }
 
-    /// Fails while a volume is being filled from this source, which is in the pool `own`, or its filling was interrupted.
+    /// Fails while a volume, or a snapshot that is a full copy, is being filled from this source, which is in the pool
+    /// `own`, or the filling of a volume was interrupted.
     ///
     /// Other pools are searched for the latter only if the source is a snapshot, and as far as they answer soon. If a
     /// clone there has copied anything of a volume, `own` has the snapshot that serves it, and rejects the removal of
     /// the volume.
     ///
     /// # Errors
-    /// `UnderWay`, with the name of that volume. `Unavailable` if `own` cannot be read.
+    /// `UnderWay`, with the name of what is being filled. `Unavailable` if `own` cannot be read.
     pub(crate) async fn require_no_copy_of(&self, source: &ContentSource, own: &Arc<dyn Pool>) -> Result<()> {
-        let needed = |volume: &str, how_far: &str| {
+        let needed = |target: &CopyTarget, how_far: &str| {
             Err(Error::new(
                 Reason::UnderWay,
                 format!(
-                    "volume {volume} is being filled from it{how_far}; retry when that is done, or delete that volume \
-                     first"
+                    "{target} is being filled from it{how_far}; retry when that is done, or delete the {} first",
+                    target.kind()
                 ),
             ))
         };
-        if let Some(volume) = self.copies().of(source) {
-            return needed(&volume, "");
+        if let Some(target) = self.copies().of(source) {
+            return needed(&target, "");
         }
         let mut volumes = own.volumes().await?;
         if matches!(source, ContentSource::Snapshot(_)) {
@@ -66,7 +69,8 @@ impl Host {
                 && record.filling
                 && record.source.as_ref() == Some(source)
             {
-                return needed(&record.name, &format!(" ({})", fill::progress(&volume)));
+                let target = CopyTarget::Volume(record.name.clone());
+                return needed(&target, &format!(" ({})", fill::progress(&volume)));
             }
         }
         Ok(())
@@ -100,33 +104,52 @@ impl Host {
         }
     }
 
-    /// Removes, in the background, the snapshots for clones that earlier runs of the agent left.
-    pub(crate) fn clean_up_after_clones_later(&self) {
+    /// Removes, in the background, the snapshots for clones and full copies that earlier runs of the agent left.
+    pub(crate) fn clean_up_after_copies_later(&self) {
         for pool in self.pools() {
             let (host, pool) = (self.clone(), Arc::clone(pool));
-            tokio::spawn(async move { host.clean_up_after_clones(&pool, None).await });
+            tokio::spawn(async move { host.clean_up_after_copies(&pool, None).await });
         }
     }
 
-    /// Removes the snapshots in a pool for clones that no longer need them: of `source`, or of all volumes. What cannot
-    /// be removed now is logged, and removed later.
-    pub(crate) async fn clean_up_after_clones(&self, pool: &Arc<dyn Pool>, source: Option<&VolumeId>) {
+    /// Removes the snapshots in a pool for clones and full copies that no longer need them: of `source`, or of all
+    /// volumes. What cannot be removed now is logged, and removed later.
+    pub(crate) async fn clean_up_after_copies(&self, pool: &Arc<dyn Pool>, source: Option<&VolumeId>) {
         let Ok(snapshots) = pool.snapshots().await else { return };
         let concerned = |snapshot: &PoolSnapshot| {
-            snapshot.record.for_clone && source.is_none_or(|source| snapshot.record.source == *source)
+            snapshot.record.serves() && source.is_none_or(|source| snapshot.record.source == *source)
         };
         for snapshot in snapshots.into_iter().filter(concerned) {
             let (host, pool, record) = (self.clone(), Arc::clone(pool), snapshot.record);
-            let clone = safe_name(&record.name);
-            let work = |_| async move { host.clean_up_after(&pool, &record).await };
-            if let Err(error) = self.tasks().run(&clone, CLEAN_UP, CLEAN_UP_WAIT, work).await {
-                tracing::info!(clone, %error, "a snapshot that serves a clone is kept");
+            let name = safe_name(&record.name);
+            let is_for_copy = record.kind == SnapshotKind::ForCopy;
+            let key = if is_for_copy { subject(&name) } else { name.clone() };
+            let work = |_| async move {
+                match is_for_copy {
+                    true => host.clean_up_after_copy(&pool, &record).await,
+                    false => host.clean_up_after_clone(&pool, &record).await,
+                }
+            };
+            if let Err(error) = self.tasks().run(&key, CLEAN_UP, CLEAN_UP_WAIT, work).await {
+                tracing::info!(name, %error, "a snapshot that serves a clone or a full copy is kept");
             }
         }
     }
 
+    /// Removes the snapshot with that record, unless the full copy still needs it.
+    async fn clean_up_after_copy(&self, pool: &Arc<dyn Pool>, record: &SnapshotRecord) -> Result<()> {
+        let name = safe_name(&record.name);
+        self.require_not_copying(&name)?;
+        let copy = pool.snapshot(&name).await?.filter(|copy| copy.record.state == State::New);
+        if copy.is_some_and(|copy| matches!(copy.health, SnapshotHealth::Whole | SnapshotHealth::Lost(_))) {
+            return Ok(());
+        }
+        tracing::info!(snapshot = record.name, pool = pool.name(), "removing what only served a full copy");
+        self.remove_serving(pool, &name).await
+    }
+
     /// Removes the snapshot with that record, unless its clone still needs it.
-    async fn clean_up_after(&self, pool: &Arc<dyn Pool>, record: &SnapshotRecord) -> Result<()> {
+    async fn clean_up_after_clone(&self, pool: &Arc<dyn Pool>, record: &SnapshotRecord) -> Result<()> {
         let clone = self.find_anywhere(&record.name).await?;
         let source = ContentSource::Volume(record.source.clone());
         if let Some(clone) = clone {
@@ -170,5 +193,5 @@ async fn remove(pool: &Arc<dyn Pool>, snapshot: &PoolSnapshot) -> Result<()> {
 /// The snapshot in the pool that serves, or served, the clone with that name.
 pub(crate) async fn snapshot_for_clone(pool: &Arc<dyn Pool>, clone: &str) -> Result<Option<PoolSnapshot>> {
     let mut snapshots = pool.snapshots().await?.into_iter();
-    Ok(snapshots.find(|snapshot| snapshot.record.for_clone && snapshot.record.name == clone))
+    Ok(snapshots.find(|snapshot| snapshot.record.kind == SnapshotKind::ForClone && snapshot.record.name == clone))
 }

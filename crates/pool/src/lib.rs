@@ -26,7 +26,7 @@ pub use lvm::LvmPool;
 pub use open::open;
 pub use pool::{Device, Expansion, Health, NewSpace, Pool, PoolVolume, Reading, Recorded, Volumes};
 pub use record::{
-    ExpansionProgress, MAX_RECORD, NotVolume, Record, ScratchRecord, SnapshotRecord, State, Tag, VERSION,
+    ExpansionProgress, MAX_RECORD, NotVolume, Record, ScratchRecord, SnapshotKind, SnapshotRecord, State, Tag, VERSION,
 };
 pub use simulated::{Failure, Operation, SimulatedDevice, SimulatedPool};
 pub use snapshot::{PoolSnapshot, SnapshotHealth};

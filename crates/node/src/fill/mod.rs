@@ -23,6 +23,8 @@ mod content;
 mod identity;
 mod transfer;
 
+pub(crate) use transfer::copy_simulated;
+
 /// Why a volume was not filled.
 pub(crate) struct Failure {
     pub(crate) error: Error,

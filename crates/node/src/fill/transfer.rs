@@ -10,9 +10,10 @@ use uuid::Uuid;
 
 use super::Failure;
 use super::content::{Content, Origin};
-use crate::copies::Copy;
+use crate::copies::{Copy, CopyTarget};
 use crate::copy::{Meter, Tail};
 use crate::device;
+use crate::full_copy::deactivate_copy;
 use crate::host::Host;
 use crate::kernel::DeviceCopy;
 use crate::prepare::update_record;
@@ -42,9 +43,12 @@ impl Host {
         };
         let (activated, is_simulated) = (Instant::now(), matches!(from, Device::Simulated(_)));
         let copied = self.transfer_from(from, pool, volume, content, source, handle).await;
-        if !is_simulated {
+        match &content.origin {
             // A source that no pod uses was inactive.
-            self.deactivate_now(&content.record.source, activated).await;
+            Origin::Offline(_) if !is_simulated => self.deactivate_now(&content.record.source, activated).await,
+            Origin::Snapshot(snapshot) => deactivate_copy(&content.pool, snapshot, activated).await,
+            // A pod may use it.
+            Origin::Volume(_) | Origin::Offline(_) => {}
         }
         copied
     }
@@ -66,7 +70,7 @@ impl Host {
         // A volume without a snapshot may have been used since an interrupted copy, which had another instant's contents.
         let start = if offline { Gib::NONE } else { record.zeroed };
         let running = Copy { source: source.clone(), pool: pool.name().to_owned(), start, meter: meter.clone() };
-        let running = self.copies().begin(&volume.name, running);
+        let running = self.copies().begin(CopyTarget::Volume(volume.name.clone()), running);
         let tail = match record.access.shows_bytes() && !quarry_fault::disabled("copy-tail") {
             true => Tail::Zero,
             false => Tail::WipeSignatures,
@@ -76,7 +80,8 @@ impl Host {
             (Device::Node(source), Device::Node(target)) => {
                 let filesystem = record.filesystem.zip(uuid);
                 let rates = self.copies().rates(content.pool.name(), pool.name());
-                let copy = DeviceCopy { source, size, offline, target, start, tail, filesystem, rates, meter };
+                let retry = "CreateVolume";
+                let copy = DeviceCopy { source, size, offline, target, start, tail, filesystem, rates, meter, retry };
                 self.kernel().copy(copy, handle, &mut stored).await.map_err(Failure::of_source)?;
             }
             (Device::Simulated(source), Device::Simulated(target)) => {
@@ -113,8 +118,8 @@ impl Host {
     }
 }
 
-/// Copies a simulated device, and zeroes the rest of the volume, which has `whole` bytes.
-async fn copy_simulated(
+/// Copies a simulated device, and zeroes the rest of the target, which has `whole` bytes.
+pub(crate) async fn copy_simulated(
     source: &SimulatedDevice,
     target: &SimulatedDevice,
     bytes: Range<u64>,
@@ -124,7 +129,7 @@ async fn copy_simulated(
     let mut offset = bytes.start.min(bytes.end);
     while offset < bytes.end {
         if handle.cancel.is_cancelled() {
-            return Err(Error::new(Reason::UnderWay, "the copy was stopped; a retry of CreateVolume continues it"));
+            return Err(Error::new(Reason::UnderWay, "the copy was stopped; a retry continues it"));
         }
         let next = offset.saturating_add(SIMULATED_CHUNK).min(bytes.end);
         target.copy_from(source, offset..next).await?;

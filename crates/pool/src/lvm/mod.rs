@@ -434,6 +434,20 @@ impl Pool for LvmPool {
         self.take_snapshot_of(volume, record, cow_size).await
     }
 
+    async fn create_copy(&self, record: &SnapshotRecord, from: &PoolSnapshot) -> Result<PoolSnapshot> {
+        let _lock = self.lock().await?;
+        self.create_space_for_copy(record, from).await
+    }
+
+    async fn set_snapshot_record(&self, snapshot: &PoolSnapshot, record: &SnapshotRecord) -> Result<()> {
+        let _lock = self.lock().await?;
+        self.replace_snapshot_record(snapshot, record).await
+    }
+
+    async fn deactivate_snapshot(&self, snapshot: &PoolSnapshot, unused_since: Instant) -> Result<()> {
+        self.deactivate_copy(snapshot, unused_since).await
+    }
+
     async fn activate_snapshot(&self, snapshot: &PoolSnapshot) -> Result<Device> {
         self.activate_snapshot_device(snapshot).await.map(Device::Node)
     }

@@ -77,8 +77,11 @@ pub(super) fn snapshot(listed: &ListedSnapshot) -> Value {
         "source": snapshot.source.to_string(),
         "bytes": snapshot.size,
         "allocated_bytes": snapshot.allocated,
+        "method": snapshot.method.as_str(),
         "created": (snapshot.created > 0).then_some(snapshot.created),
         "state": rows::snapshot_state(snapshot),
+        "copied_bytes": snapshot.copying.map(|progress| progress.copied),
+        "to_copy_bytes": snapshot.copying.map(|progress| progress.total),
         "problem": snapshot.problem,
         "reachable": reachable,
     })

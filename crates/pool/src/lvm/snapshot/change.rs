@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use quarry_lvm::commands::{self, CreateSnapshot, TagChange};
 use quarry_lvm::{LogicalVolume, SnapshotStatus, VolumeGroup, capacity, cow_extents, snapshot_status};
-use quarry_volume::{CowSize, Error, Extents, Reason, Result};
+use quarry_volume::{CowSize, Error, Extents, Reason, Result, SnapshotMethod};
 
 use super::super::{LvmPool, device, name};
 use super::{all, from_logical, left_over, name_for};
@@ -16,7 +16,7 @@ impl LvmPool {
     ///
     /// # Errors
     /// `Unavailable` if it is gone.
-    fn current_snapshot<'a>(
+    pub(super) fn current_snapshot<'a>(
         &self,
         group: &'a VolumeGroup,
         snapshot: &PoolSnapshot,
@@ -146,7 +146,7 @@ impl LvmPool {
     /// The error of a snapshot whose lvcreate failed. lvcreate may have created a part of it nevertheless; that was
     /// never handed out, so it is removed again. The caller holds the pool lock, and has held it since the name was
     /// free.
-    async fn undo_snapshot(&self, name: &str, tag: &str, error: Error) -> Error {
+    pub(super) async fn undo_snapshot(&self, name: &str, tag: &str, error: Error) -> Error {
         if !error.reason.is_final() {
             return error;
         }
@@ -164,6 +164,9 @@ impl LvmPool {
 
     /// See [`crate::Pool::activate_snapshot`].
     pub(in crate::lvm) async fn activate_snapshot_device(&self, snapshot: &PoolSnapshot) -> Result<PathBuf> {
+        if snapshot.record.method() == SnapshotMethod::Copy {
+            self.idle.mark_activated(snapshot.logical()?.1);
+        }
         let _lock = self.lock().await?;
         let group = self.group().await?;
         let (current, found) = self.current_snapshot(&group, snapshot)?;
@@ -171,21 +174,20 @@ impl LvmPool {
         if let Some(why) = capacity::duplicated(&group) {
             return Err(Error::unavailable(format!("pool {}: {why}", self.name)));
         }
-        let find = || {
-            let found = device::find(group.uuid, found.uuid);
-            found.map_err(|error| Error::host(format!("finding the device of snapshot {}: {error}", snapshot.name)))
-        };
-        if find()?.is_none() {
+        if device_of(&current)?.is_none() {
             let activated = commands::activate(&group, found).await;
             self.recover_if_killed(&group, &activated).await;
             activated.map_err(|error| self.explain(error))?;
         }
-        let node = find()?.ok_or_else(|| {
+        let node = device_of(&current)?.ok_or_else(|| {
             Error::host(format!(
                 "lvm activated {}/{}, but the kernel has no device for it: see the kernel log and `lvs -a {}`",
                 group.name, found.name, group.name
             ))
         })?;
+        if current.record.method() == SnapshotMethod::Copy {
+            return Ok(node);
+        }
         // Only the kernel knows it, and only now: it may have become full before the last boot.
         match snapshot_status(group.uuid, found.uuid) {
             Some(SnapshotStatus::Used(_)) => Ok(node),
@@ -252,6 +254,13 @@ impl LvmPool {
         }
         Ok(current)
     }
+}
+
+/// The device of a snapshot, if it is active.
+pub(super) fn device_of(snapshot: &PoolSnapshot) -> Result<Option<PathBuf>> {
+    let (group, uuid) = snapshot.logical()?;
+    device::find(group, uuid)
+        .map_err(|error| Error::host(format!("finding the device of snapshot {}: {error}", snapshot.name)))
 }
 
 /// Checks that lvm can take a snapshot of the volume now.

@@ -5,15 +5,16 @@ use std::time::{Duration, SystemTime};
 use quarry_volume::{Snapshot, SnapshotCondition, show_size};
 use quarry_wire::view::ListedSnapshot;
 
-use super::{NOTHING, length, problem};
+use super::{NOTHING, length, percent, problem};
 use crate::table::Column;
 
-pub(in crate::view) const SNAPSHOTS: [Column; 10] = [
+pub(in crate::view) const SNAPSHOTS: [Column; 11] = [
     Column::words("NODE"),
     Column::words("POOL"),
     Column::words("ID"),
     Column::words("NAME"),
     Column::words("SOURCE"),
+    Column::words("METHOD"),
     Column::figures("SIZE"),
     Column::figures("USES"),
     Column::figures("AGE"),
@@ -37,10 +38,14 @@ pub(in crate::view) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec
         snapshot.id.to_string(),
         snapshot.name.clone(),
         snapshot.source.to_string(),
+        snapshot.method.to_string(),
         show_size(snapshot.size),
         show_size(snapshot.allocated),
         age,
-        snapshot_state(snapshot).to_owned(),
+        match snapshot.copying {
+            Some(progress) => format!("copying {}%", percent(progress.copied, progress.total)),
+            None => snapshot_state(snapshot).to_owned(),
+        },
         problem(&snapshot.problem, *reachable),
     ]
 }
@@ -50,6 +55,7 @@ pub(in crate::view) fn snapshot_state(snapshot: &Snapshot) -> &'static str {
     match (snapshot.condition, snapshot.ready) {
         (SnapshotCondition::Invalid, _) => "invalid",
         (_, true) => "ready",
+        (_, false) if snapshot.copying.is_some() => "copying",
         (_, false) => "new",
     }
 }
