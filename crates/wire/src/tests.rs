@@ -240,12 +240,12 @@ fn sent<M: prost::Message + Default>(message: &M, newer: bool) -> M {
 proptest! {
     #[test]
     fn a_snapshot_and_a_request_for_it_come_back_as_they_were(
-        snapshot in snapshot(), spec in snapshot_spec(), reachable: bool, newer: bool,
+        snapshot in snapshot(), spec in snapshot_spec(), orphan: Option<bool>, reachable: bool, newer: bool,
     ) {
         prop_assert_eq!(wire_snapshot::read(sent(&wire_snapshot::write(snapshot.clone()), newer)), Some(snapshot.clone()));
         let message = sent(&wire_snapshot::write_spec(spec.clone()), newer);
         prop_assert_eq!(wire_snapshot::read_spec(Some(message)).unwrap(), spec);
-        let listed = ListedSnapshot { snapshot, reachable };
+        let listed = ListedSnapshot { snapshot, orphan, reachable };
         prop_assert_eq!(view::read_snapshot(sent(&view::write_snapshot(listed.clone()), newer)), Some(listed));
     }
 

@@ -68,7 +68,7 @@ pub(super) fn volume(volume: &VolumeRow) -> Value {
 }
 
 pub(super) fn snapshot(listed: &ListedSnapshot) -> Value {
-    let ListedSnapshot { snapshot, reachable } = listed;
+    let ListedSnapshot { snapshot, orphan, reachable } = listed;
     json!({
         "id": snapshot.id.to_string(),
         "name": snapshot.name,
@@ -83,6 +83,7 @@ pub(super) fn snapshot(listed: &ListedSnapshot) -> Value {
         "copied_bytes": snapshot.copying.map(|progress| progress.copied),
         "to_copy_bytes": snapshot.copying.map(|progress| progress.total),
         "problem": snapshot.problem,
+        "orphan": orphan,
         "reachable": reachable,
     })
 }

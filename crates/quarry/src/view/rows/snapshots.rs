@@ -5,10 +5,10 @@ use std::time::{Duration, SystemTime};
 use quarry_volume::{Snapshot, SnapshotCondition, show_size};
 use quarry_wire::view::ListedSnapshot;
 
-use super::{NOTHING, length, percent, problem};
+use super::{NOTHING, is_orphan, length, percent, problem};
 use crate::table::Column;
 
-pub(in crate::view) const SNAPSHOTS: [Column; 11] = [
+pub(in crate::view) const SNAPSHOTS: [Column; 12] = [
     Column::words("NODE"),
     Column::words("POOL"),
     Column::words("ID"),
@@ -19,12 +19,13 @@ pub(in crate::view) const SNAPSHOTS: [Column; 11] = [
     Column::figures("USES"),
     Column::figures("AGE"),
     Column::words("STATE"),
+    Column::words("ORPHAN"),
     Column::words("PROBLEM"),
 ];
 
 /// A snapshot, at that time.
 pub(in crate::view) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec<String> {
-    let ListedSnapshot { snapshot, reachable } = listed;
+    let ListedSnapshot { snapshot, orphan, reachable } = listed;
     let age = match snapshot.created {
         0 => NOTHING.to_owned(),
         created => {
@@ -46,6 +47,7 @@ pub(in crate::view) fn snapshot(listed: &ListedSnapshot, now: SystemTime) -> Vec
             Some(progress) => format!("copying {}%", percent(progress.copied, progress.total)),
             None => snapshot_state(snapshot).to_owned(),
         },
+        is_orphan(*orphan).to_owned(),
         problem(&snapshot.problem, *reachable),
     ]
 }
