@@ -48,7 +48,12 @@ fn is_complete(filled: &Filled, version: u64) {
     let record = filled.world.pool.record_of_snapshot(SNAPSHOT).unwrap();
     assert!(record.starts_with("quarry2/k=copy/s=ready/"), "{record}");
     let copy = filled.snapshot_disk().unwrap();
-    assert!(copy.bytes == copy.durable && copy.bytes.version == version && !copy.active, "{copy:?}: {}", context());
+    assert!(
+        copy.bytes == copy.durable && copy.bytes.version == version && !copy.active,
+        "{:?}: {}",
+        copy.bytes,
+        context()
+    );
 }
 
 #[test]
@@ -145,7 +150,7 @@ fn the_source_of_a_complete_copy_is_free() {
                 host.create(filled.spec(), None, LONG).await.unwrap();
             });
             let copy = filled.copy().unwrap();
-            assert!(copy.bytes == copy.durable && copy.bytes.version == version, "{copy:?}");
+            assert!(copy.bytes == copy.durable && copy.bytes.version == version, "{:?}", copy.bytes);
             filled.delete();
             filled.on_host(async |host| host.delete_snapshot(&filled.snapshot_id(), LONG).await).unwrap();
             filled.world.is_clean();
